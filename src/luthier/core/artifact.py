@@ -1,0 +1,135 @@
+"""An artifact: an immutable folder of files, named by the digest of what made it, with its manifest written last.
+
+What differs by nature between two makings of the same thing (times, host, memory) stands apart in `timing.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from luthier.core.digest import file_digest
+from luthier.core.errors import CorruptArtifact, UnknownName, Where, did_you_mean
+from luthier.core.files import unseal
+
+MANIFEST = "manifest.json"
+TIMING = "timing.json"
+
+
+class FileEntry(BaseModel):
+    """One file of an artifact: its path below the folder, its bytes' count and XXH3-128 digest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    path: str
+    size: int
+    digest: str
+
+
+class Manifest(BaseModel):
+    """What an artifact is, what made it, and a digest of each of its files."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    format: int = 1
+    digest: str
+    """Digest of the recipe of this artifact: step settings, code, inputs, contents read, seed."""
+    kind: str
+    """The kind of the step that made it."""
+    makes: str
+    """What it is: `dataset`, `model`, `evaluation`, `verdict`, …"""
+    settings: dict[str, Any]
+    inputs: dict[str, str]
+    """Digests of the artifacts that it was made from, by the step's field."""
+    reads: dict[str, str]
+    """Digests of contents read from outside, by the part that read them."""
+    code: str
+    seed: int
+    files: list[FileEntry]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished artifact on this machine."""
+
+    folder: Path
+    manifest: Manifest
+    find: Callable[[str], Artifact]
+    """Finds another artifact by digest: the way up the lineage."""
+
+    @property
+    def digest(self) -> str:
+        """The artifact's name."""
+        return self.manifest.digest
+
+    def path(self, name: str) -> Path:
+        """One file of the artifact by its name; `UnknownName` when it has none of that name."""
+        if not any(entry.path == name or entry.path.startswith(f"{name}/") for entry in self.manifest.files):
+            remedy = did_you_mean(name, (entry.path for entry in self.manifest.files))
+            raise UnknownName(f"artifact {self.digest[:12]} holds no {name!r}", remedy=remedy)
+        return self.folder / name
+
+    def read_json(self, name: str) -> Any:
+        """One of its JSON files, read."""
+        return json.loads(self.path(name).read_text(encoding="utf-8"))
+
+    def parent(self, field: str) -> Artifact:
+        """The artifact that was given to this one's step in `field`."""
+        return self.find(self.manifest.inputs[field])
+
+    def timing(self) -> dict[str, Any]:
+        """Times and machine of its making."""
+        path = self.folder / TIMING
+        return unseal(path.read_bytes(), path)
+
+    def faults(self) -> list[str]:
+        """Every way in which the files differ from the manifest, as sentences; empty when whole."""
+        found = [fault for entry in self.manifest.files if (fault := self._fault(entry))]
+        known = {entry.path for entry in self.manifest.files} | {MANIFEST, TIMING}
+        for path in self.folder.rglob("*"):
+            name = path.relative_to(self.folder).as_posix()
+            if path.is_file() and name not in known:
+                found.append(f"{path}: is not in the manifest")
+        try:
+            self.timing()
+        except (OSError, CorruptArtifact):
+            found.append(f"{self.folder / TIMING}: missing or changed")
+        return found
+
+    def _fault(self, entry: FileEntry) -> str | None:
+        path = self.folder / entry.path
+        if not path.is_file():
+            return f"{path}: is missing"
+        if path.stat().st_size != entry.size:
+            return f"{path}: has {path.stat().st_size} bytes, not {entry.size}"
+        if file_digest(path) != entry.digest:
+            return f"{path}: its bytes differ from what was made"
+        return None
+
+    def check(self) -> Artifact:
+        """Return itself when every file is as it was made; `CorruptArtifact` names the first that is not."""
+        for entry in self.manifest.files:
+            if fault := self._fault(entry):
+                path, _, what = fault.rpartition(": ")
+                remedy = "delete the artifact's folder and run again; it will be made anew"
+                raise CorruptArtifact(what, where=Where(file=path), remedy=remedy)
+        return self
+
+
+def list_files(folder: Path) -> list[FileEntry]:
+    """Entries for every file below a folder, sorted by path."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [
+        FileEntry(path=path.relative_to(folder).as_posix(), size=path.stat().st_size, digest=file_digest(path))
+        for path in paths
+        if path.name not in (MANIFEST, TIMING)
+    ]
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of an artifact's folder; `CorruptArtifact` when it was changed."""
+    path = folder / MANIFEST
+    return Manifest.model_validate(unseal(path.read_bytes(), path))

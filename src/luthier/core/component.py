@@ -1,0 +1,199 @@
+"""A part is a frozen component: its settings are fields, its work is one verb, defining the class registers it.
+
+A *role* is an abstract base (`Source`, `Operator`, `Technique`, …) that names itself and the package in which its
+members live. A *member* is a concrete subclass with a `kind`. A field typed with a role accepts an instance, a mapping
+with `kind`, or the bare kind as a string; the JSON schema, the command line's help and the reference pages are read
+from the same definition.
+
+    class Operator(Component):
+        role = "operator"
+        home = "luthier.data.ops"
+
+    class Lowercase(Operator):
+        kind: Literal["lowercase"] = "lowercase"
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from luthier.core.errors import UnknownName, did_you_mean
+
+Role = TypeVar("Role", bound="Component")
+
+_MEMBERS: dict[str, dict[str, type[Component]]] = {}
+_ROLES: dict[str, type[Component]] = {}
+
+
+class Component(BaseModel):
+    """A frozen, documented set of settings with a `kind` and one verb."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        validate_default=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+    )
+
+    role: ClassVar[str]
+    """The role's name in the singular, set by the role's abstract base."""
+    home: ClassVar[str]
+    """The package whose modules hold the members; `*` stands for any one name."""
+
+    kind: str
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        if "role" in cls.__dict__:
+            _ROLES[cls.role] = cls
+            return
+        kind = cls.model_fields["kind"].default
+        if not isinstance(kind, str):
+            return  # an abstract class between a role and its members
+        members = _MEMBERS.setdefault(cls.role, {})
+        other = members.get(kind)
+        if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise TypeError(f"{cls.role} {kind!r} is defined twice: {other.__module__} and {cls.__module__}")
+        members[kind] = cls
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        if "role" not in cls.__dict__:
+            return handler(source)
+        return core_schema.no_info_plain_validator_function(
+            cls.parse,
+            serialization=core_schema.plain_serializer_function_ser_schema(_dump, info_arg=True),
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        if "role" not in cls.__dict__:
+            return handler(schema)
+        found = members(cls)
+        choices = [_kind_required(handler(found[kind].__pydantic_core_schema__)) for kind in sorted(found)]
+        short = [kind for kind in sorted(found) if not _required(found[kind])]
+        return {"anyOf": [*([{"enum": short}] if short else []), *choices]}
+
+    @classmethod
+    def parse(cls, value: Any) -> Self:
+        """Make a member of this role from an instance, a mapping with `kind`, or a bare kind."""
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, str):
+            value = {"kind": value}
+        if not isinstance(value, dict) or "kind" not in value:
+            raise PydanticCustomError("part", "wanted a {role}: a kind, or a mapping with 'kind'", {"role": cls.role})
+        found = members(cls)
+        member = found.get(value["kind"]) if isinstance(value["kind"], str) else None
+        if member is None:
+            kind = str(value["kind"])
+            context = {"role": cls.role, "name": kind, "hint": did_you_mean(kind, found)}
+            raise PydanticCustomError("kind", "{role} '{name}' is unknown; {hint}", context)
+        return member.model_validate(value)  # a member of this role by construction
+
+    def settings(self) -> dict[str, Any]:
+        """All settings as plain JSON values, defaults included: what the digest is made of."""
+        return self.model_dump(mode="json")
+
+    def fingerprint(self, base: Path) -> str | None:
+        """A digest of what this part reads from outside the recipe (`base` is the recipe's folder), if it does."""
+        return None
+
+    @classmethod
+    def summary(cls) -> str:
+        """The first sentence of the class's documentation."""
+        return (inspect.getdoc(cls) or "").split("\n", 1)[0]
+
+
+def _dump(value: Component, info: core_schema.SerializationInfo) -> dict[str, Any]:
+    return value.model_dump(mode=info.mode, exclude_defaults=False)
+
+
+def _required(member: type[Component]) -> bool:
+    return any(field.is_required() for field in member.model_fields.values())
+
+
+def _kind_required(schema: dict[str, Any]) -> dict[str, Any]:
+    """Mark `kind` as required, so that an editor tells members apart."""
+    return {**schema, "required": ["kind", *schema.get("required", [])]} if "properties" in schema else schema
+
+
+@cache
+def _discover(home: str) -> None:
+    for name in _modules(home):
+        importlib.import_module(name)
+
+
+def _modules(home: str) -> Iterator[str]:
+    """All modules of the packages that a home names: `luthier.data.ops`, or `luthier.*.steps`."""
+    before, star, after = home.partition(".*.")
+    if not star:
+        package = importlib.import_module(home)
+        yield from (f"{home}.{found.name}" for found in pkgutil.iter_modules(package.__path__))
+        return
+    for floor in pkgutil.iter_modules(importlib.import_module(before).__path__):
+        if not floor.ispkg:
+            continue
+        room = importlib.import_module(f"{before}.{floor.name}")
+        if any(found.name == after and found.ispkg for found in pkgutil.iter_modules(room.__path__)):
+            yield from _modules(f"{before}.{floor.name}.{after}")
+
+
+@cache
+def _plugins() -> None:
+    """Load parts that other installed packages bring: entry points in the group `luthier.parts`."""
+    from importlib.metadata import entry_points
+
+    for point in entry_points(group="luthier.parts"):
+        point.load()
+
+
+def members(role: type[Role]) -> dict[str, type[Role]]:
+    """All members of a role by kind, found in its home package and in installed plug-ins."""
+    _discover(role.home)
+    _plugins()
+    return dict(_MEMBERS.get(role.role, {}))  # type: ignore[arg-type]  # registered under this role by construction
+
+
+def roles() -> dict[str, type[Component]]:
+    """The roles whose abstract base has been imported so far, by name."""
+    return dict(sorted(_ROLES.items()))
+
+
+def member(role: type[Role], kind: str) -> type[Role]:
+    """One member of a role; `UnknownName` with a suggestion when there is none of that kind."""
+    found = members(role)
+    if kind not in found:
+        raise UnknownName(f"{role.role} {kind!r} is unknown", remedy=did_you_mean(kind, found))
+    return found[kind]
+
+
+def nested(part: BaseModel) -> Iterator[Component]:
+    """The part itself (when a component) and every component inside its fields, lists and mappings."""
+    if isinstance(part, Component):
+        yield part
+    for name in type(part).model_fields:
+        yield from _nested_value(getattr(part, name))
+
+
+def _nested_value(value: Any) -> Iterator[Component]:
+    if isinstance(value, BaseModel):
+        yield from nested(value)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _nested_value(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _nested_value(item)

@@ -1,0 +1,55 @@
+"""Digests: what something is made of (SHA-256 of canonical JSON), and what a file holds (XXH3-128)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from luthier.core.errors import DataError, Where
+
+_CHUNK = 1 << 20
+
+
+def canonical(value: Any) -> str:
+    """The one JSON text of a value: sorted keys, no spaces, UTF-8, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest_of(value: Any) -> str:
+    """32 hexadecimal digits that name a JSON value."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:32]
+
+
+def file_digest(path: Path) -> str:
+    """XXH3-128 of a file's bytes; `DataError` when it cannot be read."""
+    state = xxhash.xxh3_128()
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                state.update(chunk)
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", where=Where(file=str(path))) from error
+    return state.hexdigest()
+
+
+def files_digest(paths: Iterable[Path], base: Path) -> str:
+    """One digest of several files: their names below `base` and their contents."""
+    return digest_of(sorted((path.relative_to(base).as_posix(), file_digest(path)) for path in paths))
+
+
+@cache
+def code_digest(*packages: str) -> str:
+    """The revision of some packages: a digest of their Python sources, so that changed code never finds a stale cache."""
+    parts: list[tuple[str, str]] = []
+    for package in packages:
+        spec = find_spec(package)
+        for place in (spec.submodule_search_locations or []) if spec else []:
+            parts.append((package, files_digest(Path(place).rglob("*.py"), Path(place))))
+    return digest_of(parts)

@@ -1,0 +1,109 @@
+"""Every error that Luthier raises on purpose, in one tree.
+
+    LuthierError
+    ├── InputError               the user's input is wrong                     exit 2
+    │   ├── RecipeError          a recipe: YAML, settings, references
+    │   ├── DataError            a file or row of data
+    │   ├── ModelError           a model that is not there or cannot be used
+    │   ├── UnknownName          a step, example, kind or artifact asked for by name
+    │   ├── MissingExtra         an optional library that is not installed
+    │   └── Unwritable           disk full, store read-only, memory exhausted
+    ├── CorruptArtifact          a file that differs from what was made        exit 2
+    └── Interrupted              Ctrl-C or SIGTERM                             exit 130
+
+Anything else that escapes is a fault of Luthier's own: exit 4, with the details kept in a file.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True, kw_only=True)
+class Where:
+    """The place of an error: a file, a line in it (from 1), a field; each when known."""
+
+    file: str | None = None
+    line: int | None = None
+    field: str | None = None
+
+    def __str__(self) -> str:
+        place = self.file or ""
+        if self.line is not None:
+            place += f":{self.line}"
+        if self.field:
+            place += f" ({self.field})" if place else self.field
+        return place
+
+
+class LuthierError(Exception):
+    """An error with a place and a remedy: what was wanted, what came, where, and what to do."""
+
+    exit_code: ClassVar[int] = 2
+
+    def __init__(self, message: str, *, where: Where | None = None, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = where or Where()
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        place = str(self.where)
+        text = f"{place}: {self.message}" if place else self.message
+        return f"{text}\n  → {self.remedy}" if self.remedy else text
+
+    def as_json(self) -> dict[str, Any]:
+        """The documented `{"error": …}` shape."""
+        where = {"file": self.where.file, "line": self.where.line, "field": self.where.field}
+        return {"error": {"kind": type(self).__name__, "message": self.message, "where": where, "remedy": self.remedy}}
+
+
+class InputError(LuthierError):
+    """The user's input is wrong."""
+
+
+class RecipeError(InputError):
+    """A recipe that cannot be read, or whose settings or references are wrong."""
+
+
+class DataError(InputError):
+    """A file or a row of data that cannot be used."""
+
+
+class ModelError(InputError):
+    """A model that is not there, or that cannot be used for what was asked."""
+
+
+class UnknownName(InputError):
+    """Something was asked for by a name that nothing bears."""
+
+
+class MissingExtra(InputError):
+    """An optional library is not installed."""
+
+
+class Unwritable(InputError):
+    """The machine refuses: disk full, store read-only, no memory."""
+
+
+class CorruptArtifact(LuthierError):
+    """A file of an artifact differs from what was made."""
+
+
+class Interrupted(LuthierError):
+    """The run was stopped by the user; what was finished is kept."""
+
+    exit_code: ClassVar[int] = 130
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A remedy: the nearest known name when there is one, else all of them (at most twelve)."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    shown = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
+    return f"known: {shown}" if names else "there is none yet"

@@ -1,0 +1,76 @@
+"""One stream of events, and what listens to it: a live line on a terminal, plain lines in a log, JSON lines for programs.
+
+The library never prints: it emits. A door (the command line, a server, a test) subscribes a renderer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Kind = Literal["run", "start", "cached", "wait", "progress", "note", "warning", "done", "failed", "end"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Something that happened: its kind, the step it belongs to, a sentence, and measures."""
+
+    kind: Kind
+    step: str = ""
+    text: str = ""
+    done: float = 0
+    total: float = 0
+    unit: str = ""
+    measures: Mapping[str, float | str] = field(default_factory=dict)
+    """Numbers worth seeing now, such as loss or rows per second, by their name with its unit."""
+    at: float = field(default_factory=time.time)
+    """Seconds since 1970."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The event as one flat mapping, without what is empty."""
+        values = {name: getattr(self, name) for name in ("kind", "step", "text", "done", "total", "unit", "at")}
+        return {
+            **{name: value for name, value in values.items() if value},
+            **({"measures": dict(self.measures)} if self.measures else {}),
+        }
+
+
+Listener = Callable[[Event], None]
+
+
+class Events:
+    """The stream of one run: `emit` hands an event to every listener, in order."""
+
+    def __init__(self, *listeners: Listener) -> None:
+        self._listeners = listeners
+
+    def emit(self, event: Event) -> None:
+        """Hand the event to every listener."""
+        for listener in self._listeners:
+            listener(event)
+
+    def of(self, step: str) -> StepEvents:
+        """The same stream, speaking for one step."""
+        return StepEvents(self, step)
+
+
+class StepEvents:
+    """What a step may say while it works."""
+
+    def __init__(self, stream: Events, step: str) -> None:
+        self._stream = stream
+        self.step = step
+
+    def progress(self, done: float, total: float, unit: str, **measures: float | str) -> None:
+        """How far the work is: `done` of `total` in `unit`, with numbers worth seeing (loss, rows/s)."""
+        self._stream.emit(Event(kind="progress", step=self.step, done=done, total=total, unit=unit, measures=measures))
+
+    def note(self, text: str) -> None:
+        """Something that was decided for the user, and why."""
+        self._stream.emit(Event(kind="note", step=self.step, text=text))
+
+    def warning(self, text: str) -> None:
+        """Something the user should look at, though the work goes on."""
+        self._stream.emit(Event(kind="warning", step=self.step, text=text))

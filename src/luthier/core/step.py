@@ -1,0 +1,125 @@
+"""A step reads artifacts and makes one immutable artifact.
+
+A field annotated with `Reads("dataset")` names another step whose artifact is of that type; `None` in a field that reads
+a model stands for the recipe's own model. Everything that decides the bytes goes into the digest; everything a step may
+touch comes in a `Work`.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from luthier.core.artifact import Artifact
+from luthier.core.component import Component, nested
+from luthier.core.digest import code_digest, digest_of
+from luthier.core.events import StepEvents
+
+Makes = Literal["dataset", "model", "evaluation", "verdict"]
+BENCHES = ("luthier.text", "luthier.models", "luthier.metrics")
+"""Shared benches: every room may build on them, so their sources are part of every room's code revision."""
+
+
+@dataclass(frozen=True)
+class Reads:
+    """Marks a field that names a step, and says what that step's artifact must be."""
+
+    makes: Makes
+
+
+DataRef = Annotated[str, Reads("dataset")]
+ModelRef = Annotated[str | None, Reads("model")]
+EvaluationRef = Annotated[str, Reads("evaluation")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a step is given: its inputs, where to write, and how to speak."""
+
+    name: str
+    """The step's name in the recipe."""
+    inputs: Mapping[str, Artifact]
+    """Checked artifacts by the field that named them."""
+    folder: Path
+    """Empty at the start; what is here at the end is the artifact."""
+    scratch: Path
+    """Kept when the run is killed, gone when the step is finished: for checkpoints. Write files whole (`write_aside`)."""
+    base: Path
+    """The recipe's folder: relative paths start here."""
+    seed: int
+    events: StepEvents
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What a step is expected to cost, and how that is known."""
+
+    seconds: float | None = None
+    peak_bytes: int | None = None
+    tokens: int | None = None
+    how: str = ""
+    """One sentence on where the numbers come from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """What is known before a step runs; inputs that are not made yet are absent."""
+
+    inputs: Mapping[str, Artifact]
+    upstream: Mapping[str, Step]
+    """Step settings behind each input field, made or not."""
+    base: Path
+    history: Mapping[str, Any] = field(default_factory=dict)
+    """The `timing.json` of the latest artifact of the same kind in the store, when there is one."""
+
+
+class Step(Component):
+    """Something that makes one artifact from others."""
+
+    role: ClassVar[str] = "step"
+    home: ClassVar[str] = "luthier.*.steps"
+    makes: ClassVar[Makes]
+    shared: ClassVar[bool] = False
+    """True when the artifact is kept for all recipes of this user (a converted base model)."""
+
+    @abstractmethod
+    def make(self, work: Work) -> None:
+        """Do the work: read `work.inputs`, write into `work.folder`."""
+
+    @abstractmethod
+    def foresee(self, outlook: Outlook) -> Forecast:
+        """Predict cost without loading torch; say how it is known."""
+
+    @classmethod
+    def reads(cls) -> dict[str, Reads]:
+        """The fields that name other steps, and what each must be."""
+        found: dict[str, Reads] = {}
+        for name, info in cls.model_fields.items():
+            for mark in info.metadata:
+                if isinstance(mark, Reads):
+                    found[name] = mark
+        return found
+
+    def recipe_digest(self, inputs: Mapping[str, str], contents: Mapping[str, str], seed: int) -> str:
+        """Name the artifact: settings, code revision, inputs' digests, contents read, seed."""
+        settings = {key: value for key, value in self.settings().items() if key not in self.reads()}
+        return digest_of(
+            {"settings": settings, "code": self.code(), "inputs": dict(inputs), "reads": dict(contents), "seed": seed}
+        )
+
+    @classmethod
+    def code(cls) -> str:
+        """The revision of the code that decides this step's bytes: its own room and the shared benches."""
+        room = ".".join(cls.__module__.split(".")[:2])
+        return code_digest(room, *(bench for bench in BENCHES if bench != room))
+
+    def contents(self, base: Path) -> dict[str, str]:
+        """Digests of everything that the step's parts read from outside, by role, kind and place."""
+        found: dict[str, str] = {}
+        for part in nested(self):
+            if (digest := part.fingerprint(base)) is not None:
+                found[f"{part.role}.{part.kind}.{len(found)}"] = digest
+        return found

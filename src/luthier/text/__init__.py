@@ -1,0 +1,1 @@
+"""Messages and the one id-maker: the same function turns messages into token ids, spans and labels everywhere."""

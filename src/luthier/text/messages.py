@@ -1,0 +1,65 @@
+"""What an example is: messages with an origin, a kind, and every column that was not mapped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from luthier.core.digest import digest_of
+
+Role = Literal["system", "user", "assistant", "tool"]
+ExampleKind = Literal["chat", "completion", "label", "preference", "rating", "tool"]
+
+
+class _Plain(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ToolCall(_Plain):
+    """A call of a function that an assistant turn makes."""
+
+    name: str
+    arguments: dict[str, Any]
+    id: str | None = None
+
+
+class Message(_Plain):
+    """One turn of a conversation."""
+
+    role: Role
+    content: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+
+
+class Origin(_Plain):
+    """Where an example came from: the source's name, the file, and the line (from 1) or key in it."""
+
+    source: str
+    file: str
+    line: int
+
+
+class Example(_Plain):
+    """One unit of data; `messages` ends with the assistant turn to learn."""
+
+    id: str
+    """Digest of the content as it was read; it does not change when operators edit the text."""
+    origin: Origin
+    kind: ExampleKind
+    messages: tuple[Message, ...]
+    label: str | None = None
+    """The class, for `label` examples; the last assistant turn says the same."""
+    tools: tuple[dict[str, Any], ...] = ()
+    """JSON schemas of the tools on offer."""
+    meta: dict[str, Any] = {}
+    """Every column of the source that was not mapped."""
+
+
+def example_id(messages: tuple[Message, ...], label: str | None, meta: Mapping[str, Any], occurrence: int = 0) -> str:
+    """16 hexadecimal digits of the content; `occurrence` tells identical rows apart (0 for the first)."""
+    content = [message.model_dump(mode="json", exclude_defaults=True) for message in messages]
+    return digest_of([content, label, {key: str(value) for key, value in meta.items()}, occurrence])[:16]
