@@ -46,7 +46,7 @@ def files_digest(paths: Iterable[Path], base: Path) -> str:
 
 @cache
 def code_digest(*packages: str) -> str:
-    """The revision of some packages: a digest of their Python sources, so that changed code never finds a stale cache."""
+    """A digest of the Python sources of some packages, so that changed code never finds a stale cache."""
     parts: list[tuple[str, str]] = []
     for package in packages:
         spec = find_spec(package)

@@ -1,4 +1,4 @@
-"""One stream of events, and what listens to it: a live line on a terminal, plain lines in a log, JSON lines for programs.
+"""One stream of events: a live line on a terminal, plain lines in a log, JSON lines for programs.
 
 The library never prints: it emits. A door (the command line, a server, a test) subscribes a renderer.
 """
@@ -30,11 +30,9 @@ class Event:
 
     def as_json(self) -> dict[str, Any]:
         """The event as one flat mapping, without what is empty."""
-        values = {name: getattr(self, name) for name in ("kind", "step", "text", "done", "total", "unit", "at")}
-        return {
-            **{name: value for name, value in values.items() if value},
-            **({"measures": dict(self.measures)} if self.measures else {}),
-        }
+        names = ("kind", "step", "text", "done", "total", "unit", "at")
+        values = {name: value for name in names if (value := getattr(self, name))}
+        return {**values, "measures": dict(self.measures)} if self.measures else values
 
 
 Listener = Callable[[Event], None]
