@@ -1,7 +1,7 @@
 """Writing files so that a kill, a full disk or a flipped byte never leaves something that looks whole.
 
-`write_aside` puts bytes under a temporary name, flushes them to the disk and renames. `seal` and `unseal` keep small JSON
-documents together with a digest of themselves.
+`write_aside` puts bytes under a temporary name, flushes them to the disk and renames. `seal` and `unseal` keep small
+JSON documents together with a digest of themselves.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A step reads artifacts and makes one immutable artifact.
 
-A field annotated with `Reads("dataset")` names another step whose artifact is of that type; `None` in a field that reads
-a model stands for the recipe's own model. Everything that decides the bytes goes into the digest; everything a step may
-touch comes in a `Work`.
+A field annotated with `Reads("dataset")` names another step whose artifact is of that type; `None` in a field that
+reads a model stands for the recipe's own model. Everything that decides the bytes goes into the digest; everything a
+step may touch comes in a `Work`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Work:
     folder: Path
     """Empty at the start; what is here at the end is the artifact."""
     scratch: Path
-    """Kept when the run is killed, gone when the step is finished: for checkpoints. Write files whole (`write_aside`)."""
+    """Kept when the run is killed, gone when the step is finished: for checkpoints, written whole (`write_aside`)."""
     base: Path
     """The recipe's folder: relative paths start here."""
     seed: int
@@ -86,8 +86,12 @@ class Step(Component):
     """True when the artifact is kept for all recipes of this user (a converted base model)."""
 
     @abstractmethod
-    def make(self, work: Work) -> None:
-        """Do the work: read `work.inputs`, write into `work.folder`."""
+    def make(self, work: Work) -> Mapping[str, Any]:
+        """Do the work: read `work.inputs`, write into `work.folder`.
+
+        Returns what differs by nature from one making to the next (rows per second, peak bytes, seconds by phase); it
+        is kept in `timing.json`, apart from the artifact's own bytes.
+        """
 
     @abstractmethod
     def foresee(self, outlook: Outlook) -> Forecast:

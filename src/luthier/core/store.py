@@ -4,14 +4,13 @@
     ROOT/work/DIGEST/          one being made: `folder` becomes the artifact, `scratch` survives a kill
     ROOT/locks/DIGEST.lock     held by the process that makes it
 
-A remote store keeps the same `artifacts/` behind a URL and works through a local folder: an artifact is made locally and
-sent with its manifest last, so that what can be seen is whole; two machines that make the same artifact at once write the
-same bytes.
+A remote store keeps the same `artifacts/` behind a URL and works through a local folder: an artifact is made locally
+and sent with its manifest last, so that what can be seen is whole; two machines that make the same artifact at once
+write the same bytes.
 """
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import time
@@ -107,7 +106,7 @@ class Store:
         write_aside(folder / MANIFEST, seal(whole.model_dump(mode="json")))
         with writing(self.artifacts):
             self.artifacts.mkdir(parents=True, exist_ok=True)
-            os.replace(folder, self.artifacts / manifest.digest)
+            folder.replace(self.artifacts / manifest.digest)
             shutil.rmtree(place, ignore_errors=True)
         return self.open(manifest.digest)
 
@@ -136,7 +135,7 @@ class Store:
                 freed += sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
                 aside = place.with_name(f".{digest}.removed")
                 with writing(place):
-                    os.replace(place, aside)
+                    place.replace(aside)
                     shutil.rmtree(aside)
         (self.root / "locks" / f"{digest}.lock").unlink(missing_ok=True)
         return freed
