@@ -1,0 +1,217 @@
+"""Packs: rows of token ids laid out as a forest in which every shared prefix stands once.
+
+Rows that begin alike (one system prompt, one question with several answers) are read once up to where they part.
+Attention follows ancestry and positions follow depth, so a model reads each row exactly as if it stood alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+SHARE_FROM = 16
+"""Prefixes shorter than this many tokens are not worth a branching point: the copies cost less than the bookkeeping."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One path to read: its token ids and how much each of them counts when learnt."""
+
+    ids: Sequence[int]
+    learnt: Sequence[float]
+    """Weight of each token in the loss, 0 for one that is only read; the first token can never be learnt."""
+    key: str = ""
+    """Whose row it is: the example's id."""
+
+    def __post_init__(self) -> None:
+        if len(self.ids) != len(self.learnt):
+            raise ValueError(f"row {self.key!r} has {len(self.ids)} ids and {len(self.learnt)} weights")
+
+    @property
+    def needed(self) -> int:
+        """How many leading tokens must be read: nothing predicts from the last learnt one or from what follows it."""
+        return max((at for at in range(1, len(self.ids)) if self.learnt[at]), default=0)
+
+    @property
+    def targets(self) -> list[int]:
+        """Places of the learnt tokens."""
+        return [at for at in range(1, len(self.ids)) if self.learnt[at]]
+
+
+@dataclass(frozen=True, eq=False)
+class Pack:
+    """A forest of token segments: T tokens, S segments, R rows, N learnt tokens in the order of the rows."""
+
+    ids: Tensor  # (T,) int64
+    positions: Tensor  # (T,) int64: depth of each token on its own path
+    parent: Tensor  # (S,) int64: segment s continues segment parent[s]; -1 for a root
+    starts: Tensor  # (S+1,) int64: segment s holds tokens starts[s] up to starts[s+1]
+    sources: Tensor  # (N,) int64: the token whose hidden state predicts
+    targets: Tensor  # (N,) int64: the token id that is predicted
+    weights: Tensor  # (N,) float64: its share in the loss
+    path: Tensor  # (N,) int64: the row that it belongs to
+    leaf: Tensor  # (R,) int64: the segment in which a row ends; -1 for a row of which nothing is read
+    keys: tuple[str, ...]
+
+    @property
+    def tokens(self) -> int:
+        """T: how many tokens are computed."""
+        return self.ids.shape[0]
+
+    @property
+    def rows(self) -> int:
+        """R: how many rows it holds."""
+        return len(self.keys)
+
+    def on(self, device: torch.device) -> Pack:
+        """The same pack with what the model reads on a device."""
+        if self.ids.device == device:
+            return self
+        moved = {name: getattr(self, name).to(device) for name in ("ids", "positions", "sources", "targets", "path")}
+        return Pack(**{**self.__dict__, **moved, "weights": self.weights.to(device)})
+
+    def spans(self, row: int) -> list[slice]:
+        """The tokens of a row's segments from the root down."""
+        parent, starts = self.parent.tolist(), self.starts.tolist()
+        return list(reversed(list(_upwards(int(self.leaf[row]), parent, starts))))
+
+    def unpack(self) -> list[list[int]]:
+        """What is read of each row, as if it stood alone."""
+        ids = self.ids.tolist()
+        return [[token for span in self.spans(row) for token in ids[span]] for row in range(self.rows)]
+
+
+def pack(rows: Sequence[Row], share_from: int = SHARE_FROM) -> Pack:
+    """Lay out rows as a forest; prefixes of at least `share_from` tokens that rows have in common stand once."""
+    read = [list(row.ids[: row.needed]) for row in rows]
+    order = sorted(range(len(rows)), key=read.__getitem__)
+    forest, leaf = _grow([read[at] for at in order], share_from)
+    leaf_of = dict(zip(order, leaf, strict=True))
+    starts = [0]
+    for segment in forest:
+        starts.append(starts[-1] + segment.end - segment.begin)
+    parent = [segment.parent for segment in forest]
+    ids = [token for segment in forest for token in read[order[segment.row]][segment.begin : segment.end]]
+    positions = [place for segment in forest for place in range(segment.begin, segment.end)]
+    sources = [source for at, row in enumerate(rows) for source in _sources(row, leaf_of[at], parent, starts)]
+    learnt = [(row.ids[at], float(row.learnt[at]), which) for which, row in enumerate(rows) for at in row.targets]
+    return Pack(
+        ids=_integers(ids),
+        positions=_integers(positions),
+        parent=_integers(parent),
+        starts=_integers(starts),
+        sources=_integers(sources),
+        targets=_integers([token for token, _, _ in learnt]),
+        weights=torch.tensor([weight for _, weight, _ in learnt], dtype=torch.float64),
+        path=_integers([which for _, _, which in learnt]),
+        leaf=_integers([leaf_of[at] for at in range(len(rows))]),
+        keys=tuple(row.key for row in rows),
+    )
+
+
+def packs(rows: Sequence[Row], tokens: int, share_from: int = SHARE_FROM) -> list[Pack]:
+    """As few packs as it takes to hold at most `tokens` each (a longer row stands alone), alike rows together."""
+    read = [list(row.ids[: row.needed]) for row in rows]
+    order = sorted(range(len(rows)), key=read.__getitem__)
+    groups: list[list[int]] = []
+    size, before = 0, -1
+    for at in order:
+        length = len(read[at])
+        shared = common(read[before], read[at]) if groups else 0
+        added = length - (shared if shared >= share_from else 0)
+        if not groups or size + added > tokens:
+            groups.append([])
+            size, added = 0, length
+        groups[-1].append(at)
+        size, before = size + added, at
+    return [pack([rows[at] for at in sorted(group)], share_from) for group in groups]
+
+
+def common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many leading ids two rows share."""
+    for at, (a, b) in enumerate(zip(one, other, strict=False)):
+        if a != b:
+            return at
+    return min(len(one), len(other))
+
+
+class _Segment(NamedTuple):
+    """Tokens `begin` up to `end` of a sorted row, continuing segment `parent`."""
+
+    parent: int
+    row: int
+    begin: int
+    end: int
+
+
+class _Branch(NamedTuple):
+    """Sorted rows `first` up to `last` that agree on their first `depth` tokens, which end in segment `parent`."""
+
+    first: int
+    last: int
+    depth: int
+    parent: int
+
+
+def _grow(rows: list[list[int]], share_from: int) -> tuple[list[_Segment], list[int]]:
+    """Segments (a parent before its children, the leaves of one parent side by side) and each sorted row's leaf."""
+    shared = [common(one, other) for one, other in pairwise(rows)]
+    forest: list[_Segment] = []
+    leaf = [-1] * len(rows)
+    todo = [_Branch(0, len(rows), 0, -1)]
+    while todo:
+        branch = todo.pop()
+        runs = list(_runs(branch, shared, branch.depth + max(1, share_from)))
+        for first, last in runs:
+            if last - first == 1:
+                leaf[first] = _put(forest, branch, first, len(rows[first]))
+        for first, last in runs:
+            if last - first > 1:
+                depth = min(shared[first : last - 1])
+                todo.append(_Branch(first, last, depth, _put(forest, branch, first, depth)))
+    return forest, leaf
+
+
+def _put(forest: list[_Segment], branch: _Branch, row: int, end: int) -> int:
+    """Add a segment below a branch and return its number; an empty one is its parent."""
+    if end == branch.depth:
+        return branch.parent
+    forest.append(_Segment(branch.parent, row, branch.depth, end))
+    return len(forest) - 1
+
+
+def _runs(branch: _Branch, shared: list[int], least: int) -> Iterator[tuple[int, int]]:
+    """The longest runs of neighbouring rows that share at least `least` tokens."""
+    first = branch.first
+    for at in range(branch.first + 1, branch.last + 1):
+        if at == branch.last or shared[at - 1] < least:
+            yield first, at
+            first = at
+
+
+def _upwards(leaf: int, parent: Sequence[int], starts: Sequence[int]) -> Iterator[slice]:
+    while leaf >= 0:
+        yield slice(starts[leaf], starts[leaf + 1])
+        leaf = parent[leaf]
+
+
+def _sources(row: Row, leaf: int, parent: Sequence[int], starts: Sequence[int]) -> list[int]:
+    """For each learnt token, the token of the pack that stands just before it on the row's path."""
+    targets = row.targets
+    found: list[int] = []
+    end = row.needed
+    for span in _upwards(leaf, parent, starts):
+        begin = end - (span.stop - span.start)
+        while targets and targets[-1] > begin:
+            found.append(span.start + targets.pop() - 1 - begin)
+        end = begin
+    return found[::-1]
+
+
+def _integers(values: Sequence[int]) -> Tensor:
+    return torch.tensor(values, dtype=torch.int64)

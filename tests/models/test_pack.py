@@ -1,0 +1,110 @@
+"""Packs give back the rows that went in, and share what can be shared."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from luthier.models.pack import Pack, Row, common, pack, packs
+
+TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=12)
+ROWS = st.lists(TOKENS, min_size=1, max_size=8)
+SHARE = st.integers(1, 4)
+
+
+def learnt_at_end(ids: list[int], key: str = "") -> Row:
+    return Row([*ids, 7], [0.0] * len(ids) + [1.0], key)
+
+
+@given(ROWS, SHARE)
+def test_unpacking_gives_back_the_rows(rows: list[list[int]], share: int) -> None:
+    made = pack([learnt_at_end(ids, str(at)) for at, ids in enumerate(rows)], share)
+    assert made.unpack() == rows
+    assert made.keys == tuple(str(at) for at in range(len(rows)))
+
+
+@given(
+    st.lists(st.lists(st.tuples(st.integers(0, 2), st.sampled_from([0.0, 0.5, 1.0])), max_size=9), max_size=7), SHARE
+)
+def test_each_learnt_token_is_predicted_from_the_one_before_it_on_its_path(
+    rows: list[list[tuple[int, float]]], share: int
+) -> None:
+    given_rows = [Row([token for token, _ in row], [weight for _, weight in row]) for row in rows]
+    made = pack(given_rows, share)
+    wanted = [(at, place) for at, row in enumerate(given_rows) for place in range(1, len(row.ids)) if row.learnt[place]]
+    assert made.path.tolist() == [at for at, _ in wanted]
+    assert made.targets.tolist() == [given_rows[at].ids[place] for at, place in wanted]
+    assert made.weights.tolist() == [given_rows[at].learnt[place] for at, place in wanted]
+    for source, (at, place) in zip(made.sources.tolist(), wanted, strict=True):
+        places = [token for span in made.spans(at) for token in range(span.start, span.stop)]
+        assert places[place - 1] == source
+        assert made.positions[source] == place - 1
+
+
+@given(ROWS, SHARE)
+def test_the_layout_is_a_forest(rows: list[list[int]], share: int) -> None:
+    made = pack([learnt_at_end(ids) for ids in rows], share)
+    parents, starts = made.parent.tolist(), made.starts.tolist()
+    assert starts[0] == 0
+    assert starts[-1] == made.tokens
+    assert all(parent < at for at, parent in enumerate(parents))
+    assert all(begin < end for begin, end in pairwise(starts))
+    assert made.tokens <= sum(len(ids) for ids in rows)
+
+
+@given(ROWS)
+def test_sharing_from_one_token_leaves_no_prefix_twice(rows: list[list[int]]) -> None:
+    made = pack([learnt_at_end(ids) for ids in rows], 1)
+    prefixes = {tuple(ids[:end]) for ids in rows for end in range(1, len(ids) + 1)}
+    assert made.tokens == len(prefixes)
+
+
+@given(ROWS, st.integers(1, 20))
+def test_splitting_keeps_every_row_and_the_limit(rows: list[list[int]], limit: int) -> None:
+    made = packs([learnt_at_end(ids, str(at)) for at, ids in enumerate(rows)], limit, share_from=1)
+    assert sorted(key for one in made for key in one.keys) == sorted(str(at) for at in range(len(rows)))
+    assert all(one.tokens <= limit or one.rows == 1 for one in made)
+    found = {key: ids for one in made for key, ids in zip(one.keys, one.unpack(), strict=True)}
+    assert found == {str(at): ids for at, ids in enumerate(rows)}
+
+
+def test_a_long_chain_of_turns_needs_no_deep_recursion() -> None:
+    rows = [learnt_at_end([1] * length) for length in range(3, 3000, 2)]
+    made = pack(rows, 2)
+    assert made.tokens == 2999
+    assert made.unpack()[-1] == [1] * 2999
+
+
+def test_short_common_beginnings_are_not_shared() -> None:
+    rows = [learnt_at_end([1, 2, 3, 4]), learnt_at_end([1, 2, 3, 5])]
+    assert pack(rows, share_from=4).tokens == 8
+    assert pack(rows, share_from=3).tokens == 5
+
+
+def test_nothing_to_learn_takes_no_token() -> None:
+    made = pack([Row([1, 2, 3], [0.0, 0.0, 0.0], "empty"), learnt_at_end([4])])
+    assert made.unpack() == [[], [4]]
+    assert made.tokens == 1
+
+
+def test_weights_must_match_the_ids() -> None:
+    with pytest.raises(ValueError, match="2 ids and 1 weights"):
+        Row([1, 2], [0.0])
+
+
+def test_moving_to_the_same_device_is_free() -> None:
+    made = pack([learnt_at_end([1, 2])])
+    assert made.on(torch.device("cpu")) is made
+    moved = made.on(torch.device("meta"))
+    assert isinstance(moved, Pack)
+    assert moved.ids.device.type == "meta"
+
+
+def test_common_counts_leading_ids() -> None:
+    assert common([1, 2, 3], [1, 2, 4]) == 2
+    assert common([1], [1, 2]) == 1
+    assert common([], [1]) == 0
