@@ -9,16 +9,17 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from luthier.core.digest import file_digest
-from luthier.core.errors import CorruptArtifact, UnknownName, Where, did_you_mean
+from luthier.core.errors import CorruptArtifact, DataError, UnknownName, Where, did_you_mean
 from luthier.core.files import unseal
 
 MANIFEST = "manifest.json"
 TIMING = "timing.json"
+MAKE_ANEW = "delete the artifact's folder and run again; it will be made anew"
 
 
 class FileEntry(BaseModel):
@@ -34,7 +35,7 @@ class Manifest(BaseModel):
     """What an artifact is, what made it, and a digest of each of its files."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    format: int = 1
+    format: Literal[1] = 1
     digest: str
     """Digest of the recipe of this artifact: step settings, code, inputs, contents read, seed."""
     kind: str
@@ -81,22 +82,21 @@ class Artifact:
         return self.find(self.manifest.inputs[field])
 
     def timing(self) -> dict[str, Any]:
-        """Times and machine of its making."""
-        path = self.folder / TIMING
-        return unseal(path.read_bytes(), path)
+        """Times and machine of its making; `CorruptArtifact` when they are missing or changed."""
+        return read_sealed(self.folder / TIMING)
 
     def faults(self) -> list[str]:
         """Every way in which the files differ from the manifest, as sentences; empty when whole."""
         found = [fault for entry in self.manifest.files if (fault := self._fault(entry))]
         known = {entry.path for entry in self.manifest.files} | {MANIFEST, TIMING}
-        for path in self.folder.rglob("*"):
+        for path in sorted(self.folder.rglob("*")):
             name = path.relative_to(self.folder).as_posix()
-            if path.is_file() and name not in known:
+            if not path.is_dir() and name not in known:
                 found.append(f"{path}: is not in the manifest")
         try:
             self.timing()
-        except (OSError, CorruptArtifact):
-            found.append(f"{self.folder / TIMING}: missing or changed")
+        except CorruptArtifact as error:
+            found.append(f"{error.where}: {error.message}")
         return found
 
     def _fault(self, entry: FileEntry) -> str | None:
@@ -105,31 +105,52 @@ class Artifact:
             return f"{path}: is missing"
         if path.stat().st_size != entry.size:
             return f"{path}: has {path.stat().st_size} bytes, not {entry.size}"
-        if file_digest(path) != entry.digest:
-            return f"{path}: its bytes differ from what was made"
-        return None
+        try:
+            same = file_digest(path) == entry.digest
+        except DataError as error:
+            return f"{path}: {error.message.replace(': ', ' - ')}"
+        return None if same else f"{path}: its bytes differ from what was made"
 
     def check(self) -> Artifact:
         """Return itself when every file is as it was made; `CorruptArtifact` names the first that is not."""
         for entry in self.manifest.files:
             if fault := self._fault(entry):
                 path, _, what = fault.rpartition(": ")
-                remedy = "delete the artifact's folder and run again; it will be made anew"
-                raise CorruptArtifact(what, where=Where(file=path), remedy=remedy)
+                raise CorruptArtifact(what, where=Where(file=path), remedy=MAKE_ANEW)
+        self.timing()
         return self
 
 
 def list_files(folder: Path) -> list[FileEntry]:
-    """Entries for every file below a folder, sorted by path."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    """Entries for every file below a folder, sorted by path; its own manifest and timing are not among them."""
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return [
-        FileEntry(path=path.relative_to(folder).as_posix(), size=path.stat().st_size, digest=file_digest(path))
-        for path in paths
-        if path.name not in (MANIFEST, TIMING)
+        FileEntry(path=name, size=(folder / name).stat().st_size, digest=file_digest(folder / name))
+        for name in names
+        if name not in (MANIFEST, TIMING)
     ]
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of an artifact's folder; `CorruptArtifact` when it was changed."""
+    """The manifest of an artifact's folder; `CorruptArtifact` when it is missing or was changed."""
     path = folder / MANIFEST
-    return Manifest.model_validate(unseal(path.read_bytes(), path))
+    return as_manifest(read_sealed(path), path)
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """A sealed document of an artifact; `CorruptArtifact` when it is missing, unreadable or changed."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        what = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+        raise CorruptArtifact(what, where=Where(file=str(path)), remedy=MAKE_ANEW) from error
+    return unseal(data, path)
+
+
+def as_manifest(value: dict[str, Any], place: Path | str) -> Manifest:
+    """A whole sealed document as a manifest; `CorruptArtifact` when another version of Luthier wrote it."""
+    try:
+        return Manifest.model_validate(value)
+    except ValidationError as error:
+        what = f"is a manifest of format {value.get('format')}, which this version of Luthier does not read"
+        raise CorruptArtifact(what, where=Where(file=str(place)), remedy=MAKE_ANEW) from error

@@ -23,7 +23,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from luthier.core.errors import UnknownName, did_you_mean
@@ -52,6 +52,11 @@ class Component(BaseModel):
     """The package whose modules hold the members; `*` stands for any one name."""
 
     kind: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_settings(cls, data: Any) -> Any:
+        return refuse_unknown_settings(cls, data)
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -115,6 +120,22 @@ class Component(BaseModel):
     def summary(cls) -> str:
         """The first sentence of the class's documentation."""
         return (inspect.getdoc(cls) or "").split("\n", 1)[0]
+
+
+def refuse_unknown_settings(cls: type[BaseModel], data: Any) -> Any:
+    """Refuse a setting that the class does not have (with the nearest name), and a yes/no where a number belongs."""
+    if not isinstance(data, dict):
+        return data
+    for name, value in data.items():
+        field = cls.model_fields.get(name)
+        if field is None:
+            hint = did_you_mean(str(name), cls.model_fields)
+            context = {"name": str(name), "hint": hint}
+            raise PydanticCustomError("unknown_setting", "there is no setting '{name}' here; {hint}", context)
+        if isinstance(value, bool) and field.annotation in (int, float, int | None, float | None):
+            context = {"name": name, "value": str(value).lower()}
+            raise PydanticCustomError("number", "'{name}' wants a number, came {value}", context)
+    return data
 
 
 def _dump(value: Component, info: core_schema.SerializationInfo) -> dict[str, Any]:

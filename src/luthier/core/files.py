@@ -9,40 +9,79 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+import threading
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
-from luthier.core.errors import CorruptArtifact, Unwritable, Where
+from luthier.core.errors import CorruptArtifact, LuthierError, Unwritable, Where
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
-_FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
+_Refusal = tuple[str, str]
+_FULL: _Refusal = (
+    "the disk is full",
+    "free some space (`luthier store gc`), or set LUTHIER_STORE to another disk",
+)
+_FORBIDDEN: _Refusal = (
+    "cannot be written (read-only or not yours)",
+    "give yourself the right to write there, or set LUTHIER_STORE to another folder",
+)
+_NO_MEMORY: _Refusal = ("the machine has no memory left", "make batches smaller, or close other programs")
+_NOT_A_FOLDER: _Refusal = ("is in the way, or lies below something that is not a folder", "move it away")
+_REFUSALS: dict[int, _Refusal] = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EFBIG: ("the file is larger than this machine allows", "raise the limit (`ulimit -f`)"),
+    errno.EROFS: _FORBIDDEN,
+    errno.EACCES: _FORBIDDEN,
+    errno.EPERM: _FORBIDDEN,
+    errno.ENOMEM: _NO_MEMORY,
+    errno.ENOTDIR: _NOT_A_FOLDER,
+    errno.EEXIST: _NOT_A_FOLDER,
+    errno.EIO: ("the disk answers with an error", "look at the system's log; the disk may be failing"),
+}
+_OUT_OF_MEMORY = re.compile(r"OutOfMemory|out of memory|[Cc]an(?:no|')t allocate memory")
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how libraries written in Rust (safetensors, polars) report errno
 
 
-@contextmanager
-def writing(place: Path | str) -> Iterator[None]:
-    """Turn the machine's refusals (disk full, read-only, no memory) into one clear `Unwritable`."""
-    where = Where(file=str(place))
-    try:
-        yield
-    except MemoryError as error:
-        raise Unwritable("the machine has no memory left", where=where, remedy="make batches smaller") from error
-    except OSError as error:
-        if error.errno in _FULL:
-            remedy = "free some space (`luthier store gc`), or set LUTHIER_STORE to another disk"
-            raise Unwritable("the disk is full", where=where, remedy=remedy) from error
-        if error.errno in _FORBIDDEN:
-            remedy = "give yourself the right to write there, or set LUTHIER_STORE to another folder"
-            raise Unwritable("cannot be written (read-only or not yours)", where=where, remedy=remedy) from error
-        raise
+def writing(place: Path | str) -> AbstractContextManager[None]:
+    """Turn the machine's refusals (disk full, read-only, no memory) into one clear `Unwritable`.
+
+    What torch, safetensors, polars and other compiled libraries raise for the same reasons is understood too, so that
+    a step's whole work may stand inside.
+    """
+    return _Writing(place)
+
+
+class _Writing(AbstractContextManager[None]):
+    """Looks at whatever escapes; a class, because the errors of compiled libraries share no base to catch."""
+
+    def __init__(self, place: Path | str) -> None:
+        self._place = place
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, LuthierError):
+            return
+        if (refusal := _refusal(error)) is not None:
+            raise Unwritable(refusal[0], where=Where(file=str(self._place)), remedy=refusal[1]) from error
+
+
+def _refusal(error: BaseException) -> _Refusal | None:
+    if isinstance(error, MemoryError):
+        return _NO_MEMORY
+    if isinstance(error, OSError) and error.errno is not None:
+        return _REFUSALS.get(error.errno)
+    if told := _OS_ERROR.search(str(error)):
+        return _REFUSALS.get(int(told.group(1)))
+    told_memory = isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(f"{type(error).__name__}: {error}")
+    return _NO_MEMORY if told_memory else None
 
 
 def write_aside(path: Path, data: bytes) -> None:
     """Write a whole file or nothing: aside, flushed, then renamed."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -58,11 +97,16 @@ def write_aside(path: Path, data: bytes) -> None:
 def sync_tree(folder: Path) -> None:
     """Flush every file of a folder, and the folder itself, to the disk."""
     for path in [*folder.rglob("*"), folder]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync(path)
+
+
+def sync(path: Path) -> None:
+    """Flush one file, or the list of a folder's entries, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _pretty(value: dict[str, Any]) -> bytes:

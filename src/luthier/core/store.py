@@ -1,12 +1,11 @@
-"""The artifact store: content-addressed folders, locked between processes, local or behind any fsspec URL.
+"""The artifact store: content-addressed folders, locked between processes.
 
     ROOT/artifacts/DIGEST/     finished artifacts: what is here is whole
     ROOT/work/DIGEST/          one being made: `folder` becomes the artifact, `scratch` survives a kill
     ROOT/locks/DIGEST.lock     held by the process that makes it
+    ROOT/ledger.db             the ledger, when it is SQLite (see `luthier.core.ledger`)
 
-A remote store keeps the same `artifacts/` behind a URL and works through a local folder: an artifact is made locally
-and sent with its manifest last, so that what can be seen is whole; two machines that make the same artifact at once
-write the same bytes.
+`luthier.core.remote` keeps the same `artifacts/` behind a URL, and opens a store by its place.
 """
 
 from __future__ import annotations
@@ -14,16 +13,42 @@ from __future__ import annotations
 import platform
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from luthier.core.artifact import MANIFEST, TIMING, Artifact, Manifest, list_files, read_manifest
-from luthier.core.errors import CorruptArtifact, UnknownName
-from luthier.core.files import seal, sync_tree, write_aside, writing
+from luthier.core.artifact import MANIFEST, TIMING, Artifact, Manifest, list_files, read_manifest, read_sealed
+from luthier.core.errors import CorruptArtifact, InputError, UnknownName
+from luthier.core.files import seal, sync, sync_tree, write_aside, writing
+
+_REMOVED = ".removed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holding:
+    """One artifact as the store lists it."""
+
+    digest: str
+    kind: str
+    """Kind of the step that made it; empty when its manifest is damaged."""
+    makes: str
+    bytes: int
+    finished_at: float
+    """Seconds since 1970; 0 when it is not known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collected:
+    """What a collection removed, or would remove."""
+
+    artifacts: tuple[str, ...]
+    works: tuple[str, ...]
+    """Digests of unfinished artifacts whose work folder (checkpoints included) nobody needs."""
+    bytes: int
 
 
 class Store:
@@ -35,29 +60,43 @@ class Store:
         """Another store in which artifacts are also looked for (base models of this user)."""
 
     @property
+    def place(self) -> str:
+        """What a person calls this store: its folder or its URL."""
+        return str(self.root)
+
+    @property
     def artifacts(self) -> Path:
-        """The folder of finished artifacts."""
+        """The folder of finished artifacts on this machine."""
         return self.root / "artifacts"
+
+    @property
+    def work(self) -> Path:
+        """The folder of artifacts that are being made."""
+        return self.root / "work"
 
     def has(self, digest: str) -> bool:
         """Whether the artifact is finished, here or in the shared store."""
         return self._here(digest) or (self.shared is not None and self.shared.has(digest))
 
     def _here(self, digest: str) -> bool:
-        return (self.artifacts / digest / MANIFEST).is_file()
+        return self._local(digest)
+
+    def _local(self, digest: str) -> bool:
+        return _is_name(digest) and (self.artifacts / digest / MANIFEST).is_file()
 
     def open(self, digest: str) -> Artifact:
         """A finished artifact by its whole digest; its files are not read (see `Artifact.check`)."""
-        if self._here(digest):
+        if self._local(digest):
             folder = self.artifacts / digest
             return Artifact(folder, read_manifest(folder), self.open)
         if self.shared is not None and self.shared.has(digest):
             return self.shared.open(digest)
-        raise UnknownName(f"no artifact {digest} in {self.root}", remedy="`luthier store list` shows what there is")
+        raise UnknownName(f"no artifact {digest} in {self.place}", remedy="`luthier store list` shows what there is")
 
     def find(self, beginning: str) -> Artifact:
         """A finished artifact by the beginning of its digest (at least six digits), when only one has it."""
-        found = [digest for digest in self.digests() if len(beginning) >= 6 and digest.startswith(beginning)]
+        known = {*self.digests(), *(self.shared.digests() if self.shared else ())}
+        found = [digest for digest in known if len(beginning) >= 6 and digest.startswith(beginning)]
         if len(found) != 1:
             what = "no artifact has" if not found else f"{len(found)} artifacts have"
             raise UnknownName(f"{what} a digest beginning with {beginning!r}", remedy="`luthier store list` shows them")
@@ -67,9 +106,20 @@ class Store:
         """Digests of all finished artifacts of this store, without the shared one's, sorted."""
         return sorted(path.parent.name for path in self.artifacts.glob(f"*/{MANIFEST}"))
 
+    def manifest(self, digest: str) -> Manifest:
+        """The manifest of one of this store's own artifacts."""
+        return read_manifest(self.artifacts / digest)
+
+    def timing(self, digest: str) -> dict[str, Any]:
+        """Times and machine of the making of one of this store's own artifacts."""
+        return read_sealed(self.artifacts / digest / TIMING)
+
     @contextmanager
     def lock(self, digest: str, *, wait: bool = True) -> Iterator[bool]:
-        """Hold the right to make an artifact; yields False (at once, when not to wait) if another process holds it."""
+        """Hold the right to make an artifact; yields False (at once, when not to wait) if another process holds it.
+
+        The kernel drops the lock when its holder dies. The lock's file stays: to unlink it would let two in.
+        """
         path = self.root / "locks" / f"{digest}.lock"
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,28 +137,46 @@ class Store:
 
     def begin(self, digest: str) -> tuple[Path, Path]:
         """Prepare the place to make an artifact: an empty folder, and the scratch that an earlier try may have left."""
-        place = self.root / "work" / digest
+        place = self.work / digest
         folder, scratch = place / "folder", place / "scratch"
         with writing(place):
-            shutil.rmtree(folder, ignore_errors=True)
+            if folder.exists():
+                shutil.rmtree(folder)
             folder.mkdir(parents=True)
             scratch.mkdir(exist_ok=True)
         return folder, scratch
 
     def finish(self, manifest: Manifest, timing: dict[str, Any]) -> Artifact:
         """Turn the work folder into a finished artifact: digests, manifest last, rename."""
-        place = self.root / "work" / manifest.digest
+        place = self.work / manifest.digest
         folder = place / "folder"
         whole = manifest.model_copy(update={"files": list_files(folder)})
-        write_aside(folder / TIMING, seal({**timing, "host": platform.node(), "finished_at": time.time()}))
         with writing(folder):
             sync_tree(folder)
+        write_aside(folder / TIMING, seal({**timing, "host": platform.node(), "finished_at": time.time()}))
         write_aside(folder / MANIFEST, seal(whole.model_dump(mode="json")))
         with writing(self.artifacts):
-            self.artifacts.mkdir(parents=True, exist_ok=True)
-            folder.replace(self.artifacts / manifest.digest)
+            self._settle(folder, manifest.digest)
             shutil.rmtree(place, ignore_errors=True)
-        return self.open(manifest.digest)
+        return Artifact(self.artifacts / manifest.digest, whole, self.open)
+
+    def _settle(self, folder: Path, digest: str) -> None:
+        """Rename a whole folder to its place among the artifacts; what stood there (damaged) goes."""
+        self.artifacts.mkdir(parents=True, exist_ok=True)
+        target = self.artifacts / digest
+        if target.exists():
+            self._discard(target)
+        folder.replace(target)
+        sync(self.artifacts)
+
+    def _discard(self, folder: Path) -> None:
+        """Make a folder vanish at once, however long the deletion takes: what a kill leaves stands in `work/`."""
+        aside = self.work / f"{folder.name}{_REMOVED}"
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        if aside.exists():
+            shutil.rmtree(aside)
+        folder.replace(aside)
+        shutil.rmtree(aside)
 
     def verify(self) -> list[str]:
         """Every fault of every artifact, as sentences that begin with the file; empty when all are whole."""
@@ -118,8 +186,6 @@ class Store:
         return faults
 
     def _faults(self, folder: Path) -> list[str]:
-        if not (folder / MANIFEST).is_file():
-            return [f"{folder / MANIFEST}: is missing"]
         try:
             manifest = read_manifest(folder)
         except CorruptArtifact as error:
@@ -128,14 +194,80 @@ class Store:
         return wrong + Artifact(folder, manifest, self.open).faults()
 
     def remove(self, digest: str) -> int:
-        """Remove an artifact, its work and its lock; returns the bytes freed."""
+        """Remove an artifact and its work; returns the bytes freed. The caller holds its lock."""
         freed = 0
-        for place in (self.artifacts / digest, self.root / "work" / digest):
-            if place.is_dir():
-                freed += sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
-                aside = place.with_name(f".{digest}.removed")
+        for place in (self.artifacts / digest, self.work / digest):
+            if _is_name(digest) and place.is_dir():
+                freed += _bytes_below(place)
                 with writing(place):
-                    place.replace(aside)
-                    shutil.rmtree(aside)
-        (self.root / "locks" / f"{digest}.lock").unlink(missing_ok=True)
+                    self._discard(place)
         return freed
+
+    def usage(self) -> list[Holding]:
+        """This store's own artifacts, the latest first."""
+        found = [self._holding(digest) for digest in self.digests()]
+        return sorted(found, key=lambda holding: (-holding.finished_at, holding.digest))
+
+    def _holding(self, digest: str) -> Holding:
+        try:
+            manifest, timing = self.manifest(digest), self.timing(digest)
+        except CorruptArtifact:
+            return Holding(digest=digest, kind="", makes="", bytes=0, finished_at=0)
+        size = sum(entry.size for entry in manifest.files)
+        at = float(timing.get("finished_at", 0))
+        return Holding(digest=digest, kind=manifest.kind, makes=manifest.makes, bytes=size, finished_at=at)
+
+    def lineage(self, digests: Iterable[str]) -> set[str]:
+        """The artifacts named, and all that they were made from, as far as this store itself has them."""
+        known, reached, ahead = set(self.digests()), set[str](), list(digests)
+        while ahead:
+            digest = ahead.pop()
+            if digest in reached or digest not in known:
+                continue
+            reached.add(digest)
+            ahead += self.manifest(digest).inputs.values()
+        return reached
+
+    def gc(self, keep: Iterable[str], *, dry_run: bool = False) -> Collected:
+        """Remove artifacts that are neither in `keep` nor an ancestor of one that is, and work that nobody goes on with.
+
+        `keep` may name unfinished artifacts too: their checkpoints stay. Raises `InputError` while a run makes
+        something in this store, since what that run reads is not known here.
+        """
+        wanted = set(keep)
+        self._refuse_while_busy()
+        waste = sorted(set(self.digests()) - self.lineage(wanted))
+        works = sorted(path.name for path in self.work.glob("*") if path.name not in wanted)
+        freed = sum(self._size(digest) for digest in waste) + sum(_bytes_below(self.work / name) for name in works)
+        if not dry_run:
+            for name in works:
+                self._remove_work(name)
+            for digest in waste:
+                with self.lock(digest, wait=False) as held:
+                    if held:
+                        self.remove(digest)
+        return Collected(artifacts=tuple(waste), works=tuple(works), bytes=freed)
+
+    def _size(self, digest: str) -> int:
+        return _bytes_below(self.artifacts / digest)
+
+    def _remove_work(self, name: str) -> None:
+        with self.lock(name.removesuffix(_REMOVED), wait=False) as held:
+            if held:
+                shutil.rmtree(self.work / name, ignore_errors=True)
+
+    def _refuse_while_busy(self) -> None:
+        for path in sorted(self.work.glob("*")):
+            with self.lock(path.name.removesuffix(_REMOVED), wait=False) as held:
+                if not held:
+                    what = f"another run is making {path.name[:12]} in {self.place}"
+                    raise InputError(what, remedy="wait until it is done, then collect")
+
+
+def _is_name(digest: str) -> bool:
+    """Whether a digest is one folder's name, so that nothing asked for lies outside the store."""
+    return bool(digest) and Path(digest).name == digest
+
+
+def _bytes_below(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

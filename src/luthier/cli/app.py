@@ -1,0 +1,88 @@
+"""The program itself: its commands, and what happens when one of them fails."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from luthier import __version__
+from luthier.cli import bench, look, recipes
+from luthier.cli.output import complain, say
+from luthier.core.errors import Interrupted, LuthierError
+
+_ClickError: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+"""Typer carries its own click or uses the installed one, by version; this is the root of its usage errors."""
+
+app = typer.Typer(
+    name="luthier",
+    help="From raw data to a tuned, measured and served language model, from one written recipe.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+recipes.add_to(app)
+look.add_to(app)
+bench.add_to(app)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        say(f"luthier {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _luthier(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """From raw data to a tuned, measured and served language model, from one written recipe."""
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run a command; returns the exit code, having printed whatever went wrong."""
+    as_json = "--json" in arguments
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        outcome = app(arguments, standalone_mode=False)
+        return outcome if isinstance(outcome, int) else 0
+    except LuthierError as error:
+        complain(error, as_json=as_json)
+        return error.exit_code
+    except _ClickError as error:
+        message = str(getattr(error, "message", error))
+        complain(LuthierError(message, remedy="`luthier --help` shows the commands"), as_json=as_json)
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        complain(Interrupted("stopped"), as_json=as_json)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:  # noqa: BLE001  # the last door: whatever else escapes is our fault, and is kept
+        complain(_fault(error), as_json=as_json)
+        return 4
+
+
+def _terminated(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _fault(error: Exception) -> LuthierError:
+    """A fault of Luthier's own: say so, and keep the details in a file."""
+    path = Path(tempfile.gettempdir()) / f"luthier-fault-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
+    details = "".join(traceback.format_exception(error))
+    path.write_text(f"luthier {__version__}, python {sys.version}\n{' '.join(sys.argv)}\n\n{details}", encoding="utf-8")
+    message = f"a fault of Luthier's own: {type(error).__name__}: {error}"
+    return LuthierError(message, remedy=f"the details are in {path}; please report them")

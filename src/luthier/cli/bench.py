@@ -1,0 +1,131 @@
+"""Commands about the workshop: score, models, parts, doctor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from luthier.cli.output import Json, say, say_json, table
+
+models_app = typer.Typer(help="Base models: list, get, describe.", no_args_is_help=True, rich_markup_mode=None)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command()(score)
+    app.add_typer(models_app, name="models")
+    app.command()(parts)
+    app.command()(doctor)
+
+
+def score(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL with prediction and reference (or references).")],
+    metric: Annotated[list[str], typer.Option("--metric", "-m", help="A metric's name; may be given several times.")],
+    as_json: Json = False,
+) -> None:
+    """Compute metrics on a file of predictions, each with its interval."""
+    from luthier.flow.score import score_predictions
+
+    found = score_predictions(file, metric)
+    if as_json:
+        say_json(found)
+        return
+    rows = [
+        (name, f"{m['value']:.4f}", f"{m['low']:.4f} to {m['high']:.4f}", m["signature"])
+        for name, m in found["metrics"].items()
+    ]
+    table(("metric", "value", "95 % interval", "signature"), rows)
+    say(f"{found['rows']} rows")
+
+
+@models_app.command("list")
+def models_list(as_json: Json = False) -> None:
+    """List the models of the catalogue, and which of them are here."""
+    from luthier.flow.base_models import list_models
+
+    rows = list_models()
+    if as_json:
+        say_json({"models": rows})
+        return
+    table(
+        ("model", "source", "licence", "here"),
+        [(r["name"], r["source"], r["licence"], "yes" if r["here"] else "") for r in rows],
+    )
+
+
+@models_app.command("get")
+def models_get(
+    name: Annotated[str, typer.Argument(help="A name, folder, .gguf file or hub id.")], as_json: Json = False
+) -> None:
+    """Bring a model into the store of this user."""
+    from luthier.flow.base_models import get_model
+
+    folder = get_model(name)
+    if as_json:
+        say_json({"model": name, "path": str(folder)})
+        return
+    say(str(folder))
+
+
+@models_app.command("describe")
+def models_describe(
+    name: Annotated[str, typer.Argument(help="A name, folder, .gguf file or hub id.")], as_json: Json = False
+) -> None:
+    """Architecture, parameters, memory for each technique, licence, chat template."""
+    from luthier.flow.base_models import describe_model
+
+    facts = describe_model(name)
+    if as_json:
+        say_json(facts)
+        return
+    for key, value in facts.items():
+        if isinstance(value, dict):
+            say(f"{key.replace('_', ' ')}:")
+            for inner, item in value.items():
+                say(f"  {inner:<16} {item}")
+        else:
+            say(f"{key.replace('_', ' '):<18} {value}")
+
+
+def parts(
+    role: Annotated[str | None, typer.Argument(metavar="[ROLE]", help="operator, source, technique, …")] = None,
+    kind: Annotated[str | None, typer.Argument(metavar="[KIND]", help="One part of that role.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List roles, the parts of a role, or the settings of one part."""
+    from luthier.flow.parts import all_roles, part_named, parts_of, role_named, settings_of
+
+    if role is None:
+        found = {name: sorted(parts_of(base)) for name, base in all_roles().items()}
+        say_json(found) if as_json else table(
+            ("role", "kinds"), [(name, ", ".join(kinds)) for name, kinds in found.items()]
+        )
+    elif kind is None:
+        rows = parts_of(role_named(role))
+        say_json(rows) if as_json else table((role, "what it does"), rows.items())
+    else:
+        part = part_named(role, kind)
+        settings = settings_of(part)
+        if as_json:
+            say_json({"role": role, "kind": kind, "about": part.__doc__, "settings": settings})
+            return
+        say(f"{role} {kind}: {part.summary()}")
+        table(
+            ("setting", "type", "default", "what it is"),
+            [(s["name"], s["type"], s["default"], s["about"]) for s in settings],
+        )
+
+
+def doctor(as_json: Json = False) -> int:
+    """Say what this machine can do, what is missing, and what to type."""
+    from luthier.flow.doctor import examine
+
+    findings = examine()
+    if as_json:
+        say_json({"findings": [finding.as_json() for finding in findings]})
+    else:
+        marks = {"good": "ok", "note": "note", "missing": "MISSING"}
+        table(("", "what", "found", "what to type"), [(marks[f.state], f.what, f.came, f.remedy) for f in findings])
+    return 2 if any(finding.state == "missing" for finding in findings) else 0

@@ -1,0 +1,186 @@
+"""Commands that look at what was made: show, trace, compare, chat, export, store."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from luthier.cli.output import Json, say, say_json, size, table
+
+Word = Annotated[
+    str | None, typer.Argument(metavar="[RECIPE:STEP|ID]", help="A step of a recipe, or a digest's beginning.")
+]
+store_app = typer.Typer(help="The artifact store: list, verify, gc.", no_args_is_help=True, rich_markup_mode=None)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command()(show)
+    app.command()(trace)
+    app.command()(compare)
+    app.command()(chat)
+    app.command()(export)
+    app.add_typer(store_app, name="store")
+
+
+def show(
+    what: Word = None,
+    path: Annotated[bool, typer.Option("--path", help="Print only the artifact's folder.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show a recipe's steps, or one artifact: what made it, from what, and what it holds."""
+    from luthier.flow.show import describe_artifact, describe_recipe
+
+    if what is None or (":" not in what and Path(what).exists()):
+        shown = describe_recipe(what)
+    else:
+        shown = describe_artifact(what)
+    if path:
+        say(shown.place)
+    elif as_json:
+        say_json(shown.facts)
+    else:
+        for line in shown.lines():
+            say(line)
+
+
+def trace(
+    example: Annotated[str, typer.Argument(metavar="EXAMPLE", help="An example's id, or its beginning.")],
+    recipe: Annotated[Path | None, typer.Option(help="The recipe; else the one here.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Tell an example's story: file and line, every edit, its split, who learnt it, how models answered it."""
+    from luthier.flow.trace import trace_example
+
+    story = trace_example(example, recipe)
+    if as_json:
+        say_json(story.facts)
+        return
+    for line in story.lines():
+        say(line)
+
+
+def compare(
+    first: Annotated[str, typer.Argument(metavar="A", help="A recipe, RECIPE:STEP, digest, or predictions JSONL.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="The same kind of thing.")],
+    as_json: Json = False,
+) -> None:
+    """Compare two evaluations (paired, on the same rows), two data sets, or two files of predictions."""
+    from luthier.flow.compare import compare_two
+
+    found = compare_two(first, second)
+    if as_json:
+        say_json(found.facts)
+        return
+    for line in found.lines():
+        say(line)
+
+
+def chat(
+    model: Annotated[
+        str | None, typer.Argument(metavar="[RECIPE:STEP|MODEL]", help="A tuned step, or a base model.")
+    ] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="Ask one thing and leave.")] = None,
+    system: Annotated[str | None, typer.Option(help="System message; else the one the model was tuned with.")] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    as_json: Json = False,
+) -> None:
+    """Talk with a model: one prompt, or line by line."""
+    from luthier.flow.chat import open_chat
+
+    session = open_chat(model, system=system, max_tokens=max_tokens, temperature=temperature)
+    if prompt is not None or as_json:
+        asked = prompt if prompt is not None else sys.stdin.read().strip()
+        answer = session.ask(asked)
+        say_json({"model": session.name, "prompt": asked, "answer": answer}) if as_json else say(answer)
+        return
+    for note in session.notes:
+        sys.stderr.write(note + "\n")
+    _converse(session.stream_answer)
+
+
+def _converse(answer_in_pieces: object) -> None:
+    """Read lines and print answers as they come, until the end of input."""
+    assert callable(answer_in_pieces)
+    terminal = sys.stdin.isatty()
+    while True:
+        if terminal:
+            sys.stdout.write("> ")
+            sys.stdout.flush()
+        line = sys.stdin.readline()
+        if not line:
+            return
+        if not line.strip():
+            continue
+        for piece in answer_in_pieces(line.strip()):
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+        say("")
+
+
+def export(
+    what: Annotated[str, typer.Argument(metavar="RECIPE:STEP", help="A data set or a model.")],
+    to: Annotated[Path, typer.Option("--to", help="The folder to write.")],
+    form: Annotated[
+        Literal["hf", "adapter", "merged", "gguf", "jsonl"] | None,
+        typer.Option("--format", help="By default hf or jsonl."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a data set or a model in a form that other tools read."""
+    from luthier.flow.export import export_artifact
+
+    files = export_artifact(what, to, form)
+    if as_json:
+        say_json({"to": str(to), "files": files})
+        return
+    say(f"wrote {to}: {', '.join(files)}")
+
+
+@store_app.command("list")
+def store_list(as_json: Json = False) -> None:
+    """List the artifacts of the store here."""
+    from luthier.flow.keep import list_artifacts
+
+    rows = list_artifacts()
+    if as_json:
+        say_json({"artifacts": rows})
+        return
+    table(
+        ("artifact", "kind", "makes", "size", "made"),
+        [(r["artifact"][:12], r["kind"], r["makes"], size(r["bytes"]), r["made"]) for r in rows],
+    )
+
+
+@store_app.command("verify")
+def store_verify(as_json: Json = False) -> int:
+    """Read every file of every artifact and name those that differ from what was made."""
+    from luthier.flow.keep import verify_stores
+
+    faults, checked = verify_stores()
+    if as_json:
+        say_json({"faults": faults, "artifacts": checked})
+    else:
+        for fault in faults:
+            say(fault)
+        say(f"{checked} artifacts: {'all whole' if not faults else f'{len(faults)} faults'}")
+    return 2 if faults else 0
+
+
+@store_app.command("gc")
+def store_gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove artifacts that no recipe in this folder needs any more."""
+    from luthier.flow.keep import collect_garbage
+
+    removed, freed = collect_garbage(dry_run=dry_run)
+    if as_json:
+        say_json({"removed": removed, "bytes": freed})
+        return
+    say(f"{'would remove' if dry_run else 'removed'} {len(removed)} artifacts, {size(freed)}")

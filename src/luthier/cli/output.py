@@ -1,0 +1,73 @@
+"""How commands print: JSON for programs, aligned text for people, errors to standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from luthier.core.errors import LuthierError
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
+
+
+def say(text: str) -> None:
+    """Print a line of a command's result."""
+    sys.stdout.write(text + "\n")
+
+
+def say_json(value: Any) -> None:
+    """Print a result as JSON."""
+    say(json.dumps(value, indent=1, ensure_ascii=False, default=str))
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print rows under a header; cells fold at the terminal's edge."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    view = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+    for index, name in enumerate(header):
+        view.add_column(name, overflow="fold", no_wrap=index == 0)
+    for row in rows:
+        view.add_row(*(str(cell) for cell in row))
+    console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=False)
+    console.print(view)
+
+
+def complain(error: LuthierError, *, as_json: bool) -> None:
+    """Print an error: the documented JSON shape on standard output, or a sentence on standard error."""
+    if as_json:
+        say_json(error.as_json())
+        return
+    sys.stderr.write(f"error: {error}\n")
+
+
+def seconds(value: float | None) -> str:
+    """A duration as a person says it."""
+    if value is None:
+        return "?"
+    if value < 90:
+        return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"
+    minutes = value / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def size(value: float | None) -> str:
+    """Bytes as a person says them."""
+    if value is None:
+        return "?"
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}"
+        value /= 1000
+    return f"{value:.1f} GB"
+
+
+def count(value: int | None) -> str:
+    """A count with thousands apart."""
+    return "?" if value is None else f"{value:,}"

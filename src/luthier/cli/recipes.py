@@ -1,0 +1,120 @@
+"""Commands that work on a recipe: new, plan, run, report, schema."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from luthier.cli.output import Json, count, say, say_json, seconds, size, table
+
+RecipePath = Annotated[
+    Path | None, typer.Argument(metavar="RECIPE", help="A recipe file or its folder; else the one here.")
+]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="PATH=VALUE", help="For example steps.tune.rows=500.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command()(new)
+    app.command()(plan)
+    app.command()(run)
+    app.command()(report)
+    app.command()(schema)
+
+
+def _arguments(recipe: Path | None, overrides: list[str] | None) -> tuple[Path, list[str]]:
+    """The recipe and its overrides; `luthier run steps.tune.rows=5` names no recipe."""
+    from luthier.flow.locate import find_recipe
+
+    assignments = list(overrides or [])
+    if recipe is not None and "=" in str(recipe) and not recipe.exists():
+        assignments.insert(0, str(recipe))
+        recipe = None
+    return find_recipe(recipe), assignments
+
+
+def new(
+    name: Annotated[str, typer.Argument(help="Name of the recipe; a folder of this name is made.")],
+    source: Annotated[Path | None, typer.Option("--from", help="Your data: CSV, JSONL or Parquet.")] = None,
+    template: Annotated[str, typer.Option(help="A template, when you bring no data (`labels`, `replies`).")] = "labels",
+    model: Annotated[str, typer.Option(help="The base model.")] = "smollm2-135m-instruct",
+    as_json: Json = False,
+) -> None:
+    """Write a recipe that fits your data (or from a template), with the reason for each choice."""
+    from luthier.flow.new import write_recipe
+
+    written = write_recipe(name, source, template=template, model=model)
+    if as_json:
+        say_json({"recipe": str(written.path), "decisions": written.decisions})
+        return
+    say(f"wrote {written.path}")
+    for text in written.decisions.values():
+        say(f"  · {text}")
+    say(f"next: luthier plan {written.path}")
+
+
+def plan(recipe: RecipePath = None, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Show what is cached, what will be made, and the predicted time, memory and tokens."""
+    from luthier.flow.recipe import Recipe
+
+    what = Recipe.load(*_arguments(recipe, overrides)).plan()
+    if as_json:
+        say_json(what.as_json())
+        return
+    rows = []
+    for step in what:
+        cost = step.forecast
+        if cost is None:
+            rows.append((step.name, step.step.kind, "cached", "", "", "", step.digest[:12]))
+        else:
+            numbers = (seconds(cost.seconds), size(cost.peak_bytes), count(cost.tokens))
+            rows.append((step.name, step.step.kind, "to make", *numbers, cost.how))
+    table(("step", "kind", "state", "time", "peak memory", "tokens", "how we know"), rows)
+    total = sum(step.forecast.seconds or 0 for step in what if step.forecast)
+    say(f"{what.recipe.name}: about {seconds(total)} to make" if total else f"{what.recipe.name}: everything is made")
+
+
+def run(recipe: RecipePath = None, overrides: Overrides = None, as_json: Json = False) -> int:
+    """Make what is not cached, then write the report."""
+    from luthier.core.render import choose
+    from luthier.flow.recipe import Recipe
+    from luthier.flow.record import recorded_run
+
+    loaded = Recipe.load(*_arguments(recipe, overrides))
+    with choose(sys.stderr, json=False) as listener:
+        outcome = recorded_run(loaded, listener)
+    if as_json:
+        say_json(outcome.result.as_json())
+        return outcome.result.exit_code
+    for line in outcome.lines():
+        say(line)
+    return outcome.result.exit_code
+
+
+def report(
+    recipe: RecipePath = None,
+    overrides: Overrides = None,
+    to: Annotated[Path | None, typer.Option(help="Where to write it (HTML, or Markdown for .md).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the one-page report of what a recipe made."""
+    from luthier.flow.recipe import Recipe
+    from luthier.flow.report import report_facts, write_report
+
+    what = Recipe.load(*_arguments(recipe, overrides)).plan()
+    if as_json:
+        say_json(report_facts(what).as_json())
+        return
+    say(str(write_report(what, to)))
+
+
+def schema() -> None:
+    """Print the JSON schema of recipes, for editors: luthier schema > recipe.schema.json."""
+    from luthier.flow.schema import HEADER, recipe_schema
+
+    say_json(recipe_schema())
+    if sys.stdout.isatty():
+        sys.stderr.write(f"save it beside a recipe and begin the recipe with: {HEADER}\n")

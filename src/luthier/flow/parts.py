@@ -1,0 +1,78 @@
+"""Every part there is, by role: what `luthier parts`, the reference pages and the forms list."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from luthier.core.component import Component, member, members, roles
+from luthier.core.errors import UnknownName, did_you_mean
+
+_BASES = (
+    "luthier.core.step",
+    "luthier.models.source",
+    "luthier.data.source",
+    "luthier.data.operator",
+    "luthier.tune.technique",
+    "luthier.tune.objective",
+    "luthier.metrics.metric",
+    "luthier.eval.baseline",
+)
+"""Modules that define a role's abstract base."""
+
+
+def all_roles() -> dict[str, type[Component]]:
+    """Every role's abstract base, by the role's name."""
+    for name in _BASES:
+        importlib.import_module(name)
+    return roles()
+
+
+def role_named(name: str) -> type[Component]:
+    """A role by its name; `UnknownName` with a suggestion."""
+    found = all_roles()
+    if name not in found:
+        raise UnknownName(f"there is no role {name!r}", remedy=did_you_mean(name, found))
+    return found[name]
+
+
+def parts_of(role: type[Component]) -> dict[str, str]:
+    """The members of a role by kind, with the first sentence of each."""
+    return {kind: part.summary() for kind, part in sorted(members(role).items())}
+
+
+def settings_of(part: type[Component]) -> list[dict[str, Any]]:
+    """The settings of a part: name, type, default, documentation."""
+    properties = part.model_json_schema()["properties"]
+    rows = []
+    for name, field in part.model_fields.items():
+        if name == "kind":
+            continue
+        default = "required" if field.is_required() else _shown(field.get_default(call_default_factory=True))
+        rows.append(
+            {"name": name, "type": _type(properties[name]), "default": default, "about": field.description or ""}
+        )
+    return rows
+
+
+def part_named(role: str, kind: str) -> type[Component]:
+    """One part by role and kind."""
+    return member(role_named(role), kind)
+
+
+def _shown(value: Any) -> Any:
+    return value.settings() if isinstance(value, Component) else value
+
+
+def _type(schema: dict[str, Any]) -> str:
+    """A short name for a JSON schema."""
+    if "enum" in schema:
+        return " | ".join(map(str, schema["enum"]))
+    if "anyOf" in schema:
+        kinds = [_type(item) for item in schema["anyOf"]]
+        return " | ".join(dict.fromkeys(kinds))
+    if "const" in schema:
+        return str(schema["const"])
+    if schema.get("type") == "array":
+        return f"list of {_type(schema.get('items', {}))}"
+    return str(schema.get("type", schema.get("$ref", "any").rpartition("/")[2]))

@@ -1,0 +1,137 @@
+"""What a run would do: each step's digest, whether it is cached, and what making it is expected to cost."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from luthier.core.artifact import Artifact
+from luthier.core.errors import UnknownName, did_you_mean
+from luthier.core.step import Forecast, Outlook, Step
+from luthier.core.store import Store
+from luthier.core.wheel import cache_folder
+from luthier.flow.recipe import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """One step of a plan."""
+
+    name: str
+    step: Step
+    digest: str
+    inputs: Mapping[str, str]
+    """Digests of what it reads, by field."""
+    contents: Mapping[str, str]
+    """Digests of what its parts read from outside."""
+    cached: bool
+    forecast: Forecast | None
+    """None when cached: nothing will be spent."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The step as `plan --json` prints it."""
+        cost = self.forecast or Forecast(seconds=0, peak_bytes=0, tokens=0, how="cached")
+        predicted = {name: getattr(cost, name) for name in ("seconds", "peak_bytes", "tokens", "how")}
+        return {"kind": self.step.kind, "artifact": self.digest, "cached": self.cached, "predicted": predicted}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The steps of a recipe in the order in which they can be made."""
+
+    recipe: Recipe
+    store: Store
+    shared: Store
+    steps: tuple[Planned, ...]
+
+    def __iter__(self) -> Iterator[Planned]:
+        return iter(self.steps)
+
+    def __getitem__(self, name: str) -> Planned:
+        for planned in self.steps:
+            if planned.name == name:
+                return planned
+        remedy = did_you_mean(name, (planned.name for planned in self.steps))
+        raise UnknownName(f"{self.recipe.file} has no step {name!r}", remedy=remedy)
+
+    def store_of(self, planned: Planned) -> Store:
+        """Where a step's artifact is kept: the recipe's store, or the user's shared one."""
+        return self.shared if planned.step.shared else self.store
+
+    def artifact(self, name: str) -> Artifact:
+        """The finished artifact of a step; `UnknownName` when it is not made yet."""
+        planned = self[name]
+        if not self.store.has(planned.digest):
+            raise UnknownName(f"step {name!r} is not made yet", remedy=f"`luthier run {self.recipe.file}`")
+        return self.store.open(planned.digest)
+
+    def as_json(self) -> dict[str, Any]:
+        """The plan as `plan --json` prints it."""
+        return {"recipe": self.recipe.name, "steps": {planned.name: planned.as_json() for planned in self.steps}}
+
+
+def store_place(base: Path) -> str:
+    """Where a recipe's store is: `LUTHIER_STORE` (path or URL), or `.luthier` beside the recipe."""
+    return os.environ.get("LUTHIER_STORE") or str(base / ".luthier")
+
+
+def shared_store() -> Store:
+    """The store of this user in which converted base models are kept."""
+    return Store(cache_folder() / "store")
+
+
+def recipe_store(base: Path) -> Store:
+    """The store of the recipes in a folder, with the user's shared store behind it."""
+    from luthier.core.remote import open_store
+
+    return open_store(store_place(base), shared=shared_store())
+
+
+def plan(recipe: Recipe, store: Store | None = None) -> Plan:
+    """Digest every step, look each up, and ask those that must be made what they will cost."""
+    store = store or recipe_store(recipe.base)
+    steps = recipe.all_steps()
+    planned: dict[str, Planned] = {}
+    for name in recipe.order():
+        planned[name] = _plan_step(name, steps, planned, recipe, store)
+    return Plan(recipe=recipe, store=store, shared=store.shared or store, steps=tuple(planned.values()))
+
+
+def _plan_step(
+    name: str, steps: Mapping[str, Step], done: Mapping[str, Planned], recipe: Recipe, store: Store
+) -> Planned:
+    step = steps[name]
+    references = recipe.references(step)
+    inputs = {field: done[other].digest for field, other in references.items()}
+    contents = step.contents(recipe.base)
+    seed = 0 if step.shared else recipe.seed
+    digest = step.recipe_digest(inputs, contents, seed)
+    cached = store.has(digest)
+    forecast = None
+    if not cached:
+        outlook = Outlook(
+            inputs={field: store.open(key) for field, key in inputs.items() if store.has(key)},
+            upstream={field: steps[other] for field, other in references.items()},
+            base=recipe.base,
+            history=_latest_timing(store, step.kind),
+        )
+        forecast = step.foresee(outlook)
+    return Planned(
+        name=name, step=step, digest=digest, inputs=inputs, contents=contents, cached=cached, forecast=forecast
+    )
+
+
+def _latest_timing(store: Store, kind: str) -> dict[str, Any]:
+    """The timing of the newest local artifact that a step of this kind made."""
+    newest: dict[str, Any] = {}
+    for digest in store.digests():
+        artifact = store.open(digest)
+        if artifact.manifest.kind != kind:
+            continue
+        timing = artifact.timing()
+        if timing.get("finished_at", 0) > newest.get("finished_at", 0):
+            newest = {**timing, "settings": artifact.manifest.settings}
+    return newest

@@ -1,0 +1,206 @@
+"""The making of a recipe: step by step, sharing the work with other processes, going on where a killed run was."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.core.artifact import Artifact, Manifest
+from luthier.core.errors import Interrupted, LuthierError, UnknownName, Unwritable, Where, did_you_mean
+from luthier.core.events import Event, Events
+from luthier.core.files import writing
+from luthier.core.step import Forecast, Work
+from luthier.flow.memory import peak_bytes, reset_peak
+from luthier.flow.plan import Plan, Planned, plan
+from luthier.flow.recipe import Recipe
+
+if TYPE_CHECKING:
+    import polars as pl
+
+EXIT_OF_VERDICT = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What a run has of one step."""
+
+    artifact: Artifact
+    cached: bool
+    seconds: float
+
+    def frame(self, name: str) -> pl.DataFrame:
+        """One of the artifact's Parquet tables as a polars frame."""
+        import polars as pl
+
+        return pl.read_parquet(self.artifact.path(name))
+
+    def model(self) -> Any:
+        """The artifact's model as a plain transformers or PEFT object."""
+        from luthier.models.load import load
+
+        return load(self.artifact).model
+
+    def as_json(self) -> dict[str, Any]:
+        """The step as `run --json` prints it."""
+        path = str(self.artifact.folder)
+        return {
+            "artifact": self.artifact.digest,
+            "cached": self.cached,
+            "seconds": round(self.seconds, 3),
+            "path": path,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """The artifacts of a run, by step."""
+
+    recipe: Recipe
+    plan: Plan
+    steps: Mapping[str, StepResult]
+    exit_code: int
+    """0 done, 1 a gate failed, 3 a gate is inconclusive."""
+
+    def __getitem__(self, name: str) -> StepResult:
+        if name not in self.steps:
+            raise UnknownName(f"there is no step {name!r}", remedy=did_you_mean(name, self.steps))
+        return self.steps[name]
+
+    def as_json(self) -> dict[str, Any]:
+        """The documented shape of `run --json`."""
+        steps = {name: step.as_json() for name, step in self.steps.items()}
+        return {"recipe": self.recipe.name, "exit": self.exit_code, "steps": steps}
+
+
+def run(recipe: Recipe, events: Events | None = None) -> Result:
+    """Make every step that is not cached; steps being made by another process are waited for, not made twice."""
+    events = events or Events()
+    what = plan(recipe)
+    events.emit(Event(kind="run", text=recipe.name, total=len(what.steps)))
+    done: dict[str, StepResult] = {}
+    while len(done) < len(what.steps):
+        before = len(done)
+        ready = [planned for planned in what if planned.name not in done and _is_ready(planned, what, done)]
+        for planned in ready:
+            result = _take(planned, what, events, wait=False)
+            if result is not None:
+                done[planned.name] = result
+        if len(done) == before:
+            events.emit(Event(kind="wait", step=ready[0].name, text="another process is making it; waiting"))
+            done[ready[0].name] = _wait(ready[0], what, events)
+    exit_code = _exit_code(done)
+    events.emit(Event(kind="end", text=recipe.name, measures={"exit": exit_code}))
+    return Result(
+        recipe=recipe, plan=what, steps={planned.name: done[planned.name] for planned in what}, exit_code=exit_code
+    )
+
+
+def _is_ready(planned: Planned, what: Plan, done: Mapping[str, StepResult]) -> bool:
+    return all(other in done for other in what.recipe.references(planned.step).values())
+
+
+def _wait(planned: Planned, what: Plan, events: Events) -> StepResult:
+    result = _take(planned, what, events, wait=True)
+    assert result is not None, "a lock that was waited for is held"
+    return result
+
+
+def _take(planned: Planned, what: Plan, events: Events, *, wait: bool) -> StepResult | None:
+    """The step's artifact: found, or made under its lock; None when another process holds the lock."""
+    store = what.store_of(planned)
+    if store.has(planned.digest):
+        return _found(planned, what, events)
+    with store.lock(planned.digest, wait=wait) as held:
+        if not held:
+            return None
+        if store.has(planned.digest):
+            return _found(planned, what, events)
+        return _make(planned, what, events)
+
+
+def _found(planned: Planned, what: Plan, events: Events) -> StepResult:
+    events.emit(Event(kind="cached", step=planned.name, text=planned.step.kind))
+    return StepResult(artifact=what.store.open(planned.digest), cached=True, seconds=0.0)
+
+
+def _make(planned: Planned, what: Plan, events: Events) -> StepResult:
+    store = what.store_of(planned)
+    events.emit(Event(kind="start", step=planned.name, text=planned.step.kind))
+    started = time.perf_counter()
+    reset_peak()
+    folder, scratch = store.begin(planned.digest)
+    work = Work(
+        name=planned.name,
+        inputs={field: what.store.open(digest).check() for field, digest in planned.inputs.items()},
+        folder=folder,
+        scratch=scratch,
+        base=what.recipe.base,
+        seed=what.recipe.seed,
+        events=events.of(planned.name),
+    )
+    with _refusals(planned, folder, events):
+        measures = planned.step.make(work)
+        seconds = time.perf_counter() - started
+        artifact = store.finish(_manifest(planned, what), _timing(planned, measures, seconds))
+    events.emit(Event(kind="done", step=planned.name, text=planned.step.kind, measures={"seconds": seconds}))
+    return StepResult(artifact=artifact, cached=False, seconds=seconds)
+
+
+def _manifest(planned: Planned, what: Plan) -> Manifest:
+    step = planned.step
+    return Manifest(
+        digest=planned.digest,
+        kind=step.kind,
+        makes=step.makes,
+        settings=step.settings(),
+        inputs=dict(planned.inputs),
+        reads=dict(planned.contents),
+        code=step.code(),
+        seed=0 if step.shared else what.recipe.seed,
+        files=[],
+    )
+
+
+def _timing(planned: Planned, measures: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    forecast = planned.forecast or Forecast()
+    predicted = {"seconds": forecast.seconds, "peak_bytes": forecast.peak_bytes, "tokens": forecast.tokens}
+    return {"seconds": seconds, "peak_bytes": peak_bytes(), "measures": dict(measures), "predicted": predicted}
+
+
+@contextmanager
+def _refusals(planned: Planned, folder: Path, events: Events) -> Iterator[None]:
+    """Say which step failed, and turn the machine's refusals into one clear error."""
+    try:
+        with writing(folder):
+            yield
+    except KeyboardInterrupt as error:
+        events.emit(Event(kind="failed", step=planned.name, text="interrupted"))
+        raise Interrupted(
+            f"stopped while making {planned.name!r}; finished steps and checkpoints are kept",
+            remedy="run it again to go on",
+        ) from error
+    except LuthierError as error:
+        events.emit(Event(kind="failed", step=planned.name, text=error.message))
+        raise
+    except RuntimeError as error:
+        if "not enough memory" not in str(error) and "out of memory" not in str(error):
+            raise
+        events.emit(Event(kind="failed", step=planned.name, text="no memory"))
+        remedy = "make batches smaller (`luthier plan` shows the predicted peak)"
+        raise Unwritable(
+            "the machine has no memory left", where=Where(field=f"steps.{planned.name}"), remedy=remedy
+        ) from error
+
+
+def _exit_code(done: Mapping[str, StepResult]) -> int:
+    """1 when any gate failed, else 3 when any is inconclusive, else 0."""
+    verdicts = [
+        EXIT_OF_VERDICT[result.artifact.read_json("verdict.json")["verdict"]]
+        for result in done.values()
+        if result.artifact.manifest.makes == "verdict"
+    ]
+    return 1 if 1 in verdicts else max(verdicts, default=0)
