@@ -236,7 +236,7 @@ class Store:
         """
         wanted = set(keep)
         self._refuse_while_busy()
-        waste = sorted(set(self.digests()) - self.lineage(wanted))
+        waste = sorted((set(self.digests()) - self.lineage(wanted)) | set(self.abandoned()))
         works = sorted(path.name for path in self.work.glob("*") if path.name not in wanted)
         freed = sum(self._size(digest) for digest in waste) + sum(_bytes_below(self.work / name) for name in works)
         if not dry_run:
@@ -247,6 +247,10 @@ class Store:
                     if held:
                         self.remove(digest)
         return Collected(artifacts=tuple(waste), works=tuple(works), bytes=freed)
+
+    def abandoned(self) -> list[str]:
+        """Folders among the artifacts that have no manifest, so that nothing can use them."""
+        return sorted(path.name for path in self.artifacts.glob("*") if not (path / MANIFEST).is_file())
 
     def _size(self, digest: str) -> int:
         return _bytes_below(self.artifacts / digest)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import RecipeError, UnknownName, Where
+from luthier.core.store import Store
 from luthier.flow.plan import Plan, plan, recipe_store
 from luthier.flow.recipe import Recipe
 
@@ -52,7 +53,7 @@ def find_artifact(word: str | None) -> Found:
     """`RECIPE:STEP`, `:STEP` (of the recipe here), or the beginning of an artifact's digest."""
     text = word or ""
     if re.fullmatch(r"[0-9a-f]{6,32}", text):
-        return Found(recipe_store(_here()).find(text))
+        return Found(store_here().find(text))
     file, colon, step = text.rpartition(":")
     if not colon:
         message = f"wanted RECIPE:STEP or the beginning of an artifact's digest, came {text!r}"
@@ -62,9 +63,15 @@ def find_artifact(word: str | None) -> Found:
     return Found(what.artifact(step), what, step)
 
 
-def _here() -> Path:
-    """The folder of the recipe nearby, else the current one: where the store is."""
+def store_here() -> Store:
+    """The store of the recipe nearby, else of the current folder."""
     try:
-        return find_recipe(None).parent
+        return recipe_store(find_recipe(None).parent)
     except RecipeError:
-        return Path()
+        return recipe_store(Path())
+
+
+def recipes_near(store: Store) -> list[Path]:
+    """The recipes whose artifacts a store holds: those in the folder that the store is in."""
+    folder = store.root.parent
+    return sorted(path for pattern in ("*.yaml", "*.yml") for path in folder.glob(pattern) if _is_recipe(path))

@@ -1,0 +1,1 @@
+"""Readers of file formats: a path becomes records with their lines, or says what is broken and where."""

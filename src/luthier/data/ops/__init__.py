@@ -1,0 +1,1 @@
+"""What is done to rows; one file an operator."""

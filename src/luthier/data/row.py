@@ -1,0 +1,109 @@
+"""The shapes that flow through the data room: a record as a file has it, a row as operators see it, a batch of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from pydantic import TypeAdapter
+
+from luthier.core.errors import DataError, Where
+from luthier.text.messages import ExampleKind, Message
+
+MESSAGES: TypeAdapter[tuple[Message, ...]] = TypeAdapter(tuple[Message, ...])
+
+
+class Record(NamedTuple):
+    """One row of a file: its values by column, and where it starts."""
+
+    values: dict[str, Any]
+    file: str
+    line: int
+
+
+class Broken(NamedTuple):
+    """A row that cannot be used, and why."""
+
+    file: str
+    line: int
+    problem: str
+    """One sentence on what was wanted and what came."""
+    field: str | None = None
+    remedy: str = ""
+
+    def error(self) -> DataError:
+        """The same as an error."""
+        return DataError(
+            self.problem,
+            where=Where(file=self.file, line=self.line, field=self.field),
+            remedy=self.remedy or "mend the row, or set `on_error: drop` to leave such rows out and list them",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An example on its way through the operators."""
+
+    n: int
+    """Its number in the source, from 0: the order of everything."""
+    id: str
+    source: str
+    file: str
+    line: int
+    kind: ExampleKind
+    messages: tuple[Message, ...]
+    tools: tuple[dict[str, Any], ...] = ()
+    meta: dict[str, Any] = field(default_factory=dict)
+    group: str | None = None
+
+    @property
+    def answer(self) -> str:
+        """What the last turn says: the text to learn."""
+        return self.messages[-1].content
+
+    @property
+    def prompt(self) -> str:
+        """What stands before the answer, without the system turn."""
+        return "\n\n".join(message.content for message in self.messages[:-1] if message.role != "system")
+
+    def texts(self, roles: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """The texts of turns with these roles, each with its field name (`messages[0].content`)."""
+        for index, message in enumerate(self.messages):
+            if message.role in roles and message.content:
+                yield f"messages[{index}].content", message.content
+
+    def text(self, name: str) -> str:
+        """One text by its field name: a turn, a column of `meta`, or the group."""
+        if name == "group":
+            return self.group or ""
+        if name.startswith("meta."):
+            return str(self.meta[name.removeprefix("meta.")])
+        return self.messages[int(name[len("messages[") : name.index("]")])].content
+
+    def with_text(self, name: str, text: str) -> Row:
+        """The row with one text replaced."""
+        if name == "group":
+            return replace(self, group=text)
+        if name.startswith("meta."):
+            return replace(self, meta={**self.meta, name.removeprefix("meta."): text})
+        index = int(name[len("messages[") : name.index("]")])
+        message = self.messages[index].model_copy(update={"content": text})
+        return replace(self, messages=(*self.messages[:index], message, *self.messages[index + 1 :]))
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some rows in order, with the columns that operators wrote about them."""
+
+    rows: list[Row]
+    attributes: dict[str, list[Any]] = field(default_factory=dict)
+    """Values by `OPERATOR.column`, one for each row."""
+
+    def keep(self, wanted: Sequence[bool]) -> Batch:
+        """The batch without the rows that are not wanted."""
+        if all(wanted):
+            return self
+        chosen = [index for index, want in enumerate(wanted) if want]
+        columns = {name: [column[index] for index in chosen] for name, column in self.attributes.items()}
+        return Batch([self.rows[index] for index in chosen], columns)

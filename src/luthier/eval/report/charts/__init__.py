@@ -1,0 +1,1 @@
+"""Pictures of the report: small pure functions from numbers to inline SVG."""

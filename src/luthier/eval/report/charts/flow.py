@@ -1,0 +1,65 @@
+"""Where the rows went: one bar of all that came in, and ribbons to what became of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from luthier.eval.report.charts.drawing import Drawing, fitted
+from luthier.eval.report.numbers import count, share
+
+BAR = 12
+"""Width of the bars, px."""
+
+
+class Branch(NamedTuple):
+    """A part of the rows: what it is called, how many, and its colour class."""
+
+    label: str
+    rows: int
+    kind: str
+
+
+def flow(branches: Sequence[Branch], *, width: int, name: str, desc: str) -> str:
+    """Ribbons from all rows to each branch, in proportion, each labelled at its end."""
+    total = sum(branch.rows for branch in branches)
+    tall = 150.0
+    tops, height = _tops([tall * branch.rows / total if total else 0.0 for branch in branches])
+    drawing = Drawing(width, max(height, tall) + 26, name=name, title="What became of every row", desc=desc)
+    end = width * (0.5 if width < 480 else 0.6)
+    drawing.text(0, 14, f"{count(total)} rows in", "label strong")
+    drawing.rect(0, 24, BAR, tall, "ink")
+    _ribbons(drawing, branches, tops, tall, end)
+    return str(drawing)
+
+
+def _ribbons(drawing: Drawing, branches: Sequence[Branch], tops: list[float], tall: float, end: float) -> None:
+    total = sum(branch.rows for branch in branches) or 1
+    from_y = 24.0
+    for branch, top in zip(branches, tops, strict=True):
+        thick = tall * branch.rows / total
+        to_y, drawn = top + 24, max(thick, 1.5)
+        middle = (BAR + end) / 2
+        data = (
+            f"M{BAR} {from_y:.1f}C{middle:.1f} {from_y:.1f} {middle:.1f} {to_y:.1f} {end:.1f} {to_y:.1f}"
+            f"V{to_y + drawn:.1f}C{middle:.1f} {to_y + drawn:.1f} {middle:.1f} {from_y + drawn:.1f} "
+            f"{BAR} {from_y + drawn:.1f}Z"
+        )
+        said = f"{count(branch.rows)} ({share(branch.rows, total)})"
+        drawing.path(data, f"ribbon {branch.kind}", f"{branch.label}: {said}")
+        drawing.rect(end, to_y, BAR, drawn, f"end {branch.kind}")
+        middle_y = to_y + drawn / 2
+        drawing.text(end + BAR + 8, middle_y - 2, fitted(branch.label, drawing.width - end - BAR - 8), "label strong")
+        drawing.text(end + BAR + 8, middle_y + 13, said, "tick")
+        from_y += thick
+
+
+def _tops(heights: list[float]) -> tuple[list[float], float]:
+    """Where each branch begins, so that neither bars nor their two lines of words overlap; and the height used."""
+    tops: list[float] = []
+    free = 0.0
+    for high in heights:
+        middle = max(free + 17, free + high / 2)
+        tops.append(middle - high / 2)
+        free = max(middle + 17, middle + high / 2) + 6
+    return tops, free

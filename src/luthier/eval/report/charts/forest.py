@@ -1,0 +1,123 @@
+"""Values with their intervals, one a row, under one axis: models, differences, slices, classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from luthier.eval.report.charts.drawing import Drawing, Scale, decades, fitted, short, ticks
+from luthier.eval.report.numbers import duration
+
+Mark = Literal["tuned", "base", "plain", "against", "unclear"]
+NARROW = 480
+"""Below this width labels stand above their line instead of beside it."""
+
+
+class Line(NamedTuple):
+    """One row: what it is called, what is written at its end, where its mark and interval stand."""
+
+    label: str
+    said: str
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    mark: Mark = "tuned"
+    beside: float | None = None
+    """A second, hollow mark in the same row (the base model, a prediction)."""
+    band: float | None = None
+    """Shade differences smaller than this: too small to be seen with this many rows."""
+
+
+class Frame(NamedTuple):
+    """What a picture is called, said to show, and how its axis runs."""
+
+    title: str
+    desc: str
+    span: tuple[float, float] | None = None
+    """Ends of the axis; from the values when None."""
+    zero: bool = False
+    """Draw the line at zero strongly: differences."""
+    log_seconds: bool = False
+    """A logarithmic axis of seconds."""
+    under: str = ""
+    """Words under the axis."""
+
+
+class Place(NamedTuple):
+    """Where things stand in a row: the plot's left and right, row height, and offsets of words and mark."""
+
+    left: float
+    right: float
+    row: float
+    words: float
+    mark: float
+    label_width: float
+
+
+def forest(lines: Sequence[Line], frame: Frame, *, width: int, name: str) -> str:
+    """The picture as SVG text."""
+    place = _place(width)
+    height = place.row * len(lines) + (44 if frame.under else 26)
+    drawing = Drawing(width, height, name=name, title=frame.title, desc=frame.desc)
+    scale = _scale(lines, frame, place)
+    bottom = place.row * len(lines) + 2
+    _axis(drawing, scale, frame, place, bottom)
+    for at, line in enumerate(lines):
+        _row(drawing, scale, line, place, at * place.row)
+    return str(drawing)
+
+
+def _place(width: int) -> Place:
+    if width < NARROW:
+        return Place(6, width - 6, 40, 14, 26, width - 150)
+    return Place(width * 0.29, width - 190, 30, 19, 15, width * 0.29 - 16)
+
+
+def _scale(lines: Sequence[Line], frame: Frame, place: Place) -> Scale:
+    known = [x for line in lines for x in (line.value, line.low, line.high, line.beside) if x is not None]
+    bands = [sign * line.band for line in lines if line.band for sign in (1, -1)]
+    if frame.span is not None:
+        low, high = frame.span
+    elif frame.log_seconds:
+        known = [max(x, 1e-3) for x in known] or [1.0]
+        low, high = min(known) / 1.6, max(known) * 1.6
+    else:
+        known += [0.0, *bands] if frame.zero else bands
+        low, high = min(known, default=0.0), max(known, default=1.0)
+        room = (high - low) * 0.06 or 0.05
+        low, high = low - room, high + room
+    return Scale(low, high, place.left, place.right, log=frame.log_seconds)
+
+
+def _axis(drawing: Drawing, scale: Scale, frame: Frame, place: Place, bottom: float) -> None:
+    marks = decades(scale.low, scale.high) if frame.log_seconds else ticks(scale.low, scale.high, 4)
+    for tick in marks:
+        kind = "zero" if frame.zero and tick == 0 else "grid"
+        drawing.line(scale(tick), 0, scale(tick), bottom, kind)
+        words = duration(tick) if frame.log_seconds else short(tick)
+        edge = "start" if scale(tick) < 12 else "end" if scale(tick) > drawing.width - 12 else "middle"
+        drawing.text(scale(tick), bottom + 16, words, "tick", edge)
+    if frame.under:
+        drawing.text((place.left + place.right) / 2, bottom + 34, frame.under, "tick", "middle")
+
+
+def _row(drawing: Drawing, scale: Scale, line: Line, place: Place, top: float) -> None:
+    strong = " strong" if line.mark == "tuned" else ""
+    drawing.text(0, top + place.words, fitted(line.label, place.label_width), f"label{strong}")
+    drawing.text(drawing.width, top + place.words, line.said, f"value{strong}", "end")
+    y = top + place.mark
+    if line.band:
+        left, right = scale(-line.band), scale(line.band)
+        drawing.rect(left, y - 9, right - left, 18, "band", "too small to be told from chance with this many rows")
+    if line.beside is not None:
+        if line.value is not None:
+            drawing.line(scale(line.beside), y, scale(line.value), y, "reach")
+        drawing.circle(scale(line.beside), y, 4.5, "dot base")
+    if line.value is None:
+        return
+    if line.low is not None and line.high is not None:
+        drawing.line(scale(line.low), y, scale(line.high), y, f"whisker {line.mark}")
+    if line.mark == "plain":
+        drawing.diamond(scale(line.value), y, 4.5, "dot plain")
+    else:
+        drawing.circle(scale(line.value), y, 5, f"dot {line.mark}")

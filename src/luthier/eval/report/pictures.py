@@ -1,0 +1,263 @@
+"""The pictures of one report: which lines each shows, and what is said of it to those who listen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from luthier.eval.report import numbers
+from luthier.eval.report.charts.bars import Bar, bars
+from luthier.eval.report.charts.curve import curve
+from luthier.eval.report.charts.flow import Branch, flow
+from luthier.eval.report.charts.forest import Frame, Line, Mark, forest
+from luthier.eval.report.charts.squares import heat_map, reliability
+from luthier.eval.report.facts import (
+    LOWER_IS_BETTER,
+    Comparison,
+    Confusion,
+    Cost,
+    DataFacts,
+    EvaluationFacts,
+    ModelFacts,
+    Reliability,
+    Score,
+    Slice,
+    TuningFacts,
+)
+from luthier.eval.report.sentence import standing
+
+WIDE, NARROW = 720, 350
+MOST_LINES = 25
+"""More labels or slice values than this are left to the table."""
+MOST_METRICS = 8
+
+
+class Pictures:
+    """Draws the pictures of one page; each call gives the next unique name."""
+
+    def __init__(self) -> None:
+        self._drawn = 0
+
+    def metrics(self, facts: EvaluationFacts) -> list[tuple[str, str]]:
+        """A small picture for each metric: every model's value with its interval, by metric name."""
+        return [(metric, self._small(_metric_picture(facts, metric))) for metric in metric_order(facts)[:MOST_METRICS]]
+
+    def differences(self, facts: EvaluationFacts) -> list[str]:
+        """Differences with their intervals; metrics of different scale or direction stand in pictures of their own."""
+        groups: dict[tuple[bool, bool, bool], list[Comparison]] = {}
+        for comparison in shown_comparisons(facts):
+            groups.setdefault(_scale_of(comparison.metric), []).append(comparison)
+        return [self._pair(_difference_picture(facts, group)) for group in groups.values()]
+
+    def classes(self, facts: EvaluationFacts) -> str:
+        """F1 of each label, weakest first: the tuned model's with its interval, the base's beside it."""
+        lines = _class_lines(facts)[:MOST_LINES]
+        desc = f"{lines[0].label} is weakest ({lines[0].said}); {lines[-1].label} is the last shown ({lines[-1].said})."
+        frame = Frame("F1 by label, weakest first", desc, span=(0, 1), under="F1")
+        return self._pair(lambda width, name: forest(lines, frame, width=width, name=name))
+
+    def slices(self, facts: EvaluationFacts) -> list[tuple[str, str]]:
+        """For each column, the metric on each of its values."""
+        names = list(dict.fromkeys(part.name for part in facts.slices))
+        found = []
+        for column in names:
+            lines = _slice_lines(facts, [part for part in facts.slices if part.name == column])[:MOST_LINES]
+            said = "; ".join(f"{line.label} {line.said}" for line in lines[:6])
+            frame = Frame(f"Result by {column}", said, span=_slice_span(facts), under="")
+            found.append((column, self._pair(_forest(lines, frame))))
+        return found
+
+    def reliability(self, facts: EvaluationFacts) -> list[tuple[Reliability, str]]:
+        """A reliability diagram for each model that states probabilities."""
+        return [(each, self._small(_reliability_picture(facts, each))) for each in facts.reliability]
+
+    def heat_map(self, facts: Confusion, title: str) -> str:
+        """A confusion with many labels."""
+        right = sum(facts.counts[at][at] for at in range(len(facts.labels)))
+        total = sum(map(sum, facts.counts))
+        desc = f"{right} of {total} answers stand on the diagonal, which means right. The table lists the others."
+        return self._small(lambda width, name: heat_map(facts, name=name, title=f"Confusion, {title}", desc=desc))
+
+    def flow(self, facts: DataFacts) -> str:
+        """Where every row went."""
+        branches = data_branches(facts)
+        said = ", ".join(f"{branch.label}: {branch.rows}" for branch in branches)
+        desc = f"Of {facts.rows_in} rows in: {said}."
+        return self._pair(lambda width, name: flow(branches, width=width, name=name, desc=desc))
+
+    def labels(self, facts: DataFacts) -> str:
+        """How many rows bear each label."""
+        rows = [
+            Bar(
+                each.label,
+                tuple(each.rows.get(split, 0) for split in facts.splits),
+                " + ".join(numbers.count(each.rows.get(split, 0)) for split in facts.splits),
+            )
+            for each in sorted(facts.labels, key=lambda each: (-sum(each.rows.values()), each.label))[:MOST_LINES]
+        ]
+        desc = f"{len(facts.labels)} labels; the most frequent is {rows[0].label} ({rows[0].said})."
+        return self._pair(
+            lambda width, name: bars(rows, width=width, name=name, title="Rows by label and split", desc=desc)
+        )
+
+    def curve(self, facts: TuningFacts) -> str:
+        """The loss of each step."""
+        losses = [point.loss for point in facts.log if point.loss is not None]
+        fell = f"from {losses[0]:.3f} to {losses[-1]:.3f}" if losses else "not logged"
+        desc = f"The training loss over {len(facts.log)} logged steps went {fell}."
+        return self._pair(lambda width, name: curve(facts.log, width=width, name=name, desc=desc))
+
+    def costs(self, costs: Sequence[Cost]) -> str:
+        """Predicted and measured seconds of each step."""
+        lines = [
+            Line(cost.step, _cost_said(cost), cost.seconds, beside=cost.predicted_seconds, mark="tuned")
+            for cost in costs
+            if cost.seconds is not None or cost.predicted_seconds is not None
+        ]
+        said = "; ".join(f"{line.label}: {line.said}" for line in lines)
+        frame = Frame("Predicted and measured time of each step", said, log_seconds=True)
+        return self._pair(_forest(lines, frame)) if lines else ""
+
+    def _name(self) -> str:
+        self._drawn += 1
+        return f"chart{self._drawn}"
+
+    def _small(self, draw: Callable[[int, str], str]) -> str:
+        return draw(NARROW, self._name())
+
+    def _pair(self, draw: Callable[[int, str], str]) -> str:
+        """The picture for a wide page and for a phone; the page shows one of them."""
+        wide, narrow = draw(WIDE, self._name()), draw(NARROW, self._name())
+        return f'<div class="for-wide">{wide}</div><div class="for-narrow">{narrow}</div>'
+
+
+def metric_order(facts: EvaluationFacts) -> list[str]:
+    """All metrics of an evaluation, the main one first, the others as they were measured."""
+    names = dict.fromkeys(name for model in facts.models for name in model.metrics)
+    return sorted(names, key=lambda name: name != facts.main_metric)
+
+
+def shown_comparisons(facts: EvaluationFacts) -> list[Comparison]:
+    """Comparisons of tuned models (of all, when none is tuned), the main metric's first."""
+    tuned = {model.name for model in facts.of_role("tuned")}
+    own = [each for each in facts.comparisons if each.a in tuned] or list(facts.comparisons)
+    return sorted(own, key=lambda each: each.metric != facts.main_metric)
+
+
+def data_branches(facts: DataFacts) -> list[Branch]:
+    """What became of the rows: splits first, then drops, largest first."""
+    names = {"train": "trained on", "test": "held out", "validation": "held out for tuning"}
+    kept = [
+        Branch(names.get(split, split), rows, "tuned" if split == "train" else "held")
+        for split, rows in facts.splits.items()
+    ]
+    dropped = sorted(facts.dropped.items(), key=lambda item: (-item[1], item[0]))
+    return kept + [Branch(f"dropped: {reason}", rows, "against") for reason, rows in dropped]
+
+
+def _forest(lines: Sequence[Line], frame: Frame) -> Callable[[int, str], str]:
+    return lambda width, name: forest(lines, frame, width=width, name=name)
+
+
+def _metric_picture(facts: EvaluationFacts, metric: str) -> Callable[[int, str], str]:
+    lines = [
+        _score_line(model, model.metrics[metric], metric) for model in facts.models if metric in model.metrics
+    ]
+    said = "; ".join(f"{line.label} {line.said}" for line in lines)
+    better = " (lower is better)" if metric in LOWER_IS_BETTER else ""
+    frame = Frame(f"{numbers.metric_name(metric)}{better}", f"{said}.", span=_span(lines, metric))
+    return _forest(lines, frame)
+
+
+def _score_line(model: ModelFacts, score: Score, metric: str) -> Line:
+    mark: Mark = {"tuned": "tuned", "base": "base"}.get(model.role, "plain")  # type: ignore[assignment]  # keys are literals
+    return Line(model.title, numbers.interval(score, metric), score.value, score.low, score.high, mark)
+
+
+def _span(lines: Sequence[Line], metric: str) -> tuple[float, float] | None:
+    """From nothing to all on a scale to 1, unless all values are small; from zero on others."""
+    ends = [end for line in lines for end in (line.value, line.low, line.high) if end is not None]
+    if not ends or min(ends) < 0:
+        return None
+    top = max(ends)
+    to_one = metric not in numbers.HUNDRED and metric not in numbers.OPEN
+    return (0, 1) if to_one and top > 0.4 else (0, top * 1.12 or 1)
+
+
+def _scale_of(metric: str) -> tuple[bool, bool, bool]:
+    return metric in numbers.HUNDRED, metric in numbers.OPEN, metric in LOWER_IS_BETTER
+
+
+def _difference_picture(facts: EvaluationFacts, group: Sequence[Comparison]) -> Callable[[int, str], str]:
+    lines = [_difference_line(facts, each) for each in group]
+    lower = group[0].metric in LOWER_IS_BETTER
+    under = "← better · worse →" if lower else "← worse · better →"
+    said = "; ".join(f"{line.label}: {line.said}" for line in lines)
+    frame = Frame("Differences on the same rows", f"{said}.", zero=True, under=under)
+    return _forest(lines, frame)
+
+
+def _difference_line(facts: EvaluationFacts, each: Comparison) -> Line:
+    marks: dict[str, Mark] = {"better": "tuned", "worse": "against", "unclear": "unclear"}
+    several = len(facts.of_role("tuned")) > 1
+    who = f"{facts.title(each.a)} − " if several else "against "
+    label = f"{numbers.metric_name(each.metric)}, {who}{facts.title(each.b)}"
+    said = numbers.difference(each.difference, each.low, each.high, each.metric)
+    return Line(label, said, each.difference, each.low, each.high, marks[standing(each)], band=each.detectable)
+
+
+def _class_lines(facts: EvaluationFacts) -> list[Line]:
+    tuned, base = _first(facts, "tuned"), _first(facts, "base")
+    shown = tuned or base or (facts.classes[0].model if facts.classes else "")
+    beside = {each.label: each.f1.value for each in facts.classes if each.model == base and base != shown}
+    mine = sorted((each for each in facts.classes if each.model == shown), key=lambda each: (each.f1.value or 0.0))
+    return [
+        Line(each.label, numbers.interval(each.f1), each.f1.value, each.f1.low, each.f1.high, "tuned", beside.get(each.label))
+        for each in mine
+    ]
+
+
+def _first(facts: EvaluationFacts, role: str) -> str:
+    return next((model.name for model in facts.models if model.role == role), "")
+
+
+def _slice_lines(facts: EvaluationFacts, parts: Sequence[Slice]) -> list[Line]:
+    tuned, base = _first(facts, "tuned"), _first(facts, "base")
+    beside = {part.value: part.score.value for part in parts if part.model == base}
+    mine = [part for part in parts if part.model == tuned]
+    if not mine:
+        mine, beside = [part for part in parts if part.model == parts[0].model], {}
+    return [
+        Line(
+            f"{part.value} ({numbers.count(part.rows)} rows)",
+            numbers.interval(part.score, part.metric),
+            part.score.value,
+            part.score.low,
+            part.score.high,
+            "tuned",
+            beside.get(part.value),
+        )
+        for part in sorted(mine, key=lambda part: (-part.rows, part.value))
+    ]
+
+
+def _slice_span(facts: EvaluationFacts) -> tuple[float, float] | None:
+    metrics = {part.metric for part in facts.slices}
+    return None if metrics & (numbers.HUNDRED | numbers.OPEN | {"mcc"}) else (0, 1)
+
+
+def _reliability_picture(facts: EvaluationFacts, each: Reliability) -> Callable[[int, str], str]:
+    title = facts.title(each.model)
+    parts = [
+        f"said {part.confidence:.2f}, right {part.accuracy.value:.2f} of {part.rows} rows"
+        for part in each.bins
+        if part.accuracy.value is not None
+    ]
+    return lambda width, name: reliability(each, name=name, title=f"Reliability, {title}", desc="; ".join(parts))
+
+
+def _cost_said(cost: Cost) -> str:
+    if cost.predicted_seconds is None:
+        return numbers.duration(cost.seconds)
+    if cost.seconds is None:
+        return f"{numbers.duration(cost.predicted_seconds)} predicted"
+    return f"{numbers.duration(cost.seconds)} ({numbers.duration(cost.predicted_seconds)})"

@@ -1,0 +1,175 @@
+"""The answer in plain words: is the tuned model better than the base and than a plain baseline, by how much, how sure."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from luthier.eval.report.facts import LOWER_IS_BETTER, Comparison, EvaluationFacts, ModelFacts, Score
+from luthier.eval.report.numbers import HUNDRED, OPEN, count, metric_name, number, places, probability
+
+Standing = Literal["better", "worse", "unclear"]
+SURE = 0.05
+"""Above this p a difference is called unclear, whatever its interval says."""
+
+
+def verdict_sentence(facts: EvaluationFacts) -> str:
+    """One or two sentences that answer the question of the report; a plain baseline that wins stands first."""
+    tuned = next(iter(facts.of_role("tuned")), None)
+    if tuned is None:
+        return _untuned(facts)
+    base = next(iter(facts.of_role("base")), None)
+    plain = best_plain(facts)
+    if plain is not None and not _ahead(tuned, plain, facts.main_metric):
+        return _plain_first(facts, tuned, base, plain)
+    return _tuned_first(facts, tuned, base, plain)
+
+
+def best_plain(facts: EvaluationFacts) -> ModelFacts | None:
+    """The plain baseline that does best on the main metric."""
+    sign = -1 if facts.main_metric in LOWER_IS_BETTER else 1
+    known = [model for model in facts.of_role("plain") if _value(model, facts.main_metric) is not None]
+    return max(known, key=lambda model: sign * (_value(model, facts.main_metric) or 0.0), default=None)
+
+
+def standing(comparison: Comparison) -> Standing:
+    """Whether `a` is better or worse than `b`, as far as interval and test can tell."""
+    p = comparison.p if comparison.p_holm is None else comparison.p_holm
+    if p is not None and p >= SURE:
+        return "unclear"
+    low, high = _ends(comparison)
+    if low is None or high is None or low <= 0 <= high:
+        return "unclear"
+    return "better" if low > 0 else "worse"
+
+
+def points(value: float, metric: str) -> str:
+    """A size of difference in words: `4.1 points of accuracy`."""
+    name = metric_name(metric)
+    name = name if name[1:2].isupper() or name.startswith(("ROUGE", "chrF")) else name[0].lower() + name[1:]
+    if metric in OPEN:
+        return f"{number(abs(value), 2)} of {name}"
+    shown = number(abs(value) * _scale(metric), 1)
+    return f"{shown} {'point' if shown == '1.0' else 'points'} of {name}"
+
+
+def sureness(comparison: Comparison) -> str:
+    """`(95 % interval 3.1 to 5.2, p < 0.001)` in the direction of the comparison's own sign."""
+    sign = -1 if comparison.difference < 0 else 1
+    parts = []
+    if comparison.low is not None and comparison.high is not None:
+        ends = sorted((sign * comparison.low, sign * comparison.high))
+        decimals = 2 if comparison.metric in OPEN else 1
+        low, high = (number(end * _scale(comparison.metric), decimals) for end in ends)
+        parts.append(f"95 % interval {low} to {high}")
+    p = comparison.p if comparison.p_holm is None else comparison.p_holm
+    if p is not None:
+        parts.append(probability(p))
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def rows_per_hundred(comparison: Comparison) -> str:
+    """What a difference in accuracy means for people: `about 34 more rows in every 100 right`."""
+    if comparison.metric not in ("accuracy", "exact_match"):
+        return ""
+    hundredth = abs(comparison.difference) * 100
+    amount = f"about {round(hundredth)}" if hundredth >= 1 else "fewer than 1"
+    word = "more" if comparison.difference >= 0 else "fewer"
+    return f"{amount} {word} of every 100 rows right"
+
+
+def _untuned(facts: EvaluationFacts) -> str:
+    models = [model for model in facts.models if _value(model, facts.main_metric) is not None]
+    if not models:
+        return f"Nothing could be measured on the {count(facts.rows)} held-out rows."
+    said = [f"{model.title} {_score(model.metrics[facts.main_metric], facts.main_metric)}" for model in models]
+    return (
+        f"No tuned model was measured. {metric_name(facts.main_metric)} on {count(facts.rows)} held-out rows: "
+        f"{'; '.join(said)}."
+    )
+
+
+def _tuned_first(
+    facts: EvaluationFacts, tuned: ModelFacts, base: ModelFacts | None, plain: ModelFacts | None
+) -> str:
+    first = _against_base(facts, tuned, base)
+    if plain is None:
+        return f"{first}."
+    comparison = facts.compared(tuned.name, plain.name, facts.main_metric)
+    if comparison is None:
+        return f"{first}. The plain {_noun(facts)}, {plain.title}, scores {_said(plain, facts.main_metric)}."
+    gap = points(comparison.difference, facts.main_metric)
+    if standing(comparison) == "better":
+        return f"{first}. It beats the plain {_noun(facts)}, {plain.title}, by {gap}{sureness(comparison)}."
+    return (
+        f"{first}. It is {gap} ahead of the plain {_noun(facts)}, {plain.title}{sureness(comparison)}, "
+        "which chance alone could explain."
+    )
+
+
+def _plain_first(facts: EvaluationFacts, tuned: ModelFacts, base: ModelFacts | None, plain: ModelFacts) -> str:
+    comparison = facts.compared(tuned.name, plain.name, facts.main_metric)
+    then = _against_base(facts, tuned, base)
+    if comparison is not None and standing(comparison) == "worse":
+        gap = points(comparison.difference, facts.main_metric)
+        return (
+            f"A plain {_noun(facts)} wins: {plain.title} beats the tuned model by {gap}{sureness(comparison)}. {then}."
+        )
+    scores = f"{plain.title} scores {_said(plain, facts.main_metric)}, the tuned model {_said(tuned, facts.main_metric)}"
+    return f"A plain {_noun(facts)} does as well: {scores}, and chance alone could explain the difference. {then}."
+
+
+def _against_base(facts: EvaluationFacts, tuned: ModelFacts, base: ModelFacts | None) -> str:
+    on = f"on {count(facts.rows)} held-out rows"
+    if base is None:
+        return f"The tuned model scores {_said(tuned, facts.main_metric)} in {_lower(facts.main_metric)} {on}"
+    comparison = facts.compared(tuned.name, base.name, facts.main_metric)
+    if comparison is None:
+        values = f"{_said(tuned, facts.main_metric)} against {_said(base, facts.main_metric)}"
+        return f"The tuned model was not compared with the base model row by row ({values} {on})"
+    gap, sure = points(comparison.difference, facts.main_metric), sureness(comparison)
+    match standing(comparison):
+        case "better":
+            return f"The tuned model is better than the base model by {gap}{sure} {on}"
+        case "worse":
+            return f"The tuned model is worse than the base model by {gap}{sure} {on}"
+        case _:
+            return f"The tuned model cannot be told from the base model: they differ by {gap}{sure} {on}"
+
+
+def _ahead(model: ModelFacts, other: ModelFacts, metric: str) -> bool:
+    mine, its = _value(model, metric), _value(other, metric)
+    if mine is None or its is None:
+        return mine is not None
+    return mine < its if metric in LOWER_IS_BETTER else mine > its
+
+
+def _ends(comparison: Comparison) -> tuple[float | None, float | None]:
+    """The ends of the interval, turned so that above zero is better."""
+    if comparison.metric not in LOWER_IS_BETTER or comparison.low is None or comparison.high is None:
+        return comparison.low, comparison.high
+    return -comparison.high, -comparison.low
+
+
+def _value(model: ModelFacts, metric: str) -> float | None:
+    score = model.metrics.get(metric)
+    return None if score is None else score.value
+
+
+def _score(score: Score, metric: str) -> str:
+    return number(score.value, places(metric))
+
+
+def _said(model: ModelFacts, metric: str) -> str:
+    return _score(model.metrics[metric], metric) if metric in model.metrics else "nothing that could be measured"
+
+
+def _lower(metric: str) -> str:
+    return points(0, metric).partition(" of ")[2]
+
+
+def _noun(facts: EvaluationFacts) -> str:
+    return "classifier" if facts.task == "label" else "baseline"
+
+
+def _scale(metric: str) -> float:
+    return 1.0 if metric in HUNDRED or metric in OPEN else 100.0

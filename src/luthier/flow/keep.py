@@ -1,0 +1,50 @@
+"""Housekeeping of the store: what is in it, whether it is whole, what no recipe needs any more."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from luthier.core.errors import RecipeError
+from luthier.core.store import Store
+from luthier.flow.locate import recipes_near, store_here
+from luthier.flow.plan import plan
+from luthier.flow.recipe import Recipe
+
+
+def list_artifacts() -> list[dict[str, Any]]:
+    """The artifacts of the store here and of the user's shared one, newest last."""
+    store = store_here()
+    rows = [_row(store, digest) for digest in store.digests()]
+    if store.shared is not None:
+        rows += [_row(store.shared, digest) for digest in store.shared.digests()]
+    return sorted(rows, key=lambda row: str(row["made"]))
+
+
+def _row(store: Store, digest: str) -> dict[str, Any]:
+    artifact = store.open(digest)
+    manifest = artifact.manifest
+    made = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(artifact.timing().get("finished_at", 0)))
+    size = sum(entry.size for entry in manifest.files)
+    return {"artifact": digest, "kind": manifest.kind, "makes": manifest.makes, "bytes": size, "made": made}
+
+
+def verify_stores() -> tuple[list[str], int]:
+    """Faults of the store here and of the shared one, and how many artifacts were read."""
+    store = store_here()
+    stores = [store, *([store.shared] if store.shared else [])]
+    faults = [fault for one in stores for fault in one.verify()]
+    return faults, sum(len(one.digests()) for one in stores)
+
+
+def collect_garbage(*, dry_run: bool) -> tuple[list[str], int]:
+    """Remove what no recipe near here needs; artifacts that such a recipe would make or read are kept."""
+    needed: set[str] = set()
+    store = store_here()
+    for path in recipes_near(store):
+        try:
+            needed |= {planned.digest for planned in plan(Recipe.load(path), store)}
+        except RecipeError as error:
+            remedy = "mend or remove that recipe first: what it needs cannot be known"
+            raise RecipeError(error.message, where=error.where, remedy=remedy) from error
+    return store.gc(needed, dry_run=dry_run)

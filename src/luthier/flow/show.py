@@ -1,0 +1,116 @@
+"""What `luthier show` tells: a recipe's steps, or one artifact with its making, its files and its main numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from luthier.core.artifact import Artifact
+from luthier.flow.locate import find_artifact, find_recipe
+from luthier.flow.plan import plan
+from luthier.flow.recipe import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """Something to look at: facts for programs, lines for people, and the folder it is in."""
+
+    facts: dict[str, Any]
+    place: str
+    text: tuple[str, ...]
+
+    def lines(self) -> tuple[str, ...]:
+        """Lines for a person."""
+        return self.text
+
+
+def describe_recipe(word: str | None) -> Shown:
+    """The steps of a recipe and what is made of them."""
+    recipe = Recipe.load(find_recipe(Path(word) if word else None))
+    what = plan(recipe)
+    steps = {}
+    lines = [f"{recipe.name}: {recipe.file}"]
+    for planned in what:
+        place = str(what.store.open(planned.digest).folder) if planned.cached else None
+        steps[planned.name] = {
+            "kind": planned.step.kind,
+            "artifact": planned.digest,
+            "made": planned.cached,
+            "path": place,
+        }
+        state = f"made  {planned.digest[:12]}" if planned.cached else "not made"
+        lines.append(f"  {planned.name:<12} {planned.step.kind:<10} {state}")
+    if any(planned.cached for planned in what):
+        lines.append(f"next: luthier show {recipe.file}:STEP")
+    else:
+        lines.append(f"next: luthier run {recipe.file}")
+    return Shown(facts={"recipe": recipe.name, "steps": steps}, place=str(recipe.base), text=tuple(lines))
+
+
+def describe_artifact(word: str) -> Shown:
+    """One artifact: what made it, from what, when, and what it holds."""
+    found = find_artifact(word)
+    artifact = found.artifact
+    manifest = artifact.manifest
+    summary = _SUMMARIES[manifest.makes](artifact)
+    facts = {
+        "artifact": artifact.digest,
+        "kind": manifest.kind,
+        "makes": manifest.makes,
+        "path": str(artifact.folder),
+        "inputs": manifest.inputs,
+        "settings": manifest.settings,
+        "timing": artifact.timing(),
+        "files": [entry.model_dump() for entry in manifest.files],
+        "summary": summary,
+    }
+    return Shown(facts=facts, place=str(artifact.folder), text=tuple(_artifact_lines(found.name, artifact, summary)))
+
+
+def _artifact_lines(name: str, artifact: Artifact, summary: dict[str, Any]) -> list[str]:
+    manifest, timing = artifact.manifest, artifact.timing()
+    lines = [f"{name}: a {manifest.makes} made by {manifest.kind!r}", f"  artifact   {artifact.digest}"]
+    lines.append(f"  folder     {artifact.folder}")
+    lines += [f"  from       {field}: {digest[:12]}" for field, digest in manifest.inputs.items()]
+    if "seconds" in timing:
+        peak = timing.get("peak_bytes", 0) / 1e6
+        lines.append(f"  took       {timing['seconds']:.1f} s, at most {peak:.0f} MB")
+    lines += [f"  {key:<10} {value}" for key, value in summary.items()]
+    lines += [f"  file       {entry.path} ({entry.size:,} bytes)" for entry in manifest.files]
+    return lines
+
+
+def _dataset(artifact: Artifact) -> dict[str, Any]:
+    summary = artifact.read_json("summary.json")
+    return {key: summary[key] for key in ("rows_in", "rows", "dropped", "edited", "task", "labels") if key in summary}
+
+
+def _model(artifact: Artifact) -> dict[str, Any]:
+    names = {entry.path for entry in artifact.manifest.files}
+    described: dict[str, Any] = artifact.read_json("tuned.json" if "tuned.json" in names else "model.json")
+    return described
+
+
+def _evaluation(artifact: Artifact) -> dict[str, Any]:
+    models = artifact.read_json("metrics.json")["models"]
+    return {
+        name: ", ".join(
+            f"{metric} {m['value']:.3f} ({m['low']:.3f} to {m['high']:.3f})" for metric, m in metrics.items()
+        )
+        for name, metrics in models.items()
+    }
+
+
+def _verdict(artifact: Artifact) -> dict[str, Any]:
+    verdict = artifact.read_json("verdict.json")
+    return {"verdict": verdict["verdict"], **{rule["rule"]: rule["verdict"] for rule in verdict["rules"]}}
+
+
+_SUMMARIES: dict[str, Callable[[Artifact], dict[str, Any]]] = {
+    "dataset": _dataset,
+    "model": _model,
+    "evaluation": _evaluation,
+    "verdict": _verdict,
+}

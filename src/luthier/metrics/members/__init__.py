@@ -1,0 +1,1 @@
+"""The metrics that come with Luthier; a new one is a new file here."""

@@ -1,0 +1,121 @@
+"""Metrics of stated probabilities: expected calibration error and Brier score.
+
+Label scores may be probabilities, or log-probabilities up to a constant (then a softmax over the labels is taken).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from luthier.core.errors import DataError, Where
+from luthier.metrics.answers import Answers
+from luthier.metrics.metric import Metric, Need
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from luthier.metrics.resample import Block
+
+
+class Ece(Metric):
+    """Expected calibration error: how far stated confidence lies from the share that was right, over equal bins.
+
+    Guo et al. 2017. With b bins, the sum over bins of (rows in bin / rows) · |share right - mean confidence|. It is
+    never negative, so that even a perfectly calibrated model scores a little above 0 on few rows.
+    """
+
+    kind: Literal["ece"] = "ece"
+    better: ClassVar[Literal["higher", "lower"]] = "lower"
+    needs: ClassVar[frozenset[Need]] = frozenset({"label_scores"})
+    bins: int = Field(default=15, ge=1, le=1000)
+    """How many bins of equal width from 0 to 1; 15 as in Guo et al. 2017."""
+
+    def statistics(self, answers: Answers) -> Block:
+        import numpy as np
+
+        confidence, right = confidences(answers)
+        place = np.minimum((np.ceil(confidence * self.bins) - 1).clip(0).astype(int), self.bins - 1)
+        table = np.zeros((len(answers), 3 * self.bins))
+        rows = np.arange(len(answers))
+        table[rows, place], table[rows, self.bins + place], table[rows, 2 * self.bins + place] = 1, confidence, right
+        return table
+
+    def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        import numpy as np
+
+        count, confidence, right = (sums[:, i * self.bins : (i + 1) * self.bins] for i in range(3))
+        rows = count.sum(axis=1)
+        gap = np.abs(right - confidence).sum(axis=1)
+        return np.divide(gap, rows, out=np.zeros(len(sums)), where=rows > 0)
+
+
+class Brier(Metric):
+    """Mean squared distance between the stated probabilities and what came true.
+
+    Halved for two labels, so that it runs from 0 to 1 as for one probability; from 0 to 2 for more labels.
+    """
+
+    kind: Literal["brier"] = "brier"
+    better: ClassVar[Literal["higher", "lower"]] = "lower"
+    bounds: ClassVar[tuple[float, float]] = (0.0, 2.0)
+    needs: ClassVar[frozenset[Need]] = frozenset({"label_scores"})
+    single_reference: ClassVar[bool] = True
+
+    def statistics(self, answers: Answers) -> Block:
+        import numpy as np
+
+        labels, chances = probabilities(answers.label_scores or ())
+        number = {label: index for index, label in enumerate(labels)}
+        known = np.zeros_like(chances)
+        missed = np.zeros(len(answers))
+        for row, (reference,) in enumerate(answers.references):
+            if reference in number:
+                known[row, number[reference]] = 1
+            else:
+                missed[row] = 1  # the true label got no score: its probability was 0
+        squared = ((chances - known) ** 2).sum(axis=1) + missed
+        scale = 0.5 if len(labels) == 2 else 1.0
+        return np.stack([scale * squared, np.ones(len(answers))], axis=1)
+
+    def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        import numpy as np
+
+        return np.divide(sums[:, 0], sums[:, 1], out=np.zeros(len(sums)), where=sums[:, 1] > 0)
+
+
+def probabilities(label_scores: Sequence[Mapping[str, float]]) -> tuple[list[str], NDArray[np.float64]]:
+    """Labels in order, and the stated probability of each, (rows, labels)."""
+    import numpy as np
+
+    labels = sorted({label for row in label_scores for label in row})
+    scores = np.full((len(label_scores), len(labels)), -np.inf)
+    number = {label: index for index, label in enumerate(labels)}
+    for row, given in enumerate(label_scores):
+        for label, score in given.items():
+            scores[row, number[label]] = score
+    plain = np.where(np.isfinite(scores), scores, 0.0)
+    if (plain >= 0).all() and np.allclose(plain.sum(axis=1), 1.0, atol=1e-3):
+        return labels, plain
+    if (plain > 0).any():
+        what = "label_scores are neither probabilities (from 0, adding up to 1) nor log-probabilities (up to 0)"
+        raise DataError(what, where=Where(field="label_scores"))
+    shifted = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return labels, shifted / shifted.sum(axis=1, keepdims=True)
+
+
+def confidences(answers: Answers) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Stated probability of each row's own prediction, and whether the prediction is right (1) or wrong (0)."""
+    import numpy as np
+
+    labels, chances = probabilities(answers.label_scores or ())
+    number = {label: index for index, label in enumerate(labels)}
+    confidence = np.zeros(len(answers))
+    for row, prediction in enumerate(answers.predictions):
+        if prediction in number:
+            confidence[row] = chances[row, number[prediction]]
+    pairs = zip(answers.predictions, answers.references, strict=True)
+    return confidence.clip(0, 1), np.array([prediction in references for prediction, references in pairs], dtype=float)

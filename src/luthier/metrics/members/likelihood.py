@@ -1,0 +1,40 @@
+"""Perplexity: how surprised the model was by the references."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from luthier.core.errors import DataError, Where
+from luthier.metrics.answers import Answers
+from luthier.metrics.metric import Metric, Need
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from luthier.metrics.resample import Block
+
+
+class Perplexity(Metric):
+    """exp of the mean negative log-likelihood a token; comparable only between models with the same tokens."""
+
+    kind: Literal["perplexity"] = "perplexity"
+    better: ClassVar[Literal["higher", "lower"]] = "lower"
+    bounds: ClassVar[tuple[float, float]] = (1.0, float("inf"))
+    usual: ClassVar[tuple[float, float]] = (1.0, 2.0)
+    needs: ClassVar[frozenset[Need]] = frozenset({"logprobs"})
+
+    def statistics(self, answers: Answers) -> Block:
+        import numpy as np
+
+        if answers.tokens is None or min(answers.tokens) < 1:
+            raise DataError("perplexity needs the number of tokens of each row", where=Where(field="tokens"))
+        if max(answers.logprobs or ()) > 0:
+            raise DataError("a log-likelihood is above 0", where=Where(field="logprobs"))
+        return np.stack([-np.array(answers.logprobs), np.array(answers.tokens, dtype=np.float64)], axis=1)
+
+    def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        import numpy as np
+
+        surprise = np.divide(sums[:, 0], sums[:, 1], out=np.zeros(len(sums)), where=sums[:, 1] > 0)
+        return np.exp(np.minimum(surprise, 700.0))  # e^700 is near the greatest float

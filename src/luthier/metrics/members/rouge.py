@@ -1,0 +1,126 @@
+"""ROUGE-1, ROUGE-2, ROUGE-L and ROUGE-Lsum: overlap of words and of longest common subsequences with a reference.
+
+Lin 2004; the value is the mean F1 over rows, the best reference of each row counts. With the default words it equals
+the package rouge-score without stemming; those words are Latin letters and digits only, so that text in other scripts
+needs `words: unicode`.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from luthier.metrics.answers import Answers
+from luthier.metrics.members.answers import mean
+from luthier.metrics.metric import Metric
+from luthier.metrics.sequences import common, common_positions
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from luthier.metrics.resample import Block
+
+_LATIN = re.compile(r"[a-z0-9]+")
+_UNSPACED = "぀-ヿ㐀-䶿一-鿿豈-﫿฀-๿"
+_UNICODE = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
+
+
+class Rouge(Metric):
+    """Base of the ROUGE family."""
+
+    words: Literal["latin", "unicode"] = "latin"
+    """What a word is: `latin` runs of a-z and 0-9, as in rouge-score; `unicode` words of any script, with Chinese,
+    Japanese and Thai taken sign by sign."""
+
+    @abstractmethod
+    def overlap(self, reference: str, prediction: str) -> tuple[int, int, int]:
+        """What both share, what the prediction has, what the reference has."""
+
+    def statistics(self, answers: Answers) -> Block:
+        import numpy as np
+
+        best = [
+            max(f1(*self.overlap(reference, prediction)) for reference in references)
+            for prediction, references in zip(answers.predictions, answers.references, strict=True)
+        ]
+        return np.stack([np.array(best), np.ones(len(best))], axis=1)
+
+    def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        return mean(sums)
+
+    def split(self, text: str) -> list[str]:
+        """A text's words."""
+        return (_LATIN if self.words == "latin" else _UNICODE).findall(text.lower())
+
+
+class Rouge1(Rouge):
+    """Mean F1 of shared words."""
+
+    kind: Literal["rouge1"] = "rouge1"
+
+    def overlap(self, reference: str, prediction: str) -> tuple[int, int, int]:
+        return shared_runs(self.split(reference), self.split(prediction), 1)
+
+
+class Rouge2(Rouge):
+    """Mean F1 of shared pairs of neighbouring words."""
+
+    kind: Literal["rouge2"] = "rouge2"
+
+    def overlap(self, reference: str, prediction: str) -> tuple[int, int, int]:
+        return shared_runs(self.split(reference), self.split(prediction), 2)
+
+
+class RougeL(Rouge):
+    """Mean F1 of the longest common subsequence of words."""
+
+    kind: Literal["rougeL"] = "rougeL"
+
+    def overlap(self, reference: str, prediction: str) -> tuple[int, int, int]:
+        real, said = self.split(reference), self.split(prediction)
+        return common(real, said), len(said), len(real)
+
+
+class RougeLsum(Rouge):
+    """Mean F1 of the union of longest common subsequences over lines: for summaries with one sentence a line."""
+
+    kind: Literal["rougeLsum"] = "rougeLsum"
+
+    def overlap(self, reference: str, prediction: str) -> tuple[int, int, int]:
+        real = [self.split(line) for line in reference.split("\n") if line]
+        said = [self.split(line) for line in prediction.split("\n") if line]
+        return union_hits(real, said), sum(map(len, said)), sum(map(len, real))
+
+
+def shared_runs(reference: Sequence[str], prediction: Sequence[str], size: int) -> tuple[int, int, int]:
+    """Runs of `size` words: shared, in the prediction, in the reference."""
+    real = Counter(zip(*(reference[i:] for i in range(size)), strict=False))
+    said = Counter(zip(*(prediction[i:] for i in range(size)), strict=False))
+    return (real & said).total(), said.total(), real.total()
+
+
+def union_hits(reference: Sequence[Sequence[str]], prediction: Sequence[Sequence[str]]) -> int:
+    """Words of the reference's lines on a common subsequence with any predicted line, none counted twice."""
+    left_real = Counter(word for line in reference for word in line)
+    left_said = Counter(word for line in prediction for word in line)
+    hits = 0
+    for line in reference:
+        union = sorted({position for said in prediction for position in common_positions(line, said)})
+        for word in (line[position] for position in union):
+            if left_said[word] > 0 and left_real[word] > 0:
+                hits += 1
+                left_said[word] -= 1
+                left_real[word] -= 1
+    return hits
+
+
+def f1(shared: int, said: int, real: int) -> float:
+    """F1 of counts; 0 when nothing is shared."""
+    if shared == 0:
+        return 0.0
+    precision, recall = shared / said, shared / real
+    return 2 * precision * recall / (precision + recall)

@@ -1,0 +1,126 @@
+"""BLEU, chrF and TER with sacrebleu's tokenisation and counts, so that values are comparable with published ones.
+
+Papineni et al. 2002; Popović 2015; Snover et al. 2006; Post 2018 (sacrebleu). On a scale of 0 to 100.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from luthier.metrics.answers import Answers
+from luthier.metrics.metric import Metric
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from luthier.metrics.resample import Block
+
+
+class Counted(Metric):
+    """Base of metrics whose counts a row come from sacrebleu."""
+
+    bounds: ClassVar[tuple[float, float]] = (0.0, 100.0)
+    usual: ClassVar[tuple[float, float]] = (0.0, 100.0)
+
+    def versions(self) -> dict[str, str]:
+        from importlib.metadata import version
+
+        return {"sacrebleu": version("sacrebleu")}
+
+
+class Bleu(Counted):
+    """BLEU over the whole corpus: words and runs of up to four words that are also in the reference."""
+
+    kind: Literal["bleu"] = "bleu"
+    tokenize: Literal["13a", "intl", "zh", "char", "none"] = "13a"
+    """sacrebleu's tokeniser: `13a` for languages with spaces, `zh` for Chinese, `char` by sign."""
+    lowercase: bool = False
+    """Whether case is overlooked."""
+
+    def statistics(self, answers: Answers) -> Block:
+        from sacrebleu.metrics.bleu import BLEU
+
+        return counted(BLEU(tokenize=self.tokenize, lowercase=self.lowercase, force=True), answers)
+
+    def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        import numpy as np
+
+        said, real, right, total = sums[:, 0], sums[:, 1], sums[:, 2:6], sums[:, 6:10]
+        smaller = 2.0 ** -np.cumsum((right == 0) & (total > 0), axis=1)  # exponential smoothing of empty orders
+        with np.errstate(divide="ignore"):
+            chance = np.where(right > 0, right, smaller) / np.where(total > 0, total, 1)
+            logs = np.where(total > 0, np.log(chance), -np.inf).mean(axis=1)
+            penalty = np.where(said < real, 1 - real / np.where(said > 0, said, 1), 0.0)
+        values: NDArray[np.float64] = np.where(right.any(axis=1), 100 * np.exp(logs + penalty), 0.0)
+        return values
+
+
+class Chrf(Counted):
+    """chrF: F-score (recall counts twice) of runs of up to six characters shared with the reference."""
+
+    kind: Literal["chrf"] = "chrf"
+    word_order: int = Field(default=0, ge=0, le=4)
+    """Longest run of words that also counts; 2 makes it chrF++."""
+    lowercase: bool = False
+    """Whether case is overlooked."""
+
+    def statistics(self, answers: Answers) -> Block:
+        from sacrebleu.metrics.chrf import CHRF
+
+        return counted(CHRF(word_order=self.word_order, lowercase=self.lowercase), answers)
+
+    def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        import numpy as np
+
+        said, real, shared = sums[:, 0::3], sums[:, 1::3], sums[:, 2::3]
+        used = (said > 0) & (real > 0)
+        orders = np.maximum(used.sum(axis=1), 1)
+        precision = np.divide(shared, said, out=np.zeros_like(shared), where=used).sum(axis=1) / orders
+        recall = np.divide(shared, real, out=np.zeros_like(shared), where=used).sum(axis=1) / orders
+        below = 4 * precision + recall
+        return np.divide(500 * precision * recall, below, out=np.zeros_like(below), where=below > 0)
+
+
+class Ter(Counted):
+    """Translation edit rate: edits and moves of blocks needed, for a hundred words of the reference."""
+
+    kind: Literal["ter"] = "ter"
+    better: ClassVar[Literal["higher", "lower"]] = "lower"
+    bounds: ClassVar[tuple[float, float]] = (0.0, float("inf"))
+    normalized: bool = False
+    """Whether punctuation is split off before words are counted."""
+    case_sensitive: bool = False
+    """Whether case matters."""
+
+    def statistics(self, answers: Answers) -> Block:
+        from sacrebleu.metrics.ter import TER
+
+        return counted(TER(normalized=self.normalized, case_sensitive=self.case_sensitive), answers)
+
+    def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        import numpy as np
+
+        some = np.where(sums[:, 0] > 0, 100.0, 0.0)
+        return np.divide(100 * sums[:, 0], sums[:, 1], out=some, where=sums[:, 1] > 0)
+
+
+def counted(metric: Any, answers: Answers) -> Block:
+    """sacrebleu's sufficient statistics of each row, (rows, k).
+
+    They are not part of its public interface, but its own significance tests stand on them and they have been the
+    same since 2.0; a test compares the values made from them with `corpus_score`.
+    """
+    import numpy as np
+
+    streams = reference_streams(answers.references)
+    return np.array(metric._extract_corpus_statistics(answers.predictions, streams), dtype=np.float64)
+
+
+def reference_streams(references: Sequence[tuple[str, ...]]) -> list[list[str | None]]:
+    """sacrebleu's form: the first reference of every row, then the second where there is one, and so on."""
+    most = max(len(row) for row in references)
+    return [[row[place] if place < len(row) else None for row in references] for place in range(most)]

@@ -1,0 +1,149 @@
+"""A metric is a pure function of predictions and references that returns rows, a value and an interval.
+
+Every metric works through *sufficient statistics*: a few numbers for each row whose sums over any set of rows give the
+value on that set. A corpus score such as BLEU is then bootstrapped, jackknifed and compared by adding up rows, never
+by running the metric again.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from luthier.core.component import Component
+from luthier.core.errors import DataError, Where
+from luthier.metrics.answers import Answers
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from luthier.metrics.resample import Block
+
+Need = Literal["label_scores", "logprobs"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """A value with its 95 % interval, what each row contributed, and the signature of how it was measured."""
+
+    value: float
+    low: float
+    high: float
+    rows: NDArray[np.float64]
+    """The metric on each row alone."""
+    signature: str
+    note: str = ""
+    """What a reader should know, such as that no row disagreed with another."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The documented shape: value, low, high, signature, and the note when there is one."""
+        shown: dict[str, Any] = {
+            "value": self.value,
+            "low": self.low,
+            "high": self.high,
+            "signature": self.signature,
+        }
+        return {**shown, "note": self.note} if self.note else shown
+
+
+class Metric(Component):
+    """Something that can be measured from answers and references."""
+
+    role: ClassVar[str] = "metric"
+    home: ClassVar[str] = "luthier.metrics.members"
+
+    version: ClassVar[int] = 1
+    """Goes up whenever the same answers would get another value."""
+    better: ClassVar[Literal["higher", "lower"]] = "higher"
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    """The least and greatest value there can be."""
+    usual: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    """The span within which a single row usually lies: what is assumed where rows show no variance."""
+    proportion: ClassVar[bool] = False
+    """Whether each row is right or wrong and the value is the share of right rows: then Wilson's interval is used."""
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    """Columns that it reads besides predictions and references."""
+    single_reference: ClassVar[bool] = False
+    """Whether several accepted answers for one row make no sense."""
+
+    @abstractmethod
+    def statistics(self, answers: Answers) -> Block:
+        """Sufficient statistics, (rows, k): sums over rows are all that `value` needs."""
+
+    @abstractmethod
+    def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The metric from summed statistics: (b, k) to (b,), finite for any sums, those of no rows included."""
+
+    def contributions(self, statistics: Block) -> NDArray[np.float64]:
+        """The metric on each row alone, (rows,)."""
+        from luthier.metrics.resample import each_row
+
+        return each_row(statistics, self.value)
+
+    def versions(self) -> dict[str, str]:
+        """Versions of other people's software that decide the value, for the signature."""
+        return {}
+
+    def measure(
+        self,
+        predictions: Sequence[str],
+        references: Sequence[str | Sequence[str]],
+        *,
+        label_scores: Sequence[Mapping[str, float]] | None = None,
+        logprobs: Sequence[float] | None = None,
+        tokens: Sequence[int] | None = None,
+        seed: int = 0,
+    ) -> Score:
+        """Measure a model's answers against references; the seed draws the bootstrap's resamples."""
+        answers = Answers.of(predictions, references, label_scores=label_scores, logprobs=logprobs, tokens=tokens)
+        return measure_all([self], answers, seed=seed)[0]
+
+    def signature(self) -> str:
+        """How the number is made, in one line; numbers with different signatures must not be compared."""
+        settings = {name: value for name, value in self.settings().items() if name != "kind"}
+        method = "wilson" if self.proportion else "bca"
+        parts = {"v": self.version, **settings, **self.versions(), "interval": f"{method}95"}
+        return "|".join([self.kind, *(f"{name}:{_word(value)}" for name, value in parts.items())])
+
+    def check(self, answers: Answers) -> None:
+        """`DataError` when the answers lack what this metric reads."""
+        for name in sorted(self.needs):
+            if getattr(answers, name) is None:
+                raise DataError(f"{self.kind} needs {name}, which these answers do not have", where=Where(field=name))
+        if self.single_reference:
+            for row, references in enumerate(answers.references):
+                if len(references) != 1:
+                    what = f"row {row + 1}: {self.kind} compares with one label, and {len(references)} references came"
+                    raise DataError(what, where=Where(field="references"), remedy="use accuracy or exact_match")
+
+
+def measure_all(metrics: Sequence[Metric], answers: Answers, *, seed: int = 0) -> list[Score]:
+    """Measure several metrics on the same answers; resamples are drawn once and shared."""
+    from luthier.metrics.resample import Job, intervals
+
+    jobs = []
+    for metric in metrics:
+        metric.check(answers)
+        span = None if metric.proportion else metric.usual
+        jobs.append(Job(blocks=(metric.statistics(answers),), value=_one(metric), span=span))
+    scores = []
+    for metric, job, found in zip(metrics, jobs, intervals(jobs, seed=seed), strict=True):
+        low, high = max(found.low, metric.bounds[0]), min(found.high, metric.bounds[1])
+        rows = metric.contributions(job.blocks[0])
+        scores.append(
+            Score(value=found.value, low=low, high=high, rows=rows, signature=metric.signature(), note=found.note)
+        )
+    return scores
+
+
+def _one(metric: Metric) -> Any:
+    return lambda sums: metric.value(sums[0])
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value).replace("|", "/")

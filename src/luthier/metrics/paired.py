@@ -1,0 +1,200 @@
+"""Is one model better than another on the same rows? Differences with interval and test, and what the rows can show.
+
+The interval of a difference of proportions is Bonett and Price's, of other metrics the paired bootstrap's (BCa on the
+rows of both models together). The test of a difference of proportions is McNemar's with the mid-p value (exact
+binomial on the rows that changed, counting half of the probability of the observed table), of others a paired
+permutation test that swaps the two models' answers row by row.
+
+McNemar 1947; Fagerland, Lydersen and Laake 2013 (mid-p); Bonett and Price 2012; Holm 1979.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from luthier.core.errors import DataError, RecipeError
+from luthier.metrics.answers import Answers
+from luthier.metrics.metric import Metric
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from luthier.metrics.resample import Block, Interval
+
+PERMUTATIONS = 5000
+Z95 = 1.959963984540054
+Z80 = 0.8416212335729143
+"""The standard normal quantile of 80 % power."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Model `a` minus model `b` on the same rows, in one metric."""
+
+    metric: str
+    difference: float
+    low: float
+    high: float
+    p: float
+    """Two-sided: how often a difference at least as large comes by chance between equal models."""
+    test: str
+    rows: int
+    fixed: int
+    """Rows on which `a` does better than `b`."""
+    broken: int
+    """Rows on which `b` does better than `a`."""
+    detectable: float
+    """The smallest difference that this many rows would show with 80 % power."""
+    p_holm: float | None = None
+    """`p` after Holm's correction over the family in which it was reported."""
+    note: str = ""
+
+    @property
+    def standard_error(self) -> float:
+        """Of the difference."""
+        return self.detectable / (Z95 + Z80)
+
+    def as_json(self) -> dict[str, Any]:
+        """All fields as plain values."""
+        return {name: value for name, value in vars(self).items() if name != "note" or value}
+
+
+def compare(metric: Metric, a: Answers, b: Answers, *, seed: int = 0) -> Comparison:
+    """Compare two models' answers to the same rows; the seed draws resamples and permutations."""
+    if len(a) != len(b) or [set(row) for row in a.references] != [set(row) for row in b.references]:
+        raise DataError("the two models did not answer the same rows", remedy="pair them by id first")
+    metric.check(a)
+    metric.check(b)
+    blocks = (metric.statistics(a), metric.statistics(b))
+    sign = 1 if metric.better == "higher" else -1
+    better = sign * (metric.contributions(blocks[0]) - metric.contributions(blocks[1]))
+    fixed, broken = int((better > 1e-12).sum()), int((better < -1e-12).sum())
+    if metric.proportion:
+        found, p, test = bonett_price(fixed, broken, len(a)), mcnemar(fixed, broken), "McNemar, mid-p"
+    else:
+        found = _bootstrap(metric, blocks, seed)
+        p, test = _permutation(metric, blocks, seed), f"paired permutation, {PERMUTATIONS:,} draws"
+    return Comparison(
+        metric=metric.kind,
+        difference=found.value,
+        low=found.low,
+        high=found.high,
+        p=p,
+        test=test,
+        rows=len(a),
+        fixed=fixed,
+        broken=broken,
+        detectable=detectable(found.standard_error),
+        note=found.note,
+    )
+
+
+def mcnemar(fixed: int, broken: int) -> float:
+    """McNemar's two-sided mid-p value from the rows that changed; 1 when none did."""
+    from scipy.stats import binom
+
+    changed, fewer = fixed + broken, min(fixed, broken)
+    if fixed == broken:
+        return 1.0
+    return min(1.0, float(2 * binom.cdf(fewer, changed, 0.5) - binom.pmf(fewer, changed, 0.5)))
+
+
+def bonett_price(fixed: int, broken: int, rows: int) -> Interval:
+    """The difference of two paired proportions with Bonett and Price's adjusted 95 % interval."""
+    from luthier.metrics.resample import Interval
+
+    value = (fixed - broken) / rows
+    gained, lost = (fixed + 1) / (rows + 2), (broken + 1) / (rows + 2)
+    error = math.sqrt((gained + lost - (gained - lost) ** 2) / (rows + 2))
+    low, high = gained - lost - Z95 * error, gained - lost + Z95 * error
+    return Interval(
+        value=value, low=max(-1.0, min(low, value)), high=min(1.0, max(high, value)), standard_error=error
+    )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p values, in the given order: the chance of any false alarm in the family stays bounded."""
+    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    adjusted, greatest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(order):
+        greatest = max(greatest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = greatest
+    return adjusted
+
+
+def with_holm(family: Sequence[Comparison]) -> list[Comparison]:
+    """The same comparisons, each with its p corrected for how many there are."""
+    adjusted = holm([comparison.p for comparison in family])
+    return [replace(comparison, p_holm=p) for comparison, p in zip(family, adjusted, strict=True)]
+
+
+def detectable(standard_error: float) -> float:
+    """The smallest true difference that would be found at the 5 % level four times out of five."""
+    return (Z95 + Z80) * standard_error
+
+
+def more_rows(distance: float, standard_error: float, rows: int) -> int | None:
+    """How many further rows would decide a value this far from its limit, with 80 % power; None when no number would.
+
+    The standard error shrinks with the root of the rows; what is seen now is taken for the truth.
+    """
+    if distance == 0 or not math.isfinite(distance) or standard_error == 0:
+        return None
+    needed = rows * ((Z95 + Z80) * standard_error / abs(distance)) ** 2
+    return max(1, math.ceil(needed - rows)) if needed < 1e12 else None
+
+
+def check_signatures(a: str, b: str, what: str) -> None:
+    """`RecipeError` when two numbers were not made in the same way."""
+    if a != b:
+        raise RecipeError(f"{what} cannot be compared: one was made as {a}, the other as {b}")
+
+
+def _bootstrap(metric: Metric, blocks: tuple[Block, Block], seed: int) -> Interval:
+    from luthier.metrics.resample import Job, intervals
+
+    width = metric.usual[1] - metric.usual[0]
+    job = Job(
+        blocks=blocks, value=lambda sums: metric.value(sums[0]) - metric.value(sums[1]), span=(-width, width)
+    )
+    return intervals([job], seed=seed)[0]
+
+
+def _permutation(metric: Metric, blocks: tuple[Block, Block], seed: int) -> float:
+    """How often swapping the models' answers on a random half of the rows gives a difference at least as large."""
+    import numpy as np
+
+    from luthier.metrics.resample import totals
+
+    a, b = _same_columns(metric, blocks)
+    sum_a, sum_b = totals(a), totals(b)
+    seen = abs(float(metric.value(sum_a)[0] - metric.value(sum_b)[0]))
+    gain = b - a
+    changed = np.flatnonzero(np.asarray(abs(gain).sum(axis=1)).ravel())
+    if len(changed) == 0:
+        return 1.0
+    gain, extreme = gain[changed], 0
+    for swaps in _swaps(len(changed), seed):
+        moved = np.asarray(swaps @ gain)
+        differences = metric.value(sum_a + moved) - metric.value(sum_b - moved)
+        extreme += int((np.abs(differences) >= seen - 1e-12).sum())
+    return (extreme + 1) / (PERMUTATIONS + 1)
+
+
+def _swaps(rows: int, seed: int) -> Any:
+    """Which rows are swapped, 0 or 1, (b, rows), piece by piece; drawn apart from the bootstrap's resamples."""
+    import numpy as np
+
+    random = np.random.default_rng([seed, 1])
+    piece = max(1, 1_000_000 // rows)
+    for start in range(0, PERMUTATIONS, piece):
+        yield random.integers(0, 2, size=(min(piece, PERMUTATIONS - start), rows)).astype(np.float64)
+
+
+def _same_columns(metric: Metric, blocks: tuple[Block, Block]) -> tuple[Block, Block]:
+    """Statistics of both models with the same meaning of each column."""
+    return blocks

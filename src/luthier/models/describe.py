@@ -1,0 +1,313 @@
+"""What a model is, read from its folder without loading it: sizes, dtype, licence, chat template, memory to train.
+
+Parameters are counted from the safetensors headers, so that what is reported is what lies on the disk.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import struct
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from luthier.core.errors import ModelError, Where
+
+BYTES_OF = {
+    "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
+    "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1, "BOOL": 1,
+}  # fmt: skip
+DTYPE_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+INDEX = "model.safetensors.index.json"
+_HEADER_LIMIT_BYTES = 100 << 20
+_FAMILIES = (
+    ("llama3", "<|start_header_id|>"),
+    ("chatml", "<|im_start|>"),
+    ("harmony", "<|channel|>"),
+    ("gemma", "<start_of_turn>"),
+    ("command-r", "<|START_OF_TURN_TOKEN|>"),
+    ("granite", "<|start_of_role|>"),
+    ("deepseek", "<｜User｜>"),
+    ("llama2", "<<SYS>>"),
+    ("mistral", "[INST]"),
+    ("phi3", "<|end|>"),
+    ("zephyr", "<|user|>"),
+    ("vicuna", "USER:"),
+)
+"""Chat template families by a marker that the others lack; the first that is found names it."""
+_GENERATION_MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+
+class Template(BaseModel):
+    """What a chat template is like."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    family: str
+    """Named by its turn marker (`chatml`, `llama3`, `gemma`, …), else `custom`."""
+    generation_marks: bool
+    """Whether the template itself marks what the assistant says."""
+    system_default: bool
+    """Whether it adds a system message of its own when none is given."""
+    tools: bool
+    """Whether it renders tools."""
+
+
+class Description(BaseModel):
+    """A model, told by its files."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    architecture: str
+    model_type: str
+    parameters: int
+    """Numbers in the weights; tied embeddings count once."""
+    embedding_parameters: int
+    tied: bool
+    hidden_size: int
+    intermediate_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    context: int
+    dtype: str
+    weight_bytes: int
+    disk_bytes: int
+    """All files of the folder together."""
+    licence: str | None
+    template: Template | None
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it as plain JSON values."""
+        return self.model_dump(mode="json")
+
+
+class Memory(NamedTuple):
+    """Estimated bytes at the peak of training, by what holds them."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+
+    @property
+    def total(self) -> int:
+        """All of it together."""
+        return sum(self)
+
+
+class Tensor(NamedTuple):
+    """One tensor's entry in a safetensors header."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)
+
+
+def describe(folder: Path) -> Description:
+    """Describe a Hugging Face folder from `config.json` and the safetensors headers; loads no weights."""
+    config = read_config(folder)
+    text = config.get("text_config") or config  # models of several kinds of input keep the language part apart
+    tensors = read_headers(folder)
+    tied = _tied(config, tensors)
+    embedding = next((one.count for name, one in tensors.items() if name.endswith(_EMBEDDINGS)), 0)
+    heads = int(text.get("num_attention_heads") or text.get("n_head") or 1)
+    hidden = int(text.get("hidden_size") or text.get("n_embd") or text.get("d_model") or 0)
+    duplicate = _duplicate_head(tensors) if tied else 0
+    return Description(
+        architecture=(config.get("architectures") or [config.get("model_type", "unknown")])[0],
+        model_type=config.get("model_type", "unknown"),
+        parameters=sum(one.count for one in tensors.values()) - duplicate,
+        embedding_parameters=embedding,
+        tied=tied,
+        hidden_size=hidden,
+        intermediate_size=int(text.get("intermediate_size") or text.get("n_inner") or 4 * hidden),
+        layers=int(text.get("num_hidden_layers") or text.get("n_layer") or 0),
+        heads=heads,
+        kv_heads=int(text.get("num_key_value_heads") or heads),
+        head_dim=int(text.get("head_dim") or hidden // heads),
+        vocab=int(text.get("vocab_size") or 0),
+        context=int(text.get("max_position_embeddings") or text.get("n_positions") or 0),
+        dtype=_main_dtype(tensors),
+        weight_bytes=sum(one.count * BYTES_OF.get(one.dtype, 1) for one in tensors.values()),
+        disk_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+        licence=read_licence(folder),
+        template=describe_template(read_template(folder)),
+    )
+
+
+_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
+
+
+def describe_template(source: str | None) -> Template | None:
+    """Name a chat template by its turn marker; None for a model without one."""
+    if source is None:
+        return None
+    family = next((name for name, marker in _FAMILIES if marker in source), "custom")
+    default = re.search(r"messages\[0\]\[?.{0,8}role.{0,4}\]?\s*!=\s*['\"]system['\"]", source) is not None
+    return Template(
+        family=family,
+        generation_marks=_GENERATION_MARK.search(source) is not None,
+        system_default=default,
+        tools=re.search(r"\btools\b", source) is not None,
+    )
+
+
+def training_memory(
+    description: Description, technique: str, trainable: int, tokens: int, *, head_rows: int | None = None
+) -> Memory:
+    """Bytes that training with AdamW holds at its peak, by plain arithmetic.
+
+    `tokens` is what one forward pass sees, `head_rows` how many positions the output head computes at once (all of
+    them when None). `full` keeps fp32 weights; every other technique keeps the frozen base as it lies on the disk
+    (`qlora`: 4.5 bits a weight) and fp32 copies of what moves. Activations are what autograd keeps of each layer.
+    """
+    frozen = 0 if technique == "full" else description.weight_bytes
+    if technique == "qlora":
+        linear = description.parameters - description.embedding_parameters
+        frozen = int(linear * 4.5 / 8) + 2 * description.embedding_parameters
+    width = 4 if technique == "full" else bytes_a_number(description)
+    return Memory(
+        weights=frozen + 4 * trainable,
+        gradients=4 * trainable,
+        optimizer=8 * trainable,
+        activations=activation_bytes(description, tokens, width),
+        logits=3 * 4 * description.vocab * (tokens if head_rows is None else min(tokens, head_rows)),
+    )
+
+
+def activation_bytes(description: Description, tokens: int, width: int = 2) -> int:
+    """Bytes that autograd keeps between forward and backward, without checkpointing (`width` bytes a number).
+
+    Per token of a gated-MLP layer with fused attention, in numbers: two norms (input and normed: 4 hidden), the
+    residual stream's inputs to q/k/v, output and MLP (2 hidden), rotated q, k, v and the attention's result
+    (2 q + 2 kv), and the MLP's gate, its activation, up and product (4 intermediate).
+    """
+    q = description.heads * description.head_dim
+    kv = description.kv_heads * description.head_dim
+    numbers = 6 * description.hidden_size + 2 * q + 2 * kv + 4 * description.intermediate_size
+    return tokens * width * (description.layers * numbers + 3 * description.hidden_size)
+
+
+def bytes_a_number(description: Description) -> int:
+    """Width of the weights' dtype."""
+    return {"float64": 8, "float32": 4}.get(description.dtype, 2)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """`config.json`, read; `ModelError` when it is missing or not an object."""
+    return read_object(folder / "config.json")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON file that must hold an object."""
+    where = Where(file=str(path))
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"cannot be read: {error.strerror}", where=where) from error
+    except ValueError as error:
+        raise ModelError(f"is not JSON: {error}", where=where) from error
+    if not isinstance(value, dict):
+        raise ModelError("must hold a JSON object", where=where)
+    return value
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files and their index; one whole file beside shards wins, as it does in transformers."""
+    whole = folder / "model.safetensors"
+    if whole.is_file():
+        return [whole]
+    index = folder / INDEX
+    if not index.is_file():
+        return []
+    names = sorted(set(read_object(index).get("weight_map", {}).values()))
+    if unsafe := [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]:
+        raise ModelError(f"names a shard that is not a safetensors file beside it: {unsafe[0]!r}", where=Where(file=str(index)))
+    if missing := [name for name in names if not (folder / name).is_file()]:
+        raise ModelError(f"lacks {missing[0]} ({len(missing)} of {len(names)} shards)", where=Where(file=str(folder)))
+    return [index, *(folder / name for name in names)]
+
+
+def read_headers(folder: Path) -> dict[str, Tensor]:
+    """Every tensor of the folder's safetensors files by name, from their headers; each file's length is checked."""
+    found: dict[str, Tensor] = {}
+    for path in weight_files(folder):
+        if path.suffix == ".safetensors":
+            found.update(_read_header(path))
+    if not found:
+        raise ModelError("holds no safetensors weights", where=Where(file=str(folder)))
+    return found
+
+
+def _read_header(path: Path) -> dict[str, Tensor]:
+    where = Where(file=str(path))
+    broken = ModelError("is not a whole safetensors file", where=where, remedy="fetch it again")
+    with path.open("rb") as file:
+        start = file.read(8)
+        size = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 0 < size <= _HEADER_LIMIT_BYTES:
+            raise broken
+        try:
+            header = json.loads(file.read(size))
+        except ValueError as error:
+            raise broken from error
+    header.pop("__metadata__", None)
+    end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    if path.stat().st_size != 8 + size + end:
+        raise broken
+    return {name: Tensor(entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
+
+
+def read_template(folder: Path) -> str | None:
+    """The chat template's source, from its own file or from `tokenizer_config.json`."""
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    config = folder / "tokenizer_config.json"
+    template = read_object(config).get("chat_template") if config.is_file() else None
+    if isinstance(template, list):
+        template = next((entry.get("template") for entry in template if entry.get("name") == "default"), None)
+    return template if isinstance(template, str) else None
+
+
+def read_licence(folder: Path) -> str | None:
+    """The licence: from our own `model.json`, else from the model card's header."""
+    own, card = folder / "model.json", folder / "README.md"
+    if own.is_file():
+        licence = read_object(own).get("licence")
+        return licence if isinstance(licence, str) else None
+    if card.is_file():
+        head = re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8", errors="replace"), re.S)
+        found = re.search(r"^license: *['\"]?([^\s'\"]+)", head[1], re.M) if head else None
+        return found[1] if found else None
+    return None
+
+
+def _tied(config: dict[str, Any], tensors: dict[str, Tensor]) -> bool:
+    """What the config says; when it is silent, whether the weights lack a head of their own."""
+    text = config.get("text_config") or {}
+    said = config.get("tie_word_embeddings", text.get("tie_word_embeddings"))
+    return bool(said) if said is not None else not any(name.endswith("lm_head.weight") for name in tensors)
+
+
+def _duplicate_head(tensors: dict[str, Tensor]) -> int:
+    """Numbers of an output head that lies in the file though it is tied to the embeddings."""
+    return sum(one.count for name, one in tensors.items() if name.endswith("lm_head.weight"))
+
+
+def _main_dtype(tensors: dict[str, Tensor]) -> str:
+    """The dtype that most numbers have."""
+    counts: dict[str, int] = {}
+    for one in tensors.values():
+        counts[one.dtype] = counts.get(one.dtype, 0) + one.count
+    most = max(sorted(counts), key=lambda name: counts[name])
+    return DTYPE_NAMES.get(most, most.lower())

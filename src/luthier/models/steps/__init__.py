@@ -1,0 +1,1 @@
+"""Steps of this bench: making a base model."""
