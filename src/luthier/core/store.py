@@ -229,7 +229,7 @@ class Store:
         return reached
 
     def gc(self, keep: Iterable[str], *, dry_run: bool = False) -> Collected:
-        """Remove artifacts that are neither in `keep` nor an ancestor of one that is, and work that nobody goes on with.
+        """Remove artifacts that are neither in `keep` nor ancestors of one that is, and work that nobody goes on with.
 
         `keep` may name unfinished artifacts too: their checkpoints stay. Raises `InputError` while a run makes
         something in this store, since what that run reads is not known here.
