@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from luthier.core.errors import DataError, Where
 
+_COLUMNS = ("predictions", "references", "label_scores", "logprobs", "tokens")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
@@ -73,8 +75,16 @@ class Answers:
         def taken(column: Sequence[object] | None) -> list[object] | None:
             return None if column is None else [column[row] for row in rows]
 
-        names = ("predictions", "references", "label_scores", "logprobs", "tokens")
-        return Answers(**{name: taken(getattr(self, name)) for name in names})  # type: ignore[arg-type]  # same columns
+        return Answers(**{name: taken(getattr(self, name)) for name in _COLUMNS})  # type: ignore[arg-type]  # same columns
+
+    def joined(self, other: Answers) -> Answers:
+        """These rows followed by another model's; a column that one of them lacks is left out."""
+
+        def both(name: str) -> list[object] | None:
+            mine, its = getattr(self, name), getattr(other, name)
+            return None if mine is None or its is None else [*mine, *its]
+
+        return Answers(**{name: both(name) for name in _COLUMNS})  # type: ignore[arg-type]  # same columns
 
 
 def _wrong(row: int, field: str, message: str) -> DataError:

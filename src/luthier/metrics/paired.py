@@ -20,9 +20,6 @@ from luthier.metrics.answers import Answers
 from luthier.metrics.metric import Metric
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from luthier.metrics.resample import Block, Interval
 
 PERMUTATIONS = 5000
@@ -69,7 +66,8 @@ def compare(metric: Metric, a: Answers, b: Answers, *, seed: int = 0) -> Compari
         raise DataError("the two models did not answer the same rows", remedy="pair them by id first")
     metric.check(a)
     metric.check(b)
-    blocks = (metric.statistics(a), metric.statistics(b))
+    together = metric.statistics(a.joined(b))  # in one go, so that columns mean the same for both
+    blocks = (together[: len(a)], together[len(a) :])
     sign = 1 if metric.better == "higher" else -1
     better = sign * (metric.contributions(blocks[0]) - metric.contributions(blocks[1]))
     fixed, broken = int((better > 1e-12).sum()), int((better < -1e-12).sum())
@@ -111,9 +109,7 @@ def bonett_price(fixed: int, broken: int, rows: int) -> Interval:
     gained, lost = (fixed + 1) / (rows + 2), (broken + 1) / (rows + 2)
     error = math.sqrt((gained + lost - (gained - lost) ** 2) / (rows + 2))
     low, high = gained - lost - Z95 * error, gained - lost + Z95 * error
-    return Interval(
-        value=value, low=max(-1.0, min(low, value)), high=min(1.0, max(high, value)), standard_error=error
-    )
+    return Interval(value=value, low=max(-1.0, min(low, value)), high=min(1.0, max(high, value)), standard_error=error)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -158,9 +154,7 @@ def _bootstrap(metric: Metric, blocks: tuple[Block, Block], seed: int) -> Interv
     from luthier.metrics.resample import Job, intervals
 
     width = metric.usual[1] - metric.usual[0]
-    job = Job(
-        blocks=blocks, value=lambda sums: metric.value(sums[0]) - metric.value(sums[1]), span=(-width, width)
-    )
+    job = Job(blocks=blocks, value=lambda sums: metric.value(sums[0]) - metric.value(sums[1]), span=(-width, width))
     return intervals([job], seed=seed)[0]
 
 
@@ -170,7 +164,7 @@ def _permutation(metric: Metric, blocks: tuple[Block, Block], seed: int) -> floa
 
     from luthier.metrics.resample import totals
 
-    a, b = _same_columns(metric, blocks)
+    a, b = blocks
     sum_a, sum_b = totals(a), totals(b)
     seen = abs(float(metric.value(sum_a)[0] - metric.value(sum_b)[0]))
     gain = b - a
@@ -193,8 +187,3 @@ def _swaps(rows: int, seed: int) -> Any:
     piece = max(1, 1_000_000 // rows)
     for start in range(0, PERMUTATIONS, piece):
         yield random.integers(0, 2, size=(min(piece, PERMUTATIONS - start), rows)).astype(np.float64)
-
-
-def _same_columns(metric: Metric, blocks: tuple[Block, Block]) -> tuple[Block, Block]:
-    """Statistics of both models with the same meaning of each column."""
-    return blocks

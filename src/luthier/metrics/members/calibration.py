@@ -48,8 +48,8 @@ class Ece(Metric):
         import numpy as np
 
         count, confidence, right = (sums[:, i * self.bins : (i + 1) * self.bins] for i in range(3))
-        rows = count.sum(axis=1)
-        gap = np.abs(right - confidence).sum(axis=1)
+        rows: NDArray[np.float64] = count.sum(axis=1)
+        gap: NDArray[np.float64] = np.abs(right - confidence).sum(axis=1)
         return np.divide(gap, rows, out=np.zeros(len(sums)), where=rows > 0)
 
 

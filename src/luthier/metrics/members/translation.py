@@ -49,13 +49,14 @@ class Bleu(Counted):
     def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
         import numpy as np
 
+        values: NDArray[np.float64]
         said, real, right, total = sums[:, 0], sums[:, 1], sums[:, 2:6], sums[:, 6:10]
         smaller = 2.0 ** -np.cumsum((right == 0) & (total > 0), axis=1)  # exponential smoothing of empty orders
         with np.errstate(divide="ignore"):
             chance = np.where(right > 0, right, smaller) / np.where(total > 0, total, 1)
             logs = np.where(total > 0, np.log(chance), -np.inf).mean(axis=1)
             penalty = np.where(said < real, 1 - real / np.where(said > 0, said, 1), 0.0)
-        values: NDArray[np.float64] = np.where(right.any(axis=1), 100 * np.exp(logs + penalty), 0.0)
+        values = np.where(right.any(axis=1), 100 * np.exp(logs + penalty), 0.0)
         return values
 
 
@@ -81,8 +82,9 @@ class Chrf(Counted):
         orders = np.maximum(used.sum(axis=1), 1)
         precision = np.divide(shared, said, out=np.zeros_like(shared), where=used).sum(axis=1) / orders
         recall = np.divide(shared, real, out=np.zeros_like(shared), where=used).sum(axis=1) / orders
-        below = 4 * precision + recall
-        return np.divide(500 * precision * recall, below, out=np.zeros_like(below), where=below > 0)
+        below: NDArray[np.float64] = 4 * precision + recall
+        values: NDArray[np.float64] = 500 * precision * recall
+        return np.divide(values, below, out=np.zeros(len(sums)), where=below > 0)
 
 
 class Ter(Counted):

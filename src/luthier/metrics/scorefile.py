@@ -1,0 +1,233 @@
+"""Scores and comparisons of people's own outputs: JSON lines with predictions beside references.
+
+    {"prediction": "yes", "reference": "yes", "id": "7", "group": "web", "label_scores": {"yes": 0.9, "no": 0.1}}
+
+`references` (a list) may stand in place of `reference`; `id`, `group`, `label_scores`, and `logprob` with `tokens`
+(for perplexity) are optional, but a column that one row has must stand in every row.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from luthier.core.component import member
+from luthier.core.errors import DataError, UnknownName, Where, did_you_mean
+from luthier.metrics.answers import Answers
+from luthier.metrics.metric import Metric, measure_all
+
+_COLUMNS = ("id", "group", "label_scores", "logprob", "tokens")
+_LABEL_METRICS = ("accuracy", "macro_f1", "mcc")
+_SCORE_METRICS = ("ece", "brier")
+_TEXT_METRICS = ("exact_match", "token_f1", "rougeL", "chrf")
+MOST_LABELS = 100
+"""When no metric is named, at most so many different references still look like labels."""
+
+
+class Line(BaseModel):
+    """One line of a file of predictions."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    prediction: str
+    """What the model answered; may be empty."""
+    reference: str | None = None
+    """The accepted answer."""
+    references: list[str] | None = Field(default=None, min_length=1)
+    """Several accepted answers."""
+    id: str | int | None = None
+    """What pairs a row with the same row of another file."""
+    group: str | int | bool | None = None
+    """A part of the rows that is also scored apart."""
+    label_scores: dict[str, float] | None = None
+    """A score for each label: probabilities, or log-probabilities up to a constant."""
+    logprob: float | None = None
+    """Natural log-likelihood of the reference."""
+    tokens: int | None = Field(default=None, ge=1)
+    """Over how many tokens `logprob` is a sum."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreFile:
+    """A file of predictions, read and checked."""
+
+    path: Path
+    answers: Answers
+    ids: tuple[str, ...] | None
+    groups: tuple[str, ...] | None
+
+
+def read(path: Path) -> ScoreFile:
+    """Read a file of predictions; `DataError` names the line of the first fault."""
+    lines = list(_lines(path))
+    if not lines:
+        raise DataError("holds no rows", where=Where(file=str(path)), remedy="one JSON object a line is wanted")
+    for name in _COLUMNS:
+        _all_or_none(name, lines, path)
+    ids = _strings([line.id for _, line in lines])
+    _unique(ids, [number for number, _ in lines], path)
+
+    def column(name: str) -> list[Any] | None:
+        values = [getattr(line, name) for _, line in lines]
+        return None if values[0] is None else values
+
+    answers = Answers.of(
+        [line.prediction for _, line in lines],
+        [line.references or line.reference or "" for _, line in lines],
+        label_scores=column("label_scores"),
+        logprobs=column("logprob"),
+        tokens=column("tokens"),
+    )
+    return ScoreFile(path=path, answers=answers, ids=ids, groups=_strings([line.group for _, line in lines]))
+
+
+def score(path: Path, metrics: Sequence[str | Metric] = (), *, seed: int = 0) -> dict[str, Any]:
+    """Measure a file of predictions: `{"rows", "metrics": {NAME: {"value", "low", "high", "signature"}}}`.
+
+    Without metrics, those that fit the rows are chosen. Rows with a `group` are also scored by group.
+    """
+    file = read(path)
+    chosen = [_metric(metric) for metric in metrics] or fitting(file.answers)
+    result = _measured(chosen, file.answers, seed)
+    if file.groups is None:
+        return result
+    places: dict[str, list[int]] = {}
+    for row, group in enumerate(file.groups):
+        places.setdefault(group, []).append(row)
+    groups = {group: _measured(chosen, file.answers.select(rows), seed) for group, rows in sorted(places.items())}
+    return {**result, "groups": groups}
+
+
+def compare(a: Path, b: Path, metrics: Sequence[str | Metric] = (), *, seed: int = 0) -> dict[str, Any]:
+    """Compare two files on the rows that both have, paired by id (by line when neither has ids).
+
+    `{"rows", "only_a", "only_b", "comparisons": [...]}`; each comparison is `a` minus `b`, p corrected by Holm.
+    """
+    from luthier.metrics.paired import compare as compared
+    from luthier.metrics.paired import with_holm
+
+    left, right = read(a), read(b)
+    places = _paired(left, right)
+    answers = (left.answers.select([i for i, _ in places]), right.answers.select([j for _, j in places]))
+    _same_references(left, right, places)
+    chosen = [_metric(metric) for metric in metrics] or fitting(answers[0])
+    family = with_holm([compared(metric, *answers, seed=seed) for metric in chosen])
+    return {
+        "rows": len(places),
+        "only_a": len(left.answers) - len(places),
+        "only_b": len(right.answers) - len(places),
+        "comparisons": [comparison.as_json() for comparison in family],
+    }
+
+
+def fitting(answers: Answers) -> list[Metric]:
+    """Metrics that fit the rows: those of labels where few different references recur, else those of texts."""
+    different = {row[0] for row in answers.references}
+    labels = len(different) <= min(MOST_LABELS, max(2, len(answers) // 2)) and all(
+        len(row) == 1 for row in answers.references
+    )
+    names = [*(_LABEL_METRICS if labels else _TEXT_METRICS)]
+    if labels and answers.label_scores is not None:
+        names += _SCORE_METRICS
+    if answers.logprobs is not None and answers.tokens is not None:
+        names.append("perplexity")
+    return [_metric(name) for name in names]
+
+
+def _metric(metric: str | Metric) -> Metric:
+    return metric if isinstance(metric, Metric) else member(Metric, metric)(kind=metric)
+
+
+def _measured(metrics: Sequence[Metric], answers: Answers, seed: int) -> dict[str, Any]:
+    scores = measure_all(metrics, answers, seed=seed)
+    found = {metric.kind: value.as_json() for metric, value in zip(metrics, scores, strict=True)}
+    return {"rows": len(answers), "metrics": found}
+
+
+def _lines(path: Path) -> Iterator[tuple[int, Line]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError("is not UTF-8 text", where=Where(file=str(path)), remedy="save it as UTF-8") from error
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", where=Where(file=str(path))) from error
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield number, _line(line, Where(file=str(path), line=number))
+
+
+def _line(text: str, where: Where) -> Line:
+    try:
+        row = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"is not JSON: {error}", where=where, remedy="one JSON object a line is wanted") from error
+    if not isinstance(row, dict):
+        raise DataError(f"wanted a JSON object, got {type(row).__name__}", where=where)
+    if "prediction" not in row:
+        remedy = did_you_mean("prediction", row) if row else 'each row needs "prediction" and "reference"'
+        raise DataError('lacks "prediction"', where=where, remedy=remedy)
+    try:
+        line = Line.model_validate(row)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        place = Where(file=where.file, line=where.line, field=field)
+        raise DataError(f"{first['msg']}, got {first['input']!r}"[:300], where=place) from error
+    if (line.reference is None) == (line.references is None):
+        what = 'lacks "reference"' if line.reference is None else 'has both "reference" and "references"'
+        raise DataError(what, where=where, remedy='each row needs "reference" or "references"')
+    return line
+
+
+def _all_or_none(name: str, lines: Sequence[tuple[int, Line]], path: Path) -> None:
+    has = [getattr(line, name) is not None for _, line in lines]
+    if any(has) and not all(has):
+        number = lines[has.index(False)][0]
+        where = Where(file=str(path), line=number, field=name)
+        raise DataError(f"lacks {name!r}, which other rows have", where=where)
+
+
+def _strings(values: Sequence[Any]) -> tuple[str, ...] | None:
+    return None if values[0] is None else tuple(str(value) for value in values)
+
+
+def _unique(ids: tuple[str, ...] | None, numbers: Sequence[int], path: Path) -> None:
+    seen: dict[str, int] = {}
+    for name, number in zip(ids or (), numbers, strict=False):
+        if name in seen:
+            where = Where(file=str(path), line=number, field="id")
+            raise DataError(f"id {name!r} stands already on line {seen[name]}", where=where)
+        seen[name] = number
+
+
+def _paired(a: ScoreFile, b: ScoreFile) -> list[tuple[int, int]]:
+    """Rows of `a` beside the same rows of `b`."""
+    if a.ids is None and b.ids is None:
+        if len(a.answers) != len(b.answers):
+            what = f"{len(a.answers)} rows cannot be paired with {len(b.answers)} rows of {b.path} without ids"
+            raise DataError(what, where=Where(file=str(a.path)), remedy='give every row an "id"')
+        return [(row, row) for row in range(len(a.answers))]
+    if a.ids is None or b.ids is None:
+        lacking = a if a.ids is None else b
+        raise DataError("has no ids, the other file has", where=Where(file=str(lacking.path), field="id"))
+    places = {name: row for row, name in enumerate(b.ids)}
+    pairs = [(row, places[name]) for row, name in enumerate(a.ids) if name in places]
+    if not pairs:
+        raise UnknownName(f"no id of {a.path} is in {b.path}", remedy="compare files about the same rows")
+    return pairs
+
+
+def _same_references(a: ScoreFile, b: ScoreFile, places: Sequence[tuple[int, int]]) -> None:
+    for i, j in places:
+        if set(a.answers.references[i]) != set(b.answers.references[j]):
+            name = a.ids[i] if a.ids is not None else f"row {i + 1}"
+            raise DataError(
+                f"{name!r} has other references in {b.path}",
+                where=Where(file=str(a.path), field="reference"),
+                remedy="compare files about the same rows",
+            )
