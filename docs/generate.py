@@ -1,0 +1,115 @@
+"""Writes the pages that are never typed: the reference of parts and of commands, and the recipe's JSON schema.
+
+    python docs/generate.py            write them
+    python docs/generate.py --check    fail when one differs from what the code says
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from luthier.cli.app import app
+from luthier.flow.parts import all_roles, part_named, parts_of, settings_of
+from luthier.flow.recipe import Recipe
+from luthier.flow.schema import recipe_schema
+
+HERE = Path(__file__).parent
+
+
+def pages() -> dict[Path, str]:
+    """Every generated file with its text."""
+    found = {HERE / "recipe.schema.json": json.dumps(recipe_schema(), indent=1, ensure_ascii=False) + "\n"}
+    found[HERE / "reference" / "recipe.md"] = _recipe_page()
+    found[HERE / "reference" / "commands.md"] = _commands_page()
+    for role in all_roles():
+        found[HERE / "reference" / f"{_slug(role)}.md"] = _role_page(role)
+    return found
+
+
+def _slug(role: str) -> str:
+    return role.replace(" ", "-")
+
+
+def _recipe_page() -> str:
+    lines = ["# The recipe", "", _clean(Recipe.__doc__ or ""), "", "| setting | what it is |", "|---|---|"]
+    lines += [f"| `{name}` | {_cell(field.description or '')} |" for name, field in Recipe.model_fields.items()]
+    lines += ["", "The steps and parts that may stand in it, by role:", "", "```{toctree}", ":maxdepth: 1", ""]
+    return "\n".join([*lines, *(_slug(role) for role in all_roles()), "```", ""])
+
+
+def _role_page(role: str) -> str:
+    base = all_roles()[role]
+    lines = [f"# {role.capitalize()}", "", _clean(base.__doc__ or ""), ""]
+    for kind in parts_of(base):
+        part = part_named(role, kind)
+        lines += [f"## `{kind}`", "", _clean(part.__doc__ or ""), ""]
+        settings = settings_of(part)
+        if settings:
+            lines += ["| setting | type | default | what it is |", "|---|---|---|---|"]
+            lines += [_setting_row(setting) for setting in settings] + [""]
+    return "\n".join(lines)
+
+
+def _setting_row(setting: dict[str, Any]) -> str:
+    cells = (f"`{setting['name']}`", setting["type"], f"`{setting['default']}`", setting["about"])
+    return f"| {' | '.join(_cell(cell) for cell in cells)} |"
+
+
+def _clean(text: str) -> str:
+    import inspect
+
+    return inspect.cleandoc(text)
+
+
+def _cell(text: object) -> str:
+    return " ".join(str(text).split()).replace("|", "\\|")
+
+
+def _commands_page() -> str:
+    lines = ["# Commands", "", "Every command that prints takes `--json`. Exit codes: 0 done · 1 a gate failed ·"]
+    lines += ["2 the input is wrong · 3 a gate is inconclusive · 4 a fault of Luthier's · 130 interrupted.", ""]
+    for path, command in _commands(typer.main.get_command(app), "luthier"):
+        lines += [f"## `{path}`", "", _clean(command.help or ""), ""]
+        rows = [row for parameter in command.params if (row := _parameter_row(parameter))]
+        if rows:
+            lines += ["| argument or option | default | what it is |", "|---|---|---|", *rows, ""]
+    return "\n".join(lines)
+
+
+def _commands(command: Any, path: str) -> Iterator[tuple[str, Any]]:
+    for name, inner in getattr(command, "commands", {}).items():
+        if hasattr(inner, "commands"):
+            yield from _commands(inner, f"{path} {name}")
+        else:
+            yield f"{path} {name}", inner
+
+
+def _parameter_row(parameter: Any) -> str:
+    name = ", ".join(parameter.opts) if parameter.param_type_name == "option" else (parameter.metavar or parameter.name or "").strip("[]")
+    default = "" if parameter.default in (None, False) else str(parameter.default)
+    return f"| `{name}` | {_cell(default)} | {_cell(getattr(parameter, 'help', '') or '')} |"
+
+
+def main() -> int:
+    """Write or check."""
+    drift = []
+    for path, text in pages().items():
+        if "--check" in sys.argv[1:]:
+            if not path.exists() or path.read_text(encoding="utf-8") != text:
+                drift.append(str(path.relative_to(HERE.parent)))
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    if drift:
+        print("differ from the code (run python docs/generate.py): " + ", ".join(drift))  # noqa: T201  # a script
+    return 1 if drift else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
