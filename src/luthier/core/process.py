@@ -1,0 +1,61 @@
+"""Which process this is, so that another one can later tell whether it still lives."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+_PROC = Path("/proc")
+
+
+def me() -> str:
+    """A name for this process that no later one bears: host, boot and process namespace, number, start."""
+    return "|".join((platform.node(), _boot(), _space(), str(os.getpid()), _started(os.getpid())))
+
+
+def is_gone(name: str) -> bool:
+    """Whether a named process is certainly over; False also when it ran where we cannot see."""
+    host, boot, space, number, started = name.split("|")
+    if host != platform.node():
+        return False
+    if boot != _boot():
+        return True  # the machine was started anew since
+    return space == _space() and _started(int(number)) != started
+
+
+def _boot() -> str:
+    try:
+        return (_PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return "?"
+
+
+def _space() -> str:
+    try:
+        return str((_PROC / "self/ns/pid").stat().st_ino)
+    except OSError:
+        return "?"
+
+
+def _started(number: int) -> str:
+    """When a process started, in ticks since boot; empty when there is none of that number."""
+    try:
+        text = (_PROC / str(number) / "stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return _lives(number)
+    fields = text.rpartition(")")[2].split()
+    return "" if fields[0] in "ZX" else fields[19]
+
+
+def _lives(number: int) -> str:
+    """Without `/proc`: only whether a process of that number lives."""
+    if _PROC.is_dir():
+        return ""
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return ""
+    except PermissionError:
+        return "?"
+    return "?"
