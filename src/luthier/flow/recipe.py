@@ -107,10 +107,16 @@ class Recipe(BaseModel):
         from luthier.models.steps.base import Base
 
         needs = any(MODEL_STEP in self.references(step).values() for step in self.steps.values())
-        if needs and self.model is None:
-            where = Where(file=None, field="model")
-            raise RecipeError("names no model, though steps need one", where=where, remedy="add `model: …` at the top")
-        return {MODEL_STEP: Base(source=self.model), **self.steps} if needs and self.model else dict(self.steps)
+        own = self.steps.get(MODEL_STEP)
+        if own is not None and not isinstance(own, Base):
+            where, remedy = Where(field=f"steps.{MODEL_STEP}"), "call this step something else"
+            raise RecipeError("this name is kept for the recipe's base model", where=where, remedy=remedy)
+        if not needs or own is not None:
+            return dict(self.steps)
+        if self.model is None:
+            remedy = "add `model: smollm2-135m-instruct` (`luthier models list` shows others)"
+            raise RecipeError("names no model, though steps need one", where=Where(field="model"), remedy=remedy)
+        return {MODEL_STEP: Base(source=self.model), **self.steps}
 
     @staticmethod
     def references(step: Step) -> dict[str, str]:

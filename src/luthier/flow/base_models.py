@@ -1,0 +1,61 @@
+"""Base models outside a recipe: which are known, bringing one here, what it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from luthier.core.artifact import Artifact
+from luthier.core.events import Events
+from luthier.flow.plan import plan
+from luthier.flow.recipe import MODEL_STEP, Recipe
+from luthier.flow.run import run
+from luthier.models.catalog import CATALOG, resolve
+from luthier.models.describe import describe, training_memory
+from luthier.models.steps.base import Base
+
+_TOKENS_A_STEP = 4096
+"""The forward pass for which `describe` tells the memory."""
+
+
+def _recipe(name: str) -> Recipe:
+    """The smallest recipe there is: bring one model."""
+    return Recipe(name="base", steps={MODEL_STEP: Base(source=resolve(name, Path()))})
+
+
+def list_models() -> list[dict[str, Any]]:
+    """The catalogue, and which of it is here."""
+    rows = []
+    for name, entry in CATALOG.items():
+        here = plan(_recipe(name))[MODEL_STEP].cached
+        source = " ".join(
+            str(value) for key, value in entry.source.items() if key in ("kind", "package", "version", "id")
+        )
+        row = {"name": name, "source": source, "licence": entry.licence, "parameters": entry.parameters, "here": here}
+        rows.append(row)
+    return rows
+
+
+def base_model(name: str, events: Events | None = None) -> Artifact:
+    """The artifact of a base model; taken from its source when it is not here."""
+    return run(_recipe(name), events)[MODEL_STEP].artifact
+
+
+def get_model(name: str, events: Events | None = None) -> Path:
+    """Bring a model here; returns the folder, in Hugging Face's layout."""
+    return base_model(name, events).folder
+
+
+def describe_model(name: str, events: Events | None = None) -> dict[str, Any]:
+    """What a model is, and what training it would hold in memory with each technique."""
+    from luthier.core.component import members
+    from luthier.tune.technique import Technique
+
+    artifact = base_model(name, events)
+    told = describe(artifact.folder)
+    memory = {}
+    for kind, technique in sorted(members(Technique).items()):
+        trainable = technique().trainable_parameters(told)
+        memory[kind] = f"{training_memory(told, kind, trainable, _TOKENS_A_STEP, head_rows=512).total / 1e9:.2f} GB"
+    facts = {"name": name, "folder": str(artifact.folder), **told.as_json()}
+    return {**facts, f"memory_to_train_with_{_TOKENS_A_STEP}_tokens_a_pass": memory}
