@@ -140,7 +140,9 @@ def fitting(answers: Answers) -> list[Metric]:
 
 
 def _metric(metric: str | Metric) -> Metric:
-    return metric if isinstance(metric, Metric) else member(Metric, metric)(kind=metric)
+    if isinstance(metric, Metric):
+        return metric
+    return member(Metric, metric)(kind=metric)  # type: ignore[type-abstract]  # a role is abstract by nature
 
 
 def _measured(metrics: Sequence[Metric], answers: Answers, seed: int) -> dict[str, Any]:
