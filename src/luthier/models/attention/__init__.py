@@ -1,0 +1,102 @@
+"""Attention that follows a pack's ancestry, plugged into transformers' registry: any model that uses it can be packed.
+
+with packed(model, pack):
+    hidden = decoder(input_ids=pack.ids[None], position_ids=pack.positions[None]).last_hidden_state
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, PreTrainedModel
+
+from luthier.models.attention.blocks import block_attention
+from luthier.models.attention.plain import Manner, plain_attention
+from luthier.models.attention.plan import Plan
+from luthier.models.pack import Pack
+
+NAME = "luthier_packed"
+
+
+class Unpackable(Exception):
+    """This attention asks for something that packs cannot give; rows are padded instead."""
+
+
+@dataclass
+class Pass:
+    """One reading of one pack by one model."""
+
+    plan: Plan
+    quick: bool
+    windows: list[int | None] = field(default_factory=list)
+    """The sliding window of each attention call so far: how often the registry was used, and how."""
+
+
+_PASS: ContextVar[Pass | None] = ContextVar("luthier_pass", default=None)
+
+
+@contextmanager
+def packed(model: PreTrainedModel, pack: Pack, *, quick: bool = True) -> Iterator[Pass]:
+    """Let a model's attention layers follow the pack; `quick=False` keeps to the plain path with a dense mask."""
+    now = Pass(Plan(pack), quick)
+    token = _PASS.set(now)
+    configs = {id(config): config for module in model.modules() if (config := getattr(module, "config", None))}
+    before = [(config, config._attn_implementation_internal) for config in configs.values() if _is_config(config)]
+    try:
+        for config, _ in before:
+            config._attn_implementation_internal = NAME
+        yield now
+    finally:
+        for config, implementation in before:
+            config._attn_implementation_internal = implementation
+        _PASS.reset(token)
+
+
+def _is_config(config: Any) -> bool:
+    return hasattr(config, "_attn_implementation_internal")
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None = None,
+    scaling: float | None = None,
+    **asked: Any,
+) -> tuple[Tensor, None]:
+    """What the registry calls: queries (1, heads, T, d) to outputs (1, T, heads, d)."""
+    now = _PASS.get()
+    if now is None:
+        raise RuntimeError("packed attention is only for models that read a pack")
+    _refuse(module, attention_mask, asked)
+    manner = Manner(
+        scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        window=asked.get("sliding_window"),
+        softcap=asked.get("softcap"),
+        sinks=asked.get("s_aux"),
+        dropout=asked.get("dropout", 0.0),
+    )
+    now.windows.append(manner.window)
+    simple = manner.softcap is None and manner.sinks is None and not manner.dropout
+    if now.quick and simple and query.device.type == "cpu":
+        return block_attention(query, key, value, now.plan, manner.scaling, manner.window), None
+    return plain_attention(query, key, value, now.plan, manner), None
+
+
+def _refuse(module: torch.nn.Module, attention_mask: Tensor | None, asked: dict[str, Any]) -> None:
+    if attention_mask is not None:
+        raise Unpackable("its layers make attention masks of their own")
+    if asked.get("is_causal") is False or getattr(module, "is_causal", True) is False:
+        raise Unpackable("its attention is not causal")
+    if asked.get("position_bias") is not None:
+        raise Unpackable("its attention adds a bias by position")
+
+
+AttentionInterface.register(NAME, packed_attention)

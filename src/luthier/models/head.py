@@ -1,0 +1,126 @@
+"""From hidden states to log-probabilities of chosen tokens, without ever holding logits of all tokens.
+
+The output head runs only where something is predicted, in pieces. For a frozen head the gradient of each
+log-probability with respect to its hidden state is computed on the way forward; for a head that is trained the piece
+is computed again on the way back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+PIECE_BYTES = 1 << 26
+"""Logits that exist at any moment."""
+WIDE_COPY_BYTES = 1 << 30
+"""A frozen bf16 head up to this size (as fp32) is kept a second time in fp32, for exact log-probabilities."""
+
+
+class Shape(NamedTuple):
+    """What an architecture does to its logits: `softcap * tanh(scale * logits / softcap)`."""
+
+    scale: float = 1.0
+    softcap: float | None = None
+
+
+@dataclass(eq=False)
+class Head:
+    """An output head: a linear layer and the shape of its logits."""
+
+    linear: torch.nn.Linear
+    shape: Shape
+    _wide: tuple[tuple[int, int], Tensor] | None = field(default=None, repr=False)
+
+    def logprobs(self, hidden: Tensor, targets: Tensor, *, precise: bool = True) -> Tensor:
+        """(N, width) hidden states and (N,) token ids to (N,) log-probabilities in at least fp32.
+
+        `precise` computes the logits in fp32 from bf16 weights; otherwise they are rounded to the weights' type.
+        """
+        weight, bias = self.linear.weight, self.linear.bias
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        if precise and weight.dtype != wide:
+            hidden, weight = hidden.to(wide), self._in(wide)
+        else:
+            hidden = hidden.to(weight.dtype)
+        found: Tensor = _TargetLogProbs.apply(hidden, weight, bias, targets, self.shape)  # type: ignore[no-untyped-call]
+        return found
+
+    def _in(self, dtype: torch.dtype) -> Tensor:
+        """The weight in a wider type: kept when it is frozen and not too large."""
+        weight = self.linear.weight
+        if weight.requires_grad or weight.numel() * dtype.itemsize > WIDE_COPY_BYTES:
+            return weight.to(dtype)
+        state = (weight.data_ptr(), weight._version)
+        if self._wide is None or self._wide[0] != state:
+            self._wide = (state, weight.detach().to(dtype))
+        return self._wide[1]
+
+
+class _TargetLogProbs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, shape: Shape) -> Tensor:
+        trained = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        out = torch.empty(hidden.shape[0], dtype=wide, device=hidden.device)
+        slopes = torch.empty_like(hidden) if ctx.needs_input_grad[0] and not trained else None
+        for piece in _pieces(hidden.shape[0], weight.shape[0]):
+            out[piece], logits_slope = _piece(hidden[piece], weight, bias, targets[piece], shape, slopes is not None)
+            if slopes is not None:
+                slopes[piece] = logits_slope.to(weight.dtype) @ weight
+        ctx.shape, ctx.trained = shape, trained
+        ctx.save_for_backward(*((hidden, weight, bias, targets) if trained else (slopes,)))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+        (grad,) = grads
+        if not ctx.trained:
+            (slopes,) = ctx.saved_tensors
+            return (slopes * grad[:, None]).to(slopes.dtype), None, None, None, None
+        hidden, weight, bias, targets = ctx.saved_tensors
+        d_hidden, d_weight = torch.empty_like(hidden), torch.zeros_like(weight)
+        d_bias = None if bias is None else torch.zeros_like(bias)
+        for piece in _pieces(hidden.shape[0], weight.shape[0]):
+            _, slope = _piece(hidden[piece], weight, bias, targets[piece], ctx.shape, True)
+            slope = (slope * grad[piece, None]).to(weight.dtype)
+            d_hidden[piece] = slope @ weight
+            d_weight.addmm_(slope.t(), hidden[piece])
+            if d_bias is not None:
+                d_bias += slope.sum(0)
+        return d_hidden, d_weight, d_bias, None, None
+
+
+def _pieces(rows: int, vocabulary: int) -> list[slice]:
+    size = max(16, PIECE_BYTES // (4 * vocabulary))
+    return [slice(begin, min(begin + size, rows)) for begin in range(0, rows, size)]
+
+
+def _piece(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, shape: Shape, slopes: bool
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities (n,) of the targets and, when asked, their slopes with respect to the raw logits (n, vocab)."""
+    raw = torch.nn.functional.linear(hidden, weight, bias)
+    logits = shaped(raw.to(torch.promote_types(raw.dtype, torch.float32)), shape)
+    chosen = targets[:, None]
+    total = torch.logsumexp(logits, -1, keepdim=True)
+    found = (logits.gather(1, chosen) - total)[:, 0]
+    if not slopes:
+        return found, found
+    bend = None if shape.softcap is None else 1 - (logits / shape.softcap) ** 2
+    slope = logits.sub_(total).exp_().neg_()
+    slope.scatter_add_(1, chosen, torch.ones_like(chosen, dtype=slope.dtype))
+    if bend is not None:
+        slope.mul_(bend)
+    return found, slope if shape.scale == 1.0 else slope.mul_(shape.scale)
+
+
+def shaped(logits: Tensor, shape: Shape) -> Tensor:
+    """Logits as the architecture shapes them."""
+    if shape.scale != 1.0:
+        logits = logits * shape.scale
+    if shape.softcap is not None:
+        logits = torch.tanh(logits / shape.softcap) * shape.softcap
+    return logits

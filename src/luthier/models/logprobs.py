@@ -1,0 +1,170 @@
+"""Log-probabilities of a pack's learnt tokens: the one reading that every objective and every evaluation shares.
+
+How a model is read is found out once, by a probe: a small pack is read packed and padded, and the two must agree.
+Models that carry a state from token to token, or that do not use transformers' attention registry, are read in padded
+rows with the same result; models that do more to their logits than is known are asked for their own logits.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from luthier.models.attention import Pass, Unpackable, packed
+from luthier.models.head import Head, Shape
+from luthier.models.pack import Pack, Row, pack
+
+FEW_TARGETS = 4
+"""Training reads logits in fp32 while at most one token in this many is learnt: below that it costs next to nothing."""
+_AGREES = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 8e-2, torch.float16: 2e-2}
+_SEEN_WHOLE = {"full_attention", "sliding_attention", "attention"}
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """How a model is read: packed or in padded rows (and why), and with which head (None: its own logits)."""
+
+    packed: bool
+    why: str
+    head: Head | None
+
+
+def logprobs(model: torch.nn.Module, pack: Pack, *, quick: bool = True) -> Tensor:
+    """(N,) log-probabilities of the pack's targets, in fp32 (float64 when the model is)."""
+    inner, how = plain_model(model), reading(model)
+    pack = pack.on(next(inner.parameters()).device)
+    if how.head is None:
+        return _from_own_logits(inner, pack)
+    hidden = _hidden_packed(inner, pack, quick) if how.packed else _hidden_padded(inner, pack)
+    precise = not torch.is_grad_enabled() or pack.sources.shape[0] * FEW_TARGETS <= pack.tokens
+    return how.head.logprobs(hidden, pack.targets, precise=precise)
+
+
+_READINGS: WeakKeyDictionary[torch.nn.Module, Reading] = WeakKeyDictionary()
+
+
+def reading(model: torch.nn.Module) -> Reading:
+    """Find out, once for each model, how it is read."""
+    inner = plain_model(model)
+    if inner not in _READINGS:
+        with torch.no_grad():
+            _READINGS[inner] = _find_out(inner)
+    return _READINGS[inner]
+
+
+def plain_model(model: torch.nn.Module) -> Any:
+    """The transformers model itself, with adapters in place, without PEFT's wrapper around it."""
+    inner: Any = model
+    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+
+
+def _hidden_packed(model: Any, pack: Pack, quick: bool) -> Tensor:
+    """(N, width) hidden states at the pack's sources."""
+    with packed(model, pack, quick=quick):
+        states: Tensor = _decoder(model)(
+            input_ids=pack.ids[None], position_ids=pack.positions[None], use_cache=False
+        ).last_hidden_state
+    return states[0].index_select(0, pack.sources)
+
+
+def _hidden_padded(model: Any, pack: Pack) -> Tensor:
+    states: Tensor = _decoder(model)(**_padded(pack), use_cache=False).last_hidden_state
+    return states.flatten(0, 1).index_select(0, _padded_sources(pack, states.shape[1]))
+
+
+def _from_own_logits(model: Any, pack: Pack) -> Tensor:
+    whole: Tensor = model(**_padded(pack), use_cache=False).logits
+    logits = whole.flatten(0, 1).index_select(0, _padded_sources(pack, whole.shape[1]))
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    return torch.log_softmax(logits.to(wide), -1).gather(1, pack.targets[:, None])[:, 0]
+
+
+def _padded(pack: Pack) -> dict[str, Tensor]:
+    """The pack's rows side by side, padded at their ends."""
+    rows = [torch.tensor(ids, dtype=torch.int64) for ids in pack.unpack()]
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    seen = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+    return {"input_ids": ids.to(pack.ids.device), "attention_mask": seen.to(pack.ids.device)}
+
+
+def _padded_sources(pack: Pack, longest: int) -> Tensor:
+    """(N,) place of each source among all places of the padded rows."""
+    return pack.path * longest + pack.positions[pack.sources]
+
+
+def _decoder(model: Any) -> Any:
+    return model.get_decoder()
+
+
+def _find_out(model: Any) -> Reading:
+    device = next(model.parameters()).device
+    probe = _probe(model.config.get_text_config().vocab_size).on(device)
+    padded = _hidden_padded(model, probe)
+    why = _why_padded(model, probe, padded)
+    return Reading(packed=not why, why=why, head=_head(model, probe, padded))
+
+
+def _probe(vocabulary: int) -> Pack:
+    """Two rows that begin alike, part, and are wholly read."""
+    ids = [(7 * at + 3) % vocabulary for at in range(18)]
+    rows = [[*ids[:6], *ids[6:11]], [*ids[:6], *ids[11:]]]
+    return pack([Row(row, [0.0] + [1.0] * (len(row) - 1)) for row in rows], share_from=2)
+
+
+def _why_padded(model: Any, probe: Pack, padded: Tensor) -> str:
+    """Why the model cannot be read packed; empty when it can."""
+    if getattr(model, "_is_stateful", False):
+        return "it carries a state from token to token"
+    if "position_ids" not in inspect.signature(_decoder(model).forward).parameters:
+        return "it does not take positions"
+    try:
+        with packed(model, probe) as now:
+            whole = _decoder(model)(input_ids=probe.ids[None], position_ids=probe.positions[None], use_cache=False)
+    except Unpackable as error:
+        return str(error)
+    if why := _why_unknown(model.config.get_text_config(), now):
+        return why
+    difference = _distance(whole.last_hidden_state[0].index_select(0, probe.sources), padded)
+    return "" if difference <= _AGREES[padded.dtype] else f"packed and padded rows differ by {difference:.1%}"
+
+
+def _why_unknown(config: Any, now: Pass) -> str:
+    """Why attention cannot be trusted to go through the registry in every layer, sliding windows included."""
+    layers: int = config.num_hidden_layers
+    if len(now.windows) != layers:
+        return f"{len(now.windows)} of its {layers} layers use the attention registry"
+    kinds: Sequence[str] = getattr(config, "layer_types", None) or ()
+    if unknown := sorted(set(kinds) - _SEEN_WHOLE):
+        return f"it has layers of the kind {unknown[0]}"
+    windows = sum(window is not None for window in now.windows)
+    sliding = sum(kind == "sliding_attention" for kind in kinds)
+    return f"{windows} of its {sliding} sliding layers say so" if kinds and sliding > windows else ""
+
+
+def _head(model: Any, probe: Pack, hidden: Tensor) -> Head | None:
+    """The model's head when its logits are understood: checked against the model's own."""
+    linear = model.get_output_embeddings()
+    if type(linear) is not torch.nn.Linear:
+        return None
+    head = Head(linear, _shape(model.config.get_text_config()))
+    own = _from_own_logits(model, probe)
+    found = head.logprobs(hidden, probe.targets, precise=False)
+    return head if _distance(found, own) <= _AGREES[hidden.dtype] else None
+
+
+def _shape(config: Any) -> Shape:
+    scale = getattr(config, "logit_scale", None) or 1.0
+    if divisor := getattr(config, "logits_scaling", None):
+        scale /= divisor
+    return Shape(float(scale), getattr(config, "final_logit_softcapping", None))
+
+
+def _distance(one: Tensor, other: Tensor) -> float:
+    wide = torch.promote_types(other.dtype, torch.float32)
+    return float((one.to(wide) - other.to(wide)).norm() / other.to(wide).norm().clamp_min(1e-12))
