@@ -1,0 +1,292 @@
+"""Listeners that show a run's events: a live line on a terminal, time-stamped lines in a log, JSON lines for programs.
+
+>>> with choose(sys.stderr, json=False) as listener:   # doctest: +SKIP
+...     recipe.run(events=Events(listener))
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Protocol, Self
+
+from luthier.core.events import Event
+from luthier.core.files import writing
+from luthier.core.pace import Pace
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+_THIN_S = 5.0
+"""In plain lines, progress is told this often."""
+
+
+class Renderer(Protocol):
+    """A listener that may hold the terminal or a file, so that it is closed at the end."""
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+
+    def close(self) -> None:
+        """Give back what it holds."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def choose(stream: IO[str] | None = None, *, json: bool = False) -> Renderer:
+    """JSON lines when asked for, a live line on a terminal, else plain lines; to stderr unless a stream is given."""
+    to = sys.stderr if stream is None else stream
+    if json:
+        return JsonLines(to)
+    return Rich(to) if to.isatty() else Plain(to)
+
+
+def sentence(event: Event) -> str:
+    """What happened, as one line for a person; empty for progress."""
+    say = _SAYINGS.get(event.kind)
+    text = say(event) if say else event.text
+    return f"{event.step}: {text}" if event.step and text else text
+
+
+def _began(event: Event) -> str:
+    return f"{event.text}: {event.total:g} {'step' if event.total == 1 else 'steps'}"
+
+
+def _done(event: Event) -> str:
+    took = event.measures.get("seconds")
+    after = f" in {duration(took)}" if isinstance(took, (int, float)) else ""
+    rest = {name: value for name, value in event.measures.items() if name != "seconds"}
+    return _joined(f"done{after}", event, numbers(rest))
+
+
+def _ended(event: Event) -> str:
+    code = event.measures.get("exit", 0)
+    return f"{event.text}: finished" + (f" (exit {code:g})" if isinstance(code, (int, float)) and code else "")
+
+
+def _joined(what: str, event: Event, *details: str) -> str:
+    """A sentence with details in brackets; a step that is called like its kind does not say so twice."""
+    inside = ", ".join(detail for detail in (event.text, *details) if detail and detail != event.step)
+    return f"{what} ({inside})" if inside else what
+
+
+_SAYINGS: dict[str, Callable[[Event], str]] = {
+    "run": _began,
+    "start": lambda event: _joined("started", event),
+    "cached": lambda event: _joined("already made", event),
+    "done": _done,
+    "failed": lambda event: f"failed: {event.text}" if event.text else "failed",
+    "end": _ended,
+    "progress": lambda event: "",
+}
+
+
+def numbers(measures: Mapping[str, float | str]) -> str:
+    """Measures in a line: `loss 1.234, rows/s 820`."""
+    shown = (f"{name} {value if isinstance(value, str) else format(value, '.4g')}" for name, value in measures.items())
+    return ", ".join(shown)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: `0.4 s`, `12 s`, `3:05`, `2:03:05`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.1f}"
+
+
+def advance(event: Event, pace: Pace) -> str:
+    """A progress event in a line: `120/480 rows, 35 rows/s, loss 1.2, 0:10 left`."""
+    parts = [f"{_count(event.done)}/{_count(event.total)} {event.unit}".strip()]
+    if pace.rate:
+        parts.append(f"{pace.rate:.3g} {event.unit}/s")
+    parts += [numbers(event.measures)] if event.measures else []
+    left = pace.left(event.total)
+    parts += [f"{duration(left)} left"] if left else []
+    return ", ".join(parts)
+
+
+class Plain(Renderer):
+    """Time-stamped lines; progress is thinned to its beginning, its end and one line every five seconds."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self._paces: dict[str, Pace] = {}
+        self._told: dict[str, float] = {}
+
+    def __call__(self, event: Event) -> None:
+        """Write the event's line, if it is worth one."""
+        if event.kind == "progress":
+            line = self._progress(event)
+        else:
+            mark = "warning: " if event.kind == "warning" else ""
+            line = mark + sentence(event)
+        if line:
+            clock = time.strftime("%H:%M:%S", time.localtime(event.at))
+            self._stream.write(f"{clock} {line}\n")
+            self._stream.flush()
+
+    def _progress(self, event: Event) -> str:
+        pace = self._paces.setdefault(event.step, Pace())
+        pace.mark(event.at, event.done)
+        if 0 < event.done < event.total and event.at - self._told.get(event.step, float("-inf")) < _THIN_S:
+            return ""
+        self._told[event.step] = event.at
+        return f"{event.step}: {advance(event, pace)}"
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class JsonLines(Renderer):
+    """One JSON object a line, every event of it."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def __call__(self, event: Event) -> None:
+        """Write the event."""
+        self._stream.write(as_line(event))
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class ToFile(Renderer):
+    """Appends JSON lines to a file, whole lines at a time: the log of a run that outlives its terminal."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("ab", buffering=0)
+
+    def __call__(self, event: Event) -> None:
+        """Append the event in one write, so that lines of two processes do not mix."""
+        with writing(self.path):
+            self._file.write(as_line(event).encode())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def as_line(event: Event) -> str:
+    """The event as one line of strict JSON; a number that JSON cannot say (NaN, infinity) becomes a word."""
+    return json.dumps(_sayable(event.as_json()), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _sayable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _sayable(item) for name, item in value.items()}
+    return str(value) if isinstance(value, float) and value - value != 0 else value
+
+
+class Rich(Renderer):
+    """A live line for each step at work; what is finished stands above it in plain sentences."""
+
+    def __init__(self, stream: IO[str], *, console: Console | None = None) -> None:
+        from rich.console import Console
+
+        self._console = console or Console(file=stream)
+        self._progress: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._paces: dict[str, Pace] = {}
+        self._lock = threading.RLock()
+
+    def __call__(self, event: Event) -> None:
+        """Move the live line, or print a sentence above it."""
+        with self._lock:
+            if event.kind in ("start", "progress", "wait"):
+                self._move(event)
+            if event.kind in ("done", "failed", "cached"):
+                self._drop(event.step)
+            if event.kind not in ("start", "progress"):
+                self._say(event)
+            if event.kind == "end":
+                self.close()
+
+    def close(self) -> None:
+        """Take the live line away."""
+        if self._progress is not None:
+            self._progress.stop()
+        self._progress, self._tasks = None, {}
+
+    def _say(self, event: Event) -> None:
+        from rich.text import Text
+
+        mark, style = _MARKS.get(event.kind, ("", ""))
+        line = Text(f"{mark} " if mark else "", style=style) + Text(sentence(event), style=_TONES.get(event.kind, ""))
+        self._console.print(line, soft_wrap=True)
+
+    def _move(self, event: Event) -> None:
+        progress = self._live()
+        task = self._tasks.get(event.step)
+        if task is None:
+            task = progress.add_task(event.step, total=None, told=event.text)
+            self._tasks[event.step] = task
+        if event.kind == "progress":
+            pace = self._paces.setdefault(event.step, Pace())
+            pace.mark(event.at, event.done)
+            total = event.total or None
+            progress.update(task, completed=event.done, total=total, told=advance(event, pace))
+
+    def _drop(self, step: str) -> None:
+        task = self._tasks.pop(step, None)
+        self._paces.pop(step, None)
+        if task is not None and self._progress is not None:
+            self._progress.remove_task(task)
+        if not self._tasks:
+            self.close()
+
+    def _live(self) -> Progress:
+        if self._progress is None:
+            self._progress = _columns(self._console)
+            self._progress.start()
+        return self._progress
+
+
+_MARKS = {
+    "done": ("✓", "green"),
+    "cached": ("=", "dim"),
+    "failed": ("✗", "red"),
+    "warning": ("!", "yellow"),
+    "note": ("·", "dim"),
+    "wait": ("…", "dim"),
+}
+_TONES = {"cached": "dim", "failed": "red", "note": "dim", "wait": "dim"}
+
+
+def _columns(console: Console) -> Progress:
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.table import Column
+
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
+        BarColumn(bar_width=20),
+        TextColumn(
+            "{task.fields[told]}", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")
+        ),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        expand=True,
+    )
