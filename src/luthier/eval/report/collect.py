@@ -1,0 +1,3 @@
+"""x"""
+from typing import Any
+def collect(*a: Any)->Any: ...

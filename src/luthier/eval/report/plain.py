@@ -1,0 +1,122 @@
+"""The report as Markdown: for a pull request, a chat, a terminal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from luthier.eval.report import numbers
+from luthier.eval.report.facts import Cost, DataFacts, EvaluationFacts, GateFacts, ReportFacts, Score, TuningFacts
+from luthier.eval.report.pictures import data_branches, metric_order, shown_comparisons
+from luthier.eval.report.sentence import verdict_sentence
+from luthier.eval.report.views import standing_words
+
+_MARKUP = re.compile(r"([\\`*_{}\[\]<>#|&~])")
+
+
+def markdown(facts: ReportFacts) -> str:
+    """The report in Markdown, shorter than the page: the answer, the tables, how to make it again."""
+    parts: list[str] = [f"# {_plain(facts.title)}", f"**{_plain(facts.verdict_sentence)}**", _plain(facts.created)]
+    for gate in facts.gates:
+        parts += _gate(gate)
+    for at, evaluation in enumerate(facts.evaluations):
+        parts += _evaluation(evaluation, opening=at == 0)
+    for data in facts.data:
+        parts += _data(data)
+    for tuning in facts.tunings:
+        parts += _tuning(tuning)
+    parts += _costs(facts.costs)
+    if facts.provenance.commands:
+        parts += ["## Make it again", "```sh\n" + "\n".join(facts.provenance.commands) + "\n```"]
+    return "\n\n".join(parts) + "\n"
+
+
+def _gate(gate: GateFacts) -> list[str]:
+    rows = [
+        (rule.rule, rule.verdict, numbers.interval(Score(value=rule.value, low=rule.low, high=rule.high)), rule.why)
+        for rule in gate.rules
+    ]
+    title = f"## {_plain(gate.name)}: {gate.verdict}"
+    return [title, _table(("Rule", "Verdict", "Measured", "Why"), rows)] if rows else [title]
+
+
+def _evaluation(facts: EvaluationFacts, *, opening: bool) -> list[str]:
+    parts = [f"## Results: {_plain(facts.name)}"]
+    parts += [] if opening else [_plain(verdict_sentence(facts))]
+    parts += [f"> {_plain(note)}" for note in facts.notes]
+    titles = [model.title for model in facts.models]
+    rows = [
+        (
+            numbers.metric_name(metric),
+            *(
+                numbers.interval(model.metrics[metric], metric) if metric in model.metrics else numbers.MISSING
+                for model in facts.models
+            ),
+        )
+        for metric in metric_order(facts)
+    ]
+    parts.append(_table(("Metric", *titles), rows))
+    if facts.comparisons:
+        parts.append(_comparisons(facts))
+    return parts
+
+
+def _comparisons(facts: EvaluationFacts) -> str:
+    rows = [
+        (
+            numbers.metric_name(each.metric),
+            f"{facts.title(each.a)} − {facts.title(each.b)}",
+            numbers.difference(each.difference, each.low, each.high, each.metric),
+            numbers.probability(each.p if each.p_holm is None else each.p_holm),
+            standing_words(each),
+            f"{numbers.count(each.fixed)} / {numbers.count(each.broken)}",
+        )
+        for each in shown_comparisons(facts)
+    ]
+    return _table(("Metric", "Comparison", "Difference", "p", "Outcome", "Fixed / broken"), rows)
+
+
+def _data(facts: DataFacts) -> list[str]:
+    rows = [("rows in", numbers.count(facts.rows_in))]
+    rows += [(branch.label, numbers.count(branch.rows)) for branch in data_branches(facts)]
+    rows += [(f"edits by {operator}", numbers.count(times)) for operator, times in facts.edited.items()]
+    return [f"## Data: {_plain(facts.name)}", _table(("What", "Rows"), rows)]
+
+
+def _tuning(facts: TuningFacts) -> list[str]:
+    known = (
+        ("technique", facts.technique),
+        ("objective", facts.objective),
+        ("optimizer steps", numbers.count(facts.steps)),
+        ("rows seen", numbers.count(facts.rows)),
+        ("tokens learnt", numbers.large(facts.learnt_tokens)),
+        ("weights moved", numbers.large(facts.trainable_parameters)),
+        ("rows cut for length", numbers.count(facts.cut_rows)),
+    )
+    rows = [row for row in known if row[1] != numbers.MISSING]
+    return [f"## Tuning: {_plain(facts.name)}", _table(("What", "Value"), rows)]
+
+
+def _costs(costs: Sequence[Cost]) -> list[str]:
+    rows = [
+        (
+            cost.step,
+            numbers.duration(cost.seconds),
+            numbers.duration(cost.predicted_seconds),
+            numbers.size(cost.peak_bytes),
+            numbers.size(cost.predicted_peak_bytes),
+        )
+        for cost in costs
+    ]
+    head = ("Step", "Time", "predicted", "Peak memory", "predicted")
+    return ["## Cost", _table(head, rows)] if rows else []
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [[_plain(cell) for cell in head], ["---"] * len(head), *([_plain(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown takes as it is, on one line."""
+    return _MARKUP.sub(r"\\\1", " ".join(text.split()))

@@ -1,0 +1,168 @@
+"""What the page shows in words and tables: key figures, pairs most often confused, all rows in a small space."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from luthier.eval.report import numbers
+from luthier.eval.report.charts.squares import heat_class
+from luthier.eval.report.facts import Comparison, Confusion, EvaluationFacts, Fact, ModelFacts, Row
+from luthier.eval.report.sentence import best_plain, rows_per_hundred, standing
+
+MOST_FLIPS = 100
+MOST_SAMPLES = 12
+MOST_PAIRS = 20
+MOST_TABLE = 400
+MOST_CELLS = 15
+"""A confusion with more labels is drawn as a heat map, not written as a table."""
+LONG = 600
+"""Characters of a row's text that the page shows."""
+BROWSER_BYTES = 900_000
+"""What the browser of rows may add to the page."""
+
+
+class Figure(NamedTuple):
+    """A large number with what it is and what belongs to it."""
+
+    number: str
+    name: str
+    note: str
+    kind: str = ""
+
+
+class Cell(NamedTuple):
+    """One cell of a confusion table: the count, and how dark it is."""
+
+    times: int
+    kind: str
+
+
+class Pair(NamedTuple):
+    """Two labels that were confused."""
+
+    reference: str
+    answer: str
+    times: int
+    of: int
+
+
+def key_figures(facts: EvaluationFacts) -> list[Figure]:
+    """The few numbers of the first screen."""
+    metric = facts.main_metric
+    figures = [
+        _score_figure(model, metric, "accent" if model.role == "tuned" else "")
+        for model in [*facts.of_role("tuned")[:1], *facts.of_role("base")[:1], best_plain(facts)]
+        if model is not None and metric in model.metrics
+    ]
+    comparison = against_base(facts)
+    if comparison is not None and comparison.fixed is not None and comparison.broken is not None:
+        note = "wrong under the base model and right now, and the other way round"
+        figures.append(Figure(f"{comparison.fixed} / {comparison.broken}", "rows fixed / broken", note))
+    return figures
+
+
+def against_base(facts: EvaluationFacts) -> Comparison | None:
+    """The comparison of the tuned with the base model on the main metric; else any with counts of flips."""
+    tuned, base = facts.of_role("tuned"), facts.of_role("base")
+    if not tuned or not base:
+        return None
+    same = [each for each in facts.comparisons if (each.a, each.b) == (tuned[0].name, base[0].name)]
+    same.sort(key=lambda each: (each.fixed is None, each.metric != facts.main_metric))
+    return same[0] if same else None
+
+
+def meaning(facts: EvaluationFacts) -> str:
+    """What the difference means to people, and what could have been seen."""
+    comparison = next((each for each in facts.comparisons if each == against_base(facts)), None)
+    if comparison is None:
+        return ""
+    words = []
+    if said := rows_per_hundred(comparison):
+        words.append(f"Against the base model that is {said}.")
+    if comparison.detectable is not None:
+        least = numbers.number(comparison.detectable, numbers.places(comparison.metric))
+        seen = "which is less than what was found" if abs(comparison.difference) > comparison.detectable else (
+            "which is more than what was found: more rows would be needed to see a smaller one"
+        )
+        words.append(
+            f"With {numbers.count(comparison.rows or facts.rows)} rows, a difference of {least} would be noticed "
+            f"four times in five, {seen}."
+        )
+    return " ".join(words)
+
+
+def standing_words(comparison: Comparison) -> str:
+    """The outcome of a comparison in a word or two."""
+    return {"better": "better", "worse": "worse", "unclear": "cannot be told apart"}[standing(comparison)]
+
+
+def cells(facts: Confusion) -> list[tuple[str, list[Cell], int]]:
+    """The rows of a confusion table: label, cells, and how many rows bear the label."""
+    table = []
+    for label, counts in zip(facts.labels, facts.counts, strict=True):
+        total = sum(counts)
+        table.append((label, [Cell(times, heat_class(times / total if total else 0)) for times in counts], total))
+    return table
+
+
+def confused(facts: Confusion) -> list[Pair]:
+    """The pairs of labels that were confused most often."""
+    pairs = [
+        Pair(label, facts.labels[column], times, sum(counts))
+        for row, (label, counts) in enumerate(zip(facts.labels, facts.counts, strict=True))
+        for column, times in enumerate(counts)
+        if times and row != column
+    ]
+    return sorted(pairs, key=lambda pair: (-pair.times, pair.reference, pair.answer))[:MOST_PAIRS]
+
+
+def packed_rows(facts: EvaluationFacts) -> str:
+    """Every row as base64 of gzipped JSON, with texts cut until it fits; empty when there are none."""
+    if not facts.everything:
+        return ""
+    for limit in (400, 200, 100, 50, 20):
+        packed = _packed(facts, facts.everything, limit)
+        if len(packed) <= BROWSER_BYTES:
+            return packed
+    fitting = int(len(facts.everything) * BROWSER_BYTES / len(packed) * 0.9)
+    return _packed(facts, facts.everything[:fitting], 20)
+
+
+def thin_log(log: Sequence[Fact], most: int = 20) -> list[Fact]:
+    """A log at even distances, with its first and last step."""
+    if len(log) <= most:
+        return list(log)
+    return [log[round(at * (len(log) - 1) / (most - 1))] for at in range(most)]
+
+
+def _score_figure(model: ModelFacts, metric: str, kind: str) -> Figure:
+    score = model.metrics[metric]
+    note = "" if score.low is None or score.high is None else numbers.interval(score, metric).partition(" ")[2]
+    shown = f"95 % interval {note.strip('()')}" if note else ""
+    return Figure(numbers.number(score.value, numbers.places(metric)), model.title, shown, kind)
+
+
+def _packed(facts: EvaluationFacts, rows: Sequence[Row], limit: int) -> str:
+    models = [model.name for model in facts.models if any(model.name in row.answers for row in rows[:50])]
+    value: dict[str, Any] = {
+        "models": [facts.title(name) for name in models],
+        "tuned": _place(models, facts.of_role("tuned")),
+        "base": _place(models, facts.of_role("base")),
+        "rows": [_packed_row(row, models, limit) for row in rows],
+    }
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+
+
+def _packed_row(row: Row, models: Sequence[str], limit: int) -> list[Any]:
+    answers = [numbers.clipped(row.answers.get(name, ""), limit) for name in models]
+    right = [None if (known := row.correct.get(name)) is None else int(known) for name in models]
+    return [row.id, numbers.clipped(row.text, limit), numbers.clipped(row.reference, limit), answers, right]
+
+
+def _place(models: Sequence[str], wanted: Sequence[ModelFacts]) -> int:
+    return models.index(wanted[0].name) if wanted and wanted[0].name in models else -1
