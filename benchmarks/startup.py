@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 
 def seconds(command: list[str], folder: Path, environment: dict[str, str]) -> float:
@@ -43,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="five rounds instead of twenty")
     rounds = 5 if parser.parse_args().quick else 20
-    from workshop import small_recipe
+    from tests.workshop import small_recipe
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

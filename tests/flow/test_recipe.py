@@ -1,0 +1,98 @@
+"""Recipes: what they accept, what they refuse and with which words, and what follows from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from luthier.core.errors import LuthierError
+from luthier.flow.recipe import MODEL_STEP, Recipe
+from tests.workshop import RECIPE, small_recipe
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return small_recipe(tmp_path).parent
+
+
+def _load(folder: Path, text: str, *overrides: str) -> Recipe:
+    (folder / "other.yaml").write_text(text, encoding="utf-8")
+    return Recipe.load(folder / "other.yaml", overrides)
+
+
+def test_a_recipe_reads_what_was_written(folder: Path) -> None:
+    recipe = Recipe.load(folder)
+    assert recipe.order() == [MODEL_STEP, "data", "tune", "report", "gate"]
+    assert recipe.steps["tune"].model_dump()["technique"]["r"] == 4
+    assert recipe.all_steps()[MODEL_STEP].model_dump()["source"]["kind"] == "folder"
+
+
+def test_overrides_are_checked_by_the_same_schema(folder: Path) -> None:
+    recipe = Recipe.load(folder, ["steps.tune.technique.r=32", "seed=9"])
+    assert recipe.steps["tune"].model_dump()["technique"]["r"] == 32
+    assert recipe.seed == 9
+    with pytest.raises(LuthierError, match="technique"):
+        Recipe.load(folder, ["steps.tune.technique.r=much"])
+
+
+def test_a_recipe_written_out_is_the_same_recipe(folder: Path) -> None:
+    recipe = Recipe.load(folder)
+    assert _load(folder, recipe.as_yaml()).model_dump() == recipe.model_dump()
+
+
+def test_objects_and_yaml_make_the_same_recipe(folder: Path) -> None:
+    recipe = Recipe.load(folder)
+    same = Recipe(name=recipe.name, seed=recipe.seed, model=recipe.model, steps=recipe.steps)
+    assert same == recipe
+
+
+@pytest.mark.parametrize(
+    ("change", "to", "line", "words"),
+    [
+        ("kind: tune", "kind: tone", 10, "'tone' is unknown; did you mean 'tune'"),
+        ("rows_per_step: 8", "rows_per_stop: 8", 14, "did you mean 'rows_per_step'"),
+        ("rows_per_step: 8", "rows_per_step: many", 14, "valid integer"),
+        ("rows_per_step: 8", "rows_per_step: true", 14, "wants a number"),
+        ("learning_rate: 1.0e-2", "learning_rate: .nan", 15, "finite"),
+        ("data: data\n    technique", "data: dota\n    technique", 12, "no step 'dota'"),
+        ("model: tune", "model: data", 20, "makes a dataset"),
+        ("data: data\n    model: tune", "data: tune\n    model: tune", 19, "makes a model"),
+        ("name: tickets", "name: ../tickets", 2, "pattern"),
+        ("name: tickets", "nome: tickets", 2, "did you mean 'name'"),
+        ("seed: 3", "seed: -3", 3, "greater than or equal to 0"),
+        ("luthier: 1", "luthier: 2", 1, "wanted 1, came 2"),
+        ("model: tiny-model", "model: smollm2-135m-instrukt", 4, "did you mean 'smollm2-135m-instruct'"),
+        ("ops: [normalise, exact_dedup]", "ops: [normalize]", 9, "did you mean 'normalise'"),
+    ],
+)
+def test_mistakes_are_named_with_line_and_remedy(folder: Path, change: str, to: str, line: int, words: str) -> None:
+    assert change in RECIPE
+    with pytest.raises(LuthierError) as caught:
+        _load(folder, RECIPE.replace(change, to))
+    assert caught.value.where.line == line
+    assert words in f"{caught.value.message}; {caught.value.remedy}"
+
+
+def test_a_ring_of_steps_is_refused(folder: Path) -> None:
+    ring = "luthier: 1\nmodel: tiny-model\nsteps:\n  data: {kind: prepare, source: {kind: csv, path: tickets.csv}}\n"
+    ring += "  a: {kind: tune, data: data, model: b}\n  b: {kind: tune, data: data, model: a}\n"
+    with pytest.raises(LuthierError, match="wait for each other: a, b"):
+        _load(folder, ring)
+
+
+def test_a_recipe_without_a_model_says_what_to_add(folder: Path) -> None:
+    with pytest.raises(LuthierError, match="names no model") as caught:
+        _load(folder, RECIPE.replace("model: tiny-model\n", ""))
+    assert "smollm2" in caught.value.remedy
+
+
+def test_the_name_model_is_kept(folder: Path) -> None:
+    with pytest.raises(LuthierError, match="is kept for"):
+        _load(folder, RECIPE.replace("  tune:\n", "  model:\n").replace("model: tune", "model: model"))
+
+
+def test_a_recipe_cannot_be_changed(folder: Path) -> None:
+    recipe = Recipe.load(folder)
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.seed = 4
