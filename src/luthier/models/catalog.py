@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from luthier.core.errors import ModelError, Where, did_you_mean
 from luthier.models.source import ModelSource, is_hub_id
@@ -62,7 +62,7 @@ def resolve(value: str | Mapping[str, Any] | ModelSource, base: Path) -> ModelSo
     """
     if isinstance(value, ModelSource):
         return value
-    if not isinstance(value, str):
+    if isinstance(value, Mapping):
         return _parse(value)
     if value in CATALOG:
         return _parse(CATALOG[value].source)
@@ -73,9 +73,13 @@ def resolve(value: str | Mapping[str, Any] | ModelSource, base: Path) -> ModelSo
         return _parse({"kind": "hub", "id": value})
     where = Where(field="model")
     if "/" in value:
-        raise ModelError(f"no folder {path}", where=where, remedy="give a folder, a .gguf file, or OWNER/NAME on the hub")
+        raise ModelError(
+            f"no folder {path}", where=where, remedy="give a folder, a .gguf file, or OWNER/NAME on the hub"
+        )
     remedy = did_you_mean(value, CATALOG)
-    raise ModelError(f"model {value!r} is unknown: not in the catalog, not a folder or file", where=where, remedy=remedy)
+    raise ModelError(
+        f"model {value!r} is unknown: not in the catalog, not a folder or file", where=where, remedy=remedy
+    )
 
 
 def entry_of(source: ModelSource) -> tuple[str, Entry] | None:
@@ -89,18 +93,18 @@ def entry_of(source: ModelSource) -> tuple[str, Entry] | None:
 
 def _local(value: str, path: Path) -> ModelSource:
     if not path.exists():
-        raise ModelError(f"no file {path}", where=Where(field="model"), remedy="a relative path starts at the recipe's folder")
+        raise ModelError(
+            f"no file {path}", where=Where(field="model"), remedy="a relative path starts at the recipe's folder"
+        )
     return _parse({"kind": "gguf" if path.is_file() else "folder", "path": value})
 
 
 def _parse(value: Mapping[str, Any]) -> ModelSource:
     """A source from its settings; what is wrong with them becomes one `ModelError` that names the field."""
-    from pydantic import TypeAdapter
-
     try:
         return TypeAdapter(ModelSource).validate_python(dict(value))
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(["model", *(str(part) for part in first["loc"])])
-        known = ", ".join(type(value).__name__ for value in ()) or "see `luthier parts model`"
-        raise ModelError(first["msg"], where=Where(field=field), remedy=known) from error
+        where = Where(field=".".join(["model", *(str(part) for part in first["loc"])]))
+        message = first["msg"].removeprefix("Value error, ")
+        raise ModelError(message, where=where, remedy="`luthier parts model` shows what a source takes") from error

@@ -107,7 +107,7 @@ class Tensor(NamedTuple):
     shape: tuple[int, ...]
 
     @property
-    def count(self) -> int:
+    def numbers(self) -> int:
         """How many numbers it holds."""
         return math.prod(self.shape)
 
@@ -118,14 +118,14 @@ def describe(folder: Path) -> Description:
     text = config.get("text_config") or config  # models of several kinds of input keep the language part apart
     tensors = read_headers(folder)
     tied = _tied(config, tensors)
-    embedding = next((one.count for name, one in tensors.items() if name.endswith(_EMBEDDINGS)), 0)
+    embedding = next((one.numbers for name, one in tensors.items() if name.endswith(_EMBEDDINGS)), 0)
     heads = int(text.get("num_attention_heads") or text.get("n_head") or 1)
     hidden = int(text.get("hidden_size") or text.get("n_embd") or text.get("d_model") or 0)
     duplicate = _duplicate_head(tensors) if tied else 0
     return Description(
         architecture=(config.get("architectures") or [config.get("model_type", "unknown")])[0],
         model_type=config.get("model_type", "unknown"),
-        parameters=sum(one.count for one in tensors.values()) - duplicate,
+        parameters=sum(one.numbers for one in tensors.values()) - duplicate,
         embedding_parameters=embedding,
         tied=tied,
         hidden_size=hidden,
@@ -137,7 +137,7 @@ def describe(folder: Path) -> Description:
         vocab=int(text.get("vocab_size") or 0),
         context=int(text.get("max_position_embeddings") or text.get("n_positions") or 0),
         dtype=_main_dtype(tensors),
-        weight_bytes=sum(one.count * BYTES_OF.get(one.dtype, 1) for one in tensors.values()),
+        weight_bytes=sum(one.numbers * BYTES_OF.get(one.dtype, 1) for one in tensors.values()),
         disk_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
         licence=read_licence(folder),
         template=describe_template(read_template(folder)),
@@ -170,6 +170,7 @@ def training_memory(
     them when None). `full` keeps fp32 weights; every other technique keeps the frozen base as it lies on the disk
     (`qlora`: 4.5 bits a weight) and fp32 copies of what moves. Activations are what autograd keeps of each layer.
     """
+    trainable = int(trainable)
     frozen = 0 if technique == "full" else description.weight_bytes
     if technique == "qlora":
         linear = description.parameters - description.embedding_parameters
@@ -231,7 +232,9 @@ def weight_files(folder: Path) -> list[Path]:
         return []
     names = sorted(set(read_object(index).get("weight_map", {}).values()))
     if unsafe := [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]:
-        raise ModelError(f"names a shard that is not a safetensors file beside it: {unsafe[0]!r}", where=Where(file=str(index)))
+        raise ModelError(
+            f"names a shard that is not a safetensors file beside it: {unsafe[0]!r}", where=Where(file=str(index))
+        )
     if missing := [name for name in names if not (folder / name).is_file()]:
         raise ModelError(f"lacks {missing[0]} ({len(missing)} of {len(names)} shards)", where=Where(file=str(folder)))
     return [index, *(folder / name for name in names)]
@@ -301,13 +304,13 @@ def _tied(config: dict[str, Any], tensors: dict[str, Tensor]) -> bool:
 
 def _duplicate_head(tensors: dict[str, Tensor]) -> int:
     """Numbers of an output head that lies in the file though it is tied to the embeddings."""
-    return sum(one.count for name, one in tensors.items() if name.endswith("lm_head.weight"))
+    return sum(one.numbers for name, one in tensors.items() if name.endswith("lm_head.weight"))
 
 
 def _main_dtype(tensors: dict[str, Tensor]) -> str:
     """The dtype that most numbers have."""
     counts: dict[str, int] = {}
     for one in tensors.values():
-        counts[one.dtype] = counts.get(one.dtype, 0) + one.count
+        counts[one.dtype] = counts.get(one.dtype, 0) + one.numbers
     most = max(sorted(counts), key=lambda name: counts[name])
     return DTYPE_NAMES.get(most, most.lower())

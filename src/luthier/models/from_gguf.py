@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 DIGIT_SPLITTERS = frozenset({"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"})
-"""Pre-tokenizers, by llama.cpp's name, that cut digits apart before GPT-2's pattern (llama.cpp, src/llama-vocab.cpp)."""
-GPT2_SPLITTERS = frozenset({"default", "gpt-2", "gpt2", "phi-2", "jina-es", "jina-de", "mpt", "olmo", "jais", "trillion"})
+"""Pre-tokenizers (llama.cpp's names, from its src/llama-vocab.cpp) that cut digits apart before GPT-2's pattern."""
+GPT2_SPLITTERS = frozenset(
+    {"default", "gpt-2", "gpt2", "phi-2", "jina-es", "jina-de", "mpt", "olmo", "jais", "trillion"}
+)
 """Pre-tokenizers that are GPT-2's pattern alone."""
 _UNSAID = {"_model_name_or_path", "_name_or_path"}
 _LOCAL = {"is_local", "local_files_only", "name_or_path"}
@@ -109,6 +111,11 @@ def open_gguf(path: Path) -> Any:
     return model.eval()
 
 
+def tokenizer_of(path: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in a GGUF file, cutting text as the file says."""
+    return _tokenizer(path, read_head(path), lambda text: None)
+
+
 def _tokenizer(path: Path, head: GgufHead, say: Say) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
@@ -137,7 +144,7 @@ def _mend_pre_tokenizer(tokenizer: Any, kind: str | None, say: Say) -> None:
         )
         say(f"the tokenizer cuts digits apart, as the file's pre-tokenizer {kind!r} does")
     elif kind is not None and kind not in GPT2_SPLITTERS and _is_plain_gpt2(tokenizer):
-        say(f"the file's pre-tokenizer {kind!r} is not known here: GPT-2's pattern is used, and some text may be cut otherwise")
+        say(f"the file's pre-tokenizer {kind!r} is not known here: GPT-2's pattern may cut some text otherwise")
 
 
 def _is_plain_gpt2(tokenizer: Any) -> bool:

@@ -91,7 +91,9 @@ def check_folder(folder: Path) -> None:
     if (quantised := config.get("quantization_config")) is not None:
         method = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else "unknown"
         remedy = "take the model that it was quantised from; `qlora` quantises it for training"
-        raise ModelError(f"its weights are quantised ({method}) and cannot be tuned as they are", where=where, remedy=remedy)
+        raise ModelError(
+            f"its weights are quantised ({method}) and cannot be tuned as they are", where=where, remedy=remedy
+        )
     _check_weights(folder)
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise ModelError("holds no tokenizer", where=where, remedy="put tokenizer.json beside config.json")
@@ -133,7 +135,9 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 def _refuse_code(config: dict[str, Any], path: Path) -> None:
     if config.get("auto_map"):
         remedy = "take a model whose architecture transformers knows; remote code is never run"
-        raise ModelError("asks to run code that comes with the model (auto_map)", where=Where(file=str(path)), remedy=remedy)
+        raise ModelError(
+            "asks to run code that comes with the model (auto_map)", where=Where(file=str(path)), remedy=remedy
+        )
 
 
 def _check_weights(folder: Path) -> None:

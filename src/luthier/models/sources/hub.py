@@ -11,6 +11,7 @@ from pydantic import field_validator
 from luthier.core.digest import digest_of
 from luthier.core.errors import ModelError, Where
 from luthier.models.describe import read_licence
+from luthier.models.quiet import no_bars
 from luthier.models.source import KEPT, ModelSource, Provenance, Say, adopt, is_hub_id
 
 _PATTERNS = [*KEPT, "*.safetensors", "*.safetensors.index.json", "additional_chat_templates/*.jinja"]
@@ -60,19 +61,21 @@ class Hub(ModelSource):
 
         where = Where(field="model")
         try:
-            found = snapshot_download(
-                self.id,
-                revision=self.revision,
-                allow_patterns=_PATTERNS,
-                ignore_patterns=_NOT_LOADED,
-                local_files_only=not self.online,
-                cache_dir=os.environ.get("HF_HUB_CACHE"),
-                endpoint=os.environ.get("HF_ENDPOINT"),
-                tqdm_class=_silent_bar(),
-            )
+            with no_bars():
+                found = snapshot_download(
+                    self.id,
+                    revision=self.revision,
+                    allow_patterns=_PATTERNS,
+                    ignore_patterns=_NOT_LOADED,
+                    local_files_only=not self.online,
+                    cache_dir=os.environ.get("HF_HUB_CACHE"),
+                    endpoint=os.environ.get("HF_ENDPOINT"),
+                )
         except GatedRepoError as error:
             remedy = "accept its terms on the hub and set HF_TOKEN"
-            raise ModelError(f"{self.id} is given out only to those who accepted its terms", where=where, remedy=remedy) from error
+            raise ModelError(
+                f"{self.id} is given out only to those who accepted its terms", where=where, remedy=remedy
+            ) from error
         except RevisionNotFoundError as error:
             raise ModelError(f"{self.id} has no revision {self.revision!r}", where=where) from error
         except RepositoryNotFoundError as error:
@@ -88,14 +91,11 @@ class Hub(ModelSource):
         where = Where(field="model")
         if self.online:
             remedy = "connect, or set HF_ENDPOINT to your mirror"
-            return ModelError(f"{self.id} is not in the local hub cache, and the hub cannot be reached", where=where, remedy=remedy)
-        remedy = f"to fetch it, write `model: {{kind: hub, id: {self.id}, online: true}}`; if a folder was meant, there is none of that name"
-        return ModelError(f"{self.id} (revision {self.revision!r}) is not in the local hub cache", where=where, remedy=remedy)
-
-
-def _silent_bar() -> type:
-    from functools import partialmethod
-
-    from huggingface_hub.utils import tqdm
-
-    return type("Silent", (tqdm,), {"__init__": partialmethod(tqdm.__init__, disable=True)})
+            return ModelError(
+                f"{self.id} is not in the local hub cache, and the hub cannot be reached", where=where, remedy=remedy
+            )
+        wanted = f"model: {{kind: hub, id: {self.id}, online: true}}"
+        remedy = f"to fetch it, write `{wanted}`; if a folder was meant, there is none of that name"
+        return ModelError(
+            f"{self.id} (revision {self.revision!r}) is not in the local hub cache", where=where, remedy=remedy
+        )

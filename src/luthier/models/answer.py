@@ -1,0 +1,58 @@
+"""What a model answers to one fixed prompt: the check that an export is the model that was tuned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from luthier.models.describe import read_template
+
+if TYPE_CHECKING:
+    import torch
+
+PROMPT = "Tell me in one sentence what you can do."
+TOKENS = 16
+NEAR_TIE = 0.1
+"""Nats between two next tokens below which the rounding of merged weights may exchange them."""
+
+
+class Answer(NamedTuple):
+    """Greedy tokens, and the log-probabilities of all tokens at each of them."""
+
+    tokens: list[int]
+    logps: torch.Tensor
+    """(tokens, vocab), float32."""
+
+    def differs(self, other: Answer) -> float | None:
+        """None when both say the same; else how many nats this one preferred its own token, where they part."""
+        for index, (mine, theirs) in enumerate(zip(self.tokens, other.tokens, strict=True)):
+            if mine != theirs:
+                row = self.logps[index]
+                return float(row[mine] - row[theirs])
+        return None
+
+
+def prompt_ids(folder: Path) -> list[int]:
+    """The fixed prompt as token ids of the model in `folder`, in its chat template when it has one."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if read_template(folder) is None:
+        return list(tokenizer.encode(PROMPT))
+    turns = [{"role": "user", "content": PROMPT}]
+    text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    return list(tokenizer.encode(text, add_special_tokens=False))
+
+
+def answer(model: Any, ids: list[int]) -> Answer:
+    """The greedy answer to a prompt, one whole forward pass a token: slow, short, and without any cache to go wrong."""
+    import torch
+
+    seen = torch.tensor([ids])
+    rows = []
+    with torch.no_grad():
+        for _ in range(TOKENS):
+            logits = model(input_ids=seen, attention_mask=torch.ones_like(seen)).logits[0, -1].float()
+            rows.append(torch.log_softmax(logits, dim=-1))
+            seen = torch.cat([seen, logits.argmax().view(1, 1)], dim=1)
+    return Answer(seen[0, len(ids) :].tolist(), torch.stack(rows))

@@ -1,0 +1,207 @@
+"""Give a model artifact out as files that other programs open, after checking that they answer as the model does.
+
+    hf, merged   a Hugging Face folder; an adapter is merged in float32 and rounded once to the base's dtype
+    adapter      PEFT's folder, which loads over the base model in plain peft
+    gguf         one float16 file for llama.cpp
+
+An export appears whole or not at all, and never replaces anything but an earlier export.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from luthier.core.artifact import Artifact
+from luthier.core.errors import InputError, ModelError, Where
+from luthier.core.files import writing
+from luthier.models.answer import NEAR_TIE, Answer, answer, prompt_ids
+from luthier.models.card import card, origin_of
+from luthier.models.describe import describe, read_object
+from luthier.models.from_gguf import open_gguf, tokenizer_of
+from luthier.models.load import (
+    ADAPTER,
+    base_folder,
+    is_adapter,
+    name_of,
+    open_adapter,
+    open_folder,
+    open_merged,
+    pick_dtype,
+)
+from luthier.models.quiet import no_bars
+from luthier.models.source import Say, model_files, write_json
+from luthier.models.to_gguf import write_gguf
+
+Format = Literal["hf", "adapter", "merged", "gguf"]
+MARKER = "luthier.json"
+"""The file by which an export of ours is known."""
+_TOKENIZER_PROBES = ("It costs 1,250.75 today.\n\n1. café  2\tnaïve — 你好", "  def f(x):\n    return x['key']\n")
+
+
+def export(
+    artifact: Artifact,
+    to: Path,
+    format: Format,  # the word that the command line uses too
+    *,
+    measures: Mapping[str, Any] | None = None,
+    say: Say = lambda text: None,
+) -> Path:
+    """Write a model artifact to the folder `to`, check it, and return the folder.
+
+    `measures` (metric to value, or to `{"value", "low", "high"}`) go into the model card. Raises `ModelError` when the
+    format cannot hold this model, or when what was written does not answer as the model does.
+    """
+    _check_target(to)
+    aside = to.with_name(f".{to.name}.{os.getpid()}.export")
+    with writing(to):
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+    try:
+        _write(artifact, aside, format)
+        _verify(artifact, aside, format, say)
+        _finish(artifact, aside, format, measures)
+        _swap(aside, to)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return to
+
+
+def _check_target(to: Path) -> None:
+    if not to.exists() or (to / MARKER).is_file():
+        return
+    where = Where(file=str(to))
+    if not to.is_dir():
+        raise InputError("is a file; an export is a folder", where=where)
+    if any(to.iterdir()):
+        remedy = "give a new folder, or empty this one yourself"
+        raise InputError("is not empty, and not an earlier export, so it is left alone", where=where, remedy=remedy)
+
+
+def _write(artifact: Artifact, folder: Path, format: Format) -> None:
+    if format == "adapter":
+        _write_adapter(artifact, folder)
+    elif format == "gguf":
+        whole = folder / ".whole"
+        whole.mkdir()
+        _write_whole(artifact, whole)
+        write_gguf(whole, _gguf_path(artifact, folder), name_of(artifact), origin_of(artifact).licence)
+        shutil.rmtree(whole)
+    else:
+        _write_whole(artifact, folder)
+
+
+def _write_whole(artifact: Artifact, folder: Path) -> None:
+    """One Hugging Face folder with everything: the artifact's own, or base and adapter merged."""
+    base = base_folder(artifact)
+    for path in model_files(base):
+        weights = path.name.endswith((".safetensors", ".safetensors.index.json"))
+        if path.name != "README.md" and not (weights and is_adapter(artifact)):
+            target = folder / path.relative_to(base)
+            with writing(target):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
+    if not is_adapter(artifact):
+        return
+    kept = {name: (folder / name).read_bytes() for name in ("config.json", "generation_config.json")}
+    model = open_merged(artifact, pick_dtype("float32")).to(pick_dtype(_saved_dtype(base)))
+    with no_bars(), writing(folder):
+        model.save_pretrained(folder)
+    for name, data in kept.items():
+        (folder / name).write_bytes(data)
+
+
+def _write_adapter(artifact: Artifact, folder: Path) -> None:
+    where = Where(file=str(artifact.folder))
+    if not is_adapter(artifact):
+        raise ModelError("is a whole model, not an adapter", where=where, remedy="export it as `hf`")
+    if is_adapter(artifact.parent("model")):
+        remedy = "export it as `merged`"
+        raise ModelError(
+            "was tuned over another adapter, so no published model is its base", where=where, remedy=remedy
+        )
+    for path in sorted((artifact.folder / ADAPTER).iterdir()):
+        if path.name != "README.md":
+            shutil.copyfile(path, folder / path.name)
+    config = read_object(folder / "adapter_config.json")
+    write_json(folder / "adapter_config.json", {**config, "base_model_name_or_path": origin_of(artifact).address})
+
+
+def _verify(artifact: Artifact, folder: Path, format: Format, say: Say) -> None:
+    """Compare greedy answers in float32: equal, or parted only where rounding may exchange two near-equal tokens."""
+    ids = prompt_ids(base_folder(artifact))
+    wanted = _answer_of(artifact, ids)
+    came = answer(_reopen(artifact, folder, format), ids)
+    gap = wanted.differs(came)
+    if gap is not None and (format == "adapter" or gap > NEAR_TIE):
+        remedy = "nothing was written; this is a fault worth reporting, unless the files changed meanwhile"
+        raise ModelError(f"the {format} export answers otherwise than the model (by {gap:.2f} nats)", remedy=remedy)
+    same = "answers as the model does" if gap is None else f"parts from the model only at a near tie ({gap:.3f} nats)"
+    say(f"checked: the export {same} on {len(wanted.tokens)} greedy tokens")
+    if format == "gguf":
+        _verify_tokenizer(artifact, _gguf_path(artifact, folder))
+
+
+def _answer_of(artifact: Artifact, ids: list[int]) -> Answer:
+    float32 = pick_dtype("float32")
+    if not is_adapter(artifact):
+        return answer(open_folder(artifact.folder, float32), ids)
+    return answer(open_adapter(open_merged(artifact.parent("model"), float32), artifact.folder / ADAPTER), ids)
+
+
+def _reopen(artifact: Artifact, folder: Path, format: Format) -> Any:
+    float32 = pick_dtype("float32")
+    if format == "adapter":
+        return open_adapter(open_merged(artifact.parent("model"), float32), folder)
+    if format == "gguf":
+        return open_gguf(_gguf_path(artifact, folder))
+    return open_folder(folder, float32)
+
+
+def _verify_tokenizer(artifact: Artifact, path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    before = AutoTokenizer.from_pretrained(base_folder(artifact), local_files_only=True, trust_remote_code=False)
+    after = tokenizer_of(path)
+    for text in _TOKENIZER_PROBES:
+        if before.encode(text) != after.encode(text):
+            raise ModelError(
+                "the GGUF file's tokenizer cuts text otherwise than the model's", remedy="export it as `merged`"
+            )
+
+
+def _finish(artifact: Artifact, folder: Path, format: Format, measures: Mapping[str, Any] | None) -> None:
+    (folder / "README.md").write_text(card(artifact, format, measures), encoding="utf-8")
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    write_json(folder / MARKER, {"artifact": artifact.digest, "format": format, "files": files})
+    for path in folder.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def _swap(aside: Path, to: Path) -> None:
+    """Put the finished export in place; an earlier one goes only once the new one stands ready."""
+    old = to.with_name(f".{to.name}.{os.getpid()}.old")
+    with writing(to):
+        if to.exists():
+            to.replace(old)
+        aside.replace(to)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _gguf_path(artifact: Artifact, folder: Path) -> Path:
+    return folder / f"{name_of(artifact).replace('/', '-')}-f16.gguf"
+
+
+def _saved_dtype(folder: Path) -> Literal["float32", "bfloat16", "float16"]:
+    """The dtype of the base's weights; anything unusual is kept in float32."""
+    match describe(folder).dtype:
+        case "bfloat16":
+            return "bfloat16"
+        case "float16":
+            return "float16"
+        case _:
+            return "float32"

@@ -1,0 +1,174 @@
+"""Open a model artifact: a base or fully tuned folder as it is, an adapter over the model that it was tuned from.
+
+What comes back is transformers' own model, or PEFT's over it. Weights are read from safetensors on this machine only,
+and no code that came with a model is run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from luthier.core.artifact import Artifact
+from luthier.core.errors import ModelError, Where
+from luthier.models.describe import read_object
+from luthier.models.quiet import no_bars
+
+if TYPE_CHECKING:
+    import torch
+
+Dtype = Literal["float32", "bfloat16", "float16", "auto"]
+ADAPTER = "adapter"
+"""The folder of a tuned adapter inside its artifact."""
+MODEL_CARD = "model.json"
+TUNED_CARD = "tuned.json"
+_CPU_WITH_BF16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+"""Flags of processors (x86 and ARM) that multiply bfloat16 in hardware."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """An open model in evaluation mode, with where its tokenizer lies and what it is."""
+
+    model: Any
+    """transformers' model, or PEFT's when the artifact is an adapter."""
+    folder: Path
+    """Holds the tokenizer and the chat template: the base model's folder."""
+    name: str
+    digest: str
+
+
+def load(artifact: Artifact, dtype: Dtype = "auto") -> Loaded:
+    """Open a model artifact on the CPU.
+
+    `auto` is bfloat16 where this machine computes in it (a GPU, or a CPU with AVX512-BF16 or AMX), else float32. An
+    adapter that was tuned over another adapter stands on that one merged in.
+    """
+    kind = pick_dtype(dtype)
+    model = _open(artifact, kind)
+    return Loaded(model=model.eval(), folder=base_folder(artifact), name=name_of(artifact), digest=artifact.digest)
+
+
+def open_model(artifact: Artifact, dtype: Dtype = "auto") -> Any:
+    """The plain transformers model, or PEFT model, of an artifact."""
+    return load(artifact, dtype).model
+
+
+def is_adapter(artifact: Artifact) -> bool:
+    """Whether the artifact is a tuned adapter, which stands on another model."""
+    return any(entry.path.startswith(f"{ADAPTER}/") for entry in artifact.manifest.files)
+
+
+def base_folder(artifact: Artifact) -> Path:
+    """The Hugging Face folder that an artifact is, or that its adapter stands on in the end."""
+    return base_artifact(artifact).folder
+
+
+def base_artifact(artifact: Artifact) -> Artifact:
+    """The artifact with whole weights at the bottom of a chain of adapters."""
+    return base_artifact(artifact.parent("model")) if is_adapter(artifact) else artifact
+
+
+def origin_artifact(artifact: Artifact) -> Artifact:
+    """The model that everything began with: up through adapters and full fine-tunes."""
+    return origin_artifact(artifact.parent("model")) if "model" in artifact.manifest.inputs else artifact
+
+
+def name_of(artifact: Artifact) -> str:
+    """The base model's name; for a tuned one followed by its technique, once for each time it was tuned."""
+    if "model" not in artifact.manifest.inputs:
+        return str(artifact.read_json(MODEL_CARD)["name"])
+    technique = artifact.read_json(TUNED_CARD).get("technique", "tuned")
+    kind = technique.get("kind", "tuned") if isinstance(technique, dict) else technique
+    return f"{name_of(artifact.parent('model'))}+{kind}"
+
+
+def pick_dtype(dtype: Dtype = "auto") -> torch.dtype:
+    """The dtype to compute in: `auto` chooses by what the machine is quick at."""
+    import torch
+
+    named = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype != "auto":
+        return named[dtype]
+    gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if gpu or cpu_has_bf16() else torch.float32
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this machine's processor says that it multiplies bfloat16 in hardware (read without torch)."""
+    flags = Path("/proc/cpuinfo")
+    return flags.is_file() and not _CPU_WITH_BF16.isdisjoint(
+        flags.read_text(encoding="utf-8", errors="replace").split()
+    )
+
+
+def open_folder(folder: Path, dtype: torch.dtype) -> Any:
+    """The causal language model in a Hugging Face folder; `ModelError` when any weight is missing or does not fit."""
+    from transformers import AutoModelForCausalLM
+
+    where = Where(file=str(folder))
+    try:
+        with no_bars():
+            model, info = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=dtype,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        first = str(error).strip().split("\n", 1)[0]
+        raise ModelError(f"transformers cannot open this model: {first}", where=where) from error
+    wrong = [*sorted(info["missing_keys"]), *(str(key) for key in info["mismatched_keys"])]
+    if wrong:
+        what = f"{', '.join(wrong[:3])} ({len(wrong)} in all)"
+        raise ModelError(f"the weights do not fit the architecture: {what}", where=where)
+    return model.eval()
+
+
+def open_adapter(model: Any, folder: Path) -> Any:
+    """PEFT's model: an adapter's folder over an open model; `ModelError` when they do not belong together."""
+    from peft import PeftModel
+
+    where = Where(file=str(folder))
+    config = read_object(folder / "adapter_config.json")
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise ModelError("holds no adapter_model.safetensors", where=where)
+    try:
+        return PeftModel.from_pretrained(model, folder, is_trainable=False).eval()
+    except (ValueError, RuntimeError, KeyError) as error:
+        first = str(error).strip().split("\n", 1)[0]
+        kind = config.get("peft_type", "adapter")
+        raise ModelError(f"this {kind} adapter does not fit its base model: {first}", where=where) from error
+
+
+def merge(model: Any, place: Path) -> Any:
+    """PEFT's model with the adapter added into its weights; `ModelError` for adapters that are not weights."""
+    if model.active_peft_config.is_prompt_learning:
+        kind = model.active_peft_config.peft_type.value
+        remedy = "export it with `--format adapter`, or tune with a technique such as lora"
+        raise ModelError(
+            f"{kind} learns a prompt, which cannot be merged into weights", where=Where(file=str(place)), remedy=remedy
+        )
+    try:
+        return model.merge_and_unload(progressbar=False, safe_merge=True)
+    except (AttributeError, NotImplementedError, ValueError) as error:
+        kind = model.active_peft_config.peft_type.value
+        raise ModelError(f"{kind} cannot be merged: {error}", where=Where(file=str(place))) from error
+
+
+def open_merged(artifact: Artifact, dtype: torch.dtype) -> Any:
+    """A plain transformers model: every adapter on the way is merged in float32, then all is rounded once."""
+    if not is_adapter(artifact):
+        return open_folder(artifact.folder, dtype)
+    import torch
+
+    return merge(_open(artifact, torch.float32), artifact.folder).to(dtype)
+
+
+def _open(artifact: Artifact, dtype: torch.dtype) -> Any:
+    if not is_adapter(artifact):
+        return open_folder(artifact.folder, dtype)
+    return open_adapter(open_merged(artifact.parent("model"), dtype), artifact.folder / ADAPTER)
