@@ -46,10 +46,11 @@ def files_digest(paths: Iterable[Path], base: Path) -> str:
 
 @cache
 def code_digest(*packages: str) -> str:
-    """A digest of the Python sources of some packages, so that changed code never finds a stale cache."""
+    """A digest of the files of some packages (sources, templates, tables): changed code finds no stale cache."""
     parts: list[tuple[str, str]] = []
     for package in packages:
         spec = find_spec(package)
         for place in (spec.submodule_search_locations or []) if spec else []:
-            parts.append((package, files_digest(Path(place).rglob("*.py"), Path(place))))
+            files = (path for path in Path(place).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+            parts.append((package, files_digest(files, Path(place))))
     return digest_of(parts)
