@@ -1,0 +1,220 @@
+"""From replies to facts: scores, paired comparisons, confusion, classes, calibration, slices, flips, samples.
+
+The facts are those that the report shows; nothing here needs a model.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from luthier.eval.contestant import Contestant
+from luthier.eval.report import facts
+from luthier.eval.rows import Task, question_of
+from luthier.metrics.answers import Answers
+from luthier.metrics.metric import Metric, measure_all
+from luthier.metrics.metric import Score as Measured
+from luthier.metrics.paired import compare, with_holm
+
+if TYPE_CHECKING:
+    from luthier.text.messages import Example
+
+SHOWN = 50
+"""Rows kept of each kind of flip, and samples."""
+BINS = 10
+"""Bins of the reliability picture."""
+SLICE_ROWS = 10
+"""A slice with fewer rows says nothing."""
+SLICE_VALUES = 12
+"""A column with more different values is not a slicing."""
+SLICE_COLUMNS = 8
+_SENSIBLE = (str, bool, int)
+
+
+def applicable(metrics: Sequence[Metric], answers: Answers) -> list[Metric]:
+    """The metrics for which a model's answers have all columns (a baseline has no log-likelihoods)."""
+    return [metric for metric in metrics if all(getattr(answers, name) is not None for name in metric.needs)]
+
+
+def scores(metrics: Sequence[Metric], answers: Mapping[str, Answers], seed: int) -> dict[str, dict[str, Measured]]:
+    """Each model's score in each metric."""
+    found = {}
+    for name, told in answers.items():
+        mine = applicable(metrics, told)
+        measured = measure_all(mine, told, seed=seed)
+        found[name] = {metric.kind: score for metric, score in zip(mine, measured, strict=True)}
+    return found
+
+
+def comparisons(
+    metrics: Sequence[Metric], answers: Mapping[str, Answers], subject: str, seed: int
+) -> list[dict[str, Any]]:
+    """The subject against every other model in every metric, as one family for Holm's correction."""
+    pairs = [
+        (other, metric)
+        for other in answers
+        if other != subject
+        for metric in applicable(applicable(metrics, answers[subject]), answers[other])
+    ]
+    family = [compare(metric, answers[subject], answers[other], seed=seed) for other, metric in pairs]
+    return [
+        {"a": subject, "b": other, **comparison.as_json()}
+        for (other, _), comparison in zip(pairs, with_holm(family), strict=True)
+    ]
+
+
+def comparison_facts(rows: Sequence[Mapping[str, Any]]) -> tuple[facts.Comparison, ...]:
+    """The comparisons as the report knows them."""
+    known = facts.Comparison.model_fields
+    return tuple(facts.Comparison(**{name: value for name, value in row.items() if name in known}) for row in rows)
+
+
+def fact(score: Measured) -> facts.Score:
+    """A score as the report knows it."""
+    return facts.Score(value=score.value, low=score.low, high=score.high, signature=score.signature)
+
+
+def confusions(task: Task, models: Sequence[Contestant]) -> tuple[facts.Confusion, ...]:
+    """How often each label was answered with each."""
+    found = []
+    for model in models:
+        pairs = Counter(zip(task.references, (reply.prediction for reply in model.replies), strict=True))
+        counts = tuple(tuple(pairs[real, said] for said in task.labels) for real in task.labels)
+        found.append(facts.Confusion(model=model.name, labels=tuple(task.labels), counts=counts))
+    return tuple(found)
+
+
+def classes(task: Task, models: Sequence[Contestant], seed: int) -> tuple[facts.ClassScore, ...]:
+    """F1 of each label with its interval, for each model."""
+    import numpy as np
+
+    from luthier.metrics.resample import Job, intervals
+
+    real = np.array(task.references)
+    found: list[facts.ClassScore] = []
+    for model in models:
+        said = np.array([reply.prediction for reply in model.replies])
+        jobs = [
+            Job(
+                blocks=(np.stack([(said == real) & (real == label), said == label, real == label], axis=1) * 1.0,),
+                value=lambda sums: _f1(sums[0]),
+                span=(0, 1),
+            )
+            for label in task.labels
+        ]
+        for label, at in zip(task.labels, intervals(jobs, seed=seed), strict=True):
+            score = facts.Score(value=at.value, low=max(0.0, at.low), high=min(1.0, at.high))
+            found.append(facts.ClassScore(label=label, model=model.name, rows=int((real == label).sum()), f1=score))
+    return tuple(found)
+
+
+def _f1(sums: Any) -> Any:
+    import numpy as np
+
+    below = sums[:, 1] + sums[:, 2]
+    return np.divide(2 * sums[:, 0], below, out=np.zeros(len(sums)), where=below > 0)
+
+
+def reliability(
+    answers: Mapping[str, Answers], measured: Mapping[str, Mapping[str, Measured]]
+) -> tuple[facts.Reliability, ...]:
+    """Stated probabilities beside the share that was right, in bins of equal width."""
+    import numpy as np
+
+    from luthier.metrics.members.calibration import confidences
+    from luthier.metrics.resample import wilson
+
+    found = []
+    for model, told in answers.items():
+        if told.label_scores is None:
+            continue
+        confidence, right = confidences(told)
+        places = np.minimum((confidence * BINS).astype(int), BINS - 1)
+        bins = []
+        for place in sorted(set(places.tolist())):
+            inside = places == place
+            count, hits = int(inside.sum()), float(right[inside].sum())
+            low, high = wilson(hits, count)
+            bins.append(
+                facts.Bin(
+                    low=place / BINS,
+                    high=(place + 1) / BINS,
+                    confidence=float(confidence[inside].mean()),
+                    accuracy=facts.Score(value=hits / count, low=low, high=high),
+                    rows=count,
+                )
+            )
+        ece = measured[model].get("ece")
+        found.append(facts.Reliability(model=model, bins=tuple(bins), ece=fact(ece) if ece else None))
+    return tuple(found)
+
+
+def slices(
+    columns: Mapping[str, Sequence[Any]], metric: Metric, answers: Mapping[str, Answers], seed: int
+) -> tuple[facts.Slice, ...]:
+    """The main metric on the rows of each value of each slicing column, for each model."""
+    found = []
+    for name, values in columns.items():
+        groups: dict[str, list[int]] = {}
+        for row, value in enumerate(values):
+            if value is not None:
+                groups.setdefault(str(value), []).append(row)
+        for value, rows in sorted(groups.items()):
+            if len(rows) < SLICE_ROWS:
+                continue
+            for model, told in answers.items():
+                score = measure_all([metric], told.select(rows), seed=seed)[0]
+                found.append(
+                    facts.Slice(
+                        name=name, value=value, model=model, metric=metric.kind, rows=len(rows), score=fact(score)
+                    )
+                )
+    return tuple(found)
+
+
+def slicing(examples: Sequence[Example], attributes: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Columns by which rows can be sliced: of the source or written by an operator, with few values."""
+    names = sorted({name for example in examples for name in example.meta})
+    columns = {name: [example.meta.get(name) for example in examples] for name in names}
+    for name, values in attributes.items():
+        columns.setdefault(name, [values.get(example.id) for example in examples])
+    usable = {name: values for name, values in columns.items() if _few(values)}
+    return dict(list(usable.items())[:SLICE_COLUMNS])
+
+
+def _few(values: Sequence[Any]) -> bool:
+    present = [value for value in values if value is not None]
+    counts = Counter(str(value) for value in present)
+    large = [value for value, count in counts.items() if count >= SLICE_ROWS]
+    return all(isinstance(value, _SENSIBLE) for value in present) and len(counts) <= SLICE_VALUES and len(large) >= 2
+
+
+def row_facts(task: Task, models: Sequence[Contestant], rows: Sequence[int]) -> tuple[facts.Row, ...]:
+    """Some rows with every model's answer."""
+    correct = {model.name: task.correct(model.replies) for model in models}
+    references = task.references
+    return tuple(
+        facts.Row(
+            id=task.examples[row].id,
+            text=question_of(task.examples[row]),
+            reference=references[row],
+            answers={model.name: model.replies[row].prediction for model in models},
+            correct={name: values[row] for name, values in correct.items()},
+        )
+        for row in rows
+    )
+
+
+def flips(task: Task, a: Contestant, b: Contestant) -> tuple[list[int], list[int]]:
+    """Rows that `b` had wrong and `a` has right, and the other way round (labels only)."""
+    mine, its = task.correct(a.replies), task.correct(b.replies)
+    fixed = [row for row, (now, before) in enumerate(zip(mine, its, strict=True)) if now and before is False]
+    broken = [row for row, (now, before) in enumerate(zip(mine, its, strict=True)) if before and now is False]
+    return fixed, broken
+
+
+def spread(rows: int, wanted: int) -> list[int]:
+    """Row numbers spread evenly over all rows."""
+    count = min(rows, wanted)
+    return [place * rows // count for place in range(count)]

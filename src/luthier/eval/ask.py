@@ -1,0 +1,185 @@
+"""Asking a language model: scores of label options, greedy answers, log-likelihoods of references.
+
+Rows are asked in chunks of a fixed size in the data's order, and each finished chunk is kept, so that a killed
+evaluation goes on where it was and ends in the same numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from luthier.core.artifact import Artifact
+from luthier.core.digest import canonical
+from luthier.core.errors import DataError
+from luthier.core.files import write_aside
+from luthier.core.step import Work
+from luthier.eval.rows import Reply, Task, answer_of, prompt_of
+
+if TYPE_CHECKING:
+    from luthier.models.load import Loaded
+    from luthier.models.pack import Row
+    from luthier.text.ids import Text
+    from luthier.text.messages import Example, Message
+
+Normalise = Literal["sum", "mean", "prior"]
+CHUNK = 32
+"""Rows asked together."""
+PACK_TOKENS = 4096
+"""Tokens read in one pass: some 100 MB of states for a model of 135 M parameters."""
+NOTHING = "N/A"
+"""What stands in the user's place when a label's prior is measured (Zhao et al. 2021, contextual calibration)."""
+_DIGITS = 6
+"""Decimals kept of log-probabilities: far below what could matter, far above float noise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """How rows are asked."""
+
+    normalise: Normalise
+    max_new_tokens: int
+    dtype: Literal["float32", "bfloat16", "auto"]
+    likelihood: bool
+    """Whether the reference's log-likelihood is wanted as well (text tasks)."""
+
+
+class Model:
+    """A model to be asked; its weights are read only when some chunk is not answered yet."""
+
+    def __init__(self, artifact: Artifact, question: Question) -> None:
+        self._artifact = artifact
+        self._question = question
+
+    @cached_property
+    def _loaded(self) -> Loaded:
+        from luthier.models.load import load
+
+        return load(self._artifact, dtype=self._question.dtype)
+
+    @cached_property
+    def _text(self) -> Text:
+        from luthier.text.ids import Text
+
+        return Text.load(self._loaded.folder)
+
+    def answer(self, examples: Sequence[Example], task: Task) -> list[Reply]:
+        """Answer some rows of a task."""
+        return self._choose(examples, task) if task.kind == "label" else self._write(examples)
+
+    def _choose(self, examples: Sequence[Example], task: Task) -> list[Reply]:
+        options = list(task.options.values())
+        prompts = [(prompt_of(example), example.tools) for example in examples]
+        replies = []
+        for scores in self._normalised(prompts, options):
+            told = dict(zip(task.options, (round(score, _DIGITS) for score in scores), strict=True))
+            replies.append(Reply(prediction=max(task.options, key=lambda label: told[label]), scores=told))
+        return replies
+
+    def _normalised(self, prompts: Sequence[Prompt], options: Sequence[str]) -> list[list[float]]:
+        """The options' scores for each prompt, by the chosen normalisation."""
+        totals = self._sums([(prompt, options) for prompt in prompts])
+        match self._question.normalise:
+            case "sum":
+                return [[score for score, _ in row] for row in totals]
+            case "mean":
+                return [[score / tokens for score, tokens in row] for row in totals]
+            case "prior":
+                without = [(_emptied(messages), tools) for messages, tools in prompts]
+                priors = self._sums([(prompt, options) for prompt in without])
+                return [
+                    [score - prior for (score, _), (prior, _) in zip(row, before, strict=True)]
+                    for row, before in zip(totals, priors, strict=True)
+                ]
+
+    def _sums(self, asked: Sequence[tuple[Prompt, Sequence[str]]]) -> list[list[tuple[float, int]]]:
+        """For each prompt and each of its answers: summed log-probability and how many tokens it is a sum over."""
+        import torch
+
+        from luthier.models.logprobs import logprobs
+        from luthier.models.pack import packs
+
+        rows = self._rows(asked)
+        found: dict[str, tuple[float, int]] = {}
+        with torch.inference_mode():
+            for pack in packs(rows, PACK_TOKENS):
+                values = logprobs(self._loaded.model, pack).double().cpu()
+                sums = torch.zeros(pack.rows, dtype=torch.float64).index_add_(0, pack.path, values)
+                counts = torch.bincount(pack.path, minlength=pack.rows)
+                found |= dict(zip(pack.keys, zip(sums.tolist(), counts.tolist(), strict=True), strict=True))
+        return [[found[f"{row}:{at}"] for at in range(len(answers))] for row, (_, answers) in enumerate(asked)]
+
+    def _rows(self, asked: Sequence[tuple[Prompt, Sequence[str]]]) -> list[Row]:
+        """Each prompt with each of its answers, of which every token is scored, the end token included."""
+        from luthier.models.pack import Row
+        from luthier.text.messages import Message
+
+        whole = [
+            ([*messages, Message(role="assistant", content=answer)], tools, f"{row}:{at}")
+            for row, ((messages, tools), answers) in enumerate(asked)
+            for at, answer in enumerate(answers)
+        ]
+        encoded = self._text.encode_many([messages for messages, _, _ in whole], [tools for _, tools, _ in whole])
+        for one in encoded:
+            if one.nothing:
+                raise DataError(f"an answer cannot be scored: {one.nothing}", remedy="is a label empty?")
+        return [
+            Row(one.ids, [float(learnt) for learnt in one.learnt], key=key)
+            for one, (_, _, key) in zip(encoded, whole, strict=True)
+        ]
+
+    def _write(self, examples: Sequence[Example]) -> list[Reply]:
+        from luthier.models.generate import generate
+
+        asked = [(prompt_of(example), example.tools) for example in examples]
+        prompts = self._text.prompts([messages for messages, _ in asked], [tools for _, tools in asked])
+        limit, ends = self._question.max_new_tokens, self._text.end_ids
+        written = generate(self._loaded, prompts, limit, ends)
+        likelihoods: list[tuple[float | None, int | None]] = [(None, None)] * len(examples)
+        if self._question.likelihood:
+            pairs = [(prompt, [answer_of(example)]) for prompt, example in zip(asked, examples, strict=True)]
+            likelihoods = [(round(row[0][0], _DIGITS), row[0][1]) for row in self._sums(pairs)]
+        return [
+            Reply(
+                prediction=self._text.decode([one for one in ids if one not in ends], special=False).strip(),
+                tokens=len(ids),
+                finished=len(ids) < limit or ids[-1] in ends,
+                logprob=logprob,
+                reference_tokens=tokens,
+            )
+            for ids, (logprob, tokens) in zip(written, likelihoods, strict=True)
+        ]
+
+
+Prompt = tuple["tuple[Message, ...]", tuple[dict[str, Any], ...]]
+"""Messages, and the tools on offer."""
+
+
+def ask(work: Work, name: str, model: Model, task: Task) -> list[Reply]:
+    """A model's replies to every row, chunk by chunk; chunks that an earlier try finished are read."""
+    replies: list[Reply] = []
+    started, fresh = time.perf_counter(), 0
+    for start in range(0, len(task.examples), CHUNK):
+        path = work.scratch / f"{name}-{start:07d}.json"
+        if path.is_file():
+            replies += [Reply(**values) for values in json.loads(path.read_text(encoding="utf-8"))]
+        else:
+            chunk = model.answer(task.examples[start : start + CHUNK], task)
+            write_aside(path, canonical([vars(reply) for reply in chunk]).encode())
+            replies, fresh = replies + chunk, fresh + len(chunk)
+        rate = fresh / max(time.perf_counter() - started, 1e-9)
+        work.events.progress(len(replies), len(task.examples), "rows", model=name, rows_per_s=rate)
+    return replies
+
+
+def _emptied(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The same messages with nothing in the last user turn."""
+    last = max((place for place, message in enumerate(messages) if message.role == "user"), default=-1)
+    return tuple(
+        message.model_copy(update={"content": NOTHING}) if place == last else message
+        for place, message in enumerate(messages)
+    )

@@ -1,0 +1,89 @@
+"""Who answers in an evaluation: the tuned model, its base, and plain baselines."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from luthier.core.artifact import Artifact
+from luthier.core.step import Work
+from luthier.eval.baseline import Baseline
+from luthier.eval.rows import Reply, Task
+
+if TYPE_CHECKING:
+    from luthier.eval.ask import Question
+    from luthier.text.messages import Example
+
+Role = Literal["tuned", "base", "plain"]
+TUNED, BASE = "tuned", "base"
+"""The names of the model that is asked about, when it was tuned, and of the model that it began with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contestant:
+    """One model or baseline with its replies."""
+
+    name: str
+    title: str
+    role: Role
+    replies: Sequence[Reply]
+    digest: str = ""
+    """The model's artifact; empty for a baseline."""
+
+
+def language_models(
+    models: Mapping[str, Artifact], task: Task, question: Question, work: Work, seconds: dict[str, float]
+) -> list[Contestant]:
+    """Ask each model every row; `seconds` is told how long each took."""
+    from luthier.eval.ask import Model, ask
+
+    found = []
+    for name, artifact in models.items():
+        started = time.perf_counter()
+        replies = ask(work, name, Model(artifact, question), task)
+        seconds[name] = time.perf_counter() - started
+        role: Role = "tuned" if name == TUNED else "base"
+        title = f"the {role} model"
+        found.append(Contestant(name=name, title=title, role=role, replies=replies, digest=artifact.digest))
+    return found
+
+
+def plain(
+    baselines: Sequence[Baseline], task: Task, data: Artifact, model: Artifact, seconds: dict[str, float]
+) -> list[Contestant]:
+    """Let each baseline learn from the rows that the tuned model learnt from, and answer."""
+    from luthier.text.dataset import has_split, read_examples
+
+    train = read_examples(data, "train") if baselines and has_split(data, "train") else []
+    learnt = learnt_rows(model, train)
+    found = []
+    for baseline in baselines:
+        started = time.perf_counter()
+        replies = baseline.answer(learnt, task)
+        seconds[baseline.kind] = time.perf_counter() - started
+        found.append(Contestant(name=baseline.kind, title=baseline.title, role="plain", replies=replies))
+    return found
+
+
+def base_of(model: Artifact) -> Artifact | None:
+    """The model that a tuned one began with, up through its whole lineage; None for a base model itself."""
+    if "model" not in model.manifest.inputs:
+        return None
+    while "model" in model.manifest.inputs:
+        model = model.parent("model")
+    return model
+
+
+def learnt_rows(model: Artifact, train: Sequence[Example]) -> list[Example]:
+    """The training rows that the tuned model learnt from, so that a baseline learns from the same; else all of them."""
+    if not any(entry.path == "learnt.parquet" for entry in model.manifest.files):
+        return list(train)
+    import polars as pl
+
+    frame = pl.read_parquet(model.path("learnt.parquet"))
+    if "times" in frame.columns:
+        frame = frame.filter(pl.col("times") > 0)
+    learnt = set(frame["id"].to_list())
+    return [example for example in train if example.id in learnt] or list(train)

@@ -1,0 +1,48 @@
+"""What is measured and who stands beside when a recipe does not say."""
+
+from __future__ import annotations
+
+import re
+
+from luthier.core.component import member, members
+from luthier.eval.baseline import Baseline
+from luthier.eval.rows import Task
+from luthier.metrics.metric import Metric
+
+LABEL_METRICS = ("accuracy", "macro_f1", "mcc", "ece", "brier")
+TEXT_METRICS = ("rougeL", "chrf", "token_f1", "exact_match")
+_LATIN_SHARE = 0.8
+"""Below this share of Latin letters among all, ROUGE counts words of any script."""
+
+
+def metrics_for(task: Task) -> tuple[Metric, ...]:
+    """Metrics for a task, the most important first."""
+    names = LABEL_METRICS if task.kind == "label" else TEXT_METRICS
+    return tuple(_metric(name, task) for name in names)
+
+
+def baselines_for(task: Task) -> tuple[Baseline, ...]:
+    """All baselines that can do the task and need no settings, in order of their kinds."""
+    found = members(Baseline)  # type: ignore[type-abstract]  # a role is abstract by nature
+    able = [found[kind] for kind in sorted(found) if task.kind in found[kind].tasks]
+    return tuple(Baseline.parse(kind.model_fields["kind"].default) for kind in able)
+
+
+def unfit(metric: Metric, task: Task) -> str:
+    """Why a metric cannot be measured on a task; empty when it can."""
+    if "label_scores" in metric.needs and task.kind != "label":
+        return f"{metric.kind} needs scores of labels, and the data set holds texts"
+    if "logprobs" in metric.needs and task.kind != "text":
+        return f"{metric.kind} is about texts, and the data set holds labels"
+    return ""
+
+
+def _metric(name: str, task: Task) -> Metric:
+    kind = member(Metric, name)  # type: ignore[type-abstract]  # a role is abstract by nature
+    other = name.startswith("rouge") and not _mostly_latin(task.references)
+    return kind.model_validate({"kind": name, "words": "unicode"} if other else {"kind": name})
+
+
+def _mostly_latin(texts: list[str]) -> bool:
+    letters = "".join(char for text in texts for char in text if char.isalpha())
+    return len(re.findall("[A-Za-z]", letters)) >= _LATIN_SHARE * len(letters)

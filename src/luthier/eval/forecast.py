@@ -1,0 +1,62 @@
+"""How long an evaluation will take, known without torch: from an earlier one, else from the model's size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.core.artifact import Artifact
+from luthier.core.step import Forecast, Outlook
+
+if TYPE_CHECKING:
+    from luthier.eval.steps.evaluate import Evaluate
+
+FLOPS_PER_S = 3e10
+"""What two laptop cores do in float32; half of what is usually seen."""
+TOKENS_PER_ROW = 100
+"""A short question with its answer, when nothing better is known."""
+_LABEL_SECONDS = 5.0
+"""Plain baselines, intervals and tests for a few thousand rows."""
+
+
+def forecast(step: Evaluate, outlook: Outlook) -> Forecast:
+    """The cost of an evaluation: rows by models by what a row takes."""
+    rows = _rows(step, outlook.inputs.get("data"))
+    if rows is None:
+        return Forecast(how="the data set is not made yet, so the number of rows is unknown")
+    models = 2 if step.compare_base and _is_tuned(outlook) else 1
+    parameters = _parameters(outlook)
+    peak = None if parameters is None else int(4 * parameters + 600e6)
+    rate = (outlook.history.get("measures") or {}).get("model_rows_per_s")
+    if rate:
+        how = f"{rows:,} rows and {models} model(s) at the {rate:.1f} rows a second of the last evaluation"
+        return Forecast(seconds=_LABEL_SECONDS + rows * models / rate, peak_bytes=peak, how=how)
+    if parameters is None:
+        return Forecast(how="nothing was evaluated here yet, and the model is not made")
+    tokens = rows * models * TOKENS_PER_ROW
+    seconds = _LABEL_SECONDS + 2 * parameters * tokens / FLOPS_PER_S
+    how = f"{rows:,} rows and {models} model(s) at a guessed {TOKENS_PER_ROW} tokens a row and 30 GFLOP/s"
+    return Forecast(seconds=seconds, peak_bytes=peak, tokens=tokens, how=how)
+
+
+def _rows(step: Evaluate, data: Artifact | None) -> int | None:
+    if data is None:
+        return step.rows
+    rows: int = data.read_json("summary.json")["rows"].get(step.split, 0)
+    return rows if step.rows is None else min(rows, step.rows)
+
+
+def _is_tuned(outlook: Outlook) -> bool:
+    upstream = outlook.upstream.get("model")
+    return upstream is not None and "model" in type(upstream).reads()
+
+
+def _parameters(outlook: Outlook) -> int | None:
+    """Parameters of the model's root, when it is made."""
+    model = outlook.inputs.get("model")
+    while model is not None and "model" in model.manifest.inputs:
+        model = model.parent("model")
+    if model is None or not Path(model.folder / "model.json").is_file():
+        return None
+    card: dict[str, Any] = model.read_json("model.json")
+    return int(card["parameters"])

@@ -1,0 +1,169 @@
+"""The documents of an evaluation: `metrics.json`, `comparisons.json`, `summary.json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from luthier.core.artifact import Artifact
+from luthier.core.digest import digest_of
+from luthier.eval import analysis
+from luthier.eval.contestant import Contestant
+from luthier.eval.probe import Bench, Measure, Probe
+from luthier.eval.report import facts
+from luthier.eval.report.sentence import best_plain, verdict_sentence
+from luthier.eval.rows import Task
+from luthier.metrics.answers import Answers
+from luthier.metrics.metric import Metric
+from luthier.metrics.metric import Score as Measured
+
+SAMPLES = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What an evaluation found, as JSON documents by file name, and what the user should look at."""
+
+    documents: Mapping[str, Any]
+    warnings: Sequence[str]
+
+
+def measure(
+    task: Task,
+    metrics: Sequence[Metric],
+    models: Sequence[Contestant],
+    probes: Sequence[Probe],
+    *,
+    name: str,
+    data: Artifact,
+    asked: Mapping[str, Any],
+    seed: int,
+) -> Outcome:
+    """Measure every model, compare the first with the others, and say it in plain words."""
+    answers = {model.name: task.answers(model.replies) for model in models}
+    measured = analysis.scores(metrics, answers, seed)
+    compared = analysis.comparisons(metrics, answers, models[0].name, seed)
+    measures = [found for probe in probes for found in probe.measure(Bench(task=task, answers=answers, seed=seed))]
+    suffix = f"|rows:{task.digest[:12]}|asked:{digest_of(dict(asked))[:12]}"
+    told = _facts(task, metrics, models, measured, compared, name, seed, data)
+    documents = {
+        "metrics.json": {"models": _scores(measured, suffix), "measures": _measures(measures, suffix)},
+        "comparisons.json": compared,
+        "summary.json": _summary(task, models, told, asked),
+    }
+    return Outcome(documents=documents, warnings=told.notes)
+
+
+def _scores(measured: Mapping[str, Mapping[str, Measured]], suffix: str) -> dict[str, dict[str, Any]]:
+    return {
+        model: {kind: {**score.as_json(), "signature": score.signature + suffix} for kind, score in of_model.items()}
+        for model, of_model in measured.items()
+    }
+
+
+def _measures(measures: Sequence[Measure], suffix: str) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for measure in measures:
+        shown = {**measure.as_json(), "signature": measure.signature + suffix}
+        found.setdefault(measure.model, {})[measure.name] = shown
+    return found
+
+
+def _summary(
+    task: Task, models: Sequence[Contestant], told: facts.EvaluationFacts, asked: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The facts of the report, with how the rows were asked and the answer in plain words."""
+    subject = models[0].name
+    best = best_plain(told)
+    against = [name for name in ("base", best.name if best else "") if name and name != subject]
+    headline = [told.compared(subject, other, told.main_metric) for other in dict.fromkeys(against)]
+    return {
+        **told.model_dump(mode="json", exclude={"everything"}),
+        "verdict_sentence": verdict_sentence(told),
+        "subject": subject,
+        "headline": [row.model_dump(mode="json") for row in headline if row is not None],
+        "order": [model.name for model in models],
+        "digests": {model.name: model.digest for model in models if model.digest},
+        "labels": task.labels,
+        "options": dict(task.options),
+        "split": task.split,
+        "rows_available": task.available,
+        "rows_digest": task.digest,
+        "asked": dict(asked),
+    }
+
+
+def _facts(
+    task: Task,
+    metrics: Sequence[Metric],
+    models: Sequence[Contestant],
+    measured: Mapping[str, Mapping[str, Measured]],
+    compared: Sequence[Mapping[str, Any]],
+    name: str,
+    seed: int,
+    data: Artifact,
+) -> facts.EvaluationFacts:
+    """Everything that the report shows of this evaluation."""
+    answers: dict[str, Answers] = {model.name: task.answers(model.replies) for model in models}
+    is_label = task.kind == "label"
+    subject, rival = models[0], next((model for model in models[1:] if model.role == "base"), None)
+    fixed, broken = analysis.flips(task, subject, rival) if is_label and rival else ([], [])
+    columns = analysis.slicing(task.examples, attributes(data))
+    return facts.EvaluationFacts(
+        name=name,
+        task=task.kind,
+        rows=len(task.examples),
+        main_metric=metrics[0].kind,
+        models=tuple(_model_facts(model, measured[model.name]) for model in models),
+        comparisons=analysis.comparison_facts(compared),
+        confusions=analysis.confusions(task, models) if is_label else (),
+        classes=analysis.classes(task, models, seed) if is_label else (),
+        reliability=analysis.reliability(answers, measured) if is_label else (),
+        slices=analysis.slices(columns, metrics[0], answers, seed),
+        fixed=analysis.row_facts(task, models, fixed[: analysis.SHOWN]),
+        broken=analysis.row_facts(task, models, broken[: analysis.SHOWN]),
+        samples=analysis.row_facts(task, models, analysis.spread(len(task.examples), SAMPLES)),
+        notes=tuple(_notes(task, models)),
+    )
+
+
+def _model_facts(model: Contestant, measured: Mapping[str, Measured]) -> facts.ModelFacts:
+    shown = {kind: analysis.fact(score) for kind, score in measured.items()}
+    return facts.ModelFacts(name=model.name, title=model.title, role=model.role, metrics=shown)
+
+
+def _notes(task: Task, models: Sequence[Contestant]) -> list[str]:
+    """What a reader should know of how the answers came about."""
+    notes = []
+    if len(task.examples) < task.available:
+        notes.append(f"{len(task.examples):,} of the {task.available:,} rows of {task.split} were asked.")
+    for model in models:
+        cut = sum(reply.finished is False for reply in model.replies)
+        if cut:
+            share = f"{cut:,} of {len(model.replies):,}"
+            notes.append(f"{share} answers of {model.title} were cut at the limit of tokens (max_new_tokens).")
+    if task.split == "train":
+        notes.append("These rows were trained on: the scores say what was remembered, not what was learnt.")
+    return notes
+
+
+def attributes(data: Artifact) -> dict[str, dict[str, Any]]:
+    """Columns that operators wrote, by row id; lists and texts that are not short are of no use here."""
+    import polars as pl
+
+    found: dict[str, dict[str, Any]] = {}
+    for entry in data.manifest.files:
+        if entry.path.startswith("attributes/") and entry.path.endswith(".parquet"):
+            frame = pl.read_parquet(data.path(entry.path))
+            for column in frame.columns:
+                if column != "id" and frame[column].dtype in (pl.String, pl.Boolean, pl.Int64):
+                    found[column] = dict(zip(frame["id"].to_list(), frame[column].to_list(), strict=True))
+    return found
+
+
+def read_summary(evaluation: Artifact) -> dict[str, Any]:
+    """An evaluation's `summary.json`."""
+    summary: dict[str, Any] = json.loads(evaluation.path("summary.json").read_text(encoding="utf-8"))
+    return summary

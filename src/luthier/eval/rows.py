@@ -1,0 +1,131 @@
+"""What is asked of every model: the held-out rows, the task, and for labels the answers to choose from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from luthier.core.artifact import Artifact
+from luthier.core.digest import digest_of
+from luthier.core.errors import DataError, RecipeError, Where
+from luthier.metrics.answers import Answers
+
+if TYPE_CHECKING:
+    from luthier.text.messages import Example, Message
+
+TaskKind = Literal["label", "text"]
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """One model's answer to one row."""
+
+    prediction: str
+    scores: Mapping[str, float] | None = None
+    """For labels: a log-score of each, comparable within the row."""
+    tokens: int | None = None
+    """For texts: how many tokens were generated."""
+    finished: bool | None = None
+    """For texts: whether the model ended by itself, rather than at the limit."""
+    logprob: float | None = None
+    """Natural log-likelihood of the reference, when a metric asked for it."""
+    reference_tokens: int | None = None
+    """Over how many tokens `logprob` is a sum."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """The held-out rows and what is asked about them."""
+
+    kind: TaskKind
+    split: str
+    examples: tuple[Example, ...]
+    available: int
+    """Rows of the split, of which `examples` may be a part."""
+    options: Mapping[str, str]
+    """For labels: what the assistant says for each, in the order of the labels."""
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels in order; none for texts."""
+        return list(self.options)
+
+    @property
+    def references(self) -> list[str]:
+        """The right answer of each row: its label, or the assistant's text."""
+        return [example.label or "" if self.kind == "label" else answer_of(example) for example in self.examples]
+
+    @property
+    def digest(self) -> str:
+        """Names the rows: two evaluations with the same digest asked the same questions."""
+        asked = [
+            [[message.model_dump(mode="json", exclude_defaults=True) for message in prompt_of(example)], reference]
+            for example, reference in zip(self.examples, self.references, strict=True)
+        ]
+        return digest_of([self.kind, dict(self.options), asked])
+
+    def answers(self, replies: Sequence[Reply]) -> Answers:
+        """A model's replies beside the references, as metrics read them."""
+        return Answers.of(
+            [reply.prediction for reply in replies],
+            self.references,
+            label_scores=_column([reply.scores for reply in replies]),
+            logprobs=_column([reply.logprob for reply in replies]),
+            tokens=_column([reply.reference_tokens for reply in replies]),
+        )
+
+    def correct(self, replies: Sequence[Reply]) -> list[bool | None]:
+        """Whether each reply is the right label; None for texts, where that is a matter of degree."""
+        if self.kind == "text":
+            return [None] * len(replies)
+        return [reply.prediction == label for reply, label in zip(replies, self.references, strict=True)]
+
+
+def choose(data: Artifact, split: str, limit: int | None) -> Task:
+    """Read the held-out rows; `limit` takes those whose ids sort first, which is a draw by content."""
+    from luthier.text.dataset import has_split, read_examples, summary
+
+    if not has_split(data, split):
+        raise RecipeError(f"the data set has no split {split!r}", where=Where(field="split"))
+    every = [example for example in read_examples(data, split) if example.messages]
+    if not every:
+        raise DataError(f"split {split!r} has no rows", remedy="set a larger share in the split of `prepare`")
+    about = summary(data)
+    kept = {example.id for example in sorted(every, key=lambda example: example.id)[:limit]}
+    examples = tuple(example for example in every if example.id in kept)
+    kind: TaskKind = "label" if about.task == "label" else "text"
+    teachers = [*read_examples(data, "train"), *every] if kind == "label" else []
+    options = {label: _said(label, teachers) for label in sorted(about.labels)} if kind == "label" else {}
+    if kind == "label" and len(options) < 2:
+        raise DataError(f"the data has {len(options)} label(s)", remedy="a task of labels needs at least two")
+    return Task(kind=kind, split=split, examples=examples, available=len(every), options=options)
+
+
+def prompt_of(example: Example) -> tuple[Message, ...]:
+    """What a model is asked: everything before the last assistant turn."""
+    return example.messages[:-1] if example.messages[-1].role == "assistant" else example.messages
+
+
+def answer_of(example: Example) -> str:
+    """The text of the last assistant turn."""
+    return example.messages[-1].content if example.messages[-1].role == "assistant" else ""
+
+
+def question_of(example: Example) -> str:
+    """What the user wrote, for a classifier or a reader: all turns but the system's, in order."""
+    return "\n".join(message.content for message in prompt_of(example) if message.role != "system")
+
+
+def _said(label: str, examples: Sequence[Example]) -> str:
+    """What the assistant says for a label: the most frequent text among the rows that bear it."""
+    texts = Counter(answer_of(example) for example in examples if example.label == label)
+    return min(texts, key=lambda text: (-texts[text], text)) if texts else label
+
+
+def _column(values: list[Value | None]) -> list[Value] | None:
+    """The values when every row has one."""
+    present = [value for value in values if value is not None]
+    return present if len(present) == len(values) else None

@@ -1,0 +1,154 @@
+"""The step that measures a model on held-out rows, beside its base and plain baselines, in pairs."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+import luthier.eval
+from luthier.core.artifact import Artifact
+from luthier.core.digest import code_digest, digest_of, files_digest
+from luthier.core.errors import RecipeError, Where, did_you_mean
+from luthier.core.files import write_aside
+from luthier.core.step import BENCHES, DataRef, Forecast, Makes, ModelRef, Outlook, Step, Work
+from luthier.eval.baseline import Baseline
+from luthier.eval.probe import Probe
+from luthier.metrics.metric import Metric
+
+if TYPE_CHECKING:
+    from luthier.eval.ask import Question
+    from luthier.eval.contestant import Contestant
+    from luthier.eval.rows import Task
+
+_REPORT_DECIDES = ("facts.py", "numbers.py", "sentence.py")
+"""The report's code that also decides this step's bytes; how a page looks does not."""
+
+
+class Evaluate(Step):
+    """Answer held-out rows with the tuned model, its base and plain baselines; measure all and compare in pairs."""
+
+    kind: Literal["evaluate"] = "evaluate"
+    makes: ClassVar[Makes] = "evaluation"
+
+    data: DataRef
+    """The step that made the data set."""
+    model: ModelRef = None
+    """The step that made the model; left out, the recipe's own model is measured untuned."""
+    metrics: tuple[Metric, ...] | None = Field(default=None, min_length=1)
+    """What is measured, the most important first; left out, accuracy, macro_f1, mcc, ece and brier for labels, and
+    rougeL, chrf, token_f1 and exact_match for texts."""
+    split: Literal["test", "validation", "train"] = "test"
+    """Which rows are asked."""
+    baselines: tuple[Baseline, ...] | None = None
+    """Plain baselines beside the models; left out, all that can do the task."""
+    compare_base: bool = True
+    """Whether the model that the tuned one began with answers the same rows."""
+    probes: tuple[Probe, ...] = ()
+    """Further measures of every model, such as the gap between groups."""
+    rows: int | None = Field(default=None, ge=1)
+    """At most so many rows, drawn by content; left out, all."""
+    normalise: Literal["sum", "mean", "prior"] = "sum"
+    """How the scores of labels are made alike: `sum` of log-probabilities; `mean` a token, against a bias to short
+    labels; `prior` less the label's score when the question is empty, against a bias to frequent words."""
+    max_new_tokens: int = Field(default=128, ge=1)
+    """Longest generated answer, for tasks of texts."""
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
+    """What models compute in; float32 makes answers independent of what is asked beside them."""
+
+    @classmethod
+    def code(cls) -> str:
+        """The revision of the code that decides this step's bytes: how the report looks is not part of it."""
+        room = Path(luthier.eval.__path__[0])
+        mine = [path for path in room.rglob("*.py") if "report" not in path.relative_to(room).parts]
+        report = [room / "report" / name for name in _REPORT_DECIDES]
+        return digest_of([files_digest([*mine, *report], room), code_digest(*BENCHES)])
+
+    def make(self, work: Work) -> Mapping[str, Any]:
+        """Answer, measure, compare, and write predictions, metrics, comparisons and summary."""
+        from luthier.eval.contestant import language_models, plain
+        from luthier.eval.rows import choose
+
+        task = choose(work.inputs["data"], self.split, self.rows)
+        metrics, baselines = self._metrics(task, work), self._baselines(task)
+        if len(task.examples) < task.available:
+            work.events.note(f"{len(task.examples):,} of {task.available:,} rows are asked (rows: {self.rows})")
+        seconds: dict[str, float] = {}
+        data, model = work.inputs["data"], work.inputs["model"]
+        models = language_models(self._models(model), task, self._question(metrics), work, seconds)
+        models += plain(baselines, task, data, model, seconds)
+        started = time.perf_counter()
+        self._write(task, metrics, models, work)
+        seconds["measuring"] = time.perf_counter() - started
+        asked = sum(seconds.get(name, 0.0) for name in ("tuned", "base"))
+        answers = sum(len(model.replies) for model in models if model.role != "plain")
+        return {"seconds": seconds, "rows": len(task.examples), "model_rows_per_s": answers / max(asked, 1e-9)}
+
+    def foresee(self, outlook: Outlook) -> Forecast:
+        """Predict from an earlier evaluation of the same kind of rows, else from the model's size."""
+        from luthier.eval.forecast import forecast
+
+        return forecast(self, outlook)
+
+    def _metrics(self, task: Task, work: Work) -> tuple[Metric, ...]:
+        from luthier.eval.defaults import metrics_for, unfit
+
+        if self.metrics is None:
+            chosen = metrics_for(task)
+            work.events.note(f"measured in {', '.join(metric.kind for metric in chosen)} (the data holds {task.kind}s)")
+            return chosen
+        for metric in self.metrics:
+            if why := unfit(metric, task):
+                raise RecipeError(why, where=Where(field=f"steps.{work.name}.metrics"))
+        return self.metrics
+
+    def _baselines(self, task: Task) -> tuple[Baseline, ...]:
+        from luthier.eval.defaults import baselines_for
+
+        if self.baselines is None:
+            return baselines_for(task)
+        for baseline in self.baselines:
+            if task.kind not in baseline.tasks:
+                able = [other.kind for other in baselines_for(task)]
+                what = f"baseline {baseline.kind!r} cannot do tasks of {task.kind}s"
+                raise RecipeError(what, where=Where(field="baselines"), remedy=did_you_mean(baseline.kind, able))
+        return self.baselines
+
+    def _models(self, model: Artifact) -> dict[str, Artifact]:
+        """The models to ask: the tuned one and what it began with, or an untuned one alone."""
+        from luthier.eval.contestant import BASE, TUNED, base_of
+
+        base = base_of(model)
+        if base is None:
+            return {BASE: model}
+        return {TUNED: model, BASE: base} if self.compare_base else {TUNED: model}
+
+    def _question(self, metrics: tuple[Metric, ...]) -> Question:
+        from luthier.eval.ask import Question
+
+        return Question(
+            normalise=self.normalise,
+            max_new_tokens=self.max_new_tokens,
+            dtype=self.dtype,
+            likelihood=any("logprobs" in metric.needs for metric in metrics),
+        )
+
+    def _write(self, task: Task, metrics: tuple[Metric, ...], models: list[Contestant], work: Work) -> None:
+        """Measure what was answered and write the artifact."""
+        from luthier.eval.outcome import measure
+        from luthier.eval.tables import PREDICTIONS, write_predictions
+
+        write_predictions(work.folder / PREDICTIONS, task, {model.name: model.replies for model in models})
+        asked = {"normalise": self.normalise} if task.kind == "label" else {"max_new_tokens": self.max_new_tokens}
+        outcome = measure(
+            task, metrics, models, self.probes, name=work.name, data=work.inputs["data"], asked=asked, seed=work.seed
+        )
+        for warning in outcome.warnings:
+            work.events.warning(warning)
+        for name, document in outcome.documents.items():
+            text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+            write_aside(work.folder / name, (text + "\n").encode())

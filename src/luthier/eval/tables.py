@@ -1,0 +1,77 @@
+"""`predictions.parquet`: every model's answer to every row, written so that the same answers make the same bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from luthier.core.artifact import Artifact
+from luthier.core.digest import canonical
+from luthier.core.errors import UnknownName, did_you_mean
+from luthier.core.files import writing
+from luthier.eval.rows import Reply, Task
+from luthier.metrics.answers import Answers
+
+PREDICTIONS = "predictions.parquet"
+
+
+def write_predictions(path: Path, task: Task, replies: Mapping[str, Sequence[Reply]]) -> None:
+    """Write all models' replies, model by model in their order, rows in the data's order."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [
+        _row(example.id, model, reference, reply, correct)
+        for model, told in replies.items()
+        for example, reference, reply, correct in zip(
+            task.examples, task.references, told, task.correct(told), strict=True
+        )
+    ]
+    text, whole, flag, real = pa.string(), pa.int64(), pa.bool_(), pa.float64()
+    types = {
+        "id": text,
+        "model": text,
+        "reference": text,
+        "prediction": text,
+        "correct": flag,
+        "scores": text,
+        "tokens": whole,
+        "finished": flag,
+        "logprob": real,
+        "reference_tokens": whole,
+    }
+    with writing(path):
+        pq.write_table(pa.Table.from_pylist(rows, pa.schema(list(types.items()))), path, compression="zstd")
+
+
+def _row(name: str, model: str, reference: str, reply: Reply, correct: bool | None) -> dict[str, Any]:
+    scores = None if reply.scores is None else canonical(dict(reply.scores))
+    fixed = {"id": name, "model": model, "reference": reference, "correct": correct}
+    return {**vars(reply), **fixed, "scores": scores}
+
+
+def read_answers(evaluation: Artifact, model: str) -> tuple[list[str], Answers]:
+    """The rows' ids and one model's answers, read back: what any metric needs, without the model."""
+    import polars as pl
+
+    frame = pl.read_parquet(evaluation.path(PREDICTIONS))
+    mine = frame.filter(pl.col("model") == model)
+    if mine.is_empty():
+        known = frame["model"].unique().to_list()
+        raise UnknownName(f"the evaluation has no answers of {model!r}", remedy=did_you_mean(model, known))
+
+    def column(name: str) -> list[Any] | None:
+        values = mine[name].to_list()
+        return None if any(value is None for value in values) else values
+
+    scores = column("scores")
+    answers = Answers.of(
+        mine["prediction"].to_list(),
+        mine["reference"].to_list(),
+        label_scores=None if scores is None else [json.loads(row) for row in scores],
+        logprobs=column("logprob"),
+        tokens=column("reference_tokens"),
+    )
+    return mine["id"].to_list(), answers
