@@ -1,4 +1,4 @@
-"""An example report: support intents, a tuned model, its base and two plain baselines, with hostile text in the data."""
+"""An example report: support intents, a tuned model, its base and two plain baselines, and hostile text in the data."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from luthier.eval.report.facts import (
     LabelCount,
     LogPoint,
     Made,
+    Measured,
     ModelFacts,
     Provenance,
     Reliability,
@@ -54,10 +55,10 @@ def models(tuned: float = 0.906, base: float = 0.492, plain: float = 0.864) -> t
     """Four models with five metrics."""
     values = {"tuned": tuned, "base": base, "tfidf": plain, "majority": 0.142}
     titles = {
-        "tuned": "Tuned model",
-        "base": "Base model",
+        "tuned": "the tuned model",
+        "base": "the base model",
         "tfidf": "TF-IDF with logistic regression",
-        "majority": "Most frequent label",
+        "majority": "always the most frequent label",
     }
     return tuple(
         ModelFacts(
@@ -70,6 +71,13 @@ def models(tuned: float = 0.906, base: float = 0.492, plain: float = 0.864) -> t
                 "mcc": score(max(value - 0.05, 0.0), signature="mcc|v1"),
                 "ece": Score(value=0.41 - 0.4 * value, low=0.39 - 0.4 * value, high=0.44 - 0.4 * value),
             },
+            measures={
+                "bias.gap": Measured(
+                    score=Score(value=0.21 - 0.15 * value, low=0.16 - 0.15 * value, high=0.27 - 0.15 * value),
+                    rows=480,
+                    detail={"en": value, "es": value - 0.06},
+                )
+            },
         )
         for name, value in values.items()
     )
@@ -78,26 +86,41 @@ def models(tuned: float = 0.906, base: float = 0.492, plain: float = 0.864) -> t
 def comparison(b: str, difference: float, half: float, p: float, metric: str = "accuracy") -> Comparison:
     """Tuned minus another."""
     return Comparison(
-        a="tuned", b=b, metric=metric, difference=difference, low=difference - half, high=difference + half,
-        p=p, p_holm=min(1.0, 2 * p), test="McNemar, exact" if metric == "accuracy" else "paired bootstrap",
-        rows=500, fixed=round(max(difference, 0.0) * 500) + 18, broken=18, detectable=0.031,
-    )  # fmt: skip
+        a="tuned",
+        b=b,
+        metric=metric,
+        difference=difference,
+        low=difference - half,
+        high=difference + half,
+        p=p,
+        p_holm=min(1.0, 2 * p),
+        test="McNemar, exact" if metric == "accuracy" else "paired bootstrap",
+        rows=500,
+        fixed=round(max(difference, 0.0) * 500) + 18,
+        broken=18,
+        detectable=0.031,
+    )
 
 
-def rows(count: int, *, hostile: bool = True) -> tuple[Row, ...]:
-    """Rows with answers, the first of them hostile."""
+def rows(count: int, *, hostile: bool = True, now_right: bool | None = None) -> tuple[Row, ...]:
+    """Rows with answers, the first of them hostile; `now_right` makes all of them fixed, or all broken."""
     draw = random.Random(7)
     found = []
     for at in range(count):
         right, was = draw.choice(LABELS), draw.choice(LABELS)
         text = HOSTILE if hostile and at == 0 else draw.choice(TEXTS)
         now = right if draw.random() < 0.9 else draw.choice(LABELS)
+        other = LABELS[(LABELS.index(right) + 1) % len(LABELS)]
+        if now_right is not None:
+            now, was = (right, other) if now_right else (other, right)
         found.append(
             Row(
-                id=f"{draw.getrandbits(64):016x}", text=text, reference=right,
+                id=f"{draw.getrandbits(64):016x}",
+                text=text,
+                reference=right,
                 answers={"tuned": now, "base": was, "tfidf": right},
                 correct={"tuned": now == right, "base": was == right, "tfidf": True},
-            )  # fmt: skip
+            )
         )
     return tuple(found)
 
@@ -118,13 +141,25 @@ def evaluation(**changes: object) -> EvaluationFacts:
     draw = random.Random(5)
     every = rows(500)
     bins = tuple(
-        Bin(low=k / 10, high=(k + 1) / 10, confidence=k / 10 + 0.055, accuracy=score(max(k / 10 - 0.02, 0.02), 8 * k + 4), rows=8 * k + 4)
+        Bin(
+            low=k / 10,
+            high=(k + 1) / 10,
+            confidence=k / 10 + 0.055,
+            accuracy=score(max(k / 10 - 0.02, 0.02), 8 * k + 4),
+            rows=8 * k + 4,
+        )
         for k in range(3, 10)
-    )  # fmt: skip
+    )
     base_bins = tuple(
-        Bin(low=k / 10, high=(k + 1) / 10, confidence=k / 10 + 0.05, accuracy=score(0.2 + k * 0.035, 60 - 4 * k), rows=60 - 4 * k)
+        Bin(
+            low=k / 10,
+            high=(k + 1) / 10,
+            confidence=k / 10 + 0.05,
+            accuracy=score(0.2 + k * 0.035, 60 - 4 * k),
+            rows=60 - 4 * k,
+        )
         for k in range(1, 10)
-    )  # fmt: skip
+    )
     f1 = {label: 0.7 + 0.29 * draw.random() for label in LABELS}
     facts = {
         "name": "report",
@@ -140,9 +175,11 @@ def evaluation(**changes: object) -> EvaluationFacts:
             comparison("tfidf", 0.02, 0.031, 0.2, "macro_f1"),
             comparison("base", -0.165, 0.03, 1e-4, "ece"),
         ),
-        "confusions": (confusion(),),
+        "confusions": (confusion(), confusion().model_copy(update={"model": "base"})),
         "classes": tuple(
-            ClassScore(label=label, model=model, rows=40 + 5 * at, f1=score(value if model == "tuned" else value * 0.5, 50))
+            ClassScore(
+                label=label, model=model, rows=40 + 5 * at, f1=score(value if model == "tuned" else value * 0.5, 50)
+            )
             for model in ("tuned", "base")
             for at, (label, value) in enumerate(f1.items())
         ),
@@ -154,16 +191,20 @@ def evaluation(**changes: object) -> EvaluationFacts:
             Slice(name=name, value=value, model=model, metric="accuracy", rows=count, score=score(right - gap, count))
             for model, gap in (("tuned", 0.0), ("base", 0.38))
             for name, value, count, right in (
-                ("language", "en", 402, 0.925), ("language", "es", 71, 0.859), ("language", "und", 27, 0.741),
-                ("length", "up to 8 words", 160, 0.894), ("length", "9 to 20 words", 240, 0.921), ("length", "more than 20 words", 100, 0.89),
+                ("language", "en", 402, 0.925),
+                ("language", "es", 71, 0.859),
+                ("language", "und", 27, 0.741),
+                ("length", "up to 8 words", 160, 0.894),
+                ("length", "9 to 20 words", 240, 0.921),
+                ("length", "more than 20 words", 100, 0.89),
             )
         ),
-        "fixed": every[:30],
-        "broken": rows(18, hostile=False),
+        "fixed": rows(30, now_right=True),
+        "broken": rows(18, hostile=False, now_right=False),
         "samples": every[40:48],
         "everything": every,
         "notes": ("12 held-out rows are near-duplicates of training rows; they count here as they are.",),
-    }  # fmt: skip
+    }
     return EvaluationFacts.model_validate({**facts, **changes})
 
 
@@ -228,27 +269,85 @@ def facts(**changes: object) -> ReportFacts:
                 name="gate",
                 verdict="INCONCLUSIVE",
                 rules=(
-                    RuleFacts(rule="macro_f1 > base", verdict="PASS", value=0.406, low=0.356, high=0.456, against=0.0, why="The whole interval lies above 0."),
-                    RuleFacts(rule="macro_f1 > tfidf", verdict="INCONCLUSIVE", value=0.02, low=-0.011, high=0.051, against=0.0, more_rows=720, why="The interval holds 0."),
-                    RuleFacts(rule="ece <= 0.05", verdict="FAIL", value=0.08, low=0.06, high=0.1, against=0.05, why="The whole interval lies above 0.05."),
+                    RuleFacts(
+                        rule="macro_f1 > base",
+                        verdict="PASS",
+                        value=0.406,
+                        low=0.356,
+                        high=0.456,
+                        against=0.0,
+                        why="The whole interval lies above 0.",
+                    ),
+                    RuleFacts(
+                        rule="macro_f1 > tfidf",
+                        verdict="INCONCLUSIVE",
+                        value=0.02,
+                        low=-0.011,
+                        high=0.051,
+                        against=0.0,
+                        more_rows=720,
+                        why="The interval holds 0.",
+                    ),
+                    RuleFacts(
+                        rule="ece <= 0.05",
+                        verdict="FAIL",
+                        value=0.08,
+                        low=0.06,
+                        high=0.1,
+                        against=0.05,
+                        why="The whole interval lies above 0.05.",
+                    ),
                 ),
             ),
         ),
         "data": (data(),),
         "tunings": (
             TuningFacts(
-                name="tune", technique="lora", objective="sft", steps=240, rows=8604, tokens=301140, learnt_tokens=25812,
-                trainable_parameters=4_884_480, parameters=134_515_008, cut_rows=3, log=log(),
+                name="tune",
+                technique="lora",
+                objective="sft",
+                steps=240,
+                rows=8604,
+                tokens=301140,
+                learnt_tokens=25812,
+                trainable_parameters=4_884_480,
+                parameters=134_515_008,
+                cut_rows=3,
+                log=log(),
                 settings={"technique.r": "16", "technique.alpha": "32", "batch": "36", "learning_rate": "0.0002"},
             ),
         ),
         "costs": (
-            Cost(step="data", predicted_seconds=4.0, seconds=5.2, predicted_peak_bytes=400 << 20, peak_bytes=380 << 20, how="rows × operators, from the last run"),
-            Cost(step="tune", predicted_seconds=950, seconds=1012, predicted_peak_bytes=2 << 30, peak_bytes=2100 << 20, predicted_tokens=301_000, tokens=301_140, how="0.32 Mtoken/s measured on this machine"),
-            Cost(step="report", predicted_seconds=60, seconds=38.5, peak_bytes=900 << 20, predicted_tokens=19_000, tokens=18_870),
+            Cost(
+                step="data",
+                predicted_seconds=4.0,
+                seconds=5.2,
+                predicted_peak_bytes=400 << 20,
+                peak_bytes=380 << 20,
+                how="rows × operators, from the last run",
+            ),
+            Cost(
+                step="tune",
+                predicted_seconds=950,
+                seconds=1012,
+                predicted_peak_bytes=2 << 30,
+                peak_bytes=2100 << 20,
+                predicted_tokens=301_000,
+                tokens=301_140,
+                how="0.32 Mtoken/s measured on this machine",
+            ),
+            Cost(
+                step="report",
+                predicted_seconds=60,
+                seconds=38.5,
+                peak_bytes=900 << 20,
+                predicted_tokens=19_000,
+                tokens=18_870,
+            ),
         ),
         "provenance": Provenance(
-            recipe=RECIPE, seed=7,
+            recipe=RECIPE,
+            seed=7,
             artifacts=(
                 Made(step="data", kind="prepare", makes="dataset", digest="3c9f" * 8, files=7, size=1_204_331),
                 Made(step="tune", kind="tune", makes="model", digest="a01b" * 8, files=6, size=19_671_040),
@@ -259,5 +358,5 @@ def facts(**changes: object) -> ReportFacts:
             licences={"model smollm2-135m-instruct": "Apache-2.0", "data/tickets.csv": "CC-BY-4.0"},
             commands=("luthier run recipe.yaml", "luthier report recipe.yaml"),
         ),
-    }  # fmt: skip
+    }
     return ReportFacts.model_validate({**whole, **changes})

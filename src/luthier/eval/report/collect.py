@@ -1,3 +1,227 @@
-"""x"""
+"""From the artifacts of a run to the facts of its report: each kind of artifact is read by its own documented files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
-def collect(*a: Any)->Any: ...
+
+from luthier.core.artifact import Artifact
+from luthier.eval.report.facts import (
+    Cost,
+    EvaluationFacts,
+    GateFacts,
+    Made,
+    ModelFacts,
+    Provenance,
+    ReportFacts,
+    Row,
+    RuleFacts,
+    Score,
+)
+from luthier.eval.report.facts import Measured as MeasuredFacts
+from luthier.eval.report.read_data import data_facts
+from luthier.eval.report.read_tuning import base_of, tuning_facts
+
+LIBRARIES = ("luthier", "torch", "transformers", "peft", "tokenizers", "polars", "scikit-learn", "sacrebleu")
+MOST_ROWS = 20_000
+"""More held-out rows than this are not taken into the browser of rows."""
+
+
+def collect(
+    recipe_name: str,
+    recipe_text: str,
+    artifacts: Mapping[str, Artifact],
+    forecasts: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    created: str = "",
+    recipe_file: str = "recipe.yaml",
+) -> ReportFacts:
+    """Read the artifacts of a recipe's steps, by step name; parts that were not made are left out.
+
+    `forecasts` holds what each step was expected to cost (`seconds`, `peak_bytes`, `tokens`, `how`); what was predicted
+    before an artifact was made stands in its own timing and goes first. `created` is printed as it is.
+    """
+    found = {makes: _of_kind(artifacts, makes) for makes in ("dataset", "model", "evaluation", "verdict")}
+    evaluations = [evaluation_facts(name, artifact) for name, artifact in found["evaluation"].items()]
+    return ReportFacts(
+        title=recipe_name,
+        created=created,
+        evaluations=tuple(sorted(evaluations, key=lambda facts: not facts.of_role("tuned"))),
+        gates=tuple(gate_facts(name, artifact) for name, artifact in found["verdict"].items()),
+        data=tuple(data_facts(name, artifact) for name, artifact in found["dataset"].items()),
+        tunings=tuple(
+            tuning_facts(name, artifact) for name, artifact in found["model"].items() if _has(artifact, "tuned.json")
+        ),
+        costs=tuple(cost(name, artifact, (forecasts or {}).get(name, {})) for name, artifact in artifacts.items()),
+        provenance=_provenance(recipe_text, artifacts, recipe_file),
+    )
+
+
+def evaluation_facts(name: str, artifact: Artifact) -> EvaluationFacts:
+    """An evaluation's `summary.json` holds the facts; the rows come from its predictions and the data's examples."""
+    summary = finite(artifact.read_json("summary.json"))
+    known = {field: summary[field] for field in EvaluationFacts.model_fields if field in summary}
+    facts = EvaluationFacts.model_validate({**known, "name": name})
+    measured = finite(artifact.read_json("metrics.json")) if _has(artifact, "metrics.json") else {}
+    models = tuple(_with_metrics(model, measured) for model in facts.models)
+    everything = tuple(_rows(artifact, str(summary.get("split", "test")))) if facts.rows <= MOST_ROWS else ()
+    return facts.model_copy(update={"models": models, "everything": everything})
+
+
+def gate_facts(name: str, artifact: Artifact) -> GateFacts:
+    """A verdict's `verdict.json`."""
+    told = finite(artifact.read_json("verdict.json"))
+    rules = [{key: rule[key] for key in RuleFacts.model_fields if key in rule} for rule in told.get("rules", [])]
+    return GateFacts(name=name, verdict=told["verdict"], rules=tuple(RuleFacts.model_validate(rule) for rule in rules))
+
+
+def cost(name: str, artifact: Artifact, forecast: Mapping[str, Any]) -> Cost:
+    """What a step was predicted to cost, and what it did."""
+    timing = finite(artifact.timing())
+    told = timing.get("predicted") or {}
+    predicted = told if any(value is not None for value in told.values()) else forecast
+    return Cost(
+        step=name,
+        predicted_seconds=predicted.get("seconds"),
+        seconds=timing.get("seconds"),
+        predicted_peak_bytes=_whole(predicted.get("peak_bytes")),
+        peak_bytes=_whole(timing.get("peak_bytes")),
+        predicted_tokens=_whole(predicted.get("tokens")),
+        tokens=_tokens(artifact, timing),
+        how=str(predicted.get("how") or forecast.get("how") or ""),
+    )
+
+
+def finite(value: Any) -> Any:
+    """Plain data with NaN and infinity as None: what could not be measured."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _of_kind(artifacts: Mapping[str, Artifact], makes: str) -> dict[str, Artifact]:
+    return {name: artifact for name, artifact in artifacts.items() if artifact.manifest.makes == makes}
+
+
+def _has(artifact: Artifact, name: str) -> bool:
+    return any(entry.path == name for entry in artifact.manifest.files)
+
+
+def _whole(value: Any) -> int | None:
+    return None if value is None else round(value)
+
+
+def _tokens(artifact: Artifact, timing: Mapping[str, Any]) -> int | None:
+    """Tokens that were read: measured while working, or as `tuned.json` counts them."""
+    measures = timing.get("measures") or {}
+    if isinstance(measures.get("tokens"), int | float):
+        return _whole(measures["tokens"])
+    told = artifact.read_json("tuned.json") if _has(artifact, "tuned.json") else {}
+    return _whole(told.get("tokens"))
+
+
+def _with_metrics(model: ModelFacts, measured: Mapping[str, Any]) -> ModelFacts:
+    """A model with whole signatures, which name the rows, and with what probes found."""
+    scores = measured.get("models", {}).get(model.name, {})
+    metrics = {kind: _score(scores[kind]) if kind in scores else score for kind, score in model.metrics.items()}
+    probed = measured.get("measures", {}).get(model.name, {})
+    measures = {
+        name: MeasuredFacts(score=_score(told), rows=told.get("rows", 0), detail=_numbers(told.get("detail")))
+        for name, told in probed.items()
+    }
+    return model.model_copy(update={"metrics": metrics, "measures": measures})
+
+
+def _score(told: Mapping[str, Any]) -> Score:
+    return Score.model_validate({key: told[key] for key in Score.model_fields if key in told})
+
+
+def _numbers(told: Mapping[str, Any] | None) -> dict[str, float]:
+    return {str(name): float(value) for name, value in (told or {}).items() if isinstance(value, int | float)}
+
+
+def _rows(evaluation: Artifact, split: str) -> Iterator[Row]:
+    """Every held-out row with each model's answer, in the data's order."""
+    import polars as pl
+
+    from luthier.eval.rows import question_of
+    from luthier.text.dataset import read_examples
+
+    if not _has(evaluation, "predictions.parquet") or "data" not in evaluation.manifest.inputs:
+        return
+    answers: dict[str, list[dict[str, Any]]] = {}
+    columns = ["id", "model", "reference", "prediction", "correct"]
+    for told in pl.read_parquet(evaluation.path("predictions.parquet"), columns=columns).iter_rows(named=True):
+        answers.setdefault(told["id"], []).append(told)
+    for example in read_examples(evaluation.parent("data"), split):
+        told_of_row = answers.get(example.id)
+        if told_of_row:
+            yield Row(
+                id=example.id,
+                text=question_of(example),
+                reference=told_of_row[0]["reference"] or "",
+                answers={told["model"]: told["prediction"] or "" for told in told_of_row},
+                correct={told["model"]: told["correct"] for told in told_of_row},
+            )
+
+
+def _provenance(recipe: str, artifacts: Mapping[str, Artifact], recipe_file: str) -> Provenance:
+    manifests = [artifact.manifest for artifact in artifacts.values()]
+    return Provenance(
+        recipe=recipe,
+        seed=max((manifest.seed for manifest in manifests), default=None),
+        artifacts=tuple(
+            Made(
+                step=name,
+                kind=artifact.manifest.kind,
+                makes=artifact.manifest.makes,
+                digest=artifact.digest,
+                code=artifact.manifest.code,
+                files=len(artifact.manifest.files),
+                size=sum(entry.size for entry in artifact.manifest.files),
+            )
+            for name, artifact in artifacts.items()
+        ),
+        versions=_versions(),
+        machine=_machine(artifacts),
+        licences=_licences(artifacts),
+        commands=(f"luthier plan {recipe_file}", f"luthier run {recipe_file}", "luthier store verify"),
+    )
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for library in LIBRARIES:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _machine(artifacts: Mapping[str, Artifact]) -> dict[str, str]:
+    """What the artifacts' timings say of the machine, without its name."""
+    found: dict[str, str] = {}
+    for artifact in artifacts.values():
+        timing = artifact.timing()
+        for told in (timing.get("machine"), timing.get("measures")):
+            words = ("device", "dtype", "processor", "cores", "threads", "memory")
+            found |= {word: str(told[word]) for word in words if isinstance(told, dict) and word in told}
+    return found
+
+
+def _licences(artifacts: Mapping[str, Artifact]) -> dict[str, str]:
+    """Licences of the base models behind the artifacts."""
+    found: dict[str, str] = {}
+    for artifact in artifacts.values():
+        if artifact.manifest.makes == "model":
+            base = base_of(artifact)
+            told = base.read_json("model.json") if _has(base, "model.json") else {}
+            if told.get("licence"):
+                found[f"model {told.get('name', base.digest[:12])}"] = str(told["licence"])
+    return found

@@ -31,6 +31,15 @@ class Score(Fact):
     signature: str = ""
 
 
+class Measured(Fact):
+    """What a probe found for one model, such as the gap between groups, with the parts behind it."""
+
+    score: Score
+    rows: int = 0
+    detail: dict[str, float] = {}
+    """Each group's own value."""
+
+
 class ModelFacts(Fact):
     """One model (or plain baseline) and its scores on the held-out rows, by metric."""
 
@@ -40,6 +49,8 @@ class ModelFacts(Fact):
     """The name as people say it."""
     role: ModelRole
     metrics: dict[str, Score]
+    measures: dict[str, Measured] = {}
+    """What probes found, by family and measure (`bias.gap`)."""
 
 
 class Comparison(Fact):

@@ -150,6 +150,12 @@ def listing(words: Sequence[str]) -> str:
     return f"{', '.join(words[:-1])} and {words[-1]}"
 
 
+def headed(title: str) -> str:
+    """A title as it stands alone: `Tuned model` for `the tuned model`."""
+    bare = title.removeprefix("the ")
+    return bare[:1].upper() + bare[1:]
+
+
 def clipped(text: str, limit: int) -> str:
     """Text cut to a limit of characters, with a mark where it was cut."""
     return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"

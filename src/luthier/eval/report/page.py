@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 def render(facts: ReportFacts) -> str:
     """The page as text; the same facts give the same text."""
     style, script = _style(), _asset("page.js")
-    policy = f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; base-uri 'none'; form-action 'none'"
+    allowed = f"style-src '{_hash(style)}'; script-src '{_hash(script)}'"
+    policy = f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"
     template = _environment().get_template("page.html.jinja")
     return template.render(facts=facts, pictures=Pictures(), style=style, script=script, policy=policy)
 

@@ -25,7 +25,7 @@ from luthier.eval.report.facts import (
 )
 from luthier.eval.report.sentence import standing
 
-WIDE, NARROW = 720, 350
+WIDE, NARROW = 800, 350
 MOST_LINES = 25
 """More labels or slice values than this are left to the table."""
 MOST_METRICS = 8
@@ -40,6 +40,11 @@ class Pictures:
     def metrics(self, facts: EvaluationFacts) -> list[tuple[str, str]]:
         """A small picture for each metric: every model's value with its interval, by metric name."""
         return [(metric, self._small(_metric_picture(facts, metric))) for metric in metric_order(facts)[:MOST_METRICS]]
+
+    def measures(self, facts: EvaluationFacts) -> list[tuple[str, str]]:
+        """A small picture for each measure of a probe."""
+        names = dict.fromkeys(name for model in facts.models for name in model.measures)
+        return [(name, self._small(_measure_picture(facts, name))) for name in names]
 
     def differences(self, facts: EvaluationFacts) -> list[str]:
         """Differences with their intervals; metrics of different scale or direction stand in pictures of their own."""
@@ -159,18 +164,22 @@ def _forest(lines: Sequence[Line], frame: Frame) -> Callable[[int, str], str]:
 
 
 def _metric_picture(facts: EvaluationFacts, metric: str) -> Callable[[int, str], str]:
-    lines = [
-        _score_line(model, model.metrics[metric], metric) for model in facts.models if metric in model.metrics
-    ]
+    lines = [_score_line(model, model.metrics[metric], metric) for model in facts.models if metric in model.metrics]
     said = "; ".join(f"{line.label} {line.said}" for line in lines)
     better = " (lower is better)" if metric in LOWER_IS_BETTER else ""
     frame = Frame(f"{numbers.metric_name(metric)}{better}", f"{said}.", span=_span(lines, metric))
     return _forest(lines, frame)
 
 
+def _measure_picture(facts: EvaluationFacts, measure: str) -> Callable[[int, str], str]:
+    lines = [_score_line(each, each.measures[measure].score, "") for each in facts.models if measure in each.measures]
+    said = "; ".join(f"{line.label} {line.said}" for line in lines)
+    return _forest(lines, Frame(measure, f"{said}.", span=_span(lines, "")))
+
+
 def _score_line(model: ModelFacts, score: Score, metric: str) -> Line:
     mark: Mark = {"tuned": "tuned", "base": "base"}.get(model.role, "plain")  # type: ignore[assignment]  # keys are literals
-    return Line(model.title, numbers.interval(score, metric), score.value, score.low, score.high, mark)
+    return Line(numbers.headed(model.title), numbers.interval(score, metric), score.value, score.low, score.high, mark)
 
 
 def _span(lines: Sequence[Line], metric: str) -> tuple[float, float] | None:
@@ -188,10 +197,16 @@ def _scale_of(metric: str) -> tuple[bool, bool, bool]:
 
 
 def _difference_picture(facts: EvaluationFacts, group: Sequence[Comparison]) -> Callable[[int, str], str]:
-    lines = [_difference_line(facts, each) for each in group]
+    lines: list[Line] = []
+    for metric in dict.fromkeys(each.metric for each in group):
+        lines.append(Line(numbers.metric_name(metric), "", None, mark="head"))
+        lines += [_difference_line(facts, each) for each in group if each.metric == metric]
     lower = group[0].metric in LOWER_IS_BETTER
     under = "← better · worse →" if lower else "← worse · better →"
-    said = "; ".join(f"{line.label}: {line.said}" for line in lines)
+    said = "; ".join(
+        f"{numbers.metric_name(each.metric)}, {_minus(facts, each, 'minus')}: {_difference_said(each)}"
+        for each in group
+    )
     frame = Frame("Differences on the same rows", f"{said}.", zero=True, under=under)
     return _forest(lines, frame)
 
@@ -199,19 +214,35 @@ def _difference_picture(facts: EvaluationFacts, group: Sequence[Comparison]) -> 
 def _difference_line(facts: EvaluationFacts, each: Comparison) -> Line:
     marks: dict[str, Mark] = {"better": "tuned", "worse": "against", "unclear": "unclear"}
     several = len(facts.of_role("tuned")) > 1
-    who = f"{facts.title(each.a)} − " if several else "against "
-    label = f"{numbers.metric_name(each.metric)}, {who}{facts.title(each.b)}"
-    said = numbers.difference(each.difference, each.low, each.high, each.metric)
-    return Line(label, said, each.difference, each.low, each.high, marks[standing(each)], band=each.detectable)
+    label = _minus(facts, each) if several else f"against {facts.title(each.b)}"
+    return Line(
+        label, _difference_said(each), each.difference, each.low, each.high, marks[standing(each)], band=each.detectable
+    )
+
+
+def _minus(facts: EvaluationFacts, each: Comparison, sign: str = "−") -> str:
+    return f"{numbers.headed(facts.title(each.a))} {sign} {numbers.headed(facts.title(each.b))}"
+
+
+def _difference_said(each: Comparison) -> str:
+    return numbers.difference(each.difference, each.low, each.high, each.metric)
 
 
 def _class_lines(facts: EvaluationFacts) -> list[Line]:
     tuned, base = _first(facts, "tuned"), _first(facts, "base")
     shown = tuned or base or (facts.classes[0].model if facts.classes else "")
     beside = {each.label: each.f1.value for each in facts.classes if each.model == base and base != shown}
-    mine = sorted((each for each in facts.classes if each.model == shown), key=lambda each: (each.f1.value or 0.0))
+    mine = sorted((each for each in facts.classes if each.model == shown), key=lambda each: each.f1.value or 0.0)
     return [
-        Line(each.label, numbers.interval(each.f1), each.f1.value, each.f1.low, each.f1.high, "tuned", beside.get(each.label))
+        Line(
+            each.label,
+            numbers.interval(each.f1),
+            each.f1.value,
+            each.f1.low,
+            each.f1.high,
+            "tuned",
+            beside.get(each.label),
+        )
         for each in mine
     ]
 

@@ -44,7 +44,7 @@ def _evaluation(facts: EvaluationFacts, *, opening: bool) -> list[str]:
     parts = [f"## Results: {_plain(facts.name)}"]
     parts += [] if opening else [_plain(verdict_sentence(facts))]
     parts += [f"> {_plain(note)}" for note in facts.notes]
-    titles = [model.title for model in facts.models]
+    titles = [numbers.headed(model.title) for model in facts.models]
     rows = [
         (
             numbers.metric_name(metric),
@@ -65,7 +65,7 @@ def _comparisons(facts: EvaluationFacts) -> str:
     rows = [
         (
             numbers.metric_name(each.metric),
-            f"{facts.title(each.a)} − {facts.title(each.b)}",
+            f"{numbers.headed(facts.title(each.a))} − {numbers.headed(facts.title(each.b))}",
             numbers.difference(each.difference, each.low, each.high, each.metric),
             numbers.probability(each.p if each.p_holm is None else each.p_holm),
             standing_words(each),
@@ -79,7 +79,7 @@ def _comparisons(facts: EvaluationFacts) -> str:
 def _data(facts: DataFacts) -> list[str]:
     rows = [("rows in", numbers.count(facts.rows_in))]
     rows += [(branch.label, numbers.count(branch.rows)) for branch in data_branches(facts)]
-    rows += [(f"edits by {operator}", numbers.count(times)) for operator, times in facts.edited.items()]
+    rows += [(f"edited by {operator}", numbers.count(times)) for operator, times in facts.edited.items()]
     return [f"## Data: {_plain(facts.name)}", _table(("What", "Rows"), rows)]
 
 

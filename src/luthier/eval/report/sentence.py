@@ -1,4 +1,4 @@
-"""The answer in plain words: is the tuned model better than the base and than a plain baseline, by how much, how sure."""
+"""The answer in plain words: is the tuned model better than its base and a plain baseline, by how much, how sure."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ def sureness(comparison: Comparison) -> str:
 
 
 def rows_per_hundred(comparison: Comparison) -> str:
-    """What a difference in accuracy means for people: `about 34 more rows in every 100 right`."""
+    """What a difference in accuracy means for people: `about 34 more rows right in every 100`."""
     if comparison.metric not in ("accuracy", "exact_match"):
         return ""
     hundredth = abs(comparison.difference) * 100
     amount = f"about {round(hundredth)}" if hundredth >= 1 else "fewer than 1"
     word = "more" if comparison.difference >= 0 else "fewer"
-    return f"{amount} {word} of every 100 rows right"
+    return f"{amount} {word} rows right in every 100"
 
 
 def _untuned(facts: EvaluationFacts) -> str:
@@ -88,9 +88,7 @@ def _untuned(facts: EvaluationFacts) -> str:
     )
 
 
-def _tuned_first(
-    facts: EvaluationFacts, tuned: ModelFacts, base: ModelFacts | None, plain: ModelFacts | None
-) -> str:
+def _tuned_first(facts: EvaluationFacts, tuned: ModelFacts, base: ModelFacts | None, plain: ModelFacts | None) -> str:
     first = _against_base(facts, tuned, base)
     if plain is None:
         return f"{first}."
@@ -99,9 +97,9 @@ def _tuned_first(
         return f"{first}. The plain {_noun(facts)}, {plain.title}, scores {_said(plain, facts.main_metric)}."
     gap = points(comparison.difference, facts.main_metric)
     if standing(comparison) == "better":
-        return f"{first}. It beats the plain {_noun(facts)}, {plain.title}, by {gap}{sureness(comparison)}."
+        return f"{first}. It beats the plain {_noun(facts)}, {plain.title}, by {_short(gap)}{sureness(comparison)}."
     return (
-        f"{first}. It is {gap} ahead of the plain {_noun(facts)}, {plain.title}{sureness(comparison)}, "
+        f"{first}. It is {_short(gap)} ahead of the plain {_noun(facts)}, {plain.title}{sureness(comparison)}, "
         "which chance alone could explain."
     )
 
@@ -114,7 +112,9 @@ def _plain_first(facts: EvaluationFacts, tuned: ModelFacts, base: ModelFacts | N
         return (
             f"A plain {_noun(facts)} wins: {plain.title} beats the tuned model by {gap}{sureness(comparison)}. {then}."
         )
-    scores = f"{plain.title} scores {_said(plain, facts.main_metric)}, the tuned model {_said(tuned, facts.main_metric)}"
+    scores = (
+        f"{plain.title} scores {_said(plain, facts.main_metric)}, the tuned model {_said(tuned, facts.main_metric)}"
+    )
     return f"A plain {_noun(facts)} does as well: {scores}, and chance alone could explain the difference. {then}."
 
 
@@ -165,6 +165,11 @@ def _said(model: ModelFacts, metric: str) -> str:
 
 def _lower(metric: str) -> str:
     return points(0, metric).partition(" of ")[2]
+
+
+def _short(gap: str) -> str:
+    """`4.1 points`, where the metric was named before."""
+    return gap.partition(" of ")[0]
 
 
 def _noun(facts: EvaluationFacts) -> str:

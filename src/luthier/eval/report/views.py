@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from luthier.eval.report import numbers
 from luthier.eval.report.charts.squares import heat_class
 from luthier.eval.report.facts import Comparison, Confusion, EvaluationFacts, Fact, ModelFacts, Row
-from luthier.eval.report.sentence import best_plain, rows_per_hundred, standing
+from luthier.eval.report.sentence import best_plain, points, rows_per_hundred, standing
 
 MOST_FLIPS = 100
 MOST_SAMPLES = 12
@@ -60,8 +60,8 @@ def key_figures(facts: EvaluationFacts) -> list[Figure]:
     ]
     comparison = against_base(facts)
     if comparison is not None and comparison.fixed is not None and comparison.broken is not None:
-        note = "wrong under the base model and right now, and the other way round"
-        figures.append(Figure(f"{comparison.fixed} / {comparison.broken}", "rows fixed / broken", note))
+        note = "by the tuning, against the base model"
+        figures.append(Figure(f"{comparison.fixed} / {comparison.broken}", "Rows fixed / broken", note))
     return figures
 
 
@@ -84,13 +84,12 @@ def meaning(facts: EvaluationFacts) -> str:
     if said := rows_per_hundred(comparison):
         words.append(f"Against the base model that is {said}.")
     if comparison.detectable is not None:
-        least = numbers.number(comparison.detectable, numbers.places(comparison.metric))
-        seen = "which is less than what was found" if abs(comparison.difference) > comparison.detectable else (
-            "which is more than what was found: more rows would be needed to see a smaller one"
-        )
+        least = points(comparison.detectable, comparison.metric).partition(" of ")[0]
+        larger = abs(comparison.difference) > comparison.detectable
+        seen = "what was found is larger" if larger else "what was found is smaller, so more rows are needed to be sure"
         words.append(
             f"With {numbers.count(comparison.rows or facts.rows)} rows, a difference of {least} would be noticed "
-            f"four times in five, {seen}."
+            f"four times in five; {seen}."
         )
     return " ".join(words)
 
@@ -142,14 +141,14 @@ def thin_log(log: Sequence[Fact], most: int = 20) -> list[Fact]:
 def _score_figure(model: ModelFacts, metric: str, kind: str) -> Figure:
     score = model.metrics[metric]
     note = "" if score.low is None or score.high is None else numbers.interval(score, metric).partition(" ")[2]
-    shown = f"95 % interval {note.strip('()')}" if note else ""
-    return Figure(numbers.number(score.value, numbers.places(metric)), model.title, shown, kind)
+    shown = note.strip("()")
+    return Figure(numbers.number(score.value, numbers.places(metric)), numbers.headed(model.title), shown, kind)
 
 
 def _packed(facts: EvaluationFacts, rows: Sequence[Row], limit: int) -> str:
     models = [model.name for model in facts.models if any(model.name in row.answers for row in rows[:50])]
     value: dict[str, Any] = {
-        "models": [facts.title(name) for name in models],
+        "models": [numbers.headed(facts.title(name)) for name in models],
         "tuned": _place(models, facts.of_role("tuned")),
         "base": _place(models, facts.of_role("base")),
         "rows": [_packed_row(row, models, limit) for row in rows],

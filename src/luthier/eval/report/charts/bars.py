@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from luthier.eval.report.charts.drawing import Drawing, fitted
+from luthier.eval.report.charts.drawing import LETTER, Drawing, fitted
 
 NARROW = 480
 
@@ -23,7 +23,7 @@ def bars(rows: Sequence[Bar], *, width: int, name: str, title: str, desc: str) -
     narrow = width < NARROW
     tall = 36 if narrow else 24
     drawing = Drawing(width, tall * len(rows) + 4, name=name, title=title, desc=desc)
-    left, right = (0.0, float(width)) if narrow else (width * 0.29, width - 150.0)
+    left, right = (0.0, float(width)) if narrow else (_left(rows, width), width - 110.0)
     most = max((sum(row.parts) for row in rows), default=1) or 1
     for at, row in enumerate(rows):
         top = at * tall
@@ -32,6 +32,10 @@ def bars(rows: Sequence[Bar], *, width: int, name: str, title: str, desc: str) -
         drawing.text(width, words, row.said, "value", "end")
         _parts(drawing, row, left, (right - left) / most, top + (20 if narrow else 6))
     return str(drawing)
+
+
+def _left(rows: Sequence[Bar], width: int) -> float:
+    return min(max((len(row.label) for row in rows), default=0) * LETTER + 20, width * 0.38)
 
 
 def _parts(drawing: Drawing, row: Bar, left: float, pixels: float, top: float) -> None:

@@ -1,16 +1,17 @@
-"""A training curve: the loss of each step, its running mean, the held-out loss, and the learning rate under it."""
+"""A training curve: the loss of each step, its smoothed course, the held-out loss, and the learning rate under it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from luthier.eval.report.charts.drawing import Drawing, Scale, short, ticks
 from luthier.eval.report.facts import LogPoint
 
 MOST_POINTS = 400
 """More steps than this are drawn as means of neighbours."""
-MEMORY = 0.9
-"""Weight of the past in the running mean."""
+MARGIN = 88
+"""Room at the right for the names of the curves, px."""
 Point = tuple[float, float]
 
 
@@ -21,7 +22,7 @@ def curve(log: Sequence[LogPoint], *, width: int, name: str, desc: str) -> str:
     rates = [(float(point.step), point.lr) for point in log if point.lr is not None]
     tall = 210.0 if width >= 480 else 190.0
     drawing = Drawing(width, tall + (96 if rates else 30), name=name, title="Loss by step", desc=desc)
-    right = width - 74
+    right = width - MARGIN
     across = Scale(log[0].step if log else 0, max(log[-1].step, 1) if log else 1, 38, right)
     _losses(drawing, across, losses, held_out, tall)
     bottom = tall
@@ -34,14 +35,16 @@ def curve(log: Sequence[LogPoint], *, width: int, name: str, desc: str) -> str:
     return str(drawing)
 
 
-def running_mean(points: Sequence[Point]) -> list[Point]:
-    """The mean of what came before, weighted towards now and corrected for the start."""
+def smoothed(points: Sequence[Point]) -> list[Point]:
+    """The mean of each point and its neighbours on both sides (a thirtieth of all), so that nothing lags behind."""
+    reach = max(len(points) // 30, 1)
+    sums = [0.0]
+    for _, y in points:
+        sums.append(sums[-1] + y)
     out: list[Point] = []
-    total = weight = 0.0
-    for x, y in points:
-        total = MEMORY * total + (1 - MEMORY) * y
-        weight = MEMORY * weight + (1 - MEMORY)
-        out.append((x, total / weight))
+    for at, (x, _) in enumerate(points):
+        half = min(reach, at, len(points) - 1 - at)
+        out.append((x, (sums[at + half + 1] - sums[at - half]) / (2 * half + 1)))
     return out
 
 
@@ -50,20 +53,18 @@ def thinned(points: Sequence[Point]) -> list[Point]:
     if len(points) <= MOST_POINTS:
         return list(points)
     edges = [round(k * len(points) / MOST_POINTS) for k in range(MOST_POINTS + 1)]
-    groups = [points[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    groups = [points[start:end] for start, end in pairwise(edges)]
     return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]
 
 
-def _losses(
-    drawing: Drawing, across: Scale, losses: Sequence[Point], held_out: Sequence[Point], tall: float
-) -> None:
+def _losses(drawing: Drawing, across: Scale, losses: Sequence[Point], held_out: Sequence[Point], tall: float) -> None:
     values = [y for _, y in [*losses, *held_out]] or [0.0, 1.0]
     up = Scale(min(0.0, *values), _top(values), tall, 8)
     for tick in ticks(up.low, up.high, 4):
-        drawing.line(38, up(tick), drawing.width - 74, up(tick), "zero" if tick == 0 else "grid")
+        drawing.line(38, up(tick), drawing.width - MARGIN, up(tick), "zero" if tick == 0 else "grid")
         drawing.text(30, up(tick) + 4, short(tick), "tick", "end")
     drawing.polyline([(across(x), up(y)) for x, y in thinned(losses)], "curve faint")
-    smooth = thinned(running_mean(losses))
+    smooth = thinned(smoothed(losses))
     drawing.polyline([(across(x), up(y)) for x, y in smooth], "curve tuned")
     ends = [(smooth[-1], "loss", "label accent")] if smooth else []
     if held_out:
@@ -76,21 +77,23 @@ def _losses(
 
 def _end_labels(drawing: Drawing, up: Scale, ends: Sequence[tuple[Point, str, str]]) -> None:
     """Names of the curves at their ends, moved apart where they would touch."""
-    last = -100.0
-    for (_, y), words, kind in sorted(ends, key=lambda end: up(end[0][1])):
-        at = max(up(y) - 2, last + 30)
-        drawing.text(drawing.width - 66, at, words, f"{kind} strong")
-        drawing.text(drawing.width - 66, at + 14, f"{y:.3f}", "tick")
-        last = at
+    ordered = sorted(ends, key=lambda end: up(end[0][1]))
+    places = [up(y) - 2 for (_, y), _, _ in ordered]
+    for at in range(1, len(places)):
+        places[at] = max(places[at], places[at - 1] + 32)
+    over = max(places[-1] - (up(up.low) - 18), 0.0) if places else 0.0
+    for ((_, y), words, kind), at_y in zip(ordered, places, strict=True):
+        drawing.text(drawing.width - MARGIN + 10, at_y - over, words, f"{kind} strong")
+        drawing.text(drawing.width - MARGIN + 10, at_y - over + 14, f"{y:.3f}", "tick")
 
 
 def _rates(drawing: Drawing, across: Scale, rates: Sequence[Point], top: float, bottom: float) -> None:
     highest = max(y for _, y in rates) or 1.0
     up = Scale(0, highest, bottom, top)
-    drawing.line(38, bottom, drawing.width - 74, bottom, "zero")
+    drawing.line(38, bottom, drawing.width - MARGIN, bottom, "zero")
     drawing.polyline([(across(x), up(y)) for x, y in thinned(rates)], "curve grey")
-    drawing.text(drawing.width - 66, top + 6, "learning rate", "tick")
-    drawing.text(drawing.width - 66, top + 20, f"≤ {highest:.2g}", "tick")
+    drawing.text(drawing.width - MARGIN + 10, top + 6, "learning rate", "tick")
+    drawing.text(drawing.width - MARGIN + 10, top + 20, f"≤ {highest:.2g}", "tick")
 
 
 def _top(values: Sequence[float]) -> float:

@@ -8,6 +8,8 @@ from html import escape
 
 LETTER = 6.7
 """Mean width of a letter at 13 px, by which labels are cut to their place."""
+STRONG_LETTER = 7.3
+"""The same in strong letters."""
 
 
 class Drawing:
@@ -99,9 +101,9 @@ def short(value: float) -> str:
     return f"{value:.6g}".replace("-", "−") if abs(value) < 1e6 else f"{value:.0e}"
 
 
-def fitted(words: str, width: float) -> str:
+def fitted(words: str, width: float, letter: float = LETTER) -> str:
     """Words cut to a width in pixels, with a mark where they were cut."""
-    room = max(int(width / LETTER), 2)
+    room = max(int(width / letter), 2)
     return words if len(words) <= room else words[: room - 1].rstrip() + "…"
 
 

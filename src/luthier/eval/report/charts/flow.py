@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from luthier.eval.report.charts.drawing import Drawing, fitted
+from luthier.eval.report.charts.drawing import STRONG_LETTER, Drawing, fitted
 from luthier.eval.report.numbers import count, share
 
 BAR = 12
@@ -49,7 +49,12 @@ def _ribbons(drawing: Drawing, branches: Sequence[Branch], tops: list[float], ta
         drawing.path(data, f"ribbon {branch.kind}", f"{branch.label}: {said}")
         drawing.rect(end, to_y, BAR, drawn, f"end {branch.kind}")
         middle_y = to_y + drawn / 2
-        drawing.text(end + BAR + 8, middle_y - 2, fitted(branch.label, drawing.width - end - BAR - 8), "label strong")
+        drawing.text(
+            end + BAR + 8,
+            middle_y - 2,
+            fitted(branch.label, drawing.width - end - BAR - 8, STRONG_LETTER),
+            "label strong",
+        )
         drawing.text(end + BAR + 8, middle_y + 13, said, "tick")
         from_y += thick
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from luthier.eval.report.charts.drawing import Drawing, Scale, decades, fitted, short, ticks
+from luthier.eval.report.charts.drawing import LETTER, STRONG_LETTER, Drawing, Scale, decades, fitted, short, ticks
 from luthier.eval.report.numbers import duration
 
-Mark = Literal["tuned", "base", "plain", "against", "unclear"]
+Mark = Literal["tuned", "base", "plain", "against", "unclear", "head"]
+"""How a row is drawn; `head` is a heading over the rows that follow."""
 NARROW = 480
 """Below this width labels stand above their line instead of beside it."""
 
@@ -44,33 +45,42 @@ class Frame(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where things stand in a row: the plot's left and right, row height, and offsets of words and mark."""
+    """Where things stand: the plot's left and right, and in each row the height and where label, value, mark stand."""
 
     left: float
     right: float
     row: float
     words: float
+    said: float
     mark: float
-    label_width: float
+    head: float
 
 
 def forest(lines: Sequence[Line], frame: Frame, *, width: int, name: str) -> str:
     """The picture as SVG text."""
-    place = _place(width)
-    height = place.row * len(lines) + (44 if frame.under else 26)
-    drawing = Drawing(width, height, name=name, title=frame.title, desc=frame.desc)
+    place = _place(lines, width)
+    tops = [0.0]
+    for line in lines:
+        tops.append(tops[-1] + (place.head if line.mark == "head" else place.row))
+    bottom = tops[-1] + 2
+    drawing = Drawing(width, bottom + (42 if frame.under else 24), name=name, title=frame.title, desc=frame.desc)
     scale = _scale(lines, frame, place)
-    bottom = place.row * len(lines) + 2
     _axis(drawing, scale, frame, place, bottom)
-    for at, line in enumerate(lines):
-        _row(drawing, scale, line, place, at * place.row)
+    for line, top in zip(lines, tops, strict=False):
+        _row(drawing, scale, line, place, top)
     return str(drawing)
 
 
-def _place(width: int) -> Place:
-    if width < NARROW:
-        return Place(6, width - 6, 40, 14, 26, width - 150)
-    return Place(width * 0.29, width - 190, 30, 19, 15, width * 0.29 - 16)
+def _place(lines: Sequence[Line], width: int) -> Place:
+    """On a wide page words stand beside the plot; on a phone above it, the value below a label that is too long."""
+    longest = max((len(line.label) for line in lines), default=0) * STRONG_LETTER
+    if width >= NARROW:
+        left = min(max(longest + 20, 120), width * 0.38)
+        return Place(left, width - 190, row=30, words=19, said=19, mark=15, head=30)
+    said = max((len(line.said) for line in lines), default=0) * STRONG_LETTER
+    if longest + said + 8 <= width or said > width * 0.9:
+        return Place(6, width - 6, row=40, words=14, said=14, mark=26, head=24)
+    return Place(6, width - 6, row=58, words=14, said=31, mark=44, head=24)
 
 
 def _scale(lines: Sequence[Line], frame: Frame, place: Place) -> Scale:
@@ -102,9 +112,16 @@ def _axis(drawing: Drawing, scale: Scale, frame: Frame, place: Place, bottom: fl
 
 
 def _row(drawing: Drawing, scale: Scale, line: Line, place: Place, top: float) -> None:
-    strong = " strong" if line.mark == "tuned" else ""
-    drawing.text(0, top + place.words, fitted(line.label, place.label_width), f"label{strong}")
-    drawing.text(drawing.width, top + place.words, line.said, f"value{strong}", "end")
+    strong = " strong" if line.mark in ("tuned", "head") else ""
+    beside = place.left > NARROW * 0.1
+    room = place.left - 12 if beside else drawing.width
+    if not beside and place.said == place.words:
+        room -= len(line.said) * STRONG_LETTER + 8
+    drawing.text(0, top + place.words, fitted(line.label, room, STRONG_LETTER if strong else LETTER), f"label{strong}")
+    at_end = beside or place.said == place.words
+    drawing.text(
+        drawing.width if at_end else 0, top + place.said, line.said, f"value{strong}", "end" if at_end else "start"
+    )
     y = top + place.mark
     if line.band:
         left, right = scale(-line.band), scale(line.band)

@@ -1,0 +1,98 @@
+"""A tuned model's artifact, read for the report: how it was tuned, its log, and how much was cut."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from luthier.core.artifact import Artifact
+from luthier.eval.report.facts import LogPoint, TuningFacts
+
+MOST_POINTS = 2000
+"""A longer log is taken at even distances."""
+
+
+def tuning_facts(name: str, artifact: Artifact) -> TuningFacts:
+    """What the report says of one tuning."""
+    told = artifact.read_json("tuned.json")
+    settings = artifact.manifest.settings
+    base = base_of(artifact)
+    parameters = _json(base, "model.json").get("parameters")
+    return TuningFacts(
+        name=name,
+        technique=_kind(told.get("technique") or settings.get("technique")),
+        objective=_kind(told.get("objective") or settings.get("objective")),
+        settings={key: value for key, value in flat(settings).items() if key != "kind"},
+        steps=told.get("steps"),
+        rows=told.get("rows"),
+        tokens=told.get("tokens"),
+        learnt_tokens=told.get("learnt_tokens"),
+        trainable_parameters=told.get("trainable_parameters"),
+        parameters=parameters,
+        cut_rows=_cut_rows(artifact, told),
+        log=_log(artifact),
+    )
+
+
+def base_of(artifact: Artifact) -> Artifact:
+    """The model that the lineage began with."""
+    while "model" in artifact.manifest.inputs:
+        artifact = artifact.parent("model")
+    return artifact
+
+
+def flat(value: Any, prefix: str = "") -> dict[str, str]:
+    """Nested settings as dotted names."""
+    if isinstance(value, Mapping):
+        found: dict[str, str] = {}
+        for key, item in value.items():
+            found |= flat(item, f"{prefix}.{key}" if prefix else str(key))
+        return found
+    shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return {prefix: shown}
+
+
+def _kind(part: Any) -> str:
+    return str(part.get("kind", "")) if isinstance(part, Mapping) else str(part or "")
+
+
+def _json(artifact: Artifact, name: str) -> dict[str, Any]:
+    present = any(entry.path == name for entry in artifact.manifest.files)
+    found: dict[str, Any] = artifact.read_json(name) if present else {}
+    return found
+
+
+def _cut_rows(artifact: Artifact, told: Mapping[str, Any]) -> int | None:
+    if isinstance(told.get("cut_rows"), int):
+        return int(told["cut_rows"])
+    if not any(entry.path == "learnt.parquet" for entry in artifact.manifest.files):
+        return None
+    import polars as pl
+
+    learnt = pl.read_parquet(artifact.path("learnt.parquet"))
+    return int(learnt["cut"].sum()) if "cut" in learnt.columns else None
+
+
+def _log(artifact: Artifact) -> tuple[LogPoint, ...]:
+    if not any(entry.path == "log.jsonl" for entry in artifact.manifest.files):
+        return ()
+    lines = artifact.path("log.jsonl").read_text(encoding="utf-8").splitlines()
+    told = [json.loads(line) for line in lines if line.strip()]
+    if len(told) > MOST_POINTS:
+        told = [told[round(at * (len(told) - 1) / (MOST_POINTS - 1))] for at in range(MOST_POINTS)]
+    return tuple(
+        LogPoint(
+            step=each["step"],
+            loss=_number(each.get("loss")),
+            held_out_loss=_number(each.get("held_out_loss")),
+            lr=_number(each.get("lr")),
+        )
+        for each in told
+        if "step" in each
+    )
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
