@@ -38,8 +38,12 @@ class Ledger:
         from luthier.core.ledger.migrate import migrate
 
         self._engine: Engine = connect(f"sqlite:///{url}" if isinstance(url, Path) else url)
-        with guarded(self._engine.url):
-            migrate(self._engine)
+        try:
+            with guarded(self._engine.url):
+                migrate(self._engine)
+        except BaseException:
+            self._engine.dispose()
+            raise
 
     @property
     def place(self) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DatabaseError, DataError, IntegrityError, NoSuchModuleError, ProgrammingError
 
 from luthier.core.errors import CorruptArtifact, InputError, LuthierError, MissingExtra, Unwritable, Where
 from luthier.core.files import writing
@@ -75,10 +75,16 @@ class guarded(AbstractContextManager[None]):  # noqa: N801  # reads as a verb wh
         if isinstance(error, (ModuleNotFoundError, NoSuchModuleError)):
             what = "the ledger's PostgreSQL driver is not installed"
             raise MissingExtra(what, where=place, remedy="pip install 'luthier[postgres]'") from error
-        if isinstance(error, DBAPIError) and (told := _explain(str(error.orig), place)):
+        if (
+            isinstance(error, DatabaseError)
+            and not isinstance(error, _OURS)
+            and (told := _explain(str(error.orig), place))
+        ):
             raise told from error
 
 
+_OURS = (ProgrammingError, IntegrityError, DataError)
+"""Mistakes in a statement or its values: never the machine's or the user's."""
 _REFUSALS: tuple[tuple[str, type[LuthierError], str, str], ...] = (
     ("disk is full", Unwritable, "the disk is full", "free some space (`luthier store gc`)"),
     ("No space left", Unwritable, "the disk is full", "free some space on the database's machine"),
