@@ -6,7 +6,6 @@ query rows that see the same keys whole (`shared`) and, beside them, their own b
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -96,16 +95,12 @@ def _blocks(pack: Pack) -> Iterator[Block]:
     """Blocks in the order of the tokens; together they hold every token once."""
     parent, starts = pack.parent.tolist(), pack.starts.tolist()
     above: list[tuple[slice, ...]] = []
-    children: dict[int, int] = defaultdict(int)
     for segment, mother in enumerate(parent):
-        own = slice(starts[segment], starts[segment + 1])
-        above.append(_merged((*(above[mother]), _span(mother, starts))) if mother >= 0 else ())
-        children[mother] += 1
         assert mother < segment, "a parent stands before its children"
-        assert own.stop > own.start, "no segment is empty"
+        above.append(_merged((*above[mother], _span(mother, starts))) if mother >= 0 else ())
     segment = 0
     while segment < len(parent):
-        siblings = _short_siblings(segment, parent, starts, children)
+        siblings = _short_siblings(segment, parent, starts)
         if siblings:
             yield _block(slice(starts[segment], starts[segment + len(siblings)]), above[segment], siblings)
             segment += len(siblings)
@@ -114,12 +109,12 @@ def _blocks(pack: Pack) -> Iterator[Block]:
             segment += 1
 
 
-def _short_siblings(segment: int, parent: list[int], starts: list[int], children: dict[int, int]) -> list[int]:
-    """Lengths of the short leaves of one parent that begin at a segment; empty when that one is long or no leaf."""
+def _short_siblings(segment: int, parent: list[int], starts: list[int]) -> list[int]:
+    """Lengths of the short children of one parent that begin at a segment; empty when that one is long."""
     lengths: list[int] = []
     for at in range(segment, len(parent)):
         length = starts[at + 1] - starts[at]
-        if parent[at] != parent[segment] or children.get(at) or length > SHORT or sum(lengths) + length > TOGETHER:
+        if parent[at] != parent[segment] or length > SHORT or sum(lengths) + length > TOGETHER:
             break
         lengths.append(length)
     return lengths

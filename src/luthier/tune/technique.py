@@ -1,0 +1,78 @@
+"""A technique says which weights move, what that costs before anything runs, and how the result is written."""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+from luthier.core.component import Component
+from luthier.models.describe import Description
+
+HIDDEN_OF_EVIDENCE = 2000
+"""Width at which the learning rates below were found; see `rate_for_width`."""
+WIDTH_POWER = 0.781
+"""How the best rate falls with width, for the Llama family (Schulman et al., "LoRA Without Regret", 2025)."""
+
+
+class Rate(NamedTuple):
+    """A learning rate and why it was chosen."""
+
+    value: float
+    why: str
+
+
+class Choice(NamedTuple):
+    """What a search may try for one field: bounds (on a log scale or not), or a list of values."""
+
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    values: tuple[Any, ...] = ()
+
+
+class Technique(Component):
+    """Which weights of a model move, and what is kept of them."""
+
+    role: ClassVar[str] = "technique"
+    home: ClassVar[str] = "luthier.tune.techniques"
+
+    @abstractmethod
+    def adapt(self, model: Any, seed: int) -> Any:
+        """Make a model trainable: what moves requires gradients, and new weights come from the seed alone."""
+
+    @abstractmethod
+    def trainable(self, model: Description) -> int:
+        """How many numbers will move."""
+
+    @abstractmethod
+    def footprint(self, model: Description, tokens: int) -> int:
+        """Bytes of memory at the peak, for packs of `tokens`."""
+
+    @abstractmethod
+    def rate(self, hidden_size: int) -> Rate:
+        """The learning rate to use when none is given."""
+
+    @abstractmethod
+    def space(self) -> Mapping[str, Choice]:
+        """What a search may turn, by field (the step's `learning_rate` included)."""
+
+    @abstractmethod
+    def save(self, model: Any, folder: Path, base: Path, name: str) -> None:
+        """Write what was trained, in a format that others read; the same weights make the same bytes.
+
+        `base` is the folder of the model that was tuned, `name` what people call it.
+        """
+
+
+def rate_for_width(best: float, hidden_size: int) -> float:
+    """The best rate at a width of 2,000, carried over to another width; three significant digits."""
+    return float(f"{best * (HIDDEN_OF_EVIDENCE / hidden_size) ** WIDTH_POWER:.3g}")
+
+
+def write_settings(path: Path, values: Mapping[str, Any]) -> None:
+    """JSON with sorted keys, as every artifact holds it."""
+    text = json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Techniques: which weights move."""
