@@ -51,7 +51,7 @@ def measure(
     documents = {
         "metrics.json": {"models": _scores(measured, suffix), "measures": _measures(measures, suffix)},
         "comparisons.json": compared,
-        "summary.json": _summary(task, models, told, asked),
+        "summary.json": {**_summary(task, models, told, asked), "measured": [one.settings() for one in metrics]},
     }
     return Outcome(documents=documents, warnings=told.notes)
 

@@ -1,0 +1,139 @@
+"""From a rule and an evaluation to PASS, FAIL or INCONCLUSIVE, with how many more rows would decide."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from luthier.core.artifact import Artifact
+from luthier.core.errors import RecipeError, Where, did_you_mean
+from luthier.eval.rule import Rule
+from luthier.metrics.paired import Z95, more_rows
+
+Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ruling:
+    """How one rule came out."""
+
+    rule: str
+    verdict: Verdict
+    value: float
+    """What was compared with the limit: the measure itself, or the model's measure minus the other's."""
+    low: float
+    high: float
+    against: float
+    """The limit: the number of the rule, or the margin by which a difference must clear zero."""
+    more_rows: int | None
+    """For INCONCLUSIVE: rows beyond those evaluated that would decide with 80 % power, if what is seen is the truth."""
+    why: str
+
+    def as_json(self) -> dict[str, Any]:
+        """All fields as plain values."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What an evaluation says of the quantity in a rule."""
+
+    value: float
+    low: float
+    high: float
+    rows: int
+    said: str
+    """The quantity and its interval in a sentence."""
+
+
+def judge(text: str, rule: Rule, evaluation: Artifact) -> Ruling:
+    """Hold one rule against an evaluation; `RecipeError` when it asks for something that was not measured."""
+    metrics = evaluation.read_json("metrics.json")
+    summary = evaluation.read_json("summary.json")
+    if rule.model is None:
+        seen = _alone(rule, metrics, summary)
+    else:
+        seen = _against(rule, metrics, summary, evaluation.read_json("comparisons.json"))
+    verdict = decide(rule, seen.low, seen.high)
+    needed = None
+    if verdict == "INCONCLUSIVE":
+        needed = more_rows(seen.value - rule.margin, (seen.high - seen.low) / (2 * Z95), seen.rows)
+    return Ruling(
+        rule=text,
+        verdict=verdict,
+        value=seen.value,
+        low=seen.low,
+        high=seen.high,
+        against=rule.margin,
+        more_rows=needed,
+        why=_why(rule, verdict, seen, needed),
+    )
+
+
+def decide(rule: Rule, low: float, high: float) -> Verdict:
+    """PASS when the whole interval is on the right side of the limit, FAIL when it is wholly on the wrong side."""
+    if not rule.upward:
+        low, high = -high, -low
+    limit = rule.margin if rule.upward else -rule.margin
+    if low > limit or (low == limit and not rule.strict):
+        return "PASS"
+    return "FAIL" if high < limit or (high == limit and rule.strict) else "INCONCLUSIVE"
+
+
+def overall(rulings: Sequence[Ruling]) -> Verdict:
+    """FAIL when any rule failed, else INCONCLUSIVE when any is, else PASS."""
+    verdicts = {ruling.verdict for ruling in rulings}
+    return "FAIL" if "FAIL" in verdicts else "INCONCLUSIVE" if "INCONCLUSIVE" in verdicts else "PASS"
+
+
+def _alone(rule: Rule, metrics: Mapping[str, Any], summary: Mapping[str, Any]) -> Seen:
+    """The subject's own number."""
+    score, rows = _score(rule.name, str(summary["subject"]), metrics, summary)
+    said = f"{rule.name} of the {summary['subject']} model is {score['value']:.4g} {_ends(score)}"
+    return Seen(value=score["value"], low=score["low"], high=score["high"], rows=rows, said=said)
+
+
+def _against(rule: Rule, metrics: Mapping[str, Any], summary: Mapping[str, Any], pairs: Sequence[Any]) -> Seen:
+    """The subject's number minus another model's on the same rows."""
+    subject = str(summary["subject"])
+    known = [name for name in summary["order"] if name != subject]
+    if rule.model not in known:
+        what = f"the evaluation has no model {rule.model!r} to compare {subject!r} with"
+        raise RecipeError(what, where=Where(field="rules"), remedy=did_you_mean(str(rule.model), known))
+    _score(rule.name, subject, metrics, summary)  # a clear error when it was not measured
+    for pair in pairs:
+        if (pair["a"], pair["b"], pair["metric"]) == (subject, rule.model, rule.name):
+            values = [_score(rule.name, name, metrics, summary)[0]["value"] for name in (subject, str(rule.model))]
+            said = f"{rule.name} is {values[0]:.4g} against {values[1]:.4g} of {rule.model}: a difference of "
+            said += f"{pair['difference']:+.4g} {_ends(pair)}"
+            return Seen(value=pair["difference"], low=pair["low"], high=pair["high"], rows=pair["rows"], said=said)
+    what = f"{rule.name} was not compared in pairs; give it a number as its limit"
+    raise RecipeError(what, where=Where(field="rules"))
+
+
+def _score(name: str, model: str, metrics: Mapping[str, Any], summary: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+    """A model's number by name, and over how many rows."""
+    scores: dict[str, Any] = metrics["models"][model]
+    measures: dict[str, Any] = metrics.get("measures", {}).get(model, {})
+    if name in scores:
+        return scores[name], int(summary["rows"])
+    if name in measures:
+        return measures[name], int(measures[name]["rows"])
+    what = f"{name} was not measured for {model!r}"
+    remedy = f"add it to the evaluation's metrics or probes ({did_you_mean(name, [*scores, *measures])})"
+    raise RecipeError(what, where=Where(field="rules"), remedy=remedy)
+
+
+def _ends(score: Mapping[str, Any]) -> str:
+    return f"(95 % interval {score['low']:.4g} to {score['high']:.4g})"
+
+
+def _why(rule: Rule, verdict: Verdict, seen: Seen, needed: int | None) -> str:
+    limit = f"{rule.margin:.4g}"
+    side = {"PASS": "wholly on the right side of", "FAIL": "wholly on the wrong side of", "INCONCLUSIVE": "across"}
+    sentence = f"{seen.said}, {side[verdict]} {limit}"
+    if verdict != "INCONCLUSIVE":
+        return f"{sentence}."
+    more = f"about {needed:,} more rows would decide" if needed else "more rows of this kind would hardly decide"
+    return f"{sentence}; {more}."

@@ -1,0 +1,130 @@
+"""The rules of a gate, a small grammar:
+
+    rule   = name ( ">" | ">=" | "<" | "<=" ) limit
+    limit  = number | model [ ("+" | "-") number ]
+
+`name` is a metric (`macro_f1`) or the measure of a probe (`bias.gap`); `model` is `base` or a baseline (`tfidf`).
+"macro_f1 > base", "rougeL >= base - 0.01", "accuracy >= 0.8", "bias.gap <= 0.05".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
+
+from luthier.core.component import members
+from luthier.core.errors import did_you_mean
+
+Sign = Literal[">", ">=", "<", "<="]
+_TOKEN = re.compile(
+    r"\s*(?:(?P<name>[A-Za-z_][\w.]*)|(?P<number>\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+)|(?P<sign>[<>]=?|[+-]))"
+)
+
+
+class Rule(NamedTuple):
+    """One rule: a measure, a sign, and a limit that is a number, or a model's value plus a margin."""
+
+    name: str
+    sign: Sign
+    model: str | None
+    margin: float
+    """The limit itself when there is no model."""
+
+    @property
+    def upward(self) -> bool:
+        """Whether more is wanted."""
+        return self.sign.startswith(">")
+
+    @property
+    def strict(self) -> bool:
+        """Whether the limit itself does not pass."""
+        return len(self.sign) == 1
+
+
+class WrongRule(ValueError):
+    """A rule that does not follow the grammar, with the column (from 1) where it stops making sense."""
+
+
+class _Token(NamedTuple):
+    kind: str
+    text: str
+    column: int
+
+
+def parse(text: str) -> Rule:
+    """Read a rule; `WrongRule` says at which column it is wrong, and what was wanted there."""
+    tokens = [*_tokens(text), _Token("end", "", len(text.rstrip()) + 1)]
+    name = _take(text, tokens, "name", "the name of a metric")
+    rule_name = _known(text, name, _measures(), "metric")
+    sign = _take(text, tokens, "sign", "one of > >= < <=", {">", ">=", "<", "<="})
+    model, margin = _limit(text, tokens)
+    _take(text, tokens, "end", "nothing more")
+    return Rule(rule_name, sign.text, model, margin)  # type: ignore[arg-type]  # one of the four by construction
+
+
+def _limit(text: str, tokens: list[_Token]) -> tuple[str | None, float]:
+    wanted = "a number, or a model such as base"
+    if tokens[0].kind == "sign" and tokens[0].text == "-":
+        tokens.pop(0)
+        return None, -float(_take(text, tokens, "number", "a number").text)
+    if tokens[0].kind == "number":
+        return None, float(tokens.pop(0).text)
+    model = _known(text, _take(text, tokens, "name", wanted), _models(), "model")
+    if tokens[0].kind == "end":
+        return model, 0.0
+    sign = _take(text, tokens, "sign", "+ or -", {"+", "-"})
+    number = float(_take(text, tokens, "number", "a number").text)
+    return model, number if sign.text == "+" else -number
+
+
+def _tokens(text: str) -> Iterable[_Token]:
+    place = 0
+    while place < len(text.rstrip()):
+        found = _TOKEN.match(text, place)
+        if found is None:
+            column = place + len(text[place:]) - len(text[place:].lstrip())
+            raise _wrong(text, column + 1, f"{text[column]!r} has no meaning in a rule")
+        kind = str(found.lastgroup)
+        yield _Token(kind, found[kind], found.start(kind) + 1)
+        place = found.end()
+
+
+def _take(text: str, tokens: list[_Token], kind: str, wanted: str, among: Iterable[str] = ()) -> _Token:
+    token = tokens[0]
+    if token.kind != kind or (among and token.text not in among):
+        raise _wrong(text, token.column, f"wanted {wanted}, came {token.text!r}" if token.text else f"wanted {wanted}")
+    return tokens.pop(0)
+
+
+def _known(text: str, token: _Token, known: Iterable[str], what: str) -> str:
+    """The name as it is written in the files; case and underscores are overlooked (`rouge_l` is `rougeL`)."""
+    names = {_plain(name): name for name in known}
+    if _plain(token.text) in names:
+        return names[_plain(token.text)]
+    raise _wrong(text, token.column, f"{what} {token.text!r} is unknown; {did_you_mean(token.text, names.values())}")
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", "").lower()
+
+
+def _measures() -> list[str]:
+    """Everything that an evaluation can measure: metrics, and the measures of probes."""
+    from luthier.eval.probe import Probe
+    from luthier.metrics.metric import Metric
+
+    probes = members(Probe).values()  # type: ignore[type-abstract]  # a role is abstract by nature
+    metrics = members(Metric)  # type: ignore[type-abstract]  # a role is abstract by nature
+    return [*metrics, *(name for probe in probes for name in probe.measures)]
+
+
+def _models() -> list[str]:
+    from luthier.eval.baseline import Baseline
+
+    return ["base", *members(Baseline)]  # type: ignore[type-abstract]  # a role is abstract by nature
+
+
+def _wrong(text: str, column: int, what: str) -> WrongRule:
+    before, semicolon, remedy = what.partition("; ")
+    return WrongRule(f"rule {text!r}, column {column}: {before}{semicolon}{remedy}")
