@@ -17,29 +17,10 @@ from luthier.metrics.paired import compare
 
 METRICS = members(Metric)
 KINDS = sorted(METRICS)
-PROMISED = [
-    "accuracy",
-    "macro_precision",
-    "macro_recall",
-    "macro_f1",
-    "micro_f1",
-    "weighted_f1",
-    "mcc",
-    "ece",
-    "brier",
-    "exact_match",
-    "token_f1",
-    "bleu",
-    "chrf",
-    "ter",
-    "rouge1",
-    "rouge2",
-    "rougeL",
-    "rougeLsum",
-    "wer",
-    "cer",
-    "perplexity",
-]
+PROMISED = (
+    "accuracy macro_precision macro_recall macro_f1 micro_f1 weighted_f1 mcc ece brier exact_match token_f1 "
+    "bleu chrf ter rouge1 rouge2 rougeL rougeLsum wer cer perplexity"
+)
 
 
 def made(kind: str) -> Metric:
@@ -68,7 +49,7 @@ def _stated(prediction: str, texts: list[str], right: float) -> dict[str, float]
 
 
 def test_names_are_those_that_were_promised() -> None:
-    assert set(PROMISED) <= set(KINDS)
+    assert set(PROMISED.split()) <= set(KINDS)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -12,49 +12,12 @@ from hypothesis import strategies as st
 from luthier.core.component import member
 from luthier.metrics.metric import Metric
 
-WORDS = [
-    "the",
-    "a",
-    "cat",
-    "dog",
-    "sat",
-    "on",
-    "mat!",
-    "running",
-    "runs",
-    "42",
-    "3.5",
-    "it's",
-    "of",
-    "and",
-    "to",
-    "Über",
-    "straße",
-    "schöne",
-    "où",
-    "était",
-    "très",
-    "élève",
-    "¿dónde",
-    "está",
-    "el",
-    "niño?",
-    "привет",
-    "мир",
-    "кошка",
-    "你好",
-    "世界",
-    "猫が",
-    "好き",
-    "です",
-    "مرحبا",
-    "بالعالم",
-    "नमस्ते",
-    "दुनिया",
-    "x",
-    "y",
-    "z",
-]
+TEXT = (
+    "the a cat dog sat on mat! running runs 42 3.5 it's of and to "
+    "Über straße schöne où était très élève ¿dónde está el niño? "
+    "привет мир кошка 你好 世界 猫が 好き です مرحبا بالعالم नमस्ते दुनिया x y z"
+)
+WORDS = TEXT.split()
 
 
 def texts(seed: int, count: int = 150) -> tuple[list[str], list[str]]:

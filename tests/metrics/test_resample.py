@@ -1,0 +1,85 @@
+"""Intervals: known values, coverage by simulation, and bounded memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from luthier.metrics.members.labels import MacroF1, Mcc
+from luthier.metrics.members.rouge import Rouge1
+from luthier.metrics.metric import Metric
+from luthier.metrics.resample import Job, intervals, wilson
+
+
+@given(st.integers(1, 500), st.data())
+@settings(deadline=None)
+def test_wilson_is_scipys(rows: int, data: st.DataObject) -> None:
+    from scipy.stats import binomtest
+
+    right = data.draw(st.integers(0, rows))
+    known = binomtest(right, rows).proportion_ci(method="wilson")
+    low, high = wilson(right, rows)
+    assert (low, high) == pytest.approx((known.low, known.high), abs=1e-9)
+    assert 0 <= low <= right / rows <= high <= 1
+
+
+def test_bca_is_scipys() -> None:
+    """The mean of skewed rows, against scipy's BCa with many resamples."""
+    from scipy.stats import bootstrap
+
+    rows = np.random.default_rng(0).exponential(size=80)
+    block = np.stack([rows, np.ones(80)], axis=1)
+    found = intervals([Job(blocks=(block,), value=lambda sums: sums[0][:, 0] / sums[0][:, 1], span=(0, 1))], seed=1)[0]
+    known = bootstrap((rows,), np.mean, n_resamples=20_000, method="BCa", rng=np.random.default_rng(2))
+    assert found.low == pytest.approx(known.confidence_interval.low, abs=0.03)
+    assert found.high == pytest.approx(known.confidence_interval.high, abs=0.03)
+    assert found.standard_error == pytest.approx(known.standard_error, rel=0.1)
+
+
+def test_no_variance_is_said() -> None:
+    block = np.ones((30, 2))
+    found = intervals([Job(blocks=(block,), value=lambda sums: sums[0][:, 0] / sums[0][:, 1], span=(0, 1))], seed=0)[0]
+    assert found.value == found.high == 1.0
+    assert found.low == pytest.approx(wilson(30, 30)[0])
+    assert "no variance" in found.note
+
+
+SHARES = (0.55, 0.75, 0.85)
+"""How often each of three labels is recognised."""
+
+
+def _labels(seed: int, rows: int) -> tuple[list[str], list[str]]:
+    chance = np.random.default_rng(seed)
+    real = chance.choice(3, size=rows, p=(0.2, 0.3, 0.5))
+    right = chance.random(rows) < np.array(SHARES)[real]
+    said = np.where(right, real, (real + chance.integers(1, 3, rows)) % 3)
+    return [f"c{number}" for number in said], [f"c{number}" for number in real]
+
+
+def _words(seed: int, rows: int) -> tuple[list[str], list[str]]:
+    chance = np.random.default_rng(seed)
+    hits = chance.binomial(10, chance.beta(1, 3, rows))
+    return [" ".join(["w"] * int(hit) + ["x"] * (10 - int(hit))) for hit in hits], [" ".join(["w"] * 10)] * rows
+
+
+@pytest.mark.parametrize(
+    ("metric", "drawn"), [(MacroF1(), _labels), (Mcc(), _labels), (Rouge1(), _words)], ids=["macro_f1", "mcc", "rouge1"]
+)
+def test_coverage(metric: Metric, drawn: object) -> None:
+    """A claimed 95 % interval holds the true value about nineteen times out of twenty."""
+    assert callable(drawn)
+    truth = metric.measure(*drawn(10_000_000, 40_000)).value
+    covered = 0
+    for seed in range(200):
+        score = metric.measure(*drawn(seed, 100), seed=seed)
+        covered += score.low <= truth <= score.high
+    assert 0.90 <= covered / 200 <= 0.985
+
+
+def test_seed_decides() -> None:
+    said, real = _labels(1, 100)
+    one, same, other = (MacroF1().measure(said, real, seed=seed) for seed in (1, 1, 2))
+    assert (one.low, one.high) == (same.low, same.high)
+    assert (one.low, one.high) != (other.low, other.high)
