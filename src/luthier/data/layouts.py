@@ -1,0 +1,128 @@
+"""Layouts that people already have, recognised from columns and first rows, so that nobody is asked twice.
+
+A layout says which columns become the turns before the answer and which the answer. The first that fits is taken, and
+the choice is said aloud.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+Rows = Sequence[dict[str, Any]]
+
+TEXT_NAMES = ("text", "utterance", "query", "question", "message", "sentence", "prompt", "input", "instruction", "body")
+LABEL_NAMES = ("label", "category", "intent", "class", "target", "topic", "sentiment", "answer")
+
+
+class Layout(NamedTuple):
+    """Which columns mean what, and how that is known."""
+
+    prompt: str | None = None
+    """A column, or a template with columns in braces."""
+    answer: str | None = None
+    messages: str | None = None
+    system_column: str | None = None
+    tools: str | None = None
+    note: str = ""
+
+
+def recognise(columns: Sequence[str], rows: Rows) -> Layout | None:
+    """The first known layout that fits, or None."""
+    known = set(columns)
+    for layout in _LAYOUTS:
+        if (found := layout(known, rows)) is not None:
+            return found
+    return _two_columns(columns, rows)
+
+
+def _openai(known: set[str], rows: Rows) -> Layout | None:
+    if "messages" not in known:
+        return None
+    tools = "tools" if "tools" in known else None
+    return Layout(messages="messages", tools=tools, note="OpenAI chat rows (column 'messages')")
+
+
+def _sharegpt(known: set[str], rows: Rows) -> Layout | None:
+    for column in ("conversations", "conversation"):
+        if column in known:
+            system = "system" if "system" in known else None
+            tools = "tools" if "tools" in known else None
+            note = f"ShareGPT rows (column {column!r})"
+            return Layout(messages=column, system_column=system, tools=tools, note=note)
+    return None
+
+
+def _evals(known: set[str], rows: Rows) -> Layout | None:
+    if {"input", "ideal"} <= known:
+        return Layout(prompt="input", answer="ideal", note="evaluation samples (columns 'input' and 'ideal')")
+    return None
+
+
+def _alpaca(known: set[str], rows: Rows) -> Layout | None:
+    if "instruction" not in known:
+        return None
+    for answer in ("output", "response"):
+        if answer in known:
+            prompt = "{instruction}\n\n{input}" if "input" in known else "instruction"
+            system = "system" if "system" in known else None
+            return Layout(prompt=prompt, answer=answer, system_column=system, note=f"Alpaca rows (instruction, {answer})")
+    return None
+
+
+def _preference(known: set[str], rows: Rows) -> Layout | None:
+    if {"prompt", "chosen"} <= known:
+        note = "preference rows: 'chosen' is the answer; 'rejected' stays in meta"
+        return Layout(prompt="prompt", answer="chosen", note=note)
+    return None
+
+
+def _pair(known: set[str], rows: Rows) -> Layout | None:
+    for prompt, answer in (
+        ("prompt", "completion"),
+        ("prompt", "response"),
+        ("prompt", "answer"),
+        ("question", "answer"),
+        ("question", "response"),
+        ("input", "output"),
+    ):
+        if {prompt, answer} <= known:
+            return Layout(prompt=prompt, answer=answer, note=f"columns {prompt!r} and {answer!r}")
+    return None
+
+
+def _classes(known: set[str], rows: Rows) -> Layout | None:
+    for answer in LABEL_NAMES:
+        for prompt in TEXT_NAMES:
+            if {prompt, answer} <= known:
+                return Layout(prompt=prompt, answer=answer, note=f"texts with classes (columns {prompt!r} and {answer!r})")
+    return None
+
+
+def _plain_text(known: set[str], rows: Rows) -> Layout | None:
+    if known == {"text"}:
+        return Layout(answer="text", note="plain text to continue (column 'text')")
+    return None
+
+
+_LAYOUTS: tuple[Callable[[set[str], Rows], Layout | None], ...] = (
+    _openai,
+    _sharegpt,
+    _evals,
+    _alpaca,
+    _preference,
+    _pair,
+    _classes,
+    _plain_text,
+)
+
+
+def _two_columns(columns: Sequence[str], rows: Rows) -> Layout | None:
+    """Two columns of text: the one with fewer distinct values answers the other; when equal, the second."""
+    if len(columns) != 2 or not rows:
+        return None
+    distinct = [len({str(row.get(column)) for row in rows}) for column in columns]
+    answer = 0 if distinct[0] < distinct[1] else 1
+    why = f"{distinct[answer]} distinct values against {distinct[1 - answer]}" if distinct[0] != distinct[1] else "the second"
+    note = f"a guess from two columns: {columns[answer]!r} answers {columns[1 - answer]!r} ({why})"
+    return Layout(prompt=columns[1 - answer], answer=columns[answer], note=note)

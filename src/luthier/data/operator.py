@@ -1,0 +1,137 @@
+"""What is done to rows: an operator reads some fields and answers with edits, drops and attributes.
+
+    Operator
+    ├── RowOperator     sees one row at a time: fused with its neighbours into one streaming pass
+    └── SetOperator     sees all rows, through a sketch of each: duplicates, clusters, spellings of labels
+
+An operator changes nothing itself. It says what should be edited (spans), dropped (reasons) or noted (attribute
+columns); the engine does it and keeps the books, so that what `trace` tells is what happened.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
+
+from luthier.core.component import Component
+from luthier.data.row import Row
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from luthier.data.profile import Profile
+
+Reads = Literal["system", "prompt", "answer", "meta", "group"]
+Column = Literal["text", "number", "count", "flag"]
+"""Types of attribute columns: a string, a float, an integer, true or false."""
+
+
+class Edit(NamedTuple):
+    """One span of one text, and what it becomes."""
+
+    field: str
+    start: int
+    end: int
+    before: str
+    after: str
+    reason: str
+    hidden: str | None = None
+    """What the events keep instead of `before`, when that may not stand in clear."""
+
+
+class Drop(NamedTuple):
+    """Why a row is left out; what stands before a colon in `reason` is what it is counted under."""
+
+    reason: str
+    twin: str | None = None
+    """For a duplicate: the id of the row that stays."""
+    similarity: float | None = None
+
+
+class Secret(NamedTuple):
+    """A span that may not stand in clear in any event."""
+
+    start: int
+    end: int
+    shown: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an operator found; numbers are places in the rows it was shown."""
+
+    edits: dict[int, list[Edit]] = field(default_factory=dict)
+    drops: dict[int, Drop] = field(default_factory=dict)
+    attributes: dict[str, Sequence[Any]] = field(default_factory=dict)
+    """Values of each column that `columns` names, one for each row shown."""
+    notes: list[str] = field(default_factory=list)
+    """What the user should be told."""
+
+
+class Suggestion(NamedTuple):
+    """Settings that an operator proposes for some data, and why."""
+
+    settings: dict[str, Any]
+    why: str
+
+
+class Corpus(Protocol):
+    """All rows that are left, as a set operator sees them."""
+
+    sketches: NDArray[np.uint8]
+    """(rows, width): what `sketch` made of each, in source order; read from the disk as needed."""
+
+    def __len__(self) -> int: ...
+
+    def row(self, place: int) -> Row:
+        """One row, read from the disk."""
+        ...
+
+    def rows(self) -> Iterator[Row]:
+        """All rows in order, streamed from the disk."""
+        ...
+
+
+class Operator(Component):
+    """Something done to rows: cleaning, judging, redacting, finding duplicates."""
+
+    role: ClassVar[str] = "operator"
+    home: ClassVar[str] = "luthier.data.ops"
+    reads: ClassVar[tuple[Reads, ...]]
+    """The parts of a row that decide what it does."""
+    writes: ClassVar[Mapping[str, Column]] = {}
+    """Attribute columns that it adds, with their types."""
+    idempotent: ClassVar[bool] = True
+    """Done twice, it changes nothing the second time."""
+
+    @classmethod
+    def suggest(cls, profile: Profile) -> Suggestion | None:
+        """Propose itself for data with this profile, with settings and a reason; None when it is not needed."""
+        return None
+
+    def secrets(self, text: str) -> list[Secret]:
+        """Spans of a text that may not stand in clear in the events of any operator."""
+        return []
+
+
+class RowOperator(Operator):
+    """An operator that needs to see one row at a time."""
+
+    @abstractmethod
+    def apply(self, rows: Sequence[Row]) -> Outcome:
+        """Judge some rows; the outcome of a row never depends on its neighbours."""
+
+
+class SetOperator(Operator):
+    """An operator that needs to see all rows, through a sketch of each."""
+
+    def sketch(self, rows: Sequence[Row]) -> list[bytes]:
+        """What must be remembered of each row: the same number of bytes for all; nothing by default."""
+        return [b""] * len(rows)
+
+    @abstractmethod
+    def settle(self, corpus: Corpus) -> Outcome:
+        """Judge all rows at once; numbers in the outcome are places in the corpus."""

@@ -1,0 +1,73 @@
+"""Spellings of one class, brought together."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from luthier.data.diff import edits
+from luthier.data.operator import Corpus, Outcome, Reads, SetOperator, Suggestion
+from luthier.data.row import Row
+from luthier.data.text_keys import normal
+
+if TYPE_CHECKING:
+    from luthier.data.profile import Profile
+
+_MOST_CLASSES = 500
+_LONGEST_CHARS = 64
+_SEPARATORS = re.compile(r"[\s_\-/.]+")
+
+
+class LabelSpelling(SetOperator):
+    """Write every class in its most frequent spelling: `refund ` and `Refunds` become `Refund`.
+
+    Spellings are brought together when they differ in case, white space, separators (`card-lost`, `card_lost`) or a
+    plural s. Answers that are not classes (long, or too many different ones) are left alone.
+    """
+
+    kind: Literal["label_spelling"] = "label_spelling"
+    reads: ClassVar[tuple[Reads, ...]] = ("answer",)
+
+    def settle(self, corpus: Corpus) -> Outcome:
+        """Find the spelling of every answer that is not the most frequent one of its class."""
+        counts: Counter[str] = Counter()
+        for row in corpus.rows():
+            if len(row.answer) > _LONGEST_CHARS or len(counts) > _MOST_CLASSES:
+                return Outcome(notes=["label_spelling: the answers are not classes; nothing was done"])
+            counts[row.answer] += 1
+        wanted = spellings(counts)
+        outcome = Outcome(notes=[f"label_spelling: {old!r} is written {new!r}" for old, new in sorted(wanted.items())])
+        if wanted:
+            for place, row in enumerate(corpus.rows()):
+                if row.answer in wanted:
+                    outcome.edits[place] = edits(_field(row), row.answer, wanted[row.answer], "one spelling for the class")
+        return outcome
+
+    @classmethod
+    def suggest(cls, profile: Profile) -> Suggestion | None:
+        """Worth it when the sample holds classes in several spellings."""
+        if not profile.spellings:
+            return None
+        shown = ", ".join(f"{old!r} as {new!r}" for old, new in sorted(profile.spellings.items())[:3])
+        return Suggestion({}, f"{len(profile.spellings)} spellings of classes can be brought together, such as {shown}")
+
+
+def _field(row: Row) -> str:
+    return f"messages[{len(row.messages) - 1}].content"
+
+
+def spellings(counts: Counter[str]) -> dict[str, str]:
+    """Each rarer spelling with the most frequent one of its class (the first in order, when equally frequent)."""
+    classes: dict[str, list[str]] = {}
+    for label in counts:
+        classes.setdefault(_SEPARATORS.sub(" ", normal(label)).strip(), []).append(label)
+    for key in sorted(classes):
+        single = key.removesuffix("s")
+        if single != key and single in classes and len(single) > 2:
+            classes[single] += classes.pop(key)
+    found: dict[str, str] = {}
+    for labels in classes.values():
+        best = min(labels, key=lambda label: (-counts[label], label != label.strip(), label))
+        found.update({label: best for label in labels if label != best})
+    return found

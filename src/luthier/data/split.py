@@ -1,0 +1,221 @@
+"""Who is trained and who is held out: decided by content, group and seed, so that no twin crosses.
+
+Rows with the same prompt, or of the same group, are one unit and stay together. A unit's place in [0, 1) is a hash of
+its key and the seed. With shares, a unit is tested when its place lies below the share, whatever else is in the data:
+rows that are added later move nobody. With counts, units are taken in order of their places until the count is met.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Share = Annotated[float, Field(ge=0, lt=1)] | Annotated[int, Field(ge=0)]
+
+TRAIN, VALIDATION, TEST, NOT_TAKEN = "train", "validation", "test", "not taken"
+NAMES = (TRAIN, VALIDATION, TEST, NOT_TAKEN)
+
+
+class Split(BaseModel):
+    """How many rows are held out, and what must stay together."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    test: Share = 0.1
+    """Rows for the final measure: a share below 1 (stable when rows are added), or a count."""
+    validation: Share = 0
+    """Rows for choosing between runs: a share below 1, or a count."""
+    train: Annotated[int, Field(ge=1)] | None = None
+    """At most so many rows to learn from, chosen by the same hash; the rest is left out and counted as not sampled."""
+    group: str | None = None
+    """`cluster` (near-duplicates, by the operator near_dedup), or the column whose rows stay together."""
+    stratify: bool | None = None
+    """Keep the classes' shares in every split; by default, for counted splits of labelled rows without groups."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_counts(cls, value: object) -> object:
+        """`1.0` and `1` mean different things to people: refuse the first."""
+        if isinstance(value, dict):
+            for name in ("test", "validation"):
+                if isinstance(value.get(name), float) and value[name] >= 1:
+                    raise ValueError(f"{name}: a share is below 1, a count is a whole number; got {value[name]}")
+        return value
+
+    @model_validator(mode="after")
+    def _leaves_something(self) -> Split:
+        shares = sum(part for part in (self.test, self.validation) if isinstance(part, float))
+        if shares >= 1:
+            raise ValueError(f"test and validation together take {shares:g} of the rows; nothing is left to train on")
+        return self
+
+
+@dataclass
+class Keys:
+    """What the split needs to know of each row, in source order."""
+
+    prompts: NDArray[np.uint64]
+    groups: NDArray[np.uint64]
+    """0 where a row has no group."""
+    labels: NDArray[np.int32] | None
+    """The class of each row, when there are classes."""
+
+
+class Assigned(NamedTuple):
+    """Each row's split as an index into NAMES, and what the user should know."""
+
+    splits: NDArray[np.int8]
+    notes: list[str]
+
+
+def assign(split: Split, keys: Keys, seed: int) -> Assigned:
+    """Decide the split of every row."""
+    units = _units(keys)
+    places = _places(keys, units, seed)
+    counted = any(isinstance(part, int) and part > 0 for part in (split.test, split.validation)) or split.train
+    stratify = split.stratify if split.stratify is not None else bool(counted) and not keys.groups.any()
+    labels = keys.labels if stratify else None
+    order = _order(units, places, labels)
+    splits = np.zeros(len(units), dtype=np.int8)
+    taker = _Taker(splits, order, len(units))
+    taker.share_or_count(split.test, TEST)
+    taker.share_or_count(split.validation, VALIDATION)
+    if split.train is not None:
+        taker.at_most(split.train)
+    return Assigned(splits, taker.notes)
+
+
+def _units(keys: Keys) -> NDArray[np.int64]:
+    """The unit of each row, as the place of its first row: joined by equal prompts and by equal groups."""
+    parent = np.arange(len(keys.prompts), dtype=np.int64)
+    _join(parent, keys.prompts, np.ones(len(parent), dtype=bool))
+    if keys.groups.any():
+        _join(parent, keys.groups, keys.groups != 0)
+    return np.array([_root(parent, row) for row in range(len(parent))], dtype=np.int64)
+
+
+def _join(parent: NDArray[np.int64], key: NDArray[np.uint64], counted: NDArray[np.bool_]) -> None:
+    first: dict[int, int] = {}
+    for row in np.flatnonzero(counted).tolist():
+        other = first.setdefault(int(key[row]), row)
+        if other != row:
+            one, two = _root(parent, other), _root(parent, row)
+            parent[max(one, two)] = min(one, two)
+
+
+def _root(parent: NDArray[np.int64], row: int) -> int:
+    while parent[row] != row:
+        parent[row] = parent[parent[row]]
+        row = int(parent[row])
+    return row
+
+
+def _places(keys: Keys, units: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
+    """Each row's unit's place in [0, 1): the least hash of its groups, or of its prompts when it has none."""
+    import xxhash
+
+    grouped = keys.groups != 0
+    chosen = np.where(grouped, keys.groups, keys.prompts)
+    salt = seed.to_bytes(8, "little", signed=True)
+    hashes = np.array([xxhash.xxh3_64_intdigest(int(key).to_bytes(8, "little") + salt) for key in chosen], np.uint64)
+    least = np.full(len(units), np.iinfo(np.uint64).max, dtype=np.uint64)
+    by_group = np.zeros(len(units), dtype=bool)
+    np.logical_or.at(by_group, units, grouped)
+    counted = grouped | ~by_group[units]
+    np.minimum.at(least, units[counted], hashes[counted])
+    return least[units] / float(2**64)
+
+
+class _Order(NamedTuple):
+    """Units in the order in which they are taken for holding out."""
+
+    rows: list[list[int]]
+    places: list[float]
+
+
+def _order(units: NDArray[np.int64], places: NDArray[np.float64], labels: NDArray[np.int32] | None) -> _Order:
+    """Units by place; with classes, so interleaved that every beginning holds the classes in their shares."""
+    members: dict[int, list[int]] = {}
+    for row, unit in enumerate(units.tolist()):
+        members.setdefault(unit, []).append(row)
+    chosen = sorted(members, key=lambda unit: (places[unit], unit))
+    if labels is not None:
+        seen: dict[int, int] = {}
+        totals = np.bincount(labels)
+        rank: dict[int, float] = {}
+        for unit in chosen:
+            label = int(labels[unit])
+            rank[unit] = (seen.get(label, 0) + 0.5) / totals[label]
+            seen[label] = seen.get(label, 0) + len(members[unit])
+        chosen.sort(key=lambda unit: (rank[unit], places[unit], unit))
+        return _Order([members[unit] for unit in chosen], [rank[unit] for unit in chosen])
+    return _Order([members[unit] for unit in chosen], [float(places[unit]) for unit in chosen])
+
+
+class _Taker:
+    """Takes units off the order, split by split."""
+
+    def __init__(self, splits: NDArray[np.int8], order: _Order, rows: int) -> None:
+        self._splits = splits
+        self._left = list(zip(order.places, order.rows, strict=True))
+        self._rows = rows
+        self._below = 0.0
+        self.notes: list[str] = []
+
+    def share_or_count(self, wanted: float, name: str) -> None:
+        """Hold out a share by place, or a count in order."""
+        if isinstance(wanted, int):
+            self._count(wanted, name)
+        else:
+            self._share(wanted, name)
+
+    def _share(self, wanted: float, name: str) -> None:
+        if wanted == 0:
+            return
+        self._below += wanted
+        taken = [unit for unit in self._left if unit[0] < self._below]
+        if not taken and len(self._left) > 1:
+            taken = self._left[:1]
+            self.notes.append(f"{name}: {wanted:g} of {self._rows} rows fell on none; one unit was taken nevertheless")
+        self._give(taken, name)
+
+    def _count(self, wanted: int, name: str) -> None:
+        taken, size = _fitting(self._left, wanted)
+        if size != wanted:
+            why = "rows that belong together are not torn apart" if taken else "there are not enough rows"
+            self.notes.append(f"{name}: {size} rows instead of {wanted} ({why})")
+        self._give(taken, name)
+
+    def at_most(self, wanted: int) -> None:
+        """Leave so many rows for training; the rest is not taken."""
+        taken, size = _fitting(self._left, wanted)
+        if size != wanted:
+            self.notes.append(f"{TRAIN}: {size} rows instead of {wanted} (no more are left)")
+        chosen = {rows[0] for _, rows in taken}
+        self._give([unit for unit in self._left if unit[1][0] not in chosen], NOT_TAKEN)
+
+    def _give(self, taken: Sequence[tuple[float, list[int]]], name: str) -> None:
+        for _, rows in taken:
+            self._splits[rows] = NAMES.index(name)
+        given = {rows[0] for _, rows in taken}
+        self._left = [unit for unit in self._left if unit[1][0] not in given]
+
+
+def _fitting(units: Iterable[tuple[float, list[int]]], wanted: int) -> tuple[list[tuple[float, list[int]]], int]:
+    """Units in order as long as they fit into the wanted number of rows."""
+    taken: list[tuple[float, list[int]]] = []
+    size = 0
+    for unit in units:
+        if size + len(unit[1]) <= wanted:
+            taken.append(unit)
+            size += len(unit[1])
+        if size == wanted:
+            break
+    return taken, size

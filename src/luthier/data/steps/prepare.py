@@ -1,0 +1,102 @@
+"""The step that makes a data set: read, clean, judge, split, with every row accounted for."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from luthier.core.step import Forecast, Makes, Outlook, Step, Work
+from luthier.data.operator import Operator
+from luthier.data.ops.near_dedup import NearDedup
+from luthier.data.pipeline import Options, prepare
+from luthier.data.source import Source
+from luthier.data.split import Split
+
+BYTES_PER_S = 1_500_000
+"""Measured on two cores of a common server with normalise, pii, exact and near duplicates."""
+BASE_BYTES = 250 << 20
+"""Memory of the process with its libraries; batches add little."""
+BYTES_PER_TOKEN = 4
+MANY_BYTES = 32 << 20
+"""From here on, worker processes are worth their start."""
+
+
+class Prepare(Step):
+    """Read rows, clean and judge them, split them; write examples, attributes, events and a summary.
+
+    Every row that goes in comes out in a split, or dropped with a reason that `events.parquet` lists.
+    """
+
+    kind: Literal["prepare"] = "prepare"
+    makes: ClassVar[Makes] = "dataset"
+
+    source: Source
+    """Where the rows come from, and what their columns mean."""
+    ops: tuple[Operator, ...] = ()
+    """What is done to them, in this order."""
+    split: Split = Field(default_factory=Split)
+    """How many rows are held out, and what stays together."""
+    task: Literal["auto", "label", "text"] = "auto"
+    """Whether answers are a few classes or free text; `auto` looks at them and says what it found."""
+
+    @model_validator(mode="after")
+    def _group_is_known(self) -> Prepare:
+        if self.split.group == "cluster" and not any(isinstance(operator, NearDedup) for operator in self.ops):
+            raise ValueError("split.group is `cluster`, which near_dedup writes; add `near_dedup` to ops")
+        if self.split.group not in (None, "cluster", self.source.group) and self.source.group:
+            raise ValueError(f"split.group is {self.split.group!r} and source.group {self.source.group!r}; name one")
+        return self
+
+    def make(self, work: Work) -> Mapping[str, Any]:
+        """Run the pipeline; returns speed and memory."""
+        start = time.perf_counter()
+        size = self.source.size(work.base) or 0
+        options = Options(workers=_workers(size), task=self.task)
+        rows = prepare(self.source, self.ops, self.split, work, options)
+        seconds = time.perf_counter() - start
+        unit = 1 if sys.platform == "darwin" else 1024
+        return {
+            "rows_per_s": rows / seconds,
+            "bytes_per_s": size / seconds,
+            "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        }
+
+    def foresee(self, outlook: Outlook) -> Forecast:
+        """From the file's size and the speed of the last time, or a common one."""
+        size = self._size(outlook.base)
+        if size is None:
+            return Forecast(peak_bytes=BASE_BYTES, how="the file is not here yet")
+        measured = _measured(outlook.history, "bytes_per_s")
+        speed = measured or BYTES_PER_S
+        how = f"{size / 1e6:.1f} MB at {speed / 1e6:.1f} MB/s ({'as last time' if measured else 'typical'})"
+        return Forecast(
+            seconds=1 + size / speed,
+            peak_bytes=BASE_BYTES + min(size, MANY_BYTES) * 4,
+            tokens=size // BYTES_PER_TOKEN,
+            how=how,
+        )
+
+    def _size(self, base: Path) -> int | None:
+        return self.source.size(base)
+
+
+def _measured(history: Mapping[str, Any], name: str) -> float | None:
+    """A measure of the last making, wherever the timing file keeps measures."""
+    for place in (history, history.get("measures", {})):
+        if isinstance(place, Mapping) and isinstance(place.get(name), (int, float)) and place[name] > 0:
+            return float(place[name])
+    return None
+
+
+def _workers(size: int) -> int:
+    if size < MANY_BYTES:
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, 8)

@@ -1,0 +1,213 @@
+"""Tables on disk: rows spilled between passes, and Parquet files whose bytes do not depend on how rows arrived."""
+
+from __future__ import annotations
+
+import bisect
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from luthier.core.files import writing
+from luthier.data.operator import Column
+from luthier.data.row import MESSAGES, Batch, Row
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ROW_GROUP = 8192
+"""Rows of a Parquet row group: fixed, so that the same rows make the same bytes."""
+
+
+class Event(NamedTuple):
+    """One edit or drop, as `events.parquet` keeps it."""
+
+    id: str
+    file: str
+    line: int
+    operator: str
+    action: str
+    reason: str
+    field: str | None = None
+    start: int | None = None
+    end: int | None = None
+    before: str | None = None
+    after: str | None = None
+    twin: str | None = None
+    similarity: float | None = None
+
+
+def event_schema() -> pa.Schema:
+    """Columns of `events.parquet`."""
+    import pyarrow as pa
+
+    whole, real = pa.int64(), pa.float64()
+    types = {"line": whole, "start": whole, "end": whole, "similarity": real}
+    return pa.schema([(name, types.get(name, pa.string())) for name in Event._fields])
+
+
+def spill_schema(attributes: dict[str, Column]) -> pa.Schema:
+    """Columns of rows between passes, with the attributes written so far."""
+    import pyarrow as pa
+
+    types = {"text": pa.string(), "number": pa.float64(), "count": pa.int64(), "flag": pa.bool_()}
+    names = ("n", "id", "source", "file", "line", "kind", "messages", "tools", "meta", "group")
+    fixed = [(name, pa.int64() if name in ("n", "line") else pa.string()) for name in names]
+    return pa.schema([*fixed, *((name, types[kind]) for name, kind in attributes.items())])
+
+
+def to_arrow(batch: Batch, schema: pa.Schema) -> pa.RecordBatch:
+    """Rows as one Arrow batch."""
+    import pyarrow as pa
+
+    rows = batch.rows
+    columns: dict[str, Sequence[Any]] = {
+        "n": [row.n for row in rows],
+        "id": [row.id for row in rows],
+        "source": [row.source for row in rows],
+        "file": [row.file for row in rows],
+        "line": [row.line for row in rows],
+        "kind": [row.kind for row in rows],
+        "messages": [MESSAGES.dump_json(row.messages, exclude_defaults=True).decode() for row in rows],
+        "tools": [dump(row.tools) if row.tools else "[]" for row in rows],
+        "meta": [dump(row.meta) if row.meta else "{}" for row in rows],
+        "group": [row.group for row in rows],
+        **batch.attributes,
+    }
+    arrays = [pa.array(columns[column.name], column.type) for column in schema]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def from_arrow(table: pa.RecordBatch) -> Batch:
+    """The rows of one Arrow batch."""
+    columns = table.to_pydict()
+    fixed = [columns.pop(name) for name in ("n", "id", "source", "file", "line", "kind")]
+    messages = [MESSAGES.validate_json(text) for text in columns.pop("messages")]
+    tools = [tuple(json.loads(text)) if text != "[]" else () for text in columns.pop("tools")]
+    meta = [json.loads(text) if text != "{}" else {} for text in columns.pop("meta")]
+    group = columns.pop("group")
+    rows = [Row(*values) for values in zip(*fixed, messages, tools, meta, group, strict=True)]
+    return Batch(rows, columns)
+
+
+def dump(value: Any) -> str:
+    """JSON as it stands in a cell."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
+
+
+class SpillWriter:
+    """Rows of one pass, written batch by batch to one Arrow file."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        import pyarrow as pa
+
+        self.path = path
+        self.schema = schema
+        self.starts: list[int] = []
+        """Place of each batch's first row."""
+        self.rows = 0
+        with writing(path):
+            self._file = pa.OSFile(str(path), "wb")
+            self._writer = pa.ipc.new_file(self._file, schema)
+
+    def write(self, table: pa.RecordBatch) -> None:
+        """Add some rows; a batch without rows leaves no trace."""
+        if table.num_rows:
+            self.starts.append(self.rows)
+            self.rows += table.num_rows
+            with writing(self.path):
+                self._writer.write_batch(table)
+
+    def close(self) -> Spill:
+        """Finish the file and open it for reading."""
+        with writing(self.path):
+            self._writer.close()
+            self._file.close()
+        return Spill(self.path, self.starts, self.rows, self.schema)
+
+
+class Spill:
+    """Rows of a finished pass, mapped from the disk: streamed, or reached one by one."""
+
+    def __init__(self, path: Path, starts: list[int], rows: int, schema: pa.Schema) -> None:
+        import pyarrow as pa
+
+        self.path = path
+        self.rows = rows
+        self.schema = schema
+        self._starts = starts
+        self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """All batches in order."""
+        for index in range(self._reader.num_record_batches):
+            yield self._reader.get_batch(index)
+
+    def row(self, place: int) -> Row:
+        """One row by its place."""
+        index = bisect.bisect_right(self._starts, place) - 1
+        table = self._reader.get_batch(index).slice(place - self._starts[index], 1)
+        return from_arrow(table).rows[0]
+
+
+class TableWriter:
+    """A Parquet file written in row groups of one size, whatever the batches were."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        import pyarrow.parquet as pq
+
+        self.path = path
+        self.schema = schema
+        self.rows = 0
+        self._held: list[pa.RecordBatch] = []
+        self._held_rows = 0
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+
+    def write(self, table: pa.RecordBatch) -> None:
+        """Add some rows."""
+        self._held.append(table)
+        self._held_rows += table.num_rows
+        self.rows += table.num_rows
+        if self._held_rows >= ROW_GROUP:
+            self._flush(whole_groups=True)
+
+    def _flush(self, *, whole_groups: bool) -> None:
+        import pyarrow as pa
+
+        held = pa.Table.from_batches(self._held, self.schema).combine_chunks()
+        size = held.num_rows - held.num_rows % ROW_GROUP if whole_groups else held.num_rows
+        with writing(self.path):
+            for start in range(0, size, ROW_GROUP):
+                self._writer.write_table(held.slice(start, min(ROW_GROUP, size - start)).combine_chunks())
+        rest = held.slice(size).combine_chunks()
+        self._held, self._held_rows = rest.to_batches(), rest.num_rows
+
+    def close(self) -> None:
+        """Write what is held and finish the file."""
+        self._flush(whole_groups=False)
+        with writing(self.path):
+            self._writer.close()
+
+
+class EventWriter:
+    """`events.parquet`, written as things happen."""
+
+    def __init__(self, path: Path) -> None:
+        self._table = TableWriter(path, event_schema())
+
+    def write(self, events: Sequence[Event]) -> None:
+        """Add some events in their order."""
+        import pyarrow as pa
+
+        if events:
+            schema = self._table.schema
+            arrays = [
+                pa.array(column, kind.type) for column, kind in zip(zip(*events, strict=True), schema, strict=True)
+            ]
+            self._table.write(pa.RecordBatch.from_arrays(arrays, schema=schema))
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._table.close()

@@ -1,0 +1,65 @@
+"""Is an answer one of a few classes, or free text?"""
+
+from __future__ import annotations
+
+from array import array
+from typing import Literal, NamedTuple
+
+Task = Literal["label", "text"]
+
+MOST_CLASSES = 200
+LONGEST_CHARS = 64
+LONGEST_WORDS = 8
+
+
+class Decision(NamedTuple):
+    """The task, and what spoke for it."""
+
+    task: Task
+    why: str
+
+
+class Answers:
+    """Counts distinct short answers as rows go by, and gives up when they cannot be classes."""
+
+    def __init__(self, most: int = MOST_CLASSES) -> None:
+        self._most = most
+        self._codes: dict[str, int] = {}
+        self.of_rows = array("i")
+        """For each row, the number of its answer; -1 from where counting was given up."""
+        self.rows = 0
+        self.not_a_class = ""
+        """The first thing that no class can be, as a sentence."""
+
+    def add(self, answer: str, *, plain: bool) -> None:
+        """Count one answer; `plain` is False where the row is no single question (tools, text to continue)."""
+        self.rows += 1
+        code = self._codes.setdefault(answer, len(self._codes)) if len(self._codes) <= self._most else -1
+        self.of_rows.append(code)
+        if not self.not_a_class:
+            self.not_a_class = self._objection(answer, plain=plain)
+
+    def _objection(self, answer: str, *, plain: bool) -> str:
+        if not plain:
+            return "rows have tools, or no question"
+        if len(answer) > LONGEST_CHARS or len(answer.split()) > LONGEST_WORDS or "\n" in answer.strip():
+            return f"some answers are longer than {LONGEST_WORDS} words or {LONGEST_CHARS} characters"
+        return f"there are more than {self._most} different answers" if len(self._codes) > self._most else ""
+
+    @property
+    def distinct(self) -> int:
+        """Different answers so far."""
+        return len(self._codes)
+
+    @property
+    def labels(self) -> list[str]:
+        """The answers by number."""
+        return list(self._codes)
+
+    def decide(self) -> Decision:
+        """Classes when the answers are short, few, and come again."""
+        if self.not_a_class:
+            return Decision("text", self.not_a_class)
+        few = self.distinct * 4 <= self.rows or (self.distinct <= 10 and self.distinct * 2 <= self.rows)
+        counts = f"{self.distinct} different short answers in {self.rows} rows"
+        return Decision("label", counts) if few else Decision("text", f"{counts}: too many to be classes")

@@ -1,0 +1,117 @@
+"""From what stands in a cell to turns of a conversation: text, OpenAI messages, ShareGPT, tool calls."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from luthier.core.errors import did_you_mean
+from luthier.text.messages import Message, Role, ToolCall
+
+ROLES: Mapping[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "model": "assistant",
+    "tool": "tool",
+    "function": "tool",
+    "observation": "tool",
+}
+"""Roles by the names that OpenAI, ShareGPT and their relatives use."""
+
+
+class UnusableRowError(Exception):
+    """A row that cannot become an example: what was wanted, what came."""
+
+    def __init__(self, problem: str, field: str | None = None, remedy: str = "") -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.field = field
+        self.remedy = remedy
+
+
+def as_text(value: Any, field: str) -> str:
+    """A cell as text: numbers and truth values as JSON writes them, nothing as empty."""
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return str(value)
+    what = "a list" if isinstance(value, list) else "an object"
+    raise UnusableRowError(f"wanted text, got {what}", field)
+
+
+def as_turns(value: Any, role: Role, field: str) -> tuple[Message, ...]:
+    """A cell as turns: text is one turn of `role`; a list of messages is taken as it is."""
+    if isinstance(value, list):
+        return conversation(value, field)
+    return (Message(role=role, content=as_text(value, field)),)
+
+
+def conversation(value: Any, field: str) -> tuple[Message, ...]:
+    """A list of turns, given as `role`/`content` or as `from`/`value`, or as JSON text of such a list."""
+    if isinstance(value, str):
+        value = from_json(value, field)
+    if not isinstance(value, list):
+        raise UnusableRowError("wanted a list of messages", field)
+    if not value:
+        raise UnusableRowError("the list of messages is empty", field)
+    return tuple(_message(item, f"{field}[{index}]") for index, item in enumerate(value))
+
+
+def from_json(text: str, field: str) -> Any:
+    """JSON inside a cell."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UnusableRowError("wanted JSON in this cell", field) from error
+
+
+def _message(item: Any, field: str) -> Message:
+    if not isinstance(item, dict):
+        raise UnusableRowError("wanted a message with a role and content", field)
+    name = item.get("role", item.get("from"))
+    role = ROLES.get(name) if isinstance(name, str) else None
+    if role is None:
+        known = [*get_args(Role), "human", "gpt"]
+        remedy = did_you_mean(name.lower(), known) if isinstance(name, str) else f"known: {', '.join(known)}"
+        what = f"role {name!r} is unknown" if name is not None else "a message has no role"
+        raise UnusableRowError(what, field, remedy)
+    return Message(
+        role=role,
+        content=_content(item.get("content", item.get("value")), field),
+        tool_calls=tuple(_tool_call(call, field) for call in item.get("tool_calls") or ()),
+        tool_call_id=item.get("tool_call_id"),
+        name=item.get("name"),
+    )
+
+
+def _content(value: Any, field: str) -> str:
+    """Content as text, or as a list of parts that are all text."""
+    if not isinstance(value, list):
+        return as_text(value, field)
+    texts: list[str] = []
+    for part in value:
+        if not isinstance(part, dict) or not isinstance(part.get("text"), str):
+            raise UnusableRowError("only parts of type 'text' can be read", field)
+        texts.append(part["text"])
+    return "".join(texts)
+
+
+def _tool_call(call: Any, field: str) -> ToolCall:
+    function = call.get("function", call) if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise UnusableRowError("a tool call has no function name", field)
+    arguments = function.get("arguments") or {}
+    if isinstance(arguments, str):
+        arguments = from_json(arguments, field)
+    if not isinstance(arguments, dict):
+        raise UnusableRowError("a tool call's arguments are not an object", field)
+    return ToolCall(name=function["name"], arguments=arguments, id=call.get("id"))

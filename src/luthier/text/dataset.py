@@ -1,0 +1,99 @@
+"""Reading a prepared data set: examples of a split, and the summary whose counts add up."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, model_validator
+
+from luthier.core.artifact import Artifact
+from luthier.core.errors import UnknownName, did_you_mean
+from luthier.text.messages import Example, Message, Origin
+
+if TYPE_CHECKING:
+    import polars
+
+_MESSAGES: TypeAdapter[tuple[Message, ...]] = TypeAdapter(tuple[Message, ...])
+
+
+class SourceCount(BaseModel):
+    """One file that was read: the source's kind, the file, and its rows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    source: str
+    file: str
+    rows: int
+
+
+class Summary(BaseModel):
+    """What went in and what became of it; every row is accounted for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    rows_in: int
+    rows: dict[str, int]
+    """Rows by split."""
+    dropped: dict[str, int]
+    """Rows left out, by reason."""
+    edited: dict[str, int]
+    """Rows changed, by operator."""
+    task: Literal["label", "text"]
+    """Whether an answer is one of a few classes, or free text."""
+    labels: list[str]
+    """The classes, sorted; empty for free text."""
+    sources: list[SourceCount]
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Summary:
+        out = sum(self.rows.values()) + sum(self.dropped.values())
+        if out != self.rows_in:
+            raise ValueError(f"{self.rows_in} rows went in and {out} came out: the books do not balance")
+        return self
+
+
+def summary(artifact: Artifact) -> Summary:
+    """The data set's summary."""
+    return Summary.model_validate(artifact.read_json("summary.json"))
+
+
+def has_split(artifact: Artifact, split: str) -> bool:
+    """Whether the data set has rows in this split."""
+    return any(entry.path == f"examples/{split}.parquet" for entry in artifact.manifest.files)
+
+
+def splits(artifact: Artifact) -> list[str]:
+    """The splits that the data set has: train first, then validation, then test."""
+    order = ("train", "validation", "test")
+    return [split for split in order if has_split(artifact, split)]
+
+
+def frame(artifact: Artifact, split: str) -> polars.DataFrame:
+    """A split's examples as a polars frame, in source order."""
+    import polars as pl
+
+    return pl.read_parquet(_split_file(artifact, split))
+
+
+def read_examples(artifact: Artifact, split: str) -> list[Example]:
+    """A split's examples, in source order."""
+    return [_example(values) for values in frame(artifact, split).iter_rows(named=True)]
+
+
+def _split_file(artifact: Artifact, split: str) -> Path:
+    if not has_split(artifact, split):
+        known = splits(artifact)
+        raise UnknownName(f"the data set has no split {split!r}", remedy=did_you_mean(split, known))
+    return artifact.path(f"examples/{split}.parquet")
+
+
+def _example(values: dict[str, Any]) -> Example:
+    return Example(
+        id=values["id"],
+        origin=Origin(source=values["source"], file=values["file"], line=values["line"]),
+        kind=values["kind"],
+        messages=_MESSAGES.validate_json(values["messages"]),
+        label=values["label"],
+        tools=tuple(json.loads(values["tools"])),
+        meta=json.loads(values["meta"]),
+    )
