@@ -43,6 +43,8 @@ def collect(
     before an artifact was made stands in its own timing and goes first. `created` is printed as it is.
     """
     found = {makes: _of_kind(artifacts, makes) for makes in ("dataset", "model", "evaluation", "verdict")}
+    tunings = [tuning_facts(name, each) for name, each in found["model"].items() if _has(each, "tuned.json")]
+    tokens = {tuning.name: tuning.tokens for tuning in tunings}
     evaluations = [evaluation_facts(name, artifact) for name, artifact in found["evaluation"].items()]
     return ReportFacts(
         title=recipe_name,
@@ -50,10 +52,11 @@ def collect(
         evaluations=tuple(sorted(evaluations, key=lambda facts: not facts.of_role("tuned"))),
         gates=tuple(gate_facts(name, artifact) for name, artifact in found["verdict"].items()),
         data=tuple(data_facts(name, artifact) for name, artifact in found["dataset"].items()),
-        tunings=tuple(
-            tuning_facts(name, artifact) for name, artifact in found["model"].items() if _has(artifact, "tuned.json")
+        tunings=tuple(tunings),
+        costs=tuple(
+            cost(name, artifact, (forecasts or {}).get(name, {}), tokens.get(name))
+            for name, artifact in artifacts.items()
         ),
-        costs=tuple(cost(name, artifact, (forecasts or {}).get(name, {})) for name, artifact in artifacts.items()),
         provenance=_provenance(recipe_text, artifacts, recipe_file),
     )
 
@@ -76,8 +79,8 @@ def gate_facts(name: str, artifact: Artifact) -> GateFacts:
     return GateFacts(name=name, verdict=told["verdict"], rules=tuple(RuleFacts.model_validate(rule) for rule in rules))
 
 
-def cost(name: str, artifact: Artifact, forecast: Mapping[str, Any]) -> Cost:
-    """What a step was predicted to cost, and what it did."""
+def cost(name: str, artifact: Artifact, forecast: Mapping[str, Any], tokens: int | None = None) -> Cost:
+    """What a step was predicted to cost, and what it did; `tokens` are those that a tuning read."""
     timing = finite(artifact.timing())
     told = timing.get("predicted") or {}
     predicted = told if any(value is not None for value in told.values()) else forecast
@@ -88,7 +91,7 @@ def cost(name: str, artifact: Artifact, forecast: Mapping[str, Any]) -> Cost:
         predicted_peak_bytes=_whole(predicted.get("peak_bytes")),
         peak_bytes=_whole(timing.get("peak_bytes")),
         predicted_tokens=_whole(predicted.get("tokens")),
-        tokens=_tokens(artifact, timing),
+        tokens=_whole((timing.get("measures") or {}).get("tokens", tokens)),
         how=str(predicted.get("how") or forecast.get("how") or ""),
     )
 
@@ -112,15 +115,6 @@ def _has(artifact: Artifact, name: str) -> bool:
 
 def _whole(value: Any) -> int | None:
     return None if value is None else round(value)
-
-
-def _tokens(artifact: Artifact, timing: Mapping[str, Any]) -> int | None:
-    """Tokens that were read: measured while working, or as `tuned.json` counts them."""
-    measures = timing.get("measures") or {}
-    if isinstance(measures.get("tokens"), int | float):
-        return _whole(measures["tokens"])
-    told = artifact.read_json("tuned.json") if _has(artifact, "tuned.json") else {}
-    return _whole(told.get("tokens"))
 
 
 def _with_metrics(model: ModelFacts, measured: Mapping[str, Any]) -> ModelFacts:

@@ -39,7 +39,7 @@ TEXT_PAIRS = (
 """Letters on a ground: 4.5 to 1 or more."""
 MARK_PAIRS = (("grey", "paper"), ("accent", "paper"), ("against", "paper"), ("grey", "panel"))
 """Marks on a ground: 3 to 1 or more."""
-HEAT = (0.0, 0.12, 0.26, 0.42, 0.82, 1.0)
+HEAT = (0.0, 0.16, 0.28, 0.42, 0.82, 1.0)
 """How far each step of a heat table is from the ground to the accent; the middle, where no letter reads, is missing."""
 
 

@@ -25,7 +25,7 @@ from luthier.eval.report.facts import (
 )
 from luthier.eval.report.sentence import standing
 
-WIDE, NARROW = 800, 350
+WIDE, NARROW = 800, 372
 MOST_LINES = 25
 """More labels or slice values than this are left to the table."""
 MOST_METRICS = 8

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from luthier.core.artifact import Artifact
@@ -20,6 +20,7 @@ def tuning_facts(name: str, artifact: Artifact) -> TuningFacts:
     settings = artifact.manifest.settings
     base = base_of(artifact)
     parameters = _json(base, "model.json").get("parameters")
+    lines = _lines(artifact)
     return TuningFacts(
         name=name,
         technique=_kind(told.get("technique") or settings.get("technique")),
@@ -27,12 +28,12 @@ def tuning_facts(name: str, artifact: Artifact) -> TuningFacts:
         settings={key: value for key, value in flat(settings).items() if key != "kind"},
         steps=told.get("steps"),
         rows=told.get("rows"),
-        tokens=told.get("tokens"),
+        tokens=tokens_read(told, lines),
         learnt_tokens=told.get("learnt_tokens"),
         trainable_parameters=told.get("trainable_parameters"),
         parameters=parameters,
         cut_rows=_cut_rows(artifact, told),
-        log=_log(artifact),
+        log=_log(lines),
     )
 
 
@@ -41,6 +42,14 @@ def base_of(artifact: Artifact) -> Artifact:
     while "model" in artifact.manifest.inputs:
         artifact = artifact.parent("model")
     return artifact
+
+
+def tokens_read(told: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> int | None:
+    """Tokens of all rows that were read: as the card says, else summed over the log."""
+    if isinstance(told.get("tokens"), int):
+        return int(told["tokens"])
+    counted = [line["tokens"] for line in lines if isinstance(line.get("tokens"), int)]
+    return sum(counted) if counted else None
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, str]:
@@ -75,11 +84,14 @@ def _cut_rows(artifact: Artifact, told: Mapping[str, Any]) -> int | None:
     return int(learnt["cut"].sum()) if "cut" in learnt.columns else None
 
 
-def _log(artifact: Artifact) -> tuple[LogPoint, ...]:
+def _lines(artifact: Artifact) -> list[dict[str, Any]]:
     if not any(entry.path == "log.jsonl" for entry in artifact.manifest.files):
-        return ()
+        return []
     lines = artifact.path("log.jsonl").read_text(encoding="utf-8").splitlines()
-    told = [json.loads(line) for line in lines if line.strip()]
+    return [json.loads(line) for line in lines if line.strip()]
+
+
+def _log(told: list[dict[str, Any]]) -> tuple[LogPoint, ...]:
     if len(told) > MOST_POINTS:
         told = [told[round(at * (len(told) - 1) / (MOST_POINTS - 1))] for at in range(MOST_POINTS)]
     return tuple(

@@ -13,7 +13,7 @@ from luthier.eval.report.charts.squares import heat_class
 from luthier.eval.report.facts import Comparison, Confusion, EvaluationFacts, Fact, ModelFacts, Row
 from luthier.eval.report.sentence import best_plain, points, rows_per_hundred, standing
 
-MOST_FLIPS = 100
+MOST_FLIPS = 50
 MOST_SAMPLES = 12
 MOST_PAIRS = 20
 MOST_TABLE = 400
@@ -21,6 +21,7 @@ MOST_CELLS = 15
 """A confusion with more labels is drawn as a heat map, not written as a table."""
 LONG = 600
 """Characters of a row's text that the page shows."""
+LONG_ANSWER = 300
 BROWSER_BYTES = 900_000
 """What the browser of rows may add to the page."""
 
@@ -119,15 +120,25 @@ def confused(facts: Confusion) -> list[Pair]:
     return sorted(pairs, key=lambda pair: (-pair.times, pair.reference, pair.answer))[:MOST_PAIRS]
 
 
-def packed_rows(facts: EvaluationFacts) -> str:
-    """Every row as base64 of gzipped JSON, with texts cut until it fits; empty when there are none."""
+def shown_confusions(facts: EvaluationFacts) -> Sequence[Confusion]:
+    """All models' confusions when they are small, the tuned and the base model's when they are large."""
+    large = any(len(each.labels) > MOST_CELLS for each in facts.confusions)
+    return facts.confusions[:2] if large else facts.confusions
+
+
+def packed_rows(facts: EvaluationFacts, sharing: int = 1) -> str:
+    """Every row as base64 of gzipped JSON, with texts cut until it fits; empty when there are none.
+
+    `sharing` is how many evaluations share the room.
+    """
+    most = BROWSER_BYTES // sharing
     if not facts.everything:
         return ""
     for limit in (400, 200, 100, 50, 20):
         packed = _packed(facts, facts.everything, limit)
-        if len(packed) <= BROWSER_BYTES:
+        if len(packed) <= most:
             return packed
-    fitting = int(len(facts.everything) * BROWSER_BYTES / len(packed) * 0.9)
+    fitting = int(len(facts.everything) * most / len(packed) * 0.9)
     return _packed(facts, facts.everything[:fitting], 20)
 
 

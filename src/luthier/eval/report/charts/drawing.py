@@ -38,9 +38,10 @@ class Drawing:
         r = radius * 1.25
         self.path(f"M{_n(x)} {_n(y - r)}L{_n(x + r)} {_n(y)}L{_n(x)} {_n(y + r)}L{_n(x - r)} {_n(y)}Z", kind)
 
-    def path(self, data: str, kind: str, hint: str = "") -> None:
-        """Any path."""
-        self._shapes.append(_shape("path", kind, f'd="{data}"', hint))
+    def path(self, data: str, kind: str, hint: str = "", scale: float = 1.0) -> None:
+        """Any path, larger by `scale`."""
+        larger = "" if scale == 1.0 else f' transform="scale({scale:.4f})"'
+        self._shapes.append(_shape("path", kind, f'd="{data}"{larger}', hint))
 
     def polyline(self, points: Sequence[tuple[float, float]], kind: str) -> None:
         """A line through points."""

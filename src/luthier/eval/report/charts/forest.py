@@ -77,8 +77,7 @@ def _place(lines: Sequence[Line], width: int) -> Place:
     if width >= NARROW:
         left = min(max(longest + 20, 120), width * 0.38)
         return Place(left, width - 190, row=30, words=19, said=19, mark=15, head=30)
-    said = max((len(line.said) for line in lines), default=0) * STRONG_LETTER
-    if longest + said + 8 <= width or said > width * 0.9:
+    if all((len(line.label) + len(line.said)) * _letter(line) + 10 <= width for line in lines):
         return Place(6, width - 6, row=40, words=14, said=14, mark=26, head=24)
     return Place(6, width - 6, row=58, words=14, said=31, mark=44, head=24)
 
@@ -111,13 +110,17 @@ def _axis(drawing: Drawing, scale: Scale, frame: Frame, place: Place, bottom: fl
         drawing.text((place.left + place.right) / 2, bottom + 34, frame.under, "tick", "middle")
 
 
+def _letter(line: Line) -> float:
+    return STRONG_LETTER if line.mark in ("tuned", "head") else LETTER
+
+
 def _row(drawing: Drawing, scale: Scale, line: Line, place: Place, top: float) -> None:
     strong = " strong" if line.mark in ("tuned", "head") else ""
     beside = place.left > NARROW * 0.1
     room = place.left - 12 if beside else drawing.width
     if not beside and place.said == place.words:
-        room -= len(line.said) * STRONG_LETTER + 8
-    drawing.text(0, top + place.words, fitted(line.label, room, STRONG_LETTER if strong else LETTER), f"label{strong}")
+        room -= len(line.said) * _letter(line) + 8
+    drawing.text(0, top + place.words, fitted(line.label, room, _letter(line)), f"label{strong}")
     at_end = beside or place.said == place.words
     drawing.text(
         drawing.width if at_end else 0, top + place.said, line.said, f"value{strong}", "end" if at_end else "start"

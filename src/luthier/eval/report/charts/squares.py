@@ -7,6 +7,8 @@ from luthier.eval.report.facts import Confusion, Reliability
 from luthier.eval.report.palette import HEAT
 
 SIDE = 340
+MOST_HINTS = 40
+"""A confusion with more labels has no words under the pointer: they would weigh more than all else."""
 
 
 def reliability(facts: Reliability, *, name: str, title: str, desc: str) -> str:
@@ -40,13 +42,20 @@ def heat_map(facts: Confusion, *, name: str, title: str, desc: str) -> str:
     cell = side / max(most, 1)
     drawing = Drawing(side, side + 24, name=name, title=title, desc=desc)
     drawing.rect(0, 0, side, side, "ground")
+    squares: dict[str, list[str]] = {}
     for row, (label, counts) in enumerate(zip(facts.labels, facts.counts, strict=True)):
         total = sum(counts)
         for column, times in enumerate(counts):
-            if times:
+            if not times:
+                continue
+            kind = heat_class(times / total) + ("" if row == column else " wrong")
+            if most <= MOST_HINTS:
                 hint = f"{label} answered as {facts.labels[column]}: {times} of {total}"
-                kind = heat_class(times / total) if row == column else f"{heat_class(times / total)} wrong"
                 drawing.rect(column * cell, row * cell, cell, cell, kind, hint)
+            else:
+                squares.setdefault(kind, []).append(f"M{column} {row}h1v1h-1z")
+    for kind, paths in sorted(squares.items()):
+        drawing.path("".join(paths), kind, scale=cell)
     drawing.text(0, side + 17, "rows: the right label; columns: the answer; both in alphabetical order", "tick")
     return str(drawing)
 

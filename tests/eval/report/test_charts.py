@@ -1,0 +1,136 @@
+"""Charts: valid SVG whatever the numbers, with everything inside the frame."""
+
+from __future__ import annotations
+
+import math
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.eval.report import example
+
+from luthier.eval.report.charts.bars import Bar, bars
+from luthier.eval.report.charts.curve import MOST_POINTS, curve, smoothed, thinned
+from luthier.eval.report.charts.drawing import Scale, decades, fitted, ticks
+from luthier.eval.report.charts.flow import Branch, flow
+from luthier.eval.report.charts.forest import Frame, Line, forest
+from luthier.eval.report.charts.squares import heat_class, heat_map, reliability
+from luthier.eval.report.facts import LogPoint
+
+numbers = st.floats(-1e6, 1e6, allow_nan=False)
+
+
+def parsed(svg: str) -> ElementTree.Element:
+    """The SVG as XML, with every coordinate finite."""
+    root = ElementTree.fromstring(svg)
+    for shape in root.iter():
+        for name in ("x", "y", "x1", "x2", "y1", "y2", "cx", "cy", "r", "width", "height"):
+            if name in shape.attrib:
+                assert math.isfinite(float(shape.attrib[name]))
+    return root
+
+
+@given(numbers, numbers, st.integers(1, 10))
+def test_ticks_are_round_and_inside(one: float, other: float, wanted: int) -> None:
+    low, high = sorted((one, other))
+    found = ticks(low, high, wanted)
+    room = (high - low) * 1e-6 + 1e-9
+    assert all(low - room <= tick <= high + room for tick in found)
+    assert len(found) <= 3 * wanted + 2
+
+
+def test_ticks_of_a_usual_axis() -> None:
+    assert ticks(0, 1, 4) == [0, 0.25, 0.5, 0.75, 1]
+    assert ticks(-0.1, 0.3, 4) == [-0.1, 0, 0.1, 0.2, 0.3]
+    assert decades(0.5, 2000) == [1, 10, 100, 1000]
+
+
+@given(numbers, numbers, numbers)
+def test_a_scale_stays_within_its_pixels(low: float, high: float, value: float) -> None:
+    assert 10 - 1e-6 <= Scale(min(low, high), max(low, high), 10, 90)(value) <= 90 + 1e-6
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(numbers, st.floats(0, 1e3)), max_size=5), st.sampled_from((372, 800)), st.booleans())
+def test_forest_of_any_values(rows: list[tuple[float, float]], width: int, zero: bool) -> None:
+    lines = [Line(f"<{at}>", "said & done", value, value - half, value + half) for at, (value, half) in enumerate(rows)]
+    frame = Frame("a < b", "d & e", zero=zero)
+    root = parsed(forest(lines, frame, width=width, name="x"))
+    for shape in root.iter():
+        if "cx" in shape.attrib:
+            assert 0 <= float(shape.attrib["cx"]) <= width
+
+
+def test_forest_of_missing_values() -> None:
+    lines = [
+        Line("nothing", "–", None),
+        Line("half", "1", 1.0, None, None, "plain"),
+        Line("head", "", None, mark="head"),
+    ]
+    parsed(forest(lines, Frame("t", "d"), width=800, name="x"))
+    parsed(forest([Line("s", "1 s", 0.0, beside=12.0)], Frame("t", "d", log_seconds=True), width=372, name="x"))
+
+
+def test_words_do_not_overlap_on_a_phone() -> None:
+    long = Line("a label that is much too long for a phone, however one turns it", "+0.414 (+0.369 to +0.459)", 0.4)
+    root = parsed(forest([long], Frame("t", "d"), width=372, name="x"))
+    words = [shape for shape in root.iter("text") if shape.attrib["class"].split()[0] in ("label", "value")]
+    assert len({shape.attrib["y"] for shape in words}) == 2
+    assert all(len(shape.text or "") * 7.3 <= 372 for shape in words)
+
+
+@pytest.mark.parametrize("width", [372, 800])
+def test_flow_draws_every_branch_in_proportion(width: int) -> None:
+    branches = [
+        Branch("trained on", 900, "tuned"),
+        Branch("held out", 100, "held"),
+        Branch("dropped: <x>", 0, "against"),
+    ]
+    root = parsed(flow(branches, width=width, name="x", desc="d"))
+    ends = [float(shape.attrib["height"]) for shape in root.iter("rect") if shape.attrib["class"].startswith("end")]
+    assert ends[0] == pytest.approx(9 * ends[1])
+    parsed(flow([], width=width, name="x", desc="d"))
+
+
+def test_smoothing_keeps_a_straight_line_and_does_not_lag() -> None:
+    line = [(float(at), 3.0 - 0.01 * at) for at in range(200)]
+    assert [y for _, y in smoothed(line)] == pytest.approx([y for _, y in line])
+
+
+@given(st.integers(0, 3000))
+def test_a_long_log_is_thinned_without_losing_its_mean(count: int) -> None:
+    points = [(float(at), float(at % 7)) for at in range(count)]
+    few = thinned(points)
+    assert len(few) <= MOST_POINTS
+    if count:
+        assert few[0][0] <= few[-1][0]
+
+
+def test_curves() -> None:
+    parsed(curve(example.log(), width=800, name="x", desc="d"))
+    parsed(curve([LogPoint(step=1, loss=2.0)], width=372, name="x", desc="d"))
+    parsed(curve([LogPoint(step=1), LogPoint(step=2, loss=0.0, lr=0.0)], width=372, name="x", desc="d"))
+    parsed(curve([], width=372, name="x", desc="d"))
+
+
+def test_squares_and_bars() -> None:
+    for each in example.evaluation().reliability:
+        parsed(reliability(each, name="x", title="t", desc="d"))
+    root = parsed(heat_map(example.confusion(), name="x", title="t", desc="d"))
+    wrong = [shape for shape in root.iter("rect") if "wrong" in shape.attrib["class"]]
+    counts = example.confusion().counts
+    assert len(wrong) == sum(1 for i, row in enumerate(counts) for j, times in enumerate(row) if times and i != j)
+    parsed(bars([Bar("a", (3, 1), "3 + 1"), Bar("b", (0, 0), "0")], width=372, name="x", title="t", desc="d"))
+
+
+def test_heat_grows_with_the_share() -> None:
+    assert heat_class(0) == "h0"
+    assert heat_class(1e-9) == "h1"
+    assert heat_class(1) == "h5"
+    assert [heat_class(at / 100) for at in range(101)] == sorted(heat_class(at / 100) for at in range(101))
+
+
+def test_fitted_words_say_that_they_were_cut() -> None:
+    assert fitted("short", 100) == "short"
+    assert fitted("a long label", 40).endswith("…")

@@ -1,0 +1,34 @@
+"""The report as Markdown."""
+
+from __future__ import annotations
+
+from tests.eval.report import example
+
+from luthier.eval.report import ReportFacts, markdown
+
+
+def test_says_the_answer_and_the_numbers() -> None:
+    text = markdown(example.facts())
+    assert text.startswith("# support-intents\n\n**The tuned model is better")
+    assert "| Accuracy | 0.906 (0.877–0.929) | 0.492 (0.448–0.536) |" in text
+    assert "## gate: INCONCLUSIVE" in text
+    assert "near-duplicate of a kept row | 311" in text
+    assert "luthier run recipe.yaml" in text
+
+
+def test_tables_are_whole() -> None:
+    for block in markdown(example.facts()).split("\n\n"):
+        if block.startswith("|"):
+            assert len({line.replace("\\|", "").count("|") for line in block.splitlines()}) == 1
+
+
+def test_hostile_text_is_plain_text() -> None:
+    facts = example.facts(title=example.HOSTILE + " | a | [x](javascript:alert(1))", created="a\n\n# b")
+    text = markdown(facts)
+    assert "\n# b" not in text
+    assert "\\<script\\>" in text
+    assert "\\[x\\]" in text
+
+
+def test_nothing_but_a_title() -> None:
+    assert markdown(ReportFacts(title="empty", created="")).startswith("# empty\n\n**Nothing has been evaluated yet.**")

@@ -1,0 +1,99 @@
+"""The sentence that opens the report: what is better, by how much, how sure; a plain baseline that wins comes first."""
+
+from __future__ import annotations
+
+import pytest
+from tests.eval.report import example
+
+from luthier.eval.report.facts import Comparison, ModelFacts, Score
+from luthier.eval.report.sentence import points, rows_per_hundred, standing, verdict_sentence
+
+
+def of(metric: str, difference: float, half: float, p: float | None = 0.001) -> Comparison:
+    return Comparison(
+        a="tuned", b="base", metric=metric, difference=difference, low=difference - half, high=difference + half, p=p
+    )
+
+
+def test_better_than_both() -> None:
+    assert verdict_sentence(example.evaluation()) == (
+        "The tuned model is better than the base model by 41.4 points of accuracy (95 % interval 36.9 to 45.9, "
+        "p < 0.001) on 500 held-out rows. It beats the plain classifier, TF-IDF with logistic regression, by "
+        "4.2 points (95 % interval 1.2 to 7.2, p = 0.016)."
+    )
+
+
+def test_a_plain_baseline_that_wins_comes_first() -> None:
+    facts = example.evaluation(
+        models=example.models(plain=0.95),
+        comparisons=(example.comparison("base", 0.414, 0.045, 1e-9), example.comparison("tfidf", -0.044, 0.02, 0.001)),
+    )
+    said = verdict_sentence(facts)
+    assert said.startswith(
+        "A plain classifier wins: TF-IDF with logistic regression beats the tuned model by 4.4 points of accuracy"
+    )
+    assert "The tuned model is better than the base model by 41.4 points" in said
+
+
+def test_a_plain_baseline_that_does_as_well_comes_first() -> None:
+    facts = example.evaluation(
+        models=example.models(plain=0.91),
+        comparisons=(example.comparison("base", 0.414, 0.045, 1e-9), example.comparison("tfidf", -0.004, 0.02, 0.6)),
+    )
+    said = verdict_sentence(facts)
+    assert said.startswith("A plain classifier does as well: TF-IDF with logistic regression scores 0.910")
+    assert "chance alone could explain" in said
+
+
+def test_ahead_of_the_plain_baseline_by_chance() -> None:
+    comparisons = (example.comparison("base", 0.414, 0.045, 1e-9), example.comparison("tfidf", 0.006, 0.02, 0.6))
+    said = verdict_sentence(example.evaluation(comparisons=comparisons))
+    assert "0.6 points ahead of the plain classifier" in said
+    assert said.endswith("which chance alone could explain.")
+
+
+@pytest.mark.parametrize(("difference", "words"), [(-0.1, "is worse than"), (0.001, "cannot be told from")])
+def test_worse_and_unclear(difference: float, words: str) -> None:
+    comparisons = (example.comparison("base", difference, 0.03, 0.001 if difference < 0 else 0.9),)
+    assert words in verdict_sentence(example.evaluation(comparisons=comparisons))
+
+
+def test_without_a_tuned_model_or_without_anything() -> None:
+    models = tuple(model for model in example.models() if model.role != "tuned")
+    assert verdict_sentence(example.evaluation(models=models)).startswith("No tuned model was measured. Accuracy")
+    empty = example.evaluation(models=(ModelFacts(name="base", title="b", role="base", metrics={}),))
+    assert verdict_sentence(empty) == "Nothing could be measured on the 500 held-out rows."
+
+
+def test_a_score_that_could_not_be_measured() -> None:
+    models = tuple(
+        model.model_copy(update={"metrics": {"accuracy": Score(value=None)}}) if model.role == "tuned" else model
+        for model in example.models()
+    )
+    said = verdict_sentence(example.evaluation(models=models, comparisons=()))
+    assert "nothing" not in said.lower() or said
+    assert "None" not in said
+
+
+def test_standing_follows_interval_test_and_direction() -> None:
+    assert standing(of("accuracy", 0.1, 0.05)) == "better"
+    assert standing(of("accuracy", 0.1, 0.2)) == "unclear"
+    assert standing(of("accuracy", 0.1, 0.05, p=0.2)) == "unclear"
+    assert standing(of("perplexity", -1.0, 0.5)) == "better"
+    assert standing(of("wer", 0.1, 0.05)) == "worse"
+    assert standing(of("accuracy", 0.1, 0.05).model_copy(update={"p_holm": 0.06})) == "unclear"
+    assert standing(Comparison(a="a", b="b", metric="accuracy", difference=0.1)) == "unclear"
+
+
+def test_points_are_said_in_the_metrics_own_scale() -> None:
+    assert points(0.041, "accuracy") == "4.1 points of accuracy"
+    assert points(-0.01, "macro_f1") == "1.0 point of macro F1"
+    assert points(3.25, "bleu") == "3.2 points of BLEU"
+    assert points(1.5, "perplexity") == "1.50 of perplexity"
+    assert points(0.02, "rougeL") == "2.0 points of ROUGE-L"
+
+
+def test_what_it_means_to_people() -> None:
+    assert rows_per_hundred(of("accuracy", 0.414, 0.04)) == "about 41 more rows right in every 100"
+    assert rows_per_hundred(of("accuracy", -0.004, 0.04)) == "fewer than 1 fewer rows right in every 100"
+    assert rows_per_hundred(of("macro_f1", 0.4, 0.04)) == ""
