@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 import threading
@@ -180,8 +181,10 @@ class ToFile(Renderer):
 
     def __call__(self, event: Event) -> None:
         """Append the event in one write, so that lines of two processes do not mix."""
+        line = as_line(event).encode()
         with writing(self.path):
-            self._file.write(as_line(event).encode())
+            if self._file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, "only a part of the line was written")
 
     def close(self) -> None:
         """Close the file."""

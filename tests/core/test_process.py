@@ -1,0 +1,37 @@
+"""Which process this is, and whether another one is over."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from luthier.core.process import is_gone, me
+
+SAY = "from luthier.core.process import me; import sys; print(me(), flush=True); sys.stdin.read()"
+
+
+def test_a_process_lives_until_it_is_over() -> None:
+    process = subprocess.Popen([sys.executable, "-c", SAY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    name = process.stdout.readline().strip()
+    assert not is_gone(name)
+    process.kill()
+    process.communicate()
+    assert is_gone(name)
+
+
+def test_this_process_is_not_gone_and_always_has_the_same_name() -> None:
+    assert me() == me()
+    assert not is_gone(me())
+
+
+def test_a_number_given_to_another_process_is_not_the_same_process() -> None:
+    host, boot, space, number, started = me().split("|")
+    assert is_gone("|".join((host, boot, space, number, f"{int(started) - 1}")))
+
+
+def test_an_earlier_boot_is_over_and_another_host_is_unknown() -> None:
+    host, _, space, number, started = me().split("|")
+    assert is_gone("|".join((host, "an-earlier-boot", space, number, started)))
+    assert not is_gone("|".join(("another-host", "boot", space, number, "1")))
+    assert not is_gone("|".join((host, me().split("|")[1], "another-container", "999999", "1")))

@@ -1,0 +1,106 @@
+"""Steps: the digest follows everything that decides the bytes, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import pytest
+
+from luthier.core.component import Component
+from luthier.core.digest import file_digest
+from luthier.core.step import DataRef, Forecast, Makes, ModelRef, Outlook, Step, Work
+
+
+class Reader(Component):
+    """Something that reads a file from outside."""
+
+    role: ClassVar[str] = "test_reader"
+    home: ClassVar[str] = "luthier.core"
+
+    path: str = "in.txt"
+    """What to read."""
+
+    def fingerprint(self, base: Path) -> str | None:
+        """The file's digest."""
+        return file_digest(base / self.path)
+
+
+class Words(Reader):
+    """Reads words."""
+
+    kind: Literal["words"] = "words"
+
+
+class Brew(Step):
+    """A step for these tests."""
+
+    kind: Literal["test_brew"] = "test_brew"
+    makes: ClassVar[Makes] = "model"
+    data: DataRef
+    model: ModelRef = None
+    reader: Reader = Words()
+    """What it reads."""
+    heat: float = 1.0
+    """How hot."""
+
+    def make(self, work: Work) -> Mapping[str, Any]:
+        """Not needed here."""
+        return {}
+
+    def foresee(self, outlook: Outlook) -> Forecast:
+        """Not needed here."""
+        return Forecast()
+
+
+INPUTS = {"data": "a" * 32, "model": "b" * 32}
+
+
+def test_what_a_step_reads_is_marked_on_its_fields() -> None:
+    assert {field: mark.makes for field, mark in Brew.reads().items()} == {"data": "dataset", "model": "model"}
+
+
+def test_the_same_step_has_the_same_digest_whatever_its_inputs_are_called() -> None:
+    first = Brew(data="data").recipe_digest(INPUTS, {}, 7)
+    assert Brew(data="other-name", model="third").recipe_digest(dict(reversed(INPUTS.items())), {}, 7) == first
+    assert len(first) == 32
+
+
+def test_everything_that_decides_the_bytes_changes_the_digest(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Brew(data="data")
+    digests = [
+        step.recipe_digest(INPUTS, {}, 7),
+        step.recipe_digest(INPUTS, {}, 8),
+        step.recipe_digest({**INPUTS, "data": "c" * 32}, {}, 7),
+        step.recipe_digest({"data": INPUTS["model"], "model": INPUTS["data"]}, {}, 7),
+        step.recipe_digest(INPUTS, {"words": "d"}, 7),
+        Brew(data="data", heat=2).recipe_digest(INPUTS, {}, 7),
+        Brew(data="data", reader=Words(path="other.txt")).recipe_digest(INPUTS, {}, 7),
+    ]
+    monkeypatch.setattr(Brew, "code", classmethod(lambda cls: "another revision"))
+    digests.append(step.recipe_digest(INPUTS, {}, 7))
+    assert len(set(digests)) == len(digests)
+
+
+def test_contents_follow_the_files_that_parts_read(tmp_path: Path) -> None:
+    step = Brew(data="data")
+    (tmp_path / "in.txt").write_text("one")
+    first = step.contents(tmp_path)
+    assert list(first.values()) == [file_digest(tmp_path / "in.txt")]
+    (tmp_path / "in.txt").write_text("two")
+    assert step.contents(tmp_path) != first
+    assert step.contents(tmp_path).keys() == first.keys()
+
+
+def test_the_code_revision_covers_the_room_and_the_shared_benches(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, ...]] = []
+    monkeypatch.setattr("luthier.core.step.code_digest", lambda *packages: seen.append(packages) or "x")
+    monkeypatch.setattr(Brew, "__module__", "luthier.tune.steps.brew")
+    Brew.code()
+    monkeypatch.setattr(Brew, "__module__", "luthier.models.steps.brew")
+    Brew.code()
+    assert seen == [
+        ("luthier.tune", "luthier.text", "luthier.models", "luthier.metrics"),
+        ("luthier.models", "luthier.text", "luthier.metrics"),
+    ]
