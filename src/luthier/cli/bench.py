@@ -22,13 +22,13 @@ def add_to(app: typer.Typer) -> None:
 
 def score(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL with prediction and reference (or references).")],
-    metric: Annotated[list[str], typer.Option("--metric", "-m", help="A metric's name; may be given several times.")],
+    metric: Annotated[list[str] | None, typer.Option("--metric", "-m", help="May be given several times.")] = None,
     as_json: Json = False,
 ) -> None:
     """Compute metrics on a file of predictions, each with its interval."""
-    from luthier.flow.score import score_predictions
+    from luthier.metrics.scorefile import score as measure
 
-    found = score_predictions(file, metric)
+    found = measure(file, metric or ())
     if as_json:
         say_json(found)
         return

@@ -102,11 +102,11 @@ def report(
 ) -> None:
     """Write the one-page report of what a recipe made."""
     from luthier.flow.recipe import Recipe
-    from luthier.flow.report import report_facts, write_report
+    from luthier.flow.report import facts_as_json, write_report
 
     what = Recipe.load(*_arguments(recipe, overrides)).plan()
     if as_json:
-        say_json(report_facts(what).as_json())
+        say_json(facts_as_json(what))
         return
     say(str(write_report(what, to)))
 

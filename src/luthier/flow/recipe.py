@@ -102,6 +102,11 @@ class Recipe(BaseModel):
         """The file it was read from, for messages."""
         return self._source.file if self._source else "recipe"
 
+    @property
+    def text(self) -> str:
+        """The recipe as it was written; written out when it was made in memory."""
+        return self._source.text if self._source else self.as_yaml()
+
     def all_steps(self) -> dict[str, Step]:
         """The steps, with the implicit one that brings the recipe's model when some step reads it."""
         from luthier.models.steps.base import Base

@@ -29,7 +29,7 @@ class Outcome:
         from luthier.flow.report import headline
 
         made = [name for name, step in self.result.steps.items() if not step.cached]
-        lines = [headline(self.result)] if headline(self.result) else []
+        lines = headline({name: step.artifact for name, step in self.result.steps.items()})
         lines.append(f"made {', '.join(made)}" if made else "nothing to make: every step was cached")
         return [*lines, f"report: {self.report}"] if self.report else lines
 
@@ -54,7 +54,9 @@ def recorded_run(recipe: Recipe, listener: Listener) -> Outcome:
                 raise
         for name, step in result.steps.items():
             kind = result.plan[name].step.kind
-            record = RunStep(name=name, kind=kind, artifact=step.artifact.digest, cached=step.cached, seconds=step.seconds)
+            record = RunStep(
+                name=name, kind=kind, artifact=step.artifact.digest, cached=step.cached, seconds=step.seconds
+            )
             ledger.record_step(number, record)
         ledger.finish_run(number, "done", result.exit_code)
     return Outcome(result=result, report=write_run_report(result))

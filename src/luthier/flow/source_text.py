@@ -23,6 +23,8 @@ class SourceText:
     file: str
     data: dict[str, Any]
     lines: Mapping[Key, int]
+    text: str = ""
+    """What was written, with the overrides that were given on the command line."""
 
     def where(self, key: Key) -> Where:
         """The place of a path, or of its nearest parent that was written down."""
@@ -78,7 +80,7 @@ def parse_yaml(text: str, file: str) -> SourceText:
         came = "nothing" if data is None else f"a {type(data).__name__}"
         remedy = "begin with `luthier: 1`, or let `luthier new` write one"
         raise RecipeError(f"wanted a recipe (a mapping), came {came}", where=Where(file=file, line=1), remedy=remedy)
-    return SourceText(file, data, reader.lines)
+    return SourceText(file, data, reader.lines, text)
 
 
 def _yaml_remedy(problem: str) -> str:
@@ -148,7 +150,8 @@ def override(source: SourceText, assignments: tuple[str, ...]) -> SourceText:
             raise RecipeError("wanted PATH=VALUE", where=where, remedy="for example steps.tune.technique.r=32")
         parsed = parse_yaml(f"value: {value}" if value.strip() else "value:", f"command line ({text})").data["value"]
         data = _assign(data, path.split("."), parsed, where)
-    return SourceText(source.file, data, source.lines)
+    given = "".join(f"# given on the command line: {text}\n" for text in assignments)
+    return SourceText(source.file, data, source.lines, source.text + given)
 
 
 def _assign(node: Any, path: list[str], value: Any, where: Where) -> Any:

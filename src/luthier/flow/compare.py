@@ -1,0 +1,78 @@
+"""Two things of the same kind held against each other: evaluations, data sets, or files of predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from luthier.core.errors import InputError, Where
+from luthier.flow.locate import Found, find_artifact
+from luthier.flow.plan import plan
+from luthier.flow.recipe import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """What was found between two things."""
+
+    facts: dict[str, Any]
+
+    def lines(self) -> Iterator[str]:
+        """The comparison for a person."""
+        if "comparisons" in self.facts:
+            yield f"{self.facts['rows']} rows that both have; differences are A minus B"
+            for row in self.facts["comparisons"]:
+                yield _difference(row)
+            for name in ("fixed", "broken"):
+                if self.facts.get(name):
+                    yield f"{name}: {', '.join(self.facts[name][:10])}"
+            return
+        for name, value in self.facts.items():
+            yield f"{name:<12} {value}"
+
+
+def _difference(row: dict[str, Any]) -> str:
+    p = row.get("p_holm", row["p"])
+    sure = "clear of zero" if row["low"] > 0 or row["high"] < 0 else "not clear of zero"
+    interval = f"({row['low']:+.4f} to {row['high']:+.4f}; {sure}"
+    return f"{row['metric']:<14} {row['difference']:+.4f} {interval}; p {p:.2g} by {row['test']})"
+
+
+def compare_two(first: str, second: str) -> Compared:
+    """Compare files of predictions, or artifacts named by recipe, RECIPE:STEP or digest."""
+    if _is_predictions(first) and _is_predictions(second):
+        from luthier.metrics.scorefile import compare
+
+        return Compared(facts=compare(Path(first), Path(second)))
+    a, b = _found(first), _found(second)
+    kinds = a.artifact.manifest.makes, b.artifact.manifest.makes
+    if kinds == ("evaluation", "evaluation"):
+        from luthier.eval.compare import compare_evaluations
+
+        return Compared(facts=compare_evaluations(a.artifact, b.artifact))
+    if kinds == ("dataset", "dataset"):
+        from luthier.data.compare import compare_datasets
+
+        return Compared(facts=compare_datasets(a.artifact, b.artifact))
+    message = f"wanted two evaluations, two data sets or two files of predictions; came a {kinds[0]} and a {kinds[1]}"
+    raise InputError(
+        message, where=Where(field=f"{first} {second}"), remedy="name steps of the same kind, as RECIPE:STEP"
+    )
+
+
+def _is_predictions(word: str) -> bool:
+    return word.endswith((".jsonl", ".json")) and Path(word).is_file()
+
+
+def _found(word: str) -> Found:
+    """An artifact by its word; a whole recipe stands for its evaluation."""
+    path = Path(word)
+    if not path.exists():
+        return find_artifact(word)
+    what = plan(Recipe.load(path))
+    names = [planned.name for planned in what if planned.step.makes == "evaluation"]
+    if not names:
+        raise InputError("this recipe measures nothing", where=Where(file=word), remedy="name a step: RECIPE:STEP")
+    return Found(what.artifact(names[0]), what, names[0])

@@ -1,0 +1,54 @@
+"""Artifacts in forms that other tools read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from luthier.core.artifact import Artifact
+from luthier.core.errors import InputError, Where
+from luthier.flow.locate import Found, find_artifact
+
+Form = Literal["hf", "adapter", "merged", "gguf", "jsonl"]
+_FORMS: dict[str, tuple[Form, ...]] = {"dataset": ("jsonl",), "model": ("hf", "adapter", "merged", "gguf")}
+
+
+def export_artifact(word: str, to: Path, form: Form | None) -> list[str]:
+    """Write a data set or a model to the folder `to`; returns the names of the files."""
+    found = find_artifact(word)
+    makes = found.artifact.manifest.makes
+    able = _FORMS.get(makes, ())
+    chosen = form or (able[0] if able else None)
+    if chosen not in able:
+        what = f"a {makes} cannot be exported" + (f" as {form}" if form else "")
+        remedy = (
+            f"formats of a {makes}: {', '.join(able)}"
+            if able
+            else "`luthier show` prints it; `luthier report` draws it"
+        )
+        raise InputError(what, where=Where(field=word), remedy=remedy)
+    if chosen == "jsonl":
+        from luthier.data.export import export as export_data
+
+        export_data(found.artifact, to)
+    else:
+        from luthier.models.export import export as export_model
+
+        export_model(found.artifact, to, chosen, measures=_measures(found))
+    return sorted(path.relative_to(to).as_posix() for path in to.rglob("*") if path.is_file())
+
+
+def _measures(found: Found) -> dict[str, Any] | None:
+    """The measures of a model by the evaluations of its recipe, for the model card."""
+    if found.plan is None:
+        return None
+    for planned in found.plan:
+        if planned.step.makes == "evaluation" and planned.cached and found.artifact.digest in planned.inputs.values():
+            return _subject(found.plan.store.open(planned.digest))
+    return None
+
+
+def _subject(evaluation: Artifact) -> dict[str, Any]:
+    subject = evaluation.read_json("summary.json")["subject"]
+    measures: dict[str, Any] = evaluation.read_json("metrics.json")["models"][subject]
+    return measures

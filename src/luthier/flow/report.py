@@ -1,0 +1,80 @@
+"""The report of what a recipe made: gathered from its artifacts, written beside the recipe."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.core.artifact import Artifact
+from luthier.core.errors import UnknownName
+from luthier.core.files import write_aside
+from luthier.core.step import Forecast
+from luthier.flow.plan import Plan
+
+if TYPE_CHECKING:
+    from luthier.eval.report import ReportFacts
+    from luthier.flow.run import Result
+
+
+def report_facts(plan: Plan) -> ReportFacts:
+    """The facts of a report of every step that is made; `UnknownName` when none is."""
+    from luthier.eval.report import collect
+
+    artifacts = {planned.name: plan.store.open(planned.digest) for planned in plan if planned.cached}
+    if not artifacts:
+        raise UnknownName("nothing of this recipe is made yet", remedy=f"`luthier run {plan.recipe.file}`")
+    return collect(
+        plan.recipe.name,
+        plan.recipe.text,
+        artifacts,
+        _forecasts(plan),
+        created=time.strftime("%Y-%m-%d %H:%M"),
+        recipe_file=plan.recipe.file,
+    )
+
+
+def facts_as_json(plan: Plan) -> dict[str, Any]:
+    """The same facts for other programs."""
+    return report_facts(plan).as_json()
+
+
+def _forecasts(plan: Plan) -> Mapping[str, Mapping[str, Any]]:
+    return {planned.name: asdict(planned.forecast or Forecast()) for planned in plan}
+
+
+def write_report(plan: Plan, to: Path | None = None) -> Path:
+    """Write the report as HTML (Markdown when `to` ends in .md, JSON in .json); returns the file."""
+    from luthier.eval.report import as_json, markdown, render
+
+    facts = report_facts(plan)
+    path = to or plan.recipe.base / ".luthier" / "reports" / f"{plan.recipe.name}.html"
+    if path.suffix == ".md":
+        text = markdown(facts)
+    elif path.suffix == ".json":
+        text = as_json(facts)
+    else:
+        text = render(facts)
+    write_aside(path, text.encode())
+    return path
+
+
+def write_run_report(result: Result) -> Path | None:
+    """The report of a run; none when the recipe measures nothing and makes no data set or model."""
+    from luthier.flow.plan import plan
+
+    return write_report(plan(result.recipe, result.plan.store))
+
+
+def headline(artifacts: Mapping[str, Artifact]) -> list[str]:
+    """What a person wants to know first: how the models stand, and what the gates say."""
+    lines = []
+    for artifact in artifacts.values():
+        if artifact.manifest.makes == "evaluation":
+            lines.append(str(artifact.read_json("summary.json")["verdict_sentence"]))
+        if artifact.manifest.makes == "verdict":
+            verdict = artifact.read_json("verdict.json")
+            lines += [f"gate {rule['verdict']}: {rule['rule']}" for rule in verdict["rules"]]
+    return lines

@@ -1,0 +1,89 @@
+"""An example's whole story: where it came from, what was done to it, who learnt it, how models answered it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from luthier.core.artifact import Artifact
+from luthier.core.errors import UnknownName
+from luthier.core.ledger import Ledger, ledger_url
+from luthier.core.store import Store
+from luthier.data.story import Story, story
+from luthier.eval.story import answers
+from luthier.flow.locate import find_recipe
+from luthier.flow.plan import Plan, plan
+from luthier.flow.recipe import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """The story of one example in one recipe."""
+
+    story: Story
+    learnt: list[dict[str, Any]]
+    """Models that were tuned on it: step, artifact, times seen, tokens, runs."""
+    answers: list[dict[str, Any]]
+    """How each model of each evaluation answered it."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The story as `trace --json` prints it."""
+        return {**self.story.as_json(), "learnt": self.learnt, "answers": self.answers}
+
+    def lines(self) -> Iterator[str]:
+        """The story for a person."""
+        yield from self.story.lines()
+        for one in self.learnt:
+            cut = ", cut to fit" if one["cut"] else ""
+            yield f"learnt by {one['step']} ({one['artifact'][:12]}), {one['times']} times, {one['tokens']} tokens{cut}"
+            yield f"  in the runs {', '.join(one['runs']) or '(made outside a recorded run)'}"
+        for one in self.answers:
+            right = {True: "right", False: "wrong", None: ""}[one["correct"]]
+            yield f"{one['step']}: {one['model']:<10} answered {one['prediction']!r} {right}".rstrip()
+
+
+def trace_example(example: str, recipe_path: Path | None) -> Trace:
+    """Find an example by its id (or the beginning of it) in the data sets of a recipe."""
+    what = plan(Recipe.load(find_recipe(recipe_path)))
+    found = _story(example, what)
+    made = [(planned.name, what.store.open(planned.digest)) for planned in what if planned.cached]
+    learnt = [row for name, artifact in made for row in _learnt(name, artifact, found.id, what.store)]
+    answered = [
+        {"step": name, **answer.as_json()}
+        for name, artifact in made
+        if artifact.manifest.makes == "evaluation"
+        for answer in answers(artifact, found.id)
+    ]
+    return Trace(story=found, learnt=learnt, answers=answered)
+
+
+def _story(example: str, what: Plan) -> Story:
+    missing: UnknownName | None = None
+    for planned in what:
+        if planned.step.makes != "dataset" or not planned.cached:
+            continue
+        try:
+            return story(what.store.open(planned.digest), example)
+        except UnknownName as error:
+            missing = error
+    remedy = "ids stand in the report, and in `luthier export RECIPE:STEP --to FOLDER`"
+    raise missing or UnknownName(
+        "no data set of this recipe is made yet", remedy=f"luthier run {what.recipe.file}; {remedy}"
+    )
+
+
+def _learnt(name: str, artifact: Artifact, example: str, store: Store) -> Iterator[dict[str, Any]]:
+    """What a tuned model's `learnt.parquet` says of the example."""
+    import polars as pl
+
+    if not any(entry.path == "learnt.parquet" for entry in artifact.manifest.files):
+        return
+    rows = pl.read_parquet(artifact.path("learnt.parquet")).filter(pl.col("id") == example)
+    with Ledger(ledger_url(store.root)) as ledger:
+        runs = [run.id for run in ledger.runs_that_used(artifact.digest)]
+    for row in rows.iter_rows(named=True):
+        seen = {"times": row["times"], "tokens": row["tokens"], "cut": row["cut"]}
+        yield {"step": name, "artifact": artifact.digest, **seen, "runs": runs}
