@@ -79,7 +79,7 @@ def test_another_sum_is_an_error_that_names_both(index: Path) -> None:
 
 def test_a_version_that_is_not_there_names_the_nearest(index: Path) -> None:
     build(index, "1.0.1")
-    with pytest.raises(DataError, match="no wheel of version 1.0") as caught:
+    with pytest.raises(DataError, match=r"no wheel of version 1\.0") as caught:
         fetch_wheel("tiny-data", "1.0")
     assert "1.0.1" in caught.value.remedy
 

