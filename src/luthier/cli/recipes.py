@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from luthier.cli.output import Json, count, say, say_json, seconds, size, table
+
+if TYPE_CHECKING:
+    from luthier.flow.plan import Plan
 
 RecipePath = Annotated[
     Path | None, typer.Argument(metavar="RECIPE", help="A recipe file or its folder; else the one here.")
@@ -73,8 +76,17 @@ def plan(recipe: RecipePath = None, overrides: Overrides = None, as_json: Json =
             numbers = (seconds(cost.seconds), size(cost.peak_bytes), count(cost.tokens))
             rows.append((step.name, step.step.kind, "to make", *numbers, cost.how))
     table(("step", "kind", "state", "time", "peak memory", "tokens", "how we know"), rows)
-    total = sum(step.forecast.seconds or 0 for step in what if step.forecast)
-    say(f"{what.recipe.name}: about {seconds(total)} to make" if total else f"{what.recipe.name}: everything is made")
+    say(f"{what.recipe.name}: {_together(what)}")
+
+
+def _together(what: Plan) -> str:
+    """The whole cost in one phrase; steps whose cost cannot be known yet are named."""
+    costs = {step.name: step.forecast.seconds for step in what if step.forecast}
+    if not costs:
+        return "everything is made"
+    unknown = [name for name, cost in costs.items() if cost is None]
+    known = f"about {seconds(sum(cost or 0 for cost in costs.values()))} to make"
+    return f"{known}, and {', '.join(unknown)}, not known yet" if unknown else known
 
 
 def run(recipe: RecipePath = None, overrides: Overrides = None, as_json: Json = False) -> int:

@@ -11,10 +11,10 @@ from luthier.flow.plan import plan
 from luthier.flow.recipe import MODEL_STEP, Recipe
 from luthier.flow.run import run
 from luthier.models.catalog import CATALOG, resolve
-from luthier.models.describe import describe, training_memory
+from luthier.models.describe import describe
 from luthier.models.steps.base import Base
 
-_TOKENS_A_STEP = 4096
+_TOKENS_A_PASS = 4096
 """The forward pass for which `describe` tells the memory."""
 
 
@@ -55,7 +55,6 @@ def describe_model(name: str, events: Events | None = None) -> dict[str, Any]:
     told = describe(artifact.folder)
     memory = {}
     for kind, technique in sorted(members(Technique).items()):
-        trainable = technique().trainable_parameters(told)
-        memory[kind] = f"{training_memory(told, kind, trainable, _TOKENS_A_STEP, head_rows=512).total / 1e9:.2f} GB"
+        memory[kind] = f"{technique.model_validate({}).footprint(told, _TOKENS_A_PASS) / 1e9:.2f} GB"
     facts = {"name": name, "folder": str(artifact.folder), **told.as_json()}
-    return {**facts, f"memory_to_train_with_{_TOKENS_A_STEP}_tokens_a_pass": memory}
+    return {**facts, f"memory_to_train_with_{_TOKENS_A_PASS}_tokens_a_pass": memory}

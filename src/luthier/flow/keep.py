@@ -47,4 +47,5 @@ def collect_garbage(*, dry_run: bool) -> tuple[list[str], int]:
         except RecipeError as error:
             remedy = "mend or remove that recipe first: what it needs cannot be known"
             raise RecipeError(error.message, where=error.where, remedy=remedy) from error
-    return store.gc(needed, dry_run=dry_run)
+    found = store.gc(needed, dry_run=dry_run)
+    return [*found.artifacts, *found.works], found.bytes
