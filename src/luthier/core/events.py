@@ -5,6 +5,7 @@ The library never prints: it emits. A door (the command line, a server, a test) 
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -39,15 +40,17 @@ Listener = Callable[[Event], None]
 
 
 class Events:
-    """The stream of one run: `emit` hands an event to every listener, in order."""
+    """The stream of one run: `emit` hands an event to every listener, in order; threads of a step take turns."""
 
     def __init__(self, *listeners: Listener) -> None:
         self._listeners = listeners
+        self._turn = threading.RLock()
 
     def emit(self, event: Event) -> None:
         """Hand the event to every listener."""
-        for listener in self._listeners:
-            listener(event)
+        with self._turn:
+            for listener in self._listeners:
+                listener(event)
 
     def of(self, step: str) -> StepEvents:
         """The same stream, speaking for one step."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import json
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -212,19 +211,17 @@ class Rich(Renderer):
         self._progress: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._paces: dict[str, Pace] = {}
-        self._lock = threading.RLock()
 
     def __call__(self, event: Event) -> None:
         """Move the live line, or print a sentence above it."""
-        with self._lock:
-            if event.kind in ("start", "progress", "wait"):
-                self._move(event)
-            if event.kind in ("done", "failed", "cached"):
-                self._drop(event.step)
-            if event.kind not in ("start", "progress"):
-                self._say(event)
-            if event.kind == "end":
-                self.close()
+        if event.kind in ("start", "progress", "wait"):
+            self._move(event)
+        if event.kind in ("done", "failed", "cached"):
+            self._drop(event.step)
+        if event.kind not in ("start", "progress"):
+            self._say(event)
+        if event.kind == "end":
+            self.close()
 
     def close(self) -> None:
         """Take the live line away."""
