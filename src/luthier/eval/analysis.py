@@ -50,18 +50,22 @@ def scores(metrics: Sequence[Metric], answers: Mapping[str, Answers], seed: int)
 def comparisons(
     metrics: Sequence[Metric], answers: Mapping[str, Answers], subject: str, seed: int
 ) -> list[dict[str, Any]]:
-    """The subject against every other model in every metric, as one family for Holm's correction."""
-    pairs = [
-        (other, metric)
-        for other in answers
-        if other != subject
-        for metric in applicable(applicable(metrics, answers[subject]), answers[other])
-    ]
-    family = [compare(metric, answers[subject], answers[other], seed=seed) for other, metric in pairs]
-    return [
-        {"a": subject, "b": other, **comparison.as_json()}
-        for (other, _), comparison in zip(pairs, with_holm(family), strict=True)
-    ]
+    """The subject against every other model in every metric.
+
+    Holm's correction goes over two families: the comparisons in the main metric, which the verdict rests on, and those
+    in all other metrics.
+    """
+    usable = applicable(metrics, answers[subject])
+    families = {"main": usable[:1], "others": usable[1:]}
+    found = []
+    for family, mine in families.items():
+        pairs = [
+            (other, metric) for other in answers if other != subject for metric in applicable(mine, answers[other])
+        ]
+        compared = with_holm([compare(metric, answers[subject], answers[other], seed=seed) for other, metric in pairs])
+        for (other, _), comparison in zip(pairs, compared, strict=True):
+            found.append({"a": subject, "b": other, "family": family, **comparison.as_json()})
+    return found
 
 
 def comparison_facts(rows: Sequence[Mapping[str, Any]]) -> tuple[facts.Comparison, ...]:

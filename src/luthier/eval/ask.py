@@ -7,6 +7,7 @@ evaluation goes on where it was and ends in the same numbers.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ class Model:
                 without = [(_emptied(messages), tools) for messages, tools in prompts]
                 priors = self._sums([(prompt, options) for prompt in without])
                 return [
-                    [score - prior for (score, _), (prior, _) in zip(row, before, strict=True)]
+                    _log_shares([score - prior for (score, _), (prior, _) in zip(row, before, strict=True)])
                     for row, before in zip(totals, priors, strict=True)
                 ]
 
@@ -174,6 +175,13 @@ def ask(work: Work, name: str, model: Model, task: Task) -> list[Reply]:
         rate = fresh / max(time.perf_counter() - started, 1e-9)
         work.events.progress(len(replies), len(task.examples), "rows", model=name, rows_per_s=rate)
     return replies
+
+
+def _log_shares(scores: Sequence[float]) -> list[float]:
+    """Log-scores shifted so that their shares add up to one: log-probabilities again."""
+    most = max(scores)
+    total = most + math.log(sum(math.exp(score - most) for score in scores))
+    return [score - total for score in scores]
 
 
 def _emptied(messages: Sequence[Message]) -> tuple[Message, ...]:

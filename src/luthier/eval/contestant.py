@@ -83,7 +83,5 @@ def learnt_rows(model: Artifact, train: Sequence[Example]) -> list[Example]:
     import polars as pl
 
     frame = pl.read_parquet(model.path("learnt.parquet"))
-    if "times" in frame.columns:
-        frame = frame.filter(pl.col("times") > 0)
-    learnt = set(frame["id"].to_list())
+    learnt = set(frame.filter(pl.col("seen") > 0)["id"].to_list())
     return [example for example in train if example.id in learnt] or list(train)

@@ -23,7 +23,7 @@ def metrics_for(task: Task) -> tuple[Metric, ...]:
 
 def baselines_for(task: Task) -> tuple[Baseline, ...]:
     """All baselines that can do the task and need no settings, in order of their kinds."""
-    found = members(Baseline)  # type: ignore[type-abstract]  # a role is abstract by nature
+    found = members(Baseline)
     able = [found[kind] for kind in sorted(found) if task.kind in found[kind].tasks]
     return tuple(Baseline.parse(kind.model_fields["kind"].default) for kind in able)
 
@@ -38,7 +38,7 @@ def unfit(metric: Metric, task: Task) -> str:
 
 
 def _metric(name: str, task: Task) -> Metric:
-    kind = member(Metric, name)  # type: ignore[type-abstract]  # a role is abstract by nature
+    kind = member(Metric, name)
     other = name.startswith("rouge") and not _mostly_latin(task.references)
     return kind.model_validate({"kind": name, "words": "unicode"} if other else {"kind": name})
 

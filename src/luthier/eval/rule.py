@@ -114,15 +114,15 @@ def _measures() -> list[str]:
     from luthier.eval.probe import Probe
     from luthier.metrics.metric import Metric
 
-    probes = members(Probe).values()  # type: ignore[type-abstract]  # a role is abstract by nature
-    metrics = members(Metric)  # type: ignore[type-abstract]  # a role is abstract by nature
+    probes = members(Probe).values()
+    metrics = members(Metric)
     return [*metrics, *(name for probe in probes for name in probe.measures)]
 
 
 def _models() -> list[str]:
     from luthier.eval.baseline import Baseline
 
-    return ["base", *members(Baseline)]  # type: ignore[type-abstract]  # a role is abstract by nature
+    return ["base", *members(Baseline)]
 
 
 def _wrong(text: str, column: int, what: str) -> WrongRule:

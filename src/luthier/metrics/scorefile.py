@@ -142,7 +142,7 @@ def fitting(answers: Answers) -> list[Metric]:
 def _metric(metric: str | Metric) -> Metric:
     if isinstance(metric, Metric):
         return metric
-    return member(Metric, metric)(kind=metric)  # type: ignore[type-abstract]  # a role is abstract by nature
+    return member(Metric, metric)(kind=metric)
 
 
 def _measured(metrics: Sequence[Metric], answers: Answers, seed: int) -> dict[str, Any]:

@@ -82,7 +82,7 @@ class Evaluate(Step):
         models = language_models(self._models(model), task, self._question(metrics), work, seconds)
         models += plain(baselines, task, data, model, seconds)
         started = time.perf_counter()
-        self._write(task, metrics, models, work)
+        self.write(task, metrics, models, work)
         seconds["measuring"] = time.perf_counter() - started
         asked = sum(seconds.get(name, 0.0) for name in ("tuned", "base"))
         answers = sum(len(model.replies) for model in models if model.role != "plain")
@@ -137,8 +137,8 @@ class Evaluate(Step):
             likelihood=any("logprobs" in metric.needs for metric in metrics),
         )
 
-    def _write(self, task: Task, metrics: tuple[Metric, ...], models: list[Contestant], work: Work) -> None:
-        """Measure what was answered and write the artifact."""
+    def write(self, task: Task, metrics: tuple[Metric, ...], models: list[Contestant], work: Work) -> None:
+        """Measure replies and write the artifact."""
         from luthier.eval.outcome import measure
         from luthier.eval.tables import PREDICTIONS, write_predictions
 

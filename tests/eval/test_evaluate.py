@@ -1,0 +1,246 @@
+"""The evaluation step: labels and texts on real tiny models, the same bytes after a kill, and honest documents."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from eval.evaluations import evaluation, example, label_examples, made, work_of
+from luthier.core.artifact import Artifact
+from luthier.core.errors import DataError, RecipeError
+from luthier.core.events import Event
+from luthier.core.step import Outlook
+from luthier.core.store import Store
+from luthier.eval import ask
+from luthier.eval.rows import Task, choose
+from luthier.eval.steps.evaluate import Evaluate
+from luthier.text.messages import Example
+
+FILES = ("predictions.parquet", "metrics.json", "comparisons.json", "summary.json")
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    """The artifact's own files."""
+    return {name: (folder / name).read_bytes() for name in FILES}
+
+
+@pytest.fixture(scope="module")
+def about_labels(store: Store, labels: Artifact, tuned: Artifact) -> Artifact:
+    return made(store, Evaluate(data="data", model="tune"), {"data": labels, "model": tuned})
+
+
+def test_layout(about_labels: Artifact, labels: Artifact) -> None:
+    frame = pl.read_parquet(about_labels.path("predictions.parquet"))
+    assert frame["model"].unique(maintain_order=True).to_list() == ["tuned", "base", "majority", "tfidf"]
+    assert frame.height == 4 * 30
+    assert (frame["correct"] == (frame["prediction"] == frame["reference"])).all()
+    metrics = about_labels.read_json("metrics.json")["models"]
+    assert set(metrics) == {"tuned", "base", "majority", "tfidf"}
+    for scores in metrics.values():
+        assert set(scores) == {"accuracy", "macro_f1", "mcc", "ece", "brier"}
+        assert all(score["low"] <= score["value"] <= score["high"] for score in scores.values())
+        assert "|rows:" in scores["accuracy"]["signature"]
+    rows = about_labels.read_json("comparisons.json")
+    assert {(row["a"], row["b"]) for row in rows} == {("tuned", "base"), ("tuned", "majority"), ("tuned", "tfidf")}
+    assert all(row["p_holm"] >= row["p"] for row in rows)
+
+
+def test_summary_adds_up(about_labels: Artifact) -> None:
+    summary = about_labels.read_json("summary.json")
+    assert (summary["task"], summary["rows"], summary["labels"]) == ("label", 30, ["account", "billing", "delivery"])
+    assert summary["order"] == ["tuned", "base", "majority", "tfidf"]
+    assert (summary["subject"], summary["main_metric"]) == ("tuned", "accuracy")
+    for confusion in summary["confusions"]:
+        assert sum(map(sum, confusion["counts"])) == 30
+    for reliability in summary["reliability"]:
+        assert sum(one["rows"] for one in reliability["bins"]) == 30
+    of_channel = [one for one in summary["slices"] if one["model"] == "tuned" and one["name"] == "channel"]
+    assert {one["value"]: one["rows"] for one in of_channel} == {"mail": 10, "phone": 10, "web": 10}
+    comparison = next(
+        row for row in about_labels.read_json("comparisons.json") if (row["b"], row["metric"]) == ("base", "accuracy")
+    )
+    assert (len(summary["fixed"]), len(summary["broken"])) == (comparison["fixed"], comparison["broken"])
+    assert all(row["correct"]["tuned"] and not row["correct"]["base"] for row in summary["fixed"])
+
+
+def test_the_plain_classifier_wins_in_the_first_words(about_labels: Artifact) -> None:
+    """Random weights against words that decide the class."""
+    summary = about_labels.read_json("summary.json")
+    assert summary["verdict_sentence"].startswith("A plain classifier")
+    assert "TF-IDF with logistic regression" in summary["verdict_sentence"]
+    assert [row["b"] for row in summary["headline"]] == ["base", "tfidf"]
+
+
+def test_scores_are_log_probabilities_of_whole_answers(
+    about_labels: Artifact, labels: Artifact, base: Artifact
+) -> None:
+    """Against transformers alone, one row and one option at a time."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(base.folder, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(base.folder)
+    frame = pl.read_parquet(about_labels.path("predictions.parquet")).filter(pl.col("model") == "base")
+    task = choose(labels, "test", None)
+    for row in (0, 13, 29):
+        asked = task.examples[row]
+        told = json.loads(frame["scores"][row])
+        for label in task.labels:
+            turns = [{"role": one.role, "content": one.content} for one in asked.messages[:-1]]
+            prompt = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+            before = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+            answer = [*tokenizer(label, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+            with torch.no_grad():
+                logits = model(torch.tensor([before + answer])).logits[0, len(before) - 1 : -1]
+            expected = torch.log_softmax(logits.double(), -1)[range(len(answer)), answer].sum()
+            assert told[label] == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_neighbours_and_chunks_change_nothing(
+    store: Store, labels: Artifact, tuned: Artifact, about_labels: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = pl.read_parquet(about_labels.path("predictions.parquet"))
+    monkeypatch.setattr(ask, "CHUNK", 5)
+    monkeypatch.setattr(ask, "PACK_TOKENS", 200)
+    few = made(store, Evaluate(data="data", model="tune", rows=11), {"data": labels, "model": tuned})
+    part = pl.read_parquet(few.path("predictions.parquet"))
+    both = part.filter(pl.col("model").is_in(["tuned", "base"])).join(whole, on=["id", "model"])
+    assert both.height == 22
+    for mine, other in zip(both["scores"], both["scores_right"], strict=True):
+        assert json.loads(mine) == pytest.approx(json.loads(other), abs=1e-4)
+    assert "11 of the 30 rows" in few.read_json("summary.json")["notes"][0]
+
+
+class Killed(BaseException):
+    """As if the process had gone."""
+
+
+@pytest.mark.parametrize("after", [1, 3])
+def test_a_killed_evaluation_ends_in_the_same_bytes(
+    store: Store, labels: Artifact, tuned: Artifact, about_labels: Artifact, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    monkeypatch.setattr(ask, "CHUNK", 8)
+    step, inputs = Evaluate(data="data", model="tune"), {"data": labels, "model": tuned}
+    undisturbed = work_of(store, step, inputs, seed=8)[1]
+    step.make(undisturbed)
+    expected = bytes_of(undisturbed.folder)
+    for left in undisturbed.scratch.iterdir():
+        left.unlink()
+
+    asked: list[int] = []
+    answer = ask.Model.answer
+
+    def until_killed(self: ask.Model, examples: Sequence[Example], task: Task) -> Any:
+        asked.append(len(examples))
+        if len(asked) == after + 1:
+            raise Killed
+        return answer(self, examples, task)
+
+    monkeypatch.setattr(ask.Model, "answer", until_killed)
+    with pytest.raises(Killed):
+        step.make(work_of(store, step, inputs, seed=8)[1])
+    again = work_of(store, step, inputs, seed=8)[1]
+    step.make(again)
+    assert bytes_of(again.folder) == expected
+    assert len(asked) == 2 * 4 + 1  # what was finished before the kill is not asked again
+
+
+def test_baselines_learn_from_what_the_model_learnt(
+    store: Store, labels: Artifact, tuned: Artifact, base: Artifact
+) -> None:
+    from luthier.eval.contestant import learnt_rows
+
+    train = label_examples()[:60]
+    assert [one.id for one in learnt_rows(tuned, train)] == [one.id for one in train[:40]]
+    assert learnt_rows(base, train) == train
+
+
+@pytest.mark.parametrize("normalise", ["mean", "prior"])
+def test_normalisations(store: Store, labels: Artifact, base: Artifact, normalise: Any) -> None:
+    step = Evaluate(data="data", normalise=normalise, baselines=(), rows=6, metrics=("accuracy",))
+    found = made(store, step, {"data": labels, "model": base})
+    frame = pl.read_parquet(found.path("predictions.parquet"))
+    assert frame["model"].unique().to_list() == ["base"]
+    assert all(math.isfinite(score) for row in frame["scores"] for score in json.loads(row).values())
+    assert found.read_json("comparisons.json") == []
+
+
+def test_texts(store: Store, texts: Artifact, tuned: Artifact) -> None:
+    pytest.importorskip("luthier.models.generate", reason="generation is not built yet")
+    heard: list[Event] = []
+    step = Evaluate(data="data", model="tune", max_new_tokens=8)
+    found = made(store, step, {"data": texts, "model": tuned}, heard)
+    frame = pl.read_parquet(found.path("predictions.parquet"))
+    assert frame.filter(pl.col("model") == "tuned").height == 12
+    assert frame["correct"].null_count() == frame.height
+    assert set(found.read_json("metrics.json")["models"]["tuned"]) == {"rougeL", "chrf", "token_f1", "exact_match"}
+    summary = found.read_json("summary.json")
+    assert len(summary["samples"]) == 12
+    cut = frame.filter(~pl.col("finished")).height
+    assert cut == 0 or any("cut at the limit" in event.text for event in heard if event.kind == "warning")
+
+
+def test_perplexity_of_references(store: Store, texts: Artifact, base: Artifact) -> None:
+    pytest.importorskip("luthier.models.generate", reason="generation is not built yet")
+    step = Evaluate(data="data", metrics=("perplexity",), max_new_tokens=1)
+    found = made(store, step, {"data": texts, "model": base})
+    perplexity = found.read_json("metrics.json")["models"]["base"]["perplexity"]["value"]
+    assert 100 < perplexity < 2000  # random weights over 400 tokens
+
+
+def test_what_cannot_be_is_refused(store: Store, texts: Artifact, labels: Artifact, base: Artifact) -> None:
+    with pytest.raises(RecipeError, match="needs scores of labels"):
+        made(store, Evaluate(data="data", metrics=("ece",)), {"data": texts, "model": base})
+    with pytest.raises(RecipeError, match="about texts"):
+        made(store, Evaluate(data="data", metrics=("perplexity",)), {"data": labels, "model": base})
+    with pytest.raises(RecipeError, match="cannot do tasks of texts"):
+        made(store, Evaluate(data="data", baselines=("tfidf",)), {"data": texts, "model": base})
+    with pytest.raises(RecipeError, match="no split"):
+        made(store, Evaluate(data="data", split="validation"), {"data": labels, "model": base})
+
+
+def test_one_label_is_refused(store: Store, base: Artifact) -> None:
+    from eval.evaluations import dataset
+
+    same = [example(f"text {n}", "billing", "billing", n) for n in range(6)]
+    with pytest.raises(DataError, match="at least two"):
+        made(store, Evaluate(data="data"), {"data": dataset(store, same[:3], same[3:]), "model": base})
+
+
+def test_forecast_needs_no_torch(store: Store, labels: Artifact, base: Artifact) -> None:
+    step = Evaluate(data="data")
+    outlook = Outlook(inputs={"data": labels, "model": base}, upstream={}, base=Path())
+    first = step.foresee(outlook)
+    assert first.seconds is not None
+    assert first.tokens == 30 * 100
+    history = {"measures": {"model_rows_per_s": 10.0}}
+    later = step.foresee(Outlook(inputs={"data": labels, "model": base}, upstream={}, base=Path(), history=history))
+    assert later.seconds == pytest.approx(5 + 3)
+    assert step.foresee(Outlook(inputs={}, upstream={}, base=Path())).seconds is None
+
+
+def test_stored_predictions_are_enough(store: Store) -> None:
+    found = evaluation(store, {"tuned": 0.9, "base": 0.5, "tfidf": 0.7})
+    summary = found.read_json("summary.json")
+    assert summary["verdict_sentence"].startswith("The tuned model is better than the base model")
+    assert len(summary["fixed"]) <= 50
+    lost = evaluation(store, {"tuned": 0.6, "base": 0.5, "tfidf": 0.9}).read_json("summary.json")
+    assert lost["verdict_sentence"].startswith("A plain classifier wins: the tfidf model beats the tuned model by 30")
+
+
+def test_group_gap_is_measured_for_every_model(store: Store) -> None:
+    probe = {"kind": "group_gap", "column": "channel", "least": 10}
+    found = evaluation(store, {"tuned": 0.9, "base": 0.5}, probes=(probe,))
+    measures = found.read_json("metrics.json")["measures"]
+    for model in ("tuned", "base"):
+        gap = measures[model]["bias.gap"]
+        assert gap["value"] == pytest.approx(max(gap["detail"].values()) - min(gap["detail"].values()))
+        assert gap["low"] <= gap["value"] <= gap["high"]
+    with pytest.raises(RecipeError, match="channel"):
+        evaluation(store, {"tuned": 0.9, "base": 0.5}, probes=({"kind": "group_gap", "column": "chanel"},))

@@ -1,0 +1,139 @@
+"""Gates: the grammar with the place of each fault, verdicts by interval, and rules refused before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from eval.evaluations import evaluation, made
+from luthier.core.artifact import Artifact
+from luthier.core.errors import RecipeError
+from luthier.core.step import Outlook
+from luthier.core.store import Store
+from luthier.eval.judge import Seen, decide
+from luthier.eval.rule import Rule, WrongRule, parse
+from luthier.eval.steps.evaluate import Evaluate
+from luthier.eval.steps.gate import Gate
+
+
+@pytest.fixture(scope="module")
+def evaluated(store: Store) -> Artifact:
+    return evaluation(
+        store, {"tuned": 0.9, "base": 0.5, "tfidf": 0.88}, probes=({"kind": "group_gap", "column": "channel"},)
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("macro_f1 > base", Rule("macro_f1", ">", "base", 0.0)),
+        ("rouge_l >= base - 0.01", Rule("rougeL", ">=", "base", -0.01)),
+        ("rougeL>=base-0.01", Rule("rougeL", ">=", "base", -0.01)),
+        ("accuracy >= 0.8", Rule("accuracy", ">=", None, 0.8)),
+        ("accuracy > tfidf + 2e-2", Rule("accuracy", ">", "tfidf", 0.02)),
+        ("bias.gap <= 0.05", Rule("bias.gap", "<=", None, 0.05)),
+        ("  mcc > -.1 ", Rule("mcc", ">", None, -0.1)),
+    ],
+)
+def test_grammar(text: str, rule: Rule) -> None:
+    assert parse(text) == rule
+
+
+@pytest.mark.parametrize(
+    ("text", "column", "said"),
+    [
+        ("macro_f2 > base", 1, "did you mean 'macro_f1'"),
+        ("accuracy > bse", 12, "did you mean 'base'"),
+        ("accuracy = 0.8", 10, "no meaning"),
+        ("accuracy 0.8", 10, "wanted one of"),
+        ("accuracy >", 11, "wanted a number, or a model"),
+        ("accuracy > base -", 18, "wanted"),
+        ("accuracy > 0.8 0.9", 16, "nothing more"),
+        ("accuracy > base 0.1", 17, "wanted"),
+        ("", 1, "name of a metric"),
+        ("> 0.8", 1, "name of a metric"),
+        ("p95_latency_s <= 1.2", 1, "unknown"),
+        ("bias.gp <= 0.05", 1, "did you mean 'bias.gap'"),
+    ],
+)
+def test_faults_have_a_column(text: str, column: int, said: str) -> None:
+    with pytest.raises(WrongRule, match=said) as caught:
+        parse(text)
+    assert f"column {column}:" in str(caught.value)
+    with pytest.raises(ValidationError, match=f"column {column}"):
+        Gate(report="report", rules=(text,))
+
+
+@pytest.mark.parametrize(
+    ("text", "low", "high", "verdict"),
+    [
+        ("accuracy > 0.5", 0.51, 0.6, "PASS"),
+        ("accuracy > 0.5", 0.5, 0.6, "INCONCLUSIVE"),
+        ("accuracy >= 0.5", 0.5, 0.6, "PASS"),
+        ("accuracy > 0.5", 0.4, 0.5, "FAIL"),
+        ("accuracy >= 0.5", 0.4, 0.5, "INCONCLUSIVE"),
+        ("accuracy >= 0.5", 0.4, 0.49, "FAIL"),
+        ("ece < 0.1", 0.01, 0.09, "PASS"),
+        ("ece <= 0.1", 0.01, 0.1, "PASS"),
+        ("ece < 0.1", 0.1, 0.2, "FAIL"),
+        ("ece < 0.1", 0.05, 0.2, "INCONCLUSIVE"),
+    ],
+)
+def test_verdict_by_the_whole_interval(text: str, low: float, high: float, verdict: str) -> None:
+    assert decide(parse(text), low, high) == verdict
+    assert Seen(value=low, low=low, high=high, rows=1, said="").rows == 1
+
+
+def test_pass_fail_and_inconclusive(store: Store, evaluated: Artifact) -> None:
+    rules = ("accuracy > base", "macro_f1 > tfidf + 0.2", "accuracy > tfidf", "accuracy >= 0.6", "ece < base")
+    found = made(store, Gate(report="report", rules=rules), {"report": evaluated}).read_json("verdict.json")
+    verdicts = {rule["rule"]: rule["verdict"] for rule in found["rules"]}
+    assert verdicts["accuracy > base"] == verdicts["accuracy >= 0.6"] == "PASS"
+    assert verdicts["macro_f1 > tfidf + 0.2"] == "FAIL"
+    assert verdicts["accuracy > tfidf"] == "INCONCLUSIVE"
+    assert found["verdict"] == "FAIL"
+    unsure = found["rules"][2]
+    assert set(unsure) == {"rule", "verdict", "value", "low", "high", "against", "more_rows", "why"}
+    assert unsure["more_rows"] > 90
+    assert "more rows would decide" in unsure["why"]
+    assert unsure["low"] < unsure["against"] < unsure["high"]
+
+
+@pytest.mark.parametrize(
+    ("rules", "verdict"),
+    [(("accuracy > base",), "PASS"), (("accuracy > base", "accuracy > tfidf"), "INCONCLUSIVE")],
+)
+def test_overall(store: Store, evaluated: Artifact, rules: tuple[str, ...], verdict: str) -> None:
+    found = made(store, Gate(report="report", rules=rules), {"report": evaluated}).read_json("verdict.json")
+    assert found["verdict"] == verdict
+
+
+def test_probe_rule(store: Store, evaluated: Artifact) -> None:
+    gate = Gate(report="report", rules=("bias.gap <= 0.9",))
+    found = made(store, gate, {"report": evaluated}).read_json("verdict.json")
+    assert found["verdict"] == "PASS"
+
+
+@pytest.mark.parametrize("rule", ["rougeL > 0.1", "accuracy > majority"])
+def test_what_was_not_measured_is_refused(store: Store, evaluated: Artifact, rule: str) -> None:
+    with pytest.raises(RecipeError):
+        made(store, Gate(report="report", rules=(rule,)), {"report": evaluated})
+
+
+@pytest.mark.parametrize(
+    ("settings", "rule", "said"),
+    [
+        ({"metrics": ("accuracy",)}, "macro_f1 > base", "does not measure macro_f1"),
+        ({}, "bias.gap <= 0.1", "does not measure bias.gap"),
+        ({"compare_base": False}, "accuracy > base", "leaves the base out"),
+        ({"baselines": ("majority",)}, "accuracy > tfidf", "no tfidf"),
+    ],
+)
+def test_refused_at_plan_time(settings: dict[str, object], rule: str, said: str) -> None:
+    upstream = {"report": Evaluate.model_validate({"data": "data", **settings})}
+    outlook = Outlook(inputs={}, upstream=upstream, base=Path())
+    with pytest.raises(RecipeError, match=said):
+        Gate(report="report", rules=(rule,)).foresee(outlook)
+    assert Gate(report="report", rules=("accuracy > 0.1",)).foresee(outlook).seconds is not None
