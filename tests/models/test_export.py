@@ -95,7 +95,11 @@ def test_gguf_reads_back_as_the_tuned_model(tmp_path: Path) -> None:
 
 def test_the_card_says_what_it_is(tmp_path: Path) -> None:
     store, base = tiny_base(tmp_path)
-    measures = {"accuracy": {"value": 0.91, "low": 0.88, "high": 0.94}, "loss": 1.25}
+    measures = {
+        "accuracy": {"value": 0.91, "low": 0.88, "high": 0.94},
+        "loss": 1.25,
+        "bleu": {"value": None, "low": None, "high": None},
+    }
     to = export(tiny_adapter(store, base), tmp_path / "out", "merged", measures=measures)
     text = (to / "README.md").read_text()
     assert front_matter(to) == {
@@ -104,6 +108,7 @@ def test_the_card_says_what_it_is(tmp_path: Path) -> None:
     }  # fmt: skip
     assert "| accuracy | 0.91 | 0.88 to 0.94 |" in text
     assert "| loss | 1.25 |  |" in text
+    assert "| bleu | – |  |" in text
     assert "learning_rate: 0.01" in text
     assert "d" * 32 in text
     assert str(tmp_path) not in text

@@ -83,5 +83,5 @@ def _measures(measures: Mapping[str, Any]) -> str:
     for name, value in sorted(measures.items()):
         told = value if isinstance(value, Mapping) else {"value": value}
         between = f"{told['low']:.4g} to {told['high']:.4g}" if told.get("low") is not None else ""
-        rows.append(f"| {name} | {told['value']:.4g} | {between} |")
+        rows.append(f"| {name} | {'–' if told['value'] is None else format(told['value'], '.4g')} | {between} |")
     return "\n".join(rows) + "\n"

@@ -55,6 +55,7 @@ def export(
     `measures` (metric to value, or to `{"value", "low", "high"}`) go into the model card. Raises `ModelError` when the
     format cannot hold this model, or when what was written does not answer as the model does.
     """
+    to = to.expanduser().absolute()
     _check_target(to)
     aside = to.with_name(f".{to.name}.{os.getpid()}.export")
     with writing(to):
