@@ -59,7 +59,7 @@ def first_pixel(png: Path) -> tuple[int, int, int]:
 
 def test_all_rows_open_inside_the_page(page: Path) -> None:
     dom = browse(page, "--dump-dom")
-    table = dom[dom.index('<table class="rows">') :].partition("</table>")[0]
+    table = dom[dom.index('<table class="rows stack">') :].partition("</table>")[0]
     assert table.count("<tr>") == 21
     assert "1–20 of 500" in dom
     assert "500 rows" in dom

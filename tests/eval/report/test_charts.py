@@ -12,7 +12,7 @@ from tests.eval.report import example
 
 from luthier.eval.report.charts.bars import Bar, bars
 from luthier.eval.report.charts.curve import MOST_POINTS, curve, smoothed, thinned
-from luthier.eval.report.charts.drawing import Scale, decades, fitted, ticks
+from luthier.eval.report.charts.drawing import STRONG_LETTER, Scale, decades, fitted, ticks
 from luthier.eval.report.charts.flow import Branch, flow
 from luthier.eval.report.charts.forest import Frame, Line, forest
 from luthier.eval.report.charts.squares import heat_class, heat_map, reliability
@@ -77,7 +77,7 @@ def test_words_do_not_overlap_on_a_phone() -> None:
     root = parsed(forest([long], Frame("t", "d"), width=372, name="x"))
     words = [shape for shape in root.iter("text") if shape.attrib["class"].split()[0] in ("label", "value")]
     assert len({shape.attrib["y"] for shape in words}) == 2
-    assert all(len(shape.text or "") * 7.3 <= 372 for shape in words)
+    assert all(len(shape.text or "") * STRONG_LETTER <= 372 for shape in words)
 
 
 @pytest.mark.parametrize("width", [372, 800])

@@ -123,6 +123,9 @@ def tuned(store: Store) -> Artifact:
             "objective": {"kind": "sft"},
             "steps": 5,
             "rows": 12,
+            "rows_seen": 24,
+            "learning_rate": 0.1,
+            "learning_rate_why": "twice the usual",
             "learnt_tokens": 60,
             "trainable_parameters": 36,
         },
@@ -197,7 +200,9 @@ def test_tuning(facts: ReportFacts) -> None:
     (tuning,) = facts.tunings
     assert (tuning.technique, tuning.objective, tuning.steps, tuning.cut_rows) == ("lora", "sft", 5, 1)
     assert (tuning.trainable_parameters, tuning.parameters, tuning.tokens) == (36, 1000, 250)
+    assert tuning.rows == 24
     assert tuning.settings["technique.r"] == "16"
+    assert tuning.settings["learning_rate_why"] == "twice the usual"
     assert [point.loss for point in tuning.log] == [2.0, 1.0, 2.0 / 3, 0.5, 0.4, None]
 
 

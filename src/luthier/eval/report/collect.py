@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterator, Mapping
+from pathlib import PurePath
 from typing import Any
 
 from luthier.core.artifact import Artifact
@@ -182,8 +184,14 @@ def _provenance(recipe: str, artifacts: Mapping[str, Artifact], recipe_file: str
         versions=_versions(),
         machine=_machine(artifacts),
         licences=_licences(artifacts),
-        commands=(f"luthier plan {recipe_file}", f"luthier run {recipe_file}", "luthier store verify"),
+        commands=_commands(recipe_file),
     )
+
+
+def _commands(recipe_file: str) -> tuple[str, ...]:
+    """How to check and make everything again; the recipe is named without its folder, which is nobody's business."""
+    name = shlex.quote(PurePath(recipe_file).name)
+    return f"luthier plan {name}", f"luthier run {name}", "luthier store verify"
 
 
 def _versions() -> dict[str, str]:

@@ -64,7 +64,7 @@ def _style() -> str:
         f":root{{color-scheme:light;{light}}}"
         f"@media (prefers-color-scheme:dark){{:root:not([data-scheme=light]){{color-scheme:dark;{dark}}}}}"
         f":root[data-scheme=dark]{{color-scheme:dark;{dark}}}"
-        f"@media print{{:root,:root[data-scheme]{{color-scheme:light;{light}}}}}"
+        f"@media print{{:root,:root[data-scheme]{{color-scheme:light;{light};--paper:#ffffff}}}}"
     )
     return schemes + "\n" + _asset("page.css")
 

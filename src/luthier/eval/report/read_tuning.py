@@ -25,9 +25,9 @@ def tuning_facts(name: str, artifact: Artifact) -> TuningFacts:
         name=name,
         technique=_kind(told.get("technique") or settings.get("technique")),
         objective=_kind(told.get("objective") or settings.get("objective")),
-        settings={key: value for key, value in flat(settings).items() if key != "kind"},
+        settings={**{key: value for key, value in flat(settings).items() if key != "kind"}, **_chosen(told)},
         steps=told.get("steps"),
-        rows=told.get("rows"),
+        rows=told.get("rows_seen", told.get("rows")),
         tokens=tokens_read(told, lines),
         learnt_tokens=told.get("learnt_tokens"),
         trainable_parameters=told.get("trainable_parameters"),
@@ -65,6 +65,11 @@ def flat(value: Any, prefix: str = "") -> dict[str, str]:
 
 def _kind(part: Any) -> str:
     return str(part.get("kind", "")) if isinstance(part, Mapping) else str(part or "")
+
+
+def _chosen(told: Mapping[str, Any]) -> dict[str, str]:
+    """What was chosen while tuning, and why (`learning_rate`, `learning_rate_why`)."""
+    return {key: value for key, value in flat(dict(told)).items() if f"{key}_why" in told or key.endswith("_why")}
 
 
 def _json(artifact: Artifact, name: str) -> dict[str, Any]:

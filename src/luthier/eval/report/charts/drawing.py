@@ -8,7 +8,7 @@ from html import escape
 
 LETTER = 6.7
 """Mean width of a letter at 13 px, by which labels are cut to their place."""
-STRONG_LETTER = 7.3
+STRONG_LETTER = 7.7
 """The same in strong letters."""
 
 

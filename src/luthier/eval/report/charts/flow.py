@@ -26,7 +26,7 @@ def flow(branches: Sequence[Branch], *, width: int, name: str, desc: str) -> str
     tall = 150.0
     tops, height = _tops([tall * branch.rows / total if total else 0.0 for branch in branches])
     drawing = Drawing(width, max(height, tall) + 26, name=name, title="What became of every row", desc=desc)
-    end = width * (0.5 if width < 480 else 0.6)
+    end = width * (0.32 if width < 480 else 0.6)
     drawing.text(0, 14, f"{count(total)} rows in", "label strong")
     drawing.rect(0, 24, BAR, tall, "ink")
     _ribbons(drawing, branches, tops, tall, end)

@@ -65,6 +65,8 @@ def forest(lines: Sequence[Line], frame: Frame, *, width: int, name: str) -> str
     bottom = tops[-1] + 2
     drawing = Drawing(width, bottom + (42 if frame.under else 24), name=name, title=frame.title, desc=frame.desc)
     scale = _scale(lines, frame, place)
+    for line, top in zip(lines, tops, strict=False):
+        _band(drawing, scale, line, top + place.mark)
     _axis(drawing, scale, frame, place, bottom)
     for line, top in zip(lines, tops, strict=False):
         _row(drawing, scale, line, place, top)
@@ -75,7 +77,7 @@ def _place(lines: Sequence[Line], width: int) -> Place:
     """On a wide page words stand beside the plot; on a phone above it, the value below a label that is too long."""
     longest = max((len(line.label) for line in lines), default=0) * STRONG_LETTER
     if width >= NARROW:
-        left = min(max(longest + 20, 120), width * 0.38)
+        left = min(max(longest + 20, 120), width * 0.41)
         return Place(left, width - 190, row=30, words=19, said=19, mark=15, head=30)
     if all((len(line.label) + len(line.said)) * _letter(line) + 10 <= width for line in lines):
         return Place(6, width - 6, row=40, words=14, said=14, mark=26, head=24)
@@ -110,6 +112,12 @@ def _axis(drawing: Drawing, scale: Scale, frame: Frame, place: Place, bottom: fl
         drawing.text((place.left + place.right) / 2, bottom + 34, frame.under, "tick", "middle")
 
 
+def _band(drawing: Drawing, scale: Scale, line: Line, y: float) -> None:
+    if line.band:
+        left, right = scale(-line.band), scale(line.band)
+        drawing.rect(left, y - 9, right - left, 18, "band", "too small to be told from chance with this many rows")
+
+
 def _letter(line: Line) -> float:
     return STRONG_LETTER if line.mark in ("tuned", "head") else LETTER
 
@@ -126,9 +134,6 @@ def _row(drawing: Drawing, scale: Scale, line: Line, place: Place, top: float) -
         drawing.width if at_end else 0, top + place.said, line.said, f"value{strong}", "end" if at_end else "start"
     )
     y = top + place.mark
-    if line.band:
-        left, right = scale(-line.band), scale(line.band)
-        drawing.rect(left, y - 9, right - left, 18, "band", "too small to be told from chance with this many rows")
     if line.beside is not None:
         if line.value is not None:
             drawing.line(scale(line.beside), y, scale(line.value), y, "reach")

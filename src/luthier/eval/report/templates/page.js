@@ -97,8 +97,10 @@
       const line = element("tr");
       line.append(element("td", text), element("td", reference));
       line.cells[0].title = id;
+      line.cells[1].dataset.name = "Reference";
       answers.forEach((answer, at) => {
         const cell = element("td");
+        cell.dataset.name = facts.models[at];
         if (right[at] !== null) {
           const mark = element("span", right[at] ? "✓ " : "✗ ", right[at] ? "right" : "wrong");
           mark.setAttribute("aria-label", right[at] ? "right" : "wrong");
