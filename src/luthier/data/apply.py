@@ -65,9 +65,7 @@ def take(batch: Batch, one: Named, outcome: Outcome, guards: Sequence[Operator])
 
 def drop_event(row: Row, operator: str, drop: Drop) -> Event:
     """The event of a row that is left out."""
-    return Event(
-        row.id, row.file, row.line, operator, "drop", drop.reason, twin=drop.twin, similarity=drop.similarity
-    )
+    return Event(row.id, row.file, row.line, operator, "drop", drop.reason, twin=drop.twin, similarity=drop.similarity)
 
 
 def _edit(row: Row, one: Named, edits: Sequence[Edit], guards: Sequence[Operator]) -> tuple[Row, list[Numbered]]:

@@ -1,37 +1,68 @@
-"""From two texts to the spans that differ, small enough to be read and quick on long texts."""
+"""From two texts to the spans that differ: small enough to be read, and found in one walk over the text."""
 
 from __future__ import annotations
 
-from difflib import SequenceMatcher
+from collections.abc import Iterator
 
 from luthier.data.operator import Edit
 
-_FINE_CHARS = 400
-"""A changed middle up to this length is compared character by character; a longer one is one span."""
+_REACH_CHARS = 16
+"""So far around a difference the walk looks for the place where the texts go on alike."""
+_ALIKE_CHARS = 6
+"""So many equal characters count as going on alike."""
+_STRIDE = 64
 
 
 def edits(field: str, before: str, after: str, reason: str) -> list[Edit]:
     """Separate spans that turn one text into the other."""
-    if before == after:
-        return []
-    start = _common_prefix(before, after)
-    tail = _common_prefix(before[start:][::-1], after[start:][::-1])
-    old, new = before[start : len(before) - tail], after[start : len(after) - tail]
-    if len(old) > _FINE_CHARS or len(new) > _FINE_CHARS:
-        return [Edit(field, start, start + len(old), old, new, reason)]
-    found = SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
     return [
-        Edit(field, start + i, start + j, old[i:j], new[k:m], reason) for tag, i, j, k, m in found if tag != "equal"
+        Edit(field, start, end, before[start:end], after[new_start:new_end], reason)
+        for start, end, new_start, new_end in _spans(before, after)
     ]
 
 
-def _common_prefix(one: str, two: str) -> int:
-    """How many characters are the same at the beginning, by halving."""
-    low, high = 0, min(len(one), len(two))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if one[low:middle] == two[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+def _spans(old: str, new: str) -> Iterator[tuple[int, int, int, int]]:
+    """Differing stretches of both texts; where they never meet again, the rest is one stretch."""
+    i = j = 0
+    while True:
+        same = _same_chars(old, i, new, j)
+        i, j = i + same, j + same
+        if i == len(old) and j == len(new):
+            return
+        skip_old, skip_new = _meet(old, i, new, j)
+        yield i, i + skip_old, j, j + skip_new
+        i, j = i + skip_old, j + skip_new
+
+
+def _same_chars(old: str, i: int, new: str, j: int) -> int:
+    """How many characters are the same from here."""
+    same = 0
+    while old[i + same : i + same + _STRIDE] == new[j + same : j + same + _STRIDE] and i + same < len(old):
+        same += _STRIDE
+    most = min(len(old) - i, len(new) - j)
+    same = min(same, most)
+    while same < most and old[i + same] == new[j + same]:
+        same += 1
+    return same
+
+
+def _meet(old: str, i: int, new: str, j: int) -> tuple[int, int]:
+    """The fewest characters to skip in both texts until they go on alike."""
+    for total in range(1, 2 * _REACH_CHARS):
+        for skip_old in range(max(0, total - _REACH_CHARS), min(total, _REACH_CHARS) + 1):
+            skip_new = total - skip_old
+            if i + skip_old > len(old) or j + skip_new > len(new):
+                continue
+            ahead = old[i + skip_old : i + skip_old + _ALIKE_CHARS]
+            if ahead == new[j + skip_new : j + skip_new + _ALIKE_CHARS]:
+                return skip_old, skip_new
+    return _tail(old, i, new, j)
+
+
+def _tail(old: str, i: int, new: str, j: int) -> tuple[int, int]:
+    """The rest of both texts without what is the same at their ends."""
+    most = min(len(old) - i, len(new) - j)
+    same = 0
+    while same < most and old[-1 - same] == new[-1 - same]:
+        same += 1
+    return len(old) - i - same, len(new) - j - same

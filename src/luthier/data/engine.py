@@ -127,7 +127,7 @@ class Settled:
 
     def outcome(self, places: Sequence[int]) -> Outcome:
         """The part that concerns the rows at these places of the spill."""
-        at = np.searchsorted(self.places, np.asarray(places, dtype=np.int64)) if len(places) else []
+        at = np.searchsorted(self.places, np.asarray(places, dtype=np.int64))
         return Outcome(
             {index: self.edits[place] for index, place in enumerate(places) if place in self.edits},
             {index: self.drops[place] for index, place in enumerate(places) if place in self.drops},
@@ -189,7 +189,9 @@ class Engine:
         assert spill is not None
         return spill
 
-    def _pass(self, index: int, stage: Stage, fed: Iterator[Fed], columns: dict[str, Column]) -> tuple[Spill, list[Settled]]:
+    def _pass(
+        self, index: int, stage: Stage, fed: Iterator[Fed], columns: dict[str, Column]
+    ) -> tuple[Spill, list[Settled]]:
         writer = SpillWriter(self.scratch / f"pass{index}.arrow", spill_schema(columns))
         places = [self.scratch / f"pass{index}.{one.name}.sketch" for one in stage.sets]
         with contextlib.ExitStack() as stack:
@@ -259,7 +261,9 @@ def _map(stage: Stage, fed: Iterator[Fed], workers: int, columns: dict[str, Colu
     context = multiprocessing.get_context("spawn")
     setup = json.dumps([[(one.name, one.operator.settings()) for one in part] for part in (stage.rows, stage.sets)])
     guards = json.dumps([guard.settings() for guard in stage.guards])
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker, initargs=(setup, guards)) as pool:
+    with ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_prepare_worker, initargs=(setup, guards)
+    ) as pool:
         waiting: deque[Future[Passed]] = deque()
         for one in fed:
             waiting.append(pool.submit(_work, one))

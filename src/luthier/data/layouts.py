@@ -66,7 +66,9 @@ def _alpaca(known: set[str], rows: Rows) -> Layout | None:
         if answer in known:
             prompt = "{instruction}\n\n{input}" if "input" in known else "instruction"
             system = "system" if "system" in known else None
-            return Layout(prompt=prompt, answer=answer, system_column=system, note=f"Alpaca rows (instruction, {answer})")
+            return Layout(
+                prompt=prompt, answer=answer, system_column=system, note=f"Alpaca rows (instruction, {answer})"
+            )
     return None
 
 
@@ -95,7 +97,9 @@ def _classes(known: set[str], rows: Rows) -> Layout | None:
     for answer in LABEL_NAMES:
         for prompt in TEXT_NAMES:
             if {prompt, answer} <= known:
-                return Layout(prompt=prompt, answer=answer, note=f"texts with classes (columns {prompt!r} and {answer!r})")
+                return Layout(
+                    prompt=prompt, answer=answer, note=f"texts with classes (columns {prompt!r} and {answer!r})"
+                )
     return None
 
 
@@ -123,6 +127,10 @@ def _two_columns(columns: Sequence[str], rows: Rows) -> Layout | None:
         return None
     distinct = [len({str(row.get(column)) for row in rows}) for column in columns]
     answer = 0 if distinct[0] < distinct[1] else 1
-    why = f"{distinct[answer]} distinct values against {distinct[1 - answer]}" if distinct[0] != distinct[1] else "the second"
+    why = (
+        f"{distinct[answer]} distinct values against {distinct[1 - answer]}"
+        if distinct[0] != distinct[1]
+        else "the second"
+    )
     note = f"a guess from two columns: {columns[answer]!r} answers {columns[1 - answer]!r} ({why})"
     return Layout(prompt=columns[1 - answer], answer=columns[answer], note=note)

@@ -43,7 +43,9 @@ class Template:
             pieces = tuple((literal, name) for literal, name, _, _ in Formatter().parse(text))
         except ValueError as error:
             remedy = "write columns in braces, such as {subject}, and a brace itself as {{"
-            raise RecipeError(f"{text!r} is not a template: {error}", where=Where(field=field), remedy=remedy) from error
+            raise RecipeError(
+                f"{text!r} is not a template: {error}", where=Where(field=field), remedy=remedy
+            ) from error
         return cls(pieces)
 
     @property
@@ -89,7 +91,12 @@ class Mapping:
     def columns(self) -> dict[str, str]:
         """Every column that the mapping names, with the setting that names it."""
         layout = self.layout
-        named = {layout.messages: "messages", layout.system_column: "system_column", self._group: "group", self._key: "id"}
+        named = {
+            layout.messages: "messages",
+            layout.system_column: "system_column",
+            self._group: "group",
+            self._key: "id",
+        }
         found = {column: field for column, field in named.items() if column}
         for template, field in ((self._prompt, "prompt"), (self._answer, "answer")):
             found.update(dict.fromkeys(template.columns if template else [], field))
@@ -103,6 +110,13 @@ class Mapping:
         group = as_text(cell(values, self._group), self._group) if self._group else None
         key = as_text(cell(values, self._key), self._key) if self._key else None
         return Parts(messages, _kind(messages, tools), tools, meta, group or None, key)
+
+    def try_parts(self, values: dict[str, Any]) -> Parts | None:
+        """Map one record, or nothing when it cannot be."""
+        try:
+            return self.parts(values)
+        except UnusableRowError:
+            return None
 
     def _turns(self, values: dict[str, Any]) -> tuple[Message, ...]:
         if column := self.layout.messages:
@@ -157,8 +171,12 @@ def decide(
         if found is None:
             names = ", ".join(columns[:12])
             remedy = f"set `prompt:` and `answer:` to columns of {names}"
-            raise DataError("cannot tell which columns are the prompt and the answer", where=Where(file=file), remedy=remedy)
-        layout = found._replace(system_column=asked.system_column or found.system_column, tools=asked.tools or found.tools)
+            raise DataError(
+                "cannot tell which columns are the prompt and the answer", where=Where(file=file), remedy=remedy
+            )
+        layout = found._replace(
+            system_column=asked.system_column or found.system_column, tools=asked.tools or found.tools
+        )
     mapping = Mapping(layout, system=system, group=group, key=key)
     for column, field in mapping.columns.items():
         if column not in columns:

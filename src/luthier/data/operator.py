@@ -81,8 +81,10 @@ class Suggestion(NamedTuple):
 class Corpus(Protocol):
     """All rows that are left, as a set operator sees them."""
 
-    sketches: NDArray[np.uint8]
-    """(rows, width): what `sketch` made of each, in source order; read from the disk as needed."""
+    @property
+    def sketches(self) -> NDArray[np.uint8]:
+        """(rows, width): what `sketch` made of each, in source order; read from the disk as needed."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -104,6 +106,8 @@ class Operator(Component):
     """The parts of a row that decide what it does."""
     writes: ClassVar[Mapping[str, Column]] = {}
     """Attribute columns that it adds, with their types."""
+    suggested_at: ClassVar[int] = 100
+    """Where it stands in a proposed recipe: lower numbers come first."""
     idempotent: ClassVar[bool] = True
     """Done twice, it changes nothing the second time."""
 

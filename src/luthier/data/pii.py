@@ -51,12 +51,14 @@ _SECRET = re.compile(
     r")(?![A-Za-z0-9])"
 )
 _SECRET_SAID = re.compile(
-    r"(?<![A-Za-z])(?:api[ _-]?key|secret|token|password|passwort|contraseña|mot de passe)\s{0,3}(?:is|ist|es|=|:)\s{0,3}['\"]?"
-    r"([^\s'\",;]{6,200})",
+    r"(?<![A-Za-z])(?:api[ _-]?key|secret|token|password|passwort|contraseña|mot de passe)"
+    r"\s{0,3}(?:is|ist|es|=|:)\s{0,3}['\"]?([^\s'\",;]{6,200})",
     re.IGNORECASE,
 )
 _PRIVATE_KEY = "-----BEGIN "
-_URL_SECRET = re.compile(r"(?<![A-Za-z0-9+.-])[a-z][a-z0-9+.-]{1,15}://[^\s/:@<>\"']{1,100}:[^\s/@<>\"']{1,200}@[^\s<>\"']{1,300}", re.I)
+_URL_SECRET = re.compile(
+    r"(?<![A-Za-z0-9+.-])[a-z][a-z0-9+.-]{1,15}://[^\s/:@<>\"']{1,100}:[^\s/@<>\"']{1,200}@[^\s<>\"']{1,300}", re.I
+)
 _URL_TOKEN = re.compile(
     r"(?<=[?&])(?:access_token|token|api_?key|key|secret|password|pwd|sig|signature)=([^\s&#<>\"']{6,500})", re.I
 )
@@ -75,6 +77,8 @@ _PHONE_BEFORE = re.compile(
     r"anrufen|erreichen|unter|teléfono|móvil|llamar|llámame|téléphone|portable|appeler)\W{0,3}(?:\w{1,10}\W{1,3}){0,3}$",
     re.IGNORECASE,
 )
+_ABROAD = re.compile(r"00[1-9]")
+"""The international prefix before a country code, none of which begins with 0."""
 _NANP = re.compile(r"(?:1[ .-]?)?(?:\([2-9]\d\d\) ?|[2-9]\d\d[ .-])[2-9]\d\d[ .-]\d{4}")
 _DATE = re.compile(r"\d{1,2}([./-])\d{1,2}\1(?:\d{4}|\d{2})|\d{4}([./-])\d{1,2}\2\d{1,2}")
 
@@ -149,7 +153,11 @@ def _emails(text: str) -> Spans:
     at = text.find("@")
     while at >= 0:
         start = at
-        while start > 0 and at - start < 64 and (text[start - 1] in _LOCAL_CHARS or text[start - 1] > "\x7f" and text[start - 1].isalnum()):
+        while (
+            start > 0
+            and at - start < 64
+            and (text[start - 1] in _LOCAL_CHARS or (text[start - 1] > "\x7f" and text[start - 1].isalnum()))
+        ):
             start -= 1
         while start < at and text[start] in ".-'%+":
             start += 1
@@ -209,14 +217,14 @@ def _is_phone(written: str, before: str) -> bool:
     digits = re.sub(r"\D", "", written)
     if _DATE.match(written) or written.count("(") != written.count(")"):
         return False
-    if written.startswith(("+", "00")):
+    if written.startswith("+") or _ABROAD.match(written):
         return 8 <= len(digits) <= 15
     if _NANP.fullmatch(written):
         return True
     separated = len(re.findall(r"[ ().\-/\u00a0\u2011]+", written))
     if _PHONE_BEFORE.search(before):
         return 7 <= len(digits) <= 13
-    return digits.startswith("0") and 9 <= len(digits) <= 12 and 1 <= separated <= 5
+    return digits.startswith("0") and digits[1] != "0" and 9 <= len(digits) <= 12 and 1 <= separated <= 5
 
 
 _FINDERS: dict[PiiKind, Callable[[str], Spans]] = {

@@ -149,7 +149,11 @@ def _decide_task(left: _Left, asked: Literal["auto", "label", "text"], work: Wor
     answers = left.answers
     if task == "label" and -1 in answers.of_rows:
         remedy = "set `task: text`, or map `answer` to the column with the class"
-        raise DataError(f"task is label, but there are more than {answers.distinct - 1} different answers", where=Where(field="task"), remedy=remedy)
+        raise DataError(
+            f"task is label, but there are more than {answers.distinct - 1} different answers",
+            where=Where(field="task"),
+            remedy=remedy,
+        )
     if task == "label" and answers.distinct == 1:
         message = f"all {answers.rows} rows have the same answer, {answers.labels[0]!r}: there is nothing to tell apart"
         remedy = "give rows of at least two classes, or set `task: text`"
@@ -163,7 +167,9 @@ def _drop_not_taken(spill: Spill, left: _Left, assigned: Assigned, books: Books,
     usable = np.array(left.usable)
     at = 0
     for table in spill.batches():
-        wanted = np.flatnonzero((taken[at : at + table.num_rows] == NAMES.index(NOT_TAKEN)) & usable[at : at + table.num_rows])
+        wanted = np.flatnonzero(
+            (taken[at : at + table.num_rows] == NAMES.index(NOT_TAKEN)) & usable[at : at + table.num_rows]
+        )
         at += table.num_rows
         if len(wanted):
             rows = from_arrow(table.take(_places(wanted))).rows
@@ -197,9 +203,13 @@ class _Result:
 
     def write(self, folder: Path) -> None:
         """Examples by split, and attributes by operator."""
-        writers = {name: TableWriter(folder / "examples" / f"{name}.parquet", _example_schema()) for name in self.names()}
+        writers = {
+            name: TableWriter(folder / "examples" / f"{name}.parquet", _example_schema()) for name in self.names()
+        }
         columns = {
-            one.name: TableWriter(folder / "attributes" / f"{one.name}.parquet", _attribute_schema(self.spill.schema, one.name))
+            one.name: TableWriter(
+                folder / "attributes" / f"{one.name}.parquet", _attribute_schema(self.spill.schema, one.name)
+            )
             for one in self.operators
             if one.operator.writes
         }

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from luthier.core.errors import DataError, Where
 from luthier.data.formats.lines import LONGEST_BYTES, BadLine, head, lines
 from luthier.data.row import Broken, Record
+
+if TYPE_CHECKING:
+    from _csv import Reader
 
 DELIMITERS = (",", ";", "\t", "|")
 _NAMES = {"\t": "tab", ";": "semicolon", "|": "bar", ",": "comma"}
@@ -51,7 +54,7 @@ def _delimiter(text: str, quote: str) -> str:
 def _field_counts(sample: list[str], delimiter: str, quote: str) -> list[int]:
     counts: list[int] = []
     try:
-        for row in csv.reader(sample, **_reader_options(delimiter, quote, strict=False)):
+        for row in _reader(sample, delimiter, quote, strict=False):
             if row:
                 counts.append(len(row))
     except csv.Error:
@@ -59,10 +62,10 @@ def _field_counts(sample: list[str], delimiter: str, quote: str) -> list[int]:
     return counts
 
 
-def _reader_options(delimiter: str, quote: str, *, strict: bool) -> dict[str, object]:
+def _reader(source: Iterable[str], delimiter: str, quote: str, *, strict: bool) -> Reader:
     if quote:
-        return {"delimiter": delimiter, "quotechar": quote, "strict": strict}
-    return {"delimiter": delimiter, "quoting": csv.QUOTE_NONE, "strict": strict}
+        return csv.reader(source, delimiter=delimiter, quotechar=quote, strict=strict)
+    return csv.reader(source, delimiter=delimiter, quoting=csv.QUOTE_NONE, strict=strict)
 
 
 class _Lines:
@@ -88,7 +91,13 @@ class _Lines:
 
 
 def read(
-    path: Path, name: str, *, delimiter: str = "auto", quote: str = '"', encoding: str = "auto", say: Callable[[str], None] = lambda text: None
+    path: Path,
+    name: str,
+    *,
+    delimiter: str = "auto",
+    quote: str = '"',
+    encoding: str = "auto",
+    say: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Record | Broken]:
     """Rows of a delimited file with a header; a broken row is yielded as such, and reading goes on behind it."""
     written = dialect(path, name, delimiter, quote, encoding)
@@ -96,7 +105,7 @@ def read(
         say(written.note)
     csv.field_size_limit(LONGEST_BYTES)
     source = _Lines(lines(path, name, written.encoding))
-    reader = csv.reader(source, **_reader_options(written.delimiter, written.quote, strict=True))  # type: ignore[call-overload]  # options are built for the two quoting modes
+    reader = _reader(source, written.delimiter, written.quote, strict=True)
     columns = _header(reader, source, name)
     empty = True
     for found in _rows(reader, source, columns, name):
@@ -106,7 +115,7 @@ def read(
         raise DataError("has a header and no rows", where=Where(file=name), remedy="give a file with at least one row")
 
 
-def _header(reader: Iterator[list[str]], source: _Lines, name: str) -> list[str]:
+def _header(reader: Reader, source: _Lines, name: str) -> list[str]:
     try:
         cells = next((row for row in reader if row or source.bad), [])
     except csv.Error as error:
@@ -121,10 +130,10 @@ def _header(reader: Iterator[list[str]], source: _Lines, name: str) -> list[str]
     return columns
 
 
-def _rows(reader: Iterator[list[str]], source: _Lines, columns: list[str], name: str) -> Iterator[Record | Broken]:
+def _rows(reader: Reader, source: _Lines, columns: list[str], name: str) -> Iterator[Record | Broken]:
     width = len(columns)
     while True:
-        line = reader.line_num + 1  # type: ignore[attr-defined]  # csv's reader has it
+        line = reader.line_num + 1
         try:
             cells = next(reader)
         except StopIteration:

@@ -17,7 +17,9 @@ def read(path: Path, name: str, *, encoding: str = "auto") -> Iterator[Record | 
     first = head(path, name, encoding)
     if first.text.lstrip("\ufeff \t\r\n").startswith("["):
         remedy = "write one object a line: `jq -c '.[]' FILE > FILE.jsonl`"
-        raise DataError("holds one JSON array; one object a line is wanted", where=Where(file=name, line=1), remedy=remedy)
+        raise DataError(
+            "holds one JSON array; one object a line is wanted", where=Where(file=name, line=1), remedy=remedy
+        )
     for number, line in enumerate(lines(path, name, first.encoding), start=1):
         if isinstance(line, BadLine):
             yield Broken(name, number, line.problem, remedy=line.remedy)

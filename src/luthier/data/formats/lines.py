@@ -108,7 +108,9 @@ def _decode_head(data: bytes, encoding: str, where: Where) -> str:
         return codecs.getincrementaldecoder(encoding)("replace").decode(data)
     except LookupError as error:
         remedy = "use a name that Python knows, such as utf-8, utf-16, cp1252 or latin-1"
-        raise DataError(f"encoding {encoding!r} is unknown", where=Where(file=where.file, field="encoding"), remedy=remedy) from error
+        raise DataError(
+            f"encoding {encoding!r} is unknown", where=Where(file=where.file, field="encoding"), remedy=remedy
+        ) from error
 
 
 def lines(path: Path, name: str, encoding: str) -> Iterator[str | BadLine]:

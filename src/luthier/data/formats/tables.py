@@ -31,7 +31,9 @@ def read(path: Path, name: str) -> Iterator[Record | Broken]:
                     yield Record({key: plain(value) for key, value in values.items()}, name, number)
     except (pa.ArrowException, OSError) as error:
         remedy = "check that the file is whole, and that it is Parquet"
-        raise DataError(f"is not a Parquet file that can be read: {_first_line(error)}", where=Where(file=name), remedy=remedy) from error
+        raise DataError(
+            f"is not a Parquet file that can be read: {_first_line(error)}", where=Where(file=name), remedy=remedy
+        ) from error
     if number == 0:
         raise DataError("has no rows", where=Where(file=name), remedy="give a file with at least one row")
 
@@ -48,14 +50,18 @@ def _first_line(error: BaseException) -> str:
 
 def plain(value: Any) -> Any:
     """A value as JSON can hold it: dates as ISO text, decimals as text, bytes as base64, NaN as nothing."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
     if value is None or isinstance(value, (str, int)):
         return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
+    return _as_text(value)
+
+
+def _as_text(value: Any) -> str:
     if isinstance(value, (datetime.date, datetime.time)):
         return value.isoformat()
     if isinstance(value, bytes):

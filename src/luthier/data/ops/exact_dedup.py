@@ -25,6 +25,7 @@ class ExactDedup(SetOperator):
 
     kind: Literal["exact_dedup"] = "exact_dedup"
     reads: ClassVar[tuple[Reads, ...]] = ("prompt", "answer")
+    suggested_at: ClassVar[int] = 50
     writes: ClassVar[dict[str, Column]] = {"conflict": "flag", "copies": "count"}
 
     of: Literal["row", "prompt"] = "row"
@@ -57,7 +58,9 @@ class ExactDedup(SetOperator):
         outcome.attributes.update(conflict=contested.tolist(), copies=copies.tolist())
         if contested.any():
             what = "dropped" if self.conflict == "drop" else "kept and flagged; set `conflict: drop` to leave them out"
-            outcome.notes.append(f"{int(contested.sum())} rows share a prompt with a row that has another answer ({what})")
+            outcome.notes.append(
+                f"{int(contested.sum())} rows share a prompt with a row that has another answer ({what})"
+            )
         return outcome
 
     @classmethod

@@ -28,6 +28,7 @@ class LabelSpelling(SetOperator):
 
     kind: Literal["label_spelling"] = "label_spelling"
     reads: ClassVar[tuple[Reads, ...]] = ("answer",)
+    suggested_at: ClassVar[int] = 10
 
     def settle(self, corpus: Corpus) -> Outcome:
         """Find the spelling of every answer that is not the most frequent one of its class."""
@@ -41,7 +42,9 @@ class LabelSpelling(SetOperator):
         if wanted:
             for place, row in enumerate(corpus.rows()):
                 if row.answer in wanted:
-                    outcome.edits[place] = edits(_field(row), row.answer, wanted[row.answer], "one spelling for the class")
+                    outcome.edits[place] = edits(
+                        _field(row), row.answer, wanted[row.answer], "one spelling for the class"
+                    )
         return outcome
 
     @classmethod

@@ -15,12 +15,14 @@ from luthier.data.row import Row
 if TYPE_CHECKING:
     from luthier.data.profile import Profile
 
-LANGUAGES = frozenset(
-    "ace af am an ar ary arz as az ba bcl be bg bn br bs ca crh cs cy da de dz el en eo es et eu ext fa fi fo fr fuv fy "
-    "ga gcf gcr gd gl gom grc gu gug guw ha hbo he hi hr ht hu hy id ig is it ja jv ka kab kik kk km kn ko ku ky la lb "
-    "lg lij ln lo lt ltg lv mg mk ml mn mr ms mt my ne nl nn no nso oc om or pa pcm pl ps pt qu ro ru rw sa sdh se si "
-    "sk sl sn so sq sr st sv sw ta te tg th tk tl tr tt ug uk ur uz uzs vec vi vo wa wuu xh yo yue zh zu".split()
-)
+_CODES = """
+ace af am an ar ary arz as az ba bcl be bg bn br bs ca crh cs cy da de dz el en eo es et eu ext fa fi fo fr
+fuv fy ga gcf gcr gd gl gom grc gu gug guw ha hbo he hi hr ht hu hy id ig is it ja jv ka kab kik kk km kn ko
+ku ky la lb lg lij ln lo lt ltg lv mg mk ml mn mr ms mt my ne nl nn no nso oc om or pa pcm pl ps pt qu ro ru
+rw sa sdh se si sk sl sn so sq sr st sv sw ta te tg th tk tl tr tt ug uk ur uz uzs vec vi vo wa wuu xh yo yue
+zh zu
+"""
+LANGUAGES = frozenset(_CODES.split())
 """ISO 639 codes that the identifier knows."""
 UNKNOWN = "und"
 _LOOKED_AT_CHARS = 2000
@@ -36,6 +38,7 @@ class Language(RowOperator):
 
     kind: Literal["language"] = "language"
     reads: ClassVar[tuple[Reads, ...]] = ("prompt", "answer")
+    suggested_at: ClassVar[int] = 30
     writes: ClassVar[dict[str, Column]] = {"language": "text", "confidence": "number"}
 
     keep: tuple[str, ...] | None = None
@@ -58,7 +61,10 @@ class Language(RowOperator):
     def apply(self, rows: Sequence[Row]) -> Outcome:
         """Identify every row's language; drop those that are not wanted."""
         found = [identify(self._text(row), self.min_chars, self.confidence) for row in rows]
-        columns = {"language": [code for code, _ in found], "confidence": [sure for _, sure in found]}
+        columns: dict[str, Sequence[Any]] = {
+            "language": [code for code, _ in found],
+            "confidence": [sure for _, sure in found],
+        }
         outcome = Outcome(attributes=columns)
         for place, (code, _) in enumerate(found):
             if self.keep is not None and code not in (*self.keep, UNKNOWN):
@@ -76,8 +82,12 @@ class Language(RowOperator):
         common = {code: count for code, count in seen.items() if count * 100 >= profile.looked_at}
         if len(common) < 2:
             return None
-        shown = ", ".join(f"{code} {count}" for code, count in sorted(common.items(), key=lambda one: (-one[1], one[0])))
-        return Suggestion({}, f"the rows are in several languages ({shown} of {profile.looked_at}); add `keep: [en]` to keep one")
+        shown = ", ".join(
+            f"{code} {count}" for code, count in sorted(common.items(), key=lambda one: (-one[1], one[0]))
+        )
+        return Suggestion(
+            {}, f"the rows are in several languages ({shown} of {profile.looked_at}); add `keep: [en]` to keep one"
+        )
 
 
 def identify(text: str, min_chars: int = 20, confidence: float = 0.5) -> tuple[str, float]:

@@ -36,6 +36,7 @@ class NearDedup(SetOperator):
 
     kind: Literal["near_dedup"] = "near_dedup"
     reads: ClassVar[tuple[Reads, ...]] = ("prompt", "answer")
+    suggested_at: ClassVar[int] = 60
     writes: ClassVar[dict[str, Column]] = {"cluster": "text", "similarity": "number"}
 
     threshold: float = Field(default=0.8, ge=0.5, le=1)

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from luthier.data.profile import Profile
 
 _TAGS = (
-    "a abbr article b big blockquote body br center code dd div dl dt em font footer form h1 h2 h3 h4 h5 h6 head header "
-    "hr html i img input label li link main meta nav o:p ol option p pre s section select small span strike strong sub "
-    "sup table tbody td tfoot th thead title tr tt u ul"
-).split()
-_TAG = re.compile(rf"</?(?:{'|'.join(sorted(_TAGS, key=len, reverse=True))})(?:[\s/][^<>]*)?/?>", re.IGNORECASE)
+    r"a|abbr|article|b|big|blockquote|body|br|center|code|dd|div|dl|dt|em|font|footer|form|h[1-6]|head|header|hr|html|i"
+    r"|img|input|label|li|link|main|meta|nav|o:p|ol|option|p|pre|s|section|select|small|span|strike|strong|sub|sup"
+    r"|table|tbody|td|tfoot|th|thead|title|tr|tt|u|ul"
+)
+_TAG = re.compile(rf"</?(?:{_TAGS})(?:[\s/][^<>]*)?/?>", re.IGNORECASE)
 _BREAK = re.compile(r"</?(?:br|p|div|tr|li|h[1-6]|ul|ol|table|blockquote|section|article)\b", re.IGNORECASE)
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#x[0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});")
 _HIDDEN_PARTS = ("script", "style")
@@ -42,6 +42,7 @@ class Normalise(RowOperator):
 
     kind: Literal["normalise"] = "normalise"
     reads: ClassVar[tuple[Reads, ...]] = ("system", "prompt", "answer")
+    suggested_at: ClassVar[int] = 0
 
     unicode: bool = True
     """Undo wrong decoding, and write composed characters in one way (NFC)."""
@@ -63,6 +64,8 @@ class Normalise(RowOperator):
 
     def clean(self, text: str) -> str:
         """One text, repaired until nothing changes any more."""
+        if self.spaces and "\r\n" in text:
+            text = text.replace("\r\n", "\n")
         if text.isascii() and not _ODD_ASCII.search(text) and text.strip() == text:
             return text
         for _ in range(_ROUNDS):
@@ -88,7 +91,9 @@ class Normalise(RowOperator):
         if not profile.untidy:
             return None
         example = profile.untidy_example
-        return Suggestion({}, f"{profile.untidy} of {profile.looked_at} rows hold broken characters, HTML or stray spaces{example}")
+        return Suggestion(
+            {}, f"{profile.untidy} of {profile.looked_at} rows hold broken characters, HTML or stray spaces{example}"
+        )
 
 
 def _repaired(text: str) -> str:

@@ -39,6 +39,7 @@ class Pii(RowOperator):
 
     kind: Literal["pii"] = "pii"
     reads: ClassVar[tuple[Reads, ...]] = ("system", "prompt", "answer", "meta", "group")
+    suggested_at: ClassVar[int] = 20
     writes: ClassVar[dict[str, Column]] = dict.fromkeys(KINDS, "count")
 
     action: Action = "redact"
@@ -146,7 +147,9 @@ class _Keeper:
         value = os.environ.get(variable)
         if value is None and variable != KEY_VARIABLE:
             remedy = f"export {variable}=… (a long random text), or leave `key_env` out"
-            raise RecipeError(f"the environment variable {variable} is not set", where=Where(field="key_env"), remedy=remedy)
+            raise RecipeError(
+                f"the environment variable {variable} is not set", where=Where(field="key_env"), remedy=remedy
+            )
         return cls(value.encode() if value else _own_key())
 
     def tag(self, value: str) -> str:

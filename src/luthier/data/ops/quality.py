@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from luthier.data.profile import Profile
 
 _WORD = re.compile(r"\S+")
-_PLACEHOLDERS = frozenset({"tbd", "todo", "asdf", "asdfasdf", "qwerty", "xxx", "lorem ipsum", "...", "…", "-", "--", "?"})
+_PLACEHOLDERS = frozenset(
+    {"tbd", "todo", "asdf", "asdfasdf", "qwerty", "xxx", "lorem ipsum", "...", "…", "-", "--", "?"}
+)
 _SYMBOLS = re.compile(r"#|\.\.\.|…")
 _BULLET = re.compile(r"\s*[-*•·‣◦]")
 
@@ -40,6 +42,8 @@ class Rule(NamedTuple):
     source: str
     from_words: int = 0
     """Shorter texts are not judged by this rule."""
+    from_chars: int = 0
+    """Nor are texts with fewer characters."""
 
 
 def _share(part: float, whole: float) -> float:
@@ -80,12 +84,17 @@ def _top_ngram(size: int) -> Callable[[Seen], float]:
 
     def measure(seen: Seen) -> float:
         runs = Counter(zip(*(seen.words[at:] for at in range(size)), strict=False))
-        if not runs:
+        most = max(runs.values(), default=0)
+        if most < 2:
             return 0.0
-        run, count = max(runs.items(), key=lambda one: (one[1], sum(map(len, one[0]))))
-        return _share(sum(map(len, run)) * count, len(seen.text)) if count > 1 else 0.0
+        longest = max(sum(map(len, run)) for run, count in runs.items() if count == most)
+        return _share(longest * most, len(seen.text))
 
     return measure
+
+
+def _distinct_words(seen: Seen) -> float:
+    return _share(len({word.casefold() for word in seen.words}), len(seen.words))
 
 
 def _longest_word(seen: Seen) -> float:
@@ -101,18 +110,18 @@ def _one_char(seen: Seen) -> float:
 _GOPHER = "Rae et al. 2021 (Gopher), table A1"
 _NO_LIMIT = float("inf")
 _REPETITION = (
-    Rule("repeated_lines", _repeated_lines, 0, 0.30, _GOPHER, 20),
-    Rule("repeated_line_chars", _repeated_line_chars, 0, 0.20, _GOPHER, 20),
-    Rule("top_2_gram", _top_ngram(2), 0, 0.20, _GOPHER, 20),
-    Rule("top_3_gram", _top_ngram(3), 0, 0.18, _GOPHER, 20),
-    Rule("top_4_gram", _top_ngram(4), 0, 0.16, _GOPHER, 20),
+    Rule("repeated_lines", _repeated_lines, 0, 0.30, _GOPHER, 50),
+    Rule("repeated_line_chars", _repeated_line_chars, 0, 0.20, _GOPHER, 50),
+    Rule("top_2_gram", _top_ngram(2), 0, 0.20, _GOPHER, 50),
+    Rule("top_3_gram", _top_ngram(3), 0, 0.18, _GOPHER, 50),
+    Rule("top_4_gram", _top_ngram(4), 0, 0.16, _GOPHER, 50),
 )
 RULES: dict[str, tuple[Rule, ...]] = {
     "chat": (
-        Rule("one_char", _one_char, 0, 0.60, "own: a key held down; checked on texts of 8 characters and more"),
+        Rule("one_char", _one_char, 0, 0.60, "own: a key held down", from_chars=8),
         Rule("longest_word", _longest_word, 0, 1000, "Raffel et al. 2020 (C4): lines with such words are code or data"),
         Rule("symbols", _symbols, 0, 0.50, "own: chat uses '…' freely, so five times Gopher's limit", 10),
-        *_REPETITION,
+        Rule("distinct_words", _distinct_words, 0.15, 1, "own: the same few words over and over", 20),
     ),
     "documents": (
         Rule("words", lambda seen: len(seen.words), 50, 100_000, _GOPHER),
@@ -131,11 +140,13 @@ NAMES = ("no_letters", "placeholder", *dict.fromkeys(rule.name for rules in RULE
 class Quality(RowOperator):
     """Judge prompt and answer by published rules, and drop or flag what breaks one.
 
-    `no_letters` and `placeholder` catch rows that say nothing (`???`, `TODO`). Repetition is judged from 20 words on.
+    `no_letters` and `placeholder` catch rows that say nothing (`???`, `TODO`). `documents` are held to
+    Gopher's published limits, which short texts would break by chance.
     """
 
     kind: Literal["quality"] = "quality"
     reads: ClassVar[tuple[Reads, ...]] = ("prompt", "answer")
+    suggested_at: ClassVar[int] = 40
     writes: ClassVar[dict[str, Column]] = {"broken": "text", "words": "count"}
 
     rules: Literal["chat", "documents"] = "chat"
@@ -186,9 +197,9 @@ class Quality(RowOperator):
             found.append("placeholder")
         seen = Seen(text, _WORD.findall(text), [line for line in text.split("\n") if line.strip()])
         for rule in RULES[self.rules]:
-            if len(seen.words) >= rule.from_words and not (rule.name == "one_char" and len(text) < 8):
-                if not rule.least <= rule.measure(seen) <= rule.most:
-                    found.append(rule.name)
+            judged = len(seen.words) >= rule.from_words and len(text) >= rule.from_chars
+            if judged and not rule.least <= rule.measure(seen) <= rule.most:
+                found.append(rule.name)
         return [name for name in found if name not in self.skip]
 
     @classmethod

@@ -1,0 +1,92 @@
+"""Two versions of a data set, row by row: added, lost, changed, moved between splits."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from luthier.core.artifact import Artifact
+from luthier.text.dataset import frame, splits
+
+
+class _Seen(NamedTuple):
+    split: str
+    place: tuple[str, int]
+    content: tuple[str, str | None]
+
+
+class Comparison(BaseModel):
+    """Ids by what became of them from the first data set to the second, each list in order."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    same: int
+    """Rows that are the same, in the same split."""
+    added: list[str]
+    lost: list[str]
+    """Rows of the first that the second does not have."""
+    lost_because: dict[str, int]
+    """Why, as far as the second says: its reasons for dropping them; `not in its source` for the rest."""
+    changed: list[str]
+    """Rows whose text or label differs: cleaned in another way, or rewritten at the same place of the same file."""
+    moved: dict[str, list[str]]
+    """Rows in another split than before, by `train -> test`."""
+
+    def counts(self) -> dict[str, int]:
+        """The lengths of all lists."""
+        moved = sum(len(ids) for ids in self.moved.values())
+        return {
+            "same": self.same,
+            "added": len(self.added),
+            "lost": len(self.lost),
+            "changed": len(self.changed),
+            "moved": moved,
+        }
+
+
+def compare(first: Artifact, second: Artifact) -> Comparison:
+    """Match rows by id (the content as it was read), and the rest by file and line."""
+    before, after = _rows(first), _rows(second)
+    both = [name for name in before if name in after]
+    lost = [name for name in before if name not in after]
+    added = [name for name in after if name not in before]
+    at = {after[name].place: name for name in added}
+    rewritten = {name: at[before[name].place] for name in lost if before[name].place in at}
+    changed = [name for name in both if before[name].content != after[name].content]
+    moved: dict[str, list[str]] = {}
+    for name in both:
+        if before[name].split != after[name].split:
+            moved.setdefault(f"{before[name].split} -> {after[name].split}", []).append(name)
+    gone = [name for name in lost if name not in rewritten]
+    odd = {*changed, *(name for names in moved.values() for name in names)}
+    return Comparison(
+        same=len(both) - len(odd),
+        added=[name for name in added if name not in rewritten.values()],
+        lost=gone,
+        lost_because=_reasons(second, gone),
+        changed=[*changed, *rewritten.values()],
+        moved=dict(sorted(moved.items())),
+    )
+
+
+def _rows(artifact: Artifact) -> dict[str, _Seen]:
+    columns = ("id", "file", "line", "messages", "label")
+    return {
+        name: _Seen(split, (file, line), (messages, label))
+        for split in splits(artifact)
+        for name, file, line, messages, label in frame(artifact, split).select(columns).iter_rows()
+    }
+
+
+def _reasons(artifact: Artifact, lost: list[str]) -> dict[str, int]:
+    """Why the second data set dropped these rows."""
+    import polars as pl
+
+    events = pl.read_parquet(artifact.path("events.parquet"))
+    drops = events.filter((pl.col("action") == "drop") & pl.col("id").is_in(lost)).select("id", "reason")
+    found = {name: reason.partition(": ")[0] for name, reason in drops.iter_rows()}
+    counts: dict[str, int] = {}
+    for name in lost:
+        reason = found.get(name, "not in its source")
+        counts[reason] = counts.get(reason, 0) + 1
+    return dict(sorted(counts.items()))

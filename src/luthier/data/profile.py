@@ -1,0 +1,71 @@
+"""What is known of some data after a look at it: columns, languages, personal data, repetitions."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class ColumnProfile(BaseModel):
+    """One column, as the rows looked at show it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    name: str
+    kind: Literal["text", "number", "list", "object", "empty"]
+    """What most values are; numbers written as text count as numbers."""
+    filled: int
+    """Rows with a value."""
+    distinct: int
+    mean_chars: float
+    max_chars: int
+    mean_words: float
+    common: dict[str, int]
+    """The most frequent values with their counts, at most 200 of them, of short ones only."""
+
+    @property
+    def is_class(self) -> bool:
+        """Few short values that come again and again."""
+        few = self.distinct * 4 <= self.filled or (self.distinct <= 10 and self.distinct * 2 <= self.filled)
+        short = self.max_chars <= 64 and self.mean_words <= 6
+        return self.kind in ("text", "number") and 2 <= self.distinct <= 200 and few and short
+
+
+class Profile(BaseModel):
+    """A file, its columns, and what its rows hold."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    path: str
+    kind: Literal["csv", "jsonl", "parquet"]
+    """The source that reads it."""
+    rows: int
+    """All rows; estimated from the file's size when it is large."""
+    estimated: bool
+    looked_at: int
+    """Rows, spread over the file, that the figures below are about."""
+    broken: int
+    """Rows that cannot be read."""
+    columns: dict[str, ColumnProfile]
+    notes: list[str]
+    """What the reader decided (delimiter, encoding)."""
+    languages: dict[str, int] = {}
+    """Rows by the language of their prompt."""
+    pii: dict[str, int] = {}
+    """Personal data found, by kind, in texts and other columns."""
+    untidy: int = 0
+    """Rows that `normalise` would change."""
+    untidy_example: str = ""
+    low_quality: dict[str, int] = {}
+    """Rows that break a quality rule, by rule."""
+    duplicates: int = 0
+    near_duplicates: int = 0
+    conflicts: int = 0
+    """Rows that share a prompt with a row that has another answer."""
+    spellings: dict[str, str] = {}
+    """Rarer spellings of classes, with the common one."""
+    answers: dict[str, int] = {}
+    """Different answers of the whole file with their counts, when they are classes; empty for large files."""
+    answer_words: float = 0
+    """Mean length of an answer."""
+    prompt_words: float = 0
+    """Mean length of a prompt."""

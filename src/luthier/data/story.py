@@ -1,0 +1,124 @@
+"""An example's story within its data set: where it came from, what was done to it, where it went."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from luthier.core.artifact import Artifact
+from luthier.core.errors import UnknownName
+from luthier.text.dataset import splits
+
+if TYPE_CHECKING:
+    import polars
+
+_SHORTEST = 4
+_EVENT_KEYS = ("operator", "action", "reason", "field", "start", "end", "before", "after", "twin", "similarity")
+
+
+def story(artifact: Artifact, example_id: str) -> dict[str, Any]:
+    """Origin, every edit, and the split or the reason of its being dropped; an id may be abbreviated.
+
+    `{"id", "origin": {"source", "file", "line"}, "split", "dropped", "kind", "label", "messages", "meta", "group",
+    "events", "attributes"}`; of a dropped row, `split` and its content are None and `dropped` says why.
+    """
+    found = _whole_id(artifact, example_id)
+    events = _events(artifact, found)
+    dropped = next((event for event in events if event["action"] == "drop"), None)
+    example = _example(artifact, found)
+    origin = example.pop("origin", None) or {"source": _source(artifact), **events[0]["origin"]}
+    shown = [{key: event[key] for key in _EVENT_KEYS} for event in events]
+    return {
+        "id": found,
+        "origin": origin,
+        "split": None,
+        "dropped": {key: dropped[key] for key in ("operator", "reason", "twin", "similarity")} if dropped else None,
+        **dict.fromkeys(("kind", "label", "messages", "meta", "group")),
+        **example,
+        "events": shown,
+        "attributes": _attributes(artifact, found),
+    }
+
+
+def _scan(artifact: Artifact, name: str) -> polars.LazyFrame:
+    import polars as pl
+
+    return pl.scan_parquet(artifact.path(name))
+
+
+def _whole_id(artifact: Artifact, beginning: str) -> str:
+    """The one id with this beginning, or the row that the source itself names so."""
+    import polars as pl
+
+    found: set[str] = set()
+    tables = [f"examples/{split}.parquet" for split in splits(artifact)] + ["events.parquet"]
+    if len(beginning) >= _SHORTEST:
+        for table in tables:
+            frame = _scan(artifact, table).filter(pl.col("id").str.starts_with(beginning)).select("id").collect()
+            found.update(frame["id"])
+    if beginning in found:
+        return beginning
+    if not found and (own := _by_own_id(artifact, beginning)):
+        return own
+    if len(found) == 1:
+        return found.pop()
+    if found:
+        shown = ", ".join(sorted(found)[:4])
+        raise UnknownName(f"{len(found)} examples have an id that begins with {beginning!r}", remedy=f"such as {shown}")
+    remedy = "ids stand in the first column of the data set's tables; at least four characters are needed"
+    raise UnknownName(f"no example has the id {beginning!r}", remedy=remedy)
+
+
+def _by_own_id(artifact: Artifact, value: str) -> str | None:
+    column = artifact.manifest.settings.get("source", {}).get("id")
+    if column is None:
+        return None
+    for split in splits(artifact):
+        frame = _scan(artifact, f"examples/{split}.parquet").select("id", "meta").collect()
+        for example, meta in frame.iter_rows():
+            if str(json.loads(meta).get(column)) == value:
+                return str(example)
+    return None
+
+
+def _events(artifact: Artifact, example_id: str) -> list[dict[str, Any]]:
+    import polars as pl
+
+    frame = _scan(artifact, "events.parquet").filter(pl.col("id") == example_id).collect()
+    return [{**row, "origin": {"file": row["file"], "line": row["line"]}} for row in frame.iter_rows(named=True)]
+
+
+def _example(artifact: Artifact, example_id: str) -> dict[str, Any]:
+    """What the data set holds of an example that was kept."""
+    import polars as pl
+
+    for split in splits(artifact):
+        frame = _scan(artifact, f"examples/{split}.parquet").filter(pl.col("id") == example_id).collect()
+        if frame.height:
+            row = frame.row(0, named=True)
+            return {
+                "origin": {key: row[key] for key in ("source", "file", "line")},
+                "split": split,
+                **{key: row[key] for key in ("kind", "label", "group")},
+                "messages": json.loads(row["messages"]),
+                "meta": json.loads(row["meta"]),
+            }
+    return {}
+
+
+def _source(artifact: Artifact) -> str:
+    return str(artifact.manifest.settings.get("source", {}).get("kind", ""))
+
+
+def _attributes(artifact: Artifact, example_id: str) -> dict[str, dict[str, Any]]:
+    """What operators noted about it, by operator."""
+    import polars as pl
+
+    found: dict[str, dict[str, Any]] = {}
+    for entry in artifact.manifest.files:
+        if entry.path.startswith("attributes/"):
+            frame = _scan(artifact, entry.path).filter(pl.col("id") == example_id).collect()
+            if frame.height:
+                values = {key: value for key, value in frame.row(0, named=True).items() if key != "id"}
+                found[entry.path.removeprefix("attributes/").removesuffix(".parquet")] = values
+    return found

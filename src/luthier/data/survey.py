@@ -1,0 +1,236 @@
+"""Looking at a file: columns from its first rows, and what the operators would find in them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from luthier.core.errors import DataError, Where
+from luthier.data.choose import Choice, Task, choose
+from luthier.data.operator import SetOperator
+from luthier.data.ops.exact_dedup import ExactDedup
+from luthier.data.ops.label_spelling import spellings
+from luthier.data.ops.language import Language
+from luthier.data.ops.near_dedup import NearDedup
+from luthier.data.ops.normalise import Normalise
+from luthier.data.ops.pii import Pii
+from luthier.data.ops.quality import Quality
+from luthier.data.pii import KINDS
+from luthier.data.profile import ColumnProfile, Profile
+from luthier.data.row import Broken, Record, Row
+from luthier.data.source import Source
+from luthier.data.task import Answers
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+LOOKED_AT = 2000
+WHOLE_BYTES = 32 << 20
+"""Files up to this size are counted; rows of larger ones are estimated."""
+_KINDS: dict[str, Literal["csv", "jsonl", "parquet"]] = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+}
+_NUMBER = frozenset("0123456789.,-+eE% ")
+
+
+def profile(path: Path) -> Profile:
+    """Look at a file's columns and rows."""
+    return survey(path)[0]
+
+
+def survey(path: Path, task: Task | None = None) -> tuple[Profile, Choice]:
+    """Look at a file, choose what its columns mean, and look at the rows in that light."""
+    notes: list[str] = []
+    kind = _kind(path)
+    source = Source.parse({"kind": kind, "path": path.name, "on_error": "drop"})
+    records, broken, whole = _read(path, source, notes)
+    columns = _columns(records)
+    choice = choose(columns, [record.values for record in records[:200]], path.name, task)
+    looked = records[:: -(-len(records) // LOOKED_AT)]
+    base = Profile(
+        path=path.name,
+        kind=kind,
+        rows=len(records) + broken if whole else _estimate(records, path.stat().st_size),
+        estimated=not whole,
+        looked_at=len(looked),
+        broken=broken,
+        columns=columns,
+        notes=notes,
+    )
+    mapped = source.model_copy(update=choice.settings)
+    answers = _answers(mapped, records) if whole else Counter[str]()
+    return _with_rows(base, _rows(mapped, looked), answers), choice
+
+
+def _read(path: Path, source: Source, notes: list[str]) -> tuple[list[Record], int, bool]:
+    """Good records, the number of broken rows, and whether that is the whole file."""
+    whole = path.is_file() and path.stat().st_size <= WHOLE_BYTES
+    found = list(islice(source.read(path.parent, notes.append), None if whole else LOOKED_AT))
+    records = [record for record in found if isinstance(record, Record)]
+    if not records:
+        raise next(broken for broken in found if isinstance(broken, Broken)).error()
+    return records, len(found) - len(records), whole
+
+
+def _answers(source: Source, records: Sequence[Record]) -> Counter[str]:
+    """All different answers with their counts, when they are classes."""
+    counted = Answers()
+    mapping = source.mapping(list(records))
+    for record in records:
+        parts = mapping.try_parts(record.values)
+        if parts is not None and parts.messages[-1].content.strip():
+            counted.add(parts.messages[-1].content, plain=parts.kind == "chat")
+    if counted.decide().task == "text":
+        return Counter()
+    return Counter(counted.labels[code] for code in counted.of_rows)
+
+
+def _kind(path: Path) -> Literal["csv", "jsonl", "parquet"]:
+    kind = _KINDS.get(path.suffix.lower())
+    if kind is None:
+        remedy = f"known endings: {', '.join(_KINDS)}"
+        raise DataError("cannot tell what kind of file this is", where=Where(file=str(path)), remedy=remedy)
+    return kind
+
+
+def _estimate(records: Sequence[Record], size: int) -> int:
+    seen = sum(len(json.dumps(record.values, ensure_ascii=False, default=str).encode()) for record in records)
+    return round(size / seen * len(records))
+
+
+def _columns(records: Sequence[Record]) -> dict[str, ColumnProfile]:
+    names = dict.fromkeys(name for record in records for name in record.values)
+    return {name: _column(name, [record.values.get(name) for record in records]) for name in names}
+
+
+def _column(name: str, values: Sequence[Any]) -> ColumnProfile:
+    filled = [value for value in values if value not in (None, "", [], {})]
+    texts = [
+        value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str) for value in filled
+    ]
+    counts = Counter(texts)
+    return ColumnProfile(
+        name=name,
+        kind=_kind_of(filled),
+        filled=len(filled),
+        distinct=len(counts),
+        mean_chars=round(sum(map(len, texts)) / max(1, len(texts)), 1),
+        max_chars=max(map(len, texts), default=0),
+        mean_words=round(sum(len(text.split()) for text in texts) / max(1, len(texts)), 1),
+        common={text: count for text, count in counts.most_common(200) if len(text) <= 64},
+    )
+
+
+def _kind_of(values: Sequence[Any]) -> Literal["text", "number", "list", "object", "empty"]:
+    if not values:
+        return "empty"
+    kinds: Counter[Literal["text", "number", "list", "object"]] = Counter()
+    for value in values:
+        if isinstance(value, (list, dict)):
+            kinds["list" if isinstance(value, list) else "object"] += 1
+        elif isinstance(value, str) and not set(value) <= _NUMBER:
+            kinds["text"] += 1
+        else:
+            kinds["number"] += 1
+    return kinds.most_common(1)[0][0]
+
+
+def _rows(source: Source, records: Sequence[Record]) -> list[Row]:
+    """The looked-at records as rows, as far as they can be mapped."""
+    mapping = source.mapping(list(records))
+    found: list[Row] = []
+    for number, record in enumerate(records):
+        parts = mapping.try_parts(record.values)
+        if parts is not None and parts.messages[-1].content.strip():
+            found.append(
+                Row(
+                    n=number,
+                    id=f"{number:016x}",
+                    source=source.kind,
+                    file=record.file,
+                    line=record.line,
+                    kind=parts.kind,
+                    messages=parts.messages,
+                    tools=parts.tools,
+                    meta=parts.meta,
+                    group=parts.group,
+                )
+            )
+    return found
+
+
+def _with_rows(base: Profile, rows: list[Row], answers: Counter[str]) -> Profile:
+    """Add what the operators find in the rows."""
+    if not rows:
+        return base
+    untidy = Normalise().apply(rows).edits
+    pii = Pii(action="flag").apply(rows).attributes
+    quality = Counter(
+        name for names in Quality(action="flag").apply(rows).attributes["broken"] if (name := names.split(",")[0])
+    )
+    exact, near = _settled(ExactDedup(), rows), _settled(NearDedup(), rows)
+    update = {
+        "languages": dict(Counter(Language().apply(rows).attributes["language"]).most_common()),
+        "pii": {kind: total for kind in KINDS if (total := sum(pii[kind]))},
+        "untidy": len(untidy),
+        "untidy_example": _example(untidy),
+        "low_quality": dict(sorted(quality.items())),
+        "duplicates": exact[0],
+        "conflicts": exact[1],
+        "near_duplicates": max(0, near[0] - exact[0]),
+        "spellings": spellings(answers),
+        "answers": dict(answers.most_common()),
+        "answer_words": round(sum(len(row.answer.split()) for row in rows) / len(rows), 1),
+        "prompt_words": round(sum(len(row.prompt.split()) for row in rows) / len(rows), 1),
+    }
+    return base.model_copy(update=update)
+
+
+def _settled(operator: SetOperator, rows: list[Row]) -> tuple[int, int]:
+    """How many rows an operator over all rows would drop, and how many it calls contested."""
+    outcome = operator.settle(InMemory(operator, rows))
+    return len(outcome.drops), sum(map(bool, outcome.attributes.get("conflict", ())))
+
+
+class InMemory:
+    """Rows in memory, as a set operator wants to see them."""
+
+    def __init__(self, operator: SetOperator, rows: list[Row]) -> None:
+        self._rows = rows
+        self._sketches = np.array([list(sketch) for sketch in operator.sketch(rows)], np.uint8).reshape(len(rows), -1)
+
+    @property
+    def sketches(self) -> NDArray[np.uint8]:
+        """(rows, width)."""
+        return self._sketches
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def row(self, place: int) -> Row:
+        """One row."""
+        return self._rows[place]
+
+    def rows(self) -> Iterator[Row]:
+        """All rows."""
+        return iter(self._rows)
+
+
+def _example(edits: dict[int, list[Any]]) -> str:
+    """The shortest visible change, to show what is meant."""
+    shown = [edit for found in edits.values() for edit in found if 0 < len(edit.before) <= 20 and edit.before.strip()]
+    if not shown:
+        return ""
+    edit = min(shown, key=lambda one: (len(one.before), one.before))
+    return f", such as {edit.before!r} for {edit.after!r}"
