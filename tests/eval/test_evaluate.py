@@ -58,6 +58,9 @@ def test_summary_adds_up(about_labels: Artifact) -> None:
     assert (summary["subject"], summary["main_metric"]) == ("tuned", "accuracy")
     for confusion in summary["confusions"]:
         assert sum(map(sum, confusion["counts"])) == 30
+    of_base = [one["f1"]["value"] for one in summary["classes"] if one["model"] == "base"]
+    macro = about_labels.read_json("metrics.json")["models"]["base"]["macro_f1"]["value"]
+    assert sum(of_base) / 3 == pytest.approx(macro)
     for reliability in summary["reliability"]:
         assert sum(one["rows"] for one in reliability["bins"]) == 30
     of_channel = [one for one in summary["slices"] if one["model"] == "tuned" and one["name"] == "channel"]

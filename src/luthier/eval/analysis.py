@@ -89,35 +89,30 @@ def confusions(task: Task, models: Sequence[Contestant]) -> tuple[facts.Confusio
     return tuple(found)
 
 
-def classes(task: Task, models: Sequence[Contestant], seed: int) -> tuple[facts.ClassScore, ...]:
+def classes(task: Task, models: Sequence[Contestant]) -> tuple[facts.ClassScore, ...]:
     """F1 of each label with its interval, for each model."""
-    import numpy as np
-
-    from luthier.metrics.resample import Job, intervals
-
-    real = np.array(task.references)
-    found: list[facts.ClassScore] = []
+    real = Counter(task.references)
+    found = []
     for model in models:
-        said = np.array([reply.prediction for reply in model.replies])
-        jobs = [
-            Job(
-                blocks=(np.stack([(said == real) & (real == label), said == label, real == label], axis=1) * 1.0,),
-                value=lambda sums: _f1(sums[0]),
-                span=(0, 1),
-            )
-            for label in task.labels
-        ]
-        for label, at in zip(task.labels, intervals(jobs, seed=seed), strict=True):
-            score = facts.Score(value=at.value, low=max(0.0, at.low), high=min(1.0, at.high))
-            found.append(facts.ClassScore(label=label, model=model.name, rows=int((real == label).sum()), f1=score))
+        predictions = [reply.prediction for reply in model.replies]
+        said = Counter(predictions)
+        right = Counter(label for label, true in zip(predictions, task.references, strict=True) if label == true)
+        for label in task.labels:
+            score = _f1(right[label], said[label], real[label])
+            found.append(facts.ClassScore(label=label, model=model.name, rows=real[label], f1=score))
     return tuple(found)
 
 
-def _f1(sums: Any) -> Any:
-    import numpy as np
+def _f1(right: int, said: int, real: int) -> facts.Score:
+    """F1 with Wilson's interval: it is 2 j / (1 + j) of j, the share of right rows among those said or real."""
+    from luthier.metrics.resample import wilson
 
-    below = sums[:, 1] + sums[:, 2]
-    return np.divide(2 * sums[:, 0], below, out=np.zeros(len(sums)), where=below > 0)
+    either = said + real - right
+    if either == 0:
+        return facts.Score(value=0.0, low=0.0, high=1.0)
+    low, high = wilson(right, either)
+    value, low, high = (2 * share / (1 + share) for share in (right / either, low, high))
+    return facts.Score(value=value, low=low, high=high)
 
 
 def reliability(

@@ -119,7 +119,7 @@ def _facts(
         models=tuple(_model_facts(model, measured[model.name]) for model in models),
         comparisons=analysis.comparison_facts(compared),
         confusions=analysis.confusions(task, models) if is_label else (),
-        classes=analysis.classes(task, models, seed) if is_label else (),
+        classes=analysis.classes(task, models) if is_label else (),
         reliability=analysis.reliability(answers, measured) if is_label else (),
         slices=analysis.slices(columns, metrics[0], answers, seed),
         fixed=analysis.row_facts(task, models, fixed[: analysis.SHOWN]),
