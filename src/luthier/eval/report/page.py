@@ -54,8 +54,16 @@ def _environment() -> Environment:
         sentence=verdict_sentence,
         lower_is_better=LOWER_IS_BETTER,
     )
+    environment.filters["tied"] = _tied
     environment.filters["clip"] = numbers.clipped
     return environment
+
+
+def _tied(text: str) -> str:
+    """Text whose numbers stay together with their sign and unit at the end of a line."""
+    for loose in ("p < ", "p = ", "95 %"):
+        text = text.replace(loose, loose.replace(" ", "\u00a0"))
+    return text
 
 
 def _style() -> str:

@@ -10,6 +10,8 @@ from luthier.eval.report.numbers import duration
 
 Mark = Literal["tuned", "base", "plain", "against", "unclear", "head"]
 """How a row is drawn; `head` is a heading over the rows that follow."""
+STRONG = ("tuned", "against", "head")
+"""Rows whose words are strong."""
 NARROW = 480
 """Below this width labels stand above their line instead of beside it."""
 
@@ -119,11 +121,11 @@ def _band(drawing: Drawing, scale: Scale, line: Line, y: float) -> None:
 
 
 def _letter(line: Line) -> float:
-    return STRONG_LETTER if line.mark in ("tuned", "head") else LETTER
+    return STRONG_LETTER if line.mark in STRONG else LETTER
 
 
 def _row(drawing: Drawing, scale: Scale, line: Line, place: Place, top: float) -> None:
-    strong = " strong" if line.mark in ("tuned", "head") else ""
+    strong = " strong" if line.mark in STRONG else ""
     beside = place.left > NARROW * 0.1
     room = place.left - 12 if beside else drawing.width
     if not beside and place.said == place.words:
