@@ -30,6 +30,8 @@ class Message(_Plain):
 
     role: Role
     content: str = ""
+    thinking: str = ""
+    """Reasoning written before the content of an assistant turn (`reasoning_content` elsewhere)."""
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     name: str | None = None
