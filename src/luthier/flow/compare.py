@@ -29,7 +29,7 @@ class Compared:
                 if self.facts.get(name):
                     yield f"{name}: {', '.join(self.facts[name][:10])}"
             return
-        for name, value in self.facts.items():
+        for name, value in self.facts.get("counts", {}).items():
             yield f"{name:<12} {value}"
 
 
@@ -53,9 +53,10 @@ def compare_two(first: str, second: str) -> Compared:
 
         return Compared(facts=compare_evaluations(a.artifact, b.artifact))
     if kinds == ("dataset", "dataset"):
-        from luthier.data.compare import compare_datasets
+        from luthier.data.compare import compare as compare_data
 
-        return Compared(facts=compare_datasets(a.artifact, b.artifact))
+        found = compare_data(a.artifact, b.artifact)
+        return Compared(facts={**found.model_dump(mode="json"), "counts": found.counts()})
     message = f"wanted two evaluations, two data sets or two files of predictions; came a {kinds[0]} and a {kinds[1]}"
     raise InputError(
         message, where=Where(field=f"{first} {second}"), remedy="name steps of the same kind, as RECIPE:STEP"

@@ -11,7 +11,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import UnknownName
 from luthier.core.ledger import Ledger, ledger_url
 from luthier.core.store import Store
-from luthier.data.story import Story, story
+from luthier.data.story import story
 from luthier.eval.story import answers
 from luthier.flow.locate import find_recipe
 from luthier.flow.plan import Plan, plan
@@ -22,7 +22,8 @@ from luthier.flow.recipe import Recipe
 class Trace:
     """The story of one example in one recipe."""
 
-    story: Story
+    story: dict[str, Any]
+    """Origin, edits, split or reason of being dropped (see `luthier.data.story`)."""
     learnt: list[dict[str, Any]]
     """Models that were tuned on it: step, artifact, times seen, tokens, runs."""
     answers: list[dict[str, Any]]
@@ -31,11 +32,11 @@ class Trace:
     @property
     def facts(self) -> dict[str, Any]:
         """The story as `trace --json` prints it."""
-        return {**self.story.as_json(), "learnt": self.learnt, "answers": self.answers}
+        return {**self.story, "learnt": self.learnt, "answers": self.answers}
 
     def lines(self) -> Iterator[str]:
         """The story for a person."""
-        yield from self.story.lines()
+        yield from _story_lines(self.story)
         for one in self.learnt:
             cut = ", cut to fit" if one["cut"] else ""
             yield f"learnt by {one['step']} ({one['artifact'][:12]}), {one['times']} times, {one['tokens']} tokens{cut}"
@@ -45,22 +46,49 @@ class Trace:
             yield f"{one['step']}: {one['model']:<10} answered {one['prediction']!r} {right}".rstrip()
 
 
+def _story_lines(told: dict[str, Any]) -> Iterator[str]:
+    """Origin, messages, edits and split of an example, for a person."""
+    origin = told["origin"]
+    yield f"example {told['id']}, a {told['kind']} example" if told["kind"] else f"example {told['id']}"
+    yield f"from {origin['file']}:{origin['line']} ({origin['source']})"
+    for event in told["events"]:
+        if event["action"] != "drop":
+            place = (
+                f"{event['field']}[{event['start']}:{event['end']}]" if event["start"] is not None else event["field"]
+            )
+            yield f"{event['operator']}: {event['reason']}: {place} {event['before']!r} → {event['after']!r}"
+    for operator, columns in told["attributes"].items():
+        yield f"{operator}: {', '.join(f'{name} {value}' for name, value in columns.items())}"
+    for message in told["messages"] or ():
+        yield f"{message['role']:<10} {message.get('content', '')!r}"
+    if told["dropped"]:
+        yield _dropped(told["dropped"])
+    else:
+        yield f"in the split {told['split']}"
+
+
+def _dropped(drop: dict[str, Any]) -> str:
+    twin = f"; its twin is {drop['twin']}" if drop["twin"] else ""
+    alike = f", {drop['similarity']:.0%} alike" if drop["similarity"] is not None else ""
+    return f"dropped by {drop['operator']}: {drop['reason']}{twin}{alike}"
+
+
 def trace_example(example: str, recipe_path: Path | None) -> Trace:
     """Find an example by its id (or the beginning of it) in the data sets of a recipe."""
     what = plan(Recipe.load(find_recipe(recipe_path)))
     found = _story(example, what)
     made = [(planned.name, what.store.open(planned.digest)) for planned in what if planned.cached]
-    learnt = [row for name, artifact in made for row in _learnt(name, artifact, found.id, what.store)]
+    learnt = [row for name, artifact in made for row in _learnt(name, artifact, found["id"], what.store)]
     answered = [
         {"step": name, **answer.as_json()}
         for name, artifact in made
         if artifact.manifest.makes == "evaluation"
-        for answer in answers(artifact, found.id)
+        for answer in answers(artifact, found["id"])
     ]
     return Trace(story=found, learnt=learnt, answers=answered)
 
 
-def _story(example: str, what: Plan) -> Story:
+def _story(example: str, what: Plan) -> dict[str, Any]:
     missing: UnknownName | None = None
     for planned in what:
         if planned.step.makes != "dataset" or not planned.cached:

@@ -1,0 +1,74 @@
+"""Writing a recipe for somebody: one that fits their file, with the reason for each choice, or one from a template."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+
+from luthier.core.errors import InputError, UnknownName, Where, did_you_mean
+from luthier.core.files import write_aside
+from luthier.flow.recipe import Recipe
+from luthier.flow.schema import HEADER, SCHEMA_FILE, recipe_schema
+
+_TEMPLATES = files("luthier.flow") / "templates"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """A recipe that was written, and what was decided for its owner."""
+
+    path: Path
+    decisions: dict[str, str] = field(default_factory=dict)
+    """Why, by dotted path within the step that prepares the data."""
+
+
+def write_recipe(name: str, source: Path | None, *, template: str, model: str) -> Written:
+    """Write `NAME/recipe.yaml` and its schema; an existing recipe is never touched."""
+    folder = _folder(name)
+    path = folder / "recipe.yaml"
+    if source is None:
+        text, decisions = _from_template(template, folder.name, model), {}
+    else:
+        text, decisions = _from_file(source, folder, model)
+    write_aside(folder / SCHEMA_FILE, (json.dumps(recipe_schema(), indent=1, ensure_ascii=False) + "\n").encode())
+    write_aside(path, f"{HEADER}\n{text}".encode())
+    Recipe.load(path)
+    return Written(path=path, decisions=decisions)
+
+
+def _folder(name: str) -> Path:
+    folder = Path(name)
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,63}", folder.name):
+        remedy = "use small letters, digits, - and _; it names the recipe and its folder"
+        raise InputError(f"{folder.name!r} cannot name a recipe", where=Where(field="NAME"), remedy=remedy)
+    if (folder / "recipe.yaml").exists():
+        where = Where(file=str(folder / "recipe.yaml"))
+        raise InputError("there is a recipe already; it was not touched", where=where, remedy="take another name")
+    if folder.exists() and not folder.is_dir():
+        raise InputError("is a file, not a folder", where=Where(file=str(folder)), remedy="take another name")
+    return folder
+
+
+def template_names() -> list[str]:
+    """The templates that a recipe can begin from."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in _TEMPLATES.iterdir() if entry.name.endswith(".yaml"))
+
+
+def _from_template(template: str, name: str, model: str) -> str:
+    if template not in template_names():
+        remedy = did_you_mean(template, template_names())
+        raise UnknownName(f"there is no template {template!r}", where=Where(field="--template"), remedy=remedy)
+    text = (_TEMPLATES / f"{template}.yaml").read_text(encoding="utf-8")
+    return text.replace("{name}", name).replace("{model}", model)
+
+
+def _from_file(source: Path, folder: Path, model: str) -> tuple[str, dict[str, str]]:
+    from luthier.data.propose import propose, render_recipe
+
+    shown = Path(os.path.relpath(source.absolute(), folder.absolute())).as_posix()
+    proposal = propose(source, shown=shown)
+    return render_recipe(proposal, folder.name, model), proposal.reasons
