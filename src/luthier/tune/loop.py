@@ -79,8 +79,12 @@ class Training:
         """How many numbers move."""
         return self._adam.numbers
 
-    def run(self, keeper: Keeper, told: Callable[[Stepped], None]) -> None:
-        """Go on from the newest checkpoint to the end; `told` hears of each step."""
+    def run(self, keeper: Keeper, told: Callable[[Stepped], None]) -> list[str]:
+        """Go on from the newest checkpoint to the end; `told` hears of each step.
+
+        Returns the names of parameters that were to move and did not (experts that no token chose, say); when none
+        moved at all, that is a `ModelError`.
+        """
         if (kept := keeper.read()) is not None:
             self._adam.restore(kept.tensors)
             self._log = list(kept.log)
@@ -92,7 +96,7 @@ class Training:
                 stepped = self._step(step, keeper)
                 self._log.append(stepped.line())
                 told(stepped)
-        self._refuse_untrained()
+        return self._unmoved()
 
     def _step(self, step: int, keeper: Keeper) -> Stepped:
         """One optimizer step over all of its rows."""
@@ -129,14 +133,12 @@ class Training:
     def _state(self) -> State:
         return State(len(self._log), self._adam.state(), tuple(self._log), threads())
 
-    def _refuse_untrained(self) -> None:
-        """`ModelError` when something that was to move did not."""
+    def _unmoved(self) -> list[str]:
         now = self._adam.fingerprints()
-        if still := [name for name, before in self._begun.items() if now[name] == before]:
-            raise ModelError(
-                f"{len(still)} of {len(now)} parameters did not move, {still[0]} among them",
-                remedy="raise learning_rate, or train for more steps",
-            )
+        still = [name for name, before in self._begun.items() if now[name] == before]
+        if len(still) == len(now):
+            raise ModelError("no parameter moved", remedy="raise learning_rate, or train for more steps")
+        return still
 
 
 @contextmanager

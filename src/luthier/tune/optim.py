@@ -92,7 +92,7 @@ class Adam:
 
     def fingerprints(self) -> dict[str, float]:
         """A number for each parameter that changes when it moves."""
-        return {name: float(master.double().square().sum()) for name, master in self._masters.items()}
+        return {name: float(master.detach().double().square().sum()) for name, master in self._masters.items()}
 
     def _named(self) -> Iterator[tuple[str, str, Tensor]]:
         for name, master in self._masters.items():

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 
 from luthier.core.errors import ModelError, Where, did_you_mean
 from luthier.models.describe import Description, training_memory
+from luthier.models.quiet import no_peft_warning
 from luthier.tune.technique import Choice, Rate, Technique, rate_for_width, write_settings
 
 BEST_RATE = 5e-4
@@ -57,7 +58,7 @@ class Lora(Technique):
             lora_dropout=self.dropout,
             task_type="CAUSAL_LM",
         )
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), no_peft_warning():
             torch.manual_seed(seed)
             return get_peft_model(model, config, autocast_adapter_dtype=True)
 

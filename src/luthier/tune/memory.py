@@ -1,0 +1,40 @@
+"""How much this machine can hold, and how many tokens fit into one pack: the same answer each time on one machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from luthier.models.describe import Description
+from luthier.tune.technique import Technique
+
+SHARE = 0.5
+"""Part of the machine's memory that one training may fill."""
+MOST_TOKENS = 16_384
+"""Beyond this, larger packs win nothing more."""
+LEAST_TOKENS = 256
+_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
+
+def machine_bytes() -> int:
+    """Memory of this machine or container: what is there, not what is free just now."""
+    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in _LIMITS:
+        if path.is_file() and (text := path.read_text().strip()).isdigit():
+            found = min(found, int(text))
+    return found
+
+
+def cores() -> int:
+    """Processors that this process may use; `OMP_NUM_THREADS` says how many when it is set."""
+    if (told := os.environ.get("OMP_NUM_THREADS", "")).isdigit() and int(told) > 0:
+        return int(told)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def tokens_that_fit(technique: Technique, model: Description) -> int:
+    """Tokens of the largest pack that fits into this machine's share; at least `LEAST_TOKENS`."""
+    fixed = technique.footprint(model, 0)
+    each = (technique.footprint(model, 1 << 20) - fixed) / (1 << 20)
+    room = int((machine_bytes() * SHARE - fixed) / each)
+    return max(LEAST_TOKENS, min(MOST_TOKENS, room))

@@ -1,0 +1,145 @@
+"""What a training will cost, told before it runs and without torch: tokens, memory, time, and how that is known."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from luthier.core.step import Forecast, Outlook
+from luthier.models.catalog import entry_of
+from luthier.models.describe import Description, describe
+from luthier.models.load import base_folder, cpu_has_bf16
+from luthier.text.dataset import summary
+from luthier.tune.memory import MOST_TOKENS, cores
+
+if TYPE_CHECKING:
+    from luthier.tune.steps.tune import Tune
+
+CHARS_PER_TOKEN = 3.6
+"""English prose and markup under a tokenizer of 30 to 150 thousand tokens; other languages take more."""
+BYTES_PER_ROW = 180
+"""A row of a typical file, when only the file's size is known."""
+SAMPLE = 64
+BF16_OVER_FP32 = 2.2
+"""How much quicker bf16 products are than numpy's fp32 ones, where the processor has them."""
+REACHED = 0.5
+"""Share of a machine's own matrix speed that training reaches here."""
+
+
+class Rows(NamedTuple):
+    """What will be read: how many rows, tokens of one, and tokens that all rows share at their beginning."""
+
+    number: int
+    tokens: float
+    shared: float
+    how: str
+
+
+def foresee(step: Tune, outlook: Outlook) -> Forecast:
+    """Predict seconds, peak bytes and tokens of a training."""
+    model = _model(outlook)
+    rows = _rows(step, outlook)
+    if model is None or rows is None:
+        return Forecast(how="unknown until the model and the data are here")
+    seen = rows.number * step.epochs
+    computed = seen * (rows.tokens - rows.shared) + seen / step.rows_per_step * rows.shared
+    seconds, how = _seconds(step, outlook, model, computed)
+    in_pack = min(MOST_TOKENS, step.rows_per_step * (rows.tokens - rows.shared) + rows.shared)
+    return Forecast(
+        seconds=round(seconds, 1),
+        peak_bytes=step.technique.footprint(model, int(in_pack)) + BASE_BYTES,
+        tokens=round(seen * rows.tokens),
+        how=f"{rows.how}; {how}",
+    )
+
+
+BASE_BYTES = 450 << 20
+"""What Python with torch and transformers holds before any model."""
+
+
+def _seconds(step: Tune, outlook: Outlook, model: Description, computed: float) -> tuple[float, str]:
+    """Seconds, from an earlier training on this machine when there is one, else from a measured product."""
+    moving = 6 if step.technique.trainable(model) > model.parameters / 2 else 4
+    flops = computed * moving * (model.parameters - model.embedding_parameters)
+    before = outlook.history.get("measures", {})
+    if rate := before.get("flops_per_s"):
+        return flops / rate + before.get("begin_s", 10.0), "speed of the last training here"
+    bf16 = step.precision == "bfloat16" or (step.precision == "auto" and cpu_has_bf16())
+    rate = _matrix_flops() * (BF16_OVER_FP32 if bf16 else 1.0) * REACHED
+    return flops / rate + 10.0, "speed from a matrix product measured just now"
+
+
+def _matrix_flops() -> float:
+    """Floating-point operations a second of numpy's fp32 product on all processors, measured in about 50 ms."""
+    import numpy
+
+    size = 512
+    one = numpy.ones((size, size), dtype=numpy.float32)
+    best = float("inf")
+    for _ in range(4):
+        begun = time.perf_counter()
+        one @ one
+        best = min(best, time.perf_counter() - begun)
+    return float(2 * size**3 / best) * (cores() if cores() < 3 else 0.8 * cores()) / max(1, cores())
+
+
+def _model(outlook: Outlook) -> Description | None:
+    """The model that will be tuned: from its files, else from what the catalogue says of its size."""
+    if (made := outlook.inputs.get("model")) is not None:
+        return describe(base_folder(made))
+    source = getattr(outlook.upstream.get("model"), "source", None)
+    known = entry_of(source) if source is not None else None
+    return _typical(known[1].parameters) if known else None
+
+
+def _typical(parameters: int) -> Description:
+    """A gated transformer of a size, in the usual proportions."""
+    layers = max(2, round(30 * (parameters / 135e6) ** 0.25))
+    hidden = 64 * max(1, round((parameters / (12.5 * layers)) ** 0.5 / 64))
+    return Description(
+        architecture="typical", model_type="typical", parameters=parameters, embedding_parameters=parameters // 5,
+        tied=True, hidden_size=hidden, intermediate_size=8 * hidden // 3, layers=layers, heads=max(1, hidden // 64),
+        kv_heads=max(1, hidden // 192), head_dim=64, vocab=parameters // 5 // hidden, context=8192, dtype="bfloat16",
+        weight_bytes=2 * parameters, disk_bytes=2 * parameters, licence=None, template=None,
+    )  # fmt: skip
+
+
+def _rows(step: Tune, outlook: Outlook) -> Rows | None:
+    made = outlook.inputs.get("data")
+    if made is not None:
+        count = summary(made).rows.get("train", 0)
+        sample = _sample(str(made.path("examples/train.parquet")))
+        mean = sum(map(len, sample)) / max(1, len(sample)) / CHARS_PER_TOKEN
+        shared = _alike(sample) / CHARS_PER_TOKEN if len(sample) > 1 else 0.0
+        return Rows(_wanted(step, count), mean, shared, f"{count} rows, tokens guessed from {len(sample)} of them")
+    size = _source_bytes(outlook)
+    if size is None:
+        return None if step.rows is None else Rows(step.rows, 100.0, 0.0, "100 tokens a row assumed")
+    count = max(1, size // BYTES_PER_ROW)
+    return Rows(_wanted(step, count), BYTES_PER_ROW / CHARS_PER_TOKEN, 0.0, "rows guessed from the size of the source")
+
+
+def _wanted(step: Tune, count: int) -> int:
+    return count if step.rows is None else min(step.rows, count)
+
+
+def _source_bytes(outlook: Outlook) -> int | None:
+    source: Any = getattr(outlook.upstream.get("data"), "source", None)
+    size = getattr(source, "size", None)
+    return size(outlook.base) if callable(size) else None
+
+
+def _alike(texts: Sequence[str]) -> int:
+    """How many leading characters all texts share."""
+    first, last = min(texts), max(texts)
+    return next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+
+
+def _sample(path: str) -> Sequence[str]:
+    """The messages of the first rows, as one text each."""
+    import polars
+
+    rows = polars.read_parquet(path, columns=["messages"], n_rows=SAMPLE)["messages"].to_list()
+    return ["".join(f"<{turn['role']}>{turn.get('content', '')}" for turn in json.loads(row)) for row in rows]

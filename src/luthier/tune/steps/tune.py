@@ -1,0 +1,282 @@
+"""The step that makes a tuned model: a technique, an objective, and the one loop over a data set's training rows."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from luthier.core.digest import digest_of
+from luthier.core.errors import DataError, Where
+from luthier.core.step import DataRef, Forecast, Makes, ModelRef, Outlook, Step, Work
+from luthier.models.describe import Description, describe
+from luthier.text.dataset import has_split, read_examples
+from luthier.tune.memory import cores, tokens_that_fit
+from luthier.tune.objective import Lesson, Objective
+from luthier.tune.objectives.sft import Sft
+from luthier.tune.outlook import foresee
+from luthier.tune.schedule import Course, Shape, chosen
+from luthier.tune.technique import Rate, Technique, write_settings
+from luthier.tune.techniques.lora import Lora
+
+if TYPE_CHECKING:
+    from luthier.text.ids import Text
+    from luthier.tune.lessons import Lessons
+    from luthier.tune.loop import Stepped, Training
+
+BATCH = 256
+"""Examples that are turned into rows at once."""
+
+
+class Tune(Step):
+    """Fine-tune a model on the training rows of a data set."""
+
+    kind: Literal["tune"] = "tune"
+    makes: ClassVar[Makes] = "model"
+
+    data: DataRef
+    """The step whose rows are learnt."""
+    model: ModelRef = None
+    """The step whose model is tuned; the recipe's own model when not given."""
+    technique: Technique = Lora()
+    """Which weights move."""
+    objective: Objective = Sft()
+    """What is wanted of the model."""
+    epochs: float = Field(default=1.0, gt=0, le=1000)
+    """How often each row is seen. One pass over fresh rows learns most for its time; two to four for small sets."""
+    rows: int | None = Field(default=None, ge=1)
+    """How many training rows are used, drawn by the seed; all of them when not given."""
+    rows_per_step: int = Field(default=32, ge=1)
+    """Rows that each update averages over: 32 is small enough to learn from few rows (small batches generalise well and
+    LoRA suffers from large ones, "LoRA Without Regret") and large enough to share long prefixes."""
+    learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+    """Size of the updates at their height; `auto` follows the technique and the width of the model."""
+    schedule: Shape = "linear"
+    """How the learning rate falls after the warm-up: to zero in a line (best in Defazio et al., 2023), in a cosine, or
+    not at all."""
+    warmup: float = Field(default=0.03, ge=0, lt=1)
+    """Share of all steps over which the learning rate rises from nothing."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """How much AdamW shrinks what moves at each step, times the learning rate. 0 for adapters and short runs; 0.01 to
+    0.1 where many epochs overfit."""
+    clip: float | None = Field(default=1.0, gt=0)
+    """Largest norm of the whole gradient; larger ones are scaled down to it. None: any."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What the model computes in; what moves is always kept in fp32. `auto`: bfloat16 where the processor has it."""
+    tokens_per_pack: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Tokens computed at once; a step with more is split, with the same gradient. `auto`: what fits into memory."""
+    checkpoint_steps: int | None = Field(default=None, ge=1)
+    """Steps between checkpoints; when not given, by the time that writing one takes (at most 2 % of the whole)."""
+
+    def make(self, work: Work) -> Mapping[str, Any]:
+        """Write the adapter or the whole model, `tuned.json`, `log.jsonl` and `learnt.parquet`."""
+        return _Tuning(self, work).run()
+
+    def foresee(self, outlook: Outlook) -> Forecast:
+        """Predict from the data's size, the model's, and the speed of this machine."""
+        return foresee(self, outlook)
+
+    def rate_for(self, model: Description) -> Rate:
+        """The learning rate, and why."""
+        if self.learning_rate == "auto":
+            return self.technique.rate(model.hidden_size)
+        return Rate(self.learning_rate, "as given")
+
+
+class _Tuning:
+    """One making of a tuned model."""
+
+    def __init__(self, step: Tune, work: Work) -> None:
+        from luthier.models.load import base_folder, name_of
+
+        self._step, self._work = step, work
+        self._model = work.inputs["model"]
+        self._base = base_folder(self._model)
+        self._name = name_of(self._model)
+        self._description = describe(self._base)
+        self._rate = step.rate_for(self._description)
+
+    def run(self) -> dict[str, Any]:
+        """Rows, model, loop, files; returns measures."""
+        from luthier.text.ids import Text
+
+        begun = time.perf_counter()
+        lessons = self._lessons(Text.load(self._base))
+        step = self._step
+        course = Course(seed=self._work.seed, count=len(lessons), epochs=step.epochs, rows_per_step=step.rows_per_step)
+        training, keeper = self._prepare(lessons, course)
+        ready = time.perf_counter()
+        speed = _Speed(self._work, course)
+        self._warn_unmoved(training.run(keeper, speed), course)
+        self._save(training, lessons, course)
+        parameters = self._description.parameters - self._description.embedding_parameters
+        moving = 6 if training.trainable > self._description.parameters / 2 else 4
+        return {**speed.measures(moving * parameters), "begin_s": ready - begun}
+
+    def _lessons(self, text: Text) -> Lessons:
+        from luthier.tune.lessons import Lessons
+
+        for sentence in text.notes:
+            self._work.events.note(sentence)
+        key = digest_of([self._step.objective.settings(), self._step.rows, text.digest])
+        lessons = Lessons.write(self._work.scratch / "lessons", self._teach(text), key)
+        self._warn(lessons)
+        return lessons
+
+    def _teach(self, text: Text) -> Iterator[Lesson]:
+        """Lessons of the chosen examples, a batch at a time."""
+        data = self._work.inputs["data"]
+        if not has_split(data, "train"):
+            raise DataError("the data set has no training rows", where=Where(field="data"))
+        examples = read_examples(data, "train")
+        wanted = chosen(self._work.seed, len(examples), self._step.rows)
+        for begin in range(0, len(wanted), BATCH):
+            batch = [examples[at] for at in wanted[begin : begin + BATCH]]
+            yield from self._step.objective.lessons(batch, text)
+            self._work.events.progress(begin + len(batch), len(wanted), "rows read")
+
+    def _warn(self, lessons: Lessons) -> None:
+        """Say what is not learnt, and why; `DataError` when nothing is left."""
+        counts, events = lessons.counts, self._work.events
+        reasons = Counter(told["nothing"] for told in lessons.told() if told["nothing"])
+        said = "; ".join(f"{number} rows: {reason}" for reason, number in sorted(reasons.items()))
+        if not counts.lessons:
+            raise DataError(f"nothing can be learnt from any training row ({said or 'there is none'})")
+        if reasons:
+            events.warning(f"not learnt: {said} (listed in learnt.parquet)")
+        if counts.cut:
+            events.warning(f"{counts.cut} rows were cut to {_limit(self._step.objective)} (listed in learnt.parquet)")
+
+    def _warn_unmoved(self, names: list[str], course: Course) -> None:
+        if names and course.steps > 1:  # at the first step LoRA's A stands still, since B is zero
+            self._work.events.warning(f"{len(names)} parameters did not move, {names[0]} among them")
+
+    def _prepare(self, lessons: Lessons, course: Course) -> tuple[Training, Any]:
+        import torch
+
+        from luthier.models.load import open_merged, pick_dtype
+        from luthier.models.logprobs import reading
+        from luthier.models.lora_product import one_product
+        from luthier.tune.checkpoint import Keeper
+        from luthier.tune.loop import Manner, Training
+
+        torch.set_num_threads(cores())
+        step = self._step
+        dtype = pick_dtype(step.precision)
+        model = step.technique.adapt(open_merged(self._model, dtype), self._work.seed)
+        one_product(model)
+        how = reading(model)
+        tokens = self._tokens(lessons)
+        self._say(how.why, str(dtype).removeprefix("torch."), tokens, course)
+        manner = Manner(
+            rate=self._rate.value,
+            schedule=step.schedule,
+            warmup=step.warmup,
+            weight_decay=step.weight_decay,
+            clip=step.clip,
+            tokens_per_pack=tokens,
+        )
+        self.trained = model
+        training = Training(model, step.objective, lessons, course, manner)
+        return training, Keeper(self._work.scratch / "checkpoint.safetensors", "1", step.checkpoint_steps)
+
+    def _tokens(self, lessons: Lessons) -> int:
+        wanted = self._step.tokens_per_pack
+        fits = tokens_that_fit(self._step.technique, self._description) if wanted == "auto" else wanted
+        return max(fits, lessons.longest)
+
+    def _say(self, padded: str, dtype: str, tokens: int, course: Course) -> None:
+        """What was decided for the user, and why."""
+        note = self._work.events.note
+        note(
+            f"{course.count} rows, {course.steps} steps of {course.rows_per_step} rows, in {dtype} "
+            f"on {cores()} cores, at most {tokens} tokens at once"
+        )
+        note(f"learning rate {self._rate.value:g} ({self._rate.why}), {self._step.schedule}, seed {course.seed}")
+        if padded:
+            note(f"this model cannot be read packed ({padded}); rows are padded: the same result, more slowly")
+
+    def _save(self, training: Training, lessons: Lessons, course: Course) -> None:
+        from luthier.models.lora_product import own_forward
+
+        folder, step = self._work.folder, self._step
+        own_forward(self.trained)
+        step.technique.save(self.trained, folder, self._base, self._name)
+        write_settings(
+            folder / "tuned.json",
+            {
+                "technique": step.technique.settings(),
+                "objective": step.objective.settings(),
+                "base": self._name,
+                "steps": course.steps,
+                "rows": course.count,
+                "rows_seen": course.total,
+                "learnt_tokens": lessons.counts.learnt,
+                "trainable_parameters": training.trainable,
+                "learning_rate": self._rate.value,
+                "learning_rate_why": self._rate.why,
+            },
+        )
+        (folder / "log.jsonl").write_text("".join(f"{line}\n" for line in training.log), encoding="utf-8")
+        _write_learnt(folder / "learnt.parquet", lessons, course)
+
+
+class _Speed:
+    """Tells of each step as it is done, and measures how fast they are."""
+
+    def __init__(self, work: Work, course: Course) -> None:
+        self._work, self._course = work, course
+        self._begun = time.perf_counter()
+        self._rows = self._computed = self._tokens = 0
+
+    def __call__(self, stepped: Stepped) -> None:
+        self._rows += stepped.rows
+        self._computed += stepped.computed
+        self._tokens += stepped.tokens
+        done = min(stepped.step * self._course.rows_per_step, self._course.total)
+        self._work.events.progress(done, self._course.total, "rows", step=stepped.step, loss=round(stepped.loss, 4))
+
+    def measures(self, flops_per_token: int) -> dict[str, float]:
+        """Rates over the whole training, of what this process did."""
+        seconds = time.perf_counter() - self._begun
+        return {
+            "train_s": seconds,
+            "rows_per_s": self._rows / seconds,
+            "tokens_per_s": self._tokens / seconds,
+            "computed_tokens_per_s": self._computed / seconds,
+            "flops_per_s": self._computed * flops_per_token / seconds,
+        }
+
+
+def _write_learnt(path: Path, lessons: Lessons, course: Course) -> None:
+    """For each chosen example: how often it was seen, its tokens, how many were learnt, whether it was cut, and why
+    nothing was learnt from it when that is so."""
+    import polars
+
+    whole, rest = divmod(course.total, course.count)
+    extra = set(_part_of_epoch(course, whole, rest))
+    rows: list[dict[str, Any]] = []
+    number = 0
+    for told in lessons.told():
+        seen = 0
+        if not told["nothing"]:
+            seen, number = whole + (number in extra), number + 1
+        kept = {"id": told["id"], "seen": seen, "tokens": told["tokens"], "learnt": told["learnt"]}
+        rows.append({**kept, "cut": told["cut"] > 0, "nothing": told["nothing"] or None})
+    kinds = {"id": polars.String, "seen": polars.Int64, "tokens": polars.Int64, "learnt": polars.Int64}
+    polars.DataFrame(rows, schema={**kinds, "cut": polars.Boolean, "nothing": polars.String}).write_parquet(path)
+
+
+def _part_of_epoch(course: Course, epoch: int, count: int) -> list[int]:
+    from luthier.tune.schedule import order
+
+    return [int(at) for at in order(course.seed, epoch, course.count)[:count]]
+
+
+def _limit(objective: Objective) -> str:
+    limit = getattr(objective, "max_tokens", None)
+    return f"{limit} tokens" if limit is not None else "their limit"

@@ -1,0 +1,102 @@
+"""LoRA as one product equals PEFT in fp32, and keeps small updates where PEFT's bf16 loses them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from luthier.models.lora_product import one_product, own_forward
+from luthier.models.quiet import no_peft_warning
+
+IDS = torch.tensor([[3, 9, 4, 1, 7], [2, 2, 8, 5, 6]])
+
+
+def adapted(dtype: torch.dtype = torch.float64, bias: bool = False, **settings: Any) -> Any:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=37, hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, attention_bias=bias, mlp_bias=bias, tie_word_embeddings=False,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).to(dtype)
+    with no_peft_warning():
+        made = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", **settings))
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    return made.to(torch.float64) if dtype == torch.float64 else made
+
+
+def read(model: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    model.zero_grad()
+    out = model(input_ids=IDS).logits
+    torch.log_softmax(out.double(), -1)[..., 3].sum().backward()
+    return out.detach(), {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"bias": True}, {"use_rslora": True}, {"lora_dropout": 0.5}, {"bias": True, "lora_bias": True}],
+    ids=["plain", "bias", "rslora", "dropout", "lora-bias"],
+)
+def test_it_equals_peft(settings: dict[str, Any]) -> None:
+    model = adapted(**settings).eval()
+    wanted, wanted_gradients = read(model)
+    assert one_product(model) == 14
+    for _ in range(2):
+        found, gradients = read(model)
+        torch.testing.assert_close(found, wanted)
+        assert gradients.keys() == wanted_gradients.keys()
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(gradient, wanted_gradients[name], msg=lambda text, name=name: f"{name}: {text}")
+    own_forward(model)
+    torch.testing.assert_close(read(model)[0], wanted)
+
+
+def test_dropout_and_switched_off_adapters_take_pefts_own_way() -> None:
+    model = adapted(lora_dropout=0.5).train()
+    with torch.no_grad(), model.disable_adapter():
+        wanted = model(input_ids=IDS).logits
+    one_product(model)
+    assert not torch.equal(model(input_ids=IDS).logits, model(input_ids=IDS).logits)
+    with torch.no_grad(), model.disable_adapter():
+        torch.testing.assert_close(model(input_ids=IDS).logits, wanted)
+
+
+def test_other_adapters_are_left_alone() -> None:
+    assert one_product(adapted(use_dora=True)) == 0
+
+
+def test_merging_still_works() -> None:
+    model = adapted().eval()
+    one_product(model)
+    wanted = read(model)[0]
+    own_forward(model)
+    merged = model.merge_and_unload()
+    torch.testing.assert_close(merged(input_ids=IDS).logits, wanted)
+
+
+def test_small_updates_survive_bf16() -> None:
+    """Summed over many tokens, a delta far below the output's rounding is kept by one product and lost by two."""
+    torch.manual_seed(0)
+    base = torch.nn.Linear(64, 64, bias=False).to(torch.bfloat16)
+    with no_peft_warning():
+        model = get_peft_model(torch.nn.Sequential(base), LoraConfig(r=4, target_modules=["0"]))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora" in name:
+                parameter.normal_(std=0.02)
+    x = torch.randn(4096, 64).to(torch.bfloat16)
+    layer = model.base_model.model[0]
+    delta = layer.lora_B["default"].weight.double() @ layer.lora_A["default"].weight.double() * 2
+    exact = x.double() @ (base.weight.double() + delta).t()
+    two = (model(x).double() - exact).norm()
+    assert one_product(model) == 1
+    one = (model(x).double() - exact).norm()
+    assert one < 0.8 * two

@@ -1,0 +1,226 @@
+"""The tune step: what it learns, writes, says and refuses; killed and resumed it ends in the same bytes."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from pathlib import Path
+
+import polars
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from luthier.core.artifact import Artifact
+from luthier.core.errors import DataError, ModelError
+from luthier.core.step import Outlook
+from luthier.models.load import load
+from luthier.models.quiet import no_peft_warning
+from luthier.tune.loop import Stepped, Training
+from luthier.tune.objectives.sft import Sft
+from luthier.tune.steps.tune import Tune
+from luthier.tune.techniques.full import Full
+from luthier.tune.techniques.lora import Lora
+from tuning import Bench, bench, chat, examples
+
+QUICK = {"data": "data", "rows_per_step": 8, "learning_rate": 1e-2, "precision": "float32"}
+FILES = ("tuned.json", "log.jsonl", "learnt.parquet")
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return bench(tmp_path_factory.mktemp("shop"))
+
+
+def logged(artifact: Artifact, name: str) -> list[float]:
+    return [json.loads(line)[name] for line in (artifact.folder / "log.jsonl").read_text().splitlines()]
+
+
+def losses(artifact: Artifact) -> list[float]:
+    return logged(artifact, "loss")
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.suffix != ""}
+
+
+def test_lora_learns_and_loads_in_plain_peft(shop: Bench) -> None:
+    made = shop.tune(Tune(**QUICK, technique=Lora(r=4), epochs=4))
+    assert losses(made)[-1] < 0.5 * losses(made)[0]
+    with no_peft_warning():
+        plain = PeftModel.from_pretrained(
+            AutoModelForCausalLM.from_pretrained(shop.base.folder), made.folder / "adapter"
+        )
+    ours = load(made, "float32").model
+    ids = torch.tensor([[5, 6, 7, 8]])
+    torch.testing.assert_close(plain(ids).logits, ours(ids).logits)
+    before = AutoModelForCausalLM.from_pretrained(shop.base.folder)(ids).logits
+    assert (plain(ids).logits - before).abs().max() > 0.1
+
+
+def test_full_learns_and_loads_in_plain_transformers(shop: Bench) -> None:
+    made = shop.tune(Tune(**QUICK, technique=Full(), epochs=2))
+    assert losses(made)[-1] < 0.7 * losses(made)[0]
+    plain, info = AutoModelForCausalLM.from_pretrained(made.folder, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert plain.lm_head.weight.data_ptr() == plain.get_input_embeddings().weight.data_ptr()
+    assert load(made, "float32").name == "tiny+full"
+
+
+def test_the_log_and_the_books_add_up(shop: Bench) -> None:
+    made = shop.tune(Tune(**QUICK, rows=20, epochs=1.5))
+    lines = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert [line["rows"] for line in lines] == [8, 8, 8, 6]
+    assert all(line["computed"] < line["tokens"] for line in lines)
+    assert all(math.isfinite(line["grad_norm"]) and line["lr"] <= 1e-2 for line in lines)
+    learnt = polars.read_parquet(made.folder / "learnt.parquet")
+    assert learnt["seen"].sum() == 30
+    assert set(learnt["seen"]) == {1, 2}
+    assert learnt.height == 20
+    assert set(learnt["id"]) <= {example.id for example in examples()}
+    tuned = json.loads((made.folder / "tuned.json").read_text())
+    assert tuned["rows"] == 20
+    assert tuned["learnt_tokens"] == learnt["learnt"].sum()
+    assert tuned["technique"]["kind"] == "lora"
+
+
+@pytest.mark.parametrize("technique", [Lora(r=4, dropout=0.2), Full()], ids=["lora", "full"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_killed_anywhere_it_ends_in_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, technique: Lora | Full, precision: str
+) -> None:
+    shop = bench(tmp_path)
+    step = Tune(**{**QUICK, "precision": precision}, technique=technique, checkpoint_steps=2)
+    whole = bytes_of(shop.tune(step).folder)
+    shop.store.remove(shop.tune_digest(step))
+    for kill in random.Random(0).sample(range(6), 2):
+        monkeypatch.setattr(Training, "_step", _dying(Training._step, kill))
+        with pytest.raises(KeyboardInterrupt):
+            shop.tune(step)
+        monkeypatch.undo()
+    again = bytes_of(shop.tune(step).folder)
+    assert {name for name in whole if whole[name] != again[name]} <= {"timing.json"}
+    assert whole.keys() == again.keys()
+
+
+def _dying(step: object, at: int) -> object:
+    def dying(self: Training, number: int, keeper: object) -> Stepped:
+        if number == at:
+            raise KeyboardInterrupt
+        return step(self, number, keeper)  # type: ignore[operator, no-any-return]
+
+    return dying
+
+
+@pytest.mark.parametrize("technique", [Lora(r=4), Full()], ids=["lora", "full"])
+def test_how_a_step_is_split_does_not_change_what_is_learnt(shop: Bench, technique: Lora | Full) -> None:
+    whole = shop.tune(Tune(**QUICK, technique=technique, rows=16, tokens_per_pack=4096), seed=1)
+    split = shop.tune(Tune(**QUICK, technique=technique, rows=16, tokens_per_pack=90), seed=1)
+    assert losses(split) == pytest.approx(losses(whole), rel=1e-5)
+    assert logged(split, "grad_norm") == pytest.approx(logged(whole, "grad_norm"), rel=1e-4)
+
+
+def test_bf16_ends_near_fp32(shop: Bench) -> None:
+    settings = {**QUICK, "epochs": 4, "technique": Lora(r=4)}
+    wide = losses(shop.tune(Tune(**settings)))
+    narrow = losses(shop.tune(Tune(**{**settings, "precision": "bfloat16"})))
+    assert sum(narrow[-6:]) == pytest.approx(sum(wide[-6:]), rel=0.1)
+
+
+def test_rows_that_teach_nothing_are_counted_listed_and_said(tmp_path: Path) -> None:
+    long = chat("word " * 300, "billing", 90)
+    shop = bench(tmp_path, [*examples(12), long, chat("Hello", "", 91)])
+    made = shop.tune(Tune(**QUICK, objective=Sft(max_tokens=200)))
+    assert any("1 rows: longer than 200 tokens" in said for said in shop.said("warning"))
+    learnt = polars.read_parquet(made.folder / "learnt.parquet")
+    row = learnt.row(by_predicate=polars.col("id") == long.id, named=True)
+    assert row["seen"] == 0
+    assert row["cut"]
+    assert "longer than 200" in row["nothing"]
+    cut = shop.tune(Tune(**QUICK, objective=Sft(max_tokens=200, too_long="prompt")))
+    row = polars.read_parquet(cut.folder / "learnt.parquet").row(by_predicate=polars.col("id") == long.id, named=True)
+    assert (row["seen"], row["tokens"], row["cut"]) == (1, 200, True)
+    assert any("1 rows were cut to 200 tokens" in said for said in shop.said("warning"))
+
+
+def test_nothing_to_learn_at_all_is_an_error(tmp_path: Path) -> None:
+    shop = bench(tmp_path, [chat("word " * 300, "billing", line) for line in range(3)])
+    with pytest.raises(DataError, match="nothing can be learnt"):
+        shop.tune(Tune(**QUICK, objective=Sft(max_tokens=100)))
+
+
+def test_divergence_stops_with_the_step_and_the_examples(tmp_path: Path) -> None:
+    shop = bench(tmp_path)
+    step = Tune(**{**QUICK, "learning_rate": 1e30}, clip=None, technique=Full(), warmup=0)
+    with pytest.raises(
+        ModelError, match=r"diverged at step \d+: (loss|gradient norm) (nan|inf), on examples"
+    ) as caught:
+        shop.tune(step)
+    assert "lower learning_rate" in caught.value.remedy
+    assert (shop.work(step).scratch / "checkpoint.safetensors").is_file()
+
+
+def test_a_model_that_did_not_move_is_refused(shop: Bench) -> None:
+    with pytest.raises(ModelError, match="no parameter moved"):
+        shop.tune(Tune(**{**QUICK, "learning_rate": 1e-30}, technique=Full(), rows=8))
+
+
+def test_unknown_targets_get_a_suggestion(shop: Bench) -> None:
+    with pytest.raises(ModelError, match="no linear layer is called 'q_pro'") as caught:
+        shop.tune(Tune(**QUICK, technique=Lora(targets=("q_pro",))))
+    assert "q_proj" in caught.value.remedy
+
+
+def test_what_was_decided_is_said(shop: Bench) -> None:
+    shop.heard.clear()
+    shop.tune(Tune(**{**QUICK, "learning_rate": "auto"}, rows=8))
+    said = " | ".join(shop.said("note"))
+    assert "learning rate" in said
+    assert "ten times full fine-tuning" in said
+    assert "at most" in said
+    progress = [event for event in shop.heard if event.kind == "progress" and event.unit == "rows"]
+    assert progress[-1].done == progress[-1].total == 8
+    assert "loss" in progress[-1].measures
+
+
+def test_an_adapter_can_be_tuned_over_an_adapter(shop: Bench) -> None:
+    first = shop.tune(Tune(**QUICK, technique=Lora(r=2)))
+    second = shop.tune(Tune(**QUICK, technique=Lora(r=3)), model=first)
+    assert load(second, "float32").name == "tiny+lora+lora"
+    assert losses(second)[0] < losses(first)[0]
+
+
+def test_a_forecast_needs_no_torch_and_names_its_source(shop: Bench) -> None:
+    step = Tune(**QUICK, epochs=2)
+    told = step.foresee(Outlook(inputs={"data": shop.data, "model": shop.base}, upstream={}, base=shop.base.folder))
+    assert told.seconds is not None
+    assert told.seconds > 0
+    assert told.peak_bytes is not None
+    assert told.tokens is not None
+    assert "48 rows" in told.how
+    assert "matrix product" in told.how
+    history = {"measures": {"flops_per_s": 1e9, "begin_s": 2.0}}
+    inputs = {"data": shop.data, "model": shop.base}
+    later = step.foresee(Outlook(inputs=inputs, upstream={}, base=shop.base.folder, history=history))
+    assert "last training" in later.how
+    nothing = step.foresee(Outlook(inputs={}, upstream={}, base=shop.base.folder))
+    assert nothing.seconds is None
+
+
+@given(st.integers(1, 50), st.floats(0.1, 3), st.integers(1, 16), st.integers(0, 5))
+def test_every_lesson_is_seen_as_often_as_asked(count: int, epochs: float, rows: int, seed: int) -> None:
+    from luthier.tune.schedule import Course
+
+    course = Course(seed=seed, count=count, epochs=epochs, rows_per_step=rows)
+    seen = [lesson for step in range(course.steps) for lesson in course.lessons_of(step)]
+    assert len(seen) == course.total
+    for begin in range(0, len(seen), count):
+        part = seen[begin : begin + count]
+        assert len(set(part)) == len(part)
+    assert course.lessons_of(0) == course.lessons_of(0)

@@ -1,0 +1,136 @@
+"""A small honest bench for tests of tuning: a tiny base model and a data set as artifacts, and a step made on them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars
+from safetensors.torch import load_file, save_file
+
+from luthier.core.artifact import Artifact, Manifest
+from luthier.core.digest import digest_of
+from luthier.core.events import Event, Events
+from luthier.core.step import Work
+from luthier.core.store import Store
+from luthier.text.messages import Example, Message, Origin, example_id
+from luthier.tune.steps.tune import Tune
+from workshop import tickets, tiny_model
+
+SYSTEM = "Sort the message: billing, delivery or account. Answer with one word."
+
+
+def examples(count: int = 48) -> list[Example]:
+    """Tickets with their class, under one system prompt."""
+    return [chat(row["message"], row["category"], line) for line, row in enumerate(tickets(count), start=2)]
+
+
+def chat(question: str, answer: str, line: int = 1) -> Example:
+    """One labelled question."""
+    messages = (
+        Message(role="system", content=SYSTEM),
+        Message(role="user", content=question),
+        Message(role="assistant", content=answer),
+    )
+    origin = Origin(source="csv", file="tickets.csv", line=line)
+    key = example_id(messages, answer, {}, line)
+    return Example(id=key, origin=origin, kind="label", messages=messages, label=answer)
+
+
+@dataclass
+class Bench:
+    """A store with a base model and a data set in it."""
+
+    store: Store
+    base: Artifact
+    data: Artifact
+    heard: list[Event]
+
+    def work(self, step: Tune, seed: int = 3, model: Artifact | None = None) -> Work:
+        """The place where a step is made; what an earlier try left in scratch is there."""
+        folder, scratch = self.store.begin(self.tune_digest(step, seed))
+        events = Events(self.heard.append).of("tune")
+        inputs = {"data": self.data, "model": model or self.base}
+        return Work(name="tune", inputs=inputs, folder=folder, scratch=scratch, base=folder, seed=seed, events=events)
+
+    def tune(self, step: Tune, seed: int = 3, model: Artifact | None = None) -> Artifact:
+        """Make a tuned model."""
+        step.make(self.work(step, seed, model))
+        inputs = {"data": self.data.digest, "model": (model or self.base).digest}
+        return finish(self.store, self.tune_digest(step, seed), "tune", "model", inputs)
+
+    def tune_digest(self, step: Tune, seed: int = 3) -> str:
+        """The name of what a step makes here."""
+        return digest_of([step.settings(), seed])
+
+    def said(self, kind: str) -> list[str]:
+        """Texts of the events of a kind."""
+        return [event.text for event in self.heard if event.kind == kind]
+
+
+def bench(root: Path, rows: Iterable[Example] | None = None) -> Bench:
+    """Make the bench."""
+    store = Store(root / "store")
+    base = made(store, "base", "model", _base)
+    data = made(store, "prepare", "dataset", lambda folder: _data(folder, list(rows or examples())))
+    return Bench(store, base, data, [])
+
+
+def made(store: Store, kind: str, makes: str, write: Callable[[Path], None]) -> Artifact:
+    """An artifact that a function wrote."""
+    digest = digest_of([kind, makes])
+    folder, _ = store.begin(digest)
+    write(folder)
+    return finish(store, digest, kind, makes, {})
+
+
+def finish(store: Store, digest: str, kind: str, makes: str, inputs: dict[str, str]) -> Artifact:
+    """Turn a written folder into an artifact."""
+    manifest = Manifest(
+        digest=digest, kind=kind, makes=makes, settings={}, inputs=inputs, reads={}, code="", seed=0, files=[]
+    )
+    return store.finish(manifest, {})
+
+
+def _base(folder: Path) -> None:
+    """A random model with weights large enough for an adapter alone to change what it says."""
+    tiny_model(folder)
+    state = load_file(folder / "model.safetensors")
+    save_file(
+        {name: 10 * value if value.ndim > 1 else value for name, value in state.items()},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
+    (folder / "model.json").write_text(json.dumps({"name": "tiny"}))
+
+
+def _data(folder: Path, rows: list[Example]) -> None:
+    (folder / "examples").mkdir()
+    columns = [
+        {
+            "id": row.id,
+            "source": row.origin.source,
+            "file": row.origin.file,
+            "line": row.origin.line,
+            "kind": row.kind,
+            "messages": json.dumps([message.model_dump(exclude_defaults=True) for message in row.messages]),
+            "label": row.label,
+            "tools": "[]",
+            "meta": "{}",
+            "group": None,
+        }
+        for row in rows
+    ]
+    polars.DataFrame(columns).write_parquet(folder / "examples" / "train.parquet")
+    summary = {
+        "rows_in": len(rows),
+        "rows": {"train": len(rows)},
+        "dropped": {},
+        "edited": {},
+        "task": "label",
+        "labels": ["account", "billing", "delivery"],
+        "sources": [],
+    }
+    (folder / "summary.json").write_text(json.dumps(summary))
