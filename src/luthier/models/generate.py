@@ -1,0 +1,199 @@
+"""Writing text: greedy or sampled, many prompts at once or one as a stream; and scoring given answers.
+
+What all prompts of a batch share at their beginning is read once. Each prompt draws from a random stream of its own, so
+that what is written does not depend on who else is in the batch, beyond the rounding of sums.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from luthier.core.errors import DataError
+from luthier.models.load import Loaded
+from luthier.models.logprobs import logprobs, plain_model, reading
+from luthier.models.pack import Row, common, packs
+
+TOKENS = 16_384
+"""Tokens that a batch may hold, prompts and answers together: what bounds its key-value cache."""
+PACK_TOKENS = 4096
+"""Tokens read at once when answers are scored."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the next token is chosen."""
+
+    temperature: float = 0.0
+    """0 always takes the likeliest."""
+    top_p: float = 1.0
+    """Only the likeliest tokens that together have this share are drawn from."""
+    seed: int = 0
+
+
+GREEDY = Sampling()
+
+
+def generate(
+    loaded: Loaded,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    stop_ids: Collection[int],
+    *,
+    sampling: Sampling = GREEDY,
+    progress: Callable[[int, int], None] | None = None,
+    tokens: int = TOKENS,
+) -> list[list[int]]:
+    """What the model writes after each prompt, the stop id included; `progress` hears of finished prompts."""
+    written: list[list[int]] = [[] for _ in prompts]
+    done = 0
+    model = plain_model(loaded.model)
+    for group in _groups(model, prompts, max_new_tokens, tokens):
+        batch = _Batch(model, [prompts[at] for at in group], sampling, group)
+        for ids in batch.run(max_new_tokens, frozenset(stop_ids)):
+            for at, token in ids:
+                written[at].append(token)
+        done += len(group)
+        if progress is not None:
+            progress(done, len(prompts))
+    return written
+
+
+def stream(
+    loaded: Loaded,
+    prompt: Sequence[int],
+    max_new_tokens: int,
+    stop_ids: Collection[int],
+    *,
+    sampling: Sampling = GREEDY,
+) -> Iterator[int]:
+    """The same ids as `generate` writes after one prompt, one by one as they come."""
+    batch = _Batch(plain_model(loaded.model), [prompt], sampling, [0])
+    for ids in batch.run(max_new_tokens, frozenset(stop_ids)):
+        yield from (token for _, token in ids)
+
+
+def score_options(
+    model: torch.nn.Module,
+    prompts: Sequence[Sequence[int]],
+    options: Sequence[Sequence[Sequence[int]]],
+    *,
+    tokens: int = PACK_TOKENS,
+) -> list[list[float]]:
+    """For each prompt, the summed log-probability of each of its options; shared beginnings are read once."""
+    rows = [
+        Row([*prompt, *option], [0.0] * len(prompt) + [1.0] * len(option), f"{at}:{number}")
+        for at, (prompt, own) in enumerate(zip(prompts, options, strict=True))
+        for number, option in enumerate(own)
+    ]
+    sums: dict[str, float] = {}
+    with torch.no_grad():
+        for pack in packs(rows, tokens):
+            found = logprobs(model, pack).double().cpu()
+            totals = torch.zeros(pack.rows, dtype=torch.float64).index_add_(0, pack.path.cpu(), found)
+            sums |= dict(zip(pack.keys, totals.tolist(), strict=True))
+    return [[sums[f"{at}:{number}"] for number in range(len(own))] for at, own in enumerate(options)]
+
+
+def _groups(model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int, tokens: int) -> Iterator[list[int]]:
+    """Numbers of prompts to be answered together: of like length, and of the same where padding would be seen."""
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 40
+    even = not _can_pad(model)
+    group: list[int] = []
+    for at in sorted(range(len(prompts)), key=lambda at: len(prompts[at])):
+        length = len(prompts[at])
+        if not 0 < length < context:
+            raise DataError(f"prompt {at} has {length} tokens; the model reads 1 to {context - 1}")
+        room = (len(group) + 1) * (length + max_new_tokens) <= tokens
+        if group and (not room or (even and length != len(prompts[group[0]]))):
+            yield group
+            group = []
+        group.append(at)
+    if group:
+        yield group
+
+
+def _can_pad(model: Any) -> bool:
+    """Whether padding in front is invisible: no state that runs through it, no window that it would fill."""
+    config = model.config.get_text_config()
+    windowed = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
+    return reading(model).packed and not windowed
+
+
+class _Batch:
+    """Prompts that are answered together."""
+
+    def __init__(self, model: Any, prompts: Sequence[Sequence[int]], sampling: Sampling, names: Sequence[int]) -> None:
+        self._model, self._prompts, self._sampling = model, prompts, sampling
+        self._names = list(names)
+        self._device = next(model.parameters()).device
+        self._draws = [torch.Generator().manual_seed(sampling.seed * 1_000_003 + name) for name in names]
+        self._cache_name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+    @torch.no_grad()
+    def run(self, limit: int, stop: frozenset[int]) -> Iterator[list[tuple[int, int]]]:
+        """At each step, the token that each unfinished prompt goes on with, by the prompt's name."""
+        logits, cache, mask = self._read()
+        lengths = torch.tensor([len(prompt) for prompt in self._prompts], device=self._device)
+        going = list(range(len(self._prompts)))
+        for count in range(limit):
+            chosen = self._choose(logits, going)
+            yield [(self._names[at], token) for at, token in zip(going, chosen, strict=True)]
+            left = [place for place, token in enumerate(chosen) if token not in stop]
+            if not left or count + 1 == limit:
+                return
+            if len(left) < len(going):
+                places = torch.tensor(left, device=self._device)
+                cache.batch_select_indices(places)
+                mask, lengths = mask[places], lengths[places]
+                going = [going[place] for place in left]
+            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+            last = torch.tensor([[chosen[place]] for place in left], device=self._device)
+            logits = self._forward(last, lengths[:, None], mask, cache)
+            lengths = lengths + 1
+
+    def _read(self) -> tuple[Tensor, Any, Tensor]:
+        """Logits after each prompt, the filled cache and its mask; the common beginning is read once."""
+        from transformers import DynamicCache
+
+        shared = min(common(self._prompts[0], prompt[:-1]) for prompt in self._prompts)
+        cache = DynamicCache(config=self._model.config)
+        if shared and len(self._prompts) > 1:
+            ids = torch.tensor([self._prompts[0][:shared]], device=self._device)
+            self._forward(ids, torch.arange(shared, device=self._device)[None], torch.ones_like(ids), cache)
+            cache.batch_repeat_interleave(len(self._prompts))
+        else:
+            shared = 0
+        tails = [list(prompt[shared:]) for prompt in self._prompts]
+        longest = max(map(len, tails))
+        ids = torch.tensor([[0] * (longest - len(tail)) + tail for tail in tails], device=self._device)
+        own = torch.tensor([[0] * (longest - len(tail)) + [1] * len(tail) for tail in tails], device=self._device)
+        mask = torch.cat([own.new_ones(len(tails), shared), own], 1)
+        positions = (mask.cumsum(1) - 1).clamp_min(0)[:, shared:]
+        return self._forward(ids, positions, mask, cache), cache, mask
+
+    def _forward(self, ids: Tensor, positions: Tensor, mask: Tensor, cache: Any) -> Tensor:
+        """(rows, vocab) logits after the last token of each row."""
+        kept: dict[str, Any] = {self._cache_name: cache}
+        if "position_ids" in inspect.signature(self._model.forward).parameters:
+            kept["position_ids"] = positions
+        out = self._model(input_ids=ids, attention_mask=mask, use_cache=True, logits_to_keep=1, **kept)
+        return out.logits[:, -1].float()  # type: ignore[no-any-return]  # the model is anybody's
+
+    def _choose(self, logits: Tensor, going: Sequence[int]) -> list[int]:
+        if self._sampling.temperature <= 0:
+            return logits.argmax(-1).tolist()
+        shares = torch.softmax(logits / self._sampling.temperature, -1).cpu()
+        return [draw(row, self._sampling.top_p, self._draws[at]) for row, at in zip(shares, going, strict=True)]
+
+
+def draw(shares: Tensor, top_p: float, chance: torch.Generator) -> int:
+    """One token, from the likeliest ones that together have a share of `top_p`."""
+    ordered, tokens = shares.sort(descending=True)
+    kept = ordered * (ordered.cumsum(0) - ordered < top_p)
+    return int(tokens[torch.multinomial(kept, 1, generator=chance)])
