@@ -108,6 +108,14 @@ def test_power_at_the_detectable_difference() -> None:
     assert 0.7 <= found <= 0.9
 
 
+def test_models_that_answer_alike_have_a_narrow_interval() -> None:
+    a, _ = pair(1, 200, 0.1)
+    accuracy, f1 = compare(Accuracy(), a, a), compare(TokenF1(), a, a)
+    assert (f1.low, f1.high) == (accuracy.low, accuracy.high)
+    assert f1.high < 0.02
+    assert "no row tells" in f1.note
+
+
 def test_family_is_corrected_together() -> None:
     a, b = pair(1, 200, 0.1)
     family = with_holm([compare(metric, a, b) for metric in (Accuracy(), MacroF1())])

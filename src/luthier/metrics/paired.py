@@ -155,7 +155,13 @@ def _bootstrap(metric: Metric, blocks: tuple[Block, Block], seed: int) -> Interv
 
     width = metric.usual[1] - metric.usual[0]
     job = Job(blocks=blocks, value=lambda sums: metric.value(sums[0]) - metric.value(sums[1]), span=(-width, width))
-    return intervals([job], seed=seed)[0]
+    found = intervals([job], seed=seed)[0]
+    if not found.note or found.value != 0:
+        return found
+    unchanged = bonett_price(0, 0, blocks[0].shape[0])  # no row tells the models apart: as for right and wrong rows
+    note = "no row tells the two apart; the interval is that of rows that are wholly right or wholly wrong"
+    scaled = {name: width * getattr(unchanged, name) for name in ("low", "high", "standard_error")}
+    return replace(unchanged, **scaled, note=note)
 
 
 def _permutation(metric: Metric, blocks: tuple[Block, Block], seed: int) -> float:

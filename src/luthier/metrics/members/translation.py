@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from luthier.metrics.resample import Block
 
+PIECE = 1000
+"""Rows counted at once: sacrebleu keeps all n-grams of the references that it is given."""
+
 
 class Counted(Metric):
     """Base of metrics whose counts a row come from sacrebleu."""
@@ -118,8 +121,12 @@ def counted(metric: Any, answers: Answers) -> Block:
     """
     import numpy as np
 
-    streams = reference_streams(answers.references)
-    return np.array(metric._extract_corpus_statistics(answers.predictions, streams), dtype=np.float64)
+    pieces = []
+    for start in range(0, len(answers), PIECE):
+        rows = slice(start, start + PIECE)
+        streams = reference_streams(answers.references[rows])
+        pieces.append(np.array(metric._extract_corpus_statistics(answers.predictions[rows], streams), dtype=np.float64))
+    return np.concatenate(pieces)
 
 
 def reference_streams(references: Sequence[tuple[str, ...]]) -> list[list[str | None]]:
