@@ -44,20 +44,20 @@ def test_a_recipe_written_out_is_the_same_recipe(folder: Path) -> None:
 def test_objects_and_yaml_make_the_same_recipe(folder: Path) -> None:
     recipe = Recipe.load(folder)
     same = Recipe(name=recipe.name, seed=recipe.seed, model=recipe.model, steps=recipe.steps)
-    assert same == recipe
+    assert same.model_dump() == recipe.model_dump()
 
 
 @pytest.mark.parametrize(
     ("change", "to", "line", "words"),
     [
-        ("kind: tune", "kind: tone", 10, "'tone' is unknown; did you mean 'tune'"),
-        ("rows_per_step: 8", "rows_per_stop: 8", 14, "did you mean 'rows_per_step'"),
-        ("rows_per_step: 8", "rows_per_step: many", 14, "valid integer"),
-        ("rows_per_step: 8", "rows_per_step: true", 14, "wants a number"),
-        ("learning_rate: 1.0e-2", "learning_rate: .nan", 15, "finite"),
-        ("data: data\n    technique", "data: dota\n    technique", 12, "no step 'dota'"),
-        ("model: tune", "model: data", 20, "makes a dataset"),
-        ("data: data\n    model: tune", "data: tune\n    model: tune", 19, "makes a model"),
+        ("kind: tune", "kind: tone", 12, "'tone' is unknown; did you mean 'tune'"),
+        ("rows_per_step: 8", "rows_per_stop: 8", 15, "did you mean 'rows_per_step'"),
+        ("rows_per_step: 8", "rows_per_step: many", 15, "valid integer"),
+        ("rows_per_step: 8", "rows_per_step: true", 15, "wants a number"),
+        ("learning_rate: 1.0e-2", "learning_rate: .nan", 16, "finite"),
+        ("data: data\n    technique", "data: dota\n    technique", 13, "no step 'dota'"),
+        ("model: tune", "model: data", 21, "makes a dataset"),
+        ("data: data\n    model: tune", "data: tune\n    model: tune", 20, "makes a model"),
         ("name: tickets", "name: ../tickets", 2, "pattern"),
         ("name: tickets", "nome: tickets", 2, "did you mean 'name'"),
         ("seed: 3", "seed: -3", 3, "greater than or equal to 0"),

@@ -30,6 +30,9 @@ from luthier.core.errors import UnknownName, did_you_mean
 
 Role = TypeVar("Role", bound="Component")
 
+ROLE_MARK = "x-role"
+"""Stands in a part's own JSON schema where a member of a role goes; `luthier.core.schema` resolves it."""
+
 _MEMBERS: dict[str, dict[str, type[Component]]] = {}
 _ROLES: dict[str, type[Component]] = {}
 
@@ -86,10 +89,7 @@ class Component(BaseModel):
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         if "role" not in cls.__dict__:
             return handler(schema)
-        found = members(cls)
-        choices = [_kind_required(handler(found[kind].__pydantic_core_schema__)) for kind in sorted(found)]
-        short = [kind for kind in sorted(found) if not _required(found[kind])]
-        return {"anyOf": [*([{"enum": short}] if short else []), *choices]}
+        return {ROLE_MARK: cls.role}
 
     @classmethod
     def parse(cls, value: Any) -> Self:
@@ -140,15 +140,6 @@ def refuse_unknown_settings(cls: type[BaseModel], data: Any) -> Any:
 
 def _dump(value: Component, info: core_schema.SerializationInfo) -> dict[str, Any]:
     return value.model_dump(mode=info.mode, exclude_defaults=False)
-
-
-def _required(member: type[Component]) -> bool:
-    return any(field.is_required() for field in member.model_fields.values())
-
-
-def _kind_required(schema: dict[str, Any]) -> dict[str, Any]:
-    """Mark `kind` as required, so that an editor tells members apart."""
-    return {**schema, "required": ["kind", *schema.get("required", [])]} if "properties" in schema else schema
 
 
 @cache

@@ -39,17 +39,16 @@ class Session:
 
     def stream_answer(self, words: str) -> Iterator[str]:
         """The answer to one turn, piece by piece as it is written."""
-        from luthier.models.generate import stream
+        from luthier.models.generate import Sampling, stream
 
         self.turns.append(Message(role="user", content=words))
         ids: list[int] = []
         said = ""
         prompt = self.text.prompt(self.turns)
-        for token in stream(
-            self.loaded.model, prompt, self.text.end_ids, max_new_tokens=self.max_tokens, temperature=self.temperature
-        ):
+        sampling = Sampling(temperature=self.temperature)
+        for token in stream(self.loaded, prompt, self.max_tokens, self.text.end_ids, sampling=sampling):
             ids.append(token)
-            so_far = self.text.decode(ids)
+            so_far = self.text.decode(ids, special=False)
             if so_far.endswith("\ufffd"):
                 continue  # half of a character: the rest comes with the next token
             yield so_far[len(said) :]

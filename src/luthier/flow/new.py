@@ -31,7 +31,7 @@ def write_recipe(name: str, source: Path | None, *, template: str, model: str) -
     folder = _folder(name)
     path = folder / "recipe.yaml"
     if source is None:
-        text, decisions = _from_template(template, folder.name, model), {}
+        text, decisions = _from_template(template, folder.name, model), dict[str, str]()
     else:
         text, decisions = _from_file(source, folder, model)
     write_aside(folder / SCHEMA_FILE, (json.dumps(recipe_schema(), indent=1, ensure_ascii=False) + "\n").encode())

@@ -66,6 +66,8 @@ def _shown(value: Any) -> Any:
 
 def _type(schema: dict[str, Any]) -> str:
     """A short name for a JSON schema."""
+    if "x-role" in schema:
+        return str(schema["x-role"])
     if "enum" in schema:
         return " | ".join(map(str, schema["enum"]))
     if "anyOf" in schema:

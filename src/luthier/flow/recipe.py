@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from luthier.core.component import refuse_unknown_settings
-from luthier.core.errors import RecipeError, Where, did_you_mean
+from luthier.core.errors import LuthierError, RecipeError, Where, did_you_mean
 from luthier.core.step import Step
 from luthier.flow.source_text import Key, SourceText, dotted, override, read_yaml
 from luthier.models.catalog import resolve
@@ -75,7 +75,7 @@ class Recipe(BaseModel):
             recipe.order()
         except ValidationError as error:
             raise _explain(error, source) from error
-        except RecipeError as error:
+        except LuthierError as error:
             raise _placed(error, source) from error
         return recipe
 
@@ -191,8 +191,10 @@ def _explain(error: ValidationError, source: SourceText) -> RecipeError:
     first = problems[0]
     key = _written_key(first["loc"], source.data)
     context: Mapping[str, Any] = first.get("ctx", {})
-    if isinstance(context.get("name"), str) and first["type"] == "unknown_setting":
+    if isinstance(context.get("name"), str) and first["type"] in ("unknown_setting", "number"):
         key = (*key, context["name"])
+    if first["type"] == "kind":
+        key = (*key, "kind")
     message, remedy = _message(first)
     others = [f"{source.where(_written_key(item['loc'], source.data))}: {_message(item)[0]}" for item in problems[1:6]]
     if others:
@@ -226,12 +228,12 @@ def _message(problem: Any) -> tuple[str, str]:
     return text, remedy
 
 
-def _placed(error: RecipeError, source: SourceText) -> RecipeError:
+def _placed(error: LuthierError, source: SourceText) -> LuthierError:
     """The same error with its line in the recipe."""
     if error.where.file is not None or error.where.field is None:
         return error
     key: Key = tuple(int(part) if part.isdigit() else part for part in error.where.field.split("."))
-    return RecipeError(error.message, where=source.where(key), remedy=error.remedy)
+    return type(error)(error.message, where=source.where(key), remedy=error.remedy)
 
 
 __all__ = ["MODEL_STEP", "Recipe", "dotted"]

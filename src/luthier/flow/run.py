@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.artifact import Artifact, Manifest
-from luthier.core.errors import Interrupted, LuthierError, UnknownName, Unwritable, Where, did_you_mean
+from luthier.core.errors import Interrupted, LuthierError, UnknownName, did_you_mean
 from luthier.core.events import Event, Events
 from luthier.core.files import writing
 from luthier.core.step import Forecast, Work
@@ -132,17 +132,17 @@ def _make(planned: Planned, what: Plan, events: Events) -> StepResult:
     events.emit(Event(kind="start", step=planned.name, text=planned.step.kind))
     started = time.perf_counter()
     reset_peak()
-    folder, scratch = store.begin(planned.digest)
-    work = Work(
-        name=planned.name,
-        inputs={field: what.store.open(digest).check() for field, digest in planned.inputs.items()},
-        folder=folder,
-        scratch=scratch,
-        base=what.recipe.base,
-        seed=what.recipe.seed,
-        events=events.of(planned.name),
-    )
-    with _refusals(planned, folder, events):
+    with _refusals(planned, store.root, events):
+        folder, scratch = store.begin(planned.digest)
+        work = Work(
+            name=planned.name,
+            inputs={field: what.store.open(digest).check() for field, digest in planned.inputs.items()},
+            folder=folder,
+            scratch=scratch,
+            base=what.recipe.base,
+            seed=what.recipe.seed,
+            events=events.of(planned.name),
+        )
         measures = planned.step.make(work)
         seconds = time.perf_counter() - started
         artifact = store.finish(_manifest(planned, what), _timing(planned, measures, seconds))
@@ -172,10 +172,10 @@ def _timing(planned: Planned, measures: Mapping[str, Any], seconds: float) -> di
 
 
 @contextmanager
-def _refusals(planned: Planned, folder: Path, events: Events) -> Iterator[None]:
+def _refusals(planned: Planned, place: Path, events: Events) -> Iterator[None]:
     """Say which step failed, and turn the machine's refusals into one clear error."""
     try:
-        with writing(folder):
+        with writing(place):
             yield
     except KeyboardInterrupt as error:
         events.emit(Event(kind="failed", step=planned.name, text="interrupted"))
@@ -186,14 +186,6 @@ def _refusals(planned: Planned, folder: Path, events: Events) -> Iterator[None]:
     except LuthierError as error:
         events.emit(Event(kind="failed", step=planned.name, text=error.message))
         raise
-    except RuntimeError as error:
-        if "not enough memory" not in str(error) and "out of memory" not in str(error):
-            raise
-        events.emit(Event(kind="failed", step=planned.name, text="no memory"))
-        remedy = "make batches smaller (`luthier plan` shows the predicted peak)"
-        raise Unwritable(
-            "the machine has no memory left", where=Where(field=f"steps.{planned.name}"), remedy=remedy
-        ) from error
 
 
 def _exit_code(done: Mapping[str, StepResult]) -> int:

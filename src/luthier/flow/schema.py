@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import TypeAdapter
-
+from luthier.core.schema import full_schema
 from luthier.flow.recipe import Recipe
 
 SCHEMA_FILE = "recipe.schema.json"
@@ -15,12 +14,9 @@ HEADER = f"# yaml-language-server: $schema={SCHEMA_FILE}"
 
 def recipe_schema() -> dict[str, Any]:
     """JSON schema (draft 2020-12) of a recipe file."""
-    schema = TypeAdapter(Recipe).json_schema()
+    schema = full_schema(Recipe)
     model = schema["properties"]["model"]
     known = {"type": "string", "description": "A name of the catalogue, a folder, a .gguf file, or a hub id."}
     schema["properties"]["model"] = {**model, "anyOf": [known, *model["anyOf"]]}
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "A Luthier recipe",
-        **{key: value for key, value in schema.items() if key != "title"},
-    }
+    rest = {key: value for key, value in schema.items() if key != "title"}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A Luthier recipe", **rest}
