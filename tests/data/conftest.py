@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,11 +73,13 @@ Maker = Callable[..., Made]
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Iterator[Maker]:
+def make(tmp_path: Path) -> Maker:
     """Prepare a data set as the step would: `make(source=…, ops=…, split=…)`."""
     count = 0
 
-    def run(*, seed: int = 7, batch_rows: int = 1024, workers: int = 1, base: Path | None = None, **settings: Any) -> Made:
+    def run(
+        *, seed: int = 7, batch_rows: int = 1024, workers: int = 1, base: Path | None = None, **settings: Any
+    ) -> Made:
         nonlocal count
         count += 1
         said: list[Event] = []
@@ -108,7 +110,7 @@ def make(tmp_path: Path) -> Iterator[Maker]:
         )
         return Made(Artifact(folder, manifest, lambda digest: pytest.fail("no parents")), said)
 
-    yield run
+    return run
 
 
 @pytest.fixture

@@ -70,16 +70,39 @@ _SSN = re.compile(r"(?<![\d-])(?!000|666|9)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\d
 _MAC = re.compile(r"(?<![0-9A-Fa-f:-])[0-9A-Fa-f]{2}([:-])(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]{2}(?![0-9A-Fa-f:-])")
 _IPV4 = re.compile(r"(?<![\d.])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\d]|\.\d)")
 _IPV6 = re.compile(r"(?<![0-9A-Za-z:.])(?=[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:)[0-9A-Fa-f:]{3,39}(?![0-9A-Za-z:])")
-_VERSION_BEFORE = re.compile(r"(?:\bv|version|release|build|firmware|ver\.?)[ :]{0,2}$", re.IGNORECASE)
-_PHONE = re.compile(r"(?<![\w+@#/.-])[+(]?\d[\d ().\-/\u00a0\u2011]{5,24}\d(?![\w@])")
-_PHONE_BEFORE = re.compile(
-    r"(?:phone|tel|telephone|call|mobile|cell|ring|text|whatsapp|fax|reach|contact|number is|nummer ist|telefon|handy|"
-    r"anrufen|erreichen|unter|teléfono|móvil|llamar|llámame|téléphone|portable|appeler)\W{0,3}(?:\w{1,10}\W{1,3}){0,3}$",
+_VERSION_BEFORE = re.compile(
+    r"\bv$|\b(?:version|release|build|firmware|ver)\b[ .:]{0,2}"
+    r"(?:(?:of|is|on|in|the|my|your|now|at|sensors?|device|router|app) ){0,5}$",
     re.IGNORECASE,
 )
+_PHONE = re.compile(
+    r"(?<![\w+@#/.-])[+(]?\d[\d ().\-/\u00a0\u2011]{5,24}\d(?:[ ]?(?:x|ext\.?)[ ]?\d{1,6})?(?![\w@])",
+    re.IGNORECASE,
+)
+_EXTENSION = re.compile(r"[ ]?(?:x|ext\.?)[ ]?\d{1,6}$", re.IGNORECASE)
+_PHONE_WORD = (
+    r"(?:tele)?phone|tel|mobile|cell(?:phone)?|whatsapp|fax|telefon\w{0,10}|handy\w{0,8}|tel[ée]fono|m[óo]vil"
+    r"|t[ée]l[ée]phone|portable"
+)
+_PHONE_NAMED = re.compile(rf"\b(?:{_PHONE_WORD})\b\W{{0,3}}(?:\w{{1,10}}\W{{1,3}}){{0,2}}$", re.IGNORECASE)
+"""A telephone's name just before: even bare digits are a number to call."""
+_PHONE_CALLED = re.compile(
+    r"\b(?:call|ring|text|reach|contact|anruf\w{0,4}|erreich\w{0,4}|ll[aá]m\w{0,6}|appel\w{0,4})\b\W{1,3}(?:\w{1,10}\W{1,3}){0,3}$",
+    re.IGNORECASE,
+)
+"""Somebody is to be called: digits in groups are a number."""
+_PHONE_AFTER = re.compile(r"\W{0,3}(?:office|fax|mobile|cell|home|work|phone)\b", re.IGNORECASE)
+_CARRIER = re.compile(r"\b[A-Z]{2} $")
+"""Two capitals stand before numbers of parcels and letters."""
+_NOT_A_PHONE = re.compile(
+    r"\b(?:order|bestell\w{0,8}|auftrag\w{0,10}|pedido|commande|invoice|rechnung\w{0,10}|factura|ticket|licen[sc]e|account|konto\w{0,8}|"
+    r"reference|ref|case|tracking|parcel|serial|article|artikel\w{0,8}|purchase|item|sku)\b\W{0,3}(?:\w{1,10}\W{1,3}){0,3}$",
+    re.IGNORECASE,
+)
+"""Words for other numbers; only an international prefix outweighs them."""
 _ABROAD = re.compile(r"00[1-9]")
 """The international prefix before a country code, none of which begins with 0."""
-_NANP = re.compile(r"(?:1[ .-]?)?(?:\([2-9]\d\d\) ?|[2-9]\d\d[ .-])[2-9]\d\d[ .-]\d{4}")
+_NANP = re.compile(r"(?:1[ .-]?)?(?:\(\d{3}\) ?|[2-9]\d\d[ .-])\d{3}[ .-]\d{4}")
 _DATE = re.compile(r"\d{1,2}([./-])\d{1,2}\1(?:\d{4}|\d{2})|\d{4}([./-])\d{1,2}\2\d{1,2}")
 
 _CARD_SHAPES = re.compile(
@@ -193,7 +216,7 @@ def _plain(pattern: re.Pattern[str]) -> Callable[[str], Spans]:
 
 def _ips(text: str) -> Spans:
     for found in _IPV4.finditer(text):
-        if not _VERSION_BEFORE.search(text[max(0, found.start() - 12) : found.start()]):
+        if not _VERSION_BEFORE.search(text[max(0, found.start() - 50) : found.start()]):
             yield found.span()
     for found in _IPV6.finditer(text):
         try:
@@ -206,25 +229,30 @@ def _ips(text: str) -> Spans:
 
 def _phones(text: str) -> Spans:
     for found in _PHONE.finditer(text):
-        start, end = found.span()
+        start = found.start()
         written = found[0].rstrip(" (.-/")
+        if written.startswith("(") and ")" not in written:
+            start, written = start + 1, written[1:]
         end = start + len(written)
-        if _is_phone(written, text[max(0, start - 50) : start]):
+        number = _EXTENSION.sub("", written)
+        if _is_phone(number, text[max(0, start - 50) : start], text[end : end + 12]):
             yield start, end
 
 
-def _is_phone(written: str, before: str) -> bool:
+def _is_phone(written: str, before: str, after: str) -> bool:
     digits = re.sub(r"\D", "", written)
-    if _DATE.match(written) or written.count("(") != written.count(")"):
+    if _DATE.match(written) or _CARRIER.search(before) or written.count("(") != written.count(")"):
         return False
     if written.startswith("+") or _ABROAD.match(written):
-        return 8 <= len(digits) <= 15
+        return (8 if written.startswith("+") else 11) <= len(digits) <= 15
+    if _NOT_A_PHONE.search(before):
+        return False
     if _NANP.fullmatch(written):
         return True
-    separated = len(re.findall(r"[ ().\-/\u00a0\u2011]+", written))
-    if _PHONE_BEFORE.search(before):
+    groups = len(re.findall(r"\d+", written))
+    if _PHONE_NAMED.search(before) or _PHONE_AFTER.match(after) or (groups > 1 and _PHONE_CALLED.search(before)):
         return 7 <= len(digits) <= 13
-    return digits.startswith("0") and digits[1] != "0" and 9 <= len(digits) <= 12 and 1 <= separated <= 5
+    return digits[0] == "0" and digits[1] != "0" and 9 <= len(digits) <= 12 and 2 <= groups <= 6
 
 
 _FINDERS: dict[PiiKind, Callable[[str], Spans]] = {

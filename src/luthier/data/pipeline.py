@@ -76,16 +76,15 @@ class _Ticker:
     def __init__(self, work: Work, reader: Reader) -> None:
         self._work = work
         self._reader = reader
-        self._start = self._last = time.perf_counter()
+        self._last = time.perf_counter()
 
     def __call__(self, done: int, stage: int) -> None:
         """Called after each batch of pass number `stage`."""
         now = time.perf_counter()
         if now - self._last >= _TICK_S:
             self._last = now
-            speed = round(self._reader.rows / (now - self._start))
             total = 0 if stage == 0 else self._reader.rows
-            self._work.events.progress(done, total, "rows", **{"rows/s": speed, "pass": stage + 1})
+            self._work.events.progress(done, total, "rows", **{"pass": stage + 1})
 
 
 class _Left:

@@ -208,7 +208,9 @@ class InMemory:
 
     def __init__(self, operator: SetOperator, rows: list[Row]) -> None:
         self._rows = rows
-        self._sketches = np.array([list(sketch) for sketch in operator.sketch(rows)], np.uint8).reshape(len(rows), -1)
+        sketches = operator.sketch(rows)
+        width = len(sketches[0]) if sketches else 0
+        self._sketches = np.frombuffer(b"".join(sketches), np.uint8).reshape(len(rows), width)
 
     @property
     def sketches(self) -> NDArray[np.uint8]:

@@ -82,7 +82,7 @@ class _Lines:
         line = next(self._source)
         if isinstance(line, BadLine):
             self.bad = line
-            return "\n"
+            return line.text
         return line
 
     def take_bad(self) -> BadLine | None:
@@ -139,8 +139,8 @@ def _rows(reader: Reader, source: _Lines, columns: list[str], name: str) -> Iter
         except StopIteration:
             return
         except csv.Error as error:
-            source.take_bad()
-            yield Broken(name, line, _csv_problem(str(error)))
+            bad = source.take_bad()
+            yield Broken(name, line, bad.problem if bad else _csv_problem(str(error)))
             continue
         if bad := source.take_bad():
             yield Broken(name, line, bad.problem, remedy=bad.remedy)

@@ -21,13 +21,13 @@ _WIDE_MARKS = {
 }
 
 
-class BadLine(Exception):
+class BadLine(NamedTuple):
     """A line that cannot be decoded; the reader of the format says where."""
 
-    def __init__(self, problem: str, remedy: str = "") -> None:
-        super().__init__(problem)
-        self.problem = problem
-        self.remedy = remedy
+    problem: str
+    remedy: str
+    text: str = "\n"
+    """The line as far as it can be read, so that quotes still pair."""
 
 
 class Head(NamedTuple):
@@ -86,9 +86,19 @@ def head(path: Path, name: str, encoding: str = "auto") -> Head:
 
 
 def _is_binary(data: bytes) -> bool:
-    """Control characters that no text has; a few stray NULs are a matter for their rows."""
-    odd = sum(data.count(code) for code in (b"\x00", b"\x01", b"\x02", b"\x03", b"\x04", b"\x05", b"\x06", b"\x08"))
-    return data.startswith((b"PK\x03\x04", b"\x1f\x8b", b"PAR1", b"%PDF", b"\x89PNG")) or odd * 20 > len(data)
+    """Known beginnings, many NULs, or control characters among bytes that are not UTF-8; a stray one is its row's affair."""
+    if data.startswith((b"PK\x03\x04", b"\x1f\x8b", b"PAR1", b"%PDF", b"\x89PNG")) or data.count(0) * 20 > len(data):
+        return True
+    odd = sum(data.count(code) for code in range(9))
+    return odd * 100 > len(data) and not _is_utf8(data)
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(data)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _binary_remedy(data: bytes) -> str:
@@ -127,13 +137,15 @@ def _line(raw: bytes, encoding: str) -> str | BadLine:
     if len(raw) == LONGEST_BYTES:
         return BadLine(f"the line is longer than {LONGEST_BYTES >> 20} MiB", "split the row, or give it as Parquet")
     if b"\0" in raw:
-        return BadLine("the line holds a NUL byte", "remove it: `tr -d '\\000' < FILE > CLEAN`")
+        rest = raw.replace(b"\0", b"").decode(encoding, "replace")
+        return BadLine("the line holds a NUL byte", "remove it: `tr -d '\\000' < FILE > CLEAN`", rest)
     try:
         return raw.decode(encoding)
     except UnicodeDecodeError as error:
         odd = raw[error.start]
         remedy = "save the file as UTF-8, or set `encoding: cp1252` (what Excel on Windows writes)"
-        return BadLine(f"byte 0x{odd:02x} at position {error.start + 1} of the line is not {encoding}", remedy)
+        problem = f"byte 0x{odd:02x} at position {error.start + 1} of the line is not {encoding}"
+        return BadLine(problem, remedy, raw.decode(encoding, "replace"))
 
 
 def _wide_lines(file: BinaryIO, encoding: str, name: str) -> Iterator[str | BadLine]:

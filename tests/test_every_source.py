@@ -1,0 +1,194 @@
+"""Every source keeps a source's promises; a new one is tested by existing, once it says here how a file is made."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from luthier.core.component import members
+from luthier.core.errors import DataError
+from luthier.data.row import Broken, Record
+from luthier.data.source import Source
+
+ROWS = [
+    {"text": f"question {n},\nin two lines" if n % 3 == 0 else f"question {n}", "answer": f"a{n}"} for n in range(50)
+]
+CSV_LINES = [2 + n + sum(1 for before in range(n) if before % 3 == 0) for n in range(50)]
+
+
+def _as_csv(rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _as_jsonl(rows: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def _csv(folder: Path) -> tuple[dict[str, Any], list[int]]:
+    (folder / "rows.csv").write_text(_as_csv(ROWS))
+    return {"kind": "csv", "path": "rows.csv"}, CSV_LINES
+
+
+def _jsonl(folder: Path) -> tuple[dict[str, Any], list[int]]:
+    (folder / "rows.jsonl").write_text(_as_jsonl(ROWS))
+    return {"kind": "jsonl", "path": "rows.jsonl"}, list(range(1, 51))
+
+
+def _parquet(folder: Path) -> tuple[dict[str, Any], list[int]]:
+    pl.DataFrame(ROWS).write_parquet(folder / "rows.parquet")
+    return {"kind": "parquet", "path": "rows.parquet"}, list(range(1, 51))
+
+
+def _folder(folder: Path) -> tuple[dict[str, Any], list[int]]:
+    (folder / "many").mkdir()
+    (folder / "many" / "a.csv").write_text(_as_csv(ROWS[:20]))
+    (folder / "many" / "b.jsonl").write_text(_as_jsonl(ROWS[20:]))
+    return {"kind": "folder", "path": "many"}, [*CSV_LINES[:20], *range(1, 31)]
+
+
+def _wheel(folder: Path) -> tuple[dict[str, Any], list[int]]:
+    """A wheel in the user's cache, as if it had been fetched before."""
+    place = folder / "cache" / "wheels" / "some-rows-1.0"
+    place.mkdir(parents=True)
+    with zipfile.ZipFile(place / "some_rows-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("some_rows/rows.jsonl", _as_jsonl(ROWS))
+    return {"kind": "wheel", "package": "some-rows", "version": "1.0", "path": "some_rows/rows.jsonl"}, list(
+        range(1, 51)
+    )
+
+
+MAKERS: dict[str, Callable[[Path], tuple[dict[str, Any], list[int]]]] = {
+    "csv": _csv,
+    "jsonl": _jsonl,
+    "parquet": _parquet,
+    "folder": _folder,
+    "wheel": _wheel,
+}
+KINDS = sorted(members(Source))
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def _read(source: Source, base: Path) -> list[Record]:
+    found = list(source.records(base, lambda text: None))
+    assert all(isinstance(record, Record) for record in found)
+    return [record for record in found if isinstance(record, Record)]
+
+
+def test_every_source_has_a_maker() -> None:
+    assert set(KINDS) == set(MAKERS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_come_whole_in_order_and_with_their_lines(kind: str, place: Path) -> None:
+    settings, lines = MAKERS[kind](place)
+    records = _read(Source.parse(settings), place)
+    assert [record.values for record in records] == ROWS
+    assert [record.line for record in records] == lines
+    assert all(record.file and not Path(record.file).is_absolute() for record in records)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_first_reads_only_so_many(kind: str, place: Path) -> None:
+    settings, _ = MAKERS[kind](place)
+    assert [record.values for record in _read(Source.parse({**settings, "first": 3}), place)] == ROWS[:3]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fingerprint_and_size_are_stable_and_settings_come_back(kind: str, place: Path) -> None:
+    settings, _ = MAKERS[kind](place)
+    source = Source.parse(settings)
+    assert source.fingerprint(place) == source.fingerprint(place) is not None
+    assert (source.size(place) or 0) > 0
+    assert Source.parse(source.settings()) == source
+
+
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"wheel"}))
+def test_fingerprint_follows_the_content(kind: str, place: Path) -> None:
+    settings, _ = MAKERS[kind](place)
+    source = Source.parse(settings)
+    before = source.fingerprint(place)
+    file = next(path for path in sorted(place.rglob("*")) if path.is_file())
+    file.write_bytes(file.read_bytes() + b"\n")
+    assert source.fingerprint(place) != before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_not_there_is_one_clear_error(kind: str, place: Path) -> None:
+    settings, _ = MAKERS[kind](place)
+    missing = Source.parse({**settings, "path": "no/such.jsonl"})
+    with pytest.raises(DataError) as caught:
+        list(missing.records(place, lambda text: None))
+    assert caught.value.where.file
+    if kind != "wheel":
+        assert missing.size(place) is None
+        assert missing.fingerprint(place) is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_setting_is_documented(kind: str) -> None:
+    member = members(Source)[kind]
+    assert member.summary()
+    undocumented = [name for name, info in member.model_fields.items() if name != "kind" and not info.description]
+    assert undocumented == []
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "folder", "wheel"])
+def test_a_broken_row_is_yielded_with_its_line_and_reading_goes_on(kind: str, place: Path) -> None:
+    settings, lines = MAKERS[kind](place)
+    target = "rows.jsonl"
+    if kind == "wheel":
+        wheel = next(place.rglob("*.whl"))
+        with zipfile.ZipFile(wheel, "w") as archive:
+            archive.writestr(
+                "some_rows/rows.jsonl", _as_jsonl(ROWS) + "{broken\n" + '{"text": "last", "answer": "z"}\n'
+            )
+    else:
+        path = {"csv": place / "rows.csv", "jsonl": place / target, "folder": place / "many" / "b.jsonl"}[kind]
+        bad, last = (
+            ("one,two,three\n", "last,z\n") if kind == "csv" else ("{broken\n", '{"text": "last", "answer": "z"}\n')
+        )
+        path.write_text(path.read_text() + bad + last)
+    found = list(Source.parse(settings).records(place, lambda text: None))
+    broken = [one for one in found if isinstance(one, Broken)]
+    assert [one.line for one in broken] == [lines[-1] + 1]
+    assert isinstance(found[-1], Record)
+    assert found[-1].values == {"text": "last", "answer": "z"}
+
+
+def test_a_wheel_with_another_sum_is_refused(place: Path) -> None:
+    settings, _ = _wheel(place)
+    folder = next(place.rglob("*.whl")).parent
+    wheel = next(place.rglob("*.whl"))
+    right = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    folder.rename(folder.with_name(f"some-rows-1.0-{right}"))
+    source = Source.parse({**settings, "sha256": right})
+    assert len(_read(source, place)) == 50
+    assert right in str(source.fingerprint(place))
+
+
+def test_a_link_out_of_the_folder_is_refused(place: Path) -> None:
+    settings, _ = _folder(place)
+    (place / "secret.jsonl").write_text(_as_jsonl(ROWS[:1]))
+    (place / "many" / "link.jsonl").symlink_to(place / "secret.jsonl")
+    with pytest.raises(DataError, match="leads out of the folder"):
+        list(Source.parse(settings).records(place, lambda text: None))
+    with pytest.raises(DataError, match="leads out of the folder"):
+        list(Source.parse({**settings, "glob": "../secret.jsonl"}).records(place, lambda text: None))
