@@ -175,7 +175,6 @@ def test_normalisations(store: Store, labels: Artifact, base: Artifact, normalis
 
 
 def test_texts(store: Store, texts: Artifact, tuned: Artifact) -> None:
-    pytest.importorskip("luthier.models.generate", reason="generation is not built yet")
     heard: list[Event] = []
     step = Evaluate(data="data", model="tune", max_new_tokens=8)
     found = made(store, step, {"data": texts, "model": tuned}, heard)
@@ -190,7 +189,6 @@ def test_texts(store: Store, texts: Artifact, tuned: Artifact) -> None:
 
 
 def test_perplexity_of_references(store: Store, texts: Artifact, base: Artifact) -> None:
-    pytest.importorskip("luthier.models.generate", reason="generation is not built yet")
     step = Evaluate(data="data", metrics=("perplexity",), max_new_tokens=1)
     found = made(store, step, {"data": texts, "model": base})
     perplexity = found.read_json("metrics.json")["models"]["base"]["perplexity"]["value"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +22,6 @@ from luthier.eval.rows import Reply, Task, answer_of, prompt_of
 
 if TYPE_CHECKING:
     from luthier.models.load import Loaded
-    from luthier.models.pack import Row
     from luthier.text.ids import Text
     from luthier.text.messages import Example, Message
 
@@ -99,39 +97,31 @@ class Model:
 
     def _sums(self, asked: Sequence[tuple[Prompt, Sequence[str]]]) -> list[list[tuple[float, int]]]:
         """For each prompt and each of its answers: summed log-probability and how many tokens it is a sum over."""
-        import torch
+        from luthier.models.generate import score_options
 
-        from luthier.models.logprobs import logprobs
-        from luthier.models.pack import packs
-
-        rows = self._rows(asked)
-        found: dict[str, tuple[float, int]] = {}
-        with torch.inference_mode():
-            for pack in packs(rows, PACK_TOKENS):
-                values = logprobs(self._loaded.model, pack).double().cpu()
-                sums = torch.zeros(pack.rows, dtype=torch.float64).index_add_(0, pack.path, values)
-                counts = torch.bincount(pack.path, minlength=pack.rows)
-                found |= dict(zip(pack.keys, zip(sums.tolist(), counts.tolist(), strict=True), strict=True))
-        return [[found[f"{row}:{at}"] for at in range(len(answers))] for row, (_, answers) in enumerate(asked)]
-
-    def _rows(self, asked: Sequence[tuple[Prompt, Sequence[str]]]) -> list[Row]:
-        """Each prompt with each of its answers, of which every token is scored, the end token included."""
-        from luthier.models.pack import Row
-        from luthier.text.messages import Message
-
-        whole = [
-            ([*messages, Message(role="assistant", content=answer)], tools, f"{row}:{at}")
-            for row, ((messages, tools), answers) in enumerate(asked)
-            for at, answer in enumerate(answers)
-        ]
-        encoded = self._text.encode_many([messages for messages, _, _ in whole], [tools for _, tools, _ in whole])
-        for one in encoded:
-            if one.nothing:
-                raise DataError(f"an answer cannot be scored: {one.nothing}", remedy="is a label empty?")
+        prompts, options = [], []
+        for prompt, answers in asked:
+            before, told = self._encoded(prompt, answers)
+            prompts.append(before)
+            options.append(told)
+        sums = score_options(self._loaded.model, prompts, options, tokens=PACK_TOKENS)
         return [
-            Row(one.ids, [float(learnt) for learnt in one.learnt], key=key)
-            for one, (_, _, key) in zip(encoded, whole, strict=True)
+            [(score, len(ids)) for score, ids in zip(scores, told, strict=True)]
+            for scores, told in zip(sums, options, strict=True)
         ]
+
+    def _encoded(self, prompt: Prompt, answers: Sequence[str]) -> tuple[list[int], list[list[int]]]:
+        """The prompt's ids, and the ids of each answer up to its end token, of which every one is scored."""
+        messages, tools = prompt
+        rows = self._text.answers(messages, answers, tools)
+        for row in rows:
+            if row.nothing:
+                raise DataError(f"an answer cannot be scored: {row.nothing}", remedy="is a label empty?")
+        begins = [row.learnt.index(True) for row in rows]
+        ends = [len(row.learnt) - row.learnt[::-1].index(True) for row in rows]
+        before = rows[0].ids[: begins[0]]
+        assert all(row.ids[:begin] == before for row, begin in zip(rows, begins, strict=True)), "answers share a prompt"
+        return before, [row.ids[begin:end] for row, begin, end in zip(rows, begins, ends, strict=True)]
 
     def _write(self, examples: Sequence[Example]) -> list[Reply]:
         from luthier.models.generate import generate
@@ -163,7 +153,6 @@ Prompt = tuple["tuple[Message, ...]", tuple[dict[str, Any], ...]]
 def ask(work: Work, name: str, model: Model, task: Task) -> list[Reply]:
     """A model's replies to every row, chunk by chunk; chunks that an earlier try finished are read."""
     replies: list[Reply] = []
-    started, fresh = time.perf_counter(), 0
     for start in range(0, len(task.examples), CHUNK):
         path = work.scratch / f"{name}-{start:07d}.json"
         if path.is_file():
@@ -171,9 +160,8 @@ def ask(work: Work, name: str, model: Model, task: Task) -> list[Reply]:
         else:
             chunk = model.answer(task.examples[start : start + CHUNK], task)
             write_aside(path, canonical([vars(reply) for reply in chunk]).encode())
-            replies, fresh = replies + chunk, fresh + len(chunk)
-        rate = fresh / max(time.perf_counter() - started, 1e-9)
-        work.events.progress(len(replies), len(task.examples), "rows", model=name, rows_per_s=rate)
+            replies += chunk
+        work.events.progress(len(replies), len(task.examples), "rows", model=name)
     return replies
 
 
