@@ -113,11 +113,12 @@ def _count(value: float) -> str:
 
 def advance(event: Event, pace: Pace) -> str:
     """A progress event in a line: `120/480 rows, 35 rows/s, loss 1.2, 0:10 left`."""
-    parts = [f"{_count(event.done)}/{_count(event.total)} {event.unit}".strip()]
+    of = f"/{_count(event.total)}" if event.total else ""
+    parts = [f"{_count(event.done)}{of} {event.unit}".strip()]
     if pace.rate:
         parts.append(f"{pace.rate:.3g} {event.unit}/s")
     parts += [numbers(event.measures)] if event.measures else []
-    left = pace.left(event.total)
+    left = pace.left(event.total) if event.total else None
     parts += [f"{duration(left)} left"] if left else []
     return ", ".join(parts)
 
@@ -145,7 +146,8 @@ class Plain(Renderer):
     def _progress(self, event: Event) -> str:
         pace = self._paces.setdefault(event.step, Pace())
         pace.mark(event.at, event.done)
-        if 0 < event.done < event.total and event.at - self._told.get(event.step, float("-inf")) < _THIN_S:
+        first_or_last = event.done in (0, event.total)
+        if not first_or_last and event.at - self._told.get(event.step, float("-inf")) < _THIN_S:
             return ""
         self._told[event.step] = event.at
         return f"{event.step}: {advance(event, pace)}"
