@@ -1,0 +1,30 @@
+"""The operator that CONTRIBUTING shows: it does what it says, and is printed there as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from luthier.data.ops.length import Length
+from luthier.data.row import Row
+from luthier.text.messages import Message
+
+ROOT = Path(__file__).parents[3]
+
+
+def _row(text: str) -> Row:
+    messages = (Message(role="user", content=text), Message(role="assistant", content="yes"))
+    return Row(0, "0" * 16, "csv", "f.csv", 2, "chat", messages)
+
+
+def test_rows_outside_the_limits_are_dropped_with_their_count() -> None:
+    outcome = Length(at_least=2, at_most=3).apply([_row("one"), _row("one two"), _row("one two three four")])
+    assert outcome.attributes["words"] == [1, 2, 4]
+    assert {place: drop.reason for place, drop in outcome.drops.items()} == {
+        0: "too short: 1 words",
+        2: "too long: 4 words",
+    }
+
+
+def test_contributing_prints_this_operator() -> None:
+    source = (ROOT / "src/luthier/data/ops/length.py").read_text(encoding="utf-8")
+    assert f"```python\n{source}```" in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
