@@ -96,7 +96,9 @@ def _label(columns: Mapping[str, ColumnProfile]) -> str | None:
 
 def _reply(columns: Mapping[str, ColumnProfile]) -> str | None:
     fitting = [
-        name for name in _ranked(columns, _REPLIES) if columns[name].kind == "text" and not columns[name].is_class
+        name
+        for name in _ranked(columns, _REPLIES)
+        if columns[name].kind in ("text", "number") and not columns[name].is_class
     ]
     return fitting[0] if fitting else None
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple, get_args
 
-PiiKind = Literal["secret", "url_secret", "email", "iban", "card", "ssn", "mac", "ip", "phone"]
+PiiKind = Literal["url_secret", "secret", "email", "iban", "card", "ssn", "mac", "ip", "phone"]
 KINDS: tuple[PiiKind, ...] = get_args(PiiKind)
 """All kinds; where two claim the same text, the earlier one has it."""
 
@@ -39,7 +39,9 @@ def find(text: str, kinds: tuple[PiiKind, ...] = KINDS) -> list[Found]:
     return sorted(taken)
 
 
-_WORTH_A_LOOK = re.compile(r"@|\d[^\n]{0,3}\d|://|[A-Za-z0-9_]{16}|::")
+_WORTH_A_LOOK = re.compile(
+    r"@|\d[^\n]{0,3}\d|://|[A-Za-z0-9_]{16}|::|passw|secret|token|key|contrase|passe", re.IGNORECASE
+)
 
 # Secrets: documented beginnings of keys and tokens of common providers, JSON web tokens, private keys.
 _SECRET = re.compile(
@@ -67,7 +69,9 @@ _LOCAL_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01
 _IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}\d{2}(?=[ -]?[A-Za-z0-9])")
 _CARD = re.compile(r"(?<![\d.,-])(?<!\d )\d{4}(?:[ -]?\d{1,6}){2,5}(?![\d-])")
 _SSN = re.compile(r"(?<![\d-])(?!000|666|9)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\d-])")
-_MAC = re.compile(r"(?<![0-9A-Fa-f:-])[0-9A-Fa-f]{2}([:-])(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]{2}(?![0-9A-Fa-f:-])")
+_MAC = re.compile(
+    r"(?<![0-9A-Fa-f:-])(?=[0-9:-]{0,16}[A-Fa-f])[0-9A-Fa-f]{2}([:-])(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]{2}(?![0-9A-Fa-f:-])"
+)
 _IPV4 = re.compile(r"(?<![\d.])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\d]|\.\d)")
 _IPV6 = re.compile(r"(?<![0-9A-Za-z:.])(?=[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:)[0-9A-Fa-f:]{3,39}(?![0-9A-Za-z:])")
 _VERSION_BEFORE = re.compile(

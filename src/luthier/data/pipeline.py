@@ -53,6 +53,7 @@ def prepare(source: Source, operators: Sequence[Operator], split: Split, work: W
     left = _Left.scan(spill, split, engine.books, events)
     task = _decide_task(left, options.task, work)
     assigned = assign(split, left.keys(task), work.seed)
+    _check_train(assigned)
     _drop_not_taken(spill, left, assigned, engine.books, events)
     events.close()
     result = _Result(spill, left.splits(assigned), task, chosen)
@@ -158,6 +159,13 @@ def _decide_task(left: _Left, asked: Literal["auto", "label", "text"], work: Wor
         remedy = "give rows of at least two classes, or set `task: text`"
         raise DataError(message, where=Where(field="answer"), remedy=remedy)
     return task
+
+
+def _check_train(assigned: Assigned) -> None:
+    if not (assigned.splits == NAMES.index(TRAIN)).any():
+        why = f" ({'; '.join(assigned.notes)})" if assigned.notes else ""
+        remedy = "hold fewer rows out, or allow more to train on; rows with one prompt or group stay together"
+        raise DataError(f"no row is left to train on{why}", where=Where(field="split"), remedy=remedy)
 
 
 def _drop_not_taken(spill: Spill, left: _Left, assigned: Assigned, books: Books, events: EventWriter) -> None:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from luthier.core.component import refuse_unknown_settings
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -46,14 +48,16 @@ class Split(BaseModel):
         if isinstance(value, dict):
             for name in ("test", "validation"):
                 if isinstance(value.get(name), float) and value[name] >= 1:
-                    raise ValueError(f"{name}: a share is below 1, a count is a whole number; got {value[name]}")
-        return value
+                    what = f"{name}: a share is below 1 and a count is a whole number, came {value[name]}"
+                    raise ValueError(f"{what}; write a share such as 0.1, or a count such as 200")
+        return refuse_unknown_settings(cls, value)
 
     @model_validator(mode="after")
     def _leaves_something(self) -> Split:
         shares = sum(part for part in (self.test, self.validation) if isinstance(part, float))
         if shares >= 1:
-            raise ValueError(f"test and validation together take {shares:g} of the rows; nothing is left to train on")
+            what = f"test and validation take {shares:g} of the rows together, so that nothing is left to train on"
+            raise ValueError(f"{what}; make them smaller")
         return self
 
 
@@ -184,6 +188,9 @@ class _Taker:
         if not taken and len(self._left) > 1:
             taken = self._left[:1]
             self.notes.append(f"{name}: {wanted:g} of {self._rows} rows fell on none; one unit was taken nevertheless")
+        elif len(taken) == len(self._left) > 1:
+            taken = taken[:-1]
+            self.notes.append(f"{name}: {wanted:g} of {self._rows} rows fell on all; one unit was left to train on")
         self._give(taken, name)
 
     def _count(self, wanted: int, name: str) -> None:

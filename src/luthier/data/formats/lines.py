@@ -86,7 +86,7 @@ def head(path: Path, name: str, encoding: str = "auto") -> Head:
 
 
 def _is_binary(data: bytes) -> bool:
-    """Known beginnings, many NULs, or control characters among bytes that are not UTF-8; a stray one is its row's affair."""
+    """Known beginnings, many NULs, or control characters in what is not UTF-8; a stray one is its row's affair."""
     if data.startswith((b"PK\x03\x04", b"\x1f\x8b", b"PAR1", b"%PDF", b"\x89PNG")) or data.count(0) * 20 > len(data):
         return True
     odd = sum(data.count(code) for code in range(9))

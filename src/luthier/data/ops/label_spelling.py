@@ -67,7 +67,7 @@ def spellings(counts: Counter[str]) -> dict[str, str]:
         classes.setdefault(_SEPARATORS.sub(" ", normal(label)).strip(), []).append(label)
     for key in sorted(classes):
         single = key.removesuffix("s")
-        if single != key and single in classes and len(single) > 2:
+        if single != key and not key.endswith("ss") and single in classes and len(single) > 2:
             classes[single] += classes.pop(key)
     found: dict[str, str] = {}
     for labels in classes.values():

@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from luthier.data.profile import Profile
 
 _WORD = re.compile(r"\S+")
-_PLACEHOLDERS = frozenset(
-    {"tbd", "todo", "asdf", "asdfasdf", "qwerty", "xxx", "lorem ipsum", "...", "…", "-", "--", "?"}
-)
+_PLACEHOLDERS = frozenset({"tbd", "todo", "asdf", "asdfasdf", "qwerty", "xxx", "lorem ipsum", "...", "…"})
 _SYMBOLS = re.compile(r"#|\.\.\.|…")
 _BULLET = re.compile(r"\s*[-*•·‣◦]")
 

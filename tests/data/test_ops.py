@@ -1,0 +1,245 @@
+"""What each operator is for, on small honest texts."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import ftfy
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from luthier.data.apply import spliced
+from luthier.data.diff import edits
+from luthier.data.ops.label_spelling import spellings
+from luthier.data.ops.language import identify
+from luthier.data.ops.near_dedup import PERMUTATIONS, NearDedup, jaccard, rows_of_band
+from luthier.data.ops.normalise import Normalise
+from luthier.data.ops.quality import NAMES, RULES, Quality
+
+Make = Callable[..., Any]
+Write = Callable[..., str]
+
+
+@pytest.mark.parametrize(
+    ("dirty", "clean"),
+    [
+        ("schÃ¶ne GrÃ¼ÃŸe", "schöne Grüße"),
+        ("a &amp; b &lt;3", "a & b <3"),
+        ("one<br>two<br/>three", "one\ntwo\nthree"),
+        ("<p>Hello <b>you</b></p>", "Hello you"),
+        ("x <script>alert('<b>')</script>y", "x y"),
+        ("if a < b and c > d", "if a < b and c > d"),
+        ("say <name> and <Order Number>", "say <name> and <Order Number>"),
+        ("soft\u00adhyphen and zero\u200bwidth", "softhyphen and zerowidth"),
+        ("family \U0001f468\u200d\U0001f469\u200d\U0001f467", "family \U0001f468\u200d\U0001f469\u200d\U0001f467"),
+        ("a\r\nb\rc", "a\nb\nc"),
+        ("  too   many\u00a0spaces  ", "too many spaces"),
+        ("a\n\n\n\nb   \nc", "a\n\nb\nc"),
+        ("def f():\n    return 1", "def f():\n    return 1"),
+        ("cafe\u0301", "café"),
+        ("“quoted” – it’s kept…", "“quoted” – it’s kept…"),
+        ("&amp;amp;lt;b&amp;amp;gt;bold", "bold"),
+    ],
+)
+def test_normalise(dirty: str, clean: str) -> None:
+    assert Normalise().clean(dirty) == clean
+
+
+def test_normalise_can_leave_html_alone() -> None:
+    assert Normalise(html=False).clean("<p>a &amp; b</p>") == "<p>a &amp; b</p>"
+
+
+@given(st.text(max_size=200))
+def test_normalise_repairs_as_ftfy_does(text: str) -> None:
+    broken = text.encode().decode("latin-1")
+    options = {"uncurl_quotes": False, "fix_latin_ligatures": False, "fix_character_width": False}
+    wanted = ftfy.fix_text(broken, unescape_html=False, remove_control_chars=False, **options)
+    bare = Normalise(html=False, invisible=False, spaces=False)
+    assert bare.clean(broken) in (
+        wanted,
+        ftfy.fix_text(wanted, unescape_html=False, remove_control_chars=False, **options),
+    )
+
+
+@given(st.text("abc \n<é", max_size=300), st.text("abc \n<é", max_size=300))
+def test_the_spans_of_a_change_rebuild_it(before: str, after: str) -> None:
+    found = edits("messages[0].content", before, after, "test")
+    assert spliced(before, found) == after
+    assert all(edit.before != edit.after for edit in found)
+
+
+def test_small_changes_in_a_long_text_are_small_spans() -> None:
+    before = "".join(f"line {n} of a long answer\r\n" for n in range(2000))
+    found = edits("f", before, before.replace("\r\n", "\n"), "test")
+    assert len(found) == 2000
+    assert {(edit.before, edit.after) for edit in found} == {("\r", "")}
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("I am still waiting for my parcel and nobody answers my messages", "en"),
+        ("Ich warte immer noch auf mein Paket und niemand antwortet mir", "de"),
+        ("Todavía estoy esperando mi paquete y nadie contesta mis mensajes", "es"),
+        ("ok", "und"),
+        ("12345 67890 12345 67890 12345", "und"),
+    ],
+)
+def test_language(text: str, code: str) -> None:
+    assert identify(text)[0] == code
+
+
+def test_languages_that_are_not_wanted_are_dropped(make: Make, write: Write) -> None:
+    texts = ["Where is my parcel, I have been waiting", "Wo ist mein Paket, ich warte seit Tagen darauf", "ok"] * 2
+    path = write("t.jsonl", [{"text": text, "label": "ab"[n % 2]} for n, text in enumerate(texts)])
+    made = make(source={"kind": "jsonl", "path": path}, ops=[{"kind": "language", "keep": ["en"]}], split={"test": 0})
+    assert made.summary.dropped == {"language de": 2}
+    assert made.attributes("language")["language"].to_list() == ["en", "und"] * 2
+
+
+@pytest.mark.parametrize(
+    ("text", "rules", "broken"),
+    [
+        ("Where is my order?", "chat", []),
+        ("???", "chat", ["no_letters"]),
+        ("TODO", "chat", ["placeholder"]),
+        ("aaaaaaaaaaaaaaaaaaa", "chat", ["one_char"]),
+        ("buy now " * 30, "chat", ["distinct_words"]),
+        (
+            "A sentence with enough different words to be a real text about many things. " * 10,
+            "documents",
+            ["top_4_gram"],
+        ),
+        ("too short", "documents", ["words"]),
+        ("\n".join(f"- point {n} about topic {n * 7} and {n * 13}" for n in range(20)), "documents", ["bullets"]),
+    ],
+)
+def test_quality(text: str, rules: Any, broken: list[str]) -> None:
+    found = Quality(rules=rules).judge(text)
+    assert set(broken) <= set(found)
+    assert bool(broken) == bool(found)
+
+
+def test_every_rule_has_a_source_and_can_be_skipped() -> None:
+    assert all(rule.source for rules in RULES.values() for rule in rules)
+    assert Quality(skip=NAMES).judge("???") == []
+
+
+def test_short_answers_may_be_signs(make: Make, write: Write) -> None:
+    rows = [{"text": f"good or bad, number {n}?", "label": "+-"[n % 2]} for n in range(6)]
+    made = make(source={"kind": "jsonl", "path": write("t.jsonl", rows)}, ops=["quality"], split={"test": 0})
+    assert made.summary.labels == ["+", "-"]
+
+
+def test_spellings_of_a_class() -> None:
+    counts = Counter({"refund": 9, "Refund": 2, "refunds ": 1, "card_lost": 4, "card-lost": 4, "boss": 3, "bos": 1})
+    assert spellings(counts) == {"Refund": "refund", "refunds ": "refund", "card_lost": "card-lost"}
+
+
+def test_label_spelling_edits_and_says(make: Make, write: Write) -> None:
+    labels = ["refund"] * 4 + ["Refund ", "refunds"] + ["delivery"] * 4
+    rows = [{"text": f"question {n}", "label": label} for n, label in enumerate(labels)]
+    made = make(source={"kind": "jsonl", "path": write("t.jsonl", rows)}, ops=["label_spelling"], split={"test": 0})
+    assert made.summary.labels == ["delivery", "refund"]
+    assert made.summary.edited == {"label_spelling": 2}
+    assert "'refunds' is written 'refund'" in made.notes
+    free = [
+        {"prompt": f"q{n}", "completion": f"A long answer, and so no class. {'And more. ' * 9}{n}"} for n in range(4)
+    ]
+    left = make(source={"kind": "jsonl", "path": write("f.jsonl", free)}, ops=["label_spelling"], split={"test": 0})
+    assert left.summary.edited == {}
+    assert "not classes" in left.notes
+
+
+def test_conflicting_answers_are_flagged_or_dropped(make: Make, write: Write) -> None:
+    rows = [("Where?", "a"), ("where? ", "b"), ("Where?", "a"), ("Why?", "b"), ("How?", "a")]
+    path = write("t.jsonl", [{"text": text, "label": label} for text, label in rows])
+    source = {"kind": "jsonl", "path": path}
+    kept = make(source=source, ops=["exact_dedup"], split={"test": 0}, task="label")
+    assert kept.summary.dropped == {"exact duplicate": 1}
+    assert kept.attributes("exact_dedup")["conflict"].to_list() == [True, True, False, False]
+    assert "3 rows share a prompt" in kept.notes
+    dropped = make(source=source, ops=[{"kind": "exact_dedup", "conflict": "drop"}], split={"test": 0}, task="label")
+    assert dropped.summary.dropped == {"conflicting answers": 3}
+    one = make(source=source, ops=[{"kind": "exact_dedup", "of": "prompt"}], split={"test": 0}, task="label")
+    assert one.summary.dropped == {"exact duplicate": 2}
+
+
+WORDS = [f"word{n}" for n in range(400)]
+
+
+def _planted(seed: int) -> tuple[list[str], set[tuple[int, int]]]:
+    """Texts, and every pair of them whose true Jaccard similarity reaches 0.8."""
+    chance = random.Random(seed)
+    texts: list[str] = []
+    for _ in range(60):
+        words = chance.sample(WORDS, 40)
+        texts.append(" ".join(words))
+        for _ in range(chance.randint(0, 2)):
+            copy = list(words)
+            for _ in range(chance.randint(0, 4)):
+                copy[chance.randrange(len(copy))] = chance.choice(WORDS)
+            texts.append(" ".join(copy))
+    chance.shuffle(texts)
+    sets = [{text[at : at + 5] for at in range(len(text) - 4)} for text in texts]
+    pairs = {(i, j) for j in range(len(sets)) for i in range(j) if _true_jaccard(sets[i], sets[j]) >= 0.8}
+    return texts, pairs
+
+
+def _true_jaccard(one: Iterable[str], two: Iterable[str]) -> float:
+    return len(set(one) & set(two)) / len(set(one) | set(two))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_near_duplicates_none_missed_and_none_wrong(make: Make, write: Write, seed: int) -> None:
+    texts, pairs = _planted(seed)
+    path = write("t.jsonl", [{"prompt": text, "completion": f"answer {n}"} for n, text in enumerate(texts)])
+    asked = {"source": {"kind": "jsonl", "path": path}, "split": {"test": 0}, "task": "text"}
+    dropped = make(**asked, ops=["near_dedup"]).events
+    kept: list[int] = []
+    wanted: list[int] = []
+    for place in range(len(texts)):
+        twin = any((other, place) in pairs for other in kept)
+        (wanted if twin else kept).append(place)
+    assert [line - 1 for line in sorted(dropped["line"])] == wanted
+    assert len(wanted) > 20
+
+    flagged = make(**asked, ops=[{"kind": "near_dedup", "action": "flag"}])
+    clusters = dict(zip(flagged.split("train")["line"], flagged.attributes("near_dedup")["cluster"], strict=True))
+    assert {line - 1 for line, cluster in clusters.items() if cluster} == {place for pair in pairs for place in pair}
+    assert all(clusters[i + 1] == clusters[j + 1] for i, j in pairs)
+
+
+def test_similarity_is_the_true_one() -> None:
+    operator = NearDedup()
+    one, two = "the parcel came late and broken", "the parcel came late and open"
+    pieces = [{text[at : at + 5] for at in range(len(text) - 4)} for text in (one, two)]
+    assert jaccard(operator.pieces(one), operator.pieces(two)) == pytest.approx(_true_jaccard(*pieces))
+    words = NearDedup(unit="word", size=2)
+    assert jaccard(words.pieces("a b c d"), words.pieces("a b c e")) == pytest.approx(2 / 4)
+    assert len(operator.pieces("")) == 1
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.7, 0.8, 0.9, 0.99])
+def test_bands_overlook_one_pair_in_a_million(threshold: float) -> None:
+    rows = rows_of_band(threshold)
+    assert (1 - threshold**rows) ** (PERMUTATIONS // rows) <= 1e-6
+    assert rows >= 1
+
+
+def test_many_equal_rows_are_settled_quickly(make: Make, write: Write) -> None:
+    rows = [{"prompt": "the same question over and over again", "completion": f"answer {n}"} for n in range(3000)]
+    path = write("t.jsonl", rows)
+    for action, left in (("drop", 1), ("flag", 3000)):
+        ops = [{"kind": "near_dedup", "action": action}]
+        made = make(source={"kind": "jsonl", "path": path}, ops=ops, split={"test": 0}, task="text")
+        assert made.split("train").height == left
+    assert made.attributes("near_dedup")["cluster"].n_unique() == 1
+    assert np.all(made.attributes("near_dedup")["similarity"][1:].to_numpy() == 1)
+    assert isinstance(made.events, pl.DataFrame)

@@ -1,0 +1,277 @@
+"""The whole way: books that balance, bytes that do not depend on batches or processes, splits that hold."""
+
+from __future__ import annotations
+
+import json
+import string
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from luthier.core.errors import DataError
+from luthier.core.step import Outlook
+from luthier.data.steps.prepare import Prepare
+from luthier.text.dataset import read_examples
+from luthier.text.messages import example_id
+
+Make = Callable[..., Any]
+Write = Callable[..., str]
+
+PROMPTS = st.one_of(
+    st.text(string.printable, max_size=50),
+    st.sampled_from(
+        ["Where is my order?", "where is  my order?", "Mail me: jo@example.com", "", "wo ist mein paket bitte"]
+    ),
+)
+ROWS = st.lists(
+    st.fixed_dictionaries(
+        {"text": PROMPTS, "label": st.sampled_from(["a", "b", "A ", ""]), "who": st.sampled_from("xyz")}
+    ),
+    min_size=4,
+    max_size=30,
+)
+OPS = st.lists(
+    st.sampled_from(
+        [
+            "normalise",
+            "label_spelling",
+            "exact_dedup",
+            {"kind": "exact_dedup", "conflict": "drop"},
+            "near_dedup",
+            {"kind": "near_dedup", "action": "flag"},
+            "language",
+            {"kind": "language", "keep": ["en"], "min_chars": 8},
+            {"kind": "pii", "action": "hash"},
+            {"kind": "pii", "action": "drop"},
+            "quality",
+        ]
+    ),
+    max_size=4,
+)
+SPLITS = st.fixed_dictionaries(
+    {
+        "test": st.sampled_from([0, 0.2, 3]),
+        "validation": st.sampled_from([0, 0.1, 2]),
+        "train": st.sampled_from([None, 5]),
+        "group": st.sampled_from([None, "who"]),
+        "stratify": st.sampled_from([None, True]),
+    }
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=ROWS, ops=OPS, split=SPLITS, batch=st.integers(1, 9))
+def test_books_balance_and_bytes_do_not_depend_on_batches(
+    make: Make, write: Write, rows: list[Any], ops: list[Any], split: dict[str, Any], batch: int
+) -> None:
+    path = write("rows.jsonl", rows)
+    asked = {"source": {"kind": "jsonl", "path": path}, "ops": ops, "split": split, "task": "text"}
+    try:
+        one = make(**asked)
+    except DataError as error:
+        _nothing_was_left(error)
+        return
+    summary = one.summary
+    assert summary.rows_in == len(rows) == sum(summary.rows.values()) + sum(summary.dropped.values())
+    drops = one.events.filter(pl.col("action") == "drop")
+    assert drops.height == sum(summary.dropped.values())
+    assert drops["id"].n_unique() == drops.height
+    assert not set(drops["id"]) & set(one.all()["id"])
+    assert one.all()["id"].n_unique() == one.all().height
+    assert make(**asked, batch_rows=batch).files() == one.files()
+    _no_twin_crosses(one, grouped=split["group"] is not None)
+
+
+def _nothing_was_left(error: DataError) -> None:
+    assert "no row is left" in error.message  # of all, or to train on
+
+
+def _no_twin_crosses(made: Any, *, grouped: bool) -> None:
+    seen: dict[str, str] = {}
+    for name in made.summary.rows:
+        for row in made.split(name).iter_rows(named=True):
+            prompt = json.loads(row["messages"])[0]["content"]
+            keys = [" ".join(prompt.casefold().split()), *([f"group {row['group']}"] if grouped else [])]
+            for key in keys:
+                assert seen.setdefault(key, name) == name
+
+
+def test_worker_processes_change_nothing(make: Make, write: Write) -> None:
+    rows = [{"text": f"Where is order {n}? mail n{n % 7}@example.com  please", "label": "ab"[n % 2]} for n in range(60)]
+    asked = {
+        "source": {"kind": "jsonl", "path": write("rows.jsonl", rows)},
+        "ops": ["normalise", "pii", "exact_dedup", "near_dedup", "language"],
+    }
+    assert make(**asked, workers=2, batch_rows=8).files() == make(**asked).files()
+
+
+def test_every_dropped_row_is_listed_with_reason_and_twin(make: Make, write: Write) -> None:
+    rows = [
+        ("Where is my order?", "delivery"),
+        ("where is  my ORDER?", "delivery"),
+        ("My parcel arrived broken, the lid has a crack and the box was open when it came", "damage"),
+        ("My parcel arrived broken, the lid has a crack and the box was open when it came.", "damage"),
+        ("???", "damage"),
+        ("Please refund me", ""),
+        ("", "refund"),
+        ("I want my money back", "refund"),
+    ]
+    path = write("rows.jsonl", [{"text": text, "label": label} for text, label in rows])
+    made = make(
+        source={"kind": "jsonl", "path": path},
+        ops=["quality", "exact_dedup", "near_dedup"],
+        split={"test": 0},
+        task="label",
+    )
+    assert made.summary.dropped == {
+        "empty answer": 1,
+        "empty prompt": 1,
+        "exact duplicate": 1,
+        "near duplicate": 1,
+        "quality no_letters": 1,
+    }
+    drops = {row["line"]: row for row in made.events.iter_rows(named=True)}
+    ids = {row["line"]: row["id"] for row in made.split("train").iter_rows(named=True)}
+    assert drops[2]["twin"] == ids[1]
+    assert drops[4]["twin"] == ids[3]
+    assert 0.8 <= drops[4]["similarity"] < 1
+    assert made.summary.labels == ["damage", "delivery", "refund"]
+    assert made.split("train")["label"].to_list() == ["delivery", "damage", "refund"]
+    assert made.split("train")["kind"].unique().to_list() == ["label"]
+
+
+def test_broken_rows_stop_or_are_listed(make: Make, write: Write) -> None:
+    path = write("t.csv", "text,label\n" + "one,a\ntwo,b\n" * 3 + "three\nfour,a\n")
+    with pytest.raises(DataError, match="1 field, the header has 2") as caught:
+        make(source={"kind": "csv", "path": path})
+    assert (caught.value.where.file, caught.value.where.line) == ("t.csv", 8)
+    made = make(source={"kind": "csv", "path": path, "on_error": "drop"})
+    assert made.summary.dropped == {"broken row": 1}
+    event = made.events.row(0, named=True)
+    assert (event["line"], event["operator"]) == (8, "source")
+    assert "1 field" in event["reason"]
+
+
+def test_identical_rows_get_their_own_ids(make: Make, write: Write) -> None:
+    path = write("t.csv", "text,label\n" + "same,a\n" * 3 + "other,b\n")
+    made = make(source={"kind": "csv", "path": path}, split={"test": 0}, task="label")
+    examples = read_examples(made.artifact, "train")
+    expected = [example_id(examples[0].messages, None, {}, n) for n in range(3)]
+    assert [example.id for example in examples][:3] == expected
+    assert examples[0].label == "a"
+    assert examples[3].origin.line == 5
+
+
+def test_an_id_column_must_differ(make: Make, write: Write) -> None:
+    path = write("t.csv", "key,text,label\nT1,a,x\nT2,b,y\nT1,c,x\n")
+    with pytest.raises(DataError, match="'T1' stands in line 2, too") as caught:
+        make(source={"kind": "csv", "path": path, "prompt": "text", "answer": "label", "id": "key"})
+    assert caught.value.where.line == 4
+
+
+@pytest.mark.parametrize(
+    ("answers", "task"),
+    [
+        (["yes", "no"] * 6, "label"),
+        ([f"class {n % 5}" for n in range(40)], "label"),
+        ([f"answer {n}" for n in range(40)], "text"),
+        (["A whole sentence which is much longer than any class could be.", "no"] * 6, "text"),
+    ],
+)
+def test_the_task_is_decided_from_the_answers_and_said(make: Make, write: Write, answers: list[str], task: str) -> None:
+    rows = [{"prompt": f"q{n}", "completion": answer} for n, answer in enumerate(answers)]
+    made = make(source={"kind": "jsonl", "path": write("t.jsonl", rows)}, split={"test": 0.2})
+    assert made.summary.task == task
+    assert f"task: {task}" in made.notes
+
+
+def test_one_class_only_and_too_many(make: Make, write: Write) -> None:
+    one = write("one.csv", "text,label\n" + "".join(f"q{n},same\n" for n in range(9)))
+    with pytest.raises(DataError, match="the same answer, 'same'"):
+        make(source={"kind": "csv", "path": one})
+    many = write("many.csv", "text,label\n" + "".join(f"q{n},l{n}\n" for n in range(300)))
+    with pytest.raises(DataError, match="more than 200 different answers"):
+        make(source={"kind": "csv", "path": many}, task="label")
+
+
+def test_nothing_left_says_why(make: Make, write: Write) -> None:
+    path = write("t.csv", "text,label\n???,a\n!!!,b\n")
+    with pytest.raises(DataError, match="no row is left: 2 quality no_letters"):
+        make(source={"kind": "csv", "path": path}, ops=["quality"])
+    broken = write("b.csv", "text,label\n1\n2\n")
+    with pytest.raises(DataError, match="no row is left"):
+        make(source={"kind": "csv", "path": broken, "on_error": "drop"})
+
+
+def test_stated_counts_are_met_and_the_rest_is_listed(make: Make, write: Write) -> None:
+    rows = [{"text": f"headline number {n}", "label": "01"[n % 3 == 0]} for n in range(300)]
+    asked = {"source": {"kind": "jsonl", "path": write("t.jsonl", rows)}}
+    made = make(**asked, split={"test": 60, "validation": 30, "train": 120})
+    assert made.summary.rows == {"train": 120, "validation": 30, "test": 60}
+    assert made.summary.dropped == {"not sampled": 90}
+    for name, count in made.summary.rows.items():
+        assert made.split(name)["label"].value_counts().sort("label")["count"][1] == count / 3
+    short = make(**asked, split={"test": 60, "train": 1000})
+    assert short.summary.rows == {"train": 240, "test": 60}
+    assert "train: 240 rows instead of 1000" in short.notes
+
+
+def test_clusters_stay_together(make: Make, write: Write) -> None:
+    base = "The parcel {} came late and the box was open when it was left at the door of my house in town"
+    rows = [
+        {"text": base.format(n) if n % 2 else f"{n} {hex(n**9)} {n**5} unlike {hex(n**11)}", "label": "ab"[n % 2]}
+        for n in range(40)
+    ]
+    path = write("t.jsonl", rows)
+    made = make(
+        source={"kind": "jsonl", "path": path},
+        ops=[{"kind": "near_dedup", "action": "flag"}],
+        split={"test": 0.3, "group": "cluster"},
+    )
+    clusters = made.attributes("near_dedup").drop_nulls("cluster")
+    assert clusters.height >= 20
+    splits = {name: set(made.split(name)["id"]) for name in made.summary.rows}
+    for _, members in clusters.group_by("cluster"):
+        assert sum(1 for ids in splits.values() if ids & set(members["id"])) == 1
+
+
+def test_settings_that_cannot_be_are_refused() -> None:
+    source = {"kind": "csv", "path": "t.csv"}
+    for settings_, problem in (
+        ({"split": {"group": "cluster"}}, "near_dedup writes"),
+        ({"split": {"test": 1.0}}, "a share is below 1"),
+        ({"split": {"test": 0.6, "validation": 0.4}}, "nothing is left"),
+        ({"split": {"tset": 0.1}}, "tset"),
+        ({"ops": ["normalize"]}, "did you mean 'normalise'"),
+        ({"ops": [{"kind": "language", "keep": ["english"]}]}, "language 'english' is unknown"),
+        ({"ops": [{"kind": "quality", "skip": ["symbol"]}]}, "did you mean 'symbols'"),
+    ):
+        with pytest.raises(ValidationError, match=problem):
+            Prepare(**{"source": source, **settings_})
+
+
+def test_a_twice_used_operator_is_told_apart(make: Make, write: Write) -> None:
+    path = write("t.csv", "text,label\n" + "".join(f"where is my order number {n},{'ab'[n % 2]}\n" for n in range(9)))
+    made = make(
+        source={"kind": "csv", "path": path}, ops=["language", "normalise", {"kind": "language", "min_chars": 1}]
+    )
+    assert made.attributes("language").height == made.attributes("language-2").height == 9
+
+
+def test_foresee_and_measures(make: Make, write: Write, tmp_path: Path) -> None:
+    step = Prepare(source={"kind": "csv", "path": write("t.csv", "text,label\na,b\n")})
+    forecast = step.foresee(Outlook(inputs={}, upstream={}, base=tmp_path))
+    assert forecast.seconds
+    assert forecast.tokens == 3
+    assert "typical" in forecast.how
+    again = step.foresee(Outlook(inputs={}, upstream={}, base=tmp_path, history={"bytes_per_s": 15.0}))
+    assert again.seconds == 2
+    missing = Prepare(source={"kind": "csv", "path": "no.csv"}).foresee(Outlook(inputs={}, upstream={}, base=tmp_path))
+    assert missing.seconds is None
+    assert set(step.contents(tmp_path)) == {"source.csv.0"}
