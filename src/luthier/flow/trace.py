@@ -113,5 +113,5 @@ def _learnt(name: str, artifact: Artifact, example: str, store: Store) -> Iterat
     with Ledger(ledger_url(store.root)) as ledger:
         runs = [run.id for run in ledger.runs_that_used(artifact.digest)]
     for row in rows.iter_rows(named=True):
-        seen = {"times": row["times"], "tokens": row["tokens"], "cut": row["cut"]}
+        seen = {"times": row["seen"], "tokens": row["tokens"], "cut": row["cut"]}
         yield {"step": name, "artifact": artifact.digest, **seen, "runs": runs}
