@@ -196,6 +196,24 @@ def test_blocks_equal_the_dense_mask(
         torch.testing.assert_close(one, other, atol=1e-11, rtol=0)
 
 
+TREES = st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=30), min_size=1, max_size=12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(TREES, st.integers(0, 60), st.sampled_from([None, 2, 9]), st.sampled_from([6, 20, 96]))
+def test_blocks_of_subtrees_equal_the_dense_mask(
+    rows: list[list[int]], prefix: int, window: int | None, short: int
+) -> None:
+    torch.manual_seed(prefix)
+    made = pack([Row([*([1] * prefix), *ids, 9], [0.0] * (prefix + len(ids)) + [1.0]) for ids in rows], share_from=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("luthier.models.attention.plan.SHORT", short)
+        plan = Plan(made)
+    query, key, value = (torch.randn(1, heads, made.tokens, 4, dtype=torch.float64) for heads in (4, 2, 2))
+    found = block_attention(query, key, value, plan, 0.3, window)
+    torch.testing.assert_close(found, plain_attention(query, key, value, plan, Manner(0.3, window)), atol=1e-11, rtol=0)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_blocks_are_as_near_to_float64_as_the_dense_mask_is(dtype: torch.dtype) -> None:
     torch.manual_seed(0)

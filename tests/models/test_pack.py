@@ -52,8 +52,14 @@ def test_the_layout_is_a_forest(rows: list[list[int]], share: int) -> None:
     assert starts[0] == 0
     assert starts[-1] == made.tokens
     assert all(parent < at for at, parent in enumerate(parents))
+    for at, parent in enumerate(parents[1:], start=1):
+        assert parent in {-1, at - 1, *ancestors(at - 1, parents)}  # descendants follow at once
     assert all(begin < end for begin, end in pairwise(starts))
     assert made.tokens <= sum(len(ids) for ids in rows)
+
+
+def ancestors(segment: int, parents: list[int]) -> list[int]:
+    return [] if segment < 0 else [parents[segment], *ancestors(parents[segment], parents)]
 
 
 @given(ROWS)

@@ -49,7 +49,7 @@ class Pack:
 
     ids: Tensor  # (T,) int64
     positions: Tensor  # (T,) int64: depth of each token on its own path
-    parent: Tensor  # (S,) int64: segment s continues segment parent[s]; -1 for a root
+    parent: Tensor  # (S,) int64: segment s continues segment parent[s]; -1 for a root; its descendants follow it
     starts: Tensor  # (S+1,) int64: segment s holds tokens starts[s] up to starts[s+1]
     sources: Tensor  # (N,) int64: the token whose hidden state predicts
     targets: Tensor  # (N,) int64: the token id that is predicted
@@ -159,39 +159,36 @@ class _Branch(NamedTuple):
 
 
 def _grow(rows: list[list[int]], share_from: int) -> tuple[list[_Segment], list[int]]:
-    """Segments (a parent before its children, the leaves of one parent side by side) and each sorted row's leaf."""
+    """Segments, each followed by everything below it, and each sorted row's leaf."""
     shared = [common(one, other) for one, other in pairwise(rows)]
     forest: list[_Segment] = []
     leaf = [-1] * len(rows)
-    todo = [_Branch(0, len(rows), 0, -1)]
+    least = max(1, share_from)
+    todo = list(_runs(_Branch(0, len(rows), 0, -1), shared, least))
     while todo:
         branch = todo.pop()
-        runs = list(_runs(branch, shared, branch.depth + max(1, share_from)))
-        for first, last in runs:
-            if last - first == 1:
-                leaf[first] = _put(forest, branch, first, len(rows[first]))
-        for first, last in runs:
-            if last - first > 1:
-                depth = min(shared[first : last - 1])
-                todo.append(_Branch(first, last, depth, _put(forest, branch, first, depth)))
+        if branch.last - branch.first == 1:
+            leaf[branch.first] = _put(forest, branch, len(rows[branch.first]))
+            continue
+        depth = min(shared[branch.first : branch.last - 1])
+        below = _Branch(branch.first, branch.last, depth, _put(forest, branch, depth))
+        todo += _runs(below, shared, depth + least)
     return forest, leaf
 
 
-def _put(forest: list[_Segment], branch: _Branch, row: int, end: int) -> int:
-    """Add a segment below a branch and return its number; an empty one is its parent."""
+def _put(forest: list[_Segment], branch: _Branch, end: int) -> int:
+    """Add the segment that ends a branch at a depth and return its number; an empty one is its parent."""
     if end == branch.depth:
         return branch.parent
-    forest.append(_Segment(branch.parent, row, branch.depth, end))
+    forest.append(_Segment(branch.parent, branch.first, branch.depth, end))
     return len(forest) - 1
 
 
-def _runs(branch: _Branch, shared: list[int], least: int) -> Iterator[tuple[int, int]]:
-    """The longest runs of neighbouring rows that share at least `least` tokens."""
-    first = branch.first
-    for at in range(branch.first + 1, branch.last + 1):
-        if at == branch.last or shared[at - 1] < least:
-            yield first, at
-            first = at
+def _runs(branch: _Branch, shared: list[int], least: int) -> list[_Branch]:
+    """The longest runs of a branch's rows that share at least `least` tokens, last first."""
+    cuts = [at for at in range(branch.first + 1, branch.last) if shared[at - 1] < least]
+    bounds = pairwise([branch.first, *cuts, branch.last])
+    return [_Branch(first, last, branch.depth, branch.parent) for first, last in bounds if last > first][::-1]
 
 
 def _upwards(leaf: int, parent: Sequence[int], starts: Sequence[int]) -> Iterator[slice]:

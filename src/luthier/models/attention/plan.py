@@ -1,13 +1,15 @@
 """The plan of a pack's attention: which tokens see which, as a dense mask and as blocks over shared keys.
 
 A token sees the tokens of its own segment up to itself, and all tokens of the segments above it. A block is a run of
-query rows that see the same keys whole (`shared`) and, beside them, their own branch causally.
+query rows that see the same keys whole (`shared`) and, beside them, some of their own branch: a piece of a long
+segment, or a small subtree.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -17,20 +19,21 @@ from luthier.models.pack import Pack
 CHUNK = 128
 """Query rows of one long segment that are computed together: a causal square wastes half of itself."""
 SHORT = 96
-"""Sibling branches up to this long are computed together, padded to the longest."""
+"""Sibling subtrees up to this many tokens are computed together, padded to the largest."""
 TOGETHER = 1024
-"""At most this many query rows of sibling branches in one block."""
+"""At most this many query rows of sibling subtrees in one block."""
 
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """Query rows with the keys they share and the branches that each see only themselves."""
+    """Query rows with the keys they share, and branches that see nothing of each other."""
 
     rows: slice
     shared: tuple[slice, ...]
     lengths: tuple[int, ...]
     gather: Tensor  # (branches * longest,) rows of the block for each place of the padded branches
     scatter: Tensor  # (rows,) the padded place of each row
+    sees: Tensor  # (rows, longest) bool: which tokens of its own branch a row sees
 
     @property
     def count(self) -> int:
@@ -93,42 +96,84 @@ def _dense(pack: Pack, window: int | None) -> Tensor:
 
 def _blocks(pack: Pack) -> Iterator[Block]:
     """Blocks in the order of the tokens; together they hold every token once."""
-    parent, starts = pack.parent.tolist(), pack.starts.tolist()
-    above: list[tuple[slice, ...]] = []
-    for segment, mother in enumerate(parent):
-        assert mother < segment, "a parent stands before its children"
-        above.append(_merged((*above[mother], _span(mother, starts))) if mother >= 0 else ())
+    tree = _Tree(pack.parent.tolist(), pack.starts.tolist())
     segment = 0
-    while segment < len(parent):
-        siblings = _short_siblings(segment, parent, starts)
-        if siblings:
-            yield _block(slice(starts[segment], starts[segment + len(siblings)]), above[segment], siblings)
-            segment += len(siblings)
+    while segment < len(tree.parent):
+        ends = _small_siblings(segment, tree)
+        if ends:
+            yield _siblings(segment, ends, tree)
+            segment = ends[-1]
         else:
-            yield from _chunks(_span(segment, starts), above[segment])
+            yield from _chunks(segment, tree)
             segment += 1
 
 
-def _short_siblings(segment: int, parent: list[int], starts: list[int]) -> list[int]:
-    """Lengths of the short children of one parent that begin at a segment; empty when that one is long."""
-    lengths: list[int] = []
-    for at in range(segment, len(parent)):
-        length = starts[at + 1] - starts[at]
-        if parent[at] != parent[segment] or length > SHORT or sum(lengths) + length > TOGETHER:
+class _Tree:
+    """The forest of a pack: for each segment what is above it, and where its subtree ends."""
+
+    def __init__(self, parent: list[int], starts: list[int]) -> None:
+        self.parent, self.starts = parent, starts
+        self.above: list[tuple[slice, ...]] = []
+        self.end = [segment + 1 for segment in range(len(parent))]
+        for segment, mother in enumerate(parent):
+            assert mother < segment, "a parent stands before its children"
+            self.above.append(_merged((*self.above[mother], self.span(mother))) if mother >= 0 else ())
+        for segment in reversed(range(len(parent))):
+            if parent[segment] >= 0:
+                self.end[parent[segment]] = max(self.end[parent[segment]], self.end[segment])
+
+    def span(self, segment: int) -> slice:
+        """Tokens of one segment."""
+        return slice(self.starts[segment], self.starts[segment + 1])
+
+
+def _small_siblings(segment: int, tree: _Tree) -> list[int]:
+    """Where the small subtrees of one parent end that begin at a segment; empty when that one is large."""
+    ends: list[int] = []
+    at, first = segment, tree.starts[segment]
+    while at < len(tree.parent) and tree.parent[at] == tree.parent[segment]:
+        end = tree.starts[tree.end[at]]
+        if end - tree.starts[at] > SHORT or end - first > TOGETHER:
             break
-        lengths.append(length)
-    return lengths
+        at = tree.end[at]
+        ends.append(at)
+    return ends
 
 
-def _chunks(own: slice, above: tuple[slice, ...]) -> Iterator[Block]:
+def _siblings(segment: int, ends: list[int], tree: _Tree) -> Block:
+    """One block of several subtrees."""
+    bounds = [tree.starts[at] for at in (segment, *ends)]
+    lengths = [end - begin for begin, end in pairwise(bounds)]
+    sees = torch.zeros(bounds[-1] - bounds[0], max(lengths), dtype=torch.bool)
+    branch = -1
+    for at in range(segment, ends[-1]):
+        child = tree.parent[at] == tree.parent[segment]
+        branch += child
+        own = tree.span(at)
+        rows = slice(own.start - bounds[0], own.stop - bounds[0])
+        column = own.start - bounds[branch]
+        length = own.stop - own.start
+        if not child:
+            sees[rows] = sees[tree.span(tree.parent[at]).stop - 1 - bounds[0]]
+        sees[rows, column : column + length] = _causal(length)
+    return _block(slice(bounds[0], bounds[-1]), tree.above[segment], lengths, sees)
+
+
+def _chunks(segment: int, tree: _Tree) -> Iterator[Block]:
     """A long segment in pieces: each sees what is above, the pieces before it, and itself causally."""
+    own = tree.span(segment)
     for begin in range(own.start, own.stop, CHUNK):
         end = min(begin + CHUNK, own.stop)
         before = (slice(own.start, begin),) if begin > own.start else ()
-        yield _block(slice(begin, end), _merged((*above, *before)), [end - begin])
+        shared = _merged((*tree.above[segment], *before))
+        yield _block(slice(begin, end), shared, [end - begin], _causal(end - begin))
 
 
-def _block(rows: slice, shared: tuple[slice, ...], lengths: Sequence[int]) -> Block:
+def _causal(length: int) -> Tensor:
+    return torch.ones(length, length, dtype=torch.bool).tril()
+
+
+def _block(rows: slice, shared: tuple[slice, ...], lengths: Sequence[int], sees: Tensor) -> Block:
     longest, begin = max(lengths), 0
     gather = torch.zeros(len(lengths), longest, dtype=torch.int64)
     scatter: list[int] = []
@@ -136,26 +181,25 @@ def _block(rows: slice, shared: tuple[slice, ...], lengths: Sequence[int]) -> Bl
         gather[branch, :length] = torch.arange(begin, begin + length)
         scatter += range(branch * longest, branch * longest + length)
         begin += length
-    return Block(rows, shared, tuple(lengths), gather.reshape(-1), torch.tensor(scatter))
+    return Block(rows, shared, tuple(lengths), gather.reshape(-1), torch.tensor(scatter), sees)
 
 
 def _bias(block: Block, positions: Tensor, window: int | None, dtype: torch.dtype) -> tuple[Tensor | None, Tensor]:
-    offset = block.scatter % block.longest  # (rows,) place of each row within its branch
-    distance = offset[:, None] - torch.arange(block.longest)[None, :]
-    own = _minus_infinity((distance < 0) | (distance >= (window or block.longest)), dtype)
-    if window is None or not block.shared:
+    if window is None:
+        return None, _minus_infinity(~block.sees, dtype)
+    here = positions[block.rows]
+    branches = here[block.gather].view(-1, block.longest)  # (branches, longest) positions of own keys
+    near = here[:, None] - branches[block.scatter // block.longest] < window
+    own = _minus_infinity(~(block.sees & near), dtype)
+    if not block.shared:
         return None, own
     keys = torch.cat([positions[span] for span in block.shared])
-    hidden = positions[block.rows][:, None] - keys[None, :] >= window
+    hidden = here[:, None] - keys[None, :] >= window
     return (_minus_infinity(hidden, dtype) if bool(hidden.any()) else None), own
 
 
 def _minus_infinity(where: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(where.shape, dtype=dtype).masked_fill_(where, float("-inf"))
-
-
-def _span(segment: int, starts: Sequence[int]) -> slice:
-    return slice(starts[segment], starts[segment + 1])
 
 
 def _merged(spans: Sequence[slice]) -> tuple[slice, ...]:
