@@ -23,7 +23,7 @@ def _load(folder: Path, text: str, *overrides: str) -> Recipe:
 
 def test_a_recipe_reads_what_was_written(folder: Path) -> None:
     recipe = Recipe.load(folder)
-    assert recipe.order() == [MODEL_STEP, "data", "tune", "report", "gate"]
+    assert recipe.order() == ["data", MODEL_STEP, "tune", "report", "gate"]
     assert recipe.steps["tune"].model_dump()["technique"]["r"] == 4
     assert recipe.all_steps()[MODEL_STEP].model_dump()["source"]["kind"] == "folder"
 
@@ -52,15 +52,15 @@ def test_objects_and_yaml_make_the_same_recipe(folder: Path) -> None:
     [
         ("kind: tune", "kind: tone", 12, "'tone' is unknown; did you mean 'tune'"),
         ("rows_per_step: 8", "rows_per_stop: 8", 15, "did you mean 'rows_per_step'"),
-        ("rows_per_step: 8", "rows_per_step: many", 15, "valid integer"),
+        ("rows_per_step: 8", "rows_per_step: many", 15, "wanted a whole number, came 'many'"),
         ("rows_per_step: 8", "rows_per_step: true", 15, "wants a number"),
         ("learning_rate: 1.0e-2", "learning_rate: .nan", 16, "finite"),
         ("data: data\n    technique", "data: dota\n    technique", 13, "no step 'dota'"),
         ("model: tune", "model: data", 21, "makes a dataset"),
         ("data: data\n    model: tune", "data: tune\n    model: tune", 20, "makes a model"),
-        ("name: tickets", "name: ../tickets", 2, "pattern"),
+        ("name: tickets", "name: ../tickets", 2, "small letters"),
         ("name: tickets", "nome: tickets", 2, "did you mean 'name'"),
-        ("seed: 3", "seed: -3", 3, "greater than or equal to 0"),
+        ("seed: 3", "seed: -3", 3, "at least 0"),
         ("luthier: 1", "luthier: 2", 1, "wanted 1, came 2"),
         ("model: tiny-model", "model: smollm2-135m-instrukt", 4, "did you mean 'smollm2-135m-instruct'"),
         ("ops: [normalise, exact_dedup]", "ops: [normalize]", 9, "did you mean 'normalise'"),

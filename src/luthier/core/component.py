@@ -21,7 +21,7 @@ import pkgutil
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
@@ -99,7 +99,9 @@ class Component(BaseModel):
         if isinstance(value, str):
             value = {"kind": value}
         if not isinstance(value, dict) or "kind" not in value:
-            raise PydanticCustomError("part", "wanted a {role}: a kind, or a mapping with 'kind'", {"role": cls.role})
+            article = "an" if cls.role[0] in "aeiou" else "a"
+            context = {"role": f"{article} {cls.role}", "hint": did_you_mean("", members(cls))}
+            raise PydanticCustomError("part", "wanted {role}: its kind, or a mapping with `kind`; {hint}", context)
         found = members(cls)
         member = found.get(value["kind"]) if isinstance(value["kind"], str) else None
         if member is None:
@@ -132,10 +134,24 @@ def refuse_unknown_settings(cls: type[BaseModel], data: Any) -> Any:
             hint = did_you_mean(str(name), cls.model_fields)
             context = {"name": str(name), "hint": hint}
             raise PydanticCustomError("unknown_setting", "there is no setting '{name}' here; {hint}", context)
-        if isinstance(value, bool) and field.annotation in (int, float, int | None, float | None):
+        if isinstance(value, bool) and _wants_number(field.annotation):
             context = {"name": name, "value": str(value).lower()}
             raise PydanticCustomError("number", "'{name}' wants a number, came {value}", context)
     return data
+
+
+def _wants_number(annotation: Any) -> bool:
+    """Whether a setting takes numbers and no yes or no, also as one choice of several."""
+    kinds = list(_kinds(annotation))
+    return (int in kinds or float in kinds) and bool not in kinds
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    inner = () if get_origin(annotation) is Literal else get_args(annotation)
+    if not inner:
+        yield annotation
+    for one in inner:
+        yield from _kinds(one)
 
 
 def _dump(value: Component, info: core_schema.SerializationInfo) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.artifact import Artifact
-from luthier.core.errors import UnknownName, did_you_mean
+from luthier.core.errors import LuthierError, UnknownName, did_you_mean
 from luthier.core.step import Forecast, Outlook, Step
 from luthier.core.store import Store
 from luthier.core.wheel import cache_folder
@@ -96,7 +96,10 @@ def plan(recipe: Recipe, store: Store | None = None) -> Plan:
     steps = recipe.all_steps()
     planned: dict[str, Planned] = {}
     for name in recipe.order():
-        planned[name] = _plan_step(name, steps, planned, recipe, store)
+        try:
+            planned[name] = _plan_step(name, steps, planned, recipe, store)
+        except LuthierError as error:
+            raise recipe.placed(error, name) from error
     return Plan(recipe=recipe, store=store, shared=store.shared or store, steps=tuple(planned.values()))
 
 

@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -25,6 +24,7 @@ from luthier.core.component import refuse_unknown_settings
 from luthier.core.errors import LuthierError, RecipeError, Where, did_you_mean
 from luthier.core.step import Step
 from luthier.flow.source_text import Key, SourceText, dotted, override, read_yaml
+from luthier.flow.wording import NAME_PATTERN, a, explain
 from luthier.models.catalog import resolve
 from luthier.models.source import ModelSource
 
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 
 MODEL_STEP = "model"
 """The name of the implicit step that brings the recipe's model into the store."""
-_NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"
-Name = Annotated[str, Field(pattern=_NAME)]
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 
 def _resolve_model(value: Any, info: ValidationInfo) -> Any:
+    """A text becomes the source that it means; a mapping is read as any other part."""
     base = (info.context or {}).get("base", Path())
-    return resolve(value, base) if value is not None else None
+    return resolve(value, base) if isinstance(value, str) else value
 
 
 class Recipe(BaseModel):
@@ -69,14 +69,18 @@ class Recipe(BaseModel):
         path = Path(path)
         file = path / "recipe.yaml" if path.is_dir() else path
         source = override(read_yaml(file), tuple(overrides))
+        return cls.of(source, file.parent)
+
+    @classmethod
+    def of(cls, source: SourceText, base: Path) -> Self:
+        """A recipe from what was read; relative paths start at `base`."""
         try:
-            recipe = cls.model_validate(source.data, context={"base": file.parent})
-            recipe._base, recipe._source = file.parent, source
-            recipe.order()
+            recipe = cls.model_validate(source.data, context={"base": base})
         except ValidationError as error:
-            raise _explain(error, source) from error
+            raise explain(error, source, cls) from error
         except LuthierError as error:
             raise _placed(error, source) from error
+        recipe._base, recipe._source = base, source
         return recipe
 
     @model_validator(mode="before")
@@ -121,7 +125,7 @@ class Recipe(BaseModel):
         if self.model is None:
             remedy = "add `model: smollm2-135m-instruct` (`luthier models list` shows others)"
             raise RecipeError("names no model, though steps need one", where=Where(field="model"), remedy=remedy)
-        return {MODEL_STEP: Base(source=self.model), **self.steps}
+        return {**self.steps, MODEL_STEP: Base(source=self.model)}
 
     @staticmethod
     def references(step: Step) -> dict[str, str]:
@@ -145,7 +149,7 @@ class Recipe(BaseModel):
         made = steps[other].makes
         if made != wanted:
             able = [key for key, step in steps.items() if step.makes == wanted]
-            message = f"wanted a step that makes a {wanted}; {other!r} makes a {made}"
+            message = f"wanted a step that makes {a(wanted)}; {other!r} makes {a(made)}"
             raise RecipeError(message, where=where, remedy=did_you_mean(other, able))
 
     def order(self) -> list[str]:
@@ -166,6 +170,18 @@ class Recipe(BaseModel):
             done += ready
         return done
 
+    def placed(self, error: LuthierError, step: str) -> LuthierError:
+        """The error of a step with its place in the recipe, when it names a setting and no file."""
+        field = error.where.field
+        if self._source is None or error.where.file is not None or (field or "").startswith("steps."):
+            return error
+        implicit = step == MODEL_STEP and step not in self.steps
+        path = [] if implicit else [*_path_to(self.steps[step], (field or "").partition(".")[0])]
+        inner = (field or "").removeprefix(MODEL_STEP).strip(".") if implicit else field
+        whole = ".".join([MODEL_STEP] if implicit else ["steps", step, *path]) + (f".{inner}" if inner else "")
+        where = Where(field=whole)
+        return _placed(type(error)(error.message, where=where, remedy=error.remedy), self._source)
+
     def as_yaml(self) -> str:
         """The whole recipe with every default written out."""
         import yaml
@@ -185,47 +201,14 @@ class Recipe(BaseModel):
         return run(self, events)
 
 
-def _explain(error: ValidationError, source: SourceText) -> RecipeError:
-    """The first thing that is wrong, with its place and remedy, and the places of the others."""
-    problems = error.errors(include_url=False)
-    first = problems[0]
-    key = _written_key(first["loc"], source.data)
-    context: Mapping[str, Any] = first.get("ctx", {})
-    if isinstance(context.get("name"), str) and first["type"] in ("unknown_setting", "number"):
-        key = (*key, context["name"])
-    if first["type"] == "kind":
-        key = (*key, "kind")
-    message, remedy = _message(first)
-    others = [f"{source.where(_written_key(item['loc'], source.data))}: {_message(item)[0]}" for item in problems[1:6]]
-    if others:
-        message += f" (and {len(problems) - 1} more: " + "; ".join(others) + ")"
-    return RecipeError(message, where=source.where(key), remedy=remedy)
-
-
-def _written_key(loc: tuple[int | str, ...], data: Any) -> Key:
-    """The part of an error's path that exists in what was written, plus one missing name."""
-    key: list[str | int] = []
-    for part in loc:
-        item = isinstance(data, list) and isinstance(part, int) and part < len(data)
-        if item or (isinstance(data, dict) and part in data):
-            data = data[part]
-        elif isinstance(part, str) and re.fullmatch(r"[a-z_0-9]+", part) and isinstance(data, dict):
-            return (*key, part)
-        else:
-            return tuple(key)
-        key.append(part)
-    return tuple(key)
-
-
-def _message(problem: Any) -> tuple[str, str]:
-    """A sentence and a remedy for one problem that pydantic found."""
-    text, _, remedy = problem["msg"].partition("; ")
-    if problem["type"] == "missing":
-        return "is required", "add it"
-    text = text.removeprefix("Value error, ").replace("Input should be", "wanted")
-    if text.startswith("wanted"):
-        text += f", came {problem['input']!r}"[:200]
-    return text, remedy
+def _path_to(step: Step, setting: str) -> Iterator[str]:
+    """The part of a step in which a setting stands, when the step itself has none of that name."""
+    if setting in type(step).model_fields:
+        return
+    for name in type(step).model_fields:
+        if setting in getattr(type(getattr(step, name)), "model_fields", {}):
+            yield name
+            return
 
 
 def _placed(error: LuthierError, source: SourceText) -> LuthierError:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.artifact import Artifact, Manifest
@@ -132,7 +131,7 @@ def _make(planned: Planned, what: Plan, events: Events) -> StepResult:
     events.emit(Event(kind="start", step=planned.name, text=planned.step.kind))
     started = time.perf_counter()
     reset_peak()
-    with _refusals(planned, store.root, events):
+    with _refusals(planned, what, events):
         folder, scratch = store.begin(planned.digest)
         work = Work(
             name=planned.name,
@@ -172,10 +171,10 @@ def _timing(planned: Planned, measures: Mapping[str, Any], seconds: float) -> di
 
 
 @contextmanager
-def _refusals(planned: Planned, place: Path, events: Events) -> Iterator[None]:
+def _refusals(planned: Planned, what: Plan, events: Events) -> Iterator[None]:
     """Say which step failed, and turn the machine's refusals into one clear error."""
     try:
-        with writing(place):
+        with writing(what.store_of(planned).root):
             yield
     except KeyboardInterrupt as error:
         events.emit(Event(kind="failed", step=planned.name, text="interrupted"))
@@ -185,7 +184,7 @@ def _refusals(planned: Planned, place: Path, events: Events) -> Iterator[None]:
         ) from error
     except LuthierError as error:
         events.emit(Event(kind="failed", step=planned.name, text=error.message))
-        raise
+        raise what.recipe.placed(error, planned.name) from error
 
 
 def _exit_code(done: Mapping[str, StepResult]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,13 @@ import yaml
 from luthier.core.errors import RecipeError, Where
 
 Key = tuple[str | int, ...]
+COMMAND_LINE = "command line"
 _LIMIT_BYTES = 1 << 20
 _LIMIT_NODES = 50_000
+_SHOWN_PARTS = 8
+_YAML = "tag:yaml.org,2002:"
+_TAGS = frozenset({"map", "seq", "str", "int", "float", "bool", "null", "timestamp", "merge", "value"})
+"""Kinds of plain values, as YAML calls them."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +31,14 @@ class SourceText:
     lines: Mapping[Key, int]
     text: str = ""
     """What was written, with the overrides that were given on the command line."""
+    given: tuple[Key, ...] = ()
+    """Paths whose values were given on the command line."""
 
     def where(self, key: Key) -> Where:
         """The place of a path, or of its nearest parent that was written down."""
         field = dotted(key)
+        if any(key[: len(path)] == path for path in self.given):
+            return Where(file=COMMAND_LINE, field=field)
         while key and key not in self.lines:
             key = key[:-1]
         return Where(file=self.file, line=self.lines.get(key), field=field or None)
@@ -48,47 +58,86 @@ def _text(path: Path) -> str:
     where = Where(file=str(path))
     try:
         if path.is_dir():
-            path = path / "recipe.yaml"
+            message, remedy = "is a folder that holds no recipe.yaml", "name the recipe's file"
+            raise RecipeError(message, where=where, remedy=remedy)
+        if path.exists() and not path.is_file():
+            raise RecipeError("is not a file", where=where, remedy="name the recipe's file")
         if path.stat().st_size > _LIMIT_BYTES:
-            raise RecipeError("is over 1 MiB; a recipe is a page or two of YAML", where=where, remedy="is it the data?")
-        return path.read_bytes().decode("utf-8-sig")
+            message, remedy = "is over 1 MiB; a recipe is a page or two of YAML", "name the recipe, not the data"
+            raise RecipeError(message, where=where, remedy=remedy)
+        return _decoded(path.read_bytes(), where)
     except FileNotFoundError as error:
         raise RecipeError("there is no such recipe", where=where, remedy="`luthier new NAME` writes one") from error
-    except UnicodeDecodeError as error:
-        remedy = "save it as UTF-8 text"
-        raise RecipeError(f"is not UTF-8 text (byte {error.start})", where=where, remedy=remedy) from error
     except OSError as error:
-        raise RecipeError(f"cannot be read: {error.strerror}", where=where) from error
+        remedy = "give yourself the right to read it"
+        raise RecipeError(f"cannot be read: {error.strerror}", where=where, remedy=remedy) from error
+
+
+def _decoded(data: bytes, where: Where) -> str:
+    """The text of a recipe's bytes; what else they are is told as well as it can be seen."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or data[:64].count(0) * 3 > len(data[:64]):
+        raise RecipeError("is UTF-16 text; UTF-8 is wanted", where=where, remedy="save it as UTF-8")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        at = Where(file=where.file, line=data.count(b"\n", 0, error.start) + 1)
+        message = f"is not UTF-8 text: byte 0x{data[error.start]:02x} on this line"
+        raise RecipeError(message, where=at, remedy="save it as UTF-8, or name the recipe's file") from error
 
 
 def parse_yaml(text: str, file: str) -> SourceText:
-    """Parse YAML text; duplicate keys, unusual tags, control characters and alias bombs are errors."""
+    """Parse YAML text; duplicate keys, tags, control characters and alias bombs are errors."""
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else None
-        problem = error.problem or "cannot be parsed"
-        raise RecipeError(
-            f"is not YAML: {problem}", where=Where(file=file, line=line), remedy=_yaml_remedy(problem)
-        ) from error
+        raise _not_yaml(error, file) from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        code = error.character if isinstance(error.character, int) else ord(str(error.character))
+        message = f"is not YAML: a control character (U+{code:04X}) stands on this line"
+        raise RecipeError(message, where=Where(file=file, line=line), remedy="remove it") from error
     except (yaml.YAMLError, RecursionError) as error:
-        raise RecipeError(f"is not YAML: {str(error).splitlines()[0]}", where=Where(file=file)) from error
+        remedy = "write it flat; a recipe is a page or two of YAML"
+        raise RecipeError("is nested too deeply", where=Where(file=file), remedy=remedy) from error
     reader = _Reader(file)
     data = reader.value(node, ()) if node is not None else None
     if not isinstance(data, dict):
-        came = "nothing" if data is None else f"a {type(data).__name__}"
+        came = {type(None): "nothing", list: "a list", str: "text"}.get(type(data), "a single value")
         remedy = "begin with `luthier: 1`, or let `luthier new` write one"
         raise RecipeError(f"wanted a recipe (a mapping), came {came}", where=Where(file=file, line=1), remedy=remedy)
     return SourceText(file, data, reader.lines, text)
 
 
+def _not_yaml(error: yaml.MarkedYAMLError, file: str) -> RecipeError:
+    """What the parser said, with the line that a person has to mend."""
+    mark = error.problem_mark or error.context_mark
+    problem = error.problem or "cannot be parsed"
+    opened = error.context_mark.line + 1 if error.context_mark else None
+    if problem == "found unexpected end of stream":
+        where = Where(file=file, line=opened)
+        return RecipeError(
+            "is not YAML: a quote is opened here and never closed", where=where, remedy="close the quote"
+        )
+    if opened is not None and "flow" in (error.context or ""):
+        problem = f"{problem}, in the bracket that is opened on line {opened}"
+    where = Where(file=file, line=mark.line + 1 if mark else None)
+    return RecipeError(f"is not YAML: {problem}", where=where, remedy=_yaml_remedy(problem))
+
+
+_YAML_REMEDIES = (
+    ("'\\t'", "YAML indents with spaces, not tabs"),
+    ("mapping values are not allowed", "quote the text that holds a colon"),
+    ("cannot start any token", "quote a value that begins with such a sign"),
+    ("undefined alias", "quote a value that begins with *"),
+    ("another document", "keep one recipe a file: remove the line `---` and what follows"),
+    ("bracket", "close the bracket, and put commas between its parts"),
+)
+"""What to do, by words of the parser's complaint."""
+
+
 def _yaml_remedy(problem: str) -> str:
-    if "'\\t'" in problem:
-        return "YAML indents with spaces, not tabs"
-    if "mapping values are not allowed" in problem:
-        return "quote the text that holds a colon"
-    return "check indentation and quotes near that line"
+    found = (remedy for words, remedy in _YAML_REMEDIES if words in problem)
+    return next(found, "check indentation and quotes near that line")
 
 
 class _Reader:
@@ -104,6 +153,8 @@ class _Reader:
         self.count += 1
         if self.count > _LIMIT_NODES or len(key) > 40:
             raise self.error(node, key, "is too large or too deep for a recipe", "write it out without aliases")
+        if node.tag.removeprefix(_YAML) not in _TAGS:
+            raise self.error(node, key, f"has the tag {_tag(node)}; a recipe holds plain values", "remove the tag")
         self.lines.setdefault(key, node.start_mark.line + 1)
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, key)
@@ -131,27 +182,39 @@ class _Reader:
             value = self.scalars.construct_object(node)
         except (yaml.YAMLError, ValueError) as error:
             raise self.error(node, key, f"has a value that YAML cannot read: {node.value!r}", "quote it") from error
-        if value is not None and not isinstance(value, (str, int, float, bool)):
-            raise self.error(node, key, f"has a value of a kind that recipes do not use: {node.tag}", "quote it")
         return value
 
     def error(self, node: yaml.Node, key: Key, message: str, remedy: str) -> RecipeError:
-        where = Where(file=self.file, line=node.start_mark.line + 1, field=dotted(key) or None)
+        shown = dotted(key[:_SHOWN_PARTS]) + (".…" if len(key) > _SHOWN_PARTS else "")
+        where = Where(file=self.file, line=node.start_mark.line + 1, field=shown or None)
         return RecipeError(message, where=where, remedy=remedy)
+
+
+def _tag(node: yaml.Node) -> str:
+    return node.tag.replace(_YAML, "!!", 1)
 
 
 def override(source: SourceText, assignments: tuple[str, ...]) -> SourceText:
     """Apply `steps.tune.technique.r=32`: the value is YAML; a bare kind on the way becomes a mapping with that kind."""
     data = source.data
+    given: list[Key] = []
     for text in assignments:
         path, sign, value = text.partition("=")
-        where = Where(file="command line", field=text)
+        where = Where(file=COMMAND_LINE, field=text)
         if not sign or not all(path.split(".")):
             raise RecipeError("wanted PATH=VALUE", where=where, remedy="for example steps.tune.technique.r=32")
-        parsed = parse_yaml(f"value: {value}" if value.strip() else "value:", f"command line ({text})").data["value"]
-        data = _assign(data, path.split("."), parsed, where)
-    given = "".join(f"# given on the command line: {text}\n" for text in assignments)
-    return SourceText(source.file, data, source.lines, source.text + given)
+        data = _assign(data, path.split("."), _value(value, where), where)
+        given.append(tuple(int(part) if part.isdigit() else part for part in path.split(".")))
+    told = "".join(f"# given on the command line: {text}\n" for text in assignments)
+    return SourceText(source.file, data, source.lines, source.text + told, tuple(given))
+
+
+def _value(text: str, where: Where) -> Any:
+    """One value of the command line, read as YAML."""
+    try:
+        return parse_yaml(f"value: {text}" if text.strip() else "value:", COMMAND_LINE).data["value"]
+    except RecipeError as error:
+        raise RecipeError(error.message, where=where, remedy=error.remedy) from error
 
 
 def _assign(node: Any, path: list[str], value: Any, where: Where) -> Any:

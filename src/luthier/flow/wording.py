@@ -1,0 +1,226 @@
+"""What pydantic found wrong in a recipe, in a person's words: where, what was wanted, what came, what to do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, PydanticUndefined
+
+from luthier.core.component import Component, members
+from luthier.core.errors import RecipeError, did_you_mean
+from luthier.core.step import Step
+from luthier.flow.source_text import Key, SourceText, dotted
+
+NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
+_NAME_WORDS = "a name of small letters, digits, - and _ (at most 64, a letter or digit first)"
+_LONGEST_SHOWN = 60
+_WANTED: Mapping[str, str] = {
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "string_type": "text",
+    "string_too_short": "some text",
+    "greater_than": "a number above {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than": "a number below {lt}",
+    "less_than_equal": "at most {le:g}",
+    "literal_error": "{expected}",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "too_short": "at least {min_length} of them",
+}
+"""What was wanted, by pydantic's word for the mistake."""
+
+
+def explain(error: ValidationError, source: SourceText, model: type[BaseModel]) -> RecipeError:
+    """The first thing that is wrong, with its place and remedy, and the places of the others."""
+    groups = _by_place(error.errors(include_url=False), source.data)
+    first, *others = groups
+    message, remedy = _words(groups[first], first, source.data, model)
+    if others:
+        told = [f"{source.where(key)}: {_words(groups[key], key, source.data, model)[0]}" for key in others[:5]]
+        message += f" (and {len(others)} more: " + "; ".join(told) + ")"
+    return RecipeError(message, where=source.where(first), remedy=remedy)
+
+
+def _by_place(problems: list[ErrorDetails], data: Any) -> dict[Key, list[ErrorDetails]]:
+    """Problems by their place: a choice that fits nowhere is one mistake, and so is a list with a wrong item."""
+    groups: dict[Key, list[ErrorDetails]] = {}
+    for problem in problems:
+        groups.setdefault(_place(problem, data), []).append(problem)
+    inner = [key for key in groups if any(key[: len(other)] == other and key != other for other in groups)]
+    outer = {other for key in inner for other in groups if key[: len(other)] == other and key != other}
+    return {key: found for key, found in groups.items() if key not in outer}
+
+
+def _place(problem: ErrorDetails, data: Any) -> Key:
+    key = _written_key(problem["loc"], data)
+    name = problem.get("ctx", {}).get("name")
+    if problem["type"] in ("unknown_setting", "number") and isinstance(name, str):
+        return (*key, name)
+    if problem["type"] == "kind" and isinstance(_at(key, data), dict):
+        return (*key, "kind")
+    if problem["type"] == "missing" and key != problem["loc"]:
+        return (*key, str(problem["loc"][-1]))
+    return key
+
+
+def _written_key(loc: tuple[int | str, ...], data: Any) -> Key:
+    """The part of an error's path that exists in what was written, plus one missing name."""
+    key: list[str | int] = []
+    for part in loc:
+        item = isinstance(data, list) and isinstance(part, int) and part < len(data)
+        if item or (isinstance(data, dict) and part in data):
+            data = data[part]
+        elif isinstance(part, str) and re.fullmatch(r"[a-z_0-9]+", part) and isinstance(data, dict):
+            return (*key, part)
+        else:
+            return tuple(key)
+        key.append(part)
+    return tuple(key)
+
+
+def _words(problems: list[ErrorDetails], key: Key, data: Any, model: type[BaseModel]) -> tuple[str, str]:
+    """A sentence and a remedy for the problems of one place."""
+    first = problems[0]
+    owner, field = _field(key, data, model)
+    if first["type"] == "missing":
+        return "is required", _to_add(str(key[-1]), owner, data)
+    wants = list(dict.fromkeys(want for problem in problems if (want := _wanted(problem))))
+    if "a number" in wants and "a whole number" in wants:
+        wants.remove("a whole number")
+    if not wants:
+        text, _, remedy = first["msg"].removeprefix("Value error, ").partition("; ")
+        came = f", came {_came(first['input'])}" if first["type"] == "part" else ""
+        return text + came, remedy or _manual(owner)
+    expected = [str(problem.get("ctx", {}).get("expected", "")) for problem in problems]
+    near = _near(first["input"], " ".join(expected))
+    if first["type"] == "string_type" and owner is not None and _reads(owner, str(key[-1])):
+        return f"wanted the name of a step, came {_came(first['input'])}", _to_add(str(key[-1]), owner, data)
+    return f"wanted {' or '.join(wants)}, came {_came(first['input'])}", near or _to_set(wants, field, owner)
+
+
+def _wanted(problem: ErrorDetails) -> str:
+    if problem["type"] == "string_pattern_mismatch":
+        return _NAME_WORDS if problem["ctx"]["pattern"] == NAME_PATTERN else f"text like {problem['ctx']['pattern']}"
+    return _WANTED.get(problem["type"], "").format(**problem.get("ctx", {}))
+
+
+def _came(value: Any) -> str:
+    """What was written, as a person wrote it."""
+    if value is None or value in ("", [], {}):
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return "a list"
+    if isinstance(value, dict):
+        return f"a mapping of {', '.join(str(name) for name in list(value)[:4])}"
+    shown = repr(value)
+    return shown if len(shown) <= _LONGEST_SHOWN else f"{shown[:_LONGEST_SHOWN]}…"
+
+
+def _near(value: Any, expected: str) -> str:
+    """The nearest of the words that were expected, when one is near."""
+    remedy = did_you_mean(str(value), re.findall(r"'([^']+)'", expected)) if isinstance(value, str) else ""
+    return remedy if remedy.startswith("did you mean") else ""
+
+
+def _to_set(wants: list[str], field: FieldInfo | None, owner: type[BaseModel] | None) -> str:
+    if wants == [_NAME_WORDS]:
+        return "rename it, for example to my-tickets_2"
+    default = PydanticUndefined if field is None else field.default
+    told = default.kind if isinstance(default, Component) else default
+    plain = isinstance(told, (str, int, float)) and told != ""
+    without = f", or leave it out (then {str(told).lower() if isinstance(told, bool) else told})" if plain else ""
+    return f"write {' or '.join(wants)}{without}; {_manual(owner)}"
+
+
+def _to_add(name: str, owner: type[BaseModel] | None, data: Any) -> str:
+    """How to give a setting that is required; for a reference, the steps that it may name."""
+    mark = _reads(owner, name)
+    if mark is None:
+        return f"add `{name}: …`; {_manual(owner)}"
+    steps = data.get("steps", {}) if isinstance(data, dict) else {}
+    made = {key: members(Step).get(_kind(step) or "") for key, step in steps.items()}
+    able = [key for key, step in made.items() if step is not None and step.makes == mark]
+    return f"write `{name}: STEP`, a step that makes {a(mark)}; {did_you_mean('', able)}"
+
+
+def _reads(owner: type[BaseModel] | None, name: str) -> str | None:
+    """What a field's step must make, when the field names a step."""
+    if owner is None or not issubclass(owner, Step) or name not in owner.reads():
+        return None
+    return owner.reads()[name].makes
+
+
+def _manual(owner: type[BaseModel] | None) -> str:
+    """Where the settings are explained."""
+    if owner is not None and issubclass(owner, Component):
+        return f"`luthier parts {owner.role} {owner.model_fields['kind'].default}` explains its settings"
+    return "`luthier parts` and `luthier schema` explain every setting"
+
+
+def _field(key: Key, data: Any, model: type[BaseModel]) -> tuple[type[BaseModel] | None, FieldInfo | None]:
+    """The part that a path's last name belongs to, and that setting, as far as the kinds written down tell."""
+    owner: type[BaseModel] | None = model
+    field: FieldInfo | None = None
+    for place, part in enumerate(key):
+        if isinstance(part, str) and owner is not None and part in owner.model_fields:
+            field = owner.model_fields[part]
+        inner = _class_of(field, _at(key[: place + 1], data)) if field is not None else None
+        if inner is not None and place + 1 < len(key):
+            owner, field = inner, None
+    return owner, field
+
+
+def _class_of(field: FieldInfo, value: Any) -> type[BaseModel] | None:
+    """The class behind a value: a member of the field's role by its kind, or a group of settings."""
+    for found in _classes(field.annotation):
+        if issubclass(found, Component) and "role" in found.__dict__:
+            return members(found).get(_kind(value) or "")
+        return found
+    return None
+
+
+def _classes(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _classes(inner)
+
+
+def _kind(value: Any) -> str | None:
+    kind = value.get("kind") if isinstance(value, dict) else value
+    return kind if isinstance(kind, str) else None
+
+
+def _at(key: Key, data: Any) -> Any:
+    """What was written at a path; None where there is nothing."""
+    for part in key:
+        if isinstance(data, dict):
+            data = data.get(part)
+        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+            data = data[part]
+        else:
+            return None
+    return data
+
+
+def a(noun: str) -> str:
+    """A noun with its article."""
+    return f"{'an' if noun[:1] in 'aeiou' else 'a'} {noun}"
+
+
+__all__ = ["NAME_PATTERN", "a", "dotted", "explain"]
