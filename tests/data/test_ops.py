@@ -220,7 +220,7 @@ def test_similarity_is_the_true_one() -> None:
     operator = NearDedup()
     one, two = "the parcel came late and broken", "the parcel came late and open"
     pieces = [{text[at : at + 5] for at in range(len(text) - 4)} for text in (one, two)]
-    assert jaccard(operator.pieces(one), operator.pieces(two)) == pytest.approx(_true_jaccard(*pieces))
+    assert jaccard(*(np.unique(operator.pieces(text)) for text in (one, two))) == pytest.approx(_true_jaccard(*pieces))
     words = NearDedup(unit="word", size=2)
     assert jaccard(words.pieces("a b c d"), words.pieces("a b c e")) == pytest.approx(2 / 4)
     assert len(operator.pieces("")) == 1

@@ -52,6 +52,8 @@ _SECRET = re.compile(
     r"|eyJ[A-Za-z0-9_-]{10,2000}\.eyJ[A-Za-z0-9_-]{10,4000}\.[A-Za-z0-9_-]{10,1000}"
     r")(?![A-Za-z0-9])"
 )
+_SECRET_BEGINNINGS = ("sk-", "gh", "glpat-", "AKIA", "ASIA", "xox", "AIza", "hf_", "_live_", "_test_", "SG.", "eyJ")
+_SECRET_WORD = re.compile("[kstpc](?:ey|ecret|oken|assw|ontrase|asse)", re.IGNORECASE)
 _SECRET_SAID = re.compile(
     r"(?<![A-Za-z])(?:api[ _-]?key|secret|token|password|passwort|contraseña|mot de passe)"
     r"\s{0,3}(?:is|ist|es|=|:)\s{0,3}['\"]?([^\s'\",;]{6,200})",
@@ -66,13 +68,14 @@ _URL_TOKEN = re.compile(
 )
 _EMAIL_HOST = re.compile(r"(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![\w@])")
 _LOCAL_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._%+-'")
-_IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}\d{2}(?=[ -]?[A-Za-z0-9])")
-_CARD = re.compile(r"(?<![\d.,-])(?<!\d )\d{4}(?:[ -]?\d{1,6}){2,5}(?![\d-])")
-_SSN = re.compile(r"(?<![\d-])(?!000|666|9)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\d-])")
+_IBAN = re.compile(r"\d\d(?<=[A-Za-z]{2}\d\d)(?<![A-Za-z0-9][A-Za-z]{2}\d\d)(?=[ -]?[A-Za-z0-9])")
+"""Its check digits: two letters stand before them."""
+_CARD = re.compile(r"\d(?<![\d.,-]\d)(?<!\d \d)\d{3}(?:[ -]?\d{1,6}){2,5}(?![\d-])")
+_SSN = re.compile(r"\d(?<![\d-]\d)(?<!9)\d\d(?<!000)(?<!666)-(?!00)\d{2}-(?!0000)\d{4}(?![\d-])")
 _MAC = re.compile(
     r"(?<![0-9A-Fa-f:-])(?=[0-9:-]{0,16}[A-Fa-f])[0-9A-Fa-f]{2}([:-])(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]{2}(?![0-9A-Fa-f:-])"
 )
-_IPV4 = re.compile(r"(?<![\d.])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\d]|\.\d)")
+_IPV4 = re.compile(r"\d(?<![\d.]\d)\d{0,2}(?:\.\d{1,3}){3}(?!\d|\.\d)")
 _IPV6 = re.compile(r"(?<![0-9A-Za-z:.])(?=[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:)[0-9A-Fa-f:]{3,39}(?![0-9A-Za-z:])")
 _VERSION_BEFORE = re.compile(
     r"\bv$|\b(?:version|release|build|firmware|ver)\b[ .:]{0,2}"
@@ -80,7 +83,7 @@ _VERSION_BEFORE = re.compile(
     re.IGNORECASE,
 )
 _PHONE = re.compile(
-    r"(?<![\w+@#/.-])[+(]?\d[\d ().\-/\u00a0\u2011]{5,24}\d(?:[ ]?(?:x|ext\.?)[ ]?\d{1,6})?(?![\w@])",
+    r"[+(\d](?<![\w+@#/.-][+(\d])[\d ().\-/\u00a0\u2011]{5,25}\d(?:[ ]?(?:x|ext\.?)[ ]?\d{1,6})?(?![\w@])",
     re.IGNORECASE,
 )
 _EXTENSION = re.compile(r"[ ]?(?:x|ext\.?)[ ]?\d{1,6}$", re.IGNORECASE)
@@ -148,11 +151,10 @@ Spans = Iterator[tuple[int, int]]
 
 
 def _secrets(text: str) -> Spans:
-    for found in _SECRET.finditer(text):
-        yield found.span()
-    for found in _SECRET_SAID.finditer(text):
-        if _looks_random(found[1]):
-            yield found.span(1)
+    if any(beginning in text for beginning in _SECRET_BEGINNINGS):
+        yield from (found.span() for found in _SECRET.finditer(text))
+    if _SECRET_WORD.search(text):
+        yield from (found.span(1) for found in _SECRET_SAID.finditer(text) if _looks_random(found[1]))
     at = text.find(_PRIVATE_KEY)
     while at >= 0:
         end = text.find("-----END ", at)
@@ -169,10 +171,10 @@ def _looks_random(text: str) -> bool:
 
 
 def _url_secrets(text: str) -> Spans:
-    for found in _URL_SECRET.finditer(text):
-        yield found.span()
-    for found in _URL_TOKEN.finditer(text):
-        yield found.span(1)
+    if "://" in text and "@" in text:
+        yield from (found.span() for found in _URL_SECRET.finditer(text))
+    if "=" in text:
+        yield from (found.span(1) for found in _URL_TOKEN.finditer(text))
 
 
 def _emails(text: str) -> Spans:
@@ -196,15 +198,16 @@ def _emails(text: str) -> Spans:
 
 def _ibans(text: str) -> Spans:
     for found in _IBAN.finditer(text):
-        length = _IBAN_LENGTHS.get(found[0][:2].upper())
+        start = found.start() - 2
+        length = _IBAN_LENGTHS.get(text[start : start + 2].upper())
         if length is None:
             continue
-        end, compact = found.start(), ""
+        end, compact = start, ""
         while end < len(text) and len(compact) < length and (text[end].isalnum() or text[end] in " -"):
             compact += text[end] if text[end].isalnum() else ""
             end += 1
         if not text[end : end + 1].isalnum() and iban_is_valid(compact.upper()):
-            yield found.start(), end
+            yield start, end
 
 
 def _cards(text: str) -> Spans:
@@ -214,21 +217,34 @@ def _cards(text: str) -> Spans:
             yield found.span()
 
 
-def _plain(pattern: re.Pattern[str]) -> Callable[[str], Spans]:
-    return lambda text: (found.span() for found in pattern.finditer(text))
+def _ssns(text: str) -> Spans:
+    if text.count("-") >= 2:
+        yield from (found.span() for found in _SSN.finditer(text))
+
+
+def _macs(text: str) -> Spans:
+    if text.count(":") >= 5 or text.count("-") >= 5:
+        yield from (found.span() for found in _MAC.finditer(text))
 
 
 def _ips(text: str) -> Spans:
-    for found in _IPV4.finditer(text):
-        if not _VERSION_BEFORE.search(text[max(0, found.start() - 50) : found.start()]):
-            yield found.span()
-    for found in _IPV6.finditer(text):
-        try:
-            ipaddress.IPv6Address(found[0])
-        except ValueError:
-            continue
-        if len(found[0]) > 4:
-            yield found.span()
+    if text.count(".") >= 3:
+        for found in _IPV4.finditer(text):
+            before = text[max(0, found.start() - 50) : found.start()]
+            if _is_ip(found[0]) and not _VERSION_BEFORE.search(before):
+                yield found.span()
+    if text.count(":") >= 2:
+        for found in _IPV6.finditer(text):
+            if len(found[0]) > 4 and _is_ip(found[0]):
+                yield found.span()
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _phones(text: str) -> Spans:
@@ -244,9 +260,9 @@ def _phones(text: str) -> Spans:
 
 
 def _is_phone(written: str, before: str, after: str) -> bool:
-    digits = re.sub(r"\D", "", written)
-    if _DATE.match(written) or _CARRIER.search(before) or written.count("(") != written.count(")"):
+    if _is_something_else(written) or _CARRIER.search(before):
         return False
+    digits = re.sub(r"\D", "", written)
     if written.startswith("+") or _ABROAD.match(written):
         return (8 if written.startswith("+") else 11) <= len(digits) <= 15
     if _NOT_A_PHONE.search(before):
@@ -259,14 +275,20 @@ def _is_phone(written: str, before: str, after: str) -> bool:
     return digits[0] == "0" and digits[1] != "0" and 9 <= len(digits) <= 12 and 2 <= groups <= 6
 
 
+def _is_something_else(written: str) -> bool:
+    """A date, a sum, or brackets that do not pair."""
+    is_opened = written[0] in "+(" and not written[1].isdigit()
+    return is_opened or _DATE.match(written) is not None or written.count("(") != written.count(")")
+
+
 _FINDERS: dict[PiiKind, Callable[[str], Spans]] = {
     "secret": _secrets,
     "url_secret": _url_secrets,
     "email": _emails,
     "iban": _ibans,
     "card": _cards,
-    "ssn": _plain(_SSN),
-    "mac": _plain(_MAC),
+    "ssn": _ssns,
+    "mac": _macs,
     "ip": _ips,
     "phone": _phones,
 }

@@ -44,8 +44,8 @@ class Options:
 
 def prepare(source: Source, operators: Sequence[Operator], split: Split, work: Work, options: Options) -> int:
     """Write a data set into `work.folder`; returns the rows that went in."""
-    grouped = _grouped(source, split)
-    reader = Reader(grouped, work.base, work.events.note, batch_rows=options.batch_rows)
+    rows_of = grouped(source, split)
+    reader = Reader(rows_of, work.base, work.events.note, batch_rows=options.batch_rows)
     events = EventWriter(work.folder / "events.parquet")
     chosen = named(operators)
     engine = Engine(chosen, work.scratch / "passes", events, options.workers, _Ticker(work, reader))
@@ -64,7 +64,7 @@ def prepare(source: Source, operators: Sequence[Operator], split: Split, work: W
     return reader.rows
 
 
-def _grouped(source: Source, split: Split) -> Source:
+def grouped(source: Source, split: Split) -> Source:
     """The source that reads the split's group column, when the split names one."""
     if split.group in (None, "cluster", source.group):
         return source

@@ -54,7 +54,7 @@ class NearDedup(SetOperator):
         """The MinHash signature of each row."""
         import rensa
 
-        pieces = [self._pieces(row) for row in rows]
+        pieces = [self.pieces(self.text(row)) for row in rows]
         offsets = np.cumsum([0, *(len(one) for one in pieces)]).tolist()
         flat = np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.uint64)
         matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(flat, offsets, PERMUTATIONS, _SEED)
@@ -77,19 +77,16 @@ class NearDedup(SetOperator):
         return outcome
 
     def pieces(self, text: str) -> NDArray[np.uint64]:
-        """The set of a text's pieces as 64-bit hashes, sorted."""
+        """A text's pieces as 64-bit hashes; a piece that comes again may stand again."""
         text = normal(text)
         if self.unit == "word":
             words = text.split()
             last = max(1, len(words) - self.size + 1)
-            return np.unique(np.array([digest8(" ".join(words[at : at + self.size])) for at in range(last)], np.uint64))
+            return np.array([digest8(" ".join(words[at : at + self.size])) for at in range(last)], np.uint64)
         codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.uint64)
         if len(codes) < self.size:
             return np.array([digest8(text)], dtype=np.uint64)
-        return np.unique(_rolled(codes, self.size))
-
-    def _pieces(self, row: Row) -> NDArray[np.uint64]:
-        return self.pieces(self.text(row))
+        return _rolled(codes, self.size)
 
     def text(self, row: Row) -> str:
         """What is compared of a row."""
@@ -119,7 +116,7 @@ def _rolled(codes: NDArray[np.uint64], size: int) -> NDArray[np.uint64]:
 
 
 def jaccard(one: NDArray[np.uint64], two: NDArray[np.uint64]) -> float:
-    """|A ∩ B| / |A ∪ B| of two sorted sets."""
+    """|A ∩ B| / |A ∪ B| of two arrays without repeats."""
     shared = len(np.intersect1d(one, two, assume_unique=True))
     return shared / (len(one) + len(two) - shared)
 
@@ -205,7 +202,7 @@ class _Twins:
         return round(similarity, 6) if similarity >= self._operator.threshold else None
 
     def _read_set(self, place: int) -> NDArray[np.uint64]:
-        return self._operator.pieces(self._operator.text(self._corpus.row(place)))
+        return np.unique(self._operator.pieces(self._operator.text(self._corpus.row(place))))
 
     def _read_id(self, place: int) -> str:
         return self._corpus.row(place).id
