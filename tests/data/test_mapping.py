@@ -168,7 +168,7 @@ def test_a_row_without_the_field_is_broken(make: Make, write: Write) -> None:
 
 
 def test_settings_that_contradict_each_other_are_refused() -> None:
-    with pytest.raises(ValidationError, match="not both"):
+    with pytest.raises(ValidationError, match="keep the one"):
         Source.parse({"kind": "csv", "path": "t.csv", "messages": "m", "prompt": "p"})
     with pytest.raises(ValidationError, match="`answer` is not"):
         Source.parse({"kind": "csv", "path": "t.csv", "prompt": "p"})

@@ -272,6 +272,7 @@ def test_foresee_and_measures(make: Make, write: Write, tmp_path: Path) -> None:
     assert "typical" in forecast.how
     again = step.foresee(Outlook(inputs={}, upstream={}, base=tmp_path, history={"bytes_per_s": 15.0}))
     assert again.seconds == 2
-    missing = Prepare(source={"kind": "csv", "path": "no.csv"}).foresee(Outlook(inputs={}, upstream={}, base=tmp_path))
-    assert missing.seconds is None
+    missing = Prepare(source={"kind": "csv", "path": "no.csv"})
+    with pytest.raises(DataError, match="there is no such file"):
+        missing.foresee(Outlook(inputs={}, upstream={}, base=tmp_path))
     assert set(step.contents(tmp_path)) == {"source.csv.0"}

@@ -58,7 +58,7 @@ def test_a_catalog_name_wins_over_a_folder_of_that_name(tmp_path: Path) -> None:
         ({"kind": "hubb", "id": "a/b"}, "unknown; did you mean 'hub'", "parts model"),
         ({"kind": "hub", "id": "only-a-name"}, "wanted OWNER/NAME", "parts model"),
         ({"kind": "folder", "paht": "x"}, "did you mean 'path'", "parts model"),
-        ({"id": "a/b"}, "mapping with 'kind'", "parts model"),
+        ({"id": "a/b"}, "a mapping with `kind`", "parts model"),
     ],
 )
 def test_what_is_wrong_is_said(value: str | dict[str, str], says: str, remedy: str, tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_shards_are_taken_whole_or_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="is not a folder"):
+    with pytest.raises(ModelError, match="there is no such folder"):
         Folder(path="nowhere").fingerprint(tmp_path)
 
 

@@ -10,14 +10,14 @@ import time
 import traceback
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from luthier import __version__
 from luthier.cli import bench, look, recipes
 from luthier.cli.output import complain, say
-from luthier.core.errors import Interrupted, LuthierError
+from luthier.core.errors import InputError, Interrupted, LuthierError, Where
 
 _ClickError: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 """Typer carries its own click or uses the installed one, by version; this is the root of its usage errors."""
@@ -55,14 +55,13 @@ def run_command(arguments: list[str]) -> int:
     as_json = "--json" in arguments
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        outcome = app(arguments, standalone_mode=False)
+        outcome = app(arguments, prog_name="luthier", standalone_mode=False)
         return outcome if isinstance(outcome, int) else 0
     except LuthierError as error:
         complain(error, as_json=as_json)
         return error.exit_code
     except _ClickError as error:
-        message = str(getattr(error, "message", error))
-        complain(LuthierError(message, remedy="`luthier --help` shows the commands"), as_json=as_json)
+        complain(_usage(error), as_json=as_json)
         return 2
     except (KeyboardInterrupt, typer.Abort):
         complain(Interrupted("stopped"), as_json=as_json)
@@ -73,6 +72,17 @@ def run_command(arguments: list[str]) -> int:
     except Exception as error:  # noqa: BLE001  # the last door: whatever else escapes is our fault, and is kept
         complain(_fault(error), as_json=as_json)
         return 4
+
+
+def _usage(error: Any) -> InputError:
+    """What the command line's reader says, with where to look."""
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "luthier"
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return InputError("a command is wanted", where=Where(field=command), remedy=f"`{command} --help` lists them")
+    said = str(error.format_message()).strip().rstrip(".").replace("Value error, ", "")
+    said = said[:1].lower() + said[1:]
+    return InputError(said, where=Where(field=command), remedy=f"`{command} --help` shows how it is called")
 
 
 def _terminated(signum: int, frame: FrameType | None) -> None:

@@ -114,11 +114,15 @@ def wheel_licence(wheel: Path) -> str | None:
 
 def _place(package: str, version: str, sha256: str | None, cache: Path) -> Path:
     if not _PACKAGE.fullmatch(package):
-        raise InputError(f"{package!r} is not a package's name", where=Where(field="package"))
+        remedy = "write letters, digits, - and _"
+        raise InputError(f"{package!r} is not a package's name", where=Where(field="package"), remedy=remedy)
     if not _VERSION.fullmatch(version):
-        raise InputError(f"{version!r} is not one exact version", where=Where(field="version"))
+        remedy = "write one version such as 1.2.3"
+        raise InputError(f"{version!r} is not one exact version", where=Where(field="version"), remedy=remedy)
     if sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", sha256):
-        raise InputError(f"{sha256!r} is not a SHA-256 sum (64 hexadecimal digits)", where=Where(field="sha256"))
+        remedy = "`sha256sum FILE` prints it"
+        message = f"{sha256!r} is not a SHA-256 sum (64 hexadecimal digits)"
+        raise InputError(message, where=Where(field="sha256"), remedy=remedy)
     normal = re.sub(r"[-_.]+", "-", package).lower()
     return cache / "-".join([normal, version, *([sha256] if sha256 else [])])
 
@@ -178,12 +182,14 @@ def _opened(wheel: Path) -> zipfile.ZipFile:
 def _safe(path: str, wheel: Path) -> str:
     parts = PurePosixPath(path).parts
     if not parts or path.startswith("/") or ".." in parts or "\\" in path or "\0" in path or ":" in parts[0]:
-        raise InputError(f"{path!r} is not a path inside a package", where=Where(file=str(wheel), field="path"))
+        where = Where(file=wheel.name, field="path")
+        remedy = "write it as it stands in the wheel, such as package/data.csv"
+        raise InputError(f"{path!r} is not a path inside a package", where=where, remedy=remedy)
     return PurePosixPath(path).as_posix()
 
 
 def _info(archive: zipfile.ZipFile, name: str, wheel: Path) -> zipfile.ZipInfo:
-    where = Where(file=str(wheel), field="path")
+    where = Where(file=wheel.name, field="path")
     try:
         info = archive.getinfo(name)
     except KeyError as error:

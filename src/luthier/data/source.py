@@ -57,7 +57,7 @@ class Source(Component):
     @model_validator(mode="after")
     def _mapping_is_whole(self) -> Source:
         if self.messages and (self.prompt or self.answer):
-            raise ValueError("set either `messages`, or `prompt` and `answer`, not both")
+            raise ValueError("`messages` is set beside `prompt` or `answer`; keep the one that your columns hold")
         if self.prompt and not self.answer:
             raise ValueError("`prompt` is set and `answer` is not; name the column that the model shall say")
         return self
@@ -69,6 +69,12 @@ class Source(Component):
     @abstractmethod
     def size(self, base: Path) -> int | None:
         """Bytes to read, for forecasts; None when that cannot be known yet."""
+
+    def glance(self, base: Path) -> None:
+        """Look at the first rows without learning from them; `DataError` for what is wrong with them."""
+        for found in islice(self.mapped(base, lambda text: None), LOOKED_AT):
+            if isinstance(found, Broken) and self.on_error == "stop":
+                raise found.error()
 
     def records(self, base: Path, say: Say) -> Iterator[Record | Broken]:
         """What `read` yields, as far as `first` allows."""

@@ -84,13 +84,22 @@ def _message(item: Any, field: str) -> Message:
         remedy = did_you_mean(name.lower(), known) if isinstance(name, str) else f"known: {', '.join(known)}"
         what = f"role {name!r} is unknown" if name is not None else "a message has no role"
         raise UnusableRowError(what, field, remedy)
+    calls = item.get("tool_calls") or []
+    if not isinstance(calls, list):
+        raise UnusableRowError("wanted a list of tool calls", field)
     return Message(
         role=role,
         content=_content(item.get("content", item.get("value")), field),
-        tool_calls=tuple(_tool_call(call, field) for call in item.get("tool_calls") or ()),
-        tool_call_id=item.get("tool_call_id"),
-        name=item.get("name"),
+        tool_calls=tuple(_tool_call(call, field) for call in calls),
+        tool_call_id=_name(item, "tool_call_id", field),
+        name=_name(item, "name", field),
     )
+
+
+def _name(item: dict[str, Any], key: str, field: str) -> str | None:
+    """A name or an id, which is text; a number is taken as its digits."""
+    value = item.get(key)
+    return None if value is None else as_text(value, f"{field}.{key}")
 
 
 def _content(value: Any, field: str) -> str:
@@ -114,4 +123,4 @@ def _tool_call(call: Any, field: str) -> ToolCall:
         arguments = from_json(arguments, field)
     if not isinstance(arguments, dict):
         raise UnusableRowError("a tool call's arguments are not an object", field)
-    return ToolCall(name=function["name"], arguments=arguments, id=call.get("id"))
+    return ToolCall(name=function["name"], arguments=arguments, id=_name(call, "id", field))

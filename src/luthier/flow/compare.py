@@ -42,10 +42,15 @@ def _difference(row: dict[str, Any]) -> str:
 
 def compare_two(first: str, second: str) -> Compared:
     """Compare files of predictions, or artifacts named by recipe, RECIPE:STEP or digest."""
-    if _is_predictions(first) and _is_predictions(second):
+    if all(word.endswith((".jsonl", ".json")) for word in (first, second)):
         from luthier.metrics.scorefile import compare
 
         return Compared(facts=compare(Path(first), Path(second)))
+    for word in (first, second):
+        if word.endswith((".jsonl", ".json")):
+            other = second if word == first else first
+            what = f"is a file of predictions, and {other} is not"
+            raise InputError(what, where=Where(file=word), remedy="compare two files, or two steps as RECIPE:STEP")
     a, b = _found(first), _found(second)
     kinds = a.artifact.manifest.makes, b.artifact.manifest.makes
     if kinds == ("evaluation", "evaluation"):
@@ -63,15 +68,14 @@ def compare_two(first: str, second: str) -> Compared:
     )
 
 
-def _is_predictions(word: str) -> bool:
-    return word.endswith((".jsonl", ".json")) and Path(word).is_file()
-
-
 def _found(word: str) -> Found:
     """An artifact by its word; a whole recipe stands for its evaluation."""
     path = Path(word)
-    if not path.exists():
+    if ":" in word or not path.exists():
         return find_artifact(word)
+    if path.is_file() and path.suffix not in (".yaml", ".yml"):
+        remedy = "name a recipe, RECIPE:STEP, a digest, or two files of predictions that end in .jsonl"
+        raise InputError("cannot be compared", where=Where(file=word), remedy=remedy)
     what = plan(Recipe.load(path))
     names = [planned.name for planned in what if planned.step.makes == "evaluation"]
     if not names:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from luthier.core.errors import RecipeError
+from luthier.core.errors import InputError
 from luthier.core.store import Store
 from luthier.flow.locate import recipes_near, store_here
 from luthier.flow.plan import plan
@@ -44,8 +44,8 @@ def collect_garbage(*, dry_run: bool) -> tuple[list[str], int]:
     for path in recipes_near(store):
         try:
             needed |= {planned.digest for planned in plan(Recipe.load(path), store)}
-        except RecipeError as error:
-            remedy = "mend or remove that recipe first: what it needs cannot be known"
-            raise RecipeError(error.message, where=error.where, remedy=remedy) from error
+        except InputError as error:
+            remedy = f"mend or remove {path} first: what it needs cannot be known"
+            raise type(error)(error.message, where=error.where, remedy=remedy) from error
     found = store.gc(needed, dry_run=dry_run)
     return [*found.artifacts, *found.works], found.bytes

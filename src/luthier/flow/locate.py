@@ -31,8 +31,12 @@ def find_recipe(given: Path | None) -> Path:
 
 
 def _is_recipe(path: Path) -> bool:
-    with path.open("rb") as file:
-        return re.search(rb"^luthier\s*:", file.read(8192), re.MULTILINE) is not None
+    """Whether a file says that it is a recipe; what cannot be read is none."""
+    try:
+        with path.open("rb") as file:
+            return re.search(rb"^luthier\s*:", file.read(8192), re.MULTILINE) is not None
+    except OSError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ def find_artifact(word: str | None) -> Found:
         return Found(store_here().find(text))
     file, colon, step = text.rpartition(":")
     if not colon:
+        if text.endswith((".yaml", ".yml")) and not Path(text).exists():
+            raise RecipeError("there is no such recipe", where=Where(file=text), remedy="`luthier new NAME` writes one")
         message = f"wanted RECIPE:STEP or the beginning of an artifact's digest, came {text!r}"
         raise UnknownName(message, remedy="for example recipe.yaml:tune; `luthier show recipe.yaml` lists its steps")
     recipe = Recipe.load(find_recipe(Path(file) if file else None))

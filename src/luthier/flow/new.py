@@ -13,6 +13,7 @@ from luthier.core.errors import InputError, UnknownName, Where, did_you_mean
 from luthier.core.files import write_aside
 from luthier.flow.recipe import Recipe
 from luthier.flow.schema import HEADER, SCHEMA_FILE, recipe_schema
+from luthier.flow.source_text import parse_yaml
 
 _TEMPLATES = files("luthier.flow") / "templates"
 
@@ -34,9 +35,9 @@ def write_recipe(name: str, source: Path | None, *, template: str, model: str) -
         text, decisions = _from_template(template, folder.name, model), dict[str, str]()
     else:
         text, decisions = _from_file(source, folder, model)
+    Recipe.of(parse_yaml(text, str(path)), folder)
     write_aside(folder / SCHEMA_FILE, (json.dumps(recipe_schema(), indent=1, ensure_ascii=False) + "\n").encode())
     write_aside(path, f"{HEADER}\n{text}".encode())
-    Recipe.load(path)
     return Written(path=path, decisions=decisions)
 
 

@@ -112,7 +112,10 @@ class Metric(Component):
         """`DataError` when the answers lack what this metric reads."""
         for name in sorted(self.needs):
             if getattr(answers, name) is None:
-                raise DataError(f"{self.kind} needs {name}, which these answers do not have", where=Where(field=name))
+                what = f"{self.kind} needs {name}, which these answers do not have"
+                raise DataError(
+                    what, where=Where(field=name), remedy=f"give {name} in every row, or leave the metric out"
+                )
         if self.single_reference:
             for row, references in enumerate(answers.references):
                 if len(references) != 1:

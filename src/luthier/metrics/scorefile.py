@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def read(path: Path) -> ScoreFile:
     """Read a file of predictions; `DataError` names the line of the first fault."""
     lines = list(_lines(path))
     if not lines:
-        raise DataError("holds no rows", where=Where(file=str(path)), remedy="one JSON object a line is wanted")
+        raise DataError("holds no rows", where=Where(file=str(path)), remedy=_WANTED)
     for name in _COLUMNS:
         _all_or_none(name, lines, path)
     ids = _strings([line.id for _, line in lines])
@@ -76,14 +77,25 @@ def read(path: Path) -> ScoreFile:
         values = [getattr(line, name) for _, line in lines]
         return None if values[0] is None else values
 
-    answers = Answers.of(
-        [line.prediction for _, line in lines],
-        [line.references or line.reference or "" for _, line in lines],
-        label_scores=column("label_scores"),
-        logprobs=column("logprob"),
-        tokens=column("tokens"),
-    )
+    with _about(path):
+        answers = Answers.of(
+            [line.prediction for _, line in lines],
+            [line.references or line.reference or "" for _, line in lines],
+            label_scores=column("label_scores"),
+            logprobs=column("logprob"),
+            tokens=column("tokens"),
+        )
     return ScoreFile(path=path, answers=answers, ids=ids, groups=_strings([line.group for _, line in lines]))
+
+
+@contextmanager
+def _about(path: Path) -> Iterator[None]:
+    """What is wrong with the answers is wrong in this file."""
+    try:
+        yield
+    except DataError as error:
+        where = Where(file=str(path), line=error.where.line, field=error.where.field)
+        raise DataError(error.message, where=where, remedy=error.remedy or _WANTED) from error
 
 
 def score(path: Path, metrics: Sequence[str | Metric] = (), *, seed: int = 0) -> dict[str, Any]:
@@ -93,7 +105,8 @@ def score(path: Path, metrics: Sequence[str | Metric] = (), *, seed: int = 0) ->
     """
     file = read(path)
     chosen = [_metric(metric) for metric in metrics] or fitting(file.answers)
-    result = _measured(chosen, file.answers, seed)
+    with _about(path):
+        result = _measured(chosen, file.answers, seed)
     if file.groups is None:
         return result
     places: dict[str, list[int]] = {}
@@ -157,7 +170,8 @@ def _lines(path: Path) -> Iterator[tuple[int, Line]]:
     except UnicodeDecodeError as error:
         raise DataError("is not UTF-8 text", where=Where(file=str(path)), remedy="save it as UTF-8") from error
     except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", where=Where(file=str(path))) from error
+        remedy = "name a file of JSON lines with predictions and references"
+        raise DataError(f"cannot be read: {error.strerror}", where=Where(file=str(path)), remedy=remedy) from error
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield number, _line(line, Where(file=str(path), line=number))
@@ -166,24 +180,37 @@ def _lines(path: Path) -> Iterator[tuple[int, Line]]:
 def _line(text: str, where: Where) -> Line:
     try:
         row = json.loads(text)
-    except ValueError as error:
-        raise DataError(f"is not JSON: {error}", where=where, remedy="one JSON object a line is wanted") from error
+    except (ValueError, RecursionError) as error:
+        why = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "it is too large"
+        raise DataError(f"is not JSON: {why}", where=where, remedy=_WANTED) from error
     if not isinstance(row, dict):
-        raise DataError(f"wanted a JSON object, got {type(row).__name__}", where=where)
+        raise DataError(f"wanted a JSON object, came {_KINDS.get(type(row), 'null')}", where=where, remedy=_WANTED)
     if "prediction" not in row:
-        remedy = did_you_mean("prediction", row) if row else 'each row needs "prediction" and "reference"'
-        raise DataError('lacks "prediction"', where=where, remedy=remedy)
+        raise DataError('lacks "prediction"', where=where, remedy=_remedy("prediction", row))
     try:
         line = Line.model_validate(row)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         place = Where(file=where.file, line=where.line, field=field)
-        raise DataError(f"{first['msg']}, got {first['input']!r}"[:300], where=place) from error
-    if (line.reference is None) == (line.references is None):
-        what = 'lacks "reference"' if line.reference is None else 'has both "reference" and "references"'
-        raise DataError(what, where=where, remedy='each row needs "reference" or "references"')
+        wanted = first["msg"].replace("Input should be", "wanted").replace("a valid string", "text").partition(", ")[0]
+        about = Line.model_fields[str(first["loc"][0])].description or ""
+        raise DataError(f"{wanted}, came {first['input']!r}"[:300], where=place, remedy=f"{field}: {about}") from error
+    if line.reference is None and line.references is None:
+        raise DataError('lacks "reference"', where=where, remedy=_remedy("reference", row))
+    if line.reference is not None and line.references is not None:
+        raise DataError('has both "reference" and "references"', where=where, remedy="keep one of them")
     return line
+
+
+_WANTED = "one JSON object a line is wanted, with prediction and reference"
+_KINDS = {list: "an array", str: "a string", bool: "true or false", int: "a number", float: "a number"}
+
+
+def _remedy(name: str, row: dict[str, Any]) -> str:
+    """The column that was perhaps meant, or what every row needs."""
+    near = did_you_mean(name, row)
+    return near if near.startswith("did you mean") else 'each row needs "prediction", and "reference" or "references"'
 
 
 def _all_or_none(name: str, lines: Sequence[tuple[int, Line]], path: Path) -> None:
@@ -191,7 +218,8 @@ def _all_or_none(name: str, lines: Sequence[tuple[int, Line]], path: Path) -> No
     if any(has) and not all(has):
         number = lines[has.index(False)][0]
         where = Where(file=str(path), line=number, field=name)
-        raise DataError(f"lacks {name!r}, which other rows have", where=where)
+        remedy = "give it in every row, or in none"
+        raise DataError(f"lacks {name!r}, which other rows have", where=where, remedy=remedy)
 
 
 def _strings(values: Sequence[Any]) -> tuple[str, ...] | None:
@@ -203,7 +231,8 @@ def _unique(ids: tuple[str, ...] | None, numbers: Sequence[int], path: Path) -> 
     for name, number in zip(ids or (), numbers, strict=False):
         if name in seen:
             where = Where(file=str(path), line=number, field="id")
-            raise DataError(f"id {name!r} stands already on line {seen[name]}", where=where)
+            remedy = "give every row an id of its own"
+            raise DataError(f"id {name!r} stands already on line {seen[name]}", where=where, remedy=remedy)
         seen[name] = number
 
 
@@ -216,7 +245,8 @@ def _paired(a: ScoreFile, b: ScoreFile) -> list[tuple[int, int]]:
         return [(row, row) for row in range(len(a.answers))]
     if a.ids is None or b.ids is None:
         lacking = a if a.ids is None else b
-        raise DataError("has no ids, the other file has", where=Where(file=str(lacking.path), field="id"))
+        where = Where(file=str(lacking.path), field="id")
+        raise DataError("has no ids, the other file has", where=where, remedy="give both files ids, or neither")
     places = {name: row for row, name in enumerate(b.ids)}
     pairs = [(row, places[name]) for row, name in enumerate(a.ids) if name in places]
     if not pairs:

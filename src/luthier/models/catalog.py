@@ -67,7 +67,7 @@ def resolve(value: str | Mapping[str, Any] | ModelSource, base: Path) -> ModelSo
     if value in CATALOG:
         return _parse(CATALOG[value].source)
     path = base / Path(value).expanduser()
-    if value.endswith(".gguf") or path.is_dir():
+    if value.endswith(".gguf") or (value and path.is_dir()):
         return _local(value, path)
     if is_hub_id(value) and not value.startswith((".", "~")):
         return _parse({"kind": "hub", "id": value})

@@ -119,6 +119,7 @@ def describe(folder: Path) -> Description:
     tensors = read_headers(folder)
     tied = _tied(config, tensors)
     embedding = next((one.numbers for name, one in tensors.items() if name.endswith(_EMBEDDINGS)), 0)
+    _check_sizes(text, folder / "config.json")
     heads = int(text.get("num_attention_heads") or text.get("n_head") or 1)
     hidden = int(text.get("hidden_size") or text.get("n_embd") or text.get("d_model") or 0)
     duplicate = _duplicate_head(tensors) if tied else 0
@@ -142,6 +143,22 @@ def describe(folder: Path) -> Description:
         licence=read_licence(folder),
         template=describe_template(read_template(folder)),
     )
+
+
+_SIZES = (
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size",
+    "head_dim", "max_position_embeddings", "n_embd", "n_head", "n_layer", "n_positions", "n_inner", "d_model",
+)  # fmt: skip
+
+
+def _check_sizes(config: dict[str, Any], path: Path) -> None:
+    """Refuse sizes that are no whole numbers above 0; one that is left out or null is the architecture's own."""
+    for name in _SIZES:
+        value = config.get(name)
+        if value is not None and (not isinstance(value, int) or value < 1):
+            where = Where(file=str(path), field=name)
+            message = f"wanted a whole number above 0, came {value!r}"
+            raise ModelError(message, where=where, remedy="fetch the model again, or mend its config.json")
 
 
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
@@ -214,11 +231,15 @@ def read_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ModelError(f"cannot be read: {error.strerror}", where=where) from error
-    except ValueError as error:
-        raise ModelError(f"is not JSON: {error}", where=where) from error
+        remedy = "give a folder that you may read"
+        raise ModelError(f"cannot be read: {error.strerror}", where=where, remedy=remedy) from error
+    except (ValueError, RecursionError) as error:
+        line = error.lineno if isinstance(error, json.JSONDecodeError) else None
+        why = error.msg if isinstance(error, json.JSONDecodeError) else "it is not UTF-8 text, or nested too deeply"
+        where = Where(file=str(path), line=line)
+        raise ModelError(f"is not JSON: {why}", where=where, remedy="fetch the model again") from error
     if not isinstance(value, dict):
-        raise ModelError("must hold a JSON object", where=where)
+        raise ModelError("must hold a JSON object", where=where, remedy="fetch the model again")
     return value
 
 
@@ -232,11 +253,11 @@ def weight_files(folder: Path) -> list[Path]:
         return []
     names = sorted(set(read_object(index).get("weight_map", {}).values()))
     if unsafe := [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]:
-        raise ModelError(
-            f"names a shard that is not a safetensors file beside it: {unsafe[0]!r}", where=Where(file=str(index))
-        )
+        message = f"names a shard that is not a safetensors file beside it: {unsafe[0]!r}"
+        raise ModelError(message, where=Where(file=str(index)), remedy="fetch the model again, from a source you trust")
     if missing := [name for name in names if not (folder / name).is_file()]:
-        raise ModelError(f"lacks {missing[0]} ({len(missing)} of {len(names)} shards)", where=Where(file=str(folder)))
+        message = f"lacks {missing[0]} ({len(missing)} of {len(names)} shards)"
+        raise ModelError(message, where=Where(file=str(folder)), remedy="fetch the missing shards")
     return [index, *(folder / name for name in names)]
 
 
@@ -247,7 +268,8 @@ def read_headers(folder: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             found.update(_read_header(path))
     if not found:
-        raise ModelError("holds no safetensors weights", where=Where(file=str(folder)))
+        remedy = "take a release with safetensors weights"
+        raise ModelError("holds no safetensors weights", where=Where(file=str(folder)), remedy=remedy)
     return found
 
 
@@ -261,13 +283,19 @@ def _read_header(path: Path) -> dict[str, Tensor]:
             raise broken
         try:
             header = json.loads(file.read(size))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise broken from error
+    if not isinstance(header, dict):
+        raise broken
     header.pop("__metadata__", None)
-    end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    try:
+        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        found = {name: Tensor(entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
+    except (KeyError, TypeError, IndexError) as error:
+        raise broken from error
     if path.stat().st_size != 8 + size + end:
         raise broken
-    return {name: Tensor(entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
+    return found
 
 
 def read_template(folder: Path) -> str | None:

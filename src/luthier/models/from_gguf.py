@@ -45,10 +45,10 @@ def read_head(path: Path) -> GgufHead:
 
     where = Where(file=str(path))
     if not path.is_file():
-        raise ModelError("is not a file", where=where)
+        raise ModelError("is not a file", where=where, remedy="give the .gguf file itself")
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
-            raise ModelError("is not a GGUF file", where=where)
+            raise ModelError("is not a GGUF file", where=where, remedy="give a .gguf file, or a Hugging Face folder")
     try:
         fields = GGUFReader(path).fields
     except (ValueError, IndexError, KeyError, OverflowError, UnicodeDecodeError) as error:

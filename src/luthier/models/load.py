@@ -120,13 +120,29 @@ def open_folder(folder: Path, dtype: torch.dtype) -> Any:
                 output_loading_info=True,
             )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        first = str(error).strip().split("\n", 1)[0]
-        raise ModelError(f"transformers cannot open this model: {first}", where=where) from error
+        what, remedy = _why_not(str(error).strip().split("\n", 1)[0])
+        raise ModelError(what, where=where, remedy=remedy) from error
     wrong = [*sorted(info["missing_keys"]), *(str(key) for key in info["mismatched_keys"])]
     if wrong:
         what = f"{', '.join(wrong[:3])} ({len(wrong)} in all)"
-        raise ModelError(f"the weights do not fit the architecture: {what}", where=where)
+        raise ModelError(f"the weights do not fit the architecture: {what}", where=where, remedy=_ANOTHER)
     return model.eval()
+
+
+_ANOTHER = "fetch the model again, or take another release of it"
+
+
+def _why_not(said: str) -> tuple[str, str]:
+    """What transformers said, and what to do."""
+    if "ignore_mismatched_sizes" in said:
+        return "the weights have other shapes than config.json says", _ANOTHER
+    if "does not recognize this architecture" in said:
+        kind = said.partition("model type `")[2].partition("`")[0]
+        return (
+            f"transformers knows no model type {kind!r}",
+            "`pip install --upgrade transformers`, or take another model",
+        )
+    return f"transformers cannot open this model: {said}", _ANOTHER
 
 
 def open_adapter(model: Any, folder: Path) -> Any:

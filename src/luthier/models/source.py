@@ -81,9 +81,11 @@ def check_folder(folder: Path) -> None:
     """Refuse a folder that is not a whole, safe model: no config, pickle weights, remote code, missing shards."""
     where = Where(file=str(folder))
     if not folder.is_dir():
-        raise ModelError("is not a folder", where=where, remedy="give the folder that holds config.json")
+        what = "is a file, not a folder" if folder.exists() else "there is no such folder"
+        raise ModelError(what, where=where, remedy="give the folder that holds config.json")
     if not (folder / "config.json").is_file():
-        raise ModelError("holds no config.json, so it is not a Hugging Face model", where=where)
+        remedy = "give the folder that holds config.json, tokenizer.json and model.safetensors"
+        raise ModelError("holds no config.json, so it is not a Hugging Face model", where=where, remedy=remedy)
     config = read_object(folder / "config.json")
     _refuse_code(config, folder / "config.json")
     if (folder / "tokenizer_config.json").is_file():
@@ -145,7 +147,7 @@ def _check_weights(folder: Path) -> None:
     if not weight_files(folder):
         if any(next(folder.glob(pattern), None) for pattern in _PICKLES):
             raise ModelError(_WHY_NOT_PICKLE, where=where, remedy="take a release with safetensors weights")
-        raise ModelError("holds no model.safetensors", where=where)
+        raise ModelError("holds no model.safetensors", where=where, remedy="put the weights beside config.json")
     read_headers(folder)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def read(path: Path, name: str, *, encoding: str = "auto") -> Iterator[Record | 
 
 def _record(line: str, name: str, number: int) -> Record | Broken:
     try:
-        value = json.loads(line, parse_constant=_refuse)
+        value = json.loads(line, parse_constant=_refuse, parse_float=_finite)
         if "\\u" in line:
             line.encode()
             json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair cannot be written as UTF-8
@@ -38,7 +39,7 @@ def _record(line: str, name: str, number: int) -> Record | Broken:
     except UnicodeEncodeError:
         return Broken(name, number, "holds half of a surrogate pair (\\ud800 to \\udfff), which is not text")
     except (ValueError, RecursionError) as error:
-        what = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        what = "nested too deeply" if isinstance(error, RecursionError) else str(error).partition(";")[0]
         return Broken(name, number, f"is not JSON that can be used: {what}")
     if not isinstance(value, dict):
         return Broken(name, number, f"wanted a JSON object, got {_kind(value)}")
@@ -47,6 +48,13 @@ def _record(line: str, name: str, number: int) -> Record | Broken:
 
 def _refuse(name: str) -> Any:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"{digits} is too large for a number")
+    return value
 
 
 def _kind(value: Any) -> str:

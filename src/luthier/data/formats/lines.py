@@ -46,13 +46,23 @@ def open_file(path: Path, name: str) -> BinaryIO:
         if path.is_dir():
             remedy = "name one file, or use the source `folder` to read all files of a folder"
             raise DataError("is a folder, not a file", where=where, remedy=remedy)
+        if path.exists() and not path.is_file():
+            raise DataError("is a pipe or a device, not a file", where=where, remedy="save its rows as a file first")
         return path.open("rb")
     except FileNotFoundError as error:
-        near = _near(path)
-        remedy = f"did you mean {near!r}?" if near else "check `path`; relative paths start at the recipe's folder"
-        raise DataError("there is no such file", where=where, remedy=remedy) from error
+        raise DataError("there is no such file", where=where, remedy=_no_file_remedy(path, name)) from error
     except (OSError, ValueError) as error:
-        raise DataError(f"cannot be read: {error}", where=where) from error
+        what = error.strerror if isinstance(error, OSError) else str(error)
+        remedy = "check `path`, and give yourself the right to read it"
+        raise DataError(f"cannot be read: {what}", where=where, remedy=remedy) from error
+
+
+def _no_file_remedy(path: Path, name: str) -> str:
+    if near := _near(path):
+        return f"did you mean {near!r}?"
+    if name.startswith(("~", "$")):
+        return "write the path out: ~ and $NAME are not replaced, so that a recipe reads the same file for everybody"
+    return "check `path`; relative paths start at the recipe's folder"
 
 
 def _near(path: Path) -> str | None:
@@ -116,6 +126,9 @@ def _binary_remedy(data: bytes) -> str:
 def _decode_head(data: bytes, encoding: str, where: Where) -> str:
     try:
         return codecs.getincrementaldecoder(encoding)("replace").decode(data)
+    except UnicodeError as error:
+        remedy = "check `encoding`; `auto` finds most"
+        raise DataError(f"is not {encoding}: it has no byte order mark", where=where, remedy=remedy) from error
     except LookupError as error:
         remedy = "use a name that Python knows, such as utf-8, utf-16, cp1252 or latin-1"
         raise DataError(
@@ -156,6 +169,8 @@ def _wide_lines(file: BinaryIO, encoding: str, name: str) -> Iterator[str | BadL
         while line := reader.readline(keepends=True):
             number += 1
             yield line
-    except UnicodeDecodeError as error:
+    except UnicodeError as error:
         where = Where(file=name, line=number + 1)
-        raise DataError(f"is not {encoding}: {error.reason}", where=where, remedy="check `encoding`") from error
+        why = error.reason if isinstance(error, UnicodeDecodeError) else "it has no byte order mark"
+        remedy = "check `encoding`; `auto` finds most"
+        raise DataError(f"is not {encoding}: {why}", where=where, remedy=remedy) from error

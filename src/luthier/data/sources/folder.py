@@ -42,7 +42,9 @@ class Folder(Source):
         try:
             found = sorted(path for path in root.glob(self.glob) if path.is_file() and not _hidden(path, root))
         except (ValueError, NotImplementedError) as error:
-            raise DataError(f"{self.glob!r} is not a pattern: {error}", where=Where(field="glob")) from error
+            remedy = "write a pattern such as *.jsonl or 2024/**/*.csv"
+            what = f"{self.glob!r} is not a pattern: {error}"
+            raise DataError(what, where=Where(field="glob"), remedy=remedy) from error
         for path in found:
             if not path.resolve().is_relative_to(root.resolve()):
                 remedy = "copy the file into the folder"

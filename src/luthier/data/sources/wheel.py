@@ -36,6 +36,11 @@ class Wheel(Source):
         """The wheel's sum when it is stated, else the package's name and version: a published version never changes."""
         return f"{self.sha256 or f'{self.package}=={self.version}'}/{self.path}"
 
+    def glance(self, base: Path) -> None:
+        """Look at the first rows when the wheel is here already; a plan fetches nothing."""
+        if cached_wheel(self.package, self.version, self.sha256) is not None:
+            super().glance(base)
+
     def size(self, base: Path) -> int | None:
         """The file's bytes, when the wheel is here already."""
         wheel = cached_wheel(self.package, self.version, self.sha256)

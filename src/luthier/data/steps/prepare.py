@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from luthier.core.step import Forecast, Makes, Outlook, Step, Work
 from luthier.data.operator import Operator
 from luthier.data.ops.near_dedup import NearDedup
-from luthier.data.pipeline import Options, prepare
+from luthier.data.pipeline import Options, grouped, prepare
 from luthier.data.source import Source
 from luthier.data.split import Split
 
@@ -69,7 +69,8 @@ class Prepare(Step):
         }
 
     def foresee(self, outlook: Outlook) -> Forecast:
-        """From the file's size and the speed of the last time, or a common one."""
+        """From the file's size and the speed of the last time, or a common one; its first rows are looked at."""
+        grouped(self.source, self.split).glance(outlook.base)
         size = self._size(outlook.base)
         if size is None:
             return Forecast(peak_bytes=BASE_BYTES, how="the file is not here yet")

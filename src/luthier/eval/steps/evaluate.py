@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 import luthier.eval
 from luthier.core.artifact import Artifact
@@ -59,6 +59,14 @@ class Evaluate(Step):
     """Longest generated answer, for tasks of texts."""
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"
     """What models compute in; float32 makes answers independent of what is asked beside them."""
+
+    @field_validator("metrics")
+    @classmethod
+    def _each_once(cls, metrics: tuple[Metric, ...] | None) -> tuple[Metric, ...] | None:
+        kinds = [metric.kind for metric in metrics or ()]
+        if twice := next((kind for kind in kinds if kinds.count(kind) > 1), None):
+            raise ValueError(f"{twice} is named twice; keep one of them")
+        return metrics
 
     @classmethod
     def code(cls) -> str:
