@@ -1,7 +1,7 @@
 """Writes the pages that are never typed: the reference of parts and of commands, and the recipe's JSON schema.
 
-    python docs/generate.py            write them
-    python docs/generate.py --check    fail when one differs from what the code says
+python docs/generate.py            write them
+python docs/generate.py --check    fail when one differs from what the code says
 """
 
 from __future__ import annotations
@@ -91,7 +91,11 @@ def _commands(command: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _parameter_row(parameter: Any) -> str:
-    name = ", ".join(parameter.opts) if parameter.param_type_name == "option" else (parameter.metavar or parameter.name or "").strip("[]")
+    name = (
+        ", ".join(parameter.opts)
+        if parameter.param_type_name == "option"
+        else (parameter.metavar or parameter.name or "").strip("[]")
+    )
     default = "" if parameter.default in (None, False) else str(parameter.default)
     return f"| `{name}` | {_cell(default)} | {_cell(getattr(parameter, 'help', '') or '')} |"
 

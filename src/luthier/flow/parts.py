@@ -17,6 +17,7 @@ _BASES = (
     "luthier.tune.objective",
     "luthier.metrics.metric",
     "luthier.eval.baseline",
+    "luthier.eval.probe",
 )
 """Modules that define a role's abstract base."""
 
