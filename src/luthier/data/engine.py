@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
 import shutil
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -28,6 +26,8 @@ from luthier.data.row import Batch, Row
 from luthier.data.tables import EventWriter, Spill, SpillWriter, from_arrow, spill_schema, to_arrow
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from numpy.typing import NDArray
 
 BATCH_ROWS = 1024
@@ -196,7 +196,7 @@ class Engine:
         places = [self.scratch / f"pass{index}.{one.name}.sketch" for one in stage.sets]
         with contextlib.ExitStack() as stack:
             files = [stack.enter_context(place.open("wb")) for place in places]
-            for passed in _map(stage, fed, self.workers, columns):
+            for passed in _map(stage, fed, self.workers):
                 writer.write(to_arrow(passed.batch, writer.schema))
                 self._enter(passed)
                 for file, sketches in zip(files, passed.sketches, strict=True):
@@ -253,11 +253,17 @@ def _carried_out(spill: Spill, settled: Sequence[Settled], guards: Sequence[Oper
         yield Fed(batch, events)
 
 
-def _map(stage: Stage, fed: Iterator[Fed], workers: int, columns: dict[str, Column]) -> Iterator[Passed]:
+def _map(stage: Stage, fed: Iterator[Fed], workers: int) -> Iterator[Passed]:
     """Take batches through a stage, in order, here or in worker processes."""
     if workers <= 1 or not (stage.rows or stage.sets):
-        yield from map(stage.run, fed)
-        return
+        return map(stage.run, fed)
+    return _map_in_processes(stage, fed, workers)
+
+
+def _map_in_processes(stage: Stage, fed: Iterator[Fed], workers: int) -> Iterator[Passed]:
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
     context = multiprocessing.get_context("spawn")
     setup = json.dumps([[(one.name, one.operator.settings()) for one in part] for part in (stage.rows, stage.sets)])
     guards = json.dumps([guard.settings() for guard in stage.guards])

@@ -67,5 +67,3 @@ class Profile(BaseModel):
     """Different answers of the whole file with their counts, when they are classes; empty for large files."""
     answer_words: float = 0
     """Mean length of an answer."""
-    prompt_words: float = 0
-    """Mean length of a prompt."""

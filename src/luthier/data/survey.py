@@ -192,7 +192,6 @@ def _with_rows(base: Profile, rows: list[Row], answers: Counter[str]) -> Profile
         "spellings": spellings(answers),
         "answers": dict(answers.most_common()),
         "answer_words": round(sum(len(row.answer.split()) for row in rows) / len(rows), 1),
-        "prompt_words": round(sum(len(row.prompt.split()) for row in rows) / len(rows), 1),
     }
     return base.model_copy(update=update)
 

@@ -66,8 +66,10 @@ class ExactDedup(SetOperator):
     @classmethod
     def suggest(cls, profile: Profile) -> Suggestion | None:
         """Always: it costs next to nothing, and a test row that was trained on spoils the measure."""
-        if profile.duplicates:
-            return Suggestion({}, f"{profile.duplicates} of {profile.looked_at} rows repeat an earlier one")
+        if profile.duplicates or profile.conflicts:
+            why = f"{profile.duplicates} of {profile.looked_at} rows repeat an earlier one"
+            more = f"; {profile.conflicts} share a prompt and not the answer (`conflict: drop` leaves them out)"
+            return Suggestion({}, why + (more if profile.conflicts else ""))
         return Suggestion({}, "a copy in both training and test would spoil the measure; none was seen so far")
 
 

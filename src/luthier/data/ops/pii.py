@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import os
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.core.errors import RecipeError, Where
+from luthier.core.errors import RecipeError, Unwritable, Where
 from luthier.core.files import writing
 from luthier.data.operator import Column, Drop, Edit, Outcome, Reads, RowOperator, Secret, Suggestion
 from luthier.data.pii import KINDS, Found, PiiKind, find
@@ -162,17 +163,24 @@ def _own_key() -> bytes:
     """This user's key, made at the first call and readable by nobody else."""
     folder = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "luthier"
     path = folder / "pii.key"
-    with writing(path):
-        folder.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            aside = folder / f".pii.key.{os.getpid()}"
-            handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(handle, "wb") as file:
-                file.write(secrets.token_hex(32).encode())
-            try:
-                os.link(aside, path)  # whoever is first decides; the other takes what is there
-            except FileExistsError:
-                pass
-            finally:
-                aside.unlink()
-        return path.read_bytes()
+    try:
+        with writing(path):
+            if not path.exists():
+                _make_key(path)
+            return path.read_bytes()
+    except Unwritable as error:
+        remedy = f"set the environment variable {KEY_VARIABLE} to a long random text; then no file is needed"
+        raise Unwritable(error.message, where=error.where, remedy=remedy) from error
+
+
+def _make_key(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(secrets.token_hex(32).encode())
+        with contextlib.suppress(FileExistsError):
+            os.link(aside, path)  # whoever is first decides; the other takes what is there
+    finally:
+        aside.unlink()
