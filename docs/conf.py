@@ -4,7 +4,7 @@ from luthier import __version__
 
 project = "Luthier"
 author = "The Luthier authors"
-copyright = "The Luthier authors"  # noqa: A001  # the name that Sphinx wants
+copyright = "The Luthier authors"
 release = __version__
 extensions = ["myst_parser"]
 source_suffix = {".md": "markdown"}
