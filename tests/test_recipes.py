@@ -1,0 +1,133 @@
+"""Every recipe that stands in `recipes/` is run, with fewer rows, on the real model; real data when it is here."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthier.core.artifact import Artifact
+from luthier.core.wheel import cached_wheel
+from luthier.flow.plan import plan
+from luthier.flow.recipe import Recipe
+from luthier.flow.report import write_report
+from luthier.flow.run import Result
+
+ROOT = Path(__file__).parent.parent
+RECIPES = sorted(path.relative_to(ROOT / "recipes") for path in (ROOT / "recipes").rglob("recipe.yaml"))
+DATA = ROOT.parent / "shared" / "data"
+SMALL = {
+    "headlines": ("steps.data.split.train=96", "steps.data.split.test=60"),
+    "support": ("steps.data.split.test=60", "steps.tune.epochs=1", "steps.tune.rows=64"),
+}
+Make = Callable[..., Result]
+
+
+@pytest.fixture
+def make(tmp_path: Path, smollm2: Artifact) -> Make:
+    """Run a recipe of the repository in a folder of its own."""
+    assert smollm2.manifest.makes == "model"
+
+    def run(name: str, *overrides: str) -> Result:
+        shutil.copytree(ROOT / "recipes" / name, tmp_path / name, ignore=shutil.ignore_patterns(".luthier"))
+        return Recipe.load(tmp_path / name, overrides).run()
+
+    return run
+
+
+def _measures(result: Result) -> dict[str, Any]:
+    measures: dict[str, Any] = result["report"].artifact.read_json("metrics.json")["models"]
+    return measures
+
+
+def _real(name: str) -> Path:
+    path = DATA / name
+    if not path.exists():
+        pytest.skip(f"the real data set {name} is not beside the repository (shared/data/{name})")
+    return path
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=str)
+def test_every_recipe_is_read_and_planned(path: Path) -> None:
+    recipe = Recipe.load(ROOT / "recipes" / path)
+    assert [planned.name for planned in plan(recipe)] == recipe.order()
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("name", [str(path.parent) for path in RECIPES])
+def test_every_recipe_runs(make: Make, name: str) -> None:
+    source = Recipe.load(ROOT / "recipes" / name).steps["data"].settings()["source"]
+    if source["kind"] == "wheel" and not cached_wheel(source["package"], source["version"], source["sha256"]):
+        pytest.skip(f"the wheel {source['package']} is not in the cache; ./demo fetches it")
+    result = make(name, *SMALL[name])
+    summary = result["data"].artifact.read_json("summary.json")
+    assert summary["rows_in"] == sum(summary["rows"].values()) + sum(summary["dropped"].values())
+    assert {"base", "tuned", "tfidf", "majority"} <= set(_measures(result))
+    assert write_report(plan(result.recipe)).read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_the_tickets_lose_nothing_of_what_was_planted(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "recipes" / "support", tmp_path / "support", ignore=shutil.ignore_patterns(".luthier"))
+    planted = json.loads((tmp_path / "support" / "planted.json").read_text(encoding="utf-8"))
+    recipe = Recipe.load(tmp_path / "support", ["steps.data.source.id=ticket_id"])
+    result = Recipe(name="only-data", seed=recipe.seed, steps={"data": recipe.steps["data"]})
+    result._base = recipe.base  # the recipe's folder, since it was not loaded from a file
+    made = result.run()["data"]
+    events = made.frame("events.parquet")
+    summary = made.artifact.read_json("summary.json")
+    assert summary["dropped"]["exact duplicate"] >= len(planted["exact_duplicates"])
+    texts = " ".join(
+        text for split in summary["rows"] for text in made.frame(f"examples/{split}.parquet")["messages"].to_list()
+    )
+    high_risk = [one["text"] for one in planted["pii"] if one["kind"] in ("email", "card", "iban", "ip")]
+    assert high_risk
+    assert [text for text in high_risk if text in texts] == []
+    assert [text for text in high_risk if any(text in str(before) for before in events["before"].to_list())] == []
+    kept = [one["text"] for one in planted["lookalikes"]]
+    assert sum(text in texts for text in kept) >= 0.9 * len(kept)
+
+
+@pytest.mark.model
+@pytest.mark.data
+def test_the_support_recipe_learns_banking_questions(make: Make) -> None:
+    path = _real("banking77") / "train.csv"
+    result = make(
+        "support",
+        f"steps.data.source.path={path}",
+        "steps.data.source.prompt=text",
+        "steps.data.source.answer=category",
+        "steps.data.source.group=",
+        "steps.data.source.system=Name the topic of the bank customer's question.",
+        "steps.data.split={train: 1500, test: 150}",
+        "steps.tune.epochs=1",
+        "steps.tune.rows_per_step=16",
+        "steps.tune.learning_rate=0.001",
+    )
+    assert len(result["data"].artifact.read_json("summary.json")["labels"]) == 77
+    comparisons = result["report"].artifact.read_json("comparisons.json")
+    gain = next(one for one in comparisons if (one["a"], one["b"], one["metric"]) == ("tuned", "base", "accuracy"))
+    assert gain["low"] > 0
+
+
+@pytest.mark.model
+@pytest.mark.data
+def test_the_support_recipe_reads_bitext(make: Make) -> None:
+    folder = _real("bitext_customer_support")
+    path = folder / "Bitext_Sample_Customer_Support_Training_Dataset.csv"
+    result = make(
+        "support",
+        f"steps.data.source.path={path}",
+        "steps.data.source.prompt=instruction",
+        "steps.data.source.answer=category",
+        "steps.data.source.group=intent",
+        "steps.data.source.system=Name the team that answers the customer.",
+        "steps.data.split={train: 200, test: 60}",
+        "steps.tune.epochs=1",
+    )
+    summary = result["data"].artifact.read_json("summary.json")
+    assert summary["rows_in"] == 4514
+    assert summary["rows"]["train"] > 0
