@@ -37,7 +37,8 @@ class Head:
     def logprobs(self, hidden: Tensor, targets: Tensor, *, precise: bool = True) -> Tensor:
         """(N, width) hidden states and (N,) token ids to (N,) log-probabilities in at least fp32.
 
-        `precise` computes the logits in fp32 from bf16 weights; otherwise they are rounded to the weights' type.
+        `precise` computes the logits in fp32 from bf16 weights; otherwise they are rounded to the weights' type. What
+        flows back is rounded to the weights' type in any case, as the hidden states are.
         """
         weight, bias = self.linear.weight, self.linear.bias
         wide = torch.promote_types(hidden.dtype, torch.float32)
@@ -45,7 +46,8 @@ class Head:
             hidden, weight = hidden.to(wide), self._in(wide)
         else:
             hidden = hidden.to(weight.dtype)
-        found: Tensor = _TargetLogProbs.apply(hidden, weight, bias, targets, self.shape)  # type: ignore[no-untyped-call]
+        narrow = self.linear.weight
+        found: Tensor = _TargetLogProbs.apply(hidden, weight, bias, targets, self.shape, narrow)  # type: ignore[no-untyped-call]
         return found
 
     def _in(self, dtype: torch.dtype) -> Tensor:
@@ -61,7 +63,9 @@ class Head:
 
 class _TargetLogProbs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, shape: Shape) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, shape: Shape, narrow: Tensor
+    ) -> Tensor:
         trained = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
         wide = torch.promote_types(hidden.dtype, torch.float32)
         out = torch.empty(hidden.shape[0], dtype=wide, device=hidden.device)
@@ -69,17 +73,17 @@ class _TargetLogProbs(torch.autograd.Function):
         for piece in _pieces(hidden.shape[0], weight.shape[0]):
             out[piece], logits_slope = _piece(hidden[piece], weight, bias, targets[piece], shape, slopes is not None)
             if slopes is not None:
-                slopes[piece] = logits_slope.to(weight.dtype) @ weight
+                slopes[piece] = logits_slope.to(narrow.dtype) @ narrow
         ctx.shape, ctx.trained = shape, trained
         ctx.save_for_backward(*((hidden, weight, bias, targets) if trained else (slopes,)))
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None, None]:
         (grad,) = grads
         if not ctx.trained:
             (slopes,) = ctx.saved_tensors
-            return (slopes * grad[:, None]).to(slopes.dtype), None, None, None, None
+            return (slopes * grad[:, None]).to(slopes.dtype), None, None, None, None, None
         hidden, weight, bias, targets = ctx.saved_tensors
         d_hidden, d_weight = torch.empty_like(hidden), torch.zeros_like(weight)
         d_bias = None if bias is None else torch.zeros_like(bias)
@@ -90,7 +94,7 @@ class _TargetLogProbs(torch.autograd.Function):
             d_weight.addmm_(slope.t(), hidden[piece])
             if d_bias is not None:
                 d_bias += slope.sum(0)
-        return d_hidden, d_weight, d_bias, None, None
+        return d_hidden, d_weight, d_bias, None, None, None
 
 
 def _pieces(rows: int, vocabulary: int) -> list[slice]:
@@ -105,12 +109,15 @@ def _piece(
     raw = torch.nn.functional.linear(hidden, weight, bias)
     logits = shaped(raw.to(torch.promote_types(raw.dtype, torch.float32)), shape)
     chosen = targets[:, None]
-    total = torch.logsumexp(logits, -1, keepdim=True)
-    found = (logits.gather(1, chosen) - total)[:, 0]
+    target = logits.gather(1, chosen)
+    bend = None if shape.softcap is None or not slopes else 1 - (logits / shape.softcap) ** 2
+    most = logits.amax(-1, keepdim=True)
+    shares = logits.sub_(most).exp_()  # the piece is ours: nothing else needs its logits
+    total = shares.sum(-1, keepdim=True)
+    found = (target - most - total.log())[:, 0]
     if not slopes:
         return found, found
-    bend = None if shape.softcap is None else 1 - (logits / shape.softcap) ** 2
-    slope = logits.sub_(total).exp_().neg_()
+    slope = shares.div_(-total)
     slope.scatter_add_(1, chosen, torch.ones_like(chosen, dtype=slope.dtype))
     if bend is not None:
         slope.mul_(bend)

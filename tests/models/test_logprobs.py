@@ -1,0 +1,93 @@
+"""Log-probabilities in pieces equal those of whole logits, for frozen, trained, tied, biased and shaped heads."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from luthier.models import head as heads
+from luthier.models.head import Head, Shape, shaped
+from luthier.models.logprobs import logprobs, reading
+from luthier.models.pack import Row, pack
+
+SHAPES = [Shape(1.0, None), Shape(0.25, None), Shape(1.0, 3.0), Shape(2.0, 1.5)]
+
+
+@pytest.mark.parametrize(("shape", "trained", "bias"), [*product(SHAPES, [False, True], [False, True])])
+def test_pieces_equal_whole_logits(shape: Shape, trained: bool, bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heads, "PIECE_BYTES", 0)  # sixteen rows a piece
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(8, 29, bias=bias, dtype=torch.float64).requires_grad_(trained)
+    states = torch.randn(37, 8, dtype=torch.float64, requires_grad=True)
+    targets, up = torch.randint(29, (37,)), torch.randn(37, dtype=torch.float64)
+    leaves = [states, *(linear.parameters() if trained else ())]
+    whole = torch.log_softmax(shaped(linear(states), shape), -1).gather(1, targets[:, None])[:, 0]
+    wanted = torch.autograd.grad((whole * up).sum(), leaves)
+    found = Head(linear, shape).logprobs(states, targets)
+    torch.testing.assert_close(found, whole)
+    for one, other in zip(torch.autograd.grad((found * up).sum(), leaves), wanted, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def model(dtype: torch.dtype, tied: bool = True) -> Any:
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"vocab_size": 211, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    config = LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=tied)
+    made = LlamaForCausalLM(config).to(dtype).eval()
+    with torch.no_grad():
+        made.get_input_embeddings().weight.mul_(20)
+    return made
+
+
+def rows() -> list[Row]:
+    torch.manual_seed(2)
+    return [Row(torch.randint(211, (12,)).tolist(), [0.0] * 10 + [1.0] * 2) for _ in range(5)]
+
+
+def test_a_bf16_model_gives_fp32_log_probabilities_as_exact_as_an_fp32_head() -> None:
+    made = model(torch.bfloat16)
+    packed = pack(rows())
+    with torch.no_grad():
+        found = logprobs(made, packed)
+        hidden = made.model(input_ids=packed.ids[None], use_cache=False).last_hidden_state  # rows share nothing
+        assert hidden.dtype == torch.bfloat16
+    assert found.dtype == torch.float32
+    head = reading(made).head
+    assert head is not None
+    states = torch.randn(64, 32).to(torch.bfloat16)
+    targets = torch.randint(211, (64,))
+    exact = torch.log_softmax(states.double() @ made.lm_head.weight.double().t(), -1).gather(1, targets[:, None])[:, 0]
+    with torch.no_grad():
+        precise = (head.logprobs(states, targets).double() - exact).abs().max()
+        rounded = (head.logprobs(states, targets, precise=False).double() - exact).abs().max()
+    assert precise < 1e-4 < rounded
+
+
+def test_the_wide_copy_follows_the_weights() -> None:
+    made = model(torch.bfloat16).requires_grad_(False)
+    head = reading(made).head
+    assert head is not None
+    states, targets = torch.randn(4, 32).to(torch.bfloat16), torch.tensor([1, 2, 3, 4])
+    before = head.logprobs(states, targets)
+    made.lm_head.weight.mul_(2)
+    assert (head.logprobs(states, targets) - before).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_training_moves_tied_heads_and_embeddings_together(tied: bool) -> None:
+    made = model(torch.float64, tied)
+    logprobs(made, pack(rows())).sum().backward()
+    embedding = made.get_input_embeddings().weight
+    assert (made.lm_head.weight is embedding) is tied
+    assert embedding.grad is not None
+    assert made.lm_head.weight.grad is not None
+
+
+def test_reading_is_found_out_once() -> None:
+    made = model(torch.float32)
+    assert reading(made) is reading(made)
+    assert reading(made).packed

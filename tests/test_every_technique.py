@@ -1,0 +1,148 @@
+"""What every technique promises: it learns, moves only what it says, saves, loads, merges, resumes, tells its cost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from luthier.core.component import members
+from luthier.models.describe import describe
+from luthier.models.load import load, open_folder, open_merged
+from luthier.tune.loop import Training
+from luthier.tune.steps.tune import Tune
+from luthier.tune.technique import Technique
+from tuning import Bench, bench
+
+TECHNIQUES = members(Technique)
+KINDS = sorted(TECHNIQUES)
+OTHERWISE: dict[tuple[str, str], Any] = {
+    ("full", "embeddings"): False,
+    ("lora", "r"): 4,
+    ("lora", "alpha"): 8.0,
+    ("lora", "targets"): ("q_proj", "v_proj"),
+    ("lora", "rslora"): True,
+    ("lora", "dropout"): 0.3,
+}
+"""Another value for each field, which must change what is learnt."""
+FIELDS = [(kind, name) for kind in KINDS for name in TECHNIQUES[kind].model_fields if name != "kind"]
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return bench(tmp_path_factory.mktemp("shop"))
+
+
+def step(kind: str, **fields: Any) -> Tune:
+    return Tune(
+        data="data",
+        technique=TECHNIQUES[kind].model_validate({"kind": kind, **fields}),
+        rows_per_step=8,
+        learning_rate=5e-3,
+        precision="float32",
+        checkpoint_steps=2,
+    )
+
+
+def logits(model: Any) -> torch.Tensor:
+    found: torch.Tensor = model(input_ids=torch.tensor([[5, 6, 7, 8, 9]])).logits.detach()
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_is_documented(kind: str) -> None:
+    technique = TECHNIQUES[kind]
+    assert technique.summary()
+    for name, field in technique.model_fields.items():
+        assert name == "kind" or field.description, f"{kind}.{name} says nothing about itself"
+    assert technique.model_json_schema()["properties"]["kind"]["const"] == kind
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_learns_saves_and_loads(kind: str, shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[Any] = []
+    run = Training.run
+    monkeypatch.setattr(Training, "run", lambda self, *args: (trained.append(self._model), run(self, *args))[1])
+    made = shop.tune(step(kind))
+    losses = [json.loads(line)["loss"] for line in (made.folder / "log.jsonl").read_text().splitlines()]
+    assert sum(losses[-2:]) < sum(losses[:2])
+    torch.testing.assert_close(logits(load(made, "float32").model), logits(trained[0].eval()))
+    torch.testing.assert_close(logits(open_merged(made, torch.float32)), logits(trained[0]), atol=1e-4, rtol=1e-4)
+    assert (logits(load(made, "float32").model) - logits(load(shop.base, "float32").model)).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_moves_what_it_says_and_nothing_else(kind: str, shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    before: dict[str, torch.Tensor] = {}
+    models: list[Any] = []
+    run = Training.run
+
+    def watched(self: Training, *args: Any) -> list[str]:
+        models.append(self._model)
+        before.update({name: value.detach().clone() for name, value in self._model.named_parameters()})
+        return run(self, *args)
+
+    monkeypatch.setattr(Training, "run", watched)
+    shop.store.remove(shop.tune_digest(step(kind)))
+    shop.tune(step(kind))
+    moving = 0
+    for name, value in models[0].named_parameters():
+        assert torch.equal(value, before[name]) is not value.requires_grad, name
+        moving += value.numel() * value.requires_grad
+    assert moving == step(kind).technique.trainable(describe(shop.base.folder))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_new_weights_come_from_the_seed(kind: str, shop: Bench) -> None:
+    technique = step(kind).technique
+
+    def start(seed: int) -> list[torch.Tensor]:
+        model = technique.adapt(open_folder(shop.base.folder, torch.float32), seed)
+        return [value.detach() for value in model.parameters() if value.requires_grad]
+
+    torch.manual_seed(5)
+    one = start(1)
+    torch.manual_seed(6)
+    assert all(torch.equal(a, b) for a, b in zip(one, start(1), strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_resumes_to_the_same_bytes(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = bench(tmp_path)
+    whole = {entry.path: entry.digest for entry in shop.tune(step(kind)).manifest.files}
+    shop.store.remove(shop.tune_digest(step(kind)))
+    once = Training._step
+
+    def dying(self: Training, number: int, keeper: Any) -> Any:
+        if number == 3:
+            raise KeyboardInterrupt
+        return once(self, number, keeper)
+
+    monkeypatch.setattr(Training, "_step", dying)
+    with pytest.raises(KeyboardInterrupt):
+        shop.tune(step(kind))
+    monkeypatch.setattr(Training, "_step", once)
+    assert {entry.path: entry.digest for entry in shop.tune(step(kind)).manifest.files} == whole
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_tells_its_cost_and_what_to_search(kind: str, shop: Bench) -> None:
+    technique, model = step(kind).technique, describe(shop.base.folder)
+    assert technique.footprint(model, 2000) > technique.footprint(model, 1000) > technique.trainable(model)
+    assert 1e-6 < technique.rate(576).value < 1e-2
+    assert technique.rate(4096).value < technique.rate(576).value
+    assert technique.rate(576).why
+    for name, choice in technique.space().items():
+        assert name == "learning_rate" or name in type(technique).model_fields
+        assert choice.values or choice.low < choice.high
+
+
+@pytest.mark.parametrize(("kind", "name"), FIELDS)
+def test_every_field_changes_something(kind: str, name: str, shop: Bench) -> None:
+    assert (kind, name) in OTHERWISE, f"add another value of {kind}.{name} to OTHERWISE"
+    wanted = [shop.tune(step(kind, **extra)) for extra in ({}, {name: OTHERWISE[kind, name]})]
+    one, other = (logits(load(made, "float32").model) for made in wanted)
+    assert not torch.equal(one, other)

@@ -1,0 +1,68 @@
+"""Killed with SIGKILL at any moment, a training goes on and ends in the bytes of an undisturbed one."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tuning import Bench, bench
+
+CHILD = """
+import sys, torch
+sys.path[:0] = [sys.argv[2]]
+from pathlib import Path
+from tuning import reopened
+from luthier.tune.loop import Training
+from luthier.tune.steps.tune import Tune
+import time
+once = Training._step
+def slow(self, number, keeper):
+    time.sleep(0.05)
+    print("step", number, flush=True)
+    return once(self, number, keeper)
+Training._step = slow
+step = Tune(data="data", technique={"kind": sys.argv[3]}, rows_per_step=4, epochs=3, precision="bfloat16",
+            learning_rate=1e-2, checkpoint_steps=3)
+made = reopened(Path(sys.argv[1])).tune(step)
+"""
+
+
+def child(root: Path, technique: str) -> subprocess.Popen[str]:
+    arguments = [sys.executable, "-W", "ignore", "-c", CHILD, str(root), str(Path(__file__).parents[1]), technique]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
+
+
+def digests(shop: Bench) -> dict[str, str]:
+    found = [shop.store.open(digest) for digest in shop.store.digests()]
+    (tuned,) = [artifact for artifact in found if artifact.manifest.kind == "tune"]
+    return {entry.path: entry.digest for entry in tuned.manifest.files}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("technique", ["lora", "full"])
+def test_killed_at_random_moments_it_ends_in_the_same_bytes(tmp_path: Path, technique: str) -> None:
+    calm, wild = bench(tmp_path / "calm"), bench(tmp_path / "wild")
+    with child(tmp_path / "calm", technique) as process:
+        process.communicate()
+        assert process.returncode == 0
+    chance, kills, finished = random.Random(technique), 0, False
+    while not finished:
+        with child(tmp_path / "wild", technique) as process:
+            assert process.stdout is not None
+            if process.stdout.readline() and kills < 5:
+                time.sleep(chance.random())
+                process.kill()
+            process.communicate()
+            finished = process.returncode == 0
+        kills += not finished
+        assert kills < 12
+    assert kills >= 3
+    assert digests(wild) == digests(calm)
+    assert wild.store.verify() == []
