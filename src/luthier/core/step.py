@@ -65,6 +65,22 @@ class Forecast:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Outline:
+    """What an artifact is expected to hold before it is made; what cannot be known is None."""
+
+    rows: Mapping[str, int] | None = None
+    """Of a data set: rows by split."""
+    characters: float | None = None
+    """Of a data set: characters of a row's messages, on average."""
+    shared: float = 0.0
+    """Of a data set: characters with which all its rows begin."""
+    parameters: int | None = None
+    """Of a model: numbers in its weights."""
+    how: str = ""
+    """Where the numbers come from."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Outlook:
     """What is known before a step runs; inputs that are not made yet are absent."""
 
@@ -72,6 +88,8 @@ class Outlook:
     upstream: Mapping[str, Step]
     """Step settings behind each input field, made or not."""
     base: Path
+    outlines: Mapping[str, Outline] = field(default_factory=dict)
+    """What the inputs are expected to hold, by field."""
     history: Mapping[str, Any] = field(default_factory=dict)
     """The `timing.json` of the latest artifact of the same kind in the store, when there is one."""
 
@@ -96,6 +114,10 @@ class Step(Component):
     @abstractmethod
     def foresee(self, outlook: Outlook) -> Forecast:
         """Predict cost without loading torch; say how it is known."""
+
+    def outline(self, outlook: Outlook) -> Outline:
+        """What the artifact will hold, for those who must plan with it before it is made; nothing by default."""
+        return Outline()
 
     @classmethod
     def reads(cls) -> dict[str, Reads]:

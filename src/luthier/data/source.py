@@ -70,11 +70,15 @@ class Source(Component):
     def size(self, base: Path) -> int | None:
         """Bytes to read, for forecasts; None when that cannot be known yet."""
 
-    def glance(self, base: Path) -> None:
-        """Look at the first rows without learning from them; `DataError` for what is wrong with them."""
+    def glance(self, base: Path) -> list[tuple[Record, Parts]]:
+        """The first rows, and what becomes of them; `DataError` for what is wrong with them."""
+        seen = []
         for found in islice(self.mapped(base, lambda text: None), LOOKED_AT):
-            if isinstance(found, Broken) and self.on_error == "stop":
+            if not isinstance(found, Broken):
+                seen.append(found)
+            elif self.on_error == "stop":
                 raise found.error()
+        return seen
 
     def records(self, base: Path, say: Say) -> Iterator[Record | Broken]:
         """What `read` yields, as far as `first` allows."""

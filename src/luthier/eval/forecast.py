@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.core.artifact import Artifact
 from luthier.core.step import Forecast, Outlook
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ _LABEL_SECONDS = 5.0
 
 def forecast(step: Evaluate, outlook: Outlook) -> Forecast:
     """The cost of an evaluation: rows by models by what a row takes."""
-    rows = _rows(step, outlook.inputs.get("data"))
+    rows = _rows(step, outlook)
     if rows is None:
         return Forecast(how="the data set is not made yet, so the number of rows is unknown")
     models = 2 if step.compare_base and _is_tuned(outlook) else 1
@@ -39,11 +38,16 @@ def forecast(step: Evaluate, outlook: Outlook) -> Forecast:
     return Forecast(seconds=seconds, peak_bytes=peak, tokens=tokens, how=how)
 
 
-def _rows(step: Evaluate, data: Artifact | None) -> int | None:
-    if data is None:
-        return step.rows
-    rows: int = data.read_json("summary.json")["rows"].get(step.split, 0)
-    return rows if step.rows is None else min(rows, step.rows)
+def _rows(step: Evaluate, outlook: Outlook) -> int | None:
+    data = outlook.inputs.get("data")
+    if data is not None:
+        rows: int | None = data.read_json("summary.json")["rows"].get(step.split, 0)
+    else:
+        expected = outlook.outlines.get("data")
+        rows = (expected.rows or {}).get(step.split) if expected else None
+    if rows is None or step.rows is None:
+        return step.rows if rows is None else rows
+    return min(rows, step.rows)
 
 
 def _is_tuned(outlook: Outlook) -> bool:
@@ -57,6 +61,7 @@ def _parameters(outlook: Outlook) -> int | None:
     while model is not None and "model" in model.manifest.inputs:
         model = model.parent("model")
     if model is None or not Path(model.folder / "model.json").is_file():
-        return None
+        expected = outlook.outlines.get("model")
+        return expected.parameters if expected else None
     card: dict[str, Any] = model.read_json("model.json")
     return int(card["parameters"])

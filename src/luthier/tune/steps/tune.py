@@ -12,13 +12,13 @@ from pydantic import Field
 
 from luthier.core.digest import digest_of
 from luthier.core.errors import DataError, Where
-from luthier.core.step import DataRef, Forecast, Makes, ModelRef, Outlook, Step, Work
+from luthier.core.step import DataRef, Forecast, Makes, ModelRef, Outline, Outlook, Step, Work
 from luthier.models.describe import Description, describe
 from luthier.text.dataset import has_split, read_examples
 from luthier.tune.memory import cores, tokens_that_fit
 from luthier.tune.objective import Lesson, Objective
 from luthier.tune.objectives.sft import Sft
-from luthier.tune.outlook import foresee
+from luthier.tune.outlook import foresee, outline
 from luthier.tune.schedule import Course, Shape, chosen
 from luthier.tune.technique import Rate, Technique, write_settings
 from luthier.tune.techniques.lora import Lora
@@ -79,6 +79,10 @@ class Tune(Step):
     def foresee(self, outlook: Outlook) -> Forecast:
         """Predict from the data's size, the model's, and the speed of this machine."""
         return foresee(self, outlook)
+
+    def outline(self, outlook: Outlook) -> Outline:
+        """The tuned model has the size of the one it stands on."""
+        return outline(outlook)
 
     def rate_for(self, model: Description) -> Rate:
         """The learning rate, and why."""
