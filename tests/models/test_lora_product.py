@@ -59,6 +59,25 @@ def test_it_equals_peft(settings: dict[str, Any]) -> None:
     torch.testing.assert_close(read(model)[0], wanted)
 
 
+def test_layers_with_the_same_input_are_read_together() -> None:
+    model = adapted().eval()
+    one_product(model)
+    for _ in range(2):
+        read(model)
+    layer = model.get_base_model().model.layers[0]
+    attention, mlp = layer.self_attn, layer.mlp
+    assert attention.k_proj.base_layer.weight.stride(0) == 24 + 3 * 4
+    assert attention.o_proj.base_layer.weight.stride(0) == 24 + 4
+    assert mlp.up_proj.base_layer.weight.stride(0) == 24 + 2 * 4
+    x = torch.randn(3, 24, dtype=torch.float64)
+    alone = [attention.q_proj(x), attention.k_proj(2 * x), attention.v_proj(x.clone())]
+    for projection, given, found in zip("qkv", (x, 2 * x, x), alone, strict=True):
+        layer = getattr(attention, f"{projection}_proj")
+        torch.testing.assert_close(found, type(layer).forward(layer, given))
+    attention.k_proj.lora_A["default"].weight.data.mul_(2)
+    torch.testing.assert_close(attention.k_proj(x), type(layer).forward(attention.k_proj, x))
+
+
 def test_dropout_and_switched_off_adapters_take_pefts_own_way() -> None:
     model = adapted(lora_dropout=0.5).train()
     with torch.no_grad(), model.disable_adapter():

@@ -1,12 +1,16 @@
 """LoRA as one matrix product: `[x | x A] · [W | s B]`, so that small updates survive bf16.
 
 Adding a low-rank delta to an output that was already rounded to bf16 loses most of what a young adapter says. Here base
-and adapter are summed inside one product, in fp32, and rounded once; it also saves a pass over the output. Layers stay
-PEFT's own: only their `forward` is replaced, and only while one plain adapter is active and nothing is dropped out.
+and adapter are summed inside one product, in fp32, and rounded once; it also saves a pass over the output. Layers that
+are seen to read the very same input (queries, keys and values; gate and up) become one product together.
+
+Layers stay PEFT's own: only their `forward` is replaced, and it stands back for PEFT's own whenever an adapter is
+switched off or merged, several are active, or something is dropped out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,10 +21,12 @@ from torch import Tensor
 def one_product(model: torch.nn.Module) -> int:
     """Give every LoRA layer that can have it the one-product forward; returns how many took it."""
     taken = 0
-    for module in model.modules():
-        if isinstance(module, LoraLinear) and _can(module):
-            module.forward = _Forward(module)
-            taken += 1
+    for parent in model.modules():
+        family = _Family()
+        for layer in parent.children():
+            if isinstance(layer, LoraLinear) and _can(layer):
+                layer.forward = _Forward(layer, family)
+                taken += 1
     return taken
 
 
@@ -38,70 +44,161 @@ def _can(layer: LoraLinear) -> bool:
 
 
 class _Forward:
-    """The forward of one layer; its base weight lives inside the joint matrix `[W | s B]`, never twice."""
+    """The forward of one layer, alone or with those that read the same input."""
 
-    def __init__(self, layer: LoraLinear) -> None:
-        self.layer = layer
-        self.peft = type(layer).forward
-        self.joint: Tensor | None = None  # (out, in + rank)
+    def __init__(self, layer: LoraLinear, family: _Family) -> None:
+        self.layer, self._family = layer, family
+        self._peft = type(layer).forward
+        self.adapter: str = layer.active_adapters[0]
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        layer = self.layer
-        (adapter,) = layer.active_adapters[:1] or [""]
-        if args or kwargs or not self._applies(adapter):
-            out: Tensor = self.peft(layer, x, *args, **kwargs)
+        if args or kwargs or not self.applies:
+            out: Tensor = self._peft(self.layer, x, *args, **kwargs)
             return out
-        down, up = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
-        joint, scale = self._joined(up.shape[1]), float(layer.scaling[adapter])
-        flat = x.reshape(-1, x.shape[-1]).to(joint.dtype)
-        found: Tensor = _OneProduct.apply(flat, joint, down, up, scale, layer.base_layer.bias)  # type: ignore[no-untyped-call]
-        return found.view(*x.shape[:-1], -1)
+        return self._family.read(self, x)
 
-    def _applies(self, adapter: str) -> bool:
+    @property
+    def applies(self) -> bool:
+        """Whether one product is what the layer computes now."""
         layer = self.layer
-        if layer.disable_adapters or layer.merged or len(layer.active_adapters) != 1 or adapter not in layer.lora_A:
+        if layer.disable_adapters or layer.merged or tuple(layer.active_adapters) != (self.adapter,):
             return False
-        dropout = layer.lora_dropout[adapter]
-        dropping = layer.training and not isinstance(dropout, torch.nn.Identity)
+        dropping = layer.training and not isinstance(layer.lora_dropout[self.adapter], torch.nn.Identity)
         frozen = not layer.base_layer.weight.requires_grad
-        return frozen and not dropping and layer.lora_B[adapter].bias is None
+        return frozen and not dropping and layer.lora_B[self.adapter].bias is None
 
-    def _joined(self, rank: int) -> Tensor:
-        """The joint matrix; the base layer's weight becomes a view of its left part."""
-        weight = self.layer.base_layer.weight
-        width = weight.shape[1]
-        joint = self.joint
-        if joint is None or joint.shape[1] != width + rank or weight.data_ptr() != joint.data_ptr():
-            joint = torch.empty(weight.shape[0], width + rank, dtype=weight.dtype, device=weight.device)
-            joint[:, :width] = weight.detach()
-            weight.data = joint[:, :width]
-            self.joint = joint
+    @property
+    def down(self) -> Tensor:
+        """A (rank, in)."""
+        weight: Tensor = self.layer.lora_A[self.adapter].weight
+        return weight
+
+    @property
+    def up(self) -> Tensor:
+        """B (out, rank)."""
+        weight: Tensor = self.layer.lora_B[self.adapter].weight
+        return weight
+
+    @property
+    def scale(self) -> float:
+        """What the adapter's output is multiplied by."""
+        return float(self.layer.scaling[self.adapter])
+
+
+class _Family:
+    """LoRA layers of one parent.
+
+    In their first pass they are watched: those called one after another with the very same input are read together from
+    then on. Whether it is the same input is checked each time.
+    """
+
+    def __init__(self) -> None:
+        self._runs: list[list[_Forward]] = []
+        self._watched: Tensor | None = None
+        self._products: dict[_Forward, _Product] = {}
+
+    def read(self, member: _Forward, x: Tensor) -> Tensor:
+        """One layer's output."""
+        if member not in self._products and not self._watch(member, x):
+            return _Product([member]).read(member, x)
+        return self._products[member].read(member, x)
+
+    def _watch(self, member: _Forward, x: Tensor) -> bool:
+        """Note who reads what; True when a pass is over and everybody's place is known."""
+        if any(member in run for run in self._runs):
+            self._watched = None
+            for run in self._runs:
+                self._products |= dict.fromkeys(run, _Product(run))
+            return True
+        if self._watched is x and self._runs:
+            self._runs[-1].append(member)
+        else:
+            self._runs.append([member])
+        self._watched = x
+        return False
+
+
+class _Product:
+    """One product for the layers of a run; their base weights live inside its joint matrix, never twice.
+
+    joint = [W1 | s B1  0  ]      (out, in + rank), for two layers
+            [W2 |  0   s B2]
+    """
+
+    def __init__(self, members: Sequence[_Forward]) -> None:
+        self.members = tuple(members)
+        self.width = members[0].down.shape[1]
+        self.outs = _spans([member.up.shape[0] for member in members])
+        self.ranks = _spans([member.up.shape[1] for member in members])
+        self._joint: Tensor | None = None
+        self._ahead: dict[_Forward, Tensor] = {}
+        self._input: Tensor | None = None
+
+    def read(self, member: _Forward, x: Tensor) -> Tensor:
+        """One member's output; the first to be asked computes for all, the others find theirs ready."""
+        if self._input is not x or member not in self._ahead:
+            if not all(other.applies for other in self.members):
+                return _Product([member]).read(member, x)
+            self._ahead, self._input = dict(zip(self.members, self._compute(x), strict=True)), x
+        found = self._ahead.pop(member)
+        if not self._ahead:
+            self._input = None
+        return found
+
+    def _compute(self, x: Tensor) -> list[Tensor]:
+        joint = self._joined()
+        flat = x.reshape(-1, self.width).to(joint.dtype)
+        weights = [weight for member in self.members for weight in (member.down, member.up)]
+        whole: Tensor = _Apply.apply(flat, self, joint, *weights)  # type: ignore[no-untyped-call]
+        parts = torch.split(whole.view(*x.shape[:-1], -1), [span.stop - span.start for span in self.outs], -1)
+        biases = [member.layer.base_layer.bias for member in self.members]
+        return [part if bias is None else part + bias for part, bias in zip(parts, biases, strict=True)]
+
+    def _joined(self) -> Tensor:
+        """The joint matrix with the adapters as they are now; base weights become views of its left part."""
+        joint = self._joint
+        weights = [member.layer.base_layer.weight for member in self.members]
+        if joint is None or any(
+            weight.data_ptr() != joint[span].data_ptr() for weight, span in zip(weights, self.outs, strict=True)
+        ):
+            shape = (self.outs[-1].stop, self.width + self.ranks[-1].stop)
+            joint = torch.zeros(shape, dtype=weights[0].dtype, device=weights[0].device)
+            for weight, span in zip(weights, self.outs, strict=True):
+                joint[span, : self.width] = weight.detach()
+                weight.data = joint[span, : self.width]
+            self._joint = joint
+        for member, span, rank in zip(self.members, self.outs, self.ranks, strict=True):
+            joint[span, self.width + rank.start : self.width + rank.stop] = member.up.detach() * member.scale
         return joint
 
 
-class _OneProduct(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, joint: Tensor, down: Tensor, up: Tensor, scale: float, bias: Tensor | None
-    ) -> Tensor:
-        width = x.shape[1]
-        small = down.to(x.dtype)  # (rank, in)
-        joint[:, width:] = up.detach() * scale
-        both = torch.empty(x.shape[0], joint.shape[1], dtype=x.dtype, device=x.device)
-        both[:, :width] = x
-        both[:, width:] = x @ small.t()
-        ctx.save_for_backward(both, small)
-        ctx.joint, ctx.scale, ctx.dtype = joint, scale, down.dtype
-        return torch.nn.functional.linear(both, joint, bias)
+def _spans(sizes: Sequence[int]) -> list[slice]:
+    ends = [sum(sizes[: at + 1]) for at in range(len(sizes))]
+    return [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+
+
+class _Apply(torch.autograd.Function):
+    """(tokens, in) to (tokens, out) of all members side by side."""
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, Tensor, Tensor, None, None]:
-        both, small = ctx.saved_tensors
-        width = small.shape[1]
+    def forward(ctx: Any, x: Tensor, product: _Product, joint: Tensor, *weights: Tensor) -> Tensor:
+        down = torch.cat([weight.to(x.dtype) for weight in weights[::2]])  # (rank, in)
+        both = torch.cat([x, x @ down.t()], 1)  # (tokens, in + rank)
+        ctx.save_for_backward(both, down)
+        ctx.product, ctx.joint, ctx.dtype = product, joint, weights[0].dtype
+        return both @ joint.t()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        both, down = ctx.saved_tensors
+        product, width = ctx.product, down.shape[1]
         grad = grads[0].contiguous()
         through = grad @ ctx.joint  # (tokens, in + rank)
         inner = through[:, width:].contiguous()
-        d_x = torch.addmm(through[:, :width], inner, small) if ctx.needs_input_grad[0] else None
+        d_x = torch.addmm(through[:, :width], inner, down) if ctx.needs_input_grad[0] else None
         d_down = (inner.t() @ both[:, :width]).to(ctx.dtype)
-        d_up = (grad.t() @ both[:, width:]).to(ctx.dtype).mul_(ctx.scale)
-        return d_x, None, d_down, d_up, None, None
+        found: list[Tensor] = []
+        for member, out, rank in zip(product.members, product.outs, product.ranks, strict=True):
+            inside = both[:, width + rank.start : width + rank.stop]
+            found += [d_down[rank], (grad[:, out].t() @ inside).to(ctx.dtype).mul_(member.scale)]
+        return d_x, None, None, *found

@@ -27,7 +27,7 @@ def block_attention(
 
 
 class _Heads(NamedTuple):
-    """Scaled queries (key heads, groups, T, d), keys and values (key heads, T, d)."""
+    """Scaled queries (key heads, T, groups, d), keys and values (key heads, T, d)."""
 
     query: Tensor
     key: Tensor
@@ -41,36 +41,36 @@ class _BlockAttention(torch.autograd.Function):
     ) -> Tensor:
         _, heads, tokens, width = query.shape
         key_heads = key.shape[1]
-        scaled = torch.empty(key_heads, heads // key_heads, tokens, width, dtype=query.dtype)
-        torch.mul(query[0].view(key_heads, -1, tokens, width), scaling, out=scaled)
+        scaled = torch.empty(key_heads, tokens, heads // key_heads, width, dtype=query.dtype)
+        torch.mul(query[0].view(key_heads, -1, tokens, width).transpose(1, 2), scaling, out=scaled)
         at = _Heads(scaled, key[0].contiguous(), value[0].contiguous())
         out = torch.empty(*scaled.shape[:3], value.shape[-1], dtype=query.dtype)
         keep = heads * plan.scores * query.element_size() <= KEEP_BYTES
         shares = []
         for block, bias in zip(plan.blocks, plan.bias(window, query.dtype), strict=True):
             share = _shares(block, at, bias)
-            out[:, :, block.rows] = _mix(block, share, at.value)
+            out[:, block.rows] = _mix(block, share, at.value)
             if keep:
                 shares.append(share)
         ctx.save_for_backward(*at, out, *shares)
         ctx.plan, ctx.scaling, ctx.window = plan, scaling, window
-        return out.permute(2, 0, 1, 3).reshape(1, tokens, heads, value.shape[-1])
+        return out.transpose(0, 1).reshape(1, tokens, heads, value.shape[-1])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
         query, key, value, out, *kept = ctx.saved_tensors
         at = _Heads(query, key, value)
-        grad = grads[0][0].view(out.shape[2], *out.shape[:2], out.shape[3]).permute(1, 2, 0, 3).contiguous()
+        key_heads, tokens, groups, width = query.shape
+        grad = grads[0][0].view(tokens, key_heads, groups, -1).transpose(0, 1).contiguous()
         wide = torch.promote_types(out.dtype, torch.float32)
-        dot = torch.linalg.vecdot(grad.to(wide), out.to(wide)).to(out.dtype)  # (key heads, groups, T)
+        dot = (grad * out).sum(-1, dtype=wide).to(out.dtype)  # (key heads, T, groups)
         d_query = torch.empty_like(query)
         sums = _Sums(torch.zeros(key.shape, dtype=wide), torch.zeros(value.shape, dtype=wide))
         biases = ctx.plan.bias(ctx.window, out.dtype)
         for number, block in enumerate(ctx.plan.blocks):
             share = kept[number] if kept else _shares(block, at, biases[number])
-            d_query[:, :, block.rows] = _backward(block, share, at, grad, dot, sums)
-        heads, tokens, width = query.shape[0] * query.shape[1], query.shape[2], query.shape[3]
-        d_query = d_query.mul_(ctx.scaling).view(1, heads, tokens, width)
+            d_query[:, block.rows] = _backward(block, share, at, grad, dot, sums)
+        d_query = d_query.mul_(ctx.scaling).transpose(1, 2).reshape(1, key_heads * groups, tokens, width)
         return d_query, sums.key.to(key.dtype)[None], sums.value.to(value.dtype)[None], None, None, None
 
 
@@ -82,48 +82,47 @@ class _Sums(NamedTuple):
 
 
 def _shares(block: Block, at: _Heads, bias: tuple[Tensor | None, Tensor]) -> Tensor:
-    """(key heads, groups * rows, shared + longest): how much of each key a row takes."""
-    key_heads, groups, _, _ = at.query.shape
+    """(key heads, rows * groups, shared + longest): how much of each key a row takes."""
+    key_heads, _, groups, _ = at.query.shape
     shared_bias, own_bias = bias
-    scores = torch.empty(key_heads, groups * block.count, block.seen + block.longest, dtype=at.query.dtype)
-    by_row = scores.view(key_heads, groups, block.count, -1)
+    scores = torch.empty(key_heads, block.count * groups, block.seen + block.longest, dtype=at.query.dtype)
+    by_row = scores.view(key_heads, block.count, groups, -1)
     if len(block.lengths) == 1:
-        spans = (*block.shared, block.rows)
-        torch.matmul(_rows(at.query, block), _together(at.key, spans).transpose(1, 2), out=scores)
+        keys = _together(at.key, (*block.shared, block.rows))
+        torch.matmul(_rows(at.query, block), keys.transpose(1, 2), out=scores)
+        by_row[..., block.seen :].add_(own_bias[:, None])
     else:
         if block.seen:
             scores[..., : block.seen] = _rows(at.query, block) @ _together(at.key, block.shared).transpose(1, 2)
-        own = _padded(at.query, block) @ _padded_keys(at.key, block).transpose(1, 2)
-        by_row[..., block.seen :] = _unpadded(own, block, groups)
-    by_row[..., block.seen :].add_(own_bias)
+        own = _padded(at.query, block) @ _padded(at.key, block).transpose(1, 2)
+        torch.add(_unpadded(own, block, groups), own_bias[:, None], out=by_row[..., block.seen :])
     if shared_bias is not None:
-        by_row[..., : block.seen].add_(shared_bias)
+        by_row[..., : block.seen].add_(shared_bias[:, None])
     return torch.softmax(scores, -1)
 
 
 def _mix(block: Block, share: Tensor, value: Tensor) -> Tensor:
-    """(key heads, groups, rows, d): values in the proportions of the shares."""
+    """(key heads, rows, groups, d): values in the proportions of the shares."""
     key_heads, groups = value.shape[0], share.shape[1] // block.count
     if len(block.lengths) == 1:
-        return (share @ _together(value, (*block.shared, block.rows))).view(key_heads, groups, block.count, -1)
-    own = _unpadded(_padded_shares(share, block) @ _padded_keys(value, block), block, groups)
+        return (share @ _together(value, (*block.shared, block.rows))).view(key_heads, block.count, groups, -1)
+    own = _unpadded(_padded_shares(share, block) @ _padded(value, block), block, groups)
     if block.seen:
-        mixed = share[..., : block.seen] @ _together(value, block.shared)
-        own += mixed.view(key_heads, groups, block.count, -1)
+        own += (share[..., : block.seen] @ _together(value, block.shared)).view(own.shape)
     return own
 
 
 def _backward(block: Block, share: Tensor, at: _Heads, grad: Tensor, dot: Tensor, sums: _Sums) -> Tensor:
     """Add to the gradients of keys and values; return that of the block's scaled queries."""
-    key_heads, groups, _, _ = at.query.shape
+    key_heads, _, groups, _ = at.query.shape
     d_out, query = _rows(grad, block), _rows(at.query, block)
-    d_dot = dot[:, :, block.rows].reshape(key_heads, groups * block.count, 1)
+    d_dot = dot[:, block.rows].reshape(key_heads, block.count * groups, 1)
     if len(block.lengths) == 1:
         spans = (*block.shared, block.rows)
         d_scores = (d_out @ _together(at.value, spans).transpose(1, 2)).sub_(d_dot).mul_(share)
         _spread(sums.value, spans, share.transpose(1, 2) @ d_out)
         _spread(sums.key, spans, d_scores.transpose(1, 2) @ query)
-        return (d_scores @ _together(at.key, spans)).view(key_heads, groups, block.count, -1)
+        return (d_scores @ _together(at.key, spans)).view(key_heads, block.count, groups, -1)
     d_query = _backward_own(block, share, at, grad, d_dot, sums)
     if block.seen:
         upper = share[..., : block.seen]
@@ -136,19 +135,18 @@ def _backward(block: Block, share: Tensor, at: _Heads, grad: Tensor, dot: Tensor
 
 def _backward_own(block: Block, share: Tensor, at: _Heads, grad: Tensor, d_dot: Tensor, sums: _Sums) -> Tensor:
     """The part of `_backward` in which several branches see their own keys."""
-    groups = at.query.shape[1]
+    groups = at.query.shape[2]
     own, d_out = _padded_shares(share, block), _padded(grad, block)
-    d_own = _unpadded(d_out @ _padded_keys(at.value, block).transpose(1, 2), block, groups)
-    d_own = d_own.sub_(d_dot.view(*d_own.shape[:3], 1)).mul_(share.view(*d_own.shape[:3], -1)[..., block.seen :])
-    d_scores = _pad_rows(d_own, block)
+    d_own = d_out @ _padded(at.value, block).transpose(1, 2)
+    d_scores = d_own.sub_(_padded(d_dot.view(-1, block.count, groups, 1), block, whole=True)).mul_(own)
     _spread_padded(sums.value, block, own.transpose(1, 2) @ d_out)
     _spread_padded(sums.key, block, d_scores.transpose(1, 2) @ _padded(at.query, block))
-    return _unpadded(d_scores @ _padded_keys(at.key, block), block, groups)
+    return _unpadded(d_scores @ _padded(at.key, block), block, groups)
 
 
 def _rows(states: Tensor, block: Block) -> Tensor:
-    """(key heads, groups, T, d) to (key heads, groups * rows, d)."""
-    return states[:, :, block.rows].reshape(states.shape[0], -1, states.shape[-1])
+    """(key heads, T, groups, d) to (key heads, rows * groups, d)."""
+    return states[:, block.rows].flatten(1, 2)
 
 
 def _together(states: Tensor, spans: tuple[slice, ...]) -> Tensor:
@@ -173,39 +171,27 @@ def _spread(total: Tensor, spans: tuple[slice, ...], part: Tensor) -> None:
         begin = end
 
 
-def _padded(states: Tensor, block: Block) -> Tensor:
-    """(key heads, groups, T, d) to (key heads * branches, groups * longest, d); padding repeats some row."""
-    key_heads, groups, _, width = states.shape
-    chosen = states[:, :, block.rows].index_select(2, block.gather)
-    branches = chosen.view(key_heads, groups, len(block.lengths), block.longest, width)
-    return branches.transpose(1, 2).reshape(-1, groups * block.longest, width)
+def _padded(states: Tensor, block: Block, *, whole: bool = False) -> Tensor:
+    """(key heads, T, [groups,] d) to (key heads * branches, longest [* groups], d); padding repeats some row.
 
-
-def _padded_keys(states: Tensor, block: Block) -> Tensor:
-    """(key heads, T, d) to (key heads * branches, longest, d)."""
-    return states[:, block.rows].index_select(1, block.gather).view(-1, block.longest, states.shape[-1])
+    `whole` states hold the block's rows and no others.
+    """
+    chosen = (states if whole else states[:, block.rows]).index_select(1, block.gather)
+    return chosen.view(states.shape[0] * len(block.lengths), -1, states.shape[-1])
 
 
 def _padded_shares(share: Tensor, block: Block) -> Tensor:
-    """(key heads, groups * rows, shared + longest) to (key heads * branches, groups * longest, longest)."""
-    by_row = share.view(share.shape[0], -1, block.count, share.shape[-1])
-    return _pad_rows(by_row[..., block.seen :], block)
-
-
-def _pad_rows(by_row: Tensor, block: Block) -> Tensor:
-    """(key heads, groups, rows, longest) to (key heads * branches, groups * longest, longest), zero-padded."""
-    key_heads, groups, _, width = by_row.shape
-    padded = torch.zeros(key_heads, groups, len(block.lengths) * block.longest, width, dtype=by_row.dtype)
-    padded.index_copy_(2, block.scatter, by_row)
-    branches = padded.view(key_heads, groups, len(block.lengths), block.longest, width)
-    return branches.transpose(1, 2).reshape(-1, groups * block.longest, width)
+    """(key heads, rows * groups, shared + longest) to (key heads * branches, longest * groups, longest), with zeros."""
+    by_row = share.view(share.shape[0], block.count, -1, share.shape[-1])[..., block.seen :]
+    padded = torch.zeros(share.shape[0], block.gather.shape[0], *by_row.shape[2:], dtype=share.dtype)
+    padded.index_copy_(1, block.scatter, by_row)
+    return padded.view(share.shape[0] * len(block.lengths), -1, block.longest)
 
 
 def _unpadded(states: Tensor, block: Block, groups: int) -> Tensor:
-    """(key heads * branches, groups * longest, x) to (key heads, groups, rows, x)."""
-    branches = states.view(-1, len(block.lengths), groups, block.longest, states.shape[-1])
-    flat = branches.transpose(1, 2).reshape(branches.shape[0], groups, -1, states.shape[-1])
-    return flat.index_select(2, block.scatter)
+    """(key heads * branches, longest * groups, x) to (key heads, rows, groups, x)."""
+    flat = states.view(states.shape[0] // len(block.lengths), -1, groups, states.shape[-1])
+    return flat.index_select(1, block.scatter)
 
 
 def _spread_padded(total: Tensor, block: Block, part: Tensor) -> None:
