@@ -1,0 +1,82 @@
+"""What README and the how-to pages tell a person to type is typed here, on a tiny model."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from tests.workshop import small_recipe, tickets, write_csv
+
+from luthier.cli.app import run_command
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "howto").glob("*.md")), ROOT / "docs" / "tutorial.md"]
+NOT_TYPED = ("pip ", "./demo", "./check", "luthier schema >", "luthier --install-completion")
+"""Commands that install, set a machine up, or need a shell."""
+
+
+def commands() -> list[tuple[str, str]]:
+    """Every `luthier …` line of a console block, with its page."""
+    found = []
+    for page in PAGES:
+        for block in re.findall(r"```console\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+            lines = re.findall(r"^\$ (.*?)(?:\s+#.*)?$", block, re.MULTILINE)
+            found += [(page.name, line) for line in lines if not line.startswith(NOT_TYPED)]
+    return found
+
+
+def python_blocks() -> list[tuple[str, str]]:
+    """Every Python block of the how-to pages."""
+    pages = sorted((ROOT / "docs" / "howto").glob("*.md"))
+    return [
+        (page.name, block)
+        for page in pages
+        for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    ]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the pages' commands make sense: a recipe that was run, tickets, predictions."""
+    folder = tmp_path_factory.mktemp("docs")
+    small_recipe(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LUTHIER_CACHE", str(folder / "cache"))
+        patch.chdir(folder)
+        assert run_command(["run", "recipe.yaml"]) == 0
+    return folder
+
+
+def _first_id(place: Path) -> str:
+    from luthier.flow.locate import find_artifact
+    from luthier.text.dataset import read_examples
+
+    return read_examples(find_artifact("recipe.yaml:data").artifact, "test")[0].id
+
+
+@pytest.mark.parametrize(("page", "line"), commands(), ids=lambda value: str(value)[:60])
+def test_a_command_of_the_pages_works(page: str, line: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LUTHIER_CACHE", str(place / "cache"))
+    monkeypatch.chdir(place)
+    words = shlex.split(line)
+    assert words[0] == "luthier", f"{page}: what is typed is Luthier's"
+    if words[1] == "new":
+        monkeypatch.chdir(place / "cache")
+        write_csv(Path("tickets.csv"), tickets(60))
+    line = line.replace("support/recipe.yaml", "recipe.yaml").replace("support:", "recipe.yaml:")
+    line = re.sub(r"\bsupport\b", "recipe.yaml", line) if words[1] != "new" else line
+    line = line.replace("recipes/headlines/recipe.yaml", "recipe.yaml").replace("recipes/headlines", "recipe.yaml")
+    line = line.replace("EXAMPLE", _first_id(place)) if "EXAMPLE" in line else line
+    if words[1] == "chat":
+        line += " -p hello --max-tokens 4"
+    assert run_command(shlex.split(line)[1:]) in (0, 1, 3), line
+
+
+@pytest.mark.parametrize(("page", "block"), python_blocks(), ids=lambda value: str(value)[:40])
+def test_the_python_of_the_pages_runs(page: str, block: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LUTHIER_CACHE", str(place / "cache"))
+    monkeypatch.chdir(place)
+    code = block.replace('"smollm2-135m-instruct"', '"tiny-model"')
+    exec(compile(code, page, "exec"), {})  # the page's own words
