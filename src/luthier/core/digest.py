@@ -35,7 +35,8 @@ def file_digest(path: Path) -> str:
             while chunk := file.read(_CHUNK):
                 state.update(chunk)
     except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", where=Where(file=str(path))) from error
+        remedy = "give yourself the right to read it, and check the disk"
+        raise DataError(f"cannot be read: {error.strerror}", where=Where(file=str(path)), remedy=remedy) from error
     return state.hexdigest()
 
 

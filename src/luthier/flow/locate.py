@@ -18,7 +18,7 @@ _RECIPE_FILES = ("*.yaml", "*.yml", "*/recipe.yaml", "recipes/*/recipe.yaml")
 def find_recipe(given: Path | None) -> Path:
     """The recipe that was named; or `recipe.yaml` here; or the only recipe nearby."""
     if given is not None:
-        return given / "recipe.yaml" if given.is_dir() else given
+        return given / "recipe.yaml" if (given / "recipe.yaml").exists() else given
     here = Path("recipe.yaml")
     if here.is_file():
         return here
@@ -63,7 +63,8 @@ def find_artifact(word: str | None) -> Found:
         if text.endswith((".yaml", ".yml")) and not Path(text).exists():
             raise RecipeError("there is no such recipe", where=Where(file=text), remedy="`luthier new NAME` writes one")
         message = f"wanted RECIPE:STEP or the beginning of an artifact's digest, came {text!r}"
-        raise UnknownName(message, remedy="for example recipe.yaml:tune; `luthier show recipe.yaml` lists its steps")
+        remedy = "for example recipe.yaml:tune; `luthier show recipe.yaml` lists its steps"
+        raise UnknownName(message, where=Where(field="RECIPE:STEP"), remedy=remedy)
     recipe = Recipe.load(find_recipe(Path(file) if file else None))
     what = plan(recipe)
     return Found(what.artifact(step), what, step)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from luthier.core.component import Component, member, members, roles
-from luthier.core.errors import UnknownName, did_you_mean
+from luthier.core.component import Component, members, roles
+from luthier.core.errors import UnknownName, Where, did_you_mean
 
 _BASES = (
     "luthier.core.step",
@@ -33,7 +33,7 @@ def role_named(name: str) -> type[Component]:
     """A role by its name; `UnknownName` with a suggestion."""
     found = all_roles()
     if name not in found:
-        raise UnknownName(f"there is no role {name!r}", remedy=did_you_mean(name, found))
+        raise UnknownName(f"there is no role {name!r}", where=Where(field="ROLE"), remedy=did_you_mean(name, found))
     return found[name]
 
 
@@ -58,7 +58,11 @@ def settings_of(part: type[Component]) -> list[dict[str, Any]]:
 
 def part_named(role: str, kind: str) -> type[Component]:
     """One part by role and kind."""
-    return member(role_named(role), kind)
+    found = members(role_named(role))
+    if kind not in found:
+        where, remedy = Where(field="KIND"), did_you_mean(kind, found)
+        raise UnknownName(f"there is no {role} {kind!r}", where=where, remedy=remedy)
+    return found[kind]
 
 
 def _shown(value: Any) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.artifact import Artifact
-from luthier.core.errors import LuthierError, UnknownName, did_you_mean
+from luthier.core.errors import LuthierError, UnknownName, Where, did_you_mean
 from luthier.core.step import Forecast, Outline, Outlook, Step
 from luthier.core.store import Store
 from luthier.core.wheel import cache_folder
@@ -56,7 +56,8 @@ class Plan:
             if planned.name == name:
                 return planned
         remedy = did_you_mean(name, (planned.name for planned in self.steps))
-        raise UnknownName(f"{self.recipe.file} has no step {name!r}", remedy=remedy)
+        where = Where(file=self.recipe.file, field="steps")
+        raise UnknownName(f"there is no step {name!r}", where=where, remedy=remedy)
 
     def store_of(self, planned: Planned) -> Store:
         """Where a step's artifact is kept: the recipe's store, or the user's shared one."""
@@ -66,7 +67,10 @@ class Plan:
         """The finished artifact of a step; `UnknownName` when it is not made yet."""
         planned = self[name]
         if not self.store.has(planned.digest):
-            raise UnknownName(f"step {name!r} is not made yet", remedy=f"`luthier run {self.recipe.file}`")
+            where = Where(file=self.recipe.file, field=f"steps.{name}")
+            raise UnknownName(
+                "this step is not made yet", where=where, remedy=f"`luthier run {self.recipe.file}` makes it"
+            )
         return self.store.open(planned.digest)
 
     def as_json(self) -> dict[str, Any]:

@@ -67,7 +67,7 @@ class Recipe(BaseModel):
     def load(cls, path: Path | str, overrides: Iterable[str] = ()) -> Self:
         """Read a recipe file, apply overrides, and check everything that can be checked before a run."""
         path = Path(path)
-        file = path / "recipe.yaml" if path.is_dir() else path
+        file = path / "recipe.yaml" if (path / "recipe.yaml").exists() else path
         source = override(read_yaml(file), tuple(overrides))
         return cls.of(source, file.parent)
 

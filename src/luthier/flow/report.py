@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.artifact import Artifact
-from luthier.core.errors import UnknownName
+from luthier.core.errors import UnknownName, Where
 from luthier.core.files import write_aside
 from luthier.core.step import Forecast
 from luthier.flow.plan import Plan
@@ -24,8 +24,9 @@ def report_facts(plan: Plan) -> ReportFacts:
     from luthier.eval.report import collect
 
     artifacts = {planned.name: plan.store.open(planned.digest) for planned in plan if planned.cached}
-    if not artifacts:
-        raise UnknownName("nothing of this recipe is made yet", remedy=f"`luthier run {plan.recipe.file}`")
+    if not any(planned.cached and not planned.step.shared for planned in plan):
+        where, remedy = Where(file=plan.recipe.file), f"`luthier run {plan.recipe.file}` makes it"
+        raise UnknownName("nothing of this recipe is made yet", where=where, remedy=remedy)
     return collect(
         plan.recipe.name,
         plan.recipe.text,

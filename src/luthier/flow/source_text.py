@@ -37,11 +37,16 @@ class SourceText:
     def where(self, key: Key) -> Where:
         """The place of a path, or of its nearest parent that was written down."""
         field = dotted(key)
-        if any(key[: len(path)] == path for path in self.given):
+        if any(self._gave(path, key) for path in self.given):
             return Where(file=COMMAND_LINE, field=field)
         while key and key not in self.lines:
             key = key[:-1]
         return Where(file=self.file, line=self.lines.get(key), field=field or None)
+
+    def _gave(self, path: Key, key: Key) -> bool:
+        """Whether the command line gave a path, or something on the way to it that the file does not have."""
+        new = next((end for end in range(1, len(path)) if path[:end] not in self.lines), len(path))
+        return key[:new] == path[:new]
 
 
 def dotted(key: Key) -> str:

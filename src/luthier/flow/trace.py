@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.artifact import Artifact
-from luthier.core.errors import UnknownName
+from luthier.core.errors import UnknownName, Where
 from luthier.core.ledger import Ledger, ledger_url
 from luthier.core.store import Store
 from luthier.data.story import story
@@ -97,10 +97,11 @@ def _story(example: str, what: Plan) -> dict[str, Any]:
             return story(what.store.open(planned.digest), example)
         except UnknownName as error:
             missing = error
-    remedy = "ids stand in the report, and in `luthier export RECIPE:STEP --to FOLDER`"
-    raise missing or UnknownName(
-        "no data set of this recipe is made yet", remedy=f"luthier run {what.recipe.file}; {remedy}"
-    )
+    where = Where(file=what.recipe.file)
+    if missing is not None:
+        raise UnknownName(missing.message, where=where, remedy=missing.remedy) from missing
+    remedy = f"`luthier run {what.recipe.file}` makes it"
+    raise UnknownName("no data set of this recipe is made yet", where=where, remedy=remedy)
 
 
 def _learnt(name: str, artifact: Artifact, example: str, store: Store) -> Iterator[dict[str, Any]]:

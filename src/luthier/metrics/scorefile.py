@@ -155,7 +155,10 @@ def fitting(answers: Answers) -> list[Metric]:
 def _metric(metric: str | Metric) -> Metric:
     if isinstance(metric, Metric):
         return metric
-    return member(Metric, metric)(kind=metric)
+    try:
+        return member(Metric, metric)(kind=metric)
+    except UnknownName as error:
+        raise UnknownName(error.message, where=Where(field="metric"), remedy=error.remedy) from error
 
 
 def _measured(metrics: Sequence[Metric], answers: Answers, seed: int) -> dict[str, Any]:
@@ -250,7 +253,8 @@ def _paired(a: ScoreFile, b: ScoreFile) -> list[tuple[int, int]]:
     places = {name: row for row, name in enumerate(b.ids)}
     pairs = [(row, places[name]) for row, name in enumerate(a.ids) if name in places]
     if not pairs:
-        raise UnknownName(f"no id of {a.path} is in {b.path}", remedy="compare files about the same rows")
+        where = Where(file=str(a.path), field="id")
+        raise UnknownName(f"no id is in {b.path}, too", where=where, remedy="compare files about the same rows")
     return pairs
 
 

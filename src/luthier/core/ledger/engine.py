@@ -30,10 +30,11 @@ def _url(text: str) -> URL:
     try:
         url = make_url(text)
     except ArgumentError as error:
-        raise InputError("LUTHIER_LEDGER is no database URL", remedy=_FORMS) from error
+        raise InputError("is no database URL", where=Where(field="LUTHIER_LEDGER"), remedy=_FORMS) from error
     name = url.get_backend_name()
     if name not in ("sqlite", "postgresql", "postgres"):
-        raise InputError(f"the ledger does not live on {name!r}", remedy=_FORMS)
+        where = Where(field="LUTHIER_LEDGER")
+        raise InputError(f"the ledger does not live on {name!r}", where=where, remedy=_FORMS)
     return url if name == "sqlite" else url.set(drivername="postgresql+psycopg")
 
 
