@@ -145,7 +145,7 @@ BEFORE = (
     _typed("data for a recipe", "tickets.csv:1", "came text", "luthier: 1", "show", "tickets.csv", kind="RecipeError"),
     _typed(
         "unknown digest",
-        ".luthier",
+        "{folder}/.luthier",
         "no artifact has a digest beginning with 'abcdef12'",
         "`luthier store list`",
         "show",
@@ -328,7 +328,7 @@ AFTER = (
     ),
     Case(
         "two digests",
-        ".luthier",
+        "{folder}/.luthier",
         "2 artifacts have a digest beginning with 'abcdef'",
         "`luthier store list`",
         ("show", "abcdef"),

@@ -80,7 +80,7 @@ class Plan:
 
 def store_place(base: Path) -> str:
     """Where a recipe's store is: `LUTHIER_STORE` (path or URL), or `.luthier` beside the recipe."""
-    return os.environ.get("LUTHIER_STORE") or str(base / ".luthier")
+    return os.environ.get("LUTHIER_STORE") or str((base / ".luthier").absolute())
 
 
 def shared_store() -> Store:
