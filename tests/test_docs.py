@@ -57,13 +57,15 @@ def _first_id(place: Path) -> str:
 
 
 @pytest.mark.parametrize(("page", "line"), commands(), ids=lambda value: str(value)[:60])
-def test_a_command_of_the_pages_works(page: str, line: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_of_the_pages_works(
+    page: str, line: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LUTHIER_CACHE", str(place / "cache"))
     monkeypatch.chdir(place)
     words = shlex.split(line)
     assert words[0] == "luthier", f"{page}: what is typed is Luthier's"
     if words[1] == "new":
-        monkeypatch.chdir(place / "cache")
+        monkeypatch.chdir(tmp_path)
         write_csv(Path("tickets.csv"), tickets(60))
     line = line.replace("support/recipe.yaml", "recipe.yaml").replace("support:", "recipe.yaml:")
     line = re.sub(r"\bsupport\b", "recipe.yaml", line) if words[1] != "new" else line

@@ -106,6 +106,13 @@ CASES = (
         recipe=edited("macro_f1]", "macrof1]"),
     ),
     Case(
+        "a variable where none is taken",
+        "recipe.yaml:2 (name)",
+        "takes no environment variable",
+        "write the value itself",
+        recipe=edited("name: tickets", "name: $NAME"),
+    ),
+    Case(
         "metric twice",
         "recipe.yaml:22 (steps.report.metrics)",
         "accuracy is named twice",

@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaH
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from luthier.core.errors import UnknownName, did_you_mean
+from luthier.core.paths import Environment, is_variable
 
 Role = TypeVar("Role", bound="Component")
 
@@ -134,6 +135,13 @@ def refuse_unknown_settings(cls: type[BaseModel], data: Any) -> Any:
             hint = did_you_mean(str(name), cls.model_fields)
             context = {"name": str(name), "hint": hint}
             raise PydanticCustomError("unknown_setting", "there is no setting '{name}' here; {hint}", context)
+        if (
+            isinstance(value, str)
+            and is_variable(value)
+            and not any(isinstance(m, Environment) for m in field.metadata)
+        ):
+            words = "'{name}' takes no environment variable, came {value}; write the value itself"
+            raise PydanticCustomError("environment", words, {"name": name, "value": value})
         if isinstance(value, bool) and _wants_number(field.annotation):
             context = {"name": name, "value": str(value).lower()}
             raise PydanticCustomError("number", "'{name}' wants a number, came {value}", context)

@@ -11,7 +11,6 @@ make the same artifact at once send the same bytes.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 import time
@@ -25,6 +24,7 @@ from luthier.core.artifact import MANIFEST, TIMING, Artifact, FileEntry, Manifes
 from luthier.core.digest import file_digest
 from luthier.core.errors import CorruptArtifact, InputError, LuthierError, MissingExtra, UnknownName, Where
 from luthier.core.files import sync_tree, unseal, write_aside, writing
+from luthier.core.paths import cache_folder
 from luthier.core.store import Store
 
 _BUCKETED = {"s3", "s3a", "gs", "gcs", "az", "abfs", "oci"}
@@ -44,13 +44,6 @@ def open_store(place: Path | str, *, shared: Store | None = None) -> Store:
     if protocol in ("file", "local"):
         return Store(Path(rest), shared=shared)
     return RemoteStore(text, shared=shared)
-
-
-def cache_folder() -> Path:
-    """This user's cache: `LUTHIER_CACHE`, else `luthier` in the user's cache folder."""
-    if named := os.environ.get("LUTHIER_CACHE"):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "luthier"
 
 
 class RemoteStore(Store):

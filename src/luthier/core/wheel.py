@@ -25,6 +25,7 @@ from filelock import FileLock
 
 from luthier.core.errors import DataError, InputError, Where, did_you_mean
 from luthier.core.files import writing
+from luthier.core.paths import cache_folder
 
 MEMBER_LIMIT_BYTES = 64 << 30
 """The largest member that is taken out of a wheel."""
@@ -39,11 +40,6 @@ _UNREACHED = re.compile(
     r"NewConnectionError|Failed to establish|Name or service not known|name resolution|ConnectTimeout|ReadTimeout"
     r"|ProxyError|SSLError|Connection refused|Network is unreachable",
 )
-
-
-def cache_folder() -> Path:
-    """Where this user's fetched packages and converted base models are kept: `LUTHIER_CACHE`, or `~/.cache/luthier`."""
-    return Path(os.environ.get("LUTHIER_CACHE") or Path.home() / ".cache" / "luthier")
 
 
 def wheel_cache() -> Path:

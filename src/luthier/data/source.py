@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from luthier.core.component import Component
 from luthier.core.digest import file_digest
+from luthier.core.paths import PathText, locate
 from luthier.data.layouts import Layout
 from luthier.data.mapping import Mapping, Parts, decide
 from luthier.data.row import Broken, Record
@@ -118,12 +119,12 @@ def _map(record: Record | Broken, mapping: Mapping) -> tuple[Record, Parts] | Br
 class FileSource(Source):
     """A source that is one file below the recipe's folder."""
 
-    path: str = Field(min_length=1)
-    """The file; a relative path starts at the recipe's folder."""
+    path: PathText
+    """The file; a relative path starts at the recipe's folder, and `$NAME` is taken from the environment."""
 
     def place(self, base: Path) -> Path:
         """Where the file lies."""
-        return base / self.path
+        return locate(self.path, base)
 
     def fingerprint(self, base: Path) -> str | None:
         """A digest of the file's bytes; None when it cannot be read (`read` says why)."""

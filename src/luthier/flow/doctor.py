@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from luthier.core.wheel import cache_folder
+from luthier.core.paths import cache_folder
 from luthier.flow.plan import store_place
 
 State = Literal["good", "note", "missing"]

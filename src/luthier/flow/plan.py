@@ -11,9 +11,9 @@ from typing import Any
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import LuthierError, UnknownName, Where, did_you_mean
+from luthier.core.paths import cache_folder
 from luthier.core.step import Forecast, Outline, Outlook, Step
 from luthier.core.store import Store
-from luthier.core.wheel import cache_folder
 from luthier.flow.recipe import Recipe
 
 

@@ -67,7 +67,7 @@ def _by_place(problems: list[ErrorDetails], data: Any) -> dict[Key, list[ErrorDe
 def _place(problem: ErrorDetails, data: Any) -> Key:
     key = _written_key(problem["loc"], data)
     name = problem.get("ctx", {}).get("name")
-    if problem["type"] in ("unknown_setting", "number") and isinstance(name, str):
+    if problem["type"] in ("unknown_setting", "number", "environment") and isinstance(name, str):
         return (*key, name)
     if problem["type"] == "kind" and isinstance(_at(key, data), dict):
         return (*key, "kind")

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from pydantic import TypeAdapter, ValidationError
 
 from luthier.core.errors import ModelError, Where, did_you_mean
+from luthier.core.paths import locate
 from luthier.models.source import ModelSource, is_hub_id
 
 
@@ -66,7 +67,7 @@ def resolve(value: str | Mapping[str, Any] | ModelSource, base: Path) -> ModelSo
         return _parse(value)
     if value in CATALOG:
         return _parse(CATALOG[value].source)
-    path = base / Path(value).expanduser()
+    path = locate(value, base)
     if value.endswith(".gguf") or (value and path.is_dir()):
         return _local(value, path)
     if is_hub_id(value) and not value.startswith((".", "~")):

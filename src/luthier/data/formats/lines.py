@@ -60,8 +60,8 @@ def open_file(path: Path, name: str) -> BinaryIO:
 def _no_file_remedy(path: Path, name: str) -> str:
     if near := _near(path):
         return f"did you mean {near!r}?"
-    if name.startswith(("~", "$")):
-        return "write the path out: ~ and $NAME are not replaced, so that a recipe reads the same file for everybody"
+    if "$" in name:
+        return "check the path and what the environment variable in it says"
     return "check `path`; relative paths start at the recipe's folder"
 
 

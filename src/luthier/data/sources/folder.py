@@ -10,6 +10,7 @@ from pydantic import Field
 
 from luthier.core.digest import files_digest
 from luthier.core.errors import DataError, Where
+from luthier.core.paths import PathText, locate
 from luthier.data.formats import by_suffix
 from luthier.data.row import Broken, Record
 from luthier.data.source import Say, Source
@@ -19,8 +20,8 @@ class Folder(Source):
     """All CSV, TSV, JSONL, Parquet and text files of a folder, in order of their names."""
 
     kind: Literal["folder"] = "folder"
-    path: str = Field(min_length=1)
-    """The folder; a relative path starts at the recipe's folder."""
+    path: PathText
+    """The folder; a relative path starts at the recipe's folder, and `$NAME` is taken from the environment."""
     glob: str = Field(default="**/*", min_length=1)
     """Which files are read, such as `*.jsonl` or `2024/**/*.csv`."""
 
@@ -35,7 +36,7 @@ class Folder(Source):
 
     def files(self, base: Path) -> list[Path]:
         """The files, sorted; a link that leads out of the folder is refused."""
-        root = base / self.path
+        root = locate(self.path, base)
         if not root.is_dir():
             what = "is a file, not a folder" if root.exists() else "there is no such folder"
             raise DataError(what, where=Where(file=self.path), remedy="check `path`; it starts at the recipe's folder")
@@ -52,16 +53,16 @@ class Folder(Source):
         return [path for path in found if path.suffix.lower() in by_suffix.SUFFIXES]
 
     def _name(self, file: Path, base: Path) -> str:
-        return f"{self.path.rstrip('/')}/{file.relative_to(base / self.path).as_posix()}"
+        return f"{self.path.rstrip('/')}/{file.relative_to(locate(self.path, base)).as_posix()}"
 
     def fingerprint(self, base: Path) -> str | None:
         """A digest of the files' names and contents; None when there is no such folder."""
-        root = base / self.path
+        root = locate(self.path, base)
         return files_digest(self.files(base), root) if root.is_dir() else None
 
     def size(self, base: Path) -> int | None:
         """The bytes of all files."""
-        return sum(file.stat().st_size for file in self.files(base)) if (base / self.path).is_dir() else None
+        return sum(file.stat().st_size for file in self.files(base)) if (locate(self.path, base)).is_dir() else None
 
 
 def _hidden(path: Path, root: Path) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from luthier.core.digest import files_digest
+from luthier.core.paths import PathText, locate
 from luthier.models.describe import read_licence
 from luthier.models.source import ModelSource, Provenance, Say, adopt, model_files
 
@@ -14,8 +15,8 @@ class Folder(ModelSource):
     """A folder with `config.json`, safetensors weights and a tokenizer."""
 
     kind: Literal["folder"] = "folder"
-    path: str
-    """The folder; a relative path starts at the recipe's folder."""
+    path: PathText
+    """The folder; a relative path starts at the recipe's folder, and `$NAME` is taken from the environment."""
 
     def fetch(self, folder: Path, base: Path, say: Say) -> Provenance:
         """Copy the folder's model files."""
@@ -34,4 +35,4 @@ class Folder(ModelSource):
         return sum(path.stat().st_size for path in model_files(place)) if place.is_dir() else None
 
     def _place(self, base: Path) -> Path:
-        return base / Path(self.path).expanduser()
+        return locate(self.path, base)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from luthier.core.digest import file_digest
+from luthier.core.paths import PathText, locate
 from luthier.models.from_gguf import convert
 from luthier.models.source import ModelSource, Provenance, Say
 
@@ -14,8 +15,8 @@ class Gguf(ModelSource):
     """A GGUF file: its weights are dequantised, its tokenizer and chat template rebuilt."""
 
     kind: Literal["gguf"] = "gguf"
-    path: str
-    """The `.gguf` file; a relative path starts at the recipe's folder."""
+    path: PathText
+    """The `.gguf` file; a relative path starts at the recipe's folder, and `$NAME` is taken from the environment."""
 
     def fetch(self, folder: Path, base: Path, say: Say) -> Provenance:
         """Convert the file."""
@@ -33,4 +34,4 @@ class Gguf(ModelSource):
         return path.stat().st_size if path.is_file() else None
 
     def _place(self, base: Path) -> Path:
-        return base / Path(self.path).expanduser()
+        return locate(self.path, base)
