@@ -10,14 +10,16 @@ from functools import partial
 
 @contextmanager
 def no_bars() -> Iterator[None]:
-    """Switch transformers' progress bars off, and back on afterwards when they were on."""
+    """Switch transformers' progress bars and warnings off, and back on afterwards; what they say is asked for."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity(logging.CRITICAL)
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()
 
