@@ -54,6 +54,7 @@ def run_command(arguments: list[str]) -> int:
     """Run a command; returns the exit code, having printed whatever went wrong."""
     as_json = "--json" in arguments
     signal.signal(signal.SIGTERM, _terminated)
+    _share_processors()
     try:
         outcome = app(arguments, prog_name="luthier", standalone_mode=False)
         return outcome if isinstance(outcome, int) else 0
@@ -83,6 +84,14 @@ def _usage(error: Any) -> InputError:
     said = str(error.format_message()).strip().rstrip(".").replace("Value error, ", "")
     said = said[:1].lower() + said[1:]
     return InputError(said, where=Where(field=command), remedy=f"`{command} --help` shows how it is called")
+
+
+def _share_processors() -> None:
+    """Let threads that wait for each other sleep, not spin: beside one busy program, tuning was seen six times quicker.
+
+    OpenMP reads this when torch is loaded; what the user has set stays.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _terminated(signum: int, frame: FrameType | None) -> None:
