@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.models.pack import Pack, Row, common, pack, packs
+from luthier.models.pack import Pack, Row, common, pack, packs, rounded
 
 TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=12)
 ROWS = st.lists(TOKENS, min_size=1, max_size=8)
@@ -108,6 +108,23 @@ def test_moving_to_the_same_device_is_free() -> None:
     moved = made.on(torch.device("meta"))
     assert isinstance(moved, Pack)
     assert moved.ids.device.type == "meta"
+
+
+@given(ROWS, SHARE)
+def test_rounding_adds_one_branch_that_nobody_reads(rows: list[list[int]], share: int) -> None:
+    made = pack([learnt_at_end(ids) for ids in rows], share)
+    wider = rounded(made)
+    assert wider.tokens % 8 == 0
+    assert wider.tokens - made.tokens < 8
+    assert wider.unpack() == rows
+    assert torch.equal(wider.ids[: made.tokens], made.ids)
+    assert wider.parent.shape[0] - made.parent.shape[0] == (wider.tokens > made.tokens)
+
+
+def test_sizes_are_few() -> None:
+    sizes = {rounded(pack([learnt_at_end([1] * length)])).tokens for length in range(512, 1025)}
+    assert len(sizes) == 17
+    assert rounded(pack([Row([1, 2], [0.0, 0.0])])).tokens == 0
 
 
 def test_common_counts_leading_ids() -> None:

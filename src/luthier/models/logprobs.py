@@ -18,7 +18,7 @@ from torch import Tensor
 
 from luthier.models.attention import Pass, Unpackable, packed
 from luthier.models.head import Head, Shape
-from luthier.models.pack import Pack, Row, pack
+from luthier.models.pack import Pack, Row, pack, rounded
 
 FEW_TARGETS = 4
 """Training reads logits in fp32 while at most one token in this many is learnt: below that it costs next to nothing."""
@@ -38,12 +38,15 @@ class Reading:
 def logprobs(model: torch.nn.Module, pack: Pack, *, quick: bool = True) -> Tensor:
     """(N,) log-probabilities of the pack's targets, in fp32 (float64 when the model is)."""
     inner, how = plain_model(model), reading(model)
-    pack = pack.on(next(inner.parameters()).device)
+    device = next(inner.parameters()).device
     if how.head is None:
-        return _from_own_logits(inner, pack)
-    hidden = _hidden_packed(inner, pack, quick) if how.packed else _hidden_padded(inner, pack)
+        return _from_own_logits(inner, pack.on(device))
+    if how.packed:
+        hidden = _hidden_packed(inner, rounded(pack).on(device), quick)
+    else:
+        hidden = _hidden_padded(inner, pack.on(device))
     precise = not torch.is_grad_enabled() or pack.sources.shape[0] * FEW_TARGETS <= pack.tokens
-    return how.head.logprobs(hidden, pack.targets, precise=precise)
+    return how.head.logprobs(hidden, pack.targets.to(device), precise=precise)
 
 
 _READINGS: WeakKeyDictionary[torch.nn.Module, Reading] = WeakKeyDictionary()

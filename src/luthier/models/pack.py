@@ -7,7 +7,7 @@ Attention follows ancestry and positions follow depth, so a model reads each row
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -130,6 +130,26 @@ def packs(rows: Sequence[Row], tokens: int, share_from: int = SHARE_FROM) -> lis
         groups[-1].append(at)
         size, before = size + added, at
     return [pack([rows[at] for at in sorted(group)], share_from) for group in groups]
+
+
+def rounded(made: Pack) -> Pack:
+    """The same pack with a last branch that nobody reads, so that packs come in few sizes: at most 16 in each doubling.
+
+    Matrix libraries make a kernel for each new shape, and keep it: with a new size at each step that costs more time
+    and memory than the few tokens.
+    """
+    unit = max(8, 1 << max(0, made.tokens.bit_length() - 5))
+    missing = -made.tokens % unit
+    if not missing or not made.tokens:
+        return made
+    filler = torch.zeros(missing, dtype=torch.int64)
+    return replace(
+        made,
+        ids=torch.cat([made.ids, filler]),
+        positions=torch.cat([made.positions, filler]),
+        parent=torch.cat([made.parent, made.parent[-1:]]),
+        starts=torch.cat([made.starts, _integers([made.tokens + missing])]),
+    )
 
 
 def common(one: Sequence[int], other: Sequence[int]) -> int:

@@ -23,6 +23,9 @@ SHORT = 96
 TOGETHER = 1024
 """At most this many query rows of sibling subtrees in one block."""
 
+ROUND = 8
+"""Branches are padded to a multiple of this, so that few shapes occur (see `rounded`)."""
+
 
 @dataclass(frozen=True, eq=False)
 class Block:
@@ -31,6 +34,8 @@ class Block:
     rows: slice
     shared: tuple[slice, ...]
     lengths: tuple[int, ...]
+    longest: int
+    """How many of its own keys a row is scored against: the length of the longest branch, or a little more."""
     gather: Tensor  # (branches * longest,) rows of the block for each place of the padded branches
     scatter: Tensor  # (rows,) the padded place of each row
     sees: Tensor  # (rows, longest) bool: which tokens of its own branch a row sees
@@ -39,11 +44,6 @@ class Block:
     def count(self) -> int:
         """Query rows."""
         return int(self.rows.stop - self.rows.start)
-
-    @property
-    def longest(self) -> int:
-        """Length of its longest branch: how many of its own keys a row is scored against."""
-        return max(self.lengths)
 
     @property
     def seen(self) -> int:
@@ -144,7 +144,8 @@ def _siblings(segment: int, ends: list[int], tree: _Tree) -> Block:
     """One block of several subtrees."""
     bounds = [tree.starts[at] for at in (segment, *ends)]
     lengths = [end - begin for begin, end in pairwise(bounds)]
-    sees = torch.zeros(bounds[-1] - bounds[0], max(lengths), dtype=torch.bool)
+    longest = max(lengths) if len(lengths) == 1 else -(-max(lengths) // ROUND) * ROUND
+    sees = torch.zeros(bounds[-1] - bounds[0], longest, dtype=torch.bool)
     branch = -1
     for at in range(segment, ends[-1]):
         child = tree.parent[at] == tree.parent[segment]
@@ -174,14 +175,14 @@ def _causal(length: int) -> Tensor:
 
 
 def _block(rows: slice, shared: tuple[slice, ...], lengths: Sequence[int], sees: Tensor) -> Block:
-    longest, begin = max(lengths), 0
+    longest, begin = sees.shape[1], 0
     gather = torch.zeros(len(lengths), longest, dtype=torch.int64)
     scatter: list[int] = []
     for branch, length in enumerate(lengths):
         gather[branch, :length] = torch.arange(begin, begin + length)
         scatter += range(branch * longest, branch * longest + length)
         begin += length
-    return Block(rows, shared, tuple(lengths), gather.reshape(-1), torch.tensor(scatter), sees)
+    return Block(rows, shared, tuple(lengths), longest, gather.reshape(-1), torch.tensor(scatter), sees)
 
 
 def _bias(block: Block, positions: Tensor, window: int | None, dtype: torch.dtype) -> tuple[Tensor | None, Tensor]:
