@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -103,9 +104,8 @@ def chat(
     _converse(session.stream_answer)
 
 
-def _converse(answer_in_pieces: object) -> None:
+def _converse(answer_in_pieces: Callable[[str], Iterator[str]]) -> None:
     """Read lines and print answers as they come, until the end of input."""
-    assert callable(answer_in_pieces)
     terminal = sys.stdin.isatty()
     while True:
         if terminal:

@@ -32,6 +32,8 @@ class Session:
     notes: list[str]
     """What was decided for the user, and why."""
     turns: list[Message] = field(default_factory=list)
+    alone: bool = False
+    """Whether each question is answered without those before it, as a model that chooses classes has learnt to."""
 
     def ask(self, words: str) -> str:
         """The whole answer to one turn."""
@@ -53,7 +55,10 @@ class Session:
                 continue  # half of a character: the rest comes with the next token
             yield so_far[len(said) :]
             said = so_far
-        self.turns.append(Message(role="assistant", content=said))
+        if self.alone:
+            self.turns.pop()
+        else:
+            self.turns.append(Message(role="assistant", content=said))
 
 
 def open_chat(word: str | None, *, system: str | None, max_tokens: int, temperature: float) -> Session:
@@ -74,6 +79,9 @@ def open_chat(word: str | None, *, system: str | None, max_tokens: int, temperat
     if system is None and (learnt := _learnt_system(artifact)):
         system = learnt
         session.notes.append(f"system message, as in the training data: {learnt!r}")
+    if _chooses_classes(artifact):
+        session.alone = True
+        session.notes.append("each line is answered by itself, as in the training data")
     if system:
         session.turns.append(Message(role="system", content=system))
     return session
@@ -104,6 +112,15 @@ def _last_model(path: Path | None) -> tuple[str, Artifact]:
             "this recipe makes no model", where=Where(file=recipe.file), remedy="name a model to talk with"
         )
     return f"{recipe.name}:{names[-1]}", what.artifact(names[-1])
+
+
+def _chooses_classes(artifact: Artifact) -> bool:
+    """Whether a model was tuned on rows that are answered with one of a few classes."""
+    if "data" not in artifact.manifest.inputs:
+        return False
+    from luthier.text.dataset import summary
+
+    return summary(artifact.parent("data")).task == "label"
 
 
 def _learnt_system(artifact: Artifact) -> str | None:

@@ -1,0 +1,134 @@
+"""The doors over one run of the small recipe: show, trace, chat, export, compare, report, parts, doctor, store."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.workshop import small_recipe
+
+from luthier.cli.app import run_command
+from luthier.flow.locate import find_artifact
+from luthier.flow.recipe import Recipe
+from luthier.text.dataset import read_examples
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the small recipe was run from the command line."""
+    folder = tmp_path_factory.mktemp("doors")
+    small_recipe(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LUTHIER_CACHE", str(folder / "cache"))
+        patch.chdir(folder)
+        assert run_command(["run"]) == 0
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _here(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LUTHIER_CACHE", str(made / "cache"))
+    monkeypatch.chdir(made)
+
+
+def _json(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    capsys.readouterr()
+    assert run_command([*arguments, "--json"]) in (0, 1, 3)
+    return json.loads(capsys.readouterr().out)
+
+
+def test_run_prints_the_documented_shape(capsys: pytest.CaptureFixture[str]) -> None:
+    told = _json(capsys, "run")
+    assert set(told) == {"recipe", "exit", "steps"}
+    assert set(told["steps"]) == {"model", "data", "tune", "report", "gate"}
+    for step in told["steps"].values():
+        assert set(step) == {"artifact", "cached", "seconds", "path"}
+        assert step["cached"]
+        assert Path(step["path"]).is_dir()
+
+
+def test_show_tells_steps_and_artifacts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert all(step["made"] for step in _json(capsys, "show")["steps"].values())
+    assert _json(capsys, "show", ":data")["summary"]["rows"] == {"test": 30, "train": 60}
+    digest = _json(capsys, "show", "recipe.yaml:tune")["artifact"]
+    assert _json(capsys, "show", digest[:8])["artifact"] == digest
+    assert run_command(["show", ":tune", "--path"]) == 0
+    assert capsys.readouterr().out.strip().endswith(digest)
+
+
+def test_trace_tells_origin_learning_and_answers(capsys: pytest.CaptureFixture[str]) -> None:
+    data = find_artifact(":data").artifact
+    learnt, held_out = read_examples(data, "train")[0], read_examples(data, "test")[0]
+    story = _json(capsys, "trace", learnt.id)
+    assert story["origin"] == {"source": "csv", "file": "tickets.csv", "line": learnt.origin.line}
+    assert story["split"] == "train"
+    assert [one["step"] for one in story["learnt"]] == ["tune"]
+    assert len(story["learnt"][0]["runs"]) >= 1
+    assert story["answers"] == []
+    story = _json(capsys, "trace", held_out.id[:8])
+    assert story["learnt"] == [] or story["learnt"][0]["times"] == 0
+    assert {one["model"] for one in story["answers"]} == {"tuned", "base", "tfidf", "majority"}
+
+
+def test_chat_answers_and_each_class_question_stands_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    told = _json(capsys, "chat", ":tune", "-p", "Where is the parcel", "--max-tokens", "4")
+    assert told["model"] == "tickets:tune"
+    assert told["prompt"] == "Where is the parcel"
+    from luthier.flow.chat import open_chat
+
+    session = open_chat(":tune", system=None, max_tokens=4, temperature=0.0)
+    first = session.ask("Where is the parcel")
+    assert session.ask("Where is the parcel") == first
+
+
+def test_export_writes_data_and_models(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _json(capsys, "export", ":data", "--to", "out-data")["files"] == ["test.jsonl", "train.jsonl"]
+    row = json.loads((made / "out-data" / "test.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert set(row) == {"id", "origin", "kind", "messages", "label", "meta"}
+    assert set(row["meta"]) == {"customer"}
+    files = _json(capsys, "export", ":tune", "--to", "out-adapter", "--format", "adapter")["files"]
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= set(files)
+    assert "model.safetensors" in _json(capsys, "export", ":tune", "--to", "out-merged", "--format", "merged")["files"]
+
+
+def test_compare_pairs_two_runs_and_two_data_sets(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (made / "recipe.yaml").read_text(encoding="utf-8")
+    (made / "other").mkdir(exist_ok=True)
+    other = text.replace("r: 4", "r: 2").replace("tiny-model", "../tiny-model").replace("tickets.csv", "../tickets.csv")
+    (made / "other" / "recipe.yaml").write_text(other, encoding="utf-8")
+    _json(capsys, "run", "other/recipe.yaml")
+    found = _json(capsys, "compare", "recipe.yaml", "other/recipe.yaml")
+    assert found["rows"] == 30
+    assert {row["metric"] for row in found["comparisons"]} == {"accuracy", "macro_f1"}
+    counts = _json(capsys, "compare", "recipe.yaml:data", "other/recipe.yaml:data")["counts"]
+    assert counts["added"] == counts["lost"] == 0
+
+
+def test_report_is_written_in_three_forms(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, begins in (("r.html", "<!doctype html>"), ("r.md", "#"), ("r.json", "{")):
+        assert run_command(["report", "--to", name]) == 0
+        assert (made / name).read_text(encoding="utf-8").startswith(begins)
+    assert _json(capsys, "report")["title"] == "tickets"
+
+
+def test_parts_doctor_schema_and_store(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert {"operator", "source", "technique", "objective", "metric", "step"} <= set(_json(capsys, "parts"))
+    assert "pii" in _json(capsys, "parts", "operator")
+    names = [setting["name"] for setting in _json(capsys, "parts", "technique", "lora")["settings"]]
+    assert "r" in names
+    assert any(finding["what"] == "python" for finding in _json(capsys, "doctor")["findings"])
+    assert len(_json(capsys, "store", "list")["artifacts"]) >= 5
+    assert _json(capsys, "store", "verify")["faults"] == []
+    before = Recipe.load(made).plan()
+    _json(capsys, "store", "gc")
+    assert [step.cached for step in Recipe.load(made).plan()] == [step.cached for step in before]
+
+
+def test_models_are_listed_and_described(capsys: pytest.CaptureFixture[str]) -> None:
+    names = {row["name"] for row in _json(capsys, "models", "list")["models"]}
+    assert "smollm2-135m-instruct" in names
+    told = _json(capsys, "models", "describe", "tiny-model")
+    assert told["architecture"] == "LlamaForCausalLM"
+    assert told["tied"] is True
