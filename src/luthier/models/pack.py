@@ -133,12 +133,12 @@ def packs(rows: Sequence[Row], tokens: int, share_from: int = SHARE_FROM) -> lis
 
 
 def rounded(made: Pack) -> Pack:
-    """The same pack with a last branch that nobody reads, so that packs come in few sizes: at most 16 in each doubling.
+    """The same pack with a last branch that nobody reads, so that packs come in few sizes: at most 32 in each doubling.
 
     Matrix libraries make a kernel for each new shape, and keep it: with a new size at each step that costs more time
     and memory than the few tokens.
     """
-    unit = max(8, 1 << max(0, made.tokens.bit_length() - 5))
+    unit = max(8, 1 << max(0, made.tokens.bit_length() - 6))
     missing = -made.tokens % unit
     if not missing or not made.tokens:
         return made
