@@ -7,9 +7,9 @@ import shlex
 from pathlib import Path
 
 import pytest
-from tests.workshop import small_recipe, tickets, write_csv
 
 from luthier.cli.app import run_command
+from tests.workshop import small_recipe, tickets, write_csv
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "howto").glob("*.md")), ROOT / "docs" / "tutorial.md"]

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.workshop import small_recipe
 
 from luthier.core.artifact import read_manifest
 from luthier.core.store import Store
+from tests.workshop import small_recipe
 
 STEPS = {"model", "data", "tune", "report", "gate"}
 

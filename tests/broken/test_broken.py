@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
-from tests.broken import data_cases, door_cases, model_cases, reference_cases, score_cases, settings_cases, yaml_cases
-from tests.broken.case import Case
-from tests.workshop import RECIPE, small_recipe
 
 from luthier.cli.app import run_command
 from luthier.core.store import Store
+from tests.broken import data_cases, door_cases, model_cases, reference_cases, score_cases, settings_cases, yaml_cases
+from tests.broken.case import Case
+from tests.workshop import RECIPE, small_recipe
 
 BY_KIND = {
     "yaml": yaml_cases.CASES,

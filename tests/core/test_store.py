@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from toy_chain import Numbers, Total, manifest, run_chain
 
 from luthier.core.artifact import MANIFEST, TIMING
 from luthier.core.errors import CorruptArtifact, InputError, UnknownName
 from luthier.core.store import Store
+from toy_chain import Numbers, Total, manifest, run_chain
 
 Chain = Callable[..., subprocess.Popen[bytes]]
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.workshop import small_recipe
 
 from luthier.cli.app import run_command
 from luthier.flow.locate import find_artifact
 from luthier.flow.recipe import Recipe
 from luthier.text.dataset import read_examples
+from tests.workshop import small_recipe
 
 
 @pytest.fixture(scope="module")

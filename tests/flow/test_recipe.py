@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.workshop import RECIPE, small_recipe
 
 from luthier.core.errors import LuthierError
 from luthier.flow.recipe import MODEL_STEP, Recipe
+from tests.workshop import RECIPE, small_recipe
 
 
 @pytest.fixture

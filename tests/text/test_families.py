@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from tests.text.conversations import ASK, CONVERSATIONS, SAY, TOOLS
-from tests.text.families import family, names, source
 
 from luthier.core.errors import ModelError
 from luthier.text.ids import Encoded, Text
 from luthier.text.messages import Message
+from tests.text.conversations import ASK, CONVERSATIONS, SAY, TOOLS
+from tests.text.families import family, names, source
 
 ALTERNATING = {"cohere", "cohere2", "gemma", "gemma3"}
 NO_CALLS = {

@@ -6,13 +6,13 @@ from datetime import date
 from pathlib import Path
 
 import pytest
-from tests.text.conversations import ASK, CALL, CONVERSATIONS, RESULT, SAY, SYSTEM, THINK, TOOLS
-from tests.text.families import byte_level, dressed, family, metaspace, source
 from transformers import AutoTokenizer
 
 from luthier.core.errors import DataError, ModelError
 from luthier.text.ids import Encoded, Text
 from luthier.text.messages import Message
+from tests.text.conversations import ASK, CALL, CONVERSATIONS, RESULT, SAY, SYSTEM, THINK, TOOLS
+from tests.text.families import byte_level, dressed, family, metaspace, source
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

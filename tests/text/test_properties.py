@@ -6,11 +6,11 @@ from functools import cache
 
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
-from tests.text.families import byte_level, dressed, family, metaspace
 
 from luthier.core.errors import ModelError
 from luthier.text.ids import Encoded, Text
 from luthier.text.messages import Message
+from tests.text.families import byte_level, dressed, family, metaspace
 
 FAMILIES = ["cohere2", "gemma", "gptoss", "llama3_1", "phi3", "qwen2_5", "qwen3", "qwen3_6", "smolvlm"]
 SPECIALS = [

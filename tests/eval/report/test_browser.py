@@ -10,9 +10,9 @@ import zlib
 from pathlib import Path
 
 import pytest
-from tests.eval.report import example
 
 from luthier.eval.report import render
+from tests.eval.report import example
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [

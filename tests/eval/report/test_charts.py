@@ -8,7 +8,6 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.eval.report import example
 
 from luthier.eval.report.charts.bars import Bar, bars
 from luthier.eval.report.charts.curve import MOST_POINTS, curve, smoothed, thinned
@@ -17,6 +16,7 @@ from luthier.eval.report.charts.flow import Branch, flow
 from luthier.eval.report.charts.forest import Frame, Line, forest
 from luthier.eval.report.charts.squares import heat_class, heat_map, reliability
 from luthier.eval.report.facts import LogPoint
+from tests.eval.report import example
 
 numbers = st.floats(-1e6, 1e6, allow_nan=False)
 

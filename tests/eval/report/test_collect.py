@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.eval.report import example
 
 from luthier.core.artifact import Artifact, Manifest
 from luthier.core.store import Store
 from luthier.eval.report import ReportFacts, collect, render
 from luthier.eval.report.collect import finite
+from tests.eval.report import example
 
 ROWS = example.rows(12)
 

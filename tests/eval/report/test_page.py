@@ -11,9 +11,9 @@ from html.parser import HTMLParser
 from itertools import pairwise
 
 import pytest
-from tests.eval.report import example
 
 from luthier.eval.report import ReportFacts, as_json, render
+from tests.eval.report import example
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 CLOSED = {"line", "rect", "circle", "path"}

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from tests.eval.report import example
-
 from luthier.eval.report import ReportFacts, markdown
+from tests.eval.report import example
 
 
 def test_says_the_answer_and_the_numbers() -> None:

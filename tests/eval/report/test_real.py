@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from tests.eval.evaluations import made
-from tests.eval.report.test_page import Page
-
 from luthier.core.artifact import Artifact
 from luthier.core.store import Store
 from luthier.eval.report import collect, markdown, render
 from luthier.eval.steps.evaluate import Evaluate
 from luthier.eval.steps.gate import Gate
+from tests.eval.evaluations import made
+from tests.eval.report.test_page import Page
 
 
 def test_labels(store: Store, labels: Artifact, tuned: Artifact) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from tests.eval.report import example
 
 from luthier.eval.report.facts import Comparison, ModelFacts, Score
 from luthier.eval.report.sentence import points, rows_per_hundred, standing, verdict_sentence
+from tests.eval.report import example
 
 
 def of(metric: str, difference: float, half: float, p: float | None = 0.001) -> Comparison:
