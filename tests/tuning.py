@@ -78,13 +78,6 @@ def bench(root: Path, rows: Iterable[Example] | None = None) -> Bench:
     return Bench(store, base, data, [])
 
 
-def reopened(root: Path) -> Bench:
-    """A bench that was made before, in another process."""
-    store = Store(root / "store")
-    base, data = (store.open(digest_of(names)) for names in (["base", "model"], ["prepare", "dataset"]))
-    return Bench(store, base, data, [])
-
-
 def made(store: Store, kind: str, makes: str, write: Callable[[Path], None]) -> Artifact:
     """An artifact that a function wrote."""
     digest = digest_of([kind, makes])
