@@ -74,3 +74,16 @@ def test_a_share_that_falls_on_nobody_takes_one_and_says_so() -> None:
 def test_counts_that_groups_do_not_allow_are_said() -> None:
     found = assign(Split(test=3), _keys(["a", "b", "c", "d"], ["g", "g", "h", "h"]), 7)
     assert found.notes == ["test: 2 rows instead of 3 (rows that belong together are not torn apart)"]
+
+
+def test_a_count_smaller_than_every_group_takes_the_smallest_of_them() -> None:
+    keys = Keys(
+        prompts=np.arange(1, 31, dtype=np.uint64),
+        groups=np.repeat(np.array([1, 2, 3], dtype=np.uint64), [8, 12, 10]),
+        labels=None,
+    )
+    found = assign(Split(test=5, train=4), keys, seed=1)
+    held_out = [NAMES[split] for split in found.splits]
+    assert held_out.count("test") == 8
+    assert held_out.count("train") == 10
+    assert any("not torn apart" in note for note in found.notes)

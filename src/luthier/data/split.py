@@ -195,6 +195,9 @@ class _Taker:
 
     def _count(self, wanted: int, name: str) -> None:
         taken, size = _fitting(self._left, wanted)
+        if wanted and not taken and len(self._left) > 1:
+            taken = [min(self._left, key=lambda unit: len(unit[1]))]  # a split that was asked for is never empty
+            size = len(taken[0][1])
         if size != wanted:
             why = "rows that belong together are not torn apart" if taken else "there are not enough rows"
             self.notes.append(f"{name}: {size} rows instead of {wanted} ({why})")
@@ -203,8 +206,13 @@ class _Taker:
     def at_most(self, wanted: int) -> None:
         """Leave so many rows for training; the rest is not taken."""
         taken, size = _fitting(self._left, wanted)
+        if not taken and self._left:
+            taken = [min(self._left, key=lambda unit: len(unit[1]))]
+            size = len(taken[0][1])
         if size != wanted:
-            self.notes.append(f"{TRAIN}: {size} rows instead of {wanted} (no more are left)")
+            self.notes.append(
+                f"{TRAIN}: {size} rows instead of {wanted} ({'no more are left' if size < wanted else 'rows that belong together are not torn apart'})"
+            )
         chosen = {rows[0] for _, rows in taken}
         self._give([unit for unit in self._left if unit[1][0] not in chosen], NOT_TAKEN)
 
