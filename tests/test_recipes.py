@@ -93,6 +93,7 @@ def test_the_tickets_lose_nothing_of_what_was_planted(tmp_path: Path) -> None:
 
 @pytest.mark.model
 @pytest.mark.data
+@pytest.mark.timeout(1800)  # 77 answers to each of 77 questions, twice
 def test_the_support_recipe_learns_banking_questions(make: Make) -> None:
     path = _real("banking77") / "train.csv"
     result = make(
@@ -102,7 +103,7 @@ def test_the_support_recipe_learns_banking_questions(make: Make) -> None:
         "steps.data.source.answer=category",
         "steps.data.source.group=",
         "steps.data.source.system=Name the topic of the bank customer's question.",
-        "steps.data.split={train: 640, test: 77}",
+        "steps.data.split={train: 800, test: 77}",
         "steps.tune.epochs=1",
         "steps.tune.rows_per_step=16",
         "steps.tune.learning_rate=0.002",

@@ -210,9 +210,8 @@ class _Taker:
             taken = [min(self._left, key=lambda unit: len(unit[1]))]
             size = len(taken[0][1])
         if size != wanted:
-            self.notes.append(
-                f"{TRAIN}: {size} rows instead of {wanted} ({'no more are left' if size < wanted else 'rows that belong together are not torn apart'})"
-            )
+            why = "no more are left" if size < wanted else "rows that belong together are not torn apart"
+            self.notes.append(f"{TRAIN}: {size} rows instead of {wanted} ({why})")
         chosen = {rows[0] for _, rows in taken}
         self._give([unit for unit in self._left if unit[1][0] not in chosen], NOT_TAKEN)
 
