@@ -14,6 +14,7 @@ from luthier.models.catalog import CATALOG
 
 SMOLLM2 = "smollm2-135m-instruct"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.pop("HF_HUB_OFFLINE", None)  # tests of the hub speak with a fake one on this machine
 
 
 def pytest_runtest_setup() -> None:
