@@ -132,3 +132,21 @@ def test_models_are_listed_and_described(capsys: pytest.CaptureFixture[str]) -> 
     told = _json(capsys, "models", "describe", "tiny-model")
     assert told["architecture"] == "LlamaForCausalLM"
     assert told["tied"] is True
+
+
+def test_gc_removes_nothing_when_it_cannot_know_what_is_needed(
+    made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LUTHIER_STORE", str(made / ".luthier"))
+    before = _json(capsys, "store", "list")
+    assert run_command(["store", "gc"]) == 2
+    assert "nothing was removed" in capsys.readouterr().err
+    assert _json(capsys, "store", "list") == before
+
+
+def test_new_takes_data_or_a_template(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_command(["new", "one", "--template", "replies"]) == 0
+    assert "rougeL" in (tmp_path / "one" / "recipe.yaml").read_text(encoding="utf-8")
+    assert run_command(["new", "two", "--template", "replies", "--from", "tickets.csv"]) == 2
+    assert not (tmp_path / "two").exists()

@@ -42,7 +42,9 @@ def _arguments(recipe: Path | None, overrides: list[str] | None) -> tuple[Path, 
 def new(
     name: Annotated[str, typer.Argument(help="Name of the recipe; a folder of this name is made.")],
     source: Annotated[Path | None, typer.Option("--from", help="Your data: CSV, JSONL or Parquet.")] = None,
-    template: Annotated[str, typer.Option(help="A template, when you bring no data (`labels`, `replies`).")] = "labels",
+    template: Annotated[
+        str | None, typer.Option(help="When you bring no data: `labels` (the default) or `replies`.")
+    ] = None,
     model: Annotated[str, typer.Option(help="The base model.")] = "smollm2-135m-instruct",
     as_json: Json = False,
 ) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
-from luthier.core.errors import InputError
+from luthier.core.errors import InputError, Where
 from luthier.core.store import Store
 from luthier.flow.locate import recipes_near, store_here
 from luthier.flow.plan import plan
@@ -41,7 +42,12 @@ def collect_garbage(*, dry_run: bool) -> tuple[list[str], int]:
     """Remove what no recipe near here needs; artifacts that such a recipe would make or read are kept."""
     needed: set[str] = set()
     store = store_here()
-    for path in recipes_near(store):
+    recipes = recipes_near(store)
+    if os.environ.get("LUTHIER_STORE") or not recipes:
+        what = "no recipe stands beside this store, so what is needed cannot be known"
+        remedy = "run it where the recipes are, without LUTHIER_STORE; single artifacts can be removed by hand"
+        raise InputError(f"{what}; nothing was removed", where=Where(file=store.place), remedy=remedy)
+    for path in recipes:
         try:
             needed |= {planned.digest for planned in plan(Recipe.load(path), store)}
         except InputError as error:

@@ -27,12 +27,15 @@ class Written:
     """Why, by dotted path within the step that prepares the data."""
 
 
-def write_recipe(name: str, source: Path | None, *, template: str, model: str) -> Written:
+def write_recipe(name: str, source: Path | None, *, template: str | None, model: str) -> Written:
     """Write `NAME/recipe.yaml` and its schema; an existing recipe is never touched."""
+    if source is not None and template is not None:
+        remedy = "leave one of them out: a recipe made from your data needs no template"
+        raise InputError("--from and --template were both given", where=Where(field="--template"), remedy=remedy)
     folder = _folder(name)
     path = folder / "recipe.yaml"
     if source is None:
-        text, decisions = _from_template(template, folder.name, model), dict[str, str]()
+        text, decisions = _from_template(template or "labels", folder.name, model), dict[str, str]()
     else:
         text, decisions = _from_file(source, folder, model)
     Recipe.of(parse_yaml(text, str(path)), folder)
