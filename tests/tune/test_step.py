@@ -13,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from luthier.core.artifact import Artifact
@@ -211,6 +212,30 @@ def test_a_forecast_needs_no_torch_and_names_its_source(shop: Bench) -> None:
     assert "last training" in later.how
     nothing = step.foresee(Outlook(inputs={}, upstream={}, base=shop.base.folder))
     assert nothing.seconds is None
+
+
+def test_a_technique_may_begin_with_the_first_packs_and_refuse_an_objective(
+    shop: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, seen = Tune(**QUICK, technique=Lora(r=4), rows=16), []
+    monkeypatch.setattr(Lora, "begin", lambda self, model, packs: seen.append(next(packs)))
+    shop.tune(step, seed=11)
+    assert [pack.rows for pack in seen] == [8]
+    monkeypatch.setattr(Lora, "refuses", lambda self, objective, model: f"no {objective} on {model.layers} layers")
+    inputs = {"data": shop.data, "model": shop.base}
+    with pytest.raises(ModelError, match="lora and sft do not go together: no sft on 2 layers"):
+        step.foresee(Outlook(inputs=inputs, upstream={}, base=shop.base.folder))
+    with pytest.raises(ModelError, match="do not go together"):
+        step.make(shop.work(step))
+
+
+def test_a_technique_sets_the_rate_of_each_parameter(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Tune(**QUICK, technique=Lora(r=4), rows=16, clip=None)
+    monkeypatch.setattr(Lora, "rate_of", lambda self, name: 0.0 if "q_proj.lora_B" in name else 1.0)
+    made = shop.tune(step, seed=12)
+    weights = load_file(made.folder / "adapter" / "adapter_model.safetensors")
+    still = {name.split(".")[-3] for name, value in weights.items() if "lora_B" in name and not value.any()}
+    assert still == {"q_proj"}
 
 
 @given(st.integers(1, 50), st.floats(0.1, 3), st.integers(1, 16), st.integers(0, 5))

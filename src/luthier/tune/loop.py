@@ -18,7 +18,7 @@ import torch
 
 from luthier.core.errors import ModelError
 from luthier.models.logprobs import logprobs
-from luthier.models.pack import Row, packs
+from luthier.models.pack import Pack, Row, packs
 from luthier.tune.checkpoint import Keeper, State, threads
 from luthier.tune.lessons import Lessons
 from luthier.tune.objective import Objective
@@ -36,6 +36,8 @@ class Manner:
     weight_decay: float
     clip: float | None
     tokens_per_pack: int
+    rate_of: Callable[[str], float]
+    """A factor on the rate, by the parameter's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +67,8 @@ class Training:
     def __init__(self, model: Any, objective: Objective, lessons: Lessons, course: Course, manner: Manner) -> None:
         self._model, self._objective, self._lessons = model, objective, lessons
         self._course, self._manner = course, manner
-        self._adam = Adam(model, Settings(weight_decay=manner.weight_decay, clip=manner.clip))
+        settings = Settings(weight_decay=manner.weight_decay, clip=manner.clip, rate_of=manner.rate_of)
+        self._adam = Adam(model, settings)
         self._log: list[str] = []
         self._begun = self._adam.fingerprints()
 
@@ -100,7 +103,7 @@ class Training:
 
     def _step(self, step: int, keeper: Keeper) -> Stepped:
         """One optimizer step over all of its rows."""
-        rows = [row for lesson in self._course.lessons_of(step) for row in self._lessons.rows(lesson)]
+        rows = _rows(self._lessons, self._course, step)
         denominator = self._objective.denominator(rows)
         total, computed, measures = 0.0, 0, dict[str, float]()
         for number, pack in enumerate(packs(rows, self._manner.tokens_per_pack)):
@@ -139,6 +142,16 @@ class Training:
         if len(still) == len(now):
             raise ModelError("no parameter moved", remedy="raise learning_rate, or train for more steps")
         return still
+
+
+def packs_of(lessons: Lessons, course: Course, tokens: int) -> Iterator[Pack]:
+    """All packs of a course, in the order in which they are learnt."""
+    for step in range(course.steps):
+        yield from packs(_rows(lessons, course, step), tokens)
+
+
+def _rows(lessons: Lessons, course: Course, step: int) -> list[Row]:
+    return [row for lesson in course.lessons_of(step) for row in lessons.rows(lesson)]
 
 
 @contextmanager

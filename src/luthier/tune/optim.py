@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +21,8 @@ class Settings:
     weight_decay: float
     clip: float | None
     """Largest norm of the whole gradient; None: any."""
+    rate_of: Callable[[str], float] = lambda name: 1.0
+    """A factor on the learning rate, by the parameter's name."""
 
 
 class Adam:
@@ -30,14 +33,15 @@ class Adam:
         self._moving = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         self._masters = {name: _master(parameter) for name, parameter in self._moving.items()}
         self._sums = {name: torch.zeros_like(master) for name, master in self._masters.items()}
-        decayed = [master for master in self._masters.values() if master.ndim > 1]
-        plain = [master for master in self._masters.values() if master.ndim <= 1]
-        groups = [
-            {"params": decayed, "weight_decay": settings.weight_decay},
-            {"params": plain, "weight_decay": 0.0},  # norms and biases are not shrunk
-        ]
+        groups: dict[tuple[float, float], list[Tensor]] = defaultdict(list)
+        for name, master in self._masters.items():
+            decay = settings.weight_decay if master.ndim > 1 else 0.0  # norms and biases are not shrunk
+            groups[decay, settings.rate_of(name)].append(master)
         self._adam = torch.optim.AdamW(
-            [group for group in groups if group["params"]], betas=BETAS, eps=EPSILON, fused=True
+            [{"params": of, "weight_decay": decay, "factor": factor} for (decay, factor), of in groups.items()],
+            betas=BETAS,
+            eps=EPSILON,
+            fused=True,
         )
         for master in self._masters.values():
             self._adam.state[master] = {
@@ -68,7 +72,7 @@ class Adam:
             for total in self._sums.values():
                 total.mul_(self._settings.clip / norm)
         for group in self._adam.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
         for name, master in self._masters.items():
             master.grad = self._sums[name]
         self._adam.step()

@@ -38,7 +38,7 @@ class Rows(NamedTuple):
 
 def foresee(step: Tune, outlook: Outlook) -> Forecast:
     """Predict seconds, peak bytes and tokens of a training."""
-    model = _model(outlook)
+    model = model_of(outlook)
     rows = _rows(step, outlook)
     if model is None or rows is None:
         return Forecast(how="unknown until the model and the data are here")
@@ -86,7 +86,7 @@ def _matrix_flops() -> float:
     return float(2 * size**3 / best)
 
 
-def _model(outlook: Outlook) -> Description | None:
+def model_of(outlook: Outlook) -> Description | None:
     """The model that will be tuned: from its files, else from what is known of its size."""
     if (made := outlook.inputs.get("model")) is not None:
         return describe(base_folder(made))
@@ -96,7 +96,7 @@ def _model(outlook: Outlook) -> Description | None:
 
 def outline(outlook: Outlook) -> Outline:
     """What is known of the tuned model: the parameters of the one it stands on."""
-    model = _model(outlook)
+    model = model_of(outlook)
     return Outline(parameters=model.parameters, how="of the model it stands on") if model else Outline()
 
 

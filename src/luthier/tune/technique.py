@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from luthier.core.component import Component
 from luthier.models.describe import Description
+
+if TYPE_CHECKING:
+    from luthier.models.pack import Pack
 
 HIDDEN_OF_EVIDENCE = 2000
 """Width at which the learning rates below were found; see `rate_for_width`."""
@@ -65,6 +68,17 @@ class Technique(Component):
 
         `base` is the folder of the model that was tuned, `name` what people call it.
         """
+
+    def begin(self, model: Any, packs: Iterator[Pack]) -> None:
+        """Set new weights from the first packs of the course, before the first update; nothing by default."""
+
+    def rate_of(self, name: str) -> float:
+        """A factor on the learning rate of the parameter of this name."""
+        return 1.0
+
+    def refuses(self, objective: str, model: Description) -> str:
+        """Why this technique cannot learn this kind of objective on a model; empty when it can."""
+        return ""
 
 
 def rate_for_width(best: float, hidden_size: int) -> float:

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from luthier.core.digest import digest_of
-from luthier.core.errors import DataError, Where
+from luthier.core.errors import DataError, ModelError, Where
 from luthier.core.step import DataRef, Forecast, Makes, ModelRef, Outline, Outlook, Step, Work
 from luthier.models.describe import Description, describe
 from luthier.text.dataset import has_split, read_examples
 from luthier.tune.memory import cores, tokens_that_fit
 from luthier.tune.objective import Lesson, Objective
 from luthier.tune.objectives.sft import Sft
-from luthier.tune.outlook import foresee, outline
+from luthier.tune.outlook import foresee, model_of, outline
 from luthier.tune.schedule import Course, Shape, chosen
 from luthier.tune.technique import Rate, Technique, write_settings
 from luthier.tune.techniques.lora import Lora
@@ -77,7 +77,9 @@ class Tune(Step):
         return _Tuning(self, work).run()
 
     def foresee(self, outlook: Outlook) -> Forecast:
-        """Predict from the data's size, the model's, and the speed of this machine."""
+        """Predict from the data's size, the model's, and the speed of this machine; refuse what cannot be done."""
+        if (model := model_of(outlook)) is not None:
+            self.agree(model)
         return foresee(self, outlook)
 
     def outline(self, outlook: Outlook) -> Outline:
@@ -89,6 +91,12 @@ class Tune(Step):
         if self.learning_rate == "auto":
             return self.technique.rate(model.hidden_size)
         return Rate(self.learning_rate, "as given")
+
+    def agree(self, model: Description) -> None:
+        """`ModelError` when the technique cannot learn the objective on this model."""
+        if why := self.technique.refuses(self.objective.kind, model):
+            what = f"{self.technique.kind} and {self.objective.kind} do not go together: {why}"
+            raise ModelError(what, where=Where(field="technique"), remedy="choose another technique or objective")
 
 
 class _Tuning:
@@ -102,6 +110,7 @@ class _Tuning:
         self._base = base_folder(self._model)
         self._name = name_of(self._model)
         self._description = describe(self._base)
+        step.agree(self._description)
         self._rate = step.rate_for(self._description)
 
     def run(self) -> dict[str, Any]:
@@ -166,15 +175,16 @@ class _Tuning:
         from luthier.models.logprobs import reading
         from luthier.models.lora_product import one_product
         from luthier.tune.checkpoint import Keeper
-        from luthier.tune.loop import Manner, Training
+        from luthier.tune.loop import Manner, Training, packs_of
 
         torch.set_num_threads(cores())
         step = self._step
         dtype = pick_dtype(step.precision)
         model = step.technique.adapt(open_merged(self._model, dtype), self._work.seed)
+        tokens = self._tokens(lessons)
+        step.technique.begin(model, packs_of(lessons, course, tokens))
         one_product(model)
         how = reading(model)
-        tokens = self._tokens(lessons)
         self._say(how.why, str(dtype).removeprefix("torch."), tokens, course)
         manner = Manner(
             rate=self._rate.value,
@@ -183,6 +193,7 @@ class _Tuning:
             weight_decay=step.weight_decay,
             clip=step.clip,
             tokens_per_pack=tokens,
+            rate_of=step.technique.rate_of,
         )
         self.trained = model
         training = Training(model, step.objective, lessons, course, manner)
