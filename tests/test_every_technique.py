@@ -135,6 +135,13 @@ def test_it_tells_its_cost_and_what_to_search(kind: str, shop: Bench) -> None:
     assert 1e-6 < technique.rate(576).value < 1e-2
     assert technique.rate(4096).value < technique.rate(576).value
     assert technique.rate(576).why
+    assert technique.refuses("sft", model) == ""
+    names = [
+        name
+        for name, one in technique.adapt(open_folder(shop.base.folder, torch.float32), 1).named_parameters()
+        if one.requires_grad
+    ]
+    assert all(0.01 <= technique.rate_of(name) <= 100 for name in names)
     for name, choice in technique.space().items():
         assert name == "learning_rate" or name in type(technique).model_fields
         assert choice.values or choice.low < choice.high

@@ -8,10 +8,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from luthier.core.artifact import Artifact
 from luthier.core.component import Component
 from luthier.models.describe import Description
 
 if TYPE_CHECKING:
+    import torch
+
     from luthier.models.pack import Pack
 
 HIDDEN_OF_EVIDENCE = 2000
@@ -42,9 +45,29 @@ class Technique(Component):
     role: ClassVar[str] = "technique"
     home: ClassVar[str] = "luthier.tune.techniques"
 
+    def open(self, artifact: Artifact, dtype: torch.dtype) -> Any:
+        """The model to make trainable: whole and plain, earlier adapters merged into it."""
+        from luthier.models.load import open_merged
+
+        return open_merged(artifact, dtype)
+
     @abstractmethod
     def adapt(self, model: Any, seed: int) -> Any:
         """Make a model trainable: what moves requires gradients, and new weights come from the seed alone."""
+
+    def begin(self, model: Any, packs: Iterator[Pack]) -> None:
+        """Set new weights from the first packs of the course; called once after `adapt`, before the first update.
+
+        Must follow from the model and the packs alone, and take no more packs than it needs.
+        """
+
+    def rate_of(self, name: str) -> float:
+        """Factor on the learning rate for the parameter of this name."""
+        return 1.0
+
+    def refuses(self, objective: str, model: Description) -> str:
+        """Why this technique cannot go with an objective or a model; empty when it can."""
+        return ""
 
     @abstractmethod
     def trainable(self, model: Description) -> int:
@@ -68,17 +91,6 @@ class Technique(Component):
 
         `base` is the folder of the model that was tuned, `name` what people call it.
         """
-
-    def begin(self, model: Any, packs: Iterator[Pack]) -> None:
-        """Set new weights from the first packs of the course, before the first update; nothing by default."""
-
-    def rate_of(self, name: str) -> float:
-        """A factor on the learning rate of the parameter of this name."""
-        return 1.0
-
-    def refuses(self, objective: str, model: Description) -> str:
-        """Why this technique cannot learn this kind of objective on a model; empty when it can."""
-        return ""
 
 
 def rate_for_width(best: float, hidden_size: int) -> float:

@@ -171,7 +171,7 @@ class _Tuning:
     def _prepare(self, lessons: Lessons, course: Course) -> tuple[Training, Any]:
         import torch
 
-        from luthier.models.load import open_merged, pick_dtype
+        from luthier.models.load import pick_dtype
         from luthier.models.logprobs import reading
         from luthier.models.lora_product import one_product
         from luthier.tune.checkpoint import Keeper
@@ -180,7 +180,7 @@ class _Tuning:
         torch.set_num_threads(cores())
         step = self._step
         dtype = pick_dtype(step.precision)
-        model = step.technique.adapt(open_merged(self._model, dtype), self._work.seed)
+        model = step.technique.adapt(step.technique.open(self._model, dtype), self._work.seed)
         tokens = self._tokens(lessons)
         step.technique.begin(model, packs_of(lessons, course, tokens))
         one_product(model)
