@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from luthier.models import head as heads
 from luthier.models.head import Head, Shape, shaped
-from luthier.models.logprobs import logprobs, reading
+from luthier.models.logprobs import likeliest, logprobs, reading
 from luthier.models.pack import Row, pack
 
 SHAPES = [Shape(1.0, None), Shape(0.25, None), Shape(1.0, 3.0), Shape(2.0, 1.5)]
@@ -31,6 +31,46 @@ def test_pieces_equal_whole_logits(shape: Shape, trained: bool, bias: bool, monk
     torch.testing.assert_close(found, whole)
     for one, other in zip(torch.autograd.grad((found * up).sum(), leaves), wanted, strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize(("shape", "trained", "heat"), [*product(SHAPES, [False, True], [1.0, 2.5])])
+def test_choices_equal_whole_logits(shape: Shape, trained: bool, heat: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heads, "PIECE_BYTES", 0)
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(8, 29, dtype=torch.float64).requires_grad_(trained)
+    states = torch.randn(37, 8, dtype=torch.float64, requires_grad=True)
+    targets, up = torch.randint(29, (37,)), torch.randn(37, 5, dtype=torch.float64)
+    choices = torch.rand(37, 29).topk(4).indices
+    leaves = [states, *(linear.parameters() if trained else ())]
+    logits = shaped(linear(states), shape)
+    one = torch.log_softmax(logits, -1).gather(1, targets[:, None])
+    whole = torch.cat([one, torch.log_softmax(logits / heat, -1).gather(1, choices)], 1)
+    wanted = torch.autograd.grad((whole * up).sum(), leaves)
+    head = Head(linear, shape)
+    found = head.choices(states, targets, choices, temperature=heat)
+    torch.testing.assert_close(found, whole)
+    for got, other in zip(torch.autograd.grad((found * up).sum(), leaves), wanted, strict=True):
+        torch.testing.assert_close(got, other)
+    ids, values = head.top(states, 3, below=20, temperature=heat)
+    best = torch.log_softmax(logits / heat, -1)[:, :20].topk(3)
+    assert torch.equal(ids, best.indices)
+    torch.testing.assert_close(values, best.values.detach())
+
+
+@pytest.mark.parametrize("understood", [True, False])
+def test_a_pack_with_choices_is_read_at_its_targets_and_choices(understood: bool) -> None:
+    made = model(torch.float64)
+    if not understood:  # a head that does more than a linear layer: the model's own logits are used
+        made.lm_head = torch.nn.Sequential(made.lm_head)
+        made.get_output_embeddings = lambda: made.lm_head
+    assert (reading(made).head is not None) is understood
+    taught = likeliest(made, pack(rows()), 6, below=100, temperature=2.0)
+    assert taught.choices is not None
+    assert int(taught.choices.max()) < 100
+    found = logprobs(made, taught)
+    assert found.shape == (10, 7)
+    torch.testing.assert_close(found[:, 1:], taught.teacher)
+    torch.testing.assert_close(found[:, 0], logprobs(made, pack(rows())))
 
 
 def model(dtype: torch.dtype, tied: bool = True) -> Any:

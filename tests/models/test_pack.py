@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -76,6 +77,38 @@ def test_splitting_keeps_every_row_and_the_limit(rows: list[list[int]], limit: i
     assert all(one.tokens <= limit or one.rows == 1 for one in made)
     found = {key: ids for one in made for key, ids in zip(one.keys, one.unpack(), strict=True)}
     assert found == {str(at): ids for at, ids in enumerate(rows)}
+
+
+@given(st.lists(st.lists(TOKENS, min_size=1, max_size=4), min_size=1, max_size=6), st.integers(1, 20))
+def test_rows_of_one_lesson_are_never_parted(lessons: list[list[list[int]]], limit: int) -> None:
+    rows = [
+        replace(learnt_at_end(ids, f"{at}"), mates=len(lesson)) for at, lesson in enumerate(lessons) for ids in lesson
+    ]
+    made = packs(rows, limit, share_from=1)
+    assert sum(one.rows for one in made) == len(rows)
+    for one in made:
+        for key in set(one.keys):
+            assert one.keys.count(key) == len(lessons[int(key)])
+            mine = [number for number, name in zip(one.lesson.tolist(), one.keys, strict=True) if name == key]
+            assert len(set(mine)) == 1
+        assert one.tokens <= limit or len(set(one.keys)) == 1
+
+
+def test_a_part_of_a_lesson_is_no_lesson() -> None:
+    with pytest.raises(ValueError, match="parted"):
+        pack([replace(learnt_at_end([1]), mates=2)])
+
+
+def test_a_teachers_choices_stand_beside_the_learnt_tokens() -> None:
+    one = replace(learnt_at_end([1, 2]), choices=[[4, 5]], teacher=[[-0.5, -1.5]])
+    other = Row([1, 7, 7], [0.0, 1.0, 1.0], choices=[[1, 2], [3, 0]], teacher=[[-1.0, -2.0], [-3.0, -4.0]])
+    made = rounded(pack([other, one]))
+    assert made.choices is not None
+    assert made.teacher is not None
+    assert made.choices.tolist() == [[1, 2], [3, 0], [4, 5]]
+    assert made.teacher.tolist() == [[-1.0, -2.0], [-3.0, -4.0], [-0.5, -1.5]]
+    with pytest.raises(ValueError, match="some of its learnt tokens"):
+        pack([other, learnt_at_end([1, 2])])
 
 
 def test_a_long_chain_of_turns_needs_no_deep_recursion() -> None:

@@ -40,15 +40,44 @@ class Head:
         `precise` computes the logits in fp32 from bf16 weights; otherwise they are rounded to the weights' type. What
         flows back is rounded to the weights' type in any case, as the hidden states are.
         """
-        weight, bias = self.linear.weight, self.linear.bias
-        wide = torch.promote_types(hidden.dtype, torch.float32)
-        if precise and weight.dtype != wide:
-            hidden, weight = hidden.to(wide), self._in(wide)
-        else:
-            hidden = hidden.to(weight.dtype)
+        bias = self.linear.bias
+        hidden, weight = self._alike(hidden, precise)
         narrow = self.linear.weight
         found: Tensor = _TargetLogProbs.apply(hidden, weight, bias, targets, self.shape, narrow)  # type: ignore[no-untyped-call]
         return found
+
+    def choices(
+        self, hidden: Tensor, targets: Tensor, choices: Tensor, *, temperature: float = 1.0, precise: bool = True
+    ) -> Tensor:
+        """(N, width) hidden states, (N,) and (N, K) token ids to (N, 1 + K) log-probabilities in at least fp32.
+
+        First the target's, then those of the choices from logits divided by `temperature`. Logits exist in pieces, and
+        are computed again on the way back.
+        """
+        hidden, weight = self._alike(hidden, precise)
+        heat = Heat(temperature, self.linear.weight)
+        found: Tensor = _ChoiceLogProbs.apply(hidden, weight, self.linear.bias, targets, choices, self.shape, heat)  # type: ignore[no-untyped-call]
+        return found
+
+    @torch.no_grad()
+    def top(
+        self, hidden: Tensor, count: int, *, below: int, temperature: float = 1.0, precise: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """(N, count): the likeliest token ids below `below`, likeliest first, and their log-probabilities."""
+        hidden, weight = self._alike(hidden, precise)
+        found = []
+        for piece in _pieces(hidden.shape[0], weight.shape[0]):
+            logps = torch.log_softmax(_logits(hidden[piece], weight, self.linear.bias, self.shape) / temperature, -1)
+            found.append(logps[:, :below].topk(count, dim=-1))
+        return torch.cat([one.indices for one in found]), torch.cat([one.values for one in found])
+
+    def _alike(self, hidden: Tensor, precise: bool) -> tuple[Tensor, Tensor]:
+        """Hidden states and weight in the type in which logits are computed."""
+        weight = self.linear.weight
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        if precise and weight.dtype != wide:
+            return hidden.to(wide), self._in(wide)
+        return hidden.to(weight.dtype), weight
 
     def _in(self, dtype: torch.dtype) -> Tensor:
         """The weight in a wider type: kept when it is frozen and not too large."""
@@ -97,6 +126,74 @@ class _TargetLogProbs(torch.autograd.Function):
         return d_hidden, d_weight, d_bias, None, None, None
 
 
+class Heat(NamedTuple):
+    """What logits of choices are divided by, and the weight in whose type gradients flow back."""
+
+    temperature: float
+    narrow: Tensor
+
+
+class _ChoiceLogProbs(torch.autograd.Function):
+    """(N, 1 + K) log-probabilities; on the way back the logits of each piece are computed again.
+
+    With g the incoming gradient, the slope of the logits is `onehot(target) g_0 - p g_0` plus
+    `(onehot(choices) g_k - p_T sum g_k) / T`, where p and p_T are the shares at temperatures 1 and T.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, choices: Tensor, shape: Shape,
+        heat: Heat,
+    ) -> Tensor:  # fmt: skip
+        found = []
+        for piece in _pieces(hidden.shape[0], weight.shape[0]):
+            logits = _logits(hidden[piece], weight, bias, shape)
+            one = logits.gather(1, targets[piece, None]) - logits.logsumexp(-1, keepdim=True)
+            logits.div_(heat.temperature)
+            found.append(torch.cat([one, logits.gather(1, choices[piece]) - logits.logsumexp(-1, keepdim=True)], 1))
+        ctx.shape, ctx.heat = shape, heat
+        ctx.save_for_backward(hidden, weight, bias, targets, choices)
+        return torch.cat(found) if found else hidden.new_zeros(0, 1 + choices.shape[1])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
+        hidden, weight, bias, targets, choices = ctx.saved_tensors
+        trained = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
+        narrow = weight if trained else ctx.heat.narrow
+        d_hidden = torch.empty_like(hidden)
+        d_weight = torch.zeros_like(weight) if trained else None
+        d_bias = torch.zeros_like(bias) if trained and bias is not None else None
+        for piece in _pieces(hidden.shape[0], weight.shape[0]):
+            logits = _logits(hidden[piece], weight, bias, ctx.shape)
+            slope = _choice_slopes(logits, targets[piece], choices[piece], grad[piece], ctx.shape, ctx.heat.temperature)
+            slope = slope.to(narrow.dtype)
+            d_hidden[piece] = (slope @ narrow).to(hidden.dtype)
+            if d_weight is not None:
+                d_weight.addmm_(slope.t(), hidden[piece])
+            if d_bias is not None:
+                d_bias += slope.sum(0)
+        return d_hidden, d_weight, d_bias, None, None, None, None
+
+
+def _choice_slopes(
+    logits: Tensor, targets: Tensor, choices: Tensor, grad: Tensor, shape: Shape, temperature: float
+) -> Tensor:
+    """(n, vocab): how the loss falls with the raw logits, from (n, 1 + K) gradients of log-probabilities."""
+    first, rest = grad[:, :1], grad[:, 1:] / temperature
+    slope = torch.softmax(logits, -1).mul_(-first)
+    slope.addcmul_(torch.softmax(logits / temperature, -1), rest.sum(-1, keepdim=True), value=-1)
+    slope.scatter_add_(1, targets[:, None], first).scatter_add_(1, choices, rest)
+    if shape.softcap is not None:
+        slope.mul_(1 - (logits / shape.softcap) ** 2)
+    return slope if shape.scale == 1.0 else slope.mul_(shape.scale)
+
+
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, shape: Shape) -> Tensor:
+    raw = torch.nn.functional.linear(hidden, weight, bias)
+    return shaped(raw.to(torch.promote_types(raw.dtype, torch.float32)), shape)
+
+
 def _pieces(rows: int, vocabulary: int) -> list[slice]:
     size = max(16, PIECE_BYTES // (4 * vocabulary))
     return [slice(begin, min(begin + size, rows)) for begin in range(0, rows, size)]
@@ -106,8 +203,7 @@ def _piece(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, shape: Shape, slopes: bool
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities (n,) of the targets and, when asked, their slopes with respect to the raw logits (n, vocab)."""
-    raw = torch.nn.functional.linear(hidden, weight, bias)
-    logits = shaped(raw.to(torch.promote_types(raw.dtype, torch.float32)), shape)
+    logits = _logits(hidden, weight, bias, shape)
     chosen = targets[:, None]
     target = logits.gather(1, chosen)
     bend = None if shape.softcap is None or not slopes else 1 - (logits / shape.softcap) ** 2

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -36,17 +36,36 @@ class Reading:
 
 
 def logprobs(model: torch.nn.Module, pack: Pack, *, quick: bool = True) -> Tensor:
-    """(N,) log-probabilities of the pack's targets, in fp32 (float64 when the model is)."""
+    """(N,) log-probabilities of the pack's targets, in fp32 (float64 when the model is).
+
+    For a pack with choices (N, 1 + K): the target's, then those of the choices at the pack's temperature.
+    """
     inner, how = plain_model(model), reading(model)
-    device = next(inner.parameters()).device
+    pack = pack.on(next(inner.parameters()).device)
     if how.head is None:
-        return _from_own_logits(inner, pack.on(device))
-    if how.packed:
-        hidden = _hidden_packed(inner, rounded(pack).on(device), quick)
-    else:
-        hidden = _hidden_padded(inner, pack.on(device))
+        return _chosen(_own_logits(inner, pack), pack)
+    hidden = _hidden(inner, pack, how, quick)
     precise = not torch.is_grad_enabled() or pack.sources.shape[0] * FEW_TARGETS <= pack.tokens
-    return how.head.logprobs(hidden, pack.targets.to(device), precise=precise)
+    if pack.choices is None:
+        return how.head.logprobs(hidden, pack.targets, precise=precise)
+    return how.head.choices(hidden, pack.targets, pack.choices, temperature=pack.temperature, precise=precise)
+
+
+@torch.no_grad()
+def likeliest(model: torch.nn.Module, pack: Pack, count: int, *, below: int, temperature: float) -> Pack:
+    """The pack with the `count` tokens that a model finds likeliest at each learnt token, and their log-probabilities.
+
+    Only ids below `below` are taken; log-probabilities are those of logits divided by `temperature`.
+    """
+    inner, how = plain_model(model), reading(model)
+    here = pack.on(next(inner.parameters()).device)
+    if how.head is None:
+        logps = torch.log_softmax(_own_logits(inner, here) / temperature, -1)
+        found, choices = logps[:, :below].topk(count, dim=-1)
+    else:
+        choices, found = how.head.top(_hidden(inner, here, how, True), count, below=below, temperature=temperature)
+    device = pack.ids.device
+    return replace(pack, choices=choices.to(device), teacher=found.to(device), temperature=temperature)
 
 
 _READINGS: WeakKeyDictionary[torch.nn.Module, Reading] = WeakKeyDictionary()
@@ -67,8 +86,12 @@ def plain_model(model: torch.nn.Module) -> Any:
     return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
 
 
-def _hidden_packed(model: Any, pack: Pack, quick: bool) -> Tensor:
+def _hidden(model: Any, pack: Pack, how: Reading, quick: bool) -> Tensor:
     """(N, width) hidden states at the pack's sources."""
+    return _hidden_packed(model, rounded(pack), quick) if how.packed else _hidden_padded(model, pack)
+
+
+def _hidden_packed(model: Any, pack: Pack, quick: bool) -> Tensor:
     with packed(model, pack, quick=quick):
         states: Tensor = _decoder(model)(
             input_ids=pack.ids[None], position_ids=pack.positions[None], use_cache=False
@@ -81,11 +104,19 @@ def _hidden_padded(model: Any, pack: Pack) -> Tensor:
     return states.flatten(0, 1).index_select(0, _padded_sources(pack, states.shape[1]))
 
 
-def _from_own_logits(model: Any, pack: Pack) -> Tensor:
+def _own_logits(model: Any, pack: Pack) -> Tensor:
+    """(N, vocab) logits as the model itself computes them."""
     whole: Tensor = model(**_padded(pack), use_cache=False).logits
     logits = whole.flatten(0, 1).index_select(0, _padded_sources(pack, whole.shape[1]))
-    wide = torch.promote_types(logits.dtype, torch.float32)
-    return torch.log_softmax(logits.to(wide), -1).gather(1, pack.targets[:, None])[:, 0]
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _chosen(logits: Tensor, pack: Pack) -> Tensor:
+    """Log-probabilities of targets, and of choices when the pack has them, from (N, vocab) logits."""
+    one = torch.log_softmax(logits, -1).gather(1, pack.targets[:, None])
+    if pack.choices is None:
+        return one[:, 0]
+    return torch.cat([one, torch.log_softmax(logits / pack.temperature, -1).gather(1, pack.choices)], 1)
 
 
 def _padded(pack: Pack) -> dict[str, Tensor]:
@@ -156,7 +187,7 @@ def _head(model: Any, probe: Pack, hidden: Tensor) -> Head | None:
     if type(linear) is not torch.nn.Linear:
         return None
     head = Head(linear, _shape(model.config.get_text_config()))
-    own = _from_own_logits(model, probe)
+    own = _chosen(_own_logits(model, probe), probe)
     found = head.logprobs(hidden, probe.targets, precise=False)
     return head if _distance(found, own) <= _AGREES[hidden.dtype] else None
 

@@ -16,6 +16,8 @@ from torch import Tensor
 
 SHARE_FROM = 16
 """Prefixes shorter than this many tokens are not worth a branching point: the copies cost less than the bookkeeping."""
+_READ = ("ids", "positions", "sources", "targets", "path", "weights", "choices", "teacher")
+"""What is moved to the device on which a model reads."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,18 @@ class Row:
     """Weight of each token in the loss, 0 for one that is only read; the first token can never be learnt."""
     key: str = ""
     """Whose row it is: the example's id."""
+    mates: int = 1
+    """How many rows its lesson has, itself included: they stand next to one another and are never parted."""
+    choices: Sequence[Sequence[int]] = ()
+    """For each learnt token the K token ids that a teacher found likeliest; empty where there is no teacher."""
+    teacher: Sequence[Sequence[float]] = ()
+    """The teacher's log-probabilities of the choices."""
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.learnt):
             raise ValueError(f"row {self.key!r} has {len(self.ids)} ids and {len(self.learnt)} weights")
+        if len(self.choices) != len(self.teacher):
+            raise ValueError(f"row {self.key!r} has {len(self.choices)} choices and {len(self.teacher)} of a teacher")
 
     @property
     def needed(self) -> int:
@@ -56,7 +66,12 @@ class Pack:
     weights: Tensor  # (N,) float64: its share in the loss
     path: Tensor  # (N,) int64: the row that it belongs to
     leaf: Tensor  # (R,) int64: the segment in which a row ends; -1 for a row of which nothing is read
+    lesson: Tensor  # (R,) int64: the number, within the pack, of the lesson that each row belongs to
     keys: tuple[str, ...]
+    choices: Tensor | None = None  # (N, K) int64: token ids that are compared with a teacher at each learnt token
+    teacher: Tensor | None = None  # (N, K) float32: the teacher's log-probabilities of the choices
+    temperature: float = 1.0
+    """What logits are divided by where the choices are read; the targets are read at 1."""
 
     @property
     def tokens(self) -> int:
@@ -72,8 +87,8 @@ class Pack:
         """The same pack with what the model reads on a device."""
         if self.ids.device == device:
             return self
-        moved = {name: getattr(self, name).to(device) for name in ("ids", "positions", "sources", "targets", "path")}
-        return Pack(**{**self.__dict__, **moved, "weights": self.weights.to(device)})
+        moved = {name: value.to(device) for name in _READ if (value := getattr(self, name)) is not None}
+        return replace(self, **moved)
 
     def spans(self, row: int) -> list[slice]:
         """The tokens of a row's segments from the root down."""
@@ -99,6 +114,7 @@ def pack(rows: Sequence[Row], share_from: int = SHARE_FROM) -> Pack:
     ids = [token for segment in forest for token in read[order[segment.row]][segment.begin : segment.end]]
     positions = [place for segment in forest for place in range(segment.begin, segment.end)]
     sources = [source for at, row in enumerate(rows) for source in _sources(row, leaf_of[at], parent, starts)]
+    choices, teacher = _taught(rows)
     learnt = [(row.ids[at], float(row.learnt[at]), which) for which, row in enumerate(rows) for at in row.targets]
     return Pack(
         ids=_integers(ids),
@@ -110,26 +126,60 @@ def pack(rows: Sequence[Row], share_from: int = SHARE_FROM) -> Pack:
         weights=torch.tensor([weight for _, weight, _ in learnt], dtype=torch.float64),
         path=_integers([which for _, _, which in learnt]),
         leaf=_integers([leaf_of[at] for at in range(len(rows))]),
+        lesson=_integers([number for number, mates in enumerate(_lessons(rows)) for _ in mates]),
         keys=tuple(row.key for row in rows),
+        choices=choices,
+        teacher=teacher,
     )
 
 
 def packs(rows: Sequence[Row], tokens: int, share_from: int = SHARE_FROM) -> list[Pack]:
-    """As few packs as it takes to hold at most `tokens` each (a longer row stands alone), alike rows together."""
+    """As few packs as it takes to hold at most `tokens` each, alike rows together.
+
+    The rows of a lesson are never parted; a lesson that is longer than `tokens` stands alone.
+    """
     read = [list(row.ids[: row.needed]) for row in rows]
-    order = sorted(range(len(rows)), key=read.__getitem__)
+    lessons = [sorted(mates, key=read.__getitem__) for mates in _lessons(rows)]
     groups: list[list[int]] = []
-    size, before = 0, -1
-    for at in order:
-        length = len(read[at])
-        shared = common(read[before], read[at]) if groups else 0
-        added = length - (shared if shared >= share_from else 0)
+    size = 0
+    for lesson in sorted(lessons, key=lambda lesson: read[lesson[0]]):
+        alone = _sizes([read[at] for at in lesson], share_from)
+        shared = common(read[groups[-1][-1]], read[lesson[0]]) if groups else 0
+        added = alone - (shared if shared >= share_from else 0)
         if not groups or size + added > tokens:
             groups.append([])
-            size, added = 0, length
-        groups[-1].append(at)
-        size, before = size + added, at
+            size, added = 0, alone
+        groups[-1] += lesson
+        size += added
     return [pack([rows[at] for at in sorted(group)], share_from) for group in groups]
+
+
+def _sizes(read: Sequence[Sequence[int]], share_from: int) -> int:
+    """Tokens of sorted rows, each less what it shares with the one before it."""
+    shared = [common(one, other) for one, other in pairwise(read)]
+    return sum(map(len, read)) - sum(depth for depth in shared if depth >= share_from)
+
+
+def _lessons(rows: Sequence[Row]) -> list[range]:
+    """Numbers of the rows of each lesson; the rows of a lesson follow one another."""
+    found, begin = list[range](), 0
+    while begin < len(rows):
+        found.append(range(begin, begin + rows[begin].mates))
+        begin = found[-1].stop
+    if any(mates.stop > len(rows) or any(rows[at].mates != len(mates) for at in mates) for mates in found):
+        raise ValueError("the rows of a lesson are parted")
+    return found
+
+
+def _taught(rows: Sequence[Row]) -> tuple[Tensor | None, Tensor | None]:
+    """The choices of all rows and a teacher's log-probabilities of them, when rows have them."""
+    if not any(row.choices for row in rows):
+        return None, None
+    if any(len(row.choices) != len(row.targets) for row in rows):
+        raise ValueError("a row has choices for some of its learnt tokens only")
+    choices = [torch.as_tensor(row.choices, dtype=torch.int64) for row in rows]
+    teacher = [torch.as_tensor(row.teacher, dtype=torch.float32) for row in rows]
+    return torch.cat(choices), torch.cat(teacher)
 
 
 def rounded(made: Pack) -> Pack:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -22,7 +22,12 @@ if TYPE_CHECKING:
     import numpy
 
 _DONE = "done.json"
-_DTYPES = {"ids": "uint32", "weights": "float32", "row_ends": "uint64", "lesson_ends": "uint64"}
+_DTYPES = {
+    "ids": "uint32", "weights": "float32", "row_ends": "uint64", "lesson_ends": "uint64",
+    "choices": "uint32", "teacher": "float32", "choice_ends": "uint64",
+}  # fmt: skip
+_TAUGHT = ("choices", "teacher", "choice_ends")
+"""Files that are only there when a teacher's choices are stored."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,8 @@ class Lessons:
             return cls(folder)
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            done.unlink(missing_ok=True)
+            for name in (_DONE, *_TAUGHT):
+                (folder / name).unlink(missing_ok=True)
             counts = _write(folder, lessons)
         write_aside(done, json.dumps({"key": key, "counts": counts.__dict__}).encode())
         return cls(folder)
@@ -64,11 +70,17 @@ class Lessons:
     def rows(self, number: int) -> list[Row]:
         """The rows of one lesson."""
         first, last = self._between(self._lesson_ends, number)
-        found = []
-        for row in range(first, last):
-            begin, end = self._between(self._row_ends, row)
-            found.append(Row(self._ids[begin:end].tolist(), self._weights[begin:end].tolist(), self.keys[number]))
-        return found
+        return [self._row(row, self.keys[number], last - first) for row in range(first, last)]
+
+    def _row(self, number: int, key: str, mates: int) -> Row:
+        begin, end = self._between(self._row_ends, number)
+        row = Row(self._ids[begin:end].tolist(), self._weights[begin:end].tolist(), key, mates)
+        if self._choice_ends is None:
+            return row
+        begin, end = self._between(self._choice_ends, number)
+        shape = (len(row.targets), -1)
+        choices, teacher = (self._read(name)[begin:end].reshape(shape).tolist() for name in ("choices", "teacher"))
+        return replace(row, choices=choices, teacher=teacher)
 
     @cached_property
     def keys(self) -> list[str]:
@@ -111,30 +123,48 @@ class Lessons:
     def _lesson_ends(self) -> numpy.ndarray[Any, Any]:
         return self._read("lesson_ends")
 
+    @cached_property
+    def _choice_ends(self) -> numpy.ndarray[Any, Any] | None:
+        return self._read("choice_ends") if (self._folder / "choice_ends").is_file() else None
+
 
 def _write(folder: Path, lessons: Iterable[Lesson]) -> Counts:
     counts = Counts()
-    tokens = rows = 0
+    tokens = rows = choices = 0
     with ExitStack() as stack:
-        files: dict[str, IO[bytes]] = {name: stack.enter_context((folder / name).open("wb")) for name in _DTYPES}
+        files = _Files(folder, stack)
         told = stack.enter_context((folder / "examples.jsonl").open("w", encoding="utf-8"))
         for lesson in lessons:
             told.write(json.dumps(_told(lesson), ensure_ascii=False) + "\n")
             for row in lesson.rows:
                 tokens, rows = tokens + len(row.ids), rows + 1
-                _put(files, "ids", row.ids)
-                _put(files, "weights", row.learnt)
-                _put(files, "row_ends", [tokens])
+                files.put("ids", row.ids)
+                files.put("weights", row.learnt)
+                files.put("row_ends", [tokens])
+                if row.choices:
+                    choices += sum(map(len, row.choices))
+                    files.put("choices", row.choices)
+                    files.put("teacher", row.teacher)
+                    files.put("choice_ends", [choices])
             if lesson.rows:
-                _put(files, "lesson_ends", [rows])
+                files.put("lesson_ends", [rows])
             counts = _counted(counts, lesson)
     return counts
 
 
-def _put(files: dict[str, IO[bytes]], name: str, values: Sequence[float]) -> None:
-    import numpy
+class _Files:
+    """Flat files of numbers, each opened when the first is put into it."""
 
-    files[name].write(numpy.asarray(values, dtype=_DTYPES[name]).tobytes())
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        self._folder, self._stack = folder, stack
+        self._open: dict[str, IO[bytes]] = {}
+
+    def put(self, name: str, values: Sequence[Any]) -> None:
+        import numpy
+
+        if name not in self._open:
+            self._open[name] = self._stack.enter_context((self._folder / name).open("wb"))
+        self._open[name].write(numpy.asarray(values, dtype=_DTYPES[name]).tobytes())
 
 
 def _told(lesson: Lesson) -> dict[str, Any]:
