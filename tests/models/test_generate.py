@@ -57,7 +57,7 @@ def greedy(model: Any, prompt: list[int], limit: int, stop: set[int]) -> list[in
     return ids[len(prompt) :]
 
 
-@pytest.mark.parametrize("make", [llama, gemma])
+@pytest.mark.parametrize("make", [llama, gemma, mamba])
 @pytest.mark.parametrize("tokens", [20, 60, 16_384])
 def test_each_prompt_is_answered_as_if_alone(make: Any, tokens: int) -> None:
     loaded = opened(make)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from luthier.models.describe import read_template
+from luthier.models.quiet import no_peft_warning
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +51,7 @@ def answer(model: Any, ids: list[int]) -> Answer:
 
     seen = torch.tensor([ids])
     rows = []
-    with torch.no_grad():
+    with torch.no_grad(), no_peft_warning():
         for _ in range(TOKENS):
             logits = model(input_ids=seen, attention_mask=torch.ones_like(seen)).logits[0, -1].float()
             rows.append(torch.log_softmax(logits, dim=-1))

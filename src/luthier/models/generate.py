@@ -18,6 +18,7 @@ from luthier.core.errors import DataError
 from luthier.models.load import Loaded
 from luthier.models.logprobs import logprobs, plain_model, reading
 from luthier.models.pack import Row, common, packs
+from luthier.models.soft import SoftPrompt, cache_name, soft_prompt
 
 TOKENS = 16_384
 """Tokens that a batch may hold, prompts and answers together: what bounds its key-value cache."""
@@ -52,9 +53,9 @@ def generate(
     """What the model writes after each prompt, the stop id included; `progress` hears of finished prompts."""
     written: list[list[int]] = [[] for _ in prompts]
     done = 0
-    model = plain_model(loaded.model)
-    for group in _groups(model, prompts, max_new_tokens, tokens):
-        batch = _Batch(model, [prompts[at] for at in group], sampling, group)
+    model, soft = _opened(loaded)
+    for group in _groups(model, prompts, soft.count, max_new_tokens, tokens):
+        batch = _Batch(model, soft, [prompts[at] for at in group], sampling, group)
         for ids in batch.run(max_new_tokens, frozenset(stop_ids)):
             for at, token in ids:
                 written[at].append(token)
@@ -73,7 +74,7 @@ def stream(
     sampling: Sampling = GREEDY,
 ) -> Iterator[int]:
     """The same ids as `generate` writes after one prompt, one by one as they come."""
-    batch = _Batch(plain_model(loaded.model), [prompt], sampling, [0])
+    batch = _Batch(*_opened(loaded), [prompt], sampling, [0])
     for ids in batch.run(max_new_tokens, frozenset(stop_ids)):
         yield from (token for _, token in ids)
 
@@ -100,16 +101,23 @@ def score_options(
     return [[sums[f"{at}:{number}"] for number in range(len(own))] for at, own in enumerate(options)]
 
 
-def _groups(model: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int, tokens: int) -> Iterator[list[int]]:
+def _opened(loaded: Loaded) -> tuple[Any, SoftPrompt]:
+    with torch.no_grad():
+        return plain_model(loaded.model), soft_prompt(loaded.model)
+
+
+def _groups(
+    model: Any, prompts: Sequence[Sequence[int]], virtual: int, max_new_tokens: int, tokens: int
+) -> Iterator[list[int]]:
     """Numbers of prompts to be answered together: of like length, and of the same where padding would be seen."""
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 40
-    even = not _can_pad(model)
+    context = (getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 40) - virtual
+    alone, even = _is_stateful(model), not _can_pad(model)
     group: list[int] = []
     for at in sorted(range(len(prompts)), key=lambda at: len(prompts[at])):
         length = len(prompts[at])
         if not 0 < length < context:
             raise DataError(f"prompt {at} has {length} tokens; the model reads 1 to {context - 1}")
-        room = (len(group) + 1) * (length + max_new_tokens) <= tokens
+        room = not alone and (len(group) + 1) * (virtual + length + max_new_tokens) <= tokens
         if group and (not room or (even and length != len(prompts[group[0]]))):
             yield group
             group = []
@@ -125,21 +133,28 @@ def _can_pad(model: Any) -> bool:
     return reading(model).packed and not windowed
 
 
-class _Batch:
-    """Prompts that are answered together."""
+def _is_stateful(model: Any) -> bool:
+    """Whether a state runs from token to token: such a model answers prompts one at a time, and wants no mask."""
+    return bool(getattr(model, "_is_stateful", False))
 
-    def __init__(self, model: Any, prompts: Sequence[Sequence[int]], sampling: Sampling, names: Sequence[int]) -> None:
-        self._model, self._prompts, self._sampling = model, prompts, sampling
+
+class _Batch:
+    """Prompts that are answered together, all after the same virtual tokens when there are any."""
+
+    def __init__(
+        self, model: Any, soft: SoftPrompt, prompts: Sequence[Sequence[int]], sampling: Sampling, names: Sequence[int]
+    ) -> None:
+        self._model, self._soft, self._prompts, self._sampling = model, soft, prompts, sampling
         self._names = list(names)
         self._device = next(model.parameters()).device
         self._draws = [torch.Generator().manual_seed(sampling.seed * 1_000_003 + name) for name in names]
-        self._cache_name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+        self._cache_name = cache_name(model)
 
     @torch.no_grad()
     def run(self, limit: int, stop: frozenset[int]) -> Iterator[list[tuple[int, int]]]:
         """At each step, the token that each unfinished prompt goes on with, by the prompt's name."""
         logits, cache, mask = self._read()
-        lengths = torch.tensor([len(prompt) for prompt in self._prompts], device=self._device)
+        lengths = torch.tensor([self._soft.count + len(prompt) for prompt in self._prompts], device=self._device)
         going = list(range(len(self._prompts)))
         for count in range(limit):
             chosen = self._choose(logits, going)
@@ -154,35 +169,43 @@ class _Batch:
                 going = [going[place] for place in left]
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
             last = torch.tensor([[chosen[place]] for place in left], device=self._device)
-            logits = self._forward(last, lengths[:, None], mask, cache)
+            logits = self._forward({"input_ids": last}, lengths[:, None], mask, cache)
             lengths = lengths + 1
 
     def _read(self) -> tuple[Tensor, Any, Tensor]:
         """Logits after each prompt, the filled cache and its mask; the common beginning is read once."""
-        from transformers import DynamicCache
-
-        shared = min(common(self._prompts[0], prompt[:-1]) for prompt in self._prompts)
-        cache = DynamicCache(config=self._model.config)
-        if shared and len(self._prompts) > 1:
-            ids = torch.tensor([self._prompts[0][:shared]], device=self._device)
-            self._forward(ids, torch.arange(shared, device=self._device)[None], torch.ones_like(ids), cache)
-            cache.batch_repeat_interleave(len(self._prompts))
-        else:
-            shared = 0
-        tails = [list(prompt[shared:]) for prompt in self._prompts]
+        cache, begun = self._begin()
+        tails = [list(prompt[begun - self._soft.count :]) for prompt in self._prompts]
         longest = max(map(len, tails))
         ids = torch.tensor([[0] * (longest - len(tail)) + tail for tail in tails], device=self._device)
         own = torch.tensor([[0] * (longest - len(tail)) + [1] * len(tail) for tail in tails], device=self._device)
-        mask = torch.cat([own.new_ones(len(tails), shared), own], 1)
-        positions = (mask.cumsum(1) - 1).clamp_min(0)[:, shared:]
-        return self._forward(ids, positions, mask, cache), cache, mask
+        mask = torch.cat([own.new_ones(len(tails), begun), own], 1)
+        positions = (mask.cumsum(1) - 1).clamp_min(0)[:, begun:]
+        return self._forward({"input_ids": ids}, positions, mask, cache), cache, mask
 
-    def _forward(self, ids: Tensor, positions: Tensor, mask: Tensor, cache: Any) -> Tensor:
+    def _begin(self) -> tuple[Any, int]:
+        """A cache with what stands before all prompts, virtual tokens and what they share, and how much that is."""
+        from transformers import DynamicCache
+
+        soft, many = self._soft, len(self._prompts) > 1
+        cache = soft.fill(DynamicCache(config=self._model.config), 1)
+        shared = min(common(self._prompts[0], prompt[:-1]) for prompt in self._prompts) if many else 0
+        begun = soft.count + shared
+        if shared or soft.embeddings is not None:
+            ids = torch.tensor([self._prompts[0][:shared]], dtype=torch.int64, device=self._device)
+            positions = torch.arange(soft.count if soft.cached else 0, begun, device=self._device)[None]
+            self._forward(soft.inputs(self._model, ids), positions, ids.new_ones(1, begun), cache)
+        if begun and many:
+            cache.batch_repeat_interleave(len(self._prompts))
+        return cache, begun
+
+    def _forward(self, told: dict[str, Tensor], positions: Tensor, mask: Tensor, cache: Any) -> Tensor:
         """(rows, vocab) logits after the last token of each row."""
         kept: dict[str, Any] = {self._cache_name: cache}
         if "position_ids" in inspect.signature(self._model.forward).parameters:
             kept["position_ids"] = positions
-        out = self._model(input_ids=ids, attention_mask=mask, use_cache=True, logits_to_keep=1, **kept)
+        seen = None if _is_stateful(self._model) else mask
+        out = self._model(**told, attention_mask=seen, use_cache=True, logits_to_keep=1, **kept)
         return out.logits[:, -1].float()  # type: ignore[no-any-return]  # the model is anybody's
 
     def _choose(self, logits: Tensor, going: Sequence[int]) -> list[int]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from luthier.models.attention import Pass, Unpackable, packed
 from luthier.models.head import Head, Shape
 from luthier.models.pack import Pack, Row, pack, rounded
+from luthier.models.soft import NO_PROMPT, SoftPrompt, soft_prompt
 
 FEW_TARGETS = 4
 """Training reads logits in fp32 while at most one token in this many is learnt: below that it costs next to nothing."""
@@ -40,11 +41,11 @@ def logprobs(model: torch.nn.Module, pack: Pack, *, quick: bool = True) -> Tenso
 
     For a pack with choices (N, 1 + K): the target's, then those of the choices at the pack's temperature.
     """
-    inner, how = plain_model(model), reading(model)
+    inner, how, soft = plain_model(model), reading(model), soft_prompt(model)
     pack = pack.on(next(inner.parameters()).device)
     if how.head is None:
-        return _chosen(_own_logits(inner, pack), pack)
-    hidden = _hidden(inner, pack, how, quick)
+        return _chosen(_own_logits(inner, pack, soft), pack)
+    hidden = _hidden(inner, pack, soft, how, quick)
     precise = not torch.is_grad_enabled() or pack.sources.shape[0] * FEW_TARGETS <= pack.tokens
     if pack.choices is None:
         return how.head.logprobs(hidden, pack.targets, precise=precise)
@@ -57,13 +58,14 @@ def likeliest(model: torch.nn.Module, pack: Pack, count: int, *, below: int, tem
 
     Only ids below `below` are taken; log-probabilities are those of logits divided by `temperature`.
     """
-    inner, how = plain_model(model), reading(model)
+    inner, how, soft = plain_model(model), reading(model), soft_prompt(model)
     here = pack.on(next(inner.parameters()).device)
     if how.head is None:
-        logps = torch.log_softmax(_own_logits(inner, here) / temperature, -1)
+        logps = torch.log_softmax(_own_logits(inner, here, soft) / temperature, -1)
         found, choices = logps[:, :below].topk(count, dim=-1)
     else:
-        choices, found = how.head.top(_hidden(inner, here, how, True), count, below=below, temperature=temperature)
+        hidden = _hidden(inner, here, soft, how, True)
+        choices, found = how.head.top(hidden, count, below=below, temperature=temperature)
     device = pack.ids.device
     return replace(pack, choices=choices.to(device), teacher=found.to(device), temperature=temperature)
 
@@ -86,28 +88,28 @@ def plain_model(model: torch.nn.Module) -> Any:
     return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
 
 
-def _hidden(model: Any, pack: Pack, how: Reading, quick: bool) -> Tensor:
+def _hidden(model: Any, pack: Pack, soft: SoftPrompt, how: Reading, quick: bool) -> Tensor:
     """(N, width) hidden states at the pack's sources."""
-    return _hidden_packed(model, rounded(pack), quick) if how.packed else _hidden_padded(model, pack)
+    if not how.packed:
+        return _hidden_padded(model, pack, soft)
+    return _hidden_packed(model, rounded(soft.above(pack)), soft, quick)
 
 
-def _hidden_packed(model: Any, pack: Pack, quick: bool) -> Tensor:
-    with packed(model, pack, quick=quick):
+def _hidden_packed(model: Any, pack: Pack, soft: SoftPrompt, quick: bool) -> Tensor:
+    with packed(model, pack, quick=quick, cached=soft.cached):
         states: Tensor = _decoder(model)(
-            input_ids=pack.ids[None], position_ids=pack.positions[None], use_cache=False
+            **soft.inputs_of(model, pack), position_ids=pack.positions[None], use_cache=False
         ).last_hidden_state
     return states[0].index_select(0, pack.sources)
 
 
-def _hidden_padded(model: Any, pack: Pack) -> Tensor:
-    states: Tensor = _decoder(model)(**_padded(pack), use_cache=False).last_hidden_state
-    return states.flatten(0, 1).index_select(0, _padded_sources(pack, states.shape[1]))
+def _hidden_padded(model: Any, pack: Pack, soft: SoftPrompt = NO_PROMPT) -> Tensor:
+    return _at_sources(_padded(_decoder(model), model, pack, soft).last_hidden_state, pack)
 
 
-def _own_logits(model: Any, pack: Pack) -> Tensor:
+def _own_logits(model: Any, pack: Pack, soft: SoftPrompt = NO_PROMPT) -> Tensor:
     """(N, vocab) logits as the model itself computes them."""
-    whole: Tensor = model(**_padded(pack), use_cache=False).logits
-    logits = whole.flatten(0, 1).index_select(0, _padded_sources(pack, whole.shape[1]))
+    logits = _at_sources(_padded(model, model, pack, soft).logits, pack)
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
@@ -119,17 +121,19 @@ def _chosen(logits: Tensor, pack: Pack) -> Tensor:
     return torch.cat([one, torch.log_softmax(logits / pack.temperature, -1).gather(1, pack.choices)], 1)
 
 
-def _padded(pack: Pack) -> dict[str, Tensor]:
-    """The pack's rows side by side, padded at their ends."""
+def _padded(part: Any, model: Any, pack: Pack, soft: SoftPrompt) -> Any:
+    """What a part of a model says of the pack's rows, side by side, padded at their ends, after the virtual tokens."""
     rows = [torch.tensor(ids, dtype=torch.int64) for ids in pack.unpack()]
-    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(pack.ids.device)
     seen = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
-    return {"input_ids": ids.to(pack.ids.device), "attention_mask": seen.to(pack.ids.device)}
+    seen = torch.cat([seen.new_ones(len(rows), soft.count), seen], 1).to(pack.ids.device)
+    return part(**soft.inputs(model, ids), **soft.past(part, len(rows)), attention_mask=seen, use_cache=False)
 
 
-def _padded_sources(pack: Pack, longest: int) -> Tensor:
-    """(N,) place of each source among all places of the padded rows."""
-    return pack.path * longest + pack.positions[pack.sources]
+def _at_sources(states: Tensor, pack: Pack) -> Tensor:
+    """(rows, places, x) of padded rows, perhaps after virtual tokens, to (N, x) at the pack's sources."""
+    ahead = states.shape[1] - int(pack.positions.max()) - 1
+    return states.flatten(0, 1).index_select(0, pack.path * states.shape[1] + ahead + pack.positions[pack.sources])
 
 
 def _decoder(model: Any) -> Any:

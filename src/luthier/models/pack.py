@@ -192,7 +192,7 @@ def rounded(made: Pack) -> Pack:
     missing = -made.tokens % unit
     if not missing or not made.tokens:
         return made
-    filler = torch.zeros(missing, dtype=torch.int64)
+    filler = made.ids.new_zeros(missing)
     return replace(
         made,
         ids=torch.cat([made.ids, filler]),

@@ -40,7 +40,8 @@ def no_gguf_bar() -> Iterator[None]:
 
 @contextmanager
 def no_peft_warning() -> Iterator[None]:
-    """Silence while PEFT wraps a model: it still asks transformers 5.24 for a property by its old name."""
+    """Silence while PEFT wraps or asks a model: it still calls two things of transformers 5.24 by their old names."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        warnings.filterwarnings("ignore", message="`past_key_values` is deprecated", category=FutureWarning)
         yield

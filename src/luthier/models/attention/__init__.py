@@ -6,7 +6,7 @@ with packed(model, pack):
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -24,6 +24,10 @@ from luthier.models.pack import Pack
 NAME = "luthier_packed"
 
 
+Cached = Sequence[tuple[Tensor, Tensor]]
+"""By layer: keys and values (1, key heads, tokens, d)."""
+
+
 class Unpackable(Exception):
     """This attention asks for something that packs cannot give; rows are padded instead."""
 
@@ -34,6 +38,8 @@ class Pass:
 
     plan: Plan
     quick: bool
+    cached: Cached = ()
+    """Keys and values of the pack's first tokens in each layer, where they are not the model's own (`prefix`)."""
     windows: list[int | None] = field(default_factory=list)
     """The sliding window of each attention call so far: how often the registry was used, and how."""
 
@@ -42,9 +48,12 @@ _PASS: ContextVar[Pass | None] = ContextVar("luthier_pass", default=None)
 
 
 @contextmanager
-def packed(model: PreTrainedModel, pack: Pack, *, quick: bool = True) -> Iterator[Pass]:
-    """Let a model's attention layers follow the pack; `quick=False` keeps to the plain path with a dense mask."""
-    now = Pass(Plan(pack), quick)
+def packed(model: PreTrainedModel, pack: Pack, *, quick: bool = True, cached: Cached = ()) -> Iterator[Pass]:
+    """Let a model's attention layers follow the pack; `quick=False` keeps to the plain path with a dense mask.
+
+    `cached` keys and values stand in the place of those that the layers compute for the pack's first tokens.
+    """
+    now = Pass(Plan(pack), quick, cached)
     token = _PASS.set(now)
     configs = {id(config): config for module in model.modules() if (config := getattr(module, "config", None))}
     before = [(config, config._attn_implementation_internal) for config in configs.values() if _is_config(config)]
@@ -84,10 +93,19 @@ def packed_attention(
         dropout=asked.get("dropout", 0.0),
     )
     now.windows.append(manner.window)
+    if now.cached:
+        key, value = _begun(now.cached, module, key, value)
     simple = manner.softcap is None and manner.sinks is None and not manner.dropout
     if now.quick and simple and query.device.type == "cpu":
         return block_attention(query, key, value, now.plan, manner.scaling, manner.window), None
     return plain_attention(query, key, value, now.plan, manner), None
+
+
+def _begun(cached: Cached, module: Any, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """A layer's keys and values with others in the place of the first ones."""
+    keys, values = cached[module.layer_idx]
+    count = keys.shape[2]
+    return torch.cat([keys, key[:, :, count:]], 2), torch.cat([values, value[:, :, count:]], 2)
 
 
 def _refuse(module: torch.nn.Module, attention_mask: Tensor | None, asked: dict[str, Any]) -> None:
