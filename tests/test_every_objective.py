@@ -24,6 +24,7 @@ OTHERWISE: dict[tuple[str, str], Any] = {
     ("sft", "max_tokens"): 60,
     ("sft", "too_long"): "prompt",
     ("sft", "average"): "row",
+    ("sft", "weight"): "worth",
 }
 """Another value for each field, which must change the lessons."""
 FIELDS = [(kind, name) for kind in KINDS for name in OBJECTIVES[kind].model_fields if name != "kind"]
@@ -99,7 +100,7 @@ def test_it_learns(kind: str, shop: Bench) -> None:
 @pytest.mark.parametrize(("kind", "name"), FIELDS)
 def test_every_field_changes_something(kind: str, name: str, text: Text) -> None:
     assert (kind, name) in OTHERWISE, f"add another value of {kind}.{name} to OTHERWISE"
-    given = [*examples(6), conversation()]
+    given = [one.model_copy(update={"meta": {"worth": 2.0}}) for one in (*examples(6), conversation())]
     limit = {"too_long": {"max_tokens": 1200}, "learn": {"max_tokens": 1 << 14}}.get(name, {})
     one = made(kind, **limit).lessons(given, text)
     assert one != made(kind, **{**limit, name: OTHERWISE[kind, name]}).lessons(given, text)

@@ -70,6 +70,27 @@ def test_layouts_are_recognised_and_said(make: Make, write: Write, name: str) ->
     assert "read as" in made.notes
 
 
+MARKED = [
+    CHAT[0], {"role": "assistant", "content": "no", "weight": 0}, CHAT[0], {"role": "assistant", "content": "no"} |
+    {"train": False}, CHAT[0], {"role": "assistant", "content": "yes", "weight": 1, "train": True, "tag": "gold"},
+]  # fmt: skip
+
+
+def test_turns_marked_as_read_only_stay_so(make: Make, write: Write) -> None:
+    source = {"kind": "jsonl", "path": write("rows.jsonl", [{"messages": MARKED}] * 2)}
+    made = make(source=source, split={"test": 0}, task="text")
+    spoken = [turn for turn in json.loads(made.all()["messages"][0]) if turn["role"] == "assistant"]
+    assert [turn.get("learn", True) for turn in spoken] == [False, False, True]
+    assert spoken[-1]["tag"] == "gold"
+
+
+@pytest.mark.parametrize(("mark", "wanted"), [({"weight": 0.5}, "wanted 0 or 1"), ({"train": "no"}, "true or false")])
+def test_a_mark_that_says_neither_is_refused(make: Make, write: Write, mark: dict[str, Any], wanted: str) -> None:
+    path = write("rows.jsonl", [{"messages": [CHAT[0], {**CHAT[1], **mark}]}] * 2)
+    with pytest.raises(DataError, match=wanted):
+        make(source={"kind": "jsonl", "path": path})
+
+
 def test_unmapped_columns_stay_in_meta(make: Make, write: Write) -> None:
     rows = [{"q": f"q{n}", "a": f"a{n}", "extra": n, "nested": {"x": [n]}, "who": f"c{n}", "key": n} for n in range(4)]
     source = {

@@ -93,7 +93,21 @@ def _message(item: Any, field: str) -> Message:
         tool_calls=tuple(_tool_call(call, field) for call in calls),
         tool_call_id=_name(item, "tool_call_id", field),
         name=_name(item, "name", field),
+        tag=_name(item, "tag", field),
+        learn=role != "assistant" or _learnt(item, field),
     )
+
+
+def _learnt(item: dict[str, Any], field: str) -> bool:
+    """Whether an assistant turn is to be learnt: OpenAI's `weight` (0 or 1), or `train` (true or false)."""
+    for key in ("weight", "train"):
+        value = item.get(key)
+        if value is not None and value not in (0, 1):
+            wanted = "0 or 1" if key == "weight" else "true or false"
+            raise UnusableRowError(f"wanted {wanted}, got {value!r}", f"{field}.{key}")
+        if value == 0:
+            return False
+    return True
 
 
 def _name(item: dict[str, Any], key: str, field: str) -> str | None:

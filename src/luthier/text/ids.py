@@ -143,7 +143,7 @@ class Text:
         max_tokens: int | None = None,
         cut: CutRule = "prompt",
     ) -> Encoded:
-        """A conversation as ids; `learn` takes the last assistant turn or all of them."""
+        """A conversation as ids; `learn` takes the last assistant turn, all of them, or those that a function says."""
         return self.encode_many([messages], [tools], learn=learn, max_tokens=max_tokens, cut=cut)[0]
 
     def encode_many(
@@ -258,8 +258,7 @@ class Text:
             dropped=rendered.dropped,
         )
         row = self._closed(row, rendered, len(messages) - 1)
-        why = "" if any(row.learnt) else "no token of an answer" if rendered.turns else "no assistant turn"
-        return replace(row, nothing=why)
+        return replace(row, nothing="" if any(row.learnt) else _nothing(rendered, messages))
 
     def _closed(self, row: Encoded, rendered: Rendered, last: int) -> Encoded:
         eos = self.tokenizer.eos_token_id
@@ -267,6 +266,14 @@ class Text:
         if turn is None or turn.closed or turn.message != last or eos is None:
             return row
         return replace(row, ids=[*row.ids, eos], learnt=[*row.learnt, True])
+
+
+def _nothing(rendered: Rendered, messages: Sequence[Message]) -> str:
+    """Why no token of a conversation is learnt."""
+    if rendered.turns:
+        return "no token of an answer"
+    spoken = any(message.role == "assistant" for message in messages)
+    return "no turn that is to be learnt" if spoken else "no assistant turn"
 
 
 def _head(rendered: Rendered, place: int) -> Plan:

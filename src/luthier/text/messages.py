@@ -35,6 +35,10 @@ class Message(_Plain):
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     name: str | None = None
+    tag: str | None = None
+    """What the data calls this turn, by which it can be chosen to be learnt."""
+    learn: bool = True
+    """False for an assistant turn that the data marks as read only: OpenAI's `weight: 0`, ShareGPT's `train: false`."""
 
 
 class Origin(_Plain):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -14,7 +14,8 @@ from luthier.text.marks import Part, Piece, pieces_of
 from luthier.text.messages import Message
 from luthier.text.templates import Refused, Template
 
-Learn = Literal["last", "all"]
+Learn = Literal["last", "all"] | Callable[[Message], bool]
+"""Which assistant turns are learnt: the last, all, or those that a function says; never one marked `learn: false`."""
 Tools = Sequence[Mapping[str, Any]]
 
 
@@ -69,8 +70,7 @@ class Renderer:
     def render(self, messages: Sequence[Message], tools: Tools = (), learn: Learn = "last") -> Rendered:
         """The whole conversation, with the turns to learn."""
         ground = self._ground(messages, tools, prompt=False)
-        spoken = [number for number, message in enumerate(messages) if message.role == "assistant"]
-        wanted = spoken[-1:] if learn == "last" else spoken
+        wanted = wanted_turns(messages, learn)
         turns = tuple(self._turn(ground, messages, tools, number) for number in wanted)
         _check_shown(ground, wanted)
         return Rendered(ground.text, ground.pieces, tuple(ground.controls), turns, _told(ground.dropped))
@@ -160,6 +160,16 @@ class Renderer:
         except Refused:
             return 0
         return _shared(glue, ground.text[_edge(ground, len(messages) - 1, 0) :])
+
+
+def wanted_turns(messages: Sequence[Message], learn: Learn) -> list[int]:
+    """Numbers of the messages that are to be learnt."""
+    spoken = [number for number, message in enumerate(messages) if message.role == "assistant"]
+    if learn == "last":
+        spoken = spoken[-1:]
+    elif learn != "all":
+        spoken = [number for number in spoken if learn(messages[number])]
+    return [number for number in spoken if messages[number].learn]
 
 
 def _edge(ground: _Ground, number: int, start: int) -> int:

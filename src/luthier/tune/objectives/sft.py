@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from luthier.text.messages import Example
+from luthier.core.errors import DataError, Where, did_you_mean
+from luthier.text.messages import Example, Message
 from luthier.tune.objective import Lesson, Loss, Objective
 
 if TYPE_CHECKING:
@@ -19,13 +22,38 @@ if TYPE_CHECKING:
 TOO_LONG = "longer than {limit} tokens"
 
 
+class Turns(BaseModel):
+    """Assistant turns by what the data says of them; `*` stands for any characters."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    tag: str | None = Field(default=None, min_length=1)
+    """The message's `tag`."""
+    name: str | None = Field(default=None, min_length=1)
+    """The message's `name`: who speaks."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Turns:
+        if self.tag is None and self.name is None:
+            raise ValueError("wanted a `tag`, a `name`, or both")
+        return self
+
+    def wanted(self, message: Message) -> bool:
+        """Whether a message is among them."""
+        asked = ((self.tag, message.tag), (self.name, message.name))
+        return all(pattern is None or fnmatchcase(value or "", pattern) for pattern, value in asked)
+
+
 class Sft(Objective):
     """The negative log-likelihood of the answers' tokens, averaged over all learnt tokens of a step."""
 
     kind: Literal["sft"] = "sft"
 
-    learn: Literal["last", "all"] = "last"
-    """Which assistant turns are learnt: the last one, or all of a conversation."""
+    learn: Literal["last", "all"] | Turns = "last"
+    """Which assistant turns are learnt: the last one, all of a conversation, or those with a tag or a name, such as
+    `{tag: gold}`. Turns that the data marks with `weight: 0` or `train: false` are never learnt."""
+    weight: str | None = None
+    """A column of the data that says how much each row counts (0: not at all); all count the same when not given."""
     max_tokens: int = Field(default=2048, ge=2)
     """Rows with more tokens than this fall under `too_long`."""
     too_long: Literal["drop", "prompt", "right"] = "drop"
@@ -41,20 +69,23 @@ class Sft(Objective):
         rows = text.encode_many(
             [example.messages for example in examples],
             [example.tools for example in examples],
-            learn=self.learn,
+            learn=self.learn if isinstance(self.learn, str) else self.learn.wanted,
             max_tokens=limit,
             cut="prompt" if self.too_long == "drop" else self.too_long,
         )
-        return [self._lesson(example.id, row) for example, row in zip(examples, rows, strict=True)]
+        return [self._lesson(example, row) for example, row in zip(examples, rows, strict=True)]
 
-    def _lesson(self, key: str, row: Encoded) -> Lesson:
+    def _lesson(self, example: Example, row: Encoded) -> Lesson:
         from luthier.models.pack import Row
 
+        key, weight = example.id, weight_of(example, self.weight)
+        if not weight:
+            return Lesson(id=key, nothing=f"its {self.weight} is 0")
         if len(row.ids) > self.max_tokens:
             return Lesson(id=key, cut=len(row.ids), nothing=TOO_LONG.format(limit=self.max_tokens))
         if row.nothing or not any(row.learnt[1:]):
             return Lesson(id=key, cut=row.removed, nothing=row.nothing or "only its first token would be learnt")
-        share = 1.0 / sum(row.learnt[1:]) if self.average == "row" else 1.0
+        share = weight / sum(row.learnt[1:]) if self.average == "row" else weight
         learnt = [share if wanted else 0.0 for wanted in row.learnt]
         return Lesson(id=key, rows=(Row(row.ids, learnt, key),), cut=row.removed)
 
@@ -65,3 +96,23 @@ class Sft(Objective):
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
         """Minus the weighted sum of log-probabilities."""
         return Loss(-(logp * pack.weights.to(logp.dtype)).sum())
+
+
+def weight_of(example: Example, column: str | None) -> float:
+    """How much an example counts: 1, or the number in a column of its data; `DataError` when that is none."""
+    if column is None:
+        return 1.0
+    origin = example.origin
+    where = Where(file=origin.file, line=origin.line, field=column)
+    if column not in example.meta:
+        raise DataError(
+            f"the row has no {column!r} to be weighed by", where=where, remedy=did_you_mean(column, example.meta)
+        )
+    value = example.meta[column]
+    try:
+        weight = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        weight = math.nan
+    if not (math.isfinite(weight) and weight >= 0):
+        raise DataError(f"wanted a weight of 0 or more, got {value!r}", where=where)
+    return weight
