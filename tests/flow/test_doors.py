@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import polars
 import pytest
+import yaml
 
 from luthier.cli.app import run_command
 from luthier.flow.locate import find_artifact
@@ -91,6 +93,38 @@ def test_export_writes_data_and_models(made: Path, capsys: pytest.CaptureFixture
     files = _json(capsys, "export", ":tune", "--to", "out-adapter", "--format", "adapter")["files"]
     assert {"adapter_config.json", "adapter_model.safetensors"} <= set(files)
     assert "model.safetensors" in _json(capsys, "export", ":tune", "--to", "out-merged", "--format", "merged")["files"]
+
+
+def test_a_model_goes_out_as_gguf_with_what_the_check_found(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = _json(capsys, "export", ":tune", "--to", "out-gguf", "--format", "gguf", "--quant", "q8_0")
+    assert "tiny-model+lora-q8_0.gguf" in told["files"]
+    assert "nats a token" in told["notes"][0]
+    assert run_command(["export", ":tune", "--to", "out-hf", "--format", "merged", "--quant", "q8_0"]) == 2
+
+
+def test_every_fact_of_the_card_is_true_to_the_artifact(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _json(capsys, "export", ":tune", "--to", "out-card", "--format", "merged")
+    card = (made / "out-card" / "README.md").read_text(encoding="utf-8")
+    tune, data, report = (find_artifact(f":{name}").artifact for name in ("tune", "data", "report"))
+    told, learnt = tune.read_json("tuned.json"), polars.read_parquet(tune.path("learnt.parquet"))
+    for digest in (tune.digest, data.digest, tune.manifest.inputs["model"]):
+        assert f"`{digest}`" in card
+    assert "data from tickets.csv (90 rows); kept 60 train, 30 test; licence not stated by its source" in card
+    assert "technique lora; objective sft; 60 rows; 60 rows seen; 8 steps" in card
+    assert f"{told['learnt_tokens']} learnt tokens" in card
+    assert learnt["learnt"].sum() == told["learnt_tokens"]
+    assert f"{(learnt['tokens'] * learnt['seen']).sum()} tokens seen" in card
+    assert f"{told['trainable_parameters']} trained parameters" in card
+    assert "learning rate 0.01 (as given)" in card
+    measure = report.read_json("metrics.json")["models"]["tuned"]["accuracy"]
+    assert f"| accuracy | {measure['value']:.4g} | {measure['low']:.4g} to {measure['high']:.4g} |" in card
+    settings = yaml.safe_load(card.split("```yaml\n")[1].split("```")[0])
+    assert settings[f"tune {tune.digest[:12]}"] == tune.manifest.settings
+    assert settings[f"prepare {data.digest[:12]}"] == data.manifest.settings
+    assert f"data set `{data.digest[:12]}`: not stated by its source" in card
+    assert str(made) not in card
+    checked = json.loads((made / "out-card" / "luthier.json").read_text())["checked"]
+    assert f"checked on one fixed prompt: {checked['same_tokens']} of {checked['tokens']} greedy tokens" in card
 
 
 def test_compare_pairs_two_runs_and_two_data_sets(made: Path, capsys: pytest.CaptureFixture[str]) -> None:

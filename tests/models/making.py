@@ -47,7 +47,7 @@ def other_model(folder: Path, kind: str = "qwen2", *, tied: bool = True, dtype: 
     sizes = {"vocab_size": 400, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
     sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512}
     config = AutoConfig.for_model(
-        kind, **sizes, tie_word_embeddings=tied, bos_token_id=1, eos_token_id=2, pad_token_id=2, **more
+        kind, **sizes | more, tie_word_embeddings=tied, bos_token_id=1, eos_token_id=2, pad_token_id=2
     )
     model = AutoModelForCausalLM.from_config(config)
     for parameter in model.parameters():

@@ -13,6 +13,7 @@ import yaml
 from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, LuthierError, ModelError
 from luthier.models import export as exports
+from luthier.models import to_gguf
 from luthier.models.describe import describe
 from luthier.models.export import MARKER, export
 from luthier.models.from_gguf import open_gguf, tokenizer_of
@@ -93,6 +94,81 @@ def test_gguf_reads_back_as_the_tuned_model(tmp_path: Path) -> None:
     assert tokenizer_of(to / "tiny+lora-f16.gguf").chat_template is not None
 
 
+@pytest.mark.parametrize(("quant", "largest"), [("q8_0", 0.02), ("q4_0", 0.3)])
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_quantised_gguf_stays_near(tmp_path: Path, quant: to_gguf.Quant, largest: float, tied: bool) -> None:
+    from gguf import GGUFReader
+
+    store, base = tiny_base(tmp_path, kind="llama", tied=tied)
+    heard: list[str] = []
+    to = export(tiny_adapter(store, base), tmp_path / "out", "gguf", quant=quant, say=heard.append)
+    reader = GGUFReader(to / f"tiny+lora-{quant}.gguf")
+    kinds = {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
+    assert kinds["blk.0.ffn_up.weight"] == quant.upper()
+    assert kinds["blk.0.attn_norm.weight"] == "F32"
+    assert kinds["token_embd.weight" if tied else "output.weight"] == "Q8_0"
+    assert kinds["token_embd.weight"] == ("Q8_0" if tied else quant.upper())
+    assert ("output.weight" in kinds) is not tied
+    wanted = load(open_artifact(store, base), "float32").model
+    off = (logits(open_gguf(to / f"tiny+lora-{quant}.gguf")) - logits(wanted)).abs().max()
+    assert 0 < off < largest
+    checked = json.loads((to / MARKER).read_text())["checked"]
+    assert 0 < checked["nats"] < largest
+    assert f"{checked['same_tokens']} of 16 greedy tokens" in heard[-1]
+
+
+def open_artifact(store: Any, base: Artifact) -> Artifact:
+    """The adapter that `tiny_adapter` makes over the base."""
+    found: Artifact = next(one for one in map(store.open, store.digests()) if one.manifest.inputs)
+    assert found.manifest.inputs["model"] == base.digest
+    return found
+
+
+def test_a_row_that_fills_no_block_stays_in_float16(tmp_path: Path) -> None:
+    from gguf import GGUFReader
+
+    _, base = tiny_base(tmp_path, kind="llama", intermediate_size=48)
+    to = export(base, tmp_path / "out", "gguf", quant="q4_0")
+    kinds = {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(to / "tiny-q4_0.gguf").tensors}
+    assert (kinds["blk.0.ffn_down.weight"], kinds["blk.0.ffn_up.weight"]) == ("F16", "Q4_0")
+
+
+def test_a_broken_quantised_file_is_not_given_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, base = tiny_base(tmp_path)
+    monkeypatch.setattr(exports, "MOST_NATS", {"q8_0": 1e-9})
+    with pytest.raises(ModelError, match=r"answers otherwise than the model: \d+ of 16 greedy tokens"):
+        export(base, tmp_path / "out", "gguf", quant="q8_0")
+    with pytest.raises(InputError, match="a precision of GGUF files"):
+        export(base, tmp_path / "out", "hf", quant="q8_0")
+
+
+def test_generation_settings_and_template_travel_into_gguf(tmp_path: Path) -> None:
+    from gguf import GGUFReader
+
+    store, base = tiny_base(tmp_path)
+    (base.folder / "generation_config.json").write_text(json.dumps({"temperature": 0.25, "top_k": 7}))
+    to = export(tiny_adapter(store, base), tmp_path / "out", "gguf")
+    fields = GGUFReader(to / "tiny+lora-f16.gguf").fields
+    assert fields["general.sampling.temp"].contents() == 0.25
+    assert fields["general.sampling.top_k"].contents() == 7
+    assert fields["tokenizer.chat_template"].contents() == (base.folder / "chat_template.jinja").read_text()
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "generation_config.json"])
+def test_what_gets_lost_on_the_way_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    _, base = tiny_base(tmp_path)
+    write = exports._write
+
+    def careless(*args: Any) -> None:
+        write(*args)
+        (args[1] / name).write_text("{}")
+
+    monkeypatch.setattr(exports, "_write", careless)
+    lost = "chat template" if name.startswith("chat") else "generation_config.json"
+    with pytest.raises(ModelError, match=f"lost the {lost}"):
+        export(base, tmp_path / "out", "hf")
+
+
 def test_the_card_says_what_it_is(tmp_path: Path) -> None:
     store, base = tiny_base(tmp_path)
     measures = {
@@ -103,7 +179,7 @@ def test_the_card_says_what_it_is(tmp_path: Path) -> None:
     to = export(tiny_adapter(store, base), tmp_path / "out", "merged", measures=measures)
     text = (to / "README.md").read_text()
     assert front_matter(to) == {
-        "base_model": "tiny", "library_name": "transformers", "license": "unknown",
+        "base_model": "tiny", "base_model_relation": "finetune", "library_name": "transformers", "license": "unknown",
         "pipeline_tag": "text-generation", "tags": ["luthier"],
     }  # fmt: skip
     assert "| accuracy | 0.91 | 0.88 to 0.94 |" in text
@@ -180,5 +256,5 @@ def test_gguf_of_an_architecture_that_is_not_written(tmp_path: Path) -> None:
 def test_the_real_model_goes_out_whole(smollm2: Artifact, tmp_path: Path, kind: exports.Format) -> None:
     heard: list[str] = []
     to = export(smollm2, tmp_path / "out", kind, say=heard.append)
-    assert "answers as the model does" in heard[-1]
+    assert "16 of 16 greedy tokens" in heard[-1]
     assert front_matter(to)["license"] == "apache-2.0"

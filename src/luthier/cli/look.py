@@ -129,16 +129,19 @@ def export(
         Literal["hf", "adapter", "merged", "gguf", "jsonl"] | None,
         typer.Option("--format", help="By default hf or jsonl."),
     ] = None,
+    quant: Annotated[Literal["f16", "q8_0", "q4_0"], typer.Option(help="Precision of a GGUF file's matrices.")] = "f16",
     as_json: Json = False,
 ) -> None:
     """Write a data set or a model in a form that other tools read."""
     from luthier.flow.export import export_artifact
 
-    files = export_artifact(what, to, form)
+    done = export_artifact(what, to, form, quant=quant)
     if as_json:
-        say_json({"to": str(to), "files": files})
+        say_json({"to": str(to), "files": done.files, "notes": done.notes})
         return
-    say(f"wrote {to}: {', '.join(files)}")
+    for note in done.notes:
+        say(f"  · {note}")
+    say(f"wrote {to}: {', '.join(done.files)}")
 
 
 @store_app.command("list")

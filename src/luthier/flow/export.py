@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, Where
 from luthier.flow.locate import Found, find_artifact
 
 Form = Literal["hf", "adapter", "merged", "gguf", "jsonl"]
+Quant = Literal["f16", "q8_0", "q4_0"]
 _FORMS: dict[str, tuple[Form, ...]] = {"dataset": ("jsonl",), "model": ("hf", "adapter", "merged", "gguf")}
 
 
-def export_artifact(word: str, to: Path, form: Form | None) -> list[str]:
-    """Write a data set or a model to the folder `to`; returns the names of the files."""
+class Exported(NamedTuple):
+    """What was written, and what was found when it was checked."""
+
+    files: list[str]
+    notes: list[str]
+
+
+def export_artifact(word: str, to: Path, form: Form | None, *, quant: Quant = "f16") -> Exported:
+    """Write a data set or a model to the folder `to`."""
     found = find_artifact(word)
     makes = found.artifact.manifest.makes
     able = _FORMS.get(makes, ())
@@ -27,6 +35,7 @@ def export_artifact(word: str, to: Path, form: Form | None) -> list[str]:
             else "`luthier show` prints it; `luthier report` draws it"
         )
         raise InputError(what, where=Where(field=word), remedy=remedy)
+    notes: list[str] = []
     if chosen == "jsonl":
         from luthier.data.export import export as export_data
 
@@ -34,8 +43,8 @@ def export_artifact(word: str, to: Path, form: Form | None) -> list[str]:
     else:
         from luthier.models.export import export as export_model
 
-        export_model(found.artifact, to, chosen, measures=_measures(found))
-    return sorted(path.relative_to(to).as_posix() for path in to.rglob("*") if path.is_file())
+        export_model(found.artifact, to, chosen, quant=quant, measures=_measures(found), say=notes.append)
+    return Exported(sorted(path.relative_to(to).as_posix() for path in to.rglob("*") if path.is_file()), notes)
 
 
 def _measures(found: Found) -> dict[str, Any] | None:

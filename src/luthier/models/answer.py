@@ -33,6 +33,40 @@ class Answer(NamedTuple):
         return None
 
 
+class Agreement(NamedTuple):
+    """How far a written model agrees with the one that it was written from, on the one fixed prompt."""
+
+    same: int
+    """Greedy tokens that both say before they part."""
+    tokens: int
+    difference: float
+    """Nats a token, on average, by which the log-probabilities of the model's own answer differ."""
+    gap: float
+    """Nats by which the model preferred its own token where they part; 0 when they do not."""
+
+    def __str__(self) -> str:
+        """As it is said to people."""
+        return (
+            f"{self.same} of {self.tokens} greedy tokens are the model's, and log-probabilities of its answer differ "
+            f"by {self.difference:.2g} nats a token"
+        )
+
+
+def agreement(wanted: Answer, model: Any, ids: list[int]) -> Agreement:
+    """Compare another model's greedy answer, and what it thinks of the wanted one."""
+    import torch
+
+    came = answer(model, ids)
+    number = len(wanted.tokens)
+    same = next((at for at in range(number) if wanted.tokens[at] != came.tokens[at]), number)
+    whole = torch.tensor([ids + wanted.tokens])
+    with torch.no_grad():
+        logits = model(input_ids=whole, attention_mask=torch.ones_like(whole)).logits[0, len(ids) - 1 : -1].float()
+    told = torch.tensor(wanted.tokens)[:, None]
+    theirs, mine = torch.log_softmax(logits, dim=-1).gather(1, told), wanted.logps.gather(1, told)
+    return Agreement(same, number, float((theirs - mine).abs().mean()), wanted.differs(came) or 0.0)
+
+
 def prompt_ids(folder: Path) -> list[int]:
     """The fixed prompt as token ids of the model in `folder`, in its chat template when it has one."""
     from transformers import AutoTokenizer

@@ -1,14 +1,23 @@
-"""The model card of an export: what it is, what it came from, how it was made and how it did."""
+"""The model card of an export: what it is, what it came from, how it was made, how it did, and whose licences bind it.
+
+Every fact is read from the artifact and from those that it was made from; nothing is typed in.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import yaml
 
 from luthier.core.artifact import Artifact
+from luthier.core.errors import UnknownName
+from luthier.core.wheel import cached_wheel, wheel_licence
 from luthier.models.load import name_of, origin_artifact
+
+if TYPE_CHECKING:
+    from luthier.models.answer import Agreement
 
 LIBRARIES = {"hf": "transformers", "merged": "transformers", "adapter": "peft", "gguf": "gguf"}
 _OPENING = {
@@ -20,6 +29,14 @@ _OPENING = {
     "gguf": "llama-cli -m FILE.gguf -cnv",
 }
 _OPENING["merged"] = _OPENING["hf"]
+
+
+class Form(NamedTuple):
+    """In which form a model was given out, and how that was found to agree with it."""
+
+    format: Literal["hf", "adapter", "merged", "gguf"]
+    quant: str
+    agreed: Agreement
 
 
 class Origin(NamedTuple):
@@ -42,39 +59,155 @@ def origin_of(artifact: Artifact) -> Origin:
     return Origin(told["name"], told.get("licence"), told.get("origin", ""))
 
 
-def card(artifact: Artifact, kind: str, measures: Mapping[str, Any] | None) -> str:
+def lineage(artifact: Artifact) -> list[Artifact]:
+    """The artifact and all models and data sets behind it that are still in the store, each after its own sources."""
+    found: dict[str, Artifact] = {}
+
+    def visit(one: Artifact) -> None:
+        for field in sorted(one.manifest.inputs):
+            try:
+                parent = one.parent(field)
+            except UnknownName:
+                continue  # collected since: the card still names its digest
+            visit(parent)
+        found.setdefault(one.digest, one)
+
+    visit(artifact)
+    return list(found.values())
+
+
+def card(artifact: Artifact, form: Form, measures: Mapping[str, Any] | None) -> str:
     """The README of an export: front matter that the hub reads, then plain text."""
     base = origin_of(artifact)
     tuned = "model" in artifact.manifest.inputs
-    front: dict[str, Any] = {
-        "base_model": base.address,
-        "library_name": LIBRARIES[kind],
-        "pipeline_tag": "text-generation",
-    }
-    front |= {"license": base.licence or "unknown", "tags": ["luthier"]}
+    steps = lineage(artifact)
+    opening = _OPENING[form.format].replace("BASE", base.address)
     parts = [
-        f"---\n{yaml.safe_dump(front, sort_keys=True, allow_unicode=True)}---\n",
+        f"---\n{yaml.safe_dump(_front(artifact, form, base), sort_keys=True, allow_unicode=True)}---\n",
         f"# {name_of(artifact)}\n",
         f"{'Tuned' if tuned else 'Exported'} with Luthier from {base.name} ({base.origin}).\n",
-        f"```\n{_OPENING[kind].replace('BASE', base.address)}\n```\n",
-        _provenance(artifact),
-        _settings(artifact) if tuned else "",
+        f"```\n{opening}\n```\n",
+        _written(form),
         _measures(measures) if measures else "",
-        f"## Licence\n\nThe base model's licence is {base.licence or 'not stated'}; it binds this model too.\n",
+        _provenance(artifact, steps),
+        _settings(steps),
+        _licences(base, steps),
     ]
     return "\n".join(part for part in parts if part)
 
 
-def _provenance(artifact: Artifact) -> str:
-    rows = {"artifact": artifact.digest, "seed": artifact.manifest.seed}
-    rows |= {f"made from ({field})": digest for field, digest in sorted(artifact.manifest.inputs.items())}
-    return "## Provenance\n\n" + "\n".join(f"- {name}: `{value}`" for name, value in rows.items()) + "\n"
+def _front(artifact: Artifact, form: Form, base: Origin) -> dict[str, Any]:
+    """What the hub reads; `base_model_relation` in the hub's own words."""
+    front: dict[str, Any] = {
+        "base_model": base.address,
+        "library_name": LIBRARIES[form.format],
+        "license": base.licence or "unknown",
+        "pipeline_tag": "text-generation",
+        "tags": ["luthier"],
+    }
+    if "models.0" in artifact.manifest.inputs:
+        front["base_model_relation"] = "merge"
+    elif "model" in artifact.manifest.inputs:
+        front["base_model_relation"] = "adapter" if form.format == "adapter" else "finetune"
+    elif form.quant != "f16":
+        front["base_model_relation"] = "quantized"
+    return front
 
 
-def _settings(artifact: Artifact) -> str:
-    return (
-        f"## Settings\n\n```yaml\n{yaml.safe_dump(artifact.manifest.settings, sort_keys=True, allow_unicode=True)}```\n"
-    )
+def _written(form: Form) -> str:
+    """The form, and what the check found at export time."""
+    precision = f" in {form.quant}" if form.format == "gguf" else ""
+    return f"Written as `{form.format}`{precision}, opened again and checked on one fixed prompt: {form.agreed}.\n"
+
+
+def _provenance(artifact: Artifact, steps: list[Artifact]) -> str:
+    rows = [f"artifact: `{artifact.digest}`", f"seed: `{artifact.manifest.seed}`"]
+    known = {one.digest for one in steps}
+    for one in steps:
+        rows.append(f"`{one.manifest.kind}` `{one.digest}`: {_told(one)}")
+        gone = {field: key for field, key in one.manifest.inputs.items() if key not in known}
+        rows += [f"its {field}, no longer in the store: `{key}`" for field, key in sorted(gone.items())]
+    return "## Provenance\n\n" + "\n".join(f"- {row}" for row in rows) + "\n"
+
+
+def _told(artifact: Artifact) -> str:
+    """One artifact of the lineage in a sentence."""
+    files = {entry.path for entry in artifact.manifest.files}
+    if "summary.json" in files:
+        return _data(artifact)
+    if "tuned.json" not in files:
+        told = artifact.read_json("model.json")
+        return f"base model {told['name']} ({told.get('origin') or 'origin not stated'})"
+    told = artifact.read_json("tuned.json")
+    return _merged(artifact, told) if "merge" in told else "; ".join(_tuning(artifact, told))
+
+
+def _data(artifact: Artifact) -> str:
+    told = artifact.read_json("summary.json")
+    sources = ", ".join(f"{_short(one['file'])} ({one['rows']} rows)" for one in told["sources"])
+    rows = ", ".join(f"{count} {split}" for split, count in told["rows"].items())
+    return f"data from {sources}; kept {rows}; licence {data_licence(artifact) or 'not stated by its source'}"
+
+
+def data_licence(artifact: Artifact) -> str | None:
+    """The licence of a data set, where its source states one: the package that it came in."""
+    source = artifact.manifest.settings.get("source", {})
+    if source.get("kind") != "wheel":
+        return None
+    wheel = cached_wheel(source["package"], source["version"], source.get("sha256"))
+    stated = wheel_licence(wheel) if wheel else None
+    return f"{stated} (of the package {source['package']} {source['version']})" if stated else None
+
+
+def _tuning(artifact: Artifact, told: Mapping[str, Any]) -> Iterator[str]:
+    """What a tuning did, by its own books."""
+    for role in ("technique", "objective"):
+        part = told.get(role)
+        if part is not None:
+            yield f"{role} {part['kind'] if isinstance(part, Mapping) else part}"
+    names = {
+        "rows": "rows", "rows_seen": "rows seen", "steps": "steps", "learnt_tokens": "learnt tokens in one pass",
+        "trainable_parameters": "trained parameters",
+    }  # fmt: skip
+    yield from (f"{told[name]} {words}" for name, words in names.items() if name in told)
+    if (seen := _tokens_seen(artifact)) is not None:
+        yield f"{seen} tokens seen"
+    if "learning_rate" in told:
+        yield f"learning rate {told['learning_rate']:g} ({told['learning_rate_why']})"
+
+
+def _tokens_seen(artifact: Artifact) -> int | None:
+    """Tokens of all rows, as often as each was seen."""
+    import polars
+
+    if not any(entry.path == "learnt.parquet" for entry in artifact.manifest.files):
+        return None
+    table = polars.read_parquet(artifact.path("learnt.parquet"), columns=["tokens", "seen"])
+    return int((table["tokens"] * table["seen"]).sum())
+
+
+def _merged(artifact: Artifact, told: Mapping[str, Any]) -> str:
+    inputs = artifact.manifest.inputs
+    parts = ", ".join(f"`{inputs[f'models.{at}'][:12]}` × {weight:g}" for at, weight in enumerate(told["weights"]))
+    return f"merged by {told['merge']['kind']} from {parts}, over `{inputs['model'][:12]}`"
+
+
+def _settings(steps: list[Artifact]) -> str:
+    told = {f"{one.manifest.kind} {one.digest[:12]}": _without_places(one.manifest.settings) for one in steps}
+    return f"## Settings\n\n```yaml\n{yaml.safe_dump(told, sort_keys=True, allow_unicode=True)}```\n"
+
+
+def _without_places(value: Any) -> Any:
+    """Settings whose absolute paths are only names: where a file lay is nobody's business."""
+    if isinstance(value, dict):
+        return {key: _without_places(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_places(item) for item in value]
+    return _short(value) if isinstance(value, str) else value
+
+
+def _short(text: str) -> str:
+    return Path(text).name if text.startswith("/") and "\n" not in text else text
 
 
 def _measures(measures: Mapping[str, Any]) -> str:
@@ -85,3 +218,14 @@ def _measures(measures: Mapping[str, Any]) -> str:
         between = f"{told['low']:.4g} to {told['high']:.4g}" if told.get("low") is not None else ""
         rows.append(f"| {name} | {'–' if told['value'] is None else format(told['value'], '.4g')} | {between} |")
     return "\n".join(rows) + "\n"
+
+
+def _licences(base: Origin, steps: list[Artifact]) -> str:
+    """Whose licences stand behind the model: the base's, and that of each data set."""
+    rows = [f"- base model {base.name}: {base.licence or 'not stated'}; it binds this model too"]
+    rows += [
+        f"- data set `{one.digest[:12]}`: {data_licence(one) or 'not stated by its source'}"
+        for one in steps
+        if one.manifest.makes == "dataset"
+    ]
+    return "## Licence\n\n" + "\n".join(rows) + "\n"

@@ -2,7 +2,7 @@
 
     hf, merged   a Hugging Face folder; an adapter is merged in float32 and rounded once to the base's dtype
     adapter      PEFT's folder, which loads over the base model in plain peft
-    gguf         one float16 file for llama.cpp
+    gguf         one file for llama.cpp: float16, or quantised to 8 or 4 bits
 
 An export appears whole or not at all, and never replaces anything but an earlier export.
 """
@@ -18,9 +18,9 @@ from typing import Any, Literal
 from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, ModelError, Where
 from luthier.core.files import writing
-from luthier.models.answer import NEAR_TIE, Answer, answer, prompt_ids
-from luthier.models.card import card, origin_of
-from luthier.models.describe import describe, read_object
+from luthier.models.answer import NEAR_TIE, Agreement, Answer, agreement, answer, prompt_ids
+from luthier.models.card import Form, card, origin_of
+from luthier.models.describe import describe, read_object, read_template
 from luthier.models.from_gguf import open_gguf, tokenizer_of
 from luthier.models.load import (
     ADAPTER,
@@ -34,11 +34,17 @@ from luthier.models.load import (
 )
 from luthier.models.quiet import no_bars
 from luthier.models.source import Say, model_files, write_json
-from luthier.models.to_gguf import write_gguf
+from luthier.models.to_gguf import Quant, write_gguf
 
 Format = Literal["hf", "adapter", "merged", "gguf"]
 MARKER = "luthier.json"
 """The file by which an export of ours is known."""
+MOST_NATS = {"q8_0": 0.25, "q4_0": 1.5}
+"""Mean difference of log-probabilities, in nats a token, beyond which a quantised file is broken rather than rounded.
+
+SmolLM2-135M, the smallest model that people tune and so the most hurt, lies 0.026 off in q8_0 and 0.60 in q4_0; with
+heads in the wrong order q8_0 lies 2.7 off. A random model says nothing with confidence, so nothing is far off there.
+"""
 _TOKENIZER_PROBES = ("It costs 1,250.75 today.\n\n1. café  2\tnaïve — 你好", "  def f(x):\n    return x['key']\n")
 
 
@@ -47,14 +53,19 @@ def export(
     to: Path,
     format: Format,  # the word that the command line uses too
     *,
+    quant: Quant = "f16",
     measures: Mapping[str, Any] | None = None,
     say: Say = lambda text: None,
 ) -> Path:
     """Write a model artifact to the folder `to`, check it, and return the folder.
 
-    `measures` (metric to value, or to `{"value", "low", "high"}`) go into the model card. Raises `ModelError` when the
-    format cannot hold this model, or when what was written does not answer as the model does.
+    `quant` is the precision of a GGUF file's matrices. `measures` (metric to value, or to `{"value", "low", "high"}`)
+    go into the model card. Raises `ModelError` when the format cannot hold this model, or when what was written does
+    not answer as the model does.
     """
+    if quant != "f16" and format != "gguf":
+        remedy = "leave it out, or export as `gguf`"
+        raise InputError(f"{quant} is a precision of GGUF files", where=Where(field="--quant"), remedy=remedy)
     to = to.expanduser().absolute()
     _check_target(to)
     aside = to.with_name(f".{to.name}.{os.getpid()}.export")
@@ -63,9 +74,10 @@ def export(
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir()
     try:
-        _write(artifact, aside, format)
-        _verify(artifact, aside, format, say)
-        _finish(artifact, aside, format, measures)
+        _write(artifact, aside, format, quant)
+        agreed = _verify(artifact, aside, format, quant)
+        say(f"checked: {agreed}")
+        _finish(artifact, aside, Form(format, quant, agreed), measures)
         _swap(aside, to)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -83,14 +95,14 @@ def _check_target(to: Path) -> None:
         raise InputError("is not empty, and not an earlier export, so it is left alone", where=where, remedy=remedy)
 
 
-def _write(artifact: Artifact, folder: Path, format: Format) -> None:
+def _write(artifact: Artifact, folder: Path, format: Format, quant: Quant) -> None:
     if format == "adapter":
         _write_adapter(artifact, folder)
     elif format == "gguf":
         whole = folder / ".whole"
         whole.mkdir()
         _write_whole(artifact, whole)
-        write_gguf(whole, _gguf_path(artifact, folder), name_of(artifact), origin_of(artifact).licence)
+        write_gguf(whole, _gguf_path(artifact, folder, quant), name_of(artifact), origin_of(artifact).licence, quant)
         shutil.rmtree(whole)
     else:
         _write_whole(artifact, folder)
@@ -132,19 +144,23 @@ def _write_adapter(artifact: Artifact, folder: Path) -> None:
     write_json(folder / "adapter_config.json", {**config, "base_model_name_or_path": origin_of(artifact).address})
 
 
-def _verify(artifact: Artifact, folder: Path, format: Format, say: Say) -> None:
-    """Compare greedy answers in float32: equal, or parted only where rounding may exchange two near-equal tokens."""
+def _verify(artifact: Artifact, folder: Path, format: Format, quant: Quant) -> Agreement:
+    """Compare greedy answers in float32: equal, or parted only where rounding may exchange two near-equal tokens.
+
+    A quantised file may part anywhere; it is refused when its log-probabilities lie so far off that it is broken.
+    """
     ids = prompt_ids(base_folder(artifact))
-    wanted = _answer_of(artifact, ids)
-    came = answer(_reopen(artifact, folder, format), ids)
-    gap = wanted.differs(came)
-    if gap is not None and (format == "adapter" or gap > NEAR_TIE):
+    agreed = agreement(_answer_of(artifact, ids), _reopen(artifact, folder, format, quant), ids)
+    rounded = quant == "f16" and format != "adapter"
+    parts = agreed.gap > NEAR_TIE if rounded else agreed.same < agreed.tokens
+    if agreed.difference > MOST_NATS[quant] if quant in MOST_NATS else parts:
         remedy = "nothing was written; this is a fault worth reporting, unless the files changed meanwhile"
-        raise ModelError(f"the {format} export answers otherwise than the model (by {gap:.2f} nats)", remedy=remedy)
-    same = "answers as the model does" if gap is None else f"parts from the model only at a near tie ({gap:.3f} nats)"
-    say(f"checked: the export {same} on {len(wanted.tokens)} greedy tokens")
+        raise ModelError(f"the {format} export answers otherwise than the model: {agreed}", remedy=remedy)
     if format == "gguf":
-        _verify_tokenizer(artifact, _gguf_path(artifact, folder))
+        _verify_tokenizer(artifact, _gguf_path(artifact, folder, quant))
+    elif format != "adapter":
+        _verify_travellers(artifact, folder)
+    return agreed
 
 
 def _answer_of(artifact: Artifact, ids: list[int]) -> Answer:
@@ -154,12 +170,12 @@ def _answer_of(artifact: Artifact, ids: list[int]) -> Answer:
     return answer(open_adapter(open_merged(artifact.parent("model"), float32), artifact.folder / ADAPTER), ids)
 
 
-def _reopen(artifact: Artifact, folder: Path, format: Format) -> Any:
+def _reopen(artifact: Artifact, folder: Path, format: Format, quant: Quant) -> Any:
     float32 = pick_dtype("float32")
     if format == "adapter":
         return open_adapter(open_merged(artifact.parent("model"), float32), folder)
     if format == "gguf":
-        return open_gguf(_gguf_path(artifact, folder))
+        return open_gguf(_gguf_path(artifact, folder, quant))
     return open_folder(folder, float32)
 
 
@@ -173,12 +189,29 @@ def _verify_tokenizer(artifact: Artifact, path: Path) -> None:
             raise ModelError(
                 "the GGUF file's tokenizer cuts text otherwise than the model's", remedy="export it as `merged`"
             )
+    if after.chat_template != read_template(base_folder(artifact)):
+        raise ModelError("the GGUF file lost the chat template", remedy="export it as `merged`")
 
 
-def _finish(artifact: Artifact, folder: Path, format: Format, measures: Mapping[str, Any] | None) -> None:
-    (folder / "README.md").write_text(card(artifact, format, measures), encoding="utf-8")
+def _verify_travellers(artifact: Artifact, folder: Path) -> None:
+    """What belongs to a model beside its weights came along: chat template, generation settings, tied embeddings."""
+    base = base_folder(artifact)
+    same = {
+        "chat template": read_template(folder) == read_template(base),
+        "generation_config.json": read_object(folder / "generation_config.json")
+        == read_object(base / "generation_config.json"),
+        "tie between embeddings and head": describe(folder).tied == describe(base).tied,
+    }
+    if lost := [name for name, kept in same.items() if not kept]:
+        raise ModelError(f"the export lost the {' and the '.join(lost)}", where=Where(file=str(folder)))
+
+
+def _finish(artifact: Artifact, folder: Path, form: Form, measures: Mapping[str, Any] | None) -> None:
+    (folder / "README.md").write_text(card(artifact, form, measures), encoding="utf-8")
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    write_json(folder / MARKER, {"artifact": artifact.digest, "format": format, "files": files})
+    checked = {"same_tokens": form.agreed.same, "tokens": form.agreed.tokens, "nats": form.agreed.difference}
+    told = {"artifact": artifact.digest, "format": form.format, "files": files, "checked": checked}
+    write_json(folder / MARKER, told | ({"quant": form.quant} if form.format == "gguf" else {}))
     for path in folder.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
 
@@ -193,8 +226,8 @@ def _swap(aside: Path, to: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _gguf_path(artifact: Artifact, folder: Path) -> Path:
-    return folder / f"{name_of(artifact).replace('/', '-')}-f16.gguf"
+def _gguf_path(artifact: Artifact, folder: Path, quant: Quant) -> Path:
+    return folder / f"{name_of(artifact).replace('/', '-')}-{quant}.gguf"
 
 
 def _saved_dtype(folder: Path) -> Literal["float32", "bfloat16", "float16"]:

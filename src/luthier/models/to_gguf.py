@@ -1,4 +1,4 @@
-"""From a Hugging Face folder to a GGUF file in float16, for llama.cpp and what is built on it.
+"""From a Hugging Face folder to a GGUF file for llama.cpp and what is built on it: in float16, 8 bits or 4 bits.
 
 Only what is known to come out right is written: Llama, Mistral and Qwen2 with plain rotary positions, and byte-level
 tokenizers whose way of cutting text llama.cpp knows. Everything else is refused with the reason. bfloat16 weights fit
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from luthier.core.errors import ModelError, Where
 from luthier.core.files import writing
@@ -19,8 +19,9 @@ from luthier.models.describe import read_config, read_object, read_template, wei
 if TYPE_CHECKING:
     import numpy as np
     import torch
-    from gguf import GGUFWriter
+    from gguf import GGMLQuantizationType, GGUFWriter
 
+Quant = Literal["f16", "q8_0", "q4_0"]
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2"}
 """transformers' model type to llama.cpp's architecture, for those that are written."""
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -34,7 +35,7 @@ _HALF_MAX = 65504.0
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
 
 
-def write_gguf(folder: Path, target: Path, name: str, licence: str | None) -> None:
+def write_gguf(folder: Path, target: Path, name: str, licence: str | None, quant: Quant = "f16") -> None:
     """Write the model in a Hugging Face folder as one GGUF file; `ModelError` when it cannot come out right."""
     from gguf import GGUFWriter
 
@@ -43,9 +44,11 @@ def write_gguf(folder: Path, target: Path, name: str, licence: str | None) -> No
     with writing(target):
         writer = GGUFWriter(target, ARCHITECTURES[config.model_type])
         _add_shape(writer, config, name, licence)
+        _add_quant(writer, quant)
+        _add_sampling(writer, folder)
         spoken.add_to(writer, config)
         for title, values in _tensors(folder, config):
-            writer.add_tensor(title, values)
+            _add_tensor(writer, title, values, quant, tied=config.tie_word_embeddings)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -73,8 +76,6 @@ def _checked_config(folder: Path) -> Any:
 
 
 def _add_shape(writer: GGUFWriter, config: Any, name: str, licence: str | None) -> None:
-    from gguf import LlamaFileType
-
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     writer.add_name(name)
     if licence:
@@ -92,11 +93,63 @@ def _add_shape(writer: GGUFWriter, config: Any, name: str, licence: str | None) 
         writer.add_key_length(head)
         writer.add_value_length(head)
     writer.add_vocab_size(config.vocab_size)
-    writer.add_file_type(LlamaFileType.MOSTLY_F16)
+
+
+def _add_quant(writer: GGUFWriter, quant: Quant) -> None:
+    from gguf import GGML_QUANT_VERSION, LlamaFileType
+
+    writer.add_file_type(LlamaFileType[f"MOSTLY_{quant.upper()}"])
+    if quant != "f16":
+        writer.add_quantization_version(GGML_QUANT_VERSION)
+
+
+def _add_sampling(writer: GGUFWriter, folder: Path) -> None:
+    """The sampling settings of generation_config.json, which llama.cpp takes as defaults."""
+    path = folder / "generation_config.json"
+    told = read_object(path) if path.is_file() else {}
+    adders = {
+        "temperature": writer.add_sampling_temp,
+        "top_k": writer.add_sampling_top_k,
+        "top_p": writer.add_sampling_top_p,
+        "min_p": writer.add_sampling_min_p,
+        "repetition_penalty": writer.add_sampling_penalty_repeat,
+    }
+    for name, add in adders.items():
+        if told.get(name) is not None:
+            add(told[name])
+
+
+def _add_tensor(writer: GGUFWriter, title: str, values: np.ndarray[Any, Any], quant: Quant, *, tied: bool) -> None:
+    """Vectors stay in float32; matrices are quantised, or stay in float16 where a row does not fill its blocks."""
+    import numpy as np
+    from gguf import GGML_QUANT_SIZES
+    from gguf.quants import quantize
+
+    if values.ndim == 1:
+        writer.add_tensor(title, values)
+        return
+    wanted = _quant_of(title, quant, tied=tied)
+    if values.shape[-1] % GGML_QUANT_SIZES[wanted][0]:
+        wanted = type(wanted).F16
+    if wanted.name == "F16":
+        writer.add_tensor(title, values.astype(np.float16))
+    else:
+        writer.add_tensor(title, quantize(values, wanted), raw_dtype=wanted)
+
+
+def _quant_of(title: str, quant: Quant, *, tied: bool) -> GGMLQuantizationType:
+    """As llama.cpp's `llama-quantize`: in a 4-bit file the matrix that makes the logits keeps more bits.
+
+    It takes Q6_K there, which the gguf package cannot write; Q8_0 is the next above it.
+    """
+    from gguf import GGMLQuantizationType
+
+    logits = title == "output.weight" or (tied and title == "token_embd.weight")
+    return GGMLQuantizationType["Q8_0" if quant == "q4_0" and logits else quant.upper()]
 
 
 def _tensors(folder: Path, config: Any) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
-    """Every tensor under llama.cpp's name: matrices in float16, vectors in float32, as llama.cpp wants them."""
+    """Every tensor under llama.cpp's name, in float32."""
     import gguf
     from safetensors import safe_open
 
@@ -116,18 +169,15 @@ def _tensors(folder: Path, config: Any) -> Iterator[tuple[str, np.ndarray[Any, A
 
 
 def _values(key: str, values: torch.Tensor, config: Any) -> np.ndarray[Any, Any]:
-    import numpy as np
-
     if ARCHITECTURES[config.model_type] == "llama":
         if key.endswith("q_proj.weight"):
             values = _interleave(values, config.num_attention_heads)
         elif key.endswith("k_proj.weight"):
             values = _interleave(values, config.num_key_value_heads)
-    if values.ndim == 1:
-        return values.numpy().astype(np.float32)
-    if float(values.abs().max()) > _HALF_MAX:
+    if values.ndim > 1 and float(values.abs().max()) > _HALF_MAX:
         raise ModelError(f"the weight {key!r} is too large for float16", remedy="export it as `hf` or `merged`")
-    return values.numpy().astype(np.float16)
+    found: np.ndarray[Any, Any] = values.contiguous().numpy()
+    return found
 
 
 def _interleave(values: torch.Tensor, heads: int) -> torch.Tensor:
