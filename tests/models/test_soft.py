@@ -18,7 +18,7 @@ from luthier.models.logprobs import logprobs, reading
 from luthier.models.pack import Row, pack, packs, rounded
 from luthier.models.quiet import no_peft_warning
 from luthier.models.soft import SoftPrompt, soft_prompt
-from models.test_attention import FAMILIES, PADDED, Double, gradients, rows, tiny
+from models.architectures import Double, forest, gradients, tiny
 
 COUNT = 7  # more than the sliding windows of the tiny models
 COMMON: dict[str, Any] = {"num_virtual_tokens": COUNT, "task_type": "CAUSAL_LM"}
@@ -31,14 +31,14 @@ KINDS: dict[str, Callable[[], Any]] = {
     "prefix": lambda: PrefixTuningConfig(**COMMON),
     "prefix-projected": lambda: PrefixTuningConfig(**COMMON, prefix_projection=True, encoder_hidden_size=12),
 }
-ALL = {**FAMILIES, **PADDED}
+ROWS = [row for row in forest() if row.targets]
 PROMPTS = [[5, 9, 11, 3, 17, 20, 1, 2], [5, 9, 11, 3, 7], [5, 9, 11, 3, 4, 4, 8, 30, 2], [8], [5, 9, 11, 3, 30]]
 
 
 def tuned(family: str, kind: str) -> Any:
     """A tiny float64 model with a random soft prompt that learns."""
     with no_peft_warning():
-        model = tiny(ALL[family])
+        model = tiny(family)
         if family == "bloom":
             del model.config.num_key_value_heads  # it has none, and PEFT would believe it
         torch.manual_seed(3)
@@ -54,7 +54,7 @@ def alone(model: Any, row: Row) -> Tensor:
 
 
 def assert_as_peft(model: Any, read: Callable[[], Tensor]) -> None:
-    wanted = torch.cat([alone(model, row) for row in rows()])
+    wanted = torch.cat([alone(model, row) for row in ROWS])
     weights = torch.sin(torch.arange(len(wanted), dtype=torch.float64) + 1)
     wanted_gradients = gradients(model, (wanted * weights).sum())
     found = read()
@@ -79,7 +79,7 @@ def test_a_packed_row_reads_as_in_peft(family: str, kind: str, quick: bool) -> N
     with Double(), no_peft_warning():
         model = tuned(family, kind)
         assert reading(model).packed
-        assert_as_peft(model, lambda: logprobs(model, pack(rows(), share_from=3), quick=quick))
+        assert_as_peft(model, lambda: logprobs(model, pack(ROWS, share_from=3), quick=quick))
 
 
 @pytest.mark.parametrize(("family", "kind"), [("bloom", "prompt"), ("bloom", "prefix"), ("mamba", "prompt")])
@@ -87,20 +87,20 @@ def test_a_padded_row_reads_as_in_peft(family: str, kind: str) -> None:
     with Double(), no_peft_warning():
         model = tuned(family, kind)
         assert not reading(model).packed
-        assert_as_peft(model, lambda: logprobs(model, pack(rows())))
+        assert_as_peft(model, lambda: logprobs(model, pack(ROWS)))
 
 
 @pytest.mark.parametrize("kind", ["prompt", "prefix"])
 def test_neighbours_change_nothing(kind: str) -> None:
     with Double(), torch.no_grad():
         model = tuned("gemma3", kind)
-        together = logprobs(model, pack(rows(), share_from=3))
-        apart = torch.cat([logprobs(model, pack([row])) for row in rows()])
+        together = logprobs(model, pack(ROWS, share_from=3))
+        apart = torch.cat([logprobs(model, pack([row])) for row in ROWS])
         torch.testing.assert_close(together, apart, atol=1e-12, rtol=0)
 
 
 def test_virtual_tokens_stand_once_above_every_row() -> None:
-    plain = pack([*rows(), Row([4, 5], [0.0, 0.0])], share_from=3)
+    plain = pack([*ROWS, Row([4, 5], [0.0, 0.0])], share_from=3)
     whole = SoftPrompt(COUNT).above(plain)
     assert whole.tokens == plain.tokens + COUNT
     for row in range(plain.rows - 1):
@@ -115,7 +115,7 @@ def test_virtual_tokens_stand_once_above_every_row() -> None:
 
 def test_a_soft_prompt_that_is_switched_off_is_not_read() -> None:
     model = tuned("llama", "prefix")
-    packed = pack(rows())
+    packed = pack(ROWS)
     with torch.no_grad(), no_peft_warning():
         on = logprobs(model, packed)
         with model.disable_adapter():
@@ -182,6 +182,6 @@ def test_a_stateful_model_goes_on_from_its_virtual_tokens() -> None:
 def test_splitting_into_packs_changes_nothing() -> None:
     with Double(), torch.no_grad():
         model = tuned("llama", "prompt")
-        whole = logprobs(model, pack(rows())).sum()
-        parts = sum(logprobs(model, part).sum() for part in packs(rows(), 30))
+        whole = logprobs(model, pack(ROWS)).sum()
+        parts = sum(logprobs(model, part).sum() for part in packs(ROWS, 30))
         torch.testing.assert_close(whole, parts)

@@ -8,6 +8,7 @@ rows with the same result; models that do more to their logits than is known are
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +16,9 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
+from luthier.core.errors import ModelError
 from luthier.models.attention import Pass, Unpackable, packed
 from luthier.models.head import Head, Shape
 from luthier.models.pack import Pack, Row, pack, rounded
@@ -34,6 +37,8 @@ class Reading:
     packed: bool
     why: str
     head: Head | None
+    turn: int | None = None
+    """Rotary positions of a whole batch change when a row in it is longer than this; such rows are read alone."""
 
 
 def logprobs(model: torch.nn.Module, pack: Pack, *, quick: bool = True) -> Tensor:
@@ -44,7 +49,7 @@ def logprobs(model: torch.nn.Module, pack: Pack, *, quick: bool = True) -> Tenso
     inner, how, soft = plain_model(model), reading(model), soft_prompt(model)
     pack = pack.on(next(inner.parameters()).device)
     if how.head is None:
-        return _chosen(_own_logits(inner, pack, soft), pack)
+        return _chosen(_own_logits(inner, pack, soft, how.turn), pack)
     hidden = _hidden(inner, pack, soft, how, quick)
     precise = not torch.is_grad_enabled() or pack.sources.shape[0] * FEW_TARGETS <= pack.tokens
     if pack.choices is None:
@@ -61,7 +66,7 @@ def likeliest(model: torch.nn.Module, pack: Pack, count: int, *, below: int, tem
     inner, how, soft = plain_model(model), reading(model), soft_prompt(model)
     here = pack.on(next(inner.parameters()).device)
     if how.head is None:
-        logps = torch.log_softmax(_own_logits(inner, here, soft) / temperature, -1)
+        logps = torch.log_softmax(_own_logits(inner, here, soft, how.turn) / temperature, -1)
         found, choices = logps[:, :below].topk(count, dim=-1)
     else:
         hidden = _hidden(inner, here, soft, how, True)
@@ -90,8 +95,9 @@ def plain_model(model: torch.nn.Module) -> Any:
 
 def _hidden(model: Any, pack: Pack, soft: SoftPrompt, how: Reading, quick: bool) -> Tensor:
     """(N, width) hidden states at the pack's sources."""
-    if not how.packed:
-        return _hidden_padded(model, pack, soft)
+    turned = how.turn is not None and soft.count + int(pack.positions.max()) >= how.turn
+    if turned or not how.packed:
+        return _hidden_padded(model, pack, soft, how.turn)
     return _hidden_packed(model, rounded(soft.above(pack)), soft, quick)
 
 
@@ -103,13 +109,13 @@ def _hidden_packed(model: Any, pack: Pack, soft: SoftPrompt, quick: bool) -> Ten
     return states[0].index_select(0, pack.sources)
 
 
-def _hidden_padded(model: Any, pack: Pack, soft: SoftPrompt = NO_PROMPT) -> Tensor:
-    return _at_sources(_padded(_decoder(model), model, pack, soft).last_hidden_state, pack)
+def _hidden_padded(model: Any, pack: Pack, soft: SoftPrompt = NO_PROMPT, turn: int | None = None) -> Tensor:
+    return _unshared(_decoder(model), "last_hidden_state", model, pack, soft, turn)
 
 
-def _own_logits(model: Any, pack: Pack, soft: SoftPrompt = NO_PROMPT) -> Tensor:
+def _own_logits(model: Any, pack: Pack, soft: SoftPrompt = NO_PROMPT, turn: int | None = None) -> Tensor:
     """(N, vocab) logits as the model itself computes them."""
-    logits = _at_sources(_padded(model, model, pack, soft).logits, pack)
+    logits = _unshared(model, "logits", model, pack, soft, turn)
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
@@ -121,31 +127,70 @@ def _chosen(logits: Tensor, pack: Pack) -> Tensor:
     return torch.cat([one, torch.log_softmax(logits / pack.temperature, -1).gather(1, pack.choices)], 1)
 
 
-def _padded(part: Any, model: Any, pack: Pack, soft: SoftPrompt) -> Any:
-    """What a part of a model says of the pack's rows, side by side, padded at their ends, after the virtual tokens."""
-    rows = [torch.tensor(ids, dtype=torch.int64) for ids in pack.unpack()]
-    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(pack.ids.device)
+def _unshared(part: Any, wanted: str, model: Any, pack: Pack, soft: SoftPrompt, turn: int | None) -> Tensor:
+    """(N, x): what a part of a model says at the pack's sources, each row read whole after the virtual tokens.
+
+    Rows stand side by side, padded at their ends; alone where a longer one would turn the positions of the others.
+    """
+    rows = [torch.tensor(ids, dtype=torch.int64, device=pack.ids.device) for ids in pack.unpack()]
+    longest = max(len(row) for row in rows)
+    places = pack.positions[pack.sources]
+
+    def read(ids: Tensor, seen: Tensor) -> Tensor:
+        """(rows, places, x), without the virtual tokens."""
+        seen = torch.cat([seen.new_ones(len(seen), soft.count), seen], 1)
+        said = part(**soft.inputs(model, ids), **soft.past(part, len(ids)), attention_mask=seen, use_cache=False)
+        states: Tensor = getattr(said, wanted)
+        return states[:, states.shape[1] - ids.shape[1] :]
+
+    if turn is not None and soft.count + longest > turn:
+        alone = torch.cat([read(row[None], torch.ones_like(row)[None])[0] for row in rows if len(row)])
+        begins = torch.tensor([0, *(len(row) for row in rows)], device=alone.device).cumsum(0)
+        return alone.index_select(0, begins[pack.path] + places)
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     seen = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
-    seen = torch.cat([seen.new_ones(len(rows), soft.count), seen], 1).to(pack.ids.device)
-    return part(**soft.inputs(model, ids), **soft.past(part, len(rows)), attention_mask=seen, use_cache=False)
-
-
-def _at_sources(states: Tensor, pack: Pack) -> Tensor:
-    """(rows, places, x) of padded rows, perhaps after virtual tokens, to (N, x) at the pack's sources."""
-    ahead = states.shape[1] - int(pack.positions.max()) - 1
-    return states.flatten(0, 1).index_select(0, pack.path * states.shape[1] + ahead + pack.positions[pack.sources])
+    return read(ids, seen).flatten(0, 1).index_select(0, pack.path * longest + places)
 
 
 def _decoder(model: Any) -> Any:
-    return model.get_decoder()
+    """The part of a model that ends in hidden states; some name something else their decoder."""
+    found = model.get_decoder()
+    if found is not model and isinstance(found, PreTrainedModel):
+        return found
+    return next(child for child in model.children() if isinstance(child, PreTrainedModel))
 
 
 def _find_out(model: Any) -> Reading:
     device = next(model.parameters()).device
-    probe = _probe(model.config.get_text_config().vocab_size).on(device)
+    config = model.config.get_text_config()
+    probe = _probe(config.vocab_size).on(device)
     padded = _hidden_padded(model, probe)
+    _refuse_foresight(model, probe, padded)
     why = _why_padded(model, probe, padded)
-    return Reading(packed=not why, why=why, head=_head(model, probe, padded))
+    return Reading(packed=not why, why=why, head=_head(model, probe, padded), turn=_turn(config))
+
+
+def _refuse_foresight(model: Any, probe: Pack, padded: Tensor) -> None:
+    """`ModelError` when what a model says of a token depends on tokens that come after it."""
+    ids = probe.ids.clone()
+    ends = probe.starts[1:][probe.leaf] - 1
+    ids[ends] = (ids[ends] + 1) % model.config.get_text_config().vocab_size
+    earlier = ~torch.isin(probe.sources, ends.to(probe.sources.device))
+    other = _hidden_padded(model, replace(probe, ids=ids))
+    if _distance(other[earlier], padded[earlier]) > _AGREES[padded.dtype]:
+        remedy = "take a model that was trained to predict the next token"
+        raise ModelError(f"{type(model).__name__} sees the tokens that it is to predict", remedy=remedy)
+
+
+def _turn(config: Any) -> int | None:
+    """From which length on a model turns all positions otherwise (longrope, dynamic scaling)."""
+    told = getattr(config, "rope_parameters", None) or {}
+    for rope in (told, *(part for part in told.values() if isinstance(part, dict))):
+        if rope.get("rope_type") == "longrope":
+            return int(rope.get("original_max_position_embeddings") or config.max_position_embeddings)
+        if rope.get("rope_type") == "dynamic":
+            return int(config.max_position_embeddings)
+    return None
 
 
 def _probe(vocabulary: int) -> Pack:
@@ -159,11 +204,14 @@ def _why_padded(model: Any, probe: Pack, padded: Tensor) -> str:
     """Why the model cannot be read packed; empty when it can."""
     if getattr(model, "_is_stateful", False):
         return "it carries a state from token to token"
-    if "position_ids" not in inspect.signature(_decoder(model).forward).parameters:
+    decoder = _decoder(model)
+    if "position_ids" not in inspect.signature(decoder.forward).parameters:
         return "it does not take positions"
+    if not hasattr(sys.modules[type(decoder).__module__], "ALL_ATTENTION_FUNCTIONS"):
+        return "it does not use the attention registry"
     try:
         with packed(model, probe) as now:
-            whole = _decoder(model)(input_ids=probe.ids[None], position_ids=probe.positions[None], use_cache=False)
+            whole = decoder(input_ids=probe.ids[None], position_ids=probe.positions[None], use_cache=False)
     except Unpackable as error:
         return str(error)
     if why := _why_unknown(model.config.get_text_config(), now):
@@ -188,7 +236,7 @@ def _why_unknown(config: Any, now: Pass) -> str:
 def _head(model: Any, probe: Pack, hidden: Tensor) -> Head | None:
     """The model's head when its logits are understood: checked against the model's own."""
     linear = model.get_output_embeddings()
-    if type(linear) is not torch.nn.Linear:
+    if type(linear) is not torch.nn.Linear or linear.in_features != hidden.shape[1]:
         return None
     head = Head(linear, _shape(model.config.get_text_config()))
     own = _chosen(_own_logits(model, probe), probe)

@@ -150,7 +150,9 @@ class _Product:
         flat = x.reshape(-1, self.width).to(joint.dtype)
         weights = [weight for member in self.members for weight in (member.down, member.up)]
         whole: Tensor = _Apply.apply(flat, self, joint, *weights)  # type: ignore[no-untyped-call]
-        parts = torch.split(whole.view(*x.shape[:-1], -1), [span.stop - span.start for span in self.outs], -1)
+        whole = whole.view(*x.shape[:-1], -1)
+        sizes = [span.stop - span.start for span in self.outs]
+        parts = torch.split(whole, sizes, -1) if len(sizes) > 1 else (whole,)  # what split gives takes no `add_`
         biases = [member.layer.base_layer.bias for member in self.members]
         return [part if bias is None else part + bias for part, bias in zip(parts, biases, strict=True)]
 

@@ -40,8 +40,16 @@ def no_gguf_bar() -> Iterator[None]:
 
 @contextmanager
 def no_peft_warning() -> Iterator[None]:
-    """Silence while PEFT wraps or asks a model: it still calls two things of transformers 5.24 by their old names."""
+    """Silence while PEFT wraps or asks a model, about what it does itself and does right.
+
+    It calls two things of transformers 5.24 by their old names; it looks for fused experts among modules, where they are
+    parameters; it finds out for itself that GPT-2's layers are transposed.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
         warnings.filterwarnings("ignore", message="`past_key_values` is deprecated", category=FutureWarning)
+        warnings.filterwarnings(
+            "ignore", message=r"The following (rank|alpha)_pattern keys did not", category=RuntimeWarning
+        )
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False", category=UserWarning)
         yield

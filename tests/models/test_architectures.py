@@ -1,0 +1,191 @@
+"""What is read packed equals each row alone through plain transformers, in value and gradient, for every architecture.
+
+Differences are held below 1e-10 in float64: under full tuning and under adapters, by the quick and the plain attention,
+by PEFT's own forward and by the one product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import transformers
+from torch import Tensor
+
+from luthier.core.errors import ModelError
+from luthier.models.logprobs import logprobs, reading
+from luthier.models.lora_product import one_product, own_forward
+from luthier.models.pack import Pack, Row, pack, packs
+from models.architectures import OTHER_HEAD, PACKED, PADDED, Double, adapted, alone, forest, gradients, tiny
+
+ROWS = forest()
+ONE = pack(ROWS, 4)
+
+
+class Read(NamedTuple):
+    """Log-probabilities, and the gradient of a fixed sum of them for every parameter that moves."""
+
+    logp: Tensor
+    gradients: dict[str, Tensor]
+
+
+class Case(NamedTuple):
+    """A model, the same with adapters, and what each says of the rows read alone."""
+
+    model: Any
+    full: Read
+    adapted: Any
+    lora: Read
+
+
+@pytest.fixture(scope="module")
+def cases() -> Callable[[str], Case]:
+    """Each model is made and read alone once."""
+    made: dict[str, Case] = {}
+
+    def case(name: str) -> Case:
+        if name not in made:
+            one, other = tiny(name), adapted(tiny(name))
+            made[name] = Case(one, all_alone(one), other, all_alone(other))
+        return made[name]
+
+    return case
+
+
+def all_alone(model: Any) -> Read:
+    return read(model, lambda m: torch.cat([alone(m, row) for row in ROWS]))
+
+
+def read(model: Any, reader: Callable[[Any], Tensor]) -> Read:
+    """Read and go back; in float64 throughout."""
+    with Double():
+        logp = reader(model)
+        moved = gradients(model, (logp * torch.sin(torch.arange(len(logp), dtype=torch.float64) + 1)).sum())
+    return Read(logp.detach(), moved)
+
+
+def assert_same(found: Read, wanted: Read) -> None:
+    torch.testing.assert_close(found.logp, wanted.logp, atol=1e-10, rtol=1e-10)
+    assert found.gradients.keys() == wanted.gradients.keys()
+    for name, gradient in wanted.gradients.items():
+        error = (found.gradients[name] - gradient).norm() / gradient.norm().clamp_min(1e-6)
+        assert error <= 1e-10, f"{name}: {float(error):.1e}"
+
+
+def by_packs(parts: Iterable[Pack]) -> Callable[[Any], Tensor]:
+    """Read several packs and put the log-probabilities back into the order of the rows."""
+
+    def reader(model: Any) -> Tensor:
+        found = {}
+        for part in parts:
+            logp = logprobs(model, part)
+            found |= {part.keys[row]: logp[part.path == row] for row in range(part.rows)}
+        return torch.cat([found[row.key] for row in ROWS])
+
+    return reader
+
+
+@pytest.mark.parametrize("quick", [True, False], ids=["quick", "plain"])
+@pytest.mark.parametrize("name", PACKED)
+def test_full_tuning(name: str, quick: bool, cases: Callable[[str], Case]) -> None:
+    case = cases(name)
+    assert reading(case.model).why == ""
+    assert reading(case.model).head is not None
+    assert_same(read(case.model, lambda m: logprobs(m, ONE, quick=quick)), case.full)
+
+
+@pytest.mark.parametrize("quick", [True, False], ids=["quick", "plain"])
+@pytest.mark.parametrize("name", PACKED)
+def test_adapters(name: str, quick: bool, cases: Callable[[str], Case]) -> None:
+    case = cases(name)
+    assert_same(read(case.adapted, lambda m: logprobs(m, ONE, quick=quick)), case.lora)
+    one_product(case.adapted)
+    for _ in range(2):  # the first pass watches who reads what
+        assert_same(read(case.adapted, lambda m: logprobs(m, ONE, quick=quick)), case.lora)
+    own_forward(case.adapted)
+
+
+@pytest.mark.parametrize("name", PADDED)
+def test_what_cannot_be_packed_says_why_and_is_padded_with_the_same_result(
+    name: str, cases: Callable[[str], Case]
+) -> None:
+    case = cases(name)
+    assert not reading(case.model).packed
+    assert reading(case.model).why
+    assert_same(read(case.model, lambda m: logprobs(m, ONE)), case.full)
+    assert_same(read(case.adapted, lambda m: logprobs(m, ONE)), case.lora)
+
+
+@pytest.mark.parametrize("name", ["gemma3", "qwen3-moe", "mamba"])
+def test_how_rows_are_split_into_packs_changes_nothing(name: str, cases: Callable[[str], Case]) -> None:
+    case = cases(name)
+    parts = packs(ROWS, 30, 4)
+    assert len(parts) > 2
+    assert_same(read(case.model, by_packs(parts)), case.full)
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen3-moe", "gpt-oss"])
+def test_losses_that_depend_on_the_batch_do_not_enter(name: str, cases: Callable[[str], Case]) -> None:
+    """A mixture's balancing loss and its filler tokens change nothing; an expert that nobody chose has no gradient."""
+    model = tiny(name, output_router_logits=True, router_aux_loss_coef=10.0)
+    assert_same(read(model, lambda m: logprobs(m, ONE)), cases(name).full)
+
+
+def test_positions_that_turn_with_the_longest_row_do_not_turn_the_others() -> None:
+    """Phi's long factors hold for a whole batch as soon as one row is long: rows are then read alone."""
+    factors = {"short_factor": [1.0] * 4, "long_factor": [3.0] * 4, "factor": 6.4}
+    rope = {"rope_type": "longrope", "rope_theta": 10000.0, **factors}
+    model = tiny("phi3", rope_parameters=rope, original_max_position_embeddings=20)
+    wanted = all_alone(model)
+    assert reading(model).packed
+    assert reading(model).turn == 20
+    assert_same(read(model, lambda m: logprobs(m, ONE)), wanted)
+    short = [row for row in ROWS if len(row.ids) <= 20]
+    logp = read(model, lambda m: logprobs(m, pack(short, 4))).logp
+    assert_same(Read(logp, {}), Read(read(model, lambda m: torch.cat([alone(m, row) for row in short])).logp, {}))
+
+
+@pytest.mark.parametrize("kind", ["BertConfig", "XLMRobertaConfig"])
+def test_a_model_that_looks_ahead_is_refused(kind: str) -> None:
+    sizes = {"vocab_size": 61, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    config = getattr(transformers, kind)(**sizes, num_attention_heads=4)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    with pytest.raises(ModelError, match="sees the tokens that it is to predict"):
+        logprobs(model, ONE)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3-moe"])
+def test_a_leak_would_be_seen(name: str, cases: Callable[[str], Case], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test itself can fail: causal attention over the pack's tokens, blind to who they belong to."""
+    monkeypatch.setattr("luthier.models.logprobs.packed", _leaky)
+    leaked = read(cases(name).model, lambda m: logprobs(m, ONE))
+    with pytest.raises(AssertionError):
+        assert_same(leaked, cases(name).full)
+
+
+def _leaky(model: Any, made: Pack, **manner: Any) -> Any:
+    from luthier.models.attention import packed
+
+    flat = pack([Row([*made.ids.tolist(), 1], [0.0] * made.tokens + [1.0])])
+    return packed(model, flat, **manner)
+
+
+@pytest.mark.parametrize("name", ["llama", *OTHER_HEAD])
+def test_logits_that_are_not_understood_are_the_models_own(name: str) -> None:
+    model = tiny(name)
+    if name == "llama":
+        model.lm_head = torch.nn.Sequential(model.lm_head, torch.nn.Tanh())
+    assert reading(model).head is None
+    assert_same(read(model, lambda m: logprobs(m, ONE)), all_alone(model))
+
+
+def test_the_models_own_attention_is_given_back(cases: Callable[[str], Case]) -> None:
+    model = cases("llama").model
+    before = model.config._attn_implementation
+    logprobs(model, ONE)
+    assert model.config._attn_implementation == before
