@@ -15,6 +15,7 @@ _BASES = (
     "luthier.data.operator",
     "luthier.tune.technique",
     "luthier.tune.objective",
+    "luthier.tune.optimizer",
     "luthier.metrics.metric",
     "luthier.eval.baseline",
     "luthier.eval.probe",

@@ -22,7 +22,8 @@ from luthier.models.pack import Pack, Row, packs
 from luthier.tune.checkpoint import Keeper, State, threads
 from luthier.tune.lessons import Lessons
 from luthier.tune.objective import Objective
-from luthier.tune.optim import Adam, Settings
+from luthier.tune.optim import Settings, Updater
+from luthier.tune.optimizer import Optimizer
 from luthier.tune.schedule import Course, Shape, rate_at
 
 
@@ -33,7 +34,8 @@ class Manner:
     rate: float
     schedule: Shape
     warmup: float
-    weight_decay: float
+    decay: float
+    optimizer: Optimizer
     clip: float | None
     tokens_per_pack: int
     rate_of: Callable[[str], float]
@@ -67,10 +69,10 @@ class Training:
     def __init__(self, model: Any, objective: Objective, lessons: Lessons, course: Course, manner: Manner) -> None:
         self._model, self._objective, self._lessons = model, objective, lessons
         self._course, self._manner = course, manner
-        settings = Settings(weight_decay=manner.weight_decay, clip=manner.clip, rate_of=manner.rate_of)
-        self._adam = Adam(model, settings)
+        settings = Settings(optimizer=manner.optimizer, clip=manner.clip, rate_of=manner.rate_of)
+        self._updater = Updater(model, settings)
         self._log: list[str] = []
-        self._begun = self._adam.fingerprints()
+        self._begun = self._updater.fingerprints()
 
     @property
     def log(self) -> tuple[str, ...]:
@@ -80,7 +82,7 @@ class Training:
     @property
     def trainable(self) -> int:
         """How many numbers move."""
-        return self._adam.numbers
+        return self._updater.numbers
 
     def run(self, keeper: Keeper, told: Callable[[Stepped], None]) -> list[str]:
         """Go on from the newest checkpoint to the end; `told` hears of each step.
@@ -89,7 +91,7 @@ class Training:
         moved at all, that is a `ModelError`.
         """
         if (kept := keeper.read()) is not None:
-            self._adam.restore(kept.tensors)
+            self._updater.restore(kept.tensors)
             self._log = list(kept.log)
             torch.set_num_threads(kept.threads)
         with _training(self._model):
@@ -99,7 +101,9 @@ class Training:
                 stepped = self._step(step, keeper)
                 self._log.append(stepped.line())
                 told(stepped)
-        return self._unmoved()
+        unmoved = self._unmoved()
+        self._updater.settle()
+        return unmoved
 
     def _step(self, step: int, keeper: Keeper) -> Stepped:
         """One optimizer step over all of its rows."""
@@ -110,18 +114,18 @@ class Training:
             torch.manual_seed(_mixed(self._course.seed, step, number))  # only dropout asks for it
             loss = self._objective.loss(logprobs(self._model, pack), pack, None)
             (loss.total / denominator).backward()  # type: ignore[no-untyped-call]
-            self._adam.gather()
+            self._updater.gather()
             total += float(loss.total.detach()) / denominator
             computed += pack.tokens
             for name, value in loss.measures.items():
                 measures[name] = measures.get(name, 0.0) + value / denominator
-        norm = self._adam.norm()
+        norm = self._updater.norm()
         if not (math.isfinite(total) and math.isfinite(norm)):
             keeper.write(self._state())
             raise _diverged(step, total, norm, rows)
         manner = self._manner
-        rate = manner.rate * rate_at(step, self._course.steps, manner.schedule, manner.warmup)
-        self._adam.update(rate, norm)
+        rate = manner.rate * rate_at(step, self._course.steps, manner.schedule, manner.warmup, manner.decay)
+        self._updater.update(rate, norm)
         return Stepped(
             step=step + 1,
             loss=total,
@@ -134,10 +138,10 @@ class Training:
         )
 
     def _state(self) -> State:
-        return State(len(self._log), self._adam.state(), tuple(self._log), threads())
+        return State(len(self._log), self._updater.state(), tuple(self._log), threads())
 
     def _unmoved(self) -> list[str]:
-        now = self._adam.fingerprints()
+        now = self._updater.fingerprints()
         still = [name for name, before in self._begun.items() if now[name] == before]
         if len(still) == len(now):
             raise ModelError("no parameter moved", remedy="raise learning_rate, or train for more steps")

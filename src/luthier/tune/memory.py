@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 
 from luthier.models.describe import Description
+from luthier.tune.optimizer import Optimizer
+from luthier.tune.optimizers.adamw import AdamW
 from luthier.tune.technique import Technique
 
 SHARE = 0.5
@@ -32,9 +34,19 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def tokens_that_fit(technique: Technique, model: Description) -> int:
+def footprint(technique: Technique, optimizer: Optimizer, model: Description, tokens: int) -> int:
+    """Bytes at the peak: the technique's, which counts AdamW's moments, with those of this optimizer in their place."""
+    moving = technique.trainable(model)
+    outer = model.embedding_parameters if moving > model.parameters - model.embedding_parameters else 0
+    width = model.hidden_size
+    shapes = {"embed_tokens": (outer // width, width), "layers": ((moving - outer) // width, width)}
+    saved = AdamW().state_bytes(shapes) - optimizer.state_bytes(shapes)
+    return technique.footprint(model, tokens) - saved
+
+
+def tokens_that_fit(technique: Technique, optimizer: Optimizer, model: Description) -> int:
     """Tokens of the largest pack that fits into this machine's share; at least `LEAST_TOKENS`."""
-    fixed = technique.footprint(model, 0)
-    each = (technique.footprint(model, 1 << 20) - fixed) / (1 << 20)
+    fixed = footprint(technique, optimizer, model, 0)
+    each = (footprint(technique, optimizer, model, 1 << 20) - fixed) / (1 << 20)
     room = int((machine_bytes() * SHARE - fixed) / each)
     return max(LEAST_TOKENS, min(MOST_TOKENS, room))

@@ -1,54 +1,41 @@
-"""AdamW over fp32 masters of whatever moves: small updates are never lost to bf16, whatever the model computes in."""
+"""Updates on fp32 masters of whatever moves: small ones are never lost to bf16, whatever the model computes in."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-BETAS = (0.9, 0.999)
-"""AdamW's usual averages (Loshchilov and Hutter, 2019)."""
-EPSILON = 1e-8
+from luthier.tune.optimizer import Moving, Optimizer
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What decides an update beside the gradient."""
 
-    weight_decay: float
+    optimizer: Optimizer
     clip: float | None
     """Largest norm of the whole gradient; None: any."""
     rate_of: Callable[[str], float] = lambda name: 1.0
     """A factor on the learning rate, by the parameter's name."""
 
 
-class Adam:
-    """AdamW with a master and two moments for each parameter that moves, in at least fp32."""
+class Updater:
+    """An optimizer over a master of each parameter that moves, in at least fp32."""
 
     def __init__(self, model: torch.nn.Module, settings: Settings) -> None:
         self._settings = settings
         self._moving = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         self._masters = {name: _master(parameter) for name, parameter in self._moving.items()}
         self._sums = {name: torch.zeros_like(master) for name, master in self._masters.items()}
-        groups: dict[tuple[float, float], list[Tensor]] = defaultdict(list)
-        for name, master in self._masters.items():
-            decay = settings.weight_decay if master.ndim > 1 else 0.0  # norms and biases are not shrunk
-            groups[decay, settings.rate_of(name)].append(master)
-        self._adam = torch.optim.AdamW(
-            [{"params": of, "weight_decay": decay, "factor": factor} for (decay, factor), of in groups.items()],
-            betas=BETAS,
-            eps=EPSILON,
-            fused=True,
-        )
-        for master in self._masters.values():
-            self._adam.state[master] = {
-                "step": torch.zeros((), dtype=torch.float32),
-                "exp_avg": torch.zeros_like(master),
-                "exp_avg_sq": torch.zeros_like(master),
-            }
+        moving = [Moving(name, master, settings.rate_of(name)) for name, master in self._masters.items()]
+        self._optimizers = settings.optimizer.begin(moving) if moving else []
+        self._owners = {
+            id(weight): one for one in self._optimizers for group in one.param_groups for weight in group["params"]
+        }
 
     @property
     def numbers(self) -> int:
@@ -71,42 +58,71 @@ class Adam:
         if self._settings.clip is not None and norm > self._settings.clip:
             for total in self._sums.values():
                 total.mul_(self._settings.clip / norm)
-        for group in self._adam.param_groups:
-            group["lr"] = rate * group["factor"]
         for name, master in self._masters.items():
             master.grad = self._sums[name]
-        self._adam.step()
-        for name, parameter in self._moving.items():
-            self._masters[name].grad = None
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["factor"]
+            optimizer.step()
+        for name, master in self._masters.items():
+            master.grad = None
             self._sums[name].zero_()
-            if self._masters[name] is not parameter:
-                parameter.data.copy_(self._masters[name])
+        self._follow()
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights that count for answers and for the file, by name: the masters, or an average of theirs."""
+        kept = self._settings.optimizer.kept
+        return {name: kept(master.detach(), self._state_of(master)) for name, master in self._masters.items()}
+
+    def settle(self) -> None:
+        """Give the model the weights that count, for good; there are no more updates."""
+        for name, weight in self.weights().items():
+            self._moving[name].data.copy_(weight)
 
     def state(self) -> dict[str, Tensor]:
         """Everything that a resumed run needs, by name."""
-        return {f"{kind}/{name}": value for name, kind, value in self._named()}
+        found = {f"master/{name}": master.data for name, master in self._masters.items()}
+        for name, master in self._masters.items():
+            found |= {f"{kind}/{name}": value for kind, value in self._state_of(master).items()}
+        numbers = {f"group/{at}": group[key] for at, group, key in self._carried()}
+        return found | {at: torch.tensor(number, dtype=torch.float64) for at, number in numbers.items()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from a state; the model's parameters follow."""
-        for name, kind, value in self._named():
-            value.copy_(state[f"{kind}/{name}"])
-        for name, parameter in self._moving.items():
-            if self._masters[name] is not parameter:
-                parameter.data.copy_(self._masters[name])
+        for key, value in state.items():
+            kind, _, name = key.partition("/")
+            if kind == "master":
+                self._masters[name].data.copy_(value)
+            elif kind != "group":
+                self._state_of(self._masters[name])[kind] = value.clone()
+        for at, group, key in self._carried():
+            group[key] = type(group[key])(state[f"group/{at}"].item())
+        self._follow()
 
     def fingerprints(self) -> dict[str, float]:
         """A number for each parameter that changes when it moves."""
         return {name: float(master.detach().double().square().sum()) for name, master in self._masters.items()}
 
-    def _named(self) -> Iterator[tuple[str, str, Tensor]]:
-        for name, master in self._masters.items():
-            yield name, "master", master.data
-            for kind, value in self._adam.state[master].items():
-                yield name, kind, value
+    def _state_of(self, master: Tensor) -> dict[str, Any]:
+        state: dict[str, Any] = self._owners[id(master)].state[master]
+        return state
+
+    def _carried(self) -> Iterator[tuple[str, dict[str, Any], str]]:
+        """Each changing number of each parameter group, with a name for it."""
+        for first, optimizer in enumerate(self._optimizers):
+            for second, group in enumerate(optimizer.param_groups):
+                yield from ((f"{first}.{second}/{key}", group, key) for key in self._settings.optimizer.carried)
+
+    def _follow(self) -> None:
+        """Give the model the masters' values."""
+        for name, parameter in self._moving.items():
+            if self._masters[name] is not parameter:
+                parameter.data.copy_(self._masters[name])
 
 
 def _master(parameter: torch.nn.Parameter) -> Tensor:
-    """The parameter itself when it is fp32 or wider, else a copy that is."""
+    """The parameter itself when it is fp32 or wider, else a copy that is; laid out row by row."""
     if parameter.dtype in (torch.float32, torch.float64):
+        parameter.data = parameter.data.contiguous()
         return parameter
-    return parameter.detach().float().clone()
+    return parameter.detach().float().contiguous().clone()

@@ -11,7 +11,7 @@ from luthier.core.step import Forecast, Outline, Outlook
 from luthier.models.describe import Description, describe
 from luthier.models.load import base_folder, cpu_has_bf16
 from luthier.text.dataset import summary
-from luthier.tune.memory import MOST_TOKENS, cores
+from luthier.tune.memory import MOST_TOKENS, cores, footprint
 
 if TYPE_CHECKING:
     from luthier.tune.steps.tune import Tune
@@ -48,7 +48,7 @@ def foresee(step: Tune, outlook: Outlook) -> Forecast:
     in_pack = min(MOST_TOKENS, step.rows_per_step * (rows.tokens - rows.shared) + rows.shared)
     return Forecast(
         seconds=round(seconds, 1),
-        peak_bytes=step.technique.footprint(model, int(in_pack)) + BASE_BYTES,
+        peak_bytes=footprint(step.technique, step.optimizer, model, int(in_pack)) + BASE_BYTES,
         tokens=round(seen * rows.tokens),
         how=f"{rows.how}; {how}",
     )

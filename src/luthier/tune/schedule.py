@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     import numpy
 
-Shape = Literal["linear", "cosine", "constant"]
+Shape = Literal["linear", "cosine", "constant", "wsd"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,13 +58,24 @@ def chosen(seed: int, count: int, wanted: int | None) -> list[int]:
     return sorted(int(at) for at in drawn)
 
 
-def rate_at(step: int, steps: int, shape: Shape, warmup: float) -> float:
-    """The share of the full learning rate at a step (from 0): it rises over the warm-up, then falls by the shape."""
-    rising = max(1, round(warmup * steps))
-    if step < rising and warmup > 0:
+def rate_at(step: int, steps: int, shape: Shape, warmup: float, decay: float) -> float:
+    """The share of the full learning rate at a step (from 0): it rises over the warm-up, then follows the shape.
+
+    `warmup` and `decay` are shares of all steps; `decay` is how long `wsd` falls, by one minus the root of the way
+    gone (Hägele et al., 2024).
+    """
+    rising = max(1, round(warmup * steps)) if warmup > 0 else 0
+    if step < rising:
         return (step + 1) / rising
-    begun = rising if warmup > 0 else 0
-    gone = (step - begun) / max(1, steps - begun)
-    if shape == "linear":
-        return 1.0 - gone
-    return 0.5 * (1.0 + math.cos(math.pi * gone)) if shape == "cosine" else 1.0
+    begun = max(rising, steps - max(1, round(decay * steps))) if shape == "wsd" else rising
+    gone = max(0, step - begun) / max(1, steps - begun)
+    return _FALLS[shape](gone)
+
+
+_FALLS: dict[Shape, Callable[[float], float]] = {
+    "linear": lambda gone: 1.0 - gone,
+    "cosine": lambda gone: 0.5 * (1.0 + math.cos(math.pi * gone)),
+    "constant": lambda gone: 1.0,
+    "wsd": lambda gone: 1.0 - math.sqrt(gone),
+}
+"""What is left of the rate when a share of the fall is gone."""

@@ -6,9 +6,9 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from luthier.core.digest import digest_of
 from luthier.core.errors import DataError, ModelError, Where
@@ -18,6 +18,8 @@ from luthier.text.dataset import has_split, read_examples
 from luthier.tune.memory import cores, tokens_that_fit
 from luthier.tune.objective import Lesson, Objective
 from luthier.tune.objectives.sft import Sft
+from luthier.tune.optimizer import Optimizer
+from luthier.tune.optimizers.adamw import AdamW
 from luthier.tune.outlook import foresee, model_of, outline
 from luthier.tune.schedule import Course, Shape, chosen
 from luthier.tune.technique import Rate, Technique, write_settings
@@ -55,14 +57,16 @@ class Tune(Step):
     LoRA suffers from large ones, "LoRA Without Regret") and large enough to share long prefixes."""
     learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
     """Size of the updates at their height; `auto` follows the technique and the width of the model."""
-    schedule: Shape = "linear"
-    """How the learning rate falls after the warm-up: to zero in a line (best in Defazio et al., 2023), in a cosine, or
-    not at all."""
+    optimizer: Optimizer = AdamW()
+    """How gradients become updates."""
+    schedule: Shape | Literal["auto"] = "auto"
+    """How the learning rate falls after the warm-up: to zero in a line (best in Defazio et al., 2023), in a cosine, not
+    at all, or only at the end (`wsd`: warm-up, stable, decay). `auto`: in a line; not at all where the optimizer averages
+    the weights itself."""
     warmup: float = Field(default=0.03, ge=0, lt=1)
     """Share of all steps over which the learning rate rises from nothing."""
-    weight_decay: float = Field(default=0.0, ge=0)
-    """How much AdamW shrinks what moves at each step, times the learning rate. 0 for adapters and short runs; 0.01 to
-    0.1 where many epochs overfit."""
+    decay: float = Field(default=0.2, gt=0, le=1)
+    """Share of all steps over which `wsd` falls: a fifth is as good as a cosine, a tenth nearly (Hägele et al., 2024)."""
     clip: float | None = Field(default=1.0, gt=0)
     """Largest norm of the whole gradient; larger ones are scaled down to it. None: any."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -71,6 +75,26 @@ class Tune(Step):
     """Tokens computed at once; a step with more is split, with the same gradient. `auto`: what fits into memory."""
     checkpoint_steps: int | None = Field(default=None, ge=1)
     """Steps between checkpoints; when not given, by the time that writing one takes (at most 2 % of the whole)."""
+
+    @model_validator(mode="after")
+    def _schedule_agrees(self) -> Self:
+        if self.optimizer.averages and self.schedule not in ("auto", "constant"):
+            words = (
+                f"{self.optimizer.kind} averages the weights itself and wants a constant learning rate, came schedule"
+            )
+            raise ValueError(f"{words} {self.schedule!r}; leave it out, or write constant")
+        if "decay" in self.model_fields_set and self.schedule != "wsd":
+            raise ValueError(f"decay belongs to the schedule wsd, came {self.schedule!r}; leave it out, or write wsd")
+        if self.schedule == "wsd" and self.warmup + self.decay > 1:
+            raise ValueError(f"warmup and decay are {self.warmup + self.decay:g} of all steps together; at most 1")
+        return self
+
+    @property
+    def shape(self) -> Shape:
+        """How the learning rate falls."""
+        if self.schedule == "auto":
+            return "constant" if self.optimizer.averages else "linear"
+        return self.schedule
 
     def make(self, work: Work) -> Mapping[str, Any]:
         """Write the adapter or the whole model, `tuned.json`, `log.jsonl` and `learnt.parquet`."""
@@ -89,7 +113,7 @@ class Tune(Step):
     def rate_for(self, model: Description) -> Rate:
         """The learning rate, and why."""
         if self.learning_rate == "auto":
-            return self.technique.rate(model.hidden_size)
+            return self.optimizer.rate(self.technique.rate(model.hidden_size))
         return Rate(self.learning_rate, "as given")
 
     def agree(self, model: Description) -> None:
@@ -188,9 +212,10 @@ class _Tuning:
         self._say(how.why, str(dtype).removeprefix("torch."), tokens, course)
         manner = Manner(
             rate=self._rate.value,
-            schedule=step.schedule,
+            schedule=step.shape,
             warmup=step.warmup,
-            weight_decay=step.weight_decay,
+            decay=step.decay,
+            optimizer=step.optimizer,
             clip=step.clip,
             tokens_per_pack=tokens,
             rate_of=step.technique.rate_of,
@@ -201,7 +226,11 @@ class _Tuning:
 
     def _tokens(self, lessons: Lessons) -> int:
         wanted = self._step.tokens_per_pack
-        fits = tokens_that_fit(self._step.technique, self._description) if wanted == "auto" else wanted
+        fits = (
+            tokens_that_fit(self._step.technique, self._step.optimizer, self._description)
+            if wanted == "auto"
+            else wanted
+        )
         return max(fits, lessons.longest)
 
     def _say(self, padded: str, dtype: str, tokens: int, course: Course) -> None:
@@ -211,7 +240,9 @@ class _Tuning:
             f"{course.count} rows, {course.steps} steps of {course.rows_per_step} rows, in {dtype} "
             f"on {cores()} cores, at most {tokens} tokens at once"
         )
-        note(f"learning rate {self._rate.value:g} ({self._rate.why}), {self._step.schedule}, seed {course.seed}")
+        note(
+            f"learning rate {self._rate.value:g} ({self._rate.why}), {self._step.shape}, {self._step.optimizer.kind}, seed {course.seed}"
+        )
         if padded:
             note(f"this model cannot be read packed ({padded}); rows are padded: the same result, more slowly")
 
@@ -226,6 +257,7 @@ class _Tuning:
             {
                 "technique": step.technique.settings(),
                 "objective": step.objective.settings(),
+                "optimizer": step.optimizer.settings(),
                 "base": self._name,
                 "steps": course.steps,
                 "rows": course.count,

@@ -1,0 +1,64 @@
+"""Adafactor: AdamW's second moment from the averages of each row and column, and no first one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from luthier.tune.optimizer import Moving, Optimizer, Shapes, groups
+from luthier.tune.technique import Rate
+
+if TYPE_CHECKING:
+    import torch
+
+SIZE = 0.03
+"""Root mean square of a weight matrix of a trained model, about: steps are relative to it."""
+
+
+class Adafactor(Optimizer):
+    """Almost no memory: row and column averages instead of moments (Shazeer and Stern, 2018).
+
+    The learning rate is the largest step relative to the weights' own size, not an absolute one, and never more than
+    1 / √step.
+    """
+
+    kind: Literal["adafactor"] = "adafactor"
+
+    decay: float = Field(default=-0.8, lt=0)
+    """How fast the averages of squares grow long: at step t, 1 - t^decay of them is kept (Shazeer and Stern, 2018)."""
+    clip: float = Field(default=1.0, ge=1)
+    """Largest root mean square of a tensor's update before the rate; larger ones are scaled down to it."""
+    least_size: float = Field(default=SIZE, gt=0)
+    """Weights smaller than this (root mean square) move as if they had this size. The paper's 0.001 lets an adapter that
+    begins at zero stand almost still; 0.03 moves it as AdamW would."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """How much weights shrink at each step, times the learning rate; norms and biases never do."""
+
+    def begin(self, moving: Sequence[Moving]) -> list[torch.optim.Optimizer]:
+        """Torch's own."""
+        import torch
+
+        return [
+            torch.optim.Adafactor(
+                groups(moving, self.weight_decay), beta2_decay=self.decay, d=self.clip, eps=(None, self.least_size)
+            )
+        ]
+
+    def state_bytes(self, shapes: Shapes) -> int:
+        """One fp32 number for each row and column, or for each number of a vector, and a count for each tensor."""
+        return sum(4 * _averages(shape) + 4 for shape in shapes.values())
+
+    def rate(self, technique: Rate) -> Rate:
+        """The step that AdamW would make, over the usual size of weights."""
+        why = f"{technique.why}; over {SIZE:g}, since Adafactor's steps are relative to the size of weights"
+        return Rate(float(f"{technique.value / SIZE:.3g}"), why)
+
+
+def _averages(shape: Sequence[int]) -> int:
+    """How many numbers stand for the squares of a tensor."""
+    if len(shape) < 2:
+        return math.prod(shape)
+    return math.prod(shape[:-2]) * (shape[-2] + shape[-1])

@@ -1,0 +1,62 @@
+"""AdamW whose two moments are kept in 8 bits a number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from luthier.tune.optimizer import Beta, Moving, Optimizer, Shapes, groups
+from luthier.tune.optimizers.adamw import AdamW
+
+if TYPE_CHECKING:
+    import torch
+
+BLOCK = 256
+"""Numbers that share a scale; torchao and bitsandbytes take as many."""
+LEAST = 4096
+"""Smaller tensors keep fp32 moments: they cost nothing and are the most sensitive (Dettmers et al., 2021)."""
+
+
+class AdamW8bit(Optimizer):
+    """AdamW with a quarter of its memory: moments in blocks of 256 numbers, one byte each (Dettmers et al., 2021).
+
+    The average of the gradient, and the root of the averaged square, are rounded to 256 values that lie densely near
+    zero, times the largest of their block; small squares are not lost, since their root is what is kept. Each update is
+    computed in fp32. Where memory does not press, `adamw` is quicker.
+    """
+
+    kind: Literal["adamw8bit"] = "adamw8bit"
+
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    """How much of the averages of the gradient and of its square is kept at each step."""
+    eps: float = Field(default=1e-8, gt=0)
+    """Added to the root of the averaged square, so that weights without gradients stand still."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """How much weights shrink at each step, times the learning rate; norms and biases never do."""
+
+    def begin(self, moving: Sequence[Moving]) -> list[torch.optim.Optimizer]:
+        """8 bits for large tensors, torch's AdamW for the rest."""
+        from luthier.tune.blockwise import BlockwiseAdamW
+
+        large = [one for one in moving if _large(one.weight.shape)]
+        small = [one for one in moving if not _large(one.weight.shape)]
+        found: list[torch.optim.Optimizer] = self._plain().begin(small) if small else []
+        if large:
+            found.append(BlockwiseAdamW(groups(large, self.weight_decay), betas=self.betas, eps=self.eps, block=BLOCK))
+        return found
+
+    def _plain(self) -> AdamW:
+        return AdamW(betas=self.betas, eps=self.eps, weight_decay=self.weight_decay)
+
+    def state_bytes(self, shapes: Shapes) -> int:
+        """Two bytes for each number, two fp32 scales for each block, and a count of steps for each tensor."""
+        large = [math.prod(shape) for shape in shapes.values() if _large(shape)]
+        small = {name: shape for name, shape in shapes.items() if not _large(shape)}
+        return sum(2 * size + 8 * math.ceil(size / BLOCK) + 4 for size in large) + self._plain().state_bytes(small)
+
+
+def _large(shape: Sequence[int]) -> bool:
+    return math.prod(shape) >= LEAST
