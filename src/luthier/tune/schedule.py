@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import numpy
 
 Shape = Literal["linear", "cosine", "constant", "wsd"]
+DECAY = 0.2
+"""Share of all steps over which `wsd` falls, when nothing else is wanted (Hägele et al., 2024)."""
 
 
 @dataclass(frozen=True, kw_only=True)

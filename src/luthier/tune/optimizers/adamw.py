@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class AdamW(Optimizer):
-    """Two moments for each weight (Loshchilov and Hutter, 2019): what nearly all published fine-tuning was done with."""
+    """Two moments for each weight (Loshchilov and Hutter, 2019): what nearly all published fine-tuning used."""
 
     kind: Literal["adamw"] = "adamw"
 

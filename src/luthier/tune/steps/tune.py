@@ -21,7 +21,7 @@ from luthier.tune.objectives.sft import Sft
 from luthier.tune.optimizer import Optimizer
 from luthier.tune.optimizers.adamw import AdamW
 from luthier.tune.outlook import foresee, model_of, outline
-from luthier.tune.schedule import Course, Shape, chosen
+from luthier.tune.schedule import DECAY, Course, Shape, chosen
 from luthier.tune.technique import Rate, Technique, write_settings
 from luthier.tune.techniques.lora import Lora
 
@@ -61,12 +61,13 @@ class Tune(Step):
     """How gradients become updates."""
     schedule: Shape | Literal["auto"] = "auto"
     """How the learning rate falls after the warm-up: to zero in a line (best in Defazio et al., 2023), in a cosine, not
-    at all, or only at the end (`wsd`: warm-up, stable, decay). `auto`: in a line; not at all where the optimizer averages
-    the weights itself."""
+    at all, or only at the end (`wsd`: warm-up, stable, decay). `auto`: in a line; not at all where the optimizer
+    averages the weights itself."""
     warmup: float = Field(default=0.03, ge=0, lt=1)
     """Share of all steps over which the learning rate rises from nothing."""
-    decay: float = Field(default=0.2, gt=0, le=1)
-    """Share of all steps over which `wsd` falls: a fifth is as good as a cosine, a tenth nearly (Hägele et al., 2024)."""
+    decay: float | None = Field(default=None, gt=0, le=1)
+    """Share of all steps over which `wsd` falls; a fifth when not given, which is as good as a cosine (Hägele et al.,
+    2024)."""
     clip: float | None = Field(default=1.0, gt=0)
     """Largest norm of the whole gradient; larger ones are scaled down to it. None: any."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -83,10 +84,10 @@ class Tune(Step):
                 f"{self.optimizer.kind} averages the weights itself and wants a constant learning rate, came schedule"
             )
             raise ValueError(f"{words} {self.schedule!r}; leave it out, or write constant")
-        if "decay" in self.model_fields_set and self.schedule != "wsd":
+        if self.decay is not None and self.schedule != "wsd":
             raise ValueError(f"decay belongs to the schedule wsd, came {self.schedule!r}; leave it out, or write wsd")
-        if self.schedule == "wsd" and self.warmup + self.decay > 1:
-            raise ValueError(f"warmup and decay are {self.warmup + self.decay:g} of all steps together; at most 1")
+        if self.schedule == "wsd" and (both := self.warmup + (self.decay or DECAY)) > 1:
+            raise ValueError(f"warmup and decay are {both:g} of all steps together; at most 1")
         return self
 
     @property
@@ -214,7 +215,7 @@ class _Tuning:
             rate=self._rate.value,
             schedule=step.shape,
             warmup=step.warmup,
-            decay=step.decay,
+            decay=step.decay or DECAY,
             optimizer=step.optimizer,
             clip=step.clip,
             tokens_per_pack=tokens,
@@ -240,9 +241,8 @@ class _Tuning:
             f"{course.count} rows, {course.steps} steps of {course.rows_per_step} rows, in {dtype} "
             f"on {cores()} cores, at most {tokens} tokens at once"
         )
-        note(
-            f"learning rate {self._rate.value:g} ({self._rate.why}), {self._step.shape}, {self._step.optimizer.kind}, seed {course.seed}"
-        )
+        rate, step = self._rate, self._step
+        note(f"learning rate {rate.value:g} ({rate.why}), {step.shape}, {step.optimizer.kind}, seed {course.seed}")
         if padded:
             note(f"this model cannot be read packed ({padded}); rows are padded: the same result, more slowly")
 
