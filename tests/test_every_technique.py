@@ -14,10 +14,11 @@ from luthier.models.describe import describe
 from luthier.models.load import load, open_folder, open_merged
 from luthier.tune.loop import Training
 from luthier.tune.steps.tune import Tune
-from luthier.tune.technique import Technique
+from luthier.tune.technique import AnyTechnique, Search, Technique
 from tuning import Bench, bench
 
-TECHNIQUES = members(Technique)
+EVERY = members(AnyTechnique)
+TECHNIQUES = {kind: found for kind, found in EVERY.items() if issubclass(found, Technique)}
 KINDS = sorted(TECHNIQUES)
 OTHERWISE: dict[tuple[str, str], Any] = {
     ("full", "embeddings"): False,
@@ -36,6 +37,9 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return bench(tmp_path_factory.mktemp("shop"))
 
 
+SEARCHES = {"prompt_search"}
+
+
 def step(kind: str, **fields: Any) -> Tune:
     return Tune(
         data="data",
@@ -52,9 +56,16 @@ def logits(model: Any) -> torch.Tensor:
     return found
 
 
-@pytest.mark.parametrize("kind", KINDS)
+def test_each_moves_weights_or_searches_words() -> None:
+    searches = {kind for kind, found in EVERY.items() if issubclass(found, Search)}
+    assert searches.isdisjoint(KINDS)
+    assert {*KINDS, *searches} == set(EVERY)
+    assert searches == SEARCHES, "tests/test_every_search.py holds these to their promises"
+
+
+@pytest.mark.parametrize("kind", sorted(EVERY))
 def test_it_is_documented(kind: str) -> None:
-    technique = TECHNIQUES[kind]
+    technique = EVERY[kind]
     assert technique.summary()
     for name, field in technique.model_fields.items():
         assert name == "kind" or field.description, f"{kind}.{name} says nothing about itself"

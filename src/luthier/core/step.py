@@ -76,6 +76,8 @@ class Outline:
     """Of a data set: characters with which all its rows begin."""
     parameters: int | None = None
     """Of a model: numbers in its weights."""
+    remote: bool = False
+    """Of a model: whether it is asked over HTTP and has no weights here."""
     how: str = ""
     """Where the numbers come from."""
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.eval.contestant import Contestant
 from luthier.eval.report import facts
-from luthier.eval.rows import Task, question_of
+from luthier.eval.rows import Task
+from luthier.text.messages import question_of
 from luthier.metrics.answers import Answers
 from luthier.metrics.metric import Metric, measure_all
 from luthier.metrics.metric import Score as Measured

@@ -11,14 +11,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from luthier.core.artifact import Artifact
 from luthier.core.digest import canonical
-from luthier.core.errors import DataError
 from luthier.core.files import write_aside
 from luthier.core.step import Work
-from luthier.eval.rows import Reply, Task, answer_of, prompt_of
+from luthier.eval.rows import Reply, Task
+from luthier.text.messages import answer_of, prompt_of
+from luthier.text.prompt import Prompt
 
 if TYPE_CHECKING:
     from luthier.models.load import Loaded
@@ -47,6 +48,13 @@ class Question:
     """Whether the reference's log-likelihood is wanted as well (text tasks)."""
 
 
+class Asks(Protocol):
+    """Something that answers rows."""
+
+    def answer(self, examples: Sequence[Example], task: Task) -> list[Reply]:
+        """Answer some rows of a task."""
+
+
 class Model:
     """A model to be asked; its weights are read only when some chunk is not answered yet."""
 
@@ -64,7 +72,7 @@ class Model:
     def _text(self) -> Text:
         from luthier.text.ids import Text
 
-        return Text.load(self._loaded.folder)
+        return Text.load(self._loaded.folder, before=Prompt.of(self._artifact))
 
     def answer(self, examples: Sequence[Example], task: Task) -> list[Reply]:
         """Answer some rows of a task."""
@@ -79,7 +87,7 @@ class Model:
             replies.append(Reply(prediction=max(task.options, key=lambda label: told[label]), scores=told))
         return replies
 
-    def _normalised(self, prompts: Sequence[Prompt], options: Sequence[str]) -> list[list[float]]:
+    def _normalised(self, prompts: Sequence[Asked], options: Sequence[str]) -> list[list[float]]:
         """The options' scores for each prompt, by the chosen normalisation."""
         totals = self._sums([(prompt, options) for prompt in prompts])
         match self._question.normalise:
@@ -95,13 +103,13 @@ class Model:
                     for row, before in zip(totals, priors, strict=True)
                 ]
 
-    def _sums(self, asked: Sequence[tuple[Prompt, Sequence[str]]]) -> list[list[tuple[float, int]]]:
+    def _sums(self, asked: Sequence[tuple[Asked, Sequence[str]]]) -> list[list[tuple[float, int]]]:
         """For each prompt and each of its answers: summed log-probability and how many tokens it is a sum over."""
         from luthier.models.generate import score_options
 
         prompts, options = [], []
         for prompt, answers in asked:
-            before, told = self._encoded(prompt, answers)
+            before, told = self._text.options(prompt[0], answers, prompt[1])
             prompts.append(before)
             options.append(told)
         sums = score_options(self._loaded.model, prompts, options, tokens=PACK_TOKENS)
@@ -109,19 +117,6 @@ class Model:
             [(score, len(ids)) for score, ids in zip(scores, told, strict=True)]
             for scores, told in zip(sums, options, strict=True)
         ]
-
-    def _encoded(self, prompt: Prompt, answers: Sequence[str]) -> tuple[list[int], list[list[int]]]:
-        """The prompt's ids, and the ids of each answer up to its end token, of which every one is scored."""
-        messages, tools = prompt
-        rows = self._text.answers(messages, answers, tools)
-        for row in rows:
-            if row.nothing:
-                raise DataError(f"an answer cannot be scored: {row.nothing}", remedy="is a label empty?")
-        begins = [row.learnt.index(True) for row in rows]
-        ends = [len(row.learnt) - row.learnt[::-1].index(True) for row in rows]
-        before = rows[0].ids[: begins[0]]
-        assert all(row.ids[:begin] == before for row, begin in zip(rows, begins, strict=True)), "answers share a prompt"
-        return before, [row.ids[begin:end] for row, begin, end in zip(rows, begins, ends, strict=True)]
 
     def _write(self, examples: Sequence[Example]) -> list[Reply]:
         from luthier.models.generate import generate
@@ -146,11 +141,11 @@ class Model:
         ]
 
 
-Prompt = tuple["tuple[Message, ...]", tuple[dict[str, Any], ...]]
+Asked = tuple["tuple[Message, ...]", tuple[dict[str, Any], ...]]
 """Messages, and the tools on offer."""
 
 
-def ask(work: Work, name: str, model: Model, task: Task) -> list[Reply]:
+def ask(work: Work, name: str, model: Asks, task: Task) -> list[Reply]:
     """A model's replies to every row, chunk by chunk; chunks that an earlier try finished are read."""
     replies: list[Reply] = []
     for start in range(0, len(task.examples), CHUNK):

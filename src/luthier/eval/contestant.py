@@ -38,11 +38,15 @@ def language_models(
 ) -> list[Contestant]:
     """Ask each model every row; `seconds` is told how long each took."""
     from luthier.eval.ask import Model, ask
+    from luthier.eval.remote import Remote
+    from luthier.models.load import is_endpoint
 
     found = []
     for name, artifact in models.items():
         started = time.perf_counter()
-        replies = ask(work, name, Model(artifact, question), task)
+        remote = is_endpoint(artifact)
+        model = Remote(artifact, question, work.scratch / "calls") if remote else Model(artifact, question)
+        replies = ask(work, name, model, task)
         seconds[name] = time.perf_counter() - started
         role: Role = "tuned" if name == TUNED else "base"
         title = f"the {role} model"

@@ -7,7 +7,7 @@ import re
 from luthier.core.component import member, members
 from luthier.eval.baseline import Baseline
 from luthier.eval.rows import Task
-from luthier.metrics.metric import Metric
+from luthier.metrics.metric import Metric, Need
 
 LABEL_METRICS = ("accuracy", "macro_f1", "mcc", "ece", "brier")
 TEXT_METRICS = ("rougeL", "chrf", "token_f1", "exact_match")
@@ -28,12 +28,14 @@ def baselines_for(task: Task) -> tuple[Baseline, ...]:
     return tuple(Baseline.parse(kind.model_fields["kind"].default) for kind in able)
 
 
-def unfit(metric: Metric, task: Task) -> str:
-    """Why a metric cannot be measured on a task; empty when it can."""
+def unfit(metric: Metric, task: Task, missing: frozenset[Need] = frozenset()) -> str:
+    """Why a metric cannot be measured on a task, by a model whose answers lack something; empty when it can."""
     if "label_scores" in metric.needs and task.kind != "label":
         return f"{metric.kind} needs scores of labels, and the data set holds texts"
     if "logprobs" in metric.needs and task.kind != "text":
         return f"{metric.kind} is about texts, and the data set holds labels"
+    if lacks := sorted(metric.needs & missing):
+        return f"{metric.kind} needs {', '.join(lacks)}, which this endpoint's answers do not have"
     return ""
 
 

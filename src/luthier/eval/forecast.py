@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.step import Forecast, Outlook
+from luthier.models.load import is_remote
 
 if TYPE_CHECKING:
     from luthier.eval.steps.evaluate import Evaluate
@@ -24,6 +25,9 @@ def forecast(step: Evaluate, outlook: Outlook) -> Forecast:
     if rows is None:
         return Forecast(how="the data set is not made yet, so the number of rows is unknown")
     models = 2 if step.compare_base and _is_tuned(outlook) else 1
+    if is_remote(outlook):
+        how = f"{rows * models:,} calls to an endpoint, at a guessed {TOKENS_PER_ROW} tokens each"
+        return Forecast(tokens=rows * models * TOKENS_PER_ROW, how=how)
     parameters = _parameters(outlook)
     peak = None if parameters is None else int(4 * parameters + 600e6)
     rate = (outlook.history.get("measures") or {}).get("model_rows_per_s")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -11,9 +10,10 @@ from luthier.core.artifact import Artifact
 from luthier.core.digest import digest_of
 from luthier.core.errors import DataError, RecipeError, Where
 from luthier.metrics.answers import Answers
+from luthier.text.messages import answer_of, prompt_of, said_for
 
 if TYPE_CHECKING:
-    from luthier.text.messages import Example, Message
+    from luthier.text.messages import Example
 
 TaskKind = Literal["label", "text"]
 Value = TypeVar("Value")
@@ -98,31 +98,10 @@ def choose(data: Artifact, split: str, limit: int | None) -> Task:
     examples = tuple(example for example in every if example.id in kept)
     kind: TaskKind = "label" if about.task == "label" else "text"
     teachers = [*read_examples(data, "train"), *every] if kind == "label" else []
-    options = {label: _said(label, teachers) for label in sorted(about.labels)} if kind == "label" else {}
+    options = {label: said_for(label, teachers) for label in sorted(about.labels)} if kind == "label" else {}
     if kind == "label" and len(options) < 2:
         raise DataError(f"the data has {len(options)} label(s)", remedy="a task of labels needs at least two")
     return Task(kind=kind, split=split, examples=examples, available=len(every), options=options)
-
-
-def prompt_of(example: Example) -> tuple[Message, ...]:
-    """What a model is asked: everything before the last assistant turn."""
-    return example.messages[:-1] if example.messages[-1].role == "assistant" else example.messages
-
-
-def answer_of(example: Example) -> str:
-    """The text of the last assistant turn."""
-    return example.messages[-1].content if example.messages[-1].role == "assistant" else ""
-
-
-def question_of(example: Example) -> str:
-    """What the user wrote, for a classifier or a reader: all turns but the system's, in order."""
-    return "\n".join(message.content for message in prompt_of(example) if message.role != "system")
-
-
-def _said(label: str, examples: Sequence[Example]) -> str:
-    """What the assistant says for a label: the most frequent text among the rows that bear it."""
-    texts = Counter(answer_of(example) for example in examples if example.label == label)
-    return min(texts, key=lambda text: (-texts[text], text)) if texts else label
 
 
 def _column(values: list[Value | None]) -> list[Value] | None:

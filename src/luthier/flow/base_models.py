@@ -49,12 +49,12 @@ def get_model(name: str, events: Events | None = None) -> Path:
 def describe_model(name: str, events: Events | None = None) -> dict[str, Any]:
     """What a model is, and what training it would hold in memory with each technique."""
     from luthier.core.component import members
-    from luthier.tune.technique import Technique
+    from luthier.tune.technique import AnyTechnique
 
     artifact = base_model(name, events)
     told = describe(artifact.folder)
     memory = {}
-    for kind, technique in sorted(members(Technique).items()):
+    for kind, technique in sorted(members(AnyTechnique).items()):
         memory[kind] = f"{technique.model_validate({}).footprint(told, _TOKENS_A_PASS) / 1e9:.2f} GB"
     facts = {"name": name, "folder": str(artifact.folder), **told.as_json()}
     return {**facts, f"memory_to_train_with_{_TOKENS_A_PASS}_tokens_a_pass": memory}

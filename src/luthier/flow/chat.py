@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError, RecipeError, UnknownName, Where
@@ -13,22 +14,71 @@ from luthier.flow.base_models import base_model
 from luthier.flow.locate import find_artifact, find_recipe
 from luthier.flow.plan import plan
 from luthier.flow.recipe import Recipe
-from luthier.text.messages import Message
+from luthier.text.messages import Message, as_openai
+from luthier.text.prompt import Prompt
 
 if TYPE_CHECKING:
     from luthier.models.load import Loaded
     from luthier.text.ids import Text
 
 
-@dataclass(kw_only=True)
-class Session:
-    """An open model and what was said so far."""
+class Speaker(Protocol):
+    """Whoever answers a conversation."""
 
-    name: str
+    def say(self, turns: Sequence[Message]) -> Iterator[str]:
+        """The answer, piece by piece as it is written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Local:
+    """A model on this machine."""
+
     loaded: Loaded
     text: Text
     max_tokens: int
     temperature: float
+
+    def say(self, turns: Sequence[Message]) -> Iterator[str]:
+        """The answer, token by token."""
+        from luthier.models.generate import Sampling, stream
+
+        ids: list[int] = []
+        said = ""
+        prompt, sampling = self.text.prompt(turns), Sampling(temperature=self.temperature)
+        for token in stream(self.loaded, prompt, self.max_tokens, self.text.end_ids, sampling=sampling):
+            ids.append(token)
+            so_far = self.text.decode(ids, special=False)
+            if so_far.endswith("\ufffd"):
+                continue  # half of a character: the rest comes with the next token
+            yield so_far[len(said) :]
+            said = so_far
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distant:
+    """A model behind an endpoint."""
+
+    artifact: Artifact
+    before: Prompt
+    max_tokens: int
+    temperature: float
+
+    def say(self, turns: Sequence[Message]) -> Iterator[str]:
+        """The whole answer at once."""
+        from luthier.models.endpoint import Client
+
+        with tempfile.TemporaryDirectory(prefix="luthier.chat.") as kept:
+            client = Client.of(self.artifact, Path(kept))
+            wrapped = as_openai(self.before.wrap(turns))
+            yield client.write([wrapped], self.max_tokens, temperature=self.temperature)[0].text
+
+
+@dataclass(kw_only=True)
+class Session:
+    """Whoever answers, and what was said so far."""
+
+    name: str
+    speaker: Speaker
     notes: list[str]
     """What was decided for the user, and why."""
     turns: list[Message] = field(default_factory=list)
@@ -41,20 +91,11 @@ class Session:
 
     def stream_answer(self, words: str) -> Iterator[str]:
         """The answer to one turn, piece by piece as it is written."""
-        from luthier.models.generate import Sampling, stream
-
         self.turns.append(Message(role="user", content=words))
-        ids: list[int] = []
         said = ""
-        prompt = self.text.prompt(self.turns)
-        sampling = Sampling(temperature=self.temperature)
-        for token in stream(self.loaded, prompt, self.max_tokens, self.text.end_ids, sampling=sampling):
-            ids.append(token)
-            so_far = self.text.decode(ids, special=False)
-            if so_far.endswith("\ufffd"):
-                continue  # half of a character: the rest comes with the next token
-            yield so_far[len(said) :]
-            said = so_far
+        for piece in self.speaker.say(self.turns):
+            yield piece
+            said += piece
         if self.alone:
             self.turns.pop()
         else:
@@ -63,20 +104,16 @@ class Session:
 
 def open_chat(word: str | None, *, system: str | None, max_tokens: int, temperature: float) -> Session:
     """Open a tuned step (`RECIPE:STEP`, or the recipe here), or a base model by name."""
-    from luthier.models.load import load
-    from luthier.text.ids import Text
-
     name, artifact = _model(word)
-    loaded = load(artifact)
-    session = Session(
-        name=name,
-        loaded=loaded,
-        text=Text.load(loaded.folder),
-        max_tokens=max_tokens,
-        temperature=temperature,
-        notes=[f"{name}: end with Ctrl-D"],
-    )
-    if system is None and (learnt := _learnt_system(artifact)):
+    before = Prompt.of(artifact)
+    if system is not None:
+        before = before.model_copy(update={"instruction": None})
+    speaker = _speaker(artifact, before, max_tokens, temperature)
+    session = Session(name=name, speaker=speaker, notes=[f"{name}: end with Ctrl-D"])
+    if before != Prompt():
+        shown = sum(message.role == "user" for message in before.shown)
+        session.notes.append(f"in front, as chosen: {before.instruction or 'no instruction'!r} and {shown} examples")
+    if system is None and before.instruction is None and (learnt := _learnt_system(artifact)):
         system = learnt
         session.notes.append(f"system message, as in the training data: {learnt!r}")
     if _chooses_classes(artifact):
@@ -85,6 +122,18 @@ def open_chat(word: str | None, *, system: str | None, max_tokens: int, temperat
     if system:
         session.turns.append(Message(role="system", content=system))
     return session
+
+
+def _speaker(artifact: Artifact, before: Prompt, max_tokens: int, temperature: float) -> Speaker:
+    from luthier.models.load import is_endpoint, load
+
+    if is_endpoint(artifact):
+        return Distant(artifact=artifact, before=before, max_tokens=max_tokens, temperature=temperature)
+    from luthier.text.ids import Text
+
+    loaded = load(artifact)
+    text = Text.load(loaded.folder, before=before)
+    return Local(loaded=loaded, text=text, max_tokens=max_tokens, temperature=temperature)
 
 
 def _model(word: str | None) -> tuple[str, Artifact]:

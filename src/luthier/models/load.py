@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError, Where
+from luthier.core.step import Outlook
 from luthier.models.describe import read_object
 from luthier.models.quiet import no_bars, no_peft_warning
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 ADAPTER = "adapter"
 """The folder of a tuned adapter inside its artifact."""
+ENDPOINT = "endpoint.json"
+"""Settings of a model that is reached over HTTP, in the artifact of such a base."""
 MODEL_CARD = "model.json"
 TUNED_CARD = "tuned.json"
 _CPU_WITH_BF16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
@@ -61,14 +64,50 @@ def is_adapter(artifact: Artifact) -> bool:
     return any(entry.path.startswith(f"{ADAPTER}/") for entry in artifact.manifest.files)
 
 
+def is_endpoint(artifact: Artifact) -> bool:
+    """Whether the model is reached over HTTP: its weights are somewhere else."""
+    return any(entry.path == ENDPOINT for entry in origin_artifact(artifact).manifest.files)
+
+
+def is_remote(outlook: Outlook, field: str = "model") -> bool:
+    """The same of a step's input, made or not."""
+    if (made := outlook.inputs.get(field)) is not None:
+        return is_endpoint(made)
+    expected = outlook.outlines.get(field)
+    return expected is not None and expected.remote
+
+
+def refuse_endpoint(artifact: Artifact) -> None:
+    """`ModelError` when weights are wanted of a model that has none here."""
+    if is_endpoint(artifact):
+        raise no_weights(name_of(artifact))
+
+
+def no_weights(name: str) -> ModelError:
+    """What is said when weights are wanted of an endpoint."""
+    remedy = "take a model whose weights are here (`luthier models list`), or `technique: prompt_search`"
+    return ModelError(f"{name} is an endpoint: its weights are not here", where=Where(field="model"), remedy=remedy)
+
+
+def weights_of(artifact: Artifact) -> Artifact:
+    """The artifact whose weights or adapter a model uses: itself, or what it is only a prompt in front of."""
+    refuse_endpoint(artifact)
+    while not is_adapter(artifact) and not any(
+        entry.path.endswith(".safetensors") and "/" not in entry.path for entry in artifact.manifest.files
+    ):
+        artifact = artifact.parent("model")
+    return artifact
+
+
 def base_folder(artifact: Artifact) -> Path:
-    """The Hugging Face folder that an artifact is, or that its adapter stands on in the end."""
+    """The Hugging Face folder that an artifact is, or that its adapter or prompt stands on in the end."""
     return base_artifact(artifact).folder
 
 
 def base_artifact(artifact: Artifact) -> Artifact:
-    """The artifact with whole weights at the bottom of a chain of adapters."""
-    return base_artifact(artifact.parent("model")) if is_adapter(artifact) else artifact
+    """The artifact with whole weights at the bottom of a chain of adapters and prompts."""
+    own = weights_of(artifact)
+    return base_artifact(own.parent("model")) if is_adapter(own) else own
 
 
 def origin_artifact(artifact: Artifact) -> Artifact:
@@ -180,6 +219,7 @@ def merge(model: Any, place: Path) -> Any:
 
 def open_merged(artifact: Artifact, dtype: torch.dtype) -> Any:
     """A plain transformers model: every adapter on the way is merged in float32, then all is rounded once."""
+    artifact = weights_of(artifact)
     if not is_adapter(artifact):
         return open_folder(artifact.folder, dtype)
     import torch
@@ -188,6 +228,7 @@ def open_merged(artifact: Artifact, dtype: torch.dtype) -> Any:
 
 
 def _open(artifact: Artifact, dtype: torch.dtype) -> Any:
+    artifact = weights_of(artifact)
     if not is_adapter(artifact):
         return open_folder(artifact.folder, dtype)
     return open_adapter(open_merged(artifact.parent("model"), dtype), artifact.folder / ADAPTER)

@@ -47,6 +47,8 @@ class ModelSource(Component):
 
     role: ClassVar[str] = "model"
     home: ClassVar[str] = "luthier.models.sources"
+    weights: ClassVar[bool] = True
+    """Whether weights are brought here, rather than asked where they are."""
 
     @abstractmethod
     def fetch(self, folder: Path, base: Path, say: Say) -> Provenance:

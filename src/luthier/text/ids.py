@@ -10,6 +10,7 @@ Rules that the rest of Luthier relies on:
   tokenizer would join characters from both sides, the border is kept and the row says so (`straddles`); only then do
   the ids differ from those of `apply_chat_template`. So the ids of `prompt()` are a prefix of the ids of the same
   conversation with its answer, and training sees what generation sees.
+* A model's prompt (`Text.before`) stands in front of every conversation; its examples are read, never learnt.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from luthier.core.errors import DataError, ModelError, Where
 from luthier.text.guard import Control, Guard, Plan, Tokens
 from luthier.text.marks import Part
 from luthier.text.messages import Message
+from luthier.text.prompt import Prompt
 from luthier.text.render import Learn, Rendered, Renderer, Tools
 from luthier.text.templates import PINNED_DAY, Template, Turns, template_of
 
@@ -40,7 +42,10 @@ stays) and keeps the answer; an answer that is too long by itself loses its end.
 
 
 class Span(NamedTuple):
-    """Where a message stands: characters of `Encoded.text`, and tokens of `Encoded.ids`; ends are exclusive."""
+    """Where a message stands: characters of `Encoded.text`, and tokens of `Encoded.ids`; ends are exclusive.
+
+    Messages are counted in the conversation with the model's prompt in front.
+    """
 
     message: int
     part: Part
@@ -83,9 +88,11 @@ class Text:
         today: date | None = PINNED_DAY,
         options: Mapping[str, Any] | None = None,
         name: str = "",
+        before: Prompt | None = None,
     ) -> None:
         """`template` replaces the tokenizer's own. `today` is what templates that write the date take it for; None is
-        the machine's date. `options` are the template's own, such as `enable_thinking`."""
+        the machine's date. `options` are the template's own, such as `enable_thinking`. `before` stands in front of
+        every conversation."""
         if not tokenizer.is_fast:
             raise ModelError(
                 f"a fast tokenizer is needed (tokenizer.json); {type(tokenizer).__name__} is not one",
@@ -94,6 +101,7 @@ class Text:
             )
         self.tokenizer = tokenizer
         self.name = name or str(tokenizer.name_or_path or "")
+        self.before = before or Prompt()
         self.template: Template = template_of(tokenizer, override=template, today=today, options=options or {})
         literal = self.template.source + (self.template.with_tools or "")
         self._guard = Guard(tokenizer.backend_tokenizer, literal)
@@ -107,6 +115,7 @@ class Text:
         *,
         today: date | None = PINNED_DAY,
         options: Mapping[str, Any] | None = None,
+        before: Prompt | None = None,
     ) -> Text:
         """The tokenizer and chat template of a model in a Hugging Face folder; nothing is fetched, no code is run."""
         from transformers import AutoTokenizer
@@ -119,7 +128,7 @@ class Text:
                 where=Where(file=str(folder)),
                 remedy="the folder must hold tokenizer.json and tokenizer_config.json",
             ) from error
-        return cls(tokenizer, template, today=today, options=options, name=Path(folder).name)
+        return cls(tokenizer, template, today=today, options=options, name=Path(folder).name, before=before)
 
     @property
     def special_tokens(self) -> frozenset[str]:
@@ -128,11 +137,13 @@ class Text:
 
     def turns(self, messages: Sequence[Message]) -> Turns:
         """Messages as the dictionaries that this model's chat template reads, for `apply_chat_template` elsewhere."""
-        return self._renderer.forms.turns(messages)
+        return self._renderer.forms.turns(self.before.wrap(messages))
 
     def render(self, messages: Sequence[Message], tools: Tools = (), *, learn: Learn = "last") -> Rendered:
         """The whole conversation as the one text, with the places of messages and of what is to be learnt."""
-        return self._renderer.render(messages, tools, learn)
+        rendered = self._renderer.render(self.before.wrap(messages), tools, learn)
+        ahead = self.before.ahead(messages)
+        return replace(rendered, turns=tuple(turn for turn in rendered.turns if turn.message >= ahead))
 
     def encode(
         self,
@@ -158,7 +169,7 @@ class Text:
         """Many conversations at once; `tools`, when given, has one entry for each."""
         offered = tools if tools is not None else [()] * len(conversations)
         pairs = zip(conversations, offered, strict=True)
-        rendered = [self._renderer.render(messages, on_offer, learn) for messages, on_offer in pairs]
+        rendered = [self.render(messages, on_offer, learn=learn) for messages, on_offer in pairs]
         joined = self._guard.encode([Plan(one.text, one.controls) for one in rendered])
         walls = self._walls(rendered, joined)
         rows = [self._row(*each) for each in zip(rendered, joined, walls, conversations, strict=True)]
@@ -173,7 +184,8 @@ class Text:
     ) -> list[list[int]]:
         """`prompt` of many conversations at once."""
         offered = tools if tools is not None else [()] * len(conversations)
-        rendered = [self._renderer.prompt(*pair) for pair in zip(conversations, offered, strict=True)]
+        pairs = zip(conversations, offered, strict=True)
+        rendered = [self._renderer.prompt(self.before.wrap(messages), on_offer) for messages, on_offer in pairs]
         return [one.ids for one in self._guard.encode([Plan(one.text, one.controls) for one in rendered])]
 
     def answer(self, messages: Sequence[Message], text: str, tools: Tools = ()) -> Encoded:
@@ -184,6 +196,20 @@ class Text:
         """A prompt with each of several answers, for scoring them against one another."""
         rows = [[*messages, Message(role="assistant", content=text)] for text in texts]
         return self.encode_many(rows, [tools] * len(rows))
+
+    def options(
+        self, messages: Sequence[Message], texts: Iterable[str], tools: Tools = ()
+    ) -> tuple[list[int], list[list[int]]]:
+        """The prompt's ids, and for each answer its own up to the end token, of which every one is to be scored."""
+        rows = self.answers(messages, texts, tools)
+        for row in rows:
+            if row.nothing:
+                raise DataError(f"an answer cannot be scored: {row.nothing}", remedy="is a label empty?")
+        begins = [row.learnt.index(True) for row in rows]
+        ends = [len(row.learnt) - row.learnt[::-1].index(True) for row in rows]
+        before = rows[0].ids[: begins[0]]
+        assert all(row.ids[:begin] == before for row, begin in zip(rows, begins, strict=True)), "answers share a prompt"
+        return before, [row.ids[begin:end] for row, begin, end in zip(rows, begins, ends, strict=True)]
 
     def decode(self, ids: Sequence[int], *, special: bool = True) -> str:
         """The text of ids; without `special`, special tokens are left out."""
@@ -204,8 +230,8 @@ class Text:
 
     @cached_property
     def digest(self) -> str:
-        """Names everything that decides which ids come out: the template with its options, and the tokenizer."""
-        return digest_of([self.template.digest, self.tokenizer.backend_tokenizer.to_str()])
+        """Names all that decides which ids come out: the template with its options, the tokenizer, the prompt."""
+        return digest_of([self.template.digest, self.tokenizer.backend_tokenizer.to_str(), self.before.digest])
 
     @cached_property
     def notes(self) -> tuple[str, ...]:
@@ -257,7 +283,7 @@ class Text:
             prefix=all(turn.prefix for turn in rendered.turns),
             dropped=rendered.dropped,
         )
-        row = self._closed(row, rendered, len(messages) - 1)
+        row = self._closed(row, rendered, len(self.before.wrap(messages)) - 1)
         return replace(row, nothing="" if any(row.learnt) else _nothing(rendered, messages))
 
     def _closed(self, row: Encoded, rendered: Rendered, last: int) -> Encoded:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from luthier.core.digest import digest_of
+from luthier.core.digest import canonical, digest_of
 
 Role = Literal["system", "user", "assistant", "tool"]
 ExampleKind = Literal["chat", "completion", "label", "preference", "rating", "tool"]
@@ -69,3 +70,46 @@ def example_id(messages: tuple[Message, ...], label: str | None, meta: Mapping[s
     """16 hexadecimal digits of the content; `occurrence` tells identical rows apart (0 for the first)."""
     content = [message.model_dump(mode="json", exclude_defaults=True) for message in messages]
     return digest_of([content, label, {key: str(value) for key, value in meta.items()}, occurrence])[:16]
+
+
+def prompt_of(example: Example) -> tuple[Message, ...]:
+    """What a model is asked: everything before the last assistant turn."""
+    return example.messages[:-1] if example.messages[-1].role == "assistant" else example.messages
+
+
+def answer_of(example: Example) -> str:
+    """The text of the last assistant turn."""
+    return example.messages[-1].content if example.messages[-1].role == "assistant" else ""
+
+
+def question_of(example: Example) -> str:
+    """What the user wrote, for a classifier or a reader: all turns but the system's, in order."""
+    return "\n".join(message.content for message in prompt_of(example) if message.role != "system")
+
+
+def said_for(label: str, examples: Iterable[Example]) -> str:
+    """What the assistant says for a label: the most frequent text among the rows that bear it."""
+    texts = Counter(answer_of(example) for example in examples if example.label == label)
+    return min(texts, key=lambda text: (-texts[text], text)) if texts else label
+
+
+def as_openai(messages: Iterable[Message]) -> list[dict[str, Any]]:
+    """Messages as OpenAI's chat API takes them; reasoning is left out."""
+    return [_as_openai(message) for message in messages]
+
+
+def _as_openai(message: Message) -> dict[str, Any]:
+    calls = [
+        {
+            "id": call.id or f"call_{number}",
+            "type": "function",
+            "function": {"name": call.name, "arguments": canonical(call.arguments)},
+        }
+        for number, call in enumerate(message.tool_calls)
+    ]
+    more = {"tool_calls": calls or None, "tool_call_id": message.tool_call_id, "name": message.name}
+    return {
+        "role": message.role,
+        "content": message.content,
+        **{key: value for key, value in more.items() if value is not None},
+    }

@@ -8,7 +8,7 @@ from pathlib import Path
 from luthier.models.describe import Description
 from luthier.tune.optimizer import Optimizer
 from luthier.tune.optimizers.adamw import AdamW
-from luthier.tune.technique import Technique
+from luthier.tune.technique import AnyTechnique
 
 SHARE = 0.5
 """Part of the machine's memory that one training may fill."""
@@ -34,7 +34,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def footprint(technique: Technique, optimizer: Optimizer, model: Description, tokens: int) -> int:
+def footprint(technique: AnyTechnique, optimizer: Optimizer, model: Description, tokens: int) -> int:
     """Bytes at the peak: the technique's, which counts AdamW's moments, with those of this optimizer in their place."""
     moving = technique.trainable(model)
     outer = model.embedding_parameters if moving > model.parameters - model.embedding_parameters else 0
@@ -44,7 +44,7 @@ def footprint(technique: Technique, optimizer: Optimizer, model: Description, to
     return technique.footprint(model, tokens) - saved
 
 
-def tokens_that_fit(technique: Technique, optimizer: Optimizer, model: Description) -> int:
+def tokens_that_fit(technique: AnyTechnique, optimizer: Optimizer, model: Description) -> int:
     """Tokens of the largest pack that fits into this machine's share; at least `LEAST_TOKENS`."""
     fixed = footprint(technique, optimizer, model, 0)
     each = (footprint(technique, optimizer, model, 1 << 20) - fixed) / (1 << 20)

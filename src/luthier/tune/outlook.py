@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from luthier.core.step import Forecast, Outline, Outlook
 from luthier.models.describe import Description, describe
-from luthier.models.load import base_folder, cpu_has_bf16
+from luthier.models.load import base_folder, cpu_has_bf16, is_remote
 from luthier.text.dataset import summary
 from luthier.tune.memory import MOST_TOKENS, cores, footprint
 
@@ -39,7 +39,7 @@ class Rows(NamedTuple):
 def foresee(step: Tune, outlook: Outlook) -> Forecast:
     """Predict seconds, peak bytes and tokens of a training."""
     model = model_of(outlook)
-    rows = _rows(step, outlook)
+    rows = rows_of(step.rows, outlook)
     if model is None or rows is None:
         return Forecast(how="unknown until the model and the data are here")
     seen = rows.number * step.epochs
@@ -66,8 +66,12 @@ def _seconds(step: Tune, outlook: Outlook, model: Description, computed: float) 
     if rate := before.get("flops_per_s"):
         return flops / rate + before.get("begin_s", 10.0), "speed of the last training here"
     bf16 = step.precision == "bfloat16" or (step.precision == "auto" and cpu_has_bf16())
-    rate = _matrix_flops() * cores() ** MORE_CORES * (BF16_OVER_FP32 if bf16 else 1.0) * REACHED
-    return flops / rate + 10.0, "speed from a matrix product measured just now"
+    return flops / flops_per_s(bf16=bf16) + 10.0, "speed from a matrix product measured just now"
+
+
+def flops_per_s(*, bf16: bool) -> float:
+    """What this machine's processors reach together, from a matrix product measured just now."""
+    return _matrix_flops() * float(cores() ** MORE_CORES) * (BF16_OVER_FP32 if bf16 else 1.0) * REACHED
 
 
 def _matrix_flops() -> float:
@@ -96,6 +100,8 @@ def model_of(outlook: Outlook) -> Description | None:
 
 def outline(outlook: Outlook) -> Outline:
     """What is known of the tuned model: the parameters of the one it stands on."""
+    if is_remote(outlook):
+        return Outline(remote=True, how="an endpoint")
     model = model_of(outlook)
     return Outline(parameters=model.parameters, how="of the model it stands on") if model else Outline()
 
@@ -112,27 +118,28 @@ def _typical(parameters: int) -> Description:
     )  # fmt: skip
 
 
-def _rows(step: Tune, outlook: Outlook) -> Rows | None:
+def rows_of(wanted: int | None, outlook: Outlook) -> Rows | None:
+    """The training rows that will be read, at most `wanted`."""
     made = outlook.inputs.get("data")
     if made is not None:
         count = summary(made).rows.get("train", 0)
         sample = _sample(str(made.path("examples/train.parquet")))
         mean = sum(map(len, sample)) / max(1, len(sample)) / CHARS_PER_TOKEN
         shared = _alike(sample) / CHARS_PER_TOKEN if len(sample) > 1 else 0.0
-        return Rows(_wanted(step, count), mean, shared, f"{count} rows, tokens guessed from {len(sample)} of them")
+        return Rows(_wanted(wanted, count), mean, shared, f"{count} rows, tokens guessed from {len(sample)} of them")
     expected = outlook.outlines.get("data")
     planned = (expected.rows or {}).get("train") if expected else None
-    if planned is None and step.rows is None:
+    if planned is None and wanted is None:
         return None
-    number = _wanted(step, planned if planned is not None else step.rows or 0)
+    number = _wanted(wanted, planned if planned is not None else wanted or 0)
     if expected is None or expected.characters is None:
         return Rows(number, 100.0, 0.0, "100 tokens a row assumed")
     tokens = expected.characters / CHARS_PER_TOKEN
     return Rows(number, tokens, expected.shared / CHARS_PER_TOKEN, expected.how)
 
 
-def _wanted(step: Tune, count: int) -> int:
-    return count if step.rows is None else min(step.rows, count)
+def _wanted(wanted: int | None, count: int) -> int:
+    return count if wanted is None else min(wanted, count)
 
 
 def _alike(texts: Sequence[str]) -> int:

@@ -1,21 +1,24 @@
-"""A technique says which weights move, what that costs before anything runs, and how the result is written."""
+"""A technique says what of a model changes, what that costs before anything runs, and how the result is written."""
 
 from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from luthier.core.artifact import Artifact
 from luthier.core.component import Component
+from luthier.core.step import Forecast, Outlook, Work
 from luthier.models.describe import Description
+from luthier.models.load import Dtype
 
 if TYPE_CHECKING:
     import torch
 
     from luthier.models.pack import Pack
+    from luthier.text.messages import Example
 
 HIDDEN_OF_EVIDENCE = 2000
 """Width at which the learning rates below were found; see `rate_for_width`."""
@@ -39,11 +42,31 @@ class Choice(NamedTuple):
     values: tuple[Any, ...] = ()
 
 
-class Technique(Component):
-    """Which weights of a model move, and what is kept of them."""
+class AnyTechnique(Component):
+    """What every technique tells: a technique of weights (`Technique`), or of words (`Search`)."""
 
     role: ClassVar[str] = "technique"
     home: ClassVar[str] = "luthier.tune.techniques"
+
+    def refuses(self, objective: str, model: Description) -> str:
+        """Why this technique cannot go with an objective or a model; empty when it can."""
+        return ""
+
+    @abstractmethod
+    def trainable(self, model: Description) -> int:
+        """How many numbers will move."""
+
+    @abstractmethod
+    def footprint(self, model: Description, tokens: int) -> int:
+        """Bytes of memory at the peak, for packs of `tokens`."""
+
+    @abstractmethod
+    def space(self) -> Mapping[str, Choice]:
+        """What a search may turn, by field (the step's `learning_rate` included)."""
+
+
+class Technique(AnyTechnique):
+    """Which weights of a model move, and what is kept of them."""
 
     def open(self, artifact: Artifact, dtype: torch.dtype) -> Any:
         """The model to make trainable: whole and plain, earlier adapters merged into it."""
@@ -65,25 +88,9 @@ class Technique(Component):
         """Factor on the learning rate for the parameter of this name."""
         return 1.0
 
-    def refuses(self, objective: str, model: Description) -> str:
-        """Why this technique cannot go with an objective or a model; empty when it can."""
-        return ""
-
-    @abstractmethod
-    def trainable(self, model: Description) -> int:
-        """How many numbers will move."""
-
-    @abstractmethod
-    def footprint(self, model: Description, tokens: int) -> int:
-        """Bytes of memory at the peak, for packs of `tokens`."""
-
     @abstractmethod
     def rate(self, hidden_size: int) -> Rate:
         """The learning rate to use when none is given."""
-
-    @abstractmethod
-    def space(self) -> Mapping[str, Choice]:
-        """What a search may turn, by field (the step's `learning_rate` included)."""
 
     @abstractmethod
     def save(self, model: Any, folder: Path, base: Path, name: str) -> None:
@@ -91,6 +98,24 @@ class Technique(Component):
 
         `base` is the folder of the model that was tuned, `name` what people call it.
         """
+
+
+class Search(AnyTechnique):
+    """What stands in front of a model's conversations, chosen by measured score; no weight moves."""
+
+    used: ClassVar[frozenset[str]] = frozenset({"data", "model", "technique", "rows", "precision"})
+    """The step's settings that matter here; any other one would change nothing, and is refused."""
+
+    @abstractmethod
+    def search(self, work: Work, examples: Sequence[Example], dtype: Dtype) -> dict[str, Any]:
+        """Choose from the training rows, and write `prompt.json`, `tuned.json`, `search.jsonl` and `learnt.parquet`.
+
+        Returns what differs by nature from one making to the next.
+        """
+
+    @abstractmethod
+    def foresee(self, outlook: Outlook, rows: int | None) -> Forecast:
+        """Predict the cost; `rows` is how many training rows may be used at most."""
 
 
 def rate_for_width(best: float, hidden_size: int) -> float:

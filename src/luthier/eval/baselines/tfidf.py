@@ -9,7 +9,8 @@ from pydantic import Field
 
 from luthier.eval.baseline import Baseline
 from luthier.eval.baselines.majority import Majority
-from luthier.eval.rows import Reply, Task, TaskKind, question_of
+from luthier.eval.rows import Reply, Task, TaskKind
+from luthier.text.messages import question_of
 
 if TYPE_CHECKING:
     from luthier.text.messages import Example

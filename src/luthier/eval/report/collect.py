@@ -143,7 +143,7 @@ def _rows(evaluation: Artifact, split: str) -> Iterator[Row]:
     """Every held-out row with each model's answer, in the data's order."""
     import polars as pl
 
-    from luthier.eval.rows import question_of
+    from luthier.text.messages import question_of
     from luthier.text.dataset import read_examples
 
     if not _has(evaluation, "predictions.parquet") or "data" not in evaluation.manifest.inputs:

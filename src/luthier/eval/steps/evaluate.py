@@ -104,13 +104,15 @@ class Evaluate(Step):
 
     def _metrics(self, task: Task, work: Work) -> tuple[Metric, ...]:
         from luthier.eval.defaults import metrics_for, unfit
+        from luthier.eval.remote import lacking
 
+        missing = lacking(work.inputs["model"], self.normalise)
         if self.metrics is None:
-            chosen = metrics_for(task)
+            chosen = tuple(metric for metric in metrics_for(task) if not metric.needs & missing)
             work.events.note(f"measured in {', '.join(metric.kind for metric in chosen)} (the data holds {task.kind}s)")
             return chosen
         for metric in self.metrics:
-            if why := unfit(metric, task):
+            if why := unfit(metric, task, missing):
                 raise RecipeError(why, where=Where(field=f"steps.{work.name}.metrics"))
         return self.metrics
 

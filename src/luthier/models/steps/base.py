@@ -35,6 +35,9 @@ class Base(Step):
         """Write the Hugging Face folder and `model.json`."""
         started = time.perf_counter()
         found = self.source.fetch(work.folder, work.base, work.events.note)
+        if not self.source.weights:
+            write_json(work.folder / "model.json", {**found._asdict(), "parameters": None})
+            return {"seconds": time.perf_counter() - started}
         told = describe(work.folder)
         known = entry_of(self.source)
         card = {
@@ -56,6 +59,8 @@ class Base(Step):
 
     def foresee(self, outlook: Outlook) -> Forecast:
         """Predict from an earlier making, else from the bytes to read."""
+        if not self.source.weights:
+            return Forecast(seconds=0.0, how="an endpoint: nothing is fetched")
         size = self.source.size(outlook.base)
         known = entry_of(self.source)
         peak = 10 * known[1].parameters if known else None
@@ -68,6 +73,8 @@ class Base(Step):
 
     def outline(self, outlook: Outlook) -> Outline:
         """The parameters that the catalogue knows of."""
+        if not self.source.weights:
+            return Outline(remote=True, how="an endpoint")
         known = entry_of(self.source)
         return Outline(parameters=known[1].parameters if known else None, how="as the catalogue says")
 

@@ -14,7 +14,9 @@ from luthier.core.digest import digest_of
 from luthier.core.errors import DataError, ModelError, Where
 from luthier.core.step import DataRef, Forecast, Makes, ModelRef, Outline, Outlook, Step, Work
 from luthier.models.describe import Description, describe
+from luthier.models.load import is_remote, no_weights
 from luthier.text.dataset import has_split, read_examples
+from luthier.text.prompt import Prompt
 from luthier.tune.memory import cores, tokens_that_fit
 from luthier.tune.objective import Lesson, Objective
 from luthier.tune.objectives.sft import Sft
@@ -22,11 +24,12 @@ from luthier.tune.optimizer import Optimizer
 from luthier.tune.optimizers.adamw import AdamW
 from luthier.tune.outlook import foresee, model_of, outline
 from luthier.tune.schedule import DECAY, Course, Shape, chosen
-from luthier.tune.technique import Rate, Technique, write_settings
+from luthier.tune.technique import AnyTechnique, Rate, Search, Technique, write_settings
 from luthier.tune.techniques.lora import Lora
 
 if TYPE_CHECKING:
     from luthier.text.ids import Text
+    from luthier.text.messages import Example
     from luthier.tune.lessons import Lessons
     from luthier.tune.loop import Stepped, Training
 
@@ -44,8 +47,8 @@ class Tune(Step):
     """The step whose rows are learnt."""
     model: ModelRef = None
     """The step whose model is tuned; the recipe's own model when not given."""
-    technique: Technique = Lora()
-    """Which weights move."""
+    technique: AnyTechnique = Lora()
+    """What changes: which weights move, or (`prompt_search`) which words stand in front."""
     objective: Objective = Sft()
     """What is wanted of the model."""
     epochs: float = Field(default=1.0, gt=0, le=1000)
@@ -98,11 +101,18 @@ class Tune(Step):
         return self.schedule
 
     def make(self, work: Work) -> Mapping[str, Any]:
-        """Write the adapter or the whole model, `tuned.json`, `log.jsonl` and `learnt.parquet`."""
-        return _Tuning(self, work).run()
+        """Write adapter, whole model or prompt, `tuned.json`, `learnt.parquet`, and the log of steps or candidates."""
+        if isinstance(self.technique, Technique):
+            return _Tuning(self, self.technique, work).run()
+        assert isinstance(self.technique, Search), "a technique moves weights or searches words"
+        return self.technique.search(work, self.examples(work), self.precision)
 
     def foresee(self, outlook: Outlook) -> Forecast:
         """Predict from the data's size, the model's, and the speed of this machine; refuse what cannot be done."""
+        if isinstance(self.technique, Search):
+            return self.technique.foresee(outlook, self.rows)
+        if is_remote(outlook):
+            raise no_weights("the model")
         if (model := model_of(outlook)) is not None:
             self.agree(model)
         return foresee(self, outlook)
@@ -111,11 +121,30 @@ class Tune(Step):
         """The tuned model has the size of the one it stands on."""
         return outline(outlook)
 
-    def rate_for(self, model: Description) -> Rate:
+    @model_validator(mode="after")
+    def _each_setting_matters(self) -> Self:
+        """Refuse settings of the loop under a technique that has none."""
+        if not isinstance(self.technique, Search):
+            return self
+        for name, field in type(self).model_fields.items():
+            if name not in self.technique.used and getattr(self, name) != field.default:
+                kind = self.technique.kind
+                raise ValueError(f"{name} changes nothing under {kind}, which moves no weights; leave it out")
+        return self
+
+    def rate_for(self, technique: Technique, model: Description) -> Rate:
         """The learning rate, and why."""
         if self.learning_rate == "auto":
-            return self.optimizer.rate(self.technique.rate(model.hidden_size))
+            return self.optimizer.rate(technique.rate(model.hidden_size))
         return Rate(self.learning_rate, "as given")
+
+    def examples(self, work: Work) -> list[Example]:
+        """The training rows that are used, in source order."""
+        data = work.inputs["data"]
+        if not has_split(data, "train"):
+            raise DataError("the data set has no training rows", where=Where(field="data"))
+        examples = read_examples(data, "train")
+        return [examples[at] for at in chosen(work.seed, len(examples), self.rows)]
 
     def agree(self, model: Description) -> None:
         """`ModelError` when the technique cannot learn the objective on this model."""
@@ -127,23 +156,23 @@ class Tune(Step):
 class _Tuning:
     """One making of a tuned model."""
 
-    def __init__(self, step: Tune, work: Work) -> None:
+    def __init__(self, step: Tune, technique: Technique, work: Work) -> None:
         from luthier.models.load import base_folder, name_of
 
-        self._step, self._work = step, work
+        self._step, self._technique, self._work = step, technique, work
         self._model = work.inputs["model"]
         self._base = base_folder(self._model)
         self._name = name_of(self._model)
         self._description = describe(self._base)
         step.agree(self._description)
-        self._rate = step.rate_for(self._description)
+        self._rate = step.rate_for(technique, self._description)
 
     def run(self) -> dict[str, Any]:
         """Rows, model, loop, files; returns measures."""
         from luthier.text.ids import Text
 
         begun = time.perf_counter()
-        lessons = self._lessons(Text.load(self._base))
+        lessons = self._lessons(Text.load(self._base, before=Prompt.of(self._model)))
         step = self._step
         course = Course(seed=self._work.seed, count=len(lessons), epochs=step.epochs, rows_per_step=step.rows_per_step)
         training, keeper = self._prepare(lessons, course)
@@ -167,15 +196,11 @@ class _Tuning:
 
     def _teach(self, text: Text) -> Iterator[Lesson]:
         """Lessons of the chosen examples, a batch at a time."""
-        data = self._work.inputs["data"]
-        if not has_split(data, "train"):
-            raise DataError("the data set has no training rows", where=Where(field="data"))
-        examples = read_examples(data, "train")
-        wanted = chosen(self._work.seed, len(examples), self._step.rows)
-        for begin in range(0, len(wanted), BATCH):
-            batch = [examples[at] for at in wanted[begin : begin + BATCH]]
+        examples = self._step.examples(self._work)
+        for begin in range(0, len(examples), BATCH):
+            batch = examples[begin : begin + BATCH]
             yield from self._step.objective.lessons(batch, text)
-            self._work.events.progress(begin + len(batch), len(wanted), "rows read")
+            self._work.events.progress(begin + len(batch), len(examples), "rows read")
 
     def _warn(self, lessons: Lessons) -> None:
         """Say what is not learnt, and why; `DataError` when nothing is left."""
@@ -205,9 +230,9 @@ class _Tuning:
         torch.set_num_threads(cores())
         step = self._step
         dtype = pick_dtype(step.precision)
-        model = step.technique.adapt(step.technique.open(self._model, dtype), self._work.seed)
+        model = self._technique.adapt(self._technique.open(self._model, dtype), self._work.seed)
         tokens = self._tokens(lessons)
-        step.technique.begin(model, packs_of(lessons, course, tokens))
+        self._technique.begin(model, packs_of(lessons, course, tokens))
         one_product(model)
         how = reading(model)
         self._say(how.why, str(dtype).removeprefix("torch."), tokens, course)
@@ -219,7 +244,7 @@ class _Tuning:
             optimizer=step.optimizer,
             clip=step.clip,
             tokens_per_pack=tokens,
-            rate_of=step.technique.rate_of,
+            rate_of=self._technique.rate_of,
         )
         self.trained = model
         training = Training(model, step.objective, lessons, course, manner)
@@ -251,7 +276,7 @@ class _Tuning:
 
         folder, step = self._work.folder, self._step
         own_forward(self.trained)
-        step.technique.save(self.trained, folder, self._base, self._name)
+        self._technique.save(self.trained, folder, self._base, self._name)
         write_settings(
             folder / "tuned.json",
             {

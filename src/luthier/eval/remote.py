@@ -1,0 +1,52 @@
+"""Asking a model behind an endpoint: what it writes, and for labels which of them that is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from luthier.core.artifact import Artifact
+from luthier.core.errors import RecipeError, Where
+from luthier.eval.rows import Reply, Task
+from luthier.metrics.metric import Need
+from luthier.text.messages import as_openai, prompt_of
+from luthier.text.prompt import Prompt
+
+if TYPE_CHECKING:
+    from luthier.eval.ask import Question
+    from luthier.text.messages import Example
+
+
+class Remote:
+    """A model that is asked over HTTP, its prompt in front; finished answers are kept in `kept`."""
+
+    def __init__(self, artifact: Artifact, question: Question, kept: Path) -> None:
+        from luthier.models.endpoint import Client
+
+        self._client = Client.of(artifact, kept)
+        self._before = Prompt.of(artifact)
+        self._question = question
+
+    def answer(self, examples: Sequence[Example], task: Task) -> list[Reply]:
+        """Answer some rows of a task."""
+        asked = [as_openai(self._before.wrap(prompt_of(example))) for example in examples]
+        if task.kind == "label":
+            picked = self._client.pick(asked, list(task.options.values()))
+            return [Reply(prediction=one.label(task.labels), scores=one.by_label(task.labels)) for one in picked]
+        said = self._client.write(asked, self._question.max_new_tokens)
+        return [Reply(prediction=one.text.strip(), tokens=one.tokens, finished=one.finished) for one in said]
+
+
+def lacking(model: Artifact, normalise: str) -> frozenset[Need]:
+    """What the answers of a model cannot have: nothing when its weights are here."""
+    from luthier.models.load import is_endpoint
+
+    if not is_endpoint(model):
+        return frozenset()
+    from luthier.models.endpoint import Client
+
+    if normalise != "sum":
+        raise RecipeError("changes nothing for an endpoint; leave it out", where=Where(field="normalise"))
+    by_text = Client.of(model, model.folder).settings.labels == "text"
+    return frozenset({"logprobs", "label_scores"}) if by_text else frozenset({"logprobs"})

@@ -1,0 +1,248 @@
+"""Speaking with an OpenAI-compatible endpoint: each answer is kept by a digest of its request, so none is paid twice.
+
+429, 5xx, lost connections and timeouts are tried again, each time after twice the wait; everything else is said at once.
+The key is read from the environment at the moment of the call, and is in no file, no message and no digest.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from luthier.core.artifact import Artifact
+from luthier.core.digest import canonical, digest_of
+from luthier.core.errors import ModelError, Where
+from luthier.core.files import write_aside
+from luthier.models.load import ENDPOINT, origin_artifact
+from luthier.models.sources.endpoint import Endpoint
+
+if TYPE_CHECKING:
+    import httpx
+
+Turns = Sequence[Mapping[str, Any]]
+"""Messages as the API takes them: `role`, `content`, and what goes with tools."""
+FIRST_WAIT_S = 0.5
+LONGEST_WAIT_S = 60.0
+NO_LABEL = "(none of the labels)"
+"""What an answer that names no label counts as."""
+LABEL_TOKENS = 32
+"""Longest answer that is read for a label's name."""
+TOP = 20
+"""Likeliest first tokens that are asked for: the most that the API gives."""
+_AGAIN = frozenset({408, 409, 429, 500, 502, 503, 504, 529})
+_AROUND = " \t\r\n\"'`*_.,;:!?()[]"
+"""What is left out of account around a class's name."""
+
+
+class Said(NamedTuple):
+    """One answer of an endpoint."""
+
+    text: str
+    finished: bool
+    """Whether the model ended by itself, rather than at the limit."""
+    tokens: int | None
+    """Tokens of the answer, when the server counts them."""
+    first: Mapping[str, float]
+    """Log-probabilities of the likeliest first tokens; empty when they were not asked for."""
+
+
+class Picked(NamedTuple):
+    """The class that an answer names, and each class's log-score when first tokens were asked for."""
+
+    place: int | None
+    """None when the answer names none of them."""
+    scores: list[float] | None
+
+    def label(self, labels: Sequence[str]) -> str:
+        """The label of the class; `NO_LABEL` for none of them."""
+        return NO_LABEL if self.place is None else labels[self.place]
+
+    def by_label(self, labels: Sequence[str]) -> dict[str, float] | None:
+        """The scores by label."""
+        return None if self.scores is None else dict(zip(labels, self.scores, strict=True))
+
+
+class Client:
+    """Asks one endpoint; finished answers are kept in `kept`, a folder that outlives a killed run."""
+
+    def __init__(self, settings: Endpoint, kept: Path) -> None:
+        self.settings = settings
+        self._kept = kept
+
+    @classmethod
+    def of(cls, artifact: Artifact, kept: Path) -> Client:
+        """The client of a model artifact whose base is an endpoint."""
+        told = origin_artifact(artifact).read_json(ENDPOINT)
+        return cls(Endpoint.model_validate(told), kept)
+
+    def write(self, conversations: Sequence[Turns], max_tokens: int, **more: Any) -> list[Said]:
+        """The greedy answer to each conversation; `more` goes into the requests (`temperature`, `seed`)."""
+        bodies = [
+            {
+                "model": self.settings.model,
+                "messages": list(turns),
+                "max_tokens": max_tokens,
+                "temperature": 0.0,
+                **more,
+            }
+            for turns in conversations
+        ]
+        return self._all(bodies)
+
+    def pick(self, conversations: Sequence[Turns], options: Sequence[str]) -> list[Picked]:
+        """Which of several answers each conversation is answered with."""
+        if self.settings.labels == "text":
+            return [Picked(named(said.text, options), None) for said in self.write(conversations, LABEL_TOKENS)]
+        told = self.write(conversations, 1, logprobs=True, top_logprobs=TOP)
+        return [self._likeliest(said, options) for said in told]
+
+    def _likeliest(self, said: Said, options: Sequence[str]) -> Picked:
+        if not said.first:
+            raise ModelError(
+                f"{self.settings.url} gives no logprobs",
+                where=Where(field="model.labels"),
+                remedy="write `labels: text`",
+            )
+        scores = shares(said.first, options)
+        return Picked(max(range(len(options)), key=scores.__getitem__), scores)
+
+    def _all(self, bodies: Sequence[dict[str, Any]]) -> list[Said]:
+        """All answers in order, each request sent once; those that came before a failure are kept."""
+        places = [self._kept / f"{digest_of([self.settings.url, body])}.json" for body in bodies]
+        missing = {place: body for place, body in zip(places, bodies, strict=True) if not place.is_file()}
+        if missing:
+            with self._connected() as http, ThreadPoolExecutor(self.settings.at_once) as pool:
+                waiting = [pool.submit(self._one, http, place, body) for place, body in missing.items()]
+                try:
+                    for one in waiting:
+                        one.result()
+                finally:
+                    pool.shutdown(cancel_futures=True)
+        return [_read(json.loads(place.read_text(encoding="utf-8")), self.settings.url) for place in places]
+
+    def _one(self, http: httpx.Client, place: Path, body: dict[str, Any]) -> None:
+        answer = self._call(http, body)
+        _read(answer, self.settings.url)
+        write_aside(place, canonical(answer).encode())
+
+    def _call(self, http: httpx.Client, body: dict[str, Any]) -> dict[str, Any]:
+        import httpx
+
+        wait, said = FIRST_WAIT_S, ""
+        for attempt in range(self.settings.retries + 1):
+            asked = None
+            try:
+                response = http.post("chat/completions", json=body)
+            except httpx.TransportError as error:
+                said = f"{type(error).__name__} after {self.settings.timeout_s:g} s at most"
+            else:
+                if response.status_code == httpx.codes.OK:
+                    return self._json(response)
+                said = self._refusal(response)
+                asked = response.headers.get("retry-after")
+            if attempt < self.settings.retries:
+                time.sleep(min(LONGEST_WAIT_S, float(asked) if asked and asked.isdigit() else wait))
+                wait *= 2
+        remedy = "what was answered is kept: run it again to go on; `retries` and `timeout_s` can be raised"
+        raise self._wrong(f"no answer after {self.settings.retries + 1} tries: {said}", remedy)
+
+    def _refusal(self, response: httpx.Response) -> str:
+        """What the server said; `ModelError` when trying again is of no use."""
+        code, said = response.status_code, self._hidden(_why(response.text))
+        if code in _AGAIN:
+            return f"{code} {said}"
+        remedy = "look at the model's name and the address"
+        if code in (401, 403):
+            key = self.settings.key_env
+            remedy = f"look at the key in ${key}" if key else "the server wants a key: name its variable in `key_env`"
+        raise self._wrong(f"answered {code}: {said}", remedy)
+
+    def _json(self, response: httpx.Response) -> dict[str, Any]:
+        try:
+            told = response.json()
+        except ValueError as error:
+            said = self._hidden(response.text[:80])
+            raise self._wrong(f"answered what is no JSON: {said!r}", "is this the address of an API?") from error
+        return told if isinstance(told, dict) else {}
+
+    def _wrong(self, what: str, remedy: str) -> ModelError:
+        return ModelError(f"{self.settings.url} {what}", where=Where(field="model"), remedy=remedy)
+
+    def _hidden(self, text: str) -> str:
+        """A text without the key, should the server repeat it."""
+        key = os.environ.get(self.settings.key_env or "", "")
+        return text.replace(key, "…") if key else text
+
+    def _headers(self) -> dict[str, str]:
+        name = self.settings.key_env
+        if name is None:
+            return {}
+        if not (key := os.environ.get(name, "").strip()):
+            where, remedy = Where(field="model.key_env"), f"`export {name}=…`, or take `key_env` out"
+            raise ModelError(f"the environment variable {name} is not set", where=where, remedy=remedy)
+        return {"Authorization": f"Bearer {key}"}
+
+    def _connected(self) -> httpx.Client:
+        import httpx
+
+        url, headers = f"{self.settings.url.rstrip('/')}/", self._headers()
+        try:
+            return httpx.Client(base_url=url, headers=headers, timeout=self.settings.timeout_s)
+        except httpx.InvalidURL as error:
+            raise self._wrong(f"is no address: {error}", "as in https://api.openai.com/v1") from error
+
+
+def named(text: str, options: Sequence[str]) -> int | None:
+    """The option that a text is, without case, blanks and punctuation around it; None when it is none of them."""
+    plain = [option.strip(_AROUND).casefold() for option in options]
+    said = text.strip(_AROUND).casefold()
+    return plain.index(said) if said in plain else None
+
+
+def shares(first: Mapping[str, float], options: Sequence[str]) -> list[float]:
+    """Log-score of each option: the summed share of first tokens with which it, and no other option, begins.
+
+    Options that none of the tokens begins share what is left over evenly, at most the least token's share each.
+    """
+    plain = [option.strip().casefold() for option in options]
+    found = [0.0] * len(options)
+    for token, logprob in first.items():
+        begun = token.strip().casefold()
+        able = [place for place, option in enumerate(plain) if begun and option.startswith(begun)]
+        if len(able) == 1:
+            found[able[0]] += math.exp(logprob)
+    left = max(1e-12, 1.0 - sum(math.exp(logprob) for logprob in first.values()))
+    rest = min(left / len(options), math.exp(min(first.values())))
+    return [math.log(max(share, rest)) for share in found]
+
+
+def _read(answer: Mapping[str, Any], url: str) -> Said:
+    """The first choice of a response; `ModelError` when it is not in the API's form."""
+    try:
+        choice = answer["choices"][0]
+        content = (choice.get("logprobs") or {}).get("content") or [{}]
+        first = {one["token"]: float(one["logprob"]) for one in content[0].get("top_logprobs", ())}
+        return Said(
+            text=choice["message"].get("content") or "",
+            finished=choice.get("finish_reason") != "length",
+            tokens=(answer.get("usage") or {}).get("completion_tokens"),
+            first=first,
+        )
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        what = f"{url} answered in another form than /v1/chat/completions: {canonical(dict(answer))[:120]}"
+        raise ModelError(what, where=Where(field="model.url"), remedy="is it an OpenAI-compatible server?") from error
+
+
+def _why(text: str) -> str:
+    """The message of an error's body, or the beginning of the body."""
+    try:
+        told = json.loads(text)
+        return str(told["error"]["message"])[:300]
+    except (ValueError, KeyError, TypeError):
+        return text.strip()[:300]

@@ -1,0 +1,50 @@
+"""A model behind an OpenAI-compatible endpoint: asked over HTTP, its weights stay where they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from luthier.core.digest import digest_of
+from luthier.models.load import ENDPOINT
+from luthier.models.source import ModelSource, Provenance, Say, write_json
+
+
+class Endpoint(ModelSource):
+    """A model that any server with `/v1/chat/completions` gives out (OpenAI, vLLM, llama.cpp, Ollama, others)."""
+
+    kind: Literal["endpoint"] = "endpoint"
+    weights: ClassVar[bool] = False
+    url: Annotated[str, Field(pattern=r"^https?://[^\s@?#]+$")]
+    """Where the API begins, as in `https://api.openai.com/v1`; `/chat/completions` is added. No password in it."""
+    model: Annotated[str, Field(min_length=1)]
+    """The model's name there. What answers under one name may change from day to day; a dated name changes least."""
+    key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+    """Name of the environment variable that holds the key (never the key itself); none for servers without one."""
+    labels: Literal["text", "logprobs"] = "text"
+    """How one of several classes is read from an answer. `text`: what is written, compared without case, blanks and
+    punctuation around it; anything else counts as wrong. `logprobs`: the likeliest class by the shares of the first
+    token (`top_logprobs`), for servers that give them and classes that differ there."""
+    timeout_s: float = Field(default=60.0, gt=0)
+    """Seconds to wait for one answer."""
+    retries: int = Field(default=5, ge=0)
+    """How often a call is tried again after 429, 5xx, a lost connection or a timeout; each wait is twice the last, or
+    as long as the server's `Retry-After` says."""
+    at_once: int = Field(default=4, ge=1)
+    """Calls that are under way at the same time."""
+
+    def fetch(self, folder: Path, base: Path, say: Say) -> Provenance:
+        """Write down how the endpoint is reached; it is not asked anything yet."""
+        write_json(folder / ENDPOINT, self.settings())
+        say(f"{self.model} is asked at {self.url}; what it answers may change from day to day")
+        return Provenance(self.model, None, f"endpoint {self.url}, model {self.model}")
+
+    def identity(self, base: Path) -> str:
+        """A digest of the address and the model's name: what answers there cannot be known."""
+        return digest_of([self.url, self.model])
+
+    def size(self, base: Path) -> int | None:
+        """Nothing is read."""
+        return 0

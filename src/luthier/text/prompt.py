@@ -1,0 +1,70 @@
+"""What stands in front of every conversation with a prompted model: a chosen instruction and examples.
+
+`Prompt.wrap` is the one way in which a prompt comes before a conversation. `Text` calls it for a model on this machine,
+and whoever speaks with an endpoint calls it too, so that search, training, evaluation and chat see the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from luthier.core.artifact import Artifact
+from luthier.core.digest import digest_of
+from luthier.core.files import write_aside
+from luthier.text.messages import Message
+
+PROMPT_FILE = "prompt.json"
+"""Where a model's artifact holds its prompt."""
+
+
+class Prompt(BaseModel):
+    """An instruction and examples; empty, it changes nothing."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    instruction: str | None = None
+    """The system message that takes the place of a conversation's own; empty: there is none; None: its own stays."""
+    shown: tuple[Message, ...] = ()
+    """Turns of examples, between the system message and the conversation."""
+
+    def wrap(self, messages: Sequence[Message]) -> tuple[Message, ...]:
+        """A conversation with the prompt in front."""
+        own = tuple(messages[:1]) if messages and messages[0].role == "system" else ()
+        return (*self._system(own), *self.shown, *messages[len(own) :])
+
+    def ahead(self, messages: Sequence[Message]) -> int:
+        """How many messages of a wrapped conversation stand before what is its own, its system message included."""
+        own = tuple(messages[:1]) if messages and messages[0].role == "system" else ()
+        return len(self._system(own)) + len(self.shown)
+
+    @property
+    def digest(self) -> str:
+        """Names what is put in front."""
+        return digest_of(self.model_dump(mode="json"))
+
+    def save(self, folder: Path) -> None:
+        """Write `prompt.json`; settings that change nothing are left out."""
+        told = self.model_dump(mode="json", exclude_defaults=True)
+        text = json.dumps(told, indent=1, sort_keys=True, ensure_ascii=False)
+        write_aside(folder / PROMPT_FILE, (text + "\n").encode())
+
+    @classmethod
+    def of(cls, model: Artifact) -> Prompt:
+        """The prompt with which a model is asked: its own, else that of the model it was made from, else none."""
+        if is_prompted(model):
+            return cls.model_validate(model.read_json(PROMPT_FILE))
+        return cls.of(model.parent("model")) if "model" in model.manifest.inputs else cls()
+
+    def _system(self, own: tuple[Message, ...]) -> tuple[Message, ...]:
+        if self.instruction is None:
+            return own
+        return (Message(role="system", content=self.instruction),) if self.instruction else ()
+
+
+def is_prompted(model: Artifact) -> bool:
+    """Whether the artifact is a prompt in front of another model, without weights of its own."""
+    return any(entry.path == PROMPT_FILE for entry in model.manifest.files)

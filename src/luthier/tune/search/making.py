@@ -1,0 +1,246 @@
+"""One search: rows are held back, prompts are made, raced and written down; a killed one goes on to the same bytes."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from luthier.core.component import member
+from luthier.core.digest import canonical
+from luthier.core.errors import DataError, InputError, Where
+from luthier.core.files import write_aside
+from luthier.core.step import Work
+from luthier.metrics.answers import Answers
+from luthier.metrics.metric import Metric
+from luthier.models.load import Dtype, is_endpoint, name_of
+from luthier.text.dataset import summary
+from luthier.text.messages import Example, Message, answer_of, question_of, said_for
+from luthier.text.prompt import Prompt
+from luthier.tune.search.asking import Asker, Distant, Local
+from luthier.tune.search.candidates import (
+    Candidate,
+    Instruction,
+    balanced,
+    example_sets,
+    instructions,
+    own_instruction,
+    pairs,
+)
+from luthier.tune.search.race import Standing, cost, plan_rounds, race
+from luthier.tune.technique import write_settings
+
+if TYPE_CHECKING:
+    from luthier.tune.techniques.prompt_search import PromptSearch
+
+PROPOSED_FROM = 6
+"""Examples that the model sees when it writes instructions."""
+LONGEST_PROPOSAL = 400
+"""Characters; what is longer is no instruction."""
+
+
+class Making:
+    """One making of a prompted model."""
+
+    def __init__(self, technique: PromptSearch, work: Work, examples: Sequence[Example], dtype: Dtype) -> None:
+        self._technique, self._work, self._dtype = technique, work, dtype
+        self._model = work.inputs["model"]
+        about = summary(work.inputs["data"])
+        self._labels = about.labels if about.task == "label" else []
+        self._held, self._pool = self._split([one for one in examples if one.messages])
+        self._asked = self._done = 0
+
+    def run(self) -> dict[str, Any]:
+        """Candidates, race, files; returns measures."""
+        begun = time.perf_counter()
+        candidates = self._candidates()
+        plan = plan_rounds(len(candidates), len(self._held), self._technique.budget)
+        candidates = candidates[: plan[0].prompts]
+        lengths = [self._asker.length(one.prompt, self._held) for one in candidates]
+        rows = " → ".join(f"{one.prompts} × {one.rows}" for one in plan)
+        self._work.events.note(f"{len(candidates)} prompts, {self._metric.kind} on held-back rows, by round: {rows}")
+        self._total = cost(plan)
+        standings, answers = race(
+            plan,
+            lambda place, begin, end: self._answer(candidates[place], begin, end),
+            self._metric,
+            lengths,
+            seed=self._work.seed,
+        )
+        self._save(candidates, standings, answers, lengths)
+        seconds = time.perf_counter() - begun
+        return {"search_s": seconds, "scored_rows_per_s": self._asked / seconds} if self._asked else {}
+
+    def _split(self, examples: list[Example]) -> tuple[list[Example], list[Example]]:
+        """Held-back rows in a drawn order, and the others, from which examples are shown."""
+        from luthier.tune.schedule import order
+
+        able = [one for one in examples if (one.label is not None if self._labels else answer_of(one))]
+        if len(able) < 4:
+            raise DataError(f"{len(able)} training rows have an answer; a search of prompts needs at least 4")
+        count = min(self._technique.held_back, len(able) // 2)
+        if count < self._technique.held_back:
+            self._work.events.note(f"{count} rows are held back: half of the {len(able)} that there are")
+        drawn = [able[int(at)] for at in order(self._work.seed, 0, len(able))]
+        return drawn[:count], drawn[count:]
+
+    @cached_property
+    def _metric(self) -> Metric:
+        name = "accuracy" if self._labels else "rougeL"
+        metric = self._technique.metric or member(Metric, name).model_validate({"kind": name})
+        if "label_scores" in metric.needs and not (self._labels and self._asker.scores):
+            where, remedy = Where(field="technique.metric"), "take accuracy, rougeL or exact_match"
+            raise InputError(
+                f"{metric.kind} needs scores of labels, which there are none of", where=where, remedy=remedy
+            )
+        return metric
+
+    @cached_property
+    def _asker(self) -> Asker:
+        options = {label: said_for(label, [*self._pool, *self._held]) for label in self._labels}
+        limit = self._technique.max_new_tokens
+        if is_endpoint(self._model):
+            return Distant(self._model, self._work.scratch / "calls", options, limit)
+        import torch
+
+        from luthier.tune.memory import cores
+
+        torch.set_num_threads(cores())
+        return Local(self._model, self._dtype, options, limit)
+
+    def _candidates(self) -> list[Candidate]:
+        """All prompts to try, those left out that the model cannot read to their end."""
+        technique, seed = self._technique, self._work.seed
+        own = own_instruction([*self._pool, *self._held])
+        said = list(self._asker.options.values())
+        told = instructions(technique.instructions, own, said, vary=technique.variations) + self._proposed()
+        sets = example_sets(
+            self._pool, self._held, technique.shots, draws=technique.draws, nearest=technique.nearest, seed=seed
+        )
+        if missing := [count for count in technique.shots if count and not any(len(s.examples) == count for s in sets)]:
+            self._work.events.warning(f"there are too few rows to show {missing} examples")
+        found = pairs(Prompt.of(self._model), told, sets)
+        return [found[0], *(one for one in self._shuffled(found[1:]) if self._fits(one))]
+
+    def _shuffled(self, found: Sequence[Candidate]) -> list[Candidate]:
+        """In a drawn order, so that a small budget tries some of every kind."""
+        import random
+
+        return random.Random(f"{self._work.seed}/candidates").sample(found, len(found))
+
+    def _fits(self, candidate: Candidate) -> bool:
+        length, most = self._asker.length(candidate.prompt, self._held), self._asker.context
+        if most is None or length <= most:
+            return True
+        what = f"{candidate.origin}, {candidate.how}"
+        self._work.events.warning(f"not tried: {what}; {length} tokens, and the model reads {most}")
+        return False
+
+    def _proposed(self) -> list[Instruction]:
+        """Instructions that the model writes itself after seeing examples."""
+        if not self._technique.proposals:
+            return []
+        seen = balanced(self._pool, min(PROPOSED_FROM, len(self._pool)), self._work.seed, 0)
+        told = "\n\n".join(f"Question: {question_of(one)}\nAnswer: {answer_of(one)}" for one in seen)
+        words = f"{told}\n\nWhich instruction makes somebody answer like this? Write the instruction only."
+        asked = [Message(role="user", content=words)]
+        written = self._asker.write(asked, self._technique.proposals, self._work.seed)
+        lines = [next((line.strip(" \"'*") for line in one.splitlines() if line.strip()), "") for one in written]
+        kept = [line for line in lines if 0 < len(line) <= LONGEST_PROPOSAL]
+        self._work.events.note(f"the model wrote {len(kept)} instructions that can be used, of {len(lines)}")
+        return [Instruction(line, "written by the model") for line in kept]
+
+    def _answer(self, candidate: Candidate, begin: int, end: int) -> Answers:
+        """A prompt's answers to some held-back rows; an earlier try's are read."""
+        place = self._work.scratch / "answers" / f"{candidate.prompt.digest}-{begin}-{end}.json"
+        if not place.is_file():
+            found = self._asker.answer(candidate.prompt, self._held[begin:end])
+            write_aside(place, canonical([found.predictions, found.label_scores]).encode())
+            self._asked += end - begin
+        self._done += end - begin
+        self._work.events.progress(self._done, self._total, "rows", prompt=f"{candidate.origin}, {candidate.how}")
+        predictions, scores = json.loads(place.read_text(encoding="utf-8"))
+        return Answers.of(predictions, self._asker.references(self._held[begin:end]), label_scores=scores)
+
+    def _save(
+        self,
+        candidates: Sequence[Candidate],
+        standings: Sequence[Standing],
+        answers: Mapping[int, Answers],
+        lengths: Sequence[int],
+    ) -> None:
+        folder, last = self._work.folder, standings[-1].round
+        final = [one for one in standings if one.round == last]
+        best = candidates[final[0].place]
+        best.prompt.save(folder)
+        why = self._why(final, answers)
+        self._work.events.note(f"chosen: {best.origin}, {best.how}; {why}")
+        told = {
+            "technique": self._technique.settings(),
+            "objective": self._metric.kind,
+            "base": name_of(self._model),
+            "rows": len(self._held) + len(self._pool),
+            "held_back": len(self._held),
+            "prompts": len(candidates),
+            "scored_rows": sum(self._asked_rows(standings).values()),
+            "trainable_parameters": 0,
+            "prompt": f"{best.origin}, {best.how}",
+            "prompt_why": why,
+        }
+        write_settings(folder / "tuned.json", told)
+        lines = [_line(one, candidates[one.place], lengths[one.place]) for one in standings]
+        write_aside(folder / "search.jsonl", "".join(f"{canonical(line)}\n" for line in lines).encode())
+        self._write_learnt(candidates, standings)
+
+    def _why(self, final: Sequence[Standing], answers: Mapping[int, Answers]) -> str:
+        """The winner's score beside what the model had, on the same rows."""
+        from luthier.metrics.paired import compare
+
+        best, metric = final[0], self._metric
+        said = f"{metric.kind} {_interval(best)} on {best.rows} held-back rows"
+        if best.place == 0:
+            return f"{said}, which no other prompt surpassed"
+        before = next(one for one in final if one.place == 0)
+        found = compare(metric, answers[best.place], answers[0], seed=self._work.seed)
+        change = f"difference {found.difference:+.3f}, {found.low:+.3f} to {found.high:+.3f}, p {found.p:.2g}"
+        return f"{said}, against {_interval(before)} as it was ({change}); the best of several looks better than it is"
+
+    def _asked_rows(self, standings: Sequence[Standing]) -> dict[int, int]:
+        """How many held-back rows each prompt answered in the end."""
+        return {one.place: one.rows for one in standings}
+
+    def _write_learnt(self, candidates: Sequence[Candidate], standings: Sequence[Standing]) -> None:
+        """For each row: how many prompts were scored on it or showed it; nothing of it is learnt by weights."""
+        import polars
+
+        rows = self._asked_rows(standings).values()
+        seen = {one.id: sum(place < asked for asked in rows) for place, one in enumerate(self._held)}
+        seen |= {one.id: sum(one.id in other.examples for other in candidates) for one in self._pool}
+        table = [{"id": key, "seen": count, "tokens": 0, "learnt": 0, "cut": False} for key, count in seen.items()]
+        polars.DataFrame(table).write_parquet(self._work.folder / "learnt.parquet")
+
+
+def _line(standing: Standing, candidate: Candidate, length: int) -> dict[str, Any]:
+    """A prompt's score in a round, as a line of `search.jsonl`."""
+    score = standing.score
+    return {
+        "round": standing.round,
+        "candidate": standing.place,
+        "instruction": candidate.prompt.instruction,
+        "origin": candidate.origin,
+        "examples": list(candidate.examples),
+        "how": candidate.how,
+        "length": length,
+        "rows": standing.rows,
+        "score": score.value,
+        "low": score.low,
+        "high": score.high,
+        "goes_on": standing.goes_on,
+    }
+
+
+def _interval(standing: Standing) -> str:
+    score = standing.score
+    return f"{score.value:.3f} ({score.low:.3f} to {score.high:.3f})"

@@ -1,0 +1,53 @@
+"""What a search of prompts will cost, told before it runs: tokens, and time on this machine or calls to an endpoint."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from luthier.core.step import Forecast, Outlook
+from luthier.models.load import cpu_has_bf16, is_remote
+from luthier.tune.outlook import BASE_BYTES, Rows, flops_per_s, model_of, rows_of
+
+if TYPE_CHECKING:
+    from luthier.tune.techniques.prompt_search import PromptSearch
+
+PACK_TOKENS = 4096
+"""Tokens that are read at once."""
+START_S = 10.0
+
+
+def foresee(technique: PromptSearch, outlook: Outlook, wanted: int | None) -> Forecast:
+    """Seconds, peak bytes and tokens of a search; of an endpoint, tokens and calls."""
+    rows = rows_of(wanted, outlook)
+    if rows is None:
+        return Forecast(how="unknown until the data are here")
+    shown = _shown(technique) * rows.tokens
+    tokens = round(technique.budget * (rows.tokens + shown))
+    if is_remote(outlook):
+        calls = technique.budget + technique.proposals
+        return Forecast(tokens=tokens, how=f"at most {calls:,} calls to an endpoint; {rows.how}")
+    model = model_of(outlook)
+    if model is None:
+        return Forecast(tokens=tokens, how="unknown until the model is here")
+    peak = technique.footprint(model, PACK_TOKENS) + BASE_BYTES
+    if rate := outlook.history.get("measures", {}).get("scored_rows_per_s"):
+        how = f"{technique.budget:,} rows at the {rate:.1f} a second of the last search"
+        return Forecast(seconds=START_S + technique.budget / rate, peak_bytes=peak, tokens=tokens, how=how)
+    flops = 2 * _computed(technique, rows) * (model.parameters - model.embedding_parameters)
+    seconds = START_S + flops / flops_per_s(bf16=cpu_has_bf16())
+    how = f"{technique.budget:,} scored rows; {rows.how}; speed from a matrix product measured just now"
+    return Forecast(seconds=round(seconds, 1), peak_bytes=peak, tokens=tokens, how=how)
+
+
+def _shown(technique: PromptSearch) -> float:
+    """How many examples a prompt shows, on average."""
+    sets = [(1 if count == 0 else technique.draws + technique.nearest, count) for count in technique.shots]
+    return sum(number * count for number, count in sets) / sum(number for number, _ in sets)
+
+
+def _computed(technique: PromptSearch, rows: Rows) -> float:
+    """Tokens that are computed: each row's own, and a prompt's once for each pack of its rows."""
+    own = max(rows.tokens - rows.shared, 1.0)
+    prompt = rows.shared + _shown(technique) * own
+    packed = max(1.0, min(16.0, (PACK_TOKENS - prompt) / own))
+    return technique.budget * (own + prompt / packed)

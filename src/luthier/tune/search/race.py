@@ -1,0 +1,106 @@
+"""Who goes on: successive halving, in which every round asks more rows of fewer prompts (Jamieson and Talwalkar 2016).
+
+Rows that a prompt has answered are not asked again, and what the model has now stays in until the end, so that the last
+round compares it with the winner on the same rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from luthier.metrics.answers import Answers
+from luthier.metrics.metric import Metric, Score, measure_all
+
+KEPT = 3
+"""One prompt in so many goes on to the next round, which asks as many times the rows."""
+FIRST_ROWS = 16
+"""Fewer rows than this tell prompts apart by luck alone."""
+
+
+class Round(NamedTuple):
+    """How many prompts are in, and how many rows each of them has answered at its end."""
+
+    prompts: int
+    rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """A prompt's score in one round."""
+
+    round: int
+    place: int
+    """Its number among all prompts."""
+    rows: int
+    score: Score
+    goes_on: bool
+
+
+def rounds(prompts: int, rows: int, first: int) -> list[Round]:
+    """The rounds when the first one asks `first` rows: the last one asks all of them, of two prompts at least."""
+    found = [Round(prompts, min(first, rows))]
+    while found[-1].rows < rows:
+        last = found[-1]
+        found.append(Round(min(last.prompts, max(2, -(-last.prompts // KEPT))), min(rows, last.rows * KEPT)))
+    return found
+
+
+def cost(plan: Sequence[Round]) -> int:
+    """Rows that are asked in all: those answered in an earlier round are kept."""
+    before = [0, *(one.rows for one in plan[:-1])]
+    return sum(one.prompts * (one.rows - asked) for one, asked in zip(plan, before, strict=True))
+
+
+def plan_rounds(prompts: int, rows: int, budget: int) -> list[Round]:
+    """The rounds with the longest first one that the budget allows, with fewer prompts where it allows none.
+
+    A budget of twice the rows is enough for two prompts.
+    """
+    least = min(FIRST_ROWS, rows)
+    for count in range(prompts, 0, -1):
+        for first in range(rows, least - 1, -1):
+            plan = rounds(count, rows, first)
+            if cost(plan) <= budget:
+                return plan
+    raise ValueError(f"a budget of {budget} does not ask {rows} rows once")
+
+
+def race(
+    plan: Sequence[Round],
+    answer: Callable[[int, int, int], Answers],
+    metric: Metric,
+    lengths: Sequence[int],
+    *,
+    seed: int,
+) -> tuple[list[Standing], dict[int, Answers]]:
+    """Run the rounds: every standing in order, and the answers of the last round by prompt.
+
+    `answer(prompt, begin, end)` gives a prompt's answers to rows `begin` up to `end`; `lengths` decides between equal
+    scores: the shorter prompt is the better one. Prompt 0 is never left out.
+    """
+    alive = list(range(plan[0].prompts))
+    answers: dict[int, Answers] = {}
+    standings: list[Standing] = []
+    for number, now in enumerate(plan):
+        for place in alive:
+            begin = len(answers[place]) if place in answers else 0
+            if begin < now.rows:
+                new = answer(place, begin, now.rows)
+                answers[place] = answers[place].joined(new) if place in answers else new
+        scores = {place: measure_all([metric], answers[place], seed=seed)[0] for place in alive}
+        ranked = sorted(alive, key=lambda place: (-_worth(metric, scores[place]), lengths[place], place))
+        wanted = plan[number + 1].prompts if number + 1 < len(plan) else 1
+        on = ranked[:wanted] if number + 1 == len(plan) or 0 in ranked[:wanted] else [*ranked[: wanted - 1], 0]
+        standings += [
+            Standing(round=number + 1, place=place, rows=now.rows, score=scores[place], goes_on=place in on)
+            for place in ranked
+        ]
+        answers = {place: answers[place] for place in (alive if number + 1 == len(plan) else on)}
+        alive = on
+    return standings, answers
+
+
+def _worth(metric: Metric, score: Score) -> float:
+    return score.value if metric.better == "higher" else -score.value

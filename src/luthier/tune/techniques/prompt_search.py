@@ -1,0 +1,94 @@
+"""Prompt search: an instruction and shown examples, chosen by measured score within a budget; no weight moves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from luthier.core.step import Forecast, Outlook, Work
+from luthier.metrics.metric import Metric
+from luthier.models.describe import Description
+from luthier.models.load import Dtype
+from luthier.tune.technique import Choice, Search
+
+if TYPE_CHECKING:
+    from luthier.text.messages import Example
+
+HEAD_ROWS = 256
+"""Places at which the output head runs at once."""
+
+
+class PromptSearch(Search):
+    """The instruction and examples with which a model answers best: nothing is trained, and any endpoint will do."""
+
+    kind: Literal["prompt_search"] = "prompt_search"
+
+    instructions: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """System messages of your own to try, beside the one that the rows have."""
+    variations: bool = True
+    """Whether instructions are also tried said otherwise: with the labels listed, asking for the answer only, asking
+    to read carefully; the list of labels alone; and none at all. How a task is worded moves a model's score more than
+    people expect (Mishra et al., "Reframing Instructional Prompts", 2022)."""
+    proposals: int = Field(default=0, ge=0, le=100)
+    """How many further instructions the model itself writes after seeing examples (Zhou et al., "Large Language Models
+    Are Human-Level Prompt Engineers", 2023). Small models write poor ones; an endpoint is asked once for each."""
+    shots: tuple[Annotated[int, Field(ge=0, le=64)], ...] = Field(default=(0, 4, 8), min_length=1)
+    """How many examples are shown: each of these counts is tried. Most of the gain comes from the first 4 to 8
+    (Min et al., "Rethinking the Role of Demonstrations", 2022), and every one costs its tokens at each question."""
+    draws: int = Field(default=2, ge=1, le=50)
+    """How many sets of examples are drawn for each count, balanced by class. Which examples are shown, and in which
+    order, can move a score from chance to the best (Lu et al., "Fantastically Ordered Prompts", 2022)."""
+    nearest: bool = True
+    """Whether the set that lies closest to the held-back questions by TF-IDF is tried as well (Liu et al., "What Makes
+    Good In-Context Examples for GPT-3?", 2022; here one fixed set for all questions)."""
+    held_back: int = Field(default=150, ge=2)
+    """Training rows that no prompt shows and on which all are scored; at most half of the rows. The test split is never
+    looked at."""
+    budget: int = Field(default=2000, ge=4)
+    """Rows that may be scored in all, over all prompts: for an endpoint, calls. Prompts are dropped as they fall behind
+    (successive halving), so most of it goes to the best."""
+    metric: Metric | None = None
+    """What is to be best; left out, accuracy for labels and rougeL for texts."""
+    max_new_tokens: int = Field(default=64, ge=1)
+    """Longest written answer, for tasks of texts."""
+
+    @field_validator("metric")
+    @classmethod
+    def _needs_no_likelihood(cls, metric: Metric | None) -> Metric | None:
+        if metric is not None and "logprobs" in metric.needs:
+            raise ValueError(f"{metric.kind} measures likelihood, not answers; take accuracy, rougeL or exact_match")
+        return metric
+
+    @model_validator(mode="after")
+    def _budget_asks_two(self) -> Self:
+        if self.budget < 2 * self.held_back:
+            least = 2 * self.held_back
+            raise ValueError(f"budget {self.budget} does not ask two prompts {self.held_back} rows; {least} does")
+        return self
+
+    def trainable(self, model: Description) -> int:
+        """Nothing moves."""
+        return 0
+
+    def footprint(self, model: Description, tokens: int) -> int:
+        """Weights in fp32, the states of one layer, and the logits of a few places."""
+        states = tokens * (8 * model.hidden_size + 3 * model.intermediate_size)
+        return 4 * (model.parameters + states + min(tokens, HEAD_ROWS) * model.vocab)
+
+    def space(self) -> Mapping[str, Choice]:
+        """How many examples are shown, and how many sets are drawn."""
+        return {"shots": Choice(values=((0,), (0, 4, 8), (0, 8, 16))), "draws": Choice(1, 8)}
+
+    def search(self, work: Work, examples: Sequence[Example], dtype: Dtype) -> dict[str, Any]:
+        """Score prompts on held-back rows, round by round, and write the best one."""
+        from luthier.tune.search.making import Making
+
+        return Making(self, work, examples, dtype).run()
+
+    def foresee(self, outlook: Outlook, rows: int | None) -> Forecast:
+        """Predict from the budget, the rows' length, and the speed of the last search or of this machine."""
+        from luthier.tune.search.outlook import foresee
+
+        return foresee(self, outlook, rows)
