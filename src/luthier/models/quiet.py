@@ -42,8 +42,8 @@ def no_gguf_bar() -> Iterator[None]:
 def no_peft_warning() -> Iterator[None]:
     """Silence while PEFT wraps or asks a model, about what it does itself and does right.
 
-    It calls two things of transformers 5.24 by their old names; it looks for fused experts among modules, where they are
-    parameters; it finds out for itself that GPT-2's layers are transposed.
+    It calls two things of transformers 5.24 by their old names; it looks for fused experts among modules, where they
+    are parameters; it finds out for itself that GPT-2's layers are transposed.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
 
-from luthier.models.attention.blocks import block_attention
+from luthier.models.attention.choice import attend
 from luthier.models.attention.plain import Manner, plain_attention
 from luthier.models.attention.plan import Plan
 from luthier.models.pack import Pack
@@ -95,10 +95,8 @@ def packed_attention(
     now.windows.append(manner.window)
     if now.cached:
         key, value = _begun(now.cached, module, key, value)
-    simple = manner.softcap is None and manner.sinks is None and not manner.dropout
-    if now.quick and simple and query.device.type == "cpu":
-        return block_attention(query, key, value, now.plan, manner.scaling, manner.window), None
-    return plain_attention(query, key, value, now.plan, manner), None
+    path = attend if now.quick else plain_attention
+    return path(query, key, value, now.plan, manner), None
 
 
 def _begun(cached: Cached, module: Any, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
