@@ -22,6 +22,7 @@ RECIPES = sorted(path.relative_to(ROOT / "recipes") for path in (ROOT / "recipes
 DATA = ROOT.parent / "shared" / "data"
 SMALL = {
     "headlines": ("steps.data.split.train=96", "steps.data.split.test=60"),
+    "merge": tuple(f"steps.{name}.split.train=32" for name in ("short", "long")),
     "support": ("steps.data.split.test=60", "steps.tune.epochs=1", "steps.tune.rows=64"),
 }
 Make = Callable[..., Result]

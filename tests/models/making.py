@@ -14,6 +14,7 @@ from luthier.core.store import Store
 from luthier.models.source import ModelSource
 from luthier.models.sources.folder import Folder
 from luthier.models.steps.base import Base
+from luthier.models.steps.merge import Merge
 from workshop import tiny_model, tiny_tokenizer
 
 
@@ -102,6 +103,18 @@ def full_tune(store: Store, base: Artifact) -> Artifact:
     model.save_pretrained(folder)
     (folder / "tuned.json").write_text(json.dumps({"technique": {"kind": "full"}}))
     return _finish(store, digest, "tune", {"kind": "tune"}, {"data": "d" * 32, "model": base.digest}, {})
+
+
+def merged(store: Store, base: Artifact, models: list[Artifact], seed: int = 7, **settings: Any) -> Artifact:
+    """Run the merge step as a recipe's run would."""
+    step = Merge(models=tuple(f"m{at}" for at in range(len(models))), **settings)
+    inputs = {"model": base, **{f"models.{at}": one for at, one in enumerate(models)}}
+    named = {field: one.digest for field, one in inputs.items()}
+    digest = step.recipe_digest(named, {}, seed)
+    folder, scratch = store.begin(digest)
+    events = Events(lambda event: None).of("merge")
+    work = Work(name="merge", inputs=inputs, folder=folder, scratch=scratch, base=folder, seed=seed, events=events)
+    return _finish(store, digest, "merge", step.settings(), named, dict(step.make(work)))
 
 
 def _finish(

@@ -1,8 +1,9 @@
 """A step reads artifacts and makes one immutable artifact.
 
-A field annotated with `Reads("dataset")` names another step whose artifact is of that type; `None` in a field that
-reads a model stands for the recipe's own model. Everything that decides the bytes goes into the digest; everything a
-step may touch comes in a `Work`.
+A field annotated with `Reads("dataset")` names another step whose artifact is of that type, or several such steps
+(their artifacts are then known as `models.0`, `models.1`, …); `None` in a field that reads a model stands for the
+recipe's own model. Everything that decides the bytes goes into the digest; everything a step may touch comes in a
+`Work`.
 """
 
 from __future__ import annotations
@@ -92,6 +93,8 @@ class Outlook:
     base: Path
     outlines: Mapping[str, Outline] = field(default_factory=dict)
     """What the inputs are expected to hold, by field."""
+    stands_on: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Digests of each input and of the models that it was tuned from, the last tuned first, made or not."""
     history: Mapping[str, Any] = field(default_factory=dict)
     """The `timing.json` of the latest artifact of the same kind in the store, when there is one."""
 

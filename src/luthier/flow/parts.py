@@ -11,6 +11,7 @@ from luthier.core.errors import UnknownName, Where, did_you_mean
 _BASES = (
     "luthier.core.step",
     "luthier.models.source",
+    "luthier.models.merger",
     "luthier.data.source",
     "luthier.data.operator",
     "luthier.tune.technique",

@@ -140,8 +140,14 @@ class _Planner:
             upstream={field: self._steps[other] for field, other in references.items()},
             base=self.recipe.base,
             outlines={field: self._outlines[name] for field, name in references.items() if name in self._outlines},
+            stands_on={field: self._lineage(name) for field, name in references.items()},
             history=self._history.get(step.kind, {}),
         )
+
+    def _lineage(self, name: str) -> tuple[str, ...]:
+        """A step's digest and those of the models under it."""
+        below = self.recipe.references(self._steps[name]).get("model")
+        return (self.planned[name].digest, *(self._lineage(below) if below else ()))
 
     @cached_property
     def _history(self) -> dict[str, dict[str, Any]]:

@@ -129,11 +129,13 @@ class Recipe(BaseModel):
 
     @staticmethod
     def references(step: Step) -> dict[str, str]:
-        """The steps that a step reads, by field; a model left out is the recipe's own."""
+        """The steps that a step reads, by field (`models.0` for one of several); a model left out is the recipe's."""
         found: dict[str, str] = {}
         for field, mark in step.reads().items():
             value = getattr(step, field)
-            if value is not None:
+            if isinstance(value, tuple):
+                found |= {f"{field}.{at}": one for at, one in enumerate(value)}
+            elif value is not None:
                 found[field] = value
             elif mark.makes == "model":
                 found[field] = MODEL_STEP
@@ -141,7 +143,7 @@ class Recipe(BaseModel):
 
     def _check_reference(self, name: str, field: str, other: str) -> None:
         where = Where(field=f"steps.{name}.{field}")
-        wanted = self.steps[name].reads()[field].makes if name in self.steps else "model"
+        wanted = self.steps[name].reads()[field.partition(".")[0]].makes if name in self.steps else "model"
         steps = self.all_steps()
         if other not in steps:
             able = [key for key, step in steps.items() if step.makes == wanted and key != name]

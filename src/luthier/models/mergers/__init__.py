@@ -1,0 +1,1 @@
+"""Ways of merging tuned models; one file a merger."""

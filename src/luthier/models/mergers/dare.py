@@ -1,0 +1,39 @@
+"""DARE: drop changes at random and scale up the rest (Yu et al., 2023)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from luthier.models.merger import Merger, Sign, agreed, weighted
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Dare(Merger):
+    """Drop most changes of each model at random and scale up the rest, so that models disturb each other less."""
+
+    kind: Literal["dare"] = "dare"
+
+    drop: float = Field(default=0.5, ge=0, lt=1)
+    """Share of the changes that is dropped, drawn by the recipe's seed. The paper drops 0.9 without loss in models of
+    7 billion parameters and more, and finds that smaller ones bear less."""
+    sign: Literal["all"] | Sign = "all"
+    """`all`: the rest is added up as it is; `total` or `frequency`: only what agrees with the majority's sign is
+    averaged, as in `ties`."""
+
+    def combine(self, changes: Tensor, weights: Tensor, seed: int) -> Tensor:
+        """Drop, scale up, and add up or average what agrees."""
+        import torch
+
+        chance = torch.rand(changes.shape, generator=torch.Generator().manual_seed(seed))
+        left = torch.where(chance < self.drop, 0.0, changes / (1 - self.drop))
+        if self.sign == "all":
+            return weighted(left, weights).sum(dim=0)
+        return agreed(left, weights, self.sign)
+
+    def share(self, number: int) -> float:
+        """The mean of the models, or one where what agrees is averaged already."""
+        return 1 / number if self.sign == "all" else 1.0

@@ -1,0 +1,141 @@
+"""The step that makes one model of several that were tuned from the same base."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from luthier.core.artifact import Artifact
+from luthier.core.errors import ModelError, Where
+from luthier.core.step import Forecast, Makes, ModelRef, Outline, Outlook, Reads, Step, Work
+from luthier.models.describe import describe, weight_files
+from luthier.models.load import base_folder, name_of
+from luthier.models.merger import Merger
+from luthier.models.mergers.linear import Linear
+from luthier.models.source import model_files, write_json
+
+PARAMETERS_PER_SECOND = 20e6
+"""Numbers of one model that are read, merged and written in a second, by one core of a laptop."""
+BASE_BYTES = 450 << 20
+"""What Python with torch and transformers holds before any model."""
+
+
+class Merge(Step):
+    """Merge models that were tuned from the same base into one: their changes to its weights become one change.
+
+    The result is a whole model in float32, whether the models are adapters or whole ones themselves.
+    """
+
+    kind: Literal["merge"] = "merge"
+    makes: ClassVar[Makes] = "model"
+
+    models: Annotated[tuple[str, ...], Reads("model"), Field(min_length=2)]
+    """The steps whose models are merged."""
+    model: ModelRef = None
+    """The step whose model they were all tuned from; the recipe's own model when not given."""
+    weights: tuple[float, ...] | None = None
+    """How much each model counts, in the order of `models`. When not given, each counts the same: `linear` and `dare`
+    take the mean of the changes, TIES averages what agrees."""
+    method: Merger = Linear()
+    """How changes become one."""
+
+    @model_validator(mode="after")
+    def _one_weight_a_model(self) -> Merge:
+        if self.weights is not None and len(self.weights) != len(self.models):
+            raise ValueError(f"there are {len(self.models)} models and {len(self.weights)} weights; give one for each")
+        if twice := next((name for name in self.models if self.models.count(name) > 1), None):
+            raise ValueError(f"{twice!r} is named twice in `models`; give it a larger weight instead")
+        return self
+
+    def make(self, work: Work) -> Mapping[str, Any]:
+        """Write the merged model's folder, `tuned.json` and `learnt.parquet`."""
+        from luthier.models.merging import merge_weights, stands_on
+
+        started = time.perf_counter()
+        base, models = work.inputs["model"], self._inputs(work.inputs)
+        for at, one in enumerate(models):
+            if not stands_on(one, base):
+                raise self._other_base(at)
+        merge_weights(
+            base,
+            models,
+            self.method,
+            self.shares(),
+            seed=work.seed,
+            folder=work.folder,
+            scratch=work.scratch,
+            progress=lambda done, total: work.events.progress(done, total, "weights"),
+        )
+        self._finish(base, models, work.folder)
+        seconds = time.perf_counter() - started
+        return {"parameters_per_s": describe(work.folder).parameters * (len(models) + 1) / seconds}
+
+    def shares(self) -> tuple[float, ...]:
+        """The weight of each model."""
+        return self.weights or (self.method.share(len(self.models)),) * len(self.models)
+
+    def _inputs(self, inputs: Mapping[str, Any]) -> list[Any]:
+        return [inputs[f"models.{at}"] for at in range(len(self.models))]
+
+    def _other_base(self, at: int) -> ModelError:
+        return ModelError(
+            f"{self.models[at]!r} was not tuned from the model that is merged over, so its change to it means nothing",
+            where=Where(field=f"models.{at}"),
+            remedy="name the common base in `model`, or tune both from the same one",
+        )
+
+    def _finish(self, base: Artifact, models: Sequence[Artifact], folder: Path) -> None:
+        for path in model_files(base_folder(base)):
+            target = folder / path.relative_to(base_folder(base))
+            if path not in weight_files(base_folder(base)) and path.name != "README.md":
+                target.parent.mkdir(exist_ok=True)
+                shutil.copyfile(path, target)
+        told = {
+            "technique": {"kind": "merge"},
+            "merge": self.method.settings(),
+            "weights": list(self.shares()),
+            "base": name_of(base),
+            "models": [name_of(one) for one in models],
+        }
+        write_json(folder / "tuned.json", told)
+        _write_learnt(folder / "learnt.parquet", models)
+
+    def foresee(self, outlook: Outlook) -> Forecast:
+        """From the size of the models; refuses those that do not stand on the same base."""
+        base = outlook.stands_on.get("model", ())[:1]
+        for at in range(len(self.models)):
+            if not {*base} <= {*outlook.stands_on.get(f"models.{at}", base)}:
+                raise self._other_base(at)
+        parameters = self.outline(outlook).parameters
+        if parameters is None:
+            return Forecast(how="unknown until the base model is here")
+        measured = outlook.history.get("measures", {}).get("parameters_per_s")
+        seconds = 5 + parameters * (len(self.models) + 1) / (measured or PARAMETERS_PER_SECOND)
+        how = f"{len(self.models)} models at the speed {'of the last merging here' if measured else 'of a laptop'}"
+        return Forecast(seconds=seconds, peak_bytes=BASE_BYTES + 2 * 4 * parameters, how=how)
+
+    def outline(self, outlook: Outlook) -> Outline:
+        """The merged model has the size of its base."""
+        made, expected = outlook.inputs.get("model"), outlook.outlines.get("model")
+        if made is not None:
+            return Outline(parameters=describe(base_folder(made)).parameters, how="of the model it stands on")
+        return Outline(parameters=expected.parameters if expected else None, how="of the model it stands on")
+
+
+def _write_learnt(path: Path, models: Sequence[Artifact]) -> None:
+    """What the merged models have learnt together: each example as often as all of them saw it."""
+    import polars
+
+    parts = [
+        polars.read_parquet(one.path("learnt.parquet"))
+        for one in models
+        if any(entry.path == "learnt.parquet" for entry in one.manifest.files)
+    ]
+    if len(parts) == len(models):
+        every = polars.concat(parts, how="diagonal_relaxed").group_by("id", maintain_order=True)
+        every.agg(polars.col("seen").sum(), polars.exclude("seen").first()).write_parquet(path)

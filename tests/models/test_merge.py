@@ -1,0 +1,205 @@
+"""Merging: the weights that PEFT makes where it defines them, over one base, in bounded memory, as a recipe's step."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel
+from safetensors.torch import load_file, save_file
+
+from luthier.core.artifact import Artifact
+from luthier.core.errors import ModelError, RecipeError
+from luthier.core.store import Store
+from luthier.flow.recipe import Recipe
+from luthier.models.export import export
+from luthier.models.load import load, name_of, open_folder, open_merged
+from luthier.models.quiet import no_peft_warning
+from models.making import full_tune, make_base, merged, tiny_adapter, tiny_base
+from workshop import RECIPE, small_recipe
+
+ALL = ["q_proj", "o_proj", "down_proj"]  # their rank can be 32, which PEFT takes for all
+
+
+def weights_of(artifact: Artifact) -> dict[str, torch.Tensor]:
+    return {name: value.detach() for name, value in open_merged(artifact, torch.float32).named_parameters()}
+
+
+def adapters(store: Store, base: Artifact) -> list[Artifact]:
+    """Two LoRAs of different rank and scale."""
+    configs = [
+        LoraConfig(r=r, lora_alpha=alpha, target_modules=ALL, task_type="CAUSAL_LM") for r, alpha in ((4, 8), (6, 3))
+    ]
+    return [tiny_adapter(store, base, config, seed=at) for at, config in enumerate(configs)]
+
+
+def pefts(base: Artifact, models: list[Artifact], weights: list[float], **how: Any) -> dict[str, torch.Tensor]:
+    """The weights that PEFT merges the same adapters into; full rank, so that its truncation takes nothing."""
+    with no_peft_warning():
+        model = PeftModel.from_pretrained(open_folder(base.folder, torch.float32), models[0].folder / "adapter", "m0")
+        model.load_adapter(models[1].folder / "adapter", "m1")
+        model.add_weighted_adapter(["m0", "m1"], weights, "both", svd_rank=32, **how)
+        model.set_adapter("both")
+        found = model.merge_and_unload()
+    return {name: value.detach() for name, value in found.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    ("method", "how"),
+    [
+        ({"kind": "linear"}, {"combination_type": "cat"}),
+        ({"kind": "linear"}, {"combination_type": "svd"}),
+        ({"kind": "ties", "density": 0.5}, {"combination_type": "ties_svd", "density": 0.5}),
+        (
+            {"kind": "ties", "density": 0.3, "sign": "frequency"},
+            {"combination_type": "ties_svd", "density": 0.3, "majority_sign_method": "frequency"},
+        ),
+    ],
+)
+def test_adapters_merge_into_what_peft_makes_of_them(tmp_path: Path, method: Any, how: Any) -> None:
+    store, base = tiny_base(tmp_path)
+    models = adapters(store, base)
+    came = weights_of(merged(store, base, models, method=method, weights=(0.7, -0.4)))
+    for name, wanted in pefts(base, models, [0.7, -0.4], **how).items():
+        torch.testing.assert_close(came[name], wanted, atol=2e-5, rtol=1e-4, msg=name)
+
+
+def test_the_mean_of_whole_models_and_adapters_is_the_mean_of_their_weights(tmp_path: Path) -> None:
+    store, base = tiny_base(tmp_path)
+    models = [*adapters(store, base), full_tune(store, base)]
+    made = merged(store, base, models)
+    each = [weights_of(one) for one in models]
+    for name, value in weights_of(made).items():
+        torch.testing.assert_close(value, sum(one[name] for one in each) / 3)
+    assert name_of(made) == "tiny+merge"
+    assert json.loads((made.folder / "tuned.json").read_text())["weights"] == [1 / 3] * 3
+    model = load(made, "float32").model
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def test_merging_over_a_tuned_model_and_merging_what_was_merged(tmp_path: Path) -> None:
+    store, base = tiny_base(tmp_path)
+    first = tiny_adapter(store, base, seed=1)
+    upper = [tiny_adapter(store, first, seed=2), tiny_adapter(store, first, seed=3)]
+    made = merged(store, first, upper)
+    each = [weights_of(one) for one in upper]
+    for name, value in weights_of(made).items():
+        torch.testing.assert_close(value, (each[0][name] + each[1][name]) / 2)
+    again = merged(store, base, [made, first])
+    assert name_of(again) == "tiny+merge"
+
+
+def test_the_same_bytes_every_time_and_other_bytes_by_another_seed(tmp_path: Path) -> None:
+    store, base = tiny_base(tmp_path)
+    models = adapters(store, base)
+
+    def files(seed: int) -> dict[str, str]:
+        made = merged(store, base, models, seed, method={"kind": "dare"})
+        found = {entry.path: entry.digest for entry in made.manifest.files}
+        store.remove(made.digest)
+        return found
+
+    assert files(1) == files(1)
+    assert files(1)["model.safetensors"] != files(2)["model.safetensors"]
+
+
+def test_a_base_in_shards_comes_out_in_the_same_shards(tmp_path: Path) -> None:
+    store, whole = tiny_base(tmp_path)
+    models = [full_tune(store, whole)]
+    state = load_file(whole.folder / "model.safetensors")
+    parts = {"model-1-of-2.safetensors": sorted(state)[:5], "model-2-of-2.safetensors": sorted(state)[5:]}
+    for name, keys in parts.items():
+        save_file({key: state[key] for key in keys}, whole.folder / name, {"format": "pt"})
+    (whole.folder / "model.safetensors").unlink()
+    places = {key: name for name, keys in parts.items() for key in keys}
+    (whole.folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    made = merged(store, whole, [*models, tiny_adapter(store, whole)], weights=(1.0, 0.0))
+    assert {entry.path for entry in made.manifest.files} >= {*parts, "model.safetensors.index.json"}
+    wanted = weights_of(models[0])
+    for name, value in weights_of(made).items():
+        torch.testing.assert_close(value, wanted[name])
+
+
+def test_models_over_another_base_are_refused(tmp_path: Path) -> None:
+    store, base = tiny_base(tmp_path)
+    other = make_base(store, _folder(tmp_path / "other"), tmp_path)
+    with pytest.raises(ModelError, match="'m1' was not tuned from") as caught:
+        merged(store, base, [tiny_adapter(store, base), tiny_adapter(store, other, seed=4)])
+    assert caught.value.where.field == "models.1"
+
+
+def _folder(place: Path) -> Any:
+    from luthier.models.sources.folder import Folder
+    from workshop import tiny_model
+
+    return Folder(path=str(tiny_model(place, seed=9)))
+
+
+def test_a_merged_model_goes_out_with_its_lineage(tmp_path: Path) -> None:
+    store, base = tiny_base(tmp_path)
+    models = adapters(store, base)
+    made = merged(store, base, models, method="ties", weights=(1.0, 0.5))
+    for form in ("hf", "gguf"):
+        to = export(made, tmp_path / form, form)  # type: ignore[arg-type]  # one of the forms
+    card = (to / "README.md").read_text()
+    assert f"merged by ties from `{models[0].digest[:12]}` × 1, `{models[1].digest[:12]}` × 0.5" in card
+    assert "base_model_relation: merge" in card
+
+
+TWICE = RECIPE.replace(
+    "  report:\n    kind: e",
+    """\
+  other:
+    kind: tune
+    data: data
+    technique: {kind: lora, r: 2}
+    rows_per_step: 8
+    precision: float32
+  both:
+    kind: merge
+    models: [tune, other]
+  report:
+    kind: e""",
+).replace("model: tune\n", "model: both\n")
+
+
+def test_a_recipe_merges_what_it_tuned_and_evaluates_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
+    path = small_recipe(tmp_path, TWICE)
+    planned = Recipe.load(path).plan()["both"]
+    assert planned.forecast
+    assert planned.forecast.seconds is None  # nothing is known of a folder's model before it is here
+    result = Recipe.load(path).run()
+    made = result["both"].artifact
+    assert set(made.manifest.inputs) == {"model", "models.0", "models.1"}
+    learnt = result["both"].frame("learnt.parquet")
+    assert learnt["seen"].to_list() == [2] * 60
+    assert "tuned" in result["report"].artifact.read_json("metrics.json")["models"]
+    assert Recipe.load(path, ["steps.both.weights=[0.9, 0.1]"]).plan()["both"].forecast
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("models: [tune, other]", "models: [tune]"), "models"),
+        (("models: [tune, other]", "models: [tune, tune]"), "named twice"),
+        (("models: [tune, other]", "models: [tune, other]\n    weights: [1.0]"), "2 models and 1 weights"),
+        (("models: [tune, other]", "models: [tune, nobody]"), "there is no step 'nobody'"),
+        (("models: [tune, other]", "models: [tune, data]"), "'data' makes a dataset"),
+    ],
+)
+def test_mistakes_in_a_recipe_are_named(tmp_path: Path, change: tuple[str, str], said: str) -> None:
+    path = small_recipe(tmp_path, TWICE.replace(*change))
+    with pytest.raises(RecipeError, match=said):
+        Recipe.load(path)
+
+
+def test_another_base_is_refused_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
+    apart = TWICE.replace("models: [tune, other]", "models: [tune, other]\n    model: tune")
+    with pytest.raises(ModelError, match="'other' was not tuned from") as caught:
+        Recipe.load(small_recipe(tmp_path, apart)).plan()
+    assert caught.value.where.line
