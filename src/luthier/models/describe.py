@@ -12,7 +12,7 @@ import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from luthier.core.errors import ModelError, Where
 
@@ -79,6 +79,8 @@ class Description(BaseModel):
     """All files of the folder together."""
     licence: str | None
     template: Template | None
+    tensors: dict[str, tuple[int, ...]] = Field(default={}, exclude=True, repr=False)
+    """Shapes on the disk by name; empty for a model that is not here yet. Not part of what is printed."""
 
     def as_json(self) -> dict[str, Any]:
         """All of it as plain JSON values."""
@@ -118,7 +120,7 @@ def describe(folder: Path) -> Description:
     text = config.get("text_config") or config  # models of several kinds of input keep the language part apart
     tensors = read_headers(folder)
     tied = _tied(config, tensors)
-    embedding = next((one.numbers for name, one in tensors.items() if name.endswith(_EMBEDDINGS)), 0)
+    embedding = next((one.numbers for name, one in tensors.items() if name.endswith(EMBEDDINGS)), 0)
     _check_sizes(text, folder / "config.json")
     heads = int(text.get("num_attention_heads") or text.get("n_head") or 1)
     hidden = int(text.get("hidden_size") or text.get("n_embd") or text.get("d_model") or 0)
@@ -142,6 +144,7 @@ def describe(folder: Path) -> Description:
         disk_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
         licence=read_licence(folder),
         template=describe_template(read_template(folder)),
+        tensors={name: one.shape for name, one in tensors.items()},
     )
 
 
@@ -161,7 +164,8 @@ def _check_sizes(config: dict[str, Any], path: Path) -> None:
             raise ModelError(message, where=where, remedy="fetch the model again, or mend its config.json")
 
 
-_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
+"""How the names of token embeddings end."""
 
 
 def describe_template(source: str | None) -> Template | None:

@@ -87,6 +87,11 @@ def reading(model: torch.nn.Module) -> Reading:
     return _READINGS[inner]
 
 
+def forget(model: torch.nn.Module) -> None:
+    """Let it be found out anew how a model is read, after its layers were changed."""
+    _READINGS.pop(plain_model(model), None)
+
+
 def plain_model(model: torch.nn.Module) -> Any:
     """The transformers model itself, with adapters in place, without PEFT's wrapper around it."""
     inner: Any = model

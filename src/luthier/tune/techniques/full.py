@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from luthier.models.describe import Description, training_memory
 from luthier.tune.technique import Choice, Rate, Technique, rate_for_width
+from luthier.tune.whole import write_whole
 
 BEST_RATE = 5e-5
 """At a width of 2,000 (Schulman et al., "LoRA Without Regret", 2025)."""
 HEAD_ROWS = 256
 """Positions at which the output head runs at once."""
-TRAVELS: tuple[str, ...] = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-    "merges.txt", "tokenizer.model", "chat_template.jinja", "generation_config.json", "LICENSE", "model.json",
-)  # fmt: skip
-"""Files beside the weights that belong to a model: they go along unchanged."""
 
 
 class Full(Technique):
@@ -57,19 +52,4 @@ class Full(Technique):
 
     def save(self, model: Any, folder: Path, base: Path, name: str) -> None:
         """A Hugging Face folder: new weights in one safetensors file, everything else as it was."""
-        from safetensors.torch import save_file
-
-        state = {key: value.detach().contiguous() for key, value in model.state_dict().items()}
-        for tied in sorted(getattr(model, "_tied_weights_keys", None) or ()):
-            source = next((key for key, value in state.items() if _same(value, state.get(tied)) and key != tied), None)
-            if source is not None:
-                del state[tied]
-        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-        shutil.copyfile(base / "config.json", folder / "config.json")
-        for file in TRAVELS:
-            if (base / file).is_file():
-                shutil.copyfile(base / file, folder / file)
-
-
-def _same(one: Any, other: Any) -> bool:
-    return other is not None and one.data_ptr() == other.data_ptr() and one.shape == other.shape
+        write_whole(model, folder, base)

@@ -1,0 +1,164 @@
+"""The layers of a model as its safetensors headers tell them, so that what a technique moves is counted without torch.
+
+Names on the disk end as the modules' names do. Experts of a mixture are one tensor a kind once they are open, and no
+linear layers; PEFT gives them adapters all the same for the families of `ADAPTED_EXPERTS`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+from luthier.models.describe import Description
+
+HEADS = ("lm_head", "embed_out", "output_projection")
+"""What output heads are called."""
+_EMBEDDING = re.compile(r"embed|wte|wpe|\bwe\b|position")
+_NO_LINEAR = re.compile(r"\.experts\.|\.gate\.weight$|\.router\.(layer\.)?weight$|vision|visual|norm|\.conv")
+_NORM = re.compile(r"norm|\bln_|\bln\d")
+_BUFFER = re.compile(r"inv_freq$|score_correction_bias$|masked_bias$|\.attn\.bias$|attention\.bias$|rotary_emb")
+_TRANSPOSED = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
+"""Families whose linear layers are transformers' Conv1D: (inputs, outputs) on the disk."""
+ADAPTED_EXPERTS = frozenset((
+    "minimax", "minimax_m2", "afmoe", "deepseek_v2", "deepseek_v3", "deepseek_v32", "dots1", "ernie4_5_moe",
+    "glm4_moe", "glm4_moe_lite", "glm_moe_dsa", "glm4v_moe", "longcat_flash", "solar_open", "mellum", "qwen3_moe",
+    "qwen3_omni_moe", "qwen3_omni_moe_thinker", "qwen3_omni_moe_text", "qwen3_next", "hunyuan_v1_moe", "flex_olmo",
+    "olmoe", "sarvam_mla", "exaone_moe", "cohere2_moe", "mixtral",
+))  # fmt: skip
+"""Families whose experts and routers PEFT 0.21 adapts when it is asked for all linear layers."""
+_GATE_OR_UP = ("gate_proj", "up_proj", "w1", "w3")
+_OF_EXPERTS = frozenset({*_GATE_OR_UP, "down_proj", "w2", "gate"})
+
+
+class Linear(NamedTuple):
+    """One linear layer."""
+
+    name: str
+    """Its module's path, as far as the disk tells it."""
+    inputs: int
+    outputs: int
+    block: int | None
+    """The decoder layer that it stands in, from 0."""
+    bias: bool = False
+
+    def called(self, name: str) -> bool:
+        """Whether a target of that name means this layer, as PEFT matches names."""
+        return self.name == name or self.name.endswith(f".{name}")
+
+
+def linears(model: Description) -> list[Linear]:
+    """Every linear layer except the output head, in the order of their names."""
+    if not model.tensors:
+        return _usual(model)
+    found = []
+    for name, shape in sorted(model.tensors.items()):
+        if len(shape) == 2 and name.endswith(".weight") and not _is_other(name):
+            outputs, inputs = shape[::-1] if model.model_type in _TRANSPOSED else shape
+            path = name.removesuffix(".weight")
+            found.append(Linear(path, inputs, outputs, block_of(name), f"{path}.bias" in model.tensors))
+    return found
+
+
+def targeted(model: Description, targets: str | Sequence[str]) -> list[Linear]:
+    """The linear layers that targets mean: all of them for `all-linear`, else those called by one of the names."""
+    if isinstance(targets, str):
+        return [one for one in linears(model) if not _means_experts(one.name, model)]
+    every = [*linears(model), Linear(_head_name(model), model.hidden_size, model.vocab, None)]
+    chosen = [one for one in every if any(one.called(name) for name in targets)]
+    return [one for one in chosen if not _means_experts(one.name, model)]
+
+
+def expert_numbers(model: Description, targets: str | Sequence[str], rank: int) -> int:
+    """Numbers of the LoRA factors that PEFT gives a mixture's routers and experts, which are fused once open.
+
+    Gate and up are one matrix, and its rank is twice as large: r · inputs + 2 r · outputs for each of the two.
+    """
+    if model.model_type not in ADAPTED_EXPERTS:
+        return 0
+    total = 0
+    for name, shape in model.tensors.items():
+        path = name.removesuffix(".weight")
+        if not isinstance(targets, str) and not any(path == one or path.endswith(f".{one}") for one in targets):
+            continue
+        if name.endswith(".gate.weight"):
+            total += rank * sum(shape)
+        elif ".experts." in name and len(shape) == 2 and name.endswith(".weight"):
+            outputs, inputs = shape
+            total += rank * (inputs + outputs * (2 if path.endswith(_GATE_OR_UP) else 1))
+        elif ".experts." in name and len(shape) == 3:
+            number, outputs, inputs = shape
+            total += rank * number * (inputs + outputs) * (2 if path.endswith("gate_up_proj") else 1)
+    return total
+
+
+def parameters(model: Description) -> dict[str, int]:
+    """Numbers of each parameter by its name on the disk: buffers, and a head that is tied, left out."""
+    tied = {f"{head}.weight" for head in HEADS} if model.tied else set()
+    return {
+        name: math.prod(shape)
+        for name, shape in sorted(model.tensors.items())
+        if not _BUFFER.search(name) and name not in tied
+    }
+
+
+def block_of(name: str) -> int | None:
+    """The decoder layer that a parameter belongs to; None outside of them."""
+    found = re.search(r"(?:^|\.)(\d+)\.", name)
+    return int(found[1]) if found else None
+
+
+def matches(name: str, glob: str) -> bool:
+    """Whether a parameter's name, or the end of it from some dot on, is what a pattern such as `*.mlp.*` means."""
+    return fnmatchcase(name, glob) or fnmatchcase(name, f"*.{glob}")
+
+
+def is_embedding(name: str) -> bool:
+    """Whether a parameter outside the decoder layers embeds tokens or places."""
+    return block_of(name) is None and _EMBEDDING.search(name.removesuffix(".weight")) is not None and not is_head(name)
+
+
+def is_head(name: str) -> bool:
+    """Whether a parameter belongs to the output head."""
+    return block_of(name) is None and any(part in (*HEADS, "score") for part in name.split("."))
+
+
+def is_norm(name: str) -> bool:
+    """Whether a parameter belongs to a normalisation."""
+    return _NORM.search(name) is not None
+
+
+def _is_other(name: str) -> bool:
+    """Whether a matrix belongs to no linear layer, or to the output head."""
+    return is_embedding(name) or is_head(name) or _NO_LINEAR.search(name) is not None
+
+
+def _means_experts(path: str, model: Description) -> bool:
+    """Whether PEFT takes a name to mean the experts, and so leaves out dense layers that are called the same."""
+    return model.model_type in ADAPTED_EXPERTS and path.rpartition(".")[2] in _OF_EXPERTS
+
+
+def _head_name(model: Description) -> str:
+    return next((head for head in HEADS if f"{head}.weight" in model.tensors), HEADS[0])
+
+
+def _usual(model: Description) -> list[Linear]:
+    """The layers of a gated transformer, for a model that is not here yet."""
+    q, kv = model.heads * model.head_dim, model.kv_heads * model.head_dim
+    wide, narrow = model.intermediate_size, model.hidden_size
+    sides = {
+        "self_attn.q_proj": (narrow, q),
+        "self_attn.k_proj": (narrow, kv),
+        "self_attn.v_proj": (narrow, kv),
+        "self_attn.o_proj": (q, narrow),
+        "mlp.gate_proj": (narrow, wide),
+        "mlp.up_proj": (narrow, wide),
+        "mlp.down_proj": (wide, narrow),
+    }
+    return [
+        Linear(f"model.layers.{block}.{name}", inputs, outputs, block)
+        for block in range(model.layers)
+        for name, (inputs, outputs) in sides.items()
+    ]

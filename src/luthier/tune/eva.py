@@ -1,0 +1,67 @@
+"""EVA: LoRA's A begins with the directions in which the first rows excite each layer most (Paischer et al., 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor
+
+from luthier.core.errors import ModelError, Where
+from luthier.models.logprobs import forget, logprobs, reading
+from luthier.models.pack import Pack
+
+SAMPLE = 1024
+"""Tokens at which each layer is watched: enough for the directions of ranks up to 64 to settle."""
+PACKS = 4
+"""Packs over which they are spread."""
+
+
+def begin_with_eva(model: Any, packs: Iterator[Pack], rank: int) -> None:
+    """Set every A to the first `rank` principal directions of its layer's inputs; B stays zero."""
+    seen = _inputs(model, [pack for pack, _ in zip(packs, range(PACKS), strict=False)])
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+    found: dict[tuple[int, ...], Tensor] = {}
+    for name, pieces in seen.items():
+        key = tuple(piece.data_ptr() for piece in pieces)  # layers that read the same input share its directions
+        if key not in found:
+            found[key] = _directions(torch.cat(pieces).float(), rank, name)
+        (down,) = layers[name].lora_A.values()
+        down.weight.data.copy_(found[key])
+
+
+def _inputs(model: Any, packs: list[Pack]) -> dict[str, list[Tensor]]:
+    """A few rows of every adapted layer's input, from each pack, as the untouched model computes them."""
+    seen: dict[str, list[Tensor]] = {}
+    last: list[tuple[Tensor, Tensor]] = []
+
+    def watch(name: str, given: Tensor) -> None:
+        if not last or last[0][0] is not given:
+            rows = given.detach().reshape(-1, given.shape[-1])
+            chosen = torch.linspace(0, rows.shape[0] - 1, min(rows.shape[0], SAMPLE // PACKS)).long()
+            last[:] = [(given, rows[chosen])]
+        seen.setdefault(name, []).append(last[0][1])
+
+    reading(model)
+    with ExitStack() as undo, torch.no_grad(), model.disable_adapter():
+        for name, module in model.named_modules():
+            if isinstance(module, LoraLayer):
+                hook = module.register_forward_pre_hook(lambda _, args, name=name: watch(name, args[0]))
+                undo.callback(hook.remove)
+        for pack in packs:
+            logprobs(model, pack)
+    forget(model)
+    return seen
+
+
+def _directions(rows: Tensor, rank: int, name: str) -> Tensor:
+    """(rows, inputs) to the (rank, inputs) right singular vectors of the centred rows."""
+    if min(rows.shape) < rank:
+        where = Where(field="technique.start")
+        what = f"eva saw {rows.shape[0]} tokens of {rows.shape[1]} inputs at {name}, too few for rank {rank}"
+        raise ModelError(what, where=where, remedy="lower r, give more rows, or start by default")
+    found: Tensor = torch.linalg.svd(rows - rows.mean(0), full_matrices=False).Vh
+    return found[:rank]

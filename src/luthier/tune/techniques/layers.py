@@ -1,0 +1,116 @@
+"""Full fine-tuning of a chosen part: some decoder layers, and what is named besides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from luthier.core.errors import ModelError, Where
+from luthier.models.describe import EMBEDDINGS, Description, training_memory
+from luthier.models.shapes import block_of, is_embedding, is_head, is_norm, matches, parameters
+from luthier.tune.technique import Choice, Rate, Technique, rate_for_width
+from luthier.tune.whole import write_whole
+
+BEST_RATE = 5e-5
+"""Full fine-tuning's, at a width of 2,000 (Schulman et al., "LoRA Without Regret", 2025)."""
+HEAD_ROWS = 256
+"""Positions at which the output head runs at once."""
+
+
+class Layers(Technique):
+    """Every weight of a chosen part moves, the rest stays: the last layers, say, which know most about the task."""
+
+    kind: Literal["layers"] = "layers"
+
+    last: Annotated[int, Field(ge=0)] | Literal["quarter"] = "quarter"
+    """How many of the last decoder layers move. A quarter of them reaches nine tenths of what moving everything does
+    (Lee et al., "What Would Elsa Do?", 2019); nothing below the lowest one is computed backwards. 0: none."""
+    blocks: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Decoder layers that move besides, by number from 0."""
+    names: tuple[str, ...] = ()
+    """Parameters that move besides, by name; `*` stands for anything, as in `*.mlp.down_proj.weight`."""
+    norms: bool = False
+    """Whether every normalisation moves too: few numbers, and much of what a new style of text needs."""
+    head: bool = False
+    """Whether the output head moves too; where it is tied to the embeddings, these are one, and move."""
+    embeddings: bool = False
+    """Whether the embeddings move too: needed for a language or script that is new to the model."""
+
+    def adapt(self, model: Any, seed: int) -> Any:
+        """The same model with gradients on for the chosen part."""
+        count = int(model.config.get_text_config().num_hidden_layers)
+        tied = model.get_output_embeddings() is not None and _tied(model)
+        moving = 0
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(self._moves(name, count, tied))
+            moving += parameter.requires_grad
+        if not moving:
+            raise ModelError("no parameter is chosen", where=Where(field="technique"), remedy="name some, or set last")
+        return model
+
+    def _moves(self, name: str, count: int, tied: bool) -> bool:
+        """Whether a parameter is of the chosen part, in a model of `count` decoder layers."""
+        return (
+            block_of(name) in self._blocks(count)
+            or any(matches(name, glob) for glob in self.names)
+            or (self.norms and is_norm(name))
+            or (self.head and is_head(name))
+            or (is_embedding(name) and (self.embeddings or (self.head and tied and name.endswith(EMBEDDINGS))))
+        )
+
+    def _blocks(self, count: int) -> frozenset[int]:
+        last = -(-count // 4) if self.last == "quarter" else self.last
+        return frozenset(range(count - last, count)) | frozenset(self.blocks)
+
+    def refuses(self, objective: str, model: Description) -> str:
+        """A layer that the model does not have, or nothing chosen."""
+        beyond = [block for block in self._blocks(model.layers) if not 0 <= block < model.layers]
+        if beyond:
+            return f"the model has {model.layers} layers, from 0 to {model.layers - 1}"
+        if model.tensors and not self.trainable(model):
+            return "no parameter is chosen; set last, blocks or names"
+        return ""
+
+    def trainable(self, model: Description) -> int:
+        """The chosen parameters, counted from the headers of the weights."""
+        if not model.tensors:
+            inner = model.parameters - model.embedding_parameters
+            return inner * len(self._blocks(model.layers)) // max(1, model.layers)
+        return sum(
+            numbers for name, numbers in parameters(model).items() if self._moves(name, model.layers, model.tied)
+        )
+
+    def footprint(self, model: Description, tokens: int) -> int:
+        """All weights; masters, gradients and AdamW's moments of the chosen ones; what autograd keeps of one pack from
+        the lowest moving layer upwards."""
+        moving = [name for name in parameters(model) if self._moves(name, model.layers, model.tied)]
+        lowest = min((_height(name, model.layers) for name in moving), default=0)
+        above = model.model_copy(update={"layers": model.layers - lowest})
+        return training_memory(above, "layers", self.trainable(model), tokens, head_rows=HEAD_ROWS).total
+
+    def rate(self, hidden_size: int) -> Rate:
+        """As full fine-tuning, by the width of the model."""
+        value = rate_for_width(BEST_RATE, hidden_size)
+        return Rate(value, f"full fine-tuning of a part of a model {hidden_size} wide; falls with width")
+
+    def space(self) -> Mapping[str, Choice]:
+        """The learning rate matters most, then how much moves."""
+        return {"learning_rate": Choice(1e-5, 5e-4, log=True), "last": Choice(values=("quarter", 1, 2, 4, 8))}
+
+    def save(self, model: Any, folder: Path, base: Path, name: str) -> None:
+        """A Hugging Face folder: all weights in one safetensors file, everything else as it was."""
+        write_whole(model, folder, base)
+
+
+def _height(name: str, count: int) -> int:
+    """The layer from which a parameter must be computed backwards; final norm and head stand above all layers."""
+    block = block_of(name)
+    return block if block is not None else 0 if is_embedding(name) else count
+
+
+def _tied(model: Any) -> bool:
+    """Whether head and embeddings are one tensor."""
+    return model.get_output_embeddings().weight is model.get_input_embeddings().weight

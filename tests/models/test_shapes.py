@@ -1,0 +1,53 @@
+"""What headers tell of layers agrees with the open model, in every family, and with what PEFT adapts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from peft.utils import transformers_weight_conversion as of_peft
+from transformers import AutoModelForCausalLM
+
+from luthier.models.describe import describe
+from luthier.models.quiet import no_bars, no_peft_warning
+from luthier.models.shapes import ADAPTED_EXPERTS, parameters
+from luthier.tune.techniques.lora import Lora
+from models.making import other_model
+
+GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 64}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "qwen3": {},
+    "gemma3_text": {},
+    "phi": {},
+    "phi3": {},
+    "gpt_neox": {},
+    "gpt2": GPT,
+    "opt": {"ffn_dim": 64, "word_embed_proj_dim": 32},
+    "falcon": {},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen3_moe": EXPERTS,
+    "qwen2_moe": {**EXPERTS, "shared_expert_intermediate_size": 32},
+    "granitemoe": {"num_local_experts": 4, "num_experts_per_tok": 2},
+}
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_parameters_and_adapters_are_counted_as_they_are(tmp_path: Path, kind: str) -> None:
+    place = other_model(tmp_path / "model", kind, tied=kind != "gpt_neox", **FAMILIES[kind])
+    told = describe(place)
+    with no_bars(), no_peft_warning():
+        model = AutoModelForCausalLM.from_pretrained(place)
+        assert sum(parameters(told).values()) == sum(one.numel() for one in model.parameters())
+        technique = Lora(r=3, dora=told.model_type not in ADAPTED_EXPERTS)
+        adapted = technique.adapt(model, 1)
+    assert technique.trainable(told) == sum(one.numel() for one in adapted.parameters() if one.requires_grad)
+
+
+def test_the_families_whose_experts_peft_adapts_are_known() -> None:
+    table = of_peft._MODEL_TO_CONVERSION_PATTERN
+    assert {kind for kind in table if of_peft._MOE_FUSED_TARGETS.get(table[kind]) and kind.islower()} <= (
+        ADAPTED_EXPERTS | {"beam"}
+    )
