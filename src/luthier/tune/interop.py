@@ -1,0 +1,146 @@
+"""A bridge to other people's training loops: rows for a Hugging Face `Trainer`, packs for Lightning, losses for both.
+
+The rows, the masks and the loss are those of Luthier's own loop; only who steps is another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from luthier.core.errors import DataError, InputError
+from luthier.text.messages import Example
+from luthier.tune.objective import Objective
+from luthier.tune.schedule import Course
+
+if TYPE_CHECKING:
+    import torch
+    from datasets import Dataset
+    from torch import Tensor
+
+    from luthier.models.pack import Pack, Row
+    from luthier.text.ids import Text
+
+IGNORED = -100
+"""The label of a token that is read and not learnt, as transformers has it."""
+
+
+def as_dataset(objective: Objective, examples: Sequence[Example], text: Text) -> Dataset:
+    """The rows that an objective learns, as a data set with `input_ids`, `attention_mask` and `labels`.
+
+    Any collator that pads labels takes it, `DataCollatorForSeq2Seq` for one. Raises `InputError` for an objective
+    whose rows cannot be told by labels alone: for those there are packs.
+    """
+    from datasets import Dataset
+
+    rows = _rows(objective, examples, text)
+    if not _labels_suffice(objective, rows):
+        raise InputError(
+            f"{objective.kind} weighs or compares what it learns here, which labels cannot tell",
+            remedy="train from packs: `steps_of` or `lightning_data`",
+        )
+    return Dataset.from_list(
+        [
+            {
+                "input_ids": list(row.ids),
+                "attention_mask": [1] * len(row.ids),
+                "labels": [token if learnt else IGNORED for token, learnt in zip(row.ids, row.learnt, strict=True)],
+            }
+            for row in rows
+        ]
+    )
+
+
+def _rows(objective: Objective, examples: Sequence[Example], text: Text) -> list[Row]:
+    rows = [row for lesson in objective.lessons(examples, text) for row in lesson.rows]
+    if not rows:
+        raise DataError("nothing can be learnt from any of these examples")
+    return rows
+
+
+def _labels_suffice(objective: Objective, rows: Sequence[Row]) -> bool:
+    plain = all(row.mates == 1 and not row.choices and {*row.learnt} <= {0.0, 1.0} for row in rows)
+    return plain and objective.denominator(rows) == sum(len(row.targets) for row in rows)
+
+
+def trainer_loss(objective: Objective) -> Callable[..., Tensor]:
+    """An objective as the `compute_loss_func` of a `Trainer` that learns the rows of `as_dataset`.
+
+    The sum is divided by the learnt tokens of the whole optimizer step, so that accumulating gradients changes nothing.
+    """
+    import torch
+
+    from luthier.models.pack import Row, pack
+
+    def loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        learnt = labels != IGNORED
+        rows = [
+            Row(one.clamp(min=0).tolist(), here.double().tolist()) for one, here in zip(labels, learnt, strict=True)
+        ]
+        logits = outputs["logits"][:, :-1][learnt[:, 1:]]
+        logp = torch.log_softmax(logits.float(), -1).gather(1, labels[:, 1:][learnt[:, 1:], None])[:, 0]
+        total = objective.loss(logp, pack(rows).on(labels.device), None).total
+        return total / (objective.denominator(rows) if num_items_in_batch is None else num_items_in_batch)
+
+    return loss
+
+
+class OptimizerStep:
+    """The packs of one optimizer step, and what their summed loss is divided by."""
+
+    def __init__(self, packs: Sequence[Pack], denominator: float) -> None:
+        self.packs, self.denominator = tuple(packs), denominator
+
+    def to(self, device: torch.device, **_: Any) -> OptimizerStep:
+        """The same packs on a device; Lightning asks for it."""
+        return OptimizerStep([one.on(device) for one in self.packs], self.denominator)
+
+    def loss(self, model: Any, objective: Objective) -> Tensor:
+        """The loss of the step: what `training_step` returns."""
+        import torch
+
+        from luthier.models.logprobs import logprobs
+
+        sums = [objective.loss(logprobs(model, one), one, None).total for one in self.packs]
+        return torch.stack(sums).sum() / self.denominator
+
+
+class Steps(NamedTuple):
+    """How lessons are taken: epochs, rows of each step, and the most tokens of one pack."""
+
+    epochs: float = 1.0
+    rows_per_step: int = 32
+    tokens_per_pack: int = 4096
+    seed: int = 0
+
+
+USUAL = Steps()
+
+
+def steps_of(objective: Objective, examples: Sequence[Example], text: Text, how: Steps = USUAL) -> list[OptimizerStep]:
+    """The steps that Luthier's own loop would take over these examples, in its order, shared prefixes packed."""
+    from luthier.models.pack import packs
+
+    lessons = [lesson.rows for lesson in objective.lessons(examples, text) if lesson.rows]
+    if not lessons:
+        raise DataError("nothing can be learnt from any of these examples")
+    course = Course(seed=how.seed, count=len(lessons), epochs=how.epochs, rows_per_step=how.rows_per_step)
+    found = []
+    for number in range(course.steps):
+        rows = [row for lesson in course.lessons_of(number) for row in lessons[lesson]]
+        found.append(OptimizerStep(packs(rows, how.tokens_per_pack), objective.denominator(rows)))
+    return found
+
+
+def lightning_data(objective: Objective, examples: Sequence[Example], text: Text, how: Steps = USUAL) -> Any:
+    """The same steps as a `LightningDataModule`: each batch is one `OptimizerStep`."""
+    from lightning import LightningDataModule
+    from torch.utils.data import DataLoader
+
+    class Packs(LightningDataModule):  # type: ignore[misc]  # mypy does not follow lightning
+        """Batches that are whole optimizer steps."""
+
+        def train_dataloader(self) -> Any:
+            return DataLoader(steps_of(objective, examples, text, how), batch_size=None)  # type: ignore[arg-type]  # a list
+
+    return Packs()

@@ -1,0 +1,146 @@
+"""Other people's loops make the same loss and the same gradient as our own, from the same rows."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from luthier.core.errors import DataError, InputError
+from luthier.models.load import open_folder
+from luthier.models.logprobs import logprobs
+from luthier.models.pack import pack
+from luthier.text.ids import Text
+from luthier.tune.interop import IGNORED, Steps, as_dataset, lightning_data, steps_of, trainer_loss
+from luthier.tune.objectives.sft import Sft
+from luthier.tune.techniques.full import Full
+from luthier.tune.techniques.lora import Lora
+from tuning import Bench, bench, examples
+
+pytest.importorskip("datasets", reason="datasets is not installed: no data for the Trainer")
+ROWS = examples(8)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return bench(tmp_path_factory.mktemp("shop"))
+
+
+def adapted(shop: Bench, technique: Any) -> Any:
+    model = technique.adapt(open_folder(shop.base.folder, torch.float32), 1)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.05)
+    return model
+
+
+def own_step(shop: Bench, technique: Any) -> tuple[float, dict[str, torch.Tensor]]:
+    """Loss and gradients of one step of the own loop over all rows."""
+    model, objective = adapted(shop, technique), Sft()
+    rows = [row for lesson in objective.lessons(ROWS, Text.load(shop.base.folder)) for row in lesson.rows]
+    made = pack(rows)
+    loss = objective.loss(logprobs(model, made), made, None).total / objective.denominator(rows)
+    loss.backward()
+    return float(loss.detach()), {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
+
+
+def moved(before: dict[str, torch.Tensor], model: Any) -> dict[str, torch.Tensor]:
+    """The gradient that one step of plain descent at rate 1 went down."""
+    return {name: before[name] - one.detach() for name, one in model.named_parameters() if one.requires_grad}
+
+
+def copied(model: Any) -> dict[str, torch.Tensor]:
+    return {name: one.detach().clone() for name, one in model.named_parameters()}
+
+
+@pytest.mark.parametrize("technique", [Full(), Lora(r=4)], ids=["full", "lora"])
+@pytest.mark.parametrize("accumulated", [1, 4])
+def test_a_trainers_step_is_ours(shop: Bench, technique: Any, accumulated: int, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainingArguments
+
+    model = adapted(shop, technique)
+    data = as_dataset(Sft(), ROWS, Text.load(shop.base.folder))
+    settings = TrainingArguments(
+        str(tmp_path), max_steps=1, per_device_train_batch_size=8 // accumulated, report_to="none", max_grad_norm=0,
+        gradient_accumulation_steps=accumulated, logging_steps=1, save_strategy="no", use_cpu=True, disable_tqdm=True,
+    )  # fmt: skip
+    down = torch.optim.SGD(model.parameters(), lr=1.0)
+    before = copied(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what transformers says of itself
+        trainer = Trainer(
+            model=model, args=settings, train_dataset=data, compute_loss_func=trainer_loss(Sft()),
+            data_collator=DataCollatorForSeq2Seq(AutoTokenizer.from_pretrained(shop.base.folder)),
+            optimizers=(down, torch.optim.lr_scheduler.ConstantLR(down, factor=1.0)),
+        )  # fmt: skip
+        trainer.train()
+    loss, gradients = own_step(shop, technique)
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(loss, abs=1e-4)  # the Trainer logs four digits
+    came = moved(before, model)
+    assert set(came) == set(gradients)
+    for name, wanted in gradients.items():
+        torch.testing.assert_close(came[name], wanted, atol=1e-5, rtol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("technique", [Full(), Lora(r=4)], ids=["full", "lora"])
+@pytest.mark.parametrize("tokens", [4096, 60])
+def test_a_lightning_step_is_ours(shop: Bench, technique: Any, tokens: int) -> None:
+    lightning = pytest.importorskip("lightning", reason="Lightning is not installed: no comparison with its loop")
+    losses: list[float] = []
+
+    class Tuner(lightning.LightningModule):  # type: ignore[misc, name-defined]  # imported just above
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = adapted(shop, technique)
+
+        def training_step(self, step: Any, number: int) -> torch.Tensor:
+            loss: torch.Tensor = step.loss(self.model, Sft())
+            losses.append(float(loss.detach()))
+            return loss
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=1.0)
+
+    tuner = Tuner()
+    before = copied(tuner.model)
+    data = lightning_data(Sft(), ROWS, Text.load(shop.base.folder), Steps(rows_per_step=8, tokens_per_pack=tokens))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what Lightning says of data loaders without workers
+        trainer = lightning.Trainer(
+            max_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False,
+        )  # fmt: skip
+        trainer.fit(tuner, data)
+    loss, gradients = own_step(shop, technique)
+    assert losses == [pytest.approx(loss, abs=1e-5)]
+    for name, wanted in gradients.items():
+        torch.testing.assert_close(moved(before, tuner.model)[name], wanted, atol=1e-5, rtol=1e-5, msg=name)
+
+
+def test_labels_are_what_is_learnt_and_nothing_else(shop: Bench) -> None:
+    text = Text.load(shop.base.folder)
+    rows = [lesson.rows[0] for lesson in Sft().lessons(ROWS, text)]
+    for told, row in zip(as_dataset(Sft(), ROWS, text), rows, strict=True):
+        assert told["input_ids"] == list(row.ids)
+        assert [label != IGNORED for label in told["labels"]] == [weight > 0 for weight in row.learnt]
+
+
+def test_steps_are_those_of_the_own_loop(shop: Bench) -> None:
+    steps = steps_of(Sft(), ROWS, Text.load(shop.base.folder), Steps(epochs=2, rows_per_step=3, seed=4))
+    assert [sum(one.rows for one in step.packs) for step in steps] == [3, 3, 3, 3, 3, 1]
+    seen = [key for step in steps for one in step.packs for key in one.keys]
+    assert sorted(seen) == sorted(2 * [example.id for example in ROWS])
+
+
+def test_what_labels_cannot_tell_is_refused(shop: Bench) -> None:
+    text = Text.load(shop.base.folder)
+    with pytest.raises(InputError, match="labels cannot tell"):
+        as_dataset(Sft(average="row"), ROWS, text)
+    for make in (as_dataset, steps_of):
+        with pytest.raises(DataError, match="nothing can be learnt"):
+            make(Sft(max_tokens=8), ROWS, text)
