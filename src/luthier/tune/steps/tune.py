@@ -25,6 +25,7 @@ from luthier.tune.objectives.sft import Sft
 from luthier.tune.optimizer import Optimizer
 from luthier.tune.optimizers.adamw import AdamW
 from luthier.tune.outlook import foresee, model_of, outline
+from luthier.tune.saved import refuse_idle
 from luthier.tune.schedule import DECAY, Course, Shape, chosen
 from luthier.tune.technique import AnyTechnique, Rate, Search, Technique, write_settings
 from luthier.tune.techniques.lora import Lora
@@ -281,6 +282,7 @@ class _Tuning:
         folder, step = self._work.folder, self._step
         own_forward(self.trained)
         self._technique.save(self.trained, folder, self._base, self._name)
+        refuse_idle(folder)
         write_settings(
             folder / "tuned.json",
             {
