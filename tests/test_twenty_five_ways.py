@@ -1,4 +1,4 @@
-"""The twenty-five ways in which tuners go wrong without a word: each has one test here that fails on the wrong behaviour.
+"""The twenty-five ways in which tuners go wrong without a word: each has a test here that fails on it.
 
 | | what goes wrong elsewhere | test |
 |---|---|---|
@@ -60,7 +60,6 @@ from luthier.models.logprobs import logprobs
 from luthier.models.pack import Row, pack, packs
 from luthier.text.ids import Text
 from luthier.text.messages import Example, Message, Origin
-from luthier.tune import loop
 from luthier.tune.lessons import Lessons
 from luthier.tune.loop import Training
 from luthier.tune.objective import Lesson, Loss
@@ -208,7 +207,7 @@ def test_04_an_option_of_any_part_stands_in_its_conformance_suite() -> None:
 
 
 def test_05_truncation_is_told(tmp_path: Path) -> None:
-    """A long row is left out whole, or loses the oldest of its prompt and keeps its answer; either is counted and said."""
+    """A long row is left out whole, or loses the oldest of its prompt and keeps its answer; either is told."""
     long = chat("word " * 300, "billing", 90)
     shop = bench(tmp_path, [*examples(8), long])
     made = shop.tune(Tune(**QUICK, objective=Sft(max_tokens=200)))
@@ -223,7 +222,7 @@ def test_05_truncation_is_told(tmp_path: Path) -> None:
 
 
 def test_06_no_leakage(base: Any) -> None:
-    """Another neighbour of the same length changes nothing of a row's log-probabilities, to the last bit but rounding."""
+    """Another neighbour of the same length changes nothing of a row's log-probabilities."""
     row = Row([5, 6, 7, 8, 9], [0.0, 1.0, 1.0, 1.0, 1.0], "mine")
     with torch.no_grad():
         found = [
@@ -281,8 +280,9 @@ def test_10_export(shop: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_11_bos() -> None:
-    """A template that writes BOS under a tokenizer that adds BOS too: it stands there once, when asking and learning."""
-    template = "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}{% if m.role == 'assistant' %}</s>{% endif %}{% endfor %}"
+    """A template writes BOS, and the tokenizer adds it too: it stands there once, when asking and learning."""
+    end = "{% if m.role == 'assistant' %}</s>{% endif %}"
+    template = "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}" + end + "{% endfor %}"
     text = Text(dressed(byte_level(bos_by_processor=True), template))
     ask, say = Message(role="user", content="Hi"), Message(role="assistant", content="yes")
     for ids in (text.encode((ask, say)).ids, text.prompt((ask,))):
@@ -312,7 +312,7 @@ def test_13_injected_special_tokens() -> None:
 
 
 def test_14_tied_embeddings(shop: Bench, tmp_path: Path) -> None:
-    """One matrix stays one, in the artifact and in the export; what it learnt as a head it also learnt as an embedding."""
+    """One matrix stays one, in the artifact and in the export, and it has moved."""
     made = shop.tune(Tune(**{**QUICK, "technique": Full()}))
     for folder in (made.folder, exports.export(made, tmp_path / "out", "hf")):
         assert "lm_head.weight" not in load_file(folder / "model.safetensors")
@@ -331,7 +331,9 @@ def test_15_empty_or_untrained_adapter(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(ModelError, match="holds no weights"):
         shop.tune(Tune(**QUICK))
     monkeypatch.setattr(
-        peft, "get_peft_model_state_dict", lambda model: {k: 0 * v if "lora_B" in k else v for k, v in found(model).items()}
+        peft,
+        "get_peft_model_state_dict",
+        lambda model: {k: 0 * v if "lora_B" in k else v for k, v in found(model).items()},
     )
     with pytest.raises(ModelError, match="does nothing"):
         shop.tune(Tune(**QUICK), seed=4)
@@ -395,14 +397,13 @@ def test_19_memory_while_tokenising(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_20_stale_cache(shop: Bench, tmp_path: Path) -> None:
-    """Finished tokens are taken again for the same question only: another template, limit or choice of rows asks anew."""
+    """Finished tokens are taken again for the same question only: another template or limit asks anew."""
 
     def lessons(word: str) -> Iterator[Lesson]:
         yield Lesson(id=word, rows=(Row([1, 2], [0.0, 1.0], word),))
 
     def never() -> Iterator[Lesson]:
-        raise AssertionError("made again")
-        yield
+        yield pytest.fail("made again")
 
     Lessons.write(tmp_path / "lessons", lessons("old"), "one")
     assert Lessons.write(tmp_path / "lessons", never(), "one").keys == ["old"]
@@ -440,8 +441,8 @@ def test_22_errors(
     recipe: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A mistake of the user's gets exit code 2, the line, the field and what to do; never a traceback."""
-    text = f"luthier: 1\nname: x\nmodel: smollm2-135m-instruct\nsteps:\n  tune:\n    kind: tune\n    data: data\n    {recipe}\n"
-    (tmp_path / "recipe.yaml").write_text(text)
+    head = "luthier: 1\nname: x\nmodel: smollm2-135m-instruct\nsteps:\n  tune:\n    kind: tune\n    data: data\n"
+    (tmp_path / "recipe.yaml").write_text(f"{head}    {recipe}\n")
     monkeypatch.chdir(tmp_path)
     assert run_command(["plan", "recipe.yaml"]) == 2
     said = capsys.readouterr().err

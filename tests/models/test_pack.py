@@ -83,7 +83,9 @@ def test_no_two_neighbours_repeat_more_than_is_not_worth_a_branch(rows: list[lis
 def test_splitting_never_changes_which_rows_are_read(
     rows: list[list[int]], limit: int, share: int, chance: Random
 ) -> None:
-    given_rows = [Row([*ids, 7], [0.0, *(float(chance.randrange(3)) for _ in ids)], str(at)) for at, ids in enumerate(rows)]
+    given_rows = [
+        Row([*ids, 7], [0.0, *(float(chance.randrange(3)) for _ in ids)], str(at)) for at, ids in enumerate(rows)
+    ]
 
     def learnt(parts: list[Pack]) -> list[tuple[str, list[int], list[int], list[float]]]:
         found = []
