@@ -60,8 +60,8 @@ def agreement(wanted: Answer, model: Any, ids: list[int]) -> Agreement:
     number = len(wanted.tokens)
     same = next((at for at in range(number) if wanted.tokens[at] != came.tokens[at]), number)
     whole = torch.tensor([ids + wanted.tokens])
-    with torch.no_grad():
-        logits = model(input_ids=whole, attention_mask=torch.ones_like(whole)).logits[0, len(ids) - 1 : -1].float()
+    with torch.no_grad(), no_peft_warning():  # a soft prompt's virtual tokens may stand before the others
+        logits = model(input_ids=whole, attention_mask=torch.ones_like(whole)).logits[0, -number - 1 : -1].float()
     told = torch.tensor(wanted.tokens)[:, None]
     theirs, mine = torch.log_softmax(logits, dim=-1).gather(1, told), wanted.logps.gather(1, told)
     return Agreement(same, number, float((theirs - mine).abs().mean()), wanted.differs(came) or 0.0)

@@ -1,0 +1,82 @@
+"""P-tuning: a soft prompt that a small network makes, in PEFT's format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from luthier.models.describe import Description, training_memory
+from luthier.tune.peft_files import write_adapter
+from luthier.tune.soft_prompts import HEAD_ROWS, wrapped
+from luthier.tune.technique import Choice, Rate, Technique
+
+BEST_RATE = 1e-3
+"""As PEFT's own examples take it."""
+LAYERS = 2
+"""Layers of an LSTM encoder, as in Liu et al."""
+
+
+class PTuning(Technique):
+    """Virtual tokens before every row, made by a small network while learning (Liu et al., 2021): steadier than
+    embeddings alone, and only what the network makes is kept."""
+
+    kind: Literal["p_tuning"] = "p_tuning"
+
+    tokens: int = Field(default=20, ge=1, le=1024)
+    """How many virtual tokens."""
+    encoder: Literal["mlp", "lstm"] = "mlp"
+    """The network: three linear layers for each token by itself (PEFT's and NeMo's default), or a bidirectional LSTM
+    over all of them as in the paper."""
+    encoder_size: int = Field(default=128, ge=1)
+    """Width of the network."""
+    layers: int | None = Field(default=None, ge=1, le=16)
+    """Layers of an LSTM; 2 when not given, as in the paper."""
+
+    @model_validator(mode="after")
+    def _layers_have_a_use(self) -> Self:
+        if self.layers is not None and self.encoder != "lstm":
+            raise ValueError("`layers` goes with `encoder: lstm`; an mlp always has three")
+        return self
+
+    def adapt(self, model: Any, seed: int) -> Any:
+        """PEFT's model with an fp32 encoder of virtual tokens."""
+        from peft import PromptEncoderConfig
+
+        config = PromptEncoderConfig(
+            task_type="CAUSAL_LM",
+            num_virtual_tokens=self.tokens,
+            encoder_reparameterization_type=self.encoder.upper(),
+            encoder_hidden_size=self.encoder_size,
+            encoder_num_layers=self.layers or LAYERS,
+        )
+        return wrapped(model, config, seed)
+
+    def trainable(self, model: Description) -> int:
+        """What the network reads, and its weights and biases."""
+        width, inner = model.hidden_size, self.encoder_size
+        read = self.tokens * width
+        if self.encoder == "mlp":
+            return read + (width + 1) * inner + (inner + 1) * inner + (inner + 1) * width
+        above = (self.layers or LAYERS) - 1
+        lstm = 2 * 4 * inner * (width + inner + 2) + above * 2 * 4 * inner * (3 * inner + 2)
+        return read + lstm + (2 * inner + 1) * 2 * inner + (2 * inner + 1) * width
+
+    def footprint(self, model: Description, tokens: int) -> int:
+        """Frozen weights, the network with AdamW, and what autograd keeps of one pack and the virtual tokens."""
+        count = self.trainable(model)
+        return training_memory(model, self.kind, count, tokens + self.tokens, head_rows=HEAD_ROWS).total
+
+    def rate(self, hidden_size: int) -> Rate:
+        """As small networks want it, whatever the width of the model."""
+        return Rate(BEST_RATE, "the network behind virtual tokens learns as small networks do: as in PEFT's examples")
+
+    def space(self) -> Mapping[str, Choice]:
+        """The learning rate matters most, then the length."""
+        return {"learning_rate": Choice(1e-4, 1e-2, log=True), "tokens": Choice(values=(5, 20, 50, 100))}
+
+    def save(self, model: Any, folder: Path, base: Path, name: str) -> None:
+        """`adapter/` as PEFT reads it: the virtual tokens, without the network."""
+        write_adapter(model.eval(), folder, name)

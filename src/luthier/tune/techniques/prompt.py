@@ -1,0 +1,71 @@
+"""A soft prompt: embeddings that stand before every row and are all that is learnt, in PEFT's format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from luthier.models.describe import Description, training_memory
+from luthier.tune.peft_files import write_adapter
+from luthier.tune.soft_prompts import HEAD_ROWS, check_text, start_ids, wrapped
+from luthier.tune.technique import Choice, Rate, Technique
+
+BEST_RATE = 3e-2
+"""As PEFT's own examples take it; Lester et al. take 0.3 with Adafactor, where embeddings are larger."""
+
+
+class Prompt(Technique):
+    """A few virtual tokens before every row, learnt as embeddings (Lester et al., 2021): a file of a few kilobytes, and
+    a frozen model that many tasks share. It learns little where the model is small."""
+
+    kind: Literal["prompt"] = "prompt"
+
+    tokens: int = Field(default=20, ge=1, le=1024)
+    """How many virtual tokens. 20 to 100 (Lester et al. saw most of the gain by 20)."""
+    init: Literal["vocabulary", "text", "random"] = "vocabulary"
+    """What they start as: the embeddings of tokens drawn from the vocabulary, those of a text, or noise. Words beat
+    noise clearly in models under ten billion parameters (Lester et al., figure 3b)."""
+    text: str | None = None
+    """The instruction that `init: text` starts from, repeated to the full length, and no longer than `tokens`."""
+
+    @model_validator(mode="after")
+    def _text_has_a_use(self) -> Self:
+        check_text(self.init, self.text)
+        return self
+
+    def adapt(self, model: Any, seed: int) -> Any:
+        """PEFT's model with fp32 virtual tokens."""
+        import torch
+        from peft import PromptTuningConfig
+
+        config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=self.tokens)
+        made = wrapped(model, config, seed)
+        if self.init != "random":
+            with torch.no_grad():
+                words = model.get_input_embeddings()(start_ids(model, self.text, self.tokens, seed))
+                made.prompt_encoder[made.active_adapter].embedding.weight.copy_(words)
+        return made
+
+    def trainable(self, model: Description) -> int:
+        """One embedding a virtual token."""
+        return self.tokens * model.hidden_size
+
+    def footprint(self, model: Description, tokens: int) -> int:
+        """Frozen weights, and what autograd keeps of one pack and the virtual tokens."""
+        count = self.trainable(model)
+        return training_memory(model, self.kind, count, tokens + self.tokens, head_rows=HEAD_ROWS).total
+
+    def rate(self, hidden_size: int) -> Rate:
+        """Far above what weights want: an embedding has far to go, and stands in nobody else's way."""
+        return Rate(BEST_RATE, "virtual tokens move far: as in PEFT's examples, and as SmolLM2 learns quickest")
+
+    def space(self) -> Mapping[str, Choice]:
+        """The learning rate matters most, then the length."""
+        return {"learning_rate": Choice(1e-3, 0.3, log=True), "tokens": Choice(values=(5, 20, 50, 100))}
+
+    def save(self, model: Any, folder: Path, base: Path, name: str) -> None:
+        """`adapter/` as PEFT reads it."""
+        write_adapter(model, folder, name)
