@@ -26,6 +26,8 @@ TECHNIQUES = {kind: found for kind, found in EVERY.items() if issubclass(found, 
 KINDS = sorted(TECHNIQUES)
 OTHERWISE: dict[tuple[str, str], Any] = {
     ("full", "embeddings"): False,
+    ("ia3", "targets"): ("q_proj", "down_proj"),
+    ("ia3", "feedforward"): ("v_proj",),
     ("layers", "last"): 2,
     ("layers", "blocks"): (0,),
     ("layers", "names"): ("*.mlp.down_proj.weight",),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,12 +70,24 @@ class Bench:
         return [event.text for event in self.heard if event.kind == kind]
 
 
-def bench(root: Path, rows: Iterable[Example] | None = None) -> Bench:
+def bench(root: Path, rows: Iterable[Example] | None = None, validation: Sequence[Example] = ()) -> Bench:
     """Make the bench."""
     store = Store(root / "store")
     base = made(store, "base", "model", _base)
-    data = made(store, "prepare", "dataset", lambda folder: _data(folder, list(rows or examples())))
+    data = made(
+        store,
+        "prepare",
+        "dataset",
+        lambda folder: _data(folder, {"train": list(rows or examples()), "validation": list(validation)}),
+    )
     return Bench(store, base, data, [])
+
+
+def reopened(root: Path) -> Bench:
+    """The bench that another process made."""
+    store = Store(root / "store")
+    by_kind = {artifact.manifest.kind: artifact for artifact in map(store.open, store.digests())}
+    return Bench(store, by_kind["base"], by_kind["prepare"], [])
 
 
 def made(store: Store, kind: str, makes: str, write: Callable[[Path], None]) -> Artifact:
@@ -106,8 +118,25 @@ def _base(folder: Path) -> None:
     (folder / "model.json").write_text(json.dumps({"name": "tiny"}))
 
 
-def _data(folder: Path, rows: list[Example]) -> None:
+def _data(folder: Path, splits: dict[str, list[Example]]) -> None:
     (folder / "examples").mkdir()
+    present = {name: rows for name, rows in splits.items() if rows}
+    for name, rows in present.items():
+        _table(rows).write_parquet(folder / "examples" / f"{name}.parquet")
+    counts = {name: len(rows) for name, rows in present.items()}
+    summary = {
+        "rows_in": sum(counts.values()),
+        "rows": counts,
+        "dropped": {},
+        "edited": {},
+        "task": "label",
+        "labels": ["account", "billing", "delivery"],
+        "sources": [],
+    }
+    (folder / "summary.json").write_text(json.dumps(summary))
+
+
+def _table(rows: list[Example]) -> polars.DataFrame:
     columns = [
         {
             "id": row.id,
@@ -123,14 +152,4 @@ def _data(folder: Path, rows: list[Example]) -> None:
         }
         for row in rows
     ]
-    polars.DataFrame(columns).write_parquet(folder / "examples" / "train.parquet")
-    summary = {
-        "rows_in": len(rows),
-        "rows": {"train": len(rows)},
-        "dropped": {},
-        "edited": {},
-        "task": "label",
-        "labels": ["account", "billing", "delivery"],
-        "sources": [],
-    }
-    (folder / "summary.json").write_text(json.dumps(summary))
+    return polars.DataFrame(columns)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from random import Random
 
 import pytest
 import torch
@@ -68,6 +69,33 @@ def test_sharing_from_one_token_leaves_no_prefix_twice(rows: list[list[int]]) ->
     made = pack([learnt_at_end(ids) for ids in rows], 1)
     prefixes = {tuple(ids[:end]) for ids in rows for end in range(1, len(ids) + 1)}
     assert made.tokens == len(prefixes)
+
+
+@given(ROWS, SHARE)
+def test_no_two_neighbours_repeat_more_than_is_not_worth_a_branch(rows: list[list[int]], share: int) -> None:
+    """The whole trie of a step's rows is found, but for fewer than `share` tokens where two neighbours part."""
+    trie = len({tuple(ids[:end]) for ids in rows for end in range(1, len(ids) + 1)})
+    made = pack([learnt_at_end(ids) for ids in rows], share)
+    assert trie <= made.tokens <= trie + (share - 1) * (len(rows) - 1)
+
+
+@given(ROWS, st.integers(1, 30), SHARE, st.randoms(use_true_random=False))
+def test_splitting_never_changes_which_rows_are_read(
+    rows: list[list[int]], limit: int, share: int, chance: Random
+) -> None:
+    given_rows = [
+        Row([*ids, 7], [0.0, *(float(chance.randrange(3)) for _ in ids)], str(at)) for at, ids in enumerate(rows)
+    ]
+
+    def learnt(parts: list[Pack]) -> list[tuple[str, list[int], list[int], list[float]]]:
+        found = []
+        for part in parts:
+            for row, (key, ids) in enumerate(zip(part.keys, part.unpack(), strict=True)):
+                mine = part.path == row
+                found.append((key, ids, part.targets[mine].tolist(), part.weights[mine].tolist()))
+        return sorted(found)
+
+    assert learnt(packs(given_rows, limit, share)) == learnt([pack([row]) for row in given_rows])
 
 
 @given(ROWS, st.integers(1, 20))

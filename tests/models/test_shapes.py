@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from peft.utils import transformers_weight_conversion as of_peft
 from transformers import AutoModelForCausalLM
 
 from luthier.models.describe import describe
+from luthier.models.load import open_folder
 from luthier.models.quiet import no_bars, no_peft_warning
 from luthier.models.shapes import ADAPTED_EXPERTS, parameters
+from luthier.tune.techniques.ia3 import Ia3
+from luthier.tune.techniques.layers import Layers
 from luthier.tune.techniques.lora import Lora
 from models.making import other_model
 
@@ -43,7 +47,17 @@ def test_parameters_and_adapters_are_counted_as_they_are(tmp_path: Path, kind: s
         assert sum(parameters(told).values()) == sum(one.numel() for one in model.parameters())
         technique = Lora(r=3, dora=told.model_type not in ADAPTED_EXPERTS)
         adapted = technique.adapt(model, 1)
-    assert technique.trainable(told) == sum(one.numel() for one in adapted.parameters() if one.requires_grad)
+        assert technique.trainable(told) == moving(adapted)
+        adapted = Ia3().adapt(AutoModelForCausalLM.from_pretrained(place), 1)
+        assert Ia3().trainable(told) == moving(adapted)
+        assert Layers(norms=True).trainable(told) == moving(
+            Layers(norms=True).adapt(open_folder(place, torch.float32), 1)
+        )
+
+
+def moving(model: Any) -> int:
+    """Numbers that require gradients."""
+    return sum(one.numel() for one in model.parameters() if one.requires_grad)
 
 
 def test_the_families_whose_experts_peft_adapts_are_known() -> None:

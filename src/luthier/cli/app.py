@@ -53,7 +53,7 @@ def _luthier(
 def run_command(arguments: list[str]) -> int:
     """Run a command; returns the exit code, having printed whatever went wrong."""
     as_json = "--json" in arguments
-    signal.signal(signal.SIGTERM, _terminated)
+    _end_in_order()
     _share_processors()
     try:
         outcome = app(arguments, prog_name="luthier", standalone_mode=False)
@@ -92,6 +92,14 @@ def _share_processors() -> None:
     OpenMP reads this when torch is loaded; what the user has set stays.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def _end_in_order() -> None:
+    """Be ended by a kill or a closed terminal as by Ctrl-C; where hang-ups are ignored (`nohup`), they stay ignored."""
+    signal.signal(signal.SIGTERM, _terminated)
+    hang_up = getattr(signal, "SIGHUP", None)
+    if hang_up is not None and signal.getsignal(hang_up) is not signal.SIG_IGN:
+        signal.signal(hang_up, _terminated)
 
 
 def _terminated(signum: int, frame: FrameType | None) -> None:

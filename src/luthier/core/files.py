@@ -69,14 +69,17 @@ class _Writing(AbstractContextManager[None]):
 
 
 def _refusal(error: BaseException) -> _Refusal | None:
-    if isinstance(error, MemoryError):
-        return _NO_MEMORY
     if isinstance(error, OSError) and error.errno is not None:
         return _REFUSALS.get(error.errno)
     if told := _OS_ERROR.search(str(error)):
         return _REFUSALS.get(int(told.group(1)))
-    told_memory = isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(f"{type(error).__name__}: {error}")
-    return _NO_MEMORY if told_memory else None
+    return _NO_MEMORY if lacks_memory(error) else None
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says, in Python's words or torch's, that memory is exhausted."""
+    told = isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(f"{type(error).__name__}: {error}")
+    return isinstance(error, MemoryError) or bool(told)
 
 
 def write_aside(path: Path, data: bytes) -> None:

@@ -98,7 +98,7 @@ def choose(data: Artifact, split: str, limit: int | None) -> Task:
     examples = tuple(example for example in every if example.id in kept)
     kind: TaskKind = "label" if about.task == "label" else "text"
     teachers = [*read_examples(data, "train"), *every] if kind == "label" else []
-    options = {label: said_for(label, teachers) for label in sorted(about.labels)} if kind == "label" else {}
+    options = said_for(about.labels, teachers) if kind == "label" else {}
     if kind == "label" and len(options) < 2:
         raise DataError(f"the data has {len(options)} label(s)", remedy="a task of labels needs at least two")
     return Task(kind=kind, split=split, examples=examples, available=len(every), options=options)

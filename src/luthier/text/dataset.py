@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +17,8 @@ from luthier.text.messages import Example, Message, Origin
 if TYPE_CHECKING:
     import polars
 
+BATCH = 256
+"""Examples that are read at once."""
 _MESSAGES: TypeAdapter[tuple[Message, ...]] = TypeAdapter(tuple[Message, ...])
 
 
@@ -78,6 +82,37 @@ def frame(artifact: Artifact, split: str) -> polars.DataFrame:
 def read_examples(artifact: Artifact, split: str) -> list[Example]:
     """A split's examples, in source order."""
     return [_example(values) for values in frame(artifact, split).iter_rows(named=True)]
+
+
+def batches(
+    artifact: Artifact, split: str, wanted: Sequence[int] | None = None, size: int = BATCH
+) -> Iterator[list[Example]]:
+    """A split's examples in source order, some at a time: memory does not grow with the data set.
+
+    `wanted` holds the places of those that are read, in order; None: all.
+    """
+    begin = 0
+    for batch in _stream(artifact, split, size):
+        places = range(begin, begin + batch.num_rows)
+        if wanted is not None:
+            places = wanted[bisect_left(wanted, begin) : bisect_left(wanted, begin + batch.num_rows)]  # type: ignore[assignment]
+        if len(places):
+            chosen = batch.take([int(place) - begin for place in places])
+            yield [_example(values) for values in chosen.to_pylist()]
+        begin += batch.num_rows
+
+
+def columns(artifact: Artifact, split: str, *names: str, size: int = BATCH) -> Iterator[dict[str, Any]]:
+    """Some columns of a split, row by row in source order, read a batch at a time."""
+    for batch in _stream(artifact, split, size, names):
+        yield from batch.to_pylist()
+
+
+def _stream(artifact: Artifact, split: str, size: int, names: Sequence[str] | None = None) -> Iterator[Any]:
+    from pyarrow.parquet import ParquetFile
+
+    with ParquetFile(_split_file(artifact, split)) as file:
+        yield from file.iter_batches(size, columns=list(names) if names else None)
 
 
 def _split_file(artifact: Artifact, split: str) -> Path:

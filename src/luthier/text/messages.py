@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -87,10 +87,17 @@ def question_of(example: Example) -> str:
     return "\n".join(message.content for message in prompt_of(example) if message.role != "system")
 
 
-def said_for(label: str, examples: Iterable[Example]) -> str:
-    """What the assistant says for a label: the most frequent text among the rows that bear it."""
-    texts = Counter(answer_of(example) for example in examples if example.label == label)
-    return min(texts, key=lambda text: (-texts[text], text)) if texts else label
+def said_for(labels: Iterable[str], examples: Iterable[Example]) -> dict[str, str]:
+    """What the assistant says for each label: the most frequent text among the rows that bear it, else its name."""
+    texts: dict[str, Counter[str]] = defaultdict(Counter)
+    for example in examples:
+        if example.label is not None:
+            texts[example.label][answer_of(example)] += 1
+    return {label: _most_frequent(texts[label]) if texts[label] else label for label in sorted(labels)}
+
+
+def _most_frequent(texts: Counter[str]) -> str:
+    return min(texts, key=lambda text: (-texts[text], text))
 
 
 def as_openai(messages: Iterable[Message]) -> list[dict[str, Any]]:

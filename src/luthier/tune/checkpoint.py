@@ -1,25 +1,32 @@
-"""Checkpoints of a running training: one whole file in the step's scratch, replaced now and then.
+"""Checkpoints of a running training: the newest state and the best weights, each one whole file, replaced now and then.
 
-Weights, moments, the step and the log so far stand in one safetensors file, so that none is newer than another. How
-long writing takes decides how often it is done: never more than a small share of the time.
+Weights, moments, the step and the log so far stand in one safetensors file, so that none is newer than another. A state
+is copied into the machine's file cache between two steps, which is quick and takes no memory of this process; a thread
+brings it to the disk and gives it its name while training goes on. A kill at any moment leaves the file before.
 """
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor
 
-from luthier.core.files import write_aside
+from luthier.core.errors import ModelError, Where
+from luthier.core.files import sync, writing
 
 SHARE = 0.02
-"""Share of the time that may go into checkpoints."""
+"""Share of the time that may go into checkpoints: half as much again is left for guesses that were too low."""
+BYTES_PER_S = 200e6
+"""How fast a first checkpoint is assumed to be written, before one was: slowly."""
 LEAST_SECONDS = 10.0
 """Time between two checkpoints, at least."""
 
@@ -34,48 +41,125 @@ class State(NamedTuple):
     """One line of JSON for each step that is done."""
     threads: int
     """How many threads computed: sums fall differently with another number."""
+    tokens: int
+    """Tokens computed at once, at most: what fitted."""
+    since: int = 0
+    """The step at which this training took up the state of another one; its own begin is 0."""
 
 
 @dataclass
 class Keeper:
-    """Keeps the newest state of one training in `path`."""
+    """Keeps the newest state of one training in `path`, and its best weights beside it."""
 
     path: Path
     key: str
     """Names the training; a file of another one is not read."""
+    start: Path | None = None
+    """A state of another training from which this one goes on."""
     every: int | None = None
-    """Steps between checkpoints; None: by the time that writing takes."""
-    _cost_s: float = field(default=0.0, init=False)
+    """Steps between checkpoints; None: as often as `SHARE` of the time allows."""
+    spent_s: float = field(default=0.0, init=False)
+    """Seconds that training stood still for checkpoints, in this process."""
+    _rate: float = field(default=BYTES_PER_S, init=False)
+    _begun: float = field(default_factory=time.monotonic, init=False)
     _last: float = field(default_factory=time.monotonic, init=False)
+    _writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1), init=False)
+    _writing: Future[None] | None = field(default=None, init=False)
 
-    def due(self, step: int) -> bool:
-        """Whether it is time to write."""
+    @property
+    def best_path(self) -> Path:
+        """Where the best weights are kept."""
+        return self.path.with_name("best.safetensors")
+
+    def due(self, step: int, size: int) -> bool:
+        """Whether it is time to write a state of so many bytes."""
         if self.every is not None:
             return step % self.every == 0
-        return time.monotonic() - self._last >= max(LEAST_SECONDS, self._cost_s / SHARE)
+        now = time.monotonic()
+        affordable = self.spent_s + size / self._rate <= SHARE * (now - self._begun)
+        return affordable and now - self._last >= LEAST_SECONDS
 
     def write(self, state: State) -> None:
-        """Replace the file by a newer one, whole."""
-        begun = time.monotonic()
-        about = {"key": self.key, "step": str(state.step), "threads": str(state.threads), "log": "\n".join(state.log)}
-        write_aside(self.path, save({name: value.contiguous() for name, value in state.tensors.items()}, about))
+        """Take a state; the file of the one before is replaced a little later, by a whole one."""
+        about = {
+            "step": str(state.step),
+            "threads": str(state.threads),
+            "tokens": str(state.tokens),
+            "since": str(state.since),
+        }
+        self._write(self.path, state.tensors, {**about, "log": "\n".join(state.log)})
         self._last = time.monotonic()
-        self._cost_s = self._last - begun
+
+    def write_best(self, weights: Mapping[str, Tensor], step: int) -> None:
+        """Take the best weights so far; a state that is written later never reaches the disk before them."""
+        self._write(self.best_path, weights, {"step": str(step)})
+
+    def _write(self, path: Path, tensors: Mapping[str, Tensor], about: dict[str, str]) -> None:
+        begun = time.monotonic()
+        self.wait()
+        aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        with writing(path):
+            save_file({name: value.contiguous() for name, value in tensors.items()}, aside, {"key": self.key, **about})
+        self._writing = self._writer.submit(_settle, aside, path)
+        took = time.monotonic() - begun
+        self.spent_s += took
+        self._rate = max(1.0, size_of(tensors) / max(took, 1e-6))
+
+    def wait(self) -> None:
+        """Wait until what was taken is on the disk; `Unwritable` when it could not be written."""
+        if self._writing is not None:
+            self._writing.result()
+            self._writing = None
 
     def read(self) -> State | None:
         """The newest state; None when there is none of this training."""
-        if not self.path.is_file():
+        if (found := self._read(self.path)) is not None:
+            return _state(*found)
+        if self.start is None:
+            return None
+        if (found := self._read(self.start)) is None:
+            what = "is no state that a training with this technique and optimizer stopped at"
+            raise ModelError(what, where=Where(file=str(self.start)), remedy="name the file that its error told of")
+        state = _state(*found)
+        return state._replace(since=state.step)
+
+    def read_best(self) -> tuple[int, dict[str, Tensor]] | None:
+        """The best weights and the step after which they were; None when there are none of this training."""
+        found = self._read(self.best_path)
+        return (int(found[1]["step"]), found[0]) if found else None
+
+    def _read(self, path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+        self.wait()
+        if not path.is_file():
             return None
         try:
-            with safe_open(self.path, framework="pt") as file:
+            with safe_open(path, framework="pt") as file:
                 about: dict[str, str] = file.metadata() or {}
                 if about.get("key") != self.key:
                     return None
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
         except SafetensorError:
             return None  # not whole: begun by another program; the training starts again
-        log = tuple(about["log"].split("\n")) if about["log"] else ()
-        return State(int(about["step"]), tensors, log, int(about["threads"]))
+        return tensors, about
+
+
+def _state(tensors: dict[str, Tensor], about: dict[str, str]) -> State:
+    log = tuple(about["log"].split("\n")) if about["log"] else ()
+    step, threads, tokens, since = (int(about[name]) for name in ("step", "threads", "tokens", "since"))
+    return State(step, tensors, log, threads, tokens, since)
+
+
+def _settle(aside: Path, path: Path) -> None:
+    """Bring a written file to the disk, then let it take the place of the one before."""
+    with writing(path):
+        sync(aside)
+        aside.replace(path)
+        sync(path.parent)
+
+
+def size_of(tensors: Mapping[str, Tensor]) -> int:
+    """Bytes of some tensors."""
+    return sum(value.nbytes for value in tensors.values())
 
 
 def threads() -> int:

@@ -37,10 +37,11 @@ def _inputs(model: Any, packs: list[Pack]) -> dict[str, list[Tensor]]:
     """A few rows of every adapted layer's input, from each pack, as the untouched model computes them."""
     seen: dict[str, list[Tensor]] = {}
     last: list[tuple[Tensor, Tensor]] = []
+    tokens = 0  # of the pack, without what it is rounded up with
 
     def watch(name: str, given: Tensor) -> None:
         if not last or last[0][0] is not given:
-            rows = given.detach().reshape(-1, given.shape[-1])
+            rows = given.detach().reshape(-1, given.shape[-1])[:tokens]
             chosen = torch.linspace(0, rows.shape[0] - 1, min(rows.shape[0], SAMPLE // PACKS)).long()
             last[:] = [(given, rows[chosen])]
         seen.setdefault(name, []).append(last[0][1])
@@ -52,6 +53,7 @@ def _inputs(model: Any, packs: list[Pack]) -> dict[str, list[Tensor]]:
                 hook = module.register_forward_pre_hook(lambda _, args, name=name: watch(name, args[0]))
                 undo.callback(hook.remove)
         for pack in packs:
+            tokens = pack.tokens
             logprobs(model, pack)
     forget(model)
     return seen

@@ -98,6 +98,14 @@ class Lessons:
         """Tokens of the longest lesson."""
         return max((told["tokens"] for told in self.told()), default=0)
 
+    @cached_property
+    def sizes(self) -> numpy.ndarray[Any, Any]:
+        """(lessons,) tokens of each lesson."""
+        import numpy
+
+        ends = self._row_ends[self._lesson_ends.astype(numpy.int64) - 1].astype(numpy.int64)
+        return numpy.diff(ends, prepend=0)
+
     @staticmethod
     def _between(ends: numpy.ndarray[Any, Any], number: int) -> tuple[int, int]:
         return int(ends[number - 1]) if number else 0, int(ends[number])

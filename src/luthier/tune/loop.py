@@ -9,22 +9,32 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
-from luthier.core.errors import ModelError
+from luthier.core.errors import ModelError, Where
 from luthier.models.logprobs import logprobs
 from luthier.models.pack import Pack, Row, packs
-from luthier.tune.checkpoint import Keeper, State, threads
+from luthier.tune.average import Average, put, standing_in
+from luthier.tune.checkpoint import Keeper, State, size_of, threads
+from luthier.tune.heldout import HeldOut, Standing, after
 from luthier.tune.lessons import Lessons
-from luthier.tune.objective import Objective
+from luthier.tune.measure import Exam
+from luthier.tune.objective import Loss, Objective
 from luthier.tune.optim import Settings, Updater
 from luthier.tune.optimizer import Optimizer
+from luthier.tune.rehearsal import rehearse, rows_of
 from luthier.tune.schedule import Course, Shape, rate_at
+from luthier.tune.trouble import MOST_SKIPPED, Answer, trouble
+
+_EMA = "ema/"
+"""Before the names of averaged weights in a checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +48,20 @@ class Manner:
     optimizer: Optimizer
     clip: float | None
     tokens_per_pack: int
+    ema: float | None = None
+    """How much of the running average of the weights is kept at each step; None: there is no average."""
+    spike: float = 10.0
+    """Robust deviations above recent losses from which a loss is a spike."""
+    on_spike: Answer = "stop"
     rate_of: Callable[[str], float]
     """A factor on the rate, by the parameter's name."""
+
+
+class Watch(NamedTuple):
+    """What is measured on the way."""
+
+    held_out: HeldOut
+    exam: Exam
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,22 +78,32 @@ class Stepped:
     computed: int
     """Tokens that were computed: shared prefixes once."""
     measures: dict[str, float]
+    skipped: str = ""
+    """Why the weights did not move; empty when they did."""
 
     def line(self) -> str:
-        """The step as a line of `log.jsonl`."""
-        own = {name: value for name, value in self.__dict__.items() if name != "measures"}
-        return json.dumps({**own, **self.measures}, sort_keys=True)
+        """The step as a line of `log.jsonl`; what is no number stands as null."""
+        own = {name: value for name, value in self.__dict__.items() if name not in ("measures", "skipped")}
+        told = {**own, **self.measures, **({"skipped": self.skipped} if self.skipped else {})}
+        return json.dumps({name: _finite(value) for name, value in told.items()}, sort_keys=True)
 
 
 class Training:
     """A model on its way through a course of lessons."""
 
-    def __init__(self, model: Any, objective: Objective, lessons: Lessons, course: Course, manner: Manner) -> None:
+    def __init__(
+        self, model: Any, objective: Objective, lessons: Lessons, course: Course, manner: Manner, watch: Watch | None
+    ) -> None:
         self._model, self._objective, self._lessons = model, objective, lessons
-        self._course, self._manner = course, manner
+        self._course, self._manner, self._watch = course, manner, watch
+        self._tokens = manner.tokens_per_pack
         settings = Settings(optimizer=manner.optimizer, clip=manner.clip, rate_of=manner.rate_of)
         self._updater = Updater(model, settings)
+        self._average = Average(self._updater.weights(), manner.ema) if manner.ema is not None else None
         self._log: list[str] = []
+        self._losses: list[float] = []
+        self._standing = Standing()
+        self._since = 0
         self._begun = self._updater.fingerprints()
 
     @property
@@ -80,52 +112,81 @@ class Training:
         return tuple(self._log)
 
     @property
+    def moved(self) -> list[int]:
+        """The steps (from 0) that were done and not left out."""
+        return [step for step, line in enumerate(self._log) if "skipped" not in json.loads(line)]
+
+    @property
+    def held_out(self) -> dict[str, Any] | None:
+        """The best held-out measurement, and the step whose weights are saved; None when nothing is held out."""
+        if self._watch is None:
+            return None
+        held_out, best = self._watch.held_out, self._standing
+        saved = best.step if held_out.keep == "best" and best.step else len(self._log)
+        return {"metric": held_out.name, "best": best.value, "best_step": best.step, "saved_step": saved}
+
+    @property
     def trainable(self) -> int:
         """How many numbers move."""
         return self._updater.numbers
 
-    def run(self, keeper: Keeper, told: Callable[[Stepped], None]) -> list[str]:
-        """Go on from the newest checkpoint to the end; `told` hears of each step.
+    def run(self, keeper: Keeper, told: Callable[[Stepped], None], say: Callable[[str], None]) -> list[str]:
+        """Go on from the newest checkpoint to the end, leaving in the model the weights that are to be saved.
 
-        Returns the names of parameters that were to move and did not (experts that no token chose, say); when none
-        moved at all, that is a `ModelError`.
+        `told` hears of each step. Returns the names of parameters that were to move and did not (experts that no token
+        chose, say); when none moved at all, that is a `ModelError`.
         """
-        if (kept := keeper.read()) is not None:
-            self._updater.restore(kept.tensors)
-            self._log = list(kept.log)
-            torch.set_num_threads(kept.threads)
+        begun = self._resume(keeper)
         with _training(self._model):
-            for step in range(len(self._log), self._course.steps):
-                if step and keeper.due(step) and step > (kept.step if kept else 0):
+            if begun < self._course.steps:
+                self._rehearse(say)
+            for step in range(begun, self._course.steps):
+                if self._is_over():
+                    say(f"stopped after step {step}: no better since step {self._standing.step}")
+                    break
+                if step > begun and keeper.due(step, self._size):
                     keeper.write(self._state())
-                stepped = self._step(step, keeper)
-                self._log.append(stepped.line())
+                stepped = self._measured(self._step(step, keeper), keeper)
+                self._note(stepped.line())
                 told(stepped)
         unmoved = self._unmoved()
-        self._updater.settle()
+        self._settle(keeper)
         return unmoved
 
-    def _step(self, step: int, keeper: Keeper) -> Stepped:
-        """One optimizer step over all of its rows."""
-        rows = _rows(self._lessons, self._course, step)
+    def gradient(self, rows: list[Row], step: int = 0) -> tuple[float, int, dict[str, float]]:
+        """Gather the gradient of one step's rows, pack by pack; returns loss, computed tokens and measures."""
         denominator = self._objective.denominator(rows)
         total, computed, measures = 0.0, 0, dict[str, float]()
-        for number, pack in enumerate(packs(rows, self._manner.tokens_per_pack)):
+        for number, pack in enumerate(packs(rows, self._tokens)):
             torch.manual_seed(_mixed(self._course.seed, step, number))  # only dropout asks for it
-            loss = self._objective.loss(logprobs(self._model, pack), pack, None)
-            (loss.total / denominator).backward()  # type: ignore[no-untyped-call]
+            loss = self._read(pack, denominator)
             self._updater.gather()
             total += float(loss.total.detach()) / denominator
             computed += pack.tokens
             for name, value in loss.measures.items():
                 measures[name] = measures.get(name, 0.0) + value / denominator
+        return total, computed, measures
+
+    def _read(self, pack: Pack, denominator: float) -> Loss:
+        """One pack forward and backward."""
+        loss = self._objective.loss(logprobs(self._model, pack), pack, None)
+        (loss.total / denominator).backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    def _step(self, step: int, keeper: Keeper) -> Stepped:
+        """One optimizer step over all of its rows."""
+        rows = rows_of(self._lessons, self._course, step)
+        total, computed, measures = self.gradient(rows, step)
         norm = self._updater.norm()
-        if not (math.isfinite(total) and math.isfinite(norm)):
-            keeper.write(self._state())
-            raise _diverged(step, total, norm, rows)
         manner = self._manner
         rate = manner.rate * rate_at(step, self._course.steps, manner.schedule, manner.warmup, manner.decay)
-        self._updater.update(rate, norm)
+        skipped = trouble(total, norm, self._losses, manner.spike if manner.on_spike != "off" else None)
+        if skipped:
+            self._give_up_or_skip(step, skipped, rows, keeper)
+        else:
+            self._updater.update(rate, norm)
+            if self._average is not None:
+                self._average.follow(self._updater.weights(), step + 1)
         return Stepped(
             step=step + 1,
             loss=total,
@@ -135,10 +196,105 @@ class Training:
             tokens=sum(len(row.ids) for row in rows),
             computed=computed,
             measures=measures,
+            skipped=f"{skipped}, on examples {_named(rows)}" if skipped else "",
         )
 
+    def _give_up_or_skip(self, step: int, what: str, rows: list[Row], keeper: Keeper) -> None:
+        """Drop the step's gradient; where steps are not to be skipped, keep the state before it and raise."""
+        self._updater.drop()
+        often = [json.loads(line).get("skipped") for line in self._log[-MOST_SKIPPED + 1 :]]
+        if self._manner.on_spike == "skip" and not (len(often) == MOST_SKIPPED - 1 and all(often)):
+            return
+        keeper.write(self._state())
+        keeper.wait()
+        raise ModelError(
+            f"training diverged at step {step + 1}: {what}, on examples {_named(rows)}",
+            where=Where(file=str(keeper.path)),
+            remedy="lower learning_rate or set clip; the state before this step is kept: "
+            f"`continues: {keeper.path}` goes on from it",
+        )
+
+    def _measured(self, stepped: Stepped, keeper: Keeper) -> Stepped:
+        """The step with what was measured after it on held-out rows, when that is due."""
+        if self._watch is None or not self._watch.held_out.due(stepped.step, self._course.steps):
+            return stepped
+        held_out, exam = self._watch
+        weights = self._weights()
+        with standing_in(self._model, weights):
+            found = exam.take(self._model, self._tokens)
+        standing = after(held_out, self._standing, stepped.step, _finite(found[held_out.name]))
+        if standing.step == stepped.step and held_out.keep == "best":
+            keeper.write_best(weights, stepped.step)
+        return replace(stepped, measures={**stepped.measures, **found})
+
+    def _note(self, line: str) -> None:
+        """Take a step's line into the log, and what later steps need to know of it."""
+        self._log.append(line)
+        told = json.loads(line)
+        if not told.get("skipped"):
+            self._losses.append(told["loss"])
+        if self._watch is not None and len(self._log) > self._since:
+            value = told.get(self._watch.held_out.name)
+            self._standing = after(self._watch.held_out, self._standing, told["step"], value)
+
+    def _is_over(self) -> bool:
+        """Whether held-out measurements have not become better for long enough."""
+        patience = self._watch.held_out.patience if self._watch is not None else None
+        return patience is not None and self._standing.since >= patience
+
+    def _weights(self) -> Mapping[str, Tensor]:
+        """The weights that answers are given with: what moves, or its average."""
+        return self._average.values if self._average is not None else self._updater.weights()
+
+    def _settle(self, keeper: Keeper) -> None:
+        """Give the model the weights that are to be saved."""
+        weights = self._weights()
+        if self._watch is not None and self._watch.held_out.keep == "best" and self._standing.step:
+            found = keeper.read_best()
+            assert found is not None, "best weights reach the disk before any state that knows of them"
+            weights = found[1]
+        put(self._model, weights)
+        keeper.wait()
+
+    def _resume(self, keeper: Keeper) -> int:
+        """Take up the newest checkpoint, when there is one; returns how many steps are done."""
+        if (kept := keeper.read()) is None:
+            return 0
+        averaged = {name.removeprefix(_EMA): value for name, value in kept.tensors.items() if name.startswith(_EMA)}
+        self._check(kept.tensors)
+        self._updater.restore({name: value for name, value in kept.tensors.items() if not name.startswith(_EMA)})
+        if self._average is not None:
+            self._average.restore(averaged or self._updater.weights())
+        self._tokens, self._since = kept.tokens, kept.since
+        torch.set_num_threads(kept.threads)
+        for line in kept.log:
+            self._note(line)
+        return kept.step
+
+    def _check(self, kept: Mapping[str, Tensor]) -> None:
+        """`ModelError` when a state is of other weights than those that move here."""
+        mine = {f"master/{name}": value.shape for name, value in self._updater.weights().items()}
+        if mine != {name: value.shape for name, value in kept.items() if name.startswith("master/")}:
+            what = "the state to go on from is of another model or technique"
+            raise ModelError(what, where=Where(field="continues"), remedy="use the settings that it was made with")
+
+    def _rehearse(self, say: Callable[[str], None]) -> None:
+        def read(pack: Pack) -> None:
+            self._read(pack, 1.0)
+            self._updater.gather()
+
+        self._tokens, what = rehearse(self._lessons, self._course, self._tokens, read)
+        self._updater.drop()
+        say(what)
+
     def _state(self) -> State:
-        return State(len(self._log), self._updater.state(), tuple(self._log), threads())
+        averaged = self._average.values if self._average is not None else {}
+        tensors = {**self._updater.state(), **{f"{_EMA}{name}": value for name, value in averaged.items()}}
+        return State(len(self._log), tensors, tuple(self._log), threads(), self._tokens, self._since)
+
+    @cached_property
+    def _size(self) -> int:
+        return size_of(self._state().tensors)
 
     def _unmoved(self) -> list[str]:
         now = self._updater.fingerprints()
@@ -146,16 +302,6 @@ class Training:
         if len(still) == len(now):
             raise ModelError("no parameter moved", remedy="raise learning_rate, or train for more steps")
         return still
-
-
-def packs_of(lessons: Lessons, course: Course, tokens: int) -> Iterator[Pack]:
-    """All packs of a course, in the order in which they are learnt."""
-    for step in range(course.steps):
-        yield from packs(_rows(lessons, course, step), tokens)
-
-
-def _rows(lessons: Lessons, course: Course, step: int) -> list[Row]:
-    return [row for lesson in course.lessons_of(step) for row in lessons.rows(lesson)]
 
 
 @contextmanager
@@ -174,11 +320,11 @@ def _mixed(seed: int, step: int, pack: int) -> int:
     return (seed * 1_000_003 + step) * 1_009 + pack & (1 << 63) - 1
 
 
-def _diverged(step: int, loss: float, norm: float, rows: list[Row]) -> ModelError:
-    what = f"loss {loss}" if not math.isfinite(loss) else f"gradient norm {norm}"
+def _named(rows: list[Row]) -> str:
+    """The examples of some rows, in a few words."""
     keys = list(dict.fromkeys(row.key for row in rows))
-    shown = ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
-    return ModelError(
-        f"training diverged at step {step + 1}: {what}, on examples {shown}",
-        remedy="lower learning_rate or set clip; the state before this step is kept",
-    )
+    return ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

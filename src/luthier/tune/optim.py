@@ -74,10 +74,10 @@ class Updater:
         kept = self._settings.optimizer.kept
         return {name: kept(master.detach(), self._state_of(master)) for name, master in self._masters.items()}
 
-    def settle(self) -> None:
-        """Give the model the weights that count, for good; there are no more updates."""
-        for name, weight in self.weights().items():
-            self._moving[name].data.copy_(weight)
+    def drop(self) -> None:
+        """Clear the step's gradient without moving."""
+        for total in self._sums.values():
+            total.zero_()
 
     def state(self) -> dict[str, Tensor]:
         """Everything that a resumed run needs, by name."""

@@ -99,7 +99,7 @@ class Making:
 
     @cached_property
     def _asker(self) -> Asker:
-        options = {label: said_for(label, [*self._pool, *self._held]) for label in self._labels}
+        options = said_for(self._labels, [*self._pool, *self._held])
         limit = self._technique.max_new_tokens
         if is_endpoint(self._model):
             return Distant(self._model, self._work.scratch / "calls", options, limit)

@@ -3,38 +3,39 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from luthier.core.digest import digest_of
+from luthier.core.digest import digest_of, file_digest
 from luthier.core.errors import DataError, ModelError, Where
+from luthier.core.paths import PathText, locate
 from luthier.core.step import DataRef, Forecast, Makes, ModelRef, Outline, Outlook, Step, Work
 from luthier.models.describe import Description, describe
 from luthier.models.load import is_remote, no_weights
-from luthier.text.dataset import has_split, read_examples
+from luthier.text.dataset import batches, has_split, summary
 from luthier.text.prompt import Prompt
+from luthier.tune.heldout import HeldOut
+from luthier.tune.material import Material
 from luthier.tune.memory import cores, tokens_that_fit
-from luthier.tune.objective import Lesson, Objective
+from luthier.tune.objective import Objective
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.optimizer import Optimizer
 from luthier.tune.optimizers.adamw import AdamW
 from luthier.tune.outlook import foresee, model_of, outline
+from luthier.tune.saved import refuse_idle
 from luthier.tune.schedule import DECAY, Course, Shape, chosen
 from luthier.tune.technique import AnyTechnique, Rate, Search, Technique, write_settings
 from luthier.tune.techniques.lora import Lora
+from luthier.tune.trouble import Answer
 
 if TYPE_CHECKING:
-    from luthier.text.ids import Text
     from luthier.text.messages import Example
+    from luthier.tune.checkpoint import Keeper
     from luthier.tune.lessons import Lessons
     from luthier.tune.loop import Stepped, Training
-
-BATCH = 256
-"""Examples that are turned into rows at once."""
 
 
 class Tune(Step):
@@ -79,6 +80,21 @@ class Tune(Step):
     """Tokens computed at once; a step with more is split, with the same gradient. `auto`: what fits into memory."""
     checkpoint_steps: int | None = Field(default=None, ge=1)
     """Steps between checkpoints; when not given, by the time that writing one takes (at most 2 % of the whole)."""
+    held_out: HeldOut | None = None
+    """Rows that are never learnt but measured on the way: a curve, an early stop, and the best weights for the last.
+    Nothing is held out when not given."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Saves a running average of the weights in place of the last ones; each step keeps so much of the average (0.99 to
+    0.999; less in the first steps). Steadier where the learning rate does not fall to zero."""
+    spike: float = Field(default=10.0, gt=0)
+    """Height from which a loss is no noise: so many robust deviations (1.4826 times the median absolute one) over the
+    median of the last 128 steps, and at least three times the highest loss of the first 32."""
+    on_spike: Answer = "stop"
+    """Whether training stops at such a step, keeping the state before it, or leaves the step out (`skip`; after ten in
+    a row it stops), or takes no notice (`off`). A loss that is not a number always stops it, or is left out."""
+    continues: PathText | None = None
+    """A state that another training stopped at (its error names the file): weights, moments, log and step are taken
+    from it, and the rest is done with these settings, a lower `learning_rate` say."""
 
     @model_validator(mode="after")
     def _schedule_agrees(self) -> Self:
@@ -132,6 +148,10 @@ class Tune(Step):
                 raise ValueError(f"{name} changes nothing under {kind}, which moves no weights; leave it out")
         return self
 
+    def fingerprint(self, base: Path) -> str | None:
+        """The state that is gone on from, by its contents."""
+        return file_digest(locate(self.continues, base)) if self.continues is not None else None
+
     def rate_for(self, technique: Technique, model: Description) -> Rate:
         """The learning rate, and why."""
         if self.learning_rate == "auto":
@@ -143,8 +163,8 @@ class Tune(Step):
         data = work.inputs["data"]
         if not has_split(data, "train"):
             raise DataError("the data set has no training rows", where=Where(field="data"))
-        examples = read_examples(data, "train")
-        return [examples[at] for at in chosen(work.seed, len(examples), self.rows)]
+        wanted = chosen(work.seed, summary(data).rows["train"], self.rows)
+        return [example for some in batches(data, "train", wanted) for example in some]
 
     def agree(self, model: Description) -> None:
         """`ModelError` when the technique cannot learn the objective on this model."""
@@ -172,67 +192,40 @@ class _Tuning:
         from luthier.text.ids import Text
 
         begun = time.perf_counter()
-        lessons = self._lessons(Text.load(self._base, before=Prompt.of(self._model)))
-        step = self._step
-        course = Course(seed=self._work.seed, count=len(lessons), epochs=step.epochs, rows_per_step=step.rows_per_step)
-        training, keeper = self._prepare(lessons, course)
-        ready = time.perf_counter()
-        speed = _Speed(self._work, course)
-        self._warn_unmoved(training.run(keeper, speed), course)
-        self._save(training, lessons, course)
-        parameters = self._description.parameters - self._description.embedding_parameters
-        moving = 6 if training.trainable > self._description.parameters / 2 else 4
-        return {**speed.measures(moving * parameters), "begin_s": ready - begun}
-
-    def _lessons(self, text: Text) -> Lessons:
-        from luthier.tune.lessons import Lessons
-
+        text = Text.load(self._base, before=Prompt.of(self._model))
         for sentence in text.notes:
             self._work.events.note(sentence)
-        key = digest_of([self._step.objective.settings(), self._step.rows, text.digest])
-        lessons = Lessons.write(self._work.scratch / "lessons", self._teach(text), key)
-        self._warn(lessons)
-        return lessons
-
-    def _teach(self, text: Text) -> Iterator[Lesson]:
-        """Lessons of the chosen examples, a batch at a time."""
-        examples = self._step.examples(self._work)
-        for begin in range(0, len(examples), BATCH):
-            batch = examples[begin : begin + BATCH]
-            yield from self._step.objective.lessons(batch, text)
-            self._work.events.progress(begin + len(batch), len(examples), "rows read")
-
-    def _warn(self, lessons: Lessons) -> None:
-        """Say what is not learnt, and why; `DataError` when nothing is left."""
-        counts, events = lessons.counts, self._work.events
-        reasons = Counter(told["nothing"] for told in lessons.told() if told["nothing"])
-        said = "; ".join(f"{number} rows: {reason}" for reason, number in sorted(reasons.items()))
-        if not counts.lessons:
-            raise DataError(f"nothing can be learnt from any training row ({said or 'there is none'})")
-        if reasons:
-            events.warning(f"not learnt: {said} (listed in learnt.parquet)")
-        if counts.cut:
-            events.warning(f"{counts.cut} rows were cut to {_limit(self._step.objective)} (listed in learnt.parquet)")
+        material, step = Material(self._step, self._work, text), self._step
+        lessons = material.lessons
+        course = Course(seed=self._work.seed, count=len(lessons), epochs=step.epochs, rows_per_step=step.rows_per_step)
+        training, keeper = self._prepare(material, course)
+        ready = time.perf_counter()
+        speed = _Speed(self._work, course)
+        self._warn_unmoved(training.run(keeper, speed, self._work.events.note), course)
+        self._save(training, material, course)
+        parameters = self._description.parameters - self._description.embedding_parameters
+        moving = 6 if training.trainable > self._description.parameters / 2 else 4
+        return {**speed.measures(moving * parameters), "begin_s": ready - begun, "checkpoint_s": keeper.spent_s}
 
     def _warn_unmoved(self, names: list[str], course: Course) -> None:
         if names and course.steps > 1:  # at the first step LoRA's A stands still, since B is zero
             self._work.events.warning(f"{len(names)} parameters did not move, {names[0]} among them")
 
-    def _prepare(self, lessons: Lessons, course: Course) -> tuple[Training, Any]:
+    def _prepare(self, material: Material, course: Course) -> tuple[Training, Keeper]:
         import torch
 
         from luthier.models.load import pick_dtype
         from luthier.models.logprobs import reading
         from luthier.models.lora_product import one_product
-        from luthier.tune.checkpoint import Keeper
-        from luthier.tune.loop import Manner, Training, packs_of
+        from luthier.tune.loop import Manner, Training
+        from luthier.tune.rehearsal import packs_of
 
         torch.set_num_threads(cores())
         step = self._step
         dtype = pick_dtype(step.precision)
         model = self._technique.adapt(self._technique.open(self._model, dtype), self._work.seed)
-        tokens = self._tokens(lessons)
-        self._technique.begin(model, packs_of(lessons, course, tokens))
+        tokens = self._tokens(material.lessons)
+        self._technique.begin(model, packs_of(material.lessons, course, tokens))
         one_product(model)
         how = reading(model)
         self._say(how.why, str(dtype).removeprefix("torch."), tokens, course)
@@ -244,11 +237,23 @@ class _Tuning:
             optimizer=step.optimizer,
             clip=step.clip,
             tokens_per_pack=tokens,
+            ema=step.ema,
+            spike=step.spike,
+            on_spike=step.on_spike,
             rate_of=self._technique.rate_of,
         )
         self.trained = model
-        training = Training(model, step.objective, lessons, course, manner)
-        return training, Keeper(self._work.scratch / "checkpoint.safetensors", "1", step.checkpoint_steps)
+        training = Training(model, step.objective, material.lessons, course, manner, material.watch)
+        return training, self._keeper()
+
+    def _keeper(self) -> Keeper:
+        """Keeps states under a name that only trainings of one technique with one optimizer share."""
+        from luthier.tune.checkpoint import Keeper
+
+        step, place = self._step, self._work.scratch / "checkpoint.safetensors"
+        start = locate(step.continues, self._work.base) if step.continues is not None else None
+        key = digest_of(["1", step.technique.settings(), step.optimizer.settings()])
+        return Keeper(place, key, start, step.checkpoint_steps)
 
     def _tokens(self, lessons: Lessons) -> int:
         wanted = self._step.tokens_per_pack
@@ -271,12 +276,13 @@ class _Tuning:
         if padded:
             note(f"this model cannot be read packed ({padded}); rows are padded: the same result, more slowly")
 
-    def _save(self, training: Training, lessons: Lessons, course: Course) -> None:
+    def _save(self, training: Training, material: Material, course: Course) -> None:
         from luthier.models.lora_product import own_forward
 
         folder, step = self._work.folder, self._step
         own_forward(self.trained)
         self._technique.save(self.trained, folder, self._base, self._name)
+        refuse_idle(folder)
         write_settings(
             folder / "tuned.json",
             {
@@ -284,17 +290,18 @@ class _Tuning:
                 "objective": step.objective.settings(),
                 "optimizer": step.optimizer.settings(),
                 "base": self._name,
-                "steps": course.steps,
+                "steps": len(training.log),
                 "rows": course.count,
-                "rows_seen": course.total,
-                "learnt_tokens": lessons.counts.learnt,
+                "rows_seen": min(len(training.log) * course.rows_per_step, course.total),
+                "learnt_tokens": material.lessons.counts.learnt,
                 "trainable_parameters": training.trainable,
                 "learning_rate": self._rate.value,
                 "learning_rate_why": self._rate.why,
+                "held_out": training.held_out,
             },
         )
         (folder / "log.jsonl").write_text("".join(f"{line}\n" for line in training.log), encoding="utf-8")
-        _write_learnt(folder / "learnt.parquet", lessons, course)
+        material.write_learnt(folder / "learnt.parquet", course, training.moved)
 
 
 class _Speed:
@@ -310,7 +317,11 @@ class _Speed:
         self._computed += stepped.computed
         self._tokens += stepped.tokens
         done = min(stepped.step * self._course.rows_per_step, self._course.total)
-        self._work.events.progress(done, self._course.total, "rows", step=stepped.step, loss=round(stepped.loss, 4))
+        held_out = {name: round(value, 4) for name, value in stepped.measures.items() if name.startswith("held_out_")}
+        loss = {"loss": round(stepped.loss, 4)}
+        self._work.events.progress(done, self._course.total, "rows", step=stepped.step, **loss, **held_out)
+        if stepped.skipped:
+            self._work.events.warning(f"step {stepped.step} was left out: {stepped.skipped}")
 
     def measures(self, flops_per_token: int) -> dict[str, float]:
         """Rates over the whole training, of what this process did."""
@@ -322,33 +333,3 @@ class _Speed:
             "computed_tokens_per_s": self._computed / seconds,
             "flops_per_s": self._computed * flops_per_token / seconds,
         }
-
-
-def _write_learnt(path: Path, lessons: Lessons, course: Course) -> None:
-    """For each chosen example: how often it was seen, its tokens, how many were learnt, whether it was cut, and why
-    nothing was learnt from it when that is so."""
-    import polars
-
-    whole, rest = divmod(course.total, course.count)
-    extra = set(_part_of_epoch(course, whole, rest))
-    rows: list[dict[str, Any]] = []
-    number = 0
-    for told in lessons.told():
-        seen = 0
-        if not told["nothing"]:
-            seen, number = whole + (number in extra), number + 1
-        kept = {"id": told["id"], "seen": seen, "tokens": told["tokens"], "learnt": told["learnt"]}
-        rows.append({**kept, "cut": told["cut"] > 0, "nothing": told["nothing"] or None})
-    kinds = {"id": polars.String, "seen": polars.Int64, "tokens": polars.Int64, "learnt": polars.Int64}
-    polars.DataFrame(rows, schema={**kinds, "cut": polars.Boolean, "nothing": polars.String}).write_parquet(path)
-
-
-def _part_of_epoch(course: Course, epoch: int, count: int) -> list[int]:
-    from luthier.tune.schedule import order
-
-    return [int(at) for at in order(course.seed, epoch, course.count)[:count]]
-
-
-def _limit(objective: Objective) -> str:
-    limit = getattr(objective, "max_tokens", None)
-    return f"{limit} tokens" if limit is not None else "their limit"

@@ -1,0 +1,139 @@
+"""A data set as one tuning reads it: lessons to learn, held-out rows to measure, and what became of each row."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.core.digest import digest_of
+from luthier.core.errors import DataError, Where
+from luthier.core.step import Work
+from luthier.text.dataset import batches, has_split, summary
+from luthier.text.messages import prompt_of, said_for
+from luthier.tune.heldout import HELD_OUT, Parted, asked, check_metric, part
+from luthier.tune.objective import Lesson, Objective
+from luthier.tune.schedule import Course, chosen
+
+if TYPE_CHECKING:
+    from luthier.text.ids import Text
+    from luthier.tune.lessons import Lessons
+    from luthier.tune.loop import Watch
+    from luthier.tune.measure import Questions
+    from luthier.tune.steps.tune import Tune
+
+
+class Material:
+    """The rows of one tuning; nothing grows with the data set but files in the step's scratch."""
+
+    def __init__(self, step: Tune, work: Work, text: Text) -> None:
+        self._step, self._work, self._text = step, work, text
+        self._data = work.inputs["data"]
+        if not has_split(self._data, "train"):
+            raise DataError("the data set has no training rows", where=Where(field="data"))
+
+    @cached_property
+    def lessons(self) -> Lessons:
+        """What is learnt; what is not is counted and said."""
+        rest, rows = self._parted.rest, self._step.rows
+        drawn = rows is not None and rows < len(rest)
+        places = [rest[at] for at in chosen(self._work.seed, len(rest), rows)] if drawn else rest
+        lessons = self._written("lessons", "train", places)
+        self._warn(lessons)
+        return lessons
+
+    @cached_property
+    def watch(self) -> Watch | None:
+        """What is measured on the way, when something is held out."""
+        from luthier.tune.loop import Watch
+        from luthier.tune.measure import Exam
+
+        if (held_out := self._step.held_out) is None:
+            return None
+        check_metric(held_out, self._data)
+        lessons = self._held
+        if not len(lessons):
+            raise DataError("nothing can be measured on the held-out rows", where=Where(field="held_out.rows"))
+        self._work.events.note(f"{len(lessons)} rows of {self._parted.split} are held out, to measure on the way")
+        if isinstance(held_out.metric, str):
+            return Watch(held_out, Exam(self._step.objective, lessons))
+        return Watch(held_out, Exam(self._step.objective, lessons, held_out.metric, self._questions()))
+
+    def write_learnt(self, path: Path, course: Course, steps: Sequence[int]) -> None:
+        """For each example: how often it was seen in some steps, its tokens, how many were learnt, whether it was cut,
+        and why nothing was learnt from it when that is so."""
+        import polars
+
+        seen = Counter(lesson for step in steps for lesson in course.lessons_of(step))
+        number = 0
+        rows: list[dict[str, Any]] = []
+        for told in self.lessons.told():
+            rows.append(_became(told, 0 if told["nothing"] else seen[number], told["nothing"]))
+            number += not told["nothing"]
+        if self._step.held_out is not None and self._parted.split == "train":
+            rows += [_became(told, 0, HELD_OUT) for told in self._held.told()]
+        kinds = {"id": polars.String, "seen": polars.Int64, "tokens": polars.Int64, "learnt": polars.Int64}
+        polars.DataFrame(rows, schema={**kinds, "cut": polars.Boolean, "nothing": polars.String}).write_parquet(path)
+
+    @cached_property
+    def _parted(self) -> Parted:
+        return part(self._step.held_out, self._data, self._work.seed, self._step.rows)
+
+    @cached_property
+    def _held(self) -> Lessons:
+        return self._written("held_out", self._parted.split, self._parted.held)
+
+    def _written(self, name: str, split: str, places: Sequence[int]) -> Lessons:
+        """The lessons of some rows of a split, in files."""
+        from luthier.tune.lessons import Lessons
+
+        held_out = self._step.held_out.model_dump(mode="json") if self._step.held_out else None
+        key = digest_of([self._step.objective.settings(), self._step.rows, held_out, self._text.digest])
+        return Lessons.write(self._work.scratch / name, self._teach(split, places), key)
+
+    def _teach(self, split: str, places: Sequence[int]) -> Iterator[Lesson]:
+        done = 0
+        for some in batches(self._data, split, places):
+            yield from self._step.objective.lessons(some, self._text)
+            done += len(some)
+            self._work.events.progress(done, len(places), "rows read")
+
+    def _questions(self) -> Questions:
+        """The held-out rows as questions of labels, as evaluation asks them."""
+        from luthier.tune.measure import Questions
+
+        examples = asked(self._data, self._parted)
+        streams = [batches(self._data, split) for split in dict.fromkeys(["train", self._parted.split])]
+        said = said_for(summary(self._data).labels, chain.from_iterable(chain.from_iterable(streams)))
+        encoded = [self._text.options(prompt_of(one), said.values(), one.tools) for one in examples]
+        return Questions(
+            prompts=[prompt for prompt, _ in encoded],
+            choices=[choices for _, choices in encoded],
+            labels=list(said),
+            references=[one.label or "" for one in examples],
+        )
+
+    def _warn(self, lessons: Lessons) -> None:
+        """Say what is not learnt, and why; `DataError` when nothing is left."""
+        counts, events = lessons.counts, self._work.events
+        reasons = Counter(told["nothing"] for told in lessons.told() if told["nothing"])
+        said = "; ".join(f"{number} rows: {reason}" for reason, number in sorted(reasons.items()))
+        if not counts.lessons:
+            raise DataError(f"nothing can be learnt from any training row ({said or 'there is none'})")
+        if reasons:
+            events.warning(f"not learnt: {said} (listed in learnt.parquet)")
+        if counts.cut:
+            events.warning(f"{counts.cut} rows were cut to {_limit(self._step.objective)} (listed in learnt.parquet)")
+
+
+def _became(told: dict[str, Any], seen: int, nothing: str) -> dict[str, Any]:
+    kept = {"id": told["id"], "seen": seen, "tokens": told["tokens"], "learnt": told["learnt"]}
+    return {**kept, "cut": told["cut"] > 0, "nothing": nothing or None}
+
+
+def _limit(objective: Objective) -> str:
+    limit = getattr(objective, "max_tokens", None)
+    return f"{limit} tokens" if limit is not None else "their limit"

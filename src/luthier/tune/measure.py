@@ -1,0 +1,80 @@
+"""Measuring held-out rows while a model learns: the objective's own loss, and a metric of labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+
+from luthier.metrics.answers import Answers
+from luthier.metrics.metric import Metric
+from luthier.metrics.resample import totals
+from luthier.models.generate import score_options
+from luthier.models.logprobs import logprobs
+from luthier.models.pack import packs
+from luthier.tune.lessons import Lessons
+from luthier.tune.objective import Objective
+
+TOGETHER = 128
+"""Rows that are read together."""
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Held-out rows as questions with a label each."""
+
+    prompts: Sequence[Sequence[int]]
+    choices: Sequence[Sequence[Sequence[int]]]
+    """Ids of what is said for each label, for each prompt."""
+    labels: Sequence[str]
+    """The labels in the order of the choices."""
+    references: Sequence[str]
+
+
+class Exam(NamedTuple):
+    """What is measured, and on what."""
+
+    objective: Objective
+    lessons: Lessons
+    metric: Metric | None = None
+    questions: Questions | None = None
+
+    def take(self, model: Any, tokens: int) -> dict[str, float]:
+        """`held_out_loss`, and the metric by its name, of a model that reads at most so many tokens at once."""
+        was = model.training
+        model.eval()
+        try:
+            with torch.no_grad():
+                found = {"held_out_loss": self._loss(model, tokens)}
+                if self.metric is not None and self.questions is not None:
+                    found[f"held_out_{self.metric.kind}"] = measured(model, self.metric, self.questions, tokens)
+        finally:
+            model.train(was)
+        return found
+
+    def _loss(self, model: Any, tokens: int) -> float:
+        """The sum over all held-out rows, by one denominator."""
+        total = weight = 0.0
+        for begin in range(0, len(self.lessons), TOGETHER):
+            numbers = range(begin, min(begin + TOGETHER, len(self.lessons)))
+            rows = [row for number in numbers for row in self.lessons.rows(number)]
+            weight += self.objective.denominator(rows)
+            total += sum(
+                float(self.objective.loss(logprobs(model, pack), pack, None).total) for pack in packs(rows, tokens)
+            )
+        return total / weight
+
+
+def measured(model: Any, metric: Metric, questions: Questions, tokens: int) -> float:
+    """A metric of the labels that a model finds likeliest, by the code that evaluation uses."""
+    scores: list[Mapping[str, float]] = []
+    for begin in range(0, len(questions.prompts), TOGETHER):
+        some = slice(begin, begin + TOGETHER)
+        found = score_options(model, questions.prompts[some], questions.choices[some], tokens=tokens)
+        scores += [dict(zip(questions.labels, row, strict=True)) for row in found]
+    said = [max(questions.labels, key=row.__getitem__) for row in scores]
+    answers = Answers.of(said, questions.references, label_scores=scores)
+    metric.check(answers)
+    return float(metric.value(totals(metric.statistics(answers)))[0])

@@ -1,0 +1,111 @@
+"""(IA)³: keys, values and the inside of the MLP are scaled, number by number, in PEFT's format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from luthier.core.errors import ModelError, Where
+from luthier.models.describe import Description, training_memory
+from luthier.models.quiet import no_peft_warning
+from luthier.models.shapes import linears, targeted
+from luthier.tune.peft_files import write_adapter
+from luthier.tune.technique import Choice, Rate, Technique, rate_for_width
+
+BEST_RATE = 3e-3
+"""T-Few's, for a model 2,048 wide (Liu et al., "Few-Shot Parameter-Efficient Fine-Tuning", 2022)."""
+HEAD_ROWS = 256
+"""Positions at which the output head runs at once."""
+KEYS_AND_VALUES = ("k_proj", "v_proj", "kv_b_proj", "qkv_proj", "query_key_value", "c_attn", "Wqkv")
+"""What layers are called whose output is keys and values; the last four make queries too, scaled alike."""
+DOWN = ("down_proj", "dense_4h_to_h", "fc2", "mlp.c_proj", "fc_out", "w2")
+"""What layers are called that lead from the inside of an MLP back."""
+
+
+class Ia3(Technique):
+    """One learnt factor for each key, value and inner MLP number: a few thousand numbers, for very few rows."""
+
+    kind: Literal["ia3"] = "ia3"
+
+    targets: Literal["auto"] | tuple[str, ...] = "auto"
+    """Names of the layers that are scaled. `auto`: those that make keys and values, and those that lead out of the MLP,
+    as in the paper (Liu et al., 2022), by the names that the model's family has for them."""
+    feedforward: Literal["auto"] | tuple[str, ...] = "auto"
+    """Which of the targets are scaled at their input, not at their output. `auto`: those that lead out of the MLP."""
+
+    def adapt(self, model: Any, seed: int) -> Any:
+        """PEFT's model with every factor 1, in fp32: it begins as the model itself, whatever the seed."""
+        from peft import IA3Config, get_peft_model
+        from transformers.pytorch_utils import Conv1D
+
+        names = [name for name, module in model.named_modules() if _is_linear(module)]
+        targets = self._targets(names)
+        if not targets:
+            raise ModelError(_NONE, where=Where(field="technique.targets"), remedy="name the layers in targets")
+        config = IA3Config(
+            target_modules=targets,
+            feedforward_modules=[name for name in targets if name in self._feedforward(targets)],
+            fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
+            task_type="CAUSAL_LM",
+        )
+        with no_peft_warning():
+            adapted = get_peft_model(model, config)
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+        return adapted
+
+    def _targets(self, names: list[str]) -> list[str]:
+        """The targets that layers of these names have."""
+        wanted = (*KEYS_AND_VALUES, *DOWN) if self.targets == "auto" else self.targets
+        return sorted(one for one in set(wanted) if any(f".{name}".endswith(f".{one}") for name in names))
+
+    def _feedforward(self, targets: list[str]) -> tuple[str, ...]:
+        return tuple(one for one in targets if one in DOWN) if self.feedforward == "auto" else self.feedforward
+
+    def _sides(self, model: Description) -> tuple[list[int], list[int]]:
+        """How many numbers are scaled, for each layer scaled at its output, and for each at its input."""
+        targets = self._targets([one.name for one in linears(model)])
+        inner = self._feedforward(targets)
+        layers = targeted(model, targets)
+        at_input = [one.inputs for one in layers if any(one.called(name) for name in inner)]
+        return [one.outputs for one in layers if not any(one.called(name) for name in inner)], at_input
+
+    def refuses(self, objective: str, model: Description) -> str:
+        """A model whose layers are called otherwise."""
+        return "" if self._targets([one.name for one in linears(model)]) else _NONE
+
+    def trainable(self, model: Description) -> int:
+        """One factor for each scaled number."""
+        return sum(map(sum, self._sides(model)))
+
+    def footprint(self, model: Description, tokens: int) -> int:
+        """Frozen weights, the factors with AdamW, and what autograd keeps of one pack: what is scaled once more, since
+        the factor's gradient needs it, at an MLP's input in fp32."""
+        plain = training_memory(model, "ia3", self.trainable(model), tokens, head_rows=HEAD_ROWS).total
+        outputs, inputs = self._sides(model)
+        return plain + tokens * (4 * sum(outputs) + 4 * sum(inputs))
+
+    def rate(self, hidden_size: int) -> Rate:
+        """The paper's, by the width of the model."""
+        value = rate_for_width(BEST_RATE, hidden_size)
+        return Rate(value, f"(IA)³ on a model {hidden_size} wide; T-Few's, falling with width")
+
+    def space(self) -> Mapping[str, Choice]:
+        """The learning rate."""
+        return {"learning_rate": Choice(1e-3, 3e-2, log=True)}
+
+    def save(self, model: Any, folder: Path, base: Path, name: str) -> None:
+        """`adapter/` as PEFT reads it."""
+        write_adapter(model, folder, name)
+
+
+_NONE = "no layer is known that makes keys and values or leads out of an MLP"
+
+
+def _is_linear(module: Any) -> bool:
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, (torch.nn.Linear, Conv1D))

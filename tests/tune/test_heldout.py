@@ -1,0 +1,205 @@
+"""Held-out rows: never learnt, measured as evaluation measures, and what stops training and chooses its weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from luthier.core.errors import DataError, RecipeError
+from luthier.core.events import Events
+from luthier.core.step import Work
+from luthier.eval.steps.evaluate import Evaluate
+from luthier.models.load import open_merged
+from luthier.models.pack import Row
+from luthier.tune.heldout import HELD_OUT, HeldOut, Standing, after
+from luthier.tune.loop import Stepped, Training
+from luthier.tune.measure import Exam
+from luthier.tune.steps.tune import Tune
+from luthier.tune.techniques.full import Full
+from luthier.tune.techniques.lora import Lora
+from tuning import Bench, bench, chat, examples
+
+QUICK = {"data": "data", "rows_per_step": 8, "learning_rate": 1e-2, "precision": "float32", "technique": Lora(r=4)}
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return bench(tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    rows = examples(72)
+    return bench(tmp_path_factory.mktemp("split"), rows[:48], rows[48:])
+
+
+def log(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def told(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "tuned.json").read_text())["held_out"]  # type: ignore[no-any-return]
+
+
+def test_held_back_rows_are_measured_listed_and_never_learnt(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: set[str] = set()
+    gradient = Training.gradient
+
+    def watched(self: Training, rows: list[Row], step: int) -> Any:
+        read.update(row.key for row in rows)
+        return gradient(self, rows, step)
+
+    monkeypatch.setattr(Training, "gradient", watched)
+    made = shop.tune(Tune(**QUICK, epochs=3, held_out=HeldOut(rows=0.25, every=2)))
+    learnt = polars.read_parquet(made.folder / "learnt.parquet")
+    held = learnt.filter(polars.col("nothing") == HELD_OUT)
+    assert held.height == 12
+    assert held["seen"].sum() == 0
+    assert learnt.height == 48
+    assert read == set(learnt.filter(polars.col("seen") == 3)["id"])
+    assert not read & set(held["id"])
+    lines = log(made.folder)
+    assert [line["step"] for line in lines if "held_out_loss" in line] == [2, 4, 6, 8, 10, 12, 14]
+    values = [line["held_out_loss"] for line in lines if "held_out_loss" in line]
+    assert values[-1] < 0.7 * values[0]
+    assert told(made.folder)["best"] == min(values)
+
+
+def test_twins_stay_together_and_the_seed_draws(tmp_path: Path) -> None:
+    rows = [chat(f"Where is parcel {line // 2}?", "delivery", line) for line in range(60)]
+    shop = bench(tmp_path, rows)
+    prompts = {row.id: row.messages[1].content for row in rows}
+    drawn = []
+    for seed in (1, 2):
+        made = shop.tune(Tune(**QUICK, held_out=HeldOut(rows=10, every=4)), seed=seed)
+        learnt = polars.read_parquet(made.folder / "learnt.parquet")
+        held = {prompts[one] for one in learnt.filter(polars.col("nothing") == HELD_OUT)["id"]}
+        assert len(held) == 5
+        assert not held & {prompts[one] for one in learnt.filter(polars.col("nothing").is_null())["id"]}
+        drawn.append(held)
+    assert drawn[0] != drawn[1]
+
+
+def test_the_metric_is_what_evaluation_says_of_the_saved_model(split: Bench, tmp_path: Path) -> None:
+    held_out = HeldOut(rows="validation", every=2, metric="macro_f1")
+    made = split.tune(Tune(**QUICK, epochs=2, held_out=held_out))
+    step = Evaluate(
+        data="data", model="tune", split="validation", metrics=("macro_f1",), baselines=(), compare_base=False
+    )
+    folder, scratch = split.store.begin("e" * 32)
+    inputs = {"data": split.data, "model": made}
+    step.make(
+        Work(name="e", inputs=inputs, folder=folder, scratch=scratch, base=folder, seed=0, events=Events().of("e"))
+    )
+    measured = json.loads((folder / "metrics.json").read_text())
+    value = told(made.folder)["best"]
+    assert f'"value": {value}' in json.dumps(measured)
+    assert 0.1 < value == max(line.get("held_out_macro_f1", 0.0) for line in log(made.folder))
+    assert "24 rows of validation are held out, to measure on the way" in split.said("note")
+
+
+@pytest.mark.parametrize("technique", [Lora(r=4), Full()], ids=["lora", "full"])
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_the_weights_of_the_best_measurement_are_saved(
+    shop: Bench, monkeypatch: pytest.MonkeyPatch, keep: str, technique: Lora | Full
+) -> None:
+    seen: list[dict[str, torch.Tensor]] = []
+    values = iter([3.0, 1.0, 2.0, 2.0, 2.0, 2.0])
+
+    def take(self: Exam, model: Any, tokens: int) -> dict[str, float]:
+        seen.append({name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad})
+        return {"held_out_loss": next(values)}
+
+    saved: list[dict[str, torch.Tensor]] = []
+    save = type(technique).save
+    monkeypatch.setattr(Exam, "take", take)
+    monkeypatch.setattr(
+        type(technique), "save",
+        lambda self, model, *rest: (saved.append(dict(model.named_parameters())), save(self, model, *rest))[1],
+    )  # fmt: skip
+    held_out = HeldOut(rows=8, every=1, keep=keep)
+    step = Tune(**{**QUICK, "technique": technique, "precision": "bfloat16"}, held_out=held_out)
+    made = shop.tune(step, seed=5)
+    assert len(seen) == 5
+    wanted = seen[1 if keep == "best" else 4]
+    assert all(torch.equal(saved[0][name], value) for name, value in wanted.items())
+    assert told(made.folder)["saved_step"] == (2 if keep == "best" else 5)
+    open_merged(made, torch.float32)
+
+
+def test_it_stops_when_nothing_becomes_better(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = iter([5.0, 4.0, 3.95, 4.5, 9.0])
+    monkeypatch.setattr(Exam, "take", lambda self, model, tokens: {"held_out_loss": next(values)})
+    held_out = HeldOut(rows=8, every=1, patience=2, min_delta=0.1)
+    made = shop.tune(Tune(**QUICK, epochs=4, held_out=held_out), seed=6)
+    assert [line["held_out_loss"] for line in log(made.folder)] == [5.0, 4.0, 3.95, 4.5]
+    tuned = json.loads((made.folder / "tuned.json").read_text())
+    assert (tuned["steps"], tuned["rows_seen"]) == (4, 32)
+    assert polars.read_parquet(made.folder / "learnt.parquet")["seen"].sum() == 32
+    assert any(said.startswith("stopped after step 4: no better since step 2") for said in shop.said("note"))
+
+
+@pytest.mark.parametrize("technique", [Lora(r=4, dropout=0.1), Full()], ids=["lora", "full"])
+@pytest.mark.parametrize("kill", ["before", "after"])
+def test_killed_around_a_measurement_it_ends_in_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, technique: Lora | Full, kill: str
+) -> None:
+    shop = bench(tmp_path)
+    held_out = HeldOut(rows=8, every=2, metric="accuracy", patience=3)
+    settings = {**QUICK, "technique": technique, "precision": "bfloat16", "epochs": 2, "ema": 0.9}
+    step = Tune(**settings, held_out=held_out, checkpoint_steps=1)
+    whole = {entry.path: entry.digest for entry in shop.tune(step).manifest.files}
+    shop.store.remove(shop.tune_digest(step))
+    measured = Training._measured
+
+    def dying(self: Training, stepped: Stepped, keeper: Any) -> Stepped:
+        found = measured(self, stepped, keeper) if kill == "after" or stepped.step != 4 else stepped
+        if stepped.step == 4:
+            raise KeyboardInterrupt
+        return found
+
+    monkeypatch.setattr(Training, "_measured", dying)
+    with pytest.raises(KeyboardInterrupt):
+        shop.tune(step)
+    monkeypatch.setattr(Training, "_measured", measured)
+    assert {entry.path: entry.digest for entry in shop.tune(step).manifest.files} == whole
+
+
+@pytest.mark.parametrize(
+    ("held_out", "error", "words"),
+    [
+        (HeldOut(rows="validation"), DataError, "has no validation split"),
+        (HeldOut(rows=48), DataError, "nothing would be left to learn"),
+        (HeldOut(metric="perplexity"), RecipeError, "perplexity is about texts"),
+    ],
+)
+def test_what_cannot_be_held_out_is_refused(shop: Bench, held_out: HeldOut, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        shop.tune(Tune(**QUICK, held_out=held_out))
+
+
+def test_settings_are_checked() -> None:
+    assert HeldOut(metric="accuracy").name == "held_out_accuracy"
+    for wrong in ({"metric": "acuracy"}, {"rows": 1.5}, {"every": 0}, {"patients": 3}, {"rows": "test"}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            HeldOut.model_validate(wrong)
+
+
+@given(st.lists(st.one_of(st.none(), st.floats(0, 10)), max_size=30), st.floats(0, 1))
+def test_the_standing_is_the_best_with_what_came_after(values: list[float | None], delta: float) -> None:
+    held_out, standing = HeldOut(min_delta=delta), Standing()
+    for step, value in enumerate(values, start=1):
+        standing = after(held_out, standing, step, value)
+    there = [value for value in values if value is not None]
+    if there:
+        assert standing.value is not None
+        assert standing.value <= min(there) + delta
+        assert standing.value == values[standing.step - 1]
+        assert standing.since == sum(value is not None for value in values[standing.step :])

@@ -1,0 +1,122 @@
+"""Losses that are not numbers or are spikes: noise is neither, and each stops, is left out, or passes as asked."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars
+import pytest
+
+from luthier.core.errors import ModelError
+from luthier.tune.loop import Training
+from luthier.tune.optim import Updater
+from luthier.tune.steps.tune import Tune
+from luthier.tune.techniques.full import Full
+from luthier.tune.techniques.lora import Lora
+from luthier.tune.trouble import FIRST, bar, trouble
+from tuning import bench
+
+SETTINGS = {"data": "data", "rows_per_step": 2, "learning_rate": 1e-2, "precision": "float32", "epochs": 2}
+NOISES: dict[str, Callable[[random.Random, float], float]] = {
+    "gaussian": lambda chance, level: max(0.0, chance.gauss(level, 0.3 * level)),
+    "exponential": lambda chance, level: chance.expovariate(1 / level),
+    "rare hard rows": lambda chance, level: 3 * level if chance.random() < 0.01 else 0.01 * level,
+}
+
+
+@pytest.mark.parametrize("kind", NOISES)
+def test_ordinary_noise_is_no_spike(kind: str) -> None:
+    for seed in range(5):
+        chance, losses = random.Random(seed), list[float]()
+        for step in range(600):
+            loss = 3.0 * (1 - step / 700) + NOISES[kind](chance, 2.0)
+            assert not trouble(loss, 1.0, losses, 10.0), step
+            losses.append(loss)
+
+
+def test_a_spike_is_what_stands_far_above_everything_before() -> None:
+    losses = [2.0 + 0.1 * (at % 3) for at in range(60)]
+    assert trouble(10.0, 1.0, losses, 10.0) == "loss 10, above 6.6"
+    assert not trouble(10.0, 1.0, losses, None)
+    assert not trouble(10.0, 1.0, losses[: FIRST - 1], 10.0)
+    assert trouble(6.7, 1.0, losses, 10.0)
+    assert not trouble(6.7, 1.0, losses, 40.0)
+    assert trouble(float("nan"), 1.0, losses, None) == "loss nan"
+    assert trouble(1.0, float("inf"), losses, None) == "gradient norm inf"
+    assert bar(losses, 10.0) == pytest.approx(6.6)
+
+
+def spiking(monkeypatch: pytest.MonkeyPatch, at: set[int], loss: float = 100.0) -> None:
+    gradient = Training.gradient
+
+    def spiked(self: Training, rows: Any, step: int = 0) -> Any:
+        found, computed, measures = gradient(self, rows, step)
+        return (loss if step in at else found), computed, measures
+
+    monkeypatch.setattr(Training, "gradient", spiked)
+
+
+def test_a_spike_stops_and_another_training_goes_on_from_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = bench(tmp_path)
+    step = Tune(**SETTINGS, technique=Lora(r=4), ema=0.9)
+    with monkeypatch.context() as patch:
+        spiking(patch, {40})
+        with pytest.raises(ModelError, match=r"diverged at step 41: loss 100, above .*, on examples") as caught:
+            shop.tune(step)
+    kept = Path(str(caught.value.where.file))
+    assert f"`continues: {kept}`" in caught.value.remedy
+    lower = step.model_copy(update={"learning_rate": 1e-3, "continues": str(kept)})
+    assert lower.fingerprint(tmp_path) is not None
+    assert lower.contents(tmp_path).keys() == {"step.tune.0"}
+    steps: list[int] = []
+    once = Training._step
+    monkeypatch.setattr(Training, "_step", lambda self, at, keeper: (steps.append(at), once(self, at, keeper))[1])
+    made = shop.tune(lower)
+    lines = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
+    assert steps == list(range(40, 48))
+    assert [line["step"] for line in lines] == list(range(1, 49))
+    assert lines[40]["lr"] == pytest.approx(lines[39]["lr"] / 10, rel=0.2)
+    wrong = lower.model_copy(update={"technique": Lora(r=8)})
+    with pytest.raises(ModelError, match="is no state that a training with this technique"):
+        shop.tune(wrong)
+
+
+def test_a_spike_may_be_left_out_or_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = bench(tmp_path)
+    spiking(monkeypatch, {40, 42})
+    made = shop.tune(Tune(**SETTINGS, technique=Lora(r=4), on_spike="skip"))
+    lines = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "skipped" in line] == [41, 43]
+    assert polars.read_parquet(made.folder / "learnt.parquet")["seen"].sum() == 92
+    assert any("step 41 was left out: loss 100, above" in said for said in shop.said("warning"))
+    passed = shop.tune(Tune(**SETTINGS, technique=Lora(r=4), on_spike="off"))
+    assert "skipped" not in (passed.folder / "log.jsonl").read_text()
+
+
+def test_a_step_that_is_left_out_moves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = bench(tmp_path)
+    spiking(monkeypatch, {2}, float("nan"))
+    moves: list[float] = []
+    update = Updater.update
+
+    def watched(self: Updater, rate: float, norm: float) -> None:
+        moves.append(self.norm() / norm)
+        update(self, rate, norm)
+
+    monkeypatch.setattr(Updater, "update", watched)
+    made = shop.tune(Tune(**SETTINGS, technique=Lora(r=4), on_spike="skip", rows=12))
+    assert moves == [1.0] * 11
+    line = json.loads((made.folder / "log.jsonl").read_text().splitlines()[2])
+    assert line["loss"] is None
+    assert line["skipped"].startswith("loss nan, on examples")
+
+
+def test_what_goes_wrong_again_and_again_stops_all_the_same(tmp_path: Path) -> None:
+    shop = bench(tmp_path)
+    wild = {**SETTINGS, "learning_rate": 1e30, "clip": None, "warmup": 0}
+    with pytest.raises(ModelError, match=r"diverged at step 1\d: (loss|gradient norm) (nan|inf)"):
+        shop.tune(Tune(**wild, technique=Full(), on_spike="skip"))
