@@ -1,0 +1,165 @@
+"""Speaking with an OpenAI-compatible endpoint: a real server on the loopback, and everything that can go wrong."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import openai
+import pytest
+from pydantic import ValidationError
+
+from endpoint import Body, Reply, Server, completion, serving
+from luthier.core.errors import ModelError
+from luthier.core.store import Store
+from luthier.models import endpoint
+from luthier.models.endpoint import Client, named, shares
+from luthier.models.load import is_endpoint, load
+from luthier.models.sources.endpoint import Endpoint
+from models.making import make_base
+
+KEY = "sk-secret-7f3a"
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("MY_KEY", KEY)
+    monkeypatch.setattr(endpoint, "FIRST_WAIT_S", 0.01)
+    with serving(lambda body: f"heard {body['messages'][-1]['content']}") as found:
+        yield found
+
+
+def client(server: Server, kept: Path, **settings: object) -> Client:
+    return Client(Endpoint.model_validate({"url": server.url, "model": "tiny", "key_env": "MY_KEY", **settings}), kept)
+
+
+def ask(*words: str) -> list[list[dict[str, str]]]:
+    return [[{"role": "user", "content": word}] for word in words]
+
+
+def test_the_official_client_reads_this_server_alike(server: Server, tmp_path: Path) -> None:
+    with openai.OpenAI(base_url=server.url, api_key=KEY) as official:
+        theirs = official.chat.completions.create(
+            model="tiny", messages=[{"role": "user", "content": "a"}], max_tokens=5, temperature=0.0
+        )
+    ours = client(server, tmp_path).write(ask("a"), 5)[0]
+    assert ours.text == theirs.choices[0].message.content == "heard a"
+    assert theirs.usage is not None
+    assert ours.tokens == theirs.usage.completion_tokens == 2
+    assert ours.finished
+    assert server.asked[0] == server.asked[1], "the same request goes out"
+    assert server.keys == [f"Bearer {KEY}"] * 2
+
+
+def test_each_request_is_sent_once_and_its_answer_kept(server: Server, tmp_path: Path) -> None:
+    first = client(server, tmp_path).write(ask("a", "b", "a"), 5)
+    assert [one.text for one in first] == ["heard a", "heard b", "heard a"]
+    assert len(server.asked) == 2
+    assert client(server, tmp_path).write(ask("b", "c"), 5)[0] == first[1]
+    assert [body["messages"][0]["content"] for body in server.asked[2:]] == ["c"]
+    client(server, tmp_path).write(ask("a"), 6)
+    assert len(server.asked) == 4, "another limit is another request"
+    assert all(KEY not in path.read_text() for path in tmp_path.iterdir())
+
+
+def test_busy_and_broken_servers_are_asked_again(server: Server, tmp_path: Path) -> None:
+    refusals = iter([Reply({"error": {"message": "slow down"}}, 429, {"Retry-After": "0"}), Reply(b"oh", 503)])
+    server.answer = lambda body: next(refusals, "at last")
+    assert client(server, tmp_path).write(ask("a"), 5)[0].text == "at last"
+    assert len(server.asked) == 3
+
+
+@pytest.mark.parametrize(
+    ("reply", "says", "tries"),
+    [
+        (Reply({"error": {"message": "overloaded"}}, 500), "no answer after 3 tries: 500 overloaded", 3),
+        (Reply({"error": {"message": "too fast"}}, 429), "no answer after 3 tries: 429 too fast", 3),
+        (Reply({"error": {"message": f"wrong key {KEY}"}}, 401), "answered 401: wrong key …", 1),
+        (Reply({"error": {"message": "no such model"}}, 404), "answered 404: no such model", 1),
+        (Reply(b"<html>welcome</html>"), "answered what is no JSON", 1),
+        (Reply({"choices": []}), "answered in another form", 1),
+        (Reply({"choices": [{"message": None}]}), "answered in another form", 1),
+        (Reply([1, 2]), "answered in another form", 1),
+        (Reply("x", wait_s=0.6), "ReadTimeout", 3),
+    ],
+    ids=["500", "429", "401", "404", "html", "no choice", "no message", "a list", "timeout"],
+)
+def test_what_goes_wrong_is_said_and_what_was_answered_is_kept(
+    server: Server, tmp_path: Path, reply: Reply, says: str, tries: int
+) -> None:
+    client(server, tmp_path).write(ask("before"), 5)
+    server.answer = lambda body: reply
+    with pytest.raises(ModelError) as caught:
+        client(server, tmp_path, retries=2, timeout_s=0.2).write(ask("before", "after"), 5)
+    assert says in str(caught.value)
+    assert KEY not in str(caught.value)
+    assert caught.value.remedy
+    assert len(server.asked) == 1 + tries
+    assert len(list(tmp_path.iterdir())) == 1
+    server.answer = lambda body: "well again"
+    assert [one.text for one in client(server, tmp_path).write(ask("before", "after"), 5)] == [
+        "heard before",
+        "well again",
+    ]
+
+
+def test_nobody_there_and_no_key(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = Endpoint(url="http://127.0.0.1:9/v1", model="tiny", retries=0)
+    with pytest.raises(ModelError, match="ConnectError"):
+        Client(gone, tmp_path).write(ask("a"), 5)
+    monkeypatch.delenv("MY_KEY")
+    with pytest.raises(ModelError, match="MY_KEY is not set"):
+        client(server, tmp_path).write(ask("a"), 5)
+    assert server.asked == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("key_env", "sk-abc"), ("url", "https://me:pw@host/v1"), ("url", "ftp://host"), ("model", "")]
+)
+def test_a_key_or_a_password_is_refused_in_a_recipe(field: str, value: str) -> None:
+    with pytest.raises(ValidationError):
+        Endpoint.model_validate({"url": "http://host/v1", "model": "m", field: value})
+
+
+def test_labels_by_text(server: Server, tmp_path: Path) -> None:
+    said = {"a": " Billing.\n", "b": "It is billing", "c": "DELIVERY"}
+    server.answer = lambda body: said[body["messages"][-1]["content"]]
+    picked = client(server, tmp_path).pick(ask("a", "b", "c"), ["billing", "delivery"])
+    assert [one.place for one in picked] == [0, None, 1]
+    assert picked[0].scores is None
+    assert picked[1].label(["billing", "delivery"]) == endpoint.NO_LABEL
+
+
+def test_labels_by_first_tokens(server: Server, tmp_path: Path) -> None:
+    def answer(body: Body) -> Reply:
+        assert (body["logprobs"], body["top_logprobs"], body["max_tokens"]) == (True, 20, 1)
+        return Reply(completion("Deliv", body, {"Deliv": math.log(0.6), " bill": math.log(0.3), "?": math.log(0.1)}))
+
+    server.answer = answer
+    picked = client(server, tmp_path, labels="logprobs").pick(ask("a"), ["billing", "delivery"])[0]
+    assert picked.place == 1
+    assert picked.scores == pytest.approx([math.log(0.3), math.log(0.6)])
+    server.answer = lambda body: "delivery"
+    with pytest.raises(ModelError, match="gives no logprobs"):
+        client(server, tmp_path, labels="logprobs").pick(ask("b"), ["billing", "delivery"])
+
+
+def test_shares_count_only_what_tells_options_apart() -> None:
+    first = {"a": math.log(0.5), "ab": math.log(0.2), "ac": math.log(0.1)}
+    told = shares(first, ["abc", "acd", "zzz"])
+    assert told[:2] == pytest.approx([math.log(0.2), math.log(0.1)])
+    assert told[2] == pytest.approx(math.log(0.2 / 3))
+    assert named('"Zzz"!', ["abc", "zzz"]) == 1
+
+
+def test_a_base_that_is_an_endpoint_has_no_weights(server: Server, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    made = make_base(store, Endpoint(url=server.url, model="tiny", key_env="MY_KEY"), tmp_path)
+    assert is_endpoint(made)
+    assert server.asked == [], "nothing is asked before it is needed"
+    assert made.read_json("model.json")["name"] == "tiny"
+    assert all(KEY not in path.read_text() for path in made.folder.iterdir())
+    with pytest.raises(ModelError, match="is an endpoint: its weights are not here"):
+        load(made)
