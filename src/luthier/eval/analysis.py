@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from luthier.eval.contestant import Contestant
 from luthier.eval.report import facts
 from luthier.eval.rows import Task
-from luthier.text.messages import question_of
 from luthier.metrics.answers import Answers
 from luthier.metrics.metric import Metric, measure_all
 from luthier.metrics.metric import Score as Measured
 from luthier.metrics.paired import compare, with_holm
+from luthier.text.messages import question_of
 
 if TYPE_CHECKING:
     from luthier.text.messages import Example

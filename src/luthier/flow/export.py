@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, Where
 from luthier.flow.locate import Found, find_artifact
+from luthier.text.prompt import Prompt
 
 Form = Literal["hf", "adapter", "merged", "gguf", "jsonl"]
 Quant = Literal["f16", "q8_0", "q4_0"]
@@ -43,7 +44,10 @@ def export_artifact(word: str, to: Path, form: Form | None, *, quant: Quant = "f
     else:
         from luthier.models.export import export as export_model
 
-        export_model(found.artifact, to, chosen, quant=quant, measures=_measures(found), say=notes.append)
+        before, measures = Prompt.of(found.artifact).told(), _measures(found)
+        export_model(found.artifact, to, chosen, quant=quant, measures=measures, before=before, say=notes.append)
+        if before:
+            notes.append("prompt.json belongs in front of every conversation; README.md says how")
     return Exported(sorted(path.relative_to(to).as_posix() for path in to.rglob("*") if path.is_file()), notes)
 
 

@@ -14,7 +14,7 @@ import yaml
 from luthier.core.artifact import Artifact
 from luthier.core.errors import UnknownName
 from luthier.core.wheel import cached_wheel, wheel_licence
-from luthier.models.load import name_of, origin_artifact
+from luthier.models.load import name_of, origin_artifact, weights_of
 
 if TYPE_CHECKING:
     from luthier.models.answer import Agreement
@@ -37,6 +37,8 @@ class Form(NamedTuple):
     format: Literal["hf", "adapter", "merged", "gguf"]
     quant: str
     agreed: Agreement
+    before: Mapping[str, Any] | None = None
+    """What belongs in front of every conversation, as `prompt.json` holds it."""
 
 
 class Origin(NamedTuple):
@@ -87,6 +89,7 @@ def card(artifact: Artifact, form: Form, measures: Mapping[str, Any] | None) -> 
         f"# {name_of(artifact)}\n",
         f"{'Tuned' if tuned else 'Exported'} with Luthier from {base.name} ({base.origin}).\n",
         f"```\n{opening}\n```\n",
+        _before(form.before) if form.before else "",
         _written(form),
         _measures(measures) if measures else "",
         _provenance(artifact, steps),
@@ -107,11 +110,24 @@ def _front(artifact: Artifact, form: Form, base: Origin) -> dict[str, Any]:
     }
     if "models.0" in artifact.manifest.inputs:
         front["base_model_relation"] = "merge"
-    elif "model" in artifact.manifest.inputs:
+    elif "model" in artifact.manifest.inputs and weights_of(artifact) is artifact:
         front["base_model_relation"] = "adapter" if form.format == "adapter" else "finetune"
     elif form.quant != "f16":
         front["base_model_relation"] = "quantized"
     return front
+
+
+def _before(before: Mapping[str, Any]) -> str:
+    """How the prompt is used: without it, this is another model than the one that was measured."""
+    where = {
+        "replaced": "in place of any system message that it has",
+        "kept": "after its own system message, when it has one",
+    }[before["system"]]
+    return (
+        f"## Prompt\n\nThis model was measured with a prompt in front of every conversation, and answers otherwise "
+        f"without it. Put the `messages` of `prompt.json` before each conversation, {where}:\n\n"
+        '```\nmessages = json.load(open("prompt.json"))["messages"] + conversation\n```\n'
+    )
 
 
 def _written(form: Form) -> str:

@@ -1,6 +1,6 @@
 """Speaking with an OpenAI-compatible endpoint: each answer is kept by a digest of its request, so none is paid twice.
 
-429, 5xx, lost connections and timeouts are tried again, each time after twice the wait; everything else is said at once.
+429, 5xx, lost connections and timeouts are tried again, each time after twice the wait; all else is said at once.
 The key is read from the environment at the moment of the call, and is in no file, no message and no digest.
 """
 

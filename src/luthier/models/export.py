@@ -31,6 +31,7 @@ from luthier.models.load import (
     open_folder,
     open_merged,
     pick_dtype,
+    weights_of,
 )
 from luthier.models.quiet import no_bars
 from luthier.models.source import Say, model_files, write_json
@@ -55,18 +56,21 @@ def export(
     *,
     quant: Quant = "f16",
     measures: Mapping[str, Any] | None = None,
+    before: Mapping[str, Any] | None = None,
     say: Say = lambda text: None,
 ) -> Path:
     """Write a model artifact to the folder `to`, check it, and return the folder.
 
     `quant` is the precision of a GGUF file's matrices. `measures` (metric to value, or to `{"value", "low", "high"}`)
-    go into the model card. Raises `ModelError` when the format cannot hold this model, or when what was written does
-    not answer as the model does.
+    go into the model card; `before`, what belongs in front of every conversation, into the card and `prompt.json`. A
+    model that is only a prompt goes out as the weights that it stands in front of. Raises `ModelError` when the format
+    cannot hold this model, or when what was written does not answer as the model does.
     """
     if quant != "f16" and format != "gguf":
         remedy = "leave it out, or export as `gguf`"
         raise InputError(f"{quant} is a precision of GGUF files", where=Where(field="--quant"), remedy=remedy)
     to = to.expanduser().absolute()
+    own = weights_of(artifact)
     _check_target(to)
     aside = to.with_name(f".{to.name}.{os.getpid()}.export")
     with writing(to):
@@ -74,10 +78,10 @@ def export(
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir()
     try:
-        _write(artifact, aside, format, quant)
-        agreed = _verify(artifact, aside, format, quant)
+        _write(own, aside, format, quant)
+        agreed = _verify(own, aside, format, quant)
         say(f"checked: {agreed}")
-        _finish(artifact, aside, Form(format, quant, agreed), measures)
+        _finish(artifact, aside, Form(format, quant, agreed, before), measures)
         _swap(aside, to)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -208,6 +212,8 @@ def _verify_travellers(artifact: Artifact, folder: Path) -> None:
 
 def _finish(artifact: Artifact, folder: Path, form: Form, measures: Mapping[str, Any] | None) -> None:
     (folder / "README.md").write_text(card(artifact, form, measures), encoding="utf-8")
+    if form.before:
+        write_json(folder / "prompt.json", dict(form.before))
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     checked = {"same_tokens": form.agreed.same, "tokens": form.agreed.tokens, "nats": form.agreed.difference}
     told = {"artifact": artifact.digest, "format": form.format, "files": files, "checked": checked}

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from luthier.core.artifact import Artifact
 from luthier.core.digest import digest_of
 from luthier.core.files import write_aside
-from luthier.text.messages import Message
+from luthier.text.messages import Message, as_openai
 
 PROMPT_FILE = "prompt.json"
 """Where a model's artifact holds its prompt."""
@@ -45,6 +46,14 @@ class Prompt(BaseModel):
     def digest(self) -> str:
         """Names what is put in front."""
         return digest_of(self.model_dump(mode="json"))
+
+    def told(self) -> dict[str, Any] | None:
+        """The prompt for other programs: messages as OpenAI's chat API takes them, and what becomes of a conversation's
+        own system message; None when it is empty."""
+        if self == Prompt():
+            return None
+        messages = as_openai([*self._system(()), *self.shown])
+        return {"messages": messages, "system": "kept" if self.instruction is None else "replaced"}
 
     def save(self, folder: Path) -> None:
         """Write `prompt.json`; settings that change nothing are left out."""

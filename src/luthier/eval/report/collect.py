@@ -143,8 +143,8 @@ def _rows(evaluation: Artifact, split: str) -> Iterator[Row]:
     """Every held-out row with each model's answer, in the data's order."""
     import polars as pl
 
-    from luthier.text.messages import question_of
     from luthier.text.dataset import read_examples
+    from luthier.text.messages import question_of
 
     if not _has(evaluation, "predictions.parquet") or "data" not in evaluation.manifest.inputs:
         return

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 PROPOSED_FROM = 6
 """Examples that the model sees when it writes instructions."""
+LONGEST = 4
+"""Rows with the most characters, of which the one with the most tokens says whether a prompt fits."""
 LONGEST_PROPOSAL = 400
 """Characters; what is longer is no instruction."""
 
@@ -51,6 +53,7 @@ class Making:
         self._labels = about.labels if about.task == "label" else []
         self._held, self._pool = self._split([one for one in examples if one.messages])
         self._asked = self._done = 0
+        self._lengths: dict[str, int] = {}
 
     def run(self) -> dict[str, Any]:
         """Candidates, race, files; returns measures."""
@@ -58,7 +61,7 @@ class Making:
         candidates = self._candidates()
         plan = plan_rounds(len(candidates), len(self._held), self._technique.budget)
         candidates = candidates[: plan[0].prompts]
-        lengths = [self._asker.length(one.prompt, self._held) for one in candidates]
+        lengths = [self._length(one) for one in candidates]
         rows = " → ".join(f"{one.prompts} × {one.rows}" for one in plan)
         self._work.events.note(f"{len(candidates)} prompts, {self._metric.kind} on held-back rows, by round: {rows}")
         self._total = cost(plan)
@@ -131,12 +134,20 @@ class Making:
         return random.Random(f"{self._work.seed}/candidates").sample(found, len(found))
 
     def _fits(self, candidate: Candidate) -> bool:
-        length, most = self._asker.length(candidate.prompt, self._held), self._asker.context
+        length, most = self._length(candidate), self._asker.context
         if most is None or length <= most:
             return True
         what = f"{candidate.origin}, {candidate.how}"
         self._work.events.warning(f"not tried: {what}; {length} tokens, and the model reads {most}")
         return False
+
+    def _length(self, candidate: Candidate) -> int:
+        """How long the longest rows are with a prompt in front."""
+        key = candidate.prompt.digest
+        if key not in self._lengths:
+            longest = sorted(self._held, key=lambda one: len(question_of(one)))[-LONGEST:]
+            self._lengths[key] = self._asker.length(candidate.prompt, longest)
+        return self._lengths[key]
 
     def _proposed(self) -> list[Instruction]:
         """Instructions that the model writes itself after seeing examples."""

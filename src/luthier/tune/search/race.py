@@ -60,10 +60,11 @@ def plan_rounds(prompts: int, rows: int, budget: int) -> list[Round]:
     """
     least = min(FIRST_ROWS, rows)
     for count in range(prompts, 0, -1):
-        for first in range(rows, least - 1, -1):
-            plan = rounds(count, rows, first)
-            if cost(plan) <= budget:
-                return plan
+        if cost(rounds(count, rows, least)) <= budget:
+            return max(
+                (plan for first in range(least, rows + 1) if cost(plan := rounds(count, rows, first)) <= budget),
+                key=lambda plan: plan[0].rows,
+            )
     raise ValueError(f"a budget of {budget} does not ask {rows} rows once")
 
 

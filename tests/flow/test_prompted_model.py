@@ -1,0 +1,89 @@
+"""A model that is a prompt before another: evaluated, talked with and given out with the prompt in front."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars
+import pytest
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
+
+from luthier.cli.app import run_command
+from luthier.flow.chat import Local as Here
+from luthier.flow.chat import open_chat
+from luthier.flow.locate import find_artifact
+from luthier.models.load import base_folder
+from luthier.text.dataset import read_examples
+from luthier.text.ids import Text
+from luthier.text.messages import as_openai, prompt_of
+from luthier.text.prompt import Prompt
+from luthier.tune.search.asking import Local
+from workshop import RECIPE, small_recipe
+
+SEARCHED = (
+    "technique: {kind: prompt_search, instructions: [Name the team.], variations: false, shots: [0, 2, 3], draws: 1, "
+    "held_back: 10, budget: 60, metric: brier}\n    precision: float32"
+)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("prompted")
+    begin = RECIPE.index("technique:")
+    text = RECIPE[:begin] + SEARCHED + RECIPE[RECIPE.index("precision: float32") + len("precision: float32") :]
+    small_recipe(folder, text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LUTHIER_CACHE", str(folder / "cache"))
+        patch.chdir(folder)
+        assert run_command(["run", "recipe.yaml"]) == 0
+        yield folder
+
+
+def test_evaluation_asks_with_the_prompt_and_the_base_without(place: Path) -> None:
+    tuned, data, report = (find_artifact(f":{name}").artifact for name in ("tune", "data", "report"))
+    before = Prompt.of(tuned)
+    assert before != Prompt(), "the tiny model must not be best as it is, or this test says nothing"
+    rows = read_examples(data, "test")
+    options = {label: label for label in ("account", "billing", "delivery")}
+    found = polars.read_parquet(report.path("predictions.parquet"))
+    for name, prompt in (("tuned", before), ("base", Prompt())):
+        mine = found.filter(polars.col("model") == name)
+        told = Local(tuned, "float32", options, 8).answer(prompt, rows)
+        assert told.label_scores is not None
+        for row, scores in zip(mine["scores"].to_list(), told.label_scores, strict=True):
+            assert json.loads(row) == pytest.approx(dict(scores), abs=1e-4)
+
+
+@pytest.mark.parametrize("form", ["hf", "gguf"])
+def test_the_export_is_the_base_with_the_prompt_beside_it(place: Path, form: str) -> None:
+    assert run_command(["export", ":tune", "--to", f"out-{form}", "--format", form]) == 0
+    tuned, out = find_artifact(":tune").artifact, place / f"out-{form}"
+    if form == "hf":
+        weights = load_file(out / "model.safetensors")
+        assert all(
+            (weights[name] == value).all()
+            for name, value in load_file(base_folder(tuned) / "model.safetensors").items()
+        )
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert 'json.load(open("prompt.json"))["messages"] + conversation' in card
+    assert "base_model_relation" not in card
+    told = json.loads((out / "prompt.json").read_text(encoding="utf-8"))
+    example = read_examples(find_artifact(":data").artifact, "test")[0]
+    ids = Text.load(base_folder(tuned), before=Prompt.of(tuned)).prompt(prompt_of(example))
+    tokenizer = AutoTokenizer.from_pretrained(base_folder(tuned))
+    conversation = as_openai(prompt_of(example))
+    whole = tokenizer.apply_chat_template(told["messages"] + conversation, add_generation_prompt=True, tokenize=False)
+    assert tokenizer.encode(whole, add_special_tokens=False) == ids
+
+
+def test_chat_and_trace_know_the_prompt(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    session = open_chat(":tune", system=None, max_tokens=2, temperature=0.0)
+    assert any(note.startswith("in front, as chosen") for note in session.notes)
+    assert isinstance(session.speaker, Here)
+    assert session.speaker.text.before == Prompt.of(find_artifact(":tune").artifact)
+    seen = polars.read_parquet(find_artifact(":tune").artifact.path("learnt.parquet")).filter(polars.col("seen") > 0)
+    assert run_command(["trace", seen["id"][0], "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["learnt"][0]["times"] == seen["seen"][0]

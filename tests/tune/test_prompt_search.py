@@ -1,0 +1,174 @@
+"""Which prompts are tried, who goes on, and what a search writes for texts, for prompted models and for small data."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthier.core.errors import DataError, InputError
+from luthier.metrics.answers import Answers
+from luthier.metrics.members.labels import Accuracy
+from luthier.text.messages import Example, Message
+from luthier.text.prompt import Prompt
+from luthier.tune.search.candidates import balanced, closest, example_sets, instructions, own_instruction, pairs
+from luthier.tune.search.race import cost, plan_rounds, race
+from luthier.tune.steps.tune import Tune
+from luthier.tune.techniques.prompt_search import PromptSearch
+from tuning import SYSTEM, Bench, bench, examples
+
+SMALL: dict[str, Any] = {"shots": (0, 2), "draws": 1, "held_back": 12, "budget": 80}
+
+
+def search(**fields: Any) -> Tune:
+    return Tune(data="data", technique=PromptSearch.model_validate({**SMALL, **fields}), precision="float32")
+
+
+@pytest.mark.parametrize("prompts", [1, 2, 5, 43, 200])
+@pytest.mark.parametrize("rows", [2, 15, 16, 150, 300])
+@pytest.mark.parametrize("spare", [0, 1, 500, 100_000])
+def test_rounds_keep_the_budget_and_end_with_all_rows(prompts: int, rows: int, spare: int) -> None:
+    budget = 2 * rows + spare
+    plan = plan_rounds(prompts, rows, budget)
+    assert cost(plan) <= budget
+    assert plan[-1].rows == rows
+    assert plan[-1].prompts >= min(2, prompts)
+    assert all(a.prompts >= b.prompts and a.rows < b.rows for a, b in pairwise(plan))
+    if cost([type(plan[0])(prompts, rows)]) <= budget:
+        assert len(plan) == 1, "with budget for all, nothing is dropped early"
+
+
+def test_the_race_finds_the_best_and_asks_no_row_twice() -> None:
+    quality = [0.5, 0.2, 0.9, 0.4, 0.3, 0.6, 0.1, 0.7]
+    asked: Counter[tuple[int, int]] = Counter()
+
+    def answer(place: int, begin: int, end: int) -> Answers:
+        asked.update((place, row) for row in range(begin, end))
+        right = [(row * 0.618 + 0.01) % 1 < quality[place] for row in range(begin, end)]
+        return Answers.of(["yes" if one else "no" for one in right], ["yes"] * (end - begin))
+
+    plan = plan_rounds(len(quality), 100, 400)
+    standings, answers = race(plan, answer, Accuracy(), [1] * 8, seed=0)
+    last = [one for one in standings if one.round == len(plan)]
+    assert last[0].place == 2
+    assert last[0].goes_on
+    assert {0, 2} <= set(answers), "what the model had stays in"
+    assert set(asked.values()) == {1}
+    assert sum(asked.values()) == cost(plan) <= 400
+
+
+def test_equal_scores_go_to_the_shorter_prompt() -> None:
+    plan = plan_rounds(3, 10, 100)
+    standings, _ = race(plan, lambda *_: Answers.of(["a"] * 10, ["a"] * 10), Accuracy(), [9, 5, 7], seed=0)
+    assert [one.place for one in standings] == [1, 2, 0]
+
+
+def test_examples_are_balanced_drawn_by_the_seed_and_near() -> None:
+    pool, held = examples()[:36], examples()[36:]
+    drawn = balanced(pool, 6, 1, 1)
+    assert Counter(one.label for one in drawn) == {"account": 2, "billing": 2, "delivery": 2}
+    assert drawn == balanced(pool, 6, 1, 1)
+    assert drawn != balanced(pool, 6, 1, 2)
+    assert drawn != balanced(pool, 6, 2, 1)
+    near = closest(pool, held, 6, 1)
+    assert Counter(one.label for one in near) == {"account": 2, "billing": 2, "delivery": 2}
+    assert _coverage(near, held) > max(_coverage(balanced(pool, 6, 1, draw), held) for draw in range(5))
+
+
+def _coverage(shown: tuple[Example, ...], held: list[Example]) -> float:
+    """Mean share of a held-back question's words that its nearest example has: not what the search itself maximises."""
+    words = [set(one.messages[1].content.lower().split()) for one in (*held, *shown)]
+    return sum(max(len(row & one) / len(row) for one in words[len(held) :]) for row in words[: len(held)]) / len(held)
+
+
+def test_instructions_and_sets_make_every_pair_once() -> None:
+    rows = examples()
+    told = instructions(["Mine."], own_instruction(rows), ["a", "b"], vary=True)
+    texts = [one.text for one in told]
+    assert texts[:2] == [None, "Mine."]
+    assert {f"{SYSTEM}\n\nAnswer with one of: a, b.", "Answer with one of: a, b.", ""} <= set(texts)
+    assert [one.text for one in instructions(["Mine."], SYSTEM, ["a"], vary=False)] == [None, "Mine."]
+    sets = example_sets(rows[:30], rows[30:], (0, 2, 50), draws=2, nearest=True, seed=0)
+    assert [shown.how for shown in sets] == ["no examples", "draw 1 of 2", "draw 2 of 2", "the nearest 2"]
+    found = pairs(Prompt(), told, sets)
+    assert found[0].prompt == Prompt()
+    assert len(found) == len(told) * len(sets) == len({one.prompt.digest for one in found})
+    assert all(one.prompt.shown[0].role == "user" for one in found if one.examples)
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """A data set of free answers."""
+    rows = [
+        row.model_copy(update={"label": None, "messages": (*row.messages[:2], _reply(row))}) for row in examples(24)
+    ]
+    shop = bench(tmp_path_factory.mktemp("texts"), rows)
+    path = shop.data.folder / "summary.json"
+    path.chmod(0o644)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "task": "text", "labels": []}))
+    return shop
+
+
+def _reply(row: Example) -> Message:
+    return Message(role="assistant", content=f"We look at {row.label} at once.")
+
+
+def test_texts_are_written_and_measured(texts: Bench) -> None:
+    short, long = (texts.tune(search(max_new_tokens=count, budget=30)) for count in (2, 12))
+    assert short.read_json("tuned.json")["objective"] == "rougeL"
+    assert short.path("search.jsonl").read_bytes() != long.path("search.jsonl").read_bytes()
+    exact = texts.tune(search(metric="exact_match", budget=30))
+    assert exact.read_json("tuned.json")["objective"] == "exact_match"
+    with pytest.raises(InputError, match="brier needs scores of labels"):
+        texts.tune(search(metric="brier"))
+
+
+def test_a_prompted_model_is_searched_from_what_it_has_and_tuned_with_it(tmp_path: Path) -> None:
+    shop = bench(tmp_path)
+    first = shop.tune(search(instructions=("Which team?",), variations=False))
+    again = shop.tune(search(), model=first)
+    begun = [json.loads(line) for line in again.path("search.jsonl").read_text().splitlines() if '"as it is"' in line]
+    assert {line["instruction"] for line in begun} == {Prompt.of(first).instruction}
+    assert Prompt.of(again) != Prompt()
+    told = Tune(data="data", rows=8, rows_per_step=4, precision="float32", learning_rate=1e-3)
+    plain = shop.tune(told)
+    prompted = shop.tune(told.model_copy(update={"rows_per_step": 8}), model=first)
+    assert Prompt.of(prompted) == Prompt.of(first), "an adapter over a prompted model is asked with the prompt"
+    rows = [_tokens(one) for one in (plain, prompted)]
+    if Prompt.of(first) != Prompt():
+        assert rows[0] != rows[1]
+
+
+def _tokens(made: Any) -> list[int]:
+    import polars
+
+    return polars.read_parquet(made.path("learnt.parquet"))["tokens"].to_list()
+
+
+def test_too_few_rows_and_prompts_that_do_not_fit_are_said(tmp_path: Path) -> None:
+    shop = bench(tmp_path, examples()[:3])
+    with pytest.raises(DataError, match="3 training rows have an answer"):
+        shop.tune(search())
+    long = bench(tmp_path / "long")
+    made = long.tune(search(instructions=("word " * 600,), variations=False, shots=(0,)))
+    assert any("not tried: instruction 1 of the recipe" in text for text in long.said("warning"))
+    assert made.read_json("tuned.json")["prompts"] == 1
+    assert math.isclose(made.read_json("tuned.json")["scored_rows"], 12)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"budget": 20, "held_back": 12}, "budget 20 does not ask two prompts 12 rows; 24 does"),
+        ({"metric": "perplexity"}, "perplexity measures likelihood"),
+        ({"shots": ()}, "at least 1"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        search(**fields)
