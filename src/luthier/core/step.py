@@ -31,6 +31,11 @@ class Reads:
     makes: Makes
 
 
+@dataclass(frozen=True)
+class Beside:
+    """Marks a field that changes nothing in the artifact, such as who watches its making: it stays out of its name."""
+
+
 DataRef = Annotated[str, Reads("dataset")]
 ModelRef = Annotated[str | None, Reads("model")]
 EvaluationRef = Annotated[str, Reads("evaluation")]
@@ -52,6 +57,11 @@ class Work:
     """The recipe's folder: relative paths start here."""
     seed: int
     events: StepEvents
+
+    @property
+    def digest(self) -> str:
+        """The name of the artifact that is being made."""
+        return self.folder.parent.name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,9 +144,16 @@ class Step(Component):
                     found[name] = mark
         return found
 
+    def deciding(self) -> dict[str, Any]:
+        """The settings that decide the artifact's bytes: all but those marked `Beside`."""
+        beside = {
+            name for name, info in type(self).model_fields.items() if any(isinstance(m, Beside) for m in info.metadata)
+        }
+        return {name: value for name, value in self.settings().items() if name not in beside}
+
     def recipe_digest(self, inputs: Mapping[str, str], contents: Mapping[str, str], seed: int) -> str:
         """Name the artifact: settings, code revision, inputs' digests, contents read, seed."""
-        settings = {key: value for key, value in self.settings().items() if key not in self.reads()}
+        settings = {key: value for key, value in self.deciding().items() if key not in self.reads()}
         return digest_of(
             {"settings": settings, "code": self.code(), "inputs": dict(inputs), "reads": dict(contents), "seed": seed}
         )

@@ -17,6 +17,7 @@ _BASES = (
     "luthier.tune.technique",
     "luthier.tune.objective",
     "luthier.tune.optimizer",
+    "luthier.tune.tracker",
     "luthier.metrics.metric",
     "luthier.eval.baseline",
     "luthier.eval.probe",

@@ -155,7 +155,7 @@ def _manifest(planned: Planned, what: Plan) -> Manifest:
         digest=planned.digest,
         kind=step.kind,
         makes=step.makes,
-        settings=step.settings(),
+        settings=step.deciding(),
         inputs=dict(planned.inputs),
         reads=dict(planned.contents),
         code=step.code(),

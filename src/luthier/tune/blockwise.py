@@ -1,4 +1,4 @@
-"""AdamW over moments in 8 bits: 256 values, dense near zero, times the largest of each block (Dettmers et al., 2021)."""
+"""AdamW over moments in 8 bits: 256 levels, dense near zero, times a scale for each block (Dettmers et al., 2021)."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def levels(signed: bool, device: torch.device) -> Tensor:
 
 @cache
 def _nearest(signed: bool, device: torch.device) -> Tensor:
-    """The code (65536,) of the level nearest to each bf16 number, by its bits: one look instead of eight comparisons."""
+    """The code (65536,) of the level nearest to each bf16 number, by its bits: one look, not eight comparisons."""
     values = levels(signed, device)
     numbers = torch.arange(1 << 16, device=device).to(torch.uint16).view(torch.bfloat16).float().nan_to_num()
     return torch.bucketize(numbers, (values[:-1] + values[1:]) / 2).to(torch.uint8)

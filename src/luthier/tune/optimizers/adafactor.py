@@ -32,8 +32,8 @@ class Adafactor(Optimizer):
     clip: float = Field(default=1.0, ge=1)
     """Largest root mean square of a tensor's update before the rate; larger ones are scaled down to it."""
     least_size: float = Field(default=SIZE, gt=0)
-    """Weights smaller than this (root mean square) move as if they had this size. The paper's 0.001 lets an adapter that
-    begins at zero stand almost still; 0.03 moves it as AdamW would."""
+    """Weights smaller than this (root mean square) move as if they had this size. The paper's 0.001 lets an adapter
+    that begins at zero stand almost still; 0.03 moves it as AdamW would."""
     weight_decay: float = Field(default=0.0, ge=0)
     """How much weights shrink at each step, times the learning rate; norms and biases never do."""
 

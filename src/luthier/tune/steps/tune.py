@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from luthier.core.digest import digest_of, file_digest
 from luthier.core.errors import DataError, ModelError, Where
 from luthier.core.paths import PathText, locate
-from luthier.core.step import DataRef, Forecast, Makes, ModelRef, Outline, Outlook, Step, Work
+from luthier.core.step import Beside, DataRef, Forecast, Makes, ModelRef, Outline, Outlook, Step, Work
 from luthier.models.describe import Description, describe
 from luthier.models.load import is_remote, no_weights
 from luthier.text.dataset import batches, has_split, summary
@@ -29,7 +29,9 @@ from luthier.tune.saved import refuse_idle
 from luthier.tune.schedule import DECAY, Course, Shape, chosen
 from luthier.tune.technique import AnyTechnique, Rate, Search, Technique, write_settings
 from luthier.tune.techniques.lora import Lora
+from luthier.tune.tracker import Tracker
 from luthier.tune.trouble import Answer
+from luthier.tune.watching import Watching
 
 if TYPE_CHECKING:
     from luthier.text.messages import Example
@@ -78,7 +80,7 @@ class Tune(Step):
     """What the model computes in; what moves is always kept in fp32. `auto`: bfloat16 where the processor has it."""
     tokens_per_pack: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Tokens computed at once; a step with more is split, with the same gradient. `auto`: what fits into memory."""
-    checkpoint_steps: int | None = Field(default=None, ge=1)
+    checkpoint_steps: Annotated[int | None, Field(ge=1), Beside()] = None
     """Steps between checkpoints; when not given, by the time that writing one takes (at most 2 % of the whole)."""
     held_out: HeldOut | None = None
     """Rows that are never learnt but measured on the way: a curve, an early stop, and the best weights for the last.
@@ -95,6 +97,8 @@ class Tune(Step):
     continues: PathText | None = None
     """A state that another training stopped at (its error names the file): weights, moments, log and step are taken
     from it, and the rest is done with these settings, a lower `learning_rate` say."""
+    trackers: Annotated[tuple[Tracker, ...], Beside()] = ()
+    """Where the numbers of each step are written for other people's tools, beside the artifact; nowhere by default."""
 
     @model_validator(mode="after")
     def _schedule_agrees(self) -> Self:
@@ -129,6 +133,8 @@ class Tune(Step):
             return self.technique.foresee(outlook, self.rows)
         if is_remote(outlook):
             raise no_weights("the model")
+        for tracker in self.trackers:
+            tracker.check()
         if (model := model_of(outlook)) is not None:
             self.agree(model)
         return foresee(self, outlook)
@@ -201,7 +207,9 @@ class _Tuning:
         training, keeper = self._prepare(material, course)
         ready = time.perf_counter()
         speed = _Speed(self._work, course)
-        self._warn_unmoved(training.run(keeper, speed, self._work.events.note), course)
+        settings = {**step.deciding(), "learning_rate": self._rate.value, "seed": self._work.seed}
+        with Watching(step.trackers, self._work, settings, speed) as told:
+            self._warn_unmoved(training.run(keeper, told, self._work.events.note), course)
         self._save(training, material, course)
         parameters = self._description.parameters - self._description.embedding_parameters
         moving = 6 if training.trainable > self._description.parameters / 2 else 4

@@ -1,0 +1,89 @@
+"""A tracker writes the numbers of a training where other people's tools show them; off unless a recipe names one.
+
+It stands beside the artifact: it decides neither its name nor its bytes, and nothing of it goes over a network.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from luthier.core.component import Component
+from luthier.core.errors import MissingExtra, Where
+from luthier.core.paths import PathText, locate
+
+Ending = Literal["finished", "failed", "stopped"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracked:
+    """One training, as a tracker gets to know it."""
+
+    name: str
+    """The same again when the training goes on after it was stopped, another for other settings."""
+    settings: Mapping[str, str | int | float | bool | None]
+    """By dotted name."""
+    done: int
+    """Steps that were done before: the next one told has the number after."""
+
+
+class Writer(ABC):
+    """What a tracker writes one training with."""
+
+    @abstractmethod
+    def step(self, step: int, values: Mapping[str, float]) -> None:
+        """Take the numbers of a step (from 1); steps come in order."""
+
+    @abstractmethod
+    def end(self, how: Ending) -> None:
+        """Close what was written; after an interruption the training may go on later under the same name."""
+
+
+class Tracker(Component):
+    """Where the numbers of a training are written for others to show."""
+
+    role: ClassVar[str] = "tracker"
+    home: ClassVar[str] = "luthier.tune.trackers"
+    package: ClassVar[str]
+    """The library that it needs, as Python imports it."""
+
+    folder: PathText = "runs"
+    """Where it writes: a path beside the recipe, or an absolute one."""
+
+    def check(self) -> None:
+        """`MissingExtra` when its library is not installed."""
+        if importlib.util.find_spec(self.package) is None:
+            remedy = f"pip install 'luthier[{self.kind}]', or leave the tracker out"
+            what = f"the tracker {self.kind} needs the library {self.package}, which is not installed"
+            raise MissingExtra(what, where=Where(field="trackers"), remedy=remedy)
+
+    def begin(self, tracked: Tracked, base: Path) -> Writer:
+        """Start to write, or go on where an earlier writing of the same name ended; paths start at `base`."""
+        self.check()
+        folder = locate(self.folder, base).absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        return self.open(tracked, folder)
+
+    @abstractmethod
+    def open(self, tracked: Tracked, folder: Path) -> Writer:
+        """The same, in a folder that exists."""
+
+
+class OnlyNew(Writer):
+    """Passes on the steps that a store does not hold yet: a training that goes on tells some of them again."""
+
+    def __init__(self, inner: Writer, last: int) -> None:
+        self._inner, self._last = inner, last
+
+    def step(self, step: int, values: Mapping[str, float]) -> None:
+        """Pass a step on when it is new."""
+        if step > self._last:
+            self._inner.step(step, values)
+
+    def end(self, how: Ending) -> None:
+        """Pass the end on."""
+        self._inner.end(how)

@@ -1,0 +1,71 @@
+"""MLflow: an SQLite database."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from luthier.tune.tracker import Ending, OnlyNew, Tracked, Tracker, Writer
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+MOST_PARAMETERS = 100
+"""MLflow takes so many at once."""
+_STATUS: dict[Ending, str] = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
+
+
+class MLflow(Tracker):
+    """A run in the database `mlflow.db`; `mlflow ui --backend-store-uri sqlite:///runs/mlflow.db` shows it."""
+
+    kind: Literal["mlflow"] = "mlflow"
+    package: ClassVar[str] = "mlflow"
+
+    experiment: str = Field(default="luthier", min_length=1)
+    """Under which experiment the run stands."""
+
+    def open(self, tracked: Tracked, folder: Path) -> Writer:
+        """A new run, or the one of this name."""
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # both are read when mlflow is imported
+        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+        from mlflow import MlflowClient
+
+        client = MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}")
+        found = client.get_experiment_by_name(self.experiment)
+        place = (folder / "mlflow").as_uri()
+        experiment = found.experiment_id if found else client.create_experiment(self.experiment, place)
+        wanted = f"attributes.run_name = '{tracked.name}'"
+        for run in client.search_runs([experiment], wanted, max_results=1):
+            client.update_run(run.info.run_id, status="RUNNING")
+            return OnlyNew(_Run(client, run.info.run_id), int(run.data.metrics.get("step", 0)))
+        run = client.create_run(experiment, run_name=tracked.name)
+        _write_settings(client, run.info.run_id, tracked)
+        return _Run(client, run.info.run_id)
+
+
+def _write_settings(client: MlflowClient, run_id: str, tracked: Tracked) -> None:
+    from mlflow.entities import Param
+
+    found = [Param(name, str(value)) for name, value in tracked.settings.items()]
+    for begin in range(0, len(found), MOST_PARAMETERS):
+        client.log_batch(run_id, params=found[begin : begin + MOST_PARAMETERS])
+
+
+class _Run(Writer):
+    def __init__(self, client: MlflowClient, run_id: str) -> None:
+        self._client, self._id = client, run_id
+
+    def step(self, step: int, values: Mapping[str, float]) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        found = [Metric(name, value, now, step) for name, value in {**values, "step": step}.items()]
+        self._client.log_batch(self._id, metrics=found)
+
+    def end(self, how: Ending) -> None:
+        self._client.set_terminated(self._id, _STATUS[how])

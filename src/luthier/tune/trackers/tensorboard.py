@@ -1,0 +1,45 @@
+"""TensorBoard: event files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from luthier.tune.tracker import Ending, Tracked, Tracker, Writer
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+class TensorBoard(Tracker):
+    """Event files in a folder for each training; `tensorboard --logdir runs` shows them."""
+
+    kind: Literal["tensorboard"] = "tensorboard"
+    package: ClassVar[str] = "tensorboard"
+
+    def open(self, tracked: Tracked, folder: Path) -> Writer:
+        """A new event file; what earlier ones tell of later steps is struck out by it."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        place = folder / tracked.name
+        known = place.exists()
+        writer = SummaryWriter(str(place), purge_step=tracked.done + 1 if known else None)
+        if not known:
+            told = json.dumps(tracked.settings, indent=1)
+            writer.add_text("settings", "\n".join(f"    {line}" for line in told.splitlines()))
+        return _Events(writer)
+
+
+class _Events(Writer):
+    def __init__(self, writer: SummaryWriter) -> None:
+        self._writer = writer
+
+    def step(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()  # a killed process leaves every step
+
+    def end(self, how: Ending) -> None:
+        self._writer.close()

@@ -1,0 +1,62 @@
+"""Weights & Biases: offline runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from luthier.core.files import write_aside
+from luthier.tune.tracker import Ending, OnlyNew, Tracked, Tracker, Writer
+
+
+class WandB(Tracker):
+    """An offline run under `wandb/`; `wandb sync runs/wandb/offline-run-*` uploads it when you want that."""
+
+    kind: Literal["wandb"] = "wandb"
+    package: ClassVar[str] = "wandb"
+
+    project: str = Field(default="luthier", min_length=1)
+    """Under which project the run stands when it is uploaded."""
+
+    def open(self, tracked: Tracked, folder: Path) -> Writer:
+        """An offline run; one that goes on is a second file of the same run, which uploading joins."""
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read when wandb is imported
+        import wandb
+
+        run = wandb.init(
+            mode="offline",
+            project=self.project,
+            name=tracked.name,
+            id=tracked.name,
+            dir=str(folder),
+            config=dict(tracked.settings),
+            reinit="create_new",
+            settings=wandb.Settings(
+                console="off",
+                quiet=True,
+                silent=True,
+                disable_code=True,
+                disable_git=True,
+                x_disable_stats=True,
+                x_disable_meta=True,
+                x_save_requirements=False,
+            ),
+        )
+        mark = folder / "wandb" / f"{tracked.name}.step"
+        return OnlyNew(_Run(run, mark), int(mark.read_text()) if mark.is_file() else 0)
+
+
+class _Run(Writer):
+    def __init__(self, run: Any, mark: Path) -> None:
+        self._run, self._mark = run, mark
+
+    def step(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log(dict(values), step=step)
+        write_aside(self._mark, str(step).encode())  # an offline file cannot be asked for its last step
+
+    def end(self, how: Ending) -> None:
+        self._run.finish(exit_code=0 if how == "finished" else 1)

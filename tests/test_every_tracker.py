@@ -1,0 +1,212 @@
+"""What every tracker promises: others' readers find each step once, even after a kill; the artifact is the same."""
+
+from __future__ import annotations
+
+import json
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthier.core.component import members
+from luthier.core.errors import MissingExtra
+from luthier.core.step import Outlook
+from luthier.tune.loop import Training
+from luthier.tune.steps.tune import Tune
+from luthier.tune.tracker import Tracked, Tracker
+from luthier.tune.trackers.tensorboard import TensorBoard
+from luthier.tune.watching import flat
+from tuning import Bench, bench
+
+TRACKERS = members(Tracker)
+KINDS = sorted(TRACKERS)
+SLOW = {"mlflow", "wandb"}
+"""Members that take seconds to begin: a database with all its migrations, a process of its own."""
+MEMBERS = [pytest.param(kind, marks=pytest.mark.slow if kind in SLOW else ()) for kind in KINDS]
+Points = dict[int, dict[str, float]]
+OTHERWISE: dict[tuple[str, str], Any] = {
+    ("mlflow", "experiment"): "other",
+    ("trackio", "project"): "other",
+    ("wandb", "project"): "other",
+}
+"""Another value for each field but `folder`, which must change where the run stands."""
+FIELDS = [pytest.param(*key, marks=pytest.mark.slow if key[0] in SLOW else ()) for key in OTHERWISE]
+
+
+def installed(kind: str) -> None:
+    pytest.importorskip(TRACKERS[kind].package, reason=f"{kind} is not installed")
+
+
+def tensorboard(folder: Path, name: str, where: str) -> Points:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(folder / name))
+    found.Reload()
+    assert "seed" in found.Tensors("settings/text_summary")[0].tensor_proto.string_val[0].decode()
+    return points((event.step, tag, event.value) for tag in found.Tags()["scalars"] for event in found.Scalars(tag))
+
+
+def mlflow(folder: Path, name: str, where: str) -> Points:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name(where)
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id], f"attributes.run_name = '{name}'")
+    assert run.info.status == "FINISHED"
+    assert run.data.params["seed"] == "3"
+    told = [(tag, client.get_metric_history(run.info.run_id, tag)) for tag in run.data.metrics]
+    return points((one.step, tag, one.value) for tag, history in told for one in history)
+
+
+def trackio(folder: Path, name: str, where: str) -> Points:
+    from trackio.sqlite_storage import SQLiteStorage
+
+    assert SQLiteStorage.get_run_config(where, name)["seed"] == 3
+    logs = SQLiteStorage.get_logs(where, name)
+    numbers = [
+        (log["step"], tag, value) for log in logs for tag, value in log.items() if isinstance(value, int | float)
+    ]
+    return points(one for one in numbers if one[1] != "step")
+
+
+def wandb(folder: Path, name: str, where: str) -> Points:
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    found = []
+    for file in sorted(folder.glob(f"wandb/offline-run-*-{name}/*.wandb")):
+        records, until = list[Any](), time.monotonic() + 20
+        while not any(record.HasField("exit") for record in records):  # its own process writes a little later
+            assert time.monotonic() < until, "the end is never written"
+            time.sleep(0.1)
+            records = [Record.FromString(data) for data in leveldb(file.read_bytes()[7:])]
+        (run,) = {record.run.project for record in records if record.HasField("run")}
+        assert run == where
+        for record in records:
+            item = {"/".join(one.nested_key) or one.key: one.value_json for one in record.history.item}
+            found += [(record.history.step.num, tag, float(value)) for tag, value in item.items() if tag[0] != "_"]
+    return points(iter(found))
+
+
+def leveldb(data: bytes) -> list[bytes]:
+    """Records of W&B's transaction log: LevelDB's log format after a header of seven bytes."""
+    found, parts, at = [], b"", 0
+    while at + 7 <= len(data):
+        left = 32768 - (at + 7) % 32768
+        if left < 7:
+            at += left
+            continue
+        size, kind = struct.unpack("<HB", data[at + 4 : at + 7])
+        parts += data[at + 7 : at + 7 + size]
+        at += 7 + size
+        if kind in (1, 4):  # a whole record, or the last part of one
+            found.append(parts)
+            parts = b""
+    return found
+
+
+def points(told: Any) -> Points:
+    """By step and name; nothing stands twice."""
+    found: Points = {}
+    for step, tag, value in told:
+        assert tag not in found.setdefault(step, {}), f"{tag} of step {step} stands twice"
+        found[step][tag] = value
+    return found
+
+
+READERS: dict[str, Callable[[Path, str, str], Points]] = {
+    "tensorboard": tensorboard, "mlflow": mlflow, "trackio": trackio, "wandb": wandb,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return bench(tmp_path_factory.mktemp("shop"))
+
+
+def step(*trackers: Any) -> Tune:
+    return Tune(data="data", rows=32, rows_per_step=8, precision="float32", checkpoint_steps=2, trackers=trackers)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_is_documented(kind: str) -> None:
+    tracker = TRACKERS[kind]
+    assert tracker.summary()
+    assert all(name == "kind" or field.description for name, field in tracker.model_fields.items())
+    assert tracker.model_json_schema()["properties"]["kind"]["const"] == kind
+
+
+@pytest.mark.filterwarnings("ignore")  # what other people's libraries say of one another
+@pytest.mark.parametrize("kind", MEMBERS)
+def test_its_own_reader_finds_every_step_once_also_after_a_kill(
+    kind: str, shop: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(kind)
+    tracker = {"kind": kind, "folder": str(tmp_path)}
+    watched = step(tracker)
+    once = Training._step
+
+    def dying(self: Training, number: int, *rest: Any) -> Any:
+        if number == 3:
+            raise KeyboardInterrupt
+        return once(self, number, *rest)
+
+    monkeypatch.setattr(Training, "_step", dying)
+    with pytest.raises(KeyboardInterrupt):
+        shop.tune(watched)
+    monkeypatch.setattr(Training, "_step", once)
+    name = f"tune-{shop.tune_digest(watched)[:8]}"
+    made = shop.tune(watched)
+    where = getattr(TRACKERS[kind](), "experiment", getattr(TRACKERS[kind](), "project", ""))
+    found = READERS[kind](tmp_path, name, where)
+    assert sorted(found) == [1, 2, 3, 4]
+    lines = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
+    for line in lines:
+        told = found[line["step"]]
+        for number in ("loss", "lr", "grad_norm"):
+            assert told[number] == pytest.approx(line[number], rel=1e-6)
+        assert told["rows_per_s"] > 0
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("kind", "name"), FIELDS)
+def test_every_field_changes_where_the_run_stands(kind: str, name: str, tmp_path: Path) -> None:
+    installed(kind)
+    writer = TRACKERS[kind].model_validate({"kind": kind, name: "other"}).begin(tracked(), tmp_path)
+    writer.step(1, {"loss": 0.5})
+    writer.end("finished")
+    assert READERS[kind](tmp_path / "runs", "tune-12345678", "other")[1]["loss"] == 0.5
+
+
+def tracked(done: int = 0) -> Tracked:
+    return Tracked(name="tune-12345678", settings={"seed": 3}, done=done)
+
+
+def test_every_field_is_tried() -> None:
+    fields = {(kind, name) for kind in KINDS for name in TRACKERS[kind].model_fields if name not in ("kind", "folder")}
+    assert fields == OTHERWISE.keys(), "add another value of each field to OTHERWISE"
+
+
+def test_trackers_decide_neither_name_nor_bytes(shop: Bench, tmp_path: Path) -> None:
+    watched = step(TensorBoard(folder=str(tmp_path)))
+    assert watched.recipe_digest({}, {}, 3) == step().recipe_digest({}, {}, 3)
+    plain = {entry.path: entry.digest for entry in shop.tune(step()).manifest.files}
+    assert {entry.path: entry.digest for entry in shop.tune(watched).manifest.files} == plain
+    assert not (shop.work(step()).base / "runs").exists()
+
+
+def test_a_library_that_is_missing_is_said_before_anything_runs(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TensorBoard, "package", "no_such_library")
+    outlook = Outlook(inputs={"data": shop.data, "model": shop.base}, upstream={}, base=shop.base.folder)
+    for run in (lambda: step("tensorboard").foresee(outlook), lambda: shop.tune(step("tensorboard"))):
+        with pytest.raises(MissingExtra, match="no_such_library, which is not installed") as caught:
+            run()
+        assert "pip install 'luthier[tensorboard]'" in caught.value.remedy
+
+
+def test_settings_stand_by_dotted_name() -> None:
+    told = flat({"technique": {"kind": "lora", "r": 4}, "targets": ["a", "b"], "rows": None})
+    assert told == {"technique.kind": "lora", "technique.r": 4, "targets": '["a", "b"]', "rows": None}
