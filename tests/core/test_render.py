@@ -153,7 +153,7 @@ def test_durations_are_said_as_people_do(seconds: float, said: str) -> None:
 
 
 def test_measures_and_odd_events_have_sentences() -> None:
-    assert numbers({"loss": 1.23456, "device": "cpu"}) == "loss 1.235, device cpu"
+    assert numbers({"step": 12345, "loss": 1.23456, "device": "cpu"}) == "step 12345, loss 1.235, device cpu"
     assert sentence(Event(kind="run", text="x", total=1)) == "x: 1 step"
     assert sentence(Event(kind="failed", step="tune")) == "tune: failed"
     assert sentence(Event(kind="end", text="x")) == "x: finished"

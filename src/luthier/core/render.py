@@ -92,7 +92,9 @@ _SAYINGS: dict[str, Callable[[Event], str]] = {
 
 def numbers(measures: Mapping[str, float | str]) -> str:
     """Measures in a line: `loss 1.234, rows/s 820`."""
-    shown = (f"{name} {format(value, '.4g') if isinstance(value, float) else value}" for name, value in measures.items())
+    shown = (
+        f"{name} {format(value, '.4g') if isinstance(value, float) else value}" for name, value in measures.items()
+    )
     return ", ".join(shown)
 
 
