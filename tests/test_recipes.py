@@ -19,12 +19,19 @@ from luthier.flow.run import Result
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted(path.relative_to(ROOT / "recipes") for path in (ROOT / "recipes").rglob("recipe.yaml"))
+TECHNIQUES = sorted(path.relative_to(ROOT / "recipes") for path in (ROOT / "recipes" / "techniques").glob("*.yaml"))
+"""One recipe a technique, named after it."""
 DATA = ROOT.parent / "shared" / "data"
 SMALL = {
     "headlines": ("steps.data.split.train=96", "steps.data.split.test=60"),
     "merge": tuple(f"steps.{name}.split.train=32" for name in ("short", "long")),
     "support": ("steps.data.split.test=60", "steps.tune.epochs=1", "steps.tune.rows=64"),
 }
+FEW = ("steps.data.split.train=48", "steps.data.split.test=24")
+FEWER: dict[str, tuple[str, ...]] = {
+    "prompt_search": ("steps.tune.technique.held_back=16", "steps.tune.technique.budget=48")
+}
+"""What else makes a technique's recipe short."""
 Make = Callable[..., Result]
 
 
@@ -52,18 +59,39 @@ def _real(name: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=str)
+def _need_wheel(recipe: Recipe) -> None:
+    source = recipe.steps["data"].settings()["source"]
+    if source["kind"] == "wheel" and not cached_wheel(source["package"], source["version"], source["sha256"]):
+        pytest.skip(f"the wheel {source['package']} is not in the cache; ./demo fetches it")
+
+
+@pytest.mark.parametrize("path", [*RECIPES, *TECHNIQUES], ids=str)
 def test_every_recipe_is_read_and_planned(path: Path) -> None:
     recipe = Recipe.load(ROOT / "recipes" / path)
     assert [planned.name for planned in plan(recipe)] == recipe.order()
 
 
+@pytest.mark.parametrize("path", TECHNIQUES, ids=str)
+def test_a_techniques_recipe_bears_its_name(path: Path) -> None:
+    step = Recipe.load(ROOT / "recipes" / path).steps["tune"]
+    assert step.settings()["technique"]["kind"] == path.stem
+
+
+@pytest.mark.slow
+@pytest.mark.model
+@pytest.mark.parametrize("path", TECHNIQUES, ids=str)
+def test_every_techniques_recipe_runs(tmp_path: Path, smollm2: Artifact, path: Path) -> None:
+    assert smollm2.manifest.makes == "model"
+    _need_wheel(Recipe.load(ROOT / "recipes" / path))
+    shutil.copy(ROOT / "recipes" / path, tmp_path)
+    result = Recipe.load(tmp_path / path.name, [*FEW, *FEWER.get(path.stem, ())]).run()
+    assert {"base", "tuned"} <= set(_measures(result))
+
+
 @pytest.mark.model
 @pytest.mark.parametrize("name", [str(path.parent) for path in RECIPES])
 def test_every_recipe_runs(make: Make, name: str) -> None:
-    source = Recipe.load(ROOT / "recipes" / name).steps["data"].settings()["source"]
-    if source["kind"] == "wheel" and not cached_wheel(source["package"], source["version"], source["sha256"]):
-        pytest.skip(f"the wheel {source['package']} is not in the cache; ./demo fetches it")
+    _need_wheel(Recipe.load(ROOT / "recipes" / name))
     result = make(name, *SMALL[name])
     summary = result["data"].artifact.read_json("summary.json")
     assert summary["rows_in"] == sum(summary["rows"].values()) + sum(summary["dropped"].values())

@@ -11,15 +11,17 @@ from typing import Any
 
 import pytest
 
-from luthier.core.errors import DataError, InputError
+from luthier.core.errors import DataError, InputError, ModelError
 from luthier.metrics.answers import Answers
 from luthier.metrics.members.labels import Accuracy
+from luthier.models.load import load
 from luthier.text.messages import Example, Message
 from luthier.text.prompt import Prompt
 from luthier.tune.search.candidates import balanced, closest, example_sets, instructions, own_instruction, pairs
 from luthier.tune.search.race import cost, plan_rounds, race
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.prompt_search import PromptSearch
+from models.making import merged
 from tuning import SYSTEM, Bench, bench, examples
 
 SMALL: dict[str, Any] = {"shots": (0, 2), "draws": 1, "held_back": 12, "budget": 80}
@@ -130,7 +132,8 @@ def test_texts_are_written_and_measured(texts: Bench) -> None:
 
 def test_a_prompted_model_is_searched_from_what_it_has_and_tuned_with_it(tmp_path: Path) -> None:
     shop = bench(tmp_path)
-    first = shop.tune(search(instructions=("Which team?",), variations=False))
+    first = shop.tune(search(instructions=("Which team?",), variations=False, metric="brier"))
+    assert Prompt.of(first) != Prompt(), "the tiny model must not be best as it is, or this test says nothing"
     again = shop.tune(search(), model=first)
     begun = [json.loads(line) for line in again.path("search.jsonl").read_text().splitlines() if '"as it is"' in line]
     assert {line["instruction"] for line in begun} == {Prompt.of(first).instruction}
@@ -139,9 +142,13 @@ def test_a_prompted_model_is_searched_from_what_it_has_and_tuned_with_it(tmp_pat
     plain = shop.tune(told)
     prompted = shop.tune(told.model_copy(update={"rows_per_step": 8}), model=first)
     assert Prompt.of(prompted) == Prompt.of(first), "an adapter over a prompted model is asked with the prompt"
+    with pytest.raises(ModelError, match="'m0' is a prompt in front of a model"):
+        merged(shop.store, shop.base, [first, plain])
+    together = merged(shop.store, first, [prompted, shop.tune(told, seed=9, model=first)])
+    assert Prompt.of(together) == Prompt.of(first), "what is merged over a prompted model keeps its prompt"
+    assert load(together).model.num_parameters() == load(shop.base).model.num_parameters()
     rows = [_tokens(one) for one in (plain, prompted)]
-    if Prompt.of(first) != Prompt():
-        assert rows[0] != rows[1]
+    assert rows[0] != rows[1]
 
 
 def _tokens(made: Any) -> list[int]:

@@ -11,7 +11,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.digest import digest_of
 from luthier.core.errors import ModelError
 from luthier.models.describe import INDEX, read_headers, read_object, weight_files
-from luthier.models.load import is_adapter, open_folder, open_merged, pick_dtype
+from luthier.models.load import is_adapter, open_folder, open_merged, pick_dtype, weights_of
 from luthier.models.merger import Merger
 from luthier.models.quiet import no_bars
 from luthier.models.source import write_json
@@ -67,7 +67,8 @@ def _seed(seed: int, key: str) -> int:
 
 def _places(artifacts: Sequence[Artifact], scratch: Path) -> list[Path]:
     """A folder of whole weights for each: its own, or the adapter merged in; all written anew when names differ."""
-    found = [_whole(one, scratch) if is_adapter(one) else one.folder for one in artifacts]
+    own = [weights_of(one) for one in artifacts]
+    found = [_whole(one, scratch) if is_adapter(one) else one.folder for one in own]
     if len({frozenset(_files(place)) for place in found}) > 1:
         found = [_renamed(place, one, scratch) for place, one in zip(found, artifacts, strict=True)]
     first = read_headers(found[0])

@@ -14,7 +14,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError, Where
 from luthier.core.step import Forecast, Makes, ModelRef, Outline, Outlook, Reads, Step, Work
 from luthier.models.describe import describe, weight_files
-from luthier.models.load import base_folder, name_of
+from luthier.models.load import base_folder, is_remote, name_of, no_weights, weights_of
 from luthier.models.merger import Merger
 from luthier.models.mergers.linear import Linear
 from luthier.models.source import model_files, write_json
@@ -61,6 +61,8 @@ class Merge(Step):
         for at, one in enumerate(models):
             if not stands_on(one, base):
                 raise self._other_base(at)
+            if weights_of(one) is not one:
+                raise self._only_a_prompt(at)
         merge_weights(
             base,
             models,
@@ -89,6 +91,13 @@ class Merge(Step):
             remedy="name the common base in `model`, or tune both from the same one",
         )
 
+    def _only_a_prompt(self, at: int) -> ModelError:
+        return ModelError(
+            f"{self.models[at]!r} is a prompt in front of a model: it has no change to the weights to merge",
+            where=Where(field=f"models.{at}"),
+            remedy="leave it out; to keep its prompt, tune weights over it and merge those",
+        )
+
     def _finish(self, base: Artifact, models: Sequence[Artifact], folder: Path) -> None:
         for path in model_files(base_folder(base)):
             target = folder / path.relative_to(base_folder(base))
@@ -107,6 +116,8 @@ class Merge(Step):
 
     def foresee(self, outlook: Outlook) -> Forecast:
         """From the size of the models; refuses those that do not stand on the same base."""
+        if is_remote(outlook):
+            raise no_weights("the model")
         base = outlook.stands_on.get("model", ())[:1]
         for at in range(len(self.models)):
             if not {*base} <= {*outlook.stands_on.get(f"models.{at}", base)}:

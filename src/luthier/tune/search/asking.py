@@ -38,6 +38,10 @@ class Asker(ABC):
     def length(self, prompt: Prompt, examples: Sequence[Example]) -> int:
         """How long the longest of these rows is with the prompt in front: tokens, or characters of an endpoint."""
 
+    def tokens(self, example: Example) -> int | None:
+        """Tokens of a row as it is asked; None where nobody counts them."""
+        return None
+
     @abstractmethod
     def write(self, messages: Sequence[Message], count: int, seed: int) -> list[str]:
         """Several drawn answers to one question."""
@@ -68,6 +72,10 @@ class Local(Asker):
         """Tokens of the longest row, its answer included."""
         longest = max(len(self._text.options(*asked)[0]) for asked in self._asked(prompt, examples))
         return longest + (self._longest_option() if self.options else self.max_new_tokens)
+
+    def tokens(self, example: Example) -> int:
+        """Tokens of a row as it is asked."""
+        return len(self._text.prompt(prompt_of(example), example.tools))
 
     def write(self, messages: Sequence[Message], count: int, seed: int) -> list[str]:
         """Drawn at temperature 1, from the likeliest tokens that have 95 % together."""

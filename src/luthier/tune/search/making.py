@@ -227,9 +227,12 @@ class Making:
         import polars
 
         rows = self._asked_rows(standings).values()
-        seen = {one.id: sum(place < asked for asked in rows) for place, one in enumerate(self._held)}
-        seen |= {one.id: sum(one.id in other.examples for other in candidates) for one in self._pool}
-        table = [{"id": key, "seen": count, "tokens": 0, "learnt": 0, "cut": False} for key, count in seen.items()]
+        seen = [(one, sum(place < asked for asked in rows)) for place, one in enumerate(self._held)]
+        seen += [(one, sum(one.id in other.examples for other in candidates)) for one in self._pool]
+        table = [
+            {"id": one.id, "seen": count, "tokens": self._asker.tokens(one), "learnt": 0, "cut": False}
+            for one, count in seen
+        ]
         polars.DataFrame(table).write_parquet(self._work.folder / "learnt.parquet")
 
 
