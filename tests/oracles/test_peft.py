@@ -1,0 +1,86 @@
+"""One step of plain PEFT under transformers' own loss, rows padded: the same loss and gradients in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from luthier.models.load import open_folder
+from luthier.models.logprobs import logprobs
+from luthier.models.lora_product import one_product
+from luthier.models.pack import Row, packs
+from luthier.models.quiet import no_peft_warning
+from luthier.text.ids import Text
+from luthier.tune.objectives.sft import Sft
+from luthier.tune.technique import Technique
+from luthier.tune.techniques.ia3 import Ia3
+from luthier.tune.techniques.lora import Lora
+from luthier.tune.techniques.p_tuning import PTuning
+from luthier.tune.techniques.prefix import Prefix
+from luthier.tune.techniques.prompt import Prompt
+from models.architectures import Double
+from tuning import Bench, bench, examples
+
+TECHNIQUES: list[Technique] = [
+    Lora(r=4, rslora=True),
+    Lora(r=4, dora=True),
+    Ia3(),
+    Prompt(tokens=6),
+    PTuning(tokens=6, encoder_size=8),
+    Prefix(tokens=6),
+    Prefix(tokens=6, init="random", encoder_size=8),
+]
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return bench(tmp_path_factory.mktemp("shop"))
+
+
+def adapted(shop: Bench, technique: Technique) -> Any:
+    """The technique's model in float64, every adapter moved off its start."""
+    with no_peft_warning():
+        model = technique.adapt(open_folder(shop.base.folder, torch.float32), 1).double().eval()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn_like(parameter))
+    return model
+
+
+def gradients(model: Any, loss: Tensor) -> dict[str, Tensor]:
+    loss.backward()  # type: ignore[no-untyped-call]
+    return {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
+
+
+def in_plain_peft(model: Any, rows: list[Row]) -> Tensor:
+    """The loss of PEFT's own forward over padded rows with labels."""
+    pad = torch.nn.utils.rnn.pad_sequence
+    ids = pad([torch.tensor(list(row.ids)) for row in rows], batch_first=True)
+    seen = pad([torch.ones(len(row.ids), dtype=torch.int64) for row in rows], batch_first=True)
+    learnt = pad([torch.tensor([float(weight) for weight in row.learnt]) for row in rows], batch_first=True)
+    loss: Tensor = model(input_ids=ids, attention_mask=seen, labels=ids.masked_fill(learnt == 0, -100)).loss
+    return loss
+
+
+@pytest.mark.parametrize("technique", TECHNIQUES, ids=lambda one: "-".join(map(str, one.settings().values())))
+def test_loss_and_gradients_are_pefts(shop: Bench, technique: Technique) -> None:
+    objective = Sft()
+    lessons = objective.lessons(examples(6), Text.load(shop.base.folder))
+    rows = [row for lesson in lessons for row in lesson.rows]
+    plain, model = adapted(shop, technique), adapted(shop, technique)
+    with Double(), no_peft_warning():
+        wanted = in_plain_peft(plain, rows)
+        one_product(model)
+        parts = [objective.loss(logprobs(model, part), part, None).total for part in packs(rows, 120)]
+        found = torch.stack(parts).sum() / objective.denominator(rows)
+        torch.testing.assert_close(found, wanted, atol=1e-10, rtol=0)
+        theirs, ours = gradients(plain, wanted), gradients(model, found)
+    assert ours.keys() == theirs.keys()
+    assert ours
+    for name, gradient in theirs.items():
+        torch.testing.assert_close(ours[name], gradient, atol=1e-10, rtol=1e-10)
