@@ -1,8 +1,9 @@
-"""One step of TRL's supervised fine-tuning: the same loss and the same gradients on the same rows."""
+"""One step of TRL, of transformers and of PEFT by themselves: the same loss and the same gradients on the same rows."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 
 from luthier.models.logprobs import logprobs
 from luthier.models.lora_product import one_product
-from luthier.models.pack import Row, pack
+from luthier.models.pack import Row, pack, packs
 from luthier.text.ids import Text
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.technique import Technique
@@ -83,3 +84,47 @@ def test_loss_and_gradients_are_trls(shop: Bench, technique: Technique, tmp_path
     assert ours.keys() == wanted_gradients.keys()
     for name, gradient in ours.items():
         torch.testing.assert_close(gradient, wanted_gradients[name], atol=1e-6, rtol=1e-4, msg=name)
+
+
+def padded(rows: list[Row]) -> dict[str, torch.Tensor]:
+    """A batch as everybody's collator makes it: padded at the end, labels -100 where nothing is learnt."""
+    ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(row.ids) for row in rows], batch_first=True)
+    seen = torch.nn.utils.rnn.pad_sequence([torch.ones(len(row.ids), dtype=torch.int64) for row in rows], True)
+    learnt = torch.nn.utils.rnn.pad_sequence([torch.tensor(row.learnt) > 0 for row in rows], batch_first=True)
+    return {"input_ids": ids, "attention_mask": seen, "labels": ids.masked_fill(~learnt, -100)}
+
+
+def gradients(model: Any, losses: Iterable[torch.Tensor]) -> tuple[float, dict[str, torch.Tensor]]:
+    """The sum of some losses and its gradient, gone back one after another as under accumulation."""
+    model.zero_grad()
+    total = 0.0
+    for loss in losses:
+        loss.backward()
+        total += float(loss.detach())
+    return total, {name: one.grad.clone() for name, one in model.named_parameters() if one.requires_grad}
+
+
+@pytest.mark.parametrize("product", [False, True], ids=["pefts-forward", "one-product"])
+@pytest.mark.parametrize("technique", [Full(), Lora(r=4)], ids=["full", "lora"])
+def test_accumulated_loss_and_gradients_are_transformers_and_pefts(
+    shop: Bench, technique: Technique, product: bool
+) -> None:
+    """transformers' own loss over micro-batches of 1, 3 and 2 rows, told of `num_items_in_batch`, through PEFT's layers;
+    ours over as many packs as a small limit makes."""
+    rows = [row for lesson in Sft().lessons(examples(6), Text.load(shop.base.folder)) for row in lesson.rows]
+    items = sum(len(row.targets) for row in rows)
+    model = adapted(shop, technique).double()
+    parts = (rows[:1], rows[1:4], rows[4:])
+    wanted, wanted_gradients = gradients(
+        model, (model(**padded(part), num_items_in_batch=items).loss for part in parts)
+    )
+    if product:
+        one_product(model)
+    objective, made = Sft(), packs(rows, 90)
+    assert len(made) > 1
+    losses = (objective.loss(logprobs(model, one), one, None).total / objective.denominator(rows) for one in made)
+    found, found_gradients = gradients(model, losses)
+    assert found == pytest.approx(wanted, rel=1e-5)  # transformers takes the loss in fp32, whatever the model
+    for name, gradient in wanted_gradients.items():
+        error = (found_gradients[name] - gradient).norm() / gradient.norm().clamp_min(1e-6)
+        assert error < 1e-5, f"{name}: {float(error):.1e}"

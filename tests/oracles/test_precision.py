@@ -1,0 +1,41 @@
+"""Training in bf16 ends where training in fp32 ends: the real model on real headlines."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from luthier.core.artifact import Artifact
+from luthier.core.wheel import cached_wheel
+from luthier.flow.recipe import Recipe
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "headlines"
+
+
+@pytest.mark.model
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_bf16_ends_within_a_hundredth_of_fp32s_loss(tmp_path: Path, smollm2: Artifact) -> None:
+    """Mean loss over the second half of 25 steps of 8 headlines, with LoRA on all linear layers."""
+    assert smollm2.manifest.makes == "model"
+    source = Recipe.load(RECIPE).steps["data"].settings()["source"]
+    if not cached_wheel(source["package"], source["version"], source["sha256"]):
+        pytest.skip(f"the wheel {source['package']} is not in the cache; ./demo fetches it")
+    shutil.copytree(RECIPE, tmp_path / "headlines", ignore=shutil.ignore_patterns(".luthier"))
+    text = (tmp_path / "headlines" / "recipe.yaml").read_text().partition("  report:")[0]
+    (tmp_path / "headlines" / "recipe.yaml").write_text(text)
+    ends = {precision: _end(tmp_path / "headlines", precision) for precision in ("float32", "bfloat16")}
+    print(f"\nmean loss over the last half: {ends}")
+    assert ends["bfloat16"] == pytest.approx(ends["float32"], rel=0.01)
+
+
+def _end(folder: Path, precision: str) -> float:
+    tune = {"rows_per_step": 8, "precision": precision}
+    changes = [f"steps.tune.{name}={value}" for name, value in tune.items()]
+    recipe = Recipe.load(folder, ["steps.data.split.train=200", "steps.data.split.test=20", *changes])
+    log = (recipe.run()["tune"].artifact.folder / "log.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["loss"] for line in log]
+    return sum(losses[len(losses) // 2 :]) / len(losses[len(losses) // 2 :])
