@@ -60,11 +60,12 @@ from luthier.models.logprobs import logprobs
 from luthier.models.pack import Row, pack, packs
 from luthier.text.ids import Text
 from luthier.text.messages import Example, Message, Origin
+from luthier.tune import loop
 from luthier.tune.lessons import Lessons
 from luthier.tune.loop import Training
 from luthier.tune.objective import Lesson, Loss
 from luthier.tune.objectives.sft import Sft
-from luthier.tune.steps.tune import BATCH, Tune
+from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.full import Full
 from luthier.tune.techniques.lora import Lora
 from tests.text.families import byte_level, dressed, family
@@ -374,6 +375,25 @@ def test_17_nan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(value.isfinite().all() for value in kept.values())
 
 
+def test_18_longest_first(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The largest pack of the whole course runs before the first step: memory fails there, and smaller packs follow."""
+    read: list[int] = []
+    honest = loop.logprobs
+
+    def watched(model: Any, made: Any) -> torch.Tensor:
+        if made.tokens > 150:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        read.append(made.tokens)
+        return honest(model, made)
+
+    monkeypatch.setattr(loop, "logprobs", watched)
+    made = shop.tune(Tune(**QUICK, rows=24), seed=18)
+    assert read[0] == max(read)
+    assert len(read) > 3
+    assert len((made.folder / "log.jsonl").read_text().splitlines()) == 3
+    assert any("was lowered to" in said for said in shop.said("note"))
+
+
 def test_19_memory_while_tokenising(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight times the rows take hardly more memory to write, and are made a batch at a time."""
 
@@ -393,7 +413,7 @@ def test_19_memory_while_tokenising(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     shop = bench(tmp_path, examples(300))
     shop.tune(Tune(**{**QUICK, "rows_per_step": 300}))
     assert len(asked) > 1
-    assert max(asked) <= BATCH
+    assert max(asked) <= 256
 
 
 def test_20_stale_cache(shop: Bench, tmp_path: Path) -> None:

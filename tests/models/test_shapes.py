@@ -14,6 +14,7 @@ from luthier.models.describe import describe
 from luthier.models.load import open_folder
 from luthier.models.quiet import no_bars, no_peft_warning
 from luthier.models.shapes import ADAPTED_EXPERTS, parameters
+from luthier.tune.techniques.full import Full
 from luthier.tune.techniques.ia3 import Ia3
 from luthier.tune.techniques.layers import Layers
 from luthier.tune.techniques.lora import Lora
@@ -34,6 +35,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
     "qwen3_moe": EXPERTS,
     "qwen2_moe": {**EXPERTS, "shared_expert_intermediate_size": 32},
+    "gpt_oss": {"num_local_experts": 4, "head_dim": 8},
+    "llama4_text": {"num_local_experts": 2, "intermediate_size_mlp": 64, "head_dim": 8},
     "granitemoe": {"num_local_experts": 4, "num_experts_per_tok": 2},
 }
 
@@ -53,6 +56,13 @@ def test_parameters_and_adapters_are_counted_as_they_are(tmp_path: Path, kind: s
         assert Layers(norms=True).trainable(told) == moving(
             Layers(norms=True).adapt(open_folder(place, torch.float32), 1)
         )
+
+
+def test_experts_that_get_no_adapter_are_told(tmp_path: Path) -> None:
+    adapted, bare = (other_model(tmp_path / kind, kind, **FAMILIES[kind]) for kind in ("mixtral", "gpt_oss"))
+    assert Lora().remark(describe(adapted)) == ""
+    assert "the experts, " in Lora().remark(describe(bare))
+    assert Full().remark(describe(bare)) == ""
 
 
 def moving(model: Any) -> int:

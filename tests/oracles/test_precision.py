@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,9 @@ RECIPE = Path(__file__).parents[2] / "recipes" / "headlines"
 @pytest.mark.model
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_bf16_ends_within_a_hundredth_of_fp32s_loss(tmp_path: Path, smollm2: Artifact) -> None:
+def test_bf16_ends_within_a_hundredth_of_fp32s_loss(
+    tmp_path: Path, smollm2: Artifact, record_property: Callable[[str, object], None]
+) -> None:
     """Mean loss over the second half of 25 steps of 8 headlines, with LoRA on all linear layers."""
     assert smollm2.manifest.makes == "model"
     source = Recipe.load(RECIPE).steps["data"].settings()["source"]
@@ -28,7 +31,7 @@ def test_bf16_ends_within_a_hundredth_of_fp32s_loss(tmp_path: Path, smollm2: Art
     text = (tmp_path / "headlines" / "recipe.yaml").read_text().partition("  report:")[0]
     (tmp_path / "headlines" / "recipe.yaml").write_text(text)
     ends = {precision: _end(tmp_path / "headlines", precision) for precision in ("float32", "bfloat16")}
-    print(f"\nmean loss over the last half: {ends}")
+    record_property("mean_loss_over_the_last_half", ends)
     assert ends["bfloat16"] == pytest.approx(ends["float32"], rel=0.01)
 
 

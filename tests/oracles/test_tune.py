@@ -109,8 +109,7 @@ def gradients(model: Any, losses: Iterable[torch.Tensor]) -> tuple[float, dict[s
 def test_accumulated_loss_and_gradients_are_transformers_and_pefts(
     shop: Bench, technique: Technique, product: bool
 ) -> None:
-    """transformers' own loss over micro-batches of 1, 3 and 2 rows, told of `num_items_in_batch`, through PEFT's layers;
-    ours over as many packs as a small limit makes."""
+    """transformers' loss over micro-batches of 1, 3 and 2 rows with `num_items_in_batch`; ours over small packs."""
     rows = [row for lesson in Sft().lessons(examples(6), Text.load(shop.base.folder)) for row in lesson.rows]
     items = sum(len(row.targets) for row in rows)
     model = adapted(shop, technique).double()

@@ -94,6 +94,13 @@ def expert_numbers(model: Description, targets: str | Sequence[str], rank: int) 
     return total
 
 
+def frozen_experts(model: Description) -> int:
+    """Numbers of a mixture's experts when PEFT gives them no adapter, whatever the targets."""
+    if model.model_type in ADAPTED_EXPERTS:
+        return 0
+    return sum(math.prod(shape) for name, shape in model.tensors.items() if ".experts." in name)
+
+
 def parameters(model: Description) -> dict[str, int]:
     """Numbers of each parameter by its name on the disk: buffers, and a head that is tied, left out."""
     tied = {f"{head}.weight" for head in HEADS} if model.tied else set()

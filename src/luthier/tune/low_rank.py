@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 from luthier.core.errors import ModelError, Where, did_you_mean
 from luthier.models.describe import Description
 from luthier.models.quiet import no_peft_warning
-from luthier.models.shapes import Linear, expert_numbers, targeted
+from luthier.models.shapes import Linear, expert_numbers, frozen_experts, targeted
 from luthier.tune.technique import Choice, Rate, Technique, rate_for_width
 
 BEST_RATE = 5e-4
@@ -60,6 +60,7 @@ class LowRank(Technique):
             "lora_alpha": self.alpha,
             "target_modules": self.targets if isinstance(self.targets, str) else list(self.targets),
             "use_rslora": self.rslora,
+            "exclude_modules": _routers(model) or None,
             "lora_dropout": self.dropout,
             "fan_in_fan_out": any(isinstance(module, Conv1D) for module in model.modules()),
             "task_type": "CAUSAL_LM",
@@ -91,6 +92,15 @@ class LowRank(Technique):
         layers = sum(one.inputs + one.outputs for one in self.adapted(model))
         return self.r * layers + expert_numbers(model, self.targets, self.r)
 
+    def remark(self, model: Description) -> str:
+        """Which experts get no adapter."""
+        share = frozen_experts(model) / max(1, model.parameters)
+        return (
+            f"the experts, {share:.0%} of this model's numbers, get no adapter (PEFT has none for them)"
+            if share
+            else ""
+        )
+
     def rate(self, hidden_size: int) -> Rate:
         """Ten times what full fine-tuning takes, by the width of the model; LoRA+ shares it out between A and B."""
         value = rate_for_width(BEST_RATE, hidden_size)
@@ -106,3 +116,14 @@ class LowRank(Technique):
     def space(self) -> Mapping[str, Choice]:
         """Rank and learning rate matter; the rest hardly does."""
         return {"learning_rate": Choice(1e-4, 5e-3, log=True), "r": Choice(values=(8, 16, 32, 64))}
+
+
+def _routers(model: Any) -> list[str]:
+    """Routers that are linear layers and do more (Llama 4's returns two tensors): PEFT takes them for plain ones."""
+    import torch
+
+    return sorted(
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and type(module).__name__.endswith("Router")
+    )

@@ -52,6 +52,10 @@ class AnyTechnique(Component):
         """Why this technique cannot go with an objective or a model; empty when it can."""
         return ""
 
+    def remark(self, model: Description) -> str:
+        """What people should know before this model is tuned so; empty when there is nothing to say."""
+        return ""
+
     @abstractmethod
     def trainable(self, model: Description) -> int:
         """How many numbers will move."""

@@ -236,6 +236,8 @@ class _Tuning:
         self._technique.begin(model, packs_of(material.lessons, course, tokens))
         one_product(model)
         how = reading(model)
+        if remark := self._technique.remark(self._description):
+            self._work.events.note(remark)
         self._say(how.why, str(dtype).removeprefix("torch."), tokens, course)
         manner = Manner(
             rate=self._rate.value,
