@@ -19,6 +19,7 @@ RECORDS = "mean_chars conflicts prompt_words activations grad_norm"
 """Fields of records that are printed or written whole."""
 SOURCE = Path(__file__).parent.parent / "src"
 FRAMEWORKS = (
+    "is_serializable is_trainable quant_method _is_hf_initialized param_needs_quantization get_quantize_ops "
     "cache_ok down_revision branch_labels depends_on type_annotation_map impl process_bind_param process_result_value "
     "isolation_level __getattr__ model_config decoder post_processor normalizer pytestmark protocol_version "
     "TRACKIO_DIR "

@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM
 from luthier.core.component import members
 from luthier.core.errors import ModelError
 from luthier.models.describe import describe
-from luthier.models.load import load, open_folder, open_merged
+from luthier.models.load import Scheme, load, open_folder, open_merged, scheme_of
+from luthier.models.quantised import dequantise, quantise
 from luthier.models.quiet import no_bars, no_peft_warning
 from luthier.tune.loop import Training
 from luthier.tune.steps.tune import Tune
@@ -53,6 +54,14 @@ OTHERWISE: dict[tuple[str, str], Any] = {
     ("prompt", "tokens"): 5,
     ("prompt", "init"): "random",
     ("prompt", "text"): "Where is the parcel",
+    ("qlora", "r"): 4,
+    ("qlora", "alpha"): 8.0,
+    ("qlora", "targets"): ("q_proj", "v_proj"),
+    ("qlora", "rslora"): True,
+    ("qlora", "dropout"): 0.3,
+    ("qlora", "b_rate"): 16.0,
+    ("qlora", "bits"): 8,
+    ("qlora", "group"): 32,
 }
 """Another value for each field, which must change what is learnt."""
 WAYS: list[dict[str, Any]] = [
@@ -66,6 +75,7 @@ WAYS: list[dict[str, Any]] = [
     {"kind": "p_tuning", "encoder": "lstm", "layers": 2, "encoder_size": 16},
     {"kind": "prefix", "init": "random", "encoder_size": 16},
     {"kind": "prompt", "init": "text", "text": "Sort the message", "tokens": 12},
+    {"kind": "qlora", "bits": 8, "group": 48},
 ]
 """Techniques, and those settings of theirs that work otherwise inside."""
 GIVEN: dict[tuple[str, str], dict[str, Any]] = {
@@ -107,10 +117,12 @@ def step(kind: str, **fields: Any) -> Tune:
     )
 
 
-def in_plain_peft(base: Path, made: Path) -> Any:
+def in_plain_peft(base: Path, made: Path, scheme: Scheme | None) -> Any:
     """The adapter as anybody else opens it."""
     with no_bars(), no_peft_warning():
         model = AutoModelForCausalLM.from_pretrained(base)
+        if scheme:
+            dequantise(quantise(model, scheme), torch.float32)  # what the packed weights stand for, as anybody has it
         return PeftModel.from_pretrained(model, made / "adapter").eval()
 
 
@@ -147,12 +159,14 @@ def test_it_learns_saves_and_loads(way: dict[str, Any], shop: Bench, monkeypatch
     near = {"atol": 1e-4, "rtol": 1e-4} if "start" in way else {}  # a base that was changed meanwhile is restored
     torch.testing.assert_close(logits(load(made, "float32").model), logits(trained[0].eval()), **near)
     if (made.folder / "adapter").is_dir():
-        torch.testing.assert_close(logits(in_plain_peft(shop.base.folder, made.folder)), logits(trained[0]), **near)
+        found = in_plain_peft(shop.base.folder, made.folder, scheme_of(made))
+        torch.testing.assert_close(logits(found), logits(trained[0]), **near)
     if way["kind"] in SOFT:
         with pytest.raises(ModelError, match="cannot be merged into weights"):
             open_merged(made, torch.float32)
     else:
-        torch.testing.assert_close(logits(open_merged(made, torch.float32)), logits(trained[0]), atol=1e-4, rtol=1e-4)
+        merged = open_merged(made, torch.float32, dequantise=way["kind"] == "qlora")
+        torch.testing.assert_close(logits(merged), logits(trained[0]), atol=1e-4, rtol=1e-4)
     assert (logits(load(made, "float32").model) - logits(load(shop.base, "float32").model)).abs().max() > 1e-2
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError, Where
 from luthier.core.step import Outlook
-from luthier.models.describe import read_object
+from luthier.models.describe import describe, read_object
 from luthier.models.quiet import no_bars, no_peft_warning
 
 if TYPE_CHECKING:
@@ -29,6 +29,18 @@ MODEL_CARD = "model.json"
 TUNED_CARD = "tuned.json"
 _CPU_WITH_BF16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """Flags of processors (x86 and ARM) that multiply bfloat16 in hardware."""
+
+
+class Scheme(NamedTuple):
+    """How frozen weights are packed: bits a number, and how many numbers share a scale."""
+
+    bits: Literal[4, 8]
+    group: int
+
+    @property
+    def bytes_a_number(self) -> float:
+        """The scales included."""
+        return self.bits / 8 + 4 / self.group
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,16 +155,25 @@ def cpu_has_bf16() -> bool:
     )
 
 
-def open_folder(folder: Path, dtype: torch.dtype) -> Any:
-    """The causal language model in a Hugging Face folder; `ModelError` when any weight is missing or does not fit."""
+def open_folder(folder: Path, dtype: torch.dtype, scheme: Scheme | None = None) -> Any:
+    """The causal language model in a Hugging Face folder; `ModelError` when any weight is missing or does not fit.
+
+    With a scheme the linear layers are packed one by one as they lie on the disk, so that the same codes come out
+    whatever is computed in, and no more than one weight is whole at any moment.
+    """
     from transformers import AutoModelForCausalLM
 
     where = Where(file=str(folder))
+    more: dict[str, Any] = {"dtype": dtype}
+    if scheme:
+        from luthier.models.quantised import PackedConfig
+
+        more = {"dtype": describe(folder).dtype, "quantization_config": PackedConfig(*scheme)}
     try:
         with no_bars():
             model, info = AutoModelForCausalLM.from_pretrained(
                 folder,
-                dtype=dtype,
+                **more,
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=True,
@@ -165,7 +186,35 @@ def open_folder(folder: Path, dtype: torch.dtype) -> Any:
     if wrong:
         what = f"{', '.join(wrong[:3])} ({len(wrong)} in all)"
         raise ModelError(f"the weights do not fit the architecture: {what}", where=where, remedy=_ANOTHER)
-    return model.eval()
+    return cast(model, dtype).eval()
+
+
+def cast(model: Any, dtype: torch.dtype) -> Any:
+    """The same model with its parameters in a dtype; buffers such as rotary frequencies keep their own."""
+    for parameter in model.parameters():
+        if parameter.dtype != dtype and parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
+    return model
+
+
+def open_quantised(artifact: Artifact, dtype: torch.dtype, scheme: Scheme) -> Any:
+    """The plain transformers model of an artifact with its linear layers packed; what moves over it is added later."""
+    own = weights_of(artifact)
+    if not is_adapter(own):
+        return open_folder(own.folder, dtype, scheme)
+    import torch
+
+    from luthier.models.quantised import quantise
+
+    return cast(quantise(open_merged(own, torch.float32), scheme), dtype)
+
+
+def scheme_of(artifact: Artifact) -> Scheme | None:
+    """How the model under an adapter was packed while it was tuned; None when it was whole."""
+    technique = artifact.read_json(TUNED_CARD).get("technique") if "model" in artifact.manifest.inputs else None
+    if not isinstance(technique, dict) or technique.get("kind") != "qlora":
+        return None
+    return Scheme(technique["bits"], technique["group"])
 
 
 _ANOTHER = "fetch the model again, or take another release of it"
@@ -189,21 +238,42 @@ def open_adapter(model: Any, folder: Path) -> Any:
     from peft import PeftModel
 
     where = Where(file=str(folder))
-    config = read_object(folder / "adapter_config.json")
+    told = read_object(folder / "adapter_config.json")
     if not (folder / "adapter_model.safetensors").is_file():
         raise ModelError("holds no adapter_model.safetensors", where=where)
     try:
         with no_peft_warning():
             warnings.filterwarnings("error", message="Found missing adapter keys", category=UserWarning)
-            return PeftModel.from_pretrained(model, folder, is_trainable=False).eval()
+            return PeftModel.from_pretrained(model, folder, config=_config(model, folder), is_trainable=False).eval()
     except (ValueError, RuntimeError, KeyError, UserWarning) as error:
         first = str(error).strip().split("\n", 1)[0]
-        kind = config.get("peft_type", "adapter")
+        kind = told.get("peft_type", "adapter")
         raise ModelError(f"this {kind} adapter does not fit its base model: {first}", where=where) from error
 
 
-def merge(model: Any, place: Path) -> Any:
-    """PEFT's model with the adapter added into its weights; `ModelError` for adapters that are not weights."""
+def _config(model: Any, folder: Path) -> Any:
+    """An adapter's settings, with what PEFT must be told about a quantised model's layers."""
+    from peft import PeftConfig
+
+    from luthier.models.quantised import LAYERS_FOR_PEFT, is_quantised
+
+    config = PeftConfig.from_pretrained(folder)
+    config.inference_mode = True
+    if is_quantised(model):
+        config._register_custom_module(LAYERS_FOR_PEFT)
+    return config
+
+
+def merge(model: Any, place: Path, *, dequantise: bool = False) -> Any:
+    """PEFT's model with the adapter added into its weights; `ModelError` for adapters that are not weights.
+
+    An adapter that was learnt over a quantised base is merged only with `dequantise`, into weights that are brought
+    back to the precision in which the model computes.
+    """
+    if dequantise:
+        from luthier.models import quantised
+
+        quantised.dequantise(model, next(model.parameters()).dtype)
     if model.active_peft_config.is_prompt_learning:
         kind = model.active_peft_config.peft_type.value
         remedy = "export it with `--format adapter`, or tune with a technique such as lora"
@@ -212,23 +282,30 @@ def merge(model: Any, place: Path) -> Any:
         )
     try:
         return model.merge_and_unload(progressbar=False, safe_merge=True)
+    except ModelError as error:
+        raise ModelError(error.message, where=Where(file=str(place)), remedy=error.remedy) from error
     except (AttributeError, NotImplementedError, ValueError) as error:
         kind = model.active_peft_config.peft_type.value
         raise ModelError(f"{kind} cannot be merged: {error}", where=Where(file=str(place))) from error
 
 
-def open_merged(artifact: Artifact, dtype: torch.dtype) -> Any:
-    """A plain transformers model: every adapter on the way is merged in float32, then all is rounded once."""
+def open_merged(artifact: Artifact, dtype: torch.dtype, *, dequantise: bool = False) -> Any:
+    """A plain transformers model: every adapter on the way is merged in float32, then all is rounded once.
+
+    `dequantise` allows it where a base was quantised for tuning; the weights are then what its codes stand for.
+    """
     artifact = weights_of(artifact)
     if not is_adapter(artifact):
         return open_folder(artifact.folder, dtype)
     import torch
 
-    return merge(_open(artifact, torch.float32), artifact.folder).to(dtype)
+    return cast(merge(_open(artifact, torch.float32), artifact.folder, dequantise=dequantise), dtype)
 
 
 def _open(artifact: Artifact, dtype: torch.dtype) -> Any:
     artifact = weights_of(artifact)
     if not is_adapter(artifact):
         return open_folder(artifact.folder, dtype)
-    return open_adapter(open_merged(artifact.parent("model"), dtype), artifact.folder / ADAPTER)
+    parent, scheme = artifact.parent("model"), scheme_of(artifact)
+    under = open_quantised(parent, dtype, scheme) if scheme else open_merged(parent, dtype)
+    return open_adapter(under, artifact.folder / ADAPTER)

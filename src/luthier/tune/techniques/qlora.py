@@ -1,0 +1,74 @@
+"""QLoRA: LoRA over a frozen base that lies in 4 or 8 bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from luthier.core.artifact import Artifact
+from luthier.models.describe import Description, bytes_a_number, training_memory
+from luthier.models.load import Scheme, open_quantised
+from luthier.models.shapes import ADAPTED_EXPERTS, linears
+from luthier.tune.low_rank import HEAD_ROWS, LowRank
+from luthier.tune.peft_files import write_adapter
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Qlora(LowRank):
+    """LoRA over weights in 4 or 8 bits: a larger model in the same memory, on any processor, a little slower.
+
+    The base is packed while it is read, and a layer's weight exists only while it multiplies. What is saved is a plain
+    LoRA adapter: it loads over the whole base too, whose answers are close to, not the same as, the packed one's.
+    """
+
+    kind: Literal["qlora"] = "qlora"
+
+    bits: Literal[4, 8] = 4
+    """Bits of a frozen number: 4 (NF4, which Dettmers et al., 2023, saw match 16 bits after tuning) or 8 (nearer to the
+    base, twice the memory). Embeddings, norms and the output head stay as they are."""
+    group: int = Field(default=64, ge=2, le=4096, multiple_of=2)
+    """How many numbers share a scale: 64 in the paper. More save a little memory (4.5 bits a number with 64, 4.25 with
+    128) and round more coarsely."""
+
+    def open(self, artifact: Artifact, dtype: torch.dtype) -> Any:
+        """The model with its linear layers packed as they are read."""
+        return open_quantised(artifact, dtype, Scheme(self.bits, self.group))
+
+    def adapt(self, model: Any, seed: int) -> Any:
+        """PEFT's model with fresh fp32 adapters over the packed layers: A random from the seed, B zero."""
+        from luthier.models.quantised import LAYERS_FOR_PEFT, Packed, quantise
+
+        names = {name for name, module in model.named_modules() if isinstance(module, Packed)}
+        if not names:
+            quantise(model, Scheme(self.bits, self.group))
+            names = {name for name, module in model.named_modules() if isinstance(module, Packed)}
+        known = {name.rpartition(".")[2] for name in names}
+        self.check_targets(known)
+        targets = sorted(known) if isinstance(self.targets, str) else list(self.targets)
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        return self.wrap(model, seed, LAYERS_FOR_PEFT, target_modules=targets, fan_in_fan_out=False)
+
+    def refuses(self, objective: str, model: Description) -> str:
+        """The fused experts of mixtures are no layers that could be packed."""
+        if model.model_type in ADAPTED_EXPERTS:
+            return f"most of a {model.model_type} lies in fused experts, which cannot be quantised here; take lora"
+        return ""
+
+    def footprint(self, model: Description, tokens: int) -> int:
+        """Packed weights, the rest as on the disk, one weight brought back, fp32 adapters with AdamW, and what autograd
+        keeps of one pack."""
+        layers, width = linears(model), bytes_a_number(model)
+        numbers = sum(one.inputs * one.outputs for one in layers)
+        packed = int(numbers * Scheme(self.bits, self.group).bytes_a_number)
+        largest = max((one.outputs * (one.inputs + self.r) for one in layers), default=0)
+        whole = training_memory(model, "lora", self.trainable(model), tokens, head_rows=HEAD_ROWS).total
+        return whole - width * numbers + packed + width * largest
+
+    def save(self, model: Any, folder: Path, base: Path, name: str) -> None:
+        """`adapter/` as PEFT reads it: plain LoRA, over whole weights or packed ones."""
+        write_adapter(model, folder, name)
