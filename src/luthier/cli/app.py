@@ -99,10 +99,18 @@ def _end_in_order() -> None:
     signal.signal(signal.SIGTERM, _terminated)
     hang_up = getattr(signal, "SIGHUP", None)
     if hang_up is not None and signal.getsignal(hang_up) is not signal.SIG_IGN:
-        signal.signal(hang_up, _terminated)
+        signal.signal(hang_up, _hung_up)
 
 
 def _terminated(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _hung_up(signum: int, frame: FrameType | None) -> None:
+    """The terminal is closed: stop as if interrupted, and let nothing fail for want of a place to be shown."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(nowhere, stream.fileno())
     raise KeyboardInterrupt
 
 

@@ -9,7 +9,7 @@
     │   ├── MissingExtra         an optional library that is not installed
     │   └── Unwritable           disk full, store read-only, memory exhausted
     ├── CorruptArtifact          a file that differs from what was made        exit 2
-    └── Interrupted              Ctrl-C, SIGTERM, SIGHUP      exit 130
+    └── Interrupted              Ctrl-C, SIGTERM, or the terminal closed       exit 130
 
 Anything else that escapes is a fault of Luthier's own: exit 4, with the details kept in a file.
 """

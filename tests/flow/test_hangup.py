@@ -1,0 +1,51 @@
+"""The terminal closes while a run works: the run stops as if interrupted, and what it has learnt is kept."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+from luthier.cli.app import run_command
+from tests.workshop import RECIPE, small_recipe
+
+LONG = RECIPE.split("  report:")[0].replace(
+    "rows_per_step: 8", "rows_per_step: 8\n    epochs: 99\n    checkpoint_steps: 1"
+)
+
+
+def test_a_closed_terminal_interrupts_and_loses_nothing(tmp_path: Path) -> None:
+    small_recipe(tmp_path, LONG)
+    environment = {**os.environ, "LUTHIER_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1", "TERM": "xterm"}
+    terminal, inside = os.openpty()
+    command = [sys.executable, "-m", "luthier", "run", "recipe.yaml"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment,
+        preexec_fn=lambda: os.login_tty(inside),  # noqa: PLW1509  # nothing else makes a terminal the child's own
+    ) as process:  # fmt: skip
+        os.close(inside)
+        while b"loss" not in os.read(terminal, 4096):
+            pass
+        os.close(terminal)
+    assert process.returncode == 130
+    ledger = sqlite3.connect(tmp_path / ".luthier" / "ledger.db")
+    assert ledger.execute("select state from runs").fetchall() == [("interrupted",)]
+    ledger.close()
+    (kept,) = (tmp_path / ".luthier" / "work").glob("*/scratch/checkpoint.safetensors")
+    with safe_open(kept, framework="pt") as file:
+        assert int(file.metadata()["step"]) > 0
+
+
+def test_a_run_under_nohup_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert run_command(["--version"]) == 0
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -1,0 +1,80 @@
+"""Reading a data set for tuning: memory does not grow with its rows, and every row is accounted for."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from luthier.models.pack import Row
+from luthier.text.dataset import batches, read_examples
+from luthier.text.ids import Text
+from luthier.text.messages import Example
+from luthier.tune.heldout import HeldOut
+from luthier.tune.material import Material
+from luthier.tune.objective import Lesson
+from luthier.tune.objectives.sft import Sft
+from luthier.tune.steps.tune import Tune
+from tuning import Bench, bench, chat
+
+ROWS = 4000
+BOUND = 3e6
+"""Bytes that Python may hold beyond the numbers in files: a batch of examples, and one hash of each row."""
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    rows = [chat(f"Where is parcel {line}? " * 8, "delivery", line) for line in range(ROWS)]
+    return bench(tmp_path_factory.mktemp("shop"), rows)
+
+
+def peak(work: Callable[[], object]) -> int:
+    """Most bytes that Python held at once while something was done."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_does_not_grow_with_the_rows(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def quick(self: Sft, examples: Sequence[Example], text: Text) -> list[Lesson]:
+        return [Lesson(id=one.id, rows=(Row(list(range(90)), [1.0] * 90, one.id),)) for one in examples]
+
+    monkeypatch.setattr(Sft, "lessons", quick)
+    step = Tune(data="data", held_out=HeldOut(rows=0.1))
+    text = Text.load(shop.base.folder)
+    len(Material(step.model_copy(update={"rows": 9}), shop.work(step), text).lessons)  # what is imported, is
+    material = Material(step, shop.work(step), text)
+    assert peak(lambda: material.lessons) < BOUND
+    assert len(material.lessons) == 0.9 * ROWS
+    assert peak(lambda: read_examples(shop.data, "train")) > 3 * BOUND
+
+
+def test_batches_hold_the_wanted_rows_in_order(shop: Bench) -> None:
+    every = read_examples(shop.data, "train")
+    assert [one for some in batches(shop.data, "train") for one in some] == every
+    wanted = [0, 1, 255, 256, 700, 3999]
+    found = [one for some in batches(shop.data, "train", wanted, size=100) for one in some]
+    assert found == [every[place] for place in wanted]
+    assert list(batches(shop.data, "train", [])) == []
+
+
+def test_a_killed_reading_begins_again_and_a_finished_one_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = bench(tmp_path)
+    step = Tune(data="data", rows=20)
+    text = Text.load(shop.base.folder)
+    lessons = Sft.lessons
+    with monkeypatch.context() as patch:
+        patch.setattr(Sft, "lessons", lambda self, some, text: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            len(Material(step, shop.work(step), text).lessons)
+    assert len(Material(step, shop.work(step), text).lessons) == 20
+    monkeypatch.setattr(Sft, "lessons", lambda self, some, text: pytest.fail("read twice"))
+    assert len(Material(step, shop.work(step), text).lessons) == 20
+    assert lessons is not Sft.lessons
