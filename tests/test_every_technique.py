@@ -26,6 +26,11 @@ EVERY = members(AnyTechnique)
 TECHNIQUES = {kind: found for kind, found in EVERY.items() if issubclass(found, Technique)}
 KINDS = sorted(TECHNIQUES)
 OTHERWISE: dict[tuple[str, str], Any] = {
+    ("adapter", "place"): "parallel",
+    ("adapter", "reduction"): 4.0,
+    ("adapter", "size"): 5,
+    ("adapter", "bend"): "tanh",
+    ("adapter", "scale"): 4.0,
     ("full", "embeddings"): False,
     ("ia3", "targets"): ("q_proj", "down_proj"),
     ("ia3", "feedforward"): ("v_proj",),
@@ -66,6 +71,7 @@ OTHERWISE: dict[tuple[str, str], Any] = {
 """Another value for each field, which must change what is learnt."""
 WAYS: list[dict[str, Any]] = [
     *({"kind": kind} for kind in KINDS),
+    {"kind": "adapter", "place": "houlsby", "size": 6, "bend": "gelu"},
     {"kind": "full", "embeddings": False},
     {"kind": "layers", "last": 0, "names": ("*.o_proj.weight",), "head": True, "norms": True},
     {"kind": "lora", "dora": True, "b_rate": 4.0},
@@ -161,8 +167,8 @@ def test_it_learns_saves_and_loads(way: dict[str, Any], shop: Bench, monkeypatch
     if (made.folder / "adapter").is_dir():
         found = in_plain_peft(shop.base.folder, made.folder, scheme_of(made))
         torch.testing.assert_close(logits(found), logits(trained[0]), **near)
-    if way["kind"] in SOFT:
-        with pytest.raises(ModelError, match="cannot be merged into weights"):
+    if way["kind"] in (*SOFT, "adapter"):
+        with pytest.raises(ModelError, match="cannot be merged"):
             open_merged(made, torch.float32)
     else:
         merged = open_merged(made, torch.float32, dequantise=way["kind"] == "qlora")

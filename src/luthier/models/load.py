@@ -255,6 +255,7 @@ def _config(model: Any, folder: Path) -> Any:
     """An adapter's settings, with what PEFT must be told about a quantised model's layers."""
     from peft import PeftConfig
 
+    from luthier.models import bottleneck  # noqa: F401  # teaches PEFT the type
     from luthier.models.quantised import LAYERS_FOR_PEFT, is_quantised
 
     config = PeftConfig.from_pretrained(folder)

@@ -1,0 +1,122 @@
+"""Bottleneck adapters: a narrow detour after (or beside) attention and MLP of every layer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from luthier.core.errors import ModelError, Where
+from luthier.models.describe import Description, training_memory
+from luthier.models.quiet import no_peft_warning
+from luthier.tune.peft_files import write_adapter
+from luthier.tune.technique import Choice, Rate, Technique, rate_for_width
+
+BEST_RATE = 3e-4
+"""LLM-Adapters' for series and parallel adapters (Hu et al., 2023); found at a width of 4,096, so careful here."""
+HEAD_ROWS = 256
+"""Positions at which the output head runs at once."""
+_ATTENTION = re.compile(r"((?:self_attn|self_attention|attention|attn)\.(?:o_proj|out_proj|dense|c_proj|wo))\.weight$")
+"""The layer that leads out of attention, in a decoder layer."""
+_MLP = re.compile(r"^(mlp|feed_forward|ffn|block_sparse_moe)\.|^(fc2)\.")
+"""The MLP of a decoder layer; OPT's has no module of its own, and ends with fc2."""
+_LAYER = re.compile(r"(?:^|\.)(\d+)\.")
+
+
+class Adapter(Technique):
+    """Small networks inside the frozen model, with a bend: they can learn what no change of weights of their size can.
+
+    They cost time when the model is used, and cannot be merged: export them as an adapter. PEFT has no such kind, so
+    `import luthier.models.bottleneck` must come before `PeftModel.from_pretrained`.
+    """
+
+    kind: Literal["adapter"] = "adapter"
+
+    place: Literal["houlsby", "pfeiffer", "parallel"] = "pfeiffer"
+    """`pfeiffer`: after each MLP, nearly as good as twice as many (Pfeiffer et al., 2021). `houlsby`: after attention
+    and after the MLP (Houlsby et al., 2019). `parallel`: beside the MLP, from its input (He et al., 2022)."""
+    reduction: float = Field(default=16.0, gt=0)
+    """How many times narrower than the model the detour is; 16 is Pfeiffer's."""
+    size: int | None = Field(default=None, ge=1)
+    """The detour's width as a number, in the stead of `reduction`; 256 in LLM-Adapters (Hu et al., 2023)."""
+    bend: Literal["relu", "gelu", "silu", "tanh"] = "relu"
+    """The non-linearity in the narrow place."""
+    scale: float = Field(default=1.0, gt=0)
+    """What the detour's output is multiplied by; He et al. take 4 for parallel ones."""
+
+    def adapt(self, model: Any, seed: int) -> Any:
+        """PEFT's model with fresh fp32 detours: the way down random from the seed, the way up zero."""
+        import torch
+        from peft import get_peft_model
+
+        from luthier.models.bottleneck import BottleneckConfig
+
+        width = int(model.config.get_text_config().hidden_size)
+        places = {place for _, place in self._places(name for name, _ in model.named_parameters())}
+        if not places:
+            raise ModelError(_NONE, where=Where(field="technique.place"), remedy="take another technique, such as lora")
+        config = BottleneckConfig(
+            target_modules=sorted(places),
+            size=self._size(width),
+            bend=self.bend,
+            parallel=self.place == "parallel",
+            scale=self.scale,
+            width=width,
+            task_type="CAUSAL_LM",
+        )
+        with torch.random.fork_rng(devices=[]), no_peft_warning():
+            torch.manual_seed(seed)
+            return get_peft_model(model, config)
+
+    def _size(self, width: int) -> int:
+        return self.size or max(1, round(width / self.reduction))
+
+    def _places(self, names: Iterable[str]) -> set[tuple[int, str]]:
+        """Each decoder layer with the modules in it that get a detour, told from the names of parameters."""
+        found: set[tuple[int, str]] = set()
+        for name in names:
+            if layer := _LAYER.search(name):
+                inside = name[layer.end() :]
+                if (mlp := _MLP.search(inside)) and not (mlp[2] and self.place == "parallel"):
+                    found.add((int(layer[1]), mlp[1] or mlp[2]))
+                if self.place == "houlsby" and (out := _ATTENTION.search(inside)):
+                    found.add((int(layer[1]), out[1]))
+        return found
+
+    def refuses(self, objective: str, model: Description) -> str:
+        """A model whose layers are called otherwise."""
+        return "" if not model.tensors or self._places(model.tensors) else _NONE
+
+    def _detours(self, model: Description) -> int:
+        """How many there are; as in a usual model when it is not here yet."""
+        return len(self._places(model.tensors)) if model.tensors else model.layers * (1 + (self.place == "houlsby"))
+
+    def trainable(self, model: Description) -> int:
+        """Both matrices and both biases of every detour."""
+        width, size = model.hidden_size, self._size(model.hidden_size)
+        return self._detours(model) * (2 * width * size + width + size)
+
+    def footprint(self, model: Description, tokens: int) -> int:
+        """Frozen weights, the detours with AdamW, and what autograd keeps of one pack: of each detour its input and the
+        narrow place before and after the bend, in fp32."""
+        plain = training_memory(model, "adapter", self.trainable(model), tokens, head_rows=HEAD_ROWS).total
+        return plain + tokens * self._detours(model) * 4 * (model.hidden_size + 2 * self._size(model.hidden_size))
+
+    def rate(self, hidden_size: int) -> Rate:
+        """By the width of the model."""
+        value = rate_for_width(BEST_RATE, hidden_size)
+        return Rate(value, f"bottleneck adapters in a model {hidden_size} wide; LLM-Adapters', falling with width")
+
+    def space(self) -> Mapping[str, Choice]:
+        """The learning rate, and how narrow the detour is."""
+        return {"learning_rate": Choice(1e-4, 3e-3, log=True), "reduction": Choice(values=(4.0, 8.0, 16.0, 32.0))}
+
+    def save(self, model: Any, folder: Path, base: Path, name: str) -> None:
+        """`adapter/` in PEFT's format."""
+        write_adapter(model, folder, name)
+
+
+_NONE = "no layer has an MLP (or attention) by a name that is known"
