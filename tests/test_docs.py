@@ -14,6 +14,14 @@ from tests.workshop import small_recipe, tickets, write_csv
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "howto").glob("*.md")), ROOT / "docs" / "tutorial.md"]
+AXOLOTL = """\
+base_model: HuggingFaceTB/SmolLM2-135M-Instruct
+datasets: [{path: tickets.csv, type: {field_instruction: message, field_output: category}}]
+adapter: lora
+micro_batch_size: 4
+num_epochs: 1
+learning_rate: 0.0002
+"""
 NOT_TYPED = ("pip ", "./demo", "./check", "luthier schema >", "luthier --install-completion")
 """Commands that install, set a machine up, or need a shell."""
 
@@ -68,6 +76,8 @@ def test_a_command_of_the_pages_works(
     if words[1] == "new":
         monkeypatch.chdir(tmp_path)
         write_csv(Path("tickets.csv"), tickets(60))
+        Path("axolotl.yaml").write_text(AXOLOTL, encoding="utf-8")
+    line = line.replace("moved/recipe.yaml", "recipe.yaml")
     line = line.replace("support/recipe.yaml", "recipe.yaml").replace("support:", "recipe.yaml:")
     line = re.sub(r"\bsupport\b", "recipe.yaml", line) if words[1] != "new" else line
     line = line.replace("recipes/headlines/recipe.yaml", "recipe.yaml").replace("recipes/headlines", "recipe.yaml")

@@ -41,11 +41,16 @@ def _arguments(recipe: Path | None, overrides: list[str] | None) -> tuple[Path, 
 
 def new(
     name: Annotated[str, typer.Argument(help="Name of the recipe; a folder of this name is made.")],
-    source: Annotated[Path | None, typer.Option("--from", help="Your data: CSV, JSONL or Parquet.")] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", help="Your data (CSV, JSONL, Parquet), or a YAML file of axolotl, TRL or LLaMA-Factory."
+        ),
+    ] = None,
     template: Annotated[
         str | None, typer.Option(help="When you bring no data: `labels` (the default) or `replies`.")
     ] = None,
-    model: Annotated[str, typer.Option(help="The base model.")] = "smollm2-135m-instruct",
+    model: Annotated[str | None, typer.Option(help="The base model; smollm2-135m-instruct when not given.")] = None,
     as_json: Json = False,
 ) -> None:
     """Write a recipe that fits your data (or from a template), with the reason for each choice."""

@@ -1,20 +1,25 @@
-"""Writing a recipe for somebody: one that fits their file, with the reason for each choice, or one from a template."""
+"""Writing a recipe for somebody: one that fits their data, with the reason for each choice, one that does what another
+tuner's file asks for, or one from a template."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
-from luthier.core.errors import InputError, UnknownName, Where, did_you_mean
-from luthier.core.files import write_aside
+from luthier.core.errors import InputError, LuthierError, UnknownName, Where, did_you_mean
+from luthier.core.files import write_aside, writing
 from luthier.flow.recipe import Recipe
 from luthier.flow.schema import HEADER, SCHEMA_FILE, recipe_schema
 from luthier.flow.source_text import parse_yaml
 
+MODEL = "smollm2-135m-instruct"
+"""The base model when none is named."""
 _TEMPLATES = files("luthier.flow") / "templates"
 
 
@@ -24,10 +29,10 @@ class Written:
 
     path: Path
     decisions: dict[str, str] = field(default_factory=dict)
-    """Why, by dotted path within the step that prepares the data."""
+    """Why, by dotted path within the step that prepares the data; or which option of another tool was not taken."""
 
 
-def write_recipe(name: str, source: Path | None, *, template: str | None, model: str) -> Written:
+def write_recipe(name: str, source: Path | None, *, template: str | None, model: str | None) -> Written:
     """Write `NAME/recipe.yaml` and its schema; an existing recipe is never touched."""
     if source is not None and template is not None:
         remedy = "leave one of them out: a recipe made from your data needs no template"
@@ -35,13 +40,30 @@ def write_recipe(name: str, source: Path | None, *, template: str | None, model:
     folder = _folder(name)
     path = folder / "recipe.yaml"
     if source is None:
-        text, decisions = _from_template(template or "labels", folder.name, model), dict[str, str]()
+        text, decisions = _from_template(template or "labels", folder.name, model or MODEL), dict[str, str]()
+    elif source.suffix.lower() in (".yaml", ".yml"):
+        text, decisions = _from_tool(source, folder, model)
     else:
-        text, decisions = _from_file(source, folder, model)
-    Recipe.of(parse_yaml(text, str(path)), folder)
+        text, decisions = _from_file(source, folder, model or MODEL)
+    with _standing(folder):
+        Recipe.of(parse_yaml(text, str(path)), folder)
     write_aside(folder / SCHEMA_FILE, (json.dumps(recipe_schema(), indent=1, ensure_ascii=False) + "\n").encode())
     write_aside(path, f"{HEADER}\n{text}".encode())
     return Written(path=path, decisions=decisions)
+
+
+@contextmanager
+def _standing(folder: Path) -> Iterator[None]:
+    """Paths that lead out of a folder lead somewhere only once it is there; it goes again when something is wrong."""
+    new = not folder.exists()
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except LuthierError:
+        if new:
+            folder.rmdir()
+        raise
 
 
 def _folder(name: str) -> Path:
@@ -76,3 +98,15 @@ def _from_file(source: Path, folder: Path, model: str) -> tuple[str, dict[str, s
     shown = Path(os.path.relpath(source.absolute(), folder.absolute())).as_posix()
     proposal = propose(source, shown=shown)
     return render_recipe(proposal, folder.name, model), proposal.reasons
+
+
+def _from_tool(source: Path, folder: Path, model: str | None) -> tuple[str, dict[str, str]]:
+    """From a YAML file of axolotl, TRL or LLaMA-Factory."""
+    from luthier.flow.foreign.translate import translate
+    from luthier.flow.source_text import read_yaml
+
+    if model is not None:
+        remedy = "leave it out, and change `model` in the recipe if you want another"
+        raise InputError("the file names its own model", where=Where(field="--model"), remedy=remedy)
+    made = translate(read_yaml(source).data, source, folder)
+    return made.text, made.account.sentences()

@@ -1,0 +1,77 @@
+"""An account of another tool's options: what each became, or why it has no counterpart; none is dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+EMPTY: tuple[Any, ...] = (None, "", [], {})
+
+
+@dataclass
+class Account:
+    """What became of every option of a file."""
+
+    tool: str
+    taken: dict[str, str] = field(default_factory=dict)
+    """Where an option stands in the recipe."""
+    left: dict[str, str] = field(default_factory=dict)
+    """Why an option has no counterpart."""
+    unknown: list[str] = field(default_factory=list)
+    """Options that this importer has never heard of."""
+    empty: list[str] = field(default_factory=list)
+    """Options that are there without a value."""
+
+    def sentences(self) -> dict[str, str]:
+        """What has no counterpart, an option a line, for people."""
+        found = {name: f"{name}: no counterpart: {why}" for name, why in self.left.items()}
+        return found | {name: f"{name}: unknown to this importer; it was not taken over" for name in self.unknown}
+
+    def comments(self) -> list[str]:
+        """The whole account, a line each."""
+        lines = [f"{name} -> {place}" for name, place in self.taken.items()]
+        lines += list(self.sentences().values())
+        return lines + ([f"without a value there: {', '.join(self.empty)}"] if self.empty else [])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """One option as its tool names it, and its value."""
+
+    option: str
+    value: Any
+    default: bool = False
+    """Whether the file leaves it out, so that the tool's own default holds."""
+
+    def __str__(self) -> str:
+        return f"{self.option}: {self.value}" + (" (its default)" if self.default else "")
+
+
+class Wishes:
+    """The options of a file under common names; each is taken once, and the account says what it became."""
+
+    def __init__(self, account: Account, found: Mapping[str, Wish]) -> None:
+        self.account, self._found = account, dict(found)
+
+    def get(self, name: str) -> Any:
+        """The value that is wished for, without taking it."""
+        return self._found[name].value if name in self._found else None
+
+    def take(self, name: str, place: str) -> Any:
+        """The value, noted as standing at a place of the recipe; None when nobody asked for it."""
+        wish = self._found.pop(name, None)
+        if wish is None:
+            return None
+        self.account.taken[str(wish)] = place
+        return wish.value
+
+    def leave(self, name: str, why: str) -> None:
+        """Note why an option is not taken; defaults of the tool are not worth a word."""
+        wish = self._found.pop(name, None)
+        if wish is not None and not wish.default:
+            self.account.left[f"{wish.option}: {wish.value}"] = why
+
+    def rest(self) -> list[str]:
+        """The names that nobody has taken."""
+        return list(self._found)

@@ -1,0 +1,185 @@
+"""axolotl's options (its schema of 2025), and their counterparts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from luthier.core.errors import InputError
+from luthier.flow.foreign import reasons
+from luthier.flow.foreign.account import EMPTY, Account
+from luthier.flow.foreign.tool import Dataset, Tool
+
+NAMES = {
+    "base_model": "model", "revision_of_model": "revision", "adapter": "technique", "load_in_4bit": "4bit",
+    "load_in_8bit": "8bit", "lora_r": "r", "lora_alpha": "alpha", "lora_dropout": "dropout",
+    "lora_target_modules": "targets", "peft_use_rslora": "rslora", "peft_use_dora": "dora",
+    "peft_init_lora_weights": "start", "loraplus_lr_ratio": "b_rate", "learning_rate": "learning_rate",
+    "num_epochs": "epochs", "max_steps": "max_steps", "micro_batch_size": "micro_batch", "batch_size": "batch",
+    "gradient_accumulation_steps": "accumulation", "lr_scheduler": "schedule", "warmup_ratio": "warmup",
+    "warmup_steps": "warmup_steps", "weight_decay": "weight_decay", "optimizer": "optimizer", "adam_beta1": "beta1",
+    "adam_beta2": "beta2", "adam_epsilon": "eps", "max_grad_norm": "clip", "sequence_len": "max_tokens",
+    "excess_length_strategy": "too_long", "val_set_size": "held", "seed": "seed", "bf16": "bf16",
+    "torch_dtype": "dtype", "early_stopping_patience": "patience", "default_system_message": "system",
+}  # fmt: skip
+DEFAULTS = {
+    "epochs": 1.0, "micro_batch": 1, "accumulation": 1, "schedule": "cosine", "max_tokens": 512, "weight_decay": 0.0,
+    "clip": 1.0, "dropout": 0.0, "learn": "all", "seed": 42,
+}  # fmt: skip
+LEFT = {
+    "sample_packing*": reasons.PACKED, "eval_sample_packing": reasons.PACKED, "pad_to_sequence_len": reasons.PACKED,
+    "multipack_real_batches": reasons.PACKED, "batch_flattening": reasons.PACKED,
+    "pretraining_sample_concatenation": reasons.PACKED, "group_by_length": reasons.PACKED,
+    "flash_*": reasons.MEASURED, "xformers_attention": reasons.MEASURED, "sdp_attention": reasons.MEASURED,
+    "s2_attention": reasons.MEASURED, "flex_*": reasons.MEASURED, "eager_attention": reasons.MEASURED,
+    "attn_implementation": reasons.MEASURED, "lora_*_kernel": reasons.MEASURED,
+    "unsloth_*": reasons.MEASURED,
+    "liger_*": reasons.MEASURED, "cut_cross_entropy": reasons.MEASURED, "torch_compile*": reasons.MEASURED,
+    "tf32": reasons.MEASURED, "plugins": "parts of Luthier are components; other packages bring theirs by entry points",
+    "gradient_checkpointing*": reasons.MEMORY, "auto_find_batch_size": reasons.MEMORY, "max_memory": reasons.MEMORY,
+    "gpu_memory_limit": reasons.MEMORY, "low_cpu_mem_usage": reasons.MEMORY, "lora_on_cpu": reasons.MEMORY,
+    "gc_steps": reasons.MEMORY, "eval_batch_size": reasons.MEMORY,
+    "save_*": reasons.SAVED, "saves_per_epoch": reasons.SAVED, "resume_from_checkpoint": reasons.SAVED,
+    "auto_resume_from_checkpoints": reasons.SAVED, "load_best_model_at_end": "a held-out metric keeps the best state",
+    "logging_steps": reasons.LOGGED, "debug": reasons.LOGGED, "profiler_steps": reasons.LOGGED,
+    "include_tokens_per_second": reasons.LOGGED, "loss_watchdog_*": "a spike of the loss stops the run",
+    "wandb_*": reasons.TRACKED, "mlflow_*": reasons.TRACKED, "comet_*": reasons.TRACKED,
+    "use_tensorboard": reasons.TRACKED, "use_wandb": reasons.TRACKED, "use_mlflow": reasons.TRACKED,
+    "output_dir": reasons.STORED, "hub_*": reasons.STORED, "push_dataset_to_hub": reasons.STORED,
+    "hf_use_auth_token": "tokens are read from the environment",
+    "deepspeed": reasons.ALONE, "fsdp*": reasons.ALONE, "ddp*": reasons.ALONE, "local_rank": reasons.ALONE,
+    "world_size": reasons.ALONE, "sequence_parallel_degree": reasons.ALONE, "device*": reasons.ALONE,
+    "dataset_prepared_path": reasons.PREPARED, "dataset_processes": reasons.PREPARED,
+    "dataset_keep_in_memory": reasons.PREPARED, "dataloader_*": reasons.PREPARED,
+    "skip_prepare_dataset": reasons.PREPARED, "remove_unused_columns": reasons.PREPARED,
+    "shuffle_merged_datasets": "rows are taken in an order that follows from the seed",
+    "special_tokens": reasons.TOKENS, "tokens": reasons.TOKENS, "added_tokens_overrides": reasons.TOKENS,
+    "eot_tokens": reasons.TOKENS, "tokenizer_*": reasons.TOKENS, "resize_token_embeddings_to_32x": reasons.TOKENS,
+    "lora_modules_to_save": "adapters hold what the technique moves; `layers` moves embeddings and head",
+    "chat_template*": reasons.TEMPLATE, "model_type": "the architecture is read from the model's own files",
+    "is_*_derived_model": "the architecture is read from the model's own files",
+    "trust_remote_code": reasons.REMOTE, "strict": "unknown settings are always errors here",
+    "bnb_config_kwargs": reasons.QUANTISED, "qlora_sharded_model_loading": reasons.QUANTISED,
+    "fp16": "a model computes in bfloat16 or float32 here", "float16": "a model computes in bfloat16 or float32 here",
+    "lora_fan_in_fan_out": "which way a layer's weights lie is seen from the layer",
+    "lora_target_linear": "say all-linear in `targets`", "train_on_inputs": "prompts are never learnt",
+    "lora_model_dir": "name the step that tuned it in `model`", "eval_*": reasons.EVALUATED,
+    "evals_per_epoch": reasons.EVALUATED, "test_datasets": reasons.EVALUATED, "do_*_eval": reasons.EVALUATED,
+    "metric_for_best_model": reasons.EVALUATED, "greater_is_better": reasons.EVALUATED,
+    "neftune_noise_alpha": "noise on embeddings is not among the techniques",
+    "dataset_exact_deduplication": "add `exact_dedup` to `ops` of the step `data`",
+}  # fmt: skip
+OF_DATA = {
+    "type": "the layout is recognised from the columns", "ds_type": "the kind of the file is in `source.kind`",
+    "message_field_role": "role and content are recognised under their usual names",
+    "message_field_content": "role and content are recognised under their usual names",
+    "message_property_mappings": "role and content are recognised under their usual names",
+    "roles": "roles are recognised under their usual names", "conversation": reasons.TEMPLATE,
+    "chat_template": reasons.TEMPLATE, "chat_template_jinja": reasons.TEMPLATE, "train_on_eos": "each learnt turn ends",
+    "split": "a file is read whole", "name": "a file is read whole", "trust_remote_code": reasons.REMOTE,
+    "roles_to_train": "what the assistant says is learnt, and nothing else",
+    "message_field_training": "turns marked `train: false` or `weight: 0` are never learnt",
+    "revision": "write the file's own digest into your notes", "shards": "write `source.first`",
+    "format": "write a template into `source.prompt`", "no_input_format": "write a template into `source.prompt`",
+    "system_format": reasons.TEMPLATE, "preprocess_shards": reasons.PREPARED,
+}  # fmt: skip
+"""Options of a data set without counterpart."""
+LOADERS = frozenset({"json", "csv", "parquet", "text"})
+"""Names by which `datasets` loads local files that stand in `data_files`."""
+
+
+def _prepared(options: dict[str, Any]) -> None:
+    if options.get("rl"):
+        raise InputError(
+            f"rl: {options['rl']} asks for preference or reinforcement tuning, which is not imported",
+            remedy="supervised files are; write the recipe by hand: `luthier new NAME --from YOUR-DATA`",
+        )
+    if options.pop("lora_target_linear", None):
+        options["lora_target_modules"] = "all-linear"
+    if options.get("excess_length_strategy") in ("truncate", "drop"):
+        options["excess_length_strategy"] = {"truncate": "right", "drop": "drop"}[options["excess_length_strategy"]]
+
+
+def _dataset(options: dict[str, Any], account: Account, place: Path) -> Dataset | None:
+    """The first data set; more of them are listed."""
+    given = options.pop("datasets", None) or []
+    found = None
+    for at, one in enumerate(given):
+        name = f"datasets.{at}"
+        if at:
+            account.left[f"{name}: {one}"] = "a data set has one source; put the files into one folder"
+        else:
+            found = _first(dict(one), name, account)
+    return found
+
+
+def _first(told: dict[str, Any], name: str, account: Account) -> Dataset:
+    path, files = str(told.pop("path", "")), told.pop("data_files", None)
+    if files and path in LOADERS:
+        told.setdefault("ds_type", path)
+    where = (files[0] if isinstance(files, list) else files) if files else path
+    account.taken[f"{name}.{'data_files' if files else 'path'}: {where}"] = "steps.data.source.path"
+    settings = _columns(told, name, account)
+    format = told.get("ds_type") or (path if path in LOADERS else None)
+    if isinstance(files, list) and len(files) > 1:
+        account.left[f"{name}.data_files: {files[1:]}"] = "a data set has one source; put the files into one folder"
+    for option, value in told.items():
+        _note(f"{name}.{option}", option, value, account)
+    return Dataset(str(where), settings, format)
+
+
+def _columns(told: dict[str, Any], name: str, account: Account) -> dict[str, Any]:
+    """Which columns mean what, as far as the file says it."""
+    found: dict[str, Any] = {}
+    kind = told.get("type")
+    if isinstance(kind, dict):
+        del told["type"]
+        found = _custom(dict(kind), f"{name}.type", account)
+    elif kind == "completion":
+        found = {"answer": told.pop("field", None) or "text"}
+        account.taken[f"{name}.type: {told.pop('type')}"] = "steps.data.source.answer"
+    for option, setting in (
+        ("field_messages", "messages"),
+        ("field_tools", "tools"),
+        ("field_system", "system_column"),
+    ):
+        if told.get(option) not in EMPTY:
+            account.taken[f"{name}.{option}: {told[option]}"] = f"steps.data.source.{setting}"
+            found[setting] = told.pop(option)
+    return found
+
+
+def _custom(kind: dict[str, Any], name: str, account: Account) -> dict[str, Any]:
+    """A layout of the user's own: instruction, input and output by their columns."""
+    found: dict[str, Any] = {}
+    ask, more, say = (kind.pop(f"field_{part}", None) for part in ("instruction", "input", "output"))
+    ask, say = ask or "instruction", say or "output"
+    found = {"prompt": f"{{{ask}}}\n\n{{{more}}}" if more else ask, "answer": say}
+    account.taken[f"{name}: instruction {ask}, input {more}, output {say}"] = "steps.data.source.prompt and answer"
+    for option, setting in (("system_prompt", "system"), ("field_system", "system_column")):
+        if kind.get(option) not in EMPTY:
+            account.taken[f"{name}.{option}: {kind[option]}"] = f"steps.data.source.{setting}"
+            found[setting] = kind.pop(option)
+    for option, value in kind.items():
+        _note(f"{name}.{option}", option, value, account)
+    return found
+
+
+def _note(shown: str, option: str, value: Any, account: Account) -> None:
+    if value in EMPTY:
+        account.empty.append(shown)
+    elif option in OF_DATA:
+        account.left[f"{shown}: {value}"] = OF_DATA[option]
+    else:
+        account.unknown.append(f"{shown}: {value}")
+
+
+AXOLOTL = Tool(
+    name="axolotl",
+    own=frozenset({"base_model", "micro_batch_size", "num_epochs", "sequence_len", "adapter", "sample_packing"}),
+    names=NAMES,
+    defaults=DEFAULTS,
+    left=LEFT,
+    dataset=_dataset,
+    prepared=_prepared,
+)

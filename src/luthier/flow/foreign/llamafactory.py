@@ -1,0 +1,133 @@
+"""LLaMA-Factory's options (its `hparams` of 2025), and their counterparts; the rest are transformers' arguments."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from luthier.core.errors import InputError, Where
+from luthier.flow.foreign import reasons
+from luthier.flow.foreign.account import EMPTY, Account
+from luthier.flow.foreign.tool import Dataset, Tool
+from luthier.flow.foreign.trl import ARGUMENTS, ARGUMENTS_LEFT
+
+NAMES = ARGUMENTS | {
+    "model_name_or_path": "model", "model_revision": "revision", "finetuning_type": "technique",
+    "freeze_trainable_layers": "last_layers", "quantization_bit": "bits", "lora_rank": "r", "lora_alpha": "alpha",
+    "lora_dropout": "dropout", "lora_target": "targets", "use_rslora": "rslora", "use_dora": "dora",
+    "pissa_init": "start", "loraplus_lr_ratio": "b_rate", "cutoff_len": "max_tokens", "val_size": "held",
+    "max_samples": "first", "mask_history": "learn", "default_system": "system", "early_stopping_steps": "patience",
+}  # fmt: skip
+RANK = 8
+DEFAULTS = {
+    "technique": "lora", "learning_rate": 5e-5, "epochs": 3.0, "micro_batch": 8, "accumulation": 1,
+    "schedule": "linear", "warmup": 0.0, "weight_decay": 0.0, "clip": 1.0, "seed": 42, "max_tokens": 2048,
+    "too_long": "right", "r": RANK, "dropout": 0.0, "targets": "all", "learn": "all",
+}  # fmt: skip
+LEFT = ARGUMENTS_LEFT | {
+    "stage": "supervised tuning is what the objective `sft` is", "template": reasons.TEMPLATE,
+    "packing": reasons.PACKED, "neat_packing": reasons.PACKED, "disable_shuffling": reasons.PACKED,
+    "flash_attn": reasons.MEASURED, "use_unsloth*": reasons.MEASURED, "enable_liger_kernel": reasons.MEASURED,
+    "use_kv_cache": reasons.MEASURED, "shift_attn": reasons.MEASURED, "disable_gradient_checkpointing": reasons.MEMORY,
+    "use_reentrant_gc": reasons.MEMORY, "low_cpu_mem_usage": reasons.MEMORY, "overwrite_cache": reasons.PREPARED,
+    "preprocessing_*": reasons.PREPARED, "tokenized_path": reasons.PREPARED, "streaming": reasons.PREPARED,
+    "buffer_size": reasons.PREPARED, "media_dir": "messages are text", "plot_loss": reasons.LOGGED,
+    "train_on_prompt": "prompts are never learnt", "ignore_pad_token_for_loss": "padding is never learnt",
+    "mix_strategy": "a data set has one source", "interleave_probs": "a data set has one source",
+    "tool_format": reasons.TEMPLATE, "eval_dataset": reasons.EVALUATED, "additional_target": (
+        "adapters hold what the technique moves; `layers` moves embeddings and head"
+    ), "pissa_iter": "the singular directions are computed exactly",
+    "pissa_convert": "the adapter is always saved over the untouched base",
+    "create_new_adapter": "name the step that tuned the model before in `model`",
+    "adapter_name_or_path": "name the step that tuned the model before in `model`",
+    "quantization_*": reasons.QUANTISED, "double_quantization": reasons.QUANTISED, "pure_bf16": (
+        "what moves is always kept in float32"
+    ), "upcast_layernorm": "what moves is always kept in float32", "resize_vocab": reasons.TOKENS,
+    "new_special_tokens": reasons.TOKENS, "split_special_tokens": reasons.TOKENS, "add_tokens": reasons.TOKENS,
+    "rope_scaling": "positions are the model's own", "cache_dir": "the store and the hub's own cache are used",
+    "use_swanlab": reasons.TRACKED, "swanlab_*": reasons.TRACKED, "ray_*": reasons.ALONE,
+    "include_num_input_tokens_seen": reasons.LOGGED, "predict_with_generate": reasons.EVALUATED,
+    "compute_accuracy": reasons.EVALUATED, "use_fast_tokenizer": reasons.TOKENS, "hf_hub_token": (
+        "tokens are read from the environment"
+    ), "export_*": reasons.STORED, "use_galore": "there is no such optimizer here",
+    "use_badam": "there is no such optimizer here", "use_apollo": "there is no such optimizer here",
+    "use_llama_pro": "blocks are not added to a model", "freeze_trainable_modules": "`layers` has `names`",
+    "freeze_extra_modules": "`layers` has `norms`, `head` and `embeddings`", "enable_thinking": reasons.TEMPLATE,
+}  # fmt: skip
+KINDS = {"lora": "lora", "full": "full", "freeze": "layers"}
+COLUMNS = {
+    "prompt": "prompt",
+    "response": "answer",
+    "messages": "messages",
+    "system": "system_column",
+    "tools": "tools",
+}
+"""Columns of dataset_info.json, and settings of a source."""
+
+
+def _prepared(options: dict[str, Any]) -> None:
+    stage = options.get("stage", "sft")
+    if stage not in ("sft", "pt"):
+        raise InputError(
+            f"stage: {stage} asks for preference or reinforcement tuning, which is not imported",
+            remedy="supervised files are; write the recipe by hand: `luthier new NAME --from YOUR-DATA`",
+        )
+    kind = options.get("finetuning_type")
+    options["finetuning_type"] = KINDS.get(kind, kind) if kind else "lora"
+    if options["finetuning_type"] == "lora" and "lora_alpha" not in options:
+        options["lora_alpha"] = 2 * int(options.get("lora_rank") or RANK)
+    if "mask_history" in options:
+        options["mask_history"] = "last" if options["mask_history"] else "all"
+    if "pissa_init" in options:
+        options["pissa_init"] = "pissa" if options["pissa_init"] else None
+
+
+def _dataset(options: dict[str, Any], account: Account, place: Path) -> Dataset | None:
+    """The first of `dataset`, as dataset_info.json describes it."""
+    named = options.pop("dataset", None)
+    folder = str(options.pop("dataset_dir", None) or "data")
+    if named in EMPTY:
+        return None
+    names = [one.strip() for one in named.split(",")] if isinstance(named, str) else list(named)
+    for other in names[1:]:
+        account.left[f"dataset: {other}"] = "a data set has one source; put the files into one folder"
+    account.taken[f"dataset: {names[0]}, dataset_dir: {folder}"] = "steps.data.source"
+    told = _told(place / folder / "dataset_info.json", names[0])
+    if told is None:
+        return Dataset(f"{folder}/{names[0]}.jsonl", {})
+    if not told.get("file_name"):
+        return Dataset(str(told.get("hf_hub_url") or told.get("ms_hub_url") or names[0]), _columns(told))
+    return Dataset(f"{folder}/{told['file_name']}", _columns(told))
+
+
+def _told(path: Path, name: str) -> dict[str, Any] | None:
+    """What dataset_info.json says of a data set; None when it is not there."""
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))[name]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise InputError(f"does not describe the data set {name!r}", where=Where(file=str(path))) from error
+    return dict(found)
+
+
+def _columns(told: dict[str, Any]) -> dict[str, Any]:
+    columns = told.get("columns") or {}
+    found = {setting: columns[name] for name, setting in COLUMNS.items() if columns.get(name)}
+    if "messages" in found:
+        return {name: value for name, value in found.items() if name not in ("prompt", "answer")}
+    if "prompt" in found and columns.get("query"):
+        found["prompt"] = f"{{{found['prompt']}}}\n\n{{{columns['query']}}}"
+    return found
+
+
+LLAMAFACTORY = Tool(
+    name="LLaMA-Factory",
+    own=frozenset({"model_name_or_path", "finetuning_type", "stage", "cutoff_len", "template", "lora_rank", "dataset"}),
+    names=NAMES,
+    defaults=DEFAULTS,
+    left=LEFT,
+    dataset=_dataset,
+    prepared=_prepared,
+)

@@ -1,0 +1,126 @@
+"""From another tuner's YAML file to a recipe that loads: which tool it is of, and what became of each option."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from luthier.core.errors import InputError, Where
+from luthier.data.expect import expected
+from luthier.data.formats.by_suffix import SUFFIXES
+from luthier.data.source import Source
+from luthier.data.split import Split
+from luthier.flow.foreign.account import Account, Wishes
+from luthier.flow.foreign.axolotl import AXOLOTL
+from luthier.flow.foreign.build import tune_step
+from luthier.flow.foreign.llamafactory import LLAMAFACTORY
+from luthier.flow.foreign.tool import Dataset, Tool
+from luthier.flow.foreign.trl import TRL
+
+TOOLS = (AXOLOTL, LLAMAFACTORY, TRL)
+MANY_BYTES = 64 << 20
+"""Files up to here are counted row by row."""
+KINDS = {"csv": "csv", "tsv": "csv", "jsonl": "jsonl", "ndjson": "jsonl", "json": "jsonl", "parquet": "parquet"}
+"""Kinds of source by the ending of a file, or by what the other tool calls it."""
+
+
+class Translation(NamedTuple):
+    """A recipe's text, and what became of each option."""
+
+    text: str
+    account: Account
+
+
+def translate(options: dict[str, Any], file: Path, folder: Path) -> Translation:
+    """The recipe, to be written into `folder`, that does what another tool's file asks for."""
+    tool = _tool_of(options, file)
+    wishes, data = tool.read(options, file.parent)
+    account = wishes.account
+    recipe: dict[str, Any] = {"luthier": 1, "name": folder.name}
+    recipe["seed"] = int(wishes.take("seed", "seed") or 0)
+    recipe["model"] = _model(wishes, file.parent, folder)
+    held, settings, rows = _data(wishes, data, file.parent, folder)
+    steps = {"data": settings, "tune": tune_step(wishes, rows)}
+    if held:
+        steps["report"] = {"kind": "evaluate", "data": "data", "model": "tune"}
+    recipe["steps"] = steps
+    return Translation(_text(recipe, account, file, data), account)
+
+
+def _tool_of(options: dict[str, Any], file: Path) -> Tool:
+    """The tool with most of its own options in the file."""
+    where = Where(file=str(file))
+    if "luthier" in options:
+        raise InputError("is a recipe of Luthier's already", where=where, remedy=f"`luthier plan {file}`")
+    best = max(TOOLS, key=lambda tool: len(tool.own & options.keys()))
+    if len(best.own & options.keys()) < 2:
+        names = ", ".join(tool.name for tool in TOOLS)
+        remedy = "give your data itself (CSV, JSONL, Parquet), or a file of one of these"
+        raise InputError(f"is not a file of {names}, as far as can be seen", where=where, remedy=remedy)
+    return best
+
+
+def _model(wishes: Wishes, place: Path, folder: Path) -> Any:
+    model, revision = wishes.take("model", "model"), wishes.take("revision", "model.revision")
+    if model is None:
+        raise InputError("the file names no model", remedy="write its base model into it")
+    if (place / str(model)).is_dir():
+        return _shown(place / str(model), folder)
+    return {"kind": "hub", "id": model, "revision": revision} if revision else str(model)
+
+
+def _data(wishes: Wishes, data: Dataset | None, place: Path, folder: Path) -> tuple[bool, dict[str, Any], int | None]:
+    """Whether rows are held out, the step `prepare`, and how many rows it leaves to learn from when that is known."""
+    if data is None:
+        raise InputError("the file names no data set", remedy="name one in it, or make a recipe from your data itself")
+    local = place / data.path
+    source = _source(data, local, folder)
+    for name, setting in (("system", "system"), ("first", "first")):
+        if (value := wishes.take(name, f"steps.data.source.{setting}")) is not None:
+            source[setting] = value
+    held = wishes.get("held") or 0
+    split: dict[str, Any] = {"test": held}
+    place_of = "steps.data.split.test (measured by the step `report`)"
+    if wishes.get("patience") is not None:
+        split["validation"] = held
+        place_of += " and steps.data.split.validation (watched while tuning)"
+    wishes.take("held", place_of)
+    return bool(held), {"kind": "prepare", "source": source, "split": split}, _rows(source, data, place, split)
+
+
+def _source(data: Dataset, local: Path, folder: Path) -> dict[str, Any]:
+    ending = local.suffix.removeprefix(".").lower()
+    if local.is_dir():
+        return {"kind": "folder", "path": _shown(local, folder), **data.settings}
+    if local.is_file() or f".{ending}" in SUFFIXES or ending == "json":
+        kind = KINDS.get(data.format or "", KINDS.get(ending, "jsonl"))
+        return {"kind": kind, "path": _shown(local, folder), **data.settings}
+    return {"kind": "jsonl", "path": f"data/{data.path.replace('/', '--')}.jsonl", **data.settings}
+
+
+def _shown(path: Path, folder: Path) -> str:
+    """A path as the recipe says it: from its own folder."""
+    return Path(os.path.relpath(path.absolute(), folder.absolute())).as_posix()
+
+
+def _rows(source: dict[str, Any], data: Dataset, place: Path, split: dict[str, Any]) -> int | None:
+    """Rows to learn from: counted, or in a large file told from its size; None when it is not here."""
+    if not (place / data.path).exists():
+        return None
+    read = Source.parse({**source, "path": data.path})
+    if (read.size(place) or 0) > MANY_BYTES:
+        return (expected(read, Split.model_validate(split), place).rows or {}).get("train")
+    read.glance(place)  # says what is wrong with the first rows
+    number = min(sum(1 for _ in read.read(place, lambda said: None)), source.get("first") or MANY_BYTES)
+    return max(1, number - sum(round(part * number) if part < 1 else int(part) for part in split.values()))
+
+
+def _text(recipe: dict[str, Any], account: Account, file: Path, data: Dataset | None) -> str:
+    lines = [f"# Made from {file.name}, a file of {account.tool}. What became of each of its options:"]
+    lines += [f"#   {''.join(char if char.isprintable() else ' ' for char in line)}" for line in account.comments()]
+    if data is not None and not (file.parent / data.path).exists():
+        lines.append(f"# The data set {data.path} is not beside that file: put its rows where `source.path` says.")
+    return "\n".join(lines) + "\n" + yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=100)

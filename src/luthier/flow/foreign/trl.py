@@ -1,0 +1,128 @@
+"""TRL's options for supervised tuning (`trl sft --config`, TRL 1.16), and their counterparts.
+
+It takes all of transformers' training arguments; those have their names from there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from luthier.core.errors import InputError
+from luthier.flow.foreign import reasons
+from luthier.flow.foreign.account import EMPTY, Account
+from luthier.flow.foreign.tool import Dataset, Tool
+
+ARGUMENTS = {
+    "learning_rate": "learning_rate", "num_train_epochs": "epochs", "max_steps": "max_steps",
+    "per_device_train_batch_size": "micro_batch", "gradient_accumulation_steps": "accumulation",
+    "lr_scheduler_type": "schedule", "warmup_ratio": "warmup", "warmup_steps": "warmup_steps",
+    "weight_decay": "weight_decay", "optim": "optimizer", "adam_beta1": "beta1", "adam_beta2": "beta2",
+    "adam_epsilon": "eps", "max_grad_norm": "clip", "seed": "seed", "bf16": "bf16",
+    "early_stopping_patience": "patience",
+}  # fmt: skip
+"""transformers' training arguments with a counterpart."""
+ARGUMENTS_LEFT = {
+    "output_dir": reasons.STORED, "overwrite_output_dir": reasons.STORED, "push_to_hub*": reasons.STORED,
+    "hub_*": reasons.STORED, "run_name": reasons.TRACKED, "report_to": reasons.TRACKED, "project": reasons.TRACKED,
+    "trackio_*": reasons.TRACKED, "logging_*": reasons.LOGGED, "log_*": reasons.LOGGED, "disable_tqdm": reasons.LOGGED,
+    "save_*": reasons.SAVED, "resume_from_checkpoint": reasons.SAVED, "ignore_data_skip": reasons.SAVED,
+    "load_best_model_at_end": "a held-out metric keeps the best state", "metric_for_best_model": reasons.EVALUATED,
+    "greater_is_better": reasons.EVALUATED, "eval_*": reasons.EVALUATED, "evaluation_strategy": reasons.EVALUATED,
+    "do_train": "`luthier run` trains", "do_eval": reasons.EVALUATED, "do_predict": reasons.EVALUATED,
+    "per_device_eval_batch_size": reasons.MEMORY, "batch_eval_metrics": reasons.EVALUATED,
+    "gradient_checkpointing*": reasons.MEMORY, "activation_*": reasons.MEMORY, "auto_find_batch_size": reasons.MEMORY,
+    "torch_empty_cache_steps": reasons.MEMORY, "dataloader_*": reasons.PREPARED, "data_seed": "one seed decides all",
+    "remove_unused_columns": reasons.PREPARED, "train_sampling_strategy": reasons.PACKED,
+    "group_by_length": reasons.PACKED, "length_column_name": reasons.PACKED, "label_names": reasons.PREPARED,
+    "tf32": reasons.MEASURED, "torch_compile*": reasons.MEASURED, "use_liger_kernel": reasons.MEASURED,
+    "liger_kernel_config": reasons.MEASURED, "attn_implementation": reasons.MEASURED, "use_cpu": reasons.MEASURED,
+    "fp16*": "a model computes in bfloat16 or float32 here", "bf16_full_eval": reasons.EVALUATED,
+    "deepspeed": reasons.ALONE, "fsdp*": reasons.ALONE, "ddp_*": reasons.ALONE, "local_rank": reasons.ALONE,
+    "accelerator_config": reasons.ALONE, "parallelism_config": reasons.ALONE,
+    "average_tokens_across_devices": "the loss is divided by the learnt tokens of the whole step, always",
+    "full_determinism": "the same recipe makes the same bytes, always",
+    "neftune_noise_alpha": "noise on embeddings is not among the techniques",
+    "label_smoothing_factor": "labels are not smoothed", "trust_remote_code": reasons.REMOTE,
+    "lr_scheduler_kwargs": "a shape of the rate has no settings beyond `warmup` and `decay`",
+    "optim_args": "the optimizer's settings stand in `optimizer`",
+    "optim_target_modules": "the technique says what moves",
+}  # fmt: skip
+"""transformers' training arguments without one."""
+NAMES = ARGUMENTS | {
+    "model_name_or_path": "model", "model_revision": "revision", "use_peft": "technique", "load_in_4bit": "4bit",
+    "load_in_8bit": "8bit", "lora_r": "r", "lora_alpha": "alpha", "lora_dropout": "dropout",
+    "lora_target_modules": "targets", "use_rslora": "rslora", "use_dora": "dora", "max_length": "max_tokens",
+    "max_seq_length": "max_tokens", "truncation_mode": "too_long", "dtype": "dtype", "torch_dtype": "dtype",
+}  # fmt: skip
+DEFAULTS = {
+    "learning_rate": 2e-5, "epochs": 3.0, "micro_batch": 8, "accumulation": 1, "schedule": "linear", "warmup": 0.0,
+    "weight_decay": 0.0, "clip": 1.0, "seed": 42, "max_tokens": 1024, "too_long": "right", "r": 16, "alpha": 32,
+    "dropout": 0.05,
+}  # fmt: skip
+LEFT = ARGUMENTS_LEFT | {
+    "packing*": reasons.PACKED, "eval_packing": reasons.PACKED, "padding_free": reasons.PACKED,
+    "pad_to_multiple_of": reasons.PACKED, "pad_token": reasons.TOKENS, "eos_token": reasons.TOKENS,
+    "chat_template_path": reasons.TEMPLATE, "dataset_kwargs": reasons.PREPARED, "dataset_num_proc": reasons.PREPARED,
+    "dataset_streaming": reasons.PREPARED, "shuffle_dataset": "rows are taken in an order that follows from the seed",
+    "model_init_kwargs": reasons.MEASURED, "lora_task_type": "language models are tuned as language models",
+    "lora_modules_to_save": "adapters hold what the technique moves; `layers` moves embeddings and head",
+    "lora_target_parameters": "adapters stand beside layers", "bnb_4bit_*": reasons.QUANTISED,
+    "use_bnb_nested_quant": reasons.QUANTISED, "ignore_bias_buffers": reasons.ALONE,
+    "completion_only_loss": "prompts are never learnt", "assistant_only_loss": "prompts are never learnt",
+    "loss_type": "the loss is minus the log-probability of what is learnt",
+    "router_aux_loss_coef": "routers are not balanced while tuning", "dataset_config": "a file is read whole",
+    "dataset_train_split": "a file is read whole", "dataset_test_split": reasons.EVALUATED,
+}  # fmt: skip
+_OTHERS = frozenset({"beta", "loss_type", "max_prompt_length", "reward_funcs", "num_generations", "desirable_weight"})
+"""Options of TRL's other trainers."""
+
+
+def _prepared(options: dict[str, Any]) -> None:
+    other = sorted(_OTHERS & options.keys() - {"loss_type"})
+    if other:
+        raise InputError(
+            f"{', '.join(other)} belong to preference or reinforcement tuning, which is not imported",
+            remedy="supervised files are; write the recipe by hand: `luthier new NAME --from YOUR-DATA`",
+        )
+    options["use_peft"] = "lora" if options.get("use_peft") else "full"
+    if "truncation_mode" in options:
+        options["truncation_mode"] = {"keep_start": "right", "keep_end": "prompt"}.get(
+            options["truncation_mode"], options["truncation_mode"]
+        )
+
+
+def _dataset(options: dict[str, Any], account: Account, place: Path) -> Dataset | None:
+    """`dataset_name`, or the first of a mixture."""
+    settings: dict[str, Any] = {}
+    if (column := options.pop("dataset_text_field", None)) not in EMPTY and column != "text":
+        account.taken[f"dataset_text_field: {column}"] = "steps.data.source.answer"
+        settings["answer"] = column
+    mixture = options.pop("datasets", None) or []
+    for at, one in enumerate(mixture[1:], start=1):
+        account.left[f"datasets.{at}: {one}"] = "a data set has one source; put the files into one folder"
+    if mixture:
+        first = dict(mixture[0])
+        path = str(first.pop("path", ""))
+        files = first.pop("data_files", None)
+        where = str(files[0] if isinstance(files, list) else files) if files else path
+        account.taken[f"datasets.0: {where}"] = "steps.data.source.path"
+        for option, value in first.items():
+            account.left[f"datasets.0.{option}: {value}"] = "a file is read whole, and its layout recognised"
+        return Dataset(where, settings, path if files else None)
+    name = options.pop("dataset_name", None)
+    if name in EMPTY:
+        return None
+    account.taken[f"dataset_name: {name}"] = "steps.data.source.path"
+    return Dataset(str(name), settings)
+
+
+TRL = Tool(
+    name="TRL",
+    own=frozenset({"model_name_or_path", "dataset_name", "use_peft", "lora_r", "lora_target_modules", "max_length"}),
+    names=NAMES,
+    defaults=DEFAULTS,
+    left=LEFT,
+    dataset=_dataset,
+    prepared=_prepared,
+)

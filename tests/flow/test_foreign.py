@@ -1,0 +1,210 @@
+"""Files of axolotl, TRL and LLaMA-Factory become recipes that load and plan; no option is dropped in silence."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from luthier.cli.app import run_command
+from luthier.core.errors import InputError
+from luthier.flow.foreign.translate import TOOLS, translate
+from luthier.flow.recipe import Recipe
+from tests.workshop import tickets, tiny_model
+
+HERE = Path(__file__).parent / "foreign"
+NAMES = ("axolotl", "trl", "llamafactory")
+WANTED: dict[str, dict[str, Any]] = {
+    "axolotl": {
+        "seed": 1234,
+        "steps.data.source": {"kind": "jsonl", "path": "../foreign/data/alpaca.jsonl"},
+        "steps.data.split": {"test": 0.1},
+        "steps.tune.technique": {
+            "kind": "lora", "r": 32, "alpha": 16.0, "dropout": 0.05, "rslora": True, "b_rate": 16.0,
+            "targets": "all-linear",
+        },
+        "steps.tune.objective": {"kind": "sft", "max_tokens": 2048, "learn": "all"},
+        "steps.tune.optimizer": {"kind": "adamw8bit", "weight_decay": 0.01, "betas": [0.9, 0.95]},
+        "steps.tune.rows_per_step": 8,
+        "steps.tune.epochs": 3.0,
+        "steps.tune.learning_rate": 0.0002,
+        "steps.tune.schedule": "cosine",
+        "steps.tune.warmup": 0.1765,  # 3 of ceil(45 rows × 3 epochs / 8) = 17 steps
+        "steps.tune.clip": 0.5,
+        "steps.tune.precision": "auto",
+    },
+    "trl": {
+        "seed": 42,
+        "steps.data.source": {"kind": "jsonl", "path": "../foreign/data/chat.jsonl"},
+        "steps.data.split": {"test": 0},
+        "steps.tune.technique": {
+            "kind": "lora", "r": 8, "alpha": 24.0, "dropout": 0.05, "dora": True, "targets": ["q_proj", "v_proj"],
+        },
+        "steps.tune.objective": {"kind": "sft", "max_tokens": 512, "too_long": "right"},
+        "steps.tune.optimizer": {"kind": "adamw", "weight_decay": 0.0},
+        "steps.tune.rows_per_step": 16,
+        "steps.tune.schedule": "wsd",
+        "steps.tune.warmup": 0.05,
+        "steps.tune.precision": "float32",
+    },
+    "llamafactory": {
+        "steps.data.source": {
+            "kind": "csv", "path": "../foreign/data/pairs.csv", "prompt": "ask", "answer": "say", "first": 30,
+        },
+        "steps.data.split": {"test": 6},
+        "steps.tune.technique": {
+            "kind": "lora", "r": 8, "alpha": 16.0, "dropout": 0.0, "start": "pissa", "targets": ["q_proj", "v_proj"],
+        },
+        "steps.tune.objective": {"kind": "sft", "max_tokens": 1024, "too_long": "right", "learn": "last"},
+        "steps.tune.optimizer": {"kind": "adamw", "weight_decay": 0.0},
+        "steps.tune.rows_per_step": 8,
+        "steps.tune.warmup": 0.1,
+        "steps.tune.precision": "bfloat16",
+    },
+}  # fmt: skip
+LEFT = {
+    "axolotl": {
+        "sample_packing: True": "always on and exact", "flash_attention: True": "by measuring",
+        "gradient_checkpointing: True": "memory is planned", "wandb_project: mine": "trackers",
+        "my_own_option: 7": "unknown to this importer", "datasets.0.type: alpaca": "recognised from the columns",
+    },
+    "trl": {"packing: True": "always on", "invented_here: True": "unknown", "eval_steps: 50": "measures what is held"},
+    "llamafactory": {
+        "dataset: identity": "one source", "lr_scheduler_type: polynomial": "no such schedule",
+        "optim: lion_32bit": "no such optimizer", "template: qwen": "the model's own", "galore_dreams: 3": "unknown",
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The fixtures beside the data and the model that they name."""
+    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(HERE, tmp_path / "foreign")
+    tiny_model(tmp_path / "tiny-model")
+    data, rows = tmp_path / "foreign" / "data", tickets(50)
+    data.mkdir(exist_ok=True)
+    lines = {
+        "alpaca": [{"instruction": row["message"], "input": "", "output": row["category"]} for row in rows],
+        "chat": [
+            {"messages": [{"role": "user", "content": row["message"]}, {"role": "assistant", "content": "Yes."}]}
+            for row in rows
+        ],
+    }
+    for name, found in lines.items():
+        (data / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
+    (data / "pairs.csv").write_text("ask,say\n" + "".join(f"{row['message']},ok\n" for row in rows), encoding="utf-8")
+    columns = {"pairs": {"file_name": "pairs.csv", "columns": {"prompt": "ask", "response": "say"}}}
+    (data / "dataset_info.json").write_text(json.dumps(columns), encoding="utf-8")
+    return tmp_path
+
+
+def _at(recipe: dict[str, Any], path: str) -> Any:
+    found: Any = recipe
+    for part in path.split("."):
+        found = found[part]
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_asked_for_stands_in_the_recipe(place: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["new", "mine", "--from", f"foreign/{name}.yaml"]) == 0
+    said = capsys.readouterr().out
+    text = (place / "mine" / "recipe.yaml").read_text(encoding="utf-8")
+    recipe = yaml.safe_load(text)
+    assert recipe["model"] == "../tiny-model"
+    assert {path: _at(recipe, path) for path in WANTED[name]} == WANTED[name]
+    for option, why in LEFT[name].items():
+        line = next(line for line in text.splitlines() if line.startswith(f"#   {option}"))
+        assert why in line
+        assert line.removeprefix("#   ") in said
+    planned = Recipe.load(place / "mine").plan()
+    assert [step.name for step in planned][:3] == ["data", "model", "tune"]
+    assert ("report" in recipe["steps"]) is (name != "trl")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_option_stands_in_the_account_once(place: Path, name: str) -> None:
+    file = place / "foreign" / f"{name}.yaml"
+    options = yaml.safe_load(file.read_text(encoding="utf-8"))
+    text = translate(options, file, place / "mine").text
+    comments = [line for line in text.splitlines() if line.startswith("#   ")]
+    for option in options:
+        told = {"lora_target_linear": "lora_target_modules"}.get(option, option)
+        lines = [line for line in comments if re.search(rf"(^#   |[ ,]){told}(\.|:|,|$| )", line)]
+        assert lines, f"{option} is dropped in silence"
+
+
+def test_every_name_of_the_tables_has_a_builder(place: Path) -> None:
+    """What a table calls by a common name is either built or said to be left; nothing falls between."""
+    for tool in TOOLS:
+        assert not set(tool.names) & set(tool.left), tool.name
+        for option, why in tool.left.items():
+            assert len(why) > 10, option
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("rl: dpo", "preference or reinforcement"),
+        ("adapter: llama-adapter", "'llama-adapter'"),
+        ("base_model:", "names no model"),
+        ("datasets: []", "names no data set"),
+    ],
+)
+def test_what_cannot_be_imported_is_refused(place: Path, change: str, said: str) -> None:
+    file = place / "foreign" / "axolotl.yaml"
+    options = yaml.safe_load(file.read_text(encoding="utf-8")) | yaml.safe_load(change)
+    with pytest.raises(InputError, match=said):
+        translate(options, file, place / "mine")
+
+
+def test_other_yaml_and_own_recipes_are_told_apart(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "other.yaml").write_text("services: {web: {image: nginx}}\n")
+    assert run_command(["new", "mine", "--from", "other.yaml"]) == 2
+    assert "axolotl, LLaMA-Factory, TRL" in capsys.readouterr().err
+    (place / "own.yaml").write_text("luthier: 1\nsteps: {}\n")
+    assert run_command(["new", "mine", "--from", "own.yaml"]) == 2
+    assert "already" in capsys.readouterr().err
+    assert run_command(["new", "mine", "--from", "foreign/trl.yaml", "--model", "x/y"]) == 2
+    assert not (place / "mine").exists()
+
+
+@pytest.mark.parametrize(
+    ("told", "source"),
+    [
+        ({"path": "org/set", "type": "alpaca"}, {"kind": "jsonl", "path": "data/org--set.jsonl"}),
+        (
+            {"path": "json", "data_files": ["data/alpaca.jsonl"], "type": "completion", "field": "output"},
+            {"kind": "jsonl", "path": "../foreign/data/alpaca.jsonl", "answer": "output"},
+        ),
+        (
+            {
+                "path": "data/pairs.csv",
+                "type": {"field_instruction": "ask", "field_output": "say", "system_prompt": "S"},
+            },
+            {"kind": "csv", "path": "../foreign/data/pairs.csv", "prompt": "ask", "answer": "say", "system": "S"},
+        ),
+        (
+            {
+                "path": "data/chat.jsonl",
+                "type": "chat_template",
+                "field_messages": "messages",
+                "roles": {"user": ["u"]},
+            },
+            {"kind": "jsonl", "path": "../foreign/data/chat.jsonl", "messages": "messages"},
+        ),
+    ],
+)
+def test_data_of_axolotl_is_found(place: Path, told: dict[str, Any], source: dict[str, Any]) -> None:
+    file = place / "foreign" / "axolotl.yaml"
+    options = yaml.safe_load(file.read_text(encoding="utf-8")) | {"datasets": [told]}
+    made = translate(options, file, place / "mine")
+    assert yaml.safe_load(made.text)["steps"]["data"]["source"] == source
+    assert ("is not beside that file" in made.text) is (told["path"] == "org/set")
