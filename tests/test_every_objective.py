@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from luthier.core.component import members
 from luthier.models.pack import pack, packs
 from luthier.text.ids import Text
 from luthier.text.messages import Example, Message
-from luthier.tune.objective import Objective
+from luthier.tune.objective import About, Objective
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
 from tuning import Bench, bench, chat, examples
@@ -25,8 +26,15 @@ OTHERWISE: dict[tuple[str, str], Any] = {
     ("sft", "too_long"): "prompt",
     ("sft", "average"): "row",
     ("sft", "weight"): "worth",
+    ("classify", "head"): "sequence",
+    ("classify", "normalise"): "mean",
+    ("classify", "options"): 2,
+    ("classify", "max_tokens"): 60,
 }
 """Another value for each field, which must change the lessons."""
+ABOUT = About(classes={name: name for name in ("account", "billing", "delivery")})
+CASES = [*((kind, {}) for kind in KINDS), ("classify", {"head": "sequence"})]
+"""Each objective as it is by default, and those of its ways that take another road."""
 FIELDS = [(kind, name) for kind in KINDS for name in OBJECTIVES[kind].model_fields if name != "kind"]
 
 
@@ -58,19 +66,20 @@ def test_it_is_documented(kind: str) -> None:
     assert objective.model_json_schema()["properties"]["kind"]["const"] == kind
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_lessons_stand_in_the_order_of_the_examples(kind: str, text: Text) -> None:
+@pytest.mark.parametrize(("kind", "extra"), CASES)
+def test_lessons_stand_in_the_order_of_the_examples(kind: str, extra: dict[str, Any], text: Text) -> None:
     given = [*examples(6), conversation()]
-    lessons = made(kind).lessons(given, text)
+    lessons = made(kind, **extra).lessons(given, text, ABOUT)
     assert [lesson.id for lesson in lessons] == [example.id for example in given]
     assert all(bool(lesson.rows) is not bool(lesson.nothing) for lesson in lessons)
     assert all(row.targets for lesson in lessons for row in lesson.rows)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_loss_is_pure_and_any_split_adds_up(kind: str, text: Text) -> None:
-    objective = made(kind)
-    rows = [row for lesson in objective.lessons(examples(8), text) for row in lesson.rows]
+@pytest.mark.parametrize(("kind", "extra"), CASES)
+def test_the_loss_is_pure_and_any_split_adds_up(kind: str, extra: dict[str, Any], text: Text) -> None:
+    objective = made(kind, **extra)
+    lessons = objective.lessons(examples(8), text, ABOUT)
+    rows = [replace(row, key=f"{lesson.id} {at}") for lesson in lessons for at, row in enumerate(lesson.rows)]
     assert objective.denominator(rows) > 0
     whole = pack(rows)
     logp = -torch.rand(whole.sources.shape[0], dtype=torch.float64)
@@ -86,10 +95,10 @@ def test_the_loss_is_pure_and_any_split_adds_up(kind: str, text: Text) -> None:
     torch.testing.assert_close(parts, total)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_it_learns(kind: str, shop: Bench) -> None:
+@pytest.mark.parametrize(("kind", "extra"), CASES)
+def test_it_learns(kind: str, extra: dict[str, Any], shop: Bench) -> None:
     step = Tune(
-        data="data", objective=made(kind), technique=Lora(r=4), rows_per_step=8, learning_rate=1e-2, epochs=2,
+        data="data", objective=made(kind, **extra), technique=Lora(r=4), rows_per_step=16, learning_rate=1e-2, epochs=8,
         precision="float32",
     )  # fmt: skip
     artifact = shop.tune(step)
@@ -102,5 +111,5 @@ def test_every_field_changes_something(kind: str, name: str, text: Text) -> None
     assert (kind, name) in OTHERWISE, f"add another value of {kind}.{name} to OTHERWISE"
     given = [one.model_copy(update={"meta": {"worth": 2.0}}) for one in (*examples(6), conversation())]
     limit = {"too_long": {"max_tokens": 1200}, "learn": {"max_tokens": 1 << 14}}.get(name, {})
-    one = made(kind, **limit).lessons(given, text)
-    assert one != made(kind, **{**limit, name: OTHERWISE[kind, name]}).lessons(given, text)
+    one = made(kind, **limit).lessons(given, text, ABOUT)
+    assert one != made(kind, **{**limit, name: OTHERWISE[kind, name]}).lessons(given, text, ABOUT)

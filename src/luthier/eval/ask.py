@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from luthier.core.artifact import Artifact
 from luthier.core.digest import canonical
+from luthier.core.errors import DataError
 from luthier.core.files import write_aside
 from luthier.core.step import Work
 from luthier.eval.rows import Reply, Task
@@ -82,10 +83,28 @@ class Model:
         options = list(task.options.values())
         prompts = [(prompt_of(example), example.tools) for example in examples]
         replies = []
-        for scores in self._normalised(prompts, options):
+        for scores in self._named(prompts, task) if self._classes else self._normalised(prompts, options):
             told = dict(zip(task.options, (round(score, _DIGITS) for score in scores), strict=True))
             replies.append(Reply(prediction=max(task.options, key=lambda label: told[label]), scores=told))
         return replies
+
+    @cached_property
+    def _classes(self) -> tuple[str, ...]:
+        from luthier.models.load import outputs_of
+
+        return outputs_of(self._artifact)
+
+    def _named(self, prompts: Sequence[Asked], task: Task) -> list[list[float]]:
+        """The labels' log-probabilities by the model's own head."""
+        from luthier.models.generate import label_scores
+
+        if unknown := sorted(set(task.options) - set(self._classes)):
+            what = f"the model's head has no class {unknown[0]!r}"
+            raise DataError(what, remedy=f"it was tuned to name {', '.join(self._classes)}")
+        places = [self._classes.index(label) for label in task.options]
+        ids = self._text.prompts([messages for messages, _ in prompts], [tools for _, tools in prompts])
+        found = label_scores(self._loaded.model, ids, tokens=PACK_TOKENS)
+        return [[row[place] for place in places] for row in found]
 
     def _normalised(self, prompts: Sequence[Asked], options: Sequence[str]) -> list[list[float]]:
         """The options' scores for each prompt, by the chosen normalisation."""

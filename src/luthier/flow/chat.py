@@ -104,7 +104,12 @@ class Session:
 
 def open_chat(word: str | None, *, system: str | None, max_tokens: int, temperature: float) -> Session:
     """Open a tuned step (`RECIPE:STEP`, or the recipe here), or a base model by name."""
+    from luthier.models.load import outputs_of
+
     name, artifact = _model(word)
+    if outputs := outputs_of(artifact):
+        what = f"{name} names one of {len(outputs)} classes by a sequence head and writes no text"
+        raise ModelError(what, remedy="`evaluate` scores it; tune with `head: label` for a model to talk with")
     before = Prompt.of(artifact)
     if system is not None:
         before = before.model_copy(update={"instruction": None})

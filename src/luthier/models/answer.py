@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from luthier.models.describe import read_template
 from luthier.models.quiet import no_peft_warning
+from luthier.models.sequence import is_sequence, plain_model
 
 if TYPE_CHECKING:
     import torch
@@ -18,11 +19,13 @@ NEAR_TIE = 0.1
 
 
 class Answer(NamedTuple):
-    """Greedy tokens, and the log-probabilities of all tokens at each of them."""
+    """Greedy tokens, and the log-probabilities of all tokens at each of them; or one class, and the scores of all."""
 
     tokens: list[int]
     logps: torch.Tensor
     """(tokens, vocab), float32."""
+    names: bool = False
+    """Whether it is a class."""
 
     def differs(self, other: Answer) -> float | None:
         """None when both say the same; else how many nats this one preferred its own token, where they part."""
@@ -43,9 +46,15 @@ class Agreement(NamedTuple):
     """Nats a token, on average, by which the log-probabilities of the model's own answer differ."""
     gap: float
     """Nats by which the model preferred its own token where they part; 0 when they do not."""
+    names: bool = False
+    """Whether the models name classes instead of writing tokens."""
 
     def __str__(self) -> str:
         """As it is said to people."""
+        if self.names:
+            return (
+                f"it names {'the same' if self.same else 'another'} class, its scores differ by {self.difference:.2g}"
+            )
         return (
             f"{self.same} of {self.tokens} greedy tokens are the model's, and log-probabilities of its answer differ "
             f"by {self.difference:.2g} nats a token"
@@ -57,6 +66,9 @@ def agreement(wanted: Answer, model: Any, ids: list[int]) -> Agreement:
     import torch
 
     came = answer(model, ids)
+    if came.names:
+        apart = float((came.logps - wanted.logps).abs().mean())
+        return Agreement(int(came.tokens == wanted.tokens), 1, apart, wanted.differs(came) or 0.0, names=True)
     number = len(wanted.tokens)
     same = next((at for at in range(number) if wanted.tokens[at] != came.tokens[at]), number)
     whole = torch.tensor([ids + wanted.tokens])
@@ -84,6 +96,10 @@ def answer(model: Any, ids: list[int]) -> Answer:
     import torch
 
     seen = torch.tensor([ids])
+    if is_sequence(plain_model(model)):
+        with torch.no_grad():
+            scores = model(input_ids=seen, attention_mask=torch.ones_like(seen)).logits.float()
+        return Answer(scores.argmax(-1).tolist(), scores, names=True)
     rows = []
     with torch.no_grad(), no_peft_warning():
         for _ in range(TOKENS):

@@ -5,7 +5,8 @@ Every fact is read from the artifact and from those that it was made from; nothi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -14,7 +15,7 @@ import yaml
 from luthier.core.artifact import Artifact
 from luthier.core.errors import UnknownName
 from luthier.core.wheel import cached_wheel, wheel_licence
-from luthier.models.load import name_of, origin_artifact, weights_of
+from luthier.models.load import name_of, origin_artifact, outputs_of, weights_of
 
 if TYPE_CHECKING:
     from luthier.models.answer import Agreement
@@ -83,7 +84,7 @@ def card(artifact: Artifact, form: Form, measures: Mapping[str, Any] | None) -> 
     base = origin_of(artifact)
     tuned = "model" in artifact.manifest.inputs
     steps = lineage(artifact)
-    opening = _OPENING[form.format].replace("BASE", base.address)
+    opening = _named(_OPENING[form.format], outputs_of(artifact)).replace("BASE", base.address)
     parts = [
         f"---\n{yaml.safe_dump(_front(artifact, form, base), sort_keys=True, allow_unicode=True)}---\n",
         f"# {name_of(artifact)}\n",
@@ -99,13 +100,22 @@ def card(artifact: Artifact, form: Form, measures: Mapping[str, Any] | None) -> 
     return "\n".join(part for part in parts if part)
 
 
+def _named(opening: str, outputs: Sequence[str]) -> str:
+    """How a model with a sequence head for these outputs is opened; as it is when there are none."""
+    if not outputs:
+        return opening
+    opening = opening.replace("AutoModelForCausalLM", "AutoModelForSequenceClassification")
+    opening = opening.replace('"BASE"', f'"BASE", num_labels={len(outputs)}')
+    return f"{opening}\nclasses = {json.dumps(list(outputs), ensure_ascii=False)}"
+
+
 def _front(artifact: Artifact, form: Form, base: Origin) -> dict[str, Any]:
     """What the hub reads; `base_model_relation` in the hub's own words."""
     front: dict[str, Any] = {
         "base_model": base.address,
         "library_name": LIBRARIES[form.format],
         "license": base.licence or "unknown",
-        "pipeline_tag": "text-generation",
+        "pipeline_tag": "text-classification" if outputs_of(artifact) else "text-generation",
         "tags": ["luthier"],
     }
     if "models.0" in artifact.manifest.inputs:

@@ -30,6 +30,8 @@ from luthier.models.load import (
     open_adapter,
     open_folder,
     open_merged,
+    open_parent,
+    outputs_of,
     pick_dtype,
     weights_of,
 )
@@ -69,6 +71,9 @@ def export(
     if quant != "f16" and format != "gguf":
         remedy = "leave it out, or export as `gguf`"
         raise InputError(f"{quant} is a precision of GGUF files", where=Where(field="--quant"), remedy=remedy)
+    if format == "gguf" and (outputs := outputs_of(artifact)):
+        what = f"has a sequence head for {len(outputs)} classes, for which GGUF files of language models have no place"
+        raise ModelError(what, where=Where(file=str(artifact.folder)), remedy="export it as `hf`")
     to = to.expanduser().absolute()
     own = weights_of(artifact)
     _check_target(to)
@@ -124,7 +129,8 @@ def _write_whole(artifact: Artifact, folder: Path) -> None:
                 shutil.copyfile(path, target)
     if not is_adapter(artifact):
         return
-    kept = {name: (folder / name).read_bytes() for name in ("config.json", "generation_config.json")}
+    same = ("generation_config.json",) if outputs_of(artifact) else ("config.json", "generation_config.json")
+    kept = {name: (folder / name).read_bytes() for name in same}
     model = open_merged(artifact, pick_dtype("float32")).to(pick_dtype(_saved_dtype(base)))
     with no_bars(), writing(folder):
         model.save_pretrained(folder)
@@ -171,13 +177,13 @@ def _answer_of(artifact: Artifact, ids: list[int]) -> Answer:
     float32 = pick_dtype("float32")
     if not is_adapter(artifact):
         return answer(open_folder(artifact.folder, float32), ids)
-    return answer(open_adapter(open_merged(artifact.parent("model"), float32), artifact.folder / ADAPTER), ids)
+    return answer(open_adapter(open_parent(artifact, float32), artifact.folder / ADAPTER), ids)
 
 
 def _reopen(artifact: Artifact, folder: Path, format: Format, quant: Quant) -> Any:
     float32 = pick_dtype("float32")
     if format == "adapter":
-        return open_adapter(open_merged(artifact.parent("model"), float32), folder)
+        return open_adapter(open_parent(artifact, float32), folder)
     if format == "gguf":
         return open_gguf(_gguf_path(artifact, folder, quant))
     return open_folder(folder, float32)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,8 +16,9 @@ from torch import Tensor
 
 from luthier.core.errors import DataError
 from luthier.models.load import Loaded
-from luthier.models.logprobs import logprobs, plain_model, reading
+from luthier.models.logprobs import logprobs, reading
 from luthier.models.pack import Row, common, packs
+from luthier.models.sequence import names_of, plain_model, refuse_sequence
 from luthier.models.soft import SoftPrompt, cache_name, soft_prompt
 
 TOKENS = 16_384
@@ -87,6 +88,7 @@ def score_options(
     tokens: int = PACK_TOKENS,
 ) -> list[list[float]]:
     """For each prompt, the summed log-probability of each of its options; shared beginnings are read once."""
+    refuse_sequence(plain_model(model))
     rows = [
         Row([*prompt, *option], [0.0] * len(prompt) + [1.0] * len(option), f"{at}:{number}")
         for at, (prompt, own) in enumerate(zip(prompts, options, strict=True))
@@ -102,8 +104,24 @@ def score_options(
 
 
 def _opened(loaded: Loaded) -> tuple[Any, SoftPrompt]:
+    refuse_sequence(plain_model(loaded.model))
     with torch.no_grad():
         return plain_model(loaded.model), soft_prompt(loaded.model)
+
+
+def label_scores(
+    model: torch.nn.Module, prompts: Sequence[Sequence[int]], *, tokens: int = PACK_TOKENS
+) -> list[list[float]]:
+    """For each prompt, the log-probability of each output of a model with a sequence head."""
+    outputs = torch.arange(len(names_of(plain_model(model))))
+    rows = [Row([*prompt, 0], [0.0] * len(prompt) + [1.0], str(at)) for at, prompt in enumerate(prompts)]
+    found: dict[str, list[float]] = {}
+    with torch.no_grad():
+        for made in packs(rows, tokens):
+            asked = replace(made, choices=outputs.expand(made.rows, -1))
+            scores = logprobs(model, asked)[:, 1:].double().cpu()
+            found |= dict(zip(made.keys, scores.tolist(), strict=True))
+    return [found[str(at)] for at in range(len(prompts))]
 
 
 def _groups(

@@ -156,13 +156,16 @@ def cpu_has_bf16() -> bool:
 
 
 def open_folder(folder: Path, dtype: torch.dtype, scheme: Scheme | None = None) -> Any:
-    """The causal language model in a Hugging Face folder; `ModelError` when any weight is missing or does not fit.
+    """The model in a Hugging Face folder; `ModelError` when any weight is missing or does not fit.
 
-    With a scheme the linear layers are packed one by one as they lie on the disk, so that the same codes come out
-    whatever is computed in, and no more than one weight is whole at any moment.
+    A causal language model, or the sequence head over one when that is what the folder holds. With a scheme the linear
+    layers are packed one by one as they lie on the disk, so that the same codes come out whatever is computed in, and
+    no more than one weight is whole at any moment.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+    named = read_object(folder / "config.json").get("architectures") or [""]
+    sequence = str(named[0]).endswith("ForSequenceClassification")
     where = Where(file=str(folder))
     more: dict[str, Any] = {"dtype": dtype}
     if scheme:
@@ -171,7 +174,7 @@ def open_folder(folder: Path, dtype: torch.dtype, scheme: Scheme | None = None) 
         more = {"dtype": describe(folder).dtype, "quantization_config": PackedConfig(*scheme)}
     try:
         with no_bars():
-            model, info = AutoModelForCausalLM.from_pretrained(
+            model, info = (AutoModelForSequenceClassification if sequence else AutoModelForCausalLM).from_pretrained(
                 folder,
                 **more,
                 local_files_only=True,
@@ -303,10 +306,23 @@ def open_merged(artifact: Artifact, dtype: torch.dtype, *, dequantise: bool = Fa
     return cast(merge(_open(artifact, torch.float32), artifact.folder, dequantise=dequantise), dtype)
 
 
+def open_parent(artifact: Artifact, dtype: torch.dtype) -> Any:
+    """What an adapter stands on: a plain model, under a sequence head when the adapter was tuned with one."""
+    from luthier.models.sequence import with_outputs
+
+    parent, scheme, outputs = artifact.parent("model"), scheme_of(artifact), outputs_of(artifact)
+    model = open_quantised(parent, dtype, scheme) if scheme else open_merged(parent, dtype)
+    return with_outputs(model, outputs) if outputs else model
+
+
+def outputs_of(artifact: Artifact) -> tuple[str, ...]:
+    """The classes that a tuned model names by a sequence head; none for a language model."""
+    own = artifact if is_endpoint(artifact) else weights_of(artifact)
+    return tuple(own.read_json(TUNED_CARD).get("classes", ())) if "model" in own.manifest.inputs else ()
+
+
 def _open(artifact: Artifact, dtype: torch.dtype) -> Any:
     artifact = weights_of(artifact)
     if not is_adapter(artifact):
         return open_folder(artifact.folder, dtype)
-    parent, scheme = artifact.parent("model"), scheme_of(artifact)
-    under = open_quantised(parent, dtype, scheme) if scheme else open_merged(parent, dtype)
-    return open_adapter(under, artifact.folder / ADAPTER)
+    return open_adapter(open_parent(artifact, dtype), artifact.folder / ADAPTER)

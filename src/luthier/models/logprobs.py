@@ -22,6 +22,7 @@ from luthier.core.errors import ModelError
 from luthier.models.attention import Pass, Unpackable, packed
 from luthier.models.head import Head, Shape
 from luthier.models.pack import Pack, Row, pack, rounded
+from luthier.models.sequence import is_sequence, plain_model, score
 from luthier.models.soft import NO_PROMPT, SoftPrompt, soft_prompt
 
 FEW_TARGETS = 4
@@ -44,10 +45,14 @@ class Reading:
 def logprobs(model: torch.nn.Module, pack: Pack, *, quick: bool = True) -> Tensor:
     """(N,) log-probabilities of the pack's targets, in fp32 (float64 when the model is).
 
-    For a pack with choices (N, 1 + K): the target's, then those of the choices at the pack's temperature.
+    For a pack with choices (N, 1 + K): the target's, then those of the choices at the pack's temperature. With a
+    sequence head the targets are numbers of its outputs, and a single output is given as it is.
     """
     inner, how, soft = plain_model(model), reading(model), soft_prompt(model)
     pack = pack.on(next(inner.parameters()).device)
+    if is_sequence(inner):
+        scores = score(inner, _hidden(inner, pack, soft, how, quick))
+        return scores[:, 0] if scores.shape[1] == 1 else _chosen(scores, pack)
     if how.head is None:
         return _chosen(_own_logits(inner, pack, soft, how.turn), pack)
     hidden = _hidden(inner, pack, soft, how, quick)
@@ -90,12 +95,6 @@ def reading(model: torch.nn.Module) -> Reading:
 def forget(model: torch.nn.Module) -> None:
     """Let it be found out anew how a model is read, after its layers were changed."""
     _READINGS.pop(plain_model(model), None)
-
-
-def plain_model(model: torch.nn.Module) -> Any:
-    """The transformers model itself, with adapters in place, without PEFT's wrapper around it."""
-    inner: Any = model
-    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
 
 
 def _hidden(model: Any, pack: Pack, soft: SoftPrompt, how: Reading, quick: bool) -> Tensor:

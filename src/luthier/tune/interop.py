@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from luthier.core.errors import DataError, InputError
 from luthier.text.messages import Example
-from luthier.tune.objective import Objective
+from luthier.tune.objective import About, Objective
 from luthier.tune.schedule import Course
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def as_dataset(objective: Objective, examples: Sequence[Example], text: Text) ->
     from datasets import Dataset
 
     rows = _rows(objective, examples, text)
-    if not _labels_suffice(objective, rows):
+    if objective.outputs(About.of(examples)) or not _labels_suffice(objective, rows):
         raise InputError(
             f"{objective.kind} weighs or compares what it learns here, which labels cannot tell",
             remedy="train from packs: `steps_of` or `lightning_data`",
@@ -52,7 +52,7 @@ def as_dataset(objective: Objective, examples: Sequence[Example], text: Text) ->
 
 
 def _rows(objective: Objective, examples: Sequence[Example], text: Text) -> list[Row]:
-    rows = [row for lesson in objective.lessons(examples, text) for row in lesson.rows]
+    rows = [row for lesson in objective.lessons(examples, text, About.of(examples)) for row in lesson.rows]
     if not rows:
         raise DataError("nothing can be learnt from any of these examples")
     return rows
@@ -121,7 +121,8 @@ def steps_of(objective: Objective, examples: Sequence[Example], text: Text, how:
     """The steps that Luthier's own loop would take over these examples, in its order, shared prefixes packed."""
     from luthier.models.pack import packs
 
-    lessons = [lesson.rows for lesson in objective.lessons(examples, text) if lesson.rows]
+    about = About.of(examples, seed=how.seed)
+    lessons = [lesson.rows for lesson in objective.lessons(examples, text, about) if lesson.rows]
     if not lessons:
         raise DataError("nothing can be learnt from any of these examples")
     course = Course(seed=how.seed, count=len(lessons), epochs=how.epochs, rows_per_step=how.rows_per_step)

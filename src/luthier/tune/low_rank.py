@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 from luthier.core.errors import ModelError, Where, did_you_mean
 from luthier.models.describe import Description
 from luthier.models.quiet import no_peft_warning
+from luthier.models.sequence import task_type
 from luthier.models.shapes import Linear, expert_numbers, frozen_experts, targeted
 from luthier.tune.technique import Choice, Rate, Technique, rate_for_width
 
@@ -63,7 +64,7 @@ class LowRank(Technique):
             "exclude_modules": _routers(model) or None,
             "lora_dropout": self.dropout,
             "fan_in_fan_out": any(isinstance(module, Conv1D) for module in model.modules()),
-            "task_type": "CAUSAL_LM",
+            "task_type": task_type(model),
         }
         config = LoraConfig(**{**settings, **more})
         if register:

@@ -15,7 +15,7 @@ from luthier.core.step import Work
 from luthier.text.dataset import batches, has_split, summary
 from luthier.text.messages import prompt_of, said_for
 from luthier.tune.heldout import HELD_OUT, Parted, asked, check_metric, part
-from luthier.tune.objective import Lesson, Objective
+from luthier.tune.objective import About, Lesson, Objective
 from luthier.tune.schedule import Course, chosen
 
 if TYPE_CHECKING:
@@ -44,6 +44,13 @@ class Material:
         lessons = self._written("lessons", "train", places)
         self._warn(lessons)
         return lessons
+
+    @cached_property
+    def about(self) -> About:
+        """What the objective may know of the whole data set."""
+        examples = chain.from_iterable(batches(self._data, "train"))
+        labels = summary(self._data).labels
+        return About(classes=said_for(labels, examples) if labels else {}, seed=self._work.seed)
 
     @cached_property
     def watch(self) -> Watch | None:
@@ -97,7 +104,7 @@ class Material:
     def _teach(self, split: str, places: Sequence[int]) -> Iterator[Lesson]:
         done = 0
         for some in batches(self._data, split, places):
-            yield from self._step.objective.lessons(some, self._text)
+            yield from self._step.objective.lessons(some, self._text, self.about)
             done += len(some)
             self._work.events.progress(done, len(places), "rows read")
 

@@ -11,9 +11,10 @@ import torch
 from luthier.metrics.answers import Answers
 from luthier.metrics.metric import Metric
 from luthier.metrics.resample import totals
-from luthier.models.generate import score_options
+from luthier.models.generate import label_scores, score_options
 from luthier.models.logprobs import logprobs
 from luthier.models.pack import packs
+from luthier.models.sequence import names_of, plain_model
 from luthier.tune.lessons import Lessons
 from luthier.tune.objective import Objective
 
@@ -70,10 +71,14 @@ class Exam(NamedTuple):
 def measured(model: Any, metric: Metric, questions: Questions, tokens: int) -> float:
     """A metric of the labels that a model finds likeliest, by the code that evaluation uses."""
     scores: list[Mapping[str, float]] = []
+    named = names_of(plain_model(model))
     for begin in range(0, len(questions.prompts), TOGETHER):
         some = slice(begin, begin + TOGETHER)
-        found = score_options(model, questions.prompts[some], questions.choices[some], tokens=tokens)
-        scores += [dict(zip(questions.labels, row, strict=True)) for row in found]
+        if named:
+            found = label_scores(model, questions.prompts[some], tokens=tokens)
+        else:
+            found = score_options(model, questions.prompts[some], questions.choices[some], tokens=tokens)
+        scores += [dict(zip(named or questions.labels, row, strict=True)) for row in found]
     said = [max(questions.labels, key=row.__getitem__) for row in scores]
     answers = Answers.of(said, questions.references, label_scores=scores)
     metric.check(answers)

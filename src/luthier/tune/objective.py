@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from luthier.core.component import Component
-from luthier.text.messages import Example
+from luthier.text.messages import Example, said_for
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from luthier.models.pack import Pack, Row
     from luthier.text.ids import Text
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What an objective may know beside the rows that it is given."""
+
+    classes: Mapping[str, str] = field(default_factory=dict)
+    """What the assistant says for each class of the data, sorted by class; empty for data of texts."""
+    seed: int = 0
+
+    @classmethod
+    def of(cls, examples: Sequence[Example], seed: int = 0) -> About:
+        """What the examples tell of the classes that they bear."""
+        labels = {example.label for example in examples if example.label}
+        return cls(classes=said_for(labels, examples), seed=seed)
+
+
+NOTHING = About()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +75,16 @@ class Objective(Component):
     """Whether the loss also needs the log-probabilities of the model as it was."""
 
     @abstractmethod
-    def lessons(self, examples: Sequence[Example], text: Text) -> list[Lesson]:
+    def lessons(self, examples: Sequence[Example], text: Text, about: About = NOTHING) -> list[Lesson]:
         """One lesson for each example, in order."""
+
+    def outputs(self, about: About) -> tuple[str, ...]:
+        """Names of the outputs of the sequence head that the model needs; none when it keeps its language head.
+
+        With a sequence head, the last id of a row is the number of an output. One output alone is read as it is (a
+        reward); several as log-probabilities (classes).
+        """
+        return ()
 
     @abstractmethod
     def denominator(self, rows: Sequence[Row]) -> float:
@@ -67,3 +93,17 @@ class Objective(Component):
     @abstractmethod
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
         """The sum over one pack, from the log-probabilities (N,) of its learnt tokens; pure."""
+
+
+def row_sums(logp: Tensor, pack: Pack) -> Tensor:
+    """(R,) weighted sum of each row's log-probabilities (N,)."""
+    weighed = logp * pack.weights.to(logp)
+    return weighed.new_zeros(pack.rows).index_add(0, pack.path.to(logp.device), weighed)
+
+
+def by_lesson(values: Tensor, pack: Pack, missing: float) -> Tensor:
+    """(lessons, most rows of one): each lesson's row values (R,) side by side in order, then `missing`."""
+    counts = pack.lesson.bincount()
+    place = pack.lesson.new_ones(pack.rows).cumsum(0) - 1 - (counts.cumsum(0) - counts)[pack.lesson]
+    table = values.new_full((len(counts), int(counts.max())), missing)
+    return table.index_put((pack.lesson.to(values.device), place.to(values.device)), values)

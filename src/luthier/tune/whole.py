@@ -6,6 +6,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from luthier.models.describe import read_object
+from luthier.models.sequence import head_settings, is_sequence
+from luthier.tune.technique import write_settings
+
 TRAVELS: tuple[str, ...] = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "merges.txt", "tokenizer.model", "chat_template.jinja", "generation_config.json", "LICENSE", "model.json",
@@ -23,7 +27,10 @@ def write_whole(model: Any, folder: Path, base: Path) -> None:
         if source is not None:
             del state[tied]
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    shutil.copyfile(base / "config.json", folder / "config.json")
+    if is_sequence(model):
+        write_settings(folder / "config.json", {**read_object(base / "config.json"), **head_settings(model)})
+    else:
+        shutil.copyfile(base / "config.json", folder / "config.json")
     for file in TRAVELS:
         if (base / file).is_file():
             shutil.copyfile(base / file, folder / file)

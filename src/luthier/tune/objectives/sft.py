@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from luthier.core.errors import DataError, Where, did_you_mean
 from luthier.text.messages import Example, Message
-from luthier.tune.objective import Lesson, Loss, Objective
+from luthier.tune.objective import NOTHING, About, Lesson, Loss, Objective
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,7 +63,7 @@ class Sft(Objective):
     average: Literal["token", "row"] = "token"
     """Whether every learnt token counts the same, or every row (long answers then weigh no more than short ones)."""
 
-    def lessons(self, examples: Sequence[Example], text: Text) -> list[Lesson]:
+    def lessons(self, examples: Sequence[Example], text: Text, about: About = NOTHING) -> list[Lesson]:
         """One row for each example: its whole conversation, the chosen turns learnt."""
         limit = None if self.too_long == "drop" else self.max_tokens
         rows = text.encode_many(
@@ -95,7 +95,7 @@ class Sft(Objective):
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
         """Minus the weighted sum of log-probabilities."""
-        return Loss(-(logp * pack.weights.to(logp.dtype)).sum())
+        return Loss(-(logp * pack.weights.to(logp)).sum())
 
 
 def weight_of(example: Example, column: str | None) -> float:

@@ -20,7 +20,7 @@ from luthier.text.prompt import Prompt
 from luthier.tune.heldout import HeldOut
 from luthier.tune.material import Material
 from luthier.tune.memory import cores, tokens_that_fit
-from luthier.tune.objective import Objective
+from luthier.tune.objective import About, Objective
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.optimizer import Optimizer
 from luthier.tune.optimizers.adamw import AdamW
@@ -231,7 +231,7 @@ class _Tuning:
         torch.set_num_threads(cores())
         step = self._step
         dtype = pick_dtype(step.precision)
-        model = self._technique.adapt(self._technique.open(self._model, dtype), self._work.seed)
+        model = self._technique.adapt(self._open(dtype, material.about), self._work.seed)
         tokens = self._tokens(material.lessons)
         self._technique.begin(model, packs_of(material.lessons, course, tokens))
         one_product(model)
@@ -255,6 +255,13 @@ class _Tuning:
         self.trained = model
         training = Training(model, step.objective, material.lessons, course, manner, material.watch)
         return training, self._keeper()
+
+    def _open(self, dtype: Any, about: About) -> Any:
+        """The plain model to be made trainable, under the head that the objective needs."""
+        from luthier.models.sequence import is_sequence, with_outputs
+
+        model, outputs = self._technique.open(self._model, dtype), self._step.objective.outputs(about)
+        return with_outputs(model, outputs) if outputs or is_sequence(model) else model
 
     def _keeper(self) -> Keeper:
         """Keeps states under a name that only trainings of one technique with one optimizer share."""
@@ -308,6 +315,7 @@ class _Tuning:
                 "learning_rate": self._rate.value,
                 "learning_rate_why": self._rate.why,
                 "held_out": training.held_out,
+                **({"classes": outputs} if (outputs := step.objective.outputs(material.about)) else {}),
             },
         )
         (folder / "log.jsonl").write_text("".join(f"{line}\n" for line in training.log), encoding="utf-8")

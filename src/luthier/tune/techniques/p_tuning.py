@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from luthier.models.describe import Description, training_memory
+from luthier.models.sequence import task_type
 from luthier.tune.peft_files import write_adapter
 from luthier.tune.soft_prompts import HEAD_ROWS, wrapped
 from luthier.tune.technique import Choice, Rate, Technique
@@ -46,7 +47,7 @@ class PTuning(Technique):
         from peft import PromptEncoderConfig
 
         config = PromptEncoderConfig(
-            task_type="CAUSAL_LM",
+            task_type=task_type(model),
             num_virtual_tokens=self.tokens,
             encoder_reparameterization_type=self.encoder.upper(),
             encoder_hidden_size=self.encoder_size,

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from luthier.core.errors import ModelError
 from luthier.models.describe import Description, training_memory
+from luthier.models.sequence import task_type
 from luthier.tune.peft_files import write_adapter
 from luthier.tune.soft_prompts import HEAD_ROWS, check_text, start_ids, wrapped
 from luthier.tune.technique import Choice, Rate, Technique
@@ -51,7 +52,7 @@ class Prefix(Technique):
 
         started = _computed(model, start_ids(model, self.text, self.tokens, seed))
         config = PrefixTuningConfig(
-            task_type="CAUSAL_LM",
+            task_type=task_type(model),
             num_virtual_tokens=self.tokens,
             prefix_projection=self.encoder_size is not None,
             encoder_hidden_size=self.encoder_size,

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from luthier.models.describe import Description, training_memory
+from luthier.models.sequence import task_type
 from luthier.tune.peft_files import write_adapter
 from luthier.tune.soft_prompts import HEAD_ROWS, check_text, start_ids, wrapped
 from luthier.tune.technique import Choice, Rate, Technique
@@ -41,7 +42,7 @@ class Prompt(Technique):
         import torch
         from peft import PromptTuningConfig
 
-        config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=self.tokens)
+        config = PromptTuningConfig(task_type=task_type(model), num_virtual_tokens=self.tokens)
         made = wrapped(model, config, seed)
         if self.init != "random":
             with torch.no_grad():

@@ -1,0 +1,127 @@
+"""Models with a sequence head: scores of a few outputs, read after a row's last token, in place of the next token.
+
+They are transformers' own `...ForSequenceClassification`: the decoder of a language model and a linear layer `score`.
+Several outputs are classes, read as log-probabilities; one alone is read as it is (a reward).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from luthier.core.errors import ModelError
+from luthier.models.quiet import no_bars
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def plain_model(model: Any) -> Any:
+    """The transformers model itself, with adapters in place, without PEFT's wrapper around it."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def is_sequence(model: Any) -> bool:
+    """Whether a plain model ends in a sequence head."""
+    return type(model).__name__.endswith("ForSequenceClassification")
+
+
+def task_type(model: Any) -> str:
+    """What PEFT calls a model's task: with SEQ_CLS it trains and saves the sequence head beside the adapter."""
+    return "SEQ_CLS" if is_sequence(model) else "CAUSAL_LM"
+
+
+def names_of(model: Any) -> tuple[str, ...]:
+    """The outputs of a plain model's sequence head, in order; none for a language model."""
+    if not is_sequence(model):
+        return ()
+    return tuple(str(name) for _, name in sorted(model.config.id2label.items()))
+
+
+def with_outputs(model: Any, outputs: Sequence[str]) -> Any:
+    """A plain language model with a sequence head in place of its language head, over the very same decoder.
+
+    The head begins at zero: all outputs alike, and no random number needed. A model that has these outputs already is
+    returned as it is; `ModelError` for other outputs, or when transformers has no sequence head for the architecture.
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    if is_sequence(model):
+        return _kept(model, outputs)
+    config = model.config.__class__.from_dict({**model.config.to_dict(), **_labels(outputs)})
+    if config.get_text_config().pad_token_id is None:
+        ends = config.get_text_config().eos_token_id
+        config.get_text_config().pad_token_id = ends[0] if isinstance(ends, list) else ends
+    config._name_or_path = model.config._name_or_path
+    config._attn_implementation = model.config._attn_implementation
+    try:
+        with torch.device("meta"), no_bars():
+            made: Any = AutoModelForSequenceClassification.from_config(config)
+    except ValueError as error:
+        raise _headless(model) from error
+    place = made.base_model_prefix
+    decoder: Any = getattr(model, place, None)
+    if not isinstance(getattr(made, "score", None), torch.nn.Linear) or type(decoder) is not type(getattr(made, place)):
+        raise _headless(model)
+    setattr(made, place, decoder)
+    score, weight = made.score, next(decoder.parameters())
+    made.score = torch.nn.Linear(
+        score.in_features, score.out_features, score.bias is not None, weight.device, model.dtype
+    )
+    with torch.no_grad():
+        for parameter in made.score.parameters():
+            parameter.zero_()
+    made.config.update({"architectures": [type(made).__name__]})
+    return made.eval()
+
+
+def _kept(model: Any, outputs: Sequence[str]) -> Any:
+    if names_of(model) != tuple(outputs):
+        has, wanted = ", ".join(names_of(model)), ", ".join(outputs) or "none"
+        remedy = "begin with the base model, or with data of the same classes and `head: sequence`"
+        raise ModelError(f"this model has a sequence head for {has}; wanted are {wanted}", remedy=remedy)
+    return model
+
+
+def _headless(model: Any) -> ModelError:
+    remedy = "use `head: label`, which works with every language model"
+    return ModelError(f"transformers has no sequence head for {type(model).__name__}", remedy=remedy)
+
+
+def _labels(outputs: Sequence[str]) -> dict[str, Any]:
+    return {
+        "id2label": {str(number): name for number, name in enumerate(outputs)},
+        "label2id": {name: number for number, name in enumerate(outputs)},
+        "problem_type": "regression" if len(outputs) == 1 else "single_label_classification",
+    }
+
+
+def head_settings(model: Any) -> dict[str, Any]:
+    """What stands otherwise in the config.json of a model with a sequence head than in its base's."""
+    config = model.config
+    names = list(names_of(model))
+    return {
+        "architectures": [type(model).__name__],
+        "pad_token_id": config.get_text_config().pad_token_id,
+        **_labels(names),
+    }
+
+
+def score(model: Any, hidden: Tensor) -> Tensor:
+    """(N, width) hidden states of a plain model to (N, outputs) scores, in at least fp32."""
+    import torch
+
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    head = model.score
+    bias = None if head.bias is None else head.bias.to(wide)
+    return torch.nn.functional.linear(hidden.to(wide), head.weight.to(wide), bias)
+
+
+def refuse_sequence(model: Any) -> None:
+    """`ModelError` for a plain model that writes no text."""
+    if is_sequence(model):
+        raise ModelError(
+            f"this model names one of {len(names_of(model))} classes and writes no text",
+            remedy="evaluate it, or tune with `head: label` for a model that can be talked with",
+        )

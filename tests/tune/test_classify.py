@@ -1,0 +1,96 @@
+"""Scoring labels: the loss is cross-entropy over the options' scores, as evaluation scores them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from luthier.core.errors import DataError
+from luthier.models.generate import score_options
+from luthier.models.load import load
+from luthier.models.logprobs import logprobs
+from luthier.models.pack import pack, packs
+from luthier.text.ids import Text
+from luthier.tune.objective import About, Lesson
+from luthier.tune.objectives.classify import Classify
+from tuning import Bench, bench, chat, examples
+
+ABOUT = About(classes={"account": "account", "billing": "billing please", "delivery": "delivery"})
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return bench(tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture(scope="module")
+def text(shop: Bench) -> Text:
+    return Text.load(shop.base.folder)
+
+
+def scores(shop: Bench, lessons: list[Lesson], normalise: str) -> torch.Tensor:
+    """(lessons, options) of each row scored by the road that evaluation takes."""
+    first = [lesson.rows[0].targets[0] for lesson in lessons]
+    prompts = [list(lesson.rows[0].ids[:at]) for lesson, at in zip(lessons, first, strict=True)]
+    options = [
+        [list(row.ids[at : row.targets[-1] + 1]) for row in lesson.rows]
+        for lesson, at in zip(lessons, first, strict=True)
+    ]
+    found = torch.tensor(score_options(load(shop.base, "float32").model, prompts, options), dtype=torch.float64)
+    lengths = torch.tensor([[len(ids) for ids in told] for told in options])
+    return found / lengths if normalise == "mean" else found
+
+
+@pytest.mark.parametrize("normalise", ["sum", "mean"])
+def test_the_loss_is_cross_entropy_over_the_scores_of_evaluation(shop: Bench, text: Text, normalise: Any) -> None:
+    objective = Classify(normalise=normalise)
+    lessons = objective.lessons(examples(6), text, ABOUT)
+    rows = [row for lesson in lessons for row in lesson.rows]
+    model = load(shop.base, "float32").model
+    wanted = torch.nn.functional.cross_entropy(scores(shop, lessons, normalise), torch.zeros(6, dtype=torch.int64))
+    parts = packs(rows, 60)
+    assert len(parts) > 1
+    for made in ([pack(rows)], parts):
+        with torch.no_grad():
+            found = [objective.loss(logprobs(model, one), one, None) for one in made]
+        total = sum(float(loss.total) for loss in found) / objective.denominator(rows)
+        assert total == pytest.approx(float(wanted), rel=1e-5)
+    hits = (scores(shop, lessons, normalise).argmax(1) == 0).double().mean()
+    assert sum(loss.measures["accuracy"] for loss in found) / objective.denominator(rows) == pytest.approx(float(hits))
+
+
+def test_the_right_option_comes_first_and_others_are_drawn_by_the_seed(text: Text) -> None:
+    about = About(classes={**ABOUT.classes, **{f"class {n}": f"class {n}" for n in range(20)}})
+    lessons = Classify(options=4).lessons(examples(8), text, about)
+    for lesson, example in zip(lessons, examples(8), strict=True):
+        told = [text.decode([row.ids[at] for at in row.targets]).removesuffix("<|im_end|>") for row in lesson.rows]
+        assert told[0] == about.classes[example.label or ""]
+        assert len(set(told)) == 4
+    assert lessons == Classify(options=4).lessons(examples(8), text, about)
+    other = About(classes=about.classes, seed=1)
+    assert lessons != Classify(options=4).lessons(examples(8), text, other)
+
+
+def test_more_options_than_classes_are_all_classes(text: Text) -> None:
+    assert Classify(options=9).lessons(examples(2), text, ABOUT) == Classify().lessons(examples(2), text, ABOUT)
+
+
+def test_rows_without_a_class_are_told(text: Text) -> None:
+    for head in ("label", "sequence"):
+        (lesson,) = Classify(head=head).lessons([chat("Hm?", "none")], text, ABOUT)
+        assert lesson.nothing == "it has no class"
+
+
+def test_data_without_classes_is_refused(text: Text) -> None:
+    with pytest.raises(DataError, match="at least two classes; this data set has 0"):
+        Classify().lessons(examples(2), text, About())
+    with pytest.raises(DataError, match="both answered 'same'"):
+        Classify().lessons(examples(2), text, About(classes={"a": "same", "b": "same"}))
+
+
+def test_settings_of_labels_are_refused_for_a_sequence_head() -> None:
+    with pytest.raises(ValidationError, match="are for labels"):
+        Classify(head="sequence", options=4)

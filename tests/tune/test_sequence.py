@@ -1,0 +1,181 @@
+"""A sequence head: transformers' own numbers, trained by any technique, loaded in plain PEFT, evaluated, exported."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from luthier.core.errors import ModelError
+from luthier.core.step import Work
+from luthier.eval.steps.evaluate import Evaluate
+from luthier.models.export import export
+from luthier.models.generate import generate, label_scores, score_options
+from luthier.models.load import load, open_folder, open_merged, outputs_of
+from luthier.models.logprobs import logprobs
+from luthier.models.pack import Row, pack
+from luthier.models.quiet import no_peft_warning
+from luthier.models.sequence import plain_model, with_outputs
+from luthier.text.ids import Text
+from luthier.text.messages import prompt_of
+from luthier.tune.objective import About
+from luthier.tune.objectives.classify import Classify
+from luthier.tune.steps.tune import Tune
+from luthier.tune.technique import Technique
+from luthier.tune.techniques.full import Full
+from luthier.tune.techniques.lora import Lora
+from tuning import Bench, bench, examples
+
+CLASSES = ("account", "billing", "delivery")
+ABOUT = About(classes={name: name for name in CLASSES})
+TECHNIQUES: list[Technique] = [Lora(r=8), Full()]
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return bench(tmp_path_factory.mktemp("shop"))
+
+
+def step(technique: Technique) -> Tune:
+    return Tune(
+        data="data", objective=Classify(head="sequence"), technique=technique, rows_per_step=16, learning_rate=8e-3,
+        epochs=16, precision="float32",
+    )  # fmt: skip
+
+
+@pytest.fixture(params=TECHNIQUES, ids=lambda technique: technique.kind)
+def tuned(shop: Bench, request: pytest.FixtureRequest) -> Any:
+    wanted = step(request.param)
+    digest = shop.tune_digest(wanted)
+    return shop.store.open(digest) if shop.store.has(digest) else shop.tune(wanted)
+
+
+def prompts(shop: Bench, count: int = 6) -> list[list[int]]:
+    return Text.load(shop.base.folder).prompts([prompt_of(example) for example in examples(count)])
+
+
+def headed(shop: Bench, dtype: torch.dtype) -> Any:
+    """A plain model with a sequence head that is not zero."""
+    model = with_outputs(open_folder(shop.base.folder, dtype), CLASSES)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        model.score.weight.normal_()
+    return model
+
+
+def own(model: Any, asked: list[list[int]]) -> torch.Tensor:
+    """(rows, classes) log-probabilities by transformers' own forward, each row alone."""
+    with torch.no_grad():
+        return torch.cat([torch.log_softmax(model(input_ids=torch.tensor([ids])).logits, -1) for ids in asked])
+
+
+def test_log_probabilities_and_gradients_are_transformers_own(shop: Bench) -> None:
+    model, asked = headed(shop, torch.float64), prompts(shop)
+    numbers = torch.tensor([0, 1, 2, 2, 1, 0])
+    rows = [Row([*ids, int(n)], [0.0] * len(ids) + [1.0]) for ids, n in zip(asked, numbers, strict=True)]
+    torch.testing.assert_close(torch.tensor(label_scores(model, asked)).double(), own(model, asked))
+    loss = Classify(head="sequence").loss(logprobs(model, pack(rows)), pack(rows), None).total / 6
+    loss.backward()
+    ours = {name: one.grad.clone() for name, one in model.named_parameters()}
+    model.zero_grad()
+    padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids in asked], True, model.config.pad_token_id)
+    seen = torch.nn.utils.rnn.pad_sequence([torch.ones(len(ids)) for ids in asked], True)
+    theirs = model(input_ids=padded, attention_mask=seen, labels=numbers).loss
+    theirs.backward()
+    torch.testing.assert_close(loss, theirs)
+    for name, one in model.named_parameters():
+        torch.testing.assert_close(ours[name], one.grad, msg=name, atol=1e-6, rtol=1e-6)  # norms are in fp32
+
+
+def test_one_output_is_read_as_it_is(shop: Bench) -> None:
+    model, asked = headed(shop, torch.float32), prompts(shop, 2)
+    model.score = torch.nn.Linear(32, 1)
+    rows = [Row([*ids, 0], [0.0] * len(ids) + [1.0]) for ids in asked]
+    with torch.no_grad():
+        wanted = torch.cat([model(input_ids=torch.tensor([ids])).logits[0] for ids in asked])
+        torch.testing.assert_close(logprobs(model, pack(rows)), wanted)
+
+
+def test_it_loads_in_plain_peft_and_in_plain_transformers(shop: Bench, tuned: Any) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification
+
+    assert outputs_of(tuned) == CLASSES
+    loaded = load(tuned, "float32")
+    scores = torch.tensor(label_scores(loaded.model, prompts(shop)))
+    if (tuned.folder / "adapter").is_dir():
+        base = AutoModelForSequenceClassification.from_pretrained(shop.base.folder, num_labels=3)
+        with no_peft_warning():
+            plain = PeftModel.from_pretrained(base, tuned.folder / "adapter").eval()
+    else:
+        plain = AutoModelForSequenceClassification.from_pretrained(tuned.folder).eval()
+        assert plain.config.id2label == dict(enumerate(CLASSES))
+    torch.testing.assert_close(scores, own(plain, prompts(shop)), atol=1e-5, rtol=1e-4)
+    merged = open_merged(tuned, torch.float32)
+    torch.testing.assert_close(scores, own(merged, prompts(shop)), atol=1e-4, rtol=1e-4)
+
+
+def test_it_learns_its_classes_and_is_evaluated_by_them(shop: Bench, tuned: Any, tmp_path: Path) -> None:
+    evaluate = Evaluate(data="data", model="tune", split="train", baselines=(), rows=24)
+    work = shop.work(step(Lora(r=4)))
+    folder = tmp_path / "evaluation"
+    folder.mkdir()
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    inputs = {"data": shop.data, "model": tuned}
+    evaluate.make(
+        Work(name="report", inputs=inputs, folder=folder, scratch=scratch, base=folder, seed=0, events=work.events)
+    )
+    models = json.loads((folder / "metrics.json").read_text())["models"]
+    assert models["tuned"]["accuracy"]["value"] > 0.8
+    assert models["tuned"]["accuracy"]["value"] > models["base"]["accuracy"]["value"]
+
+
+def test_it_writes_no_text(shop: Bench, tuned: Any) -> None:
+    loaded = load(tuned, "float32")
+    with pytest.raises(ModelError, match="names one of 3 classes and writes no text"):
+        generate(loaded, prompts(shop, 1), 4, set())
+    with pytest.raises(ModelError, match="writes no text"):
+        score_options(loaded.model, prompts(shop, 1), [[[1]]])
+
+
+def test_other_objectives_and_other_classes_are_refused_over_it(shop: Bench, tuned: Any) -> None:
+    for objective in (Classify(), "sft"):
+        other = step(Lora(r=4)).model_copy(update={"objective": Tune(data="data", objective=objective).objective})
+        with pytest.raises(ModelError, match="has a sequence head for account, billing, delivery; wanted are none"):
+            shop.tune(other, model=tuned)
+    with pytest.raises(ModelError, match="wanted are a, b"):
+        with_outputs(plain_model(load(tuned).model), ("a", "b"))
+
+
+def test_tuning_goes_on_over_the_same_classes(shop: Bench, tuned: Any) -> None:
+    again = step(Lora(r=2)).model_copy(update={"epochs": 1})
+    made = shop.tune(again, model=tuned)
+    losses = [json.loads(line)["loss"] for line in (made.folder / "log.jsonl").read_text().splitlines()]
+    shop.store.remove(shop.tune_digest(again))
+    assert losses[0] < 0.8
+
+
+def test_it_is_exported_and_checked(shop: Bench, tuned: Any, tmp_path: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification
+
+    said: list[str] = []
+    folder = export(tuned, tmp_path / "hf", "hf", say=said.append)
+    whole = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    assert whole.config.id2label == dict(enumerate(CLASSES))
+    wanted = torch.tensor(label_scores(load(tuned, "float32").model, prompts(shop)))
+    torch.testing.assert_close(own(whole, prompts(shop)), wanted, atol=1e-4, rtol=1e-4)
+    assert "names the same class" in said[0]
+    assert "AutoModelForSequenceClassification" in (folder / "README.md").read_text()
+    with pytest.raises(ModelError, match="sequence head for 3 classes, for which GGUF"):
+        export(tuned, tmp_path / "gguf", "gguf")
+    if (tuned.folder / "adapter").is_dir():
+        folder = export(tuned, tmp_path / "adapter", "adapter")
+        base = AutoModelForSequenceClassification.from_pretrained(shop.base.folder, num_labels=3)
+        with no_peft_warning():
+            plain = PeftModel.from_pretrained(base, folder).eval()
+        torch.testing.assert_close(own(plain, prompts(shop)), wanted, atol=1e-4, rtol=1e-4)
