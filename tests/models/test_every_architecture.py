@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -28,7 +29,12 @@ WAYS: dict[str, Any] = {
     "intermediate_size_mlp": 48,
 }  # fmt: skip
 """What the sizes of a model are called, here or there."""
+ODD = {
+    "prophetnet": "transformers answers otherwise when it is given a mask of ones",
+    "blt": "reads patches of bytes",
+}
 NOT_TO_BE_MADE = (
+    StrictDataclassError,
     ValueError,
     TypeError,
     AttributeError,
@@ -64,10 +70,12 @@ def small(kind: str) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
 def test_it_is_read_as_separate_rows_or_refused(kind: str) -> None:
+    if kind in ODD:
+        pytest.skip(ODD[kind])
     transformers.logging.set_verbosity_error()
     weights = torch.sin(torch.arange(1, 1 + sum(len(row.targets) for row in ROWS), dtype=torch.float64))
     with Double():

@@ -32,7 +32,7 @@ def test_bf16_ends_within_a_hundredth_of_fp32s_loss(
     (tmp_path / "headlines" / "recipe.yaml").write_text(text)
     ends = {precision: _end(tmp_path / "headlines", precision) for precision in ("float32", "bfloat16")}
     record_property("mean_loss_over_the_last_half", ends)
-    assert ends["bfloat16"] == pytest.approx(ends["float32"], rel=0.01)
+    assert ends["bfloat16"] <= 1.01 * ends["float32"]
 
 
 def _end(folder: Path, precision: str) -> float:

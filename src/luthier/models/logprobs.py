@@ -28,6 +28,7 @@ from luthier.models.soft import NO_PROMPT, SoftPrompt, soft_prompt
 FEW_TARGETS = 4
 """Training reads logits in fp32 while at most one token in this many is learnt: below that it costs next to nothing."""
 _AGREES = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 8e-2, torch.float16: 2e-2}
+_FAULTS = (TypeError, ValueError, AttributeError, LookupError, RuntimeError)
 _SEEN_WHOLE = {"full_attention", "sliding_attention", "attention"}
 
 
@@ -218,6 +219,8 @@ def _why_padded(model: Any, probe: Pack, padded: Tensor) -> str:
             whole = decoder(input_ids=probe.ids[None], position_ids=probe.positions[None], use_cache=False)
     except Unpackable as error:
         return str(error)
+    except _FAULTS as error:  # whatever a new architecture does with no mask: it has been read padded already
+        return f"it does not read packs: {str(error).splitlines()[0]}"
     if why := _why_unknown(model.config.get_text_config(), now):
         return why
     difference = _distance(whole.last_hidden_state[0].index_select(0, probe.sources), padded)

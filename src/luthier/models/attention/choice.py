@@ -148,7 +148,7 @@ def _flexible(query: Tensor) -> bool:
 
 
 def _blocks(query: Tensor, key: Tensor, value: Tensor, plan: Plan, manner: Manner) -> Tensor:
-    return block_attention(query, key, value, plan, manner.scaling, manner.window)
+    return block_attention(query, key, value, plan, manner.scaling, manner.window).contiguous()
 
 
 def _flex(query: Tensor, key: Tensor, value: Tensor, plan: Plan, manner: Manner) -> Tensor:
