@@ -68,6 +68,7 @@ from luthier.tune.objectives.sft import Sft
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.full import Full
 from luthier.tune.techniques.lora import Lora
+from luthier.tune.techniques.qlora import Qlora
 from tests.text.families import byte_level, dressed, family
 from tuning import Bench, bench, chat, examples
 from workshop import small_recipe
@@ -252,6 +253,21 @@ def test_08_merged_is_the_adapter(shop: Bench) -> None:
     adapter, merged = logits(load(made, "float32").model), logits(open_merged(made, torch.float32))
     torch.testing.assert_close(merged, adapter, atol=1e-4, rtol=1e-4)
     assert (adapter - logits(load(shop.base, "float32").model)).abs().max() > 1e-2
+
+
+def test_09_quantised_base(shop: Bench, tmp_path: Path) -> None:
+    """An adapter learnt over rounded weights is not merged into others: only, when asked, into those it knew."""
+    made = shop.tune(Tune(**{**QUICK, "technique": Qlora(r=4)}))
+    with pytest.raises(ModelError, match="quantised") as refused:
+        open_merged(made, torch.float32)
+    assert refused.value.remedy
+    with pytest.raises(ModelError, match="quantised"):
+        exports.export(made, tmp_path / "out", "merged")
+    assert not list(tmp_path.iterdir())
+    merged = open_merged(made, torch.float32, dequantise=True)
+    torch.testing.assert_close(logits(merged), logits(load(made, "float32").model), atol=1e-4, rtol=1e-4)
+    base = load(shop.base, "float32").model.model.layers[0].mlp.down_proj.weight
+    assert (merged.model.layers[0].mlp.down_proj.weight - base).abs().max() > 1e-2
 
 
 def test_10_export(shop: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

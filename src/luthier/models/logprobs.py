@@ -207,13 +207,9 @@ def _probe(vocabulary: int) -> Pack:
 
 def _why_padded(model: Any, probe: Pack, padded: Tensor) -> str:
     """Why the model cannot be read packed; empty when it can."""
-    if getattr(model, "_is_stateful", False):
-        return "it carries a state from token to token"
     decoder = _decoder(model)
-    if "position_ids" not in inspect.signature(decoder.forward).parameters:
-        return "it does not take positions"
-    if not hasattr(sys.modules[type(decoder).__module__], "ALL_ATTENTION_FUNCTIONS"):
-        return "it does not use the attention registry"
+    if why := _why_not_tried(model, decoder):
+        return why
     try:
         with packed(model, probe) as now:
             whole = decoder(input_ids=probe.ids[None], position_ids=probe.positions[None], use_cache=False)
@@ -225,6 +221,17 @@ def _why_padded(model: Any, probe: Pack, padded: Tensor) -> str:
         return why
     difference = _distance(whole.last_hidden_state[0].index_select(0, probe.sources), padded)
     return "" if difference <= _AGREES[padded.dtype] else f"packed and padded rows differ by {difference:.1%}"
+
+
+def _why_not_tried(model: Any, decoder: Any) -> str:
+    """Why there is no need to try."""
+    if getattr(model, "_is_stateful", False):
+        return "it carries a state from token to token"
+    if "position_ids" not in inspect.signature(decoder.forward).parameters:
+        return "it does not take positions"
+    if not hasattr(sys.modules[type(decoder).__module__], "ALL_ATTENTION_FUNCTIONS"):
+        return "it does not use the attention registry"
+    return ""
 
 
 def _why_unknown(config: Any, now: Pass) -> str:
