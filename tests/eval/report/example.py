@@ -217,6 +217,8 @@ def log(steps: int = 240) -> tuple[LogPoint, ...]:
             loss=0.35 + 2.4 * math.exp(-k / 45) + draw.gauss(0, 0.09) * (0.4 + math.exp(-k / 60)),
             held_out_loss=0.42 + 2.4 * math.exp(-k / 45) if k % 40 == 0 else None,
             lr=2e-4 * min(k / 12, 1) * 0.5 * (1 + math.cos(math.pi * k / steps)),
+            grad_norm=0.4 + 3 * math.exp(-k / 30),
+            held_out={"accuracy": 0.9 - 0.6 * math.exp(-k / 45)} if k % 40 == 0 else {},
         )
         for k in range(1, steps + 1)
     )

@@ -109,6 +109,11 @@ def test_a_long_log_is_thinned_without_losing_its_mean(count: int) -> None:
 
 def test_curves() -> None:
     parsed(curve(example.log(), width=800, name="x", desc="d"))
+    told = curve(example.log(), width=372, name="x", desc="d")
+    for strip in ("held out", "accuracy", "learning rate", "gradient norm"):
+        assert f">{strip}</text>" in told
+    assert "accuracy, step 240: 0.897" in told
+    assert "gradient norm" not in curve([LogPoint(step=1, loss=2.0)], width=800, name="x", desc="d")
     parsed(curve([LogPoint(step=1, loss=2.0)], width=372, name="x", desc="d"))
     parsed(curve([LogPoint(step=1), LogPoint(step=2, loss=0.0, lr=0.0)], width=372, name="x", desc="d"))
     parsed(curve([], width=372, name="x", desc="d"))

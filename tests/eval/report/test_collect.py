@@ -117,6 +117,7 @@ def tuned(store: Store) -> Artifact:
     card = {"name": "tiny", "licence": "Apache-2.0", "parameters": 1000}
     base = put(store, "ba" * 16, "base", "model", {"model.json": card})
     log = [{"step": at, "loss": 2.0 / at, "lr": 0.1, "tokens": 50, "grad_norm": 1.0} for at in range(1, 6)]
+    log[4] |= {"held_out_loss": 0.5, "held_out_accuracy": 0.75}
     files = {
         "tuned.json": {
             "technique": "lora",
@@ -204,6 +205,8 @@ def test_tuning(facts: ReportFacts) -> None:
     assert tuning.settings["technique.r"] == "16"
     assert tuning.settings["learning_rate_why"] == "twice the usual"
     assert [point.loss for point in tuning.log] == [2.0, 1.0, 2.0 / 3, 0.5, 0.4, None]
+    assert [point.grad_norm for point in tuning.log] == [1.0] * 5 + [None]
+    assert (tuning.log[4].held_out_loss, tuning.log[4].held_out) == (0.5, {"accuracy": 0.75})
 
 
 def test_evaluation(facts: ReportFacts) -> None:

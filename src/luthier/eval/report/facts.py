@@ -240,6 +240,9 @@ class LogPoint(Fact):
     loss: float | None = None
     held_out_loss: float | None = None
     lr: float | None = None
+    grad_norm: float | None = None
+    held_out: dict[str, float] = {}
+    """Metrics on the held-out rows, when they were measured after this step."""
 
 
 class TuningFacts(Fact):

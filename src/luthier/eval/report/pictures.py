@@ -108,7 +108,9 @@ class Pictures:
         """The loss of each step."""
         losses = [point.loss for point in facts.log if point.loss is not None]
         fell = f"from {losses[0]:.3f} to {losses[-1]:.3f}" if losses else "not logged"
-        desc = f"The training loss over {len(facts.log)} logged steps went {fell}."
+        held = [point.held_out_loss for point in facts.log if point.held_out_loss is not None]
+        beside = f" The loss on held-out rows went from {held[0]:.3f} to {held[-1]:.3f}." if held else ""
+        desc = f"The training loss over {len(facts.log)} logged steps went {fell}.{beside}"
         return self._pair(lambda width, name: curve(facts.log, width=width, name=name, desc=desc))
 
     def costs(self, costs: Sequence[Cost]) -> str:

@@ -11,7 +11,9 @@ from luthier.core.artifact import Artifact
 from luthier.eval.report.facts import LogPoint, TuningFacts
 
 MOST_POINTS = 2000
-"""A longer log is taken at even distances."""
+"""A longer log is taken at even distances; steps with a held-out measurement are always taken."""
+HELD_OUT = "held_out_"
+"""Before the names of measures on held-out rows in the log."""
 
 
 def tuning_facts(name: str, artifact: Artifact) -> TuningFacts:
@@ -98,17 +100,26 @@ def _lines(artifact: Artifact) -> list[dict[str, Any]]:
 
 def _log(told: list[dict[str, Any]]) -> tuple[LogPoint, ...]:
     if len(told) > MOST_POINTS:
-        told = [told[round(at * (len(told) - 1) / (MOST_POINTS - 1))] for at in range(MOST_POINTS)]
+        places = {round(at * (len(told) - 1) / (MOST_POINTS - 1)) for at in range(MOST_POINTS)}
+        told = [each for at, each in enumerate(told) if at in places or f"{HELD_OUT}loss" in each]
     return tuple(
         LogPoint(
             step=each["step"],
             loss=_number(each.get("loss")),
             held_out_loss=_number(each.get("held_out_loss")),
             lr=_number(each.get("lr")),
+            grad_norm=_number(each.get("grad_norm")),
+            held_out=_held_out(each),
         )
         for each in told
         if "step" in each
     )
+
+
+def _held_out(line: Mapping[str, Any]) -> dict[str, float]:
+    """Metrics of the held-out rows in a line of the log, by metric name."""
+    told = {name.removeprefix(HELD_OUT): _number(value) for name, value in line.items() if name.startswith(HELD_OUT)}
+    return {name: value for name, value in told.items() if value is not None and name != "loss"}
 
 
 def _number(value: Any) -> float | None:

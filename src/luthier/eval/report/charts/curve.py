@@ -1,34 +1,48 @@
-"""A training curve: the loss of each step, its smoothed course, the held-out loss, and the learning rate under it."""
+"""A training curve: each step's loss, smoothed, and the held-out loss; under it, strips for what else is told."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
-from luthier.eval.report.charts.drawing import Drawing, Scale, short, ticks
+from luthier.eval.report.charts.drawing import Drawing, Scale, fitted, short, ticks
 from luthier.eval.report.facts import LogPoint
 
 MOST_POINTS = 400
 """More steps than this are drawn as means of neighbours."""
-MARGIN = 88
+MARGIN = 98
 """Room at the right for the names of the curves, px."""
+SMALL_LETTER = 5.8
+"""Mean width of a letter in ticks, px."""
+STRIP, GAP = 42, 24
+"""Height of a strip and the room above it, px."""
 Point = tuple[float, float]
+
+
+class Strip(NamedTuple):
+    """A curve under the losses."""
+
+    name: str
+    points: Sequence[Point]
+    dots: bool = False
+    """Whether each point is a measurement worth showing, and the last value worth saying."""
 
 
 def curve(log: Sequence[LogPoint], *, width: int, name: str, desc: str) -> str:
     """The picture as SVG text."""
     losses = [(float(point.step), point.loss) for point in log if point.loss is not None]
     held_out = [(float(point.step), point.held_out_loss) for point in log if point.held_out_loss is not None]
-    rates = [(float(point.step), point.lr) for point in log if point.lr is not None]
+    strips = _strips(log)
     tall = 210.0 if width >= 480 else 190.0
-    drawing = Drawing(width, tall + (96 if rates else 30), name=name, title="Loss by step", desc=desc)
+    drawing = Drawing(width, tall + (STRIP + GAP) * len(strips) + 30, name=name, title="Loss by step", desc=desc)
     right = width - MARGIN
     across = Scale(log[0].step if log else 0, max(log[-1].step, 1) if log else 1, 38, right)
     _losses(drawing, across, losses, held_out, tall)
     bottom = tall
-    if rates:
-        bottom = tall + 66
-        _rates(drawing, across, rates, tall + 24, bottom)
+    for strip in strips:
+        bottom += STRIP + GAP
+        _strip(drawing, across, strip, bottom)
     for tick in ticks(across.low, across.high, 5 if width >= 480 else 3):
         drawing.text(across(tick), bottom + 16, short(tick), "tick", "middle")
     drawing.text(drawing.width, bottom + 16, "step", "tick", "end")
@@ -87,13 +101,32 @@ def _end_labels(drawing: Drawing, up: Scale, ends: Sequence[tuple[Point, str, st
         drawing.text(drawing.width - MARGIN + 10, at_y - over + 14, f"{y:.3f}", "tick")
 
 
-def _rates(drawing: Drawing, across: Scale, rates: Sequence[Point], top: float, bottom: float) -> None:
-    highest = max(y for _, y in rates) or 1.0
-    up = Scale(0, highest, bottom, top)
+def _strips(log: Sequence[LogPoint]) -> list[Strip]:
+    """Held-out metrics, the learning rate and the gradient's norm, as far as they were logged."""
+    metrics = sorted({name for point in log for name in point.held_out})
+    found = [
+        Strip(name, [(float(point.step), point.held_out[name]) for point in log if name in point.held_out], dots=True)
+        for name in metrics
+    ]
+    found.append(Strip("learning rate", [(float(point.step), point.lr) for point in log if point.lr is not None]))
+    norms = [(float(point.step), point.grad_norm) for point in log if point.grad_norm is not None]
+    found.append(Strip("gradient norm", norms))
+    return [strip for strip in found if strip.points]
+
+
+def _strip(drawing: Drawing, across: Scale, strip: Strip, bottom: float) -> None:
+    """A low curve of its own, from zero (or the lowest value below it) to the highest, named at the right."""
+    values = [y for _, y in strip.points]
+    up = Scale(min(0.0, *values), _top(values), bottom, bottom - STRIP)
     drawing.line(38, bottom, drawing.width - MARGIN, bottom, "zero")
-    drawing.polyline([(across(x), up(y)) for x, y in thinned(rates)], "curve grey")
-    drawing.text(drawing.width - MARGIN + 10, top + 6, "learning rate", "tick")
-    drawing.text(drawing.width - MARGIN + 10, top + 20, f"≤ {highest:.2g}", "tick")
+    kind = "curve against" if strip.dots else "curve grey"
+    drawing.polyline([(across(x), up(y)) for x, y in thinned(strip.points)], kind)
+    if strip.dots:
+        for x, y in strip.points:
+            drawing.circle(across(x), up(y), 3, "dot against", f"{strip.name}, step {x:.0f}: {y:.3f}")
+    drawing.text(drawing.width - MARGIN + 10, bottom - STRIP + 6, fitted(strip.name, MARGIN - 10, SMALL_LETTER), "tick")
+    said = f"{values[-1]:.3f}" if strip.dots else f"≤ {max(values):.2g}"
+    drawing.text(drawing.width - MARGIN + 10, bottom - STRIP + 20, said, "tick")
 
 
 def _top(values: Sequence[float]) -> float:
