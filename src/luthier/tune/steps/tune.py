@@ -149,7 +149,7 @@ class Tune(Step):
         if not isinstance(self.technique, Search):
             return self
         for name, field in type(self).model_fields.items():
-            if name not in self.technique.used and getattr(self, name) != field.default:
+            if name not in self.technique.used and getattr(self, name) != field.get_default(call_default_factory=True):
                 kind = self.technique.kind
                 raise ValueError(f"{name} changes nothing under {kind}, which moves no weights; leave it out")
         return self
