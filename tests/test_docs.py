@@ -10,6 +10,10 @@ from pathlib import Path
 import pytest
 
 from luthier.cli.app import run_command
+from luthier.core.artifact import Artifact
+from luthier.core.component import members
+from luthier.models.describe import describe
+from luthier.tune.technique import AnyTechnique
 from tests.workshop import small_recipe, tickets, write_csv
 
 ROOT = Path(__file__).parent.parent
@@ -97,3 +101,23 @@ def test_the_python_of_the_pages_runs(page: str, block: str, place: Path, monkey
     with warnings.catch_warnings():
         warnings.simplefilter("ignore" if page == "interop.md" else "error")  # what other people's loops say
         exec(compile(code, page, "exec"), {})  # the page's own words
+
+
+def _techniques() -> dict[str, list[str]]:
+    """The rows of the table of techniques, by kind."""
+    page = (ROOT / "docs" / "howto" / "choose-technique.md").read_text(encoding="utf-8")
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| `")]
+    return {row[0].strip("`"): row for row in rows}
+
+
+def test_the_table_of_techniques_names_them_all() -> None:
+    assert set(_techniques()) == set(members(AnyTechnique))
+
+
+@pytest.mark.model
+def test_the_numbers_of_the_table_are_the_codes(smollm2: Artifact) -> None:
+    model = describe(smollm2.folder)
+    for kind, row in _techniques().items():
+        technique = AnyTechnique.parse(kind)
+        assert row[2] == f"{technique.trainable(model):,}", kind
+        assert row[3] == f"{technique.footprint(model, 4096) / 1e9:.1f} GB", kind

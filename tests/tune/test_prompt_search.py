@@ -17,6 +17,7 @@ from luthier.metrics.members.labels import Accuracy
 from luthier.models.load import load
 from luthier.text.messages import Example, Message
 from luthier.text.prompt import Prompt
+from luthier.tune.search.asking import Local
 from luthier.tune.search.candidates import balanced, closest, example_sets, instructions, own_instruction, pairs
 from luthier.tune.search.race import cost, plan_rounds, race
 from luthier.tune.steps.tune import Tune
@@ -155,6 +156,18 @@ def _tokens(made: Any) -> list[int]:
     import polars
 
     return polars.read_parquet(made.path("learnt.parquet"))["tokens"].to_list()
+
+
+def test_a_prompt_under_which_one_label_is_always_said_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def always(asker: Local, prompt: Prompt, rows: list[Example]) -> Answers:
+        return Answers.of(["billing"] * len(rows), asker.references(rows))
+
+    shop = bench(tmp_path)
+    monkeypatch.setattr(Local, "answer", always)
+    shop.tune(search())
+    assert any("answered with 'billing' on every held-back row" in text for text in shop.said("warning"))
 
 
 def test_too_few_rows_and_prompts_that_do_not_fit_are_said(tmp_path: Path) -> None:

@@ -188,6 +188,9 @@ class Making:
         best.prompt.save(folder)
         why = self._why(final, answers)
         self._work.events.note(f"chosen: {best.origin}, {best.how}; {why}")
+        if self._labels and len(said := {*answers[final[0].place].predictions}) == 1:
+            same = f"the chosen prompt is answered with {said.pop()!r} on every held-back row"
+            self._work.events.warning(f"{same}: what the most frequent label alone would score; try metric: macro_f1")
         told = {
             "technique": self._technique.settings(),
             "objective": self._metric.kind,
