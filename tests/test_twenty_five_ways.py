@@ -65,6 +65,7 @@ from luthier.tune.lessons import Lessons
 from luthier.tune.loop import Training
 from luthier.tune.objective import Lesson, Loss
 from luthier.tune.objectives.sft import Sft
+from luthier.tune.optimizers.muon import Muon
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.full import Full
 from luthier.tune.techniques.lora import Lora
@@ -180,13 +181,23 @@ TUNE_OTHERWISE: dict[str, Any] = {
     "precision": "bfloat16",
     "technique": Lora(r=2),
     "objective": Sft(average="row"),
+    "optimizer": Muon(),
+    "decay": 0.9,
+    "ema": 0.5,
 }
+BESIDE = {"decay": {"schedule": "wsd"}}
+"""What must be set for a setting to mean anything."""
+NOT_IN_THE_WEIGHTS = {
+    "data", "model",  # other inputs
+    "tokens_per_pack", "checkpoint_steps", "trackers",  # memory, time and what others are told
+    "held_out", "spike", "on_spike", "continues",  # tests/tune shows each at work
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("field", TUNE_OTHERWISE)
 def test_04_every_option_changes_something(field: str, shop: Bench) -> None:
     """Another value of a setting makes other weights."""
-    settings = {**QUICK, "rows": 32}
+    settings = {**QUICK, "rows": 32, **BESIDE.get(field, {})}
     one, other = shop.tune(Tune(**settings)), shop.tune(Tune(**{**settings, field: TUNE_OTHERWISE[field]}))
     name = "adapter/adapter_model.safetensors"
     assert files(one)[name] != files(other)[name]
@@ -194,6 +205,10 @@ def test_04_every_option_changes_something(field: str, shop: Bench) -> None:
 
 ELSEWHERE = {("prompt_search", "max_new_tokens")}
 """Fields that a test of their own shows at work."""
+
+
+def test_04_no_option_of_the_step_is_forgotten() -> None:
+    assert set(Tune.model_fields) - {"kind"} == set(TUNE_OTHERWISE) | NOT_IN_THE_WEIGHTS
 
 
 def test_04_an_option_of_any_part_stands_in_its_conformance_suite() -> None:

@@ -6,6 +6,7 @@ by PEFT's own forward and by the one product.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -124,6 +125,15 @@ def test_how_rows_are_split_into_packs_changes_nothing(name: str, cases: Callabl
     parts = packs(ROWS, 30, 4)
     assert len(parts) > 2
     assert_same(read(case.model, by_packs(parts)), case.full)
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen3-moe", "gpt-oss"])
+def test_experts_computed_in_groups_are_the_same(name: str, cases: Callable[[str], Case]) -> None:
+    """The experts' own quick implementation, which transformers takes by itself, in fp32."""
+    model = copy.deepcopy(cases(name).model).float()
+    model.set_experts_implementation("grouped_mm")
+    with torch.no_grad():
+        torch.testing.assert_close(logprobs(model, ONE), cases(name).full.logp.float(), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["mixtral", "qwen3-moe", "gpt-oss"])

@@ -127,3 +127,35 @@ def test_accumulated_loss_and_gradients_are_transformers_and_pefts(
     for name, gradient in wanted_gradients.items():
         error = (found_gradients[name] - gradient).norm() / gradient.norm().clamp_min(1e-6)
         assert error < 1e-5, f"{name}: {float(error):.1e}"
+
+
+def test_a_step_of_trl_over_three_micro_batches_moves_the_weights_as_one_of_ours(shop: Bench, tmp_path: Path) -> None:
+    """Plain gradient descent at rate 1: what TRL's trainer takes away in one accumulated step is our gradient."""
+    rows = [row for lesson in Sft().lessons(examples(6), Text.load(shop.base.folder)) for row in lesson.rows]
+    theirs, ours = adapted(shop, Lora(r=4)), adapted(shop, Lora(r=4))
+    before = {name: one.detach().clone() for name, one in theirs.named_parameters() if one.requires_grad}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what other people's libraries say of one another
+        from datasets import Dataset
+        from transformers import AutoTokenizer
+        from trl import SFTConfig, SFTTrainer
+
+        table = [{"input_ids": list(row.ids), "completion_mask": [int(w > 0) for w in row.learnt]} for row in rows]
+        settings = SFTConfig(
+            output_dir=str(tmp_path / "trl"), per_device_train_batch_size=2, gradient_accumulation_steps=3, max_steps=1,
+            optim="sgd", learning_rate=1.0, lr_scheduler_type="constant", max_grad_norm=0.0, use_cpu=True, bf16=False,
+            report_to="none", save_strategy="no", gradient_checkpointing=False, completion_only_loss=True,
+            max_length=None, disable_tqdm=True,
+        )  # fmt: skip
+        tokenizer = AutoTokenizer.from_pretrained(shop_folder(theirs))
+        SFTTrainer(
+            model=theirs, args=settings, train_dataset=Dataset.from_list(table), processing_class=tokenizer
+        ).train()
+    moved = {name: before[name] - one.detach() for name, one in theirs.named_parameters() if one.requires_grad}
+    made = pack(rows)
+    _, found = gradients(ours, [Sft().loss(logprobs(ours, made), made, None).total / Sft().denominator(rows)])
+    assert max(float(one.abs().max()) for one in moved.values()) > 1e-3
+    for name, gradient in found.items():
+        torch.testing.assert_close(
+            gradient, moved[name], atol=1e-6, rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}"
+        )

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from luthier.core.errors import Unwritable
@@ -52,15 +53,19 @@ def candidates(query: Tensor, manner: Manner) -> tuple[str, ...]:
 
 
 def chosen(names: tuple[str, ...], query: Tensor, key: Tensor, plan: Plan) -> str:
-    """The remembered winner among `names`, measured now when there is none."""
+    """The remembered winner among `names`, measured now when there is none; by one process at a time."""
     file = cache_folder() / "attention.json"
     case = _case(names, query, key, plan)
     if (file, case) not in _KNOWN:
-        told = _remembered(file)
-        if told.get(case) not in names:
-            told = {**told, case: _winner(names, query, key, shared=_shares(plan.pack))}
-            if not _remember(file, told):
-                return names[0]
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{file}.lock"):
+                told = _remembered(file)
+                if told.get(case) not in names:
+                    told[case] = _winner(names, query, key, shared=_shares(plan.pack))
+                    write_aside(file, (json.dumps(told, indent=1, sort_keys=True) + "\n").encode())
+        except (OSError, Unwritable):
+            return names[0]
         _KNOWN[file, case] = told[case]
     return _KNOWN[file, case]
 
@@ -90,16 +95,6 @@ def _remembered(file: Path) -> dict[str, str]:
     except ValueError:
         return {}  # not whole: measured again, and written whole
     return dict(told) if isinstance(told, dict) else {}
-
-
-def _remember(file: Path, told: dict[str, str]) -> bool:
-    """Whether the choice could be written down."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_aside(file, (json.dumps(told, indent=1, sort_keys=True) + "\n").encode())
-    except (OSError, Unwritable):
-        return False
-    return True
 
 
 @torch.inference_mode(False)
