@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Iterator
@@ -100,7 +101,11 @@ def test_a_recipe_on_an_endpoint(folder: Path, server: Server) -> None:
     assert set(measures["tuned"]) == {"accuracy", "macro_f1", "mcc"}, "no scores of labels, so none of calibration"
     assert result.exit_code == 0
     assert any(line["origin"] == "written by the model" for line in _log(tuned.path("search.jsonl")))
-    assert "prompt_search" in write_report(plan(recipe)).read_text(encoding="utf-8")
+    page = write_report(plan(recipe)).read_text(encoding="utf-8")
+    assert "Which prompts were tried" in page
+    assert f"Chosen: {html.escape(tuned.read_json('tuned.json')['prompt'])}; accuracy 1.000" in page
+    assert "Sort the ticket." in page, "what the model proposed is among them"
+    assert "against 0.000 (0.000 to 0.194) as it was" in page
     recipe.run()
     assert len(server.asked) == before + asked, "what is made is not asked again"
 

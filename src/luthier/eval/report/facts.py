@@ -245,6 +245,19 @@ class LogPoint(Fact):
     """Metrics on the held-out rows, when they were measured after this step."""
 
 
+class Tried(Fact):
+    """A prompt that a search tried, and how far it came."""
+
+    what: str
+    """Where its instruction comes from, and how its examples were chosen."""
+    instruction: str | None = None
+    """None: the rows' own."""
+    rows: int
+    score: float
+    low: float
+    high: float
+
+
 class TuningFacts(Fact):
     """How a model was tuned."""
 
@@ -263,6 +276,12 @@ class TuningFacts(Fact):
     cut_rows: int | None = None
     """Rows that were longer than the limit and were cut."""
     log: tuple[LogPoint, ...] = ()
+    tried: tuple[Tried, ...] = ()
+    """Of a search of prompts: those that came furthest, the chosen one first."""
+    prompts: int | None = None
+    """How many prompts were tried in all."""
+    why: str = ""
+    """Why the prompt was chosen."""
 
 
 class Cost(Fact):

@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from luthier.core.artifact import Artifact
-from luthier.eval.report.facts import LogPoint, TuningFacts
+from luthier.eval.report.facts import LogPoint, Tried, TuningFacts
 
 MOST_POINTS = 2000
 """A longer log is taken at even distances; steps with a held-out measurement are always taken."""
+MOST_TRIED = 12
+"""Prompts of a search that are shown."""
 HELD_OUT = "held_out_"
 """Before the names of measures on held-out rows in the log."""
 
@@ -22,7 +24,7 @@ def tuning_facts(name: str, artifact: Artifact) -> TuningFacts:
     settings = artifact.manifest.settings
     base = base_of(artifact)
     parameters = _json(base, "model.json").get("parameters")
-    lines = _lines(artifact)
+    lines = _lines(artifact, "log.jsonl")
     return TuningFacts(
         name=name,
         technique=_kind(told.get("technique") or settings.get("technique")),
@@ -36,6 +38,9 @@ def tuning_facts(name: str, artifact: Artifact) -> TuningFacts:
         parameters=parameters,
         cut_rows=_cut_rows(artifact, told),
         log=_log(lines),
+        tried=_tried(artifact),
+        prompts=told.get("prompts"),
+        why=told.get("prompt_why", ""),
     )
 
 
@@ -91,10 +96,24 @@ def _cut_rows(artifact: Artifact, told: Mapping[str, Any]) -> int | None:
     return int(learnt["cut"].sum()) if "cut" in learnt.columns else None
 
 
-def _lines(artifact: Artifact) -> list[dict[str, Any]]:
-    if not any(entry.path == "log.jsonl" for entry in artifact.manifest.files):
+def _tried(artifact: Artifact) -> tuple[Tried, ...]:
+    """Each prompt where it ended, the latest round first and the best of each round before the others."""
+    lines = _lines(artifact, "search.jsonl")
+    ends = {line["candidate"]: place for place, line in enumerate(lines)}
+    told = [lines[place] for place in sorted(ends.values(), key=lambda place: (-lines[place]["round"], place))]
+    return tuple(
+        Tried(what=f"{line['origin']}, {line['how']}", **{name: line[name] for name in _OF_TRIED})
+        for line in told[:MOST_TRIED]
+    )
+
+
+_OF_TRIED = ("instruction", "rows", "score", "low", "high")
+
+
+def _lines(artifact: Artifact, name: str) -> list[dict[str, Any]]:
+    if not any(entry.path == name for entry in artifact.manifest.files):
         return []
-    lines = artifact.path("log.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = artifact.path(name).read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines if line.strip()]
 
 
