@@ -6,17 +6,26 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from luthier.core.component import members
+from luthier.models.describe import describe
 from luthier.tune.average import put
+from luthier.tune.loop import Training
+from luthier.tune.measure import Exam
+from luthier.tune.memory import footprint
 from luthier.tune.optim import Settings, Updater
 from luthier.tune.optimizer import Optimizer, is_hidden_matrix
 from luthier.tune.optimizers.adafactor import SIZE, Adafactor
 from luthier.tune.optimizers.adamw import AdamW
 from luthier.tune.optimizers.adamw8bit import AdamW8bit
 from luthier.tune.optimizers.schedule_free import ScheduleFree
+from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import Rate
+from luthier.tune.techniques.full import Full
+from luthier.tune.techniques.lora import Lora
+from tuning import Bench, bench
 
 OPTIMIZERS = members(Optimizer)
 KINDS = sorted(OPTIMIZERS)
@@ -104,7 +113,7 @@ def reference(kind: str, model: Toy) -> list[torch.optim.Optimizer]:
     if kind in ("adamw", "adamw8bit"):
         return [torch.optim.AdamW(everything, lr=3e-3, weight_decay=0.0)]
     if kind == "adafactor":
-        return [torch.optim.Adafactor(everything, lr=0.1, eps=(None, SIZE))]
+        return [torch.optim.Adafactor(everything, lr=3e-3 / SIZE, eps=(None, SIZE))]
     if kind == "muon":
         inner = [model.layer.weight]
         rest = [value for value in everything if value is not model.layer.weight]
@@ -275,3 +284,62 @@ NAMES: list[tuple[str, tuple[int, ...], bool]] = [
 @pytest.mark.parametrize(("name", "shape", "hidden"), NAMES)
 def test_muon_takes_the_matrices_inside_the_layers(name: str, shape: tuple[int, ...], hidden: bool) -> None:
     assert is_hidden_matrix(name, shape) is hidden
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return bench(tmp_path_factory.mktemp("shop"))
+
+
+def tune(kind: str, **fields: Any) -> Tune:
+    return Tune(
+        data="data", technique=Lora(r=4), optimizer=made(kind), rows=32, rows_per_step=8, precision="float32",
+        checkpoint_steps=2, **fields,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "adamw"])  # which every technique is resumed with
+def test_a_training_killed_under_it_ends_in_the_same_bytes(
+    kind: str, shop: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = tune(kind)
+    whole = {entry.path: entry.digest for entry in shop.tune(step).manifest.files}
+    shop.store.remove(shop.tune_digest(step))
+    once = Training._step
+
+    def dying(self: Training, number: int, *rest: Any) -> Any:
+        if number == 3:
+            raise KeyboardInterrupt
+        return once(self, number, *rest)
+
+    monkeypatch.setattr(Training, "_step", dying)
+    with pytest.raises(KeyboardInterrupt):
+        shop.tune(step)
+    monkeypatch.setattr(Training, "_step", once)
+    assert {entry.path: entry.digest for entry in shop.tune(step).manifest.files} == whole
+
+
+def test_what_is_held_out_is_measured_with_the_average_that_is_saved(
+    shop: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[dict[str, Tensor]] = []
+    take = Exam.take
+
+    def listening(self: Exam, model: Any, tokens: int) -> dict[str, float]:
+        heard.append({name: value.detach().clone() for name, value in model.named_parameters() if "lora_B" in name})
+        return take(self, model, tokens)
+
+    monkeypatch.setattr(Exam, "take", listening)
+    saved = shop.tune(tune("schedule_free", held_out={"rows": 8, "every": 4, "keep": "last"}))
+    kept = load_file(saved.folder / "adapter" / "adapter_model.safetensors")
+    assert len(heard[-1]) > 0
+    assert all(torch.equal(value, kept[name.replace(".default", "")]) for name, value in heard[-1].items())
+
+
+def test_memory_is_predicted_with_what_the_optimizer_remembers(shop: Bench) -> None:
+    model = describe(shop.base.folder)
+    known = {kind: footprint(Full(), made(kind), model, 100) for kind in KINDS}
+    assert known["adamw"] == Full().footprint(model, 100)
+    assert known["adafactor"] < known["adamw8bit"] < known["muon"] < known["adamw"]
+    numbers = Full().trainable(model)
+    assert known["adamw"] - known["adamw8bit"] == pytest.approx(6 * numbers, rel=0.03)

@@ -368,6 +368,21 @@ CASES = (
         "lora",
         recipe=edited("r: 4", "r: 4, targets: q_proj"),
     ),
+    # what does not go together
+    Case(
+        "falling rate under an average",
+        "recipe.yaml:11 (steps.tune)",
+        "schedule_free averages the weights itself",
+        "write constant",
+        recipe=edited("r: 4}", "r: 4}\n    optimizer: schedule_free\n    schedule: cosine"),
+    ),
+    Case(
+        "decay without wsd",
+        "recipe.yaml:11 (steps.tune)",
+        "decay belongs to the schedule wsd",
+        "or write wsd",
+        recipe=edited("precision: float32", "precision: float32\n    decay: 0.1"),
+    ),
     # what is missing
     Case(
         "no path",
