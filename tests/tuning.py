@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import polars
@@ -53,7 +54,14 @@ class Bench:
         folder, scratch = self.store.begin(self.tune_digest(step, seed))
         events = Events(self.heard.append).of("tune")
         inputs = {"data": self.data, "model": model or self.base}
+        if step.teacher is not None:
+            inputs["teacher"] = self.teacher
         return Work(name="tune", inputs=inputs, folder=folder, scratch=scratch, base=folder, seed=seed, events=events)
+
+    @cached_property
+    def teacher(self) -> Artifact:
+        """Another random model over the same vocabulary."""
+        return made(self.store, "teacher", "model", lambda folder: _base(folder, seed=5))
 
     def tune(self, step: Tune, seed: int = 3, model: Artifact | None = None) -> Artifact:
         """Make a tuned model."""
@@ -106,9 +114,9 @@ def finish(store: Store, digest: str, kind: str, makes: str, inputs: dict[str, s
     return store.finish(manifest, {})
 
 
-def _base(folder: Path) -> None:
+def _base(folder: Path, seed: int = 0) -> None:
     """A random model with weights large enough for an adapter alone to change what it says."""
-    tiny_model(folder)
+    tiny_model(folder, seed)
     state = load_file(folder / "model.safetensors")
     save_file(
         {name: 10 * value if value.ndim > 1 else value for name, value in state.items()},

@@ -29,6 +29,8 @@ class Reads:
     """Marks a field that names a step, and says what that step's artifact must be."""
 
     makes: Makes
+    optional: bool = False
+    """Whether a field left out reads nothing; a model left out is the recipe's own otherwise."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Beside:
 
 DataRef = Annotated[str, Reads("dataset")]
 ModelRef = Annotated[str | None, Reads("model")]
+TeacherRef = Annotated[str | None, Reads("model", optional=True)]
 EvaluationRef = Annotated[str, Reads("evaluation")]
 
 

@@ -137,7 +137,7 @@ class Recipe(BaseModel):
                 found |= {f"{field}.{at}": one for at, one in enumerate(value)}
             elif value is not None:
                 found[field] = value
-            elif mark.makes == "model":
+            elif mark.makes == "model" and not mark.optional:
                 found[field] = MODEL_STEP
         return found
 

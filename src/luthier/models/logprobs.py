@@ -67,13 +67,14 @@ def logprobs(model: torch.nn.Module, pack: Pack, *, quick: bool = True) -> Tenso
 def likeliest(model: torch.nn.Module, pack: Pack, count: int, *, below: int, temperature: float) -> Pack:
     """The pack with the `count` tokens that a model finds likeliest at each learnt token, and their log-probabilities.
 
-    Only ids below `below` are taken; log-probabilities are those of logits divided by `temperature`.
+    Log-probabilities are those of logits divided by `temperature`; only ids below `below` are taken, all at most.
     """
     inner, how, soft = plain_model(model), reading(model), soft_prompt(model)
     here = pack.on(next(inner.parameters()).device)
+    count = min(count, below)
     if how.head is None:
         logps = torch.log_softmax(_own_logits(inner, here, soft, how.turn) / temperature, -1)
-        found, choices = logps[:, :below].topk(count, dim=-1)
+        found, choices = logps[:, :below].topk(count)
     else:
         hidden = _hidden(inner, here, soft, how, True)
         choices, found = how.head.top(hidden, count, below=below, temperature=temperature)

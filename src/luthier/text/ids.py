@@ -229,6 +229,11 @@ class Text:
         return len(self.tokenizer)
 
     @cached_property
+    def vocabulary_digest(self) -> str:
+        """Names what each id stands for: two models with the same can read each other's ids."""
+        return digest_of(self.tokenizer.get_vocab())
+
+    @cached_property
     def digest(self) -> str:
         """Names all that decides which ids come out: the template with its options, the tokenizer, the prompt."""
         return digest_of([self.template.digest, self.tokenizer.backend_tokenizer.to_str(), self.before.digest])

@@ -26,7 +26,7 @@ from luthier.tune.checkpoint import Keeper, State, size_of, threads
 from luthier.tune.heldout import HeldOut, Standing, after
 from luthier.tune.lessons import Lessons
 from luthier.tune.measure import Exam
-from luthier.tune.objective import Loss, Objective
+from luthier.tune.objective import Loss, Objective, Teacher
 from luthier.tune.optim import Settings, Updater
 from luthier.tune.optimizer import Optimizer
 from luthier.tune.rehearsal import rehearse, rows_of
@@ -92,10 +92,11 @@ class Training:
     """A model on its way through a course of lessons."""
 
     def __init__(
-        self, model: Any, objective: Objective, lessons: Lessons, course: Course, manner: Manner, watch: Watch | None
-    ) -> None:
+        self, model: Any, objective: Objective, lessons: Lessons, course: Course, manner: Manner, watch: Watch | None,
+        teacher: Teacher | None = None,
+    ) -> None:  # fmt: skip
         self._model, self._objective, self._lessons = model, objective, lessons
-        self._course, self._manner, self._watch = course, manner, watch
+        self._course, self._manner, self._watch, self._teacher = course, manner, watch, teacher
         self._tokens = manner.tokens_per_pack
         settings = Settings(optimizer=manner.optimizer, clip=manner.clip, rate_of=manner.rate_of)
         self._updater = Updater(model, settings)
@@ -169,6 +170,7 @@ class Training:
 
     def _read(self, pack: Pack, denominator: float) -> Loss:
         """One pack forward and backward."""
+        pack = self._objective.ready(pack, self._teacher)
         loss = self._objective.loss(logprobs(self._model, pack), pack, None)
         (loss.total / denominator).backward()  # type: ignore[no-untyped-call]
         return loss

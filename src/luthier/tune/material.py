@@ -15,8 +15,9 @@ from luthier.core.step import Work
 from luthier.text.dataset import batches, has_split, summary
 from luthier.text.messages import prompt_of, said_for
 from luthier.tune.heldout import HELD_OUT, Parted, asked, check_metric, part
-from luthier.tune.objective import About, Lesson, Objective
+from luthier.tune.objective import About, Lesson, Objective, Teacher
 from luthier.tune.schedule import Course, chosen
+from luthier.tune.teacher import check_teacher, open_teacher, taught
 
 if TYPE_CHECKING:
     from luthier.text.ids import Text
@@ -34,6 +35,8 @@ class Material:
         self._data = work.inputs["data"]
         if not has_split(self._data, "train"):
             raise DataError("the data set has no training rows", where=Where(field="data"))
+        if "teacher" in work.inputs:
+            check_teacher(work.inputs["teacher"], text)
 
     @cached_property
     def lessons(self) -> Lessons:
@@ -66,8 +69,8 @@ class Material:
             raise DataError("nothing can be measured on the held-out rows", where=Where(field="held_out.rows"))
         self._work.events.note(f"{len(lessons)} rows of {self._parted.split} are held out, to measure on the way")
         if isinstance(held_out.metric, str):
-            return Watch(held_out, Exam(self._step.objective, lessons))
-        return Watch(held_out, Exam(self._step.objective, lessons, held_out.metric, self._questions()))
+            return Watch(held_out, Exam(self._step.objective, lessons, self.teacher))
+        return Watch(held_out, Exam(self._step.objective, lessons, self.teacher, held_out.metric, self._questions()))
 
     def write_learnt(self, path: Path, course: Course, steps: Sequence[int]) -> None:
         """For each example: how often it was seen in some steps, its tokens, how many were learnt, whether it was cut,
@@ -99,7 +102,25 @@ class Material:
 
         held_out = self._step.held_out.model_dump(mode="json") if self._step.held_out else None
         key = digest_of([self._step.objective.settings(), self._step.rows, held_out, self._text.digest])
-        return Lessons.write(self._work.scratch / name, self._teach(split, places), key)
+        lessons = self._teach(split, places)
+        if self._step.objective.stored:
+            lessons = self._taught(lessons)
+        return Lessons.write(self._work.scratch / name, lessons, key)
+
+    def _taught(self, lessons: Iterator[Lesson]) -> Iterator[Lesson]:
+        """The same with what the teacher says; it is opened when the first is asked for, and closed after the last."""
+        teacher = self._open_teacher()
+        self._work.events.note("the teacher reads the rows once")
+        yield from taught(lessons, self._step.objective, teacher)
+
+    @cached_property
+    def teacher(self) -> Teacher | None:
+        """The teacher that is asked at each step; None where none is, or its words are stored."""
+        wanted = self._step.objective.needs_teacher and not self._step.objective.stored
+        return self._open_teacher() if wanted else None
+
+    def _open_teacher(self) -> Teacher:
+        return open_teacher(self._work.inputs["teacher"], self._step.precision, self._text)
 
     def _teach(self, split: str, places: Sequence[int]) -> Iterator[Lesson]:
         done = 0

@@ -16,7 +16,7 @@ from luthier.models.logprobs import logprobs
 from luthier.models.pack import packs
 from luthier.models.sequence import names_of, plain_model
 from luthier.tune.lessons import Lessons
-from luthier.tune.objective import Objective
+from luthier.tune.objective import Objective, Teacher
 
 TOGETHER = 128
 """Rows that are read together."""
@@ -39,6 +39,7 @@ class Exam(NamedTuple):
 
     objective: Objective
     lessons: Lessons
+    teacher: Teacher | None = None
     metric: Metric | None = None
     questions: Questions | None = None
 
@@ -62,9 +63,8 @@ class Exam(NamedTuple):
             numbers = range(begin, min(begin + TOGETHER, len(self.lessons)))
             rows = [row for number in numbers for row in self.lessons.rows(number)]
             weight += self.objective.denominator(rows)
-            total += sum(
-                float(self.objective.loss(logprobs(model, pack), pack, None).total) for pack in packs(rows, tokens)
-            )
+            made = (self.objective.ready(pack, self.teacher) for pack in packs(rows, tokens))
+            total += sum(float(self.objective.loss(logprobs(model, pack), pack, None).total) for pack in made)
         return total / weight
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from luthier.core.component import Component
 from luthier.text.messages import Example, said_for
@@ -33,6 +33,14 @@ class About:
 
 
 NOTHING = About()
+
+
+class Teacher(NamedTuple):
+    """An open, frozen model that says what it finds likely."""
+
+    model: Any
+    vocabulary: int
+    """Ids below this mean the same to the teacher and to the model that learns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +82,9 @@ class Objective(Component):
     needs_reference: ClassVar[bool] = False
     """Whether the loss also needs the log-probabilities of the model as it was."""
 
+    needs_teacher: ClassVar[bool] = False
+    """Whether another model says, at each learnt token, what it finds likely."""
+
     @abstractmethod
     def lessons(self, examples: Sequence[Example], text: Text, about: About = NOTHING) -> list[Lesson]:
         """One lesson for each example, in order."""
@@ -86,13 +97,25 @@ class Objective(Component):
         """
         return ()
 
+    def ready(self, pack: Pack, teacher: Teacher | None) -> Pack:
+        """The pack with what the loss needs beside its rows."""
+        return pack
+
+    @property
+    def stored(self) -> bool:
+        """Whether what the teacher says is written into the lessons once, instead of being asked at each step."""
+        return False
+
     @abstractmethod
     def denominator(self, rows: Sequence[Row]) -> float:
         """What the sum over all packs of one optimizer step is divided by."""
 
     @abstractmethod
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
-        """The sum over one pack, from the log-probabilities (N,) of its learnt tokens; pure."""
+        """The sum over one pack, from the log-probabilities of its learnt tokens; pure.
+
+        `logp` is what `luthier.models.logprobs` gives: (N,), or (N, 1 + K) for a pack with choices.
+        """
 
 
 def row_sums(logp: Tensor, pack: Pack) -> Tensor:

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from luthier.core.digest import digest_of, file_digest
 from luthier.core.errors import DataError, ModelError, Where
 from luthier.core.paths import PathText, locate
-from luthier.core.step import Beside, DataRef, Forecast, Makes, ModelRef, Outline, Outlook, Step, Work
+from luthier.core.step import Beside, DataRef, Forecast, Makes, ModelRef, Outline, Outlook, Step, TeacherRef, Work
 from luthier.models.describe import Description, describe
 from luthier.models.load import is_remote, no_weights
 from luthier.text.dataset import batches, has_split, summary
@@ -50,6 +50,8 @@ class Tune(Step):
     """The step whose rows are learnt."""
     model: ModelRef = None
     """The step whose model is tuned; the recipe's own model when not given."""
+    teacher: TeacherRef = None
+    """The step whose model is learnt from, under an objective that has a teacher (`distil`); none otherwise."""
     technique: AnyTechnique = Lora()
     """What changes: which weights move, or (`prompt_search`) which words stand in front."""
     objective: Objective = Sft()
@@ -99,6 +101,14 @@ class Tune(Step):
     from it, and the rest is done with these settings, a lower `learning_rate` say."""
     trackers: Annotated[tuple[Tracker, ...], Beside()] = ()
     """Where the numbers of each step are written for other people's tools, beside the artifact; nowhere by default."""
+
+    @model_validator(mode="after")
+    def _teacher_agrees(self) -> Self:
+        if self.objective.needs_teacher and self.teacher is None:
+            raise ValueError(f"{self.objective.kind} learns from a `teacher`; name the step that makes that model")
+        if self.teacher is not None and not self.objective.needs_teacher:
+            raise ValueError(f"{self.objective.kind} has no teacher; leave `teacher` out, or learn by distil")
+        return self
 
     @model_validator(mode="after")
     def _schedule_agrees(self) -> Self:
@@ -253,7 +263,7 @@ class _Tuning:
             rate_of=self._technique.rate_of,
         )
         self.trained = model
-        training = Training(model, step.objective, material.lessons, course, manner, material.watch)
+        training = Training(model, step.objective, material.lessons, course, manner, material.watch, material.teacher)
         return training, self._keeper()
 
     def _open(self, dtype: Any, about: About) -> Any:

@@ -1,0 +1,125 @@
+"""Distillation: make the model say what a teacher finds likely, token by token."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from luthier.text.messages import Example
+from luthier.tune.objective import NOTHING, About, Lesson, Loss, Objective, Teacher
+from luthier.tune.objectives.sft import Sft
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from luthier.models.pack import Pack, Row
+    from luthier.text.ids import Text
+
+Divergence = Literal["forward", "reverse", "jensen_shannon", "skewed"]
+_USUAL = {"jensen_shannon": 0.5, "skewed": 0.1}
+"""Mixing shares where none is given: Agarwal et al. (2024) and Ko et al. (2024, DistiLLM)."""
+
+
+class Distil(Objective):
+    """A divergence between a teacher's and the model's next tokens, averaged as `sft` averages its own loss.
+
+    At each learnt token the teacher's `top_k` likeliest tokens stand for themselves and all others for one: with p the
+    teacher's and q the model's shares of these K + 1 outcomes, at `temperature`,
+
+        forward          KL(p ‖ q) = Σ p log(p / q)                        (Hinton et al., 2015)
+        reverse          KL(q ‖ p)                                         (Gu et al., 2023, MiniLLM)
+        jensen_shannon   β KL(p ‖ m) + (1 - β) KL(q ‖ m), m = β p + (1 - β) q  (Agarwal et al., 2024, GKD)
+        skewed           KL(p ‖ β p + (1 - β) q)                           (Ko et al., 2024, DistiLLM)
+
+    times temperature², so that its gradient keeps its size (Hinton et al.). It is exact for these outcomes, never more
+    than the divergence over the whole vocabulary, and equal to it when `top_k` reaches the vocabulary.
+    """
+
+    kind: Literal["distil"] = "distil"
+    needs_teacher: ClassVar[bool] = True
+
+    divergence: Divergence = "forward"
+    """How the two are compared: `forward` spreads the model over all that the teacher finds possible, `reverse` keeps
+    it to what the teacher finds likely; the others stand between."""
+    beta: float | None = Field(default=None, gt=0, lt=1)
+    """The teacher's share in the mixture that `jensen_shannon` (0.5 when not given) and `skewed` (0.1) compare with."""
+    top_k: int = Field(default=64, ge=1)
+    """Tokens of the teacher that stand for themselves: 64 hold nearly all of its probability, in 512 bytes a token."""
+    temperature: float = Field(default=1.0, gt=0)
+    """What both models' logits are divided by: above 1 the teacher's less likely tokens teach more."""
+    alpha: float = Field(default=1.0, gt=0, le=1)
+    """Share of the divergence; the rest is the plain loss of `sft` on the written answers."""
+    logits: Literal["stored", "live"] = "stored"
+    """`stored`: the teacher reads all rows once before training and is closed again, which is quicker from the second
+    epoch on and needs no memory for two models. `live`: it reads each pack again at each step, and nothing is kept."""
+    rows: Sft = Sft()
+    """What is read and which tokens are learnt: the settings of `sft`."""
+
+    @model_validator(mode="after")
+    def _beta_belongs(self) -> Distil:
+        if self.beta is not None and self.divergence not in _USUAL:
+            raise ValueError(f"beta mixes in jensen_shannon and skewed; {self.divergence} has no mixture, leave it out")
+        return self
+
+    @property
+    def stored(self) -> bool:
+        """Whether what the teacher says is written into the lessons once."""
+        return self.logits == "stored"
+
+    def lessons(self, examples: Sequence[Example], text: Text, about: About = NOTHING) -> list[Lesson]:
+        """The rows of `sft`."""
+        return self.rows.lessons(examples, text, about)
+
+    def ready(self, pack: Pack, teacher: Teacher | None) -> Pack:
+        """The pack with the teacher's likeliest tokens: those that its rows bring along, else asked for now."""
+        from luthier.models.logprobs import likeliest
+
+        if pack.choices is not None:
+            return replace(pack, temperature=self.temperature)
+        assert teacher is not None, "the step opens the teacher that its objective needs"
+        return likeliest(teacher.model, pack, self.top_k, below=teacher.vocabulary, temperature=self.temperature)
+
+    def denominator(self, rows: Sequence[Row]) -> float:
+        """The weight of all learnt tokens."""
+        return self.rows.denominator(rows)
+
+    def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
+        """The weighted sum of divergences, and of minus the log-probabilities of what was written."""
+        assert pack.teacher is not None, "the pack was made ready"
+        weights = pack.weights.to(logp)
+        apart = (weights * self._apart(pack.teacher.to(logp), logp[:, 1:])).sum() * self.temperature**2
+        plain = -(weights * logp[:, 0]).sum()
+        told = {"divergence": float(apart.detach()), "written_loss": float(plain.detach())}
+        return Loss(self.alpha * apart + (1 - self.alpha) * plain, told)
+
+    def _apart(self, teacher: Tensor, student: Tensor) -> Tensor:
+        """(N,) divergences, from (N, K) log-probabilities of the same tokens."""
+        p, q = with_rest(teacher), with_rest(student)
+        if self.divergence == "forward":
+            return _kl(p, q)
+        if self.divergence == "reverse":
+            return _kl(q, p)
+        beta = _USUAL[self.divergence] if self.beta is None else self.beta
+        mixed = (p + math.log(beta)).logaddexp(q + math.log(1 - beta))
+        if self.divergence == "skewed":
+            return _kl(p, mixed)
+        return beta * _kl(p, mixed) + (1 - beta) * _kl(q, mixed)
+
+
+def with_rest(logps: Tensor) -> Tensor:
+    """(N, K) log-probabilities with that of all other tokens behind them; what is within rounding of none counts as 8
+    times the rounding of 1, without a gradient."""
+    import torch
+
+    least = 8 * torch.finfo(logps.dtype).eps
+    rest = (1 - logps.exp().sum(-1, keepdim=True)).clamp(min=least).log()
+    return torch.cat([logps, rest], -1)
+
+
+def _kl(p: Tensor, q: Tensor) -> Tensor:
+    """(N,) Σ p log(p / q), from log-probabilities."""
+    return (p.exp() * (p - q)).sum(-1)

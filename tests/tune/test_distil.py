@@ -1,0 +1,184 @@
+"""Distillation: divergences of the coarsened distributions, stored and live alike, from a teacher that can teach."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from tokenizers import Tokenizer
+
+from luthier.core.errors import ModelError, RecipeError
+from luthier.flow.recipe import Recipe
+from luthier.flow.source_text import read_yaml
+from luthier.models.load import open_folder
+from luthier.models.logprobs import logprobs
+from luthier.models.pack import Row, pack
+from luthier.text.ids import Text
+from luthier.tune.objective import Lesson, Teacher
+from luthier.tune.objectives.classify import Classify
+from luthier.tune.objectives.distil import Distil
+from luthier.tune.steps.tune import Tune
+from luthier.tune.teacher import taught
+from luthier.tune.techniques.lora import Lora
+from tuning import Bench, bench, examples
+from workshop import RECIPE, small_recipe
+
+VOCABULARY = 400
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return bench(tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture(scope="module")
+def rows(shop: Bench) -> list[Row]:
+    lessons = Distil().lessons(examples(5), Text.load(shop.base.folder))
+    return [row for lesson in lessons for row in lesson.rows]
+
+
+@pytest.fixture(scope="module")
+def teacher(shop: Bench) -> Teacher:
+    return Teacher(open_folder(shop.teacher.folder, torch.float64), VOCABULARY)
+
+
+def whole_shares(model: Any, rows: list[Row], temperature: float) -> torch.Tensor:
+    """(N, vocab) log-probabilities of transformers' own forward, row by row."""
+    found = []
+    with torch.no_grad():
+        for row in rows:
+            logits = model(input_ids=torch.tensor([row.ids])).logits[0]
+            found.append(torch.log_softmax(logits[[at - 1 for at in row.targets]] / temperature, -1))
+    return torch.cat(found)
+
+
+def coarse(logps: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """(N, K + 1) shares of the chosen tokens and of all others together."""
+    kept = torch.zeros_like(logps, dtype=torch.bool).scatter_(1, chosen, True)
+    rest = logps.masked_fill(kept, float("-inf")).logsumexp(-1, keepdim=True)
+    return torch.cat([logps.gather(1, chosen), rest], -1).exp()
+
+
+def kl(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    return (p * (p / q).log()).sum(-1)
+
+
+@pytest.mark.parametrize("divergence", ["forward", "reverse", "jensen_shannon", "skewed"])
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_the_divergence_is_that_of_the_coarsened_shares(
+    divergence: Any, temperature: float, shop: Bench, rows: list[Row], teacher: Teacher
+) -> None:
+    student = open_folder(shop.base.folder, torch.float64)
+    objective = Distil(divergence=divergence, temperature=temperature, top_k=9)
+    theirs, ours = whole_shares(teacher.model, rows, temperature), whole_shares(student, rows, temperature)
+    chosen = theirs.topk(9).indices
+    p, q = coarse(theirs, chosen), coarse(ours, chosen)
+    mixed = 0.5 * p + 0.5 * q
+    wanted = {
+        "forward": kl(p, q),
+        "reverse": kl(q, p),
+        "jensen_shannon": 0.5 * kl(p, mixed) + 0.5 * kl(q, mixed),
+        "skewed": kl(p, 0.1 * p + 0.9 * q),
+    }[divergence]
+    ready = objective.ready(pack(rows), teacher)
+    with torch.no_grad():
+        found = objective.loss(logprobs(student, ready), ready, None)
+    torch.testing.assert_close(found.total, wanted.sum() * temperature**2)
+
+
+def test_the_plain_loss_is_mixed_in(shop: Bench, rows: list[Row], teacher: Teacher) -> None:
+    student = open_folder(shop.base.folder, torch.float64)
+    losses = {}
+    for alpha in (1.0, 0.25):
+        objective = Distil(alpha=alpha, temperature=3.0)
+        ready = objective.ready(pack(rows), teacher)
+        with torch.no_grad():
+            losses[alpha] = float(objective.loss(logprobs(student, ready), ready, None).total)
+    with torch.no_grad():
+        plain = -float(logprobs(student, pack(rows)).sum())
+    assert losses[0.25] == pytest.approx(0.25 * losses[1.0] + 0.75 * plain)
+
+
+def test_a_teacher_that_is_the_student_leaves_nothing_to_learn(rows: list[Row], teacher: Teacher) -> None:
+    for divergence in ("forward", "reverse", "jensen_shannon", "skewed"):
+        objective = Distil(divergence=divergence, top_k=20)
+        ready = objective.ready(pack(rows), teacher)
+        logp = logprobs(teacher.model, ready).detach().requires_grad_()
+        loss = objective.loss(logp, ready, None).total
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert float(loss.detach()) == pytest.approx(0, abs=1e-9)
+
+
+def test_stored_words_are_those_of_the_live_teacher(rows: list[Row], teacher: Teacher) -> None:
+    objective = Distil(top_k=7)
+    lessons = [Lesson(id="none", nothing="too long"), Lesson(id="a", rows=(rows[0],)), Lesson(id="b", rows=(rows[1],))]
+    stored = list(taught(lessons, objective, teacher))
+    assert [lesson.id for lesson in stored] == ["none", "a", "b"]
+    live = objective.ready(pack(rows[:2]), teacher)
+    kept = objective.ready(pack([row for lesson in stored for row in lesson.rows]), None)
+    assert live.choices is not None
+    assert kept.choices is not None
+    assert torch.equal(kept.choices.sort().values, live.choices.sort().values)
+    torch.testing.assert_close(kept.teacher, live.teacher, check_dtype=False)
+
+
+def step(**objective: Any) -> Tune:
+    return Tune(
+        data="data", teacher="teacher", objective=Distil(**objective), technique=Lora(r=4), rows_per_step=16,
+        learning_rate=1e-2, epochs=2, precision="float32",
+    )  # fmt: skip
+
+
+def test_stored_and_live_train_alike(shop: Bench) -> None:
+    logs = []
+    for logits in ("stored", "live"):
+        made = shop.tune(step(logits=logits))
+        logs.append([json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()])
+    for stored, live in zip(*logs, strict=True):
+        assert stored["loss"] == pytest.approx(live["loss"], rel=1e-3)
+        assert stored["divergence"] == pytest.approx(stored["loss"])
+
+
+def test_a_teacher_of_other_tokens_is_refused(tmp_path: Path) -> None:
+    shop = bench(tmp_path)
+    path = shop.teacher.folder / "tokenizer.json"
+    told = json.loads(path.read_text())
+    tokens = list(told["model"]["vocab"])
+    told["model"]["vocab"] |= {tokens[50]: 51, tokens[51]: 50}
+    path.chmod(0o644)
+    path.write_text(Tokenizer.from_str(json.dumps(told)).to_str())
+    with pytest.raises(ModelError, match="cut text into different tokens"):
+        shop.tune(step())
+
+
+def test_a_teacher_that_names_classes_is_refused(shop: Bench) -> None:
+    named = Tune(data="data", objective=Classify(head="sequence"), technique=Lora(r=2), precision="float32")
+    other = Bench(shop.store, shop.base, shop.data, [])
+    other.__dict__["teacher"] = shop.tune(named)
+    with pytest.raises(ModelError, match="names classes and writes no text"):
+        other.tune(step(top_k=5))
+
+
+def test_a_teacher_is_named_when_one_is_needed_and_only_then() -> None:
+    with pytest.raises(ValidationError, match="distil learns from a `teacher`"):
+        Tune(data="data", objective=Distil())
+    with pytest.raises(ValidationError, match="sft has no teacher"):
+        Tune(data="data", teacher="other")
+    with pytest.raises(ValidationError, match="forward has no mixture"):
+        Distil(beta=0.3)
+
+
+def test_only_a_step_with_a_teacher_reads_one(tmp_path: Path) -> None:
+    recipe = Recipe.of(read_yaml(small_recipe(tmp_path)), tmp_path)
+    assert recipe.references(recipe.steps["tune"]) == {"data": "data", "model": "model"}
+    text = RECIPE.replace(
+        "  report:\n", "  student: {kind: tune, data: data, teacher: tune, objective: distil}\n  report:\n"
+    )
+    recipe = Recipe.of(read_yaml(small_recipe(tmp_path, text)), tmp_path)
+    assert recipe.references(recipe.steps["student"]) == {"data": "data", "model": "model", "teacher": "tune"}
+    with pytest.raises(RecipeError, match="wanted a step that makes a model; 'data' makes a dataset"):
+        Recipe.of(read_yaml(small_recipe(tmp_path, text.replace("teacher: tune", "teacher: data"))), tmp_path)
