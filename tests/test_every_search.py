@@ -35,6 +35,7 @@ OTHERWISE: dict[tuple[str, str], Any] = {
     ("prompt_search", "held_back"): 10,
     ("prompt_search", "budget"): 60,
     ("prompt_search", "metric"): "brier",
+    ("prompt_search", "normalise"): "prior",
 }
 """Another value for each field, which must change what is tried or chosen."""
 TEXTS_ONLY = {("prompt_search", "max_new_tokens")}

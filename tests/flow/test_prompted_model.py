@@ -12,10 +12,13 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from luthier.cli.app import run_command
+from luthier.eval.ask import Model, Question
+from luthier.eval.rows import choose
 from luthier.flow.chat import Local as Here
 from luthier.flow.chat import open_chat
 from luthier.flow.locate import find_artifact
 from luthier.models.load import base_folder
+from luthier.models.options import Normalise
 from luthier.text.dataset import read_examples
 from luthier.text.ids import Text
 from luthier.text.messages import as_openai, prompt_of
@@ -55,6 +58,19 @@ def test_evaluation_asks_with_the_prompt_and_the_base_without(place: Path) -> No
         assert told.label_scores is not None
         for row, scores in zip(mine["scores"].to_list(), told.label_scores, strict=True):
             assert json.loads(row) == pytest.approx(dict(scores), abs=1e-4)
+
+
+@pytest.mark.parametrize("alike", ["sum", "mean", "prior"])
+def test_the_search_scores_labels_as_the_evaluation_does(place: Path, alike: Normalise) -> None:
+    tuned = find_artifact(":tune").artifact
+    task = choose(find_artifact(":data").artifact, "test", 8)
+    question = Question(normalise=alike, max_new_tokens=8, dtype="float32", likelihood=False)
+    theirs = Model(tuned, question).answer(task.examples, task)
+    ours = Local(tuned, "float32", task.options, 8, alike).answer(Prompt.of(tuned), task.examples)
+    assert [one.prediction for one in theirs] == list(ours.predictions)
+    assert ours.label_scores is not None
+    for one, scores in zip(theirs, ours.label_scores, strict=True):
+        assert one.scores == pytest.approx(dict(scores), abs=1e-5)
 
 
 @pytest.mark.parametrize("form", ["hf", "gguf"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -144,6 +146,33 @@ def test_labels_by_first_tokens(server: Server, tmp_path: Path) -> None:
     server.answer = lambda body: "delivery"
     with pytest.raises(ModelError, match="gives no logprobs"):
         client(server, tmp_path, labels="logprobs").pick(ask("b"), ["billing", "delivery"])
+
+
+def test_requests_say_what_the_server_takes(server: Server, tmp_path: Path) -> None:
+    client(server, tmp_path, limit="max_completion_tokens", temperature=False).write(ask("a"), 5, temperature=1.0)
+    assert server.asked[-1] == {"model": "tiny", "messages": ask("a")[0], "max_completion_tokens": 5}
+    client(server, tmp_path, label_tokens=900).pick(ask("a"), ["x", "y"])
+    assert server.asked[-1]["max_tokens"] == 900
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_so_many_calls_are_under_way_at_once(server: Server, tmp_path: Path, at_once: int) -> None:
+    lock, now, most = threading.Lock(), 0, 0
+
+    def slow(body: Body) -> str:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        time.sleep(0.1)
+        with lock:
+            now -= 1
+        return "done"
+
+    server.answer = slow
+    client(server, tmp_path, at_once=at_once).write(ask(*"abcdef"), 5)
+    assert most <= at_once
+    assert (most > 1) == (at_once > 1)
 
 
 def test_shares_count_only_what_tells_options_apart() -> None:

@@ -7,7 +7,6 @@ evaluation goes on where it was and ends in the same numbers.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +18,8 @@ from luthier.core.errors import DataError
 from luthier.core.files import write_aside
 from luthier.core.step import Work
 from luthier.eval.rows import Reply, Task
-from luthier.text.messages import answer_of, prompt_of
+from luthier.models.options import Normalise, Sums, normalise
+from luthier.text.messages import answer_of, emptied, prompt_of
 from luthier.text.prompt import Prompt
 
 if TYPE_CHECKING:
@@ -27,13 +27,10 @@ if TYPE_CHECKING:
     from luthier.text.ids import Text
     from luthier.text.messages import Example, Message
 
-Normalise = Literal["sum", "mean", "prior"]
 CHUNK = 32
 """Rows asked together."""
 PACK_TOKENS = 4096
 """Tokens read in one pass: some 100 MB of states for a model of 135 M parameters."""
-NOTHING = "N/A"
-"""What stands in the user's place when a label's prior is measured (Zhao et al. 2021, contextual calibration)."""
 _DIGITS = 6
 """Decimals kept of log-probabilities: far below what could matter, far above float noise."""
 
@@ -109,18 +106,11 @@ class Model:
     def _normalised(self, prompts: Sequence[Asked], options: Sequence[str]) -> list[list[float]]:
         """The options' scores for each prompt, by the chosen normalisation."""
         totals = self._sums([(prompt, options) for prompt in prompts])
-        match self._question.normalise:
-            case "sum":
-                return [[score for score, _ in row] for row in totals]
-            case "mean":
-                return [[score / tokens for score, tokens in row] for row in totals]
-            case "prior":
-                without = [(_emptied(messages), tools) for messages, tools in prompts]
-                priors = self._sums([(prompt, options) for prompt in without])
-                return [
-                    _log_shares([score - prior for (score, _), (prior, _) in zip(row, before, strict=True)])
-                    for row, before in zip(totals, priors, strict=True)
-                ]
+        priors: Sequence[Sums] = [()] * len(prompts)
+        if self._question.normalise == "prior":
+            priors = self._sums([((emptied(messages), tools), options) for messages, tools in prompts])
+        pairs = zip(totals, priors, strict=True)
+        return [normalise(self._question.normalise, row, prior) for row, prior in pairs]
 
     def _sums(self, asked: Sequence[tuple[Asked, Sequence[str]]]) -> list[list[tuple[float, int]]]:
         """For each prompt and each of its answers: summed log-probability and how many tokens it is a sum over."""
@@ -177,19 +167,3 @@ def ask(work: Work, name: str, model: Asks, task: Task) -> list[Reply]:
             replies += chunk
         work.events.progress(len(replies), len(task.examples), "rows", model=name)
     return replies
-
-
-def _log_shares(scores: Sequence[float]) -> list[float]:
-    """Log-scores shifted so that their shares add up to one: log-probabilities again."""
-    most = max(scores)
-    total = most + math.log(sum(math.exp(score - most) for score in scores))
-    return [score - total for score in scores]
-
-
-def _emptied(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """The same messages with nothing in the last user turn."""
-    last = max((place for place, message in enumerate(messages) if message.role == "user"), default=-1)
-    return tuple(
-        message.model_copy(update={"content": NOTHING}) if place == last else message
-        for place, message in enumerate(messages)
-    )

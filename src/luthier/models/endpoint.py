@@ -31,8 +31,6 @@ FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 60.0
 NO_LABEL = "(none of the labels)"
 """What an answer that names no label counts as."""
-LABEL_TOKENS = 32
-"""Longest answer that is read for a label's name."""
 TOP = 20
 """Likeliest first tokens that are asked for: the most that the API gives."""
 _AGAIN = frozenset({408, 409, 429, 500, 502, 503, 504, 529})
@@ -83,22 +81,19 @@ class Client:
 
     def write(self, conversations: Sequence[Turns], max_tokens: int, **more: Any) -> list[Said]:
         """The greedy answer to each conversation; `more` goes into the requests (`temperature`, `seed`)."""
-        bodies = [
-            {
-                "model": self.settings.model,
-                "messages": list(turns),
-                "max_tokens": max_tokens,
-                "temperature": 0.0,
-                **more,
-            }
-            for turns in conversations
-        ]
+        settings = {"model": self.settings.model, self.settings.limit: max_tokens, "temperature": 0.0, **more}
+        if not self.settings.temperature:
+            del settings["temperature"]
+        bodies = [{**settings, "messages": list(turns)} for turns in conversations]
         return self._all(bodies)
 
     def pick(self, conversations: Sequence[Turns], options: Sequence[str]) -> list[Picked]:
         """Which of several answers each conversation is answered with."""
         if self.settings.labels == "text":
-            return [Picked(named(said.text, options), None) for said in self.write(conversations, LABEL_TOKENS)]
+            return [
+                Picked(named(said.text, options), None)
+                for said in self.write(conversations, self.settings.label_tokens)
+            ]
         told = self.write(conversations, 1, logprobs=True, top_logprobs=TOP)
         return [self._likeliest(said, options) for said in told]
 

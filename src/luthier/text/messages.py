@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -85,6 +85,19 @@ def answer_of(example: Example) -> str:
 def question_of(example: Example) -> str:
     """What the user wrote, for a classifier or a reader: all turns but the system's, in order."""
     return "\n".join(message.content for message in prompt_of(example) if message.role != "system")
+
+
+NOTHING = "N/A"
+"""What stands in the user's place when a label's prior is measured (Zhao et al. 2021, contextual calibration)."""
+
+
+def emptied(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The same messages with nothing in the last user turn."""
+    last = max((place for place, message in enumerate(messages) if message.role == "user"), default=-1)
+    return tuple(
+        message.model_copy(update={"content": NOTHING}) if place == last else message
+        for place, message in enumerate(messages)
+    )
 
 
 def said_for(labels: Iterable[str], examples: Iterable[Example]) -> dict[str, str]:

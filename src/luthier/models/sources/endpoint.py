@@ -27,6 +27,14 @@ class Endpoint(ModelSource):
     """How one of several classes is read from an answer. `text`: what is written, compared without case, blanks and
     punctuation around it; anything else counts as wrong. `logprobs`: the likeliest class by the shares of the first
     token (`top_logprobs`), for servers that give them and classes that differ there."""
+    label_tokens: int = Field(default=32, ge=1)
+    """Longest answer that is read for a label's name (`labels: text`); models that reason first need far more."""
+    limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """What the longest answer is called in a request: newer models of OpenAI's take only `max_completion_tokens`, many
+    other servers only `max_tokens`."""
+    temperature: bool = True
+    """Whether requests say a temperature (0: the likeliest answer). Some models that reason refuse any; their answers
+    then change from call to call."""
     timeout_s: float = Field(default=60.0, gt=0)
     """Seconds to wait for one answer."""
     retries: int = Field(default=5, ge=0)

@@ -10,7 +10,8 @@ from typing import Any
 from luthier.core.artifact import Artifact
 from luthier.metrics.answers import Answers
 from luthier.models.load import Dtype
-from luthier.text.messages import Example, Message, answer_of, as_openai, prompt_of
+from luthier.models.options import Normalise, Sums, normalise
+from luthier.text.messages import Example, Message, answer_of, as_openai, emptied, prompt_of
 from luthier.text.prompt import Prompt
 
 PROPOSAL_TOKENS = 120
@@ -54,12 +55,20 @@ class Asker(ABC):
 class Local(Asker):
     """A model whose weights are here."""
 
-    def __init__(self, artifact: Artifact, dtype: Dtype, options: Mapping[str, str], max_new_tokens: int) -> None:
+    def __init__(
+        self,
+        artifact: Artifact,
+        dtype: Dtype,
+        options: Mapping[str, str],
+        max_new_tokens: int,
+        alike: Normalise = "sum",
+    ) -> None:
         from luthier.models.describe import describe
         from luthier.models.load import load
         from luthier.text.ids import Text
 
         super().__init__(options, max_new_tokens)
+        self._alike = alike
         self._loaded = load(artifact, dtype)
         self._text = Text.load(self._loaded.folder)
         self.context = describe(self._loaded.folder).context
@@ -70,7 +79,8 @@ class Local(Asker):
 
     def length(self, prompt: Prompt, examples: Sequence[Example]) -> int:
         """Tokens of the longest row, its answer included."""
-        longest = max(len(self._text.options(*asked)[0]) for asked in self._asked(prompt, examples))
+        asked = [(prompt.wrap(prompt_of(example)), example.tools) for example in examples]
+        longest = max(len(self._text.prompt(*one)) for one in asked)
         return longest + (self._longest_option() if self.options else self.max_new_tokens)
 
     def tokens(self, example: Example) -> int:
@@ -86,13 +96,30 @@ class Local(Asker):
         return [self._told(one) for one in generate(self._loaded, ids, PROPOSAL_TOKENS, self._ends, sampling=sampling)]
 
     def _choose(self, prompt: Prompt, examples: Sequence[Example]) -> Answers:
+        asked = [(prompt_of(example), example.tools) for example in examples]
+        totals = self._sums(prompt, asked)
+        priors: Sequence[Sums] = [()] * len(asked)
+        if self._alike == "prior":
+            priors = self._sums(prompt, [(emptied(messages), tools) for messages, tools in asked])
+        scores = [
+            [round(score, DIGITS) for score in normalise(self._alike, row, prior)]
+            for row, prior in zip(totals, priors, strict=True)
+        ]
+        told = [dict(zip(self.options, row, strict=True)) for row in scores]
+        chosen = [max(self.options, key=row.__getitem__) for row in told]
+        return Answers.of(chosen, self.references(examples), label_scores=told)
+
+    def _sums(self, prompt: Prompt, asked: Sequence[tuple[tuple[Message, ...], Any]]) -> list[Sums]:
+        """For each row, the summed log-probability of each option, and its tokens."""
         from luthier.models.generate import score_options
 
-        pairs = [self._text.options(*asked) for asked in self._asked(prompt, examples)]
+        said = list(self.options.values())
+        pairs = [self._text.options(prompt.wrap(messages), said, tools) for messages, tools in asked]
         sums = score_options(self._loaded.model, [ids for ids, _ in pairs], [options for _, options in pairs])
-        scores = [dict(zip(self.options, (round(one, DIGITS) for one in row), strict=True)) for row in sums]
-        chosen = [max(self.options, key=row.__getitem__) for row in scores]
-        return Answers.of(chosen, self.references(examples), label_scores=scores)
+        return [
+            [(score, len(ids)) for score, ids in zip(row, options, strict=True)]
+            for row, (_, options) in zip(sums, pairs, strict=True)
+        ]
 
     def _write(self, prompt: Prompt, examples: Sequence[Example]) -> Answers:
         from luthier.models.generate import generate
@@ -101,12 +128,6 @@ class Local(Asker):
         ids = self._text.prompts(asked, [example.tools for example in examples])
         written = generate(self._loaded, ids, self.max_new_tokens, self._ends)
         return Answers.of([self._told(one) for one in written], self.references(examples))
-
-    def _asked(self, prompt: Prompt, examples: Sequence[Example]) -> list[tuple[tuple[Message, ...], list[str], Any]]:
-        options = list(self.options.values())
-        return [
-            (prompt.wrap(prompt_of(example)), options or [answer_of(example)], example.tools) for example in examples
-        ]
 
     def _longest_option(self) -> int:
         return max(len(self._text.tokenizer.encode(text)) for text in self.options.values()) + 2

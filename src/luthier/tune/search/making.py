@@ -103,15 +103,18 @@ class Making:
     @cached_property
     def _asker(self) -> Asker:
         options = said_for(self._labels, [*self._pool, *self._held])
-        limit = self._technique.max_new_tokens
+        limit, alike = self._technique.max_new_tokens, self._technique.normalise
         if is_endpoint(self._model):
+            if alike != "sum":
+                where = Where(field="technique.normalise")
+                raise InputError("changes nothing for an endpoint", where=where, remedy="leave it out")
             return Distant(self._model, self._work.scratch / "calls", options, limit)
         import torch
 
         from luthier.tune.memory import cores
 
         torch.set_num_threads(cores())
-        return Local(self._model, self._dtype, options, limit)
+        return Local(self._model, self._dtype, options, limit, alike)
 
     def _candidates(self) -> list[Candidate]:
         """All prompts to try, those left out that the model cannot read to their end."""

@@ -11,6 +11,7 @@ from luthier.core.step import Forecast, Outlook, Work
 from luthier.metrics.metric import Metric
 from luthier.models.describe import Description
 from luthier.models.load import Dtype
+from luthier.models.options import Normalise
 from luthier.tune.technique import Choice, Search
 
 if TYPE_CHECKING:
@@ -51,6 +52,10 @@ class PromptSearch(Search):
     (successive halving), so most of it goes to the best."""
     metric: Metric | None = None
     """What is to be best; left out, accuracy for labels and rougeL for texts."""
+    normalise: Normalise = "sum"
+    """How the scores of labels are made alike, as in `evaluate`, which should say the same: `sum` of log-probabilities,
+    `mean` a token, or less the label's `prior`: shown examples push small models to one label, whatever the question,
+    and this takes the push out (Zhao et al., "Calibrate Before Use", 2021)."""
     max_new_tokens: int = Field(default=64, ge=1)
     """Longest written answer, for tasks of texts."""
 

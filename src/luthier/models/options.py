@@ -1,0 +1,30 @@
+"""Scores of given answers made alike, so that neither long nor frequent ones win for being so."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+Normalise = Literal["sum", "mean", "prior"]
+Sums = Sequence[tuple[float, int]]
+"""For each answer, its summed log-probability and how many tokens that is a sum over."""
+
+
+def normalise(how: Normalise, row: Sums, prior: Sums = ()) -> list[float]:
+    """A score for each answer: the sum, the mean a token, or the sum less the answer's when the question is empty
+    (`prior`; Zhao et al. 2021, contextual calibration), shifted to log-probabilities."""
+    match how:
+        case "sum":
+            return [score for score, _ in row]
+        case "mean":
+            return [score / tokens for score, tokens in row]
+        case "prior":
+            return _log_shares([score - before for (score, _), (before, _) in zip(row, prior, strict=True)])
+
+
+def _log_shares(scores: Sequence[float]) -> list[float]:
+    """Log-scores shifted so that their shares add up to one: log-probabilities again."""
+    most = max(scores)
+    total = most + math.log(sum(math.exp(score - most) for score in scores))
+    return [score - total for score in scores]
