@@ -298,10 +298,10 @@ def test_10_export(shop: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     )
     write = exports._write_whole
 
-    def spoilt(artifact: Any, folder: Path) -> None:
+    def spoilt(artifact: Any, folder: Path, **more: bool) -> None:
         from safetensors.torch import save_file
 
-        write(artifact, folder)
+        write(artifact, folder, **more)
         state = load_file(folder / "model.safetensors")
         state["model.norm.weight"] *= -1
         save_file(state, folder / "model.safetensors", {"format": "pt"})

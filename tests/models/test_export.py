@@ -159,8 +159,8 @@ def test_what_gets_lost_on_the_way_is_noticed(tmp_path: Path, monkeypatch: pytes
     _, base = tiny_base(tmp_path)
     write = exports._write
 
-    def careless(*args: Any) -> None:
-        write(*args)
+    def careless(*args: Any, **more: bool) -> None:
+        write(*args, **more)
         (args[1] / name).write_text("{}")
 
     monkeypatch.setattr(exports, "_write", careless)
@@ -217,7 +217,7 @@ def test_what_is_not_ours_is_left_alone(tmp_path: Path) -> None:
 def test_an_export_that_answers_otherwise_is_not_given_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, base = tiny_base(tmp_path)
     adapter = tiny_adapter(store, base, size=1.0)
-    monkeypatch.setattr(exports, "open_merged", lambda artifact, dtype: load(base, "float32").model)
+    monkeypatch.setattr(exports, "open_merged", lambda artifact, dtype, **more: load(base, "float32").model)
     with pytest.raises(ModelError, match="answers otherwise"):
         export(adapter, tmp_path / "out", "merged")
     assert {one.name for one in tmp_path.iterdir()} == {"tiny", "store"}

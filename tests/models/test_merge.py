@@ -18,7 +18,9 @@ from luthier.flow.recipe import Recipe
 from luthier.models.export import export
 from luthier.models.load import load, name_of, open_folder, open_merged
 from luthier.models.quiet import no_peft_warning
+from luthier.tune.steps.tune import Tune
 from models.making import full_tune, make_base, merged, tiny_adapter, tiny_base
+from tuning import bench
 from workshop import RECIPE, small_recipe
 
 ALL = ["q_proj", "o_proj", "down_proj"]  # their rank can be 32, which PEFT takes for all
@@ -87,7 +89,7 @@ def test_merging_over_a_tuned_model_and_merging_what_was_merged(tmp_path: Path) 
     made = merged(store, first, upper)
     each = [weights_of(one) for one in upper]
     for name, value in weights_of(made).items():
-        torch.testing.assert_close(value, (each[0][name] + each[1][name]) / 2)
+        torch.testing.assert_close(value, ((each[0][name] + each[1][name]) / 2).detach())
     again = merged(store, base, [made, first])
     assert name_of(again) == "tiny+merge"
 
@@ -203,3 +205,17 @@ def test_another_base_is_refused_before_anything_runs(tmp_path: Path, monkeypatc
     with pytest.raises(ModelError, match="'other' was not tuned from") as caught:
         Recipe.load(small_recipe(tmp_path, apart)).plan()
     assert caught.value.where.line
+
+
+def test_what_was_learnt_over_a_quantised_base_is_merged_only_when_dequantised(tmp_path: Path) -> None:
+    shop = bench(tmp_path)
+    kinds: list[dict[str, Any]] = [{"kind": "qlora", "r": 4}, {"kind": "lora", "r": 4}]
+    models = [shop.tune(Tune(data="data", technique=kind, precision="float32")) for kind in kinds]
+    with pytest.raises(ModelError, match="learnt over quantised weights"):
+        merged(shop.store, shop.base, models)
+    each = [
+        {n: v.detach() for n, v in open_merged(one, torch.float32, dequantise=True).named_parameters()}
+        for one in models
+    ]
+    for name, value in weights_of(merged(shop.store, shop.base, models, dequantise=True)).items():
+        torch.testing.assert_close(value, ((each[0][name] + each[1][name]) / 2).detach())

@@ -130,12 +130,15 @@ def export(
         typer.Option("--format", help="By default hf or jsonl."),
     ] = None,
     quant: Annotated[Literal["f16", "q8_0", "q4_0"], typer.Option(help="Precision of a GGUF file's matrices.")] = "f16",
+    dequantise: Annotated[
+        bool, typer.Option("--dequantise", help="Merge what was learnt over a quantised base into what it stands for.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write a data set or a model in a form that other tools read."""
     from luthier.flow.export import export_artifact
 
-    done = export_artifact(what, to, form, quant=quant)
+    done = export_artifact(what, to, form, quant=quant, dequantise=dequantise)
     if as_json:
         say_json({"to": str(to), "files": done.files, "notes": done.notes})
         return

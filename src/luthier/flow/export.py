@@ -22,7 +22,9 @@ class Exported(NamedTuple):
     notes: list[str]
 
 
-def export_artifact(word: str, to: Path, form: Form | None, *, quant: Quant = "f16") -> Exported:
+def export_artifact(
+    word: str, to: Path, form: Form | None, *, quant: Quant = "f16", dequantise: bool = False
+) -> Exported:
     """Write a data set or a model to the folder `to`."""
     found = find_artifact(word)
     makes = found.artifact.manifest.makes
@@ -45,7 +47,10 @@ def export_artifact(word: str, to: Path, form: Form | None, *, quant: Quant = "f
         from luthier.models.export import export as export_model
 
         before, measures = Prompt.of(found.artifact).told(), _measures(found)
-        export_model(found.artifact, to, chosen, quant=quant, measures=measures, before=before, say=notes.append)
+        export_model(
+            found.artifact, to, chosen, quant=quant, dequantise=dequantise, measures=measures, before=before,
+            say=notes.append,
+        )  # fmt: skip
         if before:
             notes.append("prompt.json belongs in front of every conversation; README.md says how")
     return Exported(sorted(path.relative_to(to).as_posix() for path in to.rglob("*") if path.is_file()), notes)

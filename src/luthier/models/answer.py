@@ -49,6 +49,10 @@ class Agreement(NamedTuple):
     names: bool = False
     """Whether the models name classes instead of writing tokens."""
 
+    def as_json(self) -> dict[str, Any]:
+        """As it is kept beside an export."""
+        return {"same_tokens": self.same, "tokens": self.tokens, "nats": self.difference}
+
     def __str__(self) -> str:
         """As it is said to people."""
         if self.names:

@@ -15,7 +15,8 @@ import yaml
 from luthier.core.artifact import Artifact
 from luthier.core.errors import UnknownName
 from luthier.core.wheel import cached_wheel, wheel_licence
-from luthier.models.load import name_of, origin_artifact, outputs_of, weights_of
+from luthier.models.describe import read_object
+from luthier.models.load import ADAPTER, name_of, origin_artifact, outputs_of, weights_of
 
 if TYPE_CHECKING:
     from luthier.models.answer import Agreement
@@ -40,6 +41,8 @@ class Form(NamedTuple):
     agreed: Agreement
     before: Mapping[str, Any] | None = None
     """What belongs in front of every conversation, as `prompt.json` holds it."""
+    over_whole: Agreement | None = None
+    """How an adapter that was learnt over a quantised base agrees over the whole one."""
 
 
 class Origin(NamedTuple):
@@ -84,7 +87,7 @@ def card(artifact: Artifact, form: Form, measures: Mapping[str, Any] | None) -> 
     base = origin_of(artifact)
     tuned = "model" in artifact.manifest.inputs
     steps = lineage(artifact)
-    opening = _named(_OPENING[form.format], outputs_of(artifact)).replace("BASE", base.address)
+    opening = _named(_opening(artifact, form), outputs_of(artifact)).replace("BASE", base.address)
     parts = [
         f"---\n{yaml.safe_dump(_front(artifact, form, base), sort_keys=True, allow_unicode=True)}---\n",
         f"# {name_of(artifact)}\n",
@@ -107,6 +110,14 @@ def _named(opening: str, outputs: Sequence[str]) -> str:
     opening = opening.replace("AutoModelForCausalLM", "AutoModelForSequenceClassification")
     opening = opening.replace('"BASE"', f'"BASE", num_labels={len(outputs)}')
     return f"{opening}\nclasses = {json.dumps(list(outputs), ensure_ascii=False)}"
+
+
+def _opening(artifact: Artifact, form: Form) -> str:
+    """How to open the export; PEFT must be taught the types that it does not know."""
+    told = weights_of(artifact).folder / ADAPTER / "adapter_config.json"
+    own = form.format == "adapter" and read_object(told)["peft_type"] == "BOTTLENECK"
+    taught = "import luthier.models.bottleneck  # teaches PEFT this type\n"
+    return (taught if own else "") + _OPENING[form.format]
 
 
 def _front(artifact: Artifact, form: Form, base: Origin) -> dict[str, Any]:
@@ -143,7 +154,10 @@ def _before(before: Mapping[str, Any]) -> str:
 def _written(form: Form) -> str:
     """The form, and what the check found at export time."""
     precision = f" in {form.quant}" if form.format == "gguf" else ""
-    return f"Written as `{form.format}`{precision}, opened again and checked on one fixed prompt: {form.agreed}.\n"
+    said = f"Written as `{form.format}`{precision}, opened again and checked on one fixed prompt: {form.agreed}."
+    if form.over_whole is not None:
+        said += f" It was learnt over a quantised base; over the whole one {form.over_whole}."
+    return f"{said}\n"
 
 
 def _provenance(artifact: Artifact, steps: list[Artifact]) -> str:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, ModelError, Where
 from luthier.core.files import writing
-from luthier.models.answer import NEAR_TIE, Agreement, Answer, agreement, answer, prompt_ids
+from luthier.models.answer import NEAR_TIE, Agreement, agreement, answer, prompt_ids
 from luthier.models.card import Form, card, origin_of
 from luthier.models.describe import describe, read_object, read_template
 from luthier.models.from_gguf import open_gguf, tokenizer_of
@@ -26,6 +26,7 @@ from luthier.models.load import (
     ADAPTER,
     base_folder,
     is_adapter,
+    load,
     name_of,
     open_adapter,
     open_folder,
@@ -33,9 +34,11 @@ from luthier.models.load import (
     open_parent,
     outputs_of,
     pick_dtype,
+    scheme_of,
     weights_of,
 )
 from luthier.models.quiet import no_bars
+from luthier.models.sequence import with_outputs
 from luthier.models.source import Say, model_files, write_json
 from luthier.models.to_gguf import Quant, write_gguf
 
@@ -57,13 +60,15 @@ def export(
     format: Format,  # the word that the command line uses too
     *,
     quant: Quant = "f16",
+    dequantise: bool = False,
     measures: Mapping[str, Any] | None = None,
     before: Mapping[str, Any] | None = None,
     say: Say = lambda text: None,
 ) -> Path:
     """Write a model artifact to the folder `to`, check it, and return the folder.
 
-    `quant` is the precision of a GGUF file's matrices. `measures` (metric to value, or to `{"value", "low", "high"}`)
+    `quant` is the precision of a GGUF file's matrices; `dequantise` merges an adapter that was learnt over a quantised
+    base into what the base's codes stand for. `measures` (metric to value, or to `{"value", "low", "high"}`)
     go into the model card; `before`, what belongs in front of every conversation, into the card and `prompt.json`. A
     model that is only a prompt goes out as the weights that it stands in front of. Raises `ModelError` when the format
     cannot hold this model, or when what was written does not answer as the model does.
@@ -76,6 +81,9 @@ def export(
         raise ModelError(what, where=Where(file=str(artifact.folder)), remedy="export it as `hf`")
     to = to.expanduser().absolute()
     own = weights_of(artifact)
+    if dequantise and (format == "adapter" or scheme_of(own) is None):
+        what = "nothing is merged into a quantised base here"
+        raise InputError(what, where=Where(field="--dequantise"), remedy="leave it out")
     _check_target(to)
     aside = to.with_name(f".{to.name}.{os.getpid()}.export")
     with writing(to):
@@ -83,10 +91,12 @@ def export(
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir()
     try:
-        _write(own, aside, format, quant)
-        agreed = _verify(own, aside, format, quant)
+        _write(own, aside, format, quant, dequantise=dequantise)
+        agreed, over_whole = _verify(own, aside, format, quant)
         say(f"checked: {agreed}")
-        _finish(artifact, aside, Form(format, quant, agreed, before), measures)
+        if over_whole is not None:
+            say(f"learnt over a quantised base; over the whole one {over_whole}")
+        _finish(artifact, aside, Form(format, quant, agreed, before, over_whole), measures)
         _swap(aside, to)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -104,20 +114,20 @@ def _check_target(to: Path) -> None:
         raise InputError("is not empty, and not an earlier export, so it is left alone", where=where, remedy=remedy)
 
 
-def _write(artifact: Artifact, folder: Path, format: Format, quant: Quant) -> None:
+def _write(artifact: Artifact, folder: Path, format: Format, quant: Quant, *, dequantise: bool) -> None:
     if format == "adapter":
         _write_adapter(artifact, folder)
     elif format == "gguf":
         whole = folder / ".whole"
         whole.mkdir()
-        _write_whole(artifact, whole)
+        _write_whole(artifact, whole, dequantise=dequantise)
         write_gguf(whole, _gguf_path(artifact, folder, quant), name_of(artifact), origin_of(artifact).licence, quant)
         shutil.rmtree(whole)
     else:
-        _write_whole(artifact, folder)
+        _write_whole(artifact, folder, dequantise=dequantise)
 
 
-def _write_whole(artifact: Artifact, folder: Path) -> None:
+def _write_whole(artifact: Artifact, folder: Path, *, dequantise: bool) -> None:
     """One Hugging Face folder with everything: the artifact's own, or base and adapter merged."""
     base = base_folder(artifact)
     for path in model_files(base):
@@ -131,7 +141,7 @@ def _write_whole(artifact: Artifact, folder: Path) -> None:
         return
     same = ("generation_config.json",) if outputs_of(artifact) else ("config.json", "generation_config.json")
     kept = {name: (folder / name).read_bytes() for name in same}
-    model = open_merged(artifact, pick_dtype("float32")).to(pick_dtype(_saved_dtype(base)))
+    model = open_merged(artifact, pick_dtype("float32"), dequantise=dequantise).to(pick_dtype(_saved_dtype(base)))
     with no_bars(), writing(folder):
         model.save_pretrained(folder)
     for name, data in kept.items():
@@ -154,13 +164,15 @@ def _write_adapter(artifact: Artifact, folder: Path) -> None:
     write_json(folder / "adapter_config.json", {**config, "base_model_name_or_path": origin_of(artifact).address})
 
 
-def _verify(artifact: Artifact, folder: Path, format: Format, quant: Quant) -> Agreement:
+def _verify(artifact: Artifact, folder: Path, format: Format, quant: Quant) -> tuple[Agreement, Agreement | None]:
     """Compare greedy answers in float32: equal, or parted only where rounding may exchange two near-equal tokens.
 
-    A quantised file may part anywhere; it is refused when its log-probabilities lie so far off that it is broken.
+    A quantised file may part anywhere; it is refused when its log-probabilities lie so far off that it is broken. The
+    second result is how an adapter that was learnt over a quantised base agrees over the whole one.
     """
     ids = prompt_ids(base_folder(artifact))
-    agreed = agreement(_answer_of(artifact, ids), _reopen(artifact, folder, format, quant), ids)
+    wanted = answer(load(artifact, "float32").model, ids)
+    agreed = agreement(wanted, _reopen(artifact, folder, format, quant), ids)
     rounded = quant == "f16" and format != "adapter"
     parts = agreed.gap > NEAR_TIE if rounded else agreed.same < agreed.tokens
     if agreed.difference > MOST_NATS[quant] if quant in MOST_NATS else parts:
@@ -170,14 +182,11 @@ def _verify(artifact: Artifact, folder: Path, format: Format, quant: Quant) -> A
         _verify_tokenizer(artifact, _gguf_path(artifact, folder, quant))
     elif format != "adapter":
         _verify_travellers(artifact, folder)
-    return agreed
-
-
-def _answer_of(artifact: Artifact, ids: list[int]) -> Answer:
-    float32 = pick_dtype("float32")
-    if not is_adapter(artifact):
-        return answer(open_folder(artifact.folder, float32), ids)
-    return answer(open_adapter(open_parent(artifact, float32), artifact.folder / ADAPTER), ids)
+    if format != "adapter" or scheme_of(artifact) is None:
+        return agreed, None
+    whole = open_merged(artifact.parent("model"), pick_dtype("float32"))
+    outputs = outputs_of(artifact)
+    return agreed, agreement(wanted, open_adapter(with_outputs(whole, outputs) if outputs else whole, folder), ids)
 
 
 def _reopen(artifact: Artifact, folder: Path, format: Format, quant: Quant) -> Any:
@@ -221,8 +230,7 @@ def _finish(artifact: Artifact, folder: Path, form: Form, measures: Mapping[str,
     if form.before:
         write_json(folder / "prompt.json", dict(form.before))
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    checked = {"same_tokens": form.agreed.same, "tokens": form.agreed.tokens, "nats": form.agreed.difference}
-    told = {"artifact": artifact.digest, "format": form.format, "files": files, "checked": checked}
+    told = {"artifact": artifact.digest, "format": form.format, "files": files, "checked": form.agreed.as_json()}
     write_json(folder / MARKER, told | ({"quant": form.quant} if form.format == "gguf" else {}))
     for path in folder.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from luthier.core.artifact import Artifact
 from luthier.core.digest import digest_of
@@ -16,7 +16,12 @@ from luthier.models.merger import Merger
 from luthier.models.quiet import no_bars
 from luthier.models.source import write_json
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Progress = Callable[[int, int], None]
+Combine = Callable[[str, "Tensor"], "Tensor"]
+"""Takes a weight's name and its changes (models, …)."""
 
 
 def stands_on(model: Artifact, base: Artifact) -> bool:
@@ -29,10 +34,9 @@ def stands_on(model: Artifact, base: Artifact) -> bool:
 def merge_weights(
     base: Artifact,
     models: Sequence[Artifact],
-    method: Merger,
-    weights: Sequence[float],
+    combine: Combine,
     *,
-    seed: int,
+    dequantise: bool,
     folder: Path,
     scratch: Path,
     progress: Progress,
@@ -44,8 +48,7 @@ def merge_weights(
     import torch
     from safetensors.torch import save_file
 
-    places = _places([base, *models], scratch)
-    share = torch.tensor(list(weights), dtype=torch.float32)
+    places = _places([base, *models], scratch, dequantise)
     names = [_files(place) for place in places]
     done = 0
     for path in _shards(places[0]):
@@ -53,7 +56,7 @@ def merge_weights(
         for key in sorted(key for key, place in names[0].items() if place == path):
             own = _tensor(path, key)
             changes = torch.stack([_tensor(found[key], key) - own for found in names[1:]])
-            merged[key] = own + method.combine(changes, share, _seed(seed, key)) if changes.any() else own
+            merged[key] = own + combine(key, changes) if changes.any() else own
             progress(done := done + 1, len(names[0]))
         save_file(merged, folder / path.name, metadata={"format": "pt"})
     if weight_files(places[0])[0].name == INDEX:
@@ -61,14 +64,17 @@ def merge_weights(
         write_json(folder / INDEX, {**read_object(places[0] / INDEX), "metadata": {"total_size": size}})
 
 
-def _seed(seed: int, key: str) -> int:
-    return int(digest_of([seed, key])[:15], 16)
+def combiner(method: Merger, weights: Sequence[float], seed: int) -> Combine:
+    """How the changes of a weight become one; each weight has dice of its own."""
+    import torch
+
+    share = torch.tensor(list(weights), dtype=torch.float32)
+    return lambda key, changes: method.combine(changes, share, int(digest_of([seed, key])[:15], 16))
 
 
-def _places(artifacts: Sequence[Artifact], scratch: Path) -> list[Path]:
+def _places(artifacts: Sequence[Artifact], scratch: Path, dequantise: bool) -> list[Path]:
     """A folder of whole weights for each: its own, or the adapter merged in; all written anew when names differ."""
-    own = [weights_of(one) for one in artifacts]
-    found = [_whole(one, scratch) if is_adapter(one) else one.folder for one in own]
+    found = [_whole(one, scratch, dequantise) for one in map(weights_of, artifacts)]
     if len({frozenset(_files(place)) for place in found}) > 1:
         found = [_renamed(place, one, scratch) for place, one in zip(found, artifacts, strict=True)]
     first = read_headers(found[0])
@@ -88,8 +94,11 @@ def _places(artifacts: Sequence[Artifact], scratch: Path) -> list[Path]:
     return found
 
 
-def _whole(artifact: Artifact, scratch: Path) -> Path:
-    return _saved(scratch / artifact.digest, lambda: open_merged(artifact, pick_dtype("float32")))
+def _whole(artifact: Artifact, scratch: Path, dequantise: bool) -> Path:
+    if not is_adapter(artifact):
+        return artifact.folder
+    place = scratch / artifact.digest
+    return _saved(place, lambda: open_merged(artifact, pick_dtype("float32"), dequantise=dequantise))
 
 
 def _renamed(place: Path, artifact: Artifact, scratch: Path) -> Path:

@@ -219,8 +219,10 @@ def quantise(model: Any, scheme: Scheme) -> Any:
 
 
 def dequantise(model: nn.Module, dtype: torch.dtype) -> None:
-    """Bring every packed weight back, in place."""
+    """Bring every packed weight back, in place; what is left is a plain model, which transformers saves."""
     for parent in list(model.modules()):
+        if (quantiser := vars(parent).get("hf_quantizer")) is not None:
+            quantiser.remove_quantization_config(parent)
         for name, child in list(parent.named_children()):
             if isinstance(child, Packed):
                 setattr(parent, name, child.plain(dtype))

@@ -43,6 +43,9 @@ class Merge(Step):
     take the mean of the changes, TIES averages what agrees."""
     method: Merger = Linear()
     """How changes become one."""
+    dequantise: bool = False
+    """Whether a model that was learnt over a quantised base may be merged, as what the base's codes stand for: its
+    change then holds their rounding, too. Otherwise it is refused."""
 
     @model_validator(mode="after")
     def _one_weight_a_model(self) -> Merge:
@@ -54,7 +57,7 @@ class Merge(Step):
 
     def make(self, work: Work) -> Mapping[str, Any]:
         """Write the merged model's folder, `tuned.json` and `learnt.parquet`."""
-        from luthier.models.merging import merge_weights, stands_on
+        from luthier.models.merging import combiner, merge_weights, stands_on
 
         started = time.perf_counter()
         base, models = work.inputs["model"], self._inputs(work.inputs)
@@ -66,9 +69,8 @@ class Merge(Step):
         merge_weights(
             base,
             models,
-            self.method,
-            self.shares(),
-            seed=work.seed,
+            combiner(self.method, self.shares(), work.seed),
+            dequantise=self.dequantise,
             folder=work.folder,
             scratch=work.scratch,
             progress=lambda done, total: work.events.progress(done, total, "weights"),
