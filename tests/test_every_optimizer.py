@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from luthier.core.component import members
+from luthier.core.errors import ModelError
 from luthier.models.describe import describe
 from luthier.tune.average import put
 from luthier.tune.loop import Training
@@ -187,11 +188,23 @@ def test_it_resumes_to_the_same_bytes(kind: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_the_state_of_another_optimizer_is_refused(kind: str) -> None:
+    other = KINDS[KINDS.index(kind) - 1]
+    left = Updater(toy(), Settings(optimizer=made(other), clip=None)).state()
+    with pytest.raises(ModelError, match="was left by another optimizer"):
+        Updater(toy(), Settings(optimizer=made(kind), clip=None)).restore(left)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_it_tells_what_it_remembers(kind: str) -> None:
     optimizer, model = made(kind), toy()
     updater = Updater(model, Settings(optimizer=optimizer, clip=None))
     learn(model, updater, 1e-3, 1)
-    kept = sum(value.nbytes for name, value in updater.state().items() if not name.startswith(("master/", "group/")))
+    kept = sum(
+        value.nbytes
+        for name, value in updater.state().items()
+        if not name.startswith(("master/", "group/", "optimizer/"))
+    )
     assert optimizer.state_bytes({name: value.shape for name, value in model.named_parameters()}) == kept
 
 

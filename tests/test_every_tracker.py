@@ -46,6 +46,7 @@ def tensorboard(folder: Path, name: str, where: str) -> Points:
     found = EventAccumulator(str(folder / name))
     found.Reload()
     assert "seed" in found.Tensors("settings/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert found.Tensors("ended/text_summary")[-1].tensor_proto.string_val[0] == b"finished"
     return points((event.step, tag, event.value) for tag in found.Tags()["scalars"] for event in found.Scalars(tag))
 
 
@@ -66,6 +67,7 @@ def trackio(folder: Path, name: str, where: str) -> Points:
     from trackio.sqlite_storage import SQLiteStorage
 
     assert SQLiteStorage.get_run_config(where, name)["seed"] == 3
+    assert "finished" in {alert["title"] for alert in SQLiteStorage.get_alerts(where, name)}
     logs = SQLiteStorage.get_logs(where, name)
     numbers = [
         (log["step"], tag, value) for log in logs for tag, value in log.items() if isinstance(value, int | float)

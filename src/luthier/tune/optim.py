@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from luthier.core.errors import ModelError, Where
 from luthier.tune.optimizer import Moving, Optimizer
 
 
@@ -81,19 +82,24 @@ class Updater:
 
     def state(self) -> dict[str, Tensor]:
         """Everything that a resumed run needs, by name."""
-        found = {f"master/{name}": master.data for name, master in self._masters.items()}
+        found = {f"master/{name}": master.data for name, master in self._masters.items()} | {
+            self._mark: torch.zeros(())
+        }
         for name, master in self._masters.items():
             found |= {f"{kind}/{name}": value for kind, value in self._state_of(master).items()}
         numbers = {f"group/{at}": group[key] for at, group, key in self._carried()}
         return found | {at: torch.tensor(number, dtype=torch.float64) for at, number in numbers.items()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from a state; the model's parameters follow."""
+        """Go on from a state; the model's parameters follow. `ModelError` when another optimizer left it."""
+        if self._mark not in state:
+            what = "the state to go on from was left by another optimizer"
+            raise ModelError(what, where=Where(field="optimizer"), remedy="use the optimizer that it was made with")
         for key, value in state.items():
             kind, _, name = key.partition("/")
             if kind == "master":
                 self._masters[name].data.copy_(value)
-            elif kind != "group":
+            elif kind not in ("group", "optimizer"):
                 self._state_of(self._masters[name])[kind] = value.clone()
         for at, group, key in self._carried():
             group[key] = type(group[key])(state[f"group/{at}"].item())
@@ -102,6 +108,11 @@ class Updater:
     def fingerprints(self) -> dict[str, float]:
         """A number for each parameter that changes when it moves."""
         return {name: float(master.detach().double().square().sum()) for name, master in self._masters.items()}
+
+    @property
+    def _mark(self) -> str:
+        """Stands in a state and names the optimizer that left it."""
+        return f"optimizer/{self._settings.optimizer.kind}"
 
     def _state_of(self, master: Tensor) -> dict[str, Any]:
         state: dict[str, Any] = self._owners[id(master)].state[master]

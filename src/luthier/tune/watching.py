@@ -43,9 +43,9 @@ class Watching:
             self._writers = [tracker.begin(tracked, self._base) for tracker in self._trackers]
         now = time.monotonic()
         values = {**_numbers(stepped), "rows_per_s": stepped.rows / max(now - self._last, 1e-9)}
-        self._last = now
         for writer in self._writers:
             writer.step(stepped.step, values)
+        self._last = time.monotonic()  # what trackers take is no time of the next step
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -42,4 +42,5 @@ class _Events(Writer):
         self._writer.flush()  # a killed process leaves every step
 
     def end(self, how: Ending) -> None:
+        self._writer.add_text("ended", how)
         self._writer.close()

@@ -47,4 +47,6 @@ class _Run(Writer):
         self._storage.bulk_log(self._project, name, [dict(values)], steps=[step], config=settings)
 
     def end(self, how: Ending) -> None:
-        """Nothing is open between two steps, and trackio keeps no state of a run."""
+        """An alert says how it ended: trackio keeps no state of a run, and nothing is open between two steps."""
+        level = "info" if how == "finished" else "warn"
+        self._storage.bulk_alert(self._project, self._tracked.name, [how], [None], [level], [None])
