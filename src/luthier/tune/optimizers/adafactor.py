@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     import torch
 
 SIZE = 0.08
-"""What AdamW's rate is divided by: T5, 1,024 wide, was fine-tuned at a relative step of 0.001 (Raffel et al., 2020), and
-full fine-tuning of such a width with AdamW takes 8.4e-5. The matrices of a trained model have about this size (root mean
-square); SmolLM2-135M's have 0.05 to 0.4."""
+"""What AdamW's rate is divided by: T5, 1,024 wide, was fine-tuned at a relative step of 0.001 (Raffel et al., 2020);
+full fine-tuning with AdamW takes 8.4e-5 at that width. A model's matrices have about this size (root mean square);
+SmolLM2-135M's have 0.05 to 0.4."""
 
 
 class Adafactor(Optimizer):
