@@ -155,6 +155,17 @@ def test_it_writes_what_peft_writes(family: str, kind: str) -> None:
         assert together != wanted
 
 
+@pytest.mark.filterwarnings("ignore:Position ids are not supported")
+def test_it_writes_what_pefts_generate_writes_without_a_cache() -> None:
+    """PEFT 0.21 does not find transformers 5.24's cache, and would put the virtual tokens before every new token."""
+    with no_peft_warning(), torch.no_grad():
+        loaded = Loaded(model=tuned("llama", "prompt"), folder=Path(), name="tiny", digest="")
+        ids = torch.tensor([PROMPTS[0]])
+        limits: dict[str, Any] = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+        wanted = loaded.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **limits)
+        assert generate(loaded, PROMPTS[:1], 6, set()) == [wanted[0, ids.shape[1] :].tolist()]
+
+
 @pytest.mark.parametrize("kind", ["prompt", "prefix"])
 def test_options_are_scored_as_peft_scores_them(kind: str) -> None:
     options = [[[3, 4], [3], [9, 9, 9]], [[1], [2]], [[8, 8]], [[3]], [[4], [5, 6]]]
