@@ -12,11 +12,14 @@ from typing import Any
 import pytest
 
 from luthier.core.errors import DataError, InputError, ModelError
+from luthier.core.step import Outline, Outlook
 from luthier.metrics.answers import Answers
 from luthier.metrics.members.labels import Accuracy
 from luthier.models.load import load
 from luthier.text.messages import Example, Message
 from luthier.text.prompt import Prompt
+from luthier.tune.objectives.classify import Classify
+from luthier.tune.objectives.distil import Distil
 from luthier.tune.search.asking import Local
 from luthier.tune.search.candidates import balanced, closest, example_sets, instructions, own_instruction, pairs
 from luthier.tune.search.race import cost, plan_rounds, race
@@ -168,6 +171,21 @@ def test_a_prompt_under_which_one_label_is_always_said_is_warned_of(
     monkeypatch.setattr(Local, "answer", always)
     shop.tune(search())
     assert any("answered with 'billing' on every held-back row" in text for text in shop.said("warning"))
+
+
+def test_a_model_that_names_classes_by_a_head_is_refused(tmp_path: Path) -> None:
+    shop = bench(tmp_path)
+    head = Tune(data="data", objective=Classify(head="sequence"), rows=16, rows_per_step=4, precision="float32")
+    with pytest.raises(ModelError, match="names classes by a head of its own"):
+        shop.tune(search(), model=shop.tune(head))
+
+
+@pytest.mark.parametrize("field", ["model", "teacher"])
+def test_weights_of_an_endpoint_are_refused_before_it_is_made(field: str) -> None:
+    step = Tune(data="data", teacher="far", objective=Distil())
+    outlook = Outlook(inputs={}, upstream={}, base=Path(), outlines={field: Outline(remote=True)})
+    with pytest.raises(ModelError, match=f"the {field} is an endpoint: its weights are not here"):
+        step.foresee(outlook)
 
 
 def test_too_few_rows_and_prompts_that_do_not_fit_are_said(tmp_path: Path) -> None:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.core.component import member
 from luthier.core.digest import canonical
-from luthier.core.errors import DataError, InputError, Where
+from luthier.core.errors import DataError, InputError, ModelError, Where
 from luthier.core.files import write_aside
 from luthier.core.step import Work
 from luthier.metrics.answers import Answers
 from luthier.metrics.metric import Metric
-from luthier.models.load import Dtype, is_endpoint, name_of
+from luthier.models.load import Dtype, is_endpoint, name_of, outputs_of
 from luthier.text.dataset import summary
 from luthier.text.messages import Example, Message, answer_of, question_of, said_for
 from luthier.text.prompt import Prompt
@@ -49,6 +49,9 @@ class Making:
     def __init__(self, technique: PromptSearch, work: Work, examples: Sequence[Example], dtype: Dtype) -> None:
         self._technique, self._work, self._dtype = technique, work, dtype
         self._model = work.inputs["model"]
+        if outputs_of(self._model):
+            what = f"{name_of(self._model)} names classes by a head of its own, and writes no answer to a prompt"
+            raise ModelError(what, where=Where(field="model"), remedy="search with the model that it was tuned from")
         about = summary(work.inputs["data"])
         self._labels = about.labels if about.task == "label" else []
         self._held, self._pool = self._split([one for one in examples if one.messages])

@@ -141,8 +141,9 @@ class Tune(Step):
         """Predict from the data's size, the model's, and the speed of this machine; refuse what cannot be done."""
         if isinstance(self.technique, Search):
             return self.technique.foresee(outlook, self.rows)
-        if is_remote(outlook):
-            raise no_weights("the model")
+        for field in ("model", "teacher"):
+            if is_remote(outlook, field):
+                raise no_weights(f"the {field}")
         for tracker in self.trackers:
             tracker.check()
         if (model := model_of(outlook)) is not None:
