@@ -36,6 +36,7 @@ WANTED: dict[str, dict[str, Any]] = {
         "steps.tune.schedule": "cosine",
         "steps.tune.warmup": 0.1765,  # 3 of ceil(45 rows × 3 epochs / 8) = 17 steps
         "steps.tune.clip": 0.5,
+        "steps.tune.trackers": [{"kind": "wandb", "project": "mine"}],
         "steps.tune.precision": "auto",
     },
     "trl": {
@@ -70,10 +71,13 @@ WANTED: dict[str, dict[str, Any]] = {
 LEFT = {
     "axolotl": {
         "sample_packing: True": "always on and exact", "flash_attention: True": "by measuring",
-        "gradient_checkpointing: True": "memory is planned", "wandb_project: mine": "trackers",
+        "gradient_checkpointing: True": "memory is planned", "logging_steps: 1": "every step is logged",
         "my_own_option: 7": "unknown to this importer", "datasets.0.type: alpaca": "recognised from the columns",
     },
-    "trl": {"packing: True": "always on", "invented_here: True": "unknown", "eval_steps: 50": "measures what is held"},
+    "trl": {
+        "packing: True": "always on", "report_to: none": "one by one", "invented_here: True": "unknown",
+        "eval_steps: 50": "measures what is held",
+    },
     "llamafactory": {
         "dataset: identity": "one source", "lr_scheduler_type: polynomial": "no such schedule",
         "optim: lion_32bit": "no such optimizer", "template: qwen": "the model's own", "galore_dreams: 3": "unknown",
@@ -208,3 +212,30 @@ def test_data_of_axolotl_is_found(place: Path, told: dict[str, Any], source: dic
     made = translate(options, file, place / "mine")
     assert yaml.safe_load(made.text)["steps"]["data"]["source"] == source
     assert ("is not beside that file" in made.text) is (told["path"] == "org/set")
+
+
+@pytest.mark.parametrize(
+    ("change", "path", "value"),
+    [
+        ({"adapter": "qlora", "load_in_4bit": True}, "tune.technique.bits", 4),
+        ({"adapter": "lora", "load_in_8bit": True}, "tune.technique.bits", 8),
+        ({"adapter": None}, "tune.technique", {"kind": "full"}),
+        ({"early_stopping_patience": 3}, "tune.held_out", {"patience": 3}),
+        ({"early_stopping_patience": 3}, "data.split", {"test": 0.1, "validation": 0.1}),
+        ({"use_tensorboard": True, "wandb_project": None}, "tune.trackers", ["tensorboard"]),
+        ({"optimizer": "schedule_free_adamw"}, "tune.optimizer.kind", "schedule_free"),
+        ({"peft_init_lora_weights": "pissa"}, "tune.technique.start", "pissa"),
+        ({"excess_length_strategy": "truncate"}, "tune.objective.too_long", "right"),
+        ({"batch_size": 48}, "tune.rows_per_step", 48),
+        ({"warmup_steps": None, "warmup_ratio": 0.2}, "tune.warmup", 0.2),
+        ({"revision_of_model": "abc"}, "model.revision", "abc"),
+    ],
+)
+def test_other_wishes_are_met(place: Path, change: dict[str, Any], path: str, value: Any) -> None:
+    file = place / "foreign" / "axolotl.yaml"
+    options = yaml.safe_load(file.read_text(encoding="utf-8")) | {"base_model": "org/model"} | change
+    (place / "mine").mkdir()
+    (place / "mine" / "recipe.yaml").write_text(translate(options, file, place / "mine").text, encoding="utf-8")
+    recipe = yaml.safe_load((place / "mine" / "recipe.yaml").read_text(encoding="utf-8"))
+    assert _at(recipe if path.startswith("model") else recipe["steps"], path) == value
+    Recipe.load(place / "mine")

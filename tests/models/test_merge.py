@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 
-from luthier.core.artifact import Artifact
+from luthier.core.artifact import Artifact, Manifest
 from luthier.core.errors import ModelError, RecipeError
 from luthier.core.store import Store
 from luthier.flow.recipe import Recipe
@@ -219,3 +219,13 @@ def test_what_was_learnt_over_a_quantised_base_is_merged_only_when_dequantised(t
     ]
     for name, value in weights_of(merged(shop.store, shop.base, models, dequantise=True)).items():
         torch.testing.assert_close(value, ((each[0][name] + each[1][name]) / 2).detach())
+
+
+def test_a_prompt_has_no_weights_to_merge(tmp_path: Path) -> None:
+    store, base = tiny_base(tmp_path)
+    folder, _ = store.begin("a" * 32)
+    (folder / "tuned.json").write_text(json.dumps({"technique": {"kind": "prompt_search"}}))
+    given = {"kind": "tune", "makes": "model", "settings": {}, "reads": {}, "code": "", "seed": 0, "files": []}
+    prompt = store.finish(Manifest(digest="a" * 32, inputs={"model": base.digest}, **given), {})
+    with pytest.raises(ModelError, match="'m1' is only a prompt"):
+        merged(store, base, [tiny_adapter(store, base), prompt])

@@ -21,6 +21,7 @@ NAMES = {
     "adam_beta2": "beta2", "adam_epsilon": "eps", "max_grad_norm": "clip", "sequence_len": "max_tokens",
     "excess_length_strategy": "too_long", "val_set_size": "held", "seed": "seed", "bf16": "bf16",
     "torch_dtype": "dtype", "early_stopping_patience": "patience", "default_system_message": "system",
+    "wandb_project": "wandb", "use_tensorboard": "tensorboard", "use_mlflow": "mlflow",
 }  # fmt: skip
 DEFAULTS = {
     "epochs": 1.0, "micro_batch": 1, "accumulation": 1, "schedule": "cosine", "max_tokens": 512, "weight_decay": 0.0,
@@ -44,7 +45,7 @@ LEFT = {
     "logging_steps": reasons.LOGGED, "debug": reasons.LOGGED, "profiler_steps": reasons.LOGGED,
     "include_tokens_per_second": reasons.LOGGED, "loss_watchdog_*": "a spike of the loss stops the run",
     "wandb_*": reasons.TRACKED, "mlflow_*": reasons.TRACKED, "comet_*": reasons.TRACKED,
-    "use_tensorboard": reasons.TRACKED, "use_wandb": reasons.TRACKED, "use_mlflow": reasons.TRACKED,
+    "use_wandb": reasons.TRACKED,
     "output_dir": reasons.STORED, "hub_*": reasons.STORED, "push_dataset_to_hub": reasons.STORED,
     "hf_use_auth_token": "tokens are read from the environment",
     "deepspeed": reasons.ALONE, "fsdp*": reasons.ALONE, "ddp*": reasons.ALONE, "local_rank": reasons.ALONE,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 from luthier.core.component import members
 from luthier.core.errors import InputError, did_you_mean
 from luthier.flow.foreign.account import Wishes
-from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import Technique
+from luthier.tune.tracker import Tracker
 
 TUNE = "steps.tune"
 SCHEDULES = {
@@ -163,13 +164,30 @@ def _rest(wishes: Wishes, step: dict[str, Any]) -> None:
             step.setdefault("precision", _PRECISIONS[str(told)])
             wishes.take(name, f"{TUNE}.precision")
         wishes.leave(name, "a model computes in bfloat16 or float32 here")
-    if (patience := wishes.get("patience")) is not None and "held_out" in Tune.model_fields:
-        wishes.take("patience", f"{TUNE}.held_out.patience")
+    if (patience := wishes.take("patience", f"{TUNE}.held_out.patience")) is not None:
         step["held_out"] = {"patience": int(patience)}
+    if trackers := list(_trackers(wishes)):
+        step["trackers"] = trackers
     if wishes.get("max_steps") is not None:
         wishes.leave("max_steps", "the length is given by `epochs`, and by `rows` to learn from")
     for name in wishes.rest():
         wishes.leave(name, "nothing here corresponds to it")
+
+
+def _trackers(wishes: Wishes) -> Iterator[Any]:
+    """The trackers that are asked for by name, or by a project of theirs."""
+    place, names = f"{TUNE}.trackers", wishes.get("report_to")
+    asked = [names] if isinstance(names, str) else list(names or ())
+    if asked and all(name in members(Tracker) for name in asked):
+        wishes.take("report_to", place)
+        yield from asked
+    else:
+        wishes.leave("report_to", f"trackers are named one by one here: {', '.join(members(Tracker))}")
+    if (project := wishes.take("wandb", place)) is not None:
+        yield {"kind": "wandb", "project": str(project)}
+    for name in ("tensorboard", "mlflow"):
+        if wishes.take(name, place):
+            yield name
 
 
 _PRECISIONS = {

@@ -19,12 +19,12 @@ ARGUMENTS = {
     "lr_scheduler_type": "schedule", "warmup_ratio": "warmup", "warmup_steps": "warmup_steps",
     "weight_decay": "weight_decay", "optim": "optimizer", "adam_beta1": "beta1", "adam_beta2": "beta2",
     "adam_epsilon": "eps", "max_grad_norm": "clip", "seed": "seed", "bf16": "bf16",
-    "early_stopping_patience": "patience",
+    "early_stopping_patience": "patience", "report_to": "report_to",
 }  # fmt: skip
 """transformers' training arguments with a counterpart."""
 ARGUMENTS_LEFT = {
     "output_dir": reasons.STORED, "overwrite_output_dir": reasons.STORED, "push_to_hub*": reasons.STORED,
-    "hub_*": reasons.STORED, "run_name": reasons.TRACKED, "report_to": reasons.TRACKED, "project": reasons.TRACKED,
+    "hub_*": reasons.STORED, "run_name": reasons.TRACKED, "project": reasons.TRACKED,
     "trackio_*": reasons.TRACKED, "logging_*": reasons.LOGGED, "log_*": reasons.LOGGED, "disable_tqdm": reasons.LOGGED,
     "save_*": reasons.SAVED, "resume_from_checkpoint": reasons.SAVED, "ignore_data_skip": reasons.SAVED,
     "load_best_model_at_end": "a held-out metric keeps the best state", "metric_for_best_model": reasons.EVALUATED,
