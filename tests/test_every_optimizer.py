@@ -251,6 +251,14 @@ def test_adafactor_takes_almost_no_memory() -> None:
     assert Adafactor().state_bytes(shapes) < AdamW().state_bytes(shapes) / 100
 
 
+def test_how_a_weight_is_cut_into_slices_changes_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    from luthier.tune import blockwise
+
+    whole = trained(AdamW8bit())
+    monkeypatch.setattr(blockwise, "ON_CPU", 512)
+    assert all(torch.equal(value, whole[name]) for name, value in trained(AdamW8bit()).items())
+
+
 @pytest.mark.parametrize("signed", [True, False])
 @pytest.mark.parametrize("spread", [1.0, 1e-4])
 def test_eight_bits_keep_numbers_of_all_sizes(signed: bool, spread: float) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from luthier.core.component import members
-from luthier.core.errors import MissingExtra
+from luthier.core.errors import MissingExtra, Unwritable
 from luthier.core.step import Outlook
 from luthier.tune.loop import Training
 from luthier.tune.steps.tune import Tune
@@ -207,6 +207,13 @@ def test_a_library_that_is_missing_is_said_before_anything_runs(shop: Bench, mon
         with pytest.raises(MissingExtra, match="no_such_library, which is not installed") as caught:
             run()
         assert "pip install 'luthier[tensorboard]'" in caught.value.remedy
+
+
+def test_a_folder_that_is_in_the_way_is_said(shop: Bench, tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(Unwritable, match="is in the way") as caught:
+        shop.tune(step(TensorBoard(folder=str(tmp_path / "runs"))))
+    assert caught.value.where.file == str(tmp_path / "runs")
 
 
 def test_settings_stand_by_dotted_name() -> None:

@@ -14,6 +14,7 @@ from typing import ClassVar, Literal
 
 from luthier.core.component import Component
 from luthier.core.errors import MissingExtra, Where
+from luthier.core.files import writing
 from luthier.core.paths import PathText, locate
 
 Ending = Literal["finished", "failed", "stopped"]
@@ -65,8 +66,9 @@ class Tracker(Component):
         """Start to write, or go on where an earlier writing of the same name ended; paths start at `base`."""
         self.check()
         folder = locate(self.folder, base).absolute()
-        folder.mkdir(parents=True, exist_ok=True)
-        return self.open(tracked, folder)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            return self.open(tracked, folder)
 
     @abstractmethod
     def open(self, tracked: Tracked, folder: Path) -> Writer:
