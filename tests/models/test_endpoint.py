@@ -13,8 +13,9 @@ import pytest
 from pydantic import ValidationError
 
 from endpoint import Body, Reply, Server, completion, serving
-from luthier.core.errors import ModelError
+from luthier.core.errors import ModelError, RecipeError
 from luthier.core.store import Store
+from luthier.flow.recipe import Recipe
 from luthier.models import endpoint
 from luthier.models.endpoint import Client, named, shares
 from luthier.models.load import is_endpoint, load
@@ -123,6 +124,24 @@ def test_nobody_there_and_no_key(server: Server, tmp_path: Path, monkeypatch: py
 def test_a_key_or_a_password_is_refused_in_a_recipe(field: str, value: str) -> None:
     with pytest.raises(ValidationError):
         Endpoint.model_validate({"url": "http://host/v1", "model": "m", field: value})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (f"url: 'https://host/v1', key_env: {KEY}", "never the key itself"),
+        (f"url: 'https://me:{KEY}@host/v1'", "without a password"),
+    ],
+)
+def test_a_secret_written_into_a_recipe_is_not_repeated(tmp_path: Path, wrong: str, says: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        f"luthier: 1\nmodel: {{kind: endpoint, model: m, {wrong}}}\n"
+        "steps: {tune: {kind: tune, data: data, technique: prompt_search}}\n"
+    )
+    with pytest.raises(RecipeError, match=says) as caught:
+        Recipe.load(path)
+    assert KEY not in str(caught.value)
 
 
 def test_labels_by_text(server: Server, tmp_path: Path) -> None:

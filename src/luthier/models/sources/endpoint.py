@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from luthier.core.digest import digest_of
 from luthier.models.load import ENDPOINT
@@ -17,11 +18,11 @@ class Endpoint(ModelSource):
 
     kind: Literal["endpoint"] = "endpoint"
     weights: ClassVar[bool] = False
-    url: Annotated[str, Field(pattern=r"^https?://[^\s@?#]+$")]
+    url: str
     """Where the API begins, as in `https://api.openai.com/v1`; `/chat/completions` is added. No password in it."""
     model: Annotated[str, Field(min_length=1)]
     """The model's name there. What answers under one name may change from day to day; a dated name changes least."""
-    key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+    key_env: str | None = None
     """Name of the environment variable that holds the key (never the key itself); none for servers without one."""
     labels: Literal["text", "logprobs"] = "text"
     """How one of several classes is read from an answer. `text`: what is written, compared without case, blanks and
@@ -42,6 +43,20 @@ class Endpoint(ModelSource):
     as long as the server's `Retry-After` says."""
     at_once: int = Field(default=4, ge=1)
     """Calls that are under way at the same time."""
+
+    @field_validator("url")
+    @classmethod
+    def _an_address_and_no_password(cls, url: str) -> str:
+        if not re.fullmatch(r"https?://[^\s@?#]+", url):
+            raise ValueError("wanted an address as in https://api.openai.com/v1, without a password or a query")
+        return url
+
+    @field_validator("key_env")
+    @classmethod
+    def _a_name_and_no_key(cls, name: str | None) -> str | None:
+        if name is not None and not re.fullmatch("[A-Z_][A-Z0-9_]{0,63}", name):
+            raise ValueError("wanted the name of an environment variable in capitals, never the key itself")
+        return name
 
     def fetch(self, folder: Path, base: Path, say: Say) -> Provenance:
         """Write down how the endpoint is reached; it is not asked anything yet."""
