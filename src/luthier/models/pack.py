@@ -14,8 +14,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from luthier.models.parting import parted
+
 SHARE_FROM = 16
 """Prefixes shorter than this many tokens are not worth a branching point: the copies cost less than the bookkeeping."""
+_AT_ONCE = 64
+"""Ids that are compared at once."""
 _READ = ("ids", "positions", "sources", "targets", "path", "weights", "choices", "teacher")
 """What is moved to the device on which a model reads."""
 
@@ -134,30 +138,25 @@ def pack(rows: Sequence[Row], share_from: int = SHARE_FROM) -> Pack:
 
 
 def packs(rows: Sequence[Row], tokens: int, share_from: int = SHARE_FROM) -> list[Pack]:
-    """As few packs as it takes to hold at most `tokens` each, alike rows together.
+    """As few packs as it takes to hold at most `tokens` each, alike rows together, and of about equal size.
 
     The rows of a lesson are never parted; a lesson that is longer than `tokens` stands alone.
     """
     read = [list(row.ids[: row.needed]) for row in rows]
-    lessons = [sorted(mates, key=read.__getitem__) for mates in _lessons(rows)]
-    groups: list[list[int]] = []
-    size = 0
-    for lesson in sorted(lessons, key=lambda lesson: read[lesson[0]]):
-        alone = _sizes([read[at] for at in lesson], share_from)
-        shared = common(read[groups[-1][-1]], read[lesson[0]]) if groups else 0
-        added = alone - (shared if shared >= share_from else 0)
-        if not groups or size + added > tokens:
-            groups.append([])
-            size, added = 0, alone
-        groups[-1] += lesson
-        size += added
-    return [pack([rows[at] for at in sorted(group)], share_from) for group in groups]
+    lessons = sorted(
+        (sorted(mates, key=read.__getitem__) for mates in _lessons(rows)), key=lambda mates: read[mates[0]]
+    )
+    links = [0, *(common(read[one[-1]], read[other[0]]) for one, other in pairwise(lessons))]
 
+    def size(first: int, last: int) -> int:
+        together = sorted(read[at] for mates in lessons[first:last] for at in mates)
+        return sum(segment.end - segment.begin for segment in _grow(together, share_from)[0])
 
-def _sizes(read: Sequence[Sequence[int]], share_from: int) -> int:
-    """Tokens of sorted rows, each less what it shares with the one before it."""
-    shared = [common(one, other) for one, other in pairwise(read)]
-    return sum(map(len, read)) - sum(depth for depth in shared if depth >= share_from)
+    runs = parted(len(lessons), size, links, tokens)
+    return [
+        pack([rows[at] for at in sorted(at for mates in lessons[run.start : run.stop] for at in mates)], share_from)
+        for run in runs
+    ]
 
 
 def _lessons(rows: Sequence[Row]) -> list[range]:
@@ -204,9 +203,12 @@ def rounded(made: Pack) -> Pack:
 
 def common(one: Sequence[int], other: Sequence[int]) -> int:
     """How many leading ids two rows share."""
-    for at, (a, b) in enumerate(zip(one, other, strict=False)):
-        if a != b:
-            return at
+    for begin in range(0, min(len(one), len(other)), _AT_ONCE):
+        some, others = one[begin : begin + _AT_ONCE], other[begin : begin + _AT_ONCE]
+        if some != others:
+            for at, (a, b) in enumerate(zip(some, others, strict=False)):
+                if a != b:
+                    return begin + at
     return min(len(one), len(other))
 
 

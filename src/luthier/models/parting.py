@@ -1,0 +1,62 @@
+"""How the lessons of a step are parted when they do not fit into one pack: few parts, about equal, cut where little is
+shared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+
+EVEN = 0.04
+"""Parts need not be more alike than this share of the largest."""
+LOOK_BACK = 8
+"""A cut may come earlier by this fraction of a part, where lessons share less."""
+Size = Callable[[int, int], int]
+"""Tokens of the lessons from the first number up to the second, packed together; grows with either end."""
+
+
+def parted(count: int, size: Size, links: Sequence[int], most: int) -> list[range]:
+    """Part lessons 0 up to `count` into as few runs of at most `most` tokens as can be (a larger lesson stands alone).
+
+    The largest run is about as small as it can be with so many; `links` says how many tokens each lesson shares with
+    the one before it, which a cut in front of it would compute twice.
+    """
+    if not count or size(0, count) <= most:
+        return [range(count)] if count else []
+    size = cache(size)
+    runs = _filled(count, size, most)
+    low, high = max(size(0, count) // len(runs), *(size(at, at + 1) for at in range(count))), most
+    while high - low > max(1, EVEN * high):
+        middle = (low + high) // 2
+        tried = _filled(count, size, middle)
+        if len(tried) == len(runs):
+            runs, high = tried, middle
+        else:
+            low = middle
+    gentle = _filled(count, size, min(most, high + high // LOOK_BACK), links)
+    return min(runs, gentle, key=lambda some: (len(some), sum(size(run.start, run.stop) for run in some)))
+
+
+def _filled(count: int, size: Size, most: int, links: Sequence[int] | None = None) -> list[range]:
+    """Runs that are filled one after another; with links, each cut may come a little earlier."""
+    runs: list[range] = []
+    begin = 0
+    while begin < count:
+        end = _furthest(begin, count, size, most)
+        if links is not None and end < count:
+            earliest = max(begin + 1, end - (end - begin) // LOOK_BACK)
+            end = min(range(earliest, end + 1), key=lambda at: (links[at], -at))
+        runs.append(range(begin, end))
+        begin = end
+    return runs
+
+
+def _furthest(begin: int, count: int, size: Size, most: int) -> int:
+    """The last place up to which lessons fit together; at least one is taken."""
+    low, high = begin + 1, count
+    while low < high:
+        middle = (low + high + 1) // 2
+        if size(begin, middle) <= most:
+            low = middle
+        else:
+            high = middle - 1
+    return low

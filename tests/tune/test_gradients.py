@@ -1,0 +1,127 @@
+"""The gradient of a step is the same however its rows are split, packed or ordered, and equals plain autograd's.
+
+Rows are read by the training process itself: there are no data workers whose number could matter.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+
+from luthier.models.load import open_folder
+from luthier.models.logprobs import reading
+from luthier.models.lora_product import one_product
+from luthier.models.pack import Row
+from luthier.text.ids import Text
+from luthier.tune.lessons import Lessons
+from luthier.tune.loop import Manner, Training
+from luthier.tune.objectives.sft import Sft
+from luthier.tune.optimizers.adamw import AdamW
+from luthier.tune.schedule import DECAY, Course
+from luthier.tune.technique import Technique
+from luthier.tune.techniques.full import Full
+from luthier.tune.techniques.lora import Lora
+from models.architectures import Double
+from tuning import Bench, bench, examples
+
+CLOSE = {"atol": 1e-12, "rtol": 1e-8}
+TECHNIQUES = [Lora(r=4), Full()]
+AVERAGES: tuple[Literal["token", "row"], ...] = ("token", "row")
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return bench(tmp_path_factory.mktemp("shop"))
+
+
+class Pupil:
+    """A tiny model in float64 with lessons, whose gradient can be asked for."""
+
+    def __init__(self, shop: Bench, folder: Path, technique: Technique, average: Literal["token", "row"]) -> None:
+        objective = Sft(average=average)
+        taught = objective.lessons(examples(10), Text.load(shop.base.folder))
+        self.lessons = Lessons.write(folder, taught, "one")
+        self.model: Any = technique.adapt(open_folder(shop.base.folder, torch.float64), 1).double()
+        for name, value in self.model.named_parameters():
+            if "lora_B" in name:  # at zero, A would have no gradient
+                value.data.normal_(generator=torch.Generator().manual_seed(len(name)), std=0.02)
+        one_product(self.model)
+        self.rows = [row for number in range(len(taught)) for row in self.lessons.rows(number)]
+        self.course = Course(seed=0, count=len(self.lessons), epochs=1, rows_per_step=10)
+        self.objective = objective
+
+    def gradient(self, rows: Sequence[Row], tokens: int) -> tuple[float, dict[str, torch.Tensor]]:
+        manner = Manner(
+            rate=1.0, schedule="constant", warmup=0.0, decay=DECAY, optimizer=AdamW(), clip=None,
+            tokens_per_pack=tokens, rate_of=lambda name: 1.0,
+        )  # fmt: skip
+        training = Training(self.model, self.objective, self.lessons, self.course, manner, None)
+        with Double():
+            loss, _, _ = training.gradient(list(rows))
+        return loss, {name: value.clone() for name, value in training._updater._sums.items()}
+
+    def by_autograd(self) -> tuple[float, dict[str, torch.Tensor]]:
+        """Each row alone through transformers' own forward, with the definition of the loss."""
+        total, weight = torch.zeros((), dtype=torch.float64), 0.0
+        for row in self.rows:
+            ids = torch.tensor([row.ids])
+            with Double():
+                logps = torch.log_softmax(self.model(input_ids=ids).logits[0], -1)
+            for at in row.targets:
+                total = total - row.learnt[at] * logps[at - 1, row.ids[at]]
+                weight += row.learnt[at]
+        (total / weight).backward()  # type: ignore[no-untyped-call]
+        moving = {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+        found = {name: value.grad.clone() for name, value in moving.items()}
+        self.model.zero_grad()
+        return float(total.detach() / weight), found
+
+
+def same(one: tuple[float, dict[str, torch.Tensor]], other: tuple[float, dict[str, torch.Tensor]]) -> None:
+    assert one[0] == pytest.approx(other[0], rel=1e-10)
+    assert one[1].keys() == other[1].keys()
+    for name, value in one[1].items():
+        torch.testing.assert_close(value, other[1][name], **CLOSE)
+        assert value.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("average", AVERAGES)
+@pytest.mark.parametrize("technique", TECHNIQUES, ids=["lora", "full"])
+def test_the_gradient_is_the_same_however_rows_are_read(
+    shop: Bench, tmp_path: Path, technique: Technique, average: Literal["token", "row"]
+) -> None:
+    pupil = Pupil(shop, tmp_path / "lessons", technique, average)
+    rows = pupil.rows
+    whole = pupil.gradient(rows, 4096)
+    for tokens in (400, 130, 90, 1):  # fewer tokens at once, down to every row alone: nothing is shared
+        same(pupil.gradient(rows, tokens), whole)
+    mixed = random.Random(1).sample(rows, len(rows))
+    same(pupil.gradient(mixed, 4096), whole)
+    same(pupil.gradient(mixed, 90), whole)
+    same(pupil.by_autograd(), whole)
+
+
+def test_padded_reading_has_the_same_gradient(shop: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pupil = Pupil(shop, tmp_path / "lessons", Lora(r=4), "token")
+    rows = pupil.rows
+    whole = pupil.gradient(rows, 4096)
+    how = reading(pupil.model)
+    assert how.packed
+    monkeypatch.setattr("luthier.models.logprobs.reading", lambda model: type(how)(packed=False, why="", head=how.head))
+    same(pupil.gradient(rows, 130), whole)
+
+
+def test_a_mean_of_means_would_be_another_gradient(shop: Bench, tmp_path: Path) -> None:
+    pupil = Pupil(shop, tmp_path / "lessons", Lora(r=4), "token")
+    rows = pupil.rows
+    long = [row for row in rows if len(row.targets) == max(len(row.targets) for row in rows)]
+    short = [row for row in rows if row not in long]
+    assert short
+    _, whole = pupil.gradient(rows, 4096)
+    halves = [pupil.gradient(part, 4096)[1] for part in (long, short)]
+    assert any(not torch.allclose((halves[0][name] + halves[1][name]) / 2, whole[name], **CLOSE) for name in whole)
