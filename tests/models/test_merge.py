@@ -18,6 +18,7 @@ from luthier.flow.recipe import Recipe
 from luthier.models.export import export
 from luthier.models.load import load, name_of, open_folder, open_merged
 from luthier.models.quiet import no_peft_warning
+from luthier.models.steps.merge import Merge
 from luthier.tune.steps.tune import Tune
 from models.making import full_tune, make_base, merged, tiny_adapter, tiny_base
 from tuning import bench
@@ -227,5 +228,21 @@ def test_a_prompt_has_no_weights_to_merge(tmp_path: Path) -> None:
     (folder / "tuned.json").write_text(json.dumps({"technique": {"kind": "prompt_search"}}))
     given = {"kind": "tune", "makes": "model", "settings": {}, "reads": {}, "code": "", "seed": 0, "files": []}
     prompt = store.finish(Manifest(digest="a" * 32, inputs={"model": base.digest}, **given), {})
-    with pytest.raises(ModelError, match="'m1' is only a prompt"):
+    with pytest.raises(ModelError, match="'m1' is a prompt"):
         merged(store, base, [tiny_adapter(store, base), prompt])
+
+
+def test_every_setting_changes_something(tmp_path: Path) -> None:
+    store, base = tiny_base(tmp_path)
+    models = adapters(store, base)
+    ways: dict[str, dict[str, Any]] = {
+        "nothing": {},
+        "weights": {"weights": (0.9, 0.1)},
+        "method": {"method": {"kind": "ties", "density": 0.5}},
+    }
+    made = {name: weights_of(merged(store, base, models, **way)) for name, way in ways.items()}
+    key = "model.layers.0.mlp.down_proj.weight"
+    assert not torch.equal(made["nothing"][key], made["weights"][key])
+    assert not torch.equal(made["nothing"][key], made["method"][key])
+    named = {"kind", "models", "model", "dequantise"}  # what they change is shown above
+    assert named | ways.keys() - {"nothing"} == set(Merge.model_fields)

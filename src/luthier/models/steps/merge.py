@@ -65,12 +65,6 @@ class Merge(Step):
             if not stands_on(one, base):
                 raise self._other_base(at)
             if weights_of(one) is not one:
-                raise ModelError(
-                    f"{self.models[at]!r} is only a prompt in front of another model: it has no weights to merge",
-                    where=Where(field=f"models.{at}"),
-                    remedy="merge the models that it stands in front of, and search for the prompt afterwards",
-                )
-            if weights_of(one) is not one:
                 raise self._only_a_prompt(at)
         merge_weights(
             base,
