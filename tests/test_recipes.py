@@ -20,7 +20,7 @@ from luthier.flow.run import Result
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted(path.relative_to(ROOT / "recipes") for path in (ROOT / "recipes").rglob("recipe.yaml"))
 TECHNIQUES = sorted(path.relative_to(ROOT / "recipes") for path in (ROOT / "recipes" / "techniques").glob("*.yaml"))
-"""One recipe a technique, named after it."""
+"""One recipe or more a technique, named after it: `lora`, `lora-plus`."""
 DATA = ROOT.parent / "shared" / "data"
 SMALL = {
     "headlines": ("steps.data.split.train=96", "steps.data.split.test=60"),
@@ -74,7 +74,7 @@ def test_every_recipe_is_read_and_planned(path: Path) -> None:
 @pytest.mark.parametrize("path", TECHNIQUES, ids=str)
 def test_a_techniques_recipe_bears_its_name(path: Path) -> None:
     step = Recipe.load(ROOT / "recipes" / path).steps["tune"]
-    assert step.settings()["technique"]["kind"] == path.stem
+    assert step.settings()["technique"]["kind"] == path.stem.partition("-")[0]
 
 
 @pytest.mark.slow

@@ -290,7 +290,8 @@ def merge(model: Any, place: Path, *, dequantise: bool = False) -> Any:
         raise ModelError(error.message, where=Where(file=str(place)), remedy=error.remedy) from error
     except (AttributeError, NotImplementedError, ValueError) as error:
         kind = model.active_peft_config.peft_type.value
-        raise ModelError(f"{kind} cannot be merged: {error}", where=Where(file=str(place))) from error
+        remedy = "export it with `--format adapter`"
+        raise ModelError(f"{kind} cannot be merged: {error}", where=Where(file=str(place)), remedy=remedy) from error
 
 
 def open_merged(artifact: Artifact, dtype: torch.dtype, *, dequantise: bool = False) -> Any:

@@ -111,9 +111,12 @@ def pack_numbers(weight: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
     shares = blocks / scales.clamp_min(torch.finfo(torch.float32).tiny)[:, None]
     if scheme.bits == 8:
         return shares.mul_(127).round_().to(torch.int8).view(-1), scales
+    codes = torch.zeros_like(shares, dtype=torch.uint8)
     levels = torch.tensor(NF4, device=flat.device)
-    codes = torch.bucketize(shares, (levels[1:] + levels[:-1]) / 2).to(torch.uint8).view(-1)
-    return codes[::2] << 4 | codes[1::2], scales
+    for middle in (levels[1:] + levels[:-1]) / 2:
+        codes += shares > middle
+    pairs = codes.view(-1, 2)
+    return pairs[:, 0] << 4 | pairs[:, 1], scales
 
 
 def unpack_numbers(codes: Tensor, scales: Tensor, scheme: Scheme) -> Tensor:
