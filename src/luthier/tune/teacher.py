@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Literal
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError, Where
-from luthier.models.pack import Row, packs
 from luthier.tune.objective import Lesson, Objective, Teacher
 
 if TYPE_CHECKING:
+    from luthier.models.pack import Row
     from luthier.text.ids import Text
 
 Precision = Literal["float32", "bfloat16", "auto"]
@@ -63,6 +63,8 @@ def taught(lessons: Iterable[Lesson], objective: Objective, teacher: Teacher) ->
 
 
 def _told(rows: list[Row], objective: Objective, teacher: Teacher) -> list[Row]:
+    from luthier.models.pack import packs
+
     found: dict[int, Row] = {}
     numbered = [replace(row, key=str(at)) for at, row in enumerate(rows)]
     for pack in packs(numbered, PACK_TOKENS) if rows else ():
