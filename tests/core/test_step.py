@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
 
 from luthier.core.component import Component
 from luthier.core.digest import file_digest
-from luthier.core.step import DataRef, Forecast, Makes, ModelRef, Outlook, Step, Work
+from luthier.core.step import Beside, DataRef, Forecast, Makes, ModelRef, Outlook, Step, Work
 
 
 class Reader(Component):
@@ -44,6 +44,8 @@ class Brew(Step):
     """What it reads."""
     heat: float = 1.0
     """How hot."""
+    watched: Annotated[bool, Beside()] = False
+    """Whether somebody looks."""
 
     def make(self, work: Work) -> Mapping[str, Any]:
         """Not needed here."""
@@ -81,6 +83,13 @@ def test_everything_that_decides_the_bytes_changes_the_digest(monkeypatch: pytes
     monkeypatch.setattr(Brew, "code", classmethod(lambda cls: "another revision"))
     digests.append(step.recipe_digest(INPUTS, {}, 7))
     assert len(set(digests)) == len(digests)
+
+
+def test_what_stands_beside_the_artifact_is_in_no_name_and_no_manifest() -> None:
+    plain, watched = Brew(data="data"), Brew(data="data", watched=True)
+    assert watched.recipe_digest(INPUTS, {}, 7) == plain.recipe_digest(INPUTS, {}, 7)
+    assert watched.deciding() == plain.deciding()
+    assert watched.settings() != plain.settings()
 
 
 def test_contents_follow_the_files_that_parts_read(tmp_path: Path) -> None:

@@ -122,6 +122,7 @@ def tuned(store: Store) -> Artifact:
         "tuned.json": {
             "technique": "lora",
             "objective": {"kind": "sft"},
+            "optimizer": {"kind": "muon", "momentum": 0.95},
             "steps": 5,
             "rows": 12,
             "rows_seen": 24,
@@ -205,6 +206,7 @@ def test_tuning(facts: ReportFacts) -> None:
     assert tuning.settings["technique.r"] == "16"
     assert tuning.settings["learning_rate_why"] == "twice the usual"
     assert [point.loss for point in tuning.log] == [2.0, 1.0, 2.0 / 3, 0.5, 0.4, None]
+    assert tuning.optimizer == "muon"
     assert [point.grad_norm for point in tuning.log] == [1.0] * 5 + [None]
     assert (tuning.log[4].held_out_loss, tuning.log[4].held_out) == (0.5, {"accuracy": 0.75})
 

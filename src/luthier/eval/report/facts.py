@@ -264,6 +264,7 @@ class TuningFacts(Fact):
     name: str
     technique: str
     objective: str
+    optimizer: str = ""
     settings: dict[str, str] = {}
     """Settings of technique, objective and loop, by dotted name."""
     steps: int | None = None

@@ -29,6 +29,7 @@ def tuning_facts(name: str, artifact: Artifact) -> TuningFacts:
         name=name,
         technique=_kind(told.get("technique") or settings.get("technique")),
         objective=_kind(told.get("objective") or settings.get("objective")),
+        optimizer=_kind(told.get("optimizer") or settings.get("optimizer")),
         settings={**{key: value for key, value in flat(settings).items() if key != "kind"}, **_chosen(told)},
         steps=told.get("steps"),
         rows=told.get("rows_seen", told.get("rows")),
