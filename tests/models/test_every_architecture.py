@@ -26,7 +26,9 @@ WAYS: dict[str, Any] = {
     "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "n_group": 1, "topk_group": 1,
     "first_k_dense_replace": 1, "sliding_window": 5, "state_size": 4, "num_layers": 2, "window_size": 5,
     "attention_types": [[["global", "local"], 1]], "rotary_dim": 4, "shared_expert_intermediate_size": 16,
-    "intermediate_size_mlp": 48,
+    "intermediate_size_mlp": 48, "mamba_d_state": 4, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_n_groups": 1,
+    "mamba_chunk_size": 8, "mamba_num_heads": 4, "mamba_head_dim": 16, "ssm_state_size": 4, "n_groups": 1,
+    "chunk_size": 8, "num_heads": 8, "mamba_dt_rank": 4, "mamba_d_ssm": 64,
 }  # fmt: skip
 """What the sizes of a model are called, here or there."""
 ODD = {
@@ -54,7 +56,7 @@ def small(kind: str) -> Any:
     names = type(usual).attribute_map
     known = set(usual.to_dict()) | set(names)
     sizes = {name: value for name, value in WAYS.items() if name in known and names.get(name) not in WAYS}
-    if layers := list(dict.fromkeys(getattr(usual, "layer_types", None) or ())):
+    if layers := list(dict.fromkeys(usual.to_dict().get("layer_types") or ())):
         sizes["layer_types"] = [layers[0], layers[-1]]
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(type(usual)(**sizes))
