@@ -101,7 +101,7 @@ def forget(model: torch.nn.Module) -> None:
 
 def _hidden(model: Any, pack: Pack, soft: SoftPrompt, how: Reading, quick: bool) -> Tensor:
     """(N, width) hidden states at the pack's sources."""
-    turned = how.turn is not None and soft.count + int(pack.positions.max()) >= how.turn
+    turned = how.turn is not None and pack.tokens > 0 and soft.count + int(pack.positions.max()) >= how.turn
     if turned or not how.packed:
         return _hidden_padded(model, pack, soft, how.turn)
     return _hidden_packed(model, rounded(soft.above(pack)), soft, quick)
