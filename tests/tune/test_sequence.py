@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from luthier.core.component import members
 from luthier.core.errors import ModelError
 from luthier.core.step import Work
 from luthier.eval.steps.evaluate import Evaluate
@@ -24,13 +25,14 @@ from luthier.text.messages import prompt_of
 from luthier.tune.objective import About
 from luthier.tune.objectives.classify import Classify
 from luthier.tune.steps.tune import Tune
-from luthier.tune.technique import Technique
+from luthier.tune.technique import AnyTechnique, Technique
 from luthier.tune.techniques.full import Full
 from luthier.tune.techniques.lora import Lora
 from tuning import Bench, bench, examples
 
 CLASSES = ("account", "billing", "delivery")
 ABOUT = About(classes={name: name for name in CLASSES})
+WEIGHTS = sorted(kind for kind, one in members(AnyTechnique).items() if issubclass(one, Technique))
 TECHNIQUES: list[Technique] = [Lora(r=8), Full()]
 
 
@@ -140,6 +142,16 @@ def test_it_writes_no_text(shop: Bench, tuned: Any) -> None:
         generate(loaded, prompts(shop, 1), 4, set())
     with pytest.raises(ModelError, match="writes no text"):
         score_options(loaded.model, prompts(shop, 1), [[[1]]])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind", sorted(kind for kind, one in members(AnyTechnique).items() if issubclass(one, Technique))
+)
+def test_every_technique_trains_and_saves_the_head(kind: str, shop: Bench) -> None:
+    wanted = step(members(AnyTechnique)[kind].model_validate({"kind": kind})).model_copy(update={"epochs": 2})
+    scores = torch.tensor(label_scores(load(shop.tune(wanted), "float32").model, prompts(shop)))
+    assert (scores - torch.log(torch.tensor(1 / 3))).abs().max() > 1e-2
 
 
 def test_other_objectives_and_other_classes_are_refused_over_it(shop: Bench, tuned: Any) -> None:

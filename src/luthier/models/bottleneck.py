@@ -43,6 +43,8 @@ class BottleneckConfig(PeftConfig):  # type: ignore[misc]  # peft has no types
     scale: float = 1.0
     width: int = 0
     """Width of the model."""
+    modules_to_save: Sequence[str] | None = None
+    """Modules that are trained and saved whole, by name: PEFT puts a sequence head here."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -15,6 +15,9 @@ from luthier.models.quiet import no_bars
 if TYPE_CHECKING:
     from torch import Tensor
 
+SCORE = "score."
+"""How the names of a sequence head's parameters begin."""
+
 
 def plain_model(model: Any) -> Any:
     """The transformers model itself, with adapters in place, without PEFT's wrapper around it."""

@@ -12,6 +12,7 @@ from pydantic import Field
 from luthier.core.errors import ModelError, Where
 from luthier.models.describe import Description, training_memory
 from luthier.models.quiet import no_peft_warning
+from luthier.models.sequence import task_type
 from luthier.tune.peft_files import write_adapter
 from luthier.tune.technique import Choice, Rate, Technique, rate_for_width
 
@@ -65,7 +66,7 @@ class Adapter(Technique):
             parallel=self.place == "parallel",
             scale=self.scale,
             width=width,
-            task_type="CAUSAL_LM",
+            task_type=task_type(model),
         )
         with torch.random.fork_rng(devices=[]), no_peft_warning():
             torch.manual_seed(seed)

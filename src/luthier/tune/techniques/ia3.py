@@ -9,6 +9,7 @@ from typing import Any, Literal
 from luthier.core.errors import ModelError, Where
 from luthier.models.describe import Description, training_memory
 from luthier.models.quiet import no_peft_warning
+from luthier.models.sequence import task_type
 from luthier.models.shapes import linears, targeted
 from luthier.tune.peft_files import write_adapter
 from luthier.tune.technique import Choice, Rate, Technique, rate_for_width
@@ -47,7 +48,7 @@ class Ia3(Technique):
             target_modules=targets,
             feedforward_modules=[name for name in targets if name in self._feedforward(targets)],
             fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
-            task_type="CAUSAL_LM",
+            task_type=task_type(model),
         )
         with no_peft_warning():
             adapted = get_peft_model(model, config)

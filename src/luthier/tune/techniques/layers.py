@@ -10,6 +10,7 @@ from pydantic import Field
 
 from luthier.core.errors import ModelError, Where
 from luthier.models.describe import EMBEDDINGS, Description, training_memory
+from luthier.models.sequence import SCORE
 from luthier.models.shapes import block_of, is_embedding, is_head, is_norm, matches, parameters
 from luthier.tune.technique import Choice, Rate, Technique, rate_for_width
 from luthier.tune.whole import write_whole
@@ -52,10 +53,11 @@ class Layers(Technique):
         return model
 
     def _moves(self, name: str, count: int, tied: bool) -> bool:
-        """Whether a parameter is of the chosen part, in a model of `count` decoder layers."""
+        """Whether a parameter is of the chosen part (a new sequence head always is), in a model of `count` layers."""
         return (
             block_of(name) in self._blocks(count)
             or any(matches(name, glob) for glob in self.names)
+            or name.startswith(SCORE)
             or (self.norms and is_norm(name))
             or (self.head and is_head(name))
             or (is_embedding(name) and (self.embeddings or (self.head and tied and name.endswith(EMBEDDINGS))))
