@@ -50,6 +50,7 @@ class BottleneckConfig(PeftConfig):  # type: ignore[misc]  # peft has no types
         super().__post_init__()
         self.peft_type = PeftType(NAME)
         self.target_modules = list(self.target_modules or ())
+        self.modules_to_save = list(self.modules_to_save) if self.modules_to_save else None
 
 
 class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # peft has no types
