@@ -14,8 +14,9 @@ from luthier.tune.peft_files import write_adapter
 from luthier.tune.soft_prompts import HEAD_ROWS, wrapped
 from luthier.tune.technique import Choice, Rate, Technique
 
-BEST_RATE = 1e-3
-"""As PEFT's own examples take it."""
+BEST_RATE = 5e-3
+"""PEFT's examples take 1e-3; SmolLM2-135M on seven intents (40 steps of 8 rows, base 0.51) reaches a loss of 1.58 and an
+accuracy of 0.57 at 0.001, and 0.78 and 0.72 at 0.005."""
 LAYERS = 2
 """Layers of an LSTM encoder, as in Liu et al."""
 
@@ -72,7 +73,7 @@ class PTuning(Technique):
 
     def rate(self, hidden_size: int) -> Rate:
         """As small networks want it, whatever the width of the model."""
-        return Rate(BEST_RATE, "the network behind virtual tokens learns as small networks do: as in PEFT's examples")
+        return Rate(BEST_RATE, "the network behind virtual tokens learns as small networks do: measured on SmolLM2")
 
     def space(self) -> Mapping[str, Choice]:
         """The learning rate matters most, then the length."""

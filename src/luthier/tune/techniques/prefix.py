@@ -16,9 +16,10 @@ from luthier.tune.soft_prompts import HEAD_ROWS, check_text, start_ids, wrapped
 from luthier.tune.technique import Choice, Rate, Technique
 
 BEST_RATE = 1e-2
-"""As PEFT's own examples take it, for keys and values that are learnt as they are."""
+"""As PEFT's own examples take it, for keys and values that are learnt as they are. SmolLM2-135M on seven intents (40
+steps of 8 rows): loss from 3.7 to 0.27, accuracy 0.65, base 0.51."""
 ENCODER_RATE = 1e-3
-"""For the weights of a network, which move all virtual tokens together."""
+"""For the weights of a network, which move all virtual tokens together: PEFT's for such networks, not measured here."""
 REMEDY = "tune with prompt, or a technique such as lora"
 
 

@@ -15,7 +15,8 @@ from luthier.tune.soft_prompts import HEAD_ROWS, check_text, start_ids, wrapped
 from luthier.tune.technique import Choice, Rate, Technique
 
 BEST_RATE = 3e-2
-"""As PEFT's own examples take it; Lester et al. take 0.3 with Adafactor, where embeddings are larger."""
+"""As PEFT's own examples take it; Lester et al. take 0.3 with Adafactor, where embeddings are larger. SmolLM2-135M on
+seven intents (40 steps of 8 rows): loss 6.9 at first, at last 0.55 (0.03) or 0.40 (0.1); accuracy 0.61, base 0.51."""
 
 
 class Prompt(Technique):
@@ -61,7 +62,7 @@ class Prompt(Technique):
 
     def rate(self, hidden_size: int) -> Rate:
         """Far above what weights want: an embedding has far to go, and stands in nobody else's way."""
-        return Rate(BEST_RATE, "virtual tokens move far: as in PEFT's examples, and as SmolLM2 learns quickest")
+        return Rate(BEST_RATE, "virtual tokens move far: as in PEFT's examples")
 
     def space(self) -> Mapping[str, Choice]:
         """The learning rate matters most, then the length."""
