@@ -15,6 +15,8 @@ from luthier.models.logprobs import logprobs
 from luthier.models.pack import pack
 from luthier.text.ids import Text
 from luthier.tune.interop import IGNORED, Steps, as_dataset, lightning_data, steps_of, trainer_loss
+from luthier.tune.objectives.classify import Classify
+from luthier.tune.objectives.distil import Distil
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.techniques.full import Full
 from luthier.tune.techniques.lora import Lora
@@ -144,3 +146,13 @@ def test_what_labels_cannot_tell_is_refused(shop: Bench) -> None:
     for make in (as_dataset, steps_of):
         with pytest.raises(DataError, match="nothing can be learnt"):
             make(Sft(max_tokens=8), ROWS, text)
+
+
+def test_what_others_loops_cannot_do_is_refused(shop: Bench) -> None:
+    text = Text.load(shop.base.folder)
+    for take in (as_dataset, steps_of):
+        with pytest.raises(InputError, match="learns from a teacher"):
+            take(Distil(), ROWS, text)
+    for objective in (Classify(), Classify(head="sequence")):
+        with pytest.raises(InputError, match="labels cannot tell"):
+            as_dataset(objective, ROWS, text)

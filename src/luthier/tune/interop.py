@@ -51,7 +51,14 @@ def as_dataset(objective: Objective, examples: Sequence[Example], text: Text) ->
     )
 
 
+def _refuse_teacher(objective: Objective) -> None:
+    if objective.needs_teacher:
+        what = f"{objective.kind} learns from a teacher, which only Luthier's own loop asks"
+        raise InputError(what, remedy="tune with a recipe, with `teacher:` in its step")
+
+
 def _rows(objective: Objective, examples: Sequence[Example], text: Text) -> list[Row]:
+    _refuse_teacher(objective)
     rows = [row for lesson in objective.lessons(examples, text, About.of(examples)) for row in lesson.rows]
     if not rows:
         raise DataError("nothing can be learnt from any of these examples")
@@ -121,6 +128,7 @@ def steps_of(objective: Objective, examples: Sequence[Example], text: Text, how:
     """The steps that Luthier's own loop would take over these examples, in its order, shared prefixes packed."""
     from luthier.models.pack import packs
 
+    _refuse_teacher(objective)
     about = About.of(examples, seed=how.seed)
     lessons = [lesson.rows for lesson in objective.lessons(examples, text, about) if lesson.rows]
     if not lessons:
