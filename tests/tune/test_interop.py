@@ -139,6 +139,13 @@ def test_steps_are_those_of_the_own_loop(shop: Bench) -> None:
     assert sorted(seen) == sorted(2 * [example.id for example in ROWS])
 
 
+def test_steps_carry_what_labels_cannot(shop: Bench) -> None:
+    step = steps_of(Classify(), ROWS, Text.load(shop.base.folder), Steps(rows_per_step=8))[0]
+    assert sum(one.rows for one in step.packs) == 8 * len({row.label for row in ROWS})
+    assert step.denominator == pytest.approx(8)
+    assert 0 < step.loss(adapted(shop, Lora(r=4)), Classify()).item() < 50
+
+
 def test_what_labels_cannot_tell_is_refused(shop: Bench) -> None:
     text = Text.load(shop.base.folder)
     with pytest.raises(InputError, match="labels cannot tell"):
