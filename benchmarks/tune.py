@@ -1,0 +1,402 @@
+"""Tuning speed and memory beside TRL with PEFT, on the same rows in each optimizer step, interleaved in one run.
+
+    python benchmarks/tune.py [--quick] [--only FIGURE …]
+
+SmolLM2-135M with LoRA r 16 on all linear layers, or full fine-tuning. The peer is TRL's `SFTTrainer` at its best
+settings on a CPU (bf16 weights, no checkpointing, no packing; see `tune_trl.py`). Every measurement is a process of its
+own; ours and the peer's take turns; the first steps are warm-up and do not count. Speed is rows per CPU-second on one
+thread, which stays steady when the machine is not quiet. Needs `../shared/data` (BANKING77 and GSM8K).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+HERE = Path(__file__).parent
+DATA = HERE.parent.parent / "shared" / "data"
+SEED = 0
+WARM = 2
+"""Steps at the start that are not counted."""
+
+
+class Work(NamedTuple):
+    """What is tuned: rows, how many a step, in which numbers, and which weights."""
+
+    rows: str
+    rows_per_step: int
+    precision: str = "bfloat16"
+    technique: str = "lora"
+
+
+class Figure(NamedTuple):
+    """A figure that compares ours with the peer's on one work."""
+
+    work: Work
+    goal: float
+    steps: int
+    peer_steps: int
+
+
+SPEED = {
+    "shared_prefix_ratio": Figure(Work("banking", 8), 15, 12, 3),
+    "shared_prefix_32_ratio": Figure(Work("banking", 32), 25, 6, 2),
+    "mixed_ratio": Figure(Work("gsm8k", 8), 3, 6, 3),
+    "fp32_ratio": Figure(Work("banking", 8, "float32"), 8, 8, 2),
+    "full_ratio": Figure(Work("gsm8k", 8, technique="full"), 2.5, 5, 3),
+}
+MEMORY = {"memory_ratio_shared": ("shared_prefix_ratio", 0.25), "memory_ratio_mixed": ("mixed_ratio", 0.5)}
+
+
+def main() -> None:
+    """Measure what was asked for, print every round, and one JSON line a figure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one round, the first figures only: within five minutes")
+    parser.add_argument("--only", nargs="+", help="these figures")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--work", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.work:
+        print(json.dumps(WORKERS[options.work.partition(" ")[0]](*json.loads(options.work.partition(" ")[2]))))
+        return
+    if not DATA.is_dir():
+        sys.exit(f"the real data is not beside the repository: {DATA}")
+    rounds = 1 if options.quick else options.rounds
+    wanted = options.only or [*(("shared_prefix_ratio", "mixed_ratio", "peak_share") if options.quick else ALL)]
+    for figure in _figures(wanted, rounds):
+        print(json.dumps(figure), flush=True)
+
+
+def _figures(wanted: Sequence[str], rounds: int) -> Iterator[dict[str, Any]]:
+    peaks: dict[str, tuple[float, float]] = {}
+    for name, figure in SPEED.items():
+        depending = [memory for memory, (source, _) in MEMORY.items() if source == name]
+        if name in wanted or any(memory in wanted for memory in depending):
+            result, peaks[name] = _compare(name, figure, rounds)
+            yield result
+    for name, (source, goal) in MEMORY.items():
+        if source in peaks and name in wanted:
+            ours, theirs = peaks[source]
+            told = f"{ours / 1e9:.2f} GB against {theirs / 1e9:.2f} GB"
+            yield _figure(name, ours / theirs, goal, "of the peer's peak", _peer(), told, lower=True)
+    if "peak_share" in wanted:
+        yield _peak_share(rounds)
+    if "two_cores_ratio" in wanted:
+        yield _two_cores(rounds)
+    if "label_scoring_ratio" in wanted:
+        yield _label_scoring(rounds)
+    if "growth" in wanted:
+        yield from _growth()
+
+
+def _compare(name: str, figure: Figure, rounds: int) -> tuple[dict[str, Any], tuple[float, float]]:
+    """Rows per CPU-second of ours over the peer's: the median over pairs, and both peaks of memory."""
+    print(f"\n{name}: {figure.work}", flush=True)
+    ratios, peaks, spread = [], ([], []), []
+    for turn in range(rounds):
+        ours = _run("ours", figure.work, figure.steps + WARM, 1)
+        theirs = _run("trl", figure.work, figure.peer_steps + 1, 1)
+        ratios.append(ours["rows_per_cpu_s"] / theirs["rows_per_cpu_s"])
+        for peak, told in zip(peaks, (ours, theirs), strict=True):
+            peak.append(told["peak_bytes"])
+        spread.append(theirs["loss"][0] - ours["loss"][0])
+        print(
+            f"  round {turn + 1}: ours {ours['rows_per_cpu_s']:.2f} rows/CPU-s ({ours['peak_bytes'] / 1e9:.2f} GB), "
+            f"trl {theirs['rows_per_cpu_s']:.2f} ({theirs['peak_bytes'] / 1e9:.2f} GB): {ratios[-1]:.1f}x; "
+            f"first losses {ours['loss'][0]:.4f} and {theirs['loss'][0]:.4f}",
+            flush=True,
+        )
+    told = f"pairs from {min(ratios):.1f} to {max(ratios):.1f}"
+    return _figure(name, statistics.median(ratios), figure.goal, "x", _peer(), told), (
+        statistics.median(peaks[0]),
+        statistics.median(peaks[1]),
+    )
+
+
+def _peak_share(rounds: int) -> dict[str, Any]:
+    """Matrix products that training needs, over what this processor's own bf16 product gives on one thread."""
+    print("\npeak_share", flush=True)
+    shares = []
+    for turn in range(rounds):
+        ours = _run("ours", Work("gsm8k", 32), 3 + WARM, 1)
+        peak = _run("peak", 1)["flops_per_s"]
+        shares.append(ours["flops_per_cpu_s"] / peak)
+        print(f"  round {turn + 1}: {ours['flops_per_cpu_s'] / 1e9:.0f} of {peak / 1e9:.0f} GFLOP/s: {shares[-1]:.0%}")
+    return _figure("peak_share", statistics.median(shares), 0.6, "of the bf16 matrix peak", "this processor")
+
+
+def _two_cores(rounds: int) -> dict[str, Any]:
+    """Rows per second of wall time with two threads over one."""
+    print("\ntwo_cores_ratio", flush=True)
+    ratios = []
+    for turn in range(rounds):
+        one, two = (_run("ours", Work("gsm8k", 32), 3 + WARM, threads)["rows_per_s"] for threads in (1, 2))
+        ratios.append(two / one)
+        print(f"  round {turn + 1}: {one:.2f} and {two:.2f} rows/s: {ratios[-1]:.2f}x", flush=True)
+    return _figure("two_cores_ratio", statistics.median(ratios), 1.8, "x", "one core")
+
+
+def _label_scoring(rounds: int) -> dict[str, Any]:
+    """CPU time of 77 labels scored under one prompt, against one row for each label read by transformers."""
+    print("\nlabel_scoring_ratio", flush=True)
+    ratios = []
+    for turn in range(rounds):
+        told = _run("labels", 1)
+        ratios.append(told["separate_cpu_s"] / told["ours_cpu_s"])
+        print(f"  round {turn + 1}: {told}: {ratios[-1]:.0f}x", flush=True)
+    return _figure("label_scoring_ratio", statistics.median(ratios), 70, "x", "separate rows in transformers")
+
+
+def _growth() -> Iterator[dict[str, Any]]:
+    """Rows per CPU-second as rows a step, length and the shared part grow (made rows, no peer)."""
+    print("\ngrowth: rows a step, tokens a row, share of them in common: rows/CPU-s", flush=True)
+    for rows, tokens, shared in ((8, 128, 0.0), (32, 128, 0.0), (8, 512, 0.0), (8, 512, 0.5), (8, 512, 0.9), (32, 512, 0.9)):
+        told = _run("ours", Work(f"made {tokens} {shared}", rows), 2 + WARM, 1)
+        print(f"  {rows:3d} {tokens:5d} {shared:4.0%}: {told['rows_per_cpu_s']:.2f}", flush=True)
+        value = told["rows_per_cpu_s"]
+        yield {"figure": f"rows_per_cpu_s_{rows}x{tokens}_{shared:.0%}", "value": round(value, 2), "unit": "rows/CPU-s", "device": _device()}
+
+
+def _figure(
+    name: str, value: float, goal: float, unit: str, peer: str, told: str = "", *, lower: bool = False
+) -> dict[str, Any]:
+    reached = value <= goal if lower else value >= goal
+    line = {"figure": name, "value": round(value, 3), "goal": goal, "reached": reached, "unit": unit, "peer": peer}
+    return {**line, "device": _device()} | ({"pairs": told} if told else {})
+
+
+def _peer() -> str:
+    from importlib.metadata import version
+
+    return f"trl {version('trl')}, peft {version('peft')}"
+
+
+def _device() -> str:
+    import torch
+
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ", no GPU"
+    model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), platform.machine())
+    return f"{model.partition(':')[2].strip()}, {os.cpu_count()} cores, torch {torch.__version__}{gpu}"
+
+
+def _run(worker: str, *arguments: Any) -> dict[str, Any]:
+    """One measurement in a process of its own."""
+    threads = str(arguments[-1])
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
+    script = "tune_trl.py" if worker == "trl" else "tune.py"
+    command = [sys.executable, str(HERE / script), "--work", f"{worker} {json.dumps(arguments)}"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{worker} {arguments} failed:\n{done.stderr[-4000:]}")
+    told: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return told
+
+
+def conversations(name: str) -> list[list[dict[str, str]]]:
+    """The rows of a work: messages of which the last one is learnt."""
+    if name == "banking":
+        categories = json.loads((DATA / "banking77" / "categories.json").read_text())
+        labels = ", ".join(label.replace("_", " ").lower() for label in categories)
+        system = (
+            "You are a bank's support router. Read the customer's message and answer with exactly one of these "
+            f"labels: {labels}."
+        )
+        with (DATA / "banking77" / "train.csv").open(encoding="utf-8") as file:
+            rows = [(row["text"].strip(), row["category"].replace("_", " ").lower()) for row in csv.DictReader(file)]
+        return [_turns(text, answer, system) for text, answer in rows[::11]]
+    lines = (DATA / "gsm8k" / "train.jsonl").read_text(encoding="utf-8").splitlines()
+    return [_turns(row["question"], row["answer"]) for row in map(json.loads, lines)]
+
+
+def _turns(question: str, answer: str, system: str = "") -> list[dict[str, str]]:
+    before = [{"role": "system", "content": system}] if system else []
+    return [*before, {"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def model_folder() -> Path:
+    """The real SmolLM2, made once."""
+    from luthier.flow.base_models import base_model
+
+    return base_model("smollm2-135m-instruct").folder
+
+
+def order(count: int, steps: int, rows_per_step: int) -> list[int]:
+    """Which rows the steps see, one after another: the same for ours and the peer."""
+    from luthier.tune.schedule import Course
+
+    course = Course(seed=SEED, count=count, epochs=1, rows_per_step=rows_per_step)
+    return [at for step in range(steps) for at in course.lessons_of(step)]
+
+
+def cpu_s() -> float:
+    """CPU seconds of this process."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def ours(work: Sequence[Any], steps: int, threads: int) -> dict[str, Any]:
+    """Tune for some steps and tell of those after the warm-up."""
+    import torch
+
+    from luthier.models.describe import describe
+
+    torch.set_num_threads(threads)
+    job, folder = Work(*work), model_folder()
+    described = describe(folder)
+    told: list[tuple[float, float, Any]] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        training, keeper = _training(job, folder, steps, Path(scratch))
+        training.run(keeper, lambda stepped: told.append((cpu_s(), time.perf_counter(), stepped)))
+    (cpu, wall, _), counted = told[WARM - 1], told[WARM:]
+    cpu, wall = counted[-1][0] - cpu, counted[-1][1] - wall
+    rows = sum(stepped.rows for *_, stepped in counted)
+    moving = 6 if job.technique == "full" else 4
+    flops = moving * (described.parameters - described.embedding_parameters) * sum(one.computed for *_, one in counted)
+    return {
+        "rows_per_cpu_s": rows / cpu,
+        "rows_per_s": rows / wall,
+        "flops_per_cpu_s": flops / cpu,
+        "peak_bytes": peak_bytes(),
+        "loss": [stepped.loss for *_, stepped in told],
+    }
+
+
+def _training(job: Work, folder: Path, steps: int, scratch: Path) -> tuple[Any, Any]:
+    from luthier.models.load import open_folder, pick_dtype
+    from luthier.models.lora_product import one_product
+    from luthier.tune.checkpoint import Keeper
+    from luthier.tune.lessons import Lessons
+    from luthier.tune.loop import Manner, Training
+    from luthier.tune.objectives.sft import Sft
+    from luthier.tune.schedule import Course
+    from luthier.tune.techniques.full import Full
+    from luthier.tune.techniques.lora import Lora
+
+    lessons = Lessons.write(scratch / "lessons", _lessons(job, folder, steps), "benchmark")
+    technique = Full() if job.technique == "full" else Lora(r=16)
+    dtype = pick_dtype("float32" if job.precision == "float32" else "bfloat16")
+    model = technique.adapt(open_folder(folder, dtype), SEED)
+    one_product(model)
+    course = Course(seed=SEED, count=len(lessons), epochs=steps * job.rows_per_step / len(lessons), rows_per_step=job.rows_per_step)
+    manner = Manner(rate=2e-4, schedule="linear", warmup=0.0, weight_decay=0.0, clip=1.0, tokens_per_pack=16384)
+    return Training(model, Sft(), lessons, course, manner), Keeper(scratch / "checkpoint.safetensors", "1", 10**9)
+
+
+def _lessons(job: Work, folder: Path, steps: int) -> list[Any]:
+    from luthier.models.pack import Row
+    from luthier.text.ids import Text
+    from luthier.text.messages import Example, Message, Origin
+    from luthier.tune.objective import Lesson
+    from luthier.tune.objectives.sft import Sft
+
+    if job.rows.startswith("made "):
+        return [Lesson(id=str(at), rows=(Row(*row, str(at)),)) for at, row in enumerate(_made(job, steps))]
+    examples = [
+        Example(
+            id=str(at),
+            origin=Origin(source="benchmark", file=job.rows, line=at),
+            kind="chat",
+            messages=tuple(Message(**turn) for turn in turns),
+        )
+        for at, turns in enumerate(conversations(job.rows))
+    ]
+    return Sft().lessons(examples, Text.load(folder))
+
+
+def _made(job: Work, steps: int) -> Iterator[tuple[list[int], list[float]]]:
+    import random
+
+    draw = random.Random(SEED)
+    _, tokens, share = job.rows.split()
+    length, shared = int(tokens), round(int(tokens) * float(share))
+    common = [draw.randrange(1000, 40000) for _ in range(shared)]
+    for _ in range(job.rows_per_step * steps):
+        ids = [*common, *(draw.randrange(1000, 40000) for _ in range(length - shared))]
+        yield ids, [0.0] * (length - 16) + [1.0] * 16
+
+
+def peak(threads: int) -> dict[str, Any]:
+    """The quickest bf16 product of this processor on one thread, of several sizes that training has."""
+    import torch
+
+    torch.set_num_threads(threads)
+    best = 0.0
+    for rows, inner, out in ((2048, 576, 3072), (2048, 1536, 576), (2048, 2048, 2048), (4096, 4096, 4096)):
+        one, other = torch.randn(rows, inner).bfloat16(), torch.randn(out, inner).bfloat16()
+        for _ in range(6):
+            begun = cpu_s()
+            for _ in range(4):
+                one @ other.t()
+            best = max(best, 4 * 2 * rows * inner * out / (cpu_s() - begun))
+    return {"flops_per_s": best}
+
+
+def labels(threads: int) -> dict[str, Any]:
+    """CPU seconds to score BANKING77's 77 labels for some questions: ours, and one padded row a label."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from luthier.models.generate import score_options
+    from luthier.models.load import open_folder
+    from luthier.text.ids import Text
+    from luthier.text.messages import Message
+
+    torch.set_num_threads(threads)
+    folder = model_folder()
+    text, rows = Text.load(folder), conversations("banking")
+    names = json.loads((DATA / "banking77" / "categories.json").read_text())
+    names = [name.replace("_", " ").lower() for name in names]
+    asked = [tuple(Message(**turn) for turn in turns[:-1]) for turns in rows[:10]]
+    prompts = text.prompts(asked)
+    options = [[row.ids[len(prompt) :] for row in text.answers(messages, names)] for messages, prompt in zip(asked, prompts, strict=True)]
+    model = open_folder(folder, torch.bfloat16)
+    score_options(model, prompts[:1], options[:1])
+    begun = cpu_s()
+    found = score_options(model, prompts[1:], options[1:])
+    mine = (cpu_s() - begun) / len(prompts[1:])
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    begun = cpu_s()
+    separate = _separately(plain, prompts[1], options[1])
+    theirs = cpu_s() - begun
+    nearest = max(abs(a - b) for a, b in zip(found[0], separate, strict=True))
+    return {"ours_cpu_s": mine, "separate_cpu_s": theirs, "largest_difference_nats": nearest}
+
+
+def _separately(model: Any, prompt: list[int], options: list[list[int]]) -> list[float]:
+    import torch
+
+    sums = []
+    with torch.no_grad():
+        for begin in range(0, len(options), 8):
+            rows = [torch.tensor([*prompt, *option]) for option in options[begin : begin + 8]]
+            ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+            mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+            logits = model(input_ids=ids, attention_mask=mask).logits
+            for at, option in enumerate(options[begin : begin + 8]):
+                own = torch.log_softmax(logits[at, len(prompt) - 1 : len(prompt) - 1 + len(option)].float(), -1)
+                sums.append(float(own.gather(1, torch.tensor(option)[:, None]).sum()))
+    return sums
+
+
+WORKERS: dict[str, Callable[..., dict[str, Any]]] = {"ours": ours, "peak": peak, "labels": labels}
+ALL = (*SPEED, *MEMORY, "peak_share", "two_cores_ratio", "label_scoring_ratio", "growth")
+
+if __name__ == "__main__":
+    main()
