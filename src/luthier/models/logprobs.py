@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from luthier.core.errors import ModelError
 from luthier.models.attention import Pass, Unpackable, packed
 from luthier.models.head import Head, Shape
+from luthier.models.last_layer import in_few_sizes, install, only, remove
 from luthier.models.pack import Pack, Row, pack, rounded
 from luthier.models.sequence import is_sequence, plain_model, score
 from luthier.models.soft import NO_PROMPT, SoftPrompt, soft_prompt
@@ -39,6 +40,8 @@ class Reading:
     packed: bool
     why: str
     head: Head | None
+    short: bool = False
+    """Whether the last layer goes on only where somebody reads."""
     turn: int | None = None
     """Rotary positions of a whole batch change when a row in it is longer than this; such rows are read alone."""
 
@@ -104,15 +107,17 @@ def _hidden(model: Any, pack: Pack, soft: SoftPrompt, how: Reading, quick: bool)
     turned = how.turn is not None and pack.tokens > 0 and soft.count + int(pack.positions.max()) >= how.turn
     if turned or not how.packed:
         return _hidden_padded(model, pack, soft, how.turn)
-    return _hidden_packed(model, rounded(soft.above(pack)), soft, quick)
+    return _hidden_packed(model, rounded(soft.above(pack)), soft, quick, short=how.short)
 
 
-def _hidden_packed(model: Any, pack: Pack, soft: SoftPrompt, quick: bool) -> Tensor:
-    with packed(model, pack, quick=quick, cached=soft.cached):
+def _hidden_packed(model: Any, pack: Pack, soft: SoftPrompt, quick: bool, *, short: bool) -> Tensor:
+    count = pack.sources.shape[0]
+    read = in_few_sizes(pack.sources) if short and 0 < count < pack.tokens else None
+    with packed(model, pack, quick=quick, cached=soft.cached), only(read):
         states: Tensor = _decoder(model)(
             **soft.inputs_of(model, pack), position_ids=pack.positions[None], use_cache=False
         ).last_hidden_state
-    return states[0].index_select(0, pack.sources)
+    return states[0].index_select(0, pack.sources) if read is None else states[0, :count]
 
 
 def _hidden_padded(model: Any, pack: Pack, soft: SoftPrompt = NO_PROMPT, turn: int | None = None) -> Tensor:
@@ -173,7 +178,21 @@ def _find_out(model: Any) -> Reading:
     padded = _hidden_padded(model, probe)
     _refuse_foresight(model, probe, padded)
     why = _why_padded(model, probe, padded)
-    return Reading(packed=not why, why=why, head=_head(model, probe, padded), turn=_turn(config))
+    head = _head(model, probe, padded)
+    return Reading(packed=not why, why=why, head=head, short=not why and _short(model, probe), turn=_turn(config))
+
+
+def _short(model: Any, probe: Pack) -> bool:
+    """Let the last layer go on only where somebody reads, when that gives the same."""
+    decoder = _decoder(model)
+    if not install(decoder):
+        return False
+    few = replace(probe, sources=probe.sources[::5])
+    found, wanted = (_hidden_packed(model, few, NO_PROMPT, True, short=short) for short in (True, False))
+    if same := _distance(found, wanted) <= _AGREES[wanted.dtype] / 10:
+        return same
+    remove(decoder)
+    return False
 
 
 def _refuse_foresight(model: Any, probe: Pack, padded: Tensor) -> None:
