@@ -15,6 +15,7 @@ import csv
 import json
 import os
 import platform
+import random
 import resource
 import statistics
 import subprocess
@@ -22,10 +23,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests")]
 DATA = HERE.parent.parent / "shared" / "data"
 SEED = 0
 WARM = 2
@@ -162,11 +165,23 @@ def _label_scoring(rounds: int) -> dict[str, Any]:
 def _growth() -> Iterator[dict[str, Any]]:
     """Rows per CPU-second as rows a step, length and the shared part grow (made rows, no peer)."""
     print("\ngrowth: rows a step, tokens a row, share of them in common: rows/CPU-s", flush=True)
-    for rows, tokens, shared in ((8, 128, 0.0), (32, 128, 0.0), (8, 512, 0.0), (8, 512, 0.5), (8, 512, 0.9), (32, 512, 0.9)):
+    for rows, tokens, shared in (
+        (8, 128, 0.0),
+        (32, 128, 0.0),
+        (8, 512, 0.0),
+        (8, 512, 0.5),
+        (8, 512, 0.9),
+        (32, 512, 0.9),
+    ):
         told = _run("ours", Work(f"made {tokens} {shared}", rows), 2 + WARM, 1)
         print(f"  {rows:3d} {tokens:5d} {shared:4.0%}: {told['rows_per_cpu_s']:.2f}", flush=True)
         value = told["rows_per_cpu_s"]
-        yield {"figure": f"rows_per_cpu_s_{rows}x{tokens}_{shared:.0%}", "value": round(value, 2), "unit": "rows/CPU-s", "device": _device()}
+        yield {
+            "figure": f"rows_per_cpu_s_{rows}x{tokens}_{shared:.0%}",
+            "value": round(value, 2),
+            "unit": "rows/CPU-s",
+            "device": _device(),
+        }
 
 
 def _figure(
@@ -187,14 +202,21 @@ def _device() -> str:
     import torch
 
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ", no GPU"
-    model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), platform.machine())
+    model = next(
+        (line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), platform.machine()
+    )
     return f"{model.partition(':')[2].strip()}, {os.cpu_count()} cores, torch {torch.__version__}{gpu}"
 
 
 def _run(worker: str, *arguments: Any) -> dict[str, Any]:
     """One measurement in a process of its own."""
     threads = str(arguments[-1])
-    environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "TOKENIZERS_PARALLELISM": "false",
+    }
     script = "tune_trl.py" if worker == "trl" else "tune.py"
     command = [sys.executable, str(HERE / script), "--work", f"{worker} {json.dumps(arguments)}"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -252,84 +274,96 @@ def peak_bytes() -> int:
 
 
 def ours(work: Sequence[Any], steps: int, threads: int) -> dict[str, Any]:
-    """Tune for some steps and tell of those after the warm-up."""
+    """Tune by the step that recipes use, and tell of what came after the warm-up."""
     import torch
 
+    from luthier.flow.base_models import base_model
     from luthier.models.describe import describe
+    from luthier.tune.steps.tune import Tune
+    from tuning import bench
 
     torch.set_num_threads(threads)
-    job, folder = Work(*work), model_folder()
-    described = describe(folder)
-    told: list[tuple[float, float, Any]] = []
+    job = Work(*work)
+    watch = _Watch()
     with tempfile.TemporaryDirectory() as scratch:
-        training, keeper = _training(job, folder, steps, Path(scratch))
-        training.run(keeper, lambda stepped: told.append((cpu_s(), time.perf_counter(), stepped)))
-    (cpu, wall, _), counted = told[WARM - 1], told[WARM:]
-    cpu, wall = counted[-1][0] - cpu, counted[-1][1] - wall
-    rows = sum(stepped.rows for *_, stepped in counted)
+        rows = list(_examples(job, steps))
+        shop = replace(bench(Path(scratch), rows), heard=watch)
+        step = Tune.model_validate(
+            {
+                "data": "data",
+                "technique": {"kind": job.technique, **({"r": 16} if job.technique == "lora" else {})},
+                "epochs": steps * job.rows_per_step / len(rows),
+                "rows_per_step": job.rows_per_step,
+                "learning_rate": 2e-4,
+                "warmup": 0,
+                "precision": job.precision,
+                "spike": 1e9,
+            }
+        )
+        base = base_model("smollm2-135m-instruct")
+        made = shop.tune(step, SEED, base)
+        log = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
+    described = describe(base.folder)
     moving = 6 if job.technique == "full" else 4
-    flops = moving * (described.parameters - described.embedding_parameters) * sum(one.computed for *_, one in counted)
+    flops = (
+        moving * (described.parameters - described.embedding_parameters) * sum(one["computed"] for one in log[WARM:])
+    )
+    cpu, wall = (watch.times[-1][at] - watch.times[WARM - 1][at] for at in (0, 1))
     return {
-        "rows_per_cpu_s": rows / cpu,
-        "rows_per_s": rows / wall,
+        "rows_per_cpu_s": job.rows_per_step * (steps - WARM) / cpu,
+        "rows_per_s": job.rows_per_step * (steps - WARM) / wall,
         "flops_per_cpu_s": flops / cpu,
         "peak_bytes": peak_bytes(),
-        "loss": [stepped.loss for *_, stepped in told],
+        "loss": [one["loss"] for one in log],
     }
 
 
-def _training(job: Work, folder: Path, steps: int, scratch: Path) -> tuple[Any, Any]:
-    from luthier.models.load import open_folder, pick_dtype
-    from luthier.models.lora_product import one_product
-    from luthier.tune.checkpoint import Keeper
-    from luthier.tune.lessons import Lessons
-    from luthier.tune.loop import Manner, Training
-    from luthier.tune.objectives.sft import Sft
-    from luthier.tune.schedule import Course
-    from luthier.tune.techniques.full import Full
-    from luthier.tune.techniques.lora import Lora
+class _Watch(list[Any]):
+    """Notes the time of every optimizer step that it hears of."""
 
-    lessons = Lessons.write(scratch / "lessons", _lessons(job, folder, steps), "benchmark")
-    technique = Full() if job.technique == "full" else Lora(r=16)
-    dtype = pick_dtype("float32" if job.precision == "float32" else "bfloat16")
-    model = technique.adapt(open_folder(folder, dtype), SEED)
-    one_product(model)
-    course = Course(seed=SEED, count=len(lessons), epochs=steps * job.rows_per_step / len(lessons), rows_per_step=job.rows_per_step)
-    manner = Manner(rate=2e-4, schedule="linear", warmup=0.0, weight_decay=0.0, clip=1.0, tokens_per_pack=16384)
-    return Training(model, Sft(), lessons, course, manner), Keeper(scratch / "checkpoint.safetensors", "1", 10**9)
+    def __init__(self) -> None:
+        super().__init__()
+        self.times: list[tuple[float, float]] = []
+
+    def append(self, event: Any) -> None:
+        if event.kind == "progress" and "loss" in event.measures:
+            self.times.append((cpu_s(), time.perf_counter()))
 
 
-def _lessons(job: Work, folder: Path, steps: int) -> list[Any]:
-    from luthier.models.pack import Row
-    from luthier.text.ids import Text
+def _examples(job: Work, steps: int) -> Iterator[Any]:
     from luthier.text.messages import Example, Message, Origin
-    from luthier.tune.objective import Lesson
-    from luthier.tune.objectives.sft import Sft
 
-    if job.rows.startswith("made "):
-        return [Lesson(id=str(at), rows=(Row(*row, str(at)),)) for at, row in enumerate(_made(job, steps))]
-    examples = [
-        Example(
-            id=str(at),
-            origin=Origin(source="benchmark", file=job.rows, line=at),
-            kind="chat",
-            messages=tuple(Message(**turn) for turn in turns),
-        )
-        for at, turns in enumerate(conversations(job.rows))
-    ]
-    return Sft().lessons(examples, Text.load(folder))
+    rows = _made(job, steps) if job.rows.startswith("made ") else conversations(job.rows)
+    for at, turns in enumerate(rows):
+        origin = Origin(source="benchmark", file=job.rows, line=at)
+        messages = tuple(Message.model_validate(turn) for turn in turns)
+        yield Example(id=str(at), origin=origin, kind="chat", messages=messages)
 
 
-def _made(job: Work, steps: int) -> Iterator[tuple[list[int], list[float]]]:
-    import random
-
+def _made(job: Work, steps: int) -> Iterator[list[dict[str, str]]]:
+    """Rows of about so many tokens, a share of which all have in common: words that are one token each."""
     draw = random.Random(SEED)
     _, tokens, share = job.rows.split()
-    length, shared = int(tokens), round(int(tokens) * float(share))
-    common = [draw.randrange(1000, 40000) for _ in range(shared)]
+    length, shared = int(tokens) - 32, round((int(tokens) - 32) * float(share))
+    words = [
+        "time",
+        "year",
+        "people",
+        "way",
+        "day",
+        "man",
+        "thing",
+        "woman",
+        "life",
+        "child",
+        "world",
+        "school",
+        "state",
+    ]
+    common = [draw.choice(words) for _ in range(shared)]
     for _ in range(job.rows_per_step * steps):
-        ids = [*common, *(draw.randrange(1000, 40000) for _ in range(length - shared))]
-        yield ids, [0.0] * (length - 16) + [1.0] * 16
+        own = [draw.choice(words) for _ in range(length - shared)]
+        yield _turns(" ".join([*common, *own]), " ".join(draw.choice(words) for _ in range(8)))
 
 
 def peak(threads: int) -> dict[str, Any]:
@@ -365,7 +399,10 @@ def labels(threads: int) -> dict[str, Any]:
     names = [name.replace("_", " ").lower() for name in names]
     asked = [tuple(Message(**turn) for turn in turns[:-1]) for turns in rows[:10]]
     prompts = text.prompts(asked)
-    options = [[row.ids[len(prompt) :] for row in text.answers(messages, names)] for messages, prompt in zip(asked, prompts, strict=True)]
+    options = [
+        [row.ids[len(prompt) :] for row in text.answers(messages, names)]
+        for messages, prompt in zip(asked, prompts, strict=True)
+    ]
     model = open_folder(folder, torch.bfloat16)
     score_options(model, prompts[:1], options[:1])
     begun = cpu_s()
