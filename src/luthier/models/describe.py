@@ -23,6 +23,8 @@ BYTES_OF = {
 DTYPE_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 INDEX = "model.safetensors.index.json"
 _HEADER_LIMIT_BYTES = 100 << 20
+KEEP_BYTES = 1 << 28
+"""Attention shares of one layer up to this size are kept for the backward; larger ones are computed again."""
 _FAMILIES = (
     ("llama3", "<|start_header_id|>"),
     ("chatml", "<|im_start|>"),
@@ -188,20 +190,21 @@ def training_memory(
     """Bytes that training with AdamW holds at its peak, by plain arithmetic.
 
     `tokens` is what one forward pass sees, `head_rows` how many positions the output head computes at once (all of
-    them when None). `full` keeps fp32 weights; every other technique keeps the frozen base as it lies on the disk
-    (`qlora`: 4.5 bits a weight) and fp32 copies of what moves. Activations are what autograd keeps of each layer.
+    them when None). The model lies in memory in its own dtype (`qlora`: 4.5 bits a weight), with fp32 masters of what
+    moves, unless it is fp32 itself or an adapter, which is. While gradients of the model's own dtype come into being,
+    activations go: the larger of both counts.
     """
-    trainable = int(trainable)
-    frozen = 0 if technique == "full" else description.weight_bytes
+    trainable, width = int(trainable), bytes_a_number(description)
+    weights = description.weight_bytes
     if technique == "qlora":
         linear = description.parameters - description.embedding_parameters
-        frozen = int(linear * 4.5 / 8) + 2 * description.embedding_parameters
-    width = 4 if technique == "full" else bytes_a_number(description)
+        weights = int(linear * 4.5 / 8) + 2 * description.embedding_parameters
+    within = technique in ("full", "layers")
     return Memory(
-        weights=frozen + 4 * trainable,
+        weights=weights + (0 if within and width >= 4 else 4 * trainable),
         gradients=4 * trainable,
         optimizer=8 * trainable,
-        activations=activation_bytes(description, tokens, width),
+        activations=max(activation_bytes(description, tokens, width), width * trainable),
         logits=3 * 4 * description.vocab * (tokens if head_rows is None else min(tokens, head_rows)),
     )
 
@@ -209,14 +212,21 @@ def training_memory(
 def activation_bytes(description: Description, tokens: int, width: int = 2) -> int:
     """Bytes that autograd keeps between forward and backward, without checkpointing (`width` bytes a number).
 
-    Per token of a gated-MLP layer with fused attention, in numbers: two norms (input and normed: 4 hidden), the
-    residual stream's inputs to q/k/v, output and MLP (2 hidden), rotated q, k, v and the attention's result
-    (2 q + 2 kv), and the MLP's gate, its activation, up and product (4 intermediate).
+    Per token of a gated-MLP layer, in numbers: the inputs of two norms (2 hidden, in fp32) and of what follows them
+    (2 hidden), scaled q, k, v, the attention's result and the output's input (3 q + 2 kv), and the MLP's gate, up,
+    activation and product (4 intermediate). What attention itself keeps is counted apart (`attention_bytes`).
     """
     q = description.heads * description.head_dim
     kv = description.kv_heads * description.head_dim
-    numbers = 6 * description.hidden_size + 2 * q + 2 * kv + 4 * description.intermediate_size
-    return tokens * width * (description.layers * numbers + 3 * description.hidden_size)
+    norms = 2 * max(4, width) * description.hidden_size
+    numbers = 2 * description.hidden_size + 3 * q + 2 * kv + 4 * description.intermediate_size
+    return tokens * (description.layers * (norms + width * numbers) + 3 * width * description.hidden_size)
+
+
+def attention_bytes(description: Description, tokens: int, keys: float) -> int:
+    """Bytes of the attention shares that are kept for the backward, when a token sees `keys` others on average."""
+    layer = tokens * description.heads * keys * bytes_a_number(description)
+    return int(description.layers * layer) if layer <= KEEP_BYTES else 0
 
 
 def bytes_a_number(description: Description) -> int:

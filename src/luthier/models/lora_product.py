@@ -19,7 +19,10 @@ from torch import Tensor
 
 
 def one_product(model: torch.nn.Module) -> int:
-    """Give every LoRA layer that can have it the one-product forward; returns how many took it."""
+    """Give every LoRA layer that can have it the one-product forward; returns how many took it.
+
+    Frozen weights leave the file that they may be mapped from: the joint matrices would stand beside it otherwise.
+    """
     taken = 0
     for parent in model.modules():
         family = _Family()
@@ -27,6 +30,10 @@ def one_product(model: torch.nn.Module) -> int:
             if isinstance(layer, LoraLinear) and _can(layer):
                 layer.forward = _Forward(layer, family)
                 taken += 1
+    if taken:
+        for parameter in model.parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.clone()
     return taken
 
 

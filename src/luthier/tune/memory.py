@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from luthier.models.describe import Description
+from luthier.models.describe import Description, attention_bytes
+from luthier.models.load import cpu_has_bf16
 from luthier.tune.optimizer import Optimizer
 from luthier.tune.optimizers.adamw import AdamW
 from luthier.tune.technique import AnyTechnique
@@ -15,6 +16,8 @@ SHARE = 0.5
 MOST_TOKENS = 16_384
 """Beyond this, larger packs win nothing more."""
 LEAST_TOKENS = 256
+KEYS = 256.0
+"""How many tokens one sees on average, where rows are not known: half a row of 512."""
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
@@ -34,14 +37,31 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def footprint(technique: AnyTechnique, optimizer: Optimizer, model: Description, tokens: int) -> int:
-    """Bytes at the peak: the technique's, which counts AdamW's moments, with those of this optimizer in their place."""
+BASE_BYTES = 560 << 20
+"""What Python with torch, transformers, PEFT and the reading of rows holds beside the model."""
+
+
+def footprint(
+    technique: AnyTechnique, optimizer: Optimizer, model: Description, tokens: int, keys: float = KEYS
+) -> int:
+    """Bytes at the peak: the technique's, which counts AdamW's moments, with those of this optimizer in their place.
+
+    `tokens` stand in one pack, and each sees `keys` others on average.
+    """
     moving = technique.trainable(model)
     outer = model.embedding_parameters if moving > model.parameters - model.embedding_parameters else 0
     width = model.hidden_size
     shapes = {"embed_tokens": (outer // width, width), "layers": ((moving - outer) // width, width)}
     saved = AdamW().state_bytes(shapes) - optimizer.state_bytes(shapes)
-    return technique.footprint(model, tokens) - saved
+    return BASE_BYTES + technique.footprint(model, tokens) + attention_bytes(model, tokens, keys) - saved
+
+
+def computing_in(model: Description, precision: str) -> Description:
+    """The model as it lies in memory: in the numbers that it computes in."""
+    wide = precision == "float32" or (precision == "auto" and not cpu_has_bf16())
+    return model.model_copy(
+        update={"dtype": "float32" if wide else "bfloat16", "weight_bytes": model.parameters * (4 if wide else 2)}
+    )
 
 
 def tokens_that_fit(technique: AnyTechnique, optimizer: Optimizer, model: Description) -> int:

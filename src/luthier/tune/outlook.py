@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import statistics
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from luthier.core.artifact import Artifact
 from luthier.core.step import Forecast, Outline, Outlook
-from luthier.models.describe import Description, describe
+from luthier.models.describe import Description, describe, read_template
 from luthier.models.load import base_folder, cpu_has_bf16, is_remote
 from luthier.text.dataset import summary
-from luthier.tune.memory import MOST_TOKENS, cores, footprint
+from luthier.tune.memory import MOST_TOKENS, computing_in, cores, footprint
 
 if TYPE_CHECKING:
     from luthier.tune.steps.tune import Tune
@@ -34,6 +37,8 @@ class Rows(NamedTuple):
     tokens: float
     shared: float
     how: str
+    spread: float = 0.0
+    """Standard deviation of a row's tokens."""
 
 
 def foresee(step: Tune, outlook: Outlook) -> Forecast:
@@ -45,17 +50,22 @@ def foresee(step: Tune, outlook: Outlook) -> Forecast:
     seen = rows.number * step.epochs
     computed = seen * (rows.tokens - rows.shared) + seen / step.rows_per_step * rows.shared
     seconds, how = _seconds(step, outlook, model, computed)
-    in_pack = min(MOST_TOKENS, step.rows_per_step * (rows.tokens - rows.shared) + rows.shared)
     return Forecast(
         seconds=round(seconds, 1),
-        peak_bytes=footprint(step.technique, step.optimizer, model, int(in_pack)) + BASE_BYTES,
+        peak_bytes=_peak(step, model, rows),
         tokens=round(seen * rows.tokens),
         how=f"{rows.how}; {how}",
     )
 
 
-BASE_BYTES = 450 << 20
-"""What Python with torch and transformers holds before any model."""
+def _peak(step: Tune, model: Description, rows: Rows) -> int:
+    """Bytes at the peak, when the pack with most tokens is read: about two deviations above the mean of a step."""
+    own, count = rows.tokens - rows.shared, min(step.rows_per_step, rows.number)
+    in_pack = rows.shared + count * own + 2 * rows.spread * count**0.5
+    tokens = min(MOST_TOKENS, in_pack) if step.tokens_per_pack == "auto" else min(step.tokens_per_pack, in_pack)
+    keys = (rows.shared * rows.shared / 2 + count * own * (rows.shared + own / 2)) / max(1.0, rows.shared + count * own)
+    chunk = min(64.0, rows.tokens / 2)  # causal squares are computed whole
+    return footprint(step.technique, step.optimizer, computing_in(model, step.precision), int(tokens), keys + chunk)
 
 
 def _seconds(step: Tune, outlook: Outlook, model: Description, computed: float) -> tuple[float, str]:
@@ -123,10 +133,7 @@ def rows_of(wanted: int | None, outlook: Outlook) -> Rows | None:
     made = outlook.inputs.get("data")
     if made is not None:
         count = summary(made).rows.get("train", 0)
-        sample = _sample(str(made.path("examples/train.parquet")))
-        mean = sum(map(len, sample)) / max(1, len(sample)) / CHARS_PER_TOKEN
-        shared = _alike(sample) / CHARS_PER_TOKEN if len(sample) > 1 else 0.0
-        return Rows(_wanted(wanted, count), mean, shared, f"{count} rows, tokens guessed from {len(sample)} of them")
+        return _rows(_wanted(wanted, count), made, outlook.inputs.get("model"))
     expected = outlook.outlines.get("data")
     planned = (expected.rows or {}).get("train") if expected else None
     if planned is None and wanted is None:
@@ -142,15 +149,47 @@ def _wanted(wanted: int | None, count: int) -> int:
     return count if wanted is None else min(wanted, count)
 
 
-def _alike(texts: Sequence[str]) -> int:
-    """How many leading characters all texts share."""
+def _rows(number: int, data: Artifact, model: Artifact | None) -> Rows:
+    """Rows of a made data set, told from the first of them: their tokens, or characters where no tokenizer is here."""
+    sample = _sample(str(data.path("examples/train.parquet")))
+    found = _tokens(sample, base_folder(model)) if model is not None and sample else None
+    texts: Sequence[Sequence[Any]] = found or [
+        "".join(f"<{turn['role']}>{turn['content']}" for turn in row) for row in sample
+    ]
+    per, how = (1.0, "counted in") if found else (CHARS_PER_TOKEN, "guessed from")
+    lengths = [len(text) / per for text in texts]
+    shared = _alike(texts) / per if len(texts) > 1 else 0.0
+    mean, spread = (statistics.fmean(lengths), statistics.pstdev(lengths)) if lengths else (0.0, 0.0)
+    return Rows(number, mean, shared, f"{number} rows, tokens {how} {len(texts)} of them", spread)
+
+
+def _alike(texts: Sequence[Any]) -> int:
+    """How much all texts share at their beginning."""
     first, last = min(texts), max(texts)
     return next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
 
 
-def _sample(path: str) -> Sequence[str]:
-    """The messages of the first rows, as one text each."""
+def _sample(path: str) -> list[list[dict[str, Any]]]:
+    """The messages of the first rows."""
     import polars
 
     rows = polars.read_parquet(path, columns=["messages"], n_rows=SAMPLE)["messages"].to_list()
-    return ["".join(f"<{turn['role']}>{turn.get('content', '')}" for turn in json.loads(row)) for row in rows]
+    return [[{"content": "", **turn} for turn in json.loads(row)] for row in rows]
+
+
+def _tokens(rows: Sequence[Sequence[Mapping[str, Any]]], folder: Path) -> list[list[int]] | None:
+    """Ids of some rows by the model's own template and tokenizer, read without transformers; None where they differ."""
+    from jinja2.exceptions import TemplateError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from tokenizers import Tokenizer
+
+    source = read_template(folder)
+    if source is None or not (folder / "tokenizer.json").is_file():
+        return None
+    try:
+        template = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(source)
+        texts = [template.render(messages=row, add_generation_prompt=False, bos_token="", eos_token="") for row in rows]
+    except TemplateError:
+        return None  # it asks for what only transformers gives
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    return [one.ids for one in tokenizer.encode_batch(texts, add_special_tokens=False)]

@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 
 from luthier.models.attention.plan import Block, Plan
-
-KEEP_BYTES = 1 << 28
-"""Attention shares of one layer up to this size are kept for the backward; larger ones are computed again."""
+from luthier.models.describe import KEEP_BYTES
 
 
 def block_attention(

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from luthier.core.step import Forecast, Outlook
 from luthier.models.load import cpu_has_bf16, is_remote
-from luthier.tune.outlook import BASE_BYTES, Rows, flops_per_s, model_of, rows_of
+from luthier.tune.memory import BASE_BYTES
+from luthier.tune.outlook import Rows, flops_per_s, model_of, rows_of
 
 if TYPE_CHECKING:
     from luthier.tune.techniques.prompt_search import PromptSearch

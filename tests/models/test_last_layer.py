@@ -1,0 +1,74 @@
+"""The last layer goes on only where somebody reads, with the same numbers and gradients."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from luthier.models.last_layer import in_few_sizes, install, only
+from luthier.models.load import open_folder
+from luthier.models.logprobs import logprobs, reading
+from luthier.models.pack import Row, pack
+from workshop import tiny_model
+
+ROWS = [Row([*range(5, 25), at, at + 1], [0.0] * 21 + [1.0], str(at)) for at in range(30, 36)]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> torch.nn.Module:
+    tiny_model(tmp_path)
+    found: torch.nn.Module = open_folder(tmp_path, torch.float64)
+    return found
+
+
+def test_few_places_give_the_same_numbers_and_gradients(
+    model: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how = reading(model)
+    assert how.short
+    made = pack(ROWS)
+    few = logprobs(model, made)
+    found = torch.autograd.grad(few.sum(), list(model.parameters()))
+    monkeypatch.setattr("luthier.models.logprobs.reading", lambda _: replace(how, short=False))
+    whole = logprobs(model, made)
+    wanted = torch.autograd.grad(whole.sum(), list(model.parameters()))
+    torch.testing.assert_close(few, whole, atol=1e-12, rtol=0)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-10, rtol=1e-10)
+
+
+def test_it_computes_less(model: torch.nn.Module) -> None:
+    assert reading(model).short
+    seen: list[int] = []
+    mlp = model.get_decoder().layers[-1].mlp
+    mlp.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[1]))
+    made = pack(ROWS)
+    logprobs(model, made)
+    assert seen[-1] < made.tokens / 2
+
+
+def test_whole_rows_are_read_when_nobody_says_otherwise(model: torch.nn.Module) -> None:
+    ids = torch.tensor([[5, 6, 7, 8]])
+    before = model(input_ids=ids).logits
+    assert install(model.get_decoder())
+    with only(None):
+        assert torch.equal(model(input_ids=ids).logits, before)
+
+
+def test_layers_of_another_kind_are_left_alone() -> None:
+    class Other(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = torch.nn.ModuleList([torch.nn.Linear(2, 2)])
+
+    assert not install(Other())
+    assert not install(torch.nn.Linear(2, 2))
+
+
+def test_places_come_in_few_sizes() -> None:
+    sizes = {in_few_sizes(torch.arange(count)).shape[0] for count in range(1, 200)}
+    assert len(sizes) <= 24
+    assert in_few_sizes(torch.tensor([4, 7]))[:2].tolist() == [4, 7]
