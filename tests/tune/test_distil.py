@@ -18,6 +18,7 @@ from luthier.models.load import open_folder
 from luthier.models.logprobs import logprobs
 from luthier.models.pack import Row, pack
 from luthier.text.ids import Text
+from luthier.tune.heldout import HeldOut
 from luthier.tune.objective import Lesson, Teacher
 from luthier.tune.objectives.classify import Classify
 from luthier.tune.objectives.distil import Distil
@@ -182,3 +183,12 @@ def test_only_a_step_with_a_teacher_reads_one(tmp_path: Path) -> None:
     assert recipe.references(recipe.steps["student"]) == {"data": "data", "model": "model", "teacher": "tune"}
     with pytest.raises(RecipeError, match="wanted a step that makes a model; 'data' makes a dataset"):
         Recipe.of(read_yaml(small_recipe(tmp_path, text.replace("teacher: tune", "teacher: data"))), tmp_path)
+
+
+@pytest.mark.parametrize("logits", ["stored", "live"])
+def test_the_held_out_divergence_is_measured(logits: Any, shop: Bench) -> None:
+    held_out = HeldOut.model_validate({"rows": 12, "every": 2})
+    made = shop.tune(step(logits=logits).model_copy(update={"held_out": held_out}))
+    log = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
+    found = [line["held_out_loss"] for line in log if "held_out_loss" in line]
+    assert found[-1] < found[0]

@@ -22,6 +22,7 @@ from luthier.models.quiet import no_peft_warning
 from luthier.models.sequence import plain_model, with_outputs
 from luthier.text.ids import Text
 from luthier.text.messages import prompt_of
+from luthier.tune.heldout import HeldOut
 from luthier.tune.objective import About
 from luthier.tune.objectives.classify import Classify
 from luthier.tune.steps.tune import Tune
@@ -191,3 +192,14 @@ def test_it_is_exported_and_checked(shop: Bench, tuned: Any, tmp_path: Path) -> 
         with no_peft_warning():
             plain = PeftModel.from_pretrained(base, folder).eval()
         torch.testing.assert_close(own(plain, prompts(shop)), wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_its_accuracy_is_measured_on_the_way(shop: Bench) -> None:
+    held_out = HeldOut.model_validate({"rows": 12, "every": 3, "metric": {"kind": "accuracy"}})
+    made = shop.tune(step(Lora(r=8)).model_copy(update={"held_out": held_out, "epochs": 4}))
+    log = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
+    found = [line["held_out_accuracy"] for line in log if "held_out_accuracy" in line]
+    assert len(found) == 3
+    assert all(0 <= one <= 1 for one in found)
+    scores = torch.tensor(label_scores(load(made, "float32").model, prompts(shop, 48)))
+    assert scores.exp().sum(1) == pytest.approx(torch.ones(48), abs=1e-5)
