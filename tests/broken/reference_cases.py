@@ -126,19 +126,19 @@ CASES = (
         recipe=_model("tickets.csv"),
         kind="ModelError",
     ),
-    Case("a number for a model", "recipe.yaml:4 (model)", "came 7", "known: folder, gguf", recipe=_model("7")),
+    Case("a number for a model", "recipe.yaml:4 (model)", "came 7", "known: endpoint, folder, gguf", recipe=_model("7")),
     Case(
         "a list for a model",
         "recipe.yaml:4 (model)",
         "came a list",
-        "known: folder, gguf",
+        "known: endpoint, folder, gguf",
         recipe=_model("[tiny-model]"),
     ),
     Case(
         "unknown kind of model",
         "recipe.yaml:4 (model.kind)",
         "model 'ollama' is unknown",
-        "known: folder, gguf",
+        "known: endpoint, folder, gguf",
         recipe=_model("{kind: ollama, path: x}"),
     ),
     Case(

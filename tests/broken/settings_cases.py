@@ -44,7 +44,7 @@ CASES = (
         "of a technique",
         "recipe.yaml:14 (steps.tune.technique.rank)",
         "no setting",
-        "known: alpha, dropout",
+        "known: alpha",
         recipe=edited("r: 4", "rank: 4"),
     ),
     Case("of a split", "recipe.yaml:10 (steps.data.split.tests)", "no setting", "'test'", recipe=_split("{tests: 30}")),
