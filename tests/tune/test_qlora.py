@@ -1,0 +1,80 @@
+"""What was learnt over a quantised base: given out as an adapter, merged only on request, in truly less memory."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from luthier.core.artifact import Artifact
+from luthier.core.errors import ModelError
+from luthier.models.describe import describe
+from luthier.models.export import export
+from luthier.models.load import open_merged, scheme_of
+from luthier.tune.steps.tune import Tune
+from luthier.tune.techniques.lora import Lora
+from luthier.tune.techniques.qlora import Qlora
+from tuning import bench
+
+ONE_STEP = """
+import re, sys
+import torch
+from pathlib import Path
+from luthier.core.artifact import Artifact
+from luthier.models.load import open_folder, Scheme
+from luthier.models.logprobs import logprobs
+from luthier.models.lora_product import one_product
+from luthier.models.pack import Row, pack
+from luthier.tune.techniques.lora import Lora
+from luthier.tune.techniques.qlora import Qlora
+import luthier.models.quantised
+
+def anonymous():
+    return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) << 10
+
+begun = anonymous()
+folder, bits = Path(sys.argv[1]), int(sys.argv[2])
+technique = Qlora(bits=bits) if bits else Lora()
+scheme = Scheme(bits, 64) if bits else None
+model = technique.adapt(open_folder(folder, torch.bfloat16, scheme), 1)
+one_product(model)
+row = Row([(31 * at) % 40000 for at in range(64)], [0.0] * 60 + [1.0] * 4)
+(-logprobs(model, pack([row])).sum()).backward()
+print(anonymous() - begun)
+"""
+
+
+def test_it_is_given_out_as_an_adapter_and_merged_only_on_request(tmp_path: Path) -> None:
+    shop = bench(tmp_path)
+    made = shop.tune(Tune(data="data", technique=Qlora(bits=8), rows_per_step=16, precision="float32"))
+    assert scheme_of(made) == (8, 64)
+    told = json.loads((export(made, tmp_path / "given", "adapter") / "adapter_config.json").read_text())
+    assert told["peft_type"] == "LORA"
+    with pytest.raises(ModelError, match="over quantised weights"):
+        export(made, tmp_path / "merged", "merged")
+    with pytest.raises(ModelError, match="over quantised weights"):
+        open_merged(made, torch.float32)
+    assert open_merged(made, torch.float32, dequantise=True).get_output_embeddings() is not None
+
+
+def test_fewer_bits_are_foreseen_to_take_less(tmp_path: Path) -> None:
+    told = describe(bench(tmp_path).base.folder)
+    four, eight, whole = (one.footprint(told, 100) for one in (Qlora(bits=4), Qlora(bits=8), Lora()))
+    assert four < eight < whole
+
+
+@pytest.mark.slow
+@pytest.mark.model
+def test_a_training_takes_truly_less_memory(smollm2: Artifact) -> None:
+    taken = {}
+    for bits in (0, 8, 4):
+        command = [sys.executable, "-c", ONE_STEP, str(smollm2.folder), str(bits)]
+        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=500)
+        taken[bits] = int(found.stdout.split()[-1])
+    linear = describe(smollm2.folder).parameters - describe(smollm2.folder).embedding_parameters
+    assert taken[0] - taken[8] > 0.7 * linear * (2 - 1.0625)
+    assert taken[0] - taken[4] > 0.7 * linear * (2 - 0.5625)
