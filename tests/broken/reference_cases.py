@@ -126,7 +126,9 @@ CASES = (
         recipe=_model("tickets.csv"),
         kind="ModelError",
     ),
-    Case("a number for a model", "recipe.yaml:4 (model)", "came 7", "known: endpoint, folder, gguf", recipe=_model("7")),
+    Case(
+        "a number for a model", "recipe.yaml:4 (model)", "came 7", "known: endpoint, folder, gguf", recipe=_model("7")
+    ),
     Case(
         "a list for a model",
         "recipe.yaml:4 (model)",
