@@ -12,8 +12,10 @@ from pydantic import ValidationError
 from tokenizers import Tokenizer
 
 from luthier.core.errors import ModelError, RecipeError
+from luthier.core.step import Outlook
 from luthier.flow.recipe import Recipe
 from luthier.flow.source_text import read_yaml
+from luthier.models.describe import describe
 from luthier.models.load import open_folder
 from luthier.models.logprobs import logprobs
 from luthier.models.pack import Row, pack
@@ -192,3 +194,10 @@ def test_the_held_out_divergence_is_measured(logits: Any, shop: Bench) -> None:
     log = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
     found = [line["held_out_loss"] for line in log if "held_out_loss" in line]
     assert found[-1] < found[0]
+
+
+def test_an_open_teacher_is_counted_in_the_forecast(shop: Bench) -> None:
+    inputs = {"data": shop.data, "model": shop.base, "teacher": shop.teacher}
+    outlook = Outlook(inputs=inputs, upstream={}, base=shop.base.folder)
+    stored, live = (step(logits=logits).foresee(outlook).peak_bytes or 0 for logits in ("stored", "live"))
+    assert live - stored == 4 * describe(shop.teacher.folder).parameters

@@ -52,10 +52,19 @@ def foresee(step: Tune, outlook: Outlook) -> Forecast:
     seconds, how = _seconds(step, outlook, model, computed)
     return Forecast(
         seconds=round(seconds, 1),
-        peak_bytes=_peak(step, model, rows),
+        peak_bytes=_peak(step, model, rows) + _beside(step, outlook),
         tokens=round(seen * rows.tokens),
         how=f"{rows.how}; {how}",
     )
+
+
+def _beside(step: Tune, outlook: Outlook) -> int:
+    """Bytes of a teacher that stays open while the model learns."""
+    teacher = model_of(outlook, "teacher")
+    if teacher is None or step.objective.stored:
+        return 0
+    narrow = step.precision == "bfloat16" or (step.precision == "auto" and cpu_has_bf16())
+    return teacher.parameters * (2 if narrow else 4)
 
 
 def _peak(step: Tune, model: Description, rows: Rows) -> int:
@@ -100,11 +109,11 @@ def _matrix_flops() -> float:
     return float(2 * size**3 / best)
 
 
-def model_of(outlook: Outlook) -> Description | None:
-    """The model that will be tuned: from its files, else from what is known of its size."""
-    if (made := outlook.inputs.get("model")) is not None:
+def model_of(outlook: Outlook, field: str = "model") -> Description | None:
+    """The model that a field names (the one to be tuned by default): from its files, else from what is known of it."""
+    if (made := outlook.inputs.get(field)) is not None:
         return describe(base_folder(made))
-    expected = outlook.outlines.get("model")
+    expected = outlook.outlines.get(field)
     return _typical(expected.parameters) if expected and expected.parameters else None
 
 
