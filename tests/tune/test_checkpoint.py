@@ -69,6 +69,28 @@ def test_training_goes_on_while_a_state_is_brought_to_the_disk(tmp_path: Path, m
     assert torch.equal(kept.tensors["w"], torch.ones(1000))
 
 
+def test_where_memory_is_short_training_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(checkpoint, "_has_room", lambda size: (asked.append(size), False)[1])
+    keeper = Keeper(tmp_path / "state.safetensors", "one")
+    keeper.write(state(1))
+    assert keeper.path.is_file()
+    assert asked == [4 * 4000]
+
+
+def test_nothing_is_due_while_a_state_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = threading.Event()
+    monkeypatch.setattr(checkpoint, "sync", lambda path: gate.wait(10))
+    keeper = Keeper(tmp_path / "state.safetensors", "one")
+    keeper._begun = -1e6
+    keeper.write(state(1))
+    keeper._last = -1e6
+    assert not keeper.due(9, 1000)
+    gate.set()
+    keeper.wait()
+    assert keeper.due(9, 1000)
+
+
 def test_only_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     keeper = Keeper(tmp_path / "state.safetensors", "one")
     for step in (1, 2, 3):
@@ -100,6 +122,7 @@ def test_the_share_of_the_time_is_kept(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     keeper = Keeper(tmp_path / "state.safetensors", "one")
     keeper._begun = keeper._last = 0.0
+    monkeypatch.setattr(checkpoint, "_has_room", lambda size: False)  # training waits: all of it is seen
     put = checkpoint.save_file
     monkeypatch.setattr(checkpoint, "save_file", lambda *args: (now.__setitem__(0, now[0] + 1.5), put(*args))[1])
     size, written = 200_000_000, 0

@@ -1,8 +1,8 @@
 """Checkpoints of a running training: the newest state and the best weights, each one whole file, replaced now and then.
 
 Weights, moments, the step and the log so far stand in one safetensors file, so that none is newer than another. A state
-is copied into the machine's file cache between two steps, which is quick and takes no memory of this process; a thread
-brings it to the disk and gives it its name while training goes on. A kill at any moment leaves the file before.
+is copied in memory between two steps; a thread writes it and gives it its name while training goes on. Where memory is
+short, training waits for the writing. A kill at any moment leaves the file before.
 """
 
 from __future__ import annotations
@@ -27,8 +27,12 @@ SHARE = 0.02
 """Share of the time that may go into checkpoints: half as much again is left for guesses that were too low."""
 BYTES_PER_S = 200e6
 """How fast a first checkpoint is assumed to be written, before one was: slowly."""
+ROOM = 4
+"""A state is copied in memory when so many of its size are free."""
 LEAST_SECONDS = 10.0
 """Time between two checkpoints, at least."""
+
+_MEMORY = Path("/proc/meminfo")
 
 
 class State(NamedTuple):
@@ -75,6 +79,8 @@ class Keeper:
         """Whether it is time to write a state of so many bytes."""
         if self.every is not None:
             return step % self.every == 0
+        if self._writing is not None and not self._writing.done():
+            return False
         now = time.monotonic()
         affordable = self.spent_s + size / self._rate <= SHARE * (now - self._begun)
         return affordable and now - self._last >= LEAST_SECONDS
@@ -97,13 +103,17 @@ class Keeper:
     def _write(self, path: Path, tensors: Mapping[str, Tensor], about: dict[str, str]) -> None:
         begun = time.monotonic()
         self.wait()
-        aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        with writing(path):
-            save_file({name: value.contiguous() for name, value in tensors.items()}, aside, {"key": self.key, **about})
-        self._writing = self._writer.submit(_settle, aside, path)
+        size = size_of(tensors)
+        told = {"key": self.key, **about}
+        if _has_room(ROOM * size):
+            self._writing = self._writer.submit(
+                _put, path, {name: _copied(value) for name, value in tensors.items()}, told
+            )
+        else:
+            _put(path, tensors, told)
         took = time.monotonic() - begun
         self.spent_s += took
-        self._rate = max(1.0, size_of(tensors) / max(took, 1e-6))
+        self._rate = max(1.0, size / max(took, 1e-6))
 
     def wait(self) -> None:
         """Wait until what was taken is on the disk; `Unwritable` when it could not be written."""
@@ -149,12 +159,26 @@ def _state(tensors: dict[str, Tensor], about: dict[str, str]) -> State:
     return State(step, tensors, log, threads, tokens, since)
 
 
-def _settle(aside: Path, path: Path) -> None:
-    """Bring a written file to the disk, then let it take the place of the one before."""
+def _put(path: Path, tensors: Mapping[str, Tensor], about: dict[str, str]) -> None:
+    """Bring tensors to the disk as a file, then let it take the place of the one before."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with writing(path):
+        save_file({name: value.contiguous() for name, value in tensors.items()}, aside, about)
         sync(aside)
         aside.replace(path)
         sync(path.parent)
+
+
+def _copied(value: Tensor) -> Tensor:
+    return value.detach().to("cpu", copy=True)
+
+
+def _has_room(size: int) -> bool:
+    """Whether this machine has so many bytes of memory free; where it does not say, it is taken to have."""
+    if not _MEMORY.is_file():
+        return True
+    free = next(line for line in _MEMORY.read_text().splitlines() if line.startswith("MemAvailable"))
+    return int(free.split()[1]) * 1024 >= size
 
 
 def size_of(tensors: Mapping[str, Tensor]) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -105,6 +106,8 @@ class Training:
         self._losses: list[float] = []
         self._standing = Standing()
         self._since = 0
+        self.held_out_s = 0.0
+        """Seconds that held-out measurements took, in this process."""
         self._begun = self._updater.fingerprints()
 
     @property
@@ -221,9 +224,10 @@ class Training:
         if self._watch is None or not self._watch.held_out.due(stepped.step, self._course.steps):
             return stepped
         held_out, exam = self._watch
-        weights = self._weights()
+        weights, begun = self._weights(), time.perf_counter()
         with standing_in(self._model, weights):
             found = exam.take(self._model, self._tokens)
+        self.held_out_s += time.perf_counter() - begun
         standing = after(held_out, self._standing, stepped.step, _finite(found[held_out.name]))
         if standing.step == stepped.step and held_out.keep == "best":
             keeper.write_best(weights, stepped.step)

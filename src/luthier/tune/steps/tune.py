@@ -224,7 +224,9 @@ class _Tuning:
         self._save(training, material, course)
         parameters = self._description.parameters - self._description.embedding_parameters
         moving = 6 if training.trainable > self._description.parameters / 2 else 4
-        return {**speed.measures(moving * parameters), "begin_s": ready - begun, "checkpoint_s": keeper.spent_s}
+        aside = {"held_out_s": training.held_out_s, "checkpoint_s": keeper.spent_s}
+        rates = speed.measures(moving * parameters, sum(aside.values()))
+        return {**rates, **aside, "begin_s": ready - begun}
 
     def _warn_unmoved(self, names: list[str], course: Course) -> None:
         if names and course.steps > 1:  # at the first step LoRA's A stands still, since B is zero
@@ -352,11 +354,12 @@ class _Speed:
         if stepped.skipped:
             self._work.events.warning(f"step {stepped.step} was left out: {stepped.skipped}")
 
-    def measures(self, flops_per_token: int) -> dict[str, float]:
-        """Rates over the whole training, of what this process did."""
-        seconds = time.perf_counter() - self._begun
+    def measures(self, flops_per_token: int, aside_s: float) -> dict[str, float]:
+        """Rates of what this process learnt, without the seconds that went into measuring and keeping states."""
+        whole = time.perf_counter() - self._begun
+        seconds = max(whole - aside_s, 1e-9)
         return {
-            "train_s": seconds,
+            "train_s": whole,
             "rows_per_s": self._rows / seconds,
             "tokens_per_s": self._tokens / seconds,
             "computed_tokens_per_s": self._computed / seconds,
