@@ -212,15 +212,14 @@ def training_memory(
 def activation_bytes(description: Description, tokens: int, width: int = 2) -> int:
     """Bytes that autograd keeps between forward and backward, without checkpointing (`width` bytes a number).
 
-    Per token of a gated-MLP layer, in numbers: the inputs of two norms (2 hidden, in fp32) and of what follows them
-    (2 hidden), scaled q, k, v, the attention's result and the output's input (3 q + 2 kv), and the MLP's gate, up,
-    activation and product (4 intermediate). What attention itself keeps is counted apart (`attention_bytes`).
+    Per token of a gated-MLP layer, in numbers: the inputs of two norms and of what follows them (4 hidden), scaled q,
+    k, v, the attention's result and the output's input (3 q + 2 kv), and the MLP's gate, up, activation and product
+    (4 intermediate). What attention itself keeps is counted apart (`attention_bytes`).
     """
     q = description.heads * description.head_dim
     kv = description.kv_heads * description.head_dim
-    norms = 2 * max(4, width) * description.hidden_size
-    numbers = 2 * description.hidden_size + 3 * q + 2 * kv + 4 * description.intermediate_size
-    return tokens * (description.layers * (norms + width * numbers) + 3 * width * description.hidden_size)
+    numbers = 4 * description.hidden_size + 3 * q + 2 * kv + 4 * description.intermediate_size
+    return tokens * width * (description.layers * numbers + 3 * description.hidden_size)
 
 
 def attention_bytes(description: Description, tokens: int, keys: float) -> int:

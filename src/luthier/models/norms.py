@@ -1,0 +1,93 @@
+"""Root-mean-square norms in bfloat16 with a backward of their own: half the time, and nothing kept in fp32.
+
+Norms stay transformers' own modules; only their `forward` is replaced, where one of their kind was seen to give the
+same. Everything is summed in fp32 and rounded where transformers rounds.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_AGREES = 4e-3
+"""Relative distance up to which two bf16 results are the same: one unit in the last place."""
+
+
+def install(model: torch.nn.Module) -> int:
+    """Give every bfloat16 norm of a known kind the quicker forward; returns how many took it."""
+    kinds: dict[type, bool] = {}
+    taken = 0
+    for module in model.modules():
+        kind = type(module)
+        if not kind.__name__.endswith("RMSNorm") or "forward" in module.__dict__:
+            continue
+        if kind not in kinds:
+            kinds[kind] = _is_plain(module)
+        if kinds[kind] and module.weight.dtype == torch.bfloat16:
+            module.forward = _Forward(module)  # type: ignore[method-assign]  # a module's forward may be its own
+            taken += 1
+    return taken
+
+
+class _Forward:
+    """The forward of one norm."""
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+        self._epsilon = _epsilon(module)
+
+    def __call__(self, hidden_states: Tensor) -> Tensor:
+        out: Tensor = _Norm.apply(hidden_states, self._module.weight, self._epsilon)  # type: ignore[no-untyped-call]
+        return out
+
+
+class _Norm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        scale = length.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
+        ctx.save_for_backward(x, weight, scale)
+        return x.float().mul_(scale).to(x.dtype).mul_(weight)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, weight, scale = ctx.saved_tensors
+        (grad,) = grads
+        normed = x.float().mul_(scale)
+        d_weight = None
+        if ctx.needs_input_grad[1]:
+            d_weight = (grad * normed).flatten(0, -2).sum(0).to(weight.dtype)
+        through = (grad * weight).float()
+        mean = (through * normed).mean(-1, keepdim=True)
+        d_x = through.sub_(normed.mul_(mean)).mul_(scale).to(x.dtype)
+        return d_x, d_weight, None
+
+
+def _epsilon(module: Any) -> float | None:
+    found = getattr(module, "variance_epsilon", None) or getattr(module, "eps", None)
+    return found if isinstance(found, float) else None
+
+
+def _is_plain(module: Any) -> bool:
+    """Whether a norm computes what ours does: tried on one input, forward and backward."""
+    weight = getattr(module, "weight", None)
+    takes = [name for name in inspect.signature(type(module).forward).parameters if name != "self"]
+    if not isinstance(weight, Tensor) or weight.ndim != 1 or len(takes) != 1 or _epsilon(module) is None:
+        return False
+    draws = torch.Generator().manual_seed(0)
+    x, grad = (torch.randn(1, 3, weight.shape[0], generator=draws).to(weight) for _ in range(2))
+    with torch.enable_grad():
+        x.requires_grad_()
+        own = module(x)
+        (own_slope,) = torch.autograd.grad(own, x, grad)
+        ours = _Forward(module)(x)
+        (slope,) = torch.autograd.grad(ours, x, grad)
+    return _distance(ours, own) <= _AGREES and _distance(slope, own_slope) <= _AGREES
+
+
+def _distance(one: Tensor, other: Tensor) -> float:
+    one, other = one.detach().float(), other.detach().float()
+    return float((one - other).norm() / other.norm().clamp_min(1e-12))
