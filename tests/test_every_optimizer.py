@@ -360,7 +360,7 @@ def test_what_is_held_out_is_measured_with_the_average_that_is_saved(
 def test_memory_is_predicted_with_what_the_optimizer_remembers(shop: Bench) -> None:
     model = describe(shop.base.folder)
     known = {kind: footprint(Full(), made(kind), model, 100) for kind in KINDS}
-    assert known["adamw"] == Full().footprint(model, 100)
+    assert known["adamw"] > Full().footprint(model, 100)
     assert known["adafactor"] < known["adamw8bit"] < known["muon"] < known["adamw"]
     numbers = Full().trainable(model)
     assert known["adamw"] - known["adamw8bit"] == pytest.approx(6 * numbers, rel=0.03)

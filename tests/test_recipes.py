@@ -29,6 +29,8 @@ SMALL = {
     "merge": tuple(f"steps.{name}.split.train=32" for name in ("short", "long")),
     "support": ("steps.data.split.test=60", "steps.tune.epochs=1", "steps.tune.rows=64"),
 }
+LONG = {"distil", "merge"}
+"""Recipes with several trainings, which run by `./check --all`."""
 FEW = ("steps.data.split.train=48", "steps.data.split.test=24")
 FEWER: dict[str, tuple[str, ...]] = {
     "prompt_search": ("steps.tune.technique.held_back=16", "steps.tune.technique.budget=48")
@@ -91,7 +93,10 @@ def test_every_techniques_recipe_runs(tmp_path: Path, smollm2: Artifact, path: P
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("name", [str(path.parent) for path in RECIPES])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(str(path.parent), marks=[pytest.mark.slow] if str(path.parent) in LONG else []) for path in RECIPES],
+)
 def test_every_recipe_runs(make: Make, name: str) -> None:
     _need_wheel(Recipe.load(ROOT / "recipes" / name))
     result = make(name, *SMALL[name])

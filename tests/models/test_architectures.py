@@ -172,8 +172,10 @@ def test_a_model_that_looks_ahead_is_refused(kind: str) -> None:
 @pytest.mark.parametrize("name", ["llama", "qwen3-moe"])
 def test_a_leak_would_be_seen(name: str, cases: Callable[[str], Case], monkeypatch: pytest.MonkeyPatch) -> None:
     """The test itself can fail: causal attention over the pack's tokens, blind to who they belong to."""
+    model = cases(name).model
+    assert reading(model).packed
     monkeypatch.setattr("luthier.models.logprobs.packed", _leaky)
-    leaked = read(cases(name).model, lambda m: logprobs(m, ONE))
+    leaked = read(model, lambda m: logprobs(m, ONE))
     with pytest.raises(AssertionError):
         assert_same(leaked, cases(name).full)
 

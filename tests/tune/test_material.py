@@ -14,7 +14,7 @@ from luthier.text.ids import Text
 from luthier.text.messages import Example
 from luthier.tune.heldout import HeldOut
 from luthier.tune.material import Material
-from luthier.tune.objective import Lesson
+from luthier.tune.objective import About, Lesson
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.steps.tune import Tune
 from tuning import Bench, bench, chat
@@ -41,7 +41,7 @@ def peak(work: Callable[[], object]) -> int:
 
 
 def test_memory_does_not_grow_with_the_rows(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    def quick(self: Sft, examples: Sequence[Example], text: Text) -> list[Lesson]:
+    def quick(self: Sft, examples: Sequence[Example], text: Text, about: About) -> list[Lesson]:
         return [Lesson(id=one.id, rows=(Row(list(range(90)), [1.0] * 90, one.id),)) for one in examples]
 
     monkeypatch.setattr(Sft, "lessons", quick)
@@ -71,10 +71,10 @@ def test_a_killed_reading_begins_again_and_a_finished_one_does_not(
     text = Text.load(shop.base.folder)
     lessons = Sft.lessons
     with monkeypatch.context() as patch:
-        patch.setattr(Sft, "lessons", lambda self, some, text: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(Sft, "lessons", lambda self, some, text, about: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             len(Material(step, shop.work(step), text).lessons)
     assert len(Material(step, shop.work(step), text).lessons) == 20
-    monkeypatch.setattr(Sft, "lessons", lambda self, some, text: pytest.fail("read twice"))
+    monkeypatch.setattr(Sft, "lessons", lambda self, some, text, about: pytest.fail("read twice"))
     assert len(Material(step, shop.work(step), text).lessons) == 20
     assert lessons is not Sft.lessons

@@ -47,13 +47,15 @@ class Reading:
     """Rotary positions of a whole batch change when a row in it is longer than this; such rows are read alone."""
 
 
-def logprobs(model: torch.nn.Module, pack: Pack, *, quick: bool = True) -> Tensor:
+def logprobs(model: torch.nn.Module, pack: Pack, *, quick: bool = True, whole: bool = False) -> Tensor:
     """(N,) log-probabilities of the pack's targets, in fp32 (float64 when the model is).
 
     For a pack with choices (N, 1 + K): the target's, then those of the choices at the pack's temperature. With a
-    sequence head the targets are numbers of its outputs, and a single output is given as it is.
+    sequence head the targets are numbers of its outputs, and a single output is given as it is. `whole` lets every
+    layer see every token, for those who watch the layers.
     """
     inner, how, soft = plain_model(model), reading(model), soft_prompt(model)
+    how = replace(how, short=False) if whole else how
     pack = pack.on(next(inner.parameters()).device)
     if is_sequence(inner):
         scores = score(inner, _hidden(inner, pack, soft, how, quick))

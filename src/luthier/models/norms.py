@@ -22,11 +22,13 @@ def install(model: torch.nn.Module) -> int:
     taken = 0
     for module in model.modules():
         kind = type(module)
-        if not kind.__name__.endswith("RMSNorm") or "forward" in module.__dict__:
+        weight = getattr(module, "weight", None)
+        known = kind.__name__.endswith("RMSNorm") and "forward" not in module.__dict__
+        if not known or not isinstance(weight, Tensor) or weight.dtype != torch.bfloat16:
             continue
         if kind not in kinds:
             kinds[kind] = _is_plain(module)
-        if kinds[kind] and module.weight.dtype == torch.bfloat16:
+        if kinds[kind]:
             module.forward = _Forward(module)  # type: ignore[method-assign]  # a module's forward may be its own
             taken += 1
     return taken
@@ -36,10 +38,13 @@ class _Forward:
     """The forward of one norm."""
 
     def __init__(self, module: Any) -> None:
-        self._module = module
+        self._module, self._own = module, type(module).forward
         self._epsilon = _epsilon(module)
 
     def __call__(self, hidden_states: Tensor) -> Tensor:
+        if hidden_states.dtype != torch.bfloat16:
+            same: Tensor = self._own(self._module, hidden_states)
+            return same
         out: Tensor = _Norm.apply(hidden_states, self._module.weight, self._epsilon)  # type: ignore[no-untyped-call]
         return out
 
@@ -73,9 +78,9 @@ def _epsilon(module: Any) -> float | None:
 
 def _is_plain(module: Any) -> bool:
     """Whether a norm computes what ours does: tried on one input, forward and backward."""
-    weight = getattr(module, "weight", None)
+    weight = module.weight
     takes = [name for name in inspect.signature(type(module).forward).parameters if name != "self"]
-    if not isinstance(weight, Tensor) or weight.ndim != 1 or len(takes) != 1 or _epsilon(module) is None:
+    if weight.ndim != 1 or len(takes) != 1 or _epsilon(module) is None:
         return False
     draws = torch.Generator().manual_seed(0)
     x, grad = (torch.randn(1, 3, weight.shape[0], generator=draws).to(weight) for _ in range(2))

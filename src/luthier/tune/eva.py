@@ -54,7 +54,7 @@ def _inputs(model: Any, packs: list[Pack]) -> dict[str, list[Tensor]]:
                 undo.callback(hook.remove)
         for pack in packs:
             tokens = pack.tokens
-            logprobs(model, pack)
+            logprobs(model, pack, whole=True)
     forget(model)
     return seen
 

@@ -142,7 +142,7 @@ def rows_of(wanted: int | None, outlook: Outlook) -> Rows | None:
     made = outlook.inputs.get("data")
     if made is not None:
         count = summary(made).rows.get("train", 0)
-        return _rows(_wanted(wanted, count), made, outlook.inputs.get("model"))
+        return _rows(_wanted(wanted, count), made, None if is_remote(outlook) else outlook.inputs.get("model"))
     expected = outlook.outlines.get("data")
     planned = (expected.rows or {}).get("train") if expected else None
     if planned is None and wanted is None:
