@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.step import Forecast, Outlook
-from luthier.models.load import is_remote
+from luthier.models.load import cpu_has_bf16, is_remote
+from luthier.models.speed import flops_per_s
 
 if TYPE_CHECKING:
     from luthier.eval.steps.evaluate import Evaluate
 
-FLOPS_PER_S = 3e10
-"""What two laptop cores do in float32; half of what is usually seen."""
 TOKENS_PER_ROW = 100
 """A short question with its answer, when nothing better is known."""
 _LABEL_SECONDS = 5.0
@@ -37,8 +36,10 @@ def forecast(step: Evaluate, outlook: Outlook) -> Forecast:
     if parameters is None:
         return Forecast(how="nothing was evaluated here yet, and the model is not made")
     tokens = rows * models * TOKENS_PER_ROW
-    seconds = _LABEL_SECONDS + 2 * parameters * tokens / FLOPS_PER_S
-    how = f"{rows:,} rows and {models} model(s) at a guessed {TOKENS_PER_ROW} tokens a row and 30 GFLOP/s"
+    speed = flops_per_s(bf16=cpu_has_bf16())
+    seconds = _LABEL_SECONDS + 2 * parameters * tokens / speed
+    guessed = f"a guessed {TOKENS_PER_ROW} tokens a row and {speed / 1e9:.0f} GFLOP/s"
+    how = f"{rows:,} rows and {models} model(s) at {guessed}"
     return Forecast(seconds=seconds, peak_bytes=peak, tokens=tokens, how=how)
 
 

@@ -30,13 +30,6 @@ def machine_bytes() -> int:
     return found
 
 
-def cores() -> int:
-    """Processors that this process may use; `OMP_NUM_THREADS` says how many when it is set."""
-    if (told := os.environ.get("OMP_NUM_THREADS", "")).isdigit() and int(told) > 0:
-        return int(told)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 BASE_BYTES = 560 << 20
 """What Python with torch, transformers, PEFT and the reading of rows holds beside the model."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,8 +12,9 @@ from luthier.core.artifact import Artifact
 from luthier.core.step import Forecast, Outline, Outlook
 from luthier.models.describe import Description, describe, read_template
 from luthier.models.load import base_folder, cpu_has_bf16, is_remote
+from luthier.models.speed import flops_per_s
 from luthier.text.dataset import summary
-from luthier.tune.memory import MOST_TOKENS, computing_in, cores, footprint
+from luthier.tune.memory import MOST_TOKENS, computing_in, footprint
 
 if TYPE_CHECKING:
     from luthier.tune.steps.tune import Tune
@@ -22,12 +22,6 @@ if TYPE_CHECKING:
 CHARS_PER_TOKEN = 3.6
 """English prose and markup under a tokenizer of 30 to 150 thousand tokens; other languages take more."""
 SAMPLE = 64
-BF16_OVER_FP32 = 2.2
-"""How much quicker bf16 products are than numpy's fp32 ones, where the processor has them."""
-REACHED = 0.6
-"""Share of a machine's own matrix speed that training reaches here."""
-MORE_CORES = 0.8
-"""Exponent of the number of cores: two are 1.7 times as quick as one."""
 
 
 class Rows(NamedTuple):
@@ -86,27 +80,6 @@ def _seconds(step: Tune, outlook: Outlook, model: Description, computed: float) 
         return flops / rate + before.get("begin_s", 10.0), "speed of the last training here"
     bf16 = step.precision == "bfloat16" or (step.precision == "auto" and cpu_has_bf16())
     return flops / flops_per_s(bf16=bf16) + 10.0, "speed from a matrix product measured just now"
-
-
-def flops_per_s(*, bf16: bool) -> float:
-    """What this machine's processors reach together, from a matrix product measured just now."""
-    return _matrix_flops() * float(cores() ** MORE_CORES) * (BF16_OVER_FP32 if bf16 else 1.0) * REACHED
-
-
-def _matrix_flops() -> float:
-    """Floating-point operations a second of numpy's fp32 product on one processor: the best of many in about 50 ms.
-
-    The matrices are so small that numpy keeps to one thread, and that other programs do not come between.
-    """
-    import numpy
-
-    size = 64
-    one, out = numpy.ones((size, size), dtype=numpy.float32), numpy.empty((size, size), dtype=numpy.float32)
-    best, end = float("inf"), time.perf_counter() + 0.05
-    while (begun := time.perf_counter()) < end:
-        numpy.matmul(one, one, out=out)
-        best = min(best, time.perf_counter() - begun)
-    return float(2 * size**3 / best)
 
 
 def model_of(outlook: Outlook, field: str = "model") -> Description | None:

@@ -114,7 +114,7 @@ class Making:
             return Distant(self._model, self._work.scratch / "calls", options, limit)
         import torch
 
-        from luthier.tune.memory import cores
+        from luthier.models.speed import cores
 
         torch.set_num_threads(cores())
         return Local(self._model, self._dtype, options, limit, alike)

@@ -15,11 +15,12 @@ from luthier.core.paths import PathText, locate
 from luthier.core.step import Beside, DataRef, Forecast, Makes, ModelRef, Outline, Outlook, Step, TeacherRef, Work
 from luthier.models.describe import Description, describe
 from luthier.models.load import is_remote, no_weights
+from luthier.models.speed import cores
 from luthier.text.dataset import batches, has_split, summary
 from luthier.text.prompt import Prompt
 from luthier.tune.heldout import HeldOut
 from luthier.tune.material import Material
-from luthier.tune.memory import cores, tokens_that_fit
+from luthier.tune.memory import tokens_that_fit
 from luthier.tune.objective import About, Objective
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.optimizer import Optimizer
