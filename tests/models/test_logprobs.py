@@ -57,6 +57,16 @@ def test_choices_equal_whole_logits(shape: Shape, trained: bool, heat: float, mo
     torch.testing.assert_close(values, best.values.detach())
 
 
+def test_many_targets_after_one_state_equal_whole_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("luthier.models.head.PIECE_BYTES", 1)
+    torch.manual_seed(3)
+    linear = torch.nn.Linear(8, 30, bias=False).double()
+    hidden = torch.randn(40, 8, dtype=torch.float64)
+    places, targets = torch.randint(40, (90,)), torch.randint(30, (90,))
+    wanted = torch.log_softmax(linear(hidden)[places], -1).gather(1, targets[:, None])[:, 0]
+    torch.testing.assert_close(Head(linear, Shape()).given(hidden, places, targets), wanted.detach())
+
+
 @pytest.mark.parametrize("understood", [True, False])
 def test_a_pack_with_choices_is_read_at_its_targets_and_choices(understood: bool) -> None:
     made = model(torch.float64)

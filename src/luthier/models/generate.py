@@ -25,6 +25,8 @@ TOKENS = 16_384
 """Tokens that a batch may hold, prompts and answers together: what bounds its key-value cache."""
 PACK_TOKENS = 4096
 """Tokens read at once when answers are scored."""
+OPTIONS_SHARE_FROM = 1
+"""Options are short and often begin alike: every token that they share is read once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +98,7 @@ def score_options(
     ]
     sums: dict[str, float] = {}
     with torch.no_grad():
-        for pack in packs(rows, tokens):
+        for pack in packs(rows, tokens, OPTIONS_SHARE_FROM):
             found = logprobs(model, pack).double().cpu()
             totals = torch.zeros(pack.rows, dtype=torch.float64).index_add_(0, pack.path.cpu(), found)
             sums |= dict(zip(pack.keys, totals.tolist(), strict=True))

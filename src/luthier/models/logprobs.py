@@ -62,6 +62,11 @@ def logprobs(model: torch.nn.Module, pack: Pack, *, quick: bool = True, whole: b
         return scores[:, 0] if scores.shape[1] == 1 else _chosen(scores, pack)
     if how.head is None:
         return _chosen(_own_logits(inner, pack, soft, how.turn), pack)
+    if pack.choices is None and not torch.is_grad_enabled():
+        sources, places = torch.unique(pack.sources, return_inverse=True)
+        path = torch.empty_like(sources).scatter_(0, places, pack.path)  # any row that a state lies on
+        hidden = _hidden(inner, replace(pack, sources=sources, path=path), soft, how, quick)
+        return how.head.given(hidden, places, pack.targets)
     hidden = _hidden(inner, pack, soft, how, quick)
     precise = not torch.is_grad_enabled() or pack.sources.shape[0] * FEW_TARGETS <= pack.tokens
     if pack.choices is None:
