@@ -216,6 +216,7 @@ def _run(worker: str, *arguments: Any) -> dict[str, Any]:
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
         "TOKENIZERS_PARALLELISM": "false",
+        "GOMP_SPINCOUNT": "1000",
     }
     script = "tune_trl.py" if worker == "trl" else "tune.py"
     command = [sys.executable, str(HERE / script), "--work", f"{worker} {json.dumps(arguments)}"]
