@@ -81,7 +81,7 @@ def folder(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def test_a_recipe_on_an_endpoint(folder: Path, server: Server) -> None:
-    recipe = Recipe.load(folder)
+    recipe = Recipe.load(folder, ["seed=5"])  # a run of its own, whatever ran before
     told = plan(recipe)["tune"].forecast
     assert told is not None
     assert "at most 151 calls" in told.how
@@ -136,6 +136,7 @@ def test_a_killed_search_pays_nothing_twice(folder: Path, server: Server) -> Non
 
 
 def test_chat_puts_the_prompt_in_front(folder: Path, server: Server) -> None:
+    Recipe.load(folder).run()
     session = open_chat("recipe.yaml:tune", system=None, max_tokens=9, temperature=0.0)
     assert session.ask("Where is the parcel") == "DELIVERY."
     assert any("Answer with one of" in note for note in session.notes)
@@ -163,6 +164,7 @@ def test_what_needs_weights_or_scores_is_refused(
 
 
 def test_weights_are_refused_at_plan_time_and_at_export(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Recipe.load(folder).run()
     for cache in ("cache", "fresh"):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("LUTHIER_CACHE", str(folder / cache))
