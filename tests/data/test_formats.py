@@ -216,3 +216,12 @@ def test_parquet_values_become_plain_json(tmp_path: Path) -> None:
 def test_a_text_file_is_one_record(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("one\ntwo\n")
     assert _records(by_suffix.read(tmp_path / "t.txt", "t.txt")) == [Record({"text": "one\ntwo\n"}, "t.txt", 1)]
+
+
+def test_a_quote_that_takes_lines_with_it_says_which(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('text,answer\na,b\n"open, and,b\nc,d\n"e, f",g\nh,i\n', encoding="utf-8")
+    found = list(delimited.read(path, "rows.csv"))
+    (broken,) = (each for each in found if isinstance(each, Broken))
+    assert broken.line == 3
+    assert "lines 3 to 5 were read as this one row" in broken.problem

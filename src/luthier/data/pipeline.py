@@ -60,6 +60,8 @@ def prepare(source: Source, operators: Sequence[Operator], split: Split, work: W
     result.write(work.folder)
     summary = _summary(reader, result, engine.books, left.answers if task == "label" else None)
     write_aside(work.folder / "summary.json", (summary.model_dump_json(indent=1) + "\n").encode())
+    if (broken := reader.first_broken) is not None:
+        work.events.warning(f"left out, and listed in events.parquet: {broken.file}:{broken.line}: {broken.problem}")
     _speak(work, summary, engine.books, assigned)
     return reader.rows
 

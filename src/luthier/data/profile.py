@@ -45,6 +45,8 @@ class Profile(BaseModel):
     """Rows, spread over the file, that the figures below are about."""
     broken: int
     """Rows that cannot be read."""
+    first_broken: str = ""
+    """Line and problem of the first of them."""
     columns: dict[str, ColumnProfile]
     notes: list[str]
     """What the reader decided (delimiter, encoding)."""

@@ -49,7 +49,7 @@ def propose(path: Path, *, task: Task | None = None, shown: str | None = None) -
     source: dict[str, Any] = {"kind": profile.kind, "path": shown or path.name, **choice.settings}
     if profile.broken:
         source["on_error"] = "drop"
-        reasons["source.on_error"] = f"{profile.broken} rows cannot be read; they are left out and listed"
+        reasons["source.on_error"] = _unread(profile)
     if chosen == "label":
         source["system"], reasons["source.system"] = _instruction(profile)
     ops = list(_operators(profile, reasons))
@@ -66,6 +66,13 @@ def propose(path: Path, *, task: Task | None = None, shown: str | None = None) -
         rules=rules,
         profile=profile,
     )
+
+
+def _unread(profile: Profile) -> str:
+    """What is said of broken rows, with the place of the first."""
+    if profile.broken == 1:
+        return f"one row cannot be read ({profile.first_broken}); it is left out and listed"
+    return f"{profile.broken} rows cannot be read (the first, {profile.first_broken}); they are left out and listed"
 
 
 def _instruction(profile: Profile) -> tuple[str, str]:

@@ -55,16 +55,18 @@ def survey(path: Path, task: Task | None = None) -> tuple[Profile, Choice]:
     kind = _kind(path)
     source = Source.parse({"kind": kind, "path": path.name, "on_error": "drop"})
     records, broken, whole = _read(path, source, notes)
+    first = broken[0] if broken else None
     columns = _columns(records)
     choice = choose(columns, [record.values for record in records[:200]], path.name, task)
     looked = records[:: -(-len(records) // LOOKED_AT)]
     base = Profile(
         path=path.name,
         kind=kind,
-        rows=len(records) + broken if whole else _estimate(records, path.stat().st_size),
+        rows=len(records) + len(broken) if whole else _estimate(records, path.stat().st_size),
         estimated=not whole,
         looked_at=len(looked),
-        broken=broken,
+        broken=len(broken),
+        first_broken=f"line {first.line}: {first.problem}" if first else "",
         columns=columns,
         notes=notes,
     )
@@ -73,14 +75,15 @@ def survey(path: Path, task: Task | None = None) -> tuple[Profile, Choice]:
     return _with_rows(base, _rows(mapped, looked), answers), choice
 
 
-def _read(path: Path, source: Source, notes: list[str]) -> tuple[list[Record], int, bool]:
-    """Good records, the number of broken rows, and whether that is the whole file."""
+def _read(path: Path, source: Source, notes: list[str]) -> tuple[list[Record], list[Broken], bool]:
+    """Good records, broken rows, and whether that is the whole file."""
     whole = path.is_file() and path.stat().st_size <= WHOLE_BYTES
     found = list(islice(source.read(path.parent, notes.append), None if whole else LOOKED_AT))
     records = [record for record in found if isinstance(record, Record)]
+    broken = [each for each in found if isinstance(each, Broken)]
     if not records:
-        raise next(broken for broken in found if isinstance(broken, Broken)).error()
-    return records, len(found) - len(records), whole
+        raise broken[0].error()
+    return records, broken, whole
 
 
 def _answers(source: Source, records: Sequence[Record]) -> Counter[str]:

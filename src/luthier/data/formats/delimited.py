@@ -140,7 +140,9 @@ def _rows(reader: Reader, source: _Lines, columns: list[str], name: str) -> Iter
             return
         except csv.Error as error:
             bad = source.take_bad()
-            yield Broken(name, line, bad.problem if bad else _csv_problem(str(error)))
+            last = reader.line_num
+            within = f"; lines {line} to {last} were read as this one row" if last > line else ""
+            yield Broken(name, line, (bad.problem if bad else _csv_problem(str(error))) + within)
             continue
         if bad := source.take_bad():
             yield Broken(name, line, bad.problem, remedy=bad.remedy)
