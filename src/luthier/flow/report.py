@@ -15,13 +15,13 @@ from luthier.core.step import Forecast
 from luthier.flow.plan import Plan
 
 if TYPE_CHECKING:
-    from luthier.eval.report import ReportFacts
+    from luthier.eval.report.facts import ReportFacts
     from luthier.flow.run import Result
 
 
 def report_facts(plan: Plan) -> ReportFacts:
     """The facts of a report of every step that is made; `UnknownName` when none is."""
-    from luthier.eval.report import collect
+    from luthier.eval.report.collect import collect
 
     artifacts = {planned.name: plan.store.open(planned.digest) for planned in plan if planned.cached}
     if not any(planned.cached and not planned.step.shared for planned in plan):
@@ -48,7 +48,8 @@ def _forecasts(plan: Plan) -> Mapping[str, Mapping[str, Any]]:
 
 def write_report(plan: Plan, to: Path | None = None) -> Path:
     """Write the report as HTML (Markdown when `to` ends in .md, JSON in .json); returns the file."""
-    from luthier.eval.report import as_json, markdown, render
+    from luthier.eval.report.page import as_json, render
+    from luthier.eval.report.plain import markdown
 
     facts = report_facts(plan)
     path = to or plan.recipe.base / ".luthier" / "reports" / f"{plan.recipe.name}.html"

@@ -190,15 +190,12 @@ def training_memory(
     """Bytes that training with AdamW holds at its peak, by plain arithmetic.
 
     `tokens` is what one forward pass sees, `head_rows` how many positions the output head computes at once (all of
-    them when None). The model lies in memory in its own dtype (`qlora`: 4.5 bits a weight), with fp32 masters of what
-    moves, unless it is fp32 itself or an adapter, which is. While gradients of the model's own dtype come into being,
+    them when None). The model lies in memory in its own dtype, with fp32 masters of what moves, unless it is fp32
+    itself or an adapter, which is. While gradients of the model's own dtype come into being,
     activations go: the larger of both counts.
     """
     trainable, width = int(trainable), bytes_a_number(description)
     weights = description.weight_bytes
-    if technique == "qlora":
-        linear = description.parameters - description.embedding_parameters
-        weights = int(linear * 4.5 / 8) + 2 * description.embedding_parameters
     within = technique in ("full", "layers")
     return Memory(
         weights=weights + (0 if within and width >= 4 else 4 * trainable),

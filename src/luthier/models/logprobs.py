@@ -198,7 +198,7 @@ def _short(model: Any, probe: Pack) -> bool:
         return False
     few = replace(probe, sources=probe.sources[::5])
     found, wanted = (_hidden_packed(model, few, NO_PROMPT, True, short=short) for short in (True, False))
-    if same := _distance(found, wanted) <= _AGREES[wanted.dtype] / 10:
+    if same := norms.distance(found, wanted) <= _AGREES[wanted.dtype] / 10:
         return same
     remove(decoder)
     return False
@@ -211,7 +211,7 @@ def _refuse_foresight(model: Any, probe: Pack, padded: Tensor) -> None:
     ids[ends] = (ids[ends] + 1) % model.config.get_text_config().vocab_size
     earlier = ~torch.isin(probe.sources, ends.to(probe.sources.device))
     other = _hidden_padded(model, replace(probe, ids=ids))
-    if _distance(other[earlier], padded[earlier]) > _AGREES[padded.dtype]:
+    if norms.distance(other[earlier], padded[earlier]) > _AGREES[padded.dtype]:
         remedy = "take a model that was trained to predict the next token"
         raise ModelError(f"{type(model).__name__} sees the tokens that it is to predict", remedy=remedy)
 
@@ -248,7 +248,7 @@ def _why_padded(model: Any, probe: Pack, padded: Tensor) -> str:
         return f"it does not read packs: {str(error).splitlines()[0]}"
     if why := _why_unknown(model.config.get_text_config(), now):
         return why
-    difference = _distance(whole.last_hidden_state[0].index_select(0, probe.sources), padded)
+    difference = norms.distance(whole.last_hidden_state[0].index_select(0, probe.sources), padded)
     return "" if difference <= _AGREES[padded.dtype] else f"packed and padded rows differ by {difference:.1%}"
 
 
@@ -284,7 +284,7 @@ def _head(model: Any, probe: Pack, hidden: Tensor) -> Head | None:
     head = Head(linear, _shape(model.config.get_text_config()))
     own = _chosen(_own_logits(model, probe), probe)
     found = head.logprobs(hidden, probe.targets, precise=False)
-    return head if _distance(found, own) <= _AGREES[hidden.dtype] else None
+    return head if norms.distance(found, own) <= _AGREES[hidden.dtype] else None
 
 
 def _shape(config: Any) -> Shape:
@@ -292,8 +292,3 @@ def _shape(config: Any) -> Shape:
     if divisor := getattr(config, "logits_scaling", None):
         scale /= divisor
     return Shape(float(scale), getattr(config, "final_logit_softcapping", None))
-
-
-def _distance(one: Tensor, other: Tensor) -> float:
-    wide = torch.promote_types(other.dtype, torch.float32)
-    return float((one.to(wide) - other.to(wide)).norm() / other.to(wide).norm().clamp_min(1e-12))

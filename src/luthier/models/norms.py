@@ -90,9 +90,11 @@ def _is_plain(module: Any) -> bool:
         (own_slope,) = torch.autograd.grad(own, x, grad)
         ours = _Forward(module)(x)
         (slope,) = torch.autograd.grad(ours, x, grad)
-    return _distance(ours, own) <= _AGREES and _distance(slope, own_slope) <= _AGREES
+    return distance(ours, own) <= _AGREES and distance(slope, own_slope) <= _AGREES
 
 
-def _distance(one: Tensor, other: Tensor) -> float:
-    one, other = one.detach().float(), other.detach().float()
+def distance(one: Tensor, other: Tensor) -> float:
+    """How far one tensor lies from another, over the length of that one, in at least fp32."""
+    wide = torch.promote_types(other.dtype, torch.float32)
+    one, other = one.detach().to(wide), other.detach().to(wide)
     return float((one - other).norm() / other.norm().clamp_min(1e-12))

@@ -11,8 +11,9 @@ import pytest
 
 from luthier.core.artifact import Artifact, Manifest
 from luthier.core.store import Store
-from luthier.eval.report import ReportFacts, collect, render
-from luthier.eval.report.collect import finite
+from luthier.eval.report.collect import collect, finite
+from luthier.eval.report.facts import ReportFacts
+from luthier.eval.report.page import render
 from tests.eval.report import example
 
 ROWS = example.rows(12)

@@ -12,7 +12,8 @@ from itertools import pairwise
 
 import pytest
 
-from luthier.eval.report import ReportFacts, as_json, render
+from luthier.eval.report.facts import ReportFacts
+from luthier.eval.report.page import as_json, render
 from tests.eval.report import example
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from luthier.eval.report import ReportFacts, markdown
+from luthier.eval.report.facts import ReportFacts
+from luthier.eval.report.plain import markdown
 from tests.eval.report import example
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from luthier.core.artifact import Artifact
 from luthier.core.store import Store
-from luthier.eval.report import collect, markdown, render
+from luthier.eval.report.collect import collect
+from luthier.eval.report.page import render
+from luthier.eval.report.plain import markdown
 from luthier.eval.steps.evaluate import Evaluate
 from luthier.eval.steps.gate import Gate
 from tests.eval.evaluations import made
