@@ -13,7 +13,6 @@ from luthier.core.component import members
 from luthier.core.errors import ModelError
 from luthier.models.describe import describe
 from luthier.tune.average import put
-from luthier.tune.loop import Training
 from luthier.tune.measure import Exam
 from luthier.tune.memory import footprint
 from luthier.tune.optim import Settings, Updater
@@ -26,7 +25,7 @@ from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import Rate
 from luthier.tune.techniques.full import Full
 from luthier.tune.techniques.lora import Lora
-from tuning import Bench, bench
+from tuning import Bench, bench, interrupted
 
 OPTIMIZERS = members(Optimizer)
 KINDS = sorted(OPTIMIZERS)
@@ -320,23 +319,11 @@ def tune(kind: str, **fields: Any) -> Tune:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "adamw"])  # which every technique is resumed with
-def test_a_training_killed_under_it_ends_in_the_same_bytes(
-    kind: str, shop: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_training_killed_under_it_ends_in_the_same_bytes(kind: str, shop: Bench) -> None:
     step = tune(kind)
     whole = {entry.path: entry.digest for entry in shop.tune(step).manifest.files}
     shop.store.remove(shop.tune_digest(step))
-    once = Training._step
-
-    def dying(self: Training, number: int, *rest: Any) -> Any:
-        if number == 3:
-            raise KeyboardInterrupt
-        return once(self, number, *rest)
-
-    monkeypatch.setattr(Training, "_step", dying)
-    with pytest.raises(KeyboardInterrupt):
-        shop.tune(step)
-    monkeypatch.setattr(Training, "_step", once)
+    interrupted(shop, step)
     assert {entry.path: entry.digest for entry in shop.tune(step).manifest.files} == whole
 
 

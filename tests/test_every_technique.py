@@ -20,7 +20,7 @@ from luthier.models.quiet import no_bars, no_peft_warning
 from luthier.tune.loop import Training
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import AnyTechnique, Search, Technique
-from tuning import Bench, bench
+from tuning import Bench, bench, interrupted
 
 EVERY = members(AnyTechnique)
 TECHNIQUES = {kind: found for kind, found in EVERY.items() if issubclass(found, Technique)}
@@ -214,21 +214,11 @@ def test_new_weights_come_from_the_seed(way: dict[str, Any], shop: Bench) -> Non
 
 
 @by_way
-def test_it_resumes_to_the_same_bytes(way: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_resumes_to_the_same_bytes(way: dict[str, Any], tmp_path: Path) -> None:
     shop = bench(tmp_path)
     whole = {entry.path: entry.digest for entry in shop.tune(step(**way)).manifest.files}
     shop.store.remove(shop.tune_digest(step(**way)))
-    once = Training._step
-
-    def dying(self: Training, number: int, keeper: Any) -> Any:
-        if number == 3:
-            raise KeyboardInterrupt
-        return once(self, number, keeper)
-
-    monkeypatch.setattr(Training, "_step", dying)
-    with pytest.raises(KeyboardInterrupt):
-        shop.tune(step(**way))
-    monkeypatch.setattr(Training, "_step", once)
+    interrupted(shop, step(**way))
     assert {entry.path: entry.digest for entry in shop.tune(step(**way)).manifest.files} == whole
 
 

@@ -14,12 +14,11 @@ import pytest
 from luthier.core.component import members
 from luthier.core.errors import MissingExtra, Unwritable
 from luthier.core.step import Outlook
-from luthier.tune.loop import Training
 from luthier.tune.steps.tune import Tune
 from luthier.tune.tracker import Tracked, Tracker
 from luthier.tune.trackers.tensorboard import TensorBoard
 from luthier.tune.watching import flat
-from tuning import Bench, bench
+from tuning import Bench, bench, interrupted
 
 TRACKERS = members(Tracker)
 KINDS = sorted(TRACKERS)
@@ -143,23 +142,11 @@ def test_it_is_documented(kind: str) -> None:
 
 @pytest.mark.filterwarnings("ignore")  # what other people's libraries say of one another
 @pytest.mark.parametrize("kind", MEMBERS)
-def test_its_own_reader_finds_every_step_once_also_after_a_kill(
-    kind: str, shop: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_its_own_reader_finds_every_step_once_also_after_a_kill(kind: str, shop: Bench, tmp_path: Path) -> None:
     installed(kind)
     tracker = {"kind": kind, "folder": str(tmp_path)}
     watched = step(tracker)
-    once = Training._step
-
-    def dying(self: Training, number: int, *rest: Any) -> Any:
-        if number == 3:
-            raise KeyboardInterrupt
-        return once(self, number, *rest)
-
-    monkeypatch.setattr(Training, "_step", dying)
-    with pytest.raises(KeyboardInterrupt):
-        shop.tune(watched)
-    monkeypatch.setattr(Training, "_step", once)
+    interrupted(shop, watched)
     name = f"tune-{shop.tune_digest(watched)[:8]}"
     made = shop.tune(watched)
     where = getattr(TRACKERS[kind](), "experiment", getattr(TRACKERS[kind](), "project", ""))

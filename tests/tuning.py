@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import polars
+import pytest
 from safetensors.torch import load_file, save_file
 
 from luthier.core.artifact import Artifact, Manifest
@@ -76,6 +78,38 @@ class Bench:
     def said(self, kind: str) -> list[str]:
         """Texts of the events of a kind."""
         return [event.text for event in self.heard if event.kind == kind]
+
+
+def interrupted(shop: Bench, step: Tune, before: int = 3) -> None:
+    """Begin a training and interrupt it before one of its steps (from 0)."""
+    from luthier.tune.loop import Training
+
+    once = Training._step
+
+    def dying(self: Training, number: int, keeper: Any) -> Any:
+        if number == before:
+            raise KeyboardInterrupt
+        return once(self, number, keeper)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Training, "_step", dying)
+        with pytest.raises(KeyboardInterrupt):
+            shop.tune(step)
+
+
+def adapted(shop: Bench, technique: Any) -> Any:
+    """The base in fp32 under a technique, with adapters that say something."""
+    import torch
+
+    from luthier.models.load import open_folder
+
+    model = technique.adapt(open_folder(shop.base.folder, torch.float32), 1)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.05)
+    return model
 
 
 def bench(root: Path, rows: Iterable[Example] | None = None, validation: Sequence[Example] = ()) -> Bench:

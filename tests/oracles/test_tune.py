@@ -18,7 +18,7 @@ from luthier.tune.objectives.sft import Sft
 from luthier.tune.technique import Technique
 from luthier.tune.techniques.full import Full
 from luthier.tune.techniques.lora import Lora
-from tuning import Bench, bench, examples
+from tuning import Bench, adapted, bench, examples
 
 pytest.importorskip("trl", reason="TRL is not installed: no comparison with its loss")
 
@@ -26,18 +26,6 @@ pytest.importorskip("trl", reason="TRL is not installed: no comparison with its 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return bench(tmp_path_factory.mktemp("shop"))
-
-
-def adapted(shop: Bench, technique: Technique) -> Any:
-    from luthier.models.load import open_folder
-
-    model = technique.adapt(open_folder(shop.base.folder, torch.float32), 1)
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(std=0.05)
-    return model
 
 
 def trl_step(model: Any, rows: list[Row], folder: Path) -> tuple[float, dict[str, torch.Tensor]]:

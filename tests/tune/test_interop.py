@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from luthier.core.errors import DataError, InputError
-from luthier.models.load import open_folder
 from luthier.models.logprobs import logprobs
 from luthier.models.pack import pack
 from luthier.text.ids import Text
@@ -20,7 +19,7 @@ from luthier.tune.objectives.distil import Distil
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.techniques.full import Full
 from luthier.tune.techniques.lora import Lora
-from tuning import Bench, bench, examples
+from tuning import Bench, adapted, bench, examples
 
 pytest.importorskip("datasets", reason="datasets is not installed: no data for the Trainer")
 ROWS = examples(8)
@@ -29,16 +28,6 @@ ROWS = examples(8)
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return bench(tmp_path_factory.mktemp("shop"))
-
-
-def adapted(shop: Bench, technique: Any) -> Any:
-    model = technique.adapt(open_folder(shop.base.folder, torch.float32), 1)
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(std=0.05)
-    return model
 
 
 def own_step(shop: Bench, technique: Any) -> tuple[float, dict[str, torch.Tensor]]:

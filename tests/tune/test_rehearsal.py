@@ -16,7 +16,7 @@ from luthier.tune.loop import Training
 from luthier.tune.rehearsal import rehearse
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
-from tuning import Bench, bench
+from tuning import Bench, bench, interrupted
 
 QUICK = {"data": "data", "rows_per_step": 8, "learning_rate": 1e-2, "precision": "float32", "technique": Lora(r=4)}
 NO_MEMORY = "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"
@@ -97,15 +97,6 @@ def test_a_resumed_training_keeps_what_fitted(tmp_path: Path, monkeypatch: pytes
     bounded(monkeypatch, 120)
     whole = {entry.path: entry.digest for entry in shop.tune(step).manifest.files}
     shop.store.remove(shop.tune_digest(step))
-    once = Training._step
-
-    def dying(self: Training, number: int, keeper: Any) -> Any:
-        if number == 3:
-            raise KeyboardInterrupt
-        return once(self, number, keeper)
-
-    monkeypatch.setattr(Training, "_step", dying)
-    with pytest.raises(KeyboardInterrupt):
-        shop.tune(step)
+    interrupted(shop, step)
     monkeypatch.undo()  # now there is memory
     assert {entry.path: entry.digest for entry in shop.tune(step).manifest.files} == whole
