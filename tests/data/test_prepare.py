@@ -88,6 +88,20 @@ def test_books_balance_and_bytes_do_not_depend_on_batches(
     _no_twin_crosses(one, grouped=split["group"] is not None)
 
 
+@pytest.mark.parametrize("after", ["label_spelling", "exact_dedup", "near_dedup"])
+def test_what_one_operator_rewrote_is_what_the_next_one_sees(make: Make, write: Write, after: str) -> None:
+    words = ["parcel", "courier", "letter", "a chair", "my sofa", "the lamp", "her coat", "our boat"]
+    rows = [{"text": f"where on earth is {word}?", "label": "late"} for word in words]
+    rows += [{"text": f"do take {word} back, please", "label": "refund"} for word in words]
+    rows.append({"text": rows[3]["text"], "label": "Late "})
+    asked = {"source": {"kind": "jsonl", "path": write("rows.jsonl", rows)}, "task": "label"}
+    made = make(**asked, ops=["label_spelling", after], split={"test": 0})
+    assert made.summary.labels == ["late", "refund"]
+    assert made.events.filter(pl.col("operator") == "label_spelling").height == 1
+    if after == "exact_dedup":
+        assert made.summary.dropped == {"exact duplicate": 1}
+
+
 def _nothing_was_left(error: DataError) -> None:
     assert "no row is left" in error.message  # of all, or to train on
 

@@ -13,7 +13,6 @@ import shutil
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -71,14 +70,19 @@ class Stage:
 
 
 def stages(operators: Sequence[Named]) -> list[Stage]:
-    """Cut a list of operators into stages; the last has no set operators, so that all is carried out."""
+    """Cut a list of operators into stages; the last has no set operators, so that all is carried out.
+
+    Set operators that stand side by side share a stage, unless one edits what the next would see.
+    """
     guards = [one.operator for one in operators if type(one.operator).secrets is not Operator.secrets]
     found = [Stage([], [], guards)]
-    for is_row, run in groupby(operators, key=lambda one: isinstance(one.operator, RowOperator)):
-        if is_row:
-            found[-1].rows.extend(run)
-        else:
-            found[-1].sets.extend(run)
+    for one, after in zip(operators, (*operators, None)[1:], strict=True):
+        if isinstance(one.operator, RowOperator):
+            found[-1].rows.append(one)
+            continue
+        found[-1].sets.append(one)
+        done = after is None or isinstance(after.operator, RowOperator)
+        if done or (isinstance(one.operator, SetOperator) and one.operator.rewrites):
             found.append(Stage([], [], guards))
     return found
 

@@ -132,6 +132,9 @@ class RowOperator(Operator):
 class SetOperator(Operator):
     """An operator that needs to see all rows, through a sketch of each."""
 
+    rewrites: ClassVar[bool] = False
+    """Whether it edits rows: operators after it must see what it made of them."""
+
     def sketch(self, rows: Sequence[Row]) -> list[bytes]:
         """What must be remembered of each row: the same number of bytes for all; nothing by default."""
         return [b""] * len(rows)

@@ -29,6 +29,7 @@ class LabelSpelling(SetOperator):
     kind: Literal["label_spelling"] = "label_spelling"
     reads: ClassVar[tuple[Reads, ...]] = ("answer",)
     suggested_at: ClassVar[int] = 10
+    rewrites: ClassVar[bool] = True
 
     def settle(self, corpus: Corpus) -> Outcome:
         """Find the spelling of every answer that is not the most frequent one of its class."""
