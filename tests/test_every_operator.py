@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from luthier.core.component import members
 from luthier.data.apply import Named, take
+from luthier.data.memory import InMemory
 from luthier.data.operator import Operator, Outcome, RowOperator, SetOperator, Suggestion
-from luthier.data.profile import ColumnProfile, Profile
+from luthier.data.profile import Change, ColumnProfile, Profile, Trial
 from luthier.data.row import Batch, Row
-from luthier.data.survey import InMemory
 from luthier.data.tables import from_arrow, spill_schema, to_arrow
 from luthier.text.messages import Message
 
@@ -30,6 +30,7 @@ HARD = (
     "???",
     "hola hola hola",
 )
+_CHANGE = Change(before="a", after="b")
 TEXTS = st.one_of(st.sampled_from(HARD), st.text(max_size=60), st.text("aàß<>&;@.+()- 0123\n\r\t\u200b", max_size=60))
 
 
@@ -184,8 +185,7 @@ def test_suggests_itself_with_settings_that_it_accepts(operator: Operator) -> No
         notes=[],
         languages={"en": 5, "de": 4},
         pii={"email": 3},
-        untidy=2,
-        low_quality={"no_letters": 1},
+        trials={operator.kind: Trial(edited=2, dropped={"quality no_letters": 1}, examples=(_CHANGE,))},
         duplicates=1,
         near_duplicates=1,
         spellings={"Refunds": "refund"},

@@ -149,4 +149,4 @@ def test_the_profile_counts(tmp_path: Path, write: Write) -> None:
     assert found.columns["label"].common == {"a": 2, "b": 2}
     assert found.pii == {"email": 2}
     assert found.duplicates == 1
-    assert found.untidy == 1
+    assert found.trials["normalise"].edited == 1

@@ -124,6 +124,11 @@ def _veiled(text: str, start: int, secrets: Sequence[Secret]) -> str:
     return "".join([*parts, text[at - start :]])
 
 
+def category(reason: str) -> str:
+    """What a drop is counted under: its reason up to the colon."""
+    return reason.partition(": ")[0]
+
+
 def place_id(source: str, file: str, line: int) -> str:
     """The id of a row that never became an example: a digest of its place."""
     return digest_of([source, file, line])[:16]

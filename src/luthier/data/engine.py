@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from luthier.core.files import writing
-from luthier.data.apply import Named, Numbered, run_row_operators, take
+from luthier.data.apply import Named, Numbered, category, run_row_operators, take
 from luthier.data.operator import Column, Drop, Edit, Operator, Outcome, RowOperator, SetOperator
 from luthier.data.row import Batch, Row
 from luthier.data.tables import EventWriter, Spill, SpillWriter, from_arrow, spill_schema, to_arrow
@@ -156,11 +156,6 @@ class Books:
             else:
                 edited.add((number, event.operator))
         self.edited.update(operator for _, operator in edited)
-
-
-def category(reason: str) -> str:
-    """What a drop is counted under: its reason up to the colon."""
-    return reason.partition(": ")[0]
 
 
 @dataclass

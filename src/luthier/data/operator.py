@@ -112,6 +112,11 @@ class Operator(Component):
     """Done twice, it changes nothing the second time."""
 
     @classmethod
+    def trial(cls) -> Operator | None:
+        """What `luthier new` tries on a sample, so that `suggest` can say what it would do; None: it is not tried."""
+        return None
+
+    @classmethod
     def suggest(cls, profile: Profile) -> Suggestion | None:
         """Propose itself for data with this profile, with settings and a reason; None when it is not needed."""
         return None

@@ -31,6 +31,25 @@ class ColumnProfile(BaseModel):
         return self.kind in ("text", "number") and 2 <= self.distinct <= 200 and few and short
 
 
+class Change(BaseModel):
+    """An example of what an operator does, from the user's own rows, personal data masked."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    before: str
+    after: str
+
+
+class Trial(BaseModel):
+    """What an operator would do to the rows looked at."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    edited: int = 0
+    """Rows that it would change."""
+    dropped: dict[str, int] = {}
+    """Rows that it would leave out, by reason."""
+    examples: tuple[Change, ...] = ()
+
+
 class Profile(BaseModel):
     """A file, its columns, and what its rows hold."""
 
@@ -54,11 +73,8 @@ class Profile(BaseModel):
     """Rows by the language of their prompt."""
     pii: dict[str, int] = {}
     """Personal data found, by kind, in texts and other columns."""
-    untidy: int = 0
-    """Rows that `normalise` would change."""
-    untidy_example: str = ""
-    low_quality: dict[str, int] = {}
-    """Rows that break a quality rule, by rule."""
+    trials: dict[str, Trial] = {}
+    """What operators would do, by kind; those that would do nothing are left out."""
     duplicates: int = 0
     near_duplicates: int = 0
     conflicts: int = 0

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from luthier.core.component import members
 from luthier.data.choose import Choice, Task
 from luthier.data.operator import Operator
-from luthier.data.profile import Profile
+from luthier.data.profile import Change, Profile
 from luthier.data.survey import survey
 
 _MOST_NAMED_CLASSES = 30
@@ -30,6 +30,8 @@ class Proposal(BaseModel):
     split: dict[str, Any]
     reasons: dict[str, str]
     """Why, by dotted path: `source.prompt`, `ops.pii`, `split.test`, `task`."""
+    examples: dict[str, tuple[Change, ...]]
+    """What an operator would do to some of the rows, by its kind."""
     metrics: list[str]
     rules: list[str]
     """For the gate."""
@@ -52,7 +54,8 @@ def propose(path: Path, *, task: Task | None = None, shown: str | None = None) -
         reasons["source.on_error"] = _unread(profile)
     if chosen == "label":
         source["system"], reasons["source.system"] = _instruction(profile)
-    ops = list(_operators(profile, reasons))
+    examples: dict[str, tuple[Change, ...]] = {}
+    ops = list(_operators(profile, reasons, examples))
     split = _split(profile, reasons)
     reasons["task"] = _why_task(profile, choice, chosen)
     metrics, rules = _measures(profile, chosen)
@@ -62,6 +65,7 @@ def propose(path: Path, *, task: Task | None = None, shown: str | None = None) -
         ops=ops,
         split=split,
         reasons=reasons,
+        examples=examples,
         metrics=metrics,
         rules=rules,
         profile=profile,
@@ -87,7 +91,9 @@ def _instruction(profile: Profile) -> tuple[str, str]:
     )
 
 
-def _operators(profile: Profile, reasons: dict[str, str]) -> Iterator[dict[str, Any]]:
+def _operators(
+    profile: Profile, reasons: dict[str, str], examples: dict[str, tuple[Change, ...]]
+) -> Iterator[dict[str, Any]]:
     """Every operator that suggests itself, in its order."""
     found = sorted(members(Operator).values(), key=lambda member: (member.suggested_at, member.__name__))
     for member in found:
@@ -95,6 +101,8 @@ def _operators(profile: Profile, reasons: dict[str, str]) -> Iterator[dict[str, 
         if suggestion is not None:
             kind = member.model_fields["kind"].default
             reasons[f"ops.{kind}"] = suggestion.why
+            if tried := profile.trials.get(kind):
+                examples[kind] = tried.examples
             yield {"kind": kind, **suggestion.settings}
 
 
@@ -166,8 +174,19 @@ def _operator_lines(proposal: Proposal) -> Iterator[str]:
     for one in proposal.ops:
         kind = one["kind"]
         yield f"      # {_one_line(proposal.reasons[f'ops.{kind}'])}"
+        for change in proposal.examples.get(kind, ()):
+            yield f"      #   {_quoted(change.before)} → {_quoted(change.after)}"
         inner = ", ".join(f"{key}: {_scalar(value)}" for key, value in one.items())
         yield f"      - {{{inner}}}" if len(one) > 1 else f"      - {kind}"
+
+
+def _quoted(text: str) -> str:
+    """A text as one line between quotes; what is invisible is spelled out."""
+    return f'"{"".join(char if char.isprintable() and char != chr(160) else _spelled(char) for char in text)}"'
+
+
+def _spelled(char: str) -> str:
+    return char.encode("unicode_escape").decode()
 
 
 def _rest(proposal: Proposal) -> Iterator[str]:

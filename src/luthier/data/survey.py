@@ -4,31 +4,26 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
+from typing import Any, Literal
 
 from luthier.core.errors import DataError, Where
 from luthier.data.choose import Choice, Task, choose
+from luthier.data.memory import InMemory
 from luthier.data.operator import SetOperator
 from luthier.data.ops.exact_dedup import ExactDedup
 from luthier.data.ops.label_spelling import spellings
 from luthier.data.ops.language import Language
 from luthier.data.ops.near_dedup import NearDedup
-from luthier.data.ops.normalise import Normalise
 from luthier.data.ops.pii import Pii
-from luthier.data.ops.quality import Quality
 from luthier.data.pii import KINDS
 from luthier.data.profile import ColumnProfile, Profile
 from luthier.data.row import Broken, Record, Row
 from luthier.data.source import Source
 from luthier.data.task import Answers
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from luthier.data.trial import trials
 
 LOOKED_AT = 2000
 WHOLE_BYTES = 32 << 20
@@ -177,18 +172,13 @@ def _with_rows(base: Profile, rows: list[Row], answers: Counter[str]) -> Profile
     """Add what the operators find in the rows."""
     if not rows:
         return base
-    untidy = Normalise().apply(rows).edits
+    tried = trials(rows)
     pii = Pii(action="flag").apply(rows).attributes
-    quality = Counter(
-        name for names in Quality(action="flag").apply(rows).attributes["broken"] if (name := names.split(",")[0])
-    )
     exact, near = _settled(ExactDedup(), rows), _settled(NearDedup(), rows)
     update = {
         "languages": dict(Counter(Language().apply(rows).attributes["language"]).most_common()),
         "pii": {kind: total for kind in KINDS if (total := sum(pii[kind]))},
-        "untidy": len(untidy),
-        "untidy_example": _example(untidy),
-        "low_quality": dict(sorted(quality.items())),
+        "trials": tried,
         "duplicates": exact[0],
         "conflicts": exact[1],
         "near_duplicates": max(0, near[0] - exact[0]),
@@ -203,38 +193,3 @@ def _settled(operator: SetOperator, rows: list[Row]) -> tuple[int, int]:
     """How many rows an operator over all rows would drop, and how many it calls contested."""
     outcome = operator.settle(InMemory(operator, rows))
     return len(outcome.drops), sum(map(bool, outcome.attributes.get("conflict", ())))
-
-
-class InMemory:
-    """Rows in memory, as a set operator wants to see them."""
-
-    def __init__(self, operator: SetOperator, rows: list[Row]) -> None:
-        self._rows = rows
-        sketches = operator.sketch(rows)
-        width = len(sketches[0]) if sketches else 0
-        self._sketches = np.frombuffer(b"".join(sketches), np.uint8).reshape(len(rows), width)
-
-    @property
-    def sketches(self) -> NDArray[np.uint8]:
-        """(rows, width)."""
-        return self._sketches
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def row(self, place: int) -> Row:
-        """One row."""
-        return self._rows[place]
-
-    def rows(self) -> Iterator[Row]:
-        """All rows."""
-        return iter(self._rows)
-
-
-def _example(edits: dict[int, list[Any]]) -> str:
-    """The shortest visible change, to show what is meant."""
-    shown = [edit for found in edits.values() for edit in found if 0 < len(edit.before) <= 20 and edit.before.strip()]
-    if not shown:
-        return ""
-    edit = min(shown, key=lambda one: (len(one.before), one.before))
-    return f", such as {edit.before!r} for {edit.after!r}"

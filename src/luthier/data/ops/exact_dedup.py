@@ -64,6 +64,11 @@ class ExactDedup(SetOperator):
         return outcome
 
     @classmethod
+    def trial(cls) -> ExactDedup:
+        """With defaults."""
+        return cls()
+
+    @classmethod
     def suggest(cls, profile: Profile) -> Suggestion | None:
         """Always: it costs next to nothing, and a test row that was trained on spoils the measure."""
         if profile.duplicates or profile.conflicts:

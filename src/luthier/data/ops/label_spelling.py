@@ -49,6 +49,11 @@ class LabelSpelling(SetOperator):
         return outcome
 
     @classmethod
+    def trial(cls) -> LabelSpelling:
+        """With defaults."""
+        return cls()
+
+    @classmethod
     def suggest(cls, profile: Profile) -> Suggestion | None:
         """Worth it when the sample holds classes in several spellings."""
         if not profile.spellings:

@@ -96,6 +96,11 @@ class NearDedup(SetOperator):
         return row.answer if self.of == "answer" else prompt
 
     @classmethod
+    def trial(cls) -> NearDedup:
+        """With defaults."""
+        return cls()
+
+    @classmethod
     def suggest(cls, profile: Profile) -> Suggestion | None:
         """Always: near copies across the split flatter the measure."""
         if profile.near_duplicates:

@@ -88,12 +88,17 @@ class Normalise(RowOperator):
     @classmethod
     def suggest(cls, profile: Profile) -> Suggestion | None:
         """Worth it when some texts of the sample would change."""
-        if not profile.untidy:
+        tried = profile.trials.get("normalise")
+        if tried is None:
             return None
-        example = profile.untidy_example
         return Suggestion(
-            {}, f"{profile.untidy} of {profile.looked_at} rows hold broken characters, HTML or stray spaces{example}"
+            {}, f"{tried.edited} of {profile.looked_at} rows hold broken characters, HTML or stray spaces"
         )
+
+    @classmethod
+    def trial(cls) -> Normalise:
+        """With defaults."""
+        return cls()
 
 
 def _repaired(text: str) -> str:

@@ -203,10 +203,16 @@ class Quality(RowOperator):
     @classmethod
     def suggest(cls, profile: Profile) -> Suggestion | None:
         """Worth it when the sample holds rows that break a rule."""
-        if not profile.low_quality:
+        tried = profile.trials.get("quality")
+        if tried is None:
             return None
-        shown = ", ".join(f"{count} {name}" for name, count in sorted(profile.low_quality.items()))
+        shown = ", ".join(f"{count} {name.removeprefix('quality ')}" for name, count in sorted(tried.dropped.items()))
         return Suggestion({}, f"some of {profile.looked_at} rows say nothing or repeat themselves: {shown}")
+
+    @classmethod
+    def trial(cls) -> Quality:
+        """With the rules for chat."""
+        return cls()
 
 
 def _says_nothing(text: str) -> bool:

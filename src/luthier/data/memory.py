@@ -1,0 +1,40 @@
+"""A few rows in memory, seen by a set operator as it sees a corpus on the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from luthier.data.operator import SetOperator
+from luthier.data.row import Row
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class InMemory:
+    """Rows in memory, as a set operator wants to see them."""
+
+    def __init__(self, operator: SetOperator, rows: list[Row]) -> None:
+        self._rows = rows
+        sketches = operator.sketch(rows)
+        width = len(sketches[0]) if sketches else 0
+        self._sketches = np.frombuffer(b"".join(sketches), np.uint8).reshape(len(rows), width)
+
+    @property
+    def sketches(self) -> NDArray[np.uint8]:
+        """(rows, width)."""
+        return self._sketches
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def row(self, place: int) -> Row:
+        """One row."""
+        return self._rows[place]
+
+    def rows(self) -> Iterator[Row]:
+        """All rows."""
+        return iter(self._rows)
