@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from luthier.data.apply import spliced
 from luthier.data.diff import edits
+from luthier.data.languages import identify
 from luthier.data.ops.label_spelling import spellings
-from luthier.data.ops.language import identify
 from luthier.data.ops.near_dedup import PERMUTATIONS, NearDedup, jaccard, rows_of_band
 from luthier.data.ops.normalise import Normalise
 from luthier.data.ops.quality import NAMES, RULES, Quality
@@ -92,7 +92,7 @@ def test_small_changes_in_a_long_text_are_small_spans() -> None:
     ],
 )
 def test_language(text: str, code: str) -> None:
-    assert identify(text)[0] == code
+    assert identify([text])[0].code == code
 
 
 def test_languages_that_are_not_wanted_are_dropped(make: Make, write: Write) -> None:

@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
 from luthier.core.errors import did_you_mean
+from luthier.data.languages import LANGUAGES, UNKNOWN, identify
 from luthier.data.operator import Column, Drop, Outcome, Reads, RowOperator, Suggestion
 from luthier.data.row import Row
 
 if TYPE_CHECKING:
     from luthier.data.profile import Profile
-
-_CODES = """
-ace af am an ar ary arz as az ba bcl be bg bn br bs ca crh cs cy da de dz el en eo es et eu ext fa fi fo fr
-fuv fy ga gcf gcr gd gl gom grc gu gug guw ha hbo he hi hr ht hu hy id ig is it ja jv ka kab kik kk km kn ko
-ku ky la lb lg lij ln lo lt ltg lv mg mk ml mn mr ms mt my ne nl nn no nso oc om or pa pcm pl ps pt qu ro ru
-rw sa sdh se si sk sl sn so sq sr st sv sw ta te tg th tk tl tr tt ug uk ur uz uzs vec vi vo wa wuu xh yo yue
-zh zu
-"""
-LANGUAGES = frozenset(_CODES.split())
-"""ISO 639 codes that the identifier knows."""
-UNKNOWN = "und"
-_LOOKED_AT_CHARS = 300
-"""The beginning of a text tells its language; more would cost time and change nothing."""
 
 
 class Language(RowOperator):
@@ -47,10 +34,13 @@ class Language(RowOperator):
     """Whose language counts: what the user wrote, the answer, or both together."""
     min_chars: int = Field(default=20, ge=1)
     """Texts with fewer characters are `und`."""
-    confidence: float = Field(default=0.5, ge=0, le=1)
+    confidence: float = Field(default=0.4, ge=0, le=1)
     """Below this probability the language is `und`."""
+    among: tuple[str, ...] | None = Field(default=None, min_length=2)
+    """The languages that can occur, when you know them: then neighbours (Portuguese and Galician; Croatian, Bosnian
+    and Serbian) are not taken for each other. All by default."""
 
-    @field_validator("keep")
+    @field_validator("keep", "among")
     @classmethod
     def _known_codes(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
         for code in value or ():
@@ -60,7 +50,8 @@ class Language(RowOperator):
 
     def apply(self, rows: Sequence[Row]) -> Outcome:
         """Identify every row's language; drop those that are not wanted."""
-        found = [identify(self._text(row), self.min_chars, self.confidence) for row in rows]
+        texts = [self._text(row) for row in rows]
+        found = identify(texts, min_chars=self.min_chars, confidence=self.confidence, among=self.among)
         columns: dict[str, Sequence[Any]] = {
             "language": [code for code, _ in found],
             "confidence": [sure for _, sure in found],
@@ -88,20 +79,3 @@ class Language(RowOperator):
         return Suggestion(
             {}, f"the rows are in several languages ({shown} of {profile.looked_at}); add `keep: [en]` to keep one"
         )
-
-
-def identify(text: str, min_chars: int = 20, confidence: float = 0.5) -> tuple[str, float]:
-    """The language of a text as ISO code, or `und`, and the probability."""
-    text = text[:_LOOKED_AT_CHARS].strip()
-    if len(text) < min_chars or not any(char.isalpha() for char in text):
-        return UNKNOWN, 0.0
-    code, sure = _identifier().classify(text)
-    sure = round(float(sure), 3)
-    return (code if sure >= confidence and code in LANGUAGES else UNKNOWN), sure
-
-
-@cache
-def _identifier() -> Any:
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

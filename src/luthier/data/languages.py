@@ -1,0 +1,147 @@
+"""Which language texts are written in: py3langid's model, walked for a whole batch of texts at once.
+
+Naive Bayes over byte n-grams (Lui and Baldwin 2012, doi:10.18653/v1/P12-3005). The tables are py3langid's own; the
+walk over them is done here for all texts side by side, which gives the same languages several times as quickly.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_CODES = """
+ace af am an ar ary arz as az ba bcl be bg bn br bs ca crh cs cy da de dz el en eo es et eu ext fa fi fo fr
+fuv fy ga gcf gcr gd gl gom grc gu gug guw ha hbo he hi hr ht hu hy id ig is it ja jv ka kab kik kk km kn ko
+ku ky la lb lg lij ln lo lt ltg lv mg mk ml mn mr ms mt my ne nl nn no nso oc om or pa pcm pl ps pt qu ro ru
+rw sa sdh se si sk sl sn so sq sr st sv sw ta te tg th tk tl tr tt ug uk ur uz uzs vec vi vo wa wuu xh yo yue
+zh zu
+"""
+LANGUAGES = frozenset(_CODES.split())
+"""ISO 639 codes that the identifier knows."""
+UNKNOWN = "und"
+LOOKED_AT_CHARS = 200
+"""The beginning of a text tells its language; more would cost time and change nothing."""
+
+
+class Guess(NamedTuple):
+    """A language as ISO code, or `und` (undetermined), and its probability."""
+
+    code: str
+    sure: float
+
+
+class _Model(NamedTuple):
+    next_state: NDArray[np.integer[Any]]
+    """What follows a state (by its row in the table) and a byte."""
+    row_of: NDArray[np.int64]
+    """Where a state's row begins."""
+    feature_of: NDArray[np.integer[Any]]
+    """The n-gram that ends in a state, or -1."""
+    weights: NDArray[np.float16]  # (features, columns)
+    prior: NDArray[np.float32]  # (columns,)
+    classes: tuple[str, ...]
+    class_of: NDArray[np.int64]  # (columns,): a language in two scripts has two columns
+
+
+def identify(
+    texts: Sequence[str], *, min_chars: int = 20, confidence: float = 0.4, among: tuple[str, ...] | None = None
+) -> list[Guess]:
+    """The language of each text; a guess never depends on the other texts."""
+    found = [Guess(UNKNOWN, 0.0)] * len(texts)
+    heads = [text[:LOOKED_AT_CHARS].strip() for text in texts]
+    places = [at for at, head in enumerate(heads) if len(head) >= min_chars and any(map(str.isalpha, head))]
+    if not places:
+        return found
+    model = _model(among)
+    shares = _shares([_bytes(heads[at]) for at in places], model)
+    best = shares.argmax(axis=1)
+    for at, column, sure in zip(places, best.tolist(), shares.max(axis=1).tolist(), strict=True):
+        code, rounded = model.classes[column], round(float(sure), 3)
+        found[at] = Guess(code if rounded >= confidence and code in LANGUAGES else UNKNOWN, rounded)
+    return found
+
+
+def _bytes(text: str) -> bytes:
+    text = text.lower() if text.isupper() else text
+    return unicodedata.normalize("NFC", text).encode("utf-8", "surrogatepass")
+
+
+def _shares(texts: Sequence[bytes], model: _Model) -> NDArray[np.float32]:
+    """(texts, classes): probabilities, by a softmax whose temperature is the root of the length, as py3langid's."""
+    lengths = np.array([len(text) for text in texts])
+    scores = _scores(texts, lengths, model) / np.sqrt(lengths, dtype=np.float32)[:, None]
+    scores = np.exp(scores - scores.max(axis=1, keepdims=True))
+    shares = np.zeros((len(texts), len(model.classes)), dtype=np.float32)
+    for column, language in enumerate(model.class_of.tolist()):
+        shares[:, language] += scores[:, column]
+    return np.asarray(shares / shares.sum(axis=1, keepdims=True), dtype=np.float32)
+
+
+def _scores(texts: Sequence[bytes], lengths: NDArray[np.int64], model: _Model) -> NDArray[np.float32]:
+    """(texts, classes): log-posteriors; each n-gram counts by log(1 + how often)."""
+    from scipy.sparse import coo_matrix
+
+    places, states = _walk(texts, lengths, model)
+    features = model.feature_of[states]
+    places, features = places[features >= 0], features[features >= 0]
+    is_used = np.zeros(len(model.weights), dtype=bool)
+    is_used[features] = True
+    ranks = (np.cumsum(is_used) - 1)[features]
+    shape = (len(texts), int(is_used.sum()))
+    counts = coo_matrix((np.ones(len(features), dtype=np.float32), (places, ranks)), shape).tocsr()
+    counts.sort_indices()
+    counts.data = np.log1p(counts.data)
+    scores = np.asarray(counts @ model.weights[is_used].astype(np.float32), dtype=np.float32) + model.prior
+    scores[np.diff(counts.indptr) == 0] = 0  # nothing was recognised: all languages are alike
+    return np.asarray(scores, dtype=np.float32)
+
+
+def _walk(
+    texts: Sequence[bytes], lengths: NDArray[np.int64], model: _Model
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which text each step belongs to, and the state after it: one step for all texts that are long enough."""
+    order = np.argsort(-lengths, kind="stable")
+    grid = np.zeros((len(texts), int(lengths.max())), dtype=np.uint8)
+    for row, place in enumerate(order.tolist()):
+        grid[row, : lengths[place]] = np.frombuffer(texts[place], dtype=np.uint8)
+    columns = np.ascontiguousarray(grid.T)
+    alive = np.searchsorted(-lengths[order], -np.arange(columns.shape[0]), side="left").tolist()
+    rows = np.full(len(texts), model.row_of[0])
+    visited: list[NDArray[np.int64]] = []
+    for letters, count in zip(columns, alive, strict=True):
+        states = model.next_state[rows[:count] + letters[:count]]
+        rows = model.row_of[states]
+        visited.append(states)
+    return np.concatenate([order[:count] for count in alive]), np.concatenate(visited)
+
+
+@cache
+def _identifier() -> Any:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+
+
+@cache
+def _model(among: tuple[str, ...] | None) -> _Model:
+    """The tables, for all languages or only some."""
+    whole = _identifier()
+    names = [str(name) for name in whole.nb_classes]
+    kept = [at for at, name in enumerate(names) if among is None or name in among]
+    classes = tuple(dict.fromkeys(names[at] for at in kept))
+    return _Model(
+        np.asarray(whole.tk_nextmove),
+        np.asarray(whole.tk_row, dtype=np.int64) << 8,
+        np.asarray(whole.tk_output),
+        whole.nb_ptc if among is None else np.ascontiguousarray(whole.nb_ptc[:, kept]),
+        np.asarray(whole.nb_pc[kept], dtype=np.float32),
+        classes,
+        np.array([classes.index(names[at]) for at in kept]),
+    )
