@@ -6,8 +6,10 @@ import csv
 import hashlib
 import io
 import json
+import sqlite3
 import zipfile
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -70,13 +72,27 @@ def _wheel(folder: Path) -> tuple[dict[str, Any], list[int]]:
     )
 
 
+def _sql(folder: Path) -> tuple[dict[str, Any], list[int]]:
+    """A table of an SQLite database."""
+    with closing(sqlite3.connect(folder / "rows.db")) as database, database:
+        database.execute("CREATE TABLE rows (id INTEGER PRIMARY KEY, text TEXT, answer TEXT)")
+        database.executemany("INSERT INTO rows (text, answer) VALUES (:text, :answer)", ROWS)
+    query = "SELECT text, answer FROM rows ORDER BY id"
+    return {"kind": "sql", "url": "sqlite:///rows.db", "query": query}, list(range(1, 51))
+
+
 MAKERS: dict[str, Callable[[Path], tuple[dict[str, Any], list[int]]]] = {
     "csv": _csv,
     "jsonl": _jsonl,
     "parquet": _parquet,
     "folder": _folder,
     "wheel": _wheel,
+    "sql": _sql,
 }
+NOWHERE: dict[str, dict[str, Any]] = {"sql": {"url": "sqlite:///no/such.db"}}
+"""Settings that lead nowhere, for sources that are no path."""
+ELSEWHERE = {"wheel", "sql"}
+"""Sources whose fingerprint is not one of a file's bytes: their own tests say what it follows."""
 KINDS = sorted(members(Source))
 
 
@@ -120,7 +136,7 @@ def test_fingerprint_and_size_are_stable_and_settings_come_back(kind: str, place
     assert Source.parse(source.settings()) == source
 
 
-@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"wheel"}))
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - ELSEWHERE))
 def test_fingerprint_follows_the_content(kind: str, place: Path) -> None:
     settings, _ = MAKERS[kind](place)
     source = Source.parse(settings)
@@ -133,7 +149,7 @@ def test_fingerprint_follows_the_content(kind: str, place: Path) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_not_there_is_one_clear_error(kind: str, place: Path) -> None:
     settings, _ = MAKERS[kind](place)
-    missing = Source.parse({**settings, "path": "no/such.jsonl"})
+    missing = Source.parse({**settings, **NOWHERE.get(kind, {"path": "no/such.jsonl"})})
     with pytest.raises(DataError) as caught:
         list(missing.records(place, lambda text: None))
     assert caught.value.where.file

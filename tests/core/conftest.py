@@ -1,15 +1,12 @@
-"""Real places to test with: an S3 server on loopback, a private PostgreSQL, a disk of one megabyte."""
+"""Real places to test with: an S3 server on loopback, a disk of one megabyte."""
 
 from __future__ import annotations
 
 import logging
 import os
-import pwd
 import secrets
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -87,48 +84,3 @@ def bucket(s3_environment: None, s3_server: str) -> str:
     name = f"luthier-{secrets.token_hex(4)}"
     boto3.client("s3", endpoint_url=s3_server).create_bucket(Bucket=name)
     return name
-
-
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[str]:
-    """The folder of the socket of a PostgreSQL server that only this test session uses."""
-    programs = _postgres_programs()
-    if programs is None:
-        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
-    folder = Path(tempfile.mkdtemp(prefix="luthier-pg-"))
-    as_user: list[str] = []
-    if os.geteuid() == 0:
-        user = pwd.getpwnam("postgres")
-        os.chown(folder, user.pw_uid, user.pw_gid)
-        as_user = ["runuser", "-u", "postgres", "--"]
-    data = folder / "data"
-    _quietly([*as_user, str(programs / "initdb"), "-D", str(data), "-U", "postgres", "-A", "trust", "--no-sync"])
-    settings = f"-k {folder} -c listen_addresses= -c fsync=off"
-    control = [*as_user, str(programs / "pg_ctl"), "-D", str(data), "-w", "-l", str(folder / "log")]
-    _quietly([*control, "-o", settings, "start"])
-    yield str(folder)
-    _quietly([*control, "-m", "immediate", "stop"])
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _postgres_programs() -> Path | None:
-    found = [Path(path).parent for path in [shutil.which("initdb")] if path]
-    found += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    return next((path for path in found if (path / "pg_ctl").exists()), None)
-
-
-def _quietly(command: list[str]) -> None:
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/")
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of an empty database, of each kind that the ledger lives on."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'ledger.db'}"
-    psycopg = pytest.importorskip("psycopg", reason="needs psycopg (extra `postgres`)")
-    folder = request.getfixturevalue("postgres_server")
-    name = f"test_{secrets.token_hex(4)}"
-    with psycopg.connect(f"host={folder} user=postgres dbname=postgres", autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    return f"postgresql://postgres@/{name}?host={folder}"

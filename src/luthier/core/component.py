@@ -54,6 +54,8 @@ class Component(BaseModel):
     """The role's name in the singular, set by the role's abstract base."""
     home: ClassVar[str]
     """The package whose modules hold the members; `*` stands for any one name."""
+    living: ClassVar[bool] = False
+    """Whether what it reads may change on the way, so that a run looks at its fingerprint once more afterwards."""
 
     kind: str
 

@@ -30,7 +30,17 @@ PathText = Annotated[str, Field(min_length=1), Environment()]
 
 def locate(path: str, base: Path) -> Path:
     """Where a written path lies; `InputError` names a variable that is not set."""
-    return base / Path(_VARIABLE.sub(_value, path)).expanduser()
+    return base / Path(filled(path)).expanduser()
+
+
+def filled(text: str) -> str:
+    """A text with each `$NAME` replaced by what the environment says; `InputError` names a variable that is not set."""
+    return _VARIABLE.sub(_value, text)
+
+
+def variables(text: str) -> list[str]:
+    """The names of the variables that a text asks for."""
+    return [found[1] or found[2] for found in _VARIABLE.finditer(text)]
 
 
 def is_variable(text: str) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from luthier.core.errors import DataError, Where
 from luthier.data.apply import Numbered, drop_event, place_id
 from luthier.data.engine import Fed
-from luthier.data.mapping import Own, Parts
+from luthier.data.mapping import Parts
 from luthier.data.operator import Drop
 from luthier.data.row import Batch, Broken, Record, Row
 from luthier.data.source import Source
@@ -50,7 +50,7 @@ class Reader:
         if rows or events:
             yield Fed(Batch(rows), events)
         if self.rows == 0:
-            raise DataError("the source has no rows", where=Where(field="source"), remedy="check `path`")
+            raise DataError("the source has no rows", where=Where(field="source"), remedy="check where it reads from")
 
     def _row(self, found: tuple[Record, Parts] | Broken) -> Row | Event:
         """A row, or the event of its being left out."""
@@ -65,13 +65,12 @@ class Reader:
         return self._made(*found)
 
     def _made(self, record: Record, parts: Parts) -> Row | Event:
-        own = parts.own or Own(self._id(parts), self._source.kind, record.file, record.line)
         row = Row(
             n=self.rows,
-            id=own.id,
-            source=own.source,
-            file=own.file,
-            line=own.line,
+            id=self._id(parts),
+            source=self._source.kind,
+            file=record.file,
+            line=record.line,
             kind=parts.kind,
             messages=parts.messages,
             tools=parts.tools,
@@ -90,14 +89,13 @@ class Reader:
         return example_id(parts.messages, None, parts.meta, before) if before else found
 
     def _repeated_key(self, record: Record, parts: Parts) -> Broken | None:
-        key = parts.own.id if parts.own else parts.key
-        if key is None:
+        if parts.key is None:
             return None
-        first = self._keys.setdefault(digest8(key), record.line)
+        first = self._keys.setdefault(digest8(parts.key), record.line)
         if first == record.line:
             return None
-        problem = f"the id {key!r} stands in line {first}, too; ids must differ"
-        return Broken(record.file, record.line, problem, self._source.id)
+        problem = f"the id {parts.key!r} stands in line {first}, too; ids must differ"
+        return Broken(record.file, record.line, problem, self._source.id, key=record.key)
 
     def _broken(self, broken: Broken) -> Event:
         if self._source.on_error == "stop":
@@ -105,7 +103,7 @@ class Reader:
         self.first_broken = self.first_broken or broken
         at = f" ({broken.field})" if broken.field else ""
         name = place_id(self._source.kind, broken.file, broken.line)
-        reason = f"broken row: {broken.problem}{at}"
+        reason = f"broken row: {broken.told}{at}"
         return Event(name, broken.file, broken.line, "source", "drop", reason)
 
 

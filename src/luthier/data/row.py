@@ -20,6 +20,8 @@ class Record(NamedTuple):
     values: dict[str, Any]
     file: str
     line: int
+    key: str | None = None
+    """What names the row where it comes from, when its line does not: `id = a17`."""
 
 
 class Broken(NamedTuple):
@@ -31,11 +33,18 @@ class Broken(NamedTuple):
     """One sentence on what was wanted and what came."""
     field: str | None = None
     remedy: str = ""
+    key: str | None = None
+    """What names the row where it comes from, when its line does not."""
+
+    @property
+    def told(self) -> str:
+        """The problem, with the row's key where it has one."""
+        return f"{self.problem} (the row with {self.key})" if self.key else self.problem
 
     def error(self) -> DataError:
         """The same as an error."""
         return DataError(
-            self.problem,
+            self.told,
             where=Where(file=self.file, line=self.line, field=self.field),
             remedy=self.remedy or "mend the row, or set `on_error: drop` to leave such rows out and list them",
         )

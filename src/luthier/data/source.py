@@ -113,7 +113,7 @@ def _map(record: Record | Broken, mapping: Mapping) -> tuple[Record, Parts] | Br
     try:
         return record, mapping.parts(record.values)
     except UnusableRowError as error:
-        return Broken(record.file, record.line, error.problem, error.field, error.remedy)
+        return Broken(record.file, record.line, error.problem, error.field, error.remedy, record.key)
 
 
 class FileSource(Source):

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.artifact import Artifact, Manifest
-from luthier.core.errors import Interrupted, LuthierError, UnknownName, did_you_mean
+from luthier.core.component import nested
+from luthier.core.errors import DataError, Interrupted, LuthierError, UnknownName, Where, did_you_mean
 from luthier.core.events import Event, Events
 from luthier.core.files import writing
 from luthier.core.step import Forecast, Work
@@ -143,10 +144,21 @@ def _make(planned: Planned, what: Plan, events: Events) -> StepResult:
             events=events.of(planned.name),
         )
         measures = planned.step.make(work)
+        _check_still(planned, what)
         seconds = time.perf_counter() - started
         artifact = store.finish(_manifest(planned, what), _timing(planned, measures, seconds))
     events.emit(Event(kind="done", step=planned.name, text=planned.step.kind, measures={"seconds": seconds}))
     return StepResult(artifact=artifact, cached=False, seconds=seconds)
+
+
+def _check_still(planned: Planned, what: Plan) -> None:
+    """What was read must be what the artifact is named by."""
+    if not any(part.living for part in nested(planned.step)):
+        return
+    if planned.step.contents(what.recipe.base) != planned.contents:
+        remedy = "run it again; for a table that always grows, read below a bound: `until`"
+        message = "what was read changed on the way, so nothing was kept"
+        raise DataError(message, where=Where(field="source"), remedy=remedy)
 
 
 def _manifest(planned: Planned, what: Plan) -> Manifest:

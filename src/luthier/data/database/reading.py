@@ -1,0 +1,139 @@
+"""Rows of a database in order, in bounded memory; when the connection drops, from the last cursor value on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, CursorResult, Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from luthier.core.errors import DataError, Where, did_you_mean
+from luthier.data.database.address import Address
+from luthier.data.database.selection import Selection, Wanted, selection
+from luthier.data.database.session import Undecodable, connect, is_lost, snapshot, told
+from luthier.data.formats.tables import plain
+from luthier.data.row import Broken, Record
+from luthier.data.source import Say
+
+FETCHED = 1000
+"""Rows that are held at once."""
+FIRST_WAIT_S = 0.5
+LONGEST_WAIT_S = 30.0
+_AS_THEY_ARE = (str, int, float, bytes, list, tuple, dict)
+
+
+@dataclass
+class Reading:
+    """One reading of a selection, over as many connections as it takes."""
+
+    place: Address
+    wanted: Wanted
+    retries: int
+    say: Say
+    _engine: Engine = field(init=False)
+    _number: int = 0
+    _last: tuple[Any, ...] | None = None
+    _tries: int = 0
+
+    def __post_init__(self) -> None:
+        self._engine = connect(self.place)
+
+    def records(self) -> Iterator[Record | Broken]:
+        """Every row in order; then, broken, those that have no place in the order."""
+        while True:
+            try:
+                with snapshot(self._engine, self.place) as connection:
+                    chosen = selection(connection, self.wanted)
+                    yield from self._rows(connection, chosen)
+                    yield from self._lacking(connection, chosen)
+                    break
+            except SQLAlchemyError as error:
+                self._again(error)
+        if self._number == 0:
+            remedy = "check `table`, `query`, `after` and `until`"
+            raise DataError("has no rows", where=Where(file=self.wanted.name), remedy=remedy)
+
+    def _rows(self, connection: Connection, chosen: Selection) -> Iterator[Record | Broken]:
+        streamed = connection.execution_options(stream_results=True, yield_per=FETCHED)
+        with closing(streamed.execute(chosen.ordered(self._last))) as result:
+            yield from self._told(result, chosen)
+
+    def _told(self, result: CursorResult[Any], chosen: Selection) -> Iterator[Record | Broken]:
+        names = list(result.keys())
+        _check(names, chosen)
+        keys = [names.index(name) for name in chosen.cursor]
+        for row in result:
+            key = tuple(row[at] for at in keys)
+            if keys and key == self._last:
+                raise _ambiguous(chosen, key)
+            self._number += 1
+            self._last, self._tries = key, 0
+            yield self._record(chosen, names, row, key)
+
+    def _record(self, chosen: Selection, names: list[str], row: Sequence[Any], key: tuple[Any, ...]) -> Record | Broken:
+        line, name = self._number, None
+        if len(key) == 1 and isinstance(key[0], int) and key[0] > 0:
+            line = int(key[0])
+        elif key:
+            told = zip(chosen.cursor, key, strict=True)
+            name = ", ".join(f"{column} = {_value(value)}" for column, value in told)
+        for column, value in zip(names, row, strict=True):
+            if isinstance(value, Undecodable):
+                problem = "wanted text in UTF-8, came other bytes"
+                remedy = "store it as UTF-8, or `CAST` the column to BLOB in a `query`"
+                return Broken(chosen.name, line, problem, column, remedy, key=name)
+        values = {column: _value(value) for column, value in zip(names, row, strict=True)}
+        return Record(values, chosen.name, line, name)
+
+    def _lacking(self, connection: Connection, chosen: Selection) -> Iterator[Broken]:
+        """The rows that the order cannot hold, as broken ones; they stand behind all others."""
+        if not chosen.cursor:
+            return
+        count = connection.execute(chosen.lacking()).scalar_one()
+        column = ", ".join(chosen.cursor)
+        for at in range(count):
+            self._number += 1
+            problem = "has no value in the cursor's column, so it has no place in the order"
+            remedy = "name a cursor that every row has, or fill the column"
+            yield Broken(chosen.name, -1 - at, problem, column, remedy, key=f"{column} is empty ({at + 1} of {count})")
+
+    def _again(self, error: SQLAlchemyError) -> None:
+        """Wait before another try, when one can help; else say what is wrong."""
+        if not is_lost(error) or self._tries >= self.retries or (self._last is None and self._tries == 0):
+            raise told(error, self.place, self.wanted.name) from None
+        if not self._last:
+            what = f"the connection dropped after {self._number} rows, and the query has no `cursor` to go on from"
+            remedy = "name `cursor`: columns that order the rows and that no two rows share"
+            raise DataError(what, where=Where(file=self.wanted.name), remedy=remedy) from None
+        self.say(f"{self.wanted.name}: the connection dropped after {self._number} rows; going on from there")
+        time.sleep(min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**self._tries))
+        self._tries += 1
+
+
+def _check(names: list[str], chosen: Selection) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            remedy = "give one of them another name: `SELECT a.id, b.id AS b_id`"
+            raise DataError("two columns have the same name", where=Where(file=chosen.name, field=name), remedy=remedy)
+    for name in chosen.cursor:
+        if name not in names:
+            where, remedy = Where(file=chosen.name, field="cursor"), did_you_mean(name, names)
+            raise DataError(f"there is no column {name!r}", where=where, remedy=remedy)
+
+
+def _ambiguous(chosen: Selection, key: tuple[Any, ...]) -> DataError:
+    both = ", ".join(f"{name} = {_value(value)}" for name, value in zip(chosen.cursor, key, strict=True))
+    remedy = "add columns until no two rows share them all: `cursor: [updated_at, id]`"
+    return DataError(f"two rows have {both}", where=Where(file=chosen.name, field="cursor"), remedy=remedy)
+
+
+def _value(value: Any) -> Any:
+    """A value as JSON can hold it; what the database has beyond that (UUIDs, addresses, ranges) as its own text."""
+    if isinstance(value, memoryview):
+        value = bytes(value)
+    simple = value is None or isinstance(value, _AS_THEY_ARE) or hasattr(value, "isoformat")
+    return plain(value) if simple else str(value)

@@ -1,0 +1,166 @@
+"""What is read of a database: a table or a query, in an order that only the data decides, from any place in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Connection,
+    FromClause,
+    Select,
+    TableClause,
+    TextClause,
+    and_,
+    bindparam,
+    column,
+    func,
+    inspect,
+    literal_column,
+    or_,
+    select,
+    table,
+    text,
+)
+from sqlalchemy.types import NullType
+
+from luthier.core.errors import DataError, Where, did_you_mean
+
+Bound = int | float | str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a recipe asks for."""
+
+    table: str | None
+    query: str | None
+    cursor: tuple[str, ...]
+    after: Bound | None
+    until: Bound | None
+
+    @property
+    def name(self) -> str:
+        """What the rows are called in their origin."""
+        return self.table or "query"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The rows that are meant, and the columns that order them and tell them apart."""
+
+    name: str
+    rows: TableClause | TextClause
+    """A table, a query in brackets, or a query that orders itself."""
+    cursor: tuple[str, ...]
+    """Empty for a query that orders itself."""
+    after: Bound | None = None
+    until: Bound | None = None
+
+    def ordered(self, last: Sequence[Any] | None = None) -> Select[Any] | TextClause:
+        """All rows in order, or those behind the one whose cursor was `last`."""
+        if not self.cursor and isinstance(self.rows, TextClause):
+            return self.rows
+        columns = [_column(name) for name in self.cursor]
+        wanted = self.unordered().order_by(*columns)
+        return wanted if last is None else wanted.where(_behind(columns, last))
+
+    def unordered(self, *what: ColumnElement[Any]) -> Select[Any]:
+        """The rows within the bounds whose cursor has values, or something told of them all."""
+        first = _column(self.cursor[0])
+        wanted = select(*(what or (literal_column("*"),))).select_from(self.rows)
+        wanted = wanted.where(*(column(name).is_not(None) for name in self.cursor))
+        if self.after is not None:
+            wanted = wanted.where(first > _given(self.after))
+        return wanted if self.until is None else wanted.where(first <= _given(self.until))
+
+    def lacking(self) -> Select[Any]:
+        """How many rows have no value in a column of the cursor, so that they stand nowhere in the order."""
+        nothing = or_(*(column(name).is_(None) for name in self.cursor))
+        return select(func.count()).select_from(self.rows).where(nothing)
+
+    def reach(self) -> Select[Any]:
+        """How many rows there are, and the least and the greatest value of the first column of the cursor."""
+        first = _column(self.cursor[0])
+        return self.unordered(func.count(), func.min(first), func.max(first))
+
+    def count(self) -> Select[Any]:
+        """How many rows there are."""
+        return select(func.count()).select_from(self.named("t"))
+
+    def named(self, name: str) -> FromClause | TextClause:
+        """The rows as a table of this name, for questions about them all."""
+        if self.cursor:
+            return self.unordered().subquery(name)
+        assert isinstance(self.rows, TextClause)
+        return _bracketed(self.rows.text, name)
+
+
+def _column(name: str) -> ColumnElement[Any]:
+    return column(name)
+
+
+def _given(value: Any) -> BindParameter[Any]:
+    """A value as the driver sends it; the database decides by the column what it is."""
+    return bindparam(None, value, type_=NullType(), unique=True)
+
+
+def _behind(columns: Sequence[ColumnElement[Any]], last: Sequence[Any]) -> ColumnElement[bool]:
+    """What stands behind a row in the order: greater in the first column in which they differ."""
+    steps = [
+        and_(*(columns[at] == _given(last[at]) for at in range(place)), columns[place] > _given(last[place]))
+        for place in range(len(columns))
+    ]
+    return and_(columns[0] >= _given(last[0]), or_(*steps))
+
+
+def selection(connection: Connection, wanted: Wanted) -> Selection:
+    """The rows that a recipe means; `DataError` when there is no such table, or nothing orders it."""
+    if wanted.query is None:
+        rows, cursor = _table(connection, wanted)
+        return Selection(wanted.name, rows, cursor, wanted.after, wanted.until)
+    query = wanted.query.strip().rstrip(";").replace(":", r"\:")  # a colon in it means itself
+    if not wanted.cursor:
+        return Selection(wanted.name, text(query), ())
+    return Selection(wanted.name, _bracketed(query, "luthier_rows"), wanted.cursor, wanted.after, wanted.until)
+
+
+def _bracketed(query: str, name: str) -> TextClause:
+    return text(f"(\n{query}\n) AS {name}")
+
+
+def _table(connection: Connection, wanted: Wanted) -> tuple[TableClause, tuple[str, ...]]:
+    assert wanted.table is not None
+    schema, name = _place(connection, wanted.table)
+    keys = tuple(inspect(connection).get_pk_constraint(name, schema)["constrained_columns"])
+    cursor = tuple(dict.fromkeys((*wanted.cursor, *keys)))
+    if not cursor:
+        remedy = "name `cursor`: columns that no two rows share, such as `cursor: id`"
+        raise DataError("has no primary key, so its rows have no order", where=Where(file=wanted.table), remedy=remedy)
+    return table(name, schema=schema), cursor
+
+
+def _place(connection: Connection, written: str) -> tuple[str | None, str]:
+    """Schema and name; a table whose own name has a dot in it is found, too."""
+    found = inspect(connection)
+    schema, _, name = written.rpartition(".")
+    for place in ((None, written), (schema or None, name)):
+        if found.has_table(place[1], place[0]):
+            return place
+    remedy = did_you_mean(written, tables(connection))
+    raise DataError("there is no such table or view", where=Where(file=written), remedy=remedy)
+
+
+def tables(connection: Connection) -> list[str]:
+    """The tables and views of the database: the default schema's by name, others as `schema.name`."""
+    found = inspect(connection)
+    own = {found.default_schema_name, "information_schema"}
+    others = [name for name in found.get_schema_names() if name not in own and not name.startswith("pg_")]
+    names: list[str] = []
+    for schema in (None, *others):
+        before = f"{schema}." if schema else ""
+        names += [f"{before}{name}" for name in (*found.get_table_names(schema), *found.get_view_names(schema))]
+    return sorted(names)

@@ -1,1 +1,0 @@
-"""Forms in which a data set goes out; one file a form."""
