@@ -67,7 +67,7 @@ def test_ids_that_nobody_bears(made: Any) -> None:
 
 def test_export_writes_the_documented_lines(made: Any, tmp_path: Path) -> None:
     paths = export(made.artifact, tmp_path / "out")
-    assert [path.name for path in paths] == ["train.jsonl", "test.jsonl"]
+    assert [path.name for path in paths] == ["test.jsonl", "train.jsonl"]
     lines = [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
     assert len(lines) == 12
     assert set(lines[0]) == {"id", "origin", "kind", "messages", "label", "meta"}

@@ -126,8 +126,12 @@ def export(
     what: Annotated[str, typer.Argument(metavar="RECIPE:STEP", help="A data set or a model.")],
     to: Annotated[Path, typer.Option("--to", help="The folder to write.")],
     form: Annotated[
-        Literal["hf", "adapter", "merged", "gguf", "jsonl"] | None,
-        typer.Option("--format", help="By default hf or jsonl."),
+        str | None,
+        typer.Option(
+            "--format",
+            help="A model: hf (the default), adapter, merged or gguf; a data set: jsonl (the default), or another "
+            "kind that `luthier parts exporter` lists.",
+        ),
     ] = None,
     quant: Annotated[Literal["f16", "q8_0", "q4_0"], typer.Option(help="Precision of a GGUF file's matrices.")] = "f16",
     dequantise: Annotated[

@@ -1,51 +1,52 @@
-"""A data set out again: one file a split, one row a line, with its origin and every column that was not mapped."""
+"""A data set out again: written aside by its form, then moved into place, whole or not at all."""
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator
+import shutil
 from pathlib import Path
-from typing import Any
 
 from luthier.core.artifact import Artifact
+from luthier.core.component import members
 from luthier.core.digest import file_digest
 from luthier.core.errors import DataError, UnknownName, Where, did_you_mean
 from luthier.core.files import writing
-from luthier.text.dataset import frame, splits
-
-FORMATS = ("jsonl",)
+from luthier.data.exporter import Exporter, Outgoing, Say
 
 
-def export(artifact: Artifact, to: Path, format: str = "jsonl") -> list[Path]:
-    """Write `SPLIT.jsonl` for each split below `to`, whole or not at all; a file that differs is never overwritten.
+def forms() -> tuple[str, ...]:
+    """The kinds of forms, `jsonl` first: it is the one that is meant when none is named."""
+    return tuple(sorted(members(Exporter), key=lambda kind: (kind != "jsonl", kind)))
 
-    Each line is `{"id", "origin": {"source", "file", "line"}, "kind", "messages", "label", "meta"}`, and `tools` where
-    there are any.
-    """
-    if format not in FORMATS:
-        raise UnknownName(f"a data set cannot be exported as {format!r}", remedy=did_you_mean(format, FORMATS))
+
+def export(artifact: Artifact, to: Path, form: str | Exporter = "jsonl", say: Say = lambda text: None) -> list[Path]:
+    """Write a data set below `to` in a form; a file that is there already and differs is never overwritten."""
+    exporter = form if isinstance(form, Exporter) else _named(form)
     with writing(to):
         to.mkdir(parents=True, exist_ok=True)
-    asides = {to / f"{split}.jsonl": _written_aside(artifact, split, to) for split in splits(artifact)}
+    aside = to / f".export.{os.getpid()}.tmp"
     try:
-        for target, aside in asides.items():
-            _refuse_foreign(target, aside)
-        for target, aside in asides.items():
-            with writing(target):
-                aside.replace(target)
+        with writing(to):
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir()
+            exporter.write(Outgoing(artifact), aside, say)
+        names = sorted(path.relative_to(aside) for path in aside.rglob("*") if path.is_file())
+        for name in names:
+            _refuse_foreign(to / name, aside / name)
+        for name in names:
+            with writing(to / name):
+                (to / name).parent.mkdir(parents=True, exist_ok=True)
+                (aside / name).replace(to / name)
     finally:
-        for aside in asides.values():
-            aside.unlink(missing_ok=True)
-    return list(asides)
+        shutil.rmtree(aside, ignore_errors=True)
+    return [to / name for name in names]
 
 
-def _written_aside(artifact: Artifact, split: str, to: Path) -> Path:
-    aside = to / f".{split}.jsonl.{os.getpid()}.tmp"
-    with writing(aside), aside.open("w", encoding="utf-8", newline="\n") as file:
-        for line in _lines(artifact, split):
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    return aside
+def _named(kind: str) -> Exporter:
+    found = members(Exporter).get(kind.replace("-", "_"))
+    if found is None:
+        raise UnknownName(f"a data set cannot be exported as {kind!r}", remedy=did_you_mean(kind, forms()))
+    return found.model_validate({})
 
 
 def _refuse_foreign(target: Path, aside: Path) -> None:
@@ -55,16 +56,3 @@ def _refuse_foreign(target: Path, aside: Path) -> None:
         raise DataError(
             "is there already and differs from what would be written", where=Where(file=str(target)), remedy=remedy
         )
-
-
-def _lines(artifact: Artifact, split: str) -> Iterator[dict[str, Any]]:
-    for row in frame(artifact, split).iter_rows(named=True):
-        line = {
-            "id": row["id"],
-            "origin": {key: row[key] for key in ("source", "file", "line")},
-            "kind": row["kind"],
-            "messages": json.loads(row["messages"]),
-            "label": row["label"],
-            "meta": json.loads(row["meta"]),
-        }
-        yield {**line, "tools": json.loads(row["tools"])} if row["tools"] != "[]" else line

@@ -25,6 +25,8 @@ class Layout(NamedTuple):
     system_column: str | None = None
     tools: str | None = None
     note: str = ""
+    own: bool = False
+    """Whether the rows were given out by Luthier, so that their ids, origins and meta are theirs already."""
 
 
 def recognise(columns: Sequence[str], rows: Rows) -> Layout | None:
@@ -34,6 +36,18 @@ def recognise(columns: Sequence[str], rows: Rows) -> Layout | None:
         if (found := layout(known, rows)) is not None:
             return found
     return _two_columns(columns, rows)
+
+
+_OWN = frozenset({"id", "origin", "kind", "messages", "label", "meta"})
+
+
+def _luthier(known: set[str], rows: Rows) -> Layout | None:
+    if not known >= _OWN or known - _OWN - {"tools"}:
+        return None
+    tools = "tools" if "tools" in known else None
+    return Layout(
+        messages="messages", tools=tools, note="rows that Luthier gave out: they keep id and origin", own=True
+    )
 
 
 def _openai(known: set[str], rows: Rows) -> Layout | None:
@@ -110,6 +124,7 @@ def _plain_text(known: set[str], rows: Rows) -> Layout | None:
 
 
 _LAYOUTS: tuple[Callable[[set[str], Rows], Layout | None], ...] = (
+    _luthier,
     _openai,
     _sharegpt,
     _evals,

@@ -5,6 +5,7 @@ A prompt or answer is a column's name, or a template with columns in braces: `"{
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from string import Formatter
@@ -16,6 +17,15 @@ from luthier.data.turns import UnusableRowError, as_text, as_turns, conversation
 from luthier.text.messages import ExampleKind, Message
 
 
+class Own(NamedTuple):
+    """The id and origin that a row brings with it."""
+
+    id: str
+    source: str
+    file: str
+    line: int
+
+
 class Parts(NamedTuple):
     """What a record became."""
 
@@ -25,6 +35,7 @@ class Parts(NamedTuple):
     meta: dict[str, Any]
     group: str | None
     key: str | None
+    own: Own | None = None
 
 
 @dataclass(frozen=True)
@@ -106,10 +117,12 @@ class Mapping:
         """Map one record; `UnusableRowError` says why it cannot be."""
         messages = self._with_system(self._turns(values), values)
         tools = self._tools(values)
-        meta = {name: value for name, value in values.items() if name not in self.spoken}
+        own = own_name(values) if self.layout.own else None
+        meta = own_meta(values) if own else {name: value for name, value in values.items() if name not in self.spoken}
+        values = {**meta, **values} if own else values
         group = as_text(cell(values, self._group), self._group) if self._group else None
         key = as_text(cell(values, self._key), self._key) if self._key else None
-        return Parts(messages, _kind(messages, tools), tools, meta, group or None, key)
+        return Parts(messages, _kind(messages, tools), tools, meta, group or None, key, own)
 
     def try_parts(self, values: dict[str, Any]) -> Parts | None:
         """Map one record, or nothing when it cannot be."""
@@ -149,6 +162,33 @@ class Mapping:
         return tuple(found or ())
 
 
+_ID = re.compile(r"[0-9a-f]{16}")
+
+
+def own_name(values: dict[str, Any]) -> Own:
+    """The id and origin of a row that Luthier gave out."""
+    origin = _object(values, "origin")
+    name, place = values["id"], (origin.get("source"), origin.get("file"), origin.get("line"))
+    if not isinstance(name, str) or not _ID.fullmatch(name):
+        raise UnusableRowError(f"wanted an id of 16 hexadecimal digits, got {name!r}", "id")
+    if [type(value) for value in place] != [str, str, int]:
+        raise UnusableRowError("wanted an origin with source, file and line", "origin")
+    return Own(name, *place)  # type: ignore[arg-type]  # their types were just seen
+
+
+def own_meta(values: dict[str, Any]) -> dict[str, Any]:
+    """The columns that a row kept when Luthier gave it out."""
+    return _object(values, "meta")
+
+
+def _object(values: dict[str, Any], column: str) -> dict[str, Any]:
+    value = cell(values, column)
+    found = from_json(value, column) if isinstance(value, str) else value
+    if not isinstance(found, dict):
+        raise UnusableRowError("wanted an object", column)
+    return found
+
+
 def _kind(messages: Sequence[Message], tools: Sequence[Any]) -> ExampleKind:
     if tools or any(message.tool_calls for message in messages):
         return "tool"
@@ -178,6 +218,8 @@ def decide(
             system_column=asked.system_column or found.system_column, tools=asked.tools or found.tools
         )
     mapping = Mapping(layout, system=system, group=group, key=key)
+    if layout.own:
+        columns += columns_of(parts.meta for row in rows if (parts := mapping.try_parts(row)))
     for column, field in mapping.columns.items():
         if column not in columns:
             remedy = did_you_mean(column, columns)

@@ -9,7 +9,7 @@ from pathlib import Path
 from luthier.core.errors import DataError, Where
 from luthier.data.apply import Numbered, drop_event, place_id
 from luthier.data.engine import Fed
-from luthier.data.mapping import Parts
+from luthier.data.mapping import Own, Parts
 from luthier.data.operator import Drop
 from luthier.data.row import Batch, Broken, Record, Row
 from luthier.data.source import Source
@@ -65,12 +65,13 @@ class Reader:
         return self._made(*found)
 
     def _made(self, record: Record, parts: Parts) -> Row | Event:
+        own = parts.own or Own(self._id(parts), self._source.kind, record.file, record.line)
         row = Row(
             n=self.rows,
-            id=self._id(parts),
-            source=self._source.kind,
-            file=record.file,
-            line=record.line,
+            id=own.id,
+            source=own.source,
+            file=own.file,
+            line=own.line,
             kind=parts.kind,
             messages=parts.messages,
             tools=parts.tools,
@@ -89,12 +90,13 @@ class Reader:
         return example_id(parts.messages, None, parts.meta, before) if before else found
 
     def _repeated_key(self, record: Record, parts: Parts) -> Broken | None:
-        if parts.key is None:
+        key = parts.own.id if parts.own else parts.key
+        if key is None:
             return None
-        first = self._keys.setdefault(digest8(parts.key), record.line)
+        first = self._keys.setdefault(digest8(key), record.line)
         if first == record.line:
             return None
-        problem = f"the id {parts.key!r} stands in line {first}, too; ids must differ"
+        problem = f"the id {key!r} stands in line {first}, too; ids must differ"
         return Broken(record.file, record.line, problem, self._source.id, key=record.key)
 
     def _broken(self, broken: Broken) -> Event:

@@ -90,6 +90,7 @@ def _message(item: Any, field: str) -> Message:
     return Message(
         role=role,
         content=_content(item.get("content", item.get("value")), field),
+        thinking=as_text(item.get("thinking", item.get("reasoning_content")), f"{field}.thinking"),
         tool_calls=tuple(_tool_call(call, field) for call in calls),
         tool_call_id=_name(item, "tool_call_id", field),
         name=_name(item, "name", field),
@@ -99,8 +100,8 @@ def _message(item: Any, field: str) -> Message:
 
 
 def _learnt(item: dict[str, Any], field: str) -> bool:
-    """Whether an assistant turn is to be learnt: OpenAI's `weight` (0 or 1), or `train` (true or false)."""
-    for key in ("weight", "train"):
+    """Whether an assistant turn is to be learnt: OpenAI's `weight` (0 or 1), `train`, or our own `learn`."""
+    for key in ("weight", "train", "learn"):
         value = item.get(key)
         if value is not None and value not in (0, 1):
             wanted = "0 or 1" if key == "weight" else "true or false"

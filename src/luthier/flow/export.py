@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from luthier.core.artifact import Artifact
-from luthier.core.errors import InputError, Where
+from luthier.core.errors import InputError, UnknownName, Where, did_you_mean
 from luthier.flow.locate import Found, find_artifact
 from luthier.text.prompt import Prompt
 
-Form = Literal["hf", "adapter", "merged", "gguf", "jsonl"]
 Quant = Literal["f16", "q8_0", "q4_0"]
-_FORMS: dict[str, tuple[Form, ...]] = {"dataset": ("jsonl",), "model": ("hf", "adapter", "merged", "gguf")}
+ModelForm = Literal["hf", "adapter", "merged", "gguf"]
 
 
 class Exported(NamedTuple):
@@ -23,13 +22,16 @@ class Exported(NamedTuple):
 
 
 def export_artifact(
-    word: str, to: Path, form: Form | None, *, quant: Quant = "f16", dequantise: bool = False
+    word: str, to: Path, form: str | None, *, quant: Quant = "f16", dequantise: bool = False
 ) -> Exported:
     """Write a data set or a model to the folder `to`."""
+    if form is not None and form.replace("-", "_") not in (known := {*_forms("dataset"), *_forms("model")}):
+        where = Where(field="--format")
+        raise UnknownName(f"there is no format {form!r}", where=where, remedy=did_you_mean(form, known))
     found = find_artifact(word)
     makes = found.artifact.manifest.makes
-    able = _FORMS.get(makes, ())
-    chosen = form or (able[0] if able else None)
+    able = _forms(makes)
+    chosen = (form or (able[0] if able else "")).replace("-", "_")
     if chosen not in able:
         what = f"a {makes} cannot be exported" + (f" as {form}" if form else "")
         remedy = (
@@ -39,21 +41,30 @@ def export_artifact(
         )
         raise InputError(what, where=Where(field=word), remedy=remedy)
     notes: list[str] = []
-    if chosen == "jsonl":
+    if makes == "dataset":
         from luthier.data.export import export as export_data
 
-        export_data(found.artifact, to)
+        export_data(found.artifact, to, chosen, notes.append)
     else:
         from luthier.models.export import export as export_model
 
         before, measures = Prompt.of(found.artifact).told(), _measures(found)
         export_model(
-            found.artifact, to, chosen, quant=quant, dequantise=dequantise, measures=measures, before=before,
-            say=notes.append,
-        )  # fmt: skip
+            found.artifact, to, chosen, quant=quant, dequantise=dequantise, measures=measures,  # type: ignore[arg-type]
+            before=before, say=notes.append,
+        )  # fmt: skip  # `chosen` is one of `able`
         if before:
             notes.append("prompt.json belongs in front of every conversation; README.md says how")
     return Exported(sorted(path.relative_to(to).as_posix() for path in to.rglob("*") if path.is_file()), notes)
+
+
+def _forms(makes: str) -> tuple[str, ...]:
+    """The forms in which such an artifact goes out, the one that is meant when none is named first."""
+    if makes == "dataset":
+        from luthier.data.export import forms
+
+        return forms()
+    return get_args(ModelForm) if makes == "model" else ()
 
 
 def _measures(found: Found) -> dict[str, Any] | None:

@@ -1,0 +1,1 @@
+"""Forms in which a data set goes out; one file a form."""

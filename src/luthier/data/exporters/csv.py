@@ -1,0 +1,68 @@
+"""A table for spreadsheets, without formulas."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any, Literal
+
+from luthier.data.exporter import Exporter, Line, Outgoing, Say
+from luthier.data.tables import dump
+
+COLUMNS = ("id", "source", "file", "line", "kind", "label", "system", "prompt", "answer", "messages", "tools", "meta")
+_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\0", "＝", "＋", "－", "＠")
+"""What makes a spreadsheet read a cell as a formula (OWASP, CSV Injection), with the full-width forms."""
+
+
+class CsvOut(Exporter):
+    """One CSV a split, safe to open in a spreadsheet: texts that would be read as formulas get an apostrophe in front.
+
+    `prompt` and `answer` are for reading; `messages`, `tools` and `meta` hold the whole row as JSON text.
+    """
+
+    kind: Literal["csv"] = "csv"
+
+    def write(self, data: Outgoing, folder: Path, say: Say) -> None:
+        """Write `SPLIT.csv`, every text quoted (RFC 4180), and say how many cells were made harmless."""
+        guarded = 0
+        for split in data.splits:
+            with (folder / f"{split}.csv").open("w", encoding="utf-8", newline="") as file:
+                writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\r\n")
+                writer.writerow(COLUMNS)
+                for line in data.lines(split):
+                    cells = _cells(line)
+                    guarded += sum(is_formula(cell) for cell in cells)
+                    writer.writerow([harmless(cell) for cell in cells])
+        if guarded:
+            say(f"{guarded} cells would be read as formulas: an apostrophe stands before them")
+
+
+def is_formula(cell: Any) -> bool:
+    """Whether a spreadsheet could read this cell as a formula."""
+    return isinstance(cell, str) and cell.startswith(_STARTS)
+
+
+def harmless(cell: Any) -> Any:
+    """The cell, with an apostrophe before what could be read as a formula."""
+    return f"'{cell}" if is_formula(cell) else cell
+
+
+def _cells(line: Line) -> list[Any]:
+    messages = line["messages"]
+    before = [turn for turn in messages if turn["role"] == "system"]
+    asked = [turn for turn in messages[:-1] if turn["role"] != "system"]
+    values = {
+        **line["origin"],
+        **{name: line[name] or "" for name in ("id", "kind", "label")},
+        "system": _joined(before),
+        "prompt": _joined(asked),
+        "answer": _joined(messages[-1:]),
+        "messages": dump(messages),
+        "tools": dump(line["tools"]) if "tools" in line else "",
+        "meta": dump(line["meta"]),
+    }
+    return [values[name] for name in COLUMNS]
+
+
+def _joined(turns: list[dict[str, Any]]) -> str:
+    return "\n\n".join(turn.get("content", "") for turn in turns)

@@ -1,0 +1,51 @@
+"""A folder that Hugging Face `datasets` loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from luthier.core.errors import MissingExtra
+from luthier.data.exporter import Exporter, Outgoing, Say
+from luthier.data.nested import batches, schema
+
+
+class DatasetsOut(Exporter):
+    """A folder for `datasets.load_from_disk`, with a split of the data set as a split of the `DatasetDict`.
+
+    The columns are those of the form `parquet`. Wants the extra `interop`.
+    """
+
+    kind: Literal["datasets"] = "datasets"
+
+    def write(self, data: Outgoing, folder: Path, say: Say) -> None:
+        """Write what `DatasetDict.save_to_disk` writes; rows pass through the disk, not through memory."""
+        import pyarrow as pa
+
+        try:
+            import datasets
+        except ImportError as error:
+            what = "the form `datasets` needs the library of that name, which is not installed"
+            raise MissingExtra(what, remedy="pip install 'luthier[interop]', or export `parquet`") from error
+        scratch = folder / ".rows"
+        scratch.mkdir()
+        found = {}
+        for split in data.splits:
+            path = scratch / f"{split}.arrow"
+            with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema()) as writer:
+                for batch in batches(data.lines(split)):
+                    writer.write_batch(batch)
+            table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+            fingerprint = f"{data.artifact.digest[:24]}-{split}"
+            found[split] = datasets.Dataset(datasets.table.InMemoryTable(table), fingerprint=fingerprint)
+        quiet = datasets.utils.logging.is_progress_bar_enabled()
+        datasets.utils.logging.disable_progress_bar()
+        try:
+            datasets.DatasetDict(found).save_to_disk(folder)
+        finally:
+            if quiet:
+                datasets.utils.logging.enable_progress_bar()
+        del found, table
+        for path in scratch.iterdir():
+            path.unlink()
+        scratch.rmdir()

@@ -1,0 +1,19 @@
+"""JSON lines: the form that loses nothing and that everything reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from luthier.data.exporter import Exporter, Outgoing, Say, write_lines
+
+
+class JsonlOut(Exporter):
+    """One file a split, one row a line, with `id`, `origin`, `kind`, `messages`, `label` and `meta`."""
+
+    kind: Literal["jsonl"] = "jsonl"
+
+    def write(self, data: Outgoing, folder: Path, say: Say) -> None:
+        """Write `SPLIT.jsonl`."""
+        for split in data.splits:
+            write_lines(folder / f"{split}.jsonl", data.lines(split))

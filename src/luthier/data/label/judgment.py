@@ -1,0 +1,67 @@
+"""A judgment: who said what about which item, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+JUDGMENTS = "judgments"
+"""The column of `meta` that keeps every judgment of a row."""
+PROPOSAL = "proposal"
+"""The column of `meta` that keeps what a model proposes: label, confidence, a score for each label, the model."""
+
+
+class Judgment(NamedTuple):
+    """What one annotator said about one item."""
+
+    annotator: str
+    label: str | float | None
+    """None where the annotator looked and did not decide (skipped, discarded, cancelled)."""
+    time: str | None = None
+    """When, in ISO 8601 as the file has it."""
+    seconds: float | None = None
+    """How long it took."""
+    question: str | None = None
+    """Which of several questions it answers."""
+    more: Mapping[str, Any] = {}
+    """What else the tool kept: spans, comments, status, ids."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Every field that says something."""
+        return {name: value for name, value in self._asdict().items() if value not in (None, {})} | {
+            "label": self.label
+        }
+
+
+class Item(NamedTuple):
+    """One thing that people judged."""
+
+    key: str
+    """What the file calls it."""
+    values: dict[str, Any]
+    """Its columns."""
+    judgments: tuple[Judgment, ...]
+    line: int
+
+
+def judgments_of(meta: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The judgments that a row keeps."""
+    found = meta.get(JUDGMENTS)
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+
+
+def annotators_of(items: Iterable[Item]) -> list[str]:
+    """Everybody who judged, sorted."""
+    return sorted({one.annotator for item in items for one in item.judgments})
+
+
+def table(items: Sequence[Item]) -> list[list[str | float | None]]:
+    """Judgments as agreement is measured from: one row an item, one column an annotator; the last word counts."""
+    names = {name: at for at, name in enumerate(annotators_of(items))}
+    rows: list[list[str | float | None]] = []
+    for item in items:
+        row: list[str | float | None] = [None] * len(names)
+        for one in item.judgments:
+            row[names[one.annotator]] = one.label
+        rows.append(row)
+    return rows
