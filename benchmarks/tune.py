@@ -304,11 +304,7 @@ def ours(work: Sequence[Any], steps: int, threads: int) -> dict[str, Any]:
         base = base_model("smollm2-135m-instruct")
         made = shop.tune(step, SEED, base)
         log = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
-    described = describe(base.folder)
-    moving = 6 if job.technique == "full" else 4
-    flops = (
-        moving * (described.parameters - described.embedding_parameters) * sum(one["computed"] for one in log[WARM:])
-    )
+    flops = sum(_products(job, describe(base.folder), lessons) for lessons in _lessons(job, rows, steps)[WARM:])
     cpu, wall = (watch.times[-1][at] - watch.times[WARM - 1][at] for at in (0, 1))
     return {
         "rows_per_cpu_s": job.rows_per_step * (steps - WARM) / cpu,
@@ -317,6 +313,36 @@ def ours(work: Sequence[Any], steps: int, threads: int) -> dict[str, Any]:
         "peak_bytes": peak_bytes(),
         "loss": [one["loss"] for one in log],
     }
+
+
+def _lessons(job: Work, rows: Sequence[Any], steps: int) -> list[list[Any]]:
+    """The rows that each optimizer step reads."""
+    from luthier.text.ids import Text
+    from luthier.tune.objectives.sft import Sft
+
+    lessons = list(Sft().lessons(rows, Text.load(model_folder())))
+    chosen = order(len(lessons), steps, job.rows_per_step)
+    return [
+        [row for at in chosen[begin : begin + job.rows_per_step] for row in lessons[at].rows]
+        for begin in range(0, len(chosen), job.rows_per_step)
+    ]
+
+
+def _products(job: Work, model: Any, rows: Sequence[Any]) -> int:
+    """Operations in the matrix products that one step needs, shared prefixes once.
+
+    A frozen weight takes part twice (forward, and the slope of its input), one that moves three times; attention's two
+    products are each made three times over; the head reads learnt places only.
+    """
+    from luthier.models.pack import pack
+    from luthier.tune.techniques.lora import Lora
+
+    made = pack(rows)
+    layers = model.parameters - model.embedding_parameters
+    moving, adapter = (6, 0) if job.technique == "full" else (4, Lora(r=16).trainable(model))
+    attention = 12 * model.layers * model.heads * model.head_dim * int((made.positions + 1).sum())
+    head = moving * model.vocab * model.hidden_size * len(made.sources)
+    return made.tokens * (moving * layers + 6 * adapter) + attention + head
 
 
 class _Watch(list[Any]):

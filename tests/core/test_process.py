@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 from luthier.core.process import is_gone, me
 
@@ -35,3 +38,23 @@ def test_an_earlier_boot_is_over_and_another_host_is_unknown() -> None:
     assert is_gone("|".join((host, "an-earlier-boot", space, number, started)))
     assert not is_gone("|".join(("another-host", "boot", space, number, "1")))
     assert not is_gone("|".join((host, me().split("|")[1], "another-container", "999999", "1")))
+
+
+HOLES = """
+from pathlib import Path
+from luthier.core.process import release_memory
+def held():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+held_back = [b"x" * 60_000 for _ in range(2_000)]
+last = held_back.pop()
+held_back.clear()
+before = held()
+release_memory()
+print(before - held())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="tells memory by /proc")
+def test_freed_memory_goes_back_although_something_stands_behind_it() -> None:
+    told = subprocess.run([sys.executable, "-c", HOLES], capture_output=True, text=True, check=True)
+    assert int(told.stdout) > 50_000_000

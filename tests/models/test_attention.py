@@ -51,12 +51,12 @@ TREES = st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=30), min_size=
 @settings(max_examples=40, deadline=None)
 @given(TREES, st.integers(0, 60), st.sampled_from([None, 2, 9]), st.sampled_from([6, 20, 96]))
 def test_blocks_of_subtrees_equal_the_dense_mask(
-    rows: list[list[int]], prefix: int, window: int | None, short: int
+    rows: list[list[int]], prefix: int, window: int | None, together: int
 ) -> None:
     torch.manual_seed(prefix)
     made = pack([Row([*([1] * prefix), *ids, 9], [0.0] * (prefix + len(ids)) + [1.0]) for ids in rows], share_from=2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("luthier.models.attention.plan.SHORT", short)
+        patch.setattr("luthier.models.attention.plan.TOGETHER", together)
         plan = Plan(made)
     query, key, value = (torch.randn(1, heads, made.tokens, 4, dtype=torch.float64) for heads in (4, 2, 2))
     found = block_attention(query, key, value, plan, 0.3, window)

@@ -1,7 +1,8 @@
-"""Which process this is, so that another one can later tell whether it still lives."""
+"""Which process this is, so that another one can later tell whether it still lives; and memory given back."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 from pathlib import Path
@@ -22,6 +23,13 @@ def is_gone(name: str) -> bool:
     if boot != _boot():
         return True  # the machine was started anew since
     return space == _space() and _started(int(number)) != started
+
+
+def release_memory() -> None:
+    """Give what was freed back to the system, where the C library keeps it (glibc); after large copies were made."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)
 
 
 def _boot() -> str:

@@ -204,7 +204,7 @@ class _Apply(torch.autograd.Function):
         grad = grads[0].contiguous()
         through = grad @ ctx.joint  # (tokens, in + rank)
         inner = through[:, width:].contiguous()
-        d_x = torch.addmm(through[:, :width], inner, down) if ctx.needs_input_grad[0] else None
+        d_x = through[:, :width].addmm_(inner, down) if ctx.needs_input_grad[0] else None
         d_down = (inner.t() @ both[:, :width]).to(ctx.dtype)
         found: list[Tensor] = []
         for member, out, rank in zip(product.members, product.outs, product.ranks, strict=True):

@@ -182,12 +182,12 @@ def _taught(rows: Sequence[Row]) -> tuple[Tensor | None, Tensor | None]:
 
 
 def rounded(made: Pack) -> Pack:
-    """The same pack with a last branch that nobody reads, so that packs come in few sizes: at most 32 in each doubling.
+    """The same pack with a last branch that nobody reads, so that packs come in few sizes: at most 64 in each doubling.
 
     Matrix libraries make a kernel for each new shape, and keep it: with a new size at each step that costs more time
     and memory than the few tokens.
     """
-    unit = max(8, 1 << max(0, made.tokens.bit_length() - 6))
+    unit = max(8, 1 << max(0, made.tokens.bit_length() - 7))
     missing = -made.tokens % unit
     if not missing or not made.tokens:
         return made

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from luthier.core.digest import digest_of, file_digest
 from luthier.core.errors import DataError, ModelError, Where
 from luthier.core.paths import PathText, locate
+from luthier.core.process import release_memory
 from luthier.core.step import Beside, DataRef, Forecast, Makes, ModelRef, Outline, Outlook, Step, TeacherRef, Work
 from luthier.models.describe import Description, describe
 from luthier.models.load import is_remote, no_weights
@@ -249,6 +250,7 @@ class _Tuning:
         tokens = self._tokens(material.lessons)
         self._technique.begin(model, packs_of(material.lessons, course, tokens))
         one_product(model)
+        release_memory()
         how = reading(model)
         if remark := self._technique.remark(self._description):
             self._work.events.note(remark)
