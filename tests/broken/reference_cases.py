@@ -74,7 +74,10 @@ CASES = (
     ),
     # gates
     Case("sign of a rule", RULE, "column 10: '=' has no meaning in a rule", "step gate", recipe=_rule("accuracy => 0")),
-    Case("per cent in a rule", RULE, "column 15: '%' has no meaning", "step gate", recipe=_rule("accuracy >= 80%")),
+    Case("per cent of nothing", RULE, "column 13: wanted a number", "step gate", recipe=_rule("accuracy >= %")),
+    Case(
+        "findings of nothing", RULE, "column 1: no data was checked", "`validate`", recipe=_rule("no serious findings")
+    ),
     Case("half a rule", RULE, "column 12: wanted a number, or a model", "step gate", recipe=_rule("accuracy >=")),
     Case("metric of a rule", RULE, "metric 'acuracy' is unknown", "'accuracy'", recipe=_rule("acuracy >= 0.5")),
     Case("opponent of a rule", RULE, "model 'bse' is unknown", "'base'", recipe=_rule("accuracy > bse")),

@@ -156,10 +156,10 @@ CASES = (
     ),
     Case(
         "a bare step that needs more",
-        "recipe.yaml:23 (steps.gate.report)",
+        "recipe.yaml:23 (steps.gate.data)",
         "is required",
-        "`report: STEP`",
-        recipe=edited(GATE, "  gate: gate\n"),
+        "`data: STEP`",
+        recipe=edited(GATE, "  gate: evaluate\n"),
     ),
     # types
     Case(

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from pydantic import ValidationError
 
 from eval.evaluations import evaluation, made
-from luthier.core.artifact import Artifact
+from luthier.core.artifact import Artifact, Manifest, list_files
 from luthier.core.errors import RecipeError
 from luthier.core.step import Outlook
 from luthier.core.store import Store
-from luthier.eval.judge import Seen, decide
+from luthier.eval.judge import Seen, decide, judge_data
 from luthier.eval.rule import Rule, WrongRule, parse
 from luthier.eval.steps.evaluate import Evaluate
 from luthier.eval.steps.gate import Gate
+from luthier.text.findings import Finding, Findings, Number, write_findings
 
 
 @pytest.fixture(scope="module")
@@ -137,3 +139,79 @@ def test_refused_at_plan_time(settings: dict[str, object], rule: str, said: str)
     with pytest.raises(RecipeError, match=said):
         Gate(report="report", rules=(rule,)).foresee(outlook)
     assert Gate(report="report", rules=("accuracy > 0.1",)).foresee(outlook).seconds is not None
+
+
+@pytest.fixture
+def found(tmp_path: Path) -> Artifact:
+    """What a validation of a thousand rows might say."""
+    numbers = {
+        "label_errors": Number(value=0.03, low=0.02, high=0.04, rows=1000, about="share", share=True),
+        "imbalance": Number(value=4, rows=1000, about="rows"),
+    }
+    findings = (
+        Finding(name="label_errors", severity="serious", title="T", sentence="S.", numbers=numbers, remedy="R"),
+        Finding(name="lengths", severity="warning", title="T", sentence="S.", remedy="R"),
+    )
+    write_findings(tmp_path, Findings(rows=1000, looked_at=1000, findings=findings), [])
+    manifest = Manifest(
+        digest="0" * 32,
+        kind="validate",
+        makes="findings",
+        settings={},
+        inputs={},
+        reads={},
+        code="",
+        seed=0,
+        files=list_files(tmp_path),
+    )
+    return Artifact(tmp_path, manifest, lambda digest: pytest.fail("no parents"))
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ("label_errors < 5%", "PASS"),
+        ("label_errors < 2 %", "FAIL"),
+        ("label_errors <= 3.5%", "INCONCLUSIVE"),
+        ("imbalance <= 4", "PASS"),
+        ("imbalance < 4", "FAIL"),
+        ("no serious findings", "FAIL"),
+        ("findings.serious < 2", "PASS"),
+        ("findings.warning <= 2", "PASS"),
+    ],
+)
+def test_rules_about_data(found: Artifact, text: str, verdict: str) -> None:
+    ruling = judge_data(text, parse(text, findings=True), found)
+    assert ruling.verdict == verdict
+    assert (ruling.more_rows is not None) == (verdict == "INCONCLUSIVE")
+
+
+def test_rules_about_data_and_models_stand_in_one_gate(store: Store, evaluated: Artifact, found: Artifact) -> None:
+    gate = Gate(report="report", findings="checked", rules=("accuracy > base", "label_errors < 5%"))
+    rulings = [gate._judged(text, {"report": evaluated, "findings": found}) for text in gate.rules]
+    assert [ruling.verdict for ruling in rulings] == ["PASS", "PASS"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"rules": ["accuracy > base"]}, "a gate holds nothing"),
+        ({"report": "r", "rules": ["no serious findings"]}, "column 1: no data was checked"),
+        ({"findings": "f", "rules": ["no dreadful findings"]}, "wanted a severity"),
+        ({"findings": "f", "rules": ["no serious finding"]}, "wanted `findings`"),
+        ({"report": "r", "rules": ["label_errors < 2%"]}, "metric 'label_errors' is unknown"),
+    ],
+)
+def test_wrong_rules_about_data(settings: dict[str, object], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        Gate.model_validate({"kind": "gate", **settings})
+
+
+def test_what_the_checks_leave_out_is_refused_before_anything_runs(found: Artifact) -> None:
+    upstream = {"findings": SimpleNamespace(measured=lambda: ("label_errors", "findings.serious"))}
+    Gate(findings="f", rules=("label_errors < 2%",)).foresee(Outlook(inputs={}, upstream=upstream, base=Path()))
+    for text, said in (("label_eror < 2%", "did you mean 'label_errors'"), ("label_errors > base", "no base")):
+        with pytest.raises(RecipeError, match=said):
+            Gate(findings="f", rules=(text,)).foresee(Outlook(inputs={}, upstream=upstream, base=Path()))
+        with pytest.raises(RecipeError):
+            judge_data(text, parse(text, findings=True), found)

@@ -19,7 +19,7 @@ from luthier.core.component import Component, nested
 from luthier.core.digest import code_digest, digest_of
 from luthier.core.events import StepEvents
 
-Makes = Literal["dataset", "model", "evaluation", "verdict"]
+Makes = Literal["dataset", "model", "evaluation", "findings", "verdict"]
 BENCHES = ("luthier.text", "luthier.models", "luthier.metrics")
 """Shared benches: every room may build on them, so their sources are part of every room's code revision."""
 
@@ -41,7 +41,8 @@ class Beside:
 DataRef = Annotated[str, Reads("dataset")]
 ModelRef = Annotated[str | None, Reads("model")]
 TeacherRef = Annotated[str | None, Reads("model", optional=True)]
-EvaluationRef = Annotated[str, Reads("evaluation")]
+EvaluationRef = Annotated[str | None, Reads("evaluation", optional=True)]
+FindingsRef = Annotated[str | None, Reads("findings", optional=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +137,10 @@ class Step(Component):
     def outline(self, outlook: Outlook) -> Outline:
         """What the artifact will hold, for those who must plan with it before it is made; nothing by default."""
         return Outline()
+
+    def measured(self) -> tuple[str, ...] | None:
+        """Names of the numbers that a gate's rules may use; None when only the artifact can tell."""
+        return None
 
     @classmethod
     def reads(cls) -> dict[str, Reads]:

@@ -10,6 +10,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import RecipeError, Where, did_you_mean
 from luthier.eval.rule import Rule
 from luthier.metrics.paired import Z95, more_rows
+from luthier.text.findings import read_findings
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 
@@ -55,6 +56,11 @@ def judge(text: str, rule: Rule, evaluation: Artifact) -> Ruling:
         seen = _alone(rule, metrics, summary)
     else:
         seen = _against(rule, metrics, summary, evaluation.read_json("comparisons.json"))
+    return _ruling(text, rule, seen)
+
+
+def _ruling(text: str, rule: Rule, seen: Seen) -> Ruling:
+    """Decide a rule by what is seen."""
     verdict = decide(rule, seen.low, seen.high)
     needed = None
     if verdict == "INCONCLUSIVE":
@@ -69,6 +75,23 @@ def judge(text: str, rule: Rule, evaluation: Artifact) -> Ruling:
         more_rows=needed,
         why=_why(rule, verdict, seen, needed),
     )
+
+
+def judge_data(text: str, rule: Rule, findings: Artifact) -> Ruling:
+    """Hold one rule against what a validation found in the data."""
+    numbers = read_findings(findings).numbers
+    if rule.model is not None:
+        remedy = "give the rule a number as its limit"
+        raise RecipeError(f"{rule.name} is about data, not models", where=Where(field="rules"), remedy=remedy)
+    if rule.name not in numbers:
+        what = f"no check of the data says {rule.name!r}"
+        raise RecipeError(what, where=Where(field="rules"), remedy=did_you_mean(rule.name, numbers))
+    number = numbers[rule.name]
+    low, high = number.ends
+    said = f"{rule.name} ({number.about}) is {number.value:.4g}"
+    said += f" {_ends({'low': low, 'high': high})}" if low < high else ""
+    seen = Seen(value=number.value, low=low, high=high, rows=number.rows, said=said)
+    return _ruling(text, rule, seen)
 
 
 def decide(rule: Rule, low: float, high: float) -> Verdict:

@@ -1,10 +1,11 @@
 """The rules of a gate, a small grammar:
 
-    rule   = name ( ">" | ">=" | "<" | "<=" ) limit
-    limit  = number | model [ ("+" | "-") number ]
+    rule   = name ( ">" | ">=" | "<" | "<=" ) limit | "no" severity "findings"
+    limit  = number ["%"] | model [ ("+" | "-") number ["%"] ]
 
-`name` is a metric (`macro_f1`) or the measure of a probe (`bias.gap`); `model` is `base` or a baseline (`tfidf`).
-"macro_f1 > base", "rougeL >= base - 0.01", "accuracy >= 0.8", "bias.gap <= 0.05".
+`name` is a metric (`macro_f1`), the measure of a probe (`bias.gap`) or a number of a check of data (`label_errors`);
+`model` is `base` or a baseline (`tfidf`); `severity` is `serious`, or `warning`, which means that or worse.
+"macro_f1 > base", "rougeL >= base - 0.01", "accuracy >= 80%", "bias.gap <= 0.05", "no serious findings".
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from typing import Literal, NamedTuple
 
 from luthier.core.component import members
 from luthier.core.errors import did_you_mean
+from luthier.text.findings import COUNTS
 
 Sign = Literal[">", ">=", "<", "<="]
 _TOKEN = re.compile(
-    r"\s*(?:(?P<name>[A-Za-z_][\w.]*)|(?P<number>\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+)|(?P<sign>[<>]=?|[+-]))"
+    r"\s*(?:(?P<name>[A-Za-z_][\w.]*)|(?P<number>\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+)|(?P<sign>[<>]=?|[+-])|(?P<percent>%))"
 )
 
 
@@ -52,11 +54,17 @@ class _Token(NamedTuple):
     column: int
 
 
-def parse(text: str) -> Rule:
-    """Read a rule; `WrongRule` says at which column it is wrong, and what was wanted there."""
+def parse(text: str, *, findings: bool = False) -> Rule:
+    """Read a rule; `WrongRule` says at which column it is wrong, and what was wanted there.
+
+    With `findings`, rules about the data are read as well; which numbers their checks have, the findings know.
+    """
     tokens = [*_tokens(text), _Token("end", "", len(text.rstrip()) + 1)]
+    if tokens[0].text == "no":
+        return _none(text, tokens, findings=findings)
     name = _take(text, tokens, "name", "the name of a metric")
-    rule_name = _known(text, name, _measures(), "metric")
+    measures = _measures()
+    rule_name = name.text if findings and not _among(name, measures) else _known(text, name, measures, "metric")
     sign = _take(text, tokens, "sign", "one of > >= < <=", {">", ">=", "<", "<="})
     model, margin = _limit(text, tokens)
     _take(text, tokens, "end", "nothing more")
@@ -67,15 +75,40 @@ def _limit(text: str, tokens: list[_Token]) -> tuple[str | None, float]:
     wanted = "a number, or a model such as base"
     if tokens[0].kind == "sign" and tokens[0].text == "-":
         tokens.pop(0)
-        return None, -float(_take(text, tokens, "number", "a number").text)
+        return None, -_number(text, tokens)
     if tokens[0].kind == "number":
-        return None, float(tokens.pop(0).text)
+        return None, _number(text, tokens)
     model = _known(text, _take(text, tokens, "name", wanted), _models(), "model")
     if tokens[0].kind == "end":
         return model, 0.0
     sign = _take(text, tokens, "sign", "+ or -", {"+", "-"})
-    number = float(_take(text, tokens, "number", "a number").text)
+    number = _number(text, tokens)
     return model, number if sign.text == "+" else -number
+
+
+def _number(text: str, tokens: list[_Token]) -> float:
+    """A number, or so many per cent."""
+    number = float(_take(text, tokens, "number", "a number").text)
+    if tokens[0].kind != "percent":
+        return number
+    tokens.pop(0)
+    return number / 100
+
+
+def is_about_models(rule: Rule) -> bool:
+    """Whether a rule is about an evaluation, rather than about what was found in data."""
+    return rule.name in _measures()
+
+
+def _none(text: str, tokens: list[_Token], *, findings: bool) -> Rule:
+    """`no serious findings`: their count is at most 0."""
+    if not findings:
+        raise _wrong(text, tokens[0].column, "no data was checked; name a `validate` step in `findings`")
+    tokens.pop(0)
+    severity = _take(text, tokens, "name", "a severity", {name.rpartition(".")[2] for name in COUNTS})
+    _take(text, tokens, "name", "`findings`", {"findings"})
+    _take(text, tokens, "end", "nothing more")
+    return Rule(f"findings.{severity.text}", "<=", None, 0.0)
 
 
 def _tokens(text: str) -> Iterable[_Token]:
@@ -103,6 +136,10 @@ def _known(text: str, token: _Token, known: Iterable[str], what: str) -> str:
     if _plain(token.text) in names:
         return names[_plain(token.text)]
     raise _wrong(text, token.column, f"{what} {token.text!r} is unknown; {did_you_mean(token.text, names.values())}")
+
+
+def _among(token: _Token, known: Iterable[str]) -> bool:
+    return _plain(token.text) in {_plain(name) for name in known}
 
 
 def _plain(name: str) -> str:

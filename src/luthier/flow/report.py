@@ -71,12 +71,22 @@ def write_run_report(result: Result) -> Path | None:
 
 
 def headline(artifacts: Mapping[str, Artifact]) -> list[str]:
-    """What a person wants to know first: how the models stand, and what the gates say."""
+    """What a person wants to know first: whether the data are fit, how the models stand, what the gates say."""
     lines = []
     for artifact in artifacts.values():
+        if artifact.manifest.makes == "findings":
+            lines += _found(artifact)
         if artifact.manifest.makes == "evaluation":
             lines.append(str(artifact.read_json("summary.json")["verdict_sentence"]))
         if artifact.manifest.makes == "verdict":
             verdict = artifact.read_json("verdict.json")
             lines += [f"gate {rule['verdict']}: {rule['rule']}" for rule in verdict["rules"]]
     return lines
+
+
+def _found(artifact: Artifact) -> list[str]:
+    """Whether the data are fit to train on, and each serious finding."""
+    from luthier.text.findings import read_findings
+
+    told = read_findings(artifact)
+    return [told.sentence, *(f"serious: {finding.title}: {finding.sentence}" for finding in told.of("serious"))]

@@ -103,6 +103,16 @@ def _evaluation(artifact: Artifact) -> dict[str, Any]:
     }
 
 
+def _findings(artifact: Artifact) -> dict[str, Any]:
+    from luthier.text.findings import read_findings
+
+    told = read_findings(artifact)
+    return {
+        "told": told.sentence,
+        **{finding.name: f"{finding.severity}: {finding.sentence}" for finding in told.findings},
+    }
+
+
 def _verdict(artifact: Artifact) -> dict[str, Any]:
     verdict = artifact.read_json("verdict.json")
     return {"verdict": verdict["verdict"], **{rule["rule"]: rule["verdict"] for rule in verdict["rules"]}}
@@ -112,5 +122,6 @@ _SUMMARIES: dict[str, Callable[[Artifact], dict[str, Any]]] = {
     "dataset": _dataset,
     "model": _model,
     "evaluation": _evaluation,
+    "findings": _findings,
     "verdict": _verdict,
 }

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
+from luthier.core.artifact import Artifact
 from luthier.core.errors import RecipeError, Where, did_you_mean
 from luthier.core.files import write_aside
-from luthier.core.step import EvaluationRef, Forecast, Makes, Outlook, Step, Work
+from luthier.core.step import EvaluationRef, FindingsRef, Forecast, Makes, Outlook, Step, Work
+
+if TYPE_CHECKING:
+    from luthier.eval.judge import Ruling
+    from luthier.eval.rule import Rule
 
 
-def _checked(text: str) -> str:
+def _checked(text: str, info: ValidationInfo) -> str:
     from luthier.eval.rule import parse
 
-    parse(text)
+    parse(text, findings=bool(info.data.get("findings")))
     return text
 
 
@@ -24,7 +29,9 @@ RuleText = Annotated[str, AfterValidator(_checked)]
 
 
 class Gate(Step):
-    """Hold an evaluation against rules; a rule passes only when its whole 95 % interval is on the right side.
+    """Hold an evaluation, or what was found in data, against rules.
+
+    A rule passes only when its whole 95 % interval is on the right side.
 
     Each rule is a decision that was written down beforehand, so its interval is not corrected for their number.
     """
@@ -32,18 +39,26 @@ class Gate(Step):
     kind: Literal["gate"] = "gate"
     makes: ClassVar[Makes] = "verdict"
 
-    report: EvaluationRef
+    report: EvaluationRef = None
     """The step that made the evaluation."""
+    findings: FindingsRef = None
+    """The step that checked the data, for rules such as `label_errors < 2%` or `no serious findings`."""
     rules: tuple[RuleText, ...] = Field(min_length=1)
     """What must hold, such as `macro_f1 > base`, `rougeL >= base - 0.01`, `accuracy >= 0.8`, `accuracy > tfidf`."""
 
+    @model_validator(mode="after")
+    def _holds_something(self) -> Gate:
+        if self.report is None and self.findings is None:
+            raise ValueError(
+                "a gate holds nothing; name a step that evaluates in `report`, or one that validates in `findings`"
+            )
+        return self
+
     def make(self, work: Work) -> Mapping[str, Any]:
         """Write `verdict.json`; a rule that fails is a result, not an error."""
-        from luthier.eval.judge import judge, overall
-        from luthier.eval.rule import parse
+        from luthier.eval.judge import overall
 
-        evaluation = work.inputs["report"]
-        rulings = [judge(text, parse(text), evaluation) for text in self.rules]
+        rulings = [self._judged(text, work.inputs) for text in self.rules]
         verdict = {"verdict": overall(rulings), "rules": [ruling.as_json() for ruling in rulings]}
         for ruling in rulings:
             work.events.note(f"{ruling.verdict}: {ruling.rule}: {ruling.why}")
@@ -51,22 +66,43 @@ class Gate(Step):
         write_aside(work.folder / "verdict.json", (text + "\n").encode())
         return {}
 
+    def _judged(self, text: str, inputs: Mapping[str, Artifact]) -> Ruling:
+        from luthier.eval.judge import judge, judge_data
+        from luthier.eval.rule import is_about_models, parse
+
+        rule = parse(text, findings=self.findings is not None)
+        if "findings" in inputs and not (is_about_models(rule) and "report" in inputs):
+            return judge_data(text, rule, inputs["findings"])
+        return judge(text, rule, inputs["report"])
+
     def foresee(self, outlook: Outlook) -> Forecast:
         """Refuse rules about what the evaluation's settings leave out; the work itself takes no time."""
+        from luthier.eval.rule import is_about_models, parse
         from luthier.eval.steps.evaluate import Evaluate
 
-        evaluation = outlook.upstream.get("report")
-        if isinstance(evaluation, Evaluate):
-            for number, text in enumerate(self.rules):
-                _check(text, evaluation, Where(field=f"rules.{number}"))
+        evaluation, checked = outlook.upstream.get("report"), outlook.upstream.get("findings")
+        for number, text in enumerate(self.rules):
+            where, rule = Where(field=f"rules.{number}"), parse(text, findings=checked is not None)
+            if checked is not None and not (is_about_models(rule) and evaluation is not None):
+                _check_data(rule, checked, where)
+            elif isinstance(evaluation, Evaluate):
+                _check(rule, evaluation, where)
         return Forecast(seconds=0.1, how="reads the evaluation's numbers")
 
 
-def _check(text: str, evaluation: Any, where: Where) -> None:
-    """`RecipeError` when a rule names a measure or model that the evaluation's own settings leave out."""
-    from luthier.eval.rule import parse
+def _check_data(rule: Rule, checked: Step, where: Where) -> None:
+    """`RecipeError` when no check of the validation has the number that a rule names."""
+    known = checked.measured()
+    if known is not None and rule.name not in known:
+        what = f"the validation does not measure {rule.name}"
+        raise RecipeError(what, where=where, remedy=f"add its check to `checks`; {did_you_mean(rule.name, known)}")
+    if rule.model is not None:
+        what = f"{rule.name} is about data, which has no {rule.model}"
+        raise RecipeError(what, where=where, remedy="give the rule a number as its limit")
 
-    rule = parse(text)
+
+def _check(rule: Rule, evaluation: Any, where: Where) -> None:
+    """`RecipeError` when a rule names a measure or model that the evaluation's own settings leave out."""
     probed = [name for probe in evaluation.probes for name in probe.measures]
     if evaluation.metrics is not None or "." in rule.name:
         measured = [*(metric.kind for metric in evaluation.metrics or ()), *probed]

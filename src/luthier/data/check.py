@@ -1,0 +1,109 @@
+"""A check looks at a prepared data set and says what it found: rows, a severity, numbers with intervals, a remedy."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from luthier.core.component import Component
+from luthier.text.findings import Finding, Number, Severity
+
+if TYPE_CHECKING:
+    from luthier.data.material import Material, Seen
+
+Needs = Literal["labels", "texts", "test", "model", "groups"]
+"""What a check cannot do without: classes, free answers, held-out rows, a model, a group of each row."""
+
+_NAMED = 20
+"""Ids that a remedy spells out."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A finding with the rows that it is about, in the order of their weight."""
+
+    finding: Finding
+    marks: Sequence[tuple[Seen, float | None, str]] = ()
+    """Each row with its score and what is said of it."""
+
+
+@dataclass(frozen=True)
+class Planted:
+    """Rows that hold the fault which a check looks for."""
+
+    rows: Sequence[Seen]
+    ids: frozenset[str] = frozenset()
+    """The faulty rows; empty when the fault is not one of single rows."""
+
+
+class Check(Component):
+    """Something that is looked for in a prepared data set.
+
+    A check is a pure function of its settings and the rows (and the model, where it reads one). It always says its
+    numbers; what it finds in order is `info`.
+    """
+
+    role: ClassVar[str] = "check"
+    home: ClassVar[str] = "luthier.data.checks"
+    measures: ClassVar[Mapping[str, str]]
+    """Its numbers, by the name that a gate's rule uses, with what each is."""
+    needs: ClassVar[frozenset[Needs]] = frozenset()
+    quick: ClassVar[bool] = True
+    """Whether it takes seconds for ten thousand rows: then it is part of every proposed recipe."""
+    finds: ClassVar[float] = 0.8
+    """At least this share of the rows that `plant` damages is marked."""
+    false_alarms: ClassVar[float]
+    """At most this share of the rows of clean data is marked; of findings that mark no rows, this share of clean data
+    sets is warned about."""
+
+    @abstractmethod
+    def look(self, data: Material) -> Iterable[Found]:
+        """What was found."""
+
+    @abstractmethod
+    def plant(self, rows: Sequence[Seen]) -> Planted:
+        """Clean rows with the fault that this check finds: what its documentation means, and its test plants."""
+
+
+def graded(share: float, warning: float, serious: float) -> Severity:
+    """The severity of a share, given from where on it is a warning and serious."""
+    return "serious" if share >= serious else "warning" if share >= warning else "info"
+
+
+def share_of(count: int, rows: int, about: str) -> Number:
+    """A share of rows with Wilson's interval for the source that they were drawn from."""
+    from luthier.metrics.resample import wilson
+
+    if rows == 0:
+        return Number(value=0, about=about, share=True)
+    low, high = wilson(count, rows)
+    return Number(
+        value=round(count / rows, 6), low=round(low, 6), high=round(high, 6), rows=rows, about=about, share=True
+    )
+
+
+def damaged(rows: Sequence[Seen], step: int, damage: Callable[[Seen], Seen]) -> Planted:
+    """Every `step`-th row damaged."""
+    made = [damage(row) if place % step == 0 else row for place, row in enumerate(rows)]
+    return Planted(made, frozenset(row.id for place, row in enumerate(made) if place % step == 0))
+
+
+def leaving_out(rows: Sequence[Seen], reason: str) -> str:
+    """The setting of `prepare` that leaves rows out; of many, the first, and where the others are."""
+    if not rows:
+        return ""
+    ids = ", ".join(f'"{row.id}"' for row in rows[:_NAMED])
+    more = f"  # and {len(rows) - _NAMED:,} more: `luthier export` writes them all" if len(rows) > _NAMED else ""
+    return f"ops: [{{kind: leave_out, reason: {reason}, ids: [{ids}]}}]{more}"
+
+
+def percent(value: float) -> str:
+    """A share as people say it."""
+    return f"{100 * value:.0f} %" if value >= 0.1 or value == 0 else f"{100 * value:.2g} %"
+
+
+def rows_word(count: int) -> str:
+    """`1 row`, `2,000 rows`."""
+    return f"{count:,} {'row' if count == 1 else 'rows'}"

@@ -1,0 +1,1 @@
+"""Checks of a prepared data set, one file a kind."""

@@ -1,0 +1,160 @@
+"""Answers that teach nothing: refusals, cut ends, loops, echoes of the prompt, one answer for everything."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from luthier.data.check import Check, Found, Needs, Planted, damaged, graded, leaving_out, percent, rows_word, share_of
+from luthier.data.material import Material, Seen
+from luthier.data.text_keys import normal
+from luthier.text.findings import Finding
+
+REFUSALS = (
+    "as an ai language model",
+    "as a language model",
+    "as an ai assistant",
+    "i am an ai",
+    "i'm an ai",
+    "i cannot assist",
+    "i can't assist",
+    "i can not assist",
+    "i cannot help with",
+    "i can't help with",
+    "i am unable to",
+    "i'm unable to",
+    "i am not able to",
+    "i'm not able to",
+    "i cannot fulfill",
+    "i can't fulfill",
+    "i cannot comply",
+    "i can't comply",
+    "i cannot provide",
+    "i can't provide",
+    "i'm sorry, but i",
+    "i am sorry, but i",
+    "i apologize, but i",
+)
+"""Beginnings of refusals, after the strings by which Zou et al. 2023 (arXiv 2307.15043) count them."""
+_BEGINNING = 120
+"""A refusal stands at the beginning of an answer: what is said later may be a quotation."""
+_END = re.compile(r"[.!?…。!?;:)\]}>\"'`»”’*_|~\d]$")
+"""How a finished answer ends."""
+_MANY = 20
+"""Prompts that must share an answer before it counts as one answer for everything."""
+
+
+class AnswerQuality(Check):
+    """Free answers that are none: empty, refused, cut off, in circles, an echo of the prompt, one for everything."""
+
+    kind: Literal["answer_quality"] = "answer_quality"
+    needs: ClassVar[frozenset[Needs]] = frozenset({"texts"})
+    measures: ClassVar[Mapping[str, str]] = {
+        "answers.bad": "share of rows with any fault of the answer",
+        "answers.empty": "share of rows without a word in the answer",
+        "answers.refused": "share of rows with a refusal",
+        "answers.cut": "share of rows whose answer stops in the middle of a sentence",
+        "answers.repeated": "share of rows whose answer goes in circles",
+        "answers.echo": "share of rows whose answer repeats the prompt",
+        "answers.stock": "share of rows with one answer that many prompts share",
+    }
+    false_alarms: ClassVar[float] = 0.01
+
+    repeated: float = Field(default=0.5, gt=0, le=1)
+    """Share of an answer's runs of four words that came before, from which it goes in circles."""
+    echo: float = Field(default=0.9, gt=0, le=1)
+    """Share of an answer's words, in order, that the prompt holds, from which it is an echo."""
+    stock: float = Field(default=0.05, gt=0, le=1)
+    """Share of all rows with the same answer from which it counts as one answer for everything."""
+    warning: float = Field(default=0.01, ge=0, le=1)
+    """Share of rows from which it is a warning."""
+    serious: float = Field(default=0.2, ge=0, le=1)
+    """Share of rows from which it is serious."""
+
+    def look(self, data: Material) -> Iterable[Found]:
+        counts = Counter(normal(row.answer) for row in data.rows)
+        common = {text for text, count in counts.items() if count >= max(_MANY, self.stock * len(data.rows))}
+        ends = sum(bool(_END.search(row.answer.rstrip())) for row in data.rows) >= 0.8 * len(data.rows)
+        faults = [(row, self._fault(row, common, whole=ends)) for row in data.rows]
+        marks = [(row, None, fault) for row, fault in faults if fault]
+        found = Counter(fault for _, fault in faults if fault)
+        names = {name.removeprefix("answers."): name for name in self.measures}
+        numbers = {
+            names[word]: share_of(count, len(data.rows), self.measures[names[word]])
+            for word, count in {**{word: found[word] for word in names if word != "bad"}, "bad": len(marks)}.items()
+        }
+        share = numbers["answers.bad"].value
+        parts = ", ".join(f"{count:,} {_WORDS[word]}" for word, count in sorted(found.items()))
+        yield Found(
+            Finding(
+                name=self.kind,
+                severity=graded(share, self.warning, self.serious),
+                title="Answers that teach nothing" if marks else "Answers",
+                sentence=f"{rows_word(len(marks))} of {len(data.rows):,} ({percent(share)}) have an answer that "
+                f"teaches nothing: {parts}." if marks else f"All {len(data.rows):,} answers look whole.",
+                rows=len(marks),
+                numbers=numbers,
+                remedy="Write these answers anew, or leave the rows out by their ids." if marks else "",
+                mend=leaving_out([row for row, _, _ in marks], "poor answer"),
+            ),
+            marks,
+        )  # fmt: skip
+
+    def _fault(self, row: Seen, common: set[str], *, whole: bool) -> str:
+        """The first fault of an answer, by its measure's name; empty when there is none."""
+        text, words = row.answer.strip(), normal(row.answer).split()
+        if not any(char.isalnum() for char in text):
+            return "empty"
+        if any(opening in normal(text[:_BEGINNING]).replace("’", "'") for opening in REFUSALS):
+            return "refused"
+        if len(words) >= 12 and _again(words) >= self.repeated:
+            return "repeated"
+        if len(words) >= 4 and _held(words, normal(row.prompt).split()) >= self.echo:
+            return "echo"
+        if " ".join(words) in common:
+            return "stock"
+        return "cut" if whole and len(words) >= 8 and not _END.search(text) else ""
+
+    def plant(self, rows: Sequence[Seen]) -> Planted:
+        """Every eighth answer is the same short one, a refusal, an echo, a loop or a cut one."""
+        turn = {row.id: place // 8 for place, row in enumerate(rows)}
+        poor = (
+            "I'm sorry, but I cannot help with that request.",
+            "",
+            "we will see to it and " * 12,
+            "Please open the settings, choose your account, and then press the large but",
+        )
+
+        def damage(row: Seen) -> Seen:
+            at = turn[row.id]
+            return row.saying(answer="Please wait." if at % 2 else poor[at // 2 % len(poor)] or row.prompt)
+
+        return damaged(rows, 8, damage)
+
+
+_WORDS = {
+    "empty": "without a word",
+    "refused": "refused",
+    "cut": "cut off",
+    "repeated": "going in circles",
+    "echo": "echoing the prompt",
+    "stock": "the same for many prompts",
+}
+
+
+def _again(words: Sequence[str]) -> float:
+    """Share of the runs of four words that came before in the same text."""
+    runs = [tuple(words[at : at + 4]) for at in range(len(words) - 3)]
+    return 1 - len(set(runs)) / len(runs)
+
+
+def _held(words: Sequence[str], prompt: Sequence[str]) -> float:
+    """Share of an answer's pairs of words that stand in the prompt."""
+    pairs = set(pairwise(prompt))
+    mine = list(pairwise(words))
+    return sum(pair in pairs for pair in mine) / len(mine)

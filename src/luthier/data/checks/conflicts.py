@@ -1,0 +1,101 @@
+"""Prompts that are asked twice and answered in two ways."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from luthier.data.check import Check, Found, Planted, graded, percent, rows_word, share_of
+from luthier.data.material import Material, Seen
+from luthier.text.findings import Finding
+
+
+class Conflicts(Check):
+    """The same prompt, or nearly the same, with another answer: a model can learn only one of them.
+
+    Twins are found as `near_dedup` finds them: MinHash proposes, the true Jaccard similarity decides. Of free text,
+    answers conflict when they share too few words.
+    """
+
+    kind: Literal["conflicts"] = "conflicts"
+    measures: ClassVar[Mapping[str, str]] = {"conflicts": "share of rows whose twin is answered in another way"}
+    false_alarms: ClassVar[float] = 0.005
+
+    threshold: float = Field(default=0.9, ge=0.5, le=1)
+    """Jaccard similarity of prompts from which two rows are twins; 1: only equal prompts."""
+    alike: float = Field(default=0.3, ge=0, le=1)
+    """Free answers that share at least this part of their words do not conflict."""
+    warning: float = Field(default=0.005, ge=0, le=1)
+    """Share of rows from which it is a warning."""
+    serious: float = Field(default=0.1, ge=0, le=1)
+    """Share of rows from which it is serious."""
+
+    def look(self, data: Material) -> Iterable[Found]:
+        marks: list[tuple[Seen, float | None, str]] = []
+        equal = 0
+        for rows in self._clusters(data):
+            if not self._contested(data, rows):
+                continue
+            usual = Counter(row.label or row.answer for row in rows).most_common(1)[0][0]
+            equal += len({row.prompt for row in rows}) == 1
+            for row in rows:
+                other = next(one for one in rows if one.answer != row.answer)
+                note = f"twin {other.id} says {_short(other.answer)!r}"
+                marks.append((row, 1.0 if (row.label or row.answer) != usual else 0.0, note))
+        number = share_of(len(marks), len(data.rows), self.measures["conflicts"])
+        severity = graded(number.value, self.warning, self.serious)
+        said = (
+            f"{rows_word(len(marks))} of {len(data.rows):,} ({percent(number.value)}) have a twin with another answer"
+        )
+        yield Found(
+            Finding(
+                name=self.kind,
+                severity=severity,
+                title="Conflicting twins" if severity != "info" else "Twins",
+                sentence=f"{said}.",
+                rows=len(marks),
+                numbers={"conflicts": number},
+                remedy="Correct the rows, or drop every row of a prompt with several answers; the setting below does "
+                "that for equal prompts." if marks else "",
+                mend="ops: [{kind: exact_dedup, conflict: drop}]" if marks and equal else "",
+            ),
+            marks,
+        )  # fmt: skip
+
+    def _clusters(self, data: Material) -> Iterable[list[Seen]]:
+        """Rows whose prompts are twins, in the order of their ids."""
+        from luthier.data.ops.near_dedup import NearDedup
+        from luthier.data.memory import InMemory
+
+        rows = [row.row(number) for number, row in enumerate(data.rows)]
+        outcome = NearDedup(threshold=self.threshold, action="flag").settle(InMemory(NearDedup(), rows))
+        found: dict[str, list[Seen]] = defaultdict(list)
+        for row, name in zip(data.rows, outcome.attributes["cluster"], strict=True):
+            if name is not None:
+                found[name].append(row)
+        return [found[name] for name in sorted(found)]
+
+    def _contested(self, data: Material, rows: Sequence[Seen]) -> bool:
+        if data.task == "label":
+            return len({row.label for row in rows}) > 1
+        answers = [set(row.answer.casefold().split()) for row in rows]
+        first = answers[0]
+        return any(len(first & other) < self.alike * len(first | other) for other in answers[1:])
+
+    def plant(self, rows: Sequence[Seen]) -> Planted:
+        """Every 24th row asks what its neighbour asks, or nearly, and is answered otherwise."""
+        made, ids = list(rows), set()
+        for place in range(0, len(rows) - 1, 24):
+            one, other = rows[place], rows[place + 1]
+            answer = other.label and f"not {other.label}"
+            prompt = other.prompt if place % 48 else f"{other.prompt}!"
+            made[place] = one.saying(prompt=prompt, answer="Something else altogether.", label=answer)
+            ids |= {one.id, other.id}
+        return Planted(made, frozenset(ids))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:59]}…"

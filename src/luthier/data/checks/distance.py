@@ -1,0 +1,85 @@
+"""Rows that say something quite unlike all others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from luthier.data.check import Check, Found, Planted, damaged, graded, leaving_out, percent, rows_word, share_of
+from luthier.data.checks.lengths import robust_z
+from luthier.data.material import Material, Seen
+from luthier.text.findings import Finding
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class EmbeddingOutliers(Check):
+    """Prompts whose nearest neighbours are far: another language, another topic, gibberish.
+
+    Prompts become points by latent semantic analysis (TF-IDF with a truncated SVD); a row's distance is the mean cosine
+    distance to its nearest neighbours (Ramaswamy, Rastogi and Shim 2000). A row without a known word is farthest.
+    """
+
+    kind: Literal["embedding_outliers"] = "embedding_outliers"
+    measures: ClassVar[Mapping[str, str]] = {"embedding_outliers": "share of rows unlike all others"}
+    false_alarms: ClassVar[float] = 0.02
+
+    neighbours: int = Field(default=5, ge=1)
+    """How many nearest rows a row is held against."""
+    far: float = Field(default=6.0, gt=0)
+    """Modified z-score of that distance from which a row is an outlier."""
+    warning: float = Field(default=0.02, ge=0, le=1)
+    """Share of rows from which it is a warning."""
+    serious: float = Field(default=0.3, ge=0, le=1)
+    """Share of rows from which it is serious."""
+
+    def look(self, data: Material) -> Iterable[Found]:
+        import numpy as np
+
+        distance = apart(data.points, self.neighbours)
+        scores = robust_z(distance)
+        places = np.flatnonzero((scores >= self.far) & (distance >= 0.1)).tolist()
+        places.sort(key=lambda place: (-distance[place], data.rows[place].id))
+        number = share_of(len(places), len(data.rows), self.measures["embedding_outliers"])
+        yield Found(
+            Finding(
+                name=self.kind,
+                severity=graded(number.value, self.warning, self.serious),
+                title="Rows unlike all others" if places else "Neighbours",
+                sentence=f"{rows_word(len(places))} of {len(data.rows):,} ({percent(number.value)}) say something "
+                "unlike every other row, as far as their words show; the usual distance to the nearest "
+                f"{self.neighbours} is {float(np.median(distance)):.2f}.",
+                rows=len(places),
+                numbers={"embedding_outliers": number},
+                remedy="Look at them: they may be of another language or topic, or the best rows there are; leave out "
+                "what does not belong by its ids." if places else "",
+                mend=leaving_out([data.rows[place] for place in places], "unlike all others"),
+            ),
+            [(data.rows[place], round(float(distance[place]), 4), "") for place in places],
+        )  # fmt: skip
+
+    def plant(self, rows: Sequence[Seen]) -> Planted:
+        """Every fiftieth prompt is letters and digits that mean nothing."""
+        return damaged(rows, 50, lambda row: row.saying(prompt=f"qz{row.id[:6]} xv{row.id[6:12]} {row.id[::-1]}"))
+
+
+def apart(points: NDArray[np.float64], neighbours: int, piece: int = 1024) -> NDArray[np.float64]:
+    """(rows,): mean cosine distance to the nearest other rows, computed in pieces of bounded memory."""
+    import numpy as np
+
+    count = len(points)
+    wanted = min(neighbours, count - 1)
+    if wanted < 1:
+        return np.zeros(count)
+    found = np.zeros(count)
+    small = points.astype(np.float32)
+    for start in range(0, count, piece):
+        near = small[start : start + piece] @ small.T
+        near[np.arange(len(near)), np.arange(start, start + len(near))] = -2
+        nearest = -np.partition(-near, wanted - 1, axis=1)[:, :wanted]
+        found[start : start + piece] = 1 - nearest.mean(axis=1)
+    return np.round(found, 5)

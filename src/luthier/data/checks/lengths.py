@@ -1,0 +1,82 @@
+"""Rows that are far longer or shorter than the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from luthier.data.check import Check, Found, Planted, damaged, graded, percent, rows_word, share_of
+from luthier.data.material import Material, Seen
+from luthier.text.findings import Finding
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class LengthOutliers(Check):
+    """Prompts that are far longer or shorter than most: pasted logs, cut rows, a wrong column.
+
+    Far is measured on the logarithm of the number of characters by the modified z-score, 0.6745 (x - median) / MAD
+    (Iglewicz and Hoaglin 1993).
+    """
+
+    kind: Literal["length_outliers"] = "length_outliers"
+    measures: ClassVar[Mapping[str, str]] = {"length_outliers": "share of rows of a very unusual length"}
+    false_alarms: ClassVar[float] = 0.005
+
+    far: float = Field(default=5.0, gt=0)
+    """Modified z-score from which a length is an outlier; 3.5 is the authors' own for normal data, lengths tail off
+    more slowly."""
+    warning: float = Field(default=0.01, ge=0, le=1)
+    """Share of rows from which it is a warning."""
+    serious: float = Field(default=0.2, ge=0, le=1)
+    """Share of rows from which it is serious."""
+
+    def look(self, data: Material) -> Iterable[Found]:
+        import numpy as np
+
+        lengths = np.array([len(text) for text in data.prompts])
+        scores = robust_z(np.log(np.maximum(lengths, 1)))
+        places = np.flatnonzero(np.abs(scores) >= self.far).tolist()
+        places.sort(key=lambda place: (-abs(scores[place]), data.rows[place].id))
+        number = share_of(len(places), len(lengths), self.measures["length_outliers"])
+        middle = int(np.median(lengths))
+        long = [place for place in places if scores[place] > 0]
+        usual = [len(data.prompts[place].split()) for place in np.flatnonzero(np.abs(scores) < self.far)]
+        yield Found(
+            Finding(
+                name=self.kind,
+                severity=graded(number.value, self.warning, self.serious),
+                title="Unusual lengths" if places else "Lengths",
+                sentence=f"{rows_word(len(places))} of {len(lengths):,} ({percent(number.value)}) are far from the "
+                f"usual length: {len(long):,} much longer and {len(places) - len(long):,} much shorter than "
+                f"{middle:,} characters.",
+                rows=len(places),
+                numbers={"length_outliers": number},
+                remedy="Look at the longest and the shortest; what is not meant to be there can be left out by length."
+                if places else "",
+                mend=f"ops: [{{kind: length, at_most: {max(usual, default=1)}}}]" if long else "",
+            ),
+            [(data.rows[place], round(float(scores[place]), 2), f"{lengths[place]:,} characters") for place in places],
+        )  # fmt: skip
+
+    def plant(self, rows: Sequence[Seen]) -> Planted:
+        """Every twentieth prompt is a pasted log."""
+        return damaged(
+            rows, 20, lambda row: row.saying(prompt=f"{row.prompt} " + "WARN 12:00 retry queue full\n" * 400)
+        )
+
+
+def robust_z(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n,): modified z-scores; where more than half of the values agree, by their mean absolute deviation."""
+    import numpy as np
+
+    if len(values) == 0:
+        return values
+    apart = values - np.median(values)
+    spread = float(np.median(np.abs(apart))) / 0.6745
+    spread = spread or float(np.abs(apart).mean()) * 1.253314
+    return apart / spread if spread > 0 else np.zeros(len(values))

@@ -1,0 +1,158 @@
+"""What the data set holds: counts, lengths, tokens, words, languages, classes, empty columns."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from luthier.data.check import Check, Found, Planted, graded, percent, share_of
+from luthier.data.material import Material, Seen
+from luthier.text.findings import Cell, Finding, Number, Table
+
+_LEVELS = (0.01, 0.25, 0.5, 0.75, 0.99)
+_MOST_LANGUAGES = 2000
+"""Rows whose language is looked at."""
+_AT_ONCE = 256
+"""Rows that are tokenised at once."""
+
+
+class Contents(Check):
+    """How many rows of which length, in which languages and words, and which columns are empty.
+
+    Tokens are counted with the tokenizer of the step's `model`, when it names one.
+    """
+
+    kind: Literal["profile"] = "profile"
+    measures: ClassVar[Mapping[str, str]] = {
+        "vocabulary": "different words",
+        "missing": "share of rows without a value in the emptiest column",
+        "languages.other": "share of rows that are not in the most frequent language",
+    }
+    false_alarms: ClassVar[float] = 0.0
+
+    warning: float = Field(default=0.5, ge=0, le=1)
+    """Share of rows without a value, or in other languages, from which it is a warning."""
+
+    def look(self, data: Material) -> Iterable[Found]:
+        words = Counter(word for row in data.rows for word in f"{row.prompt} {row.answer}".casefold().split())
+        once = sum(count == 1 for count in words.values())
+        numbers = {"vocabulary": Number(value=len(words), rows=len(data.rows), about=self.measures["vocabulary"])}
+        yield Found(
+            Finding(
+                name="profile",
+                severity="info",
+                title="Contents",
+                sentence=f"{data.available:,} rows, {sum(words.values()):,} words, {len(words):,} different ones, of "
+                f"which {percent(once / max(1, len(words)))} stand only once.",
+                numbers=numbers,
+                tables=(_lengths(data), *_tokens(data)),
+            )
+        )
+        yield self._columns(data)
+        yield self._languages(data)
+
+    def _columns(self, data: Material) -> Found:
+        names = sorted({name for row in data.rows for name in row.meta})
+        empty = {name: sum(row.meta.get(name) in (None, "", [], {}) for row in data.rows) for name in names}
+        worst = max(names, key=lambda name: (empty[name], name), default="")
+        number = share_of(empty.get(worst, 0), len(data.rows), self.measures["missing"])
+        said = f"Of {len(names)} columns beside the text, {worst!r} is empty most often: in {percent(number.value)}"
+        return Found(
+            Finding(
+                name="profile.columns",
+                severity="warning" if number.value >= self.warning else "info",
+                title="Empty columns" if number.value >= self.warning else "Columns",
+                sentence=f"{said} of the rows." if names else "There are no columns beside the text.",
+                numbers={"missing": number},
+                remedy="Do not split, group or slice by a column that is mostly empty."
+                if number.value >= self.warning else "",
+                tables=(
+                    Table(
+                        title="Rows without a value",
+                        columns=("column", "rows"),
+                        rows=tuple((name, empty[name]) for name in names),
+                    ),
+                ) if names else (),
+            )
+        )  # fmt: skip
+
+    def _languages(self, data: Material) -> Found:
+        from luthier.data.languages import UNKNOWN, identify
+
+        looked = data.rows[:: -(-len(data.rows) // _MOST_LANGUAGES) or 1]
+        codes = [code for code, _ in identify([row.prompt or row.answer for row in looked])]
+        counts = Counter(code for code in codes if code != UNKNOWN)
+        first = min(counts, key=lambda code: (-counts[code], code), default="")
+        known = counts.total()
+        number = share_of(known - counts.get(first, 0), known, self.measures["languages.other"])
+        severity = graded(number.low or 0, min(0.05, self.warning), 2)
+        told = ", ".join(
+            f"{code} {count:,}" for code, count in sorted(counts.items(), key=lambda one: (-one[1], one[0]))
+        )
+        return Found(
+            Finding(
+                name="profile.languages",
+                severity=severity,
+                title="Several languages" if severity != "info" else "Languages",
+                sentence=f"Of {len(looked):,} rows looked at, {known:,} are long enough to tell their language"
+                f"{': ' + told if told else ''}.",
+                numbers={"languages.other": number},
+                remedy="Keep one language, or hold out enough rows of each to measure them apart."
+                if severity != "info" else "",
+                mend=f"ops: [{{kind: language, keep: [{first}]}}]" if severity != "info" else "",
+            )
+        )  # fmt: skip
+
+    def plant(self, rows: Sequence[Seen]) -> Planted:
+        """A column of which three in four rows say nothing."""
+        return Planted(
+            [
+                replace(row, meta={**row.meta, "channel": "mail" if place % 4 == 0 else None})
+                for place, row in enumerate(rows)
+            ]
+        )
+
+
+def _quantiles(name: str, values: Sequence[int]) -> tuple[Cell, ...]:
+    import numpy as np
+
+    levels = [int(level) for level in np.quantile(values, _LEVELS, method="lower")] if values else [0] * len(_LEVELS)
+    return (name, *levels, max(values, default=0))
+
+
+def _lengths(data: Material) -> Table:
+    order = [split for split in ("train", "validation", "test") if data.of_split(split)]
+    rows = [
+        _quantiles(f"{split}, words of the {part}", [len(getattr(data.rows[at], part).split()) for at in places])
+        for split in order
+        for places in [data.of_split(split)]
+        for part in ("prompt", "answer")
+    ]
+    return Table(title="Lengths", columns=("what", *_heads(), "longest"), rows=tuple(rows))
+
+
+def _heads() -> tuple[str, ...]:
+    return tuple("median" if level == 0.5 else f"{100 * level:.0f} %" for level in _LEVELS)
+
+
+def _tokens(data: Material) -> tuple[Table, ...]:
+    """Tokens of whole rows under the model's own tokenizer and chat template."""
+    if data.model is None:
+        return ()
+    from luthier.models.load import base_folder
+    from luthier.text.ids import Text
+
+    text = Text.load(base_folder(data.model))
+    counts: list[tuple[int, int]] = []
+    for start in range(0, len(data.rows), _AT_ONCE):
+        encoded = text.encode_many([row.messages for row in data.rows[start : start + _AT_ONCE]])
+        counts += [(len(row.ids), sum(row.learnt)) for row in encoded]
+    rows = (
+        _quantiles("tokens of a row", [whole for whole, _ in counts]),
+        _quantiles("of them learnt", [learnt for _, learnt in counts]),
+    )
+    return (Table(title="Tokens", columns=("what", *_heads(), "longest"), rows=rows),)

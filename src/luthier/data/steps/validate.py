@@ -1,0 +1,109 @@
+"""The step that looks at a prepared data set before anything is trained on it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from luthier.core.component import members
+from luthier.core.step import DataRef, Forecast, Makes, Outlook, Step, TeacherRef, Work
+from luthier.data.check import Check
+from luthier.text.findings import COUNTS
+
+ROWS_PER_S = 300
+"""Rows with all quick checks, measured on one core of a common server; many classes take longer."""
+
+
+def _with_words(schema: dict[str, Any]) -> None:
+    """The words that stand for several checks, in the schema that editors read."""
+    words = {"enum": ["all", "quick"]}
+    schema["anyOf"] = [words, {"type": schema.pop("type"), "items": {"anyOf": [words, schema.pop("items")]}}]
+
+
+class Validate(Step):
+    """Check a prepared data set; write findings with their rows, severity, numbers and remedies.
+
+    What a check cannot do without (classes, held-out rows, a model) and does not have is said, not passed over.
+    """
+
+    kind: Literal["validate"] = "validate"
+    makes: ClassVar[Makes] = "findings"
+
+    data: DataRef
+    """The step that made the data set."""
+    model: TeacherRef = None
+    """A model whose tokenizer counts tokens and whose perplexity tells unusual rows; `model` is the recipe's own."""
+    checks: tuple[Check, ...] = Field(
+        default=("quick",),  # type: ignore[arg-type]  # spelt out by the validator below
+        min_length=1,
+        json_schema_extra=_with_words,
+    )
+    """What is looked for: `quick` stands for all checks that take seconds, `all` for all; settings of a check that is
+    named after them replace its defaults."""
+    rows: int = Field(default=50_000, ge=1)
+    """At most so many rows are looked at, drawn by content; that is said."""
+
+    @field_validator("checks", mode="before")
+    @classmethod
+    def _spelt_out(cls, value: Any) -> Any:
+        """`all` and `quick` as the checks that they stand for; a check that comes again replaces the one before."""
+        if isinstance(value, str):
+            value = [value]
+        if not isinstance(value, list | tuple):
+            return value
+        found: dict[str, Any] = {}
+        for one in value:
+            if one in ("all", "quick"):
+                every = sorted(members(Check).items())
+                found |= {kind: kind for kind, check in every if one == "all" or check.quick}
+            else:
+                found[_kind(one) or f"{len(found)}"] = one
+        return list(found.values())
+
+    def make(self, work: Work) -> Mapping[str, Any]:
+        """Look, write `findings.json` and `rows.parquet`, and say what is serious."""
+        from luthier.data.material import Material
+        from luthier.data.validate import validate
+        from luthier.text.findings import write_findings
+
+        started = time.perf_counter()
+        data = Material.of(work.inputs["data"], self.rows, work.seed, work.inputs.get("model"))
+        if len(data.rows) < data.available:
+            work.events.note(f"{len(data.rows):,} of {data.available:,} rows are looked at (rows: {self.rows:,})")
+        count = len(self.checks)
+        done = validate(self.checks, data, lambda at, name: work.events.progress(at, count, "checks", check=name))
+        write_findings(work.folder, done.findings, done.marks)
+        for kind, why in done.findings.skipped.items():
+            work.events.note(f"{kind} is left out: {why}")
+        for finding in (*done.findings.of("serious"), *done.findings.of("warning")):
+            work.events.warning(f"{finding.severity}: {finding.title}: {finding.sentence}")
+        return {"rows_per_s": len(data.rows) / max(time.perf_counter() - started, 1e-9), "rows": len(data.rows)}
+
+    def foresee(self, outlook: Outlook) -> Forecast:
+        """From the rows that there will be and the speed of the last time, or a common one."""
+        outline = outlook.outlines.get("data")
+        rows = sum(outline.rows.values()) if outline and outline.rows else None
+        if "data" in outlook.inputs:
+            from luthier.text.dataset import summary
+
+            rows = sum(summary(outlook.inputs["data"]).rows.values())
+        if rows is None:
+            return Forecast(how="the data are not here yet")
+        speed = outlook.history.get("measures", {}).get("rows_per_s")
+        looked, known = min(rows, self.rows), speed or ROWS_PER_S
+        how = f"{looked:,} rows at {known:,.0f} rows/s ({'as last time' if speed else 'typical'})"
+        return Forecast(seconds=2 + looked / known, how=how)
+
+    def measured(self) -> tuple[str, ...]:
+        """The numbers of its checks, and the counts of findings."""
+        return (*COUNTS, *(name for check in self.checks for name in check.measures))
+
+
+def _kind(value: Any) -> str | None:
+    if isinstance(value, Check):
+        return value.kind
+    kind = value.get("kind") if isinstance(value, dict) else value
+    return kind if isinstance(kind, str) else None
