@@ -56,14 +56,21 @@ class Loaded:
 
 
 def load(artifact: Artifact, dtype: Dtype = "auto") -> Loaded:
-    """Open a model artifact on the CPU.
+    """Open a model artifact, on this machine's GPU when there is one.
 
     `auto` is bfloat16 where this machine computes in it (a GPU, or a CPU with AVX512-BF16 or AMX), else float32. An
     adapter that was tuned over another adapter stands on that one merged in.
     """
     kind = pick_dtype(dtype)
-    model = _open(artifact, kind)
+    model = placed(_open(artifact, kind))
     return Loaded(model=model.eval(), folder=base_folder(artifact), name=name_of(artifact), digest=artifact.digest)
+
+
+def placed(model: Any) -> Any:
+    """The same model on this machine's GPU when torch sees one (`CUDA_VISIBLE_DEVICES=` hides it), else where it is."""
+    import torch
+
+    return model.to("cuda") if torch.cuda.is_available() else model
 
 
 def open_model(artifact: Artifact, dtype: Dtype = "auto") -> Any:

@@ -173,8 +173,8 @@ class Training:
 
     def _read(self, pack: Pack, denominator: float) -> Loss:
         """One pack forward and backward."""
-        pack = self._objective.ready(pack, self._teacher)
-        loss = self._objective.loss(logprobs(self._model, pack), pack, None)
+        logp = logprobs(self._model, pack := self._objective.ready(pack, self._teacher))
+        loss = self._objective.loss(logp, pack.on(logp.device), None)
         (loss.total / denominator).backward()  # type: ignore[no-untyped-call]
         return loss
 

@@ -30,6 +30,15 @@ def machine_bytes() -> int:
     return found
 
 
+def device_bytes() -> int:
+    """Memory of what the model is placed on: a GPU's own, or the machine's."""
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
+    return machine_bytes()
+
+
 BASE_BYTES = 560 << 20
 """What Python with torch, transformers, PEFT and the reading of rows holds beside the model."""
 
@@ -61,5 +70,5 @@ def tokens_that_fit(technique: AnyTechnique, optimizer: Optimizer, model: Descri
     """Tokens of the largest pack that fits into this machine's share; at least `LEAST_TOKENS`."""
     fixed = footprint(technique, optimizer, model, 0)
     each = (footprint(technique, optimizer, model, 1 << 20) - fixed) / (1 << 20)
-    room = int((machine_bytes() * SHARE - fixed) / each)
+    room = int((device_bytes() * SHARE - fixed) / each)
     return max(LEAST_TOKENS, min(MOST_TOKENS, room))

@@ -274,9 +274,10 @@ class _Tuning:
 
     def _open(self, dtype: Any, about: About) -> Any:
         """The plain model to be made trainable, under the head that the objective needs."""
+        from luthier.models.load import placed
         from luthier.models.sequence import is_sequence, with_outputs
 
-        model, outputs = self._technique.open(self._model, dtype), self._step.objective.outputs(about)
+        model, outputs = placed(self._technique.open(self._model, dtype)), self._step.objective.outputs(about)
         return with_outputs(model, outputs) if outputs or is_sequence(model) else model
 
     def _keeper(self) -> Keeper:

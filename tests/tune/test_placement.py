@@ -1,0 +1,67 @@
+"""A model that does not stand on the CPU: what a step reads follows it, what it gathers stays beside it.
+
+No GPU is needed: tensors on torch's `meta` device have shapes only, and refuse to meet those of another device.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from luthier.models import logprobs as reader
+from luthier.models.head import Head, Shape
+from luthier.models.lora_product import one_product
+from luthier.models.pack import Row, pack
+from luthier.tune.loop import Training
+from luthier.tune.objectives.sft import Sft
+from luthier.tune.optim import Settings, Updater
+from luthier.tune.optimizers.adamw import AdamW
+from luthier.tune.techniques.lora import Lora
+
+ELSEWHERE = torch.device("meta")
+TINY = LlamaConfig(
+    vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=2,
+)  # fmt: skip
+
+
+def elsewhere(dtype: torch.dtype) -> torch.nn.Module:
+    """A tiny model with LoRA, moved as a whole."""
+    model = Lora(r=4).adapt(AutoModelForCausalLM.from_config(TINY).to(dtype), 0).to(ELSEWHERE)
+    one_product(model)
+    return model
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("quick", [True, False])
+def test_all_that_a_step_reads_follows_the_model(
+    dtype: torch.dtype, quick: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = elsewhere(dtype)
+    head = Head(model.get_output_embeddings(), Shape())
+    found = reader.Reading(packed=True, why="", head=head)
+    monkeypatch.setattr(reader, "_find_out", lambda model: found)  # what a probe would tell cannot be read here
+    updater = Updater(model, Settings(optimizer=AdamW(), clip=1.0))
+    made = pack([Row([1] * 20 + [2 + at] * 5 + [9], [0.0] * 25 + [1.0], str(at)) for at in range(3)])
+    assert reader.logprobs(model, made, quick=quick).device == ELSEWHERE
+    loss = Training._read(SimpleNamespace(_objective=Sft(), _model=model, _teacher=None), made, 3.0)  # type: ignore[arg-type]
+    moved = [parameter for parameter in model.parameters() if parameter.grad is not None]
+    assert len(moved) == 2 * 7 * TINY.num_hidden_layers
+    updater.gather()
+    assert loss.total.device == ELSEWHERE
+
+
+def test_a_state_from_the_disk_goes_where_the_masters_are() -> None:
+    updater = Updater(elsewhere(torch.bfloat16), Settings(optimizer=AdamW(), clip=None))
+    here = Updater(
+        Lora(r=4).adapt(AutoModelForCausalLM.from_config(TINY).to(torch.bfloat16), 0),
+        Settings(optimizer=AdamW(), clip=None),
+    )
+    here.gather()
+    updater.restore(here.state())
+    masters = [value for name, value in updater.state().items() if name.startswith("master/")]
+    assert masters
+    assert all(value.device == ELSEWHERE for value in masters)
