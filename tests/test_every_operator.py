@@ -29,9 +29,18 @@ HARD = (
     "DE89 3704 0044 0532 0130 00 und 192.168.10.4",
     "???",
     "hola hola hola",
+    "It works now.\n\nKind regards\nAnn Lee\n\nOn 3 Feb 2025 Desk wrote:\n> Try again.\n> Desk\n",
+    "> Did you try?\n\nYes.\n> And now?\n-- \nAnn\n",
+    "[b]Paid[/b] 1.234,56 EUR on 03/04/2025, 5 kilograms {color:red}late{color} | damn",
 )
+LINES = ("Kind regards", "On Monday 3 Ann wrote:", "> again", "-- ", "", "From: a", "To: b", "Subject: c", "Sent: 1")
 _CHANGE = Change(before="a", after="b")
-TEXTS = st.one_of(st.sampled_from(HARD), st.text(max_size=60), st.text("aàß<>&;@.+()- 0123\n\r\t\u200b", max_size=60))
+TEXTS = st.one_of(
+    st.sampled_from(HARD),
+    st.text(max_size=60),
+    st.text("aàß<>&;@.+()- 0123\n\r\t\u200b", max_size=60),
+    st.lists(st.sampled_from(LINES), max_size=12).map("\n".join),
+)
 
 
 @pytest.fixture(autouse=True)

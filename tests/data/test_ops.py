@@ -20,7 +20,8 @@ from luthier.data.languages import identify
 from luthier.data.ops.label_spelling import spellings
 from luthier.data.ops.near_dedup import PERMUTATIONS, NearDedup, jaccard, rows_of_band
 from luthier.data.ops.normalise import Normalise
-from luthier.data.ops.quality import NAMES, RULES, Quality
+from luthier.data.ops.quality import Quality
+from luthier.data.quality_rules import NAMES, RULES
 
 Make = Callable[..., Any]
 Write = Callable[..., str]
@@ -113,11 +114,11 @@ def test_languages_that_are_not_wanted_are_dropped(make: Make, write: Write) -> 
         ("buy now " * 30, "chat", ["distinct_words"]),
         (
             "A sentence with enough different words to be a real text about many things. " * 10,
-            "documents",
+            "gopher",
             ["top_4_gram"],
         ),
-        ("too short", "documents", ["words"]),
-        ("\n".join(f"- point {n} about topic {n * 7} and {n * 13}" for n in range(20)), "documents", ["bullets"]),
+        ("too short", "gopher", ["words"]),
+        ("\n".join(f"- point {n} about topic {n * 7} and {n * 13}" for n in range(20)), "gopher", ["bullets"]),
     ],
 )
 def test_quality(text: str, rules: Any, broken: list[str]) -> None:

@@ -35,7 +35,8 @@ def test_tickets_as_classes() -> None:
     assert (source["id"], source["group"]) == ("ticket_id", "customer")
     assert "refund" in source["system"]
     kinds = [one["kind"] for one in proposal.ops]
-    assert kinds[:3] == ["normalise", "label_spelling", "pii"]
+    assert kinds[:3] == ["normalise", "quoted_replies", "signatures"]
+    assert kinds.index("label_spelling") < kinds.index("pii")
     assert {"language", "exact_dedup", "near_dedup"} <= set(kinds)
     assert proposal.profile.languages.keys() >= {"en", "de", "es"}
     recipe = _recipe(proposal)

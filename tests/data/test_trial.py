@@ -61,6 +61,11 @@ def test_personal_data_never_stands_in_an_example(tmp_path: Path, write: Write) 
     assert "[EMAIL]" in text
 
 
+def test_what_tells_of_persons_is_shown_as_stars() -> None:
+    change = trials(_rows("It came broken.\n\nCheers\nAnn Lee"))["signatures"].examples[0]
+    assert (change.before, change.after) == ("It came broken.\n\n******\n*** ***", "It came broken.")
+
+
 @given(st.text("ab1@. \n+49", max_size=80))
 def test_masking_keeps_the_length(text: str) -> None:
     assert len(without_pii(text)) == len(text)

@@ -111,6 +111,9 @@ class Operator(Component):
     idempotent: ClassVar[bool] = True
     """Done twice, it changes nothing the second time."""
 
+    is_private: ClassVar[bool] = False
+    """What it takes out tells of persons: examples of it show stars."""
+
     @classmethod
     def trial(cls) -> Operator | None:
         """What `luthier new` tries on a sample, so that `suggest` can say what it would do; None: it is not tried."""

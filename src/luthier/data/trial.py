@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from luthier.core.component import members
-from luthier.data.apply import category, spliced
+from luthier.data.apply import Named, category, spliced, take
 from luthier.data.memory import InMemory
 from luthier.data.operator import Edit, Operator, Outcome, RowOperator, SetOperator
 from luthier.data.pii import find
 from luthier.data.profile import Change, Trial
-from luthier.data.row import Row
+from luthier.data.row import Batch, Row
 
 SHOWN_CHARS = 64
 """Longer texts are shown with their middle left out."""
@@ -20,21 +20,26 @@ _EXAMPLES = 2
 
 
 def trials(rows: Sequence[Row]) -> dict[str, Trial]:
-    """What every operator that offers a trial would do to these rows; those that would do nothing are left out."""
+    """What every operator that offers a trial would do to these rows; those that would do nothing are left out.
+
+    They come in the order in which they would stand in a recipe, and each sees what those before it have written. Rows
+    that one would drop are shown to the others all the same.
+    """
     found: dict[str, Trial] = {}
-    for kind, member in sorted(members(Operator).items()):
+    for member in sorted(members(Operator).values(), key=lambda one: (one.suggested_at, one.__name__)):
         operator = member.trial()
-        if operator is not None and (trial := _trial(operator, rows)) is not None:
-            found[kind] = trial
+        if operator is None:
+            continue
+        outcome = outcome_of(operator, rows)
+        if outcome.edits or outcome.drops:
+            found[operator.kind] = _trial(rows, outcome, is_private=operator.is_private)
+            rows = take(Batch(list(rows)), Named(operator.kind, operator), Outcome(outcome.edits), [])[0].rows
     return found
 
 
-def _trial(operator: Operator, rows: Sequence[Row]) -> Trial | None:
-    outcome = outcome_of(operator, rows)
-    if not outcome.edits and not outcome.drops:
-        return None
+def _trial(rows: Sequence[Row], outcome: Outcome, *, is_private: bool) -> Trial:
     dropped = Counter(category(drop.reason) for drop in outcome.drops.values())
-    examples = tuple(dict.fromkeys((*_edited(rows, outcome), *_dropped(rows, outcome))))
+    examples = tuple(dict.fromkeys((*_edited(rows, outcome, is_private=is_private), *_dropped(rows, outcome))))
     return Trial(edited=len(outcome.edits), dropped=dict(sorted(dropped.items())), examples=examples[:_EXAMPLES])
 
 
@@ -46,7 +51,7 @@ def outcome_of(operator: Operator, rows: Sequence[Row]) -> Outcome:
     return operator.settle(InMemory(operator, list(rows)))
 
 
-def _edited(rows: Sequence[Row], outcome: Outcome) -> Iterator[Change]:
+def _edited(rows: Sequence[Row], outcome: Outcome, *, is_private: bool) -> Iterator[Change]:
     """The changes that are quickest to read, a different one each."""
     every = [(rows[place], edit) for place, edits in sorted(outcome.edits.items()) for edit in edits]
     every.sort(key=lambda one: _effort(one[1]))
@@ -55,7 +60,7 @@ def _edited(rows: Sequence[Row], outcome: Outcome) -> Iterator[Change]:
         if (edit.before, edit.after) in seen:
             continue
         seen.add((edit.before, edit.after))
-        yield _change(row.text(edit.field), edit)
+        yield _change(row.text(edit.field), edit, is_private=is_private)
         if len(seen) == _EXAMPLES:
             return
 
@@ -65,13 +70,14 @@ def _effort(edit: Edit) -> tuple[bool, bool, int]:
     return not edit.before.strip(), len(edit.before) > SHOWN_CHARS, abs(len(edit.before) - _CONTEXT_CHARS)
 
 
-def _change(text: str, edit: Edit) -> Change:
+def _change(text: str, edit: Edit, *, is_private: bool) -> Change:
     """One edit with a little of what stands around it."""
     start, end = max(0, edit.start - _CONTEXT_CHARS), min(len(text), edit.end + _CONTEXT_CHARS)
     masked = without_pii(text)
-    before, left, right = masked[edit.start : edit.end], masked[start : edit.start], masked[edit.end : end]
+    taken = _starred(edit.before) if is_private else masked[edit.start : edit.end]
+    left, right = masked[start : edit.start], masked[edit.end : end]
     begin, close = "…" if start else "", "…" if end < len(text) else ""
-    shown = [f"{begin}{left}{_short(middle)}{right}{close}" for middle in (before, without_pii(edit.after))]
+    shown = [f"{begin}{left}{_short(middle)}{right}{close}" for middle in (taken, without_pii(edit.after))]
     return Change(before=shown[0], after=shown[1])
 
 
@@ -89,11 +95,12 @@ def _dropped(rows: Sequence[Row], outcome: Outcome) -> Iterator[Change]:
 
 def without_pii(text: str) -> str:
     """A text of the same length in which every letter and digit of personal data is a star."""
-    edits = [
-        Edit("", one.start, one.end, one.text, "".join("*" if char.isalnum() else char for char in one.text), one.kind)
-        for one in find(text)
-    ]
+    edits = [Edit("", one.start, one.end, one.text, _starred(one.text), one.kind) for one in find(text)]
     return spliced(text, edits)
+
+
+def _starred(text: str) -> str:
+    return "".join("*" if char.isalnum() else char for char in text)
 
 
 def _short(text: str) -> str:

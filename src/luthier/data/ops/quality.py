@@ -1,145 +1,38 @@
-"""Rules that tell usable text from rubbish, each with its source."""
+"""Rows judged by published rules; every drop names the rule, the value and the limit."""
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from luthier.core.errors import did_you_mean
 from luthier.data.operator import Column, Drop, Outcome, Reads, RowOperator, Suggestion
+from luthier.data.quality_rules import NAMES, RULES, Rule, RuleSet, Text
 from luthier.data.row import Row
 
 if TYPE_CHECKING:
     from luthier.data.profile import Profile
 
-_WORD = re.compile(r"\S+")
 _PLACEHOLDERS = frozenset({"tbd", "todo", "asdf", "asdfasdf", "qwerty", "xxx", "lorem ipsum", "...", "…"})
-_SYMBOLS = re.compile(r"#|\.\.\.|…")
-_BULLET = re.compile(r"\s*[-*•·‣◦]")
+_LONGEST_PLACEHOLDER = max(map(len, _PLACEHOLDERS))
+_PROSE_WORDS = 5
 
 
-class Seen(NamedTuple):
-    """What rules look at, taken apart once."""
-
-    text: str
-    words: list[str]
-    lines: list[str]
-
-
-class Rule(NamedTuple):
-    """Text is broken when the measure lies outside the limits."""
+class Break(NamedTuple):
+    """A rule that a text breaks, and how."""
 
     name: str
-    measure: Callable[[Seen], float]
-    least: float
-    most: float
-    source: str
-    from_words: int = 0
-    """Shorter texts are not judged by this rule."""
-    from_chars: int = 0
-    """Nor are texts with fewer characters."""
-
-
-def _share(part: float, whole: float) -> float:
-    return part / whole if whole else 0.0
-
-
-def _mean_word(seen: Seen) -> float:
-    return _share(sum(map(len, seen.words)), len(seen.words))
-
-
-def _symbols(seen: Seen) -> float:
-    return _share(len(_SYMBOLS.findall(seen.text)), len(seen.words))
-
-
-def _alphabetic(seen: Seen) -> float:
-    return _share(sum(1 for word in seen.words if any(char.isalpha() for char in word)), len(seen.words))
-
-
-def _bullets(seen: Seen) -> float:
-    return _share(sum(1 for line in seen.lines if _BULLET.match(line)), len(seen.lines))
-
-
-def _ellipses(seen: Seen) -> float:
-    return _share(sum(1 for line in seen.lines if line.rstrip().endswith(("...", "…"))), len(seen.lines))
-
-
-def _repeated_lines(seen: Seen) -> float:
-    return _share(len(seen.lines) - len(set(seen.lines)), len(seen.lines))
-
-
-def _repeated_line_chars(seen: Seen) -> float:
-    counts = Counter(seen.lines)
-    return _share(sum(len(line) * (count - 1) for line, count in counts.items()), len(seen.text))
-
-
-def _top_ngram(size: int) -> Callable[[Seen], float]:
-    """The share of characters inside the most frequent run of `size` words."""
-
-    def measure(seen: Seen) -> float:
-        runs = Counter(zip(*(seen.words[at:] for at in range(size)), strict=False))
-        most = max(runs.values(), default=0)
-        if most < 2:
-            return 0.0
-        longest = max(sum(map(len, run)) for run, count in runs.items() if count == most)
-        return _share(longest * most, len(seen.text))
-
-    return measure
-
-
-def _distinct_words(seen: Seen) -> float:
-    return _share(len({word.casefold() for word in seen.words}), len(seen.words))
-
-
-def _longest_word(seen: Seen) -> float:
-    return max((len(word) for word in seen.words if "://" not in word), default=0)
-
-
-def _one_char(seen: Seen) -> float:
-    """The share of the most frequent character, white space aside."""
-    bare = seen.text.replace(" ", "").replace("\n", "")
-    return _share(max(Counter(bare).values(), default=0), len(bare))
-
-
-_GOPHER = "Rae et al. 2021 (Gopher), table A1"
-_NO_LIMIT = float("inf")
-_REPETITION = (
-    Rule("repeated_lines", _repeated_lines, 0, 0.30, _GOPHER, 50),
-    Rule("repeated_line_chars", _repeated_line_chars, 0, 0.20, _GOPHER, 50),
-    Rule("top_2_gram", _top_ngram(2), 0, 0.20, _GOPHER, 50),
-    Rule("top_3_gram", _top_ngram(3), 0, 0.18, _GOPHER, 50),
-    Rule("top_4_gram", _top_ngram(4), 0, 0.16, _GOPHER, 50),
-)
-RULES: dict[str, tuple[Rule, ...]] = {
-    "chat": (
-        Rule("one_char", _one_char, 0, 0.60, "own: a key held down", from_chars=8),
-        Rule("longest_word", _longest_word, 0, 1000, "Raffel et al. 2020 (C4): lines with such words are code or data"),
-        Rule("symbols", _symbols, 0, 0.50, "own: chat uses '…' freely, so five times Gopher's limit", 10),
-        Rule("distinct_words", _distinct_words, 0.15, 1, "own: the same few words over and over", 20),
-    ),
-    "documents": (
-        Rule("words", lambda seen: len(seen.words), 50, 100_000, _GOPHER),
-        Rule("mean_word", _mean_word, 3, 10, _GOPHER),
-        Rule("symbols", _symbols, 0, 0.10, _GOPHER),
-        Rule("alphabetic", _alphabetic, 0.80, _NO_LIMIT, _GOPHER),
-        Rule("bullets", _bullets, 0, 0.90, _GOPHER),
-        Rule("ellipses", _ellipses, 0, 0.30, _GOPHER),
-        *_REPETITION,
-    ),
-}
-"""Published limits as published; for chat, only rules that short texts can be judged by."""
-NAMES = ("no_letters", "placeholder", *dict.fromkeys(rule.name for rules in RULES.values() for rule in rules))
+    how: str
 
 
 class Quality(RowOperator):
     """Judge prompt and answer by published rules, and drop or flag what breaks one.
 
-    `no_letters` and `placeholder` catch rows that say nothing (`???`, `TODO`). `documents` are held to
-    Gopher's published limits, which short texts would break by chance.
+    `no_letters` and `placeholder` catch rows that say nothing (`???`, `TODO`). `gopher`, `c4` and `fineweb` hold
+    documents to the limits of those papers, which short texts would break by chance; `chat` is for texts of any length.
     """
 
     kind: Literal["quality"] = "quality"
@@ -147,58 +40,78 @@ class Quality(RowOperator):
     suggested_at: ClassVar[int] = 40
     writes: ClassVar[dict[str, Column]] = {"broken": "text", "words": "count"}
 
-    rules: Literal["chat", "documents"] = "chat"
-    """`chat` for questions, tickets and answers of any length; `documents` for prose of at least 50 words."""
+    rules: RuleSet | tuple[RuleSet, ...] = "chat"
+    """`chat` for questions, tickets and answers; `gopher`, `c4`, `fineweb`, or several of them (`[gopher, fineweb]`),
+    for prose of at least 50 words."""
     action: Literal["drop", "flag"] = "drop"
     """Leave such rows out, or only write the names of the broken rules."""
     skip: tuple[str, ...] = ()
-    """Names of rules that are not applied."""
+    """Names of rules that are not applied, such as `stop_words` for texts that are not English."""
+    limits: dict[str, tuple[float | None, float | None]] = Field(default_factory=dict)
+    """Other limits for some rules, least and most (`{words: [10, 5000], mean_word: [2, null]}`)."""
 
-    @field_validator("skip")
+    @field_validator("skip", "limits")
     @classmethod
-    def _known_rules(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _known_rules(
+        cls, value: tuple[str, ...] | dict[str, tuple[float | None, float | None]]
+    ) -> tuple[str, ...] | dict[str, tuple[float | None, float | None]]:
         for name in value:
             if name not in NAMES:
                 raise ValueError(f"rule {name!r} is unknown; {did_you_mean(name, NAMES)}")
         return value
 
+    @cached_property
+    def _rules(self) -> tuple[Rule, ...]:
+        """The rules that apply, with their limits."""
+        sets = (self.rules,) if isinstance(self.rules, str) else self.rules
+        chosen = {rule.name: rule for name in sets for rule in RULES[name] if rule.name not in self.skip}
+        return tuple(rule.within(*self.limits[name]) if name in self.limits else rule for name, rule in chosen.items())
+
     def apply(self, rows: Sequence[Row]) -> Outcome:
         """Judge each row."""
-        broken = [self._broken(row) for row in rows]
-        words = [len(row.prompt.split()) + len(row.answer.split()) for row in rows]
-        outcome = Outcome(attributes={"broken": [",".join(names) for names in broken], "words": words})
-        if self.action == "drop":
-            outcome.drops.update({place: Drop(f"quality {names[0]}") for place, names in enumerate(broken) if names})
+        broken: list[str] = []
+        words: list[int] = []
+        outcome = Outcome(attributes={"broken": broken, "words": words})
+        for place, row in enumerate(rows):
+            prompt, answer = Text(row.prompt), Text(row.answer)
+            found = self._broken(row, prompt, answer)
+            broken.append(",".join(found))
+            words.append(len(prompt.words) + len(answer.words))
+            if found and self.action == "drop":
+                name, how = next(iter(found.items()))
+                outcome.drops[place] = Drop(f"quality {name}" + (f": {how}" if how else ""))
         return outcome
 
-    def _broken(self, row: Row) -> list[str]:
-        """Names of broken rules, prompt first."""
-        found: list[str] = []
-        if row.prompt:
-            found += [name for name in self.judge(row.prompt) if name not in found]
-        if row.answer and not row.messages[-1].tool_calls:
-            found += [name for name in self._judge_answer(row) if name not in found]
+    def _broken(self, row: Row, prompt: Text, answer: Text) -> dict[str, str]:
+        """Broken rules with how they are broken, prompt first."""
+        breaks = self._judge(prompt) if prompt.text else []
+        if answer.text and not row.messages[-1].tool_calls:
+            breaks += self._judge_answer(answer, is_alone=not prompt.text)
+        found: dict[str, str] = {}
+        for one in breaks:
+            found.setdefault(one.name, one.how)
         return found
 
-    def _judge_answer(self, row: Row) -> list[str]:
+    def _judge_answer(self, answer: Text, *, is_alone: bool) -> list[Break]:
         """Answers may be bare signs or numbers (a class, a result); prose is judged as such."""
-        if len(row.answer.split()) < 5 and row.prompt:
-            return ["placeholder"] if "placeholder" not in self.skip and _says_nothing(row.answer) else []
-        return self.judge(row.answer)
+        if len(answer.words) < _PROSE_WORDS and not is_alone:
+            return [Break("placeholder", "")] if "placeholder" not in self.skip and _says_nothing(answer.text) else []
+        return self._judge(answer)
 
     def judge(self, text: str) -> list[str]:
         """Names of the rules that a text breaks."""
-        found: list[str] = []
-        if not any(char.isalnum() for char in text):
-            found.append("no_letters")
-        elif _says_nothing(text):
-            found.append("placeholder")
-        seen = Seen(text, _WORD.findall(text), [line for line in text.split("\n") if line.strip()])
-        for rule in RULES[self.rules]:
-            judged = len(seen.words) >= rule.from_words and len(text) >= rule.from_chars
-            if judged and not rule.least <= rule.measure(seen) <= rule.most:
-                found.append(rule.name)
-        return [name for name in found if name not in self.skip]
+        return [one.name for one in self._judge(Text(text))]
+
+    def _judge(self, text: Text) -> list[Break]:
+        found: list[Break] = []
+        if "no_letters" not in self.skip and not any(map(str.isalnum, text.text)):
+            found.append(Break("no_letters", ""))
+        elif "placeholder" not in self.skip and _says_nothing(text.text):
+            found.append(Break("placeholder", ""))
+        for rule in self._rules:
+            if (value := rule.breaks(text)) is not None:
+                found.append(Break(rule.name, rule.says(value)))
+        return found
 
     @classmethod
     def suggest(cls, profile: Profile) -> Suggestion | None:
@@ -216,4 +129,5 @@ class Quality(RowOperator):
 
 
 def _says_nothing(text: str) -> bool:
-    return text.strip().casefold() in _PLACEHOLDERS
+    bare = text.strip()
+    return len(bare) <= _LONGEST_PLACEHOLDER and bare.casefold() in _PLACEHOLDERS

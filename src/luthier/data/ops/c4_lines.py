@@ -1,0 +1,34 @@
+"""Lines of web pages that C4 leaves out, taken out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+from luthier.data.cuts import cut, lines_where
+from luthier.data.operator import Outcome, Reads, RowOperator
+from luthier.data.quality_rules import keeps_line
+from luthier.data.row import Row
+
+
+class C4Lines(RowOperator):
+    """Keep only lines of web text that end like sentences, as C4 did: no menus, no notices about scripts and cookies.
+
+    Lines need five words and an end mark (Raffel et al. 2020, section 2.2). For pages; it would ruin chats and lists.
+    """
+
+    kind: Literal["c4_lines"] = "c4_lines"
+    reads: ClassVar[tuple[Reads, ...]] = ("prompt", "answer")
+
+    roles: tuple[Literal["user", "assistant"], ...] = ("assistant",)
+    """Whose turns are cleaned; a page without a prompt is the assistant's."""
+
+    def apply(self, rows: Sequence[Row]) -> Outcome:
+        """Say which lines go; a text without any good line is left to `quality`."""
+        outcome = Outcome()
+        for place, row in enumerate(rows):
+            for field, text in row.texts(self.roles):
+                unwanted = lines_where(text, lambda line: not keeps_line(line))
+                if found := cut(field, text, unwanted, "no sentence of a page"):
+                    outcome.edits.setdefault(place, []).extend(found)
+        return outcome

@@ -1,0 +1,69 @@
+"""What a mail repeats of earlier mails, taken out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from luthier.data.apply import spliced
+from luthier.data.cuts import cut
+from luthier.data.diff import edits
+from luthier.data.operator import Edit, Outcome, Reads, RowOperator, Suggestion
+from luthier.data.quoted import quoted_spans
+from luthier.data.row import Row
+
+if TYPE_CHECKING:
+    from luthier.data.profile import Profile
+
+_REASON = "quoted reply"
+_ROUNDS = 8
+
+
+class QuotedReplies(RowOperator):
+    """Take out what mails repeat: lines marked with `>`, "On Monday Ann wrote:", "-----Original Message-----".
+
+    English, German, French, Spanish, Dutch, Italian, Portuguese, Polish and Scandinavian mail programs are known. A
+    text that holds nothing else is left as it is.
+    """
+
+    kind: Literal["quoted_replies"] = "quoted_replies"
+    reads: ClassVar[tuple[Reads, ...]] = ("prompt", "answer")
+    suggested_at: ClassVar[int] = 2
+    is_private: ClassVar[bool] = True
+
+    def apply(self, rows: Sequence[Row]) -> Outcome:
+        """Say which lines go."""
+        outcome = Outcome()
+        for place, row in enumerate(rows):
+            for field, text in row.texts(("user", "assistant")):
+                if "\n" in text and (found := _found(field, text)):
+                    outcome.edits.setdefault(place, []).extend(found)
+        return outcome
+
+    @classmethod
+    def trial(cls) -> QuotedReplies:
+        """With defaults."""
+        return cls()
+
+    @classmethod
+    def suggest(cls, profile: Profile) -> Suggestion | None:
+        """Worth it when mails of the sample repeat earlier ones."""
+        tried = profile.trials.get("quoted_replies")
+        if tried is None:
+            return None
+        return Suggestion({}, f"{tried.edited} of {profile.looked_at} rows repeat earlier mails")
+
+
+def _found(field: str, text: str) -> list[Edit]:
+    """What goes; where the rest of a text looks quoted only now, that goes, too."""
+    first = cut(field, text, quoted_spans(text), _REASON)
+    if not first:
+        return []
+    rest = spliced(text, first)
+    clean = rest
+    for _ in range(_ROUNDS):
+        more = cut(field, clean, quoted_spans(clean), _REASON)
+        if not more:
+            break
+        clean = spliced(clean, more)
+    return first if clean == rest else edits(field, text, clean, _REASON)

@@ -1,0 +1,67 @@
+"""Signatures at the end of messages, taken out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from luthier.data.cuts import cut
+from luthier.data.operator import Outcome, Reads, RowOperator, Suggestion
+from luthier.data.quoted import Span
+from luthier.data.row import Row
+from luthier.data.signature import signature_span
+
+if TYPE_CHECKING:
+    from luthier.data.profile import Profile
+
+_ROUNDS = 8
+"""A notice below a signature below a closing phrase: so many layers are looked for."""
+
+
+class Signatures(RowOperator):
+    """Take out signatures: what stands below `-- ` or a closing phrase, "Sent from my …", confidentiality notices.
+
+    Closing phrases are known in seven languages. A text that holds nothing else is left as it is.
+    """
+
+    kind: Literal["signatures"] = "signatures"
+    reads: ClassVar[tuple[Reads, ...]] = ("prompt", "answer")
+    suggested_at: ClassVar[int] = 4
+    is_private: ClassVar[bool] = True
+
+    closings: bool = True
+    """Take closing phrases ("Kind regards" and the name below) for the beginning of a signature, too."""
+
+    def apply(self, rows: Sequence[Row]) -> Outcome:
+        """Say what goes."""
+        outcome = Outcome()
+        for place, row in enumerate(rows):
+            for field, text in row.texts(("user", "assistant")):
+                if found := cut(field, text, [Span(self._end(text), len(text))], "signature"):
+                    outcome.edits.setdefault(place, []).extend(found)
+        return outcome
+
+    def _end(self, text: str) -> int:
+        """Where the message ends and its signatures begin."""
+        end = len(text)
+        if "\n" not in text:
+            return end
+        for _ in range(_ROUNDS):
+            found = signature_span(text[:end], closings=self.closings)
+            if found is None or not text[: found.start].strip():
+                break
+            end = found.start
+        return end
+
+    @classmethod
+    def trial(cls) -> Signatures:
+        """With defaults."""
+        return cls()
+
+    @classmethod
+    def suggest(cls, profile: Profile) -> Suggestion | None:
+        """Worth it when messages of the sample are signed."""
+        tried = profile.trials.get("signatures")
+        if tried is None:
+            return None
+        return Suggestion({}, f"{tried.edited} of {profile.looked_at} rows end in a signature")

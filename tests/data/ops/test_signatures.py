@@ -1,0 +1,101 @@
+"""Signatures and quoted replies go, and nothing else does."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from luthier.data.apply import spliced
+from luthier.data.cuts import cut, line_spans
+from luthier.data.operator import RowOperator
+from luthier.data.ops.c4_lines import C4Lines
+from luthier.data.ops.quoted_replies import QuotedReplies
+from luthier.data.ops.signatures import Signatures
+from luthier.data.quoted import Span
+from luthier.data.row import Row
+from luthier.text.messages import Message
+
+
+def _after(operator: RowOperator, text: str) -> str:
+    messages = (Message(role="user", content=text), Message(role="assistant", content="yes"))
+    edits = operator.apply([Row(0, "0" * 16, "csv", "f.csv", 2, "chat", messages)]).edits.get(0, [])
+    return spliced(text, edits)
+
+
+@pytest.mark.parametrize(
+    "below",
+    [
+        "-- \nAnn Lee\nHead of Sales\n+1 555 0100",
+        "Kind regards,\nAnn Lee",
+        "Mit freundlichen Grüßen\n\nJana Müller\nVertrieb",
+        "Cordialement,\nLuc",
+        "Un saludo\nAna",
+        "Met vriendelijke groet,\nJan",
+        "Cordiali saluti\nGianni",
+        "Atenciosamente,\nJoão",
+        "Sent from my iPhone",
+        "Von meinem iPhone gesendet",
+        "This e-mail and any attachments are confidential. If you are not the intended recipient, delete it.",
+        "Best regards\nAnn\n\nSent from my iPad",
+        "Regards,\nAnn\n-- \nShop Ltd, 1 Road\n\nThis email is confidential and may be privileged.",
+    ],
+)
+def test_signatures_go(below: str) -> None:
+    assert _after(Signatures(), f"The lamp is broken.\nPlease send another.\n\n{below}\n") == (
+        "The lamp is broken.\nPlease send another."
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Kind regards,\nAnn Lee",
+        "Give my best regards to the team, they did well.",
+        "Cheers\nfor the help! But what about my second question, which nobody has answered since Monday morning?",
+        "Best regards\nAnn\nPS: the invoice is missing, too",
+        "first\n--\n" + "\n".join(f"line {n}" for n in range(20)),
+        "one line only -- \nor two",
+    ],
+)
+def test_what_is_no_signature_stays(text: str) -> None:
+    assert _after(Signatures(), text) == text
+
+
+def test_closing_phrases_can_stay() -> None:
+    text = "It came broken.\n\nKind regards\nAnn"
+    assert _after(Signatures(closings=False), text) == text
+
+
+def test_quoted_replies_go() -> None:
+    assert _after(QuotedReplies(), "Yes.\n\nOn 3 Feb 2025 Desk wrote:\n> Is it on?\n>> It is off.\n") == "Yes."
+    assert _after(QuotedReplies(), "> Is it on?\nYes.\n\n> And now?\n\nNo.") == "Yes.\n\nNo."
+    assert _after(QuotedReplies(), "> Only what was written before.\n") == "> Only what was written before.\n"
+    assert _after(QuotedReplies(), "if x > 3:\n    print(x)") == "if x > 3:\n    print(x)"
+
+
+def test_menus_of_pages_go() -> None:
+    text = "Home | News | About\nTwo sisters opened the shop in 1987.\n\n\nPlease enable JavaScript to see more.\n"
+    messages = (Message(role="assistant", content=text),)
+    edits = C4Lines().apply([Row(0, "0" * 16, "csv", "f.csv", 2, "completion", messages)]).edits[0]
+    assert spliced(text, edits) == "Two sisters opened the shop in 1987."
+
+
+@given(st.lists(st.sampled_from(["a line", "b", "", "  ", "\t"]), max_size=12).map("\n".join), st.data())
+def test_cutting_lines_leaves_the_others(text: str, data: st.DataObject) -> None:
+    lines = line_spans(text)
+    assert "".join(text[span.start : span.end] for span in lines) == text
+    chosen = data.draw(st.sets(st.sampled_from(lines))) if lines else set()
+    left = [text[span.start : span.end].strip() for span in lines if span not in chosen]
+    edits = cut("f", text, chosen, "test")
+    if not any(left):
+        assert edits == []
+    else:
+        assert [line.strip() for line in spliced(text, edits).split("\n") if line.strip()] == list(filter(None, left))
+
+
+def test_many_cuts_take_linear_time() -> None:
+    text = "> a\nb\n\n" * 50_000
+    assert len(_after(QuotedReplies(), text)) < len(text)
+    spans = [Span(at, at + 4) for at in range(0, len(text), 7)]
+    assert len(cut("f", text, spans, "test")) == 50_000
