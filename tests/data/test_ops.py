@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import ftfy
-import numpy as np
-import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +15,6 @@ from luthier.data.apply import spliced
 from luthier.data.diff import edits
 from luthier.data.languages import identify
 from luthier.data.ops.label_spelling import spellings
-from luthier.data.ops.near_dedup import PERMUTATIONS, NearDedup, jaccard, rows_of_band
 from luthier.data.ops.normalise import Normalise
 from luthier.data.ops.quality import Quality
 from luthier.data.quality_rules import NAMES, RULES
@@ -170,77 +166,3 @@ def test_conflicting_answers_are_flagged_or_dropped(make: Make, write: Write) ->
     assert dropped.summary.dropped == {"conflicting answers": 3}
     one = make(source=source, ops=[{"kind": "exact_dedup", "of": "prompt"}], split={"test": 0}, task="label")
     assert one.summary.dropped == {"exact duplicate": 2}
-
-
-WORDS = [f"word{n}" for n in range(400)]
-
-
-def _planted(seed: int) -> tuple[list[str], set[tuple[int, int]]]:
-    """Texts, and every pair of them whose true Jaccard similarity reaches 0.8."""
-    chance = random.Random(seed)
-    texts: list[str] = []
-    for _ in range(60):
-        words = chance.sample(WORDS, 40)
-        texts.append(" ".join(words))
-        for _ in range(chance.randint(0, 2)):
-            copy = list(words)
-            for _ in range(chance.randint(0, 4)):
-                copy[chance.randrange(len(copy))] = chance.choice(WORDS)
-            texts.append(" ".join(copy))
-    chance.shuffle(texts)
-    sets = [{text[at : at + 5] for at in range(len(text) - 4)} for text in texts]
-    pairs = {(i, j) for j in range(len(sets)) for i in range(j) if _true_jaccard(sets[i], sets[j]) >= 0.8}
-    return texts, pairs
-
-
-def _true_jaccard(one: Iterable[str], two: Iterable[str]) -> float:
-    return len(set(one) & set(two)) / len(set(one) | set(two))
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_near_duplicates_none_missed_and_none_wrong(make: Make, write: Write, seed: int) -> None:
-    texts, pairs = _planted(seed)
-    path = write("t.jsonl", [{"prompt": text, "completion": f"answer {n}"} for n, text in enumerate(texts)])
-    asked = {"source": {"kind": "jsonl", "path": path}, "split": {"test": 0}, "task": "text"}
-    dropped = make(**asked, ops=["near_dedup"]).events
-    kept: list[int] = []
-    wanted: list[int] = []
-    for place in range(len(texts)):
-        twin = any((other, place) in pairs for other in kept)
-        (wanted if twin else kept).append(place)
-    assert [line - 1 for line in sorted(dropped["line"])] == wanted
-    assert len(wanted) > 20
-
-    flagged = make(**asked, ops=[{"kind": "near_dedup", "action": "flag"}])
-    clusters = dict(zip(flagged.split("train")["line"], flagged.attributes("near_dedup")["cluster"], strict=True))
-    assert {line - 1 for line, cluster in clusters.items() if cluster} == {place for pair in pairs for place in pair}
-    assert all(clusters[i + 1] == clusters[j + 1] for i, j in pairs)
-
-
-def test_similarity_is_the_true_one() -> None:
-    operator = NearDedup()
-    one, two = "the parcel came late and broken", "the parcel came late and open"
-    pieces = [{text[at : at + 5] for at in range(len(text) - 4)} for text in (one, two)]
-    assert jaccard(*(np.unique(operator.pieces(text)) for text in (one, two))) == pytest.approx(_true_jaccard(*pieces))
-    words = NearDedup(unit="word", size=2)
-    assert jaccard(words.pieces("a b c d"), words.pieces("a b c e")) == pytest.approx(2 / 4)
-    assert len(operator.pieces("")) == 1
-
-
-@pytest.mark.parametrize("threshold", [0.5, 0.7, 0.8, 0.9, 0.99])
-def test_bands_overlook_one_pair_in_a_million(threshold: float) -> None:
-    rows = rows_of_band(threshold)
-    assert (1 - threshold**rows) ** (PERMUTATIONS // rows) <= 1e-6
-    assert rows >= 1
-
-
-def test_many_equal_rows_are_settled_quickly(make: Make, write: Write) -> None:
-    rows = [{"prompt": "the same question over and over again", "completion": f"answer {n}"} for n in range(3000)]
-    path = write("t.jsonl", rows)
-    for action, left in (("drop", 1), ("flag", 3000)):
-        ops = [{"kind": "near_dedup", "action": action}]
-        made = make(source={"kind": "jsonl", "path": path}, ops=ops, split={"test": 0}, task="text")
-        assert made.split("train").height == left
-    assert made.attributes("near_dedup")["cluster"].n_unique() == 1
-    assert np.all(made.attributes("near_dedup")["similarity"][1:].to_numpy() == 1)
-    assert isinstance(made.events, pl.DataFrame)

@@ -99,8 +99,10 @@ def spliced(text: str, edits: Sequence[Edit]) -> str:
 
 def _hidden(text: str, changed: str, edits: Sequence[Edit], guards: Sequence[Operator]) -> list[tuple[str, str]]:
     """What events may show of each edit: what touches a secret, before or after, is replaced by its keyed hash."""
+    if all(edit.hidden is not None for edit in edits):
+        return [(edit.hidden or "", edit.after) for edit in edits]
     before = [secret for guard in guards for secret in guard.secrets(text)]
-    after = [secret for guard in guards for secret in guard.secrets(changed)] if before or guards else []
+    after = [secret for guard in guards for secret in guard.secrets(changed)]
     shown: list[tuple[str, str]] = []
     moved = 0
     for edit in edits:

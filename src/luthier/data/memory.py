@@ -35,6 +35,10 @@ class InMemory:
         """One row."""
         return self._rows[place]
 
+    def id(self, place: int) -> str:
+        """The id of one row."""
+        return self._rows[place].id
+
     def rows(self) -> Iterator[Row]:
         """All rows."""
         return iter(self._rows)

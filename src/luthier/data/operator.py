@@ -92,6 +92,10 @@ class Corpus(Protocol):
         """One row, read from the disk."""
         ...
 
+    def id(self, place: int) -> str:
+        """The id of one row."""
+        ...
+
     def rows(self) -> Iterator[Row]:
         """All rows in order, streamed from the disk."""
         ...

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from luthier.core.errors import DataError, Where
 from luthier.data.apply import Numbered, drop_event, place_id
-from luthier.data.engine import Fed
 from luthier.data.mapping import Own, Parts
 from luthier.data.operator import Drop
 from luthier.data.row import Batch, Broken, Record, Row
 from luthier.data.source import Source
+from luthier.data.stage import Fed
 from luthier.data.tables import Event
 from luthier.data.text_keys import digest8
 from luthier.text.messages import example_id

@@ -15,6 +15,8 @@ from luthier.data.row import MESSAGES, Batch, Row
 if TYPE_CHECKING:
     import pyarrow as pa
 
+ROW_COLUMNS = ("n", "id", "source", "file", "line", "kind", "messages", "tools", "meta", "group")
+"""Columns of rows between passes, before their attributes."""
 ROW_GROUP = 8192
 """Rows of a Parquet row group: fixed, so that the same rows make the same bytes."""
 
@@ -50,10 +52,15 @@ def spill_schema(attributes: dict[str, Column]) -> pa.Schema:
     """Columns of rows between passes, with the attributes written so far."""
     import pyarrow as pa
 
-    types = {"text": pa.string(), "number": pa.float64(), "count": pa.int64(), "flag": pa.bool_()}
-    names = ("n", "id", "source", "file", "line", "kind", "messages", "tools", "meta", "group")
-    fixed = [(name, pa.int64() if name in ("n", "line") else pa.string()) for name in names]
-    return pa.schema([*fixed, *((name, types[kind]) for name, kind in attributes.items())])
+    fixed = [(name, pa.int64() if name in ("n", "line") else pa.string()) for name in ROW_COLUMNS]
+    return pa.schema([*fixed, *((name, arrow_type(kind)) for name, kind in attributes.items())])
+
+
+def arrow_type(kind: Column) -> pa.DataType:
+    """What an attribute column of a kind is in Arrow."""
+    import pyarrow as pa
+
+    return {"text": pa.string(), "number": pa.float64(), "count": pa.int64(), "flag": pa.bool_()}[kind]
 
 
 def to_arrow(batch: Batch, schema: pa.Schema) -> pa.RecordBatch:
@@ -88,6 +95,23 @@ def from_arrow(table: pa.RecordBatch) -> Batch:
     group = columns.pop("group")
     rows = [Row(*values) for values in zip(*fixed, messages, tools, meta, group, strict=True)]
     return Batch(rows, columns)
+
+
+def to_bytes(table: pa.RecordBatch) -> bytes:
+    """An Arrow batch with its schema, for another process."""
+    import pyarrow as pa
+
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_batch(table)
+    return bytes(sink.getvalue())
+
+
+def from_bytes(written: bytes) -> pa.RecordBatch:
+    """What `to_bytes` wrote."""
+    import pyarrow as pa
+
+    return pa.ipc.open_stream(pa.py_buffer(written)).read_next_batch()
 
 
 def dump(value: Any) -> str:
@@ -145,9 +169,21 @@ class Spill:
 
     def row(self, place: int) -> Row:
         """One row by its place."""
+        table, at = self._find(place)
+        cell = dict(zip(ROW_COLUMNS, (column[at].as_py() for column in table.columns), strict=False))
+        messages = MESSAGES.validate_json(cell.pop("messages"))
+        tools = tuple(json.loads(cell.pop("tools")))
+        meta = json.loads(cell.pop("meta"))
+        return Row(messages=messages, tools=tools, meta=meta, **cell)
+
+    def id(self, place: int) -> str:
+        """The id of one row by its place."""
+        table, at = self._find(place)
+        return str(table.column(1)[at].as_py())
+
+    def _find(self, place: int) -> tuple[pa.RecordBatch, int]:
         index = bisect.bisect_right(self._starts, place) - 1
-        table = self._reader.get_batch(index).slice(place - self._starts[index], 1)
-        return from_arrow(table).rows[0]
+        return self._reader.get_batch(index), place - self._starts[index]
 
 
 class TableWriter:

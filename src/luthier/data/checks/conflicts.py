@@ -67,8 +67,8 @@ class Conflicts(Check):
 
     def _clusters(self, data: Material) -> Iterable[list[Seen]]:
         """Rows whose prompts are twins, in the order of their ids."""
-        from luthier.data.ops.near_dedup import NearDedup
         from luthier.data.memory import InMemory
+        from luthier.data.ops.near_dedup import NearDedup
 
         rows = [row.row(number) for number, row in enumerate(data.rows)]
         outcome = NearDedup(threshold=self.threshold, action="flag").settle(InMemory(NearDedup(), rows))

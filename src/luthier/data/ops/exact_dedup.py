@@ -53,7 +53,7 @@ class ExactDedup(SetOperator):
             if self.conflict == "drop" and contested[place]:
                 outcome.drops[place] = Drop("conflicting answers")
             elif stays != place:
-                outcome.drops[place] = Drop("exact duplicate", twin=corpus.row(stays).id, similarity=1.0)
+                outcome.drops[place] = Drop("exact duplicate", twin=corpus.id(stays), similarity=1.0)
         copies = np.bincount(keys)[keys] if len(keys) else keys
         outcome.attributes.update(conflict=contested.tolist(), copies=copies.tolist())
         if contested.any():

@@ -1,0 +1,78 @@
+"""Which of several twins stays: a rule, and each row's place in its order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from luthier.core.errors import DataError, Where, did_you_mean
+from luthier.data.row import Row
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Keep = Literal["first", "last", "longest", "newest", "best"]
+
+
+def check(keep: Keep, by: str | None) -> None:
+    """A rule that goes by a column needs one, the others take none; `ValueError` says so."""
+    if keep in ("newest", "best") and by is None:
+        what = "a date or a time" if keep == "newest" else "a number, of which the highest stays"
+        raise ValueError(f"keep is `{keep}`, but `by` does not name the column with {what}")
+    if keep not in ("newest", "best") and by is not None:
+        raise ValueError(f"`by` is set, but `keep: {keep}` looks at no column; write `keep: newest` or `keep: best`")
+
+
+def preferences(rows: Sequence[Row], keep: Keep, by: str | None) -> list[float]:
+    """A number for each row: of twins, the one with the highest stays, and the earlier of equals."""
+    if keep == "first":
+        return [0.0] * len(rows)
+    if keep == "last":
+        return [float(row.n) for row in rows]
+    if keep == "longest":
+        return [float(sum(len(message.content) for message in row.messages)) for row in rows]
+    return [_number(row, by or "", is_time=keep == "newest") for row in rows]
+
+
+def ranks(preferences: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Each row's rank from 0: the lower it is, the sooner the row stays."""
+    found = np.empty(len(preferences), dtype=np.int64)
+    found[np.argsort(-preferences, kind="stable")] = np.arange(len(preferences))
+    return found
+
+
+def _number(row: Row, column: str, *, is_time: bool) -> float:
+    """The column's value; a row without one stays last."""
+    where = Where(file=row.file, line=row.line, field=column)
+    if column not in row.meta:
+        known = did_you_mean(column, row.meta) if row.meta else "the row has no columns but those that speak"
+        raise DataError(f"there is no column {column!r} to choose a twin by", where=where, remedy=known)
+    value = row.meta[column]
+    if value is None or value == "":
+        return -math.inf
+    found = _parsed(value, is_time=is_time)
+    if found is None:
+        wanted = (
+            "a date such as 2026-03-01, a time such as 2026-03-01T10:00:00Z, or a number" if is_time else "a number"
+        )
+        raise DataError(f"wanted {wanted}, got {value!r}", where=where, remedy="mend the row, or choose another column")
+    return found
+
+
+def _parsed(value: Any, *, is_time: bool) -> float | None:
+    try:
+        number = float(value)
+        return number if math.isfinite(number) else None
+    except (TypeError, ValueError):
+        pass
+    if not is_time:
+        return None
+    try:
+        time = datetime.fromisoformat(str(value).strip())
+    except ValueError:
+        return None
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
