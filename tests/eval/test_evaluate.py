@@ -219,7 +219,9 @@ def test_forecast_needs_no_torch(store: Store, labels: Artifact, base: Artifact)
     outlook = Outlook(inputs={"data": labels, "model": base}, upstream={}, base=Path())
     first = step.foresee(outlook)
     assert first.seconds is not None
-    assert first.tokens == 30 * 100
+    assert first.tokens is not None
+    assert 30 * 20 < first.tokens < 30 * 100
+    assert first.how.startswith("30 rows, tokens counted in 30 of them")
     history = {"measures": {"model_rows_per_s": 10.0}}
     later = step.foresee(Outlook(inputs={"data": labels, "model": base}, upstream={}, base=Path(), history=history))
     assert later.seconds == pytest.approx(5 + 3)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from luthier.core.step import Forecast, Outlook
+from luthier.models.foresight import Rows, model_of, rows_of
 from luthier.models.load import cpu_has_bf16, is_remote
 from luthier.models.speed import flops_per_s
 from luthier.tune.memory import BASE_BYTES
-from luthier.tune.outlook import Rows, model_of, rows_of
 
 if TYPE_CHECKING:
     from luthier.tune.techniques.prompt_search import PromptSearch

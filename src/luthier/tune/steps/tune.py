@@ -15,6 +15,7 @@ from luthier.core.paths import PathText, locate
 from luthier.core.process import release_memory
 from luthier.core.step import Beside, DataRef, Forecast, Makes, ModelRef, Outline, Outlook, Step, TeacherRef, Work
 from luthier.models.describe import Description, describe
+from luthier.models.foresight import model_of
 from luthier.models.load import is_remote, no_weights
 from luthier.models.speed import cores
 from luthier.text.dataset import batches, has_split, summary
@@ -26,7 +27,7 @@ from luthier.tune.objective import About, Objective
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.optimizer import Optimizer
 from luthier.tune.optimizers.adamw import AdamW
-from luthier.tune.outlook import foresee, model_of, outline
+from luthier.tune.outlook import foresee, outline
 from luthier.tune.saved import refuse_idle
 from luthier.tune.schedule import DECAY, Course, Shape, chosen
 from luthier.tune.technique import AnyTechnique, Rate, Search, Technique, write_settings

@@ -1,0 +1,116 @@
+"""What a step that reads rows with a model knows of both before it runs, without torch: sizes, lengths, and how."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from luthier.core.artifact import Artifact
+from luthier.core.step import Outlook
+from luthier.models.describe import Description, describe, read_template
+from luthier.models.load import base_folder, is_remote
+
+CHARS_PER_TOKEN = 3.6
+"""English prose and markup under a tokenizer of 30 to 150 thousand tokens; other languages take more."""
+SAMPLE = 64
+
+
+class Rows(NamedTuple):
+    """What will be read: how many rows, tokens of one, and tokens that all rows share at their beginning."""
+
+    number: int
+    tokens: float
+    shared: float
+    how: str
+    spread: float = 0.0
+    """Standard deviation of a row's tokens."""
+
+
+def model_of(outlook: Outlook, field: str = "model") -> Description | None:
+    """The model that a field names (the one to be tuned by default): from its files, else from what is known of it."""
+    if (made := outlook.inputs.get(field)) is not None:
+        return describe(base_folder(made))
+    expected = outlook.outlines.get(field)
+    return _typical(expected.parameters) if expected and expected.parameters else None
+
+
+def _typical(parameters: int) -> Description:
+    """A gated transformer of a size, in the usual proportions."""
+    layers = max(2, round(30 * (parameters / 135e6) ** 0.25))
+    hidden = 64 * max(1, round((parameters / (12.5 * layers)) ** 0.5 / 64))
+    return Description(
+        architecture="typical", model_type="typical", parameters=parameters, embedding_parameters=parameters // 5,
+        tied=True, hidden_size=hidden, intermediate_size=8 * hidden // 3, layers=layers, heads=max(1, hidden // 64),
+        kv_heads=max(1, hidden // 192), head_dim=64, vocab=parameters // 5 // hidden, context=8192, dtype="bfloat16",
+        weight_bytes=2 * parameters, disk_bytes=2 * parameters, licence=None, template=None,
+    )  # fmt: skip
+
+
+def rows_of(wanted: int | None, outlook: Outlook, split: str = "train") -> Rows | None:
+    """The rows of a split that will be read, at most `wanted`; None when nothing says how many."""
+    made = outlook.inputs.get("data")
+    if made is not None:
+        count = int(made.read_json("summary.json")["rows"].get(split, 0))
+        return _rows(_wanted(wanted, count), made, split, None if is_remote(outlook) else outlook.inputs.get("model"))
+    expected = outlook.outlines.get("data")
+    planned = (expected.rows or {}).get(split) if expected else None
+    if planned is None and wanted is None:
+        return None
+    number = _wanted(wanted, planned if planned is not None else wanted or 0)
+    if expected is None or expected.characters is None:
+        return Rows(number, 100.0, 0.0, "100 tokens a row assumed")
+    tokens = expected.characters / CHARS_PER_TOKEN
+    return Rows(number, tokens, expected.shared / CHARS_PER_TOKEN, expected.how)
+
+
+def _wanted(wanted: int | None, count: int) -> int:
+    return count if wanted is None else min(wanted, count)
+
+
+def _rows(number: int, data: Artifact, split: str, model: Artifact | None) -> Rows:
+    """Rows of a made data set, told from the first of them: their tokens, or characters where no tokenizer is here."""
+    sample = _sample(str(data.path(f"examples/{split}.parquet")))
+    found = _tokens(sample, base_folder(model)) if model is not None and sample else None
+    texts: Sequence[Sequence[Any]] = found or [
+        "".join(f"<{turn['role']}>{turn['content']}" for turn in row) for row in sample
+    ]
+    per, how = (1.0, "counted in") if found else (CHARS_PER_TOKEN, "guessed from")
+    lengths = [len(text) / per for text in texts]
+    shared = _alike(texts) / per if len(texts) > 1 else 0.0
+    mean, spread = (statistics.fmean(lengths), statistics.pstdev(lengths)) if lengths else (0.0, 0.0)
+    return Rows(number, mean, shared, f"{number} rows, tokens {how} {len(texts)} of them", spread)
+
+
+def _alike(texts: Sequence[Any]) -> int:
+    """How much all texts share at their beginning."""
+    first, last = min(texts), max(texts)
+    return next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+
+
+def _sample(path: str) -> list[list[dict[str, Any]]]:
+    """The messages of the first rows."""
+    import polars
+
+    rows = polars.read_parquet(path, columns=["messages"], n_rows=SAMPLE)["messages"].to_list()
+    return [[{"content": "", **turn} for turn in json.loads(row)] for row in rows]
+
+
+def _tokens(rows: Sequence[Sequence[Mapping[str, Any]]], folder: Path) -> list[list[int]] | None:
+    """Ids of some rows by the model's own template and tokenizer, read without transformers; None where they differ."""
+    from jinja2.exceptions import TemplateError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from tokenizers import Tokenizer
+
+    source = read_template(folder)
+    if source is None or not (folder / "tokenizer.json").is_file():
+        return None
+    try:
+        template = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(source)
+        texts = [template.render(messages=row, add_generation_prompt=False, bos_token="", eos_token="") for row in rows]
+    except TemplateError:
+        return None  # it asks for what only transformers gives
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    return [one.ids for one in tokenizer.encode_batch(texts, add_special_tokens=False)]
