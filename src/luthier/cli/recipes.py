@@ -42,11 +42,14 @@ def _arguments(recipe: Path | None, overrides: list[str] | None) -> tuple[Path, 
 def new(
     name: Annotated[str, typer.Argument(help="Name of the recipe; a folder of this name is made.")],
     source: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            "--from", help="Your data (CSV, JSONL, Parquet), or a YAML file of axolotl, TRL or LLaMA-Factory."
+            "--from",
+            metavar="FILE|URL",
+            help="Your data (CSV, JSONL, Parquet, a database's URL), or a YAML file of axolotl, TRL or LLaMA-Factory.",
         ),
     ] = None,
+    table: Annotated[str | None, typer.Option(help="The table or view, when --from is a database.")] = None,
     template: Annotated[
         str | None, typer.Option(help="When you bring no data: `labels` (the default) or `replies`.")
     ] = None,
@@ -56,7 +59,7 @@ def new(
     """Write a recipe that fits your data (or from a template), with the reason for each choice."""
     from luthier.flow.new import write_recipe
 
-    written = write_recipe(name, source, template=template, model=model)
+    written = write_recipe(name, source, template=template, model=model, table=table)
     if as_json:
         say_json({"recipe": str(written.path), "decisions": written.decisions})
         return

@@ -55,7 +55,7 @@ class Profile(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     path: str
-    kind: Literal["csv", "jsonl", "parquet"]
+    kind: str
     """The source that reads it."""
     rows: int
     """All rows; estimated from the file's size when it is large."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from luthier.core.component import members
 from luthier.data.choose import Choice, Task
 from luthier.data.operator import Operator
 from luthier.data.profile import Change, Profile
-from luthier.data.survey import survey
+from luthier.data.source import Source
+from luthier.data.survey import source_of, survey
 
 _MOST_NAMED_CLASSES = 30
 _ENOUGH_HELD_OUT = 100
@@ -45,10 +46,18 @@ class Proposal(BaseModel):
 
 def propose(path: Path, *, task: Task | None = None, shown: str | None = None) -> Proposal:
     """Propose a recipe for a file; `shown` is the path to write into it (relative to the recipe's folder)."""
-    profile, choice = survey(path, task)
+    read = source_of(path)
+    return propose_from(read, path.parent, path.name, {"kind": read.kind, "path": shown or path.name}, task=task)
+
+
+def propose_from(
+    read: Source, base: Path, name: str, written: Mapping[str, Any], *, task: Task | None = None
+) -> Proposal:
+    """Propose a recipe for a source that can be read from `base`; `written` is how the recipe names it."""
+    profile, choice = survey(read, base, name, task)
     reasons = {f"source.{name}": why for name, why in choice.reasons.items()}
     chosen: Task = task or ("label" if profile.answers or choice.is_label else "text")
-    source: dict[str, Any] = {"kind": profile.kind, "path": shown or path.name, **choice.settings}
+    source: dict[str, Any] = {**written, **choice.settings}
     if profile.broken:
         source["on_error"] = "drop"
         reasons["source.on_error"] = _unread(profile)

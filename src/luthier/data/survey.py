@@ -41,27 +41,32 @@ _NUMBER = frozenset("0123456789.,-+eE% ")
 
 def profile(path: Path) -> Profile:
     """Look at a file's columns and rows."""
-    return survey(path)[0]
+    return survey(source_of(path), path.parent, path.name)[0]
 
 
-def survey(path: Path, task: Task | None = None) -> tuple[Profile, Choice]:
-    """Look at a file, choose what its columns mean, and look at the rows in that light."""
+def source_of(path: Path) -> Source:
+    """The source that reads a file of the user's, from its folder."""
+    return Source.parse({"kind": _kind(path), "path": path.name, "on_error": "drop"})
+
+
+def survey(source: Source, base: Path, name: str, task: Task | None = None) -> tuple[Profile, Choice]:
+    """Look at a source, choose what its columns mean, and look at the rows in that light."""
     notes: list[str] = []
-    kind = _kind(path)
-    source = Source.parse({"kind": kind, "path": path.name, "on_error": "drop"})
-    records, broken, whole = _read(path, source, notes)
+    size = source.size(base)
+    whole = size is not None and size <= WHOLE_BYTES
+    records, broken = _read(source, base, None if whole else LOOKED_AT, notes)
     first = broken[0] if broken else None
     columns = _columns(records)
-    choice = choose(columns, [record.values for record in records[:200]], path.name, task)
+    choice = choose(columns, [record.values for record in records[:200]], name, task)
     looked = records[:: -(-len(records) // LOOKED_AT)]
     base = Profile(
-        path=path.name,
-        kind=kind,
-        rows=len(records) + len(broken) if whole else _estimate(records, path.stat().st_size),
+        path=name,
+        kind=source.kind,
+        rows=len(records) + len(broken) if whole or size is None else _estimate(records, size),
         estimated=not whole,
         looked_at=len(looked),
         broken=len(broken),
-        first_broken=f"line {first.line}: {first.problem}" if first else "",
+        first_broken=f"line {first.line}: {first.told}" if first else "",
         columns=columns,
         notes=notes,
     )
@@ -70,15 +75,14 @@ def survey(path: Path, task: Task | None = None) -> tuple[Profile, Choice]:
     return _with_rows(base, _rows(mapped, looked), answers), choice
 
 
-def _read(path: Path, source: Source, notes: list[str]) -> tuple[list[Record], list[Broken], bool]:
-    """Good records, broken rows, and whether that is the whole file."""
-    whole = path.is_file() and path.stat().st_size <= WHOLE_BYTES
-    found = list(islice(source.read(path.parent, notes.append), None if whole else LOOKED_AT))
+def _read(source: Source, base: Path, limit: int | None, notes: list[str]) -> tuple[list[Record], list[Broken]]:
+    """Good records and broken rows, as far as the limit."""
+    found = list(islice(source.read(base, notes.append), limit))
     records = [record for record in found if isinstance(record, Record)]
     broken = [each for each in found if isinstance(each, Broken)]
     if not records:
         raise broken[0].error()
-    return records, broken, whole
+    return records, broken
 
 
 def _answers(source: Source, records: Sequence[Record]) -> Counter[str]:

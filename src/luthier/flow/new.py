@@ -14,6 +14,7 @@ from pathlib import Path
 
 from luthier.core.errors import InputError, LuthierError, UnknownName, Where, did_you_mean
 from luthier.core.files import write_aside, writing
+from luthier.core.paths import is_variable
 from luthier.flow.recipe import Recipe
 from luthier.flow.schema import HEADER, SCHEMA_FILE, recipe_schema
 from luthier.flow.source_text import parse_yaml
@@ -32,19 +33,30 @@ class Written:
     """Why, by dotted path within the step that prepares the data; or which option of another tool was not taken."""
 
 
-def write_recipe(name: str, source: Path | None, *, template: str | None, model: str | None) -> Written:
-    """Write `NAME/recipe.yaml` and its schema; an existing recipe is never touched."""
+def write_recipe(
+    name: str, source: Path | str | None, *, template: str | None, model: str | None, table: str | None = None
+) -> Written:
+    """Write `NAME/recipe.yaml` and its schema; an existing recipe is never touched.
+
+    `source` is a file, or the URL of a database, of which `table` is read.
+    """
     if source is not None and template is not None:
         remedy = "leave one of them out: a recipe made from your data needs no template"
         raise InputError("--from and --template were both given", where=Where(field="--template"), remedy=remedy)
     folder = _folder(name)
     path = folder / "recipe.yaml"
+    is_url = isinstance(source, str) and ("://" in source or is_variable(source))
+    if table is not None and not is_url:
+        remedy = "leave it out, or give the URL of a database: --from sqlite:///file.db"
+        raise InputError("--table belongs to a database", where=Where(field="--table"), remedy=remedy)
     if source is None:
         text, decisions = _from_template(template or "labels", folder.name, model or MODEL), dict[str, str]()
-    elif source.suffix.lower() in (".yaml", ".yml"):
-        text, decisions = _from_tool(source, folder, model)
+    elif is_url:
+        text, decisions = _from_database(str(source), table, folder, model or MODEL)
+    elif Path(source).suffix.lower() in (".yaml", ".yml"):
+        text, decisions = _from_tool(Path(source), folder, model)
     else:
-        text, decisions = _from_file(source, folder, model or MODEL)
+        text, decisions = _from_file(Path(source), folder, model or MODEL)
     with _standing(folder):
         Recipe.of(parse_yaml(text, str(path)), folder)
     write_aside(folder / SCHEMA_FILE, (json.dumps(recipe_schema(), indent=1, ensure_ascii=False) + "\n").encode())
@@ -97,6 +109,14 @@ def _from_file(source: Path, folder: Path, model: str) -> tuple[str, dict[str, s
 
     shown = Path(os.path.relpath(source.absolute(), folder.absolute())).as_posix()
     proposal = propose(source, shown=shown)
+    return render_recipe(proposal, folder.name, model), proposal.reasons
+
+
+def _from_database(url: str, table: str | None, folder: Path, model: str) -> tuple[str, dict[str, str]]:
+    from luthier.data.database.propose import propose_table
+    from luthier.data.propose import render_recipe
+
+    proposal = propose_table(url, table, Path.cwd(), folder.absolute())
     return render_recipe(proposal, folder.name, model), proposal.reasons
 
 

@@ -135,12 +135,29 @@ def _bracketed(query: str, name: str) -> TextClause:
 def _table(connection: Connection, wanted: Wanted) -> tuple[TableClause, tuple[str, ...]]:
     assert wanted.table is not None
     schema, name = _place(connection, wanted.table)
-    keys = tuple(inspect(connection).get_pk_constraint(name, schema)["constrained_columns"])
-    cursor = tuple(dict.fromkeys((*wanted.cursor, *keys)))
+    cursor = tuple(dict.fromkeys((*wanted.cursor, *_key(connection, name, schema))))
     if not cursor:
         remedy = "name `cursor`: columns that no two rows share, such as `cursor: id`"
-        raise DataError("has no primary key, so its rows have no order", where=Where(file=wanted.table), remedy=remedy)
+        raise DataError("has no key, so its rows have no order", where=Where(file=wanted.table), remedy=remedy)
     return table(name, schema=schema), cursor
+
+
+def _key(connection: Connection, name: str, schema: str | None) -> list[str]:
+    """The columns of the primary key, or of the first unique index that has no condition."""
+    found = inspect(connection)
+    if primary := found.get_pk_constraint(name, schema)["constrained_columns"]:
+        return list(primary)
+    unique = [one for one in found.get_indexes(name, schema) if one["unique"] and not _is_partial(one)]
+    columns = sorted(
+        [each for each in one["column_names"] if each] for one in unique if None not in one["column_names"]
+    )
+    return columns[0] if columns else []
+
+
+def _is_partial(index: Any) -> bool:
+    return any(
+        name.endswith("_where") and value is not None for name, value in index.get("dialect_options", {}).items()
+    )
 
 
 def _place(connection: Connection, written: str) -> tuple[str | None, str]:

@@ -24,7 +24,7 @@ _ORDERED = re.compile(r"\border\s+by\b", re.IGNORECASE)
 class Sql(Source):
     """A table or a query of a database, read in a read-only transaction, a thousand rows at a time.
 
-    Rows come in the order of the cursor, or of the table's primary key. When the connection drops, a new one goes on
+    Rows come in the order of the cursor, or of the table's primary or unique key. When the connection drops, a new one goes on
     behind the last row. A broken row is named by its key: its line, when the key is one number.
     """
 
@@ -40,7 +40,7 @@ class Sql(Source):
     """A SELECT in place of a table; it orders its rows itself when no cursor does."""
     cursor: Annotated[str, Field(min_length=1)] | tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """The column, or columns, that order the rows and that no two rows share, such as `id` or `[updated_at, id]`; a
-    table's primary key is added by itself. An index over them keeps reading quick."""
+    table's own key is added by itself. An index over them keeps reading quick."""
     after: int | float | str | None = None
     """Only rows whose first cursor column is above this: what came since the last time."""
     until: int | float | str | None = None
