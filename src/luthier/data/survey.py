@@ -59,7 +59,7 @@ def survey(source: Source, base: Path, name: str, task: Task | None = None) -> t
     columns = _columns(records)
     choice = choose(columns, [record.values for record in records[:200]], name, task)
     looked = records[:: -(-len(records) // LOOKED_AT)]
-    base = Profile(
+    found = Profile(
         path=name,
         kind=source.kind,
         rows=len(records) + len(broken) if whole or size is None else _estimate(records, size),
@@ -72,7 +72,7 @@ def survey(source: Source, base: Path, name: str, task: Task | None = None) -> t
     )
     mapped = source.model_copy(update=choice.settings)
     answers = _answers(mapped, records) if whole else Counter[str]()
-    return _with_rows(base, _rows(mapped, looked), answers), choice
+    return _with_rows(found, _rows(mapped, looked), answers), choice
 
 
 def _read(source: Source, base: Path, limit: int | None, notes: list[str]) -> tuple[list[Record], list[Broken]]:

@@ -24,8 +24,8 @@ _ORDERED = re.compile(r"\border\s+by\b", re.IGNORECASE)
 class Sql(Source):
     """A table or a query of a database, read in a read-only transaction, a thousand rows at a time.
 
-    Rows come in the order of the cursor, or of the table's primary or unique key. When the connection drops, a new one goes on
-    behind the last row. A broken row is named by its key: its line, when the key is one number.
+    Rows come in the order of the cursor, or of the table's primary or unique key. When the connection drops, a new one
+    goes on behind the last row. A broken row is named by its key: its line, when the key is one number.
     """
 
     kind: Literal["sql"] = "sql"
