@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from luthier.core.artifact import Artifact
+from luthier.core.errors import RecipeError, Where
 from luthier.data.row import MESSAGES, Row
 from luthier.data.text_keys import digest8
 from luthier.text.dataset import columns, splits, summary
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from luthier.data.embedding import Points
     from luthier.data.plain import Held
+    from luthier.data.reading import Surprise
 
 _COLUMNS = ("id", "source", "file", "line", "kind", "messages", "label", "meta", "group")
 
@@ -136,6 +138,26 @@ class Material:
         from luthier.data.embedding import points
 
         return points(self.prompts, seed=self.seed)
+
+    @cached_property
+    def surprise(self) -> Surprise:
+        """How unlikely the model finds each prompt, a token."""
+        from luthier.data.reading import surprise
+
+        assert self.model is not None
+        return surprise(self.model, self.rows)
+
+    @cached_property
+    def states(self) -> NDArray[np.float64]:
+        """What the model makes of each prompt."""
+        from luthier.data.reading import states
+
+        if self.model is None:
+            remedy = "add `model: model` to the step, or set `on: classifier`"
+            raise RecipeError(
+                "the check reads a model, and the step names none", where=Where(field="model"), remedy=remedy
+            )
+        return states(self.model, self.rows)
 
 
 def _read(artifact: Artifact, split: str, below: int | None) -> Iterable[Seen]:

@@ -1,0 +1,197 @@
+"""How much more rows would help."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from luthier.data.check import Check, Found, Needs, Planted
+from luthier.data.material import Material, Seen
+from luthier.text.findings import Finding, Number, Severity, Table
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_FLOORS = 40
+"""Errors that no number of rows would undo, among which the fit chooses."""
+_RESAMPLES = 300
+_LEAST = 20
+"""Rows to learn from and to measure on below which no curve can be drawn."""
+
+
+class Enough(Check):
+    """How the error falls as rows are added, and what twice as many rows would bring.
+
+    A plain classifier learns from growing parts of the training rows and is measured on rows that it never sees. The
+    error is fitted by a power law, a + b n^-c (Hestness et al. 2017; Cortes et al. 1994), and read at twice the rows;
+    the interval is a bootstrap over the measured rows and the repeated draws.
+    """
+
+    kind: Literal["enough"] = "enough"
+    needs: ClassVar[frozenset[Needs]] = frozenset({"labels"})
+    measures: ClassVar[Mapping[str, str]] = {
+        "enough.error": "error of the plain classifier with all training rows",
+        "enough.gain": "error that twice as many training rows would take off",
+    }
+    quick: ClassVar[bool] = False
+    false_alarms: ClassVar[float] = 0.0
+
+    on: Literal["classifier", "model"] = "classifier"
+    """What learns: TF-IDF with logistic regression, or logistic regression over what the step's `model` makes of each
+    prompt (its mean last hidden state, weights as they are)."""
+    sizes: tuple[float, ...] = Field(default=(0.125, 0.25, 0.5, 0.75, 1.0), min_length=3)
+    """Shares of the training rows that are learnt from."""
+    repeats: int = Field(default=3, ge=1)
+    """Draws of each share."""
+    warning: float = Field(default=0.02, ge=0, le=1)
+    """Gain from twice the rows from which more rows are worth gathering, by the lower end of its interval."""
+
+    def look(self, data: Material) -> Iterable[Found]:
+        import numpy as np
+
+        learn, ask = _parted(data)
+        if min(len(learn), len(ask)) < _LEAST or len(data.labels) < 2:
+            yield self._too_few(len(data.rows))
+            return
+        matrix = self._matrix(data)
+        counts = sorted({max(2, round(share * len(learn))) for share in self.sizes})
+        wrong = np.array([self._wrong(matrix, data, learn, ask, count) for count in counts])  # (sizes, repeats, rows)
+        error, gain = _read(np.array(counts, dtype=float), wrong, data.seed)
+        low, high = gain.ends
+        severity: Severity = "warning" if low >= self.warning else "info"
+        yield Found(
+            Finding(
+                name=self.kind,
+                severity=severity,
+                title="More rows would help" if severity != "info" else "Rows",
+                sentence=f"With {len(learn):,} training rows the {_LEARNERS[self.on]} errs on "
+                f"{100 * error.value:.1f} % of held-out rows; twice as many would take off {100 * gain.value:.1f} "
+                f"points (95 % interval {100 * low:.1f} to {100 * high:.1f}).",
+                numbers={"enough.error": error, "enough.gain": gain},
+                remedy="Gather or make more rows before you tune longer or larger; of the classes that are told apart "
+                "worst, first."
+                if severity != "info"
+                else "",
+                tables=(_table(counts, wrong),),
+            )
+        )
+
+    def _too_few(self, rows: int) -> Found:
+        numbers = {
+            name: Number(value=0, low=0, high=1, rows=rows, about=about, share=True)
+            for name, about in self.measures.items()
+        }
+        said = f"There are too few rows to draw a curve: at least {_LEAST} to learn from and {_LEAST} to measure on."
+        return Found(Finding(name=self.kind, severity="info", title="Rows", sentence=said, numbers=numbers))
+
+    def _matrix(self, data: Material) -> Any:
+        from luthier.data.plain import features
+
+        if self.on == "classifier":
+            return features(data.prompts)
+        return data.states
+
+    def _wrong(
+        self, matrix: Any, data: Material, learn: Sequence[int], ask: Sequence[int], count: int
+    ) -> NDArray[np.bool_]:
+        """(repeats, rows): which measured rows are wrong after learning from `count` rows, draw by draw."""
+        import numpy as np
+
+        from luthier.data.plain import classifier
+
+        found = np.zeros((self.repeats, len(ask)), dtype=bool)
+        for draw in range(self.repeats):
+            random = np.random.default_rng([data.seed, count, draw])
+            chosen = np.sort(random.choice(np.array(learn), count, replace=False))
+            known = np.unique(data.codes[chosen])
+            said = known[0]
+            if len(known) > 1:
+                said = classifier().fit(matrix[chosen], data.codes[chosen]).predict(matrix[np.array(ask)])
+            found[draw] = said != data.codes[np.array(ask)]
+        return found
+
+    def plant(self, rows: Sequence[Seen]) -> Planted:
+        """Every prompt is one of three hundred words of its class: most were never seen before."""
+        return Planted([row.saying(prompt=f"{row.label}{int(row.id, 16) % 300}") for row in rows])
+
+
+_LEARNERS = {"classifier": "plain classifier", "model": "model with a plain head"}
+
+
+def _parted(data: Material) -> tuple[list[int], list[int]]:
+    """Rows to learn from and rows to measure on: the held-out ones, or every fourth when there are none."""
+    learn, ask = data.of_split("train"), data.of_split("test", "validation")
+    if ask:
+        return learn, ask
+    return [place for place in learn if place % 4], [place for place in learn if place % 4 == 0]
+
+
+def _read(counts: NDArray[np.float64], wrong: NDArray[np.bool_], seed: int) -> tuple[Number, Number]:
+    """The error with all rows, and what twice as many would take off it, with their intervals."""
+    import numpy as np
+
+    from luthier.metrics.resample import wilson
+
+    sizes, repeats, rows = wrong.shape
+    random = np.random.default_rng(seed)
+    weights = random.multinomial(rows, np.full(rows, 1 / rows), size=_RESAMPLES) / rows  # (resamples, rows)
+    picked = random.integers(0, repeats, size=(_RESAMPLES, sizes, repeats))
+    by_draw = np.einsum("sdr,br->bsd", wrong.astype(float), weights)
+    drawn = np.take_along_axis(by_draw, picked, axis=2).mean(axis=2)
+    curves = np.vstack([wrong.mean(axis=(1, 2))[None], drawn])
+    gains = gained(counts, curves)
+    value, low, high = float(gains[0]), *(float(np.quantile(gains[1:], level)) for level in (0.025, 0.975))
+    last = float(curves[0, -1])
+    ends = wilson(last * rows, rows)
+    gain = Number(
+        value=round(value, 5), low=round(min(low, value), 5), high=round(max(high, value), 5), rows=rows,
+        about=Enough.measures["enough.gain"], share=True,
+    )  # fmt: skip
+    error = Number(
+        value=round(last, 5), low=round(ends[0], 5), high=round(ends[1], 5), rows=rows,
+        about=Enough.measures["enough.error"], share=True,
+    )  # fmt: skip
+    return error, gain
+
+
+def gained(counts: NDArray[np.float64], curves: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(curves,): by how much a power law fitted to each curve of errors falls from its end to twice the rows.
+
+    For each floor a on a grid, log(error - a) is a line in log n; the floor with the least squared error of the curve
+    itself is taken. `counts` is (sizes,), `curves` (curves, sizes).
+    """
+    import numpy as np
+
+    logs = np.log(counts) - np.log(counts[-1])
+    best, found = np.full(len(curves), np.inf), np.zeros(len(curves))
+    least = np.maximum(curves.min(axis=1, keepdims=True), 1e-9)
+    for share in np.linspace(0, 0.98, _FLOORS):
+        floor = share * least
+        above = np.log(np.maximum(curves - floor, 1e-9))
+        slope = ((above - above.mean(axis=1, keepdims=True)) * (logs - logs.mean())).sum(axis=1)
+        slope = np.minimum(slope / ((logs - logs.mean()) ** 2).sum(), 0.0)
+        start = above.mean(axis=1) - slope * logs.mean()
+        fitted = floor + np.exp(start[:, None] + slope[:, None] * logs)
+        loss = ((fitted - curves) ** 2).sum(axis=1)
+        gain = np.exp(start) * (1 - np.exp(slope * math.log(2)))
+        better = loss < best - 1e-12
+        best, found = np.where(better, loss, best), np.where(better, gain, found)
+    return found
+
+
+def _table(counts: Sequence[int], wrong: NDArray[np.bool_]) -> Table:
+    rows = tuple(
+        (
+            count,
+            round(float(line.mean()), 4),
+            round(float(line.mean(axis=1).min()), 4),
+            round(float(line.mean(axis=1).max()), 4),
+        )
+        for count, line in zip(counts, wrong, strict=True)
+    )
+    heads = ("training rows", "error", "of the best draw", "of the worst draw")
+    return Table(title="Learning curve", columns=heads, rows=rows)

@@ -1,0 +1,167 @@
+"""Whether the user's own groups are all there, and get the same answers."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from luthier.data.check import Check, Found, Needs, Planted, percent
+from luthier.data.material import Material, Seen
+from luthier.text.findings import Cell, Finding, Number, Severity, Table
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class GroupBalance(Check):
+    """Groups of the user's own rows (a channel, a region, an age band) that are rare, or whose classes differ.
+
+    Whether classes depend on the group is measured by Cramér's V, corrected for bias (Bergsma 2013), with a bootstrap
+    interval; 0 is independence, 1 means that the group decides the class. A dependence can be true of the world: it
+    says where to look, and what a model will learn.
+    """
+
+    kind: Literal["group_balance"] = "group_balance"
+    needs: ClassVar[frozenset[Needs]] = frozenset({"labels"})
+    measures: ClassVar[Mapping[str, str]] = {
+        "groups.smallest": "share of rows of the smallest group",
+        "groups.association": "how much the class depends on the group (Cramér's V)",
+    }
+    false_alarms: ClassVar[float] = 0.0
+
+    column: str | None = None
+    """The column that tells the groups apart, one that was not mapped; left out, the source's `group`, as long as it
+    has few values."""
+    most: int = Field(default=50, ge=2)
+    """A column with more values than this tells no groups apart."""
+    rare: float = Field(default=0.02, ge=0, le=1)
+    """Groups below this share of the rows are rare."""
+    warning: float = Field(default=0.2, ge=0, le=1)
+    """Cramér's V from which a dependence is a warning, by the lower end of its interval."""
+
+    def look(self, data: Material) -> Iterable[Found]:
+        rows = [(row, group) for row in data.rows if (group := self._group(row))]
+        sizes = Counter(group for _, group in rows)
+        if not 2 <= len(sizes) <= self.most:
+            yield self._none(len(sizes), len(data.rows))
+            return
+        yield self._sizes(rows, sizes)
+        table = _counted([group for _, group in rows], [row.label or "" for row, _ in rows], sorted(sizes), data.labels)
+        yield self._association(table, sorted(sizes), data)
+
+    def _sizes(self, rows: Sequence[tuple[Seen, str]], sizes: Counter[str]) -> Found:
+        """Which groups are there, and which are rare."""
+        smallest = min(sizes.items(), key=lambda one: (one[1], one[0]))
+        share = smallest[1] / len(rows)
+        rare = [name for name in sorted(sizes) if sizes[name] < self.rare * len(rows)]
+        about = self.measures["groups.smallest"]
+        return Found(
+            Finding(
+                name=self.kind,
+                severity="warning" if rare else "info",
+                title="Rare groups" if rare else "Groups",
+                sentence=f"{len(rows):,} rows are of {len(sizes)} groups; the smallest, {smallest[0]!r}, has "
+                f"{smallest[1]:,} ({percent(share)}).",
+                rows=sum(sizes[name] for name in rare),
+                numbers={"groups.smallest": Number(value=round(share, 6), rows=len(rows), share=True, about=about)},
+                remedy=f"Gather rows of {', '.join(rare[:5])}: what a model does for so few can neither be learnt nor "
+                "measured." if rare else "",
+            ),
+            [(row, None, f"group {group!r}") for row, group in rows if group in rare],
+        )  # fmt: skip
+
+    def _association(self, table: NDArray[np.int64], names: Sequence[str], data: Material) -> Found:
+        """How much the class depends on the group."""
+        strength = association(table, data.seed)
+        low, high = strength.ends
+        severity: Severity = "warning" if low >= self.warning else "info"
+        return Found(
+            Finding(
+                name=f"{self.kind}.association",
+                severity=severity,
+                title="Classes that depend on the group" if severity != "info" else "Classes by group",
+                sentence=f"How much the class depends on the group is {strength.value:.2f} (95 % interval {low:.2f} to "
+                f"{high:.2f}) on a scale of 0 to 1.",
+                numbers={"groups.association": strength},
+                remedy="Ask whether the world or the collection makes it so; measure each group apart "
+                "(`probes: [{kind: group_gap, column: …}]` of `evaluate`), and keep what names the group out of the "
+                "prompt." if severity != "info" else "",
+                tables=(_table(table, names, data.labels),),
+            )
+        )  # fmt: skip
+
+    def _group(self, row: Seen) -> str:
+        value = row.group if self.column is None else row.meta.get(self.column)
+        return "" if value in (None, "") else str(value)
+
+    def _none(self, groups: int, rows: int) -> Found:
+        """What is said when the rows are of no groups, or of too many."""
+        where = "the source's `group`" if self.column is None else f"column {self.column!r}"
+        numbers = {name: Number(value=0, rows=rows, about=about) for name, about in self.measures.items()}
+        sentence = (
+            f"{where[0].upper()}{where[1:]} tells {groups:,} groups apart: between 2 and {self.most} are compared."
+        )
+        return Found(Finding(name=self.kind, severity="info", title="Groups", sentence=sentence, numbers=numbers))
+
+    def plant(self, rows: Sequence[Seen]) -> Planted:
+        """One class comes by mail only, and three rows by fax."""
+        first = min(row.label or "" for row in rows)
+        fax = {row.id for row in rows[1:4]}
+        made = [replace(row, group="fax" if row.id in fax else "mail" if row.label == first else "web") for row in rows]
+        return Planted(made, frozenset(fax))
+
+
+def _counted(
+    groups: Sequence[str], labels: Sequence[str], names: Sequence[str], classes: Sequence[str]
+) -> NDArray[np.int64]:
+    """(groups, classes): rows of each."""
+    import numpy as np
+
+    table = np.zeros((len(names), len(classes)), dtype=np.int64)
+    places, columns = ({name: at for at, name in enumerate(found)} for found in (names, classes))
+    for group, label in zip(groups, labels, strict=True):
+        table[places[group], columns[label]] += 1
+    return table
+
+
+def association(table: NDArray[np.int64], seed: int, resamples: int = 500) -> Number:
+    """Cramér's V without its bias, with a percentile bootstrap interval over the rows of the table."""
+    import numpy as np
+
+    rows = int(table.sum())
+    random = np.random.default_rng(seed)
+    drawn = random.multinomial(rows, (table / rows).ravel(), size=resamples).reshape(-1, *table.shape)
+    values = [cramers_v(one) for one in drawn]
+    value = cramers_v(table)
+    low, high = min(value, float(np.quantile(values, 0.025))), max(value, float(np.quantile(values, 0.975)))
+    about = GroupBalance.measures["groups.association"]
+    return Number(value=round(value, 4), low=round(low, 4), high=round(high, 4), rows=rows, about=about)
+
+
+def cramers_v(table: NDArray[np.int64]) -> float:
+    """Of a contingency table, without its bias (Bergsma 2013, J. Korean Stat. Soc. 42); 0 when a side has one value."""
+    import numpy as np
+
+    table = table[table.sum(axis=1) > 0][:, table.sum(axis=0) > 0]
+    height, width, rows = len(table), table.shape[1], float(table.sum())
+    if height < 2 or width < 2:
+        return 0.0
+    expected = np.outer(table.sum(axis=1), table.sum(axis=0)) / rows
+    phi2 = float(((table - expected) ** 2 / expected).sum()) / rows
+    phi2 = max(0.0, phi2 - (height - 1) * (width - 1) / (rows - 1))
+    sides = (height - (height - 1) ** 2 / (rows - 1), width - (width - 1) ** 2 / (rows - 1))
+    return min(1.0, math.sqrt(phi2 / max(min(sides) - 1, 1e-12)))
+
+
+def _table(table: NDArray[np.int64], names: Sequence[str], classes: Sequence[str]) -> Table:
+    """Rows of each group; with few classes, of each class in it."""
+    shown = list(classes) if len(classes) <= 8 else []
+    lines = zip(names, table.tolist(), strict=True)
+    rows: list[tuple[Cell, ...]] = [(name, sum(line), *line[: len(shown)]) for name, line in lines]
+    return Table(title="Rows of each group", columns=("group", "rows", *shown), rows=tuple(rows))

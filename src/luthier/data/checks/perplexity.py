@@ -1,0 +1,80 @@
+"""Rows that a language model finds very unlikely, or far too likely."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from luthier.data.check import Check, Found, Needs, Planted, damaged, graded, leaving_out, percent, rows_word, share_of
+from luthier.data.checks.lengths import robust_z
+from luthier.data.material import Material, Seen
+from luthier.text.findings import Finding
+
+
+class PerplexityOutliers(Check):
+    """Prompts that the step's `model` finds far less likely than the others: noise, another language, encodings.
+
+    The measure is the mean negative log-likelihood of a prompt's tokens, in the model's own chat template, less the
+    median of all rows and times the root of the number of tokens, because a mean of few tokens varies more; rows whose
+    modified z-score is large are outliers.
+    """
+
+    kind: Literal["perplexity_outliers"] = "perplexity_outliers"
+    needs: ClassVar[frozenset[Needs]] = frozenset({"model"})
+    measures: ClassVar[Mapping[str, str]] = {
+        "perplexity_outliers": "share of rows that the model finds very unlikely",
+    }
+    quick: ClassVar[bool] = False
+    false_alarms: ClassVar[float] = 0.02
+
+    far: float = Field(default=4.0, gt=0)
+    """Modified z-score from which a row is an outlier."""
+    warning: float = Field(default=0.02, ge=0, le=1)
+    """Share of rows from which it is a warning."""
+    serious: float = Field(default=0.2, ge=0, le=1)
+    """Share of rows from which it is serious."""
+
+    def look(self, data: Material) -> Iterable[Found]:
+        import numpy as np
+
+        surprise, tokens = data.surprise
+        scores = robust_z((surprise - np.median(surprise)) * np.sqrt(tokens))
+        places = np.flatnonzero(scores >= self.far).tolist()
+        places.sort(key=lambda place: (-scores[place], data.rows[place].id))
+        number = share_of(len(places), len(data.rows), self.measures["perplexity_outliers"])
+        usual = float(np.exp(np.median(surprise)))
+        yield Found(
+            Finding(
+                name=self.kind,
+                severity=graded(number.value, self.warning, self.serious),
+                title="Rows that the model finds very unlikely" if places else "Perplexity",
+                sentence=f"{rows_word(len(places))} of {len(data.rows):,} ({percent(number.value)}) are far less "
+                f"likely to the model than the others, whose median perplexity is {usual:.1f}.",
+                rows=len(places),
+                numbers={"perplexity_outliers": number},
+                remedy="Look at them: noise and broken encodings can be left out by their ids; another language by "
+                "`language`." if places else "",
+                mend=leaving_out([data.rows[place] for place in places], "very unlikely"),
+            ),
+            [
+                (data.rows[place], round(float(surprise[place]), 4), f"perplexity {np.exp(surprise[place]):,.0f}")
+                for place in places
+            ],
+        )  # fmt: skip
+
+    def plant(self, rows: Sequence[Seen]) -> Planted:
+        """Every thirtieth prompt is words that nobody would put together."""
+        words = _UNRELATED.split()
+
+        def damage(row: Seen) -> Seen:
+            turn = int(row.id[:8], 16) % len(words)
+            return row.saying(prompt=" ".join([*words[turn:], *words[:turn]]))
+
+        return damaged(rows, 30, damage)
+
+
+_UNRELATED = (
+    "cable swims yesterday under because violet of seven ladder green thinks off umbrella quick the lower and jam"
+)

@@ -1,0 +1,140 @@
+"""Whether held-out rows are drawn like the rows that are trained on."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from luthier.data.check import Check, Found, Needs, Planted, graded, percent, share_of
+from luthier.data.material import Material, Seen
+from luthier.text.findings import Finding, Number, Table
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_PIECE = 4000
+"""Rows of either side that the classifier sees."""
+
+
+class Shift(Check):
+    """Held-out rows that differ from the training rows: what is measured on them says little, or another thing.
+
+    A classifier two-sample test (Lopez-Paz and Oquab 2017): a plain classifier tries to tell held-out from training
+    rows that it did not see; an area under the curve of 0.5 means that it cannot. Its interval is that of Hanley and
+    McNeil 1982. Beside it the words and classes of either side are compared.
+    """
+
+    kind: Literal["shift"] = "shift"
+    needs: ClassVar[frozenset[Needs]] = frozenset({"test"})
+    measures: ClassVar[Mapping[str, str]] = {
+        "shift": "area under the curve of telling held-out from training rows",
+        "shift.labels": "total variation between the classes of held-out and training rows",
+        "shift.words": "share of the words of held-out rows that no training row has",
+    }
+    false_alarms: ClassVar[float] = 0.0
+
+    warning: float = Field(default=0.6, ge=0.5, le=1)
+    """Area under the curve from which it is a warning, by the lower end of the interval."""
+    serious: float = Field(default=0.8, ge=0.5, le=1)
+    """The same from which it is serious."""
+
+    def look(self, data: Material) -> Iterable[Found]:
+        train, test = (_some(data, split) for split in ("train", "test"))
+        area, low, high = told_apart([data.prompts[at] for at in train], [data.prompts[at] for at in test], data.seed)
+        number = Number(value=area, low=low, high=high, rows=len(train) + len(test), about=self.measures["shift"])
+        labels = self._labels(data)
+        words = self._words(data)
+        severity = graded(low, self.warning, self.serious)
+        yield Found(
+            Finding(
+                name=self.kind,
+                severity=severity,
+                title="Held-out rows of another kind" if severity != "info" else "Split",
+                sentence=f"A plain classifier tells held-out from training rows with an area under the curve of "
+                f"{area:.2f} (95 % interval {low:.2f} to {high:.2f}; 0.5 is chance); {percent(words.value)} of the "
+                "words of held-out rows stand in no training row.",
+                numbers={"shift": number, "shift.labels": labels, "shift.words": words},
+                remedy="Draw the held-out rows by content from the same source (`split`), unless the difference is "
+                "what you want to measure." if severity != "info" else "",
+                mend="split: {test: 0.2}" if severity != "info" else "",
+                tables=(_shares(data),) if data.task == "label" else (),
+            )
+        )  # fmt: skip
+
+    def _labels(self, data: Material) -> Number:
+        """Half the summed difference of shares, with what chance alone would give as the interval's lower end."""
+        counts = [Counter(data.rows[at].label or "" for at in data.of_split(split)) for split in ("train", "test")]
+        totals = [max(1, count.total()) for count in counts]
+        apart = [abs(counts[0][label] / totals[0] - counts[1][label] / totals[1]) for label in data.labels]
+        rows = sum(count.total() for count in counts)
+        return Number(value=round(sum(apart) / 2, 6), rows=rows, about=self.measures["shift.labels"], share=True)
+
+    def _words(self, data: Material) -> Number:
+        known = {word for at in data.of_split("train") for word in data.prompts[at].casefold().split()}
+        words = [word for at in data.of_split("test") for word in data.prompts[at].casefold().split()]
+        return share_of(sum(word not in known for word in words), len(words), self.measures["shift.words"])
+
+    def plant(self, rows: Sequence[Seen]) -> Planted:
+        """Most rows of one class are held out; of free text, every second held-out prompt is in other words."""
+        first = min(row.label or "" for row in rows)
+        made = []
+        for place, row in enumerate(rows):
+            if row.label == first and place % 16:
+                made.append(replace(row, split="test"))
+            elif row.label is None and row.split == "test" and place % 2:
+                made.append(row.saying(prompt=f"bonjour {row.prompt}"))
+            else:
+                made.append(row)
+        return Planted(made)
+
+
+def _some(data: Material, split: str) -> list[int]:
+    """Rows of a split, at even distances when they are many."""
+    places = data.of_split(split)
+    return places[:: -(-len(places) // _PIECE) or 1]
+
+
+def told_apart(one: Sequence[str], other: Sequence[str], seed: int) -> tuple[float, float, float]:
+    """Area under the curve of a classifier that tells the texts apart, out of fold, with its 95 % interval."""
+    import numpy as np
+
+    from luthier.data.plain import held
+
+    codes = np.array([0] * len(one) + [1] * len(other), dtype=np.int64)
+    if min(len(one), len(other)) < 2:
+        return 0.5, 0.0, 1.0
+    scores = held([*one, *other], codes, seed=seed).chances[:, 1]
+    area = _area(scores, codes)
+    spread = 1.959964 * _standard_error(area, len(other), len(one))
+    return round(area, 4), round(max(0.0, area - spread), 4), round(min(1.0, area + spread), 4)
+
+
+def _area(scores: NDArray[np.float64], codes: NDArray[np.int64]) -> float:
+    """Probability that a row of the second kind scores higher than one of the first (Mann and Whitney)."""
+    from scipy.stats import rankdata
+
+    second = int(codes.sum())
+    ranks = float(rankdata(scores)[codes == 1].sum())
+    return (ranks - second * (second + 1) / 2) / (second * (len(codes) - second))
+
+
+def _standard_error(area: float, second: int, first: int) -> float:
+    """Of an area under the curve (Hanley and McNeil 1982, Radiology 143)."""
+    q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
+    parts = area * (1 - area) + (second - 1) * (q1 - area**2) + (first - 1) * (q2 - area**2)
+    return math.sqrt(max(parts, 0.0) / (second * first))
+
+
+def _shares(data: Material) -> Table:
+    counts = [Counter(data.rows[at].label or "" for at in data.of_split(split)) for split in ("train", "test")]
+    rows = [
+        (label, counts[0][label], counts[1][label], round(counts[1][label] / max(1, sum(c[label] for c in counts)), 4))
+        for label in data.labels
+    ]
+    return Table(title="Rows of each class", columns=("class", "train", "test", "share held out"), rows=tuple(rows))

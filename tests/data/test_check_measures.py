@@ -1,0 +1,137 @@
+"""The measures of checks agree with other people's implementations, and with curves and tables that are known."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from luthier.data.checks.answers import AnswerQuality
+from luthier.data.checks.bias_terms import TERMS, BiasTerms
+from luthier.data.checks.distance import apart
+from luthier.data.checks.enough import gained
+from luthier.data.checks.groups import cramers_v
+from luthier.data.checks.lengths import robust_z
+from luthier.data.checks.shift import told_apart
+from luthier.data.material import Material, Seen
+from luthier.text.messages import Message
+
+
+def _row(number: int, prompt: str, answer: str, label: str | None = None) -> Seen:
+    messages = (Message(role="user", content=prompt), Message(role="assistant", content=answer))
+    return Seen(f"{number:016x}", "train", messages, label)
+
+
+def test_a_power_law_is_read_back() -> None:
+    counts = np.array([100.0, 200, 400, 800, 1600])
+    for floor, scale, power in ((0.0, 3.0, 0.5), (0.1, 2.0, 0.4), (0.02, 9.0, 0.7)):
+        curve = floor + scale * counts**-power
+        truth = curve[-1] - (floor + scale * 3200.0**-power)
+        assert gained(counts, curve[None])[0] == pytest.approx(truth, rel=0.15)
+
+
+def test_a_flat_or_rising_curve_promises_nothing() -> None:
+    counts = np.array([100.0, 200, 400])
+    assert gained(counts, np.array([[0.2, 0.2, 0.2], [0.1, 0.2, 0.3]])).max() < 1e-3
+
+
+def test_association_of_known_tables() -> None:
+    assert cramers_v(np.array([[50, 0], [0, 50]])) == pytest.approx(1.0, abs=0.01)
+    assert cramers_v(np.array([[25, 25], [25, 25]])) == 0.0
+    assert cramers_v(np.array([[10, 0], [5, 0]])) == 0.0
+    from scipy.stats.contingency import association
+
+    random = np.random.default_rng(1)
+    large = random.integers(500, 2000, size=(3, 4))
+    assert cramers_v(large) == pytest.approx(association(large), abs=0.01)
+
+
+def test_the_area_is_scikit_learns_and_its_interval_holds() -> None:
+    from sklearn.metrics import roc_auc_score
+
+    from luthier.data.checks.shift import _area
+
+    random = np.random.default_rng(2)
+    scores, codes = random.normal(size=300).round(1), random.integers(0, 2, 300)
+    assert _area(scores, codes) == pytest.approx(roc_auc_score(codes, scores))
+    one, other = ["red green blue"] * 40, ["one two three"] * 40
+    assert told_apart(one, other, 0)[0] == 1.0
+    words = [" ".join(random.choice([*"abcdefgh"], 6)) for _ in range(300)]
+    _, low, high = told_apart(words[:150], words[150:], 0)
+    assert low < 0.5 < high
+
+
+def test_distance_to_neighbours_is_scikit_learns() -> None:
+    from sklearn.neighbors import NearestNeighbors
+
+    random = np.random.default_rng(3)
+    points = random.normal(size=(200, 8))
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    found = NearestNeighbors(n_neighbors=6, metric="cosine").fit(points).kneighbors(points)[0][:, 1:].mean(axis=1)
+    assert apart(points, 5, piece=64) == pytest.approx(found, abs=1e-4)
+    assert apart(points[:1], 5).tolist() == [0.0]
+
+
+def test_robust_scores_find_one_among_equals() -> None:
+    scores = robust_z(np.array([5.0] * 20 + [50.0]))
+    assert scores[-1] > 5
+    assert (scores[:-1] == 0).all()
+
+
+def test_a_log_odds_ratio_is_scipys() -> None:
+    from scipy.stats.contingency import odds_ratio
+
+    cells = [("she", "care", 40), ("she", "engine", 10), ("he", "care", 12), ("he", "engine", 45)]
+    rows = [
+        _row(100 * at + number, f"{word} writes", label, label)
+        for at, (word, label, count) in enumerate(cells)
+        for number in range(count)
+    ]
+    (found,) = BiasTerms().look(Material(rows, task="label"))
+    number = found.finding.numbers["bias.log_odds"]
+    told = odds_ratio([[40, 10], [12, 45]], kind="sample")
+    assert number.value == pytest.approx(np.log(told.statistic), abs=0.1)
+    low, high = (np.log(end) for end in told.confidence_interval(0.95))
+    assert number.ends[0] == pytest.approx(low, abs=0.2), "one pair in four is corrected by a little"
+    assert number.ends[1] == pytest.approx(high, abs=0.2)
+
+
+def test_terms_belong_to_one_group_only() -> None:
+    words = [word for groups in TERMS.values() for told in groups.values() for word in told.split()]
+    assert len(words) == len(set(words))
+
+
+@pytest.mark.parametrize(
+    ("answer", "fault"),
+    [
+        ("As an AI language model, I do not do that.", "refused"),
+        ("I’m sorry, but I can’t help with that.", "refused"),
+        ("...", "empty"),
+        ("Open the lid and turn the wheel until the light goes", "cut"),
+        ("again and again " * 9, "repeated"),
+        ("how do I open the lid of the box", "echo"),
+        ("Open the lid. You may say: I am sorry, I cannot.", ""),
+        ("Yes", ""),
+    ],
+)
+def test_answers_that_teach_nothing(answer: str, fault: str) -> None:
+    rows = [_row(number, f"question {number}", f"This is answer {number}, a whole one.") for number in range(60)]
+    (found,) = AnswerQuality().look(
+        Material([*rows, _row(99, "how do I open the lid of the box", answer)], task="text")
+    )
+    assert [note for _, _, note in found.marks] == ([fault] if fault else [])
+
+
+def test_patterns_take_linear_time() -> None:
+    """Adversarial strings that grow tenfold take about tenfold time, never a hundredfold."""
+    check, seconds = AnswerQuality(), []
+    for size in (20_000, 200_000):
+        text = "i'm sorry, but i " * (size // 16) + "!" * size + "a" * size
+        data = Material([_row(number, text, text) for number in range(2)], task="text")
+        bias = Material([_row(number, "she " * size, "x") for number in range(2)], task="text")
+        started = time.perf_counter()
+        list(check.look(data))
+        list(BiasTerms().look(bias))
+        seconds.append(time.perf_counter() - started)
+    assert seconds[1] < 40 * seconds[0] + 0.5
