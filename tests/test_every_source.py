@@ -81,6 +81,12 @@ def _sql(folder: Path) -> tuple[dict[str, Any], list[int]]:
     return {"kind": "sql", "url": "sqlite:///rows.db", "query": query}, list(range(1, 51))
 
 
+def _labels(folder: Path) -> tuple[dict[str, Any], list[int]]:
+    """Every text judged by one person; the decided label and the judgments stand beside its columns."""
+    (folder / "judged.jsonl").write_text(_as_jsonl([{**row, "annotator": "ann", "label": "a"} for row in ROWS]))
+    return {"kind": "labels", "path": "judged.jsonl"}, list(range(1, 51))
+
+
 MAKERS: dict[str, Callable[[Path], tuple[dict[str, Any], list[int]]]] = {
     "csv": _csv,
     "jsonl": _jsonl,
@@ -88,6 +94,7 @@ MAKERS: dict[str, Callable[[Path], tuple[dict[str, Any], list[int]]]] = {
     "folder": _folder,
     "wheel": _wheel,
     "sql": _sql,
+    "labels": _labels,
 }
 NOWHERE: dict[str, dict[str, Any]] = {"sql": {"url": "sqlite:///no/such.db"}}
 """Settings that lead nowhere, for sources that are no path."""
@@ -108,6 +115,11 @@ def _read(source: Source, base: Path) -> list[Record]:
     return [record for record in found if isinstance(record, Record)]
 
 
+def _columns(records: list[Record]) -> list[dict[str, Any]]:
+    """The columns that were written; a source may add its own behind them."""
+    return [{name: record.values[name] for name in ROWS[0]} for record in records]
+
+
 def test_every_source_has_a_maker() -> None:
     assert set(KINDS) == set(MAKERS)
 
@@ -116,7 +128,7 @@ def test_every_source_has_a_maker() -> None:
 def test_rows_come_whole_in_order_and_with_their_lines(kind: str, place: Path) -> None:
     settings, lines = MAKERS[kind](place)
     records = _read(Source.parse(settings), place)
-    assert [record.values for record in records] == ROWS
+    assert _columns(records) == ROWS
     assert [record.line for record in records] == lines
     assert all(record.file and not Path(record.file).is_absolute() for record in records)
 
@@ -124,7 +136,7 @@ def test_rows_come_whole_in_order_and_with_their_lines(kind: str, place: Path) -
 @pytest.mark.parametrize("kind", KINDS)
 def test_first_reads_only_so_many(kind: str, place: Path) -> None:
     settings, _ = MAKERS[kind](place)
-    assert [record.values for record in _read(Source.parse({**settings, "first": 3}), place)] == ROWS[:3]
+    assert _columns(_read(Source.parse({**settings, "first": 3}), place)) == ROWS[:3]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -257,7 +257,12 @@ def test_argilla_records(judged: Any, tmp_path: Path) -> None:
     assert first["fields"] == {"text": "text 0"}
     assert first["suggestions"] == {"label": {"value": "a", "score": 0.75, "agent": "tune"}}
     assert first["responses"] == {"label": [{"value": "b", "user_id": "ann@example.org"}]}
-    assert first["metadata"] == {"page": 0, "origin.source": "jsonl", "origin.file": "t.jsonl", "origin.line": 1}
+    assert first["metadata"] == {
+        "origin.source": "jsonl",
+        "origin.file": "t.jsonl",
+        "origin.line": 1,
+        "meta": '{"page": 0}',
+    }
     asked = json.loads((tmp_path / "settings.json").read_text())["questions"][0]["settings"]
     assert [option["value"] for option in asked["options"]] == ["a", "b", "c"]
     assert "UUID" in said[0]

@@ -100,6 +100,9 @@ class Reader:
         return Broken(record.file, record.line, problem, self._source.id, key=record.key)
 
     def _broken(self, broken: Broken) -> Event:
+        if broken.left_out:
+            name = place_id(self._source.kind, broken.file, broken.line)
+            return Event(name, broken.file, broken.line, "source", "drop", broken.problem)
         if self._source.on_error == "stop":
             raise broken.error()
         self.first_broken = self.first_broken or broken

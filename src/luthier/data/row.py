@@ -35,6 +35,8 @@ class Broken(NamedTuple):
     remedy: str = ""
     key: str | None = None
     """What names the row where it comes from, when its line does not."""
+    left_out: bool = False
+    """Whether nothing is wrong with the row, and the source leaves it out by a rule of its own; that stops no run."""
 
     @property
     def told(self) -> str:

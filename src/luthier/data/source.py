@@ -77,7 +77,7 @@ class Source(Component):
         for found in islice(self.mapped(base, lambda text: None), LOOKED_AT):
             if not isinstance(found, Broken):
                 seen.append(found)
-            elif self.on_error == "stop":
+            elif self.on_error == "stop" and not found.left_out:
                 raise found.error()
         return seen
 

@@ -16,6 +16,8 @@ _BASES = (
     "luthier.data.operator",
     "luthier.data.check",
     "luthier.data.exporter",
+    "luthier.data.adjudicator",
+    "luthier.data.label_format",
     "luthier.tune.technique",
     "luthier.tune.objective",
     "luthier.tune.optimizer",

@@ -16,7 +16,7 @@ _FIELD, _QUESTION = "text", "label"
 class ArgillaOut(Exporter):
     """Argilla's records: `SPLIT.json` for `dataset.records.from_json`, and `settings.json` for `Settings.from_json`.
 
-    The record's id is the row's; `origin` and `meta` are metadata, as JSON text where Argilla takes no structure.
+    The record's id is the row's; `origin` and `meta` are metadata, `meta` as JSON text: Argilla takes no structure.
     """
 
     kind: Literal["argilla"] = "argilla"
@@ -36,11 +36,11 @@ class ArgillaOut(Exporter):
 def record(line: dict[str, Any]) -> dict[str, Any]:
     """A row as a record."""
     asked = question(line)
-    meta = {**asked.kept["meta"], **{f"origin.{name}": value for name, value in asked.kept["origin"].items()}}
+    origin = {f"origin.{name}": value for name, value in asked.kept["origin"].items()}
     made: dict[str, Any] = {
         "id": asked.kept["id"],
         "fields": {_FIELD: asked.text},
-        "metadata": {name: value if _plain(value) else dump(value) for name, value in meta.items()},
+        "metadata": {**origin, "meta": dump(asked.kept["meta"])},
         "suggestions": {},
         "responses": {},
         "vectors": {},
@@ -52,10 +52,6 @@ def record(line: dict[str, Any]) -> dict[str, Any]:
     if given := [one for one in asked.judgments if one.get("label") is not None]:
         made["responses"][_QUESTION] = [{"value": one["label"], "user_id": one["annotator"]} for one in given]
     return made
-
-
-def _plain(value: Any) -> bool:
-    return isinstance(value, (str, int, float))
 
 
 def _settings(labels: list[str]) -> dict[str, Any]:

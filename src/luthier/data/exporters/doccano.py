@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from luthier.data.exporter import Exporter, Outgoing, Say, write_lines
-from luthier.data.label.asking import choices, question
+from luthier.data.label.asking import Question, choices, question
 
 
 class DoccanoOut(Exporter):
     """Doccano's JSONL for text classification, and `labels.json` with its label types.
 
-    `id`, `origin` and `meta` become the document's own metadata. Doccano knows one label list a document: what one
-    annotator judged goes into a file of that annotator, and a proposal is shown as the label.
+    `row_id` (Doccano gives ids of its own), `origin` and `meta` become the document's metadata. Doccano knows one label
+    list a document: what one annotator judged goes into a file of that annotator, and a proposal is shown as the label.
     """
 
     kind: Literal["doccano"] = "doccano"
@@ -42,8 +42,8 @@ def document(line: dict[str, Any]) -> dict[str, Any]:
     """A row as a document with the proposed label, if there is one."""
     asked = question(line)
     found = asked.proposal
-    kept = {**asked.kept, "proposal": found} if found else asked.kept
-    return {"text": asked.text, "label": [str(found["label"])] if found else [], **kept}
+    label = [str(found["label"])] if found else []
+    return {"text": asked.text, "label": label, **_kept(asked), **({"proposal": found} if found else {})}
 
 
 def _of(data: Outgoing, split: str, annotator: str) -> Iterator[dict[str, Any]]:
@@ -53,7 +53,11 @@ def _of(data: Outgoing, split: str, annotator: str) -> Iterator[dict[str, Any]]:
         mine = [one for one in asked.judgments if one["annotator"] == annotator]
         if mine:
             labels = [str(one["label"]) for one in mine if one.get("label") is not None]
-            yield {"text": asked.text, "label": labels, **asked.kept, "judgments": mine}
+            yield {"text": asked.text, "label": labels, **_kept(asked), "judgments": mine}
+
+
+def _kept(asked: Question) -> dict[str, Any]:
+    return {"row_id": asked.kept["id"], "origin": asked.kept["origin"], "meta": asked.kept["meta"]}
 
 
 def _file(annotator: str) -> str:

@@ -56,12 +56,54 @@ def annotators_of(items: Iterable[Item]) -> list[str]:
 
 
 def table(items: Sequence[Item]) -> list[list[str | float | None]]:
-    """Judgments as agreement is measured from: one row an item, one column an annotator; the last word counts."""
+    """Judgments as agreement is measured from: one row an item, one column an annotator; the last word counts.
+
+    Labels that are all numbers are compared as numbers.
+    """
     names = {name: at for at, name in enumerate(annotators_of(items))}
+    number = all(_is_number(one.label) for item in items for one in item.judgments)
     rows: list[list[str | float | None]] = []
     for item in items:
         row: list[str | float | None] = [None] * len(names)
         for one in item.judgments:
-            row[names[one.annotator]] = one.label
+            row[names[one.annotator]] = float(one.label) if number and one.label is not None else one.label
         rows.append(row)
     return rows
+
+
+def _is_number(label: str | float | None) -> bool:
+    try:
+        return label is None or float(label) == float(label)
+    except ValueError:
+        return False
+
+
+def last_words(judgments: Iterable[Judgment]) -> list[Judgment]:
+    """The judgments that have a label, the last of each annotator, by annotator."""
+    found = {one.annotator: one for one in judgments}
+    return [found[name] for name in sorted(found) if found[name].label is not None]
+
+
+def merged(items: Iterable[Item]) -> list[Item]:
+    """One item for each key, in the order of their first parts; where parts differ, the difference stays with the
+    judgment."""
+    parts: dict[str, list[Item]] = {}
+    for item in items:
+        parts.setdefault(item.key, []).append(item)
+    return [_merged(same) for same in parts.values()]
+
+
+def _merged(same: list[Item]) -> Item:
+    first = same[0]
+    if len(same) == 1:
+        return first
+    alike = {name for name, value in first.values.items() if all(one.values.get(name) == value for one in same)}
+    judgments = [
+        judgment._replace(
+            more={**judgment.more, **{name: value for name, value in one.values.items() if name not in alike}}
+        )
+        for one in same
+        for judgment in one.judgments
+    ]
+    values = {name: value for name, value in first.values.items() if name in alike}
+    return Item(first.key, values, tuple(judgments), first.line)

@@ -1,0 +1,61 @@
+"""A rule that decides one label from what several annotators, or several labelling functions, have said."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
+
+from luthier.core.component import Component
+from luthier.data.label.judgment import Judgment
+
+Votes = Sequence[Judgment]
+"""The judgments of one item that have a label, the last one of each annotator."""
+
+
+class Decision(NamedTuple):
+    """What became of one item."""
+
+    label: Any
+    """None: no decision."""
+    confidence: float | None = None
+    """The share of votes, or a probability, as the rule has it."""
+    why: str = ""
+    """Of an item without a decision: the reason; what stands before a colon is what it is counted under."""
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What became of all items, and what was found out about those who judged."""
+
+    decisions: list[Decision]
+    quality: dict[str, float] = field(default_factory=dict)
+    """Estimated share of right judgments of each annotator, where the rule estimates it."""
+
+
+class Adjudicator(Component):
+    """A rule that decides one label from several judgments; items without a decision are left out with its reason."""
+
+    role: ClassVar[str] = "adjudicator"
+    home: ClassVar[str] = "luthier.data.adjudicators"
+
+    @abstractmethod
+    def decide(self, items: Sequence[Votes]) -> Verdicts:
+        """Decide every item; the order of items and of votes does not count."""
+
+
+NOBODY = Decision(None, why="no judgment")
+
+
+def tally(votes: Votes) -> Counter[Any]:
+    """How many annotators chose each label."""
+    return Counter(one.label for one in votes)
+
+
+def split(votes: Votes) -> str:
+    """The votes in words: `2 spam, 2 ham`."""
+    return ", ".join(
+        f"{count} {label}" for label, count in sorted(tally(votes).items(), key=lambda x: (-x[1], str(x[0])))
+    )

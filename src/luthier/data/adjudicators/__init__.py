@@ -1,0 +1,1 @@
+"""Rules that decide a label from several judgments; one file a rule."""

@@ -1,0 +1,32 @@
+"""Somebody has the last word."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from luthier.data.adjudicator import NOBODY, Adjudicator, Decision, Verdicts, Votes
+from luthier.data.adjudicators.majority import Majority
+
+
+class Senior(Adjudicator):
+    """What the first of `annotators` who judged an item says; where none of them did, another rule decides."""
+
+    kind: Literal["senior"] = "senior"
+    annotators: tuple[str, ...] = ()
+    """Whose word counts, the most senior first."""
+    otherwise: Adjudicator = Majority()
+    """The rule for items that none of them judged."""
+
+    def decide(self, items: Sequence[Votes]) -> Verdicts:
+        """Ask the seniors, and the other rule for the rest."""
+        rest = self.otherwise.decide(items)
+        return Verdicts(
+            [self._word(votes) or other for votes, other in zip(items, rest.decisions, strict=True)], rest.quality
+        )
+
+    def _word(self, votes: Votes) -> Decision | None:
+        if not votes:
+            return NOBODY
+        by = {one.annotator: one.label for one in votes}
+        return next((Decision(by[name], 1.0) for name in self.annotators if name in by), None)

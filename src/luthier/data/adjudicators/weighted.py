@@ -1,0 +1,25 @@
+"""Votes weigh what their annotators are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import Field
+
+from luthier.data.adjudicator import Adjudicator, Verdicts, Votes
+
+
+class Weighted(Adjudicator):
+    """The likeliest label, when every annotator's mistakes are told from who agrees with whom (Dawid, Skene 1979)."""
+
+    kind: Literal["weighted"] = "weighted"
+    confidence: float = Field(default=0.5, ge=0.0, le=1.0)
+    """Items whose likeliest label is not more probable than this are left out."""
+
+    def decide(self, items: Sequence[Votes]) -> Verdicts:
+        """Estimate, and take the likeliest."""
+        from luthier.data.label.estimate import dawid_skene
+        from luthier.data.label.likeliest import decided
+
+        return decided(items, dawid_skene, self.confidence)

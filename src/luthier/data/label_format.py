@@ -1,0 +1,48 @@
+"""What a tool for annotators writes, read as items with the judgments on them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar
+
+from luthier.core.component import Component
+from luthier.data.label.judgment import Item
+from luthier.data.row import Broken, Record
+
+Say = Callable[[str], None]
+Rows = Sequence[dict[str, Any]]
+
+
+class LabelFormat(Component):
+    """The format in which a tool for annotators writes what was judged; it is recognised from the rows."""
+
+    role: ClassVar[str] = "label format"
+    home: ClassVar[str] = "luthier.data.label_formats"
+    says: ClassVar[str]
+    """What it is called when it was recognised."""
+    order: ClassVar[int] = 100
+    """The surer a format's marks, the lower: the first that fits is taken."""
+
+    @abstractmethod
+    def fits(self, rows: Rows) -> bool:
+        """Whether these first rows of a file look like it."""
+
+    @abstractmethod
+    def items(self, records: Sequence[Record], file: str, say: Say) -> Iterator[Item | Broken]:
+        """The items of one file, in order; an item may come in several parts, which bear one key."""
+
+
+def text_of(value: Any) -> str | None:
+    """A name or a time as text; nothing as None."""
+    return None if value is None or value == "" else str(value)
+
+
+def label_of(value: Any) -> str | float | None:
+    """A label as text or number; several labels of one judgment are joined, sorted."""
+    if isinstance(value, (list, tuple)):
+        found = sorted(str(one) for one in value if one is not None)
+        return " | ".join(found) if found else None
+    if isinstance(value, bool):
+        return str(value).lower()
+    return value if value is None or (isinstance(value, (str, int, float)) and value != "") else None

@@ -1,0 +1,1 @@
+"""What tools for annotators write; one file a format."""

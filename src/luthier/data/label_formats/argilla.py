@@ -1,0 +1,100 @@
+"""Argilla's records, as JSON or as rows of a `datasets` folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Literal
+
+from luthier.data.label.judgment import Item, Judgment
+from luthier.data.label_format import LabelFormat, Rows, Say, label_of, text_of
+from luthier.data.row import Broken, Record
+
+_BOOKS = frozenset({"id", "status", "_server_id", "inserted_at", "updated_at", "external_id", "vectors"})
+_SUFFIX = ".responses"
+
+
+class Argilla(LabelFormat):
+    """Argilla 2's records: `records.to_json` (nested), `records.to_datasets` (flat), and the feedback records of 1.x.
+
+    Responses that were discarded are kept as judgments without a label; Argilla writes no times.
+    """
+
+    kind: Literal["argilla"] = "argilla"
+    says: ClassVar[str] = "Argilla records"
+    order: ClassVar[int] = 20
+
+    def fits(self, rows: Rows) -> bool:
+        """Every row has fields and responses, or there are columns of responses with their users."""
+        nested = all(isinstance(row.get("fields"), dict) and "responses" in row for row in rows)
+        return nested or all(any(f"{name}.users" in row for name in row if name.endswith(_SUFFIX)) for row in rows)
+
+    def items(self, records: Sequence[Record], file: str, say: Say) -> Iterator[Item | Broken]:
+        """One item a record."""
+        for place, record in enumerate(records):
+            row = record.values
+            if isinstance(row.get("fields"), dict):
+                values = _whole({**row["fields"], **(row.get("metadata") or {})}, row)
+                found = list(_nested(row.get("responses") or {}))
+            elif any(name.endswith(_SUFFIX) for name in row):
+                values = _whole({name: value for name, value in row.items() if not _is_book(name, row)}, row)
+                found = list(_flat(row))
+            else:
+                yield Broken(record.file, record.line, "the record has neither fields nor responses")
+                continue
+            key = text_of(row.get("id")) or text_of(row.get("external_id")) or str(place)
+            yield Item(key, values, tuple(found), record.line)
+
+
+def _whole(values: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+    """The values of an item; one that Luthier gave out gets its id, origin and meta back."""
+    origin = {name: values.get(f"origin.{name}") for name in ("source", "file", "line")}
+    if None in origin.values() or not isinstance(values.get("meta"), str):
+        return values
+    rest = {name: value for name, value in values.items() if not name.startswith("origin.") and name != "meta"}
+    return {**rest, "id": row.get("id"), "origin": origin, "meta": json.loads(values["meta"])}
+
+
+def _is_book(name: str, row: dict[str, Any]) -> bool:
+    """Whether a column of a flat record is about answers, and not of the item."""
+    questions = [other.removesuffix(_SUFFIX) for other in row if other.endswith(_SUFFIX)]
+    return name in _BOOKS or any(name.startswith((f"{one}{_SUFFIX}", f"{one}.suggestion")) for one in questions)
+
+
+def _nested(responses: Any) -> Iterator[Judgment]:
+    """Responses by question; in feedback records of 1.x, a list with the questions inside."""
+    if isinstance(responses, list):
+        for one in responses:
+            for question, answer in (one.get("values") or {}).items():
+                yield _judgment(question, answer.get("value"), one.get("user_id"), one.get("status"))
+        return
+    for question, given in responses.items():
+        for one in given or ():
+            yield _judgment(question, one.get("value"), one.get("user_id"), one.get("status"))
+
+
+def _flat(row: dict[str, Any]) -> Iterator[Judgment]:
+    for name, values in row.items():
+        if not name.endswith(_SUFFIX):
+            continue
+        users = row.get(f"{name}.users") or [None] * len(values or ())
+        states = row.get(f"{name}.status") or [None] * len(values or ())
+        for value, user, state in zip(values or (), users, states, strict=False):
+            yield _judgment(name.removesuffix(_SUFFIX), value, user, state)
+
+
+def _judgment(question: str, value: Any, user: Any, status: Any) -> Judgment:
+    label = None if status in ("discarded", "draft") else label_of(_told(value))
+    more = {"status": status} if status else {}
+    return Judgment(text_of(user) or "unknown", label, question=question, more=more)
+
+
+def _told(value: Any) -> Any:
+    """A ranking as its order, spans as nothing that could be compared."""
+    if isinstance(value, list) and value and all(isinstance(one, dict) and "rank" in one for one in value):
+        return " > ".join(str(one.get("value")) for one in sorted(value, key=lambda one: one["rank"]))
+    return None if isinstance(value, dict) or (isinstance(value, list) and any(map(_odd, value))) else value
+
+
+def _odd(value: Any) -> bool:
+    return isinstance(value, (dict, list))

@@ -1,0 +1,67 @@
+"""Doccano's JSON lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
+from typing import Any, ClassVar, Literal
+
+from luthier.data.label.judgment import Item, Judgment
+from luthier.data.label_format import LabelFormat, Rows, Say, label_of, text_of
+from luthier.data.row import Broken, Record
+
+_LABELS = ("label", "labels", "cats")
+_BOOKS = frozenset({*_LABELS, "id", "annotations", "entities", "relations", "Comments", "comments", "judgments"})
+
+
+class Doccano(LabelFormat):
+    """Doccano's JSONL: `text` with a list of labels; a file a person, whose name is the file's.
+
+    Old exports with `annotations` name the person in each. Spans stay with the judgment as `spans`; Doccano writes no
+    times.
+    """
+
+    kind: Literal["doccano"] = "doccano"
+    says: ClassVar[str] = "Doccano documents"
+    order: ClassVar[int] = 30
+
+    def fits(self, rows: Rows) -> bool:
+        """Every row has a text (`data` in newer versions) and a list of labels or annotations."""
+        return all(_text(row) is not None and _given(row) is not None for row in rows)
+
+    def items(self, records: Sequence[Record], file: str, say: Say) -> Iterator[Item | Broken]:
+        """One item a document."""
+        person = PurePosixPath(file).stem
+        for place, record in enumerate(records):
+            row = record.values
+            text, given = _text(row), _given(row)
+            if text is None or given is None:
+                yield Broken(record.file, record.line, "the document has no text or no list of labels")
+                continue
+            values = {name: value for name, value in row.items() if name not in _BOOKS and name != "data"}
+            key = text_of(row.get("row_id")) or text_of(row.get("id")) or str(place)
+            named = {"id": values.pop("row_id")} if "row_id" in values else {}
+            yield Item(key, {**named, **values, "text": text}, tuple(_judgments(row, given, person)), record.line)
+
+
+def _text(row: dict[str, Any]) -> str | None:
+    found = row.get("text", row.get("data"))
+    return found if isinstance(found, str) else None
+
+
+def _given(row: dict[str, Any]) -> list[Any] | None:
+    return next((row[name] for name in (*_LABELS, "annotations") if isinstance(row.get(name), list)), None)
+
+
+def _judgments(row: dict[str, Any], given: list[Any], person: str) -> Iterator[Judgment]:
+    if isinstance(row.get("annotations"), list):
+        for one in row["annotations"]:
+            time = text_of(one.get("created_at"))
+            yield Judgment(text_of(one.get("user")) or person, label_of(one.get("label", one.get("text"))), time)
+        return
+    spans = [one for one in given if isinstance(one, (list, dict))]
+    comments = row.get("Comments") or row.get("comments")
+    more = {name: value for name, value in (("spans", spans), ("comments", comments)) if value}
+    times = [one for one in row.get("judgments") or () if isinstance(one, dict) and one.get("annotator") == person]
+    time = text_of(times[0].get("time")) if times else None
+    yield Judgment(person, label_of([one for one in given if isinstance(one, (str, int, float))]), time, more=more)

@@ -1,0 +1,80 @@
+"""Label Studio's JSON export."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Literal
+
+from luthier.data.label.judgment import Item, Judgment
+from luthier.data.label_format import LabelFormat, Rows, Say, label_of, text_of
+from luthier.data.row import Broken, Record
+
+_VALUES = ("choices", "rating", "number", "text", "taxonomy", "selected", "datetime", "ranker")
+"""Kinds of results that say something about the whole item, by the key of their value."""
+
+
+class LabelStudio(LabelFormat):
+    """Label Studio's JSON: tasks with `data` and `annotations` (`completions` in old versions).
+
+    Choices, ratings, numbers, texts, taxonomies and pairwise choices become labels; spans and boxes stay with the
+    judgment as `results`. Cancelled annotations are kept as judgments without a label; drafts are none.
+    """
+
+    kind: Literal["label_studio"] = "label_studio"
+    says: ClassVar[str] = "Label Studio tasks"
+    order: ClassVar[int] = 10
+
+    def fits(self, rows: Rows) -> bool:
+        """Every row has `data` and annotations."""
+        return all(isinstance(row.get("data"), dict) and _annotations(row) is not None for row in rows)
+
+    def items(self, records: Sequence[Record], file: str, say: Say) -> Iterator[Item | Broken]:
+        """One item a task."""
+        for place, record in enumerate(records):
+            data, given = record.values.get("data"), _annotations(record.values)
+            if not isinstance(data, dict) or given is None:
+                yield Broken(record.file, record.line, "the task has no `data` or no `annotations`")
+                continue
+            found = [one for each in given if isinstance(each, dict) for one in _judgments(each)]
+            yield Item(str(record.values.get("id", place)), dict(data), tuple(found), record.line)
+
+
+def _annotations(task: dict[str, Any]) -> list[Any] | None:
+    found = task.get("annotations", task.get("completions"))
+    return found if isinstance(found, list) else None
+
+
+def _judgments(annotation: dict[str, Any]) -> Iterator[Judgment]:
+    """What one annotator said: a judgment for each question that was answered, or one without a label."""
+    said: dict[str, Any] = {}
+    rest: list[Any] = []
+    for result in annotation.get("result") or ():
+        value, name = result.get("value"), result.get("from_name")
+        kind = next((kind for kind in _VALUES if isinstance(value, dict) and kind in value), None)
+        if kind is None or "start" in value or "x" in value or result.get("type", "").endswith("labels"):
+            rest.append(result)
+        else:
+            said[str(name)] = label_of(_flat(value[kind]) if kind == "taxonomy" else value[kind])
+    more: dict[str, Any] = {"results": rest} if rest else {}
+    if annotation.get("was_cancelled"):
+        said, more = {}, {**more, "status": "cancelled"}
+    told: dict[str, Any] = {
+        "annotator": _name(annotation.get("completed_by")),
+        "time": text_of(annotation.get("created_at")),
+        "seconds": annotation.get("lead_time"),
+    }
+    for name, label in said.items():
+        yield Judgment(label=label, question=name, more=more, **told)
+    if not said:
+        yield Judgment(label=None, more=more, **told)
+
+
+def _flat(paths: Any) -> list[str]:
+    return [" / ".join(map(str, path)) if isinstance(path, list) else str(path) for path in paths]
+
+
+def _name(completed_by: Any) -> str:
+    """An annotator: an id, or an object with an address or an id."""
+    if isinstance(completed_by, dict):
+        completed_by = completed_by.get("email") or completed_by.get("username") or completed_by.get("id")
+    return "unknown" if completed_by is None else str(completed_by)

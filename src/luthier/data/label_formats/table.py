@@ -1,0 +1,134 @@
+"""Tables of judgments: one row for each annotator and item, or one column for each annotator."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Literal
+
+from luthier.core.errors import DataError, Where, did_you_mean
+from luthier.data.label.judgment import Item, Judgment
+from luthier.data.label_format import LabelFormat, Rows, Say, label_of, text_of
+from luthier.data.layouts import LABEL_NAMES, TEXT_NAMES
+from luthier.data.row import Broken, Record
+
+_WHO = ("annotator", "worker", "rater", "coder", "judge", "labeler", "labeller", "reviewer", "user", "expert")
+_ITEM = ("item", "task", "unit", "item_id", "task_id", "unit_id", "example_id", "doc_id", "id")
+_TIME = ("time", "timestamp", "created_at", "annotated_at", "submitted_at", "date")
+_SECONDS = ("seconds", "lead_time", "duration", "duration_s")
+_A_COLUMN = re.compile(rf"(?:{'|'.join(_WHO)})s?[ _-]?[a-z0-9]{{1,40}}", re.IGNORECASE)
+
+
+class Table(LabelFormat):
+    """A CSV, JSON or Parquet table: long (a row for each annotator and item) or wide (a column for each annotator).
+
+    A column `annotator` (`worker`, `rater`, `completed_by`, …) makes it long; columns such as `rater_1`, `rater_2` make
+    it wide. The label stands in `label`, `category`, `answer` and the like. What is set here is not guessed.
+    """
+
+    kind: Literal["table"] = "table"
+    says: ClassVar[str] = "a table of judgments"
+    order: ClassVar[int] = 90
+
+    annotator: str | None = None
+    """Of a long table: the column with who judged."""
+    item: str | None = None
+    """The column that names the item; by default one called `item`, `task` or `id`, else the text itself."""
+    label: str | None = None
+    """Of a long table: the column with what was said."""
+    time: str | None = None
+    """Of a long table: the column with when."""
+    annotators: tuple[str, ...] = ()
+    """Of a wide table: the annotators' columns."""
+
+    def fits(self, rows: Rows) -> bool:
+        """Some column says who judged, or some columns are annotators."""
+        columns = list(rows[0]) if rows else []
+        return bool(self._who(columns) or len(self._wide(columns)) > 1)
+
+    def items(self, records: Sequence[Record], file: str, say: Say) -> Iterator[Item | Broken]:
+        """One item a row, in parts where the table is long."""
+        columns = list(records[0].values) if records else []
+        self._check(columns, file)
+        if who := self._who(columns):
+            label = self.label or _named(columns, LABEL_NAMES) or _last(columns, who, file)
+            item, time, seconds = self._key(columns), self.time or _named(columns, _TIME), _named(columns, _SECONDS)
+            say(f"{file}: a row a judgment: {who!r} says who, {label!r} what{f', {time!r} when' if time else ''}")
+            yield from (_long(record, who, label, item, time, seconds) for record in records)
+            return
+        wide = self._wide(columns)
+        if not wide:
+            remedy = "set `format: {kind: table, annotator: …, label: …}` or `annotators: […]`"
+            raise DataError("no column says who judged", where=Where(file=file), remedy=remedy)
+        say(f"{file}: a column an annotator: {', '.join(wide)}")
+        yield from (_wide_item(record, wide, self._key(columns)) for record in records)
+
+    def _check(self, columns: list[str], file: str) -> None:
+        asked = {"annotator": self.annotator, "item": self.item, "label": self.label, "time": self.time}
+        for field, name in [*asked.items(), *(("annotators", name) for name in self.annotators)]:
+            if name is not None and name not in columns:
+                what = f"there is no column {name!r}"
+                raise DataError(what, where=Where(file=file, line=1, field=field), remedy=did_you_mean(name, columns))
+
+    def _who(self, columns: list[str]) -> str | None:
+        if self.annotator or self.annotators:
+            return self.annotator
+        names = {*_WHO, *(f"{name}_id" for name in _WHO), *(f"{name}_name" for name in _WHO), "completed_by"}
+        return _named(columns, names)
+
+    def _wide(self, columns: list[str]) -> list[str]:
+        if self.annotators:
+            return list(self.annotators)
+        return [name for name in columns if _A_COLUMN.fullmatch(name)]
+
+    def _key(self, columns: list[str]) -> str | None:
+        return self.item or _named(columns, _ITEM) or _named(columns, TEXT_NAMES)
+
+
+def _named(columns: list[str], names: Any) -> str | None:
+    """The first column whose name, in small letters, is among these; where names are in order, the first of them."""
+    found = {name.lower(): name for name in reversed(columns)}
+    if isinstance(names, (set, frozenset)):
+        return next((name for name in columns if name.lower() in names), None)
+    return next((found[name] for name in names if name in found), None)
+
+
+def _last(columns: list[str], who: str, file: str) -> str:
+    """The only column that could hold the label."""
+    known = {*_ITEM, *_TIME, *_SECONDS, *TEXT_NAMES, who.lower(), "annotation_id", "updated_at", "origin", "meta"}
+    left = [name for name in columns if name.lower() not in known]
+    if len(left) == 1:
+        return left[0]
+    remedy = "set `format: {kind: table, label: …}`"
+    raise DataError(f"cannot tell which of {', '.join(left)} is the label", where=Where(file=file), remedy=remedy)
+
+
+def _long(
+    record: Record, who: str, label: str, item: str | None, time: str | None, seconds: str | None
+) -> Item | Broken:
+    row = record.values
+    if (name := text_of(row.get(who))) is None:
+        return Broken(record.file, record.line, "nobody is named as annotator", who)
+    own = {who, label, time, seconds}
+    took = _number(row.get(seconds)) if seconds else None
+    said = Judgment(name, label_of(row.get(label)), text_of(row.get(time)) if time else None, took)
+    values = {column: value for column, value in row.items() if column not in own}
+    return Item(_key(row, item), values, (said,), record.line)
+
+
+def _wide_item(record: Record, annotators: list[str], item: str | None) -> Item:
+    row = record.values
+    said = tuple(Judgment(name, label_of(row[name])) for name in annotators if label_of(row.get(name)) is not None)
+    values = {column: value for column, value in row.items() if column not in annotators}
+    return Item(_key(row, item), values, said, record.line)
+
+
+def _key(row: dict[str, Any], item: str | None) -> str:
+    return str(row.get(item)) if item else str(sorted(row.items()))
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None

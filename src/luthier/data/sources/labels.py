@@ -1,0 +1,199 @@
+"""Judgments of annotators, with one label decided for each item."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from luthier.core.digest import file_digest, files_digest
+from luthier.core.errors import DataError, Where, did_you_mean
+from luthier.core.paths import PathText, locate
+from luthier.data.adjudicator import Adjudicator, Verdicts
+from luthier.data.adjudicators.majority import Majority
+from luthier.data.label.judgment import JUDGMENTS, Item, annotators_of, last_words, merged, table
+from luthier.data.label.reading import files, items
+from luthier.data.label_format import LabelFormat
+from luthier.data.layouts import TEXT_NAMES, Layout
+from luthier.data.mapping import Mapping, columns_of, decide
+from luthier.data.row import Broken, Record
+from luthier.data.source import Say, Source
+
+DECIDED = "label"
+"""The column with what was decided."""
+_ID = re.compile(r"[0-9a-f]{16}")
+
+
+class Labels(Source):
+    """What annotators judged, from Label Studio, Argilla, Doccano or a plain table, with one label for each item.
+
+    The format is recognised. Every row keeps all judgments with annotator and time in `meta.judgments`; items without
+    a decision are left out with the reason. Rows that `luthier export` gave out as questions keep their ids.
+    """
+
+    kind: Literal["labels"] = "labels"
+    path: PathText
+    """The file, or a folder of files, such as one for each annotator; a relative path starts at the recipe's folder."""
+    format: LabelFormat | None = None
+    """The format; left out, it is recognised."""
+    question: str | None = None
+    """Which of several questions to the annotators is meant."""
+    rule: Adjudicator = Majority()
+    """How one label is decided from several judgments."""
+    level: Literal["nominal", "ordinal", "interval", "ratio"] = "nominal"
+    """What labels are, for the measure of agreement: names, or ordered, or numbers."""
+    answer: str | None = DECIDED
+    """What the model shall say: the decided label."""
+
+    def read(self, base: Path, say: Say) -> Iterator[Record | Broken]:
+        """Read all judgments, decide, and yield every item once, in the order of the files."""
+        found, broken = self._items(base, say)
+        yield from broken
+        if not found:
+            return
+        verdicts = self.rule.decide([last_words(item.judgments) for item, _ in found])
+        _say_agreement([item for item, _ in found], self.level, say)
+        if verdicts.quality:
+            ranked = sorted(verdicts.quality.items(), key=lambda one: (-one[1], one[0]))
+            say("estimated share of right judgments: " + ", ".join(f"{name} {share:.2f}" for name, share in ranked))
+        own = self.prompt is None and self.messages is None and all(_is_own(item) for item, _ in found)
+        for decided in _decided(found, verdicts, self.rule.kind):
+            if decided.label is None:
+                yield Broken(decided.file, decided.item.line, decided.why, left_out=True)
+            else:
+                values = decided.as_own() if own else decided.as_columns()
+                yield Record(values, decided.file, decided.item.line)
+
+    def _items(self, base: Path, say: Say) -> tuple[list[tuple[Item, str]], list[Broken]]:
+        """Every item with its file, judgments on the one question only; and what cannot be read."""
+        broken: list[Broken] = []
+        given: list[Item] = []
+        where: dict[str, str] = {}
+        for file in files(locate(self.path, base), self.path):
+            for name, found in items(file, self.format, say):
+                if isinstance(found, Broken):
+                    broken.append(found)
+                else:
+                    given.append(found)
+                    where.setdefault(found.key, name)
+        whole = merged(given)
+        question = self._question(whole, say)
+        kept = [
+            item._replace(judgments=tuple(one for one in item.judgments if one.question in (None, question)))
+            for item in whole
+        ]
+        return [(item, where[item.key]) for item in kept], broken
+
+    def _question(self, found: Sequence[Item], say: Say) -> str | None:
+        asked = sorted({one.question for item in found for one in item.judgments if one.question is not None})
+        if self.question is not None and self.question not in asked:
+            what = f"nobody answered a question {self.question!r}"
+            remedy = did_you_mean(self.question, asked)
+            raise DataError(what, where=Where(file=self.path, field="question"), remedy=remedy)
+        if len(asked) > 1 and self.question is None:
+            what = f"annotators were asked {len(asked)} questions: {', '.join(asked)}"
+            remedy = f"set `question`, for instance to {asked[0]}"
+            raise DataError(what, where=Where(file=self.path, field="question"), remedy=remedy)
+        return self.question or next(iter(asked), None)
+
+    def mapping(self, good: list[Record]) -> Mapping:
+        """The text that was judged asks, and the decided label answers."""
+        rows = [record.values for record in good]
+        prompt = self.prompt
+        if prompt is None and self.messages is None and "messages" not in rows[0]:
+            prompt = _text_column(rows, good[0].file)
+        note = f"judged texts (column {prompt!r}), answered by the decided label" if prompt and not self.prompt else ""
+        layout = Layout(prompt, self.answer if prompt else None, self.messages, self.system_column, self.tools, note)
+        return decide(layout, rows, good[0].file, system=self.system, group=self.group, key=self.id)
+
+    def fingerprint(self, base: Path) -> str | None:
+        """A digest of the file, or of the folder's files; None when there is none."""
+        place = locate(self.path, base)
+        if place.is_dir():
+            return files_digest([file.path for file in files(place, self.path)], place)
+        return file_digest(place) if place.is_file() else None
+
+    def size(self, base: Path) -> int | None:
+        """The bytes of all files."""
+        place = locate(self.path, base)
+        return sum(file.path.stat().st_size for file in files(place, self.path)) if place.exists() else None
+
+
+@dataclass(frozen=True)
+class _Decided:
+    """An item with what was decided."""
+
+    item: Item
+    file: str
+    rule: str
+    label: Any
+    confidence: float | None
+    why: str
+
+    def _kept(self) -> dict[str, Any]:
+        """What goes into `meta`."""
+        decision = {"rule": self.rule, "confidence": self.confidence}
+        return {JUDGMENTS: [one.as_json() for one in self.item.judgments], "adjudication": decision}
+
+    def as_columns(self) -> dict[str, Any]:
+        """A row of the item's own columns; one that is in the way is renamed."""
+        taken = {DECIDED, *self._kept()}
+        values = {f"given_{name}" if name in taken else name: value for name, value in self.item.values.items()}
+        return {"item": self.item.key, **values, DECIDED: str(self.label), **self._kept()}
+
+    def as_own(self) -> dict[str, Any]:
+        """A row that was given out as a question, with its id and origin."""
+        values = self.item.values
+        meta = values.get("meta") or {}
+        extra = {
+            name: value for name, value in values.items() if name not in ("id", "origin", "meta", "text", "proposal")
+        }
+        turns = [{"role": "user", "content": values["text"]}, {"role": "assistant", "content": str(self.label)}]
+        system = [{"role": "system", "content": values["system"]}] if values.get("system") else []
+        return {
+            **{name: values[name] for name in ("id", "origin")},
+            "kind": "chat",
+            "messages": [*system, *turns],
+            "label": None,
+            "meta": {**meta, **extra, **self._kept()},
+        }
+
+
+def _decided(found: Sequence[tuple[Item, str]], verdicts: Verdicts, rule: str) -> Iterator[_Decided]:
+    for (item, file), decision in zip(found, verdicts.decisions, strict=True):
+        yield _Decided(item, file, rule, decision.label, decision.confidence, decision.why)
+
+
+def _is_own(item: Item) -> bool:
+    """Whether `luthier export` gave this item out as a question."""
+    values = item.values
+    named = isinstance(values.get("id"), str) and _ID.fullmatch(values["id"]) is not None
+    return named and isinstance(values.get("origin"), dict) and isinstance(values.get("text"), str)
+
+
+def _text_column(rows: Sequence[dict[str, Any]], file: str) -> str:
+    """The column that was judged: the one with a text's name, else the longest text."""
+    columns = [name for name in columns_of(rows) if name not in (DECIDED, JUDGMENTS, "adjudication", "item")]
+    if named := next((name for name in TEXT_NAMES if name in columns), None):
+        return named
+    lengths = {name: sum(len(row[name]) for row in rows if isinstance(row.get(name), str)) for name in columns}
+    if not any(lengths.values()):
+        remedy = f"set `prompt` to one of {', '.join(columns)}"
+        raise DataError("cannot tell which column was judged", where=Where(file=file), remedy=remedy)
+    return max(lengths, key=lengths.__getitem__)
+
+
+def _say_agreement(found: Sequence[Item], level: Any, say: Say) -> None:
+    from luthier.metrics.agreement import krippendorff
+
+    people = annotators_of(found)
+    judged = sum(1 for item in found for one in item.judgments if one.label is not None)
+    told = f"{len(people)} annotators, {judged} judgments of {len(found)} items"
+    try:
+        alpha = krippendorff(table(found), level=level)
+    except DataError as error:
+        say(f"{told}; {error.message}")
+        return
+    say(f"{told}; Krippendorff's alpha ({level}) {alpha.value:.2f} ({alpha.low:.2f} to {alpha.high:.2f})")
