@@ -76,8 +76,7 @@ def _edit(row: Row, one: Named, edits: Sequence[Edit], guards: Sequence[Operator
         mine = sorted((edit for edit in edits if edit.field == name), key=lambda edit: (edit.start, edit.end))
         changed = spliced(text, mine)
         row = row.with_text(name, changed)
-        hidden = _hidden(text, changed, mine, guards)
-        for edit, (before, after) in zip(mine, hidden, strict=True):
+        for edit, (before, after) in zip(mine, shown(text, changed, mine, guards), strict=True):
             event = Event(
                 row.id, row.file, row.line, one.name, "edit", edit.reason, name, edit.start, edit.end, before, after
             )
@@ -97,20 +96,20 @@ def spliced(text: str, edits: Sequence[Edit]) -> str:
     return "".join([*parts, text[at:]])
 
 
-def _hidden(text: str, changed: str, edits: Sequence[Edit], guards: Sequence[Operator]) -> list[tuple[str, str]]:
+def shown(text: str, changed: str, edits: Sequence[Edit], guards: Sequence[Operator]) -> list[tuple[str, str]]:
     """What events may show of each edit: what touches a secret, before or after, is replaced by its keyed hash."""
     if all(edit.hidden is not None for edit in edits):
         return [(edit.hidden or "", edit.after) for edit in edits]
     before = [secret for guard in guards for secret in guard.secrets(text)]
     after = [secret for guard in guards for secret in guard.secrets(changed)]
-    shown: list[tuple[str, str]] = []
+    found: list[tuple[str, str]] = []
     moved = 0
     for edit in edits:
         start = edit.start + moved
         moved += len(edit.after) - len(edit.before)
         old = edit.hidden if edit.hidden is not None else _veiled(edit.before, edit.start, before)
-        shown.append((old, _veiled(edit.after, start, after)))
-    return shown
+        found.append((old, _veiled(edit.after, start, after)))
+    return found
 
 
 def _veiled(text: str, start: int, secrets: Sequence[Secret]) -> str:

@@ -20,7 +20,7 @@ from luthier.data.reader import Reader, unusable
 from luthier.data.row import Row
 from luthier.data.source import Source
 from luthier.data.split import NAMES, NOT_TAKEN, TEST, TRAIN, VALIDATION, Assigned, Keys, Split, assign
-from luthier.data.tables import EventWriter, Spill, TableWriter, from_arrow
+from luthier.data.tables import EXAMPLE_COLUMNS, EventWriter, Spill, TableWriter, example_schema, from_arrow
 from luthier.data.task import Answers, Task
 from luthier.data.text_keys import digest8, prompt_key
 from luthier.text.dataset import SourceCount, Summary
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-EXAMPLE_COLUMNS = ("id", "source", "file", "line", "kind", "messages", "label", "tools", "meta", "group")
 _TICK_S = 0.2
 
 
@@ -213,7 +212,7 @@ class _Result:
     def write(self, folder: Path) -> None:
         """Examples by split, and attributes by operator."""
         writers = {
-            name: TableWriter(folder / "examples" / f"{name}.parquet", _example_schema()) for name in self.names()
+            name: TableWriter(folder / "examples" / f"{name}.parquet", example_schema()) for name in self.names()
         }
         columns = {
             one.name: TableWriter(
@@ -248,13 +247,7 @@ class _Result:
         if is_label:
             own["kind"] = pa.array(["label"] * table.num_rows, pa.string())
         columns = [own[name] if name in own else table.column(name) for name in EXAMPLE_COLUMNS]
-        return pa.RecordBatch.from_arrays(columns, schema=_example_schema())
-
-
-def _example_schema() -> pa.Schema:
-    import pyarrow as pa
-
-    return pa.schema([(name, pa.int64() if name == "line" else pa.string()) for name in EXAMPLE_COLUMNS])
+        return pa.RecordBatch.from_arrays(columns, schema=example_schema())
 
 
 def _attribute_schema(spill: pa.Schema, operator: str) -> pa.Schema:

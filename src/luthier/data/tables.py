@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 ROW_COLUMNS = ("n", "id", "source", "file", "line", "kind", "messages", "tools", "meta", "group")
 """Columns of rows between passes, before their attributes."""
+EXAMPLE_COLUMNS = ("id", "source", "file", "line", "kind", "messages", "label", "tools", "meta", "group")
+"""Columns of a split's file."""
 ROW_GROUP = 8192
 """Rows of a Parquet row group: fixed, so that the same rows make the same bytes."""
 
@@ -37,6 +39,13 @@ class Event(NamedTuple):
     after: str | None = None
     twin: str | None = None
     similarity: float | None = None
+
+
+def example_schema() -> pa.Schema:
+    """Columns of a split's file, with their types."""
+    import pyarrow as pa
+
+    return pa.schema([(name, pa.int64() if name == "line" else pa.string()) for name in EXAMPLE_COLUMNS])
 
 
 def event_schema() -> pa.Schema:

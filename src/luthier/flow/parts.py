@@ -14,6 +14,7 @@ _BASES = (
     "luthier.models.merger",
     "luthier.data.source",
     "luthier.data.operator",
+    "luthier.data.augmenter",
     "luthier.data.check",
     "luthier.data.exporter",
     "luthier.data.adjudicator",

@@ -79,12 +79,22 @@ class Client:
         told = origin_artifact(artifact).read_json(ENDPOINT)
         return cls(Endpoint.model_validate(told), kept)
 
-    def write(self, conversations: Sequence[Turns], max_tokens: int, **more: Any) -> list[Said]:
-        """The greedy answer to each conversation; `more` goes into the requests (`temperature`, `seed`)."""
+    def write(
+        self,
+        conversations: Sequence[Turns],
+        max_tokens: int,
+        *,
+        each: Sequence[Mapping[str, Any]] | None = None,
+        **more: Any,
+    ) -> list[Said]:
+        """The greedy answer to each conversation; `more` goes into all requests (`temperature`), `each` into its own."""
         settings = {"model": self.settings.model, self.settings.limit: max_tokens, "temperature": 0.0, **more}
         if not self.settings.temperature:
             del settings["temperature"]
-        bodies = [{**settings, "messages": list(turns)} for turns in conversations]
+        own = each or [{}] * len(conversations)
+        bodies = [
+            {**settings, **extra, "messages": list(turns)} for turns, extra in zip(conversations, own, strict=True)
+        ]
         return self._all(bodies)
 
     def pick(self, conversations: Sequence[Turns], options: Sequence[str]) -> list[Picked]:

@@ -50,15 +50,20 @@ def generate(
     stop_ids: Collection[int],
     *,
     sampling: Sampling = GREEDY,
+    streams: Sequence[int] | None = None,
     progress: Callable[[int, int], None] | None = None,
     tokens: int = TOKENS,
 ) -> list[list[int]]:
-    """What the model writes after each prompt, the stop id included; `progress` hears of finished prompts."""
+    """What the model writes after each prompt, the stop id included; `progress` hears of finished prompts.
+
+    `streams` names the random stream that each prompt draws from; by default its place among the prompts.
+    """
     written: list[list[int]] = [[] for _ in prompts]
     done = 0
     model, soft = _opened(loaded)
     for group in _groups(model, prompts, soft.count, max_new_tokens, tokens):
-        batch = _Batch(model, soft, [prompts[at] for at in group], sampling, group)
+        own = None if streams is None else [streams[at] for at in group]
+        batch = _Batch(model, soft, [prompts[at] for at in group], sampling, group, own)
         for ids in batch.run(max_new_tokens, frozenset(stop_ids)):
             for at, token in ids:
                 written[at].append(token)
@@ -162,12 +167,18 @@ class _Batch:
     """Prompts that are answered together, all after the same virtual tokens when there are any."""
 
     def __init__(
-        self, model: Any, soft: SoftPrompt, prompts: Sequence[Sequence[int]], sampling: Sampling, names: Sequence[int]
+        self,
+        model: Any,
+        soft: SoftPrompt,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        names: Sequence[int],
+        streams: Sequence[int] | None = None,
     ) -> None:
         self._model, self._soft, self._prompts, self._sampling = model, soft, prompts, sampling
         self._names = list(names)
         self._device = next(model.parameters()).device
-        self._draws = [torch.Generator().manual_seed(sampling.seed * 1_000_003 + name) for name in names]
+        self._draws = [torch.Generator().manual_seed(sampling.seed * 1_000_003 + one) for one in streams or names]
         self._cache_name = cache_name(model)
 
     @torch.no_grad()

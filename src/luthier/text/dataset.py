@@ -47,12 +47,15 @@ class Summary(BaseModel):
     labels: list[str]
     """The classes, sorted; empty for free text."""
     sources: list[SourceCount]
+    made: dict[str, int] = {}
+    """Rows that were made here out of others, by augmenter, those that were refused included."""
 
     @model_validator(mode="after")
     def _adds_up(self) -> Summary:
+        came = self.rows_in + sum(self.made.values())
         out = sum(self.rows.values()) + sum(self.dropped.values())
-        if out != self.rows_in:
-            raise ValueError(f"{self.rows_in} rows went in and {out} came out: the books do not balance")
+        if out != came:
+            raise ValueError(f"{came} rows went in or were made and {out} came out: the books do not balance")
         return self
 
 

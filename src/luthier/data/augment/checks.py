@@ -1,0 +1,155 @@
+"""What a made row must be, beside its parent and beside the rows that are held out; a draft that is not is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from luthier.data.augment.desk import Desk
+from luthier.data.augment.judge import Classifier
+from luthier.data.augment.rows import Rows
+from luthier.data.augment.words import facts
+from luthier.data.augmenter import Draft, Wish
+from luthier.data.near import Index, similarity
+from luthier.data.ops.language import UNKNOWN, identify
+from luthier.data.row import Row
+from luthier.data.text_keys import digest8, normal, prompt_key
+from luthier.text.messages import Message
+
+
+class Checks(BaseModel):
+    """What every made row is held to; a row that fails is refused, counted and listed with its reason."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    parent: float = Field(default=0.95, gt=0, le=1)
+    """Similarity from which a row is a near copy of its parent and adds nothing (as `near_dedup` measures it). An equal
+    row, but for case and white space, is refused at any value."""
+    held_out: float = Field(default=0.8, ge=0.5, le=1)
+    """Similarity from which a row is a near copy of one that is held out: training on it would flatter the measure."""
+    label: Literal["classifier", "model", "off"] = "classifier"
+    """Who must still see the row's class in it. `classifier`: TF-IDF with logistic regression, learnt from the real
+    training rows; `model`: the step's model, asked which class it is. Of free text there is no class to keep."""
+    language: bool = True
+    """Refuse rows in another language than their parent's, as far as both are long enough to tell."""
+    facts: bool = True
+    """Refuse rows that lost or invented a number, a code, an address or a tag (`[EMAIL]`) of their parent's."""
+    shortest: float = Field(default=0.4, ge=0, le=1)
+    """Refuse rows shorter than this share of their parent's characters."""
+    longest: float = Field(default=2.5, ge=1)
+    """Refuse rows longer than so many times their parent's characters, and 20 more."""
+
+
+class Refusal(NamedTuple):
+    """Why a draft is not taken; what stands before a colon is what it is counted under."""
+
+    reason: str
+    twin: str | None = None
+    similarity: float | None = None
+
+
+_SLACK_CHARS = 20
+
+
+@dataclass
+class Inspector:
+    """Applies the checks; remembers what was taken, so that nothing is taken twice."""
+
+    checks: Checks
+    train: Rows
+    held_out: Index
+    held_out_ids: Sequence[str]
+    classifier: Classifier | None = None
+    desk: Desk | None = None
+    _seen: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._seen = {self._key(row) for row in self.train.rows()}
+
+    def refusals(self, wishes: Sequence[Wish], drafts: Sequence[Draft], rows: Sequence[Row]) -> list[Refusal | None]:
+        """Why each draft cannot be taken, whatever else is: None for those that can."""
+        found = [
+            _about_text(self.checks, wish.row, draft, row) or self._about_held_out(row)
+            for wish, draft, row in zip(wishes, drafts, rows, strict=True)
+        ]
+        left = [place for place, refusal in enumerate(found) if refusal is None]
+        for place, refusal in zip(left, self._about_labels([rows[place] for place in left]), strict=True):
+            found[place] = refusal
+        return found
+
+    def take(self, row: Row) -> Refusal | None:
+        """Take a row, unless it has been there before."""
+        key = self._key(row)
+        if key in self._seen:
+            return Refusal("copy of another training row")
+        self._seen.add(key)
+        return None
+
+    def _key(self, row: Row) -> int:
+        text = prompt_key(row) if self.train.classes else f"{prompt_key(row)}\x1f{normal(row.answer)}"
+        return digest8(text)
+
+    def _about_held_out(self, row: Row) -> Refusal | None:
+        twin = self.held_out.nearest(row)
+        if twin is None:
+            return None
+        return Refusal("near copy of a held-out row", self.held_out_ids[twin.place], twin.similarity)
+
+    def _about_labels(self, rows: Sequence[Row]) -> list[Refusal | None]:
+        if self.checks.label == "off" or not self.train.classes or not rows:
+            return [None] * len(rows)
+        if self.checks.label == "model" and self.desk is not None:
+            options = sorted(self.train.labels)
+            seen = self.desk.choose([_asked(row) for row in rows], options)
+        elif self.classifier is not None:
+            seen = self.classifier.label([row.prompt for row in rows])
+        else:
+            return [None] * len(rows)
+        return [
+            None if label == row.answer else Refusal(f"label not kept: {row.answer} became {label or 'none'}")
+            for row, label in zip(rows, seen, strict=True)
+        ]
+
+
+def _asked(row: Row) -> tuple[Message, ...]:
+    return row.messages[:-1]
+
+
+def _about_text(checks: Checks, parent: Row, draft: Draft, row: Row) -> Refusal | None:
+    """What a row says of itself, beside its parent."""
+    text, old = row.prompt or row.answer, parent.prompt or parent.answer
+    if not text.strip() or not row.answer.strip():
+        return Refusal("empty")
+    if not draft.finished:
+        return Refusal("cut off")
+    if _same(parent, row):
+        return Refusal("copy of its parent", parent.id, 1.0)
+    both = "prompt" if normal(text) != normal(old) else "answer"
+    alike = similarity(parent, row, both)
+    if alike >= checks.parent:
+        return Refusal("near copy of its parent", parent.id, round(alike, 6))
+    if checks.language and (told := _other_language(old, text)):
+        return Refusal(f"other language: {told}")
+    return None if draft.new else _about_size(checks, old, text)
+
+
+def _about_size(checks: Checks, old: str, text: str) -> Refusal | None:
+    if len(text) < checks.shortest * len(old):
+        return Refusal("too short")
+    if len(text) > checks.longest * len(old) + _SLACK_CHARS:
+        return Refusal("too long")
+    if checks.facts and facts(old) != facts(text):
+        return Refusal("lost or invented a number, a code or a tag")
+    return None
+
+
+def _same(one: Row, two: Row) -> bool:
+    return normal(one.prompt) == normal(two.prompt) and normal(one.answer) == normal(two.answer)
+
+
+def _other_language(old: str, new: str) -> str:
+    before, after = identify(old)[0], identify(new)[0]
+    return f"{before} became {after}" if UNKNOWN not in (before, after) and before != after else ""

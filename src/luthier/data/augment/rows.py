@@ -1,0 +1,107 @@
+"""A prepared data set's rows, laid out on the disk so that any of them can be reached by its place."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from luthier.core.artifact import Artifact
+from luthier.data.row import MESSAGES, Row
+from luthier.data.tables import Spill, SpillWriter, dump, example_schema, from_arrow, spill_schema
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+READ_ROWS = 1024
+
+
+@dataclass
+class Rows:
+    """Rows of some splits in order, with what is remembered of each."""
+
+    spill: Spill
+    ids: list[str] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
+    """Each row's label; empty for free text."""
+    made: set[int] = field(default_factory=set)
+    """Places of rows that an earlier `augment` made."""
+
+    @classmethod
+    def read(cls, artifact: Artifact, splits: Sequence[str], place: Path) -> Rows:
+        """Lay out the rows of these splits in a file of their own."""
+        place.unlink(missing_ok=True)
+        writer = SpillWriter(place, spill_schema({}))
+        ids: list[str] = []
+        classes: list[str] = []
+        for split in splits:
+            for table in tables(artifact, split):
+                writer.write(_numbered(table, writer.rows, writer.schema))
+                ids += table.column("id").to_pylist()
+                classes += [label for label in table.column("label").to_pylist() if label is not None]
+        rows = cls(writer.close(), ids, classes)
+        rows.made = {at for at, row in enumerate(rows.rows()) if MADE in row.meta}
+        return rows
+
+    @property
+    def labels(self) -> Mapping[str, int]:
+        """Rows of each class, those that somebody made included."""
+        return Counter(self.classes)
+
+    def __len__(self) -> int:
+        return self.spill.rows
+
+    def rows(self) -> Iterator[Row]:
+        """All rows, streamed from the disk."""
+        for table in self.spill.batches():
+            yield from from_arrow(table).rows
+
+    def row(self, place: int) -> Row:
+        """One row."""
+        return self.spill.row(place)
+
+    def label(self, place: int) -> str | None:
+        """The class of a row, when there are classes."""
+        return self.classes[place] if self.classes else None
+
+
+MADE = "augmented"
+"""The key of `meta` under which a made row says who made it, out of which rows, and what was done."""
+
+
+def tables(artifact: Artifact, split: str) -> Iterator[pa.RecordBatch]:
+    """A split's examples as they lie in its file."""
+    from pyarrow.parquet import ParquetFile
+
+    with ParquetFile(artifact.path(f"examples/{split}.parquet")) as file:
+        yield from file.iter_batches(READ_ROWS)
+
+
+def _numbered(table: pa.RecordBatch, start: int, schema: pa.Schema) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    columns = [pa.array(range(start, start + table.num_rows), pa.int64())]
+    columns += [table.column(name) for name in schema.names[1:]]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def as_examples(rows: Sequence[Row], labels: Sequence[str | None]) -> pa.RecordBatch:
+    """Rows as they lie in a split's file."""
+    import pyarrow as pa
+
+    columns = {
+        "id": [row.id for row in rows],
+        "source": [row.source for row in rows],
+        "file": [row.file for row in rows],
+        "line": [row.line for row in rows],
+        "kind": [row.kind for row in rows],
+        "messages": [MESSAGES.dump_json(row.messages, exclude_defaults=True).decode() for row in rows],
+        "label": list(labels),
+        "tools": [dump(row.tools) for row in rows],
+        "meta": [dump(row.meta) for row in rows],
+        "group": [row.group for row in rows],
+    }
+    schema = example_schema()
+    return pa.RecordBatch.from_arrays([pa.array(columns[one.name], one.type) for one in schema], schema=schema)

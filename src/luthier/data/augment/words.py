@@ -1,0 +1,74 @@
+"""Texts as words and what stands between them, so that one word can be changed and all else stays as it was."""
+
+from __future__ import annotations
+
+import re
+from random import Random
+
+from luthier.data.ops.language import UNKNOWN, identify
+
+_PIECES = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*|\W|[\d_]+")
+_FIXED = re.compile(r"\[[A-Z][A-Z_]*(?:[-_ ]?\d+)?\]|<[A-Z][A-Z_]*(?:[-_ ]?\d+)?>|\{\{[^{}]{1,60}\}\}|\{[^{}\s]{1,60}\}|\S*[\d@]\S*|https?://\S+")
+"""Tags of personal data, placeholders, addresses, and whatever holds a digit."""
+
+
+def pieces(text: str) -> list[str]:
+    """The text cut into words and single other characters; joined, they are the text."""
+    return _PIECES.findall(text)
+
+
+def is_word(piece: str) -> bool:
+    """Whether a piece is a word: letters, and apostrophes between them."""
+    return piece[:1].isalpha()
+
+
+def fixed(text: str) -> list[tuple[int, int]]:
+    """Spans that nobody may change: tags, placeholders, addresses, numbers and codes."""
+    return [found.span() for found in _FIXED.finditer(text)]
+
+
+def facts(text: str) -> list[str]:
+    """The same spans' texts, without punctuation around them, sorted."""
+    return sorted(found[0].strip(".,;:!?()\"'") for found in _FIXED.finditer(text))
+
+
+def free_words(text: str, parts: list[str]) -> list[int]:
+    """Places of the words that may be changed."""
+    spans = iter([*fixed(text), (len(text) + 1, len(text) + 1)])
+    start, end = next(spans)
+    found: list[int] = []
+    at = 0
+    for place, piece in enumerate(parts):
+        while end <= at:
+            start, end = next(spans)
+        if is_word(piece) and at + len(piece) <= start:
+            found.append(place)
+        at += len(piece)
+    return found
+
+
+def some(places: list[int], share: float, chance: Random, least: int = 0) -> list[int]:
+    """Each place with a probability; when that takes fewer than `least`, so many are drawn."""
+    taken = [place for place in places if chance.random() < share]
+    return taken if len(taken) >= least else sorted(chance.sample(places, min(least, len(places))))
+
+
+def dressed(word: str, like: str) -> str:
+    """A word in the case of another."""
+    if like.isupper() and len(like) > 1:
+        return word.upper()
+    return word[:1].upper() + word[1:] if like[:1].isupper() else word
+
+
+def is_english(text: str) -> bool:
+    """Whether a text is English, or too short for any other language to be certain."""
+    return identify(text)[0] in ("en", UNKNOWN)
+
+
+def with_article(parts: list[str], place: int, word: str) -> list[str]:
+    """The pieces with another word in a place, and `a` or `an` before it as its sound wants."""
+    made = [*parts[:place], word, *parts[place + 1 :]]
+    if place >= 2 and parts[place - 1] == " " and parts[place - 2].lower() in ("a", "an"):
+        made[place - 2] = dressed("an" if word[0].lower() in "aeiou" else "a", parts[place - 2])
+    return made
+

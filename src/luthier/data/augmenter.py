@@ -1,0 +1,164 @@
+"""What makes new rows: an augmenter answers a wish, which names one training row, with a draft of another.
+
+An augmenter decides nothing else. Which wishes are made, which drafts are refused and how many are kept is the step's
+business, so that every kind is checked and counted alike.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
+
+from pydantic import Field
+
+from luthier.core.component import Component
+from luthier.core.errors import RecipeError, Where
+from luthier.data.row import Row
+from luthier.text.messages import Message
+
+if TYPE_CHECKING:
+    from luthier.data.augment.desk import Desk
+
+Kept = TypeVar("Kept")
+
+
+class Wish(NamedTuple):
+    """A new row that is wanted of a training row."""
+
+    row: Row
+    copy: int
+    """How many were wanted of this row before, by the same augmenter."""
+    seed: int
+    """64 bits that follow from the recipe's seed, the augmenter, the row's id and `copy`, and from nothing else."""
+
+    @property
+    def chance(self) -> Random:
+        """This wish's own dice, from the beginning."""
+        return Random(self.seed)
+
+
+class Draft(NamedTuple):
+    """A row as an augmenter would have it."""
+
+    messages: tuple[Message, ...]
+    did: tuple[str, ...]
+    """What was done, in words."""
+    parents: tuple[str, ...] = ()
+    """Ids of rows that had a part in it, beside the wish's own."""
+    finished: bool = True
+    """False when a model was cut off while it wrote."""
+    meta: Mapping[str, Any] = {}
+    """Columns of `meta` that become something else."""
+    new: bool = False
+    """A row of its own rather than another form of its parent: the parent's length, numbers and tags do not bind it."""
+
+
+class Change(NamedTuple):
+    """A text that was changed, and what was done to it."""
+
+    text: str
+    did: tuple[str, ...]
+
+
+class Train(Protocol):
+    """The training rows as an augmenter may see them."""
+
+    labels: Mapping[str, int]
+    """Rows of each class; empty for free text."""
+
+    def __len__(self) -> int: ...
+
+    def rows(self) -> Iterator[Row]:
+        """All of them in order, streamed from the disk."""
+        ...
+
+    def row(self, place: int) -> Row:
+        """One of them."""
+        ...
+
+
+@dataclass(frozen=True)
+class Around:
+    """What an augmenter may look at beside its wishes."""
+
+    train: Train
+    base: Path
+    """The recipe's folder."""
+    desk: Desk | None = None
+    """Where the step's model is asked."""
+    _kept: dict[int, Any] = field(default_factory=dict)
+
+    def model(self, augmenter: Augmenter) -> Desk:
+        """Where the step's model is asked; `RecipeError` when the step names none."""
+        if self.desk is None:
+            what, remedy = f"{augmenter.kind} asks a model, and the step names none", "add `model: model`, or a step"
+            raise RecipeError(what, where=Where(field="model"), remedy=remedy)
+        return self.desk
+
+    def once(self, augmenter: Augmenter, learn: Callable[[Train], Kept]) -> Kept:
+        """What an augmenter learns from all training rows, learnt when it is first asked for."""
+        key = id(augmenter)
+        if key not in self._kept:
+            self._kept[key] = learn(self.train)
+        found: Kept = self._kept[key]
+        return found
+
+
+class Augmenter(Component):
+    """Something that makes new training rows out of others, for the step `augment`."""
+
+    role: ClassVar[str] = "augmenter"
+    home: ClassVar[str] = "luthier.data.augmenters"
+    asks: ClassVar[bool] = False
+    """Whether it may ask the step's model."""
+    changes: ClassVar[str] = "text"
+    """What of a row it changes; checks of texts are for those that change the `text`."""
+
+    copies: int = Field(default=1, ge=1, le=1000)
+    """Rows that are tried for each training row; how many stay is limited by the step's `share` and its checks."""
+
+    @abstractmethod
+    def write(self, wishes: Sequence[Wish], around: Around) -> Sequence[Draft | None]:
+        """A draft for each wish; None where the row gives nothing to work with.
+
+        A draft depends on its wish and on the training rows, never on the wishes beside it.
+        """
+
+    def needs_model(self) -> bool:
+        """Whether it cannot work with these settings unless the step names a model."""
+        return self.asks
+
+    def limits(self, labels: Mapping[str, int]) -> Mapping[str, int] | None:
+        """Rows of each class that it may make at most, and wants to; None: as many as `copies` and the step allow."""
+        return None
+
+
+def rewritten(row: Row, change: Callable[[str], Change | None]) -> Draft | None:
+    """The row with what the user says changed; of a row without a user's turn, the text to continue."""
+    role = "user" if any(message.role == "user" for message in row.messages) else "assistant"
+    return changed(row, change, (role,))
+
+
+def changed(row: Row, change: Callable[[str], Change | None], roles: Sequence[str]) -> Draft | None:
+    """The row with every text of these roles changed; None when none of them is."""
+    did: list[str] = []
+    for name, text in row.texts(roles):
+        if (made := change(text)) is not None and made.text != text:
+            row = row.with_text(name, made.text)
+            did += made.did
+    return Draft(row.messages, tuple(dict.fromkeys(did))) if did else None
+
+
+def last_asked(row: Row) -> tuple[str, str]:
+    """The name and the text of the last thing that a user says; of a row without a user's turn, the text itself."""
+    role = "user" if any(message.role == "user" for message in row.messages) else "assistant"
+    return list(row.texts((role,)))[-1]
+
+
+def with_last_asked(row: Row, text: str) -> tuple[Message, ...]:
+    """The row's messages with another last thing asked."""
+    return replace(row).with_text(last_asked(row)[0], text).messages

@@ -1,0 +1,1 @@
+"""Kinds of augmenters, one a file."""

@@ -1,0 +1,232 @@
+"""The step that adds made rows to a data set's training split; every other split stays byte for byte."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from luthier.core.artifact import Artifact
+from luthier.core.errors import DataError, RecipeError, Where
+from luthier.core.files import write_aside, writing
+from luthier.core.step import DataRef, Forecast, Makes, Outline, Outlook, Step, TeacherRef, Work
+from luthier.data.augment.checks import Checks, Inspector
+from luthier.data.augment.desk import Desk, open_desk
+from luthier.data.augment.judge import Classifier
+from luthier.data.augment.making import Maker, Tally
+from luthier.data.augment.rows import MADE, Rows, as_examples, tables
+from luthier.data.augment.wishes import Room, in_order, named
+from luthier.data.augmenter import Around, Augmenter
+from luthier.data.near import Index
+from luthier.data.operator import Operator
+from luthier.data.split import TRAIN
+from luthier.data.tables import EventWriter, TableWriter, dump, example_schema
+from luthier.text.dataset import Summary, splits, summary
+
+ROWS_PER_S = 400.0
+"""Made rows, checks included, on one core of a common server; models take their own time."""
+BASE_BYTES = 300 << 20
+
+
+class Augment(Step):
+    """Add rows that are made out of training rows; other splits are copied as they are.
+
+    A made row has an id of its own, its augmenter as origin, and in `meta.augmented` its parents and what was done.
+    Rows that fail a check are refused, counted, and listed in `events.parquet`; `augment.json` has the counts.
+    """
+
+    kind: Literal["augment"] = "augment"
+    makes: ClassVar[Makes] = "dataset"
+
+    data: DataRef
+    """The data set whose training rows are added to."""
+    model: TeacherRef = None
+    """The step whose model is asked, by augmenters that ask one and by `checks.label: model`; `model` names the
+    recipe's own."""
+    augmenters: tuple[Augmenter, ...] = Field(min_length=1)
+    """What makes rows; all share what `share` allows."""
+    share: Annotated[float, Field(gt=0, le=0.95)] = 0.5
+    """Made rows are at most this share of all training rows afterwards."""
+    per_class: bool = False
+    """Whether the share holds within each class as well."""
+    checks: Checks = Field(default_factory=Checks)
+    """What every made row is held to."""
+
+    @field_validator("augmenters", mode="before")
+    @classmethod
+    def _at_least_one(cls, value: object) -> object:
+        if value in ([], (), None):
+            raise ValueError("names no augmenter; `luthier parts augmenter` lists them")
+        return value
+
+    def make(self, work: Work) -> Mapping[str, Any]:
+        """Read, make, check, write; returns speed."""
+        started = time.perf_counter()
+        made = _Augmenting(self, work).run()
+        return {"made_per_s": made / (time.perf_counter() - started)}
+
+    def foresee(self, outlook: Outlook) -> Forecast:
+        """From the rows to be tried and the speed of the last time; what a model takes is not known."""
+        self._refuse_without_model()
+        rows = _train_rows(outlook)
+        if rows is None:
+            return Forecast(peak_bytes=BASE_BYTES, how="the data set is not made yet")
+        wanted = min(rows * sum(one.copies for one in self.augmenters), self._most(rows))
+        speed = float(outlook.history.get("measures", {}).get("made_per_s") or ROWS_PER_S)
+        how = f"at most {wanted} rows at {speed:.0f} rows/s"
+        if self.model is not None:
+            return Forecast(peak_bytes=BASE_BYTES, how=f"{how}, and the time that the model takes")
+        return Forecast(seconds=3 + wanted / speed, peak_bytes=BASE_BYTES, how=how)
+
+    def outline(self, outlook: Outlook) -> Outline:
+        """The rows of the data set, and as many made ones as the share allows."""
+        before = outlook.outlines.get("data", Outline())
+        rows = _train_rows(outlook)
+        if rows is None:
+            return before
+        known = dict(before.rows or {}) or dict(summary(outlook.inputs["data"]).rows)
+        wanted = min(rows * sum(one.copies for one in self.augmenters), self._most(rows))
+        return Outline(
+            rows={**known, TRAIN: rows + wanted},
+            characters=before.characters,
+            shared=before.shared,
+            how="as many made rows as the share allows",
+        )
+
+    def _most(self, rows: int) -> int:
+        return round(rows * self.share / (1 - self.share))
+
+    def _refuse_without_model(self) -> None:
+        asking = [one.kind for one in self.augmenters if one.needs_model()]
+        asking += ["checks.label: model"] if self.checks.label == "model" else []
+        if asking and self.model is None:
+            what = f"{asking[0]} asks a model, and the step names none"
+            raise RecipeError(what, where=Where(field="model"), remedy="add `model: model`, which is the recipe's own")
+        if not asking and self.model is not None:
+            raise RecipeError("nobody asks the model", where=Where(field="model"), remedy="leave it out")
+
+
+def _train_rows(outlook: Outlook) -> int | None:
+    """Training rows of the input, made or expected."""
+    if (made := outlook.inputs.get("data")) is not None:
+        return summary(made).rows.get(TRAIN)
+    expected = outlook.outlines.get("data")
+    return expected.rows.get(TRAIN) if expected is not None and expected.rows else None
+
+
+class _Augmenting:
+    """One making of the step's artifact."""
+
+    def __init__(self, step: Augment, work: Work) -> None:
+        self._step, self._work = step, work
+        self._data: Artifact = work.inputs["data"]
+        self._before = summary(self._data)
+        step._refuse_without_model()
+        self._named = named(step.augmenters)
+        with writing(work.scratch):
+            work.scratch.mkdir(parents=True, exist_ok=True)
+            self._train = Rows.read(self._data, [TRAIN], work.scratch / "train.arrow")
+            held = [split for split in splits(self._data) if split != TRAIN]
+            self._held_out = Rows.read(self._data, held, work.scratch / "held_out.arrow")
+        _refuse_taken_name(self._train)
+
+    def run(self) -> int:
+        """Write the artifact; returns how many rows were made."""
+        folder, work = self._work.folder, self._work
+        self._copy()
+        maker = self._maker()
+        events = EventWriter(folder / "events.parquet")
+        writer = TableWriter(folder / "examples" / f"{TRAIN}.parquet", example_schema())
+        for table in tables(self._data, TRAIN):
+            writer.write(table)
+        for rows, happened in maker.run(in_order(self._named, self._train, work.seed)):
+            if rows:
+                labels = [row.answer if self._train.classes else None for row in rows]
+                writer.write(as_examples(rows, labels))
+            events.write(happened)
+            done = sum(tally.kept for tally in maker.tallies.values())
+            work.events.progress(done, done + maker.room.whole, "rows made")
+        writer.close()
+        events.close()
+        self._conclude(maker.tallies)
+        return sum(tally.made for tally in maker.tallies.values())
+
+    def _copy(self) -> None:
+        """Everything but the training split, the events and the books, as it is."""
+        own = {f"examples/{TRAIN}.parquet", "events.parquet", "summary.json", "augment.json"}
+        for entry in self._data.manifest.files:
+            if entry.path not in own:
+                target = self._work.folder / entry.path
+                with writing(target):
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(self._data.path(entry.path), target)
+
+    def _maker(self) -> Maker:
+        step, work, checks = self._step, self._work, self._step.checks
+        desk: Desk | None = None
+        if step.model is not None:
+            desk = open_desk(work.inputs["model"], work.scratch / "asked")
+        judged = checks.label == "classifier" and self._train.classes
+        classifier = Classifier.learn(self._train) if judged else None
+        if judged and classifier is None:
+            work.events.note("no classifier can be learnt from these rows: classes of made rows are not checked")
+        index = Index(checks.held_out, self._held_out.rows(), self._held_out.row)
+        inspector = Inspector(checks, self._train, index, self._held_out.ids, classifier, desk)
+        room = Room.of(step.share, self._named, self._train, per_class=step.per_class)
+        return Maker(self._named, Around(self._train, work.base, desk), inspector, room, self._guards())
+
+    def _guards(self) -> list[Operator]:
+        """The operators of the data set's own recipe that know what may not stand in clear."""
+        artifact = self._data
+        while "data" in artifact.manifest.inputs:
+            artifact = artifact.parent("data")
+        found = [Operator.parse(one) for one in artifact.manifest.settings.get("ops", ())]
+        return [one for one in found if type(one).secrets is not Operator.secrets]
+
+    def _conclude(self, tallies: Mapping[str, Tally]) -> None:
+        """Write the books and say them."""
+        kept = sum(tally.kept for tally in tallies.values())
+        refused: dict[str, int] = {}
+        for tally in tallies.values():
+            for reason, count in tally.refused.items():
+                refused[f"made, {reason}"] = refused.get(f"made, {reason}", 0) + count
+        rows = {**self._before.rows, TRAIN: self._before.rows[TRAIN] + kept}
+        told = Summary(
+            rows_in=sum(self._before.rows.values()),
+            rows=rows,
+            dropped=dict(sorted(refused.items())),
+            edited={},
+            task=self._before.task,
+            labels=self._before.labels,
+            sources=self._before.sources,
+            made={name: tally.made for name, tally in tallies.items()},
+        )
+        folder = self._work.folder
+        write_aside(folder / "summary.json", (told.model_dump_json(indent=1) + "\n").encode())
+        books = {name: tally.as_json() for name, tally in tallies.items()}
+        write_aside(folder / "augment.json", (dump(books) + "\n").encode())
+        for line in _sentences(tallies):
+            self._work.events.note(line)
+        if not kept:
+            self._work.events.warning("no row was made that passed the checks: the training rows are as they were")
+
+
+def _sentences(tallies: Mapping[str, Tally]) -> Iterator[str]:
+    for name, tally in tallies.items():
+        why = ", ".join(f"{count} {reason}" for reason, count in sorted(tally.refused.items()))
+        refused = f", {tally.refused.total()} refused ({why})" if why else ""
+        nothing = f", {tally.nothing} rows gave it nothing to change" if tally.nothing else ""
+        yield f"{name}: {tally.tried} tried, {tally.kept} kept{refused}{nothing}"
+
+
+def _refuse_taken_name(train: Rows) -> None:
+    """Made rows are told by a key of `meta`: a column of that name cannot be."""
+    for place in train.made:
+        row = train.row(place)
+        if not isinstance(row.meta[MADE], dict) or "parents" not in row.meta[MADE]:
+            where = Where(file=row.file, line=row.line, field=MADE)
+            what = f"the data has a column {MADE!r}, under which made rows say where they come from"
+            raise DataError(what, where=where, remedy="rename the column")
