@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 
 from luthier.core.component import members
-from luthier.data.augment.rows import MADE
 from luthier.data.augmenter import Around, Augmenter, Draft, Wish
+from luthier.text.dataset import MADE
 from tests.augmenting import Bench
 
 AUGMENTERS = members(Augmenter)

@@ -67,8 +67,10 @@ class Change(NamedTuple):
 class Train(Protocol):
     """The training rows as an augmenter may see them."""
 
-    labels: Mapping[str, int]
-    """Rows of each class; empty for free text."""
+    @property
+    def labels(self) -> Mapping[str, int]:
+        """Rows of each class; empty for free text."""
+        ...
 
     def __len__(self) -> int: ...
 

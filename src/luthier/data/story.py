@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import UnknownName
-from luthier.text.dataset import splits
+from luthier.text.dataset import MADE, splits, summary
 
 if TYPE_CHECKING:
     import polars
@@ -20,7 +20,8 @@ def story(artifact: Artifact, example_id: str) -> dict[str, Any]:
     """Origin, every edit, and the split or the reason of its being dropped; an id may be abbreviated.
 
     `{"id", "origin": {"source", "file", "line"}, "split", "dropped", "kind", "label", "messages", "meta", "group",
-    "events", "attributes"}`; of a dropped row, `split` and its content are None and `dropped` says why.
+    "made", "events", "attributes"}`; of a dropped row, `split` and its content are None and `dropped` says why. Of a
+    row that was made out of others, `made` is `{"by", "parents", "did", "copy"}`.
     """
     found = _whole_id(artifact, example_id)
     events = _events(artifact, found)
@@ -35,9 +36,22 @@ def story(artifact: Artifact, example_id: str) -> dict[str, Any]:
         "dropped": {key: dropped[key] for key in ("operator", "reason", "twin", "similarity")} if dropped else None,
         **dict.fromkeys(("kind", "label", "messages", "meta", "group")),
         **example,
+        "made": (example.get("meta") or {}).get(MADE),
         "events": shown,
         "attributes": _attributes(artifact, found),
     }
+
+
+def children(artifact: Artifact, example_id: str) -> list[dict[str, Any]]:
+    """The training rows that were made out of an example: `{"id", "by"}`, in order."""
+    import polars as pl
+
+    if not summary(artifact).made:
+        return []
+    named = pl.col("meta").str.contains(f'"{example_id}"', literal=True)
+    frame = _scan(artifact, "examples/train.parquet").filter(named).select("id", "meta").collect()
+    told = ((name, json.loads(meta).get(MADE)) for name, meta in frame.iter_rows())
+    return [{"id": name, "by": made["by"]} for name, made in told if made and example_id in made["parents"]]
 
 
 def _scan(artifact: Artifact, name: str) -> polars.LazyFrame:

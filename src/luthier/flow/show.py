@@ -84,7 +84,8 @@ def _artifact_lines(name: str, artifact: Artifact, summary: dict[str, Any]) -> l
 
 def _dataset(artifact: Artifact) -> dict[str, Any]:
     summary = artifact.read_json("summary.json")
-    return {key: summary[key] for key in ("rows_in", "rows", "dropped", "edited", "task", "labels") if key in summary}
+    names = ("rows_in", *(["made"] if summary.get("made") else []), "rows", "dropped", "edited", "task", "labels")
+    return {key: summary[key] for key in names if key in summary}
 
 
 def _model(artifact: Artifact) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import UnknownName, Where
 from luthier.core.ledger import Ledger, ledger_url
 from luthier.core.store import Store
-from luthier.data.story import story
+from luthier.data.story import children, story
 from luthier.eval.story import answers
 from luthier.flow.locate import find_recipe
 from luthier.flow.plan import Plan, plan
@@ -28,15 +28,19 @@ class Trace:
     """Models that were tuned on it: step, artifact, times seen, tokens, runs."""
     answers: list[dict[str, Any]]
     """How each model of each evaluation answered it."""
+    children: list[dict[str, Any]]
+    """Rows that were made out of it: step, id, by which augmenter."""
 
     @property
     def facts(self) -> dict[str, Any]:
         """The story as `trace --json` prints it."""
-        return {**self.story, "learnt": self.learnt, "answers": self.answers}
+        return {**self.story, "children": self.children, "learnt": self.learnt, "answers": self.answers}
 
     def lines(self) -> Iterator[str]:
         """The story for a person."""
         yield from _story_lines(self.story)
+        for child in self.children:
+            yield f"{child['step']}: {child['by']} made {child['id']} out of it"
         for one in self.learnt:
             cut = ", cut to fit" if one["cut"] else ""
             yield f"learnt by {one['step']} ({one['artifact'][:12]}), {one['times']} times, {one['tokens']} tokens{cut}"
@@ -51,8 +55,10 @@ def _story_lines(told: dict[str, Any]) -> Iterator[str]:
     origin = told["origin"]
     yield f"example {told['id']}, a {told['kind']} example" if told["kind"] else f"example {told['id']}"
     yield f"from {origin['file']}:{origin['line']} ({origin['source']})"
+    if made := told["made"]:
+        yield f"made by {made['by']} out of {', '.join(made['parents'])}: {'; '.join(made['did'])}"
     for event in told["events"]:
-        if event["action"] != "drop":
+        if event["action"] != "drop" and event["before"] is not None:
             place = (
                 f"{event['field']}[{event['start']}:{event['end']}]" if event["start"] is not None else event["field"]
             )
@@ -85,7 +91,9 @@ def trace_example(example: str, recipe_path: Path | None) -> Trace:
         if artifact.manifest.makes == "evaluation"
         for answer in answers(artifact, found["id"])
     ]
-    return Trace(story=found, learnt=learnt, answers=answered)
+    made = [(name, artifact) for name, artifact in made if artifact.manifest.makes == "dataset"]
+    born = [{"step": name, **child} for name, artifact in made for child in children(artifact, found["id"])]
+    return Trace(story=found, learnt=learnt, answers=answered, children=born)
 
 
 def _story(example: str, what: Plan) -> dict[str, Any]:

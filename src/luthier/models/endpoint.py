@@ -87,7 +87,7 @@ class Client:
         each: Sequence[Mapping[str, Any]] | None = None,
         **more: Any,
     ) -> list[Said]:
-        """The greedy answer to each conversation; `more` goes into all requests (`temperature`), `each` into its own."""
+        """The greedy answer to each conversation; `more` goes into all requests (`temperature`), `each` into one."""
         settings = {"model": self.settings.model, self.settings.limit: max_tokens, "temperature": 0.0, **more}
         if not self.settings.temperature:
             del settings["temperature"]

@@ -17,6 +17,8 @@ from luthier.text.messages import Example, Message, Origin
 if TYPE_CHECKING:
     import polars
 
+MADE = "augmented"
+"""The key of `meta` under which a made row says who made it, out of which rows, and what was done."""
 BATCH = 256
 """Examples that are read at once."""
 _MESSAGES: TypeAdapter[tuple[Message, ...]] = TypeAdapter(tuple[Message, ...])

@@ -13,8 +13,8 @@ from luthier.data.augment.judge import Classifier
 from luthier.data.augment.rows import Rows
 from luthier.data.augment.words import facts
 from luthier.data.augmenter import Draft, Wish
+from luthier.data.languages import UNKNOWN, identify
 from luthier.data.near import Index, similarity
-from luthier.data.ops.language import UNKNOWN, identify
 from luthier.data.row import Row
 from luthier.data.text_keys import digest8, normal, prompt_key
 from luthier.text.messages import Message
@@ -52,6 +52,8 @@ class Refusal(NamedTuple):
 
 
 _SLACK_CHARS = 20
+_CERTAIN = 0.7
+"""How sure the language of a text must be, and that of its parent, to refuse it for being another."""
 
 
 @dataclass
@@ -71,9 +73,12 @@ class Inspector:
 
     def refusals(self, wishes: Sequence[Wish], drafts: Sequence[Draft], rows: Sequence[Row]) -> list[Refusal | None]:
         """Why each draft cannot be taken, whatever else is: None for those that can."""
+        spoken = _other_languages(wishes, rows) if self.checks.language else [""] * len(rows)
         found = [
-            _about_text(self.checks, wish.row, draft, row) or self._about_held_out(row)
-            for wish, draft, row in zip(wishes, drafts, rows, strict=True)
+            _about_text(self.checks, wish.row, draft, row)
+            or (Refusal(f"other language: {told}") if told else None)
+            or self._about_held_out(row)
+            for wish, draft, row, told in zip(wishes, drafts, rows, spoken, strict=True)
         ]
         left = [place for place, refusal in enumerate(found) if refusal is None]
         for place, refusal in zip(left, self._about_labels([rows[place] for place in left]), strict=True):
@@ -131,8 +136,6 @@ def _about_text(checks: Checks, parent: Row, draft: Draft, row: Row) -> Refusal 
     alike = similarity(parent, row, both)
     if alike >= checks.parent:
         return Refusal("near copy of its parent", parent.id, round(alike, 6))
-    if checks.language and (told := _other_language(old, text)):
-        return Refusal(f"other language: {told}")
     return None if draft.new else _about_size(checks, old, text)
 
 
@@ -150,6 +153,12 @@ def _same(one: Row, two: Row) -> bool:
     return normal(one.prompt) == normal(two.prompt) and normal(one.answer) == normal(two.answer)
 
 
-def _other_language(old: str, new: str) -> str:
-    before, after = identify(old)[0], identify(new)[0]
-    return f"{before} became {after}" if UNKNOWN not in (before, after) and before != after else ""
+def _other_languages(wishes: Sequence[Wish], rows: Sequence[Row]) -> list[str]:
+    """From which language to which other a text went; empty where it stayed or is too short to tell."""
+    texts = [
+        (wish.row.prompt or wish.row.answer, row.prompt or row.answer) for wish, row in zip(wishes, rows, strict=True)
+    ]
+    before = identify([old for old, _ in texts], confidence=_CERTAIN)
+    after = identify([new for _, new in texts], confidence=_CERTAIN)
+    codes = ((old.code, new.code) for old, new in zip(before, after, strict=True))
+    return [f"{old} became {new}" if UNKNOWN not in (old, new) and old != new else "" for old, new in codes]

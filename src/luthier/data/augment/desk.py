@@ -34,9 +34,7 @@ class Said(NamedTuple):
 class Desk(Protocol):
     """Where a model is asked."""
 
-    def write(
-        self, asked: Sequence[Turns], seeds: Sequence[int], *, max_tokens: int, temperature: float
-    ) -> list[Said]:
+    def write(self, asked: Sequence[Turns], seeds: Sequence[int], *, max_tokens: int, temperature: float) -> list[Said]:
         """One answer to each conversation, drawn with a seed of its own."""
         ...
 
@@ -59,16 +57,16 @@ class Local:
         self._artifact, self._kept = artifact, kept
         self._before = Prompt.of(artifact)
 
-    def write(
-        self, asked: Sequence[Turns], seeds: Sequence[int], *, max_tokens: int, temperature: float
-    ) -> list[Said]:
+    def write(self, asked: Sequence[Turns], seeds: Sequence[int], *, max_tokens: int, temperature: float) -> list[Said]:
         """Answers in one batch; each draws from a random stream of its own."""
         key = ["write", _plain(asked), list(seeds), max_tokens, temperature]
         return [Said(*one) for one in self._kept_or(key, lambda: self._written(asked, seeds, max_tokens, temperature))]
 
     def choose(self, asked: Sequence[Turns], options: Sequence[str]) -> list[str | None]:
         """The likeliest option by its log-probability."""
-        places: list[int] = self._kept_or(["choose", _plain(asked), list(options)], lambda: self._chosen(asked, options))
+        places: list[int] = self._kept_or(
+            ["choose", _plain(asked), list(options)], lambda: self._chosen(asked, options)
+        )
         return [options[place] for place in places]
 
     def _written(self, asked: Sequence[Turns], seeds: Sequence[int], limit: int, temperature: float) -> list[Said]:
@@ -121,9 +119,7 @@ class Distant:
         self._client = Client.of(artifact, kept)
         self._before = Prompt.of(artifact)
 
-    def write(
-        self, asked: Sequence[Turns], seeds: Sequence[int], *, max_tokens: int, temperature: float
-    ) -> list[Said]:
+    def write(self, asked: Sequence[Turns], seeds: Sequence[int], *, max_tokens: int, temperature: float) -> list[Said]:
         """Answers, several calls at a time; each request has a seed of its own."""
         each = [{"seed": seed >> 33} for seed in seeds]  # what fits 31 bits is taken everywhere
         said = self._client.write(self._turns(asked), max_tokens, each=each, temperature=temperature, top_p=TOP_P)

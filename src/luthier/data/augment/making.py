@@ -8,16 +8,15 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
-from luthier.data.apply import shown
+from luthier.data.apply import category, shown
 from luthier.data.augment.checks import Inspector, Refusal
-from luthier.data.augment.rows import MADE
 from luthier.data.augment.wishes import Asked, Named, Room
 from luthier.data.augmenter import Around, Draft
 from luthier.data.diff import edits
-from luthier.data.engine import category
 from luthier.data.operator import Operator
 from luthier.data.row import Row
 from luthier.data.tables import Event
+from luthier.text.dataset import MADE
 from luthier.text.messages import example_id
 
 MAKING = "made from its twin"
@@ -138,20 +137,21 @@ class Maker:
 
     def _made(self, asked: Asked, draft: Draft, row: Row) -> Iterator[Event]:
         """One event for each span in which a row differs from its parent, or one for a row of its own."""
-        name, parent = row.source, asked.wish.row
+        parent = asked.wish.row
         before = {} if draft.new else dict(parent.texts(("system", "user", "assistant", "tool")))
         after = dict(row.texts(("system", "user", "assistant", "tool")))
         found = [
-            (field, edit, told)
-            for field, text in after.items()
-            if field in before and before[field] != text
-            for spans in [edits(field, before[field], text, MAKING)]
-            for edit, told in zip(spans, shown(before[field], text, spans, self.guards), strict=True)
+            (name, edit, told)
+            for name, text in after.items()
+            if name in before and before[name] != text
+            for spans in [edits(name, before[name], text, MAKING)]
+            for edit, told in zip(spans, shown(before[name], text, spans, self.guards), strict=True)
         ]
-        for field, edit, (old, new) in found:
-            yield Event(row.id, row.file, row.line, name, "make", MAKING, field, edit.start, edit.end, old, new, parent.id)
+        place = (row.id, row.file, row.line, row.source, "make", MAKING)
+        for name, edit, (old, new) in found:
+            yield Event(*place, name, edit.start, edit.end, old, new, parent.id)
         if not found:
-            yield Event(row.id, row.file, row.line, name, "make", MAKING, twin=parent.id)
+            yield Event(*place, twin=parent.id)
 
     def _shown(self, text: str) -> str:
         """A text as an event may show it."""

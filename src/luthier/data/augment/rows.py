@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from luthier.core.artifact import Artifact
 from luthier.data.row import MESSAGES, Row
 from luthier.data.tables import Spill, SpillWriter, dump, example_schema, from_arrow, spill_schema
+from luthier.text.dataset import MADE
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -65,10 +66,6 @@ class Rows:
     def label(self, place: int) -> str | None:
         """The class of a row, when there are classes."""
         return self.classes[place] if self.classes else None
-
-
-MADE = "augmented"
-"""The key of `meta` under which a made row says who made it, out of which rows, and what was done."""
 
 
 def tables(artifact: Artifact, split: str) -> Iterator[pa.RecordBatch]:

@@ -105,7 +105,9 @@ class Room:
     @property
     def done(self) -> bool:
         """Whether nothing more can be kept, whatever is wished."""
-        return self.whole <= 0 or all(own is not None and not any(left > 0 for left in own.values()) for own in self.own)
+        return self.whole <= 0 or all(
+            own is not None and not any(left > 0 for left in own.values()) for own in self.own
+        )
 
 
 def _made(share: float, real: int) -> int:

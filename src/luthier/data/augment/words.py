@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from random import Random
 
-from luthier.data.ops.language import UNKNOWN, identify
+from luthier.data.languages import UNKNOWN, identify
+from luthier.data.row import Row
 
 _PIECES = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*|\W|[\d_]+")
-_FIXED = re.compile(r"\[[A-Z][A-Z_]*(?:[-_ ]?\d+)?\]|<[A-Z][A-Z_]*(?:[-_ ]?\d+)?>|\{\{[^{}]{1,60}\}\}|\{[^{}\s]{1,60}\}|\S*[\d@]\S*|https?://\S+")
+_FIXED = re.compile(
+    r"\[[A-Z][A-Z_]*(?:[-_ ]?\d+)?\]|<[A-Z][A-Z_]*(?:[-_ ]?\d+)?>|\{\{[^{}]{1,60}\}\}|\{[^{}\s]{1,60}\}|\S*[\d@]\S*|https?://\S+"
+)
 """Tags of personal data, placeholders, addresses, and whatever holds a digit."""
 
 
@@ -60,9 +64,9 @@ def dressed(word: str, like: str) -> str:
     return word[:1].upper() + word[1:] if like[:1].isupper() else word
 
 
-def is_english(text: str) -> bool:
-    """Whether a text is English, or too short for any other language to be certain."""
-    return identify(text)[0] in ("en", UNKNOWN)
+def english(rows: Sequence[Row]) -> list[bool]:
+    """Whether each row's text is English, or too short for any other language to be certain."""
+    return [guess.code in ("en", UNKNOWN) for guess in identify([row.prompt or row.answer for row in rows])]
 
 
 def with_article(parts: list[str], place: int, word: str) -> list[str]:
@@ -71,4 +75,3 @@ def with_article(parts: list[str], place: int, word: str) -> list[str]:
     if place >= 2 and parts[place - 1] == " " and parts[place - 2].lower() in ("a", "an"):
         made[place - 2] = dressed("an" if word[0].lower() in "aeiou" else "a", parts[place - 2])
     return made
-

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from luthier.data.augment.confusions import OCR, sound_alikes
 from luthier.data.augment.keyboard import Layout, neighbours
-from luthier.data.augment.words import dressed, free_words, is_english, pieces, some
+from luthier.data.augment.words import dressed, english, free_words, pieces, some
 from luthier.data.augmenter import Around, Augmenter, Change, Draft, Wish, rewritten
 
 Strength = Annotated[float, Field(ge=0, le=1)]
@@ -50,18 +50,24 @@ class Noise(Augmenter):
     @model_validator(mode="after")
     def _does_something(self) -> Noise:
         if not any(getattr(self, name) for name in _STRENGTHS):
-            raise ValueError(f"every strength is 0, so that nothing would be done; raise one of {', '.join(_STRENGTHS)}")
+            raise ValueError(
+                f"every strength is 0, so that nothing would be done; raise one of {', '.join(_STRENGTHS)}"
+            )
         return self
 
     def write(self, wishes: Sequence[Wish], around: Around) -> list[Draft | None]:
         """Each row with its own noise."""
-        return [rewritten(wish.row, partial(self.noisy, chance=wish.chance)) for wish in wishes]
+        spoken = english([wish.row for wish in wishes]) if self.sounds else [False] * len(wishes)
+        return [
+            rewritten(wish.row, partial(self.noisy, chance=wish.chance, spoken=able))
+            for wish, able in zip(wishes, spoken, strict=True)
+        ]
 
-    def noisy(self, text: str, chance: Random) -> Change | None:
-        """One text with noise."""
+    def noisy(self, text: str, chance: Random, *, spoken: bool = True) -> Change | None:
+        """One text with noise; `spoken` is False for one whose words sound in a way that is not known."""
         noise = _Noise(text, chance)
         falls = (
-            (noise.heard, self.sounds, _misheard),
+            (noise.heard, self.sounds if spoken else 0, _misheard),
             (noise.long, self.typos, partial(_mistyped, layout=self.layout)),
             (noise.long, self.ocr, _misread),
             (noise.capitals, self.case, _lowered),
@@ -80,7 +86,7 @@ class _Noise:
 
     def __init__(self, text: str, chance: Random) -> None:
         self._parts = pieces(text)
-        self._text, self._chance = text, chance
+        self._chance = chance
         self._free = free_words(text, self._parts)
         self.did: list[str] = []
         self._gone: set[int] = set()
@@ -100,8 +106,8 @@ class _Noise:
         return [place for place in self._free if len(self._parts[place]) >= _SHORTEST]
 
     def heard(self) -> list[int]:
-        """English words that others sound like."""
-        return [place for place in self._free if sound_alikes(self._parts[place])] if is_english(self._text) else []
+        """Words that others sound like."""
+        return [place for place in self._free if sound_alikes(self._parts[place])]
 
     def capitals(self) -> list[int]:
         """Words with a capital."""

@@ -9,24 +9,23 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from luthier.data.augment.words import dressed, free_words, is_english, pieces, some, with_article
+from luthier.data.augment.words import dressed, english, free_words, pieces, some, with_article
 from luthier.data.augmenter import Around, Augmenter, Change, Draft, Wish, rewritten
-from luthier.text.wordnet import Synset, base_forms, irregular_forms, synsets
+from luthier.text.wordnet import PARTS, Synset, base_forms, irregular_forms, synsets
 
 _SHORTEST = 3
-_COMMON = frozenset(
-    """
-    able about above after again all also always am and another any are around away back be because been before being
-    below best better between both but can cannot come could did do does doing done down each else enough even ever
-    every few first for from gave get gets getting give given go goes going gone good got had has have having here how
-    just keep kept know last least less let like little long look made make makes making many may maybe might more most
-    much must need never new next not now off often old once one only other our out over own part please put quite
-    right said same saw say see seem seen should since some soon still such sure take taken than thank thanks that the
-    their them then there these they thing things think this those though three through time times too took two under
-    until upon use used using very want was way well went were what when where which while who why will with without
-    would yes yet you your
-    """.split()
-)
+_GRAMMAR = """
+able about above after again all also always am and another any are around away back be because been before being
+below best better between both but can cannot come could did do does doing done down each else enough even ever
+every few first for from gave get gets getting give given go goes going gone good got had has have having here how
+just keep kept know last least less let like little long look made make makes making many may maybe might more most
+much must need never new next not now off often old once one only other our out over own part please put quite
+right said same saw say see seem seen should since some soon still such sure take taken than thank thanks that the
+their them then there these they thing things think this those though three through time times too took two under
+until upon use used using very want was way well went were what when where which while who why will with without
+would yes yet you your
+"""
+_COMMON = frozenset(_GRAMMAR.split())
 """Words that carry grammar more than meaning, or have too many senses: they stay."""
 
 
@@ -48,12 +47,14 @@ class Synonyms(Augmenter):
 
     def write(self, wishes: Sequence[Wish], around: Around) -> list[Draft | None]:
         """Each row with its own words replaced."""
-        return [rewritten(wish.row, partial(self.said_otherwise, chance=wish.chance)) for wish in wishes]
+        spoken = english([wish.row for wish in wishes])
+        return [
+            rewritten(wish.row, partial(self.said_otherwise, chance=wish.chance)) if able else None
+            for wish, able in zip(wishes, spoken, strict=True)
+        ]
 
     def said_otherwise(self, text: str, chance: Random) -> Change | None:
-        """One text with other words."""
-        if not is_english(text):
-            return None
+        """One English text with other words."""
         parts = pieces(text)
         able = [place for place in free_words(text, parts) if alternatives(parts[place].lower(), self.certainty)]
         did: list[str] = []
@@ -77,7 +78,7 @@ def alternatives(word: str, certainty: float) -> tuple[str, ...]:
     count, base, sense = max(uses, key=lambda use: use[0])
     if not count or count < certainty * total:
         return ()
-    others = [lemma.word for lemma in sense.lemmas if lemma.word.islower() and lemma.word != base and lemma.count]
+    others = [lemma.word for lemma in sense.lemmas if lemma.word.islower() and lemma.word != base and lemma.uses]
     made = [form for other in others if other.isalpha() and (form := _inflected(other, sense.part, base, word))]
     return tuple(sorted({form for form in made if form != word}))
 
@@ -85,13 +86,16 @@ def alternatives(word: str, certainty: float) -> tuple[str, ...]:
 def _readings(word: str) -> list[tuple[str, Synset]]:
     """Every sense of a form, with the base form that has it."""
     return [
-        (base, synset) for part in ("n", "v", "a", "r") for base in base_forms(word, part) for synset in synsets(base, part)
+        (base, synset)
+        for part in PARTS
+        for base in base_forms(word, part)
+        for synset in synsets(base, part)
         if any(lemma.word.lower() == base for lemma in synset.lemmas)
-    ]  # fmt: skip
+    ]
 
 
 def _count(synset: Synset, base: str) -> int:
-    return max((lemma.count for lemma in synset.lemmas if lemma.word.lower() == base), default=0)
+    return max((lemma.uses for lemma in synset.lemmas if lemma.word.lower() == base), default=0)
 
 
 def _inflected(other: str, part: str, base: str, word: str) -> str | None:

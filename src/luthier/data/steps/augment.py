@@ -17,14 +17,14 @@ from luthier.data.augment.checks import Checks, Inspector
 from luthier.data.augment.desk import Desk, open_desk
 from luthier.data.augment.judge import Classifier
 from luthier.data.augment.making import Maker, Tally
-from luthier.data.augment.rows import MADE, Rows, as_examples, tables
+from luthier.data.augment.rows import Rows, as_examples, tables
 from luthier.data.augment.wishes import Room, in_order, named
 from luthier.data.augmenter import Around, Augmenter
 from luthier.data.near import Index
 from luthier.data.operator import Operator
 from luthier.data.split import TRAIN
 from luthier.data.tables import EventWriter, TableWriter, dump, example_schema
-from luthier.text.dataset import Summary, splits, summary
+from luthier.text.dataset import MADE, Summary, splits, summary
 
 ROWS_PER_S = 400.0
 """Made rows, checks included, on one core of a common server; models take their own time."""

@@ -224,7 +224,10 @@ class DataFacts(Fact):
 
     name: str
     rows_in: int
+    """Rows that were read, and rows that were made here."""
     splits: dict[str, int]
+    made: dict[str, int] = {}
+    """Of them, rows that were made out of others, by augmenter."""
     dropped: dict[str, int] = {}
     edited: dict[str, int] = {}
     """Edits by operator."""

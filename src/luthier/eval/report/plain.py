@@ -78,6 +78,7 @@ def _comparisons(facts: EvaluationFacts) -> str:
 
 def _data(facts: DataFacts) -> list[str]:
     rows = [("rows in", numbers.count(facts.rows_in))]
+    rows += [(f"of them made by {augmenter}", numbers.count(made)) for augmenter, made in facts.made.items()]
     rows += [(branch.label, numbers.count(branch.rows)) for branch in data_branches(facts)]
     rows += [(f"edited by {operator}", numbers.count(times)) for operator, times in facts.edited.items()]
     return [f"## Data: {_plain(facts.name)}", _table(("What", "Rows"), rows)]

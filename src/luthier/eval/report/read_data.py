@@ -21,7 +21,8 @@ def data_facts(name: str, artifact: Artifact) -> DataFacts:
     order += [split for split in told.rows if split not in order]
     return DataFacts(
         name=name,
-        rows_in=told.rows_in,
+        rows_in=told.rows_in + sum(told.made.values()),
+        made=told.made,
         splits={split: told.rows[split] for split in order},
         dropped=told.dropped,
         edited=told.edited,
@@ -42,12 +43,14 @@ def _labels(artifact: Artifact, told: Summary, order: list[str]) -> tuple[LabelC
 
 
 def _edits(artifact: Artifact) -> Iterable[Edit]:
-    """A few edits of each operator, different ones, in the order of the rows."""
+    """A few edits of each operator and augmenter, different ones, in the order of the rows."""
     import polars as pl
 
     if not any(entry.path == "events.parquet" for entry in artifact.manifest.files):
         return
-    edits = pl.scan_parquet(artifact.path("events.parquet")).filter(pl.col("action") == "edit")
+    edits = pl.scan_parquet(artifact.path("events.parquet")).filter(
+        pl.col("action").is_in(["edit", "make"]) & pl.col("before").is_not_null()
+    )
     few = edits.unique(["operator", "reason", "before", "after"], keep="first", maintain_order=True)
     few = few.filter(pl.int_range(pl.len()).over("operator") < EDITS_OF_EACH).head(MOST_EDITS)
     for told in few.collect().iter_rows(named=True):

@@ -31,7 +31,7 @@ class Lemma(NamedTuple):
     word: str
     number: int
     """1 is the word's commonest sense."""
-    count: int
+    uses: int
     """How often the sense stands in WordNet's tagged texts."""
 
 

@@ -1,0 +1,113 @@
+"""What is refused, and what is not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from luthier.data.augment.checks import Checks, Inspector
+from luthier.data.augment.judge import Classifier
+from luthier.data.augmenter import Draft, Wish, with_last_asked
+from luthier.data.near import Index, similarity
+from luthier.data.ops.near_dedup import NearDedup
+from luthier.data.row import Row
+from luthier.data.survey import InMemory
+from luthier.text.messages import Message
+from tests.augmenting import Bench
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench(tmp_path_factory.mktemp("bench"))
+
+
+def _row(text: str, answer: str = "billing", name: str = "0") -> Row:
+    messages = (Message(role="user", content=text), Message(role="assistant", content=answer))
+    return Row(0, name.rjust(16, "0"), "csv", "f.csv", 2, "label", messages)
+
+
+def _inspector(bench: Bench, held: Sequence[Row] = (), **checks: Any) -> Inspector:
+    told = Checks.model_validate(checks)
+    index = Index(told.held_out, iter(held), lambda place: held[place])
+    classifier = Classifier.learn(bench.train)
+    assert classifier is not None
+    return Inspector(told, bench.train, index, [row.id for row in held], classifier)
+
+
+def _refused(inspector: Inspector, before: str, after: str, **draft: Any) -> str:
+    parent = _row(before)
+    made = replace(parent, messages=with_last_asked(parent, after))
+    found = inspector.refusals([Wish(parent, 0, 1)], [Draft(made.messages, ("x",), **draft)], [made])[0]
+    return found.reason if found else ""
+
+
+OLD = "Where is the invoice for order 4711, please?"
+
+
+@pytest.mark.parametrize(
+    ("after", "why", "checks", "draft"),
+    [
+        ("Where is my invoice for the order 4711?", "", {"label": "off"}, {}),
+        ("  ", "empty", {}, {}),
+        ("Where is the invoice", "cut off", {}, {"finished": False}),
+        ("where IS the  invoice for order 4711, please?", "copy of its parent", {}, {}),
+        ("Where is the invoice for order 4711, please??", "near copy of its parent", {"parent": 0.9}, {}),
+        ("Where is the invoice for order 4712, please?", "lost or invented a number, a code or a tag", {}, {}),
+        ("Where is the invoice for order 4712, please?", "", {"facts": False}, {}),
+        ("The invoice? 4711", "too short", {}, {}),
+        ("The invoice? 4711", "", {"shortest": 0.1}, {}),
+        (OLD + " And so on and on it goes" * 5, "too long", {}, {}),
+        (OLD + " And so on and on it goes" * 5, "", {"longest": 9, "label": "off"}, {}),
+        ("Wo bleibt denn meine Rechnung zu der Bestellung 4711?", "other language: en became de", {}, {}),
+        ("Wo bleibt denn meine Rechnung zu der Bestellung 4711?", "", {"language": False, "label": "off"}, {}),
+        ("Where is the parcel from the courier 4711?", "label not kept: billing became delivery", {}, {}),
+        ("Where is the parcel from the courier 4711?", "", {"label": "off"}, {}),
+        ("Could I see an invoice?", "", {}, {"new": True}),
+    ],
+)
+def test_each_check_refuses_what_it_is_for(
+    bench: Bench, after: str, why: str, checks: dict[str, Any], draft: dict[str, Any]
+) -> None:
+    assert _refused(_inspector(bench, **checks), OLD, after, **draft) == why
+
+
+def test_a_near_copy_of_a_held_out_row_is_refused_with_its_twin(bench: Bench) -> None:
+    held = _row("I have been waiting for the invoice since Monday and nobody answers", name="7")
+    inspector = _inspector(bench, [held, _row("Something else entirely", name="8")])
+    parent = _row("I have been waiting for the invoice since Tuesday and nobody answers me")
+    near = replace(parent, messages=with_last_asked(parent, held.prompt + "!"))
+    found = inspector.refusals([Wish(parent, 0, 1)], [Draft(near.messages, ("x",))], [near])[0]
+    assert found is not None
+    assert (found.reason, found.twin) == ("near copy of a held-out row", held.id)
+    assert found.similarity == round(similarity(held, near), 6)
+
+
+def test_what_stands_in_training_already_is_taken_once(bench: Bench) -> None:
+    inspector = _inspector(bench)
+    there = next(bench.train.rows())
+    assert inspector.take(replace(there, id="f" * 16)) is not None
+    fresh = _row("An invoice of quite another kind")
+    assert inspector.take(fresh) is None
+    assert inspector.take(replace(fresh, id="e" * 16)) is not None
+
+
+def test_the_index_finds_what_near_dedup_finds() -> None:
+    heads = ("the parcel has not come to my house yet", "please refund the second payment")
+    tails = ("", "now", "today", "again and again and again", "for order 17 of my wife", "!")
+    texts = [f"{head} {tail}" for head in heads for tail in tails]
+    rows = [_row(text, name=str(at)) for at, text in enumerate(texts)]
+    index = Index(0.6, iter(rows), lambda place: rows[place])
+    operator = NearDedup(threshold=0.6, action="flag")
+    for place, row in enumerate(rows):
+        others = [other for at, other in enumerate(rows) if at != place]
+        best = max(similarity(row, other) for other in others)
+        twin = Index(0.6, iter(others), lambda at, own=others: own[at]).nearest(row)  # type: ignore[misc]
+        assert (twin.similarity if twin else 0) == (round(best, 6) if best >= 0.6 else 0)
+        own = index.nearest(row)
+        assert own is not None
+        assert (own.similarity, rows[own.place].prompt.casefold()) == (1.0, row.prompt.casefold())
+    clusters = operator.settle(InMemory(operator, rows)).attributes["cluster"]
+    assert len({cluster for cluster in clusters if cluster}) == 2
