@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -75,15 +75,21 @@ class Inspector:
         """Why each draft cannot be taken, whatever else is: None for those that can."""
         spoken = _other_languages(wishes, rows) if self.checks.language else [""] * len(rows)
         found = [
-            _about_text(self.checks, wish.row, draft, row)
-            or (Refusal(f"other language: {told}") if told else None)
-            or self._about_held_out(row)
+            _about_text(self.checks, wish.row, draft, row) or (Refusal(f"other language: {told}") if told else None)
             for wish, draft, row, told in zip(wishes, drafts, rows, spoken, strict=True)
         ]
-        left = [place for place, refusal in enumerate(found) if refusal is None]
-        for place, refusal in zip(left, self._about_labels([rows[place] for place in left]), strict=True):
-            found[place] = refusal
+        self._next(found, rows, self._about_held_out)
+        self._next(found, rows, self._about_labels)
         return found
+
+    @staticmethod
+    def _next(
+        found: list[Refusal | None], rows: Sequence[Row], check: Callable[[Sequence[Row]], Sequence[Refusal | None]]
+    ) -> None:
+        """Ask another check about the rows that no check has refused yet."""
+        left = [place for place, refusal in enumerate(found) if refusal is None]
+        for place, refusal in zip(left, check([rows[place] for place in left]), strict=True):
+            found[place] = refusal
 
     def take(self, row: Row) -> Refusal | None:
         """Take a row, unless it has been there before."""
@@ -97,11 +103,10 @@ class Inspector:
         text = prompt_key(row) if self.train.classes else f"{prompt_key(row)}\x1f{normal(row.answer)}"
         return digest8(text)
 
-    def _about_held_out(self, row: Row) -> Refusal | None:
-        twin = self.held_out.nearest(row)
-        if twin is None:
-            return None
-        return Refusal("near copy of a held-out row", self.held_out_ids[twin.place], twin.similarity)
+    def _about_held_out(self, rows: Sequence[Row]) -> list[Refusal | None]:
+        twins = self.held_out.nearest_of(rows)
+        reason, ids = "near copy of a held-out row", self.held_out_ids
+        return [twin and Refusal(reason, ids[twin.place], twin.similarity) for twin in twins]
 
     def _about_labels(self, rows: Sequence[Row]) -> list[Refusal | None]:
         if self.checks.label == "off" or not self.train.classes or not rows:
