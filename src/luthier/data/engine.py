@@ -57,6 +57,8 @@ class Engine:
     scratch: Path
     events: EventWriter
     workers: int = 1
+    base: Path = Path()
+    """The recipe's folder, for operators that read files."""
     tick: Callable[[int, int], None] = lambda done, stage: None
     """Told how many rows of which pass are through."""
     books: Books = field(default_factory=Books)
@@ -67,7 +69,7 @@ class Engine:
             shutil.rmtree(self.scratch, ignore_errors=True)
             self.scratch.mkdir(parents=True)
         spill: Spill | None = None
-        for index, stage in enumerate(stages(self.operators)):
+        for index, stage in enumerate(stages(self.operators, self.base)):
             before, (spill, settled) = spill, self._pass(index, stage, fed)
             if before is not None:
                 before.path.unlink()

@@ -37,9 +37,12 @@ class Index:
     whose true Jaccard similarity lies below it.
     """
 
-    def __init__(self, threshold: float, rows: Iterator[Row], row: Callable[[int], Row], of: str = "prompt") -> None:
-        self._operator = NearDedup.model_validate({"threshold": threshold, "of": of})
-        self._bands = bands(self._operator.threshold, _MOST_BANDS)
+    def __init__(
+        self, threshold: float, rows: Iterator[Row], row: Callable[[int], Row], of: str = "prompt", **measure: str
+    ) -> None:
+        """`measure` holds more settings of `near_dedup`: how similarity is measured."""
+        self._operator = NearDedup.model_validate({"threshold": threshold, "of": of, **measure})
+        self._bands = bands(self._operator.proposing, _MOST_BANDS)
         self._shown = lru_cache(maxsize=4096)(lambda place: self._operator.shown(row(place)))
         found: list[NDArray[np.uint8]] = []
         while some := list(islice(rows, _AT_ONCE)):

@@ -11,8 +11,9 @@ columns); the engine does it and keeps the books, so that what `trace` tells is 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from luthier.core.component import Component
@@ -101,6 +102,10 @@ class Corpus(Protocol):
         ...
 
 
+Judge = Callable[[Sequence[Row]], dict[int, Drop]]
+"""Which of some rows are left out, by their places among them."""
+
+
 class Operator(Component):
     """Something done to rows: cleaning, judging, redacting, finding duplicates."""
 
@@ -126,6 +131,14 @@ class Operator(Component):
     @classmethod
     def suggest(cls, profile: Profile) -> Suggestion | None:
         """Propose itself for data with this profile, with settings and a reason; None when it is not needed."""
+        return None
+
+    def at(self, base: Path) -> Operator:
+        """The operator as it works for a recipe in this folder: where it reads files, their paths start there."""
+        return self
+
+    def after_split(self, held_out: Corpus) -> Judge | None:
+        """What it has against training rows, now that the rows that are held out are known; None: nothing."""
         return None
 
     def secrets(self, text: str) -> list[Secret]:

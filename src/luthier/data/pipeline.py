@@ -14,6 +14,7 @@ from luthier.core.errors import DataError, Where
 from luthier.core.files import write_aside
 from luthier.core.step import Work
 from luthier.data.apply import Named, Numbered, drop_event, named
+from luthier.data.crossing import leave_out
 from luthier.data.engine import BATCH_ROWS, Books, Engine
 from luthier.data.operator import Drop, Operator
 from luthier.data.reader import Reader, unusable
@@ -46,16 +47,18 @@ def prepare(source: Source, operators: Sequence[Operator], split: Split, work: W
     rows_of = grouped(source, split)
     reader = Reader(rows_of, work.base, work.events.note, batch_rows=options.batch_rows)
     events = EventWriter(work.folder / "events.parquet")
-    chosen = named(operators)
-    engine = Engine(chosen, work.scratch / "passes", events, options.workers, _Ticker(work, reader))
+    chosen = named([operator.at(work.base) for operator in operators])
+    engine = Engine(chosen, work.scratch / "passes", events, options.workers, work.base, _Ticker(work, reader))
     spill = engine.run(reader.batches())
     left = _Left.scan(spill, split, engine.books, events)
     task = _decide_task(left, options.task, work)
     assigned = assign(split, left.keys(task), work.seed)
-    _check_train(assigned)
+    _check_train(assigned.splits, assigned.notes)
     _drop_not_taken(spill, left, assigned, engine.books, events)
+    splits = leave_out(spill, left.splits(assigned), chosen, engine.books, events)
+    _check_train(splits, ["every training row repeats a row that is held out"])
     events.close()
-    result = _Result(spill, left.splits(assigned), task, chosen)
+    result = _Result(spill, splits, task, chosen)
     result.write(work.folder)
     summary = _summary(reader, result, engine.books, left.answers if task == "label" else None)
     write_aside(work.folder / "summary.json", (summary.model_dump_json(indent=1) + "\n").encode())
@@ -162,9 +165,9 @@ def _decide_task(left: _Left, asked: Literal["auto", "label", "text"], work: Wor
     return task
 
 
-def _check_train(assigned: Assigned) -> None:
-    if not (assigned.splits == NAMES.index(TRAIN)).any():
-        why = f" ({'; '.join(assigned.notes)})" if assigned.notes else ""
+def _check_train(splits: NDArray[np.int8], notes: Sequence[str]) -> None:
+    if not (splits == NAMES.index(TRAIN)).any():
+        why = f" ({'; '.join(notes)})" if notes else ""
         remedy = "hold fewer rows out, or allow more to train on; rows with one prompt or group stay together"
         raise DataError(f"no row is left to train on{why}", where=Where(field="split"), remedy=remedy)
 

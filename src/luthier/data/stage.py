@@ -6,6 +6,7 @@ import json
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from luthier.data.apply import Named, Numbered, run_row_operators
@@ -46,6 +47,8 @@ class Stage:
     """Operators of the whole recipe that know what may not stand in clear."""
     columns: dict[str, Column]
     """Attributes of rows that leave it."""
+    base: Path = Path()
+    """The recipe's folder, for operators that read files."""
 
     def run(self, fed: Fed) -> Passed:
         """Take one batch through."""
@@ -63,13 +66,13 @@ class Stage:
         return Passed(table, events, sketches, notes)
 
 
-def stages(operators: Sequence[Named]) -> list[Stage]:
+def stages(operators: Sequence[Named], base: Path = Path()) -> list[Stage]:
     """Cut a list of operators into stages; the last has no set operators, so that all is carried out.
 
     Set operators that stand side by side share a stage, unless one edits what the next would see.
     """
     guards = [one.operator for one in operators if type(one.operator).secrets is not Operator.secrets]
-    found = [Stage([], [], guards, {})]
+    found = [Stage([], [], guards, {}, base)]
     for one, after in zip(operators, (*operators, None)[1:], strict=True):
         if isinstance(one.operator, RowOperator):
             found[-1].rows.append(one)
@@ -80,7 +83,7 @@ def stages(operators: Sequence[Named]) -> list[Stage]:
         if done or (isinstance(one.operator, SetOperator) and one.operator.rewrites):
             last = found[-1]
             settled = {name: kind for each in last.sets for name, kind in columns_of(each).items()}
-            found.append(Stage([], [], guards, {**last.columns, **settled}))
+            found.append(Stage([], [], guards, {**last.columns, **settled}, base))
     return found
 
 
@@ -111,7 +114,7 @@ def _in_processes(stage: Stage, fed: Iterator[Fed], workers: int) -> Iterator[Pa
 
     context = multiprocessing.get_context("spawn")
     parts = [[(one.name, one.operator.settings()) for one in part] for part in (stage.rows, stage.sets)]
-    setup = json.dumps([*parts, [guard.settings() for guard in stage.guards], stage.columns])
+    setup = json.dumps([*parts, [guard.settings() for guard in stage.guards], stage.columns, str(stage.base)])
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker, initargs=(setup,)) as pool:
         waiting: deque[Future[_Sent]] = deque()
         for one in fed:
@@ -136,8 +139,8 @@ _STAGE: list[Stage] = []
 
 
 def _prepare_worker(setup: str) -> None:
-    rows, sets, guards, columns = json.loads(setup)
-    parts = [[Named(name, Operator.parse(settings)) for name, settings in part] for part in (rows, sets)]
+    rows, sets, guards, columns, base = json.loads(setup)
+    parts = [[Named(name, Operator.parse(settings).at(Path(base))) for name, settings in part] for part in (rows, sets)]
     _STAGE[:] = [Stage(parts[0], parts[1], [Operator.parse(settings) for settings in guards], columns)]
 
 

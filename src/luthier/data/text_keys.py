@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 import xxhash
@@ -14,6 +15,19 @@ def normal(text: str) -> str:
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
     return " ".join(text.casefold().split())
+
+
+_SIGN = re.compile("[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+"""Signs of Chinese and Japanese: each is a word of its own, for nothing stands between words there."""
+_PUNCTUATION = re.compile(r"[^\w\s]|_")
+
+
+def words(text: str) -> list[str]:
+    """The words of a text in its normal form: what stands between spaces, without its punctuation."""
+    text = normal(text)
+    if not text.isascii():
+        text = _SIGN.sub(r" \g<0> ", text)
+    return _PUNCTUATION.sub("", text).split()
 
 
 def prompt_key(row: Row) -> str:

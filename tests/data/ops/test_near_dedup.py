@@ -170,7 +170,7 @@ def test_which_twin_stays_is_a_rule(rule: dict[str, Any], stays: int, action: st
         ({"keep": "newest"}, "does not name the column"),
         ({"by": "at"}, "looks at no column"),
         ({"measure": "edit", "threshold": 0.7}, "from 0.8 on"),
-        ({"measure": "edit", "size": 4}, "one by one"),
+        ({"measure": "edit", "size": 4}, "leave out `size`"),
     ],
 )
 def test_settings_that_cannot_be(settings: dict[str, Any], said: str) -> None:

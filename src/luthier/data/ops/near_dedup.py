@@ -13,9 +13,9 @@ from pydantic import Field, model_validator
 from luthier.data.keep import Keep, check, preferences, ranks
 from luthier.data.minhash import bands, signatures
 from luthier.data.operator import Column, Corpus, Drop, Outcome, Reads, SetOperator, Suggestion
-from luthier.data.pieces import Flat, distinct, jaccard, padded_pieces, pieces
+from luthier.data.pieces import Flat, Unit, distinct, jaccard, padded_pieces, pieces, word_bags
 from luthier.data.row import Row
-from luthier.data.text_keys import digest16, normal
+from luthier.data.text_keys import digest16, normal, words
 from luthier.data.twins import Twins
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from luthier.data.profile import Profile
 
-_EDIT_PIECE = 3
+_EDIT_PIECE: dict[Unit, int] = {"char": 3, "word": 1}
+"""Pieces that one edit breaks at most."""
 _LEAST_EDIT = 0.8
 _DIGITS = 6
 """Similarities are told with so many digits."""
@@ -46,10 +47,10 @@ class NearDedup(SetOperator):
     threshold: float = Field(default=0.8, ge=0.5, le=1)
     """Similarity from which two rows are twins; below 0.7 (Jaccard) or 0.9 (edit), many pairs must be compared."""
     measure: Literal["jaccard", "edit"] = "jaccard"
-    """Shared pieces, whatever their order, or single characters to change, from 0.8 on."""
+    """Shared pieces, whatever their order, or single characters (from 0.8 on) or words to change, one by one."""
     of: Literal["prompt", "answer", "both"] = "prompt"
     """What is compared; equal prompts with other answers are twins, too, unless both are compared."""
-    unit: Literal["char", "word"] = "char"
+    unit: Unit = "char"
     """Pieces of characters suit short texts and any script; pieces of words suit long ones."""
     size: int = Field(default=5, ge=1, le=20)
     """Characters or words in a piece."""
@@ -64,10 +65,10 @@ class NearDedup(SetOperator):
     def _rules_are_whole(self) -> NearDedup:
         check(self.keep, self.by)
         if self.measure == "edit":
-            if self.threshold < _LEAST_EDIT:
+            if self.unit == "char" and self.threshold < _LEAST_EDIT:
                 raise ValueError(f"`measure: edit` finds twins from 0.8 on, came threshold {self.threshold:g}")
-            if {"unit", "size"} & self.model_fields_set:
-                raise ValueError("`measure: edit` compares characters one by one; leave out `unit` and `size`")
+            if "size" in self.model_fields_set:
+                raise ValueError("`measure: edit` compares characters or words one by one; leave out `size`")
         return self
 
     def sketch(self, rows: Sequence[Row]) -> list[bytes]:
@@ -87,7 +88,7 @@ class NearDedup(SetOperator):
         sketches = np.ascontiguousarray(corpus.sketches).view(_SKETCH).reshape(-1)
         reader = _Reader(self, corpus)
         order = ranks(sketches["preferred"])
-        chosen = bands(self._proposing())
+        chosen = bands(self.proposing)
         twins = Twins(sketches["text"], sketches["signature"], order, chosen, reader.verified)
         found = twins.kept_twins() if self.action == "drop" else twins.clusters()
         outcome = Outcome()
@@ -102,25 +103,29 @@ class NearDedup(SetOperator):
         outcome.attributes.update(cluster=names, similarity=similarities)
         return outcome
 
-    def _proposing(self) -> float:
+    @property
+    def proposing(self) -> float:
         """The Jaccard similarity of pieces that twins have at least."""
         if self.measure == "jaccard":
             return self.threshold
-        changed = _EDIT_PIECE * (1 - self.threshold)
+        changed = _EDIT_PIECE[self.unit] * (1 - self.threshold)
         return (1 - changed) / (1 + changed)
 
     def pieces(self, texts: Sequence[str]) -> Flat:
         """Pieces of texts in their normal form."""
-        return padded_pieces(texts, _EDIT_PIECE) if self.measure == "edit" else pieces(texts, self.unit, self.size)
+        if self.measure == "jaccard":
+            return pieces(texts, self.unit, self.size)
+        return padded_pieces(texts, _EDIT_PIECE["char"]) if self.unit == "char" else word_bags(texts)
 
     def similarity(self, one: Shown, two: Shown) -> float:
         """How similar two rows are, in truth."""
         if self.measure == "edit":
             from rapidfuzz.distance import Levenshtein
 
-            longer = max(len(one.text), len(two.text), 1)
+            first, second = (words(each.text) if self.unit == "word" else each.text for each in (one, two))
+            longer = max(len(first), len(second), 1)
             enough = math.ceil(longer * (1 - self.threshold)) + 1
-            return 1 - Levenshtein.distance(one.text, two.text, score_cutoff=enough) / longer
+            return 1 - Levenshtein.distance(first, second, score_cutoff=enough) / longer
         return jaccard(one.pieces, two.pieces)
 
     def shown(self, row: Row) -> Shown:
