@@ -14,6 +14,8 @@ from luthier.eval.report.facts import (
     DataFacts,
     Edit,
     EvaluationFacts,
+    FindingFacts,
+    FoundRow,
     GateFacts,
     LabelCount,
     LogPoint,
@@ -29,7 +31,9 @@ from luthier.eval.report.facts import (
     Slice,
     Source,
     TuningFacts,
+    ValidationFacts,
 )
+from luthier.text.findings import Finding, Number, Table
 
 HOSTILE = '<script>alert("owned")</script><img src=x onerror=alert(1)> </title> ${7*7} {{ 7*7 }} &amp; "quoted" \' ]]>'
 LABELS = ("account", "cancel order", "card arrival", "complaint", "delivery", "invoice", "payment issue", "refund")
@@ -260,12 +264,56 @@ steps:
 """
 
 
+def validation() -> ValidationFacts:
+    """What checks of the data found: something of each severity, with hostile text in a row."""
+    share = Number(value=0.031, low=0.024, high=0.04, rows=2400, about="share of rows with a wrong label", share=True)
+    table = Table(
+        title="Rows by class", columns=("class", "rows", "share"), rows=((LABELS[0], 310, 0.129), (HOSTILE, 4, None))
+    )
+    numbers = {"label_errors": share}
+    findings = (
+        Finding(
+            name="label_errors",
+            severity="serious",
+            title="Likely label errors",
+            sentence="74 rows of 2,400 (3.1 %) likely bear a wrong label.",
+            rows=74,
+            numbers=numbers,
+            remedy="Read the rows.",
+            mend='ops: [{kind: leave_out, ids: ["0123456789abcdef"]}]',
+        ),
+        Finding(
+            name="imbalance",
+            severity="warning",
+            title="Class imbalance",
+            sentence="The largest class has 310 training rows, the smallest 4.",
+            numbers={"imbalance": Number(value=77.5, about="rows of the largest for each of the smallest")},
+            remedy="Measure macro_f1.",
+            tables=(table,),
+        ),
+        Finding(name="length_outliers", severity="info", title="Lengths", sentence="No row is far from the usual."),
+    )
+    row = FoundRow(
+        id="0123456789abcdef", place="tickets.csv:17", text=HOSTILE, answer=LABELS[1], note="rather 'refund'"
+    )
+    shown = [FindingFacts(finding=one, shown=(row,) if one.rows else ()) for one in findings]
+    return ValidationFacts(
+        name="checked",
+        sentence="The data are not fit to train on yet; 1 serious finding: likely label errors.",
+        rows=2400,
+        looked_at=2400,
+        findings=tuple(shown),
+        skipped={"answer_quality": "answers are classes"},
+    )
+
+
 def facts(**changes: object) -> ReportFacts:
     """The whole report."""
     whole = {
         "title": "support-intents",
         "created": "9 May 2025, 14:20 UTC",
         "evaluations": (evaluation(),),
+        "validations": (validation(),),
         "gates": (
             GateFacts(
                 name="gate",

@@ -250,3 +250,33 @@ def test_what_was_not_made_is_left_out(tmp_path: Path) -> None:
 
 def test_what_could_not_be_measured_is_none() -> None:
     assert finite({"a": [float("nan"), 1.0, {"b": float("inf")}]}) == {"a": [None, 1.0, {"b": None}]}
+
+
+def test_a_validation_is_read_with_the_text_of_its_rows(tmp_path: Path) -> None:
+    from luthier.text.dataset import frame
+    from luthier.text.findings import Finding, Findings, Mark, write_findings
+
+    store = Store(tmp_path)
+    data = dataset(store)
+    name = frame(data, "train")["id"][0]
+    finding = Finding(name="lengths", severity="warning", title="T", sentence="S.", rows=2, remedy="R.")
+    folder, _ = store.begin("fe" * 16)
+    marks = [Mark("lengths", name, "train", 1.0, "long"), Mark("lengths", "gone", "train")]
+    write_findings(folder, Findings(rows=9, looked_at=9, findings=(finding,)), marks)
+    inputs = {"data": data.digest}
+    manifest = Manifest(
+        digest="fe" * 16,
+        kind="validate",
+        makes="findings",
+        settings={},
+        inputs=inputs,
+        reads={},
+        code="",
+        seed=0,
+        files=[],
+    )
+    found = collect("t", "", {"data": data, "checked": store.finish(manifest, {})}).validations[0]
+    assert found.sentence.startswith("The data are fit to train on; 1 finding deserves a look")
+    (row,) = found.findings[0].shown
+    assert (row.id, row.note) == (name, "long")
+    assert row.text

@@ -139,7 +139,7 @@ def _poisoned(value: object) -> object:
         return {key: _poisoned(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_poisoned(item) for item in value]
-    metrics = {"accuracy", "macro_f1", "mcc", "ece"}
+    metrics = {"accuracy", "macro_f1", "mcc", "ece", "info", "warning", "serious"}
     if isinstance(value, str) and value not in kept | metrics:
         return example.HOSTILE
     return value
@@ -191,7 +191,7 @@ def test_every_control_has_a_name(page: Page) -> None:
 def test_sections_appear_only_with_their_facts() -> None:
     bare = Page(render(ReportFacts(title="nothing", created="today")))
     ids = {attributes["id"] for _, attributes in bare.tags if "id" in attributes}
-    assert not {"gate", "data", "tuning", "cost", "evaluation1"} & ids
+    assert not {"gate", "findings", "data", "tuning", "cost", "evaluation1"} & ids
     text = example.evaluation(task="text", confusions=(), classes=(), reliability=(), fixed=(), broken=(), slices=())
     html = render(example.facts(evaluations=(text,)))
     for absent in ("What it takes for what", "Label by label", "Can its certainty", "row by row", "For whom?"):
@@ -243,3 +243,12 @@ def test_json_says_the_same() -> None:
     assert told["verdict_sentence"] == example.facts().verdict_sentence
     del told["verdict_sentence"]
     assert ReportFacts.model_validate(told) == example.facts()
+
+
+def test_findings_say_whether_the_data_are_fit(html: str, page: Page) -> None:
+    head, _, rest = html.partition("<main")
+    assert "The data are not fit to train on yet" in head
+    for said in ("✗ serious", "! warning", "What to do.", "leave_out", "3.1 %", "2.4 % to 4.0 %", "answer_quality"):
+        assert said in rest
+    alone = render(example.facts(evaluations=()))
+    assert alone.partition('class="lead">')[2].startswith("The data are not fit to train on yet")

@@ -32,3 +32,10 @@ def test_hostile_text_is_plain_text() -> None:
 
 def test_nothing_but_a_title() -> None:
     assert markdown(ReportFacts(title="empty", created="")).startswith("# empty\n\n**Nothing has been evaluated yet.**")
+
+
+def test_findings_stand_with_their_remedies() -> None:
+    text = markdown(example.facts())
+    assert "## Fit to train on? checked" in text
+    assert "### Likely label errors (serious)" in text
+    assert "```yaml\nops: [{kind: leave_out" in text

@@ -58,8 +58,8 @@ class Conflicts(Check):
                 sentence=f"{said}.",
                 rows=len(marks),
                 numbers={"conflicts": number},
-                remedy="Correct the rows, or drop every row of a prompt with several answers; the setting below does "
-                "that for equal prompts." if marks else "",
+                remedy="Correct the rows; where they cannot be, drop every row of a prompt with several answers, which "
+                "`exact_dedup` does for equal prompts." if marks else "",
                 mend="ops: [{kind: exact_dedup, conflict: drop}]" if marks and equal else "",
             ),
             marks,

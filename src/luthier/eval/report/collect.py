@@ -23,6 +23,7 @@ from luthier.eval.report.facts import (
 )
 from luthier.eval.report.facts import Measured as MeasuredFacts
 from luthier.eval.report.read_data import data_facts
+from luthier.eval.report.read_findings import validation_facts
 from luthier.eval.report.read_tuning import base_of, tuning_facts
 
 LIBRARIES = ("luthier", "torch", "transformers", "peft", "tokenizers", "polars", "scikit-learn", "sacrebleu")
@@ -44,7 +45,7 @@ def collect(
     `forecasts` holds what each step was expected to cost (`seconds`, `peak_bytes`, `tokens`, `how`); what was predicted
     before an artifact was made stands in its own timing and goes first. `created` is printed as it is.
     """
-    found = {makes: _of_kind(artifacts, makes) for makes in ("dataset", "model", "evaluation", "verdict")}
+    found = {makes: _of_kind(artifacts, makes) for makes in ("dataset", "model", "evaluation", "findings", "verdict")}
     tunings = [tuning_facts(name, each) for name, each in found["model"].items() if _has(each, "tuned.json")]
     tokens = {tuning.name: tuning.tokens for tuning in tunings}
     evaluations = [evaluation_facts(name, artifact) for name, artifact in found["evaluation"].items()]
@@ -53,6 +54,7 @@ def collect(
         created=created,
         evaluations=tuple(sorted(evaluations, key=lambda facts: not facts.of_role("tuned"))),
         gates=tuple(gate_facts(name, artifact) for name, artifact in found["verdict"].items()),
+        validations=tuple(validation_facts(name, artifact) for name, artifact in found["findings"].items()),
         data=tuple(data_facts(name, artifact) for name, artifact in found["dataset"].items()),
         tunings=tuple(tunings),
         costs=tuple(

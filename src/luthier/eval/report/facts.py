@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from luthier.text.findings import Finding
+
 ModelRole = Literal["tuned", "base", "plain", "other"]
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 
@@ -236,6 +238,45 @@ class DataFacts(Fact):
     sources: tuple[Source, ...] = ()
 
 
+class FoundRow(Fact):
+    """One row that a finding is about."""
+
+    id: str
+    place: str
+    text: str
+    answer: str
+    note: str = ""
+
+
+class FindingFacts(Fact):
+    """One finding about the data, with its first rows."""
+
+    finding: Finding
+    shown: tuple[FoundRow, ...] = ()
+
+
+class ValidationFacts(Fact):
+    """What was looked for in a data set, and found."""
+
+    name: str
+    sentence: str
+    """In plain words, whether the data are fit to train on."""
+    rows: int
+    looked_at: int
+    findings: tuple[FindingFacts, ...]
+    """The worst first."""
+    skipped: dict[str, str] = {}
+    """Checks that could not be made, with the reason."""
+
+    def worth_mending(self) -> list[FindingFacts]:
+        """Findings that are serious or a warning."""
+        return [one for one in self.findings if one.finding.severity != "info"]
+
+    def in_order(self) -> list[FindingFacts]:
+        """Findings with nothing to mend."""
+        return [one for one in self.findings if one.finding.severity == "info"]
+
+
 class LogPoint(Fact):
     """One optimizer step as logged."""
 
@@ -335,6 +376,7 @@ class ReportFacts(Fact):
     """When the report was made, as it shall be printed."""
     evaluations: tuple[EvaluationFacts, ...] = ()
     gates: tuple[GateFacts, ...] = ()
+    validations: tuple[ValidationFacts, ...] = ()
     data: tuple[DataFacts, ...] = ()
     tunings: tuple[TuningFacts, ...] = ()
     costs: tuple[Cost, ...] = ()
@@ -345,7 +387,14 @@ class ReportFacts(Fact):
         """The answer in plain words: is the tuned model better, by how much, how sure."""
         from luthier.eval.report.sentence import verdict_sentence
 
-        return verdict_sentence(self.evaluations[0]) if self.evaluations else "Nothing has been evaluated yet."
+        if self.evaluations:
+            return verdict_sentence(self.evaluations[0])
+        return self.data_sentence or "Nothing has been evaluated yet."
+
+    @property
+    def data_sentence(self) -> str:
+        """Whether the data are fit to train on; empty when nobody looked."""
+        return self.validations[0].sentence if self.validations else ""
 
     def as_json(self) -> dict[str, Any]:
         """The facts as plain data, with the sentence that opens the page."""

@@ -6,7 +6,16 @@ import re
 from collections.abc import Iterable, Sequence
 
 from luthier.eval.report import numbers
-from luthier.eval.report.facts import Cost, DataFacts, EvaluationFacts, GateFacts, ReportFacts, Score, TuningFacts
+from luthier.eval.report.facts import (
+    Cost,
+    DataFacts,
+    EvaluationFacts,
+    GateFacts,
+    ReportFacts,
+    Score,
+    TuningFacts,
+    ValidationFacts,
+)
 from luthier.eval.report.pictures import data_branches, metric_order, shown_comparisons
 from luthier.eval.report.sentence import verdict_sentence
 from luthier.eval.report.views import standing_words
@@ -21,6 +30,8 @@ def markdown(facts: ReportFacts) -> str:
         parts += _gate(gate)
     for at, evaluation in enumerate(facts.evaluations):
         parts += _evaluation(evaluation, opening=at == 0)
+    for validation in facts.validations:
+        parts += _validation(validation)
     for data in facts.data:
         parts += _data(data)
     for tuning in facts.tunings:
@@ -74,6 +85,17 @@ def _comparisons(facts: EvaluationFacts) -> str:
         for each in shown_comparisons(facts)
     ]
     return _table(("Metric", "Comparison", "Difference", "p", "Outcome", "Fixed / broken"), rows)
+
+
+def _validation(facts: ValidationFacts) -> list[str]:
+    parts = [f"## Fit to train on? {_plain(facts.name)}", _plain(facts.sentence)]
+    for each in facts.worth_mending():
+        finding = each.finding
+        parts += [f"### {_plain(finding.title)} ({finding.severity})", _plain(f"{finding.sentence} {finding.remedy}")]
+        parts += ["```yaml\n" + finding.mend.replace("`", "'") + "\n```"] if finding.mend else []
+    rows = [(each.finding.title, each.finding.sentence) for each in facts.in_order()]
+    rows += [(kind, f"not looked at: {why}") for kind, why in facts.skipped.items()]
+    return [*parts, _table(("Looked at", "Found"), rows)] if rows else parts
 
 
 def _data(facts: DataFacts) -> list[str]:

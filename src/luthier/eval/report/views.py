@@ -12,6 +12,7 @@ from luthier.eval.report import numbers
 from luthier.eval.report.charts.squares import heat_class
 from luthier.eval.report.facts import Comparison, Confusion, EvaluationFacts, Fact, ModelFacts, Row
 from luthier.eval.report.sentence import best_plain, points, rows_per_hundred, standing
+from luthier.text.findings import Number
 
 MOST_FLIPS = 50
 MOST_SAMPLES = 12
@@ -147,6 +148,30 @@ def thin_log(log: Sequence[Fact], most: int = 20) -> list[Fact]:
     if len(log) <= most:
         return list(log)
     return [log[round(at * (len(log) - 1) / (most - 1))] for at in range(most)]
+
+
+def found_number(number: Number) -> str:
+    """A number of a finding as people read it: shares in per cent."""
+    return _found(number.value, share=number.share)
+
+
+def found_interval(number: Number) -> str:
+    """Its interval; nothing where it is no estimate."""
+    low, high = number.ends
+    return "" if low == high else f"{_found(low, share=number.share)} to {_found(high, share=number.share)}"
+
+
+def found_cell(cell: str | float | None) -> str:
+    """A cell of a finding's table."""
+    if cell is None or isinstance(cell, str):
+        return cell or numbers.MISSING
+    return numbers.count(cell) if isinstance(cell, int) else numbers.number(cell, 4).rstrip("0").rstrip(".")
+
+
+def _found(value: float, *, share: bool) -> str:
+    if share:
+        return f"{numbers.number(100 * value, 1)} %"
+    return numbers.count(value) if value == round(value) else numbers.number(value, 3)
 
 
 def _score_figure(model: ModelFacts, metric: str, kind: str) -> Figure:
