@@ -24,6 +24,7 @@ def _recipe(proposal: Proposal) -> dict[str, Any]:
     recipe: dict[str, Any] = yaml.safe_load(render_recipe(proposal, "mine"))
     assert recipe["steps"]["data"] == proposal.prepare()
     Prepare.model_validate(recipe["steps"]["data"])
+    assert recipe["steps"]["validate"] == {"kind": "validate", "data": "data"}
     return recipe
 
 

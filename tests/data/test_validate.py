@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+import yaml
 
 from data.conftest import Made, Maker
 from luthier.core.artifact import Artifact, Manifest, list_files
+from luthier.core.errors import DataError
 from luthier.core.events import Event, Events
 from luthier.core.step import Outline, Outlook, Work
+from luthier.data.card import card
+from luthier.data.found_rows import write_found
 from luthier.data.material import Material
 from luthier.data.steps.validate import Validate
 from luthier.text.findings import Findings, read_findings, read_marks
@@ -130,3 +135,47 @@ def test_the_forecast_says_how_it_is_known(prepared: Made) -> None:
     assert step.foresee(made).seconds == 2 + 200 / 50
     assert step.foresee(Outlook(inputs={}, upstream={}, base=Path())).seconds is None
     assert {"label_errors", "findings.serious"} <= set(step.measured() or ())
+
+
+def test_rows_of_findings_go_out_with_settings_that_leave_them_out(
+    prepared: Made, checked: Callable[..., Checked], make: Maker, tmp_path: Path
+) -> None:
+    artifact, _ = checked(prepared.artifact, checks=["label_errors"])
+    lines, settings = write_found(artifact, tmp_path / "out")
+    told = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert {line["finding"] for line in told} == {"label_errors"}
+    assert all(line["messages"][-1]["content"] == line["label"] for line in told)
+    ops = yaml.safe_load(settings.read_text())
+    again = make(source=prepared.artifact.manifest.settings["source"], ops=ops, split={"test": 50})
+    assert again.summary.dropped == {"Likely label errors": len(told)}
+    with pytest.raises(DataError, match="is there already"):
+        write_found(artifact, tmp_path / "out")
+
+
+def test_the_data_card_names_counts_risks_and_what_nobody_looked_for(
+    prepared: Made, checked: Callable[..., Checked]
+) -> None:
+    alone = card(prepared.artifact, "tickets:data", None)
+    assert "nobody looked for any (no operator `pii`)" in alone
+    assert "no step `validate`" in alone
+    artifact, _ = checked(prepared.artifact)
+    found = read_findings(artifact)
+    text = card(prepared.artifact, "tickets:data", found)
+    assert found.sentence in text
+    assert "Likely label errors" in text
+    assert "not looked at: answer_quality (answers are classes)" in text
+    assert f"artifact: `{prepared.artifact.digest}`" in text
+    front = yaml.safe_load(text.split("---")[1])
+    assert front["size_categories"] == ["n<1K"]
+    assert front["task_categories"] == ["text-classification"]
+    assert "| read | 200 |" in text
+
+
+def test_classes_and_places_cannot_write_into_the_card(make: Maker, write: Callable[..., str], tmp_path: Path) -> None:
+    rows = [{"message": f"text {at}", "category": "<script>\n|x" if at % 2 else "plain"} for at in range(40)]
+    path = str((tmp_path / write("t.jsonl", rows)).absolute())
+    source = {"kind": "jsonl", "path": path, "prompt": "message", "answer": "category"}
+    made = make(source=source, split={"test": 9}, task="label")
+    text = card(made.artifact, "x", None)
+    assert "\\<script> \\|x" in text
+    assert str(tmp_path) not in text

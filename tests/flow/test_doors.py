@@ -86,7 +86,7 @@ def test_chat_answers_and_each_class_question_stands_alone(capsys: pytest.Captur
 
 
 def test_export_writes_data_and_models(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert _json(capsys, "export", ":data", "--to", "out-data")["files"] == ["test.jsonl", "train.jsonl"]
+    assert _json(capsys, "export", ":data", "--to", "out-data")["files"] == ["README.md", "test.jsonl", "train.jsonl"]
     row = json.loads((made / "out-data" / "test.jsonl").read_text(encoding="utf-8").splitlines()[0])
     assert set(row) == {"id", "origin", "kind", "messages", "label", "meta"}
     assert set(row["meta"]) == {"customer"}

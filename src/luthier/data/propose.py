@@ -200,6 +200,8 @@ def _spelled(char: str) -> str:
 
 def _rest(proposal: Proposal) -> Iterator[str]:
     rules = ", ".join(json.dumps(rule) for rule in proposal.rules)
+    yield "  # What might be wrong with the rows, looked at before they are trained on; the report tells."
+    yield "  validate: {kind: validate, data: data}"
     yield "  # A small adapter: the base model's weights stay as they are."
     yield "  tune: {kind: tune, data: data, technique: {kind: lora, r: 16}, objective: sft}"
     yield "  # On rows that were not trained on, beside the base model and plain baselines."

@@ -7,7 +7,9 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, UnknownName, Where, did_you_mean
+from luthier.core.files import write_aside
 from luthier.flow.locate import Found, find_artifact
+from luthier.text.findings import Findings, read_findings
 from luthier.text.prompt import Prompt
 
 Quant = Literal["f16", "q8_0", "q4_0"]
@@ -24,7 +26,7 @@ class Exported(NamedTuple):
 def export_artifact(
     word: str, to: Path, form: str | None, *, quant: Quant = "f16", dequantise: bool = False
 ) -> Exported:
-    """Write a data set or a model to the folder `to`."""
+    """Write a data set, a model or what was found in data to the folder `to`."""
     if form is not None and form.replace("-", "_") not in (known := {*_forms("dataset"), *_forms("model")}):
         where = Where(field="--format")
         raise UnknownName(f"there is no format {form!r}", where=where, remedy=did_you_mean(form, known))
@@ -45,6 +47,11 @@ def export_artifact(
         from luthier.data.export import export as export_data
 
         export_data(found.artifact, to, chosen, notes.append)
+        _write_card(found, to, notes)
+    elif makes == "findings":
+        from luthier.data.found_rows import write_found
+
+        write_found(found.artifact, to)
     else:
         from luthier.models.export import export as export_model
 
@@ -64,7 +71,31 @@ def _forms(makes: str) -> tuple[str, ...]:
         from luthier.data.export import forms
 
         return forms()
+    if makes == "findings":
+        return ("jsonl",)
     return get_args(ModelForm) if makes == "model" else ()
+
+
+def _write_card(found: Found, to: Path, notes: list[str]) -> None:
+    """The data card beside the rows; somebody's own README stays."""
+    from luthier.data.card import card
+
+    text = card(found.artifact, found.name, _findings(found)).encode()
+    path = to / "README.md"
+    if path.exists() and path.read_bytes() != text:
+        notes.append("README.md is there already and was left as it is; the data card was not written")
+    else:
+        write_aside(path, text)
+
+
+def _findings(found: Found) -> Findings | None:
+    """What the validation of its recipe found in a data set."""
+    if found.plan is None:
+        return None
+    for planned in found.plan:
+        if planned.step.makes == "findings" and planned.cached and planned.inputs.get("data") == found.artifact.digest:
+            return read_findings(found.plan.store.open(planned.digest))
+    return None
 
 
 def _measures(found: Found) -> dict[str, Any] | None:

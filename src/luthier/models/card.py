@@ -233,16 +233,16 @@ def _merged(artifact: Artifact, told: Mapping[str, Any]) -> str:
 
 
 def _settings(steps: list[Artifact]) -> str:
-    told = {f"{one.manifest.kind} {one.digest[:12]}": _without_places(one.manifest.settings) for one in steps}
+    told = {f"{one.manifest.kind} {one.digest[:12]}": without_places(one.manifest.settings) for one in steps}
     return f"## Settings\n\n```yaml\n{yaml.safe_dump(told, sort_keys=True, allow_unicode=True)}```\n"
 
 
-def _without_places(value: Any) -> Any:
+def without_places(value: Any) -> Any:
     """Settings whose absolute paths are only names: where a file lay is nobody's business."""
     if isinstance(value, dict):
-        return {key: _without_places(item) for key, item in value.items()}
+        return {key: without_places(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_without_places(item) for item in value]
+        return [without_places(item) for item in value]
     return _short(value) if isinstance(value, str) else value
 
 

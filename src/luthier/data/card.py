@@ -1,0 +1,125 @@
+"""The data card of an export: what the rows are, where they came from, what was done to them, what is wrong with them.
+
+Every fact is read from the artifact and from what checks found in it; nothing is typed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+
+from luthier.core.artifact import Artifact
+from luthier.models.card import data_licence, without_places
+from luthier.text.dataset import Summary, summary
+from luthier.text.findings import Findings
+
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+"""Size categories in the hub's own words."""
+
+
+def card(artifact: Artifact, name: str, findings: Findings | None) -> str:
+    """The README of an export: front matter that the hub reads, then plain text."""
+    told = summary(artifact)
+    front = yaml.safe_dump(_front(artifact, name, told), sort_keys=True, allow_unicode=True)
+    parts = [
+        f"---\n{front}---\n",
+        f"# {name}\n",
+        f"{_what(told)} Prepared with Luthier; every row keeps its id, so that its story can be told.\n",
+        _counts(told),
+        _sources(artifact, told),
+        _operators(artifact, told),
+        _risks(artifact, findings),
+        _provenance(artifact),
+    ]
+    return "\n".join(parts)
+
+
+def _front(artifact: Artifact, name: str, told: Summary) -> dict[str, Any]:
+    rows = sum(told.rows.values())
+    return {
+        "license": data_licence(artifact) or "unknown",
+        "pretty_name": name,
+        "size_categories": [next((word for limit, word in _SIZES if rows < limit), "n>1M")],
+        "tags": ["luthier"],
+        "task_categories": ["text-classification" if told.task == "label" else "text-generation"],
+    }
+
+
+def _what(told: Summary) -> str:
+    rows = ", ".join(f"{count:,} {split}" for split, count in told.rows.items())
+    if told.task == "text":
+        return f"Conversations with free answers: {rows} rows."
+    shown = ", ".join(map(_cell, told.labels[:20])) + (", …" if len(told.labels) > 20 else "")
+    return f"Texts with one of {len(told.labels)} classes ({shown}): {rows} rows."
+
+
+def _counts(told: Summary) -> str:
+    """Every row that went in, by what became of it."""
+    lines = [f"| read | {told.rows_in} |"]
+    lines += [f"| {split} | {count} |" for split, count in told.rows.items()]
+    lines += [f"| dropped: {_cell(reason)} | {count} |" for reason, count in told.dropped.items()]
+    lines += [f"| edited by {operator} | {count} |" for operator, count in told.edited.items()]
+    return "## Rows\n\n| what | rows |\n|---|---|\n" + "\n".join(lines) + "\n"
+
+
+def _sources(artifact: Artifact, told: Summary) -> str:
+    licence = data_licence(artifact) or "not stated by the source; find it out before you pass the rows on"
+    lines = [f"- `{one.source}`: {_name(one.file)}, {one.rows} rows" for one in told.sources]
+    lines += [
+        f"- bytes read by `{part}`: digest `{digest}`" for part, digest in sorted(artifact.manifest.reads.items())
+    ]
+    return "## Sources and licences\n\n" + "\n".join([*lines, f"- licence: {licence}"]) + "\n"
+
+
+def _operators(artifact: Artifact, told: Summary) -> str:
+    """The settings that made the data set."""
+    settings = without_places(artifact.manifest.settings)
+    shown = {key: settings[key] for key in ("source", "ops", "split") if key in settings}
+    text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
+    return f"## What was done\n\n{''.join(_edits(told))}```yaml\n{text}```\n"
+
+
+def _edits(told: Summary) -> Iterator[str]:
+    if told.edited:
+        yield f"Texts were edited by {', '.join(sorted(told.edited))}.\n\n"
+
+
+def _risks(artifact: Artifact, findings: Findings | None) -> str:
+    """What checks found, and what nobody looked for."""
+    lines = []
+    kinds = [_kind(one) for one in artifact.manifest.settings.get("ops", ())]
+    if "pii" not in kinds:
+        lines.append("- Personal data: nobody looked for any (no operator `pii`).")
+    if findings is None:
+        lines.append("- Nobody looked for wrong labels, conflicts, outliers, shift or bias (no step `validate`).")
+    else:
+        lines.append(f"- {findings.sentence}")
+        for finding in (*findings.of("serious"), *findings.of("warning")):
+            lines.append(f"- {finding.severity}: {finding.title}. {finding.sentence} {finding.remedy}".rstrip())
+        if findings.looked_at < findings.rows:
+            lines.append(f"- {findings.looked_at:,} of {findings.rows:,} rows were looked at.")
+        lines += [f"- not looked at: {kind} ({why})" for kind, why in findings.skipped.items()]
+    return "## Known risks\n\n" + "\n".join(lines) + "\n"
+
+
+def _provenance(artifact: Artifact) -> str:
+    manifest = artifact.manifest
+    lines = [f"- artifact: `{artifact.digest}`", f"- seed: `{manifest.seed}`", f"- code: `{manifest.code}`"]
+    lines += [f"- {entry.path}: {entry.size} bytes, `{entry.digest}`" for entry in manifest.files]
+    return "## Provenance\n\n" + "\n".join(lines) + "\n"
+
+
+def _kind(operator: Mapping[str, Any] | str) -> str:
+    return operator if isinstance(operator, str) else str(operator["kind"])
+
+
+def _cell(text: str) -> str:
+    """Text of the data in Markdown: on one line, no mark-up of its own."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "\\<")
+
+
+def _name(file: str) -> str:
+    """A file as it may be told to others: where it lay is nobody's business."""
+    return str(without_places(file))

@@ -1,0 +1,60 @@
+"""The rows of a validation's findings as files that a person reads and a recipe takes."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from luthier.core.artifact import Artifact
+from luthier.core.errors import DataError, Where
+from luthier.core.files import write_aside
+from luthier.text.dataset import columns, splits
+from luthier.text.findings import Mark, read_findings, read_marks
+
+ROWS, SETTINGS = "findings.jsonl", "leave_out.yaml"
+
+
+def write_found(artifact: Artifact, to: Path) -> list[Path]:
+    """Write `findings.jsonl`, a line for each row of each finding with its text, and `leave_out.yaml`, operators that
+    leave these rows out; files that are there already are not overwritten."""
+    for path in (to / ROWS, to / SETTINGS):
+        if path.exists():
+            raise DataError("is there already", where=Where(file=str(path)), remedy="give another folder")
+    marks = list(read_marks(artifact))
+    lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in _lines(artifact, marks))
+    write_aside(to / ROWS, lines.encode())
+    write_aside(to / SETTINGS, _settings(artifact, marks).encode())
+    return [to / ROWS, to / SETTINGS]
+
+
+def _lines(artifact: Artifact, marks: list[Mark]) -> Iterator[dict[str, Any]]:
+    severity = {finding.name: finding.severity for finding in read_findings(artifact).findings}
+    data, wanted = artifact.parent("data"), {mark.id for mark in marks}
+    rows = {row["id"]: row for split in splits(data) for row in columns(data, split) if row["id"] in wanted}
+    for mark in marks:
+        row = rows[mark.id]
+        yield {
+            **mark._asdict(),
+            "severity": severity[mark.finding],
+            "origin": {key: row[key] for key in ("source", "file", "line")},
+            "label": row["label"],
+            "messages": json.loads(row["messages"]),
+        }
+
+
+def _settings(artifact: Artifact, marks: list[Mark]) -> str:
+    """Operators of `prepare` that leave out the rows of each finding."""
+    ids: dict[str, list[str]] = defaultdict(list)
+    for mark in marks:
+        ids[mark.finding].append(mark.id)
+    lines = ["# Rows that a validation names, by finding. Read them first, take out those you keep, and put what is"]
+    lines += ["# left into `ops` of the step `prepare`."]
+    for finding in read_findings(artifact).findings:
+        if found := ids.get(finding.name):
+            quoted = "\n".join(f'      - "{one}"' for one in found)
+            lines += [f"# {finding.severity}: {' '.join(finding.sentence.split())}"]
+            lines += [f"  - kind: leave_out\n    reason: {json.dumps(finding.title)}\n    ids:\n{quoted}"]
+    return "\n".join(lines) + "\n"

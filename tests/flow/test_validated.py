@@ -1,0 +1,60 @@
+"""A data set is checked, gated on and given out, by the commands that a person types."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from luthier.cli.app import run_command
+from workshop import tickets, write_csv
+
+RECIPE = """\
+luthier: 1
+name: tickets
+seed: 3
+steps:
+  data:
+    kind: prepare
+    source: {kind: csv, path: tickets.csv, prompt: message, answer: category}
+    split: {test: 60}
+  validate: {kind: validate, data: data, checks: [label_errors, conflicts, answer_quality]}
+  gate: {kind: gate, findings: validate, rules: ["label_errors < 2%", "no serious findings"]}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A recipe over tickets of which every ninth bears a wrong class."""
+    rows = tickets(270)
+    for row in rows[::9]:
+        row["category"] = {"billing": "delivery", "delivery": "account", "account": "billing"}[row["category"]]
+    write_csv(tmp_path / "tickets.csv", rows)
+    (tmp_path / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_serious_findings_are_printed_gated_on_and_given_out(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["run"]) == 1
+    told = capsys.readouterr().out
+    assert "The data are not fit to train on yet; 1 serious finding: likely label errors." in told
+    assert "serious: Likely label errors:" in told
+    assert "gate FAIL: label_errors < 2%" in told
+    assert "not fit to train on yet" in (folder / ".luthier" / "reports" / "tickets.html").read_text()
+
+    assert run_command(["show", "recipe.yaml:validate", "--json"]) == 0
+    assert "label_errors" in json.loads(capsys.readouterr().out)["summary"]
+
+    assert run_command(["export", "recipe.yaml:data", "--to", "rows"]) == 0
+    readme = (folder / "rows" / "README.md").read_text()
+    assert "serious: Likely label errors." in readme
+    assert run_command(["export", "recipe.yaml:validate", "--to", "found"]) == 0
+    assert {path.name for path in (folder / "found").iterdir()} == {"findings.jsonl", "leave_out.yaml"}
+
+    (folder / "rows" / "README.md").write_text("my own words")
+    capsys.readouterr()
+    assert run_command(["export", "recipe.yaml:data", "--to", "rows"]) == 0
+    assert "was left as it is" in capsys.readouterr().out
+    assert (folder / "rows" / "README.md").read_text() == "my own words"
