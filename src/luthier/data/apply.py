@@ -14,11 +14,24 @@ Numbered = tuple[int, Event]
 """An event and the number of its row, by which events are put in order."""
 
 
+Tables = dict[str, dict[str, dict[str, int]]]
+"""Counts by operator, by what was found, and where."""
+
+
 class Named(NamedTuple):
     """An operator and the name it goes by in this recipe: its kind, numbered when it stands there twice."""
 
     name: str
     operator: Operator
+
+
+class Through(NamedTuple):
+    """A batch behind some operators, and what happened on the way."""
+
+    batch: Batch
+    events: list[Numbered]
+    notes: list[str]
+    counts: Tables
 
 
 def named(operators: Sequence[Operator]) -> list[Named]:
@@ -31,20 +44,21 @@ def named(operators: Sequence[Operator]) -> list[Named]:
     return found
 
 
-def run_row_operators(
-    batch: Batch, operators: Sequence[Named], guards: Sequence[Operator]
-) -> tuple[Batch, list[Numbered], list[str]]:
-    """Take a batch through row operators in order; returns what is left, the events, and notes."""
+def run_row_operators(batch: Batch, operators: Sequence[Named], guards: Sequence[Operator]) -> Through:
+    """Take a batch through row operators in order."""
     events: list[Numbered] = []
     notes: list[str] = []
+    counts: Tables = {}
     for one in operators:
         assert isinstance(one.operator, RowOperator)
         outcome = one.operator.apply(batch.rows)
         notes += outcome.notes
+        if outcome.counts:
+            counts[one.name] = outcome.counts
         batch, made = take(batch, one, outcome, guards)
         events += made
     events.sort(key=lambda numbered: numbered[0])
-    return batch, events, notes
+    return Through(batch, events, notes, counts)
 
 
 def take(batch: Batch, one: Named, outcome: Outcome, guards: Sequence[Operator]) -> tuple[Batch, list[Numbered]]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from luthier.core.files import writing
-from luthier.data.apply import Named, Numbered, category
+from luthier.data.apply import Named, Numbered, Tables, category
 from luthier.data.corpus import Settled, View, carried_out
 from luthier.data.operator import SetOperator
 from luthier.data.stage import Fed, Passed, Stage, stages, through
@@ -37,6 +37,7 @@ class Books:
     dropped: Counter[str] = field(default_factory=Counter)
     edited: Counter[str] = field(default_factory=Counter)
     notes: dict[str, None] = field(default_factory=dict)
+    counts: Tables = field(default_factory=dict)
 
     def enter(self, events: Iterable[Numbered]) -> None:
         """Count drops by reason and edited rows by operator."""
@@ -47,6 +48,14 @@ class Books:
             else:
                 edited.add((number, event.operator))
         self.edited.update(operator for _, operator in edited)
+
+    def count(self, tables: Tables) -> None:
+        """Add what operators counted."""
+        for operator, table in tables.items():
+            for what, places in table.items():
+                mine = self.counts.setdefault(operator, {}).setdefault(what, {})
+                for place, number in places.items():
+                    mine[place] = mine.get(place, 0) + number
 
 
 @dataclass
@@ -95,6 +104,7 @@ class Engine:
     def _enter(self, passed: Passed) -> None:
         self.books.enter(passed.events)
         self.books.notes.update(dict.fromkeys(passed.notes))
+        self.books.count(passed.counts)
         self.events.write([event for _, event in passed.events])
 
     def _settle(self, stage: Stage, spill: Spill, sketch_files: Sequence[Path]) -> list[Settled]:
@@ -106,6 +116,7 @@ class Engine:
             outcome = one.operator.settle(View(spill, left, _sketches(path, spill.rows)))
             found.append(Settled.of(one, left, outcome))
             self.books.notes.update(dict.fromkeys(outcome.notes))
+            self.books.count({one.name: outcome.counts})
             left = np.delete(left, sorted(outcome.drops)) if outcome.drops else left
             path.unlink()
         return found

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from luthier.data.profile import Profile
+    from luthier.text.dataset import Rightness
 
 Reads = Literal["system", "prompt", "answer", "meta", "group"]
 Column = Literal["text", "number", "count", "flag"]
@@ -52,6 +53,14 @@ class Drop(NamedTuple):
     similarity: float | None = None
 
 
+class Leftover(NamedTuple):
+    """What may not leave the data room and is in a row all the same; never the value itself."""
+
+    field: str
+    what: str
+    remedy: str
+
+
 class Secret(NamedTuple):
     """A span that may not stand in clear in any event."""
 
@@ -70,6 +79,8 @@ class Outcome:
     """Values of each column that `columns` names, one for each row shown."""
     notes: list[str] = field(default_factory=list)
     """What the user should be told."""
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    """A table for the summary, added up over all rows: by what was found, and where."""
 
 
 class Suggestion(NamedTuple):
@@ -144,6 +155,14 @@ class Operator(Component):
     def secrets(self, text: str) -> list[Secret]:
         """Spans of a text that may not stand in clear in the events of any operator."""
         return []
+
+    def leftover(self, row: Row) -> Leftover | None:
+        """What is in a row at the very end, after all operators, although this one should have taken it out."""
+        return None
+
+    def prove(self, base: Path) -> dict[str, Rightness]:
+        """How right it is, by kind, on a labelled sample that its settings name; `base` is the recipe's folder."""
+        return {}
 
 
 class RowOperator(Operator):

@@ -24,7 +24,7 @@ from luthier.data.split import NAMES, NOT_TAKEN, TEST, TRAIN, VALIDATION, Assign
 from luthier.data.tables import EXAMPLE_COLUMNS, EventWriter, Spill, TableWriter, example_schema, from_arrow
 from luthier.data.task import Answers, Task
 from luthier.data.text_keys import digest8, prompt_key
-from luthier.text.dataset import SourceCount, Summary
+from luthier.text.dataset import Rightness, SourceCount, Summary
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -51,6 +51,7 @@ def prepare(source: Source, operators: Sequence[Operator], split: Split, work: W
     engine = Engine(chosen, work.scratch / "passes", events, options.workers, work.base, _Ticker(work, reader))
     spill = engine.run(reader.batches())
     left = _Left.scan(spill, split, engine.books, events)
+    _last_look(spill, operators)
     task = _decide_task(left, options.task, work)
     assigned = assign(split, left.keys(task), work.seed)
     _check_train(assigned.splits, assigned.notes)
@@ -60,7 +61,8 @@ def prepare(source: Source, operators: Sequence[Operator], split: Split, work: W
     events.close()
     result = _Result(spill, splits, task, chosen)
     result.write(work.folder)
-    summary = _summary(reader, result, engine.books, left.answers if task == "label" else None)
+    measured = {one.name: proof for one in chosen if (proof := one.operator.prove(work.base))}
+    summary = _summary(reader, result, engine.books, left.answers if task == "label" else None, measured)
     write_aside(work.folder / "summary.json", (summary.model_dump_json(indent=1) + "\n").encode())
     if (broken := reader.first_broken) is not None:
         work.events.warning(f"left out, and listed in events.parquet: {broken.file}:{broken.line}: {broken.problem}")
@@ -73,6 +75,19 @@ def grouped(source: Source, split: Split) -> Source:
     if split.group in (None, "cluster", source.group):
         return source
     return source.model_copy(update={"group": split.group})
+
+
+def _last_look(spill: Spill, operators: Sequence[Operator]) -> None:
+    """Refuse rows that hold what an operator should have taken out, wherever it came from since."""
+    looking = [operator for operator in operators if type(operator).leftover is not Operator.leftover]
+    for table in spill.batches() if looking else ():
+        for row in from_arrow(table).rows:
+            for operator in looking:
+                if (left := operator.leftover(row)) is not None:
+                    where = Where(file=row.file, line=row.line, field=left.field)
+                    raise DataError(
+                        f"{left.what} is left in the row after all operators", where=where, remedy=left.remedy
+                    )
 
 
 class _Ticker:
@@ -273,7 +288,9 @@ def _chosen(table: pa.RecordBatch, wanted: NDArray[np.bool_]) -> pa.RecordBatch:
     return table.filter(pa.array(wanted))
 
 
-def _summary(reader: Reader, result: _Result, books: Books, labels: Answers | None) -> Summary:
+def _summary(
+    reader: Reader, result: _Result, books: Books, labels: Answers | None, measured: dict[str, dict[str, Rightness]]
+) -> Summary:
     sources = [SourceCount(source=reader.kind, file=file, rows=rows) for file, rows in reader.files.items()]
     return Summary(
         rows_in=reader.rows,
@@ -283,6 +300,8 @@ def _summary(reader: Reader, result: _Result, books: Books, labels: Answers | No
         task=result.task,
         labels=sorted(labels.labels) if labels else [],
         sources=sources,
+        counts={name: table for name, table in books.counts.items() if table},
+        measured=measured,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from pydantic import TypeAdapter
 
 from luthier.core.errors import DataError, Where
+from luthier.data.leaves import leaf, leaves, with_leaf
 from luthier.text.messages import ExampleKind, Message
 
 MESSAGES: TypeAdapter[tuple[Message, ...]] = TypeAdapter(tuple[Message, ...])
@@ -84,23 +85,77 @@ class Row:
             if message.role in roles and message.content:
                 yield f"messages[{index}].content", message.content
 
+    def everything(self) -> Iterator[tuple[str, str]]:
+        """Every text and number of the row with its field name: turns, what was thought, calls, columns, the group.
+
+        What is nested has a JSON pointer behind the name: `meta.ticket/notes/0`.
+        """
+        for index, message in enumerate(self.messages):
+            for part in _PARTS:
+                if text := getattr(message, part):
+                    yield f"messages[{index}].{part}", text
+            for at, call in enumerate(message.tool_calls):
+                for path, text in leaves(call.arguments):
+                    yield f"messages[{index}].tool_calls/{at}{path}", text
+        if self.group:
+            yield "group", self.group
+        for name, value in self.meta.items():
+            for path, text in leaves(value):
+                yield f"meta.{name}{path}", text
+        for path, text in leaves(self.tools):
+            yield f"tools{path}", text
+
     def text(self, name: str) -> str:
-        """One text by its field name: a turn, a column of `meta`, or the group."""
+        """One text by its field name."""
         if name == "group":
             return self.group or ""
         if name.startswith("meta."):
-            return str(self.meta[name.removeprefix("meta.")])
-        return self.messages[int(name[len("messages[") : name.index("]")])].content
+            column, path = self._column(name)
+            return leaf(self.meta[column], path)
+        if name.startswith("tools/"):
+            return leaf(self.tools, name.removeprefix("tools"))
+        index, part = _turn(name)
+        if part.startswith("tool_calls/"):
+            _, at, path = part.split("/", 2)
+            return leaf(self.messages[index].tool_calls[int(at)].arguments, f"/{path}")
+        return str(getattr(self.messages[index], part))
 
     def with_text(self, name: str, text: str) -> Row:
         """The row with one text replaced."""
         if name == "group":
             return replace(self, group=text)
         if name.startswith("meta."):
-            return replace(self, meta={**self.meta, name.removeprefix("meta."): text})
-        index = int(name[len("messages[") : name.index("]")])
-        message = self.messages[index].model_copy(update={"content": text})
+            column, path = self._column(name)
+            return replace(self, meta={**self.meta, column: with_leaf(self.meta[column], path, text)})
+        if name.startswith("tools/"):
+            return replace(self, tools=with_leaf(self.tools, name.removeprefix("tools"), text))
+        index, part = _turn(name)
+        update: dict[str, Any] = {part: text}
+        if part.startswith("tool_calls/"):
+            _, at, path = part.split("/", 2)
+            calls = list(self.messages[index].tool_calls)
+            arguments = with_leaf(calls[int(at)].arguments, f"/{path}", text)
+            calls[int(at)] = calls[int(at)].model_copy(update={"arguments": arguments})
+            update = {"tool_calls": tuple(calls)}
+        message = self.messages[index].model_copy(update=update)
         return replace(self, messages=(*self.messages[:index], message, *self.messages[index + 1 :]))
+
+    def _column(self, name: str) -> tuple[str, str]:
+        """The column of `meta` that a field name means, and the pointer into it."""
+        whole = name.removeprefix("meta.")
+        if whole in self.meta:
+            return whole, ""
+        column = max((one for one in self.meta if whole.startswith(f"{one}/")), key=len)
+        return column, whole[len(column) :]
+
+
+_PARTS = ("content", "thinking", "name")
+
+
+def _turn(name: str) -> tuple[int, str]:
+    """`messages[2].content` as 2 and `content`."""
+    index, _, part = name.removeprefix("messages[").partition("].")
+    return int(index), part
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from luthier.data.apply import Named, Numbered, run_row_operators
+from luthier.data.apply import Named, Numbered, Tables, run_row_operators
 from luthier.data.operator import Column, Operator, RowOperator, SetOperator
 from luthier.data.row import Batch
 from luthier.data.tables import from_arrow, from_bytes, spill_schema, to_arrow, to_bytes
@@ -35,6 +35,7 @@ class Passed(NamedTuple):
     sketches: list[bytes]
     """For each set operator, the batch's sketches end to end."""
     notes: list[str]
+    counts: Tables
 
 
 @dataclass(frozen=True)
@@ -53,17 +54,17 @@ class Stage:
     def run(self, fed: Fed) -> Passed:
         """Take one batch through."""
         if not isinstance(fed.rows, Batch) and not (self.rows or self.sets):
-            return Passed(fed.rows, fed.events, [], [])
+            return Passed(fed.rows, fed.events, [], [], {})
         before = fed.rows if isinstance(fed.rows, Batch) else from_arrow(fed.rows)
-        batch, events, notes = run_row_operators(before, self.rows, self.guards)
-        events = sorted([*fed.events, *events], key=lambda numbered: numbered[0])
+        batch, made, notes, counts = run_row_operators(before, self.rows, self.guards)
+        events = sorted([*fed.events, *made], key=lambda numbered: numbered[0])
         sketches: list[bytes] = []
         for one in self.sets:
             assert isinstance(one.operator, SetOperator)
             sketches.append(b"".join(one.operator.sketch(batch.rows)))
         untouched = not isinstance(fed.rows, Batch) and not self.rows
         table = fed.rows if untouched else to_arrow(batch, spill_schema(self.columns))
-        return Passed(table, events, sketches, notes)
+        return Passed(table, events, sketches, notes, counts)
 
 
 def stages(operators: Sequence[Named], base: Path = Path()) -> list[Stage]:
@@ -106,6 +107,7 @@ class _Sent(NamedTuple):
     events: list[Numbered]
     sketches: list[bytes]
     notes: list[str]
+    counts: Tables
 
 
 def _in_processes(stage: Stage, fed: Iterator[Fed], workers: int) -> Iterator[Passed]:
@@ -118,7 +120,7 @@ def _in_processes(stage: Stage, fed: Iterator[Fed], workers: int) -> Iterator[Pa
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker, initargs=(setup,)) as pool:
         waiting: deque[Future[_Sent]] = deque()
         for one in fed:
-            waiting.append(pool.submit(_work, _Sent(_as_bytes(one.rows), one.events, [], [])))
+            waiting.append(pool.submit(_work, _Sent(_as_bytes(one.rows), one.events, [], [], {})))
             if len(waiting) > 2 * workers:
                 yield _received(waiting.popleft())
         while waiting:
@@ -131,7 +133,7 @@ def _as_bytes(rows: Batch | pa.RecordBatch) -> bytes:
 
 def _received(future: Future[_Sent]) -> Passed:
     sent = future.result()
-    return Passed(from_bytes(sent.table), sent.events, sent.sketches, sent.notes)
+    return Passed(from_bytes(sent.table), sent.events, sent.sketches, sent.notes, sent.counts)
 
 
 _STAGE: list[Stage] = []
@@ -146,4 +148,4 @@ def _prepare_worker(setup: str) -> None:
 
 def _work(sent: _Sent) -> _Sent:
     passed = _STAGE[0].run(Fed(from_bytes(sent.table), sent.events))
-    return _Sent(to_bytes(passed.table), passed.events, passed.sketches, passed.notes)
+    return _Sent(to_bytes(passed.table), passed.events, passed.sketches, passed.notes, passed.counts)

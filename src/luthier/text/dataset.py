@@ -33,6 +33,19 @@ class SourceCount(BaseModel):
     rows: int
 
 
+class Rightness(BaseModel):
+    """How right an operator was about one kind, on a labelled sample; rates with their 95 % intervals (Wilson)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    wanted: int
+    """What the sample holds."""
+    found: int
+    recall: tuple[float, float, float] | None
+    """The part of what was wanted that was found, and its interval; None when the sample holds none."""
+    precision: tuple[float, float, float] | None
+    """The part of what was found that was wanted, and its interval; None when nothing was found."""
+
+
 class Summary(BaseModel):
     """What went in and what became of it; every row is accounted for."""
 
@@ -51,6 +64,10 @@ class Summary(BaseModel):
     sources: list[SourceCount]
     made: dict[str, int] = {}
     """Rows that were made here out of others, by augmenter, those that were refused included."""
+    counts: dict[str, dict[str, dict[str, int]]] = {}
+    """What operators counted: by operator, by what was found (such as `email`), by where (`user`, `meta.note`)."""
+    measured: dict[str, dict[str, Rightness]] = {}
+    """How right operators were on labelled samples, by operator and kind."""
 
     @model_validator(mode="after")
     def _adds_up(self) -> Summary:

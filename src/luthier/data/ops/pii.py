@@ -1,115 +1,189 @@
-"""Personal data found by patterns, and taken out of texts and columns."""
+"""Personal data found by patterns, checksums and models, and taken out of texts and columns."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import hmac
-import os
 import re
-import secrets
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from luthier.core.errors import RecipeError, Unwritable, Where
-from luthier.core.files import writing
-from luthier.data.operator import Column, Drop, Edit, Outcome, Reads, RowOperator, Secret, Suggestion
-from luthier.data.pii import KINDS, Found, PiiKind, find
+from luthier.data.operator import Column, Drop, Edit, Leftover, Outcome, Reads, RowOperator, Secret, Suggestion
+from luthier.data.pii import HIGH_RISK, KINDS, NAME_KINDS, PATTERN_KINDS, Found, PiiKind, find
+from luthier.data.pii.keeper import KEY_VARIABLE, Keeper
+from luthier.data.pii.proof import measure, read_labelled
+from luthier.data.pii.pseudonyms import LOCALES, Pseudonyms
+from luthier.data.pii.shown import canonical, masked
+from luthier.data.recogniser import Recogniser
 from luthier.data.row import Row
 
 if TYPE_CHECKING:
     from luthier.data.profile import Profile
+    from luthier.text.dataset import Rightness
 
-Action = Literal["redact", "mask", "hash", "drop", "flag"]
-KEY_VARIABLE = "LUTHIER_PII_KEY"
-_KEPT_BY_MASK = 4
+Action = Literal["redact", "mask", "hash", "pseudonymise", "drop", "flag", "keep"]
+Fields = list[tuple[str, str, list[Found]]]
+"""The texts of a row: field name, text, and what was found in it."""
 
 
 class Pii(RowOperator):
-    """Find e-mail addresses, phone and card numbers, IBANs, social security numbers, IP and MAC addresses, secrets.
+    """Find e-mail, phones, cards, IBANs, national ids, IP and MAC addresses, secrets, birth dates, addresses, names.
 
     Events never hold what was found: a keyed hash stands in its place, so that the same value can be followed without
-    being known. The key comes from an environment variable; without it, from a file of yours that is made once.
+    being known. The key comes from an environment variable; without it, from a file of yours that is made once. After
+    all operators, every row is looked at once more: when a key, a card, an account or a national number is left that no
+    action of yours keeps, the recipe fails and says where.
     """
 
     kind: Literal["pii"] = "pii"
     reads: ClassVar[tuple[Reads, ...]] = ("system", "prompt", "answer", "meta", "group")
     suggested_at: ClassVar[int] = 20
     writes: ClassVar[dict[str, Column]] = dict.fromkeys(KINDS, "count")
+    is_private: ClassVar[bool] = True
 
     action: Action = "redact"
     """`redact` puts the kind in its place (`[EMAIL]`), `mask` leaves the last four characters of numbers, `hash` puts a
-    tag that is the same wherever the value is the same, `drop` leaves the row out, `flag` only counts."""
+    tag that is the same wherever the value is the same, `pseudonymise` another value of the same sort that belongs to
+    nobody, `drop` leaves the row out, `flag` only counts, `keep` counts and lets the last look pass it."""
     actions: dict[PiiKind, Action] = Field(default_factory=dict)
-    """Another action for some kinds."""
-    kinds: tuple[PiiKind, ...] = KINDS
-    """What is looked for."""
+    """Another action for some kinds, such as `{email: hash, person: pseudonymise}`."""
+    kinds: tuple[PiiKind, ...] = PATTERN_KINDS
+    """What is looked for by patterns; what a recogniser of names knows comes to it."""
+    names: Recogniser | None = None
+    """A model that finds persons and more: `rampart` or `spacy` (`pip install 'luthier[names]'`)."""
+    consistent: Literal["conversation", "corpus"] = "conversation"
+    """How far a pseudonym reaches: within a row the same person is always the same; with `corpus`, in all rows."""
+    locale: str = "auto"
+    """Whose names pseudonyms are, such as `de_DE`; `auto`: of the row's language."""
     columns: bool = True
-    """Look into the columns that stay in `meta`, too."""
+    """Look into the columns that stay in `meta`, too, and into what is nested in them."""
+    last_look: bool = True
+    """Fail when a high-risk kind is left at the end, wherever it came from."""
+    labelled: str | None = None
+    """A JSONL file of `{"text", "spans": [{"start", "end", "kind"}]}` on which recall and precision are measured."""
     key_env: str = KEY_VARIABLE
     """The environment variable with the secret key for hashes; set the same on all machines to get the same tags."""
 
+    @model_validator(mode="after")
+    def _names_can_be_found(self) -> Pii:
+        known = self.names.finds if self.names else ()
+        asked = {*self.kinds, *self.actions} & {*NAME_KINDS} - {*known}
+        if asked:
+            raise ValueError(f"{min(asked)} is found by a recogniser of names; set `names: rampart` or `names: spacy`")
+        if self.locale != "auto" and self.locale not in LOCALES.values():
+            raise ValueError(
+                f"there are no names of {self.locale!r}; there are {', '.join(LOCALES.values())}, and auto"
+            )
+        return self
+
     def fingerprint(self, base: Path) -> str | None:
-        """A digest of the key, since it decides the tags."""
-        return hashlib.sha256(b"luthier.pii:" + self._keeper.key).hexdigest()[:16]
+        """A digest of the key, since it decides the tags, and of the labelled sample."""
+        sample = (base / self.labelled).read_bytes() if self.labelled and (base / self.labelled).is_file() else b""
+        return self._keeper.fingerprint + (hashlib.sha256(sample).hexdigest()[:16] if sample else "")
 
     @cached_property
-    def _keeper(self) -> _Keeper:
-        return _Keeper.of(self.key_env)
+    def _keeper(self) -> Keeper:
+        return Keeper.of(self.key_env)
+
+    @cached_property
+    def _wanted(self) -> frozenset[PiiKind]:
+        return frozenset((*self.kinds, *(self.names.finds if self.names else ())))
 
     def apply(self, rows: Sequence[Row]) -> Outcome:
         """Find, count, and say what becomes of it."""
         counts: dict[str, list[int]] = {kind: [] for kind in KINDS}
         outcome = Outcome(attributes=dict(counts))
-        for place, row in enumerate(rows):
+        by_field: dict[PiiKind, Counter[str]] = {}
+        for place, (row, fields) in enumerate(zip(rows, self._searched(rows), strict=True)):
             seen: Counter[PiiKind] = Counter()
-            for field, text in self._texts(row):
-                for found in find(text, self.kinds):
+            stand_ins = self._stand_ins(row, fields)
+            for field, _, finds in fields:
+                for found in finds:
                     seen[found.kind] += 1
-                    if (edit := self._edit(field, found)) is not None:
+                    by_field.setdefault(found.kind, Counter())[_told(row, field)] += 1
+                    if (edit := self._edit(field, found, stand_ins)) is not None:
                         outcome.edits.setdefault(place, []).append(edit)
             for kind in KINDS:
                 counts[kind].append(seen[kind])
             if unwanted := [kind for kind in KINDS if seen[kind] and self._action(kind) == "drop"]:
                 outcome.drops[place] = Drop(f"holds {unwanted[0]}")
+        outcome.counts.update({kind: dict(sorted(by_field[kind].items())) for kind in KINDS if kind in by_field})
         return outcome
 
-    def _texts(self, row: Row) -> Iterator[tuple[str, str]]:
-        yield from row.texts(("system", "user", "assistant", "tool"))
-        if row.group:
-            yield "group", row.group
-        if self.columns:
-            for name, value in row.meta.items():
-                if isinstance(value, str) and value:
-                    yield f"meta.{name}", value
+    def _searched(self, rows: Sequence[Row]) -> Iterator[Fields]:
+        """The texts of each row with what is in them."""
+        texts = [[one for one in row.everything() if self.columns or not _is_column(one[0])] for row in rows]
+        named = iter(self._named([_context(name) + text for row in texts for name, text in row]))
+        for row in texts:
+            yield [(name, text, _in_field(name, text, self._wanted, next(named))) for name, text in row]
+
+    def _named(self, texts: list[str]) -> list[list[Found]]:
+        return self.names.recognise(texts) if self.names else [[]] * len(texts)
 
     def _action(self, kind: PiiKind) -> Action:
         return self.actions.get(kind, self.action)
 
-    def _edit(self, field: str, found: Found) -> Edit | None:
+    def _edit(self, field: str, found: Found, stand_ins: Pseudonyms | None) -> Edit | None:
         """What takes the place of one find; a group keeps rows together, so there it is always a tag."""
         action = self._action(found.kind)
-        if action in ("flag", "drop"):
+        if action in ("flag", "keep", "drop"):
             return None
         tag = self._tag(found)
         if action == "hash" or field == "group":
             after = tag
+        elif action == "pseudonymise":
+            assert stand_ins is not None
+            after = stand_ins.of(found)
         else:
-            after = f"[{found.kind.upper()}]" if action == "redact" else _masked(found)
+            after = f"[{found.kind.upper()}]" if action == "redact" else masked(found)
         return Edit(field, found.start, found.end, found.text, after, found.kind, hidden=tag)
 
+    def _stand_ins(self, row: Row, fields: Fields) -> Pseudonyms | None:
+        if not any(self._action(found.kind) == "pseudonymise" for _, _, finds in fields for found in finds):
+            return None
+        scope = row.id if self.consistent == "conversation" else ""
+        return Pseudonyms(self._keeper, scope, self._locale(row), self._tag)
+
+    def _locale(self, row: Row) -> str:
+        if self.locale != "auto":
+            return self.locale
+        from luthier.data.languages import identify
+
+        return LOCALES.get(identify([row.prompt or row.answer])[0].code, "en_US")
+
     def _tag(self, found: Found) -> str:
-        return f"[{found.kind.upper()}:{self._keeper.tag(_canonical(found))}]"
+        return f"[{found.kind.upper()}:{self._keeper.tag(canonical(found))}]"
 
     def secrets(self, text: str) -> list[Secret]:
         """Everything found in a text, with its tag."""
-        return [Secret(found.start, found.end, self._tag(found)) for found in find(text, self.kinds)]
+        finds = find(text, self._wanted, self._named([text])[0])
+        return [Secret(found.start, found.end, self._tag(found)) for found in finds]
+
+    def leftover(self, row: Row) -> Leftover | None:
+        """A key, card, account or national number that is left in a row although no action keeps it."""
+        if not self.last_look:
+            return None
+        risky = tuple(kind for kind in HIGH_RISK if self._action(kind) != "keep")
+        for name, text in row.everything():
+            if found := _in_field(name, text, risky, ()):
+                remedy = (
+                    f"set `actions: {{{found[0].kind}: redact}}` and let pii stand behind what made it, or `keep` it"
+                )
+                return Leftover(name, found[0].kind, remedy)
+        return None
+
+    def prove(self, base: Path) -> dict[str, Rightness]:
+        """Recall and precision of each kind on the labelled sample."""
+        if self.labelled is None:
+            return {}
+        sample = read_labelled(base, self.labelled)
+        named = self._named([one.text for one in sample])
+        finds = [find(one.text, self._wanted, names) for one, names in zip(sample, named, strict=True)]
+        return measure(sample, finds)
 
     @classmethod
     def trial(cls) -> Pii:
@@ -125,67 +199,31 @@ class Pii(RowOperator):
         return Suggestion({"action": "redact"}, f"personal data in {profile.looked_at} rows: {shown}")
 
 
-def _canonical(found: Found) -> str:
-    """The value without its dress, so that `0170 / 123` and `0170123` have one tag."""
-    if found.kind in ("email", "mac"):
-        return found.text.casefold()
-    if found.kind in ("phone", "card", "iban", "ssn"):
-        return re.sub(r"[^0-9A-Za-z+]", "", found.text).upper()
-    return found.text
+def _is_column(field: str) -> bool:
+    return field.startswith(("meta.", "tools/"))
 
 
-def _masked(found: Found) -> str:
-    """Stars for all letters and digits, but the last four of numbers."""
-    kept = _KEPT_BY_MASK if found.kind in ("phone", "card", "iban", "ssn") else 0
-    places = [index for index, char in enumerate(found.text) if char.isalnum()]
-    starred = set(places[: len(places) - kept])
-    return "".join("*" if index in starred else char for index, char in enumerate(found.text))
+def _told(row: Row, field: str) -> str:
+    """What a field is called in counts: who speaks, a column without what is nested in it, or the group."""
+    if field.startswith("messages["):
+        return row.messages[int(field[len("messages[") : field.index("]")])].role
+    return field.partition("/")[0]
 
 
-@dataclass(frozen=True)
-class _Keeper:
-    """Holds the key and makes tags: letters only, so that no tag looks like a number."""
-
-    key: bytes
-
-    @classmethod
-    def of(cls, variable: str) -> _Keeper:
-        value = os.environ.get(variable)
-        if value is None and variable != KEY_VARIABLE:
-            remedy = f"export {variable}=… (a long random text), or leave `key_env` out"
-            raise RecipeError(
-                f"the environment variable {variable} is not set", where=Where(field="key_env"), remedy=remedy
-            )
-        return cls(value.encode() if value else _own_key())
-
-    def tag(self, value: str) -> str:
-        """Ten letters that stand for a value."""
-        digest = hmac.new(self.key, value.encode("utf-8", "surrogatepass"), hashlib.sha256).digest()
-        return "".join(chr(ord("a") + byte % 16) for byte in digest[:10])
+def _context(field: str) -> str:
+    """A column's name says what its value is: `phone: 4155550143`."""
+    if not _is_column(field):
+        return ""
+    return re.sub(r"[^\w]+|_", " ", field.removeprefix("meta.")) + ": "
 
 
-def _own_key() -> bytes:
-    """This user's key, made at the first call and readable by nobody else."""
-    folder = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "luthier"
-    path = folder / "pii.key"
-    try:
-        with writing(path):
-            if not path.exists():
-                _make_key(path)
-            return path.read_bytes()
-    except Unwritable as error:
-        remedy = f"set the environment variable {KEY_VARIABLE} to a long random text; then no file is needed"
-        raise Unwritable(error.message, where=error.where, remedy=remedy) from error
-
-
-def _make_key(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(secrets.token_hex(32).encode())
-        with contextlib.suppress(FileExistsError):
-            os.link(aside, path)  # whoever is first decides; the other takes what is there
-    finally:
-        aside.unlink()
+def _in_field(
+    field: str, text: str, kinds: frozenset[PiiKind] | tuple[PiiKind, ...], names: Sequence[Found]
+) -> list[Found]:
+    """What stands in the text of a field, read together with the column's name."""
+    context = _context(field)
+    finds = find(context + text, kinds, names)
+    if not context:
+        return finds
+    shift = len(context)
+    return [one._replace(start=one.start - shift, end=one.end - shift) for one in finds if one.start >= shift]

@@ -1,0 +1,88 @@
+"""Postal addresses: by what streets are called, and by the lines that stand before a postcode."""
+
+from __future__ import annotations
+
+import re
+
+from luthier.data.pii.found import Areas, Span, Spans, near
+
+_REACH = 60
+_LINES_REACH = 110
+_TYPE_AFTER = (
+    r"(?:street|st|avenue|ave|road|rd|boulevard|blvd|lane|ln|drive|dr|court|ct|place|pl|square|sq|terrace|way|parkway|pkwy"
+    r"|circle|cir|highway|hwy|close|crescent|gardens|grove|mews|row|trail|alley|plaza|loop|ridge|crossing|walk|hill)"
+)
+_UNIT = r"(?:,? (?i:apt|apartment|suite|unit|flat|floor|fl|ste|#)\.? ?[\w-]{1,6})?"
+_TOWN = r"[A-Z][^\W\d_]{0,25}(?:[ '’.-]{1,2}[A-Z][^\W\d_]{0,25}){0,2}"
+_UK_CODE = r"[A-Z]{1,2}\d[A-Z\d]? ?\d[A-Z]{2}"
+_POSTCODE = rf"(?:[A-Z]{{2}} )?\d{{4,5}}(?:-\d{{4}})?|{_UK_CODE}|[A-Z]\d[A-Z] ?\d[A-Z]\d"
+_PLACE = rf"(?:,? (?:{_POSTCODE})(?!\w)|,? {_TOWN}(?![\w])){{0,4}}"
+_ENGLISH = re.compile(
+    rf"\d(?<![\w.,/$€£-]\d)\d{{0,4}}[A-Za-z]? (?:[NSEW]\.? )?"
+    rf"(?:(?:[A-Z][\w'’-]{{0,20}}|\d{{1,3}}(?:st|nd|rd|th)) ){{1,4}}"
+    rf"(?i:{_TYPE_AFTER})\b\.?{_UNIT}{_PLACE}"
+)
+_ROMANCE = re.compile(
+    r"\d(?<![\w.,/-]\d)\d{0,3}(?: ?bis| ?ter|[a-c])?,? "
+    r"(?i:rue|avenue|av\.|boulevard|bd|place|chemin|impasse|allée|quai|cours|route)"
+    r" (?:(?:de|du|des|la|le|les|d['’]|l['’])[ ]?){0,2}[A-ZÀ-Ý][\w'’-]{1,20}(?:[ -][A-ZÀ-Ý][\w'’-]{1,20}){0,3}"
+    r"(?:,? \d{5} [A-ZÀ-Ý][\w'’-]{1,25})?"
+)
+_STREET_FIRST = re.compile(
+    r"(?:[A-ZÄÖÜ][\wäöüß.-]{0,25}[ -]){0,2}[A-ZÄÖÜ]?[\wäöüß-]{0,25}"
+    r"(?:straße|strasse|str\.|weg|platz|allee|gasse|ring|damm|ufer|straat|laan|plein|gracht|gatan|vägen|gade|vej)[ ]$"
+    r"|\b(?:Calle|C/|Avenida|Avda\.?|Plaza|Paseo|Via|Viale|Piazza|Corso|Rua|Praça|ul\.|ulica|al\.|aleja|Rue|Avenue)[ ]"
+    r"(?:(?:de|del|della|dei|da|do|la|las|los|el)[ ]){0,2}(?:[A-ZÀ-ÝŁŚŻ][\w'’.-]{1,20}[ ]?){1,4},?[ ]?$",
+)
+_STREET_ENDS = "straße strasse str. weg platz allee gasse ring damm ufer straat laan plein gracht gatan vägen gade vej"
+_NUMBER = re.compile(
+    r"\d(?<![\w.,/$€£-]\d)(?:\d{0,4}(?=(?: ?bis| ?ter|[a-zA-Z])?,? (?:[A-Z]|[rabpciqad]\w|\d{1,3}[a-z]{2} ))|(?:"
+    + "|".join(rf"(?<={re.escape(end)} \d)" for end in _STREET_ENDS.split())
+    + r")\d{0,3})"
+)
+"""Where a house number may begin: words follow it, or a street stands before it."""
+_NUMBER_AFTER_STREET = re.compile(r"\d(?<=[\w.,] \d)\d{0,3}")
+_STREET_BEGINS = ("Calle ", "C/ ", "Avenida", "Avda", "Plaza ", "Paseo ", "Via ", "Viale ", "Piazza ", "Corso ", "Rua ",
+                  "Praça ", "ul. ", "ulica ", "al. ", "aleja ")  # fmt: skip
+_UK_END = re.compile(r"\d(?<=[A-Z]\d)(?<![A-Z]{3}\d)[A-Z\d]? \d[A-Z]{2}(?!\w)")
+_UK_LINES = re.compile(
+    r"(?:[A-Z\d][\w'’.-]{0,20}(?: {1,2}[\w'’.-]{1,20}){0,5},\s{1,3}){1,5}(?:[A-Z][\w'’-]{0,20} ){0,3}[A-Z]{1,2}$"
+)
+_TOWN_END = re.compile(r"\d(?<!\w\d)\d{4} [A-ZÀ-Ý][^\W\d_]{1,25}(?:[ -](?:[a-z]{2,3} )?[A-ZÀ-Ý][^\W\d_]{1,25})?")
+_TOWN_LINES = re.compile(
+    r"[A-ZÀ-Ý][\w'’.-]{0,25}(?:[ -][\w'’.-]{1,25}){0,5},? (?:\d{1,4} ?[a-z]?|s/n)(?:, [\w.º ]{1,15})?,\s{1,3}$"
+)
+"""What stands before a postcode: lines of an address of the United Kingdom, a street and a number elsewhere."""
+_HOUSE = re.compile(r"\d{1,4} ?[a-zA-Z]?(?![\w/-]|[.,]\d)(?:,? \d{4,5}(?: ?[A-Z]{2})? [A-ZÀ-Ý][\w'’-]{1,25})?")
+
+
+def addresses(text: str, areas: Areas) -> Spans:
+    """A house number with a street, or what stands before a postcode, in the orders that countries use."""
+    yield from _before_codes(text, areas)
+    for number in _NUMBER.finditer(text):
+        at = number.start()
+        if found := _ENGLISH.match(text, at) or _ROMANCE.match(text, at):
+            yield Span(*found.span())
+        else:
+            yield from _street_before(text, at)
+    if any(word in text for word in _STREET_BEGINS):
+        for number in _NUMBER_AFTER_STREET.finditer(text):
+            yield from _street_before(text, number.start())
+
+
+def _before_codes(text: str, areas: Areas) -> Spans:
+    """Addresses that end in a postcode with or without its town."""
+    for lines, found in (
+        *((_TOWN_LINES, one) for one in near(_TOWN_END, text, areas, 5)),
+        *((_UK_LINES, one) for one in _UK_END.finditer(text)),
+    ):
+        begin = lines.search(text[max(0, found.start() - _LINES_REACH) : found.start()])
+        if begin:
+            yield Span(found.start() - len(begin[0]), found.end())
+
+
+def _street_before(text: str, at: int) -> Spans:
+    street = _STREET_FIRST.search(text[max(0, at - _REACH) : at])
+    house = _HOUSE.match(text, at) if street else None
+    if street and house:
+        yield Span(at - len(street[0]), house.end())

@@ -1,0 +1,53 @@
+"""Dates of birth: dates that a word near them makes personal."""
+
+from __future__ import annotations
+
+import re
+
+from luthier.data.pii import words
+from luthier.data.pii.found import Areas, Span, Spans
+
+_MONTH = (
+    r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec|mär|mai|okt|dez|janv|f[ée]v|avr|juin|juil|ao[ûu]|d[ée]c"
+    r"|ene|abr|ago|dic|gen|mag|giu|lug|set|ott|mrt|mei|fev|abr|out|mars|maart|styczn|lut|kwie|maj|czerw|lip|sier|wrze|paź|list|grud)"
+    r"[^\W\d_]{0,9}\.?"
+)
+_DATE = re.compile(
+    r"\d(?<![\w./-]\d)(?:"
+    r"\d{0,1}([./-])\d{1,2}\1(?:\d{4}|\d{2})"
+    r"|\d{3}([./-])\d{1,2}\2\d{1,2}"
+    rf"|\d?(?:st|nd|rd|th|er|\.)?(?:[ -]| de | of ){{1,2}}{_MONTH}(?:,? | de |-)\d{{4}}"
+    r")(?![\w-]|[./]\d)",
+    re.IGNORECASE,
+)
+_MONTH_FIRST = re.compile(rf"\b({_MONTH} )(\d{{1,2}}(?:st|nd|rd|th)?,? \d{{4}})$", re.IGNORECASE)
+_YEAR_LAST = re.compile(r"\d(?<!\w\d)\d?(?:st|nd|rd|th)?,? (?:18|19|20)\d\d(?!\w)")
+_WORD = re.compile(r"[\w.]*\w")
+_WORDS_BEFORE = 6
+_BORN_AFTER = re.compile(
+    r"\W{1,3}(?:is|was|ist|es|est)? ?(?:my|his|her|the|mein|meine?|mi|ma)? ?(?:\w{1,8} )?"
+    r"(?:birthday|birthdate|date of birth|dob|geburtstag|geburtsdatum|date de naissance|cumpleaños)\b",
+    re.IGNORECASE,
+)
+_REACH = 60
+_YEAR_CHARS = 4
+_SHORTEST_DATE = 6
+
+
+def birth_dates(text: str, areas: Areas) -> Spans:
+    """Dates that a word such as `born` or `DOB` stands before, or `is my birthday` behind."""
+    for start, end, length in areas:
+        if length == _YEAR_CHARS or length >= _SHORTEST_DATE:
+            for date in _dates(text, start, end):
+                spoken = _WORD.findall(text[max(0, date.start - _REACH) : date.start].lower())[-_WORDS_BEFORE:]
+                if not words.BORN.isdisjoint(spoken) or _BORN_AFTER.match(text, date.end):
+                    yield date
+
+
+def _dates(text: str, start: int, end: int) -> Spans:
+    for found in _DATE.finditer(text, start, end):
+        yield Span(*found.span())
+    for found in _YEAR_LAST.finditer(text, start, end):
+        month = _MONTH_FIRST.search(text[max(0, found.start() - 14) : found.end()])
+        if month:
+            yield Span(found.end() - len(month[0]), found.end())

@@ -1,0 +1,141 @@
+"""Ways to reach somebody: e-mail addresses and telephone numbers of all countries."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from luthier.data.pii import words
+from luthier.data.pii.found import Areas, Span, Spans, near
+
+_EMAIL_HOST = re.compile(r"(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![\w@])")
+_LOCAL_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._%+-'")
+_LONGEST_LOCAL = 64
+_DASHES = "\u2010\u2011\u2012\u2013"
+_PHONE = re.compile(
+    rf"[+(\d](?<![\w+@#/.{_DASHES}-][+(\d])[\d ().\-/\u00a0{_DASHES}]{{5,25}}\d"
+    r"(?:[ ]?(?:x|ext\.?)[ ]?\d{1,6})?(?![\w@])",
+    re.IGNORECASE,
+)
+_EXTENSION = re.compile(r"[ ]?(?:x|ext\.?)[ ]?\d{1,6}$", re.IGNORECASE)
+_WORD = re.compile(r"\w+")
+_WORDS_BEFORE = 5
+_PHONE_STEMS = (
+    *(
+        "telephone",
+        "cellphone",
+        "smartphone",
+        "telefo",
+        "téléph",
+        "teléfo",
+        "handy",
+        "mobil",
+        "móvil",
+        "movil",
+        "komórk",
+    ),
+)
+_CALL_STEMS = ("anruf", "erreich", "llam", "llám", "appel", "chiam", "zadzwo", "dzwo", "ligue", "ligar")
+_PHONE_AFTER = re.compile(r"\W{0,3}(?:office|fax|mobile|cell|home|work|phone)\b", re.IGNORECASE)
+_CARRIER = re.compile(r"\b[A-Z]{2} $")
+"""Two capitals stand before numbers of parcels and letters."""
+_OTHER_STEMS = ("bestell", "auftrag", "rechnung", "konto", "artikel", "kunden", "sendung")
+_ABROAD = re.compile(r"00[1-9]")
+"""The international prefix before a country code, none of which begins with 0."""
+_NANP = re.compile(r"(?:1[ .-]?)?(?:\(\d{3}\) ?|[2-9]\d\d[ .-])\d{3}[ .-]\d{4}")
+_DATE = re.compile(r"\d{1,2}([./-])\d{1,2}\1(?:\d{4}|\d{2})(?!\d)|\d{4}([./-])\d{1,2}\2\d{1,2}(?!\d)|\d{3}-\d\d-\d{4}")
+_NO_DIGIT = re.compile(r"\D")
+_ISBN = re.compile(r"97[89][ -]?(?:\d[ -]?){9}\d|(?:\d[ -]){1}\d{2,7}[ -]\d{2,7}[ -][\dX]")
+_GROUPED = ("ES", "IT", "PT", "PL", "NO", "DK", "SE", "CZ", "GR", "HU", "IN", "BR", "RU", "SG", "HK")
+"""Countries whose national numbers need no 0 before them: in groups they count when the country gives such numbers."""
+
+
+def emails(text: str, _areas: Areas) -> Spans:
+    """From each @ to the left as far as a local part reaches (64 characters), to the right as far as a host does."""
+    at = text.find("@")
+    while at >= 0:
+        start = at
+        while start > 0 and at - start < _LONGEST_LOCAL and _is_local(text[start - 1]):
+            start -= 1
+        while start < at and text[start] in ".-'%+":
+            start += 1
+        host = _EMAIL_HOST.match(text, at + 1)
+        if start < at and host:
+            yield Span(start, host.end())
+        at = text.find("@", at + 1)
+
+
+def _is_local(char: str) -> bool:
+    return char in _LOCAL_CHARS or (char > "\x7f" and char.isalnum())
+
+
+def phones(text: str, areas: Areas) -> Spans:
+    """Numbers with an international prefix, in a national shape, or named as telephone numbers."""
+    for found in near(_PHONE, text, areas, 7):
+        start = found.start()
+        written = found[0].rstrip(" (.-/")
+        if written.startswith("(") and ")" not in written:
+            start, written = start + 1, written[1:]
+        end = start + len(written)
+        number = _EXTENSION.sub("", written)
+        if _is_phone(number, text[max(0, start - 50) : start], text[end : end + 12]):
+            yield Span(start, end)
+
+
+def _is_phone(written: str, before: str, after: str) -> bool:
+    if _is_something_else(written) or _CARRIER.search(before):
+        return False
+    digits = _NO_DIGIT.sub("", written)
+    if written.startswith(("+", "(+")) or _ABROAD.match(written):
+        return (8 if "+" in written else 11) <= len(digits) <= 17
+    spoken = _WORD.findall(before.lower())[-_WORDS_BEFORE:]
+    if _said(spoken[-_WORDS_BEFORE + 1 :], words.PHONE, _PHONE_STEMS):
+        return 7 <= len(digits) <= 15
+    is_other = _said(spoken[-_WORDS_BEFORE + 1 :], words.OTHER_THAN_PHONE, _OTHER_STEMS)
+    return not is_other and _looks_like_a_phone(written, digits, spoken, after)
+
+
+def _looks_like_a_phone(written: str, digits: str, spoken: list[str], after: str) -> bool:
+    """Whether a number that nothing names has the shape of one to call."""
+    if _NANP.fullmatch(written):
+        return True
+    groups = len(re.findall(r"\d+", written))
+    if _PHONE_AFTER.match(after) or (groups > 1 and _said(spoken, words.CALL, _CALL_STEMS)):
+        return 7 <= len(digits) <= 15
+    if digits[0] == "0" and digits[1] != "0" and 9 <= len(digits) <= 12 and 2 <= groups <= 6:
+        return True
+    return groups >= 3 and 8 <= len(digits) <= 13 and "." not in written and _is_given_somewhere(digits)
+
+
+def _said(spoken: list[str], names: frozenset[str], stems: tuple[str, ...]) -> bool:
+    return not names.isdisjoint(spoken) or any(word.startswith(stems) for word in spoken)
+
+
+@lru_cache(maxsize=4096)
+def _is_given_somewhere(digits: str) -> bool:
+    """Whether a country without a leading 0 gives such numbers."""
+    import phonenumbers
+
+    for region in _GROUPED:
+        try:
+            number = phonenumbers.parse(digits, region)
+        except phonenumbers.NumberParseException:
+            continue
+        if phonenumbers.is_valid_number_for_region(number, region):
+            return True
+    return False
+
+
+def _is_something_else(written: str) -> bool:
+    """A date, the shape of a social security number, a book's number, or brackets that do not pair."""
+    is_opened = written[0] == "+" and not (written[1].isdigit() or written[1] == "(")
+    is_opened = is_opened or (written[0] == "(" and not (written[1].isdigit() or written[1] == "+"))
+    if is_opened or written.count("(") != written.count(")") or _DATE.match(written):
+        return True
+    return _ISBN.fullmatch(written) is not None and _is_isbn(written)
+
+
+def _is_isbn(written: str) -> bool:
+    from stdnum import isbn
+
+    return bool(isbn.is_valid(written))

@@ -1,0 +1,90 @@
+"""What personal data is: its kinds, which of them do lasting harm, and a find in a text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple, get_args
+
+PiiKind = Literal[
+    "url_secret",
+    "secret",
+    "email",
+    "iban",
+    "card",
+    "ssn",
+    "national_id",
+    "mac",
+    "ip",
+    "birth_date",
+    "phone",
+    "address",
+    "person",
+    "organisation",
+]
+KINDS: tuple[PiiKind, ...] = get_args(PiiKind)
+"""All kinds; where two claim the same text, the earlier one has it."""
+NAME_KINDS: tuple[PiiKind, ...] = ("person", "organisation")
+"""What only a recogniser of names can find."""
+PATTERN_KINDS: tuple[PiiKind, ...] = tuple(kind for kind in KINDS if kind not in NAME_KINDS)
+"""What patterns and checksums find."""
+HIGH_RISK: tuple[PiiKind, ...] = ("secret", "url_secret", "card", "iban", "ssn", "national_id")
+"""What does harm that cannot be undone: keys, means of payment, numbers that a state gives once."""
+
+
+class Found(NamedTuple):
+    """A piece of personal data in a text."""
+
+    start: int
+    end: int
+    kind: PiiKind
+    text: str
+    form: str = ""
+    """Which of several forms of its kind it has: `nl.bsn`; of a person, `given` or `surname`."""
+
+
+class Span(NamedTuple):
+    """What one finder claims, before it is weighed against the others."""
+
+    start: int
+    end: int
+    form: str = ""
+
+
+Spans = Iterator[Span]
+
+
+class Area(NamedTuple):
+    """A stretch of a text with a number of some length in it; such numbers are looked for there only."""
+
+    start: int
+    end: int
+    length: int
+    """Characters from the number's first digit to its last."""
+
+
+Areas = Sequence[Area]
+_NUMBER = re.compile(r"\d(?:[^\w\n]{0,3}[A-Za-z]?\d){3,}")
+"""At least four digits with little between them: no numbered list, and every number that is looked for."""
+_BEFORE = 16
+"""So far a bracket, a plus sign, or a day and its month may stand before them."""
+_BEHIND = 24
+"""So far a number's end may reach behind them."""
+
+
+def areas(text: str) -> list[Area]:
+    """Where numbers of some length stand, with what may belong to them; no area reaches into the next one's number."""
+    spans = [one.span() for one in _NUMBER.finditer(text)]
+    found: list[Area] = []
+    last = 0
+    for (start, end), (following, _) in zip(spans, (*spans, (len(text), 0))[1:], strict=True):
+        found.append(Area(max(last, start - _BEFORE), min(following, end + _BEHIND), end - start))
+        last = end
+    return found
+
+
+def near(pattern: re.Pattern[str], text: str, areas: Areas, least: int) -> Iterator[re.Match[str]]:
+    """Matches of a pattern in areas whose number is `least` characters long or longer."""
+    for start, end, length in areas:
+        if length >= least:
+            yield from pattern.finditer(text, start, end)

@@ -1,0 +1,157 @@
+"""Stand-ins of the same kind: the same value gets the same one, and none can belong to anybody.
+
+Names are drawn from Faker's lists of a locale, part by part, so that `Ann Lee`, `Ms Lee` and `ann.lee@…` stay one
+person. Numbers keep their dress and get digits that fail the checksum or lie in a range that is never given out:
+areas of 900 and more for social security, 555-01xx for phones of North America, 192.0.2.0/24, 2001:db8::/32, MACs of
+local administration, and mail at example.org (RFC 2606, 5737, 3849). So a stand-in is never a real person's number,
+and the final sweep does not take it for one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from luthier.data.pii import words
+from luthier.data.pii.found import Found, PiiKind
+from luthier.data.pii.keeper import Keeper
+from luthier.data.pii.scan import find
+from luthier.data.pii.shown import canonical
+
+LOCALES = {
+    "en": "en_US", "de": "de_DE", "fr": "fr_FR", "es": "es_ES", "it": "it_IT", "nl": "nl_NL", "pt": "pt_BR",
+    "sv": "sv_SE", "da": "da_DK", "no": "no_NO", "fi": "fi_FI", "cs": "cs_CZ", "tr": "tr_TR", "ru": "ru_RU",
+}  # fmt: skip
+"""Languages with lists of names, and whose."""
+_WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
+_TRIES = 64
+
+
+@dataclass(frozen=True)
+class Pseudonyms:
+    """Makes stand-ins within one scope: a conversation, or the whole corpus."""
+
+    keeper: Keeper
+    scope: str
+    locale: str
+    tag: Callable[[Found], str]
+
+    def of(self, found: Found) -> str:
+        """What takes the place of a find; keys and passwords get a tag, since nothing like them should be learnt."""
+        makers: dict[PiiKind, Callable[[Found], str]] = {
+            "person": self._person, "organisation": self._organisation, "address": self._address, "email": self._email,
+            "phone": self._phone, "ip": self._ip, "mac": self._mac, "birth_date": self._date,
+            "card": self._number, "iban": self._number, "ssn": self._number, "national_id": self._number,
+        }  # fmt: skip
+        maker = makers.get(found.kind)
+        return maker(found) if maker else self.tag(found)
+
+    def _draw(self, what: str, below: int) -> int:
+        return self.keeper.number(f"{self.scope}\0{what}", below)
+
+    def _digits(self, text: str, key: str, first: int = 0) -> str:
+        """The text with other digits from the place `first` on."""
+        return "".join(
+            str(self._draw(f"{key}\0{at}", 10)) if char.isdigit() and at >= first else char
+            for at, char in enumerate(text)
+        )
+
+    def _person(self, found: Found) -> str:
+        return _WORD.sub(lambda word: self._name(word[0]), found.text)
+
+    def _name(self, word: str) -> str:
+        """Another name for one part of a name, by the part alone, so that who shares it goes on sharing it."""
+        if len(word) == 1:
+            return chr(ord("A") + self._draw(f"initial\0{word.casefold()}", 26))
+        choices = _names(self.locale).like(word)
+        name = choices[self._draw(f"name\0{word.casefold()}", len(choices))]
+        return name.upper() if word.isupper() else name.lower() if word.islower() else name
+
+    def _organisation(self, found: Found) -> str:
+        return _WORD.sub(lambda word: self._other_word(word[0], words.LEGAL), found.text)
+
+    def _address(self, found: Found) -> str:
+        text = _WORD.sub(lambda word: self._other_word(word[0], words.STREET), found.text)
+        return self._digits(text, f"address\0{canonical(found)}")
+
+    def _other_word(self, word: str, kept: frozenset[str]) -> str:
+        if word.casefold() in kept or len(word) <= 2 or not word[0].isupper():
+            return word
+        end = re.search("(?:straße|strasse|weg|platz|allee|gasse|straat|laan)$", word)
+        last = _names(self.locale).last
+        return last[self._draw(f"word\0{word.casefold()}", len(last))] + (end[0] if end else "")
+
+    def _email(self, found: Found) -> str:
+        local = found.text.partition("@")[0]
+        names = [self._name(word.lower()) for word in _WORD.findall(local)[:2]]
+        number = self._draw(f"email\0{canonical(found)}", 100)
+        return ".".join(re.sub(r"\W", "", name) for name in names or ["someone"]) + f"{number}@example.org"
+
+    def _phone(self, found: Found) -> str:
+        """The prefix stays, so that the country does; of North America, the numbers kept for films."""
+        key = f"phone\0{canonical(found)}"
+        american = re.fullmatch(r"(.*?)\d{3}([ .-]?)\d{4}(\D.*)?", found.text)
+        digits = len(re.sub(r"\D", "", found.text))
+        if american and digits in (10, 11) and re.match(r"(?:\+?1[ .-]?)?\(?[2-9]\d\d\)?", found.text):
+            return f"{american[1]}555{american[2] or '-'}01{self._draw(key, 100):02d}"
+        return self._digits(found.text, key, first=4)
+
+    def _ip(self, found: Found) -> str:
+        number = self._draw(f"ip\0{found.text}", 65536)
+        return f"192.0.2.{number % 254 + 1}" if found.form == "4" else f"2001:db8::{number:x}"
+
+    def _mac(self, found: Found) -> str:
+        sign = found.text[2]
+        numbers = [self._draw(f"mac{at}\0{canonical(found)}", 256) for at in range(5)]
+        return sign.join(["02", *(f"{number:02x}" for number in numbers)])
+
+    def _date(self, found: Found) -> str:
+        """Another day; month and year stay, since how old somebody is may matter to what is learnt."""
+        day = 1 + self._draw(f"date\0{canonical(found)}", 28)
+        places = list(re.finditer(r"(?<!\d)\d{1,2}(?!\d)", found.text))
+        place = places[-1] if re.match(r"\d{4}", found.text) else places[0] if places else None
+        if place is None:
+            return found.text
+        return f"{found.text[: place.start()]}{day:0{len(place[0])}d}{found.text[place.end() :]}"
+
+    def _number(self, found: Found) -> str:
+        """Other digits in the same dress, until no checksum is right."""
+        for tries in range(_TRIES):
+            text = self._digits(found.text, f"{found.kind}\0{canonical(found)}\0{tries}", first=1)
+            if found.kind == "ssn":
+                text = re.sub(r"^\d", "9", text)
+            if found.form == "gb.nino":
+                text = re.sub(r"^\w\w", "QQ", text)
+            if not find(f"identity number: {text}", (found.kind,)):
+                return text
+        return self.tag(found)
+
+
+@dataclass(frozen=True)
+class _Names:
+    male: tuple[str, ...]
+    female: tuple[str, ...]
+    last: tuple[str, ...]
+    men: frozenset[str]
+    women: frozenset[str]
+
+    def like(self, word: str) -> tuple[str, ...]:
+        """Names of the same sort: given names of a man, of a woman or of either; surnames for what is no given name."""
+        name = word.casefold()
+        if name in self.men:
+            return self.male + self.female if name in self.women else self.male
+        return self.female if name in self.women else self.last
+
+
+@cache
+def _names(locale: str) -> _Names:
+    """Faker's names of a locale, sorted."""
+    provider: Any = import_module(f"faker.providers.person.{locale}").Provider
+    male, female, last = (
+        tuple(sorted(set(getattr(provider, name)))) for name in ("first_names_male", "first_names_female", "last_names")
+    )
+    return _Names(male, female, last, *(frozenset(name.casefold() for name in names) for names in (male, female)))

@@ -1,0 +1,23 @@
+"""Who finds names: a model that reads texts and marks persons, organisations and addresses in them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+from luthier.core.component import Component
+from luthier.data.pii import Found, PiiKind
+
+
+class Recogniser(Component):
+    """A model that finds what no pattern can: names."""
+
+    role: ClassVar[str] = "recogniser"
+    home: ClassVar[str] = "luthier.data.recognisers"
+    finds: ClassVar[tuple[PiiKind, ...]] = ("person",)
+    """The kinds that it knows."""
+
+    @abstractmethod
+    def recognise(self, texts: Sequence[str]) -> list[list[Found]]:
+        """What stands in each text, in order, without overlaps; what is found in one never depends on the others."""

@@ -1,0 +1,1 @@
+"""The recognisers of names: one file each."""

