@@ -118,7 +118,7 @@ def test_limits_are_the_published_ones(name: str, least: float, most: float) -> 
     ],
 )
 def test_each_set_finds_its_own(rules: str, text: str, broken: list[str]) -> None:
-    found = Quality.model_validate({"rules": rules}).judge(text)
+    found = Quality.model_validate({"rules": rules, "action": "flag"}).judge(text)
     assert set(broken) <= set(found)
     assert bool(broken) == bool(found)
 
@@ -161,6 +161,18 @@ def test_limits_can_be_set() -> None:
     for wrong in ({"limits": {"wrods": (1, 2)}}, {"skip": ("wrods",)}):
         with pytest.raises(ValidationError, match="rule 'wrods' is unknown; did you mean 'words'"):
             Quality.model_validate(wrong)
+
+
+@given(TEXTS)
+def test_bounds_are_never_exceeded(text: str) -> None:
+    seen = Text(text)
+    for rule in BY_NAME.values():
+        if rule.bound is not None:
+            assert rule.measure(seen) <= rule.bound(seen) + 1e-12
+        if rule.floor is not None:
+            assert rule.floor(seen) <= rule.measure(seen) + 1e-12
+        tight = rule._replace(most=min(rule.most, 0.01), bound=None, from_words=0)
+        assert tight.breaks(seen) == tight._replace(bound=rule.bound).breaks(seen)
 
 
 def test_names_are_unique_within_a_set() -> None:

@@ -40,10 +40,12 @@ def _same_chars(old: str, i: int, new: str, j: int) -> int:
     while old[i + same : i + same + _STRIDE] == new[j + same : j + same + _STRIDE] and i + same < len(old):
         same += _STRIDE
     most = min(len(old) - i, len(new) - j)
-    same = min(same, most)
-    while same < most and old[i + same] == new[j + same]:
-        same += 1
-    return same
+    step = _STRIDE
+    while step > 1:
+        step //= 2
+        if old[i + same : i + same + step] == new[j + same : j + same + step]:
+            same += step
+    return min(same, most)
 
 
 def _meet(old: str, i: int, new: str, j: int) -> tuple[int, int]:

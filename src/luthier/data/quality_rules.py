@@ -59,10 +59,22 @@ class Text:
         return _PARAGRAPH.split(self.text.strip())
 
     @cached_property
+    def counts(self) -> Counter[str]:
+        """How often each word comes."""
+        return Counter(self.words)
+
+    @cached_property
+    def widest(self) -> int:
+        """The most characters that one word takes over the whole text, with a space each time."""
+        return max([count * (len(word) + 1) for word, count in self.counts.items()], default=0)
+
+    @cached_property
     def has_repeated_run(self) -> bool:
         """Whether any run of five words comes twice; without one, no longer run does."""
         runs = len(self.words) - 4
-        return runs > 1 and len(set(_runs(self.words, 5))) < runs
+        if runs < 2 or len(self.counts) == len(self.words):
+            return False
+        return len(set(_runs(self.words, 5))) < runs
 
 
 class Rule(NamedTuple):
@@ -79,10 +91,18 @@ class Rule(NamedTuple):
     """Nor are texts with fewer characters."""
     open: bool = False
     """A measure that equals a limit is broken, too."""
+    bound: Callable[[Text], float] | None = None
+    """What the measure never exceeds, when that is known at less cost."""
+    floor: Callable[[Text], float] | None = None
+    """What the measure never falls below, likewise; for measures that cannot be too high."""
 
     def breaks(self, text: Text) -> float | None:
         """The measure, when it breaks the rule."""
         if len(text.words) < self.from_words or len(text.text) < self.from_chars:
+            return None
+        if self.bound is not None and self.bound(text) <= self.most:
+            return None
+        if self.floor is not None and self.floor(text) >= self.least:
             return None
         value = self.measure(text)
         inside = self.least < value < self.most if self.open else self.least <= value <= self.most
@@ -126,9 +146,13 @@ def _symbols(text: Text) -> float:
 
 
 def _alphabetic(text: Text) -> float:
-    """The share of words with a letter; most words are letters throughout, which is quicker to see."""
-    odd = [word for word in text.words if not word.isalpha()]
+    """The share of words with a letter."""
+    odd = [word for word in text.words if not (word.isalpha() or word[0].isalpha())]
     return 1 - _share(sum(1 for word in odd if not any(map(str.isalpha, word))), len(text.words))
+
+
+def _wholly_alphabetic(text: Text) -> float:
+    return _share(sum(map(str.isalpha, text.words)), len(text.words))
 
 
 def _bullets(text: Text) -> float:
@@ -140,7 +164,7 @@ def _ellipsis_lines(text: Text) -> float:
 
 
 def _stop_words(text: Text) -> float:
-    return len(STOP_WORDS.intersection(text.words))
+    return len(STOP_WORDS.intersection(text.counts))
 
 
 def _repeated(parts: Sequence[str]) -> float:
@@ -169,6 +193,11 @@ def _top_run(size: int) -> Callable[[Text], float]:
         return _share(longest * most, len(text.text))
 
     return measure
+
+
+def _top_bound(size: int) -> Callable[[Text], float]:
+    """A run of words comes no more often than each of them, so it takes no more room than they do together."""
+    return lambda text: _share(size * text.widest, len(text.text))
 
 
 def _repeated_runs(size: int) -> Callable[[Text], float]:
@@ -262,7 +291,7 @@ RULES: dict[RuleSet, tuple[Rule, ...]] = {
         Rule("ellipses", _ellipses, 0, 0.10, _GOPHER),
         Rule("bullets", _bullets, 0, 0.90, _GOPHER),
         Rule("ellipsis_lines", _ellipsis_lines, 0, 0.30, _GOPHER),
-        Rule("alphabetic", _alphabetic, 0.80, 1, _GOPHER),
+        Rule("alphabetic", _alphabetic, 0.80, 1, _GOPHER, floor=_wholly_alphabetic),
         Rule("stop_words", _stop_words, 2, _ANY, _GOPHER),
         Rule("repeated_lines", lambda text: _repeated(text.lines), 0, 0.30, _TABLE, 50),
         Rule("repeated_paragraphs", lambda text: _repeated(text.paragraphs), 0, 0.30, _TABLE, 50),
@@ -271,7 +300,10 @@ RULES: dict[RuleSet, tuple[Rule, ...]] = {
             "repeated_paragraph_chars",
             lambda text: _repeated_chars(text.paragraphs, len(text.text)), 0, 0.20, _TABLE, 50,
         ),
-        *(Rule(f"top_{n}_gram", _top_run(n), 0, most, _TABLE, 50) for n, most in ((2, 0.20), (3, 0.18), (4, 0.16))),
+        *(
+            Rule(f"top_{n}_gram", _top_run(n), 0, most, _TABLE, 50, bound=_top_bound(n))
+            for n, most in ((2, 0.20), (3, 0.18), (4, 0.16))
+        ),
         *(
             Rule(f"repeated_{n}_grams", _repeated_runs(n), 0, most, _TABLE, 50)
             for n, most in ((5, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10, 0.10))

@@ -18,11 +18,17 @@ def _row(text: str) -> Row:
 
 def test_rows_outside_the_limits_are_dropped_with_their_count() -> None:
     outcome = Length(at_least=2, at_most=3).apply([_row("one"), _row("one two"), _row("one two three four")])
-    assert outcome.attributes["words"] == [1, 2, 4]
+    assert outcome.attributes["length"] == [1, 2, 4]
     assert {place: drop.reason for place, drop in outcome.drops.items()} == {
         0: "too short: 1 words",
         2: "too long: 4 words",
     }
+
+
+def test_characters_can_be_counted() -> None:
+    outcome = Length(unit="characters", at_most=3).apply([_row("one"), _row("one two")])
+    assert outcome.attributes["length"] == [3, 7]
+    assert outcome.drops[1].reason == "too long: 7 characters"
 
 
 def test_contributing_prints_this_operator() -> None:

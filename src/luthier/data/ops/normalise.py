@@ -27,8 +27,13 @@ _HIDDEN_PARTS = ("script", "style")
 _INVISIBLE = re.compile("[\u00ad\u200b\u2060\ufeff\u202a-\u202e\u2066-\u2069\x00-\x08\x0b\x0e-\x1f\x7f]")
 """Zero-width and direction marks, soft hyphens and control characters; joiners stay, emoji and scripts need them."""
 _SPACES = re.compile("[ \t\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]+")
-_ODD_ASCII = re.compile(r"[\x00-\x09\x0b-\x1f\x7f&<]| [ \n]|\n\n\n|\n ")
-"""Where plain ASCII needs a closer look; without it, repair is skipped."""
+_ODD_PIECES = ("&", "<", "  ", " \n", "\n\n\n", "\n ")
+_ODD_LINE = re.compile("[\r\x1b\x80-\x9f\u2028\u2029\ud800-\udfff]")
+"""Besides wrong decoding, what ftfy changes: line breaks, terminal escapes, C1 controls, surrogates."""
+_UNTIDY = re.compile(
+    "[\t\r\x0b\x0c\x1c-\x1f\x85\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]| [ \n]|\n\n\n|\n "
+)
+"""Where white space needs a closer look."""
 _ROUNDS = 12
 """Repair is repeated until nothing changes (`&amp;lt;` hides in layers), at most so often."""
 
@@ -66,9 +71,10 @@ class Normalise(RowOperator):
         """One text, repaired until nothing changes any more."""
         if self.spaces and "\r\n" in text:
             text = text.replace("\r\n", "\n")
-        if text.isascii() and not _ODD_ASCII.search(text) and text.strip() == text:
-            return text
         for _ in range(_ROUNDS):
+            bare = text.strip(" \n") if self.spaces else text
+            if _is_plain(bare):
+                return bare
             before, text = text, self._once(text)
             if text == before:
                 break
@@ -101,12 +107,36 @@ class Normalise(RowOperator):
         return cls()
 
 
-def _repaired(text: str) -> str:
-    import ftfy
+def _is_plain(text: str) -> bool:
+    """Whether a text is ASCII without anything to repair, so that nothing needs a closer look."""
+    return (
+        text.isascii()
+        and not any(piece in text for piece in _ODD_PIECES)
+        and text.replace("\n", "").isprintable()
+        and text == text.strip()
+    )
 
+
+def _repaired(text: str) -> str:
+    """What ftfy makes of a text, which goes line by line; lines that it would not change are not shown to it."""
+    if text.isascii() and not _ODD_LINE.search(text):
+        return text
+    *lines, last = text.split("\n")
+    found: list[str] = []
+    for line in [*(f"{line}\n" for line in lines), last]:
+        found.append(line if line.isascii() and not _ODD_LINE.search(line) else _repaired_line(line))
+    return "".join(found)
+
+
+def _repaired_line(line: str) -> str:
+    import ftfy
+    from ftfy.badness import is_bad
+
+    if not is_bad(line) and not _ODD_LINE.search(line):
+        return line
     return str(
         ftfy.fix_text(
-            text,
+            line,
             unescape_html=False,
             uncurl_quotes=False,
             fix_latin_ligatures=False,
@@ -142,6 +172,8 @@ def _without_element(text: str, name: str) -> str:
 
 
 def _tidy(text: str) -> str:
+    if not _UNTIDY.search(text):
+        return text.strip()
     lines = [_tidy_line(line) for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n")]
     kept: list[str] = []
     for line in lines:

@@ -85,7 +85,7 @@ class Quality(RowOperator):
     def _broken(self, row: Row, prompt: Text, answer: Text) -> dict[str, str]:
         """Broken rules with how they are broken, prompt first."""
         breaks = self._judge(prompt) if prompt.text else []
-        if answer.text and not row.messages[-1].tool_calls:
+        if answer.text and not row.messages[-1].tool_calls and not (breaks and self.action == "drop"):
             breaks += self._judge_answer(answer, is_alone=not prompt.text)
         found: dict[str, str] = {}
         for one in breaks:
@@ -99,7 +99,7 @@ class Quality(RowOperator):
         return self._judge(answer)
 
     def judge(self, text: str) -> list[str]:
-        """Names of the rules that a text breaks."""
+        """Names of the rules that a text breaks; of the first alone when that is enough to drop it."""
         return [one.name for one in self._judge(Text(text))]
 
     def _judge(self, text: Text) -> list[Break]:
@@ -109,6 +109,8 @@ class Quality(RowOperator):
         elif "placeholder" not in self.skip and _says_nothing(text.text):
             found.append(Break("placeholder", ""))
         for rule in self._rules:
+            if found and self.action == "drop":
+                break  # one reason is enough
             if (value := rule.breaks(text)) is not None:
                 found.append(Break(rule.name, rule.says(value)))
         return found

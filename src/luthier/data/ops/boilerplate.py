@@ -1,0 +1,98 @@
+"""Lines that stand in many rows, taken out."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from luthier.data.cuts import cut, line_spans
+from luthier.data.operator import Corpus, Outcome, Reads, SetOperator, Suggestion
+from luthier.data.quoted import Span
+from luthier.data.row import Row
+from luthier.data.text_keys import digest8, normal
+
+if TYPE_CHECKING:
+    from luthier.data.profile import Profile
+
+_DIGITS = re.compile(r"\d+")
+_BUCKETS = 1 << 22
+"""Lines are first counted in so many buckets (16 MB), which bounds memory; what is frequent is then counted exactly."""
+
+
+class Boilerplate(SetOperator):
+    """Take out lines that come back in many rows: banners, footers, "Please do not reply to this e-mail".
+
+    Lines are compared without case, white space and digits. A turn that holds nothing else is left as it is.
+    """
+
+    kind: Literal["boilerplate"] = "boilerplate"
+    reads: ClassVar[tuple[Reads, ...]] = ("prompt", "answer")
+    suggested_at: ClassVar[int] = 8
+    rewrites: ClassVar[bool] = True
+
+    share: float = Field(default=0.05, gt=0, le=1)
+    """A line of at least this share of the rows is boilerplate."""
+    at_least: int = Field(default=10, ge=2)
+    """And of at least so many rows."""
+    min_chars: int = Field(default=20, ge=1)
+    """Shorter lines stay: greetings and thanks are no boilerplate."""
+    of: tuple[Literal["user", "assistant"], ...] = ("user", "assistant")
+    """Whose turns are looked at."""
+
+    def settle(self, corpus: Corpus) -> Outcome:
+        """Count lines by rows, then say which go."""
+        least = max(self.at_least, int(np.ceil(self.share * len(corpus))))
+        frequent = self._frequent(corpus, least)
+        outcome = Outcome()
+        if not frequent:
+            return outcome
+        for place, row in enumerate(corpus.rows()):
+            for field, text in row.texts(self.of):
+                spans = [span for span, key in self._lines(text) if key in frequent]
+                if spans and (found := cut(field, text, spans, "boilerplate")):
+                    outcome.edits.setdefault(place, []).extend(found)
+        if outcome.edits:
+            outcome.notes.append(f"boilerplate: {len(frequent)} lines of at least {least} rows were taken out")
+        return outcome
+
+    def _frequent(self, corpus: Corpus, least: int) -> set[int]:
+        """Digests of lines that stand in enough rows."""
+        buckets = np.zeros(_BUCKETS, dtype=np.uint32)
+        for row in corpus.rows():
+            buckets[list({key % _BUCKETS for key in self._keys(row)})] += 1
+        if not (buckets >= least).any():
+            return set()
+        counts: Counter[int] = Counter()
+        for row in corpus.rows():
+            counts.update(key for key in self._keys(row) if buckets[key % _BUCKETS] >= least)
+        return {key for key, count in counts.items() if count >= least}
+
+    def _keys(self, row: Row) -> set[int]:
+        return {key for _, text in row.texts(self.of) for _, key in self._lines(text)}
+
+    def _lines(self, text: str) -> Iterator[tuple[Span, int]]:
+        """Lines of texts that have several, with their digests."""
+        if "\n" not in text.strip():
+            return
+        for span in line_spans(text):
+            line = normal(text[span.start : span.end])
+            if len(line) >= self.min_chars:
+                yield span, digest8(_DIGITS.sub("0", line))
+
+    @classmethod
+    def trial(cls) -> Boilerplate:
+        """With defaults."""
+        return cls()
+
+    @classmethod
+    def suggest(cls, profile: Profile) -> Suggestion | None:
+        """Worth it when lines of the sample come back in many rows."""
+        tried = profile.trials.get("boilerplate")
+        if tried is None:
+            return None
+        return Suggestion({}, f"{tried.edited} of {profile.looked_at} rows hold lines that come back in many rows")

@@ -1,0 +1,70 @@
+"""Dates, times, numbers and units in one written form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
+from typing import ClassVar, Literal
+
+from luthier.data.diff import edits
+from luthier.data.normal_forms import (
+    DateOrder,
+    Decimal,
+    Formed,
+    formed,
+    with_dates,
+    with_numbers,
+    with_times,
+    with_units,
+)
+from luthier.data.operator import Column, Outcome, Reads, RowOperator
+from luthier.data.row import Row
+
+
+class NormalForms(RowOperator):
+    """Write dates as ISO 8601, times on 24 hours, numbers with a decimal point, units as symbols.
+
+    What could mean two things (`3/4/2025`, `1,234`) is left alone and counted in `ambiguous`, until `order` and
+    `decimal` say what it means. Months are known in seven languages.
+    """
+
+    kind: Literal["normal_forms"] = "normal_forms"
+    reads: ClassVar[tuple[Reads, ...]] = ("prompt", "answer")
+    writes: ClassVar[dict[str, Column]] = {"ambiguous": "count"}
+
+    dates: bool = True
+    """`3 February 2025`, `Feb 3, 2025` and `03.02.2025` become `2025-02-03`."""
+    times: bool = True
+    """`3:30 pm` becomes `15:30`."""
+    numbers: bool = True
+    """`1.234,56`, `1,234.56` and `1'234.56` become `1234.56`."""
+    units: bool = True
+    """`5 kilograms` and `5kg` become `5 kg`."""
+    order: DateOrder = "unknown"
+    """What comes first in `3/4/2025`."""
+    decimal: Decimal = "unknown"
+    """What the mark in `1,234` and `1,5` is: with `point`, a comma stands between thousands."""
+
+    @cached_property
+    def _passes(self) -> list[Callable[[str], Formed]]:
+        asked: dict[Callable[[str], Formed], bool] = {
+            partial(with_dates, order=self.order): self.dates,
+            with_times: self.times,
+            partial(with_numbers, decimal=self.decimal): self.numbers,
+            with_units: self.units,
+        }
+        return [one for one, wanted in asked.items() if wanted]
+
+    def apply(self, rows: Sequence[Row]) -> Outcome:
+        """Say what changes, and count what is left alone."""
+        ambiguous = [0] * len(rows)
+        outcome = Outcome(attributes={"ambiguous": ambiguous})
+        for place, row in enumerate(rows):
+            for field, text in row.texts(("user", "assistant")):
+                if not any(map(str.isdecimal, text)):
+                    continue
+                clean, left = formed(text, self._passes)
+                ambiguous[place] += left
+                if clean != text:
+                    outcome.edits.setdefault(place, []).extend(edits(field, text, clean, "normal form"))
+        return outcome

@@ -1,0 +1,93 @@
+"""How many tokens a row has, and which rows do not fit the window."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from luthier.core.digest import file_digest
+from luthier.core.errors import RecipeError, Where
+from luthier.core.paths import PathText, locate
+from luthier.data.operator import Column, Drop, Outcome, Reads, RowOperator
+from luthier.data.row import Row
+
+_BYTES_PER_TOKEN = 4
+"""About what byte-pair vocabularies need for English; used only when no tokenizer is named."""
+_FILE = "tokenizer.json"
+
+
+class Tokens(RowOperator):
+    """Count the tokens of all turns, and leave out rows outside a window.
+
+    Marks that a chat template adds are not counted. Without a tokenizer, four bytes are taken for a token: good enough
+    to find rows that are far too long, and no more.
+    """
+
+    kind: Literal["tokens"] = "tokens"
+    reads: ClassVar[tuple[Reads, ...]] = ("system", "prompt", "answer")
+    writes: ClassVar[dict[str, Column]] = {"tokens": "count"}
+
+    tokenizer: PathText | None = None
+    """A `tokenizer.json`, or a model's folder that holds one."""
+    at_least: int = Field(default=0, ge=0)
+    """Rows with fewer tokens are dropped."""
+    at_most: int | None = Field(default=None, ge=1)
+    """Rows with more tokens are dropped; no limit by default."""
+
+    @model_validator(mode="after")
+    def _is_a_window(self) -> Tokens:
+        if self.at_most is not None and self.at_most < self.at_least:
+            raise ValueError(f"at_most ({self.at_most}) lies below at_least ({self.at_least})")
+        return self
+
+    def at(self, base: Path) -> Tokens:
+        """The operator with its tokenizer's place written out."""
+        if self.tokenizer is None:
+            return self
+        return self.model_copy(update={"tokenizer": str(_place(self.tokenizer, base))})
+
+    def fingerprint(self, base: Path) -> str | None:
+        """A digest of the tokenizer's file."""
+        if self.tokenizer is None:
+            return None
+        place = _place(self.tokenizer, base)
+        return file_digest(place) if place.is_file() else None
+
+    @cached_property
+    def _loaded(self) -> Any:
+        from tokenizers import Tokenizer
+
+        assert self.tokenizer is not None
+        place = _place(self.tokenizer, Path())
+        try:
+            return Tokenizer.from_file(str(place))
+        except Exception as error:  # the library raises bare exceptions
+            remedy = f"name a `{_FILE}`, or the folder of a model that has one"
+            where = Where(file=str(place), field="tokenizer")
+            raise RecipeError(f"cannot read a tokenizer: {error}", where=where, remedy=remedy) from error
+
+    def apply(self, rows: Sequence[Row]) -> Outcome:
+        """Count, and say what falls outside."""
+        counts = self._counts(["\n".join(message.content for message in row.messages) for row in rows])
+        outcome = Outcome(attributes={"tokens": counts})
+        for place, count in enumerate(counts):
+            if count < self.at_least:
+                outcome.drops[place] = Drop(f"too few tokens: {count}, wanted at least {self.at_least}")
+            elif self.at_most is not None and count > self.at_most:
+                outcome.drops[place] = Drop(f"too many tokens: {count}, wanted at most {self.at_most}")
+        return outcome
+
+    def _counts(self, texts: Sequence[str]) -> list[int]:
+        if self.tokenizer is None:
+            return [-(-len(text.encode("utf-8", "surrogatepass")) // _BYTES_PER_TOKEN) for text in texts]
+        whole = [text.encode("utf-8", "replace").decode() for text in texts]
+        return [len(found.ids) for found in self._loaded.encode_batch(whole, add_special_tokens=False)]
+
+
+def _place(tokenizer: str, base: Path) -> Path:
+    place = locate(tokenizer, base)
+    return place / _FILE if place.is_dir() else place

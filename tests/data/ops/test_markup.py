@@ -1,0 +1,83 @@
+"""Mark-up goes and what it marks stays; lines of many rows go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from luthier.data.apply import spliced
+from luthier.data.memory import InMemory
+from luthier.data.ops.boilerplate import Boilerplate
+from luthier.data.ops.markup import Markup
+from luthier.data.row import Row
+from luthier.text.messages import Message
+
+Make = Callable[..., Any]
+Write = Callable[..., str]
+
+
+@pytest.mark.parametrize(
+    ("marked", "plain"),
+    [
+        ("[b]now[/b] and [B]then[/B]", "now and then"),
+        ("[url=https://a.example/x]the page[/url]", "the page"),
+        ("[list][*]one\n[*]two[/list]", "- one\n- two"),
+        ("see option [b] and [i]", "see option [b] and [i]"),
+        ("a[i] = b[j]", "a[i] = b[j]"),
+        ("{color:red}late{color} {noformat}x = 1{noformat}", "late x = 1"),
+        ("[the page|https://a.example/x] says", "the page says"),
+        ("h2. Steps\nfirst", "Steps\nfirst"),
+        ("look: !screen.png|thumbnail!", "look: "),
+        ("a {code} word", "a {code} word"),
+        ("great! see a.png !", "great! see a.png !"),
+        ("<https://a.example|the page> or <mailto:jo@a.example|jo>", "the page or jo"),
+        ("<https://a.example>", "https://a.example"),
+        ("a < b | c > d", "a < b | c > d"),
+        ("**bold** stays as Markdown", "**bold** stays as Markdown"),
+        ("[b][i]both[/i][/b]", "both"),
+    ],
+)
+def test_markup(marked: str, plain: str) -> None:
+    assert Markup().clean(marked) == plain
+
+
+def test_markdown_goes_when_asked() -> None:
+    text = "# Title\n**bold** and `code`, [a page](https://a.example), ![](https://a.example/i.png) 2 ** 3 ** 4"
+    assert Markup(dialects=("markdown",)).clean(text) == "Title\nbold and code, a page,  2 ** 3 ** 4"
+
+
+def _rows(texts: list[str]) -> list[Row]:
+    return [
+        Row(n, f"{n:016x}", "csv", "f.csv", n + 2, "chat",
+            (Message(role="user", content=text), Message(role="assistant", content="yes")))
+        for n, text in enumerate(texts)
+    ]  # fmt: skip
+
+
+def _cleaned(operator: Boilerplate, texts: list[str]) -> list[str]:
+    edits = operator.settle(InMemory(operator, _rows(texts))).edits
+    return [spliced(text, edits.get(place, [])) for place, text in enumerate(texts)]
+
+
+def test_lines_of_many_rows_go_and_rare_ones_stay() -> None:
+    footer = "Please do not reply to this e-mail (ticket #{n})."
+    texts = [f"Question {'abcdefghijklmnopqrst'[n]} of mine?\nThanks a lot\n\n{footer.format(n=n)}" for n in range(20)]
+    texts += ["Please do not reply to this e-mail (ticket #9).", "A line of one row only.\nAnother line of one row."]
+    cleaned = _cleaned(Boilerplate(), texts)
+    assert cleaned[0] == "Question a of mine?\nThanks a lot"
+    assert cleaned[-2:] == texts[-2:]
+    assert _cleaned(Boilerplate(at_least=30), texts) == texts
+    assert _cleaned(Boilerplate(share=0.99), texts) == texts
+    assert _cleaned(Boilerplate(of=("assistant",)), texts) == texts
+
+
+def test_boilerplate_tells_what_it_did(make: Make, write: Write) -> None:
+    rows = [{"prompt": f"Question number {n}?\nSent by the web form.", "completion": f"answer {n}"} for n in range(12)]
+    source = {"kind": "jsonl", "path": write("t.jsonl", rows)}
+    made = make(source=source, ops=["boilerplate", "exact_dedup"], split={"test": 0}, task="text")
+    assert made.summary.edited == {"boilerplate": 12}
+    assert "1 lines of at least 10 rows" in made.notes
+    assert not any("web form" in text for text in made.texts())
+    assert set(made.events["reason"]) == {"boilerplate"}
