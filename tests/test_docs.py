@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
+import sqlite3
 import warnings
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def _write_database(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("CREATE TABLE tickets (id INTEGER PRIMARY KEY, message TEXT, category TEXT, customer TEXT)")
+        put = "INSERT INTO tickets (message, category, customer) VALUES (:message, :category, :customer)"
+        database.executemany(put, tickets(60))
+
+
 def _first_id(place: Path) -> str:
     from luthier.flow.locate import find_artifact
     from luthier.text.dataset import read_examples
@@ -80,6 +89,7 @@ def test_a_command_of_the_pages_works(
     if words[1] == "new":
         monkeypatch.chdir(tmp_path)
         write_csv(Path("tickets.csv"), tickets(60))
+        _write_database(Path("tickets.db"))
         Path("axolotl.yaml").write_text(AXOLOTL, encoding="utf-8")
     line = line.replace("moved/recipe.yaml", "recipe.yaml")
     line = line.replace("support/recipe.yaml", "recipe.yaml").replace("support:", "recipe.yaml:")

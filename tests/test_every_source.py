@@ -20,6 +20,7 @@ from luthier.core.component import members
 from luthier.core.errors import DataError
 from luthier.data.row import Broken, Record
 from luthier.data.source import Source
+from tests.data.web_site import Reply, serving
 
 ROWS = [
     {"text": f"question {n},\nin two lines" if n % 3 == 0 else f"question {n}", "answer": f"a{n}"} for n in range(50)
@@ -87,7 +88,19 @@ def _labels(folder: Path) -> tuple[dict[str, Any], list[int]]:
     return {"kind": "labels", "path": "judged.jsonl"}, list(range(1, 51))
 
 
-MAKERS: dict[str, Callable[[Path], tuple[dict[str, Any], list[int]]]] = {
+def _web(folder: Path) -> tuple[dict[str, Any], list[int], list[dict[str, Any]]]:
+    """Plain pages of a site on this machine, fetched while it was there."""
+    with serving() as site:
+        addresses = [f"{site.root}/{n}" for n in range(5)]
+        for n in range(len(addresses)):
+            site.replies[f"/{n}"] = Reply(f"question {n}".encode(), headers={"Content-Type": "text/plain"})
+        settings = {"kind": "web", "pages": addresses, "hosts": ["127.0.0.1"], "delay_s": 0, "retries": 0}
+        Source.parse(settings).gather(folder, lambda text: None)
+    rows = [{"text": f"question {n}", "url": address, "robots": None} for n, address in enumerate(addresses)]
+    return settings, [1] * 5, rows
+
+
+MAKERS: dict[str, Callable[[Path], tuple[Any, ...]]] = {
     "csv": _csv,
     "jsonl": _jsonl,
     "parquet": _parquet,
@@ -95,10 +108,14 @@ MAKERS: dict[str, Callable[[Path], tuple[dict[str, Any], list[int]]]] = {
     "wheel": _wheel,
     "sql": _sql,
     "labels": _labels,
+    "web": _web,
 }
-NOWHERE: dict[str, dict[str, Any]] = {"sql": {"url": "sqlite:///no/such.db"}}
+NOWHERE: dict[str, dict[str, Any]] = {
+    "sql": {"url": "sqlite:///no/such.db"},
+    "web": {"pages": ["http://127.0.0.1:9/x"], "hosts": []},
+}
 """Settings that lead nowhere, for sources that are no path."""
-ELSEWHERE = {"wheel", "sql"}
+ELSEWHERE = {"wheel", "sql", "web"}
 """Sources whose fingerprint is not one of a file's bytes: their own tests say what it follows."""
 KINDS = sorted(members(Source))
 
@@ -115,9 +132,15 @@ def _read(source: Source, base: Path) -> list[Record]:
     return [record for record in found if isinstance(record, Record)]
 
 
-def _columns(records: list[Record]) -> list[dict[str, Any]]:
+def _made(kind: str, place: Path) -> tuple[dict[str, Any], list[int], list[dict[str, Any]]]:
+    """Settings, the lines of the rows, and the rows (`ROWS` unless the maker says otherwise)."""
+    settings, lines, *rows = MAKERS[kind](place)
+    return settings, lines, rows[0] if rows else ROWS
+
+
+def _columns(records: list[Record], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The columns that were written; a source may add its own behind them."""
-    return [{name: record.values[name] for name in ROWS[0]} for record in records]
+    return [{name: record.values[name] for name in rows[0]} for record in records]
 
 
 def test_every_source_has_a_maker() -> None:
@@ -126,22 +149,22 @@ def test_every_source_has_a_maker() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_come_whole_in_order_and_with_their_lines(kind: str, place: Path) -> None:
-    settings, lines = MAKERS[kind](place)
+    settings, lines, rows = _made(kind, place)
     records = _read(Source.parse(settings), place)
-    assert _columns(records) == ROWS
+    assert _columns(records, rows) == rows
     assert [record.line for record in records] == lines
     assert all(record.file and not Path(record.file).is_absolute() for record in records)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_first_reads_only_so_many(kind: str, place: Path) -> None:
-    settings, _ = MAKERS[kind](place)
-    assert _columns(_read(Source.parse({**settings, "first": 3}), place)) == ROWS[:3]
+    settings, _, rows = _made(kind, place)
+    assert _columns(_read(Source.parse({**settings, "first": 3}), place), rows) == rows[:3]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_fingerprint_and_size_are_stable_and_settings_come_back(kind: str, place: Path) -> None:
-    settings, _ = MAKERS[kind](place)
+    settings, *_ = _made(kind, place)
     source = Source.parse(settings)
     assert source.fingerprint(place) == source.fingerprint(place) is not None
     assert (source.size(place) or 0) > 0
@@ -150,7 +173,7 @@ def test_fingerprint_and_size_are_stable_and_settings_come_back(kind: str, place
 
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - ELSEWHERE))
 def test_fingerprint_follows_the_content(kind: str, place: Path) -> None:
-    settings, _ = MAKERS[kind](place)
+    settings, *_ = _made(kind, place)
     source = Source.parse(settings)
     before = source.fingerprint(place)
     file = next(path for path in sorted(place.rglob("*")) if path.is_file())
@@ -160,7 +183,7 @@ def test_fingerprint_follows_the_content(kind: str, place: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_not_there_is_one_clear_error(kind: str, place: Path) -> None:
-    settings, _ = MAKERS[kind](place)
+    settings, *_ = _made(kind, place)
     missing = Source.parse({**settings, **NOWHERE.get(kind, {"path": "no/such.jsonl"})})
     with pytest.raises(DataError) as caught:
         list(missing.records(place, lambda text: None))
@@ -180,7 +203,7 @@ def test_every_setting_is_documented(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "folder", "wheel"])
 def test_a_broken_row_is_yielded_with_its_line_and_reading_goes_on(kind: str, place: Path) -> None:
-    settings, lines = MAKERS[kind](place)
+    settings, lines, _ = _made(kind, place)
     target = "rows.jsonl"
     if kind == "wheel":
         wheel = next(place.rglob("*.whl"))

@@ -18,7 +18,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
@@ -120,6 +120,10 @@ class Component(BaseModel):
     def fingerprint(self, base: Path) -> str | None:
         """A digest of what this part reads from outside the recipe (`base` is the recipe's folder), if it does."""
         return None
+
+    def gather(self, base: Path, say: Callable[[str], None]) -> None:
+        """Bring here what is far away and not here yet; a run does this before it names anything, a plan never."""
+        return
 
     @classmethod
     def summary(cls) -> str:

@@ -79,6 +79,7 @@ class Result:
 def run(recipe: Recipe, events: Events | None = None) -> Result:
     """Make every step that is not cached; steps being made by another process are waited for, not made twice."""
     events = events or Events()
+    _gather(recipe, events)
     what = plan(recipe)
     events.emit(Event(kind="run", text=recipe.name, total=len(what.steps)))
     done: dict[str, StepResult] = {}
@@ -97,6 +98,16 @@ def run(recipe: Recipe, events: Events | None = None) -> Result:
     return Result(
         recipe=recipe, plan=what, steps={planned.name: done[planned.name] for planned in what}, exit_code=exit_code
     )
+
+
+def _gather(recipe: Recipe, events: Events) -> None:
+    """Bring here what steps read from afar: only then can their artifacts be named."""
+    for name, step in recipe.all_steps().items():
+        try:
+            for part in nested(step):
+                part.gather(recipe.base, events.of(name).note)
+        except LuthierError as error:
+            raise recipe.placed(error, name) from error
 
 
 def _is_ready(planned: Planned, what: Plan, done: Mapping[str, StepResult]) -> bool:

@@ -73,7 +73,7 @@ class Prepare(Step):
         grouped(self.source, self.split).glance(outlook.base)
         size = self.source.size(outlook.base)
         if size is None:
-            return Forecast(peak_bytes=BASE_BYTES, how="the file is not here yet")
+            return Forecast(peak_bytes=BASE_BYTES, how="the data is not here yet")
         measured = _measured(outlook.history, "bytes_per_s")
         speed = measured or BYTES_PER_S
         how = f"{size / 1e6:.1f} MB at {speed / 1e6:.1f} MB/s ({'as last time' if measured else 'typical'})"

@@ -1,0 +1,146 @@
+"""Pages of the web."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from luthier.core.addresses import secret_in_clear
+from luthier.core.digest import digest_of
+from luthier.core.errors import MissingExtra, Where
+from luthier.core.paths import Environment
+from luthier.data.mapping import Parts
+from luthier.data.row import Broken, Record
+from luthier.data.source import Say, Source
+
+if TYPE_CHECKING:
+    from luthier.data.web.crawl import Wanted
+
+USER_AGENT = "Luthier (prepares text for language models; obeys robots.txt)"
+_NEEDED = ("lxml", "protego", "trafilatura")
+
+
+class Web(Source):
+    """The main text of web pages: those of a sitemap, or a list.
+
+    robots.txt is obeyed, also on redirects, and addresses inside private networks are refused. Pages are fetched once
+    and kept; `run` fetches them, `plan` never does. Columns: text, title, author, date, site, licence, url, robots.
+    """
+
+    kind: Literal["web"] = "web"
+
+    sitemap: Annotated[str | None, Environment()] = None
+    """Address of a sitemap: XML, an index of several, or a list of lines; gzip is understood."""
+    pages: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Addresses of pages, in place of a sitemap. A secret in an address must be `$NAME`."""
+    glob: str = Field(default="*", min_length=1)
+    """Which addresses are taken, such as `https://example.com/help/*`."""
+    limit: int = Field(default=1000, ge=1)
+    """At most so many pages, the first ones."""
+    edition: str = Field(default="1", min_length=1)
+    """A name for the state of the pages. With another name every page is asked for again (one that has not changed is
+    not sent again); with the same, pages stay as they were fetched."""
+    user_agent: str = Field(default=USER_AGENT, min_length=3, pattern=r"^[\x20-\x7e]+$")
+    """How the crawler introduces itself; the first word is what robots.txt knows it by. Say how to reach you."""
+    delay_s: float = Field(default=1.0, ge=0)
+    """Seconds between two requests to one host; more when its robots.txt asks for more."""
+    timeout_s: float = Field(default=30.0, gt=0)
+    """Seconds in which a page must have come whole."""
+    retries: int = Field(default=2, ge=0, le=20)
+    """How often a page is asked for again when its server is busy or cannot be reached."""
+    page_bytes: int = Field(default=5_000_000, ge=1)
+    """The largest page, before and after unpacking."""
+    hosts: tuple[str, ...] = ()
+    """Hosts that may lie inside a private network, such as `wiki.local`; all others must be public."""
+
+    @field_validator("sitemap", "pages")
+    @classmethod
+    def _no_secret_in_clear(cls, value: Any) -> Any:
+        for url in (value,) if isinstance(value, str) else value or ():
+            if (name := secret_in_clear(url)) is not None:
+                raise ValueError(f"holds a secret in clear ({name}); write $NAME there, and export NAME=… first")
+        return value
+
+    @model_validator(mode="after")
+    def _one_list(self) -> Web:
+        if bool(self.pages) == (self.sitemap is not None):
+            raise ValueError("wants either `sitemap` or `pages`; name one of them")
+        return self
+
+    @property
+    def wanted(self) -> Wanted:
+        """What is asked for."""
+        from luthier.data.web.crawl import Wanted
+
+        for name in _NEEDED:
+            if find_spec(name) is None:
+                raise MissingExtra(
+                    f"{name} is not installed", where=Where(field="kind"), remedy="pip install 'luthier[web]'"
+                )
+        return Wanted(
+            pages=self.pages,
+            sitemap=self.sitemap,
+            glob=self.glob,
+            limit=min(self.limit, self.first or self.limit),
+            edition=self.edition,
+            user_agent=self.user_agent,
+            delay_s=self.delay_s,
+            timeout_s=self.timeout_s,
+            retries=self.retries,
+            page_bytes=self.page_bytes,
+            hosts=self.hosts,
+            stops=self.on_error == "stop",
+        )
+
+    def gather(self, base: Path, say: Say) -> None:
+        """Fetch the pages that are not here yet."""
+        from luthier.data.web.crawl import crawl, finished
+
+        if finished(self.wanted) is None:
+            crawl(self.wanted, say)
+
+    def read(self, base: Path, say: Say) -> Iterator[Record | Broken]:
+        """Yield the text of every page in order, fetched first when it is not here; a page is its own file."""
+        from luthier.data.web.crawl import crawl
+
+        found = crawl(self.wanted, say)
+        say(f"{len(found['pages'])} pages as they were on {found['fetched']}; another `edition` asks for them again")
+        for entry in found["pages"]:
+            yield _row(entry)
+
+    def fingerprint(self, base: Path) -> str | None:
+        """A digest of the fetched pages; None when they are not here."""
+        from luthier.data.web.crawl import finished
+
+        found = finished(self.wanted)
+        return None if found is None else digest_of(found["pages"])
+
+    def glance(self, base: Path) -> list[tuple[Record, Parts]]:
+        """The first rows when the pages are here already; a plan fetches nothing."""
+        from luthier.data.web.crawl import finished
+
+        return super().glance(base) if finished(self.wanted) is not None else []
+
+    def size(self, base: Path) -> int | None:
+        """The pages' bytes, when they are here."""
+        from luthier.data.web.crawl import finished
+
+        found = finished(self.wanted)
+        return None if found is None else sum(entry.get("bytes", 0) for entry in found["pages"])
+
+
+def _row(entry: dict[str, Any]) -> Record | Broken:
+    from luthier.data.web import page
+    from luthier.data.web.crawl import body_of, wrong
+    from luthier.data.web.fetch import Unfetched
+
+    try:
+        if "problem" in entry:
+            raise Unfetched(entry["problem"])
+        return Record(page.values(body_of(entry), entry["headers"], entry["ended"]), entry["url"], 1)
+    except Unfetched as error:
+        return Broken(entry["url"], 1, error.problem, remedy=wrong(entry["url"], error).remedy)

@@ -1,0 +1,199 @@
+"""A crawl: the pages that are asked for, each once, kept on the disk; afterwards it is read without the network.
+
+CACHE/web/pages/DIGEST.json     what a server last said of one address: headers, where it ended, which body
+CACHE/web/bodies/DIGEST         bytes, named by their digest
+CACHE/web/crawls/DIGEST.json    a finished crawl: its pages in order, each with its body or its problem
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import xxhash
+from filelock import FileLock
+
+from luthier.core.addresses import shown
+from luthier.core.digest import digest_of
+from luthier.core.errors import DataError, Where
+from luthier.core.files import write_aside, writing
+from luthier.core.paths import cache_folder, filled
+from luthier.data.web import page, sitemap
+from luthier.data.web.fetch import Answer, Fetcher, Unfetched
+from luthier.data.web.robots import Robots
+
+_TOLD_EACH = 50
+_AGAIN = {"etag": "If-None-Match", "last-modified": "If-Modified-Since"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Which pages, and how they are asked for."""
+
+    pages: tuple[str, ...]
+    sitemap: str | None
+    glob: str
+    limit: int
+    edition: str
+    user_agent: str
+    delay_s: float
+    timeout_s: float
+    retries: int
+    page_bytes: int
+    hosts: tuple[str, ...]
+    stops: bool
+    """Whether a page that cannot be had stops the crawl."""
+
+    @property
+    def key(self) -> str:
+        """Names the crawl: what decides which pages it holds."""
+        deciding = (self.pages, self.sitemap, self.glob, self.limit, self.edition, self.user_agent, self.page_bytes)
+        return digest_of([*deciding, self.hosts, self.stops])
+
+
+def finished(wanted: Wanted) -> dict[str, Any] | None:
+    """The crawl as it was finished; None when it was not."""
+    place = _folder() / "crawls" / f"{wanted.key}.json"
+    if not place.is_file():
+        return None
+    found: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
+    return found
+
+
+def body_of(entry: Mapping[str, Any]) -> bytes:
+    """The bytes of a page of a finished crawl; `DataError` when they are gone or changed."""
+    place = _folder() / "bodies" / entry["body"]
+    data: bytes | None = place.read_bytes() if place.is_file() else None
+    if data is None or xxhash.xxh3_128_hexdigest(data) != entry["body"]:
+        remedy = f"remove the folder {_folder()}, and the pages are fetched anew"
+        raise DataError("the kept page is gone or damaged", where=Where(file=entry["url"]), remedy=remedy)
+    return data
+
+
+def crawl(wanted: Wanted, say: Callable[[str], None]) -> dict[str, Any]:
+    """Fetch what is not here yet; a killed crawl goes on where it was."""
+    place = _folder() / "crawls" / f"{wanted.key}.json"
+    with writing(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(place.with_suffix(".lock")):
+        if (found := finished(wanted)) is not None:
+            return found
+        made = {"fetched": datetime.now(UTC).date().isoformat(), "pages": _Crawl(wanted, say).entries()}
+        write_aside(place, json.dumps(made, ensure_ascii=False, indent=1).encode())
+        return made
+
+
+def _folder() -> Path:
+    return cache_folder() / "web"
+
+
+class _Crawl:
+    """One crawl under way."""
+
+    def __init__(self, wanted: Wanted, say: Callable[[str], None]) -> None:
+        self._wanted = wanted
+        self._say = say
+
+    def entries(self) -> list[dict[str, Any]]:
+        """Every page with its body or its problem, in order."""
+        wanted = self._wanted
+        self._say(f"asking as {wanted.user_agent!r}, one request to a host each {wanted.delay_s:g} s or as it wishes")
+        made: list[dict[str, Any]] = []
+        with Fetcher(wanted.user_agent, wanted.delay_s, wanted.timeout_s, wanted.retries, wanted.hosts) as fetcher:
+            robots = Robots(fetcher, re.split(r"[\s/]", wanted.user_agent)[0])
+            for url in self._addresses(fetcher):
+                made.append(self._entry(url, fetcher, robots))
+                if len(made) % _TOLD_EACH == 0:
+                    self._say(f"{len(made)} pages")
+        return made
+
+    def _addresses(self, fetcher: Fetcher) -> Iterator[str]:
+        wanted = self._wanted
+        named: Iterator[str] = map(filled, wanted.pages)
+        if wanted.sitemap is not None:
+            named = sitemap.pages(fetcher, filled(wanted.sitemap), self._say)
+        chosen = _distinct(named, wanted.glob)
+        try:
+            first = next(chosen, None)
+            if first is None:
+                where = Where(file=shown(wanted.sitemap or ""), field="glob")
+                raise DataError("names no page", where=where, remedy=f"check `glob`, which is {wanted.glob!r}")
+            yield from islice(chain((first,), chosen), wanted.limit)
+            if next(chosen, None) is not None:
+                self._say(f"there are more pages than the limit of {wanted.limit}; the first are taken")
+        except Unfetched as error:
+            where = Where(file=shown(wanted.sitemap or ""), field="sitemap")
+            raise DataError(error.problem, where=where, remedy="open the address in a browser, and check it") from None
+
+    def _entry(self, url: str, fetcher: Fetcher, robots: Robots) -> dict[str, Any]:
+        try:
+            return self._kept(url) or self._fetched(url, fetcher, robots)
+        except Unfetched as error:
+            if self._wanted.stops:
+                raise wrong(shown(url), error) from None
+            return {"url": shown(url), "problem": error.problem}
+
+    def _place(self, url: str) -> Path:
+        return _folder() / "pages" / f"{digest_of([url, self._wanted.user_agent])}.json"
+
+    def _kept(self, url: str) -> dict[str, Any] | None:
+        """What is here of this page from this edition."""
+        known = self._known(url)
+        if known is None or known.pop("edition") != self._wanted.edition or known["bytes"] > self._wanted.page_bytes:
+            return None
+        return known
+
+    def _known(self, url: str) -> dict[str, Any] | None:
+        with suppress(FileNotFoundError, ValueError, DataError):
+            known: dict[str, Any] = json.loads(self._place(url).read_text(encoding="utf-8"))
+            body_of(known)
+            return known
+        return None
+
+    def _fetched(self, url: str, fetcher: Fetcher, robots: Robots) -> dict[str, Any]:
+        known = self._known(url)
+        headers = known["headers"] if known else {}
+        asked = {ask: headers[name] for name, ask in _AGAIN.items() if name in headers}
+        answer = fetcher.get(url, self._wanted.page_bytes, asked, robots.may)
+        if answer.status == 304 and known is not None:
+            made = {name: value for name, value in known.items() if name != "edition"}
+        else:
+            made = self._taken(url, answer)
+        kept = json.dumps({**made, "edition": self._wanted.edition}, ensure_ascii=False)
+        write_aside(self._place(url), kept.encode())
+        return made
+
+    def _taken(self, url: str, answer: Answer) -> dict[str, Any]:
+        page.kind_of(answer.headers)
+        digest = xxhash.xxh3_128_hexdigest(answer.body)
+        write_aside(_folder() / "bodies" / digest, answer.body)
+        ended = shown(answer.url)
+        return {"url": shown(url), "ended": ended, "headers": answer.headers, "body": digest, "bytes": len(answer.body)}
+
+
+def _distinct(named: Iterable[str], glob: str) -> Iterator[str]:
+    """The addresses that fit, without the part behind #, each once."""
+    seen = set[str]()
+    for url in named:
+        bare = url.partition("#")[0]
+        if bare not in seen and fnmatchcase(bare, glob):
+            seen.add(bare)
+            yield bare
+
+
+def wrong(url: str, error: Unfetched) -> DataError:
+    """A page that cannot be had, as an error."""
+    remedy = "take it out, or set `on_error: drop` to leave such pages out and list them"
+    if error.passing:
+        remedy = f"try again later (what was fetched is kept); or {remedy}"
+    if "private network" in error.problem:
+        remedy = f"if you trust it, name the host in `hosts`; else {remedy}"
+    return DataError(error.problem, where=Where(file=url), remedy=remedy)

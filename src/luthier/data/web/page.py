@@ -1,0 +1,87 @@
+"""What of a page is its text: decoded by what its bytes say, then as trafilatura finds it; nothing in it is run."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from luthier.data.web.fetch import Unfetched
+
+_PAGES = ("text/html", "application/xhtml+xml")
+_TEXTS = ("text/plain", "text/markdown")
+_META_CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s{0,5}=\s{0,5}[\"']?([\w.:-]{1,40})", re.IGNORECASE)
+_HEADER_CHARSET = re.compile(r"charset\s{0,5}=\s{0,5}[\"']?([\w.:-]{1,40})", re.IGNORECASE)
+_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+_DATES = {"extensive_search": False, "max_date": "2100-01-01"}
+"""Dates that a page states about itself; without a bound of its own the search would look at the clock."""
+
+
+def kind_of(headers: Mapping[str, str]) -> str:
+    """`page` or `text`; `Unfetched` for what is neither."""
+    kind = headers.get("content-type", "text/html").partition(";")[0].strip().lower()
+    if kind in _PAGES:
+        return "page"
+    if kind in _TEXTS:
+        return "text"
+    raise Unfetched(f"wanted a page, came {kind or 'nothing'}")
+
+
+def decoded(body: bytes, headers: Mapping[str, str]) -> str:
+    """The bytes as text: a mark or valid UTF-8 speaks for itself, whatever is declared; then what is declared."""
+    for mark, name in _MARKS:
+        if body.startswith(mark):
+            return body.decode(name, "replace")
+    if not body.isascii() and (text := _strict(body, "utf-8")) is not None:
+        return text
+    in_header = _HEADER_CHARSET.search(headers.get("content-type", ""))
+    in_page = _META_CHARSET.search(body[:2048])
+    declared = [in_header[1] if in_header else "", in_page[1].decode("ascii") if in_page else ""]
+    for name in (*declared, "utf-8", "cp1252"):
+        if name and (text := _strict(body, name)) is not None:
+            return text
+    return body.decode("latin-1")
+
+
+def _strict(body: bytes, name: str) -> str | None:
+    try:
+        return body.decode(name)
+    except (LookupError, UnicodeError):
+        return None
+
+
+def values(body: bytes, headers: Mapping[str, str], url: str) -> dict[str, Any]:
+    """The columns of a row; `Unfetched` when the page has no main text."""
+    text = decoded(body, headers).replace("\0", "")
+    found: dict[str, Any] = {"text": text.strip()}
+    tags = headers.get("x-robots-tag", "")
+    if kind_of(headers) == "page":
+        found = _extracted(text, url)
+        tags = ", ".join(filter(None, (tags, found.pop("robots"))))
+    if not found["text"]:
+        raise Unfetched("has no main text")
+    return {**found, "url": url, "robots": tags or None}
+
+
+def _extracted(text: str, url: str) -> dict[str, Any]:
+    import trafilatura
+
+    tree = trafilatura.load_html(text) if text.strip() else None
+    if tree is None:
+        return {"text": "", "robots": ""}
+    robots = tree.xpath("//meta[translate(@name, 'ROBTS', 'robts') = 'robots']/@content")
+    licences = tree.xpath("//*[self::link or self::a][contains(concat(' ', @rel, ' '), ' license ')]/@href")
+    document: Any = trafilatura.bare_extraction(
+        text, url=url, include_comments=False, with_metadata=True, date_extraction_params=dict(_DATES)
+    )
+    told: Mapping[str, Any] = document.as_dict() if document is not None else {}
+    return {
+        "text": (told.get("text") or "").strip(),
+        "title": told.get("title"),
+        "author": told.get("author"),
+        "date": told.get("date"),
+        "site": told.get("sitename"),
+        "licence": (str(licences[0]) if licences else None) or told.get("license"),
+        "robots": ", ".join(str(each).strip() for each in robots),
+    }

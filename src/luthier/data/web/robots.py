@@ -1,0 +1,54 @@
+"""What robots.txt allows, by RFC 9309: longest match wins, a missing file allows all, an unreachable one nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from luthier.data.web.fetch import Fetcher, Unfetched, checked
+
+_LIMIT = 512 << 10
+"""Bytes that must be read at least (RFC 9309, 2.5); a longer file is not obeyed in part, but refused."""
+
+LONGEST_DELAY_S = 120.0
+"""Where a host wants to be asked less often than this, it is not asked at all."""
+
+
+@dataclass
+class Robots:
+    """The rules of each host, asked for once."""
+
+    fetcher: Fetcher
+    agent: str
+    _rules: dict[str, Any] = field(default_factory=dict)
+
+    def may(self, url: str) -> float:
+        """Seconds that the host wants between two requests; `Unfetched` when it forbids the page."""
+        checked(url)
+        rules = self._of(url)
+        if isinstance(rules, str):
+            raise Unfetched(rules)
+        if not rules.can_fetch(url, self.agent):
+            raise Unfetched("robots.txt forbids it")
+        wish = float(rules.crawl_delay(self.agent) or 0.0)
+        if not wish <= LONGEST_DELAY_S:
+            raise Unfetched(f"robots.txt wants {wish:g} s between two requests, more than {LONGEST_DELAY_S:g}")
+        return wish
+
+    def _of(self, url: str) -> Any:
+        parts = urlsplit(url)
+        host = f"{parts.scheme}://{parts.netloc}"
+        if host not in self._rules:
+            self._rules[host] = self._asked(f"{host}/robots.txt")
+        return self._rules[host]
+
+    def _asked(self, url: str) -> Any:
+        from protego import Protego
+
+        try:
+            return Protego.parse(self.fetcher.get(url, _LIMIT).body.decode("utf-8", "replace"))
+        except Unfetched as error:
+            if 400 <= error.status < 500 and not error.passing:
+                return Protego.parse("")
+            return f"its robots.txt {error.problem}, so nothing is asked there"
