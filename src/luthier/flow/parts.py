@@ -19,6 +19,8 @@ _BASES = (
     "luthier.data.exporter",
     "luthier.data.adjudicator",
     "luthier.data.label_format",
+    "luthier.data.label_function",
+    "luthier.data.selector",
     "luthier.tune.technique",
     "luthier.tune.objective",
     "luthier.tune.optimizer",

@@ -1,0 +1,1 @@
+"""Cheap rules that vote for a label; one file a rule."""

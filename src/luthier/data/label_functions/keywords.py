@@ -1,0 +1,56 @@
+"""Words that give a label away."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Literal
+
+from pydantic import Field
+
+from luthier.data.label_function import LabelFunction
+from luthier.data.remake import asked_text
+from luthier.data.row import Row
+
+
+class Keywords(LabelFunction):
+    """Vote for a label where the text has one of some words or phrases; case does not count."""
+
+    kind: Literal["keywords"] = "keywords"
+    label: str = Field(default="yes", min_length=1)
+    """The label that it votes for."""
+    words: tuple[str, ...] = ()
+    """Words or phrases; each counts as a whole, so that `art` is not found in `start`."""
+    unless: tuple[str, ...] = ()
+    """Words or phrases that silence it."""
+
+    @property
+    def says(self) -> str:
+        """The label."""
+        return self.label
+
+    def vote(self, rows: Sequence[Row]) -> list[str | None]:
+        """Look for the words."""
+        texts = (asked_text(row) for row in rows)
+        return [self.label if found(self._wanted, text) and not found(self._silent, text) else None for text in texts]
+
+    @cached_property
+    def _wanted(self) -> re.Pattern[str] | None:
+        return pattern(self.words)
+
+    @cached_property
+    def _silent(self) -> re.Pattern[str] | None:
+        return pattern(self.unless)
+
+
+def pattern(words: Sequence[str]) -> re.Pattern[str] | None:
+    """Any of some words as whole words, spaces standing for any white space; nothing repeats, so it runs in linear
+    time."""
+    parts = [r"\s".join(map(re.escape, word.casefold().split())) for word in words if word.strip()]
+    return re.compile(rf"(?<!\w)(?:{'|'.join(parts)})(?!\w)") if parts else None
+
+
+def found(wanted: re.Pattern[str] | None, text: str) -> bool:
+    """Whether a text has one of the words."""
+    return wanted is not None and wanted.search(" ".join(text.casefold().split())) is not None

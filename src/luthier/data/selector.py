@@ -1,0 +1,90 @@
+"""A way to choose which rows people should label next."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+from luthier.core.component import Component
+from luthier.core.errors import DataError, Where
+from luthier.data.row import Row
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Measure = Literal["entropy", "margin", "confidence"]
+
+
+class Candidate(NamedTuple):
+    """A row that could be labelled."""
+
+    row: Row
+    text: str
+    shares: Mapping[str, float] | None
+    """The probability of each label that a model proposed; None where none did."""
+
+
+class Chosen(NamedTuple):
+    """A candidate by its place, and how much spoke for it."""
+
+    place: int
+    score: float
+
+
+@dataclass(frozen=True)
+class Pool:
+    """What can be chosen, and what is labelled already."""
+
+    candidates: Sequence[Candidate]
+    labelled: Sequence[str]
+    """Texts that people have judged: no more of the same is wanted."""
+    seed: int
+
+    @cached_property
+    def points(self) -> NDArray[np.float64]:
+        """(candidates + labelled, dimensions): unit vectors of all texts, by TF-IDF and a truncated SVD."""
+        from luthier.data.embedding import points
+
+        return points([*(one.text for one in self.candidates), *self.labelled], seed=self.seed)
+
+    def uncertainty(self, measure: Measure) -> NDArray[np.float64]:
+        """(candidates,): from 0 (sure) to 1 (no idea); `DataError` where no model has proposed anything."""
+        import numpy as np
+
+        return np.array([self._uncertain(one, measure) for one in self.candidates], dtype=np.float64)
+
+    def _uncertain(self, one: Candidate, measure: Measure) -> float:
+        import math
+
+        if not one.shares or len(one.shares) < 2:
+            what = "a row has no proposal with a probability for each label"
+            where = Where(file=one.row.file, line=one.row.line, field="by")
+            raise DataError(what, where=where, remedy="put the step `propose` before this one, or select by `k_center`")
+        shares = sorted(one.shares.values(), reverse=True)
+        if measure == "entropy":
+            return -sum(share * math.log(share) for share in shares if share > 0) / math.log(len(shares))
+        if measure == "margin":
+            return 1 - (shares[0] - shares[1])
+        return (1 - shares[0]) * len(shares) / (len(shares) - 1)
+
+
+class Selector(Component):
+    """A way to choose which rows people should label next, the most useful first."""
+
+    role: ClassVar[str] = "selector"
+    home: ClassVar[str] = "luthier.data.selectors"
+
+    @abstractmethod
+    def choose(self, pool: Pool, count: int) -> list[Chosen]:
+        """At most `count` candidates, each once, in the order in which they should be asked about."""
+
+
+def by_id(pool: Pool, scores: Any) -> list[int]:
+    """Places by falling score; equal scores by the rows' ids, so that the order in which rows came cannot be felt."""
+    return sorted(
+        range(len(pool.candidates)), key=lambda at: (-round(float(scores[at]), 12), pool.candidates[at].row.id)
+    )

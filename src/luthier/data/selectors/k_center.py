@@ -1,0 +1,37 @@
+"""What is farthest from all that is labelled."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from luthier.data.selector import Chosen, Pool, Selector, by_id
+
+
+class KCenter(Selector):
+    """Rows that leave no text far from a labelled one (greedy k-center; Sener and Savarese 2018); wants no model."""
+
+    kind: Literal["k_center"] = "k_center"
+
+    def choose(self, pool: Pool, count: int) -> list[Chosen]:
+        """Again and again the text farthest from what is labelled or chosen; the first of all is the most central."""
+        import numpy as np
+
+        number = len(pool.candidates)
+        if number == 0:
+            return []
+        points = pool.points[:number]
+        order = by_id(pool, np.zeros(number))
+        rank = np.empty(number, dtype=np.int64)
+        rank[order] = np.arange(number)
+        known = pool.points[number:]
+        far = 1 - (points @ known.T).max(axis=1) if len(known) else -(1 - points @ points.mean(axis=0))
+        chosen: list[Chosen] = []
+        left = np.ones(number, dtype=bool)
+        for step in range(min(count, number)):
+            at = int(np.lexsort((rank, -np.round(np.where(left, far, -np.inf), 9)))[0])
+            distance = 1.0 if step == 0 and not len(known) else float(far[at])
+            chosen.append(Chosen(at, round(distance, 6)))
+            left[at] = False
+            near = 1 - points @ points[at]
+            far = near if step == 0 and not len(known) else np.minimum(far, near)
+        return chosen

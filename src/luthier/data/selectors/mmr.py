@@ -1,0 +1,40 @@
+"""What the model is unsure of, and unlike what was chosen before."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from luthier.data.selector import Chosen, Measure, Pool, Selector, by_id
+
+
+class Mmr(Selector):
+    """Uncertain rows that are unlike each other (maximal marginal relevance; Carbonell and Goldstein 1998)."""
+
+    kind: Literal["mmr"] = "mmr"
+    measure: Measure = "entropy"
+    """How uncertainty is measured: `entropy`, `margin` or `confidence`."""
+    diversity: float = Field(default=0.3, ge=0.0, le=1.0)
+    """What likeness to rows that are chosen or labelled costs: 0 goes by uncertainty alone, 1 by likeness alone."""
+
+    def choose(self, pool: Pool, count: int) -> list[Chosen]:
+        """Again and again the row with most uncertainty less likeness."""
+        import numpy as np
+
+        number = len(pool.candidates)
+        if number == 0:
+            return []
+        unsure, points, known = pool.uncertainty(self.measure), pool.points[:number], pool.points[number:]
+        rank = np.empty(number, dtype=np.int64)
+        rank[by_id(pool, unsure)] = np.arange(number)
+        like = (points @ known.T).max(axis=1) if len(known) else np.zeros(number)
+        left = np.ones(number, dtype=bool)
+        chosen: list[Chosen] = []
+        for _ in range(min(count, number)):
+            worth = (1 - self.diversity) * unsure - self.diversity * like
+            at = int(np.lexsort((rank, -np.round(np.where(left, worth, -np.inf), 9)))[0])
+            chosen.append(Chosen(at, round(float(worth[at]), 6)))
+            left[at] = False
+            like = np.maximum(like, points @ points[at])
+        return chosen

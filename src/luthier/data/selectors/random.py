@@ -1,0 +1,19 @@
+"""Anything: the sample that tells how the whole is."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from luthier.core.digest import digest_of
+from luthier.data.selector import Chosen, Pool, Selector
+
+
+class Random(Selector):
+    """A random sample, drawn by content and seed: what an honest measure needs, and what others are compared with."""
+
+    kind: Literal["random"] = "random"
+
+    def choose(self, pool: Pool, count: int) -> list[Chosen]:
+        """Sort by a digest of seed and id."""
+        lots = {at: digest_of([pool.seed, one.row.id]) for at, one in enumerate(pool.candidates)}
+        return [Chosen(at, 0.0) for at in sorted(lots, key=lots.__getitem__)[:count]]

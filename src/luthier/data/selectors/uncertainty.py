@@ -1,0 +1,20 @@
+"""What the model is least sure of."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from luthier.data.selector import Chosen, Measure, Pool, Selector, by_id
+
+
+class Uncertainty(Selector):
+    """Rows of whose label a model is least sure (Lewis and Gale 1994); wants the step `propose` before it."""
+
+    kind: Literal["uncertainty"] = "uncertainty"
+    measure: Measure = "entropy"
+    """`entropy` of all probabilities; `margin` between the first and the second; `confidence` of the first."""
+
+    def choose(self, pool: Pool, count: int) -> list[Chosen]:
+        """Sort by uncertainty."""
+        scores = pool.uncertainty(self.measure)
+        return [Chosen(at, round(float(scores[at]), 6)) for at in by_id(pool, scores)[:count]]

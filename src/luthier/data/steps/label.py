@@ -1,0 +1,167 @@
+"""The step that labels rows by rules that are weighed together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from luthier.core.errors import DataError, Where
+from luthier.core.files import write_aside
+from luthier.core.step import DataRef, Forecast, Makes, Outline, Outlook, Step, Work
+from luthier.data.adjudicator import Adjudicator, Decision
+from luthier.data.adjudicators.label_model import LabelModel
+from luthier.data.label.weak import Votes, account, ballots
+from luthier.data.label_function import LabelFunction, named
+from luthier.data.remake import Remade, asked_text, read_rows
+from luthier.data.row import Row
+from luthier.data.tables import dump
+from luthier.text.dataset import splits, summary
+from luthier.text.messages import Message
+
+ROWS_PER_S = 20_000
+WEAK, GIVEN = "weak", "given"
+"""Columns of `meta`: the functions' votes with the confidence, and the label that a row had before."""
+
+
+class Label(Step):
+    """Label rows by labelling functions whose votes are weighed together, and write a data set of labelled rows.
+
+    Texts to continue become questions with the label as their answer. Every row keeps the votes in `meta.weak`, and a
+    label that it had before in `meta.given`; `functions.json` tells coverage, conflicts and estimated accuracy.
+    """
+
+    kind: Literal["label"] = "label"
+    makes: ClassVar[Makes] = "dataset"
+
+    data: DataRef
+    """The step that made the data set."""
+    functions: tuple[LabelFunction, ...] = Field(min_length=1)
+    """Who votes; a function may say nothing of a row."""
+    rule: Adjudicator = LabelModel()
+    """How one label is decided from several votes."""
+    splits: Literal["auto", "train", "all"] = "auto"
+    """Which splits are labelled. `auto`: only `train` where rows have classes already, so that held-out rows keep
+    labels that no rule made; all where they have none."""
+    undecided: Literal["drop", "keep"] = "drop"
+    """Rows without a decision are left out with the reason, or keep the label that they have."""
+    system: str | None = None
+    """The system turn of labelled rows that have none."""
+
+    @field_validator("functions", mode="before")
+    @classmethod
+    def _at_least_one(cls, value: object) -> object:
+        if value in ([], (), None):
+            raise ValueError("names no labelling function; `luthier parts 'label function'` lists them")
+        return value
+
+    def make(self, work: Work) -> Mapping[str, Any]:
+        """Let all vote, weigh the votes, and write the rows."""
+        started = time.perf_counter()
+        data = work.inputs["data"]
+        told = summary(data)
+        which = self._splits(work, labelled=told.task == "label")
+        names = named(self.functions)
+        votes: Votes = [[] for _ in names]
+        given: list[str | None] = []
+        for split in which:
+            for rows in read_rows(data, split):
+                for mine, function in zip(votes, self.functions, strict=True):
+                    mine.extend(function.vote(rows))
+                given += [row.answer if told.task == "label" else None for row in rows]
+                work.events.progress(len(given), sum(told.rows.values()), "rows")
+        verdicts = self.rule.decide(ballots(names, votes))
+        accounts = account(names, votes, verdicts, given)
+        self._write(work, which, list(zip(verdicts.decisions, zip(*votes, strict=True), strict=True)), names)
+        write_aside(work.folder / "functions.json", (dump([one.as_json() for one in accounts]) + "\n").encode())
+        for one in accounts:
+            (work.events.note if one.votes else work.events.warning)(str(one))
+        return {"rows_per_s": len(given) / max(time.perf_counter() - started, 1e-9)}
+
+    def _splits(self, work: Work, *, labelled: bool) -> list[str]:
+        found = splits(work.inputs["data"])
+        if self.splits == "all" or (self.splits == "auto" and not labelled):
+            return found
+        if self.splits == "auto" and len(found) > 1:
+            work.events.note("only training rows are labelled: held-out rows keep the labels that they have")
+        if not labelled and len(found) > 1:
+            what = "held-out rows have no classes, and only training rows are to be labelled"
+            raise DataError(what, where=Where(field="splits"), remedy="set `splits: all`")
+        return ["train"]
+
+    def _write(
+        self, work: Work, which: list[str], decided: list[tuple[Decision, tuple[str | None, ...]]], names: list[str]
+    ) -> None:
+        made = Remade(work, work.inputs["data"])
+        labels: set[str] = set()
+        at = 0
+        for split in splits(work.inputs["data"]):
+            for rows in read_rows(work.inputs["data"], split):
+                kept: list[Row] = []
+                for row in rows:
+                    new: Row | None = row
+                    if split in which:
+                        new = self._one(made, row, *decided[at], names)
+                        at += 1
+                    if new is not None:
+                        kept.append(new)
+                labels.update(row.answer for row in kept)
+                made.keep(split, kept, [row.answer for row in kept])
+        if not labels:
+            reasons = ", ".join(sorted({decision.why.partition(":")[0] for decision, _ in decided}))
+            raise DataError(f"no row is labelled: {reasons}", where=Where(field="functions"), remedy="loosen the rules")
+        found = made.close(task="label", labels=sorted(labels))
+        dropped = ", ".join(f"{count} {reason}" for reason, count in found.dropped.items())
+        work.events.note(
+            f"{sum(found.rows.values())} of {found.rows_in} rows have a label{f'; {dropped}' * bool(dropped)}"
+        )
+
+    def _one(
+        self, made: Remade, row: Row, decision: Decision, votes: tuple[str | None, ...], names: list[str]
+    ) -> Row | None:
+        said = {name: vote for name, vote in zip(names, votes, strict=True) if vote is not None}
+        has_label = row.kind == "label"
+        if decision.label is None and (self.undecided == "drop" or not has_label):
+            made.drop(row, decision.why.replace("no judgment", "no vote"))
+            return None
+        meta = {**row.meta, WEAK: {"votes": said, "confidence": decision.confidence}}
+        if decision.label is None:
+            return replace(row, meta=meta)
+        before = row.answer if has_label else ""
+        if before != decision.label:
+            made.rewritten(row, f"labelled by {len(said)} of {len(names)} functions", before, decision.label)
+        if has_label:
+            meta[GIVEN] = before
+        return replace(row, meta=meta, kind="label", messages=self._turns(row, decision.label))
+
+    def _turns(self, row: Row, label: str) -> tuple[Message, ...]:
+        """The question as it was, answered by the label."""
+        before = (
+            row.messages[:-1] if row.prompt else (*row.messages[:-1], Message(role="user", content=asked_text(row)))
+        )
+        if self.system and not any(turn.role == "system" for turn in before):
+            before = (Message(role="system", content=self.system), *before)
+        return (*before, Message(role="assistant", content=label))
+
+    def foresee(self, outlook: Outlook) -> Forecast:
+        """From the rows and the speed of the last time, or a common one."""
+        rows = rows_ahead(outlook)
+        if rows is None:
+            return Forecast(how="the data set is not made yet")
+        speed = outlook.history.get("measures", {}).get("rows_per_s") or ROWS_PER_S
+        return Forecast(seconds=1 + rows / speed, how=f"{rows:,} rows at {speed:,.0f} rows/s")
+
+    def outline(self, outlook: Outlook) -> Outline:
+        """At most the rows of the data set."""
+        return outlook.outlines.get("data", Outline())
+
+
+def rows_ahead(outlook: Outlook) -> int | None:
+    """Rows of the data set that a step reads, made or expected."""
+    if (made := outlook.inputs.get("data")) is not None:
+        return sum(summary(made).rows.values())
+    expected = outlook.outlines.get("data")
+    return sum(expected.rows.values()) if expected is not None and expected.rows else None

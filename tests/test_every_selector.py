@@ -1,0 +1,59 @@
+"""Every selector keeps a selector's promises: each row once, in an order that depends on content and seed only."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from luthier.core.component import members
+from luthier.data.row import Row
+from luthier.data.selector import Candidate, Pool, Selector
+from luthier.text.messages import Message
+
+KINDS = sorted(members(Selector))
+TOPICS = ("refund of the invoice", "parcel by courier", "password and login", "colour of the sofa")
+
+
+def _candidate(n: int, text: str, shares: list[float] | None) -> Candidate:
+    turns = (Message(role="user", content=text), Message(role="assistant", content="x"))
+    row = Row(n, f"{n * 7919 % 9973:016x}", "csv", "f.csv", n, "chat", turns)
+    return Candidate(row, text, None if shares is None else dict(zip("abc", shares, strict=True)))
+
+
+def pool(count: int = 40, seed: int = 3, labelled: tuple[str, ...] = ()) -> Pool:
+    random = np.random.default_rng(0)
+    shares = random.dirichlet([0.6] * 3, count)
+    texts = [f"my {TOPICS[n % 4]} number {n} is {'late' if n % 3 else 'wrong'}" for n in range(count)]
+    return Pool([_candidate(n, texts[n], shares[n].tolist()) for n in range(count)], labelled, seed)
+
+
+@pytest.fixture(params=KINDS)
+def selector(request: pytest.FixtureRequest) -> Selector:
+    return members(Selector)[request.param].model_validate({})
+
+
+def test_it_is_documented_and_its_settings_come_back(selector: Selector) -> None:
+    member = type(selector)
+    assert member.summary()
+    assert [name for name, info in member.model_fields.items() if name != "kind" and not info.description] == []
+    assert Selector.parse(selector.settings()) == selector
+
+
+@pytest.mark.parametrize("count", [1, 7, 40, 100])
+def test_each_row_is_chosen_once_at_most(selector: Selector, count: int) -> None:
+    chosen = selector.choose(pool(), count)
+    assert len({one.place for one in chosen}) == len(chosen) == min(count, 40)
+    assert all(np.isfinite(one.score) for one in chosen)
+    assert chosen == selector.choose(pool(), count)
+    assert selector.choose(pool(), 40)[:count] == chosen, "a smaller choice begins a larger one"
+
+
+def test_the_order_in_which_rows_came_does_not_count(selector: Selector) -> None:
+    whole = pool()
+    turned = Pool(whole.candidates[::-1], whole.labelled, whole.seed)
+    names = [[one.candidates[chosen.place].row.id for chosen in selector.choose(one, 12)] for one in (whole, turned)]
+    assert names[0] == names[1]
+
+
+def test_nothing_to_choose_from(selector: Selector) -> None:
+    assert selector.choose(Pool([], ["a text"], 0), 5) == []
