@@ -20,6 +20,7 @@ from luthier.core.component import members
 from luthier.core.errors import DataError
 from luthier.data.row import Broken, Record
 from luthier.data.source import Source
+from tests.data import source_files
 from tests.data.web_site import Reply, serving
 
 ROWS = [
@@ -101,6 +102,7 @@ def _web(folder: Path) -> tuple[dict[str, Any], list[int], list[dict[str, Any]]]
 
 
 MAKERS: dict[str, Callable[[Path], tuple[Any, ...]]] = {
+    **source_files.MAKERS,
     "csv": _csv,
     "jsonl": _jsonl,
     "parquet": _parquet,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import zipfile
 from collections.abc import Callable
@@ -33,6 +34,15 @@ def _csv(name: str, at: str, says: str, do: str, content: str | bytes, source: s
 
 def _text(rows: list[str], line_17: str | None = None) -> str:
     return "\n".join(rows if line_17 is None else with_line_17(rows, line_17))
+
+
+def _spreadsheet() -> bytes:
+    """The parts by which a workbook is known."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        archive.writestr("[Content_Types].xml", "<Types/>")
+        archive.writestr("xl/workbook.xml", "<workbook/>")
+    return made.getvalue()
 
 
 def _talk(name: str, field: str, says: str, do: str, line_17: Any) -> Case:
@@ -106,17 +116,14 @@ def _write_wheel(folder: Path) -> str:
 
 DELIMITED = (
     _csv("binary", "tickets.csv", "is not a text file", "CSV, JSONL or Parquet", b"\x89PNG\r\n\x1a\n" + bytes(50)),
-    _csv("a spreadsheet", "tickets.csv", "is not a text file", "save the sheet as CSV", b"PK\x03\x04" + b"x" * 50),
+    _csv("a spreadsheet", "tickets.csv", "is not a text file", "use `kind: excel`", _spreadsheet()),
+    _csv("half a zip", "tickets.csv", "is not a whole zip archive", "pack it again", b"PK\x03\x04" + b"x" * 50),
     _csv(
-        "gzip under another name", "tickets.csv", "is not a text file", "unpack it first", gzip.compress(b"a,b\n1,2\n")
-    ),
-    _csv("UTF-16", "tickets.csv", "is UTF-16 text", "or set `encoding: utf-16`", _text(LINES).encode("utf-16")),
-    _csv(
-        "UTF-16, no mark",
+        "half a gzip",
         "tickets.csv",
-        "is not a text file",
-        "`encoding: utf-16-le`",
-        _text(LINES).encode("utf-16-le"),
+        "cannot be unpacked to its end",
+        "pack it again",
+        gzip.compress(_text(LINES).encode())[:-20],
     ),
     _csv(
         "not UTF-16",
@@ -146,10 +153,10 @@ DELIMITED = (
         "tickets.csv:17",
         "byte 0xe9 at position 4",
         "cp1252",
-        _text(LINES, "café,billing,C").encode("cp1252"),
+        _text(["message,category,customer", *["schön,billing,C"] * 9]).encode() + b"\n" * 7 + b"caf\xe9,billing,C\n",
     ),
     _csv("row 17 with a NUL", "tickets.csv:17", "a NUL byte", "tr -d", _text(LINES, "a\0b,billing,C")),
-    _csv("row 17 of 64 MiB", "tickets.csv:17", "longer than 64 MiB", "split the row", _text(LINES, "x" * (64 << 20))),
+    _csv("row 17 of 50 MB", "tickets.csv:17", "longer than 16 MiB", "split the row", _text(LINES, "x" * 50_000_000)),
     _csv(
         "header twice",
         "tickets.csv:1 (message)",
@@ -202,7 +209,7 @@ DELIMITED = (
         "tickets.csv",
         "cannot tell which columns",
         "columns of a, b, c",
-        "a,b,c\n1,2,3\n",
+        "a,b,c\n1,2,3\nx,y,z\n",
         "{kind: csv, path: tickets.csv}",
     ),
     _csv(
@@ -298,7 +305,7 @@ JSON = (
         "one array",
         "talk.jsonl:1",
         "holds one JSON array",
-        "jq -c",
+        "use `kind: json`",
         "{kind: jsonl, path: talk.jsonl}",
         files={"talk.jsonl": "[{}, {}]"},
     ),
@@ -362,8 +369,8 @@ PLACES = (
     _file(
         "a folder for a file",
         "tiny-model",
-        "is a folder, not a file",
-        "use the source `folder`",
+        "holds no file that can be read",
+        "known endings: .csv",
         "{kind: csv, path: tiny-model}",
     ),
     _file("a pipe for a file", "tickets.csv", "is a pipe or a device", "save its rows", CSV, before=_pipe),
@@ -379,7 +386,7 @@ PLACES = (
         "folder without files",
         "rows",
         "holds no file that can be read",
-        "known endings: .csv",
+        "known endings: .arrow",
         "{kind: folder, path: rows}",
         files={"rows/letter.docx": "x"},
     ),

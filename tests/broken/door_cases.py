@@ -377,7 +377,7 @@ NEW = (
         "new from a letter",
         "letter.docx",
         "what kind of file",
-        "known endings: .csv",
+        "known endings: .arrow",
         "new",
         "shop",
         "--from",

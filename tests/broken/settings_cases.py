@@ -88,7 +88,7 @@ CASES = (
         "unknown source",
         "recipe.yaml:8 (steps.data.source.kind)",
         "source 'xlsx' is unknown",
-        "known: csv, folder",
+        "known: arrow, csv",
         recipe=edited("kind: csv", "kind: xlsx"),
     ),
     Case(
@@ -130,14 +130,14 @@ CASES = (
         "no kind of source",
         "recipe.yaml:8 (steps.data.source)",
         "came a mapping of path",
-        "known: csv",
+        "known: arrow, csv",
         recipe=edited(SOURCE, "{path: tickets.csv}"),
     ),
     Case(
         "a path for a source",
         "recipe.yaml:8 (steps.data.source)",
         "source 'tickets.csv' is unknown",
-        "known: csv",
+        "known: arrow, csv",
         recipe=edited(SOURCE, "tickets.csv"),
     ),
     Case(

@@ -130,8 +130,9 @@ def test_hostile_names_stay_inside_their_comments(tmp_path: Path, write: Write) 
 def test_what_cannot_be_proposed_says_why(tmp_path: Path, write: Write) -> None:
     with pytest.raises(DataError, match="no such file"):
         propose(tmp_path / "no.csv")
+    (tmp_path / "no.bin").write_bytes(bytes(range(256)))
     with pytest.raises(DataError, match="what kind of file"):
-        propose(tmp_path / "no.docx")
+        propose(tmp_path / "no.bin")
     with pytest.raises(DataError, match="no column looks like"):
         propose(tmp_path / write("n.csv", "a,b,c\n" + "1.5,2.5,3.5\n" * 5))
     with pytest.raises(DataError, match="the header has 2"):

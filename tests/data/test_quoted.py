@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from luthier.data.quoted import quoted_spans, without_quoted
 
 HISTORY = {
-    "gmail": "Thanks, that worked.\n\nOn Mon, 3 Feb 2025 at 10:59, Desk <d@shop.example> wrote:\n> Try again.\n> D.\n",
-    "wrapped": "Thanks, that worked.\n\nOn Mon, 3 Feb 2025 at 10:59, The Desk\n<d@shop.example> wrote:\n\n> Try again.\n",
+    "gmail": "Thanks, that worked.\n\nOn Mon, 3 Feb 2025 at 10:59, Desk <d@a.io> wrote:\n> Try again.\n> D.\n",
+    "wrapped": "Thanks, that worked.\n\nOn Mon, 3 Feb 2025 at 10:59, The Desk\n<d@a.io> wrote:\n\n> Try again.\n",
     "without marks": "Thanks, that worked.\n\nOn 3 Feb 2025 Desk wrote:\n\nTry again.\nDesk",
     "german": "Thanks, that worked.\n\nAm 03.02.2025 um 10:59 schrieb Desk:\n> Noch einmal.\n",
     "french": "Thanks, that worked.\n\nLe lun. 3 févr. 2025 à 10:59, Desk a écrit :\n> Encore.\n",
@@ -21,7 +21,7 @@ HISTORY = {
         "Thanks, that worked.\n\n________________________________\nFrom: Desk <desk@shop.example>\n"
         "Sent: Monday, 3 February 2025\nTo: Ann\nSubject: RE: Help\n\nTry again.\n"
     ),
-    "outlook, german": "Thanks, that worked.\n\n*Von:* Desk\n*Gesendet:* Montag\n*An:* Ann\n*Betreff:* Hilfe\n\nNoch mal.",
+    "outlook, german": "Thanks, that worked.\n*Von:* Desk\n*Gesendet:* Montag\n*An:* Ann\n*Betreff:* H\n\nNoch.",
     "bare marks": "> Try again.\n\nThanks, that worked.\n",
 }
 

@@ -45,8 +45,9 @@ def new(
         str | None,
         typer.Option(
             "--from",
-            metavar="FILE|URL",
-            help="Your data (CSV, JSONL, Parquet, a database's URL), or a YAML file of axolotl, TRL or LLaMA-Factory.",
+            metavar="PATH|URL",
+            help="Your data: a file, folder, pattern or URL (tables, JSON, documents, mailboxes, chat exports, a "
+            "database), or a YAML file of axolotl, TRL or LLaMA-Factory.",
         ),
     ] = None,
     table: Annotated[str | None, typer.Option(help="The table or view, when --from is a database.")] = None,

@@ -14,6 +14,20 @@ _SECRET_NAMES = re.compile(r"pass|pwd|secret|token|signature|credential|api_?key
 _SECRET_PAIR = re.compile(r"(?P<before>[?&;](?P<name>[^=&;#]*)=)(?P<value>[^&;#]*)")
 
 
+def is_database(url: str) -> bool:
+    """Whether a URL means a database, not a file: SQLAlchemy knows its scheme; `$NAME` is taken as one, too."""
+    if is_variable(url):
+        return True
+    from sqlalchemy.dialects import registry
+    from sqlalchemy.exc import NoSuchModuleError
+
+    try:
+        registry.load(url.partition("://")[0].replace("+", ".").replace("postgres:", "postgresql:"))
+    except (NoSuchModuleError, ImportError):
+        return url.startswith(("postgres", "mysql", "mssql", "oracle", "sqlite"))
+    return True
+
+
 def secret_in_clear(url: str) -> str | None:
     """Where a URL holds a secret that is not `$NAME`: `password`, or the name of a parameter; None when nowhere."""
     found = _PASSWORD.match(url)

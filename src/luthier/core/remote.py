@@ -53,7 +53,7 @@ class RemoteStore(Store):
         self._shown = re.sub(r"//[^/@]*@", "//", url).rstrip("/")  # without a user's name and password
         name = hashlib.sha256(self._shown.encode()).hexdigest()[:32]
         super().__init__(cache_folder() / "stores" / name, shared=shared)
-        self._reach = _Reaching(self._shown)
+        self._reach = Reaching(self._shown)
         self._files, self._base = self._connect(url)
 
     def _connect(self, url: str) -> tuple[Any, str]:
@@ -250,7 +250,7 @@ def _seconds(moment: Any) -> float:
     return float(moment.timestamp()) if hasattr(moment, "timestamp") else float(moment)
 
 
-class _Reaching(AbstractContextManager[None]):
+class Reaching(AbstractContextManager[None]):
     """Turns what a remote file system raises into one clear error; a class, since these errors share no base."""
 
     def __init__(self, place: str) -> None:

@@ -37,7 +37,9 @@ def choose(
 ) -> Choice:
     """The mapping for a file with these columns; `DataError` when no column can be the prompt or the answer."""
     layout = recognise(list(columns), rows)
-    structured = layout is not None and (layout.messages or _holds_turns(layout.prompt, columns))
+    structured = layout is not None and (
+        layout.messages or layout.prompt is None or _holds_turns(layout.prompt, columns)
+    )
     if layout is not None and structured:
         fields = {"messages": layout.messages, "prompt": layout.prompt, "answer": layout.answer}
         settings = {name: value for name, value in fields.items() if value}

@@ -118,13 +118,14 @@ def _classes(known: set[str], rows: Rows) -> Layout | None:
 
 
 def _plain_text(known: set[str], rows: Rows) -> Layout | None:
-    if known == {"text"}:
+    if known == {"text"} or {"text", "document", "piece"} <= known:
         return Layout(answer="text", note="plain text to continue (column 'text')")
     return None
 
 
 _LAYOUTS: tuple[Callable[[set[str], Rows], Layout | None], ...] = (
     _luthier,
+    _plain_text,
     _openai,
     _sharegpt,
     _evals,
@@ -132,7 +133,6 @@ _LAYOUTS: tuple[Callable[[set[str], Rows], Layout | None], ...] = (
     _preference,
     _pair,
     _classes,
-    _plain_text,
 )
 
 

@@ -14,8 +14,9 @@ from luthier.core.component import members
 from luthier.data.choose import Choice, Task
 from luthier.data.operator import Operator
 from luthier.data.profile import Change, Profile
+from luthier.data.recognise import source_at
 from luthier.data.source import Source
-from luthier.data.survey import source_of, survey
+from luthier.data.survey import survey
 
 _MOST_NAMED_CLASSES = 30
 _ENOUGH_HELD_OUT = 100
@@ -44,10 +45,10 @@ class Proposal(BaseModel):
         return {"kind": "prepare", "source": self.source, "ops": ops, "split": self.split, "task": self.task}
 
 
-def propose(path: Path, *, task: Task | None = None, shown: str | None = None) -> Proposal:
-    """Propose a recipe for a file; `shown` is the path to write into it (relative to the recipe's folder)."""
-    read = source_of(path)
-    return propose_from(read, path.parent, path.name, {"kind": read.kind, "path": shown or path.name}, task=task)
+def propose(path: Path | str, *, task: Task | None = None, shown: str | None = None) -> Proposal:
+    """Propose a recipe for a file, a folder, a pattern or a URL; `shown` is what to write into it as the path."""
+    read, base = source_at(path)
+    return propose_from(read, base, read.path, {"kind": read.kind, "path": shown or read.path}, task=task)
 
 
 def propose_from(

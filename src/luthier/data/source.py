@@ -11,8 +11,12 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from luthier.core.component import Component
-from luthier.core.digest import file_digest
-from luthier.core.paths import PathText, locate
+from luthier.core.digest import digest_of
+from luthier.core.errors import DataError
+from luthier.core.paths import PathText
+from luthier.data.formats.file import File
+from luthier.data.formats.look import Fit, Look
+from luthier.data.formats.places import files_of
 from luthier.data.layouts import Layout
 from luthier.data.mapping import Mapping, Parts, decide
 from luthier.data.row import Broken, Record
@@ -117,21 +121,51 @@ def _map(record: Record | Broken, mapping: Mapping) -> tuple[Record, Parts] | Br
 
 
 class FileSource(Source):
-    """A source that is one file below the recipe's folder."""
+    """A source of files: one, the fitting files of a folder, those that a pattern names, or what lies behind a URL."""
+
+    endings: ClassVar[tuple[str, ...]] = ()
+    """What names of such files end in, without the ending of a packing (`.gz`, `.bz2`, `.xz`, `.zst`, `.zip`)."""
 
     path: PathText
-    """The file; a relative path starts at the recipe's folder, and `$NAME` is taken from the environment."""
+    """A file, a folder, a pattern such as `2024/*.csv`, or a URL such as `s3://bucket/rows.csv`. A relative path starts
+    at the recipe's folder; `$NAME` is taken from the environment. Packed files are unpacked as they are read."""
 
-    def place(self, base: Path) -> Path:
-        """Where the file lies."""
-        return locate(self.path, base)
+    @classmethod
+    def recognises(cls, look: Look) -> Fit:
+        """How well a file's first bytes fit this kind."""
+        return Fit.NO
+
+    @abstractmethod
+    def read_file(self, file: File, say: Say) -> Iterator[Record | Broken]:
+        """Yield every row of one file, in bounded memory."""
+
+    def files(self, base: Path) -> list[File]:
+        """The files that are read, in order of their names; an error for a path that means none."""
+        return files_of(self.path, base, lambda file: file.ending in self.endings, f"known endings: {self._known()}")
+
+    def read(self, base: Path, say: Say) -> Iterator[Record | Broken]:
+        """Yield the rows of every file, one file after the other."""
+        for file in self.files(base):
+            yield from self.read_file(file, say)
 
     def fingerprint(self, base: Path) -> str | None:
-        """A digest of the file's bytes; None when it cannot be read (`read` says why)."""
-        path = self.place(base)
-        return file_digest(path) if path.is_file() else None
+        """A digest of the files' names and contents; None when there is no such file (`read` says why)."""
+        found = self._present(base)
+        if len(found) == 1 and found[0].name == self.path:
+            return found[0].fingerprint()
+        return digest_of([(file.name, file.fingerprint()) for file in found]) if found else None
 
     def size(self, base: Path) -> int | None:
-        """The file's bytes."""
-        path = self.place(base)
-        return path.stat().st_size if path.is_file() else None
+        """About how many bytes there are to read; None when there is no such file."""
+        found = self._present(base)
+        return sum(file.size() for file in found) if found else None
+
+    def _present(self, base: Path) -> list[File]:
+        try:
+            found = self.files(base)
+        except DataError:
+            return []
+        return found if all(file.exists() for file in found) else []
+
+    def _known(self) -> str:
+        return ", ".join(self.endings)

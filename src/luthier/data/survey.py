@@ -9,7 +9,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from luthier.core.errors import DataError, Where
 from luthier.data.choose import Choice, Task, choose
 from luthier.data.memory import InMemory
 from luthier.data.operator import SetOperator
@@ -20,6 +19,7 @@ from luthier.data.ops.near_dedup import NearDedup
 from luthier.data.ops.pii import Pii
 from luthier.data.pii import KINDS
 from luthier.data.profile import ColumnProfile, Profile
+from luthier.data.recognise import source_at
 from luthier.data.row import Broken, Record, Row
 from luthier.data.source import Source
 from luthier.data.task import Answers
@@ -28,25 +28,13 @@ from luthier.data.trial import trials
 LOOKED_AT = 2000
 WHOLE_BYTES = 32 << 20
 """Files up to this size are counted; rows of larger ones are estimated."""
-_KINDS: dict[str, Literal["csv", "jsonl", "parquet"]] = {
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-}
 _NUMBER = frozenset("0123456789.,-+eE% ")
 
 
-def profile(path: Path) -> Profile:
-    """Look at a file's columns and rows."""
-    return survey(source_of(path), path.parent, path.name)[0]
-
-
-def source_of(path: Path) -> Source:
-    """The source that reads a file of the user's, from its folder."""
-    return Source.parse({"kind": _kind(path), "path": path.name, "on_error": "drop"})
+def profile(path: Path | str) -> Profile:
+    """Look at the columns and rows of a file, a folder, a pattern or a URL."""
+    source, base = source_at(path)
+    return survey(source, base, source.path)[0]
 
 
 def survey(source: Source, base: Path, name: str, task: Task | None = None) -> tuple[Profile, Choice]:
@@ -96,14 +84,6 @@ def _answers(source: Source, records: Sequence[Record]) -> Counter[str]:
     if counted.decide().task == "text":
         return Counter()
     return Counter(counted.labels[code] for code in counted.of_rows)
-
-
-def _kind(path: Path) -> Literal["csv", "jsonl", "parquet"]:
-    kind = _KINDS.get(path.suffix.lower())
-    if kind is None:
-        remedy = f"known endings: {', '.join(_KINDS)}"
-        raise DataError("cannot tell what kind of file this is", where=Where(file=str(path)), remedy=remedy)
-    return kind
 
 
 def _estimate(records: Sequence[Record], size: int) -> int:

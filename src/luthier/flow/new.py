@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
+from luthier.core.addresses import is_database, secret_in_clear
 from luthier.core.errors import InputError, LuthierError, UnknownName, Where, did_you_mean
 from luthier.core.files import write_aside, writing
 from luthier.core.paths import is_variable
@@ -38,7 +39,7 @@ def write_recipe(
 ) -> Written:
     """Write `NAME/recipe.yaml` and its schema; an existing recipe is never touched.
 
-    `source` is a file, or the URL of a database, of which `table` is read.
+    `source` is a file, folder, pattern or URL of files, or the URL of a database, of which `table` is read.
     """
     if source is not None and template is not None:
         remedy = "leave one of them out: a recipe made from your data needs no template"
@@ -51,12 +52,12 @@ def write_recipe(
         raise InputError("--table belongs to a database", where=Where(field="--table"), remedy=remedy)
     if source is None:
         text, decisions = _from_template(template or "labels", folder.name, model or MODEL), dict[str, str]()
-    elif is_url:
+    elif is_url and (table is not None or is_database(str(source))):
         text, decisions = _from_database(str(source), table, folder, model or MODEL)
-    elif Path(source).suffix.lower() in (".yaml", ".yml"):
+    elif str(source).lower().endswith((".yaml", ".yml")):
         text, decisions = _from_tool(Path(source), folder, model)
     else:
-        text, decisions = _from_file(Path(source), folder, model or MODEL)
+        text, decisions = _from_file(str(source), folder, model or MODEL)
     with _standing(folder):
         Recipe.of(parse_yaml(text, str(path)), folder)
     write_aside(folder / SCHEMA_FILE, (json.dumps(recipe_schema(), indent=1, ensure_ascii=False) + "\n").encode())
@@ -104,11 +105,11 @@ def _from_template(template: str, name: str, model: str) -> str:
     return text.replace("{name}", name).replace("{model}", model)
 
 
-def _from_file(source: Path, folder: Path, model: str) -> tuple[str, dict[str, str]]:
+def _from_file(source: str, folder: Path, model: str) -> tuple[str, dict[str, str]]:
+    """From a file, a folder, a pattern, or a URL."""
     from luthier.data.propose import propose, render_recipe
 
-    shown = Path(os.path.relpath(source.absolute(), folder.absolute())).as_posix()
-    proposal = propose(source, shown=shown)
+    proposal = propose(source, shown=_shown(source, folder))
     return render_recipe(proposal, folder.name, model), proposal.reasons
 
 
@@ -118,6 +119,17 @@ def _from_database(url: str, table: str | None, folder: Path, model: str) -> tup
 
     proposal = propose_table(url, table, Path.cwd(), folder.absolute())
     return render_recipe(proposal, folder.name, model), proposal.reasons
+
+
+def _shown(source: str, folder: Path) -> str:
+    """A path as the recipe says it: from its own folder; a URL as it is, unless it holds a password."""
+    if "://" not in source:
+        return Path(os.path.relpath(Path(source).absolute(), folder.absolute())).as_posix()
+    if secret := secret_in_clear(source):
+        remedy = "give it the usual way (for S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE)"
+        where = Where(field="--from")
+        raise InputError(f"the URL holds a secret ({secret}), which a recipe may not", where=where, remedy=remedy)
+    return source
 
 
 def _from_tool(source: Path, folder: Path, model: str | None) -> tuple[str, dict[str, str]]:

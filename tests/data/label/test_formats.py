@@ -308,14 +308,15 @@ def test_broken_files(write: Write, tmp_path: Path) -> None:
     write("cut.json", json.dumps(LABEL_STUDIO)[:-200])
     records, broken, _ = read(tmp_path, path="cut.json", question="sentiment")
     assert len(records) == 1
-    assert "is not JSON from here on" in broken[0].problem
+    assert "is not JSON" in broken[0].problem
+    assert "from here on the file cannot be read" in broken[-1].problem
     write("cut2.json", json.dumps(LABEL_STUDIO)[:-1])
     _, broken, _ = read(tmp_path, path="cut2.json", question="sentiment")
-    assert any("never closed" in one.problem for one in broken)
+    assert any("the end of the file" in one.problem for one in broken)
     write("odd.json", json.dumps([*LABEL_STUDIO, 5, {"data": "x", "annotations": []}]))
     _, broken, _ = read(tmp_path, path="odd.json", question="sentiment", format="label_studio")
     assert [one.problem for one in broken if not one.left_out] == [
-        "wanted a JSON object",
+        "wanted a JSON object, got a number",
         "the task has no `data` or no `annotations`",
     ]
     write("nobody.csv", "item,text,annotator,label\n1,t,,a\n1,t,x,a\n")

@@ -1,128 +1,130 @@
-"""CSV and its relatives: delimiter and encoding found from the content, every row with the line on which it starts."""
+"""CSV and its relatives: written as its first lines show, every row with the line on which it starts.
+
+A quote that is never closed takes one row with it, not the file: the row in which it stands is broken, and the lines
+behind it are read again, each on its own merits.
+"""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import NamedTuple
 
 from luthier.core.errors import DataError, Where
-from luthier.data.formats.lines import LONGEST_BYTES, BadLine, head, lines
+from luthier.data.formats import dialect as dialects
+from luthier.data.formats.dialect import Dialect, Header
+from luthier.data.formats.file import File
+from luthier.data.formats.lines import LONGEST_BYTES, BadLine, Head, head, lines
 from luthier.data.row import Broken, Record
 
-if TYPE_CHECKING:
-    from _csv import Reader
-
-DELIMITERS = (",", ";", "\t", "|")
-_NAMES = {"\t": "tab", ";": "semicolon", "|": "bar", ",": "comma"}
+_MOST_COLUMNS = 10_000
 
 
-class Dialect(NamedTuple):
-    """How a delimited file is written."""
+class Written(NamedTuple):
+    """What is known of a file before its rows are read."""
 
-    delimiter: str
-    quote: str
-    encoding: str
-    note: str
+    dialect: Dialect
+    header: bool | tuple[str, ...]
+    """Whether the first row names the columns; or their names, when it doesn't."""
+    first: Head
+    notes: list[str]
 
 
-def dialect(path: Path, name: str, delimiter: str = "auto", quote: str = '"', encoding: str = "auto") -> Dialect:
+def look(
+    file: File, *, delimiter: str = "auto", quote: str = "auto", encoding: str = "auto", header: Header = "auto"
+) -> Written:
     """The file's way of writing: what was asked for, or what its first lines show."""
-    first = head(path, name, encoding)
-    if delimiter != "auto":
-        return Dialect(delimiter, quote, first.encoding, first.note)
-    found = _delimiter(first.text, quote)
-    note = "" if found == "," else f"{name}: fields are separated by {_NAMES[found]} (seen in its first lines)"
-    return Dialect(found, quote, first.encoding, note)
+    first = head(file, encoding)
+    found = dialects.find(first.text, delimiter, quote, whole=first.whole)
+    said = Dialect(found.delimiter if delimiter == "auto" else ",", found.quote if quote == "auto" else '"')
+    notes = [first.note, dialects.note(said, file.name)]
+    if isinstance(header, tuple):
+        return Written(found, header, first, notes)
+    named = header == "yes"
+    if header == "auto":
+        rows = found.reader(first.text.splitlines(keepends=True)[:50], strict=False)
+        named = dialects.has_header([row for row in rows if row][:40])
+        if not named:
+            notes.append(f"{file.name}: its first row is data, not a header; columns are column_1, column_2, …")
+    return Written(found, named, first, notes)
 
 
-def _delimiter(text: str, quote: str) -> str:
-    """The candidate that cuts most of the first rows into the same number of fields, at least two."""
-    sample = text.splitlines(keepends=True)[:200]
-    if len(sample) > 1 and len(text) > 60_000:
-        sample = sample[:-1]  # the head may end inside a row
-    scores: dict[str, tuple[int, float]] = {}
-    for candidate in DELIMITERS:
-        counts = _field_counts(sample, candidate, quote)
-        if counts and counts[0] > 1:
-            same = sum(1 for count in counts if count == counts[0]) / len(counts)
-            scores[candidate] = (round(same * 100), counts[0])
-    return max(scores, key=lambda one: scores[one]) if scores else ","
-
-
-def _field_counts(sample: list[str], delimiter: str, quote: str) -> list[int]:
-    counts: list[int] = []
-    try:
-        for row in _reader(sample, delimiter, quote, strict=False):
-            if row:
-                counts.append(len(row))
-    except csv.Error:
-        pass  # what was counted before the broken row decides
-    return counts
-
-
-def _reader(source: Iterable[str], delimiter: str, quote: str, *, strict: bool) -> Reader:
-    if quote:
-        return csv.reader(source, delimiter=delimiter, quotechar=quote, strict=strict)
-    return csv.reader(source, delimiter=delimiter, quoting=csv.QUOTE_NONE, strict=strict)
+def read(
+    file: File,
+    *,
+    delimiter: str = "auto",
+    quote: str = "auto",
+    encoding: str = "auto",
+    header: Header = "auto",
+    say: Callable[[str], None] = lambda text: None,
+) -> Iterator[Record | Broken]:
+    """Rows of a delimited file; a broken row is yielded as such, and reading goes on behind it."""
+    written = look(file, delimiter=delimiter, quote=quote, encoding=encoding, header=header)
+    for note in filter(None, written.notes):
+        say(note)
+    csv.field_size_limit(LONGEST_BYTES)
+    source = _Lines(lines(file, written.first))
+    columns = _columns(written, source, file.name)
+    empty = True
+    for found in _rows(written.dialect, source, columns, file.name):
+        empty = False
+        yield found
+    if empty:
+        raise DataError("has a header and no rows", where=file.where, remedy="give a file with at least one row")
 
 
 class _Lines:
-    """Lines for Python's CSV reader; remembers a line that could not be decoded, so that its row can be named."""
+    """Lines for Python's CSV reader, which remembers those of the row at hand and takes lines back."""
 
     def __init__(self, source: Iterator[str | BadLine]) -> None:
         self._source = source
+        self._back: deque[str | BadLine] = deque()
+        self._chars = 0
+        self.number = 0
+        """How many lines were handed out."""
+        self.taken: list[str | BadLine] = []
+        """The lines of the row at hand."""
         self.bad: BadLine | None = None
+        """The first of them that cannot be decoded."""
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
-        line = next(self._source)
+        if self._chars > LONGEST_BYTES:
+            raise csv.Error("field larger than field limit")
+        line = self._back.popleft() if self._back else next(self._source)
+        self.number += 1
+        self.taken.append(line)
         if isinstance(line, BadLine):
-            self.bad = line
+            self.bad = self.bad or line
             return line.text
+        self._chars += len(line)
         return line
 
-    def take_bad(self) -> BadLine | None:
-        bad, self.bad = self.bad, None
-        return bad
+    def begin(self) -> int:
+        """Begin a row; returns the line on which it starts."""
+        self.taken, self.bad, self._chars = [], None, 0
+        return self.number + 1
+
+    def take_back(self, *, all_of_it: bool = False) -> None:
+        """Take back the lines of the row at hand, but for the first."""
+        rest = self.taken if all_of_it else self.taken[1:]
+        self._back.extendleft(reversed(rest))
+        self.number -= len(rest)
 
 
-def read(
-    path: Path,
-    name: str,
-    *,
-    delimiter: str = "auto",
-    quote: str = '"',
-    encoding: str = "auto",
-    say: Callable[[str], None] = lambda text: None,
-) -> Iterator[Record | Broken]:
-    """Rows of a delimited file with a header; a broken row is yielded as such, and reading goes on behind it."""
-    written = dialect(path, name, delimiter, quote, encoding)
-    if written.note:
-        say(written.note)
-    csv.field_size_limit(LONGEST_BYTES)
-    source = _Lines(lines(path, name, written.encoding))
-    reader = _reader(source, written.delimiter, written.quote, strict=True)
-    columns = _header(reader, source, name)
-    empty = True
-    for found in _rows(reader, source, columns, name):
-        empty = False
-        yield found
-    if empty:
-        raise DataError("has a header and no rows", where=Where(file=name), remedy="give a file with at least one row")
-
-
-def _header(reader: Reader, source: _Lines, name: str) -> list[str]:
-    try:
-        cells = next((row for row in reader if row or source.bad), [])
-    except csv.Error as error:
-        raise DataError(f"the header cannot be read: {error}", where=Where(file=name, line=1)) from error
-    if bad := source.take_bad():
-        raise DataError(bad.problem, where=Where(file=name, line=1), remedy=bad.remedy)
+def _columns(written: Written, source: _Lines, name: str) -> list[str]:
+    """The names of the columns; lines that hold data are given back."""
+    if isinstance(written.header, tuple):
+        return list(written.header)
+    cells = _first_row(written.dialect, source, name)
     columns = [cell.strip() or f"column_{index + 1}" for index, cell in enumerate(cells)]
+    if not written.header:
+        source.take_back(all_of_it=True)
+        return [f"column_{index + 1}" for index in range(len(cells))]
     for column in columns:
         if columns.count(column) > 1:
             where = Where(file=name, line=1, field=column)
@@ -130,26 +132,71 @@ def _header(reader: Reader, source: _Lines, name: str) -> list[str]:
     return columns
 
 
-def _rows(reader: Reader, source: _Lines, columns: list[str], name: str) -> Iterator[Record | Broken]:
-    width = len(columns)
+def _first_row(dialect: Dialect, source: _Lines, name: str) -> list[str]:
+    try:
+        cells = next((row for row in dialect.reader(source, strict=True) if row or source.bad), [])
+    except csv.Error as error:
+        remedy = "mend its quotes, or set `quote`"
+        raise DataError(f"the header cannot be read: {error}", where=Where(file=name, line=1), remedy=remedy) from error
+    if source.bad:
+        raise DataError(source.bad.problem, where=Where(file=name, line=1), remedy=source.bad.remedy)
+    if len(cells) > _MOST_COLUMNS:
+        remedy = "check `delimiter`, or give the table as Parquet"
+        raise DataError(f"its first row has {len(cells)} columns", where=Where(file=name, line=1), remedy=remedy)
+    return cells
+
+
+def _rows(dialect: Dialect, source: _Lines, columns: list[str], name: str) -> Iterator[Record | Broken]:
+    reader = dialect.reader(source, strict=True)
+    width, doubt = len(columns), _Doubt(0, 0)
     while True:
-        line = reader.line_num + 1
+        line, cells, problem = source.begin(), list[str](), ""
         try:
             cells = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            bad = source.take_bad()
-            last = reader.line_num
-            within = f"; lines {line} to {last} were read as this one row" if last > line else ""
-            yield Broken(name, line, (bad.problem if bad else _csv_problem(str(error))) + within)
-            continue
-        if bad := source.take_bad():
-            yield Broken(name, line, bad.problem, remedy=bad.remedy)
+            problem = _csv_problem(str(error))
+        many = source.number > line
+        if many and (problem or len(cells) != width) and _stand_alone(source, dialect, width):
+            doubt = _Doubt(line, source.number) if source.number > doubt.last else doubt
+            problem = problem or "a quote is opened in this row and closed in another"
+            yield Broken(name, line, f"{problem}; the lines behind it, to {source.number}, are read on their own")
+            source.take_back()
+            reader = dialect.reader(source, strict=True)
+        elif problem or source.bad:
+            within = f"; lines {line} to {source.number} were read as this one row" if many and problem else ""
+            bad = source.bad or BadLine(problem, "")
+            yield Broken(name, line, bad.problem + within, remedy=bad.remedy)
+        elif line <= doubt.last and not dialect.stands("".join(map(_text, source.taken))):
+            yield Broken(name, line, f"may belong to the text of the quote that is opened in line {doubt.line}")
         elif len(cells) == width:
             yield Record(dict(zip(columns, cells, strict=True)), name, line)
         elif cells:
             yield Broken(name, line, f"the row has {_fields(len(cells))}, the header has {width}")
+
+
+class _Doubt(NamedTuple):
+    """Lines that are read again because a quote was opened before them."""
+
+    line: int
+    """Where the quote is opened."""
+    last: int
+
+
+def _text(line: str | BadLine) -> str:
+    return line.text if isinstance(line, BadLine) else line
+
+
+def _stand_alone(source: _Lines, dialect: Dialect, width: int) -> bool:
+    """Whether nearly all lines behind the row's first are rows of their own."""
+    rest = [line for line in map(_text, source.taken[1:]) if line.strip()]
+    standing = sum(dialect.stands(line) and len(_cells(dialect, line)) == width for line in rest)
+    return standing > 0 and standing * 5 >= len(rest) * 4
+
+
+def _cells(dialect: Dialect, line: str) -> list[str]:
+    return next(islice(dialect.reader([line], strict=False), 1), [])
 
 
 def _fields(count: int) -> str:

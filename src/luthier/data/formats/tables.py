@@ -1,4 +1,4 @@
-"""Parquet files, row by row in bounded memory; a row's line is its number from 1."""
+"""Parquet and Arrow files, row by row in bounded memory; a row's line is its number from 1."""
 
 from __future__ import annotations
 
@@ -6,42 +6,89 @@ import base64
 import datetime
 import decimal
 import math
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from typing import Any, BinaryIO
 
 from luthier.core.errors import DataError, Where
-from luthier.data.formats.lines import open_file
+from luthier.data.formats.file import File
 from luthier.data.row import Broken, Record
 
+_BATCH_ROWS = 1024
 
-def read(path: Path, name: str) -> Iterator[Record | Broken]:
+
+def read(file: File) -> Iterator[Record | Broken]:
     """Rows of a Parquet file."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    return _read(file, "Parquet", _parquet)
 
-    open_file(path, name).close()
+
+def read_arrow(file: File) -> Iterator[Record | Broken]:
+    """Rows of an Arrow file (Feather), or of an Arrow stream."""
+    return _read(file, "Arrow", _arrow)
+
+
+Batches = Callable[[File], AbstractContextManager[tuple[list[str], Iterator[Any]]]]
+
+
+def _read(file: File, what: str, batches: Batches) -> Iterator[Record | Broken]:
+    import pyarrow as pa
+
     number = 0
     try:
-        with pq.ParquetFile(path) as file:
-            _check_names(file.schema_arrow.names, name)
-            for batch in file.iter_batches(batch_size=1024):
-                for values in batch.to_pylist():
-                    number += 1
-                    yield Record({key: plain(value) for key, value in values.items()}, name, number)
+        with batches(file) as (columns, found):
+            _check_names(columns, file.name)
+            for batch in found:
+                for start in range(0, batch.num_rows, _BATCH_ROWS):
+                    for values in batch.slice(start, _BATCH_ROWS).to_pylist():
+                        number += 1
+                        yield Record({key: plain(value) for key, value in values.items()}, file.name, number)
     except (pa.ArrowException, OSError) as error:
-        remedy = "check that the file is whole, and that it is Parquet"
-        raise DataError(
-            f"is not a Parquet file that can be read: {_first_line(error)}", where=Where(file=name), remedy=remedy
-        ) from error
+        remedy = f"check that the file is whole, and that it is {what}"
+        article = "an" if what == "Arrow" else "a"
+        problem = f"is not {article} {what} file that can be read: {_first_line(error)}"
+        raise DataError(problem, where=file.where, remedy=remedy) from error
     if number == 0:
-        raise DataError("has no rows", where=Where(file=name), remedy="give a file with at least one row")
+        raise DataError("has no rows", where=file.where, remedy="give a file with at least one row")
+
+
+@contextmanager
+def _seekable(file: File) -> Iterator[BinaryIO]:
+    """The file's bytes with a way back and forth; a packed file is unpacked to the side."""
+    if file.packing:
+        with file.local() as copy, copy.open("rb") as opened:
+            yield opened
+    else:
+        with file.raw() as opened:
+            yield opened
+
+
+@contextmanager
+def _parquet(file: File) -> Iterator[tuple[list[str], Iterator[Any]]]:
+    import pyarrow.parquet as pq
+
+    with _seekable(file) as opened, pq.ParquetFile(opened) as table:
+        yield table.schema_arrow.names, table.iter_batches(batch_size=_BATCH_ROWS)
+
+
+@contextmanager
+def _arrow(file: File) -> Iterator[tuple[list[str], Iterator[Any]]]:
+    import pyarrow as pa
+
+    with _seekable(file) as opened:
+        if opened.read(6) == b"ARROW1":
+            with pa.ipc.open_file(opened) as table:
+                yield table.schema.names, (table.get_batch(number) for number in range(table.num_record_batches))
+        else:
+            opened.seek(0)
+            with closing(pa.ipc.open_stream(opened)) as stream:
+                yield stream.schema.names, iter(stream)
 
 
 def _check_names(names: list[str], name: str) -> None:
     for column in names:
         if names.count(column) > 1:
-            raise DataError(f"names the column {column!r} twice", where=Where(file=name, field=column))
+            remedy = "give every column its own name"
+            raise DataError(f"names the column {column!r} twice", where=Where(file=name, field=column), remedy=remedy)
 
 
 def _first_line(error: BaseException) -> str:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from luthier.core.component import members
 from luthier.core.errors import DataError, Where
-from luthier.data.formats import delimited, jsonl, tables
-from luthier.data.formats.lines import head
+from luthier.data.formats.file import File
 from luthier.data.label.judgment import Item
 from luthier.data.label_format import LabelFormat, Say
+from luthier.data.recognise import source_of
 from luthier.data.row import Broken, Record
 
 ENDINGS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".pq")
@@ -50,7 +49,8 @@ def files(place: Path, name: str) -> list[Named]:
 def items(file: Named, asked: LabelFormat | None, say: Say) -> Iterator[Placed]:
     """The items of one file, in its order, in the format that was asked for or that its rows show."""
     records: list[Record] = []
-    for found in _records(file, say):
+    here = File(file.path, file.name)
+    for found in source_of(here).read_file(here, say):
         if isinstance(found, Broken):
             yield Placed(file.name, found)
         else:
@@ -71,48 +71,3 @@ def _format(records: Sequence[Record], file: Named, asked: LabelFormat | None, s
     known = ", ".join(sorted(members(LabelFormat)))
     remedy = f"set `format` to one of {known}; a table is told who judged by `format: {{kind: table, annotator: …}}`"
     raise DataError("cannot tell who judged what here", where=Where(file=file.name), remedy=remedy)
-
-
-def _records(file: Named, say: Say) -> Iterator[Record | Broken]:
-    ending = file.path.suffix.lower()
-    if ending in (".csv", ".tsv"):
-        return delimited.read(file.path, file.name, say=say)
-    if ending in (".parquet", ".pq"):
-        return tables.read(file.path, file.name)
-    if ending in (".jsonl", ".ndjson"):
-        return jsonl.read(file.path, file.name)
-    if ending == ".json":
-        return _array(file)
-    remedy = f"known endings: {', '.join(ENDINGS)}"
-    raise DataError(
-        f"cannot tell how to read a file that ends in {ending!r}", where=Where(file=file.name), remedy=remedy
-    )
-
-
-def _array(file: Named) -> Iterator[Record | Broken]:
-    """The objects of a JSON array, each with the line on which it starts; or those of JSON lines by another name."""
-    first = head(file.path, file.name)
-    if not first.text.lstrip("\ufeff \t\r\n").startswith("["):
-        yield from jsonl.read(file.path, file.name)
-        return
-    text = file.path.read_text(encoding=first.encoding)
-    decoder, at, line, counted = json.JSONDecoder(), text.index("[") + 1, 1, 0
-    while (at := _behind(text, at, " \t\r\n,")) < len(text) and text[at] != "]":
-        line, counted = line + text.count("\n", counted, at), at
-        try:
-            value, at = decoder.raw_decode(text, at)
-        except (ValueError, RecursionError) as error:
-            yield Broken(file.name, line, f"is not JSON from here on: {str(error).partition(':')[0]}")
-            return
-        if isinstance(value, dict):
-            yield Record(value, file.name, line)
-        else:
-            yield Broken(file.name, line, "wanted a JSON object")
-    if at >= len(text):
-        yield Broken(file.name, line, "the array is never closed; the file may have been cut off")
-
-
-def _behind(text: str, at: int, skipped: str) -> int:
-    while at < len(text) and text[at] in skipped:
-        at += 1
-    return at

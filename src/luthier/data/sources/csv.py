@@ -3,28 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
-from luthier.data.formats import delimited
+from pydantic import Field
+
+from luthier.data.formats import delimited, dialect
+from luthier.data.formats.file import File
+from luthier.data.formats.look import Fit, Look
 from luthier.data.row import Broken, Record
 from luthier.data.source import FileSource, Say
 
 
 class Csv(FileSource):
-    """A CSV file with a header; delimiter and encoding are found from its content."""
+    """CSV, TSV and their relatives; delimiter, quotes, header and encoding are told from the content, and said."""
 
     kind: Literal["csv"] = "csv"
+    endings: ClassVar[tuple[str, ...]] = (".csv", ".tsv", ".tab", ".psv")
     delimiter: Literal["auto", ",", ";", "\t", "|"] = "auto"
     """What stands between fields; `auto` looks at the first lines and says what it found."""
-    quote: Literal['"', "'", ""] = '"'
+    quote: Literal["auto", '"', "'", ""] = "auto"
     """What encloses fields that hold delimiters or newlines; empty when the file does not quote."""
+    header: Literal["auto", "yes", "no"] | tuple[str, ...] = Field(default="auto")
+    """Whether the first row names the columns; or the columns' names, for a file whose first row is data."""
     encoding: str = "auto"
-    """`auto` reads UTF-8 with or without a mark; otherwise a name such as cp1252, latin-1 or utf-16."""
+    """`auto` reads UTF-8, UTF-16 and what the first lines show; otherwise a name such as cp1252 or latin-1."""
 
-    def read(self, base: Path, say: Say) -> Iterator[Record | Broken]:
+    @classmethod
+    def recognises(cls, look: Look) -> Fit:
+        """Rows of one width, at least two fields; one column only by its ending."""
+        if not look.start or look.start.startswith(("{", "[", "<")):
+            return Fit.NO
+        found = dialect.find(look.text, "auto", "auto", whole=False)
+        rows = [len(row) for row in found.reader(look.text.splitlines(keepends=True)[:50][:-1], strict=False) if row]
+        alike = len(rows) > 1 and rows[0] > 1 and rows.count(rows[0]) * 10 >= 9 * len(rows)
+        if alike:
+            return Fit.LIKELY
+        return Fit.POSSIBLE if look.ending in cls.endings else Fit.NO
+
+    def read_file(self, file: File, say: Say) -> Iterator[Record | Broken]:
         """Yield every row with the line on which it starts."""
-        place = self.place(base)
         return delimited.read(
-            place, self.path, delimiter=self.delimiter, quote=self.quote, encoding=self.encoding, say=say
+            file, delimiter=self.delimiter, quote=self.quote, encoding=self.encoding, header=self.header, say=say
         )

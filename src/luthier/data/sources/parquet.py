@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from luthier.data.formats import tables
+from luthier.data.formats.file import File
+from luthier.data.formats.look import Fit, Look
 from luthier.data.row import Broken, Record
 from luthier.data.source import FileSource, Say
 
 
 class Parquet(FileSource):
-    """A Parquet file; a row's line is its number from 1."""
+    """Parquet files; a row's line is its number from 1."""
 
     kind: Literal["parquet"] = "parquet"
+    endings: ClassVar[tuple[str, ...]] = (".parquet", ".pq")
 
-    def read(self, base: Path, say: Say) -> Iterator[Record | Broken]:
+    @classmethod
+    def recognises(cls, look: Look) -> Fit:
+        """Its first four bytes."""
+        return Fit.CERTAIN if look.data.startswith(b"PAR1") else Fit.NO
+
+    def read_file(self, file: File, say: Say) -> Iterator[Record | Broken]:
         """Yield every row with its number."""
-        return tables.read(self.place(base), self.path)
+        return tables.read(file)

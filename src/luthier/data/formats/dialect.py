@@ -1,0 +1,151 @@
+"""How a delimited file is written, told from its first lines: delimiter, quotes, blanks before quotes, header."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from _csv import Reader
+
+DELIMITERS = (",", ";", "\t", "|")
+Header = Literal["auto", "yes", "no"] | tuple[str, ...]
+_NAMES = {"\t": "tab", ";": "semicolon", "|": "bar", ",": "comma"}
+_SAMPLE_ROWS = 200
+_NUMBER = re.compile(r"[+-]?[\d.,:/ -]*\d[\d.,:/ %-]*")
+_NOT_A_NAME_CHARS = 100
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a delimited file is written."""
+
+    delimiter: str
+    quote: str
+    spaced: bool = False
+    """Whether blanks stand between a delimiter and the quote that opens the next field."""
+
+    def reader(self, lines: Iterable[str], *, strict: bool) -> Reader:
+        """Python's reader of CSV, set accordingly."""
+        if not self.quote:
+            return csv.reader(lines, delimiter=self.delimiter, quoting=csv.QUOTE_NONE, strict=strict)
+        return csv.reader(
+            lines, delimiter=self.delimiter, quotechar=self.quote, skipinitialspace=self.spaced, strict=strict
+        )
+
+    def stands(self, line: str) -> bool:
+        """Whether a text is one whole row with every quote where a quote may be; linear in its length."""
+        return self._whole_row.fullmatch(line.rstrip("\r\n")) is not None
+
+    @cached_property
+    def _whole_row(self) -> re.Pattern[str]:
+        between = re.escape(self.delimiter)
+        if not self.quote:
+            return re.compile(".*+", re.DOTALL)
+        quote, blank = re.escape(self.quote), " *+" if self.spaced else ""
+        field = rf"{blank}(?:{quote}(?:[^{quote}]|{quote}{quote})*+{quote}|[^{quote}{between}\r\n]*+)"
+        return re.compile(rf"{field}(?:{between}{field})*+")
+
+
+def find(text: str, delimiter: str, quote: str, *, whole: bool) -> Dialect:
+    """The way of writing that cuts most of a file's first rows into the same number of fields, at least two."""
+    sample = text.splitlines(keepends=True)[: _SAMPLE_ROWS + 1]
+    if len(sample) > 1 and (not whole or len(sample) > _SAMPLE_ROWS):
+        sample = sample[:-1]  # it may end inside a row
+    delimiters = DELIMITERS if delimiter == "auto" else (delimiter,)
+    mark = '"' if quote == "auto" else quote
+    tried = [
+        Dialect(one, mark, spaced)
+        for one in delimiters
+        for spaced in ((False, True) if mark and f"{one} {mark}" in text else (False,))
+    ]
+    best = max(tried, key=lambda dialect: _score(dialect, sample))
+    if quote != "auto":
+        return best
+    return _without_quotes(best, sample) or _single_quotes(best, sample) or best
+
+
+def note(dialect: Dialect, file: str) -> str:
+    """What is said of a way of writing that is not the common one."""
+    said: list[str] = []
+    if dialect.delimiter != ",":
+        said.append(f"fields are separated by {_NAMES.get(dialect.delimiter, dialect.delimiter)}")
+    if dialect.quote != '"':
+        said.append(f"fields are enclosed in {dialect.quote}" if dialect.quote else "quotes are part of the text")
+    return f"{file}: {' and '.join(said)} (seen in its first lines)" if said else ""
+
+
+def has_header(rows: Sequence[list[str]]) -> bool:
+    """Whether the first row names columns: it does unless it holds numbers above numbers, or values that come again."""
+    if len(rows) < 2 or not any(cell.strip() for cell in rows[0]):
+        return True
+    first, rest = rows[0], [row for row in rows[1:] if len(row) == len(rows[0])]
+    if any(len(cell) > _NOT_A_NAME_CHARS for cell in first):
+        return False
+    for place, cell in enumerate(first):
+        below = [row[place] for row in rest if row[place].strip()]
+        if not below or not cell.strip():
+            continue
+        if _NUMBER.fullmatch(cell.strip()) and all(_NUMBER.fullmatch(value.strip()) for value in below[:20]):
+            return False
+        if below.count(cell) > 1 and sum(row == first for row in rest) < below.count(cell):
+            return False
+    return True
+
+
+def _score(dialect: Dialect, sample: Sequence[str]) -> tuple[int, int, bool]:
+    counts = _widths(dialect, sample)
+    if not counts:
+        return 0, 0, False
+    width, times = max(Counter(counts).items(), key=lambda found: (found[1], found[0]))
+    return (round(100 * times / len(counts)), width, dialect.spaced) if width > 1 else (0, 0, False)
+
+
+def _widths(dialect: Dialect, sample: Iterable[str]) -> list[int]:
+    counts: list[int] = []
+    try:
+        for row in dialect.reader(sample, strict=False):
+            if row:
+                counts.append(len(row))
+    except csv.Error:
+        pass  # what was counted before the broken row decides
+    return counts
+
+
+def _without_quotes(best: Dialect, sample: Sequence[str]) -> Dialect | None:
+    """No quoting, where many lines with a quote break a row and nearly all lines are whole without."""
+    quoted = sum(best.quote in line for line in sample)
+    broken = _broken(best, sample)
+    if broken < 3 or broken * 4 < quoted:
+        return None
+    plain = replace(best, quote="", spaced=False)
+    counts = Counter(_widths(plain, sample))
+    width, times = counts.most_common(1)[0]
+    return plain if width > 1 and times * 20 >= 19 * counts.total() else None
+
+
+def _broken(dialect: Dialect, sample: Iterable[str]) -> int:
+    reader, broken = dialect.reader(sample, strict=True), 0
+    while True:
+        try:
+            next(reader)
+        except StopIteration:
+            return broken
+        except csv.Error:
+            broken += 1
+
+
+def _single_quotes(best: Dialect, sample: Sequence[str]) -> Dialect | None:
+    """Single quotes, where nearly every line has a field that stands in them, and no fewer lines are whole so."""
+    single = replace(best, quote="'")
+    between = re.escape(best.delimiter)
+    field = re.compile(rf"(?:^|{between})'(?:[^']|'')*+'(?:{between}|\r?\n?$)")
+    enclosed = sum(field.search(line) is not None for line in sample[1:])
+    if enclosed < 3 or enclosed * 5 < len(sample[1:]) * 4 or _score(single, sample) < _score(best, sample):
+        return None
+    return single

@@ -1,0 +1,218 @@
+"""One file to read: on this machine or behind a URL, packed or not; errors name it as the recipe does."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, cast
+
+import xxhash
+
+from luthier.core.digest import digest_of, file_digest
+from luthier.core.errors import DataError, Where
+from luthier.core.files import writing
+from luthier.core.remote import Reaching
+from luthier.data.formats import packed
+
+_CHUNK = 1 << 20
+_CONTENT_MARKS = ("ETag", "etag", "md5Hash", "md5", "content_md5", "Content-MD5", "crc32c")
+"""What file systems call a digest of a file's content."""
+_PACKED_RATIO = 4
+"""So many times its size becomes of a packed file of text, for forecasts."""
+
+
+@dataclass(frozen=True)
+class File:
+    """A file and how it is named in errors; what is read of it is unpacked already."""
+
+    path: Path
+    """Where it lies; for a file behind a URL, its path there."""
+    name: str
+    url: str = ""
+
+    @property
+    def where(self) -> Where:
+        """Its place, for errors."""
+        return Where(file=self.name)
+
+    @cached_property
+    def packing(self) -> str:
+        """How it is packed (`gzip`, `bz2`, `xz`, `zstd`, `zip`), or nothing, as its first bytes say."""
+        with self.raw() as file:
+            return packed.packing(file)
+
+    @property
+    def ending(self) -> str:
+        """The ending of its name in small letters, without that of its packing: `.csv` for `Rows.CSV.gz`."""
+        name = PurePosixPath(self.path.name.lower())
+        return PurePosixPath(name.stem).suffix if name.suffix in packed.ENDINGS else name.suffix
+
+    def raw(self) -> BinaryIO:
+        """Its bytes as they stand."""
+        return self._far() if self.url else open_here(self.path, self.name)
+
+    @contextmanager
+    def open(self) -> Iterator[BinaryIO]:
+        """Its bytes, unpacked as they are read; a bomb or a damaged file is a `DataError`."""
+        how = self.packing
+        with self.raw() as file:
+            if not how:
+                yield file
+                return
+            with packed.unpacked(file, how, self.name) as content:
+                yield content
+
+    @contextmanager
+    def local(self) -> Iterator[Path]:
+        """A path on this machine with the unpacked bytes; a copy that goes again where it does not lie so."""
+        if not self.url and not self.packing:
+            open_here(self.path, self.name).close()
+            yield self.path
+            return
+        with tempfile.NamedTemporaryFile(prefix="luthier-", suffix=self.ending) as copy:
+            with self.open() as content, writing(Path(copy.name)):
+                shutil.copyfileobj(content, copy, _CHUNK)
+                copy.flush()
+            yield Path(copy.name)
+
+    def exists(self) -> bool:
+        """Whether there is such a file."""
+        if not self.url:
+            return self.path.is_file()
+        with Reaching(self.name):
+            files, place = _reach(self.url)
+            return bool(files.isfile(place))
+
+    def size(self) -> int:
+        """About how many bytes there are to read."""
+        size = int(self._info["size"] or 0) if self.url else self.path.stat().st_size
+        return size * _PACKED_RATIO if self.packing else size
+
+    def fingerprint(self) -> str:
+        """A digest of its bytes, or of the digest that the place behind the URL keeps of them."""
+        if not self.url:
+            return file_digest(self.path)
+        mark = next((self._info[name] for name in _CONTENT_MARKS if self._info.get(name)), None)
+        if mark is not None:
+            return digest_of([str(mark), self._info["size"]])
+        state = xxhash.xxh3_128()
+        with self.raw() as file:
+            while chunk := file.read(_CHUNK):
+                state.update(chunk)
+        return state.hexdigest()
+
+    @cached_property
+    def _info(self) -> dict[str, Any]:
+        with Reaching(self.name):
+            files, place = _reach(self.url)
+            return dict(files.info(place))
+
+    def _far(self) -> BinaryIO:
+        with Reaching(self.name):
+            files, place = _reach(self.url)
+            return cast(BinaryIO, io.BufferedReader(_Far(files.open(place, "rb"), self.name), _CHUNK))
+
+
+class _Far(io.RawIOBase):
+    """A file behind a URL whose faults are said with its name."""
+
+    def __init__(self, inner: Any, name: str) -> None:
+        self._inner = inner
+        self._reach = Reaching(name)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return bool(self._inner.seekable())
+
+    def readinto(self, buffer: Any) -> int:
+        with self._reach:
+            data = self._inner.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        with self._reach:
+            return int(self._inner.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._inner.tell())
+
+    def close(self) -> None:
+        if not self.closed:
+            self._inner.close()
+        super().close()
+
+
+def _reach(url: str) -> tuple[Any, str]:
+    from fsspec import url_to_fs
+
+    files, place = url_to_fs(url)
+    return files, str(place)
+
+
+def files_behind(url: str, shown: str) -> list[File]:
+    """The files that a URL means: one, those that fit its `*`, or all below it, in order of their names."""
+    with Reaching(shown):
+        files, place = _reach(url)
+        protocol = url.partition("://")[0]
+        if "*" in place and not protocol.startswith("http"):
+            found = [path for path in files.glob(place) if files.isfile(path)]
+        elif not protocol.startswith("http") and files.isdir(place):
+            found = list(files.find(place))
+        else:
+            return [File(Path(place.partition("?")[0]), shown, url)]
+        folder = place.partition("*")[0].rpartition("/")[0] if "*" in place else place.rstrip("/")
+        return [_behind(files, str(path), folder, shown) for path in sorted(found) if not _hidden(str(path), folder)]
+
+
+def _behind(files: Any, path: str, folder: str, shown: str) -> File:
+    beginning = shown.partition("*")[0].rpartition("/")[0] if "*" in shown else shown.rstrip("/")
+    return File(Path(path), f"{beginning}/{path.removeprefix(folder).lstrip('/')}", files.unstrip_protocol(path))
+
+
+def _hidden(path: str, folder: str) -> bool:
+    return any(part.startswith(".") for part in path.removeprefix(folder).split("/"))
+
+
+def open_here(path: Path, name: str) -> BinaryIO:
+    """Open a file of this machine for reading bytes; a `DataError` names it as the recipe does."""
+    where = Where(file=name)
+    try:
+        if path.is_dir():
+            remedy = "name one file, or use the source `folder` to read all files of a folder"
+            raise DataError("is a folder, not a file", where=where, remedy=remedy)
+        if path.exists() and not path.is_file():
+            raise DataError("is a pipe or a device, not a file", where=where, remedy="save its rows as a file first")
+        return path.open("rb")
+    except FileNotFoundError as error:
+        raise DataError("there is no such file", where=where, remedy=_no_file_remedy(path, name)) from error
+    except (OSError, ValueError) as error:
+        what = error.strerror if isinstance(error, OSError) else str(error)
+        remedy = "check `path`, and give yourself the right to read it"
+        raise DataError(f"cannot be read: {what}", where=where, remedy=remedy) from error
+
+
+def _no_file_remedy(path: Path, name: str) -> str:
+    if near := _near(path):
+        return f"did you mean {near!r}?"
+    if "$" in name:
+        return "check the path and what the environment variable in it says"
+    return "check `path`; relative paths start at the recipe's folder"
+
+
+def _near(path: Path) -> str | None:
+    from difflib import get_close_matches
+
+    try:
+        names = [found.name for found in path.parent.iterdir() if found.is_file()]
+    except OSError:
+        return None
+    return next(iter(get_close_matches(path.name, names, n=1, cutoff=0.6)), None)

@@ -1,0 +1,226 @@
+"""JSON files: an array of objects, an object that holds such an array, or objects one after the other.
+
+Memory is bounded by the longest element. A broken element is left out with the line on which it starts, and reading
+goes on behind its closing brace.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
+
+from luthier.core.errors import DataError, Where
+from luthier.data.formats.file import File
+from luthier.data.formats.jsonl import DECODER, kind_of, refuse_half_surrogates, unusable
+from luthier.data.formats.lines import LONGEST_BYTES, head
+from luthier.data.row import Broken, Record
+
+_CHUNK_BYTES = 1 << 16
+_TOKENS = re.compile(r'["\\{}\[\]]')
+_BLANK = " \t\r\n"
+CONVERSATIONS = frozenset({"messages", "conversations", "conversation", "turns"})
+"""Arrays by these names are one conversation: the object that holds one is a row itself."""
+
+
+def read(
+    file: File, *, encoding: str = "auto", rows: str | None = None, say: Callable[[str], None] = lambda text: None
+) -> Iterator[Record | Broken]:
+    """The objects of a JSON file; `rows` names the member that holds them when the file is an object."""
+    first = head(file, encoding)
+    if first.note:
+        say(first.note)
+    with file.open() as opened:
+        text = _Text(opened, first.encoding)
+        try:
+            yield from _rows(text, file.name, rows, say)
+        except _LostError as lost:
+            remedy = "mend the file, or set `on_error: drop` to use what stands before"
+            yield Broken(file.name, text.line, f"{lost}; from here on the file cannot be read", remedy=remedy)
+
+
+class _LostError(Exception):
+    """Where a value ends cannot be told any more."""
+
+
+def _rows(text: _Text, name: str, rows: str | None, say: Callable[[str], None]) -> Iterator[Record | Broken]:
+    begin, empty = text.peek(), True
+    if begin not in ("[", "{"):
+        place, remedy = Where(file=name, line=text.line), "check `kind`, or leave it to `luthier new --from`"
+        raise DataError("is not JSON: an array or an object is wanted", where=place, remedy=remedy)
+    for one in _array(text, name) if begin == "[" else _object(text, name, rows, say):
+        empty = False
+        yield one
+    while text.peek() == "{":
+        yield _element(text, name)
+    if text.peek():
+        raise _LostError("is not JSON: there is more behind its end")
+    if empty:
+        raise DataError("holds no rows", where=Where(file=name), remedy="give a file with at least one row")
+
+
+class _Text:
+    """A window on a text that is read forward; knows its line."""
+
+    def __init__(self, opened: BinaryIO, encoding: str) -> None:
+        self._opened = opened
+        self._decode = codecs.getincrementaldecoder("utf-8-sig" if encoding == "utf-8" else encoding)()
+        self._window = ""
+        self._at = 0
+        self._ended = False
+        self.line = 1
+
+    def peek(self) -> str:
+        """The next character that isn't blank, not taken; nothing at the end."""
+        while True:
+            while self._at < len(self._window):
+                char = self._window[self._at]
+                if char not in _BLANK and char != "\ufeff":
+                    return char
+                self._take(self._at + 1)
+            if not self._more():
+                return ""
+
+    def skip(self, wanted: str) -> None:
+        """Take a character that must come."""
+        if (came := self.peek()) != wanted:
+            raise _LostError(f"is not JSON: wanted {wanted!r}, came {repr(came) if came else 'the end of the file'}")
+        self._take(self._at + 1)
+
+    def opens_rows(self) -> bool:
+        """Whether an array of objects comes next."""
+        while self.peek() == "[":
+            inside = self._window[self._at + 1 :].lstrip(_BLANK)
+            if inside or not self._more():
+                return inside.startswith("{")
+        return False
+
+    def value(self) -> tuple[Any, str]:
+        """The next value, and why it cannot be used (nothing when it can)."""
+        self.peek()
+        while True:
+            try:
+                value, end = DECODER.raw_decode(self._window, self._at)
+                refuse_half_surrogates(self._window[self._at : end], value)
+            except (json.JSONDecodeError, RecursionError, ValueError) as error:
+                if self._is_cut(error) and self._more():
+                    continue
+                problem = _problem(error)
+                self._skip_broken()
+                return None, problem
+            if end == len(self._window) and self._more():
+                continue  # a number may go on
+            self._take(end)
+            return value, ""
+
+    def _is_cut(self, error: Exception) -> bool:
+        """Whether an error may come of the window's end."""
+        return not self._ended and (not isinstance(error, json.JSONDecodeError) or self._open_end() is None)
+
+    def _open_end(self) -> int | None:
+        """Where the value at hand closes, told from its brackets and strings alone; None when it doesn't yet."""
+        depth, quoted, at = 0, False, self._at
+        while found := _TOKENS.search(self._window, at):
+            at = found.end()
+            mark = found[0]
+            if mark == "\\":
+                at += 1
+            elif mark == '"':
+                quoted = not quoted
+            elif not quoted:
+                depth += 1 if mark in "{[" else -1
+                if depth <= 0:
+                    return at
+        return None
+
+    def _skip_broken(self) -> None:
+        end = self._open_end()
+        while end is None and self._more():
+            end = self._open_end()
+        self._take(len(self._window) if end is None else end)
+
+    def _take(self, end: int) -> None:
+        self.line += self._window.count("\n", self._at, end)
+        self._at = end
+
+    def _more(self) -> bool:
+        """Read on; each time twice as much, so that a long value is looked at a few times only."""
+        if self._ended:
+            return False
+        kept = len(self._window) - self._at
+        if kept > LONGEST_BYTES:
+            raise _LostError(f"an element is longer than {LONGEST_BYTES >> 20} MiB")
+        data = self._opened.read(max(_CHUNK_BYTES, kept))
+        self._ended = not data
+        try:
+            more = self._decode.decode(data, final=self._ended)
+        except UnicodeDecodeError as error:
+            self.line += self._window.count("\n", self._at)
+            odd = error.object[error.start]
+            raise _LostError(f"byte 0x{odd:02x} here or in a later line is not {error.encoding}") from error
+        self._window = self._window[self._at :] + more
+        self._at = 0
+        return bool(more) or not self._ended
+
+
+def _problem(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"is not JSON: {error.msg}"
+    return unusable(error)
+
+
+def _array(text: _Text, name: str) -> Iterator[Record | Broken]:
+    text.skip("[")
+    while text.peek() not in ("]", ""):
+        yield _element(text, name)
+        if text.peek() not in ("]", "{"):
+            text.skip(",")
+    text.skip("]")
+
+
+def _element(text: _Text, name: str) -> Record | Broken:
+    text.peek()
+    line = text.line
+    value, problem = text.value()
+    if not problem and not isinstance(value, dict):
+        problem = f"wanted a JSON object, got {kind_of(value)}"
+    return Broken(name, line, problem) if problem else Record(value, name, line)
+
+
+def _object(text: _Text, name: str, rows: str | None, say: Callable[[str], None]) -> Iterator[Record | Broken]:
+    """The objects of the array that one member holds; without such an array, the object itself is the one row."""
+    own: dict[str, Any] = {}
+    used: str | None = None
+    text.skip("{")
+    while text.peek() not in ("}", ""):
+        line = text.line
+        key, problem = text.value()
+        if problem or not isinstance(key, str):
+            raise _LostError(problem or "is not JSON: a name is wanted")
+        text.skip(":")
+        if key == rows or (rows is None and key not in CONVERSATIONS and text.opens_rows()):
+            used = _only(key, used, name, line)
+            yield from _array(text, name)
+        else:
+            own[key], problem = text.value()
+            if problem:
+                raise _LostError(problem)
+        if text.peek() != "}":
+            text.skip(",")
+    text.skip("}")
+    if used is None:
+        if rows is not None:
+            where = Where(file=name, field="rows")
+            raise DataError(f"holds no array {rows!r}", where=where, remedy=f"it holds {', '.join(own)}")
+        yield Record(own, name, 1)
+    else:
+        say(f"{name}: rows are the array {used!r}" + (f"; left out: {', '.join(own)}" if own else ""))
+
+
+def _only(key: str, used: str | None, name: str, line: int) -> str:
+    if used is not None:
+        remedy = f"set `rows: {used}` or `rows: {key}`"
+        raise DataError(f"holds two arrays, {used!r} and {key!r}", where=Where(file=name, line=line), remedy=remedy)
+    return key

@@ -1,0 +1,80 @@
+"""What can be seen of a file at a glance, by which its kind is recognised."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cached_property
+from pathlib import PurePosixPath
+from typing import Any
+
+from luthier.core.errors import DataError, Where
+from luthier.data.formats import encodings, packed
+from luthier.data.formats.file import File
+from luthier.data.formats.lines import HEAD_BYTES
+
+
+class Fit(IntEnum):
+    """How well a file fits a kind; a fitting ending outweighs what is only likely, and never what is certain."""
+
+    NO = 0
+    POSSIBLE = 10
+    LIKELY = 20
+    CERTAIN = 100
+
+
+ENDING = 15
+"""What a fitting ending adds."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """A file's name, its first bytes unpacked, and the names inside when it is a zip or a folder."""
+
+    name: str
+    ending: str
+    data: bytes
+    members: tuple[str, ...] = ()
+
+    @classmethod
+    def at(cls, file: File) -> Look:
+        """Look at a file."""
+        with file.open() as opened:
+            data = opened.read(HEAD_BYTES)
+        members: tuple[str, ...] = ()
+        if data.startswith(b"PK\x03\x04"):
+            with file.raw() as raw, packed.archive(raw, file.name) as archive:
+                members = tuple(archive.namelist())
+        return cls(file.path.name, file.ending, data, members)
+
+    @cached_property
+    def text(self) -> str:
+        """The first bytes as text; empty for what is none."""
+        try:
+            return encodings.decode_start(self.data, encodings.find(self.data, "auto", "").name, _NOWHERE)
+        except DataError:
+            return ""
+
+    @cached_property
+    def start(self) -> str:
+        """The text from its first character that isn't blank."""
+        return self.text.lstrip("\ufeff \t\r\n")
+
+    @cached_property
+    def first_object(self) -> dict[str, Any] | None:
+        """The object that the first line is, for JSON lines."""
+        line, newline, _ = self.start.partition("\n")
+        try:
+            value = json.loads(line) if newline or len(self.data) < HEAD_BYTES else None
+        except (ValueError, RecursionError):
+            return None
+        return value if isinstance(value, dict) else None
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names inside, without folders."""
+        return frozenset(PurePosixPath(name).name for name in self.members)
+
+
+_NOWHERE = Where(file="")

@@ -1,0 +1,182 @@
+"""Packed files: gzip, bz2, xz, zstd, or a zip with one member; unpacked as they are read, and never a bomb."""
+
+from __future__ import annotations
+
+import io
+import lzma
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO, cast
+
+from luthier.core.errors import DataError, Where
+from luthier.core.wheel import MEMBER_LIMIT_BYTES, RATIO_FREE_BYTES, RATIO_LIMIT
+
+ENDINGS = frozenset({".gz", ".bz2", ".xz", ".zst", ".zip"})
+_MARKS = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bz2",
+    b"\xfd7zXZ\0": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"PK\x03\x04": "zip",
+    b"PK\x05\x06": "zip",
+}
+_TRUST = "if you trust it, unpack it yourself and name the file that comes out"
+_WHOLE = "check that the file is whole; fetch or pack it again"
+
+
+def packing(file: BinaryIO) -> str:
+    """How a file is packed, from its first bytes; nothing for plain files and for documents that are zips inside."""
+    start = file.read(8)
+    file.seek(0)
+    found = next((name for mark, name in _MARKS.items() if start.startswith(mark)), "")
+    if found != "zip":
+        return found
+    try:
+        names = member_names(file)
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return "zip"
+    file.seek(0)
+    return "zip" if len([name for name in names if not _aside(name)]) == 1 else ""
+
+
+def member_names(file: BinaryIO) -> list[str]:
+    """The files inside a zip, in its order."""
+    with zipfile.ZipFile(file) as archive:
+        return [info.filename for info in archive.infolist() if not info.is_dir()]
+
+
+def _aside(name: str) -> bool:
+    """What packers leave beside the data."""
+    return name.startswith("__MACOSX/") or PurePosixPath(name).name.startswith(".")
+
+
+@contextmanager
+def unpacked(file: BinaryIO, how: str, name: str) -> Iterator[BinaryIO]:
+    """The content of a packed file, as a stream."""
+    if how == "zip":
+        with _member(file, name) as (inner, size):
+            yield _guarded(inner, lambda: size, name)
+        return
+    inner = _OPENERS[how](file)
+    try:
+        yield _guarded(inner, file.tell, name)
+    finally:
+        inner.close()
+
+
+def _gzip(file: BinaryIO) -> Any:
+    import gzip
+
+    return gzip.GzipFile(fileobj=file)
+
+
+def _bz2(file: BinaryIO) -> Any:
+    import bz2
+
+    return bz2.BZ2File(file)
+
+
+def _xz(file: BinaryIO) -> Any:
+    return lzma.LZMAFile(file)
+
+
+def _zstd(file: BinaryIO) -> Any:
+    import pyarrow as pa
+
+    return pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd")
+
+
+_OPENERS = {"gzip": _gzip, "bz2": _bz2, "xz": _xz, "zstd": _zstd}
+
+
+@contextmanager
+def _member(file: BinaryIO, name: str) -> Iterator[tuple[Any, int]]:
+    with archive(file, name) as opened:
+        infos = [info for info in opened.infolist() if not info.is_dir() and not _aside(info.filename)]
+        if len(infos) != 1:
+            names = ", ".join(info.filename for info in infos[:5]) or "nothing"
+            remedy = "unpack it, and name the file or the folder"
+            raise DataError(f"holds {len(infos)} files ({names}), not one", where=Where(file=name), remedy=remedy)
+        with member(opened, infos[0], name) as inner:
+            yield inner, infos[0].compress_size
+
+
+@contextmanager
+def archive(file: BinaryIO, name: str) -> Iterator[zipfile.ZipFile]:
+    """An open zip; a file that is none is a `DataError`."""
+    try:
+        opened = zipfile.ZipFile(file)
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise DataError("is not a whole zip archive", where=Where(file=name), remedy=_WHOLE) from error
+    with opened:
+        yield opened
+
+
+@contextmanager
+def member(opened: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> Iterator[BinaryIO]:
+    """One file of a zip; links, names that climb out, locked and oversized members are refused."""
+    where = Where(file=name, field=info.filename)
+    parts = PurePosixPath(info.filename).parts
+    if ".." in parts or info.filename.startswith(("/", "\\")) or "\\" in info.filename:
+        raise DataError("the name of a member leads out of the archive", where=where, remedy=_TRUST)
+    if stat.S_ISLNK(info.external_attr >> 16):
+        raise DataError("a member is a link, not a file", where=where, remedy="pack the file itself")
+    if info.flag_bits & 1:
+        raise DataError("is locked with a password", where=where, remedy="unpack it yourself, and name the file")
+    refuse_bomb(info.file_size, info.compress_size, where)
+    try:
+        inner = opened.open(info)
+    except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
+        raise DataError(f"cannot be unpacked: {error}", where=where, remedy=_WHOLE) from error
+    with inner:
+        yield cast(BinaryIO, inner)
+
+
+def refuse_bomb(out: int, packed: int, where: Where) -> None:
+    """Refuse what unpacks to many times its size."""
+    if out > MEMBER_LIMIT_BYTES or out > max(RATIO_FREE_BYTES, RATIO_LIMIT * packed):
+        raise DataError(f"is refused as a zip bomb: {packed} bytes become {out} or more", where=where, remedy=_TRUST)
+
+
+def refuse_large(file: BinaryIO, most_bytes: int, name: str) -> None:
+    """Refuse a document that is a zip inside when its parts would not fit the memory it may take."""
+    with archive(file, name) as opened:
+        for info in opened.infolist():
+            refuse_bomb(info.file_size, info.compress_size, Where(file=name, field=info.filename))
+        total = sum(info.file_size for info in opened.infolist())
+    if total > most_bytes:
+        problem = f"would take {total >> 20} MiB of memory; at most {most_bytes >> 20} are given to one document"
+        raise DataError(problem, where=Where(file=name), remedy="save it in parts, or its rows as CSV or Parquet")
+    file.seek(0)
+
+
+def _guarded(inner: Any, taken: Any, name: str) -> BinaryIO:
+    return cast(BinaryIO, io.BufferedReader(_Guarded(inner, taken, name), 1 << 18))
+
+
+class _Guarded(io.RawIOBase):
+    """What comes out of an unpacker, counted against what went in."""
+
+    def __init__(self, inner: Any, taken: Any, name: str) -> None:
+        self._inner = inner
+        self._taken = taken
+        self._where = Where(file=name)
+        self._out = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            data = self._inner.read(len(buffer))
+        except (EOFError, OSError, zlib.error, zipfile.BadZipFile, lzma.LZMAError) as error:
+            problem = f"cannot be unpacked to its end: {str(error) or type(error).__name__}"
+            raise DataError(problem, where=self._where, remedy=_WHOLE) from error
+        self._out += len(data)
+        refuse_bomb(self._out, self._taken(), self._where)
+        buffer[: len(data)] = data
+        return len(data)

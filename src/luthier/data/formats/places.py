@@ -1,0 +1,89 @@
+"""From a path as a recipe writes it to the files that it means: one, a folder's, a pattern's, or those behind a URL."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from luthier.core import addresses
+from luthier.core.errors import DataError, Where
+from luthier.core.paths import filled, locate
+from luthier.data.formats.file import File, files_behind
+
+_PATTERN = re.compile(r"[*?\[]")
+
+
+def is_url(path: str) -> bool:
+    """Whether a path is a URL, also of this machine (`file://`)."""
+    return re.match(r"[a-z][a-z0-9+.-]+://", path, re.IGNORECASE) is not None
+
+
+def is_wide(path: str) -> bool:
+    """Whether a path is more than a place on this machine: a URL, or a pattern."""
+    return is_url(path) or (_PATTERN.search(path) is not None and not Path(path).exists())
+
+
+def files_of(path: str, base: Path, fits: Callable[[File], bool], known: str) -> list[File]:
+    """The files that a path means, in order of their names; of a folder, those that fit.
+
+    `DataError` for a folder or a pattern without a fitting file, and for one that leads out of its folder.
+    """
+    whole = filled(path)
+    if is_url(whole):
+        return _behind(whole, path, fits, known)
+    place = locate(path, base)
+    if place.is_dir():
+        return _some(inside(place, "**/*", path.rstrip("/")), path, fits, known)
+    if _PATTERN.search(path) and not place.exists():
+        root, pattern = _split(path)
+        found = inside(locate(root or ".", base), pattern, root.rstrip("/"))
+        return _some(found, path, lambda file: True, "no file's name fits the pattern")
+    return [File(place, path)]
+
+
+def _split(path: str) -> tuple[str, str]:
+    """The folder before the first `*`, `?` or `[`, and the pattern below it."""
+    found = _PATTERN.search(path)
+    root = path[: found.start() if found else None].rpartition("/")[0]
+    return root or ("/" if path.startswith("/") else ""), path[len(root) :].lstrip("/")
+
+
+def _behind(url: str, path: str, fits: Callable[[File], bool], known: str) -> list[File]:
+    if url.startswith("file://"):
+        return files_of(url.removeprefix("file://"), Path("/"), fits, known)
+    shown = addresses.shown(url) if is_url(path) else path
+    found = files_behind(url, shown)
+    return found if len(found) == 1 and found[0].name == shown else _some(found, shown, fits, known)
+
+
+def _some(found: list[File], path: str, fits: Callable[[File], bool], known: str) -> list[File]:
+    fitting = [file for file in found if fits(file)]
+    if not fitting:
+        raise DataError("holds no file that can be read", where=Where(file=path), remedy=known)
+    return fitting
+
+
+def inside(root: Path, pattern: str, shown: str) -> list[File]:
+    """The files below a folder that fit a pattern, hidden ones aside; a link that leads out of it is refused."""
+    try:
+        found = sorted(path for path in root.glob(pattern) if path.is_file() and not _hidden(path, root))
+    except (ValueError, NotImplementedError) as error:
+        remedy = "write a pattern such as *.jsonl or 2024/**/*.csv"
+        raise DataError(f"{pattern!r} is not a pattern: {error}", where=Where(field="glob"), remedy=remedy) from error
+    return list(_contained(found, root, shown))
+
+
+def _contained(found: list[Path], root: Path, shown: str) -> Iterator[File]:
+    whole = root.resolve()
+    for path in found:
+        below = path.relative_to(root).as_posix()
+        name = f"{shown}/{below}" if shown else below
+        if not path.resolve().is_relative_to(whole):
+            remedy = "copy the file into the folder"
+            raise DataError("leads out of the folder", where=Where(file=name), remedy=remedy)
+        yield File(path, name)
+
+
+def _hidden(path: Path, root: Path) -> bool:
+    return any(part.startswith(".") and part != ".." for part in path.relative_to(root).parts)

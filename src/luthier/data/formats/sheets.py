@@ -1,0 +1,104 @@
+"""Spreadsheets (xlsx, xlsm, xlsb, xls, ods): the values that the sheet was saved with; no formula is ever evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from luthier.core.errors import DataError, Where, did_you_mean
+from luthier.data.formats import dialect, packed
+from luthier.data.formats.file import File
+from luthier.data.formats.tables import plain
+from luthier.data.row import Broken, Record
+
+MOST_BYTES = 512 << 20
+"""A workbook whose parts take more than this unpacked is refused: it is read as a whole."""
+_LOOKED_AT = 40
+
+
+def read(
+    file: File,
+    *,
+    sheet: str | int | None = None,
+    header: dialect.Header = "auto",
+    say: Callable[[str], None] = lambda text: None,
+) -> Iterator[Record | Broken]:
+    """Rows of one sheet; a row's line is its number in the sheet."""
+    with file.local() as path:
+        _refuse_bombs(file)
+        table, first = _table(str(path), file, sheet, say)
+    rows = [(number, row) for number, row in enumerate(table, start=first + 1) if any(cell != "" for cell in row)]
+    if not rows:
+        raise DataError("the sheet is empty", where=file.where, remedy="set `sheet` to one with rows")
+    columns, rows = _columns(rows, header, file, say)
+    for number, row in rows:
+        if len(row) > len(columns) and any(cell != "" for cell in row[len(columns) :]):
+            yield Broken(file.name, number, f"the row has more fields than the header, which has {len(columns)}")
+        else:
+            yield Record(dict(zip(columns, map(_value, row), strict=False)), file.name, number)
+    if not rows:
+        raise DataError("has a header and no rows", where=file.where, remedy="give a sheet with at least one row")
+
+
+def _refuse_bombs(file: File) -> None:
+    with file.open() as opened:
+        start = opened.read(4)
+    if start == b"PK\x03\x04":
+        with file.local() as path, path.open("rb") as archive:
+            packed.refuse_large(archive, MOST_BYTES, file.name)
+
+
+def _table(path: str, file: File, sheet: str | int | None, say: Callable[[str], None]) -> tuple[list[list[Any]], int]:
+    """The cells of a sheet, and how many empty rows stand above them."""
+    from python_calamine import CalamineError, CalamineWorkbook
+
+    try:
+        with CalamineWorkbook.from_path(path) as book:
+            name = _sheet(book.sheet_names, sheet, file, say)
+            found = book.get_sheet_by_name(name)
+            return found.to_python(skip_empty_area=True), (found.start or (0, 0))[0]
+    except (CalamineError, OSError, ValueError) as error:
+        remedy = "check that it is whole and not locked with a password; or save the sheet as CSV"
+        problem = f"is not a spreadsheet that can be read: {str(error).splitlines()[0] if str(error) else error!r}"
+        raise DataError(problem, where=file.where, remedy=remedy) from error
+
+
+def _sheet(names: list[str], wanted: str | int | None, file: File, say: Callable[[str], None]) -> str:
+    if wanted is None:
+        if len(names) > 1:
+            say(f"{file.name}: the sheet {names[0]!r} is read; there are {len(names)}: {', '.join(names)}")
+        return names[0]
+    if isinstance(wanted, int) and 1 <= wanted <= len(names):
+        return names[wanted - 1]
+    if wanted not in names:
+        where = Where(file=file.name, field="sheet")
+        raise DataError(f"there is no sheet {wanted!r}", where=where, remedy=did_you_mean(str(wanted), names))
+    return str(wanted)
+
+
+Rows = list[tuple[int, list[Any]]]
+
+
+def _columns(rows: Rows, header: dialect.Header, file: File, say: Callable[[str], None]) -> tuple[list[str], Rows]:
+    if isinstance(header, tuple):
+        return list(header), rows
+    width = max(len(row) for _, row in rows)
+    shown = [[str(cell) for cell in row] for _, row in rows[:_LOOKED_AT]]
+    if header == "no" or (header == "auto" and not dialect.has_header(shown)):
+        if header == "auto":
+            say(f"{file.name}: its first row is data, not a header; columns are column_1, column_2, …")
+        return [f"column_{place + 1}" for place in range(width)], rows
+    line, first = rows[0]
+    columns = [str(_value(cell)).strip() or f"column_{place + 1}" for place, cell in enumerate(first)]
+    for column in columns:
+        if columns.count(column) > 1:
+            where, remedy = Where(file=file.name, line=line, field=column), "give every column its own name"
+            raise DataError(f"the header names {column!r} twice", where=where, remedy=remedy)
+    return columns, rows[1:]
+
+
+def _value(cell: Any) -> Any:
+    """A cell's value: whole numbers without a point, dates as ISO text, an empty cell as empty text."""
+    if isinstance(cell, float) and cell.is_integer() and abs(cell) < 1 << 53:
+        return int(cell)
+    return plain(cell)

@@ -1,0 +1,84 @@
+"""Which kind of source reads a file, a folder or a URL, told from what it holds and only then from its name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from luthier.core.component import members
+from luthier.core.errors import DataError, Where
+from luthier.data.formats.file import File
+from luthier.data.formats.look import ENDING, Fit, Look
+from luthier.data.formats.places import files_of, is_wide
+from luthier.data.source import FileSource, Source
+
+
+class Recognised(NamedTuple):
+    """A kind of source, and whether more than a guess speaks for it."""
+
+    kind: str
+    sure: bool
+
+
+def file_kinds() -> dict[str, type[FileSource]]:
+    """The kinds of source that read files, by kind."""
+    return {kind: member for kind, member in members(Source).items() if issubclass(member, FileSource)}
+
+
+def endings() -> list[str]:
+    """All endings by which files are known."""
+    return sorted({ending for member in file_kinds().values() for ending in member.endings})
+
+
+def recognise(look: Look) -> Recognised | None:
+    """The kind that fits best; None for what nothing reads."""
+    found: list[tuple[int, str]] = []
+    for kind, member in file_kinds().items():
+        fit = member.recognises(look)
+        if fit > Fit.NO:
+            found.append((fit + ENDING * (look.ending in member.endings), kind))
+    points, kind = max(found, default=(Fit.NO, ""))
+    sure = points > Fit.POSSIBLE
+    if not points or (not sure and look.ending in endings()):
+        return None  # its name says one thing, and its content does not bear it out
+    return Recognised(kind, sure)
+
+
+def source_of(file: File) -> FileSource:
+    """A source for one file, with the settings that its content asks for; `DataError` when nothing reads it."""
+    look = Look.at(file)
+    if not look.data.strip(b"\xef\xbb\xbf \t\r\n"):
+        raise DataError("is empty", where=file.where, remedy="give a file with at least one row")
+    found = recognise(look)
+    if found is None:
+        remedy = f"known endings: {', '.join(endings())}"
+        raise DataError("cannot tell what kind of file this is", where=file.where, remedy=remedy)
+    return file_kinds()[found.kind].model_validate({"kind": found.kind, "path": file.name})
+
+
+def source_at(path: Path | str) -> tuple[FileSource, Path]:
+    """A source for what somebody names (a file, a folder, a pattern, a URL), and the folder from which it is named."""
+    whole = is_wide(str(path))
+    base, name = (Path(), str(path)) if whole else (Path(path).parent, Path(path).name)
+    kind = kind_of(name, base)
+    return file_kinds()[kind].model_validate({"kind": kind, "path": name, "on_error": "drop"}), base
+
+
+def kind_of(path: str, base: Path) -> str:
+    """The kind of source for a path as somebody writes it; `folder` for files of several kinds."""
+    for kind, member in file_kinds().items():
+        if (base / path).is_dir() and member.recognises(_look_at_folder(base / path)) > Fit.NO:
+            return kind
+    if (base / path).is_dir():
+        return "folder"
+    files = files_of(path, base, lambda file: True, "check `--from`")
+    kinds = {source_of(file).kind for file in files}
+    if len(kinds) == 1:
+        return kinds.pop()
+    remedy = "name the files of one kind, or put them into a folder"
+    raise DataError(f"names files of several kinds: {', '.join(sorted(kinds))}", where=Where(file=path), remedy=remedy)
+
+
+def _look_at_folder(folder: Path) -> Look:
+    names = tuple(sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")))
+    return Look(folder.name, "/", b"", names)

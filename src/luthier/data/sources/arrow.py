@@ -1,0 +1,30 @@
+"""Arrow tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+from luthier.data.formats import tables
+from luthier.data.formats.file import File
+from luthier.data.formats.look import Fit, Look
+from luthier.data.row import Broken, Record
+from luthier.data.source import FileSource, Say
+
+_STREAM = b"\xff\xff\xff\xff"
+
+
+class Arrow(FileSource):
+    """Arrow files (Feather) and Arrow streams; a row's line is its number from 1."""
+
+    kind: Literal["arrow"] = "arrow"
+    endings: ClassVar[tuple[str, ...]] = (".arrow", ".feather", ".ipc", ".arrows")
+
+    @classmethod
+    def recognises(cls, look: Look) -> Fit:
+        """The mark of an Arrow file, or of a stream's first message."""
+        return Fit.CERTAIN if look.data.startswith((b"ARROW1", _STREAM)) else Fit.NO
+
+    def read_file(self, file: File, say: Say) -> Iterator[Record | Broken]:
+        """Yield every row with its number."""
+        return tables.read_arrow(file)

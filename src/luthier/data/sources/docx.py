@@ -1,0 +1,68 @@
+"""Word documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
+
+from luthier.core.errors import DataError
+from luthier.data.documents import DocumentSource, library
+from luthier.data.formats import packed
+from luthier.data.formats.file import File
+from luthier.data.formats.look import Fit, Look
+from luthier.data.formats.pieces import Paragraph
+from luthier.data.row import Broken
+
+_MOST_BYTES = 256 << 20
+
+
+class Docx(DocumentSource):
+    """Word documents (docx), as text to continue: a row is a document, a section, or a length.
+
+    A row's line is the number of its first paragraph or table. Pictures, comments and macros are not read.
+    """
+
+    kind: Literal["docx"] = "docx"
+    endings: ClassVar[tuple[str, ...]] = (".docx", ".docm")
+    piece: Literal["document", "heading", "length"] = "document"
+    """What one row is: the whole document, what stands under one heading, or so many characters."""
+
+    @classmethod
+    def recognises(cls, look: Look) -> Fit:
+        """A zip with a document inside."""
+        return Fit.CERTAIN if "word/document.xml" in look.members else Fit.NO
+
+    def paragraphs(self, file: File) -> Iterator[Paragraph | Broken]:
+        """Paragraphs and tables in their order."""
+        heading = ""
+        for number, block in enumerate(_blocks(file), start=1):
+            if hasattr(block, "rows"):
+                yield Paragraph("\n".join(_table_rows(block)), number, heading)
+                continue
+            style = (block.style.name or "").lower() if block.style is not None else ""
+            if style.startswith(("heading", "title")) and block.text.strip():
+                heading = block.text.strip()
+            yield Paragraph(block.text, number, heading)
+
+
+def _blocks(file: File) -> Iterator[Any]:
+    docx = library("docx", file)
+    from lxml.etree import XMLSyntaxError
+
+    with file.local() as path:
+        with path.open("rb") as opened:
+            packed.refuse_large(opened, _MOST_BYTES, file.name)
+        try:
+            document = docx.Document(str(path))
+        except (docx.opc.exceptions.OpcError, XMLSyntaxError, LookupError, OSError, ValueError) as error:
+            remedy = "check that it is whole; save it anew from a word processor"
+            raise DataError(
+                f"is not a Word document that can be read: {error}", where=file.where, remedy=remedy
+            ) from error
+        yield from document.iter_inner_content()
+
+
+def _table_rows(table: Any) -> Iterator[str]:
+    for row in table.rows:
+        cells = list(dict.fromkeys(cell.text.strip() for cell in row.cells))
+        yield " | ".join(cells)

@@ -1,0 +1,61 @@
+"""Web pages that lie as files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+from luthier.data.documents import DocumentSource, library
+from luthier.data.formats import markup
+from luthier.data.formats.file import File
+from luthier.data.formats.lines import BadLine, head, lines
+from luthier.data.formats.look import Fit, Look
+from luthier.data.formats.pieces import Paragraph
+from luthier.data.row import Broken
+
+
+class Html(DocumentSource):
+    """HTML files, as text to continue: the main text without menus and footers.
+
+    A row's line is the number of its first paragraph. No script is run, and no link is followed.
+    """
+
+    kind: Literal["html"] = "html"
+    endings: ClassVar[tuple[str, ...]] = (".html", ".htm", ".xhtml")
+    piece: Literal["document", "heading", "length"] = "document"
+    """What one row is: the whole page, what stands under one heading, or so many characters."""
+    main: bool = True
+    """Keep only the main text, as trafilatura finds it; `false` keeps all text of the page."""
+    encoding: str = "auto"
+    """`auto` reads UTF-8, UTF-16 and what the first bytes show; otherwise a name such as latin-1."""
+
+    @classmethod
+    def recognises(cls, look: Look) -> Fit:
+        """A page's beginning, or a tag and the ending."""
+        begin = look.start[:200].lower()
+        if begin.startswith(("<!doctype html", "<html")) or "<html" in begin:
+            return Fit.CERTAIN
+        return Fit.POSSIBLE if begin.startswith("<") and look.ending in cls.endings else Fit.NO
+
+    def paragraphs(self, file: File) -> Iterator[Paragraph | Broken]:
+        """The paragraphs of the page, each under its heading."""
+        text: list[str] = []
+        for number, line in enumerate(lines(file, head(file, self.encoding)), start=1):
+            if isinstance(line, BadLine):
+                yield Broken(file.name, number, line.problem, remedy=line.remedy)
+            else:
+                text.append(line)
+        page = "".join(text)
+        found = _main_text(page, file) if self.main else ""
+        heading = ""
+        for number, part in enumerate((found or markup.plain_text(page)).split("\n\n"), start=1):
+            if part.startswith("#"):
+                heading = part.lstrip("# ").partition("\n")[0].strip()
+            yield Paragraph(part, number, heading)
+
+
+def _main_text(page: str, file: File) -> str:
+    """The main text with its headings marked as in Markdown; nothing where none can be told."""
+    trafilatura = library("trafilatura", file)
+    found = trafilatura.extract(page, output_format="markdown", include_comments=False, include_formatting=False)
+    return found or ""

@@ -1,0 +1,50 @@
+"""PDF documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+from luthier.core.errors import DataError
+from luthier.data.documents import DocumentSource, library
+from luthier.data.formats.file import File
+from luthier.data.formats.look import Fit, Look
+from luthier.data.formats.pieces import Paragraph
+from luthier.data.row import Broken
+
+_FAULTS = (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError)
+"""What pypdf raises at damaged files, beside its own errors."""
+
+
+class Pdf(DocumentSource):
+    """PDF files, as text to continue: a row is a document, a page, or a length; a row's line is its page."""
+
+    kind: Literal["pdf"] = "pdf"
+    endings: ClassVar[tuple[str, ...]] = (".pdf",)
+    piece: Literal["document", "page", "length"] = "document"
+    """What one row is: the whole document, one page, or so many characters."""
+
+    @classmethod
+    def recognises(cls, look: Look) -> Fit:
+        """Its first bytes."""
+        return Fit.CERTAIN if look.data[:1024].lstrip().startswith(b"%PDF-") else Fit.NO
+
+    def paragraphs(self, file: File) -> Iterator[Paragraph | Broken]:
+        """The text of each page; a page that cannot be read is a broken row."""
+        pypdf = library("pypdf", file)
+        faults = (pypdf.errors.PyPdfError, *_FAULTS)
+        with file.local() as path:
+            try:
+                reader = pypdf.PdfReader(path)
+                locked = reader.is_encrypted and not reader.decrypt("")
+                count = 0 if locked else len(reader.pages)
+            except faults as error:
+                remedy = "check that it is whole; print it to a new PDF"
+                raise DataError(f"is not a PDF that can be read: {error}", where=file.where, remedy=remedy) from error
+            if locked:
+                raise DataError("is locked with a password", where=file.where, remedy="unlock it, or leave it out")
+            for number in range(1, count + 1):
+                try:
+                    yield Paragraph(reader.pages[number - 1].extract_text(), number)
+                except faults as error:
+                    yield Broken(file.name, number, f"page {number} cannot be read: {error}")

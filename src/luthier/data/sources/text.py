@@ -1,0 +1,56 @@
+"""Plain text and Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+from luthier.data.documents import DocumentSource
+from luthier.data.formats.file import File
+from luthier.data.formats.lines import BadLine, head, lines
+from luthier.data.formats.look import Fit, Look
+from luthier.data.formats.pieces import Paragraph
+from luthier.data.row import Broken
+
+
+class Text(DocumentSource):
+    """Plain text and Markdown files, as text to continue: a row is a file, a section under a heading, or a length."""
+
+    kind: Literal["text"] = "text"
+    endings: ClassVar[tuple[str, ...]] = (".txt", ".md", ".markdown", ".rst", ".text")
+    piece: Literal["document", "heading", "length"] = "document"
+    """What one row is: the whole file, what stands under one heading of Markdown (`# …`), or so many characters."""
+    encoding: str = "auto"
+    """`auto` reads UTF-8, UTF-16 and what the first lines show; otherwise a name such as latin-1."""
+
+    @classmethod
+    def recognises(cls, look: Look) -> Fit:
+        """Any text."""
+        return Fit.POSSIBLE if look.start else Fit.NO
+
+    def paragraphs(self, file: File) -> Iterator[Paragraph | Broken]:
+        """What stands between blank lines; a line that cannot be decoded is left out as broken."""
+        marked = file.ending in (".md", ".markdown")
+        held: list[str] = []
+        begun, heading, fenced = 1, "", False
+        for number, line in enumerate(lines(file, head(file, self.encoding)), start=1):
+            if isinstance(line, BadLine):
+                yield Broken(file.name, number, line.problem, remedy=line.remedy)
+                continue
+            fenced ^= marked and line.lstrip().startswith(("```", "~~~"))
+            titled = marked and not fenced and _heading(line)
+            if held and (titled or not line.strip()) and not fenced:
+                yield Paragraph("".join(held).rstrip("\r\n"), begun, heading)
+                held = []
+            if titled:
+                heading = titled
+            if line.strip() or (fenced and held):
+                begun = begun if held else number
+                held.append(line)
+        if held:
+            yield Paragraph("".join(held).rstrip("\r\n"), begun, heading)
+
+
+def _heading(line: str) -> str:
+    marks = line[: len(line) - len(line.lstrip("#"))]
+    return line[len(marks) :].strip() if 0 < len(marks) <= 6 and line[len(marks) :][:1] in (" ", "\t") else ""

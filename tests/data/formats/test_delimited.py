@@ -1,0 +1,221 @@
+"""CSV as it comes: how it is written is found and said, and a broken row takes no good one with it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from luthier.data.formats import delimited
+from luthier.data.formats.dialect import Dialect
+from luthier.data.formats.file import File
+from luthier.data.row import Broken, Record
+
+
+def _read(path: Path, content: str | bytes, **settings: Any) -> tuple[list[Record], list[Broken], list[str]]:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    said: list[str] = []
+    found = list(delimited.read(File(path, path.name), say=said.append, **settings))
+    return (
+        [one for one in found if isinstance(one, Record)],
+        [one for one in found if isinstance(one, Broken)],
+        said,
+    )
+
+
+def test_an_open_quote_takes_one_row_and_the_lines_behind_it_are_read(tmp_path: Path) -> None:
+    good, broken, _ = _read(tmp_path / "t.csv", 'text,answer\na,b\n"open, and,b\nc,d\n"e, f",g\nh,i\n')
+    assert [record.values["text"] for record in good] == ["a", "c", "e, f", "h"]
+    assert [record.line for record in good] == [2, 4, 5, 6]
+    assert [(one.line, "to 5, are read on their own" in one.problem) for one in broken] == [(3, True)]
+
+
+def test_an_open_quote_at_the_start_of_a_long_file_loses_one_row(tmp_path: Path) -> None:
+    rows = "".join(f"row {n},yes\n" for n in range(5000))
+    good, broken, _ = _read(tmp_path / "t.csv", f'text,label\n"open,yes\n{rows}"quoted, too",no\n{rows}')
+    assert len(good) == 10_001
+    assert [one.line for one in broken] == [2]
+
+
+def test_an_open_quote_in_the_last_row(tmp_path: Path) -> None:
+    good, broken, _ = _read(tmp_path / "t.csv", 'text,label\na,b\n"open,b\n')
+    assert len(good) == 1
+    assert [(one.line, "never closed" in one.problem) for one in broken] == [(3, True)]
+
+
+def test_lines_of_one_broken_text_do_not_become_rows(tmp_path: Path) -> None:
+    text = 'text,label,more\na,b,c\n"Dear all\nI have, as you see\na "quoted" word",b,c\nd,e,f\n'
+    good, broken, _ = _read(tmp_path / "t.csv", text)
+    assert [record.values["text"] for record in good] == ["a", "d"]
+    assert [(one.line, "lines 3 to 5 were read as this one row" in one.problem) for one in broken] == [(3, True)]
+
+
+def test_a_line_of_the_open_text_that_only_looks_like_a_row_is_not_believed(tmp_path: Path) -> None:
+    lines = "".join(f"good {n},yes\n" for n in range(9))
+    good, broken, _ = _read(tmp_path / "t.csv", f'text,label\n"open,yes\n{lines}5" screen,no\nlast,yes\n')
+    assert [record.line for record in good] == [*range(3, 12), 13]
+    assert [(one.line, "opened in line 2" in one.problem) for one in broken] == [(2, False), (12, True)]
+
+
+ROW = st.lists(st.sampled_from([*'",x \n', "a,b\n", '"a"', '""']), max_size=30).map("".join)
+
+
+@settings(max_examples=150, deadline=None)
+@given(text=ROW)
+def test_every_line_is_a_row_or_broken_whatever_stands_in_it(
+    tmp_path_factory: pytest.TempPathFactory, text: str
+) -> None:
+    path = tmp_path_factory.mktemp("csv") / "t.csv"
+    good, broken, _ = _read(path, f"one,two\nfirst,row\n{text}\n", header="yes", quote='"', delimiter=",")
+    lines = [one.line for one in [*good, *broken]]
+    assert len(lines) == len(set(lines))
+    assert good[0].values == {"one": "first", "two": "row"}
+    assert all(set(record.values) == {"one", "two"} for record in good)
+
+
+def test_blanks_before_quotes(tmp_path: Path) -> None:
+    good, broken, _ = _read(tmp_path / "t.csv", 'text, label\n"a, b", "c"\n"d, e", "f"\n')
+    assert [list(record.values.values()) for record in good] == [["a, b", "c"], ["d, e", "f"]]
+    assert broken == []
+
+
+def test_single_quotes_are_found_and_said(tmp_path: Path) -> None:
+    good, _, said = _read(tmp_path / "t.csv", "text,label\n'a, b','x'\n'it''s','y'\n'd','z'\n")
+    assert [record.values["text"] for record in good] == ["a, b", "it's", "d"]
+    assert "enclosed in '" in said[0]
+
+
+def test_a_table_that_does_not_quote_is_found_and_said(tmp_path: Path) -> None:
+    rows = "".join(f'"{word}" he said\tyes\n' for word in ("One", "Two", "Three", "Four"))
+    good, broken, said = _read(tmp_path / "t.tsv", f"text\tlabel\n{rows}")
+    assert good[0].values["text"] == '"One" he said'
+    assert broken == []
+    assert "separated by tab and quotes are part of the text" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "first"),
+    [
+        ("3,hello there\n4,good bye\n5,hi\n", "3"),
+        ("lost my card,lost\nstolen card,lost\ngone,lost\nwhere is it,late\n", "lost my card"),
+    ],
+)
+def test_a_file_without_header_is_found_and_said(tmp_path: Path, text: str, first: str) -> None:
+    good, _, said = _read(tmp_path / "t.csv", text)
+    assert good[0].values["column_1"] == first
+    assert good[0].line == 1
+    assert "not a header" in said[0]
+    good, _, said = _read(tmp_path / "t.csv", text, header="yes")
+    assert first in good[0].values
+    assert said == []
+    good, _, _ = _read(tmp_path / "t.csv", text, header=("one", "two"))
+    assert good[0].values["one"] == first
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "text,label\nhello,greeting\nbye,farewell\nhi,greeting\n",
+        "id,2024,2025\na,1,2\nb,3,4\n",
+        "text,label\nhello,x\ntext,label\nbye,y\n",
+        "a,b\n",
+    ],
+)
+def test_a_header_is_taken_as_one(tmp_path: Path, text: str) -> None:
+    rows = text.splitlines()
+    written = delimited.look(_file(tmp_path / "t.csv", text))
+    if rows[0].startswith("id,2024"):
+        assert written.header is False, "numbers above numbers"
+    else:
+        assert written.header is True
+
+
+def _file(path: Path, text: str) -> File:
+    path.write_text(text)
+    return File(path, path.name)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp1252", "latin-1", "utf-8-sig"])
+def test_encodings_are_found(tmp_path: Path, encoding: str) -> None:
+    rows = "".join(f"Grüße aus der Stadt {n},ja\n" for n in range(40))
+    good, broken, said = _read(tmp_path / "t.csv", f"text,label\n{rows}".encode(encoding))
+    assert [record.values["text"] for record in good] == [f"Grüße aus der Stadt {n}" for n in range(40)]
+    assert broken == []
+    assert len(said) == (encoding != "utf-8-sig")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("cp1251", "Где мой заказ? Я жду его уже две недели"),
+        ("koi8_r", "Где мой заказ? Я жду его уже две недели"),
+        ("cp1250", "Gdzie jest moje zamówienie? Czekam już dwa tygodnie, źle"),
+        ("cp1253", "Πού είναι η παραγγελία μου; Περιμένω δύο εβδομάδες"),
+        ("gb18030", "我的订单在哪里？我已经等了两个星期了"),
+        ("big5", "我的訂單在哪裡？我已經等了兩個星期了"),
+        ("euc_kr", "내 주문은 어디에 있나요? 벌써 2주를 기다렸어요"),
+    ],
+)
+def test_other_scripts_are_found_by_their_letters(tmp_path: Path, encoding: str, text: str) -> None:
+    rows = "".join(f'"{text} {n}",yes\n' for n in range(40))
+    good, _, said = _read(tmp_path / "t.csv", f"text,label\n{rows}".encode(encoding))
+    assert good[0].values["text"] == f"{text} 0"
+    assert "told from its bytes" in said[0]
+
+
+def test_mixed_encodings_name_each_foreign_line(tmp_path: Path) -> None:
+    lines = [f"schön {n},ja\n".encode() for n in range(30)]
+    lines[7] = "häßlich,nein\n".encode("cp1252")
+    good, broken, _ = _read(tmp_path / "t.csv", b"text,label\n" + b"".join(lines))
+    assert len(good) == 29
+    assert [(one.line, "0xe4 at position 2 of the line is not utf-8" in one.problem) for one in broken] == [(9, True)]
+
+
+def test_a_null_byte_breaks_its_row_only(tmp_path: Path) -> None:
+    good, broken, _ = _read(tmp_path / "t.csv", b"text,label\na,b\nc\0c,d\n" + b"e,f\n" * 90)
+    assert len(good) == 91
+    assert [(one.line, "NUL" in one.problem) for one in broken] == [(3, True)]
+
+
+def test_line_ends_of_old_macs(tmp_path: Path) -> None:
+    good, _, _ = _read(tmp_path / "t.csv", "text,label\ra,b\rc,d\r")
+    assert [list(record.values.values()) for record in good] == [["a", "b"], ["c", "d"]]
+
+
+def test_a_line_of_50_mb_is_one_broken_row_in_bounded_memory(tmp_path: Path) -> None:
+    import tracemalloc
+
+    path = tmp_path / "t.csv"
+    with path.open("wb") as file:
+        file.write(b"text,label\na,b\n")
+        for _ in range(50):
+            file.write(b"x" * 1_000_000)
+        file.write(b",c\nd,e\n")
+    tracemalloc.start()
+    found = list(delimited.read(File(path, "t.csv")))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [one.line for one in found] == [2, 3, 4]
+    assert isinstance(found[1], Broken)
+    assert "longer than 16 MiB" in found[1].problem
+    assert peak < 64 << 20
+
+
+def test_a_quote_that_is_never_closed_is_read_in_bounded_memory_and_linear_time(tmp_path: Path) -> None:
+    start = time.process_time()
+    good, broken, _ = _read(tmp_path / "t.csv", 'text,label\n"open,b\n' + "some words here,b\n" * 100_000)
+    assert len(good) == 100_000
+    assert len(broken) == 1
+    assert time.process_time() - start < 10
+
+
+@pytest.mark.parametrize("piece", ['"', '""', '","', ",", 'a"', '"a', " "])
+def test_whether_a_line_stands_is_told_in_linear_time(piece: str) -> None:
+    dialect = Dialect(",", '"', spaced=True)
+    start = time.process_time()
+    dialect.stands(piece * 400_000 + "\n")
+    assert time.process_time() - start < 2

@@ -1,0 +1,116 @@
+"""Spreadsheets: values as they were saved, no formula evaluated, no bomb opened."""
+
+from __future__ import annotations
+
+import datetime
+import zipfile
+from pathlib import Path
+
+import openpyxl
+import pytest
+
+from luthier.core.errors import DataError
+from luthier.data.formats import sheets
+from luthier.data.formats.file import File
+from luthier.data.row import Broken, Record
+from tests.data.source_files import write_xlsx
+
+
+def _read(path: Path, **settings: object) -> list[Record | Broken]:
+    return list(sheets.read(File(path, path.name), **settings))  # type: ignore[arg-type]
+
+
+def test_values_become_plain_json(tmp_path: Path) -> None:
+    row = ["a", 3, 2.5, True, None, datetime.datetime(2025, 2, 3, 10, 59), datetime.date(2025, 2, 3)]
+    write_xlsx(tmp_path / "t.xlsx", [["text", "n", "x", "yes", "none", "at", "on"], row, [], ["b"]])
+    found = _read(tmp_path / "t.xlsx")
+    assert found[0].values == {  # type: ignore[union-attr]
+        "text": "a",
+        "n": 3,
+        "x": 2.5,
+        "yes": True,
+        "none": "",
+        "at": "2025-02-03T10:59:00",
+        "on": "2025-02-03",
+    }
+    assert [one.line for one in found] == [2, 4]
+
+
+def test_formulas_give_what_was_saved_and_are_never_evaluated(tmp_path: Path) -> None:
+    target = tmp_path / "pwned"
+    formulas = ["=1+1", f'=HYPERLINK("file://{target}","x")', '=cmd|" /C calc"!A1', '=WEBSERVICE("http://127.0.0.1:9")']
+    write_xlsx(tmp_path / "t.xlsx", [["text", "value"], *([f"row {n}", one] for n, one in enumerate(formulas))])
+    found = _read(tmp_path / "t.xlsx")
+    assert [one.values["value"] for one in found if isinstance(one, Record)] == ["", "", "", ""]
+    assert not target.exists()
+
+
+def test_a_saved_value_of_a_formula_is_read(tmp_path: Path) -> None:
+    write_xlsx(tmp_path / "t.xlsx", [["text", "value"], ["a", "=1+1"]])
+    with zipfile.ZipFile(tmp_path / "t.xlsx") as before, zipfile.ZipFile(tmp_path / "u.xlsx", "w") as after:
+        for name in before.namelist():
+            after.writestr(
+                name,
+                before.read(name)
+                .replace(b"<v></v>", b"<v>2</v>")
+                .replace(b"<v/>", b"<v>2</v>")
+                .replace(b"<v />", b"<v>2</v>"),
+            )
+    assert _read(tmp_path / "u.xlsx")[0].values == {"text": "a", "value": 2}  # type: ignore[union-attr]
+
+
+def test_the_sheet_is_said_and_can_be_set(tmp_path: Path) -> None:
+    write_xlsx(tmp_path / "t.xlsx", [["text", "n"], ["first", 1]], more=[["text", "n"], ["second", 2]])
+    said: list[str] = []
+    assert _read(tmp_path / "t.xlsx", say=said.append)[0].values["text"] == "first"  # type: ignore[union-attr]
+    assert "'rows' is read; there are 2: rows, more" in said[0]
+    for sheet in ("more", 2):
+        assert _read(tmp_path / "t.xlsx", sheet=sheet)[0].values["text"] == "second"  # type: ignore[union-attr]
+    with pytest.raises(DataError, match="no sheet 'mor'") as caught:
+        _read(tmp_path / "t.xlsx", sheet="mor")
+    assert "'more'" in caught.value.remedy
+
+
+def test_a_table_that_does_not_start_at_the_top(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    for place, value in {"B4": "text", "C4": "label", "B5": "hello", "C5": "x", "B7": "bye", "C7": "y"}.items():
+        book.active[place] = value
+    book.save(tmp_path / "t.xlsx")
+    found = _read(tmp_path / "t.xlsx")
+    assert [(one.line, one.values) for one in found if isinstance(one, Record)] == [
+        (5, {"text": "hello", "label": "x"}),
+        (7, {"text": "bye", "label": "y"}),
+    ]
+
+
+def test_without_a_header(tmp_path: Path) -> None:
+    write_xlsx(tmp_path / "t.xlsx", [[1, "a"], [2, "b"]])
+    assert _read(tmp_path / "t.xlsx")[0].values == {"column_1": 1, "column_2": "a"}  # type: ignore[union-attr]
+    assert _read(tmp_path / "t.xlsx", header=("n", "text"))[0].values == {"n": 1, "text": "a"}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("rows", "problem"),
+    [([], "sheet is empty"), ([["a", "b"]], "a header and no rows"), ([["a", "a"], [1, 2]], "names 'a' twice")],
+)
+def test_sheets_without_use(tmp_path: Path, rows: list[list[object]], problem: str) -> None:
+    write_xlsx(tmp_path / "t.xlsx", rows)
+    with pytest.raises(DataError, match=problem) as caught:
+        _read(tmp_path / "t.xlsx", header="yes")
+    assert caught.value.remedy
+
+
+def test_a_bomb_in_a_workbook_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "t.xlsx", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("xl/workbook.xml", "<workbook/>")
+        with archive.open("xl/worksheets/sheet1.xml", "w") as part:
+            for _ in range(80):
+                part.write(bytes(1 << 20))
+    with pytest.raises(DataError, match="refused as a zip bomb"):
+        _read(tmp_path / "t.xlsx")
+
+
+def test_no_spreadsheet_at_all(tmp_path: Path) -> None:
+    (tmp_path / "t.xlsx").write_bytes(b"\xd0\xcf\x11\xe0" + bytes(600))
+    with pytest.raises(DataError, match="not a spreadsheet"):
+        _read(tmp_path / "t.xlsx")

@@ -1,0 +1,123 @@
+"""A small file of every kind that a source reads: the source's settings, the lines of its rows, and the rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+Made = tuple[dict[str, Any], list[int], list[dict[str, Any]]]
+
+ROWS = [{"text": f"question {n}", "answer": f"a{n}", "stars": n} for n in range(8)]
+
+
+def _json(folder: Path) -> Made:
+    (folder / "rows.json").write_text(json.dumps(ROWS, indent=1))
+    return {"kind": "json", "path": "rows.json"}, [2 + 5 * n for n in range(len(ROWS))], ROWS
+
+
+def _arrow(folder: Path) -> Made:
+    pl.DataFrame(ROWS).write_ipc(folder / "rows.arrow")
+    return {"kind": "arrow", "path": "rows.arrow"}, list(range(1, len(ROWS) + 1)), ROWS
+
+
+def _excel(folder: Path) -> Made:
+    write_xlsx(folder / "rows.xlsx", [list(ROWS[0]), *([*row.values()] for row in ROWS)])
+    return {"kind": "excel", "path": "rows.xlsx"}, list(range(2, len(ROWS) + 2)), ROWS
+
+
+def _text(folder: Path) -> Made:
+    (folder / "guide.md").write_text("# One\n\nFirst.\n\n# Two\n\nSecond.\nGoes on.\n\n# Three\nThird.\n")
+    rows = [
+        {"text": "# One\n\nFirst.", "document": "guide.md", "piece": 1, "heading": "One"},
+        {"text": "# Two\n\nSecond.\nGoes on.", "document": "guide.md", "piece": 2, "heading": "Two"},
+        {"text": "# Three\nThird.", "document": "guide.md", "piece": 3, "heading": "Three"},
+    ]
+    return {"kind": "text", "path": "guide.md", "piece": "heading"}, [1, 5, 10], rows
+
+
+def _html(folder: Path) -> Made:
+    (folder / "page.html").write_text(
+        "<!doctype html><html><head><title>Page</title></head><body><h1>One</h1><p>First.</p><h1>Two</h1><p>Second.</p>"
+    )
+    return (
+        {"kind": "html", "path": "page.html", "main": False},
+        [1],
+        [{"text": "One\n\nFirst.\n\nTwo\n\nSecond.", "document": "page.html", "piece": 1}],
+    )
+
+
+def _pdf(folder: Path) -> Made:
+    write_pdf(folder / "guide.pdf", ["First page.", "Second page."])
+    rows = [{"text": f"{n} page.", "document": "guide.pdf", "piece": p} for p, n in enumerate(("First", "Second"), 1)]
+    return {"kind": "pdf", "path": "guide.pdf", "piece": "page"}, [1, 2], rows
+
+
+def _docx(folder: Path) -> Made:
+    import docx
+
+    document = docx.Document()
+    document.add_heading("One", 1)
+    document.add_paragraph("First.")
+    document.add_heading("Two", 1)
+    table = document.add_table(1, 2)
+    table.rows[0].cells[0].text, table.rows[0].cells[1].text = "a", "b"
+    document.save(str(folder / "guide.docx"))
+    rows = [
+        {"text": "One\n\nFirst.", "document": "guide.docx", "piece": 1, "heading": "One"},
+        {"text": "Two\n\na | b", "document": "guide.docx", "piece": 2, "heading": "Two"},
+    ]
+    return {"kind": "docx", "path": "guide.docx", "piece": "heading"}, [1, 3], rows
+
+
+MAKERS: dict[str, Callable[[Path], Made]] = {
+    "json": _json,
+    "arrow": _arrow,
+    "excel": _excel,
+    "text": _text,
+    "html": _html,
+    "pdf": _pdf,
+    "docx": _docx,
+}
+
+
+def write_xlsx(path: Path, rows: list[list[Any]], **more: list[list[Any]]) -> None:
+    """A workbook with a first sheet `rows`, and more by name."""
+    import openpyxl
+
+    book = openpyxl.Workbook()
+    book.active.title = "rows"
+    for row in rows:
+        book.active.append(row)
+    for name, content in more.items():
+        sheet = book.create_sheet(name)
+        for row in content:
+            sheet.append(row)
+    book.save(path)
+
+
+def write_pdf(path: Path, pages: list[str]) -> None:
+    """A PDF with one line of text on each page."""
+    objects = [b"<< /Type /Catalog /Pages 2 0 R >>"]
+    kids = " ".join(f"{4 + 2 * n} 0 R" for n in range(len(pages)))
+    objects.append(f"<< /Type /Pages /Kids [{kids}] /Count {len(pages)} >>".encode())
+    objects.append(b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>")
+    for number, text in enumerate(pages):
+        objects.append(
+            f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents {5 + 2 * number} 0 R "
+            "/Resources << /Font << /F1 3 0 R >> >> >>".encode()
+        )
+        stream = f"BT /F1 12 Tf 72 720 Td ({text}) Tj ET".encode()
+        objects.append(b"<< /Length %d >>\nstream\n%s\nendstream" % (len(stream), stream))
+    data, places = bytearray(b"%PDF-1.4\n"), []
+    for number, content in enumerate(objects, start=1):
+        places.append(len(data))
+        data += b"%d 0 obj\n%s\nendobj\n" % (number, content)
+    start = len(data)
+    data += b"xref\n0 %d\n0000000000 65535 f \n" % (len(objects) + 1)
+    data += b"".join(b"%010d 00000 n \n" % place for place in places)
+    data += b"trailer\n<< /Size %d /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF\n" % (len(objects) + 1, start)
+    path.write_bytes(data)
