@@ -6,18 +6,15 @@ import numpy as np
 import pytest
 
 from luthier.core.component import members
-from luthier.data.row import Row
 from luthier.data.selector import Candidate, Pool, Selector
-from luthier.text.messages import Message
 
 KINDS = sorted(members(Selector))
 TOPICS = ("refund of the invoice", "parcel by courier", "password and login", "colour of the sofa")
 
 
 def _candidate(n: int, text: str, shares: list[float] | None) -> Candidate:
-    turns = (Message(role="user", content=text), Message(role="assistant", content="x"))
-    row = Row(n, f"{n * 7919 % 9973:016x}", "csv", "f.csv", n, "chat", turns)
-    return Candidate(row, text, None if shares is None else dict(zip("abc", shares, strict=True)))
+    told = None if shares is None else dict(zip("abc", shares, strict=True))
+    return Candidate(f"{n * 7919 % 9973:016x}", "f.csv", n, text, told)
 
 
 def pool(count: int = 40, seed: int = 3, labelled: tuple[str, ...] = ()) -> Pool:
@@ -51,7 +48,7 @@ def test_each_row_is_chosen_once_at_most(selector: Selector, count: int) -> None
 def test_the_order_in_which_rows_came_does_not_count(selector: Selector) -> None:
     whole = pool()
     turned = Pool(whole.candidates[::-1], whole.labelled, whole.seed)
-    names = [[one.candidates[chosen.place].row.id for chosen in selector.choose(one, 12)] for one in (whole, turned)]
+    names = [[one.candidates[chosen.place].id for chosen in selector.choose(one, 12)] for one in (whole, turned)]
     assert names[0] == names[1]
 
 

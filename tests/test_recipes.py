@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,8 @@ SMALL = {
     "merge": tuple(f"steps.{name}.split.train=32" for name in ("short", "long")),
     "support": ("steps.data.split.test=60", "steps.tune.epochs=1", "steps.tune.rows=64"),
 }
+DATA_ONLY = {"label"}
+"""Recipes that tune nothing; each has a test of its own."""
 LONG = {"distil", "merge"}
 """Recipes with several trainings, which run by `./check --all`."""
 FEW = ("steps.data.split.train=48", "steps.data.split.test=24")
@@ -95,7 +98,11 @@ def test_every_techniques_recipe_runs(tmp_path: Path, smollm2: Artifact, path: P
 @pytest.mark.model
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(str(path.parent), marks=[pytest.mark.slow] if str(path.parent) in LONG else []) for path in RECIPES],
+    [
+        pytest.param(str(path.parent), marks=[pytest.mark.slow] if str(path.parent) in LONG else [])
+        for path in RECIPES
+        if str(path.parent) not in DATA_ONLY
+    ],
 )
 def test_every_recipe_runs(make: Make, name: str) -> None:
     _need_wheel(Recipe.load(ROOT / "recipes" / name))
@@ -169,3 +176,29 @@ def test_the_support_recipe_reads_bitext(make: Make) -> None:
     summary = result["data"].artifact.read_json("summary.json")
     assert summary["rows_in"] == 4514
     assert summary["rows"] == {"train": 160, "test": 60}
+
+
+def test_people_and_rules_label(tmp_path: Path) -> None:
+    """`recipes/label` wants no model: what it makes is held to what its messages are about."""
+    from luthier.data.export import export
+    from luthier.text.dataset import read_examples, summary
+
+    shutil.copytree(ROOT / "recipes" / "label", tmp_path / "label", ignore=shutil.ignore_patterns(".luthier"))
+    result = Recipe.load(tmp_path / "label").run()
+    people, weak, chosen = (result[name].artifact for name in ("people", "weak", "next"))
+    assert summary(people).labels == summary(weak).labels == ["account", "billing", "delivery"]
+    assert sum(summary(people).rows.values()) == 30
+    for example in read_examples(people, "train"):
+        assert example.meta["judgments"]
+        assert example.meta["adjudication"]["rule"] == "weighted"
+    about = {"account": "acco|log in|passw|profile", "billing": "charg|invoi|refund|payment|price"}
+    rows = read_examples(weak, "train")
+    right = [
+        next((label for label, words in about.items() if re.search(words, row.messages[1].content)), "delivery")
+        == row.label
+        for row in rows
+    ]
+    assert sum(right) >= len(rows) - 1 >= 27
+    assert summary(chosen).rows == {"train": 10}
+    export(chosen, tmp_path / "ask", "label-studio")
+    assert len(json.loads((tmp_path / "ask" / "train.json").read_text())) == 10

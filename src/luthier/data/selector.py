@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from luthier.core.component import Component
 from luthier.core.errors import DataError, Where
-from luthier.data.row import Row
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,9 +19,11 @@ Measure = Literal["entropy", "margin", "confidence"]
 
 
 class Candidate(NamedTuple):
-    """A row that could be labelled."""
+    """What is known of a row that could be labelled."""
 
-    row: Row
+    id: str
+    file: str
+    line: int
     text: str
     shares: Mapping[str, float] | None
     """The probability of each label that a model proposed; None where none did."""
@@ -62,7 +63,7 @@ class Pool:
 
         if not one.shares or len(one.shares) < 2:
             what = "a row has no proposal with a probability for each label"
-            where = Where(file=one.row.file, line=one.row.line, field="by")
+            where = Where(file=one.file, line=one.line, field="by")
             raise DataError(what, where=where, remedy="put the step `propose` before this one, or select by `k_center`")
         shares = sorted(one.shares.values(), reverse=True)
         if measure == "entropy":
@@ -85,6 +86,4 @@ class Selector(Component):
 
 def by_id(pool: Pool, scores: Any) -> list[int]:
     """Places by falling score; equal scores by the rows' ids, so that the order in which rows came cannot be felt."""
-    return sorted(
-        range(len(pool.candidates)), key=lambda at: (-round(float(scores[at]), 12), pool.candidates[at].row.id)
-    )
+    return sorted(range(len(pool.candidates)), key=lambda at: (-round(float(scores[at]), 12), pool.candidates[at].id))

@@ -30,15 +30,20 @@ class Trace:
     """How each model of each evaluation answered it."""
     children: list[dict[str, Any]]
     """Rows that were made out of it: step, id, by which augmenter."""
+    later: list[dict[str, Any]]
+    """What other data sets of the recipe made of it: step, split, reason of being dropped, edits, label."""
 
     @property
     def facts(self) -> dict[str, Any]:
         """The story as `trace --json` prints it."""
-        return {**self.story, "children": self.children, "learnt": self.learnt, "answers": self.answers}
+        rest = {"later": self.later, "children": self.children, "learnt": self.learnt, "answers": self.answers}
+        return {**self.story, **rest}
 
     def lines(self) -> Iterator[str]:
         """The story for a person."""
         yield from _story_lines(self.story)
+        for one in self.later:
+            yield from (f"{one['step']}: {line}" for line in _later_lines(one))
         for child in self.children:
             yield f"{child['step']}: {child['by']} made {child['id']} out of it"
         for one in self.learnt:
@@ -59,10 +64,7 @@ def _story_lines(told: dict[str, Any]) -> Iterator[str]:
         yield f"made by {made['by']} out of {', '.join(made['parents'])}: {'; '.join(made['did'])}"
     for event in told["events"]:
         if event["action"] != "drop" and event["before"] is not None:
-            place = (
-                f"{event['field']}[{event['start']}:{event['end']}]" if event["start"] is not None else event["field"]
-            )
-            yield f"{event['operator']}: {event['reason']}: {place} {event['before']!r} → {event['after']!r}"
+            yield f"{event['operator']}: {_edit(event)}"
     for operator, columns in told["attributes"].items():
         yield f"{operator}: {', '.join(f'{name} {value}' for name, value in columns.items())}"
     for message in told["messages"] or ():
@@ -71,6 +73,17 @@ def _story_lines(told: dict[str, Any]) -> Iterator[str]:
         yield _dropped(told["dropped"])
     else:
         yield f"in the split {told['split']}"
+
+
+def _edit(event: dict[str, Any]) -> str:
+    place = f"{event['field']}[{event['start']}:{event['end']}]" if event["start"] is not None else event["field"]
+    return f"{event['reason']}: {place} {event['before']!r} → {event['after']!r}"
+
+
+def _later_lines(told: dict[str, Any]) -> Iterator[str]:
+    """What a later data set made of an example."""
+    yield from (_edit(event) for event in told["events"] if event["action"] == "edit" and event["before"] is not None)
+    yield _dropped(told["dropped"]) if told["dropped"] else f"in the split {told['split']}"
 
 
 def _dropped(drop: dict[str, Any]) -> str:
@@ -93,7 +106,20 @@ def trace_example(example: str, recipe_path: Path | None) -> Trace:
     ]
     made = [(name, artifact) for name, artifact in made if artifact.manifest.makes == "dataset"]
     born = [{"step": name, **child} for name, artifact in made for child in children(artifact, found["id"])]
-    return Trace(story=found, learnt=learnt, answers=answered, children=born)
+    return Trace(story=found, learnt=learnt, answers=answered, children=born, later=list(_later(made, found["id"])))
+
+
+def _later(made: list[tuple[str, Artifact]], example: str) -> Iterator[dict[str, Any]]:
+    """What the data sets behind the first that has the example made of it."""
+    first = True
+    for name, artifact in made:
+        try:
+            told = story(artifact, example)
+        except UnknownName:
+            continue
+        if not first:
+            yield {"step": name, **{key: told[key] for key in ("split", "dropped", "label", "events")}}
+        first = False
 
 
 def _story(example: str, what: Plan) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from luthier.data.label.confidence import probabilities, temperature
 from luthier.data.steps.propose import Propose, _with_proposal
 from luthier.data.steps.select import Select
 from luthier.flow.recipe import Recipe
+from luthier.flow.trace import trace_example
 from tests.data.conftest import Made
 from tests.workshop import small_recipe
 
@@ -44,11 +45,15 @@ steps:
 """
 
 
+FOLDER: list[Path] = []
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
     folder = tmp_path_factory.mktemp("active")
     small_recipe(folder, RECIPE)
     result = Recipe.load(folder / "recipe.yaml").run()
+    FOLDER.append(folder)
     return {name: result[name].artifact for name in ("data", "guess", "next", "weak")} | {
         "model": result["guess"].artifact.parent("model")
     }
@@ -197,3 +202,16 @@ def test_costs_are_foretold(made: dict[str, Artifact], tmp_path: Path) -> None:
     assert Select(data="data", count=10).outline(ahead).rows == {"train": 10}
     assert Select(data="data", count=80).outline(ahead).rows == {"train": 50}
     assert Propose(data="data").outline(ahead).rows == {"train": 50, "test": 9}
+
+
+def test_a_trace_goes_on_through_later_data_sets(made: dict[str, Artifact]) -> None:
+    row = next(row for row in _rows(made["weak"]) if "given" in row["meta"] and row["meta"]["given"] != row["label"])
+    told = trace_example(row["id"], FOLDER[0] / "recipe.yaml")
+    later = {one["step"]: one for one in told.facts["later"]}
+    assert set(later) == {"guess", "next", "weak"}
+    assert later["weak"]["label"] == row["label"]
+    lines = "\n".join(told.lines())
+    edit = f"{row['meta']['given']!r} → {row['label']!r}"
+    assert f"weak: labelled by {len(row['meta']['weak']['votes'])} of 2 functions" in lines
+    assert edit in lines
+    assert "next: dropped by next: not selected" in lines or "next: in the split train" in lines

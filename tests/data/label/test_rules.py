@@ -112,3 +112,12 @@ def test_the_last_word_of_an_annotator_counts() -> None:
     assert last_words(said) == [Judgment("x", "b")]
     assert table([Item("1", {}, said, 1)]) == [["b", None]]
     assert table([Item("1", {}, (Judgment("x", "2"), Judgment("y", "10")), 1)]) == [[2.0, 10.0]]
+
+
+def test_a_voter_that_stands_alone_is_neither_believed_more_nor_less() -> None:
+    """Two voters agree on most items; a third votes where they are silent, for a label of its own."""
+    votes = [[("x", "a"), ("y", "a")]] * 20 + [[("x", "b"), ("y", "b")]] * 20 + [[("z", "c")]] * 20
+    found = one_accuracy(Ballot.of(votes))
+    assert found.quality[2] == pytest.approx(0.7)
+    assert found.quality[0] > 0.85
+    assert found.probabilities[-1, 2] > 0.6

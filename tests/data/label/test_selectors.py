@@ -56,15 +56,14 @@ def test_k_center_is_the_greedy_one() -> None:
     """Beside a plain loop over distances."""
     whole = pool(labelled=("my parcel by courier number 1 is late",))
     points = whole.points
-    far = [min(1 - float(points[at] @ points[40]) for _ in (0,)) for at in range(40)]
-    wanted = []
+    far = [1 - float(points[at] @ points[40]) for at in range(40)]
+    wanted: list[int] = []
     for _ in range(10):
-        at = max(range(40), key=lambda place: (round(far[place], 9), whole.candidates[place].row.id < "", 0))
-        ties = [place for place in range(40) if abs(far[place] - far[at]) < 1e-9]
-        at = min(ties, key=lambda place: whole.candidates[place].row.id)
-        wanted.append(at)
-        far = [min(old, 1 - float(points[place] @ points[at])) for place, old in enumerate(far)]
-        far[at] = -1
+        farthest = max(far)
+        ties = [at for at in range(40) if farthest - far[at] < 1e-9]
+        wanted.append(min(ties, key=lambda at: whole.candidates[at].id))
+        far = [min(old, 1 - float(points[at] @ points[wanted[-1]])) for at, old in enumerate(far)]
+        far[wanted[-1]] = -1
     assert [one.place for one in Selector.parse("k_center").choose(whole, 10)] == wanted
 
 

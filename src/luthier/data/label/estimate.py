@@ -91,22 +91,28 @@ def dawid_skene(ballot: Ballot) -> Estimate:
 
 
 def one_accuracy(ballot: Ballot, balance: Floats | None = None) -> Estimate:
-    """Fit one accuracy for each voter; `balance` holds the labels' shares where they are known."""
-    others = max(1, len(ballot.labels) - 1)
+    """Fit one accuracy for each voter; `balance` holds the labels' shares where they are known.
+
+    A voter learns from the items on which somebody else voted, too: alone, it would only confirm itself. Unknown shares
+    are taken half from the votes, so that a label that one voter alone stands for does not wither.
+    """
+    number = len(ballot.labels)
     accuracy = np.full(len(ballot.voters), TRUSTED_AT_FIRST)
-    priors = balance if balance is not None else np.full(len(ballot.labels), 1 / len(ballot.labels))
-    votes = np.bincount(ballot.voter, minlength=len(ballot.voters))
-    known = ballot.shares()
+    shares = ballot.shares()
+    priors = np.full(number, 1 / number) if balance is None else balance
+    beside = (np.bincount(ballot.item, minlength=ballot.items) > 1)[ballot.item].astype(np.float64)
+    votes = np.bincount(ballot.voter, beside, minlength=len(ballot.voters))
+    known = shares
     for _ in range(ROUNDS):
-        wrong = np.log(np.maximum(1 - accuracy, _LEAST) / others)[ballot.voter]
-        heard = np.repeat(wrong[:, None], len(ballot.labels), axis=1)
+        wrong = np.log(np.maximum(1 - accuracy, _LEAST) / max(1, number - 1))[ballot.voter]
+        heard = np.repeat(wrong[:, None], number, axis=1)
         heard[np.arange(len(heard)), ballot.label] = np.log(accuracy)[ballot.voter]
         known = _posterior(ballot, heard, np.log(np.maximum(priors, _LEAST)))
-        right = np.bincount(ballot.voter, known[ballot.item, ballot.label], minlength=len(votes))
+        right = np.bincount(ballot.voter, beside * known[ballot.item, ballot.label], minlength=len(votes))
         fresh = (right + FORETOLD_VOTES * TRUSTED_AT_FIRST) / (votes + FORETOLD_VOTES)
         moved, accuracy = np.abs(fresh - accuracy).max(initial=0.0), fresh
         if balance is None:
-            priors = known.mean(axis=0)
+            priors = (known.mean(axis=0) + shares.mean(axis=0)) / 2
         if moved < _STEADY:
             break
     return Estimate(known, accuracy)

@@ -15,5 +15,5 @@ class Random(Selector):
 
     def choose(self, pool: Pool, count: int) -> list[Chosen]:
         """Sort by a digest of seed and id."""
-        lots = {at: digest_of([pool.seed, one.row.id]) for at, one in enumerate(pool.candidates)}
+        lots = {at: digest_of([pool.seed, one.id]) for at, one in enumerate(pool.candidates)}
         return [Chosen(at, 0.0) for at in sorted(lots, key=lots.__getitem__)[:count]]

@@ -54,7 +54,6 @@ class Labels(Source):
         if not found:
             return
         verdicts = self.rule.decide([last_words(item.judgments) for item, _ in found])
-        _say_agreement([item for item, _ in found], self.level, say)
         if verdicts.quality:
             ranked = sorted(verdicts.quality.items(), key=lambda one: (-one[1], one[0]))
             say("estimated share of right judgments: " + ", ".join(f"{name} {share:.2f}" for name, share in ranked))
@@ -65,6 +64,7 @@ class Labels(Source):
             else:
                 values = decided.as_own() if own else decided.as_columns()
                 yield Record(values, decided.file, decided.item.line)
+        _say_agreement([item for item, _ in found], self.level, say)  # last: a glance at the first rows needs none
 
     def _items(self, base: Path, say: Say) -> tuple[list[tuple[Item, str]], list[Broken]]:
         """Every item with its file, judgments on the one question only; and what cannot be read."""

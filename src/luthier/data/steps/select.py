@@ -50,35 +50,46 @@ class Select(Step):
         told = summary(data)
         if not has_split(data, self.split):
             raise DataError(f"the data set has no split {self.split!r}", where=Where(field="split"))
-        rows = [row for batch in read_rows(data, self.split) for row in batch]
-        judged = [bool(judgments_of(row.meta)) for row in rows]
-        pool = Pool(
-            [_candidate(row) for row, done in zip(rows, judged, strict=True) if not done],
-            [asked_text(row) for row, done in zip(rows, judged, strict=True) if done],
-            work.seed,
-        )
+        pool = self._pool(work)
         if not pool.candidates:
             raise DataError("every row is judged already", where=Where(field="split"))
         chosen = self.by.choose(pool, self.count)
-        made = Remade(work, data)
-        picked = [
-            (_marked(pool.candidates[one.place].row, rank, one.score), pool.candidates[one.place].row)
+        marks = {
+            pool.candidates[one.place].id: {"rank": rank, "score": one.score}
             for rank, one in enumerate(chosen, start=1)
-        ]
-        made.keep(
-            self.split, [new for new, _ in picked], [old.answer if told.task == "label" else None for _, old in picked]
-        )
-        taken = {old.id for _, old in picked}
-        for row, done in zip(rows, judged, strict=True):
-            if row.id not in taken:
-                made.drop(row, "judged already" if done else "not selected")
-        for other in splits(data):
-            for batch in read_rows(data, other) if other != self.split else ():
-                for row in batch:
+        }
+        self._write(work, marks)
+        work.events.note(f"{len(marks)} of {len(pool.candidates)} rows are chosen by {self.by.kind}")
+        return {"rows_per_s": told.rows[self.split] / max(time.perf_counter() - started, 1e-9)}
+
+    def _pool(self, work: Work) -> Pool:
+        """Texts and probabilities of all rows that could be chosen; whole rows stay on the disk."""
+        candidates: list[Candidate] = []
+        labelled: list[str] = []
+        for batch in read_rows(work.inputs["data"], self.split):
+            for row in batch:
+                if judgments_of(row.meta):
+                    labelled.append(asked_text(row))
+                else:
+                    candidates.append(_candidate(row))
+        return Pool(candidates, labelled, work.seed)
+
+    def _write(self, work: Work, marks: Mapping[str, dict[str, Any]]) -> None:
+        data = work.inputs["data"]
+        told = summary(data)
+        made = Remade(work, data)
+        picked: list[Row] = []
+        for split in splits(data):
+            for row in (row for batch in read_rows(data, split) for row in batch):
+                if split != self.split:
                     made.drop(row, "in another split")
+                elif row.id in marks:
+                    picked.append(replace(row, meta={**row.meta, SELECTED: marks[row.id]}))
+                else:
+                    made.drop(row, "judged already" if judgments_of(row.meta) else "not selected")
+        picked.sort(key=lambda row: row.meta[SELECTED]["rank"])
+        made.keep(self.split, picked, [row.answer if told.task == "label" else None for row in picked])
         made.close(task=told.task, labels=told.labels)
-        work.events.note(f"{len(picked)} of {len(pool.candidates)} rows are chosen by {self.by.kind}")
-        return {"rows_per_s": len(rows) / max(time.perf_counter() - started, 1e-9)}
 
     def foresee(self, outlook: Outlook) -> Forecast:
         """From the rows and the speed of the last time, or a common one."""
@@ -98,8 +109,4 @@ class Select(Step):
 def _candidate(row: Row) -> Candidate:
     proposal = row.meta.get(PROPOSAL)
     shares = proposal.get("scores") if isinstance(proposal, dict) else None
-    return Candidate(row, asked_text(row), shares or None)
-
-
-def _marked(row: Row, rank: int, score: float) -> Row:
-    return replace(row, meta={**row.meta, SELECTED: {"rank": rank, "score": score}})
+    return Candidate(row.id, row.file, row.line, asked_text(row), shares or None)
