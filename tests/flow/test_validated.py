@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from luthier.cli.app import run_command
+from luthier.core.component import members
+from luthier.core.step import Step
+from luthier.data.check import Check
+from luthier.data.operator import Operator
 from workshop import tickets, write_csv
 
 RECIPE = """\
@@ -58,3 +64,13 @@ def test_serious_findings_are_printed_gated_on_and_given_out(folder: Path, capsy
     assert run_command(["export", "recipe.yaml:data", "--to", "rows"]) == 0
     assert "was left as it is" in capsys.readouterr().out
     assert (folder / "rows" / "README.md").read_text() == "my own words"
+
+
+def test_the_steps_of_the_page_are_steps() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "howto" / "validate.md").read_text(encoding="utf-8")
+    blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
+    steps = [step for block in blocks for step in block.values() if isinstance(step, dict)]
+    assert [Step.parse(step).kind for step in steps] == ["validate", "validate", "gate"]
+    assert all(Operator.parse(one) for block in blocks for one in block.get("ops", ()))
+    listed = set(re.findall(r"`(\w+)`", "".join(line.split("|")[1] for line in page.splitlines() if line[:3] == "| `")))
+    assert listed == set(members(Check))

@@ -16,8 +16,9 @@ class LabelErrors(Check):
     """Labels that a plain classifier, which did not see the row, is confident are another class.
 
     Confident learning (Northcutt, Jiang and Chuang 2021) over out-of-fold probabilities of TF-IDF with logistic
-    regression. What the words do not show it cannot see, and rare classes look like errors: read the rows before you
-    drop them.
+    regression. A row's score is how its label stands against the likelier class, from 0 to a half; the lowest come
+    first. What the words do not show it cannot see, and rare classes look like errors: read the rows before you drop
+    them.
     """
 
     kind: Literal["label_errors"] = "label_errors"
@@ -43,9 +44,10 @@ class LabelErrors(Check):
         codes, chances = data.codes, data.held.chances
         enough = np.bincount(codes, minlength=len(data.labels))[codes] >= self.least
         own = chances[np.arange(len(codes)), codes]
-        doubt = chances.max(axis=1) - own
-        places = np.flatnonzero(likely_errors(codes, chances) & enough & (doubt >= self.margin)).tolist()
-        places.sort(key=lambda place: (own[place], data.rows[place].id))
+        best = chances.max(axis=1)
+        places = np.flatnonzero(likely_errors(codes, chances) & enough & (best - own >= self.margin)).tolist()
+        stand = own / np.maximum(own + best, 1e-12)
+        places.sort(key=lambda place: (stand[place], data.rows[place].id))
         guesses = chances.argmax(axis=1)
         number = share_of(len(places), len(codes), self.measures["label_errors"])
         severity = graded(number.value, self.warning, self.serious)
@@ -63,7 +65,7 @@ class LabelErrors(Check):
                 mend=leaving_out([data.rows[place] for place in places], "wrong label"),
             ),
             [
-                (data.rows[place], round(float(own[place]), 4), f"rather {data.labels[guesses[place]]!r}")
+                (data.rows[place], round(float(stand[place]), 4), f"rather {data.labels[guesses[place]]!r}")
                 for place in places
             ],
         )  # fmt: skip
