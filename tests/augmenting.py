@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import io
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import polars as pl
+import pytest
 
 from luthier.core.artifact import Artifact, Manifest, list_files
 from luthier.core.events import Event, Events
 from luthier.core.step import Work
-from luthier.data.augment.desk import Desk
+from luthier.data.augment.desk import open_desk
 from luthier.data.augment.rows import Rows
 from luthier.data.augment.wishes import seed_of
-from luthier.data.augmenter import Around, Wish
+from luthier.data.augmenter import Around, Augmenter, Wish
 from luthier.data.pipeline import Options, prepare
 from luthier.data.steps.augment import Augment
 from luthier.data.steps.prepare import Prepare
+from luthier.models.sources.endpoint import Endpoint
 from luthier.text.dataset import Summary, summary
+from tests.endpoint import Body, Reply, completion
 
 THINGS = {
     "delivery": ["parcel", "shipment", "delivery van", "courier", "order"],
@@ -40,13 +47,24 @@ SAYINGS = [
 ]
 
 
+def image(number: int) -> str:
+    """A small grey picture with a slope and a spot, as a data URL."""
+    from PIL import Image
+
+    pixels = bytes((7 * x + 11 * y + 40 * ((x + number) % 5 == 0)) % 256 for y in range(12) for x in range(12))
+    out = io.BytesIO()
+    Image.frombytes("L", (12, 12), pixels).save(out, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
+
+
 def rows() -> list[dict[str, str]]:
     """Short tickets of three classes, the last class rarer than the others."""
     found = [
-        {"message": saying.format(thing), "category": label, "customer": f"C{number}"}
+        {"message": saying.format(thing), "category": label, "customer": f"C{number}", "image": image(number)}
         for label, things in THINGS.items()
         for number, saying in enumerate(SAYINGS)
-        for thing in things
+        for at, thing in enumerate(things)
+        if (number + at) % 4  # not everything is said of everything
     ]
     return [row for at, row in enumerate(found) if row["category"] != "account" or at % 3 == 0]
 
@@ -79,14 +97,55 @@ class Made:
         return {entry.path: entry.digest for entry in list_files(self.artifact.folder)}
 
 
+ENDINGS = ("thank you", "best wishes", "as soon as you can", "if that is possible", "and be quick about it")
+
+
+def answer(body: Body) -> Reply:
+    """What a helpful model would say, by rule: the text with another ending, or with its words turned round."""
+    text = body["messages"][-1]["content"]
+    dice = Random(f"{text}|{body.get('seed')}|{body['temperature']}")
+    if "Answer yes or no" in text:
+        said = "yes" if dice.random() < 0.8 else "no"
+    elif "one more message" in text:
+        words = next(line for line in text.splitlines() if line.startswith("- "))[2:].split()
+        turned = words if dice.random() < 0.2 else words[::-1]
+        said = f"Tell me {dice.choice(ENDINGS)}: {' '.join(turned)}"
+    elif "\n\n" in text:
+        said = f'Here it is:\n\n"{text.rpartition(chr(10) * 2)[2]} And {dice.choice(ENDINGS)}"'
+    else:
+        said = f"That depends, {dice.choice(ENDINGS)}."
+    cut = body["max_tokens"] < 20
+    told = completion(said[:12] if cut else said, body)
+    told["choices"][0]["finish_reason"] = "length" if cut else "stop"
+    return Reply(told)
+
+
+def endpoint_model(folder: Path, url: str) -> Artifact:
+    """The artifact of a model behind an endpoint, as the step `base` makes it."""
+    source = Endpoint(url=url, model="helpful")
+    source.fetch(folder, folder, lambda text: None)
+    (folder / "model.json").write_text(json.dumps({"name": "helpful", "licence": None, "origin": "here"}))
+    manifest = Manifest(
+        digest="e" * 32, kind="base", makes="model", settings={}, inputs={}, reads={}, code="", seed=0,
+        files=list_files(folder),
+    )  # fmt: skip
+    return Artifact(folder, manifest, lambda digest: pytest.fail("no parents"))
+
+
 class Bench:
     """A data set in a folder of its own."""
 
-    def __init__(self, folder: Path, own: Sequence[dict[str, str]] | None = None, **settings: Any) -> None:
-        self.folder = folder
-        self._count = 0
+    def __init__(
+        self,
+        folder: Path,
+        own: Sequence[dict[str, str]] | None = None,
+        model: Artifact | None = None,
+        **settings: Any,
+    ) -> None:
+        self.folder, self.model = folder, model
+        self.made = 0
         with (folder / "rows.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=["message", "category", "customer"])
+            writer = csv.DictWriter(file, fieldnames=list((own or rows())[0]))
             writer.writeheader()
             writer.writerows(own or rows())
         self.data = self.prepared(**settings)
@@ -108,7 +167,8 @@ class Bench:
     def train_rows(self) -> int:
         return summary(self.data).rows["train"]
 
-    def around(self, desk: Desk | None = None) -> Around:
+    def around(self) -> Around:
+        desk = open_desk(self.model, self.folder / "asked") if self.model is not None else None
         return Around(self.train, self.folder, desk)
 
     def wishes(self, kind: str, number: int = 24, seed: int = 7) -> list[Wish]:
@@ -119,12 +179,13 @@ class Bench:
         augmenters: Sequence[Any],
         seed: int = 7,
         data: Artifact | None = None,
-        model: Artifact | None = None,
         **settings: Any,
     ) -> Made:
-        """One making of the step."""
+        """One making of the step; the model is named when an augmenter asks one."""
         said: list[Event] = []
-        named = {"model": "model"} if model is not None else {}
+        asks = any(Augmenter.parse(one).needs_model() for one in augmenters) or settings.pop("model", None)
+        model = self.model if asks else None
+        named = {"model": "model"} if asks else {}
         step = Augment(data="data", augmenters=tuple(augmenters), **named, **settings)
         inputs = {"data": data or self.data, **({"model": model} if model is not None else {})}
         work = self._work(inputs, said, seed)
@@ -132,10 +193,10 @@ class Bench:
         return Made(self._artifact(step, work, inputs), said)
 
     def _work(self, inputs: dict[str, Artifact], said: list[Event], seed: int = 7) -> Work:
-        self._count += 1
-        folder, scratch = self.folder / f"out{self._count}", self.folder / f"scratch{self._count}"
+        self.made += 1
+        folder, scratch = self.folder / f"out{self.made}", self.folder / f"scratch{self.made}"
         folder.mkdir()
-        scratch.mkdir()
+        scratch.mkdir(exist_ok=True)
         events = Events(said.append).of("more")
         return Work(
             name="more", inputs=inputs, folder=folder, scratch=scratch, base=self.folder, seed=seed, events=events

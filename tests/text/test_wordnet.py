@@ -57,15 +57,13 @@ def _nltk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     import nltk
     from nltk.corpus.reader.wordnet import WordNetCorpusReader
 
-    class Reader(WordNetCorpusReader):  # type: ignore[misc]
-        def map_wn(self, *args: object) -> dict[str, str]:
-            return {}  # it would look for another corpus, which only other languages need
-
+    # what it maps are ids of another corpus, which only other languages need
+    own = type("Reader", (WordNetCorpusReader,), {"map_wn": lambda self, *versions: {}})
     for path in INSTALLED.iterdir():
         shutil.copy(path, folder)
     (folder / "lexnames").write_text("".join(f"{number:02d}\tlex{number}\t1\n" for number in range(45)))
     monkeypatch.setattr(nltk.data, "path", [str(folder)])
-    return Reader(str(folder), None)
+    return own(str(folder), None)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -54,7 +54,10 @@ class Draft(NamedTuple):
     meta: Mapping[str, Any] = {}
     """Columns of `meta` that become something else."""
     new: bool = False
-    """A row of its own rather than another form of its parent: the parent's length, numbers and tags do not bind it."""
+    """A row of its own rather than another form of its parent: the parent's length, numbers, tags and `meta` do not
+    bind it."""
+    doubt: str = ""
+    """Why it should not be taken, when the augmenter itself says so."""
 
 
 class Change(NamedTuple):

@@ -135,6 +135,8 @@ def _about_text(checks: Checks, parent: Row, draft: Draft, row: Row) -> Refusal 
         return Refusal("empty")
     if not draft.finished:
         return Refusal("cut off")
+    if draft.doubt:
+        return Refusal(draft.doubt)
     if _same(parent, row):
         return Refusal("copy of its parent", parent.id, 1.0)
     both = "prompt" if normal(text) != normal(old) else "answer"

@@ -78,7 +78,7 @@ class Maker:
             if draft is None or row is None:
                 tally.nothing += 1
                 continue
-            refusal = refusals[place] or self.inspector.take(row)
+            refusal = refusals[place] or (self.inspector.take(row) if self._is_text(asked) else None)
             if refusal is not None:
                 tally.refused[category(refusal.reason)] += 1
                 events.append(self._refused(asked, row, refusal))
@@ -109,7 +109,7 @@ class Maker:
             "did": list(draft.did),
             "copy": asked.wish.copy,
         }
-        meta = {**parent.meta, **draft.meta, MADE: told}
+        meta = {**({} if draft.new else parent.meta), **draft.meta, MADE: told}
         own = example_id(draft.messages, asked.label, {"parent": parent.id, MADE: told})
         return replace(parent, id=own, source=name, messages=draft.messages, meta=meta)
 
@@ -122,10 +122,14 @@ class Maker:
             for place, (asked, draft, row) in enumerate(zip(wave, drafts, rows, strict=True))
             if draft is not None and row is not None
         ]
-        texts = [one for one in able if self.augmenters[wave[one[0]].number].augmenter.changes == "text"]
+        texts = [one for one in able if self._is_text(wave[one[0]])]
         places, wishes, made, new = [list(column) for column in zip(*texts, strict=True)] or [[], [], [], []]
         found = self.inspector.refusals(wishes, made, new)
         return {place: None for place, *_ in able} | dict(zip(places, found, strict=True))
+
+    def _is_text(self, asked: Asked) -> bool:
+        """Whether texts were changed; checks of texts say nothing of an image."""
+        return self.augmenters[asked.number].augmenter.changes == "text"
 
     def _refused(self, asked: Asked, row: Row, refusal: Refusal) -> Event:
         text = self._shown(row.prompt or row.answer)

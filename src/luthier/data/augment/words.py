@@ -10,10 +10,13 @@ from luthier.data.languages import UNKNOWN, identify
 from luthier.data.row import Row
 
 _PIECES = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*|\W|[\d_]+")
-_FIXED = re.compile(
-    r"\[[A-Z][A-Z_]*(?:[-_ ]?\d+)?\]|<[A-Z][A-Z_]*(?:[-_ ]?\d+)?>|\{\{[^{}]{1,60}\}\}|\{[^{}\s]{1,60}\}|\S*[\d@]\S*|https?://\S+"
+_TAG = re.compile(
+    r"\[[A-Z][A-Z_]{0,40}[- ]?\d{0,9}\]|<[A-Z][A-Z_]{0,40}[- ]?\d{0,9}>|\{\{[^{}]{1,60}\}\}|\{[^{}\s]{1,60}\}"
 )
-"""Tags of personal data, placeholders, addresses, and whatever holds a digit."""
+"""Tags of personal data and placeholders."""
+_TOKEN = re.compile(r"\S+")
+_DIGIT = re.compile(r"\d")
+_AROUND = ".,;:!?()\"'"
 
 
 def pieces(text: str) -> list[str]:
@@ -27,13 +30,28 @@ def is_word(piece: str) -> bool:
 
 
 def fixed(text: str) -> list[tuple[int, int]]:
-    """Spans that nobody may change: tags, placeholders, addresses, numbers and codes."""
-    return [found.span() for found in _FIXED.finditer(text)]
+    """Spans that nobody may change: tags, placeholders, addresses, and whatever holds a digit; in order, apart."""
+    tokens = (found for found in _TOKEN.finditer(text) if _is_code(found[0]))
+    found: list[tuple[int, int]] = []
+    for start, end in sorted([*(one.span() for one in _TAG.finditer(text)), *(one.span() for one in tokens)]):
+        if found and start < found[-1][1]:
+            found[-1] = (found[-1][0], max(end, found[-1][1]))
+        else:
+            found.append((start, end))
+    return found
 
 
 def facts(text: str) -> list[str]:
-    """The same spans' texts, without punctuation around them, sorted."""
-    return sorted(found[0].strip(".,;:!?()\"'") for found in _FIXED.finditer(text))
+    """What a text says that another form of it must say as well, sorted: those spans, without punctuation around them.
+
+    A single digit among letters is none: that is how a scanner reads `l` and `o`.
+    """
+    spans = (text[start:end].strip(_AROUND) for start, end in fixed(text))
+    return sorted(span for span in spans if not (len(_DIGIT.findall(span)) == 1 and span.isalnum() and len(span) > 1))
+
+
+def _is_code(token: str) -> bool:
+    return "@" in token or "://" in token or _DIGIT.search(token) is not None
 
 
 def free_words(text: str, parts: list[str]) -> list[int]:

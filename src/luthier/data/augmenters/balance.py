@@ -1,0 +1,67 @@
+"""Rare classes brought nearer to frequent ones, by other augmenters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import ceil
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from luthier.core.errors import DataError, Where
+from luthier.data.augmenter import Around, Augmenter, Draft, Wish
+
+
+def _usual() -> tuple[Augmenter, ...]:
+    return (Augmenter.parse("synonyms"), Augmenter.parse("noise"))
+
+
+class Balance(Augmenter):
+    """Make rows of rare classes only, until each has a wanted share of the most frequent one's rows.
+
+    The augmenters in `by` take turns; where one finds nothing to change in a row, the next one is asked. The step's
+    `share` still bounds all made rows together.
+    """
+
+    kind: Literal["balance"] = "balance"
+
+    copies: int = Field(default=20, ge=1, le=1000)
+    """Rows that are tried of one training row at most: what a class with very few rows is limited to."""
+    by: tuple[Augmenter, ...] = Field(default_factory=_usual)
+    """What makes the rows; synonyms and noise by default."""
+    ratio: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Rows that each class is brought to, as a share of the most frequent class's rows; 1 makes all equal."""
+
+    @field_validator("by", mode="after")
+    @classmethod
+    def _somebody(cls, by: tuple[Augmenter, ...]) -> tuple[Augmenter, ...]:
+        if not by or any(isinstance(one, Balance) for one in by):
+            raise ValueError("wants other augmenters, one at least, as in `by: [synonyms, noise]`")
+        return by
+
+    def write(self, wishes: Sequence[Wish], around: Around) -> list[Draft | None]:
+        """The draft of the augmenter whose turn it is, or of the next that finds something."""
+        found: list[Draft | None] = [None] * len(wishes)
+        for turn in range(len(self.by)):
+            for number, one in enumerate(self.by):
+                places = [
+                    place
+                    for place, wish in enumerate(wishes)
+                    if found[place] is None and (wish.copy + turn) % len(self.by) == number
+                ]
+                drafts = one.write([wishes[place] for place in places], around) if places else ()
+                for place, draft in zip(places, drafts, strict=True):
+                    found[place] = draft
+        return found
+
+    def needs_model(self) -> bool:
+        """Whether one of its augmenters does."""
+        return any(one.needs_model() for one in self.by)
+
+    def limits(self, labels: Mapping[str, int]) -> Mapping[str, int]:
+        """What each class lacks."""
+        if not labels:
+            where, remedy = Where(field="augmenters"), "leave it out, or set the data's `task: label`"
+            raise DataError("balance wants classes, and the answers are free text", where=where, remedy=remedy)
+        wanted = ceil(self.ratio * max(labels.values()) - 1e-9)
+        return {label: wanted - rows for label, rows in labels.items() if rows < wanted}

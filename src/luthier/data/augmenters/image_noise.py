@@ -1,0 +1,160 @@
+"""Noise on images that rows carry in `meta`: blur, compression, light, crop."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from luthier.core.digest import files_digest
+from luthier.core.errors import DataError, MissingExtra, Where
+from luthier.core.paths import PathText, locate
+from luthier.data.augmenter import Around, Augmenter, Draft, Wish
+from luthier.data.row import Row
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_DATA = "data:image/"
+_DIMMEST_JPEG = 10
+"""The lowest quality that strength 1 reaches."""
+Strength = Annotated[float, Field(ge=0, le=1)]
+
+
+class ImageNoise(Augmenter):
+    """Blur, compress, lighten or darken, and crop the image of a row; its texts stay as they are.
+
+    The image stands in a column that was not mapped (`meta`): as a path below `folder`, as a data URL, or as base64.
+    The made row has it as a data URL (PNG), so that it needs no file. Each strength bounds what is drawn for a row.
+    """
+
+    kind: Literal["image_noise"] = "image_noise"
+    changes: ClassVar[str] = "image"
+
+    column: str = "image"
+    """The column of `meta` with the image; rows without one are left alone."""
+    folder: PathText | None = None
+    """Where paths in that column start; the files below it decide what is made. None: the column holds no paths."""
+    blur: Annotated[float, Field(ge=0, le=20)] = 0.8
+    """Largest radius of a Gaussian blur, in pixels."""
+    jpeg: Strength = 0.5
+    """Strongest compression as JPEG: 1 goes down to quality 10, 0 leaves it out."""
+    brightness: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """By how much of itself the light goes up or down at most."""
+    crop: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Largest share of width and height that is cut off; the rest is brought back to the image's size."""
+
+    @model_validator(mode="after")
+    def _does_something(self) -> ImageNoise:
+        if not any((self.blur, self.jpeg, self.brightness, self.crop)):
+            raise ValueError("every strength is 0, so that nothing would be done; raise blur, jpeg, brightness or crop")
+        return self
+
+    def fingerprint(self, base: Path) -> str | None:
+        """The contents of the folder of images."""
+        if self.folder is None:
+            return None
+        place = locate(self.folder, base)
+        return files_digest(sorted(path for path in place.rglob("*") if path.is_file()), place)
+
+    def write(self, wishes: Sequence[Wish], around: Around) -> list[Draft | None]:
+        """Each row with another image."""
+        return [self._noisy(wish, around.base) for wish in wishes]
+
+    def _noisy(self, wish: Wish, base: Path) -> Draft | None:
+        value = wish.row.meta.get(self.column)
+        if not value:
+            return None
+        before = _opened(self._bytes(wish.row, str(value), base), wish.row, self.column)
+        after, did = self.noisy(before, wish.chance)
+        if not did or after.tobytes() == before.tobytes():
+            return None
+        out = io.BytesIO()
+        after.save(out, "PNG")
+        url = f"{_DATA}png;base64,{base64.b64encode(out.getvalue()).decode()}"
+        return Draft(wish.row.messages, did, meta={self.column: url})
+
+    def noisy(self, image: Image, chance: Random) -> tuple[Image, tuple[str, ...]]:
+        """One image with noise, and what was done to it."""
+        from PIL import ImageEnhance, ImageFilter
+
+        did: list[str] = []
+        if self.crop and (cut := chance.uniform(0, self.crop)):
+            image, said = _cropped(image, cut, chance), f"cropped by {cut:.0%}"
+            did.append(said)
+        if self.blur:
+            radius = chance.uniform(0, self.blur)
+            image = image.filter(ImageFilter.GaussianBlur(radius))
+            did.append(f"blurred by {radius:.2f} pixels")
+        if self.brightness:
+            factor = 1 + chance.uniform(-self.brightness, self.brightness)
+            image = ImageEnhance.Brightness(image).enhance(factor)
+            did.append(f"light times {factor:.2f}")
+        if self.jpeg:
+            quality = round(95 - (95 - _DIMMEST_JPEG) * chance.uniform(0, self.jpeg))
+            image = _compressed(image, quality)
+            did.append(f"JPEG of quality {quality}")
+        return image, tuple(did)
+
+    def _bytes(self, row: Row, value: str, base: Path) -> bytes:
+        """What stands in the column, as the bytes of a file."""
+        where = Where(file=row.file, line=row.line, field=self.column)
+        if value.startswith(_DATA) or self.folder is None:
+            try:
+                return base64.b64decode(value.partition(",")[2] if value.startswith(_DATA) else value, validate=True)
+            except (binascii.Error, ValueError) as error:
+                remedy = "if it is a path, set `folder` to where it starts"
+                what = f"wanted an image as a data URL or base64, came {value[:40]!r}"
+                raise DataError(what, where=where, remedy=remedy) from error
+        folder = locate(self.folder, base).resolve()
+        path = (folder / value).resolve()
+        if not path.is_relative_to(folder):
+            raise DataError(f"{value!r} leads out of the folder of images", where=where, remedy="mend the path")
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            remedy = "look at `folder` and the column"
+            raise DataError(f"{value!r} cannot be read: {error.strerror}", where=where, remedy=remedy) from error
+
+
+def _opened(data: bytes, row: Row, column: str) -> Image:
+    """An image of a kind that can be changed; `DataError` for what is none, or far too large."""
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError as error:
+        raise MissingExtra("images need Pillow", remedy="pip install 'luthier[images]'") from error
+    import warnings
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data))
+            image.load()
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        where = Where(file=row.file, line=row.line, field=column)
+        remedy = "mend the image, or leave the row out"
+        raise DataError(f"no image that can be read: {error}", where=where, remedy=remedy) from error
+    return image if image.mode in ("L", "RGB") else image.convert("RGB")
+
+
+def _cropped(image: Image, cut: float, chance: Random) -> Image:
+    width, height = image.size
+    left, top = chance.uniform(0, cut) * width, chance.uniform(0, cut) * height
+    box = (left, top, left + width * (1 - cut), top + height * (1 - cut))
+    from PIL.Image import Resampling
+
+    return image.resize(image.size, Resampling.BILINEAR, box=box)
+
+
+def _compressed(image: Image, quality: int) -> Image:
+    from PIL import Image as Images
+
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=quality)
+    return Images.open(io.BytesIO(out.getvalue())).convert(image.mode)

@@ -1,0 +1,67 @@
+"""Paraphrase by a model: the recipe's own, a tuned one, or one behind an endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from luthier.data.augment.alone import alone
+from luthier.data.augmenter import Around, Augmenter, Draft, Wish, last_asked, with_last_asked
+from luthier.text.messages import Message
+
+ASK = """Rewrite the message below {style}. Keep its meaning, its language, every name, number and tag in brackets. \
+Answer with the new message alone.
+
+{text}"""
+
+
+class Paraphrase(Augmenter):
+    """Let the step's model say the last thing asked in other words.
+
+    Each copy of a row is asked for in another style, and drawn with a seed of its own. What the model says around the
+    message (`Here it is:`, quotes) is taken off; what loses a number or a tag, changes language, or stays nearly the
+    same is refused by the step's checks.
+    """
+
+    kind: Literal["paraphrase"] = "paraphrase"
+    asks: ClassVar[bool] = True
+
+    styles: tuple[str, ...] = Field(
+        default=("in other words", "more briefly", "more politely", "as somebody in a hurry would write it"),
+        min_length=1,
+    )
+    """What `{style}` stands for, in turn."""
+    ask: str = ASK
+    """What the model is told, with `{style}` and `{text}`."""
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.7
+    """How freely words are drawn; 0 always takes the likeliest."""
+    max_tokens: Annotated[int, Field(ge=1)] = 200
+    """Longest answer; one that is cut off there is refused."""
+
+    @field_validator("ask")
+    @classmethod
+    def _holds_the_text(cls, ask: str) -> str:
+        if "{text}" not in ask:
+            raise ValueError("wanted {text} where the message shall stand")
+        return ask
+
+    def write(self, wishes: Sequence[Wish], around: Around) -> list[Draft | None]:
+        """The model's words for each row."""
+        styles = [self.styles[wish.copy % len(self.styles)] for wish in wishes]
+        asked = [
+            (
+                Message(
+                    role="user", content=self.ask.replace("{style}", style).replace("{text}", last_asked(wish.row)[1])
+                ),
+            )
+            for wish, style in zip(wishes, styles, strict=True)
+        ]
+        said = around.model(self).write(
+            asked, [wish.seed for wish in wishes], max_tokens=self.max_tokens, temperature=self.temperature
+        )
+        return [
+            Draft(with_last_asked(wish.row, alone(one.text)), (f"said {style}",), finished=one.finished)
+            for wish, style, one in zip(wishes, styles, said, strict=True)
+        ]

