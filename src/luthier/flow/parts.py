@@ -76,8 +76,8 @@ def part_named(role: str, kind: str) -> type[Component]:
 
 
 def _shown(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [one.kind if isinstance(one, Component) else one for one in value]
+    if isinstance(value, tuple) and any(isinstance(one, Component) for one in value):
+        return [one.kind for one in value]
     return value.settings() if isinstance(value, Component) else value
 
 

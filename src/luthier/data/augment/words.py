@@ -47,7 +47,13 @@ def facts(text: str) -> list[str]:
     A single digit among letters is none: that is how a scanner reads `l` and `o`.
     """
     spans = (text[start:end].strip(_AROUND) for start, end in fixed(text))
-    return sorted(span for span in spans if not (len(_DIGIT.findall(span)) == 1 and span.isalnum() and len(span) > 1))
+    return sorted(span for span in spans if not _is_misread(span))
+
+
+def _is_misread(span: str) -> bool:
+    """Whether a span may be a word with one letter that was taken for a digit."""
+    odd = "@" in span or "://" in span or _TAG.search(span) is not None
+    return not odd and len(_DIGIT.findall(span)) == 1 and any(map(str.isalpha, span))
 
 
 def _is_code(token: str) -> bool:
