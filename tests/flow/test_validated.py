@@ -74,3 +74,15 @@ def test_the_steps_of_the_page_are_steps() -> None:
     assert all(Operator.parse(one) for block in blocks for one in block.get("ops", ()))
     listed = set(re.findall(r"`(\w+)`", "".join(line.split("|")[1] for line in page.splitlines() if line[:3] == "| `")))
     assert listed == set(members(Check))
+
+
+def test_findings_are_named_in_plain_words(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = RECIPE.replace("findings: validate", "findings: data")
+    (folder / "recipe.yaml").write_text(text, encoding="utf-8")
+    assert run_command(["plan"]) == 2
+    said = capsys.readouterr().err
+    assert "wanted a step that makes findings; 'data' makes a dataset" in said
+    assert "known: validate" in said
+    (folder / "recipe.yaml").write_text(RECIPE.replace("label_errors < 2%", "label_eror < 2%"), encoding="utf-8")
+    assert run_command(["plan"]) == 2
+    assert "did you mean 'label_errors'" in capsys.readouterr().err

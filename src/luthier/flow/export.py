@@ -9,6 +9,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, UnknownName, Where, did_you_mean
 from luthier.core.files import write_aside
 from luthier.flow.locate import Found, find_artifact
+from luthier.flow.wording import a
 from luthier.text.findings import Findings, read_findings
 from luthier.text.prompt import Prompt
 
@@ -35,9 +36,9 @@ def export_artifact(
     able = _forms(makes)
     chosen = (form or (able[0] if able else "")).replace("-", "_")
     if chosen not in able:
-        what = f"a {makes} cannot be exported" + (f" as {form}" if form else "")
+        what = f"{a(makes)} cannot be exported" + (f" as {form}" if form else "")
         remedy = (
-            f"formats of a {makes}: {', '.join(able)}"
+            f"formats of {a(makes)}: {', '.join(able)}"
             if able
             else "`luthier show` prints it; `luthier report` draws it"
         )

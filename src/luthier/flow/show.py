@@ -11,6 +11,7 @@ from luthier.core.artifact import Artifact
 from luthier.flow.locate import find_artifact, find_recipe
 from luthier.flow.plan import plan
 from luthier.flow.recipe import Recipe
+from luthier.flow.wording import a
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,7 @@ def describe_artifact(word: str) -> Shown:
 
 def _artifact_lines(name: str, artifact: Artifact, summary: dict[str, Any]) -> list[str]:
     manifest, timing = artifact.manifest, artifact.timing()
-    lines = [f"{name}: a {manifest.makes} made by {manifest.kind!r}", f"  artifact   {artifact.digest}"]
+    lines = [f"{name}: {a(manifest.makes)} made by {manifest.kind!r}", f"  artifact   {artifact.digest}"]
     lines.append(f"  folder     {artifact.folder}")
     lines += [f"  from       {field}: {digest[:12]}" for field, digest in manifest.inputs.items()]
     if "seconds" in timing:

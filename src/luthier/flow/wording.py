@@ -219,7 +219,9 @@ def _at(key: Key, data: Any) -> Any:
 
 
 def a(noun: str) -> str:
-    """A noun with its article."""
+    """A noun with its article; a plural has none."""
+    if noun.endswith("s"):
+        return noun
     return f"{'an' if noun[:1] in 'aeiou' else 'a'} {noun}"
 
 

@@ -21,13 +21,17 @@ class EmbeddingOutliers(Check):
     """Prompts whose nearest neighbours are far: another language, another topic, gibberish.
 
     Prompts become points by latent semantic analysis (TF-IDF with a truncated SVD); a row's distance is the mean cosine
-    distance to its nearest neighbours (Ramaswamy, Rastogi and Shim 2000). A row without a known word is farthest.
+    distance to its nearest neighbours (Ramaswamy, Rastogi and Shim 2000). A row whose words stand nowhere else is
+    farthest.
     """
 
     kind: Literal["embedding_outliers"] = "embedding_outliers"
     measures: ClassVar[Mapping[str, str]] = {"embedding_outliers": "share of rows unlike all others"}
     false_alarms: ClassVar[float] = 0.02
 
+    on: Literal["words", "model"] = "words"
+    """What points are made of: the words, or what the step's `model` makes of each prompt (its mean last hidden
+    state), which also sees that other words mean the same."""
     neighbours: int = Field(default=5, ge=1)
     """How many nearest rows a row is held against."""
     far: float = Field(default=6.0, gt=0)
@@ -40,9 +44,9 @@ class EmbeddingOutliers(Check):
     def look(self, data: Material) -> Iterable[Found]:
         import numpy as np
 
-        distance = apart(data.points, self.neighbours)
+        distance = apart(data.states if self.on == "model" else data.points, self.neighbours)
         scores = robust_z(distance)
-        places = np.flatnonzero((scores >= self.far) & (distance >= 0.1)).tolist()
+        places = np.flatnonzero((scores >= self.far) & (distance >= _NEAR[self.on])).tolist()
         places.sort(key=lambda place: (-distance[place], data.rows[place].id))
         number = share_of(len(places), len(data.rows), self.measures["embedding_outliers"])
         yield Found(
@@ -51,7 +55,7 @@ class EmbeddingOutliers(Check):
                 severity=graded(number.value, self.warning, self.serious),
                 title="Rows unlike all others" if places else "Neighbours",
                 sentence=f"{rows_word(len(places))} of {len(data.rows):,} ({percent(number.value)}) say something "
-                "unlike every other row, as far as their words show; the usual distance to the nearest "
+                f"unlike every other row, as far as {_SHOW[self.on]}; the usual distance to the nearest "
                 f"{self.neighbours} is {float(np.median(distance)):.2f}.",
                 rows=len(places),
                 numbers={"embedding_outliers": number},
@@ -65,6 +69,11 @@ class EmbeddingOutliers(Check):
     def plant(self, rows: Sequence[Seen]) -> Planted:
         """Every fiftieth prompt is letters and digits that mean nothing."""
         return damaged(rows, 50, lambda row: row.saying(prompt=f"qz{row.id[:6]} xv{row.id[6:12]} {row.id[::-1]}"))
+
+
+_NEAR = {"words": 0.1, "model": 0.01}
+"""Distances below this are near whatever the others do; states of a model lie in a narrow cone."""
+_SHOW = {"words": "their words show", "model": "the model sees"}
 
 
 def apart(points: NDArray[np.float64], neighbours: int, piece: int = 1024) -> NDArray[np.float64]:

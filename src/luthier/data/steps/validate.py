@@ -15,6 +15,10 @@ from luthier.text.findings import COUNTS
 
 ROWS_PER_S = 300
 """Rows with all quick checks, measured on one core of a common server; many classes take longer."""
+BASE_BYTES = 380 << 20
+"""Memory of the process with scikit-learn and scipy."""
+BYTES_A_ROW = 10_000
+"""Rows with their features and probabilities."""
 
 
 def _with_words(schema: dict[str, Any]) -> None:
@@ -91,11 +95,11 @@ class Validate(Step):
 
             rows = sum(summary(outlook.inputs["data"]).rows.values())
         if rows is None:
-            return Forecast(how="the data are not here yet")
+            return Forecast(peak_bytes=BASE_BYTES, how="the data are not here yet")
         speed = outlook.history.get("measures", {}).get("rows_per_s")
         looked, known = min(rows, self.rows), speed or ROWS_PER_S
         how = f"{looked:,} rows at {known:,.0f} rows/s ({'as last time' if speed else 'typical'})"
-        return Forecast(seconds=2 + looked / known, how=how)
+        return Forecast(seconds=2 + looked / known, peak_bytes=BASE_BYTES + looked * BYTES_A_ROW, how=how)
 
     def measured(self) -> tuple[str, ...]:
         """The numbers of its checks, and the counts of findings."""
