@@ -11,6 +11,7 @@ from luthier.eval.report.facts import (
     Comparison,
     Confusion,
     Cost,
+    Counted,
     DataFacts,
     Edit,
     EvaluationFacts,
@@ -25,6 +26,7 @@ from luthier.eval.report.facts import (
     Provenance,
     Reliability,
     ReportFacts,
+    Rightness,
     Row,
     RuleFacts,
     Score,
@@ -237,6 +239,12 @@ def data() -> DataFacts:
         splits={"train": 4302, "test": 500},
         dropped={"near-duplicate of a kept row": 311, "text too short": 88, "label missing": 39},
         edited={"normalise": 812, "pii": 97},
+        counted=(
+            Counted(
+                operator="pii", places=("meta.who", "user"), rows={"email": {"user": 90}, HOSTILE: {"meta.who": 7}}
+            ),
+        ),
+        rightness=(Rightness(operator="pii", kind="email", wanted=40, found=39, recall=(0.975, 0.871, 0.996)),),
         labels=tuple(LabelCount(label=label, rows={"train": n, "test": n // 9}) for label, n in counts.items()),
         edits=(
             Edit(operator="pii", reason="email", place="tickets.csv:17", before="", after="Write me at [EMAIL]."),

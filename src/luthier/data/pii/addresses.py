@@ -8,10 +8,23 @@ from luthier.data.pii.found import Areas, Span, Spans, near
 
 _REACH = 60
 _LINES_REACH = 110
+_LONGEST_END = 8
 _TYPE_AFTER = (
     r"(?:street|st|avenue|ave|road|rd|boulevard|blvd|lane|ln|drive|dr|court|ct|place|pl|square|sq|terrace|way|parkway|pkwy"
     r"|circle|cir|highway|hwy|close|crescent|gardens|grove|mews|row|trail|alley|plaza|loop|ridge|crossing|walk|hill)"
 )
+_SUFFIXES = """
+alley arcade bayou beach bend bluff boulevard bridge brook burg bypass canyon cape causeway circle cliff
+common corner course court cove creek crescent crest crossing crossroad curve dale dam estate expressway fall
+ferry field ford forest forge fork fort freeway garden gateway glen green grove harbor haven height heights
+highway hill hollow inlet island isle junction knoll lake landing lane lock lodge loop mall manor meadow mews
+mill motorway mount mountain neck orchard oval overpass park parkway passage path pike pine plain plaza port
+prairie radial ramp ranch rapid ridge river road route row rue run shoal shore skyway spring spur square
+station stravenue stream street summit terrace throughway trace trafficway trail tunnel turnpike underpass
+valley via viaduct village ville vista walk way
+"""
+"""Suffixes of Publication 28 of the United States Postal Service, without those that name much else."""
+_TYPE_WRITTEN = "(?:" + "|".join(f"{word.capitalize()}s?" for word in sorted(_SUFFIXES.split())) + ")"
 _UNIT = r"(?:,? (?i:apt|apartment|suite|unit|flat|floor|fl|ste|#)\.? ?[\w-]{1,6})?"
 _TOWN = r"[A-Z][^\W\d_]{0,25}(?:[ '’.-]{1,2}[A-Z][^\W\d_]{0,25}){0,2}"
 _UK_CODE = r"[A-Z]{1,2}\d[A-Z\d]? ?\d[A-Z]{2}"
@@ -20,7 +33,7 @@ _PLACE = rf"(?:,? (?:{_POSTCODE})(?!\w)|,? {_TOWN}(?![\w])){{0,4}}"
 _ENGLISH = re.compile(
     rf"\d(?<![\w.,/$€£-]\d)\d{{0,4}}[A-Za-z]? (?:[NSEW]\.? )?"
     rf"(?:(?:[A-Z][\w'’-]{{0,20}}|\d{{1,3}}(?:st|nd|rd|th)) ){{1,4}}"
-    rf"(?i:{_TYPE_AFTER})\b\.?{_UNIT}{_PLACE}"
+    rf"(?:(?i:{_TYPE_AFTER})|{_TYPE_WRITTEN})\b\.?{_UNIT}{_PLACE}"
 )
 _ROMANCE = re.compile(
     r"\d(?<![\w.,/-]\d)\d{0,3}(?: ?bis| ?ter|[a-c])?,? "
@@ -30,15 +43,20 @@ _ROMANCE = re.compile(
 )
 _STREET_FIRST = re.compile(
     r"(?:[A-ZÄÖÜ][\wäöüß.-]{0,25}[ -]){0,2}[A-ZÄÖÜ]?[\wäöüß-]{0,25}"
-    r"(?:straße|strasse|str\.|weg|platz|allee|gasse|ring|damm|ufer|straat|laan|plein|gracht|gatan|vägen|gade|vej)[ ]$"
+    r"(?i:straße|strasse|str\.|weg|platz|allee|gasse|ring|damm|ufer|straat|laan|plein|gracht|gatan|vägen|gade|vej)[ ]$"
     r"|\b(?:Calle|C/|Avenida|Avda\.?|Plaza|Paseo|Via|Viale|Piazza|Corso|Rua|Praça|ul\.|ulica|al\.|aleja|Rue|Avenue)[ ]"
     r"(?:(?:de|del|della|dei|da|do|la|las|los|el)[ ]){0,2}(?:[A-ZÀ-ÝŁŚŻ][\w'’.-]{1,20}[ ]?){1,4},?[ ]?$",
 )
-_STREET_ENDS = "straße strasse str. weg platz allee gasse ring damm ufer straat laan plein gracht gatan vägen gade vej"
+_STREET_ENDS = tuple(
+    f"{end} "
+    for end in (
+        *("straße", "strasse", "str.", "weg", "platz", "allee", "gasse", "ring", "damm", "ufer", "straat", "laan"),
+        *("plein", "gracht", "gatan", "vägen", "gade", "vej"),
+    )
+)
 _NUMBER = re.compile(
-    r"\d(?<![\w.,/$€£-]\d)(?:\d{0,4}(?=(?: ?bis| ?ter|[a-zA-Z])?,? (?:[A-Z]|[rabpciqad]\w|\d{1,3}[a-z]{2} ))|(?:"
-    + "|".join(rf"(?<={re.escape(end)} \d)" for end in _STREET_ENDS.split())
-    + r")\d{0,3})"
+    r"\d(?<![\w.,/$€£-]\d)(?:\d{0,4}(?=(?: ?bis| ?ter|[a-zA-Z])?,? (?:[A-Z]|[rabpciqad]\w|\d{1,3}[a-z]{2} ))"
+    r"|(?<=[.a-z] \d)\d{0,3})"
 )
 """Where a house number may begin: words follow it, or a street stands before it."""
 _NUMBER_AFTER_STREET = re.compile(r"\d(?<=[\w.,] \d)\d{0,3}")
@@ -53,7 +71,9 @@ _TOWN_LINES = re.compile(
     r"[A-ZÀ-Ý][\w'’.-]{0,25}(?:[ -][\w'’.-]{1,25}){0,5},? (?:\d{1,4} ?[a-z]?|s/n)(?:, [\w.º ]{1,15})?,\s{1,3}$"
 )
 """What stands before a postcode: lines of an address of the United Kingdom, a street and a number elsewhere."""
-_HOUSE = re.compile(r"\d{1,4} ?[a-zA-Z]?(?![\w/-]|[.,]\d)(?:,? \d{4,5}(?: ?[A-Z]{2})? [A-ZÀ-Ý][\w'’-]{1,25})?")
+_HOUSE = re.compile(
+    r"\d{1,4}(?:[-/]\d{1,4})? ?[a-zA-Z]?(?![\w/-]|[.,]\d)(?:,? \d{4,5}(?: ?[A-Z]{2})? [A-ZÀ-Ý][\w'’-]{1,25})?"
+)
 
 
 def addresses(text: str, areas: Areas) -> Spans:
@@ -63,7 +83,7 @@ def addresses(text: str, areas: Areas) -> Spans:
         at = number.start()
         if found := _ENGLISH.match(text, at) or _ROMANCE.match(text, at):
             yield Span(*found.span())
-        else:
+        elif text[max(0, at - _LONGEST_END) : at].lower().endswith(_STREET_ENDS):
             yield from _street_before(text, at)
     if any(word in text for word in _STREET_BEGINS):
         for number in _NUMBER_AFTER_STREET.finditer(text):

@@ -25,7 +25,8 @@ _YEAR_LAST = re.compile(r"\d(?<!\w\d)\d?(?:st|nd|rd|th)?,? (?:18|19|20)\d\d(?!\w
 _WORD = re.compile(r"[\w.]*\w")
 _WORDS_BEFORE = 6
 _BORN_AFTER = re.compile(
-    r"\W{1,3}(?:is|was|ist|es|est)? ?(?:my|his|her|the|mein|meine?|mi|ma)? ?(?:\w{1,8} )?"
+    r"\W{1,3}(?:geboren|born|née?|nacid[oa]|nat[oa]|urodzon[ya])\b"
+    r"|\W{1,3}(?:is|was|ist|es|est)? ?(?:my|his|her|the|mein|meine?|mi|ma)? ?(?:\w{1,8} )?"
     r"(?:birthday|birthdate|date of birth|dob|geburtstag|geburtsdatum|date de naissance|cumpleaños)\b",
     re.IGNORECASE,
 )

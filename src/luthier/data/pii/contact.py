@@ -13,7 +13,7 @@ _LOCAL_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01
 _LONGEST_LOCAL = 64
 _DASHES = "\u2010\u2011\u2012\u2013"
 _PHONE = re.compile(
-    rf"[+(\d](?<![\w+@#/.{_DASHES}-][+(\d])[\d ().\-/\u00a0{_DASHES}]{{5,25}}\d"
+    rf"[+(\d](?<![\w+@#/.{_DASHES}-][+(\d])\+?[\d ().\-/\u00a0{_DASHES}]{{5,25}}\d"
     r"(?:[ ]?(?:x|ext\.?)[ ]?\d{1,6})?(?![\w@])",
     re.IGNORECASE,
 )
@@ -44,6 +44,7 @@ _ABROAD = re.compile(r"00[1-9]")
 """The international prefix before a country code, none of which begins with 0."""
 _NANP = re.compile(r"(?:1[ .-]?)?(?:\(\d{3}\) ?|[2-9]\d\d[ .-])\d{3}[ .-]\d{4}")
 _DATE = re.compile(r"\d{1,2}([./-])\d{1,2}\1(?:\d{4}|\d{2})(?!\d)|\d{4}([./-])\d{1,2}\2\d{1,2}(?!\d)|\d{3}-\d\d-\d{4}")
+_THOUSANDS = re.compile(r"\d{1,2}(?: \d{3})+")
 _NO_DIGIT = re.compile(r"\D")
 _ISBN = re.compile(r"97[89][ -]?(?:\d[ -]?){9}\d|(?:\d[ -]){1}\d{2,7}[ -]\d{2,7}[ -][\dX]")
 _GROUPED = ("ES", "IT", "PT", "PL", "NO", "DK", "SE", "CZ", "GR", "HU", "IN", "BR", "RU", "SG", "HK")
@@ -86,8 +87,10 @@ def _is_phone(written: str, before: str, after: str) -> bool:
     if _is_something_else(written) or _CARRIER.search(before):
         return False
     digits = _NO_DIGIT.sub("", written)
-    if written.startswith(("+", "(+")) or _ABROAD.match(written):
-        return (8 if "+" in written else 11) <= len(digits) <= 17
+    if written.startswith(("+", "(+")):
+        return 8 <= len(digits) <= 17
+    if _ABROAD.match(written) and len(digits) >= 11:
+        return len(digits) <= 17
     spoken = _WORD.findall(before.lower())[-_WORDS_BEFORE:]
     if _said(spoken[-_WORDS_BEFORE + 1 :], words.PHONE, _PHONE_STEMS):
         return 7 <= len(digits) <= 15
@@ -100,11 +103,13 @@ def _looks_like_a_phone(written: str, digits: str, spoken: list[str], after: str
     if _NANP.fullmatch(written):
         return True
     groups = len(re.findall(r"\d+", written))
-    if _PHONE_AFTER.match(after) or (groups > 1 and _said(spoken, words.CALL, _CALL_STEMS)):
+    called = _said(spoken, words.CALL, _CALL_STEMS) and (groups > 1 or digits[0] == "0" or len(digits) >= 9)
+    if called or _PHONE_AFTER.match(after):
         return 7 <= len(digits) <= 15
     if digits[0] == "0" and digits[1] != "0" and 9 <= len(digits) <= 12 and 2 <= groups <= 6:
         return True
-    return groups >= 3 and 8 <= len(digits) <= 13 and "." not in written and _is_given_somewhere(digits)
+    is_sum = "." in written or _THOUSANDS.fullmatch(written) is not None
+    return groups >= 3 and 8 <= len(digits) <= 13 and not is_sum and _is_given_somewhere(digits)
 
 
 def _said(spoken: list[str], names: frozenset[str], stems: tuple[str, ...]) -> bool:

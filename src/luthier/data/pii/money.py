@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
+from luthier.data.pii import words
 from luthier.data.pii.found import Areas, Span, Spans, near
 
-_CARD = re.compile(r"\d(?<![\d.,-]\d)(?<!\d \d)\d{3}(?:[ -]?\d{1,6}){2,5}(?![\d-])")
+_CARD = re.compile(r"\d(?<![\w.,-]\d)\d{0,18}(?:[ -]\d{1,19}){0,7}(?![\d-])")
+_GROUP = re.compile(r"\d+")
+_PRINTED = frozenset([(4, 4, 4, 4), (4, 6, 5), (4, 6, 4), (4, 4, 4, 4, 3)])
+"""How numbers are printed on cards; other digits may stand before and behind such groups."""
 _CARD_SHAPES = re.compile(
     r"4\d{12}(?:\d{3})?(?:\d{3})?|5[1-5]\d{14}|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}|3[47]\d{13}"
-    r"|6(?:011|5\d\d|4[4-9]\d)\d{12}|3(?:0[0-5]|[68]\d)\d{11}|35(?:2[89]|[3-8]\d)\d{12}|62\d{14,17}"
+    r"|6(?:011|5\d\d|4[4-9]\d)\d{12}|3(?:0[0-5]|[68]\d)\d{11}|35\d{14}|62\d{14,17}"
     r"|(?:2131|1800)\d{11}|(?:50|5[6-9]|6\d)\d{10,17}"
 )
 """Issuer ranges and lengths of ISO/IEC 7812 as the card schemes publish them."""
+_WORD = re.compile(r"\w+")
 _IBAN = re.compile(r"\d\d(?<=[A-Za-z]{2}\d\d)(?<![A-Za-z0-9][A-Za-z]{2}\d\d)(?=[ -]?[A-Za-z0-9])")
 """Its check digits: two letters stand before them."""
 _IBAN_LENGTHS = {
@@ -31,8 +37,22 @@ _IBAN_LENGTHS = {
 def cards(text: str, areas: Areas) -> Spans:
     """Card numbers of 12 to 19 digits that pass Luhn, in one piece or in groups."""
     for found in near(_CARD, text, areas, 12):
-        if is_card(found[0]):
-            yield Span(*found.span())
+        for start, end in _candidates(text, found.start(), found.end()):
+            number = text[start:end]
+            if is_card(number) and (_is_scheme(number) or not _is_other(text, start)):
+                yield Span(start, end)
+
+
+def _candidates(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """The whole stretch of digits, then parts of it that are printed like a card's number."""
+    groups = [group.span() for group in _GROUP.finditer(text, start, end)]
+    yield start, end
+    for first in range(len(groups)):
+        for last in range(first, min(len(groups), first + 5)):
+            part = groups[first : last + 1]
+            lengths = tuple(stop - begin for begin, stop in part)
+            if len(part) < len(groups) and (lengths in _PRINTED or (len(part) == 1 and lengths[0] >= 13)):
+                yield part[0][0], part[-1][1]
 
 
 def is_card(written: str) -> bool:
@@ -40,6 +60,18 @@ def is_card(written: str) -> bool:
     digits = re.sub("[ -]", "", written)
     shape = 12 <= len(digits) <= 19 and _CARD_SHAPES.fullmatch(digits) is not None
     return shape and luhn(digits) and len(set(digits)) > 1
+
+
+def _is_scheme(written: str) -> bool:
+    """Whether length and range are those of a scheme other than Maestro, whose short numbers many others look like."""
+    digits = re.sub("[ -]", "", written)
+    return len(digits) >= 16 or digits[0] in "34"
+
+
+def _is_other(text: str, start: int) -> bool:
+    """Whether a word just before says that it is the number of an order, a parcel or the like."""
+    spoken = _WORD.findall(text[max(0, start - 40) : start].lower())[-4:]
+    return not (words.OTHER_NUMBER | words.OTHER_THAN_PHONE).isdisjoint(spoken)
 
 
 def luhn(digits: str) -> bool:

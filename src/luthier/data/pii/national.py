@@ -52,8 +52,8 @@ FORMS: tuple[Form, ...] = (
          r"\d{3}\.\d{3}\.\d{3}-\d{2}"),
     Form("in_.aadhaar", r"[2-9]\d{3}[ -]?\d{4}[ -]?\d{4}", "aadhaar aadhar adhaar uid uidai",
          r"\d{4}([ -])\d{4}\1\d{4}"),
-    Form("ca.sin", _THREES, "sin nas insurance assurance"),
-    Form("au.tfn", rf"{_THREES}|\d{{8,9}}", "tfn file"),
+    Form("ca.sin", _THREES, "sin nas social insurance assurance"),
+    Form("au.tfn", rf"{_THREES}|\d{{8,9}}", "tfn tax file"),
     Form("us.itin", r"9\d{2}[ -]?\d{2}[ -]?\d{4}", "itin"),
     Form("se.personnummer", r"\d{6}(?:\d{2})?[-+]?\d{4}", "personnummer pnr", r".*[-+].*"),
     Form("dk.cpr", r"\d{6}[ -]?\d{4}", "cpr personnummer"),
@@ -107,24 +107,25 @@ def _module(name: str) -> Any:
 
 
 def _judged(text: str, digit: int) -> Span | None:
-    """The first form that the number at this digit has, named ones before those that need no name."""
+    """The form that the number at this digit has: the one that most words name, or the first that needs no name."""
     spoken = _WORD.findall(text[max(0, digit - _REACH) : digit].lower())[-_WORDS_BEFORE:]
     general = not words.CITIZEN.isdisjoint(spoken)
     alone: Span | None = None
+    named: Span | None = None
+    most = 0.0
     for form, shape, names, dress in _FORMS_NAMED if general or not _ALL_NAMES.isdisjoint(spoken) else _FORMS_ALONE:
         match = shape.match(text, digit)
         if match is None:
             continue
-        named = general or not names.isdisjoint(spoken)
+        said = len(names.intersection(spoken)) or general / 2
         dressed = alone is None and dress is not None and dress.fullmatch(match[0]) and not _goes_on(text, match.end())
-        if not (named or dressed) or (start := _start(text, digit, form.before)) is None:
+        if not (said > most or dressed) or (start := _start(text, digit, form.before)) is None:
             continue
         if is_national_id(form.name, text[start : match.end()]):
             span = Span(start, match.end(), form.name)
-            if named:
-                return span
-            alone = span
-    return alone if words.OTHER_NUMBER.isdisjoint(spoken) else None
+            named, most = (span, said) if said > most else (named, most)
+            alone = span if dressed else alone
+    return named or (alone if words.OTHER_NUMBER.isdisjoint(spoken) else None)
 
 
 def _start(text: str, digit: int, letters: int) -> int | None:

@@ -66,10 +66,11 @@ def keys(text: str, _areas: Areas) -> Spans:
 
 
 def _published(text: str) -> Spans:
-    if max(map(len, text.split()), default=0) < _SHORTEST_KEY:
+    long = " ".join([word for word in text.split() if len(word) >= _SHORTEST_KEY])
+    if not long:
         return
     for beginning in _BEGINNINGS:
-        if beginning in text:
+        if beginning in long:
             yield from _at(text, beginning)
     for mark, back in ((_SLACK_HOOK, -len(_SLACK_HOOK)), (_BOT_MARK, 10)):
         at = text.find(mark)

@@ -221,6 +221,25 @@ class LabelCount(Fact):
     rows: dict[str, int]
 
 
+class Counted(Fact):
+    """What an operator counted, by what it found and where."""
+
+    operator: str
+    places: tuple[str, ...]
+    rows: dict[str, dict[str, int]]
+
+
+class Rightness(Fact):
+    """How right an operator was about one kind on a labelled sample; rates with their intervals."""
+
+    operator: str
+    kind: str
+    wanted: int
+    found: int
+    recall: tuple[float, float, float] | None = None
+    precision: tuple[float, float, float] | None = None
+
+
 class DataFacts(Fact):
     """What became of every row that went in."""
 
@@ -234,6 +253,8 @@ class DataFacts(Fact):
     edited: dict[str, int] = {}
     """Edits by operator."""
     labels: tuple[LabelCount, ...] = ()
+    counted: tuple[Counted, ...] = ()
+    rightness: tuple[Rightness, ...] = ()
     edits: tuple[Edit, ...] = ()
     sources: tuple[Source, ...] = ()
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from luthier.core.artifact import Artifact
-from luthier.eval.report.facts import DataFacts, Edit, LabelCount, Source
+from luthier.eval.report.facts import Counted, DataFacts, Edit, LabelCount, Rightness, Source
 from luthier.text.dataset import Summary, frame, splits, summary
 
 EDITS_OF_EACH = 4
@@ -27,6 +27,12 @@ def data_facts(name: str, artifact: Artifact) -> DataFacts:
         dropped=told.dropped,
         edited=told.edited,
         labels=_labels(artifact, told, order),
+        counted=tuple(_counted(told)),
+        rightness=tuple(
+            Rightness(operator=operator, kind=kind, **right.model_dump())
+            for operator, kinds in told.measured.items()
+            for kind, right in kinds.items()
+        ),
         edits=tuple(_edits(artifact)),
         sources=_sources(artifact, told),
     )
@@ -40,6 +46,13 @@ def _labels(artifact: Artifact, told: Summary, order: list[str]) -> tuple[LabelC
     return tuple(
         LabelCount(label=label, rows={split: count[label] for split, count in counts.items()}) for label in told.labels
     )
+
+
+def _counted(told: Summary) -> Iterable[Counted]:
+    """The tables that operators kept, with all places in one order."""
+    for operator, table in told.counts.items():
+        places = tuple(sorted({place for row in table.values() for place in row}))
+        yield Counted(operator=operator, places=places, rows=table)
 
 
 def _edits(artifact: Artifact) -> Iterable[Edit]:

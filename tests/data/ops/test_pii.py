@@ -1,0 +1,179 @@
+"""The operator: actions, columns, counts, the last look, and what it measures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import pytest
+from pydantic import ValidationError
+
+from luthier.core.errors import DataError
+from luthier.data.apply import Named, take
+from luthier.data.operator import Edit, Operator, Outcome, Reads, RowOperator
+from luthier.data.ops.pii import Pii
+from luthier.data.pii import Found, PiiKind
+from luthier.data.recogniser import Recogniser
+from luthier.data.row import Batch, Row
+from luthier.text.messages import Message, ToolCall
+
+Make = Callable[..., Any]
+Write = Callable[..., str]
+CARD = "4111 1111 1111 1111"
+
+
+class FakeNames(Recogniser):
+    """Knows two people."""
+
+    kind: Literal["fake_names"] = "fake_names"
+    finds: ClassVar[tuple[PiiKind, ...]] = ("person",)
+
+    def recognise(self, texts: Sequence[str]) -> list[list[Found]]:
+        return [
+            [Found(at, at + len(name), "person", name) for name in ("Ann Lee", "Bo Ek") if (at := text.find(name)) >= 0]
+            for text in texts
+        ]
+
+
+class Leak(RowOperator):
+    """Writes a card into each answer, as a bad augmentation could."""
+
+    kind: Literal["leak_for_tests"] = "leak_for_tests"
+    reads: ClassVar[tuple[Reads, ...]] = ("answer",)
+    idempotent: ClassVar[bool] = False
+
+    def apply(self, rows: Sequence[Row]) -> Outcome:
+        field = "messages[1].content"
+        return Outcome(
+            edits={place: [Edit(field, 0, 0, "", f"{CARD} ", "made")] for place in range(len(rows)) if place == 2}
+        )
+
+
+def _row(prompt: str, answer: str = "ok", **meta: Any) -> Row:
+    messages = (Message(role="user", content=prompt), Message(role="assistant", content=answer))
+    return Row(0, "0" * 16, "csv", "f.csv", 2, "chat", messages, (), meta)
+
+
+def _done(row: Row, **settings: Any) -> Row:
+    operator = Operator.parse({"kind": "pii", **settings})
+    assert isinstance(operator, Pii)
+    return take(Batch([row]), Named("pii", operator), operator.apply([row]), [])[0].rows[0]
+
+
+def test_columns_are_read_with_their_names_and_nested() -> None:
+    meta = {"phone": "4155550143", "order_id": "4155550143", "card": 4111111111111111, "notes": [{"by": "a@b.example"}]}
+    done = _done(_row("hello", **meta))
+    assert done.meta == {
+        "phone": "[PHONE]",
+        "order_id": "4155550143",
+        "card": "[CARD]",
+        "notes": [{"by": "[EMAIL]"}],
+    }
+    assert _done(_row("hello", **meta), columns=False, last_look=False).meta == meta
+
+
+def test_thoughts_and_calls_are_read() -> None:
+    call = ToolCall(name="send", arguments={"to": "a@b.example", "copies": ["c@d.example"]})
+    turn = Message(role="assistant", content="done", thinking="mail a@b.example", tool_calls=(call,))
+    row = Row(0, "0" * 16, "csv", "f.csv", 2, "chat", (Message(role="user", content="go"), turn))
+    done = _done(row).messages[1]
+    assert done.thinking == "mail [EMAIL]"
+    assert done.tool_calls[0].arguments == {"to": "[EMAIL]", "copies": ["[EMAIL]"]}
+
+
+def test_each_kind_has_its_action() -> None:
+    text = f"a@b.example {CARD} 8.8.8.8"
+    done = _done(_row(text), actions={"email": "hash", "card": "mask", "ip": "keep"}).prompt
+    assert done.startswith("[EMAIL:")
+    assert done.endswith("] **** **** **** 1111 8.8.8.8")
+
+
+def test_pseudonyms_hold_through_a_conversation_or_the_corpus() -> None:
+    def names(consistent: str) -> list[tuple[str, ...]]:
+        rows = [_row("Ann Lee here, and Bo Ek", "Hello Ann Lee!") for _ in range(2)]
+        rows[1] = Row(1, "1" * 16, "csv", "f.csv", 3, "chat", rows[1].messages)
+        settings = {"names": "fake_names", "actions": {"person": "pseudonymise"}, "consistent": consistent}
+        return [tuple(turn.content for turn in _done(row, **settings).messages) for row in rows]
+
+    for first, second in (names("conversation"), names("corpus")):
+        for prompt, answer in (first, second):
+            assert "Ann Lee" not in prompt + answer
+            assert answer.removeprefix("Hello ").removesuffix("!") in prompt
+    assert len(set(names("corpus"))) == 1
+    assert len(set(names("conversation"))) == 2
+
+
+@pytest.mark.parametrize("settings", [{"kinds": ["person"]}, {"actions": {"organisation": "mask"}}, {"locale": "xx"}])
+def test_a_setting_that_cannot_be_is_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=r"recogniser of names|no names of"):
+        Pii(**settings)
+
+
+def test_the_summary_counts_by_kind_and_field(make: Make, write: Write) -> None:
+    rows = [{"text": f"mail {n}@b.example", "label": "ab"[n % 2], "who": f"{CARD}"} for n in range(8)]
+    source = {"kind": "jsonl", "path": write("t.jsonl", rows), "prompt": "text", "answer": "label"}
+    made = make(source=source, ops=["pii"], split={"test": 0.25})
+    assert made.summary.counts == {"pii": {"email": {"user": 8}, "card": {"meta.who": 8}}}
+    assert make(source=source, ops=["pii"], split={"test": 0.25}, workers=2, batch_rows=3).files() == made.files()
+
+
+def test_the_last_look_fails_and_tells_no_value(make: Make, write: Write) -> None:
+    rows = [{"text": f"question {n}", "label": f"answer {n}"} for n in range(6)]
+    source = {"kind": "jsonl", "path": write("t.jsonl", rows), "prompt": "text", "answer": "label"}
+    with pytest.raises(DataError) as caught:
+        make(source=source, ops=["pii", "leak_for_tests"], split={"test": 0})
+    told = json.dumps(caught.value.as_json())
+    assert caught.value.where.line == 3
+    assert caught.value.where.field == "messages[1].content"
+    assert "card is left" in told
+    assert "4111" not in told
+    for allowed in ({"last_look": False}, {"actions": {"card": "keep"}}):
+        assert make(source=source, ops=[{"kind": "pii", **allowed}, "leak_for_tests"], split={"test": 0})
+
+
+def test_flagged_high_risk_kinds_fail_but_flagged_mail_does_not(make: Make, write: Write) -> None:
+    rows = [{"text": f"mail {n}@b.example", "label": f"answer {n}"} for n in range(4)]
+    source = {"kind": "jsonl", "path": write("t.jsonl", rows), "prompt": "text", "answer": "label"}
+    assert make(source=source, ops=[{"kind": "pii", "action": "flag"}], split={"test": 0})
+    rows[1]["text"] = CARD
+    source["path"] = write("u.jsonl", rows)
+    with pytest.raises(DataError, match="card is left"):
+        make(source=source, ops=[{"kind": "pii", "action": "flag"}], split={"test": 0})
+
+
+def test_recall_and_precision_on_a_labelled_sample(make: Make, write: Write, tmp_path: Path) -> None:
+    rows = [{"text": f"question {n}", "label": f"answer {n}"} for n in range(4)]
+    source = {"kind": "jsonl", "path": write("t.jsonl", rows), "prompt": "text", "answer": "label"}
+    sample = [
+        {"text": "mail a@b.example", "spans": [{"start": 5, "end": 16, "kind": "email"}]},
+        {"text": "mail at home", "spans": [{"start": 5, "end": 12, "kind": "email"}]},
+        {"text": "from 8.8.8.8", "spans": []},
+    ]
+    settings = {"kind": "pii", "labelled": write("sample.jsonl", sample)}
+    made = make(source=source, ops=[settings], split={"test": 0})
+    email, ip = made.summary.measured["pii"]["email"], made.summary.measured["pii"]["ip"]
+    assert (email.wanted, email.found, email.recall[0], email.precision[0]) == (2, 1, 0.5, 1.0)
+    assert 0 < email.recall[1] < 0.5 < email.recall[2] < 1
+    assert (ip.recall, ip.precision[0]) == (None, 0.0)
+    before = Pii(**settings).fingerprint(tmp_path)
+    write("sample.jsonl", sample[:1])
+    assert Pii(**settings).fingerprint(tmp_path) != before
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{", "a text with its spans was wanted"),
+        ('{"text": "a", "spans": [{"start": 0, "end": 1, "kind": "mail"}]}', "'mail' is no kind"),
+        ('{"text": "a", "spans": [{"start": 0, "end": 9, "kind": "email"}]}', "does not lie in a text of 1"),
+    ],
+)
+def test_a_bad_sample_is_told(write: Write, tmp_path: Path, line: str, said: str) -> None:
+    operator = Pii(labelled=write("sample.jsonl", "\n" + line + "\n"))
+    with pytest.raises(DataError, match=said) as caught:
+        operator.prove(tmp_path)
+    assert (caught.value.where.file, caught.value.where.line) == ("sample.jsonl", 2)
+    with pytest.raises(DataError, match="cannot be read"):
+        Pii(labelled="nowhere.jsonl").prove(tmp_path)

@@ -1,0 +1,131 @@
+"""Each kind is found in its dresses, and what only looks like it is left alone."""
+
+from __future__ import annotations
+
+import random
+import string
+import time
+from importlib import import_module
+from itertools import pairwise
+
+import pytest
+
+from luthier.data.pii import HIGH_RISK, find
+from luthier.data.pii.national import FORMS, is_national_id
+
+HERE = [
+    ("national_id", "My NI number is AB 12 34 56 C.", "AB 12 34 56 C"),
+    ("national_id", "Meine Steuer-ID ist 36 574 261 809", "36 574 261 809"),
+    ("national_id", "NIR 2 95 10 99 126 111 93", "2 95 10 99 126 111 93"),
+    ("national_id", "DNI 54362315K", "54362315K"),
+    ("national_id", "mi NIE: X-2482300W", "X-2482300W"),
+    ("national_id", "CF RCCMNL83S18D969H", "RCCMNL83S18D969H"),
+    ("national_id", "mijn BSN is 111222333", "111222333"),
+    ("national_id", "PESEL 44051401359", "44051401359"),
+    ("national_id", "CPF 390.533.447-05", "390.533.447-05"),
+    ("national_id", "Aadhaar 2341 2341 2346", "2341 2341 2346"),
+    ("national_id", "my social insurance number is 123-456-782", "123-456-782"),
+    ("national_id", "TFN 123 456 782", "123 456 782"),
+    ("national_id", "personnummer 880320-0016", "880320-0016"),
+    ("ssn", "my social security number 536228726", "536228726"),
+    ("birth_date", "I was born on March 21, 1987", "March 21, 1987"),
+    ("birth_date", "geboren am 3. Mai 1970", "3. Mai 1970"),
+    ("birth_date", "12/03/1984 is my birthday", "12/03/1984"),
+    ("birth_date", "DOB: 1984-03-12", "1984-03-12"),
+    ("address", "send it to 12 High Street, London SW1A 2AA now", "12 High Street, London SW1A 2AA"),
+    ("address", "wir wohnen Hauptstraße 12a, 10115 Berlin", "Hauptstraße 12a, 10115 Berlin"),
+    ("address", "au 12 bis rue de la Paix, 75002 Paris", "12 bis rue de la Paix, 75002 Paris"),
+    ("address", "en Calle del Romero Azul 27, 46099 Villalcina", "Calle del Romero Azul 27, 46099 Villalcina"),
+    ("phone", "phone (+358) 320773593 / no calls", "(+358) 320773593"),
+    ("phone", "986.291.2294x751", "986.291.2294x751"),
+    ("phone", "lo trovi al 347 123 4567", "347 123 4567"),
+    ("secret", "AWS AKIAIOSFODNN7EXAMPLE", "AKIAIOSFODNN7EXAMPLE"),
+    ("secret", "Authorization: Bearer a1b2c3d4e5f6a7b8c9d0", "a1b2c3d4e5f6a7b8c9d0"),
+    ("secret", 'api_key = "Zx81kk20Qq93"', "Zx81kk20Qq93"),
+    ("secret", "bot 123456789:AA" + "h4" * 16 + "x", "123456789:AA" + "h4" * 16 + "x"),
+    ("url_secret", "redis://:s3cret9@cache.example.com/0", "redis://:s3cret9@cache.example.com/0"),
+    ("mac", "ether 3c:22:fb:9a:00:1e", "3c:22:fb:9a:00:1e"),
+    ("ip", "gateway is fe80::1ff:fe23:4567:890a.", "fe80::1ff:fe23:4567:890a"),
+    ("card", "card 6759649826438453", "6759649826438453"),
+    ("card", "2 x 4111 1111 1111 1111 12/27 737", "4111 1111 1111 1111"),
+    ("card", "7 4111111111111111 737", "4111111111111111"),
+]
+LOOKALIKES = [
+    "order 123-45-6789",
+    "Where is order 588903460982?",
+    "36 574 261 parts",
+    "my number is 111222333",
+    "commit 9fceb02d0ae598e95dc970b74767f19372d61af8",
+    "ISBN 978-3-16-148410-0 and 0-306-40615-2",
+    "1700000000 and 20240115103000",
+    "on March 21, 1987 the company moved",
+    "550e8400-e29b-41d4-a716-446655440000",
+    "sk-learn and hf_hub and key-value",
+    "token: ${API_TOKEN_1}",
+    "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----",
+    "https://example.com/a?page=1234567&sort=asc",
+    "13 Reasons Why was on in 2024",
+    "12.345.678-4 units",
+]
+_WORD = {form.name: form.words.split()[0] for form in FORMS}
+
+
+@pytest.mark.parametrize(("kind", "text", "found"), HERE)
+def test_is_found(kind: str, text: str, found: str) -> None:
+    assert [(one.kind, one.text) for one in find(text)] == [(kind, found)]
+
+
+@pytest.mark.parametrize("text", LOOKALIKES)
+def test_lookalikes_are_left_alone(text: str) -> None:
+    assert find(text) == []
+
+
+@pytest.mark.parametrize("form", ["de.idnr", "nl.bsn", "pl.pesel", "br.cpf", "in_.aadhaar", "ca.sin", "au.tfn"])
+def test_a_named_number_counts_exactly_when_its_checksum_is_right(form: str) -> None:
+    """Against python-stdnum, on numbers drawn at random."""
+    draw = random.Random(form)
+    length = {"nl.bsn": 9, "ca.sin": 9, "au.tfn": 9, "in_.aadhaar": 12}.get(form, 11)
+    module = import_module(f"stdnum.{form}")
+    right = 0
+    for _ in range(400):
+        number = "".join(draw.choices(string.digits, k=length))
+        found = {one.text for one in find(f"{_WORD[form]} {number}", ("national_id",)) if one.form == form}
+        assert (number in found) == module.is_valid(number) == is_national_id(form, number)
+        right += bool(found)
+    assert right > 0
+
+
+def test_a_private_key_is_one_find() -> None:
+    text = "see\n-----BEGIN RSA PRIVATE KEY-----\nMIIEow\nIBAAKC\n-----END RSA PRIVATE KEY-----\nthanks"
+    [found] = find(text)
+    assert (found.kind, found.form) == ("secret", "private_key")
+    assert text[: found.start] + text[found.end :] == "see\n\nthanks"
+
+
+def test_finds_are_in_order_and_apart() -> None:
+    text = " ".join(text for _, text, _ in HERE)
+    finds = find(text)
+    assert all(one.end <= after.start for one, after in pairwise(finds))
+    assert all(text[one.start : one.end] == one.text for one in finds)
+    assert find(text, HIGH_RISK) == [one for one in find(text, HIGH_RISK) if one.kind in HIGH_RISK]
+
+
+ADVERSARIAL = [
+    *("1 ", "12 ", "1-", "12 A", "A1", "AB12", "1 A ", "1.1", "12.", "12 Aa ", "1 bis rue de ", "Aa 1, "),
+    *("password is ", "token=", "://a:", "key: a1", "eyJ", ":AA", "born on 1", "12 March ", "Calle Aa ", "weg 1 "),
+    *("::", "a:", "AA-", "SW1A 2AA, ", "Aa, Aa 1, ", "+(", "(+1", "123 456 ", "1234 1234 1234 "),
+]
+
+
+@pytest.mark.parametrize("piece", ADVERSARIAL)
+def test_time_grows_no_faster_than_the_text(piece: str) -> None:
+    """Ten times the text may take about ten times as long; a quadratic search would take a hundred."""
+
+    def seconds(size: int) -> float:
+        text = piece * (size // len(piece))
+        start = time.process_time()
+        find(text)
+        return time.process_time() - start
+
+    seconds(2000)
+    assert seconds(60_000) < 30 * (seconds(6000) + 0.02)

@@ -1,0 +1,84 @@
+"""Stand-ins: of the same sort, the same for the same, and nobody's."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from luthier.data.pii import Found, find
+from luthier.data.pii.keeper import Keeper
+from luthier.data.pii.pseudonyms import LOCALES, Pseudonyms, _names
+
+
+def _stand_ins(scope: str = "a", locale: str = "en_US") -> Pseudonyms:
+    return Pseudonyms(Keeper(b"a key for tests"), scope, locale, lambda found: f"[{found.kind.upper()}]")
+
+
+def _person(text: str) -> Found:
+    return Found(0, len(text), "person", text)
+
+
+NUMBERS = [
+    "card 4111 1111 1111 1111",
+    "to DE89 3704 0044 0532 0130 00 please",
+    "ssn 536-22-8726",
+    "CPF 390.533.447-05",
+    "My NI number is AB 12 34 56 C.",
+    "mijn BSN is 111222333",
+]
+
+
+@pytest.mark.parametrize("text", NUMBERS)
+@pytest.mark.parametrize("scope", ["a", "b", "c"])
+def test_a_number_keeps_its_dress_and_is_nobodys(text: str, scope: str) -> None:
+    [found] = find(text)
+    other = _stand_ins(scope).of(found)
+    assert re.sub(r"\w", "x", other) == re.sub(r"\w", "x", found.text)
+    assert other != found.text
+    changed = text.replace(found.text, other)
+    assert find(changed, (found.kind,)) == []
+
+
+def test_a_person_stays_the_same_person() -> None:
+    make = _stand_ins()
+    whole, surname, given = (make.of(_person(text)) for text in ("Ann Kowalski", "Ms Kowalski", "ANN"))
+    assert whole.split()[1] == surname.split()[1]
+    assert whole.split()[0].upper() == given
+    mail = make.of(find("ann.kowalski@corp.example")[0])
+    assert mail.startswith(".".join(whole.lower().split()))
+    assert mail.endswith("@example.org")
+    assert _stand_ins("another conversation").of(_person("Ann Kowalski")) != whole
+
+
+def test_names_are_of_the_locale_and_gender() -> None:
+    assert _stand_ins(locale="de_DE").of(_person("Anna")) in _names("de_DE").female
+    assert _stand_ins(locale="de_DE").of(_person("Jürgen")) in _names("de_DE").male
+
+
+@pytest.mark.parametrize("locale", sorted(LOCALES.values()))
+def test_every_locale_has_names(locale: str) -> None:
+    names = _names(locale)
+    assert min(len(names.male), len(names.female), len(names.last)) > 20
+
+
+def test_other_kinds() -> None:
+    make = _stand_ins()
+    phone, ip, mac, date, key = (
+        make.of(find(text)[0])
+        for text in (
+            "call (415) 555-0143",
+            "from 8.8.8.8 now",
+            "device 00:1B:44:11:3A:B7",
+            "born 12/03/1984",
+            "AKIAIOSFODNN7EXAMPLE",
+        )
+    )
+    assert re.fullmatch(r"\(415\) 555-01\d\d", phone)
+    assert re.fullmatch(r"192\.0\.2\.\d+", ip)
+    assert mac.startswith("02:")
+    assert re.fullmatch(r"\d\d/03/1984", date)
+    assert key == "[SECRET]"
+    company = make.of(Found(0, 14, "organisation", "Hubbard & Sons Ltd"))
+    assert company.endswith("& Sons Ltd")
+    assert "Hubbard" not in company
