@@ -94,7 +94,7 @@ def test_pseudonyms_hold_through_a_conversation_or_the_corpus() -> None:
     def names(consistent: str) -> list[tuple[str, ...]]:
         rows = [_row("Ann Lee here, and Bo Ek", "Hello Ann Lee!") for _ in range(2)]
         rows[1] = Row(1, "1" * 16, "csv", "f.csv", 3, "chat", rows[1].messages)
-        settings = {"names": "fake_names", "actions": {"person": "pseudonymise"}, "consistent": consistent}
+        settings = {"names": FakeNames(), "actions": {"person": "pseudonymise"}, "consistent": consistent}
         return [tuple(turn.content for turn in _done(row, **settings).messages) for row in rows]
 
     for first, second in (names("conversation"), names("corpus")):
@@ -123,14 +123,14 @@ def test_the_last_look_fails_and_tells_no_value(make: Make, write: Write) -> Non
     rows = [{"text": f"question {n}", "label": f"answer {n}"} for n in range(6)]
     source = {"kind": "jsonl", "path": write("t.jsonl", rows), "prompt": "text", "answer": "label"}
     with pytest.raises(DataError) as caught:
-        make(source=source, ops=["pii", "leak_for_tests"], split={"test": 0})
+        make(source=source, ops=["pii", Leak()], split={"test": 0})
     told = json.dumps(caught.value.as_json())
     assert caught.value.where.line == 3
     assert caught.value.where.field == "messages[1].content"
     assert "card is left" in told
     assert "4111" not in told
     for allowed in ({"last_look": False}, {"actions": {"card": "keep"}}):
-        assert make(source=source, ops=[{"kind": "pii", **allowed}, "leak_for_tests"], split={"test": 0})
+        assert make(source=source, ops=[{"kind": "pii", **allowed}, Leak()], split={"test": 0})
 
 
 def test_flagged_high_risk_kinds_fail_but_flagged_mail_does_not(make: Make, write: Write) -> None:
