@@ -147,6 +147,7 @@ def test_the_support_recipe_learns_banking_questions(make: Make) -> None:
         "steps.data.source.group=",
         "steps.data.source.system=Name the topic of the bank customer's question.",
         "steps.data.split={train: 800, test: 77}",
+        "steps.more.share=0.05",
         "steps.tune.epochs=1",
         "steps.tune.rows_per_step=16",
         "steps.tune.learning_rate=0.002",
@@ -171,6 +172,7 @@ def test_the_support_recipe_reads_bitext(make: Make) -> None:
         "steps.data.source.group=",
         "steps.data.source.system=Name the team that answers the customer.",
         "steps.data.split={train: 160, test: 60}",
+        "steps.more.share=0.05",
         "steps.tune.epochs=1",
     )
     summary = result["data"].artifact.read_json("summary.json")

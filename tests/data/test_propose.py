@@ -12,6 +12,7 @@ import yaml
 
 from luthier.core.errors import DataError
 from luthier.data.propose import Proposal, propose, render_recipe
+from luthier.data.steps.augment import Augment
 from luthier.data.steps.prepare import Prepare
 from luthier.data.survey import profile
 
@@ -125,6 +126,21 @@ def test_hostile_names_stay_inside_their_comments(tmp_path: Path, write: Write) 
     assert recipe["steps"]["data"]["source"]["answer"] == "label"
     odd = propose(tmp_path / path, shown='we "ird: #1.csv')
     assert _recipe(odd)["steps"]["data"]["source"]["path"] == 'we "ird: #1.csv'
+
+
+def test_more_rows_of_a_rare_class_are_proposed_and_not_switched_on(write: Write, tmp_path: Path) -> None:
+    def text(rare: int) -> str:
+        rows = [{"text": f"question number {n}", "class": "rare" if n < rare else "usual"} for n in range(60)]
+        write("rows.jsonl", rows)
+        return render_recipe(propose(tmp_path / "rows.jsonl"), "mine")
+
+    assert "augment" not in text(30)
+    lines = text(6).splitlines()
+    assert any("The class rare has 6 rows, the most frequent one 54" in line for line in lines)
+    commented = next(line for line in lines if line.startswith("  # more:"))
+    assert "more" not in yaml.safe_load("\n".join(lines))["steps"]
+    switched_on = yaml.safe_load(commented.replace("# ", ""))["more"]
+    assert Augment.model_validate(switched_on).augmenters[0].kind == "balance"
 
 
 def test_what_cannot_be_proposed_says_why(tmp_path: Path, write: Write) -> None:

@@ -20,6 +20,8 @@ from luthier.data.survey import survey
 
 _MOST_NAMED_CLASSES = 30
 _ENOUGH_HELD_OUT = 100
+_RARE = 0.5
+"""A class with less than this share of the most frequent one's rows is rare."""
 
 
 class Proposal(BaseModel):
@@ -203,12 +205,27 @@ def _rest(proposal: Proposal) -> Iterator[str]:
     rules = ", ".join(json.dumps(rule) for rule in proposal.rules)
     yield "  # What might be wrong with the rows, looked at before they are trained on; the report tells."
     yield "  validate: {kind: validate, data: data}"
+    yield from _balancing(proposal.profile)
     yield "  # A small adapter: the base model's weights stay as they are."
     yield "  tune: {kind: tune, data: data, technique: {kind: lora, r: 16}, objective: sft}"
     yield "  # On rows that were not trained on, beside the base model and plain baselines."
     yield f"  report: {{kind: evaluate, data: data, model: tune, metrics: [{', '.join(proposal.metrics)}]}}"
     yield "  # PASS only when the improvement over the base model is clear of chance."
     yield f"  gate: {{kind: gate, report: report, rules: [{rules}]}}"
+
+
+def _balancing(profile: Profile) -> Iterator[str]:
+    """A way to more rows of rare classes, for the user to switch on."""
+    counts = {label: rows for label, rows in profile.answers.items() if label not in profile.spellings}
+    if len(counts) < 2:
+        return
+    rarest, most = min(counts, key=counts.__getitem__), max(counts.values())
+    rows = counts[rarest]
+    if rows >= _RARE * most:
+        return
+    yield f"  # The class {_one_line(rarest)} has {rows} rows, the most frequent one {most}. Made rows may help rare classes:"
+    yield "  # take the sign away from the next line, and let tune and report say `data: more` (docs/howto/augment.md)."
+    yield f"  # more: {{kind: augment, data: data, augmenters: [{{kind: balance, ratio: {_RARE}}}]}}"
 
 
 def _explained(indent: str, key: str, value: Any, why: str | None) -> Iterator[str]:
