@@ -19,7 +19,8 @@ from luthier.flow.report import write_report
 from luthier.flow.trace import trace_example
 from luthier.text.dataset import MADE
 from tests.augmenting import Bench, rows
-from tests.workshop import write_csv
+from tests.workshop import RECIPE as WORKSHOP
+from tests.workshop import small_recipe, write_csv
 
 RECIPE = """\
 luthier: 1
@@ -180,3 +181,16 @@ def test_nothing_kept_is_said(bench: Bench) -> None:
     assert made.summary.rows["train"] == bench.train_rows
     assert "no row was made" in made.notes
     shutil.rmtree(made.artifact.folder)
+
+
+def test_a_tuning_learns_made_rows_and_a_report_compares_on_real_ones(tmp_path: Path) -> None:
+    text = WORKSHOP.replace("  tune:\n", "  more: {kind: augment, data: data, augmenters: [noise]}\n  tune:\n")
+    path = small_recipe(tmp_path, text.replace("data: data\n    ", "data: more\n    "))
+    result = Recipe.load(path).run()
+    made = result["more"].frame("examples/train.parquet").filter(pl.col("meta").str.contains(MADE))
+    learnt = result["tune"].frame("learnt.parquet")
+    assert set(made["id"]) <= set(learnt.filter(pl.col("seen") > 0)["id"])
+    told = trace_example(made["id"][0], path)
+    assert told.learnt
+    assert told.story["made"]
+    assert result["report"].frame("predictions.parquet").height
