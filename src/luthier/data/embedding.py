@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 
     Points = NDArray[np.float64]
 
-DIMENSIONS = 64
+DIMENSIONS = 128
+"""At most; a dimension stands for at least so many texts, so that none stands for a single odd one."""
+TEXTS_A_DIMENSION = 8
 KEPT = 0.2
 """A text of whose length (1 before the SVD) less is kept points nowhere."""
 
@@ -25,7 +27,7 @@ def points(texts: Sequence[str], *, seed: int) -> Points:
     from luthier.data.plain import features
 
     matrix = features(texts)
-    wanted = min(DIMENSIONS, min(matrix.shape) - 1)
+    wanted = min(DIMENSIONS, len(texts) // TEXTS_A_DIMENSION, matrix.shape[1] - 1)
     if wanted < 2:
         return np.asarray(matrix.toarray(), dtype=np.float64)
     found = TruncatedSVD(wanted, random_state=seed % 2**32).fit_transform(matrix)

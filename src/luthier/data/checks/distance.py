@@ -34,7 +34,7 @@ class EmbeddingOutliers(Check):
     state), which also sees that other words mean the same."""
     neighbours: int = Field(default=5, ge=1)
     """How many nearest rows a row is held against."""
-    far: float = Field(default=6.0, gt=0)
+    far: float = Field(default=5.0, gt=0)
     """Modified z-score of that distance from which a row is an outlier."""
     warning: float = Field(default=0.02, ge=0, le=1)
     """Share of rows from which it is a warning."""
