@@ -45,6 +45,8 @@ OPS = st.lists(
             {"kind": "exact_dedup", "conflict": "drop"},
             "near_dedup",
             {"kind": "near_dedup", "action": "flag"},
+            {"kind": "near_dedup", "measure": "edit", "keep": "longest"},
+            "decontaminate",
             "language",
             {"kind": "language", "keep": ["en"], "min_chars": 8},
             {"kind": "pii", "action": "hash"},

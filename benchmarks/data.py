@@ -1,0 +1,277 @@
+"""Preparing 20,000 support documents beside Data-Juicer and datatrove at the like steps, interleaved in one run.
+
+    python benchmarks/data.py [--quick] [--peers FOLDER] [--rows ROWS …] [--only FIGURE …]
+
+Repair of text, language, quality rules, PII patterns, exact and verified near-duplicates, split, books, on one process.
+The corpus is made by `support_corpus.py`. Peers run in virtual environments of their own below `--peers`, named
+`datatrove` and `juicer` (how to make them is printed when they are absent); neither tells languages nor verifies pairs
+here. CPU-seconds and peak memory are those of the whole tree of processes, imports included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "src")]
+
+from benchmarks import support_corpus  # noqa: E402  # the repository must be on the path first
+
+ROWS = 20_000
+STEPS: list[Any] = [
+    "normalise",
+    {"kind": "language", "of": "answer"},
+    {"kind": "quality", "rules": "documents"},
+    "pii",
+    "exact_dedup",
+    "near_dedup",
+]
+PEERS = {"datatrove": "peer_datatrove.py", "juicer": "peer_juicer.py"}
+INSTALL = {
+    "datatrove": "pip install 'datatrove[processing]' spacy orjson",
+    "juicer": "pip install py-data-juicer aiohttp",
+}
+FIGURES = ("cost", "peers", "growth", "processes", "duplicates")
+
+
+class Cost(NamedTuple):
+    """What a process tree took."""
+
+    cpu_s: float
+    wall_s: float
+    peak_mb: float
+    said: str
+
+
+def main() -> None:
+    """Measure what was asked for, print every round, and one JSON line a figure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one round, no 200,000 documents, no peers")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rows", type=int, nargs="+", default=[200_000], help="corpora for `growth`, such as 2000000")
+    parser.add_argument("--peers", type=Path, default=Path(tempfile.gettempdir()) / "luthier-peers")
+    parser.add_argument("--only", nargs="+", choices=FIGURES, default=FIGURES)
+    parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.work:
+        corpus, folder, workers = options.work
+        prepare(Path(corpus), Path(folder), int(workers))
+        return
+    wanted = [name for name in options.only if not (options.quick and name in ("peers", "growth", "processes"))]
+    with tempfile.TemporaryDirectory(dir=os.environ.get("LUTHIER_BENCH_DIR")) as folder:
+        bench = Bench(Path(folder), 1 if options.quick else options.rounds, options.peers)
+        for figure in bench.figures(wanted, options.rows):
+            print(json.dumps(figure), flush=True)
+
+
+def prepare(corpus: Path, folder: Path, workers: int, steps: Sequence[Any] = STEPS) -> None:
+    """What `luthier run` does in its step `data`."""
+    from luthier.core.events import Events
+    from luthier.core.step import Work
+    from luthier.data.pipeline import Options
+    from luthier.data.pipeline import prepare as run
+    from luthier.data.steps.prepare import Prepare
+
+    source = {"kind": "jsonl", "path": str(corpus), "answer": "text"}
+    step = Prepare.model_validate({"source": source, "ops": list(steps), "task": "text"})
+    (folder / "made").mkdir(parents=True)
+    (folder / "scratch").mkdir()
+    events = Events(lambda event: None if event.kind == "progress" else print(event.text)).of("data")
+    work = Work(
+        name="data", inputs={}, folder=folder / "made", scratch=folder / "scratch", base=folder, seed=0, events=events
+    )
+    run(step.source, step.ops, step.split, work, Options(workers=workers, task=step.task))
+
+
+class Bench:
+    """Runs of us and of the peers over corpora of several sizes."""
+
+    def __init__(self, folder: Path, rounds: int, peers: Path) -> None:
+        self.folder = folder
+        self.rounds = rounds
+        self.peers = {name: peers / name / "bin" / "python" for name in PEERS}
+        self._runs = 0
+        self._corpora: dict[int, Path] = {}
+
+    def figures(self, wanted: Sequence[str], sizes: Sequence[int]) -> Iterator[dict[str, Any]]:
+        """All figures that were asked for; ours at 20,000 documents is measured once for all of them."""
+        ours, theirs = self._side_by_side("peers" in wanted)
+        cpu, peak = statistics.median(one.cpu_s for one in ours), max(one.peak_mb for one in ours)
+        if "cost" in wanted:
+            yield _figure("data_cpu_s", cpu, 6, "CPU-s", told=f"{ROWS} documents, rounds {_spread(ours)}")
+            yield _figure("data_peak_mb", peak, 400, "MB")
+        for name, costs in theirs.items():
+            median = statistics.median(one.cpu_s for one in costs)
+            memory = max(one.peak_mb for one in costs)
+            told = f"{median:.1f} CPU-s, {memory:.0f} MB; rounds {_spread(costs)}"
+            yield _figure(f"data_ratio_{name}", median / cpu, 10, "x less CPU", peer=name, told=told)
+        if "growth" in wanted:
+            for size in sizes:
+                yield from self._growth(size, cpu / ROWS)
+        if "processes" in wanted:
+            yield self._processes(max(min(sizes), ROWS))
+        if "duplicates" in wanted:
+            yield from self._duplicates()
+
+    def _side_by_side(self, peers: bool) -> tuple[list[Cost], dict[str, list[Cost]]]:
+        corpus = self.corpus(ROWS)
+        present = [name for name, python in self.peers.items() if peers and python.exists()]
+        for name in self.peers if peers else ():
+            if name not in present:
+                print(f"{name} is not there: python -m venv {self.peers[name].parents[1]}, then {INSTALL[name]}")
+        print(f"\n{ROWS} documents, {corpus.stat().st_size / 1e6:.1f} MB", flush=True)
+        ours: list[Cost] = []
+        theirs: dict[str, list[Cost]] = {name: [] for name in present}
+        for turn in range(self.rounds):
+            ours.append(self.ours(corpus))
+            print(f"  round {turn + 1}: ours {_told(ours[-1])}", flush=True)
+            for name in present:
+                command = [str(self.peers[name]), str(HERE / PEERS[name]), str(corpus), str(self._new())]
+                theirs[name].append(measured(command))
+                print(f"  round {turn + 1}: {name} {_told(theirs[name][-1])}", flush=True)
+        print(ours[0].said.strip(), flush=True)
+        return ours, theirs
+
+    def _growth(self, size: int, per_document: float) -> Iterator[dict[str, Any]]:
+        corpus = self.corpus(size)
+        print(f"\n{size} documents, {corpus.stat().st_size / 1e6:.0f} MB", flush=True)
+        cost = self.ours(corpus)
+        print(f"  ours {_told(cost)}; {cost.said.strip().splitlines()[-1]}", flush=True)
+        told = f"{cost.cpu_s:.1f} CPU-s in all"
+        growth = cost.cpu_s / size / per_document
+        yield _figure(f"data_growth_{size}", growth, 1.1, f"x the CPU of a document among {ROWS}", told=told)
+        yield _figure(f"data_peak_mb_{size}", cost.peak_mb, 400, "MB")
+
+    def _processes(self, size: int) -> dict[str, Any]:
+        corpus = self.corpus(size)
+        print(f"\none process and two, {size} documents", flush=True)
+        ratios = []
+        for turn in range(min(2, self.rounds)):
+            one, two = self.ours(corpus), self.ours(corpus, workers=2)
+            ratios.append(one.wall_s / two.wall_s)
+            print(f"  round {turn + 1}: {_told(one)}, and {_told(two)}: {ratios[-1]:.2f}x", flush=True)
+        return _figure("data_two_processes", statistics.median(ratios), 1.7, "x the speed of one")
+
+    def _duplicates(self) -> Iterator[dict[str, Any]]:
+        """Planted pairs at and above the threshold that both stay, and rows that go without such a twin."""
+        import polars as pl
+
+        corpus = self.folder / "planted.jsonl"
+        support_corpus.write(corpus, ROWS, dirt=False)
+        folder = self._new()
+        prepare(corpus, folder, 1, [{"kind": "near_dedup", "of": "answer"}])
+        events = pl.read_parquet(folder / "made" / "events.parquet").filter(pl.col("operator") == "near_dedup")
+        kept = pl.concat([pl.read_parquet(file) for file in sorted((folder / "made" / "examples").glob("*.parquet"))])
+        line_of = dict(kept.select("id", "line").iter_rows())
+        texts = {number: _pieces(support_corpus.document(number, dirt=False)) for number in range(ROWS)}
+        dropped = {line - 1: line_of[twin] - 1 for line, twin in events.select("line", "twin").iter_rows()}
+        wrong = sum(_jaccard(texts[one], texts[other]) < 0.8 for one, other in dropped.items())
+        plans = ((number, support_corpus.plan(number).of) for number in range(ROWS))
+        pairs = [(one, of) for one, of in plans if of is not None and _jaccard(texts[one], texts[of]) >= 0.8]
+        missed = sum(one not in dropped and other not in dropped for one, other in pairs)
+        print(f"\n{len(pairs)} planted pairs from 0.8 on, {len(dropped)} rows dropped", flush=True)
+        yield _figure("duplicates_missed", missed, 0, f"of {len(pairs)} planted pairs")
+        yield _figure("duplicates_wrong", wrong, 0, f"of {len(dropped)} dropped rows")
+
+    def ours(self, corpus: Path, workers: int = 1) -> Cost:
+        """One run of ours in a process of its own."""
+        return measured([sys.executable, __file__, "--work", str(corpus), str(self._new()), str(workers)])
+
+    def corpus(self, rows: int) -> Path:
+        """The corpus of so many documents."""
+        if rows not in self._corpora:
+            self._corpora[rows] = self.folder / f"corpus{rows}.jsonl"
+            support_corpus.write(self._corpora[rows], rows)
+        return self._corpora[rows]
+
+    def _new(self) -> Path:
+        self._runs += 1
+        place = self.folder / f"run{self._runs}"
+        place.mkdir()
+        return place
+
+
+def measured(command: Sequence[str]) -> Cost:
+    """Run a command on one thread a process; CPU and memory of it and of all its children."""
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS"), "1")
+    environment = {**os.environ, **threads, "LUTHIER_PII_KEY": "bench", "PYTHONHASHSEED": "0"}
+    started = time.perf_counter()
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = subprocess.Popen(command, stdout=out, stderr=err, env=environment)
+        peak = _Peak(process.pid)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        wall = time.perf_counter() - started
+        peak_mb = max(peak.close(), usage.ru_maxrss / 1024)
+        out.seek(0)
+        err.seek(0)
+        if process.returncode:
+            sys.exit(f"{' '.join(command)} failed:\n{err.read()[-3000:]}")
+        return Cost(usage.ru_utime + usage.ru_stime, wall, peak_mb, out.read())
+
+
+class _Peak:
+    """Looks at the memory of a process tree twenty times a second."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._done = threading.Event()
+        self._peak = 0
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.05):
+            try:
+                root = psutil.Process(self._pid)
+                tree = [root, *root.children(recursive=True)]
+                self._peak = max(self._peak, sum(process.memory_info().rss for process in tree))
+            except psutil.NoSuchProcess:
+                continue
+
+    def close(self) -> float:
+        """The peak in MB."""
+        self._done.set()
+        self._thread.join()
+        return self._peak / 2**20
+
+
+def _pieces(text: str) -> set[str]:
+    text = " ".join(text.casefold().split())
+    return {text[at : at + 5] for at in range(len(text) - 4)} or {text}
+
+
+def _jaccard(one: set[str], two: set[str]) -> float:
+    shared = len(one & two)
+    return shared / (len(one) + len(two) - shared)
+
+
+def _told(cost: Cost) -> str:
+    return f"{cost.cpu_s:.1f} CPU-s, {cost.wall_s:.1f} s, {cost.peak_mb:.0f} MB"
+
+
+def _spread(costs: Sequence[Cost]) -> str:
+    return f"{min(one.cpu_s for one in costs):.1f} to {max(one.cpu_s for one in costs):.1f}"
+
+
+def _figure(name: str, value: float, goal: float, unit: str, **more: str) -> dict[str, Any]:
+    device = f"{os.cpu_count()} CPU cores, {platform.machine()}, {platform.system()}"
+    return {"figure": name, "value": round(value, 3), "goal": goal, "unit": unit, **more, "device": device}
+
+
+if __name__ == "__main__":
+    main()
