@@ -35,7 +35,7 @@ ROWS = 20_000
 STEPS: list[Any] = [
     "normalise",
     {"kind": "language", "of": "answer"},
-    {"kind": "quality", "rules": "documents"},
+    {"kind": "quality", "rules": "gopher"},
     "pii",
     "exact_dedup",
     "near_dedup",

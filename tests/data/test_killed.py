@@ -25,7 +25,7 @@ steps:
   data:
     kind: prepare
     source: {kind: jsonl, path: corpus.jsonl, answer: text}
-    ops: [normalise, language, quality, pii, exact_dedup, near_dedup, length, decontaminate]
+    ops: [normalise, quality, exact_dedup, near_dedup, language, pii, decontaminate]
     split: {test: 0.1}
     task: text
 """
@@ -79,4 +79,3 @@ def test_killed_at_any_moment(tmp_path: Path, kills: int) -> None:
     process.communicate(timeout=300)
     assert process.returncode == 0
     assert _made(victim) == wanted
-    assert not list((victim / ".luthier" / "work").glob("*/scratch/passes/*"))

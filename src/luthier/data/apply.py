@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from luthier.core.digest import digest_of
@@ -112,10 +112,9 @@ def spliced(text: str, edits: Sequence[Edit]) -> str:
 
 def shown(text: str, changed: str, edits: Sequence[Edit], guards: Sequence[Operator]) -> list[tuple[str, str]]:
     """What events may show of each edit: what touches a secret, before or after, is replaced by its keyed hash."""
-    if all(edit.hidden is not None for edit in edits):
-        return [(edit.hidden or "", edit.after) for edit in edits]
-    before = [secret for guard in guards for secret in guard.secrets(text)]
-    after = [secret for guard in guards for secret in guard.secrets(changed)]
+    bare = [edit for edit in edits if edit.hidden is None]
+    before = _secrets(text, guards) if _tells(edit.before for edit in bare) else []
+    after = _secrets(changed, guards) if _tells(edit.after for edit in bare) else []
     found: list[tuple[str, str]] = []
     moved = 0
     for edit in edits:
@@ -124,6 +123,15 @@ def shown(text: str, changed: str, edits: Sequence[Edit], guards: Sequence[Opera
         old = edit.hidden if edit.hidden is not None else _veiled(edit.before, edit.start, before)
         found.append((old, _veiled(edit.after, start, after)))
     return found
+
+
+def _tells(spans: Iterable[str]) -> bool:
+    """Whether any of these holds a letter or digit: nothing else can give a secret away."""
+    return any(any(map(str.isalnum, span)) for span in spans)
+
+
+def _secrets(text: str, guards: Sequence[Operator]) -> list[Secret]:
+    return [secret for guard in guards for secret in guard.secrets(text)]
 
 
 def _veiled(text: str, start: int, secrets: Sequence[Secret]) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from luthier.data.pieces import Flat
+from luthier.data.pieces import Flat, distinct
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,6 +29,9 @@ _WIDEST = 24
 _CROWD = 12
 """A bucket with more rows is settled row by row instead of pair by pair."""
 _MERGED_BANDS = 16
+_KEY_BYTES = 64 << 20
+"""Keys of several bands are made together, as far as they fit."""
+_BLOCK = 1 << 14
 
 
 class Bands(NamedTuple):
@@ -103,24 +106,43 @@ def proposed(signatures: NDArray[np.uint8], chosen: Bands) -> tuple[NDArray[np.i
     """Pairs (pairs, 2) of rows that share a band and enough columns, the lower first; and large buckets apart."""
     if len(signatures) < 2:
         return np.zeros((0, 2), dtype=np.int64), _joined([])
-    columns = np.ascontiguousarray(signatures.T)  # (PERMUTATIONS, rows)
-    count = np.int64(len(signatures))
+    count = len(signatures)
     pairs = np.zeros(0, dtype=np.int64)
-    waiting: list[NDArray[np.int64]] = []
     crowds: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
     buckets = 0
-    for number, band in enumerate(chosen.columns, start=1):
-        keys = sorted_keys(columns[band])
-        crowd, run = _crowd(keys)
-        if len(crowd):
-            crowds.append((crowd, run + buckets))
-            buckets += int(run[-1]) + 1
-        waiting += [one * count + two for one, two in _neighbours(keys)]
-        if number % _MERGED_BANDS == 0 or number == len(chosen.columns):
-            pairs = np.unique(np.concatenate([pairs, *waiting]))
-            waiting.clear()
+    together = max(1, min(_MERGED_BANDS, _KEY_BYTES // (8 * count)))
+    for start in range(0, len(chosen.columns), together):
+        waiting = [pairs]
+        for band in _keys(signatures, chosen.columns[start : start + together]):
+            keys = _shared(band)
+            crowd, run = _crowd(keys)
+            if len(crowd):
+                crowds.append((crowd, run + buckets))
+                buckets += int(run[-1]) + 1
+            waiting += [one * count + two for one, two in _neighbours(keys)]
+        pairs = distinct(np.concatenate(waiting))
     both = np.stack(np.divmod(pairs, count), axis=1)
     return both[_alike(signatures, both) >= chosen.at_least], _joined(crowds)
+
+
+def _keys(signatures: NDArray[np.uint8], columns: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """(bands, rows): the keys of some bands, from signatures that are read block by block."""
+    found = np.empty((len(columns), len(signatures)), dtype=np.uint64)
+    for start in range(0, len(signatures), _BLOCK):
+        block = np.ascontiguousarray(signatures[start : start + _BLOCK].T)
+        for place, band in enumerate(columns):
+            found[place, start : start + _BLOCK] = band_keys(block[band])
+    return found
+
+
+def _shared(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Sorted keys with places of rows whose band may be that of another row: most are alone, and are not sorted."""
+    bits = min(22, len(keys).bit_length() + 3)
+    bins = (keys >> np.uint64(64 - bits)).astype(np.int64)
+    at = np.flatnonzero((np.bincount(bins, minlength=1 << bits) > 1)[bins])
+    found = keys[at] | at.astype(np.uint64)
+    found.sort()
+    return found
 
 
 def sorted_keys(band: NDArray[np.uint8]) -> NDArray[np.uint64]:
@@ -147,7 +169,7 @@ def band_keys(band: NDArray[np.uint8]) -> NDArray[np.uint64]:
 def _runs(keys: NDArray[np.uint64]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
     """The bucket's hash of each sorted key, and where buckets begin (and end)."""
     high = (keys >> np.uint64(32)).astype(np.uint32)
-    edges = np.flatnonzero(np.concatenate([[True], high[1:] != high[:-1], [True]]))
+    edges = np.flatnonzero(np.concatenate([[True], high[1:] != high[:-1], [True]])[: len(high) + 1])
     return high, edges
 
 

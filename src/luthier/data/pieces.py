@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from luthier.data.text_keys import digest8, words
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+Whole = TypeVar("Whole", np.uint64, np.int64)
 Unit = Literal["char", "word"]
 _END = "\x03"
 """What padding is made of: a character that no normal form holds."""
@@ -67,19 +68,18 @@ def _word_runs(texts: Sequence[str], size: int) -> Flat:
 
 def _char_runs(texts: Sequence[str], size: int) -> Flat:
     """A polynomial in wrapping 64-bit arithmetic over the characters of all texts at once, then mixed."""
-    codes = _codes("".join(texts))
+    if not texts:
+        return Flat(np.zeros(0, np.uint64), np.zeros(1, np.int64))
     lengths = np.fromiter(map(len, texts), np.int64, len(texts))
-    ends = np.cumsum(lengths)
-    counts = np.maximum(lengths - size + 1, 1)
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    short = np.flatnonzero(lengths < size)
-    if len(codes) < size:
-        hashes = np.zeros(len(texts), np.uint64)
-    else:
-        rolled = _rolled(codes, size)
-        starts = np.minimum(np.repeat(ends - lengths - offsets[:-1], counts) + np.arange(offsets[-1]), len(rolled) - 1)
-        hashes = rolled[starts]
-    for place in short.tolist():
+    filled = np.maximum(lengths, size)
+    ends = np.cumsum(filled)
+    rolled = _rolled(_codes("".join([text.ljust(size, _END) for text in texts])), size)
+    inside = np.ones(len(rolled), dtype=bool)
+    for back in range(1, size):  # what begins so shortly before the end of a text reaches into the next
+        inside[ends[:-1] - back] = False
+    hashes = rolled[inside]
+    offsets = np.concatenate([[0], np.cumsum(filled - size + 1)]).astype(np.int64)
+    for place in np.flatnonzero(lengths < size).tolist():
         hashes[offsets[place]] = digest8(texts[place])
     return Flat(hashes, offsets)
 
@@ -93,11 +93,11 @@ def _codes(text: str) -> NDArray[np.uint64]:
 def _rolled(codes: NDArray[np.uint64], size: int) -> NDArray[np.uint64]:
     """A hash of every run of `size` codes."""
     count = len(codes) - size + 1
-    total = np.zeros(count, dtype=np.uint64)
-    for offset in range(size):
+    codes += np.uint64(1)
+    total = codes[:count].copy()
+    for offset in range(1, size):
         total *= np.uint64(0x9E3779B97F4A7C15)
         total += codes[offset : offset + count]
-        total += np.uint64(1)
     return _mixed(total)
 
 
@@ -121,9 +121,9 @@ def _numbered(flat: Flat) -> NDArray[np.uint64]:
     return found
 
 
-def distinct(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Each hash once, sorted."""
-    found: NDArray[np.uint64] = np.sort(hashes)
+def distinct(hashes: NDArray[Whole]) -> NDArray[Whole]:
+    """Each number once, sorted: for short arrays quicker than `np.unique`."""
+    found: NDArray[Whole] = np.sort(hashes)
     new = np.concatenate([[True], found[1:] != found[:-1]])[: len(found)]
     return np.extract(new, found)
 

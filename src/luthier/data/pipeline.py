@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,9 +113,9 @@ class _Left:
 
     def __init__(self) -> None:
         self.answers = Answers()
-        self.usable: list[bool] = []
-        self._prompts: list[int] = []
-        self._groups: list[int] = []
+        self.usable = bytearray()
+        self._prompts = array("Q")
+        self._groups = array("Q")
 
     @classmethod
     def scan(cls, spill: Spill, split: Split, books: Books, events: EventWriter) -> _Left:
@@ -145,12 +146,13 @@ class _Left:
     def keys(self, task: Task) -> Keys:
         """What the split goes by."""
         labels = np.array(self.answers.of_rows, dtype=np.int32) if task == "label" else None
-        return Keys(np.array(self._prompts, np.uint64), np.array(self._groups, np.uint64), labels)
+        prompts, groups = (np.frombuffer(keys, dtype=np.uint64) for keys in (self._prompts, self._groups))
+        return Keys(prompts, groups, labels)
 
     def splits(self, assigned: Assigned) -> NDArray[np.int8]:
         """The split of every row of the spill; unusable rows are not taken."""
         found = np.full(len(self.usable), NAMES.index(NOT_TAKEN), dtype=np.int8)
-        found[np.array(self.usable)] = assigned.splits
+        found[np.frombuffer(self.usable, dtype=bool)] = assigned.splits
         return found
 
 
@@ -190,7 +192,7 @@ def _check_train(splits: NDArray[np.int8], notes: Sequence[str]) -> None:
 def _drop_not_taken(spill: Spill, left: _Left, assigned: Assigned, books: Books, events: EventWriter) -> None:
     """List the rows that the split did not ask for."""
     taken = left.splits(assigned)
-    usable = np.array(left.usable)
+    usable = np.frombuffer(left.usable, dtype=bool)
     at = 0
     for table in spill.batches():
         wanted = np.flatnonzero(

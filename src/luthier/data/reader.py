@@ -11,6 +11,7 @@ from luthier.data.apply import Numbered, drop_event, place_id
 from luthier.data.mapping import Own, Parts
 from luthier.data.operator import Drop
 from luthier.data.row import Batch, Broken, Record, Row
+from luthier.data.seen import Seen
 from luthier.data.source import Source
 from luthier.data.stage import Fed
 from luthier.data.tables import Event
@@ -26,7 +27,7 @@ class Reader:
         self._base = base
         self._say = say
         self._batch_rows = batch_rows
-        self._seen: dict[int, int] = {}
+        self._seen = Seen()
         self._keys: dict[int, int] = {}
         self.kind = source.kind
         self.rows = 0
@@ -85,8 +86,7 @@ class Reader:
         """The digest of the content; a later row with the same content gets its own."""
         found = example_id(parts.messages, None, parts.meta)
         number = int(found, 16)
-        before = self._seen.get(number, 0)
-        self._seen[number] = before + 1
+        before = self._seen.count(number)
         return example_id(parts.messages, None, parts.meta, before) if before else found
 
     def _repeated_key(self, record: Record, parts: Parts) -> Broken | None:

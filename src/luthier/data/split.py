@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -98,27 +98,23 @@ def assign(split: Split, keys: Keys, seed: int) -> Assigned:
 
 def _units(keys: Keys) -> NDArray[np.int64]:
     """The unit of each row, as the place of its first row: joined by equal prompts and by equal groups."""
-    parent = np.arange(len(keys.prompts), dtype=np.int64)
-    _join(parent, keys.prompts, np.ones(len(parent), dtype=bool))
-    if keys.groups.any():
-        _join(parent, keys.groups, keys.groups != 0)
-    return np.array([_root(parent, row) for row in range(len(parent))], dtype=np.int64)
+    rows = np.arange(len(keys.prompts), dtype=np.int64)
+    firsts = _firsts(keys.prompts)
+    if not keys.groups.any():
+        return firsts
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    grouped = np.flatnonzero(keys.groups)
+    ends = np.concatenate([firsts, grouped[_firsts(keys.groups[grouped])]])
+    links = coo_array((np.ones(len(ends), bool), (np.concatenate([rows, grouped]), ends)), shape=(len(rows), len(rows)))
+    return _firsts(connected_components(links, directed=False)[1])
 
 
-def _join(parent: NDArray[np.int64], key: NDArray[np.uint64], counted: NDArray[np.bool_]) -> None:
-    first: dict[int, int] = {}
-    for row in np.flatnonzero(counted).tolist():
-        other = first.setdefault(int(key[row]), row)
-        if other != row:
-            one, two = _root(parent, other), _root(parent, row)
-            parent[max(one, two)] = min(one, two)
-
-
-def _root(parent: NDArray[np.int64], row: int) -> int:
-    while parent[row] != row:
-        parent[row] = parent[parent[row]]
-        row = int(parent[row])
-    return row
+def _firsts(keys: NDArray[Any]) -> NDArray[np.int64]:
+    """For each key the place where it stands first."""
+    _, first, number = np.unique(keys, return_index=True, return_inverse=True)
+    return np.asarray(first[number], dtype=np.int64)
 
 
 def _places(keys: Keys, units: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
@@ -128,7 +124,8 @@ def _places(keys: Keys, units: NDArray[np.int64], seed: int) -> NDArray[np.float
     grouped = keys.groups != 0
     chosen = np.where(grouped, keys.groups, keys.prompts)
     salt = seed.to_bytes(8, "little", signed=True)
-    hashes = np.array([xxhash.xxh3_64_intdigest(int(key).to_bytes(8, "little") + salt) for key in chosen], np.uint64)
+    each = (xxhash.xxh3_64_intdigest(int(key).to_bytes(8, "little") + salt) for key in chosen)
+    hashes = np.fromiter(each, np.uint64, len(chosen))
     least = np.full(len(units), np.iinfo(np.uint64).max, dtype=np.uint64)
     by_group = np.zeros(len(units), dtype=bool)
     np.logical_or.at(by_group, units, grouped)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import json
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -170,6 +171,7 @@ class Spill:
         self.schema = schema
         self._starts = starts
         self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        self._batch = lru_cache(maxsize=256)(self._reader.get_batch)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """All batches in order."""
@@ -192,7 +194,7 @@ class Spill:
 
     def _find(self, place: int) -> tuple[pa.RecordBatch, int]:
         index = bisect.bisect_right(self._starts, place) - 1
-        return self._reader.get_batch(index), place - self._starts[index]
+        return self._batch(index), place - self._starts[index]
 
 
 class TableWriter:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 
 import xxhash
 
@@ -12,6 +13,10 @@ from luthier.data.row import Row
 
 def normal(text: str) -> str:
     """A text without its dress: compatibility forms, case and white space do not count."""
+    return _remembered(text) if len(text) <= _REMEMBERED_CHARS else _normal(text)
+
+
+def _normal(text: str) -> str:
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
     return " ".join(text.casefold().split())
@@ -33,6 +38,11 @@ def words(text: str) -> list[str]:
 def prompt_key(row: Row) -> str:
     """The normal form of what stands before the answer; of the text itself when nothing stands before it."""
     return normal(row.prompt) or normal(row.answer)
+
+
+_REMEMBERED_CHARS = 4096
+_remembered = lru_cache(maxsize=2048)(_normal)
+"""Operators that stand side by side ask for the same texts."""
 
 
 def digest8(text: str) -> int:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
+from pydantic import model_validator
 
+from luthier.data.keep import Keep, check, preferences, ranks
 from luthier.data.operator import Column, Corpus, Drop, Outcome, Reads, SetOperator, Suggestion
 from luthier.data.row import Row
 from luthier.data.text_keys import digest16, normal, prompt_key
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class ExactDedup(SetOperator):
-    """Keep the first of rows that are equal but for case, white space and compatibility forms.
+    """Keep one of rows that are equal but for case, white space and compatibility forms.
 
     Rows with one prompt and several answers are flagged (`conflict`), and dropped when asked.
     """
@@ -29,31 +32,41 @@ class ExactDedup(SetOperator):
     writes: ClassVar[dict[str, Column]] = {"conflict": "flag", "copies": "count"}
 
     of: Literal["row", "prompt"] = "row"
-    """Equal when prompt and answer are, or when the prompt is (the first answer stays)."""
+    """Equal when prompt and answer are, or when the prompt is (one answer stays)."""
     conflict: Literal["keep", "drop"] = "keep"
     """What becomes of all rows of a prompt that has several answers, as wrong labels have."""
+    keep: Keep = "first"
+    """Which copy stays: the `first` or `last` in the source, the `longest`, the `newest` or `best` by a column."""
+    by: str | None = None
+    """The column with the date (`newest`) or the number (`best`)."""
+
+    @model_validator(mode="after")
+    def _rule_is_whole(self) -> ExactDedup:
+        check(self.keep, self.by)
+        return self
 
     def sketch(self, rows: Sequence[Row]) -> list[bytes]:
-        """Digests of the prompt, and of prompt and answer."""
+        """Digests of the prompt, and of prompt and answer, and what the row is preferred by."""
         found: list[bytes] = []
-        for row in rows:
+        for row, preferred in zip(rows, preferences(rows, self.keep, self.by), strict=True):
             prompt = prompt_key(row)
-            found.append(digest16(prompt) + digest16(f"{prompt}\x1f{normal(row.answer)}"))
+            whole = digest16(f"{prompt}\x1f{normal(row.answer)}")
+            found.append(digest16(prompt) + whole + struct.pack("<d", preferred))
         return found
 
     def settle(self, corpus: Corpus) -> Outcome:
         """Find equal rows and contested prompts."""
-        prompts, wholes = _numbered(corpus.sketches[:, :16]), _numbered(corpus.sketches[:, 16:])
+        prompts, wholes = _numbered(corpus.sketches[:, :16]), _numbered(corpus.sketches[:, 16:32])
         contested = _contested(prompts, wholes)
         keys = wholes if self.of == "row" else prompts
-        first: dict[int, int] = {}
+        stays = _staying(keys, ranks(_preferred(corpus)))
         outcome = Outcome()
-        for place, key in enumerate(keys.tolist()):
-            stays = first.setdefault(key, place)
+        going = (stays != np.arange(len(stays))) | (contested & (self.conflict == "drop"))
+        for place in np.flatnonzero(going).tolist():
             if self.conflict == "drop" and contested[place]:
                 outcome.drops[place] = Drop("conflicting answers")
-            elif stays != place:
-                outcome.drops[place] = Drop("exact duplicate", twin=corpus.id(stays), similarity=1.0)
+            else:
+                outcome.drops[place] = Drop("exact duplicate", twin=corpus.id(int(stays[place])), similarity=1.0)
         copies = np.bincount(keys)[keys] if len(keys) else keys
         outcome.attributes.update(conflict=contested.tolist(), copies=copies.tolist())
         if contested.any():
@@ -76,6 +89,17 @@ class ExactDedup(SetOperator):
             more = f"; {profile.conflicts} share a prompt and not the answer (`conflict: drop` leaves them out)"
             return Suggestion({}, why + (more if profile.conflicts else ""))
         return Suggestion({}, "a copy in both training and test would spoil the measure; none was seen so far")
+
+
+def _preferred(corpus: Corpus) -> NDArray[np.float64]:
+    return np.ascontiguousarray(corpus.sketches[:, 32:]).view(np.float64).reshape(-1)
+
+
+def _staying(keys: NDArray[np.int64], ranks: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each row, the row with the same key that stays."""
+    order = np.lexsort((ranks, keys))
+    best = order[np.searchsorted(keys[order], np.arange(keys.max() + 1))] if len(keys) else order
+    return best[keys]
 
 
 def _numbered(digests: NDArray[np.uint8]) -> NDArray[np.int64]:

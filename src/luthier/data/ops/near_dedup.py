@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _EDIT_PIECE: dict[Unit, int] = {"char": 3, "word": 1}
 """Pieces that one edit breaks at most."""
 _LEAST_EDIT = 0.8
+_AT_ONCE = 64
+"""Texts whose pieces are hashed together: they should fit the processor's cache."""
 _DIGITS = 6
 """Similarities are told with so many digits."""
 
@@ -79,7 +81,8 @@ class NearDedup(SetOperator):
         found = np.empty(len(rows), dtype=_SKETCH)
         found["preferred"] = preferred
         found["text"] = np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2)
-        found["signature"] = signatures(self.pieces(texts))
+        for start in range(0, len(rows), _AT_ONCE):
+            found["signature"][start : start + _AT_ONCE] = signatures(self.pieces(texts[start : start + _AT_ONCE]))
         whole = found.tobytes()
         return [whole[at : at + _SKETCH.itemsize] for at in range(0, len(whole), _SKETCH.itemsize)]
 
