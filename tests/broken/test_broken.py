@@ -19,7 +19,16 @@ from filelock import FileLock
 
 from luthier.cli.app import run_command
 from luthier.core.store import Store
-from tests.broken import data_cases, door_cases, model_cases, reference_cases, score_cases, settings_cases, yaml_cases
+from tests.broken import (
+    data_cases,
+    door_cases,
+    label_cases,
+    model_cases,
+    reference_cases,
+    score_cases,
+    settings_cases,
+    yaml_cases,
+)
 from tests.broken.case import Case
 from tests.workshop import RECIPE, small_recipe
 
@@ -28,6 +37,7 @@ BY_KIND = {
     "settings": settings_cases.CASES,
     "references": reference_cases.CASES,
     "data": data_cases.CASES,
+    "labels": label_cases.CASES,
     "models": model_cases.CASES,
     "scores": score_cases.CASES,
     "doors": door_cases.CASES,

@@ -216,6 +216,27 @@ def test_argilla_flat_as_datasets_has_it(tmp_path: Path) -> None:
     assert broken[0].left_out
 
 
+def test_argilla_as_a_datasets_folder(tmp_path: Path) -> None:
+    """What `records.to_datasets().save_to_disk` leaves: Arrow, and JSON that holds no records."""
+    import datasets
+
+    columns = {
+        "id": ["a1", "a2"],
+        "text": ["Came", "Waiting"],
+        "label.responses": [["good", "good"], ["bad"]],
+        "label.responses.users": [["u-1", "u-2"], ["u-1"]],
+        "label.responses.status": [["submitted", "submitted"], ["submitted"]],
+    }
+    datasets.Dataset.from_dict(columns).save_to_disk(tmp_path / "saved")
+    records, _, said = read(tmp_path, path="saved")
+    assert [(one.values["item"], one.values["label"], one.line) for one in records] == [
+        ("a1", "good", 1),
+        ("a2", "bad", 2),
+    ]
+    assert [one["annotator"] for one in records[0].values["judgments"]] == ["u-1", "u-2"]
+    assert any(note.endswith("read as Argilla records") for note in said)
+
+
 def test_argilla_feedback_records_of_the_first_version(write: Write, tmp_path: Path) -> None:
     rows = [
         {
@@ -357,8 +378,6 @@ def test_what_was_given_out_comes_back_with_its_ids(form: str, make: Make, write
     rows = [{"text": f"text {n}", "label": "ab"[n % 2], "page": {"n": n}, "judgments": judgments} for n in range(8)]
     before = make(source={"kind": "jsonl", "path": write("t.jsonl", rows)}, split={"test": 0}).artifact
     export(before, tmp_path / "out", form)
-    for extra in ("settings.json", "labels.json"):
-        (tmp_path / "out" / extra).unlink(missing_ok=True)
     again = make(source={"kind": "labels", "path": "out"}, split={"test": 0}, task="text")
     old = {row["id"]: row for row in pl.read_parquet(before.path("examples/train.parquet")).iter_rows(named=True)}
     for row in again.all().iter_rows(named=True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from luthier.core.component import members
@@ -14,15 +13,10 @@ from luthier.data.label_format import LabelFormat, Say
 from luthier.data.recognise import source_of
 from luthier.data.row import Broken, Record
 
-ENDINGS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".pq")
+ENDINGS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".pq", ".arrow")
+BOOKS = frozenset({"dataset_dict.json", "dataset_info.json", "state.json", "settings.json", "labels.json"})
+"""Files beside judgments that hold none: of a `datasets` folder, and of our own exports."""
 _LOOKED_AT = 20
-
-
-class Named(NamedTuple):
-    """A file, and how the recipe names it."""
-
-    path: Path
-    name: str
 
 
 class Placed(NamedTuple):
@@ -32,25 +26,10 @@ class Placed(NamedTuple):
     found: Item | Broken
 
 
-def files(place: Path, name: str) -> list[Named]:
-    """The file, or all files of the folder that can be read, in order of their names."""
-    if not place.is_dir():
-        return [Named(place, name)]
-    found = sorted(path for path in place.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
-    if not found:
-        remedy = f"known endings: {', '.join(ENDINGS)}"
-        raise DataError("holds no file that can be read", where=Where(file=name), remedy=remedy)
-    for path in found:
-        if not path.resolve().is_relative_to(place.resolve()):
-            raise DataError("leads out of the folder", where=Where(file=str(path)), remedy="copy the file into it")
-    return [Named(path, f"{name.rstrip('/')}/{path.relative_to(place).as_posix()}") for path in found]
-
-
-def items(file: Named, asked: LabelFormat | None, say: Say) -> Iterator[Placed]:
+def items(file: File, asked: LabelFormat | None, say: Say) -> Iterator[Placed]:
     """The items of one file, in its order, in the format that was asked for or that its rows show."""
     records: list[Record] = []
-    here = File(file.path, file.name)
-    for found in source_of(here).read_file(here, say):
+    for found in source_of(file).read_file(file, say):
         if isinstance(found, Broken):
             yield Placed(file.name, found)
         else:
@@ -59,7 +38,7 @@ def items(file: Named, asked: LabelFormat | None, say: Say) -> Iterator[Placed]:
         yield from (Placed(file.name, one) for one in _format(records, file, asked, say).items(records, file.name, say))
 
 
-def _format(records: Sequence[Record], file: Named, asked: LabelFormat | None, say: Say) -> LabelFormat:
+def _format(records: Sequence[Record], file: File, asked: LabelFormat | None, say: Say) -> LabelFormat:
     if asked is not None:
         return asked
     rows = [record.values for record in records[:_LOOKED_AT]]

@@ -6,27 +6,27 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from luthier.core.digest import file_digest, files_digest
 from luthier.core.errors import DataError, Where, did_you_mean
-from luthier.core.paths import PathText, locate
 from luthier.data.adjudicator import Adjudicator, Verdicts
 from luthier.data.adjudicators.majority import Majority
+from luthier.data.formats.file import File
 from luthier.data.label.judgment import JUDGMENTS, Item, annotators_of, last_words, merged, table
-from luthier.data.label.reading import files, items
+from luthier.data.label.reading import BOOKS, ENDINGS, items
 from luthier.data.label_format import LabelFormat
 from luthier.data.layouts import TEXT_NAMES, Layout
 from luthier.data.mapping import Mapping, columns_of, decide
+from luthier.data.recognise import source_of
 from luthier.data.row import Broken, Record
-from luthier.data.source import Say, Source
+from luthier.data.source import FileSource, Say
 
 DECIDED = "label"
 """The column with what was decided."""
 _ID = re.compile(r"[0-9a-f]{16}")
 
 
-class Labels(Source):
+class Labels(FileSource):
     """What annotators judged, from Label Studio, Argilla, Doccano or a plain table, with one label for each item.
 
     The format is recognised. Every row keeps all judgments with annotator and time in `meta.judgments`; items without
@@ -34,8 +34,7 @@ class Labels(Source):
     """
 
     kind: Literal["labels"] = "labels"
-    path: PathText
-    """The file, or a folder of files, such as one for each annotator; a relative path starts at the recipe's folder."""
+    endings: ClassVar[tuple[str, ...]] = ENDINGS
     format: LabelFormat | None = None
     """The format; left out, it is recognised."""
     question: str | None = None
@@ -71,7 +70,7 @@ class Labels(Source):
         broken: list[Broken] = []
         given: list[Item] = []
         where: dict[str, str] = {}
-        for file in files(locate(self.path, base), self.path):
+        for file in self.files(base):
             for name, found in items(file, self.format, say):
                 if isinstance(found, Broken):
                     broken.append(found)
@@ -108,17 +107,13 @@ class Labels(Source):
         layout = Layout(prompt, self.answer if prompt else None, self.messages, self.system_column, self.tools, note)
         return decide(layout, rows, good[0].file, system=self.system, group=self.group, key=self.id)
 
-    def fingerprint(self, base: Path) -> str | None:
-        """A digest of the file, or of the folder's files; None when there is none."""
-        place = locate(self.path, base)
-        if place.is_dir():
-            return files_digest([file.path for file in files(place, self.path)], place)
-        return file_digest(place) if place.is_file() else None
+    def read_file(self, file: File, say: Say) -> Iterator[Record | Broken]:
+        """Yield the rows of one file as they stand, before anything is decided."""
+        return source_of(file).read_file(file, say)
 
-    def size(self, base: Path) -> int | None:
-        """The bytes of all files."""
-        place = locate(self.path, base)
-        return sum(file.path.stat().st_size for file in files(place, self.path)) if place.exists() else None
+    def files(self, base: Path) -> list[File]:
+        """The files that hold judgments: one, or all of a folder, such as one for each annotator."""
+        return [file for file in super().files(base) if file.path.name not in BOOKS]
 
 
 @dataclass(frozen=True)
