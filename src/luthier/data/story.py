@@ -27,7 +27,10 @@ def story(artifact: Artifact, example_id: str) -> dict[str, Any]:
     events = _events(artifact, found)
     dropped = next((event for event in events if event["action"] == "drop"), None)
     example = _example(artifact, found)
-    origin = example.pop("origin", None) or {"source": _source(artifact), **events[0]["origin"]}
+    origin = example.pop("origin", None) or {
+        "source": _source(artifact) or events[0]["operator"],
+        **events[0]["origin"],
+    }
     shown = [{key: event[key] for key in _EVENT_KEYS} for event in events]
     return {
         "id": found,

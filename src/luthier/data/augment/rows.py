@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -41,7 +42,7 @@ class Rows:
             for table in tables(artifact, split):
                 writer.write(_numbered(table, writer.rows, writer.schema))
                 ids += table.column("id").to_pylist()
-                classes += [label for label in table.column("label").to_pylist() if label is not None]
+                classes += [sys.intern(label) for label in table.column("label").to_pylist() if label is not None]
         rows = cls(writer.close(), ids, classes)
         rows.made = {at for at, row in enumerate(rows.rows()) if MADE in row.meta}
         return rows

@@ -7,15 +7,19 @@ or part of the file comes before the others. So a limit that is reached early cu
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import floor
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import xxhash
 
 from luthier.data.augment.rows import Rows
 from luthier.data.augmenter import Augmenter, Wish
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 class Asked(NamedTuple):
@@ -51,18 +55,41 @@ def seed_of(seed: int, name: str, row: str, copy: int) -> int:
 
 def in_order(augmenters: Sequence[Named], train: Rows, seed: int) -> Iterator[Asked]:
     """All wishes, the first copies of all rows before the second ones; a made row is no parent."""
-    real = [place for place in range(len(train)) if place not in train.made]
     limits = [one.augmenter.limits(train.labels) for one in augmenters]
+    able = [_able(train, own) for own in limits]
     for copy in range(max((one.augmenter.copies for one in augmenters), default=0)):
-        able = [
-            (seed_of(seed, one.name, train.ids[place], copy), number, place)
-            for number, one in enumerate(augmenters)
-            if copy < one.augmenter.copies
-            for place in real
-            if limits[number] is None or (limits[number] or {}).get(train.classes[place], 0)
-        ]
-        for own, number, place in sorted(able):
+        for own, number, place in _shuffled(augmenters, train, able, seed, copy):
             yield Asked(number, Wish(train.row(place), copy, own), train.label(place))
+
+
+def _able(train: Rows, limits: Mapping[str, int] | None) -> NDArray[np.int64]:
+    """Places of the real rows of which an augmenter may make others."""
+    wanted = (
+        place
+        for place in range(len(train))
+        if place not in train.made and (limits is None or limits.get(train.classes[place], 0))
+    )
+    return np.fromiter(wanted, np.int64)
+
+
+def _shuffled(
+    augmenters: Sequence[Named], train: Rows, able: Sequence[NDArray[np.int64]], seed: int, copy: int
+) -> Iterator[tuple[int, int, int]]:
+    """Seed, augmenter and place of all wishes for one copy, in the order of their seeds; kept as plain numbers."""
+    chosen = [number for number, one in enumerate(augmenters) if copy < one.augmenter.copies]
+    places = np.concatenate([able[number] for number in chosen])
+    numbers = np.repeat(np.array(chosen, np.int64), [len(able[number]) for number in chosen])
+    seeds = np.fromiter(
+        (
+            seed_of(seed, augmenters[number].name, train.ids[place], copy)
+            for number in chosen
+            for place in able[number].tolist()
+        ),
+        np.uint64,
+        len(places),
+    )
+    for at in np.lexsort((places, numbers, seeds)):
+        yield int(seeds[at]), int(numbers[at]), int(places[at])
 
 
 @dataclass

@@ -21,6 +21,8 @@ MOST_ROWS = 50_000
 """Rows that slots are looked for in."""
 _MOST_FILLERS = 200
 """A slot with more fillers is no slot but a place where anything stands."""
+_MOST_WORDS = 60
+"""Longer texts are hardly ever the same around a slot, and would take a long time to look through."""
 _AROUND = 2
 """Words that a template has beside its slot, at least."""
 
@@ -68,7 +70,8 @@ class Templates(Augmenter):
 
     A slot is a place at which rows of one class differ while all around it is the same ("Where is my {parcel}"). What
     fills it may stand in other templates of the class that hold one of its fellows ("I need help with the {parcel}").
-    So every word comes from the data, and no model is needed. Phrases are for English texts.
+    So every word comes from the data, and no model is needed. Slots are looked for in the first 50,000 rows, in texts
+    of up to 60 words. Phrases are for English texts.
     """
 
     kind: Literal["templates"] = "templates"
@@ -146,6 +149,8 @@ class Templates(Augmenter):
     def _gaps(self, text: str, parts: list[str], label: str) -> Iterator[_Gap]:
         """Every run of words that could fill a slot."""
         words = free_words(text, parts)
+        if len(words) > _MOST_WORDS:
+            return
         for first, start in enumerate(words):
             for length in range(1, self.longest + 1):
                 last = first + length - 1
