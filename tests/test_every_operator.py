@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from luthier.data.row import Batch, Row
 from luthier.data.tables import from_arrow, spill_schema, to_arrow
 from luthier.text.messages import Message
 
+ROOT = Path(__file__).parent.parent
 KINDS = sorted(members(Operator))
 HARD = (
     "Hello <b>there</b>&nbsp;my mail is jo@example.com, card 4111 1111 1111 1111",
@@ -86,6 +88,32 @@ def test_is_one_of_the_two_forms_and_documented(operator: Operator) -> None:
     assert member.reads
     assert [name for name, info in member.model_fields.items() if name != "kind" and not info.description] == []
     assert Operator.parse(operator.settings()) == operator
+
+
+def test_stands_in_the_reference_with_its_settings(operator: Operator) -> None:
+    page = (ROOT / "docs" / "reference" / "operator.md").read_text(encoding="utf-8")
+    _, _, section = page.partition(f"## `{operator.kind}`\n")
+    section = section.partition("\n## ")[0]
+    assert type(operator).summary() in section
+    assert all(f"| `{name}` |" in section for name in type(operator).model_fields if name != "kind")
+
+
+def test_what_is_tried_is_suggested_in_words(operator: Operator) -> None:
+    tried = type(operator).trial()
+    if tried is None:
+        pytest.skip("is not tried on a sample")
+    assert isinstance(tried, type(operator))
+    assert type(operator).suggest.__func__ is not Operator.suggest.__func__
+
+
+def test_the_order_of_rows_does_not_matter_to_each(operator: Operator) -> None:
+    if not isinstance(operator, RowOperator):
+        pytest.skip("sees all rows")
+
+    def check(rows: list[Row]) -> None:
+        assert _done(operator, rows[::-1]).rows == _done(operator, rows).rows[::-1]
+
+    _property(check)
 
 
 def test_is_pure(operator: Operator) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from re import _parser as parser  # type: ignore[attr-defined]
 from typing import Any
 
 import ftfy
 import pytest
+from ftfy.badness import BADNESS_RE, is_bad
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,7 +17,7 @@ from luthier.data.apply import spliced
 from luthier.data.diff import edits
 from luthier.data.languages import identify
 from luthier.data.ops.label_spelling import spellings
-from luthier.data.ops.normalise import Normalise
+from luthier.data.ops.normalise import Normalise, without_ascii_runs
 from luthier.data.ops.quality import Quality
 from luthier.data.quality_rules import NAMES, RULES
 
@@ -62,6 +64,12 @@ def test_normalise_repairs_as_ftfy_does(text: str) -> None:
         wanted,
         ftfy.fix_text(wanted, unescape_html=False, remove_control_chars=False, **options),
     )
+
+
+@given(st.lists(st.sampled_from(["a" * 20, "Ã", " ", "â€™", "é", "x1", "Â ", "€", "ß", "“", "°"])).map("".join))
+def test_what_ftfy_looks_for_is_seen_without_long_ascii_runs(text: str) -> None:
+    assert is_bad(without_ascii_runs(text)) == is_bad(text)
+    assert parser.parse(BADNESS_RE.pattern, BADNESS_RE.flags).getwidth()[1] <= 7
 
 
 @given(st.text("abc \n<é", max_size=300), st.text("abc \n<é", max_size=300))

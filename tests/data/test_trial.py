@@ -44,6 +44,12 @@ def test_edits_are_counted_and_shown_with_what_stands_around_them() -> None:
     )
 
 
+def test_a_short_text_is_shown_whole() -> None:
+    rows = [replace(row, messages=(Message(role="user", content="a"), Message(role="assistant", content=label)))
+            for row, label in zip(_rows(*"abc"), ["to do", "to do", "To-Do"], strict=True)]  # fmt: skip
+    assert trials(rows)["label_spelling"].examples[0].model_dump() == {"before": "To-Do", "after": "to do"}
+
+
 def test_drops_are_counted_by_reason_and_name_the_line_of_the_twin() -> None:
     found = trials(_rows("???", "where is it?", "!!!"))
     assert found["quality"] == Trial(dropped={"quality no_letters": 2}, examples=found["quality"].examples)
@@ -63,7 +69,7 @@ def test_personal_data_never_stands_in_an_example(tmp_path: Path, write: Write) 
 
 def test_what_tells_of_persons_is_shown_as_stars() -> None:
     change = trials(_rows("It came broken.\n\nCheers\nAnn Lee"))["signatures"].examples[0]
-    assert (change.before, change.after) == ("It came broken.\n\n******\n*** ***", "It came broken.")
+    assert (change.before, change.after) == ("It came broken.\n\nCheers\n*** ***", "It came broken.")
 
 
 @given(st.text("ab1@. \n+49", max_size=80))

@@ -160,6 +160,20 @@ def test_parts_doctor_schema_and_store(made: Path, capsys: pytest.CaptureFixture
     assert [step.cached for step in Recipe.load(made).plan()] == [step.cached for step in before]
 
 
+def test_parts_show_what_they_would_do_to_somebodys_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = "".join(f"write  to jo{n}@example.com &amp; wait,{'ab'[n % 2]}\n" for n in range(9))
+    (tmp_path / "t.csv").write_text("text,label\n" + rows, encoding="utf-8")
+    found = _json(capsys, "parts", "operator", "--from", str(tmp_path / "t.csv"))
+    assert found["normalise"]["examples"][0]["after"].startswith("write to")
+    assert found["pii"]["settings"] == {"action": "redact"}
+    assert "example.com" not in json.dumps(found)
+    one = _json(capsys, "parts", "operator", "pii", "--from", str(tmp_path / "t.csv"))
+    assert one == {"pii": found["pii"]}
+    assert run_command(["parts", "operator", "--from", str(tmp_path / "t.csv")]) == 0
+    assert "personal data" in capsys.readouterr().out
+    assert run_command(["parts", "metric", "--from", str(tmp_path / "t.csv")]) == 2
+
+
 def test_models_are_listed_and_described(capsys: pytest.CaptureFixture[str]) -> None:
     names = {row["name"] for row in _json(capsys, "models", "list")["models"]}
     assert "smollm2-135m-instruct" in names

@@ -92,12 +92,17 @@ def models_describe(
 def parts(
     role: Annotated[str | None, typer.Argument(metavar="[ROLE]", help="operator, source, technique, …")] = None,
     kind: Annotated[str | None, typer.Argument(metavar="[KIND]", help="One part of that role.")] = None,
+    source: Annotated[
+        Path | None, typer.Option("--from", metavar="FILE", help="Your data: what operators would do to its rows.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """List roles, the parts of a role, or the settings of one part."""
+    """List roles, the parts of a role, or the settings of one part; or what operators would do to your rows."""
     from luthier.flow.parts import all_roles, part_named, parts_of, role_named, settings_of
 
-    if role is None:
+    if source is not None:
+        _say_proposed(source, role, kind, as_json=as_json)
+    elif role is None:
         found = {name: sorted(parts_of(base)) for name, base in all_roles().items()}
         say_json(found) if as_json else table(
             ("role", "kinds"), [(name, ", ".join(kinds)) for name, kinds in found.items()]
@@ -116,6 +121,29 @@ def parts(
             ("setting", "type", "default", "what it is"),
             [(s["name"], s["type"], s["default"], s["about"]) for s in settings],
         )
+
+
+def _say_proposed(source: Path, role: str | None, kind: str | None, *, as_json: bool) -> None:
+    """What each operator, or one of them, would do to the rows of a file, with examples from them."""
+    from luthier.core.errors import InputError, Where
+    from luthier.flow.parts import part_named, proposed
+
+    if role != "operator":
+        remedy = f"luthier parts operator --from {source}"
+        raise InputError("`--from` shows what operators would do", where=Where(field="ROLE"), remedy=remedy)
+    found = proposed(source)
+    if kind is not None:
+        part_named(role, kind)
+        found = {name: one for name, one in found.items() if name == kind}
+    if as_json:
+        say_json(found)
+        return
+    for name, one in found.items():
+        say(f"{name}: {one['why']}")
+        for change in one["examples"]:
+            say(f"  {change['before']!r} → {change['after']!r}")
+    if not found:
+        say("nothing is proposed for these rows")
 
 
 def doctor(as_json: Json = False) -> int:

@@ -36,7 +36,7 @@ C4_LEAST_WORDS = 5
 C4_LONGEST_WORD = 1000
 SHORT_LINE_CHARS = 30
 _PARAGRAPH = re.compile(r"\n\n+")
-_SENTENCE_END = re.compile(r"[.!?]+(?=[\"'”’)\]]?(?:\s|$))")
+_SENTENCE_END = re.compile(r"[.!?](?=[\"'”’)\]]?(?:\s|$))")
 _BULLETS = ("-", "*", "•", "·", "‣", "◦")
 _ELLIPSES = ("...", "…")
 

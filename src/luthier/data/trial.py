@@ -53,14 +53,17 @@ def outcome_of(operator: Operator, rows: Sequence[Row]) -> Outcome:
 
 def _edited(rows: Sequence[Row], outcome: Outcome, *, is_private: bool) -> Iterator[Change]:
     """The changes that are quickest to read, a different one each."""
-    every = [(rows[place], edit) for place, edits in sorted(outcome.edits.items()) for edit in edits]
+    every = [(place, edit) for place, edits in sorted(outcome.edits.items()) for edit in edits]
     every.sort(key=lambda one: _effort(one[1]))
     seen: set[tuple[str, str]] = set()
-    for row, edit in every:
+    for place, edit in every:
         if (edit.before, edit.after) in seen:
             continue
         seen.add((edit.before, edit.after))
-        yield _change(row.text(edit.field), edit, is_private=is_private)
+        text = rows[place].text(edit.field)
+        whole = [one for one in outcome.edits[place] if one.field == edit.field]
+        is_short = len(text) <= SHOWN_CHARS and not is_private
+        yield _whole(text, whole) if is_short else _change(text, edit, is_private=is_private)
         if len(seen) == _EXAMPLES:
             return
 
@@ -70,11 +73,16 @@ def _effort(edit: Edit) -> tuple[bool, bool, int]:
     return not edit.before.strip(), len(edit.before) > SHOWN_CHARS, abs(len(edit.before) - _CONTEXT_CHARS)
 
 
+def _whole(text: str, edits: Sequence[Edit]) -> Change:
+    """A short text before and after all its edits."""
+    return Change(before=without_pii(text), after=without_pii(spliced(text, sorted(edits, key=lambda one: one.start))))
+
+
 def _change(text: str, edit: Edit, *, is_private: bool) -> Change:
     """One edit with a little of what stands around it."""
     start, end = max(0, edit.start - _CONTEXT_CHARS), min(len(text), edit.end + _CONTEXT_CHARS)
     masked = without_pii(text)
-    taken = _starred(edit.before) if is_private else masked[edit.start : edit.end]
+    taken = (edit.hidden or _starred(edit.before)) if is_private else masked[edit.start : edit.end]
     left, right = masked[start : edit.start], masked[edit.end : end]
     begin, close = "…" if start else "", "…" if end < len(text) else ""
     shown = [f"{begin}{left}{_short(middle)}{right}{close}" for middle in (taken, without_pii(edit.after))]

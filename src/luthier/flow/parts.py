@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import Any
 
 from luthier.core.component import Component, members, roles
@@ -73,6 +74,22 @@ def part_named(role: str, kind: str) -> type[Component]:
         where, remedy = Where(field="KIND"), did_you_mean(kind, found)
         raise UnknownName(f"there is no {role} {kind!r}", where=where, remedy=remedy)
     return found[kind]
+
+
+def proposed(file: Path) -> dict[str, dict[str, Any]]:
+    """Every operator that proposes itself for the rows of a file: settings, reason, and examples of what it changes."""
+    from luthier.data.propose import propose
+
+    proposal = propose(file)
+    found: dict[str, dict[str, Any]] = {}
+    for one in proposal.ops:
+        kind = one["kind"]
+        found[kind] = {
+            "settings": {name: value for name, value in one.items() if name != "kind"},
+            "why": proposal.reasons[f"ops.{kind}"],
+            "examples": [change.model_dump() for change in proposal.examples.get(kind, ())],
+        }
+    return found
 
 
 def _shown(value: Any) -> Any:

@@ -62,6 +62,13 @@ def test_what_is_no_signature_stays(text: str) -> None:
     assert _after(Signatures(), text) == text
 
 
+def test_names_in_a_signature_stand_in_no_event() -> None:
+    signed = "Late.\n\nKind regards\nAnn Lee, 12"
+    messages = (Message(role="user", content=signed), Message(role="assistant", content="a"))
+    edit = Signatures().apply([Row(0, "0" * 16, "csv", "f.csv", 2, "chat", messages)]).edits[0][0]
+    assert edit.hidden == "\n\nKind regards\n*** ***, **"
+
+
 def test_closing_phrases_can_stay() -> None:
     text = "It came broken.\n\nKind regards\nAnn"
     assert _after(Signatures(closings=False), text) == text

@@ -17,7 +17,7 @@ DELIMITERS = (",", ";", "\t", "|")
 Header = Literal["auto", "yes", "no"] | tuple[str, ...]
 _NAMES = {"\t": "tab", ";": "semicolon", "|": "bar", ",": "comma"}
 _SAMPLE_ROWS = 200
-_NUMBER = re.compile(r"[+-]?[\d.,:/ -]*\d[\d.,:/ %-]*")
+_NUMBER = re.compile(r"\A[+-]?[.,:/ -]*\d[\d.,:/ %-]*")
 _NOT_A_NAME_CHARS = 100
 
 

@@ -30,6 +30,7 @@ _SPACES = re.compile("[ \t\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]+")
 _ODD_PIECES = ("&", "<", "  ", " \n", "\n\n\n", "\n ")
 _ODD_LINE = re.compile("[\r\x1b\x80-\x9f\u2028\u2029\ud800-\udfff]")
 """Besides wrong decoding, what ftfy changes: line breaks, terminal escapes, C1 controls, surrogates."""
+_ASCII_RUN = re.compile(r"[\x00-\x7f]{16,}")
 _UNTIDY = re.compile(
     "[\t\r\x0b\x0c\x1c-\x1f\x85\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]| [ \n]|\n\n\n|\n "
 )
@@ -132,7 +133,7 @@ def _repaired_line(line: str) -> str:
     import ftfy
     from ftfy.badness import is_bad
 
-    if not is_bad(line) and not _ODD_LINE.search(line):
+    if not is_bad(without_ascii_runs(line)) and not _ODD_LINE.search(line):
         return line
     return str(
         ftfy.fix_text(
@@ -145,6 +146,15 @@ def _repaired_line(line: str) -> str:
             normalization="NFC",
         )
     )
+
+
+def without_ascii_runs(line: str) -> str:
+    """A line without the middle of long ASCII runs.
+
+    What looks like wrong decoding to ftfy is at most seven characters long and holds one beyond ASCII, so that this
+    is all it needs to see.
+    """
+    return _ASCII_RUN.sub(lambda found: f"{found[0][:7]}0{found[0][-7:]}", line)
 
 
 def _without_html(text: str) -> str:

@@ -18,10 +18,18 @@ _ROUNDS = 8
 """A notice below a signature below a closing phrase: so many layers are looked for."""
 
 
+def _without_names(signature: str) -> str:
+    """A signature as events may show it: below its first line, every letter and digit is a star."""
+    blank = signature[: len(signature) - len(signature.lstrip())]
+    first, *rest = signature[len(blank) :].split("\n")
+    return blank + "\n".join([first, *("".join("*" if char.isalnum() else char for char in line) for line in rest)])
+
+
 class Signatures(RowOperator):
     """Take out signatures: what stands below `-- ` or a closing phrase, "Sent from my …", confidentiality notices.
 
-    Closing phrases are known in seven languages. A text that holds nothing else is left as it is.
+    Closing phrases are known in seven languages. A text that holds nothing else is left as it is. Events and examples
+    show a signature's first line, and stars for the names and numbers below.
     """
 
     kind: Literal["signatures"] = "signatures"
@@ -37,8 +45,8 @@ class Signatures(RowOperator):
         outcome = Outcome()
         for place, row in enumerate(rows):
             for field, text in row.texts(("user", "assistant")):
-                if found := cut(field, text, [Span(self._end(text), len(text))], "signature"):
-                    outcome.edits.setdefault(place, []).extend(found)
+                for edit in cut(field, text, [Span(self._end(text), len(text))], "signature"):
+                    outcome.edits.setdefault(place, []).append(edit._replace(hidden=_without_names(edit.before)))
         return outcome
 
     def _end(self, text: str) -> int:

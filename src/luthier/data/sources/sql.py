@@ -17,7 +17,7 @@ from luthier.data.source import Say, Source
 if TYPE_CHECKING:
     from luthier.data.database.selection import Wanted
 
-_SELECTS = re.compile(r"\s*\(*\s*(?:select|with|values|table)\b", re.IGNORECASE)
+_SELECTS = re.compile(r"\A[\s(]*(?:select|with|values|table)\b", re.IGNORECASE)
 _ORDERED = re.compile(r"\border\s+by\b", re.IGNORECASE)
 
 
