@@ -113,11 +113,12 @@ MAKERS: dict[str, Callable[[Path], tuple[Any, ...]]] = {
     "web": _web,
 }
 NOWHERE: dict[str, dict[str, Any]] = {
+    "hub": {"name": "acme/nothing"},
     "sql": {"url": "sqlite:///no/such.db"},
     "web": {"pages": ["http://127.0.0.1:9/x"], "hosts": []},
 }
 """Settings that lead nowhere, for sources that are no path."""
-ELSEWHERE = {"wheel", "sql", "web"}
+ELSEWHERE = {"wheel", "sql", "web", "hub"}
 """Sources whose fingerprint is not one of a file's bytes: their own tests say what it follows."""
 KINDS = sorted(members(Source))
 
@@ -125,6 +126,7 @@ KINDS = sorted(members(Source))
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache" / "hub"))
     return tmp_path
 
 
@@ -190,7 +192,7 @@ def test_what_is_not_there_is_one_clear_error(kind: str, place: Path) -> None:
     with pytest.raises(DataError) as caught:
         list(missing.records(place, lambda text: None))
     assert caught.value.where.file
-    if kind != "wheel":
+    if kind not in ("wheel", "hub"):
         assert missing.size(place) is None
         assert missing.fingerprint(place) is None
 

@@ -73,6 +73,94 @@ def _docx(folder: Path) -> Made:
     return {"kind": "docx", "path": "guide.docx", "piece": "heading"}, [1, 3], rows
 
 
+TURNS = [{"role": "user", "content": "It broke."}, {"role": "assistant", "content": "Try again."}]
+
+
+def _mbox(folder: Path) -> Made:
+    mails = [
+        *(("ann@x.example", f"help {n}", f"<{n}@x>", "", "It broke.") for n in range(3)),
+        *(("desk@shop.example", f"Re: help {n}", f"<r{n}@shop>", f"<{n}@x>", "Try again.") for n in range(3)),
+    ]
+    (folder / "box.mbox").write_text("".join(as_mail(*mail, minute=n) for n, mail in enumerate(mails)))
+    rows = [{"messages": TURNS, "subject": f"help {n}", "mails": 2, "left_out": 0} for n in range(3)]
+    return {"kind": "mbox", "path": "box.mbox"}, [1 + 9 * n for n in range(3)], rows
+
+
+def as_mail(sender: str, subject: str, key: str, answers: str, text: str, *, minute: int = 0, more: str = "") -> str:
+    """A mail as an mbox file holds it."""
+    reply = f"In-Reply-To: {answers}\n" if answers else ""
+    date = f"Mon, 3 Feb 2025 10:{minute:02}:00 +0000"
+    head = f"From: {sender}\nTo: x@x.example\nSubject: {subject}\nDate: {date}\nMessage-ID: {key}\n"
+    return f"From {sender} Mon Feb  3 10:{minute:02}:00 2025\n{head}{reply}{more}\n{text}\n\n"
+
+
+def _slack(folder: Path) -> Made:
+    for name, content in slack_export().items():
+        (folder / "export" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "export" / name).write_text(json.dumps(content))
+    rows = [{"messages": TURNS, "channel": "help", "started_by": "Ann", "replies": 1, "left_out": 0} for _ in range(3)]
+    return {"kind": "slack", "path": "export"}, [1, 3, 5], rows
+
+
+def slack_export() -> dict[str, Any]:
+    """The files of an export with three answered threads."""
+    messages: list[dict[str, Any]] = []
+    for n in range(3):
+        messages += [
+            {"type": "message", "user": "U1", "text": "It broke.", "ts": f"{n}0.1", "thread_ts": f"{n}0.1"},
+            {"type": "message", "user": "U2", "text": "Try again.", "ts": f"{n}0.2", "thread_ts": f"{n}0.1"},
+        ]
+    users = [
+        {"id": "U1", "name": "ann", "profile": {"display_name": "Ann", "email": "ann@x.example"}},
+        {"id": "U2", "name": "bob", "profile": {"display_name": "Bob", "email": "bob@shop.example"}},
+    ]
+    return {"users.json": users, "channels.json": [{"id": "C1", "name": "help"}], "help/2025-02-03.json": messages}
+
+
+def _zendesk(folder: Path) -> Made:
+    (folder / "tickets.json").write_text(json.dumps({"tickets": TICKETS}, indent=0))
+    rows = [{"messages": TURNS, "id": n, "subject": "help", "left_out": 0} for n in range(3)]
+    return {"kind": "zendesk", "path": "tickets.json"}, [3 + 17 * n for n in range(3)], rows
+
+
+TICKETS = [
+    {
+        "id": n,
+        "subject": "help",
+        "requester_id": 7,
+        "comments": [
+            {"author_id": 7, "body": "It broke.", "public": True},
+            {"author_id": 9, "body": "Try again.", "public": True},
+        ],
+    }
+    for n in range(3)
+]
+
+
+def _datasets(folder: Path) -> Made:
+    import datasets
+
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    rows = [{"text": f"question {n}", "label": n % 2} for n in range(6)]
+    datasets.Dataset.from_list(rows, features=features).save_to_disk(folder / "saved", num_shards=2)
+    named = [{"text": row["text"], "label": ["no", "yes"][n % 2]} for n, row in enumerate(rows)]
+    return {"kind": "datasets", "path": "saved"}, [1, 2, 3, 1, 2, 3], named
+
+
+HUB_COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def _hub(folder: Path) -> Made:
+    """A data set in the user's hub cache, as if it had been fetched before."""
+    place = folder / "cache" / "hub" / "datasets--acme--rows"
+    (place / "snapshots" / HUB_COMMIT).mkdir(parents=True)
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text(HUB_COMMIT)
+    (place / "snapshots" / HUB_COMMIT / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    (place / "snapshots" / HUB_COMMIT / "test.jsonl").write_text("{}\n")
+    return {"kind": "hub", "name": "acme/rows"}, list(range(1, len(ROWS) + 1)), ROWS
+
+
 MAKERS: dict[str, Callable[[Path], Made]] = {
     "json": _json,
     "arrow": _arrow,
@@ -81,6 +169,11 @@ MAKERS: dict[str, Callable[[Path], Made]] = {
     "html": _html,
     "pdf": _pdf,
     "docx": _docx,
+    "mbox": _mbox,
+    "slack": _slack,
+    "zendesk": _zendesk,
+    "datasets": _datasets,
+    "hub": _hub,
 }
 
 

@@ -22,6 +22,8 @@ class Fit(IntEnum):
     POSSIBLE = 10
     LIKELY = 20
     CERTAIN = 100
+    EXACT = 200
+    """Of a format that others read, too, the very use that the kind is made for."""
 
 
 ENDING = 15

@@ -1,0 +1,93 @@
+"""A copy of what somebody published on the Hugging Face hub: from the local hub cache, or over the network when asked.
+
+`HF_ENDPOINT`, `HF_HUB_CACHE` and `HF_TOKEN` apply.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from luthier.core.errors import InputError, Where
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bars()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A repository of the hub, and how errors speak of it."""
+
+    id: str
+    revision: str
+    online: bool
+    type: Literal["model", "dataset"]
+    noun: str
+    where: Where
+    error: type[InputError]
+    example: str
+    """What to write to have it fetched."""
+
+    def snapshot(self, patterns: Sequence[str], ignored: Sequence[str] = ()) -> Path:
+        """The folder with the files that fit; its name is the commit."""
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import (
+            GatedRepoError,
+            HfHubHTTPError,
+            LocalEntryNotFoundError,
+            RepositoryNotFoundError,
+            RevisionNotFoundError,
+        )
+
+        try:
+            with _no_bars():
+                found = snapshot_download(
+                    self.id,
+                    repo_type=self.type,
+                    revision=self.revision,
+                    allow_patterns=list(patterns),
+                    ignore_patterns=list(ignored),
+                    local_files_only=not self.online,
+                    cache_dir=os.environ.get("HF_HUB_CACHE"),
+                    endpoint=os.environ.get("HF_ENDPOINT"),
+                )
+        except GatedRepoError as error:
+            remedy = "accept its terms on the hub and set HF_TOKEN"
+            raise self._told("is given out only to those who accepted its terms", remedy) from error
+        except RevisionNotFoundError as error:
+            raise self._told(f"has no revision {self.revision!r}", "look it up on the hub") from error
+        except RepositoryNotFoundError as error:
+            remedy = f"check the spelling; for a private {self.noun} set HF_TOKEN"
+            what = f"the hub has no {self.noun} {self.id!r}"
+            raise self.error(what, where=self.where, remedy=remedy) from error
+        except LocalEntryNotFoundError as error:
+            raise self._not_here() from error
+        except (HfHubHTTPError, OSError) as error:
+            what = f"the hub could not give {self.id}: {type(error).__name__}"
+            raise self.error(what, where=self.where, remedy="try again later") from error
+        return Path(found)
+
+    def _told(self, what: str, remedy: str) -> InputError:
+        return self.error(f"{self.id} {what}", where=self.where, remedy=remedy)
+
+    def _not_here(self) -> InputError:
+        if self.online:
+            remedy = "connect, or set HF_ENDPOINT to your mirror"
+            return self._told("is not in the local hub cache, and the hub cannot be reached", remedy)
+        remedy = f"to fetch it, write `{self.example}`; if a folder was meant, there is none of that name"
+        what = f"{self.id} (revision {self.revision!r}) is not in the local hub cache"
+        return self.error(what, where=self.where, remedy=remedy)

@@ -1,0 +1,215 @@
+"""What an export of a Slack workspace holds: people, channels, and a file of messages for each channel and day."""
+
+from __future__ import annotations
+
+import html
+import re
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO, NamedTuple, Protocol
+
+from luthier.core.errors import DataError, Where, did_you_mean
+from luthier.data.formats import packed
+from luthier.data.formats.file import File
+from luthier.data.formats.jsonl import load
+from luthier.data.formats.lines import LONGEST_BYTES
+from luthier.data.row import Broken
+
+LISTS = frozenset({"channels.json", "groups.json", "dms.json", "mpims.json"})
+_SPOKEN = frozenset({"", "thread_broadcast", "bot_message", "file_share", "me_message"})
+"""Kinds of messages that somebody wrote; others are notices."""
+_MARK = re.compile(r"<([^<>|]*+)(?:\|([^<>]*+))?>")
+
+
+class Person(NamedTuple):
+    """Somebody of the workspace."""
+
+    name: str
+    others: frozenset[str]
+    """Other names, the e-mail address and the id, in small letters."""
+
+
+class Said(NamedTuple):
+    """One message."""
+
+    who: str
+    text: str
+    key: str
+    """Its time stamp, which names it within the channel."""
+    thread: str
+    file: str
+    number: int
+    """Its number in the file, from 1."""
+
+
+class Export(Protocol):
+    """The files of an export."""
+
+    name: str
+
+    def names(self) -> list[str]:
+        """All files, each with its folder, sorted."""
+        ...
+
+    def load(self, name: str) -> Any:
+        """What a JSON file holds."""
+        ...
+
+
+class Folder:
+    """An export that was unpacked."""
+
+    def __init__(self, files: Sequence[File]) -> None:
+        parts = [PurePosixPath(file.name).parts for file in files]
+        top = next((one[:-1] for one in parts if one[-1] == "users.json"), ())
+        self.name = "/".join(top)
+        self._files = {"/".join(one[len(top) :]): file for one, file in zip(parts, files, strict=True)}
+
+    def names(self) -> list[str]:
+        """All files, each with its folder, sorted."""
+        return sorted(self._files)
+
+    def load(self, name: str) -> Any:
+        """What a JSON file holds."""
+        file = self._files[name]
+        with file.raw() as opened:
+            return _loaded(opened, file.name)
+
+
+class _Zip:
+    def __init__(self, archive: zipfile.ZipFile, name: str) -> None:
+        self.name = name
+        self._archive = archive
+        infos = [info for info in archive.infolist() if info.filename.endswith(".json")]
+        top = next((info.filename[:-10] for info in infos if PurePosixPath(info.filename).name == "users.json"), "")
+        self._infos = {info.filename.removeprefix(top): info for info in infos}
+
+    def names(self) -> list[str]:
+        return sorted(self._infos)
+
+    def load(self, name: str) -> Any:
+        with packed.member(self._archive, self._infos[name], self.name) as opened:
+            return _loaded(opened, f"{self.name}/{name}")
+
+
+@contextmanager
+def zipped(opened: BinaryIO, name: str) -> Iterator[Export]:
+    """An export in its zip; nothing is unpacked to the disk."""
+    with packed.archive(opened, name) as archive:
+        yield _Zip(archive, name)
+
+
+def _loaded(opened: BinaryIO, name: str) -> Any:
+    data = opened.read(4 * LONGEST_BYTES + 1)
+    where = Where(file=name)
+    if len(data) > 4 * LONGEST_BYTES:
+        raise DataError(
+            f"is longer than {4 * LONGEST_BYTES >> 20} MiB", where=where, remedy="export fewer days at once"
+        )
+    try:
+        return load(data.decode("utf-8-sig"))
+    except ValueError as error:
+        what = "is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
+        raise DataError(what, where=where, remedy="export it anew, or leave the file out") from error
+
+
+def people(export: Export) -> dict[str, Person]:
+    """Everybody by id."""
+    if "users.json" not in export.names():
+        remedy = "name the export's zip or folder: it holds users.json"
+        raise DataError("is no export of Slack", where=Where(file=export.name or None), remedy=remedy)
+    found: dict[str, Person] = {}
+    for user in _objects(export.load("users.json")):
+        profile = user.get("profile") if isinstance(user.get("profile"), dict) else {}
+        names = [profile.get("display_name"), user.get("real_name"), profile.get("real_name"), user.get("name")]
+        known = [str(name) for name in names if name]
+        others = {str(one).lower() for one in (*known, user.get("id"), profile.get("email")) if one}
+        found[str(user.get("id"))] = Person(known[0] if known else str(user.get("id")), frozenset(others))
+    return found
+
+
+def called(names: Iterable[str], people: dict[str, Person], file: str) -> frozenset[str]:
+    """The ids of people by name, address or id; `DataError` for one that nobody bears."""
+    found: set[str] = set()
+    for name in names:
+        ids = {one for one, person in people.items() if name.lower().lstrip("@") in person.others}
+        if not ids:
+            remedy = did_you_mean(name, [person.name for person in people.values()])
+            raise DataError(f"nobody is called {name!r}", where=Where(file=file, field="desk"), remedy=remedy)
+        found |= ids
+    return frozenset(found)
+
+
+def channels(export: Export, wanted: Sequence[str]) -> list[str]:
+    """The channels, sorted; `DataError` for a wanted one that is not there."""
+    found = sorted({name.split("/")[0] for name in export.names() if name.count("/") == 1})
+    for name in wanted:
+        if name.lstrip("#") not in found:
+            where = Where(file=export.name, field="channels")
+            raise DataError(f"there is no channel {name!r}", where=where, remedy=did_you_mean(name, found))
+    return [name for name in found if not wanted or name in {one.lstrip("#") for one in wanted}]
+
+
+def threads(export: Export, channel: str, broken: list[Broken]) -> tuple[list[list[Said]], int]:
+    """A channel's threads in the order of their first messages, and how many notices stand among them.
+
+    Days that cannot be read are added to `broken`.
+    """
+    found: dict[str, list[Said]] = {}
+    notices = 0
+    for name in (one for one in export.names() if one.startswith(f"{channel}/")):
+        try:
+            messages = _objects(export.load(name))
+        except DataError as error:
+            broken.append(Broken(error.where.file or name, 1, error.message, remedy=error.remedy))
+            continue
+        for number, message in enumerate(messages, start=1):
+            said = _said(message, f"{export.name}/{name}", number)
+            if said is None:
+                notices += 1
+            else:
+                found.setdefault(said.thread, []).append(said)
+    for thread in found.values():
+        thread.sort(key=lambda said: (_seconds(said.key), said.file, said.number))
+    return sorted(found.values(), key=lambda thread: (_seconds(thread[0].key), thread[0].number)), notices
+
+
+def _said(message: dict[str, Any], file: str, number: int) -> Said | None:
+    text = message.get("text")
+    if (message.get("subtype") or "") not in _SPOKEN or not isinstance(text, str) or not text.strip():
+        return None
+    who = str(message.get("user") or message.get("bot_id") or message.get("username") or "somebody")
+    key = str(message.get("ts") or f"{file}:{number}")
+    return Said(who, text, key, str(message.get("thread_ts") or key), file, number)
+
+
+def _seconds(stamp: str) -> float:
+    try:
+        return float(stamp)
+    except ValueError:
+        return 0.0
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+def plain(text: str, people: dict[str, Person]) -> str:
+    """A message's text without Slack's marks: people and channels by name, links with their words."""
+    return html.unescape(_MARK.sub(lambda found: _meant(found[1], found[2] or "", people), text))
+
+
+def _meant(target: str, words: str, people: dict[str, Person]) -> str:
+    if target.startswith("@"):
+        return "@" + (people[target[1:]].name if target[1:] in people else words or target[1:])
+    if target.startswith("#"):
+        return "#" + (words or target[1:])
+    if target.startswith("!"):
+        return "@" + (words or target[1:]).lstrip("@").partition("^")[0]
+    return (
+        f"{words} ({target.removeprefix('mailto:')})"
+        if words and words not in target
+        else target.removeprefix("mailto:")
+    )

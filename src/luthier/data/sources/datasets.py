@@ -1,0 +1,115 @@
+"""Folders that the library `datasets` has saved."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from luthier.core.errors import DataError, Where, did_you_mean
+from luthier.core.paths import locate
+from luthier.data.formats import tables
+from luthier.data.formats.file import File
+from luthier.data.formats.look import Fit, Look
+from luthier.data.formats.places import inside
+from luthier.data.row import Broken, Record
+from luthier.data.source import FileSource, Say
+
+_MARKS = ("state.json", "dataset_dict.json")
+State = dict[str, Any]
+
+
+class Datasets(FileSource):
+    """A folder written by `save_to_disk` of the library `datasets`, which need not be installed.
+
+    Classes stand as their names. A row's line is its number in its file, from 1.
+    """
+
+    kind: Literal["datasets"] = "datasets"
+    endings: ClassVar[tuple[str, ...]] = ()
+    split: str | None = None
+    """Which split of several is read; `train` when not set."""
+
+    @classmethod
+    def recognises(cls, look: Look) -> Fit:
+        """The files that `save_to_disk` writes beside the data."""
+        saved = "dataset_dict.json" in look.names or {"state.json", "dataset_info.json"} <= look.names
+        return Fit.EXACT if saved and not look.data else Fit.NO
+
+    def files(self, base: Path) -> list[File]:
+        """The files of the folder."""
+        place = locate(self.path, base)
+        if not place.is_dir():
+            what = "is a file, not a folder" if place.exists() else "there is no such folder"
+            raise DataError(what, where=Where(file=self.path), remedy="name the folder that `save_to_disk` has written")
+        found = inside(place, "**/*", self.path.rstrip("/"))
+        if not any(file.path.name in _MARKS for file in found):
+            remedy = "name the folder that `save_to_disk` has written"
+            raise DataError("is no folder of `datasets`", where=Where(file=self.path), remedy=remedy)
+        return found
+
+    def read(self, base: Path, say: Say) -> Iterator[Record | Broken]:
+        """Yield the rows of the split."""
+        files = {file.path: file for file in self.files(base)}
+        folder = self._split(locate(self.path, base), say)
+        state = _state(folder / "state.json", self.path)
+        info = folder / "dataset_info.json"
+        classes = _classes(_state(info, self.path)) if info.is_file() else {}
+        for part in state.get("_data_files") or []:
+            name = str(part.get("filename"))
+            path = folder / name
+            if path not in files:
+                place, remedy = Where(file=f"{self.path}/{name}"), "save the data set anew"
+                raise DataError("there is no such file in the folder", where=place, remedy=remedy)
+            for found in self.read_file(files[path], say):
+                yield _named(found, classes) if isinstance(found, Record) else found
+
+    def read_file(self, file: File, say: Say) -> Iterator[Record | Broken]:
+        """Yield the rows of one Arrow file."""
+        return tables.read_arrow(file)
+
+    def _split(self, folder: Path, say: Say) -> Path:
+        listed = folder / "dataset_dict.json"
+        if not listed.is_file():
+            return folder
+        splits = [str(name) for name in _state(listed, self.path).get("splits") or []]
+        wanted = self.split or ("train" if "train" in splits or len(splits) != 1 else splits[0])
+        if wanted not in splits:
+            where = Where(file=self.path, field="split")
+            raise DataError(f"there is no split {wanted!r}", where=where, remedy=did_you_mean(wanted, splits))
+        if self.split is None and len(splits) > 1:
+            say(f"{self.path}: the split {wanted!r} is read; there are {', '.join(splits)}")
+        return folder / wanted
+
+
+def _state(path: Path, name: str) -> State:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        where, remedy = Where(file=f"{name}/{path.name}"), "save the data set anew"
+        raise DataError("cannot be read", where=where, remedy=remedy) from error
+    return value if isinstance(value, dict) else {}
+
+
+def _classes(info: State) -> dict[str, list[str]]:
+    """Names of the classes by column."""
+    features = info.get("features")
+    found: dict[str, list[str]] = {}
+    for column, feature in features.items() if isinstance(features, dict) else []:
+        if (
+            isinstance(feature, dict)
+            and feature.get("_type") == "ClassLabel"
+            and isinstance(feature.get("names"), list)
+        ):
+            found[column] = [str(name) for name in feature["names"]]
+    return found
+
+
+def _named(record: Record, classes: dict[str, list[str]]) -> Record:
+    values = dict(record.values)
+    for column, names in classes.items():
+        number = values.get(column)
+        if isinstance(number, int):
+            values[column] = names[number] if 0 <= number < len(names) else None
+    return record._replace(values=values)

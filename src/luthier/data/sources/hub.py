@@ -1,0 +1,150 @@
+"""Data sets of the Hugging Face hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field
+
+from luthier.core.digest import digest_of
+from luthier.core.errors import DataError, Where
+from luthier.core.hub import Published
+from luthier.data.formats.file import File
+from luthier.data.mapping import Parts
+from luthier.data.recognise import endings, source_of
+from luthier.data.row import Broken, Record
+from luthier.data.source import Say, Source
+
+_CARD = "README.md"
+_SPLITS = ("train", "test", "validation", "valid", "dev", "eval")
+
+
+class Hub(Source):
+    """A data set by its name on the Hugging Face hub: its files are read as they are, and no code of it is run.
+
+    `HF_ENDPOINT`, `HF_HUB_CACHE` and `HF_TOKEN` apply. Which files make a split is read from the data set's card, else
+    told from their names. Data sets that are made by a script cannot be read.
+    """
+
+    kind: Literal["hub"] = "hub"
+    name: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    """Owner and name, as in `HuggingFaceH4/ultrachat_200k`."""
+    revision: str = "main"
+    """A branch, tag or commit; only a commit names the same bytes forever."""
+    subset: str | None = None
+    """The configuration, for a data set that has several."""
+    split: str = Field(default="train", min_length=1)
+    """The split that is read."""
+    online: bool = False
+    """Whether the hub may be asked. Otherwise the data set must already be in the local hub cache."""
+
+    def read(self, base: Path, say: Say) -> Iterator[Record | Broken]:
+        """Fetch what is not here yet, and yield the rows of every file of the split."""
+        commit, files = self._files()
+        if self.revision != commit:
+            say(
+                f"revision {self.revision!r} of {self.name} is commit {commit}; write that to get the same bytes forever"
+            )
+        for file in files:
+            yield from source_of(file).read_file(file, say)
+
+    def fingerprint(self, base: Path) -> str | None:
+        """The name, the revision and what is read of it: a commit never changes."""
+        return digest_of([self.name, self.revision, self.subset, self.split])
+
+    def glance(self, base: Path) -> list[tuple[Record, Parts]]:
+        """The first rows when the files are here already; a plan fetches nothing."""
+        offline = self.model_copy(update={"online": False})
+        try:
+            offline._files()
+        except DataError:
+            return []
+        return super(Hub, offline).glance(base)
+
+    def size(self, base: Path) -> int | None:
+        """The bytes of the files, when they are here already."""
+        try:
+            return sum(file.size() for file in self.model_copy(update={"online": False})._files()[1])
+        except DataError:
+            return None
+
+    def _files(self) -> tuple[str, list[File]]:
+        """The commit, and the files of the split."""
+        published = Published(
+            id=self.name,
+            revision=self.revision,
+            online=self.online,
+            type="dataset",
+            noun="data set",
+            where=Where(file=self.name),
+            error=DataError,
+            example=f"source: {{kind: hub, name: {self.name}, online: true}}",
+        )
+        card = published.snapshot([_CARD]) / _CARD
+        told = self._patterns(card)
+        patterns = told or [f"*{ending}{packing}" for ending in endings() for packing in ("", ".gz", ".zst")]
+        folder = published.snapshot(patterns, [_CARD])
+        found = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _CARD)
+        names = [path.relative_to(folder).as_posix() for path in found]
+        chosen = [name for name in names if any(_fits(name, pattern) for pattern in patterns)]
+        if not told:
+            chosen = _of_split(chosen, self.split)
+        if not chosen:
+            where, remedy = Where(file=self.name, field="split"), f"its files are {', '.join(names[:8]) or 'none'}"
+            raise DataError(f"no file is of the split {self.split!r}", where=where, remedy=remedy)
+        return folder.name, [File((folder / name).resolve(), f"{self.name}/{name}") for name in chosen]
+
+    def _patterns(self, card: Path) -> list[str]:
+        """What the card says of the split's files; nothing when it says nothing."""
+        configs = _configs(card)
+        names = [str(config.get("config_name")) for config in configs]
+        if self.subset is not None and self.subset not in names:
+            where, remedy = Where(file=self.name, field="subset"), f"known: {', '.join(names) or 'none'}"
+            raise DataError(f"there is no subset {self.subset!r}", where=where, remedy=remedy)
+        if self.subset is None and len(configs) > 1 and "default" not in names:
+            where, remedy = Where(file=self.name, field="subset"), f"set `subset` to one of {', '.join(names)}"
+            raise DataError("has several subsets", where=where, remedy=remedy)
+        wanted = self.subset or ("default" if "default" in names else None)
+        config = next((one for one in configs if wanted is None or one.get("config_name") == wanted), {})
+        return _listed(config.get("data_files"), self.split, str(config.get("data_dir") or ""))
+
+
+def _configs(card: Path) -> list[dict[str, Any]]:
+    """The configurations in the head of a data set's card."""
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    head = text[3:].partition("\n---")[0] if text.startswith("---") else ""
+    try:
+        found = yaml.safe_load(head)
+    except yaml.YAMLError:
+        return []
+    listed = found.get("configs") if isinstance(found, dict) else None
+    return [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+
+
+def _listed(files: Any, split: str, folder: str) -> list[str]:
+    """The patterns of one split, in any of the forms that a card may have."""
+    if isinstance(files, list) and files and all(isinstance(one, dict) for one in files):
+        files = {str(one.get("split")): one.get("path") for one in files}
+    if isinstance(files, dict):
+        files = files.get(split, [])
+    paths = [files] if isinstance(files, str) else list(files or [])
+    return [f"{folder}/{path}".lstrip("/") for path in paths]
+
+
+def _fits(name: str, pattern: str) -> bool:
+    from fnmatch import fnmatchcase
+
+    return fnmatchcase(name, pattern.removeprefix("./"))
+
+
+def _of_split(names: list[str], split: str) -> list[str]:
+    """Files whose name or folder says the split; all of them are `train` where none says any."""
+    told = {name: {word for word in re.split(r"[^a-z]+", name.lower()) if word in _SPLITS} for name in names}
+    if split == "train" and not any(told.values()):
+        return names
+    same = {"validation", "valid", "dev", "eval"} if split in ("validation", "valid", "dev", "eval") else {split}
+    return [name for name, words in told.items() if words & same or split in re.split(r"[^\w]+", name.lower())]

@@ -1,0 +1,66 @@
+"""Mailboxes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+from luthier.data.formats import mail
+from luthier.data.formats.file import File
+from luthier.data.formats.look import Fit, Look
+from luthier.data.row import Broken, Record
+from luthier.data.source import FileSource, Say
+from luthier.data.talk import Speech, conversation, guessed_desk, told
+
+
+class Mbox(FileSource):
+    """Mailboxes (mbox): a row is a thread, with what the desk wrote as the assistant's turns.
+
+    A row's line is that of its first mail. Headers of all mails are kept in memory (about 1 KB each), texts one thread
+    at a time. Attachments are left out and counted.
+    """
+
+    kind: Literal["mbox"] = "mbox"
+    endings: ClassVar[tuple[str, ...]] = (".mbox", ".mbx")
+    desk: tuple[str, ...] = ()
+    """Addresses of those who answer (`help@shop.example`), or their domains (`@shop.example`); guessed and said when
+    not set."""
+    quoted: Literal["drop", "keep"] = "drop"
+    """Whether what a mail repeats of earlier ones is left out of its turn."""
+
+    @classmethod
+    def recognises(cls, look: Look) -> Fit:
+        """A line `From …`, and headers behind it."""
+        first, _, rest = look.start.partition("\n")
+        header = rest[:400].partition("\n")[0].partition(":")
+        mail_like = first.startswith("From ") and bool(header[1]) and " " not in header[0].strip()
+        return Fit.CERTAIN if mail_like else Fit.NO
+
+    def read_file(self, file: File, say: Say) -> Iterator[Record | Broken]:
+        """Yield every thread, in the order of their first mails."""
+        with file.local() as path:
+            letters = list(mail.letters(path))
+            desk = self.desk or guessed_desk(mail.meetings(letters))
+            if not self.desk:
+                say(told(file.name, desk))
+            for thread in mail.threads(letters):
+                yield self._thread(mail.opened(path, thread, quoted=self.quoted == "keep"), file.name, desk)
+
+    def _thread(self, thread: list[mail.Mail], name: str, desk: tuple[str, ...]) -> Record | Broken:
+        first = thread[0].letter
+        lost = [one for one in thread if one.problem]
+        if lost:
+            return Broken(name, lost[0].letter.line, lost[0].problem)
+        speeches = [Speech(one.letter.sender, one.text, desk=mail.is_of(one.letter.sender, desk)) for one in thread]
+        talk = conversation(speeches)
+        values = {
+            "messages": talk.messages,
+            "subject": first.subject,
+            "started_by": first.sender,
+            "started_at": first.date,
+            "thread": first.key,
+            "mails": len(thread),
+            "attachments": sum(one.attachments for one in thread),
+            "left_out": talk.left_out,
+        }
+        return Record(values, name, first.line)

@@ -1,0 +1,98 @@
+"""Exports of a Slack workspace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from luthier.core.paths import filled, locate
+from luthier.data.formats import slack
+from luthier.data.formats.file import File
+from luthier.data.formats.look import Fit, Look
+from luthier.data.formats.places import files_of, inside, is_url
+from luthier.data.row import Broken, Record
+from luthier.data.source import FileSource, Say
+from luthier.data.talk import Meeting, Speech, conversation, guessed_desk, told
+
+
+class Slack(FileSource):
+    """An export of a Slack workspace (folder or zip): a row is a thread, the desk's answers are the assistant's turns.
+
+    Messages outside threads are threads of one, which nobody answers: the reader of rows drops and counts them. One
+    channel at a time is held in memory. A row's line is the number of its first message in its day's file.
+    """
+
+    kind: Literal["slack"] = "slack"
+    endings: ClassVar[tuple[str, ...]] = ()
+    desk: tuple[str, ...] = ()
+    """Names, e-mail addresses or ids of those who answer; guessed and said when not set."""
+    channels: tuple[str, ...] = ()
+    """Only these channels; all when not set."""
+
+    @classmethod
+    def recognises(cls, look: Look) -> Fit:
+        """A list of users beside one of channels."""
+        return Fit.EXACT if "users.json" in look.names and not look.names.isdisjoint(slack.LISTS) else Fit.NO
+
+    def files(self, base: Path) -> list[File]:
+        """The zip, or the files of the folder."""
+        place = locate(self.path, base)
+        if not is_url(filled(self.path)) and place.is_dir():
+            return inside(place, "**/*.json", self.path.rstrip("/"))
+        return files_of(self.path, base, lambda file: True, "name the export's zip or folder")
+
+    def read(self, base: Path, say: Say) -> Iterator[Record | Broken]:
+        """Yield every thread of every channel."""
+        found = self.files(base)
+        if len(found) == 1 and found[0].ending != ".json":
+            yield from self.read_file(found[0], say)
+        else:
+            yield from self._threads(slack.Folder(found), say)
+
+    def read_file(self, file: File, say: Say) -> Iterator[Record | Broken]:
+        """Yield every thread of a zip."""
+        with file.raw() as opened, slack.zipped(opened, file.name) as export:
+            yield from self._threads(export, say)
+
+    def _threads(self, export: slack.Export, say: Say) -> Iterator[Record | Broken]:
+        people = slack.people(export)
+        desk = self._desk(export, people, say)
+        notices = 0
+        for channel in slack.channels(export, self.channels):
+            broken: list[Broken] = []
+            threads, left = slack.threads(export, channel, broken)
+            notices += left
+            yield from broken
+            for thread in threads:
+                yield _row(thread, channel, people, desk)
+        if notices:
+            say(
+                f"{self.path}: {notices} notices (who joined, what was renamed) and messages without text were left out"
+            )
+
+    def _desk(self, export: slack.Export, people: dict[str, slack.Person], say: Say) -> frozenset[str]:
+        """The ids of those who answer."""
+        if self.desk:
+            return slack.called(self.desk, people, export.name)
+        found: list[Meeting] = []
+        for channel in slack.channels(export, self.channels):
+            for thread in slack.threads(export, channel, [])[0]:
+                found.append(Meeting(thread[0].who, frozenset(said.who for said in thread[1:])))
+        guess = guessed_desk([meeting for meeting in found if meeting.answered])
+        say(told(export.name, tuple(people[one].name if one in people else one for one in guess)))
+        return frozenset(guess)
+
+
+def _row(thread: list[slack.Said], channel: str, people: dict[str, slack.Person], desk: frozenset[str]) -> Record:
+    talk = conversation(Speech(said.who, slack.plain(said.text, people), desk=said.who in desk) for said in thread)
+    first = thread[0]
+    values = {
+        "messages": talk.messages,
+        "channel": channel,
+        "thread": first.key,
+        "started_by": people[first.who].name if first.who in people else first.who,
+        "replies": len(thread) - 1,
+        "left_out": talk.left_out,
+    }
+    return Record(values, first.file, first.number, f"ts = {first.key}")

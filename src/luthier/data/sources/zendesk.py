@@ -1,0 +1,82 @@
+"""Tickets with comments, as Zendesk gives them out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
+
+from luthier.data.formats import json_rows, jsonl
+from luthier.data.formats.file import File
+from luthier.data.formats.look import Fit, Look
+from luthier.data.formats.markup import plain_text
+from luthier.data.quoted import without_quoted
+from luthier.data.row import Broken, Record
+from luthier.data.source import FileSource, Say
+from luthier.data.talk import Speech, conversation
+
+_AGENTS = frozenset({"agent", "admin", "owner"})
+
+
+class Zendesk(FileSource):
+    """Exports of tickets with `comments` and a requester, as Zendesk writes them (JSON or JSON lines).
+
+    A row is a ticket; what others than the requester say are the assistant's turns. All other fields stay in `meta`.
+    """
+
+    kind: Literal["zendesk"] = "zendesk"
+    endings: ClassVar[tuple[str, ...]] = (".json", ".jsonl", ".ndjson")
+    notes: Literal["drop", "keep"] = "drop"
+    """Whether comments that were not public are left out, or kept in the column `notes`; they are never turns."""
+    quoted: Literal["drop", "keep"] = "drop"
+    """Whether what a comment by e-mail repeats of earlier ones is left out of its turn."""
+
+    @classmethod
+    def recognises(cls, look: Look) -> Fit:
+        """JSON whose first bytes speak of comments and a requester."""
+        named = '"comments"' in look.start and '"requester' in look.start
+        return Fit.EXACT if named and look.start.startswith(("{", "[")) else Fit.NO
+
+    def read_file(self, file: File, say: Say) -> Iterator[Record | Broken]:
+        """Yield every ticket, with the line on which it starts."""
+        look = Look.at(file)
+        by_line = look.first_object is not None and "tickets" not in look.first_object
+        rows = "tickets" if not by_line and '"tickets"' in look.start[:4096] else None
+        found = jsonl.read(file, say=say) if by_line else json_rows.read(file, rows=rows, say=say)
+        for one in found:
+            yield self._ticket(one) if isinstance(one, Record) else one
+
+    def _ticket(self, record: Record) -> Record | Broken:
+        ticket = record.values.get("ticket", record.values)
+        comments = ticket.get("comments") if isinstance(ticket, dict) else None
+        if not isinstance(comments, list) or not all(isinstance(one, dict) for one in comments):
+            return Broken(record.file, record.line, "wanted a ticket with a list of comments", "comments")
+        ordered = sorted(comments, key=lambda one: str(one.get("created_at") or ""))
+        public = [one for one in ordered if one.get("public", True)]
+        talk = conversation(Speech("", self._text(one), desk=_is_desk(one, ticket)) for one in public)
+        values = {name: value for name, value in ticket.items() if name != "comments"}
+        values |= {"messages": talk.messages, "left_out": talk.left_out}
+        if self.notes == "keep":
+            values["notes"] = [self._text(one) for one in ordered if not one.get("public", True)]
+        if not talk.messages:
+            return Broken(record.file, record.line, "the ticket has no public comment with text", "comments")
+        return Record(values, record.file, record.line)
+
+    def _text(self, comment: dict[str, Any]) -> str:
+        text = comment.get("plain_body") or comment.get("body") or plain_text(str(comment.get("html_body") or ""))
+        return str(text) if self.quoted == "keep" else without_quoted(str(text))
+
+
+def _is_desk(comment: dict[str, Any], ticket: dict[str, Any]) -> bool:
+    """Whether a comment is an agent's: by the author's role where it is told, else by who is the requester."""
+    author = comment.get("author")
+    role = author.get("role") if isinstance(author, dict) else comment.get("author_role")
+    if isinstance(role, str):
+        return role.lower() in _AGENTS
+    requester = ticket.get("requester")
+    return _id(comment, "author", author) != _id(ticket, "requester", requester)
+
+
+def _id(holder: dict[str, Any], name: str, person: Any) -> Any:
+    if holder.get(f"{name}_id") is not None:
+        return holder[f"{name}_id"]
+    return person.get("id", person.get("email")) if isinstance(person, dict) else person
