@@ -17,7 +17,7 @@ from luthier.core.errors import InputError, Where
 
 @contextmanager
 def _no_bars() -> Iterator[None]:
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     shown = not are_progress_bars_disabled()
     disable_progress_bars()
@@ -35,7 +35,7 @@ class Published:
     id: str
     revision: str
     online: bool
-    type: Literal["model", "dataset"]
+    holds: Literal["model", "dataset"]
     noun: str
     where: Where
     error: type[InputError]
@@ -57,7 +57,7 @@ class Published:
             with _no_bars():
                 found = snapshot_download(
                     self.id,
-                    repo_type=self.type,
+                    repo_type=self.holds,
                     revision=self.revision,
                     allow_patterns=list(patterns),
                     ignore_patterns=list(ignored),

@@ -52,7 +52,7 @@ def choose(
 
 
 def _holds_turns(column: str | None, columns: Mapping[str, ColumnProfile]) -> bool:
-    return column is not None and column in columns and columns[column].kind == "list"
+    return column is not None and column in columns and columns[column].kind in ("list", "object")
 
 
 def _spoken(

@@ -87,9 +87,36 @@ def _alpaca(known: set[str], rows: Rows) -> Layout | None:
 
 
 def _preference(known: set[str], rows: Rows) -> Layout | None:
-    if {"prompt", "chosen"} <= known:
-        note = "preference rows: 'chosen' is the answer; 'rejected' stays in meta"
-        return Layout(prompt="prompt", answer="chosen", note=note)
+    """Pairs of answers: with a prompt in any form, or with the whole conversation in both."""
+    for chosen, rejected in (("chosen", "rejected"), ("preferred_output", "non_preferred_output")):
+        if chosen not in known:
+            continue
+        note = f"preference rows: {chosen!r} is the answer; {rejected!r} stays in meta"
+        system = "system" if "system" in known else None
+        for prompt in ("prompt", "input", "instruction", "question", "messages", "conversations"):
+            if prompt in known:
+                return Layout(prompt=prompt, answer=chosen, system_column=system, note=note)
+        if rejected in known:
+            return Layout(messages=chosen, system_column=system, note=note)
+    return None
+
+
+def _kto(known: set[str], rows: Rows) -> Layout | None:
+    """Answers with a yes or no: only the objective that reads the label can learn from both."""
+    if "label" not in known or not rows or not all(isinstance(row.get("label"), bool) for row in rows):
+        return None
+    note = "KTO rows: 'label' stays in meta; leave rows with `false` out unless the objective learns from them"
+    if "messages" in known:
+        return Layout(messages="messages", note=note)
+    pair = {"prompt", "completion"} <= known
+    return Layout(prompt="prompt", answer="completion", note=note) if pair else None
+
+
+def _turns(known: set[str], rows: Rows) -> Layout | None:
+    """Tickets and calls: a list of what each side said."""
+    for column in ("turns", "dialogue", "dialog", "transcript", "utterances"):
+        if column in known and any(isinstance(row.get(column), list) for row in rows):
+            return Layout(messages=column, note=f"tickets with turns (column {column!r})")
     return None
 
 
@@ -126,11 +153,13 @@ def _plain_text(known: set[str], rows: Rows) -> Layout | None:
 _LAYOUTS: tuple[Callable[[set[str], Rows], Layout | None], ...] = (
     _luthier,
     _plain_text,
+    _preference,
+    _kto,
     _openai,
     _sharegpt,
+    _turns,
     _evals,
     _alpaca,
-    _preference,
     _pair,
     _classes,
 )

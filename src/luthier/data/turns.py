@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from luthier.core.errors import did_you_mean
@@ -20,8 +20,22 @@ ROLES: Mapping[str, Role] = {
     "tool": "tool",
     "function": "tool",
     "observation": "tool",
+    "customer": "user",
+    "client": "user",
+    "caller": "user",
+    "requester": "user",
+    "end-user": "user",
+    "visitor": "user",
+    "agent": "assistant",
+    "support": "assistant",
+    "operator": "assistant",
+    "representative": "assistant",
 }
-"""Roles by the names that OpenAI, ShareGPT and their relatives use."""
+"""Roles by the names that OpenAI, ShareGPT and their relatives, and desks use."""
+CALL = "function_call"
+"""ShareGPT's name for an assistant turn that is a call of a tool, written as JSON."""
+_WHO = ("role", "from", "speaker", "author")
+_SAID = ("content", "value", "text", "body", "message", "utterance")
 
 
 class UnusableRowError(Exception):
@@ -50,6 +64,8 @@ def as_text(value: Any, field: str) -> str:
 
 def as_turns(value: Any, role: Role, field: str) -> tuple[Message, ...]:
     """A cell as turns: text is one turn of `role`; a list of messages is taken as it is."""
+    if isinstance(value, dict) and ("messages" in value or _first(value, _WHO) is not None):
+        value = value.get("messages", [value])
     if isinstance(value, list):
         return conversation(value, field)
     return (Message(role=role, content=as_text(value, field)),)
@@ -77,8 +93,12 @@ def from_json(text: str, field: str) -> Any:
 def _message(item: Any, field: str) -> Message:
     if not isinstance(item, dict):
         raise UnusableRowError("wanted a message with a role and content", field)
-    name = item.get("role", item.get("from"))
-    role = ROLES.get(name) if isinstance(name, str) else None
+    name = _first(item, _WHO)
+    role = ROLES.get(name.lower()) if isinstance(name, str) else None
+    if name == CALL:
+        calls = from_json(as_text(_first(item, _SAID), field), field)
+        found = tuple(_tool_call(call, field) for call in (calls if isinstance(calls, list) else [calls]))
+        return Message(role="assistant", tool_calls=found, learn=_learnt(item, field))
     if role is None:
         known = [*get_args(Role), "human", "gpt"]
         remedy = did_you_mean(name.lower(), known) if isinstance(name, str) else f"known: {', '.join(known)}"
@@ -89,7 +109,7 @@ def _message(item: Any, field: str) -> Message:
         raise UnusableRowError("wanted a list of tool calls", field)
     return Message(
         role=role,
-        content=_content(item.get("content", item.get("value")), field),
+        content=_content(_first(item, _SAID), field),
         thinking=as_text(item.get("thinking", item.get("reasoning_content")), f"{field}.thinking"),
         tool_calls=tuple(_tool_call(call, field) for call in calls),
         tool_call_id=_name(item, "tool_call_id", field),
@@ -97,6 +117,11 @@ def _message(item: Any, field: str) -> Message:
         tag=_name(item, "tag", field),
         learn=role != "assistant" or _learnt(item, field),
     )
+
+
+def _first(item: dict[str, Any], names: Sequence[str]) -> Any:
+    """The value under the first of some names that the item has."""
+    return next((item[name] for name in names if name in item), None)
 
 
 def _learnt(item: dict[str, Any], field: str) -> bool:

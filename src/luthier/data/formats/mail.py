@@ -10,7 +10,7 @@ from datetime import UTC
 from email.message import EmailMessage
 from email.utils import getaddresses, parsedate_to_datetime
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from luthier.data.formats.lines import LONGEST_BYTES
 from luthier.data.formats.markup import plain_text
@@ -196,7 +196,7 @@ def _text(parsed: EmailMessage) -> tuple[str, int]:
     return text, attachments
 
 
-def _content(part: EmailMessage) -> str:
+def _content(part: Any) -> str:
     """A part's text; an encoding that nobody knows is read as UTF-8 with what cannot be read marked."""
     try:
         return str(part.get_content())

@@ -122,7 +122,8 @@ def people(export: Export) -> dict[str, Person]:
         raise DataError("is no export of Slack", where=Where(file=export.name or None), remedy=remedy)
     found: dict[str, Person] = {}
     for user in _objects(export.load("users.json")):
-        profile = user.get("profile") if isinstance(user.get("profile"), dict) else {}
+        told = user.get("profile")
+        profile: dict[str, Any] = told if isinstance(told, dict) else {}
         names = [profile.get("display_name"), user.get("real_name"), profile.get("real_name"), user.get("name")]
         known = [str(name) for name in names if name]
         others = {str(one).lower() for one in (*known, user.get("id"), profile.get("email")) if one}

@@ -14,6 +14,8 @@ from luthier.data.formats.pieces import Paragraph
 from luthier.data.row import Broken
 
 _MOST_BYTES = 256 << 20
+_FAULTS = (AttributeError, LookupError, OSError, TypeError, ValueError)
+"""What python-docx raises at damaged files, beside its own errors."""
 
 
 class Docx(DocumentSource):
@@ -54,7 +56,7 @@ def _blocks(file: File) -> Iterator[Any]:
             packed.refuse_large(opened, _MOST_BYTES, file.name)
         try:
             document = docx.Document(str(path))
-        except (docx.opc.exceptions.OpcError, XMLSyntaxError, LookupError, OSError, ValueError) as error:
+        except (docx.opc.exceptions.OpcError, XMLSyntaxError, *_FAULTS) as error:
             remedy = "check that it is whole; save it anew from a word processor"
             raise DataError(
                 f"is not a Word document that can be read: {error}", where=file.where, remedy=remedy

@@ -55,7 +55,7 @@ class Html(DocumentSource):
 
 
 def _main_text(page: str, file: File) -> str:
-    """The main text with its headings marked as in Markdown; nothing where none can be told."""
+    """The main text as Markdown, its headings marked; nothing where none can be told."""
     trafilatura = library("trafilatura", file)
-    found = trafilatura.extract(page, output_format="markdown", include_comments=False, include_formatting=False)
+    found = trafilatura.extract(page, output_format="markdown", include_comments=False, include_formatting=True)
     return found or ""

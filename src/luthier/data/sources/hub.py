@@ -46,9 +46,8 @@ class Hub(Source):
         """Fetch what is not here yet, and yield the rows of every file of the split."""
         commit, files = self._files()
         if self.revision != commit:
-            say(
-                f"revision {self.revision!r} of {self.name} is commit {commit}; write that to get the same bytes forever"
-            )
+            told = f"revision {self.revision!r} of {self.name} is commit {commit}"
+            say(f"{told}; write that to get the same bytes forever")
         for file in files:
             yield from source_of(file).read_file(file, say)
 
@@ -78,7 +77,7 @@ class Hub(Source):
             id=self.name,
             revision=self.revision,
             online=self.online,
-            type="dataset",
+            holds="dataset",
             noun="data set",
             where=Where(file=self.name),
             error=DataError,

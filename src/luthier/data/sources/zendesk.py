@@ -73,7 +73,7 @@ def _is_desk(comment: dict[str, Any], ticket: dict[str, Any]) -> bool:
     if isinstance(role, str):
         return role.lower() in _AGENTS
     requester = ticket.get("requester")
-    return _id(comment, "author", author) != _id(ticket, "requester", requester)
+    return bool(_id(comment, "author", author) != _id(ticket, "requester", requester))
 
 
 def _id(holder: dict[str, Any], name: str, person: Any) -> Any:

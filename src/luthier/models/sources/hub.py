@@ -53,7 +53,7 @@ class Hub(ModelSource):
             id=self.id,
             revision=self.revision,
             online=self.online,
-            type="model",
+            holds="model",
             noun="model",
             where=Where(field="model"),
             error=ModelError,
