@@ -59,6 +59,11 @@ def test_serious_findings_are_printed_gated_on_and_given_out(folder: Path, capsy
     assert run_command(["export", "recipe.yaml:validate", "--to", "found"]) == 0
     assert {path.name for path in (folder / "found").iterdir()} == {"findings.jsonl", "leave_out.yaml"}
 
+    first = json.loads((folder / "found" / "findings.jsonl").read_text().splitlines()[0])
+    capsys.readouterr()
+    assert run_command(["trace", first["id"]]) == 0
+    assert f"validate: named by label_errors: {first['note']}" in capsys.readouterr().out
+
     (folder / "rows" / "README.md").write_text("my own words")
     capsys.readouterr()
     assert run_command(["export", "recipe.yaml:data", "--to", "rows"]) == 0

@@ -16,6 +16,7 @@ from luthier.eval.story import answers
 from luthier.flow.locate import find_recipe
 from luthier.flow.plan import Plan, plan
 from luthier.flow.recipe import Recipe
+from luthier.text.findings import read_marks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,18 +31,22 @@ class Trace:
     """How each model of each evaluation answered it."""
     children: list[dict[str, Any]]
     """Rows that were made out of it: step, id, by which augmenter."""
+    doubts: list[dict[str, Any]]
+    """Findings that name it: step, finding, score, note."""
     later: list[dict[str, Any]]
     """What other data sets of the recipe made of it: step, split, reason of being dropped, edits, label."""
 
     @property
     def facts(self) -> dict[str, Any]:
         """The story as `trace --json` prints it."""
-        rest = {"later": self.later, "children": self.children, "learnt": self.learnt, "answers": self.answers}
+        rest = {name: getattr(self, name) for name in ("doubts", "later", "children", "learnt", "answers")}
         return {**self.story, **rest}
 
     def lines(self) -> Iterator[str]:
         """The story for a person."""
         yield from _story_lines(self.story)
+        for one in self.doubts:
+            yield f"{one['step']}: named by {one['finding']}{': ' if one['note'] else ''}{one['note']}"
         for one in self.later:
             yield from (f"{one['step']}: {line}" for line in _later_lines(one))
         for child in self.children:
@@ -104,9 +109,19 @@ def trace_example(example: str, recipe_path: Path | None) -> Trace:
         if artifact.manifest.makes == "evaluation"
         for answer in answers(artifact, found["id"])
     ]
+    doubts = [{"step": name, **mark} for name, artifact in made for mark in _doubts(artifact, found["id"])]
     made = [(name, artifact) for name, artifact in made if artifact.manifest.makes == "dataset"]
     born = [{"step": name, **child} for name, artifact in made for child in children(artifact, found["id"])]
-    return Trace(story=found, learnt=learnt, answers=answered, children=born, later=list(_later(made, found["id"])))
+    later = list(_later(made, found["id"]))
+    return Trace(story=found, doubts=doubts, learnt=learnt, answers=answered, children=born, later=later)
+
+
+def _doubts(artifact: Artifact, example: str) -> Iterator[dict[str, Any]]:
+    """What a validation says of the example."""
+    if artifact.manifest.makes == "findings":
+        for mark in read_marks(artifact):
+            if mark.id == example:
+                yield {"finding": mark.finding, "score": mark.score, "note": mark.note}
 
 
 def _later(made: list[tuple[str, Artifact]], example: str) -> Iterator[dict[str, Any]]:
