@@ -8,7 +8,7 @@ from luthier.data.pii.found import Areas, Span, Spans, near
 
 _REACH = 60
 _LINES_REACH = 110
-_LONGEST_END = 8
+_POSTCODE_GROUP = 3
 _TYPE_AFTER = (
     r"(?:street|st|avenue|ave|road|rd|boulevard|blvd|lane|ln|drive|dr|court|ct|place|pl|square|sq|terrace|way|parkway|pkwy"
     r"|circle|cir|highway|hwy|close|crescent|gardens|grove|mews|row|trail|alley|plaza|loop|ridge|crossing|walk|hill)"
@@ -55,14 +55,12 @@ _STREET_ENDS = tuple(
     )
 )
 _NUMBER = re.compile(
-    r"\d(?<![\w.,/$€£-]\d)(?:\d{0,4}(?=(?: ?bis| ?ter|[a-zA-Z])?,? (?:[A-Z]|[rabpciqad]\w|\d{1,3}[a-z]{2} ))"
-    r"|(?<=[.a-z] \d)\d{0,3})"
+    r"\d(?:(?<![\w.,/$€£-]\d)(?:\d{0,4}(?=(?: ?bis| ?ter|[a-zA-Z])?,? (?:[A-Z]|[rabpciqad]\w|\d{1,3}[a-z]{2} ))()"
+    r"|(?<=[\w.,] \d)\d{0,3})|(?<=[A-Z]\d)(?<![A-Z]{3}\d)[A-Z\d]? \d[A-Z]{2}(?!\w)()())"
 )
-"""Where a house number may begin: words follow it, or a street stands before it."""
-_NUMBER_AFTER_STREET = re.compile(r"\d(?<=[\w.,] \d)\d{0,3}")
+"""A house number with words behind it (one empty group), with a word before it (none); a postcode's end (three)."""
 _STREET_BEGINS = ("Calle ", "C/ ", "Avenida", "Avda", "Plaza ", "Paseo ", "Via ", "Viale ", "Piazza ", "Corso ", "Rua ",
                   "Praça ", "ul. ", "ulica ", "al. ", "aleja ")  # fmt: skip
-_UK_END = re.compile(r"\d(?<=[A-Z]\d)(?<![A-Z]{3}\d)[A-Z\d]? \d[A-Z]{2}(?!\w)")
 _UK_LINES = re.compile(
     r"(?:[A-Z\d][\w'’.-]{0,20}(?: {1,2}[\w'’.-]{1,20}){0,5},\s{1,3}){1,5}(?:[A-Z][\w'’-]{0,20} ){0,3}[A-Z]{1,2}$"
 )
@@ -78,31 +76,33 @@ _HOUSE = re.compile(
 
 def addresses(text: str, areas: Areas) -> Spans:
     """A house number with a street, or what stands before a postcode, in the orders that countries use."""
-    yield from _before_codes(text, areas)
-    for number in _NUMBER.finditer(text):
+    for town in near(_TOWN_END, text, areas, 5):
+        yield from _behind_lines(text, _TOWN_LINES, town)
+    numbers = list(_NUMBER.finditer(text))
+    for number in numbers:
+        if number.lastindex == _POSTCODE_GROUP:
+            yield from _behind_lines(text, _UK_LINES, number)
+    for number in numbers:
         at = number.start()
-        if found := _ENGLISH.match(text, at) or _ROMANCE.match(text, at):
+        if number.lastindex and (found := _ENGLISH.match(text, at) or _ROMANCE.match(text, at)):
             yield Span(*found.span())
-        elif text[max(0, at - _LONGEST_END) : at].lower().endswith(_STREET_ENDS):
-            yield from _street_before(text, at)
-    if any(word in text for word in _STREET_BEGINS):
-        for number in _NUMBER_AFTER_STREET.finditer(text):
-            yield from _street_before(text, number.start())
+        else:
+            yield from _behind_street(text, at)
 
 
-def _before_codes(text: str, areas: Areas) -> Spans:
-    """Addresses that end in a postcode with or without its town."""
-    for lines, found in (
-        *((_TOWN_LINES, one) for one in near(_TOWN_END, text, areas, 5)),
-        *((_UK_LINES, one) for one in _UK_END.finditer(text)),
-    ):
-        begin = lines.search(text[max(0, found.start() - _LINES_REACH) : found.start()])
-        if begin:
-            yield Span(found.start() - len(begin[0]), found.end())
+def _behind_lines(text: str, lines: re.Pattern[str], code: re.Match[str]) -> Spans:
+    """An address that ends in a postcode, with or without its town."""
+    begin = lines.search(text[max(0, code.start() - _LINES_REACH) : code.start()])
+    if begin:
+        yield Span(code.start() - len(begin[0]), code.end())
 
 
-def _street_before(text: str, at: int) -> Spans:
-    street = _STREET_FIRST.search(text[max(0, at - _REACH) : at])
+def _behind_street(text: str, at: int) -> Spans:
+    """A house number behind the name of its street."""
+    before = text[max(0, at - _REACH) : at]
+    if not (before.lower().endswith(_STREET_ENDS) or any(word in before for word in _STREET_BEGINS)):
+        return
+    street = _STREET_FIRST.search(before)
     house = _HOUSE.match(text, at) if street else None
     if street and house:
         yield Span(at - len(street[0]), house.end())
