@@ -179,11 +179,8 @@ class _Augmenting:
         return Maker(self._named, Around(self._train, work.base, desk), inspector, room, self._guards())
 
     def _guards(self) -> list[Operator]:
-        """The operators of the data set's own recipe that know what may not stand in clear."""
-        artifact = self._data
-        while "data" in artifact.manifest.inputs:
-            artifact = artifact.parent("data")
-        found = [Operator.parse(one) for one in artifact.manifest.settings.get("ops", ())]
+        """The operators of the recipes behind the data set that know what may not stand in clear."""
+        found = [Operator.parse(one) for one in _operators_behind(self._data)]
         return [one for one in found if type(one).secrets is not Operator.secrets]
 
     def _conclude(self, tallies: Mapping[str, Tally]) -> None:
@@ -212,6 +209,14 @@ class _Augmenting:
             self._work.events.note(line)
         if not kept:
             self._work.events.warning("no row was made that passed the checks: the training rows are as they were")
+
+
+def _operators_behind(data: Artifact) -> Iterator[Any]:
+    """Settings of all operators that a data set went through, also in the data sets that it was made of."""
+    yield from data.manifest.settings.get("ops", ())
+    for name in data.manifest.inputs:
+        if name.partition(".")[0] == "data":
+            yield from _operators_behind(data.parent(name))
 
 
 def _sentences(tallies: Mapping[str, Tally]) -> Iterator[str]:

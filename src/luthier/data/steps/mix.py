@@ -1,0 +1,271 @@
+"""The step that makes one data set of several: so much of each to train on, and all that any of them held out."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from luthier.core.artifact import Artifact
+from luthier.core.digest import digest_of
+from luthier.core.files import write_aside
+from luthier.core.step import Forecast, Makes, Outline, Outlook, Reads, Step, Work
+from luthier.data.augment.rows import tables
+from luthier.data.row import MESSAGES, Row
+from luthier.data.shares import Ask, amounts
+from luthier.data.split import TEST, TRAIN, VALIDATION
+from luthier.data.tables import Event, EventWriter, TableWriter, dump, example_schema
+from luthier.data.text_keys import digest8, prompt_key
+from luthier.text.dataset import MADE, Summary, has_split, summary
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ROWS_PER_S = 20_000.0
+"""Rows of all inputs, on one core of a common server."""
+BASE_BYTES = 250 << 20
+BYTES_PER_ROW = 300
+"""What is remembered of a row while it is decided."""
+Cells = dict[str, Any]
+"""A row as it lies in a split's file."""
+_SPLITS = (TEST, VALIDATION, TRAIN)
+"""Who has the first claim on a text that stands in several."""
+
+
+class Mix(Step):
+    """Make one data set of several: training rows by weights or temperature, and the held-out rows of all of them.
+
+    A row keeps its id and origin. What one data set holds out, none trains on: a training row with the prompt of
+    another's held-out row is dropped, with the reason. Rows are drawn by the seed and their ids alone, so that more
+    rows elsewhere do not exchange them. A row that stands more than once has copies with ids of their own.
+    """
+
+    kind: Literal["mix"] = "mix"
+    makes: ClassVar[Makes] = "dataset"
+
+    data: Annotated[tuple[str, ...], Reads("dataset"), Field(min_length=2)]
+    """The data sets that are mixed."""
+    weights: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    """How much each data set counts, in the order of `data`: `[3, 1]` takes three rows of the first for one of the
+    second. When not given, each counts by its size."""
+    temperature: float = Field(default=1.0, ge=1)
+    """Evens sizes out: a data set of n rows counts n^(1/temperature). 1 keeps the sizes, 5 favours small ones, a very
+    large one makes all equal. Not together with `weights`."""
+    rows: int | None = Field(default=None, ge=1)
+    """Training rows in all. When not given: all that there are, as far as weights and `repeats` allow."""
+    repeats: int = Field(default=1, ge=1, le=1000)
+    """How often a row may stand at most: more than once lets small data sets fill their part by copies of their rows;
+    at 1 the larger ones give fewer rows instead."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Mix:
+        if self.weights is not None and len(self.weights) != len(self.data):
+            raise ValueError(f"there are {len(self.data)} data sets and {len(self.weights)} weights; give one for each")
+        if self.weights is not None and self.temperature != 1.0:
+            raise ValueError("`weights` and `temperature` both say how much each data set counts; keep one")
+        if twice := next((name for name in self.data if self.data.count(name) > 1), None):
+            raise ValueError(f"{twice!r} is named twice in `data`; give it a larger weight instead")
+        return self
+
+    @property
+    def ask(self) -> Ask:
+        """How much is wished of each."""
+        return Ask(self.weights, self.temperature, self.rows, self.repeats)
+
+    def make(self, work: Work) -> Mapping[str, Any]:
+        """Decide, draw, write; returns speed."""
+        started = time.perf_counter()
+        rows = _Mixing(self, work).run()
+        return {"rows_per_s": rows / (time.perf_counter() - started)}
+
+    def foresee(self, outlook: Outlook) -> Forecast:
+        """From the rows of all inputs and the speed of the last time."""
+        known = self._rows(outlook)
+        if any(one is None for one in known):
+            return Forecast(peak_bytes=BASE_BYTES, how="not all of the data sets are made yet")
+        total = sum(sum(one.values()) for one in known if one)
+        speed = float(outlook.history.get("measures", {}).get("rows_per_s") or ROWS_PER_S)
+        how = f"{total} rows at {speed:.0f} rows/s"
+        return Forecast(seconds=1 + total / speed, peak_bytes=BASE_BYTES + total * BYTES_PER_ROW, how=how)
+
+    def outline(self, outlook: Outlook) -> Outline:
+        """The held-out rows of all, and so many training rows as weights and repeats allow."""
+        known = [one for one in self._rows(outlook) if one]
+        if len(known) < len(self.data):
+            return Outline()
+        rows = {split: sum(one.get(split, 0) for one in known) for split in (TEST, VALIDATION)}
+        counts = amounts([one.get(TRAIN, 0) for one in known], self.ask)
+        lengths = [outlook.outlines.get(f"data.{at}", Outline()).characters for at in range(len(self.data))]
+        told = [(count, length) for count, length in zip(counts, lengths, strict=True) if length is not None]
+        whole = sum(count for count, _ in told)
+        return Outline(
+            rows={**{split: count for split, count in rows.items() if count}, TRAIN: sum(counts)},
+            characters=sum(count * length for count, length in told) / whole if whole else None,
+            how="by the sizes of the data sets, before rows that another holds out are taken out",
+        )
+
+    def _rows(self, outlook: Outlook) -> list[Mapping[str, int] | None]:
+        """Rows by split of each input, made or expected."""
+        found: list[Mapping[str, int] | None] = []
+        for at in range(len(self.data)):
+            made = outlook.inputs.get(f"data.{at}")
+            found.append(summary(made).rows if made else outlook.outlines.get(f"data.{at}", Outline()).rows)
+        return found
+
+
+@dataclass
+class _Part:
+    """One data set of a mixture, and what is decided of its rows."""
+
+    name: str
+    artifact: Artifact
+    reasons: dict[str, dict[int, str]] = field(default_factory=lambda: {split: {} for split in _SPLITS})
+    """Why a row is left out, by split and place."""
+    ids: list[str] = field(default_factory=list)
+    """Of the training rows."""
+    times: dict[int, int] = field(default_factory=dict)
+    """How often each training row stands, by place."""
+
+    def tables(self, split: str) -> Iterator[tuple[int, list[Cells]]]:
+        """Some rows of a split at a time, with the place of the first."""
+        place = 0
+        if has_split(self.artifact, split):
+            for table in tables(self.artifact, split):
+                yield place, table.to_pylist()
+                place += table.num_rows
+
+    @property
+    def left(self) -> list[int]:
+        """Places of training rows that may be drawn."""
+        return [place for place in range(len(self.ids)) if place not in self.reasons[TRAIN]]
+
+
+class _Mixing:
+    """One making of the step's artifact."""
+
+    def __init__(self, step: Mix, work: Work) -> None:
+        self._step, self._work = step, work
+        self._parts = [_Part(name, work.inputs[f"data.{at}"]) for at, name in enumerate(step.data)]
+        self._told = [summary(part.artifact) for part in self._parts]
+        self._is_label = all(told.task == "label" for told in self._told)
+        self._dropped: dict[str, int] = {}
+        self._copies = 0
+
+    def run(self) -> int:
+        """Write the artifact; returns the rows that went in."""
+        self._claim()
+        counts = amounts([len(part.left) for part in self._parts], self._step.ask)
+        for part, count in zip(self._parts, counts, strict=True):
+            _draw(part, count, self._work.seed)
+            self._work.events.note(f"{part.name}: {count} training rows of {len(part.ids)}")
+        events = EventWriter(self._work.folder / "events.parquet")
+        written = {split: self._write(split, events) for split in (TRAIN, VALIDATION, TEST)}
+        events.close()
+        told = self._conclude({split: count for split, count in written.items() if count})
+        return told.rows_in
+
+    def _claim(self) -> None:
+        """Say of each row whether a row with a better claim has its prompt, or is the same row."""
+        held: dict[int, str] = {}
+        ids: dict[str, str] = {}
+        for split in _SPLITS:
+            before = dict(held)
+            for part in self._parts:
+                for start, rows in part.tables(split):
+                    for place, row in enumerate(rows, start):
+                        key = digest8(prompt_key(_row(row)))
+                        if split == TRAIN:
+                            part.ids.append(row["id"])
+                        if (owner := before.get(key, part.name)) != part.name:
+                            part.reasons[split][place] = f"held out in another data set: {owner}"
+                        elif (other := ids.setdefault(row["id"], part.name)) != part.name:
+                            part.reasons[split][place] = f"stands in another data set: {other}"
+                        elif split != TRAIN:
+                            held.setdefault(key, part.name)
+
+    def _write(self, split: str, events: EventWriter) -> int:
+        """The rows of one split; 0 when there are none, and no file."""
+        path = self._work.folder / "examples" / f"{split}.parquet"
+        writer: TableWriter | None = None
+        for part in self._parts:
+            for start, rows in part.tables(split):
+                kept = list(self._kept(part, split, enumerate(rows, start), events))
+                if kept:
+                    writer = writer or TableWriter(path, example_schema())
+                    writer.write(_table(kept))
+        if writer is None:
+            return 0
+        writer.close()
+        return writer.rows
+
+    def _kept(self, part: _Part, split: str, rows: Iterable[tuple[int, Cells]], events: EventWriter) -> Iterator[Cells]:
+        """The rows that stay, each as often as it was drawn; the others are told."""
+        for place, row in rows:
+            times = part.times.get(place, 0) if split == TRAIN else 1
+            reason = part.reasons[split].get(place) or (None if times else "not drawn")
+            if reason is not None:
+                kind = reason.partition(": ")[0]
+                self._dropped[kind] = self._dropped.get(kind, 0) + 1
+                events.write([Event(row["id"], row["file"], row["line"], "mix", "drop", reason)])
+                continue
+            kept = row if self._is_label else _as_text(row)
+            yield kept
+            yield from (_copy(kept, number) for number in range(1, times))
+            self._copies += times - 1
+
+    def _conclude(self, rows: dict[str, int]) -> Summary:
+        told = Summary(
+            rows_in=sum(sum(one.rows.values()) for one in self._told),
+            rows=rows,
+            dropped=dict(sorted(self._dropped.items())),
+            edited={},
+            task="label" if self._is_label else "text",
+            labels=sorted({label for one in self._told for label in one.labels}) if self._is_label else [],
+            sources=[source for one in self._told for source in one.sources],
+            made={"mix": self._copies} if self._copies else {},
+        )
+        write_aside(self._work.folder / "summary.json", (told.model_dump_json(indent=1) + "\n").encode())
+        parts = {part.name: sum(part.times.values()) for part in self._parts}
+        write_aside(self._work.folder / "mix.json", (json.dumps(parts, indent=1, ensure_ascii=False) + "\n").encode())
+        why = f" ({', '.join(f'{count} {reason}' for reason, count in told.dropped.items())})" if told.dropped else ""
+        self._work.events.note(f"{told.rows_in} rows in, {sum(told.dropped.values())} dropped{why}")
+        if self._is_label is False and any(one.task == "label" for one in self._told):
+            self._work.events.note("not all data sets have classes, so classes are learnt as free text")
+        return told
+
+
+def _draw(part: _Part, count: int, seed: int) -> None:
+    """Whole rounds of all rows, then those whose seeded digests are the lowest."""
+    left = part.left
+    rounds, rest = divmod(count, len(left)) if left else (0, 0)
+    ranked = sorted(left, key=lambda place: (digest8(f"{seed}:{part.ids[place]}"), part.ids[place]))
+    part.times = {place: rounds for place in left if rounds}
+    for place in ranked[:rest]:
+        part.times[place] = rounds + 1
+
+
+def _copy(row: Cells, number: int) -> Cells:
+    """The same row once more, with an id of its own and a word on where it comes from."""
+    made = {"by": "mix", "parents": [row["id"]], "did": ["repeated"], "copy": number}
+    own = digest_of(["mix", row["id"], number])[:16]
+    return {**row, "id": own, "meta": dump({**json.loads(row["meta"]), MADE: made})}
+
+
+def _as_text(row: Cells) -> Cells:
+    """A row without its class: its answer is free text now."""
+    return {**row, "label": None, "kind": "chat" if row["kind"] == "label" else row["kind"]}
+
+
+def _row(row: Cells) -> Row:
+    messages = MESSAGES.validate_json(row["messages"])
+    return Row(0, row["id"], row["source"], row["file"], row["line"], row["kind"], messages)
+
+
+def _table(rows: Sequence[Cells]) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    return pa.RecordBatch.from_pylist(list(rows), schema=example_schema())

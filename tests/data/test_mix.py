@@ -1,0 +1,247 @@
+"""The step `mix`: shares against closed forms, books that balance, and no held-out row of one trained on by another."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from luthier.core.errors import DataError
+from luthier.data.shares import Ask, amounts, shares
+from luthier.data.steps.mix import Mix
+from luthier.data.story import story
+from luthier.flow.recipe import Recipe
+from luthier.flow.run import StepResult
+from luthier.text.dataset import read_examples, summary
+
+PLAIN = Ask(None, 1.0, None, 1)
+
+
+# shares
+
+
+def test_without_wishes_everything_is_taken() -> None:
+    assert amounts([70, 20, 10], PLAIN) == [70, 20, 10]
+
+
+def test_weights_without_repeats_cut_the_larger() -> None:
+    assert amounts([70, 20], PLAIN._replace(weights=[1, 1])) == [20, 20]
+    assert amounts([70, 20], PLAIN._replace(weights=[3, 1])) == [60, 20]
+    assert amounts([70, 20], PLAIN._replace(weights=[4, 1])) == [70, 17]
+
+
+def test_repeats_let_the_smaller_fill_its_part() -> None:
+    assert amounts([70, 20], PLAIN._replace(weights=[1, 1], repeats=2)) == [40, 40]
+    assert amounts([70, 20], PLAIN._replace(weights=[1, 1], repeats=9)) == [70, 70]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
+def test_a_temperature_is_its_formula(temperature: float) -> None:
+    sizes = [8000, 900, 27]
+    raw = [n ** (1 / temperature) for n in sizes]
+    assert shares(sizes, PLAIN._replace(temperature=temperature)) == pytest.approx([one / sum(raw) for one in raw])
+    found = amounts(sizes, PLAIN._replace(temperature=temperature, rows=20))
+    assert found == pytest.approx([20 * one / sum(raw) for one in raw], abs=1)
+
+
+def test_what_cannot_be_given_is_said() -> None:
+    with pytest.raises(DataError, match="can give 20 training rows, and 50 are wanted") as caught:
+        amounts([70, 20], PLAIN._replace(weights=[1, 1], rows=100))
+    assert caught.value.where.field == "data.1"
+    with pytest.raises(DataError, match="can give 0"):
+        amounts([0, 20], PLAIN._replace(weights=[1, 1]))
+    with pytest.raises(DataError, match="no training row is left"):
+        amounts([0, 0], PLAIN)
+    assert amounts([0, 20], PLAIN) == [0, 20]
+
+
+@given(
+    st.lists(st.integers(1, 500), min_size=2, max_size=5).flatmap(
+        lambda sizes: st.tuples(
+            st.just(sizes),
+            st.none() | st.lists(st.floats(0.1, 10), min_size=len(sizes), max_size=len(sizes)),
+        )
+    ),
+    st.floats(1, 20),
+    st.integers(1, 5),
+)
+def test_amounts_keep_within_repeats_and_near_the_shares(
+    asked: tuple[list[int], list[float] | None], temperature: float, repeats: int
+) -> None:
+    sizes, weights = asked
+    ask = Ask(weights, temperature, None, repeats)
+    found = amounts(sizes, ask)
+    assert all(count <= size * repeats for count, size in zip(found, sizes, strict=True))
+    exact = [sum(found) * part for part in shares(sizes, ask)]
+    assert all(abs(count - one) < 1 + 1e-6 for count, one in zip(found, exact, strict=True))
+    full = any(count >= size * repeats - 1 for count, size in zip(found, sizes, strict=True))
+    assert full or all(count >= size - 1 for count, size in zip(found, sizes, strict=True))
+
+
+# the step
+
+
+def lines(name: str, numbers: range | list[int], answer: str = "") -> str:
+    rows = [{"prompt": f"{name} question {n}", "answer": answer or f"answer {n} of {name}"} for n in numbers]
+    return "".join(json.dumps({**row, "team": f"t{n % 3}"}) + "\n" for n, row in enumerate(rows))
+
+
+def run(
+    folder: Path, files: dict[str, str], mix: str = "", split: str = "{test: 0.25}", seed: int = 7
+) -> dict[str, Any]:
+    """Prepare each file, and mix them in order."""
+    text = f"luthier: 1\nseed: {seed}\nsteps:\n"
+    for name, content in files.items():
+        (folder / f"{name}.jsonl").write_text(content)
+        source = f"{{kind: jsonl, path: {name}.jsonl, prompt: prompt, answer: answer, group: team}}"
+        text += f"  {name}: {{kind: prepare, source: {source}, split: {split}, task: text}}\n"
+    text += f"  all: {{kind: mix, data: [{', '.join(files)}]{', ' + mix if mix else ''}}}\n"
+    (folder / "recipe.yaml").write_text(text)
+    recipe = Recipe.load(folder)
+    recipe.plan()
+    return dict(recipe.run().steps)
+
+
+def ids(step: StepResult, split: str = "train") -> list[str]:
+    return [example.id for example in read_examples(step.artifact, split)]
+
+
+def test_everything_is_kept_with_its_id_origin_and_group(tmp_path: Path) -> None:
+    made = run(tmp_path, {"a": lines("a", range(40)), "b": lines("b", range(20))})
+    for split in ("train", "test"):
+        whole = pl.concat([made[name].frame(f"examples/{split}.parquet") for name in ("a", "b")])
+        assert made["all"].frame(f"examples/{split}.parquet").equals(whole)
+    told = summary(made["all"].artifact)
+    assert (told.rows_in, told.dropped, told.made) == (60, {}, {})
+    assert [source.file for source in told.sources] == ["a.jsonl", "b.jsonl"]
+
+
+def test_weights_draw_and_the_books_say_what_was_left(tmp_path: Path) -> None:
+    made = run(tmp_path, {"a": lines("a", range(80)), "b": lines("b", range(20))}, "weights: [1, 1]", "{test: 3}")
+    found = read_examples(made["all"].artifact, "train")
+    names = Counter(example.origin.file for example in found)
+    assert names["a.jsonl"] == names["b.jsonl"] > 10
+    told = summary(made["all"].artifact)
+    assert told.dropped["not drawn"] == told.rows_in - sum(told.rows.values()) > 0
+    events = made["all"].frame("events.parquet")
+    assert set(events["id"]) == set(ids(made["a"])) - set(ids(made["all"]))
+    dropped = story(made["all"].artifact, events["id"][0])
+    assert dropped["dropped"]["reason"] == "not drawn"
+    assert dropped["origin"]["file"] == "a.jsonl"
+
+
+def test_repeats_are_copies_with_ids_of_their_own(tmp_path: Path) -> None:
+    made = run(
+        tmp_path, {"a": lines("a", range(80)), "b": lines("b", range(20))}, "weights: [1, 1], repeats: 3", "{test: 3}"
+    )
+    small, whole = set(ids(made["b"])), read_examples(made["all"].artifact, "train")
+    assert len({example.id for example in whole}) == len(whole)
+    copies = [example for example in whole if "augmented" in example.meta]
+    assert copies
+    for copy in copies:
+        assert copy.origin.file == "b.jsonl"
+        assert copy.meta["augmented"]["by"] == "mix"
+        assert set(copy.meta["augmented"]["parents"]) < small
+    times = Counter((copy.meta["augmented"]["parents"][0] if copy in copies else copy.id) for copy in whole)
+    assert max(times.values()) - min(times[one] for one in small) <= 2
+    assert summary(made["all"].artifact).made == {"mix": len(copies)}
+    assert story(made["all"].artifact, copies[0].id)["made"]["did"] == ["repeated"]
+
+
+def test_what_one_holds_out_no_other_trains_on(tmp_path: Path) -> None:
+    shared = range(30)
+    a = lines("same", shared, "one") + lines("a", range(30))
+    b = lines("SAME ", [*range(1, 30), 0], "two") + lines(
+        "b", range(30)
+    )  # other groups, so that other prompts are held out
+    made = run(tmp_path, {"a": a, "b": b})
+    held = {_prompt(example) for example in read_examples(made["all"].artifact, "test")}
+    train = {_prompt(example) for example in read_examples(made["all"].artifact, "train")}
+    assert held
+    assert not held & train
+    told = summary(made["all"].artifact)
+    assert told.dropped["held out in another data set"] > 0
+    reasons = set(made["all"].frame("events.parquet")["reason"])
+    assert reasons == {"held out in another data set: a", "held out in another data set: b"}
+
+
+def _prompt(example: Any) -> str:
+    return " ".join(example.messages[0].content.casefold().split())
+
+
+def test_a_row_that_stands_in_both_is_taken_once(tmp_path: Path) -> None:
+    made = run(tmp_path, {"a": lines("x", range(40)), "b": lines("x", range(40)) + lines("b", range(20))})
+    found = [*ids(made["all"]), *ids(made["all"], "test")]
+    assert len(found) == len(set(found))
+    assert set(found) <= {*ids(made["a"]), *ids(made["a"], "test"), *ids(made["b"]), *ids(made["b"], "test")}
+    told = summary(made["all"].artifact)
+    assert told.dropped["stands in another data set"] > 0
+    assert told.rows_in == 100
+
+
+def test_the_draw_is_a_function_of_seed_and_ids(tmp_path: Path) -> None:
+    files = {"a": lines("a", range(80)), "b": lines("b", range(20))}
+    folders = [tmp_path / name for name in ("one", "two", "three", "four")]
+    for folder in folders:
+        folder.mkdir()
+    one, two = (run(folder, files, "rows: 40", "{test: 3}")["all"] for folder in folders[:2])
+    assert [entry.digest for entry in one.artifact.manifest.files] == [
+        entry.digest for entry in two.artifact.manifest.files
+    ]
+    other = run(folders[2], files, "rows: 40", "{test: 3}", seed=8)["all"]
+    assert set(ids(one)) != set(ids(other))
+    more = run(folders[3], files, "rows: 50", "{test: 3}")["all"]
+    assert set(ids(one)) < set(ids(more))
+
+
+def test_classes_meet_classes_and_become_text_beside_text(tmp_path: Path) -> None:
+    rows = {name: lines(name, range(30), answer) for name, answer in (("a", "yes"), ("b", "no"))}
+    (tmp_path / "c.jsonl").write_text(rows["a"] + rows["b"])
+    (tmp_path / "d.jsonl").write_text(
+        rows["b"].replace("b q", "d q") + rows["a"].replace("a q", "e q").replace("yes", "so")
+    )
+    (tmp_path / "t.jsonl").write_text(lines("t", range(40)))
+    text = "luthier: 1\nsteps:\n"
+    for name, task in (("c", "label"), ("d", "label"), ("t", "text")):
+        source = f"{{kind: jsonl, path: {name}.jsonl, prompt: prompt, answer: answer}}"
+        text += f"  {name}: {{kind: prepare, source: {source}, split: {{test: 6}}, task: {task}}}\n"
+    text += "  same: {kind: mix, data: [c, d]}\n  other: {kind: mix, data: [c, t]}\n"
+    (tmp_path / "recipe.yaml").write_text(text)
+    made = Recipe.load(tmp_path).run().steps
+    told = summary(made["same"].artifact)
+    assert (told.task, told.labels) == ("label", ["no", "so", "yes"])
+    told = summary(made["other"].artifact)
+    assert (told.task, told.labels) == ("text", [])
+    found = read_examples(made["other"].artifact, "train")
+    assert {(example.kind, example.label) for example in found} == {("chat", None)}
+
+
+def test_a_plan_tells_the_rows_before_anything_is_made(tmp_path: Path) -> None:
+    made = run(tmp_path, {"a": lines("a", range(80)), "b": lines("b", range(40))}, "weights: [1, 1]")
+    recipe = Recipe.load(tmp_path, ["steps.all.weights=[2,1]"])
+    planned = recipe.plan()["all"]
+    assert planned.forecast is not None
+    assert "120 rows" in planned.forecast.how
+    assert summary(made["all"].artifact).rows_in == 120
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"data": ("a",)}, "at least 2"),
+        ({"data": ("a", "a")}, "named twice"),
+        ({"data": ("a", "b"), "weights": (1,)}, "give one for each"),
+        ({"data": ("a", "b"), "weights": (1, 2), "temperature": 2}, "keep one"),
+        ({"data": ("a", "b"), "weights": (1, 0)}, "greater than 0"),
+    ],
+)
+def test_wishes_that_do_not_fit_are_refused(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        Mix(**settings)
