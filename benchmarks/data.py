@@ -82,8 +82,8 @@ def prepare(corpus: Path, folder: Path, workers: int, steps: Sequence[Any] = STE
     """What `luthier run` does in its step `data`."""
     from luthier.core.events import Events
     from luthier.core.step import Work
-    from luthier.data.pipeline import Options
-    from luthier.data.pipeline import prepare as run
+    from luthier.data.passes.pipeline import Options
+    from luthier.data.passes.pipeline import prepare as run
     from luthier.data.steps.prepare import Prepare
 
     source = {"kind": "jsonl", "path": str(corpus), "answer": "text"}

@@ -23,7 +23,7 @@ from luthier.data.augment.desk import open_desk
 from luthier.data.augment.rows import Rows
 from luthier.data.augment.wishes import seed_of
 from luthier.data.augmenter import Around, Augmenter, Wish
-from luthier.data.pipeline import Options, prepare
+from luthier.data.passes.pipeline import Options, prepare
 from luthier.data.steps.augment import Augment
 from luthier.data.steps.prepare import Prepare
 from luthier.models.sources.endpoint import Endpoint

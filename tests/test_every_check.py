@@ -13,7 +13,7 @@ import yaml
 from luthier.core.component import members
 from luthier.core.errors import RecipeError
 from luthier.data.check import Check, Found
-from luthier.data.material import Material, Seen
+from luthier.data.checking.material import Material, Seen
 from luthier.data.steps.prepare import Prepare
 from luthier.data.steps.validate import Validate
 from luthier.text.findings import Finding

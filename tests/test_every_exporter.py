@@ -11,7 +11,7 @@ import pytest
 
 from luthier.core.component import members
 from luthier.core.errors import DataError
-from luthier.data.export import export, forms
+from luthier.data.delivery.export import export, forms
 from luthier.data.exporter import Exporter
 from luthier.text.dataset import read_examples
 from tests.data.conftest import _own_key, make, write  # noqa: F401  # fixtures

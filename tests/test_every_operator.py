@@ -14,16 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.core.component import members
-from luthier.data.apply import Named, take
-from luthier.data.memory import InMemory
 from luthier.data.operator import Operator, Outcome, RowOperator, SetOperator, Suggestion
+from luthier.data.passes.apply import Named, take
+from luthier.data.passes.memory import InMemory
+from luthier.data.passes.tables import from_arrow, spill_schema, to_arrow
 from luthier.data.profile import Change, ColumnProfile, Profile, Trial
 from luthier.data.row import Batch, Row
-from luthier.data.tables import from_arrow, spill_schema, to_arrow
 from luthier.text.messages import Message
 
 ROOT = Path(__file__).parent.parent
-KINDS = sorted(members(Operator))
+KINDS = sorted(kind for kind, part in members(Operator).items() if part.__module__.startswith("luthier."))
 HARD = (
     "Hello <b>there</b>&nbsp;my mail is jo@example.com, card 4111 1111 1111 1111",
     "schÃ¶ne GrÃ¼ÃŸe aus MÃ¼nchen, bitte rufen Sie an: 030 23125 356",

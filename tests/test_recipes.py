@@ -182,7 +182,7 @@ def test_the_support_recipe_reads_bitext(make: Make) -> None:
 
 def test_people_and_rules_label(tmp_path: Path) -> None:
     """`recipes/label` wants no model: what it makes is held to what its messages are about."""
-    from luthier.data.export import export
+    from luthier.data.delivery.export import export
     from luthier.text.dataset import read_examples, summary
 
     shutil.copytree(ROOT / "recipes" / "label", tmp_path / "label", ignore=shutil.ignore_patterns(".luthier"))

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.wheel import fetch_wheel
-from luthier.data.languages import Guess, _identifier, identify
+from luthier.data.cleaning.languages import Guess, _identifier, identify
 from luthier.flow.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ import pytest
 from luthier.core.artifact import Artifact, Manifest, list_files
 from luthier.core.events import Event, Events
 from luthier.core.step import Work
-from luthier.data.pipeline import Options, prepare
+from luthier.data.passes.pipeline import Options, prepare
 from luthier.data.steps.prepare import Prepare
 from luthier.text.dataset import Summary, summary
 

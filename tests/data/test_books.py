@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from luthier.core.errors import DataError
-from luthier.data.compare import compare
-from luthier.data.story import story
+from luthier.data.history.compare import compare
+from luthier.data.history.story import story
 
 Make = Callable[..., Any]
 Write = Callable[..., str]

@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 
+from luthier.data.checking.material import Material, Seen
 from luthier.data.checks.answers import AnswerQuality
 from luthier.data.checks.bias_terms import TERMS, BiasTerms
 from luthier.data.checks.distance import apart
@@ -14,7 +15,6 @@ from luthier.data.checks.enough import gained
 from luthier.data.checks.groups import cramers_v
 from luthier.data.checks.lengths import robust_z
 from luthier.data.checks.shift import told_apart
-from luthier.data.material import Material, Seen
 from luthier.text.messages import Message
 
 

@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from luthier.core.errors import DataError
-from luthier.data.export import export
+from luthier.data.delivery.export import export
 from luthier.data.exporters.csv import harmless
 from luthier.data.exporters.openai import OpenaiOut, chat, objection, objection_to_pair
 from luthier.text.dataset import read_examples, splits

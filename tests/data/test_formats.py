@@ -19,7 +19,7 @@ from luthier.core.errors import DataError
 from luthier.data.formats import delimited, jsonl, tables
 from luthier.data.formats.dialect import DELIMITERS
 from luthier.data.formats.file import File
-from luthier.data.recognise import source_of
+from luthier.data.intake.recognise import source_of
 from luthier.data.row import Broken, Record
 
 CELLS = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0\ufeff"), max_size=12)

@@ -15,9 +15,9 @@ import pytest
 
 import luthier.data
 from luthier.core.component import members
+from luthier.data.intake.trial import outcome_of
 from luthier.data.operator import Operator
 from luthier.data.row import Row
-from luthier.data.trial import outcome_of
 from luthier.text.messages import Message
 
 CHARS = (1_500, 12_000)

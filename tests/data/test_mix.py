@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from luthier.core.errors import DataError
-from luthier.data.shares import Ask, amounts, shares
+from luthier.data.history.story import story
+from luthier.data.passes.shares import Ask, amounts, shares
 from luthier.data.steps.mix import Mix
-from luthier.data.story import story
 from luthier.flow.recipe import Recipe
 from luthier.flow.run import StepResult
 from luthier.text.dataset import read_examples, summary

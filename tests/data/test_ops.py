@@ -13,13 +13,13 @@ from ftfy.badness import BADNESS_RE, is_bad
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.data.apply import spliced
-from luthier.data.diff import edits
-from luthier.data.languages import identify
+from luthier.data.cleaning.diff import edits
+from luthier.data.cleaning.languages import identify
+from luthier.data.cleaning.quality_rules import NAMES, RULES
 from luthier.data.ops.label_spelling import spellings
 from luthier.data.ops.normalise import Normalise, without_ascii_runs
 from luthier.data.ops.quality import Quality
-from luthier.data.quality_rules import NAMES, RULES
+from luthier.data.passes.apply import spliced
 
 Make = Callable[..., Any]
 Write = Callable[..., str]

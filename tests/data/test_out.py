@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from luthier.core.errors import DataError, UnknownName
-from luthier.data.compare import compare
-from luthier.data.export import export
-from luthier.data.story import story
+from luthier.data.delivery.export import export
+from luthier.data.history.compare import compare
+from luthier.data.history.story import story
 from luthier.text.dataset import has_split, read_examples, splits
 
 Make = Callable[..., Any]

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from luthier.data.propose import propose, render_recipe
+from luthier.data.intake.propose import propose, render_recipe
 
 Make = Callable[..., Any]
 pytestmark = pytest.mark.data

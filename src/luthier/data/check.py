@@ -11,7 +11,7 @@ from luthier.core.component import Component
 from luthier.text.findings import Finding, Number, Severity
 
 if TYPE_CHECKING:
-    from luthier.data.material import Material, Seen
+    from luthier.data.checking.material import Material, Seen
 
 Needs = Literal["labels", "texts", "test", "model", "groups"]
 """What a check cannot do without: classes, free answers, held-out rows, a model, a group of each row."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from pydantic import TypeAdapter
 
 from luthier.core.errors import DataError, Where
-from luthier.data.leaves import leaf, leaves, with_leaf
+from luthier.data.cleaning.leaves import leaf, leaves, with_leaf
 from luthier.text.messages import ExampleKind, Message
 
 MESSAGES: TypeAdapter[tuple[Message, ...]] = TypeAdapter(tuple[Message, ...])

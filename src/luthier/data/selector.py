@@ -48,7 +48,7 @@ class Pool:
     @cached_property
     def points(self) -> NDArray[np.float64]:
         """(candidates + labelled, dimensions): unit vectors of all texts, by TF-IDF and a truncated SVD."""
-        from luthier.data.embedding import points
+        from luthier.data.checking.embedding import points
 
         return points([*(one.text for one in self.candidates), *self.labelled], seed=self.seed)
 

@@ -17,10 +17,10 @@ from luthier.core.paths import PathText
 from luthier.data.formats.file import File
 from luthier.data.formats.look import Fit, Look
 from luthier.data.formats.places import files_of
-from luthier.data.layouts import Layout
-from luthier.data.mapping import Mapping, Parts, decide
+from luthier.data.intake.layouts import Layout
+from luthier.data.intake.mapping import Mapping, Parts, decide
+from luthier.data.intake.turns import UnusableRowError
 from luthier.data.row import Broken, Record
-from luthier.data.turns import UnusableRowError
 
 LOOKED_AT = 200
 """So many first rows decide which layout a source has."""

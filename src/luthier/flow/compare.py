@@ -58,7 +58,7 @@ def compare_two(first: str, second: str) -> Compared:
 
         return Compared(facts=compare_evaluations(a.artifact, b.artifact))
     if kinds == ("dataset", "dataset"):
-        from luthier.data.compare import compare as compare_data
+        from luthier.data.history.compare import compare as compare_data
 
         found = compare_data(a.artifact, b.artifact)
         return Compared(facts={**found.model_dump(mode="json"), "counts": found.counts()})

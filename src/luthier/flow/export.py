@@ -45,12 +45,12 @@ def export_artifact(
         raise InputError(what, where=Where(field=word), remedy=remedy)
     notes: list[str] = []
     if makes == "dataset":
-        from luthier.data.export import export as export_data
+        from luthier.data.delivery.export import export as export_data
 
         export_data(found.artifact, to, chosen, notes.append)
         _write_card(found, to, notes)
     elif makes == "findings":
-        from luthier.data.found_rows import write_found
+        from luthier.data.delivery.found_rows import write_found
 
         write_found(found.artifact, to)
     else:
@@ -69,7 +69,7 @@ def export_artifact(
 def _forms(makes: str) -> tuple[str, ...]:
     """The forms in which such an artifact goes out, the one that is meant when none is named first."""
     if makes == "dataset":
-        from luthier.data.export import forms
+        from luthier.data.delivery.export import forms
 
         return forms()
     if makes == "findings":
@@ -79,7 +79,7 @@ def _forms(makes: str) -> tuple[str, ...]:
 
 def _write_card(found: Found, to: Path, notes: list[str]) -> None:
     """The data card beside the rows; somebody's own README stays."""
-    from luthier.data.card import card
+    from luthier.data.delivery.card import card
 
     text = card(found.artifact, found.name, _findings(found)).encode()
     path = to / "README.md"

@@ -107,7 +107,7 @@ def _from_template(template: str, name: str, model: str) -> str:
 
 def _from_file(source: str, folder: Path, model: str) -> tuple[str, dict[str, str]]:
     """From a file, a folder, a pattern, or a URL."""
-    from luthier.data.propose import propose, render_recipe
+    from luthier.data.intake.propose import propose, render_recipe
 
     proposal = propose(source, shown=_shown(source, folder))
     return render_recipe(proposal, folder.name, model), proposal.reasons
@@ -115,7 +115,7 @@ def _from_file(source: str, folder: Path, model: str) -> tuple[str, dict[str, st
 
 def _from_database(url: str, table: str | None, folder: Path, model: str) -> tuple[str, dict[str, str]]:
     from luthier.data.database.propose import propose_table
-    from luthier.data.propose import render_recipe
+    from luthier.data.intake.propose import render_recipe
 
     proposal = propose_table(url, table, Path.cwd(), folder.absolute())
     return render_recipe(proposal, folder.name, model), proposal.reasons

@@ -79,7 +79,7 @@ def part_named(role: str, kind: str) -> type[Component]:
 
 def proposed(file: Path) -> dict[str, dict[str, Any]]:
     """Every operator that proposes itself for the rows of a file: settings, reason, and examples of what it changes."""
-    from luthier.data.propose import propose
+    from luthier.data.intake.propose import propose
 
     proposal = propose(file)
     found: dict[str, dict[str, Any]] = {}

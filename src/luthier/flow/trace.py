@@ -11,7 +11,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import UnknownName, Where
 from luthier.core.ledger import Ledger, ledger_url
 from luthier.core.store import Store
-from luthier.data.story import children, story
+from luthier.data.history.story import children, story
 from luthier.eval.story import answers
 from luthier.flow.locate import find_recipe
 from luthier.flow.plan import Plan, plan
@@ -24,7 +24,7 @@ class Trace:
     """The story of one example in one recipe."""
 
     story: dict[str, Any]
-    """Origin, edits, split or reason of being dropped (see `luthier.data.story`)."""
+    """Origin, edits, split or reason of being dropped (see `luthier.data.history.story`)."""
     learnt: list[dict[str, Any]]
     """Models that were tuned on it: step, artifact, times seen, tokens, runs."""
     answers: list[dict[str, Any]]

@@ -11,10 +11,10 @@ import pytest
 from luthier.data.augment.checks import Checks, Inspector
 from luthier.data.augment.judge import Classifier
 from luthier.data.augmenter import Draft, Wish, with_last_asked
-from luthier.data.near import Index, similarity
+from luthier.data.intake.survey import InMemory
 from luthier.data.ops.near_dedup import NearDedup
 from luthier.data.row import Row
-from luthier.data.survey import InMemory
+from luthier.data.twins.near import Index, similarity
 from luthier.text.messages import Message
 from tests.augmenting import Bench
 

@@ -12,7 +12,7 @@ import pytest
 from luthier.core.errors import DataError, LuthierError, RecipeError
 from luthier.data.augment.wishes import in_order, named
 from luthier.data.augmenter import Augmenter
-from luthier.data.story import children, story
+from luthier.data.history.story import children, story
 from luthier.flow.plan import plan
 from luthier.flow.recipe import Recipe
 from luthier.flow.report import write_report

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from luthier.core.errors import DataError
-from luthier.data.export import export
+from luthier.data.delivery.export import export
 from luthier.data.row import Broken, Record
 from luthier.data.source import Source
 

@@ -13,10 +13,10 @@ import pytest
 from pydantic import ValidationError
 
 from luthier.core.errors import DataError
-from luthier.data.contamination import LEAST_WORDS, RUN_WORDS, Unseen
 from luthier.data.ops.decontaminate import Decontaminate
 from luthier.data.row import Row
-from luthier.data.text_keys import words
+from luthier.data.twins.contamination import LEAST_WORDS, RUN_WORDS, Unseen
+from luthier.data.twins.text_keys import words
 from luthier.text.messages import Message
 
 Make = Callable[..., Any]

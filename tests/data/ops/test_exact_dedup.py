@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from luthier.data.memory import InMemory
 from luthier.data.ops.exact_dedup import ExactDedup
+from luthier.data.passes.memory import InMemory
 from luthier.data.row import Row
 from luthier.text.messages import Message
 

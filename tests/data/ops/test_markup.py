@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from luthier.data.apply import spliced
-from luthier.data.memory import InMemory
 from luthier.data.ops.boilerplate import Boilerplate
 from luthier.data.ops.markup import Markup
+from luthier.data.passes.apply import spliced
+from luthier.data.passes.memory import InMemory
 from luthier.data.row import Row
 from luthier.text.messages import Message
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from luthier.core.errors import DataError
-from luthier.data.memory import InMemory
 from luthier.data.ops.near_dedup import NearDedup
+from luthier.data.passes.memory import InMemory
 from luthier.data.row import Row
 from luthier.text.messages import Message
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.data.normal_forms import with_dates, with_numbers, with_times, with_units
+from luthier.data.cleaning.normal_forms import with_dates, with_numbers, with_times, with_units
 from luthier.data.ops.normal_forms import NormalForms
 from luthier.data.row import Row
 from luthier.text.messages import Message

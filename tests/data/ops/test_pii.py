@@ -11,9 +11,9 @@ import pytest
 from pydantic import ValidationError
 
 from luthier.core.errors import DataError
-from luthier.data.apply import Named, take
 from luthier.data.operator import Edit, Operator, Outcome, Reads, RowOperator
 from luthier.data.ops.pii import Pii
+from luthier.data.passes.apply import Named, take
 from luthier.data.pii import Found, PiiKind
 from luthier.data.recogniser import Recogniser
 from luthier.data.row import Batch, Row

@@ -9,8 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from luthier.core.errors import DataError
-from luthier.data.memory import InMemory
 from luthier.data.ops.schema import ColumnRule, Schema
+from luthier.data.passes.memory import InMemory
 from luthier.data.row import Row
 from luthier.text.messages import Message
 

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.data.apply import spliced
-from luthier.data.cuts import cut, line_spans
+from luthier.data.cleaning.cuts import cut, line_spans
+from luthier.data.cleaning.quoted import Span
 from luthier.data.operator import RowOperator
 from luthier.data.ops.c4_lines import C4Lines
 from luthier.data.ops.quoted_replies import QuotedReplies
 from luthier.data.ops.signatures import Signatures
-from luthier.data.quoted import Span
+from luthier.data.passes.apply import spliced
 from luthier.data.row import Row
 from luthier.text.messages import Message
 

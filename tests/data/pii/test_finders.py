@@ -128,4 +128,4 @@ def test_time_grows_no_faster_than_the_text(piece: str) -> None:
         return time.process_time() - start
 
     seconds(2000)
-    assert seconds(60_000) < 30 * (seconds(6000) + 0.02)
+    assert min(seconds(60_000) for _ in range(3)) < 30 * (seconds(6000) + 0.02)

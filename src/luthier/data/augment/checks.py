@@ -13,10 +13,10 @@ from luthier.data.augment.judge import Classifier
 from luthier.data.augment.rows import Rows
 from luthier.data.augment.words import facts
 from luthier.data.augmenter import Draft, Wish
-from luthier.data.languages import UNKNOWN, identify
-from luthier.data.near import Index, similarity
+from luthier.data.cleaning.languages import UNKNOWN, identify
 from luthier.data.row import Row
-from luthier.data.text_keys import digest8, normal, prompt_key
+from luthier.data.twins.near import Index, similarity
+from luthier.data.twins.text_keys import digest8, normal, prompt_key
 from luthier.text.messages import Message
 
 

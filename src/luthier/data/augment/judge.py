@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from luthier.data.text_keys import digest8
+from luthier.data.twins.text_keys import digest8
 
 if TYPE_CHECKING:
     from luthier.data.augment.rows import Rows

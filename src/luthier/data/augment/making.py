@@ -8,14 +8,14 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
-from luthier.data.apply import category, shown
 from luthier.data.augment.checks import Inspector, Refusal
 from luthier.data.augment.wishes import Asked, Named, Room
 from luthier.data.augmenter import Around, Draft
-from luthier.data.diff import edits
+from luthier.data.cleaning.diff import edits
 from luthier.data.operator import Operator
+from luthier.data.passes.apply import category, shown
+from luthier.data.passes.tables import Event
 from luthier.data.row import Row
-from luthier.data.tables import Event
 from luthier.text.dataset import MADE
 from luthier.text.messages import example_id
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from luthier.core.artifact import Artifact
+from luthier.data.passes.tables import Spill, SpillWriter, dump, example_schema, from_arrow, spill_schema
 from luthier.data.row import MESSAGES, Row
-from luthier.data.tables import Spill, SpillWriter, dump, example_schema, from_arrow, spill_schema
 from luthier.text.dataset import MADE
 
 if TYPE_CHECKING:

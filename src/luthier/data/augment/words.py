@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from random import Random
 
-from luthier.data.languages import UNKNOWN, identify
+from luthier.data.cleaning.languages import UNKNOWN, identify
 from luthier.data.row import Row
 
 _PIECES = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*|\W|[\d_]+")

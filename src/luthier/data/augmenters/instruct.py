@@ -12,8 +12,8 @@ from pydantic import Field
 from luthier.data.augment.alone import alone
 from luthier.data.augment.desk import Desk, Said
 from luthier.data.augmenter import Around, Augmenter, Draft, Train, Wish, last_asked, with_last_asked
-from luthier.data.near import Index
 from luthier.data.row import Row
+from luthier.data.twins.near import Index
 from luthier.text.dataset import MADE
 from luthier.text.messages import Message
 

@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from luthier.data.augment.words import english, free_words, pieces, with_article
 from luthier.data.augmenter import Around, Augmenter, Draft, Train, Wish, last_asked, with_last_asked
 from luthier.data.row import Row
-from luthier.data.text_keys import digest8
+from luthier.data.twins.text_keys import digest8
 from luthier.text.dataset import MADE
 
 MOST_ROWS = 50_000

@@ -11,8 +11,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from luthier.data.check import Check, Found, Needs, Planted, damaged, graded, leaving_out, percent, rows_word, share_of
-from luthier.data.material import Material, Seen
-from luthier.data.text_keys import normal
+from luthier.data.checking.material import Material, Seen
+from luthier.data.twins.text_keys import normal
 from luthier.text.findings import Finding
 
 REFUSALS = (

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal, NamedTuple
 from pydantic import Field
 
 from luthier.data.check import Check, Found, Planted
-from luthier.data.material import Material, Seen
+from luthier.data.checking.material import Material, Seen
 from luthier.text.findings import Finding, Number, Severity, Table
 
 TERMS: Mapping[str, Mapping[str, str]] = {

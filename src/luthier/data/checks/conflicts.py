@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from luthier.data.check import Check, Found, Planted, graded, percent, rows_word, share_of
-from luthier.data.material import Material, Seen
+from luthier.data.checking.material import Material, Seen
 from luthier.text.findings import Finding
 
 
@@ -67,8 +67,8 @@ class Conflicts(Check):
 
     def _clusters(self, data: Material) -> Iterable[list[Seen]]:
         """Rows whose prompts are twins, in the order of their ids."""
-        from luthier.data.memory import InMemory
         from luthier.data.ops.near_dedup import NearDedup
+        from luthier.data.passes.memory import InMemory
 
         rows = [row.row(number) for number, row in enumerate(data.rows)]
         outcome = NearDedup(threshold=self.threshold, action="flag").settle(InMemory(NearDedup(), rows))

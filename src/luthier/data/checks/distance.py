@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from luthier.data.check import Check, Found, Planted, damaged, graded, leaving_out, percent, rows_word, share_of
+from luthier.data.checking.material import Material, Seen
 from luthier.data.checks.lengths import robust_z
-from luthier.data.material import Material, Seen
 from luthier.text.findings import Finding
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from luthier.data.check import Check, Found, Needs, Planted
-from luthier.data.material import Material, Seen
+from luthier.data.checking.material import Material, Seen
 from luthier.text.findings import Finding, Number, Severity, Table
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Enough(Check):
         return Found(Finding(name=self.kind, severity="info", title="Rows", sentence=said, numbers=numbers))
 
     def _matrix(self, data: Material) -> Any:
-        from luthier.data.plain import features
+        from luthier.data.checking.plain import features
 
         if self.on == "classifier":
             return features(data.prompts)
@@ -101,7 +101,7 @@ class Enough(Check):
         """(repeats, rows): which measured rows are wrong after learning from `count` rows, draw by draw."""
         import numpy as np
 
-        from luthier.data.plain import classifier
+        from luthier.data.checking.plain import classifier
 
         found = np.zeros((self.repeats, len(ask)), dtype=bool)
         for draw in range(self.repeats):

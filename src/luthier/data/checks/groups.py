@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from luthier.data.check import Check, Found, Needs, Planted, percent
-from luthier.data.material import Material, Seen
+from luthier.data.checking.material import Material, Seen
 from luthier.text.findings import Cell, Finding, Number, Severity, Table
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from luthier.data.check import Check, Found, Needs, Planted, graded
-from luthier.data.material import Material, Seen
+from luthier.data.checking.material import Material, Seen
 from luthier.text.findings import Finding, Number, Table
 
 

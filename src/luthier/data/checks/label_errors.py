@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from luthier.data.check import Check, Found, Needs, Planted, graded, leaving_out, percent, rows_word, share_of
-from luthier.data.material import Material, Seen
+from luthier.data.checking.material import Material, Seen
 from luthier.text.findings import Finding
 
 
@@ -39,7 +39,7 @@ class LabelErrors(Check):
     def look(self, data: Material) -> Iterable[Found]:
         import numpy as np
 
-        from luthier.data.confident import likely_errors
+        from luthier.data.checking.confident import likely_errors
 
         codes, chances = data.codes, data.held.chances
         enough = np.bincount(codes, minlength=len(data.labels))[codes] >= self.least

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from luthier.data.check import Check, Found, Planted, damaged, graded, percent, rows_word, share_of
-from luthier.data.material import Material, Seen
+from luthier.data.checking.material import Material, Seen
 from luthier.text.findings import Finding
 
 if TYPE_CHECKING:

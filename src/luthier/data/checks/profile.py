@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from luthier.data.check import Check, Found, Planted, graded, percent, share_of
-from luthier.data.material import Material, Seen
+from luthier.data.checking.material import Material, Seen
 from luthier.text.findings import Cell, Finding, Number, Table
 
 _LEVELS = (0.01, 0.25, 0.5, 0.75, 0.99)
@@ -81,7 +81,7 @@ class Contents(Check):
         )  # fmt: skip
 
     def _languages(self, data: Material) -> Found:
-        from luthier.data.languages import UNKNOWN, identify
+        from luthier.data.cleaning.languages import UNKNOWN, identify
 
         looked = data.rows[:: -(-len(data.rows) // _MOST_LANGUAGES) or 1]
         codes = [code for code, _ in identify([row.prompt or row.answer for row in looked])]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from luthier.data.check import Check, Found, Needs, Planted, graded, percent, share_of
-from luthier.data.material import Material, Seen
+from luthier.data.checking.material import Material, Seen
 from luthier.text.findings import Finding, Number, Table
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def told_apart(one: Sequence[str], other: Sequence[str], seed: int) -> tuple[flo
     """Area under the curve of a classifier that tells the texts apart, out of fold, with its 95 % interval."""
     import numpy as np
 
-    from luthier.data.plain import held
+    from luthier.data.checking.plain import held
 
     codes = np.array([0] * len(one) + [1] * len(other), dtype=np.int64)
     if min(len(one), len(other)) < 2:

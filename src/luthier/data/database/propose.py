@@ -12,7 +12,7 @@ from luthier.core.errors import InputError, Where, did_you_mean
 from luthier.data.database.address import Address, address
 from luthier.data.database.selection import tables
 from luthier.data.database.session import connect, snapshot, told
-from luthier.data.propose import Proposal, propose_from
+from luthier.data.intake.propose import Proposal, propose_from
 from luthier.data.sources.sql import Sql
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from luthier.data.exporter import Exporter, Outgoing, Say, write_array
 from luthier.data.label.asking import choices, question
-from luthier.data.tables import dump
+from luthier.data.passes.tables import dump
 
 _FIELD, _QUESTION = "text", "label"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from luthier.data.exporter import Exporter, Line, Outgoing, Say
-from luthier.data.tables import dump
+from luthier.data.passes.tables import dump
 
 COLUMNS = ("id", "source", "file", "line", "kind", "label", "system", "prompt", "answer", "messages", "tools", "meta")
 _STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\0", "＝", "＋", "－", "＠")

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from luthier.core.errors import MissingExtra
+from luthier.data.delivery.nested import batches, schema
 from luthier.data.exporter import Exporter, Outgoing, Say
-from luthier.data.nested import batches, schema
 
 
 class DatasetsOut(Exporter):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from luthier.data.delivery.nested import batches, schema
 from luthier.data.exporter import Exporter, Outgoing, Say
-from luthier.data.nested import batches, schema
-from luthier.data.tables import TableWriter
+from luthier.data.passes.tables import TableWriter
 
 
 class ParquetOut(Exporter):

@@ -12,10 +12,10 @@ from email.utils import getaddresses, parsedate_to_datetime
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from luthier.data.cleaning.quoted import without_quoted
 from luthier.data.formats.lines import LONGEST_BYTES
 from luthier.data.formats.markup import plain_text
-from luthier.data.quoted import without_quoted
-from luthier.data.talk import Meeting
+from luthier.data.intake.talk import Meeting
 
 _SUBJECT_MARK = re.compile(r"^\s*(?:re|aw|antw|sv|vs|tr|fwd?|wg|r)\s*(?:\[\d+\])?:\s*", re.IGNORECASE)
 _ID = re.compile(r"<[^<>\s]{1,500}>")

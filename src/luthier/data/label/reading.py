@@ -8,9 +8,9 @@ from typing import NamedTuple
 from luthier.core.component import members
 from luthier.core.errors import DataError, Where
 from luthier.data.formats.file import File
+from luthier.data.intake.recognise import source_of
 from luthier.data.label.judgment import Item
 from luthier.data.label_format import LabelFormat, Say
-from luthier.data.recognise import source_of
 from luthier.data.row import Broken, Record
 
 ENDINGS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".pq", ".arrow")

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
 from luthier.core.errors import DataError, Where, did_you_mean
+from luthier.data.intake.layouts import LABEL_NAMES, TEXT_NAMES
 from luthier.data.label.judgment import Item, Judgment
 from luthier.data.label_format import LabelFormat, Rows, Say, label_of, text_of
-from luthier.data.layouts import LABEL_NAMES, TEXT_NAMES
 from luthier.data.row import Broken, Record
 
 _WHO = ("annotator", "worker", "rater", "coder", "judge", "labeler", "labeller", "reviewer", "user", "expert")

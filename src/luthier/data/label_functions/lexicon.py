@@ -11,7 +11,7 @@ from pydantic import Field
 
 from luthier.data.label_function import LabelFunction
 from luthier.data.label_functions.keywords import pattern
-from luthier.data.remake import asked_text
+from luthier.data.passes.remake import asked_text
 from luthier.data.row import Row
 
 

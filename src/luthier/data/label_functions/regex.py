@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from luthier.data.label_function import LabelFunction
-from luthier.data.remake import asked_text
+from luthier.data.passes.remake import asked_text
 from luthier.data.row import Row
 
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from luthier.data.cuts import cut, line_spans
+from luthier.data.cleaning.cuts import cut, line_spans
+from luthier.data.cleaning.quoted import Span
 from luthier.data.operator import Corpus, Outcome, Reads, SetOperator, Suggestion
-from luthier.data.quoted import Span
 from luthier.data.row import Row
-from luthier.data.text_keys import digest8, normal
+from luthier.data.twins.text_keys import digest8, normal
 
 if TYPE_CHECKING:
     from luthier.data.profile import Profile

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from luthier.data.cuts import cut, lines_where
+from luthier.data.cleaning.cuts import cut, lines_where
+from luthier.data.cleaning.quality_rules import keeps_line
 from luthier.data.operator import Outcome, Reads, RowOperator
-from luthier.data.quality_rules import keeps_line
 from luthier.data.row import Row
 
 

@@ -9,11 +9,11 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, PrivateAttr
 
-from luthier.data.contamination import Hit, Unseen
-from luthier.data.mapping import Parts
+from luthier.data.intake.mapping import Parts
 from luthier.data.operator import Column, Corpus, Drop, Judge, Outcome, Reads, RowOperator
 from luthier.data.row import Broken, Record, Row
 from luthier.data.source import Source
+from luthier.data.twins.contamination import Hit, Unseen
 
 
 class Decontaminate(RowOperator):

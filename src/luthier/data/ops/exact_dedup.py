@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from pydantic import model_validator
 
-from luthier.data.keep import Keep, check, preferences, ranks
 from luthier.data.operator import Column, Corpus, Drop, Outcome, Reads, SetOperator, Suggestion
 from luthier.data.row import Row
-from luthier.data.text_keys import digest16, normal, prompt_key
+from luthier.data.twins.keep import Keep, check, preferences, ranks
+from luthier.data.twins.text_keys import digest16, normal, prompt_key
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

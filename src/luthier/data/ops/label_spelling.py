@@ -6,10 +6,10 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from luthier.data.diff import edits
+from luthier.data.cleaning.diff import edits
 from luthier.data.operator import Corpus, Outcome, Reads, SetOperator, Suggestion
 from luthier.data.row import Row
-from luthier.data.text_keys import normal
+from luthier.data.twins.text_keys import normal
 
 if TYPE_CHECKING:
     from luthier.data.profile import Profile

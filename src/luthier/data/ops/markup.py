@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from luthier.data.diff import edits
+from luthier.data.cleaning.diff import edits
 from luthier.data.operator import Outcome, Reads, RowOperator, Suggestion
 from luthier.data.row import Row
 

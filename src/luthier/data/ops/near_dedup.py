@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import Field, model_validator
 
-from luthier.data.keep import Keep, check, preferences, ranks
-from luthier.data.minhash import bands, signatures
 from luthier.data.operator import Column, Corpus, Drop, Outcome, Reads, SetOperator, Suggestion
-from luthier.data.pieces import Flat, Unit, distinct, jaccard, padded_pieces, pieces, word_bags
 from luthier.data.row import Row
-from luthier.data.text_keys import digest16, normal, words
-from luthier.data.twins import Twins
+from luthier.data.twins.keep import Keep, check, preferences, ranks
+from luthier.data.twins.minhash import bands, signatures
+from luthier.data.twins.pieces import Flat, Unit, distinct, jaccard, padded_pieces, pieces, word_bags
+from luthier.data.twins.text_keys import digest16, normal, words
+from luthier.data.twins.twins import Twins
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

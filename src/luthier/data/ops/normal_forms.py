@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from typing import ClassVar, Literal
 
-from luthier.data.diff import edits
-from luthier.data.normal_forms import (
+from luthier.data.cleaning.diff import edits
+from luthier.data.cleaning.normal_forms import (
     DateOrder,
     Decimal,
     Formed,

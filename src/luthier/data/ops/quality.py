@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 from pydantic import Field, field_validator
 
 from luthier.core.errors import did_you_mean
+from luthier.data.cleaning.quality_rules import NAMES, RULES, Rule, RuleSet, Text
 from luthier.data.operator import Column, Drop, Outcome, Reads, RowOperator, Suggestion
-from luthier.data.quality_rules import NAMES, RULES, Rule, RuleSet, Text
 from luthier.data.row import Row
 
 if TYPE_CHECKING:

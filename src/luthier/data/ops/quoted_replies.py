@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from luthier.data.apply import spliced
-from luthier.data.cuts import cut
-from luthier.data.diff import edits
+from luthier.data.cleaning.cuts import cut
+from luthier.data.cleaning.diff import edits
+from luthier.data.cleaning.quoted import quoted_spans
 from luthier.data.operator import Edit, Outcome, Reads, RowOperator, Suggestion
-from luthier.data.quoted import quoted_spans
+from luthier.data.passes.apply import spliced
 from luthier.data.row import Row
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from luthier.core.component import refuse_unknown_settings
 from luthier.core.errors import DataError, Where
 from luthier.data.operator import Column, Corpus, Drop, Outcome, Reads, SetOperator
 from luthier.data.row import Row
-from luthier.data.text_keys import digest16
+from luthier.data.twins.text_keys import digest16
 
 _TEXTS = ("prompt", "answer", "group")
 

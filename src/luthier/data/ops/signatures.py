@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from luthier.data.cuts import cut
+from luthier.data.cleaning.cuts import cut
+from luthier.data.cleaning.quoted import Span
+from luthier.data.cleaning.signature import signature_span
 from luthier.data.operator import Outcome, Reads, RowOperator, Suggestion
-from luthier.data.quoted import Span
 from luthier.data.row import Row
-from luthier.data.signature import signature_span
 
 if TYPE_CHECKING:
     from luthier.data.profile import Profile

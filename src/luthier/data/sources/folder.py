@@ -13,7 +13,7 @@ from luthier.core.paths import filled, locate
 from luthier.data.formats.file import File
 from luthier.data.formats.look import Look
 from luthier.data.formats.places import files_of, inside, is_url
-from luthier.data.recognise import endings, recognise, source_of
+from luthier.data.intake.recognise import endings, recognise, source_of
 from luthier.data.row import Broken, Record
 from luthier.data.source import FileSource, Say
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
-from luthier.data.documents import DocumentSource, library
 from luthier.data.formats import markup
 from luthier.data.formats.file import File
 from luthier.data.formats.lines import BadLine, head, lines
 from luthier.data.formats.look import Fit, Look
 from luthier.data.formats.pieces import Paragraph
+from luthier.data.intake.documents import DocumentSource, library
 from luthier.data.row import Broken
 
 

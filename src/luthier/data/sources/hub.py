@@ -14,8 +14,8 @@ from luthier.core.digest import digest_of
 from luthier.core.errors import DataError, Where
 from luthier.core.hub import Published
 from luthier.data.formats.file import File
-from luthier.data.mapping import Parts
-from luthier.data.recognise import endings, source_of
+from luthier.data.intake.mapping import Parts
+from luthier.data.intake.recognise import endings, source_of
 from luthier.data.row import Broken, Record
 from luthier.data.source import Say, Source
 

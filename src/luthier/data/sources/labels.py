@@ -12,12 +12,12 @@ from luthier.core.errors import DataError, Where, did_you_mean
 from luthier.data.adjudicator import Adjudicator, Verdicts
 from luthier.data.adjudicators.majority import Majority
 from luthier.data.formats.file import File
+from luthier.data.intake.layouts import TEXT_NAMES, Layout
+from luthier.data.intake.mapping import Mapping, columns_of, decide
+from luthier.data.intake.recognise import source_of
 from luthier.data.label.judgment import JUDGMENTS, Item, annotators_of, last_words, merged, table
 from luthier.data.label.reading import BOOKS, ENDINGS, items
 from luthier.data.label_format import LabelFormat
-from luthier.data.layouts import TEXT_NAMES, Layout
-from luthier.data.mapping import Mapping, columns_of, decide
-from luthier.data.recognise import source_of
 from luthier.data.row import Broken, Record
 from luthier.data.source import FileSource, Say
 

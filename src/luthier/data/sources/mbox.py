@@ -8,9 +8,9 @@ from typing import ClassVar, Literal
 from luthier.data.formats import mail
 from luthier.data.formats.file import File
 from luthier.data.formats.look import Fit, Look
+from luthier.data.intake.talk import Speech, conversation, guessed_desk, told
 from luthier.data.row import Broken, Record
 from luthier.data.source import FileSource, Say
-from luthier.data.talk import Speech, conversation, guessed_desk, told
 
 
 class Mbox(FileSource):

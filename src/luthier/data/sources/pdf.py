@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from luthier.core.errors import DataError
-from luthier.data.documents import DocumentSource, library
 from luthier.data.formats.file import File
 from luthier.data.formats.look import Fit, Look
 from luthier.data.formats.pieces import Paragraph
+from luthier.data.intake.documents import DocumentSource, library
 from luthier.data.row import Broken
 
 _FAULTS = (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError)

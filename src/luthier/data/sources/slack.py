@@ -11,9 +11,9 @@ from luthier.data.formats import slack
 from luthier.data.formats.file import File
 from luthier.data.formats.look import Fit, Look
 from luthier.data.formats.places import files_of, inside, is_url
+from luthier.data.intake.talk import Meeting, Speech, conversation, guessed_desk, told
 from luthier.data.row import Broken, Record
 from luthier.data.source import FileSource, Say
-from luthier.data.talk import Meeting, Speech, conversation, guessed_desk, told
 
 
 class Slack(FileSource):

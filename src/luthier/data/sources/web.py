@@ -13,7 +13,7 @@ from luthier.core.addresses import secret_in_clear
 from luthier.core.digest import digest_of
 from luthier.core.errors import MissingExtra, Where
 from luthier.core.paths import Environment
-from luthier.data.mapping import Parts
+from luthier.data.intake.mapping import Parts
 from luthier.data.row import Broken, Record
 from luthier.data.source import Say, Source
 

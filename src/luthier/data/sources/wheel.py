@@ -10,8 +10,8 @@ from pydantic import Field
 
 from luthier.core.wheel import cached_wheel, fetch_wheel, member
 from luthier.data.formats.file import File
-from luthier.data.mapping import Parts
-from luthier.data.recognise import source_of
+from luthier.data.intake.mapping import Parts
+from luthier.data.intake.recognise import source_of
 from luthier.data.row import Broken, Record
 from luthier.data.source import Say, Source
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
+from luthier.data.cleaning.quoted import without_quoted
 from luthier.data.formats import json_rows, jsonl
 from luthier.data.formats.file import File
 from luthier.data.formats.look import Fit, Look
 from luthier.data.formats.markup import plain_text
-from luthier.data.quoted import without_quoted
+from luthier.data.intake.talk import Speech, conversation
 from luthier.data.row import Broken, Record
 from luthier.data.source import FileSource, Say
-from luthier.data.talk import Speech, conversation
 
 _AGENTS = frozenset({"agent", "admin", "owner"})
 

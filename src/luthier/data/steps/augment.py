@@ -20,10 +20,10 @@ from luthier.data.augment.making import Maker, Tally
 from luthier.data.augment.rows import Rows, as_examples, tables
 from luthier.data.augment.wishes import Room, in_order, named
 from luthier.data.augmenter import Around, Augmenter
-from luthier.data.near import Index
 from luthier.data.operator import Operator
+from luthier.data.passes.tables import EventWriter, TableWriter, dump, example_schema
 from luthier.data.split import TRAIN
-from luthier.data.tables import EventWriter, TableWriter, dump, example_schema
+from luthier.data.twins.near import Index
 from luthier.text.dataset import MADE, Summary, splits, summary
 
 ROWS_PER_S = 400.0

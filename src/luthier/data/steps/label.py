@@ -16,9 +16,9 @@ from luthier.data.adjudicator import Adjudicator, Decision
 from luthier.data.adjudicators.label_model import LabelModel
 from luthier.data.label.weak import Votes, account, ballots
 from luthier.data.label_function import LabelFunction, named
-from luthier.data.remake import Remade, asked_text, read_rows
+from luthier.data.passes.remake import Remade, asked_text, read_rows
+from luthier.data.passes.tables import dump
 from luthier.data.row import Row
-from luthier.data.tables import dump
 from luthier.text.dataset import splits, summary
 from luthier.text.messages import Message
 

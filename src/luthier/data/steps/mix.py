@@ -15,11 +15,11 @@ from luthier.core.digest import digest_of
 from luthier.core.files import write_aside
 from luthier.core.step import Forecast, Makes, Outline, Outlook, Reads, Step, Work
 from luthier.data.augment.rows import tables
+from luthier.data.passes.shares import Ask, amounts
+from luthier.data.passes.tables import Event, EventWriter, TableWriter, dump, example_schema
 from luthier.data.row import MESSAGES, Row
-from luthier.data.shares import Ask, amounts
 from luthier.data.split import TEST, TRAIN, VALIDATION
-from luthier.data.tables import Event, EventWriter, TableWriter, dump, example_schema
-from luthier.data.text_keys import digest8, prompt_key
+from luthier.data.twins.text_keys import digest8, prompt_key
 from luthier.text.dataset import MADE, Summary, has_split, summary
 
 if TYPE_CHECKING:

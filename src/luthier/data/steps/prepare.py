@@ -12,10 +12,10 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from luthier.core.step import Forecast, Makes, Outline, Outlook, Step, Work
-from luthier.data.expect import expected
+from luthier.data.intake.expect import expected
 from luthier.data.operator import Operator
 from luthier.data.ops.near_dedup import NearDedup
-from luthier.data.pipeline import Options, grouped, prepare
+from luthier.data.passes.pipeline import Options, grouped, prepare
 from luthier.data.source import Source
 from luthier.data.split import Split
 

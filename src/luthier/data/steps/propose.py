@@ -14,7 +14,7 @@ from luthier.core.errors import RecipeError, Where
 from luthier.core.step import DataRef, Forecast, Makes, ModelRef, Outline, Outlook, Step, Work
 from luthier.data.label.confidence import probabilities, temperature
 from luthier.data.label.judgment import PROPOSAL
-from luthier.data.remake import Remade, asked_text, read_rows
+from luthier.data.passes.remake import Remade, asked_text, read_rows
 from luthier.data.row import Row
 from luthier.data.steps.label import rows_ahead
 from luthier.text.dataset import splits, summary

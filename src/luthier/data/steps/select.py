@@ -12,7 +12,7 @@ from pydantic import Field
 from luthier.core.errors import DataError, Where
 from luthier.core.step import DataRef, Forecast, Makes, Outline, Outlook, Step, Work
 from luthier.data.label.judgment import PROPOSAL, judgments_of
-from luthier.data.remake import Remade, asked_text, read_rows
+from luthier.data.passes.remake import Remade, asked_text, read_rows
 from luthier.data.row import Row
 from luthier.data.selector import Candidate, Pool, Selector
 from luthier.data.selectors.mmr import Mmr

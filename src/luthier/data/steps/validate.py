@@ -69,8 +69,8 @@ class Validate(Step):
 
     def make(self, work: Work) -> Mapping[str, Any]:
         """Look, write `findings.json` and `rows.parquet`, and say what is serious."""
-        from luthier.data.material import Material
-        from luthier.data.validate import validate
+        from luthier.data.checking.material import Material
+        from luthier.data.checking.validate import validate
         from luthier.text.findings import write_findings
 
         started = time.perf_counter()

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import yaml
 
 from luthier.core.errors import InputError, Where
-from luthier.data.expect import expected
-from luthier.data.recognise import endings, kind_of
+from luthier.data.intake.expect import expected
+from luthier.data.intake.recognise import endings, kind_of
 from luthier.data.source import Source
 from luthier.data.split import Split
 from luthier.flow.foreign.account import Account, Wishes

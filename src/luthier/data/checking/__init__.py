@@ -1,0 +1,1 @@
+"""What the checks of a data set share, and how they are run."""

@@ -1,0 +1,85 @@
+"""Where a message's signature stands: behind "-- ", a closing phrase, "Sent from my …", or a confidentiality notice.
+
+Each line near the end is looked at a fixed number of times.
+"""
+
+from __future__ import annotations
+
+from luthier.data.cleaning.cuts import line_spans
+from luthier.data.cleaning.quoted import Span
+
+CLOSINGS = (
+    # English
+    "best regards", "kind regards", "warm regards", "best wishes", "with best regards", "with kind regards", "regards",
+    "yours sincerely", "sincerely", "yours faithfully", "yours truly", "many thanks", "thanks and regards",
+    "thank you and best regards", "cheers",
+    # German
+    "mit freundlichen grüßen", "mit freundlichem gruß", "mit freundlichen gruessen", "freundliche grüße",
+    "viele grüße", "beste grüße", "liebe grüße", "herzliche grüße", "schöne grüße", "mit besten grüßen", "mfg",
+    "vielen dank und freundliche grüße",
+    # French
+    "cordialement", "bien cordialement", "très cordialement", "bien à vous", "sincères salutations",
+    "meilleures salutations", "salutations distinguées",
+    # Spanish
+    "saludos", "un saludo", "saludos cordiales", "un cordial saludo", "atentamente", "muy atentamente",
+    "reciba un cordial saludo",
+    # Dutch
+    "met vriendelijke groet", "met vriendelijke groeten", "vriendelijke groet", "hartelijke groet", "mvg",
+    # Italian
+    "cordiali saluti", "distinti saluti", "un cordiale saluto", "saluti", "con i migliori saluti",
+    # Portuguese
+    "atenciosamente", "cumprimentos", "melhores cumprimentos", "com os melhores cumprimentos", "cordialmente",
+    "abraços",
+)  # fmt: skip
+_SENT_FROM = (
+    "sent from my ", "sent from mail for", "get outlook for", "von meinem ", "gesendet von ", "envoyé de mon ",
+    "envoyé depuis ", "enviado desde mi ", "enviado do meu ", "verzonden vanaf mijn ",
+    "inviato da ", "inviato dal mio ",
+)  # fmt: skip
+_NOTICES = (
+    "this e-mail and any attachments", "this email and any attachments", "this message and any attachments",
+    "this e-mail is confidential", "this email is confidential", "this message is intended only",
+    "this email is intended only", "diese e-mail enthält vertrauliche", "diese nachricht ist vertraulich",
+    "ce message et ses pièces jointes", "ce message est confidentiel", "este mensaje y sus archivos adjuntos",
+    "este mensaje es confidencial", "dit bericht is uitsluitend", "questo messaggio è confidenziale",
+    "esta mensagem é confidencial",
+)  # fmt: skip
+_CLOSINGS = frozenset(CLOSINGS)
+_MOST_LINES = 12
+"""A signature has at most so many lines with something on them."""
+_LONGEST_LINE = 90
+"""Behind a closing phrase only short lines belong to the signature."""
+
+
+def signature_span(text: str, *, closings: bool = True) -> Span | None:
+    """The signature at the end of a text, to its last character; None when it has none."""
+    spans = line_spans(text)
+    filled = [span for span in spans if text[span.start : span.end].strip()]
+    tail = [(span, text[span.start : span.end].strip()) for span in filled[-_MOST_LINES - 1 :]]
+    for number, (span, line) in enumerate(tail):
+        if number == 0 and len(tail) == len(filled):
+            continue  # the first line of a text is no signature
+        rest = [after for _, after in tail[number + 1 :]]
+        if _begins(line, text[span.start : span.end], rest, closings=closings):
+            return Span(span.start, len(text))
+    return None
+
+
+def _begins(line: str, raw: str, rest: list[str], *, closings: bool) -> bool:
+    """Whether a signature begins with this line, given the filled lines behind it."""
+    lower = line.lower()
+    if raw.rstrip("\r\n") in ("-- ", "--"):
+        return True
+    if lower.startswith(_NOTICES):
+        return True
+    if lower.startswith(_SENT_FROM) and len(line) <= _LONGEST_LINE and len(rest) <= 1:
+        return True
+    if not closings or lower.rstrip(" ,.!") not in _CLOSINGS:
+        return False
+    return all(_is_of_a_signature(after) for after in rest)
+
+
+def _is_of_a_signature(line: str) -> bool:
+    """A name, a title, a number: short, no question, no postscript."""
+    lower = line.lower()
+    return len(line) <= _LONGEST_LINE and not line.endswith("?") and not lower.startswith(("ps", "p.s", "pd:"))

@@ -1,0 +1,61 @@
+"""Rows that go out as Arrow: messages as structs, whatever has no fixed shape as JSON text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from luthier.data.exporter import Line
+from luthier.data.passes.tables import dump
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_ROWS = 1024
+_TEXTS = ("role", "content", "thinking", "tool_call_id", "name", "tag")
+
+
+def schema() -> pa.Schema:
+    """Columns of a data set that goes out as Arrow or Parquet."""
+    import pyarrow as pa
+
+    text = pa.string()
+    call = pa.struct([("name", text), ("arguments", text), ("id", text)])
+    message = pa.struct([*((name, text) for name in _TEXTS), ("tool_calls", pa.list_(call)), ("learn", pa.bool_())])
+    origin = pa.struct([("source", text), ("file", text), ("line", pa.int64())])
+    return pa.schema(
+        [
+            ("id", text),
+            ("origin", origin),
+            ("kind", text),
+            ("messages", pa.list_(message)),
+            ("label", text),
+            ("tools", text),
+            ("meta", text),
+        ]
+    )
+
+
+def batches(lines: Iterable[Line]) -> Iterator[pa.RecordBatch]:
+    """Rows as Arrow batches of one size."""
+    import pyarrow as pa
+
+    rest = iter(lines)
+    while found := [_row(line) for line in islice(rest, _ROWS)]:
+        yield pa.RecordBatch.from_pylist(found, schema=schema())
+
+
+def _row(line: Line) -> dict[str, Any]:
+    return {
+        **{name: line[name] for name in ("id", "origin", "kind", "label")},
+        "messages": [_message(message) for message in line["messages"]],
+        "tools": dump(line["tools"]) if "tools" in line else None,
+        "meta": dump(line["meta"]),
+    }
+
+
+def _message(message: dict[str, Any]) -> dict[str, Any]:
+    calls = [{**call, "arguments": dump(call["arguments"])} for call in message.get("tool_calls", ())]
+    learn = message.get("learn", True)
+    return {**message, "content": message.get("content", ""), "tool_calls": calls or None, "learn": learn}

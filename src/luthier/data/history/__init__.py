@@ -1,0 +1,1 @@
+"""What happened to rows: one row's story, two versions side by side."""

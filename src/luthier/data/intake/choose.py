@@ -1,0 +1,148 @@
+"""Which columns are prompt, answer, id and group: chosen from names and values, each with the reason."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from luthier.core.errors import DataError, Where
+from luthier.data.intake.layouts import recognise
+from luthier.data.profile import ColumnProfile
+
+_PROMPTS = (
+    "message prompt question text utterance query instruction input body content description request email comment "
+    "review ticket sentence document article post title subject headline"
+)
+_REPLIES = "reply response answer completion output resolution solution summary target_text translation"
+_CLASSES = "category label intent class topic sentiment target tag type queue department product priority"
+_HEADINGS = ("subject", "title", "headline")
+_GROUPS = "customer user client account author conversation thread session patient contact sender email company"
+_ID = re.compile(r"(?:^|_)(?:id|key|uuid|guid|ref|number|nr)$|(?:Id|ID)$|^id(?:$|_)")
+Task = Literal["label", "text"]
+
+
+class Choice(NamedTuple):
+    """Mapping settings of a source, the reason for each, and what else could have been."""
+
+    settings: dict[str, str]
+    reasons: dict[str, str]
+    is_label: bool = False
+    other: str = ""
+    """The other column that could be learnt, when there is one."""
+
+
+def choose(
+    columns: Mapping[str, ColumnProfile], rows: Sequence[dict[str, object]], file: str, task: Task | None
+) -> Choice:
+    """The mapping for a file with these columns; `DataError` when no column can be the prompt or the answer."""
+    layout = recognise(list(columns), rows)
+    structured = layout is not None and (
+        layout.messages or layout.prompt is None or _holds_turns(layout.prompt, columns)
+    )
+    if layout is not None and structured:
+        fields = {"messages": layout.messages, "prompt": layout.prompt, "answer": layout.answer}
+        settings = {name: value for name, value in fields.items() if value}
+        return Choice(settings, dict.fromkeys(settings, f"recognised as {layout.note}"))
+    settings, reasons, other = _spoken(columns, file, task)
+    for name, found in (("id", _identity(columns, settings)), ("group", _group(columns, settings))):
+        if found:
+            settings[name], reasons[name] = found
+    return Choice(settings, reasons, columns[settings["answer"]].is_class, other)
+
+
+def _holds_turns(column: str | None, columns: Mapping[str, ColumnProfile]) -> bool:
+    return column is not None and column in columns and columns[column].kind in ("list", "object")
+
+
+def _spoken(
+    columns: Mapping[str, ColumnProfile], file: str, task: Task | None
+) -> tuple[dict[str, str], dict[str, str], str]:
+    """Prompt and answer."""
+    reply, label = _reply(columns), _label(columns)
+    answer = {"label": label, "text": reply}[task] if task else label or reply
+    if answer is None:
+        names = ", ".join(columns)
+        remedy = f"write the recipe by hand and set `prompt:` and `answer:` to columns of {names}"
+        what = {"label": "classes", "text": "replies", None: "answers"}[task]
+        raise DataError(f"no column looks like {what}", where=Where(file=file), remedy=remedy)
+    prompt = _prompt(columns, {reply, label} - {None})
+    if prompt is None:
+        remedy = "set `prompt:` by hand"
+        raise DataError("no column looks like a question or a text", where=Where(file=file), remedy=remedy)
+    settings = {"prompt": prompt[0], "answer": answer}
+    reasons = {"prompt": prompt[1], "answer": _why_answer(columns[answer], is_label=answer == label)}
+    return settings, reasons, (reply if answer == label else label) or ""
+
+
+def _ranked(columns: Mapping[str, ColumnProfile], names: str) -> list[str]:
+    """Columns whose name is, or holds, one of the names, best first."""
+    order = names.split()
+    found: list[tuple[int, int, str]] = []
+    for column in columns:
+        words = re.split(r"[_\W]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", column).lower())
+        for place, name in enumerate(order):
+            if name in words:
+                found.append((place, len(words), column))
+                break
+    return [column for _, _, column in sorted(found)]
+
+
+def _label(columns: Mapping[str, ColumnProfile]) -> str | None:
+    named = [name for name in _ranked(columns, _CLASSES) if columns[name].is_class]
+    if named:
+        return named[0]
+    repeated = [name for name, column in columns.items() if column.is_class and column.kind == "text"]
+    return repeated[0] if len(repeated) == 1 else None
+
+
+def _reply(columns: Mapping[str, ColumnProfile]) -> str | None:
+    fitting = [
+        name
+        for name in _ranked(columns, _REPLIES)
+        if columns[name].kind in ("text", "number") and not columns[name].is_class
+    ]
+    return fitting[0] if fitting else None
+
+
+def _prompt(columns: Mapping[str, ColumnProfile], taken: Iterable[str | None]) -> tuple[str, str] | None:
+    """The column, or heading and body together, that is asked."""
+    texts = {name: column for name, column in columns.items() if column.kind == "text" and name not in taken}
+    named = [name for name in _ranked(texts, _PROMPTS) if not texts[name].is_class]
+    headings = [name for name in named if name.lower() in _HEADINGS]
+    bodies = [name for name in named if name not in headings]
+    if headings and bodies:
+        return (
+            f"{{{headings[0]}}}\n\n{{{bodies[0]}}}",
+            f"{headings[0]!r} and {bodies[0]!r} together are what was written",
+        )
+    if named:
+        words = texts[named[0]].mean_words
+        return named[0], f"the text by its name; {words:.0f} words on average"
+    longest = max(texts, key=lambda name: texts[name].mean_words, default=None)
+    if longest is None:
+        return None
+    return longest, f"the longest text; {texts[longest].mean_words:.0f} words on average"
+
+
+def _why_answer(column: ColumnProfile, *, is_label: bool) -> str:
+    if is_label:
+        return f"{column.distinct} different short values in {column.filled} rows: classes"
+    return f"free text; {column.mean_words:.0f} words on average, {column.distinct} different in {column.filled} rows"
+
+
+def _identity(columns: Mapping[str, ColumnProfile], settings: Mapping[str, str]) -> tuple[str, str] | None:
+    for name, column in columns.items():
+        unique = column.distinct == column.filled > 1 and column.max_chars <= 64
+        if unique and _ID.search(name) and name not in settings.values():
+            return name, "every value differs: it names the row, and `trace` accepts it"
+    return None
+
+
+def _group(columns: Mapping[str, ColumnProfile], settings: Mapping[str, str]) -> tuple[str, str] | None:
+    for name in _ranked(columns, _GROUPS):
+        column = columns[name]
+        if name not in settings.values() and 1 < column.distinct < column.filled and column.max_chars <= 128:
+            why = f"{column.distinct} different values in {column.filled} rows; rows of one {name} stay in one split"
+            return name, why
+    return None

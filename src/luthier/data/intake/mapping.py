@@ -1,0 +1,229 @@
+"""From a record to an example's parts: which columns speak, and in which role.
+
+A prompt or answer is a column's name, or a template with columns in braces: `"{subject}\\n\\n{message}"`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from string import Formatter
+from typing import Any, NamedTuple
+
+from luthier.core.errors import DataError, RecipeError, Where, did_you_mean
+from luthier.data.intake.layouts import Layout, recognise
+from luthier.data.intake.turns import UnusableRowError, as_text, as_turns, conversation, from_json
+from luthier.text.messages import ExampleKind, Message
+
+
+class Own(NamedTuple):
+    """The id and origin that a row brings with it."""
+
+    id: str
+    source: str
+    file: str
+    line: int
+
+
+class Parts(NamedTuple):
+    """What a record became."""
+
+    messages: tuple[Message, ...]
+    kind: ExampleKind
+    tools: tuple[dict[str, Any], ...]
+    meta: dict[str, Any]
+    group: str | None
+    key: str | None
+    own: Own | None = None
+
+
+@dataclass(frozen=True)
+class Template:
+    """A column, or text with columns in braces."""
+
+    pieces: tuple[tuple[str, str | None], ...]
+    """Literal text and the column that follows it."""
+
+    @classmethod
+    def parse(cls, text: str, field: str) -> Template:
+        """Read a template; a text without braces is the name of a column."""
+        if "{" not in text:
+            return cls((("", text),))
+        try:
+            pieces = tuple((literal, name) for literal, name, _, _ in Formatter().parse(text))
+        except ValueError as error:
+            remedy = "write columns in braces, such as {subject}, and a brace itself as {{"
+            raise RecipeError(
+                f"{text!r} is not a template: {error}", where=Where(field=field), remedy=remedy
+            ) from error
+        return cls(pieces)
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns it names."""
+        return [name for _, name in self.pieces if name]
+
+    @property
+    def column(self) -> str | None:
+        """The column, when it is nothing else."""
+        return self.pieces[0][1] if len(self.pieces) == 1 and not self.pieces[0][0] else None
+
+    def fill(self, values: dict[str, Any]) -> str:
+        """The text with the record's values in their places, stripped at both ends."""
+        parts = [literal + (as_text(cell(values, name), name) if name else "") for literal, name in self.pieces]
+        return "".join(parts).strip()
+
+
+def cell(values: dict[str, Any], column: str) -> Any:
+    """A record's value; a record that lacks the column is unusable."""
+    if column not in values:
+        raise UnusableRowError(f"the row has no {column!r}", column, did_you_mean(column, values))
+    return values[column]
+
+
+class Mapping:
+    """How every record of a source becomes an example."""
+
+    def __init__(self, layout: Layout, *, system: str | None, group: str | None, key: str | None) -> None:
+        self.layout = layout
+        self._prompt = Template.parse(layout.prompt, "prompt") if layout.prompt else None
+        self._answer = Template.parse(layout.answer, "answer") if layout.answer else None
+        self._system = system
+        self._group = group
+        self._key = key
+        spoken = [layout.messages, layout.system_column, layout.tools]
+        for template in (self._prompt, self._answer):
+            spoken += template.columns if template else []
+        self.spoken = frozenset(name for name in spoken if name)
+        """Columns that become turns; all others stay in `meta`."""
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Every column that the mapping names, with the setting that names it."""
+        layout = self.layout
+        named = {
+            layout.messages: "messages",
+            layout.system_column: "system_column",
+            self._group: "group",
+            self._key: "id",
+        }
+        found = {column: field for column, field in named.items() if column}
+        for template, field in ((self._prompt, "prompt"), (self._answer, "answer")):
+            found.update(dict.fromkeys(template.columns if template else [], field))
+        return found
+
+    def parts(self, values: dict[str, Any]) -> Parts:
+        """Map one record; `UnusableRowError` says why it cannot be."""
+        messages = self._with_system(self._turns(values), values)
+        tools = self._tools(values)
+        own = own_name(values) if self.layout.own else None
+        meta = own_meta(values) if own else {name: value for name, value in values.items() if name not in self.spoken}
+        values = {**meta, **values} if own else values
+        group = as_text(cell(values, self._group), self._group) if self._group else None
+        key = as_text(cell(values, self._key), self._key) if self._key else None
+        return Parts(messages, _kind(messages, tools), tools, meta, group or None, key, own)
+
+    def try_parts(self, values: dict[str, Any]) -> Parts | None:
+        """Map one record, or nothing when it cannot be."""
+        try:
+            return self.parts(values)
+        except UnusableRowError:
+            return None
+
+    def _turns(self, values: dict[str, Any]) -> tuple[Message, ...]:
+        if column := self.layout.messages:
+            return conversation(cell(values, column), column)
+        turns = self._spoken_by(self._prompt, values, "user") if self._prompt else ()
+        return turns + (self._spoken_by(self._answer, values, "assistant") if self._answer else ())
+
+    def _spoken_by(self, template: Template, values: dict[str, Any], role: Any) -> tuple[Message, ...]:
+        if (column := template.column) is None:
+            return (Message(role=role, content=template.fill(values)),)
+        value = cell(values, column)
+        if role == "assistant" and isinstance(value, list) and value and not isinstance(value[0], dict):
+            value = value[0]  # several accepted answers: the first is the one to learn
+        return as_turns(value, role, column)
+
+    def _with_system(self, turns: tuple[Message, ...], values: dict[str, Any]) -> tuple[Message, ...]:
+        if any(turn.role == "system" for turn in turns):
+            return turns
+        column = self.layout.system_column
+        text = (as_text(values.get(column), column) if column else "") or self._system
+        return (Message(role="system", content=text), *turns) if text else turns
+
+    def _tools(self, values: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+        column = self.layout.tools
+        found = values.get(column) if column else None
+        if isinstance(found, str):
+            found = from_json(found, column or "") if found.strip() else None
+        if found is not None and not (isinstance(found, list) and all(isinstance(tool, dict) for tool in found)):
+            raise UnusableRowError("wanted a list of tool schemas", column)
+        return tuple(found or ())
+
+
+_ID = re.compile(r"[0-9a-f]{16}")
+
+
+def own_name(values: dict[str, Any]) -> Own:
+    """The id and origin of a row that Luthier gave out."""
+    origin = _object(values, "origin")
+    name, place = values["id"], (origin.get("source"), origin.get("file"), origin.get("line"))
+    if not isinstance(name, str) or not _ID.fullmatch(name):
+        raise UnusableRowError(f"wanted an id of 16 hexadecimal digits, got {name!r}", "id")
+    if [type(value) for value in place] != [str, str, int]:
+        raise UnusableRowError("wanted an origin with source, file and line", "origin")
+    return Own(name, *place)  # type: ignore[arg-type]  # their types were just seen
+
+
+def own_meta(values: dict[str, Any]) -> dict[str, Any]:
+    """The columns that a row kept when Luthier gave it out."""
+    return _object(values, "meta")
+
+
+def _object(values: dict[str, Any], column: str) -> dict[str, Any]:
+    value = cell(values, column)
+    found = from_json(value, column) if isinstance(value, str) else value
+    if not isinstance(found, dict):
+        raise UnusableRowError("wanted an object", column)
+    return found
+
+
+def _kind(messages: Sequence[Message], tools: Sequence[Any]) -> ExampleKind:
+    if tools or any(message.tool_calls for message in messages):
+        return "tool"
+    return "chat" if any(message.role == "user" for message in messages) else "completion"
+
+
+def columns_of(rows: Iterable[dict[str, Any]]) -> list[str]:
+    """All columns that some rows have, in order of appearance."""
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def decide(
+    asked: Layout, rows: Sequence[dict[str, Any]], file: str, *, system: str | None, group: str | None, key: str | None
+) -> Mapping:
+    """The mapping that was asked for, or the layout that the rows have; `DataError` when neither fits."""
+    columns = columns_of(rows)
+    layout = asked
+    if not (asked.prompt or asked.answer or asked.messages):
+        found = recognise(columns, rows)
+        if found is None:
+            names = ", ".join(columns[:12])
+            remedy = f"set `prompt:` and `answer:` to columns of {names}"
+            raise DataError(
+                "cannot tell which columns are the prompt and the answer", where=Where(file=file), remedy=remedy
+            )
+        layout = found._replace(
+            system_column=asked.system_column or found.system_column, tools=asked.tools or found.tools
+        )
+    mapping = Mapping(layout, system=system, group=group, key=key)
+    if layout.own:
+        columns += columns_of(parts.meta for row in rows if (parts := mapping.try_parts(row)))
+    for column, field in mapping.columns.items():
+        if column not in columns:
+            remedy = did_you_mean(column, columns)
+            shown = ", ".join(columns[:12]) + (", …" if len(columns) > 12 else "")
+            message = f"there is no column {column!r}; the columns are {shown}"
+            raise DataError(message, where=Where(file=file, line=1, field=field), remedy=remedy)
+    return mapping

@@ -1,0 +1,250 @@
+"""A fitting recipe for somebody's file: columns, operators, split and metrics, each with the reason."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from luthier.core.component import members
+from luthier.data.intake.choose import Choice, Task
+from luthier.data.intake.recognise import source_at
+from luthier.data.intake.survey import survey
+from luthier.data.operator import Operator
+from luthier.data.profile import Change, Profile
+from luthier.data.source import Source
+
+_MOST_NAMED_CLASSES = 30
+_ENOUGH_HELD_OUT = 100
+_RARE = 0.5
+"""A class with less than this share of the most frequent one's rows is rare."""
+
+
+class Proposal(BaseModel):
+    """The data part of a recipe, and why it is as it is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    task: Task
+    source: dict[str, Any]
+    ops: list[dict[str, Any]]
+    split: dict[str, Any]
+    reasons: dict[str, str]
+    """Why, by dotted path: `source.prompt`, `ops.pii`, `split.test`, `task`."""
+    examples: dict[str, tuple[Change, ...]]
+    """What an operator would do to some of the rows, by its kind."""
+    metrics: list[str]
+    rules: list[str]
+    """For the gate."""
+    profile: Profile
+
+    def prepare(self) -> dict[str, Any]:
+        """The settings of the step `prepare`."""
+        ops = [one["kind"] if len(one) == 1 else one for one in self.ops]
+        return {"kind": "prepare", "source": self.source, "ops": ops, "split": self.split, "task": self.task}
+
+
+def propose(path: Path | str, *, task: Task | None = None, shown: str | None = None) -> Proposal:
+    """Propose a recipe for a file, a folder, a pattern or a URL; `shown` is what to write into it as the path."""
+    read, base = source_at(path)
+    return propose_from(read, base, read.path, {"kind": read.kind, "path": shown or read.path}, task=task)
+
+
+def propose_from(
+    read: Source, base: Path, name: str, written: Mapping[str, Any], *, task: Task | None = None
+) -> Proposal:
+    """Propose a recipe for a source that can be read from `base`; `written` is how the recipe names it."""
+    profile, choice = survey(read, base, name, task)
+    reasons = {f"source.{name}": why for name, why in choice.reasons.items()}
+    chosen: Task = task or ("label" if profile.answers or choice.is_label else "text")
+    source: dict[str, Any] = {**written, **choice.settings}
+    if profile.broken:
+        source["on_error"] = "drop"
+        reasons["source.on_error"] = _unread(profile)
+    if chosen == "label":
+        source["system"], reasons["source.system"] = _instruction(profile)
+    examples: dict[str, tuple[Change, ...]] = {}
+    ops = list(_operators(profile, reasons, examples))
+    split = _split(profile, reasons)
+    reasons["task"] = _why_task(profile, choice, chosen)
+    metrics, rules = _measures(profile, chosen)
+    return Proposal(
+        task=chosen,
+        source=source,
+        ops=ops,
+        split=split,
+        reasons=reasons,
+        examples=examples,
+        metrics=metrics,
+        rules=rules,
+        profile=profile,
+    )
+
+
+def _unread(profile: Profile) -> str:
+    """What is said of broken rows, with the place of the first."""
+    if profile.broken == 1:
+        return f"one row cannot be read ({profile.first_broken}); it is left out and listed"
+    return f"{profile.broken} rows cannot be read (the first, {profile.first_broken}); they are left out and listed"
+
+
+def _instruction(profile: Profile) -> tuple[str, str]:
+    """A system turn that says what is wanted."""
+    labels = sorted(set(profile.answers) - set(profile.spellings))
+    if labels and len(labels) <= _MOST_NAMED_CLASSES:
+        text = f"Choose the class of the user's message. Answer with one of: {', '.join(labels)}."
+        return text, "the same on every row; it is computed once and tells the base model what is wanted"
+    return (
+        "Name the class of the user's message.",
+        "there are too many classes to name them all" if labels else "the file is large: not all classes were seen",
+    )
+
+
+def _operators(
+    profile: Profile, reasons: dict[str, str], examples: dict[str, tuple[Change, ...]]
+) -> Iterator[dict[str, Any]]:
+    """Every operator that suggests itself, in its order."""
+    found = sorted(members(Operator).values(), key=lambda member: (member.suggested_at, member.__name__))
+    for member in found:
+        suggestion = member.suggest(profile)
+        if suggestion is not None:
+            kind = member.model_fields["kind"].default
+            reasons[f"ops.{kind}"] = suggestion.why
+            if tried := profile.trials.get(kind):
+                examples[kind] = tried.examples
+            yield {"kind": kind, **suggestion.settings}
+
+
+def _split(profile: Profile, reasons: dict[str, str]) -> dict[str, Any]:
+    """Enough held out for an interval that means something."""
+    share = 0.1 if profile.rows * 0.1 >= _ENOUGH_HELD_OUT else 0.2
+    held = max(1, round(profile.rows * share))
+    width = 100 * 1.96 * (0.25 / held) ** 0.5
+    reasons["split.test"] = f"about {held} rows: an accuracy measured on them is known to ±{width:.0f} points or better"
+    return {"test": share}
+
+
+def _why_task(profile: Profile, choice: Choice, task: Task) -> str:
+    other = f"; to learn {choice.other!r} instead, map `answer` to it and remove this line" if choice.other else ""
+    if task == "label":
+        count = len(profile.answers)
+        return f"{count or 'few'} different short answers come again and again{other}"
+    return f"answers are free text ({profile.answer_words:.0f} words on average){other}"
+
+
+def _measures(profile: Profile, task: Task) -> tuple[list[str], list[str]]:
+    if task == "label":
+        return ["accuracy", "macro_f1"], ["macro_f1 > base"]
+    if profile.answer_words <= 6:
+        return ["exact_match", "token_f1"], ["token_f1 > base"]
+    return ["rougeL", "chrf"], ["rougeL > base"]
+
+
+def render_recipe(proposal: Proposal, name: str, model: str = "smollm2-135m-instruct") -> str:
+    """The whole recipe as YAML, with a comment wherever something was chosen from the data."""
+    return "\n".join(_lines(proposal, name, model)) + "\n"
+
+
+def _lines(proposal: Proposal, name: str, model: str) -> Iterator[str]:
+    profile = proposal.profile
+    about = f"{'about ' if profile.estimated else ''}{profile.rows} rows"
+    yield f"# Made from {_one_line(profile.path)}: {about}, {len(profile.columns)} columns."
+    yield f"# What is said below about the rows was seen in {profile.looked_at} of them."
+    yield from (f"# {_one_line(note)}" for note in profile.notes)
+    yield "# `luthier plan` shows what would be done, `luthier run` does it."
+    yield "luthier: 1"
+    yield f"name: {_scalar(name)}"
+    yield "seed: 7"
+    yield f"model: {_scalar(model)}"
+    yield "steps:"
+    yield "  data:"
+    yield "    kind: prepare"
+    yield from _source_lines(proposal)
+    yield from _operator_lines(proposal)
+    yield "    split:"
+    for key, value in proposal.split.items():
+        yield from _explained("      ", key, value, proposal.reasons.get(f"split.{key}"))
+    yield from _explained("    ", "task", proposal.task, proposal.reasons["task"])
+    yield from _rest(proposal)
+
+
+def _source_lines(proposal: Proposal) -> Iterator[str]:
+    yield "    source:"
+    for key, value in proposal.source.items():
+        yield from _explained("      ", key, value, proposal.reasons.get(f"source.{key}"))
+    spoken = " ".join(str(value) for value in proposal.source.values())
+    rest = [column for column in proposal.profile.columns if not re.search(rf"\b{re.escape(column)}\b", spoken)]
+    if rest:
+        yield f"      # not mapped, kept with every row in `meta`: {_one_line(', '.join(rest))}"
+
+
+def _operator_lines(proposal: Proposal) -> Iterator[str]:
+    yield "    ops:" if proposal.ops else "    ops: []"
+    for one in proposal.ops:
+        kind = one["kind"]
+        yield f"      # {_one_line(proposal.reasons[f'ops.{kind}'])}"
+        for change in proposal.examples.get(kind, ()):
+            yield f"      #   {_quoted(change.before)} → {_quoted(change.after)}"
+        inner = ", ".join(f"{key}: {_scalar(value)}" for key, value in one.items())
+        yield f"      - {{{inner}}}" if len(one) > 1 else f"      - {kind}"
+
+
+def _quoted(text: str) -> str:
+    """A text as one line between quotes; what is invisible is spelled out."""
+    return f'"{"".join(char if char.isprintable() and char != chr(160) else _spelled(char) for char in text)}"'
+
+
+def _spelled(char: str) -> str:
+    return char.encode("unicode_escape").decode()
+
+
+def _rest(proposal: Proposal) -> Iterator[str]:
+    rules = ", ".join(json.dumps(rule) for rule in proposal.rules)
+    yield "  # What might be wrong with the rows, looked at before they are trained on; the report tells."
+    yield "  validate: {kind: validate, data: data}"
+    yield from _balancing(proposal.profile)
+    yield "  # A small adapter: the base model's weights stay as they are."
+    yield "  tune: {kind: tune, data: data, technique: {kind: lora, r: 16}, objective: sft}"
+    yield "  # On rows that were not trained on, beside the base model and plain baselines."
+    yield f"  report: {{kind: evaluate, data: data, model: tune, metrics: [{', '.join(proposal.metrics)}]}}"
+    yield "  # PASS only when the improvement over the base model is clear of chance."
+    yield f"  gate: {{kind: gate, report: report, rules: [{rules}]}}"
+
+
+def _balancing(profile: Profile) -> Iterator[str]:
+    """A way to more rows of rare classes, for the user to switch on."""
+    counts = {label: rows for label, rows in profile.answers.items() if label not in profile.spellings}
+    if len(counts) < 2:
+        return
+    rarest, most = min(counts, key=counts.__getitem__), max(counts.values())
+    rows = counts[rarest]
+    if rows >= _RARE * most:
+        return
+    yield f"  # The class {_one_line(rarest)} has {rows} rows, the most frequent one {most}. Made rows may help it:"
+    yield "  # take the sign away from the next line, and let tune and report say `data: more` (docs/howto/augment.md)."
+    yield f"  # more: {{kind: augment, data: data, augmenters: [{{kind: balance, ratio: {_RARE}}}]}}"
+
+
+def _explained(indent: str, key: str, value: Any, why: str | None) -> Iterator[str]:
+    if why:
+        yield f"{indent}# {_one_line(why)}"
+    yield f"{indent}{key}: {_scalar(value)}"
+
+
+_PLAIN = re.compile(r"[A-Za-z_][\w./ -]*[\w]|[A-Za-z_]")
+_RESERVED = frozenset(["true", "false", "yes", "no", "on", "off", "null", "y", "n"])
+
+
+def _scalar(value: Any) -> str:
+    """A value as YAML; text that could be read as something else is quoted as JSON, which YAML reads, too."""
+    if isinstance(value, str) and _PLAIN.fullmatch(value) and value.isascii() and value.lower() not in _RESERVED:
+        return value
+    return json.dumps(value, ensure_ascii=True)
+
+
+def _one_line(text: str) -> str:
+    """Text for a comment: one line, nothing invisible."""
+    return "".join(char if char.isprintable() else " " for char in text)

@@ -1,0 +1,179 @@
+"""Looking at a file: columns from its first rows, and what the operators would find in them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from luthier.data.intake.choose import Choice, Task, choose
+from luthier.data.intake.recognise import source_at
+from luthier.data.intake.trial import trials
+from luthier.data.operator import SetOperator
+from luthier.data.ops.exact_dedup import ExactDedup
+from luthier.data.ops.label_spelling import spellings
+from luthier.data.ops.language import Language
+from luthier.data.ops.near_dedup import NearDedup
+from luthier.data.ops.pii import Pii
+from luthier.data.passes.memory import InMemory
+from luthier.data.pii import KINDS
+from luthier.data.profile import ColumnProfile, Profile
+from luthier.data.row import Broken, Record, Row
+from luthier.data.source import Source
+from luthier.data.task import Answers
+
+LOOKED_AT = 2000
+WHOLE_BYTES = 32 << 20
+"""Files up to this size are counted; rows of larger ones are estimated."""
+_NUMBER = frozenset("0123456789.,-+eE% ")
+
+
+def profile(path: Path | str) -> Profile:
+    """Look at the columns and rows of a file, a folder, a pattern or a URL."""
+    source, base = source_at(path)
+    return survey(source, base, source.path)[0]
+
+
+def survey(source: Source, base: Path, name: str, task: Task | None = None) -> tuple[Profile, Choice]:
+    """Look at a source, choose what its columns mean, and look at the rows in that light."""
+    notes: list[str] = []
+    size = source.size(base)
+    whole = size is not None and size <= WHOLE_BYTES
+    records, broken = _read(source, base, None if whole else LOOKED_AT, notes)
+    first = broken[0] if broken else None
+    columns = _columns(records)
+    choice = choose(columns, [record.values for record in records[:200]], name, task)
+    looked = records[:: -(-len(records) // LOOKED_AT)]
+    found = Profile(
+        path=name,
+        kind=source.kind,
+        rows=len(records) + len(broken) if whole or size is None else _estimate(records, size),
+        estimated=not whole,
+        looked_at=len(looked),
+        broken=len(broken),
+        first_broken=f"line {first.line}: {first.told}" if first else "",
+        columns=columns,
+        notes=notes,
+    )
+    mapped = source.model_copy(update=choice.settings)
+    answers = _answers(mapped, records) if whole else Counter[str]()
+    return _with_rows(found, _rows(mapped, looked), answers), choice
+
+
+def _read(source: Source, base: Path, limit: int | None, notes: list[str]) -> tuple[list[Record], list[Broken]]:
+    """Good records and broken rows, as far as the limit."""
+    found = list(islice(source.read(base, notes.append), limit))
+    records = [record for record in found if isinstance(record, Record)]
+    broken = [each for each in found if isinstance(each, Broken)]
+    if not records:
+        raise broken[0].error()
+    return records, broken
+
+
+def _answers(source: Source, records: Sequence[Record]) -> Counter[str]:
+    """All different answers with their counts, when they are classes."""
+    counted = Answers()
+    mapping = source.mapping(list(records))
+    for record in records:
+        parts = mapping.try_parts(record.values)
+        if parts is not None and parts.messages[-1].content.strip():
+            counted.add(parts.messages[-1].content, plain=parts.kind == "chat")
+    if counted.decide().task == "text":
+        return Counter()
+    return Counter(counted.labels[code] for code in counted.of_rows)
+
+
+def _estimate(records: Sequence[Record], size: int) -> int:
+    seen = sum(len(json.dumps(record.values, ensure_ascii=False, default=str).encode()) for record in records)
+    return round(size / seen * len(records))
+
+
+def _columns(records: Sequence[Record]) -> dict[str, ColumnProfile]:
+    names = dict.fromkeys(name for record in records for name in record.values)
+    return {name: _column(name, [record.values.get(name) for record in records]) for name in names}
+
+
+def _column(name: str, values: Sequence[Any]) -> ColumnProfile:
+    filled = [value for value in values if value not in (None, "", [], {})]
+    texts = [
+        value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str) for value in filled
+    ]
+    counts = Counter(texts)
+    return ColumnProfile(
+        name=name,
+        kind=_kind_of(filled),
+        filled=len(filled),
+        distinct=len(counts),
+        mean_chars=round(sum(map(len, texts)) / max(1, len(texts)), 1),
+        max_chars=max(map(len, texts), default=0),
+        mean_words=round(sum(len(text.split()) for text in texts) / max(1, len(texts)), 1),
+        common={text: count for text, count in counts.most_common(200) if len(text) <= 64},
+    )
+
+
+def _kind_of(values: Sequence[Any]) -> Literal["text", "number", "list", "object", "empty"]:
+    if not values:
+        return "empty"
+    kinds: Counter[Literal["text", "number", "list", "object"]] = Counter()
+    for value in values:
+        if isinstance(value, (list, dict)):
+            kinds["list" if isinstance(value, list) else "object"] += 1
+        elif isinstance(value, str) and not set(value) <= _NUMBER:
+            kinds["text"] += 1
+        else:
+            kinds["number"] += 1
+    return kinds.most_common(1)[0][0]
+
+
+def _rows(source: Source, records: Sequence[Record]) -> list[Row]:
+    """The looked-at records as rows, as far as they can be mapped."""
+    mapping = source.mapping(list(records))
+    found: list[Row] = []
+    for number, record in enumerate(records):
+        parts = mapping.try_parts(record.values)
+        if parts is not None and parts.messages[-1].content.strip():
+            found.append(
+                Row(
+                    n=number,
+                    id=f"{number:016x}",
+                    source=source.kind,
+                    file=record.file,
+                    line=record.line,
+                    kind=parts.kind,
+                    messages=parts.messages,
+                    tools=parts.tools,
+                    meta=parts.meta,
+                    group=parts.group,
+                )
+            )
+    return found
+
+
+def _with_rows(base: Profile, rows: list[Row], answers: Counter[str]) -> Profile:
+    """Add what the operators find in the rows."""
+    if not rows:
+        return base
+    tried = trials(rows)
+    pii = Pii(action="flag").apply(rows).attributes
+    exact, near = _settled(ExactDedup(), rows), _settled(NearDedup(), rows)
+    update = {
+        "languages": dict(Counter(Language().apply(rows).attributes["language"]).most_common()),
+        "pii": {kind: total for kind in KINDS if (total := sum(pii[kind]))},
+        "trials": tried,
+        "duplicates": exact[0],
+        "conflicts": exact[1],
+        "near_duplicates": max(0, near[0] - exact[0]),
+        "spellings": spellings(answers),
+        "answers": dict(answers.most_common()),
+        "answer_words": round(sum(len(row.answer.split()) for row in rows) / len(rows), 1),
+    }
+    return base.model_copy(update=update)
+
+
+def _settled(operator: SetOperator, rows: list[Row]) -> tuple[int, int]:
+    """How many rows an operator over all rows would drop, and how many it calls contested."""
+    outcome = operator.settle(InMemory(operator, rows))
+    return len(outcome.drops), sum(map(bool, outcome.attributes.get("conflict", ())))

@@ -1,0 +1,118 @@
+"""Operators tried on a sample of somebody's rows: how much each would change, with examples that give nothing away."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from luthier.core.component import members
+from luthier.data.operator import Edit, Operator, Outcome, RowOperator, SetOperator
+from luthier.data.passes.apply import Named, category, spliced, take
+from luthier.data.passes.memory import InMemory
+from luthier.data.pii import find
+from luthier.data.profile import Change, Trial
+from luthier.data.row import Batch, Row
+
+SHOWN_CHARS = 64
+"""Longer texts are shown with their middle left out."""
+_CONTEXT_CHARS = 16
+_EXAMPLES = 2
+
+
+def trials(rows: Sequence[Row]) -> dict[str, Trial]:
+    """What every operator that offers a trial would do to these rows; those that would do nothing are left out.
+
+    They come in the order in which they would stand in a recipe, and each sees what those before it have written. Rows
+    that one would drop are shown to the others all the same.
+    """
+    found: dict[str, Trial] = {}
+    for member in sorted(members(Operator).values(), key=lambda one: (one.suggested_at, one.__name__)):
+        operator = member.trial()
+        if operator is None:
+            continue
+        outcome = outcome_of(operator, rows)
+        if outcome.edits or outcome.drops:
+            found[operator.kind] = _trial(rows, outcome, is_private=operator.is_private)
+            rows = take(Batch(list(rows)), Named(operator.kind, operator), Outcome(outcome.edits), [])[0].rows
+    return found
+
+
+def _trial(rows: Sequence[Row], outcome: Outcome, *, is_private: bool) -> Trial:
+    dropped = Counter(category(drop.reason) for drop in outcome.drops.values())
+    examples = tuple(dict.fromkeys((*_edited(rows, outcome, is_private=is_private), *_dropped(rows, outcome))))
+    return Trial(edited=len(outcome.edits), dropped=dict(sorted(dropped.items())), examples=examples[:_EXAMPLES])
+
+
+def outcome_of(operator: Operator, rows: Sequence[Row]) -> Outcome:
+    """What an operator of either form says about rows in memory."""
+    if isinstance(operator, RowOperator):
+        return operator.apply(rows)
+    assert isinstance(operator, SetOperator)
+    return operator.settle(InMemory(operator, list(rows)))
+
+
+def _edited(rows: Sequence[Row], outcome: Outcome, *, is_private: bool) -> Iterator[Change]:
+    """The changes that are quickest to read, a different one each."""
+    every = [(place, edit) for place, edits in sorted(outcome.edits.items()) for edit in edits]
+    every.sort(key=lambda one: _effort(one[1]))
+    seen: set[tuple[str, str]] = set()
+    for place, edit in every:
+        if (edit.before, edit.after) in seen:
+            continue
+        seen.add((edit.before, edit.after))
+        text = rows[place].text(edit.field)
+        whole = [one for one in outcome.edits[place] if one.field == edit.field]
+        is_short = len(text) <= SHOWN_CHARS and not is_private
+        yield _whole(text, whole) if is_short else _change(text, edit, is_private=is_private)
+        if len(seen) == _EXAMPLES:
+            return
+
+
+def _effort(edit: Edit) -> tuple[bool, bool, int]:
+    """What is visible is shown before white space, and what is short before what is long."""
+    return not edit.before.strip(), len(edit.before) > SHOWN_CHARS, abs(len(edit.before) - _CONTEXT_CHARS)
+
+
+def _whole(text: str, edits: Sequence[Edit]) -> Change:
+    """A short text before and after all its edits."""
+    return Change(before=without_pii(text), after=without_pii(spliced(text, sorted(edits, key=lambda one: one.start))))
+
+
+def _change(text: str, edit: Edit, *, is_private: bool) -> Change:
+    """One edit with a little of what stands around it."""
+    start, end = max(0, edit.start - _CONTEXT_CHARS), min(len(text), edit.end + _CONTEXT_CHARS)
+    masked = without_pii(text)
+    taken = (edit.hidden or _starred(edit.before)) if is_private else masked[edit.start : edit.end]
+    left, right = masked[start : edit.start], masked[edit.end : end]
+    begin, close = "…" if start else "", "…" if end < len(text) else ""
+    shown = [f"{begin}{left}{_short(middle)}{right}{close}" for middle in (taken, without_pii(edit.after))]
+    return Change(before=shown[0], after=shown[1])
+
+
+def _dropped(rows: Sequence[Row], outcome: Outcome) -> Iterator[Change]:
+    """The first row of each reason."""
+    seen: set[str] = set()
+    lines = {row.id: row.line for row in rows}
+    for place, drop in sorted(outcome.drops.items()):
+        if (reason := category(drop.reason)) not in seen:
+            seen.add(reason)
+            text = rows[place].prompt or rows[place].answer
+            twin = f" of line {lines[drop.twin]}" if drop.twin in lines else ""
+            yield Change(before=_short(without_pii(text)), after=f"dropped: {drop.reason}{twin}")
+
+
+def without_pii(text: str) -> str:
+    """A text of the same length in which every letter and digit of personal data is a star."""
+    edits = [Edit("", one.start, one.end, one.text, _starred(one.text), one.kind) for one in find(text)]
+    return spliced(text, edits)
+
+
+def _starred(text: str) -> str:
+    return "".join("*" if char.isalnum() else char for char in text)
+
+
+def _short(text: str) -> str:
+    if len(text) <= SHOWN_CHARS:
+        return text
+    half = SHOWN_CHARS // 2
+    return f"{text[:half].rstrip()} … {text[-half:].lstrip()}"

@@ -1,0 +1,147 @@
+"""What a set operator sees of the rows that a pass has left, and what it said about them, ready to be carried out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from luthier.data.operator import Drop, Edit, Operator, Outcome
+from luthier.data.passes.apply import Named, Numbered, take
+from luthier.data.passes.tables import Event, Spill, arrow_type, from_arrow
+from luthier.data.row import Row
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from luthier.data.row import Batch
+
+
+class View:
+    """All rows that are left after a pass, for one set operator."""
+
+    def __init__(self, spill: Spill, places: NDArray[np.int64], sketches: NDArray[np.uint8]) -> None:
+        self._spill = spill
+        self._places = places
+        self._sketches = sketches
+
+    @property
+    def sketches(self) -> NDArray[np.uint8]:
+        """(rows, width), without the rows that an operator of the same pass has dropped."""
+        whole = len(self._places) == len(self._sketches)
+        return self._sketches if whole else self._sketches[self._places]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def row(self, place: int) -> Row:
+        """One row, read from the disk."""
+        return self._spill.row(int(self._places[place]))
+
+    def id(self, place: int) -> str:
+        """The id of one row, read from the disk."""
+        return self._spill.id(int(self._places[place]))
+
+    def rows(self) -> Iterator[Row]:
+        """All rows in order, streamed from the disk."""
+        wanted = set(self._places.tolist()) if len(self._places) != self._spill.rows else None
+        place = 0
+        for table in self._spill.batches():
+            for row in from_arrow(table).rows:
+                if wanted is None or place in wanted:
+                    yield row
+                place += 1
+
+
+class Settled(NamedTuple):
+    """What a set operator said, by places in the spill."""
+
+    one: Named
+    places: NDArray[np.int64]
+    """The rows that it saw."""
+    edits: dict[int, list[Edit]]
+    drops: dict[int, Drop]
+    columns: dict[str, pa.Array]
+    """Its attributes, one value for each row that it saw."""
+
+    @classmethod
+    def of(cls, one: Named, places: NDArray[np.int64], outcome: Outcome) -> Settled:
+        """An outcome that counts rows as its operator saw them."""
+        import pyarrow as pa
+
+        edits = {int(places[place]): edits for place, edits in outcome.edits.items()}
+        drops = {int(places[place]): drop for place, drop in outcome.drops.items()}
+        columns = {
+            name: pa.array(outcome.attributes[name], arrow_type(kind)) for name, kind in one.operator.writes.items()
+        }
+        return cls(one, places, edits, drops, columns)
+
+    def outcome(self, places: NDArray[np.int64]) -> Outcome:
+        """The part that concerns the rows at these places of the spill."""
+        at = places.tolist()
+        return Outcome(
+            {index: self.edits[place] for index, place in enumerate(at) if place in self.edits},
+            {index: self.drops[place] for index, place in enumerate(at) if place in self.drops},
+            {name: values.to_pylist() for name, values in self._taken(places).items()},
+        )
+
+    def carry_out(self, table: pa.RecordBatch, places: NDArray[np.int64]) -> tuple[pa.RecordBatch, list[Numbered]]:
+        """Add the columns to rows at these places, and leave out the dropped ones; rows are not taken apart."""
+        import pyarrow as pa
+
+        at = places.tolist()
+        drops = {index: self.drops[place] for index, place in enumerate(at) if place in self.drops}
+        columns = {f"{self.one.name}.{name}": values for name, values in self._taken(places).items()}
+        schema = pa.schema([*table.schema, *((name, values.type) for name, values in columns.items())])
+        table = pa.RecordBatch.from_arrays([*table.columns, *columns.values()], schema=schema)
+        events = [_drop_event(table, index, self.one.name, drop) for index, drop in drops.items()]
+        if drops:
+            table = table.filter(pa.array([index not in drops for index in range(len(at))]))
+        return table, events
+
+    def _taken(self, places: NDArray[np.int64]) -> dict[str, pa.Array]:
+        import pyarrow as pa
+
+        at = pa.array(np.searchsorted(self.places, places))
+        return {name: values.take(at) for name, values in self.columns.items()}
+
+
+def _drop_event(table: pa.RecordBatch, index: int, operator: str, drop: Drop) -> Numbered:
+    number, name, file, line = (table.column(column)[index].as_py() for column in ("n", "id", "file", "line"))
+    event = Event(name, file, line, operator, "drop", drop.reason, twin=drop.twin, similarity=drop.similarity)
+    return number, event
+
+
+def carried_out(
+    spill: Spill, settled: Sequence[Settled], guards: Sequence[Operator]
+) -> Iterator[tuple[Batch | pa.RecordBatch, list[Numbered]]]:
+    """Read a pass's rows, and do to each what the set operators said about it."""
+    start = 0
+    for table in spill.batches():
+        places = np.arange(start, start + table.num_rows)
+        start += table.num_rows
+        if any(place in one.edits for one in settled for place in places.tolist()):
+            yield _taken_apart(table, places, settled, guards)
+            continue
+        events: list[Numbered] = []
+        left = table
+        for one in settled:
+            left, made = one.carry_out(left, places)
+            places = places[[place not in one.drops for place in places.tolist()]] if made else places
+            events += made
+        yield left, events
+
+
+def _taken_apart(
+    table: pa.RecordBatch, places: NDArray[np.int64], settled: Sequence[Settled], guards: Sequence[Operator]
+) -> tuple[Batch, list[Numbered]]:
+    batch = from_arrow(table)
+    place_of = {row.n: place for row, place in zip(batch.rows, places.tolist(), strict=True)}
+    events: list[Numbered] = []
+    for one in settled:
+        outcome = one.outcome(np.array([place_of[row.n] for row in batch.rows], dtype=np.int64))
+        batch, made = take(batch, one.one, outcome, guards)
+        events += made
+    return batch, events

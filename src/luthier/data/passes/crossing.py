@@ -1,0 +1,46 @@
+"""Training rows that operators leave out because of what is held out, once the split is decided."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from luthier.data.operator import Judge
+from luthier.data.passes.apply import Named, Numbered, drop_event
+from luthier.data.passes.corpus import View
+from luthier.data.passes.engine import Books
+from luthier.data.passes.tables import EventWriter, Spill, from_arrow
+from luthier.data.split import NAMES, NOT_TAKEN, TEST, TRAIN, VALIDATION
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def leave_out(
+    spill: Spill, splits: NDArray[np.int8], operators: Sequence[Named], books: Books, events: EventWriter
+) -> NDArray[np.int8]:
+    """The splits of all rows of the spill, without the training rows that some operator has something against."""
+    splits = splits.copy()
+    held_out = np.flatnonzero(np.isin(splits, [NAMES.index(TEST), NAMES.index(VALIDATION)]))
+    view = View(spill, held_out, np.zeros((spill.rows, 0), dtype=np.uint8))
+    for one in operators:
+        judge = one.operator.after_split(view)
+        if judge is not None:
+            _judged(spill, splits, one.name, judge, books, events)
+    return splits
+
+
+def _judged(spill: Spill, splits: NDArray[np.int8], name: str, judge: Judge, books: Books, events: EventWriter) -> None:
+    at = 0
+    for table in spill.batches():
+        part = splits[at : at + table.num_rows]
+        at += table.num_rows
+        training = np.flatnonzero(part == NAMES.index(TRAIN))
+        rows = from_arrow(table.take(training)).rows if len(training) else []
+        drops = judge(rows)
+        made: list[Numbered] = [(rows[place].n, drop_event(rows[place], name, drop)) for place, drop in drops.items()]
+        part[training[sorted(drops)]] = NAMES.index(NOT_TAKEN)
+        books.enter(made)
+        events.write([event for _, event in made])

@@ -1,0 +1,124 @@
+"""From a source to numbered batches of rows: ids are given, broken and empty rows are sorted out with their reason."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from luthier.core.errors import DataError, Where
+from luthier.data.intake.mapping import Own, Parts
+from luthier.data.operator import Drop
+from luthier.data.passes.apply import Numbered, drop_event, place_id
+from luthier.data.passes.seen import Seen
+from luthier.data.passes.stage import Fed
+from luthier.data.passes.tables import Event
+from luthier.data.row import Batch, Broken, Record, Row
+from luthier.data.source import Source
+from luthier.data.twins.text_keys import digest8
+from luthier.text.messages import example_id
+
+
+class Reader:
+    """Reads a source once; afterwards it knows how many rows each file had."""
+
+    def __init__(self, source: Source, base: Path, say: Callable[[str], None], *, batch_rows: int) -> None:
+        self._source = source
+        self._base = base
+        self._say = say
+        self._batch_rows = batch_rows
+        self._seen = Seen()
+        self._keys: dict[int, int] = {}
+        self.kind = source.kind
+        self.rows = 0
+        self.files: Counter[str] = Counter()
+        self.first_broken: Broken | None = None
+
+    def batches(self) -> Iterator[Fed]:
+        """Rows in batches, each with the events of rows that were left out on the way."""
+        rows: list[Row] = []
+        events: list[Numbered] = []
+        for found in self._source.mapped(self._base, self._say):
+            made = self._row(found)
+            if isinstance(made, Row):
+                rows.append(made)
+            else:
+                events.append((self.rows, made))
+            self.rows += 1
+            if len(rows) + len(events) >= self._batch_rows:
+                yield Fed(Batch(rows), events)
+                rows, events = [], []
+        if rows or events:
+            yield Fed(Batch(rows), events)
+        if self.rows == 0:
+            raise DataError("the source has no rows", where=Where(field="source"), remedy="check where it reads from")
+
+    def _row(self, found: tuple[Record, Parts] | Broken) -> Row | Event:
+        """A row, or the event of its being left out."""
+        if not isinstance(found, Broken):
+            record, parts = found
+            self.files[record.file] += 1
+            found = self._repeated_key(record, parts) or found
+        else:
+            self.files[found.file] += 1
+        if isinstance(found, Broken):
+            return self._broken(found)
+        return self._made(*found)
+
+    def _made(self, record: Record, parts: Parts) -> Row | Event:
+        own = parts.own or Own(self._id(parts), self._source.kind, record.file, record.line)
+        row = Row(
+            n=self.rows,
+            id=own.id,
+            source=own.source,
+            file=own.file,
+            line=own.line,
+            kind=parts.kind,
+            messages=parts.messages,
+            tools=parts.tools,
+            meta=parts.meta,
+            group=parts.group,
+        )
+        reason = unusable(row)
+        return drop_event(row, "source", Drop(reason)) if reason else row
+
+    def _id(self, parts: Parts) -> str:
+        """The digest of the content; a later row with the same content gets its own."""
+        found = example_id(parts.messages, None, parts.meta)
+        number = int(found, 16)
+        before = self._seen.count(number)
+        return example_id(parts.messages, None, parts.meta, before) if before else found
+
+    def _repeated_key(self, record: Record, parts: Parts) -> Broken | None:
+        key = parts.own.id if parts.own else parts.key
+        if key is None:
+            return None
+        first = self._keys.setdefault(digest8(key), record.line)
+        if first == record.line:
+            return None
+        problem = f"the id {key!r} stands in line {first}, too; ids must differ"
+        return Broken(record.file, record.line, problem, self._source.id, key=record.key)
+
+    def _broken(self, broken: Broken) -> Event:
+        if broken.left_out:
+            name = place_id(self._source.kind, broken.file, broken.line)
+            return Event(name, broken.file, broken.line, "source", "drop", broken.problem)
+        if self._source.on_error == "stop":
+            raise broken.error()
+        self.first_broken = self.first_broken or broken
+        at = f" ({broken.field})" if broken.field else ""
+        name = place_id(self._source.kind, broken.file, broken.line)
+        reason = f"broken row: {broken.told}{at}"
+        return Event(name, broken.file, broken.line, "source", "drop", reason)
+
+
+def unusable(row: Row) -> str | None:
+    """Why a row cannot be learnt from, whatever the operators say."""
+    last = row.messages[-1]
+    if last.role != "assistant":
+        return f"no answer: the last turn is by {last.role}"
+    if not last.content.strip() and not last.tool_calls:
+        return "empty answer"
+    if len(row.messages) > 1 and row.kind == "chat" and not row.prompt.strip():
+        return "empty prompt"
+    return None

@@ -1,0 +1,151 @@
+"""One pass over rows: the row operators that share it, and the sketches for the set operators that end it."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from luthier.data.operator import Column, Operator, RowOperator, SetOperator
+from luthier.data.passes.apply import Named, Numbered, Tables, run_row_operators
+from luthier.data.passes.tables import from_arrow, from_bytes, spill_schema, to_arrow, to_bytes
+from luthier.data.row import Batch
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    import pyarrow as pa
+
+
+class Fed(NamedTuple):
+    """Rows that enter a pass, and the events that happened before it."""
+
+    rows: Batch | pa.RecordBatch
+    events: list[Numbered]
+
+
+class Passed(NamedTuple):
+    """Rows that have gone through a stage."""
+
+    table: pa.RecordBatch
+    events: list[Numbered]
+    sketches: list[bytes]
+    """For each set operator, the batch's sketches end to end."""
+    notes: list[str]
+    counts: Tables
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Row operators that share a pass, and the set operators that end it."""
+
+    rows: list[Named]
+    sets: list[Named]
+    guards: list[Operator]
+    """Operators of the whole recipe that know what may not stand in clear."""
+    columns: dict[str, Column]
+    """Attributes of rows that leave it."""
+    base: Path = Path()
+    """The recipe's folder, for operators that read files."""
+
+    def run(self, fed: Fed) -> Passed:
+        """Take one batch through."""
+        if not isinstance(fed.rows, Batch) and not (self.rows or self.sets):
+            return Passed(fed.rows, fed.events, [], [], {})
+        before = fed.rows if isinstance(fed.rows, Batch) else from_arrow(fed.rows)
+        batch, made, notes, counts = run_row_operators(before, self.rows, self.guards)
+        events = sorted([*fed.events, *made], key=lambda numbered: numbered[0])
+        sketches: list[bytes] = []
+        for one in self.sets:
+            assert isinstance(one.operator, SetOperator)
+            sketches.append(b"".join(one.operator.sketch(batch.rows)))
+        untouched = not isinstance(fed.rows, Batch) and not self.rows
+        table = fed.rows if untouched else to_arrow(batch, spill_schema(self.columns))
+        return Passed(table, events, sketches, notes, counts)
+
+
+def stages(operators: Sequence[Named], base: Path = Path()) -> list[Stage]:
+    """Cut a list of operators into stages; the last has no set operators, so that all is carried out.
+
+    Set operators that stand side by side share a stage, unless one edits what the next would see.
+    """
+    guards = [one.operator for one in operators if type(one.operator).secrets is not Operator.secrets]
+    found = [Stage([], [], guards, {}, base)]
+    for one, after in zip(operators, (*operators, None)[1:], strict=True):
+        if isinstance(one.operator, RowOperator):
+            found[-1].rows.append(one)
+            found[-1].columns.update(columns_of(one))
+            continue
+        found[-1].sets.append(one)
+        done = after is None or isinstance(after.operator, RowOperator)
+        if done or (isinstance(one.operator, SetOperator) and one.operator.rewrites):
+            last = found[-1]
+            settled = {name: kind for each in last.sets for name, kind in columns_of(each).items()}
+            found.append(Stage([], [], guards, {**last.columns, **settled}, base))
+    return found
+
+
+def columns_of(one: Named) -> Mapping[str, Column]:
+    """The attribute columns that an operator writes, by their whole names."""
+    return {f"{one.name}.{name}": kind for name, kind in one.operator.writes.items()}
+
+
+def through(stage: Stage, fed: Iterator[Fed], workers: int) -> Iterator[Passed]:
+    """Take batches through a stage, in order, here or in worker processes."""
+    if workers <= 1 or not (stage.rows or stage.sets):
+        return map(stage.run, fed)
+    return _in_processes(stage, fed, workers)
+
+
+class _Sent(NamedTuple):
+    """What goes to a worker and comes back: rows as Arrow writes them, which costs a tenth of pickling them."""
+
+    table: bytes
+    events: list[Numbered]
+    sketches: list[bytes]
+    notes: list[str]
+    counts: Tables
+
+
+def _in_processes(stage: Stage, fed: Iterator[Fed], workers: int) -> Iterator[Passed]:
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    context = multiprocessing.get_context("spawn")
+    parts = [[(one.name, one.operator.settings()) for one in part] for part in (stage.rows, stage.sets)]
+    setup = json.dumps([*parts, [guard.settings() for guard in stage.guards], stage.columns, str(stage.base)])
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker, initargs=(setup,)) as pool:
+        waiting: deque[Future[_Sent]] = deque()
+        for one in fed:
+            waiting.append(pool.submit(_work, _Sent(_as_bytes(one.rows), one.events, [], [], {})))
+            if len(waiting) > 2 * workers:
+                yield _received(waiting.popleft())
+        while waiting:
+            yield _received(waiting.popleft())
+
+
+def _as_bytes(rows: Batch | pa.RecordBatch) -> bytes:
+    return to_bytes(to_arrow(rows, spill_schema({})) if isinstance(rows, Batch) else rows)
+
+
+def _received(future: Future[_Sent]) -> Passed:
+    sent = future.result()
+    return Passed(from_bytes(sent.table), sent.events, sent.sketches, sent.notes, sent.counts)
+
+
+_STAGE: list[Stage] = []
+"""The stage of this worker process."""
+
+
+def _prepare_worker(setup: str) -> None:
+    rows, sets, guards, columns, base = json.loads(setup)
+    parts = [[Named(name, Operator.parse(settings).at(Path(base))) for name, settings in part] for part in (rows, sets)]
+    _STAGE[:] = [Stage(parts[0], parts[1], [Operator.parse(settings) for settings in guards], columns)]
+
+
+def _work(sent: _Sent) -> _Sent:
+    passed = _STAGE[0].run(Fed(from_bytes(sent.table), sent.events))
+    return _Sent(to_bytes(passed.table), passed.events, passed.sketches, passed.notes, passed.counts)

@@ -1,0 +1,218 @@
+"""Which rows may be twins: MinHash signatures of one byte a permutation, cut into bands that overlook next to nothing.
+
+A signature's byte is the same in two rows with probability J + (1 - J) / 256 at least, J being their Jaccard
+similarity (Broder 1997; Li and König 2010, b-bit minwise hashing). A band is a set of columns drawn at random; two rows
+are proposed when some band is the same in both. Bands may share columns, so that many wide ones fit: wide bands
+propose few strangers, and many of them overlook few twins. `bands` says how few.
+"""
+
+from __future__ import annotations
+
+import random
+from functools import cache
+from math import comb
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from luthier.data.twins.pieces import Flat, distinct
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+PERMUTATIONS = 128
+MISSED = 1e-6
+"""Bands are so chosen that a pair at the threshold is overlooked no more often than this."""
+_SEED = 7919
+MOST_BANDS = 256
+_WIDEST = 24
+_CROWD = 12
+"""A bucket with more rows is settled row by row instead of pair by pair."""
+_MERGED_BANDS = 16
+_KEY_BYTES = 64 << 20
+"""Keys of several bands are made together, as far as they fit."""
+_BLOCK = 1 << 14
+
+
+class Bands(NamedTuple):
+    """Which columns make each band, and how many columns a pair must share to be looked at."""
+
+    columns: NDArray[np.int64]
+    """(bands, width): columns of the signature."""
+    at_least: int
+    """Equal columns below this number are not worth a look."""
+    missed: float
+    """The chance that a pair at the threshold is overlooked."""
+
+
+class Crowds(NamedTuple):
+    """Members of large buckets: row by row, sorted by bucket."""
+
+    places: NDArray[np.int64]
+    buckets: NDArray[np.int64]
+
+
+def signatures(flat: Flat) -> NDArray[np.uint8]:
+    """(texts, PERMUTATIONS): the highest byte of each mixed minimum."""
+    import rensa
+
+    matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(
+        flat.hashes, flat.offsets.tolist(), PERMUTATIONS, _SEED
+    )
+    least = np.array(matrix.to_rows(), dtype=np.uint32).reshape(-1, PERMUTATIONS)
+    return ((least * np.uint32(0x9E3779B1)) >> np.uint32(24)).astype(np.uint8)
+
+
+@cache
+def bands(threshold: float, most: int = MOST_BANDS) -> Bands:
+    """The widest bands, at most so many, that overlook a pair at the threshold once in a million or less."""
+    at_least = max(least for least in range(PERMUTATIONS + 1) if _below(least, threshold) <= MISSED / 2)
+    for width in range(_WIDEST, 0, -1):
+        for count in range(8, most + 1, 8):
+            missed = overlooked(threshold, width, count) + _below(at_least, threshold)
+            if missed <= MISSED:
+                return Bands(_drawn(count, width), at_least, missed)
+    raise AssertionError(f"no bands for {threshold}")
+
+
+def overlooked(similarity: float, width: int, count: int) -> float:
+    """The chance that no band is the same in two rows: over the equal columns, of which a band must hit only such."""
+    return float((_chances(similarity) * (1 - _shares(width)) ** count).sum())
+
+
+@cache
+def _chances(similarity: float) -> NDArray[np.float64]:
+    """(PERMUTATIONS + 1,): how likely so many columns are equal."""
+    equal = range(PERMUTATIONS + 1)
+    return np.array([comb(PERMUTATIONS, n) * similarity**n * (1 - similarity) ** (PERMUTATIONS - n) for n in equal])
+
+
+@cache
+def _shares(width: int) -> NDArray[np.float64]:
+    """(PERMUTATIONS + 1,): how likely a band falls on equal columns only."""
+    return np.array([comb(equal, width) / comb(PERMUTATIONS, width) for equal in range(PERMUTATIONS + 1)])
+
+
+def _below(least: int, similarity: float) -> float:
+    return float(_chances(similarity)[:least].sum())
+
+
+def _drawn(count: int, width: int) -> NDArray[np.int64]:
+    chance = random.Random(_SEED)
+    return np.array([sorted(chance.sample(range(PERMUTATIONS), width)) for _ in range(count)], dtype=np.int64)
+
+
+def proposed(signatures: NDArray[np.uint8], chosen: Bands) -> tuple[NDArray[np.int64], Crowds]:
+    """Pairs (pairs, 2) of rows that share a band and enough columns, the lower first; and large buckets apart."""
+    if len(signatures) < 2:
+        return np.zeros((0, 2), dtype=np.int64), _joined([])
+    count = len(signatures)
+    pairs = np.zeros(0, dtype=np.int64)
+    crowds: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+    buckets = 0
+    together = max(1, min(_MERGED_BANDS, _KEY_BYTES // (8 * count)))
+    for start in range(0, len(chosen.columns), together):
+        waiting = [pairs]
+        for band in _keys(signatures, chosen.columns[start : start + together]):
+            keys = _shared(band)
+            crowd, run = _crowd(keys)
+            if len(crowd):
+                crowds.append((crowd, run + buckets))
+                buckets += int(run[-1]) + 1
+            waiting += [one * count + two for one, two in _neighbours(keys)]
+        pairs = distinct(np.concatenate(waiting))
+    both = np.stack(np.divmod(pairs, count), axis=1)
+    return both[_alike(signatures, both) >= chosen.at_least], _joined(crowds)
+
+
+def _keys(signatures: NDArray[np.uint8], columns: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """(bands, rows): the keys of some bands, from signatures that are read block by block."""
+    found = np.empty((len(columns), len(signatures)), dtype=np.uint64)
+    for start in range(0, len(signatures), _BLOCK):
+        block = np.ascontiguousarray(signatures[start : start + _BLOCK].T)
+        for place, band in enumerate(columns):
+            found[place, start : start + _BLOCK] = band_keys(block[band])
+    return found
+
+
+def _shared(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Sorted keys with places of rows whose band may be that of another row: most are alone, and are not sorted."""
+    bits = min(22, len(keys).bit_length() + 3)
+    bins = (keys >> np.uint64(64 - bits)).astype(np.int64)
+    at = np.flatnonzero((np.bincount(bins, minlength=1 << bits) > 1)[bins])
+    found = keys[at] | at.astype(np.uint64)
+    found.sort()
+    return found
+
+
+def sorted_keys(band: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """For each row of a band (width, rows), a hash of it in the upper half and its place in the lower; sorted."""
+    keys = band_keys(band)
+    keys |= np.arange(len(keys), dtype=np.uint64)
+    keys.sort()
+    return keys
+
+
+def band_keys(band: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """(rows,): a hash of the band (width, rows) in the upper half, nothing in the lower."""
+    key = np.zeros(band.shape[1], dtype=np.uint64)
+    for column in band:
+        key *= np.uint64(0x9E3779B97F4A7C15)
+        key += column
+        key += np.uint64(1)
+    key ^= key >> np.uint64(29)
+    key *= np.uint64(0xD6E8FEB86659FD93)
+    key &= np.uint64(0xFFFFFFFF00000000)
+    return key
+
+
+def _runs(keys: NDArray[np.uint64]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    """The bucket's hash of each sorted key, and where buckets begin (and end)."""
+    high = (keys >> np.uint64(32)).astype(np.uint32)
+    edges = np.flatnonzero(np.concatenate([[True], high[1:] != high[:-1], [True]])[: len(high) + 1])
+    return high, edges
+
+
+def _crowd(keys: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Members of buckets with many rows, and the number of each one's bucket from 0."""
+    _, edges = _runs(keys)
+    sizes = np.diff(edges)
+    large = np.flatnonzero(sizes > _CROWD)
+    chosen = [np.arange(edges[run], edges[run + 1]) for run in large.tolist()]
+    at = np.concatenate(chosen) if chosen else np.zeros(0, dtype=np.int64)
+    places = (keys[at] & np.uint64(0xFFFFFFFF)).astype(np.int64)
+    return places, np.repeat(np.arange(len(large)), sizes[large])
+
+
+def _neighbours(keys: NDArray[np.uint64]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """All pairs inside buckets with few rows."""
+    _, edges = _runs(keys)
+    sizes = np.diff(edges)
+    fitting = np.repeat((sizes > 1) & (sizes <= _CROWD), sizes)
+    kept = keys[fitting]
+    high = kept >> np.uint64(32)
+    places = (kept & np.uint64(0xFFFFFFFF)).astype(np.int64)
+    found: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+    for distance in range(1, _CROWD):
+        same = np.flatnonzero(high[distance:] == high[:-distance])
+        if len(same) == 0:
+            break
+        found.append((places[same], places[same + distance]))
+    return found
+
+
+def _alike(signatures: NDArray[np.uint8], pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many columns each pair shares."""
+    found = np.zeros(len(pairs), dtype=np.int64)
+    for start in range(0, len(pairs), 1 << 14):
+        some = pairs[start : start + (1 << 14)]
+        found[start : start + len(some)] = (signatures[some[:, 0]] == signatures[some[:, 1]]).sum(axis=1)
+    return found
+
+
+def _joined(crowds: list[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> Crowds:
+    if not crowds:
+        return Crowds(np.zeros(0, np.int64), np.zeros(0, np.int64))
+    places, buckets = (np.concatenate(part) for part in zip(*crowds, strict=True))
+    order = np.lexsort((buckets, places))
+    return Crowds(places[order], buckets[order])

@@ -1,0 +1,151 @@
+"""Verified twins among rows: those that MinHash proposes are compared in truth, in the order in which rows may stay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from luthier.data.twins.minhash import Bands, Crowds, proposed
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Verify = Callable[[int, int], float | None]
+"""The similarity of two rows when they are twins, else None."""
+
+
+class Twin(NamedTuple):
+    """The row that stays for another one, or stands at the head of its cluster."""
+
+    of: int
+    similarity: float
+
+
+class Twins:
+    """Goes through rows from the one that stays soonest; those that were seen before are what later ones may copy."""
+
+    def __init__(
+        self,
+        texts: NDArray[np.uint64],
+        signatures: NDArray[np.uint8],
+        ranks: NDArray[np.int64],
+        bands: Bands,
+        verify: Verify,
+    ) -> None:
+        """`texts` (rows, 2) are digests: rows with equal ones are copies, and only the first of them is compared."""
+        self._ranks = ranks
+        self._verify = verify
+        self._bands = bands
+        self._first = _first_copies(texts, ranks)
+        self._own = np.flatnonzero(self._first == np.arange(len(ranks)))
+        self._signatures = signatures[self._own] if len(self._own) < len(ranks) else signatures
+
+    def kept_twins(self) -> dict[int, Twin]:
+        """Each row that goes, with the row that stays: no two rows that stay are twins."""
+        found: dict[int, Twin] = {}
+        for place, others in self._in_order(found):
+            for other in others:
+                if (similarity := self._verify(other, place)) is not None:
+                    found[place] = Twin(other, similarity)
+                    break
+        for place, first in self._copies():
+            found[place] = found[first] if first in found else Twin(first, 1.0)
+        return found
+
+    def clusters(self) -> dict[int, Twin]:
+        """Each row of a cluster but the one that stays soonest, with that one and the similarity that joined it."""
+        up: dict[int, int] = {}
+        joined: dict[int, float] = {}
+        for place, others in self._in_order({}):
+            for other in others:
+                one, two = _top(up, other), _top(up, place)
+                if one != two and (similarity := self._verify(other, place)) is not None:
+                    low, high = (one, two) if self._ranks[one] < self._ranks[two] else (two, one)
+                    up[high] = low
+                    joined.setdefault(place, similarity)
+        for place, first in self._copies():
+            up[place] = first
+            joined[place] = 1.0
+        return {place: Twin(_top(up, place), joined.get(place, 1.0)) for place in sorted(up)}
+
+    def _copies(self) -> Iterator[tuple[int, int]]:
+        for place in np.flatnonzero(self._first != np.arange(len(self._first))).tolist():
+            yield place, int(self._first[place])
+
+    def _in_order(self, gone: dict[int, Twin]) -> Iterator[tuple[int, list[int]]]:
+        """Each row that may copy one before it, with those that are not gone, the soonest first."""
+        pairs, crowds = proposed(self._signatures, self._bands)
+        earlier, later = self._by_rank(pairs)
+        members: dict[int, list[int]] = {}
+        crowd = _Crowded(crowds, self._own)
+        starts = dict(zip(*_starts(later), strict=True))
+        places = np.unique(np.concatenate([later, crowd.places]))
+        for place in places[np.argsort(self._ranks[places], kind="stable")].tolist():
+            begin, end = starts.get(place, (0, 0))
+            others = set(earlier[begin:end].tolist())
+            buckets = crowd.of(place)
+            if buckets:
+                near = {other for bucket in buckets for other in members.get(bucket, ())} - others
+                others |= self._alike(place, near)
+            yield place, sorted((other for other in others if other not in gone), key=self._ranks.__getitem__)
+            if place not in gone:
+                for bucket in buckets:
+                    members.setdefault(bucket, []).append(place)
+
+    def _by_rank(self, pairs: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Pairs as (stays sooner, stays later), sorted by the later."""
+        one, two = self._own[pairs[:, 0]], self._own[pairs[:, 1]]
+        swap = self._ranks[one] > self._ranks[two]
+        earlier, later = np.where(swap, two, one), np.where(swap, one, two)
+        order = np.argsort(later, kind="stable")
+        return earlier[order], later[order]
+
+    def _alike(self, place: int, others: set[int]) -> set[int]:
+        """Those of the others that share enough columns with a row."""
+        if not others:
+            return set()
+        all_others = np.fromiter(others, np.int64, len(others))
+        at = np.searchsorted(self._own, [place, *all_others.tolist()])
+        same = (self._signatures[at[1:]] == self._signatures[at[0]]).sum(axis=1)
+        return set(all_others[same >= self._bands.at_least].tolist())
+
+
+class _Crowded:
+    """Rows of large buckets, and which buckets each stands in."""
+
+    def __init__(self, crowds: Crowds, own: NDArray[np.int64]) -> None:
+        self.places = own[crowds.places]
+        self._buckets = crowds.buckets
+        self._starts = dict(zip(*_starts(self.places), strict=True))
+
+    def of(self, place: int) -> list[int]:
+        begin, end = self._starts.get(place, (0, 0))
+        return list(self._buckets[begin:end].tolist())
+
+
+def _starts(values: NDArray[np.int64]) -> tuple[list[int], list[tuple[int, int]]]:
+    """Each different value of a sorted array, with where it begins and ends."""
+    if len(values) == 0:
+        return [], []
+    edges = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1], [True]])).tolist()
+    return values[edges[:-1]].tolist(), list(pairwise(edges))
+
+
+def _first_copies(texts: NDArray[np.uint64], ranks: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each row, the row with the same text that stays soonest."""
+    order = np.lexsort((ranks, *texts.T))
+    keys = texts[order]
+    new = np.concatenate([[True], (keys[1:] != keys[:-1]).any(axis=1)])[: len(keys)]
+    found = np.empty(len(ranks), dtype=np.int64)
+    found[order] = order[np.flatnonzero(new)[np.cumsum(new) - 1]] if len(order) else order
+    return found
+
+
+def _top(up: dict[int, int], place: int) -> int:
+    """The head of a cluster."""
+    while place in up:
+        place = up[place]
+    return place

@@ -1,0 +1,171 @@
+"""A recipe for somebody's file: fitting, explained, and accepted by the step that it is for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import yaml
+
+from luthier.core.errors import DataError
+from luthier.data.intake.propose import Proposal, propose, render_recipe
+from luthier.data.intake.survey import profile
+from luthier.data.steps.augment import Augment
+from luthier.data.steps.prepare import Prepare
+
+Make = Callable[..., Any]
+Write = Callable[..., str]
+SUPPORT = Path(__file__).resolve().parents[3] / "recipes" / "support" / "tickets.csv"
+
+
+def _recipe(proposal: Proposal) -> dict[str, Any]:
+    recipe: dict[str, Any] = yaml.safe_load(render_recipe(proposal, "mine"))
+    assert recipe["steps"]["data"] == proposal.prepare()
+    Prepare.model_validate(recipe["steps"]["data"])
+    assert recipe["steps"]["validate"] == {"kind": "validate", "data": "data"}
+    return recipe
+
+
+def test_tickets_as_classes() -> None:
+    proposal = propose(SUPPORT)
+    source = proposal.source
+    assert proposal.task == "label"
+    assert (source["prompt"], source["answer"]) == ("{subject}\n\n{message}", "category")
+    assert (source["id"], source["group"]) == ("ticket_id", "customer")
+    assert "refund" in source["system"]
+    kinds = [one["kind"] for one in proposal.ops]
+    assert kinds[:3] == ["normalise", "quoted_replies", "signatures"]
+    assert kinds.index("label_spelling") < kinds.index("pii")
+    assert {"language", "exact_dedup", "near_dedup"} <= set(kinds)
+    assert proposal.profile.languages.keys() >= {"en", "de", "es"}
+    recipe = _recipe(proposal)
+    assert recipe["steps"]["report"]["metrics"] == ["accuracy", "macro_f1"]
+    assert recipe["steps"]["gate"]["rules"] == ["macro_f1 > base"]
+    text = render_recipe(proposal, "mine")
+    for why in (
+        "12 of 468 rows repeat",
+        "names the row",
+        "one customer stay",
+        "to learn 'reply' instead",
+        "personal data",
+    ):
+        assert why in text
+
+
+def test_tickets_as_replies() -> None:
+    proposal = propose(SUPPORT, task="text", shown="tickets.csv")
+    assert proposal.source["answer"] == "reply"
+    assert "system" not in proposal.source
+    assert _recipe(proposal)["steps"]["report"]["metrics"] == ["rougeL", "chrf"]
+
+
+def test_the_proposal_runs(make: Make) -> None:
+    proposal = propose(SUPPORT)
+    made = make(base=SUPPORT.parent, **{key: value for key, value in proposal.prepare().items() if key != "kind"})
+    assert made.summary.rows_in == 468
+    assert set(made.summary.labels) <= {
+        "account",
+        "billing",
+        "cancellation",
+        "damaged_item",
+        "delivery",
+        "product_question",
+        "refund",
+        "returns",
+    }
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_all_three_kinds_of_files(tmp_path: Path, ending: str) -> None:
+    frame = pl.DataFrame(
+        {"question": [f"what is {n}+{n}?" for n in range(50)], "answer": [str(2 * n) for n in range(50)]}
+    )
+    path = tmp_path / f"sums.{ending}"
+    {"csv": frame.write_csv, "jsonl": frame.write_ndjson, "parquet": frame.write_parquet}[ending](path)
+    proposal = propose(path)
+    assert proposal.source["kind"] == ending
+    assert (proposal.source["prompt"], proposal.source["answer"]) == ("question", "answer")
+    assert proposal.task == "text"
+    assert _recipe(proposal)["steps"]["report"]["metrics"] == ["exact_match", "token_f1"]
+
+
+def test_conversations(tmp_path: Path, write: Write) -> None:
+    turns = [
+        {"role": "user", "content": "hi there"},
+        {"role": "assistant", "content": "Hello, how may I help you today?"},
+    ]
+    path = write("chat.jsonl", [{"messages": [*turns, *turns][: 2 + 2 * (n % 2)], "topic": n} for n in range(9)])
+    proposal = propose(tmp_path / path)
+    assert proposal.source["messages"] == "messages"
+    assert "OpenAI" in proposal.reasons["source.messages"]
+    _recipe(proposal)
+
+
+def test_classes_far_down_the_file_are_seen(tmp_path: Path, write: Write) -> None:
+    path = write("sorted.csv", "text,intent\n" + "".join(f"question number {n},class{n // 500}\n" for n in range(4000)))
+    proposal = propose(tmp_path / path)
+    assert "class7" in proposal.source["system"]
+    assert proposal.profile.looked_at == 2000
+
+
+def test_broken_rows_are_left_out_and_said(tmp_path: Path, write: Write) -> None:
+    path = write("t.csv", "text,label\n" + "".join(f"question {n},{'ab'[n % 2]}\n" for n in range(20)) + "broken\n")
+    proposal = propose(tmp_path / path)
+    assert proposal.source["on_error"] == "drop"
+    assert proposal.profile.broken == 1
+    assert proposal.profile.rows == 21
+
+
+def test_hostile_names_stay_inside_their_comments(tmp_path: Path, write: Write) -> None:
+    header = '"text","label","x\nsteps: {}","a: b # c"\n'
+    path = write("t.csv", header + "".join(f"question {n},{'ab'[n % 2]},1,2\n" for n in range(20)))
+    recipe = _recipe(propose(tmp_path / path))
+    assert recipe["steps"]["data"]["source"]["answer"] == "label"
+    odd = propose(tmp_path / path, shown='we "ird: #1.csv')
+    assert _recipe(odd)["steps"]["data"]["source"]["path"] == 'we "ird: #1.csv'
+
+
+def test_more_rows_of_a_rare_class_are_proposed_and_not_switched_on(write: Write, tmp_path: Path) -> None:
+    def text(rare: int) -> str:
+        rows = [{"text": f"question number {n}", "class": "rare" if n < rare else "usual"} for n in range(60)]
+        write("rows.jsonl", rows)
+        return render_recipe(propose(tmp_path / "rows.jsonl"), "mine")
+
+    assert "augment" not in text(30)
+    lines = text(6).splitlines()
+    assert any("The class rare has 6 rows, the most frequent one 54" in line for line in lines)
+    commented = next(line for line in lines if line.startswith("  # more:"))
+    assert "more" not in yaml.safe_load("\n".join(lines))["steps"]
+    switched_on = yaml.safe_load(commented.replace("# ", ""))["more"]
+    assert Augment.model_validate(switched_on).augmenters[0].kind == "balance"
+
+
+def test_what_cannot_be_proposed_says_why(tmp_path: Path, write: Write) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        propose(tmp_path / "no.csv")
+    (tmp_path / "no.bin").write_bytes(bytes(range(256)))
+    with pytest.raises(DataError, match="what kind of file"):
+        propose(tmp_path / "no.bin")
+    with pytest.raises(DataError, match="no column looks like"):
+        propose(tmp_path / write("n.csv", "a,b,c\n" + "1.5,2.5,3.5\n" * 5))
+    with pytest.raises(DataError, match="the header has 2"):
+        propose(tmp_path / write("b.csv", "a,b\n1\n2\n"))
+
+
+def test_the_profile_counts(tmp_path: Path, write: Write) -> None:
+    rows = [
+        ("Where is it? Mail jo@example.com", "a"),
+        ("Where is it? Mail jo@example.com", "a"),
+        ("", "b"),
+        ("Why  so", "b"),
+    ]
+    found = profile(tmp_path / write("t.jsonl", [{"text": text, "label": label} for text, label in rows]))
+    assert found.rows == 4
+    assert found.columns["text"].filled == 3
+    assert found.columns["label"].common == {"a": 2, "b": 2}
+    assert found.pii == {"email": 2}
+    assert found.duplicates == 1
+    assert found.trials["normalise"].edited == 1
