@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -14,6 +15,7 @@ from luthier.core.errors import DataError, Where
 from luthier.core.step import Work
 from luthier.text.dataset import batches, has_split, summary
 from luthier.text.messages import prompt_of, said_for
+from luthier.tune.curriculum import ordered
 from luthier.tune.heldout import HELD_OUT, Parted, asked, check_metric, part
 from luthier.tune.objective import About, Lesson, Objective, Teacher
 from luthier.tune.schedule import Course, chosen
@@ -47,6 +49,15 @@ class Material:
         lessons = self._written("lessons", "train", places)
         self._warn(lessons)
         return lessons
+
+    @cached_property
+    def course(self) -> Course:
+        """The way through the lessons."""
+        step, lessons, seed = self._step, self.lessons, self._work.seed
+        course = Course(seed=seed, count=len(lessons), epochs=step.epochs, rows_per_step=step.rows_per_step)
+        if (wanted := step.curriculum) is None:
+            return course
+        return replace(course, first=ordered(wanted, self._data, lessons, seed), first_epochs=wanted.epochs)
 
     @cached_property
     def about(self) -> About:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import numpy
@@ -24,6 +24,10 @@ class Course:
     count: int
     epochs: float
     rows_per_step: int
+    first: numpy.ndarray[Any, Any] | None = field(default=None, compare=False)
+    """(count,) numbers of the lessons in the order of the first passes; None: drawn, as in all others."""
+    first_epochs: int = 0
+    """How many passes keep that order."""
 
     @property
     def total(self) -> int:
@@ -38,8 +42,12 @@ class Course:
     def lessons_of(self, step: int) -> list[int]:
         """Numbers of the lessons that a step (from 0) sees: each epoch goes through all of them in a new order."""
         begin = step * self.rows_per_step
-        places = range(begin, min(begin + self.rows_per_step, self.total))
-        return [int(order(self.seed, at // self.count, self.count)[at % self.count]) for at in places]
+        return [self._lesson(at) for at in range(begin, min(begin + self.rows_per_step, self.total))]
+
+    def _lesson(self, at: int) -> int:
+        if self.first is not None and at < self.first_epochs * self.count:
+            return int(self.first[at % self.count])
+        return int(order(self.seed, at // self.count, self.count)[at % self.count])
 
 
 @lru_cache(maxsize=2)

@@ -20,6 +20,7 @@ from luthier.models.load import is_remote, no_weights
 from luthier.models.speed import cores
 from luthier.text.dataset import batches, has_split, summary
 from luthier.text.prompt import Prompt
+from luthier.tune.curriculum import Curriculum
 from luthier.tune.heldout import HeldOut
 from luthier.tune.material import Material
 from luthier.tune.memory import tokens_that_fit
@@ -66,6 +67,8 @@ class Tune(Step):
     rows_per_step: int = Field(default=32, ge=1)
     """Rows that each update averages over: 32 is small enough to learn from few rows (small batches generalise well and
     LoRA suffers from large ones, "LoRA Without Regret") and large enough to share long prefixes."""
+    curriculum: Curriculum | None = None
+    """Which rows come first; a drawn order in each pass when not given."""
     learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
     """Size of the updates at their height; `auto` follows the technique and the width of the model."""
     optimizer: Optimizer = AdamW()
@@ -216,8 +219,7 @@ class _Tuning:
         for sentence in text.notes:
             self._work.events.note(sentence)
         material, step = Material(self._step, self._work, text), self._step
-        lessons = material.lessons
-        course = Course(seed=self._work.seed, count=len(lessons), epochs=step.epochs, rows_per_step=step.rows_per_step)
+        course = material.course
         training, keeper = self._prepare(material, course)
         ready = time.perf_counter()
         speed = _Speed(self._work, course)
