@@ -123,7 +123,7 @@ CASES = (
         "no kind",
         "recipe.yaml:11 (steps.tune)",
         "wanted a step: its kind",
-        "known: base, evaluate",
+        "known: augment, base",
         recipe=edited("    kind: tune\n", ""),
     ),
     Case(
@@ -144,14 +144,14 @@ CASES = (
         "a list for a step",
         "recipe.yaml:23 (steps.gate)",
         "came a list",
-        "known: base",
+        "known: augment, base",
         recipe=edited(GATE, "  gate: [gate]\n"),
     ),
     Case(
         "nothing for a step",
         "recipe.yaml:23 (steps.gate)",
         "came nothing",
-        "known: base",
+        "known: augment, base",
         recipe=edited(GATE, "  gate:\n"),
     ),
     Case(
