@@ -100,8 +100,8 @@ class Updater:
             if kind == "master":
                 self._masters[name].data.copy_(value)
             elif kind not in ("group", "optimizer"):
-                state = self._state_of(self._masters[name])
-                state[kind] = value.clone().to(state[kind].device) if kind in state else value.clone()
+                own = self._state_of(self._masters[name])
+                own[kind] = value.clone().to(own[kind].device) if kind in own else value.clone()
         for at, group, key in self._carried():
             group[key] = type(group[key])(state[f"group/{at}"].item())
         self._follow()

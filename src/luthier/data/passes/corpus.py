@@ -131,7 +131,7 @@ def carried_out(
             left, made = one.carry_out(left, places)
             places = places[[place not in one.drops for place in places.tolist()]] if made else places
             events += made
-        yield left, events
+        yield left, sorted(events, key=lambda numbered: numbered[0])
 
 
 def _taken_apart(
@@ -144,4 +144,4 @@ def _taken_apart(
         outcome = one.outcome(np.array([place_of[row.n] for row in batch.rows], dtype=np.int64))
         batch, made = take(batch, one.one, outcome, guards)
         events += made
-    return batch, events
+    return batch, sorted(events, key=lambda numbered: numbered[0])
