@@ -104,6 +104,13 @@ def test_what_one_operator_rewrote_is_what_the_next_one_sees(make: Make, write: 
         assert made.summary.dropped == {"exact duplicate": 1}
 
 
+def test_an_id_on_the_same_line_of_two_files_is_still_told(make: Make, write: Write) -> None:
+    for name in ("one", "two"):
+        write(f"rows/{name}.jsonl", [{"key": "7", "text": f"where is {name}?", "label": "late"}])
+    with pytest.raises(DataError, match="ids must differ"):
+        make(source={"kind": "folder", "path": "rows", "id": "key"}, task="text", split={"test": 0})
+
+
 def _nothing_was_left(error: DataError) -> None:
     assert "no row is left" in error.message  # of all, or to train on
 

@@ -93,8 +93,9 @@ class Reader:
         key = parts.own.id if parts.own else parts.key
         if key is None:
             return None
-        first = self._keys.setdefault(digest8(key), record.line)
-        if first == record.line:
+        number = digest8(key)
+        if (first := self._keys.get(number)) is None:
+            self._keys[number] = record.line
             return None
         problem = f"the id {key!r} stands in line {first}, too; ids must differ"
         return Broken(record.file, record.line, problem, self._source.id, key=record.key)
