@@ -549,6 +549,7 @@ def test_25_terminal_closes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(Training, "_step", step)
     before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGTERM)}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup` would have it ignored
     stack = ExitStack()
     for name in ("stdout", "stderr"):
         monkeypatch.setattr(sys, name, stack.enter_context((tmp_path / name).open("w")))  # a terminal that can close

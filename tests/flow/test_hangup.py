@@ -20,6 +20,12 @@ LONG = RECIPE.split("  report:")[0].replace(
 )
 
 
+def _at(terminal: int) -> None:
+    """Sit at a terminal whose end is heard of, also where `nohup` started the tests."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    os.login_tty(terminal)
+
+
 def test_a_closed_terminal_interrupts_and_loses_nothing(tmp_path: Path) -> None:
     small_recipe(tmp_path, LONG)
     environment = {**os.environ, "LUTHIER_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1", "TERM": "xterm"}
@@ -27,7 +33,7 @@ def test_a_closed_terminal_interrupts_and_loses_nothing(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "luthier", "run", "recipe.yaml"]
     with subprocess.Popen(
         command, cwd=tmp_path, env=environment,
-        preexec_fn=lambda: os.login_tty(inside),  # noqa: PLW1509  # nothing else makes a terminal the child's own
+        preexec_fn=lambda: _at(inside),  # noqa: PLW1509  # nothing else makes a terminal the child's own
     ) as process:  # fmt: skip
         os.close(inside)
         while b"loss" not in os.read(terminal, 4096):
