@@ -136,6 +136,7 @@ def test_the_tickets_lose_nothing_of_what_was_planted(tmp_path: Path) -> None:
 
 @pytest.mark.model
 @pytest.mark.data
+@pytest.mark.slow
 @pytest.mark.timeout(1800)  # 77 answers to each of 77 questions, twice
 def test_the_support_recipe_learns_banking_questions(make: Make) -> None:
     path = _real("banking77") / "train.csv"

@@ -62,6 +62,7 @@ from luthier.models.pack import Row, pack, packs
 from luthier.text.ids import Text
 from luthier.text.messages import Example, Message, Origin
 from luthier.tune import loop
+from luthier.tune.curriculum import Curriculum
 from luthier.tune.lessons import Lessons
 from luthier.tune.loop import Training
 from luthier.tune.objective import Lesson, Loss
@@ -185,6 +186,7 @@ TUNE_OTHERWISE: dict[str, Any] = {
     "optimizer": Muon(),
     "decay": 0.9,
     "ema": 0.5,
+    "curriculum": Curriculum(),
 }
 BESIDE = {"decay": {"schedule": "wsd"}}
 """What must be set for a setting to mean anything."""
