@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 
-from luthier.data.pii import Found, PiiKind
+from luthier.data.pii.found import Found, PiiKind
 from luthier.data.pii.proof import Labelled
 
 SYNTH = Path(__file__).parents[2] / "shared" / "data" / "pii_synth_small" / "generated_large_600.json"

@@ -19,9 +19,10 @@ from typing import Any
 
 from benchmarks.pii_rows import look_alikes, made, synth
 
-from luthier.data.pii import PATTERN_KINDS, Found, PiiKind, find
+from luthier.data.pii.found import PATTERN_KINDS, Found, PiiKind
 from luthier.data.pii.proof import Labelled
 from luthier.data.pii.proof import measure as rightness
+from luthier.data.pii.scan import find
 from luthier.data.recogniser import Recogniser
 
 GOAL = 0.98

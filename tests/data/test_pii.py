@@ -16,10 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.core.errors import RecipeError
-from luthier.data import pii
 from luthier.data.operator import Operator
 from luthier.data.ops.normalise import Normalise
+from luthier.data.pii.found import KINDS
 from luthier.data.pii.money import luhn
+from luthier.data.pii.scan import find
 
 Make = Callable[..., Any]
 Write = Callable[..., str]
@@ -70,12 +71,12 @@ LOOKALIKES = [
 
 @pytest.mark.parametrize(("kind", "text", "found"), HERE)
 def test_is_found(kind: str, text: str, found: str) -> None:
-    assert [(one.kind, one.text) for one in pii.find(text)] == [(kind, found)]
+    assert [(one.kind, one.text) for one in find(text)] == [(kind, found)]
 
 
 @pytest.mark.parametrize("text", LOOKALIKES)
 def test_lookalikes_are_left_alone(text: str) -> None:
-    assert pii.find(text) == []
+    assert find(text) == []
 
 
 @pytest.mark.parametrize("action", ["redact", "mask", "hash", "drop", "flag"])
@@ -189,7 +190,7 @@ def test_time_grows_no_faster_than_the_text(piece: str) -> None:
     def seconds(size: int) -> float:
         text = (piece * (size // len(piece) + 1))[:size] + "!"
         start = time.process_time()
-        pii.find(text)
+        find(text)
         repair.clean(text)
         return time.process_time() - start
 
@@ -206,8 +207,8 @@ def test_on_the_projects_own_tickets() -> None:
     texts = {
         key: Normalise().clean("\n".join((row["subject"], row["message"], row["reply"]))) for key, row in rows.items()
     }
-    found = {key: {one.text for one in pii.find(text)} for key, text in texts.items()}
-    wanted = [one for one in planted["pii"] if one["kind"] in pii.KINDS]
+    found = {key: {one.text for one in find(text)} for key, text in texts.items()}
+    wanted = [one for one in planted["pii"] if one["kind"] in KINDS]
     missed = [one for one in wanted if not any(one["text"] in text for text in found[one["ticket_id"]])]
     counts = Counter(one["kind"] for one in wanted)
     assert counts.total() > 80
@@ -225,7 +226,7 @@ def test_on_data_the_patterns_were_not_written_from(real_data: Path) -> None:
     hit: Counter[str] = Counter()
     extra: Counter[str] = Counter()
     for row in rows:
-        found = {(one.kind, one.start) for one in pii.find(row["full_text"])}
+        found = {(one.kind, one.start) for one in find(row["full_text"])}
         real = {
             (names[span["entity_type"]], span["start_position"])
             for span in row["spans"]

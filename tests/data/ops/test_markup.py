@@ -78,6 +78,6 @@ def test_boilerplate_tells_what_it_did(make: Make, write: Write) -> None:
     source = {"kind": "jsonl", "path": write("t.jsonl", rows)}
     made = make(source=source, ops=["boilerplate", "exact_dedup"], split={"test": 0}, task="text")
     assert made.summary.edited == {"boilerplate": 12}
-    assert "1 lines of at least 10 rows" in made.notes
+    assert "1 line that stands in 10 rows or more" in made.notes
     assert not any("web form" in text for text in made.texts())
     assert set(made.events["reason"]) == {"boilerplate"}

@@ -10,8 +10,9 @@ from itertools import pairwise
 
 import pytest
 
-from luthier.data.pii import HIGH_RISK, find
+from luthier.data.pii.found import HIGH_RISK
 from luthier.data.pii.national import FORMS, is_national_id
+from luthier.data.pii.scan import find
 
 HERE = [
     ("national_id", "My NI number is AB 12 34 56 C.", "AB 12 34 56 C"),

@@ -9,7 +9,7 @@ from luthier.core.component import members
 from luthier.data.operator import Edit, Operator, Outcome, RowOperator, SetOperator
 from luthier.data.passes.apply import Named, category, spliced, take
 from luthier.data.passes.memory import InMemory
-from luthier.data.pii import find
+from luthier.data.pii.scan import find
 from luthier.data.profile import Change, Trial
 from luthier.data.row import Batch, Row
 

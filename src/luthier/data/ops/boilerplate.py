@@ -57,7 +57,8 @@ class Boilerplate(SetOperator):
                 if spans and (found := cut(field, text, spans, "boilerplate")):
                     outcome.edits.setdefault(place, []).extend(found)
         if outcome.edits:
-            outcome.notes.append(f"boilerplate: {len(frequent)} lines of at least {least} rows were taken out")
+            lines = "1 line that stands" if len(frequent) == 1 else f"{len(frequent)} lines that stand"
+            outcome.notes.append(f"boilerplate: {lines} in {least} rows or more taken out")
         return outcome
 
     def _frequent(self, corpus: Corpus, least: int) -> set[int]:

@@ -4,8 +4,3 @@ Every pattern begins at a place where its first character cannot continue a long
 bounded, so that no text makes the search slow. What a pattern proposes, a check confirms: Luhn for cards, modulo 97
 for IBANs, each country's checksum for national numbers, shape and context for the rest.
 """
-
-from luthier.data.pii.found import HIGH_RISK, KINDS, NAME_KINDS, PATTERN_KINDS, Found, PiiKind
-from luthier.data.pii.scan import find
-
-__all__ = ["HIGH_RISK", "KINDS", "NAME_KINDS", "PATTERN_KINDS", "Found", "PiiKind", "find"]

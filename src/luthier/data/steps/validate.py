@@ -83,7 +83,8 @@ class Validate(Step):
         for kind, why in done.findings.skipped.items():
             work.events.note(f"{kind} is left out: {why}")
         for finding in (*done.findings.of("serious"), *done.findings.of("warning")):
-            work.events.warning(f"{finding.severity}: {finding.title}: {finding.sentence}")
+            serious = "serious: " if finding.severity == "serious" else ""
+            work.events.warning(f"{serious}{finding.title}: {finding.sentence}")
         return {"rows_per_s": len(data.rows) / max(time.perf_counter() - started, 1e-9), "rows": len(data.rows)}
 
     def foresee(self, outlook: Outlook) -> Forecast:
