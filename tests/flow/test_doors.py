@@ -147,6 +147,27 @@ def test_report_is_written_in_three_forms(made: Path, capsys: pytest.CaptureFixt
     assert _json(capsys, "report")["title"] == "tickets"
 
 
+def test_gates_are_shown_to_ci_at_the_rules_own_lines(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["report", "--to", "verdict.xml"]) == 0
+    assert '<testcase classname="tickets.gate" name="accuracy &gt;= 0.0">' in (made / "verdict.xml").read_text()
+    capsys.readouterr()
+    assert run_command(["report", "--format", "github"]) == 0
+    line = next(n for n, text in enumerate((made / "recipe.yaml").read_text().splitlines(), 1) if "rules:" in text)
+    assert capsys.readouterr().out.startswith(
+        f"::notice file=recipe.yaml,line={line},title=gate PASS%3A accuracy >= 0.0::"
+    )
+    assert run_command(["report", "--format", "markdown"]) == 0
+    assert capsys.readouterr().out.startswith("# tickets")
+
+
+def test_ci_forms_without_a_gate_say_what_is_missing(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = yaml.safe_load((made / "recipe.yaml").read_text())
+    del recipe["steps"]["gate"]
+    (made / "nogate.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    assert run_command(["report", "nogate.yaml", "--format", "junit"]) == 2
+    assert "add a step `{kind: gate" in capsys.readouterr().err
+
+
 def test_parts_doctor_schema_and_store(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert {"operator", "source", "technique", "objective", "metric", "step"} <= set(_json(capsys, "parts"))
     assert "pii" in _json(capsys, "parts", "operator")

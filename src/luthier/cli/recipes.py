@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -120,18 +120,26 @@ def run(recipe: RecipePath = None, overrides: Overrides = None, as_json: Json = 
 def report(
     recipe: RecipePath = None,
     overrides: Overrides = None,
-    to: Annotated[Path | None, typer.Option(help="Where to write it (HTML, or Markdown for .md).")] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="Where to write it: .md is Markdown, .json JSON, .xml JUnit; else HTML.")
+    ] = None,
+    form: Annotated[
+        Literal["html", "markdown", "json", "junit", "github"] | None,
+        typer.Option("--format", help="Its form; without --to, all but html are printed. junit and github: the gates."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write the one-page report of what a recipe made."""
+    """Write the one-page report of what a recipe made, or its gates' rules for a CI system."""
     from luthier.flow.recipe import Recipe
-    from luthier.flow.report import facts_as_json, write_report
+    from luthier.flow.report import facts_as_json, report_text, write_report
 
     what = Recipe.load(*_arguments(recipe, overrides)).plan()
     if as_json:
         say_json(facts_as_json(what))
-        return
-    say(str(write_report(what, to)))
+    elif to is None and form not in (None, "html"):
+        say(report_text(what, form).rstrip("\n"))
+    else:
+        say(str(write_report(what, to, form)))
 
 
 def schema() -> None:

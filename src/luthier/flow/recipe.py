@@ -106,6 +106,10 @@ class Recipe(BaseModel):
         """The file it was read from, for messages."""
         return self._source.file if self._source else "recipe"
 
+    def where(self, key: Key) -> Where:
+        """The place at which a path of it was written, or its nearest parent."""
+        return self._source.where(key) if self._source else Where(field=dotted(key))
+
     @property
     def text(self) -> str:
         """The recipe as it was written; written out when it was made in memory."""

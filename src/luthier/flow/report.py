@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from luthier.core.artifact import Artifact
-from luthier.core.errors import UnknownName, Where
+from luthier.core.errors import InputError, UnknownName, Where
 from luthier.core.files import write_aside
 from luthier.core.step import Forecast
 from luthier.flow.plan import Plan
@@ -46,21 +46,46 @@ def _forecasts(plan: Plan) -> Mapping[str, Mapping[str, Any]]:
     return {planned.name: asdict(planned.forecast or Forecast()) for planned in plan}
 
 
-def write_report(plan: Plan, to: Path | None = None) -> Path:
-    """Write the report as HTML (Markdown when `to` ends in .md, JSON in .json); returns the file."""
+Form = Literal["html", "markdown", "json", "junit", "github"]
+_FORMS: Mapping[str, Form] = {".md": "markdown", ".json": "json", ".xml": "junit"}
+"""What the end of a file's name says of its form; any other is a page."""
+
+
+def write_report(plan: Plan, to: Path | None = None, form: Form | None = None) -> Path:
+    """Write the report, in the form that the end of the file's name says unless one is given; returns the file."""
+    path = to or plan.recipe.base / ".luthier" / "reports" / f"{plan.recipe.name}.html"
+    write_aside(path, report_text(plan, form or _FORMS.get(path.suffix.lower(), "html")).encode())
+    return path
+
+
+def report_text(plan: Plan, form: Form) -> str:
+    """The report as a page, Markdown or JSON; or its gates' rules for a CI system (`InputError` when there is none)."""
     from luthier.eval.report.page import as_json, render
     from luthier.eval.report.plain import markdown
+    from luthier.eval.report.verdicts import junit, workflow_commands
 
     facts = report_facts(plan)
-    path = to or plan.recipe.base / ".luthier" / "reports" / f"{plan.recipe.name}.html"
-    if path.suffix == ".md":
-        text = markdown(facts)
-    elif path.suffix == ".json":
-        text = as_json(facts)
-    else:
-        text = render(facts)
-    write_aside(path, text.encode())
-    return path
+    if form in ("junit", "github") and not facts.gates:
+        remedy = "add a step `{kind: gate, report: …, rules: [...]}`, or run the recipe so that its gate is made"
+        where = Where(file=plan.recipe.file)
+        raise InputError(f"{form} shows the rules of gates, and none is made", where=where, remedy=remedy)
+    writers: Mapping[Form, Callable[[ReportFacts], str]] = {
+        "html": render,
+        "markdown": markdown,
+        "json": as_json,
+        "junit": junit,
+        "github": lambda told: workflow_commands(told, _places(plan)),
+    }
+    return writers[form](facts)
+
+
+def _places(plan: Plan) -> Mapping[tuple[str, int], Where]:
+    """Where in the recipe each rule of each gate was written."""
+    return {
+        (planned.name, number): plan.recipe.where(("steps", planned.name, "rules", number))
+        for planned in plan
+        for number in range(len(getattr(planned.step, "rules", ())))
+    }
 
 
 def write_run_report(result: Result) -> Path | None:
