@@ -10,19 +10,22 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from luthier.core.artifact import Artifact
-from luthier.core.digest import canonical
+from luthier.core.digest import canonical, digest_of
 from luthier.core.errors import DataError
 from luthier.core.files import write_aside
 from luthier.core.step import Work
 from luthier.eval.rows import Reply, Task
+from luthier.eval.voice import Choice, Continued, Likelihood, Verb, Voice, Written
 from luthier.models.options import Normalise, Sums, normalise
 from luthier.text.messages import answer_of, emptied, prompt_of
 from luthier.text.prompt import Prompt
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from luthier.models.load import Loaded
     from luthier.text.ids import Text
     from luthier.text.messages import Example, Message
@@ -46,25 +49,41 @@ class Question:
     """Whether the reference's log-likelihood is wanted as well (text tasks)."""
 
 
-class Asks(Protocol):
-    """Something that answers rows."""
+class Desk:
+    """Has one model's weights at a time, since a probe asks model after model."""
 
-    def answer(self, examples: Sequence[Example], task: Task) -> list[Reply]:
-        """Answer some rows of a task."""
+    def __init__(self) -> None:
+        self._digest = ""
+        self._loaded: Loaded | None = None
 
-
-class Model:
-    """A model to be asked; its weights are read only when some chunk is not answered yet."""
-
-    def __init__(self, artifact: Artifact, question: Question) -> None:
-        self._artifact = artifact
-        self._question = question
-
-    @cached_property
-    def _loaded(self) -> Loaded:
+    def load(self, artifact: Artifact, dtype: Literal["float32", "bfloat16", "auto"]) -> Loaded:
+        """A model's weights; those of the model before are let go."""
         from luthier.models.load import load
 
-        return load(self._artifact, dtype=self._question.dtype)
+        if self._loaded is None or self._digest != artifact.digest:
+            self._loaded = None
+            self._loaded = load(artifact, dtype=dtype)
+            self._digest = artifact.digest
+        return self._loaded
+
+
+class Model(Voice):
+    """A model to be asked; its weights are read only when some chunk is not answered yet."""
+
+    def __init__(self, artifact: Artifact, question: Question, desk: Desk, *, name: str, title: str) -> None:
+        self.name, self.title = name, title
+        self.digest = digest_of([artifact.digest, vars(question)])
+        self._artifact, self._question, self._desk = artifact, question, desk
+
+    @property
+    def able(self) -> frozenset[Verb]:  # type: ignore[override]  # a model with a head of classes can do less
+        """Everything, or only naming its classes."""
+        every: tuple[Verb, ...] = ("answer", "score", "likelihood", "write", "resume")
+        return frozenset({"answer"} if self._classes else every)
+
+    @property
+    def _loaded(self) -> Loaded:
+        return self._desk.load(self._artifact, self._question.dtype)
 
     @cached_property
     def _text(self) -> Text:
@@ -75,6 +94,35 @@ class Model:
     def answer(self, examples: Sequence[Example], task: Task) -> list[Reply]:
         """Answer some rows of a task."""
         return self._choose(examples, task) if task.kind == "label" else self._write(examples)
+
+    def score(self, asked: Sequence[Choice]) -> list[list[Likelihood]]:
+        """The log-likelihood of each answer to each conversation, to its end token."""
+        return _kept(self._sums([((one.messages, ()), one.options) for one in asked]))
+
+    def likelihood(self, asked: Sequence[Continued]) -> list[list[Likelihood]]:
+        """The log-likelihood of what may follow each plain text; without a text, what follows the token that begins
+        or ends documents."""
+        from luthier.models.generate import score_options
+
+        prompts, options = [], []
+        for one in asked:
+            before, told = plain_ids(self._text.tokenizer, one.before, one.options)
+            prompts.append(before)
+            options.append(told)
+        sums = score_options(self._loaded.model, prompts, options, tokens=PACK_TOKENS)
+        return _kept([list(zip(row, map(len, told), strict=True)) for row, told in zip(sums, options, strict=True)])
+
+    def write(self, asked: Sequence[tuple[Message, ...]], max_new_tokens: int) -> list[Written]:
+        """The greedy answer to each conversation."""
+        return self._go_on(self._text.prompts(asked), max_new_tokens)
+
+    def resume(self, asked: Sequence[tuple[Message, ...]], max_new_tokens: int) -> list[Written]:
+        """How each conversation goes on, of which the last turn is the beginning of the assistant's answer."""
+        prompts = []
+        for *before, begun in asked:
+            ids, (told,) = self._text.options(before, [begun.content])
+            prompts.append([*ids, *(one for one in told if one not in self._text.end_ids)])
+        return self._go_on(prompts, max_new_tokens)
 
     def _choose(self, examples: Sequence[Example], task: Task) -> list[Reply]:
         options = list(task.options.values())
@@ -128,25 +176,36 @@ class Model:
         ]
 
     def _write(self, examples: Sequence[Example]) -> list[Reply]:
-        from luthier.models.generate import generate
-
         asked = [(prompt_of(example), example.tools) for example in examples]
         prompts = self._text.prompts([messages for messages, _ in asked], [tools for _, tools in asked])
-        limit, ends = self._question.max_new_tokens, self._text.end_ids
-        written = generate(self._loaded, prompts, limit, ends)
+        written = self._go_on(prompts, self._question.max_new_tokens)
         likelihoods: list[tuple[float | None, int | None]] = [(None, None)] * len(examples)
         if self._question.likelihood:
             pairs = [(prompt, [answer_of(example)]) for prompt, example in zip(asked, examples, strict=True)]
             likelihoods = [(round(row[0][0], _DIGITS), row[0][1]) for row in self._sums(pairs)]
         return [
             Reply(
-                prediction=self._text.decode([one for one in ids if one not in ends], special=False).strip(),
-                tokens=len(ids),
-                finished=len(ids) < limit or ids[-1] in ends,
+                prediction=one.text.strip(),
+                tokens=one.tokens,
+                finished=one.finished,
                 logprob=logprob,
                 reference_tokens=tokens,
             )
-            for ids, (logprob, tokens) in zip(written, likelihoods, strict=True)
+            for one, (logprob, tokens) in zip(written, likelihoods, strict=True)
+        ]
+
+    def _go_on(self, prompts: Sequence[Sequence[int]], limit: int) -> list[Written]:
+        """What the model writes after ids."""
+        from luthier.models.generate import generate
+
+        ends = self._text.end_ids
+        return [
+            Written(
+                self._text.decode([one for one in ids if one not in ends], special=False),
+                len(ids),
+                len(ids) < limit or ids[-1] in ends,
+            )
+            for ids in generate(self._loaded, prompts, limit, ends)
         ]
 
 
@@ -154,7 +213,28 @@ Asked = tuple["tuple[Message, ...]", tuple[dict[str, Any], ...]]
 """Messages, and the tools on offer."""
 
 
-def ask(work: Work, name: str, model: Asks, task: Task) -> list[Reply]:
+def plain_ids(
+    tokenizer: PreTrainedTokenizerBase, before: str, options: Sequence[str]
+) -> tuple[list[int], list[list[int]]]:
+    """Ids of a plain text and of what may follow it, split where the text's own ids end.
+
+    Text and continuation are encoded together; spaces at the end of the text go to the continuation, and an empty text
+    is the token that begins documents, as in lm-evaluation-harness.
+    """
+    bare = before.rstrip()
+    if not bare:
+        start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+        return [start], [tokenizer.encode(before + one, add_special_tokens=False) for one in options]
+    ids = tokenizer.encode(bare)
+    return ids, [tokenizer.encode(before + one)[len(ids) :] for one in options]
+
+
+def _kept(sums: Sequence[Sequence[tuple[float, int]]]) -> list[list[Likelihood]]:
+    """Log-probabilities as they are written down."""
+    return [[Likelihood(round(score, _DIGITS), tokens) for score, tokens in row] for row in sums]
+
+
+def ask(work: Work, name: str, model: Voice, task: Task) -> list[Reply]:
     """A model's replies to every row, chunk by chunk; chunks that an earlier try finished are read."""
     replies: list[Reply] = []
     for start in range(0, len(task.examples), CHUNK):

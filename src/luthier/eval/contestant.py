@@ -14,6 +14,7 @@ from luthier.eval.rows import Reply, Task
 
 if TYPE_CHECKING:
     from luthier.eval.ask import Question
+    from luthier.eval.voice import Voice
     from luthier.text.messages import Example
 
 Role = Literal["tuned", "base", "plain"]
@@ -33,41 +34,58 @@ class Contestant:
     """The model's artifact; empty for a baseline."""
 
 
-def language_models(
-    models: Mapping[str, Artifact], task: Task, question: Question, work: Work, seconds: dict[str, float]
-) -> list[Contestant]:
-    """Ask each model every row; `seconds` is told how long each took."""
-    from luthier.eval.ask import Model, ask
+def voices(models: Mapping[str, Artifact], question: Question, work: Work) -> list[Voice]:
+    """Language models as they can be asked, by name."""
+    from luthier.eval.ask import Desk, Model
     from luthier.eval.remote import Remote
     from luthier.models.load import is_endpoint
 
-    found = []
+    desk = Desk()
+    found: list[Voice] = []
     for name, artifact in models.items():
-        started = time.perf_counter()
-        remote = is_endpoint(artifact)
-        model = Remote(artifact, question, work.scratch / "calls") if remote else Model(artifact, question)
-        replies = ask(work, name, model, task)
-        seconds[name] = time.perf_counter() - started
-        role: Role = "tuned" if name == TUNED else "base"
-        title = f"the {role} model"
-        found.append(Contestant(name=name, title=title, role=role, replies=replies, digest=artifact.digest))
+        title = f"the {'tuned' if name == TUNED else 'base'} model"
+        if is_endpoint(artifact):
+            found.append(Remote(artifact, question, work.scratch / "calls", name=name, title=title))
+        else:
+            found.append(Model(artifact, question, desk, name=name, title=title))
     return found
 
 
-def plain(
-    baselines: Sequence[Baseline], task: Task, data: Artifact, model: Artifact, seconds: dict[str, float]
+def language_models(
+    models: Mapping[str, Artifact], voices: Sequence[Voice], task: Task, work: Work, seconds: dict[str, float]
 ) -> list[Contestant]:
-    """Let each baseline learn from the rows that the tuned model learnt from, and answer."""
+    """Ask each model every row; `seconds` is told how long each took."""
+    from luthier.eval.ask import ask
+
+    found = []
+    for voice in voices:
+        started = time.perf_counter()
+        replies = ask(work, voice.name, voice, task)
+        seconds[voice.name] = time.perf_counter() - started
+        role: Role = "tuned" if voice.name == TUNED else "base"
+        digest = models[voice.name].digest
+        found.append(Contestant(name=voice.name, title=voice.title, role=role, replies=replies, digest=digest))
+    return found
+
+
+def learners(baselines: Sequence[Baseline], data: Artifact, model: Artifact) -> list[Voice]:
+    """Each baseline with the rows that the tuned model learnt from."""
+    from luthier.eval.voice import Plain
     from luthier.text.dataset import has_split, read_examples
 
     train = read_examples(data, "train") if baselines and has_split(data, "train") else []
     learnt = learnt_rows(model, train)
+    return [Plain(baseline, learnt) for baseline in baselines]
+
+
+def plain(voices: Sequence[Voice], task: Task, seconds: dict[str, float]) -> list[Contestant]:
+    """Let each baseline learn and answer."""
     found = []
-    for baseline in baselines:
+    for voice in voices:
         started = time.perf_counter()
-        replies = baseline.answer(learnt, task)
-        seconds[baseline.kind] = time.perf_counter() - started
-        found.append(Contestant(name=baseline.kind, title=baseline.title, role="plain", replies=replies))
+        replies = voice.answer(task.examples, task)
+        seconds[voice.name] = time.perf_counter() - started
+        found.append(Contestant(name=voice.name, title=voice.title, role="plain", replies=replies))
     return found
 
 

@@ -11,13 +11,13 @@ from luthier.core.artifact import Artifact
 from luthier.core.digest import digest_of
 from luthier.eval import analysis
 from luthier.eval.contestant import Contestant
-from luthier.eval.probe import Bench, Measure, Probe
+from luthier.eval.probe import Bench, Measure, Probe, family
 from luthier.eval.report import facts
 from luthier.eval.report.sentence import best_plain, verdict_sentence
 from luthier.eval.rows import Task
-from luthier.metrics.answers import Answers
 from luthier.metrics.metric import Metric
 from luthier.metrics.metric import Score as Measured
+from luthier.text.probed import Probed
 
 SAMPLES = 20
 
@@ -28,32 +28,39 @@ class Outcome:
 
     documents: Mapping[str, Any]
     warnings: Sequence[str]
+    probed: Sequence[Probed]
+    """What probes asked, row by row."""
 
 
 def measure(
-    task: Task,
     metrics: Sequence[Metric],
     models: Sequence[Contestant],
     probes: Sequence[Probe],
+    bench: Bench,
     *,
     name: str,
-    data: Artifact,
     asked: Mapping[str, Any],
-    seed: int,
 ) -> Outcome:
     """Measure every model, compare the first with the others, and say it in plain words."""
-    answers = {model.name: task.answers(model.replies) for model in models}
+    task, answers, seed = bench.task, bench.answers, bench.seed
     measured = analysis.scores(metrics, answers, seed)
     compared = analysis.comparisons(metrics, answers, models[0].name, seed)
-    measures = [found for probe in probes for found in probe.measure(Bench(task=task, answers=answers, seed=seed))]
+    measures = [found for probe in probes for found in probe.measure(bench)]
     suffix = f"|rows:{task.digest[:12]}|asked:{digest_of(dict(asked))[:12]}"
-    told = _facts(task, metrics, models, measured, compared, name, seed, data)
+    told = _facts(bench, metrics, models, measured, compared, name)
     documents = {
         "metrics.json": {"models": _scores(measured, suffix), "measures": _measures(measures, suffix)},
-        "comparisons.json": compared,
+        "comparisons.json": [*compared, *_probed(measures, models[0].name)],
         "summary.json": {**_summary(task, models, told, asked), "measured": [one.settings() for one in metrics]},
     }
-    return Outcome(documents=documents, warnings=told.notes)
+    return Outcome(documents=documents, warnings=told.notes, probed=bench.kept)
+
+
+def _probed(measures: Sequence[Measure], subject: str) -> list[dict[str, Any]]:
+    """The subject against every other model in every measure; Holm's correction goes over all of them."""
+    others = [other for measure in measures for other in measure.against]
+    pairs = zip(others, family(measures), strict=True)
+    return [{"a": subject, "b": other, "family": "probes", **found.as_json()} for other, found in pairs]
 
 
 def _scores(measured: Mapping[str, Mapping[str, Measured]], suffix: str) -> dict[str, dict[str, Any]]:
@@ -96,21 +103,19 @@ def _summary(
 
 
 def _facts(
-    task: Task,
+    bench: Bench,
     metrics: Sequence[Metric],
     models: Sequence[Contestant],
     measured: Mapping[str, Mapping[str, Measured]],
     compared: Sequence[Mapping[str, Any]],
     name: str,
-    seed: int,
-    data: Artifact,
 ) -> facts.EvaluationFacts:
     """Everything that the report shows of this evaluation."""
-    answers: dict[str, Answers] = {model.name: task.answers(model.replies) for model in models}
+    task, answers = bench.task, bench.answers
     is_label = task.kind == "label"
     subject, rival = models[0], next((model for model in models[1:] if model.role == "base"), None)
     fixed, broken = analysis.flips(task, subject, rival) if is_label and rival else ([], [])
-    columns = analysis.slicing(task.examples, attributes(data))
+    columns = analysis.slicing(task.examples, attributes(bench.data))
     return facts.EvaluationFacts(
         name=name,
         task=task.kind,
@@ -121,11 +126,11 @@ def _facts(
         confusions=analysis.confusions(task, models) if is_label else (),
         classes=analysis.classes(task, models) if is_label else (),
         reliability=analysis.reliability(answers, measured) if is_label else (),
-        slices=analysis.slices(columns, metrics[0], answers, seed),
+        slices=analysis.slices(columns, metrics[0], answers, bench.seed),
         fixed=analysis.row_facts(task, models, fixed[: analysis.SHOWN]),
         broken=analysis.row_facts(task, models, broken[: analysis.SHOWN]),
         samples=analysis.row_facts(task, models, analysis.spread(len(task.examples), SAMPLES)),
-        notes=tuple(_notes(task, models)),
+        notes=(*_notes(task, models), *bench.notes),
     )
 
 

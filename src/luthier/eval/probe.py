@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from luthier.core.artifact import Artifact
 from luthier.core.component import Component
+from luthier.eval.respondent import Respondent
 from luthier.eval.rows import Task
+from luthier.eval.voice import Verb
 from luthier.metrics.answers import Answers
+from luthier.metrics.paired import Comparison
+from luthier.text.probed import Probed
+
+if TYPE_CHECKING:
+    from luthier.text.messages import Example
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +35,15 @@ class Measure:
     signature: str
     detail: Mapping[str, float]
     """The parts behind the number, such as each group's score."""
+    detectable: float | None = None
+    """The smallest difference from nothing that so many rows would show in four runs of five: the probe's power."""
+    against: Mapping[str, Comparison] = field(default_factory=dict)
+    """This model minus each other one on the same rows; of the model that the evaluation is about."""
 
     def as_json(self) -> dict[str, Any]:
-        """All but name and model, which are its place in `metrics.json`."""
-        return {key: value for key, value in vars(self).items() if key not in ("name", "model")}
+        """All but name and model, which are its place in `metrics.json`, and the comparisons, which have a file."""
+        shown = {key: value for key, value in vars(self).items() if key not in ("name", "model", "against")}
+        return {key: value for key, value in shown.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +52,37 @@ class Bench:
 
     task: Task
     answers: Mapping[str, Answers]
-    """Each model's answers to the held-out rows."""
+    """Each model's answers to the held-out rows, the model that the evaluation is about first."""
     seed: int
+    data: Artifact
+    """The data set."""
+    respondents: Mapping[str, Respondent] = field(default_factory=dict)
+    """Each model to be asked more."""
+    model: Artifact | None = None
+    """The model that the evaluation is about."""
+    base: Path = Path()
+    """The recipe's folder: relative paths start here."""
+    kept: list[Probed] = field(default_factory=list)
+    """What was asked and said, row by row: a probe adds to it, and it is written beside the predictions."""
+    notes: list[str] = field(default_factory=list)
+    """What a reader should know of how probes went."""
+
+    def able(self, verb: Verb, what: str) -> dict[str, Respondent]:
+        """The models that can be asked so; a note names language models that cannot be, and `what` is left out for."""
+        found = {name: one for name, one in self.respondents.items() if verb in one.able}
+        lacking = [one.voice.title for one in self.respondents.values() if verb not in one.able and one.is_model]
+        self.notes.extend(f"{what} was not measured for {title}, which cannot be asked so." for title in lacking)
+        return found
+
+    def learnt(self) -> list[Example]:
+        """The training rows that the tuned model learnt from; all of them for a model that was not tuned."""
+        from luthier.eval.contestant import learnt_rows
+        from luthier.text.dataset import has_split, read_examples
+
+        if not has_split(self.data, "train"):
+            return []
+        train = list(read_examples(self.data, "train"))
+        return train if self.model is None else learnt_rows(self.model, train)
 
 
 class Probe(Component):
@@ -53,3 +96,10 @@ class Probe(Component):
     @abstractmethod
     def measure(self, bench: Bench) -> list[Measure]:
         """Measure every model."""
+
+
+def family(members: Sequence[Measure]) -> list[Comparison]:
+    """All comparisons of some measures, each with its p corrected for how many there are."""
+    from luthier.metrics.paired import with_holm
+
+    return with_holm([one for measure in members for one in measure.against.values()])

@@ -7,23 +7,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from luthier.core.artifact import Artifact
+from luthier.core.digest import digest_of
 from luthier.core.errors import RecipeError, Where
 from luthier.eval.rows import Reply, Task
+from luthier.eval.voice import Verb, Voice, Written
 from luthier.metrics.metric import Need
 from luthier.text.messages import as_openai, prompt_of
 from luthier.text.prompt import Prompt
 
 if TYPE_CHECKING:
     from luthier.eval.ask import Question
-    from luthier.text.messages import Example
+    from luthier.text.messages import Example, Message
 
 
-class Remote:
+class Remote(Voice):
     """A model that is asked over HTTP, its prompt in front; finished answers are kept in `kept`."""
 
-    def __init__(self, artifact: Artifact, question: Question, kept: Path) -> None:
+    able: frozenset[Verb] = frozenset({"answer", "write"})
+
+    def __init__(self, artifact: Artifact, question: Question, kept: Path, *, name: str, title: str) -> None:
         from luthier.models.endpoint import Client
 
+        self.name, self.title = name, title
+        self.digest = digest_of([artifact.digest, vars(question)])
         self._client = Client.of(artifact, kept)
         self._before = Prompt.of(artifact)
         self._question = question
@@ -36,6 +42,11 @@ class Remote:
             return [Reply(prediction=one.label(task.labels), scores=one.by_label(task.labels)) for one in picked]
         said = self._client.write(asked, self._question.max_new_tokens)
         return [Reply(prediction=one.text.strip(), tokens=one.tokens, finished=one.finished) for one in said]
+
+    def write(self, asked: Sequence[tuple[Message, ...]], max_new_tokens: int) -> list[Written]:
+        """The greedy answer to each conversation."""
+        said = self._client.write([as_openai(self._before.wrap(messages)) for messages in asked], max_new_tokens)
+        return [Written(one.text, one.tokens, one.finished) for one in said]
 
 
 def lacking(model: Artifact, normalise: str) -> frozenset[Need]:

@@ -11,7 +11,7 @@ McNemar 1947; Fagerland, Lydersen and Laake 2013 (mid-p); Bonett and Price 2012;
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +20,13 @@ from luthier.metrics.answers import Answers
 from luthier.metrics.metric import Metric
 
 if TYPE_CHECKING:
-    from luthier.metrics.resample import Block, Interval
+    from luthier.metrics.resample import Block, Floats, Interval
+
+    OfSums = Callable[[Floats], Floats]
+    """From summed statistics, (b, k), to values, (b,)."""
 
 PERMUTATIONS = 5000
+DRAWN = f"paired permutation, {PERMUTATIONS:,} draws"
 Z95 = 1.959963984540054
 Z80 = 0.8416212335729143
 """The standard normal quantile of 80 % power."""
@@ -74,8 +78,8 @@ def compare(metric: Metric, a: Answers, b: Answers, *, seed: int = 0) -> Compari
     if metric.proportion:
         found, p, test = bonett_price(fixed, broken, len(a)), mcnemar(fixed, broken), "McNemar, mid-p"
     else:
-        found = _bootstrap(metric, blocks, seed)
-        p, test = _permutation(metric, blocks, seed), f"paired permutation, {PERMUTATIONS:,} draws"
+        width = metric.usual[1] - metric.usual[0]
+        found, p, test = _bootstrap(metric.value, blocks, width, seed), _permutation(metric.value, blocks, seed), DRAWN
     return Comparison(
         metric=metric.kind,
         difference=found.value,
@@ -86,6 +90,34 @@ def compare(metric: Metric, a: Answers, b: Answers, *, seed: int = 0) -> Compari
         rows=len(a),
         fixed=fixed,
         broken=broken,
+        detectable=detectable(found.standard_error),
+        note=found.note,
+    )
+
+
+def contrast(
+    name: str, blocks: tuple[Block, Block], value: OfSums, *, width: float, lower_is_better: bool, seed: int
+) -> Comparison:
+    """Compare any value of summed statistics between two models, row by row: (rows, k) of each.
+
+    `width` is how far apart two rows can be at most. `fixed` and `broken` count the rows of which `a`'s own statistics
+    give the better or the worse value.
+    """
+    from luthier.metrics.resample import each_row
+
+    found = _bootstrap(value, blocks, width, seed)
+    gain = each_row(blocks[0], value) - each_row(blocks[1], value)
+    gain = -gain if lower_is_better else gain
+    return Comparison(
+        metric=name,
+        difference=found.value,
+        low=found.low,
+        high=found.high,
+        p=_permutation(value, blocks, seed),
+        test=DRAWN,
+        rows=blocks[0].shape[0],
+        fixed=int((gain > 1e-12).sum()),
+        broken=int((gain < -1e-12).sum()),
         detectable=detectable(found.standard_error),
         note=found.note,
     )
@@ -150,11 +182,10 @@ def check_signatures(a: str, b: str, what: str) -> None:
         raise RecipeError(f"{what} cannot be compared: one was made as {a}, the other as {b}")
 
 
-def _bootstrap(metric: Metric, blocks: tuple[Block, Block], seed: int) -> Interval:
+def _bootstrap(value: OfSums, blocks: tuple[Block, Block], width: float, seed: int) -> Interval:
     from luthier.metrics.resample import Job, intervals
 
-    width = metric.usual[1] - metric.usual[0]
-    job = Job(blocks=blocks, value=lambda sums: metric.value(sums[0]) - metric.value(sums[1]), span=(-width, width))
+    job = Job(blocks=blocks, value=lambda sums: value(sums[0]) - value(sums[1]), span=(-width, width))
     found = intervals([job], seed=seed)[0]
     if not found.note or found.value != 0:
         return found
@@ -164,7 +195,7 @@ def _bootstrap(metric: Metric, blocks: tuple[Block, Block], seed: int) -> Interv
     return replace(unchanged, **scaled, note=note)
 
 
-def _permutation(metric: Metric, blocks: tuple[Block, Block], seed: int) -> float:
+def _permutation(value: OfSums, blocks: tuple[Block, Block], seed: int) -> float:
     """How often swapping the models' answers on a random half of the rows gives a difference at least as large."""
     import numpy as np
 
@@ -172,7 +203,7 @@ def _permutation(metric: Metric, blocks: tuple[Block, Block], seed: int) -> floa
 
     a, b = blocks
     sum_a, sum_b = totals(a), totals(b)
-    seen = abs(float(metric.value(sum_a)[0] - metric.value(sum_b)[0]))
+    seen = abs(float(value(sum_a)[0] - value(sum_b)[0]))
     gain = b - a
     changed = np.flatnonzero(np.asarray(abs(gain).sum(axis=1)).ravel())
     if len(changed) == 0:
@@ -180,7 +211,7 @@ def _permutation(metric: Metric, blocks: tuple[Block, Block], seed: int) -> floa
     gain, extreme = gain[changed], 0
     for swaps in _swaps(len(changed), seed):
         moved = np.asarray(swaps @ gain)
-        differences = metric.value(sum_a + moved) - metric.value(sum_b - moved)
+        differences = value(sum_a + moved) - value(sum_b - moved)
         extreme += int((np.abs(differences) >= seen - 1e-12).sum())
     return (extreme + 1) / (PERMUTATIONS + 1)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from luthier.eval.ask import Question
     from luthier.eval.contestant import Contestant
     from luthier.eval.rows import Task
+    from luthier.eval.voice import Voice
 
 _REPORT_DECIDES = ("facts.py", "numbers.py", "sentence.py")
 """The report's code that also decides this step's bytes; how a page looks does not."""
@@ -78,7 +79,7 @@ class Evaluate(Step):
 
     def make(self, work: Work) -> Mapping[str, Any]:
         """Answer, measure, compare, and write predictions, metrics, comparisons and summary."""
-        from luthier.eval.contestant import language_models, plain
+        from luthier.eval.contestant import language_models, learners, plain, voices
         from luthier.eval.rows import choose
 
         task = choose(work.inputs["data"], self.split, self.rows)
@@ -87,10 +88,12 @@ class Evaluate(Step):
             work.events.note(f"{len(task.examples):,} of {task.available:,} rows are asked (rows: {self.rows})")
         seconds: dict[str, float] = {}
         data, model = work.inputs["data"], work.inputs["model"]
-        models = language_models(self._models(model), task, self._question(metrics), work, seconds)
-        models += plain(baselines, task, data, model, seconds)
+        artifacts = self._models(model)
+        speaking, learning = voices(artifacts, self._question(metrics), work), learners(baselines, data, model)
+        models = language_models(artifacts, speaking, task, work, seconds)
+        models += plain(learning, task, seconds)
         started = time.perf_counter()
-        self.write(task, metrics, models, work)
+        self.write(task, metrics, models, work, [*speaking, *learning])
         seconds["measuring"] = time.perf_counter() - started
         asked = sum(seconds.get(name, 0.0) for name in ("tuned", "base"))
         answers = sum(len(model.replies) for model in models if model.role != "plain")
@@ -147,18 +150,41 @@ class Evaluate(Step):
             likelihood=any("logprobs" in metric.needs for metric in metrics),
         )
 
-    def write(self, task: Task, metrics: tuple[Metric, ...], models: list[Contestant], work: Work) -> None:
-        """Measure replies and write the artifact."""
+    def write(
+        self,
+        task: Task,
+        metrics: tuple[Metric, ...],
+        models: list[Contestant],
+        work: Work,
+        voices: Sequence[Voice] = (),
+    ) -> None:
+        """Measure replies and write the artifact; probes may ask the `voices`."""
         from luthier.eval.outcome import measure
+        from luthier.eval.probe import Bench
+        from luthier.eval.respondent import Respondent
         from luthier.eval.tables import PREDICTIONS, write_predictions
+        from luthier.text.probed import PROBED
+        from luthier.text.probed import write as write_probed
 
         write_predictions(work.folder / PREDICTIONS, task, {model.name: model.replies for model in models})
         asked = {"normalise": self.normalise} if task.kind == "label" else {"max_new_tokens": self.max_new_tokens}
-        outcome = measure(
-            task, metrics, models, self.probes, name=work.name, data=work.inputs["data"], asked=asked, seed=work.seed
+        bench = Bench(
+            task=task,
+            answers={model.name: task.answers(model.replies) for model in models},
+            seed=work.seed,
+            data=work.inputs["data"],
+            model=work.inputs.get("model"),
+            respondents={
+                voice.name: Respondent(voice=voice, task=task, kept=work.scratch, events=work.events)
+                for voice in voices
+            },
+            base=work.base,
         )
+        outcome = measure(metrics, models, self.probes, bench, name=work.name, asked=asked)
         for warning in outcome.warnings:
             work.events.warning(warning)
+        if outcome.probed:
+            write_aside(work.folder / PROBED, write_probed(outcome.probed))
         for name, document in outcome.documents.items():
             text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
             write_aside(work.folder / name, (text + "\n").encode())

@@ -1,0 +1,87 @@
+"""From statistics of rows to measures: each model's value with interval and power, and paired differences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from luthier.eval.probe import Bench, Measure
+from luthier.metrics.paired import Comparison, contrast, detectable
+
+if TYPE_CHECKING:
+    from luthier.metrics.resample import Floats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statistic:
+    """A value of summed statistics of rows; the same rows for every model."""
+
+    name: str
+    value: Callable[[Floats], Floats]
+    """(b, k) to (b,)."""
+    bounds: tuple[float, float] = (0.0, 1.0)
+    """The least and greatest value there can be; also what a row of its own is taken to lie between."""
+    proportion: bool = False
+    """Whether each row is right or wrong and the columns are (so, rows): then Wilson's interval is used."""
+    lower_is_better: bool = True
+    signature: str = ""
+    """Settings that decide the value."""
+
+
+def share(sums: Floats) -> Floats:
+    """The first column as a share of the second, (b, 2) to (b,); 0 for no rows."""
+    import numpy as np
+
+    found: Floats = np.divide(sums[:, 0], sums[:, 1], out=np.zeros(len(sums)), where=sums[:, 1] > 0)
+    return found
+
+
+def measured(
+    statistic: Statistic,
+    blocks: Mapping[str, Floats],
+    bench: Bench,
+    details: Mapping[str, Mapping[str, float]] | None = None,
+) -> list[Measure]:
+    """A measure for each model from (rows, k) statistics; the model that the evaluation is about is compared with all
+    others. Nothing comes of no rows."""
+    from luthier.metrics.resample import Job, intervals
+
+    if not blocks or not len(next(iter(blocks.values()))):
+        return []
+    span = None if statistic.proportion else statistic.bounds
+    jobs = [Job(blocks=(block,), value=lambda sums: statistic.value(sums[0]), span=span) for block in blocks.values()]
+    found = intervals(jobs, seed=bench.seed)
+    subject = next(iter(bench.answers))
+    method = "wilson" if statistic.proportion else "bca"
+    return [
+        Measure(
+            name=statistic.name,
+            model=model,
+            value=one.value,
+            low=max(one.low, statistic.bounds[0]),
+            high=min(one.high, statistic.bounds[1]),
+            rows=len(block),
+            signature=f"{statistic.name}|v:1|{statistic.signature}|interval:{method}95".replace("||", "|"),
+            detail=(details or {}).get(model, {}),
+            detectable=detectable(one.standard_error),
+            against=_against(statistic, blocks, subject, bench.seed) if model == subject else {},
+        )
+        for (model, block), one in zip(blocks.items(), found, strict=True)
+    ]
+
+
+def _against(statistic: Statistic, blocks: Mapping[str, Floats], subject: str, seed: int) -> dict[str, Comparison]:
+    width = statistic.bounds[1] - statistic.bounds[0]
+    return {
+        other: contrast(
+            statistic.name,
+            (blocks[subject], block),
+            statistic.value,
+            width=width,
+            lower_is_better=statistic.lower_is_better,
+            seed=seed,
+        )
+        for other, block in blocks.items()
+        if other != subject
+    }
