@@ -28,6 +28,10 @@ class LabelFormat(Component):
     def fits(self, rows: Rows) -> bool:
         """Whether these first rows of a file look like it."""
 
+    def is_sure(self, rows: Rows) -> bool:
+        """Whether these first rows can be nothing else, so that `luthier new` need not be told that people judged."""
+        return False
+
     @abstractmethod
     def items(self, records: Sequence[Record], file: str, say: Say) -> Iterator[Item | Broken]:
         """The items of one file, in order; an item may come in several parts, which bear one key."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping as Columns
 from itertools import chain, islice
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -17,15 +18,24 @@ from luthier.core.paths import PathText
 from luthier.data.formats.file import File
 from luthier.data.formats.look import Fit, Look
 from luthier.data.formats.places import files_of
+from luthier.data.intake.choose import Choice, Task, choose
 from luthier.data.intake.layouts import Layout
 from luthier.data.intake.mapping import Mapping, Parts, decide
 from luthier.data.intake.turns import UnusableRowError
+from luthier.data.profile import ColumnProfile
 from luthier.data.row import Broken, Record
 
 LOOKED_AT = 200
 """So many first rows decide which layout a source has."""
 
 Say = Callable[[str], None]
+
+
+class Asked(NamedTuple):
+    """Settings of a source, and why; reasons of settings that are set anyhow may stand there, too (`kind`)."""
+
+    settings: dict[str, Any]
+    reasons: dict[str, str]
 
 
 class Source(Component):
@@ -104,6 +114,16 @@ class Source(Component):
         for record in chain(looked, found):
             yield _map(record, mapping)
 
+    def asked(self, base: Path) -> Asked:
+        """What its content asks for beside a path, for a recipe that is proposed; nothing by default."""
+        return Asked({}, {})
+
+    def choice(
+        self, columns: Columns[str, ColumnProfile], rows: Sequence[dict[str, Any]], name: str, task: Task | None
+    ) -> Choice:
+        """Which columns mean what, for a recipe that is proposed."""
+        return choose(columns, rows, name, task)
+
     def mapping(self, good: list[Record]) -> Mapping:
         """The mapping for rows like these."""
         asked = Layout(self.prompt, self.answer, self.messages, self.system_column, self.tools)
@@ -125,6 +145,8 @@ class FileSource(Source):
 
     endings: ClassVar[tuple[str, ...]] = ()
     """What names of such files end in, without the ending of a packing (`.gz`, `.bz2`, `.xz`, `.zst`, `.zip`)."""
+    gathers: ClassVar[bool] = False
+    """Whether the files of a folder speak about the same rows, so that they are read together."""
 
     path: PathText
     """A file, a folder, a pattern such as `2024/*.csv`, or a URL such as `s3://bucket/rows.csv`. A relative path starts

@@ -73,10 +73,36 @@ class Look:
             return None
         return value if isinstance(value, dict) else None
 
+    @cached_property
+    def first_objects(self) -> list[dict[str, Any]]:
+        """The first objects of JSON lines or of an array, as far as the first bytes hold them whole."""
+        if self.start.startswith("{"):
+            return [] if self.first_object is None else _objects(self.start, "\n")
+        return _objects(self.start[1:], ",") if self.start.startswith("[") else []
+
     @property
     def names(self) -> frozenset[str]:
         """The names inside, without folders."""
         return frozenset(PurePosixPath(name).name for name in self.members)
+
+
+_MOST_OBJECTS = 20
+
+
+def _objects(text: str, between: str) -> list[dict[str, Any]]:
+    """Objects one after the other; what the end of the text cuts off is left out."""
+    found: list[dict[str, Any]] = []
+    at = 0
+    while len(found) < _MOST_OBJECTS:
+        at += len(text[at:]) - len(text[at:].lstrip(f"{between} \t\r\n"))
+        try:
+            value, at = json.JSONDecoder().raw_decode(text, at)
+        except (ValueError, RecursionError):
+            break
+        if not isinstance(value, dict):
+            break
+        found.append(value)
+    return found
 
 
 _NOWHERE = Where(file="")

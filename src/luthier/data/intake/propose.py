@@ -57,10 +57,11 @@ def propose_from(
     read: Source, base: Path, name: str, written: Mapping[str, Any], *, task: Task | None = None
 ) -> Proposal:
     """Propose a recipe for a source that can be read from `base`; `written` is how the recipe names it."""
-    profile, choice = survey(read, base, name, task)
-    reasons = {f"source.{name}": why for name, why in choice.reasons.items()}
+    asked = read.asked(base)
+    profile, choice = survey(read.model_copy(update=asked.settings), base, name, task)
+    reasons = {f"source.{name}": why for name, why in {**asked.reasons, **choice.reasons}.items()}
     chosen: Task = task or ("label" if profile.answers or choice.is_label else "text")
-    source: dict[str, Any] = {**written, **choice.settings}
+    source: dict[str, Any] = {**written, **asked.settings, **choice.settings}
     if profile.broken:
         source["on_error"] = "drop"
         reasons["source.on_error"] = _unread(profile)

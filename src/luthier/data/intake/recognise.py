@@ -30,10 +30,12 @@ def endings() -> list[str]:
     return sorted({ending for member in file_kinds().values() for ending in member.endings})
 
 
-def recognise(look: Look) -> Recognised | None:
-    """The kind that fits best; None for what nothing reads."""
+def recognise(look: Look, but: str = "") -> Recognised | None:
+    """The kind that fits best, one left out where asked; None for what nothing reads."""
     found: list[tuple[int, str]] = []
     for kind, member in file_kinds().items():
+        if kind == but:
+            continue
         fit = member.recognises(look)
         if fit > Fit.NO:
             found.append((fit + ENDING * (look.ending in member.endings), kind))
@@ -44,12 +46,12 @@ def recognise(look: Look) -> Recognised | None:
     return Recognised(kind, sure)
 
 
-def source_of(file: File) -> FileSource:
-    """A source for one file, with the settings that its content asks for; `DataError` when nothing reads it."""
+def source_of(file: File, but: str = "") -> FileSource:
+    """A source for one file, of any kind but one; `DataError` when nothing reads it."""
     look = Look.at(file)
     if not look.data.strip(b"\xef\xbb\xbf \t\r\n"):
         raise DataError("is empty", where=file.where, remedy="give a file with at least one row")
-    found = recognise(look)
+    found = recognise(look, but)
     if found is None:
         remedy = f"known endings: {', '.join(endings())}"
         raise DataError("cannot tell what kind of file this is", where=file.where, remedy=remedy)
@@ -66,17 +68,32 @@ def source_at(path: Path | str) -> tuple[FileSource, Path]:
 
 def kind_of(path: str, base: Path) -> str:
     """The kind of source for a path as somebody writes it; `folder` for files of several kinds."""
-    for kind, member in file_kinds().items():
-        if (base / path).is_dir() and member.recognises(_look_at_folder(base / path)) > Fit.NO:
-            return kind
     if (base / path).is_dir():
-        return "folder"
+        return _kind_of_folder(path, base)
     files = files_of(path, base, lambda file: True, "check `--from`")
     kinds = {source_of(file).kind for file in files}
     if len(kinds) == 1:
         return kinds.pop()
     remedy = "name the files of one kind, or put them into a folder"
     raise DataError(f"names files of several kinds: {', '.join(sorted(kinds))}", where=Where(file=path), remedy=remedy)
+
+
+def _kind_of_folder(path: str, base: Path) -> str:
+    look = _look_at_folder(base / path)
+    for kind, member in file_kinds().items():
+        if member.recognises(look) > Fit.NO or (member.gathers and _is_all(kind, path, base)):
+            return kind
+    return "folder"
+
+
+def _is_all(kind: str, path: str, base: Path) -> bool:
+    """Whether every file that this kind would read of a folder is of this kind."""
+    try:
+        found = file_kinds()[kind].model_validate({"kind": kind, "path": path}).files(base)
+        seen = (recognise(Look.at(file)) for file in found)
+        return all(one is not None and one.kind == kind for one in seen)
+    except DataError:
+        return False
 
 
 def _look_at_folder(folder: Path) -> Look:

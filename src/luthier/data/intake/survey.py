@@ -9,7 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from luthier.data.intake.choose import Choice, Task, choose
+from luthier.core.errors import DataError, Where
+from luthier.data.intake.choose import Choice, Task
 from luthier.data.intake.recognise import source_at
 from luthier.data.intake.trial import trials
 from luthier.data.operator import SetOperator
@@ -42,10 +43,10 @@ def survey(source: Source, base: Path, name: str, task: Task | None = None) -> t
     notes: list[str] = []
     size = source.size(base)
     whole = size is not None and size <= WHOLE_BYTES
-    records, broken = _read(source, base, None if whole else LOOKED_AT, notes)
+    records, broken = _read(source, base, name, None if whole else LOOKED_AT, notes)
     first = broken[0] if broken else None
     columns = _columns(records)
-    choice = choose(columns, [record.values for record in records[:200]], name, task)
+    choice = source.choice(columns, [record.values for record in records[:200]], name, task)
     looked = records[:: -(-len(records) // LOOKED_AT)]
     found = Profile(
         path=name,
@@ -63,11 +64,18 @@ def survey(source: Source, base: Path, name: str, task: Task | None = None) -> t
     return _with_rows(found, _rows(mapped, looked), answers), choice
 
 
-def _read(source: Source, base: Path, limit: int | None, notes: list[str]) -> tuple[list[Record], list[Broken]]:
+def _read(
+    source: Source, base: Path, name: str, limit: int | None, notes: list[str]
+) -> tuple[list[Record], list[Broken]]:
     """Good records and broken rows, as far as the limit."""
     found = list(islice(source.read(base, notes.append), limit))
     records = [record for record in found if isinstance(record, Record)]
-    broken = [each for each in found if isinstance(each, Broken)]
+    broken = [each for each in found if isinstance(each, Broken) and not each.left_out]
+    left = Counter(each.told for each in found if isinstance(each, Broken) and each.left_out)
+    notes.extend(f"{count} rows are left out: {why}" for why, count in left.most_common())
+    if not records and not broken:
+        what = f"every row is left out: {', '.join(left)}"
+        raise DataError(what, where=Where(file=name), remedy="give rows that can be used")
     if not records:
         raise broken[0].error()
     return records, broken

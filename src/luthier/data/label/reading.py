@@ -16,6 +16,8 @@ from luthier.data.row import Broken, Record
 ENDINGS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".pq", ".arrow")
 BOOKS = frozenset({"dataset_dict.json", "dataset_info.json", "state.json", "settings.json", "labels.json"})
 """Files beside judgments that hold none: of a `datasets` folder, and of our own exports."""
+LABELS = "labels"
+"""The kind of source that reads judgments; below it, the same files are read as the rows that they are."""
 _LOOKED_AT = 20
 
 
@@ -29,7 +31,7 @@ class Placed(NamedTuple):
 def items(file: File, asked: LabelFormat | None, say: Say) -> Iterator[Placed]:
     """The items of one file, in its order, in the format that was asked for or that its rows show."""
     records: list[Record] = []
-    for found in source_of(file).read_file(file, say):
+    for found in source_of(file, but=LABELS).read_file(file, say):
         if isinstance(found, Broken):
             yield Placed(file.name, found)
         else:

@@ -29,6 +29,10 @@ class Argilla(LabelFormat):
         nested = all(isinstance(row.get("fields"), dict) and "responses" in row for row in rows)
         return nested or all(any(f"{name}.users" in row for name in row if name.endswith(_SUFFIX)) for row in rows)
 
+    def is_sure(self, rows: Rows) -> bool:
+        """Nobody else writes rows like these."""
+        return self.fits(rows)
+
     def items(self, records: Sequence[Record], file: str, say: Say) -> Iterator[Item | Broken]:
         """One item a record."""
         for place, record in enumerate(records):

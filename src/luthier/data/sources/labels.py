@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from collections.abc import Mapping as Columns
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from luthier.core.component import members
 from luthier.core.errors import DataError, Where, did_you_mean
 from luthier.data.adjudicator import Adjudicator, Verdicts
 from luthier.data.adjudicators.majority import Majority
 from luthier.data.formats.file import File
+from luthier.data.formats.look import Fit, Look
+from luthier.data.intake.choose import Choice, Task
 from luthier.data.intake.layouts import TEXT_NAMES, Layout
 from luthier.data.intake.mapping import Mapping, columns_of, decide
 from luthier.data.intake.recognise import source_of
 from luthier.data.label.judgment import JUDGMENTS, Item, annotators_of, last_words, merged, table
-from luthier.data.label.reading import BOOKS, ENDINGS, items
+from luthier.data.label.reading import BOOKS, ENDINGS, LABELS, items
 from luthier.data.label_format import LabelFormat
+from luthier.data.profile import ColumnProfile
 from luthier.data.row import Broken, Record
-from luthier.data.source import FileSource, Say
+from luthier.data.source import Asked, FileSource, Say
 
 DECIDED = "label"
 """The column with what was decided."""
@@ -35,6 +40,7 @@ class Labels(FileSource):
 
     kind: Literal["labels"] = "labels"
     endings: ClassVar[tuple[str, ...]] = ENDINGS
+    gathers: ClassVar[bool] = True
     format: LabelFormat | None = None
     """The format; left out, it is recognised."""
     question: str | None = None
@@ -45,6 +51,13 @@ class Labels(FileSource):
     """What labels are, for the measure of agreement: names, or ordered, or numbers."""
     answer: str | None = DECIDED
     """What the model shall say: the decided label."""
+
+    @classmethod
+    def recognises(cls, look: Look) -> Fit:
+        """JSON that only a tool for annotators writes."""
+        rows = look.first_objects
+        sure = bool(rows) and any(one.model_validate({}).is_sure(rows) for one in members(LabelFormat).values())
+        return Fit.EXACT if sure else Fit.NO
 
     def read(self, base: Path, say: Say) -> Iterator[Record | Broken]:
         """Read all judgments, decide, and yield every item once, in the order of the files."""
@@ -67,6 +80,16 @@ class Labels(FileSource):
 
     def _items(self, base: Path, say: Say) -> tuple[list[tuple[Item, str]], list[Broken]]:
         """Every item with its file, judgments on the one question only; and what cannot be read."""
+        whole, where, broken = self._given(base, say)
+        question = self._question(whole, say)
+        kept = [
+            item._replace(judgments=tuple(one for one in item.judgments if one.question in (None, question)))
+            for item in whole
+        ]
+        return [(item, where[item.key]) for item in kept], broken
+
+    def _given(self, base: Path, say: Say) -> tuple[list[Item], dict[str, str], list[Broken]]:
+        """Every item with all its judgments, the file of each by its key, and what cannot be read."""
         broken: list[Broken] = []
         given: list[Item] = []
         where: dict[str, str] = {}
@@ -77,13 +100,34 @@ class Labels(FileSource):
                 else:
                     given.append(found)
                     where.setdefault(found.key, name)
-        whole = merged(given)
-        question = self._question(whole, say)
-        kept = [
-            item._replace(judgments=tuple(one for one in item.judgments if one.question in (None, question)))
-            for item in whole
-        ]
-        return [(item, where[item.key]) for item in kept], broken
+        return merged(given), where, broken
+
+    def asked(self, base: Path) -> Asked:
+        """The question that is judged most often, where annotators were asked several."""
+        said: list[str] = []
+        found, _, _ = self._given(base, said.append)
+        people = len(annotators_of(found))
+        told = f"{said[0].rpartition(': read as ')[2] if said else 'judgments'} of {people} annotators"
+        reasons = {"kind": f"{told}; each row gets one label, by {self.rule.kind} (`rule`)"}
+        answers: dict[str, list[Any]] = {}
+        for one in (one for item in found for one in item.judgments):
+            if one.question is not None and one.label is not None:
+                answers.setdefault(one.question, []).append(one.label)
+        if len(answers) < 2:
+            return Asked({}, reasons)
+        best = min(answers, key=lambda name: (-len(answers[name]), len(set(answers[name])), name))
+        reasons["question"] = f"annotators were asked {', '.join(sorted(answers))}; this is answered most often"
+        return Asked({"question": best}, reasons)
+
+    def choice(
+        self, columns: Columns[str, ColumnProfile], rows: Sequence[dict[str, Any]], name: str, task: Task | None
+    ) -> Choice:
+        """The judged text asks, and the decided label answers; rows that Luthier gave out say so themselves."""
+        if "messages" in columns:
+            return Choice({}, {}, is_label=True)
+        prompt, decided = _text_column(rows, name), columns[DECIDED]
+        reasons = {"prompt": "the text that was judged", "answer": f"what was decided; {decided.distinct} different"}
+        return Choice({"prompt": prompt, "answer": DECIDED}, reasons, is_label=decided.is_class)
 
     def _question(self, found: Sequence[Item], say: Say) -> str | None:
         asked = sorted({one.question for item in found for one in item.judgments if one.question is not None})
@@ -109,7 +153,7 @@ class Labels(FileSource):
 
     def read_file(self, file: File, say: Say) -> Iterator[Record | Broken]:
         """Yield the rows of one file as they stand, before anything is decided."""
-        return source_of(file).read_file(file, say)
+        return source_of(file, but=LABELS).read_file(file, say)
 
     def files(self, base: Path) -> list[File]:
         """The files that hold judgments: one, or all of a folder, such as one for each annotator."""
