@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 
-from luthier.data.pii.found import Found, PiiKind
 from luthier.data.pii.proof import Labelled
+from luthier.text.pii.found import Found, PiiKind
 
 SYNTH = Path(__file__).parents[2] / "shared" / "data" / "pii_synth_small" / "generated_large_600.json"
 _SYNTH_KINDS: dict[str, PiiKind] = {

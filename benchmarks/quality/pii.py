@@ -19,11 +19,11 @@ from typing import Any
 
 from benchmarks.pii_rows import look_alikes, made, synth
 
-from luthier.data.pii.found import PATTERN_KINDS, Found, PiiKind
 from luthier.data.pii.proof import Labelled
 from luthier.data.pii.proof import measure as rightness
-from luthier.data.pii.scan import find
 from luthier.data.recogniser import Recogniser
+from luthier.text.pii.found import PATTERN_KINDS, Found, PiiKind
+from luthier.text.pii.scan import find
 
 GOAL = 0.98
 NAMES_RECALL, NAMES_PRECISION = 0.85, 0.80

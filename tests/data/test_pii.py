@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from luthier.core.errors import RecipeError
 from luthier.data.operator import Operator
 from luthier.data.ops.normalise import Normalise
-from luthier.data.pii.found import KINDS
-from luthier.data.pii.money import luhn
-from luthier.data.pii.scan import find
+from luthier.text.pii.found import KINDS
+from luthier.text.pii.money import luhn
+from luthier.text.pii.scan import find
 
 Make = Callable[..., Any]
 Write = Callable[..., str]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from luthier.core.component import Component
-from luthier.data.pii.found import Found, PiiKind
+from luthier.text.pii.found import Found, PiiKind
 
 
 class Recogniser(Component):

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from luthier.data.augment.confusions import OCR, sound_alikes
 from luthier.data.augment.keyboard import ROWS, Layout, neighbours
-from luthier.data.augment.words import facts, free_words, pieces
+from luthier.data.augment.words import facts
 from luthier.data.augmenters.noise import Noise
+from luthier.text.people.words import free_words, pieces
 
 QUIET: dict[str, Any] = {"typos": 0, "case": 0, "punctuation": 0}
 TEXT = "Hello Anna, their order [ORDER_1] of 3 lamps from https://shop.example/x never came! Write to a@b.example."

@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from luthier.data.pii.found import Found
 from luthier.data.pii.keeper import Keeper
 from luthier.data.pii.pseudonyms import LOCALES, Pseudonyms, _names
-from luthier.data.pii.scan import find
+from luthier.text.pii.found import Found
+from luthier.text.pii.scan import find
 
 
 def _stand_ins(scope: str = "a", locale: str = "en_US") -> Pseudonyms:

@@ -1,44 +1,15 @@
-"""Texts as words and what stands between them, so that one word can be changed and all else stays as it was."""
+"""What an augmenter looks at in words: what must stay said, which of them to change, and whether they are English."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from random import Random
 
 from luthier.data.cleaning.languages import UNKNOWN, identify
 from luthier.data.row import Row
+from luthier.text.people.words import DIGIT, TAG, fixed
 
-_PIECES = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*|\W|[\d_]+")
-_TAG = re.compile(
-    r"\[[A-Z][A-Z_]{0,40}[- ]?\d{0,9}\]|<[A-Z][A-Z_]{0,40}[- ]?\d{0,9}>|\{\{[^{}]{1,60}\}\}|\{[^{}\s]{1,60}\}"
-)
-"""Tags of personal data and placeholders."""
-_TOKEN = re.compile(r"\S+")
-_DIGIT = re.compile(r"\d")
 _AROUND = ".,;:!?()\"'"
-
-
-def pieces(text: str) -> list[str]:
-    """The text cut into words and single other characters; joined, they are the text."""
-    return _PIECES.findall(text)
-
-
-def is_word(piece: str) -> bool:
-    """Whether a piece is a word: letters, and apostrophes between them."""
-    return piece[:1].isalpha()
-
-
-def fixed(text: str) -> list[tuple[int, int]]:
-    """Spans that nobody may change: tags, placeholders, addresses, and whatever holds a digit; in order, apart."""
-    tokens = (found for found in _TOKEN.finditer(text) if _is_code(found[0]))
-    found: list[tuple[int, int]] = []
-    for start, end in sorted([*(one.span() for one in _TAG.finditer(text)), *(one.span() for one in tokens)]):
-        if found and start < found[-1][1]:
-            found[-1] = (found[-1][0], max(end, found[-1][1]))
-        else:
-            found.append((start, end))
-    return found
 
 
 def facts(text: str) -> list[str]:
@@ -52,27 +23,8 @@ def facts(text: str) -> list[str]:
 
 def _is_misread(span: str) -> bool:
     """Whether a span may be a word with one letter that was taken for a digit."""
-    odd = "@" in span or "://" in span or _TAG.search(span) is not None
-    return not odd and len(_DIGIT.findall(span)) == 1 and any(map(str.isalpha, span))
-
-
-def _is_code(token: str) -> bool:
-    return "@" in token or "://" in token or _DIGIT.search(token) is not None
-
-
-def free_words(text: str, parts: list[str]) -> list[int]:
-    """Places of the words that may be changed."""
-    spans = iter([*fixed(text), (len(text) + 1, len(text) + 1)])
-    start, end = next(spans)
-    found: list[int] = []
-    at = 0
-    for place, piece in enumerate(parts):
-        while end <= at:
-            start, end = next(spans)
-        if is_word(piece) and at + len(piece) <= start:
-            found.append(place)
-        at += len(piece)
-    return found
+    odd = "@" in span or "://" in span or TAG.search(span) is not None
+    return not odd and len(DIGIT.findall(span)) == 1 and any(map(str.isalpha, span))
 
 
 def some(places: list[int], share: float, chance: Random, least: int = 0) -> list[int]:
@@ -81,21 +33,6 @@ def some(places: list[int], share: float, chance: Random, least: int = 0) -> lis
     return taken if len(taken) >= least else sorted(chance.sample(places, min(least, len(places))))
 
 
-def dressed(word: str, like: str) -> str:
-    """A word in the case of another."""
-    if like.isupper() and len(like) > 1:
-        return word.upper()
-    return word[:1].upper() + word[1:] if like[:1].isupper() else word
-
-
 def english(rows: Sequence[Row]) -> list[bool]:
     """Whether each row's text is English, or too short for any other language to be certain."""
     return [guess.code in ("en", UNKNOWN) for guess in identify([row.prompt or row.answer for row in rows])]
-
-
-def with_article(parts: list[str], place: int, word: str) -> list[str]:
-    """The pieces with another word in a place, and `a` or `an` before it as its sound wants."""
-    made = [*parts[:place], word, *parts[place + 1 :]]
-    if place >= 2 and parts[place - 1] == " " and parts[place - 2].lower() in ("a", "an"):
-        made[place - 2] = dressed("an" if word[0].lower() in "aeiou" else "a", parts[place - 2])
-    return made

@@ -11,8 +11,9 @@ from pydantic import Field, model_validator
 
 from luthier.data.augment.confusions import OCR, sound_alikes
 from luthier.data.augment.keyboard import Layout, neighbours
-from luthier.data.augment.words import dressed, english, free_words, pieces, some
+from luthier.data.augment.words import english, some
 from luthier.data.augmenter import Around, Augmenter, Change, Draft, Wish, rewritten
+from luthier.text.people.words import dressed, free_words, pieces
 
 Strength = Annotated[float, Field(ge=0, le=1)]
 Slip = Callable[[str, Random], tuple[str, str] | None]

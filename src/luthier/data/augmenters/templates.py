@@ -11,11 +11,12 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
-from luthier.data.augment.words import english, free_words, pieces, with_article
+from luthier.data.augment.words import english
 from luthier.data.augmenter import Around, Augmenter, Draft, Train, Wish, last_asked, with_last_asked
 from luthier.data.row import Row
 from luthier.data.twins.text_keys import digest8
 from luthier.text.dataset import MADE
+from luthier.text.people.words import free_words, pieces, with_article
 
 MOST_ROWS = 50_000
 """Rows that slots are looked for in."""

@@ -20,11 +20,11 @@ from luthier.data.ops.language import Language
 from luthier.data.ops.near_dedup import NearDedup
 from luthier.data.ops.pii import Pii
 from luthier.data.passes.memory import InMemory
-from luthier.data.pii.found import KINDS
 from luthier.data.profile import ColumnProfile, Profile
 from luthier.data.row import Broken, Record, Row
 from luthier.data.source import Source
 from luthier.data.task import Answers
+from luthier.text.pii.found import KINDS
 
 LOOKED_AT = 2000
 WHOLE_BYTES = 32 << 20

@@ -9,9 +9,9 @@ from luthier.core.component import members
 from luthier.data.operator import Edit, Operator, Outcome, RowOperator, SetOperator
 from luthier.data.passes.apply import Named, category, spliced, take
 from luthier.data.passes.memory import InMemory
-from luthier.data.pii.scan import find
 from luthier.data.profile import Change, Trial
 from luthier.data.row import Batch, Row
+from luthier.text.pii.scan import find
 
 SHOWN_CHARS = 64
 """Longer texts are shown with their middle left out."""

@@ -1,6 +1,1 @@
-"""Personal data in texts: what it is, where it is, and what may take its place.
-
-Every pattern begins at a place where its first character cannot continue a longer run, and every repetition is
-bounded, so that no text makes the search slow. What a pattern proposes, a check confirms: Luhn for cards, modulo 97
-for IBANs, each country's checksum for national numbers, shape and context for the rest.
-"""
+"""What becomes of personal data in a data set: masks, tags, pseudonyms, their table, and proof on labelled rows."""

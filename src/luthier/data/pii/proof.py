@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from luthier.core.errors import DataError, Where, did_you_mean
-from luthier.data.pii.found import KINDS, Found
 from luthier.metrics.resample import wilson
 from luthier.text.dataset import Rightness
+from luthier.text.pii.found import KINDS, Found
 
 _OVERLAP = 0.5
 """A find counts for a span when they share at least this part of all that either covers."""

@@ -16,11 +16,11 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from luthier.data.pii import words
-from luthier.data.pii.found import Found, PiiKind
 from luthier.data.pii.keeper import Keeper
-from luthier.data.pii.scan import find
 from luthier.data.pii.shown import canonical
+from luthier.text.pii import words
+from luthier.text.pii.found import Found, PiiKind
+from luthier.text.pii.scan import find
 
 LOCALES = {
     "en": "en_US", "de": "de_DE", "fr": "fr_FR", "es": "es_ES", "it": "it_IT", "nl": "nl_NL", "pt": "pt_BR",

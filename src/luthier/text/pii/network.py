@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 
-from luthier.data.pii.found import Areas, Span, Spans, near
+from luthier.text.pii.found import Areas, Span, Spans, near
 
 _MAC = re.compile(
     r"[0-9A-Fa-f](?<![0-9A-Za-z:.-][0-9A-Fa-f])[0-9A-Fa-f]([:-])(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]{2}(?![0-9A-Za-z:-])"

@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter
 
-from luthier.data.pii.found import Areas, Span, Spans
+from luthier.text.pii.found import Areas, Span, Spans
 
 _PUBLISHED = re.compile(
     r"(?:sk-[A-Za-z0-9_-]{20,200}"  # OpenAI, Anthropic, DeepSeek, OpenRouter

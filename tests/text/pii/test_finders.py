@@ -10,9 +10,9 @@ from itertools import pairwise
 
 import pytest
 
-from luthier.data.pii.found import HIGH_RISK
-from luthier.data.pii.national import FORMS, is_national_id
-from luthier.data.pii.scan import find
+from luthier.text.pii.found import HIGH_RISK
+from luthier.text.pii.national import FORMS, is_national_id
+from luthier.text.pii.scan import find
 
 HERE = [
     ("national_id", "My NI number is AB 12 34 56 C.", "AB 12 34 56 C"),

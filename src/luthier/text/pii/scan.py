@@ -5,8 +5,8 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Callable, Collection, Sequence
 
-from luthier.data.pii import addresses, births, contact, money, national, network, secrets
-from luthier.data.pii.found import PATTERN_KINDS, Areas, Found, PiiKind, Spans, areas
+from luthier.text.pii import addresses, births, contact, money, national, network, secrets
+from luthier.text.pii.found import PATTERN_KINDS, Areas, Found, PiiKind, Spans, areas
 
 _FINDERS: dict[PiiKind, Callable[[str, Areas], Spans]] = {
     "url_secret": secrets.url_secrets,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from luthier.data.pii.found import Areas, Span, Spans, near
+from luthier.text.pii.found import Areas, Span, Spans, near
 
 _REACH = 60
 _LINES_REACH = 110

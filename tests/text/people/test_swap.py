@@ -8,16 +8,16 @@ from random import Random
 
 import pytest
 
-from luthier.data.augment.groups import pairs, values
-from luthier.data.augment.pronouns import other_pronoun
-from luthier.data.augment.words import pieces
-from luthier.data.augmenters.swap import Swap
+from luthier.text.people.groups import pairs, values
+from luthier.text.people.pronouns import other_pronoun
+from luthier.text.people.swap import Swapper
+from luthier.text.people.words import pieces
 
 CROWS = Path(__file__).resolve().parents[4] / "shared" / "data" / "crows_pairs"
 
 
 def _other(text: str, *groups: str, seed: int = 1) -> str:
-    swap = Swap.model_validate({"groups": groups or ("gender",)})
+    swap = Swapper(groups or ("gender",))  # type: ignore[arg-type]  # names of groups
     made = swap.other(text, swap.mapping(Random(seed)))
     return text if made is None else made.text
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from luthier.data.pii import words
-from luthier.data.pii.found import Areas, Span, Spans, near
+from luthier.text.pii import words
+from luthier.text.pii.found import Areas, Span, Spans, near
 
 _CARD = re.compile(r"\d(?<![\w.,-]\d)\d{0,18}(?:[ -]\d{1,19}){0,7}(?![\d-])")
 _GROUP = re.compile(r"\d+")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from luthier.data.pii import words
-from luthier.data.pii.found import Areas, Span, Spans
+from luthier.text.pii import words
+from luthier.text.pii.found import Areas, Span, Spans
 
 _MONTH = (
     r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec|mär|mai|okt|dez|janv|f[ée]v|avr|juin|juil|ao[ûu]|d[ée]c"
