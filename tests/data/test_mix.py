@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from luthier.core.errors import DataError
+from luthier.cli.app import run_command
+from luthier.data.history.compare import compare
 from luthier.data.history.story import story
 from luthier.data.passes.shares import Ask, amounts, shares
 from luthier.data.steps.mix import Mix
@@ -133,7 +135,7 @@ def test_weights_draw_and_the_books_say_what_was_left(tmp_path: Path) -> None:
     events = made["all"].frame("events.parquet")
     assert set(events["id"]) == set(ids(made["a"])) - set(ids(made["all"]))
     dropped = story(made["all"].artifact, events["id"][0])
-    assert dropped["dropped"]["reason"] == "not drawn"
+    assert dropped["dropped"]["reason"] == "not drawn: a"
     assert dropped["origin"]["file"] == "a.jsonl"
 
 
@@ -184,6 +186,42 @@ def test_a_row_that_stands_in_both_is_taken_once(tmp_path: Path) -> None:
     told = summary(made["all"].artifact)
     assert told.dropped["stands in another data set"] > 0
     assert told.rows_in == 100
+    drops = made["all"].frame("events.parquet").filter(pl.col("reason") == "stands in another data set: a")
+    twice = next(name for name in drops["id"] if name in ids(made["all"]))
+    told_of = story(made["all"].artifact, twice)
+    assert (told_of["split"], told_of["dropped"]) == ("train", None), "its first copy stands"
+    assert [event["reason"] for event in told_of["events"]] == ["stands in another data set: a"]
+
+
+def test_trace_and_compare_say_what_a_mixture_left_out_and_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {"a": lines("a", range(80)), "b": lines("x", range(40)) + lines("b", range(20)), "c": lines("x", range(40))}
+    made = run(tmp_path, files, "rows: 60", "{test: 3}")
+    monkeypatch.chdir(tmp_path)
+    lost = next(name for name in ids(made["a"]) if name not in ids(made["all"]))
+    assert run_command(["trace", lost]) == 0
+    assert "all: dropped by mix: not drawn: a" in capsys.readouterr().out.splitlines()
+    kept = set(ids(made["all"])) & set(ids(made["b"])) & set(ids(made["c"]))
+    assert run_command(["trace", min(kept)]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert "all: in the split train" in told
+    assert "all: came once more and was left out then by mix: stands in another data set: b" in told
+    assert run_command(["compare", "recipe.yaml:a", "recipe.yaml:all"]) == 0
+    missing = len(set(ids(made["a"])) - set(ids(made["all"])))
+    assert f"  not drawn: {missing}" in capsys.readouterr().out.splitlines()
+
+
+def test_compare_finds_reasons_in_the_data_sets_that_a_mixture_was_made_of(tmp_path: Path) -> None:
+    files = {"a": lines("a", range(40)), "b": lines("b", range(20))}
+    before = run(tmp_path, files)["all"]
+    recipe = tmp_path / "recipe.yaml"
+    text = recipe.read_text().replace("group: team}", "group: team}, ops: [{kind: leave_out, rows: []}]", 1)
+    gone = ids(before)[0]
+    recipe.write_text(text.replace("rows: []", f"ids: ['{gone}']"))
+    found = compare(before.artifact, Recipe.load(tmp_path).run().steps["all"].artifact)
+    assert found.lost == [gone]
+    assert found.lost_because == {"left out by hand": 1}
 
 
 def test_the_draw_is_a_function_of_seed_and_ids(tmp_path: Path) -> None:

@@ -31,6 +31,9 @@ class Compared:
             return
         for name, value in self.facts.get("counts", {}).items():
             yield f"{name:<12} {value}"
+            details = {"lost": "lost_because", "moved": "moved"}.get(name, "")
+            for what, found in self.facts.get(details, {}).items():
+                yield f"  {what}: {found if isinstance(found, int) else len(found)}"
 
 
 def _difference(row: dict[str, Any]) -> str:

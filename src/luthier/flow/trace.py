@@ -74,10 +74,7 @@ def _story_lines(told: dict[str, Any]) -> Iterator[str]:
         yield f"{operator}: {', '.join(f'{name} {value}' for name, value in columns.items())}"
     for message in told["messages"] or ():
         yield f"{message['role']:<10} {message.get('content', '')!r}"
-    if told["dropped"]:
-        yield _dropped(told["dropped"])
-    else:
-        yield f"in the split {told['split']}"
+    yield from _fate(told)
 
 
 def _edit(event: dict[str, Any]) -> str:
@@ -88,7 +85,18 @@ def _edit(event: dict[str, Any]) -> str:
 def _later_lines(told: dict[str, Any]) -> Iterator[str]:
     """What a later data set made of an example."""
     yield from (_edit(event) for event in told["events"] if event["action"] == "edit" and event["before"] is not None)
-    yield _dropped(told["dropped"]) if told["dropped"] else f"in the split {told['split']}"
+    yield from _fate(told)
+
+
+def _fate(told: dict[str, Any]) -> Iterator[str]:
+    """The split of a row, or why it is in none; a row that came twice may be left out once and stand all the same."""
+    if told["dropped"]:
+        yield _dropped(told["dropped"])
+        return
+    yield f"in the split {told['split']}"
+    for event in told["events"]:
+        if event["action"] == "drop":
+            yield f"came once more and was left out then by {event['operator']}: {event['reason']}"
 
 
 def _dropped(drop: dict[str, Any]) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
 from luthier.core.artifact import Artifact
+from luthier.core.errors import UnknownName
 from luthier.text.dataset import frame, splits
 
 
@@ -26,7 +29,8 @@ class Comparison(BaseModel):
     lost: list[str]
     """Rows of the first that the second does not have."""
     lost_because: dict[str, int]
-    """Why, as far as the second says: its reasons for dropping them; `not in its source` for the rest."""
+    """Why, as far as the second and the data sets that it was made from say: their reasons for dropping them; `not in
+    its source` for the rest."""
     changed: list[str]
     """Rows whose text or label differs: cleaned in another way, or rewritten at the same place of the same file."""
     moved: dict[str, list[str]]
@@ -79,14 +83,31 @@ def _rows(artifact: Artifact) -> dict[str, _Seen]:
 
 
 def _reasons(artifact: Artifact, lost: list[str]) -> dict[str, int]:
-    """Why the second data set dropped these rows."""
+    """Why the second data set, or one that it was made from, dropped these rows; the latest word counts."""
     import polars as pl
 
-    events = pl.read_parquet(artifact.path("events.parquet"))
-    drops = events.filter((pl.col("action") == "drop") & pl.col("id").is_in(lost)).select("id", "reason")
-    found = {name: reason.partition(": ")[0] for name, reason in drops.iter_rows()}
+    found: dict[str, str] = {}
+    for made in _with_ancestors(artifact):
+        events = pl.read_parquet(made.path("events.parquet"))
+        drops = events.filter((pl.col("action") == "drop") & pl.col("id").is_in(lost)).select("id", "reason")
+        for name, reason in drops.iter_rows():
+            found.setdefault(name, reason.partition(": ")[0])
     counts: dict[str, int] = {}
     for name in lost:
         reason = found.get(name, "not in its source")
         counts[reason] = counts.get(reason, 0) + 1
     return dict(sorted(counts.items()))
+
+
+def _with_ancestors(artifact: Artifact) -> Iterator[Artifact]:
+    """A data set, then those that it was made from, nearest first, as far as they are still in the store."""
+    waiting, seen = [artifact], set[str]()
+    while waiting:
+        one = waiting.pop(0)
+        if one.digest in seen or one.manifest.makes != "dataset":
+            continue
+        seen.add(one.digest)
+        yield one
+        for digest in one.manifest.inputs.values():
+            with suppress(UnknownName):
+                waiting.append(one.find(digest))

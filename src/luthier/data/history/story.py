@@ -21,12 +21,13 @@ def story(artifact: Artifact, example_id: str) -> dict[str, Any]:
 
     `{"id", "origin": {"source", "file", "line"}, "split", "dropped", "kind", "label", "messages", "meta", "group",
     "made", "events", "attributes"}`; of a dropped row, `split` and its content are None and `dropped` says why. Of a
-    row that was made out of others, `made` is `{"by", "parents", "did", "copy"}`.
+    row that was made out of others, `made` is `{"by", "parents", "did", "copy"}`. A row in a split is not dropped, even
+    where the events tell that it came a second time and was left out then (`mix`).
     """
     found = _whole_id(artifact, example_id)
     events = _events(artifact, found)
-    dropped = next((event for event in events if event["action"] == "drop"), None)
     example = _example(artifact, found)
+    dropped = None if example else next((event for event in events if event["action"] == "drop"), None)
     origin = example.pop("origin", None) or {
         "source": _source(artifact) or events[0]["operator"],
         **events[0]["origin"],

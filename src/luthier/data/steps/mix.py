@@ -206,7 +206,7 @@ class _Mixing:
         """The rows that stay, each as often as it was drawn; the others are told."""
         for place, row in rows:
             times = part.times.get(place, 0) if split == TRAIN else 1
-            reason = part.reasons[split].get(place) or (None if times else "not drawn")
+            reason = part.reasons[split].get(place) or (None if times else f"not drawn: {part.name}")
             if reason is not None:
                 kind = reason.partition(": ")[0]
                 self._dropped[kind] = self._dropped.get(kind, 0) + 1
