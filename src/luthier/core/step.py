@@ -78,6 +78,18 @@ class Forecast:
     how: str = ""
     """One sentence on where the numbers come from."""
 
+    def is_far_from(self, other: Forecast) -> bool:
+        """Whether another forecast knew more or less, or told a quarter more or less time or 15 % of memory.
+
+        Five seconds and 64 MB are too little to speak of.
+        """
+        pairs = ((self.seconds, other.seconds, 0.25, 5.0), (self.peak_bytes, other.peak_bytes, 0.15, 64e6))
+        return any(
+            (mine is None) != (its is None)
+            or (mine is not None and its is not None and abs(its - mine) > max(share * mine, least))
+            for mine, its, share, least in pairs
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outline:

@@ -73,6 +73,12 @@ class Plan:
             )
         return self.store.open(planned.digest)
 
+    def foresee(self, planned: Planned) -> Forecast:
+        """What making a step is expected to cost, told anew: its inputs may stand by now."""
+        known = {each.name: each for each in self.steps}
+        history = newest_timings(self.store).get(planned.step.kind, {})
+        return planned.step.foresee(_outlook(self.recipe, self.store, planned.step, known, history))
+
     def as_json(self) -> dict[str, Any]:
         """The plan as `plan --json` prints it."""
         return {"recipe": self.recipe.name, "steps": {planned.name: planned.as_json() for planned in self.steps}}
@@ -127,36 +133,53 @@ class _Planner:
         cached = self.store.has(digest)
         forecast = None
         if not cached:
-            outlook = self._outlook(step, references, inputs)
+            history = self._history.get(step.kind, {})
+            outlook = _outlook(self.recipe, self.store, step, self.planned, history, self._outlines)
             forecast = step.foresee(outlook)
             self._outlines[name] = step.outline(outlook)
         self.planned[name] = Planned(
             name=name, step=step, digest=digest, inputs=inputs, contents=contents, cached=cached, forecast=forecast
         )
 
-    def _outlook(self, step: Step, references: Mapping[str, str], inputs: Mapping[str, str]) -> Outlook:
-        return Outlook(
-            inputs={field: self.store.open(key) for field, key in inputs.items() if self.store.has(key)},
-            upstream={field: self._steps[other] for field, other in references.items()},
-            base=self.recipe.base,
-            outlines={field: self._outlines[name] for field, name in references.items() if name in self._outlines},
-            stands_on={field: self._lineage(name) for field, name in references.items()},
-            history=self._history.get(step.kind, {}),
-        )
-
-    def _lineage(self, name: str) -> tuple[str, ...]:
-        """A step's digest and those of the models under it."""
-        below = self.recipe.references(self._steps[name]).get("model")
-        return (self.planned[name].digest, *(self._lineage(below) if below else ()))
-
     @cached_property
     def _history(self) -> dict[str, dict[str, Any]]:
-        """The timing of the newest artifact of each kind of step in the store."""
-        newest: dict[str, dict[str, Any]] = {}
-        for digest in self.store.digests():
-            artifact = self.store.open(digest)
-            timing = artifact.timing()
-            before = newest.get(artifact.manifest.kind, {})
-            if timing.get("finished_at", 0) > before.get("finished_at", -1):
-                newest[artifact.manifest.kind] = {**timing, "settings": artifact.manifest.settings}
-        return newest
+        return newest_timings(self.store)
+
+
+def _outlook(
+    recipe: Recipe,
+    store: Store,
+    step: Step,
+    planned: Mapping[str, Planned],
+    history: Mapping[str, Any],
+    outlines: Mapping[str, Outline] | None = None,
+) -> Outlook:
+    """What is known now of a step whose inputs are planned."""
+    references, steps = recipe.references(step), recipe.all_steps()
+
+    def lineage(name: str) -> tuple[str, ...]:
+        """A step's digest and those of the models under it."""
+        below = recipe.references(steps[name]).get("model")
+        return (planned[name].digest, *(lineage(below) if below else ()))
+
+    digests = {field: planned[name].digest for field, name in references.items()}
+    return Outlook(
+        inputs={field: store.open(digest) for field, digest in digests.items() if store.has(digest)},
+        upstream={field: steps[name] for field, name in references.items()},
+        base=recipe.base,
+        outlines={field: outlines[name] for field, name in references.items() if outlines and name in outlines},
+        stands_on={field: lineage(name) for field, name in references.items()},
+        history=history,
+    )
+
+
+def newest_timings(store: Store) -> dict[str, dict[str, Any]]:
+    """The timing of the newest artifact of each kind of step in a store."""
+    newest: dict[str, dict[str, Any]] = {}
+    for digest in store.digests():
+        artifact = store.open(digest)
+        timing = artifact.timing()
+        before = newest.get(artifact.manifest.kind, {})
+        if timing.get("finished_at", 0) > before.get("finished_at", -1):
+            newest[artifact.manifest.kind] = {**timing, "settings": artifact.manifest.settings}
+    return newest

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.artifact import Artifact, Manifest
@@ -13,6 +13,7 @@ from luthier.core.component import nested
 from luthier.core.errors import DataError, Interrupted, LuthierError, UnknownName, Where, did_you_mean
 from luthier.core.events import Event, Events
 from luthier.core.files import writing
+from luthier.core.render import duration
 from luthier.core.step import Forecast, Work
 from luthier.flow.memory import peak_bytes, reset_peak
 from luthier.flow.plan import Plan, Planned, plan
@@ -142,8 +143,9 @@ def _make(planned: Planned, what: Plan, events: Events) -> StepResult:
     store = what.store_of(planned)
     events.emit(Event(kind="start", step=planned.name, text=planned.step.kind))
     started = time.perf_counter()
-    reset_peak()
     with _refusals(planned, what, events):
+        expected = _expect(planned, what, events)
+        reset_peak()
         folder, scratch = store.begin(planned.digest)
         work = Work(
             name=planned.name,
@@ -157,7 +159,7 @@ def _make(planned: Planned, what: Plan, events: Events) -> StepResult:
         measures = planned.step.make(work)
         _check_still(planned, what)
         seconds = time.perf_counter() - started
-        artifact = store.finish(_manifest(planned, what), _timing(planned, measures, seconds))
+        artifact = store.finish(_manifest(planned, what), _timing(planned, expected, measures, seconds))
     events.emit(Event(kind="done", step=planned.name, text=planned.step.kind, measures={"seconds": seconds}))
     return StepResult(artifact=artifact, cached=False, seconds=seconds)
 
@@ -187,10 +189,31 @@ def _manifest(planned: Planned, what: Plan) -> Manifest:
     )
 
 
-def _timing(planned: Planned, measures: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-    forecast = planned.forecast or Forecast()
-    predicted = {"seconds": forecast.seconds, "peak_bytes": forecast.peak_bytes, "tokens": forecast.tokens}
-    return {"seconds": seconds, "peak_bytes": peak_bytes(), "measures": dict(measures), "predicted": predicted}
+def _expect(planned: Planned, what: Plan, events: Events) -> Forecast:
+    """What the step will cost, told again now that its inputs stand; the plan may have known them from afar."""
+    now = what.foresee(planned)
+    if now.seconds is not None:
+        before = planned.forecast if planned.forecast and now.is_far_from(planned.forecast) else None
+        said = f"; the plan said {_cost(before)}" if before and before.seconds is not None else ""
+        events.of(planned.name).note(f"will take about {_cost(now)} ({now.how}){said}")
+    return now
+
+
+def _cost(forecast: Forecast) -> str:
+    memory = f" and {forecast.peak_bytes / 1e9:.1f} GB" if forecast.peak_bytes else ""
+    return f"{duration(forecast.seconds or 0)}{memory}"
+
+
+def _timing(planned: Planned, expected: Forecast, measures: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """What was measured beside what was expected when it began, and what the plan said when that was far from it."""
+    planned_cost = planned.forecast or expected
+    return {
+        "seconds": seconds,
+        "peak_bytes": peak_bytes(),
+        "measures": dict(measures),
+        "predicted": asdict(expected),
+        **({"planned": asdict(planned_cost)} if expected.is_far_from(planned_cost) else {}),
+    }
 
 
 @contextmanager

@@ -87,12 +87,15 @@ def cost(name: str, artifact: Artifact, forecast: Mapping[str, Any], tokens: int
     """What a step was predicted to cost, and what it did; `tokens` are those that a tuning read."""
     timing = finite(artifact.timing())
     told = timing.get("predicted") or {}
-    predicted = told if any(value is not None for value in told.values()) else forecast
+    predicted = told if any(told.get(name) is not None for name in ("seconds", "peak_bytes", "tokens")) else forecast
+    planned = timing.get("planned") or {}
     return Cost(
         step=name,
         predicted_seconds=predicted.get("seconds"),
+        planned_seconds=planned.get("seconds"),
         seconds=timing.get("seconds"),
         predicted_peak_bytes=_whole(predicted.get("peak_bytes")),
+        planned_peak_bytes=_whole(planned.get("peak_bytes")),
         peak_bytes=_whole(timing.get("peak_bytes")),
         predicted_tokens=_whole(predicted.get("tokens")),
         tokens=_whole((timing.get("measures") or {}).get("tokens", tokens)),

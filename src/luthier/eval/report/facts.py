@@ -355,8 +355,12 @@ class Cost(Fact):
 
     step: str
     predicted_seconds: float | None = None
+    """What was expected when the step began."""
+    planned_seconds: float | None = None
+    """What the plan said before its inputs were made, where that was far from it."""
     seconds: float | None = None
     predicted_peak_bytes: int | None = None
+    planned_peak_bytes: int | None = None
     peak_bytes: int | None = None
     predicted_tokens: int | None = None
     tokens: int | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from luthier.eval.report import numbers
 from luthier.eval.report.facts import (
@@ -125,14 +125,19 @@ def _costs(costs: Sequence[Cost]) -> list[str]:
         (
             cost.step,
             numbers.duration(cost.seconds),
-            numbers.duration(cost.predicted_seconds),
+            _expected(numbers.duration, cost.predicted_seconds, cost.planned_seconds),
             numbers.size(cost.peak_bytes),
-            numbers.size(cost.predicted_peak_bytes),
+            _expected(numbers.size, cost.predicted_peak_bytes, cost.planned_peak_bytes),
         )
         for cost in costs
     ]
     head = ("Step", "Time", "predicted", "Peak memory", "predicted")
     return ["## Cost", _table(head, rows)] if rows else []
+
+
+def _expected(said: Callable[[float | None], str], expected: float | None, planned: float | None) -> str:
+    """What was expected when a step began, and what the plan had said where that was far from it."""
+    return said(expected) + (f" (planned: {said(planned)})" if planned is not None else "")
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

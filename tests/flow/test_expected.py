@@ -1,0 +1,74 @@
+"""What a step will cost is told again when its inputs stand: said, kept, and printed beside what was measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from luthier.core.events import Event, Events
+from luthier.core.step import Forecast
+from luthier.flow.plan import plan
+from luthier.flow.recipe import Recipe
+from luthier.flow.report import report_facts, write_report
+from workshop import RECIPE, small_recipe
+
+TUNING = RECIPE[: RECIPE.index("  report:")]
+
+
+@pytest.mark.parametrize(
+    ("other", "far"),
+    [
+        (Forecast(seconds=100, peak_bytes=1 << 30), False),
+        (Forecast(seconds=124, peak_bytes=1 << 30), False),
+        (Forecast(seconds=126, peak_bytes=1 << 30), True),
+        (Forecast(seconds=70, peak_bytes=1 << 30), True),
+        (Forecast(seconds=100, peak_bytes=int(1.2 * (1 << 30))), True),
+        (Forecast(seconds=100, peak_bytes=int(1.1 * (1 << 30))), False),
+        (Forecast(seconds=None, peak_bytes=1 << 30), True),
+    ],
+)
+def test_a_quarter_of_the_time_or_a_seventh_of_the_memory_is_far(other: Forecast, *, far: bool) -> None:
+    assert Forecast(seconds=100, peak_bytes=1 << 30).is_far_from(other) is far
+
+
+def test_what_nobody_waits_for_is_never_far() -> None:
+    assert not Forecast(seconds=1.0).is_far_from(Forecast(seconds=5.0))
+
+
+def test_a_step_is_forecast_again_when_its_inputs_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
+    recipe = Recipe.load(small_recipe(tmp_path, TUNING, rows=50))
+    first = plan(recipe)["tune"].forecast
+    assert first is not None
+    assert first.seconds is None  # the model in a folder is read by a step of its own, which has not run
+    heard: list[Event] = []
+    result = recipe.run(Events(heard.append))
+    timing = result["tune"].artifact.timing()
+    told = timing["predicted"]
+    assert told["seconds"] > 0
+    assert "tokens counted in" in told["how"]
+    assert timing["planned"]["seconds"] is None
+    said = next(event.text for event in heard if event.step == "tune" and event.kind == "note")
+    assert said.startswith("will take about ")
+    assert told["how"] in said
+    (cost,) = (cost for cost in report_facts(plan(recipe)).costs if cost.step == "tune")
+    assert (cost.predicted_seconds, cost.seconds) == (told["seconds"], timing["seconds"])
+
+
+def test_the_report_names_an_earlier_forecast_that_was_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
+    recipe = Recipe.load(small_recipe(tmp_path, TUNING, rows=50))
+    for kind in {type(step) for step in recipe.all_steps().values()}:
+        once = kind.foresee
+        monkeypatch.setattr(
+            kind,
+            "foresee",
+            lambda self, outlook, once=once: once(self, outlook) if outlook.inputs else Forecast(seconds=1260.0),
+        )
+    recipe.run()
+    what = plan(recipe)
+    (cost,) = (cost for cost in report_facts(what).costs if cost.step == "tune")
+    assert cost.planned_seconds == 1260.0
+    assert "(planned: 21 min)" in write_report(what, tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "(planned: 21 min)" in write_report(what, tmp_path / "report.html").read_text(encoding="utf-8")
