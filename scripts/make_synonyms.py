@@ -1,4 +1,4 @@
-"""Makes `src/luthier/text/wordnet/synsets.tsv.gz` from WordNet 3.0's own files (Debian's package `wordnet-base`).
+"""Makes `src/luthier/core/wordnet/synsets.tsv.gz` from WordNet 3.0's own files (Debian's package `wordnet-base`).
 
     python scripts/make_synonyms.py /usr/share/wordnet
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 PARTS = {"noun": "n", "verb": "v", "adj": "a", "adv": "r"}
 KINDS = {"1": "n", "2": "v", "3": "a", "4": "r", "5": "a"}
-TARGET = Path(__file__).parent.parent / "src" / "luthier" / "text" / "wordnet" / "synsets.tsv.gz"
+TARGET = Path(__file__).parent.parent / "src" / "luthier" / "core" / "wordnet" / "synsets.tsv.gz"
 
 
 def main(folder: Path) -> None:

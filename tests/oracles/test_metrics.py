@@ -160,3 +160,26 @@ def test_scikit_learn_brier(classes: int) -> None:
     given_chances = chances[:, 1] if classes == 2 else chances
     expected = brier_score_loss(real, given_chances, labels=names, pos_label=names[1] if classes == 2 else None)
     assert found == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning")
+@pytest.mark.filterwarnings("ignore:y_pred contains classes")
+@pytest.mark.parametrize("classes", [2, 3, 40])
+@pytest.mark.parametrize("seed", range(3))
+def test_scikit_learn_averages_and_single_labels(seed: int, classes: int) -> None:
+    from sklearn import metrics
+
+    said, real = labels(seed, classes)
+    assert value("balanced_accuracy", said, real) == pytest.approx(
+        metrics.balanced_accuracy_score(real, said), abs=1e-9
+    )
+    for name in ("precision", "recall"):
+        known = getattr(metrics, f"{name}_score")
+        for average in ("micro", "weighted"):
+            expected = known(real, said, average=average, zero_division=0)
+            assert value(f"{average}_{name}", said, real) == pytest.approx(expected, abs=1e-9)
+    for kind in ("precision", "recall", "f1"):
+        known = getattr(metrics, f"{kind}_score")
+        for label in sorted({*said, *real}):
+            expected = known(real, said, labels=[label], average="macro", zero_division=0)
+            assert value(kind, said, real, label=label) == pytest.approx(expected, abs=1e-9), (kind, label)

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from luthier.metrics.resample import Block
+    from luthier.metrics.resample import Block, Interval
 
+GREATEST = 1e300
+"""Stands for no upper bound where a finite number is wanted."""
 Need = Literal["label_scores", "logprobs"]
 
 
@@ -83,6 +85,14 @@ class Metric(Component):
 
         return each_row(statistics, self.value)
 
+    def undefined(self, answers: Answers) -> str:
+        """Why these rows say nothing about the value, such as a single label to rank; the interval is then all."""
+        return ""
+
+    def caution(self, answers: Answers) -> str:
+        """What a reader of the value on these rows should know."""
+        return ""
+
     def versions(self) -> dict[str, str]:
         """Versions of other people's software that decide the value, for the signature."""
         return {}
@@ -134,12 +144,23 @@ def measure_all(metrics: Sequence[Metric], answers: Answers, *, seed: int = 0) -
         jobs.append(Job(blocks=(metric.statistics(answers),), value=_one(metric), span=span))
     scores = []
     for metric, job, found in zip(metrics, jobs, intervals(jobs, seed=seed), strict=True):
-        low, high = max(found.low, metric.bounds[0]), min(found.high, metric.bounds[1])
-        rows = metric.contributions(job.blocks[0])
-        scores.append(
-            Score(value=found.value, low=low, high=high, rows=rows, signature=metric.signature(), note=found.note)
-        )
+        scores.append(_scored(metric, answers, job.blocks[0], found))
     return scores
+
+
+def _scored(metric: Metric, answers: Answers, block: Block, found: Interval) -> Score:
+    """A score within the metric's bounds; where rows say nothing, all that the metric can be."""
+    why = metric.undefined(answers)
+    least, most = (min(metric.bounds[0], found.value), max(metric.bounds[1], found.value))
+    low, high = (least, min(most, GREATEST)) if why else (max(found.low, least), min(found.high, most))
+    return Score(
+        value=found.value,
+        low=low,
+        high=high,
+        rows=metric.contributions(block),
+        signature=metric.signature(),
+        note="; ".join(filter(None, (metric.caution(answers), why or found.note))),
+    )
 
 
 def _one(metric: Metric) -> Any:

@@ -50,11 +50,11 @@ class Interval:
     note: str = ""
 
 
-def intervals(jobs: Sequence[Job], *, seed: int) -> list[Interval]:
+def intervals(jobs: Sequence[Job], *, seed: int, resamples: int = RESAMPLES) -> list[Interval]:
     """A 95 % interval for each job; all jobs must be about equally many rows, and share their resamples."""
     sampled = [job for job in jobs if job.span is not None]
     ordered = [_canonical(job.blocks) for job in sampled]
-    draws = iter(_bootstrap(sampled, ordered, seed))
+    draws = iter(_bootstrap(sampled, ordered, seed, resamples))
     blocks = iter(ordered)
     return [_wilson(job) if job.span is None else _bca(job, next(blocks), next(draws)) for job in jobs]
 
@@ -83,23 +83,23 @@ def _wilson(job: Job) -> Interval:
     return Interval(value=right / rows, low=low, high=high, standard_error=(high - low) / (2 * Z95))
 
 
-def _bootstrap(jobs: Sequence[Job], ordered: Sequence[Sequence[Block]], seed: int) -> list[Floats]:
-    """Values of each job on the same resamples, (RESAMPLES,) each."""
+def _bootstrap(jobs: Sequence[Job], ordered: Sequence[Sequence[Block]], seed: int, resamples: int) -> list[Floats]:
+    """Values of each job on the same resamples, (resamples,) each."""
     if not jobs:
         return []
     values: list[list[Floats]] = [[] for _ in jobs]
-    for weights in _weights(ordered[0][0].shape[0], seed):
+    for weights in _weights(ordered[0][0].shape[0], seed, resamples):
         for job, blocks, found in zip(jobs, ordered, values, strict=True):
             found.append(job.value([np.asarray(weights @ block) for block in blocks]))
     return [np.concatenate(found) for found in values]
 
 
-def _weights(rows: int, seed: int) -> Iterator[Floats]:
+def _weights(rows: int, seed: int, resamples: int) -> Iterator[Floats]:
     """How often each row is in each resample, (b, rows), piece by piece."""
     random = np.random.default_rng(seed)
     piece = max(1, _CELLS // rows)
-    for start in range(0, RESAMPLES, piece):
-        count = min(piece, RESAMPLES - start)
+    for start in range(0, resamples, piece):
+        count = min(piece, resamples - start)
         picked = random.integers(0, rows, size=(count, rows)) + rows * np.arange(count)[:, None]
         yield np.bincount(picked.ravel(), minlength=count * rows).reshape(count, rows).astype(np.float64)
 

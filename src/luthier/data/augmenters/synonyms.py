@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from luthier.core.wordnet import PARTS, Synset, base_forms, irregular_forms, synsets
 from luthier.data.augment.words import english, some
 from luthier.data.augmenter import Around, Augmenter, Change, Draft, Wish, rewritten
 from luthier.text.people.words import dressed, free_words, pieces, with_article
-from luthier.text.wordnet import PARTS, Synset, base_forms, irregular_forms, synsets
 
 _SHORTEST = 3
 _GRAMMAR = """

@@ -69,6 +69,16 @@ class ByClass(Metric):
         return np.asarray(statistics[:, : statistics.shape[1] // 3].sum(axis=1), dtype=np.float64).ravel()
 
 
+class BalancedAccuracy(ByClass):
+    """Mean over the classes that rows bear of the share of a class's rows that are found."""
+
+    kind: Literal["balanced_accuracy"] = "balanced_accuracy"
+
+    def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        right, _, real = _parts(sums)
+        return _ratio(_ratio(right, real).sum(axis=1), (real > 0).sum(axis=1).astype(float))
+
+
 class MacroPrecision(ByClass):
     """Mean over classes of the share of a class's predictions that are right."""
 
@@ -98,6 +108,26 @@ class MacroF1(ByClass):
         return _mean_of_present(_f1(sums), sums)
 
 
+class WeightedPrecision(ByClass):
+    """Mean over classes of precision, each class weighted by its rows."""
+
+    kind: Literal["weighted_precision"] = "weighted_precision"
+
+    def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        right, predicted, real = _parts(sums)
+        return _ratio((_ratio(right, predicted) * real).sum(axis=1), real.sum(axis=1))
+
+
+class WeightedRecall(ByClass):
+    """Mean over classes of recall, each class weighted by its rows; with one label a row it equals accuracy."""
+
+    kind: Literal["weighted_recall"] = "weighted_recall"
+
+    def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        right, _, real = _parts(sums)
+        return _ratio((_ratio(right, real) * real).sum(axis=1), real.sum(axis=1))
+
+
 class WeightedF1(ByClass):
     """Mean over classes of F1, each class weighted by its rows."""
 
@@ -106,6 +136,26 @@ class WeightedF1(ByClass):
     def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
         _, _, real = _parts(sums)
         return _ratio((_f1(sums) * real).sum(axis=1), real.sum(axis=1))
+
+
+class MicroPrecision(ByClass):
+    """Precision over all rows together; with one label a row it equals accuracy."""
+
+    kind: Literal["micro_precision"] = "micro_precision"
+
+    def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        right, predicted, _ = (part.sum(axis=1) for part in _parts(sums))
+        return _ratio(right, predicted)
+
+
+class MicroRecall(ByClass):
+    """Recall over all rows together; with one label a row it equals accuracy."""
+
+    kind: Literal["micro_recall"] = "micro_recall"
+
+    def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        right, _, real = (part.sum(axis=1) for part in _parts(sums))
+        return _ratio(right, real)
 
 
 class MicroF1(ByClass):

@@ -1,22 +1,25 @@
 """ROUGE-1, ROUGE-2, ROUGE-L and ROUGE-Lsum: overlap of words and of longest common subsequences with a reference.
 
 Lin 2004; the value is the mean F1 over rows, the best reference of each row counts. With the default words it equals
-the package rouge-score without stemming; those words are Latin letters and digits only, so that text in other scripts
-needs `words: unicode`.
+the package rouge-score, with and without stemming; those words are Latin letters and digits only, so that text in other
+scripts needs `words: unicode`.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from functools import cache
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from luthier.metrics.answers import Answers
 from luthier.metrics.members.answers import mean
 from luthier.metrics.metric import Metric
 from luthier.metrics.sequences import common, common_positions
+from luthier.metrics.stems import stem
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,16 +28,21 @@ if TYPE_CHECKING:
     from luthier.metrics.resample import Block
 
 _LATIN = re.compile(r"[a-z0-9]+")
-_UNSPACED = "぀-ヿ㐀-䶿一-鿿豈-﫿฀-๿"
-_UNICODE = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
+_SHORT = 3
+"""Words of so many letters or fewer are not stemmed, as in rouge-score."""
+_UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
 
 
 class Rouge(Metric):
     """Base of the ROUGE family."""
 
+    version: ClassVar[int] = 2
+
     words: Literal["latin", "unicode"] = "latin"
     """What a word is: `latin` runs of a-z and 0-9, as in rouge-score; `unicode` words of any script, with Chinese,
-    Japanese and Thai taken sign by sign."""
+    Japanese, Thai, Lao, Khmer and Burmese taken sign by sign."""
+    stem: bool = False
+    """Whether English words are compared by their stems (Porter's, as in rouge-score)."""
 
     @abstractmethod
     def overlap(self, reference: str, prediction: str) -> tuple[int, int, int]:
@@ -54,7 +62,8 @@ class Rouge(Metric):
 
     def split(self, text: str) -> list[str]:
         """A text's words."""
-        return (_LATIN if self.words == "latin" else _UNICODE).findall(text.lower())
+        words: list[str] = (_LATIN if self.words == "latin" else _unicode()).findall(text.lower())
+        return [stem(word) if len(word) > _SHORT else word for word in words] if self.stem else words
 
 
 class Rouge1(Rouge):
@@ -94,6 +103,13 @@ class RougeLsum(Rouge):
         real = [self.split(line) for line in reference.split("\n") if line]
         said = [self.split(line) for line in prediction.split("\n") if line]
         return union_hits(real, said), sum(map(len, said)), sum(map(len, real))
+
+
+@cache
+def _unicode() -> re.Pattern[str]:
+    """Words of any script with their vowel signs and accents; signs of scripts without spaces one by one."""
+    marks = "".join(char for char in map(chr, range(0x300, 0x10000)) if unicodedata.category(char)[0] == "M")
+    return re.compile(rf"[{_UNSPACED}]|(?:[^\W_{_UNSPACED}][{marks}]*)+")
 
 
 def shared_runs(reference: Sequence[str], prediction: Sequence[str], size: int) -> tuple[int, int, int]:

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
+from luthier.core.wordnet import synsets
 from luthier.text.people.words import dressed, is_word
-from luthier.text.wordnet import synsets
 
 _SIMPLE = {"he": "she", "she": "he", "him": "her", "himself": "herself", "herself": "himself", "hers": "his"}
 _NOT_AFTER_A_DETERMINER = """

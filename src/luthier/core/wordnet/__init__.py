@@ -100,7 +100,7 @@ def _table() -> _Table:
 
 
 def _lines() -> Iterator[list[str]]:
-    data = (files("luthier.text.wordnet") / "synsets.tsv.gz").read_bytes()
+    data = (files("luthier.core.wordnet") / "synsets.tsv.gz").read_bytes()
     for line in gzip.decompress(data).decode().splitlines():
         yield line.split("\t")
 

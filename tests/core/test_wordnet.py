@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from luthier.text.wordnet import PARTS, base_forms, irregular_forms, synonyms, synsets
+from luthier.core.wordnet import PARTS, base_forms, irregular_forms, synonyms, synsets
 
 INSTALLED = Path("/usr/share/wordnet")
 """Where Debian's package `wordnet-base` puts the files that the table was made from."""

@@ -1,0 +1,78 @@
+"""Precision, recall and F1 of one label; all equal scikit-learn's for that label.
+
+A label that is never predicted has precision 0, one without rows has recall 0.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Literal
+
+from luthier.metrics.answers import Answers
+from luthier.metrics.members.answers import mean
+from luthier.metrics.metric import Metric
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from luthier.metrics.resample import Block
+
+
+class OneLabel(Metric):
+    """Base of metrics of one label: rows rightly given it, given it, and bearing it."""
+
+    label: str | None = None
+    """The label that is meant; left out, the one that fewest rows bear, as the note then says."""
+
+    def statistics(self, answers: Answers) -> Block:
+        import numpy as np
+
+        label = self.meant(answers)
+        said = np.array([prediction == label for prediction in answers.predictions])
+        real = np.array([label in references for references in answers.references])
+        return np.stack([said & real, said, real], axis=1).astype(np.float64)
+
+    def meant(self, answers: Answers) -> str:
+        """The label that is measured."""
+        if self.label is not None:
+            return self.label
+        rows = Counter(label for references in answers.references for label in references)
+        return min(rows, key=lambda label: (rows[label], label))
+
+    def caution(self, answers: Answers) -> str:
+        return f"of label {self.meant(answers)!r}, the rarest" if self.label is None else ""
+
+    def undefined(self, answers: Answers) -> str:
+        label = self.meant(answers)
+        seen = label in answers.predictions or any(label in references for references in answers.references)
+        return "" if seen else f"no row bears or was given label {label!r}"
+
+
+class Precision(OneLabel):
+    """Share of the rows that were given a label that bear it."""
+
+    kind: Literal["precision"] = "precision"
+
+    def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        return mean(sums[:, (0, 1)])
+
+
+class Recall(OneLabel):
+    """Share of the rows that bear a label that were given it."""
+
+    kind: Literal["recall"] = "recall"
+
+    def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        return mean(sums[:, (0, 2)])
+
+
+class F1(OneLabel):
+    """F1 of one label: the harmonic mean of its precision and recall."""
+
+    kind: Literal["f1"] = "f1"
+
+    def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        import numpy as np
+
+        return mean(np.stack([2 * sums[:, 0], sums[:, 1] + sums[:, 2]], axis=1))
