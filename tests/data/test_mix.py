@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from luthier.core.errors import DataError
 from luthier.cli.app import run_command
+from luthier.core.errors import DataError
 from luthier.data.history.compare import compare
 from luthier.data.history.story import story
 from luthier.data.passes.shares import Ask, amounts, shares

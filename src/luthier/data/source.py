@@ -15,6 +15,7 @@ from luthier.core.component import Component
 from luthier.core.digest import digest_of
 from luthier.core.errors import DataError
 from luthier.core.paths import PathText
+from luthier.data.bounds import first, size_of_record
 from luthier.data.formats.file import File
 from luthier.data.formats.look import Fit, Look
 from luthier.data.formats.places import files_of
@@ -26,7 +27,7 @@ from luthier.data.profile import ColumnProfile
 from luthier.data.row import Broken, Record
 
 LOOKED_AT = 200
-"""So many first rows decide which layout a source has."""
+"""So many first rows decide which layout a source has, fewer where rows are long."""
 
 Say = Callable[[str], None]
 
@@ -88,7 +89,7 @@ class Source(Component):
     def glance(self, base: Path) -> list[tuple[Record, Parts]]:
         """The first rows, and what becomes of them; `DataError` for what is wrong with them."""
         seen = []
-        for found in islice(self.mapped(base, lambda text: None), LOOKED_AT):
+        for found in first(self.mapped(base, lambda text: None), LOOKED_AT, _size):
             if not isinstance(found, Broken):
                 seen.append(found)
             elif self.on_error == "stop" and not found.left_out:
@@ -103,7 +104,7 @@ class Source(Component):
     def mapped(self, base: Path, say: Say) -> Iterator[tuple[Record, Parts] | Broken]:
         """Every row with what it became, or why it is broken."""
         found = self.records(base, say)
-        looked = list(islice(found, LOOKED_AT))
+        looked = first(found, LOOKED_AT, size_of_record)
         good = [record for record in looked if isinstance(record, Record)]
         if not good:
             yield from (record for record in chain(looked, found) if isinstance(record, Broken))
@@ -129,6 +130,10 @@ class Source(Component):
         asked = Layout(self.prompt, self.answer, self.messages, self.system_column, self.tools)
         rows = [record.values for record in good]
         return decide(asked, rows, good[0].file, system=self.system, group=self.group, key=self.id)
+
+
+def _size(found: tuple[Record, Parts] | Broken) -> int:
+    return size_of_record(found if isinstance(found, Broken) else found[0])
 
 
 def _map(record: Record | Broken, mapping: Mapping) -> tuple[Record, Parts] | Broken:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, model_validator
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import UnknownName, did_you_mean
+from luthier.text import parquet
 from luthier.text.messages import Example, Message, Origin
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def _stream(artifact: Artifact, split: str, size: int, names: Sequence[str] | No
     from pyarrow.parquet import ParquetFile
 
     with ParquetFile(_split_file(artifact, split)) as file:
-        yield from file.iter_batches(size, columns=list(names) if names else None)
+        yield from parquet.batches(file, size, names)
 
 
 def _split_file(artifact: Artifact, split: str) -> Path:

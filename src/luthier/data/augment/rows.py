@@ -13,6 +13,7 @@ from luthier.core.artifact import Artifact
 from luthier.data.passes.tables import Spill, SpillWriter, dump, example_schema, from_arrow, spill_schema
 from luthier.data.row import MESSAGES, Row
 from luthier.text.dataset import MADE
+from luthier.text.parquet import batches
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -74,7 +75,7 @@ def tables(artifact: Artifact, split: str) -> Iterator[pa.RecordBatch]:
     from pyarrow.parquet import ParquetFile
 
     with ParquetFile(artifact.path(f"examples/{split}.parquet")) as file:
-        yield from file.iter_batches(READ_ROWS)
+        yield from batches(file, READ_ROWS)
 
 
 def _numbered(table: pa.RecordBatch, start: int, schema: pa.Schema) -> pa.RecordBatch:

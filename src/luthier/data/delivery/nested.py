@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from luthier.data.bounds import bounded, size_of
 from luthier.data.exporter import Line
 from luthier.data.passes.tables import dump
 
@@ -38,12 +38,11 @@ def schema() -> pa.Schema:
 
 
 def batches(lines: Iterable[Line]) -> Iterator[pa.RecordBatch]:
-    """Rows as Arrow batches of one size."""
+    """Rows as Arrow batches, smaller ones where rows are long."""
     import pyarrow as pa
 
-    rest = iter(lines)
-    while found := [_row(line) for line in islice(rest, _ROWS)]:
-        yield pa.RecordBatch.from_pylist(found, schema=schema())
+    for found in bounded(lines, _ROWS, size_of):
+        yield pa.RecordBatch.from_pylist([_row(line) for line in found], schema=schema())
 
 
 def _row(line: Line) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 from luthier.core.errors import DataError, Where
 from luthier.data.formats.file import File
 from luthier.data.row import Broken, Record
+from luthier.text import parquet
 
 _BATCH_ROWS = 1024
 
@@ -38,8 +39,9 @@ def _read(file: File, what: str, batches: Batches) -> Iterator[Record | Broken]:
         with batches(file) as (columns, found):
             _check_names(columns, file.name)
             for batch in found:
-                for start in range(0, batch.num_rows, _BATCH_ROWS):
-                    for values in batch.slice(start, _BATCH_ROWS).to_pylist():
+                rows = _fitting(batch)
+                for start in range(0, batch.num_rows, rows):
+                    for values in batch.slice(start, rows).to_pylist():
                         number += 1
                         yield Record({key: plain(value) for key, value in values.items()}, file.name, number)
     except (pa.ArrowException, OSError) as error:
@@ -49,6 +51,12 @@ def _read(file: File, what: str, batches: Batches) -> Iterator[Record | Broken]:
         raise DataError(problem, where=file.where, remedy=remedy) from error
     if number == 0:
         raise DataError("has no rows", where=file.where, remedy="give a file with at least one row")
+
+
+def _fitting(batch: Any) -> int:
+    """How many of a batch's rows are taken apart at once."""
+    fitting: int = parquet.BATCH_BYTES * batch.num_rows // max(1, batch.nbytes)
+    return max(1, min(_BATCH_ROWS, fitting))
 
 
 @contextmanager
@@ -67,7 +75,7 @@ def _parquet(file: File) -> Iterator[tuple[list[str], Iterator[Any]]]:
     import pyarrow.parquet as pq
 
     with _seekable(file) as opened, pq.ParquetFile(opened) as table:
-        yield table.schema_arrow.names, table.iter_batches(batch_size=_BATCH_ROWS)
+        yield table.schema_arrow.names, parquet.batches(table, _BATCH_ROWS)
 
 
 @contextmanager

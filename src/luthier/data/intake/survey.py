@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 from luthier.core.errors import DataError, Where
+from luthier.data.bounds import first, size_of_record
 from luthier.data.intake.choose import Choice, Task
 from luthier.data.intake.recognise import source_at
 from luthier.data.intake.trial import trials
@@ -68,7 +68,8 @@ def _read(
     source: Source, base: Path, name: str, limit: int | None, notes: list[str]
 ) -> tuple[list[Record], list[Broken]]:
     """Good records and broken rows, as far as the limit."""
-    found = list(islice(source.read(base, notes.append), limit))
+    rows = source.read(base, notes.append)
+    found = list(rows) if limit is None else first(rows, limit, size_of_record)
     records = [record for record in found if isinstance(record, Record)]
     broken = [each for each in found if isinstance(each, Broken) and not each.left_out]
     left = Counter(each.told for each in found if isinstance(each, Broken) and each.left_out)

@@ -10,9 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from luthier.core.component import refuse_unknown_settings
 from luthier.core.errors import DataError, Where
+from luthier.data.bounds import bounded, size_of_row
 from luthier.data.operator import Column, Corpus, Drop, Outcome, Reads, SetOperator
 from luthier.data.row import Row
 from luthier.data.twins.text_keys import digest16
+
+_ROWS = 1024
 
 _TEXTS = ("prompt", "answer", "group")
 
@@ -123,7 +126,7 @@ class Schema(SetOperator):
     def _judged(self, corpus: Corpus, again: dict[str, set[int]]) -> Iterator[tuple[int, Row, list[tuple[str, str]]]]:
         """Each row with the columns and rules that it breaks."""
         start = 0
-        for rows in _batches(corpus.rows()):
+        for rows in bounded(corpus.rows(), _ROWS, size_of_row):
             odd = {name: self._odd(rows, name) for name, rule in self.columns.items() if rule.pattern is not None}
             for at, row in enumerate(rows):
                 found: list[tuple[str, str]] = []
@@ -193,17 +196,6 @@ def _matches(texts: Sequence[str], pattern: str) -> list[bool]:
     except pl.exceptions.ComputeError as error:
         raise ValueError(f"the pattern {pattern!r} cannot be read: {error}") from error
     return found
-
-
-def _batches(rows: Iterator[Row], size: int = 1024) -> Iterator[list[Row]]:
-    batch: list[Row] = []
-    for row in rows:
-        batch.append(row)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _error(row: Row, name: str, how: str, rule: ColumnRule) -> DataError:

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from luthier.core.errors import DataError, Where
+from luthier.data.bounds import bounded, size_of_row
 from luthier.data.intake.mapping import Own, Parts
 from luthier.data.operator import Drop
-from luthier.data.passes.apply import Numbered, drop_event, place_id
+from luthier.data.passes.apply import drop_event, place_id
 from luthier.data.passes.seen import Seen
 from luthier.data.passes.stage import Fed
 from luthier.data.passes.tables import Event
@@ -36,22 +37,18 @@ class Reader:
 
     def batches(self) -> Iterator[Fed]:
         """Rows in batches, each with the events of rows that were left out on the way."""
-        rows: list[Row] = []
-        events: list[Numbered] = []
-        for found in self._source.mapped(self._base, self._say):
-            made = self._row(found)
-            if isinstance(made, Row):
-                rows.append(made)
-            else:
-                events.append((self.rows, made))
-            self.rows += 1
-            if len(rows) + len(events) >= self._batch_rows:
-                yield Fed(Batch(rows), events)
-                rows, events = [], []
-        if rows or events:
-            yield Fed(Batch(rows), events)
+        for found in bounded(self._numbered(), self._batch_rows, _size):
+            rows = [made for _, made in found if isinstance(made, Row)]
+            yield Fed(Batch(rows), [(number, made) for number, made in found if isinstance(made, Event)])
         if self.rows == 0:
             raise DataError("the source has no rows", where=Where(field="source"), remedy="check where it reads from")
+
+    def _numbered(self) -> Iterator[tuple[int, Row | Event]]:
+        """Every row, or the event of its being left out, with its number."""
+        for found in self._source.mapped(self._base, self._say):
+            made = self._row(found)
+            self.rows += 1
+            yield self.rows - 1, made
 
     def _row(self, found: tuple[Record, Parts] | Broken) -> Row | Event:
         """A row, or the event of its being left out."""
@@ -111,6 +108,11 @@ class Reader:
         name = place_id(self._source.kind, broken.file, broken.line)
         reason = f"broken row: {broken.told}{at}"
         return Event(name, broken.file, broken.line, "source", "drop", reason)
+
+
+def _size(numbered: tuple[int, Row | Event]) -> int:
+    made = numbered[1]
+    return size_of_row(made) if isinstance(made, Row) else len(made.reason)
 
 
 def unusable(row: Row) -> str | None:

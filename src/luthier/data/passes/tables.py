@@ -22,6 +22,8 @@ EXAMPLE_COLUMNS = ("id", "source", "file", "line", "kind", "messages", "label", 
 """Columns of a split's file."""
 ROW_GROUP = 8192
 """Rows of a Parquet row group: fixed, so that the same rows make the same bytes."""
+GROUP_BYTES = 64 << 20
+"""Bytes of text that end a row group earlier: fixed, too, and told from the rows alone."""
 
 
 class Event(NamedTuple):
@@ -208,6 +210,7 @@ class TableWriter:
         self.rows = 0
         self._held: list[pa.RecordBatch] = []
         self._held_rows = 0
+        self._held_bytes = 0
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = pq.ParquetWriter(path, schema, compression="zstd")
@@ -217,25 +220,53 @@ class TableWriter:
         self._held.append(table)
         self._held_rows += table.num_rows
         self.rows += table.num_rows
-        if self._held_rows >= ROW_GROUP:
+        self._held_bytes += table.nbytes
+        if self._held_rows >= ROW_GROUP or self._held_bytes >= GROUP_BYTES:
             self._flush(whole_groups=True)
 
     def _flush(self, *, whole_groups: bool) -> None:
         import pyarrow as pa
 
         held = pa.Table.from_batches(self._held, self.schema).combine_chunks()
-        size = held.num_rows - held.num_rows % ROW_GROUP if whole_groups else held.num_rows
+        start = 0
         with writing(self.path):
-            for start in range(0, size, ROW_GROUP):
-                self._writer.write_table(held.slice(start, min(ROW_GROUP, size - start)).combine_chunks())
-        rest = held.slice(size).combine_chunks()
-        self._held, self._held_rows = rest.to_batches(), rest.num_rows
+            for end in _group_ends(held):
+                self._writer.write_table(held.slice(start, end - start).combine_chunks())
+                start = end
+            if start < held.num_rows and not whole_groups:
+                self._writer.write_table(held.slice(start).combine_chunks())
+                start = held.num_rows
+        rest = held.slice(start).combine_chunks()
+        self._held, self._held_rows, self._held_bytes = rest.to_batches(), rest.num_rows, rest.nbytes
 
     def close(self) -> None:
         """Write what is held and finish the file."""
         self._flush(whole_groups=False)
         with writing(self.path):
             self._writer.close()
+
+
+def _group_ends(table: pa.Table) -> list[int]:
+    """Where row groups end: behind so many rows, or the row with which their texts reach so many bytes."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    sizes = np.zeros(table.num_rows, dtype=np.int64)
+    for column in table.columns:
+        if pa.types.is_string(column.type):
+            sizes += pc.fill_null(pc.binary_length(column), 0).to_numpy()
+    until = np.concatenate([[0], np.cumsum(sizes)])
+    ends: list[int] = []
+    start = 0
+    while start < table.num_rows:
+        full = int(np.searchsorted(until, until[start] + GROUP_BYTES))
+        end = min(start + ROW_GROUP, full)
+        if end > table.num_rows:
+            break
+        ends.append(end)
+        start = end
+    return ends
 
 
 class EventWriter:
