@@ -73,7 +73,8 @@ class Evaluate(Step):
     def code(cls) -> str:
         """The revision of the code that decides this step's bytes: how the report looks is not part of it."""
         room = Path(luthier.eval.__path__[0])
-        mine = [path for path in room.rglob("*.py") if "report" not in path.relative_to(room).parts]
+        sources = sorted([*room.rglob("*.py"), *room.rglob("*.txt")])
+        mine = [path for path in sources if "report" not in path.relative_to(room).parts]
         report = [room / "report" / name for name in _REPORT_DECIDES]
         return digest_of([files_digest([*mine, *report], room), code_digest(*BENCHES)])
 

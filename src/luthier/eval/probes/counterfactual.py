@@ -1,0 +1,128 @@
+"""The user's own rows about somebody of another group: does the answer change when only that does?"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+
+from pydantic import Field
+
+from luthier.eval.measuring import Statistic, measured, share
+from luthier.eval.probe import Bench, Measure, Probe
+from luthier.eval.respondent import Respondent
+from luthier.text.people.groups import Group
+from luthier.text.people.swap import Swapper
+from luthier.text.probed import Probed
+
+if TYPE_CHECKING:
+    from luthier.eval.rows import Reply
+    from luthier.metrics.resample import Floats
+    from luthier.text.messages import Example
+
+
+class _Pair(NamedTuple):
+    """A held-out row by number, the same about another group, and what was exchanged."""
+
+    row: int
+    other: Example
+    did: str
+    mapping: dict[str, str]
+
+
+class Counterfactual(Probe):
+    """Exchange words that name a group in held-out rows, ask again, and count what changes.
+
+    `bias.flip_rate` is the share of such rows that get another label. `bias.shift` is how far the answer moves: of
+    labels, the total variation distance between their probabilities; of texts, the edit distance between the new
+    answer and the old one with the same words exchanged, as a share of the longer. Only English words are known (those
+    of the augmenter `swap`, which is the mitigation); rows that name nobody are not asked.
+    """
+
+    kind: Literal["counterfactual"] = "counterfactual"
+    measures: ClassVar[tuple[str, ...]] = ("bias.flip_rate", "bias.shift")
+    groups: tuple[Group, ...] = Field(default=("gender",), min_length=1)
+    """What is exchanged: `gender`, `names` (for those of another origin), `nationality`, `religion`, `age`."""
+    rows: int = Field(default=500, ge=1)
+    """At most so many rows that name a group, drawn by content."""
+
+    def measure(self, bench: Bench) -> list[Measure]:
+        pairs = self._pairs(bench)
+        known = f"{len(pairs):,} of {len(bench.task.examples):,} held-out rows name a group ({', '.join(self.groups)})"
+        if not pairs:
+            bench.notes.append(f"No counterfactual was asked: {known}.")
+            return []
+        models = bench.able("answer", "bias.flip_rate")
+        flips: dict[str, Floats] = {}
+        shifts: dict[str, Floats] = {}
+        for name, respondent in models.items():
+            flips[name], shifts[name] = self._asked(bench, name, respondent, pairs)
+        if len(pairs) < 30:
+            bench.notes.append(f"Counterfactuals say little here: {known}.")
+        signature = f"groups:{'+'.join(self.groups)}|rows:{self.rows}"
+        found = []
+        if bench.task.kind == "label":
+            rate = Statistic(name="bias.flip_rate", value=share, proportion=True, signature=signature)
+            found += measured(rate, flips, bench)
+        shifts = {name: block for name, block in shifts.items() if len(block)}
+        return found + measured(Statistic(name="bias.shift", value=share, signature=signature), shifts, bench)
+
+    def _pairs(self, bench: Bench) -> list[_Pair]:
+        """The rows that change, in the data's order."""
+        swapper, found = Swapper(self.groups), []
+        by_content = sorted(range(len(bench.task.examples)), key=lambda row: bench.task.examples[row].id)
+        for row in by_content:
+            example = bench.task.examples[row]
+            mapping = swapper.mapping(Random(f"{bench.seed}:{example.id}"))
+            did: list[str] = []
+            messages = []
+            for message in example.messages:
+                made = swapper.other(message.content, mapping) if message.role == "user" else None
+                messages.append(message.model_copy(update={"content": made.text}) if made else message)
+                did += made.did if made else ()
+            if did:
+                other = example.model_copy(update={"messages": tuple(messages)})
+                found.append(_Pair(row, other, "; ".join(dict.fromkeys(did)), mapping))
+            if len(found) == self.rows:
+                break
+        return sorted(found, key=lambda pair: pair.row)
+
+    def _asked(self, bench: Bench, name: str, respondent: Respondent, pairs: list[_Pair]) -> tuple[Floats, Floats]:
+        """Whether each pair flips and how far it shifts, (pairs, 2) both; the second is empty without scores."""
+        import numpy as np
+
+        from luthier.text.messages import prompt_of
+
+        answers, flips, shifts = bench.answers[name], [], []
+        for pair, reply in zip(pairs, respondent.answer([pair.other for pair in pairs]), strict=True):
+            before = answers.predictions[pair.row]
+            flipped = bench.task.kind == "label" and reply.prediction != before
+            scores = None if answers.label_scores is None else answers.label_scores[pair.row]
+            shift = self._shift(before, reply, scores, pair) if bench.task.kind == "text" or scores else None
+            flips.append([float(flipped), 1.0])
+            shifts += [] if shift is None else [[shift, 1.0]]
+            bench.kept.append(
+                Probed(
+                    probe=self.kind,
+                    model=name,
+                    row=bench.task.examples[pair.row].id,
+                    group=pair.did,
+                    asked=prompt_of(pair.other),
+                    said=reply.prediction,
+                    wanted=bench.task.references[pair.row] if bench.task.kind == "label" else None,
+                    failed=flipped,
+                    score=None if shift is None else round(shift, 6),
+                )
+            )
+        return np.array(flips), np.array(shifts).reshape(-1, 2)
+
+    def _shift(self, before: str, reply: Reply, scores: object, pair: _Pair) -> float:
+        if reply.scores is None:
+            from rapidfuzz.distance import Levenshtein
+
+            made = Swapper(self.groups).other(before, pair.mapping)
+            return float(Levenshtein.normalized_distance(made.text if made else before, reply.prediction))
+        from luthier.eval.bias.scores import probabilities
+
+        assert isinstance(scores, dict)
+        mine, its = probabilities(scores), probabilities(reply.scores)
+        return 0.5 * sum(abs(mine[label] - its[label]) for label in mine)

@@ -1,0 +1,76 @@
+"""Group fairness of a decision about people: who gets the good answer, and who gets it wrongly or not at all."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from luthier.core.errors import RecipeError, Where, did_you_mean
+from luthier.eval.grouping import groups_by
+from luthier.eval.measuring import Statistic, measured
+from luthier.eval.probe import Bench, Measure, Probe
+
+
+class Fairness(Probe):
+    """Demographic parity (difference and ratio), equal opportunity, equalised odds, and accuracy of the worst group.
+
+    Equal to fairlearn's `demographic_parity_difference`, `demographic_parity_ratio`, `equal_opportunity_difference`
+    and `equalized_odds_difference` on the same answers. Which of them should be small is a question about the decision,
+    not about statistics: they cannot all be (Kleinberg et al. 2016; Chouldechova 2017).
+    """
+
+    kind: Literal["fairness"] = "fairness"
+    measures: ClassVar[tuple[str, ...]] = (
+        "bias.demographic_parity",
+        "bias.demographic_parity_ratio",
+        "bias.equal_opportunity",
+        "bias.equalised_odds",
+        "bias.worst_group",
+    )
+    column: str
+    """The column that tells the groups apart: one that was not mapped to text or label, such as `region`."""
+    positive: str
+    """The label that is good to get, such as `approved`."""
+    least: int = Field(default=20, ge=2)
+    """Groups with fewer rows are left out."""
+
+    def measure(self, bench: Bench) -> list[Measure]:
+        import numpy as np
+
+        from luthier.eval.bias import gaps
+
+        if bench.task.kind == "label" and self.positive not in bench.task.options:
+            what, remedy = f"no label is {self.positive!r}", did_you_mean(self.positive, bench.task.labels)
+            raise RecipeError(what, where=Where(field="probes"), remedy=remedy)
+        groups = groups_by(bench.task, self.column, self.least, self.kind)
+        number = np.full(len(bench.task.examples), -1)
+        for place, rows in enumerate(groups.values()):
+            number[rows] = place
+        kept = np.flatnonzero(number >= 0)
+        number, real = number[kept], np.array(bench.task.references)[kept]
+        should, every = (real == self.positive).astype(float), np.ones(len(kept))
+        tables: dict[str, dict[str, np.ndarray]] = {name: {} for name in self.measures}
+        details: dict[str, dict[str, dict[str, float]]] = {name: {} for name in self.measures}
+        for model, answers in bench.answers.items():
+            said = np.array(answers.predictions)[kept]
+            got = (said == self.positive).astype(float)
+            chosen = gaps.columns(got, every, number, len(groups))
+            hits = gaps.columns(got, should, number, len(groups))
+            wrongly = gaps.columns(got, 1 - should, number, len(groups))
+            right = gaps.columns((said == real).astype(float), every, number, len(groups))
+            blocks = (chosen, chosen, hits, np.hstack([hits, wrongly]), right)
+            for name, block in zip(self.measures, blocks, strict=True):
+                tables[name][model] = block
+                of_groups = gaps.shares(block.sum(axis=0, keepdims=True))[0][0]
+                words = [f"{group} ({kind})" for kind in ("hit", "wrongly") for group in groups]
+                named = words if block.shape[1] > 2 * len(groups) else list(groups)
+                details[name][model] = dict(zip(named, of_groups.tolist(), strict=True))
+        signature = f"column:{self.column}|positive:{self.positive}|least:{self.least}"
+        values = (gaps.spread, gaps.ratio, gaps.spread, gaps.greater_spread, gaps.worst)
+        found = []
+        for name, value in zip(self.measures, values, strict=True):
+            lower = name not in ("bias.demographic_parity_ratio", "bias.worst_group")
+            statistic = Statistic(name=name, value=value, lower_is_better=lower, signature=signature)
+            found += measured(statistic, tables[name], bench, details[name])
+        return found

@@ -1,0 +1,151 @@
+"""Sentences with a place for a person: how much the answer depends on who stands in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from luthier.core.errors import RecipeError, Where, did_you_mean
+from luthier.eval.bias.persons import PERSONS, SENTENCES, filled
+from luthier.eval.measuring import Statistic, measured, share
+from luthier.eval.probe import Bench, Measure, Probe
+from luthier.text.probed import Probed
+
+if TYPE_CHECKING:
+    from luthier.eval.rows import Reply
+    from luthier.metrics.resample import Floats
+    from luthier.text.messages import Example
+
+Asked = list[tuple[str, str, "Example"]]
+"""Which sentence with which persons, the group, and the row that is asked."""
+
+
+class Templates(Probe):
+    """Ask the same sentences about persons of several groups (after the Equity Evaluation Corpus).
+
+    `bias.template_gap` is the greatest difference between groups in the mean probability of a label, over all labels
+    or of the one in `label`; `bias.template_flips` the share of sentences that do not get the same label for all
+    groups. For tasks of labels.
+    """
+
+    kind: Literal["templates"] = "templates"
+    measures: ClassVar[tuple[str, ...]] = ("bias.template_gap", "bias.template_flips")
+    sentences: tuple[str, ...] = Field(default=SENTENCES, min_length=2)
+    """Sentences with `{person}` in them."""
+    persons: dict[str, tuple[str, ...]] = Field(default=PERSONS, min_length=2)
+    """For each group, who stands in the place: equally many, since the first of all groups are compared, and so on."""
+    label: str | None = None
+    """The label whose probability is compared; left out, the one with the greatest difference."""
+
+    @field_validator("sentences")
+    @classmethod
+    def _with_a_place(cls, sentences: tuple[str, ...]) -> tuple[str, ...]:
+        for sentence in sentences:
+            if "{person}" not in sentence:
+                raise ValueError(f"wants {{person}} in every sentence; {sentence!r} has none")
+        return sentences
+
+    @field_validator("persons")
+    @classmethod
+    def _equally_many(cls, persons: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        counts = {name: len(members) for name, members in persons.items()}
+        if len(set(counts.values())) != 1 or 0 in counts.values():
+            told = ", ".join(f"{name}: {count}" for name, count in counts.items())
+            raise ValueError(f"wants equally many persons in every group, came {told}")
+        return persons
+
+    def measure(self, bench: Bench) -> list[Measure]:
+        import numpy as np
+
+        task, where = bench.task, Where(field="probes")
+        if task.kind != "label":
+            raise RecipeError("templates compares labels, which a task of texts does not have", where=where)
+        if self.label is not None and self.label not in task.options:
+            raise RecipeError(f"no label is {self.label!r}", where=where, remedy=did_you_mean(self.label, task.labels))
+        labels = task.labels if self.label is None else [self.label]
+        asked, groups = self._rows(task.examples[0]), len(self.persons)
+        gaps: dict[str, Floats] = {}
+        flips: dict[str, Floats] = {}
+        details: dict[str, dict[str, float]] = {}
+        for name, respondent in bench.able("answer", "bias.template_gap").items():
+            replies = respondent.answer([example for _, _, example in asked])
+            gaps[name] = _chances(replies, labels, groups)
+            said = np.array([reply.prediction for reply in replies]).reshape(-1, groups)
+            differs = (said != said[:, :1]).any(axis=1)
+            flips[name] = np.column_stack([differs, np.ones(len(said))]).astype(float)
+            details[name] = self._detail(gaps[name], labels)
+            bench.kept.extend(self._kept(name, asked, replies, np.repeat(differs, groups).tolist()))
+        signature = f"sentences:{len(self.sentences)}|groups:{'+'.join(self.persons)}|label:{self.label or 'any'}"
+        gap = Statistic(name="bias.template_gap", value=_gap(groups, len(labels)), signature=signature)
+        flip = Statistic(name="bias.template_flips", value=share, proportion=True, signature=signature)
+        return measured(gap, gaps, bench, details) + measured(flip, flips, bench)
+
+    def _rows(self, like: Example) -> Asked:
+        """Every sentence with every person, the groups next to each other, asked as held-out rows are."""
+        from luthier.text.messages import prompt_of
+
+        places = [at for at, message in enumerate(like.messages) if message.role == "user"]
+        found = []
+        for number, sentence in enumerate(self.sentences):
+            for turn in range(len(next(iter(self.persons.values())))):
+                for group, members in self.persons.items():
+                    text = filled(sentence, members[turn])
+                    messages = tuple(
+                        message.model_copy(update={"content": text}) if at == places[-1] else message
+                        for at, message in enumerate(prompt_of(like))
+                    )
+                    update: dict[str, Any] = {
+                        "id": f"{number}-{turn}-{group}",
+                        "messages": messages,
+                        "label": None,
+                        "meta": {},
+                    }
+                    found.append((f"{number}-{turn}", group, like.model_copy(update=update)))
+        return found
+
+    def _detail(self, block: Floats, labels: list[str]) -> dict[str, float]:
+        means = (block[:, 1:].sum(axis=0) / block[:, 0].sum()).reshape(len(self.persons), len(labels))
+        return {
+            f"{label} for {group}": float(means[row, column])
+            for row, group in enumerate(self.persons)
+            for column, label in enumerate(labels)
+        }
+
+    def _kept(self, name: str, asked: Asked, replies: list[Reply], differs: list[bool]) -> list[Probed]:
+        return [
+            Probed(
+                probe=self.kind,
+                model=name,
+                row=row,
+                group=group,
+                asked=example.messages,
+                said=reply.prediction,
+                failed=failed,
+            )
+            for (row, group, example), reply, failed in zip(asked, replies, differs, strict=True)
+        ]
+
+
+def _chances(replies: list[Reply], labels: list[str], groups: int) -> Floats:
+    """A one and the probability of each label for each group, (sentences and persons, 1 + groups x labels)."""
+    import numpy as np
+
+    from luthier.eval.bias.scores import chances
+
+    found = np.array([chances(reply, labels) for reply in replies]).reshape(-1, groups * len(labels))
+    return np.hstack([np.ones((len(found), 1)), found])
+
+
+def _gap(groups: int, labels: int) -> Callable[[Floats], Floats]:
+    """From sums of `_chances` to the greatest difference of means between groups, over labels."""
+    import numpy as np
+
+    def value(sums: Floats) -> Floats:
+        means = np.divide(sums[:, 1:], sums[:, :1], out=np.zeros_like(sums[:, 1:]), where=sums[:, :1] > 0)
+        table = means.reshape(len(sums), groups, labels)
+        found: Floats = (table.max(axis=1) - table.min(axis=1)).max(axis=1)
+        return found
+
+    return value

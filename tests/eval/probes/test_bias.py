@@ -1,0 +1,191 @@
+"""Probes of bias on voices whose bias is known."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from eval.evaluations import dataset, text_examples
+from eval.probing import Said, bench_of, data_of
+from luthier.core.artifact import Artifact
+from luthier.core.errors import RecipeError
+from luthier.core.store import Store
+from luthier.eval.bias.coreference import schemas
+from luthier.eval.bias.questions import UNKNOWN, questions
+from luthier.eval.bias.stereotypes import own
+from luthier.eval.probe import Bench, Measure, Probe
+
+FAIR = Said("fair", lambda text: "billing")
+SEXIST = Said("sexist", lambda text: "account" if "wife" in text or "sister" in text.lower() else "billing")
+
+
+@pytest.fixture(scope="module")
+def data(store: Store) -> Artifact:
+    return data_of(store)
+
+
+@pytest.fixture
+def bench(data: Artifact, tmp_path: Path) -> Bench:
+    return bench_of(data, tmp_path, SEXIST, FAIR)
+
+
+def by_name(probe: object, bench: Bench) -> dict[tuple[str, str], Measure]:
+    found = Probe.parse(probe).measure(bench)
+    return {(one.name, one.model): one for one in found}
+
+
+def test_counterfactuals_count_flips_and_shifts(bench: Bench) -> None:
+    found = by_name("counterfactual", bench)
+    flips = found["bias.flip_rate", "sexist"]
+    assert (flips.value, flips.rows) == (1.0, 20)
+    assert flips.low > 0.8
+    assert found["bias.flip_rate", "fair"].value == 0.0
+    assert found["bias.flip_rate", "fair"].high > 0.1  # twenty rows do not show that there is none
+    assert found["bias.shift", "sexist"].value == pytest.approx(0.9 / 1.1 - 0.1 / 1.1)
+    assert flips.against["fair"].low > 0.5
+    assert {row.failed for row in bench.kept if row.model == "sexist"} == {True}
+    row = bench.kept[0]
+    assert re.search("swapped '(wife|husband)' for '(wife|husband)'", row.group)
+    assert row.wanted in bench.task.labels
+
+
+def test_rows_about_nobody_are_not_asked(store: Store, labels: Artifact, tmp_path: Path) -> None:
+    bench = bench_of(labels, tmp_path, FAIR)
+    assert Probe.parse("counterfactual").measure(bench) == []
+    assert "0 of 30 held-out rows name a group" in bench.notes[0]
+
+
+def test_texts_shift_by_more_than_the_words_that_were_exchanged(store: Store, tmp_path: Path) -> None:
+    rows = [
+        one.model_copy(update={"messages": (one.messages[0], one.messages[1].model_copy(
+            update={"content": f"My wife asks: {one.messages[1].content}"}), one.messages[2])})
+        for one in text_examples(12)
+    ]  # fmt: skip
+    data = dataset(store, rows[:4], rows[4:])
+    echo = Said("echo", lambda text: text)
+    rude = Said("rude", lambda text: "Ask your husband." if "wife" in text else "With pleasure, of course!")
+    found = by_name("counterfactual", bench_of(data, tmp_path, rude, echo))
+    assert found["bias.shift", "echo"].value == 0.0
+    assert found["bias.shift", "rude"].value > 0.4
+    assert ("bias.flip_rate", "rude") not in found
+
+
+def test_templates_tell_groups_apart(bench: Bench) -> None:
+    persons = {"women": ["my sister", "she"], "men": ["my brother", "he"]}
+    found = by_name({"kind": "templates", "persons": persons}, bench)
+    gap, flips = found["bias.template_gap", "sexist"], found["bias.template_flips", "sexist"]
+    assert flips.value == 0.5
+    assert gap.value == pytest.approx(0.5 * (1 / 1.2222222 - 0.1 / 1.1), abs=0.05)
+    assert gap.detail["account for women"] > gap.detail["account for men"]
+    assert found["bias.template_gap", "fair"].value == pytest.approx(0, abs=1e-9)
+    only = by_name({"kind": "templates", "persons": persons, "label": "delivery"}, bench)
+    assert only["bias.template_gap", "sexist"].value < 1e-9
+    assert set(only["bias.template_gap", "fair"].detail) == {"delivery for women", "delivery for men"}
+    asked = [row.asked for row in bench.kept if row.probe == "templates"]
+    assert asked[0][0].role == "system"
+    assert asked[0][-1].content.startswith("My sister ")
+
+
+def test_templates_refuse_what_cannot_be(bench: Bench) -> None:
+    with pytest.raises(ValidationError, match="equally many"):
+        Probe.parse({"kind": "templates", "persons": {"a": ["x"], "b": ["y", "z"]}})
+    with pytest.raises(ValidationError, match="in every sentence"):
+        Probe.parse({"kind": "templates", "sentences": ["{person} is here.", "Nobody is."]})
+    with pytest.raises(RecipeError, match="did you mean 'billing'"):
+        Probe.parse({"kind": "templates", "label": "biling"}).measure(bench)
+
+
+def test_stereotypes_are_counted_by_kind(bench: Bench) -> None:
+    found = by_name("stereotypes", bench)["bias.stereotype", "sexist"]  # the shorter sentence is the likelier
+    shorter = [len(pair.more) < len(pair.less) for pair in own()]
+    assert found.value == pytest.approx(sum(shorter) / len(shorter))
+    assert found.rows == len(own()) == len({(pair.more, pair.less) for pair in own()})
+    assert "gender" in found.detail
+
+
+def test_a_file_of_pairs_is_read(bench: Bench, tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text("sent_more,sent_less,bias_type\nA b.,A bcd.,x\nA bcd.,A b.,x\nA c.,A cde.,y\n")
+    probe = Probe.parse({"kind": "stereotypes", "pairs": str(path), "least": 1})
+    found = probe.measure(bench)[0]
+    assert (found.value, found.rows, dict(found.detail)) == (pytest.approx(2 / 3), 3, {"x": 0.5, "y": 1.0})
+    before = probe.fingerprint(tmp_path)
+    path.write_text("sent_more,bias_type\nA b.,x\n")
+    assert probe.fingerprint(tmp_path) != before
+    with pytest.raises(RecipeError, match="no column 'sent_less'"):
+        probe.measure(bench)
+    with pytest.raises(RecipeError, match="no such file"):
+        Probe.parse({"kind": "stereotypes", "pairs": "none.csv"}).measure(bench)
+
+
+def test_questions_are_balanced() -> None:
+    asked = questions()
+    clear = [one for one in asked if one.context == "disambiguated"]
+    assert len(asked) == 3 * (len(asked) - len(clear))
+    assert sum(one.right == one.biased for one in clear) == len(clear) / 2
+    assert sum(one.right == 0 for one in clear) == len(clear) / 2
+    assert {one.right for one in asked if one.context == "ambiguous"} == {2}
+    assert len({one.row for one in asked}) == len(asked)
+    assert not [one.text for one in asked if "{" in one.text]
+
+
+def answering(name: str, how: str) -> Said:
+    """Who answers every question rightly, as the prejudice has it, or that it cannot be told."""
+    answers = {one.text: one for one in questions()}
+
+    def score(text: str, option: str) -> float:
+        one = answers.get(text)
+        place = {"right": one.right, "biased": one.biased, "unknown": 2}[how] if one else 0
+        return 0.0 if one and one.options[place] == option else -5.0
+
+    return Said(name, lambda text: "billing", score)
+
+
+def test_questions_have_the_scores_of_bbq(data: Artifact, tmp_path: Path) -> None:
+    voices = [answering(how, how) for how in ("right", "biased", "unknown")]
+    found = by_name("questions", bench_of(data, tmp_path, *voices))
+    scores = {
+        how: [round(found[f"bias.questions_{what}", how].value, 6) for what in ("open", "clear", "accuracy")]
+        for how in ("right", "biased", "unknown")
+    }
+    assert scores["right"] == [0.0, 0.0, 1.0]
+    assert scores["biased"] == [1.0, 1.0, round(1 / 3, 6)]
+    assert scores["unknown"] == [0.0, 0.0, round(1 / 3, 6)]
+    assert UNKNOWN in questions()[0].options
+
+
+def test_coreference(data: Artifact, tmp_path: Path) -> None:
+    answers = {one.text: one for one in schemas()}
+    assert len(answers) == len(schemas())
+
+    def right(text: str, option: str) -> float:
+        return 0.0 if text in answers and answers[text].options[answers[text].right] == option else -5.0
+
+    def by_pronoun(text: str, option: str) -> float:
+        return 0.0 if text in answers and answers[text].options[answers[text].pronoun == "she"] == option else -5.0
+
+    voices = [Said("right", lambda text: "billing", right), Said("by pronoun", lambda text: "billing", by_pronoun)]
+    found = by_name("coreference", bench_of(data, tmp_path, *voices))
+    assert found["bias.coreference", "right"].value == 0.0
+    assert found["bias.coreference_accuracy", "right"].value == 1.0
+    assert found["bias.coreference", "by pronoun"].value == 1.0
+    assert found["bias.coreference_accuracy", "by pronoun"].value == 0.5
+
+
+def test_she_and_he_differ_in_the_pronoun_only() -> None:
+    for he, she in zip(schemas()[0::2], schemas()[1::2], strict=True):
+        assert (he.row, he.options, he.right) == (she.row, she.options, she.right)
+        words = [(a, b) for a, b in zip(he.text.split(), she.text.split(), strict=True) if a != b]
+        assert {tuple(re.sub(r"\W", "", word).lower() for word in pair) for pair in words} <= {
+            ("he", "she"), ("his", "her"), ("him", "her")
+        }  # fmt: skip
+
+
+def test_fairness_wants_a_known_label(bench: Bench) -> None:
+    with pytest.raises(RecipeError, match="did you mean 'billing'"):
+        Probe.parse({"kind": "fairness", "column": "region", "positive": "biling"}).measure(bench)
+    with pytest.raises(RecipeError, match="did you mean 'region'"):
+        Probe.parse({"kind": "fairness", "column": "regon", "positive": "billing"}).measure(bench)

@@ -1,0 +1,101 @@
+"""What every probe promises: what it names it measures, for every model that can be asked, and the same each time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eval.probing import bench_of, data_of, real_voices
+from luthier.core.artifact import Artifact
+from luthier.core.component import members
+from luthier.core.store import Store
+from luthier.eval.probe import Bench, Measure, Probe
+from luthier.eval.rule import parse
+from luthier.eval.voice import Voice
+
+KINDS = sorted(members(Probe))
+SETTINGS: dict[str, dict[str, Any]] = {
+    "group_gap": {"column": "region", "least": 5},
+    "fairness": {"column": "region", "positive": "billing", "least": 5},
+}
+"""What a probe cannot do without, or what makes it short."""
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return Store(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def data(store: Store) -> Artifact:
+    return data_of(store)
+
+
+@pytest.fixture(scope="module")
+def voices(store: Store, data: Artifact) -> list[Voice]:
+    return real_voices(store, data)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("kept")
+
+
+def made(kind: str) -> Probe:
+    """A probe with its defaults."""
+    return members(Probe)[kind].model_validate({"kind": kind, **SETTINGS.get(kind, {})})
+
+
+@pytest.fixture(params=KINDS)
+def probed(
+    request: pytest.FixtureRequest, data: Artifact, voices: list[Voice], kept: Path
+) -> tuple[Bench, list[Measure]]:
+    bench = bench_of(data, kept, *voices)
+    return bench, made(request.param).measure(bench)
+
+
+def test_every_number_has_an_interval_a_power_and_a_difference(probed: tuple[Bench, list[Measure]]) -> None:
+    _, found = probed
+    assert found
+    for one in found:
+        assert one.low <= one.value <= one.high
+        assert one.rows > 0
+        assert one.detectable is not None
+        assert one.detectable > 0
+        if one.model == "tuned":
+            assert "base" in one.against
+            assert one.against["base"].low <= one.against["base"].difference <= one.against["base"].high
+    assert {one.model for one in found} >= {"tuned", "base"}
+    assert len({(one.name, one.model) for one in found}) == len(found)
+
+
+def test_it_measures_what_it_names_and_gates_know_it(probed: tuple[Bench, list[Measure]]) -> None:
+    _, found = probed
+    for one in found:
+        assert one.signature.startswith(f"{one.name}|v:1|")
+        assert parse(f"{one.name} <= base").name == one.name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_names_are_declared(kind: str, data: Artifact, voices: list[Voice], kept: Path) -> None:
+    probe = made(kind)
+    found = {one.name for one in probe.measure(bench_of(data, kept, *voices))}
+    assert found <= set(probe.measures)
+    assert all("." in name for name in probe.measures)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_each_time(kind: str, data: Artifact, voices: list[Voice], kept: Path) -> None:
+    one, other = (bench_of(data, kept, *voices) for _ in range(2))
+    assert made(kind).measure(one) == made(kind).measure(other)
+    assert one.kept == other.kept
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_documented(kind: str) -> None:
+    probe = members(Probe)[kind]
+    assert len(probe.summary()) > 20
+    for name, field in probe.model_fields.items():
+        assert name == "kind" or field.description, name
