@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shlex
 import sqlite3
@@ -16,7 +17,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.component import members
 from luthier.models.describe import describe
 from luthier.tune.technique import AnyTechnique
-from tests.workshop import small_recipe, tickets, write_csv
+from tests.workshop import RECIPE, small_recipe, tickets, write_csv
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "howto").glob("*.md")), ROOT / "docs" / "tutorial.md"]
@@ -56,11 +57,12 @@ def python_blocks() -> list[tuple[str, str]]:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the pages' commands make sense: a recipe that was run, tickets, predictions."""
     folder = tmp_path_factory.mktemp("docs")
-    small_recipe(folder)
+    small_recipe(folder, RECIPE + "  ask: {kind: assign, report: report, judges: [anna, ben]}\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LUTHIER_CACHE", str(folder / "cache"))
         patch.chdir(folder)
         assert run_command(["run", "recipe.yaml"]) == 0
+        assert run_command(["judge", ":ask", "--as", "ben", "--sheet", "ben.csv"]) == 0
     return folder
 
 
@@ -84,6 +86,7 @@ def test_a_command_of_the_pages_works(
 ) -> None:
     monkeypatch.setenv("LUTHIER_CACHE", str(place / "cache"))
     monkeypatch.chdir(place)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
     words = shlex.split(line)
     assert words[0] == "luthier", f"{page}: what is typed is Luthier's"
     if words[1] == "new":

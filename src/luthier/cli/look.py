@@ -23,6 +23,7 @@ def add_to(app: typer.Typer) -> None:
     app.command()(trace)
     app.command()(compare)
     app.command()(chat)
+    app.command()(judge)
     app.command()(export)
     app.add_typer(store_app, name="store")
 
@@ -120,6 +121,54 @@ def _converse(answer_in_pieces: Callable[[str], Iterator[str]]) -> None:
             sys.stdout.write(piece)
             sys.stdout.flush()
         say("")
+
+
+def judge(
+    what: Annotated[str, typer.Argument(metavar="RECIPE:STEP", help="A step of kind `assign`.")],
+    name: Annotated[str | None, typer.Option("--as", help="Who you are; needed where several people judge.")] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Write what you have not judged yet to this file (CSV or JSON lines).")
+    ] = None,
+    read: Annotated[Path | None, typer.Option("--from", help="Take judgments from this file.")] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="Where all judgments are written; else where the recipe reads them.")
+    ] = None,
+    status: Annotated[
+        bool, typer.Option("--status", help="Only say how far everybody is, and whether to stop.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Judge models' answers blind, one after the other; or by files. The recipe's step `judgments` takes them up."""
+    from luthier.flow.judge import converse, open_sitting
+
+    sitting = open_sitting(what)
+    if read is not None:
+        sys.stderr.write(f"{sitting.take(read)} judgments taken from {read}\n")
+    if sheet is not None:
+        items = sitting.sheet(sitting.judge(name), sheet)
+        say_json({"sheet": str(sheet), "items": items}) if as_json else say(f"wrote {sheet}: {items} items to judge")
+        return
+    if read is None and not status and not as_json:
+        converse(sitting, sitting.judge(name), _asked, say)
+    told = sitting.status()
+    if not status:
+        told["file"] = str(sitting.save(to))
+    if as_json:
+        say_json(told)
+        return
+    for who, far in told["judges"].items():
+        say(f"{who:<16} {far['judged']} of {far['of']} judged")
+    for line in (told.get("stop"), f"judgments: {told['file']}" if "file" in told else None):
+        if line:
+            say(line)
+
+
+def _asked(prompt: str) -> str | None:
+    """A line from the terminal or a pipe; None at the end."""
+    sys.stdout.write(prompt)
+    sys.stdout.flush()
+    line = sys.stdin.readline()
+    return line if line else None
 
 
 def export(

@@ -10,7 +10,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import RecipeError, Where, did_you_mean
 from luthier.eval.rule import Rule
 from luthier.metrics.paired import Z95, more_rows
-from luthier.text.findings import read_findings
+from luthier.text.findings import Number, read_findings
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 
@@ -86,12 +86,28 @@ def judge_data(text: str, rule: Rule, findings: Artifact) -> Ruling:
     if rule.name not in numbers:
         what = f"no check of the data says {rule.name!r}"
         raise RecipeError(what, where=Where(field="rules"), remedy=did_you_mean(rule.name, numbers))
-    number = numbers[rule.name]
+    return _ruling(text, rule, _of_number(rule.name, numbers[rule.name]))
+
+
+def judge_people(text: str, rule: Rule, judgments: Artifact) -> Ruling:
+    """Hold one rule against what people said of the answers."""
+    from luthier.eval.human.opinion import read_opinion
+
+    told = read_opinion(judgments)
+    if rule.model is not None:
+        remedy = f"give a number; `people.difference` is {told.subject} minus {told.rival}"
+        raise RecipeError(f"{rule.name} is held against numbers only", where=Where(field="rules"), remedy=remedy)
+    if rule.name not in told.numbers:
+        what = f"these judgments do not say {rule.name!r}"
+        raise RecipeError(what, where=Where(field="rules"), remedy=did_you_mean(rule.name, told.numbers))
+    return _ruling(text, rule, _of_number(rule.name, told.numbers[rule.name]))
+
+
+def _of_number(name: str, number: Number) -> Seen:
     low, high = number.ends
-    said = f"{rule.name} ({number.about}) is {number.value:.4g}"
+    said = f"{name} ({number.about}) is {number.value:.4g}"
     said += f" {_ends({'low': low, 'high': high})}" if low < high else ""
-    seen = Seen(value=number.value, low=low, high=high, rows=number.rows, said=said)
-    return _ruling(text, rule, seen)
+    return Seen(value=number.value, low=low, high=high, rows=number.rows, said=said)
 
 
 def decide(rule: Rule, low: float, high: float) -> Verdict:

@@ -3,7 +3,8 @@
     rule   = name ( ">" | ">=" | "<" | "<=" ) limit | "no" severity "findings"
     limit  = number ["%"] | model [ ("+" | "-") number ["%"] ]
 
-`name` is a metric (`macro_f1`), the measure of a probe (`bias.gap`) or a number of a check of data (`label_errors`);
+`name` is a metric (`macro_f1`), the measure of a probe (`bias.gap`), a number of a check of data (`label_errors`) or
+what people said (`people.difference`);
 `model` is `base` or a baseline (`tfidf`); `severity` is `serious`, or `warning`, which means that or worse.
 "macro_f1 > base", "rougeL >= base - 0.01", "accuracy >= 80%", "bias.gap <= 0.05", "no serious findings".
 """
@@ -22,6 +23,13 @@ Sign = Literal[">", ">=", "<", "<="]
 _TOKEN = re.compile(
     r"\s*(?:(?P<name>[A-Za-z_][\w.]*)|(?P<number>\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+)|(?P<sign>[<>]=?|[+-])|(?P<percent>%))"
 )
+
+
+PEOPLE = "people."
+PEOPLE_MEASURES = tuple(
+    PEOPLE + name for name in ("points", "difference", "agreement", "planted_right", "ties", "first_shown")
+)
+"""What people's judgments say; `people.difference.NAME` is the difference from a further model."""
 
 
 class Rule(NamedTuple):
@@ -54,17 +62,21 @@ class _Token(NamedTuple):
     column: int
 
 
-def parse(text: str, *, findings: bool = False) -> Rule:
+def parse(text: str, *, findings: bool = False, people: bool = False) -> Rule:
     """Read a rule; `WrongRule` says at which column it is wrong, and what was wanted there.
 
-    With `findings`, rules about the data are read as well; which numbers their checks have, the findings know.
+    With `findings`, rules about the data are read as well; which numbers their checks have, the findings know. With
+    `people`, so are rules about what people said.
     """
     tokens = [*_tokens(text), _Token("end", "", len(text.rstrip()) + 1)]
     if tokens[0].text == "no":
         return _none(text, tokens, findings=findings)
     name = _take(text, tokens, "name", "the name of a metric")
     measures = _measures()
-    rule_name = name.text if findings and not _among(name, measures) else _known(text, name, measures, "metric")
+    if name.text.startswith(PEOPLE):
+        rule_name = _of_people(text, name, people=people)
+    else:
+        rule_name = name.text if findings and not _among(name, measures) else _known(text, name, measures, "metric")
     sign = _take(text, tokens, "sign", "one of > >= < <=", {">", ">=", "<", "<="})
     model, margin = _limit(text, tokens)
     _take(text, tokens, "end", "nothing more")
@@ -98,6 +110,20 @@ def _number(text: str, tokens: list[_Token]) -> float:
 def is_about_models(rule: Rule) -> bool:
     """Whether a rule is about an evaluation, rather than about what was found in data."""
     return rule.name in _measures()
+
+
+def is_about_people(rule: Rule) -> bool:
+    """Whether a rule is about what people said of the answers."""
+    return rule.name.startswith(PEOPLE)
+
+
+def _of_people(text: str, name: _Token, *, people: bool) -> str:
+    if not people:
+        what = "nobody was asked; name a step of kind `judgments` in `people`"
+        raise _wrong(text, name.column, what)
+    if name.text.startswith(f"{PEOPLE}difference."):
+        return name.text
+    return _known(text, name, PEOPLE_MEASURES, "measure")
 
 
 def _none(text: str, tokens: list[_Token], *, findings: bool) -> Rule:

@@ -53,6 +53,9 @@ def export_artifact(
         from luthier.data.delivery.found_rows import write_found
 
         write_found(found.artifact, to)
+    elif makes == "judgments":
+        for name in ("judgments.jsonl", "preferences.jsonl"):
+            write_aside(to / name, found.artifact.path(name).read_bytes())
     else:
         from luthier.models.export import export as export_model
 
@@ -72,7 +75,7 @@ def _forms(makes: str) -> tuple[str, ...]:
         from luthier.data.delivery.export import forms
 
         return forms()
-    if makes == "findings":
+    if makes in ("findings", "judgments"):
         return ("jsonl",)
     return get_args(ModelForm) if makes == "model" else ()
 

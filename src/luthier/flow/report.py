@@ -101,6 +101,9 @@ def headline(artifacts: Mapping[str, Artifact]) -> list[str]:
     for artifact in artifacts.values():
         if artifact.manifest.makes == "findings":
             lines += _found(artifact)
+        if artifact.manifest.makes == "judgments":
+            told = artifact.read_json("people.json")
+            lines += [told["sentence"], told["stop"]]
         if artifact.manifest.makes == "evaluation":
             lines.append(str(artifact.read_json("summary.json")["verdict_sentence"]))
         if artifact.manifest.makes == "verdict":

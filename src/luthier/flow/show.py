@@ -120,10 +120,23 @@ def _verdict(artifact: Artifact) -> dict[str, Any]:
     return {"verdict": verdict["verdict"], **{rule["rule"]: rule["verdict"] for rule in verdict["rules"]}}
 
 
+def _assignment(artifact: Artifact) -> dict[str, Any]:
+    about = artifact.read_json("about.json")
+    sheets = {judge: f"{len(items)} items" for judge, items in artifact.read_json("sheets.json").items()}
+    return {"form": about["form"]["kind"], "models": ", ".join(about["models"]), **sheets}
+
+
+def _judgments(artifact: Artifact) -> dict[str, Any]:
+    told = artifact.read_json("people.json")
+    return {"told": told["sentence"], "stop": told["stop"], "judgments": told["judgments"]}
+
+
 _SUMMARIES: dict[str, Callable[[Artifact], dict[str, Any]]] = {
     "dataset": _dataset,
     "model": _model,
     "evaluation": _evaluation,
     "findings": _findings,
     "verdict": _verdict,
+    "assignment": _assignment,
+    "judgments": _judgments,
 }

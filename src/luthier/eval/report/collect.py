@@ -9,12 +9,14 @@ from pathlib import PurePath
 from typing import Any
 
 from luthier.core.artifact import Artifact
+from luthier.eval.human.opinion import read_opinion
 from luthier.eval.report.facts import (
     Cost,
     EvaluationFacts,
     GateFacts,
     Made,
     ModelFacts,
+    PeopleFacts,
     Provenance,
     ReportFacts,
     Row,
@@ -45,7 +47,10 @@ def collect(
     `forecasts` holds what each step was expected to cost (`seconds`, `peak_bytes`, `tokens`, `how`); what was predicted
     before an artifact was made stands in its own timing and goes first. `created` is printed as it is.
     """
-    found = {makes: _of_kind(artifacts, makes) for makes in ("dataset", "model", "evaluation", "findings", "verdict")}
+    found = {
+        makes: _of_kind(artifacts, makes)
+        for makes in ("dataset", "model", "evaluation", "findings", "verdict", "judgments")
+    }
     tunings = [tuning_facts(name, each) for name, each in found["model"].items() if _has(each, "tuned.json")]
     tokens = {tuning.name: tuning.tokens for tuning in tunings}
     evaluations = [evaluation_facts(name, artifact) for name, artifact in found["evaluation"].items()]
@@ -55,6 +60,9 @@ def collect(
         evaluations=tuple(sorted(evaluations, key=lambda facts: not facts.of_role("tuned"))),
         gates=tuple(gate_facts(name, artifact) for name, artifact in found["verdict"].items()),
         validations=tuple(validation_facts(name, artifact) for name, artifact in found["findings"].items()),
+        people=tuple(
+            PeopleFacts(name=name, opinion=read_opinion(artifact)) for name, artifact in found["judgments"].items()
+        ),
         data=tuple(data_facts(name, artifact) for name, artifact in found["dataset"].items()),
         tunings=tuple(tunings),
         costs=tuple(

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from luthier.eval.human.opinion import Opinion
 from luthier.text.findings import Finding
 
 ModelRole = Literal["tuned", "base", "plain", "other"]
@@ -298,6 +299,13 @@ class ValidationFacts(Fact):
         return [one for one in self.findings if one.finding.severity == "info"]
 
 
+class PeopleFacts(Fact):
+    """What people said of the answers."""
+
+    name: str
+    opinion: Opinion
+
+
 class LogPoint(Fact):
     """One optimizer step as logged."""
 
@@ -402,6 +410,7 @@ class ReportFacts(Fact):
     evaluations: tuple[EvaluationFacts, ...] = ()
     gates: tuple[GateFacts, ...] = ()
     validations: tuple[ValidationFacts, ...] = ()
+    people: tuple[PeopleFacts, ...] = ()
     data: tuple[DataFacts, ...] = ()
     tunings: tuple[TuningFacts, ...] = ()
     costs: tuple[Cost, ...] = ()

@@ -11,6 +11,7 @@ from luthier.eval.report.facts import (
     DataFacts,
     EvaluationFacts,
     GateFacts,
+    PeopleFacts,
     ReportFacts,
     Score,
     TuningFacts,
@@ -30,6 +31,8 @@ def markdown(facts: ReportFacts) -> str:
         parts += _gate(gate)
     for at, evaluation in enumerate(facts.evaluations):
         parts += _evaluation(evaluation, opening=at == 0)
+    for people in facts.people:
+        parts += _people(people)
     for validation in facts.validations:
         parts += _validation(validation)
     for data in facts.data:
@@ -85,6 +88,16 @@ def _comparisons(facts: EvaluationFacts) -> str:
         for each in shown_comparisons(facts)
     ]
     return _table(("Metric", "Comparison", "Difference", "p", "Outcome", "Fixed / broken"), rows)
+
+
+def _people(facts: PeopleFacts) -> list[str]:
+    told = facts.opinion
+    rows = [
+        (name, number.about, numbers.interval(Score(value=number.value, low=number.low, high=number.high)))
+        for name, number in told.numbers.items()
+    ]
+    title = f"## What people say: {_plain(facts.name)}"
+    return [title, _plain(f"{told.sentence} {told.stop}"), _table(("Number", "What it is", "Value"), rows)]
 
 
 def _validation(facts: ValidationFacts) -> list[str]:

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 from luthier.core.artifact import Artifact
 from luthier.core.errors import RecipeError, Where, did_you_mean
 from luthier.core.files import write_aside
-from luthier.core.step import EvaluationRef, FindingsRef, Forecast, Makes, Outlook, Step, Work
+from luthier.core.step import EvaluationRef, FindingsRef, Forecast, JudgmentsRef, Makes, Outlook, Step, Work
 
 if TYPE_CHECKING:
     from luthier.eval.judge import Ruling
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def _checked(text: str, info: ValidationInfo) -> str:
     from luthier.eval.rule import parse
 
-    parse(text, findings=bool(info.data.get("findings")))
+    parse(text, findings=bool(info.data.get("findings")), people=bool(info.data.get("people")))
     return text
 
 
@@ -29,7 +29,7 @@ RuleText = Annotated[str, AfterValidator(_checked)]
 
 
 class Gate(Step):
-    """Hold an evaluation, or what was found in data, against rules.
+    """Hold an evaluation, what was found in data, or what people said, against rules.
 
     A rule passes only when its whole 95 % interval is on the right side.
 
@@ -43,14 +43,17 @@ class Gate(Step):
     """The step that made the evaluation."""
     findings: FindingsRef = None
     """The step that checked the data, for rules such as `label_errors < 2%` or `no serious findings`."""
+    people: JudgmentsRef = None
+    """The step that took people's judgments together, for rules such as `people.difference > 0`."""
     rules: tuple[RuleText, ...] = Field(min_length=1)
     """What must hold, such as `macro_f1 > base`, `rougeL >= base - 0.01`, `accuracy >= 0.8`, `accuracy > tfidf`."""
 
     @model_validator(mode="after")
     def _holds_something(self) -> Gate:
-        if self.report is None and self.findings is None:
+        if self.report is None and self.findings is None and self.people is None:
             raise ValueError(
-                "a gate holds nothing; name a step that evaluates in `report`, or one that validates in `findings`"
+                "a gate holds nothing; name a step that evaluates in `report`, or one that validates in `findings`, or "
+                "one that takes judgments together in `people`"
             )
         return self
 
@@ -67,22 +70,27 @@ class Gate(Step):
         return {}
 
     def _judged(self, text: str, inputs: Mapping[str, Artifact]) -> Ruling:
-        from luthier.eval.judge import judge, judge_data
-        from luthier.eval.rule import is_about_models, parse
+        from luthier.eval.judge import judge, judge_data, judge_people
+        from luthier.eval.rule import is_about_models, is_about_people, parse
 
-        rule = parse(text, findings=self.findings is not None)
+        rule = parse(text, findings=self.findings is not None, people=self.people is not None)
+        if is_about_people(rule):
+            return judge_people(text, rule, inputs["people"])
         if "findings" in inputs and not (is_about_models(rule) and "report" in inputs):
             return judge_data(text, rule, inputs["findings"])
         return judge(text, rule, inputs["report"])
 
     def foresee(self, outlook: Outlook) -> Forecast:
         """Refuse rules about what the evaluation's settings leave out; the work itself takes no time."""
-        from luthier.eval.rule import is_about_models, parse
+        from luthier.eval.rule import is_about_models, is_about_people, parse
         from luthier.eval.steps.evaluate import Evaluate
 
         evaluation, checked = outlook.upstream.get("report"), outlook.upstream.get("findings")
         for number, text in enumerate(self.rules):
-            where, rule = Where(field=f"rules.{number}"), parse(text, findings=checked is not None)
+            where = Where(field=f"rules.{number}")
+            rule = parse(text, findings=checked is not None, people=self.people is not None)
+            if is_about_people(rule):
+                continue
             if checked is not None and not (is_about_models(rule) and evaluation is not None):
                 _check_data(rule, checked, where)
             elif isinstance(evaluation, Evaluate):

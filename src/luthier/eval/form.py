@@ -1,0 +1,68 @@
+"""A form says what people are asked about answers, what they may say, and how many points that gives each answer."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from luthier.core.component import Component
+
+if TYPE_CHECKING:
+    from luthier.metrics.distance import Level
+
+Value = Any
+"""What somebody said, as plain JSON: a letter, a number, a mapping or a list."""
+
+
+class WrongValue(ValueError):
+    """Something that a form does not take as a judgment."""
+
+
+class Form(Component):
+    """One way of judging: a pair of answers or one answer, never knowing whose."""
+
+    role: ClassVar[str] = "form"
+    home: ClassVar[str] = "luthier.eval.forms"
+
+    sides: ClassVar[int] = 1
+    """Answers shown at once: 2 for a choice between them."""
+    level: ClassVar[Level]
+    """How far apart two judgments are, for agreement."""
+
+    @property
+    @abstractmethod
+    def asked(self) -> str:
+        """The question, as people read it."""
+
+    @property
+    @abstractmethod
+    def legend(self) -> str:
+        """What may be typed, in one line."""
+
+    @property
+    @abstractmethod
+    def bounds(self) -> tuple[float, float]:
+        """The fewest and most points."""
+
+    @abstractmethod
+    def typed(self, text: str) -> Value:
+        """What was typed, as a value; `WrongValue` when it says nothing."""
+
+    @abstractmethod
+    def check(self, value: Value, answers: tuple[str, ...]) -> Value:
+        """The value as it is kept; `WrongValue` when the form does not know it."""
+
+    @abstractmethod
+    def points(self, value: Value, answers: tuple[str, ...]) -> tuple[float, ...]:
+        """The points of each answer shown."""
+
+    @abstractmethod
+    def passes(self, value: Value, answers: tuple[str, ...], good: int | None) -> bool:
+        """Whether a judgment of a planted item shows that it was read.
+
+        `good` is the place of the good answer among two; with one answer shown, which is a wrong one, it is None.
+        """
+
+    def said(self, value: Value, answers: tuple[str, ...], models: tuple[str, ...]) -> str | float:
+        """The judgment in a form in which two people's can be compared, whatever the order they saw."""
+        return self.points(value, answers)[0]

@@ -1,0 +1,1 @@
+"""Forms of judgment by people, one a file."""

@@ -1,0 +1,91 @@
+"""How good one answer is by several criteria."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from luthier.eval.form import Form, Value, WrongValue
+from luthier.eval.forms.likert import whole
+
+if TYPE_CHECKING:
+    from luthier.metrics.distance import Level
+
+
+class Criterion(BaseModel):
+    """One thing that is looked at."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z_][\w ]*$")
+    """What it is called."""
+    about: str = ""
+    """What earns the points."""
+    weight: float = Field(default=1.0, gt=0)
+    """How much it counts beside the others."""
+
+
+class Rubric(Form):
+    """One answer by several criteria, each from 0; its points are the weighted mean."""
+
+    kind: Literal["rubric"] = "rubric"
+    level: ClassVar[Level] = "interval"
+
+    question: str = "How does this answer do, by each criterion?"
+    """What people are asked."""
+    criteria: tuple[Criterion, ...] = Field(
+        default=(
+            Criterion(name="correct", about="what it says is true"),
+            Criterion(name="complete", about="it answers all that was asked"),
+            Criterion(name="clear", about="it reads well and holds nothing needless"),
+        ),
+        min_length=1,
+    )
+    """What is looked at."""
+    most: int = Field(default=3, ge=1, le=10)
+    """The most points of a criterion."""
+
+    @field_validator("criteria")
+    @classmethod
+    def _names_differ(cls, criteria: tuple[Criterion, ...]) -> tuple[Criterion, ...]:
+        names = [one.name for one in criteria]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"criterion {twice!r} stands twice")
+        return criteria
+
+    @property
+    def asked(self) -> str:
+        lines = [
+            self.question,
+            *(f"  {one.name}: {one.about}" if one.about else f"  {one.name}" for one in self.criteria),
+        ]
+        return "\n".join(lines)
+
+    @property
+    def legend(self) -> str:
+        return f"{len(self.criteria)} numbers from 0 to {self.most}: {' '.join(one.name for one in self.criteria)}"
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return 0.0, float(self.most)
+
+    def typed(self, text: str) -> Value:
+        came = text.replace(",", " ").split()
+        if len(came) != len(self.criteria):
+            raise WrongValue(f"wanted {len(self.criteria)} numbers, came {len(came)}")
+        return self.check({one.name: number for one, number in zip(self.criteria, came, strict=True)}, ("",))
+
+    def check(self, value: Value, answers: tuple[str, ...]) -> Value:
+        names = [one.name for one in self.criteria]
+        if not isinstance(value, dict) or set(value) != set(names):
+            came = ", ".join(map(str, value)) if isinstance(value, dict) else repr(value)
+            raise WrongValue(f"wanted a number for each of {', '.join(names)}; came {came}")
+        return {name: whole(value[name], 0, self.most) for name in names}
+
+    def points(self, value: Value, answers: tuple[str, ...]) -> tuple[float, ...]:
+        weights = sum(one.weight for one in self.criteria)
+        return (sum(one.weight * value[one.name] for one in self.criteria) / weights,)
+
+    def passes(self, value: Value, answers: tuple[str, ...], good: int | None) -> bool:
+        return self.points(value, answers)[0] <= self.most / 2

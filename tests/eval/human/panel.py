@@ -1,0 +1,65 @@
+"""People who judge in tests: rows with answers of two or three models, and judges whose taste is known."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+from luthier.eval.form import Form
+from luthier.eval.human.assign import Assignment, Candidate, Entry, Item, assign
+from luthier.eval.human.judgment import Judgment
+
+Taste = Callable[[Item, Entry, random.Random], object]
+
+
+def candidates(count: int, models: Sequence[str] = ("tuned", "base")) -> list[Candidate]:
+    """Rows, each with an answer of every model; the reference is another text."""
+    return [
+        Candidate(
+            row=f"row{number:03d}",
+            prompt=({"role": "user", "content": f"Question {number}?"},),
+            answers={model: f"{model} says {number}" for model in models},
+            reference=f"the answer is {number}",
+        )
+        for number in range(count)
+    ]
+
+
+def assigned(form: Form, count: int = 40, models: Sequence[str] = ("tuned", "base"), **settings: object) -> Assignment:
+    """What is asked about some rows."""
+    from itertools import combinations
+
+    pairs = list(combinations(models, 2)) if form.sides == 2 else [(model,) for model in models]
+    told = {"rows": None, "judges": ("anna", "ben", "cleo"), "overlap": 2, "planted": 6, "seed": 1, **settings}
+    return assign(candidates(count, models), pairs, **told)  # type: ignore[arg-type]
+
+
+def preferring(model: str, share: float, ties: float = 0.0) -> Taste:
+    """One who reads, and prefers a model's answers so often."""
+
+    def taste(item: Item, entry: Entry, chance: random.Random) -> object:
+        if entry.planted:
+            return "AB"[entry.good or 0]
+        if chance.random() < ties:
+            return "tie"
+        wins = chance.random() < share
+        return (
+            "AB"[entry.models.index(model)] if wins == (model in entry.models) else "AB"[1 - entry.models.index(model)]
+        )
+
+    return taste
+
+
+def careless(item: Item, entry: Entry, chance: random.Random) -> object:
+    """One who does not read."""
+    return "A"
+
+
+def judged(asked: Assignment, tastes: dict[str, Taste], seed: int = 0) -> list[Judgment]:
+    """Everybody's judgments, item after item in the order of their sheets."""
+    chance = random.Random(seed)
+    return [
+        Judgment(name, judge, tastes[judge](asked.items[name], asked.key[name], chance), seconds=float(place))
+        for judge in tastes
+        for place, name in enumerate(asked.sheets[judge])
+    ]

@@ -1,0 +1,146 @@
+"""Judgments in the ledger and in files: nothing said is lost, nothing wrong comes in, sheets are safe and blind."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from eval.human.panel import assigned, judged, preferring
+from luthier.core.errors import DataError
+from luthier.core.ledger import Ledger
+from luthier.eval.form import Form
+from luthier.eval.human.assign import Candidate, assign
+from luthier.eval.human.judgment import (
+    Judgment,
+    last_words,
+    read_judgments,
+    record,
+    recorded,
+    write_judgments,
+    write_sheet,
+)
+
+PAIRWISE, SPANS = Form.parse("pairwise"), Form.parse("spans")
+ASKED = assigned(PAIRWISE, 12)
+ITEM, OTHER = sorted(ASKED.items)[:2]
+
+
+def test_the_ledger_gives_back_what_was_said_and_the_last_word_counts(tmp_path: Path) -> None:
+    said = [
+        Judgment(ITEM, "anna", "A", "clearer", 3.5, "2026-01-02T10:00:00+00:00"),
+        Judgment(OTHER, "anna", None, "", None, "2026-01-02T10:01:00+00:00"),
+        Judgment(ITEM, "ben", {"text": "ä", "n": [1]}, "", None, "2026-01-02T10:02:00+00:00"),
+        Judgment(ITEM, "anna", "B", "", 1.0, "2026-01-02T10:03:00+00:00"),
+    ]
+    with Ledger(tmp_path / "ledger.db") as ledger:
+        for one in said:
+            record(ledger, "abc", one)
+        record(ledger, "other", said[0])
+        assert recorded(ledger, "abc") == said[1:]
+        assert recorded(ledger, "other") == said[:1]
+        assert recorded(ledger, "none") == []
+
+
+@pytest.mark.parametrize("name", ["j.jsonl", "j.csv"])
+def test_files_give_back_what_was_written(tmp_path: Path, name: str) -> None:
+    said = judged(ASKED, dict.fromkeys(ASKED.sheets, preferring("tuned", 0.7, ties=0.2)))
+    said[0] = said[0]._replace(comment='Ünïcode, "quoted"\nand two lines', at="2026-01-02T10:00:00+00:00")
+    write_judgments(tmp_path / name, said)
+    assert read_judgments(tmp_path / name, ASKED, PAIRWISE) == said
+    spans = assigned(SPANS, 12)
+    item = sorted(spans.items)[0]
+    marked = SPANS.check([{"text": "says", "severity": "major", "comment": "why"}], ("tuned says 1",))
+    if spans.items[item].answers[0].startswith(("tuned says", "base says")):
+        write_judgments(tmp_path / name, [Judgment(item, "anna", [])])
+        assert read_judgments(tmp_path / name, spans, SPANS)[0].value == []
+    assert marked[0] == {"start": 6, "end": 10, "text": "says", "severity": "major", "comment": "why"}
+
+
+def test_a_pass_is_kept_in_json_and_an_empty_cell_is_no_judgment(tmp_path: Path) -> None:
+    write_judgments(tmp_path / "j.jsonl", [Judgment(ITEM, "anna", None)])
+    assert read_judgments(tmp_path / "j.jsonl", ASKED, PAIRWISE) == [Judgment(ITEM, "anna", None)]
+    (tmp_path / "j.csv").write_text(f"item,judge,value,comment\n{ITEM},anna,,\n{OTHER},anna,b,\n")
+    assert read_judgments(tmp_path / "j.csv", ASKED, PAIRWISE) == [Judgment(OTHER, "anna", "B")]
+
+
+@pytest.mark.parametrize(
+    ("line", "field", "said"),
+    [
+        ({"item": "nowhere", "judge": "anna", "value": "A"}, "item", "another assignment"),
+        ({"item": ITEM, "judge": "ana", "value": "A"}, "judge", "did you mean 'anna'"),
+        ({"item": ITEM, "judge": "anna", "value": "C"}, "value", "wanted A, B or tie, came 'C'"),
+        ({"item": ITEM, "judge": "anna", "value": "A", "seconds": "long"}, "seconds", "wanted a number"),
+        ({"item": ITEM, "judge": "anna", "value": "A", "at": "yesterday"}, "at", "wanted a time"),
+        ({"item": ITEM, "judge": "anna", "valeu": "A"}, None, "did you mean 'value'"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, line: dict[str, object], field: str, said: str) -> None:
+    good = {"item": ITEM, "judge": "anna", "value": "A"}
+    (tmp_path / "j.jsonl").write_text(f"{json.dumps(good)}\n\n{json.dumps(line)}\n")
+    with pytest.raises(DataError) as caught:
+        read_judgments(tmp_path / "j.jsonl", ASKED, PAIRWISE)
+    assert said in str(caught.value)
+    assert (caught.value.where.line, caught.value.where.field) == (3, field)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("j.jsonl", b"{nope\n", "is not JSON"),
+        ("j.jsonl", b"[1]\n", "wanted an object"),
+        ("j.jsonl", b"\xff\xfe", "UTF-8"),
+        ("j.csv", b'item,judge,value\n"open', "not a whole CSV"),
+    ],
+)
+def test_files_that_cannot_be_read(tmp_path: Path, name: str, text: bytes, said: str) -> None:
+    (tmp_path / name).write_bytes(text)
+    with pytest.raises(DataError, match=said):
+        read_judgments(tmp_path / name, ASKED, PAIRWISE)
+    with pytest.raises(DataError, match="nobody has judged yet"):
+        read_judgments(tmp_path / "none.jsonl", ASKED, PAIRWISE)
+
+
+@pytest.mark.parametrize("name", ["sheet.csv", "sheet.jsonl"])
+def test_a_sheet_is_blind_filled_in_elsewhere_and_read_back(tmp_path: Path, name: str) -> None:
+    done = [Judgment(ASKED.sheets["anna"][0], "anna", "A")]
+    assert write_sheet(tmp_path / name, ASKED, "anna", done) == len(ASKED.sheets["anna"]) - 1
+    text = (tmp_path / name).read_text(encoding="utf-8")
+    assert "planted" not in text
+    assert not any(entry.row in text for entry in ASKED.key.values())
+    if name.endswith(".csv"):
+        rows = list(csv.DictReader(text.splitlines()))
+        for row in rows:
+            row["value"] = "b"
+        with (tmp_path / name).open("w", newline="") as file:
+            table = csv.DictWriter(file, list(rows[0]))
+            table.writeheader()
+            table.writerows(rows)
+    else:
+        lines = [{**json.loads(line), "value": "b"} for line in text.splitlines()]
+        (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = read_judgments(tmp_path / name, ASKED, PAIRWISE)
+    assert [one.item for one in found] == list(ASKED.sheets["anna"][1:])
+    assert {one.value for one in found} == {"B"}
+
+
+def test_no_cell_of_a_sheet_or_a_table_is_a_formula(tmp_path: Path) -> None:
+    row = Candidate(
+        row="r",
+        prompt=({"role": "user", "content": "?"},),
+        answers={"tuned": "=1+1", "base": "@SUM(A1)"},
+        reference="x",
+    )
+    asked = assign([row], [("tuned", "base")], rows=None, judges=("anna",), overlap=1, planted=0, seed=1)
+    write_sheet(tmp_path / "s.csv", asked, "anna", [])
+    (told,) = csv.DictReader((tmp_path / "s.csv").read_text().splitlines())
+    assert {told["answer_a"], told["answer_b"]} == {"'=1+1", "'@SUM(A1)"}
+    write_judgments(tmp_path / "j.csv", [Judgment(next(iter(asked.items)), "anna", "A", "=cmd()")])
+    assert "'=cmd()" in (tmp_path / "j.csv").read_text()
+
+
+def test_last_words_keep_the_order_of_what_counts() -> None:
+    said = [Judgment("i", "a", 1), Judgment("j", "a", 2), Judgment("i", "b", 3), Judgment("i", "a", 4)]
+    assert last_words(said) == [said[1], said[2], said[3]]

@@ -1,0 +1,176 @@
+"""What judgments come to: the truth of known tastes, who does not count, agreement, strengths, and when to stop."""
+
+from __future__ import annotations
+
+import pytest
+
+from eval.human.panel import assigned, candidates, careless, judged, preferring
+from luthier.core.errors import DataError
+from luthier.eval.form import Form
+from luthier.eval.human.assign import Candidate, Entry, assign
+from luthier.eval.human.judgment import Judgment
+from luthier.eval.human.opinion import Opinion, opinion
+from luthier.eval.human.points import gains, planted_right, preferences, row_points, voices
+
+PAIRWISE, LIKERT, RUBRIC, SPANS = (Form.parse(kind) for kind in ("pairwise", "likert", "rubric", "spans"))
+MODELS = ("tuned", "base")
+
+
+def _opinion(asked: object, said: list[Judgment], form: Form = PAIRWISE, models: tuple[str, ...] = MODELS) -> Opinion:
+    return opinion(asked, form, models, said, least_right=0.7, seed=1)  # type: ignore[arg-type]
+
+
+def test_a_clear_taste_is_told_and_an_even_one_is_not() -> None:
+    asked = assigned(PAIRWISE, 60)
+    clear = _opinion(asked, judged(asked, dict.fromkeys(asked.sheets, preferring("tuned", 0.85))))
+    assert clear.sentence.startswith("People prefer tuned to base: tuned is preferred in ")
+    assert clear.stop.startswith("You may stop: tuned is better")
+    assert (clear.numbers["people.difference"].low or 0) > 0
+    assert clear.numbers["people.planted_right"].value == 1
+    even = _opinion(asked, judged(asked, dict.fromkeys(asked.sheets, preferring("tuned", 0.5)), seed=3))
+    assert even.sentence.startswith("People cannot be said to prefer tuned or base")
+    assert even.stop.startswith("Not decided after 60 rows")
+    worse = _opinion(asked, judged(asked, dict.fromkeys(asked.sheets, preferring("base", 0.9))))
+    assert worse.sentence.startswith("People prefer base to tuned: tuned is preferred in 1")
+
+
+def test_one_who_does_not_read_does_not_count() -> None:
+    asked = assigned(PAIRWISE, 60)
+    tastes = {"anna": preferring("tuned", 0.9), "ben": careless, "cleo": preferring("tuned", 0.9)}
+    said = judged(asked, tastes)
+    assert planted_right(asked, PAIRWISE, said)["anna"] == (6, 6)
+    right, seen = planted_right(asked, PAIRWISE, said)["ben"]
+    assert right < 0.7 * seen
+    found = _opinion(asked, said)
+    assert list(found.left_out) == ["ben"]
+    assert found.judgments == sum(one.judge != "ben" and not asked.key[one.item].planted for one in said)
+    assert "1 of the judges failed" in found.sentence
+    first = found.numbers["people.first_shown"]
+    assert (first.low or 0) < 0.5 < (first.high or 1)
+    with pytest.raises(DataError, match="every judge failed"):
+        _opinion(asked, judged(asked, dict.fromkeys(asked.sheets, careless)))
+    with pytest.raises(DataError, match="no judgment counts"):
+        _opinion(asked, [])
+
+
+def test_judges_of_one_row_are_averaged_first_and_passes_do_not_count() -> None:
+    asked = assigned(PAIRWISE, 2, planted=0, overlap=3)
+    (one, entry), (other, _) = sorted(asked.key.items())
+    tuned, base = ("AB"[entry.models.index(name)] for name in MODELS)
+    said = [
+        Judgment(one, "anna", tuned),
+        Judgment(one, "ben", tuned),
+        Judgment(one, "cleo", base),
+        Judgment(other, "anna", "tie"),
+        Judgment(other, "ben", None),
+    ]
+    heard = voices(asked, PAIRWISE, said)
+    assert len(heard) == 4
+    points = row_points(asked, PAIRWISE, heard)
+    assert points[entry.row] == pytest.approx({"tuned": 2 / 3, "base": 1 / 3})
+    found = _opinion(asked, said)
+    assert found.numbers["people.points"].value == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert found.numbers["people.difference"].value == pytest.approx((1 / 3 + 0) / 2)
+    assert found.numbers["people.ties"].value == pytest.approx(1 / 4)
+    (judges,) = (table for table in found.tables if table.title == "Who judged")
+    assert [(row[0], row[1], row[2]) for row in judges.rows] == [("anna", 2, 0), ("ben", 2, 1), ("cleo", 1, 0)]
+
+
+def test_equal_answers_count_as_half_a_win() -> None:
+    rows = candidates(4)
+    rows[:2] = [
+        Candidate(row=f"same{n}", prompt=rows[n].prompt, answers={"tuned": "x", "base": "x"}, reference="y")
+        for n in range(2)
+    ]
+    asked = assign(rows, [MODELS], rows=None, judges=("anna",), overlap=1, planted=0, seed=1)
+    found = _opinion(asked, judged(asked, {"anna": preferring("tuned", 1.0)}))
+    assert found.numbers["people.points"].value == pytest.approx(0.75)
+    heard = voices(asked, PAIRWISE, judged(asked, {"anna": preferring("tuned", 1.0)}))
+    assert gains(asked, PAIRWISE, heard, *MODELS) == [0.5, 0.5, 1.0, 1.0]
+
+
+def test_of_three_models_each_pair_is_told_and_strengths_put_them_in_order() -> None:
+    models = ("tuned", "base", "tiny")
+    asked = assigned(PAIRWISE, 50, models=models)
+    order = {name: place for place, name in enumerate(models)}
+
+    def taste(item: object, entry: object, chance: object) -> str:
+        if entry.planted:  # type: ignore[attr-defined]
+            return "AB"[entry.good]  # type: ignore[attr-defined]
+        a, b = entry.models  # type: ignore[attr-defined]
+        better = (order[a] < order[b]) == (chance.random() < 0.8)  # type: ignore[attr-defined]
+        return "A" if better else "B"
+
+    found = _opinion(asked, judged(asked, dict.fromkeys(asked.sheets, taste)), models=models)
+    (strengths,) = (table for table in found.tables if table.title.startswith("Strengths above tiny"))
+    assert [row[0] for row in strengths.rows] == list(models)
+    assert found.numbers["people.difference"].rows == found.numbers["people.difference.tiny"].rows == 50
+    assert "tuned minus tiny" in found.numbers["people.difference.tiny"].about
+
+
+def _rated(form: Form, entry: Entry) -> object:
+    """What everybody thinks of an answer: tuned 2 or 3, base 1, a wrong one 0."""
+    level = {"tuned": 2 + int(entry.row[3:]) % 2, "base": 1, "": 0}[(entry.models or ("",))[0]]
+    if form.kind == "likert":
+        return 1 + level
+    if form.kind == "rubric":
+        return dict.fromkeys(("correct", "complete", "clear"), level)
+    return [{"start": place, "end": place + 1, "severity": "minor"} for place in range(3 - level)]
+
+
+@pytest.mark.parametrize("form", [LIKERT, RUBRIC, SPANS], ids=lambda form: form.kind)
+def test_answers_alone_are_compared_on_the_same_rows(form: Form) -> None:
+    asked = assigned(form, 120)
+    said = [
+        Judgment(name, judge, form.check(_rated(form, asked.key[name]), asked.items[name].answers))
+        for judge, sheet in asked.sheets.items()
+        for name in sheet
+    ]
+    found = _opinion(asked, said, form)
+    assert found.numbers["people.difference"].value > 0
+    assert found.numbers["people.difference"].rows == 120
+    assert found.numbers["people.agreement"].value == pytest.approx(1)
+    assert found.sentence.startswith("People prefer tuned to base")
+    assert found.left_out == {}
+    assert found.stop.startswith("You may stop: tuned" if form.kind != "spans" else ("You may stop", "Not decided"))
+
+
+def test_preferences_are_whole_rows_and_clear_the_margin() -> None:
+    asked = assigned(PAIRWISE, 20, planted=0)
+    heard = voices(
+        asked, PAIRWISE, judged(asked, dict.fromkeys(asked.sheets, preferring("tuned", 0.8, ties=0.3)), seed=5)
+    )
+    every, sure = (preferences(asked, PAIRWISE, heard, margin) for margin in (0.0, 0.5))
+    assert len(sure) < len(every) <= 20
+    assert {one["margin"] for one in sure} == {1.0}
+    assert {one["margin"] for one in every} == {0.5, 1.0}
+    for one in every:
+        assert one["chosen"] != one["rejected"]
+        assert one["prompt"][0]["content"].rstrip("?").split()[-1] == one["chosen"].split()[-1]
+        assert one["judges"] == 2
+    rated = assigned(LIKERT, 5, planted=0)
+    told = [
+        Judgment(name, judge, 5 if rated.key[name].models == ("tuned",) else 2)
+        for judge, sheet in rated.sheets.items()
+        for name in sheet
+    ]
+    pairs = preferences(rated, LIKERT, voices(rated, LIKERT, told), 1.0)
+    assert [one["chosen"].split()[0] for one in pairs] == ["tuned"] * 5
+    assert {one["margin"] for one in pairs} == {3.0}
+
+
+def test_the_order_of_judgments_changes_no_number() -> None:
+    asked = assigned(PAIRWISE, 30)
+    said = judged(asked, dict.fromkeys(asked.sheets, preferring("tuned", 0.7, ties=0.2)))
+    one, other = _opinion(asked, said), _opinion(asked, said[::-1])
+    assert one.numbers == other.numbers
+
+
+def test_models_that_say_the_same_everywhere_are_even_though_nobody_judged() -> None:
+    rows = [Candidate(row=f"r{n}", prompt=(), answers={"tuned": "x", "base": "x"}, reference="y") for n in range(9)]
+    asked = assign(rows, [MODELS], rows=None, judges=("anna",), overlap=1, planted=0, seed=1)
+    assert asked.items == {}
+    assert asked.sheets == {"anna": ()}
+    found = _opinion(asked, [])
+    assert found.numbers["people.points"].value == 0.5
+    assert found.sentence.startswith("People cannot be said to prefer")
