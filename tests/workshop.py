@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import random
 from pathlib import Path
 
@@ -103,6 +104,41 @@ def tiny_model(folder: Path, seed: int = 0) -> Path:
         pad_token_id=2,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def tiny_encoder(folder: Path, *, pooling: str | None = "mean_tokens", dense: int = 0, seed: int = 0) -> Path:
+    """A random two-layer BERT with its tokenizer as sentence-transformers writes one; plain when `pooling` is None."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import BertConfig, BertModel
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tiny_tokenizer(folder)
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    BertModel(BertConfig(vocab_size=400, max_position_embeddings=64, **sizes)).save_pretrained(folder)
+    if pooling is None:
+        return folder
+    modules = [("Transformer", ""), ("Pooling", "1_Pooling"), *([("Dense", "2_Dense")] if dense else [])]
+    modules.append(("Normalize", "3_Normalize"))
+    told = [
+        {"idx": at, "name": str(at), "path": path, "type": f"sentence_transformers.models.{name}"}
+        for at, (name, path) in enumerate(modules)
+    ]
+    (folder / "modules.json").write_text(json.dumps(told))
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 48, "do_lower_case": false}')
+    for _, path in modules[1:]:
+        (folder / path).mkdir(exist_ok=True)
+    flags = {"word_embedding_dimension": 32, **{f"pooling_mode_{one}": True for one in pooling.split("+")}}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(flags))
+    if dense:
+        layer = torch.nn.Linear(32 * (pooling.count("+") + 1), dense)
+        settings = {"in_features": layer.in_features, "out_features": dense, "bias": True}
+        settings["activation_function"] = "torch.nn.modules.activation.Tanh"
+        (folder / "2_Dense" / "config.json").write_text(json.dumps(settings))
+        tensors = {f"linear.{name}": value.data for name, value in layer.named_parameters()}
+        save_file(tensors, folder / "2_Dense" / "model.safetensors")
     return folder
 
 

@@ -10,7 +10,7 @@ from luthier.core.events import Events
 from luthier.flow.plan import plan
 from luthier.flow.recipe import MODEL_STEP, Recipe
 from luthier.flow.run import run
-from luthier.models.catalog import CATALOG, resolve
+from luthier.models.catalog import CATALOG, ENCODERS, resolve
 from luthier.models.describe import describe
 from luthier.models.steps.base import Base
 
@@ -42,7 +42,9 @@ def base_model(name: str, events: Events | None = None) -> Artifact:
 
 
 def get_model(name: str, events: Events | None = None) -> Path:
-    """Bring a model here; returns the folder, in Hugging Face's layout."""
+    """Bring a base model or a text encoder here; returns the folder, in Hugging Face's layout."""
+    if name in ENCODERS:
+        return resolve(name, Path(), ENCODERS).in_place(Path(), (events or Events()).of(name).note)
     return base_model(name, events).folder
 
 

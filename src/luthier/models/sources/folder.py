@@ -8,7 +8,7 @@ from typing import Literal
 from luthier.core.digest import files_digest
 from luthier.core.paths import PathText, locate
 from luthier.models.describe import read_licence
-from luthier.models.source import ModelSource, Provenance, Say, adopt, model_files
+from luthier.models.source import ModelSource, Provenance, Say, adopt, check_folder, model_files
 
 
 class Folder(ModelSource):
@@ -23,6 +23,11 @@ class Folder(ModelSource):
         place = self._place(base)
         adopt(place, folder, say)
         return Provenance(place.resolve().name, read_licence(place), f"folder {place.resolve().name}")
+
+    def in_place(self, base: Path, say: Say) -> Path:
+        """The folder itself, once it is known to be whole and safe."""
+        check_folder(self._place(base))
+        return self._place(base)
 
     def identity(self, base: Path) -> str:
         """A digest of the model files' names and bytes."""

@@ -11,9 +11,10 @@ from luthier.core.digest import digest_of
 from luthier.core.errors import ModelError, Where
 from luthier.core.hub import Published
 from luthier.models.describe import read_licence
-from luthier.models.source import KEPT, ModelSource, Provenance, Say, adopt, is_hub_id
+from luthier.models.source import KEPT, SENTENCE, ModelSource, Provenance, Say, adopt, check_folder, is_hub_id
 
 _PATTERNS = [*KEPT, "*.safetensors", "*.safetensors.index.json", "additional_chat_templates/*.jinja"]
+_WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 _NOT_LOADED = ["*/*.safetensors", "consolidated*.safetensors", "*.bin", "*.pt", "*.pth"]
 
 
@@ -37,19 +38,25 @@ class Hub(ModelSource):
 
     def fetch(self, folder: Path, base: Path, say: Say) -> Provenance:
         """Copy the model from the hub's cache, fetched into it first when `online`."""
-        snapshot = self._snapshot()
+        snapshot = self._published().snapshot(_PATTERNS, _NOT_LOADED)
         adopt(snapshot, folder, say)
         commit = snapshot.name
         if self.revision != commit:
             say(f"revision {self.revision!r} of {self.id} is commit {commit}; write that to get the same bytes forever")
         return Provenance(self.id, read_licence(snapshot), f"hub {self.id} at {commit}")
 
+    def in_place(self, base: Path, say: Say) -> Path:
+        """The folder of the hub's cache, fetched into it first when `online`."""
+        place = self._published().snapshot([*KEPT, *SENTENCE, *_WEIGHTS])
+        check_folder(place)
+        return place
+
     def identity(self, base: Path) -> str:
         """A digest of the id and the revision."""
         return digest_of([self.id, self.revision])
 
-    def _snapshot(self) -> Path:
-        published = Published(
+    def _published(self) -> Published:
+        return Published(
             id=self.id,
             revision=self.revision,
             online=self.online,
@@ -59,4 +66,3 @@ class Hub(ModelSource):
             error=ModelError,
             example=f"model: {{kind: hub, id: {self.id}, online: true}}",
         )
-        return published.snapshot(_PATTERNS, _NOT_LOADED)

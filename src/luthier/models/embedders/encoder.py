@@ -1,0 +1,63 @@
+"""Texts as points by a trained encoder, as sentence-transformers publishes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from luthier.models.catalog import ENCODERS, resolve
+from luthier.models.embedder import Embedder, Space
+from luthier.models.source import ModelSource
+
+
+def _as_source(value: Any) -> Any:
+    return ModelSource.parse(value) if isinstance(value, Mapping) else value
+
+
+class Encoder(Embedder):
+    """A transformer that was trained to put texts of one meaning close together; weights are fetched or read here.
+
+    The folder's own files say how tokens become one point (sentence-transformers' `modules.json`: pooling by mean, max,
+    first or last token, dense layers, unit length); a plain model's states are averaged. Numbers are float32, and each
+    text is computed in a shape that its own length decides, so that no other text changes a bit of its point.
+    """
+
+    kind: Literal["encoder"] = "encoder"
+
+    model: Annotated[str | ModelSource, BeforeValidator(_as_source)] = "all-minilm-l6-v2"
+    """A name (`all-minilm-l6-v2`, 83 MB from the package index, English), a folder, OWNER/NAME on the hub when it lies
+    in the hub's cache, or a model source with its settings, as `{kind: hub, id: OWNER/NAME, online: true}`."""
+    max_tokens: int | None = Field(default=None, ge=8)
+    """Texts are cut after so many tokens; by default, where the model's own files say. Fewer are quicker."""
+    prompt: str | None = None
+    """What is put before each text, as `"query: "` for E5 models; by default, what the model's own files say."""
+
+    def space(self, texts: Sequence[str], *, base: Path, seed: int) -> Space:
+        """Read the model; nothing is learnt from texts."""
+        return _opened(self._folder(base, lambda text: None), self.max_tokens, self.prompt, self.fingerprint(base))
+
+    def fingerprint(self, base: Path) -> str | None:
+        """The identity of the model's source."""
+        return self._source(base).identity(base)
+
+    def gather(self, base: Path, say: Callable[[str], None]) -> None:
+        """Fetch the model, when it is not here and its source fetches."""
+        self._folder(base, say)
+
+    def _source(self, base: Path) -> ModelSource:
+        return resolve(self.model, base, ENCODERS)
+
+    def _folder(self, base: Path, say: Callable[[str], None]) -> Path:
+        return self._source(base).in_place(base, say)
+
+
+@lru_cache(maxsize=2)
+def _opened(folder: Path, max_tokens: int | None, prompt: str | None, identity: str | None) -> Space:
+    """A model is read once for all that ask; `identity` keeps a folder whose files changed apart."""
+    from luthier.models.sentence import Sentences
+
+    return Sentences(folder, max_tokens=max_tokens, prompt=prompt)

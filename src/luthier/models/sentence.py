@@ -1,0 +1,217 @@
+"""An encoder in sentence-transformers' layout, by plain transformers: tokens, states, one point for each text.
+
+Each text is computed in a batch whose shape (texts x tokens) its own length decides, filled up with empty texts where
+others are missing. Equal shapes take equal paths through the matrix products, so that a point does not depend on what
+stands beside it: checked bit by bit in the tests, on the CPU. Larger batches are not quicker there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from luthier.core.errors import ModelError, Where
+from luthier.models.describe import read_object
+from luthier.models.pooling import POOLINGS, Pooling
+from luthier.models.quiet import no_bars
+
+if TYPE_CHECKING:
+    from luthier.models.embedder import Points
+
+STEP = 16
+"""Lengths are rounded up to multiples of this."""
+BATCH_TOKENS = {"cpu": 256, "cuda": 16_384}
+"""Tokens computed together, by the kind of device."""
+MOST_TOKENS = 8192
+"""Where neither the model's files nor the settings say where texts are cut."""
+Layer = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Sentences:
+    """An open encoder: (texts) → (texts, width) at unit length."""
+
+    def __init__(self, folder: Path, *, max_tokens: int | None = None, prompt: str | None = None) -> None:
+        from luthier.models.load import placed
+
+        modules = _modules(folder)
+        self._tokenizer = _tokenizer(folder)
+        self._model = placed(_model(folder))
+        self._settings = _sentence_settings(folder)
+        self._pooling = _pooling(folder, modules)
+        self._layers = [layer for module in modules for layer in _layers(folder, module)]
+        self._prompt = _own_prompt(folder) if prompt is None else prompt
+        self.max_tokens = min(_own_limit(self._settings, self._model.config), max_tokens or MOST_TOKENS)
+        self.width = int(self._model.config.hidden_size) * len(self._pooling)
+        for layer in self._layers:
+            self.width = getattr(layer, "out_features", self.width)
+
+    def points(self, texts: Sequence[str]) -> Points:
+        """A point for each text; equal texts are computed once."""
+        import numpy as np
+
+        different = sorted(set(texts))
+        places = {text: place for place, text in enumerate(different)}
+        ids = self.tokens(different)
+        found = np.zeros((len(different), self.width), dtype=np.float32)
+        for rows, tokens in _batches(ids, BATCH_TOKENS[self._model.device.type]):
+            found[rows] = self._computed([ids[row] for row in rows], tokens)
+        return found[[places[text] for text in texts]]
+
+    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """The token ids of each text, prompt and special tokens included, cut where the model's files say."""
+        if not texts:
+            return []
+        shown = [f"{self._prompt}{text}" for text in texts]
+        if self._settings.get("do_lower_case"):
+            shown = [text.lower() for text in shown]
+        told = self._tokenizer(shown, truncation=True, max_length=self.max_tokens, return_attention_mask=False)
+        found: list[list[int]] = told["input_ids"]
+        return found
+
+    def _computed(self, ids: Sequence[Sequence[int]], tokens: int) -> Points:
+        """Texts of one length, filled up to the one shape of that length."""
+        count = max(1, BATCH_TOKENS[self._model.device.type] // tokens)
+        batch = torch.zeros((count, tokens), dtype=torch.long)
+        seen = torch.zeros((count, tokens), dtype=torch.long)
+        seen[:, 0] = 1  # an empty text attends to something, so that nothing is divided by nothing
+        for row, own in enumerate(ids):
+            batch[row, : len(own)] = torch.tensor(own)
+            seen[row, : len(own)] = 1
+        batch, seen = batch.to(self._model.device), seen.to(self._model.device)
+        with torch.no_grad():
+            states = self._model(input_ids=batch, attention_mask=seen).last_hidden_state  # (texts, tokens, width)
+            found = torch.cat([pool(states, seen) for pool in self._pooling], dim=1)
+            for layer in self._layers:
+                found = layer(found)
+            unit = torch.nn.functional.normalize(found, dim=1)
+        points: Points = unit[: len(ids)].cpu().numpy()
+        return points
+
+
+def _batches(ids: Sequence[Sequence[int]], batch_tokens: int) -> Iterator[tuple[list[int], int]]:
+    """Places of texts of one rounded length that are computed together, with that length."""
+    by_length: dict[int, list[int]] = {}
+    for place, own in enumerate(ids):
+        by_length.setdefault(-(-max(1, len(own)) // STEP) * STEP, []).append(place)
+    for tokens, places in sorted(by_length.items()):
+        count = max(1, batch_tokens // tokens)
+        for start in range(0, len(places), count):
+            yield places[start : start + count], tokens
+
+
+def _modules(folder: Path) -> list[tuple[str, Path]]:
+    """What follows the transformer, by the name of its class, with its folder; mean and nothing else of a plain one."""
+    import json
+
+    path = folder / "modules.json"
+    if not path.is_file():
+        return []
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        return [(str(one["type"]).rpartition(".")[2], folder / str(one["path"])) for one in told][1:]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError("wanted a list of modules with `type` and `path`", where=Where(file=str(path))) from error
+
+
+def _pooling(folder: Path, modules: Sequence[tuple[str, Path]]) -> list[Pooling]:
+    """How states become one vector; several ways are put side by side, in sentence-transformers' order."""
+    for name, place in modules:
+        if name == "Pooling":
+            told = read_object(place / "config.json")
+            mode = told.get("pooling_mode")
+            chosen = [mode] if isinstance(mode, str) else list(mode or [])
+            chosen += [name for name in POOLINGS if told.get(f"pooling_mode_{_FLAGS.get(name, name)}")]
+            unknown = [one for one in chosen if one not in POOLINGS]
+            if unknown or not chosen or told.get("include_prompt") is False:
+                what = f"pools in a way that is not read here: {', '.join(unknown) or 'without its prompt'}"
+                raise ModelError(what, where=Where(file=str(place / "config.json")), remedy=_TAKE)
+            return [POOLINGS[one] for one in chosen]
+    if modules:
+        raise ModelError("names no pooling", where=Where(file=str(folder / "modules.json")), remedy=_TAKE)
+    return [POOLINGS["mean"]]
+
+
+_FLAGS = {"cls": "cls_token", "max": "max_tokens", "mean": "mean_tokens", "weightedmean": "weightedmean_tokens"}
+"""Older files have one `pooling_mode_…` for each way."""
+_TAKE = "take another encoder, as `all-minilm-l6-v2`"
+
+
+def _layers(folder: Path, module: tuple[str, Path]) -> Iterator[Layer]:
+    """What a module does to pooled vectors; everything ends at unit length."""
+    name, place = module
+    if name == "Dense":
+        yield from _dense(place)
+    elif name == "Normalize":
+        yield partial(torch.nn.functional.normalize, p=2.0, dim=1)
+    elif name != "Pooling":
+        where = Where(file=str(folder / "modules.json"))
+        raise ModelError(f"has a module that is not read here: {name}", where=where, remedy=_TAKE)
+
+
+def _dense(place: Path) -> Iterator[Layer]:
+    from safetensors.torch import load_file
+
+    from luthier.models.load import placed
+
+    told, weights = read_object(place / "config.json"), place / "model.safetensors"
+    activation = str(told.get("activation_function", "torch.nn.modules.activation.Tanh")).rpartition(".")[2]
+    known: dict[str, Layer] = {"Tanh": torch.tanh, "Identity": torch.nn.Identity(), "GELU": torch.nn.functional.gelu}
+    if activation not in known or not weights.is_file():
+        what = f"no safetensors weights, or an activation that is not read here ({activation})"
+        raise ModelError(f"has a dense layer with {what}", where=Where(file=str(place)), remedy=_TAKE)
+    tensors = load_file(weights)
+    linear = torch.nn.Linear(told["in_features"], told["out_features"], bias=bool(told.get("bias", True)))
+    linear.load_state_dict({name.removeprefix("linear."): tensor for name, tensor in tensors.items()})
+    yield placed(linear.requires_grad_(requires_grad=False))
+    yield known[activation]
+
+
+def _sentence_settings(folder: Path) -> dict[str, Any]:
+    path = folder / "sentence_bert_config.json"
+    return read_object(path) if path.is_file() else {}
+
+
+def _own_prompt(folder: Path) -> str:
+    """The prompt that the model's files name as the default."""
+    path = folder / "config_sentence_transformers.json"
+    told = read_object(path) if path.is_file() else {}
+    return str((told.get("prompts") or {}).get(told.get("default_prompt_name"), ""))
+
+
+def _own_limit(settings: dict[str, Any], config: Any) -> int:
+    """Where texts are cut: as sentence-transformers' file says, else as many positions as there are."""
+    positions = getattr(config, "max_position_embeddings", None) or MOST_TOKENS
+    if getattr(config, "model_type", "") in ("roberta", "xlm-roberta", "camembert", "mpnet"):
+        positions -= 2  # their positions begin after the padding's
+    return min(int(settings.get("max_seq_length") or positions), positions)
+
+
+def _tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return _read(folder, AutoTokenizer)
+
+
+def _model(folder: Path) -> Any:
+    from transformers import AutoModel
+
+    model = _read(folder, AutoModel, use_safetensors=True, dtype=torch.float32).eval()
+    if getattr(model.config, "is_encoder_decoder", False):
+        what = "is an encoder with a decoder, which is not read as an embedder"
+        raise ModelError(what, where=Where(file=str(folder)), remedy=_TAKE)
+    return model.requires_grad_(requires_grad=False)
+
+
+def _read(folder: Path, what: Any, **more: Any) -> Any:
+    try:
+        with no_bars():
+            return what.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **more)
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        said = str(error).strip().split("\n", 1)[0]
+        raise ModelError(
+            f"no encoder can be read: {said}", where=Where(file=str(folder)), remedy="give a whole folder"
+        ) from error
