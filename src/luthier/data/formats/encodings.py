@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -15,8 +16,17 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-_WESTERN_SHARE = 0.2
-"""Where fewer of the letters than this lie outside ASCII, a file that is not UTF-8 is taken as Western European."""
+_OTHER_LETTERS = (
+    "cp932", "euc_jis_2004", "cp949", "gb18030", "big5", "cp1251", "koi8_r", "koi8_u", "cp1253", "cp1255", "cp1256",
+    "cp874",
+)  # fmt: skip
+_LATIN_LETTERS = ("cp1252", "cp1250", "cp1254", "cp1257", "iso8859_2")
+"""Encodings that tables and texts come in beside Unicode: Western, Central European, Turkish, Baltic."""
+_LATIN_END = 0x024F
+"""The last of Unicode's Latin letters that Europe's languages are written in."""
+_HEARD_LINES = 50
+_SURE_BYTES = 24
+"""Told from fewer bytes, an encoding is a guess."""
 _BINARY = {
     b"PAR1": "this is a Parquet file: use `kind: parquet`",
     b"ARROW1": "this is an Arrow file: use `kind: arrow`",
@@ -24,10 +34,6 @@ _BINARY = {
     b"\xd0\xcf\x11\xe0": "this is an Office file: use `kind: excel`, or save it as CSV",
     b"%PDF": "this is a PDF: use `kind: pdf`",
 }
-_COMMON = ("cp932", "euc_jp", "cp949", "gb18030", "big5", "cp1251", "koi8_r", "cp1250", "cp1253", "cp1255", "cp1256")
-"""Of encodings that fit equally well, the one that most files are in."""
-_AS_GOOD = 0.02
-_NO_LETTERS = frozenset("¹³¿¼¾½£¥¢¡¦¬¶·±")
 _ODD = frozenset(range(9))
 """Control characters that text does not hold."""
 
@@ -67,7 +73,10 @@ def decode_start(data: bytes, encoding: str, where: Where) -> str:
         remedy = "check `encoding`; `auto` finds most"
         raise DataError(f"is not {encoding}: it has no byte order mark", where=where, remedy=remedy) from error
     except LookupError as error:
-        remedy = "use a name that Python knows, such as utf-8, utf-16, cp1252 or latin-1"
+        known = (
+            "cp1252 (Western), cp1250, cp1251 or koi8_r (Cyrillic), cp1255 (Hebrew), cp932 (Japanese), cp949 (Korean)"
+        )
+        remedy = f"use a name that Python knows, such as utf-8, utf-16, {known}, gb18030 (Chinese), …"
         place = Where(file=where.file, field="encoding")
         raise DataError(f"encoding {encoding!r} is unknown", where=place, remedy=remedy) from error
 
@@ -110,38 +119,44 @@ def _told(data: bytes, file: str) -> Encoding:
     foreign = [line for line in data.split(b"\n")[:-1] or [data] if not line.isascii()]
     if 2 * sum(map(is_utf8, foreign)) >= len(foreign):
         return Encoding("utf-8")
-    name = _single_byte(b"\n".join(foreign))
+    return _other(foreign, file)
+
+
+def _other(foreign: list[bytes], file: str) -> Encoding:
+    """An encoding before Unicode, told from the lines outside ASCII."""
+    data = b"\n".join(foreign)
+    name = _likeliest(data, (*_OTHER_LETTERS, *_LATIN_LETTERS))
+    if name in _LATIN_LETTERS or _mixes_letters(data.decode(name, "replace")):
+        name = _heard(foreign[:_HEARD_LINES])
+    high = sum(byte >= 0x80 for byte in data)
     how = "told from its bytes, which are not UTF-8; set `encoding` if letters look wrong"
+    if high < _SURE_BYTES:
+        how = f"guessed from {high} bytes that are not UTF-8; look at the letters, and set `encoding` if they are wrong"
     return Encoding(name, f"{file}: read as {name} ({how})")
 
 
-def _single_byte(data: bytes) -> str:
-    high = sum(byte >= 0x80 for byte in data)
-    letters = high + sum(65 <= byte <= 90 or 97 <= byte <= 122 for byte in data)
-    if high < _WESTERN_SHARE * letters and _reads_western(data):
-        return "cp1252"
-    from charset_normalizer import from_bytes
+def _likeliest(data: bytes, among: Sequence[str]) -> str:
+    import chardet
 
-    every = list(from_bytes(data))
-    found = [one for one in every if one.encoding in _COMMON] or every
-    likely = [one.encoding for one in found if one.chaos <= found[0].chaos + _AS_GOOD]
-    return min(likely, key=lambda name: (_case_faults(data, name), _rank(name)), default="latin-1")
+    told = chardet.detect(data, include_encodings=among, compat_names=False)["encoding"]
+    return str(told).replace("-", "_")
 
 
-def _case_faults(data: bytes, encoding: str) -> int:
-    """How often a capital follows a small letter: KOI8-R and cp1251 write each other's capitals as small letters."""
-    text = data.decode(encoding, "replace")
-    return sum(one.islower() and other.isupper() for one, other in pairwise(text))
+def _heard(lines: Sequence[bytes]) -> str:
+    """The encoding with Latin letters that most lines speak for: each may be in another language."""
+    import chardet
+
+    votes: dict[str, float] = {}
+    for line in lines:
+        for one in chardet.detect_all(line, True, include_encodings=_LATIN_LETTERS, compat_names=False):
+            name = str(one["encoding"]).replace("-", "_")
+            votes[name] = votes.get(name, 0.0) + one["confidence"]
+    return max(votes, key=lambda name: (votes[name], -_LATIN_LETTERS.index(name)))
 
 
-def _rank(encoding: str) -> int:
-    return _COMMON.index(encoding) if encoding in _COMMON else len(_COMMON)
-
-
-def _reads_western(data: bytes) -> bool:
-    """Whether bytes are cp1252 without signs in the middle of words, where Polish or Czech has letters."""
-    try:
-        text = data.decode("cp1252")
-    except UnicodeDecodeError:
-        return False
-    return not any(one.isalpha() and other in _NO_LETTERS for one, other in pairwise(text))
+def _mixes_letters(text: str) -> bool:
+    """Whether Latin letters stand beside others within a word: the sign of a wrong guess."""
+    return any(
+        one.isalpha() and other.isalpha() and one.isascii() != other.isascii() and ord(max(one, other)) > _LATIN_END
+        for one, other in pairwise(text)
+    )

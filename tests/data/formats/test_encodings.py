@@ -1,0 +1,79 @@
+"""Files in the encodings of all the world, short ones too: read right, or said to be a guess."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from luthier.core.errors import DataError
+from luthier.data.formats import delimited, encodings
+from luthier.data.formats.file import File
+from luthier.data.row import Record
+
+LINES = {
+    "cp932": ("配達が遅れています。", "荷物はまだ届いていませんが、いつ届きますか。返金をお願いします。"),
+    "euc_jp": ("荷物はまだ届いていませんが、いつ届きますか。返金をお願いします。", "配達が遅れています。"),
+    "cp949": ("배송이 늦어요.", "주문한 상품이 아직 도착하지 않았습니다. 언제 도착하나요?"),
+    "gb18030": ("我的包裹还没到。", "我上周订购的商品还没有送到,请问什么时候能到?谢谢。"),
+    "big5": ("我的包裹還沒到。", "我上週訂購的商品還沒有送到,請問什麼時候能到?謝謝。"),
+    "cp1255": ("החבילה לא הגיעה", "החבילה שהזמנתי עדיין לא הגיעה, מתי היא תגיע? אני רוצה החזר כספי."),
+    "koi8_r": ("Посылка не пришла", "Посылка, которую я заказал, ещё не пришла. Когда она придёт? Верните деньги."),
+    "cp1251": ("Посылка не пришла", "Посылка, которую я заказал, ещё не пришла. Когда она придёт? Верните деньги."),
+    "koi8_u": ("Де моя посилка? Поверніть гроші, її ще немає",),
+    "cp1253": ("Το δέμα δεν ήρθε", "Το δέμα που παρήγγειλα δεν έχει έρθει ακόμα. Πότε θα έρθει;"),
+    "cp1256": ("الطرد لم يصل", "الطرد الذي طلبته لم يصل بعد، متى سيصل؟ أريد استرداد المال."),
+    "cp874": ("พัสดุของฉันอยู่ที่ไหน ฉันต้องการเงินคืน",),
+    "cp1250": ("Gdzie jest moja paczka? Proszę o zwrot pieniędzy", "Kde je můj balík? Chci vrátit peníze"),
+    "cp1254": ("Kargom nerede? Paramı geri istiyorum, teşekkürler",),
+    "cp1257": ("Kur ir mana paka? Es vēlos naudu atpakaļ, lūdzu",),
+    "cp1252": ("C'est déjà arrivé, merci beaucoup", "Größe falsch", "¿dónde está? El paquete no llegó aún", "café"),
+}
+
+
+@pytest.mark.parametrize("encoding", LINES)
+def test_a_file_of_one_line_is_read_in_its_own_letters(tmp_path: Path, encoding: str) -> None:
+    for line in LINES[encoding]:
+        path = tmp_path / "t.csv"
+        path.write_bytes(f"text\tlabel\n{line}\ta\n".encode(encoding))
+        said: list[str] = []
+        found = list(delimited.read(File(path, "t.csv"), say=said.append))
+        assert [one.values for one in found if isinstance(one, Record)] == [{"text": line, "label": "a"}], said
+        assert any("not UTF-8" in note for note in said)
+
+
+def test_languages_of_one_encoding_are_heard_together() -> None:
+    lines = (
+        "Where is it?",
+        "Où est mon colis, s'il vous plaît?",
+        "Rückgabe",
+        "¿dónde está?",
+        "Hvor er min pakke på vej",
+    )
+    assert encodings.find("\n".join(lines).encode("cp1252"), "auto", "t").name == "cp1252"
+
+
+def test_few_letters_are_said_to_be_a_guess() -> None:
+    short = encodings.find("Возврат".encode("cp1251"), "auto", "t.txt")
+    assert "guessed from 7 bytes" in short.note
+    assert "set `encoding`" in short.note
+    assert "guessed" not in encodings.find((LINES["cp1251"][1]).encode("cp1251"), "auto", "t.txt").note
+
+
+@pytest.mark.parametrize("encoding", ["shift_jis", "euc_kr", "gb18030", "cp1255", "koi8-r", "windows-1251"])
+def test_an_encoding_that_is_set_is_not_guessed(tmp_path: Path, encoding: str) -> None:
+    text = {"s": "注文", "e": "환불", "g": "退款", "c": "שאלה", "k": "Да", "w": "Да"}[encoding[0]]
+    path = tmp_path / "t.csv"
+    path.write_bytes(f"text,label\n{text},a\n".encode(encoding))
+    said: list[str] = []
+    found = next(iter(delimited.read(File(path, "t.csv"), encoding=encoding, say=said.append)))
+    assert isinstance(found, Record)
+    assert found.values["text"] == text
+    assert not any("read as" in note for note in said)
+
+
+def test_a_wrong_name_is_told_the_right_ones() -> None:
+    with pytest.raises(DataError) as caught:
+        encodings.decode_start(b"abc", "hebrew-win", encodings.Where(file="t.csv"))
+    assert "cp1255 (Hebrew)" in (caught.value.remedy or "")
+    assert caught.value.where.field == "encoding"
