@@ -19,7 +19,7 @@ from luthier.core.component import Component, nested
 from luthier.core.digest import code_digest, digest_of
 from luthier.core.events import StepEvents
 
-Makes = Literal["dataset", "model", "evaluation", "findings", "verdict", "assignment", "judgments"]
+Makes = Literal["dataset", "model", "evaluation", "findings", "thresholds", "verdict", "assignment", "judgments"]
 BENCHES = ("luthier.text", "luthier.models", "luthier.metrics")
 """Shared benches: every room may build on them, so their sources are part of every room's code revision."""
 
@@ -44,6 +44,7 @@ TeacherRef = Annotated[str | None, Reads("model", optional=True)]
 EvaluationRef = Annotated[str | None, Reads("evaluation", optional=True)]
 FindingsRef = Annotated[str | None, Reads("findings", optional=True)]
 JudgmentsRef = Annotated[str | None, Reads("judgments", optional=True)]
+ThresholdsRef = Annotated[str | None, Reads("thresholds", optional=True)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,6 +51,15 @@ def voices(models: Mapping[str, Artifact], question: Question, work: Work) -> li
     return found
 
 
+def adjusted(voices: Sequence[Voice], thresholds: Artifact | None) -> list[Voice]:
+    """The same voices, the labels of the first decided by thresholds when there are any."""
+    from luthier.eval.thresholds import Adjusted, Thresholds
+
+    if thresholds is None:
+        return list(voices)
+    return [Adjusted(voices[0], Thresholds.of(thresholds)), *voices[1:]]
+
+
 def language_models(
     models: Mapping[str, Artifact], voices: Sequence[Voice], task: Task, work: Work, seconds: dict[str, float]
 ) -> list[Contestant]:

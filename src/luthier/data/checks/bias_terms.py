@@ -95,7 +95,7 @@ class BiasTerms(Check):
     """Level of the corrected test, over all pairs."""
 
     def look(self, data: Material) -> Iterable[Found]:
-        named = [_named(prompt) for prompt in data.prompts]
+        named = [named_groups(prompt) for prompt in data.prompts]
         features = _features(data)
         pairs = [pair for axis in TERMS for pair in _pairs(axis, named, features, self.least)]
         sure = _holm(pairs, self.level)
@@ -147,7 +147,7 @@ _GROUP_OF = {
 }
 
 
-def _named(text: str) -> frozenset[str]:
+def named_groups(text: str) -> frozenset[str]:
     """The groups that a text names, each with its kind."""
     return frozenset(_GROUP_OF[word] for word in _WORD.findall(text.casefold()) if word in _GROUP_OF)
 

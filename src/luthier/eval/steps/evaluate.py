@@ -15,7 +15,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.digest import code_digest, digest_of, files_digest
 from luthier.core.errors import RecipeError, Where, did_you_mean
 from luthier.core.files import write_aside
-from luthier.core.step import BENCHES, DataRef, Forecast, Makes, ModelRef, Outlook, Step, Work
+from luthier.core.step import BENCHES, DataRef, Forecast, Makes, ModelRef, Outlook, Step, ThresholdsRef, Work
 from luthier.eval.baseline import Baseline
 from luthier.eval.probe import Probe
 from luthier.metrics.metric import Metric
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _REPORT_DECIDES = ("facts.py", "numbers.py", "sentence.py")
 """The report's code that also decides this step's bytes; how a page looks does not."""
+_DECIDED = "The labels of the model that this is about are decided by a threshold for each group."
 
 
 class Evaluate(Step):
@@ -53,6 +54,8 @@ class Evaluate(Step):
     """Further measures of every model, such as the gap between groups."""
     rows: int | None = Field(default=None, ge=1)
     """At most so many rows, drawn by content; left out, all."""
+    thresholds: ThresholdsRef = None
+    """The step that chose thresholds for groups, by which the labels of the model are decided; others are not."""
     normalise: Literal["sum", "mean", "prior"] = "sum"
     """How the scores of labels are made alike: `sum` of log-probabilities; `mean` a token, against a bias to short
     labels; `prior` less the label's score when the question is empty, against a bias to frequent words."""
@@ -80,7 +83,7 @@ class Evaluate(Step):
 
     def make(self, work: Work) -> Mapping[str, Any]:
         """Answer, measure, compare, and write predictions, metrics, comparisons and summary."""
-        from luthier.eval.contestant import language_models, learners, plain, voices
+        from luthier.eval.contestant import adjusted, language_models, learners, plain, voices
         from luthier.eval.rows import choose
 
         task = choose(work.inputs["data"], self.split, self.rows)
@@ -90,7 +93,8 @@ class Evaluate(Step):
         seconds: dict[str, float] = {}
         data, model = work.inputs["data"], work.inputs["model"]
         artifacts = self._models(model)
-        speaking, learning = voices(artifacts, self._question(metrics), work), learners(baselines, data, model)
+        speaking = adjusted(voices(artifacts, self._question(metrics), work), work.inputs.get("thresholds"))
+        learning = learners(baselines, data, model)
         models = language_models(artifacts, speaking, task, work, seconds)
         models += plain(learning, task, seconds)
         started = time.perf_counter()
@@ -168,7 +172,9 @@ class Evaluate(Step):
         from luthier.text.probed import write as write_probed
 
         write_predictions(work.folder / PREDICTIONS, task, {model.name: model.replies for model in models})
-        asked = {"normalise": self.normalise} if task.kind == "label" else {"max_new_tokens": self.max_new_tokens}
+        asked: dict[str, Any] = (
+            {"normalise": self.normalise} if task.kind == "label" else {"max_new_tokens": self.max_new_tokens}
+        )
         bench = Bench(
             task=task,
             answers={model.name: task.answers(model.replies) for model in models},
@@ -180,6 +186,7 @@ class Evaluate(Step):
                 for voice in voices
             },
             base=work.base,
+            notes=[_DECIDED] if "thresholds" in work.inputs else [],
         )
         outcome = measure(metrics, models, self.probes, bench, name=work.name, asked=asked)
         for warning in outcome.warnings:

@@ -1,0 +1,158 @@
+"""The step that makes groups and labels independent in training: by weights, or by leaving rows out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from math import floor
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from pydantic import Field, model_validator
+
+from luthier.core.errors import DataError, Where, did_you_mean
+from luthier.core.step import DataRef, Forecast, Makes, Outline, Outlook, Step, Work
+from luthier.data.checks.bias_terms import TERMS, named_groups
+from luthier.data.passes.remake import Remade, asked_text, read_rows
+from luthier.data.row import Row
+from luthier.data.split import TRAIN
+from luthier.data.steps.label import rows_ahead
+from luthier.text.dataset import has_split, splits, summary
+
+ROWS_PER_S = 5_000
+Axis = Literal["gender", "orientation", "religion", "origin", "age", "ability"]
+
+
+class Cell(NamedTuple):
+    """A group and a label; of free text, the label is empty."""
+
+    group: str
+    label: str
+
+
+class Reweigh(Step):
+    """Weigh training rows so that no label goes with a group (reweighing, Kamiran and Calders 2012).
+
+    A row of group g and label y gets the weight P(g) P(y) / P(g, y), which is above 1 where the pair is rarer than
+    chance would have it; of free text, all groups get the same sum. `how: sample` leaves rows out instead, drawn by
+    content, until each pair has its share. The weights are learnt by `objective: {kind: sft, weight: weight}`.
+    Held-out rows stay as they are, with weight 1.
+    """
+
+    kind: Literal["reweigh"] = "reweigh"
+    makes: ClassVar[Makes] = "dataset"
+
+    data: DataRef
+    """The step that made the data set."""
+    column: str | None = None
+    """The column that tells the groups apart, such as `region`; rows without it are a group of their own."""
+    axis: Axis | None = None
+    """Instead of a column: groups by the words that name them in the prompt (as the check `bias_terms` reads them);
+    rows that name none, or several, are a group of their own."""
+    how: Literal["weigh", "sample"] = "weigh"
+    """Give every row a weight, or leave rows of too frequent pairs out."""
+    weight: str = Field(default="weight", min_length=1)
+    """The column of `meta` that the weight is written to."""
+    most: float = Field(default=10.0, gt=1)
+    """No weight is larger: one rare row should not decide what is learnt."""
+
+    @model_validator(mode="after")
+    def _groups_by_one_thing(self) -> Reweigh:
+        if (self.column is None) == (self.axis is None):
+            raise ValueError("wants either `column` or `axis`: by what rows fall into groups")
+        return self
+
+    def make(self, work: Work) -> Mapping[str, Any]:
+        """Count pairs, then write every row with its weight, or without those that are left out."""
+        data = work.inputs["data"]
+        told = summary(data)
+        if not has_split(data, TRAIN):
+            raise DataError("the data set has no training rows", where=Where(field="data"))
+        is_label = told.task == "label"
+        cells = {row.id: self._cell(row, is_label) for batch in read_rows(data, TRAIN) for row in batch}
+        counts = Counter(cells.values())
+        self._check(work, counts)
+        weights = weights_of(counts, most=self.most)
+        left_out = _too_many(cells, counts, work.seed) if self.how == "sample" else frozenset()
+        made = Remade(work, data)
+        for split in splits(data):
+            for batch in read_rows(data, split):
+                kept = []
+                for row in batch:
+                    if split == TRAIN and row.id in left_out:
+                        made.drop(row, f"balanced away: {' and '.join(filter(None, cells[row.id]))}")
+                    else:
+                        kept.append(self._weighed(row, weights[cells[row.id]] if split == TRAIN else 1.0))
+                made.keep(split, kept, [row.answer if is_label else None for row in kept])
+        made.close(task=told.task, labels=told.labels)
+        work.events.note(self._said(counts, weights, len(left_out)))
+        return {}
+
+    def _cell(self, row: Row, is_label: bool) -> Cell:
+        label = row.answer if is_label else ""
+        if self.column is not None:
+            value = row.meta.get(self.column)
+            return Cell("" if value is None else str(value), label)
+        mine = [name for name in named_groups(asked_text(row)) if name.startswith(f"{self.axis}: ")]
+        return Cell(mine[0].partition(": ")[2] if len(mine) == 1 else "", label)
+
+    def _check(self, work: Work, counts: Mapping[Cell, int]) -> None:
+        groups = {cell.group for cell in counts}
+        if groups == {""}:
+            what = f"no training row has {self.column!r}" if self.column else f"no training row names a {self.axis}"
+            known = {name for batch in read_rows(work.inputs["data"], TRAIN) for row in batch for name in row.meta}
+            remedy = did_you_mean(self.column, known) if self.column else f"other axes: {', '.join(TERMS)}"
+            raise DataError(what, where=Where(field="column" if self.column else "axis"), remedy=remedy)
+        if len(groups) < 2:
+            raise DataError("all training rows are of one group", where=Where(field="column"))
+
+    def _weighed(self, row: Row, weight: float) -> Row:
+        return row if self.how == "sample" else replace(row, meta={**row.meta, self.weight: weight})
+
+    def _said(self, counts: Mapping[Cell, int], weights: Mapping[Cell, float], dropped: int) -> str:
+        if self.how == "sample":
+            return f"{dropped:,} of {sum(counts.values()):,} training rows are left out"
+        least, most = min(weights, key=weights.__getitem__), max(weights, key=weights.__getitem__)
+        told = [
+            f"{weights[one]:g} for {' and '.join(filter(None, one)) or 'rows of no group'}" for one in (least, most)
+        ]
+        return f"weights from {told[0]} to {told[1]}"
+
+    def foresee(self, outlook: Outlook) -> Forecast:
+        """From the rows and a common speed."""
+        rows = rows_ahead(outlook)
+        if rows is None:
+            return Forecast(how="the data set is not made yet")
+        return Forecast(seconds=1 + rows / ROWS_PER_S, how=f"{rows:,} rows at {ROWS_PER_S:,} rows/s")
+
+    def outline(self, outlook: Outlook) -> Outline:
+        """The rows of the data set, at most."""
+        return outlook.outlines.get("data", Outline())
+
+
+def weights_of(counts: Mapping[Cell, int], *, most: float) -> dict[Cell, float]:
+    """P(g) P(y) / P(g, y) of each pair; of one label only, weights that give all groups the same sum."""
+    total = sum(counts.values())
+    groups, labels = Counter[str](), Counter[str]()
+    for cell, count in counts.items():
+        groups[cell.group] += count
+        labels[cell.label] += count
+    if len(labels) == 1:
+        found = {cell: total / (len(groups) * count) for cell, count in counts.items()}
+    else:
+        found = {cell: groups[cell.group] * labels[cell.label] / (total * count) for cell, count in counts.items()}
+    return {cell: round(min(weight, most), 6) for cell, weight in found.items()}
+
+
+def _too_many(cells: Mapping[str, Cell], counts: Mapping[Cell, int], seed: int) -> frozenset[str]:
+    """Rows beyond each pair's share, when no row may come twice: all shares are made as small as the rarest needs."""
+    weights = weights_of(counts, most=float("inf"))
+    factor = min(1 / weight for weight in weights.values())
+    room = {cell: floor(count * weights[cell] * factor + 1e-6) for cell, count in counts.items()}
+    found = []
+    for name in sorted(cells, key=lambda one: hashlib.sha256(f"{seed}:{one}".encode()).digest()):
+        room[cells[name]] -= 1
+        if room[cells[name]] < 0:
+            found.append(name)
+    return frozenset(found)

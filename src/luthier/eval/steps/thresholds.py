@@ -1,0 +1,81 @@
+"""The step that chooses a threshold for each group from an evaluation's scores."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from luthier.core.errors import RecipeError, Where, did_you_mean
+from luthier.core.files import write_aside
+from luthier.core.step import Forecast, Makes, Outlook, Reads, Step, Work
+
+EvaluationIn = Annotated[str, Reads("evaluation")]
+
+
+class FitThresholds(Step):
+    """Choose from which probability on each group gets a label, so that all groups get it equally often.
+
+    Learns from the scores of an evaluation: let that be one of the validation split (`split: validation`), and hold
+    the thresholds against the test split by `thresholds` of another evaluation. Group thresholds treat people by their
+    group; whether that is allowed is a question of law, and in many places of credit or work it is not.
+    """
+
+    kind: Literal["thresholds"] = "thresholds"
+    makes: ClassVar[Makes] = "thresholds"
+
+    report: EvaluationIn
+    """The step that made the evaluation."""
+    column: str
+    """The column that tells the groups apart."""
+    positive: str
+    """The label that is good to get."""
+    constraint: Literal["demographic_parity", "equal_opportunity"] = "equal_opportunity"
+    """What shall be equal: how often each group gets the label, or how often those do who should."""
+    least: int = Field(default=20, ge=2)
+    """Groups with fewer rows keep the likeliest label."""
+
+    def make(self, work: Work) -> Mapping[str, Any]:
+        """Fit, and write `thresholds.json`."""
+        import numpy as np
+
+        from luthier.eval.bias.scores import probabilities
+        from luthier.eval.outcome import read_summary
+        from luthier.eval.tables import read_answers
+        from luthier.eval.thresholds import FILE, Thresholds, fit
+        from luthier.text.dataset import read_examples
+
+        report = work.inputs["report"]
+        about = read_summary(report)
+        if self.positive not in about["labels"]:
+            remedy = did_you_mean(self.positive, about["labels"])
+            raise RecipeError(f"no label is {self.positive!r}", where=Where(field="positive"), remedy=remedy)
+        ids, answers = read_answers(report, about["subject"])
+        if answers.label_scores is None:
+            raise RecipeError("the model gave no scores of labels", where=Where(field="report"))
+        told = {one.id: one.meta.get(self.column) for one in read_examples(report.parent("data"), about["split"])}
+        rows: dict[str, list[int]] = {}
+        for row, name in enumerate(ids):
+            if told.get(name) is not None:
+                rows.setdefault(str(told[name]), []).append(row)
+        groups = {name: mine for name, mine in sorted(rows.items()) if len(mine) >= self.least}
+        if len(groups) < 2:
+            what = f"column {self.column!r} has {len(groups)} group(s) of at least {self.least} rows; two are needed"
+            raise RecipeError(what, where=Where(field="column"))
+        scores = answers.label_scores
+        chances = {
+            g: np.array([probabilities(scores[row])[self.positive] for row in mine]) for g, mine in groups.items()
+        }
+        real = {g: np.array([self.positive in answers.references[row] for row in mine]) for g, mine in groups.items()}
+        chosen = {group: round(value, 9) for group, value in fit(chances, real, self.constraint).items()}
+        found = Thresholds(column=self.column, positive=self.positive, by_group=chosen)
+        text = json.dumps(found.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=False)
+        write_aside(work.folder / FILE, (text + "\n").encode())
+        work.events.note("; ".join(f"{group}: from {value:.3f} on" for group, value in chosen.items()))
+        return {}
+
+    def foresee(self, outlook: Outlook) -> Forecast:
+        """It reads numbers only."""
+        return Forecast(seconds=1.0, how="reads an evaluation's scores")

@@ -1,0 +1,93 @@
+"""Preference pairs from failures of probes: what was wanted is chosen, what was said rejected, the rest is listed."""
+
+from __future__ import annotations
+
+import pytest
+
+from eval.evaluations import finish, made
+from luthier.core.artifact import Artifact
+from luthier.core.digest import digest_of
+from luthier.core.errors import DataError
+from luthier.core.store import Store
+from luthier.data.exporters.openai import preference
+from luthier.data.steps.preferences import Preferences
+from luthier.text.dataset import read_examples, summary
+from luthier.text.messages import Message
+from luthier.text.probed import PROBED, Probed, read, write
+
+
+def probed(number: int, **changes: object) -> Probed:
+    asked = (Message(role="system", content="Be fair."), Message(role="user", content=f"Question {number}"))
+    told = {"probe": "questions", "model": "tuned", "row": str(number), "asked": asked, "said": "bad"}
+    return Probed.model_validate({**told, "wanted": "good", "failed": True, **changes})
+
+
+ROWS = [
+    probed(0),
+    probed(1, failed=False),
+    probed(2, wanted=None),
+    probed(3, said="good "),
+    probed(4, model="base"),
+    probed(5, probe="refusal", said="Here you are."),
+    probed(0, row="again"),
+]
+
+
+@pytest.fixture
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return Store(tmp_path_factory.mktemp("store"))
+
+
+def report(store: Store, rows: list[Probed]) -> Artifact:
+    digest = digest_of([row.model_dump(mode="json") for row in rows])
+    folder, _ = store.begin(digest)
+    (folder / PROBED).write_bytes(write(rows))
+    return finish(store, digest, "evaluate", "evaluation", {})
+
+
+def test_failures_become_pairs_and_the_books_balance(store: Store) -> None:
+    heard = report(store, ROWS)
+    assert list(read(heard)) == ROWS
+    found = made(store, Preferences(report="report"), {"report": heard})
+    rows = read_examples(found, "train")
+    assert [(row.messages[1].content, row.messages[-1].content, row.meta["rejected"]) for row in rows] == [
+        ("Question 0", "good", "bad"),
+        ("Question 5", "good", "Here you are."),
+    ]
+    assert {row.kind for row in rows} == {"preference"}
+    told = summary(found)
+    assert told.rows_in == 6
+    assert told.dropped == {
+        "did not fail": 1,
+        "nothing better is known": 1,
+        "said what was wanted": 1,
+        "the same pair came before": 1,
+    }
+
+
+def test_some_probes_of_another_model(store: Store) -> None:
+    step = Preferences(report="report", probes=("questions",), model="base")
+    found = made(store, step, {"report": report(store, ROWS)})
+    assert [row.meta["row"] for row in read_examples(found, "train")] == ["4"]
+
+
+def test_openai_takes_the_pairs(store: Store) -> None:
+    found = made(store, Preferences(report="report"), {"report": report(store, ROWS)})
+    row = read_examples(found, "train")[0]
+    line = {"messages": [one.model_dump(exclude_defaults=True) for one in row.messages], "meta": row.meta}
+    made_of = preference(line)  # type: ignore[arg-type]  # the fields that are read
+    assert made_of["preferred_output"][0]["content"] == "good"
+    assert made_of["non_preferred_output"][0]["content"] == "bad"
+
+
+def test_what_is_not_there_is_refused(store: Store) -> None:
+    heard = report(store, ROWS)
+    for step, words in (
+        (Preferences(report="report", model="tund"), "did you mean 'tuned'"),
+        (Preferences(report="report", probes=("refusl",)), "did you mean 'refusal'"),
+    ):
+        with pytest.raises(DataError) as refused:
+            made(store, step, {"report": heard})
+        assert words in refused.value.remedy
+    with pytest.raises(DataError, match="no row failed"):
+        made(store, Preferences(report="report"), {"report": report(store, ROWS[1:2])})
