@@ -22,7 +22,9 @@ def add_to(app: typer.Typer) -> None:
 
 def score(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL with prediction and reference (or references).")],
-    metric: Annotated[list[str] | None, typer.Option("--metric", "-m", help="May be given several times.")] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option("--metric", "-m", help="Several times; NAME:setting=value,…")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Compute metrics on a file of predictions, each with its interval."""
@@ -37,6 +39,12 @@ def score(
         for name, m in found["metrics"].items()
     ]
     table(("metric", "value", "95 % interval", "signature"), rows)
+    for name, m in found["metrics"].items():
+        if "note" in m:
+            say(f"{name}: {m['note']}")
+    for group, inside in found.get("groups", {}).items():
+        values = ", ".join(f"{name} {m['value']:.4f}" for name, m in inside["metrics"].items())
+        say(f"{group}: {inside['rows']} rows, {values}")
     say(f"{found['rows']} rows")
 
 

@@ -68,12 +68,13 @@ def trace(
 def compare(
     first: Annotated[str, typer.Argument(metavar="A", help="A recipe, RECIPE:STEP, digest, or predictions JSONL.")],
     second: Annotated[str, typer.Argument(metavar="B", help="The same kind of thing.")],
+    metric: Annotated[list[str] | None, typer.Option("--metric", "-m", help="For two files; several times.")] = None,
     as_json: Json = False,
 ) -> None:
     """Compare two evaluations (paired, on the same rows), two data sets, or two files of predictions."""
     from luthier.flow.compare import compare_two
 
-    found = compare_two(first, second)
+    found = compare_two(first, second, metric or ())
     if as_json:
         say_json(found.facts)
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,12 +43,15 @@ def _difference(row: dict[str, Any]) -> str:
     return f"{row['metric']:<14} {row['difference']:+.4f} {interval}; p {p:.2g} by {row['test']})"
 
 
-def compare_two(first: str, second: str) -> Compared:
-    """Compare files of predictions, or artifacts named by recipe, RECIPE:STEP or digest."""
+def compare_two(first: str, second: str, metrics: Sequence[str] = ()) -> Compared:
+    """Compare files of predictions (in the named metrics), or artifacts named by recipe, RECIPE:STEP or digest."""
     if all(word.endswith((".jsonl", ".json")) for word in (first, second)):
         from luthier.metrics.scorefile import compare
 
-        return Compared(facts=compare(Path(first), Path(second)))
+        return Compared(facts=compare(Path(first), Path(second), metrics))
+    if metrics:
+        remedy = "leave --metric out: evaluations are compared in the metrics that they were made with"
+        raise InputError("is for two files of predictions", where=Where(field="--metric"), remedy=remedy)
     for word in (first, second):
         if word.endswith((".jsonl", ".json")):
             other = second if word == first else first

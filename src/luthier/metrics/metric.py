@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 GREATEST = 1e300
 """Stands for no upper bound where a finite number is wanted."""
 Need = Literal["label_scores", "logprobs"]
+Form = Literal["text", "number", "json", "calls"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +69,23 @@ class Metric(Component):
     """Whether each row is right or wrong and the value is the share of right rows: then Wilson's interval is used."""
     needs: ClassVar[frozenset[Need]] = frozenset()
     """Columns that it reads besides predictions and references."""
+    interval: ClassVar[str] = "bca95"
+    """How the interval is made, where it is not Wilson's."""
+    form: ClassVar[Form] = "text"
+    """What every reference must hold."""
+    held_against: ClassVar[bool] = True
+    """Whether answers are held against references, so that the same words have the best value."""
     single_reference: ClassVar[bool] = False
     """Whether several accepted answers for one row make no sense."""
 
     @abstractmethod
     def statistics(self, answers: Answers) -> Block:
         """Sufficient statistics, (rows, k): sums over rows are all that `value` needs."""
+
+    def together(self, a: Answers, b: Answers) -> tuple[Block, Block]:
+        """Statistics of two models' answers to the same rows, with columns that mean the same for both."""
+        both = self.statistics(a.joined(b))
+        return both[: len(a)], both[len(a) :]
 
     @abstractmethod
     def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -114,8 +126,8 @@ class Metric(Component):
     def signature(self) -> str:
         """How the number is made, in one line; numbers with different signatures must not be compared."""
         settings = {name: value for name, value in self.settings().items() if name != "kind"}
-        method = "wilson" if self.proportion else "bca"
-        parts = {"v": self.version, **settings, **self.versions(), "interval": f"{method}95"}
+        method = "wilson95" if self.proportion else self.interval
+        parts = {"v": self.version, **settings, **self.versions(), "interval": method}
         return "|".join([self.kind, *(f"{name}:{_word(value)}" for name, value in parts.items())])
 
     def check(self, answers: Answers) -> None:

@@ -70,8 +70,7 @@ def compare(metric: Metric, a: Answers, b: Answers, *, seed: int = 0) -> Compari
         raise DataError("the two models did not answer the same rows", remedy="pair them by id first")
     metric.check(a)
     metric.check(b)
-    together = metric.statistics(a.joined(b))  # in one go, so that columns mean the same for both
-    blocks = (together[: len(a)], together[len(a) :])
+    blocks = metric.together(a, b)
     sign = 1 if metric.better == "higher" else -1
     better = sign * (metric.contributions(blocks[0]) - metric.contributions(blocks[1]))
     fixed, broken = int((better > 1e-12).sum()), int((better < -1e-12).sum())

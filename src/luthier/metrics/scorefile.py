@@ -9,18 +9,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from luthier.core.component import member
 from luthier.core.errors import DataError, UnknownName, Where, did_you_mean
 from luthier.metrics.answers import Answers
 from luthier.metrics.metric import Metric, measure_all
+from luthier.metrics.named import named
 
 _COLUMNS = ("id", "group", "label_scores", "logprob", "tokens")
 _LABEL_METRICS = ("accuracy", "macro_f1", "mcc")
@@ -104,7 +104,7 @@ def score(path: Path, metrics: Sequence[str | Metric] = (), *, seed: int = 0) ->
     Without metrics, those that fit the rows are chosen. Rows with a `group` are also scored by group.
     """
     file = read(path)
-    chosen = [_metric(metric) for metric in metrics] or fitting(file.answers)
+    chosen = named(metrics) or fitting(file.answers)
     with _about(path):
         result = _measured(chosen, file.answers, seed)
     if file.groups is None:
@@ -128,8 +128,9 @@ def compare(a: Path, b: Path, metrics: Sequence[str | Metric] = (), *, seed: int
     places = _paired(left, right)
     answers = (left.answers.select([i for i, _ in places]), right.answers.select([j for _, j in places]))
     _same_references(left, right, places)
-    chosen = [_metric(metric) for metric in metrics] or fitting(answers[0])
-    family = with_holm([compared(metric, *answers, seed=seed) for metric in chosen])
+    chosen = named(metrics) or fitting(answers[0])
+    found = [replace(compared(metric, *answers, seed=seed), metric=name) for name, metric in chosen.items()]
+    family = with_holm(found)
     return {
         "rows": len(places),
         "only_a": len(left.answers) - len(places),
@@ -138,7 +139,7 @@ def compare(a: Path, b: Path, metrics: Sequence[str | Metric] = (), *, seed: int
     }
 
 
-def fitting(answers: Answers) -> list[Metric]:
+def fitting(answers: Answers) -> dict[str, Metric]:
     """Metrics that fit the rows: those of labels where few different references recur, else those of texts."""
     different = {row[0] for row in answers.references}
     labels = len(different) <= min(MOST_LABELS, max(2, len(answers) // 2)) and all(
@@ -149,21 +150,12 @@ def fitting(answers: Answers) -> list[Metric]:
         names += _SCORE_METRICS
     if answers.logprobs is not None and answers.tokens is not None:
         names.append("perplexity")
-    return [_metric(name) for name in names]
+    return named(names)
 
 
-def _metric(metric: str | Metric) -> Metric:
-    if isinstance(metric, Metric):
-        return metric
-    try:
-        return member(Metric, metric)(kind=metric)
-    except UnknownName as error:
-        raise UnknownName(error.message, where=Where(field="metric"), remedy=error.remedy) from error
-
-
-def _measured(metrics: Sequence[Metric], answers: Answers, seed: int) -> dict[str, Any]:
-    scores = measure_all(metrics, answers, seed=seed)
-    found = {metric.kind: value.as_json() for metric, value in zip(metrics, scores, strict=True)}
+def _measured(metrics: Mapping[str, Metric], answers: Answers, seed: int) -> dict[str, Any]:
+    scores = measure_all(list(metrics.values()), answers, seed=seed)
+    found = {name: value.as_json() for name, value in zip(metrics, scores, strict=True)}
     return {"rows": len(answers), "metrics": found}
 
 

@@ -1,4 +1,4 @@
-"""Perplexity: how surprised the model was by the references."""
+"""How surprised the model was by the references: perplexity, and bits for each byte."""
 
 from __future__ import annotations
 
@@ -29,12 +29,43 @@ class Perplexity(Metric):
 
         if answers.tokens is None or min(answers.tokens) < 1:
             raise DataError("perplexity needs the number of tokens of each row", where=Where(field="tokens"))
-        if max(answers.logprobs or ()) > 0:
-            raise DataError("a log-likelihood is above 0", where=Where(field="logprobs"))
-        return np.stack([-np.array(answers.logprobs), np.array(answers.tokens, dtype=np.float64)], axis=1)
+        return np.stack([surprises(answers), np.array(answers.tokens, dtype=np.float64)], axis=1)
 
     def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
         import numpy as np
 
         surprise = np.divide(sums[:, 0], sums[:, 1], out=np.zeros(len(sums)), where=sums[:, 1] > 0)
         return np.exp(np.minimum(surprise, 700.0))  # e^700 is near the greatest float
+
+
+class BitsPerByte(Metric):
+    """Bits of surprise for each byte of the references (UTF-8): comparable between models with different tokens."""
+
+    kind: Literal["bits_per_byte"] = "bits_per_byte"
+    better: ClassVar[Literal["higher", "lower"]] = "lower"
+    bounds: ClassVar[tuple[float, float]] = (0.0, float("inf"))
+    needs: ClassVar[frozenset[Need]] = frozenset({"logprobs"})
+    single_reference: ClassVar[bool] = True
+
+    def statistics(self, answers: Answers) -> Block:
+        import numpy as np
+
+        sizes = [len(text.encode("utf-8", "surrogatepass")) for (text,) in answers.references]
+        return np.stack([surprises(answers), np.array(sizes, dtype=np.float64)], axis=1)
+
+    def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        import numpy as np
+
+        return np.divide(sums[:, 0], np.log(2) * sums[:, 1], out=np.zeros(len(sums)), where=sums[:, 1] > 0)
+
+    def undefined(self, answers: Answers) -> str:
+        return "" if any(text for (text,) in answers.references) else "the references have no byte"
+
+
+def surprises(answers: Answers) -> NDArray[np.float64]:
+    """Negative log-likelihoods in nats, (rows,)."""
+    import numpy as np
+
+    if max(answers.logprobs or ()) > 0:
+        raise DataError("a log-likelihood is above 0", where=Where(field="logprobs"))
+    return -np.array(answers.logprobs, dtype=np.float64)

@@ -1,0 +1,123 @@
+"""How much a model repeats itself: measures of a whole set of answers; references are not read.
+
+Li et al. 2016 (distinct-n); Zhu et al. 2018 (self-BLEU). Both depend on how many answers there are: compare sets of one
+size only. Repeating rows, as a bootstrap does, would make any set look less diverse, so that intervals come from
+leaving rows out: see `luthier.metrics.linear`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from luthier.metrics.answers import Answers
+from luthier.metrics.linear import Linear, Pulled, left_out
+from luthier.metrics.members.translation import Bleu
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+ORDERS = 4
+Run = tuple[str, ...]
+
+
+class Distinct(Linear):
+    """Share of the answers' runs of words that are different ones (distinct-n); 1 when nothing is said twice."""
+
+    kind: Literal["distinct"] = "distinct"
+    held_against: ClassVar[bool] = False
+    n: int = Field(default=2, ge=1, le=8)
+    """How many words a run has."""
+
+    def pulled(self, answers: Answers) -> Pulled:
+        """Pulls by leaving each row out: its runs go, and of the different ones those that no other row has."""
+        import numpy as np
+
+        counts = [Counter(_runs(text.lower().split(), self.n)) for text in answers.predictions]
+        rows = Counter(run for one in counts for run in one)
+        own = np.array([sum(rows[run] == 1 for run in one) for one in counts], dtype=np.float64)
+        said = np.array([one.total() for one in counts], dtype=np.float64)
+        different, total = len(rows), said.sum()
+        without = np.divide(different - own, total - said, out=np.zeros(len(said)), where=total > said)
+        return left_out(float(different / total) if total else 0.0, without)
+
+    def undefined(self, answers: Answers) -> str:
+        short = all(len(text.split()) < self.n for text in answers.predictions)
+        return f"no answer has {self.n} words" if short else ""
+
+
+class SelfBleu(Linear):
+    """Mean BLEU of each answer against all others; high when answers are alike.
+
+    The interval is that of a mean over rows, each row's value taken as given; a lone answer has 0.
+    """
+
+    kind: Literal["self_bleu"] = "self_bleu"
+    better: ClassVar[Literal["higher", "lower"]] = "lower"
+    bounds: ClassVar[tuple[float, float]] = (0.0, 100.0)
+    usual: ClassVar[tuple[float, float]] = (0.0, 100.0)
+    held_against: ClassVar[bool] = False
+    tokenize: Literal["13a", "intl", "zh", "char", "none"] = "13a"
+    """sacrebleu's tokeniser, as for `bleu`."""
+
+    def pulled(self, answers: Answers) -> Pulled:
+        rows = self.of_rows(answers.predictions)
+        value = float(rows.mean())
+        return Pulled(value, rows - value)
+
+    def of_rows(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """BLEU of each text against all others, (rows,), in time that grows with their words only."""
+        import numpy as np
+
+        words = [told.split() for told in map(_tokeniser(self.tokenize), texts)]
+        lengths = sorted(map(len, words))
+        table = np.zeros((len(words), 2 + 2 * ORDERS))
+        for n in range(1, ORDERS + 1):
+            counts = [Counter(_runs(one, n)) for one in words]
+            most = _two_highest(counts)
+            for row, one in enumerate(counts):
+                table[row, 1 + n] = sum(min(count, _of_others(most[run], count)) for run, count in one.items())
+                table[row, 1 + ORDERS + n] = one.total()
+        for row, one in enumerate(words):
+            table[row, :2] = len(one), _nearest(lengths, len(one))
+        return Bleu().value(table) if len(words) > 1 else np.zeros(1)
+
+    def versions(self) -> dict[str, str]:
+        return Bleu().versions()
+
+
+def _runs(words: Sequence[str], n: int) -> list[Run]:
+    return [tuple(words[place : place + n]) for place in range(len(words) - n + 1)]
+
+
+def _two_highest(counts: Sequence[Counter[Run]]) -> dict[Run, tuple[int, int]]:
+    """The highest count of each run in any text, and the next highest."""
+    most: dict[Run, tuple[int, int]] = {}
+    for one in counts:
+        for run, count in one.items():
+            first, second = most.get(run, (0, 0))
+            most[run] = (count, first) if count > first else (first, max(second, count))
+    return most
+
+
+def _of_others(most: tuple[int, int], own: int) -> int:
+    """The highest count in any other text."""
+    return most[1] if own == most[0] else most[0]
+
+
+def _nearest(lengths: Sequence[int], own: int) -> int:
+    """Of the other texts' lengths, in order, the one nearest to a text's own; the shorter of two."""
+    place = bisect_left(lengths, own)
+    others = [*lengths[max(0, place - 1) : place], *lengths[place + 1 : place + 2]]
+    return min(others, key=lambda length: (abs(length - own), length)) if others else 0
+
+
+def _tokeniser(name: str) -> Any:
+    from sacrebleu.metrics.bleu import BLEU
+
+    return BLEU(tokenize=name).tokenizer

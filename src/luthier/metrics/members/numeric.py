@@ -1,0 +1,77 @@
+"""Answers that are numbers: right within a tolerance, whatever stands around them."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from luthier.core.errors import DataError, Where
+from luthier.metrics.answers import Answers
+from luthier.metrics.members.answers import mean
+from luthier.metrics.metric import Form, Metric
+from luthier.metrics.numbers import Amount, Decimal, Place, amount
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from luthier.metrics.resample import Block
+
+
+class Numeric(Metric):
+    """Share of rows whose answer is one of the references' numbers: after `####` (GSM8K), else the last that it says.
+
+    Thousands separators, currency signs, fractions (3/4) and powers (1e-3) are read. An answer without a number is
+    wrong; a reference without one is an error.
+    """
+
+    kind: Literal["numeric"] = "numeric"
+    proportion: ClassVar[bool] = True
+    form: ClassVar[Form] = "number"
+    absolute: float = Field(default=0.0, ge=0)
+    """How far an answer may lie off."""
+    relative: float = Field(default=1e-9, ge=0)
+    """How far it may lie off, as a share of the reference; either tolerance is enough."""
+    units: Literal["overlook", "same"] = "overlook"
+    """`same`: where both name a unit, they must measure the same, and are converted (km and m, h and min); an
+    unknown unit must be the same word. `overlook`: only the numbers count."""
+    decimal: Decimal = "point"
+    """What stands before decimals: `point` (1,234.5) or `comma` (1.234,5)."""
+    place: Place = "last"
+    """Which number of a text is its answer when `####` does not say."""
+
+    def statistics(self, answers: Answers) -> Block:
+        import numpy as np
+
+        right = [
+            any(self.equal(self._said(prediction), real) for real in self._real(row, references))
+            for row, (prediction, references) in enumerate(zip(answers.predictions, answers.references, strict=True))
+        ]
+        return np.stack([np.array(right, dtype=np.float64), np.ones(len(right))], axis=1)
+
+    def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        return mean(sums)
+
+    def equal(self, said: Amount | None, real: Amount) -> bool:
+        """Whether a number is near enough."""
+        if said is None:
+            return False
+        ours, theirs = said.value, real.value
+        if self.units == "same" and said.unit and real.unit:
+            if said.family != real.family:
+                return False
+            ours, theirs = said.in_base, real.in_base
+        room = max(Fraction(self.absolute), Fraction(self.relative) * abs(theirs))
+        return abs(ours - theirs) <= room
+
+    def _said(self, text: str) -> Amount | None:
+        return amount(text, decimal=self.decimal, place=self.place)
+
+    def _real(self, row: int, references: tuple[str, ...]) -> list[Amount]:
+        found = [self._said(text) for text in references]
+        if None in found:
+            what = f"row {row + 1}: the reference {references[found.index(None)][:60]!r} holds no number"
+            raise DataError(what, where=Where(field="reference"), remedy="leave the row or the metric numeric out")
+        return [one for one in found if one is not None]
