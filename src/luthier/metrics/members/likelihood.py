@@ -68,4 +68,4 @@ def surprises(answers: Answers) -> NDArray[np.float64]:
 
     if max(answers.logprobs or ()) > 0:
         raise DataError("a log-likelihood is above 0", where=Where(field="logprobs"))
-    return -np.array(answers.logprobs, dtype=np.float64)
+    return np.asarray(-np.array(answers.logprobs, dtype=np.float64))
