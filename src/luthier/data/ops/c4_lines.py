@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from luthier.data.cleaning.cuts import cut, lines_where
-from luthier.data.cleaning.quality_rules import keeps_line
+from luthier.data.cleaning.quality_measures import keeps_line
 from luthier.data.operator import Outcome, Reads, RowOperator
 from luthier.data.row import Row
 

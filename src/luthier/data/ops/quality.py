@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import compress
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
 from luthier.core.errors import did_you_mean
-from luthier.data.cleaning.quality_rules import NAMES, RULES, Rule, RuleSet, Text
+from luthier.data.cleaning.quality_measures import Text
+from luthier.data.cleaning.quality_rules import NAMES, RULES, Rule, RuleSet
 from luthier.data.operator import Column, Drop, Outcome, Reads, RowOperator, Suggestion
 from luthier.data.row import Row
+from luthier.text.flat import blocks
 
 if TYPE_CHECKING:
     from luthier.data.profile import Profile
@@ -26,6 +29,13 @@ class Break(NamedTuple):
 
     name: str
     how: str
+
+
+class _Look(NamedTuple):
+    """A text, and the rules that it may break."""
+
+    text: Text
+    rules: tuple[Rule, ...]
 
 
 class Quality(RowOperator):
@@ -72,43 +82,60 @@ class Quality(RowOperator):
         broken: list[str] = []
         words: list[int] = []
         outcome = Outcome(attributes={"broken": broken, "words": words})
-        for place, row in enumerate(rows):
-            prompt, answer = Text(row.prompt), Text(row.answer)
+        prompts = self._looked_at([row.prompt for row in rows])
+        answers = self._looked_at([row.answer for row in rows])
+        for place, (row, prompt, answer) in enumerate(zip(rows, prompts, answers, strict=True)):
             found = self._broken(row, prompt, answer)
             broken.append(",".join(found))
-            words.append(len(prompt.words) + len(answer.words))
+            words.append(prompt.text.word_count + answer.text.word_count)
             if found and self.action == "drop":
                 name, how = next(iter(found.items()))
                 outcome.drops[place] = Drop(f"quality {name}" + (f": {how}" if how else ""))
         return outcome
 
-    def _broken(self, row: Row, prompt: Text, answer: Text) -> dict[str, str]:
+    def _looked_at(self, texts: Sequence[str]) -> list[_Look]:
+        """Texts with the rules that must be asked, because a look at many texts at once does not clear them."""
+        found: list[_Look] = []
+        if not any(texts) or all(rule.ahead is None for rule in self._rules):
+            return [_Look(Text(text), self._rules) for text in texts]
+        for begin, flat in blocks(texts):
+            if flat is None:
+                found.append(_Look(Text(texts[begin]), self._rules))
+                continue
+            doubts = [rule.in_doubt(flat).tolist() for rule in self._rules]
+            for text, count, *doubt in zip(flat.texts, flat.words.tolist(), *doubts, strict=True):
+                rules = tuple(compress(self._rules, doubt)) if any(doubt) else ()
+                found.append(_Look(Text(text, count), rules))
+        return found
+
+    def _broken(self, row: Row, prompt: _Look, answer: _Look) -> dict[str, str]:
         """Broken rules with how they are broken, prompt first."""
-        breaks = self._judge(prompt) if prompt.text else []
-        if answer.text and not row.messages[-1].tool_calls and not (breaks and self.action == "drop"):
-            breaks += self._judge_answer(answer, is_alone=not prompt.text)
+        breaks = self._judge(*prompt) if prompt.text.text else []
+        if answer.text.text and not row.messages[-1].tool_calls and not (breaks and self.action == "drop"):
+            breaks += self._judge_answer(answer, is_alone=not prompt.text.text)
         found: dict[str, str] = {}
         for one in breaks:
             found.setdefault(one.name, one.how)
         return found
 
-    def _judge_answer(self, answer: Text, *, is_alone: bool) -> list[Break]:
+    def _judge_answer(self, answer: _Look, *, is_alone: bool) -> list[Break]:
         """Answers may be bare signs or numbers (a class, a result); prose is judged as such."""
-        if len(answer.words) < _PROSE_WORDS and not is_alone:
-            return [Break("placeholder", "")] if "placeholder" not in self.skip and _says_nothing(answer.text) else []
-        return self._judge(answer)
+        if answer.text.word_count < _PROSE_WORDS and not is_alone:
+            says_nothing = "placeholder" not in self.skip and _says_nothing(answer.text.text)
+            return [Break("placeholder", "")] if says_nothing else []
+        return self._judge(*answer)
 
     def judge(self, text: str) -> list[str]:
         """Names of the rules that a text breaks; of the first alone when that is enough to drop it."""
-        return [one.name for one in self._judge(Text(text))]
+        return [one.name for one in self._judge(Text(text), self._rules)]
 
-    def _judge(self, text: Text) -> list[Break]:
+    def _judge(self, text: Text, rules: Sequence[Rule]) -> list[Break]:
         found: list[Break] = []
         if "no_letters" not in self.skip and not any(map(str.isalnum, text.text)):
             found.append(Break("no_letters", ""))
         elif "placeholder" not in self.skip and _says_nothing(text.text):
             found.append(Break("placeholder", ""))
-        for rule in self._rules:
+        for rule in rules:
             if found and self.action == "drop":
                 break  # one reason is enough
             if (value := rule.breaks(text)) is not None:

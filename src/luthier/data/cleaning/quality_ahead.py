@@ -1,0 +1,269 @@
+"""What is known of measures of quality before a text is taken apart: between which values they lie.
+
+Measured for a block of texts at once; most texts are cleared of most rules by this, and only the rest is looked at
+closely. Words count as equal when their hashes are (with ASCII capitals as small letters), so that two different ones
+may pass for equal, but never two equal ones for different: what is bounded from above by repetition stays bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from luthier.data.cleaning.quality_measures import BULLETS, SHORT_LINE_CHARS, STOP_WORDS, TERMINAL_MARKS
+from luthier.text.flat import Flat, mixed
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_NEVER = float("inf")
+_ENOUGH_STOP_WORDS = 2
+_AMONG_WORDS = tuple(f" {word} " for word in ("the", "to", "and", "of", "be", "with", "that", "have"))
+"""Stop words between spaces, frequent ones first."""
+_TEXT_BITS, _LENGTH_BITS = 10, 10
+_LENGTH_MASK = np.uint64((1 << _LENGTH_BITS) - 1)
+_TEXT_SHIFT = np.uint64(64 - _TEXT_BITS)
+_HASH_MASK = np.uint64((1 << (64 - _TEXT_BITS)) - (1 << _LENGTH_BITS))
+_PAIR, _FIVE = 2, 5
+_LITTLE = 0.1
+"""Where repeated pairs take no more of a text, longer runs are not looked for."""
+
+
+class Between(NamedTuple):
+    """(texts,): what a measure never falls below, and what it never exceeds."""
+
+    least: NDArray[np.float64]
+    most: NDArray[np.float64]
+
+
+def words(texts: Flat) -> Between:
+    """Exactly."""
+    return _exactly(texts.words.astype(np.float64))
+
+
+def mean_word(texts: Flat) -> Between:
+    """Exactly."""
+    return _exactly(_shares(texts.total(texts.lengths), texts.words))
+
+
+def hashes(texts: Flat) -> Between:
+    """Exactly."""
+    return _exactly(_shares(_counts(texts, "#"), texts.words))
+
+
+def ellipses(texts: Flat) -> Between:
+    """Exactly."""
+    return _exactly(_shares(_ellipses(texts), texts.words))
+
+
+def symbols(texts: Flat) -> Between:
+    """Exactly."""
+    return _exactly(hashes(texts).least + ellipses(texts).least)
+
+
+def bullets(texts: Flat) -> Between:
+    """None where no line begins like one; of a single line, that is seen at once."""
+    return _up_to_one(["\n" in text or text.lstrip().startswith(BULLETS) for text in texts.texts])
+
+
+def ellipsis_lines(texts: Flat) -> Between:
+    """None where there is no ellipsis."""
+    return _up_to_one(_ellipses(texts) > 0)
+
+
+def alphabetic(texts: Flat) -> Between:
+    """At least the words that begin with a letter."""
+    others = texts.words - texts.total(texts.begins_with_letter)
+    return Between(1 - _shares(others, texts.words), np.ones(len(texts.texts)))
+
+
+def stop_words(texts: Flat) -> Between:
+    """As many as stand between spaces, up to two."""
+    least = [_stop_words(text) for text in texts.texts]
+    return Between(np.array(least, dtype=np.float64), np.full(len(least), float(len(STOP_WORDS))))
+
+
+def of_lines(texts: Flat) -> Between:
+    """A single line repeats nothing."""
+    return _up_to_one(["\n" in text for text in texts.texts])
+
+
+def of_paragraphs(texts: Flat) -> Between:
+    """Nor does a single paragraph."""
+    return _up_to_one(["\n\n" in text for text in texts.texts])
+
+
+def punctuated_lines(texts: Flat) -> Between:
+    """All, where a single line ends like a sentence."""
+    ends = [text.rstrip().endswith(TERMINAL_MARKS) and "\n" not in text for text in texts.texts]
+    return Between(np.array(ends, dtype=np.float64), np.ones(len(ends)))
+
+
+def short_lines(texts: Flat) -> Between:
+    """None, where a single line is long."""
+    return _up_to_one(["\n" in text or len(text) < SHORT_LINE_CHARS for text in texts.texts])
+
+
+def top_run(size: int) -> Callable[[Flat], Between]:
+    """Of a run that comes c times, all its pairs of words come c times: one pair covers two words, two pairs four."""
+
+    def ahead(texts: Flat) -> Between:
+        pairs = 1 if size == _PAIR else 2
+        return _below(_shares(pairs * _pairs(texts).widest, texts.chars))
+
+    return ahead
+
+
+def repeated_runs(texts: Flat) -> Between:
+    """Every word of a repeated run of five or more stands in a run of five (and in a pair) that came before."""
+    return _below(_shares(_repeated_chars(texts), texts.chars))
+
+
+def one_char(texts: Flat) -> Between:
+    """At most the larger part when all characters are parted by a bit of their codes."""
+    solid = (texts.kinds & 1) == 0
+    all_of = texts.total(texts.lengths)
+    most = all_of
+    for bit in range(4):
+        ones = texts.count(((texts.codes >> bit) & 1).astype(bool) & solid)
+        most = np.minimum(most, np.maximum(ones, all_of - ones))
+    return _below(_shares(most, all_of))
+
+
+def longest_word(texts: Flat) -> Between:
+    """At most the longest, whatever it is."""
+    return _below(_most(texts, texts.lengths).astype(np.float64))
+
+
+def distinct_words(texts: Flat) -> Between:
+    """At least the different ones among those of ASCII letters, whose small form is known."""
+    plain = _plain_words(texts)
+    keys = _keys(texts.text_of[plain], texts.hashes[plain], texts.lengths[plain])
+    keys.sort()
+    new = keys[np.flatnonzero(_is_new(keys))]
+    count = np.bincount((new >> _TEXT_SHIFT).astype(np.int64), minlength=len(texts.texts))
+    return Between(_shares(count, texts.words), np.ones(len(texts.texts)))
+
+
+class _Repeats(NamedTuple):
+    """What comes more than once in a text, of all runs of so many words."""
+
+    widest: NDArray[np.float64]
+    """(texts,): the most room that one such run takes, with a space for each of its words."""
+    again: NDArray[np.float64]
+    """(texts,): characters of all that came before, spaces aside; what overlaps counts each time."""
+
+
+@lru_cache(maxsize=2)
+def _pairs(texts: Flat) -> _Repeats:
+    """Repeats among pairs of words; several measures ask for them."""
+    return _runs(texts, _PAIR, np.ones(len(texts.texts), dtype=bool))
+
+
+def _runs(texts: Flat, size: int, among: NDArray[np.bool_]) -> _Repeats:
+    """Repeats among runs of words, in some of the texts."""
+    text_of = texts.text_of
+    last = max(0, len(text_of) - size + 1)
+    at = np.flatnonzero((text_of[size - 1 :] == text_of[:last]) & among[text_of[:last]])
+    lengths, keys = texts.lengths[at], texts.hashes[at]
+    for step in range(1, size):
+        keys *= np.uint64(0x9E3779B97F4A7C15)
+        keys += texts.hashes[at + step]
+        lengths += texts.lengths[at + step]
+    return _repeats(_keys(text_of[at], mixed(keys), lengths), size, texts)
+
+
+def _repeats(keys: NDArray[np.uint64], size: int, texts: Flat) -> _Repeats:
+    keys.sort()
+    begins = np.flatnonzero(_is_new(keys))
+    counts = np.diff(begins, append=len(keys))
+    often = np.flatnonzero(counts > 1)
+    found, counts = keys[begins[often]], counts[often]
+    text_of = (found >> _TEXT_SHIFT).astype(np.int64)
+    lengths = (found & _LENGTH_MASK).astype(np.int64)
+    widest = np.zeros(len(texts.texts))
+    np.maximum.at(widest, text_of, (counts * (lengths + size)).astype(np.float64))
+    again = np.bincount(text_of, weights=(counts - 1) * lengths, minlength=len(widest)).astype(np.float64)
+    untold = text_of[lengths == int(_LENGTH_MASK)]
+    again[untold] = widest[untold] = _NEVER
+    return _Repeats(widest, again)
+
+
+@lru_cache(maxsize=2)
+def _repeated_chars(texts: Flat) -> NDArray[np.float64]:
+    """(texts,): characters that repeated runs of five or more words have at most."""
+    pairs = _pairs(texts).again
+    among = pairs > _LITTLE * texts.chars
+    return np.where(among, np.minimum(pairs, _runs(texts, _FIVE, among).again), pairs) if among.any() else pairs
+
+
+def _keys(text_of: NDArray[np.uint64], hashes: NDArray[np.uint64], lengths: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """The text, a hash of 44 bits and the length (as far as ten bits tell) in one number."""
+    found = hashes & _HASH_MASK
+    found |= text_of << _TEXT_SHIFT
+    found |= np.minimum(lengths, int(_LENGTH_MASK)).astype(np.uint64)
+    return found
+
+
+def _is_new(keys: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Where sorted keys differ from the one before."""
+    found = np.ones(len(keys), dtype=bool)
+    np.not_equal(keys[1:], keys[:-1], out=found[1:])
+    return found
+
+
+def _plain_words(texts: Flat) -> NDArray[np.int64]:
+    """Words without a character beyond ASCII."""
+    if texts.codes.dtype == np.uint8:
+        return np.arange(len(texts.starts))
+    odd = np.zeros(len(texts.codes) + 1, dtype=np.int64)
+    np.cumsum(texts.codes > 0x7F, out=odd[1:])
+    return np.flatnonzero(odd[texts.ends] == odd[texts.starts])
+
+
+def _stop_words(text: str) -> int:
+    found = 0
+    for word in _AMONG_WORDS:
+        found += word in text
+        if found == _ENOUGH_STOP_WORDS:
+            break
+    return found
+
+
+def _counts(texts: Flat, piece: str) -> NDArray[np.int64]:
+    if piece not in texts.joined:
+        return np.zeros(len(texts.texts), dtype=np.int64)
+    return np.array([text.count(piece) for text in texts.texts], dtype=np.int64)
+
+
+def _ellipses(texts: Flat) -> NDArray[np.int64]:
+    return _counts(texts, "...") + _counts(texts, "…")
+
+
+def _most(texts: Flat, of_words: NDArray[np.int64]) -> NDArray[np.int64]:
+    found = np.zeros(len(texts.texts), dtype=np.int64)
+    np.maximum.at(found, texts.text_of.astype(np.int64), of_words)
+    return found
+
+
+def _shares(parts: NDArray[np.generic], wholes: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Parts of wholes; of nothing, none."""
+    found = np.zeros(len(wholes))
+    np.divide(parts, wholes, out=found, where=wholes != 0)
+    return found
+
+
+def _exactly(values: NDArray[np.float64]) -> Between:
+    return Between(values, values)
+
+
+def _below(values: NDArray[np.float64]) -> Between:
+    return Between(np.zeros(len(values)), values)
+
+
+def _up_to_one(unknown: Sequence[bool] | NDArray[np.bool_]) -> Between:
+    """Nothing, but for the texts of which that is not known."""
+    return _below(np.asarray(unknown, dtype=np.float64))

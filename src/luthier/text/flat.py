@@ -1,0 +1,135 @@
+"""Many texts as one array of characters, so that words are found, counted and hashed for all of them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cache, cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MOST_CHARS = 1 << 16
+"""Characters of one block: so many, with what is made of them, fit a processor's cache."""
+_MOST_TEXTS = 1 << 10
+_MULTIPLIER = 0x9E3779B97F4A7C15
+_SPACE, _LETTER, _DIGIT, _CAPITAL = np.uint8(1), np.uint8(2), np.uint8(4), np.uint8(32)
+"""Of ASCII capitals, the last bit is what makes them small."""
+_KNOWN = 0x3001
+"""All white space lies below it; letters and digits from here on are not known as such."""
+
+
+class Flat:
+    """Texts end to end, each with a line feed behind it."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.texts = texts
+        self.chars = np.fromiter(map(len, texts), np.int64, len(texts))
+        """(texts,)"""
+        joined = self.joined = "\n".join([*texts, ""])
+        self.codes: NDArray[np.uint8] | NDArray[np.uint32]
+        if joined.isascii():
+            self.codes = np.frombuffer(joined.encode("ascii"), dtype=np.uint8)
+        else:
+            self.codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+        self.kinds = _table().take(self.codes, mode="clip")
+        """(codes,): bits that say what each character is."""
+        space = np.ones(len(self.codes) + 1, dtype=np.uint8)
+        np.bitwise_and(self.kinds, _SPACE, out=space[1:])
+        edges = np.flatnonzero(space[1:] != space[:-1])
+        self.starts, self.ends = edges[0::2], edges[1::2]
+        """(words,): words are what stands between white space, as `str.split` sees it."""
+        ends = np.cumsum(self.chars + 1)
+        self._begins = ends - self.chars - 1
+        self._first = np.searchsorted(self.starts, self._begins)
+        self.words: NDArray[np.int64] = np.diff(self._first, append=len(self.starts))
+        """(texts,)"""
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """(words,): characters of each."""
+        return self.ends - self.starts
+
+    @cached_property
+    def text_of(self) -> NDArray[np.uint64]:
+        """(words,): the place of each one's text."""
+        return np.repeat(np.arange(len(self.texts), dtype=np.uint64), self.words)
+
+    @cached_property
+    def hashes(self) -> NDArray[np.uint64]:
+        """(words,): equal words have equal hashes, wherever they stand and whether their ASCII letters are capitals.
+
+        A word is the sum of its characters times powers of an odd number; what the powers begin with where it stands is
+        divided out, modulo 2^64.
+        """
+        powers, inverses = _powers()
+        sums = np.zeros(len(self.codes) + 1, dtype=np.uint64)
+        small = self.codes + (self.kinds & _CAPITAL)
+        np.multiply(small, powers[: len(small)], out=sums[1:])
+        np.cumsum(sums, out=sums)
+        found = sums[self.ends]
+        found -= sums[self.starts]
+        found *= inverses[self.starts]
+        return mixed(found)
+
+    def total(self, of_words: NDArray[np.integer] | NDArray[np.bool_]) -> NDArray[np.int64]:
+        """(texts,): the sum of a number of each word."""
+        sums = np.zeros(len(of_words) + 1, dtype=np.int64)
+        np.cumsum(of_words, out=sums[1:])
+        found: NDArray[np.int64] = sums[self._first + self.words] - sums[self._first]
+        return found
+
+    def count(self, of_codes: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """(texts,): how many characters are marked."""
+        found: NDArray[np.int64] = np.add.reduceat(of_codes, self._begins, dtype=np.int64)
+        return found
+
+    @property
+    def begins_with_letter(self) -> NDArray[np.bool_]:
+        """(words,): whether the first character is surely a letter."""
+        found: NDArray[np.bool_] = (self.kinds[self.starts] & _LETTER) != 0
+        return found
+
+
+def blocks(texts: Sequence[str]) -> Iterator[tuple[int, Flat | None]]:
+    """Texts cut into blocks, each with the place of its first text; None stands for one text too long for a block."""
+    begin = chars = 0
+    for place, text in enumerate(texts):
+        longer = chars + len(text) + 1
+        if place > begin and (longer > MOST_CHARS or place - begin >= _MOST_TEXTS):
+            yield begin, _block(texts[begin:place])
+            begin, longer = place, len(text) + 1
+        chars = longer
+    if texts:
+        yield begin, _block(texts[begin:])
+
+
+def _block(texts: Sequence[str]) -> Flat | None:
+    return None if len(texts) == 1 and len(texts[0]) >= MOST_CHARS else Flat(texts)
+
+
+def mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The same array with every bit of a number spread over all of it."""
+    values ^= values >> np.uint64(32)
+    values *= np.uint64(0xD6E8FEB86659FD93)
+    values ^= values >> np.uint64(29)
+    return values
+
+
+@cache
+def _table() -> NDArray[np.uint8]:
+    chars = [chr(code) for code in range(_KNOWN)]
+    kinds = np.zeros(_KNOWN + 1, dtype=np.uint8)
+    for bit, is_one in ((_SPACE, str.isspace), (_LETTER, str.isalpha), (_DIGIT, str.isdecimal)):
+        kinds[:_KNOWN] |= bit * np.array([is_one(char) for char in chars], dtype=np.uint8)
+    kinds[ord("A") : ord("Z") + 1] |= _CAPITAL
+    return kinds
+
+
+@cache
+def _powers() -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """Powers of the multiplier and of its inverse modulo 2^64, for every place of a block."""
+    inverse = pow(_MULTIPLIER, -1, 1 << 64)
+    return tuple(np.cumprod(np.full(MOST_CHARS + 1, one, dtype=np.uint64)) for one in (_MULTIPLIER, inverse))  # type: ignore[return-value]  # two of them
