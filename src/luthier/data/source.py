@@ -19,10 +19,11 @@ from luthier.data.bounds import first, size_of_record
 from luthier.data.formats.file import File
 from luthier.data.formats.look import Fit, Look
 from luthier.data.formats.places import files_of
+from luthier.data.intake.cells import UnusableRowError
 from luthier.data.intake.choose import Choice, Task, choose
 from luthier.data.intake.layouts import Layout
 from luthier.data.intake.mapping import Mapping, Parts, decide
-from luthier.data.intake.turns import UnusableRowError
+from luthier.data.intake.media import held
 from luthier.data.profile import ColumnProfile
 from luthier.data.row import Broken, Record
 
@@ -67,6 +68,9 @@ class Source(Component):
     """The column (customer, conversation, …) whose rows must not be torn apart by the split."""
     on_error: Literal["stop", "drop"] = "stop"
     """A broken row stops the run with its line, or is dropped, counted and listed."""
+    media: Literal["keep", "drop"] = "keep"
+    """Rows with images, sounds or films, which the models here do not see: kept, with marks such as `<image>` in the
+    text and the addresses in `meta.images`, or left out and counted."""
     first: int | None = Field(default=None, ge=1)
     """Read only so many rows, for a quick trial."""
 
@@ -113,7 +117,7 @@ class Source(Component):
         if mapping.layout.note:
             say(f"{good[0].file}: read as {mapping.layout.note}")
         for record in chain(looked, found):
-            yield _map(record, mapping)
+            yield self._without_media(_map(record, mapping))
 
     def asked(self, base: Path) -> Asked:
         """What its content asks for beside a path, for a recipe that is proposed; nothing by default."""
@@ -124,6 +128,14 @@ class Source(Component):
     ) -> Choice:
         """Which columns mean what, for a recipe that is proposed."""
         return choose(columns, rows, name, task)
+
+    def _without_media(self, found: tuple[Record, Parts] | Broken) -> tuple[Record, Parts] | Broken:
+        """A row, or why it is left out although it can be read."""
+        if self.media == "keep" or isinstance(found, Broken):
+            return found
+        record, parts = found
+        holds = ", ".join(held(parts.messages, parts.meta))
+        return Broken(record.file, record.line, f"holds {holds}", key=record.key, left_out=True) if holds else found
 
     def mapping(self, good: list[Record]) -> Mapping:
         """The mapping for rows like these."""

@@ -143,7 +143,11 @@ BAD_ROWS: dict[str, tuple[dict[str, Any], str, str]] = {
     "no role": ({"messages": [{"content": "x"}]}, "no role", "user"),
     "not messages": ({"messages": "hello"}, "wanted JSON", ""),
     "empty list": ({"messages": []}, "is empty", ""),
-    "picture": ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "only parts of type 'text'", ""),
+    "picture": (
+        {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+        "the image has no address",
+        "a path, a URL",
+    ),
     "list as text": ({"question": {"a": 1}, "answer": "x"}, "wanted text, got an object", ""),
     "call": (
         {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[1"}}]}]},

@@ -38,7 +38,7 @@ class ImageNoise(Augmenter):
     changes: ClassVar[str] = "image"
 
     column: str = "image"
-    """The column of `meta` with the image; rows without one are left alone."""
+    """The column of `meta` with the image, or a list of images (`images`); rows without one are left alone."""
     folder: PathText | None = None
     """Where paths in that column start; the files below it decide what is made. None: the column holds no paths."""
     blur: Annotated[float, Field(ge=0, le=20)] = 0.8
@@ -71,14 +71,22 @@ class ImageNoise(Augmenter):
         value = wish.row.meta.get(self.column)
         if not value:
             return None
-        before = _opened(self._bytes(wish.row, str(value), base), wish.row, self.column)
+        if not isinstance(value, list):
+            url, did = self._other(wish, str(value), base)
+            return Draft(wish.row.messages, did, meta={self.column: url}) if did else None
+        made = [self._other(wish, str(one), base) for one in value]
+        every = tuple(f"{number}: {one}" for number, (_, did) in enumerate(made, 1) for one in did)
+        return Draft(wish.row.messages, every, meta={self.column: [url for url, _ in made]}) if every else None
+
+    def _other(self, wish: Wish, value: str, base: Path) -> tuple[str, tuple[str, ...]]:
+        """One image with noise as a data URL, and what was done; the image as it stands when nothing was."""
+        before = _opened(self._bytes(wish.row, value, base), wish.row, self.column)
         after, did = self.noisy(before, wish.chance)
         if not did or after.tobytes() == before.tobytes():
-            return None
+            return value, ()
         out = io.BytesIO()
         after.save(out, "PNG")
-        url = f"{_DATA}png;base64,{base64.b64encode(out.getvalue()).decode()}"
-        return Draft(wish.row.messages, did, meta={self.column: url})
+        return f"{_DATA}png;base64,{base64.b64encode(out.getvalue()).decode()}", did
 
     def noisy(self, image: Image, chance: Random) -> tuple[Image, tuple[str, ...]]:
         """One image with noise, and what was done to it."""

@@ -12,8 +12,10 @@ from string import Formatter
 from typing import Any, NamedTuple
 
 from luthier.core.errors import DataError, RecipeError, Where, did_you_mean
+from luthier.data.intake.cells import UnusableRowError, from_json
 from luthier.data.intake.layouts import Layout, recognise
-from luthier.data.intake.turns import UnusableRowError, as_text, as_turns, conversation, from_json
+from luthier.data.intake.media import media_of
+from luthier.data.intake.turns import as_text, as_turns, conversation
 from luthier.text.messages import ExampleKind, Message
 
 
@@ -120,6 +122,7 @@ class Mapping:
         own = own_name(values) if self.layout.own else None
         meta = own_meta(values) if own else {name: value for name, value in values.items() if name not in self.spoken}
         values = {**meta, **values} if own else values
+        meta = self._with_media(values, meta)
         group = as_text(cell(values, self._group), self._group) if self._group else None
         key = as_text(cell(values, self._key), self._key) if self._key else None
         return Parts(messages, _kind(messages, tools), tools, meta, group or None, key, own)
@@ -144,6 +147,19 @@ class Mapping:
         if role == "assistant" and isinstance(value, list) and value and not isinstance(value[0], dict):
             value = value[0]  # several accepted answers: the first is the one to learn
         return as_turns(value, role, column)
+
+    def _with_media(self, values: dict[str, Any], meta: dict[str, Any]) -> dict[str, Any]:
+        """The columns that are kept, with the addresses of what the turns show and play."""
+        spoken = [one.column for one in (self._prompt, self._answer) if one and one.column]
+        columns = [self.layout.messages] if self.layout.messages else []
+        columns += [column for column in spoken if isinstance(values.get(column), list)]
+        found: dict[str, list[str]] = {}
+        for column in columns:
+            for name, listed in media_of(values[column], column).items():
+                found.setdefault(name, []).extend(listed)
+        if twice := next((name for name in found if meta.get(name)), None):
+            raise UnusableRowError(f"its turns hold {twice}, and so does its column {twice!r}", twice)
+        return {**meta, **found}
 
     def _with_system(self, turns: tuple[Message, ...], values: dict[str, Any]) -> tuple[Message, ...]:
         if any(turn.role == "system" for turn in turns):

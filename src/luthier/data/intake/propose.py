@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from luthier.core.component import members
 from luthier.data.intake.choose import Choice, Task
+from luthier.data.intake.course import course_for
 from luthier.data.intake.recognise import source_at
 from luthier.data.intake.survey import survey
 from luthier.data.operator import Operator
@@ -203,12 +204,17 @@ def _spelled(char: str) -> str:
 
 
 def _rest(proposal: Proposal) -> Iterator[str]:
+    is_label = proposal.task == "label"
+    wished = course_for(proposal.profile, held_out=proposal.split["test"], is_label=is_label)
+    more = "".join(f", {name}: {value}" for name, value in wished.settings.items())
     rules = ", ".join(json.dumps(rule) for rule in proposal.rules)
     yield "  # What might be wrong with the rows, looked at before they are trained on; the report tells."
     yield "  validate: {kind: validate, data: data}"
     yield from _balancing(proposal.profile)
     yield "  # A small adapter: the base model's weights stay as they are."
-    yield "  tune: {kind: tune, data: data, technique: {kind: lora, r: 16}, objective: sft}"
+    if wished.why:
+        yield f"  # {wished.why} (docs/howto/choose-technique.md)."
+    yield f"  tune: {{kind: tune, data: data, technique: {{kind: lora, r: 16}}, objective: sft{more}}}"
     yield "  # On rows that were not trained on, beside the base model and plain baselines."
     yield f"  report: {{kind: evaluate, data: data, model: tune, metrics: [{', '.join(proposal.metrics)}]}}"
     yield "  # PASS only when the improvement over the base model is clear of chance."

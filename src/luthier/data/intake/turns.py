@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from luthier.core.errors import did_you_mean
+from luthier.data.intake.cells import UnusableRowError, from_json
+from luthier.data.intake.media import is_text, medium
 from luthier.text.messages import Message, Role, ToolCall
 
 ROLES: Mapping[str, Role] = {
@@ -36,16 +37,6 @@ CALL = "function_call"
 """ShareGPT's name for an assistant turn that is a call of a tool, written as JSON."""
 _WHO = ("role", "from", "speaker", "author")
 _SAID = ("content", "value", "text", "body", "message", "utterance")
-
-
-class UnusableRowError(Exception):
-    """A row that cannot become an example: what was wanted, what came."""
-
-    def __init__(self, problem: str, field: str | None = None, remedy: str = "") -> None:
-        super().__init__(problem)
-        self.problem = problem
-        self.field = field
-        self.remedy = remedy
 
 
 def as_text(value: Any, field: str) -> str:
@@ -80,14 +71,6 @@ def conversation(value: Any, field: str) -> tuple[Message, ...]:
     if not value:
         raise UnusableRowError("the list of messages is empty", field)
     return tuple(_message(item, f"{field}[{index}]") for index, item in enumerate(value))
-
-
-def from_json(text: str, field: str) -> Any:
-    """JSON inside a cell."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UnusableRowError("wanted JSON in this cell", field) from error
 
 
 def _message(item: Any, field: str) -> Message:
@@ -143,14 +126,20 @@ def _name(item: dict[str, Any], key: str, field: str) -> str | None:
 
 
 def _content(value: Any, field: str) -> str:
-    """Content as text, or as a list of parts that are all text."""
+    """Content as text, or as a list of parts: text as it stands, a mark for each image, sound or film."""
     if not isinstance(value, list):
         return as_text(value, field)
     texts: list[str] = []
     for part in value:
-        if not isinstance(part, dict) or not isinstance(part.get("text"), str):
-            raise UnusableRowError("only parts of type 'text' can be read", field)
-        texts.append(part["text"])
+        if not isinstance(part, dict):
+            raise UnusableRowError("wanted parts with a type", field)
+        if not is_text(part):
+            texts.append(medium(part, field).mark)
+            continue
+        text = part.get("text", part.get("value"))
+        if not isinstance(text, str):
+            raise UnusableRowError("a part of type 'text' has no text", field)
+        texts.append(text)
     return "".join(texts)
 
 

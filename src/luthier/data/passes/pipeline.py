@@ -67,6 +67,11 @@ def prepare(source: Source, operators: Sequence[Operator], split: Split, work: W
     write_aside(work.folder / "summary.json", (summary.model_dump_json(indent=1) + "\n").encode())
     if (broken := reader.first_broken) is not None:
         work.events.warning(f"left out, and listed in events.parquet: {broken.file}:{broken.line}: {broken.problem}")
+    for column, rows in sorted(reader.media.items()):
+        what = f"{rows} rows hold {column} (`meta.{column}`), which models here do not see"
+        work.events.warning(
+            f"{what}: the text has marks in their place; set `media: drop` in the source to leave such rows out"
+        )
     _speak(work, summary, engine.books, assigned)
     return reader.rows
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from luthier.core.errors import DataError, Where
 from luthier.data.bounds import bounded, size_of_row
 from luthier.data.intake.mapping import Own, Parts
+from luthier.data.intake.media import held
 from luthier.data.operator import Drop
 from luthier.data.passes.apply import drop_event, place_id
 from luthier.data.passes.seen import Seen
@@ -34,6 +35,8 @@ class Reader:
         self.rows = 0
         self.files: Counter[str] = Counter()
         self.first_broken: Broken | None = None
+        self.media: Counter[str] = Counter()
+        """Rows with images, sounds and films, by column."""
 
     def batches(self) -> Iterator[Fed]:
         """Rows in batches, each with the events of rows that were left out on the way."""
@@ -63,6 +66,7 @@ class Reader:
         return self._made(*found)
 
     def _made(self, record: Record, parts: Parts) -> Row | Event:
+        self.media.update(held(parts.messages, parts.meta).keys())
         own = parts.own or Own(self._id(parts), self._source.kind, record.file, record.line)
         row = Row(
             n=self.rows,

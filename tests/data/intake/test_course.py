@@ -1,0 +1,66 @@
+"""Small sets are seen often enough to be learnt, large ones once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from luthier.data.intake.course import ENOUGH_STEPS, MOST_PASSES, MOST_PASSES_OF_TEXT, ROWS_PER_STEP, course
+from luthier.data.intake.propose import propose, render_recipe
+from luthier.tune.steps.tune import Tune
+
+Write = Callable[..., str]
+
+
+def test_it_speaks_of_the_training_that_there_is() -> None:
+    assert Tune.model_fields["rows_per_step"].default == ROWS_PER_STEP
+    assert Tune.model_fields["epochs"].default == 1.0
+
+
+@pytest.mark.parametrize(
+    ("rows", "classes", "settings"),
+    [
+        (188, 5, {"epochs": 4}),
+        (300, 12, {"epochs": 5}),
+        (40, 2, {"epochs": 8, "rows_per_step": 8}),
+        (188, 0, {"epochs": 4}),
+        (60, 0, {"epochs": 4, "rows_per_step": 8}),
+        (768, 5, {}),
+        (10_000, 77, {}),
+        (9_000, 77, {"epochs": 2}),
+        (50_000, 0, {}),
+    ],
+)
+def test_passes(rows: int, classes: int, settings: dict[str, int]) -> None:
+    assert course(rows, classes).settings == settings
+
+
+@given(st.integers(1, 100_000), st.integers(0, 200))
+def test_never_fewer_steps_than_the_defaults_and_never_too_many_passes(rows: int, classes: int) -> None:
+    found = course(rows, classes)
+    passes = found.settings.get("epochs", 1)
+    steps = math.ceil(rows * passes / found.settings.get("rows_per_step", ROWS_PER_STEP))
+    assert steps >= math.ceil(rows / ROWS_PER_STEP)
+    assert passes <= (MOST_PASSES if classes else MOST_PASSES_OF_TEXT)
+    assert bool(found.why) == bool(found.settings)
+    assert rows < ROWS_PER_STEP * max(ENOUGH_STEPS, 4 * classes) or not found.settings
+    assert steps >= ENOUGH_STEPS or "rows_per_step" in found.settings
+
+
+def test_a_recipe_for_few_rows_says_so(write: Write, tmp_path: Path) -> None:
+    few = propose(tmp_path / write("few.csv", "text,intent\n" + "".join(f"words {n},c{n % 5}\n" for n in range(235))))
+    text = render_recipe(few, "few")
+    tune = yaml.safe_load(text)["steps"]["tune"]
+    assert tune["epochs"] == 4
+    Tune.model_validate(tune)
+    assert "one pass over about 188 rows would be 6 steps, too few to learn from; this is 24" in text
+    many = propose(
+        tmp_path / write("many.csv", "text,intent\n" + "".join(f"words {n},c{n % 5}\n" for n in range(1200)))
+    )
+    assert "epochs" not in yaml.safe_load(render_recipe(many, "many"))["steps"]["tune"]
