@@ -6,10 +6,12 @@ import math
 
 import pytest
 
-from eval.evaluations import label_examples, text_examples
+from eval.evaluations import example, label_examples, text_examples
 from luthier.core.component import members
 from luthier.eval.baseline import Baseline
+from luthier.eval.defaults import baselines_for
 from luthier.eval.rows import Task, TaskKind
+from luthier.text.messages import answer_of, question_of
 
 KINDS = members(Baseline)
 
@@ -54,3 +56,67 @@ def test_tfidf_learns_from_words() -> None:
     asked = task("label")
     replies = Baseline.parse("tfidf").answer(label_examples()[:60], asked)
     assert sum(map(bool, asked.correct(replies))) > 20
+
+
+def test_nearest_gives_the_answer_of_the_most_similar_question() -> None:
+    asked = task("text")
+    parcel = example("Where is the parcel, please", "On its way.", None, 1)
+    known = [parcel, example("Fix my invoice", "Done.", None, 2)]
+    wanted = Task(
+        kind="text",
+        split="test",
+        examples=(example("where is my parcel", "", None, 3), example("the invoice, fix it", "", None, 4)),
+        available=2,
+        options={},
+    )
+    found = Baseline.parse("nearest")
+    assert [reply.prediction for reply in found.answer(known, wanted)] == ["On its way.", "Done."]
+    assert found.answer(known[::-1], wanted) == found.answer(known, wanted)
+    assert [reply.prediction for reply in found.answer(asked.examples, asked)] == asked.references
+    runs = [Baseline.parse({"kind": "nearest", "words": words}).answer(known, wanted) for words in (1, 3)]
+    assert all(len(one) == 2 for one in runs)
+
+
+def test_nearest_agrees_with_scikit_learns_neighbours() -> None:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.neighbors import NearestNeighbors
+
+    train, asked = text_examples(40)[:28], task("text")
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+    store = vectorizer.fit_transform([question_of(one) for one in train])
+    search = NearestNeighbors(n_neighbors=1, metric="cosine").fit(store)
+    apart, place = search.kneighbors(vectorizer.transform([question_of(one) for one in asked.examples]))
+    replies = Baseline.parse("nearest").answer(train, asked)
+    told = {answer_of(one): question_of(one) for one in train}
+    for reply, one, far, best in zip(replies, asked.examples, apart[:, 0], place[:, 0], strict=True):
+        mine = vectorizer.transform([told[reply.prediction]])
+        its = vectorizer.transform([question_of(one)])
+        assert 1 - float((mine @ its.T).toarray()[0, 0]) == pytest.approx(far, abs=1e-9), (best, reply)
+
+
+DIALOGUE = "Ann: Hi there!\nBen: Hello. How are you?\nAnn: Fine; I lost my key.\nBen: Oh no. Where?\nAnn: At work."
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences", "lead"),
+    [
+        ("One. Two? Three! Four.", 3, "One. Two? Three!"),
+        ("He said “no.” Then he left. It rained.", 1, "He said “no."),
+        (DIALOGUE, 2, "Ann: Hi there! Ben: Hello."),
+        ("第一。第二！第三？第四。", 2, "第一。 第二！"),
+        ("no end", 3, "no end"),
+        ("", 3, ""),
+    ],
+)
+def test_lead_takes_the_first_sentences(text: str, sentences: int, lead: str) -> None:
+    asked = Task(kind="text", split="test", examples=(example(text, "x", None, 1),), available=1, options={})
+    (reply,) = Baseline.parse({"kind": "lead", "sentences": sentences}).answer([], asked)
+    assert reply.prediction == lead
+
+
+def test_lead_stands_beside_summaries_only() -> None:
+    rows = (example(DIALOGUE, "Ann lost it.", None, 1),)
+    long = Task(kind="text", split="test", examples=rows, available=1, options={})
+    assert [one.kind for one in baselines_for(long)] == ["lead", "nearest"]
+    assert [one.kind for one in baselines_for(task("text"))] == ["nearest"]
+    assert [one.kind for one in baselines_for(task("label"))] == ["majority", "tfidf"]

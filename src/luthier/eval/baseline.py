@@ -23,6 +23,11 @@ class Baseline(Component):
     title: ClassVar[str]
     """Its name in a sentence."""
 
+    @classmethod
+    def suits(cls, task: Task) -> bool:
+        """Whether it stands beside the models by itself, where a recipe names no baselines."""
+        return task.kind in cls.tasks
+
     @abstractmethod
     def answer(self, train: Sequence[Example], task: Task) -> list[Reply]:
         """Learn from the training rows and answer the task's."""

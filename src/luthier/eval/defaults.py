@@ -22,9 +22,9 @@ def metrics_for(task: Task) -> tuple[Metric, ...]:
 
 
 def baselines_for(task: Task) -> tuple[Baseline, ...]:
-    """All baselines that can do the task and need no settings, in order of their kinds."""
+    """The baselines that suit a task, in order of their kinds."""
     found = members(Baseline)
-    able = [found[kind] for kind in sorted(found) if task.kind in found[kind].tasks]
+    able = [found[kind] for kind in sorted(found) if found[kind].suits(task)]
     return tuple(Baseline.parse(kind.model_fields["kind"].default) for kind in able)
 
 

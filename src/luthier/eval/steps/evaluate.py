@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 
 import luthier.eval
 from luthier.core.artifact import Artifact
+from luthier.core.component import members
 from luthier.core.digest import code_digest, digest_of, files_digest
 from luthier.core.errors import RecipeError, Where, did_you_mean
 from luthier.core.files import write_aside
@@ -131,7 +132,7 @@ class Evaluate(Step):
             return baselines_for(task)
         for baseline in self.baselines:
             if task.kind not in baseline.tasks:
-                able = [other.kind for other in baselines_for(task)]
+                able = [kind for kind, other in members(Baseline).items() if task.kind in other.tasks]
                 what = f"baseline {baseline.kind!r} cannot do tasks of {task.kind}s"
                 raise RecipeError(what, where=Where(field="baselines"), remedy=did_you_mean(baseline.kind, able))
         return self.baselines

@@ -1,0 +1,51 @@
+"""The first sentences of what is asked about: what a summary scores that copies the beginning."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from statistics import median
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from luthier.eval.baseline import Baseline
+from luthier.eval.rows import Reply, Task, TaskKind
+from luthier.text.messages import question_of
+
+if TYPE_CHECKING:
+    from luthier.text.messages import Example
+
+_BREAK = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+|(?<=[。！？])|\n+")
+_SHORTER, _LONG = 2.0, 4
+"""Questions that are so many times longer than their answers, and have so many sentences, ask for a summary."""
+
+
+class Lead(Baseline):
+    """The first sentences of the question, or lines where it is a conversation (lead-3, as summaries are measured).
+
+    It stands beside the models by itself where questions are long and answers much shorter.
+    """
+
+    kind: Literal["lead"] = "lead"
+    tasks: ClassVar[frozenset[TaskKind]] = frozenset({"text"})
+    title: ClassVar[str] = "the first sentences of the text"
+    sentences: int = Field(default=3, ge=1)
+    """How many."""
+
+    @classmethod
+    def suits(cls, task: Task) -> bool:
+        """Whether the rows look like summaries."""
+        if not task.examples:
+            return False
+        pairs = zip(task.examples, task.references, strict=True)
+        asked = [(len(_parts(question_of(one))), len(question_of(one)), len(answer)) for one, answer in pairs]
+        longer = median(question / max(1, answer) for _, question, answer in asked)
+        return longer >= _SHORTER and median(parts for parts, _, _ in asked) >= _LONG
+
+    def answer(self, train: Sequence[Example], task: Task) -> list[Reply]:
+        return [Reply(prediction=" ".join(_parts(question_of(one))[: self.sentences])) for one in task.examples]
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in _BREAK.split(text) if part and part.strip()]

@@ -1,0 +1,45 @@
+"""The answer of the most similar training question: what looking it up scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from luthier.eval.baseline import Baseline
+from luthier.eval.rows import Reply, Task, TaskKind
+from luthier.text.messages import answer_of, question_of
+
+if TYPE_CHECKING:
+    from luthier.text.messages import Example
+
+_ROWS = 256
+"""Held-out rows that are compared with all training rows at once."""
+
+
+class Nearest(Baseline):
+    """The training answer whose question is nearest, by the cosine of TF-IDF; of equal ones, the first by its text."""
+
+    kind: Literal["nearest"] = "nearest"
+    tasks: ClassVar[frozenset[TaskKind]] = frozenset({"text"})
+    title: ClassVar[str] = "the answer of the nearest training question"
+    words: int = Field(default=2, ge=1, le=5)
+    """Longest run of words that is compared."""
+
+    def answer(self, train: Sequence[Example], task: Task) -> list[Reply]:
+        import numpy as np
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        known = sorted({(question_of(example), answer_of(example)) for example in train})
+        vectorizer = TfidfVectorizer(ngram_range=(1, self.words), sublinear_tf=True)
+        analyse = vectorizer.build_analyzer()
+        if not any(analyse(question) for question, _ in known):
+            return [Reply(prediction="") for _ in task.examples]
+        store = vectorizer.fit_transform([question for question, _ in known]).T.tocsr()
+        found: list[Reply] = []
+        for start in range(0, len(task.examples), _ROWS):
+            asked = vectorizer.transform([question_of(one) for one in task.examples[start : start + _ROWS]])
+            nearest = np.asarray((asked @ store).todense()).round(9).argmax(axis=1)
+            found += [Reply(prediction=known[place][1]) for place in nearest.tolist()]
+        return found
