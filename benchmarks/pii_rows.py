@@ -98,10 +98,17 @@ SENTENCES: dict[PiiKind, tuple[str, ...]] = {
         "mirror: {url_secret} (read only)",
     ),
     "address": (
-        "Please send it to {address} instead.",
-        "I moved to {address} last month.",
-        "Delivery address: {address}",
-        "Ich wohne in {address}.",
+        "We meet at half past nine, {address}, second bell.",
+        "Can you redirect the letter to {address} please?",
+        "Old: {address} / new: unknown",
+        "Der Schlüssel liegt bei den Nachbarn, {address}.",
+        "Ihr findet uns in {address}, gleich beim Bäcker.",
+        "Le rendez-vous est au {address}.",
+        "He gave {address} as his residence.",
+        "El taller queda en {address}, junto al banco.",
+        "Bezorgadres: {address}",
+        "Il contratto riguarda {address}.",
+        "my gran stays at {address} till june",
     ),
 }
 _ID_SENTENCES: dict[str, tuple[str, ...]] = {
@@ -123,28 +130,37 @@ _LOCALES = (
     *("en_US", "en_GB", "de_DE", "fr_FR", "es_ES", "it_IT", "nl_NL", "pl_PL", "pt_BR", "sv_SE", "da_DK", "no_NO"),
     *("fi_FI", "de_CH", "en_IN", "en_CA"),
 )
-_ADDRESS_LOCALES = ("en_US", "en_GB", "de_DE", "fr_FR")
+_ADDRESS_LOCALES = (
+    "en_US", "en_GB", "en_IE", "en_CA", "de_DE", "de_AT", "de_CH", "fr_FR", "fr_CH", "es_ES", "it_IT", "nl_NL", "nl_BE",
+    "pl_PL", "pt_PT", "sv_SE", "da_DK", "fi_FI",
+)  # fmt: skip
+ELSEWHERE = ("no_NO", "pt_BR", "es_MX", "en_AU", "en_NZ", "en_IN")
+"""Addresses of these are only partly known to the rules: they are measured apart."""
 
 
 class Values:
     """Draws values of each kind."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, addresses: tuple[str, ...] = _ADDRESS_LOCALES) -> None:
         from faker import Faker
 
         self.draw = random.Random(seed)
         self._fakers = {locale: Faker(locale) for locale in _LOCALES}
         for at, faker in enumerate(self._fakers.values()):
             faker.seed_instance(seed + at)
+        self._addresses = [Faker(locale) for locale in addresses]
+        for at, faker in enumerate(self._addresses):
+            faker.seed_instance(seed + at)
 
     def of(self, kind: PiiKind) -> str:
         """One value of this kind."""
-        faker = self._fakers[self.draw.choice(_ADDRESS_LOCALES if kind == "address" else _LOCALES)]
+        if kind == "address":
+            return " ".join(self.draw.choice(self._addresses).street_address().split())
+        faker = self._fakers[self.draw.choice(_LOCALES)]
         makers: dict[str, Callable[[], str]] = {
             "email": faker.email, "phone": faker.phone_number, "card": self._card, "iban": self._iban,
             "ssn": self._fakers["en_US"].ssn, "ip": self.draw.choice((faker.ipv4, faker.ipv6)), "mac": self._mac,
             "birth_date": self._date, "secret": self._secret, "url_secret": self._url,
-            "address": lambda: " ".join(faker.street_address().split()),
         }  # fmt: skip
         return makers[kind]()
 
@@ -230,6 +246,13 @@ def made(each: int, seed: int = 41) -> Iterator[Labelled]:
             yield _filled(sentence, lambda form=form: ("national_id", values.national(form)))
 
 
+def made_elsewhere(each: int, seed: int = 41) -> Iterator[Labelled]:
+    """Sentences with addresses of other countries."""
+    values, sentences = Values(seed, ELSEWHERE), SENTENCES["address"]
+    for at in range(each):
+        yield _filled(sentences[at % len(sentences)], lambda: ("address", values.of("address")))
+
+
 def _filled(sentence: str, value: Callable[[], tuple[PiiKind, str]]) -> Labelled:
     text, at = "", 0
     spans: list[Found] = []
@@ -272,6 +295,15 @@ _LOOK_ALIKES = (
     "SELECT id FROM t WHERE n BETWEEN ###### AND ####### LIMIT ##",
     "https://example.com/p/#########?page=#&sort=asc",
     "sha256:<64>",
+    "Prices rose during 20## by # per cent, spring 20## was dull.",
+    "He will bring ## chairs; after scoring ## he left, measuring ## inches.",
+    "String #: abc, and then String # again",
+    "Parkplatz ## ist belegt, der Heimweg # ist gesperrt.",
+    "We drank a 20## Napa Valley Cabernet and saw ## Rhode Island Reds.",
+    "## Simple Ways to save, and # Golden Points on top",
+    "I moved to Windows ## last month.",
+    "The 1929 Wall Street crash, vol. #",
+    "Smith et al. Nature 20## says so.",
     "Add 2 cups of flour, 30 minutes at 180 degrees, serves ##.",
 )
 """`#` is a digit, `<40>` so many hexadecimal digits, `{card}` a card whose last digit is wrong."""

@@ -37,6 +37,22 @@ HERE = [
     ("address", "wir wohnen Hauptstraße 12a, 10115 Berlin", "Hauptstraße 12a, 10115 Berlin"),
     ("address", "au 12 bis rue de la Paix, 75002 Paris", "12 bis rue de la Paix, 75002 Paris"),
     ("address", "en Calle del Romero Azul 27, 46099 Villalcina", "Calle del Romero Azul 27, 46099 Villalcina"),
+    ("address", "Delivery address: 2807 Ravine Flat", "2807 Ravine Flat"),
+    ("address", "I live in Studio 27, 9 Copper Point", "Studio 27, 9 Copper Point"),
+    ("address", "our house is 12 Heron Gardens, you see", "12 Heron Gardens"),
+    ("address", "at 25 Gardenia Road. It is opposite", "25 Gardenia Road."),
+    ("address", "send it to PO Box 475, Napier", "PO Box 475, Napier"),
+    ("address", "J'habite rue de la Lune.", "rue de la Lune"),
+    ("address", "avenue des Cerisiers 36, 1004 Lausanne", "avenue des Cerisiers 36, 1004 Lausanne"),
+    ("address", "vive en Rambla Azul 14", "Rambla Azul 14"),
+    ("address", "abito in Contrada Bella, 82", "Contrada Bella, 82"),
+    ("address", "Largo das Flores, S/N", "Largo das Flores, S/N"),
+    ("address", "Kunde, Kikihof 4, hat angerufen", "Kikihof 4"),
+    ("address", "mieszkam przy ul. Jasnej 7", "ul. Jasnej 7"),
+    ("address", "Furutorget 29", "Furutorget 29"),
+    ("address", "pakken til Købmagerstræde 35", "Købmagerstræde 35"),
+    ("address", "osoitteeni: Kolvikuja 6", "Kolvikuja 6"),
+    ("address", "am Wilhelm-Busch-Ring 4", "Wilhelm-Busch-Ring 4"),
     ("phone", "phone (+358) 320773593 / no calls", "(+358) 320773593"),
     ("phone", "986.291.2294x751", "986.291.2294x751"),
     ("phone", "lo trovi al 347 123 4567", "347 123 4567"),
@@ -67,6 +83,17 @@ LOOKALIKES = [
     "https://example.com/a?page=1234567&sort=asc",
     "13 Reasons Why was on in 2024",
     "12.345.678-4 units",
+    "prices rose during 2024 by 3 per cent",
+    "bring 200 chairs and, after scoring 14, rest",
+    "String 1: abc, Spring 2018",
+    "Parkplatz 12 ist frei, der Ausweg 2 nicht",
+    "a 2015 Napa Valley Cabernet and 11 Rhode Island Reds",
+    "the 1929 Wall Street crash",
+    "on Sunday at 8 PM CT",
+    "5 Simple Ways to save",
+    "I moved to Windows 11 last month",
+    "Smith et al. Nature 2019",
+    "we take the route No. 10",
 ]
 _WORD = {form.name: form.words.split()[0] for form in FORMS}
 
@@ -114,7 +141,10 @@ def test_finds_are_in_order_and_apart() -> None:
 ADVERSARIAL = [
     *("1 ", "12 ", "1-", "12 A", "A1", "AB12", "1 A ", "1.1", "12.", "12 Aa ", "1 bis rue de ", "Aa 1, "),
     *("password is ", "token=", "://a:", "key: a1", "eyJ", ":AA", "born on 1", "12 March ", "Calle Aa ", "weg 1 "),
-    *("::", "a:", "AA-", "SW1A 2AA, ", "Aa, Aa 1, ", "+(", "(+1", "123 456 ", "1234 1234 1234 "),
+    *("::", "a:", "AA-", "SW1A 2AA, ", "Aa, Aa 1, ", "1 Aa Point ", "at 1 Aa Way, "),
+    *("rue de Aa ", "Calle de la Aa ", "Via Aa Aa 1 ", "address: Aa 1 ", "Aaweg 1 ", "Flat 1 ", "PO Box 1 ", "S/N "),
+    *("send to 1 ", "Aa Aa-Aa-Ring 1, "),
+    *("+(", "(+1", "123 456 ", "1234 1234 1234 "),
 ]
 
 

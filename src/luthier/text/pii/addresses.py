@@ -1,66 +1,66 @@
-"""Postal addresses: by what streets are called, and by the lines that stand before a postcode."""
+"""Postal addresses: by what streets are called, by the lines before a postcode, and by words that say where one lives.
+
+A word that is hardly anything but a street (*Road*, *straße*, *Calle*) makes an address of a name and a number. One
+that names much else (*Point*, *Platz*, *Via*) needs a proof as well: somebody lives or sends something there, a flat, a
+postcode or a town follows, or the whole stands apart in a line or between commas.
+"""
 
 from __future__ import annotations
 
 import re
 
+from luthier.text.pii import streets
 from luthier.text.pii.found import Areas, Span, Spans, near
 
 _REACH = 60
 _LINES_REACH = 110
+_CUE_REACH = 60
+_CUE_WORDS = 8
+_FLAT_REACH = 16
+_LONG_NAME = 8
+_LONG_NUMBER = 3
+_AT_REACH = 10
 _POSTCODE_GROUP = 3
-_TYPE_AFTER = (
-    r"(?:street|st|avenue|ave|road|rd|boulevard|blvd|lane|ln|drive|dr|court|ct|place|pl|square|sq|terrace|way|parkway|pkwy"
-    r"|circle|cir|highway|hwy|close|crescent|gardens|grove|mews|row|trail|alley|plaza|loop|ridge|crossing|walk|hill)"
+_UNIT = (
+    r"(?:,? {1,2}(?i:apt|apartment|suite|unit|flat|floor|fl|ste|studio|piano|piso|puerta|portal|bajo|esc"
+    r"|appartamento|interno|interior|edif|depto|int|top|m|lok|lgh|#)(?:\.| |\.? ?(?=\d))[\w-]{1,6})"
 )
-_SUFFIXES = """
-alley arcade bayou beach bend bluff boulevard bridge brook burg bypass canyon cape causeway circle cliff
-common corner course court cove creek crescent crest crossing crossroad curve dale dam estate expressway fall
-ferry field ford forest forge fork fort freeway garden gateway glen green grove harbor haven height heights
-highway hill hollow inlet island isle junction knoll lake landing lane lock lodge loop mall manor meadow mews
-mill motorway mount mountain neck orchard oval overpass park parkway passage path pike pine plain plaza port
-prairie radial ramp ranch rapid ridge river road route row rue run shoal shore skyway spring spur square
-station stravenue stream street summit terrace throughway trace trafficway trail tunnel turnpike underpass
-valley via viaduct village ville vista walk way
-"""
-"""Suffixes of Publication 28 of the United States Postal Service, without those that name much else."""
-_TYPE_WRITTEN = "(?:" + "|".join(f"{word.capitalize()}s?" for word in sorted(_SUFFIXES.split())) + ")"
-_UNIT = r"(?:,? (?i:apt|apartment|suite|unit|flat|floor|fl|ste|#)\.? ?[\w-]{1,6})?"
-_TOWN = r"[A-Z][^\W\d_]{0,25}(?:[ '’.-]{1,2}[A-Z][^\W\d_]{0,25}){0,2}"
+_TOWN = r"[A-Z][^\W\d_]{0,25}(?:(?:[ '’-]|(?<=[SD]t)\. )[A-Z][^\W\d_]{0,25}){0,2}"
 _UK_CODE = r"[A-Z]{1,2}\d[A-Z\d]? ?\d[A-Z]{2}"
 _POSTCODE = rf"(?:[A-Z]{{2}} )?\d{{4,5}}(?:-\d{{4}})?|{_UK_CODE}|[A-Z]\d[A-Z] ?\d[A-Z]\d"
-_PLACE = rf"(?:,? (?:{_POSTCODE})(?!\w)|,? {_TOWN}(?![\w])){{0,4}}"
+_PLACE = rf"(?:,? (?:{_POSTCODE})(?!\w)|(?:,|(?<!\.)) {_TOWN}(?![\w])){{0,4}}"
 _ENGLISH = re.compile(
-    rf"\d(?<![\w.,/$€£-]\d)\d{{0,4}}[A-Za-z]? (?:[NSEW]\.? )?"
-    rf"(?:(?:[A-Z][\w'’-]{{0,20}}|\d{{1,3}}(?:st|nd|rd|th)) ){{1,4}}"
-    rf"(?:(?i:{_TYPE_AFTER})|{_TYPE_WRITTEN})\b\.?{_UNIT}{_PLACE}"
+    rf"\d(?<![\w.,/$€£-]\d)\d{{0,4}}(?:/\d{{1,4}})?[A-Za-z]? (?:[NSEW]\.? )?"
+    rf"(?:(?:[A-Z][\w'’-]{{0,20}}|d[aeiu] [A-Z][\w'’-]{{0,20}}|\d{{1,3}}(?:st|nd|rd|th)) ){{1,4}}"
+    rf"(?:(?i:(?P<road>{streets.ROADS}))|(?P<ground>(?i:{streets.GROUNDS})))\b\.?(?P<unit>{_UNIT}?)(?P<place>{_PLACE})"
 )
+_FLAT = re.compile(r"(?<!\w)(?i:flat|studio|apartment|apt\.?|unit|suite|level)[ ]?(?:\d{1,5}[A-Za-z]?,?[ ])?$")
+"""What may stand before a house number, or before its own."""
 _ROMANCE = re.compile(
-    r"\d(?<![\w.,/-]\d)\d{0,3}(?: ?bis| ?ter|[a-c])?,? "
-    r"(?i:rue|avenue|av\.|boulevard|bd|place|chemin|impasse|allée|quai|cours|route)"
+    rf"\d(?<![\w.,/-]\d)\d{{0,3}}(?: ?bis| ?ter|[a-c])?,? (?i:{streets.ROMANCE})"
     r" (?:(?:de|du|des|la|le|les|d['’]|l['’])[ ]?){0,2}[A-ZÀ-Ý][\w'’-]{1,20}(?:[ -][A-ZÀ-Ý][\w'’-]{1,20}){0,3}"
     r"(?:,? \d{5} [A-ZÀ-Ý][\w'’-]{1,25})?"
 )
-_STREET_FIRST = re.compile(
-    r"(?:[A-ZÄÖÜ][\wäöüß.-]{0,25}[ -]){0,2}[A-ZÄÖÜ]?[\wäöüß-]{0,25}"
-    r"(?i:straße|strasse|str\.|weg|platz|allee|gasse|ring|damm|ufer|straat|laan|plein|gracht|gatan|vägen|gade|vej)[ ]$"
-    r"|\b(?:Calle|C/|Avenida|Avda\.?|Plaza|Paseo|Via|Viale|Piazza|Corso|Rua|Praça|ul\.|ulica|al\.|aleja|Rue|Avenue)[ ]"
-    r"(?:(?:de|del|della|dei|da|do|la|las|los|el)[ ]){0,2}(?:[A-ZÀ-ÝŁŚŻ][\w'’.-]{1,20}[ ]?){1,4},?[ ]?$",
+_NAME = rf"(?:{streets.PARTICLES} |[dl]['’]){{0,3}}[A-ZÀ-ÝŁŚŻ][\w'’.-]{{0,25}}"
+_TYPE_FIRST = re.compile(
+    rf"(?<![\w'’])(?:(?P<sure>(?i:{streets.FIRST}))|(?P<unsure>(?i:{streets.FIRST_AT_TIMES})))[ ]"
+    rf"{_NAME}(?: {_NAME}){{0,4}},?[ ]$"
 )
-_STREET_ENDS = tuple(
-    f"{end} "
-    for end in (
-        *("straße", "strasse", "str.", "weg", "platz", "allee", "gasse", "ring", "damm", "ufer", "straat", "laan"),
-        *("plein", "gracht", "gatan", "vägen", "gade", "vej"),
-    )
+_LAST_WORD = re.compile(r"(?:[A-ZÄÖÜÅÆØ][\wäöüß.’'-]{0,25}[ -]){0,3}(?P<word>[^\W\d_][\w-]{1,40}\.?) $")
+_SAID_FIRST = re.compile(rf"(?<=[:=] )(?:{_NAME} ?){{1,4}},? $|(?<=\bis )(?:{_NAME} ?){{1,4}},? $")
+_UNNUMBERED = re.compile(rf"(?<![\w'’])(?i:{streets.FIRST}) {_NAME}(?: {_NAME}){{0,2}}(?!\w)")
+_NO_NUMBER = re.compile(r"[sS]/[nN](?!\w)")
+"""*Sem número*: the house has none."""
+_BOX = re.compile(
+    r"(?<!\w)(?i:p\. ?o\. ?box|po box|postfach|boîte postale|casella postale|apartado(?: de correos)?|postbus|postboks)"
+    rf" \d{{1,6}}(?: \d\d){{0,2}}{_PLACE}"
 )
 _NUMBER = re.compile(
-    r"\d(?:(?<![\w.,/$€£-]\d)(?:\d{0,4}(?=(?: ?bis| ?ter|[a-zA-Z])?,? (?:[A-Z]|[rabpciqad]\w|\d{1,3}[a-z]{2} ))()"
+    r"\d(?:(?<![\w.,/$€£-]\d)(?:\d{0,4}(?:/\d{1,4})?"
+    r"(?=(?: ?bis| ?ter|[a-zA-Z])?,? (?:[A-Z]|[rabpciqad]\w|\d{1,3}[a-z]{2} ))()"
     r"|(?<=[\w.,] \d)\d{0,3})|(?<=[A-Z]\d)(?<![A-Z]{3}\d)[A-Z\d]? \d[A-Z]{2}(?!\w)()())"
 )
 """A house number with words behind it (one empty group), with a word before it (none); a postcode's end (three)."""
-_STREET_BEGINS = ("Calle ", "C/ ", "Avenida", "Avda", "Plaza ", "Paseo ", "Via ", "Viale ", "Piazza ", "Corso ", "Rua ",
-                  "Praça ", "ul. ", "ulica ", "al. ", "aleja ")  # fmt: skip
 _UK_LINES = re.compile(
     r"(?:[A-Z\d][\w'’.-]{0,20}(?: {1,2}[\w'’.-]{1,20}){0,5},\s{1,3}){1,5}(?:[A-Z][\w'’-]{0,20} ){0,3}[A-Z]{1,2}$"
 )
@@ -70,8 +70,13 @@ _TOWN_LINES = re.compile(
 )
 """What stands before a postcode: lines of an address of the United Kingdom, a street and a number elsewhere."""
 _HOUSE = re.compile(
-    r"\d{1,4}(?:[-/]\d{1,4})? ?[a-zA-Z]?(?![\w/-]|[.,]\d)(?:,? \d{4,5}(?: ?[A-Z]{2})? [A-ZÀ-Ý][\w'’-]{1,25})?"
+    rf"\d{{1,4}}(?:[-/]\d{{1,4}})? ?[a-zA-Z]?(?![\w/%-]|[.,]\d)(?P<more>{_UNIT}?"
+    r"(?:,? \d{4,5}(?: ?[A-Z]{2})? [A-ZÀ-Ý][\w'’-]{1,25})?)"
 )
+_OPENERS = (",", "\n", ";", "(", ":", "/", "|")
+_YEAR = re.compile(r"(?:19|20)\d\d(?!\d)")
+_SPOKEN = re.compile(r"[^\W\d_]+|[:=,\n]")
+_CLOSED = re.compile(r" ?(?:[,;\n)/|]|\.?$)")
 
 
 def addresses(text: str, areas: Areas) -> Spans:
@@ -84,10 +89,10 @@ def addresses(text: str, areas: Areas) -> Spans:
             yield from _behind_lines(text, _UK_LINES, number)
     for number in numbers:
         at = number.start()
-        if number.lastindex and (found := _ENGLISH.match(text, at) or _ROMANCE.match(text, at)):
-            yield Span(*found.span())
-        else:
-            yield from _behind_street(text, at)
+        found = (_english(text, at) or _romance(text, at)) if number.lastindex else None
+        if found := found or _behind_street(text, at):
+            yield found
+    yield from _without_number(text)
 
 
 def _behind_lines(text: str, lines: re.Pattern[str], code: re.Match[str]) -> Spans:
@@ -97,12 +102,118 @@ def _behind_lines(text: str, lines: re.Pattern[str], code: re.Match[str]) -> Spa
         yield Span(code.start() - len(begin[0]), code.end())
 
 
-def _behind_street(text: str, at: int) -> Spans:
+def _english(text: str, at: int) -> Span | None:
+    """A number, names and what the street is; of a year, or of a word that names much else, with a proof."""
+    found = _ENGLISH.match(text, at)
+    if found is None:
+        return None
+    flat = _FLAT.search(text[max(0, at - _FLAT_REACH) : at])
+    start, end = at - len(flat[0]) if flat else at, found.end()
+    is_year = _YEAR.match(text, at) is not None
+    if found["road"] is not None and not is_year:
+        return Span(start, end)
+    if found["ground"] and not found["ground"][0].isupper():
+        return None
+    is_place = "," in found["place"] or any(map(str.isdigit, found["place"]))
+    if flat or found["unit"] or is_place or _is_told(text, start) or _is_apart(text, start, end):
+        return Span(start, end)
+    is_plain = not is_year and not found["place"] and "/" not in found[0] and not found[0].isupper()
+    return Span(start, end) if is_plain and (_is_at(text, at) or _is_odd(found[0])) else None
+
+
+def _is_odd(address: str) -> bool:
+    """Whether it counts so much, and so exactly, that it counts no things."""
+    digits = address.split(" ", 1)[0]
+    return len(digits) >= _LONG_NUMBER and not digits.endswith("00") and not address.endswith("s")
+
+
+def _is_at(text: str, start: int) -> bool:
+    """Whether a word such as `at` stands just before."""
+    return not streets.AT.isdisjoint(_SPOKEN.findall(text[max(0, start - _AT_REACH) : start].lower())[-1:])
+
+
+def _romance(text: str, at: int) -> Span | None:
+    found = _ROMANCE.match(text, at)
+    return Span(*found.span()) if found else None
+
+
+def _behind_street(text: str, at: int) -> Span | None:
     """A house number behind the name of its street."""
-    before = text[max(0, at - _REACH) : at]
-    if not (before.lower().endswith(_STREET_ENDS) or any(word in before for word in _STREET_BEGINS)):
-        return
-    street = _STREET_FIRST.search(before)
+    street, is_sure = _street_before(text[max(0, at - _REACH) : at])
     house = _HOUSE.match(text, at) if street else None
-    if street and house:
-        yield Span(at - len(street[0]), house.end())
+    if house is None:
+        return None
+    start = at - len(street)
+    is_sure = is_sure and not _YEAR.match(text, at)
+    is_apart = street[1] != "." and _is_apart(text, start, house.end())
+    if is_sure or house["more"] or is_apart or _is_where(text, start):
+        return Span(start, house.end())
+    return None
+
+
+def _without_number(text: str) -> Spans:
+    """Streets whose houses have none, and streets where somebody lives."""
+    if "/N" in text or "/n" in text:
+        for none in _NO_NUMBER.finditer(text):
+            street, _ = _street_before(text[max(0, none.start() - _REACH) : none.start()])
+            if street:
+                yield Span(none.start() - len(street), none.end())
+    if _names_a_street(text):
+        for found in _UNNUMBERED.finditer(text):
+            start, end = found.start(), found.end() - found[0].endswith(".")
+            if _is_where(text, start) or _is_apart(text, start, end):
+                yield Span(start, end)
+    if "ox " in text or "BOX " in text or "ost" in text or "partado" in text:
+        yield from (Span(*one.span()) for one in _BOX.finditer(text))
+
+
+def _names_a_street(text: str) -> bool:
+    """Whether such a name is worth looking for; written out, since every text is asked."""
+    return (
+        ("ue " in text and ("rue " in text or "Rue " in text or "venue " in text))
+        or ("rua " in text or "Rua " in text or "alle " in text or "venida " in text or "hemin " in text)
+        or ("ulevard " in text or "mpasse " in text or "iale " in text or "iazza " in text or "ulica " in text)
+    )
+
+
+def _street_before(before: str) -> tuple[str, bool]:
+    """The name of a street that ends a text, and whether it can be little else."""
+    spoken = before.lower().replace("(", " ").split()
+    first = None if streets.FIRST_WORDS.isdisjoint(spoken) else _TYPE_FIRST.search(before)
+    if first:
+        kind = first["unsure"] or ""
+        return first[0], not kind or (kind[0].isupper() and kind.lower() not in streets.ENGLISH_TOO)
+    end = spoken[-1] if spoken else ""
+    if end.endswith(streets.ENDS) and (last := _LAST_WORD.search(before)):
+        return last[0], True
+    if end.endswith(streets.ENDS_AT_TIMES) and (last := _LAST_WORD.search(before)) and _may_be_street(last[0]):
+        return last[0], len(last[0]) > _LONG_NAME
+    is_said = not streets.SAID.isdisjoint(spoken) and not _FLAT.search(before)
+    said = _SAID_FIRST.search(before) if is_said else None
+    if said and not streets.SAID.isdisjoint(_SPOKEN.findall(before[: said.start()].lower())[-3:]):
+        return said[0], False
+    return "", False
+
+
+def _may_be_street(name: str) -> bool:
+    *names, word = name.split()
+    low = word.lower()
+    return word[0].isupper() and (bool(names) if low in streets.ENDS_AT_TIMES else low not in streets.NO_STREET)
+
+
+def _is_where(text: str, start: int) -> bool:
+    return _is_at(text, start) or _is_told(text, start)
+
+
+def _is_told(text: str, start: int) -> bool:
+    """Whether what stands before says that somebody lives, or wants something sent, where this begins."""
+    spoken = _SPOKEN.findall(text[max(0, start - _CUE_REACH) : start].lower())[-_CUE_WORDS:]
+    last = spoken[-1] if spoken else ""
+    is_before = last in (":", "=") or last in streets.PREPOSITIONS or last in streets.CUES
+    return is_before and not streets.CUES.isdisjoint(spoken)
+
+
+def _is_apart(text: str, start: int, end: int) -> bool:
+    """Whether it is a line of its own, or stands between commas."""
+    before = text[max(0, start - 2) : start].rstrip(" ")
+    return (start == 0 or before[-1:] in _OPENERS) and _CLOSED.match(text, end) is not None

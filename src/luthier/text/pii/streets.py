@@ -1,0 +1,119 @@
+"""What streets are called in the languages of the room, and the words that say that an address follows."""
+
+from __future__ import annotations
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+def _any(words: str) -> str:
+    return "(?:" + "|".join(word.replace(".", r"\.") for word in sorted(words.split(), key=len, reverse=True)) + ")"
+
+
+ROADS = _any("""
+street st avenue ave road rd boulevard blvd lane ln drive dr terrace parkway pkwy highway hwy crescent mews court
+""")
+"""What follows a name and says of itself that this is a street, in English."""
+GROUNDS = _any("""
+alley alleys annex approach arcade avenues bayou beach bend bluff boulevards bottom branch bridge brook brooks burg
+burgs bypass camp canyon chase circuit cape causeway center centers centre circle circles cir cliff cliffs close club
+common commons corner corners course courts cove coves creek crest cross crossing crossroad ct curve dale dam divide
+drives estate estates esplanade expressway extension extensions fall falls ferry field fields flat flats ford fords
+forest forge forges fork forks fort freeway garden gardens gate gates gateway glen glens green greens grove groves
+harbor harbors haven heights highways hill hills hollow inlet island islands isle junction junctions key keys knoll
+knolls lake lakes land landing lanes light lights loaf lock locks lodge loop mall manor manors meadow meadows mill
+mills mission motorway mount mountain mountains neck orchard oval overpass parade park parks parkways pass passage
+path pike pine pines pl place plain plains plaza point points port ports prairie quay radial ramp ranch rapid rapids
+rest ridge ridges rise river roads route row rue run shoal shoals shore shores skyway spring springs spur spurs sq
+square squares station stravenue stream streets summit throughway towers trace track trafficway trail trails tunnel
+turnpike underpass union unions valley valleys via viaduct view views villa village villages ville vista walk walks
+wall way ways well wells
+""")
+"""The other suffixes of Publication 28 of the United States Postal Service, and some of Britain and Australia, which
+name much else: they need a proof."""
+ROMANCE = _any("rue avenue av. boulevard bd place chemin impasse allée quai cours route passage square sentier ruelle")
+"""What French streets are called, behind their number."""
+_FIRST = """
+rue chemin impasse ruelle avenue boulevard
+calle avenida avda. avda callejón travesía glorieta carretera paseo ronda rambla pasaje
+viale piazza piazzale vicolo lungomare corso
+rua praça travessa alameda estrada rodovia ladeira beco
+ul. ulica aleja aleje plac osiedle
+"""
+FIRST = _any(_FIRST)
+"""What stands before the name of a street, when the number stands behind it."""
+_FIRST_AT_TIMES = """
+allée quai place cours passage square sentier esplanade promenade faubourg route
+c/ av av. avda plaza c. camino callejon cuesta pasadizo cañada costanilla acceso vía via vial barrio urbanización urb.
+polígono privada calzada circuito cerrada prolongación bulevar viaducto circunvalación andador retorno continuación
+corredor diagonal periférico ampliación peatonal
+largo strada stradone borgo contrada salita rotonda incrocio canale stretto galleria vico calle fondamenta campo
+piazzetta lungotevere
+área aeroporto campo chácara colônia condomínio conjunto distrito esplanada estação favela fazenda feira jardim lago
+lagoa loteamento morro núcleo parque passarela pátio quadra recanto residencial r. setor sítio trecho trevo vale vereda
+viaduto viela vila calçada praceta quinta bairro
+al. al pl. os. rondo skwer bulwar rynek
+"""
+FIRST_AT_TIMES = _any(_FIRST_AT_TIMES)
+"""The same, of words that name much else, too; Correios publishes those of Brazil."""
+FIRST_WORDS = _words(_FIRST + _FIRST_AT_TIMES)
+"""Both, to look first whether one is there at all."""
+ENGLISH_TOO = _words("""
+place passage square esplanade promenade cours c/ c. av av. plaza camino via vial calzada circuito corredor diagonal
+r. largo canale vico campo aeroporto vale vila al. al pl. os. barrio parque condomínio quinta
+""")
+"""Those of them that need a proof even with a capital."""
+ENDS = (
+    *("straße", "strasse", "str.", "gasse", "straat", "gatan", "vägen", "gränden", "gränd", "stræde", "katu"),
+    *("gracht", "veien", "kuja", "polku", "bulevardi", "aukio", "raitti"),
+)
+"""How one-word names of streets end in German, Dutch and the languages of the North."""
+ENDS_AT_TIMES = (
+    *("weg", "platz", "allee", "ring", "damm", "ufer", "chaussee", "steig", "stieg", "zeile", "pfad", "promenade"),
+    *("laan", "plein", "dreef", "steeg", "hof", "kade", "baan", "boulevard", "singel", "dijk", "pad", "park", "markt"),
+    *("lei", "plassen", "torvet", "kollen", "holtet", "enga", "grenda"),
+    *("torget", "torg", "stigen", "allén", "väg", "gata", "vej", "gade", "allé", "plads", "vænge", "stien", "bakken"),
+    *("vegen", "gaten", "vei", "veg", "gate", "svingen", "faret", "haugen", "hagen", "kroken", "toppen", "tunet"),
+    *("åsen", "løkka", "myra", "stubben", "ntie", "kotie", "kaari", "penger"),
+)
+"""Ends that other words have, too: they need a proof."""
+NO_STREET = _words("""
+parkplatz sitzplatz stehplatz stellplatz arbeitsplatz zeltplatz campingplatz spielplatz bahnsteig bürgersteig gehsteig
+ausweg rückweg umweg heimweg hinweg radweg during spring string ring bring scoring offering measuring sharing firing
+wiring hearing engineering manufacturing monitoring boring bearing earring wedding netzwerk pad auntie ipad launchpad
+thinkpad notepad keypad
+""")
+"""Words with such an end that are no streets."""
+PARTICLES = r"(?:d[ieao]s?|du|del|della|delle|degli|dei|das|dos|de[nrsm]?|las?|los|le|les|el|von|van|het|y|e|św\.)"
+"""Small words inside of such names."""
+CUES = _words("""
+address addresses live lives living lived reside resides residing residence moved moving relocated send sent ship
+shipped shipping deliver delivered delivery delivering located billing mail post forward forwarded domicile adresse
+anschrift wohnort wohne wohnt wohnen wohnhaft wohnte umgezogen gezogen ziehe ziehen schickt schicken schicke geschickt
+senden sendet liefern liefert geliefert lieferung versand lieferadresse lieferanschrift rechnungsadresse habite
+habitons habitez demeure demeurant domicilié domiciliée déménagé envoyer envoyez livrer livrez livraison dirección
+direccion vivo vive vivimos vivía domicilio mudé mudamos enviar envíen envíe entregar entrega envío indirizzo abito
+abita abitiamo residente trasferito trasferita spedire spedite consegna consegnare domiciliato endereço morada moro
+mora moramos mudei enviem adres adresie woon woont wonen verhuisd bezorgen bezorg stuur gestuurd bezorgadres mieszkam
+mieszka zamieszkały wysłać dostarczyć adressen bor bodde flyttat flyttade flyttet skicka levereras bopæl sendes osoite
+osoitteeni asun house home flat apartment office shop street road courier parcel package driver left dropped collect
+visit headquarters haus hause wohnung büro laden straße strasse paket paketbote kurier abgegeben abgestellt abholen
+besuchen sitz zuhause maison appartement bureau boutique colis livreur déposé logement siège rue casa piso oficina
+tienda paquete repartidor sede calle appartamento ufficio negozio pacco corriere lasciato via apartamento escritório
+loja encomenda rua huis kantoor winkel pakket koerier straat dom domu mieszkanie biuro sklep paczka ulica hem hus
+hemma kontor butik gata hjem lejlighed pakke kontoret butikken gade gate talo koti paketti katu
+""")
+"""Who lives, moves or has something sent somewhere says where."""
+SAID = _words("""
+address adresse anschrift dirección direccion indirizzo endereço morada adres adressen osoite
+""")
+"""What an address is called: behind it and a colon, a name with a number is one."""
+PREPOSITIONS = _words("""
+to at in on is s from near into of for nach an ist unter am auf bei lautet zur zum à au aux est chez en es al a hacia
+è é em na no para per presso op naar te przy do w på till i til ved aan
+""")
+AT = _words("""
+at to from near nach in an am en à naar w do på i til em na a presso
+""")
+"""The most telling of them, just before a name and a number."""
