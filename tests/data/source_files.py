@@ -9,6 +9,8 @@ from typing import Any
 
 import polars as pl
 
+from tests.hub import COMMIT
+
 Made = tuple[dict[str, Any], list[int], list[dict[str, Any]]]
 
 ROWS = [{"text": f"question {n}", "answer": f"a{n}", "stars": n} for n in range(8)]
@@ -147,17 +149,14 @@ def _datasets(folder: Path) -> Made:
     return {"kind": "datasets", "path": "saved"}, [1, 2, 3, 1, 2, 3], named
 
 
-HUB_COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
 def _hub(folder: Path) -> Made:
     """A data set in the user's hub cache, as if it had been fetched before."""
     place = folder / "cache" / "hub" / "datasets--acme--rows"
-    (place / "snapshots" / HUB_COMMIT).mkdir(parents=True)
+    (place / "snapshots" / COMMIT).mkdir(parents=True)
     (place / "refs").mkdir()
-    (place / "refs" / "main").write_text(HUB_COMMIT)
-    (place / "snapshots" / HUB_COMMIT / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    (place / "snapshots" / HUB_COMMIT / "test.jsonl").write_text("{}\n")
+    (place / "refs" / "main").write_text(COMMIT)
+    (place / "snapshots" / COMMIT / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    (place / "snapshots" / COMMIT / "test.jsonl").write_text("{}\n")
     return {"kind": "hub", "name": "acme/rows"}, list(range(1, len(ROWS) + 1)), ROWS
 
 

@@ -2,87 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
 from luthier.core.errors import DataError
 from luthier.data.row import Record
 from luthier.data.source import Source
-from tests.data.source_files import HUB_COMMIT
-
-
-class FakeHub(BaseHTTPRequestHandler):
-    """What a revision of a data set holds, and its files."""
-
-    place: ClassVar[Path]
-    asked: ClassVar[list[str]] = []
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        self._answer(body=True)
-
-    def do_HEAD(self) -> None:
-        self._answer(body=False)
-
-    def _answer(self, *, body: bool) -> None:
-        path = self.path.partition("?")[0]
-        self.asked.append(path)
-        files = sorted(one for one in self.place.rglob("*") if one.is_file())
-        api, resolve = "/api/datasets/acme/rows", f"/datasets/acme/rows/resolve/{HUB_COMMIT}/"
-        if path in (f"{api}/revision/main", f"{api}/revision/{HUB_COMMIT}"):
-            names = [{"rfilename": one.relative_to(self.place).as_posix()} for one in files]
-            self._send(200, json.dumps({"id": "acme/rows", "sha": HUB_COMMIT, "siblings": names}).encode(), body=body)
-        elif path.startswith(f"{api}/tree/{HUB_COMMIT}"):
-            self._send(200, json.dumps([self._row(one) for one in files]).encode(), body=body)
-        elif path.startswith(resolve):
-            data = (self.place / path.removeprefix(resolve)).read_bytes()
-            etag = f'"{hashlib.sha1(data).hexdigest()}"'
-            self._send(200, data, {"ETag": etag, "X-Repo-Commit": HUB_COMMIT}, body=body)
-        else:
-            self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"}, body=body)
-
-    def _row(self, one: Path) -> dict[str, object]:
-        data = one.read_bytes()
-        name = one.relative_to(self.place).as_posix()
-        return {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
-
-    def _send(self, status: int, data: bytes, headers: dict[str, str] | None = None, *, body: bool) -> None:
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(data)), **(headers or {})}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if body:
-            self.wfile.write(data)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
+from tests.hub import FakeHub, publishing
 
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FakeHub]]:
-    FakeHub.place = tmp_path / "published"
-    FakeHub.asked.clear()
+    place = tmp_path / "published"
     for name in ("train-0.jsonl", "train-1.jsonl", "test.jsonl", "extra/other.csv", "script.py"):
-        (FakeHub.place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
         row = "text,label\nother,x\nmore,y\n" if name.endswith(".csv") else json.dumps({"text": name}) + "\n"
-        (FakeHub.place / name).write_text(row)
-    (FakeHub.place / "README.md").write_text("# A card\n")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), FakeHub)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
-    yield FakeHub
-    server.shutdown()
-    thread.join()
-    server.server_close()
+        (place / name).write_text(row)
+    (place / "README.md").write_text("# A card\n")
+    with publishing(place, "datasets", "acme/rows", monkeypatch, tmp_path / "cache") as served:
+        yield served
 
 
 def _texts(base: Path, **settings: Any) -> list[str]:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 from pydantic import ValidationError
@@ -20,77 +15,17 @@ from luthier.models.sources.hub import Hub
 from luthier.models.sources.wheel import Wheel
 from luthier.models.to_gguf import write_gguf
 from models.making import make_base
+from tests.hub import COMMIT, FakeHub, publishing
 from workshop import tiny_model
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-class FakeHub(BaseHTTPRequestHandler):
-    """The endpoints that a snapshot needs: what a revision holds, and its files."""
-
-    place: ClassVar[Path]
-    asked: ClassVar[list[str]] = []
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        self._answer(body=True)
-
-    def do_HEAD(self) -> None:
-        self._answer(body=False)
-
-    def _answer(self, *, body: bool) -> None:
-        path = self.path.partition("?")[0]
-        self.asked.append(f"{self.command} {path}")
-        files = sorted(one for one in self.place.rglob("*") if one.is_file())
-        if path.startswith("/api/models/acme/gated"):
-            self._send(403, b"{}", {"X-Error-Code": "GatedRepo"}, body=body)
-        elif path in (f"/api/models/acme/tiny/revision/{name}" for name in ("main", COMMIT)):
-            names = [{"rfilename": one.relative_to(self.place).as_posix()} for one in files]
-            self._send(200, json.dumps({"id": "acme/tiny", "sha": COMMIT, "siblings": names}).encode(), body=body)
-        elif path.startswith(f"/api/models/acme/tiny/tree/{COMMIT}"):
-            rows = [self._row(one) for one in files]
-            self._send(200, json.dumps(rows).encode(), body=body)
-        elif path.startswith("/api/models/acme/tiny/"):
-            self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"}, body=body)
-        elif path.startswith(f"/acme/tiny/resolve/{COMMIT}/"):
-            data = (self.place / path.removeprefix(f"/acme/tiny/resolve/{COMMIT}/")).read_bytes()
-            etag = f'"{hashlib.sha1(data).hexdigest()}"'
-            self._send(200, data, {"ETag": etag, "X-Repo-Commit": COMMIT}, body=body)
-        else:
-            self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"}, body=body)
-
-    def _row(self, one: Path) -> dict[str, object]:
-        data = one.read_bytes()
-        name = one.relative_to(self.place).as_posix()
-        return {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
-
-    def _send(self, status: int, data: bytes, headers: dict[str, str] | None = None, *, body: bool) -> None:
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(data)), **(headers or {})}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if body:
-            self.wfile.write(data)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
 
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FakeHub]]:
-    FakeHub.place = tiny_model(tmp_path / "published")
-    FakeHub.asked.clear()
-    (FakeHub.place / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
-    (FakeHub.place / "pytorch_model.bin").write_bytes(b"pickle")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), FakeHub)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub-cache"))
-    yield FakeHub
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    place = tiny_model(tmp_path / "published")
+    (place / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    (place / "pytorch_model.bin").write_bytes(b"pickle")
+    with publishing(place, "models", "acme/tiny", monkeypatch, tmp_path / "hub-cache") as served:
+        yield served
 
 
 def test_online_fetches_and_offline_then_finds(hub: type[FakeHub], tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from luthier.models.embedder import Embedder, cosines
 from luthier.models.embedders.encoder import Encoder
 from luthier.models.sources.folder import Folder
 from luthier.models.sources.wheel import Wheel
-from models.test_hub import FakeHub, hub
+from models.test_hub import hub
+from tests.hub import FakeHub
 from workshop import tickets, tiny_encoder, tiny_model
 
 __all__ = ["hub"]
@@ -135,7 +136,7 @@ def test_names_are_looked_up_among_encoders(tmp_path: Path) -> None:
 
 
 def test_a_hub_id_is_read_from_the_cache_and_fetched_only_when_asked(hub: type[FakeHub], tmp_path: Path) -> None:
-    tiny_encoder(FakeHub.place, pooling="cls_token", dense=12)
+    tiny_encoder(hub.place, pooling="cls_token", dense=12)
     with pytest.raises(ModelError, match="not in the local hub cache"):
         Encoder(model="acme/tiny").gather(tmp_path, lambda text: None)
     assert hub.asked == []
@@ -145,7 +146,7 @@ def test_a_hub_id_is_read_from_the_cache_and_fetched_only_when_asked(hub: type[F
     hub.asked.clear()
     assert np.array_equal(
         Encoder(model="acme/tiny").points(TEXTS, base=tmp_path, seed=0),
-        ours(FakeHub.place),
+        ours(hub.place),
     )
     assert hub.asked == []
 

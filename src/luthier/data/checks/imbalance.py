@@ -12,6 +12,11 @@ from luthier.data.check import Check, Found, Needs, Planted, graded
 from luthier.data.checking.material import Material, Seen
 from luthier.text.findings import Finding, Number, Table
 
+_REMEDY = (
+    "Measure macro_f1 and each class, not accuracy alone; gather more rows of the small classes, make some by the step "
+    "`augment` with the augmenter `balance`, or merge classes that mean the same."
+)
+
 
 class Imbalance(Check):
     """Classes that have too few training rows to be learnt, or far fewer than the largest."""
@@ -57,8 +62,7 @@ class Imbalance(Check):
                     "imbalance": Number(value=ratio, rows=len(rows), about=self.measures["imbalance"]),
                     "classes.few": Number(value=len(few), rows=len(rows), about=self.measures["classes.few"]),
                 },
-                remedy="Measure macro_f1 and each class, not accuracy alone; gather or make more rows of the small "
-                "classes, or merge classes that mean the same." if severity != "info" else "",
+                remedy=_REMEDY if severity != "info" else "",
                 mend="ops: [label_spelling]" if few else "",
                 tables=(Table(title="Training rows by class", columns=("class", "rows"), rows=tuple(ordered)),),
             ),

@@ -64,11 +64,13 @@ class Tokens(RowOperator):
         assert self.tokenizer is not None
         place = _place(self.tokenizer, Path())
         try:
-            return Tokenizer.from_file(str(place))
-        except Exception as error:  # the library raises bare exceptions
-            remedy = f"name a `{_FILE}`, or the folder of a model that has one"
-            where = Where(file=str(place), field="tokenizer")
-            raise RecipeError(f"cannot read a tokenizer: {error}", where=where, remedy=remedy) from error
+            written = place.read_bytes()
+        except OSError as error:
+            raise _unreadable(place, error.strerror or str(error)) from error
+        try:
+            return Tokenizer.from_buffer(written)
+        except ValueError as error:
+            raise _unreadable(place, str(error)) from error
 
     def apply(self, rows: Sequence[Row]) -> Outcome:
         """Count, and say what falls outside."""
@@ -86,6 +88,13 @@ class Tokens(RowOperator):
             return [-(-len(text.encode("utf-8", "surrogatepass")) // _BYTES_PER_TOKEN) for text in texts]
         whole = [text.encode("utf-8", "replace").decode() for text in texts]
         return [len(found.ids) for found in self._loaded.encode_batch(whole, add_special_tokens=False)]
+
+
+def _unreadable(place: Path, why: str) -> RecipeError:
+    remedy = f"name a `{_FILE}`, or the folder of a model that has one"
+    return RecipeError(
+        f"cannot read a tokenizer: {why}", where=Where(file=str(place), field="tokenizer"), remedy=remedy
+    )
 
 
 def _place(tokenizer: str, base: Path) -> Path:
