@@ -16,6 +16,7 @@ from luthier.data.check import Check, Found
 from luthier.data.checking.material import Material, Seen
 from luthier.data.steps.prepare import Prepare
 from luthier.data.steps.validate import Validate
+from luthier.models.embedders.lsa import Lsa
 from luthier.text.findings import Finding
 from luthier.text.messages import Message
 
@@ -166,6 +167,8 @@ def _others(check: Check, name: str) -> list[Any]:
     """Values of a setting that are unlike its own."""
     choices = type(check).model_json_schema()["properties"][name]
     value = getattr(check, name)
+    if name == "embedder":
+        return [Lsa(dimensions=2), Lsa(texts_a_dimension=3)]
     if "enum" in choices:
         return [one for one in choices["enum"] if one != value]
     if isinstance(value, bool):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from luthier.core.component import members
 from luthier.data.selector import Candidate, Pool, Selector
+from workshop import tiny_encoder
 
 KINDS = sorted(members(Selector))
 TOPICS = ("refund of the invoice", "parcel by courier", "password and login", "colour of the sofa")
@@ -54,3 +58,12 @@ def test_the_order_in_which_rows_came_does_not_count(selector: Selector) -> None
 
 def test_nothing_to_choose_from(selector: Selector) -> None:
     assert selector.choose(Pool([], ["a text"], 0), 5) == []
+
+
+def test_an_encoder_can_make_the_points(selector: Selector, tmp_path: Path) -> None:
+    if "embedder" not in type(selector).model_fields:
+        pytest.skip("looks at no points")
+    tiny_encoder(tmp_path / "tiny")
+    other = type(selector).model_validate({"embedder": {"kind": "encoder", "model": "tiny"}})
+    whole = replace(pool(), base=tmp_path)
+    assert [one.place for one in other.choose(whole, 12)] != [one.place for one in selector.choose(whole, 12)]

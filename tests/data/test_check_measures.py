@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from luthier.data.checking.material import Material, Seen
+from luthier.data.checking.plain import features
 from luthier.data.checks.answers import AnswerQuality
 from luthier.data.checks.bias_terms import TERMS, BiasTerms
 from luthier.data.checks.distance import apart
@@ -56,9 +57,9 @@ def test_the_area_is_scikit_learns_and_its_interval_holds() -> None:
     scores, codes = random.normal(size=300).round(1), random.integers(0, 2, 300)
     assert _area(scores, codes) == pytest.approx(roc_auc_score(codes, scores))
     one, other = ["red green blue"] * 40, ["one two three"] * 40
-    assert told_apart(one, other, 0)[0] == 1.0
+    assert told_apart(features([*one, *other]), 40, 40, 0)[0] == 1.0
     words = [" ".join(random.choice([*"abcdefgh"], 6)) for _ in range(300)]
-    _, low, high = told_apart(words[:150], words[150:], 0)
+    _, low, high = told_apart(features(words), 150, 150, 0)
     assert low < 0.5 < high
 
 

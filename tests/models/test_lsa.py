@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from luthier.models.embedders import lsa
 from luthier.models.embedders.lsa import Lsa
 from workshop import tickets
 
@@ -38,6 +37,9 @@ def test_other_forms_are_near_and_other_words_are_not() -> None:
     assert like[0, 1] > 0.6
     assert like[2, 3] > 0.6
     assert like[0, 2] < 0.4
+    words = Lsa(pieces=False).space(TEXTS, base=Path(), seed=0)
+    without = words.points(["My pasword is wrong", "My password is wrong"])
+    assert without[0] @ without[1] < like[2, 3]
 
 
 def test_what_no_text_has_lies_nowhere() -> None:
@@ -51,6 +53,7 @@ def test_of_many_texts_a_draw_by_content_is_learnt_from(monkeypatch: pytest.Monk
     monkeypatch.setattr(Lsa, "learns_from", 40)
     space = Lsa().space(TEXTS, base=Path(), seed=0)
     again = Lsa().space(TEXTS[::-1], base=Path(), seed=0)
-    assert space.width == 40 // lsa.TEXTS_A_DIMENSION < whole.width
+    assert space.width == 40 < whole.width
     assert np.array_equal(space.points(TEXTS), again.points(TEXTS))
     assert Lsa(dimensions=3).space(TEXTS, base=Path(), seed=0).width == 3
+    assert Lsa(texts_a_dimension=8).space(TEXTS, base=Path(), seed=0).width == 5

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from luthier.core.component import Component
@@ -14,6 +14,8 @@ from luthier.core.errors import DataError, Where
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from luthier.models.embedder import Embedder
 
 Measure = Literal["entropy", "margin", "confidence"]
 
@@ -44,13 +46,16 @@ class Pool:
     labelled: Sequence[str]
     """Texts that people have judged: no more of the same is wanted."""
     seed: int
+    base: Path = Path()
+    """The recipe's folder, where relative paths start."""
 
-    @cached_property
-    def points(self) -> NDArray[np.float64]:
-        """(candidates + labelled, dimensions): unit vectors of all texts, by TF-IDF and a truncated SVD."""
-        from luthier.data.checking.embedding import points
+    def points(self, embedder: Embedder) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(candidates, dimensions) and (labelled, dimensions): unit vectors of the texts."""
+        import numpy as np
 
-        return points([*(one.text for one in self.candidates), *self.labelled], seed=self.seed)
+        texts = [*(one.text for one in self.candidates), *self.labelled]
+        found = embedder.points(texts, base=self.base, seed=self.seed).astype(np.float64)
+        return found[: len(self.candidates)], found[len(self.candidates) :]
 
     def uncertainty(self, measure: Measure) -> NDArray[np.float64]:
         """(candidates,): from 0 (sure) to 1 (no idea); `DataError` where no model has proposed anything."""

@@ -37,7 +37,8 @@ class Split(BaseModel):
     train: Annotated[int, Field(ge=1)] | None = None
     """At most so many rows to learn from, chosen by the same hash; the rest is left out and counted as not sampled."""
     group: str | None = None
-    """`cluster` (near-duplicates, by the operator near_dedup), or the column whose rows stay together."""
+    """`cluster` (twins, by the last operator that marks them, near_dedup or semantic_dedup), or the column whose rows
+    stay together."""
     stratify: bool | None = None
     """Keep the classes' shares in every split; by default, for counted splits of labelled rows without groups."""
 

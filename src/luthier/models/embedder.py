@@ -8,7 +8,7 @@ asked about together nor on their order.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
@@ -44,10 +44,11 @@ class Embedder(Component):
     """How many texts it learns from at most; None: from none, and the same text is the same point in every space."""
 
     @abstractmethod
-    def space(self, texts: Sequence[str], *, base: Path, seed: int) -> Space:
+    def space(self, texts: Iterable[str], *, base: Path, seed: int) -> Space:
         """Open the space; one that is learnt is learnt from these texts, in whatever order they come.
 
-        Relative paths start at `base`, the recipe's folder.
+        They are gone through once, and at most `learns_from` of them are kept. Relative paths start at `base`, the
+        recipe's folder.
         """
 
     def points(self, texts: Sequence[str], *, base: Path, seed: int) -> Points:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,7 +35,10 @@ def _inspector(bench: Bench, held: Sequence[Row] = (), **checks: Any) -> Inspect
     index = Index(told.held_out, iter(held), lambda place: held[place])
     classifier = Classifier.learn(bench.train)
     assert classifier is not None
-    return Inspector(told, bench.train, index, [row.id for row in held], classifier)
+    space = None
+    if told.meaning is not None:
+        space = told.meaning.embedder.space([row.prompt for row in bench.train.rows()], base=Path(), seed=0)
+    return Inspector(told, bench.train, index, [row.id for row in held], classifier, space=space)
 
 
 def _refused(inspector: Inspector, before: str, after: str, **draft: Any) -> str:
@@ -44,6 +48,7 @@ def _refused(inspector: Inspector, before: str, after: str, **draft: Any) -> str
     return found.reason if found else ""
 
 
+MOVED = "My 4711 passwords need help since Monday again"
 OLD = "Where is the invoice for order 4711, please?"
 
 
@@ -66,6 +71,10 @@ OLD = "Where is the invoice for order 4711, please?"
         ("Where is the parcel from the courier 4711?", "label not kept: billing became delivery", {}, {}),
         ("Where is the parcel from the courier 4711?", "", {"label": "off"}, {}),
         ("Could I see an invoice?", "", {}, {"new": True}),
+        ("Where is my invoice for the order 4711?", "", {"label": "off", "meaning": {"at_least": 0.3}}, {}),
+        (MOVED, "", {"label": "off"}, {}),
+        (MOVED, "left its parent's meaning", {"label": "off", "meaning": {"at_least": 0.3}}, {}),
+        (MOVED, "", {"label": "off", "meaning": {"at_least": 0.3}}, {"new": True}),
     ],
 )
 def test_each_check_refuses_what_it_is_for(

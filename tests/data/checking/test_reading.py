@@ -9,7 +9,6 @@ from luthier.core.artifact import Artifact, Manifest, list_files
 from luthier.core.errors import RecipeError
 from luthier.data.checking.material import Material, Seen
 from luthier.data.checking.reading import states, surprise
-from luthier.data.checks.distance import EmbeddingOutliers
 from luthier.data.checks.enough import Enough
 from luthier.data.checks.perplexity import PerplexityOutliers
 from luthier.data.checks.profile import Contents
@@ -92,8 +91,6 @@ def test_checks_that_read_a_model(model: Artifact) -> None:
     assert set(found.finding.numbers) == set(PerplexityOutliers.measures)
     (found,) = Enough(on="model", sizes=(0.25, 0.5, 1.0), repeats=1).look(data)
     assert "model with a plain head" in found.finding.sentence
-    (found,) = EmbeddingOutliers(on="model").look(data)
-    assert "as far as the model sees" in found.finding.sentence
     tables = [table.title for one in Contents().look(data) for table in one.finding.tables]
     assert "Tokens" in tables
 

@@ -9,6 +9,7 @@ import pytest
 
 from luthier.core.errors import DataError
 from luthier.data.selector import Candidate, Pool, Selector
+from luthier.models.embedders.lsa import Lsa
 from tests.test_every_selector import TOPICS, _candidate, pool
 
 
@@ -55,12 +56,12 @@ def test_k_center_stays_away_from_what_is_labelled() -> None:
 def test_k_center_is_the_greedy_one() -> None:
     """Beside a plain loop over distances."""
     whole = pool(labelled=("my parcel by courier number 1 is late",))
-    points = whole.points
+    points = np.concatenate(whole.points(Lsa()))
     far = [1 - float(points[at] @ points[40]) for at in range(40)]
     wanted: list[int] = []
     for _ in range(10):
         farthest = max(far)
-        ties = [at for at in range(40) if farthest - far[at] < 1e-9]
+        ties = [at for at in range(40) if round(far[at], 9) == round(farthest, 9)]
         wanted.append(min(ties, key=lambda at: whole.candidates[at].id))
         far = [min(old, 1 - float(points[at] @ points[wanted[-1]])) for at, old in enumerate(far)]
         far[wanted[-1]] = -1

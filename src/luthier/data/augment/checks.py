@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,8 +16,23 @@ from luthier.data.augmenter import Draft, Wish
 from luthier.data.cleaning.languages import UNKNOWN, identify
 from luthier.data.row import Row
 from luthier.data.twins.near import Index, similarity
-from luthier.data.twins.text_keys import digest8, normal, prompt_key
+from luthier.data.twins.text_keys import compared, digest8, normal, prompt_key
+from luthier.models.embedder import Embedder, Space
+from luthier.models.embedders.lsa import Lsa
 from luthier.text.messages import Message
+
+T = TypeVar("T")
+
+
+class Meaning(BaseModel):
+    """How near a made row must stay to its parent, as points of an embedder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    at_least: float = Field(default=0.6, gt=0, lt=1)
+    """Cosine below which a row has left its parent's meaning and is refused."""
+    embedder: Embedder = Lsa()
+    """What makes points; a paraphrase in other words is recognised by an `encoder` alone."""
 
 
 class Checks(BaseModel):
@@ -33,6 +48,9 @@ class Checks(BaseModel):
     label: Literal["classifier", "model", "off"] = "classifier"
     """Who must still see the row's class in it. `classifier`: TF-IDF with logistic regression, learnt from the real
     training rows; `model`: the step's model, asked which class it is. Of free text there is no class to keep."""
+    meaning: Meaning | None = None
+    """How near a row must stay to its parent's meaning, as `{at_least: 0.6, embedder: encoder}`; not asked by default,
+    and never of rows that are meant to be new."""
     language: bool = True
     """Refuse rows in another language than their parent's, as far as both are long enough to tell."""
     facts: bool = True
@@ -66,6 +84,8 @@ class Inspector:
     held_out_ids: Sequence[str]
     classifier: Classifier | None = None
     desk: Desk | None = None
+    space: Space | None = None
+    """Where meanings lie, when they are checked."""
     _seen: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -78,13 +98,14 @@ class Inspector:
             _about_text(self.checks, wish.row, draft, row) or (Refusal(f"other language: {told}") if told else None)
             for wish, draft, row, told in zip(wishes, drafts, rows, spoken, strict=True)
         ]
+        self._next(found, list(zip(wishes, drafts, rows, strict=True)), self._about_meaning)
         self._next(found, rows, self._about_held_out)
         self._next(found, rows, self._about_labels)
         return found
 
     @staticmethod
     def _next(
-        found: list[Refusal | None], rows: Sequence[Row], check: Callable[[Sequence[Row]], Sequence[Refusal | None]]
+        found: list[Refusal | None], rows: Sequence[T], check: Callable[[Sequence[T]], Sequence[Refusal | None]]
     ) -> None:
         """Ask another check about the rows that no check has refused yet."""
         left = [place for place, refusal in enumerate(found) if refusal is None]
@@ -102,6 +123,21 @@ class Inspector:
     def _key(self, row: Row) -> int:
         text = prompt_key(row) if self.train.classes else f"{prompt_key(row)}\x1f{normal(row.answer)}"
         return digest8(text)
+
+    def _about_meaning(self, made: Sequence[tuple[Wish, Draft, Row]]) -> list[Refusal | None]:
+        """Rows that went too far from their parent."""
+        from luthier.models.embedder import cosines
+
+        limit = self.checks.meaning
+        if limit is None or self.space is None or not made:
+            return [None] * len(made)
+        parents, rows = [wish.row for wish, _, _ in made], [row for _, _, row in made]
+        old, new = (self.space.points([compared(row, "prompt") for row in some]) for some in (parents, rows))
+        near = cosines(old, new).round(6).tolist()
+        return [
+            Refusal("left its parent's meaning", parent.id, like) if like < limit.at_least and not draft.new else None
+            for parent, (_, draft, _), like in zip(parents, made, near, strict=True)
+        ]
 
     def _about_held_out(self, rows: Sequence[Row]) -> list[Refusal | None]:
         twins = self.held_out.nearest_of(rows)

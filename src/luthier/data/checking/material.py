@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from luthier.core.artifact import Artifact
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from luthier.data.checking.embedding import Points
     from luthier.data.checking.plain import Held
     from luthier.data.checking.reading import Surprise
+    from luthier.models.embedder import Embedder, Points
 
 _COLUMNS = ("id", "source", "file", "line", "kind", "messages", "label", "meta", "group")
 
@@ -71,6 +72,7 @@ class Material:
         seed: int = 0,
         available: int | None = None,
         model: Artifact | None = None,
+        base: Path = Path(),
     ) -> None:
         self.rows: tuple[Seen, ...] = tuple(sorted(rows, key=lambda row: row.id))
         self.task = task
@@ -78,15 +80,20 @@ class Material:
         self.available = len(self.rows) if available is None else available
         """Rows of the data set, of which `rows` may be a part."""
         self.model = model
+        self.base = base
+        """The recipe's folder, where relative paths start."""
+        self._points: dict[str, Points] = {}
 
     @classmethod
-    def of(cls, artifact: Artifact, limit: int, seed: int, model: Artifact | None = None) -> Material:
+    def of(
+        cls, artifact: Artifact, limit: int, seed: int, model: Artifact | None = None, base: Path = Path()
+    ) -> Material:
         """Read a data set; of more rows than `limit`, those whose ids hash lowest, which is a draw by content."""
         told = summary(artifact)
         available = sum(told.rows.values())
         below = _bound(artifact, limit) if available > limit else None
         rows = (row for split in splits(artifact) for row in _read(artifact, split, below))
-        return cls(rows, task=told.task, seed=seed, available=available, model=model)
+        return cls(rows, task=told.task, seed=seed, available=available, model=model, base=base)
 
     def of_split(self, *names: str) -> list[int]:
         """Places of the rows of some splits."""
@@ -132,12 +139,12 @@ class Material:
 
         return held(self.prompts, self.codes, seed=self.seed)
 
-    @cached_property
-    def points(self) -> Points:
-        """Each prompt as a point."""
-        from luthier.data.checking.embedding import points
-
-        return points(self.prompts, seed=self.seed)
+    def points(self, embedder: Embedder) -> Points:
+        """Each prompt as a point; checks that ask for the same embedder share them."""
+        key = embedder.model_dump_json()
+        if key not in self._points:
+            self._points[key] = embedder.points(self.prompts, base=self.base, seed=self.seed)
+        return self._points[key]
 
     @cached_property
     def surprise(self) -> Surprise:

@@ -59,10 +59,15 @@ def folds(codes: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
 
 
 def held(texts: Sequence[str], codes: NDArray[np.int64], *, seed: int, count: int = FOLDS) -> Held:
-    """Probabilities of every class for each row, from the other folds; classes unseen there have none."""
+    """Probabilities of every class for each row by its words, from the other folds."""
+    return held_on(features(texts), codes, seed=seed, count=count)
+
+
+def held_on(matrix: Any, codes: NDArray[np.int64], *, seed: int, count: int = FOLDS) -> Held:
+    """The same by any features, (rows, width); classes unseen in the other folds have no probability."""
     import numpy as np
 
-    matrix, part = features(texts), folds(codes, count, seed)
+    part = folds(codes, count, seed)
     chances = np.zeros((len(codes), int(codes.max()) + 1))
     for fold in range(count):
         learn, ask = np.flatnonzero(part != fold), np.flatnonzero(part == fold)

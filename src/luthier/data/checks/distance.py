@@ -10,28 +10,30 @@ from pydantic import Field
 from luthier.data.check import Check, Found, Planted, damaged, graded, leaving_out, percent, rows_word, share_of
 from luthier.data.checking.material import Material, Seen
 from luthier.data.checks.lengths import robust_z
+from luthier.models.embedder import Embedder
+from luthier.models.embedders.lsa import Lsa
 from luthier.text.findings import Finding
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from luthier.models.embedder import Points
+
 
 class EmbeddingOutliers(Check):
     """Prompts whose nearest neighbours are far: another language, another topic, gibberish.
 
-    Prompts become points by latent semantic analysis (TF-IDF with a truncated SVD); a row's distance is the mean cosine
-    distance to its nearest neighbours (Ramaswamy, Rastogi and Shim 2000). A row whose words stand nowhere else is
-    farthest.
+    Prompts become points of an embedder; a row's distance is the mean cosine distance to its nearest neighbours
+    (Ramaswamy, Rastogi and Shim 2000). A row whose words stand nowhere else is farthest.
     """
 
     kind: Literal["embedding_outliers"] = "embedding_outliers"
     measures: ClassVar[Mapping[str, str]] = {"embedding_outliers": "share of rows unlike all others"}
     false_alarms: ClassVar[float] = 0.02
 
-    on: Literal["words", "model"] = "words"
-    """What points are made of: the words, or what the step's `model` makes of each prompt (its mean last hidden
-    state), which also sees that other words mean the same."""
+    embedder: Embedder = Lsa(pieces=False, texts_a_dimension=8)
+    """What makes points: by default words and pairs of words; an `encoder` also sees that other words mean the same."""
     neighbours: int = Field(default=5, ge=1)
     """How many nearest rows a row is held against."""
     far: float = Field(default=5.0, gt=0)
@@ -44,9 +46,9 @@ class EmbeddingOutliers(Check):
     def look(self, data: Material) -> Iterable[Found]:
         import numpy as np
 
-        distance = apart(data.states if self.on == "model" else data.points, self.neighbours)
+        distance = apart(data.points(self.embedder), self.neighbours)
         scores = robust_z(distance)
-        places = np.flatnonzero((scores >= self.far) & (distance >= _NEAR[self.on])).tolist()
+        places = np.flatnonzero((scores >= self.far) & (distance >= _NEAR)).tolist()
         places.sort(key=lambda place: (-distance[place], data.rows[place].id))
         number = share_of(len(places), len(data.rows), self.measures["embedding_outliers"])
         yield Found(
@@ -55,8 +57,8 @@ class EmbeddingOutliers(Check):
                 severity=graded(number.value, self.warning, self.serious),
                 title="Rows unlike all others" if places else "Neighbours",
                 sentence=f"{rows_word(len(places))} of {len(data.rows):,} ({percent(number.value)}) say something "
-                f"unlike every other row, as far as {_SHOW[self.on]}; the usual distance to the nearest "
-                f"{self.neighbours} is {float(np.median(distance)):.2f}.",
+                f"unlike every other row, as far as the embedder `{self.embedder.kind}` sees; the usual distance to "
+                f"the nearest {self.neighbours} is {float(np.median(distance)):.2f}.",
                 rows=len(places),
                 numbers={"embedding_outliers": number},
                 remedy="Look at them: they may be of another language or topic, or the best rows there are; leave out "
@@ -71,12 +73,11 @@ class EmbeddingOutliers(Check):
         return damaged(rows, 50, lambda row: row.saying(prompt=f"qz{row.id[:6]} xv{row.id[6:12]} {row.id[::-1]}"))
 
 
-_NEAR = {"words": 0.1, "model": 0.01}
-"""Distances below this are near whatever the others do; states of a model lie in a narrow cone."""
-_SHOW = {"words": "their words show", "model": "the model sees"}
+_NEAR = 0.1
+"""Distances below this are near whatever the others do."""
 
 
-def apart(points: NDArray[np.float64], neighbours: int, piece: int = 1024) -> NDArray[np.float64]:
+def apart(points: Points, neighbours: int, piece: int = 1024) -> NDArray[np.float64]:
     """(rows,): mean cosine distance to the nearest other rows, computed in pieces of bounded memory."""
     import numpy as np
 
@@ -85,9 +86,8 @@ def apart(points: NDArray[np.float64], neighbours: int, piece: int = 1024) -> ND
     if wanted < 1:
         return np.zeros(count)
     found = np.zeros(count)
-    small = points.astype(np.float32)
     for start in range(0, count, piece):
-        near = small[start : start + piece] @ small.T
+        near = points[start : start + piece] @ points.T
         near[np.arange(len(near)), np.arange(start, start + len(near))] = -2
         nearest = -np.partition(-near, wanted - 1, axis=1)[:, :wanted]
         found[start : start + piece] = 1 - nearest.mean(axis=1)

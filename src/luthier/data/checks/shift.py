@@ -6,12 +6,13 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from luthier.data.check import Check, Found, Needs, Planted, graded, percent, share_of
 from luthier.data.checking.material import Material, Seen
+from luthier.models.embedder import Embedder
 from luthier.text.findings import Finding, Number, Table
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ class Shift(Check):
     }
     false_alarms: ClassVar[float] = 0.0
 
+    embedder: Embedder | None = None
+    """What the classifier sees: words and pairs of words where none is named, else the points of an embedder; those of
+    an `encoder` tell topics apart rather than wordings."""
     warning: float = Field(default=0.6, ge=0.5, le=1)
     """Area under the curve from which it is a warning, by the lower end of the interval."""
     serious: float = Field(default=0.8, ge=0.5, le=1)
@@ -46,7 +50,7 @@ class Shift(Check):
 
     def look(self, data: Material) -> Iterable[Found]:
         train, test = (_some(data, split) for split in ("train", "test"))
-        area, low, high = told_apart([data.prompts[at] for at in train], [data.prompts[at] for at in test], data.seed)
+        area, low, high = told_apart(self._features(data, [*train, *test]), len(train), len(test), data.seed)
         number = Number(value=area, low=low, high=high, rows=len(train) + len(test), about=self.measures["shift"])
         labels = self._labels(data)
         words = self._words(data)
@@ -66,6 +70,14 @@ class Shift(Check):
                 tables=(_shares(data),) if data.task == "label" else (),
             )
         )  # fmt: skip
+
+    def _features(self, data: Material, places: Sequence[int]) -> Any:
+        """(rows, width): what the classifier sees of rows."""
+        from luthier.data.checking.plain import features
+
+        if self.embedder is None:
+            return features([data.prompts[at] for at in places])
+        return data.points(self.embedder)[places]
 
     def _labels(self, data: Material) -> Number:
         """Half the summed difference of shares, with what chance alone would give as the interval's lower end."""
@@ -100,18 +112,19 @@ def _some(data: Material, split: str) -> list[int]:
     return places[:: -(-len(places) // _PIECE) or 1]
 
 
-def told_apart(one: Sequence[str], other: Sequence[str], seed: int) -> tuple[float, float, float]:
-    """Area under the curve of a classifier that tells the texts apart, out of fold, with its 95 % interval."""
+def told_apart(features: Any, first: int, second: int, seed: int) -> tuple[float, float, float]:
+    """Area under the curve of a classifier that tells the first rows from the second, out of fold, with its 95 %
+    interval."""
     import numpy as np
 
-    from luthier.data.checking.plain import held
+    from luthier.data.checking.plain import held_on
 
-    codes = np.array([0] * len(one) + [1] * len(other), dtype=np.int64)
-    if min(len(one), len(other)) < 2:
+    codes = np.array([0] * first + [1] * second, dtype=np.int64)
+    if min(first, second) < 2:
         return 0.5, 0.0, 1.0
-    scores = held([*one, *other], codes, seed=seed).chances[:, 1]
+    scores = held_on(features, codes, seed=seed).chances[:, 1]
     area = _area(scores, codes)
-    spread = 1.959964 * _standard_error(area, len(other), len(one))
+    spread = 1.959964 * _standard_error(area, second, first)
     return round(area, 4), round(max(0.0, area - spread), 4), round(min(1.0, area + spread), 4)
 
 

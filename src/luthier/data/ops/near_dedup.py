@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import Field, model_validator
 
-from luthier.data.operator import Column, Corpus, Drop, Outcome, Reads, SetOperator, Suggestion
+from luthier.data.operator import Column, Corpus, Outcome, Reads, SetOperator, Suggestion
 from luthier.data.row import Row
 from luthier.data.twins.keep import Keep, check, preferences, ranks
 from luthier.data.twins.minhash import bands, signatures
 from luthier.data.twins.pieces import Flat, Unit, distinct, jaccard, padded_pieces, pieces, word_bags
-from luthier.data.twins.text_keys import digest16, normal, words
+from luthier.data.twins.text_keys import Compared, compared, digest16, normal, words
+from luthier.data.twins.told import told
 from luthier.data.twins.twins import Twins
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class NearDedup(SetOperator):
     """Similarity from which two rows are twins; below 0.7 (Jaccard) or 0.9 (edit), many pairs must be compared."""
     measure: Literal["jaccard", "edit"] = "jaccard"
     """Shared pieces, whatever their order, or single characters (from 0.8 on) or words to change, one by one."""
-    of: Literal["prompt", "answer", "both"] = "prompt"
+    of: Compared = "prompt"
     """What is compared; equal prompts with other answers are twins, too, unless both are compared."""
     unit: Unit = "char"
     """Pieces of characters suit short texts and any script; pieces of words suit long ones."""
@@ -94,17 +95,7 @@ class NearDedup(SetOperator):
         chosen = bands(self.proposing)
         twins = Twins(sketches["text"], sketches["signature"], order, chosen, reader.verified)
         found = twins.kept_twins() if self.action == "drop" else twins.clusters()
-        outcome = Outcome()
-        names: list[str | None] = [None] * len(corpus)
-        similarities: list[float | None] = [None] * len(corpus)
-        for place, (first, similarity) in found.items():
-            name = reader.id(first)
-            names[first] = names[place] = name
-            similarities[place] = similarity
-            if self.action == "drop":
-                outcome.drops[place] = Drop("near duplicate", twin=name, similarity=similarity)
-        outcome.attributes.update(cluster=names, similarity=similarities)
-        return outcome
+        return told(found, len(corpus), reader.id, "near duplicate" if self.action == "drop" else None)
 
     @property
     def proposing(self) -> float:
@@ -139,10 +130,7 @@ class NearDedup(SetOperator):
 
     def text(self, row: Row) -> str:
         """What is compared of a row."""
-        prompt = row.prompt or row.answer
-        if self.of == "both":
-            return f"{prompt}\n{row.answer}"
-        return row.answer if self.of == "answer" else prompt
+        return compared(row, self.of)
 
     @classmethod
     def trial(cls) -> NearDedup:

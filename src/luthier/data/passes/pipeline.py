@@ -126,10 +126,11 @@ class _Left:
     def scan(cls, spill: Spill, split: Split, books: Books, events: EventWriter) -> _Left:
         """Read the last pass once: keys for the split, answers, and rows that cleaning has emptied."""
         left = cls()
-        column = "near_dedup.cluster" if split.group == "cluster" else None
         for table in spill.batches():
             batch = from_arrow(table)
-            groups = batch.attributes[column] if column else [row.group for row in batch.rows]
+            clusters = [name for name in batch.attributes if name.endswith(".cluster")]
+            in_clusters = split.group == "cluster"
+            groups = batch.attributes[clusters[-1]] if in_clusters else [row.group for row in batch.rows]
             emptied: list[Numbered] = []
             for row, group in zip(batch.rows, groups, strict=True):
                 if (reason := unusable(row)) is not None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import Literal
 
 from luthier.data.selector import Chosen, Pool, Selector, by_id
+from luthier.models.embedder import Embedder
+from luthier.models.embedders.lsa import Lsa
 
 
 class KCenter(Selector):
     """Rows that leave no text far from a labelled one (greedy k-center; Sener and Savarese 2018); wants no model."""
 
     kind: Literal["k_center"] = "k_center"
+    embedder: Embedder = Lsa()
+    """What makes points of the texts; an `encoder` also sees that other words mean the same."""
 
     def choose(self, pool: Pool, count: int) -> list[Chosen]:
         """Again and again the text farthest from what is labelled or chosen; the first of all is the most central."""
@@ -19,11 +23,10 @@ class KCenter(Selector):
         number = len(pool.candidates)
         if number == 0:
             return []
-        points = pool.points[:number]
+        points, known = pool.points(self.embedder)
         order = by_id(pool, np.zeros(number))
         rank = np.empty(number, dtype=np.int64)
         rank[order] = np.arange(number)
-        known = pool.points[number:]
         far = 1 - (points @ known.T).max(axis=1) if len(known) else -(1 - points @ points.mean(axis=0))
         chosen: list[Chosen] = []
         left = np.ones(number, dtype=bool)

@@ -7,6 +7,8 @@ from typing import Literal
 from pydantic import Field
 
 from luthier.data.selector import Chosen, Measure, Pool, Selector, by_id
+from luthier.models.embedder import Embedder
+from luthier.models.embedders.lsa import Lsa
 
 
 class Mmr(Selector):
@@ -17,6 +19,8 @@ class Mmr(Selector):
     """How uncertainty is measured: `entropy`, `margin` or `confidence`."""
     diversity: float = Field(default=0.3, ge=0.0, le=1.0)
     """What likeness to rows that are chosen or labelled costs: 0 goes by uncertainty alone, 1 by likeness alone."""
+    embedder: Embedder = Lsa()
+    """What makes points of the texts; an `encoder` also sees that other words mean the same."""
 
     def choose(self, pool: Pool, count: int) -> list[Chosen]:
         """Again and again the row with most uncertainty less likeness."""
@@ -25,7 +29,8 @@ class Mmr(Selector):
         number = len(pool.candidates)
         if number == 0:
             return []
-        unsure, points, known = pool.uncertainty(self.measure), pool.points[:number], pool.points[number:]
+        unsure = pool.uncertainty(self.measure)
+        points, known = pool.points(self.embedder)
         rank = np.empty(number, dtype=np.int64)
         rank[by_id(pool, unsure)] = np.arange(number)
         like = (points @ known.T).max(axis=1) if len(known) else np.zeros(number)

@@ -24,6 +24,8 @@ from luthier.data.operator import Operator
 from luthier.data.passes.tables import EventWriter, TableWriter, dump, example_schema
 from luthier.data.split import TRAIN
 from luthier.data.twins.near import Index
+from luthier.data.twins.text_keys import compared
+from luthier.models.embedder import Space
 from luthier.text.dataset import MADE, Summary, splits, summary
 
 ROWS_PER_S = 400.0
@@ -174,9 +176,17 @@ class _Augmenting:
         if judged and classifier is None:
             work.events.note("no classifier can be learnt from these rows: classes of made rows are not checked")
         index = Index(checks.held_out, self._held_out.rows(), self._held_out.row)
-        inspector = Inspector(checks, self._train, index, self._held_out.ids, classifier, desk)
+        inspector = Inspector(checks, self._train, index, self._held_out.ids, classifier, desk, self._space())
         room = Room.of(step.share, self._named, self._train, per_class=step.per_class)
         return Maker(self._named, Around(self._train, work.base, desk), inspector, room, self._guards())
+
+    def _space(self) -> Space | None:
+        """Where the meanings of training rows and what is made of them lie, when they are checked."""
+        meaning = self._step.checks.meaning
+        if meaning is None:
+            return None
+        texts = (compared(row, "prompt") for row in self._train.rows())
+        return meaning.embedder.space(texts, base=self._work.base, seed=self._work.seed)
 
     def _guards(self) -> list[Operator]:
         """The operators of the recipes behind the data set that know what may not stand in clear."""

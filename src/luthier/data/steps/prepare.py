@@ -14,7 +14,6 @@ from pydantic import Field, model_validator
 from luthier.core.step import Forecast, Makes, Outline, Outlook, Step, Work
 from luthier.data.intake.expect import expected
 from luthier.data.operator import Operator
-from luthier.data.ops.near_dedup import NearDedup
 from luthier.data.passes.pipeline import Options, grouped, prepare
 from luthier.data.source import Source
 from luthier.data.split import Split
@@ -48,8 +47,9 @@ class Prepare(Step):
 
     @model_validator(mode="after")
     def _group_is_known(self) -> Prepare:
-        if self.split.group == "cluster" and not any(isinstance(operator, NearDedup) for operator in self.ops):
-            raise ValueError("split.group is `cluster`, which near_dedup writes; add `near_dedup` to ops")
+        if self.split.group == "cluster" and not any("cluster" in operator.writes for operator in self.ops):
+            what = "split.group is `cluster`, which near_dedup and semantic_dedup write"
+            raise ValueError(f"{what}; add `near_dedup` to ops")
         if self.split.group not in (None, "cluster", self.source.group) and self.source.group:
             raise ValueError(f"split.group is {self.split.group!r} and source.group {self.source.group!r}; name one")
         return self

@@ -72,7 +72,7 @@ class Select(Step):
                     labelled.append(asked_text(row))
                 else:
                     candidates.append(_candidate(row))
-        return Pool(candidates, labelled, work.seed)
+        return Pool(candidates, labelled, work.seed, work.base)
 
     def _write(self, work: Work, marks: Mapping[str, dict[str, Any]]) -> None:
         data = work.inputs["data"]

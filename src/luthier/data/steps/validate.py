@@ -74,7 +74,7 @@ class Validate(Step):
         from luthier.text.findings import write_findings
 
         started = time.perf_counter()
-        data = Material.of(work.inputs["data"], self.rows, work.seed, work.inputs.get("model"))
+        data = Material.of(work.inputs["data"], self.rows, work.seed, work.inputs.get("model"), work.base)
         if len(data.rows) < data.available:
             work.events.note(f"{len(data.rows):,} of {data.available:,} rows are looked at (rows: {self.rows:,})")
         count = len(self.checks)

@@ -5,10 +5,22 @@ from __future__ import annotations
 import re
 import unicodedata
 from functools import lru_cache
+from typing import Literal
 
 import xxhash
 
 from luthier.data.row import Row
+
+Compared = Literal["prompt", "answer", "both"]
+"""Which texts of a row are compared with those of others."""
+
+
+def compared(row: Row, of: Compared) -> str:
+    """What is compared of a row: the answer stands for a prompt that is not there."""
+    prompt = row.prompt or row.answer
+    if of == "both":
+        return f"{prompt}\n{row.answer}"
+    return row.answer if of == "answer" else prompt
 
 
 def normal(text: str) -> str:

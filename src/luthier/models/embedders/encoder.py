@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -36,7 +36,7 @@ class Encoder(Embedder):
     prompt: str | None = None
     """What is put before each text, as `"query: "` for E5 models; by default, what the model's own files say."""
 
-    def space(self, texts: Sequence[str], *, base: Path, seed: int) -> Space:
+    def space(self, texts: Iterable[str], *, base: Path, seed: int) -> Space:
         """Read the model; nothing is learnt from texts."""
         return _opened(self._folder(base, lambda text: None), self.max_tokens, self.prompt, self.fingerprint(base))
 

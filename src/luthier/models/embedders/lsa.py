@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from heapq import nsmallest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -16,9 +17,9 @@ if TYPE_CHECKING:
 
     from luthier.models.embedder import Points
 
-TERMS = {"word": ((1, 2), 20_000), "char_wb": ((3, 5), 50_000)}
-"""Lengths of n-grams and how many of the most frequent are counted, by scikit-learn's name of what they are made of."""
-TEXTS_A_DIMENSION = 8
+WORDS, PIECES = ("word", (1, 2), 20_000), ("char_wb", (3, 5), 50_000)
+"""scikit-learn's name of what terms are made of, how many of it make one, and how many of the most frequent count."""
+Terms = tuple[str, tuple[int, int], int]
 KEPT = 0.2
 """A text of whose length (1 before the SVD) less is kept points nowhere."""
 
@@ -34,38 +35,47 @@ class Lsa(Embedder):
     learns_from: ClassVar[int | None] = 20_000
 
     dimensions: int = Field(default=256, ge=2, le=4096)
-    """How many numbers a point has at most; one stands for at least 8 texts, so that none stands for an odd one."""
+    """How many numbers a point has at most."""
+    pieces: bool = True
+    """Whether pieces of words count beside words, so that other forms and spellings are near; without them, a text
+    whose words stand nowhere else is farther from all others."""
+    texts_a_dimension: int = Field(default=1, ge=1)
+    """How many texts there are to a number at least. With 1, few texts keep all that tells them apart, as duplicates
+    want it; with 8, what only an odd text has is left out and the text lies nowhere, as outliers want it."""
 
-    def space(self, texts: Sequence[str], *, base: Path, seed: int) -> Space:
+    def space(self, texts: Iterable[str], *, base: Path, seed: int) -> Space:
         """Learn from texts; of more than 20,000, from those whose digests are lowest, which is a draw by content."""
         import xxhash
 
-        chosen = sorted(texts)
-        if len(chosen) > (limit := self.learns_from or len(chosen)):
-            drawn = sorted(chosen, key=lambda text: (xxhash.xxh3_64_intdigest(text.encode("utf-8", "replace")), text))
-            chosen = sorted(drawn[:limit])
-        return _Learnt(chosen, self.dimensions, seed)
+        def lot(text: str) -> tuple[int, str]:
+            return xxhash.xxh3_64_intdigest(text.encode("utf-8", "replace")), text
+
+        chosen = sorted(nsmallest(self.learns_from or 1, texts, lot))
+        terms = (WORDS, PIECES) if self.pieces else (WORDS,)
+        return _Learnt(chosen, terms, min(self.dimensions, len(chosen) // self.texts_a_dimension), seed)
 
 
 class _Learnt:
     """Weights of terms, and the directions in which texts differ most."""
 
-    def __init__(self, texts: Sequence[str], dimensions: int, seed: int) -> None:
+    def __init__(self, texts: Sequence[str], kinds: Sequence[Terms], dimensions: int, seed: int) -> None:
+        import numpy as np
         from sklearn.decomposition import TruncatedSVD
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         self._vectorizers: list[Any] = []
-        for analyzer, (lengths, terms) in TERMS.items():
+        for analyzer, lengths, count in kinds:
             vectorizer = TfidfVectorizer(
-                analyzer=analyzer, ngram_range=lengths, sublinear_tf=True, max_features=terms, dtype=_double()
+                analyzer=analyzer, ngram_range=lengths, sublinear_tf=True, max_features=count, dtype=np.float64
             )
             if _is_fit(vectorizer, texts):
                 self._vectorizers.append(vectorizer)
         terms = sum(len(one.vocabulary_) for one in self._vectorizers)
-        wanted = min(dimensions, len(texts) // TEXTS_A_DIMENSION, terms - 1)
+        wanted = min(dimensions, terms - 1)
         self._svd: Any = None
         if wanted >= 2:
-            self._svd = TruncatedSVD(wanted, random_state=seed % 2**32).fit(self._features(texts))
+            with np.errstate(invalid="ignore"):  # equal texts have no variance to be explained
+                self._svd = TruncatedSVD(wanted, random_state=seed % 2**32).fit(self._features(texts))
         self.width = wanted if wanted >= 2 else max(1, terms)
 
     def points(self, texts: Sequence[str]) -> Points:
@@ -87,12 +97,6 @@ class _Learnt:
         from sklearn.preprocessing import normalize
 
         return normalize(hstack([one.transform(texts) for one in self._vectorizers], format="csr"))
-
-
-def _double() -> type[np.float64]:
-    import numpy as np
-
-    return np.float64
 
 
 def _is_fit(vectorizer: Any, texts: Sequence[str]) -> bool:

@@ -1,0 +1,101 @@
+"""Rows that mean nearly the same, in whatever words: points of an embedder, all pairs compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field, PrivateAttr, model_validator
+
+from luthier.data.operator import Column, Corpus, Outcome, Reads, SetOperator
+from luthier.data.row import Row
+from luthier.data.twins.keep import Keep, check, preferences, ranks
+from luthier.data.twins.text_keys import Compared, compared
+from luthier.data.twins.told import told
+from luthier.models.embedder import Embedder
+from luthier.models.embedders.lsa import Lsa
+
+if TYPE_CHECKING:
+    from luthier.models.embedder import Points
+
+_AT_ONCE = 4096
+"""Texts that become points together."""
+
+
+class SemanticDedup(SetOperator):
+    """Keep one of rows that mean nearly the same, or only mark them as one cluster.
+
+    Texts become points; two rows are twins when the cosine between theirs reaches the threshold (Abbas et al. 2023,
+    SemDeDup). All pairs are compared, those near the threshold in double precision: no answer depends on luck, on the
+    order of rows or on how many are read together. Time grows with the square of the rows that stay.
+    """
+
+    kind: Literal["semantic_dedup"] = "semantic_dedup"
+    reads: ClassVar[tuple[Reads, ...]] = ("prompt", "answer")
+    suggested_at: ClassVar[int] = 65
+    writes: ClassVar[dict[str, Column]] = {"cluster": "text", "similarity": "number"}
+
+    threshold: float = Field(default=0.9, ge=0.5, le=1)
+    """Cosine from which two rows are twins; what it means depends on the embedder, so look at some pairs first with
+    `action: flag`."""
+    embedder: Embedder = Lsa()
+    """What makes points: `lsa` sees other forms, spellings and orders of the same words; `encoder`, whose weights are
+    fetched once, also sees that other words mean the same."""
+    of: Compared = "prompt"
+    """What is compared; equal prompts with other answers are twins, too, unless both are compared."""
+    action: Literal["drop", "flag"] = "drop"
+    """Drop all twins but one, or keep them and write their `cluster`, by which the split can hold them together."""
+    keep: Keep = "first"
+    """Which twin stays: the `first` or `last` in the source, the `longest`, the `newest` or `best` by a column."""
+    by: str | None = None
+    """The column with the date (`newest`) or the number (`best`)."""
+
+    _base: Path = PrivateAttr(default=Path())
+
+    @model_validator(mode="after")
+    def _rule_is_whole(self) -> SemanticDedup:
+        check(self.keep, self.by)
+        return self
+
+    def at(self, base: Path) -> SemanticDedup:
+        """The operator with an embedder's folder looked for below this one."""
+        placed = self.model_copy()
+        placed._base = base
+        return placed
+
+    def sketch(self, rows: Sequence[Row]) -> list[bytes]:
+        """What each row is preferred by."""
+        return [np.float64(one).tobytes() for one in preferences(rows, self.keep, self.by)]
+
+    def settle(self, corpus: Corpus) -> Outcome:
+        """Compare all points and decide who stays."""
+        import tempfile
+
+        from luthier.data.twins.closeness import Near
+
+        preferred = np.ascontiguousarray(corpus.sketches).view(np.float64).reshape(-1)
+        with tempfile.TemporaryFile(prefix="luthier.points.") as file:
+            near = Near(self._points(corpus, file), ranks(preferred), self.threshold)
+            found = near.kept_twins() if self.action == "drop" else near.clusters()
+        reason = "means the same" if self.action == "drop" else None
+        return told(found, len(corpus), lru_cache(maxsize=65536)(corpus.id), reason)
+
+    def _points(self, corpus: Corpus, file: IO[bytes]) -> Points:
+        """(rows, width): the points of all rows, on the disk."""
+        space = self.embedder.space(self._texts(corpus), base=self._base, seed=0)
+        points: Any = np.zeros((0, space.width), dtype=np.float32)
+        if len(corpus):
+            points = np.memmap(file, dtype=np.float32, mode="w+", shape=(len(corpus), space.width))
+        texts, start = self._texts(corpus), 0
+        while some := list(islice(texts, _AT_ONCE)):
+            points[start : start + len(some)] = space.points(some)
+            start += len(some)
+        found: Points = points
+        return found
+
+    def _texts(self, corpus: Corpus) -> Iterator[str]:
+        return (compared(row, self.of) for row in corpus.rows())
