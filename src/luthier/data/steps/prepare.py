@@ -48,8 +48,8 @@ class Prepare(Step):
     @model_validator(mode="after")
     def _group_is_known(self) -> Prepare:
         if self.split.group == "cluster" and not any("cluster" in operator.writes for operator in self.ops):
-            what = "split.group is `cluster`, which near_dedup and semantic_dedup write"
-            raise ValueError(f"{what}; add `near_dedup` to ops")
+            what = "split.group is `cluster`, which near_dedup writes, or semantic_dedup"
+            raise ValueError(f"{what}; add one of them to ops")
         if self.split.group not in (None, "cluster", self.source.group) and self.source.group:
             raise ValueError(f"split.group is {self.split.group!r} and source.group {self.source.group!r}; name one")
         return self
