@@ -54,7 +54,18 @@ def answers(metric: Metric, seed: int = 0, rows: int = 60, right: float = 0.6) -
     if "logprobs" in metric.needs:
         columns["logprobs"] = [0.0 if right == 1 else -chance.random() * 9 for _ in predictions]
         columns["tokens"] = [6] * rows
+    columns["columns"] = {name: _numbers(name, chance, rows) for name in metric.scored}
     return Answers.of(predictions, references, **columns)
+
+
+def _numbers(name: str, chance: random.Random, rows: int) -> list[float | None]:
+    """What a scorer might have given: programs counted, log-likelihoods, or scores from 0 to 1 with a gap."""
+    if name == "programs":
+        return [4.0] * rows
+    drawn = {"passed": lambda: float(chance.randint(0, 4)), "fluency_logprob": lambda: -chance.random() * 9,
+             "fluency_tokens": lambda: 7.0}.get(name, chance.random)  # fmt: skip
+    numbers: list[float | None] = [drawn() for _ in range(rows)]
+    return numbers if rows < 3 else [None, *numbers[1:]]
 
 
 def _stated(prediction: str, texts: Sequence[str], right: float) -> dict[str, float]:
@@ -153,6 +164,7 @@ def test_empty_texts(kind: str) -> None:
             label_scores=told.label_scores,
             logprobs=told.logprobs,
             tokens=told.tokens,
+            columns=told.columns,
         )
         if not references[0][0] and metric.form in ("number", "json") and kind != "json_valid":
             with pytest.raises(DataError, match=r"row 1: .*reference"):  # an empty text is no number, and no JSON
@@ -198,6 +210,6 @@ def test_what_is_lacking_is_named(kind: str) -> None:
         metric.measure([], [])
     with pytest.raises(DataError, match="reference"):
         metric.measure(["a", "b"], ["a", None])  # type: ignore[list-item]  # the mistake that is tested
-    if metric.needs:
+    if metric.needs or metric.scored:
         with pytest.raises(DataError, match="needs"):
             metric.measure(["a", "b"], ["a", "b"])

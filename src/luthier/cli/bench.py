@@ -25,12 +25,15 @@ def score(
     metric: Annotated[
         list[str] | None, typer.Option("--metric", "-m", help="Several times; NAME:setting=value,…")
     ] = None,
+    scorer: Annotated[
+        list[str] | None, typer.Option("--scorer", "-s", help="Fills columns first: judge:url=…, unit_tests, …")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Compute metrics on a file of predictions, each with its interval."""
-    from luthier.metrics.scorefile import score as measure
+    from luthier.flow.score import score_file
 
-    found = measure(file, metric or ())
+    found = score_file(file, metric or (), scorer or (), say=lambda text: typer.echo(text, err=True))
     if as_json:
         say_json(found)
         return

@@ -35,7 +35,7 @@ _SENSIBLE = (str, bool, int)
 
 def applicable(metrics: Sequence[Metric], answers: Answers) -> list[Metric]:
     """The metrics for which a model's answers have all columns (a baseline has no log-likelihoods)."""
-    return [metric for metric in metrics if all(getattr(answers, name) is not None for name in metric.needs)]
+    return [metric for metric in metrics if not metric.lacks(answers)]
 
 
 def scores(metrics: Sequence[Metric], answers: Mapping[str, Answers], seed: int) -> dict[str, dict[str, Measured]]:

@@ -28,6 +28,7 @@ _BASES = (
     "luthier.tune.objective",
     "luthier.tune.optimizer",
     "luthier.tune.tracker",
+    "luthier.core.scorer",
     "luthier.metrics.metric",
     "luthier.eval.baseline",
     "luthier.eval.probe",

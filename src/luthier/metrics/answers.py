@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from luthier.core.errors import DataError, Where
 
@@ -24,6 +24,8 @@ class Answers:
     """Natural log-likelihood of each row's reference."""
     tokens: Sequence[int] | None = None
     """How many tokens each log-likelihood is a sum over."""
+    columns: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
+    """Numbers that a scorer gave the rows, by name; None where it could give none."""
 
     @classmethod
     def of(
@@ -34,6 +36,7 @@ class Answers:
         label_scores: Sequence[Mapping[str, float]] | None = None,
         logprobs: Sequence[float] | None = None,
         tokens: Sequence[int] | None = None,
+        columns: Mapping[str, Sequence[float | None]] | None = None,
     ) -> Answers:
         """Check and keep a model's answers; `DataError` names the first row that cannot be used."""
         answers = cls(
@@ -42,6 +45,7 @@ class Answers:
             label_scores=label_scores,
             logprobs=logprobs,
             tokens=tokens,
+            columns=columns or {},
         )
         answers.check()
         return answers
@@ -68,6 +72,15 @@ class Answers:
         for row, value in enumerate(self.logprobs or ()):
             if not math.isfinite(value):
                 raise _wrong(row, "logprobs", f"wanted a finite log-likelihood, got {value}")
+        self._check_columns()
+
+    def _check_columns(self) -> None:
+        for name, numbers in self.columns.items():
+            if len(numbers) != len(self):
+                raise DataError(f"{len(self)} predictions stand beside {len(numbers)} scores {name!r}")
+            for row, number in enumerate(numbers):
+                if number is not None and not math.isfinite(number):
+                    raise _wrong(row, f"scores.{name}", f"wanted a finite number or null, got {number}")
 
     def select(self, rows: Sequence[int]) -> Answers:
         """The same for some rows only, by number."""
@@ -75,7 +88,8 @@ class Answers:
         def taken(column: Sequence[object] | None) -> list[object] | None:
             return None if column is None else [column[row] for row in rows]
 
-        return Answers(**{name: taken(getattr(self, name)) for name in _COLUMNS})  # type: ignore[arg-type]  # same columns
+        columns = {name: [numbers[row] for row in rows] for name, numbers in self.columns.items()}
+        return Answers(**{name: taken(getattr(self, name)) for name in _COLUMNS}, columns=columns)  # type: ignore[arg-type]  # same columns
 
     def joined(self, other: Answers) -> Answers:
         """These rows followed by another model's; a column that one of them lacks is left out."""
@@ -84,7 +98,9 @@ class Answers:
             mine, its = getattr(self, name), getattr(other, name)
             return None if mine is None or its is None else [*mine, *its]
 
-        return Answers(**{name: both(name) for name in _COLUMNS})  # type: ignore[arg-type]  # same columns
+        shared = self.columns.keys() & other.columns.keys()
+        columns = {name: [*self.columns[name], *other.columns[name]] for name in sorted(shared)}
+        return Answers(**{name: both(name) for name in _COLUMNS}, columns=columns)  # type: ignore[arg-type]  # same columns
 
 
 def _wrong(row: int, field: str, message: str) -> DataError:

@@ -69,6 +69,8 @@ class Metric(Component):
     """Whether each row is right or wrong and the value is the share of right rows: then Wilson's interval is used."""
     needs: ClassVar[frozenset[Need]] = frozenset()
     """Columns that it reads besides predictions and references."""
+    scored: ClassVar[tuple[str, ...]] = ()
+    """Columns of a scorer's that it reads (`luthier.core.scorer`)."""
     interval: ClassVar[str] = "bca95"
     """How the interval is made, where it is not Wilson's."""
     form: ClassVar[Form] = "text"
@@ -96,6 +98,10 @@ class Metric(Component):
         from luthier.metrics.resample import each_row
 
         return each_row(statistics, self.value)
+
+    def counted(self, answers: Answers) -> Sequence[bool] | None:
+        """Which rows count; None for all."""
+        return None
 
     def undefined(self, answers: Answers) -> str:
         """Why these rows say nothing about the value, such as a single label to rank; the interval is then all."""
@@ -130,14 +136,19 @@ class Metric(Component):
         parts = {"v": self.version, **settings, **self.versions(), "interval": method}
         return "|".join([self.kind, *(f"{name}:{_word(value)}" for name, value in parts.items())])
 
+    def lacks(self, answers: Answers) -> list[str]:
+        """What it reads that the answers do not have."""
+        needed = [name for name in sorted(self.needs) if getattr(answers, name) is None]
+        return needed + [name for name in self.scored if name not in answers.columns]
+
     def check(self, answers: Answers) -> None:
         """`DataError` when the answers lack what this metric reads."""
-        for name in sorted(self.needs):
-            if getattr(answers, name) is None:
-                what = f"{self.kind} needs {name}, which these answers do not have"
-                raise DataError(
-                    what, where=Where(field=name), remedy=f"give {name} in every row, or leave the metric out"
-                )
+        for name in self.lacks(answers):
+            what = f"{self.kind} needs {name}, which these answers do not have"
+            remedy = f"give {name} in every row, or leave the metric out"
+            if name in self.scored:
+                remedy = f"name a scorer that writes {name!r}, or give it in the rows' `scores`"
+            raise DataError(what, where=Where(field=name), remedy=remedy)
         if self.single_reference:
             for row, references in enumerate(answers.references):
                 if len(references) != 1:

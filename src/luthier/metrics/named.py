@@ -1,4 +1,4 @@
-"""Metrics by their names on a command line: `rougeL`, or with settings, `rougeL:stem=true,words=unicode`."""
+"""Metrics and scorers by name on a command line: `rougeL`, or with settings, `rougeL:stem=true,words=unicode`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from luthier.core.component import member
+from luthier.core.component import Role, member
 from luthier.core.errors import InputError, UnknownName, Where
 from luthier.metrics.metric import Metric
 
@@ -21,16 +21,17 @@ def named(metrics: Sequence[str | Metric]) -> dict[str, Metric]:
         name = word.kind if isinstance(word, Metric) else word
         if name in found:
             raise InputError(f"{name} is named twice", where=_WHERE, remedy="keep one, or give them other settings")
-        found[name] = word if isinstance(word, Metric) else _metric(word)
+        found[name] = word if isinstance(word, Metric) else part_of(Metric, word)
     return found
 
 
-def _metric(word: str) -> Metric:
+def part_of(role: type[Role], word: str) -> Role:
+    """One part of a role by its kind and settings; `InputError` says what is wrong with the word."""
     kind, _, settings = word.partition(":")
     try:
-        part = member(Metric, kind)
+        part = member(role, kind)
     except UnknownName as error:
-        raise UnknownName(error.message, where=_WHERE, remedy=error.remedy) from error
+        raise UnknownName(error.message, where=Where(field=role.role), remedy=error.remedy) from error
     told = _settings(word, settings) if settings else {}
     try:
         return part.model_validate({"kind": kind, **told})
@@ -38,7 +39,7 @@ def _metric(word: str) -> Metric:
         first = error.errors()[0]
         place = ".".join(str(one) for one in first["loc"]) or "settings"
         raise InputError(
-            f"{word}: {place}: {first['msg']}", where=_WHERE, remedy=f"luthier parts metric {kind}"
+            f"{word}: {place}: {first['msg']}", where=_WHERE, remedy=f"luthier parts {role.role} {kind}"
         ) from error
 
 

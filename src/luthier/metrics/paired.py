@@ -70,6 +70,7 @@ def compare(metric: Metric, a: Answers, b: Answers, *, seed: int = 0) -> Compari
         raise DataError("the two models did not answer the same rows", remedy="pair them by id first")
     metric.check(a)
     metric.check(b)
+    a, b, gaps = _in_both(metric, a, b)
     blocks = metric.together(a, b)
     sign = 1 if metric.better == "higher" else -1
     better = sign * (metric.contributions(blocks[0]) - metric.contributions(blocks[1]))
@@ -90,7 +91,7 @@ def compare(metric: Metric, a: Answers, b: Answers, *, seed: int = 0) -> Compari
         fixed=fixed,
         broken=broken,
         detectable=detectable(found.standard_error),
-        note=found.note,
+        note="; ".join(filter(None, (gaps, found.note))),
     )
 
 
@@ -120,6 +121,20 @@ def contrast(
         detectable=detectable(found.standard_error),
         note=found.note,
     )
+
+
+def _in_both(metric: Metric, a: Answers, b: Answers) -> tuple[Answers, Answers, str]:
+    """The rows that count for both models, and a word on those that do not."""
+    mine, its = metric.counted(a), metric.counted(b)
+    if mine is None or its is None:
+        return a, b, ""
+    rows = [row for row, both in enumerate(zip(mine, its, strict=True)) if all(both)]
+    if not rows:
+        remedy = "look at what the scorer said"
+        raise DataError(f"no row has a number of {metric.kind} for both models", remedy=remedy)
+    left = len(a) - len(rows)
+    note = f"{left:,} of {len(a):,} rows lack a number for one model and are left out" if left else ""
+    return a.select(rows), b.select(rows), note
 
 
 def mcnemar(fixed: int, broken: int) -> float:

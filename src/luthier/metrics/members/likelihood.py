@@ -56,7 +56,8 @@ class BitsPerByte(Metric):
     def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
         import numpy as np
 
-        return np.divide(sums[:, 0], np.log(2) * sums[:, 1], out=np.zeros(len(sums)), where=sums[:, 1] > 0)
+        bits: NDArray[np.float64] = sums[:, 0] / np.log(2)
+        return np.divide(bits, sums[:, 1], out=np.zeros(len(sums)), where=sums[:, 1] > 0)
 
     def undefined(self, answers: Answers) -> str:
         return "" if any(text for (text,) in answers.references) else "the references have no byte"

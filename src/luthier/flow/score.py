@@ -1,0 +1,32 @@
+"""Files of predictions measured, after scorers have given their rows further numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from luthier.core.scorer import Desk, Scorer
+from luthier.flow.base_models import get_model
+from luthier.metrics.named import part_of
+from luthier.metrics.scorefile import score_rows
+from luthier.metrics.scorelines import read, with_scores
+
+
+def score_file(
+    path: Path, metrics: Sequence[str] = (), scorers: Sequence[str] = (), *, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Measure a file of predictions; what scorers paid for is kept in `.luthier-scores` beside it."""
+    chosen = [part_of(Scorer, word) for word in scorers]
+    file = read(path)
+    if chosen:
+        kept = path.parent / ".luthier-scores"
+        kept.mkdir(exist_ok=True)
+        file = with_scores(file, chosen, Desk(base=Path(), kept=kept, say=say, model=_folder))
+    return score_rows(file, metrics)
+
+
+def _folder(name: str) -> Path:
+    """A model's folder: as it lies, or brought here."""
+    there = Path(name)
+    return there if (there / "config.json").is_file() else get_model(name)

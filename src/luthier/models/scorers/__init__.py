@@ -1,0 +1,1 @@
+"""Scorers that ask a model: a judge, a base model, an encoder."""

@@ -1,0 +1,58 @@
+"""Whether what was given entails the answer, by a model of natural language inference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from luthier.core.errors import ModelError, Where
+from luthier.core.scorer import Column, Desk, Scored, Scorer
+from luthier.models.opened import opened
+
+
+class Inference(Scorer):
+    """The probability of "entailment" from what was given to what was answered, by a classifier of pairs of texts.
+
+    Bring any such model in Hugging Face's layout whose labels hold one that begins with `entail`; none is shipped.
+    """
+
+    kind: Literal["inference"] = "inference"
+    writes: ClassVar[tuple[str, ...]] = ("faithfulness",)
+    asks: ClassVar[bool] = True
+
+    model: str = "nli"
+    """The classifier's folder."""
+    premise: Literal["question", "reference"] = "question"
+    """What was given: the question with its text, or the reference."""
+    max_tokens: int = Field(default=512, ge=16)
+    """Longer pairs lose the end of what was given."""
+
+    def columns(self, rows: Sequence[Scored], desk: Desk) -> dict[str, Column]:
+        """One probability a row, each computed alone, so that no other row changes it."""
+        import torch
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        folder = desk.model(self.model)
+        tokenizer = opened(folder, AutoTokenizer)
+        model = opened(folder, AutoModelForSequenceClassification, use_safetensors=True).float().eval()
+        place = entailment(model.config.id2label, str(folder))
+        found: Column = []
+        for row in rows:
+            given = row.question if self.premise == "question" else row.references[0]
+            pair = tokenizer(given, row.prediction, return_tensors="pt", truncation="only_first",
+                             max_length=self.max_tokens)  # fmt: skip
+            with torch.no_grad():
+                logits = model(**pair).logits[0].double()
+            found.append(round(float(torch.softmax(logits, -1)[place]), 6))
+        return {"faithfulness": found}
+
+
+def entailment(labels: dict[int, str], folder: str) -> int:
+    """The place of the label that means that one text follows from the other."""
+    places = [place for place, name in labels.items() if name.lower().startswith("entail")]
+    if len(places) != 1:
+        what = f"the model's labels are {', '.join(labels.values())}; one must begin with 'entail'"
+        raise ModelError(what, where=Where(file=folder), remedy="give a model of natural language inference")
+    return int(places[0])

@@ -1,0 +1,44 @@
+"""How likely a base model finds each answer: what the metric `fluency` reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+from luthier.core.scorer import Column, Desk, Scored, Scorer
+from luthier.models.opened import opened
+
+
+class BaseModel(Scorer):
+    """The log-likelihood of each answer, without its question, under a language model that did not write it."""
+
+    kind: Literal["base_model"] = "base_model"
+    writes: ClassVar[tuple[str, ...]] = ("fluency_logprob", "fluency_tokens")
+
+    model: str = "smollm2-135m-instruct"
+    """A name, a folder or OWNER/NAME on the hub: best the model that tuning began with."""
+
+    def columns(self, rows: Sequence[Scored], desk: Desk) -> dict[str, Column]:
+        """Natural log-likelihoods, and over how many tokens; an answer of fewer than two tokens is a gap."""
+        import torch
+        from transformers import AutoTokenizer
+
+        from luthier.models.generate import score_options
+        from luthier.models.load import open_folder
+
+        folder = desk.model(self.model)
+        tokenizer = opened(folder, AutoTokenizer)
+        start = tokenizer.bos_token_id
+        ids = [list(tokenizer.encode(row.prediction, add_special_tokens=False)) for row in rows]
+        known = [[start, *one] if start is not None and one else one for one in ids]
+        scored = [place for place, one in enumerate(known) if len(one) > 1]
+        logprobs: Column = [None] * len(rows)
+        tokens: Column = [None] * len(rows)
+        if scored:
+            model = open_folder(folder, torch.float32)
+            sums = score_options(
+                model, [known[place][:1] for place in scored], [[known[place][1:]] for place in scored]
+            )
+            for place, (found,) in zip(scored, sums, strict=True):
+                logprobs[place], tokens[place] = min(round(found, 6), 0.0), float(len(known[place]) - 1)
+        return {"fluency_logprob": logprobs, "fluency_tokens": tokens}

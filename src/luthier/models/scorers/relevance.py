@@ -1,0 +1,31 @@
+"""Whether question and answer are about the same, by an embedder's points."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+from luthier.core.scorer import Column, Desk, Scored, Scorer
+from luthier.models.embedder import Embedder
+from luthier.models.embedders.lsa import Lsa
+
+
+class Embedding(Scorer):
+    """The cosine between the points of question and answer; a text of which nothing is known is a gap."""
+
+    kind: Literal["embedding"] = "embedding"
+    writes: ClassVar[tuple[str, ...]] = ("relevance",)
+    asks: ClassVar[bool] = True
+
+    embedder: Embedder = Lsa()
+    """What makes points of texts; `encoder` knows meaning, the default only which words go together in these rows."""
+
+    def columns(self, rows: Sequence[Scored], desk: Desk) -> dict[str, Column]:
+        """One cosine a row."""
+        from luthier.models.embedder import cosines
+
+        asked, said = [row.question for row in rows], [row.prediction for row in rows]
+        points = self.embedder.points([*asked, *said], base=desk.base, seed=0)
+        one, other = points[: len(rows)], points[len(rows) :]
+        pairs = zip(cosines(one, other), one, other, strict=True)
+        return {"relevance": [round(float(near), 6) if a.any() and b.any() else None for near, a, b in pairs]}
