@@ -19,6 +19,10 @@ KINDS = sorted(members(Probe))
 SETTINGS: dict[str, dict[str, Any]] = {
     "group_gap": {"column": "region", "least": 5},
     "fairness": {"column": "region", "positive": "billing", "least": 5},
+    "memorisation": {"canaries": ["My code is {4711}"], "drawn": 20},
+    "refusal": {"max_new_tokens": 4},
+    "attacks": {"max_new_tokens": 4, "requests": 2},
+    "leaks": {"max_new_tokens": 8},
 }
 """What a probe cannot do without, or what makes it short."""
 

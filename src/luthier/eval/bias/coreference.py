@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from luthier.eval.bias.tables import table
+from luthier.eval.tables_of_text import table
 
 _PRONOUNS = {
     "he": {"he": "he", "him": "him", "his": "his"},
@@ -31,7 +31,7 @@ class Schema(NamedTuple):
 def schemas() -> list[Schema]:
     """All sentences, those that differ in the pronoun only next to each other."""
     found = []
-    for number, line in enumerate(table("coreference")):
+    for number, line in enumerate(table("bias/coreference")):
         occupation, other, first, second = line.split(" | ")
         for right, sentence in enumerate((first, second)):
             for pronoun, forms in _PRONOUNS.items():

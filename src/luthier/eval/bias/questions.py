@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-from luthier.eval.bias.tables import table
+from luthier.eval.tables_of_text import table
 
 UNKNOWN = "It cannot be told from the text."
 
@@ -31,7 +31,7 @@ class Question(NamedTuple):
 
 def questions() -> list[Question]:
     """All scenes in all their forms: of each, four ambiguous questions and eight whose answer stands in the text."""
-    return [question for number, line in enumerate(table("questions")) for question in _forms(number, line)]
+    return [question for number, line in enumerate(table("bias/questions")) for question in _forms(number, line)]
 
 
 def _forms(number: int, line: str) -> Iterator[Question]:

@@ -1,0 +1,1 @@
+"""What probes of safety ask: requests, look-alikes, attacks and openings of our own writing."""
