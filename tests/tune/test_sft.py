@@ -67,6 +67,12 @@ def test_turns_that_the_data_marks_are_never_learnt(text: Text) -> None:
     assert learnt(Sft(), last, text) == "no turn that is to be learnt"
 
 
+def test_an_answer_that_nobody_wants_is_not_learnt(text: Text) -> None:
+    assert learnt(Sft(), talk({"content": "no"}, meta={"label": False}), text).startswith("its label is false")
+    assert learnt(Sft(), talk({"content": "yes"}, meta={"label": True}), text) == "yes<|im_end|>"
+    assert learnt(Sft(), talk({"content": "yes"}, meta={"label": "false"}), text) == "yes<|im_end|>", "a class of a CSV"
+
+
 @pytest.mark.parametrize("average", ["token", "row"])
 def test_rows_weigh_what_their_column_says(average: Any, text: Text) -> None:
     objective = Sft(weight="worth", average=average)

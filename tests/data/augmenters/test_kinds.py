@@ -18,6 +18,7 @@ import pytest
 
 from luthier.core.errors import DataError, LuthierError, ModelError
 from luthier.data.augment.alone import alone
+from luthier.data.augment.translator import Translator
 from luthier.data.augmenter import Augmenter, Draft
 from luthier.data.augmenters.image_noise import ImageNoise
 from luthier.data.augmenters.synonyms import Synonyms, alternatives
@@ -182,21 +183,27 @@ def test_a_model_can_be_the_judge_of_classes(tmp_path: Path, tmp_path_factory: p
     assert made.summary.dropped["made, label not kept"]
 
 
-def _seq2seq(folder: Path) -> Path:
-    """A random Marian model of two layers with a tokenizer that knows these texts' pieces."""
+def _pieces(folder: Path) -> list[str]:
+    """The pieces of a small sentencepiece model, written to `source.model`."""
     import sentencepiece
-    import torch
-    from transformers import MarianConfig, MarianMTModel, MarianTokenizer
 
-    folder.mkdir()
     texts = folder / "texts.txt"
     texts.write_text("\n".join(f"where is my parcel number {n} and the invoice of {n}" for n in range(200)))
     sentencepiece.SentencePieceTrainer.train(
         input=str(texts), model_prefix=str(folder / "source"), vocab_size=60, minloglevel=2, hard_vocab_limit=False
     )
+    return [line.split("\t")[0] for line in (folder / "source.vocab").read_text(encoding="utf-8").splitlines()]
+
+
+def _seq2seq(folder: Path) -> Path:
+    """A random Marian model of two layers with a tokenizer that knows these texts' pieces."""
+    import torch
+    from transformers import MarianConfig, MarianMTModel, MarianTokenizer
+
+    folder.mkdir()
+    names = _pieces(folder)
     shutil.copy(folder / "source.model", folder / "source.spm")
     shutil.copy(folder / "source.model", folder / "target.spm")
-    names = [line.split("\t")[0] for line in (folder / "source.vocab").read_text(encoding="utf-8").splitlines()]
     own = ["</s>", "<unk>", *(name for name in names if name not in ("<unk>", "<s>", "</s>")), "<pad>"]
     (folder / "vocab.json").write_text(json.dumps({name: number for number, name in enumerate(own)}))
     tokenizer = MarianTokenizer(
@@ -236,6 +243,69 @@ def test_folders_of_marian_models_translate_there_and_back(tmp_path: Path) -> No
     first = augmenter.fingerprint(tmp_path)
     (model / "extra").write_text("x")
     assert augmenter.fingerprint(tmp_path) != first
+
+
+def _many(folder: Path, kind: str) -> Path:
+    """A random model of many languages, as M2M100 or NLLB, with a tokenizer of its kind that knows letters."""
+    import torch
+    from transformers import M2M100Config, M2M100ForConditionalGeneration, M2M100Tokenizer, NllbTokenizer
+
+    folder.mkdir()
+    if kind == "nllb":
+        letters = {
+            name: number
+            for number, name in enumerate(["<s>", "<pad>", "</s>", "<unk>", "\u2581", *"abcdefghijklmnopqrstuvwxyz"])
+        }
+        tokenizer = NllbTokenizer(vocab=letters, merges=[], src_lang="eng_Latn", tgt_lang="deu_Latn")
+    else:
+        names = _pieces(folder)
+        own = ["<s>", "<pad>", "</s>", "<unk>", *(name for name in names if name not in ("<unk>", "<s>", "</s>"))]
+        (folder / "vocab.json").write_text(json.dumps({name: number for number, name in enumerate(own)}))
+        tokenizer = M2M100Tokenizer(
+            str(folder / "vocab.json"), str(folder / "source.model"), src_lang="en", tgt_lang="de"
+        )
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(1)
+    config = M2M100Config(
+        vocab_size=len(tokenizer) + 200, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=512,
+    )  # fmt: skip
+    M2M100ForConditionalGeneration(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("kind", "names"), [("m2m", ("__en__", "__de__")), ("nllb", ("eng_Latn", "deu_Latn"))])
+def test_one_model_of_many_languages_goes_both_ways(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, names: tuple[str, str]
+) -> None:
+    pytest.importorskip("sentencepiece")
+    from transformers import M2M100ForConditionalGeneration
+
+    model = _many(tmp_path / "many", kind)
+    (tmp_path / "data").mkdir()
+    bench = Bench(tmp_path / "data")
+    told = {"kind": "back_translation", "there": str(model), "back": str(model), "via": ["de"], "max_tokens": 8}
+    augmenter = Augmenter.parse({**told, "temperature": 1.0})
+    went: list[tuple[list[int], list[int]]] = []
+    generate = M2M100ForConditionalGeneration.generate
+
+    def heard(self: Any, **settings: Any) -> Any:
+        made = generate(self, **settings)
+        went.append((settings["input_ids"][0].tolist(), made[0].tolist()))
+        return made
+
+    monkeypatch.setattr(M2M100ForConditionalGeneration, "generate", heard)
+    wishes = bench.wishes("back_translation", 3)
+    drafts = augmenter.write(wishes, bench.around())
+    tokenizer = Translator(model)._tokenizer
+    own, other = (tokenizer.convert_tokens_to_ids(name) for name in names)
+    assert tokenizer.unk_token_id not in (own, other)
+    assert [(asked[0], made[1]) for asked, made in went] == [(own, other)] * 3 + [(other, own)] * 3
+    assert all(draft is not None and draft.did == ("translated to German and back",) for draft in drafts)
+    assert drafts == augmenter.write(wishes, bench.around())
+    with pytest.raises(ModelError, match="does not know the language"):
+        Translator(model).translate("where", "en", "xx", seed=1, temperature=0, limit=4)
 
 
 def test_translation_settings_that_cannot_be_are_refused(tmp_path: Path) -> None:

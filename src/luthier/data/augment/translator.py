@@ -53,23 +53,26 @@ class Translator:
 
     def _tokenizer_for(self, language: str) -> Any:
         if self._many:
-            self._tokenizer.src_lang = self._name(language)
+            self._token(language)
+            self._tokenizer.src_lang = NLLB[language] if self._is_nllb else language
         return self._tokenizer
 
     def _begin(self, language: str) -> dict[str, int]:
         """The token with which a model of many languages begins what it writes."""
-        if not self._many:
-            return {}
-        name = self._name(language)
+        return {"forced_bos_token_id": self._token(language)} if self._many else {}
+
+    def _token(self, language: str) -> int:
+        """The token of a language: NLLB's `deu_Latn`, M2M100's `__de__`; `ModelError` when the model has none."""
+        name = NLLB.get(language, language) if self._is_nllb else f"__{language}__"
         token = self._tokenizer.convert_tokens_to_ids(name)
         if token in (None, self._tokenizer.unk_token_id):
             where = Where(file=str(self._folder))
             raise ModelError(f"does not know the language {name}", where=where, remedy="choose another in `via`")
-        return {"forced_bos_token_id": int(token)}
+        return int(token)
 
-    def _name(self, language: str) -> str:
-        """A language as this model calls it: NLLB's name, or M2M100's `__de__`."""
-        return NLLB.get(language, language) if "Nllb" in type(self._tokenizer).__name__ else f"__{language}__"
+    @property
+    def _is_nllb(self) -> bool:
+        return "Nllb" in type(self._tokenizer).__name__
 
     @property
     def _many(self) -> bool:

@@ -105,7 +105,7 @@ def _kto(known: set[str], rows: Rows) -> Layout | None:
     """Answers with a yes or no: only the objective that reads the label can learn from both."""
     if "label" not in known or not rows or not all(isinstance(row.get("label"), bool) for row in rows):
         return None
-    note = "KTO rows: 'label' stays in meta; leave rows with `false` out unless the objective learns from them"
+    note = "KTO rows: 'label' stays in meta"
     if "messages" in known:
         return Layout(messages="messages", note=note)
     pair = {"prompt", "completion"} <= known

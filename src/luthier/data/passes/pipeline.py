@@ -67,6 +67,10 @@ def prepare(source: Source, operators: Sequence[Operator], split: Split, work: W
     write_aside(work.folder / "summary.json", (summary.model_dump_json(indent=1) + "\n").encode())
     if (broken := reader.first_broken) is not None:
         work.events.warning(f"left out, and listed in events.parquet: {broken.file}:{broken.line}: {broken.problem}")
+    if reader.unwanted:
+        what = f"{reader.unwanted} of {reader.rows} rows have `label: false`: answers that nobody wants"
+        how = "ops: [{kind: schema, columns: {label: {allowed: [true]}}}]"
+        work.events.warning(f"{what}; `sft` learns nothing from them, evaluations would hold them right: {how}")
     for column, rows in sorted(reader.media.items()):
         what = f"{rows} rows hold {column} (`meta.{column}`), which models here do not see"
         work.events.warning(

@@ -35,6 +35,8 @@ class Reader:
         self.rows = 0
         self.files: Counter[str] = Counter()
         self.first_broken: Broken | None = None
+        self.unwanted = 0
+        """Rows whose answer is one that nobody wants: KTO's `label: false`."""
         self.media: Counter[str] = Counter()
         """Rows with images, sounds and films, by column."""
 
@@ -67,6 +69,7 @@ class Reader:
 
     def _made(self, record: Record, parts: Parts) -> Row | Event:
         self.media.update(held(parts.messages, parts.meta).keys())
+        self.unwanted += parts.meta.get("label") is False
         own = parts.own or Own(self._id(parts), self._source.kind, record.file, record.line)
         row = Row(
             n=self.rows,

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from luthier.models.pack import Pack, Row
     from luthier.text.ids import Encoded, Text
 
+UNWANTED = "its label is false: nobody wants this answer"
+"""Of KTO's rows, which hold answers with a yes or no."""
 TOO_LONG = "longer than {limit} tokens"
 
 
@@ -79,6 +81,8 @@ class Sft(Objective):
         from luthier.models.pack import Row
 
         key, weight = example.id, weight_of(example, self.weight)
+        if example.meta.get("label") is False:
+            return Lesson(id=key, nothing=UNWANTED)
         if not weight:
             return Lesson(id=key, nothing=f"its {self.weight} is 0")
         if len(row.ids) > self.max_tokens:
