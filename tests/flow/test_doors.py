@@ -147,6 +147,14 @@ def test_report_is_written_in_three_forms(made: Path, capsys: pytest.CaptureFixt
     assert _json(capsys, "report")["title"] == "tickets"
 
 
+def test_another_recipes_evaluation_stands_beside(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = _json(capsys, "report", "--beside", "recipe.yaml:report")
+    assert [run["name"] for run in told["runs"]] == ["report", "tickets:report"]
+    assert all(one["difference"] == 0 for one in told["runs"][1]["compared"])
+    assert run_command(["report", "--beside", "recipe.yaml:data"]) == 2
+    assert "wanted an evaluation to stand beside, came a dataset" in capsys.readouterr().err
+
+
 def test_gates_are_shown_to_ci_at_the_rules_own_lines(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["report", "--to", "verdict.xml"]) == 0
     assert '<testcase classname="tickets.gate" name="accuracy &gt;= 0.0">' in (made / "verdict.xml").read_text()

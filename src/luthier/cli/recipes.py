@@ -127,6 +127,10 @@ def report(
         Literal["html", "markdown", "json", "junit", "github"] | None,
         typer.Option("--format", help="Its form; without --to, all but html are printed. junit and github: the gates."),
     ] = None,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(metavar="RECIPE[:STEP]", help="Another evaluation to stand beside; may be repeated."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write the one-page report of what a recipe made, or its gates' rules for a CI system."""
@@ -135,11 +139,11 @@ def report(
 
     what = Recipe.load(*_arguments(recipe, overrides)).plan()
     if as_json:
-        say_json(facts_as_json(what))
+        say_json(facts_as_json(what, beside or ()))
     elif to is None and form not in (None, "html"):
-        say(report_text(what, form).rstrip("\n"))
+        say(report_text(what, form, beside or ()).rstrip("\n"))
     else:
-        say(str(write_report(what, to, form)))
+        say(str(write_report(what, to, form, beside or ())))
 
 
 def schema() -> None:

@@ -57,7 +57,7 @@ def compare_two(first: str, second: str, metrics: Sequence[str] = ()) -> Compare
             other = second if word == first else first
             what = f"is a file of predictions, and {other} is not"
             raise InputError(what, where=Where(file=word), remedy="compare two files, or two steps as RECIPE:STEP")
-    a, b = _found(first), _found(second)
+    a, b = named(first), named(second)
     kinds = a.artifact.manifest.makes, b.artifact.manifest.makes
     if kinds == ("evaluation", "evaluation"):
         from luthier.eval.compare import compare_evaluations
@@ -74,7 +74,7 @@ def compare_two(first: str, second: str, metrics: Sequence[str] = ()) -> Compare
     )
 
 
-def _found(word: str) -> Found:
+def named(word: str) -> Found:
     """An artifact by its word; a whole recipe stands for its evaluation."""
     path = Path(word)
     if ":" in word or not path.exists():

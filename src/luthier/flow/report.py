@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     from luthier.flow.run import Result
 
 
-def report_facts(plan: Plan) -> ReportFacts:
-    """The facts of a report of every step that is made; `UnknownName` when none is."""
+def report_facts(plan: Plan, beside: Sequence[str] = ()) -> ReportFacts:
+    """The facts of a report of every step that is made (`UnknownName` when none is).
+
+    `beside` names evaluations of other recipes, as recipes, RECIPE:STEP or digests.
+    """
     from luthier.eval.report.collect import collect
 
     artifacts = {planned.name: plan.store.open(planned.digest) for planned in plan if planned.cached}
@@ -34,12 +37,25 @@ def report_facts(plan: Plan) -> ReportFacts:
         _forecasts(plan),
         created=time.strftime("%Y-%m-%d %H:%M"),
         recipe_file=plan.recipe.file,
+        beside=dict(_evaluation(word) for word in beside),
     )
 
 
-def facts_as_json(plan: Plan) -> dict[str, Any]:
+def _evaluation(word: str) -> tuple[str, Artifact]:
+    """An evaluation by its word, and what to call it."""
+    from luthier.flow.compare import named
+
+    found = named(word)
+    makes = found.artifact.manifest.makes
+    if makes != "evaluation":
+        what = f"wanted an evaluation to stand beside, came a {makes}"
+        raise InputError(what, where=Where(field=word), remedy="name a step that evaluates, as RECIPE:STEP")
+    return found.name, found.artifact
+
+
+def facts_as_json(plan: Plan, beside: Sequence[str] = ()) -> dict[str, Any]:
     """The same facts for other programs."""
-    return report_facts(plan).as_json()
+    return report_facts(plan, beside).as_json()
 
 
 def _forecasts(plan: Plan) -> Mapping[str, Mapping[str, Any]]:
@@ -51,20 +67,20 @@ _FORMS: Mapping[str, Form] = {".md": "markdown", ".json": "json", ".xml": "junit
 """What the end of a file's name says of its form; any other is a page."""
 
 
-def write_report(plan: Plan, to: Path | None = None, form: Form | None = None) -> Path:
+def write_report(plan: Plan, to: Path | None = None, form: Form | None = None, beside: Sequence[str] = ()) -> Path:
     """Write the report, in the form that the end of the file's name says unless one is given; returns the file."""
     path = to or plan.recipe.base / ".luthier" / "reports" / f"{plan.recipe.name}.html"
-    write_aside(path, report_text(plan, form or _FORMS.get(path.suffix.lower(), "html")).encode())
+    write_aside(path, report_text(plan, form or _FORMS.get(path.suffix.lower(), "html"), beside).encode())
     return path
 
 
-def report_text(plan: Plan, form: Form) -> str:
+def report_text(plan: Plan, form: Form, beside: Sequence[str] = ()) -> str:
     """The report as a page, Markdown or JSON; or its gates' rules for a CI system (`InputError` when there is none)."""
     from luthier.eval.report.page import as_json, render
     from luthier.eval.report.plain import markdown
     from luthier.eval.report.verdicts import junit, workflow_commands
 
-    facts = report_facts(plan)
+    facts = report_facts(plan, beside)
     if form in ("junit", "github") and not facts.gates:
         remedy = "add a step `{kind: gate, report: …, rules: [...]}`, or run the recipe so that its gate is made"
         where = Where(file=plan.recipe.file)

@@ -26,6 +26,7 @@ from luthier.eval.report.facts import (
 from luthier.eval.report.facts import Measured as MeasuredFacts
 from luthier.eval.report.read_data import data_facts
 from luthier.eval.report.read_findings import validation_facts
+from luthier.eval.report.read_runs import run_facts
 from luthier.eval.report.read_tuning import base_of, tuning_facts
 
 LIBRARIES = ("luthier", "torch", "transformers", "peft", "tokenizers", "polars", "scikit-learn", "sacrebleu")
@@ -41,11 +42,13 @@ def collect(
     *,
     created: str = "",
     recipe_file: str = "recipe.yaml",
+    beside: Mapping[str, Artifact] | None = None,
 ) -> ReportFacts:
     """Read the artifacts of a recipe's steps, by step name; parts that were not made are left out.
 
     `forecasts` holds what each step was expected to cost (`seconds`, `peak_bytes`, `tokens`, `how`); what was predicted
-    before an artifact was made stands in its own timing and goes first. `created` is printed as it is.
+    before an artifact was made stands in its own timing and goes first. `created` is printed as it is. `beside` are
+    evaluations of other recipes, by the name that they shall be given.
     """
     found = {
         makes: _of_kind(artifacts, makes)
@@ -54,10 +57,13 @@ def collect(
     tunings = [tuning_facts(name, each) for name, each in found["model"].items() if _has(each, "tuned.json")]
     tokens = {tuning.name: tuning.tokens for tuning in tunings}
     evaluations = [evaluation_facts(name, artifact) for name, artifact in found["evaluation"].items()]
+    evaluations.sort(key=lambda facts: not facts.of_role("tuned"))
+    shown = {facts.name: found["evaluation"][facts.name] for facts in evaluations} | dict(beside or {})
     return ReportFacts(
         title=recipe_name,
         created=created,
-        evaluations=tuple(sorted(evaluations, key=lambda facts: not facts.of_role("tuned"))),
+        evaluations=tuple(evaluations),
+        runs=run_facts(shown) if len(shown) > 1 else (),
         gates=tuple(gate_facts(name, artifact) for name, artifact in found["verdict"].items()),
         validations=tuple(validation_facts(name, artifact) for name, artifact in found["findings"].items()),
         people=tuple(

@@ -174,6 +174,20 @@ class EvaluationFacts(Fact):
         return next((c for c in self.comparisons if (c.a, c.b, c.metric) == (a, b, metric)), None)
 
 
+class RunFacts(Fact):
+    """The model that one of several evaluations is about."""
+
+    name: str
+    """What the evaluation is called: its step, or another recipe's and its step."""
+    model: str
+    rows: int
+    scores: dict[str, Score]
+    compared: tuple[Comparison, ...] = ()
+    """This model minus that of the first evaluation, on the same rows."""
+    why: str = ""
+    """Why it cannot be compared with the first."""
+
+
 class RuleFacts(Fact):
     """One rule of a gate and how it came out."""
 
@@ -411,6 +425,8 @@ class ReportFacts(Fact):
     gates: tuple[GateFacts, ...] = ()
     validations: tuple[ValidationFacts, ...] = ()
     people: tuple[PeopleFacts, ...] = ()
+    runs: tuple[RunFacts, ...] = ()
+    """Evaluations side by side, when there are several."""
     data: tuple[DataFacts, ...] = ()
     tunings: tuple[TuningFacts, ...] = ()
     costs: tuple[Cost, ...] = ()

@@ -19,7 +19,7 @@ from luthier.eval.report.facts import (
 )
 from luthier.eval.report.pictures import data_branches, metric_order, shown_comparisons
 from luthier.eval.report.sentence import verdict_sentence
-from luthier.eval.report.views import standing_words
+from luthier.eval.report.views import run_metrics, standing_words
 
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|&~])")
 
@@ -31,6 +31,8 @@ def markdown(facts: ReportFacts) -> str:
         parts += _gate(gate)
     for at, evaluation in enumerate(facts.evaluations):
         parts += _evaluation(evaluation, opening=at == 0)
+    if facts.runs:
+        parts += _runs(facts)
     for people in facts.people:
         parts += _people(people)
     for validation in facts.validations:
@@ -88,6 +90,27 @@ def _comparisons(facts: EvaluationFacts) -> str:
         for each in shown_comparisons(facts)
     ]
     return _table(("Metric", "Comparison", "Difference", "p", "Outcome", "Fixed / broken"), rows)
+
+
+def _runs(facts: ReportFacts) -> list[str]:
+    metrics = run_metrics(facts)
+    rows = [
+        (
+            run.name,
+            *(numbers.interval(run.scores[one], one) if one in run.scores else numbers.MISSING for one in metrics),
+        )
+        for run in facts.runs
+    ]
+    apart = [
+        f"{run.name}: {numbers.metric_name(each.metric)} "
+        f"{numbers.difference(each.difference, each.low, each.high, each.metric)}, {standing_words(each)}"
+        for run in facts.runs
+        for each in run.compared
+    ]
+    apart += [f"{run.name} is not compared: {run.why}" for run in facts.runs if run.why]
+    table = _table(("Evaluation", *map(numbers.metric_name, metrics)), rows)
+    listed = "\n".join(f"- {_plain(line)}" for line in apart)
+    return ["## Side by side", table, f"From {_plain(facts.runs[0].name)}, on the same rows:\n\n{listed}"]
 
 
 def _people(facts: PeopleFacts) -> list[str]:

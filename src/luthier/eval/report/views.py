@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 from luthier.eval.report import numbers
 from luthier.eval.report.charts.squares import heat_class
-from luthier.eval.report.facts import Comparison, Confusion, EvaluationFacts, Fact, ModelFacts, Row
+from luthier.eval.report.facts import Comparison, Confusion, EvaluationFacts, Fact, ModelFacts, ReportFacts, Row
 from luthier.eval.report.sentence import best_plain, points, rows_per_hundred, standing
 from luthier.text.findings import Number
 
+MOST_METRICS = 8
 MOST_FLIPS = 50
 MOST_SAMPLES = 12
 MOST_PAIRS = 20
@@ -94,6 +95,11 @@ def meaning(facts: EvaluationFacts) -> str:
             f"four times in five; {seen}."
         )
     return " ".join(words)
+
+
+def run_metrics(facts: ReportFacts) -> list[str]:
+    """Metrics of evaluations side by side, those of the first one first."""
+    return list(dict.fromkeys(metric for run in facts.runs for metric in run.scores))[:MOST_METRICS]
 
 
 def standing_words(comparison: Comparison) -> str:
