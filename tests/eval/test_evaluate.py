@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from luthier.core.store import Store
 from luthier.eval import ask
 from luthier.eval.rows import Task, choose
 from luthier.eval.steps.evaluate import Evaluate
+from luthier.eval.steps.gate import Gate
 from luthier.text.messages import Example
 
 FILES = ("predictions.parquet", "metrics.json", "comparisons.json", "summary.json")
@@ -133,8 +135,8 @@ def test_a_killed_evaluation_ends_in_the_same_bytes(
     undisturbed = work_of(store, step, inputs, seed=8)[1]
     step.make(undisturbed)
     expected = bytes_of(undisturbed.folder)
-    for left in undisturbed.scratch.iterdir():
-        left.unlink()
+    shutil.rmtree(undisturbed.scratch)
+    undisturbed.scratch.mkdir()
 
     asked: list[int] = []
     answer = ask.Model.answer
@@ -247,3 +249,43 @@ def test_group_gap_is_measured_for_every_model(store: Store) -> None:
         assert gap["low"] <= gap["value"] <= gap["high"]
     with pytest.raises(RecipeError, match="channel"):
         evaluation(store, {"tuned": 0.9, "base": 0.5}, probes=({"kind": "group_gap", "column": "chanel"},))
+
+
+def test_tasks_are_asked_compared_and_gated(store: Store, labels: Artifact, tuned: Artifact, tmp_path: Path) -> None:
+    from eval.harness.test_harness import write
+
+    file = write(tmp_path, num_fewshot=1, metric_list=[{"metric": "acc"}, {"metric": "acc_norm"}])
+    step = Evaluate(data="data", model="tune", tasks=({"kind": "harness", "path": str(file), "data": str(tmp_path)},))
+    found = made(store, step, {"data": labels, "model": tuned})
+    measures = found.read_json("metrics.json")["measures"]
+    assert set(measures["tuned"]) == {"sums.acc", "sums.acc_norm", "sums.drop"}
+    assert set(measures["base"]) == {"sums.acc", "sums.acc_norm"}
+    drop, lost = (
+        measures["tuned"]["sums.drop"],
+        measures["base"]["sums.acc"]["value"] - measures["tuned"]["sums.acc"]["value"],
+    )
+    assert drop["value"] == pytest.approx(lost)
+    assert drop["low"] <= lost <= drop["high"]
+    pairs = [row for row in found.read_json("comparisons.json") if row["family"] == "tasks"]
+    assert [(row["a"], row["b"], row["metric"]) for row in pairs] == [
+        ("tuned", "base", "sums.acc"),
+        ("tuned", "base", "sums.acc_norm"),
+    ]
+    frame = pl.read_parquet(found.path("tasks.parquet"))
+    assert frame.group_by("model").len()["len"].to_list() == [6, 6]
+    shares = [json.loads(one)["acc"] for one in frame.filter(pl.col("model") == "tuned")["scores"]]
+    assert sum(shares) / 6 == pytest.approx(measures["tuned"]["sums.acc"]["value"])
+    assert measures["tuned"]["sums.acc"]["rows"] == 6
+    gate = made(
+        store, Gate(report="report", rules=("sums.acc >= 0", "sums.drop <= 1", "sums.acc > base")), {"report": found}
+    )
+    verdicts = [ruling["verdict"] for ruling in gate.read_json("verdict.json")["rules"]]
+    assert verdicts[:2] == ["PASS", "PASS"]
+    with pytest.raises(RecipeError, match="was not measured"):
+        made(store, Gate(report="report", rules=("sum.acc >= 0",)), {"report": found})
+    with pytest.raises(RecipeError, match="asked twice"):
+        made(
+            store,
+            Evaluate(data="data", model="tune", tasks=(*step.tasks, *step.tasks)),
+            {"data": labels, "model": tuned},
+        )

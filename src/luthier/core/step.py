@@ -63,6 +63,8 @@ class Work:
     """The recipe's folder: relative paths start here."""
     seed: int
     events: StepEvents
+    kept: Path | None = None
+    """Kept from one run to the next, for answers by their content: whatever is missing here is made anew."""
 
     @property
     def digest(self) -> str:

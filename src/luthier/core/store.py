@@ -74,6 +74,11 @@ class Store:
         """The folder of artifacts that are being made."""
         return self.root / "work"
 
+    @property
+    def kept(self) -> Path:
+        """The folder of answers by content, which are kept from run to run until rubbish is collected."""
+        return self.root / "kept"
+
     def has(self, digest: str) -> bool:
         """Whether the artifact is finished, here or in the shared store."""
         return self._here(digest) or (self.shared is not None and self.shared.has(digest))
@@ -240,7 +245,9 @@ class Store:
         waste = sorted((set(self.digests()) - self.lineage(wanted)) | set(self.abandoned()))
         works = sorted(path.name for path in self.work.glob("*") if path.name not in wanted)
         freed = sum(self._size(digest) for digest in waste) + sum(_bytes_below(self.work / name) for name in works)
+        freed += _bytes_below(self.kept)
         if not dry_run:
+            shutil.rmtree(self.kept, ignore_errors=True)
             for name in works:
                 self._remove_work(name)
             for digest in waste:

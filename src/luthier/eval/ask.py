@@ -6,17 +6,17 @@ evaluation goes on where it was and ends in the same numbers.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from luthier.core.artifact import Artifact
-from luthier.core.digest import canonical, digest_of
+from luthier.core.digest import digest_of
 from luthier.core.errors import DataError
-from luthier.core.files import write_aside
-from luthier.core.step import Work
+from luthier.eval.kept import Kept
+from luthier.eval.question import Question as Asking
+from luthier.eval.question import Told
 from luthier.eval.rows import Reply, Task
 from luthier.eval.voice import Choice, Continued, Likelihood, Verb, Voice, Written
 from luthier.models.options import Normalise, Sums, normalise
@@ -26,6 +26,7 @@ from luthier.text.prompt import Prompt
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from luthier.core.events import StepEvents
     from luthier.models.load import Loaded
     from luthier.text.ids import Text
     from luthier.text.messages import Example, Message
@@ -78,7 +79,7 @@ class Model(Voice):
     @property
     def able(self) -> frozenset[Verb]:  # type: ignore[override]  # a model with a head of classes can do less
         """Everything, or only naming its classes."""
-        every: tuple[Verb, ...] = ("answer", "score", "likelihood", "write", "resume")
+        every: tuple[Verb, ...] = ("answer", "score", "likelihood", "write", "resume", "tell")
         return frozenset({"answer"} if self._classes else every)
 
     @property
@@ -123,6 +124,12 @@ class Model(Voice):
             ids, (told,) = self._text.options(before, [begun.content])
             prompts.append([*ids, *(one for one in told if one not in self._text.end_ids)])
         return self._go_on(prompts, max_new_tokens)
+
+    def tell(self, questions: Sequence[Asking]) -> list[Told]:
+        """One answer to each question of a task; all are of one kind."""
+        from luthier.eval.tell import tell
+
+        return tell(self._loaded, self._text, questions)
 
     def _choose(self, examples: Sequence[Example], task: Task) -> list[Reply]:
         options = list(task.options.values())
@@ -234,16 +241,18 @@ def _kept(sums: Sequence[Sequence[tuple[float, int]]]) -> list[list[Likelihood]]
     return [[Likelihood(round(score, _DIGITS), tokens) for score, tokens in row] for row in sums]
 
 
-def ask(work: Work, name: str, model: Voice, task: Task) -> list[Reply]:
-    """A model's replies to every row, chunk by chunk; chunks that an earlier try finished are read."""
+def ask(model: Voice, task: Task, kept: Kept, events: StepEvents) -> list[Reply]:
+    """A model's replies to every row, chunk by chunk; chunks that were answered before are read."""
     replies: list[Reply] = []
     for start in range(0, len(task.examples), CHUNK):
-        path = work.scratch / f"{name}-{start:07d}.json"
-        if path.is_file():
-            replies += [Reply(**values) for values in json.loads(path.read_text(encoding="utf-8"))]
-        else:
-            chunk = model.answer(task.examples[start : start + CHUNK], task)
-            write_aside(path, canonical([vars(reply) for reply in chunk]).encode())
-            replies += chunk
-        work.events.progress(len(replies), len(task.examples), "rows", model=name)
+        chunk = task.examples[start : start + CHUNK]
+        replies += _replies(model, chunk, task, kept)
+        events.progress(len(replies), len(task.examples), "rows", model=model.name)
     return replies
+
+
+def _replies(model: Voice, chunk: Sequence[Example], task: Task, kept: Kept) -> list[Reply]:
+    rows = [example.model_dump(mode="json", include={"messages", "tools"}) for example in chunk]
+    asked = [model.digest, task.kind, dict(task.options), rows]
+    told = kept.or_made(asked, lambda: [vars(one) for one in model.answer(chunk, task)])
+    return [Reply(**values) for values in told]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from luthier.core.artifact import Artifact
 from luthier.core.step import Work
 from luthier.eval.baseline import Baseline
+from luthier.eval.kept import Kept
 from luthier.eval.rows import Reply, Task
 
 if TYPE_CHECKING:
@@ -60,6 +61,11 @@ def adjusted(voices: Sequence[Voice], thresholds: Artifact | None) -> list[Voice
     return [Adjusted(voices[0], Thresholds.of(thresholds)), *voices[1:]]
 
 
+def kept(work: Work) -> Kept:
+    """The answers that are known already."""
+    return Kept(work.kept or work.scratch / "answers")
+
+
 def language_models(
     models: Mapping[str, Artifact], voices: Sequence[Voice], task: Task, work: Work, seconds: dict[str, float]
 ) -> list[Contestant]:
@@ -69,7 +75,7 @@ def language_models(
     found = []
     for voice in voices:
         started = time.perf_counter()
-        replies = ask(work, voice.name, voice, task)
+        replies = ask(voice, task, kept(work), work.events)
         seconds[voice.name] = time.perf_counter() - started
         role: Role = "tuned" if voice.name == TUNED else "base"
         digest = models[voice.name].digest

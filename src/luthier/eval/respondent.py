@@ -6,17 +6,17 @@ evaluation goes on where it was and two probes that ask the same ask once.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from luthier.core.digest import canonical, digest_of
 from luthier.core.events import StepEvents
-from luthier.core.files import write_aside
 from luthier.eval import ask
+from luthier.eval.kept import Kept
+from luthier.eval.question import Likelihood as LikelihoodOf
+from luthier.eval.question import Question, Reading, Told, Writing
 from luthier.eval.rows import Reply, Task
 from luthier.eval.voice import Choice, Continued, Likelihood, Plain, Verb, Voice, Written, plain_record
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from luthier.text.messages import Example, Message
 
 Item = TypeVar("Item")
+TOGETHER: dict[type[Question], int] = {LikelihoodOf: 512, Reading: 16, Writing: 32}
+"""Questions of a task that are put together, of each kind."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +34,7 @@ class Respondent:
 
     voice: Voice
     task: Task
-    kept: Path
+    kept: Kept
     events: StepEvents
 
     @property
@@ -71,6 +73,19 @@ class Respondent:
         verb = partial(self.voice.resume, max_new_tokens=max_new_tokens)
         return [Written(*one) for one in self._chunks("resume", asked, verb, max_new_tokens)]
 
+    def tell(self, questions: Sequence[Question], about: str = "questions") -> list[Told]:
+        """One answer to each question of a task; `about` says what they are about, for whoever watches."""
+        found: list[Told] = []
+        for chunk in _runs(questions):
+            asked = [self.voice.digest, "tell", [one.as_json() for one in chunk]]
+            told = self.kept.or_made(asked, partial(self._told, chunk))
+            found += [Told(**values) for values in told]
+            self.events.progress(len(found), len(questions), about, model=self.voice.name)
+        return found
+
+    def _told(self, chunk: Sequence[Question]) -> list[Any]:
+        return [vars(one) for one in self.voice.tell(chunk)]
+
     def _chunks(
         self,
         name: Verb,
@@ -84,9 +99,15 @@ class Respondent:
         for start in range(0, len(asked), ask.CHUNK):
             chunk = asked[start : start + ask.CHUNK]
             who = [self.voice.digest, name, settings, [plain_record(one) for one in chunk]]
-            path = self.kept / f"probe-{digest_of(who)[:32]}.json"
-            if not path.is_file():
-                write_aside(path, canonical([record(one) for one in verb(chunk)]).encode())
-            found += json.loads(path.read_text(encoding="utf-8"))
+            found += self.kept.or_made(who, lambda: [record(one) for one in verb(chunk)])
             self.events.progress(len(found), len(asked), "questions", model=self.voice.name)
         return found
+
+
+def _runs(questions: Sequence[Question]) -> list[list[Question]]:
+    """Runs of questions of one kind, of at most so many."""
+    found = []
+    for kind, run in groupby(questions, key=type):
+        every = list(run)
+        found += [every[start : start + TOGETHER[kind]] for start in range(0, len(every), TOGETHER[kind])]
+    return found

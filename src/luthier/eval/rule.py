@@ -3,8 +3,9 @@
     rule   = name ( ">" | ">=" | "<" | "<=" ) limit | "no" severity "findings"
     limit  = number ["%"] | model [ ("+" | "-") number ["%"] ]
 
-`name` is a metric (`macro_f1`), the measure of a probe (`bias.gap`), a number of a check of data (`label_errors`) or
-what people said (`people.difference`);
+`name` is a metric (`macro_f1`), the measure of a probe (`bias.gap`), the score of a task (`arc_easy.acc`, or
+`arc_easy.drop`: how much of it the tuned model lost), a number of a check of data (`label_errors`) or what people said
+(`people.difference`);
 `model` is `base` or a baseline (`tfidf`); `severity` is `serious`, or `warning`, which means that or worse.
 "macro_f1 > base", "rougeL >= base - 0.01", "accuracy >= 80%", "bias.gap <= 0.05", "no serious findings".
 """
@@ -17,6 +18,7 @@ from typing import Literal, NamedTuple
 
 from luthier.core.component import members
 from luthier.core.errors import did_you_mean
+from luthier.eval.task import SCORES
 from luthier.text.findings import COUNTS
 
 Sign = Literal[">", ">=", "<", "<="]
@@ -76,7 +78,8 @@ def parse(text: str, *, findings: bool = False, people: bool = False) -> Rule:
     if name.text.startswith(PEOPLE):
         rule_name = _of_people(text, name, people=people)
     else:
-        rule_name = name.text if findings and not _among(name, measures) else _known(text, name, measures, "metric")
+        free = is_of_a_task(name.text) or (findings and not _among(name, measures))
+        rule_name = name.text if free else _known(text, name, measures, "metric")
     sign = _take(text, tokens, "sign", "one of > >= < <=", {">", ">=", "<", "<="})
     model, margin = _limit(text, tokens)
     _take(text, tokens, "end", "nothing more")
@@ -109,7 +112,12 @@ def _number(text: str, tokens: list[_Token]) -> float:
 
 def is_about_models(rule: Rule) -> bool:
     """Whether a rule is about an evaluation, rather than about what was found in data."""
-    return rule.name in _measures()
+    return rule.name in _measures() or is_of_a_task(rule.name)
+
+
+def is_of_a_task(name: str) -> bool:
+    """Whether a name is that of a task's score, such as `arc_easy.acc`: which tasks there are, the evaluation knows."""
+    return any(part in SCORES for part in name.split(".")[1:])
 
 
 def is_about_people(rule: Rule) -> bool:

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from luthier.core.errors import ModelError
+from luthier.eval.question import Question, Told
 from luthier.eval.rows import Reply, Task
 
 if TYPE_CHECKING:
     from luthier.eval.baseline import Baseline
     from luthier.text.messages import Example, Message
 
-Verb = Literal["answer", "score", "likelihood", "write", "resume"]
+Verb = Literal["answer", "score", "likelihood", "write", "resume", "tell"]
 """What may be asked of a contestant; each is a method of `Voice`."""
 
 
@@ -75,6 +76,10 @@ class Voice(ABC):
     def resume(self, asked: Sequence[tuple[Message, ...]], max_new_tokens: int) -> list[Written]:
         """How each conversation goes on, of which the last turn is the beginning of the assistant's answer."""
         raise self._cannot("go on with a begun answer")
+
+    def tell(self, questions: Sequence[Question]) -> list[Told]:
+        """One answer to each question of a task; all are of one kind."""
+        raise self._cannot("answer the questions of a task")
 
     def _cannot(self, what: str) -> ModelError:
         return ModelError(f"{self.title} cannot {what}", remedy="ask only for what is in `able`")

@@ -155,6 +155,7 @@ def _make(planned: Planned, what: Plan, events: Events) -> StepResult:
             base=what.recipe.base,
             seed=what.recipe.seed,
             events=events.of(planned.name),
+            kept=store.kept,
         )
         measures = planned.step.make(work)
         _check_still(planned, what)

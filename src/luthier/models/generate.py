@@ -41,13 +41,15 @@ class Sampling:
 
 
 GREEDY = Sampling()
+Stop = Collection[int] | Callable[[Sequence[int]], bool]
+"""Ids after which nothing is written, or what tells from the ids written so far whether they are enough."""
 
 
 def generate(
     loaded: Loaded,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
-    stop_ids: Collection[int],
+    stop: Stop,
     *,
     sampling: Sampling = GREEDY,
     streams: Sequence[int] | None = None,
@@ -56,7 +58,8 @@ def generate(
 ) -> list[list[int]]:
     """What the model writes after each prompt, the stop id included; `progress` hears of finished prompts.
 
-    `streams` names the random stream that each prompt draws from; by default its place among the prompts.
+    `stop` holds ids, or tells from what is written so far whether it is enough. `streams` names the random stream that
+    each prompt draws from; by default its place among the prompts.
     """
     written: list[list[int]] = [[] for _ in prompts]
     done = 0
@@ -64,7 +67,7 @@ def generate(
     for group in _groups(model, prompts, soft.count, max_new_tokens, tokens):
         own = None if streams is None else [streams[at] for at in group]
         batch = _Batch(model, soft, [prompts[at] for at in group], sampling, group, own)
-        for ids in batch.run(max_new_tokens, frozenset(stop_ids)):
+        for ids in batch.run(max_new_tokens, stop):
             for at, token in ids:
                 written[at].append(token)
         done += len(group)
@@ -77,13 +80,13 @@ def stream(
     loaded: Loaded,
     prompt: Sequence[int],
     max_new_tokens: int,
-    stop_ids: Collection[int],
+    stop: Stop,
     *,
     sampling: Sampling = GREEDY,
 ) -> Iterator[int]:
     """The same ids as `generate` writes after one prompt, one by one as they come."""
     batch = _Batch(*_opened(loaded), [prompt], sampling, [0])
-    for ids in batch.run(max_new_tokens, frozenset(stop_ids)):
+    for ids in batch.run(max_new_tokens, stop):
         yield from (token for _, token in ids)
 
 
@@ -182,15 +185,18 @@ class _Batch:
         self._cache_name = cache_name(model)
 
     @torch.no_grad()
-    def run(self, limit: int, stop: frozenset[int]) -> Iterator[list[tuple[int, int]]]:
+    def run(self, limit: int, stop: Stop) -> Iterator[list[tuple[int, int]]]:
         """At each step, the token that each unfinished prompt goes on with, by the prompt's name."""
         logits, cache, mask = self._read()
         lengths = torch.tensor([self._soft.count + len(prompt) for prompt in self._prompts], device=self._device)
         going = list(range(len(self._prompts)))
+        written: list[list[int]] = [[] for _ in going]
         for count in range(limit):
             chosen = self._choose(logits, going)
             yield [(self._names[at], token) for at, token in zip(going, chosen, strict=True)]
-            left = [place for place, token in enumerate(chosen) if token not in stop]
+            for at, token in zip(going, chosen, strict=True):
+                written[at].append(token)
+            left = [place for place, at in enumerate(going) if not _is_enough(written[at], stop)]
             if not left or count + 1 == limit:
                 return
             if len(left) < len(going):
@@ -244,6 +250,10 @@ class _Batch:
             return logits.argmax(-1).tolist()
         shares = torch.softmax(logits / self._sampling.temperature, -1).cpu()
         return [draw(row, self._sampling.top_p, self._draws[at]) for row, at in zip(shares, going, strict=True)]
+
+
+def _is_enough(ids: Sequence[int], stop: Stop) -> bool:
+    return stop(ids) if callable(stop) else ids[-1] in stop
 
 
 def draw(shares: Tensor, top_p: float, chance: torch.Generator) -> int:

@@ -93,6 +93,19 @@ def likeliest(model: torch.nn.Module, pack: Pack, count: int, *, below: int, tem
     return replace(pack, choices=choices.to(device), teacher=found.to(device), temperature=temperature)
 
 
+@torch.no_grad()
+def ranked(model: torch.nn.Module, pack: Pack) -> tuple[Tensor, Tensor]:
+    """(N,) log-probabilities of the pack's targets, and (N,) bool: whether each is the likeliest where it stands."""
+    inner, how, soft = plain_model(model), reading(model), soft_prompt(model)
+    here = pack.on(next(inner.parameters()).device)
+    if how.head is None:
+        logps = torch.log_softmax(_own_logits(inner, here, soft, how.turn), -1)
+        return logps.gather(1, here.targets[:, None])[:, 0], logps.argmax(-1) == here.targets
+    hidden = _hidden(inner, here, soft, how, True)
+    first, _ = how.head.top(hidden, 1, below=how.head.linear.weight.shape[0])
+    return how.head.logprobs(hidden, here.targets), first[:, 0] == here.targets
+
+
 _READINGS: WeakKeyDictionary[torch.nn.Module, Reading] = WeakKeyDictionary()
 
 

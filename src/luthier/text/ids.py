@@ -211,6 +211,10 @@ class Text:
         assert all(row.ids[:begin] == before for row, begin in zip(rows, begins, strict=True)), "answers share a prompt"
         return before, [row.ids[begin:end] for row, begin, end in zip(rows, begins, ends, strict=True)]
 
+    def encode_texts(self, plans: Sequence[Plan]) -> list[Tokens]:
+        """Tokens of texts of which no chat template is asked."""
+        return self._guard.encode(plans)
+
     def decode(self, ids: Sequence[int], *, special: bool = True) -> str:
         """The text of ids; without `special`, special tokens are left out."""
         return str(

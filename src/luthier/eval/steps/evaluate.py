@@ -19,11 +19,13 @@ from luthier.core.files import write_aside
 from luthier.core.step import BENCHES, DataRef, Forecast, Makes, ModelRef, Outlook, Step, ThresholdsRef, Work
 from luthier.eval.baseline import Baseline
 from luthier.eval.probe import Probe
+from luthier.eval.task import EvalTask
 from luthier.metrics.metric import Metric
 
 if TYPE_CHECKING:
     from luthier.eval.ask import Question
     from luthier.eval.contestant import Contestant
+    from luthier.eval.probe import Bench
     from luthier.eval.rows import Task
     from luthier.eval.voice import Voice
 
@@ -51,6 +53,9 @@ class Evaluate(Step):
     """Plain baselines beside the models; left out, all that can do the task."""
     compare_base: bool = True
     """Whether the model that the tuned one began with answers the same rows."""
+    tasks: tuple[EvalTask, ...] | None = None
+    """Questions beyond the held-out rows, such as benchmarks; left out, `forgetting` for a tuned model, where the
+    held-out rows hold at least as much text as it does."""
     probes: tuple[Probe, ...] = ()
     """Further measures of every model, such as the gap between groups."""
     rows: int | None = Field(default=None, ge=1)
@@ -77,7 +82,7 @@ class Evaluate(Step):
     def code(cls) -> str:
         """The revision of the code that decides this step's bytes: how the report looks is not part of it."""
         room = Path(luthier.eval.__path__[0])
-        sources = sorted([*room.rglob("*.py"), *room.rglob("*.txt")])
+        sources = sorted(path for ending in ("*.py", "*.txt", "*.jsonl") for path in room.rglob(ending))
         mine = [path for path in sources if "report" not in path.relative_to(room).parts]
         report = [room / "report" / name for name in _REPORT_DECIDES]
         return digest_of([files_digest([*mine, *report], room), code_digest(*BENCHES)])
@@ -156,6 +161,11 @@ class Evaluate(Step):
             likelihood=any("logprobs" in metric.needs for metric in metrics),
         )
 
+    def _tasks(self, task: Task, bench: Bench) -> tuple[EvalTask, ...]:
+        from luthier.eval.defaults import tasks_for
+
+        return tasks_for(task, bench) if self.tasks is None else self.tasks
+
     def write(
         self,
         task: Task,
@@ -165,9 +175,11 @@ class Evaluate(Step):
         voices: Sequence[Voice] = (),
     ) -> None:
         """Measure replies and write the artifact; probes may ask the `voices`."""
+        from luthier.eval.contestant import kept
         from luthier.eval.outcome import measure
         from luthier.eval.probe import Bench
         from luthier.eval.respondent import Respondent
+        from luthier.eval.sitting import sit
         from luthier.eval.tables import PREDICTIONS, write_predictions
         from luthier.text.probed import PROBED
         from luthier.text.probed import write as write_probed
@@ -183,13 +195,15 @@ class Evaluate(Step):
             data=work.inputs["data"],
             model=work.inputs.get("model"),
             respondents={
-                voice.name: Respondent(voice=voice, task=task, kept=work.scratch, events=work.events)
+                voice.name: Respondent(voice=voice, task=task, kept=kept(work), events=work.events)
                 for voice in voices
             },
             base=work.base,
             notes=[_DECIDED] if "thresholds" in work.inputs else [],
         )
-        outcome = measure(metrics, models, self.probes, bench, name=work.name, asked=asked)
+        measures = sit(self._tasks(task, bench), bench, work)
+        measures += [found for probe in self.probes for found in probe.measure(bench)]
+        outcome = measure(metrics, models, measures, bench, name=work.name, asked=asked)
         for warning in outcome.warnings:
             work.events.warning(warning)
         if outcome.probed:

@@ -111,8 +111,12 @@ def _check_data(rule: Rule, checked: Step, where: Where) -> None:
 
 def _check(rule: Rule, evaluation: Any, where: Where) -> None:
     """`RecipeError` when a rule names a measure or model that the evaluation's own settings leave out."""
+    from luthier.eval.rule import is_of_a_task
+
     probed = [name for probe in evaluation.probes for name in probe.measures]
-    if evaluation.metrics is not None or "." in rule.name:
+    if is_of_a_task(rule.name):
+        _check_task(rule, evaluation, where)
+    elif evaluation.metrics is not None or "." in rule.name:
         measured = [*(metric.kind for metric in evaluation.metrics or ()), *probed]
         if rule.name not in measured:
             raise RecipeError(
@@ -123,6 +127,19 @@ def _check(rule: Rule, evaluation: Any, where: Where) -> None:
     known = None if evaluation.baselines is None else ["base", *(one.kind for one in evaluation.baselines)]
     if rule.model is not None and known is not None and rule.model not in known:
         raise RecipeError(f"the evaluation has no {rule.model}", where=where, remedy=did_you_mean(rule.model, known))
+
+
+def _check_task(rule: Rule, evaluation: Any, where: Where) -> None:
+    """`RecipeError` when a rule names the score of a task that the evaluation does not ask."""
+    if evaluation.tasks is None:
+        return  # whether `forgetting` is asked, the held-out rows decide
+    known = [task.measured() for task in evaluation.tasks]
+    measured = [name for names in known for name in names or ()]
+    if rule.name not in measured and None not in known:
+        what = f"the evaluation does not measure {rule.name}"
+        raise RecipeError(
+            what, where=where, remedy=f"add it to the evaluation's tasks; {did_you_mean(rule.name, measured)}"
+        )
 
 
 def _hint(name: str, measured: list[str]) -> str:

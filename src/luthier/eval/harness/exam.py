@@ -1,0 +1,193 @@
+"""A harness task as questions and grades: what is asked for each type of output, and what the answers are worth."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from luthier.core.digest import canonical
+from luthier.core.errors import DataError, Where
+from luthier.eval.exam import Exam, Graded, Item
+from luthier.eval.harness.config import Config
+from luthier.eval.harness.grade import best, choice_scores, exact_match, filters, right_places
+from luthier.eval.harness.load import Loaded
+from luthier.eval.harness.prompt import Writer
+from luthier.eval.harness.rows import Doc, Rows
+from luthier.eval.question import Likelihood, Question, Reading, Told, Writing
+from luthier.metrics.columns import Column, How
+
+MAX_TOKENS = 256
+"""Longest answer where a task does not say."""
+_HOW: dict[str, How] = {
+    "perplexity": "perplexity",
+    "word_perplexity": "perplexity",
+    "byte_perplexity": "perplexity",
+    "bits_per_byte": "bits",
+    "brier_score": "mean",
+}
+_GREEDY = ("temperature", "do_sample", "until")
+_LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HarnessExam(Exam):
+    """One task's rows."""
+
+    loaded: Loaded
+
+    @property
+    def config(self) -> Config:
+        """The task's settings."""
+        return self.loaded.config
+
+    def grade(self, told: Sequence[Sequence[Told]]) -> Graded:
+        """Scores by the type of output."""
+        match self.config.output_type:
+            case "multiple_choice":
+                return self._choices(told)
+            case "loglikelihood":
+                return self._likelihoods(told)
+            case "loglikelihood_rolling":
+                return self._readings(told)
+            case "generate_until":
+                return self._writings(told)
+
+    def _choices(self, told: Sequence[Sequence[Told]]) -> Graded:
+        every = [
+            choice_scores(own, item.gold["choices"], item.gold["right"])
+            for own, item in zip(told, self.items, strict=True)
+        ]
+        said = [
+            item.gold["choices"][best([one.logprob or 0.0 for one in own[: len(item.gold["choices"])]])]
+            for own, item in zip(told, self.items, strict=True)
+        ]
+        columns = {name: _column(name, [scores[name] for scores in every]) for name in self.config.metrics}
+        return Graded(columns=columns, said=said)
+
+    def _likelihoods(self, told: Sequence[Sequence[Told]]) -> Graded:
+        sums = [float(own[0].logprob or 0.0) for own in told]
+        hits = [float(bool(own[0].greedy)) for own in told]
+        found = {"perplexity": _column("perplexity", sums), "acc": _column("acc", hits)}
+        said = [item.reference if hit else "" for item, hit in zip(self.items, hits, strict=True)]
+        return Graded(columns={name: found[name] for name in self.config.metrics}, said=said)
+
+    def _readings(self, told: Sequence[Sequence[Told]]) -> Graded:
+        sums = [float(own[0].logprob or 0.0) for own in told]
+        words = [float(len(re.split(r"\s+", item.reference))) for item in self.items]
+        size = [float(len(item.reference.encode())) for item in self.items]
+        units = {"word_perplexity": words, "byte_perplexity": size, "bits_per_byte": size}
+        columns = {name: Column.of(_HOW[name], sums, units[name]) for name in self.config.metrics}
+        return Graded(columns=columns, said=["" for _ in self.items])
+
+    def _writings(self, told: Sequence[Sequence[Told]]) -> Graded:
+        chains = filters(self.config.filter_list, self.loaded.file)
+        columns, first = {}, [own[0].text or "" for own in told]
+        for name, chain in chains.items():
+            said = [_through(own[0].text or "", chain) for own in told]
+            for metric, settings in self.config.metrics.items():
+                hits = [
+                    float(any(exact_match(one, str(gold), settings) for gold in item.gold))
+                    for one, item in zip(said, self.items, strict=True)
+                ]
+                key = metric if len(chains) == 1 else f"{metric}.{plain_name(name)}"
+                columns[key] = _column(metric, hits)
+        return Graded(columns=columns, said=first)
+
+
+def exam(loaded: Loaded, rows: Rows, *, limit: int | None, shots: int | None, seed: int) -> HarnessExam:
+    """A task's questions: `limit` takes its first rows, as the harness does."""
+    config = loaded.config
+    writer = Writer(config, rows)
+    count = min(len(writer.docs), limit or len(writer.docs))
+    shown = (config.num_fewshot or 0) if shots is None else shots
+    contexts = writer.contexts(count, shown, seed)
+    filters(config.filter_list, loaded.file)  # a clear error before anything is asked
+    items = []
+    for number, (doc, context) in enumerate(zip(writer.docs[:count], contexts, strict=True)):
+        try:
+            items.append(_item(config, writer, doc, context, number))
+        except DataError as error:
+            where = Where(file=str(loaded.file), field=error.where.field)
+            raise DataError(f"row {number + 1}: {error.message}", where=where, remedy=error.remedy) from error
+    about = f"harness:{config.output_type}|shots:{shown}|seed:{seed}"
+    about += f"|metrics:{canonical([config.metrics, config.filter_list])}"
+    groups = tuple(plain_name(name) for name in loaded.groups)
+    return HarnessExam(name=plain_name(config.task), items=tuple(items), groups=groups, about=about, loaded=loaded)
+
+
+def plain_name(name: str) -> str:
+    """A name as rules can say it: letters, digits and underscores."""
+    return re.sub(r"\W", "_", name)
+
+
+def _item(config: Config, writer: Writer, doc: Doc, context: str | list[str], number: int) -> Item:
+    make = {
+        "multiple_choice": _choice,
+        "loglikelihood": _likelihood,
+        "loglikelihood_rolling": _reading,
+        "generate_until": _writing,
+    }[config.output_type]
+    questions, reference, gold = make(config, writer, doc, context)
+    shown = context if isinstance(context, str) else "\n".join(context)
+    return Item(id=str(number), questions=tuple(questions), shown=shown, reference=reference, gold=gold)
+
+
+Made = tuple[Sequence[Question], str, Any]
+
+
+def _choice(config: Config, writer: Writer, doc: Doc, context: str | list[str]) -> Made:
+    choices, delimiter, asks = writer.choices(doc), config.target_delimiter, "exact_match" in config.metrics
+    if not choices:
+        raise DataError("there is nothing to choose from", where=Where(field="doc_to_choice"))
+    if isinstance(context, list):
+        after = f"{delimiter}{writer.target(doc)}"
+        questions = [Likelihood(prompt=one, answer=after, greedy=asks) for one in context]
+        gold: Any = writer.text(doc)
+    else:
+        questions = [Likelihood(prompt=context, answer=f"{delimiter}{one}", greedy=asks) for one in choices]
+        gold = writer.target(doc)
+    if "acc_mutual_info" in config.metrics:
+        questions += [Likelihood(prompt="", answer=f"{delimiter}{one}", greedy=asks) for one in choices]
+    right = right_places(gold, choices)
+    if not right:
+        what = f"the right answer is {gold!r}, which is none of the {len(choices)} choices"
+        raise DataError(what, where=Where(field="doc_to_target"))
+    return questions, choices[right[0]], {"choices": choices, "right": right}
+
+
+def _likelihood(config: Config, writer: Writer, doc: Doc, context: str | list[str]) -> Made:
+    answer = str(writer.target(doc))
+    return [Likelihood(prompt=str(context), answer=answer, greedy="acc" in config.metrics)], answer, answer
+
+
+def _reading(config: Config, writer: Writer, doc: Doc, context: str | list[str]) -> Made:
+    text = str(writer.target(doc))
+    return [Reading(text=text)], text, text
+
+
+def _writing(config: Config, writer: Writer, doc: Doc, context: str | list[str]) -> Made:
+    told = dict(config.generation_kwargs or {})
+    limit = next((int(told[name]) for name in _LENGTHS if name in told), MAX_TOKENS)
+    if unknown := sorted(set(told) - {*_GREEDY, *_LENGTHS}):
+        raise DataError(f"generation_kwargs: {unknown[0]} is not known here", where=Where(field="generation_kwargs"))
+    if told.get("do_sample"):
+        raise DataError("answers are drawn by chance; only greedy ones are compared", where=Where(field="do_sample"))
+    gold = writer.target(doc)
+    if config.doc_to_choice is not None:
+        gold = writer.choices(doc)[gold]
+    wanted = [str(one) for one in gold] if isinstance(gold, list) else [str(gold)]
+    if not wanted:
+        raise DataError("the row has no right answer", where=Where(field="doc_to_target"))
+    return [Writing(prompt=str(context), limit=limit, until=config.until)], wanted[0], wanted
+
+
+def _column(name: str, amounts: Sequence[float]) -> Column:
+    return Column.of(_HOW.get(name, "share"), amounts)
+
+
+def _through(text: str, chain: Sequence[Any]) -> str:
+    for one in chain:
+        text = one(text)
+    return text

@@ -1,0 +1,45 @@
+"""Answers kept by the content of what was asked, so that nobody is asked the same twice.
+
+What is kept together was asked together: a number never depends on which of its neighbours were known before.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from luthier.core.digest import canonical, code_digest, digest_of, file_digest
+from luthier.core.files import write_aside
+
+_CODE = ("ask.py", "question.py", "remote.py", "respondent.py", "tell.py", "voice.py")
+
+
+class Kept:
+    """A folder of answers, by whoever gave them to what."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        here = Path(__file__)
+        code = [code_digest("luthier.text", "luthier.models"), *(file_digest(here.with_name(name)) for name in _CODE)]
+        self._by = digest_of([code, version("torch"), version("transformers")])
+
+    def or_made(self, asked: Any, make: Callable[[], list[Any]]) -> list[Any]:
+        """The answers to what is asked of whom (a JSON value): those that are kept, else those that are made, and kept."""
+        path = self._folder / f"{digest_of([self._by, asked])}.json"
+        known = _read(path) if path.is_file() else None
+        if known is None:
+            known = make()
+            write_aside(path, canonical(known).encode())
+        return known
+
+
+def _read(path: Path) -> list[Any] | None:
+    """What a file holds; None when it is not whole, so that it is made anew."""
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    return told if isinstance(told, list) else None

@@ -1,0 +1,1 @@
+"""Tasks beside the user's held-out rows, one file per kind."""

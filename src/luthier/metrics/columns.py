@@ -1,0 +1,111 @@
+"""One score of every row of a task, what the rows come to together, and two models' rows beside each other.
+
+A row adds an amount and a weight, and the value is a function of their sums: a share or mean is amount over weight; a
+perplexity is exp(-log-likelihood / units), and bits the same to the base of 2. So tasks need no metric of their own to
+have intervals and paired tests.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from luthier.core.errors import DataError
+from luthier.metrics.paired import Comparison, bonett_price, contrast, detectable, mcnemar
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from luthier.metrics.resample import Interval
+
+How = Literal["share", "mean", "perplexity", "bits"]
+LOWER = frozenset({"perplexity", "bits"})
+"""What is better when it is less."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """Amounts and weights, row by row."""
+
+    how: How
+    """`share`: each row is right or wrong. `mean`: amounts lie between 0 and 1. Else log-likelihoods over units."""
+    amounts: tuple[float, ...]
+    weights: tuple[float, ...]
+
+    @classmethod
+    def of(cls, how: How, amounts: Sequence[float], weights: Sequence[float] | None = None) -> Column:
+        """A column; without weights each row counts once."""
+        if not amounts:
+            raise DataError("there are no rows to measure", remedy="give the task at least one row")
+        if not all(math.isfinite(amount) for amount in amounts):
+            raise DataError("a row has a score that is no number")
+        return cls(how=how, amounts=tuple(amounts), weights=tuple(weights or [1.0] * len(amounts)))
+
+    def __len__(self) -> int:
+        return len(self.amounts)
+
+    def joined(self, other: Column) -> Column:
+        """These rows followed by another column's."""
+        return Column.of(self.how, [*self.amounts, *other.amounts], [*self.weights, *other.weights])
+
+    def statistics(self) -> NDArray[np.float64]:
+        """(rows, 2): amount and weight."""
+        import numpy as np
+
+        return np.array([self.amounts, self.weights], dtype=np.float64).T
+
+    def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        """From sums (b, 2) to values (b,); 0 for no rows."""
+        import numpy as np
+
+        weight = sums[:, 1]
+        mean: NDArray[np.float64] = np.divide(sums[:, 0], weight, out=np.zeros(len(weight)), where=weight > 0)
+        if self.how == "perplexity":
+            mean = np.exp(np.clip(-mean, -700.0, 700.0))
+        elif self.how == "bits":
+            mean = -mean / math.log(2)
+        return mean
+
+    def measured(self, seed: int) -> Interval:
+        """The value with its 95 % interval: Wilson's for a share, else the bootstrap's (BCa)."""
+        from luthier.metrics.resample import Job, intervals
+
+        span = None if self.how == "share" else (0.0, 1.0) if self.how == "mean" else self._usual()
+        job = Job(blocks=(self.statistics(),), value=lambda sums: self.value(sums[0]), span=span)
+        return intervals([job], seed=seed)[0]
+
+    def against(self, name: str, other: Column, seed: int) -> Comparison:
+        """This model minus another's on the same rows."""
+        if self.how == "share":
+            return paired_shares(name, self.amounts, other.amounts)
+        low, high = (0.0, 1.0) if self.how == "mean" else self._usual()
+        blocks = self.statistics(), other.statistics()
+        return contrast(
+            name, blocks, self.value, width=high - low, lower_is_better=self.how in LOWER, seed=seed
+        )
+
+    def _usual(self) -> tuple[float, float]:
+        return (1.0, 1000.0) if self.how == "perplexity" else (0.0, 10.0)
+
+
+def paired_shares(name: str, a: Sequence[float], b: Sequence[float]) -> Comparison:
+    """The share of right rows of one model minus another's, from 1 for each right row and 0 for each wrong one."""
+    fixed = sum(mine > its for mine, its in zip(a, b, strict=True))
+    broken = sum(mine < its for mine, its in zip(a, b, strict=True))
+    found = bonett_price(fixed, broken, len(a))
+    return Comparison(
+        metric=name,
+        difference=found.value,
+        low=found.low,
+        high=found.high,
+        p=mcnemar(fixed, broken),
+        test="McNemar, mid-p",
+        rows=len(a),
+        fixed=fixed,
+        broken=broken,
+        detectable=detectable(found.standard_error),
+        note=found.note,
+    )

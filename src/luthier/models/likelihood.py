@@ -1,0 +1,48 @@
+"""How likely a model finds what follows: sums of log-probabilities over packs, and whether greedy writing says it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from luthier.models.generate import OPTIONS_SHARE_FROM, PACK_TOKENS
+from luthier.models.logprobs import logprobs, ranked
+from luthier.models.pack import Row, packs
+from luthier.models.sequence import plain_model, refuse_sequence
+
+
+class Likely(NamedTuple):
+    """The natural log-likelihood of some tokens."""
+
+    logprob: float
+    tokens: int
+    greedy: bool | None = None
+    """Whether each of them is the likeliest where it stands; None when it was not asked."""
+
+
+def likelihoods(
+    model: torch.nn.Module,
+    asked: Sequence[tuple[Sequence[int], Sequence[int]]],
+    *,
+    tokens: int = PACK_TOKENS,
+    greedy: bool = False,
+) -> list[Likely]:
+    """For each (before, after): the summed log-probability of `after`; whatever rows share is read once in a pack."""
+    refuse_sequence(plain_model(model))
+    rows = [
+        Row([*before, *after], [0.0] * len(before) + [1.0] * len(after), str(at))
+        for at, (before, after) in enumerate(asked)
+    ]
+    found: dict[str, Likely] = {}
+    with torch.no_grad():
+        for pack in packs(rows, tokens, OPTIONS_SHARE_FROM):
+            told, first = ranked(model, pack) if greedy else (logprobs(model, pack), None)
+            path = pack.path.cpu()
+            totals = torch.zeros(pack.rows, dtype=torch.float64).index_add_(0, path, told.double().cpu())
+            counts = torch.bincount(path, minlength=pack.rows)
+            hits = None if first is None else torch.bincount(path[first.cpu()], minlength=pack.rows) == counts
+            for at, key in enumerate(pack.keys):
+                found[key] = Likely(float(totals[at]), int(counts[at]), None if hits is None else bool(hits[at]))
+    return [found[str(at)] for at in range(len(asked))]

@@ -1,0 +1,41 @@
+"""What every kind of task promises: documented settings, names for rules, questions that are the same again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from eval.evaluations import text_examples
+from eval.harness.test_harness import write
+from luthier.core.component import members
+from luthier.eval.task import SCORES, Brief, EvalTask
+
+KINDS = members(EvalTask)
+SETTINGS = {"harness": {"path": "sums.yaml", "data": "."}}
+"""Settings without which a task of a kind cannot be made."""
+
+
+def task(kind: str) -> EvalTask:
+    return EvalTask.parse({"kind": kind, **SETTINGS.get(kind, {})})
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_questions_are_the_same_again(kind: str, tmp_path: Path) -> None:
+    write(tmp_path)
+    brief = Brief(base=tmp_path, examples=text_examples(), say=print)
+    first, again = task(kind).exams(brief), task(kind).exams(brief)
+    assert [exam.signature for exam in first] == [exam.signature for exam in again]
+    for exam in first:
+        assert exam.name.isidentifier()
+        assert len({item.id for item in exam.items}) == len(exam.items) > 0
+        assert all(item.questions and item.shown and item.reference for item in exam.items)
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_documented(kind: str) -> None:
+    assert len(KINDS[kind].summary()) > 20
+    for name, field in KINDS[kind].model_fields.items():
+        assert name == "kind" or field.description, name
+    for name in task(kind).measured() or ():
+        assert name.split(".")[-1] in SCORES
