@@ -12,6 +12,7 @@ from luthier.core.events import Events
 from luthier.core.store import Store
 from luthier.eval.ask import Desk, Model, Question
 from luthier.eval.baseline import Baseline
+from luthier.eval.kept import Kept
 from luthier.eval.probe import Bench
 from luthier.eval.respondent import Respondent
 from luthier.eval.rows import Reply, Task, choose
@@ -85,7 +86,7 @@ def bench_of(data: Artifact, folder: Path, *voices: Voice, model: Artifact | Non
         seed=seed,
         data=data,
         model=model,
-        respondents={one.name: Respondent(voice=one, task=task, kept=folder, events=events) for one in voices},
+        respondents={one.name: Respondent(voice=one, task=task, kept=Kept(folder), events=events) for one in voices},
     )
 
 

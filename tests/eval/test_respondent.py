@@ -14,6 +14,7 @@ from luthier.core.events import Events
 from luthier.eval import ask
 from luthier.eval.ask import Desk, Model, Question, plain_ids
 from luthier.eval.baseline import Baseline
+from luthier.eval.kept import Kept
 from luthier.eval.respondent import Respondent
 from luthier.eval.rows import choose
 from luthier.eval.voice import Choice, Continued, Plain, Voice
@@ -35,7 +36,7 @@ def respondent(model: Model, labels: Artifact, tmp_path: Path) -> Respondent:
 
 def of(voice: Voice, data: Artifact, folder: Path) -> Respondent:
     events = Events([].append).of("report")
-    return Respondent(voice=voice, task=choose(data, "test", None), kept=folder, events=events)
+    return Respondent(voice=voice, task=choose(data, "test", None), kept=Kept(folder), events=events)
 
 
 def by_transformers(base: Artifact, before: Sequence[int], option: Sequence[int]) -> float:

@@ -13,12 +13,9 @@ import yaml
 
 from eval.evaluations import base_model
 from luthier.core.artifact import Artifact
-from luthier.core.events import Events
 from luthier.core.store import Store
-from luthier.eval.ask import Model, Question
+from luthier.eval.ask import Desk, Model, Question
 from luthier.eval.exam import Exam
-from luthier.eval.kept import Kept
-from luthier.eval.respondent import Respondent
 from luthier.eval.task import Brief
 from luthier.eval.tasks.harness import Harness
 
@@ -154,13 +151,13 @@ def written(folder: Path, name: str) -> Path:
     return file
 
 
-def ours(file: Path, model: Artifact, scratch: Path) -> tuple[Exam, dict[str, Sequence[float]], dict[str, float]]:
+def ours(file: Path, model: Artifact) -> tuple[Exam, dict[str, Sequence[float]], dict[str, float]]:
     """Our questions, the scores of each row, and those of all."""
     brief = Brief(base=file.parent, examples=(), say=print)
     (exam,) = Harness(path=file.name).exams(brief)
     asking = Question(normalise="sum", max_new_tokens=8, dtype="float32", likelihood=False)
-    respondent = Respondent("base", Model(model, asking), Kept(scratch, model, {}), Events().of("report"))
-    graded = exam.graded(respondent.ask(exam.questions))
+    told = Model(model, asking, Desk(), name="base", title="the base model").tell(exam.questions)
+    graded = exam.graded(told)
     totals = {name: column.measured(0).value for name, column in graded.columns.items()}
     return exam, {name: column.amounts for name, column in graded.columns.items()}, totals
 
@@ -185,7 +182,7 @@ def theirs(file: Path, model: Artifact, cache: Path) -> tuple[list[dict[str, Any
 @pytest.mark.parametrize("name", sorted(TASKS))
 def test_equal_row_by_row(name: str, model: Artifact, tmp_path: Path) -> None:
     file = written(tmp_path, name)
-    exam, columns, totals = ours(file, model, tmp_path / "kept")
+    exam, columns, totals = ours(file, model)
     samples, results = theirs(file, model, tmp_path / "cache")
     chains = {sample["filter"] for sample in samples}
     for sample in samples:

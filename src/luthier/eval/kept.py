@@ -27,7 +27,7 @@ class Kept:
         self._by = digest_of([code, version("torch"), version("transformers")])
 
     def or_made(self, asked: Any, make: Callable[[], list[Any]]) -> list[Any]:
-        """The answers to what is asked of whom (a JSON value): those that are kept, else those that are made, and kept."""
+        """The answers to what is asked of whom (a JSON value): those that are kept, else made, and kept."""
         path = self._folder / f"{digest_of([self._by, asked])}.json"
         known = _read(path) if path.is_file() else None
         if known is None:

@@ -41,7 +41,7 @@ def measure(
     name: str,
     asked: Mapping[str, Any],
 ) -> Outcome:
-    """Measure every model, compare the first with the others, add what was measured beside, and say it in plain words."""
+    """Measure every model, compare the first with the others, add `measures`, and say it in plain words."""
     task, answers, seed = bench.task, bench.answers, bench.seed
     measured = analysis.scores(metrics, answers, seed)
     compared = analysis.comparisons(metrics, answers, models[0].name, seed)

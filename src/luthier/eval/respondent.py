@@ -99,9 +99,15 @@ class Respondent:
         for start in range(0, len(asked), ask.CHUNK):
             chunk = asked[start : start + ask.CHUNK]
             who = [self.voice.digest, name, settings, [plain_record(one) for one in chunk]]
-            found += self.kept.or_made(who, lambda: [record(one) for one in verb(chunk)])
+            found += self.kept.or_made(who, partial(_recorded, verb, chunk, record))
             self.events.progress(len(found), len(asked), "questions", model=self.voice.name)
         return found
+
+
+def _recorded(
+    verb: Callable[[Sequence[Item]], Sequence[Any]], chunk: Sequence[Item], record: Callable[[Any], Any]
+) -> list[Any]:
+    return [record(one) for one in verb(chunk)]
 
 
 def _runs(questions: Sequence[Question]) -> list[list[Question]]:

@@ -83,9 +83,7 @@ class Column:
             return paired_shares(name, self.amounts, other.amounts)
         low, high = (0.0, 1.0) if self.how == "mean" else self._usual()
         blocks = self.statistics(), other.statistics()
-        return contrast(
-            name, blocks, self.value, width=high - low, lower_is_better=self.how in LOWER, seed=seed
-        )
+        return contrast(name, blocks, self.value, width=high - low, lower_is_better=self.how in LOWER, seed=seed)
 
     def _usual(self) -> tuple[float, float]:
         return (1.0, 1000.0) if self.how == "perplexity" else (0.0, 10.0)

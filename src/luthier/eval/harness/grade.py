@@ -81,13 +81,13 @@ def choice_scores(told: Sequence[Told], choices: Sequence[str], gold: Any) -> di
     count = len(choices)
     sums = [float(one.logprob or 0.0) for one in told[:count]]
     right = _places(gold, choices)
-    shares = _shares(sums)
+    believed = shares(sums)
     scores = {
         "acc": float(best(sums) in right),
         "acc_norm": float(best([_over(x, len(one)) for x, one in zip(sums, choices, strict=True)]) in right),
         "acc_bytes": float(best([_over(x, len(one.encode())) for x, one in zip(sums, choices, strict=True)]) in right),
         "exact_match": float(any(told[at].greedy for at in right)),
-        "brier_score": sum((share - (at in right)) ** 2 for at, share in enumerate(shares)),
+        "brier_score": sum((share - (at in right)) ** 2 for at, share in enumerate(believed)),
     }
     if len(told) == 2 * count:
         alone = [float(one.logprob or 0.0) for one in told[count:]]
@@ -115,7 +115,8 @@ def _over(value: float, length: int) -> float:
     return value / length if length else -math.inf
 
 
-def _shares(sums: Sequence[float]) -> list[float]:
+def shares(sums: Sequence[float]) -> list[float]:
+    """Log-likelihoods as shares that add up to one."""
     most = max(sums)
     parts = [math.exp(one - most) for one in sums]
     return [one / sum(parts) for one in parts]

@@ -195,8 +195,7 @@ class Evaluate(Step):
             data=work.inputs["data"],
             model=work.inputs.get("model"),
             respondents={
-                voice.name: Respondent(voice=voice, task=task, kept=kept(work), events=work.events)
-                for voice in voices
+                voice.name: Respondent(voice=voice, task=task, kept=kept(work), events=work.events) for voice in voices
             },
             base=work.base,
             notes=[_DECIDED] if "thresholds" in work.inputs else [],

@@ -1,0 +1,56 @@
+"""What a model forgot while it was tuned: plain questions that most models can answer, asked before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from luthier.eval.exam import Exam, Graded, Item
+from luthier.eval.harness.grade import best, shares
+from luthier.eval.question import Likelihood, Told
+from luthier.eval.task import DROP, Brief, EvalTask
+from luthier.metrics.columns import Column
+from luthier.text.messages import Message
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Questions(Exam):
+    """Four answers a question, the right one first; the likeliest counts as the model's."""
+
+    def grade(self, told: Sequence[Sequence[Told]]) -> Graded:
+        sums = [[one.logprob or 0.0 for one in own] for own in told]
+        chosen = [best(own) for own in sums]
+        believed = [shares(own)[0] for own in sums]
+        columns = {
+            "acc": Column.of("share", [float(at == 0) for at in chosen]),
+            "share": Column.of("mean", believed),
+        }
+        said = [item.questions[at].answer for item, at in zip(self.items, chosen, strict=True)]  # type: ignore[union-attr]  # all ask for likelihoods
+        return Graded(columns=columns, said=said)
+
+
+class Forgetting(EvalTask):
+    """Some 170 plain questions about the world, nature, words, everyday things, sums, orders and copies.
+
+    Each has four answers, put through the chat template; the likeliest counts. `forgetting.acc`
+    is the share of right ones, `forgetting.share` how much of its belief a model gives to the right answer, and
+    `forgetting.drop` what the tuned model lost of the first against its base, in pairs. The questions were written for
+    this purpose and come with Luthier.
+    """
+
+    kind: Literal["forgetting"] = "forgetting"
+
+    def measured(self) -> tuple[str, ...]:
+        return "forgetting.acc", "forgetting.share", f"forgetting.{DROP}"
+
+    def exams(self, brief: Brief) -> list[Exam]:
+        """The questions."""
+        from luthier.eval.forgetting.items import items
+
+        found = []
+        for number, one in enumerate(items()):
+            prompt = (Message(role="user", content=one.question),)
+            questions = tuple(Likelihood(prompt=prompt, answer=answer) for answer in (one.right, *one.wrong))
+            found.append(Item(id=f"{one.kind}-{number}", questions=questions, shown=one.question, reference=one.right))
+        return [_Questions(name="forgetting", items=tuple(found), about="chat|likeliest")]

@@ -1,0 +1,98 @@
+"""The standing set: sound questions, grading by the likeliest answer, and what was lost, in pairs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from eval.evaluations import dataset, example, made
+from luthier.core.artifact import Artifact
+from luthier.core.errors import RecipeError
+from luthier.core.step import Outlook
+from luthier.core.store import Store
+from luthier.eval.forgetting.items import items
+from luthier.eval.question import Told
+from luthier.eval.steps.evaluate import Evaluate
+from luthier.eval.steps.gate import Gate
+from luthier.eval.task import Brief
+from luthier.eval.tasks.forgetting import Forgetting
+
+
+def test_questions_are_sound() -> None:
+    every = items()
+    assert 150 <= len(every) <= 200
+    assert len({one.question for one in every}) == len(every)
+    assert all(len({one.right, *one.wrong}) == 4 for one in every)
+    assert {one.kind for one in every} == {"world", "nature", "time", "words", "everyday", "sums", "orders", "copies"}
+    for one in every:
+        if one.kind == "sums":
+            sum_ = one.question.removeprefix("What is ").rstrip("?").replace("plus", "+").replace("minus", "-")
+            assert eval(sum_) == int(one.right)
+
+
+def test_grading(tmp_path: Path) -> None:
+    (exam,) = Forgetting().exams(Brief(base=tmp_path, examples=(), say=print))
+    told = [[Told(logprob=-9.0, tokens=2), *[Told(logprob=-4.0 - at, tokens=1) for at in range(3)]] for _ in exam.items]
+    told[0][0] = Told(logprob=-3.5, tokens=2)
+    graded = exam.grade(told)
+    assert graded.columns["acc"].amounts[:2] == (1.0, 0.0)
+    assert graded.said[:2] == [items()[0].right, items()[1].wrong[0]]
+    assert 0 < graded.columns["share"].amounts[1] < graded.columns["share"].amounts[0] < 0.6
+
+
+@pytest.fixture(scope="module")
+def about(store: Store, tuned: Artifact) -> Artifact:
+    """An evaluation whose held-out rows are long enough for the standing set to be asked."""
+    rows = [
+        example(
+            f"ticket {number} " + "the parcel is late " * 40,
+            ["billing", "delivery"][number % 2],
+            ("billing", "delivery")[number % 2],
+            number,
+        )
+        for number in range(24)
+    ]
+    data = dataset(store, rows[:4], rows[4:])
+    step = Evaluate(data="data", model="tune", baselines=(), metrics=("accuracy",))
+    return made(store, step, {"data": data, "model": tuned})
+
+
+def test_it_is_asked_of_both_where_it_is_cheap(about: Artifact) -> None:
+    measures = about.read_json("metrics.json")["measures"]
+    assert set(measures["tuned"]) == {"forgetting.acc", "forgetting.share", "forgetting.drop"}
+    drop = measures["tuned"]["forgetting.drop"]
+    assert drop["value"] == pytest.approx(
+        measures["base"]["forgetting.acc"]["value"] - measures["tuned"]["forgetting.acc"]["value"]
+    )
+    assert drop["low"] <= drop["value"] <= drop["high"]
+    assert drop["detectable"] > 0
+    frame = pl.read_parquet(about.path("tasks.parquet"))
+    hits = [json.loads(one)["acc"] for one in frame.filter(pl.col("model") == "base")["scores"]]
+    assert sum(hits) / len(hits) == pytest.approx(measures["base"]["forgetting.acc"]["value"])
+
+
+def test_gates_hold_it(store: Store, about: Artifact) -> None:
+    gate = made(
+        store,
+        Gate(report="report", rules=("forgetting.drop <= 0.9", "forgetting.acc >= base - 0.9")),
+        {"report": about},
+    )
+    assert [rule["verdict"] for rule in gate.read_json("verdict.json")["rules"]] == ["PASS", "PASS"]
+
+
+def test_few_rows_do_not_ask_it(store: Store, labels: Artifact, tuned: Artifact) -> None:
+    found = made(
+        store, Evaluate(data="data", model="tune", rows=5, metrics=("accuracy",)), {"data": labels, "model": tuned}
+    )
+    assert found.read_json("metrics.json")["measures"] == {}
+
+
+@pytest.mark.parametrize(("tasks", "rule"), [((), "forgetting.drop <= 0.1"), (("forgetting",), "arc.acc >= 0.1")])
+def test_a_rule_about_what_is_not_asked_is_refused_before_the_run(tasks: Any, rule: str) -> None:
+    evaluation = Evaluate(data="data", model="tune", tasks=tasks)
+    with pytest.raises(RecipeError, match="does not measure"):
+        Gate(report="report", rules=(rule,)).foresee(Outlook(inputs={}, upstream={"report": evaluation}, base=Path()))
