@@ -1,10 +1,13 @@
 """Personal data: recall and precision of each kind, on rows that the rules were not written from.
 
-Three sets. *Made* rows: values by Faker in sixteen locales and by python-stdnum, in sentences of seven languages that
-were written after the rules; after a first run on other values the rules were mended once. *Look-alikes*: order
-numbers, versions, wrong check digits, times, ISBNs, git ids, UUIDs. And pii_synth_small's 600 rows (presidio-research),
-which were never looked at. A find counts when it shares half of what either covers. With PRESIDIO_PYTHON (a Python that
-has presidio-analyzer and a spaCy pipeline) the same rows go through presidio, too.
+Three sets. *Made* rows: values by Faker and by python-stdnum, in sentences of seven languages that were written after
+the rules; after a first run on other values the rules were mended once. Those about addresses are the third set of
+sentences: of 300 addresses in eighteen countries' forms, 0.90, 0.82 and 0.97 were found when a set was first read, and
+after each the rules were mended (after the last: separators such as `;` and `/`). *Look-alikes*: order numbers,
+versions, wrong check digits, times, ISBNs, git ids, UUIDs. And pii_synth_small's 600 rows (presidio-research), in two
+halves by their templates: rules were mended on half 0, half 1 was never looked at; it has a single telephone number.
+A find counts when it shares half of what either covers. With PRESIDIO_PYTHON (a Python that has presidio-analyzer and a
+spaCy pipeline) the same rows go through presidio, too.
 """
 
 from __future__ import annotations
@@ -17,12 +20,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pii_rows import look_alikes, made, synth
+from benchmarks.pii_rows import look_alikes, made, made_elsewhere, synth
 
 from luthier.data.pii.proof import Labelled
 from luthier.data.pii.proof import measure as rightness
 from luthier.data.recogniser import Recogniser
-from luthier.text.pii.found import PATTERN_KINDS, Found, PiiKind
+from luthier.text.pii.found import NAME_KINDS, PATTERN_KINDS, Found, PiiKind
 from luthier.text.pii.scan import find
 
 GOAL = 0.98
@@ -45,12 +48,16 @@ def measure(quick: bool) -> Iterator[dict[str, Any]]:
     if held_out:
         common = tuple(kind for kind in _PEER_KINDS if kind != "person")
         yield from _table("pii_synth_small", held_out, finds[len(rows) :], common, "synth")
-    yield from _names(held_out)
+    elsewhere = list(made_elsewhere(60 if quick else 300))
+    list(_table("addresses of six more countries", elsewhere, [find(row.text) for row in elsewhere], ("address",), ""))
+    for half in (0, 1):
+        figures = list(_names(synth(half), f"pii_synth_small, half {half}"))
+        yield from figures if half else ()
     _peer(patterns)
 
 
-def _names(rows: Sequence[Labelled]) -> Iterator[dict[str, Any]]:
-    """Persons, by the recogniser beside the patterns; organisations are printed as they are."""
+def _names(rows: Sequence[Labelled], title: str) -> Iterator[dict[str, Any]]:
+    """Persons and organisations, by each recogniser beside the patterns."""
     if not rows:
         print("names: pii_synth_small is not here, nothing is measured")
         return
@@ -63,7 +70,7 @@ def _names(rows: Sequence[Labelled]) -> Iterator[dict[str, Any]]:
             find(row.text, (*PATTERN_KINDS, *recogniser.finds), more) for row, more in zip(rows, named, strict=True)
         ]
         print(f"{kind}: {1000 * seconds / len(rows):.1f} CPU-ms a row")
-        figures = list(_table(f"names by {kind}, pii_synth_small", rows, finds, ("person", "organisation"), kind))
+        figures = list(_table(f"names by {kind}, {title}", rows, finds, ("person", "organisation"), kind))
         if kind == "rampart":
             yield from figures
 
@@ -82,7 +89,7 @@ def _table(
         print(f"{kind:14}{right.wanted:8}{right.found:8}{shown[0]}{shown[1]}", flush=True)
         for what, rate in (("recall", right.recall), ("precision", right.precision)):
             if rate is not None and right.wanted:
-                goal = {"recall": NAMES_RECALL, "precision": NAMES_PRECISION}[what] if kind == "person" else GOAL
+                goal = {"recall": NAMES_RECALL, "precision": NAMES_PRECISION}[what] if kind in NAME_KINDS else GOAL
                 yield {"figure": f"pii_{name}_{kind}_{what}", "value": round(rate[0], 4), "goal": goal, "unit": "share"}
 
 

@@ -43,7 +43,9 @@ _OTHER_STEMS = ("bestell", "auftrag", "rechnung", "konto", "artikel", "kunden", 
 _ABROAD = re.compile(r"00[1-9]")
 """The international prefix before a country code, none of which begins with 0."""
 _NANP = re.compile(r"(?:1[ .-]?)?(?:\(\d{3}\) ?|[2-9]\d\d[ .-])\d{3}[ .-]\d{4}")
-_DATE = re.compile(r"\d{1,2}([./-])\d{1,2}\1(?:\d{4}|\d{2})(?!\d)|\d{4}([./-])\d{1,2}\2\d{1,2}(?!\d)|\d{3}-\d\d-\d{4}")
+_DATE = re.compile(
+    r"\d{1,2}([./-])\d{1,2}\1(?:\d{4}|\d{2})(?!\d|\1\d)|\d{4}([./-])\d{1,2}\2\d{1,2}(?!\d)|\d{3}-\d\d-\d{4}"
+)
 _THOUSANDS = re.compile(r"\d{1,2}(?: \d{3})+")
 _NO_DIGIT = re.compile(r"\D")
 _ISBN = re.compile(r"97[89][ -]?(?:\d[ -]?){9}\d|(?:\d[ -]){1}\d{2,7}[ -]\d{2,7}[ -][\dX]")

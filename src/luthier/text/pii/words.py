@@ -12,7 +12,8 @@ tel phone phones cell mobile fax hotline voicemail portable cellulare celular wh
 """)
 """A telephone's name: just before, even bare digits are a number to call."""
 CALL = _words("""
-call called calling dialled dialed ring text reach contact dial bel ruf rufen rufe joindre joignable
+call called calling answer answering answers dialled dialed ring text reach contact dial bel ruf rufen rufe joindre
+joignable
 """)
 """Somebody is to be called: digits in groups are a number."""
 OTHER_THAN_PHONE = _words("""
