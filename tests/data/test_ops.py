@@ -17,7 +17,7 @@ from luthier.data.cleaning.diff import edits
 from luthier.data.cleaning.languages import identify
 from luthier.data.cleaning.quality_rules import NAMES, RULES
 from luthier.data.ops.label_spelling import spellings
-from luthier.data.ops.normalise import Normalise, without_ascii_runs
+from luthier.data.ops.normalise import Normalise, _fixed, _repaired_line, looks_bad, without_ascii_runs
 from luthier.data.ops.quality import Quality
 from luthier.data.passes.apply import spliced
 
@@ -68,8 +68,41 @@ def test_normalise_repairs_as_ftfy_does(text: str) -> None:
 
 @given(st.lists(st.sampled_from(["a" * 20, "Ã", " ", "â€™", "é", "x1", "Â ", "€", "ß", "“", "°"])).map("".join))
 def test_what_ftfy_looks_for_is_seen_without_long_ascii_runs(text: str) -> None:
-    assert is_bad(without_ascii_runs(text)) == is_bad(text)
+    assert looks_bad(without_ascii_runs(text)) == is_bad(text)
     assert parser.parse(BADNESS_RE.pattern, BADNESS_RE.flags).getwidth()[1] <= 7
+
+
+_ODD_PIECES = [
+    "a" * 20,
+    "word and more words ",
+    "schÃ¶n",
+    "â€™",
+    "Ã ",
+    "Ã la",
+    "Â£",
+    "Ã",
+    "é",
+    " ",
+    "Å’",
+    "â€\x9d",
+    "ï¿½",
+    "\ufffd",
+]
+
+
+@given(st.lists(st.sampled_from(_ODD_PIECES), max_size=12).map("".join))
+def test_a_line_is_repaired_by_what_stands_near_its_odd_characters(text: str) -> None:
+    assert _repaired_line(text) == _fixed(text)
+
+
+def test_ascii_around_one_character_alarms_ftfy_for_few_of_them() -> None:
+    chars = {chr(code) for code in range(0x80, 0x2700)} | {*"\ufb01\ufb02\ufffd\uf8ff"}
+    around = ["", " ", "a", "Z", "0", ".", "\n", "a ", ", "]
+    for char in sorted(chars):
+        for before in around:
+            for after in around:
+                text = f"{before}{char}{after}"
+                assert looks_bad(text) == is_bad(text)
 
 
 @given(st.text("abc \n<é", max_size=300), st.text("abc \n<é", max_size=300))

@@ -156,6 +156,13 @@ class Operator(Component):
         """Spans of a text that may not stand in clear in the events of any operator."""
         return []
 
+    def untroubled(self, columns: Mapping[str, NDArray[np.int64]]) -> NDArray[np.bool_] | None:
+        """Rows in which `leftover` can find nothing as long as no later operator edits them, from what was counted.
+
+        `columns` are the counts that it wrote; None: that cannot be told.
+        """
+        return None
+
     def leftover(self, row: Row) -> Leftover | None:
         """What is in a row at the very end, after all operators, although this one should have taken it out."""
         return None

@@ -7,7 +7,6 @@ rows that are added later move nobody. With counts, units are taken in order of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -23,6 +22,7 @@ Share = Annotated[float, Field(ge=0, lt=1)] | Annotated[int, Field(ge=0)]
 
 TRAIN, VALIDATION, TEST, NOT_TAKEN = "train", "validation", "test", "not taken"
 NAMES = (TRAIN, VALIDATION, TEST, NOT_TAKEN)
+_AT_ONCE = 1 << 16
 
 
 class Split(BaseModel):
@@ -87,14 +87,12 @@ def assign(split: Split, keys: Keys, seed: int) -> Assigned:
     counted = any(isinstance(part, int) and part > 0 for part in (split.test, split.validation)) or split.train
     stratify = split.stratify if split.stratify is not None else bool(counted) and not keys.groups.any()
     labels = keys.labels if stratify else None
-    order = _order(units, places, labels)
-    splits = np.zeros(len(units), dtype=np.int8)
-    taker = _Taker(splits, order, len(units))
+    taker = _Taker(_order(units, places, labels), len(units))
     taker.share_or_count(split.test, TEST)
     taker.share_or_count(split.validation, VALIDATION)
     if split.train is not None:
         taker.at_most(split.train)
-    return Assigned(splits, taker.notes)
+    return Assigned(taker.splits(), taker.notes)
 
 
 def _units(keys: Keys) -> NDArray[np.int64]:
@@ -138,38 +136,52 @@ def _places(keys: Keys, units: NDArray[np.int64], seed: int) -> NDArray[np.float
 class _Order(NamedTuple):
     """Units in the order in which they are taken for holding out."""
 
-    rows: list[list[int]]
-    places: list[float]
+    places: NDArray[np.float64]
+    sizes: NDArray[np.int64]
+    rank_of: NDArray[np.int64]
+    """(rows,): where each row's unit stands in this order."""
 
 
 def _order(units: NDArray[np.int64], places: NDArray[np.float64], labels: NDArray[np.int32] | None) -> _Order:
     """Units by place; with classes, so interleaved that every beginning holds the classes in their shares."""
-    members: dict[int, list[int]] = {}
-    for row, unit in enumerate(units.tolist()):
-        members.setdefault(unit, []).append(row)
-    chosen = sorted(members, key=lambda unit: (places[unit], unit))
+    firsts, number = np.unique(units, return_inverse=True)
+    sizes, where = np.bincount(number, minlength=len(firsts)), places[firsts]
+    chosen = np.argsort(where, kind="stable")
     if labels is not None:
-        seen: dict[int, int] = {}
-        totals = np.bincount(labels)
-        rank: dict[int, float] = {}
-        for unit in chosen:
-            label = int(labels[unit])
-            rank[unit] = (seen.get(label, 0) + 0.5) / totals[label]
-            seen[label] = seen.get(label, 0) + len(members[unit])
-        chosen.sort(key=lambda unit: (rank[unit], places[unit], unit))
-        return _Order([members[unit] for unit in chosen], [rank[unit] for unit in chosen])
-    return _Order([members[unit] for unit in chosen], [float(places[unit]) for unit in chosen])
+        shares = np.empty(len(firsts))
+        shares[chosen] = _interleaved(labels[firsts[chosen]], sizes[chosen], np.bincount(labels))
+        chosen = np.lexsort((where, shares))
+        where = shares
+    ranks = np.empty(len(firsts), dtype=np.int64)
+    ranks[chosen] = np.arange(len(firsts))
+    return _Order(where[chosen], sizes[chosen], ranks[number])
+
+
+def _interleaved(labels: NDArray[np.int32], sizes: NDArray[np.int64], totals: NDArray[np.int64]) -> NDArray[np.float64]:
+    """How much of its class stands before each unit, of units in order."""
+    by_label = np.argsort(labels, kind="stable")
+    before = np.cumsum(sizes[by_label]) - sizes[by_label]
+    grouped = labels[by_label]
+    starts = np.searchsorted(grouped, grouped)
+    found = np.empty(len(labels))
+    found[by_label] = (before - before[starts] + 0.5) / totals[grouped]
+    return found
 
 
 class _Taker:
     """Takes units off the order, split by split."""
 
-    def __init__(self, splits: NDArray[np.int8], order: _Order, rows: int) -> None:
-        self._splits = splits
-        self._left = list(zip(order.places, order.rows, strict=True))
+    def __init__(self, order: _Order, rows: int) -> None:
+        self._order = order
+        self._given = np.zeros(len(order.sizes), dtype=np.int8)
+        self._left = np.arange(len(order.sizes))
         self._rows = rows
         self._below = 0.0
         self.notes: list[str] = []
+
+    def splits(self) -> NDArray[np.int8]:
+        """The split of each row."""
+        return self._given[self._order.rank_of]
 
     def share_or_count(self, wanted: float, name: str) -> None:
         """Hold out a share by place, or a count in order."""
@@ -182,8 +194,8 @@ class _Taker:
         if wanted == 0:
             return
         self._below += wanted
-        taken = [unit for unit in self._left if unit[0] < self._below]
-        if not taken and len(self._left) > 1:
+        taken = self._left[self._order.places[self._left] < self._below]
+        if not len(taken) and len(self._left) > 1:
             taken = self._left[:1]
             self.notes.append(f"{name}: {wanted:g} of {self._rows} rows fell on none; one unit was taken nevertheless")
         elif len(taken) == len(self._left) > 1:
@@ -192,42 +204,43 @@ class _Taker:
         self._give(taken, name)
 
     def _count(self, wanted: int, name: str) -> None:
-        taken, size = _fitting(self._left, wanted)
-        if wanted and not taken and len(self._left) > 1:
-            taken = [min(self._left, key=lambda unit: len(unit[1]))]  # a split that was asked for is never empty
-            size = len(taken[0][1])
+        taken, size = self._fitting(wanted)
+        if wanted and not len(taken) and len(self._left) > 1:
+            taken, size = self._smallest()  # a split that was asked for is never empty
         if size != wanted:
-            why = "rows that belong together are not torn apart" if taken else "there are not enough rows"
+            why = "rows that belong together are not torn apart" if len(taken) else "there are not enough rows"
             self.notes.append(f"{name}: {size} rows instead of {wanted} ({why})")
         self._give(taken, name)
 
     def at_most(self, wanted: int) -> None:
         """Leave so many rows for training; the rest is not taken."""
-        taken, size = _fitting(self._left, wanted)
-        if not taken and self._left:
-            taken = [min(self._left, key=lambda unit: len(unit[1]))]
-            size = len(taken[0][1])
+        taken, size = self._fitting(wanted)
+        if not len(taken) and len(self._left):
+            taken, size = self._smallest()
         if size != wanted:
             why = "no more are left" if size < wanted else "rows that belong together are not torn apart"
             self.notes.append(f"{TRAIN}: {size} rows instead of {wanted} ({why})")
-        chosen = {rows[0] for _, rows in taken}
-        self._give([unit for unit in self._left if unit[1][0] not in chosen], NOT_TAKEN)
+        self._give(np.setdiff1d(self._left, taken, assume_unique=True), NOT_TAKEN)
 
-    def _give(self, taken: Sequence[tuple[float, list[int]]], name: str) -> None:
-        for _, rows in taken:
-            self._splits[rows] = NAMES.index(name)
-        given = {rows[0] for _, rows in taken}
-        self._left = [unit for unit in self._left if unit[1][0] not in given]
+    def _give(self, taken: NDArray[np.int64], name: str) -> None:
+        self._given[taken] = NAMES.index(name)
+        self._left = np.setdiff1d(self._left, taken, assume_unique=True)
 
+    def _fitting(self, wanted: int) -> tuple[NDArray[np.int64], int]:
+        """Units in order as long as they fit into the wanted number of rows, and their rows."""
+        sizes = self._order.sizes[self._left]
+        found: list[int] = []
+        size = 0
+        for start in range(0, len(sizes), _AT_ONCE):
+            for place, rows in enumerate(sizes[start : start + _AT_ONCE].tolist(), start):
+                if size == wanted:
+                    return self._left[found], size
+                if size + rows <= wanted:
+                    found.append(place)
+                    size += rows
+        return self._left[found], size
 
-def _fitting(units: Iterable[tuple[float, list[int]]], wanted: int) -> tuple[list[tuple[float, list[int]]], int]:
-    """Units in order as long as they fit into the wanted number of rows."""
-    taken: list[tuple[float, list[int]]] = []
-    size = 0
-    for unit in units:
-        if size + len(unit[1]) <= wanted:
-            taken.append(unit)
-            size += len(unit[1])
-        if size == wanted:
-            break
-    return taken, size
+    def _smallest(self) -> tuple[NDArray[np.int64], int]:
+        """The first of the units with the fewest rows."""
+        place = int(self._order.sizes[self._left].argmin())
+        return self._left[place : place + 1], int(self._order.sizes[self._left[place]])

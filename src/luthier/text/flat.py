@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cache, cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -15,7 +15,7 @@ MOST_CHARS = 1 << 16
 """Characters of one block: so many, with what is made of them, fit a processor's cache."""
 _MOST_TEXTS = 1 << 10
 _MULTIPLIER = 0x9E3779B97F4A7C15
-_SPACE, _LETTER, _DIGIT, _CAPITAL = np.uint8(1), np.uint8(2), np.uint8(4), np.uint8(32)
+_SPACE, _LETTER, _DIGIT, _UNKNOWN, _CAPITAL = (np.uint8(bit) for bit in (1, 2, 4, 8, 32))
 """Of ASCII capitals, the last bit is what makes them small."""
 _KNOWN = 0x3001
 """All white space lies below it; letters and digits from here on are not known as such."""
@@ -86,6 +86,14 @@ class Flat:
         found: NDArray[np.int64] = np.add.reduceat(of_codes, self._begins, dtype=np.int64)
         return found
 
+    def has(self, what: Literal["letter", "digit"]) -> NDArray[np.bool_]:
+        """(words,): whether a character is, or may be, a letter or a digit."""
+        bit = _LETTER if what == "letter" else _DIGIT
+        sums = np.zeros(len(self.kinds) + 1, dtype=np.int32)
+        np.cumsum((self.kinds & (bit | _UNKNOWN)) != 0, out=sums[1:])
+        found: NDArray[np.bool_] = sums[self.ends] > sums[self.starts]
+        return found
+
     @property
     def begins_with_letter(self) -> NDArray[np.bool_]:
         """(words,): whether the first character is surely a letter."""
@@ -122,9 +130,10 @@ def mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def _table() -> NDArray[np.uint8]:
     chars = [chr(code) for code in range(_KNOWN)]
     kinds = np.zeros(_KNOWN + 1, dtype=np.uint8)
-    for bit, is_one in ((_SPACE, str.isspace), (_LETTER, str.isalpha), (_DIGIT, str.isdecimal)):
+    for bit, is_one in ((_SPACE, str.isspace), (_LETTER, str.isalpha), (_DIGIT, str.isdigit)):
         kinds[:_KNOWN] |= bit * np.array([is_one(char) for char in chars], dtype=np.uint8)
     kinds[ord("A") : ord("Z") + 1] |= _CAPITAL
+    kinds[_KNOWN] = _UNKNOWN
     return kinds
 
 

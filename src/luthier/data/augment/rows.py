@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from luthier.core.artifact import Artifact
-from luthier.data.passes.tables import Spill, SpillWriter, dump, example_schema, from_arrow, spill_schema
+from luthier.data.passes.spill import Spill, SpillWriter
+from luthier.data.passes.tables import dump, example_schema, from_arrow, spill_schema
 from luthier.data.row import MESSAGES, Row
 from luthier.text.dataset import MADE
 from luthier.text.parquet import batches

@@ -31,6 +31,11 @@ _ODD_PIECES = ("&", "<", "  ", " \n", "\n\n\n", "\n ")
 _ODD_LINE = re.compile("[\r\x1b\x80-\x9f\u2028\u2029\ud800-\udfff]")
 """Besides wrong decoding, what ftfy changes: line breaks, terminal escapes, C1 controls, surrogates."""
 _ASCII_RUN = re.compile(r"[\x00-\x7f]{16,}")
+_SEEN_CHARS = 7
+_CUT, _SUBSTITUTE = "\x00", "\x1a"
+"""What stands for the middle of such a run; what ftfy writes for a character that was lost."""
+_ALARMING = re.compile("[^\x00-\x7f]{2}|[ŒœÃÂ\x80-\x9f]")
+"""Without a match, ftfy finds nothing wrong: alone among ASCII, only these few characters alarm it."""
 _UNTIDY = re.compile(
     "[\t\r\x0b\x0c\x1c-\x1f\x85\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]| [ \n]|\n\n\n|\n "
 )
@@ -130,11 +135,18 @@ def _repaired(text: str) -> str:
 
 
 def _repaired_line(line: str) -> str:
-    import ftfy
-    from ftfy.badness import is_bad
+    short = without_ascii_runs(line)
+    if not _ODD_LINE.search(line):
+        if not looks_bad(short):
+            return line
+        if _CUT not in line and _SUBSTITUTE not in line:
+            return _with_ascii_runs(_fixed(short), line) or _fixed(line)
+    return _fixed(line)
 
-    if not is_bad(without_ascii_runs(line)) and not _ODD_LINE.search(line):
-        return line
+
+def _fixed(line: str) -> str:
+    import ftfy
+
     return str(
         ftfy.fix_text(
             line,
@@ -148,13 +160,29 @@ def _repaired_line(line: str) -> str:
     )
 
 
+def looks_bad(line: str) -> bool:
+    """What ftfy says of a line; it is only asked when something beyond ASCII has such a neighbour, or is of few."""
+    from ftfy.badness import is_bad
+
+    return _ALARMING.search(line) is not None and bool(is_bad(line))
+
+
 def without_ascii_runs(line: str) -> str:
-    """A line without the middle of long ASCII runs.
+    """A line with a mark in place of the middle of long ASCII runs.
 
     What looks like wrong decoding to ftfy is at most seven characters long and holds one beyond ASCII, so that this
-    is all it needs to see.
+    is all it needs to see, and to repair.
     """
-    return _ASCII_RUN.sub(lambda found: f"{found[0][:7]}0{found[0][-7:]}", line)
+    return _ASCII_RUN.sub(lambda found: f"{found[0][:_SEEN_CHARS]}{_CUT}{found[0][-_SEEN_CHARS:]}", line)
+
+
+def _with_ascii_runs(short: str, line: str) -> str | None:
+    """A repaired line with what the marks stand for put back; None when a mark got lost."""
+    first, *rest = short.split(_CUT)
+    middles = [run[_SEEN_CHARS:-_SEEN_CHARS] for run in _ASCII_RUN.findall(line)]
+    if len(middles) != len(rest):
+        return None
+    return "".join([first, *(part for pair in zip(middles, rest, strict=True) for part in pair)])
 
 
 def _without_html(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -20,9 +20,12 @@ from luthier.data.pii.shown import canonical, masked
 from luthier.data.recogniser import Recogniser
 from luthier.data.row import Row
 from luthier.text.pii.found import HIGH_RISK, KINDS, NAME_KINDS, PATTERN_KINDS, Found, PiiKind
-from luthier.text.pii.scan import find
+from luthier.text.pii.scan import ANY, Marks, find, marks
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from luthier.data.profile import Profile
     from luthier.text.dataset import Rightness
 
@@ -118,9 +121,10 @@ class Pii(RowOperator):
     def _searched(self, rows: Sequence[Row]) -> Iterator[Fields]:
         """The texts of each row with what is in them."""
         texts = [[one for one in row.everything() if self.columns or not _is_column(one[0])] for row in rows]
-        named = iter(self._named([_context(name) + text for row in texts for name, text in row]))
+        read = [_context(name) + text for row in texts for name, text in row]
+        named, marked = iter(self._named(read)), iter(marks(read))
         for row in texts:
-            yield [(name, text, _in_field(name, text, self._wanted, next(named))) for name, text in row]
+            yield [(name, text, _in_field(name, text, self._wanted, next(named), next(marked))) for name, text in row]
 
     def _named(self, texts: list[str]) -> list[list[Found]]:
         return self.names.recognise(texts) if self.names else [[]] * len(texts)
@@ -164,13 +168,24 @@ class Pii(RowOperator):
         finds = find(text, self._wanted, self._named([text])[0])
         return [Secret(found.start, found.end, self._tag(found)) for found in finds]
 
+    @cached_property
+    def _risky(self) -> tuple[PiiKind, ...]:
+        """What the last look is for."""
+        return tuple(kind for kind in HIGH_RISK if self._action(kind) != "keep")
+
+    def untroubled(self, columns: Mapping[str, NDArray[np.int64]]) -> NDArray[np.bool_] | None:
+        """Rows in which nothing was found when everything was looked at."""
+        if self.last_look and not (self.columns and {*self._risky} <= {*self.kinds}):
+            return None
+        found: NDArray[np.bool_] = sum(columns.values()) == 0
+        return found
+
     def leftover(self, row: Row) -> Leftover | None:
         """A key, card, account or national number that is left in a row although no action keeps it."""
         if not self.last_look:
             return None
-        risky = tuple(kind for kind in HIGH_RISK if self._action(kind) != "keep")
         for name, text in row.everything():
-            if found := _in_field(name, text, risky, ()):
+            if found := _in_field(name, text, self._risky):
                 remedy = (
                     f"set `actions: {{{found[0].kind}: redact}}` and let pii stand behind what made it, or `keep` it"
                 )
@@ -219,11 +234,15 @@ def _context(field: str) -> str:
 
 
 def _in_field(
-    field: str, text: str, kinds: frozenset[PiiKind] | tuple[PiiKind, ...], names: Sequence[Found]
+    field: str,
+    text: str,
+    kinds: frozenset[PiiKind] | tuple[PiiKind, ...],
+    names: Sequence[Found] = (),
+    marked: Marks = ANY,
 ) -> list[Found]:
     """What stands in the text of a field, read together with the column's name."""
     context = _context(field)
-    finds = find(context + text, kinds, names)
+    finds = find(context + text, kinds, names, marked)
     if not context:
         return finds
     shift = len(context)

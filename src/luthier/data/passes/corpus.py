@@ -9,7 +9,8 @@ import numpy as np
 
 from luthier.data.operator import Drop, Edit, Operator, Outcome
 from luthier.data.passes.apply import Named, Numbered, take
-from luthier.data.passes.tables import Event, Spill, arrow_type, from_arrow
+from luthier.data.passes.spill import Spill
+from luthier.data.passes.tables import Event, arrow_type, from_arrow
 from luthier.data.row import Row
 
 if TYPE_CHECKING:
@@ -30,8 +31,7 @@ class View:
     @property
     def sketches(self) -> NDArray[np.uint8]:
         """(rows, width), without the rows that an operator of the same pass has dropped."""
-        whole = len(self._places) == len(self._sketches)
-        return self._sketches if whole else self._sketches[self._places]
+        return self._sketches
 
     def __len__(self) -> int:
         return len(self._places)

@@ -11,7 +11,8 @@ from luthier.data.operator import Judge
 from luthier.data.passes.apply import Named, Numbered, drop_event
 from luthier.data.passes.corpus import View
 from luthier.data.passes.engine import Books
-from luthier.data.passes.tables import EventWriter, Spill, from_arrow
+from luthier.data.passes.spill import Spill
+from luthier.data.passes.tables import EventWriter, from_arrow
 from luthier.data.split import NAMES, NOT_TAKEN, TEST, TRAIN, VALIDATION
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def leave_out(
     """The splits of all rows of the spill, without the training rows that some operator has something against."""
     splits = splits.copy()
     held_out = np.flatnonzero(np.isin(splits, [NAMES.index(TEST), NAMES.index(VALIDATION)]))
-    view = View(spill, held_out, np.zeros((spill.rows, 0), dtype=np.uint8))
+    view = View(spill, held_out, np.zeros((len(held_out), 0), dtype=np.uint8))
     for one in operators:
         judge = one.operator.after_split(view)
         if judge is not None:

@@ -21,8 +21,9 @@ from luthier.core.files import writing
 from luthier.data.operator import SetOperator
 from luthier.data.passes.apply import Named, Numbered, Tables, category
 from luthier.data.passes.corpus import Settled, View, carried_out
+from luthier.data.passes.spill import Spill, SpillWriter
 from luthier.data.passes.stage import Fed, Passed, Stage, stages, through
-from luthier.data.passes.tables import EventWriter, Spill, SpillWriter, spill_schema
+from luthier.data.passes.tables import EventWriter, spill_schema
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -113,7 +114,7 @@ class Engine:
         found: list[Settled] = []
         for one, path in zip(stage.sets, sketch_files, strict=True):
             assert isinstance(one.operator, SetOperator)
-            outcome = one.operator.settle(View(spill, left, _sketches(path, spill.rows)))
+            outcome = one.operator.settle(View(spill, left, _sketches(path, spill.rows, left)))
             found.append(Settled.of(one, left, outcome))
             self.books.notes.update(dict.fromkeys(outcome.notes))
             self.books.count({one.name: outcome.counts})
@@ -122,8 +123,16 @@ class Engine:
         return found
 
 
-def _sketches(path: Path, rows: int) -> NDArray[np.uint8]:
-    size = path.stat().st_size
-    if size == 0:
-        return np.zeros((rows, 0), dtype=np.uint8)
-    return np.memmap(path, dtype=np.uint8, mode="r", shape=(rows, size // rows))
+def _sketches(path: Path, rows: int, left: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """The sketches of the rows that are left, mapped from the disk; those of other rows are taken out of the file."""
+    width = path.stat().st_size // max(rows, 1)
+    if width == 0 or len(left) == 0:
+        return np.zeros((len(left), width), dtype=np.uint8)
+    if len(left) < rows:
+        whole = np.memmap(path, dtype=np.uint8, mode="r", shape=(rows, width))
+        picked = path.with_suffix(".left")
+        with writing(picked), picked.open("wb") as file:
+            for start in range(0, len(left), BATCH_ROWS):
+                file.write(whole[left[start : start + BATCH_ROWS]].tobytes())
+        picked.replace(path)
+    return np.memmap(path, dtype=np.uint8, mode="r", shape=(len(left), width))

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import time
-from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -15,16 +13,18 @@ from luthier.core.errors import DataError, Where
 from luthier.core.files import write_aside
 from luthier.core.step import Work
 from luthier.data.operator import Drop, Operator
-from luthier.data.passes.apply import Named, Numbered, drop_event, named
+from luthier.data.passes.apply import drop_event, named
 from luthier.data.passes.crossing import leave_out
 from luthier.data.passes.engine import BATCH_ROWS, Books, Engine
-from luthier.data.passes.reader import Reader, unusable
-from luthier.data.passes.tables import EXAMPLE_COLUMNS, EventWriter, Spill, TableWriter, example_schema, from_arrow
-from luthier.data.row import Row
+from luthier.data.passes.last_look import last_look
+from luthier.data.passes.left import Left
+from luthier.data.passes.reader import Reader
+from luthier.data.passes.result import Result
+from luthier.data.passes.spill import Spill
+from luthier.data.passes.tables import EventWriter, from_arrow
 from luthier.data.source import Source
-from luthier.data.split import NAMES, NOT_TAKEN, TEST, TRAIN, VALIDATION, Assigned, Keys, Split, assign
+from luthier.data.split import NAMES, NOT_TAKEN, TRAIN, Assigned, Split, assign
 from luthier.data.task import Answers, Task
-from luthier.data.twins.text_keys import digest8, prompt_key
 from luthier.text.dataset import Rightness, SourceCount, Summary
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ def prepare(source: Source, operators: Sequence[Operator], split: Split, work: W
     chosen = named([operator.at(work.base) for operator in operators])
     engine = Engine(chosen, work.scratch / "passes", events, options.workers, work.base, _Ticker(work, reader))
     spill = engine.run(reader.batches())
-    left = _Left.scan(spill, split, engine.books, events)
-    _last_look(spill, operators)
+    left = Left.scan(spill, split, engine.books, events)
+    last_look(spill, chosen, engine.books)
     task = _decide_task(left, options.task, work)
     assigned = assign(split, left.keys(task), work.seed)
     _check_train(assigned.splits, assigned.notes)
@@ -60,7 +60,7 @@ def prepare(source: Source, operators: Sequence[Operator], split: Split, work: W
     splits = leave_out(spill, left.splits(assigned), chosen, engine.books, events)
     _check_train(splits, ["every training row repeats a row that is held out"])
     events.close()
-    result = _Result(spill, splits, task, chosen)
+    result = Result(spill, splits, task, chosen)
     result.write(work.folder)
     measured = {one.name: proof for one in chosen if (proof := one.operator.prove(work.base))}
     summary = _summary(reader, result, engine.books, left.answers if task == "label" else None, measured)
@@ -87,19 +87,6 @@ def grouped(source: Source, split: Split) -> Source:
     return source.model_copy(update={"group": split.group})
 
 
-def _last_look(spill: Spill, operators: Sequence[Operator]) -> None:
-    """Refuse rows that hold what an operator should have taken out, wherever it came from since."""
-    looking = [operator for operator in operators if type(operator).leftover is not Operator.leftover]
-    for table in spill.batches() if looking else ():
-        for row in from_arrow(table).rows:
-            for operator in looking:
-                if (left := operator.leftover(row)) is not None:
-                    where = Where(file=row.file, line=row.line, field=left.field)
-                    raise DataError(
-                        f"{left.what} is left in the row after all operators", where=where, remedy=left.remedy
-                    )
-
-
 class _Ticker:
     """Reports progress a few times a second."""
 
@@ -117,62 +104,7 @@ class _Ticker:
             self._work.events.progress(done, total, "rows", **{"pass": stage + 1})
 
 
-class _Left:
-    """What is known of the rows that the operators left, in order."""
-
-    def __init__(self) -> None:
-        self.answers = Answers()
-        self.usable = bytearray()
-        self._prompts = array("Q")
-        self._groups = array("Q")
-
-    @classmethod
-    def scan(cls, spill: Spill, split: Split, books: Books, events: EventWriter) -> _Left:
-        """Read the last pass once: keys for the split, answers, and rows that cleaning has emptied."""
-        left = cls()
-        for table in spill.batches():
-            batch = from_arrow(table)
-            clusters = [name for name in batch.attributes if name.endswith(".cluster")]
-            in_clusters = split.group == "cluster"
-            groups = batch.attributes[clusters[-1]] if in_clusters else [row.group for row in batch.rows]
-            emptied: list[Numbered] = []
-            for row, group in zip(batch.rows, groups, strict=True):
-                if (reason := unusable(row)) is not None:
-                    emptied.append((row.n, drop_event(row, "prepare", Drop(f"{reason} after cleaning"))))
-                left._add(row, group, usable=reason is None)
-            books.enter(emptied)
-            events.write([event for _, event in emptied])
-        if not any(left.usable):
-            raise _nothing_left(books)
-        return left
-
-    def _add(self, row: Row, group: str | None, *, usable: bool) -> None:
-        self.usable.append(usable)
-        if usable:
-            self._prompts.append(digest8(prompt_key(row)))
-            self._groups.append(digest8(group) or 1 if group else 0)
-            self.answers.add(row.answer, plain=row.kind == "chat" and len(row.prompt) > 0)
-
-    def keys(self, task: Task) -> Keys:
-        """What the split goes by."""
-        labels = np.array(self.answers.of_rows, dtype=np.int32) if task == "label" else None
-        prompts, groups = (np.frombuffer(keys, dtype=np.uint64) for keys in (self._prompts, self._groups))
-        return Keys(prompts, groups, labels)
-
-    def splits(self, assigned: Assigned) -> NDArray[np.int8]:
-        """The split of every row of the spill; unusable rows are not taken."""
-        found = np.full(len(self.usable), NAMES.index(NOT_TAKEN), dtype=np.int8)
-        found[np.frombuffer(self.usable, dtype=bool)] = assigned.splits
-        return found
-
-
-def _nothing_left(books: Books) -> DataError:
-    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(books.dropped.items()))
-    remedy = "loosen the operator that drops most, or check the mapping of columns"
-    return DataError(f"no row is left: {reasons}", where=Where(field="source"), remedy=remedy)
-
-
-def _decide_task(left: _Left, asked: Literal["auto", "label", "text"], work: Work) -> Task:
+def _decide_task(left: Left, asked: Literal["auto", "label", "text"], work: Work) -> Task:
     decision = left.answers.decide()
     if asked == "auto":
         work.events.note(f"task: {decision.task} ({decision.why})")
@@ -199,7 +131,7 @@ def _check_train(splits: NDArray[np.int8], notes: Sequence[str]) -> None:
         raise DataError(f"no row is left to train on{why}", where=Where(field="split"), remedy=remedy)
 
 
-def _drop_not_taken(spill: Spill, left: _Left, assigned: Assigned, books: Books, events: EventWriter) -> None:
+def _drop_not_taken(spill: Spill, left: Left, assigned: Assigned, books: Books, events: EventWriter) -> None:
     """List the rows that the split did not ask for."""
     taken = left.splits(assigned)
     usable = np.frombuffer(left.usable, dtype=bool)
@@ -222,86 +154,8 @@ def _places(wanted: NDArray[np.int64]) -> pa.Array:
     return pa.array(wanted)
 
 
-@dataclass
-class _Result:
-    """The rows of each split, and how they are written."""
-
-    spill: Spill
-    splits: NDArray[np.int8]
-    task: Task
-    operators: list[Named]
-
-    def names(self) -> list[str]:
-        """Splits that have rows."""
-        return [name for name in (TRAIN, VALIDATION, TEST) if self.count(name)]
-
-    def count(self, name: str) -> int:
-        """Rows of a split."""
-        return int((self.splits == NAMES.index(name)).sum())
-
-    def write(self, folder: Path) -> None:
-        """Examples by split, and attributes by operator."""
-        writers = {
-            name: TableWriter(folder / "examples" / f"{name}.parquet", example_schema()) for name in self.names()
-        }
-        columns = {
-            one.name: TableWriter(
-                folder / "attributes" / f"{one.name}.parquet", _attribute_schema(self.spill.schema, one.name)
-            )
-            for one in self.operators
-            if one.operator.writes
-        }
-        for table, splits in self._tables():
-            examples = self._examples(table)
-            for name, writer in writers.items():
-                writer.write(_chosen(examples, splits == NAMES.index(name)))
-            for name, writer in columns.items():
-                kept = _chosen(table, splits != NAMES.index(NOT_TAKEN))
-                writer.write(_attributes(kept, name, writer.schema))
-        for writer in (*writers.values(), *columns.values()):
-            writer.close()
-
-    def _tables(self) -> Iterator[tuple[pa.RecordBatch, NDArray[np.int8]]]:
-        at = 0
-        for table in self.spill.batches():
-            yield table, self.splits[at : at + table.num_rows]
-            at += table.num_rows
-
-    def _examples(self, table: pa.RecordBatch) -> pa.RecordBatch:
-        """The columns of examples; of labelled rows, the answer once more as the label."""
-        import pyarrow as pa
-
-        is_label = self.task == "label"
-        labels = [row.answer for row in from_arrow(table).rows] if is_label else [None] * table.num_rows
-        own = {"label": pa.array(labels, pa.string())}
-        if is_label:
-            own["kind"] = pa.array(["label"] * table.num_rows, pa.string())
-        columns = [own[name] if name in own else table.column(name) for name in EXAMPLE_COLUMNS]
-        return pa.RecordBatch.from_arrays(columns, schema=example_schema())
-
-
-def _attribute_schema(spill: pa.Schema, operator: str) -> pa.Schema:
-    import pyarrow as pa
-
-    own = [field for field in spill if field.name.startswith(f"{operator}.")]
-    return pa.schema([("id", pa.string()), *((field.name.split(".", 1)[1], field.type) for field in own)])
-
-
-def _attributes(table: pa.RecordBatch, operator: str, schema: pa.Schema) -> pa.RecordBatch:
-    import pyarrow as pa
-
-    names = ["id", *(f"{operator}.{name}" for name in schema.names[1:])]
-    return pa.RecordBatch.from_arrays([table.column(name) for name in names], schema=schema)
-
-
-def _chosen(table: pa.RecordBatch, wanted: NDArray[np.bool_]) -> pa.RecordBatch:
-    import pyarrow as pa
-
-    return table.filter(pa.array(wanted))
-
-
 def _summary(
-    reader: Reader, result: _Result, books: Books, labels: Answers | None, measured: dict[str, dict[str, Rightness]]
+    reader: Reader, result: Result, books: Books, labels: Answers | None, measured: dict[str, dict[str, Rightness]]
 ) -> Summary:
     sources = [SourceCount(source=reader.kind, file=file, rows=rows) for file, rows in reader.files.items()]
     return Summary(

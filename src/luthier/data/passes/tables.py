@@ -1,11 +1,9 @@
-"""Tables on disk: rows spilled between passes, and Parquet files whose bytes do not depend on how rows arrived."""
+"""Rows as Arrow, and Parquet files whose bytes do not depend on how rows arrived."""
 
 from __future__ import annotations
 
-import bisect
 import json
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -129,74 +127,6 @@ def from_bytes(written: bytes) -> pa.RecordBatch:
 def dump(value: Any) -> str:
     """JSON as it stands in a cell."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
-
-
-class SpillWriter:
-    """Rows of one pass, written batch by batch to one Arrow file."""
-
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        import pyarrow as pa
-
-        self.path = path
-        self.schema = schema
-        self.starts: list[int] = []
-        """Place of each batch's first row."""
-        self.rows = 0
-        with writing(path):
-            self._file = pa.OSFile(str(path), "wb")
-            self._writer = pa.ipc.new_file(self._file, schema)
-
-    def write(self, table: pa.RecordBatch) -> None:
-        """Add some rows; a batch without rows leaves no trace."""
-        if table.num_rows:
-            self.starts.append(self.rows)
-            self.rows += table.num_rows
-            with writing(self.path):
-                self._writer.write_batch(table)
-
-    def close(self) -> Spill:
-        """Finish the file and open it for reading."""
-        with writing(self.path):
-            self._writer.close()
-            self._file.close()
-        return Spill(self.path, self.starts, self.rows, self.schema)
-
-
-class Spill:
-    """Rows of a finished pass, mapped from the disk: streamed, or reached one by one."""
-
-    def __init__(self, path: Path, starts: list[int], rows: int, schema: pa.Schema) -> None:
-        import pyarrow as pa
-
-        self.path = path
-        self.rows = rows
-        self.schema = schema
-        self._starts = starts
-        self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        self._batch = lru_cache(maxsize=256)(self._reader.get_batch)
-
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        """All batches in order."""
-        for index in range(self._reader.num_record_batches):
-            yield self._reader.get_batch(index)
-
-    def row(self, place: int) -> Row:
-        """One row by its place."""
-        table, at = self._find(place)
-        cell = dict(zip(ROW_COLUMNS, (column[at].as_py() for column in table.columns), strict=False))
-        messages = MESSAGES.validate_json(cell.pop("messages"))
-        tools = tuple(json.loads(cell.pop("tools")))
-        meta = json.loads(cell.pop("meta"))
-        return Row(messages=messages, tools=tools, meta=meta, **cell)
-
-    def id(self, place: int) -> str:
-        """The id of one row by its place."""
-        table, at = self._find(place)
-        return str(table.column(1)[at].as_py())
-
-    def _find(self, place: int) -> tuple[pa.RecordBatch, int]:
-        index = bisect.bisect_right(self._starts, place) - 1
-        return self._batch(index), place - self._starts[index]
 
 
 class TableWriter:

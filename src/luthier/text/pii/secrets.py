@@ -31,7 +31,10 @@ _BEGINNINGS = (
     *("shpss_", "sq0atp-", "sq0csp-", "sq0idp-", "dapi", "lin_api_", "gsk_", "eyJ"),
 )
 """What keys of providers begin with, from their own pages."""
-_SHORTEST_KEY = 18
+SHORTEST_KEY = 18
+"""What begins as providers' keys do has at least so many characters without white space."""
+SHORTEST_NAMED = 6
+"""What a word names has at least so many, letters and digits among them."""
 _SLACK_HOOK = "hooks.slack.com/services/"
 _BOT_MARK = ":AA"
 _NAME_WORDS = (
@@ -51,7 +54,8 @@ _URL_TOKEN = re.compile(
     r"|pass|sig|signature|x-amz-signature|x-amz-security-token|sas|sid|session(?:[_-]?id)?|auth)=([^\s&#<>\"')]{6,500})",
     re.IGNORECASE,
 )
-_KEY_BEGIN = "-----BEGIN "
+KEY_BEGIN = "-----BEGIN "
+"""What a private key begins with."""
 _ENOUGH_BITS = 2.0
 """Least entropy of a character; passwords people choose have about 2.5 bits, words repeated have less."""
 
@@ -66,7 +70,7 @@ def keys(text: str, _areas: Areas) -> Spans:
 
 
 def _published(text: str) -> Spans:
-    long = " ".join([word for word in text.split() if len(word) >= _SHORTEST_KEY])
+    long = " ".join([word for word in text.split() if len(word) >= SHORTEST_KEY])
     if not long:
         return
     for beginning in _BEGINNINGS:
@@ -113,7 +117,7 @@ def _named(text: str) -> Spans:
 
 
 def _private_keys(text: str) -> Spans:
-    at = text.find(_KEY_BEGIN)
+    at = text.find(KEY_BEGIN)
     while at >= 0:
         end = text.find("-----END ", at)
         close = text.find("-----", end + 9) if end >= 0 else -1
@@ -121,7 +125,7 @@ def _private_keys(text: str) -> Spans:
             return
         if "PRIVATE KEY" in text[at : at + 50] or "PGP PRIVATE" in text[at : at + 50]:
             yield Span(at, close + 5, "private_key")
-        at = text.find(_KEY_BEGIN, close)
+        at = text.find(KEY_BEGIN, close)
 
 
 def _looks_random(text: str) -> bool:

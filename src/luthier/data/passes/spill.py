@@ -1,0 +1,102 @@
+"""Rows spilled between passes: one Arrow file, written batch by batch and mapped for reading."""
+
+from __future__ import annotations
+
+import bisect
+import json
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from luthier.core.files import writing
+from luthier.data.passes.tables import ROW_COLUMNS
+from luthier.data.row import MESSAGES, Row
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_BATCHES_HELD = 256
+_BATCHES_MAPPED = 32
+"""A file that is read from end to end is mapped anew after so many batches."""
+_FINDS_MAPPED = 2048
+"""And one in which rows are looked up, after so many of them."""
+
+
+class SpillWriter:
+    """Rows of one pass, written batch by batch to one Arrow file."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        import pyarrow as pa
+
+        self.path = path
+        self.schema = schema
+        self.starts: list[int] = []
+        """Place of each batch's first row."""
+        self.rows = 0
+        with writing(path):
+            self._file = pa.OSFile(str(path), "wb")
+            self._writer = pa.ipc.new_file(self._file, schema)
+
+    def write(self, table: pa.RecordBatch) -> None:
+        """Add some rows; a batch without rows leaves no trace."""
+        if table.num_rows:
+            self.starts.append(self.rows)
+            self.rows += table.num_rows
+            with writing(self.path):
+                self._writer.write_batch(table)
+
+    def close(self) -> Spill:
+        """Finish the file and open it for reading."""
+        with writing(self.path):
+            self._writer.close()
+            self._file.close()
+        return Spill(self.path, self.starts, self.rows, self.schema)
+
+
+class Spill:
+    """Rows of a finished pass, mapped from the disk: streamed, or reached one by one."""
+
+    def __init__(self, path: Path, starts: list[int], rows: int, schema: pa.Schema) -> None:
+        self.path = path
+        self.rows = rows
+        self.schema = schema
+        self._starts = starts
+        self._remap()
+
+    def _remap(self) -> None:
+        """Map the file anew: pages that were read through the old mapping no longer count as memory of ours."""
+        import pyarrow as pa
+
+        self._batch = lru_cache(maxsize=_BATCHES_HELD)(pa.ipc.open_file(pa.memory_map(str(self.path))).get_batch)
+        self._found = 0
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """All batches in order."""
+        import pyarrow as pa
+
+        for index in range(len(self._starts)):
+            if index % _BATCHES_MAPPED == 0:
+                reader = pa.ipc.open_file(pa.memory_map(str(self.path)))
+            yield reader.get_batch(index)
+
+    def row(self, place: int) -> Row:
+        """One row by its place."""
+        table, at = self._find(place)
+        cell = dict(zip(ROW_COLUMNS, (column[at].as_py() for column in table.columns), strict=False))
+        messages = MESSAGES.validate_json(cell.pop("messages"))
+        tools = tuple(json.loads(cell.pop("tools")))
+        meta = json.loads(cell.pop("meta"))
+        return Row(messages=messages, tools=tools, meta=meta, **cell)
+
+    def id(self, place: int) -> str:
+        """The id of one row by its place."""
+        table, at = self._find(place)
+        return str(table.column(1)[at].as_py())
+
+    def _find(self, place: int) -> tuple[pa.RecordBatch, int]:
+        self._found += 1
+        if self._found > _FINDS_MAPPED:
+            self._remap()
+        index = bisect.bisect_right(self._starts, place) - 1
+        return self._batch(index), place - self._starts[index]
