@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 from pydantic import ValidationError
 
+from luthier.data.cleaning import languages
 from luthier.data.cleaning.languages import LANGUAGES, LOOKED_AT_CHARS, UNKNOWN, identify
 from luthier.data.ops.language import Language
 
@@ -61,3 +64,19 @@ def test_what_cannot_be_told_is_undetermined() -> None:
 def test_a_language_that_nobody_knows_is_refused() -> None:
     with pytest.raises(ValidationError, match=r"language 'xx' is unknown"):
         Language(among=("en", "xx"))
+
+
+def test_tables_are_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path))
+    first = languages._tables()
+    assert isinstance(first.weights, np.memmap)
+    monkeypatch.setattr(languages, "_identifier", None)  # not asked again
+    again = languages._tables()
+    assert all(np.array_equal(one, two) for one, two in zip(first, again, strict=True))
+    assert len(list((tmp_path / "languages").iterdir())) == 1
+
+
+def test_a_cache_that_cannot_be_written_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "languages").write_text("a file in its place")
+    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path))
+    assert languages._tables().weights.shape == languages._identifier().nb_ptc.shape

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from luthier.data.operator import Column, Drop, Edit, Leftover, Outcome, Reads, RowOperator, Secret, Suggestion
@@ -23,7 +24,6 @@ from luthier.text.pii.found import HIGH_RISK, KINDS, NAME_KINDS, PATTERN_KINDS, 
 from luthier.text.pii.scan import ANY, Marks, find, marks
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from luthier.data.profile import Profile
@@ -177,7 +177,7 @@ class Pii(RowOperator):
         """Rows in which nothing was found when everything was looked at."""
         if self.last_look and not (self.columns and {*self._risky} <= {*self.kinds}):
             return None
-        found: NDArray[np.bool_] = sum(columns.values()) == 0
+        found: NDArray[np.bool_] = np.logical_and.reduce([counts == 0 for counts in columns.values()])
         return found
 
     def leftover(self, row: Row) -> Leftover | None:
