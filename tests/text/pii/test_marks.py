@@ -10,11 +10,24 @@ from luthier.text.pii.scan import ANY, find, marks
 
 PIECES = [
     *("sk-abcdefghijklmnopqrstuv12", "password is hunter2x", "Passwort: geh3im!", "token=a1²bcd"),
-    "123456789:AA" + "x" * 33,
+    *("123456789:AA" + "x" * 33, "Calle Mayor s/n, Madrid"),
     *("Bearer abcdefghij123456", "-----BEGIN RSA PRIVATE KEY-----\nabc\n-----END RSA PRIVATE KEY-----"),
     *("secret 漢字漢字漢字1", "4111 1111 1111 1111", "DE89 3704 0044 0532 0130 00", "078-05-1120", "::1"),
     *("fe80::abc:def", "aa:bb:cc:dd:ee:ff", "anna@example.com", "https://u:pass@host.org/?token=abcdefg"),
-    *("+49 30 1234567", "12 Main Street", "born 1.2.1980", "word", "Word.", "'", ",", "\n", "key", "is", "x" * 30),
+    *(
+        "+49 30 1234567",
+        "12 Main Street",
+        "Calle Mayor s/n, Madrid",
+        "born 1.2.1980",
+        "word",
+        "Word.",
+        "'",
+        ",",
+        "\n",
+        "key",
+        "is",
+        "x" * 30,
+    ),
     *("٣٤٥٦ ٧٨٩٠", "５５５-123-4567", "\u200b"),
 ]
 GLUED = st.lists(st.sampled_from(PIECES), max_size=6).map(" ".join)

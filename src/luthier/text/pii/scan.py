@@ -24,8 +24,8 @@ _FINDERS: dict[PiiKind, Callable[[str, Areas], Spans]] = {
     "address": addresses.addresses,
 }
 """In the order of their claims; that of national numbers finds `ssn`, too."""
-_NEED_DIGITS = frozenset[PiiKind](("iban", "card", "national_id", "birth_date", "phone", "address"))
-"""What is never without a digit."""
+_NEED_DIGITS = frozenset[PiiKind](("iban", "card", "national_id", "birth_date", "phone"))
+"""What is never without a digit; an address may do without a number."""
 
 
 class Marks(NamedTuple):
