@@ -34,8 +34,9 @@ def test_comparison_takes_rows_that_both_have() -> None:
     found = compare(JudgeScore(), a, b)
     assert (found.rows, found.difference, found.fixed, found.broken) == (2, 0.25, 1, 0)
     assert "2 of 4 rows lack a number" in found.note
-    with pytest.raises(DataError, match="for both"):
-        compare(JudgeScore(), rows(judge=[1.0, None]), rows(judge=[None, 1.0]))
+    nothing = compare(JudgeScore(), rows(judge=[1.0, None]), rows(judge=[None, 1.0]))
+    assert (nothing.rows, nothing.p, nothing.low, nothing.high) == (0, 1.0, -1.0, 1.0)
+    assert nothing.note == "no row has a number for both models"
 
 
 @pytest.mark.parametrize("seed", range(5))

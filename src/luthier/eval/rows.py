@@ -34,6 +34,8 @@ class Reply:
     """Natural log-likelihood of the reference, when a metric asked for it."""
     reference_tokens: int | None = None
     """Over how many tokens `logprob` is a sum."""
+    columns: Mapping[str, float | None] | None = None
+    """Numbers that scorers gave the answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +77,7 @@ class Task:
             label_scores=_column([reply.scores for reply in replies]),
             logprobs=_column([reply.logprob for reply in replies]),
             tokens=_column([reply.reference_tokens for reply in replies]),
+            columns=columns_of([reply.columns for reply in replies]),
         )
 
     def correct(self, replies: Sequence[Reply]) -> list[bool | None]:
@@ -102,6 +105,12 @@ def choose(data: Artifact, split: str, limit: int | None) -> Task:
     if kind == "label" and len(options) < 2:
         raise DataError(f"the data has {len(options)} label(s)", remedy="a task of labels needs at least two")
     return Task(kind=kind, split=split, examples=examples, available=len(every), options=options)
+
+
+def columns_of(rows: Sequence[Mapping[str, float | None] | None]) -> dict[str, list[float | None]]:
+    """Numbers row by row as columns by name."""
+    names = sorted({name for row in rows for name in row or {}})
+    return {name: [(row or {}).get(name) for row in rows] for name in names}
 
 
 def _column(values: list[Value | None]) -> list[Value] | None:

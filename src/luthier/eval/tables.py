@@ -11,7 +11,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.digest import canonical
 from luthier.core.errors import UnknownName, did_you_mean
 from luthier.core.files import writing
-from luthier.eval.rows import Reply, Task
+from luthier.eval.rows import Reply, Task, columns_of
 from luthier.metrics.answers import Answers
 
 PREDICTIONS = "predictions.parquet"
@@ -42,6 +42,8 @@ def write_predictions(path: Path, task: Task, replies: Mapping[str, Sequence[Rep
         "logprob": real,
         "reference_tokens": whole,
     }
+    if any(reply.columns for told in replies.values() for reply in told):
+        types["columns"] = text
     with writing(path):
         pq.write_table(pa.Table.from_pylist(rows, pa.schema(list(types.items()))), path, compression="zstd")
 
@@ -49,7 +51,8 @@ def write_predictions(path: Path, task: Task, replies: Mapping[str, Sequence[Rep
 def _row(name: str, model: str, reference: str, reply: Reply, correct: bool | None) -> dict[str, Any]:
     scores = None if reply.scores is None else canonical(dict(reply.scores))
     fixed = {"id": name, "model": model, "reference": reference, "correct": correct}
-    return {**vars(reply), **fixed, "scores": scores}
+    columns = None if reply.columns is None else canonical(dict(reply.columns))
+    return {**vars(reply), **fixed, "scores": scores, "columns": columns}
 
 
 def read_answers(evaluation: Artifact, model: str) -> tuple[list[str], Answers]:
@@ -73,5 +76,6 @@ def read_answers(evaluation: Artifact, model: str) -> tuple[list[str], Answers]:
         label_scores=None if scores is None else [json.loads(row) for row in scores],
         logprobs=column("logprob"),
         tokens=column("reference_tokens"),
+        columns=columns_of([json.loads(row) for row in mine["columns"]]) if "columns" in mine.columns else None,
     )
     return mine["id"].to_list(), answers

@@ -70,7 +70,15 @@ def compare(metric: Metric, a: Answers, b: Answers, *, seed: int = 0) -> Compari
         raise DataError("the two models did not answer the same rows", remedy="pair them by id first")
     metric.check(a)
     metric.check(b)
-    a, b, gaps = _in_both(metric, a, b)
+    mine, its = metric.counted(a), metric.counted(b)
+    gaps = ""
+    if mine is not None and its is not None:
+        rows = [row for row, both in enumerate(zip(mine, its, strict=True)) if all(both)]
+        if not rows:
+            return _nothing(metric)
+        left = len(a) - len(rows)
+        gaps = f"{left:,} of {len(a):,} rows lack a number for one model and are left out" if left else ""
+        a, b = a.select(rows), b.select(rows)
     blocks = metric.together(a, b)
     sign = 1 if metric.better == "higher" else -1
     better = sign * (metric.contributions(blocks[0]) - metric.contributions(blocks[1]))
@@ -123,18 +131,22 @@ def contrast(
     )
 
 
-def _in_both(metric: Metric, a: Answers, b: Answers) -> tuple[Answers, Answers, str]:
-    """The rows that count for both models, and a word on those that do not."""
-    mine, its = metric.counted(a), metric.counted(b)
-    if mine is None or its is None:
-        return a, b, ""
-    rows = [row for row, both in enumerate(zip(mine, its, strict=True)) if all(both)]
-    if not rows:
-        remedy = "look at what the scorer said"
-        raise DataError(f"no row has a number of {metric.kind} for both models", remedy=remedy)
-    left = len(a) - len(rows)
-    note = f"{left:,} of {len(a):,} rows lack a number for one model and are left out" if left else ""
-    return a.select(rows), b.select(rows), note
+def _nothing(metric: Metric) -> Comparison:
+    """What is known when no row counts for both models: nothing."""
+    width = metric.usual[1] - metric.usual[0]
+    return Comparison(
+        metric=metric.kind,
+        difference=0.0,
+        low=-width,
+        high=width,
+        p=1.0,
+        test="none",
+        rows=0,
+        fixed=0,
+        broken=0,
+        detectable=width,
+        note="no row has a number for both models",
+    )
 
 
 def mcnemar(fixed: int, broken: int) -> float:

@@ -6,9 +6,9 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 import luthier.eval
 from luthier.core.artifact import Artifact
@@ -16,6 +16,7 @@ from luthier.core.component import members
 from luthier.core.digest import code_digest, digest_of, files_digest
 from luthier.core.errors import RecipeError, Where, did_you_mean
 from luthier.core.files import write_aside
+from luthier.core.scorer import Scorer
 from luthier.core.step import BENCHES, DataRef, Forecast, Makes, ModelRef, Outlook, Step, ThresholdsRef, Work
 from luthier.eval.baseline import Baseline
 from luthier.eval.probe import Probe
@@ -58,6 +59,8 @@ class Evaluate(Step):
     held-out rows hold at least as much text as it does."""
     probes: tuple[Probe, ...] = ()
     """Further measures of every model, such as the gap between groups."""
+    scorers: tuple[Scorer, ...] = ()
+    """What gives every answer further numbers for metrics to read: a judging model, an encoder, a run of tests."""
     rows: int | None = Field(default=None, ge=1)
     """At most so many rows, drawn by content; left out, all."""
     thresholds: ThresholdsRef = None
@@ -78,6 +81,14 @@ class Evaluate(Step):
             raise ValueError(f"{twice} is named twice; keep one of them")
         return metrics
 
+    @model_validator(mode="after")
+    def _scorers_are_read(self) -> Self:
+        from luthier.eval.scoring import unread
+
+        if why := unread(self.metrics, self.scorers):
+            raise ValueError(why)
+        return self
+
     @classmethod
     def code(cls) -> str:
         """The revision of the code that decides this step's bytes: how the report looks is not part of it."""
@@ -91,6 +102,7 @@ class Evaluate(Step):
         """Answer, measure, compare, and write predictions, metrics, comparisons and summary."""
         from luthier.eval.contestant import adjusted, language_models, learners, plain, voices
         from luthier.eval.rows import choose
+        from luthier.eval.scoring import with_columns
 
         task = choose(work.inputs["data"], self.split, self.rows)
         metrics, baselines = self._metrics(task, work), self._baselines(task)
@@ -103,6 +115,7 @@ class Evaluate(Step):
         learning = learners(baselines, data, model)
         models = language_models(artifacts, speaking, task, work, seconds)
         models += plain(learning, task, seconds)
+        models = with_columns(models, self.scorers, task, work)
         started = time.perf_counter()
         self.write(task, metrics, models, work, [*speaking, *learning])
         seconds["measuring"] = time.perf_counter() - started
@@ -119,10 +132,12 @@ class Evaluate(Step):
     def _metrics(self, task: Task, work: Work) -> tuple[Metric, ...]:
         from luthier.eval.defaults import metrics_for, unfit
         from luthier.eval.remote import lacking
+        from luthier.eval.scoring import reading
 
         missing = lacking(work.inputs["model"], self.normalise)
         if self.metrics is None:
             chosen = tuple(metric for metric in metrics_for(task) if not metric.needs & missing)
+            chosen += reading(self.scorers)
             work.events.note(f"measured in {', '.join(metric.kind for metric in chosen)} (the data holds {task.kind}s)")
             return chosen
         for metric in self.metrics:
