@@ -203,3 +203,11 @@ def test_the_real_encoder_is_that_of_sentence_transformers_and_knows_meaning(min
     assert like[0, 1] > 0.5 > max(like[0, 2:5])
     assert like[2, 3] > 0.4 > max(like[2, 4], like[3, 4])
     assert np.array_equal(cosines(points[:3], points[3:]), cosines(points[3:], points[:3]))
+
+
+def test_an_encoder_is_brought_here_by_its_name(minilm: str) -> None:
+    from luthier.flow.base_models import get_model
+
+    folder = get_model(minilm)
+    assert {"config.json", "model.safetensors", "modules.json"} <= {path.name for path in folder.iterdir()}
+    assert (folder / "1_Pooling" / "config.json").is_file()
