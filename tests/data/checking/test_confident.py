@@ -24,7 +24,7 @@ def _noisy(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _has_ties(codes: np.ndarray, chances: np.ndarray) -> bool:
-    """Whether two cells of a class are rounded by a tie, which either library breaks as it likes."""
+    """Whether two cells of a class are rounded by a tie, where the last bit of a sum decides."""
     joint = confident_joint(codes, chances).astype(float)
     scaled = joint / joint.sum(axis=1, keepdims=True) * np.bincount(codes)[:, None]
     rests = np.sort(scaled - scaled.round(), axis=1)
@@ -41,10 +41,8 @@ def test_equals_cleanlab(seed: int) -> None:
         theirs = theirs_of(codes, chances, n_jobs=1)
         joint = joint_of(codes, chances, calibrate=False)
     assert (confident_joint(codes, chances) == joint).all()
-    if not _has_ties(codes, chances):
-        assert (likely_errors(codes, chances) == theirs).all()
-    else:
-        assert abs(int(likely_errors(codes, chances).sum()) - int(theirs.sum())) <= 3
+    differ = int((likely_errors(codes, chances) != theirs).sum())
+    assert differ == 0 or (_has_ties(codes, chances) and differ == 1)
 
 
 def test_counts_keep_the_rows_of_every_class() -> None:

@@ -45,6 +45,7 @@ def test_a_batch_gets_the_librarys_answers(texts: list[str]) -> None:
         ranked = reference().rank(head)
         assert guess.sure == pytest.approx(ranked[0][1], abs=0.002)
         close = [code for code, sure in ranked if sure > ranked[0][1] - 0.002]
+        close += ["pt"] if "gl" in close else []  # mended; see the test below
         assert guess.code in {code if code in LANGUAGES else UNKNOWN for code in close}
 
 
@@ -55,6 +56,19 @@ def test_all_that_the_library_knows_is_known() -> None:
 @pytest.mark.parametrize(("text", "code"), list(zip(SENTENCES, CODES, strict=True)))
 def test_neighbours_are_told_apart_when_it_is_said_which_occur(text: str, code: str) -> None:
     assert identify([text], among=tuple(CODES))[0].code == code
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("por usar pesticidas de síntese, por obter elevado rendimento e por valorizar as espécies autóctones", "pt"),
+        ("a superfície coberta por sedimentos consolidados, uma atmosfera densa constituída", "pt"),
+        ("A lingua galega é falada en Galicia por máis de dous millóns de persoas, mais non só alí", "gl"),
+        ("Unha casa con dúas fiestras, polo que se ve, e cando chove non se pode saír", "gl"),
+    ],
+)
+def test_portuguese_is_not_taken_for_galician(text: str, code: str) -> None:
+    assert identify([text])[0].code == code
 
 
 def test_what_cannot_be_told_is_undetermined() -> None:

@@ -46,7 +46,7 @@ def noise_counts(codes: Whole, chances: Floats) -> Whole:
     """
     joint = confident_joint(codes, chances).astype(np.float64)
     size = np.bincount(codes, minlength=len(joint))
-    scaled = joint / np.maximum(joint.sum(axis=1, keepdims=True), 1e-12) * size[:, None]
+    scaled = (joint.T / np.maximum(joint.sum(axis=1), 1e-12) * size).T
     counts = _rounded(scaled / max(scaled.sum(), 1e-12) * len(codes))
     lacking = np.maximum(1 - counts.diagonal(), 0)
     sharers = np.maximum(np.count_nonzero(counts, axis=1) - 1, 1)
@@ -74,11 +74,13 @@ def _rounded(matrix: Floats) -> Whole:
     """Whole numbers whose rows keep their (rounded) sums.
 
     Cells are rounded to the nearest; what a row then lacks is given to those that lost most, what it has too much is
-    taken from those that gained most, one each.
+    taken from those that gained most, one each. Counts of many classes tie often: of equals, numpy's own sort decides,
+    as it does in cleanlab, so that both name the same rows but for ties that the last bit of a sum breaks.
     """
     found = matrix.round()
-    for place, missing in enumerate((matrix.sum(axis=1).round() - found.sum(axis=1)).astype(np.int64)):
-        rest = np.argsort(matrix[place] - found[place], kind="stable")
+    for cells, whole in zip(matrix, found, strict=True):
+        missing = int(cells.sum().round() - whole.sum())
+        rest = np.argsort(cells - whole)
         rest = rest[::-1] if missing > 0 else rest
-        found[place, rest[: abs(missing)]] += np.sign(missing)
+        whole[rest[: abs(missing)]] += np.sign(missing)
     return found.astype(np.int64)
