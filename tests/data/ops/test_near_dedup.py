@@ -203,3 +203,9 @@ def test_a_crowd_of_copies_and_near_copies_is_settled_quickly(make: Make, write:
         similarity = made.attributes("near_dedup")["similarity"][1:].to_numpy()
         assert np.all(similarity >= 0.8)
         assert json.loads(made.split("train")["messages"][0])[0]["content"] == rows[0]["prompt"]
+
+
+def test_all_of_its_settings_written_out_make_the_same_operator() -> None:
+    """As a worker process gets them."""
+    for one in (NearDedup(measure="edit", threshold=0.9), NearDedup(unit="word", size=3)):
+        assert NearDedup.model_validate(one.settings()) == one

@@ -99,21 +99,20 @@ class Pii(RowOperator):
 
     def apply(self, rows: Sequence[Row]) -> Outcome:
         """Find, count, and say what becomes of it."""
-        counts: dict[str, list[int]] = {kind: [] for kind in KINDS}
+        counts: dict[str, list[int]] = {kind: [0] * len(rows) for kind in KINDS}
         outcome = Outcome(attributes=dict(counts))
         by_field: dict[PiiKind, Counter[str]] = {}
         for place, (row, fields) in enumerate(zip(rows, self._searched(rows), strict=True)):
-            seen: Counter[PiiKind] = Counter()
+            if not any(finds for _, _, finds in fields):
+                continue
             stand_ins = self._stand_ins(row, fields)
             for field, _, finds in fields:
                 for found in finds:
-                    seen[found.kind] += 1
+                    counts[found.kind][place] += 1
                     by_field.setdefault(found.kind, Counter())[_told(row, field)] += 1
                     if (edit := self._edit(field, found, stand_ins)) is not None:
                         outcome.edits.setdefault(place, []).append(edit)
-            for kind in KINDS:
-                counts[kind].append(seen[kind])
-            if unwanted := [kind for kind in KINDS if seen[kind] and self._action(kind) == "drop"]:
+            if unwanted := [kind for kind in KINDS if counts[kind][place] and self._action(kind) == "drop"]:
                 outcome.drops[place] = Drop(f"holds {unwanted[0]}")
         outcome.counts.update({kind: dict(sorted(by_field[kind].items())) for kind in KINDS if kind in by_field})
         return outcome
