@@ -163,7 +163,8 @@ def _without_number(text: str) -> Spans:
             start, end = found.start(), found.end() - found[0].endswith(".")
             if _is_where(text, start) or _is_apart(text, start, end):
                 yield Span(start, end)
-    if "ox " in text or "BOX " in text or "ost" in text or "partado" in text:
+    is_likely = "ox " in text or "BOX " in text or "ost" in text or "partado" in text
+    if is_likely and _names_a_box(text.lower()):
         yield from (Span(*one.span()) for one in _BOX.finditer(text))
 
 
@@ -174,6 +175,12 @@ def _names_a_street(text: str) -> bool:
         or ("rua " in text or "Rua " in text or "alle " in text or "venida " in text or "hemin " in text)
         or ("ulevard " in text or "mpasse " in text or "iale " in text or "iazza " in text or "ulica " in text)
     )
+
+
+def _names_a_box(low: str) -> bool:
+    """Whether a text in small letters names a box of a post office."""
+    is_post = "post" in low and ("fach " in low or "postale " in low or "postbus " in low or "postboks " in low)
+    return is_post or "box " in low or "apartado" in low
 
 
 def _street_before(before: str) -> tuple[str, bool]:
