@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+from pydantic import ValidationError
 
 from eval.evaluations import finish, made
 from luthier.core.artifact import Artifact
@@ -89,5 +92,49 @@ def test_what_is_not_there_is_refused(store: Store) -> None:
         with pytest.raises(DataError) as refused:
             made(store, step, {"report": heard})
         assert words in refused.value.remedy
-    with pytest.raises(DataError, match="no row failed"):
+    with pytest.raises(DataError, match="no row has an answer"):
         made(store, Preferences(report="report"), {"report": report(store, ROWS[1:2])})
+
+
+def judged(store: Store, lines: list[dict[str, object]]) -> Artifact:
+    digest = digest_of(lines)
+    folder, _ = store.begin(digest)
+    (folder / "preferences.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return finish(store, digest, "judgments", "judgments", {})
+
+
+def preferred(row: str, chosen: str, rejected: str) -> dict[str, object]:
+    prompt = [{"role": "user", "content": f"Question {row}", "name": "Ann"}]
+    return {"row": row, "prompt": prompt, "chosen": chosen, "rejected": rejected, "margin": 0.5, "judges": 2}
+
+
+def test_what_people_preferred_becomes_pairs(store: Store) -> None:
+    lines = [preferred("r1", "yes", "no"), preferred("r2", "no", "yes"), preferred("r3", "yes", "no")]
+    lines.append({**lines[0], "row": "r4"})
+    found = made(store, Preferences(judgments="people"), {"judgments": judged(store, lines)})
+    rows = read_examples(found, "train")
+    assert [(row.meta["row"], row.messages[-1].content, row.meta["rejected"]) for row in rows] == [
+        ("r1", "yes", "no"),
+        ("r2", "no", "yes"),
+        ("r3", "yes", "no"),
+    ]
+    assert rows[0].messages[0].name == "Ann"
+    assert rows[0].origin.source == "judgments"
+    assert (rows[0].meta["margin"], rows[0].meta["judges"]) == (0.5, 2)
+    assert summary(found).dropped == {"the same pair came before": 1}
+    with pytest.raises(DataError, match="preferred no answer"):
+        made(store, Preferences(judgments="people"), {"judgments": judged(store, [])})
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, "wanted one of"),
+        ({"report": "a", "judgments": "b"}, "wanted one of"),
+        ({"judgments": "b", "model": "base"}, "model chooses among what probes asked"),
+        ({"judgments": "b", "probes": ["refusal"]}, "probes chooses"),
+    ],
+)
+def test_settings_that_do_not_go_together(settings: dict[str, object], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        Preferences.model_validate(settings)

@@ -12,6 +12,8 @@ import pytest
 
 from luthier.cli.app import run_command
 from luthier.flow.judge import open_sitting
+from luthier.flow.locate import find_artifact
+from luthier.text.dataset import read_examples
 from tests.workshop import RECIPE, small_recipe
 
 STEPS = """
@@ -24,6 +26,9 @@ STEPS = """
   people:
     kind: judgments
     assignment: ask
+  pairs:
+    kind: preferences
+    judgments: people
   release:
     kind: gate
     people: people
@@ -146,6 +151,8 @@ def test_what_people_said_is_shown_gated_and_reported(capsys: pytest.CaptureFixt
         assert run_command(["report", "--to", name]) == 0
         assert words in (asked / name).read_text()
     assert "shorter" in (asked / "r.html").read_text()
+    rows = read_examples(find_artifact(":pairs").artifact, "train")
+    assert {row.kind for row in rows} == {"preference"}
 
     assert _json(capsys, "export", ":people", "--to", "out")["files"] == ["judgments.jsonl", "preferences.jsonl"]
     pairs = [json.loads(line) for line in Path("out/preferences.jsonl").read_text().splitlines()]
@@ -164,7 +171,7 @@ def test_a_changed_judgment_is_taken_up_and_nothing_else_is_made_again(
     text = (asked / "judgments.jsonl").read_text()
     (asked / "judgments.jsonl").write_text(text.replace('"value":"B"', '"value":"tie"', 1))
     made = {name for name, step in _json(capsys, "run")["steps"].items() if not step["cached"]}
-    assert {"people"} <= made <= {"people", "release"}
+    assert {"people"} <= made <= {"people", "pairs", "release"}
 
 
 @pytest.mark.parametrize(

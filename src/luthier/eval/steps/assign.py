@@ -121,10 +121,13 @@ def _candidates(evaluation: Artifact, models: list[str]) -> list[Candidate]:
     from luthier.eval.outcome import read_summary
     from luthier.eval.tables import read_answers
     from luthier.text.dataset import read_examples
-    from luthier.text.messages import as_openai, prompt_of
+    from luthier.text.messages import prompt_of
 
     split = str(read_summary(evaluation)["split"])
-    prompts = {one.id: tuple(as_openai(prompt_of(one))) for one in read_examples(evaluation.parent("data"), split)}
+    prompts = {
+        one.id: tuple(turn.model_dump(mode="json", exclude_defaults=True) for turn in prompt_of(one))
+        for one in read_examples(evaluation.parent("data"), split)
+    }
     told = {model: read_answers(evaluation, model) for model in models}
     ids, first = told[models[0]]
     return [
