@@ -19,6 +19,8 @@ from transformers import AutoModelForCausalLM
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, ModelError
 from luthier.core.step import Outlook
+from luthier.models.kernels.calls import torch_only
+from luthier.models.kernels.compiled import compiler
 from luthier.models.load import load
 from luthier.models.quiet import no_peft_warning
 from luthier.tune.loop import Stepped, Training
@@ -26,7 +28,7 @@ from luthier.tune.objectives.sft import Sft
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.full import Full
 from luthier.tune.techniques.lora import Lora
-from tuning import Bench, bench, chat, examples
+from tuning import Bench, bench, chat, examples, interrupted
 
 QUICK = {"data": "data", "rows_per_step": 8, "learning_rate": 1e-2, "precision": "float32"}
 FILES = ("tuned.json", "log.jsonl", "learnt.parquet")
@@ -108,6 +110,18 @@ def test_killed_anywhere_it_ends_in_the_same_bytes(
     again = bytes_of(shop.tune(step).folder)
     assert {name for name in whole if whole[name] != again[name]} <= {"timing.json"}
     assert whole.keys() == again.keys()
+
+
+@pytest.mark.skipif(compiler() is None, reason="no C compiler is here")
+def test_begun_without_kernels_it_goes_on_without_them(tmp_path: Path) -> None:
+    step = Tune(**{**QUICK, "precision": "bfloat16"}, technique=Lora(r=4), checkpoint_steps=2)
+    with torch_only():
+        whole = bytes_of(bench(tmp_path / "whole").tune(step).folder)
+        shop = bench(tmp_path / "parted")
+        interrupted(shop, step, before=4)
+    again = bytes_of(shop.tune(step).folder)
+    assert {name for name in whole if whole[name] != again[name]} <= {"timing.json"}
+    assert bytes_of(bench(tmp_path / "with").tune(step).folder)["log.jsonl"] != whole["log.jsonl"]
 
 
 def _dying(step: object, at: int) -> object:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from luthier.core.paths import cache_folder
 from luthier.flow.plan import store_place
+from luthier.models.kernels.compiled import compiler
 
 State = Literal["good", "note", "missing"]
 _NEEDED = (
@@ -64,6 +65,11 @@ def _machine() -> Iterator[Finding]:
         "bfloat16 in hardware" if quick else "no bfloat16 in hardware: tuning runs in float32, at about half the speed"
     )
     yield Finding("good" if quick else "note", "processor", came)
+    found = compiler()
+    came = found or "none: training in bfloat16 on the CPU takes about a tenth longer"
+    yield Finding(
+        "good" if found else "note", "C compiler", came, "" if found else "Debian: apt-get install gcc libc6-dev"
+    )
     gpu = Path("/dev/nvidia0").exists() or shutil.which("nvidia-smi") is not None
     yield Finding("good" if gpu else "note", "gpu", "an NVIDIA driver is present" if gpu else "none; the CPU is used")
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from luthier.core.errors import ModelError
-from luthier.models import norms
+from luthier.models import gates, norms, rotary
 from luthier.models.attention import Pass, Unpackable, packed
 from luthier.models.head import Head, Shape
 from luthier.models.last_layer import in_few_sizes, install, only, remove
@@ -194,6 +194,8 @@ def _decoder(model: Any) -> Any:
 
 def _find_out(model: Any) -> Reading:
     norms.install(model)
+    gates.install(model)
+    rotary.install(model)
     device = next(model.parameters()).device
     config = model.config.get_text_config()
     probe = _probe(config.vocab_size).on(device)

@@ -156,12 +156,10 @@ class _Product:
         joint = self._joined()
         flat = x.reshape(-1, self.width).to(joint.dtype)
         weights = [weight for member in self.members for weight in (member.down, member.up)]
-        whole: Tensor = _Apply.apply(flat, self, joint, *weights)  # type: ignore[no-untyped-call]
-        whole = whole.view(*x.shape[:-1], -1)
-        sizes = [span.stop - span.start for span in self.outs]
-        parts = torch.split(whole, sizes, -1) if len(sizes) > 1 else (whole,)  # what split gives takes no `add_`
+        parts: tuple[Tensor, ...] = _Apply.apply(flat, self, joint, *weights)  # type: ignore[no-untyped-call]
         biases = [member.layer.base_layer.bias for member in self.members]
-        return [part if bias is None else part + bias for part, bias in zip(parts, biases, strict=True)]
+        shaped = [part.view(*x.shape[:-1], -1) for part in parts]
+        return [part if bias is None else part + bias for part, bias in zip(shaped, biases, strict=True)]
 
     def _joined(self) -> Tensor:
         """The joint matrix with the adapters as they are now; base weights become views of its left part."""
@@ -187,27 +185,44 @@ def _spans(sizes: Sequence[int]) -> list[slice]:
 
 
 class _Apply(torch.autograd.Function):
-    """(tokens, in) to (tokens, out) of all members side by side."""
+    """(tokens, in) to (tokens, out) of each member; parts of one tensor can take no `add_`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, product: _Product, joint: Tensor, *weights: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, product: _Product, joint: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
         down = torch.cat([weight.to(x.dtype) for weight in weights[::2]])  # (rank, in)
         both = torch.cat([x, x @ down.t()], 1)  # (tokens, in + rank)
         ctx.save_for_backward(both, down)
         ctx.product, ctx.joint, ctx.dtype = product, joint, weights[0].dtype
-        return both @ joint.t()
+        whole = both @ joint.t()
+        return tuple(whole[:, out] for out in product.outs) if len(product.outs) > 1 else (whole,)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         both, down = ctx.saved_tensors
         product, width = ctx.product, down.shape[1]
-        grad = grads[0].contiguous()
+        grad = _side_by_side(grads)
         through = grad @ ctx.joint  # (tokens, in + rank)
         inner = through[:, width:].contiguous()
         d_x = through[:, :width].addmm_(inner, down) if ctx.needs_input_grad[0] else None
-        d_down = (inner.t() @ both[:, :width]).to(ctx.dtype)
+        d_down = (inner.t() @ both)[:, :width].to(ctx.dtype)  # what is whole need not be copied for a product
+        inside = both[:, width:].contiguous()
         found: list[Tensor] = []
         for member, out, rank in zip(product.members, product.outs, product.ranks, strict=True):
-            inside = both[:, width + rank.start : width + rank.stop]
-            found += [d_down[rank], (grad[:, out].t() @ inside).to(ctx.dtype).mul_(member.scale)]
+            own = inside if len(product.members) == 1 else inside[:, rank].contiguous()
+            found += [d_down[rank], (grad[:, out].t() @ own).to(ctx.dtype).mul_(member.scale)]
         return d_x, None, None, *found
+
+
+def _side_by_side(parts: Sequence[Tensor]) -> Tensor:
+    """(tokens, a), (tokens, b), … as one (tokens, a + b + …): where they lie so already, nothing is copied."""
+    first, width = parts[0], sum(part.shape[1] for part in parts)
+    end = first.data_ptr()
+    for part in parts:
+        if part.data_ptr() != end or part.stride() != (width, 1) or _base(part) != _base(first):
+            return torch.cat(list(parts), 1)
+        end += part.shape[1] * part.element_size()
+    return first.as_strided((first.shape[0], width), (width, 1))
+
+
+def _base(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()

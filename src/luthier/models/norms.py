@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from luthier.models.kernels.calls import at
+
 _AGREES = 4e-3
 """Relative distance up to which two bf16 results are the same: one unit in the last place."""
 
@@ -52,6 +54,10 @@ class _Forward:
 class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        if kernels := at(x):
+            out, scale = kernels.norm(x, weight, epsilon)
+            ctx.save_for_backward(x, weight, scale)
+            return out
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
         scale = length.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
         ctx.save_for_backward(x, weight, scale)
@@ -61,10 +67,12 @@ class _Norm(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight, scale = ctx.saved_tensors
         (grad,) = grads
-        normed = x.float().mul_(scale)
-        d_weight = None
+        d_weight, kernels = None, at(x)
+        normed = x.float().mul_(scale) if kernels is None or ctx.needs_input_grad[1] else x
         if ctx.needs_input_grad[1]:
             d_weight = (grad * normed).flatten(0, -2).sum(0).to(weight.dtype)
+        if kernels is not None:
+            return kernels.norm_back(grad, x, weight, scale), d_weight, None
         through = (grad * weight).float()
         mean = (through * normed).mean(-1, keepdim=True)
         d_x = through.sub_(normed.mul_(mean)).mul_(scale).to(x.dtype)

@@ -49,6 +49,8 @@ class State(NamedTuple):
     """Tokens computed at once, at most: what fitted."""
     since: int = 0
     """The step at which this training took up the state of another one; its own begin is 0."""
+    kernels: str = ""
+    """The compiled kernels that computed; empty where torch did."""
 
 
 @dataclass
@@ -92,6 +94,7 @@ class Keeper:
             "threads": str(state.threads),
             "tokens": str(state.tokens),
             "since": str(state.since),
+            "kernels": state.kernels,
         }
         self._write(self.path, state.tensors, {**about, "log": "\n".join(state.log)})
         self._last = time.monotonic()
@@ -156,7 +159,7 @@ class Keeper:
 def _state(tensors: dict[str, Tensor], about: dict[str, str]) -> State:
     log = tuple(about["log"].split("\n")) if about["log"] else ()
     step, threads, tokens, since = (int(about[name]) for name in ("step", "threads", "tokens", "since"))
-    return State(step, tensors, log, threads, tokens, since)
+    return State(step, tensors, log, threads, tokens, since, about.get("kernels", ""))
 
 
 def _put(path: Path, tensors: Mapping[str, Tensor], about: dict[str, str]) -> None:

@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from luthier.core.errors import ModelError, Where
+from luthier.models.kernels.calls import kernels_of, torch_only
 from luthier.models.logprobs import logprobs
 from luthier.models.pack import Pack, Row, packs
 from luthier.tune.average import Average, put, standing_in
@@ -106,6 +107,7 @@ class Training:
         self._losses: list[float] = []
         self._standing = Standing()
         self._since = 0
+        self._kernels = kernels_of(model)
         self.held_out_s = 0.0
         """Seconds that held-out measurements took, in this process."""
         self._begun = self._updater.fingerprints()
@@ -140,8 +142,8 @@ class Training:
         `told` hears of each step. Returns the names of parameters that were to move and did not (experts that no token
         chose, say); when none moved at all, that is a `ModelError`.
         """
-        begun = self._resume(keeper)
-        with _training(self._model):
+        begun = self._resume(keeper, say)
+        with _training(self._model), nullcontext() if self._kernels else torch_only():
             if begun < self._course.steps:
                 self._rehearse(say)
             for step in range(begun, self._course.steps):
@@ -262,7 +264,7 @@ class Training:
         put(self._model, weights)
         keeper.wait()
 
-    def _resume(self, keeper: Keeper) -> int:
+    def _resume(self, keeper: Keeper, say: Callable[[str], None]) -> int:
         """Take up the newest checkpoint, when there is one; returns how many steps are done."""
         if (kept := keeper.read()) is None:
             return 0
@@ -273,6 +275,9 @@ class Training:
             self._average.restore(averaged or self._updater.weights())
         self._tokens, self._since = kept.tokens, kept.since
         torch.set_num_threads(kept.threads)
+        if kept.kernels and kept.kernels != self._kernels:
+            say("this training was begun with kernels that are not here: its last bits may come out otherwise")
+        self._kernels = self._kernels if kept.kernels else ""
         for line in kept.log:
             self._note(line)
         return kept.step
@@ -296,7 +301,8 @@ class Training:
     def _state(self) -> State:
         averaged = self._average.values if self._average is not None else {}
         tensors = {**self._updater.state(), **{f"{_EMA}{name}": value for name, value in averaged.items()}}
-        return State(len(self._log), tensors, tuple(self._log), threads(), self._tokens, self._since)
+        log = tuple(self._log)
+        return State(len(log), tensors, log, threads(), self._tokens, self._since, self._kernels)
 
     @cached_property
     def _size(self) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from luthier.models.attention.plan import Block, Plan, merged
 from luthier.models.describe import KEEP_BYTES
+from luthier.models.kernels.calls import at as kernels_at
 
 
 def block_attention(
@@ -61,7 +62,7 @@ class _BlockAttention(torch.autograd.Function):
         key_heads, tokens, groups, width = query.shape
         grad = grads[0][0].view(tokens, key_heads, groups, -1).transpose(0, 1).contiguous()
         wide = torch.promote_types(out.dtype, torch.float32)
-        dot = (grad * out).sum(-1, dtype=wide).to(out.dtype)  # (key heads, T, groups)
+        dot = (grad * out).sum(-1, dtype=wide)  # (key heads, T, groups)
         d_query = torch.empty_like(query)
         sums = _Sums(torch.zeros(key.shape, dtype=wide), torch.zeros(value.shape, dtype=wide))
         biases = ctx.plan.bias(ctx.window, out.dtype)
@@ -84,6 +85,8 @@ def _shares(block: Block, at: _Heads, bias: tuple[Tensor | None, Tensor]) -> Ten
     """(key heads, rows * groups, shared + rows): how much of each key a row takes."""
     shared_bias, own_bias = bias
     scores = _rows(at.query, block) @ _keys(at.key, block).transpose(1, 2)
+    if shared_bias is None and (quick := kernels_at(scores)):
+        return quick.softmax_(scores, own_bias, at.query.shape[2])
     by_row = scores.view(scores.shape[0], block.count, -1, scores.shape[-1])
     by_row[..., block.seen :].add_(own_bias[:, None])
     if shared_bias is not None:
@@ -95,7 +98,11 @@ def _backward(block: Block, share: Tensor, at: _Heads, grad: Tensor, dot: Tensor
     """Add to the gradients of keys and values; return that of the block's scaled queries."""
     d_out, query = _rows(grad, block), _rows(at.query, block)
     d_scores = d_out @ _keys(at.value, block).transpose(1, 2)
-    d_scores.sub_(_rows(dot[..., None], block)).mul_(share)
+    along = _rows(dot[..., None], block)
+    if quick := kernels_at(share):
+        quick.softmax_back_(d_scores, share, along)
+    else:
+        d_scores.sub_(along.to(share.dtype)).mul_(share)
     _spread(sums.value, block, share.transpose(1, 2) @ d_out)
     _spread(sums.key, block, d_scores.transpose(1, 2) @ query)
     return d_scores @ _keys(at.key, block)
@@ -103,13 +110,13 @@ def _backward(block: Block, share: Tensor, at: _Heads, grad: Tensor, dot: Tensor
 
 def _rows(states: Tensor, block: Block) -> Tensor:
     """(key heads, T, groups, d) to (key heads, rows * groups, d)."""
-    return states[:, block.rows].flatten(1, 2)
+    return states[:, block.rows].flatten(1, 2).contiguous()
 
 
 def _keys(states: Tensor, block: Block) -> Tensor:
-    """(key heads, T, d) to the states that a block sees: the shared ones and then its own."""
+    """(key heads, T, d) to the states that a block sees, the shared ones and then its own; laid out for products."""
     spans = merged((*block.shared, block.rows))
-    return states[:, spans[0]] if len(spans) == 1 else torch.cat([states[:, span] for span in spans], 1)
+    return states[:, spans[0]].contiguous() if len(spans) == 1 else torch.cat([states[:, span] for span in spans], 1)
 
 
 def _spread(total: Tensor, block: Block, part: Tensor) -> None:

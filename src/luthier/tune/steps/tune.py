@@ -240,6 +240,7 @@ class _Tuning:
     def _prepare(self, material: Material, course: Course) -> tuple[Training, Keeper]:
         import torch
 
+        from luthier.models.kernels.calls import kernels_of
         from luthier.models.load import pick_dtype
         from luthier.models.logprobs import reading
         from luthier.models.lora_product import one_product
@@ -257,7 +258,8 @@ class _Tuning:
         how = reading(model)
         if remark := self._technique.remark(self._description):
             self._work.events.note(remark)
-        self._say(how.why, str(dtype).removeprefix("torch."), tokens, course)
+        numbers = str(dtype).removeprefix("torch.") + (" with compiled kernels" if kernels_of(model) else "")
+        self._say(how.why, numbers, tokens, course)
         manner = Manner(
             rate=self._rate.value,
             schedule=step.shape,
@@ -301,11 +303,11 @@ class _Tuning:
         )
         return max(fits, lessons.longest)
 
-    def _say(self, padded: str, dtype: str, tokens: int, course: Course) -> None:
+    def _say(self, padded: str, numbers: str, tokens: int, course: Course) -> None:
         """What was decided for the user, and why."""
         note = self._work.events.note
         note(
-            f"{course.count} rows, {course.steps} steps of {course.rows_per_step} rows, in {dtype} "
+            f"{course.count} rows, {course.steps} steps of {course.rows_per_step} rows, in {numbers} "
             f"on {cores()} cores, at most {tokens} tokens at once"
         )
         rate, step = self._rate, self._step

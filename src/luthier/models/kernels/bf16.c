@@ -1,0 +1,165 @@
+/* What a transformer computes between its matrix products, on rows of bfloat16: one pass each, sums in fp32, rounded once.
+ *
+ * A row is `width` numbers that lie side by side; rows lie `stride` numbers apart. Every row is computed alone, so that
+ * the number of threads changes no bit. Loops are left to the compiler to make vectors of.
+ */
+
+#include <math.h>
+#include <stdint.h>
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
+
+typedef uint16_t bf16;
+typedef int64_t count;
+
+#define ROWS _Pragma("omp parallel for if (rows * width > 1 << 16)") for (count row = 0; row < rows; row++)
+#define EACH _Pragma("omp simd") for (count i = 0; i < width; i++)
+#define SUM for (count i = 0; i < width; i++) /* in any order: see the flags */
+
+static inline float wide(bf16 x) {
+    union { uint32_t bits; float value; } u = {(uint32_t)x << 16};
+    return u.value;
+}
+
+static inline bf16 narrow(float x) { /* to the nearest, ties to even */
+    union { float value; uint32_t bits; } u = {x};
+    return (bf16)((u.bits + 0x7fff + ((u.bits >> 16) & 1)) >> 16);
+}
+
+static inline void put(count width, const float *from, bf16 *to) {
+    count i = 0;
+#ifdef __AVX512BF16__
+    for (; i + 16 <= width; i += 16)
+        _mm256_storeu_si256((__m256i *)(to + i), (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(from + i)));
+#endif
+    for (; i < width; i++) to[i] = narrow(from[i]);
+}
+
+/* e^x to a few units of fp32's last place: 2^n times a polynomial (Cephes) on half a power of two around it. */
+static inline float exp_of(float x) {
+    float t = x * 1.44269504f;
+    t = t > 127.f ? 127.f : t;
+    float n = __builtin_rintf(t < -126.f ? -126.f : t), f = t - n;
+    float p = 1.53533619e-4f;
+    p = p * f + 1.33988600e-3f;
+    p = p * f + 9.61843771e-3f;
+    p = p * f + 5.55033251e-2f;
+    p = p * f + 2.40226498e-1f;
+    p = p * f + 6.93147182e-1f;
+    p = p * f + 1.f;
+    union { int32_t bits; float value; } power = {((int32_t)n + 127) << 23};
+    return t < -126.f ? 0.f : p * power.value;
+}
+
+/* out = x / rms(x) * weight; `scale` (rows) keeps 1 / rms. */
+void norm(count rows, count width, const bf16 *x, count x_stride, const bf16 *weight, float epsilon, bf16 *out,
+          float *scale) {
+    ROWS {
+        const bf16 *a = x + row * x_stride;
+        float v[width], squares = 0;
+        SUM {
+            v[i] = wide(a[i]);
+            squares += v[i] * v[i];
+        }
+        float s = scale[row] = 1 / sqrtf(squares / width + epsilon);
+        EACH v[i] *= s * wide(weight[i]);
+        put(width, v, out + row * width);
+    }
+}
+
+void norm_back(count rows, count width, const bf16 *grad, count grad_stride, const bf16 *x, count x_stride,
+               const bf16 *weight, const float *scale, bf16 *d_x) {
+    ROWS {
+        const bf16 *a = x + row * x_stride, *g = grad + row * grad_stride;
+        float v[width], along = 0, s = scale[row];
+        SUM {
+            v[i] = wide(g[i]) * wide(weight[i]);
+            along += v[i] * wide(a[i]);
+        }
+        along *= s * s / width;
+        EACH v[i] = (v[i] - wide(a[i]) * along) * s;
+        put(width, v, d_x + row * width);
+    }
+}
+
+/* out = gate * sigmoid(gate) * up */
+void gated(count rows, count width, const bf16 *gate, count gate_stride, const bf16 *up, count up_stride, bf16 *out) {
+    ROWS {
+        const bf16 *a = gate + row * gate_stride, *b = up + row * up_stride;
+        float v[width];
+        EACH {
+            float x = wide(a[i]);
+            v[i] = x / (1 + exp_of(-x)) * wide(b[i]);
+        }
+        put(width, v, out + row * width);
+    }
+}
+
+void gated_back(count rows, count width, const bf16 *grad, count grad_stride, const bf16 *gate, count gate_stride,
+                const bf16 *up, count up_stride, bf16 *d_gate, bf16 *d_up, count d_stride) {
+    ROWS {
+        const bf16 *a = gate + row * gate_stride, *b = up + row * up_stride, *g = grad + row * grad_stride;
+        float v[width], w[width];
+        EACH {
+            float x = wide(a[i]), share = 1 / (1 + exp_of(-x)), passed = wide(g[i]) * share;
+            v[i] = passed * wide(b[i]) * (1 + x * (1 - share));
+            w[i] = passed * x;
+        }
+        put(width, v, d_gate + row * d_stride);
+        put(width, w, d_up + row * d_stride);
+    }
+}
+
+/* Rotary positions: numbers i and i + width / 2 of each head turn by an angle of their token's, or `back` by minus that.
+ * States lie (heads, tokens, width) at any strides, cos and sin (tokens, width); out is (tokens, heads, width). */
+void rotate(count rows, count heads, count width, const bf16 *x, count head_stride, count row_stride, const bf16 *cosine,
+            const bf16 *sine, count back, bf16 *out) {
+    count half = width / 2;
+    ROWS {
+        const bf16 *c = cosine + row * width, *s = sine + row * width, *s_low = s + (back ? half : 0);
+        const bf16 *s_high = s + (back ? 0 : half);
+        float turn = back ? -1 : 1, v[width];
+        for (count head = 0; head < heads; head++) {
+            const bf16 *low = x + head * head_stride + row * row_stride, *high = low + half;
+            for (count i = 0; i < half; i++) {
+                v[i] = wide(low[i]) * wide(c[i]) - turn * wide(high[i]) * wide(s_low[i]);
+                v[i + half] = wide(high[i]) * wide(c[i + half]) + turn * wide(low[i]) * wide(s_high[i]);
+            }
+            put(width, v, out + (row * heads + head) * width);
+        }
+    }
+}
+
+/* Scores become shares, in their place. Rows come in `groups` that share a line of `bias` (lines, width - seen), which
+ * is added to the scores after the first `seen`; the lines begin anew for each head. */
+void softmax(count rows, count width, bf16 *scores, const bf16 *bias, count groups, count lines, count seen) {
+    ROWS {
+        bf16 *a = scores + row * width;
+        const bf16 *added = bias + row / groups % lines * (width - seen) - seen;
+        count whole = (width + 15) / 16 * 16;
+        float v[whole], most = -INFINITY, sum = 0;
+        EACH v[i] = wide(a[i]);
+        for (count i = seen; i < width; i++) v[i] += wide(added[i]);
+        for (count i = width; i < whole; i++) v[i] = -INFINITY;
+        _Pragma("omp simd reduction(max : most)") for (count i = 0; i < whole; i++) most = v[i] > most ? v[i] : most;
+        _Pragma("omp simd reduction(+ : sum)") for (count i = 0; i < whole; i++) {
+            v[i] = exp_of(v[i] - most);
+            sum += v[i];
+        }
+        float share = 1 / sum;
+        EACH v[i] *= share;
+        put(width, v, a);
+    }
+}
+
+/* Gradients of shares become gradients of scores, in their place; `along` (rows) is their product with the shares. */
+void softmax_back(count rows, count width, bf16 *grad, const bf16 *shares, const float *along) {
+    ROWS {
+        bf16 *g = grad + row * width;
+        const bf16 *a = shares + row * width;
+        float v[width], s = along[row];
+        EACH v[i] = (wide(g[i]) - s) * wide(a[i]);
+        put(width, v, g);
+    }
+}

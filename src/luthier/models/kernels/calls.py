@@ -1,0 +1,144 @@
+"""The kernels of `bf16.c`, called with tensors: norms, gates and attention's shares on a CPU."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from ctypes import c_float, c_int64, c_void_p
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from luthier.models.kernels.compiled import Compiled, compiled
+
+_SHAPES = {
+    "norm": "nnpnpfpp",
+    "norm_back": "nnpnpnppp",
+    "gated": "nnpnpnp",
+    "gated_back": "nnpnpnpnppn",
+    "rotate": "nnnpnnppnp",
+    "softmax": "nnppnnn",
+    "softmax_back": "nnppp",
+}
+"""The arguments of each kernel: numbers (n), pointers (p), floats (f)."""
+_TYPES = {"n": c_int64, "p": c_void_p, "f": c_float}
+
+
+class Kernels:
+    """The compiled kernels, called with tensors in bfloat16 on a CPU."""
+
+    def __init__(self, made: Compiled) -> None:
+        self.name = made.name
+        library = ctypes.CDLL(str(made.file))
+        for kernel, letters in _SHAPES.items():
+            getattr(library, kernel).argtypes = [_TYPES[letter] for letter in letters]
+            getattr(library, kernel).restype = None
+        self._do = library
+
+    def norm(self, x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+        """(…, width) states over their root mean square, times a weight; and the fp32 factor (…, 1) of each."""
+        x = _laid_out(x)
+        out, scale = x.new_empty(x.shape), x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
+        self._do.norm(*_rows(x), *_at(x), weight.data_ptr(), epsilon, out.data_ptr(), scale.data_ptr())
+        return out, scale
+
+    def norm_back(self, grad: Tensor, x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+        """The gradient of `norm`'s states."""
+        grad, x = _laid_out(grad), _laid_out(x)
+        d_x = x.new_empty(x.shape)
+        self._do.norm_back(*_rows(x), *_at(grad), *_at(x), weight.data_ptr(), scale.data_ptr(), d_x.data_ptr())
+        return d_x
+
+    def gated(self, gate: Tensor, up: Tensor) -> Tensor:
+        """`silu(gate) * up`, (…, width) each."""
+        gate, up = _laid_out(gate), _laid_out(up)
+        out = gate.new_empty(gate.shape)
+        self._do.gated(*_rows(gate), *_at(gate), *_at(up), out.data_ptr())
+        return out
+
+    def gated_back(self, grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradients of gate and up, side by side in one tensor (…, 2 width), as one product gave them."""
+        grad, gate, up = _laid_out(grad), _laid_out(gate), _laid_out(up)
+        both = gate.new_empty((*gate.shape[:-1], 2 * gate.shape[-1]))
+        d_gate, d_up = both.chunk(2, -1)
+        ends = d_gate.data_ptr(), d_up.data_ptr(), both.shape[-1]
+        self._do.gated_back(*_rows(gate), *_at(grad), *_at(gate), *_at(up), *ends)
+        return d_gate, d_up
+
+    def rotated(self, x: Tensor, cos: Tensor, sin: Tensor, *, back: bool = False) -> Tensor:
+        """(1, heads, T, d) states turned by (T, d) angles, or back again; each token's heads lie side by side."""
+        _, heads, tokens, width = x.shape
+        x = x if x.stride(-1) == 1 else x.contiguous()
+        out = x.new_empty((1, tokens, heads, width))
+        at = x.data_ptr(), x.stride(1), x.stride(2), cos.data_ptr(), sin.data_ptr()
+        self._do.rotate(tokens, heads, width, *at, back, out.data_ptr())
+        return out.transpose(1, 2)
+
+    def softmax_(self, scores: Tensor, bias: Tensor, groups: int) -> Tensor:
+        """(heads, lines * groups, keys) scores to shares, in place; `bias` (lines, k) is added to the last k keys."""
+        lines, own = bias.shape
+        self._do.softmax(*_rows(scores), scores.data_ptr(), bias.data_ptr(), groups, lines, scores.shape[-1] - own)
+        return scores
+
+    def softmax_back_(self, grad: Tensor, shares: Tensor, along: Tensor) -> Tensor:
+        """Gradients of shares to those of scores, in their place; `along` (heads, rows) in fp32."""
+        self._do.softmax_back(*_rows(grad), grad.data_ptr(), shares.data_ptr(), along.data_ptr())
+        return grad
+
+
+def _rows(x: Tensor) -> tuple[int, int]:
+    return x.numel() // max(1, x.shape[-1]), x.shape[-1]
+
+
+def _at(x: Tensor) -> tuple[int, int]:
+    """Where rows begin, and how many numbers they are apart."""
+    return x.data_ptr(), x.stride(-2)
+
+
+def _laid_out(x: Tensor) -> Tensor:
+    """The same numbers in rows that are equally far apart."""
+    even = x.stride(-1) == 1 and all(
+        size == 1 or stride == x.stride(at + 1) * x.shape[at + 1]
+        for at, (size, stride) in enumerate(zip(x.shape[:-2], x.stride()[:-2], strict=True))
+    )
+    return x if even else x.contiguous()
+
+
+def at(x: Tensor) -> Kernels | None:
+    """The kernels for a tensor, where they are used."""
+    return _used() if x.dtype == torch.bfloat16 and x.device.type == "cpu" else None
+
+
+def kernels_of(model: torch.nn.Module) -> str:
+    """Names the kernels that take part in computing a model; empty where torch does all."""
+    found = next((kernels for one in model.parameters() if (kernels := at(one)) is not None), None)
+    return found.name if found is not None else ""
+
+
+@contextmanager
+def torch_only() -> Iterator[None]:
+    """Let torch compute, for a while."""
+    token = _OFF.set(True)
+    try:
+        yield
+    finally:
+        _OFF.reset(token)
+
+
+_OFF: ContextVar[bool] = ContextVar("luthier_torch_only", default=False)
+
+
+def _used() -> Kernels | None:
+    return None if _OFF.get() else _kernels()
+
+
+@cache
+def _kernels() -> Kernels | None:
+    """Compiled once for a user, tried once, and opened once for a process."""
+    from luthier.models.kernels.trial import passes
+
+    made = compiled(lambda found: passes(Kernels(found)))
+    return Kernels(made) if made is not None else None

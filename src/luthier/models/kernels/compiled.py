@@ -1,0 +1,92 @@
+"""The kernels' library: compiled once for a user, a compiler and a processor; that it does not pay is kept too."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from luthier.core.digest import digest_of
+from luthier.core.errors import Unwritable
+from luthier.core.paths import cache_folder
+
+_SOURCE = Path(__file__).with_name("bf16.c")
+_COMPILERS = ("cc", "gcc", "clang")
+_FLAGS = (
+    "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros",
+    "-fassociative-math", "-shared", "-fPIC",
+    *(("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()),
+)  # fmt: skip
+_LONGEST_S = 120
+
+
+class Compiled(NamedTuple):
+    """A library, and a name for what decides its bits: source, compiler, flags, processor."""
+
+    name: str
+    file: Path
+
+
+def compiler() -> str | None:
+    """The command of this machine's C compiler (`CC`, or the first that is found); None when there is none."""
+    if told := os.environ.get("CC"):
+        return told
+    return next((path for name in _COMPILERS if (path := shutil.which(name))), None)
+
+
+def compiled(is_worth_it: Callable[[Compiled], bool]) -> Compiled | None:
+    """The library, made and tried now when it was not yet; None where it cannot be made or lost its trial."""
+    from filelock import FileLock
+
+    command = compiler()
+    version = _version(command) if command else None
+    if command is None or version is None:
+        return None
+    name = digest_of([_SOURCE.read_text(encoding="utf-8"), version, _FLAGS, platform.machine(), _processor()])[:16]
+    file = cache_folder() / "kernels" / f"{name}.so"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{file}.lock"):
+            if not file.exists():
+                _make(command, Compiled(name, file), is_worth_it)
+            return Compiled(name, file) if file.stat().st_size else None
+    except (OSError, Unwritable):
+        return None  # where it cannot be remembered it is not used: a run and its resume would differ
+
+
+def _make(command: str, wanted: Compiled, is_worth_it: Callable[[Compiled], bool]) -> None:
+    """Compile and try; an empty file remembers that it is of no use."""
+    aside = wanted.file.with_suffix(f".{os.getpid()}.tmp")
+    done = _said([*shlex.split(command), *_FLAGS, str(_SOURCE), "-o", str(aside), "-lm"])
+    if done is None or not is_worth_it(Compiled(wanted.name, aside)):
+        aside.write_bytes(b"")
+    aside.replace(wanted.file)
+
+
+@cache
+def _version(command: str) -> str | None:
+    return _said([*shlex.split(command), "--version"])
+
+
+def _said(command: list[str]) -> str | None:
+    """What a program says; None when it fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_LONGEST_S, check=True)  # noqa: S603 - the user's own compiler, no shell
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout
+
+
+def _processor() -> list[str]:
+    """What this processor can do, as Linux names it: a library made for it does not run on a lesser one."""
+    told = Path("/proc/cpuinfo")
+    lines = (
+        told.read_text(encoding="utf-8", errors="replace").splitlines() if told.is_file() else [platform.processor()]
+    )
+    return sorted({word for line in lines if line.startswith(("flags", "Features")) for word in line.split()})
