@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import luthier.data
+import luthier.text.pii
 from luthier.core.component import members
 from luthier.data.intake.trial import outcome_of
 from luthier.data.operator import Operator
@@ -38,9 +39,13 @@ SHORT = ("a", "1", " ", "\n", "a@", "1.", "<a ", "&#", "[a", "{a:", "://", "-", 
 
 
 def patterns() -> dict[str, re.Pattern[str]]:
-    """Every compiled pattern of the data room, also those in tables."""
+    """Every compiled pattern of the data room and of the finders of personal data, also those in tables."""
     found: dict[str, re.Pattern[str]] = {}
-    for info in pkgutil.walk_packages(luthier.data.__path__, "luthier.data."):
+    modules = [
+        *pkgutil.walk_packages(luthier.data.__path__, "luthier.data."),
+        *pkgutil.walk_packages(luthier.text.pii.__path__, "luthier.text.pii."),
+    ]
+    for info in modules:
         for value in list(vars(importlib.import_module(info.name)).values()):
             several = value.values() if isinstance(value, dict) else value
             for one in several if isinstance(value, list | tuple | dict) else [value]:
