@@ -211,6 +211,10 @@ def test_suggests_itself_with_settings_that_it_accepts(operator: Operator) -> No
     column = ColumnProfile(
         name="text", kind="text", filled=9, distinct=9, mean_chars=9, max_chars=20, mean_words=2, common={}
     )
+    priority = {"urgent": 60, "normal": 60, "urgnet": 1}
+    misspelt = ColumnProfile(
+        name="priority", kind="text", filled=121, distinct=3, mean_chars=6, max_chars=6, mean_words=1, common=priority
+    )
     poor = Profile(
         path="f.csv",
         kind="csv",
@@ -218,7 +222,7 @@ def test_suggests_itself_with_settings_that_it_accepts(operator: Operator) -> No
         estimated=False,
         looked_at=9,
         broken=0,
-        columns={"text": column},
+        columns={"text": column, "priority": misspelt},
         notes=[],
         languages={"en": 5, "de": 4},
         pii={"email": 3},

@@ -14,7 +14,8 @@ from luthier.data.row import Row
 class C4Lines(RowOperator):
     """Keep only lines of web text that end like sentences, as C4 did: no menus, no notices about scripts and cookies.
 
-    Lines need five words and an end mark (Raffel et al. 2020, section 2.2). For pages; it would ruin chats and lists.
+    Lines need five words and an end mark (Raffel et al. 2020, section 2.2). For pages; it would ruin chats and lists,
+    and therefore never suggests itself.
     """
 
     kind: Literal["c4_lines"] = "c4_lines"

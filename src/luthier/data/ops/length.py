@@ -12,7 +12,11 @@ from luthier.data.row import Row
 
 
 class Length(RowOperator):
-    """Count the words or characters of what was asked, and leave out rows with too few or too many of them."""
+    """Count the words or characters of what was asked, and leave out rows with too few or too many of them.
+
+    It never suggests itself: no length is wrong by itself. The check `lengths` of the step `validate` finds rows that
+    are far longer than the others, and names the limit that leaves them out.
+    """
 
     kind: Literal["length"] = "length"
     reads: ClassVar[tuple[Reads, ...]] = ("prompt",)

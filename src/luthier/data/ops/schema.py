@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -11,9 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from luthier.core.component import refuse_unknown_settings
 from luthier.core.errors import DataError, Where
 from luthier.data.bounds import bounded, size_of_row
-from luthier.data.operator import Column, Corpus, Drop, Outcome, Reads, SetOperator
+from luthier.data.cleaning.misspelt import misspelt
+from luthier.data.operator import Column, Corpus, Drop, Outcome, Reads, SetOperator, Suggestion
 from luthier.data.row import Row
 from luthier.data.twins.text_keys import digest16
+
+if TYPE_CHECKING:
+    from luthier.data.profile import Profile
 
 _ROWS = 1024
 
@@ -97,6 +101,25 @@ class Schema(SetOperator):
     """Rules by column: `{priority: {allowed: [low, high]}, age: {type: integer, at_least: 0}}`."""
     action: Literal["drop", "flag", "stop"] = "drop"
     """Leave rows out that break a rule, only write down which, or stop."""
+
+    @classmethod
+    def suggest(cls, profile: Profile) -> Suggestion | None:
+        """Worth it when a column of few values holds a rare one that is nearly a frequent one: `urgnet`, `urgent`."""
+        found = {
+            name: odd
+            for name, column in profile.columns.items()
+            if column.is_class and not set(profile.answers) >= set(column.common) and (odd := misspelt(column.common))
+        }
+        if not found:
+            return None
+        rules = {
+            name: {"allowed": sorted(set(profile.columns[name].common) - set(odd)), "required": False}
+            for name, odd in found.items()
+        }
+        name, odd = next(iter(found.items()))
+        (rare, usual), counts = next(iter(odd.items())), profile.columns[name].common
+        seen = f"{name} is {rare!r} in {counts[rare]} rows, {usual!r} in {counts[usual]}"
+        return Suggestion({"columns": rules, "action": "flag"}, f"{seen}; such rows are marked, not dropped")
 
     def sketch(self, rows: Sequence[Row]) -> list[bytes]:
         """A digest of each value that must be unique; of a missing one, zeros."""

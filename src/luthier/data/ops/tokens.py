@@ -24,7 +24,8 @@ class Tokens(RowOperator):
     """Count the tokens of all turns, and leave out rows outside a window.
 
     Marks that a chat template adds are not counted. Without a tokenizer, four bytes are taken for a token: good enough
-    to find rows that are far too long, and no more.
+    to find rows that are far too long, and no more. It never suggests itself: a file tells nothing of the model, and
+    `sft` leaves rows out that are longer than its `max_tokens`.
     """
 
     kind: Literal["tokens"] = "tokens"

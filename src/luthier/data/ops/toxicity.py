@@ -28,7 +28,8 @@ class Toxicity(RowOperator):
 
     The score is the share of words on lists of swear words (the package `badwords-py`, by the extra `toxicity`); with
     `model`, the probability that a text classifier of yours gives to its worst class. A word list knows no context: it
-    finds an insult and the report of one alike.
+    finds an insult and the report of one alike. It never suggests itself: angry customers are what a desk must learn to
+    answer, and a moderator is taught by rude rows.
     """
 
     kind: Literal["toxicity"] = "toxicity"

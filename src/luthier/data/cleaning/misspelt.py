@@ -1,0 +1,33 @@
+"""Rare values of a column that are nearly a frequent one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_RARER = 20
+"""So many times rarer than the value that was meant."""
+_SHORTEST = 5
+"""Shorter values differ in a letter or two and mean something else: `low`, `now`."""
+
+
+def misspelt(counts: Mapping[str, int]) -> dict[str, str]:
+    """Each value that is a slip of the pen away from one at least twenty times as frequent, with that one.
+
+    A slip is one letter too many, too few or another, or two neighbours exchanged. Values with digits are names of
+    things (`model-3`), and are left alone.
+    """
+    found: dict[str, str] = {}
+    for rare in sorted(counts):
+        if len(rare) < _SHORTEST or any(map(str.isdigit, rare)):
+            continue
+        usual = [other for other in counts if counts[other] >= _RARER * counts[rare] and is_slip(rare, other)]
+        if usual:
+            found[rare] = min(usual, key=lambda other: (-counts[other], other))
+    return found
+
+
+def is_slip(one: str, other: str) -> bool:
+    """Whether one letter was added, left out or exchanged, or two neighbours changed places."""
+    from rapidfuzz.distance import OSA
+
+    return bool(OSA.distance(one, other, score_cutoff=1) == 1)
