@@ -12,6 +12,7 @@ import pytest
 
 from luthier.core.errors import DataError
 from luthier.data.delivery.export import export
+from luthier.data.exporters.label_studio import task
 from luthier.data.row import Broken, Record
 from luthier.data.source import Source
 
@@ -388,3 +389,28 @@ def test_what_was_given_out_comes_back_with_its_ids(form: str, make: Make, write
         assert [(one["annotator"], one["label"]) for one in meta["judgments"]] == [("u-1", "b"), ("u-2", "b")]
         assert set(meta) == {"page", "judgments", "adjudication"}
     assert not old
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("ann@example.org", {"completed_by": {"email": "ann@example.org"}}),
+        ("7", {"completed_by": 7}),
+        ("bob", {"annotator": "bob"}),
+    ],
+)
+def test_label_studio_is_told_of_people_as_its_import_takes_them(
+    write: Write, tmp_path: Path, name: str, written: dict[str, Any]
+) -> None:
+    judged = [{"annotator": name, "label": "yes"}]
+    line = {
+        "id": "0123456789abcdef", "origin": {"source": "csv", "file": "a.csv", "line": 3}, "kind": "label",
+        "messages": [{"role": "user", "content": "really?"}, {"role": "assistant", "content": "yes"}],
+        "label": "yes", "meta": {"judgments": judged},
+    }  # fmt: skip
+    made = task(line)
+    (annotation,) = made["annotations"]
+    assert {key: annotation[key] for key in ("completed_by", "annotator") if key in annotation} == written
+    write("again.json", json.dumps([made]))
+    records, _, _ = read(tmp_path, path="again.json")
+    assert records[0].values["meta"]["judgments"][0]["annotator"] == name

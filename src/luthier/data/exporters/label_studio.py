@@ -16,7 +16,8 @@ _NAME, _TEXT = "label", "text"
 class LabelStudioOut(Exporter):
     """Label Studio's JSON: `SPLIT.json` to import, and `labels.xml` as the project's labelling configuration.
 
-    `id`, `origin` and `meta` stand in each task's `data` and come back with its answers.
+    `id`, `origin` and `meta` stand in each task's `data` and come back with its answers. Label Studio knows annotators
+    by address or number: judgments of others become those of whoever imports, and keep the name in `annotator`.
     """
 
     kind: Literal["label_studio"] = "label_studio"
@@ -46,10 +47,18 @@ def _annotation(one: dict[str, Any]) -> dict[str, Any]:
     made = {
         "result": [] if label is None else [_choice(label)],
         "was_cancelled": label is None,
-        "completed_by": {"email": one["annotator"]} if "@" in one["annotator"] else one["annotator"],
+        **_by(one["annotator"]),
     }
     named = {"time": "created_at", "seconds": "lead_time"}
     return made | {theirs: one[ours] for ours, theirs in named.items() if ours in one}
+
+
+def _by(annotator: str) -> dict[str, Any]:
+    """Who judged: Label Studio takes an address or a user's number, and refuses the whole import for any other name."""
+    if "@" in annotator:
+        return {"completed_by": {"email": annotator}}
+    is_number = annotator.isdecimal() and str(int(annotator)) == annotator
+    return {"completed_by": int(annotator)} if is_number else {"annotator": annotator}
 
 
 def _choice(label: Any) -> dict[str, Any]:

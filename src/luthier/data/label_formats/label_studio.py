@@ -63,7 +63,7 @@ def _judgments(annotation: dict[str, Any]) -> Iterator[Judgment]:
     if annotation.get("was_cancelled"):
         said, more = {}, {**more, "status": "cancelled"}
     told: dict[str, Any] = {
-        "annotator": _name(annotation.get("completed_by")),
+        "annotator": _name(annotation.get("completed_by", annotation.get("annotator"))),
         "time": text_of(annotation.get("created_at")),
         "seconds": annotation.get("lead_time"),
     }
