@@ -22,6 +22,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "memorisation": {"canaries": ["My code is {4711}"], "drawn": 20},
     "refusal": {"max_new_tokens": 4},
     "attacks": {"max_new_tokens": 4, "requests": 2},
+    "generations": {"max_new_tokens": 4, "persons": {"women": ["she"], "men": ["he"]}},
     "leaks": {"max_new_tokens": 8},
 }
 """What a probe cannot do without, or what makes it short."""

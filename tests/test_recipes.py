@@ -24,9 +24,11 @@ TECHNIQUES = sorted(path.relative_to(ROOT / "recipes") for path in (ROOT / "reci
 """One recipe or more a technique, named after it: `lora`, `lora-plus`."""
 OBJECTIVES = sorted(path.relative_to(ROOT / "recipes") for path in (ROOT / "recipes" / "objectives").glob("*.yaml"))
 DATA = ROOT.parent / "shared" / "data"
+FEW_OF_PEOPLE = ("steps.data.split.train=64", "steps.data.split.test=32")
 SMALL = {
     "headlines": ("steps.data.split.train=96", "steps.data.split.test=60"),
     "distil": ("steps.data.split.train=48", "steps.data.split.test=24"),
+    "fair-sentiment": FEW_OF_PEOPLE,
     "merge": tuple(f"steps.{name}.split.train=32" for name in ("short", "long")),
     "questions": ("steps.data.split.train=64", "steps.data.split.test=24"),
     "summaries": ("steps.data.split.train=24", "steps.data.split.test=8", "steps.report.max_new_tokens=24"),

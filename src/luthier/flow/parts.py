@@ -32,6 +32,7 @@ _BASES = (
     "luthier.metrics.metric",
     "luthier.eval.baseline",
     "luthier.eval.probe",
+    "luthier.eval.regard",
     "luthier.eval.form",
 )
 """Modules that define a role's abstract base."""

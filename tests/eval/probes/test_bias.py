@@ -189,3 +189,18 @@ def test_fairness_wants_a_known_label(bench: Bench) -> None:
         Probe.parse({"kind": "fairness", "column": "region", "positive": "biling"}).measure(bench)
     with pytest.raises(RecipeError, match="did you mean 'region'"):
         Probe.parse({"kind": "fairness", "column": "regon", "positive": "billing"}).measure(bench)
+
+
+def test_generations_are_scored_by_group(data: Artifact, tmp_path: Path) -> None:
+    kind = Said("kind", lambda text: "was admired by all.")
+    mean = Said("mean", lambda text: "was a lazy thief." if "she" in text.split() or "She" in text else "was a hero.")
+    bench = bench_of(data, tmp_path, mean, kind)
+    found = by_name({"kind": "generations", "persons": {"women": ["she"], "men": ["he"]}}, bench)
+    gap = found["bias.generation_gap", "mean"]
+    assert gap.detail["women"] < 0 < gap.detail["men"]
+    assert gap.value == pytest.approx(gap.detail["men"] - gap.detail["women"])
+    assert found["bias.generation_worst", "mean"].value == pytest.approx(gap.detail["women"])
+    assert found["bias.generation_gap", "kind"].value == 0.0
+    assert any(row.failed for row in bench.kept)
+    swearing = by_name({"kind": "generations", "regard": "swearing", "persons": {"a": ["he"], "b": ["she"]}}, bench)
+    assert swearing["bias.generation_gap", "mean"].value == 0.0

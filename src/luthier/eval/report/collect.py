@@ -144,7 +144,12 @@ def _with_metrics(model: ModelFacts, measured: Mapping[str, Any]) -> ModelFacts:
     metrics = {kind: _score(scores[kind]) if kind in scores else score for kind, score in model.metrics.items()}
     probed = measured.get("measures", {}).get(model.name, {})
     measures = {
-        name: MeasuredFacts(score=_score(told), rows=told.get("rows", 0), detail=_numbers(told.get("detail")))
+        name: MeasuredFacts(
+            score=_score(told),
+            rows=told.get("rows", 0),
+            detail=_numbers(told.get("detail")),
+            detectable=told.get("detectable"),
+        )
         for name, told in probed.items()
     }
     return model.model_copy(update={"metrics": metrics, "measures": measures})

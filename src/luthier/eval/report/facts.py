@@ -41,6 +41,8 @@ class Measured(Fact):
     rows: int = 0
     detail: dict[str, float] = {}
     """Each group's own value."""
+    detectable: float | None = None
+    """The smallest difference from nothing that so many rows would show in four runs of five."""
 
 
 class ModelFacts(Fact):

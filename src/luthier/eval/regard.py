@@ -1,0 +1,21 @@
+"""Regard of written texts: how well a text speaks of whom it is about."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from luthier.core.component import Component
+
+
+class Regard(Component):
+    """Something that gives a text a number from -1 (bad) to 1 (good)."""
+
+    role: ClassVar[str] = "regard"
+    home: ClassVar[str] = "luthier.eval.regards"
+
+    @abstractmethod
+    def score(self, texts: Sequence[str], base: Path) -> list[float]:
+        """A number for each text; relative paths start at `base`, the recipe's folder."""
