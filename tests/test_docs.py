@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import shlex
 import sqlite3
@@ -63,7 +64,17 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         assert run_command(["run", "recipe.yaml"]) == 0
         assert run_command(["judge", ":ask", "--as", "ben", "--sheet", "ben.csv"]) == 0
+    _write_answers(folder)
     return folder
+
+
+def _write_answers(folder: Path) -> None:
+    row = {"question": "how many hours has a day", "prediction": "a day has 24 hours", "reference": "24"}
+    for name in ("answers", "a", "b"):
+        told = [{**row, "id": str(number)} for number in range(6)]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in told))
+    program = {"prediction": "def two():\n    return 2", "reference": "assert two() == 2"}
+    (folder / "programs.jsonl").write_text(json.dumps(program) + "\n")
 
 
 def _write_database(path: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 
+from luthier.metrics.answers import Answers
 from luthier.metrics.members.diversity import Distinct, SelfBleu
 from luthier.metrics.members.likelihood import BitsPerByte
 
@@ -50,3 +52,13 @@ def test_extremes() -> None:
 def test_bits_per_byte() -> None:
     found = BitsPerByte().measure(["", ""], ["abcd", "é"], logprobs=[-2.0, -1.0]).value
     assert found == pytest.approx(3 / 0.6931471805599453 / 6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_pulls_of_self_bleu_are_those_of_leaving_rows_out(seed: int) -> None:
+    chance = random.Random(seed)
+    said = [" ".join(chance.choices(WORDS, k=9)) for _ in range(15)]  # one length: lengths are left aside
+    metric = SelfBleu()
+    without = np.array([metric.of_rows(said[:row] + said[row + 1 :]).mean() for row in range(15)])
+    pulls = metric.pulled(Answers.of(said, said)).pulls
+    assert pulls == pytest.approx(14 * (without.mean() - without), abs=1e-9)

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from luthier.core.errors import DataError, Where
 from luthier.metrics.answers import Answers
+from luthier.metrics.linear import Linear, Pulled
 from luthier.metrics.metric import Metric, Need
 
 if TYPE_CHECKING:
@@ -21,36 +22,42 @@ if TYPE_CHECKING:
     from luthier.metrics.resample import Block
 
 
-class Ece(Metric):
+class Ece(Linear):
     """Expected calibration error: how far stated confidence lies from the share that was right, over equal bins.
 
     Guo et al. 2017. With b bins, the sum over bins of (rows in bin / rows) · |share right - mean confidence|. It is
-    never negative, so that even a perfectly calibrated model scores a little above 0 on few rows.
+    never negative, so that even a perfectly calibrated model scores a little above 0 on few rows, and a resample adds
+    as much once more; a row's pull is its own distance, with the sign of its bin, which does not.
     """
 
     kind: Literal["ece"] = "ece"
+    version: ClassVar[int] = 2
     better: ClassVar[Literal["higher", "lower"]] = "lower"
     needs: ClassVar[frozenset[Need]] = frozenset({"label_scores"})
     bins: int = Field(default=15, ge=1, le=1000)
     """How many bins of equal width from 0 to 1; 15 as in Guo et al. 2017."""
 
-    def statistics(self, answers: Answers) -> Block:
+    def pulled(self, answers: Answers) -> Pulled:
         import numpy as np
 
         confidence, right = confidences(answers)
         place = np.minimum((np.ceil(confidence * self.bins) - 1).clip(0).astype(int), self.bins - 1)
-        table = np.zeros((len(answers), 3 * self.bins))
-        rows = np.arange(len(answers))
-        table[rows, place], table[rows, self.bins + place], table[rows, 2 * self.bins + place] = 1, confidence, right
-        return table
+        side = np.sign(np.bincount(place, right - confidence, minlength=self.bins))[place]
+        toward = side * (right - confidence)
+        return Pulled(float(toward.mean()), toward - toward.mean())
 
-    def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    def statistics(self, answers: Answers) -> Block:
+        """(rows, 3): value and pull, 1, and the row's own distance."""
         import numpy as np
 
-        count, confidence, right = (sums[:, i * self.bins : (i + 1) * self.bins] for i in range(3))
-        rows: NDArray[np.float64] = count.sum(axis=1)
-        gap: NDArray[np.float64] = np.abs(right - confidence).sum(axis=1)
-        return np.divide(gap, rows, out=np.zeros(len(sums)), where=rows > 0)
+        confidence, right = confidences(answers)
+        return np.column_stack([super().statistics(answers), np.abs(right - confidence)])
+
+    def contributions(self, statistics: Block) -> NDArray[np.float64]:
+        """How far each row's confidence lies from what came true."""
+        import numpy as np
+
+        return np.asarray(statistics[:, 2], dtype=np.float64)
 
 
 class Brier(Metric):

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 ORDERS = 4
 Run = tuple[str, ...]
+Held = tuple[int, int]
+"""A count, and the text that has it."""
+_NOBODY: Held = (0, -1)
 
 
 class Distinct(Linear):
@@ -52,10 +55,7 @@ class Distinct(Linear):
 
 
 class SelfBleu(Linear):
-    """Mean BLEU of each answer against all others; high when answers are alike.
-
-    The interval is that of a mean over rows, each row's value taken as given; a lone answer has 0.
-    """
+    """Mean BLEU of each answer against all others; high when answers are alike. A lone answer has 0."""
 
     kind: Literal["self_bleu"] = "self_bleu"
     better: ClassVar[Literal["higher", "lower"]] = "lower"
@@ -66,26 +66,48 @@ class SelfBleu(Linear):
     """sacrebleu's tokeniser, as for `bleu`."""
 
     def pulled(self, answers: Answers) -> Pulled:
-        rows = self.of_rows(answers.predictions)
-        value = float(rows.mean())
-        return Pulled(value, rows - value)
+        """Pulls by leaving each row out, as an answer and as a reference of the others (their lengths aside)."""
+        import numpy as np
+
+        table, lost = self.counted_matches(answers.predictions)
+        rows = Bleu().value(table)
+        if len(rows) < 2:
+            return Pulled(0.0, np.zeros(len(rows)))
+        without = (rows.sum() - rows) / (len(rows) - 1)
+        if lost:
+            gone, left = (np.array(column) for column in zip(*lost, strict=True))
+            changed = table[left]
+            changed[:, 2 : 2 + ORDERS] -= np.array(list(lost.values()))
+            np.add.at(without, gone, (Bleu().value(changed) - rows[left]) / (len(rows) - 1))
+        return left_out(float(rows.mean()), without)
 
     def of_rows(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """BLEU of each text against all others, (rows,), in time that grows with their words only."""
+        return Bleu().value(self.counted_matches(texts)[0])
+
+    def counted_matches(self, texts: Sequence[str]) -> tuple[NDArray[np.float64], dict[tuple[int, int], list[int]]]:
+        """BLEU's counts of each text against all others, and what a text loses when another one goes.
+
+        The second maps (the text that goes, the text that loses) to the matches lost of each order.
+        """
         import numpy as np
 
         words = [told.split() for told in map(_tokeniser(self.tokenize), texts)]
         lengths = sorted(map(len, words))
         table = np.zeros((len(words), 2 + 2 * ORDERS))
+        lost: dict[tuple[int, int], list[int]] = {}
+        for row, one in enumerate(words):
+            table[row, :2] = len(one), _nearest(lengths, len(one))
         for n in range(1, ORDERS + 1):
             counts = [Counter(_runs(one, n)) for one in words]
-            most = _two_highest(counts)
+            most = _three_highest(counts)
             for row, one in enumerate(counts):
                 table[row, 1 + n] = sum(min(count, _of_others(most[run], count)) for run, count in one.items())
                 table[row, 1 + ORDERS + n] = one.total()
-        for row, one in enumerate(words):
-            table[row, :2] = len(one), _nearest(lengths, len(one))
-        return Bleu().value(table) if len(words) > 1 else np.zeros(1)
+            for (_, first), (second_count, second), (third_count, _) in most.values():
+                for pair in ((first, second), (second, first)) if second_count > third_count else ():
+                    lost.setdefault(pair, [0] * ORDERS)[n - 1] += second_count - third_count
+        return table, lost
 
     def versions(self) -> dict[str, str]:
         return Bleu().versions()
@@ -95,19 +117,24 @@ def _runs(words: Sequence[str], n: int) -> list[Run]:
     return [tuple(words[place : place + n]) for place in range(len(words) - n + 1)]
 
 
-def _two_highest(counts: Sequence[Counter[Run]]) -> dict[Run, tuple[int, int]]:
-    """The highest count of each run in any text, and the next highest."""
-    most: dict[Run, tuple[int, int]] = {}
-    for one in counts:
+def _three_highest(counts: Sequence[Counter[Run]]) -> dict[Run, tuple[Held, Held, Held]]:
+    """The three highest counts of each run in any text, and whose they are; 0 of nobody's (-1) for want of more."""
+    most: dict[Run, tuple[Held, Held, Held]] = {}
+    for row, one in enumerate(counts):
         for run, count in one.items():
-            first, second = most.get(run, (0, 0))
-            most[run] = (count, first) if count > first else (first, max(second, count))
+            first, second, third = most.get(run, (_NOBODY, _NOBODY, _NOBODY))
+            if count > first[0]:
+                most[run] = (count, row), first, second
+            elif count > second[0]:
+                most[run] = first, (count, row), second
+            elif count > third[0]:
+                most[run] = first, second, (count, row)
     return most
 
 
-def _of_others(most: tuple[int, int], own: int) -> int:
+def _of_others(most: tuple[Held, Held, Held], own: int) -> int:
     """The highest count in any other text."""
-    return most[1] if own == most[0] else most[0]
+    return most[1][0] if own == most[0][0] else most[0][0]
 
 
 def _nearest(lengths: Sequence[int], own: int) -> int:
