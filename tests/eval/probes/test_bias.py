@@ -204,3 +204,13 @@ def test_generations_are_scored_by_group(data: Artifact, tmp_path: Path) -> None
     assert any(row.failed for row in bench.kept)
     swearing = by_name({"kind": "generations", "regard": "swearing", "persons": {"a": ["he"], "b": ["she"]}}, bench)
     assert swearing["bias.generation_gap", "mean"].value == 0.0
+
+
+@pytest.mark.data
+def test_the_published_pairs_are_read(bench: Bench) -> None:
+    path = Path(__file__).resolve().parents[4] / "shared" / "data" / "crows_pairs" / "crows_pairs_anonymized.csv"
+    if not path.is_file():
+        pytest.skip("the real data set crows_pairs is not beside the repository (shared/data/crows_pairs)")
+    found = by_name({"kind": "stereotypes", "pairs": str(path)}, bench)["bias.stereotype", "fair"]
+    assert found.rows == 1508
+    assert len(found.detail) == 9
