@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import json
+import mmap
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -17,10 +18,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _BATCHES_HELD = 256
-_BATCHES_MAPPED = 32
-"""A file that is read from end to end is mapped anew after so many batches."""
-_FINDS_MAPPED = 2048
-"""And one in which rows are looked up, after so many of them."""
+_BATCHES_BETWEEN, _FINDS_BETWEEN = 32, 256
+"""After so many batches read, or rows looked up, pages of the file are let go."""
 
 
 class SpillWriter:
@@ -58,27 +57,28 @@ class Spill:
     """Rows of a finished pass, mapped from the disk: streamed, or reached one by one."""
 
     def __init__(self, path: Path, starts: list[int], rows: int, schema: pa.Schema) -> None:
+        import pyarrow as pa
+
         self.path = path
         self.rows = rows
         self.schema = schema
         self._starts = starts
-        self._remap()
-
-    def _remap(self) -> None:
-        """Map the file anew: pages that were read through the old mapping no longer count as memory of ours."""
-        import pyarrow as pa
-
-        self._batch = lru_cache(maxsize=_BATCHES_HELD)(pa.ipc.open_file(pa.memory_map(str(self.path))).get_batch)
+        with path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._reader = pa.ipc.open_file(pa.py_buffer(self._map))
+        self._batch = lru_cache(maxsize=_BATCHES_HELD)(self._reader.get_batch)
         self._found = 0
+
+    def _let_go(self) -> None:
+        """Pages that were read need not count as memory of ours; who reads them again has them from the system."""
+        self._map.madvise(mmap.MADV_DONTNEED)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """All batches in order."""
-        import pyarrow as pa
-
         for index in range(len(self._starts)):
-            if index % _BATCHES_MAPPED == 0:
-                reader = pa.ipc.open_file(pa.memory_map(str(self.path)))
-            yield reader.get_batch(index)
+            yield self._reader.get_batch(index)
+            if index % _BATCHES_BETWEEN == 0:
+                self._let_go()
 
     def row(self, place: int) -> Row:
         """One row by its place."""
@@ -96,7 +96,7 @@ class Spill:
 
     def _find(self, place: int) -> tuple[pa.RecordBatch, int]:
         self._found += 1
-        if self._found > _FINDS_MAPPED:
-            self._remap()
+        if self._found % _FINDS_BETWEEN == 0:
+            self._let_go()
         index = bisect.bisect_right(self._starts, place) - 1
         return self._batch(index), place - self._starts[index]
