@@ -68,13 +68,15 @@ def trace(
 def compare(
     first: Annotated[str, typer.Argument(metavar="A", help="A recipe, RECIPE:STEP, digest, or predictions JSONL.")],
     second: Annotated[str, typer.Argument(metavar="B", help="The same kind of thing.")],
+    more: Annotated[list[str] | None, typer.Argument(metavar="[C …]", help="Further ones, each against A.")] = None,
     metric: Annotated[list[str] | None, typer.Option("--metric", "-m", help="For two files; several times.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare two evaluations (paired, on the same rows), two data sets, or two files of predictions."""
-    from luthier.flow.compare import compare_two
+    """Compare evaluations or files of predictions (paired, on the same rows; the first with each), or two data sets."""
+    from luthier.flow.compare import compare_many, compare_two
 
-    found = compare_two(first, second, metric or ())
+    compared = compare_two(first, second, metric or ()) if not more else None
+    found = compared or compare_many(first, [second, *(more or ())], metric or ())
     if as_json:
         say_json(found.facts)
         return

@@ -36,11 +36,44 @@ class Compared:
                 yield f"  {what}: {found if isinstance(found, int) else len(found)}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class ComparedMany(Compared):
+    """What was found between one thing and several others."""
+
+    def lines(self) -> Iterator[str]:
+        """One paragraph for each of the others."""
+        yield f"{self.facts['first']} minus each of the others; p is corrected for all comparisons together"
+        for other, found in self.facts["others"].items():
+            yield f"minus {other}, {found['rows']} rows that both have"
+            for row in found["comparisons"]:
+                yield f"  {_difference(row)}"
+            flips = [f"{name} {len(found[name])}" for name in ("fixed", "broken") if found.get(name)]
+            if flips:
+                yield f"  rows (as far as listed): {', '.join(flips)}"
+
+
 def _difference(row: dict[str, Any]) -> str:
     p = row.get("p_holm", row["p"])
     sure = "clear of zero" if row["low"] > 0 or row["high"] < 0 else "not clear of zero"
     interval = f"({row['low']:+.4f} to {row['high']:+.4f}; {sure}"
-    return f"{row['metric']:<14} {row['difference']:+.4f} {interval}; p {p:.2g} by {row['test']})"
+    power = f"; so many rows would show {row['detectable']:.4f}" if "detectable" in row else ""
+    return f"{row['metric']:<14} {row['difference']:+.4f} {interval}; p {p:.2g} by {row['test']}{power})"
+
+
+def compare_many(first: str, others: Sequence[str], metrics: Sequence[str] = ()) -> Compared:
+    """The first against each of the others, on the rows that both have; Holm's correction goes over all of them."""
+    from luthier.metrics.paired import holm
+
+    if twice := next((word for word in others if word == first or others.count(word) > 1), None):
+        raise InputError("is named twice", where=Where(field=twice), remedy="name each once")
+    found = {word: compare_two(first, word, metrics).facts for word in others}
+    if unlike := next((word for word, facts in found.items() if "comparisons" not in facts), None):
+        remedy = "compare them two by two"
+        raise InputError("is a data set: only two of them are compared", where=Where(field=unlike), remedy=remedy)
+    rows = [row for facts in found.values() for row in facts["comparisons"]]
+    for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
+        row["p_holm"] = p
+    return ComparedMany(facts={"first": first, "others": found})
 
 
 def compare_two(first: str, second: str, metrics: Sequence[str] = ()) -> Compared:

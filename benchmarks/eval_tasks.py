@@ -1,0 +1,214 @@
+"""Asking models beside their peers: a five-shot task beside lm-evaluation-harness, generation beside transformers.
+
+    python benchmarks/eval.py --only harness_shared_shots harness_drawn_shots harness_letters generation
+
+SmolLM2-135M in float32 on one thread. Ours and the peer's are asked the same rows in one process, one after the other,
+and the answers must be the same: scores row by row, and texts letter by letter. CPU time counts, the opening of the
+model does not. The questions are those of `forgetting`, with five of them shown before each.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+MODEL = "smollm2-135m-instruct"
+SHOTS = 5
+
+
+def harness_shared_shots(quick: bool) -> Iterator[dict[str, Any]]:
+    """The same five shots before every question (`first_n`, as in MMLU), four written answers."""
+    yield _beside_harness("harness_shared_shots_ratio", quick, 6, fewshot_config={"sampler": "first_n"})
+
+
+def harness_drawn_shots(quick: bool) -> Iterator[dict[str, Any]]:
+    """Five shots drawn anew for every question, as the harness does by default; four written answers."""
+    yield _beside_harness("harness_drawn_shots_ratio", quick, None)
+
+
+def harness_letters(quick: bool) -> Iterator[dict[str, Any]]:
+    """The same five shots, answers A to D: the harness itself reads each prompt once for all of them."""
+    listed = "{{question}}\nA. {{choices[0]}}\nB. {{choices[1]}}\nC. {{choices[2]}}\nD. {{choices[3]}}\nAnswer:"
+    yield _beside_harness(
+        "harness_letters_ratio",
+        quick,
+        None,
+        fewshot_config={"sampler": "first_n"},
+        doc_to_text=listed,
+        doc_to_choice=["A", "B", "C", "D"],
+    )
+
+
+def generation(quick: bool) -> Iterator[dict[str, Any]]:
+    """Sixteen questions with five shots before each, forty-eight greedy tokens at most, against `generate`."""
+    print(f"\ngeneration_ratio: {generation.__doc__}", flush=True)
+    from luthier.models.generate import generate
+    from luthier.models.load import load
+
+    loaded = load(_artifact(), dtype="float32")
+    prompts, stop = _prompts(loaded.folder)
+    ratios = []
+    _one_thread()
+    for turn in range(1 if quick else 3):
+        ours, mine = _cpu(lambda: generate(loaded, prompts, 48, stop))
+        theirs, its = _cpu(lambda: _by_transformers(loaded, prompts, 48, stop))
+        ratios.append(theirs / ours)
+        same = sum(one == other for one, other in zip(mine, its, strict=True))
+        print(
+            f"  round {turn + 1}: ours {ours:.1f} CPU-s, transformers {theirs:.1f}: {ratios[-1]:.1f}x; "
+            f"{same} of {len(its)} texts the same",
+            flush=True,
+        )
+        if same < len(its):
+            sys.exit("the texts differ")
+    yield _figure("generation_ratio", ratios, 2, f"transformers {version('transformers')}")
+
+
+FIGURES = (harness_shared_shots, harness_drawn_shots, harness_letters, generation)
+
+
+def _beside_harness(name: str, quick: bool, goal: float | None, **changes: Any) -> dict[str, Any]:
+    """CPU time of the harness over ours on one task, and whether every row has the same scores."""
+    print(f"\n{name}", flush=True)
+    _one_thread()
+    from lm_eval.models.huggingface import HFLM
+
+    from luthier.eval.ask import Desk, Model, Question
+
+    artifact = _artifact()
+    asking = Question(normalise="sum", max_new_tokens=1, dtype="float32", likelihood=False)
+    ours = Model(artifact, asking, Desk(), name="base", title="the base model")
+    theirs = HFLM(pretrained=str(artifact.folder), dtype="float32", device="cpu", batch_size=8)
+    ratios = []
+    with tempfile.TemporaryDirectory() as folder:
+        file = _task(Path(folder), **changes)
+        _ask_ours(file, ours, rows=2)  # opens the model, and finds out how it is read
+        for turn in range(1 if quick else 3):
+            mine, scores = _cpu(lambda: _ask_ours(file, ours))
+            its, wanted = _cpu(lambda: _ask_harness(file, theirs))
+            ratios.append(its / mine)
+            right = sum(one == other for one, other in zip(scores, wanted, strict=True))
+            print(
+                f"  round {turn + 1}: ours {mine:.1f} CPU-s, lm-eval {its:.1f}: {ratios[-1]:.1f}x; "
+                f"{right} of {len(wanted)} rows with equal acc and acc_norm",
+                flush=True,
+            )
+            if right < len(wanted):
+                sys.exit("rows differ")
+    return _figure(name, ratios, goal, f"lm-eval {version('lm-eval')}")
+
+
+def _task(folder: Path, **changes: Any) -> Path:
+    """The questions of `forgetting` as a task of the harness, five of each kind to draw shots from."""
+    import yaml
+
+    from luthier.eval.forgetting.items import items
+
+    rows = []
+    for number, one in enumerate(items()):
+        place = number % 4
+        choices = [*one.wrong[:place], one.right, *one.wrong[place:]]
+        rows.append({"question": one.question, "choices": choices, "right": place})
+    for split, own in {"train": rows[::7], "test": [row for at, row in enumerate(rows) if at % 7][:60]}.items():
+        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, own)))
+    told = {
+        "task": "plain_questions",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {split: str(folder / f"{split}.jsonl") for split in ("train", "test")}},
+        "training_split": "train",
+        "fewshot_split": "train",
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "num_fewshot": SHOTS,
+        "doc_to_text": "Question: {{question}}\nAnswer:",
+        "doc_to_choice": "choices",
+        "doc_to_target": "right",
+        "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
+        **changes,
+    }
+    file = folder / "plain_questions.yaml"
+    file.write_text(yaml.safe_dump(told, sort_keys=False))
+    return file
+
+
+def _ask_ours(file: Path, model: Any, rows: int | None = None) -> list[tuple[float, float]]:
+    from luthier.eval.task import Brief
+    from luthier.eval.tasks.harness import Harness
+
+    (exam,) = Harness(path=str(file), rows=rows).exams(Brief(base=file.parent, examples=(), say=print))
+    graded = exam.graded(model.tell(exam.questions))
+    return list(zip(graded.columns["acc"].amounts, graded.columns["acc_norm"].amounts, strict=True))
+
+
+def _ask_harness(file: Path, model: Any) -> list[tuple[float, float]]:
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=str(file.parent), include_defaults=False)
+    found = simple_evaluate(model=model, tasks=[str(file)], task_manager=manager, bootstrap_iters=0)
+    rows = sorted(found["samples"][file.stem], key=lambda sample: sample["doc_id"])
+    return [(row["acc"], row["acc_norm"]) for row in rows]
+
+
+def _prompts(folder: Path) -> tuple[list[list[int]], list[int]]:
+    """Ids of sixteen questions, five shots before each, and the id that ends an answer."""
+    from transformers import AutoTokenizer
+
+    from luthier.eval.forgetting.items import items
+
+    every, tokenizer = items(), AutoTokenizer.from_pretrained(folder)
+    shown = "".join(f"Question: {one.question}\nAnswer: {one.right}\n\n" for one in every[:SHOTS])
+    asked = [f"{shown}Question: {one.question}\nAnswer:" for one in every[20:132:7]]
+    return [tokenizer(text)["input_ids"] for text in asked], [tokenizer.eos_token_id]
+
+
+def _by_transformers(loaded: Any, prompts: list[list[int]], limit: int, stop: list[int]) -> list[list[int]]:
+    """The same batch by `generate`, padded at the left; what follows an end token is left out."""
+    import torch
+
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[stop[0]] * (longest - len(one)) + one for one in prompts])
+    mask = torch.tensor([[0] * (longest - len(one)) + [1] * len(one) for one in prompts])
+    with torch.no_grad():
+        out = loaded.model.generate(
+            ids, attention_mask=mask, max_new_tokens=limit, do_sample=False, eos_token_id=stop, pad_token_id=stop[0]
+        )
+    written = [row[longest:].tolist() for row in out]
+    return [row[: row.index(stop[0]) + 1] if stop[0] in row else row for row in written]
+
+
+def _artifact() -> Any:
+    from luthier.flow.base_models import base_model
+
+    return base_model(MODEL)
+
+
+def _cpu(work: Callable[[], Any]) -> tuple[float, Any]:
+    begun = time.process_time()
+    done = work()
+    return time.process_time() - begun, done
+
+
+def _figure(name: str, ratios: list[float], goal: float | None, peer: str) -> dict[str, Any]:
+    value = statistics.median(ratios)
+    line: dict[str, Any] = {"figure": name, "value": round(value, 2), "unit": "x", "peer": peer}
+    if goal is not None:
+        line |= {"goal": goal, "reached": value >= goal}
+    pairs = f"pairs from {min(ratios):.1f} to {max(ratios):.1f}"
+    return {**line, "device": f"{platform.machine()}, one thread, float32", "pairs": pairs}
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", LMEVAL_LOG_LEVEL="ERROR")
