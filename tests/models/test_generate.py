@@ -108,3 +108,27 @@ def test_options_are_scored_as_separate_rows(make: Any) -> None:
 def test_a_prompt_the_model_cannot_read_is_refused(prompt: list[int]) -> None:
     with pytest.raises(DataError, match=f"has {len(prompt)} tokens; the model reads 1 to 63"):
         generate(opened(llama), [prompt], 4, set())
+
+
+@pytest.mark.parametrize("make", [llama, gemma])
+def test_prepacked_weights_and_room_for_tokens_change_nothing(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from luthier.models import prepacked, roomy
+
+    loaded = opened(make)
+    wanted = [greedy(loaded.model, prompt, 14, set()) for prompt in PROMPTS]
+    monkeypatch.setattr(roomy, "ROOM", 3)
+    monkeypatch.setattr(prepacked, "LEAST_BYTES", 0)
+    used: list[int] = []
+    call = prepacked._Packed.__call__
+
+    def counted(self: Any, states: torch.Tensor) -> torch.Tensor:
+        used.append(1)
+        return call(self, states)
+
+    monkeypatch.setattr(prepacked._Packed, "__call__", counted)
+    assert generate(loaded, PROMPTS, 14, set()) == wanted
+    assert bool(used) == prepacked._able()
+    assert not any("forward" in vars(layer) for layer in loaded.model.modules() if type(layer) is torch.nn.Linear)
+    stop = {wanted[0][3]}
+    short = [ids[: ids.index(next(iter(stop))) + 1] if stop & set(ids) else ids for ids in wanted]
+    assert generate(loaded, PROMPTS, 14, lambda ids: ids[-1] in stop) == short

@@ -18,11 +18,14 @@ from luthier.core.errors import DataError
 from luthier.models.load import Loaded
 from luthier.models.logprobs import logprobs, reading
 from luthier.models.pack import Row, common, packs
+from luthier.models.prepacked import prepacked
 from luthier.models.sequence import names_of, plain_model, refuse_sequence
 from luthier.models.soft import SoftPrompt, cache_name, soft_prompt
 
 TOKENS = 16_384
 """Tokens that a batch may hold, prompts and answers together: what bounds its key-value cache."""
+WORTH_PACKING = 8
+"""From so many new tokens on, weights are brought into the processor's order beforehand."""
 PACK_TOKENS = 4096
 """Tokens read at once when answers are scored."""
 OPTIONS_SHARE_FROM = 1
@@ -67,9 +70,10 @@ def generate(
     for group in _groups(model, prompts, soft.count, max_new_tokens, tokens):
         own = None if streams is None else [streams[at] for at in group]
         batch = _Batch(model, soft, [prompts[at] for at in group], sampling, group, own)
-        for ids in batch.run(max_new_tokens, stop):
-            for at, token in ids:
-                written[at].append(token)
+        with torch.no_grad(), prepacked(model, len(group) if max_new_tokens >= WORTH_PACKING else 1):
+            for ids in batch.run(max_new_tokens, stop):
+                for at, token in ids:
+                    written[at].append(token)
         done += len(group)
         if progress is not None:
             progress(done, len(prompts))
@@ -224,8 +228,10 @@ class _Batch:
         """A cache with what stands before all prompts, virtual tokens and what they share, and how much that is."""
         from transformers import DynamicCache
 
+        from luthier.models.roomy import with_room
+
         soft, many = self._soft, len(self._prompts) > 1
-        cache = soft.fill(DynamicCache(config=self._model.config), 1)
+        cache = soft.fill(with_room(DynamicCache(config=self._model.config)), 1)
         shared = min(common(self._prompts[0], prompt[:-1]) for prompt in self._prompts) if many else 0
         begun = soft.count + shared
         if shared or soft.embeddings is not None:
