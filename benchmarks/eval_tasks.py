@@ -1,6 +1,6 @@
 """Asking models beside their peers: a five-shot task beside lm-evaluation-harness, generation beside transformers.
 
-    python benchmarks/eval.py --only harness_shared_shots harness_drawn_shots harness_letters generation generation_short
+    python benchmarks/eval.py --only harness_shared_shots harness_drawn_shots generation generation_short
 
 SmolLM2-135M in float32 on one thread. Ours and the peer are asked the same rows in one process, one after the other,
 and the answers must be the same: scores row by row, and texts token by token. CPU time counts, the opening of the model
