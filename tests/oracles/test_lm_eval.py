@@ -162,14 +162,12 @@ def ours(file: Path, model: Artifact) -> tuple[Exam, dict[str, Sequence[float]],
     return exam, {name: column.amounts for name, column in graded.columns.items()}, totals
 
 
-def theirs(file: Path, model: Artifact, cache: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def theirs(file: Path, model: Artifact) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The harness' samples and results."""
-    import datasets
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    datasets.config.HF_DATASETS_CACHE = cache  # nothing of this stays
     found = simple_evaluate(
         model=HFLM(pretrained=str(model.folder), dtype="float32", device="cpu", batch_size=4),
         tasks=[str(file)],
@@ -180,10 +178,11 @@ def theirs(file: Path, model: Artifact, cache: Path) -> tuple[list[dict[str, Any
 
 
 @pytest.mark.parametrize("name", sorted(TASKS))
-def test_equal_row_by_row(name: str, model: Artifact, tmp_path: Path) -> None:
+def test_equal_row_by_row(name: str, model: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     file = written(tmp_path, name)
     exam, columns, totals = ours(file, model)
-    samples, results = theirs(file, model, tmp_path / "cache")
+    samples, results = theirs(file, model)
     chains = {sample["filter"] for sample in samples}
     for sample in samples:
         item = exam.items[sample["doc_id"]]

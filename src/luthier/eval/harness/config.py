@@ -37,6 +37,18 @@ _REFUSED = {
     "doc_to_audio": "plays sounds",
     "unsafe_code": "runs code that models write",
 }
+_TELLING = frozenset(
+    {
+        "task_alias",
+        "tag",
+        "group",
+        "group_alias",
+        "metadata",
+        "should_decontaminate",
+        "doc_to_decontamination_query",
+    }
+)
+"""What says how a task is filed or looked up, and changes neither its questions nor its scores."""
 
 
 class Code(str):
@@ -89,13 +101,6 @@ class Config(_Settings):
     repeats: Literal[1] = 1
     filter_list: list[dict[str, Any]] | None = None
     gen_prefix: str | None = None
-    task_alias: str | None = None
-    tag: str | list[str] | None = None
-    group: str | list[str] | None = None
-    group_alias: str | None = None
-    should_decontaminate: bool = False
-    doc_to_decontamination_query: str | None = None
-    metadata: dict[str, Any] | None = None
 
     @property
     def shots(self) -> Shots:
@@ -127,10 +132,11 @@ def read(told: dict[str, Any], file: Path) -> Config:
     for name, why in _REFUSED.items():
         if told.get(name):
             raise _refused(name, f"{name} {why}", file)
-    if code := _code(told):
+    if code := _code({name: value for name, value in told.items() if name not in _TELLING}):
         raise _refused(code[0], f"{code[0]} calls for code ({code[1]})", file)
     try:
-        config = Config.model_validate({name: value for name, value in told.items() if name not in _REFUSED})
+        asked = {name: value for name, value in told.items() if name not in _TELLING and name not in _REFUSED}
+        config = Config.model_validate(asked)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))

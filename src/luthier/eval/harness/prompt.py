@@ -34,7 +34,6 @@ class Writer:
         self._fields = frozenset(self.docs[0])
         first = self.docs[0]
         self.many_inputs = config.doc_to_choice is not None and isinstance(self.text(first), int)
-        self.many_targets = isinstance(self.target(first), list)
 
     def contexts(self, count: int, shots: int, seed: int) -> list[str | list[str]]:
         """What stands before the answer of each of the first rows; one a choice, where choices stand in the question.
