@@ -201,9 +201,12 @@ class _Apply(torch.autograd.Function):
         both, down = ctx.saved_tensors
         product, width = ctx.product, down.shape[1]
         grad = _side_by_side(grads)
-        through = grad @ ctx.joint  # (tokens, in + rank)
-        inner = through[:, width:].contiguous()
-        d_x = through[:, :width].addmm_(inner, down) if ctx.needs_input_grad[0] else None
+        if ctx.needs_input_grad[0]:
+            through = grad @ ctx.joint  # (tokens, in + rank)
+            inner = through[:, width:].contiguous()
+            d_x = through[:, :width].addmm_(inner, down)
+        else:  # nothing below learns
+            inner, d_x = grad @ ctx.joint[:, width:], None
         d_down = (inner.t() @ both)[:, :width].to(ctx.dtype)  # what is whole need not be copied for a product
         inside = both[:, width:].contiguous()
         found: list[Tensor] = []
