@@ -22,6 +22,7 @@ from luthier.eval import ask
 from luthier.eval.rows import Task, choose
 from luthier.eval.steps.evaluate import Evaluate
 from luthier.eval.steps.gate import Gate
+from luthier.metrics.paired import holm
 from luthier.text.messages import Example
 
 FILES = ("predictions.parquet", "metrics.json", "comparisons.json", "summary.json")
@@ -67,6 +68,13 @@ def test_summary_adds_up(about_labels: Artifact) -> None:
         assert sum(one["rows"] for one in reliability["bins"]) == 30
     of_channel = [one for one in summary["slices"] if one["model"] == "tuned" and one["name"] == "channel"]
     assert {one["value"]: one["rows"] for one in of_channel} == {"mail": 10, "phone": 10, "web": 10}
+    of_base = {one["value"]: one["score"]["value"] for one in summary["slices"] if one["model"] == "base"}
+    for one in of_channel:
+        assert (one["gain"]["a"], one["gain"]["b"], one["gain"]["rows"]) == ("tuned", "base", 10)
+        assert one["gain"]["difference"] == pytest.approx(one["score"]["value"] - of_base[one["value"]])
+    gains = [one["gain"] for one in summary["slices"] if one["gain"] is not None]
+    assert {one["model"] for one in summary["slices"] if one["gain"] is not None} == {"tuned"}
+    assert [one["p_holm"] for one in gains] == pytest.approx(holm([one["p"] for one in gains]))
     comparison = next(
         row for row in about_labels.read_json("comparisons.json") if (row["b"], row["metric"]) == ("base", "accuracy")
     )

@@ -15,7 +15,7 @@ from luthier.eval.rows import Task
 from luthier.metrics.answers import Answers
 from luthier.metrics.metric import Metric, measure_all
 from luthier.metrics.metric import Score as Measured
-from luthier.metrics.paired import compare, with_holm
+from luthier.metrics.paired import Comparison, compare, with_holm
 from luthier.text.messages import question_of
 
 if TYPE_CHECKING:
@@ -151,10 +151,17 @@ def reliability(
 
 
 def slices(
-    columns: Mapping[str, Sequence[Any]], metric: Metric, answers: Mapping[str, Answers], seed: int
+    columns: Mapping[str, Sequence[Any]],
+    metric: Metric,
+    answers: Mapping[str, Answers],
+    seed: int,
+    *,
+    subject: str,
+    rival: str | None,
 ) -> tuple[facts.Slice, ...]:
-    """The main metric on the rows of each value of each slicing column, for each model."""
-    found = []
+    """The main metric on the rows of each value of each slicing column, for each model; and what the subject gained."""
+    found: list[facts.Slice] = []
+    gains: list[Comparison] = []
     for name, values in columns.items():
         groups: dict[str, list[int]] = {}
         for row, value in enumerate(values):
@@ -170,7 +177,17 @@ def slices(
                         name=name, value=value, model=model, metric=metric.kind, rows=len(rows), score=fact(score)
                     )
                 )
-    return tuple(found)
+            if rival is not None:
+                gains.append(compare(metric, answers[subject].select(rows), answers[rival].select(rows), seed=seed))
+    return _with_gains(found, gains, subject, rival)
+
+
+def _with_gains(
+    slices: Sequence[facts.Slice], gains: Sequence[Comparison], subject: str, rival: str | None
+) -> tuple[facts.Slice, ...]:
+    """The slices, those of the subject with their gains in order."""
+    told = iter(comparison_facts([{"a": subject, "b": rival, **one.as_json()} for one in with_holm(gains)]))
+    return tuple(one.model_copy(update={"gain": next(told, None)}) if one.model == subject else one for one in slices)
 
 
 def slicing(examples: Sequence[Example], attributes: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Any]]:

@@ -125,7 +125,9 @@ def _facts(
         confusions=analysis.confusions(task, models) if is_label else (),
         classes=analysis.classes(task, models) if is_label else (),
         reliability=analysis.reliability(answers, measured) if is_label else (),
-        slices=analysis.slices(columns, metrics[0], answers, bench.seed),
+        slices=analysis.slices(
+            columns, metrics[0], answers, bench.seed, subject=subject.name, rival=rival.name if rival else None
+        ),
         fixed=analysis.row_facts(task, models, fixed[: analysis.SHOWN]),
         broken=analysis.row_facts(task, models, broken[: analysis.SHOWN]),
         samples=analysis.row_facts(task, models, analysis.spread(len(task.examples), SAMPLES)),

@@ -124,6 +124,9 @@ class Slice(Fact):
     metric: str
     rows: int
     score: Score
+    gain: Comparison | None = None
+    """Of the model that the evaluation is about: how far it is above its base on these rows; p is corrected (Holm) over
+    all slices."""
 
 
 class Row(Fact):
