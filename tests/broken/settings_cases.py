@@ -123,7 +123,7 @@ CASES = (
         "no kind",
         "recipe.yaml:11 (steps.tune)",
         "wanted a step: its kind",
-        "known: augment, base",
+        "known: assign, augment, base",
         recipe=edited("    kind: tune\n", ""),
     ),
     Case(
@@ -144,14 +144,14 @@ CASES = (
         "a list for a step",
         "recipe.yaml:23 (steps.gate)",
         "came a list",
-        "known: augment, base",
+        "known: assign, augment, base",
         recipe=edited(GATE, "  gate: [gate]\n"),
     ),
     Case(
         "nothing for a step",
         "recipe.yaml:23 (steps.gate)",
         "came nothing",
-        "known: augment, base",
+        "known: assign, augment, base",
         recipe=edited(GATE, "  gate:\n"),
     ),
     Case(
@@ -358,7 +358,7 @@ CASES = (
         "cluster without near_dedup",
         "recipe.yaml:6 (steps.data)",
         "split.group is `cluster`",
-        "add `near_dedup`",
+        "add one of them to ops",
         recipe=_split("{test: 30, group: cluster}"),
     ),
     Case(

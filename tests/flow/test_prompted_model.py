@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from luthier.cli.app import run_command
-from luthier.eval.ask import Model, Question
+from luthier.eval.ask import Desk, Model, Question
 from luthier.eval.rows import choose
 from luthier.flow.chat import Local as Here
 from luthier.flow.chat import open_chat
@@ -65,7 +65,7 @@ def test_the_search_scores_labels_as_the_evaluation_does(place: Path, alike: Nor
     tuned = find_artifact(":tune").artifact
     task = choose(find_artifact(":data").artifact, "test", 8)
     question = Question(normalise=alike, max_new_tokens=8, dtype="float32", likelihood=False)
-    theirs = Model(tuned, question).answer(task.examples, task)
+    theirs = Model(tuned, question, Desk(), name="tuned", title="the tuned model").answer(task.examples, task)
     ours = Local(tuned, "float32", task.options, 8, alike).answer(Prompt.of(tuned), task.examples)
     assert [one.prediction for one in theirs] == list(ours.predictions)
     assert ours.label_scores is not None

@@ -26,7 +26,8 @@ def install(model: torch.nn.Module) -> int:
     for module in model.modules():
         kind = type(module)
         known = {name for name, _ in module.named_children()} == _PARTS and "forward" not in module.__dict__
-        if not known or at(next(module.parameters())) is None:
+        weight = next(module.parameters(), None)
+        if not known or weight is None or at(weight) is None:
             continue
         if kind not in kinds:
             kinds[kind] = _is_plain(module)

@@ -263,7 +263,11 @@ def _is_enough(ids: Sequence[int], stop: Stop) -> bool:
 
 
 def draw(shares: Tensor, top_p: float, chance: torch.Generator) -> int:
-    """One token, from the likeliest ones that together have a share of `top_p`."""
+    """One token, from the likeliest ones that together have a share of `top_p`.
+
+    Each token keeps its place while it is drawn, so that two of nearly the same share, which stand in another order
+    when their last bits differ, are not taken for each other.
+    """
     ordered, tokens = shares.sort(descending=True)
-    kept = ordered * (ordered.cumsum(0) - ordered < top_p)
-    return int(tokens[torch.multinomial(kept, 1, generator=chance)])
+    kept = torch.zeros_like(shares).scatter(0, tokens, ordered * (ordered.cumsum(0) - ordered < top_p))
+    return int(torch.multinomial(kept, 1, generator=chance))

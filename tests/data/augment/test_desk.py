@@ -32,7 +32,8 @@ def _asked(*texts: str) -> list[tuple[Message, ...]]:
 TEXTS = ("My invoice is wrong", "Where is the parcel", "I need help with the login")
 
 
-def test_each_answer_follows_its_own_seed(model: Artifact, tmp_path: Path) -> None:
+def test_each_answer_follows_its_own_seed(model: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("luthier.models.load.cpu_has_bf16", lambda: False)  # in bfloat16 a batch rounds otherwise
     desk = open_desk(model, tmp_path / "one")
     told: dict[str, Any] = {"max_tokens": 8, "temperature": 1.0}
     together = desk.write(_asked(*TEXTS), [1 << 63, 2, 3], **told)
