@@ -142,6 +142,8 @@ def main() -> None:
     parser.add_argument("--here", help="one figure in this process")
     told = parser.parse_args()
     figures = every_figure()
+    if unknown := sorted({*told.only, *filter(None, [told.here])} - set(figures)):
+        parser.error(f"there is no figure {unknown[0]!r}; known: {', '.join(figures)}")
     if told.here:
         for line in figures[told.here](told.quick):
             print(json.dumps({"device": DEVICE, **line}), flush=True)
