@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from re import _parser as parser  # type: ignore[attr-defined]
 from typing import Any
 
@@ -16,7 +17,8 @@ from hypothesis import strategies as st
 from luthier.data.cleaning.diff import edits
 from luthier.data.cleaning.languages import identify
 from luthier.data.cleaning.quality_rules import NAMES, RULES
-from luthier.data.ops.label_spelling import spellings
+from luthier.data.intake.survey import profile
+from luthier.data.ops.label_spelling import LabelSpelling, spellings
 from luthier.data.ops.normalise import Normalise, _fixed, _repaired_line, looks_bad, without_ascii_runs
 from luthier.data.ops.quality import Quality
 from luthier.data.passes.apply import spliced
@@ -193,6 +195,24 @@ def test_label_spelling_edits_and_says(make: Make, write: Write) -> None:
     left = make(source={"kind": "jsonl", "path": write("f.jsonl", free)}, ops=["label_spelling"], split={"test": 0})
     assert left.summary.edited == {}
     assert "not classes" in left.notes
+
+
+def test_a_slip_of_the_pen_is_proposed_and_only_then_written_otherwise(
+    make: Make, write: Write, tmp_path: Path
+) -> None:
+    labels = ["billing"] * 60 + ["biling"] + ["Biling"] + ["delivery"] * 60
+    rows = [{"text": f"question number {n}", "label": label} for n, label in enumerate(labels)]
+    source = {"kind": "jsonl", "path": write("t.jsonl", rows)}
+    plain = make(source=source, ops=["label_spelling"], split={"test": 0})
+    assert sorted(label.lower() for label in plain.summary.labels) == ["biling", "billing", "delivery"]
+    also = {"kind": "label_spelling", "also": {"biling": "Billing", "Biling": "billing"}}
+    told = make(source=source, ops=[also], split={"test": 0})
+    assert told.summary.labels == ["billing", "delivery"]
+    assert told.summary.edited == {"label_spelling": 2}
+    table = "text,label\n" + "".join(f"{row['text']},{row['label'].lower()}\n" for row in [*rows, *rows])
+    asked = LabelSpelling.suggest(profile(tmp_path / write("u.csv", table)))
+    assert asked is not None
+    assert asked.settings == {"also": {"biling": "billing"}}
 
 
 def test_conflicting_answers_are_flagged_or_dropped(make: Make, write: Write) -> None:

@@ -65,8 +65,8 @@ def new(
         say_json({"recipe": str(written.path), "decisions": written.decisions})
         return
     say(f"wrote {written.path}")
-    for text in written.decisions.values():
-        say(f"  · {text}")
+    for place, text in written.decisions.items():
+        say(f"  · {place.rpartition('.')[2]}: {text}")
     say(f"next: luthier plan {written.path}")
 
 

@@ -230,7 +230,8 @@ def _balancing(profile: Profile) -> Iterator[str]:
     rows = counts[rarest]
     if rows >= _RARE * most:
         return
-    yield f"  # The class {_one_line(rarest)} has {rows} rows, the most frequent one {most}. Made rows may help it:"
+    counted = "1 row" if rows == 1 else f"{rows} rows"
+    yield f"  # The class {_one_line(rarest)} has {counted}, the most frequent one {most}. Made rows may help it:"
     yield "  # take the sign away from the next line, and let tune and report say `data: more` (docs/howto/augment.md)."
     yield f"  # more: {{kind: augment, data: data, augmenters: [{{kind: balance, ratio: {_RARE}}}]}}"
 

@@ -6,7 +6,10 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from pydantic import Field
+
 from luthier.data.cleaning.diff import edits
+from luthier.data.cleaning.misspelt import misspelt
 from luthier.data.operator import Corpus, Outcome, Reads, SetOperator, Suggestion
 from luthier.data.row import Row
 from luthier.data.twins.text_keys import normal
@@ -23,13 +26,17 @@ class LabelSpelling(SetOperator):
     """Write every class in its most frequent spelling: `refund ` and `Refunds` become `Refund`.
 
     Spellings are brought together when they differ in case, white space, separators (`card-lost`, `card_lost`) or a
-    plural s. Answers that are not classes (long, or too many different ones) are left alone.
+    plural s. A slip of the pen (`biling`) is only proposed, in `also`, since a rare class may be meant. Answers that
+    are not classes (long, or too many different ones) are left alone.
     """
 
     kind: Literal["label_spelling"] = "label_spelling"
     reads: ClassVar[tuple[Reads, ...]] = ("answer",)
     suggested_at: ClassVar[int] = 10
     rewrites: ClassVar[bool] = True
+
+    also: dict[str, str] = Field(default_factory=dict)
+    """Further spellings, each with the one that is meant: `{biling: billing}`."""
 
     def settle(self, corpus: Corpus) -> Outcome:
         """Find the spelling of every answer that is not the most frequent one of its class."""
@@ -38,7 +45,7 @@ class LabelSpelling(SetOperator):
             if len(row.answer) > _LONGEST_CHARS or len(counts) > _MOST_CLASSES:
                 return Outcome(notes=["label_spelling: the answers are not classes; nothing was done"])
             counts[row.answer] += 1
-        wanted = spellings(counts)
+        wanted = self._wanted(counts)
         outcome = Outcome(notes=[f"label_spelling: {old!r} is written {new!r}" for old, new in sorted(wanted.items())])
         if wanted:
             for place, row in enumerate(corpus.rows()):
@@ -47,6 +54,15 @@ class LabelSpelling(SetOperator):
                         _field(row), row.answer, wanted[row.answer], "one spelling for the class"
                     )
         return outcome
+
+    def _wanted(self, counts: Counter[str]) -> dict[str, str]:
+        """Each spelling that is not the one to be written, with that one."""
+        meant: Counter[str] = Counter()
+        for label, rows in counts.items():
+            meant[self.also.get(label, label)] += rows
+        usual = spellings(meant)
+        found = {label: self.also.get(label, label) for label in counts}
+        return {label: usual.get(one, one) for label, one in found.items() if usual.get(one, one) != label}
 
     @classmethod
     def trial(cls) -> LabelSpelling:
@@ -59,7 +75,12 @@ class LabelSpelling(SetOperator):
         if not profile.spellings:
             return None
         shown = ", ".join(f"{old!r} as {new!r}" for old, new in sorted(profile.spellings.items())[:3])
-        return Suggestion({}, f"{len(profile.spellings)} spellings of classes can be brought together, such as {shown}")
+        many = len(profile.spellings)
+        why = f"{many} spelling{'s' * (many > 1)} of classes can be brought together, such as {shown}"
+        slips = misspelt(profile.answers).items() - spellings(Counter(profile.answers)).items()
+        if slips:
+            return Suggestion({"also": dict(sorted(slips))}, f"{why}; see whether `also` is right")
+        return Suggestion({}, why)
 
 
 def _field(row: Row) -> str:
