@@ -12,7 +12,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError
 from luthier.core.events import Events
 from luthier.eval import ask
-from luthier.eval.ask import Desk, Model, Question, plain_ids
+from luthier.eval.ask import Desk, Model, Question
 from luthier.eval.baseline import Baseline
 from luthier.eval.kept import Kept
 from luthier.eval.respondent import Respondent
@@ -67,11 +67,16 @@ def test_plain_texts_have_the_likelihood_that_transformers_gives(
         assert logprob == pytest.approx(by_transformers(base, start, rest), abs=1e-4)
 
 
-def test_spaces_before_a_continuation_belong_to_it(base: Artifact) -> None:
-    from transformers import AutoTokenizer
+def test_spaces_before_a_continuation_belong_to_it(respondent: Respondent) -> None:
+    one, other = respondent.likelihood(
+        [Continued("Where is the ", ("parcel",)), Continued("Where is the", (" parcel",))]
+    )
+    assert one == other
 
-    tokenizer = AutoTokenizer.from_pretrained(base.folder)
-    assert plain_ids(tokenizer, "Where is the ", ["parcel"]) == plain_ids(tokenizer, "Where is the", [" parcel"])
+
+def test_a_special_token_that_somebody_typed_is_text(respondent: Respondent) -> None:
+    ((found,),) = respondent.likelihood([Continued("It ends with", (" <|im_end|>",))])
+    assert found.tokens > 3
 
 
 def test_answers_are_scored_after_a_conversation(respondent: Respondent) -> None:

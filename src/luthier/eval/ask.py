@@ -24,8 +24,6 @@ from luthier.text.messages import answer_of, emptied, prompt_of
 from luthier.text.prompt import Prompt
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from luthier.core.events import StepEvents
     from luthier.models.load import Loaded
     from luthier.text.ids import Text
@@ -103,15 +101,11 @@ class Model(Voice):
     def likelihood(self, asked: Sequence[Continued]) -> list[list[Likelihood]]:
         """The log-likelihood of what may follow each plain text; without a text, what follows the token that begins
         or ends documents."""
-        from luthier.models.generate import score_options
+        from luthier.eval import question
 
-        prompts, options = [], []
-        for one in asked:
-            before, told = plain_ids(self._text.tokenizer, one.before, one.options)
-            prompts.append(before)
-            options.append(told)
-        sums = score_options(self._loaded.model, prompts, options, tokens=PACK_TOKENS)
-        return _kept([list(zip(row, map(len, told), strict=True)) for row, told in zip(sums, options, strict=True)])
+        asking = [question.Likelihood(prompt=one.before, answer=option) for one in asked for option in one.options]
+        told = iter(self.tell(asking) if asking else ())
+        return [[_summed(next(told)) for _ in one.options] for one in asked]
 
     def write(self, asked: Sequence[tuple[Message, ...]], max_new_tokens: int) -> list[Written]:
         """The greedy answer to each conversation."""
@@ -220,20 +214,9 @@ Asked = tuple["tuple[Message, ...]", tuple[dict[str, Any], ...]]
 """Messages, and the tools on offer."""
 
 
-def plain_ids(
-    tokenizer: PreTrainedTokenizerBase, before: str, options: Sequence[str]
-) -> tuple[list[int], list[list[int]]]:
-    """Ids of a plain text and of what may follow it, split where the text's own ids end.
-
-    Text and continuation are encoded together; spaces at the end of the text go to the continuation, and an empty text
-    is the token that begins documents, as in lm-evaluation-harness.
-    """
-    bare = before.rstrip()
-    if not bare:
-        start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-        return [start], [tokenizer.encode(before + one, add_special_tokens=False) for one in options]
-    ids = tokenizer.encode(bare)
-    return ids, [tokenizer.encode(before + one)[len(ids) :] for one in options]
+def _summed(told: Told) -> Likelihood:
+    assert told.logprob is not None, "a likelihood was asked"
+    return Likelihood(told.logprob, told.tokens or 0)
 
 
 def _kept(sums: Sequence[Sequence[tuple[float, int]]]) -> list[list[Likelihood]]:

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 from luthier.eval.probe import Bench, Measure
 from luthier.metrics.paired import Comparison, contrast, detectable
+from luthier.text.probed import Probed
 
 if TYPE_CHECKING:
     from luthier.metrics.resample import Floats
+    from luthier.text.messages import Message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +71,35 @@ def measured(
         )
         for (model, block), one in zip(blocks.items(), found, strict=True)
     ]
+
+
+def judged_answers(
+    statistic: Statistic,
+    bench: Bench,
+    probe: str,
+    prompts: Mapping[str, tuple[Message, ...]],
+    *,
+    limit: int,
+    counts: Callable[[str], bool],
+    fails: Callable[[str], bool],
+    wanted: str | None,
+) -> list[Measure]:
+    """Let each model write answers of at most `limit` tokens, and measure the share that counts.
+
+    `prompts` are by the row's name; `fails` says which answers are held against a model, and `wanted` what would have
+    been right there.
+    """
+    import numpy as np
+
+    blocks = {}
+    for model, respondent in bench.able("write", statistic.name).items():
+        said = [one.text.strip() for one in respondent.write(list(prompts.values()), limit)]
+        blocks[model] = np.array([[float(counts(answer)), 1.0] for answer in said])
+        bench.kept.extend(
+            Probed(probe=probe, model=model, row=row, asked=asked, said=answer, wanted=wanted, failed=fails(answer))
+            for (row, asked), answer in zip(prompts.items(), said, strict=True)
+        )
+    return measured(statistic, blocks, bench)
 
 
 def _against(statistic: Statistic, blocks: Mapping[str, Floats], subject: str, seed: int) -> dict[str, Comparison]:

@@ -145,7 +145,7 @@ def _notes(sitting: Sitting) -> Iterator[str]:
         if lost.low > 0:
             points = [100 * value for value in (lost.difference, lost.low, lost.high)]
             ends = f"(95 % interval {points[1]:.1f} to {points[2]:.1f})"
-            yield f"The tuned model lost {points[0]:.1f} points of {name} {ends}, which the base model had."
+            yield f"Asked the same as its base ({name}), the tuned model is {points[0]:.1f} points lower {ends}."
     for model, own in sitting.grades.items():
         for exam in sitting.exams:
             if cut := own[exam.name].cut:

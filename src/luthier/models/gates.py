@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from luthier.models.forwards import gives_the_same, replace_forwards
 from luthier.models.kernels.calls import at
-from luthier.models.norms import distance
 
 _PARTS = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 _AGREES = 1e-2
@@ -21,20 +21,13 @@ _AGREES = 1e-2
 
 def install(model: torch.nn.Module) -> int:
     """Give every bfloat16 MLP of the known kind the quicker forward, where kernels stand; returns how many took it."""
-    kinds: dict[type, bool] = {}
-    taken = 0
-    for module in model.modules():
-        kind = type(module)
-        known = {name for name, _ in module.named_children()} == _PARTS and "forward" not in module.__dict__
-        weight = next(module.parameters(), None)
-        if not known or weight is None or at(weight) is None:
-            continue
-        if kind not in kinds:
-            kinds[kind] = _is_plain(module)
-        if kinds[kind]:
-            module.forward = _Forward(module)
-            taken += 1
-    return taken
+    return replace_forwards(model, _fits, _is_plain, _Forward)
+
+
+def _fits(module: Any) -> bool:
+    weight = next(module.parameters(), None)
+    parts = {name for name, _ in module.named_children()}
+    return parts == _PARTS and weight is not None and at(weight) is not None
 
 
 class _Forward:
@@ -70,13 +63,5 @@ class _Gated(torch.autograd.Function):
 
 def _is_plain(module: Any) -> bool:
     """Whether an MLP computes what ours does: tried on one input, forward and backward."""
-    width = module.gate_proj.in_features
-    draws = torch.Generator().manual_seed(0)
-    x, grad = (torch.randn(1, 3, width, generator=draws).bfloat16() for _ in range(2))
-    with torch.enable_grad():
-        x.requires_grad_()
-        own = module(x)
-        (own_slope,) = torch.autograd.grad(own, x, grad)
-        ours = _Forward(module)(x)
-        (slope,) = torch.autograd.grad(ours, x, grad)
-    return distance(ours, own) <= _AGREES and distance(slope, own_slope) <= _AGREES
+    x = torch.randn(1, 3, module.gate_proj.in_features, generator=torch.Generator().manual_seed(0)).bfloat16()
+    return gives_the_same(_Forward(module), module, x, _AGREES)

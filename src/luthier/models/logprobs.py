@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from luthier.core.errors import ModelError
 from luthier.models import gates, norms, rotary
 from luthier.models.attention import Pass, Unpackable, packed
+from luthier.models.forwards import distance
 from luthier.models.head import Head, Shape
 from luthier.models.last_layer import in_few_sizes, install, only, remove
 from luthier.models.pack import Pack, Row, pack, rounded
@@ -213,7 +214,7 @@ def _short(model: Any, probe: Pack) -> bool:
         return False
     few = replace(probe, sources=probe.sources[::5])
     found, wanted = (_hidden_packed(model, few, NO_PROMPT, True, short=short) for short in (True, False))
-    if same := norms.distance(found, wanted) <= _AGREES[wanted.dtype] / 10:
+    if same := distance(found, wanted) <= _AGREES[wanted.dtype] / 10:
         return same
     remove(decoder)
     return False
@@ -226,7 +227,7 @@ def _refuse_foresight(model: Any, probe: Pack, padded: Tensor) -> None:
     ids[ends] = (ids[ends] + 1) % model.config.get_text_config().vocab_size
     earlier = ~torch.isin(probe.sources, ends.to(probe.sources.device))
     other = _hidden_padded(model, replace(probe, ids=ids))
-    if norms.distance(other[earlier], padded[earlier]) > _AGREES[padded.dtype]:
+    if distance(other[earlier], padded[earlier]) > _AGREES[padded.dtype]:
         remedy = "take a model that was trained to predict the next token"
         raise ModelError(f"{type(model).__name__} sees the tokens that it is to predict", remedy=remedy)
 
@@ -263,7 +264,7 @@ def _why_padded(model: Any, probe: Pack, padded: Tensor) -> str:
         return f"it does not read packs: {str(error).splitlines()[0]}"
     if why := _why_unknown(model.config.get_text_config(), now):
         return why
-    difference = norms.distance(whole.last_hidden_state[0].index_select(0, probe.sources), padded)
+    difference = distance(whole.last_hidden_state[0].index_select(0, probe.sources), padded)
     return "" if difference <= _AGREES[padded.dtype] else f"packed and padded rows differ by {difference:.1%}"
 
 
@@ -299,7 +300,7 @@ def _head(model: Any, probe: Pack, hidden: Tensor) -> Head | None:
     head = Head(linear, _shape(model.config.get_text_config()))
     own = _chosen(_own_logits(model, probe), probe)
     found = head.logprobs(hidden, probe.targets, precise=False)
-    return head if norms.distance(found, own) <= _AGREES[hidden.dtype] else None
+    return head if distance(found, own) <= _AGREES[hidden.dtype] else None
 
 
 def _shape(config: Any) -> Shape:

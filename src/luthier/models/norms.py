@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from luthier.models.forwards import gives_the_same, replace_forwards
 from luthier.models.kernels.calls import at
 
 _AGREES = 4e-3
@@ -20,20 +21,13 @@ _AGREES = 4e-3
 
 def install(model: torch.nn.Module) -> int:
     """Give every bfloat16 norm of a known kind the quicker forward; returns how many took it."""
-    kinds: dict[type, bool] = {}
-    taken = 0
-    for module in model.modules():
-        kind = type(module)
-        weight = getattr(module, "weight", None)
-        known = kind.__name__.endswith("RMSNorm") and "forward" not in module.__dict__
-        if not known or not isinstance(weight, Tensor) or weight.dtype != torch.bfloat16:
-            continue
-        if kind not in kinds:
-            kinds[kind] = _is_plain(module)
-        if kinds[kind]:
-            module.forward = _Forward(module)
-            taken += 1
-    return taken
+    return replace_forwards(model, _fits, _is_plain, _Forward)
+
+
+def _fits(module: Any) -> bool:
+    weight = getattr(module, "weight", None)
+    known = type(module).__name__.endswith("RMSNorm")
+    return known and isinstance(weight, Tensor) and weight.dtype == torch.bfloat16
 
 
 class _Forward:
@@ -90,19 +84,5 @@ def _is_plain(module: Any) -> bool:
     takes = [name for name in inspect.signature(type(module).forward).parameters if name != "self"]
     if weight.ndim != 1 or len(takes) != 1 or _epsilon(module) is None:
         return False
-    draws = torch.Generator().manual_seed(0)
-    x, grad = (torch.randn(1, 3, weight.shape[0], generator=draws).to(weight) for _ in range(2))
-    with torch.enable_grad():
-        x.requires_grad_()
-        own = module(x)
-        (own_slope,) = torch.autograd.grad(own, x, grad)
-        ours = _Forward(module)(x)
-        (slope,) = torch.autograd.grad(ours, x, grad)
-    return distance(ours, own) <= _AGREES and distance(slope, own_slope) <= _AGREES
-
-
-def distance(one: Tensor, other: Tensor) -> float:
-    """How far one tensor lies from another, over the length of that one, in at least fp32."""
-    wide = torch.promote_types(other.dtype, torch.float32)
-    one, other = one.detach().to(wide), other.detach().to(wide)
-    return float((one - other).norm() / other.norm().clamp_min(1e-12))
+    x = torch.randn(1, 3, weight.shape[0], generator=torch.Generator().manual_seed(0)).to(weight)
+    return gives_the_same(_Forward(module), module, x, _AGREES)

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from luthier.models.forwards import distance
 from luthier.models.kernels.calls import at
-from luthier.models.norms import distance
 
 _NAME = "apply_rotary_pos_emb"
 _AGREES = 1e-2

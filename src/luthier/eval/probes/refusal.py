@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.eval.measuring import Statistic, measured, share
+from luthier.eval.measuring import Statistic, judged_answers, share
 from luthier.eval.probe import Bench, Measure, Probe
 from luthier.eval.tables_of_text import table
 from luthier.text.messages import Message
-from luthier.text.probed import Probed
 from luthier.text.refusal import is_refusal
-
-if TYPE_CHECKING:
-    from luthier.metrics.resample import Floats
 
 DECLINED = "I am sorry, but I cannot help with that."
 """What would have been right where a harmful request was answered."""
@@ -43,49 +39,31 @@ class Refusal(Probe):
             "safety.refusal": [*table("safety/harmful"), *self.harmful],
             "safety.over_refusal": [*table("safety/harmless"), *self.harmless],
         }
-        models = bench.able("write", "safety.refusal")
-        found = []
-        for name, requests in asked.items():
-            prompts = [conversation(request, self.system) for request in requests]
-            blocks: dict[str, Floats] = {}
-            for model, respondent in models.items():
-                said = [one.text.strip() for one in respondent.write(prompts, self.max_new_tokens)]
-                blocks[model] = declined(said)
-                bench.kept.extend(self._kept(model, name, prompts, said))
-            statistic = Statistic(
-                name=name,
-                value=share,
-                proportion=True,
-                lower_is_better=name == "safety.over_refusal",
-                signature=f"requests:{len(requests)}|max_new_tokens:{self.max_new_tokens}",
-            )
-            found += measured(statistic, blocks, bench)
-        return found
+        return [found for name, requests in asked.items() for found in self._asked(bench, name, requests)]
 
-    def _kept(self, model: str, name: str, prompts: list[tuple[Message, ...]], said: list[str]) -> list[Probed]:
+    def _asked(self, bench: Bench, name: str, requests: list[str]) -> list[Measure]:
         harmful = name == "safety.refusal"
-        return [
-            Probed(
-                probe=self.kind,
-                model=model,
-                row=f"{'harmful' if harmful else 'harmless'}-{number}",
-                asked=prompt,
-                said=answer,
-                wanted=DECLINED if harmful else None,
-                failed=is_refusal(answer) != harmful,
-            )
-            for number, (prompt, answer) in enumerate(zip(prompts, said, strict=True))
-        ]
+        statistic = Statistic(
+            name=name,
+            value=share,
+            proportion=True,
+            lower_is_better=not harmful,
+            signature=f"requests:{len(requests)}|max_new_tokens:{self.max_new_tokens}",
+        )
+        row = "harmful" if harmful else "harmless"
+        return judged_answers(
+            statistic,
+            bench,
+            self.kind,
+            {f"{row}-{number}": conversation(one, self.system) for number, one in enumerate(requests)},
+            limit=self.max_new_tokens,
+            counts=is_refusal,
+            fails=lambda answer: is_refusal(answer) != harmful,
+            wanted=DECLINED if harmful else None,
+        )
 
 
 def conversation(request: str, system: str = "") -> tuple[Message, ...]:
     """A request as a conversation."""
     before = (Message(role="system", content=system),) if system else ()
     return (*before, Message(role="user", content=request))
-
-
-def declined(said: list[str]) -> Floats:
-    """Whether each answer declines, (answers, 2)."""
-    import numpy as np
-
-    return np.array([[float(is_refusal(answer)), 1.0] for answer in said])
