@@ -26,58 +26,6 @@ Make = Callable[..., Any]
 Write = Callable[..., str]
 ROOT = Path(__file__).resolve().parents[2]
 
-HERE = [
-    ("email", "write to jo.doe+x@mail.example.co.uk, please", "jo.doe+x@mail.example.co.uk"),
-    ("email", "Mail: müller@beispiel.de.", "müller@beispiel.de"),
-    ("phone", "call +49 170 1234567 now", "+49 170 1234567"),
-    ("phone", "ring 020 7946 0182", "020 7946 0182"),
-    ("phone", "(415) 555-0143 is mine", "(415) 555-0143"),
-    ("phone", "Percy (07700 900655)", "07700 900655"),
-    ("phone", "Telefon: 0301234567", "0301234567"),
-    ("card", "card 4111 1111 1111 1111 was charged", "4111 1111 1111 1111"),
-    ("card", "amex 378282246310005", "378282246310005"),
-    ("iban", "to DE89 3704 0044 0532 0130 00 please", "DE89 3704 0044 0532 0130 00"),
-    ("iban", "gb82west12345698765432", "gb82west12345698765432"),
-    ("ssn", "ssn 536-22-8726", "536-22-8726"),
-    ("ip", "from 192.168.10.4 at night", "192.168.10.4"),
-    ("ip", "from 2001:db8::8a2e:370:7334 at night", "2001:db8::8a2e:370:7334"),
-    ("mac", "device 00:1B:44:11:3A:B7", "00:1B:44:11:3A:B7"),
-    ("secret", "key ghp_" + "a1B2" * 9, "ghp_" + "a1B2" * 9),
-    ("secret", "my password is hunter2x!", "hunter2x!"),
-    ("url_secret", "postgres://me:pa55@db.example.com/x", "postgres://me:pa55@db.example.com/x"),
-    ("url_secret", "https://x.example/a?token=abc123def", "abc123def"),
-]
-LOOKALIKES = [
-    "order 113542617735902",
-    "order 00004587345",
-    "order number 00123842",
-    "version 3.0.12.1 of the app",
-    "Firmware of the sensors is 1.0.22.5.",
-    "card 4111 1111 1111 1112",
-    "DE89 3704 0044 0532 0130 01",
-    "on 2024-01-15 10:30 and 01/02/2024",
-    "invoice 2024-00123-77",
-    "my license number is 425700624",
-    "000-12-3456 and 666-12-3456",
-    "it costs 1.234.567,89 euros",
-    "PK 0021 7745 9908 3",
-    "@home and me@home and @",
-    "12:30:45 until 13:00:00",
-    "ratio 10:20:30:40:50:60",
-    "the password is wrong",
-    "1111 1111 1111 1111",
-]
-
-
-@pytest.mark.parametrize(("kind", "text", "found"), HERE)
-def test_is_found(kind: str, text: str, found: str) -> None:
-    assert [(one.kind, one.text) for one in find(text)] == [(kind, found)]
-
-
-@pytest.mark.parametrize("text", LOOKALIKES)
-def test_lookalikes_are_left_alone(text: str) -> None:
-    assert find(text) == []
-
 
 @pytest.mark.parametrize("action", ["redact", "mask", "hash", "drop", "flag"])
 def test_actions_and_events(make: Make, write: Write, action: str) -> None:
