@@ -1,0 +1,1 @@
+"""Watching: signals over traffic, and alerts over signals."""

@@ -1,0 +1,1 @@
+"""Serving: engines that answer, and the gateway that speaks OpenAI's protocol in front of them."""

@@ -1,0 +1,76 @@
+"""What is kept of one request to a model, and of what people said about its answer."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from luthier.text.messages import Message
+
+Asked = Literal["chat", "completion", "embedding", "label"]
+Finish = Literal["stop", "length", "tool_calls", "cancelled", "error"]
+"""`cancelled`: whoever asked went away, or the deadline passed, before the answer was whole."""
+Arm = Literal["stable", "canary", "shadow"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Trace(_Record):
+    """One request and its answer."""
+
+    id: str
+    """The id that whoever asked was given; feedback names it."""
+    at: AwareDatetime
+    """When the request came."""
+    asked: Asked = "chat"
+    model: str
+    """The name that was asked for, such as `support@prod`."""
+    release: str = ""
+    """Digest of the model that answered, its adapter included; empty where that is not known."""
+    arm: Arm = "stable"
+    messages: tuple[Message, ...] = ()
+    """What was asked; a plain text stands as one user turn."""
+    answer: Message | None = None
+    """None where no answer was made."""
+    finish: Finish = "stop"
+    status: int = 200
+    """The HTTP status."""
+    error: str = ""
+    prompt_tokens: int = Field(default=0, ge=0)
+    cached_tokens: int = Field(default=0, ge=0)
+    """Prompt tokens that were not computed again."""
+    completion_tokens: int = Field(default=0, ge=0)
+    latency_s: float = Field(default=0.0, ge=0)
+    first_token_s: float | None = Field(default=None, ge=0)
+    scores: dict[str, float] | None = None
+    """Calibrated probability of each label, where the model chooses one; the answer says the likeliest."""
+    user: str | None = None
+    """Whoever asked, as the application names them."""
+    key: str | None = None
+    """The name of the key that the request came with."""
+    consent: bool = True
+    """Whether it may be learnt from."""
+    parameters: dict[str, Any] = {}
+    """Sampling and limits as they were asked for."""
+    meta: dict[str, str] = {}
+    """What the application said of the request (OpenAI's `metadata`)."""
+
+
+class Feedback(_Record):
+    """What somebody said about one answer; several may say something, and of one person the last counts."""
+
+    trace: str
+    """The id of the request."""
+    at: AwareDatetime
+    by: str = ""
+    """Who says it."""
+    rating: float | None = Field(default=None, ge=-1, le=1)
+    """From -1 (bad) to 1 (good): a thumb is one of the two."""
+    label: str | None = None
+    """The true class."""
+    correction: str | None = None
+    """What the answer should have been."""
+    comment: str = ""
