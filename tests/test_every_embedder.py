@@ -10,6 +10,7 @@ import pytest
 
 from luthier.core.component import members
 from luthier.models.embedder import Embedder, Space
+from luthier.models.kept_space import load_space, save_space
 from workshop import tickets, tiny_encoder
 
 ROOT = Path(__file__).parent.parent
@@ -86,3 +87,14 @@ def test_a_space_of_few_texts_and_of_none(embedder: Embedder, folder: Path) -> N
         points = embedder.points(texts, base=folder, seed=0)
         assert len(points) == len(texts)
         assert np.isfinite(points).all()
+
+
+def test_a_kept_space_makes_the_same_points(embedder: Embedder, folder: Path, space: Space, tmp_path: Path) -> None:
+    save_space(embedder, space, tmp_path / "space", base=folder)
+    again = load_space(tmp_path / "space", base=folder)
+    assert again.embedder == embedder
+    assert again.space.width == space.width
+    assert np.array_equal(again.space.points([*TEXTS, *HARD]), space.points([*TEXTS, *HARD]))
+    before = {path.name: path.read_bytes() for path in (tmp_path / "space").iterdir()}
+    save_space(again.embedder, again.space, tmp_path / "space", base=folder)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "space").iterdir()} == before

@@ -2,7 +2,7 @@
 
 An embedder is settings. It opens a *space*, which holds what is needed (weights, or what was learnt from texts) and
 makes a point of any text. A point depends on its text and the space alone, bit by bit: neither on the texts that are
-asked about together nor on their order.
+asked about together nor on their order. A space that was kept in a folder (`kept_space`) makes the same points again.
 """
 
 from __future__ import annotations
@@ -54,6 +54,14 @@ class Embedder(Component):
     def points(self, texts: Sequence[str], *, base: Path, seed: int) -> Points:
         """The points of texts in the space that is learnt from them."""
         return self.space(texts, base=base, seed=seed).points(texts)
+
+    def keep(self, space: Space, folder: Path) -> None:
+        """Write what a space of this embedder learnt from texts into a folder; what learns nothing writes nothing."""
+        return
+
+    def kept(self, folder: Path, *, base: Path) -> Space:
+        """Open the space whose learning `keep` wrote into this folder."""
+        return self.space((), base=base, seed=0)
 
 
 def cosines(one: Points, other: Points) -> NDArray[np.float64]:

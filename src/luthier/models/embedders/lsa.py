@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from heapq import nsmallest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from luthier.models.embedder import Embedder, Space
+from luthier.models.latent import Latent, Terms
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from luthier.models.embedder import Points
-
-WORDS, PIECES = ("word", (1, 2), 20_000), ("char_wb", (3, 5), 50_000)
-"""scikit-learn's name of what terms are made of, how many of it make one, and how many of the most frequent count."""
-Terms = tuple[str, tuple[int, int], int]
-KEPT = 0.2
-"""A text of whose length (1 before the SVD) less is kept points nowhere."""
+WORDS, PIECES = Terms("word", (1, 2), 20_000), Terms("char_wb", (3, 5), 50_000)
 
 
 class Lsa(Embedder):
@@ -51,58 +42,17 @@ class Lsa(Embedder):
             return xxhash.xxh3_64_intdigest(text.encode("utf-8", "replace")), text
 
         chosen = sorted(nsmallest(self.learns_from or 1, texts, lot))
-        terms = (WORDS, PIECES) if self.pieces else (WORDS,)
-        return _Learnt(chosen, terms, min(self.dimensions, len(chosen) // self.texts_a_dimension), seed)
+        return Latent.learnt(chosen, self._terms(), min(self.dimensions, len(chosen) // self.texts_a_dimension), seed)
 
+    def keep(self, space: Space, folder: Path) -> None:
+        """Write terms, their weights, and directions: words of the texts stand there in clear."""
+        if not isinstance(space, Latent):
+            raise TypeError(f"wanted a space of `lsa`, got {type(space).__name__}")
+        space.save(folder)
 
-class _Learnt:
-    """Weights of terms, and the directions in which texts differ most."""
+    def kept(self, folder: Path, *, base: Path) -> Space:
+        """Read what was learnt."""
+        return Latent.load(folder, self._terms())
 
-    def __init__(self, texts: Sequence[str], kinds: Sequence[Terms], dimensions: int, seed: int) -> None:
-        import numpy as np
-        from sklearn.decomposition import TruncatedSVD
-        from sklearn.feature_extraction.text import TfidfVectorizer
-
-        self._vectorizers: list[Any] = []
-        for analyzer, lengths, count in kinds:
-            vectorizer = TfidfVectorizer(
-                analyzer=analyzer, ngram_range=lengths, sublinear_tf=True, max_features=count, dtype=np.float64
-            )
-            if _is_fit(vectorizer, texts):
-                self._vectorizers.append(vectorizer)
-        terms = sum(len(one.vocabulary_) for one in self._vectorizers)
-        wanted = min(dimensions, terms - 1)
-        self._svd: Any = None
-        if wanted >= 2:
-            with np.errstate(invalid="ignore"):  # equal texts have no variance to be explained
-                self._svd = TruncatedSVD(wanted, random_state=seed % 2**32).fit(self._features(texts))
-        self.width = wanted if wanted >= 2 else max(1, terms)
-
-    def points(self, texts: Sequence[str]) -> Points:
-        """Each text by the terms that are known here; of few texts, the terms themselves."""
-        import numpy as np
-
-        if not texts or not self._vectorizers:
-            return np.zeros((len(texts), self.width), dtype=np.float32)
-        matrix = self._features(texts)
-        found: NDArray[np.float64] = matrix.toarray() if self._svd is None else self._svd.transform(matrix)
-        length = np.linalg.norm(found, axis=1, keepdims=True)
-        unit = np.divide(found, length, out=np.zeros_like(found), where=length >= KEPT)
-        points: Points = unit.astype(np.float32)
-        return points
-
-    def _features(self, texts: Sequence[str]) -> Any:
-        """(texts, terms): words and pieces weigh the same; rows at unit length."""
-        from scipy.sparse import hstack
-        from sklearn.preprocessing import normalize
-
-        return normalize(hstack([one.transform(texts) for one in self._vectorizers], format="csr"))
-
-
-def _is_fit(vectorizer: Any, texts: Sequence[str]) -> bool:
-    """Learn the terms; False when no text has any."""
-    try:
-        vectorizer.fit(texts)
-    except ValueError:  # an empty vocabulary
-        return False
-    return True
+    def _terms(self) -> tuple[Terms, ...]:
+        return (WORDS, PIECES) if self.pieces else (WORDS,)
