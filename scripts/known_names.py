@@ -12,8 +12,9 @@ from pathlib import Path
 
 from luthier.core.component import members
 from luthier.flow.parts import all_roles
+from luthier.traffic.record import Feedback, Trace
 
-SEAMS = "needs_reference Other"
+SEAMS = "needs_reference Other Recorder Route Resolver Models shadow retire"
 """Fields of a role that no member sets yet, and classes that a test defines to be found."""
 RECORDS = "mean_chars conflicts prompt_words activations grad_norm"
 """Fields of records that are printed or written whole."""
@@ -33,6 +34,7 @@ FRAMEWORKS = (
 def main() -> None:
     """Print one name a line, as Python that vulture reads."""
     names = set(f"{FRAMEWORKS} {RECORDS} {SEAMS}".split())
+    names |= {"Trace", "Feedback", *Trace.model_fields, *Feedback.model_fields}  # written whole
     for role in all_roles().values():
         names |= {part.__name__ for part in members(role).values()}
     for template in SOURCE.rglob("*.jinja"):
