@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from luthier.data.pii.keeper import Keeper
 from luthier.data.pii.pseudonyms import LOCALES, Pseudonyms, _names
 from luthier.text.pii.found import Found
+from luthier.text.pii.keeper import Keeper
 from luthier.text.pii.scan import find
 
 

@@ -14,13 +14,13 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from luthier.data.operator import Column, Drop, Edit, Leftover, Outcome, Reads, RowOperator, Secret, Suggestion
-from luthier.data.pii.keeper import KEY_VARIABLE, Keeper
 from luthier.data.pii.proof import measure, read_labelled
 from luthier.data.pii.pseudonyms import LOCALES, Pseudonyms
 from luthier.data.pii.shown import canonical, masked
 from luthier.data.recogniser import Recogniser
 from luthier.data.row import Row
 from luthier.text.pii.found import HIGH_RISK, KINDS, NAME_KINDS, PATTERN_KINDS, Found, PiiKind
+from luthier.text.pii.keeper import KEY_VARIABLE, Keeper
 from luthier.text.pii.scan import ANY, Marks, find, marks
 
 if TYPE_CHECKING:

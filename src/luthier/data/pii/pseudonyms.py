@@ -16,10 +16,10 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from luthier.data.pii.keeper import Keeper
 from luthier.data.pii.shown import canonical
 from luthier.text.pii import words
 from luthier.text.pii.found import Found, PiiKind
+from luthier.text.pii.keeper import Keeper
 from luthier.text.pii.scan import find
 
 LOCALES = {

@@ -1,0 +1,220 @@
+"""Reading traffic back: in order of time, in bounded memory, with only the rows and columns that are wanted.
+
+Only ever imported inside a verb. What is still spooled is read with what is Parquet already.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import polars as pl
+import pyarrow as pa
+from pyarrow.parquet import ParquetFile
+
+from luthier.core.errors import InputError, Where
+from luthier.traffic.compact import day_of
+from luthier.traffic.folder import still, view
+from luthier.traffic.record import Feedback, Trace
+from luthier.traffic.spool import Line, Table, read
+from luthier.traffic.tables import SCHEMAS, as_feedback, as_traces, table
+
+if TYPE_CHECKING:
+    from luthier.traffic.where import Where as Predicate
+
+_PIECE = 256
+"""Rows that become records at once."""
+
+
+class Told(NamedTuple):
+    """A request with all that people said of its answer, the last of each person."""
+
+    trace: Trace
+    feedback: tuple[Feedback, ...]
+
+
+class _Group(NamedTuple):
+    """Some rows in order of time, and how they are read."""
+
+    begin: datetime
+    read: Callable[[Sequence[str] | None], pa.Table]
+
+
+def traces(folder: Path, since: datetime | None = None, until: datetime | None = None) -> Iterator[Trace]:
+    """Every request from `since` on and before `until`, in order of time."""
+    for rows in _pieces(folder, "traces", since, until):
+        yield from as_traces(rows)
+
+
+def feedback(folder: Path, since: datetime | None = None, until: datetime | None = None) -> Iterator[Feedback]:
+    """All feedback in order of time."""
+    for rows in _pieces(folder, "feedback", since, until):
+        yield from as_feedback(rows)
+
+
+def said(folder: Path, since: datetime | None = None) -> dict[str, tuple[Feedback, ...]]:
+    """What counts of all feedback, by request: what each person said last, field by field."""
+    found: dict[str, dict[str, Feedback]] = {}
+    for one in feedback(folder, since):
+        people = found.setdefault(one.trace, {})
+        people[one.by] = _after(people.get(one.by), one)
+    return {trace: tuple(people.values()) for trace, people in found.items()}
+
+
+def _after(before: Feedback | None, last: Feedback) -> Feedback:
+    """What a person says last counts, and what they said earlier of what they do not speak of now."""
+    if before is None:
+        return last
+    return before.model_copy(update={name: getattr(last, name) for name in last.model_fields_set})
+
+
+def told(
+    folder: Path, since: datetime | None = None, until: datetime | None = None, where: Predicate | None = None
+) -> Iterator[Told]:
+    """Requests with what was said of them, in order of time; of those that a condition names, only these."""
+    about = said(folder, since)
+    opinions = summed(about)
+    for rows in _pieces(folder, "traces", since, until, where.of(opinions) if where else None):
+        for trace in as_traces(rows):
+            yield Told(trace, about.get(trace.id, ()))
+
+
+def summed(about: dict[str, tuple[Feedback, ...]]) -> pl.DataFrame:
+    """Feedback as one row a request: the mean rating, the last label, correction and comment."""
+    rows = [_summed(trace, every) for trace, every in about.items()]
+    columns = {"id": pl.String, "rating": pl.Float64, "label": pl.String, "correction": pl.String, "comment": pl.String}
+    return pl.DataFrame(rows, schema=columns, orient="row")
+
+
+def _summed(trace: str, every: Sequence[Feedback]) -> tuple[Any, ...]:
+    ratings = [one.rating for one in every if one.rating is not None]
+    mean = sum(ratings) / len(ratings) if ratings else None
+    ordered = sorted(every, key=lambda one: one.at)
+    texts = (
+        [getattr(one, name) for one in ordered if getattr(one, name)] for name in ("label", "correction", "comment")
+    )
+    return (trace, mean, *(found[-1] if found else None for found in texts))
+
+
+def find(folder: Path, id: str) -> Told:
+    """One request by its id; `InputError` when it is not kept."""
+    for rows in _pieces(folder, "traces", None, None, pl.col("id") == id):
+        for trace in as_traces(rows):
+            return Told(trace, said(folder, trace.at).get(id, ()))
+    raise InputError(
+        f"no trace {id!r} is kept", where=Where(file=str(folder)), remedy="`luthier traces list` shows some"
+    )
+
+
+def frame(folder: Path, name: Table, since: datetime | None = None, until: datetime | None = None) -> pl.LazyFrame:
+    """A table as a lazy polars frame, for queries that polars pushes down into the files of the days asked for."""
+    seen = view(folder)
+    paths = [
+        still(folder, path) for day, paths in seen.days[name].items() if _meets(day, since, until) for path in paths
+    ]
+    spooled = [found for path in seen.spooled if (found := _spooled(folder, path, name)).num_rows]
+    empty = pl.DataFrame(SCHEMAS[name].empty_table()).lazy()
+    parts = [pl.scan_parquet(paths)] if paths else []
+    parts += [pl.DataFrame(one).lazy() for one in spooled]
+    whole = pl.concat([empty, *parts]) if parts else empty
+    return whole.filter(*_between(since, until))
+
+
+def _between(since: datetime | None, until: datetime | None) -> list[pl.Expr]:
+    found = [pl.col("at") >= pl.lit(since.astimezone(UTC))] if since else []
+    return [*found, pl.col("at") < pl.lit(until.astimezone(UTC))] if until else found
+
+
+def _meets(day: date, since: datetime | None, until: datetime | None) -> bool:
+    return (since is None or day >= since.astimezone(UTC).date()) and (
+        until is None or day <= until.astimezone(UTC).date()
+    )
+
+
+def _pieces(
+    folder: Path, name: Table, since: datetime | None, until: datetime | None, condition: pl.Expr | None = None
+) -> Iterator[list[dict[str, Any]]]:
+    """Rows in order of time, some at once; a group is opened when its time comes, and closed when it is over."""
+    conditions = [*_between(since, until), *([] if condition is None else [condition])]
+    groups = sorted(_groups(folder, name, since, until), key=lambda group: group.begin)
+    running: list[tuple[datetime, int, Iterator[dict[str, Any]], dict[str, Any]]] = []
+    waiting, place, made = 0, 0, list[dict[str, Any]]()
+    while running or waiting < len(groups):
+        if waiting < len(groups) and (not running or groups[waiting].begin <= running[0][0]):
+            rows = _rows(groups[waiting], conditions)
+            waiting, place = waiting + 1, place + 1
+            number = place
+        else:
+            _, number, rows, row = heapq.heappop(running)
+            made.append(row)
+            if len(made) == _PIECE:
+                yield made
+                made = []
+        if (following := next(rows, None)) is not None:
+            heapq.heappush(running, (following["at"], number, rows, following))
+    yield made
+
+
+def _rows(group: _Group, conditions: Sequence[pl.Expr]) -> Iterator[dict[str, Any]]:
+    """The rows of a group that meet the conditions; the columns that these ask for are read first."""
+    if conditions:
+        wanted = sorted({name for one in conditions for name in one.meta.root_names()})
+        looked = pl.DataFrame(group.read(wanted)).with_row_index("place")
+        places = looked.filter(*conditions)["place"].to_numpy()
+        if len(places) == 0:
+            return
+        found = group.read(None).take(places)
+    else:
+        found = group.read(None)
+    for batch in found.to_batches(max_chunksize=_PIECE):
+        yield from batch.to_pylist()
+
+
+def _groups(folder: Path, name: Table, since: datetime | None, until: datetime | None) -> Iterator[_Group]:
+    seen = view(folder)
+    for path in seen.spooled:
+        rows = _spooled(folder, path, name)
+        if rows.num_rows:
+            yield _Group(rows.column("at")[0].as_py(), _from_memory(rows))
+    for day, paths in seen.days[name].items():
+        if _meets(day, since, until):
+            for path in paths:
+                yield from _of_file(folder, path, since, until)
+
+
+def _of_file(folder: Path, path: Path, since: datetime | None, until: datetime | None) -> Iterator[_Group]:
+    """The groups of a file that may hold rows of a time; none when the file was too old and is gone."""
+    try:
+        with ParquetFile(still(folder, path)) as file:
+            told, column = file.metadata, file.schema_arrow.get_field_index("at")
+            spans = [told.row_group(place).column(column).statistics for place in range(told.num_row_groups)]
+    except FileNotFoundError:
+        return
+    for place, span in enumerate(spans):
+        if (since is None or span.max >= since) and (until is None or span.min < until):
+            yield _Group(span.min, _from_file(folder, path, place))
+
+
+def _from_memory(rows: pa.Table) -> Callable[[Sequence[str] | None], pa.Table]:
+    return lambda columns: rows.select(columns) if columns else rows
+
+
+def _from_file(folder: Path, path: Path, place: int) -> Callable[[Sequence[str] | None], pa.Table]:
+    def read_group(columns: Sequence[str] | None) -> pa.Table:
+        with ParquetFile(still(folder, path)) as file:
+            return file.read_row_group(place, columns=list(columns) if columns else None)
+
+    return read_group
+
+
+def _spooled(folder: Path, path: Path, name: Table) -> pa.Table:
+    """What a segment holds of a table; lines that cannot be read are kept apart when it becomes Parquet."""
+    try:
+        data = still(folder, path).read_bytes()
+    except FileNotFoundError:
+        return SCHEMAS[name].empty_table()
+    lines = (line for line in read(data) if isinstance(line, Line) and line.table == name)
+    return table(name, (line.record for line in lines if day_of(line.record)))

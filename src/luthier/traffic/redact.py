@@ -1,0 +1,108 @@
+"""Personal data taken out of a record before it is written, by the finders that the data room uses.
+
+What was found is replaced by its kind (`[EMAIL]`). Who asked or said something is replaced by a keyed tag that is the
+same wherever the person is the same (`[EMAIL:kbdjefhmao]`), so that people can still be told apart.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from functools import lru_cache
+from typing import Any
+
+from luthier.text.pii.found import PiiKind
+from luthier.text.pii.keeper import KEY_VARIABLE, Keeper
+from luthier.text.pii.scan import find
+
+_REMEMBERED = 512
+"""Texts that are asked again and again: system turns, earlier turns of a conversation."""
+_LONGEST_REMEMBERED = 16 << 10
+_SHORTEST_NUMBER = 9
+"""Digits of a number that may say who somebody is."""
+_SPOKEN = ("content", "thinking", "name")
+_PEOPLE = ("user", "by")
+_PLAIN = ("error", "correction", "comment", "label")
+
+
+class Redactor:
+    """Takes personal data of some kinds out of records as JSON has them."""
+
+    def __init__(self, kinds: Collection[PiiKind]) -> None:
+        self._kinds = frozenset(kinds)
+        self._remembered = lru_cache(maxsize=_REMEMBERED)(self._replaced)
+
+    def record(self, record: dict[str, Any]) -> dict[str, Any]:
+        """A trace or feedback without personal data."""
+        if not self._kinds:
+            return record
+        made = dict(record)
+        for name in _PLAIN:
+            if made.get(name):
+                made[name] = self.text(made[name])
+        for name in _PEOPLE:
+            if made.get(name):
+                made[name] = self._tagged(made[name])
+        for name in ("meta", "parameters"):
+            if made.get(name):
+                made[name] = self._value(made[name], "")
+        if made.get("messages"):
+            made["messages"] = [self._message(message) for message in made["messages"]]
+        if made.get("answer"):
+            made["answer"] = self._message(made["answer"])
+        return made
+
+    def text(self, text: str) -> str:
+        """A text with every find replaced by its kind."""
+        return self._remembered(text) if len(text) <= _LONGEST_REMEMBERED else self._replaced(text)
+
+    def _replaced(self, text: str) -> str:
+        return _put(text, self._finds("", text), lambda kind, found: f"[{kind.upper()}]")
+
+    def _tagged(self, text: str) -> str:
+        return _put(text, self._finds("", text), lambda kind, found: f"[{kind.upper()}:{_keeper().tag(found)}]")
+
+    def _finds(self, context: str, text: str) -> list[tuple[int, int, PiiKind]]:
+        """Where something stands; a context is read with the text, and nothing in it is a find."""
+        shift = len(context)
+        finds = find(context + text, self._kinds)
+        return [(one.start - shift, one.end - shift, one.kind) for one in finds if one.start >= shift]
+
+    def _message(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        made = dict(message)
+        for name in _SPOKEN:
+            if made.get(name):
+                made[name] = self.text(made[name])
+        if made.get("tool_calls"):
+            made["tool_calls"] = [
+                {**call, "arguments": self._value(call.get("arguments", {}), "")} for call in made["tool_calls"]
+            ]
+        return made
+
+    def _value(self, value: Any, name: str) -> Any:
+        """Whatever is nested in tool calls and columns; a column's name says what its value is."""
+        if isinstance(value, Mapping):
+            return {key: self._value(inner, str(key)) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [self._value(inner, name) for inner in value]
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not isinstance(value, str) and not (is_number and len(str(value)) >= _SHORTEST_NUMBER):
+            return value
+        text = str(value)
+        finds = self._finds(f"{_words(name)}: " if name else "", text)
+        return _put(text, finds, lambda kind, found: f"[{kind.upper()}]") if finds else value
+
+
+def _put(text: str, finds: list[tuple[int, int, PiiKind]], stand_in: Callable[[PiiKind, str], str]) -> str:
+    for start, end, kind in reversed(finds):
+        text = text[:start] + stand_in(kind, text[start:end]) + text[end:]
+    return text
+
+
+def _words(name: str) -> str:
+    return re.sub(r"[^\w]+|_", " ", name)
+
+
+@lru_cache(maxsize=1)
+def _keeper() -> Keeper:
+    return Keeper.of(KEY_VARIABLE)

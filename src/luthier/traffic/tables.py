@@ -1,0 +1,107 @@
+"""Traces and feedback as columns: what a Parquet file of a day holds. Only ever imported inside a verb."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from luthier.traffic.record import Feedback, Trace
+from luthier.traffic.spool import Table
+
+_AT = pa.timestamp("us", tz="UTC")
+SCHEMAS: dict[Table, pa.Schema] = {
+    "traces": pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("at", _AT, nullable=False),
+            ("asked", pa.string()),
+            ("model", pa.string()),
+            ("release", pa.string()),
+            ("arm", pa.string()),
+            ("finish", pa.string()),
+            ("status", pa.int32()),
+            ("error", pa.string()),
+            ("prompt_tokens", pa.int64()),
+            ("cached_tokens", pa.int64()),
+            ("completion_tokens", pa.int64()),
+            ("latency_s", pa.float64()),
+            ("first_token_s", pa.float64()),
+            ("user", pa.string()),
+            ("key", pa.string()),
+            ("consent", pa.bool_()),
+            ("text", pa.string()),
+            ("messages", pa.string()),
+            ("answer", pa.string()),
+            ("scores", pa.string()),
+            ("parameters", pa.string()),
+            ("meta", pa.string()),
+        ]
+    ),
+    "feedback": pa.schema(
+        [
+            pa.field("trace", pa.string(), nullable=False),
+            pa.field("at", _AT, nullable=False),
+            ("by", pa.string()),
+            ("rating", pa.float64()),
+            ("label", pa.string()),
+            ("correction", pa.string()),
+            ("comment", pa.string()),
+        ]
+    ),
+}
+"""`text` is what the answer says in words; columns that hold more than one value are JSON."""
+_DEFAULTS: dict[str, Any] = {
+    name: field.get_default()
+    for record in (Trace, Feedback)
+    for name, field in record.model_fields.items()
+    if not field.is_required() and name not in ("messages", "scores", "parameters", "meta", "answer", "comment")
+}
+_JSON = ("messages", "answer", "scores", "parameters", "meta")
+
+
+def table(name: Table, records: Iterable[Mapping[str, Any]]) -> pa.Table:
+    """Records as columns, in order of time."""
+    rows = sorted((_flat(name, record) for record in records), key=lambda row: row["at"])
+    schema = SCHEMAS[name]
+    return pa.Table.from_arrays([pa.array([row[one.name] for row in rows], one.type) for one in schema], schema=schema)
+
+
+def _flat(name: Table, record: Mapping[str, Any]) -> dict[str, Any]:
+    found = {one: record.get(one, _DEFAULTS.get(one)) for one in SCHEMAS[name].names}
+    found["at"] = datetime.fromisoformat(record["at"]).astimezone(UTC)
+    if name == "traces":
+        found["text"] = (record.get("answer") or {}).get("content")
+        for column in _JSON:
+            value = record.get(column)
+            found[column] = None if value in (None, {}, []) else json.dumps(value, ensure_ascii=False)
+    return found
+
+
+def as_traces(rows: Iterable[Mapping[str, Any]]) -> list[Trace]:
+    """Rows of the table `traces` as records."""
+    return [Trace.model_validate(_deep(row, Trace.model_fields)) for row in rows]
+
+
+def as_feedback(rows: Iterable[Mapping[str, Any]]) -> list[Feedback]:
+    """Rows of the table `feedback` as records; what was not said is not set."""
+    return [Feedback.model_validate({name: value for name, value in row.items() if value is not None}) for row in rows]
+
+
+def _deep(row: Mapping[str, Any], wanted: Iterable[str]) -> dict[str, Any]:
+    found = {name: row[name] for name in wanted}
+    for name in _JSON:
+        found[name] = json.loads(found[name]) if found[name] is not None else _EMPTY[name]()
+    return found
+
+
+_EMPTY: dict[str, Callable[[], Any]] = {
+    "messages": tuple,
+    "answer": lambda: None,
+    "scores": lambda: None,
+    "parameters": dict,
+    "meta": dict,
+}

@@ -1,0 +1,140 @@
+"""The process that writes traffic to the disk: it reads records from a pipe, redacts them, and tells what it has.
+
+It runs apart from the server, so that looking for personal data costs no request anything, and so that what the server
+handed over is written also when the server is killed. Its standard input carries JSON lines that are numbered; on its
+standard output it answers with the number of the last one that is safe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from luthier.core.errors import LuthierError
+from luthier.traffic.compact import tidy
+from luthier.traffic.place import Keeping
+from luthier.traffic.redact import Redactor
+from luthier.traffic.spool import Segment
+
+_PIECE = 1 << 20
+_TICK_S = 1.0
+_PAUSE_S = 0.01
+"""Between two reads: whoever sends then wakes nobody up, and is not put off its processor."""
+
+
+class Writer:
+    """Writes one stream."""
+
+    def __init__(self, folder: Path, stream: str, keeping: Keeping) -> None:
+        self._folder, self._stream, self._keeping = folder, stream, keeping
+        self._redactor = Redactor(keeping.pii)
+        self._segment = Segment.latest(folder, stream)
+        self._last = self._segment.last if self._segment else 0
+        self._closed: list[Path] = []
+        self._tidying: threading.Thread | None = None
+        self._synced = time.monotonic()
+        self._said = ""
+
+    def serve(self, source: int, told: int) -> None:
+        """Write whatever comes, until nobody can send any more."""
+        os.set_blocking(told, False)
+        self._tidy()
+        rest = b""
+        while True:
+            if select.select([source], [], [], _TICK_S)[0]:
+                piece = os.read(source, _PIECE)
+                if not piece:
+                    break
+                *lines, rest = (rest + piece).split(b"\n")
+                if lines:
+                    self._keep(lines, told)
+                if len(piece) < _PIECE // 2:
+                    time.sleep(_PAUSE_S)
+            self._tend()
+        self._end()
+
+    def _keep(self, lines: Sequence[bytes], told: int) -> None:
+        """Redact and append; what came before (from a writer that died) is left out."""
+        made = bytearray()
+        for line in lines:
+            value = json.loads(line)
+            if value["n"] > self._last:
+                self._last = value["n"]
+                value = {name: self._redactor.record(inner) if name != "n" else inner for name, inner in value.items()}
+                made += json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n"
+        if made:
+            self._append(bytes(made))
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):  # the next number says this one, too
+            os.write(told, b"%d\n" % self._last)
+
+    def _append(self, made: bytes) -> None:
+        """Write, however long the disk refuses: the sender keeps what comes meanwhile, within its bounds."""
+        while True:
+            try:
+                self._segment = self._segment or Segment.new(self._folder, self._stream)
+                self._segment.write(made)
+            except LuthierError as error:
+                self._say(str(error))
+                threading.Event().wait(_TICK_S)
+            else:
+                return
+
+    def _tend(self) -> None:
+        """Flush, begin a new segment when the old one is large or old, and let it become Parquet."""
+        segment = self._segment
+        if segment is None:
+            return
+        if time.monotonic() - self._synced >= _TICK_S:
+            segment.sync()
+            self._synced = time.monotonic()
+        if segment.size >= self._keeping.segment_bytes or segment.age_s >= self._keeping.segment_s:
+            segment.close()
+            self._closed.append(segment.path)
+            self._segment = None
+            self._tidy()
+
+    def _tidy(self) -> None:
+        """Compact on the side, one thread at a time."""
+        if self._tidying is None or not self._tidying.is_alive():
+            closed, self._closed = tuple(self._closed), []
+            self._tidying = threading.Thread(target=self._compact, args=(closed,))
+            self._tidying.start()
+
+    def _compact(self, closed: Sequence[Path]) -> None:
+        if (error := tidy(self._folder, self._keeping, closed)) is not None:
+            self._say(str(error))
+
+    def _end(self) -> None:
+        if self._segment is not None:
+            self._segment.close()
+        if self._tidying is not None:
+            self._tidying.join()
+
+    def _say(self, text: str) -> None:
+        """Tell the server's log, once for each thing that is wrong."""
+        if text != self._said:
+            self._said = text
+            sys.stderr.write(f"traffic: {text}\n")
+            sys.stderr.flush()
+
+
+def main(arguments: Sequence[str]) -> None:
+    """`FOLDER STREAM KEEPING`, the last as JSON."""
+    folder, stream, keeping = arguments
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends when its server does
+    if hasattr(os, "SCHED_BATCH"):
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    Writer(Path(folder), stream, Keeping.model_validate_json(keeping)).serve(0, 1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

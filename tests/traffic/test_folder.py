@@ -1,0 +1,297 @@
+"""A traffic folder: torn and broken lines, kills while segments become Parquet, retention, and reading meanwhile."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from luthier.core.errors import InputError
+from luthier.traffic import compact as compacting
+from luthier.traffic.compact import Compacted, compact
+from luthier.traffic.folder import view
+from luthier.traffic.place import Keeping, traffic_folder
+from luthier.traffic.read import feedback, find, frame, said, told, traces
+from luthier.traffic.record import Feedback, Trace
+from luthier.traffic.spool import Line, Segment, encoded, is_held, segments
+from luthier.traffic.where import Where
+from traffic.conftest import DAY, opinion, trace
+
+
+def write(folder: Path, *records: Trace | Feedback) -> Path:
+    """A segment that a writer is done with."""
+    segment = Segment.new(folder, "test")
+    lines = [
+        Line("traces" if isinstance(one, Trace) else "feedback", one.model_dump(mode="json", exclude_defaults=True))
+        for one in records
+    ]
+    segment.write(encoded(lines))
+    segment.close()
+    return segment.path
+
+
+def ids(folder: Path) -> list[str]:
+    return [one.id for one in traces(folder)]
+
+
+def test_where_traffic_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert traffic_folder(tmp_path) == tmp_path / ".luthier" / "traffic"
+    monkeypatch.setenv("LUTHIER_TRAFFIC", "/srv/traffic")
+    assert traffic_folder(tmp_path) == Path("/srv/traffic")
+
+
+def test_a_torn_last_line_is_cut_off_and_the_stream_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "spool" / "ab-00000000000000000001.jsonl"
+    path.parent.mkdir()
+    whole = b'{"n":7,"trace":{"id":"a","at":"2026-11-20T12:00:00Z","model":"m"}}\n'
+    for torn in (b'{"n":8,"tra', b"\x00\x00\x00", b'{"n":8,"trace":{"id":"caf\xc3'):
+        path.write_bytes(whole + torn)
+        assert ids(tmp_path) == ["a"]
+        segment = Segment.latest(tmp_path, "ab")
+        assert segment is not None
+        assert segment.last == 7
+        segment.close()
+        assert path.read_bytes() == whole
+
+
+def test_a_segment_is_held_by_its_writer_only(tmp_path: Path) -> None:
+    segment = Segment.new(tmp_path, "ab")
+    segment.write(b"{}\n")
+    assert is_held(segment.path)
+    assert compact(tmp_path, Keeping()) == Compacted()
+    segment.close()
+    assert not is_held(segment.path)
+    assert not is_held(tmp_path / "nothing")
+
+
+def test_an_empty_segment_leaves_nothing(tmp_path: Path) -> None:
+    segment = Segment.new(tmp_path, "ab")
+    segment.close()
+    assert segments(tmp_path) == []
+
+
+def test_broken_lines_are_counted_and_kept(tmp_path: Path) -> None:
+    path = write(tmp_path, trace(1))
+    with path.open("ab") as file:
+        file.write(b'nonsense\n{"n":1,"other":{}}\n{"n":2,"trace":{"id":"x"}}\n')
+    assert ids(tmp_path) == ["chatcmpl-1"]
+    assert compact(tmp_path, Keeping(), closed=[path]) == Compacted(segments=1, rows=1, broken=3)
+    assert ids(tmp_path) == ["chatcmpl-1"]
+    assert len((tmp_path / "broken.jsonl").read_bytes().splitlines()) == 3
+
+
+def test_segments_become_parquet_by_day_that_anybody_reads(tmp_path: Path) -> None:
+    path = write(tmp_path, trace(1), trace(800), opinion(1, rating=1))
+    compact(tmp_path, Keeping(), closed=[path])
+    assert sorted(day.name for day in (tmp_path / "traces").iterdir()) == ["2026-11-20", "2026-11-21"]
+    rows = pl.read_parquet(tmp_path / "traces" / "*" / "*.parquet").sort("at")
+    assert rows["id"].to_list() == ["chatcmpl-1", "chatcmpl-800"]
+    assert rows["text"].to_list() == ["On its way."] * 2
+    assert json.loads(rows["messages"][0]) == [{"role": "user", "content": "Where is parcel 1?"}]
+
+
+def test_small_files_of_a_day_become_one(tmp_path: Path) -> None:
+    for number in range(5):
+        compact(tmp_path, Keeping(), closed=[write(tmp_path, trace(number), opinion(number, rating=1))], now=DAY)
+    assert len(view(tmp_path).days["traces"][DAY.date()]) == 5
+    compact(tmp_path, Keeping(), now=DAY + timedelta(days=1))
+    assert len(view(tmp_path).days["traces"][DAY.date()]) == 1
+    assert ids(tmp_path) == [f"chatcmpl-{number}" for number in range(5)]
+    assert len(list(feedback(tmp_path))) == 5
+
+
+def test_rows_of_files_that_overlap_come_in_order_of_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compacting, "_ROWS", 10)
+    for begin in range(4):
+        write(tmp_path, *(trace(number) for number in range(begin, 100, 4)))
+    for path in segments(tmp_path)[:3]:
+        compact(tmp_path, Keeping(), closed=[path], now=DAY)
+    compact(tmp_path, Keeping(), now=DAY + timedelta(days=1))
+    assert ids(tmp_path) == [f"chatcmpl-{number}" for number in range(100)]
+    since, until = DAY + timedelta(minutes=20), DAY + timedelta(minutes=23)
+    assert [one.id for one in traces(tmp_path, since, until)] == ["chatcmpl-20", "chatcmpl-21", "chatcmpl-22"]
+
+
+def test_old_days_go_and_then_the_oldest_while_there_is_too_much(tmp_path: Path) -> None:
+    for day in range(6):
+        write(tmp_path, trace(day * 1440, error="x" * 100), opinion(day * 1440, rating=1))
+    now = DAY + timedelta(days=5)
+    done = compact(tmp_path, Keeping(days=3), closed=segments(tmp_path), now=now)
+    assert done == Compacted(segments=6, rows=12, removed=6)
+    assert [day.isoformat() for day in view(tmp_path).days["traces"]] == ["2026-11-23", "2026-11-24", "2026-11-25"]
+    assert not (tmp_path / "traces" / "2026-11-20").exists()
+    for day in (4, 5):
+        rows = range(day * 1440 + 1, day * 1440 + 41)
+        write(tmp_path, *(trace(row, error=random.Random(row).randbytes(20_000).hex()) for row in rows))
+    compact(tmp_path, Keeping(most_bytes=1 << 20), closed=segments(tmp_path), now=now)
+    assert [day.isoformat() for day in view(tmp_path).days["traces"]] == ["2026-11-25"]
+
+
+COMPACTOR = """
+import sys
+from pathlib import Path
+from luthier.traffic.compact import compact
+from luthier.traffic.place import Keeping
+from luthier.traffic.spool import segments
+import luthier.traffic.tables
+folder = Path(sys.argv[1])
+print("go", flush=True)
+compact(folder, Keeping(days=10000), closed=segments(folder))
+"""
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(30, marks=pytest.mark.slow)])
+def test_a_kill_while_segments_become_parquet_loses_and_doubles_nothing(tmp_path: Path, kills: int) -> None:
+    chance, wanted = random.Random(11), 0
+    for _ in range(kills):
+        for _ in range(4):
+            write(tmp_path, *(trace(number) for number in range(wanted, wanted + 50)))
+            wanted += 50
+        command = [sys.executable, "-c", COMPACTOR, str(tmp_path)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"go\n"
+        time.sleep(chance.uniform(0, 0.05))
+        process.kill()
+        process.communicate()
+        assert sorted(ids(tmp_path)) == sorted(f"chatcmpl-{number}" for number in range(wanted))
+    compact(tmp_path, Keeping(days=10000), closed=segments(tmp_path))
+    assert len(ids(tmp_path)) == wanted
+    assert segments(tmp_path) == []
+    assert list((tmp_path / "aside").iterdir()) == []
+
+
+@pytest.mark.parametrize("moment", ["decided", "half", "undecided"])
+def test_a_replacement_counts_from_the_moment_it_is_decided(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    from luthier.traffic import folder as place
+
+    path = write(tmp_path, trace(1), trace(800))
+    real = place._finish
+
+    def stopped(folder: Path, job: Path) -> None:
+        if moment == "half":
+            outputs, _ = place._read_job(folder, job)
+            outputs[0].final.parent.mkdir(parents=True)
+            outputs[0].aside.replace(outputs[0].final)
+        if moment == "undecided":
+            job.unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(place, "_finish", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        compact(tmp_path, Keeping(), closed=[path])
+    assert ids(tmp_path) == ["chatcmpl-1", "chatcmpl-800"]
+    assert len(view(tmp_path).spooled) == (1 if moment == "undecided" else 0)
+    monkeypatch.setattr(place, "_finish", real)
+    compact(tmp_path, Keeping(days=10000), closed=segments(tmp_path))
+    assert ids(tmp_path) == ["chatcmpl-1", "chatcmpl-800"]
+
+
+def test_a_reader_that_began_before_a_replacement_reads_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compacting, "_ROWS", 10)
+    path = write(tmp_path, *(trace(number) for number in range(40)))
+    compact(tmp_path, Keeping(), closed=[path], now=DAY)
+    compact(tmp_path, Keeping(), closed=[write(tmp_path, trace(41))], now=DAY)
+    reading = traces(tmp_path)
+    found = [next(reading).id]
+    compact(tmp_path, Keeping(), now=DAY + timedelta(days=1))
+    assert [*found, *(one.id for one in reading)] == [f"chatcmpl-{number}" for number in [*range(40), 41]]
+
+
+def test_what_is_said_is_joined_and_of_each_person_the_last_counts(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        trace(1),
+        trace(2),
+        opinion(1, by="anna", rating=-1, comment="wrong"),
+        opinion(1, by="ben", rating=1),
+        Feedback(trace="chatcmpl-1", at=DAY + timedelta(hours=5), by="anna", rating=1),
+    )
+    first, second = told(tmp_path)
+    assert {(one.by, one.rating, one.comment) for one in first.feedback} == {("anna", 1, "wrong"), ("ben", 1, "")}
+    assert second.feedback == ()
+    assert find(tmp_path, "chatcmpl-1") == first
+    assert list(said(tmp_path)) == ["chatcmpl-1"]
+    with pytest.raises(InputError, match="no trace"):
+        find(tmp_path, "chatcmpl-3")
+
+
+def test_a_query_reads_what_is_spooled_and_what_is_parquet(tmp_path: Path) -> None:
+    assert frame(tmp_path, "traces").collect().height == 0
+    compact(tmp_path, Keeping(), closed=[write(tmp_path, *(trace(n, latency_s=n) for n in range(10)))])
+    write(tmp_path, trace(11, latency_s=11))
+    whole = frame(tmp_path, "traces").select(pl.len(), pl.col("latency_s").max()).collect()
+    assert whole.row(0) == (11, 11.0)
+    assert frame(tmp_path, "traces", DAY + timedelta(minutes=9)).collect()["id"].to_list() == [
+        "chatcmpl-9",
+        "chatcmpl-11",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("rating < 0", [1]),
+        ("rating >= 0 or label = 'billing'", [2, 3]),
+        ("not rating < 0", [2]),
+        ("rating is missing", [0, 3, 4]),
+        ("correction is not missing", [1]),
+        ('meta.shop in ("nl", "de") and status != 200', [4]),
+        ("text contains 'way' and (latency_s > 0.5 or consent = false)", [0, 2]),
+        ('at >= "2026-11-20T12:03:00Z"', [3, 4]),
+        ('at < "2026-11-20T14:01:00+02:00"', [0]),
+        ("user not in ('C-1')", [1]),
+    ],
+)
+def test_a_condition_chooses(tmp_path: Path, text: str, wanted: list[int]) -> None:
+    write(
+        tmp_path,
+        trace(0, consent=False, user="C-1"),
+        trace(1, user="C-2"),
+        trace(2, latency_s=0.75),
+        trace(3, meta={"shop": "nl"}),
+        trace(4, meta={"shop": "de"}, status=500, answer=None),
+        opinion(1, rating=-1, correction="Tomorrow."),
+        opinion(2, rating=0.5),
+        opinion(3, label="billing"),
+    )
+    for _ in range(2):
+        assert [int(one.trace.id.split("-")[1]) for one in told(tmp_path, where=Where(text))] == wanted
+        compact(tmp_path, Keeping(), closed=segments(tmp_path), now=DAY)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("ratng < 0", "did you mean 'rating'"),
+        ("rating < 'x'", "column 10: wanted a number"),
+        ("rating <", "column 9: wanted a number"),
+        ("(rating < 0", "wanted `)`"),
+        ("rating < 0 so", "nothing more"),
+        ("rating $ 3", "has no meaning"),
+        ("consent = 3", "true or false"),
+        ("at < 'soon'", "a moment"),
+        ("rating contains 'x'", "looks into texts"),
+        ("model in ()", "a text in quotes"),
+        ("model in ('a' 'b')", "wanted `,` or `)`"),
+        ("rating is gone", "wanted `missing`"),
+        ("rating not 3", "wanted one of"),
+        ("meta. = 'x'", "unknown"),
+        ("(" * 100, "more than 50"),
+        ("", "wanted a name"),
+        ("id = 'a", "has no meaning"),
+    ],
+)
+def test_a_condition_that_is_wrong_is_refused_at_its_place(text: str, said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Where(text)
+    assert said in str(caught.value)
