@@ -192,3 +192,16 @@ def test_common_counts_leading_ids() -> None:
     assert common([1, 2, 3], [1, 2, 4]) == 2
     assert common([1], [1, 2]) == 1
     assert common([], [1]) == 0
+
+
+def test_what_rows_tell_of_their_tokens_stands_in_the_order_of_the_rows() -> None:
+    rows = [
+        Row([5, 6, 7], [0.0, 1.0, 1.0], "a", told={"old": [-1.0, -2.0]}),
+        Row([5, 6, 8], [0.0, 0.0, 1.0], "b", told={"old": [-3.0]}),
+        Row([5], [0.0], "nothing learnt"),
+    ]
+    made = pack(rows)
+    assert made.told["old"].tolist() == [-1.0, -2.0, -3.0]
+    assert made.on(torch.device("meta")).told["old"].device.type == "meta"
+    with pytest.raises(ValueError, match="row 'b' does not tell old of each"):
+        pack([rows[0], replace(rows[1], told={})])

@@ -23,6 +23,7 @@ from luthier.tune.loop import Manner, Training
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.optimizers.adamw import AdamW
 from luthier.tune.schedule import DECAY, Course
+from luthier.tune.source import Stored
 from luthier.tune.technique import Technique
 from luthier.tune.techniques.full import Full
 from luthier.tune.techniques.lora import Lora
@@ -54,15 +55,16 @@ class Pupil:
         self.rows = [row for number in range(len(taught)) for row in self.lessons.rows(number)]
         self.course = Course(seed=0, count=len(self.lessons), epochs=1, rows_per_step=10)
         self.objective = objective
+        self.source = Stored(self.lessons, self.course, objective)
 
     def gradient(self, rows: Sequence[Row], tokens: int) -> tuple[float, dict[str, torch.Tensor]]:
         manner = Manner(
             rate=1.0, schedule="constant", warmup=0.0, decay=DECAY, optimizer=AdamW(), clip=None,
             tokens_per_pack=tokens, rate_of=lambda name: 1.0,
         )  # fmt: skip
-        training = Training(self.model, self.objective, self.lessons, self.course, manner, None)
+        training = Training(self.model, self.objective, self.source, self.course, manner, None)
         with Double():
-            loss, _, _ = training.gradient(list(rows))
+            loss, _, _ = training.gradient(list(rows), self.objective.denominator(rows))
         return loss, {name: value.clone() for name, value in training._updater._sums.items()}
 
     def by_autograd(self) -> tuple[float, dict[str, torch.Tensor]]:

@@ -13,7 +13,7 @@ from luthier.core.errors import ModelError
 from luthier.models.pack import Pack
 from luthier.tune import loop
 from luthier.tune.loop import Training
-from luthier.tune.rehearsal import rehearse
+from luthier.tune.rehearsal import largest, rehearse
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
 from tuning import Bench, bench, interrupted
@@ -88,7 +88,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(shop: Bench) -> None:
 
     course = Course(seed=0, count=1, epochs=1, rows_per_step=1)
     with pytest.raises(RuntimeError, match="shapes"):
-        rehearse(Lessons(), course, 100, broken)  # type: ignore[arg-type]
+        rehearse(lambda tokens: largest(Lessons(), course, tokens), 100, broken)
 
 
 def test_a_resumed_training_keeps_what_fitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,8 @@ Attention follows ancestry and positions follow depth, so a model reads each row
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -39,6 +39,8 @@ class Row:
     """For each learnt token the K token ids that a teacher found likeliest; empty where there is no teacher."""
     teacher: Sequence[Sequence[float]] = ()
     """The teacher's log-probabilities of the choices."""
+    told: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """What else a loss must know, by name: a number for each learnt token (how likely it was when it was written)."""
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.learnt):
@@ -76,6 +78,8 @@ class Pack:
     teacher: Tensor | None = None  # (N, K) float32: the teacher's log-probabilities of the choices
     temperature: float = 1.0
     """What logits are divided by where the choices are read; the targets are read at 1."""
+    told: Mapping[str, Tensor] = field(default_factory=dict)  # each (N,) float64
+    """What else the loss must know of each learnt token, by name."""
 
     @property
     def tokens(self) -> int:
@@ -92,7 +96,7 @@ class Pack:
         if self.ids.device == device:
             return self
         moved = {name: value.to(device) for name in _READ if (value := getattr(self, name)) is not None}
-        return replace(self, **moved)
+        return replace(self, **moved, told={name: value.to(device) for name, value in self.told.items()})
 
     def spans(self, row: int) -> list[slice]:
         """The tokens of a row's segments from the root down."""
@@ -134,6 +138,7 @@ def pack(rows: Sequence[Row], share_from: int = SHARE_FROM) -> Pack:
         keys=tuple(row.key for row in rows),
         choices=choices,
         teacher=teacher,
+        told=_columns(rows),
     )
 
 
@@ -179,6 +184,16 @@ def _taught(rows: Sequence[Row]) -> tuple[Tensor | None, Tensor | None]:
     choices = [torch.as_tensor(row.choices, dtype=torch.int64) for row in rows]
     teacher = [torch.as_tensor(row.teacher, dtype=torch.float32) for row in rows]
     return torch.cat(choices), torch.cat(teacher)
+
+
+def _columns(rows: Sequence[Row]) -> dict[str, Tensor]:
+    """What rows tell of their learnt tokens, one column for each name; every row that learns something must tell it."""
+    names = dict.fromkeys(name for row in rows for name in row.told)
+    for row in rows:
+        if any(len(row.told.get(name, ())) != len(row.targets) for name in names):
+            raise ValueError(f"row {row.key!r} does not tell {', '.join(names)} of each of its learnt tokens")
+    flat = {name: [value for row in rows for value in row.told.get(name, ())] for name in names}
+    return {name: torch.tensor(values, dtype=torch.float64) for name, values in flat.items()}
 
 
 def rounded(made: Pack) -> Pack:

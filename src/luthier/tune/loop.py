@@ -26,13 +26,13 @@ from luthier.models.pack import Pack, Row, packs
 from luthier.tune.average import Average, put, standing_in
 from luthier.tune.checkpoint import Keeper, State, size_of, threads
 from luthier.tune.heldout import HeldOut, Standing, after
-from luthier.tune.lessons import Lessons
 from luthier.tune.measure import Exam
 from luthier.tune.objective import Loss, Objective, Teacher
 from luthier.tune.optim import Settings, Updater
 from luthier.tune.optimizer import Optimizer
-from luthier.tune.rehearsal import rehearse, rows_of
+from luthier.tune.rehearsal import rehearse
 from luthier.tune.schedule import Course, Shape, rate_at
+from luthier.tune.source import Source
 from luthier.tune.trouble import MOST_SKIPPED, Answer, trouble
 
 _EMA = "ema/"
@@ -82,11 +82,14 @@ class Stepped:
     measures: dict[str, float]
     skipped: str = ""
     """Why the weights did not move; empty when they did."""
+    samples: tuple[dict[str, Any], ...] = ()
+    """Answers worth showing."""
 
     def line(self) -> str:
         """The step as a line of `log.jsonl`; what is no number stands as null."""
-        own = {name: value for name, value in self.__dict__.items() if name not in ("measures", "skipped")}
+        own = {name: value for name, value in self.__dict__.items() if name not in ("measures", "skipped", "samples")}
         told = {**own, **self.measures, **({"skipped": self.skipped} if self.skipped else {})}
+        told |= {"samples": self.samples} if self.samples else {}
         return json.dumps({name: _finite(value) for name, value in told.items()}, sort_keys=True)
 
 
@@ -94,10 +97,10 @@ class Training:
     """A model on its way through a course of lessons."""
 
     def __init__(
-        self, model: Any, objective: Objective, lessons: Lessons, course: Course, manner: Manner, watch: Watch | None,
+        self, model: Any, objective: Objective, source: Source, course: Course, manner: Manner, watch: Watch | None,
         teacher: Teacher | None = None,
     ) -> None:  # fmt: skip
-        self._model, self._objective, self._lessons = model, objective, lessons
+        self._model, self._objective, self._source = model, objective, source
         self._course, self._manner, self._watch, self._teacher = course, manner, watch, teacher
         self._tokens = manner.tokens_per_pack
         settings = Settings(optimizer=manner.optimizer, clip=manner.clip, rate_of=manner.rate_of)
@@ -107,6 +110,7 @@ class Training:
         self._losses: list[float] = []
         self._standing = Standing()
         self._since = 0
+        self._why_over = ""
         self._kernels = kernels_of(model)
         self.held_out_s = 0.0
         """Seconds that held-out measurements took, in this process."""
@@ -147,10 +151,10 @@ class Training:
             if begun < self._course.steps:
                 self._rehearse(say)
             for step in range(begun, self._course.steps):
-                if self._is_over():
-                    say(f"stopped after step {step}: no better since step {self._standing.step}")
+                if why := self._over():
+                    say(f"stopped after step {step}: {why}")
                     break
-                if step > begun and keeper.due(step, self._size):
+                if step > begun and self._source.begins(step) and keeper.due(step, self._size):
                     keeper.write(self._state())
                 stepped = self._measured(self._step(step, keeper), keeper)
                 self._note(stepped.line())
@@ -159,9 +163,8 @@ class Training:
         self._settle(keeper)
         return unmoved
 
-    def gradient(self, rows: list[Row], step: int = 0) -> tuple[float, int, dict[str, float]]:
+    def gradient(self, rows: list[Row], denominator: float, step: int = 0) -> tuple[float, int, dict[str, float]]:
         """Gather the gradient of one step's rows, pack by pack; returns loss, computed tokens and measures."""
-        denominator = self._objective.denominator(rows)
         total, computed, measures = 0.0, 0, dict[str, float]()
         for number, pack in enumerate(packs(rows, self._tokens)):
             torch.manual_seed(_mixed(self._course.seed, step, number))  # only dropout asks for it
@@ -182,15 +185,18 @@ class Training:
 
     def _step(self, step: int, keeper: Keeper) -> Stepped:
         """One optimizer step over all of its rows."""
-        rows = rows_of(self._lessons, self._course, step)
-        total, computed, measures = self.gradient(rows, step)
+        drawn = self._source.draw(step)
+        rows = drawn.rows
+        total, computed, measures = self.gradient(rows, drawn.denominator, step)
         norm = self._updater.norm()
         manner = self._manner
         rate = manner.rate * rate_at(step, self._course.steps, manner.schedule, manner.warmup, manner.decay)
-        skipped = trouble(total, norm, self._losses, manner.spike if manner.on_spike != "off" else None)
+        watched = manner.on_spike != "off" and not self._objective.draws  # a loss on own answers has no level
+        skipped = trouble(total, norm, self._losses, manner.spike if watched else None)
         if skipped:
             self._give_up_or_skip(step, skipped, rows, keeper)
-        else:
+            skipped = f"{skipped}, on examples {_named(rows)}"
+        elif not drawn.nothing:
             self._updater.update(rate, norm)
             if self._average is not None:
                 self._average.follow(self._updater.weights(), step + 1)
@@ -202,8 +208,9 @@ class Training:
             rows=len(self._course.lessons_of(step)),
             tokens=sum(len(row.ids) for row in rows),
             computed=computed,
-            measures=measures,
-            skipped=f"{skipped}, on examples {_named(rows)}" if skipped else "",
+            measures={**drawn.measures, **measures},
+            skipped=skipped or drawn.nothing,
+            samples=drawn.samples,
         )
 
     def _give_up_or_skip(self, step: int, what: str, rows: list[Row], keeper: Keeper) -> None:
@@ -239,16 +246,19 @@ class Training:
         """Take a step's line into the log, and what later steps need to know of it."""
         self._log.append(line)
         told = json.loads(line)
+        self._why_over = self._source.hear(told)
         if not told.get("skipped"):
             self._losses.append(told["loss"])
         if self._watch is not None and len(self._log) > self._since:
             value = told.get(self._watch.held_out.name)
             self._standing = after(self._watch.held_out, self._standing, told["step"], value)
 
-    def _is_over(self) -> bool:
-        """Whether held-out measurements have not become better for long enough."""
+    def _over(self) -> str:
+        """Why training stops before its end: held-out measurements that do not become better, or the source's word."""
         patience = self._watch.held_out.patience if self._watch is not None else None
-        return patience is not None and self._standing.since >= patience
+        if patience is not None and self._standing.since >= patience:
+            return f"no better since step {self._standing.step}"
+        return self._why_over
 
     def _weights(self) -> Mapping[str, Tensor]:
         """The weights that answers are given with: what moves, or its average."""
@@ -294,7 +304,7 @@ class Training:
             self._read(pack, 1.0)
             self._updater.gather()
 
-        self._tokens, what = rehearse(self._lessons, self._course, self._tokens, read)
+        self._tokens, what = rehearse(self._source.largest, self._tokens, read)
         self._updater.drop()
         say(what)
 

@@ -84,6 +84,8 @@ class Objective(Component):
 
     needs_teacher: ClassVar[bool] = False
     """Whether another model says, at each learnt token, what it finds likely."""
+    draws: ClassVar[bool] = False
+    """Whether what is learnt are answers that the model itself writes on the way (`luthier.tune.policy`)."""
 
     @abstractmethod
     def lessons(self, examples: Sequence[Example], text: Text, about: About = NOTHING) -> list[Lesson]:

@@ -4,28 +4,40 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
+import numpy
 import torch
 
 from luthier.core.errors import ModelError, Where
 from luthier.core.files import lacks_memory
 from luthier.models.pack import Pack, Row, packs
-from luthier.tune.lessons import Lessons
 from luthier.tune.schedule import Course
 
 LOOKED_AT = 32
 """Steps whose packs are laid out to find the largest: those whose rows have most tokens."""
 
 
-def rehearse(lessons: Lessons, course: Course, tokens: int, read: Callable[[Pack], None]) -> tuple[int, str]:
-    """Run the largest pack, and a smaller one each time that memory fails.
+class Lessons(Protocol):
+    """Lessons by number, and the tokens of each."""
+
+    @property
+    def sizes(self) -> numpy.ndarray[Any, Any]:
+        """(lessons,) tokens of each lesson."""
+
+    def rows(self, number: int) -> list[Row]:
+        """The rows of one lesson."""
+
+
+def rehearse(largest: Callable[[int], Pack], tokens: int, read: Callable[[Pack], None]) -> tuple[int, str]:
+    """Run the largest pack, and a smaller one each time that memory fails; `largest` gives it for a bound in tokens.
 
     Returns how many tokens a pack may have, and what happened, as a sentence. `ModelError` when not even the rows of
     one example fit.
     """
     smaller = ""
     while True:
-        pack = largest(lessons, course, tokens)
+        pack = largest(tokens)
         if _fits(pack, read):
             return tokens, f"the largest pack ({pack.tokens} tokens of {pack.rows} rows) fits into memory{smaller}"
         if int(pack.lesson[-1]) == 0:

@@ -246,6 +246,7 @@ class _Tuning:
         from luthier.models.lora_product import one_product
         from luthier.tune.loop import Manner, Training
         from luthier.tune.rehearsal import packs_of
+        from luthier.tune.source import Stored
 
         torch.set_num_threads(cores())
         step = self._step
@@ -274,7 +275,8 @@ class _Tuning:
             rate_of=self._technique.rate_of,
         )
         self.trained = model
-        training = Training(model, step.objective, material.lessons, course, manner, material.watch, material.teacher)
+        source = Stored(material.lessons, course, step.objective)
+        training = Training(model, step.objective, source, course, manner, material.watch, material.teacher)
         return training, self._keeper()
 
     def _open(self, dtype: Any, about: About) -> Any:

@@ -1,0 +1,72 @@
+"""Where the rows of an optimizer step come from: lessons that are stored, or what the model itself writes at that step.
+
+What a source gives for a step follows from recipe, seed, step and the weights before it, so that nothing of it is kept.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from luthier.tune.rehearsal import largest, rows_of
+
+if TYPE_CHECKING:
+    from luthier.models.pack import Pack, Row
+    from luthier.tune.lessons import Lessons
+    from luthier.tune.objective import Objective
+    from luthier.tune.schedule import Course
+
+
+class Drawn(NamedTuple):
+    """What one optimizer step learns from."""
+
+    rows: list[Row]
+    """What is read; rows that cannot move anything may be left out."""
+    denominator: float
+    """What the sum over all of the step's rows is divided by, those that are not read included."""
+    measures: dict[str, float] = {}  # noqa: RUF012  # a NamedTuple's default is never changed
+    """What is known of the step before it is learnt."""
+    nothing: str = ""
+    """Why there is nothing to learn; empty when there is something."""
+    samples: tuple[dict[str, Any], ...] = ()
+    """Answers worth showing, with their prompts."""
+
+
+class Source(ABC):
+    """Gives the loop the rows of each step."""
+
+    @abstractmethod
+    def draw(self, step: int) -> Drawn:
+        """The rows of a step (from 0), under the weights as they are now."""
+
+    @abstractmethod
+    def largest(self, tokens: int) -> Pack:
+        """The largest pack of at most so many tokens that a step may need."""
+
+    def begins(self, step: int) -> bool:
+        """Whether a training can be taken up before this step: nothing that it learns was drawn earlier."""
+        return True
+
+    def hear(self, told: Mapping[str, Any]) -> str:
+        """Take note of a step that is done, by its line in the log (a resumed training tells all again).
+
+        Returns why training is to stop after it; empty when it is not.
+        """
+        return ""
+
+
+class Stored(Source):
+    """Lessons that were written before training began."""
+
+    def __init__(self, lessons: Lessons, course: Course, objective: Objective) -> None:
+        self._lessons, self._course, self._objective = lessons, course, objective
+
+    def draw(self, step: int) -> Drawn:
+        """The rows of the lessons that the course has for the step."""
+        rows = rows_of(self._lessons, self._course, step)
+        return Drawn(rows, self._objective.denominator(rows))
+
+    def largest(self, tokens: int) -> Pack:
+        """The pack with most tokens among those of the steps that have most to read."""
+        return largest(self._lessons, self._course, tokens)
