@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,10 +18,11 @@ from luthier.models.pack import Row, packs
 from luthier.models.sequence import with_outputs
 from luthier.text.ids import Text
 from luthier.text.messages import Example, Message
-from luthier.tune.objective import About, Objective, Teacher
+from luthier.tune.objective import REFERENCE, About, Objective, Teacher
+from luthier.tune.reading import read_rows, sums_of_rows
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
-from tuning import Bench, bench, chat, examples
+from tuning import Bench, bench, chat, examples, interrupted, pairs, thumbs
 
 OBJECTIVES = members(Objective)
 KINDS = sorted(OBJECTIVES)
@@ -39,34 +43,79 @@ OTHERWISE: dict[tuple[str, str], Any] = {
     ("distil", "alpha"): 0.5,
     ("distil", "logits"): "live",
     ("distil", "rows"): {"average": "row"},
+    ("dpo", "form"): "hinge",
+    ("dpo", "beta"): 0.5,
+    ("dpo", "label_smoothing"): 0.2,
+    ("dpo", "normalise"): "mean",
+    ("dpo", "sft"): 1.0,
+    ("dpo", "max_tokens"): 60,
+    ("simpo", "beta"): 1.0,
+    ("simpo", "gamma"): 0.2,
+    ("simpo", "sft"): 1.0,
+    ("simpo", "max_tokens"): 60,
+    ("cpo", "form"): "hinge",
+    ("cpo", "beta"): 0.5,
+    ("cpo", "label_smoothing"): 0.2,
+    ("cpo", "sft"): 0.0,
+    ("cpo", "max_tokens"): 60,
+    ("orpo", "weight"): 0.5,
+    ("orpo", "max_tokens"): 60,
+    ("kto", "form"): "apo_zero",
+    ("kto", "beta"): 0.5,
+    ("kto", "good"): 2.0,
+    ("kto", "bad"): 2.0,
+    ("kto", "label"): "verdict",
+    ("kto", "max_tokens"): 60,
+    ("reward", "margin"): "worth",
+    ("reward", "scale"): 2.0,
+    ("reward", "ties"): "learn",
+    ("reward", "center"): 0.1,
+    ("reward", "max_tokens"): 60,
 }
 """Another value for each field, which must change the lessons or the loss."""
 ABOUT = About(classes={name: name for name in ("account", "billing", "delivery")})
 CASES: list[tuple[str, dict[str, Any]]] = [
     *((kind, {}) for kind in KINDS), ("classify", {"head": "sequence"}), ("distil", {"logits": "live"}),
+    *(("dpo", {"form": form}) for form in ("ipo", "hinge", "apo_zero", "apo_down")), ("kto", {"form": "apo_zero"}),
+    ("dpo", {"form": "robust", "label_smoothing": 0.1, "sft": 1.0}), ("reward", {"margin": "row", "ties": "learn"}),
 ]  # fmt: skip
 """Each objective as it is by default, and those of its ways that take another road."""
+READS: dict[str, Callable[[int], list[Example]]] = {
+    **dict.fromkeys(KINDS, examples), **dict.fromkeys(("dpo", "simpo", "cpo", "orpo", "reward"), pairs), "kto": thumbs
+}  # fmt: skip
+"""What each objective learns from: single answers, pairs of a preferred and another, or answers with a yes or no."""
 FIELDS = [(kind, name) for kind in KINDS for name in OBJECTIVES[kind].model_fields if name != "kind"]
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return bench(tmp_path_factory.mktemp("shop"))
+def shops(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Bench]:
+    return {reads: bench(tmp_path_factory.mktemp("shop"), reads(48)) for reads in set(READS.values())}
+
+
+@pytest.fixture
+def shop(shops: dict[Any, Bench], request: pytest.FixtureRequest) -> Bench:
+    """A bench with the data that the objective under test learns from."""
+    return shops[READS[request.getfixturevalue("kind")]]
 
 
 @pytest.fixture(scope="module")
-def text(shop: Bench) -> Text:
-    return Text.load(shop.base.folder)
+def text(shops: dict[Any, Bench]) -> Text:
+    return Text.load(shops[examples].base.folder)
 
 
 def made(kind: str, **fields: Any) -> Objective:
     return OBJECTIVES[kind].model_validate({"kind": kind, **fields})
 
 
-def conversation() -> Example:
+def conversation(kind: str) -> Example:
     """Two turns of each side, and more than any row of tickets."""
     turns = [Message(role="user", content="Where is it? " * 400), Message(role="assistant", content="Here.")]
-    return chat("x", "y").model_copy(update={"messages": (*turns, *chat("And my refund?", "billing").messages[1:])})
+    long = chat("x", "y").model_copy(update={"messages": (*turns, *chat("And my refund?", "billing").messages[1:])})
+    return (
+        long.model_copy(update={"meta": {"rejected": "delivery", "label": True, "row": 1}})
+        if READS[kind] != examples
+        else long
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -79,7 +128,7 @@ def test_it_is_documented(kind: str) -> None:
 
 @pytest.mark.parametrize(("kind", "extra"), CASES)
 def test_lessons_stand_in_the_order_of_the_examples(kind: str, extra: dict[str, Any], text: Text) -> None:
-    given = [*examples(6), conversation()]
+    given = [*READS[kind](6), conversation(kind)]
     lessons = made(kind, **extra).lessons(given, text, ABOUT)
     assert [lesson.id for lesson in lessons] == [example.id for example in given]
     assert all(bool(lesson.rows) is not bool(lesson.nothing) for lesson in lessons)
@@ -100,20 +149,30 @@ def teacher(shop: Bench) -> Teacher:
     return Teacher(open_folder(shop.teacher.folder, torch.float64), 400)
 
 
-def read(objective: Objective, rows: list[Row], shop: Bench, tokens: int) -> torch.Tensor:
-    """The loss over some rows in packs of so many tokens, undivided."""
+def referred(objective: Objective, rows: list[Row], shop: Bench) -> list[Row]:
+    """The rows with what another model than the student finds of them, when the objective asks for a reference."""
+    if not objective.needs_reference:
+        return rows
+    found = read_rows(teacher(shop).model, rows, 1 << 14)
+    return [replace(row, told={**row.told, REFERENCE: own}) for row, own in zip(rows, found, strict=True)]
+
+
+def read(objective: Objective, rows: list[Row], shop: Bench, tokens: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """The loss over some rows in packs of so many tokens, undivided, and its gradient."""
     model, other = student(objective, shop), teacher(shop) if objective.needs_teacher else None
     total = torch.zeros((), dtype=torch.float64)
-    with torch.no_grad():
-        for part in packs(rows, tokens):
-            made_ready = objective.ready(part, other)
-            logp = logprobs(model, made_ready)
-            kept = logp.clone()
-            loss = objective.loss(logp, made_ready, None).total
-            assert torch.equal(logp, kept)
-            assert torch.equal(loss, objective.loss(logp, made_ready, None).total)
-            total += loss
-    return total
+    rows = objective.prepared(referred(objective, rows, shop), lambda some: sums_of_rows(model, some, tokens))
+    assert objective.denominator(rows) > 0
+    for part in packs(rows, tokens):
+        made_ready = objective.ready(part, other)
+        logp = logprobs(model, made_ready)
+        kept, reference = logp.detach().clone(), made_ready.told.get(REFERENCE)
+        loss = objective.loss(logp, made_ready, reference).total
+        assert torch.equal(logp.detach(), kept)
+        assert torch.equal(loss, objective.loss(logp, made_ready, reference).total)
+        loss.backward()
+        total += loss.detach()
+    return total, [one.grad for one in model.parameters() if one.grad is not None]
 
 
 def rows_of(objective: Objective, given: list[Example], text: Text) -> list[Row]:
@@ -123,10 +182,11 @@ def rows_of(objective: Objective, given: list[Example], text: Text) -> list[Row]
 @pytest.mark.parametrize(("kind", "extra"), CASES)
 def test_the_loss_is_pure_and_any_split_adds_up(kind: str, extra: dict[str, Any], text: Text, shop: Bench) -> None:
     objective = made(kind, **extra)
-    rows = rows_of(objective, examples(8), text)
-    assert objective.denominator(rows) > 0
+    rows = rows_of(objective, READS[kind](8), text)
     assert len(packs(rows, 60)) > 1
-    torch.testing.assert_close(read(objective, rows, shop, 60), read(objective, rows, shop, 1 << 14))
+    found, wanted = read(objective, rows, shop, 60), read(objective, rows, shop, 1 << 14)
+    torch.testing.assert_close(found[0], wanted[0])
+    torch.testing.assert_close(found[1], wanted[1], atol=1e-5, rtol=1e-4)  # norms are in fp32
 
 
 @pytest.mark.parametrize(("kind", "extra"), CASES)
@@ -140,11 +200,26 @@ def test_it_learns(kind: str, extra: dict[str, Any], shop: Bench) -> None:
     assert sum(losses[-3:]) < sum(losses[:3])
 
 
+@pytest.mark.parametrize(("kind", "extra"), CASES)
+def test_it_resumes_to_the_same_bytes(kind: str, extra: dict[str, Any], shop: Bench, tmp_path: Path) -> None:
+    step = Tune(
+        data="data", objective=made(kind, **extra), technique=Lora(r=4, dropout=0.1), rows_per_step=8, epochs=1.0,
+        precision="float32", checkpoint_steps=2, teacher="teacher" if OBJECTIVES[kind].needs_teacher else None,
+    )  # fmt: skip
+    whole, parted = (bench(tmp_path / name, READS[kind](48)) for name in ("whole", "parted"))
+    interrupted(parted, step)
+    names = ("log.jsonl", "adapter/adapter_model.safetensors", "learnt.parquet")
+    found, wanted = (one.tune(step).folder for one in (parted, whole))
+    assert [(found / name).read_bytes() for name in names] == [(wanted / name).read_bytes() for name in names]
+
+
 def effect(objective: Objective, text: Text, shop: Bench) -> tuple[Any, ...]:
     """All that an objective's settings may change: lessons, loss, and whether the teacher is asked beforehand."""
-    given = [one.model_copy(update={"meta": {"worth": 2.0}}) for one in (*examples(6), conversation())]
-    rows = rows_of(objective, given[:6], text)
-    loss = float(read(objective, rows, shop, 1 << 14)) if rows else 0.0
+    kind = type(objective).model_fields["kind"].default
+    rows = [*READS[kind](6), conversation(kind)]
+    given = [one.model_copy(update={"meta": {**one.meta, "worth": float(at % 2)}}) for at, one in enumerate(rows)]
+    learnt = rows_of(objective, given[:6], text)
+    loss = float(read(objective, learnt, shop, 1 << 14)[0]) if learnt else 0.0
     return objective.lessons(given, text, ABOUT), loss, objective.stored
 
 
@@ -152,8 +227,10 @@ def effect(objective: Objective, text: Text, shop: Bench) -> tuple[Any, ...]:
 def test_every_field_changes_something(kind: str, name: str, text: Text, shop: Bench) -> None:
     assert (kind, name) in OTHERWISE, f"add another value of {kind}.{name} to OTHERWISE"
     beside: dict[str, dict[str, Any]] = {
-        "too_long": {"max_tokens": 1200}, "learn": {"max_tokens": 1 << 14}, "beta": {"divergence": "skewed"},
+        "sft.too_long": {"max_tokens": 1200}, "sft.learn": {"max_tokens": 1 << 14},
+        "distil.beta": {"divergence": "skewed"}, "reward.scale": {"margin": "worth"},
+        "reward.ties": {"margin": "worth"},
     }  # fmt: skip
-    with_it = beside.get(name, {})
+    with_it = beside.get(f"{kind}.{name}", {})
     other = made(kind, **{**with_it, name: OTHERWISE[kind, name]})
     assert effect(made(kind, **with_it), text, shop) != effect(other, text, shop)

@@ -42,6 +42,36 @@ def chat(question: str, answer: str, line: int = 1) -> Example:
     return Example(id=key, origin=origin, kind="label", messages=messages, label=answer)
 
 
+def pairs(count: int = 24) -> list[Example]:
+    """Tickets with the right answer preferred to a wrong and longer one."""
+    wrong = {"account": "delivery, I think", "billing": "account, I think", "delivery": "billing, I think"}
+    return [preferring(one, wrong[str(one.label)], row=at % 3) for at, one in enumerate(examples(count))]
+
+
+def preferring(example: Example, rejected: str, **meta: object) -> Example:
+    """The example with an answer that was not preferred."""
+    told = {"rejected": rejected, **meta}
+    return example.model_copy(update={"kind": "preference", "label": None, "meta": told})
+
+
+def thumbs(count: int = 24) -> list[Example]:
+    """Tickets with one answer each, every second of them wrong, and a yes or no."""
+    return [
+        example.model_copy(
+            update={
+                "label": None,
+                "messages": example.messages if at % 2 else (*example.messages[:-1], _answer(f"{at} is it")),
+                "meta": {"label": bool(at % 2)},
+            }
+        )
+        for at, example in enumerate(examples(count))
+    ]
+
+
+def _answer(text: str) -> Message:
+    return Message(role="assistant", content=text)
+
+
 @dataclass
 class Bench:
     """A store with a base model and a data set in it."""
@@ -166,13 +196,14 @@ def _data(folder: Path, splits: dict[str, list[Example]]) -> None:
     for name, rows in present.items():
         _table(rows).write_parquet(folder / "examples" / f"{name}.parquet")
     counts = {name: len(rows) for name, rows in present.items()}
+    labels = ["account", "billing", "delivery"] if any(row.label for rows in present.values() for row in rows) else []
     summary = {
         "rows_in": sum(counts.values()),
         "rows": counts,
         "dropped": {},
         "edited": {},
-        "task": "label",
-        "labels": ["account", "billing", "delivery"],
+        "task": "label" if labels else "text",
+        "labels": labels,
         "sources": [],
     }
     (folder / "summary.json").write_text(json.dumps(summary))
@@ -189,7 +220,7 @@ def _table(rows: list[Example]) -> polars.DataFrame:
             "messages": json.dumps([message.model_dump(exclude_defaults=True) for message in row.messages]),
             "label": row.label,
             "tools": "[]",
-            "meta": "{}",
+            "meta": json.dumps(row.meta),
             "group": None,
         }
         for row in rows

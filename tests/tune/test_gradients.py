@@ -55,7 +55,7 @@ class Pupil:
         self.rows = [row for number in range(len(taught)) for row in self.lessons.rows(number)]
         self.course = Course(seed=0, count=len(self.lessons), epochs=1, rows_per_step=10)
         self.objective = objective
-        self.source = Stored(self.lessons, self.course, objective)
+        self.source = Stored(self.lessons, self.course, objective, lambda rows: [])
 
     def gradient(self, rows: Sequence[Row], tokens: int) -> tuple[float, dict[str, torch.Tensor]]:
         manner = Manner(

@@ -52,9 +52,9 @@ def test_held_back_rows_are_measured_listed_and_never_learnt(shop: Bench, monkey
     read: set[str] = set()
     gradient = Training.gradient
 
-    def watched(self: Training, rows: list[Row], step: int) -> Any:
+    def watched(self: Training, rows: list[Row], denominator: float, step: int) -> Any:
         read.update(row.key for row in rows)
-        return gradient(self, rows, step)
+        return gradient(self, rows, denominator, step)
 
     monkeypatch.setattr(Training, "gradient", watched)
     made = shop.tune(Tune(**QUICK, epochs=3, held_out=HeldOut(rows=0.25, every=2)))

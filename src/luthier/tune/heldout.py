@@ -22,6 +22,8 @@ from luthier.text.messages import Example, prompt_of
 if TYPE_CHECKING:
     import numpy
 
+    from luthier.tune.objective import Objective
+
 HELD_OUT = "held out"
 """What `learnt.parquet` says of a training row that was only measured on."""
 USUAL_SHARE = 0.05
@@ -39,9 +41,10 @@ class HeldOut(BaseModel):
     else 5 % of the training rows."""
     every: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Steps between two measurements, or the share of all steps; the last step is always measured."""
-    metric: Literal["loss"] | Metric = "loss"
-    """What decides: the objective's own loss on these rows, or (where answers are labels) any metric of labels,
-    computed by the same code as `evaluate` does. The loss is measured in any case."""
+    metric: Literal["loss", "margin"] | Metric = "loss"
+    """What decides: the objective's own loss on these rows; of pairs of answers `accuracy` (how many it ranks as people
+    do) or `margin` (by how much); or, where answers are labels, any metric of labels, computed by the same code as
+    `evaluate` does. The loss is measured in any case."""
     patience: Annotated[int, Field(ge=1)] | None = None
     """Training stops after so many measurements in a row without a better one; never when not given."""
     min_delta: float = Field(default=0.0, ge=0)
@@ -67,7 +70,8 @@ class HeldOut(BaseModel):
     @property
     def sign(self) -> float:
         """-1 where less is better."""
-        return -1.0 if isinstance(self.metric, str) or self.metric.better == "lower" else 1.0
+        lower = self.metric == "loss" if isinstance(self.metric, str) else self.metric.better == "lower"
+        return -1.0 if lower else 1.0
 
 
 @dataclass(frozen=True)
@@ -150,16 +154,25 @@ def _prompt(messages: str) -> str:
 _WHERE = Where(field="held_out.rows")
 
 
-def check_metric(held_out: HeldOut, data: Artifact) -> None:
+def own_measure(metric: str | Metric, objective: Objective) -> bool:
+    """Whether an objective measures it itself, of whatever rows it learns from."""
+    name = metric if isinstance(metric, str) else metric.kind
+    return name == "loss" or name in objective.measured
+
+
+def check_metric(held_out: HeldOut, data: Artifact, objective: Objective) -> None:
     """`RecipeError` when the deciding metric cannot be measured on the data set's task."""
-    if isinstance(held_out.metric, str):
+    where, metric = Where(field="held_out.metric"), held_out.metric
+    if own_measure(metric, objective):
         return
-    where = Where(field="held_out.metric")
-    if summary(data).task != "label":
-        what = f"{held_out.metric.kind} is measured on labels, and the data set holds texts"
+    if isinstance(metric, str):
+        what = f"{metric} is measured on pairs of answers, and {objective.kind} learns from none"
         raise RecipeError(what, where=where, remedy="use loss")
-    if "logprobs" in held_out.metric.needs:
-        raise RecipeError(f"{held_out.metric.kind} is about texts, not labels", where=where, remedy="use loss")
+    if summary(data).task != "label":
+        what = f"{metric.kind} is measured on labels, and the data set holds texts"
+        raise RecipeError(what, where=where, remedy="use loss")
+    if "logprobs" in metric.needs:
+        raise RecipeError(f"{metric.kind} is about texts, not labels", where=where, remedy="use loss")
 
 
 def asked(data: Artifact, parted: Parted) -> list[Example]:

@@ -7,7 +7,7 @@ them again when they were finished.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,18 +16,23 @@ from typing import IO, TYPE_CHECKING, Any
 
 from luthier.core.files import write_aside, writing
 from luthier.models.pack import Row
-from luthier.tune.objective import Lesson
+from luthier.tune.objective import REFERENCE, Lesson
 
 if TYPE_CHECKING:
     import numpy
 
 _DONE = "done.json"
 _DTYPES = {
-    "ids": "uint32", "weights": "float32", "row_ends": "uint64", "lesson_ends": "uint64",
+    "ids": "uint32", "weights": "float32", "row_ends": "uint64", "lesson_ends": "uint64", "target_ends": "uint64",
     "choices": "uint32", "teacher": "float32", "choice_ends": "uint64",
 }  # fmt: skip
 _TAUGHT = ("choices", "teacher", "choice_ends")
 """Files that are only there when a teacher's choices are stored."""
+_COLUMN = "told."
+"""How the names of files begin that hold a number for each learnt token, after what it tells."""
+_REFERRED = "referred.json"
+_TOGETHER = 64
+"""Lessons that are read together."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +63,8 @@ class Lessons:
             return cls(folder)
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            for name in (_DONE, *_TAUGHT):
-                (folder / name).unlink(missing_ok=True)
+            for stale in [*(folder / name for name in (_DONE, _REFERRED, *_TAUGHT)), *folder.glob(f"{_COLUMN}*")]:
+                stale.unlink(missing_ok=True)
             counts = _write(folder, lessons)
         write_aside(done, json.dumps({"key": key, "counts": counts.__dict__}).encode())
         return cls(folder)
@@ -72,9 +77,41 @@ class Lessons:
         first, last = self._between(self._lesson_ends, number)
         return [self._row(row, self.keys[number], last - first) for row in range(first, last)]
 
+    def refer(self, numbers: Iterable[int], read: Callable[[list[Row]], list[list[float]]], key: str) -> None:
+        """Keep what a model finds of each learnt token of some lessons, as `told["reference"]` of their rows.
+
+        `read` gives the log-probabilities of each row's learnt tokens; what was read under the same key is found.
+        """
+        done = self._folder / _REFERRED
+        if not (done.is_file() and json.loads(done.read_text())["key"] == key):
+            with writing(self._folder):
+                done.unlink(missing_ok=True)
+                self._write_reference(sorted(set(numbers)), read)
+            write_aside(done, json.dumps({"key": key}).encode())
+        self.__dict__.pop("_columns", None)
+
+    def _write_reference(self, numbers: Sequence[int], read: Callable[[list[Row]], list[list[float]]]) -> None:
+        import numpy
+
+        path, count = self._folder / f"{_COLUMN}{REFERENCE}", int(self._target_ends[-1])
+        kept = numpy.memmap(path, dtype="float32", mode="w+", shape=(count,))
+        kept[:] = numpy.nan
+        self.__dict__.pop("_columns", None)
+        for begin in range(0, len(numbers), _TOGETHER):
+            some = numbers[begin : begin + _TOGETHER]
+            places = [row for number in some for row in range(*self._between(self._lesson_ends, number))]
+            found = read([row for number in some for row in self.rows(number)])
+            for place, values in zip(places, found, strict=True):
+                first, last = self._between(self._target_ends, place)
+                kept[first:last] = values
+        kept.flush()
+
     def _row(self, number: int, key: str, mates: int) -> Row:
         begin, end = self._between(self._row_ends, number)
         row = Row(self._ids[begin:end].tolist(), self._weights[begin:end].tolist(), key, mates)
+        if self._columns:
+            first, last = self._between(self._target_ends, number)
+            row = replace(row, told={name: values[first:last].tolist() for name, values in self._columns.items()})
         if self._choice_ends is None:
             return row
         begin, end = self._between(self._choice_ends, number)
@@ -132,13 +169,25 @@ class Lessons:
         return self._read("lesson_ends")
 
     @cached_property
+    def _target_ends(self) -> numpy.ndarray[Any, Any]:
+        return self._read("target_ends")
+
+    @cached_property
+    def _columns(self) -> dict[str, numpy.ndarray[Any, Any]]:
+        """What is told of each learnt token, by name."""
+        import numpy
+
+        found = sorted(self._folder.glob(f"{_COLUMN}*"))
+        return {path.name.removeprefix(_COLUMN): numpy.memmap(path, dtype="float32", mode="r") for path in found}
+
+    @cached_property
     def _choice_ends(self) -> numpy.ndarray[Any, Any] | None:
         return self._read("choice_ends") if (self._folder / "choice_ends").is_file() else None
 
 
 def _write(folder: Path, lessons: Iterable[Lesson]) -> Counts:
     counts = Counts()
-    tokens = rows = choices = 0
+    tokens = rows = choices = targets = 0
     with ExitStack() as stack:
         files = _Files(folder, stack)
         told = stack.enter_context((folder / "examples.jsonl").open("w", encoding="utf-8"))
@@ -149,6 +198,10 @@ def _write(folder: Path, lessons: Iterable[Lesson]) -> Counts:
                 files.put("ids", row.ids)
                 files.put("weights", row.learnt)
                 files.put("row_ends", [tokens])
+                targets += len(row.targets)
+                files.put("target_ends", [targets])
+                for name, values in row.told.items():
+                    files.put(f"{_COLUMN}{name}", values)
                 if row.choices:
                     choices += sum(map(len, row.choices))
                     files.put("choices", row.choices)
@@ -172,7 +225,7 @@ class _Files:
 
         if name not in self._open:
             self._open[name] = self._stack.enter_context((self._folder / name).open("wb"))
-        self._open[name].write(numpy.asarray(values, dtype=_DTYPES[name]).tobytes())
+        self._open[name].write(numpy.asarray(values, dtype=_DTYPES.get(name, "float32")).tobytes())
 
 
 def _told(lesson: Lesson) -> dict[str, Any]:

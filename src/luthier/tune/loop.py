@@ -27,7 +27,7 @@ from luthier.tune.average import Average, put, standing_in
 from luthier.tune.checkpoint import Keeper, State, size_of, threads
 from luthier.tune.heldout import HeldOut, Standing, after
 from luthier.tune.measure import Exam
-from luthier.tune.objective import Loss, Objective, Teacher
+from luthier.tune.objective import REFERENCE, Loss, Objective, Teacher
 from luthier.tune.optim import Settings, Updater
 from luthier.tune.optimizer import Optimizer
 from luthier.tune.rehearsal import rehearse
@@ -179,7 +179,8 @@ class Training:
     def _read(self, pack: Pack, denominator: float) -> Loss:
         """One pack forward and backward."""
         logp = logprobs(self._model, pack := self._objective.ready(pack, self._teacher))
-        loss = self._objective.loss(logp, pack.on(logp.device), None)
+        pack = pack.on(logp.device)
+        loss = self._objective.loss(logp, pack, pack.told.get(REFERENCE))
         (loss.total / denominator).backward()  # type: ignore[no-untyped-call]
         return loss
 

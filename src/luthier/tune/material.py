@@ -16,12 +16,13 @@ from luthier.core.step import Work
 from luthier.text.dataset import batches, has_split, summary
 from luthier.text.messages import prompt_of, said_for
 from luthier.tune.curriculum import ordered
-from luthier.tune.heldout import HELD_OUT, Parted, asked, check_metric, part
+from luthier.tune.heldout import HELD_OUT, Parted, asked, check_metric, own_measure, part
 from luthier.tune.objective import About, Lesson, Objective, Teacher
 from luthier.tune.schedule import Course, chosen
-from luthier.tune.teacher import check_teacher, open_teacher, taught
+from luthier.tune.teacher import PACK_TOKENS, check_teacher, open_teacher, taught
 
 if TYPE_CHECKING:
+    from luthier.models.pack import Row
     from luthier.text.ids import Text
     from luthier.tune.lessons import Lessons
     from luthier.tune.loop import Watch
@@ -74,12 +75,12 @@ class Material:
 
         if (held_out := self._step.held_out) is None:
             return None
-        check_metric(held_out, self._data)
+        check_metric(held_out, self._data, self._step.objective)
         lessons = self._held
         if not len(lessons):
             raise DataError("nothing can be measured on the held-out rows", where=Where(field="held_out.rows"))
         self._work.events.note(f"{len(lessons)} rows of {self._parted.split} are held out, to measure on the way")
-        if isinstance(held_out.metric, str):
+        if isinstance(held_out.metric, str) or own_measure(held_out.metric, self._step.objective):
             return Watch(held_out, Exam(self._step.objective, lessons, self.teacher))
         return Watch(held_out, Exam(self._step.objective, lessons, self.teacher, held_out.metric, self._questions()))
 
@@ -98,6 +99,20 @@ class Material:
             rows += [_became(told, 0, HELD_OUT) for told in self._held.told()]
         kinds = {"id": polars.String, "seen": polars.Int64, "tokens": polars.Int64, "learnt": polars.Int64}
         polars.DataFrame(rows, schema={**kinds, "cut": polars.Boolean, "nothing": polars.String}).write_parquet(path)
+
+    def refer(self, model: Any, course: Course) -> None:
+        """Let the rows bear what a model, which has not moved yet, finds of them: all that will be seen or measured."""
+        from luthier.tune.reading import read_rows
+
+        def read(rows: list[Row]) -> list[list[float]]:
+            return read_rows(model, rows, PACK_TOKENS)
+
+        key = digest_of([self._work.inputs["model"].digest, str(next(model.parameters()).dtype)])
+        seen = {lesson for step in range(course.steps) for lesson in course.lessons_of(step)}
+        self._work.events.note(f"the model reads {len(seen)} rows once as it is, to be compared with later")
+        self.lessons.refer(seen, read, digest_of([key, len(seen)]))
+        if self._step.held_out is not None:
+            self._held.refer(range(len(self._held)), read, key)
 
     @cached_property
     def _parted(self) -> Parted:
@@ -161,7 +176,8 @@ class Material:
         reasons = Counter(told["nothing"] for told in lessons.told() if told["nothing"])
         said = "; ".join(f"{number} rows: {reason}" for reason, number in sorted(reasons.items()))
         if not counts.lessons:
-            raise DataError(f"nothing can be learnt from any training row ({said or 'there is none'})")
+            what = f"nothing can be learnt from any training row ({said or 'there is none'})"
+            raise DataError(what, remedy=self._step.objective.remedy(reasons) or "")
         if reasons:
             events.warning(f"not learnt: {said} (listed in learnt.parquet)")
         if counts.cut:

@@ -13,10 +13,11 @@ from luthier.metrics.metric import Metric
 from luthier.metrics.resample import totals
 from luthier.models.generate import label_scores, score_options
 from luthier.models.logprobs import logprobs
-from luthier.models.pack import packs
+from luthier.models.pack import Pack, packs
 from luthier.models.sequence import names_of, plain_model
 from luthier.tune.lessons import Lessons
-from luthier.tune.objective import Objective, Teacher
+from luthier.tune.objective import REFERENCE, Loss, Objective, Teacher
+from luthier.tune.reading import answering, sums_of_rows
 
 TOGETHER = 128
 """Rows that are read together."""
@@ -44,28 +45,33 @@ class Exam(NamedTuple):
     questions: Questions | None = None
 
     def take(self, model: Any, tokens: int) -> dict[str, float]:
-        """`held_out_loss`, and the metric by its name, of a model that reads at most so many tokens at once."""
-        was = model.training
-        model.eval()
-        try:
-            with torch.no_grad():
-                found = {"held_out_loss": self._loss(model, tokens)}
-                if self.metric is not None and self.questions is not None:
-                    found[f"held_out_{self.metric.kind}"] = measured(model, self.metric, self.questions, tokens)
-        finally:
-            model.train(was)
+        """`held_out_loss`, the objective's own measures, and the metric by its name, of a model that reads at most so
+        many tokens at once."""
+        with torch.no_grad(), answering(model):
+            found = {f"held_out_{name}": value for name, value in self._losses(model, tokens).items()}
+            if self.metric is not None and self.questions is not None:
+                found[f"held_out_{self.metric.kind}"] = measured(model, self.metric, self.questions, tokens)
         return found
 
-    def _loss(self, model: Any, tokens: int) -> float:
-        """The sum over all held-out rows, by one denominator."""
-        total = weight = 0.0
+    def _losses(self, model: Any, tokens: int) -> dict[str, float]:
+        """The loss and what may decide beside it: sums over all held-out rows, by one denominator."""
+        found, weight = dict.fromkeys(("loss", *self.objective.measured), 0.0), 0.0
         for begin in range(0, len(self.lessons), TOGETHER):
             numbers = range(begin, min(begin + TOGETHER, len(self.lessons)))
             rows = [row for number in numbers for row in self.lessons.rows(number)]
+            rows = self.objective.prepared(rows, lambda some: sums_of_rows(model, some, tokens))
             weight += self.objective.denominator(rows)
-            made = (self.objective.ready(pack, self.teacher) for pack in packs(rows, tokens))
-            total += sum(float(self.objective.loss(logprobs(model, pack), pack, None).total) for pack in made)
-        return total / weight
+            for pack in packs(rows, tokens):
+                loss = self._loss(model, pack)
+                found["loss"] += float(loss.total)
+                for name in self.objective.measured:
+                    found[name] += loss.measures[name]
+        return {name: value / weight for name, value in found.items()}
+
+    def _loss(self, model: Any, pack: Pack) -> Loss:
+        logp = logprobs(model, pack := self.objective.ready(pack, self.teacher))
+        pack = pack.on(logp.device)
+        return self.objective.loss(logp, pack, pack.told.get(REFERENCE))
 
 
 def measured(model: Any, metric: Metric, questions: Questions, tokens: int) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -33,6 +33,8 @@ class About:
 
 
 NOTHING = About()
+REFERENCE = "reference"
+"""What a row's `told` calls the log-probabilities that the model, as it was, gives to its learnt tokens."""
 
 
 class Teacher(NamedTuple):
@@ -80,7 +82,11 @@ class Objective(Component):
     role: ClassVar[str] = "objective"
     home: ClassVar[str] = "luthier.tune.objectives"
     needs_reference: ClassVar[bool] = False
-    """Whether the loss also needs the log-probabilities of the model as it was."""
+    """Whether the loss also needs the log-probabilities of the model as it was: they are read once, before anything
+    moves, and stand in the rows' `told` as `REFERENCE`."""
+
+    measured: ClassVar[tuple[str, ...]] = ()
+    """Which of the loss's measures may decide on held-out rows, more being better."""
 
     needs_teacher: ClassVar[bool] = False
     """Whether another model says, at each learnt token, what it finds likely."""
@@ -108,6 +114,17 @@ class Objective(Component):
         """Whether what the teacher says is written into the lessons once, instead of being asked at each step."""
         return False
 
+    def prepared(self, rows: Sequence[Row], read: Callable[[Sequence[Row]], Sequence[float]]) -> list[Row]:
+        """The rows of one optimizer step as they are learnt, once what their losses must know of one another is known.
+
+        `read` gives the weighted sum of the log-probabilities of each row's learnt tokens, without a gradient.
+        """
+        return list(rows)
+
+    def remedy(self, reasons: Collection[str]) -> str | None:
+        """What to do when nothing can be learnt from any row, for these reasons."""
+        return None
+
     @abstractmethod
     def denominator(self, rows: Sequence[Row]) -> float:
         """What the sum over all packs of one optimizer step is divided by."""
@@ -116,7 +133,8 @@ class Objective(Component):
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
         """The sum over one pack, from the log-probabilities of its learnt tokens; pure.
 
-        `logp` is what `luthier.models.logprobs` gives: (N,), or (N, 1 + K) for a pack with choices.
+        `logp` is what `luthier.models.logprobs` gives: (N,), or (N, 1 + K) for a pack with choices. `reference` (N,) is
+        what the model gave before it moved; None where the objective needs none.
         """
 
 
@@ -132,3 +150,14 @@ def by_lesson(values: Tensor, pack: Pack, missing: float) -> Tensor:
     place = pack.lesson.new_ones(pack.rows).cumsum(0) - 1 - (counts.cumsum(0) - counts)[pack.lesson]
     table = values.new_full((len(counts), int(counts.max())), missing)
     return table.index_put((pack.lesson.to(values.device), place.to(values.device)), values)
+
+
+def row_tokens(pack: Pack) -> Tensor:
+    """(R,) how many tokens of each row are learnt."""
+    return pack.path.bincount(minlength=pack.rows)
+
+
+def of_rows(name: str, pack: Pack) -> Tensor:
+    """(R,) what a pack tells of each row: the same number at all of its learnt tokens."""
+    values = pack.told[name]
+    return values.new_zeros(pack.rows).index_copy(0, pack.path, values)

@@ -14,6 +14,7 @@ from luthier.core.files import lacks_memory
 from luthier.models.pack import Pack, Row, packs
 from luthier.tune.schedule import Course
 
+Prepared = Callable[[list[Row]], list[Row]]
 LOOKED_AT = 32
 """Steps whose packs are laid out to find the largest: those whose rows have most tokens."""
 
@@ -64,14 +65,15 @@ def _fits(pack: Pack, read: Callable[[Pack], None]) -> bool:
     return False
 
 
-def largest(lessons: Lessons, course: Course, tokens: int) -> Pack:
+def largest(lessons: Lessons, course: Course, tokens: int, prepared: Prepared = list) -> Pack:
     """The pack with most tokens among those of the steps that have most to read."""
     sizes = lessons.sizes
     weights = [int(sizes[course.lessons_of(step)].sum()) for step in range(course.steps)]
     longest = [int(sizes[course.lessons_of(step)].max()) for step in range(course.steps)]
     steps = sorted(range(course.steps), key=lambda step: (-weights[step], step))[:LOOKED_AT]
     steps.append(longest.index(max(longest)))
-    return max((pack for step in steps for pack in packs(rows_of(lessons, course, step), tokens)), key=_cost)
+    read = (prepared(rows_of(lessons, course, step)) for step in steps)
+    return max((pack for rows in read for pack in packs(rows, tokens)), key=_cost)
 
 
 def _cost(pack: Pack) -> tuple[int, int]:

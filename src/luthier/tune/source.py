@@ -6,7 +6,7 @@ What a source gives for a step follows from recipe, seed, step and the weights b
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from luthier.tune.rehearsal import largest, rows_of
@@ -59,14 +59,21 @@ class Source(ABC):
 class Stored(Source):
     """Lessons that were written before training began."""
 
-    def __init__(self, lessons: Lessons, course: Course, objective: Objective) -> None:
-        self._lessons, self._course, self._objective = lessons, course, objective
+    def __init__(
+        self, lessons: Lessons, course: Course, objective: Objective, read: Callable[[Sequence[Row]], Sequence[float]]
+    ) -> None:
+        """`read` gives, under the weights as they are, the weighted sum of each row's log-probabilities."""
+        self._lessons, self._course, self._objective, self._read = lessons, course, objective, read
 
     def draw(self, step: int) -> Drawn:
         """The rows of the lessons that the course has for the step."""
-        rows = rows_of(self._lessons, self._course, step)
+        rows = self._objective.prepared(rows_of(self._lessons, self._course, step), self._read)
         return Drawn(rows, self._objective.denominator(rows))
 
     def largest(self, tokens: int) -> Pack:
         """The pack with most tokens among those of the steps that have most to read."""
-        return largest(self._lessons, self._course, tokens)
+
+        def prepared(rows: Sequence[Row]) -> list[Row]:
+            return self._objective.prepared(rows, lambda some: [0.0] * len(some))
+
+        return largest(self._lessons, self._course, tokens, prepared)

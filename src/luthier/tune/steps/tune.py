@@ -242,16 +242,21 @@ class _Tuning:
 
         from luthier.models.kernels.calls import kernels_of
         from luthier.models.load import pick_dtype
-        from luthier.models.logprobs import reading
+        from luthier.models.logprobs import forget, reading
         from luthier.models.lora_product import one_product
         from luthier.tune.loop import Manner, Training
+        from luthier.tune.reading import sums_of_rows
         from luthier.tune.rehearsal import packs_of
         from luthier.tune.source import Stored
 
         torch.set_num_threads(cores())
         step = self._step
         dtype = pick_dtype(step.precision)
-        model = self._technique.adapt(self._open(dtype, material.about), self._work.seed)
+        plain = self._open(dtype, material.about)
+        if step.objective.needs_reference:
+            material.refer(plain, course)
+            forget(plain)
+        model = self._technique.adapt(plain, self._work.seed)
         tokens = self._tokens(material.lessons)
         self._technique.begin(model, packs_of(material.lessons, course, tokens))
         one_product(model)
@@ -275,7 +280,7 @@ class _Tuning:
             rate_of=self._technique.rate_of,
         )
         self.trained = model
-        source = Stored(material.lessons, course, step.objective)
+        source = Stored(material.lessons, course, step.objective, lambda rows: sums_of_rows(model, rows, tokens))
         training = Training(model, step.objective, source, course, manner, material.watch, material.teacher)
         return training, self._keeper()
 

@@ -1,0 +1,125 @@
+"""What people prefer, as data says it: two answers to one prompt, or one answer with a yes or no.
+
+The preferred answer is an example's last turn. The other one, the margin between them and the yes or no stand in its
+`meta`, under the names that preference data has.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from luthier.text.messages import Example, Message, Role, prompt_of
+
+REJECTED = ("rejected", "non_preferred_output")
+"""Columns that hold the answer that was not preferred: TRL's and most others' name, and OpenAI's."""
+WANTED = "label"
+"""The column that holds a yes or no: KTO's name."""
+_ROLES: Mapping[str, Role] = {
+    "system": "system", "developer": "system", "user": "user", "human": "user", "assistant": "assistant",
+    "gpt": "assistant", "model": "assistant", "tool": "tool",
+}  # fmt: skip
+_SPEAKER = re.compile(r"(?:\A|\n\n)(Human|Assistant):[ \t]*")
+_YES = {True: True, "true": True, "yes": True, "up": True, "1": True}
+_NO = {False: False, "false": False, "no": False, "down": False, "0": False, -1: False, "-1": False}
+
+
+class Pair(NamedTuple):
+    """Two answers to one prompt."""
+
+    prompt: tuple[Message, ...]
+    chosen: Message
+    rejected: Message
+
+
+def is_pair(example: Example) -> bool:
+    """Whether an example has an answer that was not preferred, whatever it looks like."""
+    return any(example.meta.get(name) is not None for name in REJECTED)
+
+
+def pair_of(example: Example) -> Pair | str:
+    """The two answers of an example, or why it has none."""
+    name = next((name for name in REJECTED if example.meta.get(name) is not None), None)
+    if name is None:
+        return "it has one answer, and none that was not preferred"
+    prompt = prompt_of(example)
+    if len(prompt) == len(example.messages):
+        return "it has no preferred answer"
+    chosen, turns = example.messages[-1], turns_of(example.meta[name])
+    if turns is None or not turns or turns[-1].role != "assistant":
+        return f"its {name!r} is neither text nor a conversation that ends with the assistant"
+    if len(turns) > 1 and _said(turns[:-1]) != _said(one for one in prompt if one.role != "system" or _begins(turns)):
+        return "its two answers follow different conversations"
+    return _checked(Pair(prompt, chosen, turns[-1]), name)
+
+
+def _checked(pair: Pair, name: str) -> Pair | str:
+    """The pair, or why nobody can prefer one of its answers."""
+    for answer, what in ((pair.chosen, "preferred answer"), (pair.rejected, repr(name))):
+        if not (answer.content.strip() or answer.tool_calls):
+            return f"its {what} is empty"
+    same = (pair.chosen.content.strip(), pair.chosen.tool_calls) == (
+        pair.rejected.content.strip(),
+        pair.rejected.tool_calls,
+    )
+    return "a tie: both answers are the same" if same else pair
+
+
+def wanted_of(example: Example, column: str = WANTED) -> bool | None:
+    """The yes or no that an answer was given; None when there is none."""
+    value = example.meta.get(column)
+    key = value.strip().lower() if isinstance(value, str) else value
+    if not isinstance(key, (str, bool, int, float)):
+        return None
+    return _YES[key] if key in _YES else _NO.get(key)
+
+
+def margin_of(example: Example, column: str) -> float | None:
+    """By how much the one answer is better: the number in a column; None when there is none."""
+    value = example.meta.get(column)
+    if value is None or isinstance(value, bool):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def transcript(text: str) -> tuple[Message, ...] | None:
+    """The turns of a conversation written as `Human: …` and `Assistant: …` in paragraphs (Anthropic's HH); None for
+    other text."""
+    pieces = _SPEAKER.split(text.strip())
+    if pieces[0].strip() or len(pieces) < 3:
+        return None
+    roles: dict[str, Role] = {"Human": "user", "Assistant": "assistant"}
+    pairs = zip(pieces[1::2], pieces[2::2], strict=True)
+    return tuple(Message(role=roles[who], content=said.strip()) for who, said in pairs)
+
+
+def turns_of(value: Any) -> tuple[Message, ...] | None:
+    """What stands in a cell as turns: text is one answer, unless it is a whole transcript; None for anything else."""
+    if isinstance(value, str):
+        return transcript(value) or (Message(role="assistant", content=value),)
+    if isinstance(value, Mapping):
+        value = value.get("messages", [value])
+    if not isinstance(value, Sequence):
+        return None
+    found = [_turn(item) for item in value]
+    return None if None in found else tuple(one for one in found if one is not None)
+
+
+def _turn(item: Any) -> Message | None:
+    if not isinstance(item, Mapping):
+        return None
+    role = _ROLES.get(str(item.get("role", item.get("from", ""))).lower())
+    content = item.get("content", item.get("value"))
+    return Message(role=role, content=content) if role is not None and isinstance(content, str) else None
+
+
+def _begins(turns: Sequence[Message]) -> bool:
+    return turns[0].role == "system"
+
+
+def _said(turns: Any) -> list[tuple[str, str]]:
+    return [(one.role, one.content.strip()) for one in turns]

@@ -1,0 +1,82 @@
+"""CPO: preferred answers likelier than the others, and learnt as they stand, with no reference model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from luthier.text.messages import Example
+from luthier.tune.objective import NOTHING, About, Lesson, Loss, Objective, row_sums, row_tokens
+from luthier.tune.pairs import count_pairs, pair_lessons, pair_remedy, plain_loss, ranking, sides, with_shares
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from luthier.models.pack import Pack, Row
+    from luthier.text.ids import Text
+
+
+class Cpo(Objective):
+    """A loss of the difference between two answers' log-probabilities, plus the plain loss of the preferred one,
+    averaged over the pairs of a step (Xu et al., 2024).
+
+    With d = β (log p(preferred) - log p(other)) and ε the share of wrong labels: `sigmoid` is
+    -(1 - ε) log σ(d) - ε log σ(-d), `hinge` max(0, 1 - d), and `ipo` (d / β - 1 / 2β)² a token.
+    """
+
+    kind: Literal["cpo"] = "cpo"
+    measured: ClassVar[tuple[str, ...]] = ("accuracy", "margin")
+
+    form: Literal["sigmoid", "hinge", "ipo"] = "sigmoid"
+    """Which loss of the difference."""
+    beta: float = Field(default=0.1, gt=0)
+    """What the difference is multiplied by."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    """Share of pairs that are taken to be the wrong way round, under `sigmoid`."""
+    sft: float = Field(default=1.0, ge=0)
+    """Weight of the plain loss of the preferred answers (mean over their tokens), which stands in for the reference."""
+    max_tokens: int = Field(default=2048, ge=2)
+    """Pairs with a longer row are left out, counted, listed in `learnt.parquet` and warned of."""
+
+    @model_validator(mode="after")
+    def _smoothing_belongs(self) -> Cpo:
+        if self.label_smoothing and self.form != "sigmoid":
+            raise ValueError(f"label_smoothing changes nothing under {self.form}; use sigmoid, or leave it out")
+        return self
+
+    def lessons(self, examples: Sequence[Example], text: Text, about: About = NOTHING) -> list[Lesson]:
+        """For each example the rows of its two answers, the preferred one first."""
+        return pair_lessons(examples, text, self.max_tokens)
+
+    def remedy(self, reasons: Collection[str]) -> str | None:
+        """The objective that fits other data."""
+        return pair_remedy(reasons)
+
+    def prepared(self, rows: Sequence[Row], read: Callable[[Sequence[Row]], Sequence[float]]) -> list[Row]:
+        """The rows with the factors of the plain loss."""
+        return with_shares(rows, self.sft) if self.sft else list(rows)
+
+    def denominator(self, rows: Sequence[Row]) -> float:
+        """How many pairs there are."""
+        return count_pairs(rows)
+
+    def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
+        """The sum over the pairs."""
+        sums = row_sums(logp, pack)
+        better, worse = sides(sums / row_tokens(pack) if self.form == "ipo" else sums, pack)
+        total = self._each(better - worse).sum()
+        measures = ranking(self.beta * better, self.beta * worse)
+        return Loss(total + plain_loss(logp, pack) if self.sft else total, measures)
+
+    def _each(self, apart: Tensor) -> Tensor:
+        """(pairs,) losses from (pairs,) differences."""
+        from torch.nn.functional import logsigmoid
+
+        if self.form == "ipo":
+            return (apart - 1 / (2 * self.beta)) ** 2
+        if self.form == "hinge":
+            return (1 - self.beta * apart).relu()
+        wrong = self.label_smoothing
+        return -(1 - wrong) * logsigmoid(self.beta * apart) - wrong * logsigmoid(-self.beta * apart)

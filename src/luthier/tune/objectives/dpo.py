@@ -1,0 +1,113 @@
+"""Direct preference optimisation: make preferred answers likelier than the others, beside the model as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from luthier.text.messages import Example
+from luthier.tune.objective import NOTHING, About, Lesson, Loss, Objective, row_sums, row_tokens
+from luthier.tune.pairs import count_pairs, pair_lessons, pair_remedy, plain_loss, ranking, sides, with_shares
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from luthier.models.pack import Pack, Row
+    from luthier.text.ids import Text
+
+SMOOTHED = ("sigmoid", "robust")
+"""Losses that know of labels that are wrong."""
+
+
+class Dpo(Objective):
+    """A loss of the two log-ratios of each pair, averaged over the pairs of a step (Rafailov et al., 2023).
+
+    With c and r the log-ratios between the model and the model as it was, of the preferred answer and of the other one,
+    and d = β (c - r), ε the share of wrong labels:
+
+        sigmoid    -(1 - ε) log σ(d) - ε log σ(-d)               (conservative where ε > 0: Mitchell, 2023)
+        robust     (-(1 - ε) log σ(d) + ε log σ(-d)) / (1 - 2ε)  (unbiased under wrong labels: Chowdhury et al., 2024)
+        hinge      max(0, 1 - d)                                 (Zhao et al., 2023, SLiC)
+        ipo        (c - r - 1 / 2β)², c and r a token            (Azar et al., 2023)
+        apo_zero   1 - σ(β c) + σ(β r)                           (D'Oosterlinck et al., 2024)
+        apo_down   σ(β c) + 1 - σ(d)
+
+    `apo_zero` is for preferred answers that are better than the model's own, `apo_down` for worse ones.
+    """
+
+    kind: Literal["dpo"] = "dpo"
+    needs_reference: ClassVar[bool] = True
+    measured: ClassVar[tuple[str, ...]] = ("accuracy", "margin")
+
+    form: Literal["sigmoid", "ipo", "hinge", "robust", "apo_zero", "apo_down"] = "sigmoid"
+    """Which loss. `sigmoid` is DPO itself."""
+    beta: float = Field(default=0.1, gt=0)
+    """How dear it is to leave the model as it was: 0.1 is usual; 0.01 lets go further, 0.5 holds closer."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    """Share of pairs that are taken to be the wrong way round, under `sigmoid` and `robust`."""
+    normalise: Literal["auto", "sum", "mean"] = "auto"
+    """Whether a log-ratio is a sum over an answer's tokens or their mean, which does not reward length. `auto`: the
+    mean under `ipo`, as its authors take it, else the sum."""
+    sft: float = Field(default=0.0, ge=0)
+    """Weight of the plain loss of the preferred answers (mean over their tokens), which keeps them from becoming
+    unlikely while the others do so faster (Pang et al., 2024). 0: none; 1 is usual."""
+    max_tokens: int = Field(default=2048, ge=2)
+    """Pairs with a longer row are left out, counted, listed in `learnt.parquet` and warned of."""
+
+    @model_validator(mode="after")
+    def _smoothing_belongs(self) -> Dpo:
+        if self.label_smoothing and self.form not in SMOOTHED:
+            raise ValueError(
+                f"label_smoothing changes nothing under {self.form}; use sigmoid or robust, or leave it out"
+            )
+        if self.form == "robust" and not self.label_smoothing:
+            raise ValueError("robust is sigmoid without a label_smoothing; give the share of wrong labels, such as 0.1")
+        return self
+
+    def lessons(self, examples: Sequence[Example], text: Text, about: About = NOTHING) -> list[Lesson]:
+        """For each example the rows of its two answers, the preferred one first."""
+        return pair_lessons(examples, text, self.max_tokens)
+
+    def remedy(self, reasons: Collection[str]) -> str | None:
+        """The objective that fits other data."""
+        return pair_remedy(reasons)
+
+    def prepared(self, rows: Sequence[Row], read: Callable[[Sequence[Row]], Sequence[float]]) -> list[Row]:
+        """The rows with the factors of the plain loss."""
+        return with_shares(rows, self.sft) if self.sft else list(rows)
+
+    def denominator(self, rows: Sequence[Row]) -> float:
+        """How many pairs there are."""
+        return count_pairs(rows)
+
+    def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
+        """The sum over the pairs; as measures, how many are ranked right by the model's own reward, and the margin."""
+        assert reference is not None, "the rows bear what the model was"
+        ratios = row_sums(logp - reference.to(logp), pack)
+        if self.normalise == "mean" or (self.normalise == "auto" and self.form == "ipo"):
+            ratios = ratios / row_tokens(pack)
+        chosen, rejected = sides(ratios, pack)
+        total = self._each(chosen, rejected).sum()
+        if self.sft:
+            total = total + plain_loss(logp, pack)
+        return Loss(total, ranking(self.beta * chosen, self.beta * rejected))
+
+    def _each(self, chosen: Tensor, rejected: Tensor) -> Tensor:
+        """(pairs,) losses from (pairs,) log-ratios."""
+        from torch.nn.functional import logsigmoid
+
+        better, worse, wrong = self.beta * chosen, self.beta * rejected, self.label_smoothing
+        apart = better - worse
+        if self.form == "ipo":
+            return (chosen - rejected - 1 / (2 * self.beta)) ** 2
+        if self.form == "hinge":
+            return (1 - apart).relu()
+        if self.form == "apo_zero":
+            return 1 - better.sigmoid() + worse.sigmoid()
+        if self.form == "apo_down":
+            return better.sigmoid() + 1 - apart.sigmoid()
+        if self.form == "robust":
+            return (wrong * logsigmoid(-apart) - (1 - wrong) * logsigmoid(apart)) / (1 - 2 * wrong)
+        return -(1 - wrong) * logsigmoid(apart) - wrong * logsigmoid(-apart)

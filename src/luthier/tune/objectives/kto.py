@@ -1,0 +1,119 @@
+"""KTO: learn from single answers that people found good or bad, without pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from luthier.text.messages import Example, prompt_of
+from luthier.text.preference import WANTED, is_pair, wanted_of
+from luthier.tune.objective import NOTHING, REFERENCE, About, Lesson, Loss, Objective, of_rows, row_sums
+from luthier.tune.pairs import answer_lesson
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from luthier.models.pack import Pack, Row
+    from luthier.text.ids import Encoded, Text
+
+PAIRED = "it is a pair of answers"
+UNSAID = "it has no yes or no"
+EMPTY = "its answer is empty"
+ALONE = "no other answer stands beside it"
+_GOOD, _DRIFT = "wanted", "drift"
+"""What `told` calls whether an answer was found good, and how far the model has drifted in all."""
+
+
+class Kto(Objective):
+    """One minus a value that saturates, of each answer's log-ratio with the model as it was, averaged over the answers
+    of a step (Ethayarajh et al., 2024).
+
+    With r the log-ratio and z the model's drift: λ_D (1 - σ(β (r - z))) of a good answer and λ_U (1 - σ(β (z - r))) of
+    a bad one. The drift is the mean log-ratio of answers to other prompts, never below 0 and without a gradient; it is
+    one number for the whole step, however that is split.
+    """
+
+    kind: Literal["kto"] = "kto"
+    needs_reference: ClassVar[bool] = True
+    measured: ClassVar[tuple[str, ...]] = ("margin",)
+
+    form: Literal["kto", "apo_zero"] = "kto"
+    """`apo_zero` leaves the drift out: 1 - σ(β r) of a good answer and σ(β r) of a bad one (D'Oosterlinck et al.,
+    2024), and needs no reading of answers to other prompts."""
+    beta: float = Field(default=0.1, gt=0)
+    """How dear it is to leave the model as it was."""
+    good: float = Field(default=1.0, gt=0)
+    """λ_D, the weight of good answers. Where they are fewer, weigh them so that `good` times their number is 1 to 4/3
+    of `bad` times the number of the others."""
+    bad: float = Field(default=1.0, gt=0)
+    """λ_U, the weight of bad answers."""
+    label: str = WANTED
+    """The column that says whether an answer was found good: true, false, 1, 0, yes, no, up or down."""
+    max_tokens: int = Field(default=2048, ge=2)
+    """Rows with more tokens than this are left out, counted, listed in `learnt.parquet` and warned of."""
+
+    def lessons(self, examples: Sequence[Example], text: Text, about: About = NOTHING) -> list[Lesson]:
+        """For each example the row of its answer and, to measure the drift, its prompt with the answer before it."""
+        fit = [example for example in examples if not self._unfit(example)]
+        turns = [[*prompt_of(one), one.messages[-1]] for one in fit]
+        if self.form == "kto":
+            turns += [[*prompt_of(one), other.messages[-1]] for one, other in zip(fit, [*fit[-1:], *fit], strict=False)]
+        rows = text.encode_many(turns, [one.tools for one in fit] * (1 + (self.form == "kto")))
+        beside = {one.id: rows[at :: len(fit)] for at, one in enumerate(fit)}
+        return [self._lesson(example, beside, len(fit)) for example in examples]
+
+    def _lesson(self, example: Example, beside: dict[str, list[Encoded]], count: int) -> Lesson:
+        if why := self._unfit(example):
+            return Lesson(id=example.id, nothing=why)
+        if self.form == "kto" and count < 2:
+            return Lesson(id=example.id, nothing=ALONE)
+        lesson = answer_lesson(example.id, beside[example.id], self.max_tokens)
+        good = float(wanted_of(example, self.label) or False)
+        rows = [replace(row, told={_GOOD: [good] * len(row.targets)}) for row in lesson.rows]
+        return replace(lesson, rows=tuple(rows))
+
+    def _unfit(self, example: Example) -> str:
+        if wanted_of(example, self.label) is None:
+            return PAIRED if is_pair(example) else UNSAID
+        if example.messages[-1].role != "assistant":
+            return "it has no answer"
+        last = example.messages[-1]
+        return "" if last.content.strip() or last.tool_calls else EMPTY
+
+    def remedy(self, reasons: Collection[str]) -> str | None:
+        """The objective that fits other data."""
+        if PAIRED in reasons:
+            return "learn pairs by `objective: dpo`"
+        if UNSAID in reasons:
+            return f"name the column that says whether an answer was good (`label: …`; now {self.label!r}), or use sft"
+        return None
+
+    def prepared(self, rows: Sequence[Row], read: Callable[[Sequence[Row]], Sequence[float]]) -> list[Row]:
+        """The answers of the step, each told the drift."""
+        if self.form != "kto":
+            return list(rows)
+        others = rows[1::2]
+        before = [sum(row.told[REFERENCE]) for row in others]
+        apart = [now - then for now, then in zip(read(others), before, strict=True)]
+        drift = max(0.0, sum(apart) / len(apart))
+        return [replace(row, mates=1, told={**row.told, _DRIFT: [drift] * len(row.targets)}) for row in rows[::2]]
+
+    def denominator(self, rows: Sequence[Row]) -> float:
+        """How many answers there are."""
+        return float(len(rows))
+
+    def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
+        """The sum over the answers; as measures the drift, and how much good ones are rewarded beside bad ones."""
+        assert reference is not None, "the rows bear what the model was"
+        rewards = self.beta * row_sums(logp - reference.to(logp), pack)
+        sign = 2 * of_rows(_GOOD, pack).to(logp) - 1
+        drift = self.beta * of_rows(_DRIFT, pack).to(logp) if self.form == "kto" else rewards.new_zeros(())
+        losses = 1 - (sign * (rewards - drift)).sigmoid()
+        weights = losses.new_tensor(self.good).where(sign > 0, losses.new_tensor(self.bad))
+        told = {"margin": float((sign * rewards.detach()).sum())}
+        if self.form == "kto":
+            told["drift"] = float(of_rows(_DRIFT, pack).sum())
+        return Loss((weights * losses).sum(), told)

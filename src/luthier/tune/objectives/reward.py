@@ -1,0 +1,111 @@
+"""Reward models: a number for an answer, higher for the one that people prefer."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from luthier.core.errors import DataError, Where
+from luthier.text.messages import Example
+from luthier.text.preference import margin_of
+from luthier.tune.objective import NOTHING, About, Lesson, Loss, Objective, of_rows
+from luthier.tune.pairs import count_pairs, pair_lessons, pair_remedy, ranking, sides
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from luthier.models.pack import Pack, Row
+    from luthier.text.ids import Text
+
+REWARD = "reward"
+"""The one output of a reward model's head."""
+TIE = "a tie: its {column} is 0"
+_MARGIN = "margin"
+
+
+class Reward(Objective):
+    """-log σ(r - s - m), with r and s the rewards of the preferred and of the other answer and m the margin between
+    them, averaged over the pairs of a step (Bradley and Terry, 1952; margins: Touvron et al., 2023).
+
+    The reward is read by a sequence head with one output, which begins at zero, after the last token of the
+    conversation: transformers' `AutoModelForSequenceClassification`.
+    """
+
+    kind: Literal["reward"] = "reward"
+    measured: ClassVar[tuple[str, ...]] = ("accuracy", "margin")
+
+    margin: str | None = None
+    """A column that says by how much the preferred answer is better; the rewards must then differ by `scale` times as
+    much. A margin of 0 is a tie. None: all pairs count alike."""
+    scale: float = Field(default=1.0, gt=0)
+    """What the margins of the data are multiplied by."""
+    ties: Literal["drop", "learn"] = "drop"
+    """Whether pairs with a margin of 0 are left out, or taught to be equal: half the loss of either order."""
+    center: float = Field(default=0.0, ge=0)
+    """Weight of (r + s)², which keeps rewards around zero (Eisenstein et al., 2023); 0.01 is usual, 0: none."""
+    max_tokens: int = Field(default=2048, ge=2)
+    """Pairs with a longer row are left out, counted, listed in `learnt.parquet` and warned of."""
+
+    def outputs(self, about: About) -> tuple[str, ...]:
+        """One output, read as it is."""
+        return (REWARD,)
+
+    def lessons(self, examples: Sequence[Example], text: Text, about: About = NOTHING) -> list[Lesson]:
+        """For each example the whole conversations of its two answers, the preferred one first."""
+        pad = text.tokenizer.pad_token_id
+        found = pair_lessons(examples, text, self.max_tokens)
+        return [self._scored(*one, pad) for one in zip(examples, found, strict=True)]
+
+    def _scored(self, example: Example, lesson: Lesson, pad: int | None) -> Lesson:
+        if not lesson.rows:
+            return lesson
+        margin = self._margin(example)
+        if margin == 0 and self.margin is not None and self.ties == "drop":
+            return Lesson(id=example.id, nothing=TIE.format(column=self.margin))
+        return replace(lesson, rows=tuple(_whole(row, pad, margin) for row in lesson.rows))
+
+    def _margin(self, example: Example) -> float:
+        if self.margin is None:
+            return 0.0
+        found = margin_of(example, self.margin)
+        if found is None or found < 0:
+            origin = example.origin
+            where = Where(file=origin.file, line=origin.line, field=self.margin)
+            came = example.meta.get(self.margin)
+            raise DataError(f"wanted a margin of 0 or more, got {came!r}", where=where, remedy="swap the two answers")
+        return self.scale * found
+
+    def remedy(self, reasons: Collection[str]) -> str | None:
+        """The objective that fits other data."""
+        return pair_remedy(reasons)
+
+    def denominator(self, rows: Sequence[Row]) -> float:
+        """How many pairs there are."""
+        return count_pairs(rows)
+
+    def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
+        """The sum over the pairs, from (rows,) rewards."""
+        from torch.nn.functional import logsigmoid
+
+        better, worse = sides(logp, pack)
+        margin = sides(of_rows(_MARGIN, pack).to(logp), pack)[0]
+        losses = -logsigmoid(better - worse - margin)
+        if self.ties == "learn" and self.margin is not None:
+            either = -(logsigmoid(better - worse) + logsigmoid(worse - better)) / 2
+            losses = either.where(margin == 0, losses)
+        total = losses.sum()
+        if self.center:
+            total = total + self.center * ((better + worse) ** 2).sum()
+        return Loss(total, ranking(better, worse))
+
+
+def _whole(row: Row, pad: int | None, margin: float) -> Row:
+    """A conversation up to its last token that is no padding, before which transformers would read the reward, and the
+    number of the one output."""
+    ids = list(row.ids)
+    while len(ids) > 1 and ids[-1] == pad:
+        ids.pop()
+    return replace(row, ids=[*ids, 0], learnt=[0.0] * len(ids) + [1.0], told={_MARGIN: [margin]})

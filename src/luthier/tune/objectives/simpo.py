@@ -1,0 +1,62 @@
+"""SimPO: preferred answers likelier a token than the others, by a margin, with no reference model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from luthier.text.messages import Example
+from luthier.tune.objective import NOTHING, About, Lesson, Loss, Objective, row_sums, row_tokens
+from luthier.tune.pairs import count_pairs, pair_lessons, pair_remedy, plain_loss, ranking, sides, with_shares
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from luthier.models.pack import Pack, Row
+    from luthier.text.ids import Text
+
+
+class Simpo(Objective):
+    """-log σ(β (p - q) - γ), with p and q the mean log-probability of a token of the preferred and of the other answer,
+    averaged over the pairs of a step (Meng et al., 2024).
+
+    Nothing holds the model to what it was but the learning rate, which its authors set ten times lower than for `dpo`.
+    """
+
+    kind: Literal["simpo"] = "simpo"
+    measured: ClassVar[tuple[str, ...]] = ("accuracy", "margin")
+
+    beta: float = Field(default=2.0, gt=0)
+    """What the difference is multiplied by: 2 to 2.5 in the paper, 10 for the largest models."""
+    gamma: float = Field(default=1.0, ge=0)
+    """The margin by which the preferred answer must be ahead before the loss lets go; half of `beta` is usual."""
+    sft: float = Field(default=0.0, ge=0)
+    """Weight of the plain loss of the preferred answers (mean over their tokens): SimPO with CPO's term."""
+    max_tokens: int = Field(default=2048, ge=2)
+    """Pairs with a longer row are left out, counted, listed in `learnt.parquet` and warned of."""
+
+    def lessons(self, examples: Sequence[Example], text: Text, about: About = NOTHING) -> list[Lesson]:
+        """For each example the rows of its two answers, the preferred one first."""
+        return pair_lessons(examples, text, self.max_tokens)
+
+    def remedy(self, reasons: Collection[str]) -> str | None:
+        """The objective that fits other data."""
+        return pair_remedy(reasons)
+
+    def prepared(self, rows: Sequence[Row], read: Callable[[Sequence[Row]], Sequence[float]]) -> list[Row]:
+        """The rows with the factors of the plain loss."""
+        return with_shares(rows, self.sft) if self.sft else list(rows)
+
+    def denominator(self, rows: Sequence[Row]) -> float:
+        """How many pairs there are."""
+        return count_pairs(rows)
+
+    def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
+        """The sum over the pairs."""
+        from torch.nn.functional import logsigmoid
+
+        better, worse = sides(self.beta * row_sums(logp, pack) / row_tokens(pack), pack)
+        total = -logsigmoid(better - worse - self.gamma).sum()
+        return Loss(total + plain_loss(logp, pack) if self.sft else total, ranking(better, worse))

@@ -1,0 +1,104 @@
+"""Pairs of answers as lessons: the preferred one first, both after one prompt, which a pack reads once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from luthier.text.preference import Pair, pair_of, wanted_of
+from luthier.tune.objective import Lesson, by_lesson
+from luthier.tune.objectives.sft import TOO_LONG
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from luthier.models.pack import Pack, Row
+    from luthier.text.ids import Encoded, Text
+    from luthier.text.messages import Example
+
+SINGLE = "it has one answer with a yes or no"
+NO_PAIR = "it has one answer, and none that was not preferred"
+SHARE = "share"
+"""What `told` calls the factor of a preferred answer's plain loss (see `with_shares`)."""
+
+
+def pair_lessons(examples: Sequence[Example], text: Text, max_tokens: int) -> list[Lesson]:
+    """For each example the rows of its preferred and of its other answer, every token of both learnt."""
+    found = [_pair(example) for example in examples]
+    asked = [
+        ([*pair.prompt, answer], example.tools)
+        for example, pair in zip(examples, found, strict=True)
+        if not isinstance(pair, str)
+        for answer in (pair.chosen, pair.rejected)
+    ]
+    rows = iter(text.encode_many([messages for messages, _ in asked], [tools for _, tools in asked]))
+    return [
+        Lesson(id=example.id, nothing=pair)
+        if isinstance(pair, str)
+        else answer_lesson(example.id, [next(rows), next(rows)], max_tokens)
+        for example, pair in zip(examples, found, strict=True)
+    ]
+
+
+def _pair(example: Example) -> Pair | str:
+    pair = pair_of(example)
+    return SINGLE if pair == NO_PAIR and wanted_of(example) is not None else pair
+
+
+def answer_lesson(key: str, answers: Sequence[Encoded], max_tokens: int) -> Lesson:
+    """The rows of some answers to one prompt, or why nothing can be learnt from them."""
+    from luthier.models.pack import Row
+
+    longest = max(len(one.ids) for one in answers)
+    if longest > max_tokens:
+        return Lesson(id=key, cut=longest, nothing=TOO_LONG.format(limit=max_tokens))
+    if why := next((one.nothing for one in answers if one.nothing), ""):
+        return Lesson(id=key, nothing=why)
+    rows = [Row(one.ids, [float(wanted) for wanted in one.learnt], key, len(answers)) for one in answers]
+    return Lesson(id=key, rows=tuple(rows))
+
+
+def pair_remedy(reasons: Collection[str]) -> str | None:
+    """What to do with data of which no row is a pair."""
+    if SINGLE in reasons:
+        return "learn such rows by `objective: kto`, or make pairs of them with the step `preferences`"
+    if NO_PAIR in reasons:
+        return "pairs need a column `rejected` beside the preferred answer; learn single answers by `objective: sft`"
+    return None
+
+
+def count_pairs(rows: Sequence[Row]) -> float:
+    """How many pairs some rows are."""
+    return sum(1.0 / row.mates for row in rows)
+
+
+def with_shares(rows: Sequence[Row], weight: float) -> list[Row]:
+    """The rows of one step with the factor of each preferred answer's tokens in a plain loss of its own.
+
+    That loss is the mean over all preferred tokens of the step, as TRL takes it, though the step is divided by its
+    pairs.
+    """
+    chosen = [row for number, row in enumerate(rows) if number % 2 == 0]
+    factor = weight * len(chosen) / sum(len(row.targets) for row in chosen) if weight and chosen else 0.0
+    return [
+        replace(row, told={**row.told, SHARE: [0.0 if number % 2 else factor] * len(row.targets)})
+        for number, row in enumerate(rows)
+    ]
+
+
+def plain_loss(logp: Tensor, pack: Pack) -> Tensor:
+    """The plain loss of the preferred answers, by the factors that `with_shares` wrote."""
+    return -(logp * pack.told[SHARE].to(logp)).sum()
+
+
+def sides(values: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:
+    """(R,) values of rows as (pairs,) of the preferred answers and (pairs,) of the others."""
+    table = by_lesson(values, pack, missing=0.0)
+    return table[:, 0], table[:, 1]
+
+
+def ranking(better: Tensor, worse: Tensor) -> dict[str, float]:
+    """How many pairs are ranked as people did, and by how much in sum."""
+    apart = (better - worse).detach()
+    return {"accuracy": float((apart > 0).sum()), "margin": float(apart.sum())}

@@ -1,0 +1,47 @@
+"""What a model finds of rows while nothing is learnt from them: the reference of a training, and what a step must know
+of its own rows beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+import torch
+
+from luthier.models.logprobs import logprobs
+from luthier.models.pack import Row, packs
+
+
+def read_rows(model: Any, rows: Sequence[Row], tokens: int) -> list[list[float]]:
+    """For each row the log-probabilities of its learnt tokens, by a model that reads so many tokens at once."""
+    found: list[list[float]] = [[] for _ in rows]
+    alone = [replace(row, key=str(at), mates=1, told={}) for at, row in enumerate(rows)]
+    with torch.no_grad(), answering(model):
+        for pack in packs(alone, tokens):
+            told = iter(logprobs(model, pack).tolist())
+            for key, count in zip(pack.keys, pack.path.bincount(minlength=pack.rows).tolist(), strict=True):
+                found[int(key)] = list(islice(told, count))
+    return found
+
+
+def sums_of_rows(model: Any, rows: Sequence[Row], tokens: int) -> list[float]:
+    """For each row the weighted sum of the log-probabilities of its learnt tokens."""
+    found = read_rows(model, rows, tokens)
+    return [
+        sum(row.learnt[at] * value for at, value in zip(row.targets, values, strict=True))
+        for row, values in zip(rows, found, strict=True)
+    ]
+
+
+@contextmanager
+def answering(model: Any) -> Iterator[None]:
+    """A model without its dropout, for as long as it is only asked."""
+    was = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was)
