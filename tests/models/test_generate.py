@@ -17,7 +17,9 @@ from transformers import (
 )
 
 from luthier.core.errors import DataError
-from luthier.models.generate import Sampling, draw, generate, score_options, stream
+from luthier.models.decoder import Sampling
+from luthier.models.decoding.choosing import draw
+from luthier.models.generate import generate, score_options, stream
 from luthier.models.load import Loaded
 
 SIZES: dict[str, Any] = {"vocab_size": 53, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
@@ -110,25 +112,12 @@ def test_a_prompt_the_model_cannot_read_is_refused(prompt: list[int]) -> None:
         generate(opened(llama), [prompt], 4, set())
 
 
-@pytest.mark.parametrize("make", [llama, gemma])
-def test_prepacked_weights_and_room_for_tokens_change_nothing(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from luthier.models import prepacked, roomy
-
+@pytest.mark.parametrize("make", [llama, gemma, mamba])
+def test_what_tells_whether_it_is_enough_ends_a_text(make: Any) -> None:
     loaded = opened(make)
     wanted = [greedy(loaded.model, prompt, 14, set()) for prompt in PROMPTS]
-    monkeypatch.setattr(roomy, "ROOM", 3)
-    monkeypatch.setattr(prepacked, "LEAST_BYTES", 0)
-    used: list[int] = []
-    call = prepacked._Packed.__call__
-
-    def counted(self: Any, states: torch.Tensor) -> torch.Tensor:
-        used.append(1)
-        return call(self, states)
-
-    monkeypatch.setattr(prepacked._Packed, "__call__", counted)
-    assert generate(loaded, PROMPTS, 14, set()) == wanted
-    assert bool(used) == prepacked._able()
-    assert not any("forward" in vars(layer) for layer in loaded.model.modules() if type(layer) is torch.nn.Linear)
     stop = {wanted[0][3]}
     short = [ids[: ids.index(next(iter(stop))) + 1] if stop & set(ids) else ids for ids in wanted]
     assert generate(loaded, PROMPTS, 14, lambda ids: ids[-1] in stop) == short
+    assert generate(loaded, PROMPTS, 0, stop) == [[]] * len(PROMPTS)
+    assert list(stream(loaded, PROMPTS[0], 0, stop)) == []

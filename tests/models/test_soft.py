@@ -12,7 +12,8 @@ from peft import PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, ge
 from torch import Tensor
 
 from luthier.core.errors import DataError, ModelError
-from luthier.models.generate import Sampling, generate, score_options, stream
+from luthier.models.decoder import Sampling
+from luthier.models.generate import generate, score_options, stream
 from luthier.models.load import Loaded
 from luthier.models.logprobs import logprobs, reading
 from luthier.models.pack import Row, pack, packs, rounded

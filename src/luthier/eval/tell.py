@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 from luthier.eval.question import Likelihood, Question, Reading, Told, Writing, until
 
 if TYPE_CHECKING:
-    from luthier.models.generate import Stop
+    from luthier.models.decoder import Stop
     from luthier.models.load import Loaded
     from luthier.text.ids import Text
     from luthier.text.plain import Pair
@@ -85,7 +85,8 @@ def _writings(loaded: Loaded, text: Text, questions: Sequence[Writing]) -> list[
 
 
 def _written(loaded: Loaded, text: Text, questions: Sequence[Writing]) -> list[Told]:
-    from luthier.models.generate import Sampling, generate
+    from luthier.models.decoder import Sampling
+    from luthier.models.generate import generate
 
     how = questions[0]
     prompts = _prompts(text, [one.prompt for one in questions])

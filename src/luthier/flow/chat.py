@@ -40,7 +40,8 @@ class Local:
 
     def say(self, turns: Sequence[Message]) -> Iterator[str]:
         """The answer, token by token."""
-        from luthier.models.generate import Sampling, stream
+        from luthier.models.decoder import Sampling
+        from luthier.models.generate import stream
 
         ids: list[int] = []
         said = ""

@@ -86,6 +86,12 @@ class Head:
             found.append(logps[:, :below].topk(count, dim=-1))
         return torch.cat([one.indices for one in found]), torch.cat([one.values for one in found])
 
+    @torch.no_grad()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(N, width) hidden states to (N, vocab) logits in at least fp32."""
+        hidden, weight = self._alike(hidden, True)
+        return _logits(hidden, weight, self.linear.bias, self.shape)
+
     def _alike(self, hidden: Tensor, precise: bool) -> tuple[Tensor, Tensor]:
         """Hidden states and weight in the type in which logits are computed."""
         weight = self.linear.weight

@@ -136,14 +136,14 @@ def _hidden_packed(model: Any, pack: Pack, soft: SoftPrompt, quick: bool, *, sho
     count = pack.sources.shape[0]
     read = in_few_sizes(pack.sources) if short and 0 < count < pack.tokens else None
     with packed(model, pack, quick=quick, cached=soft.cached), only(read):
-        states: Tensor = _decoder(model)(
+        states: Tensor = decoder_of(model)(
             **soft.inputs_of(model, pack), position_ids=pack.positions[None], use_cache=False
         ).last_hidden_state
     return states[0].index_select(0, pack.sources) if read is None else states[0, :count]
 
 
 def _hidden_padded(model: Any, pack: Pack, soft: SoftPrompt = NO_PROMPT, turn: int | None = None) -> Tensor:
-    return _unshared(_decoder(model), "last_hidden_state", model, pack, soft, turn)
+    return _unshared(decoder_of(model), "last_hidden_state", model, pack, soft, turn)
 
 
 def _own_logits(model: Any, pack: Pack, soft: SoftPrompt = NO_PROMPT, turn: int | None = None) -> Tensor:
@@ -185,7 +185,7 @@ def _unshared(part: Any, wanted: str, model: Any, pack: Pack, soft: SoftPrompt, 
     return read(ids, seen).flatten(0, 1).index_select(0, pack.path * longest + places)
 
 
-def _decoder(model: Any) -> Any:
+def decoder_of(model: Any) -> Any:
     """The part of a model that ends in hidden states; some name something else their decoder."""
     found = model.get_decoder()
     if found is not model and isinstance(found, PreTrainedModel):
@@ -209,7 +209,7 @@ def _find_out(model: Any) -> Reading:
 
 def _short(model: Any, probe: Pack) -> bool:
     """Let the last layer go on only where somebody reads, when that gives the same."""
-    decoder = _decoder(model)
+    decoder = decoder_of(model)
     if not install(decoder):
         return False
     few = replace(probe, sources=probe.sources[::5])
@@ -252,7 +252,7 @@ def _probe(vocabulary: int) -> Pack:
 
 def _why_padded(model: Any, probe: Pack, padded: Tensor) -> str:
     """Why the model cannot be read packed; empty when it can."""
-    decoder = _decoder(model)
+    decoder = decoder_of(model)
     if why := _why_not_tried(model, decoder):
         return why
     try:

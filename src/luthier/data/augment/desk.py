@@ -70,7 +70,8 @@ class Local:
         return [options[place] for place in places]
 
     def _written(self, asked: Sequence[Turns], seeds: Sequence[int], limit: int, temperature: float) -> list[Said]:
-        from luthier.models.generate import Sampling, generate
+        from luthier.models.decoder import Sampling
+        from luthier.models.generate import generate
 
         ids = self._text.prompts([tuple(turns) for turns in asked], [()] * len(asked))
         sampling, ends = Sampling(temperature=temperature, top_p=TOP_P), self._text.end_ids

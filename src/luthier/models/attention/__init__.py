@@ -55,16 +55,25 @@ def packed(model: PreTrainedModel, pack: Pack, *, quick: bool = True, cached: Ca
     """
     now = Pass(Plan(pack), quick, cached)
     token = _PASS.set(now)
+    try:
+        with implemented(model, NAME):
+            yield now
+    finally:
+        _PASS.reset(token)
+
+
+@contextmanager
+def implemented(model: PreTrainedModel, name: str) -> Iterator[None]:
+    """Let a model's layers attend by what is registered under a name."""
     configs = {id(config): config for module in model.modules() if (config := getattr(module, "config", None))}
     before = [(config, config._attn_implementation_internal) for config in configs.values() if _is_config(config)]
     try:
         for config, _ in before:
-            config._attn_implementation_internal = NAME
-        yield now
+            config._attn_implementation_internal = name
+        yield
     finally:
         for config, implementation in before:
             config._attn_implementation_internal = implementation
-        _PASS.reset(token)
 
 
 def _is_config(config: Any) -> bool:
@@ -85,18 +94,23 @@ def packed_attention(
     if now is None:
         raise RuntimeError("packed attention is only for models that read a pack")
     _refuse(module, attention_mask, asked)
-    manner = Manner(
+    manner = manner_of(query, scaling, asked)
+    now.windows.append(manner.window)
+    if now.cached:
+        key, value = _begun(now.cached, module, key, value)
+    path = attend if now.quick else plain_attention
+    return path(query, key, value, now.plan, manner), None
+
+
+def manner_of(query: Tensor, scaling: float | None, asked: dict[str, Any]) -> Manner:
+    """What the registry is told of an architecture's attention."""
+    return Manner(
         scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
         window=asked.get("sliding_window"),
         softcap=asked.get("softcap"),
         sinks=asked.get("s_aux"),
         dropout=asked.get("dropout", 0.0),
     )
-    now.windows.append(manner.window)
-    if now.cached:
-        key, value = _begun(now.cached, module, key, value)
-    path = attend if now.quick else plain_attention
-    return path(query, key, value, now.plan, manner), None
 
 
 def _begun(cached: Cached, module: Any, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:

@@ -89,7 +89,8 @@ class Local(Asker):
 
     def write(self, messages: Sequence[Message], count: int, seed: int) -> list[str]:
         """Drawn at temperature 1, from the likeliest tokens that have 95 % together."""
-        from luthier.models.generate import Sampling, generate
+        from luthier.models.decoder import Sampling
+        from luthier.models.generate import generate
 
         sampling = Sampling(temperature=1.0, top_p=0.95, seed=seed)
         ids = [self._text.prompt(messages)] * count

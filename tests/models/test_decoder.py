@@ -1,0 +1,266 @@
+"""The decoder writes for each ask what the model alone would write, whoever comes and goes, and says how likely."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import LoraConfig
+
+from luthier.core.errors import DataError, ModelError
+from luthier.models.decoder import BASE, Ask, Decoder, Sampling, Written
+from luthier.models.load import Loaded
+from luthier.models.logprobs import logprobs
+from luthier.models.pack import Row, pack
+from luthier.models.quiet import no_peft_warning
+from models.architectures import OTHER_HEAD, PACKED, PADDED, adapted, tiny
+
+SYSTEM = random.Random(5).choices(range(61), k=40)
+PROMPTS = [[*SYSTEM, 1, 2], [*SYSTEM, 7], [3, 4], [*SYSTEM[:20], 7, 7], [*SYSTEM, 1, 2], list(range(60))]
+
+
+def opened(model: Any) -> Loaded:
+    return Loaded(model=model, folder=Path(), name="tiny", digest="")
+
+
+def written_by(family: str, **more: Any) -> Any:
+    """A tiny model in float32 that does not say the same all the time."""
+    model = tiny(family, **more).float()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3 if parameter.ndim > 1 else 1)
+    return model
+
+
+def llama(**more: Any) -> Any:
+    return written_by("llama", **more)
+
+
+def alone(model: Any, prompt: list[int], limit: int) -> list[int]:
+    ids = list(prompt)
+    with torch.no_grad():
+        for _ in range(limit):
+            ids.append(int(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+    return ids[len(prompt) :]
+
+
+def finished(decoder: Decoder, tickets: list[int]) -> dict[int, list[Written]]:
+    """What is written for each ticket until all are done."""
+    found: dict[int, list[Written]] = {ticket: [] for ticket in tickets}
+    while not all(own and own[-1].finish for own in found.values()):
+        for one in decoder.step():
+            found.setdefault(one.ticket, []).append(one)
+    return found
+
+
+def admitted(decoder: Decoder, ask: Ask) -> int:
+    ticket = decoder.admit(ask)
+    assert ticket is not None
+    return ticket
+
+
+def ids_of(decoder: Decoder, asks: list[Ask]) -> list[list[int]]:
+    tickets = [admitted(decoder, ask) for ask in asks]
+    found = finished(decoder, tickets)
+    return [[one.token for one in found[ticket]] for ticket in tickets]
+
+
+def greedily(prompt: list[int], limit: int = 12, **more: Any) -> Ask:
+    return Ask(ids=prompt, max_new_tokens=limit, stop=(), **more)
+
+
+@pytest.mark.parametrize("family", [*PACKED, *PADDED, *OTHER_HEAD])
+def test_every_architecture_is_written_as_transformers_writes_it(family: str) -> None:
+    model = written_by(family)
+    decoder = Decoder(opened(model))
+    wanted = [alone(model, prompt, 12) for prompt in PROMPTS]
+    assert ids_of(decoder, [greedily(prompt) for prompt in PROMPTS]) == wanted
+    assert ids_of(decoder, [greedily(prompt) for prompt in reversed(PROMPTS)]) == wanted[::-1]  # from a warm cache
+
+
+def test_what_was_read_is_found_again() -> None:
+    decoder = Decoder(opened(llama()))
+    first = admitted(decoder, greedily(PROMPTS[0], 30))
+    assert decoder.cached_tokens(first) == 0
+    written = [one.token for one in finished(decoder, [first])[first]]
+    assert decoder.cached == 64  # whole blocks of 42 + 29 tokens
+    second = admitted(decoder, greedily([*PROMPTS[0], *written[:10], 5], 3))
+    assert decoder.cached_tokens(second) == 48
+    finished(decoder, [second])
+    assert decoder.cached_tokens(second) == 48
+
+
+def test_the_same_prompt_is_read_once_by_those_who_come_together() -> None:
+    model = llama()
+    decoder = Decoder(opened(model))
+    read: list[int] = []
+    model.model.embed_tokens.register_forward_hook(lambda _, told, __: read.append(told[0].numel()))
+    tickets = [admitted(decoder, greedily([*SYSTEM[:32], at], 2)) for at in range(8)]
+    finished(decoder, tickets)
+    assert sum(read) == 33 + 7 + 8
+
+
+def test_room_is_bounded_and_used_again() -> None:
+    model = llama()
+    decoder = Decoder(opened(model), tokens=80)
+    wanted = {at: alone(model, PROMPTS[at], 6) for at in (0, 2, 3, 5)}
+    first, second = admitted(decoder, greedily(PROMPTS[0], 6)), admitted(decoder, greedily(PROMPTS[2], 6))
+    assert decoder.admit(greedily(PROMPTS[3], 6)) is None
+    decoder.cancel(second)
+    decoder.cancel(second)
+    third = admitted(decoder, greedily(PROMPTS[3], 6))
+    found = finished(decoder, [first, third])
+    assert second not in found
+    assert [one.token for one in found[first]] == wanted[0]
+    assert [one.token for one in found[third]] == wanted[3]
+    assert ids_of(decoder, [greedily(PROMPTS[5], 6)]) == [wanted[5]]  # others' blocks are let go for it
+    assert decoder.admit(greedily(PROMPTS[5], 60)) is None
+    decoder.close()
+    assert decoder.step() == []
+
+
+def test_a_long_prompt_does_not_stall_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("luthier.models.decoder.PORTION", 16)
+    model = llama()
+    decoder = Decoder(opened(model))
+    short = admitted(decoder, greedily([3, 4], 20))
+    decoder.step()
+    long = admitted(decoder, greedily(PROMPTS[5], 3))
+    steps = [[one.ticket for one in decoder.step()] for _ in range(5)]
+    assert steps == [[short]] * 3 + [[short, long]] * 2
+
+
+def test_log_probabilities_are_those_of_training() -> None:
+    model = llama()
+    decoder = Decoder(opened(model))
+    drawn = Sampling(temperature=0.8, top_p=0.9, seed=3)
+    asks = [Ask(ids=prompt, max_new_tokens=9, stop=(), sampling=drawn, top_logprobs=3, stream=5) for prompt in PROMPTS]
+    tickets = [admitted(decoder, ask) for ask in asks]
+    found = finished(decoder, tickets)
+    rows = [
+        Row([*prompt, *(one.token for one in found[ticket])], [0.0] * len(prompt) + [1.0] * 9)
+        for prompt, ticket in zip(PROMPTS, tickets, strict=True)
+    ]
+    with torch.no_grad():
+        wanted = logprobs(model, pack(rows))
+    told = torch.tensor([one.logprob for ticket in tickets for one in found[ticket]])
+    torch.testing.assert_close(told, wanted, atol=1e-4, rtol=0)
+    for one in found[tickets[0]]:
+        assert len(one.top) == 3
+        assert one.top[0][1] >= one.top[1][1] >= one.top[2][1]
+        assert all(value == pytest.approx(one.logprob) for token, value in one.top if token == one.token)
+
+
+def test_a_grammar_says_what_may_come() -> None:
+    model = llama()
+    even = torch.arange(61) % 2 == 0
+    heard: list[list[int]] = []
+
+    def allowed(ids: Any) -> torch.Tensor | None:
+        heard.append(list(ids))
+        return None if len(ids) == 2 else even
+
+    decoder = Decoder(opened(model))
+    for sampling in (Sampling(), Sampling(temperature=3.0, top_p=0.99)):
+        ask = Ask(ids=SYSTEM, max_new_tokens=8, stop=(), allowed=allowed, sampling=sampling)
+        (ids,) = ids_of(decoder, [ask])
+        assert all(one % 2 == 0 for at, one in enumerate(ids) if at != 2)
+        assert heard[-1] == ids[:-1]
+
+
+def test_it_ends_where_a_stop_or_the_context_is() -> None:
+    model = llama()
+    decoder = Decoder(opened(model))
+    free = alone(model, SYSTEM, 12)
+    stopped = admitted(decoder, Ask(ids=SYSTEM, max_new_tokens=12, stop={free[4]}))
+    length = admitted(decoder, greedily(SYSTEM, 3))
+    context = admitted(decoder, greedily([1] * 120, 50))
+    found = finished(decoder, [stopped, length, context])
+    assert [one.finish for one in found[stopped]][-1] == "stop"
+    assert [one.finish for one in found[length]] == [None, None, "length"]
+    assert (len(found[context]), found[context][-1].finish) == (8, "length")
+    with pytest.raises(DataError, match="the prompt has 128 tokens; the model reads 1 to 127"):
+        decoder.admit(greedily([1] * 128))
+    with pytest.raises(DataError, match="0 new tokens are asked"):
+        decoder.admit(greedily([1], 0))
+
+
+def two_adapters() -> Any:
+    model = adapted(llama())
+    with no_peft_warning():
+        model.add_adapter("other", LoraConfig(r=5, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM"))
+    torch.manual_seed(8)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B.other" in name:
+                parameter.normal_(std=0.3)
+    return model.float().eval()
+
+
+def test_each_ask_is_written_by_its_own_adapter() -> None:
+    model = two_adapters()
+    wanted = {}
+    for adapter in ("default", "other"):
+        model.set_adapter(adapter)
+        wanted[adapter] = alone(model, PROMPTS[0], 10)
+    model.set_adapter("default")
+    with model.disable_adapter():
+        wanted[BASE] = alone(model, PROMPTS[0], 10)
+    learning = {name: one.requires_grad for name, one in model.named_parameters()}
+    decoder = Decoder(opened(model))
+    names = [None, "other", BASE, "default", "other"]
+    found = ids_of(decoder, [greedily(PROMPTS[0], 10, adapter=name) for name in names])
+    assert found == [wanted["default" if name is None else name] for name in names]
+    assert len({tuple(ids) for ids in found}) == 3
+    assert {name: one.requires_grad for name, one in model.named_parameters()} == learning
+    with pytest.raises(ModelError, match="no adapter 'third' is loaded"):
+        decoder.admit(greedily([1], 4, adapter="third"))
+
+
+def test_a_model_without_adapters_knows_none() -> None:
+    decoder = Decoder(opened(llama()))
+    assert decoder.admit(greedily([1], 4, adapter=BASE)) == 0
+    with pytest.raises(ModelError, match="no adapter 'x' is loaded"):
+        decoder.admit(greedily([1], 4, adapter="x"))
+
+
+MODEL = llama()
+ALONE: dict[tuple[int, ...], list[int]] = {}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_nobody_is_disturbed_by_those_who_come_and_go(data: st.DataObject) -> None:
+    decoder = Decoder(opened(MODEL), tokens=data.draw(st.sampled_from([112, 400])))
+    going: dict[int, tuple[tuple[int, ...], int]] = {}
+    found: dict[int, list[Written]] = {}
+    for _ in range(data.draw(st.integers(3, 25))):
+        what = data.draw(st.sampled_from(["admit", "admit", "step", "step", "cancel"]))
+        if what == "admit":
+            cut = data.draw(st.integers(1, 40))
+            prompt = (*SYSTEM[:cut], *data.draw(st.lists(st.integers(0, 3), max_size=2)))
+            limit = data.draw(st.integers(1, 20))
+            ticket = decoder.admit(greedily(list(prompt), limit))
+            if ticket is not None:
+                going[ticket] = (prompt, limit)
+        elif what == "cancel" and going:
+            ticket = data.draw(st.sampled_from(sorted(going)))
+            decoder.cancel(ticket)
+            del going[ticket]
+        else:
+            for one in decoder.step():
+                found.setdefault(one.ticket, []).append(one)
+    left = [ticket for ticket in going if not (found.get(ticket) and found[ticket][-1].finish)]
+    while left:
+        for one in decoder.step():
+            found.setdefault(one.ticket, []).append(one)
+        left = [ticket for ticket in left if not (found.get(ticket) and found[ticket][-1].finish)]
+    for ticket, (prompt, limit) in going.items():
+        wanted = ALONE.get(prompt) or ALONE.setdefault(prompt, alone(MODEL, list(prompt), 20))
+        assert [one.token for one in found[ticket]] == wanted[:limit]
+    assert decoder.step() == []
