@@ -52,6 +52,10 @@ LAYOUTS: dict[str, tuple[dict[str, Any], list[tuple[str, str]]]] = {
         {"prompt": "hi", "chosen": "hello", "rejected": "go away"},
         [("user", "hi"), ("assistant", "hello")],
     ),
+    "transcripts": (
+        {"chosen": "\n\nHuman: hi\n\nAssistant: hello", "rejected": "\n\nHuman: hi\n\nAssistant: go away"},
+        [("user", "hi"), ("assistant", "hello")],
+    ),
     "classes": ({"text": "where is it", "label": 3}, [("user", "where is it"), ("assistant", "3")]),
     "two columns": ({"foo": "where is it", "bar": "late"}, [("user", "where is it"), ("assistant", "late")]),
     "plain text": ({"text": "once upon a time"}, [("assistant", "once upon a time")]),

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from luthier.data.intake.cells import UnusableRowError, from_json
 from luthier.text.messages import Message
+from luthier.text.preference import transcript
 
 COLUMNS = {"image": "images", "audio": "audios", "video": "videos"}
 """The column of each kind of medium."""
@@ -65,6 +66,8 @@ def _address(value: Any, kind: str) -> str | None:
 def media_of(turns: Any, field: str) -> dict[str, list[str]]:
     """The addresses of all media of a conversation, by column, in order."""
     found: dict[str, list[str]] = {}
+    if isinstance(turns, str) and transcript(turns) is not None:
+        return found
     value = from_json(turns, field) if isinstance(turns, str) else turns
     for turn in value if isinstance(value, list) else ():
         content = next((turn[key] for key in ("content", "value") if key in turn), None)

@@ -9,6 +9,7 @@ from luthier.core.errors import did_you_mean
 from luthier.data.intake.cells import UnusableRowError, from_json
 from luthier.data.intake.media import is_text, medium
 from luthier.text.messages import Message, Role, ToolCall
+from luthier.text.preference import transcript
 
 ROLES: Mapping[str, Role] = {
     "system": "system",
@@ -63,8 +64,11 @@ def as_turns(value: Any, role: Role, field: str) -> tuple[Message, ...]:
 
 
 def conversation(value: Any, field: str) -> tuple[Message, ...]:
-    """A list of turns, given as `role`/`content` or as `from`/`value`, or as JSON text of such a list."""
+    """A list of turns, given as `role`/`content` or as `from`/`value`, as JSON text of such a list, or as a transcript
+    of `Human: …` and `Assistant: …` in paragraphs."""
     if isinstance(value, str):
+        if (said := transcript(value)) is not None:
+            return said
         value = from_json(value, field)
     if not isinstance(value, list):
         raise UnusableRowError("wanted a list of messages", field)

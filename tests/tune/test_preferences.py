@@ -1,0 +1,215 @@
+"""Preference data as lessons, and the losses of preference objectives against numbers that TRL 1.16 gave."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import polars
+import pytest
+import torch
+
+from luthier.core.component import members
+from luthier.core.errors import DataError, RecipeError
+from luthier.models.pack import Row, pack
+from luthier.text.ids import Text
+from luthier.text.messages import Example
+from luthier.tune.heldout import HeldOut
+from luthier.tune.objective import REFERENCE, Objective
+from luthier.tune.objectives.dpo import Dpo
+from luthier.tune.objectives.kto import ALONE, EMPTY, PAIRED, UNSAID, Kto
+from luthier.tune.objectives.reward import Reward
+from luthier.tune.objectives.sft import Sft
+from luthier.tune.pairs import NO_PAIR, SINGLE
+from luthier.tune.steps.tune import Tune
+from luthier.tune.techniques.full import Full
+from luthier.tune.techniques.lora import Lora
+from tuning import Bench, bench, chat, examples, pairs, preferring, thumbs
+
+CASES = json.loads((Path(__file__).parent / "preferences.json").read_text())
+"""Log-probabilities (or rewards) of rows by two models, and the loss that TRL took of them; see
+`tests/oracles/test_preferences.py`, which asks TRL anew and compares gradients as well."""
+QUICK: dict[str, Any] = {
+    "data": "data", "technique": Lora(r=4), "rows_per_step": 8, "learning_rate": 1e-2, "precision": "float32",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return bench(tmp_path_factory.mktemp("shop"), pairs(40))
+
+
+@pytest.fixture(scope="module")
+def text(shop: Bench) -> Text:
+    return Text.load(shop.base.folder)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: json.dumps(case["objective"]))
+def test_losses_are_those_that_trl_gave(case: dict[str, Any]) -> None:
+    objective = members(Objective)[case["objective"]["kind"]].model_validate(case["objective"])
+    rows = list(_rows(case, mates=1 if case["objective"].get("form") == "apo_zero" and objective.kind == "kto" else 2))
+    said = {row.key: values for row, values in zip(rows, case["logp"], strict=True)}
+    rows = objective.prepared(rows, lambda some: [sum(said[row.key]) for row in some])
+    made = pack(rows)
+    logp = torch.tensor([value for row in rows for value in said[row.key]], dtype=torch.float64)
+    loss = objective.loss(logp, made, made.told.get(REFERENCE)).total / objective.denominator(rows)
+    assert float(loss) == pytest.approx(case["loss"], abs=1e-6, rel=2e-6)
+
+
+def _rows(case: dict[str, Any], mates: int) -> Sequence[Row]:
+    """Rows with as many learnt tokens as there are numbers."""
+    before = case.get("reference") or [None] * len(case["logp"])
+    for at, (values, was, told) in enumerate(zip(case["logp"], before, case["told"], strict=True)):
+        count = len(values)
+        known = {name: [value] * count for name, value in told.items()} | ({REFERENCE: was} if was else {})
+        yield Row([at] * (count + 1), [0.0, *[1.0] * count], str(at), mates, told=known)
+
+
+def odd() -> dict[str, Example]:
+    """What cannot be learnt from a pair, by why."""
+    one = chat("Where is my refund?", "billing")
+    return {
+        "a tie: both answers are the same": preferring(one, " billing "),
+        "its 'rejected' is empty": preferring(one, "  "),
+        "its preferred answer is empty": preferring(chat("Where?", " "), "billing"),
+        NO_PAIR: one,
+        SINGLE: one.model_copy(update={"meta": {"label": True}}),
+        "its two answers follow different conversations": preferring(one, "").model_copy(
+            update={"meta": {"rejected": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "I"}]}}
+        ),
+        "its 'rejected' is neither text nor a conversation that ends with the assistant": preferring(
+            one, ""
+        ).model_copy(update={"meta": {"rejected": 3}}),
+        "longer than 200 tokens": preferring(one, "delivery " * 200),
+    }
+
+
+@pytest.mark.parametrize("kind", ["dpo", "simpo", "cpo", "orpo", "reward"])
+def test_what_no_pair_can_teach_is_said(kind: str, text: Text) -> None:
+    objective = members(Objective)[kind].model_validate({"kind": kind, "max_tokens": 200})
+    lessons = objective.lessons(list(odd().values()), text)
+    assert [lesson.nothing for lesson in lessons] == list(odd())
+    assert not any(lesson.rows for lesson in lessons)
+
+
+def test_both_answers_share_their_prompt_in_a_pack(text: Text) -> None:
+    (lesson,) = Dpo().lessons(pairs(1), text)
+    chosen, rejected = lesson.rows
+    begin = chosen.targets[0]
+    assert chosen.ids[:begin] == rejected.ids[:begin]
+    assert pack(lesson.rows).tokens <= len(chosen.ids) + len(rejected.ids) - begin
+    assert text.decode(chosen.ids[begin:]).startswith(("account", "billing", "delivery"))
+
+
+def test_a_rejected_conversation_is_read_with_and_without_its_system_turn(text: Text) -> None:
+    one = chat("Where is my refund?", "billing")
+    turns = [{"from": "human", "value": "Where is my refund?"}, {"from": "gpt", "value": "delivery"}]
+    whole = [{"role": "system", "content": one.messages[0].content}, *turns]
+    wanted = Dpo().lessons([preferring(one, "delivery")], text)[0].rows
+    for given in (turns, whole, {"messages": whole}, {"role": "assistant", "content": "delivery"}):
+        other = preferring(one, "").model_copy(update={"meta": {"rejected": given}})
+        assert Dpo().lessons([other], text)[0].rows == wanted
+
+
+def test_kto_says_what_it_cannot_learn_from(text: Text) -> None:
+    one = chat("Where is my refund?", "billing")
+    good = one.model_copy(update={"meta": {"label": True}})
+    empty = chat("Where?", " ").model_copy(update={"meta": {"label": "down"}})
+    given = [good, preferring(one, "delivery"), one, empty, thumbs(1)[0]]
+    assert [lesson.nothing for lesson in Kto().lessons(given, text)] == ["", PAIRED, UNSAID, EMPTY, ""]
+    assert Kto().lessons([good], text)[0].nothing == ALONE
+    assert Kto(form="apo_zero").lessons([good], text)[0].rows
+
+
+@pytest.mark.parametrize("value", [True, 1, "yes", "up", "True"])
+def test_a_yes_comes_in_many_ways(value: Any, text: Text) -> None:
+    one = chat("Where is my refund?", "billing").model_copy(update={"meta": {"thumb": value}})
+    (lesson,) = Kto(form="apo_zero", label="thumb").lessons([one], text)
+    assert set(lesson.rows[0].told["wanted"]) == {1.0}
+
+
+@pytest.mark.parametrize(
+    ("objective", "rows", "remedy"),
+    [
+        (Dpo(), thumbs(8), "objective: kto"),
+        (Reward(), examples(8), "objective: sft"),
+        (Kto(), pairs(8), "objective: dpo"),
+        (Kto(label="stars"), thumbs(8), "name the column"),
+    ],
+)
+def test_data_of_another_kind_is_refused_with_the_objective_that_fits(
+    objective: Objective, rows: list[Example], remedy: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match="nothing can be learnt from any training row") as error:
+        bench(tmp_path, rows).tune(Tune(**QUICK, objective=objective))
+    assert remedy in error.value.remedy
+
+
+def test_what_is_left_out_is_counted_and_listed(tmp_path: Path) -> None:
+    shop = bench(tmp_path, [*pairs(16), *(one for why, one in odd().items() if why != "longer than 200 tokens")])
+    learnt = polars.read_parquet(shop.tune(Tune(**QUICK, objective=Dpo())).folder / "learnt.parquet")
+    assert learnt.filter(polars.col("nothing").is_null()).height == 16
+    assert set(learnt["nothing"].drop_nulls()) == set(odd()) - {"longer than 200 tokens"}
+    assert any("1 rows: a tie: both answers are the same" in said for said in shop.said("warning"))
+
+
+@pytest.mark.parametrize("technique", [Lora(r=4), Full()], ids=["lora", "full"])
+def test_the_reference_is_the_model_as_it_was(shop: Bench, technique: Any) -> None:
+    """Before anything moves, the model and its reference are alike: DPO's loss is log 2, and KTO's is 1/2."""
+    made = shop.tune(Tune(**{**QUICK, "technique": technique, "learning_rate": 1e-3}, objective=Dpo()))
+    first = json.loads((made.folder / "log.jsonl").read_text().splitlines()[0])
+    assert first["loss"] == pytest.approx(0.693147, abs=1e-5)
+    assert first["margin"] == pytest.approx(0, abs=1e-4)
+
+
+def test_held_out_pairs_are_measured_by_accuracy_and_margin(shop: Bench) -> None:
+    step = Tune(**QUICK, objective=Dpo(), epochs=3, held_out=HeldOut(rows=8, every=2, metric="margin"))
+    made = shop.tune(step)
+    log = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
+    measured = [line for line in log if "held_out_margin" in line]
+    assert measured[-1]["held_out_margin"] > measured[0]["held_out_margin"]
+    assert 0 <= measured[-1]["held_out_accuracy"] <= 1
+    held = json.loads((made.folder / "tuned.json").read_text())["held_out"]
+    assert held["metric"] == "held_out_margin"
+    assert held["best"] == max(line["held_out_margin"] for line in measured)
+
+
+def test_a_margin_is_refused_where_nothing_has_one(tmp_path: Path) -> None:
+    step = Tune(**QUICK, objective=Sft(), held_out=HeldOut(rows=4, metric="margin"))
+    with pytest.raises(RecipeError, match="measured on pairs of answers, and sft learns from none"):
+        bench(tmp_path).tune(step)
+
+
+def test_a_reward_model_opens_in_plain_transformers_and_peft(shop: Bench, text: Text) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification
+
+    from luthier.models.load import open_model
+    from luthier.models.quiet import no_peft_warning
+    from luthier.tune.reading import read_rows
+
+    made = shop.tune(Tune(**QUICK, objective=Reward(), epochs=2))
+    base = AutoModelForSequenceClassification.from_pretrained(shop.base.folder, num_labels=1, dtype=torch.float32)
+    with no_peft_warning():
+        plain = PeftModel.from_pretrained(base, made.folder / "adapter").eval()
+    rows = [row for lesson in Reward().lessons(pairs(4), text) for row in lesson.rows]
+    ours = [values[0] for values in read_rows(open_model(made, "float32"), rows, 4096)]
+    with torch.no_grad():
+        theirs = [float(plain(torch.tensor([row.ids[:-1]])).logits[0, 0]) for row in rows]
+    assert ours == pytest.approx(theirs, abs=1e-4)
+    assert len(set(ours)) == len(ours)
+
+
+def test_margins_and_ties_of_rewards(text: Text) -> None:
+    given = pairs(3)  # margins 0, 1 and 2 in the column `row`
+    dropped = Reward(margin="row", scale=0.5).lessons(given, text)
+    assert [lesson.nothing for lesson in dropped] == ["a tie: its row is 0", "", ""]
+    assert [lesson.rows[0].told["margin"] for lesson in dropped[1:]] == [[0.5], [1.0]]
+    rows = Reward(margin="row", ties="learn").lessons(given, text)[0].rows
+    for rewards in ([1.0, -1.0], [-1.0, 1.0]):
+        loss = Reward(margin="row", ties="learn").loss(torch.tensor(rewards), pack(rows), None).total
+        assert float(loss) == pytest.approx(1.126928, abs=1e-5)
+    with pytest.raises(DataError, match="wanted a margin of 0 or more, got -1"):
+        Reward(margin="row").lessons([preferring(given[0], "delivery", row=-1)], text)
