@@ -1,0 +1,104 @@
+"""Commands about traffic: traces (list, show), feedback."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from luthier.cli.output import Json, say, say_json, seconds, table
+
+traces_app = typer.Typer(help="Requests to served models: list, show.", no_args_is_help=True, rich_markup_mode=None)
+Place = Annotated[
+    Path | None, typer.Option("--in", metavar="RECIPE|FOLDER", help="Whose traffic; else that of the recipe here.")
+]
+Condition = Annotated[
+    str | None, typer.Option("--where", help="Only those, for example: rating < 0 and model = 'support@prod'.")
+]
+Since = Annotated[str | None, typer.Option(help="From then on: 2026-11-01, or so long ago: 30m, 6h, 7d.")]
+Until = Annotated[str | None, typer.Option(help="Before then.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.add_typer(traces_app, name="traces")
+    app.command()(feedback)
+
+
+@traces_app.command("list")
+def traces_list(
+    place: Place = None,
+    where: Condition = None,
+    since: Since = None,
+    until: Until = None,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="At most so many, the latest.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """List the latest requests, the latest last."""
+    from luthier.flow import traffic
+
+    found = traffic.asked(place, where, since, until, count)
+    if as_json:
+        say_json([traffic.as_json(told) for told in found])
+        return
+    rows = []
+    for told in found:
+        trace = told.trace
+        said = trace.answer.content if trace.answer else trace.error
+        rows.append(
+            (
+                trace.id,
+                f"{trace.at:%m-%d %H:%M:%S}",
+                trace.model,
+                trace.finish,
+                seconds(trace.latency_s),
+                " ".join(said.split())[:60],
+                traffic.summary(told.feedback)[:60],
+            )
+        )
+    table(("id", "at", "model", "finish", "time", "answer", "feedback"), rows)
+
+
+@traces_app.command("show")
+def traces_show(
+    id: Annotated[str, typer.Argument(metavar="ID", help="The id that whoever asked was given.")],
+    place: Place = None,
+    as_json: Json = False,
+) -> None:
+    """Show one request: what was asked and answered, how long it took, and what was said of it."""
+    from luthier.flow import traffic
+
+    told = traffic.one(place, id)
+    if as_json:
+        say_json(traffic.as_json(told))
+        return
+    for line in traffic.lines(told):
+        say(line)
+
+
+def feedback(  # noqa: PLR0913, PLR0917  # one option for each thing that can be said
+    id: Annotated[str, typer.Argument(metavar="ID", help="The request's id; `luthier traces list` shows them.")],
+    up: Annotated[bool | None, typer.Option("--up/--down", help="A thumb.")] = None,
+    rating: Annotated[float | None, typer.Option(min=-1, max=1, help="From -1 (bad) to 1 (good).")] = None,
+    label: Annotated[str | None, typer.Option(help="The true class.")] = None,
+    correction: Annotated[str | None, typer.Option(help="What the answer should have been.")] = None,
+    comment: Annotated[str, typer.Option(help="Anything else.")] = "",
+    by: Annotated[str, typer.Option(help="Who says it; of one person the last counts.")] = "",
+    place: Place = None,
+    as_json: Json = False,
+) -> None:
+    """Say what an answer was worth, or what it should have been."""
+    from luthier.flow import traffic
+    from luthier.traffic.opinion import Opinion
+
+    thumb = None if up is None else ("up" if up else "down")
+    said = Opinion.said(
+        id=id, thumb=thumb, rating=rating, label=label, correction=correction, comment=comment, user=by
+    ).feedback(datetime.now(UTC))
+    traffic.opinion(place, said)
+    if as_json:
+        say_json(said.model_dump(mode="json", exclude_unset=True))
+        return
+    say(f"{id}: {traffic.summary([said])}")

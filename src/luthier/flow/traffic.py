@@ -1,0 +1,114 @@
+"""What a person asks about traffic at the command line: which requests, one of them, logs in and out, an opinion."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.core.errors import InputError, RecipeError, Where
+from luthier.flow.locate import find_recipe
+from luthier.traffic.place import VARIABLE, traffic_folder
+from luthier.traffic.record import Feedback
+
+if TYPE_CHECKING:
+    from luthier.traffic.read import Told
+
+_AGO = re.compile(r"(\d+)\s*(m|h|d|w)")
+_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def folder_here(place: Path | None = None) -> Path:
+    """The traffic of a recipe (or of the one here), or a folder of traffic that is named itself."""
+    if place is not None and any((place / name).is_dir() for name in ("spool", "traces")):
+        return place
+    if place is not None:
+        return traffic_folder(find_recipe(place).parent)
+    try:
+        return traffic_folder(find_recipe(None).parent)
+    except RecipeError:
+        return traffic_folder(Path())
+
+
+def kept_folder(place: Path | None = None) -> Path:
+    """The same; `InputError` when no traffic is kept there."""
+    folder = folder_here(place)
+    if not any((folder / name).is_dir() for name in ("spool", "traces")):
+        remedy = f"`luthier serve` keeps it, `luthier traces import` takes logs in; {VARIABLE} names another folder"
+        raise InputError("no traffic is kept here", where=Where(file=str(folder)), remedy=remedy)
+    return folder
+
+
+def moment(text: str | None, name: str) -> datetime | None:
+    """`2026-11-01`, `2026-11-01T12:00+01:00`, or so long ago: `30m`, `6h`, `7d`, `2w`."""
+    if text is None:
+        return None
+    if ago := _AGO.fullmatch(text.strip()):
+        return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError as error:
+        remedy = "for example 2026-11-01, 2026-11-01T12:00, 30m, 6h, 7d"
+        raise InputError(f"wanted a moment, came {text!r}", where=Where(field=name), remedy=remedy) from error
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def asked(place: Path | None, where: str | None, since: str | None, until: str | None, count: int) -> list[Told]:
+    """The latest requests that a condition means, the latest last."""
+    from luthier.traffic.latest import latest
+    from luthier.traffic.where import Where as Condition
+
+    condition = Condition(where) if where else None
+    return latest(kept_folder(place), count, moment(since, "--since"), moment(until, "--until"), condition)
+
+
+def one(place: Path | None, id: str) -> Told:
+    """One request by its id."""
+    from luthier.traffic.read import find
+
+    return find(kept_folder(place), id)
+
+
+def as_json(told: Told) -> dict[str, Any]:
+    """A request with what was said of it, as other programs read it."""
+    said = [one.model_dump(mode="json", exclude={"trace"}) for one in told.feedback]
+    return {**told.trace.model_dump(mode="json"), "feedback": said}
+
+
+def opinion(place: Path | None, feedback: Feedback) -> None:
+    """Keep what a person says of a request that is kept."""
+    from luthier.traffic.read import find
+    from luthier.traffic.write import write
+
+    folder = kept_folder(place)
+    find(folder, feedback.trace)
+    write(folder, [feedback])
+
+
+def lines(told: Told) -> Iterator[str]:
+    """A request as it is read on a terminal."""
+    trace = told.trace
+    release = trace.release[:12] or "release unknown"
+    yield f"{trace.id} · {trace.at:%Y-%m-%d %H:%M:%S} · {trace.model} ({trace.arm}, {release})"
+    numbers = [f"{trace.latency_s:.3f} s", f"{trace.prompt_tokens} + {trace.completion_tokens} tokens", trace.finish]
+    yield " · ".join([*numbers, str(trace.status), *([f"user {trace.user}"] if trace.user else [])])
+    for turn in (*trace.messages, *([trace.answer] if trace.answer else [])):
+        yield f"\n{turn.role}: {turn.content}"
+        yield from (f"  calls {call.name}({call.arguments})" for call in turn.tool_calls)
+    if trace.error:
+        yield f"\nerror: {trace.error}"
+    for label, share in sorted((trace.scores or {}).items(), key=lambda one: -one[1])[:5]:
+        yield f"  {share:.3f} {label}"
+    for said in told.feedback:
+        yield f"\nfeedback of {said.by or 'somebody'}: {summary([said])}"
+
+
+def summary(feedback: Sequence[Feedback]) -> str:
+    """What was said, in few words."""
+    found = []
+    for said in feedback:
+        found += [f"rating {said.rating:g}"] if said.rating is not None else []
+        found += [f"{name} {value!r}" for name in ("label", "correction", "comment") if (value := getattr(said, name))]
+    return ", ".join(found)

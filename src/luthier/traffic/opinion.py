@@ -1,0 +1,64 @@
+"""What somebody says of one answer, as it comes in: over HTTP or from the command line."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from luthier.core.errors import InputError, Where
+from luthier.traffic.record import Feedback
+
+_LONGEST = 1 << 20
+_Text = Annotated[str, Field(max_length=_LONGEST)]
+_Name = Annotated[str, Field(min_length=1, max_length=256)]
+_SAID = ("thumb", "rating", "label", "correction", "comment")
+
+
+class Opinion(BaseModel):
+    """What somebody says of one answer."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    id: _Name
+    """The id of the completion that it is about (`chatcmpl-…`)."""
+    thumb: Literal["up", "down"] | None = None
+    """The same as a rating of 1 or -1."""
+    rating: float | None = Field(default=None, ge=-1, le=1)
+    """From -1 (bad) to 1 (good)."""
+    label: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    """The true class."""
+    correction: _Text | None = None
+    """What the answer should have been."""
+    comment: _Text = ""
+    user: Annotated[str, Field(max_length=256)] = ""
+    """Who says it; of one person the last counts."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Opinion:
+        if not any(getattr(self, name) for name in _SAID if name != "rating") and self.rating is None:
+            raise ValueError(f"says nothing: one of {', '.join(_SAID)} is wanted")
+        if self.thumb is not None and self.rating is not None:
+            raise ValueError("`thumb` and `rating` say the same; one of them is wanted")
+        return self
+
+    def feedback(self, at: datetime) -> Feedback:
+        """The same as a record."""
+        rating = {"up": 1.0, "down": -1.0}[self.thumb] if self.thumb else self.rating
+        told = {"rating": rating, "label": self.label, "correction": self.correction, "comment": self.comment or None}
+        said = {name: value for name, value in told.items() if value is not None}
+        return Feedback.model_validate({"trace": self.id, "at": at, "by": self.user, **said})
+
+    @classmethod
+    def said(cls, **told: Any) -> Opinion:
+        """The same from loose values; `InputError` for what cannot be said."""
+        try:
+            return cls(**told)
+        except ValidationError as error:
+            first = error.errors()[0]
+            what = first["msg"].removeprefix("Value error, ")
+            field = ".".join(map(str, first["loc"])) or "feedback"
+            raise InputError(
+                what, where=Where(field=field), remedy="for example --down, or --correction TEXT"
+            ) from error
