@@ -1,16 +1,18 @@
-"""Commands about traffic: traces (list, show), feedback."""
+"""Commands about traffic: traces (list, show, import, export), feedback."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from luthier.cli.output import Json, say, say_json, seconds, table
+from luthier.cli.output import Json, count, say, say_json, seconds, table
 
-traces_app = typer.Typer(help="Requests to served models: list, show.", no_args_is_help=True, rich_markup_mode=None)
+traces_app = typer.Typer(
+    help="Requests to served models: list, show, import, export.", no_args_is_help=True, rich_markup_mode=None
+)
 Place = Annotated[
     Path | None, typer.Option("--in", metavar="RECIPE|FOLDER", help="Whose traffic; else that of the recipe here.")
 ]
@@ -33,13 +35,13 @@ def traces_list(
     where: Condition = None,
     since: Since = None,
     until: Until = None,
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="At most so many, the latest.")] = 20,
+    most: Annotated[int, typer.Option("--count", "-n", min=1, help="At most so many, the latest.")] = 20,
     as_json: Json = False,
 ) -> None:
     """List the latest requests, the latest last."""
     from luthier.flow import traffic
 
-    found = traffic.asked(place, where, since, until, count)
+    found = traffic.asked(place, where, since, until, most)
     if as_json:
         say_json([traffic.as_json(told) for told in found])
         return
@@ -76,6 +78,46 @@ def traces_show(
         return
     for line in traffic.lines(told):
         say(line)
+
+
+@traces_app.command("import")
+def traces_import(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON lines of any tool, or OTLP's JSON.")],
+    model: Annotated[str, typer.Option(help="The model's name where a line has none.")] = "unknown",
+    place: Place = None,
+    as_json: Json = False,
+) -> None:
+    """Take in a log of another tool; the same log again adds nothing."""
+    from luthier.flow import traffic
+
+    taken = traffic.take_log(place, file, model)
+    if as_json:
+        say_json({"records": taken})
+        return
+    say(f"took in {count(taken)} records" if taken else "took in nothing: this log is here already")
+
+
+@traces_app.command("export")
+def traces_export(
+    to: Annotated[str, typer.Argument(metavar="FILE|URL", help="A .jsonl file, or http://HOST:4318/v1/traces.")],
+    form: Annotated[
+        Literal["jsonl", "otlp"] | None,
+        typer.Option("--format", help="Of a file: our records (the default), or OTLP's JSON lines."),
+    ] = None,
+    place: Place = None,
+    where: Condition = None,
+    since: Since = None,
+    until: Until = None,
+    as_json: Json = False,
+) -> None:
+    """Give requests out: as JSON lines, as OpenTelemetry's, or to a collector."""
+    from luthier.flow import traffic
+
+    given = traffic.give_out(place, to, form, (where, since, until))
+    if as_json:
+        say_json({"traces": given})
+        return
+    say(f"gave out {count(given)} traces to {to}")
 
 
 def feedback(  # noqa: PLR0913, PLR0917  # one option for each thing that can be said

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from luthier.core.errors import InputError, RecipeError, Where
+from luthier.core.files import writing
 from luthier.flow.locate import find_recipe
 from luthier.traffic.place import VARIABLE, traffic_folder
 from luthier.traffic.record import Feedback
@@ -25,7 +27,10 @@ def folder_here(place: Path | None = None) -> Path:
     if place is not None and any((place / name).is_dir() for name in ("spool", "traces")):
         return place
     if place is not None:
-        return traffic_folder(find_recipe(place).parent)
+        recipe = find_recipe(place)
+        if not recipe.exists():
+            raise InputError("there is no such recipe or folder", where=Where(file=str(place)), remedy="check --in")
+        return traffic_folder(recipe if recipe.is_dir() else recipe.parent)
     try:
         return traffic_folder(find_recipe(None).parent)
     except RecipeError:
@@ -112,3 +117,42 @@ def summary(feedback: Sequence[Feedback]) -> str:
         found += [f"rating {said.rating:g}"] if said.rating is not None else []
         found += [f"{name} {value!r}" for name in ("label", "correction", "comment") if (value := getattr(said, name))]
     return ", ".join(found)
+
+
+def take_log(place: Path | None, file: Path, model: str) -> int:
+    """Take in a log of another tool; returns how many records were new."""
+    from luthier.traffic.adopt import digest, records
+    from luthier.traffic.write import take_in
+
+    if not file.is_file():
+        raise InputError("there is no such file", where=Where(file=str(file)), remedy="name a file of JSON lines")
+    return take_in(folder_here(place), digest(file), records(file, model))
+
+
+def give_out(
+    place: Path | None, to: str, form: Literal["jsonl", "otlp"] | None, which: tuple[str | None, str | None, str | None]
+) -> int:
+    """Write requests (those that a condition and two moments mean) to a file or a collector; returns how many."""
+    from luthier.traffic.otlp import send_otlp, write_otlp
+    from luthier.traffic.read import told
+    from luthier.traffic.where import Where as Condition
+
+    where, since, until = which
+    condition = Condition(where) if where else None
+    found = told(kept_folder(place), moment(since, "--since"), moment(until, "--until"), condition)
+    if to.startswith(("http://", "https://")):
+        if form == "jsonl":
+            raise InputError("a collector takes OTLP", where=Where(field="--format"), remedy="leave --format out")
+        return send_otlp(to, (one.trace for one in found))
+    path = Path(to)
+    with writing(path):
+        return write_otlp(path, (one.trace for one in found)) if form == "otlp" else _write_lines(path, found)
+
+
+def _write_lines(path: Path, found: Iterator[Told]) -> int:
+    count = 0
+    with path.open("w", encoding="utf-8") as file:
+        for one in found:
+            file.write(json.dumps(as_json(one), ensure_ascii=False) + "\n")
+            count += 1
+    return count
