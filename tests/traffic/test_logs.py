@@ -95,7 +95,7 @@ HI = {"role": "user", "content": "Hi"}
         ({"question": "Hi", "answer": "Hello", "ts": 1795176000000, "model": "m"}, "Hi", "Hello", {"model": "m"}),
         (
             {
-                "messages": [{"role": "user", "content": "Hi"}],
+                "messages": [HI],
                 "response": "Hello",
                 "time": "2026-11-20 12:00:00",
                 "lang": "de",
@@ -106,7 +106,7 @@ HI = {"role": "user", "content": "Hi"}
         ),
         (
             {
-                "input": {"messages": [{"role": "user", "content": "Hi"}]},
+                "input": {"messages": [HI]},
                 "output": {"content": "Hello"},
                 "startTime": "1795176000",
                 "id": "x",
