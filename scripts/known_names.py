@@ -25,7 +25,7 @@ FRAMEWORKS = (
     "quant_method _is_hf_initialized param_needs_quantization get_quantize_ops "
     "cache_ok down_revision branch_labels depends_on type_annotation_map impl process_bind_param process_result_value "
     "isolation_level __getattr__ model_config decoder post_processor normalizer pytestmark protocol_version "
-    "TRACKIO_DIR text_factory generate_trace_id generate_span_id "
+    "TRACKIO_DIR text_factory capture_signals generate_trace_id generate_span_id "
     "do_GET do_HEAD do_POST daemon_threads handle_error log_message handle_starttag handle_startendtag handle_endtag "
     "handle_data signum s3_environment closure train_dataloader training_step configure_optimizers"
 )

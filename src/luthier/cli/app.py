@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from luthier import __version__
-from luthier.cli import bench, look, recipes, traffic
+from luthier.cli import bench, look, recipes, serving, traffic
 from luthier.cli.output import complain, say
 from luthier.core.errors import InputError, Interrupted, LuthierError, Where
 
@@ -33,6 +33,7 @@ app = typer.Typer(
 recipes.add_to(app)
 look.add_to(app)
 bench.add_to(app)
+serving.add_to(app)
 traffic.add_to(app)
 
 

@@ -9,11 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from luthier.core.artifact import Artifact
-from luthier.core.errors import ModelError, RecipeError, UnknownName, Where
-from luthier.flow.base_models import base_model
-from luthier.flow.locate import find_artifact, find_recipe
-from luthier.flow.plan import plan
-from luthier.flow.recipe import Recipe
+from luthier.core.errors import ModelError
+from luthier.flow.find_model import chooses_classes, find_model
 from luthier.text.messages import Message, as_openai
 from luthier.text.prompt import Prompt
 
@@ -107,7 +104,7 @@ def open_chat(word: str | None, *, system: str | None, max_tokens: int, temperat
     """Open a tuned step (`RECIPE:STEP`, or the recipe here), or a base model by name."""
     from luthier.models.load import outputs_of
 
-    name, artifact = _model(word)
+    name, artifact = find_model(word)
     if outputs := outputs_of(artifact):
         what = f"{name} names one of {len(outputs)} classes by a sequence head and writes no text"
         raise ModelError(what, remedy="`evaluate` scores it; tune with `head: label` for a model to talk with")
@@ -122,7 +119,7 @@ def open_chat(word: str | None, *, system: str | None, max_tokens: int, temperat
     if system is None and before.instruction is None and (learnt := _learnt_system(artifact)):
         system = learnt
         session.notes.append(f"system message, as in the training data: {learnt!r}")
-    if _chooses_classes(artifact):
+    if chooses_classes(artifact):
         session.alone = True
         session.notes.append("each line is answered by itself, as in the training data")
     if system:
@@ -140,42 +137,6 @@ def _speaker(artifact: Artifact, before: Prompt, max_tokens: int, temperature: f
     loaded = load(artifact)
     text = Text.load(loaded.folder, before=before)
     return Local(loaded=loaded, text=text, max_tokens=max_tokens, temperature=temperature)
-
-
-def _model(word: str | None) -> tuple[str, Artifact]:
-    if word is None or (":" not in word and Path(word).suffix in (".yaml", ".yml")):
-        return _last_model(Path(word) if word else None)
-    try:
-        found = find_artifact(word)
-    except UnknownName:
-        if ":" in word:
-            raise
-        return word, base_model(word)
-    if found.artifact.manifest.makes != "model":
-        message = f"{found.name} is a {found.artifact.manifest.makes}, not a model"
-        raise ModelError(message, where=Where(field=word), remedy="name the step that tunes, as RECIPE:STEP")
-    return found.name, found.artifact
-
-
-def _last_model(path: Path | None) -> tuple[str, Artifact]:
-    """The last model that a recipe tunes."""
-    recipe = Recipe.load(find_recipe(path))
-    what = plan(recipe)
-    names = [planned.name for planned in what if planned.step.makes == "model"]
-    if not names:
-        raise RecipeError(
-            "this recipe makes no model", where=Where(file=recipe.file), remedy="name a model to talk with"
-        )
-    return f"{recipe.name}:{names[-1]}", what.artifact(names[-1])
-
-
-def _chooses_classes(artifact: Artifact) -> bool:
-    """Whether a model was tuned on rows that are answered with one of a few classes."""
-    if "data" not in artifact.manifest.inputs:
-        return False
-    from luthier.text.dataset import summary
-
-    return summary(artifact.parent("data")).task == "label"
 
 
 def _learnt_system(artifact: Artifact) -> str | None:

@@ -34,6 +34,7 @@ _BASES = (
     "luthier.eval.probe",
     "luthier.eval.regard",
     "luthier.eval.form",
+    "luthier.serve.engine",
 )
 """Modules that define a role's abstract base."""
 

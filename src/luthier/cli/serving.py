@@ -1,0 +1,96 @@
+"""Commands that serve models: serve, keys."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from luthier.cli.output import Json, say, say_json, table
+
+if TYPE_CHECKING:
+    from luthier.serve.running import Listening
+
+keys_app = typer.Typer(
+    help="Keys with which applications come to `serve`.", no_args_is_help=True, rich_markup_mode=None
+)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command()(serve)
+    app.add_typer(keys_app, name="keys")
+
+
+def serve(
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL …", help="RECIPE:STEP, a recipe's last model, or a base model's name.")
+    ],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8000,
+    host: Annotated[str, typer.Option(help="Beyond this machine only when there are keys.")] = "127.0.0.1",
+    engine: Annotated[
+        str | None,
+        typer.Option(help="A kind that `luthier parts engine` lists, or a mapping: '{kind: torch, at_once: 8}'."),
+    ] = None,
+    deadline: Annotated[float, typer.Option(min=0.1, help="Seconds that an answer may take.")] = 600.0,
+    grace: Annotated[float, typer.Option(min=0.0, help="Seconds to finish what was begun, when told to stop.")] = 30.0,
+    traces: Annotated[
+        bool, typer.Option("--traces/--no-traces", help="Keep every request in `luthier traces`.")
+    ] = True,
+    as_json: Json = False,
+) -> int:
+    """Serve models by OpenAI's API until stopped; one line says where it listens."""
+    from luthier.flow.serve import serve as serve_models
+    from luthier.serve.running import Place
+
+    def tell(listening: Listening) -> None:
+        facts = {"url": listening.url, "host": listening.host, "port": listening.port, "models": listening.models}
+        say(json.dumps(facts) if as_json else f"{', '.join(listening.models)} at {listening.url}; Ctrl-C stops it")
+        sys.stdout.flush()
+
+    place = Place(host=host, port=port, grace_s=grace)
+    return serve_models(models, place, engine=engine, deadline_s=deadline, traces=traces, tell=tell)
+
+
+@keys_app.command("add")
+def keys_add(
+    name: Annotated[str, typer.Argument(help="What traces call it, such as support-bot.")],
+    scope: Annotated[
+        list[str] | None, typer.Option(help="infer (the default), tune or admin; may be repeated.")
+    ] = None,
+    requests_per_minute: Annotated[int | None, typer.Option(help="How often it may ask; as often as it likes.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a key and print it: it cannot be seen again."""
+    from luthier.flow.keys import add
+
+    key = add(name, scope or ["infer"], requests_per_minute)
+    say_json({"name": name, "key": key}) if as_json else say(key)
+
+
+@keys_app.command("list")
+def keys_list(as_json: Json = False) -> None:
+    """List the keys, revoked ones too."""
+    from luthier.flow.keys import listed
+
+    rows = listed()
+    if as_json:
+        say_json({"keys": rows})
+        return
+    head = ("name", "id", "scopes", "a minute", "made", "revoked")
+    table(head, [(r["name"], r["id"], " ".join(r["scopes"]), *_shown(r)) for r in rows])
+
+
+def _shown(row: dict[str, object]) -> tuple[object, ...]:
+    return tuple(row[name] or "" for name in ("requests_per_minute", "made_at", "revoked_at"))
+
+
+@keys_app.command("revoke")
+def keys_revoke(name: Annotated[str, typer.Argument(help="The key's name.")], as_json: Json = False) -> None:
+    """Let a key open nothing any more; a running server knows within a second or two."""
+    from luthier.flow.keys import revoke
+
+    revoke(name)
+    say_json({"revoked": name}) if as_json else say(f"{name} opens nothing any more")

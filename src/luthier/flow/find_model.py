@@ -1,0 +1,47 @@
+"""Which model a person means: a step of a recipe, the last that a recipe tunes, a digest, or a base model's name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from luthier.core.artifact import Artifact
+from luthier.core.errors import ModelError, RecipeError, UnknownName, Where
+from luthier.flow.base_models import base_model
+from luthier.flow.locate import find_artifact, find_recipe
+from luthier.flow.plan import plan
+from luthier.flow.recipe import Recipe
+
+
+def find_model(word: str | None) -> tuple[str, Artifact]:
+    """What to call it, and the model."""
+    if word is None or (":" not in word and Path(word).suffix in (".yaml", ".yml")):
+        return _last_model(Path(word) if word else None)
+    try:
+        found = find_artifact(word)
+    except UnknownName:
+        if ":" in word:
+            raise
+        return word, base_model(word)
+    if found.artifact.manifest.makes != "model":
+        message = f"{found.name} is a {found.artifact.manifest.makes}, not a model"
+        raise ModelError(message, where=Where(field=word), remedy="name the step that tunes, as RECIPE:STEP")
+    return found.name, found.artifact
+
+
+def _last_model(path: Path | None) -> tuple[str, Artifact]:
+    """The last model that a recipe tunes."""
+    recipe = Recipe.load(find_recipe(path))
+    what = plan(recipe)
+    names = [planned.name for planned in what if planned.step.makes == "model"]
+    if not names:
+        raise RecipeError("this recipe makes no model", where=Where(file=recipe.file), remedy="name a model")
+    return f"{recipe.name}:{names[-1]}", what.artifact(names[-1])
+
+
+def chooses_classes(artifact: Artifact) -> bool:
+    """Whether a model was tuned on rows that are answered with one of a few classes."""
+    if "data" not in artifact.manifest.inputs:
+        return False
+    from luthier.text.dataset import summary
+
+    return summary(artifact.parent("data")).task == "label"

@@ -1,0 +1,117 @@
+"""Serving models of recipes and base models: which engine opens which, and what stands around the gateway."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import ValidationError
+
+from luthier.core.artifact import Artifact
+from luthier.core.errors import InputError, Where
+from luthier.core.ledger import Ledger, ledger_url
+from luthier.flow.find_model import chooses_classes, find_model
+from luthier.flow.locate import store_here
+from luthier.models.catalog import ENCODERS
+from luthier.serve.engine import Engine
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
+
+    from luthier.serve.fleet import Opened
+    from luthier.serve.running import Listening, Place
+    from luthier.traffic.keys import Scope
+
+
+def serve(
+    models: Sequence[str],
+    place: Place,
+    *,
+    engine: str | None = None,
+    deadline_s: float = 600.0,
+    traces: bool = True,
+    tell: Callable[[Listening], None],
+) -> int:
+    """Serve models until told to stop; the exit code is 0 when nothing was cut off.
+
+    With `traces`, every request is kept in the traffic of the recipe here.
+    """
+    from luthier.serve.fleet import Fleet
+    from luthier.serve.gateway import Gateway
+    from luthier.serve.ring import RingWatch
+    from luthier.serve.running import run_gateway
+
+    chosen = engine_of(engine) if engine is not None else None
+    with Ledger(ledger_url(store_here().root)) as ledger, closing(_Kept(traces)) as kept:
+
+        async def running() -> bool:
+            fleet = Fleet(lambda word: open_model(word, chosen))
+            gateway = Gateway(fleet, recorder=kept.recorder, deadline_s=deadline_s)
+            return await run_gateway(gateway, models, place, RingWatch(ledger), routers=kept.routes(), tell=tell)
+
+        return 0 if asyncio.run(running()) else 130
+
+
+class _Kept:
+    """What is kept of the traffic: everything that `luthier.traffic` keeps, or nothing."""
+
+    def __init__(self, wanted: bool) -> None:
+        from luthier.flow.traffic import folder_here
+        from luthier.traffic.recorder import Recorder
+
+        self.recorder = Recorder(folder_here()) if wanted else None
+
+    def routes(self) -> list[tuple[APIRouter, Scope]]:
+        """The routes for feedback."""
+        from luthier.traffic.routes import feedback_routes
+
+        return [] if self.recorder is None else [(feedback_routes(self.recorder.record), "infer")]
+
+    def close(self) -> None:
+        """Let what was recorded be written."""
+        if self.recorder is not None:
+            self.recorder.close()
+
+
+def engine_of(said: str) -> Engine:
+    """An engine from its kind, or from a mapping in YAML (`{kind: torch, at_once: 8}`)."""
+    try:
+        return Engine.parse(yaml.safe_load(said))
+    except (yaml.YAMLError, ValidationError, ValueError) as error:
+        wrong = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error).split("\n", 1)[0]
+        raise InputError(wrong, where=Where(field="--engine"), remedy="`luthier parts engine` lists them") from error
+
+
+def open_model(word: str, engine: Engine | None = None) -> Opened:
+    """Open a model by the engine that was asked for, else by the one that fits it."""
+    from luthier.serve.fleet import Opened
+
+    if word in ENCODERS:
+        return Opened(word, _encoder(word))
+    name, artifact = find_model(word)
+    return Opened(name, (engine or fitting(artifact)).open(artifact))
+
+
+def fitting(artifact: Artifact) -> Engine:
+    """The engine that serves a model when none is asked for."""
+    from luthier.models.load import is_endpoint, outputs_of
+    from luthier.serve.engines.label import Label
+    from luthier.serve.engines.remote import Remote
+    from luthier.serve.engines.torch import Torch
+
+    if is_endpoint(artifact):
+        return Remote()
+    return Label() if outputs_of(artifact) or chooses_classes(artifact) else Torch()
+
+
+def _encoder(name: str) -> Any:
+    from luthier.models.embedders.encoder import Encoder
+    from luthier.serve.points import Points
+
+    encoder = Encoder(model=name)
+    encoder.gather(Path(), lambda text: None)
+    return Points(encoder.space([], base=Path(), seed=0), encoder.fingerprint(Path()) or "")

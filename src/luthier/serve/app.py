@@ -1,0 +1,153 @@
+"""The application: the gateway's routes behind its door, with a description that other programs read."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from fastapi import Depends, FastAPI
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+
+from luthier.core.errors import LuthierError
+from luthier.serve.bodies import Chat, Completion, Embedding
+from luthier.serve.door import LOOPBACK, Door, Limits, error_body, refusal_headers
+from luthier.serve.gateway import Gateway, require
+from luthier.serve.refusal import Refusal, as_refusal
+from luthier.traffic.keys import Ring, Scope
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
+    from starlette.types import ASGIApp
+
+_BODIES: dict[str, type[BaseModel]] = {
+    "/v1/chat/completions": Chat,
+    "/v1/completions": Completion,
+    "/v1/embeddings": Embedding,
+}
+_REFS = "#/components/schemas/{model}"
+
+
+def build_app(
+    gateway: Gateway,
+    *,
+    ring: Callable[[], Ring],
+    limits: Limits | None = None,
+    routers: Sequence[tuple[APIRouter, Scope]] = (),
+    hosts: Iterable[str] | None = LOOPBACK,
+) -> ASGIApp:
+    """The whole application. `routers` are other rooms' routes behind the same door, each with the scope that a key
+    needs for it; they find who asks in `request.state.caller`."""
+    app = FastAPI(title="Luthier", version=version("luthier"), docs_url=None, redoc_url=None)
+    _add_routes(app, gateway)
+    for router, scope in routers:
+        app.include_router(router, dependencies=[_needs(scope)])
+    app.add_exception_handler(LuthierError, _on_error)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(RequestValidationError, _on_wrong)
+    app.add_exception_handler(Exception, _on_fault)
+    plain = app.openapi
+    app.openapi = lambda: _described(plain())  # type: ignore[method-assign]  # FastAPI's own way to extend it
+    return Door(app, ring=ring, limits=limits or Limits(), hosts=hosts)
+
+
+def _needs(scope: Scope) -> Any:
+    def check(request: Request) -> None:
+        require(request, scope)
+
+    return Depends(check)
+
+
+def _add_routes(app: FastAPI, gateway: Gateway) -> None:
+    asked: dict[str, Any] = {"response_class": Response, "responses": _RESPONSES}
+    app.add_api_route("/v1/chat/completions", gateway.chat, methods=["POST"], tags=["inference"], **asked)
+    app.add_api_route("/v1/completions", gateway.complete, methods=["POST"], tags=["inference"], **asked)
+    app.add_api_route("/v1/embeddings", gateway.embed, methods=["POST"], tags=["inference"], **asked)
+    app.add_api_route("/v1/models", gateway.models, tags=["inference"], **asked)
+    app.add_api_route("/v1/models/{model:path}", gateway.model, tags=["inference"], **asked)
+
+    async def health() -> dict[str, str]:
+        """The server runs."""
+        return {"status": "ok"}
+
+    async def ready() -> Response:
+        """New requests are welcome; 503 while the server stops."""
+        return JSONResponse({"ready": gateway.ready}, status_code=200 if gateway.ready else 503)
+
+    async def metrics(request: Request) -> Response:
+        """Counts and times, for Prometheus."""
+        return Response(gateway.meter.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def docs(request: Request) -> Response:
+        """This API, to be read by people; it loads nothing from elsewhere."""
+        return HTMLResponse(_page(app.openapi()))
+
+    app.add_api_route("/health", health, tags=["server"])
+    app.add_api_route("/ready", ready, tags=["server"], response_class=JSONResponse)
+    app.add_api_route("/metrics", metrics, tags=["server"], response_class=Response)
+    app.add_api_route("/docs", docs, include_in_schema=False)
+
+
+_RESPONSES: dict[int | str, Any] = {
+    "4XX": {"description": "Refused: `error` holds `message`, `type`, `param` and `code`."},
+    "5XX": {"description": "The server is to blame, in the same shape."},
+}
+
+
+def _described(told: dict[str, Any]) -> dict[str, Any]:
+    """FastAPI's description, with the bodies that are read by hand."""
+    _, defs = models_json_schema([(body, "validation") for body in _BODIES.values()], ref_template=_REFS)
+    told.setdefault("components", {}).setdefault("schemas", {}).update(defs["$defs"])
+    for path, body in _BODIES.items():
+        schema = {"$ref": _REFS.format(model=body.__name__)}
+        content = {"application/json": {"schema": schema}}
+        told["paths"][path]["post"]["requestBody"] = {"required": True, "content": content}
+    return told
+
+
+def _page(told: dict[str, Any]) -> str:
+    parts = ["<!doctype html><html lang=en><meta charset=utf-8><title>Luthier</title>"]
+    parts.append("<style>body{font:16px/1.5 system-ui;max-width:60rem;margin:2rem auto;padding:0 1rem}</style>")
+    parts.append("<h1>Luthier</h1><p>OpenAI's API; <a href=openapi.json>the description for programs</a>.</p>")
+    for path, verbs in told["paths"].items():
+        for verb, about in verbs.items():
+            body = about.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+            name = body.get("$ref", "").rpartition("/")[2]
+            schema = told["components"]["schemas"].get(name, body)
+            parts.append(f"<h2><code>{verb.upper()} {html.escape(path)}</code></h2>")
+            parts.append(f"<p>{html.escape(about.get('description', about.get('summary', '')))}</p>")
+            if schema:
+                shown = html.escape(json.dumps(schema, indent=1))
+                parts.append(f"<details><summary>Body</summary><pre>{shown}</pre></details>")
+    return "".join(parts)
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, LuthierError)
+    refusal = as_refusal(error)
+    return JSONResponse(error_body(refusal), status_code=refusal.status, headers=refusal_headers(refusal))
+
+
+async def _on_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    refusal = Refusal(str(error.detail), status=error.status_code)
+    headers = {**(error.headers or {}), **refusal_headers(refusal)}
+    return JSONResponse(error_body(refusal), status_code=refusal.status, headers=headers)
+
+
+async def _on_wrong(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    place = ".".join(str(step) for step in first["loc"] if step != "body")
+    return await _on_error(request, Refusal(str(first["msg"]), param=place or None))
+
+
+async def _on_fault(request: Request, error: Exception) -> Response:
+    return JSONResponse(error_body(Refusal("a fault of the server's own", status=500)), status_code=500)

@@ -1,0 +1,400 @@
+"""What clients may send: OpenAI's parameters, each either kept or refused by name. Nothing is ignored.
+
+A parameter at the value that changes nothing (`frequency_penalty: 0`) is taken, since clients send such; at any other
+value it is refused. `null` is as good as leaving it out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from luthier.serve.query import Query, Tools
+from luthier.serve.refusal import Refusal
+from luthier.text.messages import Message, ToolCall
+
+MOST_ANSWERS = 16
+MOST_TEXTS = 256
+"""Prompts in one request for completions, or texts in one for embeddings."""
+MOST_TOOLS = 128
+_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    "frequency_penalty": (0, 0.0),
+    "presence_penalty": (0, 0.0),
+    "logit_bias": ({},),
+    "service_tier": ("auto", "default"),
+    "modalities": (["text"],),
+    "suffix": ("",),
+    "echo": (False,),
+    "best_of": (1,),
+    "verbosity": (),
+    "reasoning_effort": (),
+    "prediction": (),
+    "audio": (),
+    "web_search_options": (),
+    "functions": (),
+    "function_call": (),
+    "prompt_cache_key": (),
+    "prompt_cache_retention": (),
+}
+"""OpenAI's parameters that this server does not have, and the values at which they ask for nothing."""
+
+
+def _no_flag(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise PydanticCustomError("number", "wanted a number, came {value}", {"value": str(value).lower()})
+    return value
+
+
+Whole = Annotated[int, Field(strict=True)]
+Number = Annotated[float, BeforeValidator(_no_flag)]
+Text = Annotated[str, Field(max_length=2_000_000)]
+
+
+class Body(BaseModel):
+    """A request's body."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    absent: ClassVar[frozenset[str]] = frozenset()
+    """Of the parameters that this server does not have, those that OpenAI has here."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _left_out(cls, data: Any) -> Any:
+        """Take out what asks for nothing; refuse what this server cannot do, by name."""
+        if not isinstance(data, dict):
+            return data
+        kept = {name: value for name, value in data.items() if value is not None or name not in cls.model_fields}
+        for name in set(kept) - set(cls.model_fields):
+            if name in cls.absent and (kept[name] is None or kept[name] in _NEUTRAL[name]):
+                del kept[name]
+            else:
+                raise Refusal(f"this server has no parameter {name!r}" + _instead(name), param=name, code=_CODE)
+        return kept
+
+
+_CODE = "unsupported_parameter"
+
+
+def _instead(name: str) -> str:
+    told = {"functions": "tools", "function_call": "tool_choice", "best_of": "n"}
+    return f"; use {told[name]!r}" if name in told else ""
+
+
+class Part(Body):
+    """One part of a message's content."""
+
+    type: str
+    text: Text | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_text(cls, data: Any) -> Any:
+        kind = data.get("type") if isinstance(data, dict) else None
+        if kind not in ("text", "refusal"):
+            raise Refusal(f"content of type {str(kind)[:40]!r} cannot be read: text only", param="messages")
+        return {"type": "text", "text": data.get("text", data.get("refusal"))}
+
+
+class FunctionCall(Body):
+    """The function that a call names."""
+
+    name: Annotated[str, Field(min_length=1, max_length=256)]
+    arguments: Text
+
+
+class Call(Body):
+    """A call that the assistant made."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+    def as_call(self) -> ToolCall:
+        """As the rest of Luthier knows it."""
+        try:
+            arguments = json.loads(self.function.arguments or "{}")
+        except (ValueError, RecursionError):
+            arguments = None
+        if not isinstance(arguments, dict):
+            raise Refusal("the arguments of a call are no JSON object", param="messages")
+        return ToolCall(name=self.function.name, arguments=arguments, id=self.id)
+
+
+class Turn(Body):
+    """A message of the conversation."""
+
+    absent: ClassVar[frozenset[str]] = frozenset({"function_call", "audio"})
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Text | list[Part] | None = None
+    name: str | None = None
+    tool_calls: list[Call] | None = None
+    tool_call_id: str | None = None
+    refusal: str | None = None
+
+    def as_message(self) -> Message:
+        """As the rest of Luthier knows it; a developer speaks as the system."""
+        if self.content is None and not self.tool_calls and not self.refusal:
+            raise Refusal(f"a message of the {self.role} has no content", param="messages")
+        if self.tool_calls and self.role != "assistant":
+            raise Refusal(f"only the assistant makes calls, not the {self.role}", param="messages")
+        return Message(
+            role="system" if self.role == "developer" else self.role,
+            content=self._text(),
+            name=self.name,
+            tool_calls=tuple(call.as_call() for call in self.tool_calls or ()),
+            tool_call_id=self.tool_call_id,
+        )
+
+    def _text(self) -> str:
+        if isinstance(self.content, list):
+            return "".join(part.text or "" for part in self.content)
+        return self.content or self.refusal or ""
+
+
+class FunctionOffer(Body):
+    """A function on offer."""
+
+    name: Annotated[str, Field(pattern="^[a-zA-Z0-9_.-]{1,64}$")]
+    description: Text | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Offer(Body):
+    """A tool on offer."""
+
+    type: Literal["function"]
+    function: FunctionOffer
+
+
+class Named(Body):
+    """The name of a function."""
+
+    name: str
+
+
+class Chosen(Body):
+    """A function that must be called."""
+
+    type: Literal["function"]
+    function: Named
+
+
+class SchemaGiven(Body):
+    """A JSON schema with its name."""
+
+    name: Annotated[str, Field(pattern="^[a-zA-Z0-9_-]{1,64}$")]
+    description: str | None = None
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    strict: bool | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _left_out(cls, data: Any) -> Any:
+        return data
+
+
+class Format(Body):
+    """The form that an answer takes."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: SchemaGiven | None = None
+
+    def as_schema(self) -> Mapping[str, Any] | None:
+        """The schema that an answer keeps."""
+        if self.type == "text":
+            return None
+        if self.type == "json_object":
+            return {"type": "object"}
+        if self.json_schema is None:
+            raise Refusal("a format of type 'json_schema' needs `json_schema`", param="response_format")
+        return self.json_schema.schema_ or {"type": "object"}
+
+
+class StreamOptions(Body):
+    """What a stream tells."""
+
+    include_usage: bool = False
+    include_obfuscation: bool = False
+
+    @model_validator(mode="after")
+    def _no_noise(self) -> StreamOptions:
+        if self.include_obfuscation:
+            raise Refusal("streams are not obfuscated", param="stream_options", code=_CODE)
+        return self
+
+
+class _Asking(Body):
+    """What chats and completions share."""
+
+    model: Annotated[str, Field(min_length=1, max_length=512)]
+    """The model's name, as `/v1/models` lists it."""
+    n: Annotated[Whole, Field(ge=1, le=MOST_ANSWERS)] = 1
+    """How many answers."""
+    temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
+    """0 always takes the likeliest token; where none is given, the engine's `temperature`."""
+    top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
+    seed: Annotated[Whole, Field(ge=-(2**63), lt=2**63)] | None = None
+    """The same request with the same seed is answered alike."""
+    stop: (
+        Annotated[str, Field(min_length=1, max_length=256)]
+        | list[Annotated[str, Field(min_length=1, max_length=256)]]
+        | None
+    ) = None
+    """At most four texts before which an answer ends."""
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    user: Annotated[str, Field(max_length=512)] | None = None
+    """Whoever asks, as the application names them; it decides which arm of a release answers."""
+    metadata: dict[str, Annotated[str, Field(max_length=512)]] = {}
+    """At most 16 texts that are kept with the request's trace."""
+
+    @model_validator(mode="after")
+    def _together(self) -> _Asking:
+        if isinstance(self.stop, list) and not 1 <= len(self.stop) <= 4:
+            raise Refusal("wanted one to four stop texts", param="stop")
+        if self.stream_options is not None and not self.stream:
+            raise Refusal("stream_options go with `stream: true` only", param="stream_options")
+        if len(self.metadata) > 16 or any(len(key) > 64 for key in self.metadata):
+            raise Refusal("wanted at most 16 entries with keys of at most 64 characters", param="metadata")
+        return self
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Texts before which an answer ends."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def with_usage(self) -> bool:
+        """Whether the end of a stream tells what it took."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+class Chat(_Asking):
+    """A conversation to be answered."""
+
+    absent: ClassVar[frozenset[str]] = frozenset(_NEUTRAL) - {"suffix", "echo", "best_of"}
+
+    messages: Annotated[list[Turn], Field(min_length=1, max_length=2048)]
+    max_tokens: Annotated[Whole, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[Whole, Field(ge=1)] | None = None
+    """Longest answer, in tokens; `max_tokens` is its older name."""
+    logprobs: bool = False
+    top_logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
+    response_format: Format | None = None
+    tools: Annotated[list[Offer], Field(max_length=MOST_TOOLS)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | Chosen | None = None
+    parallel_tool_calls: bool = True
+    safety_identifier: Annotated[str, Field(max_length=512)] | None = None
+    """Newer name of `user`."""
+    store: bool = True
+    """Whether the request may be learnt from; OpenAI's word for it."""
+
+    def query(self) -> Query:
+        """The request as engines understand it."""
+        if self.max_tokens is not None and self.max_completion_tokens is not None:
+            raise Refusal("max_tokens is the older name of max_completion_tokens: give one", param="max_tokens")
+        if self.top_logprobs and not self.logprobs:
+            raise Refusal("top_logprobs go with `logprobs: true` only", param="top_logprobs")
+        tools, schema = self._tools(), self.response_format.as_schema() if self.response_format else None
+        if schema is not None and tools is not None:
+            raise Refusal("tools and a JSON format do not go together", param="response_format", code=_CODE)
+        return Query(
+            messages=tuple(turn.as_message() for turn in self.messages),
+            tools=tools,
+            schema=schema,
+            answers=self.n,
+            max_tokens=self.max_completion_tokens or self.max_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            seed=self.seed,
+            stop=self.stops,
+            logprobs=self.logprobs,
+            top_logprobs=self.top_logprobs or 0,
+        )
+
+    def _tools(self) -> Tools | None:
+        offered = tuple(
+            offer.model_dump(exclude_none=True, exclude={"function": {"strict"}}) for offer in self.tools or ()
+        )
+        names = [offer["function"]["name"] for offer in offered]
+        if len(set(names)) < len(names):
+            raise Refusal("two tools have one name", param="tools")
+        if self.tool_choice is not None and not offered:
+            raise Refusal("tool_choice goes with `tools` only", param="tool_choice")
+        if not offered or self.tool_choice == "none":
+            return None
+        if isinstance(self.tool_choice, Chosen):
+            named = self.tool_choice.function.name
+            offered = tuple(offer for offer in offered if offer["function"]["name"] == named)
+            if not offered:
+                raise Refusal(f"no tool on offer is named {named[:80]!r}", param="tool_choice")
+            return Tools(offered=offered, choice="required", parallel=False)
+        choice: Literal["auto", "required"] = "required" if self.tool_choice == "required" else "auto"
+        return Tools(offered=offered, choice=choice, parallel=self.parallel_tool_calls)
+
+
+class Completion(_Asking):
+    """A plain text to be continued."""
+
+    absent: ClassVar[frozenset[str]] = frozenset(
+        {"frequency_penalty", "presence_penalty", "logit_bias", "suffix", "echo", "best_of"}
+    )
+
+    prompt: Text | list[Text] | list[Whole] | list[list[Whole]]
+    max_tokens: Annotated[Whole, Field(ge=1)] | None = None
+    """Longest answer; 16 where none is given, as OpenAI has it."""
+    logprobs: Annotated[Whole, Field(ge=0, le=5)] | None = None
+
+    def queries(self) -> list[Query]:
+        """One query for each prompt."""
+        return [
+            Query(
+                text=prompt,
+                answers=self.n,
+                max_tokens=self.max_tokens or 16,
+                temperature=self.temperature,
+                top_p=self.top_p,
+                seed=self.seed,
+                stop=self.stops,
+                logprobs=self.logprobs is not None,
+                top_logprobs=self.logprobs or 0,
+            )
+            for prompt in self._prompts()
+        ]
+
+    def _prompts(self) -> list[str | tuple[int, ...]]:
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if not self.prompt:
+            raise Refusal("the list of prompts is empty", param="prompt")
+        if all(isinstance(one, int) for one in self.prompt):
+            return [tuple(one for one in self.prompt if isinstance(one, int))]
+        if len(self.prompt) * self.n > MOST_ANSWERS:
+            raise Refusal(f"wanted at most {MOST_ANSWERS} answers in all (prompts times n)", param="prompt")
+        found = [one if isinstance(one, str) else tuple(one) for one in self.prompt if not isinstance(one, int)]
+        if not all(found):
+            raise Refusal("a list of tokens is empty", param="prompt")
+        return found
+
+
+class Embedding(Body):
+    """Texts of which points are wanted."""
+
+    model: Annotated[str, Field(min_length=1, max_length=512)]
+    input: Text | Annotated[list[Text], Field(min_length=1, max_length=MOST_TEXTS)]
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: Annotated[Whole, Field(ge=1)] | None = None
+    """Only the model's own number can be had."""
+    user: Annotated[str, Field(max_length=512)] | None = None
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts."""
+        return [self.input] if isinstance(self.input, str) else self.input

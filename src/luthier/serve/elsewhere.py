@@ -1,0 +1,255 @@
+"""Asking another OpenAI-compatible server for the pieces of an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from luthier.models.sources.endpoint import Endpoint
+from luthier.serve.engine import Answering
+from luthier.serve.query import Candidate, Finish, Piece, Query, Token, Usage
+from luthier.serve.refusal import Busy, Refusal, Unavailable
+from luthier.text.messages import ToolCall, as_openai
+from luthier.text.prompt import Prompt
+
+if TYPE_CHECKING:
+    import httpx
+
+Json = Mapping[str, Any]
+_FINISHES: Mapping[str, Finish] = {"stop": "stop", "length": "length", "tool_calls": "tool_calls"}
+
+
+class Elsewhere(Answering):
+    """A model behind an endpoint."""
+
+    def __init__(self, settings: Endpoint, before: Prompt, at_once: int, waiting: int, digest: str) -> None:
+        super().__init__(digest)
+        self._settings, self._before = settings, before
+        self._at_once, self._most = at_once, at_once + waiting
+        self._turns = asyncio.Semaphore(at_once)
+        self._asked = 0
+        self._http: httpx.AsyncClient | None = None
+
+    @property
+    def waiting(self) -> int:
+        return max(0, self._asked - self._at_once)
+
+    @property
+    def running(self) -> int:
+        return min(self._asked, self._at_once)
+
+    async def close(self) -> None:
+        if self._http is not None:
+            await self._http.aclose()
+
+    async def answer(self, query: Query) -> AsyncGenerator[Piece, None]:
+        path, body = self._body(query)
+        async with self._turn(), self._sent(path, body) as events:
+            reader = _Reader(query)
+            async for event in events:
+                for piece in reader.read(event):
+                    yield piece
+            for piece in reader.rest():
+                yield piece
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        if self._asked >= self._most:
+            raise Busy(f"{self.waiting} requests wait already", retry_after_s=2.0)
+        self._asked += 1
+        try:
+            async with self._turns:
+                yield
+        finally:
+            self._asked -= 1
+
+    def _body(self, query: Query) -> tuple[str, dict[str, Any]]:
+        """Where a query is sent, and what."""
+        told: dict[str, Any] = {
+            "model": self._settings.model,
+            "n": query.answers if query.answers > 1 else None,
+            "temperature": query.temperature if self._settings.temperature else None,
+            "top_p": query.top_p,
+            "seed": query.seed,
+            "stop": list(query.stop) or None,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if query.temperature is not None and not self._settings.temperature:
+            raise Refusal("this model takes no temperature", param="temperature", code="unsupported_parameter")
+        if query.text is not None:
+            told |= {"prompt": query.text, "max_tokens": query.max_tokens}
+            told["logprobs"] = query.top_logprobs if query.logprobs else None
+            return "completions", _given(told)
+        told |= {"messages": as_openai(self._before.wrap(query.messages)), self._settings.limit: query.max_tokens}
+        if query.logprobs:
+            told |= {"logprobs": True, "top_logprobs": query.top_logprobs or None}
+        if query.schema is not None:
+            schema = {"name": "answer", "schema": query.schema}
+            told["response_format"] = {"type": "json_schema", "json_schema": schema}
+        if query.tools is not None:
+            told |= {"tools": [dict(one) for one in query.tools.offered], "tool_choice": query.tools.choice}
+            told["parallel_tool_calls"] = None if query.tools.parallel else False
+        return "chat/completions", _given(told)
+
+    @asynccontextmanager
+    async def _sent(self, path: str, body: dict[str, Any]) -> AsyncIterator[AsyncIterator[Json]]:
+        """The events that come back; what goes wrong is said without the key."""
+        import httpx
+
+        try:
+            async with self._client().stream("POST", path, json=body, headers=self._headers()) as response:
+                if response.status_code != httpx.codes.OK:
+                    raise self._refusal(response.status_code, await response.aread(), response.headers)
+                yield _events(response)
+        except httpx.HTTPError as error:
+            what = f"{self._settings.url} gave no answer: {type(error).__name__}"
+            raise Unavailable(what, status=502) from error
+
+    def _client(self) -> httpx.AsyncClient:
+        import httpx
+
+        if self._http is None:
+            base = f"{self._settings.url.rstrip('/')}/"
+            self._http = httpx.AsyncClient(base_url=base, timeout=self._settings.timeout_s)
+        return self._http
+
+    def _headers(self) -> dict[str, str]:
+        name = self._settings.key_env
+        if name is None:
+            return {}
+        if not (key := os.environ.get(name, "").strip()):
+            raise Unavailable(f"the environment variable {name} is not set where this server runs")
+        return {"Authorization": f"Bearer {key}"}
+
+    def _refusal(self, status: int, body: bytes, headers: Mapping[str, str]) -> Refusal:
+        """What the other server said, as this one says it."""
+        said, param = _why(body)
+        key = os.environ.get(self._settings.key_env or "", "")
+        said = said.replace(key, "…") if key else said
+        if status == 429:
+            asked = headers.get("retry-after", "")
+            return Busy(said, retry_after_s=float(asked) if asked.isdigit() else 2.0)
+        if status in (401, 403) or status >= 500:
+            return Unavailable(f"{self._settings.url} answered {status}: {said}", status=502)
+        return Refusal(said, param=param, status=status)
+
+
+def _given(told: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def _why(body: bytes) -> tuple[str, str | None]:
+    try:
+        error = json.loads(body)["error"]
+        return str(error["message"])[:300], error.get("param")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return body[:300].decode("utf-8", "replace"), None
+
+
+async def _events(response: httpx.Response) -> AsyncIterator[Json]:
+    """The JSON of server-sent events, up to `[DONE]`."""
+    async for line in response.aiter_lines():
+        said = line.removeprefix("data:").strip()
+        if not line.startswith("data:") or not said:
+            continue
+        if said == "[DONE]":
+            return
+        try:
+            told = json.loads(said)
+        except ValueError as error:
+            raise Unavailable("the other server sent what is no JSON", status=502) from error
+        if isinstance(told, dict):
+            yield told
+
+
+class _Reader:
+    """Reads chunks of a stream as pieces. An answer's end is told last, when its usage is known."""
+
+    def __init__(self, query: Query) -> None:
+        self._chat = query.text is None
+        self._finishes: dict[int, Finish | None] = dict.fromkeys(range(query.answers))
+        self._calls: dict[tuple[int, int], dict[str, str]] = {}
+        self._usage = Usage()
+
+    def read(self, chunk: Json) -> list[Piece]:
+        """The pieces of one chunk."""
+        if "error" in chunk:
+            raise Unavailable(f"the other server broke off: {_why(json.dumps(chunk).encode())[0]}", status=502)
+        try:
+            if usage := chunk.get("usage"):
+                self._usage = _usage(usage)
+            return [piece for choice in chunk.get("choices") or () for piece in self._piece(choice)]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise Unavailable("the other server answers in another form than OpenAI's", status=502) from error
+
+    def rest(self) -> list[Piece]:
+        """The ends of all answers."""
+        found = []
+        for answer, finish in self._finishes.items():
+            if finish is None:
+                raise Unavailable("the other server ended in the middle of an answer", status=502)
+            calls = [_call(told) for (whose, _), told in sorted(self._calls.items()) if whose == answer]
+            usage = self._usage if answer == 0 else Usage(prompt_tokens=self._usage.prompt_tokens)
+            found.append(Piece(answer=answer, calls=tuple(calls), finish=finish, usage=usage))
+        return found
+
+    def _piece(self, choice: Json) -> list[Piece]:
+        answer = int(choice["index"])
+        if answer not in self._finishes:
+            raise ValueError("an answer that was not asked for")
+        if choice.get("finish_reason"):
+            self._finishes[answer] = _FINISHES.get(choice["finish_reason"], "stop")
+        if not self._chat:
+            return _told(answer, choice.get("text") or "", ())
+        delta = choice.get("delta") or {}
+        for call in delta.get("tool_calls") or ():
+            self._call(answer, call)
+        return _told(answer, delta.get("content") or "", _tokens(choice.get("logprobs")))
+
+    def _call(self, answer: int, call: Json) -> None:
+        """A call comes in parts: its name first, its arguments letter by letter."""
+        told = self._calls.setdefault((answer, int(call["index"])), {"id": "", "name": "", "arguments": ""})
+        function = call.get("function") or {}
+        told["id"] += call.get("id") or ""
+        told["name"] += function.get("name") or ""
+        told["arguments"] += function.get("arguments") or ""
+
+
+def _told(answer: int, text: str, tokens: Sequence[Token]) -> list[Piece]:
+    return [Piece(answer=answer, text=text, tokens=tuple(tokens))] if text or tokens else []
+
+
+def _call(told: Mapping[str, str]) -> ToolCall:
+    try:
+        arguments = json.loads(told["arguments"] or "{}")
+    except ValueError as error:
+        raise Unavailable("the other server wrote a call whose arguments are no JSON", status=502) from error
+    return ToolCall(name=told["name"], arguments=arguments if isinstance(arguments, dict) else {}, id=told["id"])
+
+
+def _usage(told: Json) -> Usage:
+    cached = (told.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+    return Usage(
+        prompt_tokens=told.get("prompt_tokens") or 0,
+        cached_tokens=cached,
+        completion_tokens=told.get("completion_tokens") or 0,
+    )
+
+
+def _tokens(told: Json | None) -> list[Token]:
+    content = (told or {}).get("content") or ()
+    return [
+        Token(chosen=_candidate(one), top=tuple(_candidate(other) for other in one.get("top_logprobs") or ()))
+        for one in content
+    ]
+
+
+def _candidate(told: Json) -> Candidate:
+    raw = told.get("bytes")
+    text = str(told["token"])
+    return Candidate(text, bytes(raw) if raw is not None else text.encode(), float(told["logprob"]))

@@ -1,0 +1,207 @@
+"""A model that was tuned to choose one of a few classes answers with the class, and how sure it is."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+from pydantic import Field
+
+from luthier.core.artifact import Artifact
+from luthier.core.errors import LuthierError, ModelError
+from luthier.models.options import Normalise, normalise
+from luthier.serve.calibration import fit_temperature, probabilities
+from luthier.serve.engine import Answering, Engine
+from luthier.serve.gathering import Gathering
+from luthier.serve.query import Candidate, Piece, Query, Token, Usage, Verb
+from luthier.serve.refusal import Refusal, as_refusal
+from luthier.text.messages import Message, emptied, prompt_of, said_for
+
+if TYPE_CHECKING:
+    from luthier.models.load import Loaded
+    from luthier.text.ids import Text
+
+PACK_TOKENS = 4096
+"""Tokens read in one pass, as evaluation reads them."""
+
+
+class Label(Engine):
+    """Choose one of the classes that a model was tuned on, by the scores of all of them, and say how likely each is.
+
+    The answer's text is what the model was taught to say for the class. Each choice carries `scores`, the probability
+    of every class, and `logprobs` of the classes as if each were one token. Prompts of requests that come together are
+    read together, and what all classes share is read once.
+    """
+
+    kind: Literal["label"] = "label"
+
+    normalise: Normalise = "sum"
+    """How the scores of long and short classes are made alike, as `evaluate` has it; it does not concern a model with
+    a head of classes."""
+    calibrate: int = Field(default=256, ge=0)
+    """Rows of the validation split from which the temperature of the probabilities is fitted when the model is opened;
+    with 0, or where there are fewer than 20, they are the model's own."""
+    at_once: int = Field(default=32, ge=1)
+    """Requests that are read together, at most."""
+    waiting: int = Field(default=256, ge=1)
+    """Requests that wait for their turn, at most; whoever comes then is told to come back (429)."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """What is computed in; `auto` is bfloat16 where the machine computes in it, else float32."""
+
+    def open(self, model: Artifact) -> Answering:
+        """Read the weights, and fit the temperature."""
+        from luthier.models.load import is_endpoint, load, outputs_of
+        from luthier.text.ids import Text
+        from luthier.text.prompt import Prompt
+
+        if is_endpoint(model):
+            raise ModelError("the weights of an endpoint are not here", remedy="serve it with the engine `remote`")
+        classes = outputs_of(model)
+        said = {name: name for name in classes} if classes else _taught(model)
+        loaded = load(model, self.dtype)
+        judge = _Judge(loaded, Text.load(loaded.folder, before=Prompt.of(model)), said, classes, self.normalise)
+        temperature = _fitted(model, judge, self.calibrate) or 1.0
+        return _Open(judge, temperature, self, model.digest)
+
+
+def _taught(model: Artifact) -> dict[str, str]:
+    """The classes, and what the model was taught to say for each."""
+    from luthier.text.dataset import read_examples, summary
+
+    if "data" not in model.manifest.inputs or summary(model.parent("data")).task != "label":
+        raise ModelError("this model was not tuned to choose classes", remedy="serve it with the engine `torch`")
+    data = model.parent("data")
+    return said_for(summary(data).labels, read_examples(data, "train"))
+
+
+def _fitted(model: Artifact, judge: _Judge, most: int) -> float | None:
+    """The temperature that fits rows which the model did not learn from."""
+    from luthier.text.dataset import read_examples, summary
+
+    if "data" not in model.manifest.inputs or not most or "validation" not in summary(model.parent("data")).rows:
+        return None
+    rows = [row for row in read_examples(model.parent("data"), "validation") if row.label is not None][:most]
+    scores = judge.scores([_Asked(prompt_of(row), row.tools) for row in rows]) if rows else []
+    return fit_temperature(scores, [str(row.label) for row in rows])
+
+
+class _Asked(NamedTuple):
+    messages: tuple[Message, ...]
+    tools: Sequence[Any] = ()
+
+
+class _Judge:
+    """Scores classes, as evaluation does."""
+
+    def __init__(
+        self, loaded: Loaded, text: Text, said: dict[str, str], classes: tuple[str, ...], how: Normalise
+    ) -> None:
+        self._loaded, self._text, self._classes, self._how = loaded, text, classes, how
+        self.said = said
+
+    def check(self, asked: _Asked) -> int:
+        """How many tokens are read; `Refusal` for what cannot be read."""
+        config = self._loaded.model.config.get_text_config()
+        ids = self._text.prompt(asked.messages, asked.tools)
+        context = getattr(config, "max_position_embeddings", None) or 1 << 40
+        if len(ids) + 64 > context:
+            what = f"the prompt has {len(ids)} tokens; this model reads {context}, its answer included"
+            raise Refusal(what, param="messages", code="context_length_exceeded")
+        return len(ids)
+
+    def scores(self, asked: Sequence[_Asked]) -> list[dict[str, float]]:
+        """The log-score of each class for each conversation."""
+        if self._classes:
+            return [dict(zip(self._classes, row, strict=True)) for row in self._named(asked)]
+        sums = self._sums(asked)
+        priors: Sequence[Any] = [()] * len(asked)
+        if self._how == "prior":
+            priors = self._sums([_Asked(emptied(one.messages), one.tools) for one in asked])
+        pairs = zip(sums, priors, strict=True)
+        return [dict(zip(self.said, normalise(self._how, row, prior), strict=True)) for row, prior in pairs]
+
+    def _named(self, asked: Sequence[_Asked]) -> list[list[float]]:
+        from luthier.models.generate import label_scores
+
+        ids = self._text.prompts([one.messages for one in asked], [one.tools for one in asked])
+        return label_scores(self._loaded.model, ids, tokens=PACK_TOKENS)
+
+    def _sums(self, asked: Sequence[_Asked]) -> list[list[tuple[float, int]]]:
+        from luthier.models.generate import score_options
+
+        told = [self._text.options(one.messages, self.said.values(), one.tools) for one in asked]
+        prompts, options = [before for before, _ in told], [answers for _, answers in told]
+        sums = score_options(self._loaded.model, prompts, options, tokens=PACK_TOKENS)
+        pairs = zip(sums, options, strict=True)
+        return [[(score, len(ids)) for score, ids in zip(row, own, strict=True)] for row, own in pairs]
+
+
+class _Open(Answering):
+    """A model that chooses classes."""
+
+    able: ClassVar[frozenset[Verb]] = frozenset({"chat"})
+    chooses: ClassVar[bool] = True
+
+    def __init__(self, judge: _Judge, temperature: float, settings: Label, digest: str) -> None:
+        super().__init__(digest)
+        self.temperature = temperature
+        """What scores are divided by."""
+        self._judge = judge
+        self._gathering = Gathering(judge.scores, at_once=settings.at_once, waiting=settings.waiting)
+
+    @property
+    def waiting(self) -> int:
+        return self._gathering.waiting
+
+    @property
+    def running(self) -> int:
+        return self._gathering.running
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._gathering.close)
+
+    async def answer(self, query: Query) -> AsyncGenerator[Piece, None]:
+        _refuse(query)
+        asked = _Asked(query.messages)
+        try:
+            tokens = await asyncio.to_thread(self._judge.check, asked)
+            scores = await self._gathering.ask(asked)
+        except LuthierError as error:
+            raise as_refusal(error, "messages") from error
+        shares = probabilities(scores, self.temperature)
+        ranked = sorted(shares, key=lambda label: (-scores[label], label))
+        for answer in range(query.answers):
+            yield self._piece(answer, ranked, shares, query, tokens)
+
+    def _piece(self, answer: int, ranked: Sequence[str], shares: dict[str, float], query: Query, tokens: int) -> Piece:
+        told = [self._candidate(label, shares[label]) for label in ranked]
+        token = Token(chosen=told[0], top=tuple(told[: query.top_logprobs]))
+        return Piece(
+            answer=answer,
+            text=told[0].text,
+            tokens=(token,) if query.logprobs else (),
+            finish="stop",
+            usage=Usage(prompt_tokens=tokens, completion_tokens=1),
+            scores=shares,
+        )
+
+    def _candidate(self, label: str, share: float) -> Candidate:
+        said = self._judge.said[label]
+        return Candidate(said, said.encode(), math.log(max(share, 1e-300)))
+
+
+def _refuse(query: Query) -> None:
+    """What a choice among classes has no use for."""
+    asked: dict[str, object] = {
+        "tools": query.tools,
+        "response_format": query.schema,
+        "stop": query.stop or None,
+        "temperature": query.temperature or None,
+        "top_p": None if query.top_p == 1 else query.top_p,
+    }
+    for param, value in asked.items():
+        if value is not None:
+            what = f"this model chooses one of a few classes: there is no {param} to be kept"
+            raise Refusal(what, param=param, code="unsupported_parameter")

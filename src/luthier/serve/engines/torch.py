@@ -1,0 +1,214 @@
+"""Luthier's own engine: one model in this process, many answers at once."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import threading
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from luthier.core.artifact import Artifact
+from luthier.core.errors import LuthierError, ModelError
+from luthier.serve.engine import Answering, Engine
+from luthier.serve.grammar import Grammars
+from luthier.serve.query import Piece, Query
+from luthier.serve.refusal import Refusal, as_refusal
+from luthier.serve.scribe import Scribe, Spelling
+from luthier.serve.writer import Job, Told, Writer
+from luthier.text.calls import CallForm
+
+if TYPE_CHECKING:
+    from luthier.models.decoding.ask import Ask
+    from luthier.text.ids import Text
+
+_SEEDS = 1 << 40
+
+
+class Torch(Engine):
+    """Write with the weights in this process: all requests in one batch, what prompts share computed once.
+
+    Without a temperature of their own, requests are answered greedily, as evaluation measured the model; a greedy
+    answer is the same whoever else is being answered.
+    """
+
+    kind: Literal["torch"] = "torch"
+
+    tokens: int = Field(default=16_384, ge=64)
+    """Tokens that are held at once, prompts and answers of all requests together: what bounds memory."""
+    at_once: int = Field(default=64, ge=1)
+    """Answers that are written at the same time, at most."""
+    waiting: int = Field(default=64, ge=1)
+    """Answers that wait for their turn, at most; whoever comes then is told to come back (429)."""
+    max_new_tokens: int = Field(default=1024, ge=1)
+    """Longest answer where a request names none."""
+    temperature: float = Field(default=0.0, ge=0.0, le=2.0)
+    """Where a request names none; 0 always takes the likeliest token, 1 is OpenAI's default."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """What is computed in; `auto` is bfloat16 where the machine computes in it, else float32."""
+
+    def open(self, model: Artifact) -> Answering:
+        """Read the weights."""
+        from luthier.models.decoder import Decoder
+        from luthier.models.load import is_endpoint, load, name_of, outputs_of
+        from luthier.text.ids import Text
+        from luthier.text.prompt import Prompt
+
+        if is_endpoint(model) or outputs_of(model):
+            what = "answers elsewhere" if is_endpoint(model) else "names classes and writes no text"
+            kind = "remote" if is_endpoint(model) else "label"
+            raise ModelError(f"{name_of(model)} {what}", remedy=f"serve it with the engine `{kind}`")
+        loaded = load(model, self.dtype)
+        text = Text.load(loaded.folder, before=Prompt.of(model))
+        config = loaded.model.config.get_text_config()
+        writer = Writer(lambda: Decoder(loaded, tokens=self.tokens), waiting=self.waiting, at_once=self.at_once)
+        return _Open(self, text, writer, int(config.vocab_size), model.digest)
+
+
+@dataclass
+class _Asked:
+    asks: list[Ask]
+    prompt_tokens: int
+
+
+class _Open(Answering):
+    """A model in this process."""
+
+    def __init__(self, settings: Torch, text: Text, writer: Writer, vocabulary: int, digest: str) -> None:
+        super().__init__(digest)
+        self._settings, self._text, self._writer, self._vocabulary = settings, text, writer, vocabulary
+        self._calls = CallForm.of(text)
+        self._ends = text.end_ids
+        self._grammars = Grammars(text, vocabulary)
+        self._spelling = Spelling(text, self._grammars.raw)
+
+    @property
+    def waiting(self) -> int:
+        return self._writer.waiting
+
+    @property
+    def running(self) -> int:
+        return self._writer.running
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._writer.close)
+
+    async def answer(self, query: Query) -> AsyncGenerator[Piece, None]:
+        asked = await asyncio.to_thread(self._asked, query)
+        inbox = _Inbox()
+        jobs = self._writer.submit(asked.asks, inbox.put)
+        scribes = {job: self._scribe(number, query, asked) for number, job in enumerate(jobs)}
+        left = len(jobs)
+        try:
+            while left:
+                for job, told in await inbox.get():
+                    if scribes[job].over:
+                        continue
+                    if told.refusal is not None:
+                        raise told.refusal
+                    piece = scribes[job].take(told)
+                    if scribes[job].over:
+                        left -= 1
+                        self._writer.cancel([job])
+                    if piece is not None:
+                        yield piece
+        finally:
+            self._writer.cancel(jobs)
+
+    def _scribe(self, number: int, query: Query, asked: _Asked) -> Scribe:
+        return Scribe(number, query, self._spelling, self._calls, asked.prompt_tokens)
+
+    def _asked(self, query: Query) -> _Asked:
+        """The query as ids, limits and grammars; `Refusal` for what this model cannot do."""
+        from luthier.models.decoding.ask import Ask, Sampling
+
+        ids = self._ids(query)
+        param = "messages" if query.verb == "chat" else "prompt"
+        limit = self._limit(len(ids), query, param)
+        grammar = self._grammar(query)
+        temperature = self._settings.temperature if query.temperature is None else query.temperature
+        seed = secrets.randbelow(_SEEDS) if query.seed is None else query.seed % _SEEDS
+        sampling = Sampling(temperature=temperature, top_p=1.0 if query.top_p is None else query.top_p, seed=seed)
+        asks = [
+            Ask(
+                ids=ids,
+                max_new_tokens=limit,
+                stop=self._ends,
+                sampling=sampling,
+                stream=number,
+                top_logprobs=query.top_logprobs,
+                allowed=None if grammar is None else self._grammars.follow(grammar),
+            )
+            for number in range(query.answers)
+        ]
+        return _Asked(asks, len(ids))
+
+    def _ids(self, query: Query) -> list[int]:
+        from luthier.text.plain import begin_id, plain_ids
+
+        if query.text is None:
+            return self._conversation(query)
+        if not isinstance(query.text, str):
+            if any(not 0 <= token < self._vocabulary for token in query.text):
+                raise Refusal(f"token ids go from 0 to {self._vocabulary - 1}", param="prompt")
+            return list(query.text)
+        return plain_ids(self._text, [query.text])[0] or [begin_id(self._text)]
+
+    def _conversation(self, query: Query) -> list[int]:
+        tools = query.tools
+        if tools is not None and self._calls is None:
+            what = "this model's chat template has no place for calls of functions, or writes them in an unknown form"
+            raise Refusal(what, param="tools", code="unsupported_parameter")
+        try:
+            return self._text.prompt(query.messages, [] if tools is None else tools.offered)
+        except LuthierError as error:
+            raise as_refusal(error, "messages") from error
+
+    def _limit(self, prompt: int, query: Query, param: str) -> int:
+        """How long the answer may be."""
+        context, wanted = self._writer.context, query.max_tokens
+        if prompt >= context:
+            what = f"the prompt has {prompt} tokens; this model reads {context}, prompt and answer together"
+            raise Refusal(what, param=param, code="context_length_exceeded")
+        room = min(context, self._settings.tokens) - prompt
+        if room < 1 or (wanted is not None and wanted > room):
+            what = f"the prompt has {prompt} tokens and {wanted or 'some'} more are asked; there is room for {room}"
+            raise Refusal(what, param="max_tokens", code="context_length_exceeded")
+        return wanted or min(room, self._settings.max_new_tokens)
+
+    def _grammar(self, query: Query) -> str | None:
+        if query.tools is not None and query.tools.choice == "required" and self._calls is not None:
+            return self._grammars.calls(self._calls, query.tools.by_name, many=query.tools.parallel)
+        return None if query.schema is None else self._grammars.json(query.schema)
+
+
+class _Inbox:
+    """Brings what the writer's thread tells over to the event loop."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._lock = threading.Lock()
+        self._came: list[tuple[Job, Told]] = []
+        self._bell = asyncio.Event()
+
+    def put(self, job: Job, told: Told) -> None:
+        """Called by the writer."""
+        with self._lock:
+            self._came.append((job, told))
+            first = len(self._came) == 1
+        if first:
+            try:
+                self._loop.call_soon_threadsafe(self._bell.set)
+            except RuntimeError:
+                return  # the loop is closed: nobody listens any more
+
+    async def get(self) -> Sequence[tuple[Job, Told]]:
+        """Everything that came since the last time."""
+        await self._bell.wait()
+        self._bell.clear()
+        with self._lock:
+            came, self._came = self._came, []
+        return came

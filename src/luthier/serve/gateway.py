@@ -1,0 +1,408 @@
+"""The gateway: OpenAI's API in front of open models. It knows who is to answer, and tells what was answered."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass, replace
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from luthier.core.errors import LuthierError
+from luthier.serve.answers import END, ChatShape, Shape, TextShape, embeddings_json, event
+from luthier.serve.bodies import Chat, Completion, Embedding
+from luthier.serve.case import CLOSED, Case
+from luthier.serve.door import error_body, refusal_headers
+from luthier.serve.engine import Answering
+from luthier.serve.fleet import Fleet
+from luthier.serve.intake import Kind, read_object, validated
+from luthier.serve.listen import Events, Gone, while_there
+from luthier.serve.metering import Load, Meter
+from luthier.serve.query import Piece, Query, Usage, Verb, Whole
+from luthier.serve.refusal import Late, Refusal, as_refusal
+from luthier.text.messages import Message
+from luthier.traffic.keys import Caller, Scope
+from luthier.traffic.record import Asked, Trace
+from luthier.traffic.seams import Recorder, Resolver, Route
+
+_LOG = logging.getLogger("luthier.serve")
+_GRACE_S = 5.0
+"""How much longer than the deadline a client may take to read a stream to its end."""
+_SHADOWS = 32
+"""Questions that are put to shadows at once; what comes beyond is not put to them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asking:
+    """What a chat or a completion comes to."""
+
+    case: Case
+    queries: Sequence[Query]
+    shape: Shape
+    stream: bool
+    with_usage: bool
+    until: float
+    """The loop's time at which the answer must be whole."""
+
+
+class Gateway:
+    """Answers requests by the models of a fleet."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        *,
+        resolver: Resolver | None = None,
+        recorder: Recorder | None = None,
+        deadline_s: float = 600.0,
+    ) -> None:
+        self.fleet = fleet
+        self._resolver, self._recorder, self._deadline_s = resolver, recorder, deadline_s
+        self.meter = Meter(self._loads)
+        self.ready = True
+        """Whether new requests are welcome."""
+        self.cut_off = 0
+        """Requests that were ended by the server's stop."""
+        self._shadows: set[asyncio.Task[None]] = set()
+
+    # ── the routes ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def chat(self, request: Request) -> Response:
+        """Answer a conversation, as OpenAI's `/v1/chat/completions` does."""
+        case = self._case(request, "chatcmpl", "chat")
+        return await self._guarded(request, case, self._chat(request, case))
+
+    async def complete(self, request: Request) -> Response:
+        """Continue a plain text, as OpenAI's `/v1/completions` does."""
+        case = self._case(request, "cmpl", "completion")
+        return await self._guarded(request, case, self._complete(request, case))
+
+    async def embed(self, request: Request) -> Response:
+        """Make points of texts, as OpenAI's `/v1/embeddings` does."""
+        case = self._case(request, "embd", "embedding")
+        return await self._guarded(request, case, self._embed(request, case))
+
+    async def models(self, request: Request) -> Response:
+        """The names that can be asked for."""
+        require(request, "infer")
+        return JSONResponse({"object": "list", "data": [_model(name) for name in self._names()]})
+
+    async def model(self, request: Request) -> Response:
+        """One of them."""
+        require(request, "infer")
+        name = request.path_params["model"]
+        if name not in self._names() and not self.fleet.knows(name):
+            raise _unknown(name)
+        return JSONResponse(_model(name))
+
+    # ── what a request goes through ─────────────────────────────────────────────────────────────────────────────
+
+    def _case(self, request: Request, prefix: str, asked: Asked) -> Case:
+        return Case(prefix, asked, self._told, caller_of(request).key)
+
+    def _told(self, trace: Trace) -> None:
+        """A request is over: count it, and let it be kept."""
+        self.meter.count(trace, known=trace.model in self._names() or self.fleet.knows(trace.model))
+        self.cut_off += trace.status == CLOSED and not self.ready
+        if self._recorder is not None:
+            self._recorder.record(trace)
+
+    async def _guarded(self, request: Request, case: Case, work: Coroutine[Any, Any, Response]) -> Response:
+        """The response; whatever ends a request is said to the client and stands in its trace."""
+        try:
+            require(request, "infer")
+            async with asyncio.timeout(self._deadline_s):
+                return await while_there(request.receive, work)
+        except Gone:
+            case.gone()
+            return Response(status_code=204)  # nobody hears it
+        except TimeoutError:
+            return _refused(case, Late(f"the answer was not whole within {self._deadline_s:g} s"))
+        except LuthierError as error:
+            return _refused(case, as_refusal(error))
+        except asyncio.CancelledError:
+            case.gone()
+            raise
+        except Exception:
+            case.refused(Refusal("a fault of the server's own", status=500))
+            raise
+        finally:
+            work.close()
+
+    async def _read(self, request: Request, kind: type[Kind], case: Case) -> Kind:
+        """The body; the case knows which model was asked for even where the rest of it is wrong."""
+        told = await read_object(request)
+        case.model = str(told.get("model", ""))[:512]
+        return validated(told, kind)
+
+    async def _chat(self, request: Request, case: Case) -> Response:
+        body = await self._read(request, Chat, case)
+        case.user = body.user or body.safety_identifier
+        case.meta, case.consent = body.metadata, body.store
+        case.parameters = _said(body, "messages", "tools", "user", "metadata", "safety_identifier", "store")
+        query = body.query()
+        case.messages = query.messages
+        route = self._route(body.model, case)
+        shape = ChatShape(case.id, body.model, case.release, logprobs=body.logprobs)
+        return await self._respond(self._asking(body, case, [query], shape), route)
+
+    async def _complete(self, request: Request, case: Case) -> Response:
+        body = await self._read(request, Completion, case)
+        case.user, case.meta = body.user, body.metadata
+        case.parameters = _said(body, "prompt", "user", "metadata")
+        queries = body.queries()
+        case.messages = tuple(Message(role="user", content=str(query.text)) for query in queries)
+        route = self._route(body.model, case)
+        shape = TextShape(case.id, body.model, case.release, logprobs=body.logprobs is not None)
+        return await self._respond(self._asking(body, case, queries, shape), route)
+
+    def _asking(self, body: Chat | Completion, case: Case, queries: Sequence[Query], shape: Shape) -> _Asking:
+        until = asyncio.get_running_loop().time() + self._deadline_s
+        stream, with_usage = body.stream, body.with_usage
+        return _Asking(case=case, queries=queries, shape=shape, stream=stream, with_usage=with_usage, until=until)
+
+    async def _embed(self, request: Request, case: Case) -> Response:
+        body = await self._read(request, Embedding, case)
+        case.user = body.user
+        case.messages = tuple(Message(role="user", content=text) for text in body.texts)
+        route = self._route(body.model, case)
+        async with self.fleet.using(route.model) as model:
+            _require_able(model, "embedding")
+            points, tokens = await model.points(body.texts)
+        if body.dimensions not in (None, points.shape[1]):
+            raise Refusal(f"this model's points have {points.shape[1]} numbers", param="dimensions")
+        case.done(Whole(finish="stop"), Usage(prompt_tokens=tokens))
+        wanted = body.encoding_format == "base64"
+        return JSONResponse(embeddings_json(points, tokens, body.model, base64_wanted=wanted), headers=_named(case))
+
+    def _route(self, name: str, case: Case) -> Route:
+        """Who answers; the case learns it, too."""
+        route = self._resolver.resolve(name, case.user) if self._resolver is not None else None
+        if route is None and self.fleet.knows(name):
+            route = Route(model=name)
+        if route is None:
+            raise _unknown(name)
+        case.arm = route.arm
+        case.release = route.release or self.fleet.digest(route.model)
+        return route
+
+    async def _respond(self, asking: _Asking, route: Route) -> Response:
+        """The whole answer, or its beginning as a stream: what is refused is refused before anything is sent."""
+        async with AsyncExitStack() as stack:
+            model = await stack.enter_async_context(self.fleet.using(route.model))
+            _require_able(model, asking.queries[0].verb)
+            if model.chooses:
+                asking.case.asked = "label"
+            self._shadow(asking, route)
+            pieces = await stack.enter_async_context(
+                aclosing(_together([model.answer(one) for one in asking.queries], asking.queries[0].answers))
+            )
+            first = await anext(pieces)
+            asking.case.first()
+            if asking.stream:
+                return self._stream(asking, first, pieces, stack.pop_all())
+            wholes = _Wholes(asking.queries)
+            wholes.add(first)
+            async for piece in pieces:
+                wholes.add(piece)
+            asking.case.done(wholes.answers[0], wholes.usage)
+            return JSONResponse(asking.shape.answer(wholes.answers, wholes.usage), headers=_named(asking.case))
+
+    def _stream(
+        self, asking: _Asking, first: Piece, pieces: AsyncGenerator[Piece, None], kept: AsyncExitStack
+    ) -> Response:
+        async def after() -> None:
+            asking.case.gone()  # unless it was told how it ended
+            await kept.aclose()
+
+        events = self._events(asking, first, pieces)
+        return Events(events, _named(asking.case), until=asking.until + _GRACE_S, after=after)
+
+    async def _events(
+        self, asking: _Asking, first: Piece, pieces: AsyncGenerator[Piece, None]
+    ) -> AsyncGenerator[bytes, None]:
+        """A stream, to its end or to what ends it."""
+        case, wholes, begun = asking.case, _Wholes(asking.queries), set[int]()
+        try:
+            piece: Piece | None = first
+            while piece is not None:
+                wholes.add(piece)
+                for chunk in asking.shape.chunks(piece, first=piece.answer not in begun, usage=asking.with_usage):
+                    yield event(chunk)
+                begun.add(piece.answer)
+                async with asyncio.timeout_at(asking.until):
+                    piece = await anext(pieces, None)
+            if asking.with_usage:
+                yield event(asking.shape.last(wholes.usage))
+            case.done(wholes.answers[0], wholes.usage)
+            yield END
+        except (asyncio.CancelledError, GeneratorExit):
+            case.gone(wholes.answers[0])
+            raise
+        except TimeoutError:
+            yield self._ended(case, Late(f"the answer was not whole within {self._deadline_s:g} s"), wholes)
+        except LuthierError as error:
+            yield self._ended(case, as_refusal(error), wholes)
+        except Exception:  # noqa: BLE001  # the answer has begun: its end is the last place to say it
+            _LOG.exception("a stream broke off")
+            yield self._ended(case, Refusal("a fault of the server's own", status=500), wholes)
+
+    def _ended(self, case: Case, refusal: Refusal, wholes: _Wholes) -> bytes:
+        """A refusal in the middle of a stream."""
+        case.refused(refusal, wholes.answers[0])
+        return event(error_body(refusal))
+
+    # ── shadows ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _shadow(self, asking: _Asking, route: Route) -> None:
+        """Ask another model the same, unheard; nobody waits for it."""
+        if route.shadow is None or len(self._shadows) >= _SHADOWS:
+            return
+        task = asyncio.create_task(self._unheard(asking, route.shadow))
+        self._shadows.add(task)
+        task.add_done_callback(self._shadows.discard)
+
+    async def _unheard(self, asking: _Asking, shadow: str) -> None:
+        case = asking.case.shadow()
+        query = replace(asking.queries[0], answers=1)
+        whole = Whole()
+        try:
+            async with self.fleet.using(shadow) as model, asyncio.timeout(self._deadline_s):
+                case.release = model.digest
+                async with aclosing(model.answer(query)) as pieces:
+                    async for piece in pieces:
+                        case.first()
+                        whole.add(piece)
+            case.done(whole, whole.usage)
+        except TimeoutError:
+            case.refused(Late("the shadow was too slow"), whole)
+        except LuthierError as error:
+            case.refused(as_refusal(error), whole)
+        except asyncio.CancelledError:
+            case.gone(whole)
+            raise
+        except Exception:  # noqa: BLE001  # nobody hears a shadow: its trace and the log do
+            _LOG.exception("a shadow failed")
+            case.refused(Refusal("a fault of the server's own", status=500), whole)
+
+    async def close(self) -> None:
+        """Let shadows go, and the models."""
+        for task in list(self._shadows):
+            task.cancel()
+        await asyncio.gather(*self._shadows, return_exceptions=True)
+        await self.fleet.close()
+
+    def _names(self) -> list[str]:
+        """Names of models, and of the resolver."""
+        return [*self.fleet.names(), *(self._resolver.names() if self._resolver is not None else ())]
+
+    def _loads(self) -> list[Load]:
+        return [Load(name, model.waiting, model.running) for name, model in self.fleet.each()]
+
+
+class _Wholes:
+    """All answers to a request, put together."""
+
+    def __init__(self, queries: Sequence[Query]) -> None:
+        self.answers = [Whole() for query in queries for _ in range(query.answers)]
+        self._each = queries[0].answers
+
+    def add(self, piece: Piece) -> None:
+        """Take in the next piece."""
+        self.answers[piece.answer].add(piece)
+
+    @property
+    def usage(self) -> Usage:
+        """What all answers took: a prompt that several answer is counted once."""
+        prompts = self.answers[:: self._each]
+        return Usage(
+            prompt_tokens=sum(one.usage.prompt_tokens for one in prompts),
+            cached_tokens=sum(one.usage.cached_tokens for one in prompts),
+            completion_tokens=sum(one.usage.completion_tokens for one in self.answers),
+        )
+
+
+async def _together(streams: Sequence[AsyncGenerator[Piece, None]], each: int) -> AsyncGenerator[Piece, None]:
+    """The pieces of several queries as they come; the answers of one (`each` of them) are counted on from those of the
+    one before."""
+    if len(streams) == 1:
+        async with aclosing(streams[0]) as only:
+            async for piece in only:
+                yield piece
+        return
+    came: asyncio.Queue[Piece | BaseException | None] = asyncio.Queue(maxsize=64)
+    tasks = [asyncio.create_task(_pump(stream, number * each, came)) for number, stream in enumerate(streams)]
+    try:
+        left = len(tasks)
+        while left:
+            found = await came.get()
+            if isinstance(found, BaseException):
+                raise found
+            if found is None:
+                left -= 1
+            else:
+                yield found
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _pump(
+    stream: AsyncGenerator[Piece, None], first: int, came: asyncio.Queue[Piece | BaseException | None]
+) -> None:
+    try:
+        async for piece in stream:
+            await came.put(replace(piece, answer=first + piece.answer))
+        await came.put(None)
+    except Exception as error:  # noqa: BLE001  # it is raised where the pieces are awaited
+        await came.put(error)
+
+
+def caller_of(request: Request) -> Caller:
+    """Who makes a request, as the door found."""
+    caller: Caller = request.state.caller
+    return caller
+
+
+def require(request: Request, scope: Scope) -> Caller:
+    """Whoever makes a request, when they may do this; `Refusal` (403) else."""
+    caller = caller_of(request)
+    if not caller.may(scope):
+        raise Refusal(f"this key may not do that: it lacks the scope {scope!r}", code="missing_scope", status=403)
+    return caller
+
+
+def _require_able(model: Answering, verb: Verb) -> None:
+    if verb not in model.able:
+        where = {"chat": "/v1/chat/completions", "completion": "/v1/completions", "embedding": "/v1/embeddings"}
+        able = " and ".join(where[one] for one in sorted(model.able))
+        raise Refusal(f"this model answers to {able} only", param="model", code="unsupported_model")
+
+
+def _refused(case: Case, refusal: Refusal) -> Response:
+    case.refused(refusal)
+    headers = {**refusal_headers(refusal), **_named(case)}
+    return JSONResponse(error_body(refusal), status_code=refusal.status, headers=headers)
+
+
+def _named(case: Case) -> dict[str, str]:
+    """The request's id, by which feedback names it."""
+    return {"X-Request-Id": case.id}
+
+
+def _said(body: Chat | Completion, *but: str) -> dict[str, Any]:
+    """What was asked for beside the question itself, as it stands in a trace."""
+    return body.model_dump(mode="json", exclude_defaults=True, by_alias=True, exclude={"model", *but})
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "luthier"}
+
+
+def _unknown(name: str) -> Refusal:
+    return Refusal(f"the model {name[:200]!r} is not served here", param="model", code="model_not_found", status=404)

@@ -1,0 +1,88 @@
+"""Reading a request's body: as JSON and nothing else, of bounded size and depth, into what the API knows."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from pydantic import ValidationError
+
+from luthier.serve.bodies import Body
+from luthier.serve.refusal import Refusal
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+MOST_DEPTH = 64
+"""How deep lists and objects of a body may lie in one another."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
+Kind = TypeVar("Kind", bound=Body)
+
+
+async def read_object(request: Request) -> dict[str, Any]:
+    """The JSON object that a request brings."""
+    told = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if told != "application/json":
+        raise Refusal(f"wanted a body of type application/json, came {told[:80] or 'none'!r}", status=415)
+    value = read_json(await request.body())
+    if not isinstance(value, dict):
+        raise Refusal("wanted a JSON object")
+    return value
+
+
+def validated(value: Mapping[str, Any], kind: type[Kind]) -> Kind:
+    """A body of its kind; `Refusal` with the parameter that is wrong."""
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        raise _first(error) from error
+
+
+def read_json(body: bytes) -> Any:
+    """JSON as the standard has it: no NaN, no half characters, nothing deeper than `MOST_DEPTH`."""
+    try:
+        value = json.loads(body, parse_constant=_no_number)
+    except RecursionError as error:
+        raise Refusal(f"the JSON is deeper than {MOST_DEPTH}") from error
+    except ValueError as error:
+        raise Refusal(f"the body is no JSON: {str(error)[:200]}") from error
+    _check(value)
+    return value
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _check(value: Any) -> None:
+    """Level by level, so that depth costs no stack."""
+    level: Sequence[Any] = [value]
+    for _ in range(MOST_DEPTH):
+        inside: list[Any] = []
+        for one in level:
+            if isinstance(one, dict):
+                inside += one
+                inside += one.values()
+            elif isinstance(one, list):
+                inside += one
+            elif isinstance(one, str) and not one.isascii() and _SURROGATE.search(one):
+                raise Refusal("a text holds half of a character (a lone surrogate)")
+        if not inside:
+            return
+        level = inside
+    raise Refusal(f"the JSON is deeper than {MOST_DEPTH}")
+
+
+def _first(error: ValidationError) -> Refusal:
+    """The first thing that is wrong, as the API says it."""
+    found = error.errors(include_url=False, include_input=False)[0]
+    place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in found["loc"] if _is_name(step))
+    said = str(found["msg"])
+    return Refusal(said[:1].lower() + said[1:300], param=place.lstrip(".") or None)
+
+
+def _is_name(step: int | str) -> bool:
+    """Whether a step of pydantic's path stands in the body, and is not one way to read it."""
+    return isinstance(step, int) or (re.fullmatch(r"[a-z_]+", step) is not None and step not in ("str", "int", "float"))
