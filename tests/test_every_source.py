@@ -101,6 +101,21 @@ def _web(folder: Path) -> tuple[dict[str, Any], list[int], list[dict[str, Any]]]
     return settings, [1] * 5, rows
 
 
+def _traces(folder: Path) -> tuple[dict[str, Any], list[int], list[dict[str, Any]]]:
+    """Requests of two days, each corrected."""
+    from luthier.traffic.write import write
+    from tests.traffic.conftest import opinion, trace
+
+    numbers = [*range(20), *range(1440, 1460)]
+    asked = [trace(number) for number in numbers]
+    write(folder / "kept", [*asked, *(opinion(number, correction=f"In depot {number}.") for number in numbers)])
+    rows = [
+        {"chosen": f"In depot {number}.", "rejected": "On its way.", "trace": f"chatcmpl-{number}"}
+        for number in numbers
+    ]
+    return {"kind": "traces", "path": "kept", "makes": "pairs"}, [*range(1, 21), *range(1, 21)], rows
+
+
 MAKERS: dict[str, Callable[[Path], tuple[Any, ...]]] = {
     **source_files.MAKERS,
     "csv": _csv,
@@ -111,6 +126,7 @@ MAKERS: dict[str, Callable[[Path], tuple[Any, ...]]] = {
     "sql": _sql,
     "labels": _labels,
     "web": _web,
+    "traces": _traces,
 }
 NOWHERE: dict[str, dict[str, Any]] = {
     "hub": {"name": "acme/nothing"},
@@ -118,7 +134,7 @@ NOWHERE: dict[str, dict[str, Any]] = {
     "web": {"pages": ["http://127.0.0.1:9/x"], "hosts": []},
 }
 """Settings that lead nowhere, for sources that are no path."""
-ELSEWHERE = {"wheel", "sql", "web", "hub"}
+ELSEWHERE = {"wheel", "sql", "web", "hub", "traces"}
 """Sources whose fingerprint is not one of a file's bytes: their own tests say what it follows."""
 KINDS = sorted(members(Source))
 

@@ -47,10 +47,13 @@ def new(
             "--from",
             metavar="PATH|URL",
             help="Your data: a file, folder, pattern or URL (tables, JSON, documents, mailboxes, chat exports, a "
-            "database), or a YAML file of axolotl, TRL or LLaMA-Factory.",
+            "database), a YAML file of axolotl, TRL or LLaMA-Factory, or `traces`: what a served model was asked.",
         ),
     ] = None,
     table: Annotated[str | None, typer.Option(help="The table or view, when --from is a database.")] = None,
+    where: Annotated[
+        str | None, typer.Option(help="Which requests, when --from is traces, such as: rating < 0.")
+    ] = None,
     template: Annotated[
         str | None, typer.Option(help="When you bring no data: `labels` (the default) or `replies`.")
     ] = None,
@@ -60,7 +63,7 @@ def new(
     """Write a recipe that fits your data (or from a template), with the reason for each choice."""
     from luthier.flow.new import write_recipe
 
-    written = write_recipe(name, source, template=template, model=model, table=table)
+    written = write_recipe(name, source, template=template, model=model, table=table, where=where)
     if as_json:
         say_json({"recipe": str(written.path), "decisions": written.decisions})
         return

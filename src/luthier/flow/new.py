@@ -35,11 +35,18 @@ class Written:
 
 
 def write_recipe(
-    name: str, source: Path | str | None, *, template: str | None, model: str | None, table: str | None = None
+    name: str,
+    source: Path | str | None,
+    *,
+    template: str | None,
+    model: str | None,
+    table: str | None = None,
+    where: str | None = None,
 ) -> Written:
     """Write `NAME/recipe.yaml` and its schema; an existing recipe is never touched.
 
-    `source` is a file, folder, pattern or URL of files, or the URL of a database, of which `table` is read.
+    `source` is a file, folder, pattern or URL of files, or the URL of a database, of which `table` is read; or
+    `traces`, the traffic of the recipe here (or a folder of traffic), of which `where` chooses.
     """
     if source is not None and template is not None:
         remedy = "leave one of them out: a recipe made from your data needs no template"
@@ -50,7 +57,13 @@ def write_recipe(
     if table is not None and not is_url:
         remedy = "leave it out, or give the URL of a database: --from sqlite:///file.db"
         raise InputError("--table belongs to a database", where=Where(field="--table"), remedy=remedy)
-    if source is None:
+    traffic = _traffic(source)
+    if where is not None and traffic is None:
+        remedy = "leave it out, or give --from traces"
+        raise InputError("--where chooses among traces", where=Where(field="--where"), remedy=remedy)
+    if traffic is not None:
+        text, decisions = _from_traces(traffic, where, folder, model or MODEL)
+    elif source is None:
         text, decisions = _from_template(template or "labels", folder.name, model or MODEL), dict[str, str]()
     elif is_url and (table is not None or is_database(str(source))):
         text, decisions = _from_database(str(source), table, folder, model or MODEL)
@@ -118,6 +131,28 @@ def _from_database(url: str, table: str | None, folder: Path, model: str) -> tup
     from luthier.data.intake.propose import render_recipe
 
     proposal = propose_table(url, table, Path.cwd(), folder.absolute())
+    return render_recipe(proposal, folder.name, model), proposal.reasons
+
+
+def _traffic(source: Path | str | None) -> Path | None:
+    """The folder of traffic that is meant: by the word `traces`, or by itself."""
+    from luthier.flow.traffic import is_traffic, kept_folder
+
+    if source is None or "://" in str(source):
+        return None
+    if str(source) == "traces" and not Path("traces").exists():
+        return kept_folder()
+    return Path(source) if is_traffic(Path(source)) else None
+
+
+def _from_traces(traffic: Path, where: str | None, folder: Path, model: str) -> tuple[str, dict[str, str]]:
+    from luthier.data.intake.from_traces import propose_traces
+    from luthier.data.intake.propose import render_recipe
+    from luthier.traffic.where import Where as Condition
+
+    if where is not None:
+        Condition(where)
+    proposal = propose_traces(traffic, _shown(str(traffic), folder), where)
     return render_recipe(proposal, folder.name, model), proposal.reasons
 
 

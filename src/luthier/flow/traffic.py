@@ -22,9 +22,14 @@ _AGO = re.compile(r"(\d+)\s*(m|h|d|w)")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
+def is_traffic(folder: Path) -> bool:
+    """Whether traffic was ever kept in a folder."""
+    return (folder / "spool").is_dir() or any((folder / "traces").glob("????-??-??"))
+
+
 def folder_here(place: Path | None = None) -> Path:
     """The traffic of a recipe (or of the one here), or a folder of traffic that is named itself."""
-    if place is not None and any((place / name).is_dir() for name in ("spool", "traces")):
+    if place is not None and is_traffic(place):
         return place
     if place is not None:
         recipe = find_recipe(place)
@@ -40,7 +45,7 @@ def folder_here(place: Path | None = None) -> Path:
 def kept_folder(place: Path | None = None) -> Path:
     """The same; `InputError` when no traffic is kept there."""
     folder = folder_here(place)
-    if not any((folder / name).is_dir() for name in ("spool", "traces")):
+    if not is_traffic(folder):
         remedy = f"`luthier serve` keeps it, `luthier traces import` takes logs in; {VARIABLE} names another folder"
         raise InputError("no traffic is kept here", where=Where(file=str(folder)), remedy=remedy)
     return folder

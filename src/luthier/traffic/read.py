@@ -55,10 +55,10 @@ def feedback(folder: Path, since: datetime | None = None, until: datetime | None
         yield from as_feedback(rows)
 
 
-def said(folder: Path, since: datetime | None = None) -> dict[str, tuple[Feedback, ...]]:
+def said(folder: Path, since: datetime | None = None, until: datetime | None = None) -> dict[str, tuple[Feedback, ...]]:
     """What counts of all feedback, by request: what each person said last, field by field."""
     found: dict[str, dict[str, Feedback]] = {}
-    for one in feedback(folder, since):
+    for one in feedback(folder, since, until):
         people = found.setdefault(one.trace, {})
         people[one.by] = _after(people.get(one.by), one)
     return {trace: tuple(people.values()) for trace, people in found.items()}
@@ -72,10 +72,15 @@ def _after(before: Feedback | None, last: Feedback) -> Feedback:
 
 
 def told(
-    folder: Path, since: datetime | None = None, until: datetime | None = None, where: Predicate | None = None
+    folder: Path,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    where: Predicate | None = None,
+    *,
+    heard: datetime | None = None,
 ) -> Iterator[Told]:
-    """Requests with what was said of them, in order of time; of those that a condition names, only these."""
-    about = said(folder, since)
+    """Requests with what was said of them (before `heard`), in order of time; only those that a condition means."""
+    about = said(folder, since, heard)
     opinions = summed(about)
     for rows in _pieces(folder, "traces", since, until, where.of(opinions) if where else None):
         for trace in as_traces(rows):

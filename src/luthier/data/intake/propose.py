@@ -40,6 +40,8 @@ class Proposal(BaseModel):
     metrics: list[str]
     rules: list[str]
     """For the gate."""
+    objective: str = "sft"
+    """What is learnt from the rows."""
     profile: Profile
 
     def prepare(self) -> dict[str, Any]:
@@ -55,7 +57,13 @@ def propose(path: Path | str, *, task: Task | None = None, shown: str | None = N
 
 
 def propose_from(
-    read: Source, base: Path, name: str, written: Mapping[str, Any], *, task: Task | None = None
+    read: Source,
+    base: Path,
+    name: str,
+    written: Mapping[str, Any],
+    *,
+    task: Task | None = None,
+    objective: str = "sft",
 ) -> Proposal:
     """Propose a recipe for a source that can be read from `base`; `written` is how the recipe names it."""
     asked = read.asked(base)
@@ -82,6 +90,7 @@ def propose_from(
         examples=examples,
         metrics=metrics,
         rules=rules,
+        objective=objective,
         profile=profile,
     )
 
@@ -214,7 +223,7 @@ def _rest(proposal: Proposal) -> Iterator[str]:
     yield "  # A small adapter: the base model's weights stay as they are."
     if wished.why:
         yield f"  # {wished.why} (docs/howto/choose-technique.md)."
-    yield f"  tune: {{kind: tune, data: data, technique: {{kind: lora, r: 16}}, objective: sft{more}}}"
+    yield f"  tune: {{kind: tune, data: data, technique: {{kind: lora, r: 16}}, objective: {proposal.objective}{more}}}"
     yield "  # On rows that were not trained on, beside the base model and plain baselines."
     yield f"  report: {{kind: evaluate, data: data, model: tune, metrics: [{', '.join(proposal.metrics)}]}}"
     yield "  # PASS only when the improvement over the base model is clear of chance."

@@ -1,0 +1,36 @@
+"""A fitting recipe for what a served model was asked, and what people said of its answers."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from luthier.data.intake.choose import Task
+from luthier.data.intake.propose import Proposal, propose_from
+from luthier.data.sources.traces import Makes, Traces, choose
+
+_WHY: dict[Makes, str] = {
+    "chat": "answers as they were given, or as they were corrected",
+    "pairs": "people said what answers should have been: their words are preferred to the model's",
+    "verdicts": "people said which answers they liked",
+    "labels": "people named the true classes",
+}
+
+
+def propose_traces(folder: Path, shown: str, where: str | None, makes: Makes | None = None) -> Proposal:
+    """Propose a recipe for a folder of traffic, as it stands now; `shown` is how the recipe names the folder."""
+    now = datetime.now(UTC).replace(microsecond=0)
+    settings: dict[str, Any] = {"where": where, "until": now.isoformat().replace("+00:00", "Z")}
+    settings = {name: value for name, value in settings.items() if value is not None}
+    found = makes or choose(Path(), {**settings, "path": str(folder)})
+    read = Traces.model_validate({"kind": "traces", "path": str(folder), "makes": found, **settings})
+    written = {"kind": "traces", "path": shown, "makes": found, **settings}
+    objective = {"pairs": "dpo", "verdicts": "kto"}.get(found, "sft")
+    task: Task | None = "label" if found == "labels" else None
+    proposal = propose_from(read, Path(), shown, written, task=task, objective=objective)
+    reasons = {
+        "source.makes": _WHY[found],
+        "source.until": "traffic goes on: below this moment it stands still, so that the same rows come again",
+    }
+    return proposal.model_copy(update={"reasons": {**proposal.reasons, **reasons}})

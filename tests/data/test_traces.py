@@ -1,0 +1,182 @@
+"""Back to data: requests and what people said of them become rows, pairs, verdicts and classes, and the next recipe."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from luthier.cli.app import run_command
+from luthier.core.errors import DataError
+from luthier.data.row import Broken, Record
+from luthier.data.sources.traces import Traces, choose
+from luthier.flow.recipe import Recipe
+from luthier.text.dataset import read_examples
+from luthier.text.messages import Message
+from luthier.traffic.record import Feedback
+from luthier.traffic.write import write
+from tests.traffic.conftest import DAY, opinion, trace
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("LUTHIER_PII_KEY", "for tests")
+    monkeypatch.delenv("LUTHIER_TRAFFIC", raising=False)
+    return tmp_path
+
+
+def fill(base: Path, *records: Any) -> None:
+    write(base / ".luthier" / "traffic", records)
+
+
+def read(base: Path, **settings: Any) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """The rows, and why others were left out."""
+    found = list(Traces.model_validate({"kind": "traces", **settings}).read(base, lambda text: None))
+    assert all(one.left_out for one in found if isinstance(one, Broken))
+    rows = [one.values for one in found if isinstance(one, Record)]
+    return rows, {str(one.key): one.problem for one in found if isinstance(one, Broken)}
+
+
+def test_each_way_to_learn_from_what_was_said(here: Path) -> None:
+    fill(
+        here,
+        trace(1),
+        trace(2, user="C-2"),
+        trace(3),
+        trace(4),
+        opinion(1, rating=1, by="anna"),
+        opinion(1, rating=0, by="ben"),
+        opinion(2, rating=-1, correction="At the depot."),
+        opinion(3, label="delivery"),
+        opinion(4, rating=-1),
+    )
+    rows, left = read(here)
+    assert [row["messages"][-1]["content"] for row in rows] == ["On its way.", "At the depot.", "On its way."]
+    assert rows[1]["messages"][0] == {"role": "user", "content": "Where is parcel 2?"}
+    assert (rows[1]["trace"], rows[1]["user"], rows[1]["rating"]) == ("chatcmpl-2", "C-2", -1)
+    assert left == {"trace = chatcmpl-4": "people did not like the answer, and nobody said a better one"}
+    (pair,), _ = read(here, makes="pairs")
+    assert (pair["chosen"], pair["rejected"]) == ("At the depot.", "On its way.")
+    (label,), _ = read(here, makes="labels")
+    assert (label["text"], label["label"]) == ("Where is parcel 3?", "delivery")
+    verdicts, _ = read(here, makes="verdicts")
+    assert [(row["trace"], row["label"]) for row in verdicts] == [
+        ("chatcmpl-1", True),
+        ("chatcmpl-2", False),
+        ("chatcmpl-4", False),
+    ]
+
+
+def test_what_may_not_or_cannot_be_learnt_from_is_left_out_with_its_reason(here: Path) -> None:
+    fill(
+        here,
+        trace(1, consent=False),
+        trace(2, answer=None, finish="error", status=500),
+        trace(3, finish="cancelled"),
+        trace(4, messages=()),
+        trace(5, arm="shadow"),
+        trace(6, asked="embedding"),
+        trace(7),
+        opinion(7, rating=0),
+        trace(8),
+        opinion(8, correction=" On its way. "),
+    )
+    rows, left = read(here)
+    assert [row["trace"] for row in rows] == ["chatcmpl-7", "chatcmpl-8"]
+    assert [*left.values()] == [
+        "nobody may learn from it (consent)",
+        "was not answered",
+        "was not answered",
+        "what was asked was not kept",
+    ]
+    assert read(here, makes="pairs") == ([], {"trace = chatcmpl-8": "the correction says the same"})
+    assert read(here, makes="verdicts") == ([], {"trace = chatcmpl-7": "people are of two minds"})
+
+
+def test_traffic_stands_still_below_a_moment(here: Path) -> None:
+    fill(here, *(trace(number) for number in range(10)))
+    fixed = Traces.model_validate({"kind": "traces", "until": (DAY + timedelta(minutes=5)).isoformat()})
+    before, size = fixed.fingerprint(here), fixed.size(here)
+    whole = Traces.model_validate({"kind": "traces"}).fingerprint(here)
+    fill(here, trace(11), opinion(2, correction="Later."))
+    assert (fixed.fingerprint(here), fixed.size(here)) == (before, size)
+    assert Traces.model_validate({"kind": "traces"}).fingerprint(here) != whole
+    assert len(read(here, until=(DAY + timedelta(minutes=5)).isoformat())[0]) == 5
+    assert len(read(here, since=(DAY + timedelta(minutes=5)).isoformat(), where="model = 'support@prod'")[0]) == 6
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"where": "ratng < 0"}, "did you mean 'rating'"),
+        ({"since": "2026-11-02T00:00:00Z", "until": "2026-11-01T00:00:00Z"}, "not before"),
+        ({"until": "2026-11-01T00:00:00"}, "timezone"),
+        ({"makes": "poems"}, "Input should be"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings: Any, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        Traces.model_validate({"kind": "traces", **settings})
+
+
+def test_what_is_made_is_chosen_by_what_was_said(here: Path) -> None:
+    fill(here, trace(1), trace(2), trace(3), opinion(1, correction="No."))
+    assert choose(here, {}) == "pairs"
+    fill(here, opinion(2, label="a"), opinion(3, label="b"))
+    assert choose(here, {}) == "labels"
+    fill(here, trace(4), opinion(4, rating=1), trace(5), opinion(5, rating=-1))
+    assert choose(here, {"where": "rating > 0"}) == "chat"
+    with pytest.raises(DataError, match="learnt from"):
+        choose(here, {"where": "rating < 0"})
+
+
+def _talk(number: int) -> list[Any]:
+    """A request, and what its answer should have been."""
+    asked = Message(role="user", content=f"Where is parcel number {number * 7919 % 1000} of anna{number}@example.org?")
+    kept = trace(number, messages=(asked,), user=f"C-{number % 9}")
+    said = Feedback(trace=kept.id, at=kept.at, rating=-1, correction=f"It waits in depot {number * 31 % 97}.")
+    return [kept, said]
+
+
+def test_a_recipe_is_written_from_what_went_wrong_and_its_data_prepared(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(here, *(record for number in range(60) for record in _talk(number)), trace(99), opinion(99, rating=1))
+    assert run_command(["new", "again", "--from", "traces", "--where", "rating < 0"]) == 0
+    assert "people said what answers should have been" in capsys.readouterr().out
+    text = (here / "again" / "recipe.yaml").read_text()
+    assert "objective: dpo" in text
+    assert "path: ../.luthier/traffic" in text or 'path: "../.luthier/traffic"' in text
+    recipe = Recipe.load(here / "again" / "recipe.yaml")
+    source = recipe.steps["data"].source  # type: ignore[attr-defined]  # a step `prepare`
+    assert (source.makes, source.where) == ("pairs", "rating < 0")
+    assert source.until <= datetime.now(UTC)
+    only_data = yaml.safe_load(text)
+    only_data["steps"] = {"data": only_data["steps"]["data"]}
+    (here / "again" / "data.yaml").write_text(yaml.safe_dump(only_data))
+    made = Recipe.load(here / "again" / "data.yaml").run()["data"].artifact
+    examples = [one for split in ("train", "test") for one in read_examples(made, split)]
+    assert len(examples) == 60
+    example = next(one for one in examples if one.meta["trace"] == "chatcmpl-3")
+    assert example.origin.file == "traces/2026-11-20"
+    assert example.messages[-1].content.startswith("It waits in depot")
+    assert example.meta["rejected"] == "On its way."
+    assert "[EMAIL]" in example.messages[0].content
+    train, test = ({one.meta["user"] for one in read_examples(made, split)} for split in ("train", "test"))
+    assert not train & test
+
+
+def test_new_from_traces_says_what_is_wrong(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["new", "again", "--from", "traces"]) == 2
+    assert "no traffic is kept" in capsys.readouterr().err
+    fill(here, trace(1))
+    assert run_command(["new", "again", "--from", "traces", "--where", "ratng < 0"]) == 2
+    assert "did you mean" in capsys.readouterr().err
+    assert run_command(["new", "again", "--where", "rating < 0"]) == 2
+    assert "--from traces" in capsys.readouterr().err
+    assert not (here / "again").exists()
