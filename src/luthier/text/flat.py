@@ -15,8 +15,8 @@ MOST_CHARS = 1 << 16
 """Characters of one block: so many, with what is made of them, fit a processor's cache."""
 _MOST_TEXTS = 1 << 10
 _MULTIPLIER = 0x9E3779B97F4A7C15
-_SPACE, _LETTER, _DIGIT, _UNKNOWN, _CAPITAL = (np.uint8(bit) for bit in (1, 2, 4, 8, 32))
-"""Of ASCII capitals, the last bit is what makes them small."""
+_SPACE, _LETTER, _DIGIT, _UNKNOWN, _WORD, _CAPITAL, _DECIMAL = (np.uint8(bit) for bit in (1, 2, 4, 8, 16, 32, 64))
+"""Of ASCII capitals, `_CAPITAL` is what makes them small; `_WORD` and `_DECIMAL` are `\\w` and `\\d`."""
 _KNOWN = 0x3001
 """All white space lies below it; letters and digits from here on are not known as such."""
 
@@ -42,8 +42,9 @@ class Flat:
         self.starts, self.ends = edges[0::2], edges[1::2]
         """(words,): words are what stands between white space, as `str.split` sees it."""
         ends = np.cumsum(self.chars + 1)
-        self._begins = ends - self.chars - 1
-        self._first = np.searchsorted(self.starts, self._begins)
+        self.begins = ends - self.chars - 1
+        """(texts,): places of their first characters."""
+        self._first = np.searchsorted(self.starts, self.begins)
         self.words: NDArray[np.int64] = np.diff(self._first, append=len(self.starts))
         """(texts,)"""
 
@@ -83,7 +84,7 @@ class Flat:
 
     def count(self, of_codes: NDArray[np.bool_]) -> NDArray[np.int64]:
         """(texts,): how many characters are marked."""
-        found: NDArray[np.int64] = np.add.reduceat(of_codes, self._begins, dtype=np.int64)
+        found: NDArray[np.int64] = np.add.reduceat(of_codes, self.begins, dtype=np.int64)
         return found
 
     def has(self, what: Literal["letter", "digit"]) -> NDArray[np.bool_]:
@@ -92,6 +93,31 @@ class Flat:
         sums = np.zeros(len(self.kinds) + 1, dtype=np.int32)
         np.cumsum((self.kinds & (bit | _UNKNOWN)) != 0, out=sums[1:])
         found: NDArray[np.bool_] = sums[self.ends] > sums[self.starts]
+        return found
+
+    @property
+    def is_decimal(self) -> NDArray[np.bool_]:
+        """(codes,): whether each surely is what a regular expression means by `\\d`."""
+        found: NDArray[np.bool_] = (self.kinds & _DECIMAL) != 0
+        return found
+
+    @property
+    def is_word(self) -> NDArray[np.bool_]:
+        """(codes,): whether each surely is what a regular expression means by `\\w`."""
+        found: NDArray[np.bool_] = (self.kinds & _WORD) != 0
+        return found
+
+    @property
+    def is_ascii_letter(self) -> NDArray[np.bool_]:
+        """(codes,): whether each is one of a to z, small or capital."""
+        small = self.codes | 32
+        found: NDArray[np.bool_] = (small >= ord("a")) & (small <= ord("z"))
+        return found
+
+    @property
+    def all_known(self) -> NDArray[np.bool_]:
+        """(texts,): whether it is known of every character what it is."""
+        found: NDArray[np.bool_] = self.count((self.kinds & _UNKNOWN) != 0) == 0
         return found
 
     @property
@@ -130,8 +156,16 @@ def mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def _table() -> NDArray[np.uint8]:
     chars = [chr(code) for code in range(_KNOWN)]
     kinds = np.zeros(_KNOWN + 1, dtype=np.uint8)
-    for bit, is_one in ((_SPACE, str.isspace), (_LETTER, str.isalpha), (_DIGIT, str.isdigit)):
+    tests = {
+        _SPACE: str.isspace,
+        _LETTER: str.isalpha,
+        _DIGIT: str.isdigit,
+        _WORD: str.isalnum,
+        _DECIMAL: str.isdecimal,
+    }
+    for bit, is_one in tests.items():
         kinds[:_KNOWN] |= bit * np.array([is_one(char) for char in chars], dtype=np.uint8)
+    kinds[ord("_")] |= _WORD
     kinds[ord("A") : ord("Z") + 1] |= _CAPITAL
     kinds[_KNOWN] = _UNKNOWN
     return kinds

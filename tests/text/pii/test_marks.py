@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+import pytest
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from luthier.text.flat import MOST_CHARS
-from luthier.text.pii.scan import ANY, find, marks
+from luthier.text.pii.found import areas
+from luthier.text.pii.marks import ANY, marks
+from luthier.text.pii.scan import find
 
 PIECES = [
     *("sk-abcdefghijklmnopqrstuv12", "password is hunter2x", "Passwort: geh3im!", "token=a1²bcd"),
     *("123456789:AA" + "x" * 33, "Calle Mayor s/n, Madrid"),
     *("Bearer abcdefghij123456", "-----BEGIN RSA PRIVATE KEY-----\nabc\n-----END RSA PRIVATE KEY-----"),
     *("secret 漢字漢字漢字1", "4111 1111 1111 1111", "DE89 3704 0044 0532 0130 00", "078-05-1120", "::1"),
+    *("P.O. Box 1234", "POSTBUS 12 34", "I live in Rue Victor", "Boulevard Saint Michel,", "box 7", "apartado 12"),
     *("fe80::abc:def", "aa:bb:cc:dd:ee:ff", "anna@example.com", "https://u:pass@host.org/?token=abcdefg"),
     *(
         "+49 30 1234567",
@@ -41,13 +45,31 @@ def test_with_marks_the_same_is_found(texts: list[str]) -> None:
         assert find(text, marks=marked) == find(text)
 
 
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.text(st.sampled_from("0123٤²Ⅷ   .,-/_\n\u00a0abXé漢\u3000５\x85"), max_size=30), max_size=6))
+@example(["1234", "5678"])
+@example(["12 34", "x5678"])
+def test_numbers_stand_where_they_stand_when_a_text_is_alone(texts: list[str]) -> None:
+    for text, marked in zip(texts, marks(texts), strict=True):
+        assert marked.areas is None or marked.areas == areas(text)
+        assert marked.areas is not None or any(char >= "\u3001" for char in text)
+
+
 def test_marks_spare_something() -> None:
-    plain, digit, key, long = marks(["nothing to see here", "room 12", "it is a1b2c3 now", "x" * 18])
-    assert (plain.digits, plain.keys) == (False, False)
-    assert (digit.digits, digit.keys) == (True, False)
-    assert key.keys
-    assert long.keys
-    assert not long.digits
+    plain, digit, key, long = (one.missing for one in marks(["nothing here", "room 12", "a1b2c3 now", "x" * 18]))
+    assert plain == {"digits", "keys", "places"}
+    assert digit == {"keys", "places"}
+    assert key == {"places"}
+    assert long == {"digits", "places"}
+    assert marks(["-----BEGIN RSA"])[0].missing == {"digits", "places"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Calle Mayor", "7th Avenue", "the venue", "s/n", "P.O. Box", "POSTFACH", "Apartado de Correos", "boîte postale"],
+)
+def test_what_a_street_or_a_box_is_told_by_is_seen_in_the_last_letters(text: str) -> None:
+    assert "places" not in marks(["nothing", f"{text} 12"])[1].missing
 
 
 def test_a_text_too_long_to_be_marked_is_looked_at_wholly() -> None:

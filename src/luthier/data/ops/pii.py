@@ -21,7 +21,8 @@ from luthier.data.recogniser import Recogniser
 from luthier.data.row import Row
 from luthier.text.pii.found import HIGH_RISK, KINDS, NAME_KINDS, PATTERN_KINDS, Found, PiiKind
 from luthier.text.pii.keeper import KEY_VARIABLE, Keeper
-from luthier.text.pii.scan import ANY, Marks, find, marks
+from luthier.text.pii.marks import ANY, Marks, marks
+from luthier.text.pii.scan import find
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from luthier.text.dataset import Rightness
 
 Action = Literal["redact", "mask", "hash", "pseudonymise", "drop", "flag", "keep"]
+_KNOWN_TEXTS, _KNOWN_CHARS = 1024, 4096
+"""So many texts are remembered at most, and none that is longer."""
 Fields = list[tuple[str, str, list[Found]]]
 """The texts of a row: field name, text, and what was found in it."""
 
@@ -123,7 +126,22 @@ class Pii(RowOperator):
         read = [_context(name) + text for row in texts for name, text in row]
         named, marked = iter(self._named(read)), iter(marks(read))
         for row in texts:
-            yield [(name, text, _in_field(name, text, self._wanted, next(named), next(marked))) for name, text in row]
+            yield [(name, text, self._in_field(name, text, next(named), next(marked))) for name, text in row]
+
+    def _in_field(self, name: str, text: str, named: Sequence[Found], marked: Marks) -> list[Found]:
+        known = None if _is_column(name) else self._known.pop(text, None)
+        return _in_field(name, text, self._wanted, named, marked) if known is None else known
+
+    @cached_property
+    def _known(self) -> dict[str, list[Found]]:
+        """What stands in texts that an operator before this one has just made: its edits were looked at already."""
+        return {}
+
+    def _remember(self, text: str, finds: list[Found]) -> None:
+        if self.names is None and len(text) <= _KNOWN_CHARS:
+            if len(self._known) >= _KNOWN_TEXTS:
+                self._known.clear()
+            self._known[text] = finds
 
     def _named(self, texts: list[str]) -> list[list[Found]]:
         return self.names.recognise(texts) if self.names else [[]] * len(texts)
@@ -165,6 +183,7 @@ class Pii(RowOperator):
     def secrets(self, text: str) -> list[Secret]:
         """Everything found in a text, with its tag."""
         finds = find(text, self._wanted, self._named([text])[0])
+        self._remember(text, finds)
         return [Secret(found.start, found.end, self._tag(found)) for found in finds]
 
     @cached_property

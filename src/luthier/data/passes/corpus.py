@@ -9,6 +9,8 @@ import numpy as np
 
 from luthier.data.operator import Drop, Edit, Operator, Outcome
 from luthier.data.passes.apply import Named, Numbered, take
+from luthier.data.passes.columns import column, mask
+from luthier.data.passes.columns import places as rows_at
 from luthier.data.passes.spill import Spill
 from luthier.data.passes.tables import Event, arrow_type, from_arrow
 from luthier.data.row import Row
@@ -69,12 +71,10 @@ class Settled(NamedTuple):
     @classmethod
     def of(cls, one: Named, places: NDArray[np.int64], outcome: Outcome) -> Settled:
         """An outcome that counts rows as its operator saw them."""
-        import pyarrow as pa
-
         edits = {int(places[place]): edits for place, edits in outcome.edits.items()}
         drops = {int(places[place]): drop for place, drop in outcome.drops.items()}
         columns = {
-            name: pa.array(outcome.attributes[name], arrow_type(kind)) for name, kind in one.operator.writes.items()
+            name: column(outcome.attributes[name], arrow_type(kind)) for name, kind in one.operator.writes.items()
         }
         return cls(one, places, edits, drops, columns)
 
@@ -98,13 +98,11 @@ class Settled(NamedTuple):
         table = pa.RecordBatch.from_arrays([*table.columns, *columns.values()], schema=schema)
         events = [_drop_event(table, index, self.one.name, drop) for index, drop in drops.items()]
         if drops:
-            table = table.filter(pa.array([index not in drops for index in range(len(at))]))
+            table = table.filter(mask(np.array([index not in drops for index in range(len(at))])))
         return table, events
 
     def _taken(self, places: NDArray[np.int64]) -> dict[str, pa.Array]:
-        import pyarrow as pa
-
-        at = pa.array(np.searchsorted(self.places, places))
+        at = rows_at(np.searchsorted(self.places, places))
         return {name: values.take(at) for name, values in self.columns.items()}
 
 

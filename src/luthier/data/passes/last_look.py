@@ -10,6 +10,7 @@ import numpy as np
 from luthier.core.errors import DataError, Where
 from luthier.data.operator import Operator
 from luthier.data.passes.apply import Named
+from luthier.data.passes.columns import counts_in, mask
 from luthier.data.passes.engine import Books
 from luthier.data.passes.spill import Spill
 from luthier.data.passes.tables import from_arrow
@@ -43,13 +44,11 @@ def _look(table: pa.RecordBatch, operator: Operator) -> None:
 
 def _troubled(table: pa.RecordBatch, one: Named) -> pa.Array:
     """The rows that the operator cannot vouch for by what it counted."""
-    import pyarrow as pa
-
     untroubled = one.operator.untroubled(dict(_counts(table, one)))
-    return pa.array(np.ones(table.num_rows, dtype=bool) if untroubled is None else ~untroubled)
+    return mask(np.ones(table.num_rows, dtype=bool) if untroubled is None else ~untroubled)
 
 
 def _counts(table: pa.RecordBatch, one: Named) -> Iterator[tuple[str, NDArray[np.int64]]]:
     for name, kind in one.operator.writes.items():
         if kind == "count":
-            yield name, table.column(f"{one.name}.{name}").to_numpy(zero_copy_only=False)
+            yield name, counts_in(table.column(f"{one.name}.{name}"))

@@ -14,6 +14,8 @@ from luthier.core.files import write_aside
 from luthier.core.step import Work
 from luthier.data.operator import Drop, Operator
 from luthier.data.passes.apply import drop_event, named
+from luthier.data.passes.collector import quiet_collector
+from luthier.data.passes.columns import places
 from luthier.data.passes.crossing import leave_out
 from luthier.data.passes.engine import BATCH_ROWS, Books, Engine
 from luthier.data.passes.last_look import last_look
@@ -28,7 +30,6 @@ from luthier.data.task import Answers, Task
 from luthier.text.dataset import Rightness, SourceCount, Summary
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from numpy.typing import NDArray
 
 _TICK_S = 0.2
@@ -45,6 +46,11 @@ class Options:
 
 def prepare(source: Source, operators: Sequence[Operator], split: Split, work: Work, options: Options) -> int:
     """Write a data set into `work.folder`; returns the rows that went in."""
+    with quiet_collector():
+        return _prepare(source, operators, split, work, options)
+
+
+def _prepare(source: Source, operators: Sequence[Operator], split: Split, work: Work, options: Options) -> int:
     rows_of = grouped(source, split)
     reader = Reader(rows_of, work.base, work.events.note, batch_rows=options.batch_rows)
     events = EventWriter(work.folder / "events.parquet")
@@ -142,16 +148,10 @@ def _drop_not_taken(spill: Spill, left: Left, assigned: Assigned, books: Books, 
         )
         at += table.num_rows
         if len(wanted):
-            rows = from_arrow(table.take(_places(wanted))).rows
+            rows = from_arrow(table.take(places(wanted))).rows
             made = [(row.n, drop_event(row, "split", Drop("not sampled"))) for row in rows]
             books.enter(made)
             events.write([event for _, event in made])
-
-
-def _places(wanted: NDArray[np.int64]) -> pa.Array:
-    import pyarrow as pa
-
-    return pa.array(wanted)
 
 
 def _summary(

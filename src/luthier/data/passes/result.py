@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from luthier.data.passes.apply import Named
+from luthier.data.passes.columns import column, mask
 from luthier.data.passes.spill import Spill
 from luthier.data.passes.tables import EXAMPLE_COLUMNS, TableWriter, example_schema, from_arrow
 from luthier.data.split import NAMES, NOT_TAKEN, TEST, TRAIN, VALIDATION
@@ -70,9 +71,9 @@ class Result:
 
         is_label = self.task == "label"
         labels = [row.answer for row in from_arrow(table).rows] if is_label else [None] * table.num_rows
-        own = {"label": pa.array(labels, pa.string())}
+        own = {"label": column(labels, pa.string())}
         if is_label:
-            own["kind"] = pa.array(["label"] * table.num_rows, pa.string())
+            own["kind"] = column(["label"] * table.num_rows, pa.string())
         columns = [own[name] if name in own else table.column(name) for name in EXAMPLE_COLUMNS]
         return pa.RecordBatch.from_arrays(columns, schema=example_schema())
 
@@ -92,6 +93,4 @@ def _attributes(table: pa.RecordBatch, operator: str, schema: pa.Schema) -> pa.R
 
 
 def _chosen(table: pa.RecordBatch, wanted: NDArray[np.bool_]) -> pa.RecordBatch:
-    import pyarrow as pa
-
-    return table.filter(pa.array(wanted))
+    return table.filter(mask(wanted))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from luthier.data.operator import Column, Operator, RowOperator, SetOperator
 from luthier.data.passes.apply import Named, Numbered, Tables, run_row_operators
+from luthier.data.passes.collector import keep_quiet
 from luthier.data.passes.tables import from_arrow, from_bytes, spill_schema, to_arrow, to_bytes
 from luthier.data.row import Batch
 
@@ -144,6 +145,7 @@ def _prepare_worker(setup: str) -> None:
     rows, sets, guards, columns, base = json.loads(setup)
     parts = [[Named(name, Operator.parse(settings).at(Path(base))) for name, settings in part] for part in (rows, sets)]
     _STAGE[:] = [Stage(parts[0], parts[1], [Operator.parse(settings) for settings in guards], columns)]
+    keep_quiet()
 
 
 def _work(sent: _Sent) -> _Sent:

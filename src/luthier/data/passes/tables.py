@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from luthier.core.files import writing
 from luthier.data.operator import Column
+from luthier.data.passes.columns import bytes_in, column
 from luthier.data.row import MESSAGES, Batch, Row
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def to_arrow(batch: Batch, schema: pa.Schema) -> pa.RecordBatch:
         "group": [row.group for row in rows],
         **batch.attributes,
     }
-    arrays = [pa.array(columns[column.name], column.type) for column in schema]
+    arrays = [column(columns[one.name], one.type) for one in schema]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
@@ -180,12 +181,11 @@ def _group_ends(table: pa.Table) -> list[int]:
     """Where row groups end: behind so many rows, or the row with which their texts reach so many bytes."""
     import numpy as np
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     sizes = np.zeros(table.num_rows, dtype=np.int64)
-    for column in table.columns:
-        if pa.types.is_string(column.type):
-            sizes += pc.fill_null(pc.binary_length(column), 0).to_numpy()
+    for texts in table.columns:
+        if pa.types.is_string(texts.type):
+            sizes += bytes_in(texts)
     until = np.concatenate([[0], np.cumsum(sizes)])
     ends: list[int] = []
     start = 0
@@ -211,9 +211,7 @@ class EventWriter:
 
         if events:
             schema = self._table.schema
-            arrays = [
-                pa.array(column, kind.type) for column, kind in zip(zip(*events, strict=True), schema, strict=True)
-            ]
+            arrays = [column(values, kind.type) for values, kind in zip(zip(*events, strict=True), schema, strict=True)]
             self._table.write(pa.RecordBatch.from_arrays(arrays, schema=schema))
 
     def close(self) -> None:

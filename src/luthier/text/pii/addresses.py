@@ -79,7 +79,7 @@ _SPOKEN = re.compile(r"[^\W\d_]+|[:=,\n]")
 _CLOSED = re.compile(r" ?(?:[,;\n)/|]|\.?$)")
 
 
-def addresses(text: str, areas: Areas) -> Spans:
+def numbered(text: str, areas: Areas) -> Spans:
     """A house number with a street, or what stands before a postcode, in the orders that countries use."""
     for town in near(_TOWN_END, text, areas, 5):
         yield from _behind_lines(text, _TOWN_LINES, town)
@@ -92,7 +92,6 @@ def addresses(text: str, areas: Areas) -> Spans:
         found = (_english(text, at) or _romance(text, at)) if number.lastindex else None
         if found := found or _behind_street(text, at):
             yield found
-    yield from _without_number(text)
 
 
 def _behind_lines(text: str, lines: re.Pattern[str], code: re.Match[str]) -> Spans:
@@ -151,7 +150,7 @@ def _behind_street(text: str, at: int) -> Span | None:
     return None
 
 
-def _without_number(text: str) -> Spans:
+def unnumbered(text: str, _areas: Areas) -> Spans:
     """Streets whose houses have none, and streets where somebody lives."""
     if "/N" in text or "/n" in text:
         for none in _NO_NUMBER.finditer(text):

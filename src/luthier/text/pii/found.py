@@ -65,10 +65,11 @@ class Area(NamedTuple):
 
 Areas = Sequence[Area]
 _NUMBER = re.compile(r"\d(?:[^\w\n]{0,3}[A-Za-z]?\d){3,}")
-"""At least four digits with little between them: no numbered list, and every number that is looked for."""
-_BEFORE = 16
+"""At least four digits (`DIGITS`) with little between them: no numbered list, and every number that is looked for."""
+DIGITS = 4
+BEFORE = 16
 """So far a bracket, a plus sign, or a day and its month may stand before them."""
-_BEHIND = 24
+BEHIND = 24
 """So far a number's end may reach behind them."""
 
 
@@ -78,7 +79,7 @@ def areas(text: str) -> list[Area]:
     found: list[Area] = []
     last = 0
     for (start, end), (following, _) in zip(spans, (*spans, (len(text), 0))[1:], strict=True):
-        found.append(Area(max(last, start - _BEFORE), min(following, end + _BEHIND), end - start))
+        found.append(Area(max(last, start - BEFORE), min(following, end + BEHIND), end - start))
         last = end
     return found
 

@@ -4,54 +4,26 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
 
-from luthier.text.flat import blocks
 from luthier.text.pii import addresses, births, contact, money, national, network, secrets
 from luthier.text.pii.found import PATTERN_KINDS, Areas, Found, PiiKind, Spans, areas
+from luthier.text.pii.marks import ANY, Mark, Marks
 
-_FINDERS: dict[PiiKind, Callable[[str, Areas], Spans]] = {
-    "url_secret": secrets.url_secrets,
-    "secret": secrets.keys,
-    "email": contact.emails,
-    "mac": network.macs,
-    "ip": network.ips,
-    "iban": money.ibans,
-    "card": money.cards,
-    "national_id": national.national_ids,
-    "birth_date": births.birth_dates,
-    "phone": contact.phones,
-    "address": addresses.addresses,
-}
-"""In the order of their claims; that of national numbers finds `ssn`, too."""
-_NEED_DIGITS = frozenset[PiiKind](("iban", "card", "national_id", "birth_date", "phone"))
-"""What is never without a digit; an address may do without a number."""
-
-
-class Marks(NamedTuple):
-    """What a look at many texts at once tells of one of them; where it may be so, it is said to be so."""
-
-    digits: bool = True
-    keys: bool = True
-    """A word that may be a key or a password: a long one, or one with letters and digits."""
-
-
-ANY = Marks()
-
-
-def marks(texts: Sequence[str]) -> list[Marks]:
-    """The marks of each text."""
-    found: list[Marks] = []
-    for _, flat in blocks(texts):
-        if flat is None:
-            found.append(ANY)
-            continue
-        digits = flat.has("digit")
-        keys = (flat.lengths >= secrets.SHORTEST_KEY) | (
-            digits & flat.has("letter") & (flat.lengths >= secrets.SHORTEST_NAMED)
-        )
-        found += map(Marks, (flat.total(digits) > 0).tolist(), (flat.total(keys) > 0).tolist())
-    return found
+_FINDERS: tuple[tuple[PiiKind, Callable[[str, Areas], Spans], Mark | None], ...] = (
+    ("url_secret", secrets.url_secrets, None),
+    ("secret", secrets.keys, "keys"),
+    ("email", contact.emails, None),
+    ("mac", network.macs, None),
+    ("ip", network.ips, None),
+    ("iban", money.ibans, "digits"),
+    ("card", money.cards, "digits"),
+    ("national_id", national.national_ids, "digits"),
+    ("birth_date", births.birth_dates, "digits"),
+    ("phone", contact.phones, "digits"),
+    ("address", addresses.numbered, "digits"),
+    ("address", addresses.unnumbered, "places"),
+)
+"""In the order of their claims, with the mark that they need; that of national numbers finds `ssn`, too."""
 
 
 def find(
@@ -62,13 +34,9 @@ def find(
     `more` is what a recogniser of names has found in it: it stands behind what patterns find.
     """
     taken: list[Found] = []
-    near = areas(text) if marks.digits else ()
-    for kind, finder in _FINDERS.items():
-        if kind in _NEED_DIGITS and not marks.digits:
-            continue
-        if kind == "secret" and not marks.keys and secrets.KEY_BEGIN not in text:
-            continue
-        if kind in kinds or (kind == "national_id" and "ssn" in kinds):
+    near = marks.areas if marks.areas is not None else areas(text)
+    for kind, finder, need in _FINDERS:
+        if need not in marks.missing and (kind in kinds or (kind == "national_id" and "ssn" in kinds)):
             _take_all(taken, text, kind, finder(text, near), kinds)
     for found in more:
         if found.kind in kinds:

@@ -1,0 +1,100 @@
+"""Columns laid out by hand, beside pyarrow's own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from luthier.data.passes.columns import bytes_in, column, counts_in, mask, places
+
+GAP = st.none()
+WHOLE = st.integers(-(2**63), 2**63 - 1)
+TEXTS = st.text(st.characters(exclude_categories=("Cs",)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (pa.string(), st.lists(TEXTS | GAP)),
+        (pa.string(), st.lists(st.text("ab ", max_size=5))),
+        (pa.int64(), st.lists(WHOLE | GAP)),
+        (pa.float64(), st.lists(st.floats(allow_nan=False) | WHOLE.map(float) | st.integers(-9, 9) | GAP)),
+        (pa.bool_(), st.lists(st.booleans() | GAP)),
+    ],
+)
+def test_a_column_is_what_pyarrow_makes_of_the_same_values(kind: pa.DataType, values: Any) -> None:
+    @settings(deadline=None)
+    @given(values)
+    def check(some: list[Any]) -> None:
+        ours = column(some, kind)
+        ours.validate(full=True)
+        assert ours.equals(pa.array(some, kind))
+        assert ours.null_count == some.count(None)
+        assert ours.to_pylist() == some
+
+    check()
+
+
+@settings(deadline=None)
+@given(st.lists(st.booleans()))
+def test_a_mask_filters_and_places_take_what_lists_would(wanted: list[bool]) -> None:
+    numbers = pa.array(range(len(wanted)), pa.int64())
+    chosen = [place for place, want in enumerate(wanted) if want]
+    assert numbers.filter(mask(np.array(wanted, dtype=bool))).to_pylist() == chosen
+    assert numbers.take(places(np.array(chosen, dtype=np.int64))).to_pylist() == chosen
+
+
+@settings(deadline=None)
+@given(st.lists(TEXTS | GAP), st.integers(0, 5), st.integers(0, 5))
+def test_bytes_are_counted_as_pyarrow_counts_them_in_any_part(values: list[str | None], start: int, end: int) -> None:
+    for whole in (column(values, pa.string()), pa.array(values, pa.string())):
+        part = whole[start : max(start, len(whole) - end)]
+        for texts in (pa.chunked_array([part]), pa.chunked_array([part, whole, part])):
+            expected = [0 if text is None else len(text.encode()) for text in texts.to_pylist()]
+            assert bytes_in(texts).tolist() == expected
+    assert bytes_in(pa.chunked_array([], pa.string())).tolist() == []
+
+
+@settings(deadline=None)
+@given(st.lists(WHOLE), st.integers(0, 5))
+def test_counts_are_read_from_any_part(values: list[int], start: int) -> None:
+    assert counts_in(column(values, pa.int64())[start:]).tolist() == values[start:]
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [(pa.int64(), [1.5]), (pa.int64(), ["1"]), (pa.int64(), [2**63]), (pa.float64(), ["x"]), (pa.string(), [1])],
+)
+def test_a_value_of_another_type_is_refused_and_never_bent(kind: pa.DataType, values: list[Any]) -> None:
+    with pytest.raises((TypeError, OverflowError)):
+        column(values, kind)
+
+
+def test_half_a_character_is_refused_as_pyarrow_refuses_it() -> None:
+    with pytest.raises(UnicodeEncodeError):
+        column(["\ud800"], pa.string())
+
+
+def test_more_text_than_a_column_holds_is_told_by_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("luthier.data.passes.columns._MOST_BYTES", 4)
+    assert column(["abc", "de"], pa.string()).to_pylist() == ["abc", "de"]
+
+
+def test_no_column_imports_pandas() -> None:
+    code = """
+import sys
+import numpy as np, pyarrow as pa
+from luthier.data.passes.columns import column, mask, places
+table = pa.RecordBatch.from_arrays([column(["a", None], pa.string()), column([1, 2], pa.int64())], names=["a", "b"])
+table = table.filter(mask(np.array([True, False]))).take(places(np.array([0])))
+print(table.to_pydict(), "pandas" in sys.modules)
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "{'a': ['a'], 'b': [1]} False"
