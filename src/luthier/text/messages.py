@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
+from pydantic_core import to_json
 
 from luthier.core.digest import canonical, digest_of
 
@@ -69,7 +71,19 @@ class Example(_Plain):
 def example_id(messages: tuple[Message, ...], label: str | None, meta: Mapping[str, Any], occurrence: int = 0) -> str:
     """16 hexadecimal digits of the content; `occurrence` tells identical rows apart (0 for the first)."""
     content = [message.model_dump(mode="json", exclude_defaults=True) for message in messages]
-    return digest_of([content, label, {key: str(value) for key, value in meta.items()}, occurrence])[:16]
+    texts = {key: str(value) for key, value in meta.items()}
+    digest = _digest_of_texts if all(message.keys() <= _TEXTS for message in content) else digest_of
+    return digest([content, label, texts, occurrence])[:16]
+
+
+_TEXTS = frozenset(("role", "content", "thinking", "name"))
+
+
+def _digest_of_texts(value: list[Any]) -> str:
+    """What `digest_of` says when there are but texts and whole numbers, several times as quickly."""
+    content, label, texts, occurrence = value
+    ordered = [[dict(sorted(message.items())) for message in content], label, dict(sorted(texts.items())), occurrence]
+    return hashlib.sha256(to_json(ordered)).hexdigest()[:32]
 
 
 def prompt_of(example: Example) -> tuple[Message, ...]:

@@ -83,7 +83,7 @@ class Spill:
     def row(self, place: int) -> Row:
         """One row by its place."""
         table, at = self._find(place)
-        cell = dict(zip(ROW_COLUMNS, (column[at].as_py() for column in table.columns), strict=False))
+        cell = {name: table.column(place)[at].as_py() for place, name in enumerate(ROW_COLUMNS)}
         messages = MESSAGES.validate_json(cell.pop("messages"))
         tools = tuple(json.loads(cell.pop("tools")))
         meta = json.loads(cell.pop("meta"))

@@ -29,7 +29,10 @@ def normal(text: str) -> str:
 
 
 def _normal(text: str) -> str:
-    if not text.isascii():
+    if text.isascii():
+        if text.isprintable() and "  " not in text:  # no white space but single spaces
+            return text.strip(" ").lower()
+    else:
         text = unicodedata.normalize("NFKC", text)
     return " ".join(text.casefold().split())
 

@@ -18,9 +18,9 @@ from luthier.text.pii.found import BEFORE, BEHIND, DIGITS, Area
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Mark = Literal["digits", "keys", "places"]
-"""Digits; a word that may be a key or a password (a long one, or one with letters and digits); one that a street
-without a number or a box of the post office is told by."""
+Mark = Literal["digits", "long", "keys", "places"]
+"""Digits; a word as long as a key; one with letters and digits, as passwords have; one that a street without a number
+or a box of the post office is told by."""
 _NAMES: tuple[Mark, ...] = get_args(Mark)
 _MISSING = [
     frozenset(name for bit, name in enumerate(_NAMES) if not code >> bit & 1) for code in range(1 << len(_NAMES))
@@ -55,16 +55,13 @@ def marks(texts: Sequence[str]) -> list[Marks]:
 
 def _of_block(flat: Flat) -> list[Marks]:
     digits = flat.has("digit")
-    keys = (flat.lengths >= secrets.SHORTEST_KEY) | (
-        digits & flat.has("letter") & (flat.lengths >= secrets.SHORTEST_NAMED)
-    )
+    keys = digits & flat.has("letter") & (flat.lengths >= secrets.SHORTEST_NAMED)
     if secrets.KEY_BEGIN in flat.joined:
         keys |= True
-    has = [(flat.total(of_words) > 0).tolist() for of_words in (digits, keys, _may_name_a_place(flat))]
-    return [
-        Marks(_MISSING[one | two << 1 | three << 2], areas)
-        for one, two, three, areas in zip(*has, _areas(flat), strict=True)
-    ]
+    has = np.zeros(len(flat.texts), dtype=np.int64)
+    for bit, words in enumerate((digits, flat.lengths >= secrets.SHORTEST_KEY, keys, _may_name_a_place(flat))):
+        has |= (flat.total(words) > 0).astype(np.int64) << bit
+    return [Marks(_MISSING[code], areas) for code, areas in zip(has.tolist(), _areas(flat), strict=True)]
 
 
 def _may_name_a_place(flat: Flat) -> NDArray[np.bool_]:

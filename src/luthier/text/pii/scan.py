@@ -11,7 +11,8 @@ from luthier.text.pii.marks import ANY, Mark, Marks
 
 _FINDERS: tuple[tuple[PiiKind, Callable[[str, Areas], Spans], Mark | None], ...] = (
     ("url_secret", secrets.url_secrets, None),
-    ("secret", secrets.keys, "keys"),
+    ("secret", secrets.published, "long"),
+    ("secret", secrets.named, "keys"),
     ("email", contact.emails, None),
     ("mac", network.macs, None),
     ("ip", network.ips, None),

@@ -60,16 +60,16 @@ _ENOUGH_BITS = 2.0
 """Least entropy of a character; passwords people choose have about 2.5 bits, words repeated have less."""
 
 
-def keys(text: str, _areas: Areas) -> Spans:
-    """Keys and tokens with a published beginning, private keys, and what a word such as `password` names."""
-    yield from _published(text)
-    if any(word in text for word in ("Bearer ", "Basic ")):
+def named(text: str, _areas: Areas) -> Spans:
+    """Private keys, and what a word such as `password` or `Bearer` names."""
+    if "Bearer " in text or "Basic " in text:
         yield from (Span(*found.span(1), "bearer") for found in _BEARER.finditer(text) if _looks_random(found[1]))
     yield from _named(text)
     yield from _private_keys(text)
 
 
-def _published(text: str) -> Spans:
+def published(text: str, _areas: Areas) -> Spans:
+    """Keys and tokens with a beginning that their provider has published."""
     long = " ".join([word for word in text.split() if len(word) >= SHORTEST_KEY])
     if not long:
         return
