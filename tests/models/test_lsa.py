@@ -48,6 +48,16 @@ def test_what_no_text_has_lies_nowhere() -> None:
     assert points[1].any()
 
 
+@pytest.mark.parametrize(
+    "texts", [["a b c d"] * 9, ["a b c d"] * 8 + ["A  b c d"], ["one two", "one two", "one two three"]]
+)
+def test_texts_without_a_difference_are_points_all_the_same(texts: list[str]) -> None:
+    """Their variance is nothing, by which scikit-learn divides; a warning is an error here."""
+    points = Lsa().points(texts, base=Path(), seed=0)
+    assert np.isfinite(points).all()
+    assert np.allclose(points[0] @ points[1], 1)
+
+
 def test_of_many_texts_a_draw_by_content_is_learnt_from(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Lsa().space(TEXTS, base=Path(), seed=0)
     monkeypatch.setattr(Lsa, "learns_from", 40)

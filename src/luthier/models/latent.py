@@ -62,7 +62,7 @@ class Latent:
         wanted = min(dimensions, own.width - 1)
         if wanted < 2:
             return own
-        with np.errstate(invalid="ignore"):  # equal texts have no variance to be explained
+        with np.errstate(invalid="ignore", divide="ignore"):  # equal texts have no variance to be explained
             svd = TruncatedSVD(wanted, random_state=seed % 2**32).fit(own._features(texts))
         return cls(own._vectorizers, np.ascontiguousarray(svd.components_))
 

@@ -31,13 +31,15 @@ class SemanticDedup(SetOperator):
 
     Texts become points; two rows are twins when the cosine between theirs reaches the threshold (Abbas et al. 2023,
     SemDeDup). All pairs are compared, those near the threshold in double precision: no answer depends on luck, on the
-    order of rows or on how many are read together. Time grows with the square of the rows that stay.
+    order of rows or on how many are read together. Time grows with the square of the rows that stay. Where the embedder
+    learns from the rows, those that stayed make another space in which others may be twins.
     """
 
     kind: Literal["semantic_dedup"] = "semantic_dedup"
     reads: ClassVar[tuple[Reads, ...]] = ("prompt", "answer")
     suggested_at: ClassVar[int] = 65
     writes: ClassVar[dict[str, Column]] = {"cluster": "text", "similarity": "number"}
+    idempotent: ClassVar[bool] = False
 
     threshold: float = Field(default=0.9, ge=0.5, le=1)
     """Cosine from which two rows are twins; what it means depends on the embedder, so look at some pairs first with
