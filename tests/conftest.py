@@ -57,26 +57,60 @@ def minilm() -> str:
     return MINILM
 
 
+class Postgres:
+    """A PostgreSQL server of a test's own, which can go away and come back."""
+
+    def __init__(self) -> None:
+        programs = _postgres_programs()
+        if programs is None:
+            pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+        self.folder = Path(tempfile.mkdtemp(prefix="luthier-pg-"))
+        as_user: list[str] = []
+        if os.geteuid() == 0:
+            user = pwd.getpwnam("postgres")
+            os.chown(self.folder, user.pw_uid, user.pw_gid)
+            as_user = ["runuser", "-u", "postgres", "--"]
+        data = self.folder / "data"
+        _quietly([*as_user, str(programs / "initdb"), "-D", str(data), "-U", "postgres", "-A", "trust", "--no-sync"])
+        self._control = [
+            *as_user, str(programs / "pg_ctl"), "-D", str(data), "-w", "-l", str(self.folder / "log")
+        ]  # fmt: skip
+        self.start()
+
+    def start(self) -> None:
+        """Begin to answer, on a socket in the folder."""
+        _quietly([*self._control, "-o", f"-k {self.folder} -c listen_addresses= -c fsync=off", "start"])
+
+    def stop(self) -> None:
+        """Answer no more, at once."""
+        _quietly([*self._control, "-m", "immediate", "stop"])
+
+    def remove(self) -> None:
+        """Leave nothing behind."""
+        self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def url(self) -> str:
+        """Of a database that is there from the start."""
+        return f"postgresql://postgres@/postgres?host={self.folder}"
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """The folder of the socket of a PostgreSQL server that only this test session uses."""
-    programs = _postgres_programs()
-    if programs is None:
-        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
-    folder = Path(tempfile.mkdtemp(prefix="luthier-pg-"))
-    as_user: list[str] = []
-    if os.geteuid() == 0:
-        user = pwd.getpwnam("postgres")
-        os.chown(folder, user.pw_uid, user.pw_gid)
-        as_user = ["runuser", "-u", "postgres", "--"]
-    data = folder / "data"
-    _quietly([*as_user, str(programs / "initdb"), "-D", str(data), "-U", "postgres", "-A", "trust", "--no-sync"])
-    settings = f"-k {folder} -c listen_addresses= -c fsync=off"
-    control = [*as_user, str(programs / "pg_ctl"), "-D", str(data), "-w", "-l", str(folder / "log")]
-    _quietly([*control, "-o", settings, "start"])
-    yield str(folder)
-    _quietly([*control, "-m", "immediate", "stop"])
-    shutil.rmtree(folder, ignore_errors=True)
+    server = Postgres()
+    yield str(server.folder)
+    server.remove()
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[Postgres]:
+    """A server that one test may stop."""
+    pytest.importorskip("psycopg", reason="needs psycopg (extra `postgres`)")
+    server = Postgres()
+    yield server
+    server.remove()
 
 
 def _postgres_programs() -> Path | None:

@@ -26,8 +26,12 @@ def add_to(app: typer.Typer) -> None:
 
 def serve(
     models: Annotated[
-        list[str], typer.Argument(metavar="MODEL …", help="RECIPE:STEP, a recipe's last model, or a base model's name.")
-    ],
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL …]",
+            help="RECIPE:STEP, a recipe's last model, or a base model's name; what is released is served anyhow.",
+        ),
+    ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8000,
     host: Annotated[str, typer.Option(help="Beyond this machine only when there are keys.")] = "127.0.0.1",
     engine: Annotated[
@@ -51,7 +55,7 @@ def serve(
         sys.stdout.flush()
 
     place = Place(host=host, port=port, grace_s=grace)
-    return serve_models(models, place, engine=engine, deadline_s=deadline, traces=traces, tell=tell)
+    return serve_models(models or (), place, engine=engine, deadline_s=deadline, traces=traces, tell=tell)
 
 
 @keys_app.command("add")

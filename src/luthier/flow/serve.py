@@ -36,7 +36,7 @@ def serve(
     traces: bool = True,
     tell: Callable[[Listening], None],
 ) -> int:
-    """Serve models until told to stop; the exit code is 0 when nothing was cut off.
+    """Serve models, and those that are released under names, until told to stop; 0 when nothing was cut off.
 
     With `traces`, every request is kept in the traffic of the recipe here.
     """
@@ -44,14 +44,21 @@ def serve(
     from luthier.serve.gateway import Gateway
     from luthier.serve.ring import RingWatch
     from luthier.serve.running import run_gateway
+    from luthier.traffic.follow import Follower
 
     chosen = engine_of(engine) if engine is not None else None
-    with Ledger(ledger_url(store_here().root)) as ledger, closing(_Kept(traces)) as kept:
+    url = ledger_url(store_here().root)
+    with Ledger(url) as ledger, closing(_Kept(traces)) as kept:
 
         async def running() -> bool:
             fleet = Fleet(lambda word: open_model(word, chosen))
-            gateway = Gateway(fleet, recorder=kept.recorder, deadline_s=deadline_s)
-            return await run_gateway(gateway, models, place, RingWatch(ledger), routers=kept.routes(), tell=tell)
+            names = Follower(lambda: Ledger(url), fleet)
+            gateway = Gateway(fleet, resolver=names, recorder=kept.recorder, deadline_s=deadline_s)
+            async with names:
+                if not models and not names.names():
+                    remedy = "name a model, or release one: luthier release support@prod RECIPE:STEP"
+                    raise InputError("there is nothing to serve", where=Where(field="MODEL"), remedy=remedy)
+                return await run_gateway(gateway, models, place, RingWatch(ledger), routers=kept.routes(), tell=tell)
 
         return 0 if asyncio.run(running()) else 130
 

@@ -1,0 +1,116 @@
+"""Commands about releases: release ALIAS MODEL, list, history, compare, promote, roll-back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from luthier.cli.output import Json, say, say_json
+
+if TYPE_CHECKING:
+    from luthier.traffic.releases import Release
+
+Alias = Annotated[str, typer.Argument(metavar="ALIAS", help="What it is for, @, and where: support@prod.")]
+
+
+class _Group(TyperGroup):
+    """`luthier release support@prod MODEL` needs no verb."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the verb there."""
+        return super().parse_args(ctx, ["put", *args] if args and "@" in args[0] else args)
+
+
+release_app = typer.Typer(
+    cls=_Group,
+    help="Names that applications ask for: release ALIAS MODEL, list, history, compare, promote, roll-back.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.add_typer(release_app, name="release")
+
+
+@release_app.command("put")
+def release_put(
+    alias: Alias,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="RECIPE:STEP, a recipe, a digest, or a base model.")],
+    canary: Annotated[str | None, typer.Option(help="Try it on this share of users only, such as 10%.")] = None,
+    shadow: Annotated[bool, typer.Option("--shadow", help="Ask it the same, unheard.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Let a model answer to a name; `put` may be left out."""
+    from luthier.flow import release
+
+    _say(release.release(alias, model, canary, shadow=shadow), as_json=as_json)
+
+
+@release_app.command("list")
+def release_list(as_json: Json = False) -> None:
+    """List what every name means."""
+    from luthier.flow import release
+
+    found = release.listed()
+    if as_json:
+        say_json([release.shown(one) for one in found])
+        return
+    for one in found:
+        say(release.told(one))
+    if not found:
+        say("nothing is released yet: luthier release support@prod RECIPE:STEP")
+
+
+@release_app.command("history")
+def release_history(alias: Alias, as_json: Json = False) -> None:
+    """List all changes of a name, the latest first."""
+    from luthier.flow import release
+
+    found = release.history(alias)
+    if as_json:
+        say_json([release.shown(one) for one in found])
+        return
+    for one in found:
+        say(f"{one.at:%Y-%m-%d %H:%M:%S} {one.did:<9} {release.told(one)}")
+
+
+@release_app.command("compare")
+def release_compare(alias: Alias, as_json: Json = False) -> None:
+    """Compare what is tried under a name with what answers to it, by what came back."""
+    from luthier.flow import release
+
+    found = release.compared(alias)
+    if as_json:
+        say_json(found)
+        return
+    for line in release.difference_lines(found):
+        say(line)
+
+
+@release_app.command("promote")
+def release_promote(alias: Alias, as_json: Json = False) -> None:
+    """Let what is tried answer everybody."""
+    from luthier.flow import release
+
+    _say(release.promote(alias), as_json=as_json)
+
+
+@release_app.command("roll-back")
+def release_roll_back(alias: Alias, as_json: Json = False) -> None:
+    """Stop what is tried, or else go back to the model before."""
+    from luthier.flow import release
+
+    _say(release.roll_back(alias), as_json=as_json)
+
+
+def _say(found: Release, *, as_json: bool) -> None:
+    from luthier.flow import release
+
+    if as_json:
+        say_json(release.shown(found))
+    else:
+        say(release.told(found))

@@ -1,0 +1,152 @@
+"""Is one of two arms of live traffic better? Different people were asked, so nothing is paired.
+
+Shares are compared by Newcombe's hybrid score interval and Fisher's exact test, other means by Welch's interval and
+t-test; where the same people come again, their means are compared, since what one person gets is no news twice.
+
+Newcombe 1998, Stat. Med. 17 (method 10); Welch 1947; Fisher 1922.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+
+class Seen(NamedTuple):
+    """One measured value, and of whom; nobody is the same as nobody else."""
+
+    value: float
+    who: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """The mean of the first arm minus that of the second."""
+
+    first: float
+    second: float
+    difference: float
+    low: float
+    high: float
+    """The ends of the 95 % interval."""
+    p: float
+    """Two-sided."""
+    test: str
+    rows: tuple[int, int]
+    people: tuple[int, int]
+    """How many were independent of each other."""
+
+    def as_json(self) -> dict[str, Any]:
+        """All fields as plain values."""
+        return {**vars(self), "rows": list(self.rows), "people": list(self.people)}
+
+
+def between(first: Sequence[Seen], second: Sequence[Seen]) -> Difference | None:
+    """Compare two arms; None when one of them has nothing to show."""
+    a, b = _people(first), _people(second)
+    if not a or not b:
+        return None
+    alone = len(a) == len(first) and len(b) == len(second)
+    if alone and {*a, *b} <= {0.0, 1.0}:
+        low, high, p, test = *newcombe(sum(a), len(a), sum(b), len(b)), *_fisher(a, b)
+    else:
+        low, high, p = _welch(a, b)
+        test = "Welch" if alone else "Welch, over people"
+    mean_a, mean_b = sum(a) / len(a), sum(b) / len(b)
+    return Difference(
+        first=mean_a,
+        second=mean_b,
+        difference=mean_a - mean_b,
+        low=low,
+        high=high,
+        p=p,
+        test=test,
+        rows=(len(first), len(second)),
+        people=(len(a), len(b)),
+    )
+
+
+def _people(seen: Sequence[Seen]) -> list[float]:
+    """One mean for each person; whoever is not known stands alone."""
+    by_person: dict[str | int, list[float]] = defaultdict(list)
+    for place, one in enumerate(seen):
+        by_person[place if one.who is None else one.who].append(one.value)
+    return [sum(values) / len(values) for values in by_person.values()]
+
+
+def newcombe(right_a: float, rows_a: int, right_b: float, rows_b: int) -> tuple[float, float]:
+    """The 95 % interval of a difference of two independent shares, from Wilson's of each."""
+    from luthier.metrics.resample import wilson
+
+    a, b = right_a / rows_a, right_b / rows_b
+    (low_a, high_a), (low_b, high_b) = wilson(right_a, rows_a), wilson(right_b, rows_b)
+    difference = a - b
+    low = difference - math.sqrt((a - low_a) ** 2 + (high_b - b) ** 2)
+    high = difference + math.sqrt((high_a - a) ** 2 + (b - low_b) ** 2)
+    return max(-1.0, low), min(1.0, high)
+
+
+def _fisher(a: Sequence[float], b: Sequence[float]) -> tuple[float, str]:
+    from scipy.stats import fisher_exact
+
+    table = [[sum(a), len(a) - sum(a)], [sum(b), len(b) - sum(b)]]
+    return float(fisher_exact(table)[1]), "Fisher, exact"
+
+
+def _welch(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
+    """Interval and p; with fewer than two people in an arm, or no variance at all, nothing is known of chance."""
+    from scipy.stats import ttest_ind
+
+    difference = sum(a) / len(a) - sum(b) / len(b)
+    if min(len(a), len(b)) < 2:
+        return -math.inf, math.inf, 1.0
+    if len({*a}) == len({*b}) == 1:
+        return difference, difference, float(difference == 0)
+    found = ttest_ind(a, b, equal_var=False)
+    ends = found.confidence_interval(0.95)
+    return float(ends.low), float(ends.high), float(found.pvalue)
+
+
+def paired(first: Sequence[float], second: Sequence[float]) -> Difference:
+    """Compare two models on the very same requests.
+
+    Shares by Bonett and Price's interval and McNemar's test, other means by the t interval and test of the differences.
+    """
+    from luthier.metrics.paired import bonett_price, mcnemar
+
+    rows = len(first)
+    gains = [a - b for a, b in zip(first, second, strict=True)]
+    if {*first, *second} <= {0.0, 1.0}:
+        fixed, broken = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
+        interval = bonett_price(fixed, broken, rows)
+        low, high, p, test = interval.low, interval.high, mcnemar(fixed, broken), "McNemar, mid-p"
+    else:
+        low, high, p = _t(gains)
+        test = "t, paired"
+    mean_a, mean_b = sum(first) / rows, sum(second) / rows
+    return Difference(
+        first=mean_a,
+        second=mean_b,
+        difference=mean_a - mean_b,
+        low=low,
+        high=high,
+        p=p,
+        test=test,
+        rows=(rows, rows),
+        people=(rows, rows),
+    )
+
+
+def _t(gains: Sequence[float]) -> tuple[float, float, float]:
+    from scipy.stats import ttest_1samp
+
+    if len(gains) < 2:
+        return -math.inf, math.inf, 1.0
+    if len({*gains}) == 1:
+        return gains[0], gains[0], float(gains[0] == 0)
+    found = ttest_1samp(gains, 0.0)
+    ends = found.confidence_interval(0.95)
+    return float(ends.low), float(ends.high), float(found.pvalue)
