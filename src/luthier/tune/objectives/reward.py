@@ -11,7 +11,7 @@ from pydantic import Field
 from luthier.core.errors import DataError, Where
 from luthier.models.sequence import REWARD, without_padding
 from luthier.text.messages import Example
-from luthier.text.preference import margin_of
+from luthier.text.preference import number_of
 from luthier.tune.objective import NOTHING, About, Lesson, Loss, Objective, of_rows
 from luthier.tune.pairs import count_pairs, pair_lessons, pair_remedy, ranking, sides
 
@@ -69,7 +69,7 @@ class Reward(Objective):
     def _margin(self, example: Example) -> float:
         if self.margin is None:
             return 0.0
-        found = margin_of(example, self.margin)
+        found = number_of(example, self.margin)
         if found is None or found < 0:
             origin = example.origin
             where = Where(file=origin.file, line=origin.line, field=self.margin)
