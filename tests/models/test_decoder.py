@@ -10,10 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 
 from luthier.core.errors import DataError, ModelError
 from luthier.models.decoder import BASE, Ask, Decoder, Sampling, Written
+from luthier.models.decoding.together import Together
+from luthier.models.kernels.calls import torch_only
+from luthier.models.kernels.rows import rows_kernels
 from luthier.models.load import Loaded
 from luthier.models.logprobs import logprobs
 from luthier.models.pack import Row, pack
@@ -95,11 +98,16 @@ def test_what_was_read_is_found_again() -> None:
     assert decoder.cached_tokens(second) == 48
 
 
-def test_the_same_prompt_is_read_once_by_those_who_come_together() -> None:
-    model = llama()
-    decoder = Decoder(opened(model))
+def test_the_same_prompt_is_read_once_by_those_who_come_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = Decoder(opened(llama()))
     read: list[int] = []
-    model.model.embed_tokens.register_forward_hook(lambda _, told, __: read.append(told[0].numel()))
+    own = Together.read
+
+    def counted(self: Together, portions: Any) -> Any:
+        read.extend(portion.tokens for portion in portions)
+        return own(self, portions)
+
+    monkeypatch.setattr(Together, "read", counted)
     tickets = [admitted(decoder, greedily([*SYSTEM[:32], at], 2)) for at in range(8)]
     finished(decoder, tickets)
     assert sum(read) == 33 + 7 + 8
@@ -264,3 +272,112 @@ def test_nobody_is_disturbed_by_those_who_come_and_go(data: st.DataObject) -> No
         wanted = ALONE.get(prompt) or ALONE.setdefault(prompt, alone(MODEL, list(prompt), 20))
         assert [one.token for one in found[ticket]] == wanted[:limit]
     assert decoder.step() == []
+
+
+def numbers(decoder: Decoder, asks: list[Ask]) -> list[list[tuple[int, float]]]:
+    """Tokens and their log-probabilities, to the last bit."""
+    tickets = [admitted(decoder, ask) for ask in asks]
+    found = finished(decoder, tickets)
+    return [[(one.token, one.logprob) for one in found[ticket]] for ticket in tickets]
+
+
+STRANGERS = [[*SYSTEM[at : at + 3 * at], 60 - at, at, 3 * at] for at in range(1, 16)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "mistral-window", "gemma3", "phi3", "neox", "mamba"])
+def test_numbers_are_the_same_in_any_company_to_the_last_bit(family: str, dtype: torch.dtype) -> None:
+    if rows_kernels() is None:
+        pytest.skip("no kernels here: torch's sums depend on how many rows there are")
+    model = written_by(family).to(dtype)
+    ask = greedily(PROMPTS[0])
+    (alone,) = numbers(Decoder(opened(model)), [ask])
+    decoder = Decoder(opened(model))
+    assert numbers(decoder, [*map(greedily, STRANGERS), ask])[-1] == alone
+    assert numbers(decoder, [ask]) == [alone]  # its prompt is found again
+    warm = Decoder(opened(model))
+    numbers(warm, [greedily(SYSTEM[:33])])
+    assert numbers(warm, [greedily([3, 4]), ask])[-1] == alone
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads_change_no_bit(threads: int) -> None:
+    if rows_kernels() is None:
+        pytest.skip("no kernels here")
+    before = torch.get_num_threads()
+    model = written_by("llama", hidden_size=512, intermediate_size=1024)
+    try:
+        torch.set_num_threads(threads)
+        found = numbers(Decoder(opened(model)), [greedily(prompt, 6) for prompt in PROMPTS])
+        torch.set_num_threads(3 - threads)
+        assert numbers(Decoder(opened(model)), [greedily(prompt, 6) for prompt in PROMPTS]) == found
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt-oss", "deepseek-v3"])
+def test_torch_writes_the_same_without_kernels(family: str) -> None:
+    model = written_by(family)
+    wanted = [alone(model, prompt, 8) for prompt in PROMPTS]
+    with torch_only():
+        decoder = Decoder(opened(model))
+        assert ids_of(decoder, [greedily(prompt, 8) for prompt in PROMPTS]) == wanted
+        assert ids_of(decoder, [greedily(prompt, 8) for prompt in PROMPTS]) == wanted
+
+
+def test_what_was_read_with_other_weights_is_not_found() -> None:
+    model = llama()
+    decoder = Decoder(opened(model))
+    ids_of(decoder, [greedily(PROMPTS[0], 10)])
+    with torch.no_grad():
+        model.model.layers[0].self_attn.k_proj.weight.mul_(-1)
+    assert ids_of(decoder, [greedily(PROMPTS[0], 10)]) == [alone(model, PROMPTS[0], 10)]
+    model.model.layers[1].mlp.up_proj.weight.data = -model.model.layers[1].mlp.up_proj.weight.data
+    assert ids_of(decoder, [greedily(PROMPTS[0], 10)]) == [alone(model, PROMPTS[0], 10)]
+
+
+def test_an_adapter_that_is_loaded_later_speaks_too() -> None:
+    model = adapted(llama()).float()
+    decoder = Decoder(opened(model))
+    ids_of(decoder, [greedily(PROMPTS[0], 6)])
+    with no_peft_warning():
+        model.add_adapter("late", LoraConfig(r=2, target_modules=["v_proj"], task_type="CAUSAL_LM"))
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B.late" in name:
+                parameter.normal_(std=0.5)
+    found = ids_of(decoder, [greedily(PROMPTS[0], 8, adapter="late"), greedily(PROMPTS[0], 8)])
+    default = alone(model, PROMPTS[0], 8)
+    model.set_adapter("late")
+    assert found == [alone(model, PROMPTS[0], 8), default]
+
+
+def test_dora_is_written_by_its_own_modules() -> None:
+    with no_peft_warning():
+        made = get_peft_model(
+            llama(), LoraConfig(r=3, target_modules=["q_proj", "up_proj"], use_dora=True, task_type="CAUSAL_LM")
+        )
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.3)
+    made = made.float().eval()
+    found = ids_of(Decoder(opened(made)), [greedily(PROMPTS[0], 8), greedily(PROMPTS[0], 8, adapter=BASE)])
+    wanted = alone(made, PROMPTS[0], 8)
+    with made.disable_adapter():
+        assert found == [wanted, alone(made, PROMPTS[0], 8)]
+
+
+def test_a_model_that_learns_is_written_without_dropout() -> None:
+    with no_peft_warning():
+        lora = LoraConfig(r=3, target_modules=["qkv_proj"], lora_dropout=0.9, task_type="CAUSAL_LM")
+        model = get_peft_model(written_by("phi3"), lora).train()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.5)
+    found = ids_of(Decoder(opened(model)), [greedily(PROMPTS[0], 8)])
+    assert model.training
+    assert found == [alone(model.eval(), PROMPTS[0], 8)]

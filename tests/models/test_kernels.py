@@ -16,7 +16,7 @@ from transformers.models.llama.modeling_llama import LlamaMLP, apply_rotary_pos_
 from luthier.models import gates, rotary
 from luthier.models.kernels import calls
 from luthier.models.kernels.calls import Kernels, at, kernels_of, torch_only
-from luthier.models.kernels.compiled import Compiled, compiled, compiler
+from luthier.models.kernels.compiled import IN_ANY_ORDER, Compiled, compiled, compiler
 from luthier.models.kernels.trial import passes
 from luthier.models.logprobs import logprobs, reading
 from luthier.models.pack import Row, pack
@@ -127,17 +127,17 @@ def test_a_kernel_that_is_wrong_is_never_used(kernels: Kernels, one_cache: Path)
         tried.append(made)
         return passes(Wrong(made))
 
-    assert compiled(wrong) is None
-    assert compiled(wrong) is None
+    assert compiled("bf16.c", wrong, *IN_ANY_ORDER) is None
+    assert compiled("bf16.c", wrong, *IN_ANY_ORDER) is None
     assert len(tried) == 1  # it is remembered
     assert at(LIKE) is None
 
 
 def test_without_a_compiler_torch_computes(one_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", "false")
-    assert compiled(lambda _: True) is None
+    assert compiled("bf16.c", lambda _: True) is None
     monkeypatch.setenv("CC", "no-such-compiler")
-    assert compiled(lambda _: True) is None
+    assert compiled("bf16.c", lambda _: True) is None
     monkeypatch.delenv("CC")
     monkeypatch.setenv("PATH", str(one_cache))
     assert compiler() is None

@@ -13,7 +13,8 @@ company.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -47,7 +48,8 @@ class Decoder:
     def __init__(self, loaded: Loaded, *, tokens: int = TOKENS) -> None:
         refuse_sequence(plain_model(loaded.model))
         self._model = loaded.model
-        self._reader = _reader(loaded.model, tokens)
+        with _without_dropout(loaded.model):
+            self._reader = _reader(loaded.model, tokens)
         self._lines: dict[int, Line] = {}
         self._done: dict[int, Line] = {}
         self._tickets = 0
@@ -79,7 +81,8 @@ class Decoder:
         portions = self._next()
         if not portions:
             return []
-        logits = self._reader.read(portions)
+        with _without_dropout(self._model):
+            logits = self._reader.read(portions)
         lasts = [portion.line for portion in portions if portion.last]
         for line, count in portions:
             line.read += count
@@ -133,6 +136,19 @@ class Decoder:
         if is_enough(line.written, line.ask.stop):
             return "stop"
         return "length" if len(line.ids) >= line.end else None
+
+
+@contextmanager
+def _without_dropout(model: torch.nn.Module) -> Iterator[None]:
+    """Let a model that learns be read as it is evaluated."""
+    learning = [module for module in model.modules() if module.training] if model.training else []
+    for module in learning:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in learning:
+            module.training = True
 
 
 def _reader(model: object, tokens: int) -> Reader:

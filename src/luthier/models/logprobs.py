@@ -30,7 +30,7 @@ from luthier.models.soft import NO_PROMPT, SoftPrompt, soft_prompt
 
 FEW_TARGETS = 4
 """Training reads logits in fp32 while at most one token in this many is learnt: below that it costs next to nothing."""
-_AGREES = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 8e-2, torch.float16: 2e-2}
+AGREES = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 8e-2, torch.float16: 2e-2}
 _FAULTS = (TypeError, ValueError, AttributeError, LookupError, RuntimeError)
 _SEEN_WHOLE = {"full_attention", "sliding_attention", "attention"}
 
@@ -48,15 +48,12 @@ class Reading:
     """Rotary positions of a whole batch change when a row in it is longer than this; such rows are read alone."""
 
 
-def logprobs(
-    model: torch.nn.Module, pack: Pack, *, quick: bool = True, whole: bool = False, as_learnt: bool = False
-) -> Tensor:
+def logprobs(model: torch.nn.Module, pack: Pack, *, quick: bool = True, whole: bool = False) -> Tensor:
     """(N,) log-probabilities of the pack's targets, in fp32 (float64 when the model is).
 
     For a pack with choices (N, 1 + K): the target's, then those of the choices at the pack's temperature. With a
     sequence head the targets are numbers of its outputs, and a single output is given as it is. `whole` lets every
-    layer see every token, for those who watch the layers. `as_learnt` rounds logits as they are rounded while the model
-    learns, also where no gradient is wanted.
+    layer see every token, for those who watch the layers.
     """
     inner, how, soft = plain_model(model), reading(model), soft_prompt(model)
     how = replace(how, short=False) if whole else how
@@ -70,17 +67,12 @@ def logprobs(
         sources, places = torch.unique(pack.sources, return_inverse=True)
         path = torch.empty_like(sources).scatter_(0, places, pack.path)  # any row that a state lies on
         hidden = _hidden(inner, replace(pack, sources=sources, path=path), soft, how, quick)
-        return how.head.given(hidden, places, pack.targets, precise=not as_learnt or _precise(pack))
+        return how.head.given(hidden, places, pack.targets)
     hidden = _hidden(inner, pack, soft, how, quick)
-    precise = not (torch.is_grad_enabled() or as_learnt) or _precise(pack)
+    precise = not torch.is_grad_enabled() or pack.sources.shape[0] * FEW_TARGETS <= pack.tokens
     if pack.choices is None:
         return how.head.logprobs(hidden, pack.targets, precise=precise)
     return how.head.choices(hidden, pack.targets, pack.choices, temperature=pack.temperature, precise=precise)
-
-
-def _precise(pack: Pack) -> bool:
-    """Whether logits are computed in fp32 while a pack is learnt."""
-    return pack.sources.shape[0] * FEW_TARGETS <= pack.tokens
 
 
 @torch.no_grad()
@@ -222,7 +214,7 @@ def _short(model: Any, probe: Pack) -> bool:
         return False
     few = replace(probe, sources=probe.sources[::5])
     found, wanted = (_hidden_packed(model, few, NO_PROMPT, True, short=short) for short in (True, False))
-    if same := distance(found, wanted) <= _AGREES[wanted.dtype] / 10:
+    if same := distance(found, wanted) <= AGREES[wanted.dtype] / 10:
         return same
     remove(decoder)
     return False
@@ -235,7 +227,7 @@ def _refuse_foresight(model: Any, probe: Pack, padded: Tensor) -> None:
     ids[ends] = (ids[ends] + 1) % model.config.get_text_config().vocab_size
     earlier = ~torch.isin(probe.sources, ends.to(probe.sources.device))
     other = _hidden_padded(model, replace(probe, ids=ids))
-    if distance(other[earlier], padded[earlier]) > _AGREES[padded.dtype]:
+    if distance(other[earlier], padded[earlier]) > AGREES[padded.dtype]:
         remedy = "take a model that was trained to predict the next token"
         raise ModelError(f"{type(model).__name__} sees the tokens that it is to predict", remedy=remedy)
 
@@ -273,7 +265,7 @@ def _why_padded(model: Any, probe: Pack, padded: Tensor) -> str:
     if why := _why_unknown(model.config.get_text_config(), now):
         return why
     difference = distance(whole.last_hidden_state[0].index_select(0, probe.sources), padded)
-    return "" if difference <= _AGREES[padded.dtype] else f"packed and padded rows differ by {difference:.1%}"
+    return "" if difference <= AGREES[padded.dtype] else f"packed and padded rows differ by {difference:.1%}"
 
 
 def _why_not_tried(model: Any, decoder: Any) -> str:
@@ -308,7 +300,7 @@ def _head(model: Any, probe: Pack, hidden: Tensor) -> Head | None:
     head = Head(linear, _shape(model.config.get_text_config()))
     own = _chosen(_own_logits(model, probe), probe)
     found = head.logprobs(hidden, probe.targets, precise=False)
-    return head if distance(found, own) <= _AGREES[hidden.dtype] else None
+    return head if distance(found, own) <= AGREES[hidden.dtype] else None
 
 
 def _shape(config: Any) -> Shape:

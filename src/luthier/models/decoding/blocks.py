@@ -6,6 +6,7 @@ with the same tokens finds it. Blocks that nobody uses stay while there is room,
 
 from __future__ import annotations
 
+from array import array
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
@@ -32,11 +33,8 @@ class Held:
     root: Hashable
     known: list[Node] = field(default_factory=list)
     own: list[int] = field(default_factory=list)
-
-    @property
-    def table(self) -> list[int]:
-        """Its blocks in the order of its tokens."""
-        return [node.block for node in self.known] + self.own
+    table: array[int] = field(default_factory=lambda: array("i"))
+    """All its blocks in the order of its tokens."""
 
 
 class Blocks:
@@ -62,6 +60,7 @@ class Blocks:
             self.release(held)
             return None
         held.own = [self._take() for _ in range(wanted)]
+        held.table = array("i", [*(node.block for node in held.known), *held.own])
         return held
 
     def find(self, held: Held, ids: Sequence[int]) -> int:
@@ -73,10 +72,11 @@ class Blocks:
             node = self._nodes.get(self._key(held, ids))
             if node is None:
                 break
+            if held.own:
+                self._free.append(held.own.pop(0))
+                held.table[len(held.known)] = node.block
             self._use(node)
             held.known.append(node)
-            self._free += held.own[:1]
-            del held.own[:1]
         return len(held.known) * BLOCK
 
     def next(self, held: Held, ids: Sequence[int]) -> Hashable:
@@ -94,6 +94,7 @@ class Blocks:
                     node.parent.children += 1
             else:  # somebody else was quicker, with the same numbers
                 self._free.append(block)
+                held.table[len(held.known)] = node.block
             self._use(node)
             held.known.append(node)
 

@@ -25,7 +25,7 @@ def choose(logits: Tensor, lines: list[Line]) -> list[Choice]:
     tokens = [_token(row, line, first) for row, line, first in zip(logits, lines, likeliest, strict=True)]
     places = torch.tensor(tokens, device=logits.device)[:, None]
     own = (logits.gather(1, places)[:, 0] - whole).tolist()
-    tops = [_top(row - total, line) for row, total, line in zip(logits, whole, lines, strict=True)]
+    tops = [_top(row, total, line) for row, total, line in zip(logits, whole, lines, strict=True)]
     return [Choice(*one) for one in zip(tokens, own, tops, strict=True)]
 
 
@@ -52,9 +52,9 @@ def draw(shares: Tensor, top_p: float, chance: torch.Generator) -> int:
     return int(torch.multinomial(shares, 1, generator=chance))
 
 
-def _top(logprobs: Tensor, line: Line) -> tuple[tuple[int, float], ...]:
-    count = min(line.ask.top_logprobs, logprobs.shape[0])
+def _top(logits: Tensor, whole: Tensor, line: Line) -> tuple[tuple[int, float], ...]:
+    count = min(line.ask.top_logprobs, logits.shape[0])
     if not count:
         return ()
-    found = logprobs.topk(count)
-    return tuple(zip(found.indices.tolist(), found.values.tolist(), strict=True))
+    found = logits.topk(count)
+    return tuple(zip(found.indices.tolist(), (found.values - whole).tolist(), strict=True))

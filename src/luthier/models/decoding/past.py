@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,60 +18,77 @@ from transformers import AttentionInterface
 from luthier.models.attention import implemented, manner_of
 from luthier.models.attention.plain import Manner
 from luthier.models.decoding.blocks import BLOCK
+from luthier.models.kernels import rows
+from luthier.models.kernels.rows import Rows, rows_kernels
 
 NAME = "luthier_past"
+
+
+class Part(NamedTuple):
+    """What one line adds to a visit."""
+
+    read: int
+    """How many of its tokens were read before."""
+    new: int
+    """How many are read now."""
+    table: array[int]
+    """Its blocks."""
 
 
 @dataclass(frozen=True, eq=False)
 class Visit:
     """T new tokens of several lines that are read in one pass."""
 
-    tables: tuple[Tensor, ...]
-    """The blocks of each line, as many as its tokens so far take."""
-    begins: tuple[int, ...]
-    """How many tokens of each line were read before."""
-    ends: tuple[int, ...]
-    """The last new token of each line, among all new ones."""
-    positions: Tensor  # (T,) place of each new token in its line
-    blocks: Tensor  # (T,) where its keys and values go
-    offsets: Tensor  # (T,) and where in there
+    parts: Sequence[Part]
+    device: torch.device
 
-    @classmethod
-    def of(cls, told: Sequence[tuple[int, int, Sequence[int]]], device: torch.device) -> Visit:
-        """From how many tokens of each line were read, how many are now, and its blocks."""
-        positions = torch.cat([torch.arange(read, read + count) for read, count, _ in told])
-        tables = tuple(torch.tensor(blocks[: -(-(read + count) // BLOCK)]) for read, count, blocks in told)
-        places = [torch.arange(read, read + count) // BLOCK for read, count, _ in told]
-        into = torch.cat([table[place] for table, place in zip(tables, places, strict=True)])
-        return cls(
-            tables=tuple(table.to(device) for table in tables),
-            begins=tuple(read for read, _, _ in told),
-            ends=tuple(total - 1 for total in accumulate(count for _, count, _ in told)),
-            positions=positions.to(device),
-            blocks=into.to(device),
-            offsets=(positions % BLOCK).to(device),
-        )
+    @cached_property
+    def ends(self) -> list[int]:
+        """The last new token of each line, among all new ones."""
+        return [total - 1 for total in accumulate(part.new for part in self.parts)]
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """(T,) place of each new token in its line."""
+        return torch.cat([torch.arange(read, read + count) for read, count, _ in self.parts]).to(self.device)
+
+    @cached_property
+    def tables(self) -> list[Tensor]:
+        """The blocks of each line, as many as its tokens so far take."""
+        return [
+            torch.tensor(table[: -(-(read + count) // BLOCK)], device=self.device) for read, count, table in self.parts
+        ]
+
+    @cached_property
+    def blocks(self) -> Tensor:
+        """(T,) the block where the keys and values of each new token go."""
+        found = [table[at // BLOCK] for read, count, table in self.parts for at in range(read, read + count)]
+        return torch.tensor(found, device=self.device)
+
+    @cached_property
+    def by_rows(self) -> rows.Visit:
+        """The same for the kernels."""
+        return rows.Visit.of(self.parts)
 
 
 class Past:
-    """Keys and values of every layer: (blocks, key heads, d, BLOCK) and (blocks, key heads, BLOCK, d)."""
+    """Keys and values of every layer: (blocks, key heads, d, BLOCK) and (blocks, key heads, BLOCK, d' or more)."""
 
     def __init__(self, blocks: int) -> None:
         self._blocks = blocks
-        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
+        self.manners: dict[int, Manner] = {}
+        """How each layer attends, as far as it was seen."""
 
-    def write(self, layer: int, key: Tensor, value: Tensor, visit: Visit) -> tuple[Tensor, Tensor]:
-        """Put (key heads, T, d) keys and values where they belong; give all of the layer's back."""
-        if layer not in self._layers:
-            heads, _, width = key.shape
-            self._layers[layer] = (
-                key.new_empty(self._blocks, heads, width, BLOCK),
-                value.new_empty(self._blocks, heads, BLOCK, value.shape[-1]),
+    def of(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """All keys and values of a layer, from examples (…, key heads, d) of both."""
+        if layer not in self._kept:
+            heads, padded = key.shape[-2], -(-value.shape[-1] // BLOCK) * BLOCK
+            self._kept[layer] = (
+                key.new_empty(self._blocks, heads, key.shape[-1], BLOCK),
+                value.new_empty(self._blocks, heads, BLOCK, padded),
             )
-        keys, values = self._layers[layer]
-        keys[visit.blocks, :, :, visit.offsets] = key.transpose(0, 1)
-        values[visit.blocks, :, visit.offsets] = value.transpose(0, 1)
-        return keys, values
+        return self._kept[layer]
 
 
 _NOW: ContextVar[tuple[Past, Visit] | None] = ContextVar("luthier_past", default=None)
@@ -100,13 +119,49 @@ def past_attention(
     if now is None or attention_mask is not None:
         raise RuntimeError("this attention is only for a decoder")
     past, visit = now
-    keys, values = past.write(int(module.layer_idx), key[0], value[0], visit)  # type: ignore[arg-type]
-    manner = manner_of(query, scaling, asked)
-    begin, parts = 0, []
-    for table, read, end in zip(visit.tables, visit.begins, visit.ends, strict=True):
-        parts.append(_look(query[0, :, begin : end + 1], keys[table], values[table], read, manner))
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    manner = past.manners[layer] = manner_of(query, scaling, asked)
+    new = query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1)  # (T, heads, d) each
+    kernels = rows_kernels() if query.device.type == "cpu" and query.dtype in _WIDENED else None
+    look = _by_torch if kernels is None else _by_rows(kernels)
+    return look(new, past, layer, visit, manner)[None].to(query.dtype), None
+
+
+_WIDENED = (torch.float32, torch.bfloat16, torch.float16)
+New = tuple[Tensor, Tensor, Tensor]
+
+
+def _by_rows(kernels: Rows) -> Any:
+    def look(new: New, past: Past, layer: int, visit: Visit, manner: Manner) -> Tensor:
+        query, key, value = (one.float().contiguous() for one in new)
+        sinks = None if manner.sinks is None else manner.sinks.float().contiguous()
+        told = rows.Manner(
+            key_heads=key.shape[1],
+            heads=query.shape[1],
+            d=query.shape[2],
+            d_value=value.shape[2],
+            window=manner.window or 0,
+            scaling=manner.scaling,
+            softcap=manner.softcap or 0,
+            sinks=None if sinks is None else sinks.data_ptr(),
+        )
+        return kernels.past(visit.by_rows, told, query, key, value, past.of(layer, key, value))
+
+    return look
+
+
+def _by_torch(new: New, past: Past, layer: int, visit: Visit, manner: Manner) -> Tensor:
+    query, key, value = new
+    keys, values = past.of(layer, key, value)
+    offsets = visit.positions % BLOCK
+    keys[visit.blocks, :, :, offsets] = key
+    values[visit.blocks, :, offsets, : value.shape[-1]] = value
+    begin, found = 0, []
+    for table, part, end in zip(visit.tables, visit.parts, visit.ends, strict=True):
+        own = query[begin : end + 1].transpose(0, 1)
+        found.append(_look(own, keys[table], values[table][..., : value.shape[-1]], part.read, manner))
         begin = end + 1
-    return torch.cat(parts)[None], None
+    return torch.cat(found)
 
 
 def _look(query: Tensor, keys: Tensor, values: Tensor, read: int, manner: Manner) -> Tensor:
@@ -117,8 +172,8 @@ def _look(query: Tensor, keys: Tensor, values: Tensor, read: int, manner: Manner
     value = values.transpose(0, 1).flatten(1, 2)[:, :seen]
     groups = heads // key.shape[0]
     wide = torch.promote_types(query.dtype, torch.float32)
-    rows = query.reshape(key.shape[0], groups * count, width)
-    scores = (rows.to(wide) @ key.to(wide)).view(heads, count, seen) * manner.scaling
+    lines = query.reshape(key.shape[0], groups * count, width)
+    scores = (lines.to(wide) @ key.to(wide)).view(heads, count, seen) * manner.scaling
     if manner.softcap is not None:
         scores = torch.tanh(scores / manner.softcap) * manner.softcap
     own = torch.arange(read, seen, device=query.device)[:, None]
@@ -133,7 +188,7 @@ def _look(query: Tensor, keys: Tensor, values: Tensor, read: int, manner: Manner
     else:
         shares = torch.softmax(scores, -1)
     found = shares.view(key.shape[0], groups * count, seen) @ value.to(wide)
-    return found.view(heads, count, -1).transpose(0, 1).to(query.dtype)
+    return found.view(heads, count, -1).transpose(0, 1)
 
 
 AttentionInterface.register(NAME, past_attention)

@@ -12,7 +12,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from luthier.models.kernels.compiled import Compiled, compiled
+from luthier.models.kernels.compiled import IN_ANY_ORDER, Compiled, compiled
 
 _SHAPES = {
     "norm": "nnpnpfpp",
@@ -131,8 +131,13 @@ def torch_only() -> Iterator[None]:
 _OFF: ContextVar[bool] = ContextVar("luthier_torch_only", default=False)
 
 
+def are_off() -> bool:
+    """Whether torch is to compute now."""
+    return _OFF.get()
+
+
 def _used() -> Kernels | None:
-    return None if _OFF.get() else _kernels()
+    return None if are_off() else _kernels()
 
 
 @cache
@@ -140,5 +145,5 @@ def _kernels() -> Kernels | None:
     """Compiled once for a user, tried once, and opened once for a process."""
     from luthier.models.kernels.trial import passes
 
-    made = compiled(lambda found: passes(Kernels(found)))
+    made = compiled("bf16.c", lambda found: passes(Kernels(found)), *IN_ANY_ORDER)
     return Kernels(made) if made is not None else None

@@ -16,13 +16,13 @@ from luthier.core.digest import digest_of
 from luthier.core.errors import Unwritable
 from luthier.core.paths import cache_folder
 
-_SOURCE = Path(__file__).with_name("bf16.c")
 _COMPILERS = ("cc", "gcc", "clang")
 _FLAGS = (
-    "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros",
-    "-fassociative-math", "-shared", "-fPIC",
+    "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC",
     *(("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()),
 )  # fmt: skip
+IN_ANY_ORDER = ("-fno-signed-zeros", "-fassociative-math")
+"""Flags that let the compiler sum in whatever order is quickest."""
 _LONGEST_S = 120
 
 
@@ -40,31 +40,36 @@ def compiler() -> str | None:
     return next((path for name in _COMPILERS if (path := shutil.which(name))), None)
 
 
-def compiled(is_worth_it: Callable[[Compiled], bool]) -> Compiled | None:
-    """The library, made and tried now when it was not yet; None where it cannot be made or lost its trial."""
+def compiled(source: str, is_worth_it: Callable[[Compiled], bool], *flags: str) -> Compiled | None:
+    """A library of a source beside this file, made and tried now when it was not yet.
+
+    None where it cannot be made or lost its trial.
+    """
     from filelock import FileLock
 
-    command = compiler()
+    command, code = compiler(), Path(__file__).with_name(source)
     version = _version(command) if command else None
     if command is None or version is None:
         return None
-    name = digest_of([_SOURCE.read_text(encoding="utf-8"), version, _FLAGS, platform.machine(), _processor()])[:16]
+    told = (*_FLAGS, *flags)
+    name = digest_of([code.read_text(encoding="utf-8"), version, told, platform.machine(), _processor()])[:16]
     file = cache_folder() / "kernels" / f"{name}.so"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{file}.lock"):
             if not file.exists():
-                _make(command, Compiled(name, file), is_worth_it)
+                _make([*shlex.split(command), *told, str(code)], Compiled(name, file), is_worth_it)
             return Compiled(name, file) if file.stat().st_size else None
     except (OSError, Unwritable):
         return None  # where it cannot be remembered it is not used: a run and its resume would differ
 
 
-def _make(command: str, wanted: Compiled, is_worth_it: Callable[[Compiled], bool]) -> None:
+def _make(command: list[str], wanted: Compiled, is_worth_it: Callable[[Compiled], bool]) -> None:
     """Compile and try; an empty file remembers that it is of no use."""
     aside = wanted.file.with_suffix(f".{os.getpid()}.tmp")
-    done = _said([*shlex.split(command), *_FLAGS, str(_SOURCE), "-o", str(aside), "-lm"])
+    done = _said([*command, "-o", str(aside), "-lm"])
     if done is None or not is_worth_it(Compiled(wanted.name, aside)):
+        aside.unlink(missing_ok=True)  # it may be open still: what is open is not cut
         aside.write_bytes(b"")
     aside.replace(wanted.file)
 

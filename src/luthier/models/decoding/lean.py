@@ -1,0 +1,197 @@
+"""Plain decoders without transformers' modules: all layers in one call of the kernels.
+
+Known is what most models are: attention and a gated MLP with a root-mean-square norm before each, rotary positions, and
+beside any linear layer LoRA adapters, of which each line has its own. Weights are read where they lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ctypes import c_int64
+from typing import Any
+
+import torch
+from peft.tuners.lora import Linear as LoraLinear
+from torch import Tensor
+
+from luthier.models.decoding.ask import BASE
+from luthier.models.decoding.past import Past, Visit
+from luthier.models.kernels.rows import Adapted, Layer, Linear, Norm, Pair, Rows
+
+_OF_LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
+_OF_ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
+_OF_MLP = {"gate_proj", "up_proj", "down_proj", "act_fn"}
+_DTYPES = (torch.float32, torch.bfloat16)
+
+
+class Unknown(Exception):
+    """A model that is not of the known kind."""
+
+
+class Lean:
+    """The layers of a decoder, as the kernels read them."""
+
+    def __init__(self, rows: Rows, model: Any, decoder: Any, past: Past) -> None:
+        self._rows, self._whole, self._decoder, self._past = rows, model, decoder, past
+        self._adapters = list(getattr(model, "peft_config", {}))
+        self._weights: list[Tensor] = []
+        self._at: list[int] = []
+        self._lay_out()
+
+    def read(self, ids: Tensor, visit: Visit, adapters: Sequence[str | None]) -> Tensor:
+        """(T, width) states in fp32 after the last layer, from (T,) ids."""
+        if self._at != [one.data_ptr() for one in self._weights]:
+            self._lay_out()
+        states = self._embedded(ids)
+        cos, sin = (one[0].contiguous() for one in self._decoder.rotary_emb(states[None], visit.positions[None]))
+        told, d = visit.by_rows, self._d
+        if cos.shape[-1] != d:
+            raise Unknown
+        told.adapters = (c_int64 * len(adapters))(*map(self._number, adapters))
+        told.cos, told.sin, told.d = cos.data_ptr(), sin.data_ptr(), d
+        told.heads, told.key_heads = self._layers[0].q.base.outs // d, self._layers[0].k.base.outs // d
+        rows = len(states)
+        room = torch.empty(rows * self._room)
+        narrowed = torch.empty(rows * self._widest, dtype=torch.bfloat16)
+        told.room, told.narrowed = room.data_ptr(), narrowed.data_ptr()
+        self._rows.layers(self._layers, told, states, torch.empty(rows * self._rank))
+        return states
+
+    def ended(self, states: Tensor) -> Tensor:
+        """States after the decoder's last norm."""
+        return self._rows.norm(self._last, states)
+
+    def knows(self, adapter: str | None) -> bool:
+        """Whether what speaks for a line is one plain adapter, or none."""
+        try:
+            self._number(adapter)
+        except Unknown:
+            return False
+        return True
+
+    def _number(self, adapter: str | None) -> int:
+        """The number of the adapter that speaks for a line; -1 for none."""
+        if adapter == BASE or not self._adapters:
+            return -1
+        if adapter is not None:
+            return self._adapters.index(adapter)
+        layer = next(one for one in self._whole.modules() if isinstance(one, LoraLinear))
+        if layer.disable_adapters:
+            return -1
+        if len(layer.active_adapters) != 1:
+            raise Unknown
+        return self._adapters.index(layer.active_adapters[0])
+
+    def _embedded(self, ids: Tensor) -> Tensor:
+        states: Tensor = self._decoder.embed_tokens.weight[ids].float()
+        return states * float(getattr(self._decoder, "embedding_multiplier", 1.0))
+
+    def _lay_out(self) -> None:
+        """Note where all weights lie."""
+        self._weights.clear()
+        if getattr(self._whole, "peft_config", {}) and not all(map(_is_lora, self._whole.peft_config.values())):
+            raise Unknown
+        if type(self._decoder.embed_tokens) is not torch.nn.Embedding:
+            raise Unknown
+        self._d = int(self._decoder.layers[0].self_attn.head_dim)
+        layers = [self._layer(at, one) for at, one in enumerate(self._decoder.layers)]
+        self._layers = (Layer * len(layers))(*layers)
+        self._last = self._norm(self._decoder.norm)
+        self._room = max(self._rows.rooms(one) for one in layers)
+        linears = [getattr(one, name) for one in layers for name in ("q", "k", "v", "o", "gate", "up", "down")]
+        self._widest = max(one.base.width for one in linears)
+        ranks = [pair.down.outs for one in linears if one.pairs for pair in one.pairs[: len(self._adapters)]]
+        self._rank = max(ranks, default=0)
+        self._at = [one.data_ptr() for one in self._weights]
+
+    def _layer(self, at: int, layer: Any) -> Layer:
+        attention, mlp = layer.self_attn, layer.mlp
+        _expect(layer, _OF_LAYER, _OF_LAYER)
+        _expect(attention, _OF_ATTENTION, _OF_ATTENTION | {"q_norm", "k_norm"})
+        _expect(mlp, _OF_MLP, _OF_MLP)
+        manner = self._past.manners.get(at)
+        if manner is None or manner.softcap is not None or manner.sinks is not None:
+            raise Unknown
+        more = {name: self._norm(getattr(attention, f"{name[-1]}_norm", None)) for name in ("of_q", "of_k")}
+        projections = {name: self._linear(getattr(attention, f"{name}_proj")) for name in ("q", "k", "v", "o")}
+        projections |= {name: self._linear(getattr(mlp, f"{name}_proj")) for name in ("gate", "up", "down")}
+        _refuse_odd(projections)
+        keys, values = self._kept(at, projections)
+        return Layer(
+            **projections,
+            **more,
+            before=self._norm(layer.input_layernorm),
+            between=self._norm(layer.post_attention_layernorm),
+            scaling=manner.scaling,
+            residual=float(getattr(layer, "residual_multiplier", 1.0)),
+            window=manner.window or 0,
+            turned=int(getattr(attention, "use_rope", 1)),
+            keys=keys.data_ptr(),
+            values=values.data_ptr(),
+        )
+
+    def _kept(self, at: int, projections: dict[str, Adapted]) -> tuple[Tensor, Tensor]:
+        example = torch.empty(1, projections["k"].base.outs // self._d, self._d)
+        return self._past.of(at, example, example)
+
+    def _linear(self, module: Any) -> Adapted:
+        """A plain linear layer, or LoRA over one."""
+        if type(module) is torch.nn.Linear:
+            return Adapted.of(self._weight(module))
+        if type(module) is not LoraLinear or module.merged or module.fan_in_fan_out or module.lora_variant:
+            raise Unknown
+        if type(module.base_layer) is not torch.nn.Linear:
+            raise Unknown
+        return Adapted.of(self._weight(module.base_layer), [self._pair(module, name) for name in self._adapters])
+
+    def _pair(self, module: Any, name: str) -> Pair:
+        if name not in module.lora_A:
+            return Pair()
+        down, up = module.lora_A[name], module.lora_B[name]
+        if down.bias is not None or up.bias is not None:
+            raise Unknown
+        return Pair(self._weight(down), self._weight(up), float(module.scaling[name]))
+
+    def _weight(self, layer: Any) -> Linear:
+        for one in (layer.weight, layer.bias):
+            self._note(one)
+        if layer.bias is not None and layer.bias.dtype != layer.weight.dtype:
+            raise Unknown
+        return Linear.of(layer.weight, layer.bias)
+
+    def _norm(self, norm: Any) -> Norm:
+        if norm is None:
+            return Norm()
+        self._note(norm.weight)
+        epsilon = getattr(norm, "variance_epsilon", None) or getattr(norm, "eps", None)
+        if not isinstance(epsilon, float) or norm.weight.ndim != 1:
+            raise Unknown
+        return Norm(norm.weight.data_ptr(), epsilon, int(norm.weight.dtype == torch.bfloat16))
+
+    def _note(self, weight: Tensor | None) -> None:
+        if weight is None:
+            return
+        if weight.device.type != "cpu" or weight.dtype not in _DTYPES or weight.stride(-1) != 1:
+            raise Unknown
+        self._weights.append(weight)
+
+
+def _refuse_odd(projections: dict[str, Adapted]) -> None:
+    """`Unknown` where widths do not meet as they do in a plain layer."""
+    q, k, v, o, gate, up, down = (projections[name].base for name in ("q", "k", "v", "o", "gate", "up", "down"))
+    meets = q.width == k.width == v.width == o.outs == gate.width == up.width == down.outs
+    if not (meets and q.outs == o.width and k.outs == v.outs and not q.outs % k.outs):
+        raise Unknown
+    if not gate.outs == up.outs == down.width:
+        raise Unknown
+
+
+def _is_lora(config: Any) -> bool:
+    return bool(config.peft_type.value == "LORA")
+
+
+def _expect(module: Any, least: set[str], most: set[str]) -> None:
+    """`Unknown` where a module's children have other names."""
+    names = {name for name, _ in module.named_children()}
+    if not least <= names <= most:
+        raise Unknown
