@@ -10,17 +10,29 @@ from eval.evaluations import example, label_examples, text_examples
 from luthier.core.component import members
 from luthier.eval.baseline import Baseline
 from luthier.eval.defaults import baselines_for
+from luthier.eval.pairs import OPTIONS, labelled
 from luthier.eval.rows import Task, TaskKind
-from luthier.text.messages import answer_of, question_of
+from luthier.text.messages import Example, answer_of, question_of
 
 KINDS = members(Baseline)
 
 
-def task(kind: TaskKind) -> Task:
+def task(kind: TaskKind, *, pairs: bool = False) -> Task:
     """Some held-out rows."""
+    if pairs:
+        examples, _ = labelled(paired()[60:])
+        return Task(kind=kind, split="test", examples=tuple(examples), available=30, options=OPTIONS, pairs=True)
     examples = label_examples()[60:] if kind == "label" else text_examples()[28:]
     options = {label: label for label in sorted({one.label for one in examples if one.label})}
     return Task(kind=kind, split="test", examples=tuple(examples), available=len(examples), options=options)
+
+
+def paired() -> list[Example]:
+    """Tickets with the right answer and a longer one."""
+    return [
+        one.model_copy(update={"label": None, "meta": {"rejected": f"not {one.label}" if at % 4 else "?"}})
+        for at, one in enumerate(label_examples())
+    ]
 
 
 def cases() -> list[tuple[str, TaskKind]]:
@@ -31,8 +43,9 @@ def cases() -> list[tuple[str, TaskKind]]:
 @pytest.mark.parametrize(("kind", "able"), cases())
 @pytest.mark.parametrize("learnt", [0, 1, 60])
 def test_answers(kind: str, able: TaskKind, learnt: int) -> None:
-    baseline, asked = Baseline.parse(kind), task(able)
-    train = (label_examples() if able == "label" else text_examples())[:learnt]
+    baseline, asked = Baseline.parse(kind), task(able, pairs=KINDS[kind].pairs)
+    rows = paired() if KINDS[kind].pairs else label_examples() if able == "label" else text_examples()
+    train = rows[:learnt]
     replies = baseline.answer(train, asked)
     assert replies == baseline.answer(train, asked)
     assert len(replies) == len(asked.examples)
@@ -120,3 +133,10 @@ def test_lead_stands_beside_summaries_only() -> None:
     assert [one.kind for one in baselines_for(long)] == ["lead", "nearest"]
     assert [one.kind for one in baselines_for(task("text"))] == ["nearest"]
     assert [one.kind for one in baselines_for(task("label"))] == ["majority", "tfidf"]
+
+
+def test_length_prefers_what_people_did_more_often() -> None:
+    asked = task("label", pairs=True)
+    learnt = Baseline.parse("length").answer(paired()[:60], asked)
+    assert sum(map(bool, asked.correct(learnt))) == sum(at % 4 > 0 for at in range(60, 90))
+    assert {round(math.exp(max(reply.scores.values())), 2) for reply in learnt if reply.scores} == {0.74}

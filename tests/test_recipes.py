@@ -30,17 +30,21 @@ SMALL = {
     "distil": ("steps.data.split.train=48", "steps.data.split.test=24"),
     "fair-sentiment": FEW_OF_PEOPLE,
     "merge": tuple(f"steps.{name}.split.train=32" for name in ("short", "long")),
+    "preferences": ("steps.data.split.train=32", "steps.data.split.test=24"),
     "questions": ("steps.data.split.train=64", "steps.data.split.test=24"),
     "summaries": ("steps.data.split.train=24", "steps.data.split.test=8", "steps.report.max_new_tokens=24"),
     "support": ("steps.data.split.test=60", "steps.tune.epochs=1", "steps.tune.rows=64"),
 }
-OWN_DATA = {"summaries": ("DIALOGUES", "dialogsum/dialogsum.train.jsonl")}
+OWN_DATA = {
+    "summaries": ("DIALOGUES", "dialogsum/dialogsum.train.jsonl"),
+    "preferences": ("PAIRS", "hh_rlhf/harmless_base.jsonl"),
+}
 """Recipes whose rows are the user's: the variable that names them, and the real data that stand in for them here."""
-PLAIN = {"questions": {"nearest"}, "summaries": {"nearest", "lead"}}
-"""Baselines of recipes whose answers are texts."""
+PLAIN = {"preferences": {"length"}, "questions": {"nearest"}, "summaries": {"nearest", "lead"}}
+"""Baselines of recipes whose answers are texts or pairs."""
 DATA_ONLY = {"label"}
 """Recipes that tune nothing; each has a test of its own."""
-LONG = {"distil", "merge", "questions", "summaries"}
+LONG = {"distil", "merge", "preferences", "questions", "summaries"}
 """Recipes with several trainings or written answers, which run by `./check --all`."""
 FEW = ("steps.data.split.train=48", "steps.data.split.test=24")
 FEWER: dict[str, tuple[str, ...]] = {

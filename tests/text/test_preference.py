@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from luthier.text.messages import Example, Message, Origin
-from luthier.text.preference import Pair, is_pair, margin_of, pair_of, transcript, turns_of, wanted_of
+from luthier.text.preference import Pair, is_pair, number_of, pair_of, transcript, turns_of, wanted_of
 
 HH = "\n\nHuman: What are pens?\n\nAssistant: Things.\n\nAnd more:\n\nHuman: Which?\n\nAssistant: Blue ones."
 
@@ -86,7 +86,7 @@ def test_a_yes_or_no(value: Any, wanted: bool | None) -> None:
 
 @pytest.mark.parametrize(("value", "margin"), [(2, 2.0), ("0.5", 0.5), (True, None), ("much", None), (None, None)])
 def test_a_margin(value: Any, margin: float | None) -> None:
-    assert margin_of(example({"margin": value}, "Is it?", "yes"), "margin") == margin
+    assert number_of(example({"margin": value}, "Is it?", "yes"), "margin") == margin
 
 
 def test_nothing_else_is_a_conversation() -> None:

@@ -15,19 +15,21 @@ from luthier.core.artifact import Artifact
 from luthier.core.digest import digest_of
 from luthier.core.errors import DataError
 from luthier.eval.kept import Kept
+from luthier.eval.pairs import FIRST, SECOND, Offer, offer_of
 from luthier.eval.question import Question as Asking
 from luthier.eval.question import Told
 from luthier.eval.rows import Reply, Task
 from luthier.eval.voice import Choice, Continued, Likelihood, Verb, Voice, Written
-from luthier.models.options import Normalise, Sums, normalise
-from luthier.text.messages import answer_of, emptied, prompt_of
+from luthier.models.options import Normalise, Sums, log_shares, normalise
+from luthier.models.sequence import REWARD
+from luthier.text.messages import Message, answer_of, emptied, prompt_of
 from luthier.text.prompt import Prompt
 
 if TYPE_CHECKING:
     from luthier.core.events import StepEvents
     from luthier.models.load import Loaded
     from luthier.text.ids import Text
-    from luthier.text.messages import Example, Message
+    from luthier.text.messages import Example
 
 CHUNK = 32
 """Rows asked together."""
@@ -92,6 +94,11 @@ class Model(Voice):
 
     def answer(self, examples: Sequence[Example], task: Task) -> list[Reply]:
         """Answer some rows of a task."""
+        if task.pairs:
+            return self._prefer(examples)
+        if self._classes == (REWARD,):
+            remedy = "evaluate it on rows of two answers (`prompt`, `chosen`, `rejected`)"
+            raise DataError("a reward model ranks answers; it neither writes them nor names classes", remedy=remedy)
         return self._choose(examples, task) if task.kind == "label" else self._write(examples)
 
     def score(self, asked: Sequence[Choice]) -> list[list[Likelihood]]:
@@ -128,11 +135,39 @@ class Model(Voice):
     def _choose(self, examples: Sequence[Example], task: Task) -> list[Reply]:
         options = list(task.options.values())
         prompts = [(prompt_of(example), example.tools) for example in examples]
+        asked = [(prompt, options) for prompt in prompts]
         replies = []
-        for scores in self._named(prompts, task) if self._classes else self._normalised(prompts, options):
+        for scores in self._named(prompts, task) if self._classes else self._normalised(asked):
             told = dict(zip(task.options, (round(score, _DIGITS) for score in scores), strict=True))
             replies.append(Reply(prediction=max(task.options, key=lambda label: told[label]), scores=told))
         return replies
+
+    def _prefer(self, examples: Sequence[Example]) -> list[Reply]:
+        """Which of two answers has the higher reward, or is likelier after the prompt."""
+        offers = [offer_of(example) for example in examples]
+        if self._classes == (REWARD,):
+            found = self._rewards(offers, [example.tools for example in examples])
+        elif self._classes:
+            what = "the model's head names classes and cannot tell which of two answers is better"
+            raise DataError(what, remedy="tune by `objective: reward`")
+        else:
+            asked = [((one.prompt, row.tools), one.answers) for one, row in zip(offers, examples, strict=True)]
+            found = self._normalised(asked)
+        told = [dict(zip((FIRST, SECOND), (round(score, _DIGITS) for score in row), strict=True)) for row in found]
+        return [Reply(prediction=max(row, key=row.__getitem__), scores=row) for row in told]
+
+    def _rewards(self, offers: Sequence[Offer], tools: Sequence[tuple[dict[str, Any], ...]]) -> list[list[float]]:
+        """By the rewards of two answers, the log-probability that each is the better one (Bradley and Terry)."""
+        from luthier.models.generate import rewards
+
+        asked = [
+            ([*offer.prompt, Message(role="assistant", content=said)], on_offer)
+            for offer, on_offer in zip(offers, tools, strict=True)
+            for said in offer.answers
+        ]
+        rows = self._text.encode_many([messages for messages, _ in asked], [on_offer for _, on_offer in asked])
+        found = rewards(self._loaded.model, [row.ids for row in rows], tokens=PACK_TOKENS)
+        return [log_shares(pair) for pair in zip(found[::2], found[1::2], strict=True)]
 
     @cached_property
     def _classes(self) -> tuple[str, ...]:
@@ -152,12 +187,12 @@ class Model(Voice):
         found = label_scores(self._loaded.model, ids, tokens=PACK_TOKENS)
         return [[row[place] for place in places] for row in found]
 
-    def _normalised(self, prompts: Sequence[Asked], options: Sequence[str]) -> list[list[float]]:
-        """The options' scores for each prompt, by the chosen normalisation."""
-        totals = self._sums([(prompt, options) for prompt in prompts])
-        priors: Sequence[Sums] = [()] * len(prompts)
+    def _normalised(self, asked: Sequence[tuple[Asked, Sequence[str]]]) -> list[list[float]]:
+        """The scores of each prompt's answers, by the chosen normalisation."""
+        totals = self._sums(asked)
+        priors: Sequence[Sums] = [()] * len(asked)
         if self._question.normalise == "prior":
-            priors = self._sums([((emptied(messages), tools), options) for messages, tools in prompts])
+            priors = self._sums([((emptied(messages), tools), options) for (messages, tools), options in asked])
         pairs = zip(totals, priors, strict=True)
         return [normalise(self._question.normalise, row, prior) for row, prior in pairs]
 

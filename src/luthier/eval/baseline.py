@@ -20,13 +20,20 @@ class Baseline(Component):
     home: ClassVar[str] = "luthier.eval.baselines"
     tasks: ClassVar[frozenset[TaskKind]]
     """The tasks that it can do."""
+    pairs: ClassVar[bool] = False
+    """Whether it ranks pairs of answers, which other baselines cannot."""
     title: ClassVar[str]
     """Its name in a sentence."""
 
     @classmethod
     def suits(cls, task: Task) -> bool:
         """Whether it stands beside the models by itself, where a recipe names no baselines."""
-        return task.kind in cls.tasks
+        return cls.can(task)
+
+    @classmethod
+    def can(cls, task: Task) -> bool:
+        """Whether it can do a task."""
+        return task.kind in cls.tasks and task.pairs == cls.pairs
 
     @abstractmethod
     def answer(self, train: Sequence[Example], task: Task) -> list[Reply]:

@@ -6,12 +6,13 @@ import re
 
 from luthier.core.component import member, members
 from luthier.eval.baseline import Baseline
-from luthier.eval.probe import Bench
+from luthier.eval.probe import Bench, Probe
 from luthier.eval.rows import Task
 from luthier.eval.task import EvalTask
 from luthier.metrics.metric import Metric, Need
 
 LABEL_METRICS = ("accuracy", "macro_f1", "mcc", "ece", "brier")
+PAIR_METRICS = ("accuracy", "ece", "brier")
 TEXT_METRICS = ("rougeL", "chrf", "token_f1", "exact_match")
 _LATIN_SHARE = 0.8
 """Below this share of Latin letters among all, ROUGE counts words of any script."""
@@ -19,7 +20,7 @@ _LATIN_SHARE = 0.8
 
 def metrics_for(task: Task) -> tuple[Metric, ...]:
     """Metrics for a task, the most important first."""
-    names = LABEL_METRICS if task.kind == "label" else TEXT_METRICS
+    names = PAIR_METRICS if task.pairs else LABEL_METRICS if task.kind == "label" else TEXT_METRICS
     return tuple(_metric(name, task) for name in names)
 
 
@@ -38,6 +39,13 @@ def tasks_for(task: Task, bench: Bench) -> tuple[EvalTask, ...]:
     held_out = sum(len(message.content) for example in task.examples for message in example.messages)
     asked = sum(len(one.question) + len(one.right) + sum(map(len, one.wrong)) for one in items())
     return (EvalTask.parse("forgetting"),) if len(able) > 1 and held_out >= asked else ()
+
+
+def probes_for(task: Task, named: tuple[Probe, ...]) -> tuple[Probe, ...]:
+    """The probes that were named and, for pairs of answers, what their ranking leans on."""
+    if not task.pairs or any(probe.kind == "preference" for probe in named):
+        return named
+    return (*named, Probe.parse("preference"))
 
 
 def unfit(metric: Metric, task: Task, missing: frozenset[Need] = frozenset()) -> str:

@@ -143,6 +143,9 @@ def _model_facts(model: Contestant, measured: Mapping[str, Measured]) -> facts.M
 def _notes(task: Task, models: Sequence[Contestant]) -> list[str]:
     """What a reader should know of how the answers came about."""
     notes = []
+    if task.pairs:
+        notes.append("Each row holds two answers, first or second by chance; asked is which of them people preferred.")
+    notes.extend(f"{count:,} pairs were left out: {why}." for why, count in sorted(task.left.items()))
     if len(task.examples) < task.available:
         notes.append(f"{len(task.examples):,} of the {task.available:,} rows of {task.split} were asked.")
     for model in models:

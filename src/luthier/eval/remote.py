@@ -36,6 +36,9 @@ class Remote(Voice):
 
     def answer(self, examples: Sequence[Example], task: Task) -> list[Reply]:
         """Answer some rows of a task."""
+        if task.pairs:
+            remedy = "set `pairs: false` to have it write answers, or take a model whose weights are here"
+            raise RecipeError("an endpoint cannot be asked how likely given answers are", remedy=remedy)
         asked = [as_openai(self._before.wrap(prompt_of(example))) for example in examples]
         if task.kind == "label":
             picked = self._client.pick(asked, list(task.options.values()))

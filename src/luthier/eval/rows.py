@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from luthier.core.artifact import Artifact
 from luthier.core.digest import digest_of
 from luthier.core.errors import DataError, RecipeError, Where
+from luthier.eval.pairs import OPTIONS, are_pairs, labelled, offer_of
 from luthier.metrics.answers import Answers
 from luthier.text.messages import answer_of, prompt_of, said_for
 
@@ -49,6 +50,10 @@ class Task:
     """Rows of the split, of which `examples` may be a part."""
     options: Mapping[str, str]
     """For labels: what the assistant says for each, in the order of the labels."""
+    pairs: bool = False
+    """Whether each row holds two answers, and the label says which of them people preferred (`luthier.eval.pairs`)."""
+    left: Mapping[str, int] = field(default_factory=dict)
+    """Rows of the split that cannot be asked, by why."""
 
     @property
     def labels(self) -> list[str]:
@@ -67,7 +72,8 @@ class Task:
             [[message.model_dump(mode="json", exclude_defaults=True) for message in prompt_of(example)], reference]
             for example, reference in zip(self.examples, self.references, strict=True)
         ]
-        return digest_of([self.kind, dict(self.options), asked])
+        offered = [offer_of(one).answers for one in self.examples] if self.pairs else []
+        return digest_of([self.kind, dict(self.options), asked, *([offered] if offered else [])])
 
     def answers(self, replies: Sequence[Reply]) -> Answers:
         """A model's replies beside the references, as metrics read them."""
@@ -87,8 +93,11 @@ class Task:
         return [reply.prediction == label for reply, label in zip(replies, self.references, strict=True)]
 
 
-def choose(data: Artifact, split: str, limit: int | None) -> Task:
-    """Read the held-out rows; `limit` takes those whose ids sort first, which is a draw by content."""
+def choose(data: Artifact, split: str, limit: int | None, *, pairs: bool = False) -> Task:
+    """Read the held-out rows; `limit` takes those whose ids sort first, which is a draw by content.
+
+    With `pairs`, rows that all hold two answers are a task of telling which one people preferred.
+    """
     from luthier.text.dataset import has_split, read_examples, summary
 
     if not has_split(data, split):
@@ -99,6 +108,17 @@ def choose(data: Artifact, split: str, limit: int | None) -> Task:
     about = summary(data)
     kept = {example.id for example in sorted(every, key=lambda example: example.id)[:limit]}
     examples = tuple(example for example in every if example.id in kept)
+    if pairs and are_pairs(examples):
+        ranked, left = labelled(examples)
+        return Task(
+            kind="label",
+            split=split,
+            examples=tuple(ranked),
+            available=len(every),
+            options=OPTIONS,
+            pairs=True,
+            left=left,
+        )
     kind: TaskKind = "label" if about.task == "label" else "text"
     teachers = [*read_examples(data, "train"), *every] if kind == "label" else []
     options = said_for(about.labels, teachers) if kind == "label" else {}

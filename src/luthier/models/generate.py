@@ -16,7 +16,7 @@ from luthier.models.decoder import GREEDY, TOKENS, Ask, Decoder, Sampling, Stop
 from luthier.models.load import Loaded
 from luthier.models.logprobs import logprobs
 from luthier.models.pack import Row, packs
-from luthier.models.sequence import names_of, plain_model, refuse_sequence
+from luthier.models.sequence import names_of, plain_model, refuse_sequence, without_padding
 
 PACK_TOKENS = 4096
 """Tokens read at once when answers are scored."""
@@ -130,3 +130,18 @@ def label_scores(
             scores = logprobs(model, asked)[:, 1:].double().cpu()
             found |= dict(zip(made.keys, scores.tolist(), strict=True))
     return [found[str(at)] for at in range(len(prompts))]
+
+
+def rewards(
+    model: torch.nn.Module, conversations: Sequence[Sequence[int]], *, tokens: int = PACK_TOKENS
+) -> list[float]:
+    """For each conversation, the one output of a model with a sequence head, read as transformers reads it: after the
+    last token that is no padding."""
+    pad = plain_model(model).config.get_text_config().pad_token_id
+    read = [without_padding(ids, pad) for ids in conversations]
+    rows = [Row([*ids, 0], [0.0] * len(ids) + [1.0], str(at)) for at, ids in enumerate(read)]
+    found: dict[str, float] = {}
+    with torch.no_grad():
+        for made in packs(rows, tokens, OPTIONS_SHARE_FROM):
+            found |= dict(zip(made.keys, logprobs(model, made).double().tolist(), strict=True))
+    return [found[str(at)] for at in range(len(rows))]

@@ -47,15 +47,16 @@ class Head:
         return found
 
     @torch.no_grad()
-    def given(self, hidden: Tensor, places: Tensor, targets: Tensor) -> Tensor:
+    def given(self, hidden: Tensor, places: Tensor, targets: Tensor, *, precise: bool = True) -> Tensor:
         """(M, width) hidden states, (N,) which of them predicts and (N,) token ids to (N,) log-probabilities.
 
-        Many targets may follow one state: its logits are computed once, in at least fp32.
+        Many targets may follow one state: its logits are computed once.
         """
-        hidden, weight = self._alike(hidden, True)
-        found = torch.empty(targets.shape[0], dtype=hidden.dtype, device=hidden.device)
+        hidden, weight = self._alike(hidden, precise)
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        found = torch.empty(targets.shape[0], dtype=wide, device=hidden.device)
         for piece in _pieces(hidden.shape[0], weight.shape[0]):
-            logits = shaped(torch.nn.functional.linear(hidden[piece], weight, self.linear.bias), self.shape)
+            logits = _logits(hidden[piece], weight, self.linear.bias, self.shape)
             mine = ((places >= piece.start) & (places < piece.stop)).nonzero()[:, 0]
             rows = places[mine] - piece.start
             found[mine] = logits[rows, targets[mine]] - logits.logsumexp(-1)[rows]

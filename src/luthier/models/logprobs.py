@@ -48,12 +48,15 @@ class Reading:
     """Rotary positions of a whole batch change when a row in it is longer than this; such rows are read alone."""
 
 
-def logprobs(model: torch.nn.Module, pack: Pack, *, quick: bool = True, whole: bool = False) -> Tensor:
+def logprobs(
+    model: torch.nn.Module, pack: Pack, *, quick: bool = True, whole: bool = False, as_learnt: bool = False
+) -> Tensor:
     """(N,) log-probabilities of the pack's targets, in fp32 (float64 when the model is).
 
     For a pack with choices (N, 1 + K): the target's, then those of the choices at the pack's temperature. With a
     sequence head the targets are numbers of its outputs, and a single output is given as it is. `whole` lets every
-    layer see every token, for those who watch the layers.
+    layer see every token, for those who watch the layers. `as_learnt` rounds logits as they are rounded while the model
+    learns, also where no gradient is wanted.
     """
     inner, how, soft = plain_model(model), reading(model), soft_prompt(model)
     how = replace(how, short=False) if whole else how
@@ -67,12 +70,17 @@ def logprobs(model: torch.nn.Module, pack: Pack, *, quick: bool = True, whole: b
         sources, places = torch.unique(pack.sources, return_inverse=True)
         path = torch.empty_like(sources).scatter_(0, places, pack.path)  # any row that a state lies on
         hidden = _hidden(inner, replace(pack, sources=sources, path=path), soft, how, quick)
-        return how.head.given(hidden, places, pack.targets)
+        return how.head.given(hidden, places, pack.targets, precise=not as_learnt or _precise(pack))
     hidden = _hidden(inner, pack, soft, how, quick)
-    precise = not torch.is_grad_enabled() or pack.sources.shape[0] * FEW_TARGETS <= pack.tokens
+    precise = not (torch.is_grad_enabled() or as_learnt) or _precise(pack)
     if pack.choices is None:
         return how.head.logprobs(hidden, pack.targets, precise=precise)
     return how.head.choices(hidden, pack.targets, pack.choices, temperature=pack.temperature, precise=precise)
+
+
+def _precise(pack: Pack) -> bool:
+    """Whether logits are computed in fp32 while a pack is learnt."""
+    return pack.sources.shape[0] * FEW_TARGETS <= pack.tokens
 
 
 @torch.no_grad()

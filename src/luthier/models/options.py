@@ -20,10 +20,10 @@ def normalise(how: Normalise, row: Sums, prior: Sums = ()) -> list[float]:
         case "mean":
             return [score / tokens for score, tokens in row]
         case "prior":
-            return _log_shares([score - before for (score, _), (before, _) in zip(row, prior, strict=True)])
+            return log_shares([score - before for (score, _), (before, _) in zip(row, prior, strict=True)])
 
 
-def _log_shares(scores: Sequence[float]) -> list[float]:
+def log_shares(scores: Sequence[float]) -> list[float]:
     """Log-scores shifted so that their shares add up to one: log-probabilities again."""
     most = max(scores)
     total = most + math.log(sum(math.exp(score - most) for score in scores))

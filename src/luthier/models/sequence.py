@@ -15,6 +15,8 @@ from luthier.models.quiet import no_bars
 if TYPE_CHECKING:
     from torch import Tensor
 
+REWARD = "reward"
+"""The one output of a reward model's head."""
 SCORE = "score."
 """How the names of a sequence head's parameters begin."""
 
@@ -109,6 +111,14 @@ def head_settings(model: Any) -> dict[str, Any]:
         "pad_token_id": config.get_text_config().pad_token_id,
         **_labels(names),
     }
+
+
+def without_padding(ids: Sequence[int], pad: int | None) -> list[int]:
+    """Ids up to the last one that is no padding, after which transformers reads a sequence head."""
+    kept = list(ids)
+    while len(kept) > 1 and kept[-1] == pad:
+        kept.pop()
+    return kept
 
 
 def score(model: Any, hidden: Tensor) -> Tensor:

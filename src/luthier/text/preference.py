@@ -75,8 +75,8 @@ def wanted_of(example: Example, column: str = WANTED) -> bool | None:
     return _YES[key] if key in _YES else _NO.get(key)
 
 
-def margin_of(example: Example, column: str) -> float | None:
-    """By how much the one answer is better: the number in a column; None when there is none."""
+def number_of(example: Example, column: str) -> float | None:
+    """The number in a column, such as by how much the one answer is better; None when there is none."""
     value = example.meta.get(column)
     if value is None or isinstance(value, bool):
         return None

@@ -16,12 +16,15 @@ from luthier.models.pack import Row, packs
 
 
 def read_rows(model: Any, rows: Sequence[Row], tokens: int) -> list[list[float]]:
-    """For each row the log-probabilities of its learnt tokens, by a model that reads so many tokens at once."""
+    """For each row the log-probabilities of its learnt tokens, by a model that reads so many tokens at once.
+
+    They are rounded as they are while the model learns, so that a model that has not moved is its own reference.
+    """
     found: list[list[float]] = [[] for _ in rows]
     alone = [replace(row, key=str(at), mates=1, told={}) for at, row in enumerate(rows)]
     with torch.no_grad(), answering(model):
         for pack in packs(alone, tokens):
-            told = iter(logprobs(model, pack).tolist())
+            told = iter(logprobs(model, pack, as_learnt=True).tolist())
             for key, count in zip(pack.keys, pack.path.bincount(minlength=pack.rows).tolist(), strict=True):
                 found[int(key)] = list(islice(told, count))
     return found

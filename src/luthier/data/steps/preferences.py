@@ -1,23 +1,26 @@
-"""The step that makes preference pairs: of what people preferred, or of what went wrong when probes asked."""
+"""The step that makes preference pairs: of what people preferred or rated, or of what went wrong when probes asked."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from luthier.core.digest import digest_of
 from luthier.core.errors import DataError, Where, did_you_mean
 from luthier.core.files import write_aside
-from luthier.core.step import EvaluationRef, Forecast, JudgmentsRef, Makes, Outlook, Step, Work
+from luthier.core.step import EvaluationRef, Forecast, JudgmentsRef, Makes, Outlook, Reads, Step, Work
+from luthier.data.rated import Take
 from luthier.text.probed import PROBED, read
 
 if TYPE_CHECKING:
+    from luthier.data.rated import Better
     from luthier.data.row import Row
-    from luthier.text.messages import Message
+    from luthier.text.messages import Example, Message
     from luthier.text.probed import Probed
 
 PREFERRED = "preferences.jsonl"
@@ -25,17 +28,26 @@ PREFERRED = "preferences.jsonl"
 
 
 class Preferences(Step):
-    """Make rows of prompt, chosen and rejected answer from people's judgments or failed probes, for preference tuning.
+    """Make rows of prompt, chosen and rejected answer, for preference tuning, of what people said or of failed probes.
 
-    Of `judgments`: the answer that people preferred, and the one that they did not. Of a `report`: the answer that a
-    probe wanted, and what the model said. Rows that did not fail, and those of which nothing better is known, are left
-    out and listed in `events.parquet`. A probe that was learnt from measures what was remembered: measure afterwards
-    with another one.
+    Of rated answers (`data`): two answers to one prompt that are apart by `margin`; splits stay what they are, so a
+    prompt's answers should be in one split (`group`). Of `judgments`: the answer that people preferred, and the one
+    that they did not. Of a `report`: the answer that a probe wanted, and what the model said. Rows that did not fail,
+    and those of which nothing better is known, are left out and listed in `events.parquet`. A probe that was learnt
+    from measures what was remembered: measure afterwards with another one.
     """
 
     kind: Literal["preferences"] = "preferences"
     makes: ClassVar[Makes] = "dataset"
 
+    data: Annotated[str | None, Reads("dataset", optional=True)] = None
+    """The step that made a data set of single answers with ratings, or with thumbs up and down."""
+    rating: str = "rating"
+    """The column of `data` that holds a number, or a yes or no (1 or 0)."""
+    margin: float = Field(default=1.0, gt=0)
+    """By how much one answer to a prompt must be rated above another to make a pair."""
+    take: Take = "extremes"
+    """Which pairs of a prompt's answers: the highest with the lowest, or `all` that are apart by `margin`."""
     report: EvaluationRef = None
     """The step that made an evaluation whose probes asked."""
     judgments: JudgmentsRef = None
@@ -47,47 +59,74 @@ class Preferences(Step):
 
     @model_validator(mode="after")
     def _from_one(self) -> Preferences:
-        if (self.report is None) == (self.judgments is None):
-            raise ValueError("wanted one of `report` and `judgments`")
-        if self.judgments is not None and (changed := {"model", "probes"} & self.model_fields_set):
+        if sum(one is not None for one in (self.data, self.report, self.judgments)) != 1:
+            raise ValueError("wanted one of `data`, `report` and `judgments`")
+        if self.report is None and (changed := {"model", "probes"} & self.model_fields_set):
             raise ValueError(f"{min(changed)} chooses among what probes asked; people's judgments have none")
+        if self.data is None and (changed := {"rating", "margin", "take"} & self.model_fields_set):
+            raise ValueError(f"{min(changed)} is about rated answers; name their data set as `data`")
         return self
 
     def make(self, work: Work) -> Mapping[str, Any]:
         """Read what was asked, and write the pairs."""
-        from luthier.data.augment.rows import as_examples
-        from luthier.data.passes.tables import Event, EventWriter, TableWriter, example_schema
+        from luthier.data.passes.tables import Event, EventWriter
         from luthier.text.dataset import SourceCount, Summary
 
-        mine = self._judged(work) if self.judgments is not None else self._probed(work)
+        mine = self._mine(work)
         events = EventWriter(work.folder / "events.parquet")
         dropped: Counter[str] = Counter()
-        kept: dict[str, Row] = {}
-        for pair, why_not in mine:
-            why = why_not or ("the same pair came before" if pair.id in kept else "")
-            if why:
-                dropped[why] += 1
-                events.write([Event(pair.id, pair.file, pair.line, work.name, "drop", why)])
-            else:
-                kept[pair.id] = pair
-        if not kept:
-            raise DataError("no row has an answer that is known to be better than another", where=Where(field="report"))
-        writer = TableWriter(work.folder / "examples" / "train.parquet", example_schema())
-        writer.write(as_examples(list(kept.values()), [None] * len(kept)))
-        writer.close()
+        kept: dict[str, dict[str, Row]] = {split: {} for split in mine}
+        for split, rows in mine.items():
+            for pair, why_not in rows:
+                why = why_not or ("the same pair came before" if any(pair.id in own for own in kept.values()) else "")
+                if why:
+                    dropped[why] += 1
+                    events.write([Event(pair.id, pair.file, pair.line, work.name, "drop", why)])
+                else:
+                    kept[split][pair.id] = pair
         events.close()
+        counts = {split: len(rows) for split, rows in kept.items() if rows}
+        if not counts.get("train"):
+            why = "; ".join(f"{count} rows: {reason}" for reason, count in sorted(dropped.items()))
+            where = Where(field="data" if self.data else "report")
+            raise DataError(f"no row has an answer that is known to be better than another ({why})", where=where)
+        for split in counts:
+            _write(work.folder / "examples" / f"{split}.parquet", list(kept[split].values()))
+        every = [pair for rows in mine.values() for pair, _ in rows]
         told = Summary(
-            rows_in=len(mine),
-            rows={"train": len(kept)},
+            rows_in=len(every),
+            rows=counts,
             dropped=dict(sorted(dropped.items())),
             edited={},
             task="text",
             labels=[],
-            sources=[SourceCount(source=mine[0][0].source, file=mine[0][0].file, rows=len(mine))],
+            sources=[SourceCount(source=every[0].source, file=every[0].file, rows=len(every))],
         )
         write_aside(work.folder / "summary.json", (told.model_dump_json(indent=1) + "\n").encode())
-        work.events.note(f"{len(kept):,} pairs of {len(mine):,} rows")
+        work.events.note(f"{sum(counts.values()):,} pairs of {len(every):,} rows")
         return {}
+
+    def _mine(self, work: Work) -> dict[str, list[tuple[Row, str]]]:
+        """By split, each pair (or row of which none is made) and why it cannot be used."""
+        if self.data is not None:
+            return self._rated(work)
+        return {"train": self._judged(work) if self.judgments is not None else self._probed(work)}
+
+    def _rated(self, work: Work) -> dict[str, list[tuple[Row, str]]]:
+        """Pairs of rated answers, split by split."""
+        from luthier.data.rated import Left, check_column, pairs_by_rating
+        from luthier.text.dataset import read_examples, splits
+
+        data = work.inputs["data"]
+        every = {split: read_examples(data, split) for split in splits(data)}
+        check_column([row for rows in every.values() for row in rows], self.rating)
+        return {
+            split: [
+                (_alone(one.row), one.why) if isinstance(one, Left) else (_of_two(one), "")
+                for one in pairs_by_rating(rows, self.rating, self.margin, self.take)
+            ]
+            for split, rows in every.items()
+        }
 
     def _probed(self, work: Work) -> list[tuple[Row, str]]:
         """Pairs of what probes asked, each with why it cannot be used."""
@@ -141,6 +180,34 @@ class Preferences(Step):
     def foresee(self, outlook: Outlook) -> Forecast:
         """Reading a file takes no time."""
         return Forecast(seconds=1.0, how="reads what probes asked")
+
+
+def _of_two(better: Better) -> Row:
+    """A pair of rated answers, with all that its better row knew."""
+    from luthier.text.messages import answer_of, prompt_of
+
+    row, place = better.row, better.row.origin
+    meta = {**row.meta, "rejected": answer_of(better.other), "margin": better.margin, "other": better.other.id}
+    return _pair(prompt_of(row), answer_of(row), meta, (place.source, place.file, place.line))
+
+
+def _alone(example: Example) -> Row:
+    from luthier.data.row import Row
+
+    place = example.origin
+    return Row(
+        n=0, id=example.id, source=place.source, file=place.file, line=place.line, kind=example.kind,
+        messages=example.messages, meta=example.meta,
+    )  # fmt: skip
+
+
+def _write(path: Path, rows: list[Row]) -> None:
+    from luthier.data.augment.rows import as_examples
+    from luthier.data.passes.tables import TableWriter, example_schema
+
+    writer = TableWriter(path, example_schema())
+    writer.write(as_examples(rows, [None] * len(rows)))
+    writer.close()
 
 
 def _why_not(row: Probed) -> str:

@@ -70,6 +70,10 @@ class Evaluate(Step):
     labels; `prior` less the label's score when the question is empty, against a bias to frequent words."""
     max_new_tokens: int = Field(default=128, ge=1)
     """Longest generated answer, for tasks of texts."""
+    pairs: bool = True
+    """Whether rows that all hold two answers (`chosen` and `rejected`) are asked which one people preferred: models
+    choose by reward, or by how likely each answer is. Otherwise the preferred one is the reference of a written
+    answer."""
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"
     """What models compute in; float32 makes answers independent of what is asked beside them."""
 
@@ -104,7 +108,7 @@ class Evaluate(Step):
         from luthier.eval.rows import choose
         from luthier.eval.scoring import with_columns
 
-        task = choose(work.inputs["data"], self.split, self.rows)
+        task = choose(work.inputs["data"], self.split, self.rows, pairs=self.pairs)
         metrics, baselines = self._metrics(task, work), self._baselines(task)
         if len(task.examples) < task.available:
             work.events.note(f"{len(task.examples):,} of {task.available:,} rows are asked (rows: {self.rows})")
@@ -138,7 +142,8 @@ class Evaluate(Step):
         if self.metrics is None:
             chosen = tuple(metric for metric in metrics_for(task) if not metric.needs & missing)
             chosen += reading(self.scorers)
-            work.events.note(f"measured in {', '.join(metric.kind for metric in chosen)} (the data holds {task.kind}s)")
+            holds = "pairs of answers" if task.pairs else f"{task.kind}s"
+            work.events.note(f"measured in {', '.join(metric.kind for metric in chosen)} (the data holds {holds})")
             return chosen
         for metric in self.metrics:
             if why := unfit(metric, task, missing):
@@ -151,9 +156,9 @@ class Evaluate(Step):
         if self.baselines is None:
             return baselines_for(task)
         for baseline in self.baselines:
-            if task.kind not in baseline.tasks:
-                able = [kind for kind, other in members(Baseline).items() if task.kind in other.tasks]
-                what = f"baseline {baseline.kind!r} cannot do tasks of {task.kind}s"
+            if not baseline.can(task):
+                able = [kind for kind, other in members(Baseline).items() if other.can(task)]
+                what = f"baseline {baseline.kind!r} cannot do tasks of {'pairs' if task.pairs else f'{task.kind}s'}"
                 raise RecipeError(what, where=Where(field="baselines"), remedy=did_you_mean(baseline.kind, able))
         return self.baselines
 
@@ -191,6 +196,7 @@ class Evaluate(Step):
     ) -> None:
         """Measure replies and write the artifact; probes may ask the `voices`."""
         from luthier.eval.contestant import kept
+        from luthier.eval.defaults import probes_for
         from luthier.eval.outcome import measure
         from luthier.eval.probe import Bench
         from luthier.eval.respondent import Respondent
@@ -216,7 +222,7 @@ class Evaluate(Step):
             notes=[_DECIDED] if "thresholds" in work.inputs else [],
         )
         measures = sit(self._tasks(task, bench), bench, work)
-        measures += [found for probe in self.probes for found in probe.measure(bench)]
+        measures += [found for probe in probes_for(task, self.probes) for found in probe.measure(bench)]
         outcome = measure(metrics, models, measures, bench, name=work.name, asked=asked)
         for warning in outcome.warnings:
             work.events.warning(warning)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from luthier.core.errors import DataError, Where
+from luthier.models.sequence import REWARD, without_padding
 from luthier.text.messages import Example
-from luthier.text.preference import margin_of
+from luthier.text.preference import number_of
 from luthier.tune.objective import NOTHING, About, Lesson, Loss, Objective, of_rows
 from luthier.tune.pairs import count_pairs, pair_lessons, pair_remedy, ranking, sides
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from luthier.models.pack import Pack, Row
     from luthier.text.ids import Text
 
-REWARD = "reward"
-"""The one output of a reward model's head."""
 TIE = "a tie: its {column} is 0"
 _MARGIN = "margin"
 
@@ -70,7 +69,7 @@ class Reward(Objective):
     def _margin(self, example: Example) -> float:
         if self.margin is None:
             return 0.0
-        found = margin_of(example, self.margin)
+        found = number_of(example, self.margin)
         if found is None or found < 0:
             origin = example.origin
             where = Where(file=origin.file, line=origin.line, field=self.margin)
@@ -103,9 +102,6 @@ class Reward(Objective):
 
 
 def _whole(row: Row, pad: int | None, margin: float) -> Row:
-    """A conversation up to its last token that is no padding, before which transformers would read the reward, and the
-    number of the one output."""
-    ids = list(row.ids)
-    while len(ids) > 1 and ids[-1] == pad:
-        ids.pop()
+    """A whole conversation, read where transformers reads it, and the number of the one output."""
+    ids = without_padding(row.ids, pad)
     return replace(row, ids=[*ids, 0], learnt=[0.0] * len(ids) + [1.0], told={_MARGIN: [margin]})

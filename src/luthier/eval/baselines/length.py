@@ -1,0 +1,46 @@
+"""The longer of two answers, or the shorter: what a preference comes to when only length counts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from luthier.eval.baseline import Baseline
+from luthier.eval.pairs import FIRST, SECOND, offer_of
+from luthier.eval.rows import Reply, Task, TaskKind
+from luthier.text.preference import Pair, pair_of
+
+if TYPE_CHECKING:
+    from luthier.text.messages import Example
+
+
+class Length(Baseline):
+    """Prefer the longer answer where people did so more often than not in training, else the shorter.
+
+    A reward model that ranks no better than this has learnt to count.
+    """
+
+    kind: Literal["length"] = "length"
+    tasks: ClassVar[frozenset[TaskKind]] = frozenset({"label"})
+    pairs: ClassVar[bool] = True
+    title: ClassVar[str] = "the longer or the shorter answer"
+
+    def answer(self, train: Sequence[Example], task: Task) -> list[Reply]:
+        share = _share_of_longer([pair for one in train if isinstance(pair := pair_of(one), Pair)])
+        return [_reply(offer_of(example).answers, share) for example in task.examples]
+
+
+def _share_of_longer(pairs: Sequence[Pair]) -> float:
+    """How often the longer answer is preferred; one pair of each kind is added, so that nothing is sure."""
+    longer = [len(pair.chosen.content) > len(pair.rejected.content) for pair in pairs]
+    return (sum(longer) + 1) / (len(longer) + 2)
+
+
+def _reply(answers: tuple[str, str], share: float) -> Reply:
+    first, second = map(len, answers)
+    shares = {FIRST: share, SECOND: 1 - share} if first > second else {FIRST: 1 - share, SECOND: share}
+    if first == second:
+        shares = dict.fromkeys(shares, 0.5)
+    scores = {label: round(math.log(value), 6) for label, value in shares.items()}
+    return Reply(prediction=max(scores, key=scores.__getitem__), scores=scores)

@@ -1,0 +1,94 @@
+"""What a model's ranking of pairs of answers leans on, and what tuning did to it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+
+from luthier.core.errors import RecipeError, Where
+from luthier.eval.measuring import Statistic, measured, share
+from luthier.eval.pairs import FIRST, SECOND, offer_of
+from luthier.eval.probe import Bench, Measure, Probe
+
+if TYPE_CHECKING:
+    from luthier.metrics.answers import Answers
+    from luthier.metrics.resample import Floats
+
+_MARKUP = re.compile(r"^\s*(?:[-*+•]|\d+[.)]|#{1,6})\s|\*\*|__|`", re.MULTILINE)
+
+
+class _Counted(NamedTuple):
+    """A number of each answer of a row, in the order in which they are shown, and which of them people preferred."""
+
+    first: int
+    second: int
+    label: str
+
+
+class Preference(Probe):
+    """Which of two answers a model prefers when one is longer, or has more lists, headings and bold: shares of pairs.
+
+    `preference.longer` and `preference.markup` count pairs in which the two differ so; the detail `people` says how
+    often people did the same, and a model that does it much more often has learnt looks. `preference.lift` is the share
+    of pairs in which tuning raised the preferred answer more than the other one (the accuracy of DPO's own reward);
+    0.5 is chance. It stands in every evaluation of pairs, and is named in `probes` where a gate asks for it.
+    """
+
+    kind: Literal["preference"] = "preference"
+    measures: ClassVar[tuple[str, ...]] = ("preference.longer", "preference.markup", "preference.lift")
+
+    def measure(self, bench: Bench) -> list[Measure]:
+        if not bench.task.pairs:
+            what = "preference is about pairs of answers, and these rows hold none"
+            raise RecipeError(what, where=Where(field="probes"), remedy="take it out, or give `chosen` and `rejected`")
+        offers = [(offer_of(example).answers, str(example.label)) for example in bench.task.examples]
+        lengths = [_Counted(len(one), len(other), label) for (one, other), label in offers]
+        marks = [_Counted(_marks(one), _marks(other), label) for (one, other), label in offers]
+        return [
+            *_leaning("preference.longer", lengths, bench),
+            *_leaning("preference.markup", marks, bench),
+            *_lift(bench),
+        ]
+
+
+def _leaning(name: str, rows: Sequence[_Counted], bench: Bench) -> list[Measure]:
+    """The share of rows in which each model prefers the answer with the higher number, among those that differ."""
+    import numpy as np
+
+    differ = [at for at, row in enumerate(rows) if row.first != row.second]
+    higher = [FIRST if rows[at].first > rows[at].second else SECOND for at in differ]
+    people = sum(rows[at].label == label for at, label in zip(differ, higher, strict=True)) / max(1, len(differ))
+    blocks: dict[str, Floats] = {
+        model: np.array([[float(told.predictions[at] == label), 1.0] for at, label in zip(differ, higher, strict=True)])
+        for model, told in bench.answers.items()
+    }
+    return measured(
+        Statistic(name=name, value=share, proportion=True),
+        blocks,
+        bench,
+        {model: {"people": people} for model in blocks},
+    )
+
+
+def _lift(bench: Bench) -> list[Measure]:
+    """How often tuning raised the preferred answer more, for a language model beside its base."""
+    import numpy as np
+
+    able = [name for name, one in bench.respondents.items() if one.is_model and "score" in one.able]
+    if able[:2] != ["tuned", "base"]:
+        return []
+    labels = [str(example.label) for example in bench.task.examples]
+    tuned, base = (_margins(bench.answers[name], labels) for name in able[:2])
+    block = np.array([[float(now > then), 1.0] for now, then in zip(tuned, base, strict=True)])
+    return measured(Statistic(name="preference.lift", value=share, proportion=True), {"tuned": block}, bench)
+
+
+def _margins(told: Answers, labels: Sequence[str]) -> list[float]:
+    """By how much the preferred answer is ahead in each row."""
+    scores = told.label_scores or ()
+    return [row[label] - row[SECOND if label == FIRST else FIRST] for row, label in zip(scores, labels, strict=True)]
+
+
+def _marks(text: str) -> int:
+    return len(_MARKUP.findall(text))

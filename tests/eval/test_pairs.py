@@ -1,0 +1,137 @@
+"""Held-out pairs of answers: language models rank by likelihood, reward models by reward, beside base and length."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from eval.evaluations import base_model, label_examples, made
+from eval.probing import pairs_of
+from luthier.core.artifact import Artifact
+from luthier.core.errors import DataError, RecipeError
+from luthier.core.store import Store
+from luthier.eval.ask import Desk, Model, Question
+from luthier.eval.pairs import FIRST, SECOND, labelled, offer_of
+from luthier.eval.rows import choose
+from luthier.eval.steps.evaluate import Evaluate
+from luthier.models.load import open_model
+from luthier.text.ids import Text
+from luthier.text.messages import Message
+from tuning import bench, pairs, preferring
+
+QUESTION = Question(normalise="sum", max_new_tokens=8, dtype="float32", likelihood=False)
+
+
+@pytest.fixture(scope="module")
+def held(store: Store) -> Artifact:
+    """Pairs to learn from and pairs that are held out."""
+    return pairs_of(store)
+
+
+@pytest.fixture(scope="module")
+def rewarding(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """A tiny reward model."""
+    from luthier.tune.objectives.reward import Reward
+    from luthier.tune.steps.tune import Tune
+    from luthier.tune.techniques.lora import Lora
+
+    step = Tune(
+        data="data", technique=Lora(r=4), objective=Reward(), rows_per_step=8, epochs=3, learning_rate=1e-2,
+        precision="float32",
+    )  # fmt: skip
+    return bench(tmp_path_factory.mktemp("shop"), pairs(40)).tune(step)
+
+
+def test_the_preferred_answer_stands_first_or_second_by_the_row(held: Artifact) -> None:
+    task = choose(held, "test", None, pairs=True)
+    assert (task.kind, task.pairs, task.labels) == ("label", True, [FIRST, SECOND])
+    assert 8 <= task.references.count(FIRST) <= 22
+    for example in task.examples:
+        answers = offer_of(example).answers
+        assert answers[example.label == SECOND] == example.messages[-1].content
+        assert answers[example.label == FIRST] == example.meta["rejected"]
+
+
+def test_rows_without_two_answers_are_a_task_of_texts_and_pairs_may_be_too(held: Artifact, texts: Artifact) -> None:
+    assert not choose(texts, "test", None, pairs=True).pairs
+    assert not choose(held, "test", None).pairs
+    assert choose(held, "test", None).digest != choose(held, "test", None, pairs=True).digest
+
+
+def test_a_tie_is_left_out_and_counted() -> None:
+    good, tie = (
+        preferring(label_examples(2)[0], "no"),
+        preferring(label_examples(2)[1], label_examples(2)[1].label or ""),
+    )
+    found, left = labelled([good, tie])
+    assert [one.id for one in found] == [good.id]
+    assert left == {"a tie: both answers are the same": 1}
+    with pytest.raises(DataError, match="no held-out pair can be ranked"):
+        labelled([tie])
+
+
+def test_an_evaluation_of_pairs_says_whether_the_tuned_model_prefers_better(
+    store: Store, held: Artifact, tuned: Artifact
+) -> None:
+    found = made(store, Evaluate(data="data", model="tune"), {"data": held, "model": tuned})
+    metrics = found.read_json("metrics.json")
+    assert set(metrics["models"]) == {"tuned", "base", "length"}
+    assert set(metrics["models"]["tuned"]) == {"accuracy", "ece", "brier"}
+    assert set(metrics["measures"]["tuned"]) >= {"preference.longer", "preference.markup", "preference.lift"}
+    assert 0 <= metrics["measures"]["tuned"]["preference.longer"]["detail"]["people"] <= 1
+    compared = found.read_json("comparisons.json")
+    assert ("tuned", "base") in {(row["a"], row["b"]) for row in compared if row["metric"] == "accuracy"}
+    summary = found.read_json("summary.json")
+    assert any("which of them people preferred" in note for note in summary["notes"])
+
+
+def test_likelihoods_are_those_of_the_answers(store: Store, held: Artifact) -> None:
+    task, model = choose(held, "test", 6, pairs=True), Model(base_model(store), QUESTION, Desk(), name="base", title="")
+    for example, reply in zip(task.examples, model.answer(task.examples, task), strict=True):
+        offer = offer_of(example)
+        sums = model._sums([((offer.prompt, ()), offer.answers)])[0]
+        assert reply.scores == pytest.approx({FIRST: sums[0][0], SECOND: sums[1][0]}, abs=1e-4)
+        assert reply.prediction == (FIRST if sums[0][0] > sums[1][0] else SECOND)
+
+
+def test_a_reward_model_ranks_by_its_reward(held: Artifact, rewarding: Artifact) -> None:
+    import torch
+
+    model = Model(rewarding, QUESTION, Desk(), name="tuned", title="the tuned model")
+    assert model.able == {"answer"}
+    task = choose(held, "test", 4, pairs=True)
+    plain, text = open_model(rewarding, "float32"), Text.load(rewarding.parent("model").folder)
+    for example, reply in zip(task.examples, model.answer(task.examples, task), strict=True):
+        offer, rewards = offer_of(example), []
+        for said in offer.answers:
+            ids = text.encode([*offer.prompt, Message(role="assistant", content=said)]).ids
+            with torch.no_grad():
+                rewards.append(float(plain(torch.tensor([ids])).logits[0, 0]))
+        assert reply.scores is not None
+        assert reply.scores[FIRST] - reply.scores[SECOND] == pytest.approx(rewards[0] - rewards[1], abs=1e-4)
+        assert sum(map(math.exp, reply.scores.values())) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_reward_model_is_evaluated_beside_its_base(store: Store, held: Artifact, rewarding: Artifact) -> None:
+    found = made(store, Evaluate(data="data", model="tune"), {"data": held, "model": rewarding})
+    metrics = found.read_json("metrics.json")
+    assert set(metrics["models"]) == {"tuned", "base", "length"}
+    assert "preference.lift" not in metrics["measures"]["tuned"]
+    assert json.loads(Path(found.folder / "summary.json").read_text())["task"] == "label"
+
+
+def test_a_reward_model_writes_nothing(store: Store, texts: Artifact, rewarding: Artifact) -> None:
+    with pytest.raises(DataError, match="a reward model ranks answers"):
+        made(store, Evaluate(data="data", model="tune"), {"data": texts, "model": rewarding})
+
+
+def test_baselines_that_cannot_rank_are_refused(store: Store, held: Artifact, tuned: Artifact) -> None:
+    step = Evaluate.model_validate({"data": "data", "model": "tune", "baselines": ["majority"]})
+    with pytest.raises(RecipeError, match="baseline 'majority' cannot do tasks of pairs"):
+        made(store, step, {"data": held, "model": tuned})
+    step = Evaluate.model_validate({"data": "data", "model": "tune", "pairs": False, "probes": ["preference"]})
+    with pytest.raises(RecipeError, match="preference is about pairs"):
+        made(store, step, {"data": held, "model": tuned})
