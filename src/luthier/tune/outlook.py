@@ -58,6 +58,8 @@ def _seconds(step: Tune, outlook: Outlook, model: Description, computed: float) 
     before = outlook.history.get("measures", {})
     if rate := before.get("flops_per_s"):
         return flops / rate + before.get("begin_s", 10.0), "speed of the last training here"
+    if step.objective.needs_reference:  # once a row; an earlier training tells it as a part of its beginning
+        flops *= 1 + 2 * min(1.0, 1 / step.epochs) / moving
     bf16 = step.precision == "bfloat16" or (step.precision == "auto" and cpu_has_bf16())
     return flops / flops_per_s(bf16=bf16) + 10.0, "speed from a matrix product measured just now"
 
