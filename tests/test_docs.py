@@ -18,6 +18,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.component import members
 from luthier.models.describe import describe
 from luthier.tune.technique import AnyTechnique
+from tests.watching import desk_traffic, write_log
 from tests.workshop import RECIPE, small_recipe, tickets, write_csv
 
 ROOT = Path(__file__).parent.parent
@@ -29,6 +30,9 @@ adapter: lora
 micro_batch_size: 4
 num_epochs: 1
 learning_rate: 0.0002
+"""
+MONITOR = """\
+  watch: {kind: monitor, signals: [latency, {kind: metric, metric: accuracy}], alerts: ["accuracy < 0.9"]}
 """
 NOT_TYPED = ("pip ", "./demo", "./check", "luthier schema >", "luthier --install-completion")
 """Commands that install, set a machine up, or need a shell."""
@@ -58,7 +62,8 @@ def python_blocks() -> list[tuple[str, str]]:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the pages' commands make sense: a recipe that was run, tickets, predictions."""
     folder = tmp_path_factory.mktemp("docs")
-    small_recipe(folder, RECIPE + "  ask: {kind: assign, report: report, judges: [anna, ben]}\n")
+    small_recipe(folder, RECIPE + "  ask: {kind: assign, report: report, judges: [anna, ben]}\n" + MONITOR)
+    write_log(folder / "log.jsonl", desk_traffic(60))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LUTHIER_CACHE", str(folder / "cache"))
         patch.chdir(folder)

@@ -20,8 +20,8 @@ import numpy as np
 
 from luthier.data.checking.confident import likely_errors
 from luthier.data.checking.material import Material, Seen
-from luthier.data.checking.plain import held
 from luthier.data.checks.label_errors import LabelErrors
+from luthier.models.plain import held
 from luthier.text.messages import Message
 
 DATA = Path(__file__).parents[3] / "shared" / "data"

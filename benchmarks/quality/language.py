@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.wheel import fetch_wheel
-from luthier.data.cleaning.languages import Guess, _identifier, identify
 from luthier.flow.recipe import Recipe
+from luthier.text.languages import Guess, _identifier, identify
 
 ROOT = Path(__file__).parents[2]
 CAPTIONS = ROOT.parent / "shared" / "data" / "multi30k"

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from luthier.data.checking.material import Material, Seen
-from luthier.data.checking.plain import features
 from luthier.data.checks.answers import AnswerQuality
 from luthier.data.checks.bias_terms import TERMS, BiasTerms
 from luthier.data.checks.distance import apart
 from luthier.data.checks.enough import gained
 from luthier.data.checks.groups import cramers_v
 from luthier.data.checks.lengths import robust_z
-from luthier.data.checks.shift import told_apart
+from luthier.models.apart import told_apart
+from luthier.models.plain import features
 from luthier.text.messages import Message
 
 
@@ -51,7 +51,7 @@ def test_association_of_known_tables() -> None:
 def test_the_area_is_scikit_learns_and_its_interval_holds() -> None:
     from sklearn.metrics import roc_auc_score
 
-    from luthier.data.checks.shift import _area
+    from luthier.models.apart import _area
 
     random = np.random.default_rng(2)
     scores, codes = random.normal(size=300).round(1), random.integers(0, 2, 300)

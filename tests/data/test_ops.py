@@ -15,13 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.data.cleaning.diff import edits
-from luthier.data.cleaning.languages import identify
 from luthier.data.cleaning.quality_rules import NAMES, RULES
 from luthier.data.intake.survey import profile
 from luthier.data.ops.label_spelling import LabelSpelling, spellings
 from luthier.data.ops.normalise import Normalise, _fixed, _repaired_line, looks_bad, without_ascii_runs
 from luthier.data.ops.quality import Quality
 from luthier.data.passes.apply import spliced
+from luthier.text.languages import identify
 
 Make = Callable[..., Any]
 Write = Callable[..., str]

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from luthier.core.errors import DataError, InputError, LuthierError
+from luthier.core.guarded import Guarded, Refused, is_public
 from luthier.data.row import Broken, Record
 from luthier.data.sources.web import Web
 from luthier.data.web import crawl as crawling
 from luthier.data.web import fetch, page, sitemap
-from luthier.data.web.guard import Guarded, Refused, is_public
 from luthier.flow.recipe import Recipe
 from tests.data.web_site import Reply, Site, article, serving
 

@@ -19,7 +19,9 @@ from luthier.core.component import Component, nested
 from luthier.core.digest import code_digest, digest_of
 from luthier.core.events import StepEvents
 
-Makes = Literal["dataset", "model", "evaluation", "findings", "thresholds", "verdict", "assignment", "judgments"]
+Makes = Literal[
+    "dataset", "model", "evaluation", "findings", "thresholds", "verdict", "assignment", "judgments", "monitor"
+]
 BENCHES = ("luthier.text", "luthier.models", "luthier.metrics")
 """Shared benches: every room may build on them, so their sources are part of every room's code revision."""
 

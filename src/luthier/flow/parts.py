@@ -35,6 +35,8 @@ _BASES = (
     "luthier.eval.regard",
     "luthier.eval.form",
     "luthier.serve.engine",
+    "luthier.monitor.signal",
+    "luthier.monitor.channel",
 )
 """Modules that define a role's abstract base."""
 

@@ -13,12 +13,12 @@ from luthier.data.augment.judge import Classifier
 from luthier.data.augment.rows import Rows
 from luthier.data.augment.words import facts
 from luthier.data.augmenter import Draft, Wish
-from luthier.data.cleaning.languages import UNKNOWN, identify
 from luthier.data.row import Row
 from luthier.data.twins.near import Index, similarity
 from luthier.data.twins.text_keys import compared, digest8, normal, prompt_key
 from luthier.models.embedder import Embedder, Space
 from luthier.models.embedders.lsa import Lsa
+from luthier.text.languages import UNKNOWN, identify
 from luthier.text.messages import Message
 
 T = TypeVar("T")

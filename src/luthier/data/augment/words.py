@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from luthier.data.cleaning.languages import UNKNOWN, identify
 from luthier.data.row import Row
+from luthier.text.languages import UNKNOWN, identify
 from luthier.text.people.words import DIGIT, TAG, fixed
 
 _AROUND = ".,;:!?()\"'"

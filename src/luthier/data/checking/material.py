@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from luthier.data.checking.plain import Held
     from luthier.data.checking.reading import Surprise
     from luthier.models.embedder import Embedder, Points
+    from luthier.models.plain import Held
 
 _COLUMNS = ("id", "source", "file", "line", "kind", "messages", "label", "meta", "group")
 
@@ -135,7 +135,7 @@ class Material:
     @cached_property
     def held(self) -> Held:
         """What a plain classifier that did not see the row says of it."""
-        from luthier.data.checking.plain import held
+        from luthier.models.plain import held
 
         return held(self.prompts, self.codes, seed=self.seed)
 

@@ -89,7 +89,7 @@ class Enough(Check):
         return Found(Finding(name=self.kind, severity="info", title="Rows", sentence=said, numbers=numbers))
 
     def _matrix(self, data: Material) -> Any:
-        from luthier.data.checking.plain import features
+        from luthier.models.plain import features
 
         if self.on == "classifier":
             return features(data.prompts)
@@ -101,7 +101,7 @@ class Enough(Check):
         """(repeats, rows): which measured rows are wrong after learning from `count` rows, draw by draw."""
         import numpy as np
 
-        from luthier.data.checking.plain import classifier
+        from luthier.models.plain import classifier
 
         found = np.zeros((self.repeats, len(ask)), dtype=bool)
         for draw in range(self.repeats):

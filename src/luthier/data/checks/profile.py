@@ -81,7 +81,7 @@ class Contents(Check):
         )  # fmt: skip
 
     def _languages(self, data: Material) -> Found:
-        from luthier.data.cleaning.languages import UNKNOWN, identify
+        from luthier.text.languages import UNKNOWN, identify
 
         looked = data.rows[:: -(-len(data.rows) // _MOST_LANGUAGES) or 1]
         codes = [code for code, _ in identify([row.prompt or row.answer for row in looked])]

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from luthier.core.errors import did_you_mean
-from luthier.data.cleaning.languages import LANGUAGES, UNKNOWN, identify
 from luthier.data.operator import Column, Drop, Outcome, Reads, RowOperator, Suggestion
 from luthier.data.row import Row
+from luthier.text.languages import LANGUAGES, UNKNOWN, identify
 
 if TYPE_CHECKING:
     from luthier.data.profile import Profile

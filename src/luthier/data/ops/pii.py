@@ -173,7 +173,7 @@ class Pii(RowOperator):
     def _locale(self, row: Row) -> str:
         if self.locale != "auto":
             return self.locale
-        from luthier.data.cleaning.languages import identify
+        from luthier.text.languages import identify
 
         return LOCALES.get(identify([row.prompt or row.answer])[0].code, "en_US")
 

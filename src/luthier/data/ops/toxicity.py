@@ -14,6 +14,7 @@ from luthier.core.errors import RecipeError, Where, did_you_mean
 from luthier.core.paths import PathText, locate
 from luthier.data.operator import Column, Drop, Outcome, Reads, RowOperator
 from luthier.data.row import Row
+from luthier.text.swearing import swear_words
 
 _CODES = "cs da de el en es fi fr hu id it ja ko nl no pl pt ro ru sv th tr uk"
 LANGUAGES = frozenset(_CODES.split())
@@ -85,22 +86,9 @@ class Toxicity(RowOperator):
 
     def _by_words(self, texts: Sequence[str]) -> tuple[list[int], list[float]]:
         """Listed words of each text, and their share of all words."""
-        found = [len(matches) for matches in self._filter.find_many([_encodable(text) for text in texts])]
+        found = swear_words(texts, self.languages, self.ignore)
         shares = [min(1.0, count / max(1, len(text.split()))) for count, text in zip(found, texts, strict=True)]
         return found, shares
-
-    @cached_property
-    def _filter(self) -> Any:
-        try:
-            from badwords import ProfanityFilter
-        except ImportError as error:
-            remedy = "pip install 'luthier[toxicity]', or name a `model`"
-            raise RecipeError("word lists need the package badwords-py", remedy=remedy) from error
-        listed = ProfanityFilter()
-        listed.init(languages=list(self.languages))
-        if self.ignore:
-            listed.add_whitelist(list(self.ignore))
-        return listed
 
     def _by_model(self, texts: Sequence[str]) -> tuple[list[int], list[float]]:
         """The probability of the worst class; one text at a time, so that none depends on its neighbours."""

@@ -13,7 +13,7 @@ from urllib.parse import urljoin, urlsplit
 import httpcore
 
 from luthier.core.addresses import shown
-from luthier.data.web.guard import Guarded, Refused, left
+from luthier.core.guarded import Guarded, Refused, left
 
 REDIRECTS = 5
 _MOVED = frozenset({301, 302, 303, 307, 308})

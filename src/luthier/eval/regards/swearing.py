@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from luthier.core.errors import RecipeError
 from luthier.eval.regard import Regard
 
 
@@ -23,11 +22,6 @@ class Swearing(Regard):
 
     def score(self, texts: Sequence[str], base: Path) -> list[float]:
         """Whether each text has such a word."""
-        try:
-            from badwords import ProfanityFilter
-        except ImportError as error:
-            raise RecipeError("word lists need badwords-py", remedy="pip install 'luthier[toxicity]'") from error
-        listed = ProfanityFilter()
-        listed.init(languages=list(self.languages))
-        plain = [text.encode("utf-8", "replace").decode() for text in texts]
-        return [-1.0 if matches else 0.0 for matches in listed.find_many(plain)]
+        from luthier.text.swearing import swear_words
+
+        return [-1.0 if count else 0.0 for count in swear_words(texts, self.languages)]

@@ -1,7 +1,7 @@
 """Connections to public addresses alone: a name is resolved once, every answer is looked at, and that answer is used.
 
-So a redirect or a name server cannot lead a crawl into the network it runs in. Each request has one deadline for all
-that it does, so that a server which sends a byte now and then cannot hold it.
+So a redirect or a name server cannot lead a crawl, or a message to a web hook, into the network it runs in. Each
+request has one deadline for all that it does, so that a server which sends a byte now and then cannot hold it.
 """
 
 from __future__ import annotations

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 from pydantic import ValidationError
 
-from luthier.data.cleaning import languages
-from luthier.data.cleaning.languages import LANGUAGES, LOOKED_AT_CHARS, UNKNOWN, identify
 from luthier.data.ops.language import Language
+from luthier.text import languages
+from luthier.text.languages import LANGUAGES, LOOKED_AT_CHARS, UNKNOWN, identify
 
 SENTENCES = [
     "I am still waiting for my parcel and nobody answers my messages",

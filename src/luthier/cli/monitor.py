@@ -1,0 +1,150 @@
+"""Commands that watch a released model: monitor run, replay, show, test, export."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from luthier.cli.output import Json, say, say_json, table
+
+monitor_app = typer.Typer(
+    help="Watch a released model: run, replay, show, test, export.", no_args_is_help=True, rich_markup_mode=None
+)
+Word = Annotated[
+    str | None,
+    typer.Argument(metavar="[RECIPE[:STEP]]", help="The recipe with a step of kind monitor; else the one here."),
+]
+Recipe = Annotated[
+    str | None,
+    typer.Option("--recipe", metavar="RECIPE[:STEP]", help="With a step of kind monitor; else the one here."),
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.add_typer(monitor_app, name="monitor")
+
+
+def _mutter(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+@monitor_app.command()
+def replay(
+    log: Annotated[
+        Path | None, typer.Argument(metavar="[LOG]", help="A traffic folder or JSON lines; else the recipe's traffic.")
+    ] = None,
+    recipe: Recipe = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="From then on: 2026-11-01, or so long ago: 30m, 6h, 7d.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="Before then.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show when each alert would have fired over a past log."""
+    from luthier.flow.monitor import open_monitor
+    from luthier.flow.monitor import replay as replayed
+    from luthier.flow.traffic import moment
+
+    found = replayed(open_monitor(recipe), log, moment(since, "--since"), moment(until, "--until"), _mutter)
+    if as_json:
+        say_json(found.as_json())
+        return
+    for message in found.messages:
+        for number, line in enumerate(message.lines()):
+            say(f"{message.at:%Y-%m-%d %H:%M:%S} {line}" if number == 0 else f"    {line}")
+    at_the_end = ", ".join(found.firing) or "none"
+    say(f"{len(found.messages)} messages over {found.requests:,} events; firing at the end: {at_the_end}")
+    if found.unjoined:
+        say(f"{found.unjoined:,} pieces of feedback are about requests that the log does not hold")
+
+
+@monitor_app.command()
+def run(
+    recipe: Word = None,
+    traffic: Annotated[Path | None, typer.Option(help="The traffic folder; else the recipe's.")] = None,
+    port: Annotated[int | None, typer.Option(help="Expose the numbers to Prometheus on this port.")] = None,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    once: Annotated[bool, typer.Option("--once", help="Look once and leave, for a scheduler.")] = False,
+) -> None:
+    """Watch the traffic until stopped; started again, it goes on where it was."""
+    from luthier.flow.monitor import open_monitor, watch
+
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    opened = open_monitor(recipe)
+    _mutter(f"watching {traffic or opened.traffic}: {len(opened.plan.rules)} alerts, every {opened.plan.every_s:g} s")
+    watch(opened, traffic, say=_mutter, tell=lambda message: say(message.title), host=host, port=port, once=once)
+
+
+@monitor_app.command()
+def show(
+    recipe: Word = None,
+    log: Annotated[Path | None, typer.Option(help="A traffic folder or JSON lines; else the recipe's traffic.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show every number of the traffic now, and where each alert stands."""
+    from luthier.flow.monitor import open_monitor, shown
+
+    found = shown(open_monitor(recipe), log, _mutter)
+    if as_json:
+        say_json(found)
+        return
+    table(
+        ("number", "window", "value", "95 % interval", "events"),
+        [
+            (
+                one["number"],
+                one["window"],
+                f"{one['value']:.4g}",
+                f"{one['low']:.4g} to {one['high']:.4g}",
+                f"{one['events']:,}",
+            )
+            for one in found["numbers"]
+        ],
+    )
+    if found["alerts"]:
+        table(
+            ("alert", "state", "when", "limit"),
+            [(one["alert"], one["state"], one["when"], f"{one['limit']:.4g}") for one in found["alerts"]],
+        )
+    say(f"{found['events']:,} events")
+
+
+@monitor_app.command("test")
+def try_channels(
+    recipe: Word = None,
+    channel: Annotated[str | None, typer.Option(metavar="KIND", help="Only channels of this kind.")] = None,
+    as_json: Json = False,
+) -> int:
+    """Send a test message to every channel."""
+    from luthier.flow.monitor import open_monitor, send_test
+
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
+    found = list(send_test(open_monitor(recipe), channel))
+    if as_json:
+        say_json({"channels": [{"channel": kind, "came": came} for kind, came in found]})
+    else:
+        table(("channel", "what came of it"), found)
+    return 2 if any(came != "sent" for _, came in found) else 0
+
+
+@monitor_app.command()
+def export(
+    what: Annotated[Literal["prometheus"], typer.Argument(metavar="prometheus", help="For whom.")],
+    recipe: Word = None,
+    to: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write into.")] = Path("prometheus"),
+    as_json: Json = False,
+) -> None:
+    """Write the same alerts as Prometheus rules, and a Grafana dashboard."""
+    from luthier.flow.monitor import export_prometheus, open_monitor
+
+    written = export_prometheus(open_monitor(recipe), to)
+    if as_json:
+        say_json({what: [str(path) for path in written]})
+        return
+    for path in written:
+        say(f"wrote {path}")

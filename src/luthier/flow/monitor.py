@@ -1,0 +1,267 @@
+"""Watching from the command line: a recipe's monitor over a log, over live traffic, for Prometheus."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.core.errors import DataError, InputError, RecipeError, UnknownName, Where, did_you_mean
+from luthier.flow.locate import Found, find_artifact, find_recipe
+from luthier.flow.plan import recipe_store
+from luthier.flow.recipe import Recipe
+from luthier.monitor.channel import Channel, Post, Unsent
+from luthier.monitor.message import Message
+from luthier.monitor.plan import MonitorPlan, read_plan
+from luthier.monitor.signal import Place
+from luthier.monitor.steps.monitor import Monitor
+from luthier.traffic.place import traffic_folder
+
+if TYPE_CHECKING:
+    from luthier.monitor.desk import Desk
+    from luthier.monitor.watcher import Watcher
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A monitor, who is told, and where it works."""
+
+    plan: MonitorPlan
+    channels: Sequence[Channel]
+    history_s: float
+    base: Path
+    kept: Path
+    """The folder in which it remembers where it stands."""
+
+    @property
+    def traffic(self) -> Path:
+        """Where the traffic of the recipe's folder is kept."""
+        return traffic_folder(self.base)
+
+    def watcher(self, say: Say) -> Watcher:
+        """The monitor at its beginning."""
+        from luthier.monitor.watcher import Watcher
+
+        place = Place(base=self.base, kept=self.kept, say=say, seed=self.plan.seed)
+        return Watcher(self.plan, place)
+
+
+def open_monitor(word: str | None = None) -> Opened:
+    """The monitor of a recipe: `RECIPE:STEP`, or the only step of its kind in the recipe that is named or here."""
+    found = find_artifact(word if word is not None and ":" in word else f"{_file(word)}:{_only_step(word)}")
+    if found.artifact.manifest.makes != "monitor":
+        what = f"wanted a step of kind `monitor`, came one that makes a {found.artifact.manifest.makes}"
+        raise RecipeError(what, where=Where(field=word), remedy="add a step {kind: monitor, …} to the recipe")
+    return _opened(found)
+
+
+def _opened(found: Found) -> Opened:
+    assert found.plan is not None, "a monitor is found through its recipe"
+    recipe = found.plan.recipe
+    step = recipe.all_steps()[str(found.step)]
+    assert isinstance(step, Monitor), "what makes a monitor is one"
+    store = recipe_store(recipe.base)
+    return Opened(
+        plan=read_plan(found.artifact, recipe.name),
+        channels=step.channels,
+        history_s=step.history,
+        base=recipe.base,
+        kept=store.root / "monitor" / f"{recipe.name}.{found.step}",
+    )
+
+
+def _file(word: str | None) -> Path:
+    return find_recipe(Path(word) if word else None)
+
+
+def _only_step(word: str | None) -> str:
+    file = _file(word)
+    steps = [name for name, step in Recipe.load(file).all_steps().items() if isinstance(step, Monitor)]
+    if len(steps) == 1:
+        return steps[0]
+    what = f"{len(steps)} steps of kind `monitor`: {', '.join(steps)}" if steps else "no step of kind `monitor`"
+    remedy = f"name one: {file}:{steps[0]}" if steps else "add one: monitor: {kind: monitor, alerts: […]}"
+    raise RecipeError(what, where=Where(file=str(file)), remedy=remedy)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replayed:
+    """What a monitor would have said over a log."""
+
+    messages: Sequence[Message]
+    requests: int
+    unjoined: int
+    begun: datetime | None
+    ended: datetime | None
+    firing: Sequence[str]
+
+    def as_json(self) -> dict[str, Any]:
+        """As `--json` prints it."""
+        told = [message.model_dump(mode="json") for message in self.messages]
+        ends = [None if at is None else at.isoformat() for at in (self.begun, self.ended)]
+        counts = {"events": self.requests, "unjoined": self.unjoined, "from": ends[0], "to": ends[1]}
+        return {**counts, "firing": list(self.firing), "messages": told}
+
+
+def replay(
+    opened: Opened, log: Path | None, since: datetime | None = None, until: datetime | None = None, say: Say = print
+) -> Replayed:
+    """Run the alerts over a past log (a traffic folder or JSON lines; the recipe's own traffic by default)."""
+    from luthier.traffic.stream import events
+
+    watcher = opened.watcher(say)
+    said: list[Message] = []
+    begun = ended = None
+    for event in events(log or opened.traffic, since, until):
+        for at in watcher.looks(event.at.timestamp()):
+            said += watcher.look(at)
+        watcher.add(event)
+        begun, ended = begun or event.at, event.at
+    if ended is not None:
+        for at in watcher.looks(ended.timestamp() + watcher.plan.every_s):
+            said += watcher.look(at)
+    firing = [name for name, state in watcher.states.items() if state.status == "firing"]
+    return Replayed(
+        messages=said, requests=watcher.seen, unjoined=watcher.unjoined, begun=begun, ended=ended, firing=firing
+    )
+
+
+def send_test(opened: Opened, kind: str | None = None) -> Iterator[tuple[str, str]]:
+    """Send a test message to each channel, or to those of a kind: the kind, and what came of it."""
+    known = [channel.kind for channel in opened.channels]
+    if kind is not None and kind not in known:
+        raise UnknownName(
+            f"no channel is of kind {kind!r}", where=Where(field="--channel"), remedy=did_you_mean(kind, known)
+        )
+    now = datetime.now(UTC)
+    message = Message(
+        id=f"test-{time.time_ns():x}",
+        tells="test",
+        monitor=opened.plan.name,
+        alert="test",
+        severity="info",
+        at=now,
+        since=now,
+        when="this is a test; nothing is wrong",
+        number="test",
+        value=0.0,
+        limit=1.0,
+        act="nothing",
+    )
+    for channel in opened.channels:
+        if kind in (None, channel.kind):
+            try:
+                channel.send(message, Post(opened.base))
+            except Unsent as error:
+                yield channel.kind, f"not sent: {error}"
+            else:
+                yield channel.kind, "sent"
+
+
+def export_prometheus(opened: Opened, to: Path) -> list[Path]:
+    """Write `rules.yaml` and `dashboard.json` into a folder."""
+    import json
+
+    import yaml
+
+    from luthier.core.files import write_aside
+    from luthier.monitor.prometheus import dashboard, rules
+
+    head = f"# The alerts of {opened.plan.name}, over what `luthier monitor run --port` exposes.\n"
+    text = head + yaml.safe_dump(rules(opened.plan), sort_keys=False, allow_unicode=True, width=110)
+    files = {"rules.yaml": text, "dashboard.json": json.dumps(dashboard(opened.plan), indent=1) + "\n"}
+    for name, content in files.items():
+        write_aside(to / name, content.encode())
+    return [to / name for name in files]
+
+
+def desk(opened: Opened, say: Say) -> Desk:
+    """The monitor with its channels and its memory."""
+    from luthier.monitor.desk import Desk
+
+    made = Desk(opened.watcher(say), opened.channels, Post(opened.base), opened.kept / "state.json", say)
+    made.recall()
+    return made
+
+
+def watch(
+    opened: Opened,
+    folder: Path | None,
+    *,
+    say: Say,
+    tell: Callable[[Message], None],
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    once: bool = False,
+) -> None:
+    """Watch a traffic folder until stopped; goes on where it was when it is started again."""
+    from luthier.monitor.following import Following
+
+    working = desk(opened, say)
+    now = time.time()
+    every = opened.plan.every_s
+    if working.looked is None:
+        working.looked = now // every * every
+        working.watcher.begin_after(working.looked)
+        working.remember()
+    since = datetime.fromtimestamp(working.looked - opened.history_s, UTC)
+    following = Following(folder or opened.traffic, since)
+    exposed = _exposed(working, host, port)
+    working.send()
+    while True:
+        now = time.time()
+        said = working.take(following.fresh(datetime.fromtimestamp(now, UTC)))
+        for message in (*said, *working.advance(now)):
+            tell(message)
+        working.remember()
+        if exposed is not None:
+            exposed.take(now)
+        working.send()
+        if once:
+            return
+        time.sleep(max(0.05, every - time.time() % every))
+
+
+def _exposed(working: Desk, host: str, port: int | None) -> Any:
+    if port is None:
+        return None
+    from luthier.monitor.exposing import Exposed, serve
+
+    exposed = Exposed(working.watcher)
+    try:
+        serve(exposed, host, port)
+    except OSError as error:
+        what = f"cannot listen on {host}:{port}: {error.strerror}"
+        raise InputError(what, where=Where(field="--port"), remedy="choose another port") from None
+    return exposed
+
+
+def shown(opened: Opened, log: Path | None, say: Say) -> dict[str, Any]:
+    """Every number as of now, and every alert's state as it was last looked at."""
+    from luthier.traffic.stream import events
+
+    watcher = opened.watcher(say)
+    since = datetime.now(UTC) - timedelta(seconds=opened.history_s) if log is None else None
+    last = None
+    folder = log or opened.traffic
+    if not folder.exists():
+        remedy = "serve with traces, import a log, or name one with --log"
+        raise DataError("there is no traffic yet", where=Where(file=str(folder)), remedy=remedy)
+    for event in events(folder, since):
+        watcher.add(event)
+        last = event.at.timestamp()
+    at = time.time() if log is None else (last or 0.0) + 1
+    numbers = [
+        {"number": number, "window": str(spec), **reading._asdict()} for number, spec, reading in watcher.readings(at)
+    ]
+    states = desk(opened, say).watcher.states
+    alerts = [
+        {"alert": rule.name, "when": rule.alert.when, "limit": rule.limit, "state": states[rule.name].status}
+        for rule in opened.plan.rules
+    ]
+    return {"events": watcher.seen, "numbers": numbers, "alerts": alerts}

@@ -1,0 +1,1 @@
+"""The channels of a monitor: one file each."""

@@ -1,0 +1,42 @@
+"""Messages to any of the hundred services that Apprise knows."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from luthier.core.errors import InputError
+from luthier.core.paths import Environment, filled
+from luthier.monitor.channel import Channel, Post, Unsent
+from luthier.monitor.message import Message
+
+_TYPES = {"info": "info", "warning": "warning", "critical": "failure"}
+
+
+class Apprise(Channel):
+    """Send by the library Apprise (extra `apprise`): Teams, Telegram, Matrix, ntfy, PagerDuty, Signal, SMS and more.
+
+    Its addresses are those of https://appriseit.com; which hosts they reach, the library decides.
+    """
+
+    kind: Literal["apprise"] = "apprise"
+    url: Annotated[str, Field(min_length=1), Environment()]
+    """Apprise's address of the service, as `tgram://…`; it is a secret, so write `$NAME`."""
+
+    def send(self, message: Message, post: Post) -> None:
+        """One notification."""
+        try:
+            import apprise
+        except ImportError:
+            raise Unsent("Apprise is not installed: pip install 'luthier[apprise]'") from None
+        try:
+            address = filled(self.url)
+        except InputError as error:
+            raise Unsent(error.message) from None
+        teller = apprise.Apprise()
+        if not teller.add(address):
+            raise Unsent("Apprise does not know such an address")
+        kind = "success" if message.tells == "resolved" else _TYPES[message.severity]
+        if not teller.notify(body="\n".join(list(message.lines())[1:]), title=message.title, notify_type=kind):
+            raise Unsent("the service did not take the message")

@@ -1,0 +1,37 @@
+"""Messages as lines of a log."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Literal
+
+from luthier.core.files import writing
+from luthier.core.paths import PathText, locate
+from luthier.monitor.channel import Channel, Post
+from luthier.monitor.message import Message
+
+_LOOKED_BACK_BYTES = 1 << 18
+"""So much of a file's end is looked at for a message that was sent before."""
+_LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "critical": logging.CRITICAL}
+
+
+class Log(Channel):
+    """Write messages to the log of the program (Python's `logging`, `luthier.monitor`), or to a file as JSON lines."""
+
+    kind: Literal["log"] = "log"
+    path: PathText | None = None
+    """The file; without one, the program's log, which `luthier monitor run` prints."""
+
+    def send(self, message: Message, post: Post) -> None:
+        """One line a message in a file, the whole text in the program's log."""
+        if self.path is None:
+            logging.getLogger("luthier.monitor").log(_LEVELS[message.severity], "%s", message.text())
+            return
+        path = locate(self.path, post.base)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("ab+") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - _LOOKED_BACK_BYTES))
+                if f'"id":"{message.id}"'.encode() not in file.read():
+                    file.write(message.model_dump_json().encode() + b"\n")

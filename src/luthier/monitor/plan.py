@@ -1,0 +1,113 @@
+"""What a monitor watches, as its artifact keeps it: signals with their references, alerts, and the report's figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from luthier.core.artifact import Artifact
+from luthier.monitor.alert import Alert
+from luthier.monitor.signal import Signal, all_numbers
+from luthier.monitor.when import When, Window, parse
+
+FILE = "monitor.json"
+REFERENCES = "references"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """An alert whose conditions are read and whose limits are numbers."""
+
+    alert: Alert
+    when: When
+    limit: float
+    clear: When | None
+    clear_limit: float
+    enough: int
+    """With fewer events there is no data."""
+
+    @property
+    def name(self) -> str:
+        """What the alert is called."""
+        return self.alert.called
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonitorPlan:
+    """Everything that watching needs; no training data."""
+
+    name: str
+    every_s: float
+    """How often the alerts are looked at."""
+    signals: Sequence[Signal]
+    rules: Sequence[Rule]
+    references: Path
+    """The folder in which each signal has one, with what it learnt."""
+    report: Mapping[str, float]
+    """The release's own figures, by metric."""
+    seed: int
+
+    def watched(self) -> Iterator[tuple[Signal, Window]]:
+        """Each signal and window that is looked at: those of alerts, and each signal's usual one."""
+        numbers = all_numbers(self.signals)
+        asked = [(numbers[rule.when.name], rule.when.window) for rule in self.rules]
+        usual = [(signal, signal.usual) for signal in self.signals]
+        yield from {(signal.called, spec): (signal, spec) for signal, spec in (*asked, *usual)}.values()
+
+
+def rules_of(alerts: Sequence[Alert], signals: Sequence[Signal], report: Mapping[str, float]) -> list[Rule]:
+    """Alerts with their conditions read; `ValueError` (a `WrongRule` among them) says what is wrong with one."""
+    numbers = all_numbers(signals)
+    usual = {number: signal.usual for number, signal in numbers.items()}
+    found = []
+    for alert in alerts:
+        when = parse(alert.when, usual)
+        clear = None if alert.clear is None else _clear(alert, when, {**usual, when.name: when.window})
+        limit = _limit(when, report)
+        enough = alert.min_events or numbers[when.name].enough(when.name, when.window)
+        found.append(
+            Rule(
+                alert=alert,
+                when=when,
+                limit=limit,
+                enough=enough,
+                clear=clear,
+                clear_limit=limit if clear is None else _limit(clear, report),
+            )
+        )
+    names = [rule.name for rule in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"two alerts are called {name!r}; give one a `name`")
+    return found
+
+
+def _clear(alert: Alert, when: When, usual: Mapping[str, Window]) -> When:
+    clear = parse(str(alert.clear), usual)
+    if clear.name != when.name or clear.window != when.window:
+        raise ValueError(f"`clear` must be about {when.name} {when.window}, as `when` is; came {alert.clear!r}")
+    if clear.upward == when.upward:
+        raise ValueError(f"`clear` must point the other way than `when`; came {alert.when!r} and {alert.clear!r}")
+    return clear
+
+
+def _limit(when: When, report: Mapping[str, float]) -> float:
+    """The limit as a number; nan where the report is not there yet, as while a recipe is read."""
+    return report.get(when.name, float("nan")) + when.margin if when.report else when.margin
+
+
+def read_plan(artifact: Artifact, name: str) -> MonitorPlan:
+    """What an artifact of a step `monitor` watches; `name` is what to call it in messages."""
+    told = artifact.read_json(FILE)
+    signals = [Signal.parse(one) for one in told["signals"]]
+    alerts = [Alert.model_validate(one) for one in told["alerts"]]
+    return MonitorPlan(
+        name=name,
+        every_s=told["every"],
+        signals=signals,
+        rules=rules_of(alerts, signals, told["report"]),
+        references=artifact.folder / REFERENCES,
+        report=told["report"],
+        seed=artifact.manifest.seed,
+    )

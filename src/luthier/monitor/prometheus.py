@@ -1,0 +1,133 @@
+"""The same alerts for Prometheus, and a dashboard for Grafana, over what `luthier monitor run` exposes.
+
+    luthier_signal{monitor, signal, window}          a number; absent while there is none
+    luthier_signal_low, luthier_signal_high          the ends of its 95 % interval
+    luthier_signal_events{monitor, signal, window}   the events that it rests on; 0 while there are none
+    luthier_alert_state{monitor, alert}              0 inactive, 1 pending, 2 firing
+
+A rule's `clear` and `no_data: keep` need to know whether the alert fires already: they read Prometheus' own ALERTS.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from luthier.monitor.plan import MonitorPlan, Rule
+from luthier.monitor.when import When, Window, duration
+
+PREFIX = "luthier_signal"
+_OPPOSITE = {">": "<=", ">=": "<", "<": ">=", "<=": ">"}
+
+
+def window_label(spec: Window) -> str:
+    """A window as a label's value: `10m`, `200 events`."""
+    return f"{spec.events} events" if spec.events else duration(spec.seconds)
+
+
+def rules(plan: MonitorPlan) -> dict[str, Any]:
+    """A file of rules as Prometheus loads it."""
+    alerts = [_alert(plan, rule) for rule in plan.rules]
+    group = {"name": f"luthier {plan.name}", "interval": duration(plan.every_s), "rules": alerts}
+    return {"groups": [group]}
+
+
+def _alert(plan: MonitorPlan, rule: Rule) -> dict[str, Any]:
+    alert = rule.alert
+    said = f"{rule.when.name} is {{{{ $value | humanize }}}}; the limit is {rule.limit:.6g}"
+    found: dict[str, Any] = {"alert": rule.name, "expr": expression(plan, rule)}
+    if alert.hold:
+        found["for"] = duration(alert.hold)
+    if alert.keep_firing_for:
+        found["keep_firing_for"] = duration(alert.keep_firing_for)
+    labels = {"severity": alert.severity, "monitor": plan.name}
+    annotations = {"summary": alert.when, "description": said}
+    if alert.act:
+        annotations["action"] = alert.act.replace("{{", '{{ "{{" }}')
+    return {**found, "labels": labels, "annotations": annotations}
+
+
+def expression(plan: MonitorPlan, rule: Rule) -> str:
+    """The condition in PromQL; each part is of one series without labels, so that they can be joined."""
+    enough = f"{_series(plan, rule.when, '_events')} >= {rule.enough}"
+    start = _series(plan, rule.when, _end(rule))
+    parts = [f"({start} {rule.when.sign} {_number(rule.limit)} and {enough})"]
+    firing = f'max(ALERTS{{alertname="{rule.name}",monitor="{plan.name}",alertstate="firing"}})'
+    on = _series(plan, rule.when, "")
+    if rule.clear is not None:
+        back = f"{on} {_OPPOSITE[rule.clear.sign]} {_number(rule.clear_limit)}"
+        parts.append(f"({back} and {enough} and {firing})")
+    elif rule.alert.certain:
+        parts.append(f"({on} {rule.when.sign} {_number(rule.limit)} and {enough} and {firing})")
+    if rule.alert.no_data == "keep":
+        parts.append(f"({firing} unless {enough})")
+    elif rule.alert.no_data == "alert":
+        parts.append(f"(vector(1) unless {enough})")
+    return " or ".join(parts)
+
+
+def _end(rule: Rule) -> str:
+    """Which series is held against the limit: the number, or the end of its interval that must be beyond it too."""
+    if not rule.alert.certain:
+        return ""
+    return "_low" if rule.when.upward else "_high"
+
+
+def _series(plan: MonitorPlan, when: When, suffix: str) -> str:
+    labels = f'monitor="{plan.name}",signal="{when.name}",window="{window_label(when.window)}"'
+    return f"max({PREFIX}{suffix}{{{labels}}})"
+
+
+def _number(value: float) -> str:
+    return repr(float(value))
+
+
+def dashboard(plan: MonitorPlan) -> dict[str, Any]:
+    """A Grafana dashboard: one panel a number, with its interval and the limits of its alerts."""
+    numbers: dict[tuple[str, Window], list[Rule]] = {}
+    for signal, spec in plan.watched():
+        for number in signal.numbers():
+            numbers.setdefault((number, spec), [])
+    for rule in plan.rules:
+        numbers[rule.when.name, rule.when.window].append(rule)
+    panels = [_panel(plan, place, *key, mine) for place, (key, mine) in enumerate(numbers.items())]
+    return {
+        "title": f"Luthier: {plan.name}",
+        "uid": f"luthier-{plan.name}"[:40].replace(":", "-").replace("/", "-"),
+        "tags": ["luthier"],
+        "timezone": "browser",
+        "schemaVersion": 39,
+        "refresh": duration(plan.every_s),
+        "time": {"from": "now-7d", "to": "now"},
+        "templating": {
+            "list": [{"name": "source", "type": "datasource", "query": "prometheus", "label": "Prometheus"}]
+        },
+        "panels": panels,
+    }
+
+
+def _panel(plan: MonitorPlan, place: int, number: str, spec: Window, mine: list[Rule]) -> dict[str, Any]:
+    labels = f'monitor="{plan.name}",signal="{number}",window="{window_label(spec)}"'
+    names = {"": number, "_low": "low", "_high": "high"}
+    steps: list[dict[str, Any]] = [{"color": "green", "value": None}]
+    steps += [{"color": "red", "value": rule.limit} for rule in mine if rule.when.upward][:1]
+    if any(not rule.when.upward for rule in mine):
+        limit = next(rule.limit for rule in mine if not rule.when.upward)
+        steps = [{"color": "red", "value": None}, {"color": "green", "value": limit}]
+    return {
+        "id": place + 1,
+        "type": "timeseries",
+        "title": f"{number} ({window_label(spec)})",
+        "datasource": {"type": "prometheus", "uid": "${source}"},
+        "gridPos": {"h": 8, "w": 8, "x": 8 * (place % 3), "y": 8 * (place // 3)},
+        "targets": [
+            {"refId": chr(65 + at), "expr": f"{PREFIX}{suffix}{{{labels}}}", "legendFormat": legend}
+            for at, (suffix, legend) in enumerate(names.items())
+        ],
+        "fieldConfig": {
+            "defaults": {
+                "thresholds": {"mode": "absolute", "steps": steps},
+                "custom": {"thresholdsStyle": {"mode": "line" if mine else "off"}},
+            },
+            "overrides": [],
+        },
+    }

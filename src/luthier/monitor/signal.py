@@ -1,0 +1,161 @@
+"""A signal turns traffic into numbers over time: each with its interval, and how many events it rests on.
+
+A signal is settings. Opened, it says what it keeps of one request or of what somebody said about it (its row), and what
+the rows of a window come to. Rows are small, and a window holds a bounded sample of them, drawn evenly by the ids of
+requests: a number is the same function of rows whether traffic comes live, from a log, or from an evaluation.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+
+from pydantic import Field
+
+from luthier.core.component import Component
+from luthier.monitor.when import Window
+from luthier.traffic.record import Feedback, Trace
+
+Events = Literal["requests", "feedback"]
+
+
+class Reading(NamedTuple):
+    """A number, its 95 % interval, and the events that it rests on."""
+
+    value: float
+    low: float
+    high: float
+    events: int
+
+
+class Row(NamedTuple):
+    """What a signal keeps of one event."""
+
+    key: int
+    """64 bits of a hash of the request's id, and of who spoke: the later word of a person takes the former's place."""
+    value: Any
+    trace: str
+    about: tuple[tuple[str, str], ...] = ()
+    """What the request can be sliced by: release, model, what the application said of it."""
+
+
+class Span(NamedTuple):
+    """How long a window is, and how many events were in it, those that the sample leaves out included."""
+
+    seconds: float
+    events: int
+    ends: bool = True
+    """Whether the interval's ends are wanted; where a bootstrap is dear, a look at the value alone does without."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What the release was trained on, as signals learn from it: a sample, drawn by content."""
+
+    prompts: Sequence[str]
+    answers: Sequence[str]
+    base: Path
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a signal works while it watches."""
+
+    base: Path
+    """Relative paths in settings start here."""
+    kept: Path
+    """What outlives a kill, such as verdicts that were paid for."""
+    say: Callable[[str], None]
+    seed: int = 0
+
+
+class Eye(Protocol):
+    """An open signal."""
+
+    def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
+        """What is kept of a request (or of what was said about it); None when it says nothing."""
+        ...
+
+    def measure(self, rows: Sequence[Row], span: Span) -> Mapping[str, Reading]:
+        """Each number of a window's rows, in the order in which they came; a number that cannot be told is absent."""
+        ...
+
+    def each(self, rows: Sequence[Row]) -> Sequence[float] | None:
+        """What each row alone says of the first number, by which the worst are found; None when it says nothing."""
+        ...
+
+    def story(self, rows: Sequence[Row]) -> str:
+        """What a reader of an alert should know beside the numbers; often nothing."""
+        ...
+
+
+class Signal(Component):
+    """Something that is measured of traffic."""
+
+    role: ClassVar[str] = "signal"
+    home: ClassVar[str] = "luthier.monitor.signals"
+    of: ClassVar[Events] = "requests"
+    """Whether it looks at requests, or at what people say about answers afterwards."""
+    usual: ClassVar[Window] = Window(seconds=3600)
+    """The window where a rule names none."""
+    learns: ClassVar[bool] = False
+    """Whether it needs a reference: what it learnt from the training data."""
+
+    name: str = Field(default="", pattern=r"^([a-z][a-z0-9_]*)?$")
+    """How rules call it, where not by its kind: needed when two signals are of one kind."""
+
+    @property
+    def called(self) -> str:
+        """How rules call it."""
+        return self.name or self.kind
+
+    @abstractmethod
+    def numbers(self) -> Sequence[str]:
+        """The names of its numbers, each beginning with `called`."""
+
+    def enough(self, number: str, spec: Window) -> int:
+        """With fewer events there is no data: by default, all that a window `on` so many events asks for."""
+        return max(1, spec.events)
+
+    def learn(self, training: Training, folder: Path) -> None:
+        """Write the reference to hold traffic against into a folder; nothing where none is needed."""
+        return
+
+    def open(self, folder: Path, place: Place) -> Eye:
+        """The signal at work, with what it wrote into this folder."""
+        return self
+
+    @abstractmethod
+    def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
+        """What is kept of a request, or of what was said about it; None when it says nothing."""
+
+    @abstractmethod
+    def measure(self, rows: Sequence[Row], span: Span) -> Mapping[str, Reading]:
+        """Each number of a window's rows."""
+
+    def each(self, rows: Sequence[Row]) -> Sequence[float] | None:
+        """What each row alone says of the first number."""
+        return [float(row.value) for row in rows]
+
+    def story(self, rows: Sequence[Row]) -> str:
+        """Nothing beside the numbers."""
+        return ""
+
+
+def all_numbers(signals: Iterable[Signal]) -> dict[str, Signal]:
+    """Every number that signals give, and which gives it."""
+    return {number: signal for signal in signals for number in signal.numbers()}
+
+
+def answer_text(trace: Trace) -> str | None:
+    """What the model wrote; None where no answer was made."""
+    return None if trace.answer is None else trace.answer.content
+
+
+def question_text(trace: Trace) -> str:
+    """What the user wrote last; nothing where no user spoke."""
+    return next((turn.content for turn in reversed(trace.messages) if turn.role == "user"), "")

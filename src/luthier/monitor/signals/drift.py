@@ -1,0 +1,214 @@
+"""Whether what is asked, or what is answered, is still of the kind that the training data were."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from pydantic import Field
+
+from luthier.core.files import write_aside
+from luthier.models.embedder import Embedder
+from luthier.monitor.signal import Eye, Place, Reading, Row, Signal, Span, Training, answer_text, question_text
+from luthier.monitor.when import Window
+from luthier.traffic.record import Feedback, Trace
+
+_SPACE, _WORDS = "space", "words.json"
+FEWEST = 40
+"""With fewer texts of reference nothing can be said."""
+_APART_ROWS = 500
+"""A classifier sees so many rows of either side."""
+_PENDING = 256
+
+
+class Drift(Signal):
+    """How far traffic is from the training data, and how strong the evidence is; false alarms hold at any time.
+
+    `drift.evidence` is a power of ten: while requests come as the training data were drawn, it passes 2 (a hundred to
+    one) within a round of `requests` with a chance of at most 1 in 100, 3 in 1000, however often one looks. It is a
+    conformal test martingale on numbers of each text (how far it is from all known ones, where it lies, its length, its
+    unknown words), restarted at every request (Vovk et al. 2021; `luthier.metrics.exchange`). `drift.apart` is the size
+    of the change: how often a plain classifier tells a request of the window from a row of the training data (Lopez-Paz
+    and Oquab 2017), 0.5 where it cannot, 1 where it always can.
+
+    The promise is about requests that are drawn one by one. What the data room left out (duplicates, say) is a change
+    too, and so is a burst of requests by one program; `first_turns` leaves out those that continue a conversation.
+    """
+
+    kind: Literal["drift"] = "drift"
+    usual: ClassVar[Window] = Window(events=300)
+    learns: ClassVar[bool] = True
+
+    text: Literal["prompt", "answer"] = "prompt"
+    """What is looked at: what users ask (the last turn), or what the model answers."""
+    embedder: Embedder = Field(default_factory=lambda: Embedder.parse("lsa"))
+    """Makes points of texts; `lsa` sees topics by their words and needs no weights, `encoder` sees meaning."""
+    requests: int = Field(default=10_000, ge=100, le=1_000_000)
+    """The length of a round, after which the evidence begins anew."""
+    share: float = Field(default=1.0, gt=0, le=1)
+    """The part of the requests that is looked at, where there are too many; their ids decide which."""
+    first_turns: bool = True
+    """Whether only the first request of a conversation counts."""
+    rows: int = Field(default=3000, ge=2 * FEWEST, le=20_000)
+    """How many texts of the training data are kept as reference: a third is learnt from, the rest ranked."""
+
+    @property
+    def called(self) -> str:
+        return self.name or ("drift" if self.text == "prompt" else "answer_drift")
+
+    def numbers(self) -> Sequence[str]:
+        return [f"{self.called}.evidence", f"{self.called}.apart"]
+
+    def enough(self, number: str, spec: Window) -> int:
+        """Evidence counts from the first request on."""
+        return 1 if number.endswith(".evidence") else super().enough(number, spec)
+
+    def learn(self, training: Training, folder: Path) -> None:
+        """From a draw of the training texts, by content: a space, and the numbers and points of the rest."""
+        import numpy as np
+
+        from luthier.monitor.strangeness import Strangeness, words_of
+
+        known, rest = self._drawn(training)
+        space = self.embedder.space(known, base=training.base, seed=training.seed)
+        self.embedder.keep(space, folder / _SPACE)
+        words = sorted({word for text in known for word in words_of(text)})
+        points = space.points(known)
+        numbers = Strangeness(space, points, words)
+        placed = numbers.points(rest)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, table in (("known", points), ("rest", numbers.of(rest, placed)), ("points", placed[:_APART_ROWS])):
+            np.save(folder / f"{name}.npy", table, allow_pickle=False)
+        write_aside(folder / _WORDS, json.dumps(words, ensure_ascii=False).encode())
+
+    def _drawn(self, training: Training) -> tuple[list[str], list[str]]:
+        """The texts to learn from, and those to rank traffic among."""
+        from luthier.core.errors import DataError
+        from luthier.monitor.windows import lot_of
+
+        texts = training.prompts if self.text == "prompt" else training.answers
+        drawn = sorted((lot_of(f"{training.seed} {text}"), text) for text in texts if text.strip())[: self.rows]
+        if len(drawn) < FEWEST:
+            what = f"{len(drawn)} texts of the training data are too few to hold traffic against; {FEWEST} are needed"
+            raise DataError(what, remedy="leave the signal `drift` out, or train on more rows")
+        chosen = [text for _, text in drawn]
+        return chosen[: len(chosen) // 3], chosen[len(chosen) // 3 :]
+
+    def open(self, folder: Path, place: Place) -> Eye:
+        """The evidence at its beginning."""
+        return _Open(self, folder, place)
+
+    def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
+        from luthier.monitor.windows import lot_of
+
+        if self.share < 1 and lot_of(f"drift {trace.id}") >= self.share:
+            return None
+        if self.first_turns and any(turn.role == "assistant" for turn in trace.messages):
+            return None
+        text = question_text(trace) if self.text == "prompt" else answer_text(trace)
+        return _Text(text, trace.id) if text and text.strip() else None
+
+    def measure(self, rows: Sequence[Row], span: Span) -> Mapping[str, Reading]:
+        raise NotImplementedError("drift is measured through `open`")
+
+
+class _Text(NamedTuple):
+    text: str
+    trace: str
+
+
+class _Lazily(Mapping[str, Reading]):
+    """Evidence, and the size of the change, for which a classifier is trained only when somebody asks."""
+
+    def __init__(self, names: Sequence[str], evidence: Reading, apart: Callable[[], Reading]) -> None:
+        self._names, self._evidence, self._apart = names, evidence, apart
+
+    def __getitem__(self, name: str) -> Reading:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._evidence if name == self._names[0] else self._apart()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+class _Open:
+    """The evidence of the round so far, and the reference."""
+
+    def __init__(self, signal: Drift, folder: Path, place: Place) -> None:
+        import numpy as np
+
+        from luthier.metrics.exchange import Exchange
+        from luthier.monitor.strangeness import Strangeness
+
+        self._signal, self._seed = signal, place.seed
+        known, rest, self._points = (np.load(folder / f"{name}.npy") for name in ("known", "rest", "points"))
+        space = signal.embedder.kept(folder / _SPACE, base=place.base)
+        self._numbers = Strangeness(space, known, json.loads((folder / _WORDS).read_bytes()))
+        self.evidence = Exchange(rest, points=signal.requests)
+        self._pending: list[_Text] = []
+        self._apart: tuple[tuple[int, int], tuple[float, float, float]] | None = None
+
+    def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
+        found = self._signal.row(trace, feedback)
+        if found is not None:
+            self._pending.append(found)
+            if len(self._pending) >= _PENDING:
+                self._take()
+        return found
+
+    def measure(self, rows: Sequence[Row], span: Span) -> Mapping[str, Reading]:
+        self._take()
+        digits = self.evidence.digits
+        evidence = Reading(digits, digits, digits, self.evidence.seen)
+        return _Lazily(self._signal.numbers(), evidence, lambda: Reading(*self._told_apart(rows), span.events))
+
+    def each(self, rows: Sequence[Row]) -> Sequence[float] | None:
+        """How far each text is from all known ones, and how many of its words are unknown."""
+        texts = [row.value.text for row in rows]
+        numbers = self._numbers.of(texts, self._numbers.points(texts))
+        return [float(value) for value in numbers[:, 0] + numbers[:, -1]]
+
+    def story(self, rows: Sequence[Row]) -> str:
+        """Which number speaks loudest."""
+        from luthier.monitor.strangeness import NAMES
+
+        self._take()
+        loud = NAMES[int(self.evidence.each.argmax())]
+        area, low, high = self._told_apart(rows)
+        return (
+            f"what speaks loudest is: {loud}; a plain classifier tells these requests from the training data with an "
+            f"area under the curve of {area:.2f} ({low:.2f} to {high:.2f}; 0.5 is chance)"
+        )
+
+    def _take(self) -> None:
+        """Rank what came since the last look."""
+        if not self._pending:
+            return
+        from luthier.monitor.windows import lots_of
+
+        texts = [one.text for one in self._pending]
+        numbers = self._numbers.of(texts, self._numbers.points(texts))
+        for one, scores in zip(self._pending, numbers.tolist(), strict=True):
+            self.evidence.add(scores, lots_of(f"{self._seed} {one.trace}", len(scores)))
+        self._pending.clear()
+
+    def _told_apart(self, rows: Sequence[Row]) -> tuple[float, float, float]:
+        """How often a classifier tells the rows from the reference; learnt anew when a third of the rows are new."""
+        import numpy as np
+
+        from luthier.models.apart import told_apart
+
+        rows = rows[-_APART_ROWS:]
+        step = max(1, len(rows) // 3)
+        version = (len(rows) // step, self.evidence.seen // step)
+        if self._apart is None or self._apart[0] != version:
+            mine = self._numbers.points([row.value.text for row in rows])
+            told = told_apart(np.vstack([self._points, mine]), len(self._points), len(mine), self._seed)
+            self._apart = version, told
+        return self._apart[1]

@@ -1,0 +1,35 @@
+"""How many requests fail."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+from luthier.monitor.estimate import share
+from luthier.monitor.signal import Reading, Row, Signal, Span
+from luthier.monitor.when import Window
+from luthier.traffic.record import Feedback, Trace
+
+
+class Errors(Signal):
+    """The part of requests that ended in a fault of the service: a status of 500 or more, or an answer broken off.
+
+    A request that was wrong itself (status 400 to 499) is no fault of the service; `refused` counts it as one, which is
+    right where the caller is a program of yours.
+    """
+
+    kind: Literal["error_rate"] = "error_rate"
+    usual: ClassVar[Window] = Window(seconds=300)
+
+    refused: bool = False
+    """Whether requests that were refused as wrong count too."""
+
+    def numbers(self) -> Sequence[str]:
+        return [self.called]
+
+    def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
+        least = 400 if self.refused else 500
+        return float(trace.status >= least or (trace.finish == "error" and trace.status < 400))
+
+    def measure(self, rows: Sequence[Row], span: Span) -> Mapping[str, Reading]:
+        return {self.called: share(rows, span)}

@@ -1,0 +1,97 @@
+"""How good a model that judges finds the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from luthier.core.scorer import Desk, Scored, Scorer
+from luthier.monitor.estimate import mean
+from luthier.monitor.signal import Eye, Place, Reading, Row, Signal, Span, answer_text, question_text
+from luthier.monitor.when import Window
+from luthier.traffic.record import Feedback, Trace
+
+
+class Judged(Signal):
+    """The mean score, from 0 to 1, that a judging model gives to a sample of the answers.
+
+    The judge is the scorer `judge` of evaluations, with its settings; each verdict is paid for once and kept. Which
+    answers are in the sample, their ids decide.
+    """
+
+    kind: Literal["judge"] = "judge"
+    usual: ClassVar[Window] = Window(events=100)
+
+    judge: Scorer = Field(default_factory=lambda: Scorer.parse("judge"))
+    """Who judges: `{kind: judge, url: …, model: …, rubric: …}`."""
+    share: float = Field(default=0.01, gt=0, le=1)
+    """The part of the answers that is judged."""
+
+    @field_validator("judge")
+    @classmethod
+    def _needs_no_reference(cls, value: Scorer) -> Scorer:
+        if "judge" not in value.writes:
+            raise ValueError(f"wanted a scorer that judges, came {value.kind!r}")
+        if getattr(value, "against", "scale") != "scale":
+            raise ValueError("requests have no reference; let the judge work on a scale (`against: scale`)")
+        return value
+
+    def numbers(self) -> Sequence[str]:
+        return [self.called]
+
+    def open(self, folder: Path, place: Place) -> Eye:
+        """A judge with a desk to keep verdicts on."""
+        return _Sitting(self, place)
+
+    def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
+        from luthier.monitor.windows import lot_of
+
+        text = answer_text(trace)
+        if text is None or not text.strip() or lot_of(f"judge {trace.id}") >= self.share:
+            return None
+        return Scored(question=question_text(trace), prediction=text, references=())
+
+    def measure(self, rows: Sequence[Row], span: Span) -> Mapping[str, Reading]:
+        raise NotImplementedError("a judge is asked through `open`")
+
+
+class _Sitting:
+    """The judge at work: what was judged once is remembered by what was judged."""
+
+    def __init__(self, signal: Judged, place: Place) -> None:
+        self._signal = signal
+        self._desk = Desk(base=place.base, kept=place.kept, say=place.say, model=_no_model)
+        self._known: dict[Scored, float | None] = {}
+
+    def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
+        return self._signal.row(trace, feedback)
+
+    def measure(self, rows: Sequence[Row], span: Span) -> Mapping[str, Reading]:
+        scores = [score for score in self._scores(rows) if score is not None]
+        if not scores:
+            return {}
+        found = mean(scores, Span(span.seconds, len(scores)))
+        return {self._signal.called: found._replace(low=max(0.0, found.low), high=min(1.0, found.high))}
+
+    def each(self, rows: Sequence[Row]) -> Sequence[float] | None:
+        return [1.0 if score is None else score for score in self._scores(rows)]
+
+    def story(self, rows: Sequence[Row]) -> str:
+        return ""
+
+    def _scores(self, rows: Sequence[Row]) -> list[float | None]:
+        """One score a row; only what is new is asked about, and what is out of the window is forgotten."""
+        asked = list(dict.fromkeys(row.value for row in rows if row.value not in self._known))
+        if asked:
+            found = self._signal.judge.columns(asked, self._desk)["judge"]
+            self._known |= dict(zip(asked, found, strict=True))
+        if len(self._known) > 2 * len(rows) + 1000:
+            self._known = {row.value: self._known[row.value] for row in rows}
+        return [self._known[row.value] for row in rows]
+
+
+def _no_model(name: str) -> Any:
+    raise NotImplementedError(f"a judging signal loads no model; {name} was asked for")

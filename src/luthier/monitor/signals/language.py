@@ -1,0 +1,92 @@
+"""Which language answers are in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from luthier.core.errors import did_you_mean
+from luthier.monitor.estimate import share
+from luthier.monitor.signal import Eye, Place, Reading, Row, Signal, Span, answer_text, question_text
+from luthier.traffic.record import Feedback, Trace
+
+_SHORTEST_CHARS = 20
+_AT_ONCE = 256
+
+
+class Language(Signal):
+    """The part of answers in a language that was not wanted; texts too short to tell stay out."""
+
+    kind: Literal["language"] = "language"
+    wanted: tuple[str, ...] = ()
+    """ISO codes that answers may be in; by default, each must be in the language of its question."""
+    confidence: float = Field(default=0.8, ge=0, le=1)
+    """How sure the language must be for an answer to count."""
+
+    @field_validator("wanted")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        from luthier.text.languages import LANGUAGES
+
+        for code in value:
+            if code not in LANGUAGES:
+                raise ValueError(f"language {code!r} is unknown; {did_you_mean(code, LANGUAGES)}")
+        return value
+
+    def numbers(self) -> Sequence[str]:
+        return [self.called]
+
+    def open(self, folder: Path, place: Place) -> Eye:
+        """Texts are looked at many at a time."""
+        return _Open(self)
+
+    def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
+        raise NotImplementedError("languages are told through `open`")
+
+    def measure(self, rows: Sequence[Row], span: Span) -> Mapping[str, Reading]:
+        raise NotImplementedError("languages are told through `open`")
+
+
+class _Open:
+    """Answers and their languages: a cell holds texts first, and then whether their language was not wanted."""
+
+    def __init__(self, signal: Language) -> None:
+        self._signal = signal
+        self._waiting: list[list[Any]] = []
+
+    def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
+        text = answer_text(trace)
+        if text is None:
+            return None
+        cell: list[Any] = [text] if self._signal.wanted else [text, question_text(trace)]
+        self._waiting.append(cell)
+        if len(self._waiting) >= _AT_ONCE:
+            self._tell()
+        return cell
+
+    def measure(self, rows: Sequence[Row], span: Span) -> Mapping[str, Reading]:
+        self._tell()
+        sure = [row._replace(value=row.value[0]) for row in rows if row.value[0] is not None]
+        return {self._signal.called: share(sure, Span(span.seconds, len(sure)))} if sure else {}
+
+    def each(self, rows: Sequence[Row]) -> Sequence[float] | None:
+        self._tell()
+        return [row.value[0] or 0.0 for row in rows]
+
+    def story(self, rows: Sequence[Row]) -> str:
+        return ""
+
+    def _tell(self) -> None:
+        from luthier.text.languages import UNKNOWN, identify
+
+        texts = [text for cell in self._waiting for text in cell]
+        confidence = self._signal.confidence
+        codes = iter(guess.code for guess in identify(texts, min_chars=_SHORTEST_CHARS, confidence=confidence))
+        for cell in self._waiting:
+            first, *others = [next(codes) for _ in cell]
+            unsure = UNKNOWN in (first, *others)
+            cell[:] = [None if unsure else float(first not in (self._signal.wanted or others))]
+        self._waiting.clear()

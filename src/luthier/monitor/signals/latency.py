@@ -1,0 +1,38 @@
+"""How long requests take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import Field
+
+from luthier.monitor.estimate import quantile
+from luthier.monitor.signal import Reading, Row, Signal, Span
+from luthier.traffic.record import Feedback, Trace
+
+
+class Latency(Signal):
+    """Quantiles of seconds from a request to the end of its answer, or to its first token.
+
+    `latency.p95` is the time within which 95 % of requests were answered. Requests that failed or were given up do not
+    count: they would make a broken service look quick. An interval lies between two of the times (binomial ranks).
+    """
+
+    kind: Literal["latency"] = "latency"
+    until: Literal["end", "first_token"] = "end"
+    """What ends the time: the whole answer, or its first token, where the model streams."""
+    quantiles: tuple[float, ...] = Field(default=(0.5, 0.95, 0.99), min_length=1)
+    """Which parts of the requests are spoken of."""
+
+    def numbers(self) -> Sequence[str]:
+        return [f"{self.called}.p{100 * part:g}".replace(".", "_").replace("_p", ".p", 1) for part in self.quantiles]
+
+    def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
+        if trace.status >= 400 or trace.finish in ("error", "cancelled"):
+            return None
+        return trace.latency_s if self.until == "end" else trace.first_token_s
+
+    def measure(self, rows: Sequence[Row], span: Span) -> Mapping[str, Reading]:
+        ordered = sorted(row.value for row in rows)
+        return {name: quantile(ordered, part, span) for name, part in zip(self.numbers(), self.quantiles, strict=True)}

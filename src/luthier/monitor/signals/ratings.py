@@ -1,0 +1,32 @@
+"""What people think of answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+from luthier.monitor.estimate import mean
+from luthier.monitor.signal import Events, Reading, Row, Signal, Span
+from luthier.monitor.when import Window
+from luthier.traffic.record import Feedback, Trace
+
+
+class Ratings(Signal):
+    """The mean rating, from -1 (bad) to 1 (good), of the answers that somebody rated; thumbs are -1 and 1.
+
+    Few people rate, and those who are angry rate more often: hold it against itself over time.
+    """
+
+    kind: Literal["rating"] = "rating"
+    of: ClassVar[Events] = "feedback"
+    usual: ClassVar[Window] = Window(events=100)
+
+    def numbers(self) -> Sequence[str]:
+        return [self.called]
+
+    def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
+        return None if feedback is None else feedback.rating
+
+    def measure(self, rows: Sequence[Row], span: Span) -> Mapping[str, Reading]:
+        found = mean([row.value for row in rows], span)
+        return {self.called: found._replace(low=max(-1.0, found.low), high=min(1.0, found.high))}

@@ -1,0 +1,30 @@
+"""How many answers decline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from luthier.monitor.estimate import share
+from luthier.monitor.signal import Reading, Row, Signal, Span, answer_text
+from luthier.text.refusal import is_refusal
+from luthier.traffic.record import Feedback, Trace
+
+
+class Refusals(Signal):
+    """The part of answers that decline to do what was asked, told from their first sentences, in English.
+
+    The same look as the probe `refusal` of an evaluation; a phrase is a weak sign, so watch its change, not its height.
+    """
+
+    kind: Literal["refusal_rate"] = "refusal_rate"
+
+    def numbers(self) -> Sequence[str]:
+        return [self.called]
+
+    def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
+        text = answer_text(trace)
+        return None if text is None else float(is_refusal(text))
+
+    def measure(self, rows: Sequence[Row], span: Span) -> Mapping[str, Reading]:
+        return {self.called: share(rows, span)}

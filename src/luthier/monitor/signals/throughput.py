@@ -1,0 +1,27 @@
+"""How many requests come."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+from luthier.monitor.estimate import rate
+from luthier.monitor.signal import Reading, Row, Signal, Span
+from luthier.monitor.when import Window
+from luthier.traffic.record import Feedback, Trace
+
+
+class Throughput(Signal):
+    """Requests in a second, whatever became of them; the interval is that of a Poisson count (Garwood 1936)."""
+
+    kind: Literal["throughput"] = "throughput"
+    usual: ClassVar[Window] = Window(seconds=300)
+
+    def numbers(self) -> Sequence[str]:
+        return [self.called]
+
+    def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
+        return 1.0
+
+    def measure(self, rows: Sequence[Row], span: Span) -> Mapping[str, Reading]:
+        return {self.called: rate(span)}

@@ -1,0 +1,29 @@
+"""How many tokens requests take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from luthier.monitor.estimate import mean
+from luthier.monitor.signal import Reading, Row, Signal, Span
+from luthier.traffic.record import Feedback, Trace
+
+
+class Tokens(Signal):
+    """Tokens of a request on average: of its answer, of its prompt, and those of the prompt that no cache held."""
+
+    kind: Literal["tokens"] = "tokens"
+
+    def numbers(self) -> Sequence[str]:
+        return [f"{self.called}.{part}" for part in ("answer", "prompt", "computed")]
+
+    def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
+        return trace.completion_tokens, trace.prompt_tokens, max(0, trace.prompt_tokens - trace.cached_tokens)
+
+    def measure(self, rows: Sequence[Row], span: Span) -> Mapping[str, Reading]:
+        columns = zip(*(row.value for row in rows), strict=True)
+        return {name: mean(values, span) for name, values in zip(self.numbers(), columns, strict=True)}
+
+    def each(self, rows: Sequence[Row]) -> Sequence[float] | None:
+        return [float(row.value[0]) for row in rows]

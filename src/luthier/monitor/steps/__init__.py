@@ -1,0 +1,1 @@
+"""The steps of a monitor: one file each."""

@@ -1,0 +1,125 @@
+"""The step that says what is watched once a model is released."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from luthier.core.artifact import Artifact
+from luthier.core.errors import RecipeError, Where, did_you_mean
+from luthier.core.files import write_aside
+from luthier.core.step import Beside, EvaluationRef, Forecast, Makes, Outlook, Reads, Step, Work
+from luthier.monitor.alert import Alert
+from luthier.monitor.channel import Channel
+from luthier.monitor.plan import FILE, REFERENCES, Rule, rules_of
+from luthier.monitor.signal import Signal, Training
+from luthier.monitor.when import Seconds
+
+_PLAIN = ("error_rate", "latency", "length", "refusal_rate", "throughput", "tokens")
+_MOST_ROWS = 20_000
+
+
+class Monitor(Step):
+    """Keep what watching a released model needs: its signals, its alerts, what the training data were like, and what
+    the report said. `luthier monitor run` and `replay` then need no training data.
+
+    Who is told (`channels`) is no part of the artifact.
+    """
+
+    kind: Literal["monitor"] = "monitor"
+    makes: ClassVar[Makes] = "monitor"
+
+    data: Annotated[str | None, Reads("dataset", optional=True)] = None
+    """The data that the model was trained on: what drift is held against."""
+    report: EvaluationRef = None
+    """The step that evaluated the release: what `report` means in a condition."""
+    signals: tuple[Signal, ...] = Field(default=tuple(map(Signal.parse, _PLAIN)), min_length=1)
+    """What is measured of traffic."""
+    alerts: tuple[Alert, ...] = ()
+    """When somebody is told."""
+    every: Seconds = Field(default=60, ge=1)
+    """How often the alerts are looked at."""
+    channels: Annotated[tuple[Channel, ...], Beside()] = (Channel.parse("log"),)
+    """Who is told, and how."""
+    history: Annotated[Seconds, Beside()] = 7 * 86400
+    """How far back traffic is read when watching begins, so that windows are full and evidence goes on."""
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        names = [number for signal in self.signals for number in signal.numbers()]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two signals give a number {name!r}; give one of them a `name`")
+        for rule in rules_of(self.alerts, self.signals, {}):
+            if math.isnan(rule.limit + rule.clear_limit) and self.report is None:
+                raise ValueError(f"alert {rule.name!r} is held against a report; name the evaluation in `report`")
+        learning = [signal.called for signal in self.signals if signal.learns]
+        if learning and self.data is None:
+            raise ValueError(f"{learning[0]} is held against the training data; name their step in `data`")
+        return self
+
+    def make(self, work: Work) -> Mapping[str, Any]:
+        """Take the report's figures, and let signals learn from the training data."""
+        report = _figures(work.inputs["report"]) if "report" in work.inputs else {}
+        for rule in rules_of(self.alerts, self.signals, report):
+            _check(rule, report)
+            if rule.when.report:
+                work.events.note(f"{rule.name}: {rule.when.name} {rule.when.sign} {rule.limit:.4g}")
+        if any(signal.learns for signal in self.signals):
+            training = _training(work)
+            for signal in self.signals:
+                signal.learn(training, work.folder / REFERENCES / signal.called)
+        told = {name: value for name, value in self.deciding().items() if name in ("signals", "alerts", "every")}
+        text = json.dumps({**told, "report": report}, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        write_aside(work.folder / FILE, (text + "\n").encode())
+        return {}
+
+    def foresee(self, outlook: Outlook) -> Forecast:
+        """Refuse a condition on a figure that the evaluation does not have."""
+        evaluation = outlook.upstream.get("report")
+        metrics = getattr(evaluation, "metrics", None)
+        if metrics is not None:
+            _check_all(self.alerts, self.signals, {metric.kind: 0.0 for metric in metrics})
+        return Forecast(seconds=3.0, how="reads a sample of the training data and the report's figures")
+
+
+def _check_all(alerts: Sequence[Alert], signals: Sequence[Signal], report: Mapping[str, float]) -> None:
+    for rule in rules_of(alerts, signals, report):
+        _check(rule, report)
+
+
+def _check(rule: Rule, report: Mapping[str, float]) -> None:
+    for when, limit in ((rule.when, rule.limit), (rule.clear or rule.when, rule.clear_limit)):
+        if math.isnan(limit):
+            what = f"alert {rule.name!r}: the report says nothing of {when.name}"
+            raise RecipeError(what, where=Where(field="alerts"), remedy=did_you_mean(when.name, report))
+
+
+def _figures(evaluation: Artifact) -> dict[str, float]:
+    """What the evaluation measured of the model that it is about, by metric."""
+    subject = evaluation.read_json("summary.json")["subject"]
+    measured = evaluation.read_json("metrics.json")["models"][subject]
+    return {name: float(score["value"]) for name, score in measured.items() if math.isfinite(score["value"])}
+
+
+def _training(work: Work) -> Training:
+    """Questions and answers of the training rows, at most so many, drawn by their ids."""
+    from heapq import nsmallest
+
+    from luthier.monitor.windows import key_of
+    from luthier.text.dataset import batches
+    from luthier.text.messages import answer_of, prompt_of
+
+    examples = (example for batch in batches(work.inputs["data"], "train") for example in batch)
+    chosen = nsmallest(_MOST_ROWS, examples, key=lambda one: key_of(f"{work.seed} {one.id}"))
+    asked = [[turn.content for turn in prompt_of(one) if turn.role == "user"] for one in chosen]
+    return Training(
+        prompts=[turns[-1] if turns else "" for turns in asked],
+        answers=[answer_of(one) for one in chosen],
+        base=work.base,
+        seed=work.seed,
+    )

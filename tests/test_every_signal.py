@@ -1,0 +1,244 @@
+"""Every signal keeps a signal's promises: a number with its interval and count, from a bounded sample."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from endpoint import serving
+from luthier.core.component import members
+from luthier.monitor.plan import MonitorPlan
+from luthier.monitor.signal import Reading, Row, Signal, Span, Training
+from luthier.monitor.when import Window
+from luthier.monitor.windows import PARTS, ROWS_OF_PART
+from luthier.text.messages import Message as Turn
+from luthier.traffic.record import Feedback, Trace
+from watching import BEGIN, desk_traffic, label, plan_of, trace, watcher
+from workshop import tickets
+
+ROOT = Path(__file__).parent.parent
+SIGNALS = members(Signal)
+KINDS = sorted(SIGNALS)
+NEEDED: dict[str, dict[str, Any]] = {
+    "cost": {"prompt": 1.0, "answer": 2.0},
+    "metric": {"metric": "accuracy"},
+    "drift": {"rows": 150, "first_turns": False},
+    "judge": {"share": 1.0},
+}
+"""Settings without which a signal cannot be, or would be slow here."""
+BAD: dict[str, tuple[dict[str, Any], ...]] = {
+    "latency": ({"latency_s": 30.0},),
+    "error_rate": ({"status": 503, "answer": None, "finish": "error"},),
+    "refusal_rate": ({"answer": "I'm sorry, but I can't help with that."},),
+    "tokens": ({"completion_tokens": 900},),
+    "cost": ({"completion_tokens": 90_000},),
+    "metric": ({"answer": "nonsense"},),
+    "rating": ({},),
+    "length": ({"answer": "word " * 300},),
+    "language": ({"answer": "Ihr Paket liegt beim Nachbarn und kann dort abgeholt werden."},),
+    "toxicity": ({"answer": "you stupid fucking idiot"},),
+    "pii": ({"answer": "write to anna.schmidt@example.com"},),
+    "schema_validity": ({"answer": "{not json"},),
+    "drift": ({"question": "Quel est le meilleur vin rouge de Bordeaux pour un anniversaire de mariage ?"},),
+    "unknown_words": ({"question": "zyxw vutsr qponm lkjih"},),
+    "judge": ({"answer": "bad bad bad"},),
+}
+"""What makes the first number move, for each signal that holds of single requests."""
+FALLS = {"metric", "rating", "schema_validity", "judge"}
+"""Signals whose first number falls when it is bad."""
+TEXTS = [row["message"] for row in tickets(200, seed=4)]
+HARD = (
+    {"question": "", "answer": ""},
+    {"answer": None},
+    {"answer": None, "status": 500, "finish": "error", "error": "broken"},
+    {"answer": "\u200b\ud7ff", "question": "ß" * 4000},
+    {"status": 429, "answer": None},
+    {"first_token_s": None, "latency_s": 0.0, "prompt_tokens": 0, "completion_tokens": 0},
+    {"finish": "cancelled", "answer": "half an"},
+    {"question": "a\nb\tc\x00", "answer": "[1, 2"},
+)
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def judge() -> Any:
+    """A judge that likes what is not bad."""
+
+    def score(body: dict[str, Any]) -> str:
+        bad = "bad bad" in json.dumps(body["messages"])
+        return json.dumps({"reason": "so it is", "score": 1 if bad else 5})
+
+    with serving(score) as server:
+        yield server.url
+
+
+@pytest.fixture
+def plan(kind: str, judge: str, tmp_path: Path) -> MonitorPlan:
+    settings = {"kind": kind, **NEEDED.get(kind, {})}
+    if kind == "judge":
+        settings["judge"] = {"kind": "judge", "url": judge, "model": "judge"}
+    return plan_of(tmp_path, [settings], texts=TEXTS)
+
+
+def signal_of(plan: MonitorPlan) -> Signal:
+    return plan.signals[0]
+
+
+def events(plan: MonitorPlan, traces: Sequence[Trace]) -> list[Trace | Feedback]:
+    """Requests, each with what is said of it later."""
+    return [one for trace in traces for one in (trace, label(trace, "delivery", after_s=0.5, rating=1.0))]
+
+
+def fed(plan: MonitorPlan, folder: Path, log: Sequence[Trace | Feedback]) -> dict[tuple[str, Window], Reading]:
+    watching = watcher(plan, folder)
+    for event in log:
+        watching.add(event)
+    at = max((event.at.timestamp() for event in log), default=BEGIN.timestamp()) + 1
+    return {(number, spec): reading for number, spec, reading in watching.readings(at)}
+
+
+def test_it_is_documented_and_its_settings_come_back(plan: MonitorPlan) -> None:
+    signal = signal_of(plan)
+    member = type(signal)
+    assert member.summary()
+    assert [name for name, info in member.model_fields.items() if name != "kind" and not info.description] == []
+    assert Signal.parse(json.loads(json.dumps(signal.settings()))) == signal
+
+
+def test_it_stands_in_the_reference(kind: str) -> None:
+    page = (ROOT / "docs" / "reference" / "signal.md").read_text(encoding="utf-8")
+    section = page.partition(f"## `{kind}`\n")[2].partition("\n## ")[0]
+    assert SIGNALS[kind].summary() in section
+
+
+def test_its_numbers_begin_with_what_it_is_called_and_a_name_renames_them(plan: MonitorPlan) -> None:
+    signal = signal_of(plan)
+    for number in signal.numbers():
+        assert number == signal.called or number.startswith(f"{signal.called}.")
+    other = Signal.parse({**signal.settings(), "name": "other"})
+    assert [number.replace(signal.called, "other", 1) for number in signal.numbers()] == list(other.numbers())
+
+
+def test_each_number_comes_with_an_interval_and_what_it_rests_on(plan: MonitorPlan, tmp_path: Path) -> None:
+    log = events(plan, [trace(number, TEXTS[number]) for number in range(80)])
+    found = fed(plan, tmp_path, log)
+    expected = set(signal_of(plan).numbers())
+    if plan.signals[0].kind == "language":
+        return  # these answers are too short to tell
+    assert {number for number, _ in found} == expected
+    for reading in found.values():
+        assert reading.low <= reading.value <= reading.high
+        assert all(math.isfinite(value) for value in reading)
+        assert 0 < reading.events <= 80
+
+
+def test_no_traffic_is_no_number(plan: MonitorPlan, tmp_path: Path) -> None:
+    assert fed(plan, tmp_path, []) == {}
+
+
+def test_hard_traffic_is_taken(plan: MonitorPlan, tmp_path: Path) -> None:
+    traces = [trace(number, **more) for number, more in enumerate(HARD * 6)]
+    said = [Feedback(trace=one.id, at=one.at, rating=-1, label="x", correction="") for one in traces]
+    for reading in fed(plan, tmp_path, [*traces, *said]).values():
+        assert all(math.isfinite(value) for value in reading)
+
+
+def test_what_it_looks_for_moves_its_first_number(kind: str, plan: MonitorPlan, tmp_path: Path) -> None:
+    if kind not in BAD:
+        pytest.skip("no single request is bad in its eyes")
+    found = []
+    for bad in (False, True):
+        made = dict(BAD[kind][0]) if bad else {}
+        usual = (
+            {"answer": "Your parcel is at your neighbour's and can be collected there."} if kind == "language" else {}
+        )
+        if kind == "schema_validity" and not bad:
+            made = {"answer": '{"a": 1}'}
+        question = made.pop("question", None)
+        traces = [trace(number, question or TEXTS[number], **{**usual, **made}) for number in range(60)]
+        rating = -1.0 if bad else 1.0
+        log = [one for each in traces for one in (each, label(each, "delivery", after_s=0.5, rating=rating))]
+        first = signal_of(plan).numbers()[0]
+        found.append(next(reading for (number, _), reading in fed(plan, tmp_path, log).items() if number == first))
+    good, bad_one = found
+    assert (bad_one.value < good.value) if kind in FALLS else (bad_one.value > good.value)
+
+
+def test_the_worst_requests_are_found(kind: str, plan: MonitorPlan, tmp_path: Path) -> None:
+    if kind not in BAD:
+        pytest.skip("no single request is bad in its eyes")
+    made = dict(BAD[kind][0])
+    question = made.pop("question", None)
+    usual = {"answer": "Your parcel is at your neighbour's and can be collected there."} if kind == "language" else {}
+    usual = {"answer": "{}"} if kind == "schema_validity" else usual
+    traces = [trace(number, TEXTS[number], **usual) for number in range(40)]
+    traces[17] = trace(17, question or TEXTS[17], **{**usual, **made})
+    watching = watcher(plan, tmp_path)
+    for event in traces:
+        watching.add(event)
+        watching.add(label(event, "delivery", after_s=0.1, rating=-1.0 if event.id == "r17" else 1.0))
+    watched = watching._watched[signal_of(plan).called]
+    at = traces[-1].at.timestamp() + 1
+    rows = next(iter(watched.windows.values())).rows(at)
+    watched.eye.measure(rows, Span(60, len(rows)))
+    each = watched.eye.each(rows)
+    if kind == "error_rate":
+        assert [row.trace for row, value in zip(rows, each or (), strict=True) if value > 0] == ["r17"]
+        return
+    assert each is not None
+    worst = (min if kind in FALLS else max)(range(len(rows)), key=lambda place: each[place])
+    assert rows[worst].trace == "r17"
+
+
+def test_neither_the_order_of_other_traffic_nor_a_replay_changes_it(plan: MonitorPlan, tmp_path: Path) -> None:
+    log = desk_traffic(60, every_s=1)
+    first, second = fed(plan, tmp_path, log), fed(plan, tmp_path, log)
+    assert first == second
+
+
+def test_a_window_holds_a_bounded_sample(plan: MonitorPlan, tmp_path: Path) -> None:
+    """Rows are kept up to a bound; what was measured of all is near what is measured of the sample."""
+    watching = watcher(plan, tmp_path)
+    watched = watching._watched[signal_of(plan).called]
+    for kept in watched.windows.values():
+        for number in range(3000):
+            kept.add(BEGIN.timestamp() + number / 1000, Row(hash((number, "x")) & (2**64 - 1), 1.0, f"r{number}"))
+        rows = kept.rows(BEGIN.timestamp() + 4)
+        assert len(rows) <= PARTS * ROWS_OF_PART
+        spec = next(spec for spec, one in watched.windows.items() if one is kept)
+        assert len(rows) <= (spec.events or ROWS_OF_PART)
+        assert kept.events(BEGIN.timestamp() + 4) == (spec.events or 3000)
+
+
+def test_a_reference_is_written_alike_twice(plan: MonitorPlan, tmp_path: Path) -> None:
+    signal = signal_of(plan)
+    training = Training(prompts=TEXTS, answers=TEXTS, base=tmp_path, seed=3)
+    shuffled = Training(prompts=random.Random(1).sample(TEXTS, len(TEXTS)), answers=TEXTS, base=tmp_path, seed=3)
+    written = []
+    for name, given in (("a", training), ("b", shuffled)):
+        signal.learn(given, tmp_path / name)
+        files = sorted(path for path in (tmp_path / name).rglob("*") if path.is_file())
+        written.append({str(path.relative_to(tmp_path / name)): path.read_bytes() for path in files})
+    assert written[0] == written[1]
+    assert bool(written[0]) == signal.learns
+
+
+def test_a_conversation_is_read_by_its_last_turn(plan: MonitorPlan, tmp_path: Path) -> None:
+    turns = (
+        Turn(role="user", content="Hello"),
+        Turn(role="assistant", content="Hi"),
+        Turn(role="user", content=TEXTS[0]),
+    )
+    traces = [trace(number, messages=turns) for number in range(20)]
+    for reading in fed(plan, tmp_path, events(plan, traces)).values():
+        assert reading.events <= 20

@@ -1,0 +1,115 @@
+"""Traffic to test monitors with: tickets that are answered, now and then wrongly, and labels that come later."""
+
+from __future__ import annotations
+
+import random
+import socket
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from luthier.monitor.alert import Alert
+from luthier.monitor.plan import MonitorPlan, rules_of
+from luthier.monitor.signal import Place, Signal, Training
+from luthier.monitor.watcher import Watcher
+from luthier.text.messages import Message as Turn
+from luthier.traffic.record import Feedback, Trace
+from workshop import tickets
+
+BEGIN = datetime(2026, 11, 23, tzinfo=UTC)
+LABELS = ("account", "billing", "delivery")
+
+
+def trace(number: int, question: str = "Where is my parcel?", answer: str | None = "delivery", **more: Any) -> Trace:
+    """A request: `number` is its id and, unless `at` is given, the second at which it came."""
+    told: dict[str, Any] = {
+        "at": BEGIN + timedelta(seconds=number),
+        "model": "support@prod",
+        "release": "a1",
+        "messages": (Turn(role="user", content=question),),
+        "answer": None if answer is None else Turn(role="assistant", content=answer),
+        "prompt_tokens": 20,
+        "completion_tokens": 2,
+        "latency_s": 0.5,
+        "first_token_s": 0.1,
+    }
+    return Trace(id=f"r{number}", **{**told, **more})
+
+
+def label(of: Trace, right: str, *, after_s: float = 60, **more: Any) -> Feedback:
+    """What was right, said a while later."""
+    return Feedback(trace=of.id, at=of.at + timedelta(seconds=after_s), label=right, **more)
+
+
+def desk_traffic(
+    count: int, *, wrong: Sequence[range] = (), every_s: float = 30, seed: int = 0
+) -> list[Trace | Feedback]:
+    """Tickets with their classes as labels; in the ranges that are named, every second answer is wrong."""
+    chance = random.Random(seed)
+    rows = tickets(100, seed=seed)
+    found: list[Trace | Feedback] = []
+    for number in range(count):
+        row = rows[chance.randrange(len(rows))]
+        bad = any(number in part for part in wrong) and chance.random() < 0.5
+        said = chance.choice([one for one in LABELS if one != row["category"]]) if bad else row["category"]
+        sure = {one: 0.8 if one == said else 0.1 for one in LABELS}
+        at = BEGIN + timedelta(seconds=number * every_s)
+        meta = {"product": chance.choice(["app", "shop"])}
+        one = trace(
+            number, row["message"], said, at=at, scores=sure, meta=meta, latency_s=chance.lognormvariate(-1, 0.3)
+        )
+        found += [one, label(one, row["category"], after_s=every_s * 0.5)]
+    return sorted(found, key=lambda event: event.at)
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def write_log(path: Path, events: Iterable[Trace | Feedback]) -> Path:
+    """A log as JSON lines."""
+    path.write_text("".join(event.model_dump_json() + "\n" for event in events), encoding="utf-8")
+    return path
+
+
+def plan_of(
+    folder: Path,
+    signals: Sequence[Any],
+    alerts: Sequence[Any] = (),
+    *,
+    report: dict[str, float] | None = None,
+    texts: Sequence[str] = (),
+    every_s: float = 60,
+) -> MonitorPlan:
+    """What a step `monitor` would keep, without a recipe."""
+    made = [Signal.parse(one) for one in signals]
+    training = Training(prompts=texts, answers=texts, base=folder, seed=0)
+    for signal in made:
+        if signal.learns:
+            signal.learn(training, folder / "references" / signal.called)
+    rules = rules_of([Alert.model_validate(one) for one in alerts], made, report or {})
+    references = folder / "references"
+    return MonitorPlan(
+        name="desk", every_s=every_s, signals=made, rules=rules, references=references, report=report or {}, seed=0
+    )
+
+
+def watcher(plan: MonitorPlan, folder: Path) -> Watcher:
+    """A watcher that works in a folder."""
+    return Watcher(plan, Place(base=folder, kept=folder / "kept", say=lambda text: None))
+
+
+def run(watching: Watcher, events: Iterable[Trace | Feedback], *, further_s: float = 60) -> Iterator[Any]:
+    """All messages over a log, and over some time after it."""
+    at = 0.0
+    for event in events:
+        at = event.at.timestamp()
+        for due in watching.looks(at):
+            yield from watching.look(due)
+        watching.add(event)
+    for due in watching.looks(at + further_s):
+        yield from watching.look(due)
