@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import xxhash
+from pydantic import TypeAdapter
 from pydantic_core import PydanticSerializationError
 
 from luthier.core.files import writing
@@ -50,11 +51,18 @@ def is_sampled(id: str, share: float) -> bool:
     return share >= 1 or xxhash.xxh3_64_intdigest(id.encode()) < share * 2**64
 
 
-def _as_json(record: Trace | Feedback) -> str:
+_TRACE, _FEEDBACK = TypeAdapter(Trace), TypeAdapter(Feedback)
+
+
+def _as_json(record: Trace | Feedback) -> tuple[bytes, bytes]:
+    """What a record is called on its line, and the record."""
     try:
-        return record.model_dump_json(exclude_defaults=True)
+        if isinstance(record, Trace):
+            return b"trace", _TRACE.dump_json(record, exclude_unset=True)
+        return b"feedback", _FEEDBACK.dump_json(record, exclude_unset=True)
     except PydanticSerializationError:  # half a character, which JSON can only say escaped
-        return json.dumps(record.model_dump(exclude_defaults=True), default=str)
+        name = b"trace" if isinstance(record, Trace) else b"feedback"
+        return name, json.dumps(record.model_dump(exclude_unset=True), default=str).encode()
 
 
 class Recorder:
@@ -101,18 +109,17 @@ class Recorder:
 
     def record(self, record: Trace | Feedback) -> None:
         """Hand a record over; never waits for anything."""
-        name = "trace" if isinstance(record, Trace) else "feedback"
         if isinstance(record, Trace) and not is_sampled(record.id, self.keeping.sample):
             self.left_out += 1
             return
-        text = _as_json(record)
+        name, text = _as_json(record)
         with self._lock:
             self._alive()
             if self._closed or self._unsafe_bytes + len(text) > self.keeping.waiting_bytes:
                 self._lose()
                 return
             self._number += 1
-            data = f'{{"n":{self._number},"{name}":{text}}}\n'.encode()
+            data = b'{"n":%d,"%b":%b}\n' % (self._number, name, text)
             self._unsafe.append(_Sent(self._number, data))
             self._unsafe_bytes += len(data)
             self.recorded += 1

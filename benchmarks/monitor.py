@@ -1,0 +1,242 @@
+"""What watching costs: a request's own path, the processor, the disk, and a dashboard's query over a week.
+
+    python benchmarks/monitor.py [--quick] [--only NAME]
+
+Recording is timed beside the OpenTelemetry SDK (a span with the same attributes into its batch processor, whose
+exporter throws them away), request by request, in turns. Wall times on a busy machine tell of the machine: the thread's
+own processor time stands beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from luthier.text.messages import Message
+from luthier.traffic.otlp import attributes
+from luthier.traffic.read import traces
+from luthier.traffic.record import Trace
+from luthier.traffic.recorder import Recorder
+
+GOAL_US = 50.0
+GOAL_CPU = 0.02
+GOAL_QUERY_S = 1.0
+A_DAY = 10_000_000
+_ASKED = (
+    "Hello, I ordered on Monday and nothing has come yet. My order is 4471-22 and you can reach me at "
+    "anna.smith@example.org or +49 30 901820. Could you tell me where the parcel is, and when it will be here?"
+)
+_SAID = "Thank you for writing. Your parcel left our depot yesterday and should be with you by Thursday evening."
+Figure = dict[str, Any]
+
+
+def main() -> None:
+    """Run every figure and print it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer requests and rows")
+    parser.add_argument("--only", choices=sorted(FIGURES), help="one group of figures")
+    parser.add_argument("--query", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.query:
+        query(Path(asked.query))
+        return
+    for name, figures in FIGURES.items():
+        if asked.only in (None, name):
+            for figure in figures(quick=asked.quick):
+                print(json.dumps({**figure, "device": device()}), flush=True)
+
+
+def device() -> str:
+    """Where this ran."""
+    return f"{platform.machine()}, {os.cpu_count()} cores, python {platform.python_version()}"
+
+
+def request(number: int) -> Trace:
+    """A request as the gateway tells of it."""
+    return Trace(
+        id=f"chatcmpl-{number:032x}",
+        at=datetime.now(UTC),
+        model="support@prod",
+        release="d" * 32,
+        messages=(
+            Message(role="system", content="You help customers of a shop. Be brief and friendly. " * 4),
+            Message(role="user", content=f"{_ASKED} ({number})"),
+        ),
+        answer=Message(role="assistant", content=_SAID),
+        prompt_tokens=120,
+        completion_tokens=24,
+        latency_s=0.61,
+        first_token_s=0.08,
+        user=f"C-{number % 1000}",
+        parameters={"temperature": 0.2, "max_completion_tokens": 128},
+    )
+
+
+def recording(*, quick: bool) -> Iterator[Figure]:
+    """A request's own path, and the processor time of the process that writes."""
+    count = 2_000 if quick else 20_000
+    folder = Path(tempfile.mkdtemp())
+    ours, theirs = list[tuple[float, float]](), list[tuple[float, float]]()
+    with Recorder(folder) as recorder:
+        recorder.record(request(count))
+        recorder.flush()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        span, end = _peer()
+        for number in range(count):
+            trace = request(number)
+            ours.append(_timed(recorder.record, trace))
+            theirs.append(_timed(span, trace))
+            time.sleep(0.001)
+        lost = recorder.lost
+        end()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert lost == 0
+    assert sum(1 for _ in traces(folder)) == count + 1
+    size = sum(path.stat().st_size for path in folder.rglob("*.parquet")) or None
+    shutil.rmtree(folder)
+    for name, values in (("luthier", ours), ("opentelemetry-sdk", theirs)):
+        for kind, place in (("wall", 0), ("processor", 1)):
+            times = sorted(one[place] * 1e6 for one in values)
+            print(f"{name:<18} {kind:<10} median {statistics.median(times):7.1f} us   p99 {_p99(times):7.1f} us")
+    peer = "opentelemetry-sdk BatchSpanProcessor"
+    for kind, place in (("wall", 0), ("cpu", 1)):
+        mine, its = (_p99(sorted(one[place] * 1e6 for one in values)) for values in (ours, theirs))
+        note = {"value": round(mine, 1), "goal": GOAL_US, "unit": "us", "peer": peer, "peer_value": round(its, 1)}
+        yield {"figure": f"recording_p99_{kind}", **note}
+    spent = (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / count
+    own = statistics.mean(one[1] for one in ours)
+    yield {"figure": "recording_cpu_per_request", "value": round(1e6 * (spent + own)), "unit": "us", "size": size}
+    share = (spent + own) * A_DAY / 86400 / (os.cpu_count() or 1)
+    yield {
+        "figure": "recording_cpu_share_at_10M_a_day",
+        "value": round(share, 4),
+        "goal": GOAL_CPU,
+        "unit": "of the machine",
+    }
+
+
+def _timed(work: Callable[[Trace], object], trace: Trace) -> tuple[float, float]:
+    wall, own = time.perf_counter(), time.thread_time()
+    work(trace)
+    return time.perf_counter() - wall, time.thread_time() - own
+
+
+def _p99(times: list[float]) -> float:
+    return times[int(len(times) * 0.99)]
+
+
+def _peer() -> tuple[Callable[[Trace], object], Callable[[], None]]:
+    """A span of the same request, and the end of it all."""
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+
+    class Nowhere(SpanExporter):
+        def export(self, spans: Any) -> SpanExportResult:
+            return SpanExportResult.SUCCESS
+
+    provider = TracerProvider()
+    provider.add_span_processor(BatchSpanProcessor(Nowhere()))
+    tracer = provider.get_tracer("peer")
+
+    def span(trace: Trace) -> None:
+        tracer.start_span("chat", attributes=attributes(trace)).end()
+
+    return span, provider.shutdown
+
+
+def week(*, quick: bool) -> Iterator[Figure]:
+    """A dashboard's query over a week of traffic, in a process of its own."""
+    a_day = 100_000 if quick else 1_000_000
+    folder = Path(tempfile.mkdtemp(dir=os.environ.get("LUTHIER_BENCH_DIR")))
+    began = time.perf_counter()
+    for day in range(7):
+        _write_day(folder, datetime(2026, 11, 16, tzinfo=UTC) + timedelta(days=day), a_day)
+    size = sum(path.stat().st_size for path in folder.rglob("*.parquet"))
+    print(f"7 days of {a_day:,} requests: {size / 1e6:.0f} MB, written in {time.perf_counter() - began:.0f} s")
+    command = [sys.executable, __file__, "--query", str(folder)]
+    found = [json.loads(subprocess.run(command, check=True, capture_output=True).stdout) for _ in range(3)]
+    shutil.rmtree(folder)
+    best = min(found, key=lambda one: one["seconds"])
+    print(f"requests, errors and latency quantiles by hour and model: {best}")
+    rows = 7 * a_day
+    yield {"figure": "week_query", "value": round(best["seconds"], 3), "goal": GOAL_QUERY_S, "unit": "s", "rows": rows}
+    yield {"figure": "week_query_peak", "value": round(best["peak_bytes"] / 1e6), "unit": "MB", "rows": rows}
+    yield {"figure": "week_disk", "value": round(size / rows), "unit": "bytes a request", "rows": rows}
+
+
+def _write_day(folder: Path, day: datetime, rows: int) -> None:
+    """A day's requests in files of some size, as the writer leaves them."""
+    import pyarrow as pa
+
+    from luthier.traffic.compact import write_groups
+    from luthier.traffic.tables import SCHEMAS
+
+    chance, schema, piece = np.random.default_rng(day.day), SCHEMAS["traces"], 125_000
+    for begin in range(0, rows, piece):
+        count = min(piece, rows - begin)
+        step = 86_400_000_000 // rows
+        at = np.datetime64(day.replace(tzinfo=None), "us") + np.arange(begin, begin + count) * step
+        words = np.array(_ASKED.split())
+        texts = [" ".join(words[chance.integers(0, len(words), 30)]) for _ in range(min(count, 5000))]
+        asked = [json.dumps([{"role": "user", "content": texts[place % len(texts)]}]) for place in range(count)]
+        status = np.where(chance.random(count) < 0.01, 500, 200)
+        columns: dict[str, Any] = {
+            "id": [f"chatcmpl-{day.day:02d}{begin + place:030x}" for place in range(count)],
+            "at": pa.array(at).cast(schema.field("at").type),
+            "model": np.where(chance.random(count) < 0.8, "support@prod", "triage@prod"),
+            "status": status,
+            "finish": np.where(status == 500, "error", "stop"),
+            "prompt_tokens": chance.integers(20, 800, count),
+            "completion_tokens": chance.integers(1, 200, count),
+            "latency_s": chance.lognormal(-0.7, 0.6, count),
+            "user": [f"C-{user}" for user in chance.integers(0, 5000, count)],
+            "consent": np.ones(count, bool),
+            "messages": asked,
+            "text": [texts[(place * 7) % len(texts)] for place in range(count)],
+        }
+        arrays = [
+            pa.array(columns[one.name], one.type) if one.name in columns else pa.nulls(count, one.type)
+            for one in schema
+        ]
+        path = folder / "traces" / day.date().isoformat() / f"{begin:09d}.parquet"
+        write_groups(path, "traces", [pa.Table.from_arrays(arrays, schema=schema)])
+
+
+def query(folder: Path) -> None:
+    """What a dashboard shows; prints how long it took and how much memory."""
+    import polars as pl
+
+    from luthier.traffic.read import frame
+
+    began = time.perf_counter()
+    latency = pl.col("latency_s")
+    shown = [pl.len(), (pl.col("status") >= 400).mean().alias("errors"), pl.col("completion_tokens").sum()]
+    shown += [latency.quantile(share).alias(f"p{round(100 * share)}") for share in (0.5, 0.95, 0.99)]
+    hours = frame(folder, "traces").group_by(pl.col("at").dt.truncate("1h"), "model").agg(*shown)
+    found = hours.collect(engine="streaming")
+    seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    assert found.height == 7 * 24 * 2
+    print(json.dumps({"seconds": seconds, "peak_bytes": peak}))
+
+
+FIGURES: dict[str, Callable[..., Iterator[Figure]]] = {"recording": recording, "week": week}
+
+
+if __name__ == "__main__":
+    main()
