@@ -112,6 +112,10 @@ class Corpus(Protocol):
         """All rows in order, streamed from the disk."""
         ...
 
+    def tick(self, done: int, total: int) -> None:
+        """Say how far the judging is, in rows; for operators that take long over it."""
+        ...
+
 
 Judge = Callable[[Sequence[Row]], dict[int, Drop]]
 """Which of some rows are left out, by their places among them."""
@@ -166,6 +170,10 @@ class Operator(Component):
     def leftover(self, row: Row) -> Leftover | None:
         """What is in a row at the very end, after all operators, although this one should have taken it out."""
         return None
+
+    def extra_s(self, rows: int) -> float:
+        """Seconds that it is expected to take of one core, where they grow faster than the rows do."""
+        return 0.0
 
     def prove(self, base: Path) -> dict[str, Rightness]:
         """How right it is, by kind, on a labelled sample that its settings name; `base` is the recipe's folder."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import pytest
 from pydantic import ValidationError
 
 from luthier.core.errors import ModelError
+from luthier.core.step import Outlook
 from luthier.data.ops.semantic_dedup import SemanticDedup
 from luthier.data.profile import Profile
+from luthier.data.steps.prepare import Prepare
 from workshop import tickets, tiny_encoder
 
 SAME = ["Please cancel my order", "please cancel my orders", "Cancel my order, please!"]
@@ -75,6 +78,32 @@ def test_an_encoder_is_found_below_the_recipe(make: Any, write: Any, tmp_path: P
     operator["embedder"] = {"kind": "encoder", "model": "./none"}
     with pytest.raises(ModelError, match="no folder"):
         make(source=_source(write, texts), ops=[operator], split={"test": 0.2})
+
+
+def test_it_says_how_far_it_is(make: Any, write: Any, texts: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("luthier.data.passes.pipeline._TICK_S", 0)
+    made = make(source=_source(write, texts), ops=["semantic_dedup"], split={"test": 0.2})
+    told = [one for one in made.said if one.kind == "progress" and one.measures.get("operator") == "semantic_dedup"]
+    assert [(one.done, one.total) for one in told] == [(len(texts), len(texts))] * 2  # points, then pairs
+    assert all(one.unit == "rows" for one in told)
+
+
+def test_a_plan_counts_the_pairs_of_many_rows(tmp_path: Path) -> None:
+    row = json.dumps({"prompt": "a question of some length " * 20, "completion": "yes"})
+    (tmp_path / "many.jsonl").write_text(f"{row}\n" * 60_000)
+    with_it, without = (
+        Prepare.model_validate({"source": {"kind": "jsonl", "path": "many.jsonl"}, "ops": ops})
+        for ops in (["semantic_dedup"], [])
+    )
+    outlook = Outlook(inputs={}, upstream={}, base=tmp_path)
+    many, few = with_it.foresee(outlook), without.foresee(outlook)
+    assert many.seconds is not None
+    assert few.seconds is not None
+    assert 10 < many.seconds - few.seconds < 60
+    assert "s for semantic_dedup over all pairs of rows" in many.how
+    assert "pairs" not in few.how
+    measured = Outlook(inputs={}, upstream={}, base=tmp_path, history={"bytes_per_s": 1e6})
+    assert with_it.foresee(measured) == without.foresee(measured)  # the last time's speed has it in it
 
 
 def test_it_is_proposed_to_nobody_and_refuses_half_a_rule() -> None:

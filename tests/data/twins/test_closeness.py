@@ -13,6 +13,8 @@ from scipy.sparse.csgraph import connected_components
 from luthier.data.twins import closeness
 from luthier.data.twins.closeness import Near
 
+Say = list[tuple[int, int]]
+
 
 def cloud(seed: int, count: int, width: int = 8, crowd: float = 0.5) -> NDArray[np.float32]:
     """Unit vectors around a few centres, so that many are near each other, some equal, one nowhere."""
@@ -107,3 +109,20 @@ def test_nothing_and_one() -> None:
     for count in (0, 1):
         near = Near(np.ones((count, 1), dtype=np.float32), np.arange(count), 0.9)
         assert near.kept_twins() == near.clusters() == {}
+
+
+@pytest.mark.parametrize("verb", ["kept_twins", "clusters"])
+def test_it_says_how_far_it_is_in_shares_of_the_work(monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+    """Later rows are held against more others, so that half of the rows are a quarter of the work."""
+    monkeypatch.setattr(closeness, "ROWS", 10)
+    told: Say = []
+    getattr(Near(cloud(1, 40), np.arange(40), 0.9, lambda done, total: told.append((done, total))), verb)()
+    assert told == [(2, 40), (10, 40), (22, 40), (40, 40)]
+
+
+@pytest.mark.parametrize("verb", ["kept_twins", "clusters"])
+def test_no_points_are_no_work(verb: str) -> None:
+    told: Say = []
+    none = np.zeros((0, 4), dtype=np.float32)
+    assert getattr(Near(none, np.arange(0), 0.9, lambda done, total: told.append((done, total))), verb)() == {}
+    assert told == []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -25,7 +25,14 @@ if TYPE_CHECKING:
 class View:
     """All rows that are left after a pass, for one set operator."""
 
-    def __init__(self, spill: Spill, places: NDArray[np.int64], sketches: NDArray[np.uint8]) -> None:
+    def __init__(
+        self,
+        spill: Spill,
+        places: NDArray[np.int64],
+        sketches: NDArray[np.uint8],
+        tick: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        self.tick = tick
         self._spill = spill
         self._places = places
         self._sketches = sketches

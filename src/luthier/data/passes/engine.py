@@ -12,6 +12,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,6 +72,8 @@ class Engine:
     """The recipe's folder, for operators that read files."""
     tick: Callable[[int, int], None] = lambda done, stage: None
     """Told how many rows of which pass are through."""
+    settling: Callable[[str, int, int], None] = lambda operator, done, total: None
+    """Told of how many rows an operator that sees all of them has judged, and of how many there are."""
     books: Books = field(default_factory=Books)
 
     def run(self, fed: Iterator[Fed]) -> Spill:
@@ -114,7 +117,8 @@ class Engine:
         found: list[Settled] = []
         for one, path in zip(stage.sets, sketch_files, strict=True):
             assert isinstance(one.operator, SetOperator)
-            outcome = one.operator.settle(View(spill, left, _sketches(path, spill.rows, left)))
+            tick = partial(self.settling, one.name)
+            outcome = one.operator.settle(View(spill, left, _sketches(path, spill.rows, left), tick))
             found.append(Settled.of(one, left, outcome))
             self.books.notes.update(dict.fromkeys(outcome.notes))
             self.books.count({one.name: outcome.counts})

@@ -42,3 +42,6 @@ class InMemory:
     def rows(self) -> Iterator[Row]:
         """All rows."""
         return iter(self._rows)
+
+    def tick(self, done: int, total: int) -> None:
+        """A few rows are done at once."""

@@ -55,7 +55,8 @@ def _prepare(source: Source, operators: Sequence[Operator], split: Split, work: 
     reader = Reader(rows_of, work.base, work.events.note, batch_rows=options.batch_rows)
     events = EventWriter(work.folder / "events.parquet")
     chosen = named([operator.at(work.base) for operator in operators])
-    engine = Engine(chosen, work.scratch / "passes", events, options.workers, work.base, _Ticker(work, reader))
+    ticker = _Ticker(work, reader)
+    engine = Engine(chosen, work.scratch / "passes", events, options.workers, work.base, ticker, ticker.settling)
     spill = engine.run(reader.batches())
     left = Left.scan(spill, split, engine.books, events)
     last_look(spill, chosen, engine.books)
@@ -103,11 +104,21 @@ class _Ticker:
 
     def __call__(self, done: int, stage: int) -> None:
         """Called after each batch of pass number `stage`."""
-        now = time.perf_counter()
-        if now - self._last >= _TICK_S:
-            self._last = now
+        if self._is_time():
             total = 0 if stage == 0 else self._reader.rows
             self._work.events.progress(done, total, "rows", **{"pass": stage + 1})
+
+    def settling(self, operator: str, done: int, total: int) -> None:
+        """Called by an operator that takes long over all rows."""
+        if self._is_time():
+            self._work.events.progress(done, total, "rows", operator=operator)
+
+    def _is_time(self) -> bool:
+        now = time.perf_counter()
+        if now - self._last < _TICK_S:
+            return False
+        self._last = now
+        return True
 
 
 def _decide_task(left: Left, asked: Literal["auto", "label", "text"], work: Work) -> Task:

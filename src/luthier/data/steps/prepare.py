@@ -7,6 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -77,12 +78,20 @@ class Prepare(Step):
         measured = _measured(outlook.history, "bytes_per_s")
         speed = measured or BYTES_PER_S
         how = f"{size / 1e6:.1f} MB at {speed / 1e6:.1f} MB/s ({'as last time' if measured else 'typical'})"
+        extra = {} if measured else self._extra_s(outlook.base)
+        how += "".join(f", and {seconds:.0f} s for {kind} over all pairs of rows" for kind, seconds in extra.items())
         return Forecast(
-            seconds=1 + size / speed,
+            seconds=1 + size / speed + sum(extra.values()),
             peak_bytes=BASE_BYTES + min(size, MANY_BYTES) * 4,
             tokens=size // BYTES_PER_TOKEN,
             how=how,
         )
+
+    def _extra_s(self, base: Path) -> dict[str, float]:
+        """Seconds of operators whose time grows faster than the rows, where it is a second or more."""
+        rows = sum((expected(self.source, self.split, base).rows or {}).values())
+        found = ((operator.kind, operator.extra_s(rows)) for operator in self.ops)
+        return {kind: seconds for kind, seconds in found if seconds >= 1}
 
     def outline(self, outlook: Outlook) -> Outline:
         """Rows by split and their length, from the first rows, the file's size and the split."""

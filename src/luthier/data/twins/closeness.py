@@ -7,7 +7,7 @@ nor on luck, and memory on the blocks alone: points may lie on the disk.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -35,8 +35,16 @@ _NONE = -1
 class Near:
     """Points in the order in which their rows may stay; all places below are places in that order."""
 
-    def __init__(self, points: Points, ranks: Places, threshold: float) -> None:
+    def __init__(
+        self,
+        points: Points,
+        ranks: Places,
+        threshold: float,
+        tick: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        """`tick` is told of how much of the work is done and how much there is: in rows, as if each took as long."""
         self._points = points
+        self._tick = tick
         self._order = np.argsort(ranks, kind="stable")
         self._threshold = threshold
 
@@ -52,6 +60,7 @@ class Near:
             goes.append(block[twins != _NONE])
             stays.append(twins[twins != _NONE])
             kept = np.concatenate([kept, block[twins == _NONE]])
+            self._told(len(block) + start)
         return self._named(goes, stays, stays)
 
     def clusters(self) -> dict[int, Twin]:
@@ -112,6 +121,11 @@ class Near:
             for place, twins in zip(block.tolist(), parts, strict=True):
                 if twins:
                     yield place, np.concatenate(twins)
+            self._told(len(block) + start)
+
+    def _told(self, rows: int) -> None:
+        """Each row is held against those before it: half of the rows are a quarter of the work."""
+        self._tick(rows * rows // len(self._order), len(self._order))
 
     def _twins(self, rows: Places, columns: Places) -> NDArray[np.bool_]:
         """(rows, columns): which are twins."""
