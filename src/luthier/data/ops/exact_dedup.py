@@ -11,12 +11,13 @@ from pydantic import model_validator
 
 from luthier.data.operator import Column, Corpus, Drop, Outcome, Reads, SetOperator, Suggestion
 from luthier.data.row import Row
+from luthier.data.twins.copies import contested as contested_rows
+from luthier.data.twins.copies import first_copies
 from luthier.data.twins.keep import Keep, check, preferences, ranks
+from luthier.data.twins.mapped import gathered
 from luthier.data.twins.text_keys import digest16, normal, prompt_key
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from luthier.data.profile import Profile
 
 
@@ -56,10 +57,11 @@ class ExactDedup(SetOperator):
 
     def settle(self, corpus: Corpus) -> Outcome:
         """Find equal rows and contested prompts."""
-        prompts, wholes = _numbered(corpus.sketches[:, :16]), _numbered(corpus.sketches[:, 16:32])
-        contested = _contested(prompts, wholes)
-        keys = wholes if self.of == "row" else prompts
-        stays = _staying(keys, ranks(_preferred(corpus)))
+        sketches = np.ascontiguousarray(corpus.sketches).view(_SKETCH).reshape(-1)
+        order = ranks(gathered(sketches["preferred"]))
+        prompts, wholes = (first_copies(sketches[name], order) for name in ("prompt", "whole"))
+        contested = contested_rows(prompts, wholes)
+        stays = wholes if self.of == "row" else prompts
         outcome = Outcome()
         going = (stays != np.arange(len(stays))) | (contested & (self.conflict == "drop"))
         for place in np.flatnonzero(going).tolist():
@@ -67,7 +69,7 @@ class ExactDedup(SetOperator):
                 outcome.drops[place] = Drop("conflicting answers")
             else:
                 outcome.drops[place] = Drop("exact duplicate", twin=corpus.id(int(stays[place])), similarity=1.0)
-        copies = np.bincount(keys)[keys] if len(keys) else keys
+        copies = np.bincount(stays)[stays] if len(stays) else stays
         outcome.attributes.update(conflict=contested.tolist(), copies=copies.tolist())
         if contested.any():
             what = "dropped" if self.conflict == "drop" else "kept and flagged; set `conflict: drop` to leave them out"
@@ -91,32 +93,4 @@ class ExactDedup(SetOperator):
         return Suggestion({}, "a copy in both training and test would spoil the measure; none was seen so far")
 
 
-def _preferred(corpus: Corpus) -> NDArray[np.float64]:
-    return np.ascontiguousarray(corpus.sketches[:, 32:]).view(np.float64).reshape(-1)
-
-
-def _staying(keys: NDArray[np.int64], ranks: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each row, the row with the same key that stays."""
-    order = np.lexsort((ranks, keys))
-    best = order[np.searchsorted(keys[order], np.arange(keys.max() + 1))] if len(keys) else order
-    return best[keys]
-
-
-def _numbered(digests: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Equal digests as equal numbers from 0."""
-    if len(digests) == 0:
-        return np.zeros(0, dtype=np.int64)
-    keys = np.ascontiguousarray(digests).view(np.uint64).reshape(len(digests), -1)
-    order = np.lexsort(keys.T)
-    new = np.concatenate([[False], (keys[order][1:] != keys[order][:-1]).any(axis=1)])
-    found = np.empty(len(keys), dtype=np.int64)
-    found[order] = np.cumsum(new)
-    return found
-
-
-def _contested(prompts: NDArray[np.int64], wholes: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Rows whose prompt stands with more than one answer."""
-    if len(prompts) == 0:
-        return np.zeros(0, dtype=bool)
-    pairs = np.unique(np.stack([prompts, wholes], axis=1), axis=0)
-    return (np.bincount(pairs[:, 0]) > 1)[prompts]
+_SKETCH = np.dtype([("prompt", "<u8", 2), ("whole", "<u8", 2), ("preferred", "<f8")])

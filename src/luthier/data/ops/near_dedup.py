@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from luthier.data.operator import Column, Corpus, Outcome, Reads, SetOperator, Suggestion
 from luthier.data.row import Row
 from luthier.data.twins.keep import Keep, check, preferences, ranks
+from luthier.data.twins.mapped import gathered
 from luthier.data.twins.minhash import bands, signatures
 from luthier.data.twins.pieces import Flat, Unit, distinct, jaccard, padded_pieces, pieces, word_bags
 from luthier.data.twins.text_keys import Compared, compared, digest16, normal, words
@@ -29,6 +30,8 @@ _EDIT_PIECE: dict[Unit, int] = {"char": 3, "word": 1}
 _LEAST_EDIT = 0.8
 _AT_ONCE = 64
 """Texts whose pieces are hashed together: they should fit the processor's cache."""
+_SHOWN = 2048
+"""Rows whose pieces are held, ready to be compared."""
 _DIGITS = 6
 """Similarities are told with so many digits."""
 
@@ -91,7 +94,7 @@ class NearDedup(SetOperator):
         """Compare proposed pairs and decide who stays."""
         sketches = np.ascontiguousarray(corpus.sketches).view(_SKETCH).reshape(-1)
         reader = _Reader(self, corpus)
-        order = ranks(sketches["preferred"])
+        order = ranks(gathered(sketches["preferred"]))
         chosen = bands(self.proposing)
         twins = Twins(sketches["text"], sketches["signature"], order, chosen, reader.verified)
         found = twins.kept_twins() if self.action == "drop" else twins.clusters()
@@ -161,7 +164,7 @@ class _Reader:
 
     def __init__(self, operator: NearDedup, corpus: Corpus) -> None:
         self._operator = operator
-        self._shown = lru_cache(maxsize=4096)(lambda place: operator.shown(corpus.row(place)))
+        self._shown = lru_cache(maxsize=_SHOWN)(lambda place: operator.shown(corpus.row(place)))
         self.id = lru_cache(maxsize=65536)(corpus.id)
 
     def verified(self, one: int, two: int) -> float | None:

@@ -25,11 +25,14 @@ from luthier.data.passes.corpus import Settled, View, carried_out
 from luthier.data.passes.spill import Spill, SpillWriter
 from luthier.data.passes.stage import Fed, Passed, Stage, stages, through
 from luthier.data.passes.tables import EventWriter, spill_schema
+from luthier.data.twins.mapped import let_go
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BATCH_ROWS = 1024
+_ROWS_AT_ONCE = 1 << 16
+"""Of sketches."""
 
 
 @dataclass
@@ -136,7 +139,8 @@ def _sketches(path: Path, rows: int, left: NDArray[np.int64]) -> NDArray[np.uint
         whole = np.memmap(path, dtype=np.uint8, mode="r", shape=(rows, width))
         picked = path.with_suffix(".left")
         with writing(picked), picked.open("wb") as file:
-            for start in range(0, len(left), BATCH_ROWS):
-                file.write(whole[left[start : start + BATCH_ROWS]].tobytes())
+            for start in range(0, len(left), _ROWS_AT_ONCE):
+                file.write(whole[left[start : start + _ROWS_AT_ONCE]].tobytes())
+                let_go(whole)
         picked.replace(path)
     return np.memmap(path, dtype=np.uint8, mode="r", shape=(len(left), width))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from luthier.data.twins.mapped import let_go
 from luthier.data.twins.pieces import Flat, distinct
 
 if TYPE_CHECKING:
@@ -29,9 +30,11 @@ _WIDEST = 24
 _CROWD = 12
 """A bucket with more rows is settled row by row instead of pair by pair."""
 _MERGED_BANDS = 16
-_KEY_BYTES = 64 << 20
+_KEY_BYTES = 32 << 20
 """Keys of several bands are made together, as far as they fit."""
 _BLOCK = 1 << 14
+_BLOCKS_BETWEEN = 16
+"""After so many blocks, pages of the signatures' file are let go."""
 
 
 class Bands(NamedTuple):
@@ -102,18 +105,24 @@ def _drawn(count: int, width: int) -> NDArray[np.int64]:
     return np.array([sorted(chance.sample(range(PERMUTATIONS), width)) for _ in range(count)], dtype=np.int64)
 
 
-def proposed(signatures: NDArray[np.uint8], chosen: Bands) -> tuple[NDArray[np.int64], Crowds]:
-    """Pairs (pairs, 2) of rows that share a band and enough columns, the lower first; and large buckets apart."""
-    if len(signatures) < 2:
+def proposed(
+    signatures: NDArray[np.uint8], chosen: Bands, among: NDArray[np.int64] | None = None
+) -> tuple[NDArray[np.int64], Crowds]:
+    """Pairs (pairs, 2) of rows that share a band and enough columns, the lower first; and large buckets apart.
+
+    Signatures may lie on the disk. Only the rows `among` are looked at, and places count among them.
+    """
+    rows = np.arange(len(signatures)) if among is None else among
+    if len(rows) < 2:
         return np.zeros((0, 2), dtype=np.int64), _joined([])
-    count = len(signatures)
+    count = len(rows)
     pairs = np.zeros(0, dtype=np.int64)
     crowds: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
     buckets = 0
     together = max(1, min(_MERGED_BANDS, _KEY_BYTES // (8 * count)))
     for start in range(0, len(chosen.columns), together):
         waiting = [pairs]
-        for band in _keys(signatures, chosen.columns[start : start + together]):
+        for band in _keys(signatures, rows, chosen.columns[start : start + together]):
             keys = _shared(band)
             crowd, run = _crowd(keys)
             if len(crowd):
@@ -122,24 +131,31 @@ def proposed(signatures: NDArray[np.uint8], chosen: Bands) -> tuple[NDArray[np.i
             waiting += [one * count + two for one, two in _neighbours(keys)]
         pairs = distinct(np.concatenate(waiting))
     both = np.stack(np.divmod(pairs, count), axis=1)
-    return both[_alike(signatures, both) >= chosen.at_least], _joined(crowds)
+    return both[_alike(signatures, rows[both]) >= chosen.at_least], _joined(crowds)
 
 
-def _keys(signatures: NDArray[np.uint8], columns: NDArray[np.int64]) -> NDArray[np.uint64]:
+def _keys(signatures: NDArray[np.uint8], rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.uint64]:
     """(bands, rows): the keys of some bands, from signatures that are read block by block."""
-    found = np.empty((len(columns), len(signatures)), dtype=np.uint64)
-    for start in range(0, len(signatures), _BLOCK):
-        block = np.ascontiguousarray(signatures[start : start + _BLOCK].T)
+    found = np.empty((len(columns), len(rows)), dtype=np.uint64)
+    for number, start in enumerate(range(0, len(rows), _BLOCK), 1):
+        block = np.ascontiguousarray(signatures[rows[start : start + _BLOCK]].T)
         for place, band in enumerate(columns):
             found[place, start : start + _BLOCK] = band_keys(block[band])
+        if number % _BLOCKS_BETWEEN == 0:
+            let_go(signatures)
     return found
 
 
 def _shared(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Sorted keys with places of rows whose band may be that of another row: most are alone, and are not sorted."""
     bits = min(22, len(keys).bit_length() + 3)
-    bins = (keys >> np.uint64(64 - bits)).astype(np.int64)
-    at = np.flatnonzero((np.bincount(bins, minlength=1 << bits) > 1)[bins])
+    bins = (keys >> np.uint64(64 - bits)).astype(np.uint32)
+    last = np.empty(1 << bits, dtype=np.uint32)
+    places = np.arange(len(keys), dtype=np.uint32)
+    last[bins] = places
+    is_shared = np.zeros(1 << bits, dtype=bool)
+    is_shared[bins[last[bins] != places]] = True
+    at = np.flatnonzero(is_shared[bins])
     found = keys[at] | at.astype(np.uint64)
     found.sort()
     return found
@@ -207,6 +223,7 @@ def _alike(signatures: NDArray[np.uint8], pairs: NDArray[np.int64]) -> NDArray[n
     for start in range(0, len(pairs), 1 << 14):
         some = pairs[start : start + (1 << 14)]
         found[start : start + len(some)] = (signatures[some[:, 0]] == signatures[some[:, 1]]).sum(axis=1)
+        let_go(signatures)
     return found
 
 

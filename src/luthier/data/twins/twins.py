@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from luthier.data.twins.copies import first_copies
+from luthier.data.twins.mapped import let_go
 from luthier.data.twins.minhash import Bands, Crowds, proposed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_LOOKS_BETWEEN = 1024
+"""After so many looks at signatures, pages of their file are let go."""
 Verify = Callable[[int, int], float | None]
 """The similarity of two rows when they are twins, else None."""
 
@@ -39,9 +43,10 @@ class Twins:
         self._ranks = ranks
         self._verify = verify
         self._bands = bands
-        self._first = _first_copies(texts, ranks)
+        self._first = first_copies(texts, ranks)
         self._own = np.flatnonzero(self._first == np.arange(len(ranks)))
-        self._signatures = signatures[self._own] if len(self._own) < len(ranks) else signatures
+        self._signatures = signatures
+        self._looked = 0
 
     def kept_twins(self) -> dict[int, Twin]:
         """Each row that goes, with the row that stays: no two rows that stay are twins."""
@@ -77,7 +82,7 @@ class Twins:
 
     def _in_order(self, gone: dict[int, Twin]) -> Iterator[tuple[int, list[int]]]:
         """Each row that may copy one before it, with those that are not gone, the soonest first."""
-        pairs, crowds = proposed(self._signatures, self._bands)
+        pairs, crowds = proposed(self._signatures, self._bands, self._own)
         earlier, later = self._by_rank(pairs)
         members: dict[int, list[int]] = {}
         crowd = _Crowded(crowds, self._own)
@@ -108,8 +113,10 @@ class Twins:
         if not others:
             return set()
         all_others = np.fromiter(others, np.int64, len(others))
-        at = np.searchsorted(self._own, [place, *all_others.tolist()])
-        same = (self._signatures[at[1:]] == self._signatures[at[0]]).sum(axis=1)
+        same = (self._signatures[all_others] == self._signatures[place]).sum(axis=1)
+        self._looked += 1
+        if self._looked % _LOOKS_BETWEEN == 0:
+            let_go(self._signatures)
         return set(all_others[same >= self._bands.at_least].tolist())
 
 
@@ -132,16 +139,6 @@ def _starts(values: NDArray[np.int64]) -> tuple[list[int], list[tuple[int, int]]
         return [], []
     edges = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1], [True]])).tolist()
     return values[edges[:-1]].tolist(), list(pairwise(edges))
-
-
-def _first_copies(texts: NDArray[np.uint64], ranks: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each row, the row with the same text that stays soonest."""
-    order = np.lexsort((ranks, *texts.T))
-    keys = texts[order]
-    new = np.concatenate([[True], (keys[1:] != keys[:-1]).any(axis=1)])[: len(keys)]
-    found = np.empty(len(ranks), dtype=np.int64)
-    found[order] = order[np.flatnonzero(new)[np.cumsum(new) - 1]] if len(order) else order
-    return found
 
 
 def _top(up: dict[int, int], place: int) -> int:

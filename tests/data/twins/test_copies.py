@@ -1,0 +1,95 @@
+"""Copies told by digests, beside a dictionary; and arrays on the disk, whose pages are given back unharmed."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from luthier.data.twins import mapped
+from luthier.data.twins.copies import contested, first_copies
+from luthier.data.twins.mapped import gathered, let_go
+from luthier.data.twins.minhash import PERMUTATIONS, bands, proposed
+
+PAIRS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 2)), max_size=40)
+LARGE = 2**64 - 1
+
+
+@settings(deadline=None)
+@given(PAIRS, st.randoms())
+@example([], None)
+@example([(LARGE, LARGE), (LARGE, 0), (LARGE, LARGE)], None)
+def test_the_first_copy_is_the_one_of_lowest_rank(digests: list[tuple[int, int]], chance: object) -> None:
+    ranks = list(range(len(digests)))
+    if chance is not None:
+        chance.shuffle(ranks)  # type: ignore[attr-defined]  # hypothesis' own random
+    groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for place, digest in enumerate(digests):
+        groups[digest].append(place)
+    expected = [min(groups[digest], key=ranks.__getitem__) for digest in digests]
+    found = first_copies(np.array(digests, dtype=np.uint64).reshape(-1, 2), np.array(ranks, dtype=np.int64))
+    assert found.tolist() == expected
+
+
+@settings(deadline=None)
+@given(PAIRS)
+def test_a_prompt_is_contested_when_it_has_more_than_one_answer(rows: list[tuple[int, int]]) -> None:
+    answers: dict[int, set[int]] = defaultdict(set)
+    for prompt, answer in rows:
+        answers[prompt].add(answer)
+    first = {}
+    prompts = [first.setdefault(("p", prompt), place) for place, (prompt, _) in enumerate(rows)]
+    wholes = [first.setdefault(row, place) for place, row in enumerate(rows)]
+    found = contested(np.array(prompts, dtype=np.int64), np.array(wholes, dtype=np.int64))
+    assert found.tolist() == [len(answers[prompt]) > 1 for prompt, _ in rows]
+
+
+@pytest.fixture
+def on_disk(tmp_path: Path) -> np.memmap[tuple[int, int], np.dtype[np.uint8]]:
+    lines = np.random.default_rng(3).integers(0, 256, (200, PERMUTATIONS), dtype=np.uint8)
+    lines[150] = lines[7]
+    lines[20:50] = lines[20]
+    lines.tofile(tmp_path / "lines")
+    return np.memmap(tmp_path / "lines", dtype=np.uint8, mode="r", shape=lines.shape)
+
+
+def test_what_was_let_go_can_be_read_again(
+    on_disk: np.memmap[tuple[int, int], np.dtype[np.uint8]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mapped, "_BLOCK", 7)
+    whole = on_disk.tobytes()
+    let_go(on_disk)
+    assert on_disk.tobytes() == whole
+    assert gathered(on_disk).tobytes() == whole
+    at = np.array([199, 0, 7, 7, 150])
+    assert np.array_equal(gathered(on_disk, at), on_disk[at])
+    fields = on_disk.view([("one", "<u8", 2), ("rest", "u1", PERMUTATIONS - 16)]).reshape(-1)
+    assert np.array_equal(gathered(fields["one"]), fields["one"])
+    let_go(np.zeros(3))
+    assert gathered(on_disk[:0]).shape == (0, PERMUTATIONS)
+
+
+def test_on_the_disk_the_same_pairs_are_proposed_as_in_memory(
+    on_disk: np.memmap[tuple[int, int], np.dtype[np.uint8]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs, crowds = proposed(np.array(on_disk), bands(0.8))
+    assert pairs.tolist() == [[7, 150]]
+    monkeypatch.setattr("luthier.data.twins.minhash._BLOCK", 16)
+    monkeypatch.setattr("luthier.data.twins.minhash._BLOCKS_BETWEEN", 1)
+    monkeypatch.setattr("luthier.data.twins.minhash._KEY_BYTES", 1)
+    again, crowded = proposed(on_disk, bands(0.8))
+    assert np.array_equal(pairs, again)
+    assert np.array_equal(crowds.places, crowded.places)
+
+
+def test_places_count_among_the_rows_that_are_looked_at(
+    on_disk: np.memmap[tuple[int, int], np.dtype[np.uint8]],
+) -> None:
+    among = np.array([3, 7, 60, 150, 151])
+    pairs, crowds = proposed(on_disk, bands(0.8), among)
+    assert among[pairs].tolist() == [[7, 150]]
+    assert len(crowds.places) == 0
