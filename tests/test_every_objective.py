@@ -24,7 +24,8 @@ from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
 from tuning import Bench, bench, chat, examples, interrupted, pairs, thumbs
 
-OBJECTIVES = members(Objective)
+OBJECTIVES = {kind: part for kind, part in members(Objective).items() if not part.draws}
+"""Those that learn from their own answers have a suite of their own: `test_every_policy.py`."""
 KINDS = sorted(OBJECTIVES)
 OTHERWISE: dict[tuple[str, str], Any] = {
     ("sft", "learn"): "all",

@@ -26,6 +26,7 @@ _BASES = (
     "luthier.data.selector",
     "luthier.tune.technique",
     "luthier.tune.objective",
+    "luthier.tune.reward",
     "luthier.tune.optimizer",
     "luthier.tune.tracker",
     "luthier.core.scorer",

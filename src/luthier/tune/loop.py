@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -26,7 +26,6 @@ from luthier.models.pack import Pack, Row, packs
 from luthier.tune.average import Average, put, standing_in
 from luthier.tune.checkpoint import Keeper, State, size_of, threads
 from luthier.tune.heldout import HeldOut, Standing, after
-from luthier.tune.measure import Exam
 from luthier.tune.objective import REFERENCE, Loss, Objective, Teacher
 from luthier.tune.optim import Settings, Updater
 from luthier.tune.optimizer import Optimizer
@@ -59,11 +58,18 @@ class Manner:
     """A factor on the rate, by the parameter's name."""
 
 
+class Measuring(Protocol):
+    """Something that says how good a model is."""
+
+    def take(self, model: Any, tokens: int) -> dict[str, float]:
+        """Numbers by name, `held_out_loss` among them; at most so many tokens are read at once."""
+
+
 class Watch(NamedTuple):
     """What is measured on the way."""
 
     held_out: HeldOut
-    exam: Exam
+    exam: Measuring
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +153,10 @@ class Training:
         chose, say); when none moved at all, that is a `ModelError`.
         """
         begun = self._resume(keeper, say)
-        with _training(self._model), nullcontext() if self._kernels else torch_only():
+        with (
+            _training(self._model, dropout=not self._objective.draws),
+            nullcontext() if self._kernels else torch_only(),
+        ):
             if begun < self._course.steps:
                 self._rehearse(say)
             for step in range(begun, self._course.steps):
@@ -323,15 +332,20 @@ class Training:
         now = self._updater.fingerprints()
         still = [name for name, before in self._begun.items() if now[name] == before]
         if len(still) == len(now):
+            why = {json.loads(line).get("skipped", "") for line in self._log}
+            what = f"no parameter moved: in every step {why.pop()}" if len(why) == 1 and all(why) else ""
+            remedy = "ask for what the model sometimes gets right: easier prompts, more samples, rewards with degrees"
+            if what:
+                raise ModelError(what, where=Where(field="objective.rewards"), remedy=remedy)
             raise ModelError("no parameter moved", remedy="raise learning_rate, or train for more steps")
         return still
 
 
 @contextmanager
-def _training(model: Any) -> Iterator[None]:
-    """Switch dropout on (when there is any) for as long as the model learns."""
+def _training(model: Any, *, dropout: bool) -> Iterator[None]:
+    """Switch dropout on (when there is any) or off for as long as the model learns."""
     was = model.training
-    model.train()
+    model.train(dropout)
     try:
         yield
     finally:

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 from luthier.core.digest import digest_of
 from luthier.core.errors import DataError, Where
 from luthier.core.step import Work
-from luthier.text.dataset import batches, has_split, summary
+from luthier.text.dataset import batches, examples_at, has_split, summary
 from luthier.text.messages import prompt_of, said_for
 from luthier.tune.curriculum import ordered
 from luthier.tune.heldout import HELD_OUT, Parted, asked, check_metric, own_measure, part
 from luthier.tune.objective import About, Lesson, Objective, Teacher
+from luthier.tune.policy import Policy
+from luthier.tune.reward import Bench
 from luthier.tune.schedule import Course, chosen
 from luthier.tune.teacher import PACK_TOKENS, check_teacher, open_teacher, taught
 
@@ -25,8 +27,11 @@ if TYPE_CHECKING:
     from luthier.models.pack import Row
     from luthier.text.ids import Text
     from luthier.tune.lessons import Lessons
-    from luthier.tune.loop import Watch
+    from luthier.tune.loop import Measuring, Watch
     from luthier.tune.measure import Questions
+    from luthier.tune.rollout.desk import Desk as Answering
+    from luthier.tune.rollout.desk import Questions as Asked
+    from luthier.tune.source import Source
     from luthier.tune.steps.tune import Tune
 
 
@@ -44,12 +49,16 @@ class Material:
     @cached_property
     def lessons(self) -> Lessons:
         """What is learnt; what is not is counted and said."""
-        rest, rows = self._parted.rest, self._step.rows
-        drawn = rows is not None and rows < len(rest)
-        places = [rest[at] for at in chosen(self._work.seed, len(rest), rows)] if drawn else rest
-        lessons = self._written("lessons", "train", places)
+        lessons = self._written("lessons", "train", self._places)
         self._warn(lessons)
         return lessons
+
+    @cached_property
+    def _places(self) -> Sequence[int]:
+        """Places of the training rows that are used."""
+        rest, rows = self._parted.rest, self._step.rows
+        drawn = rows is not None and rows < len(rest)
+        return [rest[at] for at in chosen(self._work.seed, len(rest), rows)] if drawn else rest
 
     @cached_property
     def course(self) -> Course:
@@ -80,6 +89,8 @@ class Material:
         if not len(lessons):
             raise DataError("nothing can be measured on the held-out rows", where=Where(field="held_out.rows"))
         self._work.events.note(f"{len(lessons)} rows of {self._parted.split} are held out, to measure on the way")
+        if self.desk is not None:
+            return Watch(held_out, self._trial(self.desk))
         if isinstance(held_out.metric, str) or own_measure(held_out.metric, self._step.objective):
             return Watch(held_out, Exam(self._step.objective, lessons, self.teacher))
         return Watch(held_out, Exam(self._step.objective, lessons, self.teacher, held_out.metric, self._questions()))
@@ -154,6 +165,65 @@ class Material:
             yield from self._step.objective.lessons(some, self._text, self.about)
             done += len(some)
             self._work.events.progress(done, len(places), "rows read")
+
+    def source(self, model: Any, tokens: int) -> Source:
+        """Where the rows of each step come from: these lessons, or what the model writes to them."""
+        from luthier.tune.reading import sums_of_rows
+        from luthier.tune.source import Stored
+
+        if self.desk is None:
+            read = lambda rows: sums_of_rows(model, rows, tokens)  # noqa: E731 - a name for one line
+            return Stored(self.lessons, self.course, self._step.objective, read)
+        from luthier.tune.rollout.rollout import Rollout
+
+        self.desk.model = model
+        asked = self._asked(self.lessons, "train", self._places)
+        return Rollout(self._policy, self.desk, asked, self.course, tokens, self._work.events.warning)
+
+    @property
+    def _policy(self) -> Policy:
+        assert isinstance(self._step.objective, Policy), "objectives that draw are policies"
+        return self._step.objective
+
+    @cached_property
+    def desk(self) -> Answering | None:
+        """Where answers are written and judged, under an objective that draws them."""
+        if not self._step.objective.draws:
+            return None
+        from luthier.tune.rollout.desk import Desk
+
+        drawing = self._policy.rollout
+        worth = drawing.truncated if isinstance(drawing.truncated, float) else None
+        return Desk(self._text, drawing.max_new_tokens, self._bench(), worth)
+
+    def _bench(self) -> Bench:
+        """Where rewards work."""
+        from luthier.core.scorer import Desk
+
+        events, judged = self._work.events, self._work.inputs.get("reward_model")
+        kept = self._work.scratch / "judged"
+        kept.mkdir(parents=True, exist_ok=True)
+        desk = Desk(base=self._work.base, kept=kept, say=events.warning, model=Path)
+        if judged is None:
+            return Bench(desk=desk)
+        from luthier.tune.rollout.reward_model import open_judge
+
+        return Bench(desk=desk, model=open_judge(judged, self._step.precision))
+
+    def _trial(self, desk: Answering) -> Measuring:
+        from luthier.tune.rollout.trial import Trial
+
+        return Trial(self._policy, desk, self._asked(self._held, self._parted.split, self._parted.held))
+
+    def _asked(self, lessons: Lessons, split: str, places: Sequence[int]) -> Asked:
+        """Lessons that are prompts, with their examples."""
+        from luthier.tune.rollout.desk import Questions as Asked
+
+        told = zip(places, lessons.told(), strict=True)
+        learnt = [place for place, one in told if not one["nothing"]]
+        return Asked(
+            lessons.rows, lambda some: examples_at(self._data, split, [learnt[at] for at in some]), len(lessons)
+        )
 
     def _questions(self) -> Questions:
         """The held-out rows as questions of labels, as evaluation asks them."""

@@ -29,6 +29,7 @@ from luthier.tune.objectives.sft import Sft
 from luthier.tune.optimizer import Optimizer
 from luthier.tune.optimizers.adamw import AdamW
 from luthier.tune.outlook import foresee, outline
+from luthier.tune.policy import Policy
 from luthier.tune.saved import refuse_idle
 from luthier.tune.schedule import DECAY, Course, Shape, chosen
 from luthier.tune.technique import AnyTechnique, Rate, Search, Technique, write_settings
@@ -56,6 +57,8 @@ class Tune(Step):
     """The step whose model is tuned; the recipe's own model when not given."""
     teacher: TeacherRef = None
     """The step whose model is learnt from, under an objective that has a teacher (`distil`); none otherwise."""
+    reward_model: TeacherRef = None
+    """The step whose reward model judges answers, under an objective with the reward `model`; none otherwise."""
     technique: AnyTechnique = Lora()
     """What changes: which weights move, or (`prompt_search`) which words stand in front."""
     objective: Objective = Sft()
@@ -114,6 +117,26 @@ class Tune(Step):
             raise ValueError(f"{self.objective.kind} learns from a `teacher`; name the step that makes that model")
         if self.teacher is not None and not self.objective.needs_teacher:
             raise ValueError(f"{self.objective.kind} has no teacher; leave `teacher` out, or learn by distil")
+        return self
+
+    @model_validator(mode="after")
+    def _policy_agrees(self) -> Self:
+        """Refuse what an objective that draws lacks, and what would change nothing under it."""
+        policy = self.objective if isinstance(self.objective, Policy) else None
+        judged = policy is not None and any(reward.needs_model for reward in (*policy.rewards, *policy.gold))
+        if judged != (self.reward_model is not None):
+            raise ValueError(
+                "the reward `model` asks a `reward_model`; name the step that makes it" if judged
+                else "nothing asks a reward_model here; leave it out, or give the objective the reward `model`"
+            )  # fmt: skip
+        if policy is None:
+            return self
+        if self.technique.settings().get("dropout"):
+            raise ValueError(f"{policy.kind} learns without dropout, by which answers would be others; leave it out")
+        if self.spike != type(self).model_fields["spike"].default:
+            raise ValueError(f"the loss of {policy.kind} has no level that a spike could rise above; leave spike out")
+        if self.held_out is None and (policy.gold or policy.stop.hacking):
+            raise ValueError(f"{'gold' if policy.gold else 'stop.hacking'} needs `held_out`: answers to judge by it")
         return self
 
     @model_validator(mode="after")
@@ -231,7 +254,9 @@ class _Tuning:
         moving = 6 if training.trainable > self._description.parameters / 2 else 4
         aside = {"held_out_s": training.held_out_s, "checkpoint_s": keeper.spent_s}
         rates = speed.measures(moving * parameters, sum(aside.values()))
-        return {**rates, **aside, "begin_s": ready - begun}
+        desk = material.desk
+        drawn = {"writing_s": desk.writing_s, "judging_s": desk.judging_s} if desk is not None else {}
+        return {**rates, **aside, **drawn, "begin_s": ready - begun}
 
     def _warn_unmoved(self, names: list[str], course: Course) -> None:
         if names and course.steps > 1:  # at the first step LoRA's A stands still, since B is zero
@@ -245,9 +270,7 @@ class _Tuning:
         from luthier.models.logprobs import forget, reading
         from luthier.models.lora_product import one_product
         from luthier.tune.loop import Manner, Training
-        from luthier.tune.reading import sums_of_rows
         from luthier.tune.rehearsal import packs_of
-        from luthier.tune.source import Stored
 
         torch.set_num_threads(cores())
         step = self._step
@@ -280,7 +303,7 @@ class _Tuning:
             rate_of=self._technique.rate_of,
         )
         self.trained = model
-        source = Stored(material.lessons, course, step.objective, lambda rows: sums_of_rows(model, rows, tokens))
+        source = material.source(model, tokens)
         training = Training(model, step.objective, source, course, manner, material.watch, material.teacher)
         return training, self._keeper()
 
@@ -351,6 +374,10 @@ class _Tuning:
         material.write_learnt(folder / "learnt.parquet", course, training.moved)
 
 
+SHOWN = ("reward", "kl", "entropy", "length")
+"""Measures of a policy that stand beside the loss while it learns."""
+
+
 class _Speed:
     """Tells of each step as it is done, and measures how fast they are."""
 
@@ -366,8 +393,9 @@ class _Speed:
         done = min(stepped.step * self._course.rows_per_step, self._course.total)
         held_out = {name: round(value, 4) for name, value in stepped.measures.items() if name.startswith("held_out_")}
         loss = {"loss": round(stepped.loss, 4)}
-        self._work.events.progress(done, self._course.total, "rows", step=stepped.step, **loss, **held_out)
-        if stepped.skipped:
+        told = {name: round(stepped.measures[name], 4) for name in SHOWN if name in stepped.measures}
+        self._work.events.progress(done, self._course.total, "rows", step=stepped.step, **loss, **told, **held_out)
+        if stepped.skipped and stepped.rows:
             self._work.events.warning(f"step {stepped.step} was left out: {stepped.skipped}")
 
     def measures(self, flops_per_token: int, aside_s: float) -> dict[str, float]:

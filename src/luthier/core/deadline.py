@@ -1,0 +1,59 @@
+"""Work that must end in time: what hangs is stopped, and its name told."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from types import FrameType
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def within(seconds: float, work: Callable[[], T]) -> T:
+    """Do some work; `TimeoutError` when it takes longer.
+
+    In the main thread it is interrupted between two of its own instructions, or within a regular expression. Anywhere
+    else, where nothing can interrupt it, it is left to itself in a thread that nobody waits for.
+    """
+    if threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer"):
+        return _interrupted(seconds, work)
+    return _left_alone(seconds, work)
+
+
+def _interrupted(seconds: float, work: Callable[[], T]) -> T:
+    def ring(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError(_late(seconds))
+
+    before = signal.signal(signal.SIGALRM, ring)
+    left, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        return work()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, left)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _left_alone(seconds: float, work: Callable[[], T]) -> T:
+    done: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            done.put((work(), None))
+        except BaseException as error:  # noqa: BLE001 - it is raised again where the work was asked for
+            done.put((None, error))
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        found, error = done.get(timeout=seconds)
+    except Empty:
+        raise TimeoutError(_late(seconds)) from None
+    if error is not None:
+        raise error
+    return found  # type: ignore[return-value]  # the work's own
+
+
+def _late(seconds: float) -> str:
+    return f"no end after {seconds:g} s"

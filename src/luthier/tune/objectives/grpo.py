@@ -1,0 +1,71 @@
+"""Group-relative policy optimisation: an answer counts by how much better it is than others to the same prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from luthier.tune.policy import Policy
+from luthier.tune.surrogate import clipped, of_sequence, outside
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from luthier.models.pack import Pack, Row
+    from luthier.tune.rollout.judged import Judged
+
+
+class Grpo(Policy):
+    """-min(r A, clip(r, 1 - low, 1 + high) A) for each token, with r how much likelier it has become since it was
+    written, and A its answer's reward less the mean of its group, over the group's deviation (Shao et al., 2024).
+
+    | variant | settings |
+    |---|---|
+    | GRPO (Shao et al., 2024) | `average: row, clip_high: 0.2`, and `kl: {coefficient: 0.04}` |
+    | Dr. GRPO (Liu et al., 2025) | `scale: none, average: constant, clip_high: 0.2` |
+    | DAPO (Yu et al., 2025) | as it is, with `rollout: {redraw: 3, truncated: mask}` and the reward `length` |
+    | GSPO (Zheng et al., 2025) | `ratio: sequence, average: row, clip_low: 3e-4, clip_high: 4e-4` |
+    """
+
+    kind: Literal["grpo"] = "grpo"
+
+    scale: Literal["group", "batch", "none"] = "group"
+    """What differences of reward are divided by: the deviation within the group, that of the whole step, or nothing,
+    so that prompts of which nearly all answers are right or wrong do not weigh more."""
+    average: Literal["token", "row", "constant"] = "token"
+    """Whether every token counts the same, or every answer, or every token as in answers of the longest length, so that
+    the length of an answer changes nothing."""
+    ratio: Literal["token", "sequence"] = "token"
+    """Whether each token has a ratio of its own, or the tokens of an answer have their geometric mean."""
+    clip_low: float = Field(default=0.2, gt=0, lt=1)
+    """How much less likely a token may become before it has no gradient any more."""
+    clip_high: float = Field(default=0.28, gt=0)
+    """The same for likelier; above `clip_low` it leaves unlikely tokens room to rise (DAPO's clip-higher)."""
+
+    def advantages(self, judged: Judged) -> list[list[float]]:
+        """The answer's, at each of its tokens."""
+        from luthier.tune.rollout.judged import SMALL, deviation, even, mean
+
+        apart = judged.rewards - mean(judged.rewards, 1)
+        if self.scale != "none":
+            apart = apart / (deviation(judged.rewards, 1 if self.scale == "group" else None) + SMALL)
+        return even(apart, judged.lengths)
+
+    def weight(self, tokens: int) -> float:
+        """How much each token of an answer of so many counts."""
+        return super().weight(tokens) if self.average == "row" else 1.0
+
+    def denominator(self, rows: Sequence[Row]) -> float:
+        """Learnt tokens, answers, or answers of the longest length."""
+        if self.average == "token":
+            return float(max(1, sum(len(row.targets) for row in rows)))
+        return float(len(rows) * (self.rollout.max_new_tokens if self.average == "constant" else 1))
+
+    def surrogate(self, logp: Tensor, old: Tensor, advantage: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:
+        """Clipped at both sides."""
+        apart = logp - old
+        ratio = (of_sequence(apart, pack) if self.ratio == "sequence" else apart).exp()
+        bounds = self.clip_low, self.clip_high
+        return clipped(ratio, advantage, *bounds), outside(ratio, advantage, *bounds)

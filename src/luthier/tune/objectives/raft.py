@@ -1,0 +1,51 @@
+"""Rejection sampling: of several answers the best are learnt as if they had been given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from luthier.tune.policy import Policy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from luthier.models.pack import Pack, Row
+    from luthier.tune.rollout.judged import Judged
+
+
+class Raft(Policy):
+    """The negative log-likelihood of the best of several answers of the model's own (best-of-n; RAFT, Dong et al.,
+    2023): the simple road, which asks nothing of rewards but an order."""
+
+    kind: Literal["raft"] = "raft"
+
+    keep: int = Field(default=1, ge=1)
+    """Answers to each prompt that are learnt: the best, of equal ones the first."""
+    at_least: float | None = None
+    """What an answer must be worth to be learnt. When not given, the answers to a prompt must at least differ."""
+
+    def advantages(self, judged: Judged) -> list[list[float]]:
+        """1 for an answer that is learnt, else 0."""
+        import numpy as np
+
+        from luthier.tune.rollout.judged import even
+
+        worth = np.nan_to_num(judged.rewards, nan=-np.inf)
+        place = np.argsort(np.argsort(-worth, axis=1, kind="stable"), axis=1, kind="stable")
+        good = ~judged.flat[:, None] if self.at_least is None else worth >= self.at_least
+        return even(((place < self.keep) & good & np.isfinite(worth)).astype(np.float64), judged.lengths)
+
+    def weight(self, tokens: int) -> float:
+        """Every token counts the same."""
+        return 1.0
+
+    def denominator(self, rows: Sequence[Row]) -> float:
+        """The tokens of the answers that are learnt."""
+        return float(max(1, sum(len(row.targets) for row in rows if self.moves(row))))
+
+    def surrogate(self, logp: Tensor, old: Tensor, advantage: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:
+        """Minus the log-probability."""
+        return -logp * advantage, logp.detach() * 0

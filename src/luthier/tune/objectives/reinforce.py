@@ -1,0 +1,77 @@
+"""REINFORCE++: no value model, no groups needed; advantages are normalised over all tokens of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from luthier.tune.policy import Policy
+from luthier.tune.surrogate import clipped, outside
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from luthier.models.pack import Pack, Row
+    from luthier.tune.rollout.judged import Judged
+
+
+class ReinforcePlusPlus(Policy):
+    """-min(r A, clip(r) A) for each token, with A the reward of its answer less what the divergence of this and all
+    later tokens costs (`kl: {estimator: k1}`), brought to mean 0 and deviation 1 over the step's tokens (Hu, 2025)."""
+
+    kind: Literal["reinforce++"] = "reinforce++"
+
+    baseline: Literal["none", "group"] = "none"
+    """Whether the mean of its group is first taken off an answer's reward (REINFORCE++-baseline), for rewards that
+    differ more between prompts than between answers."""
+    clip_low: float = Field(default=0.2, gt=0, lt=1)
+    """How much less likely a token may become before it has no gradient any more."""
+    clip_high: float = Field(default=0.2, gt=0)
+    """The same for likelier."""
+
+    def advantages(self, judged: Judged) -> list[list[float]]:
+        """What is still to come at each token, normalised."""
+        import numpy as np
+
+        from luthier.tune.rollout.judged import even, mean
+
+        worth = judged.scores - mean(judged.scores, 1) if self.baseline == "group" else judged.scores
+        present = ~np.isnan(worth).ravel()
+        ahead = even(worth, judged.lengths)
+        if judged.kl is not None:
+            ahead = [
+                [one - cost for one, cost in zip(some, _to_come(costs), strict=True)]
+                for some, costs in zip(ahead, judged.kl, strict=True)
+            ]
+        tokens = np.array([value for some, is_here in zip(ahead, present, strict=True) if is_here for value in some])
+        if not tokens.size:
+            return ahead
+        middle, spread = float(tokens.mean()), float(np.sqrt(tokens.var() + 1e-8))
+        return [
+            [(value - middle) / spread if is_here else 0.0 for value in some]
+            for some, is_here in zip(ahead, present, strict=True)
+        ]
+
+    def weight(self, tokens: int) -> float:
+        """Every token counts the same."""
+        return 1.0
+
+    def denominator(self, rows: Sequence[Row]) -> float:
+        """The learnt tokens of the step."""
+        return float(max(1, sum(len(row.targets) for row in rows)))
+
+    def surrogate(self, logp: Tensor, old: Tensor, advantage: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:
+        """Clipped at both sides."""
+        ratio, bounds = (logp - old).exp(), (self.clip_low, self.clip_high)
+        return clipped(ratio, advantage, *bounds), outside(ratio, advantage, *bounds)
+
+
+def _to_come(costs: Sequence[float]) -> list[float]:
+    """At each token, the costs of it and all later ones."""
+    found, total = [], 0.0
+    for cost in reversed(costs):
+        total += cost
+        found.append(total)
+    return found[::-1]

@@ -1,0 +1,43 @@
+"""REINFORCE leave-one-out: an answer counts by how much better it is than the mean of the others to its prompt."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from luthier.tune.policy import Policy
+from luthier.tune.surrogate import clipped, outside
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from luthier.models.pack import Pack
+    from luthier.tune.rollout.judged import Judged
+
+
+class Rloo(Policy):
+    """-min(r A, clip(r, 1 - ε, 1 + ε) A) for each answer, with r how much likelier the whole of it has become since it
+    was written, and A its reward less the mean reward of the others (Kool et al., 2019; Ahmadian et al., 2024)."""
+
+    kind: Literal["rloo"] = "rloo"
+
+    normalise: bool = False
+    """Whether advantages are brought to mean 0 and deviation 1 over the step."""
+    clip: float = Field(default=0.2, gt=0, lt=1)
+    """How much less or more likely a whole answer may become before it has no gradient any more."""
+
+    def advantages(self, judged: Judged) -> list[list[float]]:
+        """The answer's, at each of its tokens."""
+        from luthier.tune.rollout.judged import SMALL, deviation, even, mean, others
+
+        apart = judged.rewards - others(judged.rewards)
+        if self.normalise:
+            apart = (apart - mean(apart)) / (deviation(apart) + SMALL)
+        return even(apart, judged.lengths)
+
+    def surrogate(self, logp: Tensor, old: Tensor, advantage: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:
+        """That of the answer, at each of its tokens: they share its weight of 1."""
+        apart = logp - old
+        ratio = apart.new_zeros(pack.rows).index_add(0, pack.path, apart).exp()[pack.path]
+        return clipped(ratio, advantage, self.clip, self.clip), outside(ratio, advantage, self.clip, self.clip)

@@ -1,0 +1,122 @@
+"""Objectives that learn from what the model itself writes: what they have in common, whatever their surrogate."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field, field_validator
+
+from luthier.text.messages import Example, prompt_of
+from luthier.tune.objective import NOTHING, REFERENCE, About, Lesson, Loss, Objective
+from luthier.tune.reward import Reward
+from luthier.tune.rollout.settings import Drawing, Kl, Stopping
+from luthier.tune.surrogate import divergence, truncated
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from luthier.models.pack import Pack, Row
+    from luthier.text.ids import Text
+    from luthier.tune.rollout.judged import Judged
+
+ADVANTAGE, WRITTEN, OLD, SHARE, KL = "advantage", "written", "old", "share", "kl"
+"""What a row tells of each token of an answer: by how much it was better than expected; its log-probability when it was
+written, and to the training reading of the same weights (where they have moved since); its part in a mean over the
+step's tokens, times the denominator; and what a nat of divergence costs."""
+
+
+class Policy(Objective):
+    """Draws answers, has them judged, and makes those likelier that are better than expected."""
+
+    draws: ClassVar[bool] = True
+
+    rewards: tuple[Reward, ...] = Field(min_length=1)
+    """What makes an answer good; their weighted sum is learnt."""
+    rollout: Drawing = Drawing()
+    """How answers are drawn."""
+    kl: Kl | None = None
+    """How the model is held near to where it began; not at all when not given."""
+    correct: float | None = Field(default=2.0, gt=1)
+    """Writing and training compute in another order, in bfloat16 by up to several per cent: a token counts by how much
+    likelier it is to the reading that learns, at most so much (truncated importance sampling). None: all count 1."""
+    gold: tuple[Reward, ...] = ()
+    """What the held-out answers are judged by; `rewards` when not given. A policy cannot learn to please a reward that
+    it never sees."""
+    stop: Stopping = Stopping()
+    """When training ends before its last step."""
+    shown: int = Field(default=2, ge=0)
+    """Prompts whose greedy answer is written into the log now and then, to be read over time in the report."""
+
+    @field_validator("rewards", "gold")
+    @classmethod
+    def _told_apart(cls, rewards: tuple[Reward, ...]) -> tuple[Reward, ...]:
+        names = [reward.name for reward in rewards]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two rewards are called {twice[0]!r}; give one of them a `label`")
+        return rewards
+
+    @property
+    def judges(self) -> tuple[Reward, ...]:
+        """The rewards of held-out answers."""
+        return self.gold or self.rewards
+
+    @property
+    def refers(self) -> bool:
+        """Whether it must be known how likely the answers were to the model as it began."""
+        return self.kl is not None or self.stop.kl is not None
+
+    def lessons(self, examples: Sequence[Example], text: Text, about: About = NOTHING) -> list[Lesson]:
+        """For each example its prompt; what is learnt is written later."""
+        prompts = text.prompts([prompt_of(one) for one in examples], [one.tools for one in examples])
+        return [self._asked(example, ids) for example, ids in zip(examples, prompts, strict=True)]
+
+    def _asked(self, example: Example, ids: list[int]) -> Lesson:
+        from luthier.models.pack import Row
+
+        limit = self.rollout.max_prompt_tokens
+        if len(ids) > limit:
+            return Lesson(id=example.id, cut=len(ids), nothing=f"its prompt is longer than {limit} tokens")
+        return Lesson(id=example.id, rows=(Row(ids, [0.0] * len(ids), example.id),))
+
+    @abstractmethod
+    def advantages(self, judged: Judged) -> list[list[float]]:
+        """For each answer in turn, by how much each of its learnt tokens was better than expected."""
+
+    def weight(self, tokens: int) -> float:
+        """How much each token of an answer of so many counts."""
+        return 1.0 / max(1, tokens)
+
+    def denominator(self, rows: Sequence[Row]) -> float:
+        """The answers of the step, those included that are not learnt."""
+        return float(len(rows))
+
+    def moves(self, row: Row) -> bool:
+        """Whether a row has any gradient."""
+        return any(row.told.get(ADVANTAGE, ())) or any(row.told.get(KL, ()))
+
+    def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
+        """The surrogate, corrected for how tokens were written, and what divergence costs."""
+        told = {name: value.to(logp) for name, value in pack.told.items()}
+        old = told.get(OLD, logp.detach())
+        each, beyond = self.surrogate(logp, old, told[ADVANTAGE], pack)
+        if self.correct is not None:
+            each = each * truncated(old, told[WRITTEN], self.correct)
+        weights = pack.weights.to(logp)
+        total = (weights * each).sum()
+        if self.kl is not None and self.kl.estimator != "k1":
+            apart = divergence(logp, told[REFERENCE], self.kl.estimator)
+            if self.kl.unbiased:
+                ratio = (logp - old).exp()
+                apart = apart * (ratio if self.kl.estimator == "k3" else ratio.detach())
+            total = total + (weights * told[KL] * apart).sum()
+        gap = (old - told[WRITTEN]).abs()
+        return Loss(
+            total,
+            {name: float((value * told[SHARE]).sum()) for name, value in (("clipped", beyond), ("written_apart", gap))},
+        )
+
+    @abstractmethod
+    def surrogate(self, logp: Tensor, old: Tensor, advantage: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:
+        """(N,) what each token adds to the loss before it is weighed, and (N,) 1 where it is clipped."""

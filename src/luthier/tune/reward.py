@@ -1,0 +1,73 @@
+"""A reward says how good an answer is: a number for each, from the question, the answer and what the data say of it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple
+
+from pydantic import Field
+
+from luthier.core.component import Component
+from luthier.core.scorer import Desk
+from luthier.text.messages import Example, Message, answer_of
+
+
+class Attempt(NamedTuple):
+    """One answer to an example's question."""
+
+    example: Example
+    """Whose question it is; its own last answer is the reference, its `meta` every other column of the data."""
+    text: str
+    tokens: int
+    ended: bool = True
+    """Whether it ended by itself, rather than at the limit."""
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """What the data give for an answer: none, or one."""
+        found = answer_of(self.example) or self.example.label
+        return (found,) if found else ()
+
+
+Judge = Callable[[Sequence[tuple[Message, ...]]], list[float]]
+"""A trained reward model: a number for each conversation that ends with an answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Where a reward works."""
+
+    desk: Desk
+    """For rewards that are made of scorers."""
+    model: Judge | None = None
+    """The reward model that the step reads, when it reads one."""
+
+
+class Reward(Component):
+    """How good an answer is, in one respect; several are added up by their weights."""
+
+    role: ClassVar[str] = "reward"
+    home: ClassVar[str] = "luthier.tune.rewards"
+    needs_model: ClassVar[bool] = False
+    """Whether it asks a trained reward model, which the step then reads."""
+
+    weight: float = 1.0
+    """What it is multiplied by before rewards are added up; below zero it is a penalty."""
+    label: str = ""
+    """What it is called in the log (`reward_…`); its kind when empty. Two rewards of one kind need two labels."""
+    deadline_s: float = Field(default=60.0, gt=0)
+    """Seconds that it may take for all answers of a step; more is a fault."""
+    on_fault: Literal["stop", "leave_out"] = "stop"
+    """What follows when it fails, takes too long or gives no finite number: training stops and names it, or the answers
+    concerned are not learnt from, and are counted (`reward_faults`)."""
+
+    @abstractmethod
+    def score(self, attempts: Sequence[Attempt], bench: Bench) -> list[float]:
+        """A number for each answer; follows from them alone. NaN where none can be had."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in the log."""
+        return self.label or self.kind

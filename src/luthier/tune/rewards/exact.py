@@ -1,0 +1,23 @@
+"""Right or wrong, by the words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from luthier.metrics.members.answers import ExactMatch
+from luthier.tune.reward import Attempt, Bench, Reward
+from luthier.tune.rewards.metric import by_metric
+
+
+class Exact(Reward):
+    """1 for an answer that equals the one in the data, else 0."""
+
+    kind: Literal["exact"] = "exact"
+
+    rules: ExactMatch = ExactMatch()
+    """What is overlooked: the settings of the metric `exact_match`."""
+
+    def score(self, attempts: Sequence[Attempt], bench: Bench) -> list[float]:
+        """1 or 0 for each answer."""
+        return by_metric(self.rules, attempts)

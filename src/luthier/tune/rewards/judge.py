@@ -1,0 +1,27 @@
+"""What a judging model says of an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from luthier.models.scorers.judge import Judge as Scorer
+from luthier.tune.reward import Attempt, Bench, Reward
+from luthier.tune.rewards.scored import by_scorer
+
+
+class Judge(Reward):
+    """What a model behind an OpenAI-compatible endpoint gives an answer by a rubric, from 0 to 1.
+
+    A judge can be pleased by how an answer looks; hold rewards that cannot against it (`gold`), and let people judge
+    the result.
+    """
+
+    kind: Literal["judge"] = "judge"
+
+    scorer: Scorer = Scorer()
+    """Who judges, and by what: the settings of the scorer `judge`."""
+
+    def score(self, attempts: Sequence[Attempt], bench: Bench) -> list[float]:
+        """From 0 to 1 for each answer."""
+        return by_scorer(self.scorer, "judge", attempts, bench)

@@ -1,0 +1,50 @@
+"""What a metric says of each answer alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Self
+
+from pydantic import model_validator
+
+from luthier.core.errors import DataError, Where
+from luthier.metrics.metric import Metric
+from luthier.tune.reward import Attempt, Bench, Reward
+
+
+class ByMetric(Reward):
+    """The value of a metric on the answer alone, held against the answer in the data: `token_f1`, `rouge`, `chrf`."""
+
+    kind: Literal["metric"] = "metric"
+
+    metric: Metric
+    """Which; any that needs nothing but an answer and its reference."""
+
+    @model_validator(mode="after")
+    def _needs_no_more(self) -> Self:
+        if lacking := [*sorted(self.metric.needs), *self.metric.scored]:
+            raise ValueError(f"{self.metric.kind} needs {', '.join(lacking)}, which a fresh answer does not have")
+        return self
+
+    def score(self, attempts: Sequence[Attempt], bench: Bench) -> list[float]:
+        """The metric's value on each answer."""
+        return by_metric(self.metric, attempts, held_against=self.metric.held_against)
+
+
+def by_metric(metric: Metric, attempts: Sequence[Attempt], *, held_against: bool = True) -> list[float]:
+    """The value of a metric on each answer alone, which is held against that of the data or stands by itself."""
+    from luthier.metrics.answers import Answers
+
+    references = [_references(metric, attempt) if held_against else ("",) for attempt in attempts]
+    answers = Answers.of([attempt.text for attempt in attempts], references)
+    found: list[float] = metric.contributions(metric.statistics(answers)).tolist()
+    return found
+
+
+def _references(metric: Metric, attempt: Attempt) -> tuple[str, ...]:
+    if attempt.references:
+        return attempt.references
+    origin = attempt.example.origin
+    where = Where(file=origin.file, line=origin.line)
+    what = f"the reward {metric.kind} holds answers against that of the data, and this row has none"
+    raise DataError(what, where=where, remedy="map a column to `answer`, or leave the reward out")

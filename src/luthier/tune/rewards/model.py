@@ -1,0 +1,26 @@
+"""What a trained reward model says of an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+from luthier.text.messages import Message, prompt_of
+from luthier.tune.reward import Attempt, Bench, Reward
+
+
+class ByModel(Reward):
+    """The number that the step's `reward_model` gives to the conversation with the answer (objective `reward`).
+
+    It was learnt from a few thousand judgments, and a policy finds what it mistakes for good: watch a `gold` reward
+    beside it, and stop by `stop`.
+    """
+
+    kind: Literal["model"] = "model"
+    needs_model: ClassVar[bool] = True
+
+    def score(self, attempts: Sequence[Attempt], bench: Bench) -> list[float]:
+        """The model's number for each answer."""
+        assert bench.model is not None, "the step opens the reward model that its rewards need"
+        said = [Message(role="assistant", content=attempt.text) for attempt in attempts]
+        return bench.model([(*prompt_of(one.example), turn) for one, turn in zip(attempts, said, strict=True)])

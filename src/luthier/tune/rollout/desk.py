@@ -1,0 +1,77 @@
+"""One policy at work: questions in, judged answers out; what training, held-out measurements and samples share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from luthier.models.load import Loaded
+from luthier.tune.reward import Attempt, Bench, Reward
+from luthier.tune.rollout.scoring import Scores, score
+from luthier.tune.rollout.writing import Answer, Prompt, write
+
+if TYPE_CHECKING:
+    from luthier.models.pack import Row
+    from luthier.text.ids import Text
+    from luthier.text.messages import Example
+
+Examples = Callable[[Sequence[int]], list["Example"]]
+"""Examples by the numbers of their lessons."""
+Rows = Callable[[int], list["Row"]]
+"""The rows of a lesson: one, its prompt."""
+
+
+@dataclass
+class Questions:
+    """Lessons that are prompts, with the examples that they were made of."""
+
+    rows: Rows
+    examples: Examples
+    count: int
+
+    def prompts(self, numbers: Sequence[int]) -> list[Sequence[int]]:
+        """The ids of some lessons' prompts."""
+        return [self.rows(number)[0].ids for number in numbers]
+
+
+@dataclass
+class Desk:
+    """A model that answers and those who judge; counts the seconds that both take."""
+
+    text: Text
+    max_new_tokens: int
+    bench: Bench
+    truncated: float | None = None
+    """What an answer that was cut off is worth; what its rewards say when None."""
+    model: Any = None
+    """The model that answers, once it is there."""
+    writing_s: float = field(default=0.0, init=False)
+    judging_s: float = field(default=0.0, init=False)
+
+    def answer(self, prompts: Sequence[Prompt]) -> list[Answer]:
+        """An answer to each prompt."""
+        begun = time.perf_counter()
+        loaded = Loaded(model=self.model, folder=self.bench.desk.base, name="policy", digest="")
+        found = write(loaded, self.text, prompts, self.max_new_tokens)
+        self.writing_s += time.perf_counter() - begun
+        return found
+
+    def judge(self, rewards: Sequence[Reward], examples: Sequence[Example], answers: Sequence[Answer]) -> Scores:
+        """What each answer, to the example at its place, is worth."""
+        begun = time.perf_counter()
+        attempts = [self._attempt(*pair) for pair in zip(examples, answers, strict=True)]
+        found = score(rewards, attempts, self.bench)
+        if self.truncated is not None:
+            cut = self.truncated
+            found.total = [one if answer.ended else cut for one, answer in zip(found.total, answers, strict=True)]
+        self.judging_s += time.perf_counter() - begun
+        return found
+
+    def said(self, answer: Answer) -> str:
+        """The text of an answer."""
+        return self.text.decode(answer.ids[:-1] if answer.ended else answer.ids, special=False)
+
+    def _attempt(self, example: Example, answer: Answer) -> Attempt:
+        return Attempt(example, self.said(answer), len(answer.ids), answer.ended)

@@ -1,0 +1,75 @@
+"""The answers of one optimizer step with what they are worth: a table of prompts by samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Table = NDArray[np.float64]
+
+SMALL = 1e-4
+"""Added to a deviation before it divides (as in TRL)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """What each answer is worth, and how far it lies from where the model began."""
+
+    scores: Table  # (prompts, samples); NaN where an answer is left out
+    lengths: NDArray[np.int64]  # (prompts, samples): learnt tokens; 0 for an answer that is not learnt
+    kl: Sequence[Sequence[float]] | None = None
+    """For each answer in turn, what each of its tokens costs: the coefficient times log p - log q."""
+
+    @cached_property
+    def rewards(self) -> Table:
+        """(prompts, samples) scores less what divergence costs."""
+        if self.kl is None:
+            return self.scores
+        costs: Table = np.array([sum(some) for some in self.kl]).reshape(self.scores.shape)
+        return self.scores - costs
+
+    @property
+    def flat(self) -> NDArray[np.bool_]:
+        """(prompts,) whether the answers to a prompt are all worth the same."""
+        present = ~np.isnan(self.scores)
+        high = np.where(present, self.scores, -np.inf).max(1)
+        low = np.where(present, self.scores, np.inf).min(1)
+        alike: NDArray[np.bool_] = high <= low
+        return alike
+
+
+def deviation(values: Table, axis: int | None = None) -> Table:
+    """The sample's standard deviation of what is not NaN; 0 for fewer than two."""
+    count = np.sum(~np.isnan(values), axis=axis, keepdims=True)
+    apart = np.nansum((values - mean(values, axis)) ** 2, axis=axis, keepdims=True)
+    found: Table = np.sqrt(np.divide(apart, count - 1, out=np.zeros_like(apart), where=count > 1))
+    return found
+
+
+def mean(values: Table, axis: int | None = None) -> Table:
+    """The mean of what is not NaN; 0 for none."""
+    count = np.sum(~np.isnan(values), axis=axis, keepdims=True)
+    total = np.nansum(values, axis=axis, keepdims=True)
+    found: Table = np.divide(total, count, out=np.zeros_like(total), where=count > 0)
+    return found
+
+
+def others(values: Table) -> Table:
+    """(prompts, samples): for each the mean of the other answers to its prompt; itself where it has none."""
+    count = np.sum(~np.isnan(values), axis=1, keepdims=True)
+    total = np.nansum(values, axis=1, keepdims=True)
+    alone = np.broadcast_to(count < 2, values.shape)
+    return np.where(alone, values, (total - np.nan_to_num(values)) / np.maximum(count - 1, 1))
+
+
+def even(values: Table, lengths: NDArray[np.int64]) -> list[list[float]]:
+    """For each answer in turn its value at each of its tokens; 0 for NaN."""
+    flat = np.nan_to_num(values).ravel().tolist()
+    return [[value] * int(length) for value, length in zip(flat, lengths.ravel(), strict=True)]

@@ -1,0 +1,272 @@
+"""The source of lessons that the model writes itself: at each step the prompts of the step are answered and judged.
+
+What is drawn follows from recipe, seed, step and the weights before it. Where several steps learn from answers that
+were drawn at once, a training is taken up only before the first of them, and draws them again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from luthier.models.pack import Pack, Row
+from luthier.tune.average import standing_in
+from luthier.tune.objective import REFERENCE
+from luthier.tune.policy import ADVANTAGE, KL, OLD, SHARE, WRITTEN, Policy
+from luthier.tune.reading import read_rows
+from luthier.tune.rehearsal import largest
+from luthier.tune.rollout.desk import Desk, Questions
+from luthier.tune.rollout.judged import Judged
+from luthier.tune.rollout.scoring import Scores
+from luthier.tune.rollout.watching import Watched, samples_due
+from luthier.tune.rollout.writing import Answer, Prompt, stream_of
+from luthier.tune.source import Drawn, Source
+
+if TYPE_CHECKING:
+    from luthier.tune.schedule import Course
+
+EQUAL = "the answers to each of its prompts are all worth the same"
+
+
+@dataclass
+class _Group:
+    """The answers to one prompt, and what they are worth."""
+
+    lesson: int
+    answers: list[Answer]
+    scores: Scores
+
+    @property
+    def flat(self) -> bool:
+        """Whether there is nothing to be learnt from comparing them."""
+        present = [total for total in self.scores.total if not math.isnan(total)]
+        return not present or max(present) == min(present)
+
+
+class Rollout(Source):
+    """Draws, judges and turns into rows what the model writes."""
+
+    def __init__(
+        self, objective: Policy, desk: Desk, questions: Questions, course: Course, tokens: int,
+        warn: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        """`tokens` are read at once where log-probabilities are only asked for; `warn` hears of the first fault of each
+        reward."""
+        self._objective, self._desk, self._questions, self._course = objective, desk, questions, course
+        self._tokens, self._drawing = tokens, objective.rollout
+        self._phase: tuple[int, dict[int, list[_Group]], dict[int, list[Row]]] | None = None
+        self._watched = Watched(objective, warn)
+        self._start = _moving(desk.model) if objective.refers else {}
+
+    def begins(self, step: int) -> bool:
+        """Whether answers are drawn for this step."""
+        return step % self._drawing.steps == 0
+
+    def hear(self, told: Mapping[str, Any]) -> str:
+        """Let the cost of divergence follow it, and say when training is to stop."""
+        return self._watched.hear(told)
+
+    def largest(self, tokens: int) -> Pack:
+        """The largest pack when every answer is as long as it may be."""
+        return largest(_Longest(self._questions, self._course, self._drawing), self._course, tokens)
+
+    def draw(self, step: int) -> Drawn:
+        """The judged answers of a step as rows; those that move nothing are counted and not read."""
+        groups, rows = self._drawn(step)
+        measures = self._measures(groups, rows)
+        moving = [row for row in rows if self._objective.moves(row)]
+        samples = self._samples(step) if samples_due(step, self._course.steps) else ()
+        nothing = "" if moving else EQUAL
+        return Drawn(moving, self._objective.denominator(rows), measures, nothing, samples)
+
+    def _drawn(self, step: int) -> tuple[list[_Group], list[Row]]:
+        first = step - step % self._drawing.steps
+        if self._phase is None or self._phase[0] != first:
+            steps = range(first, min(first + self._drawing.steps, self._course.steps))
+            groups = self._groups(first, steps)
+            rows = {one: self._rows(groups[one]) for one in steps}
+            self._phase = first, groups, self._told_of_weights(first, rows)
+        return self._phase[1][step], self._phase[2][step]
+
+    def _groups(self, first: int, steps: range) -> dict[int, list[_Group]]:
+        """The judged answers of some steps, all drawn at once."""
+        lessons = {step: self._course.lessons_of(step) for step in steps}
+        asked = list(chain.from_iterable(lessons.values()))
+        found = iter(self._judged(first, 0, asked))
+        groups = {step: [next(found) for _ in lessons[step]] for step in steps}
+        return {step: self._redrawn(step, groups[step]) for step in steps}
+
+    def _redrawn(self, step: int, groups: list[_Group]) -> list[_Group]:
+        """Groups that teach nothing are replaced by those of other prompts, as often as is allowed."""
+        others = iter(_order(self._course, step, {group.lesson for group in groups}))
+        for again in range(1, self._drawing.redraw + 1):
+            flat = [at for at, group in enumerate(groups) if group.flat]
+            lessons = [lesson for _, lesson in zip(flat, others, strict=False)]
+            for at, group in zip(flat, self._judged(step, again, lessons), strict=False):
+                groups[at] = group
+        return groups
+
+    def _judged(self, step: int, again: int, lessons: Sequence[int]) -> list[_Group]:
+        count, seed = self._drawing.samples, self._course.seed
+        prompts = [
+            Prompt(ids, stream_of(seed, step, again, place, lessons[place], sample))
+            for place, ids in enumerate(self._questions.prompts(lessons))
+            for sample in range(count)
+        ]
+        answers = self._desk.answer(prompts)
+        examples = [one for one in self._questions.examples(lessons) for _ in range(count)]
+        scores = self._desk.judge(self._objective.rewards, examples, answers)
+        self._watched.faults(scores)
+        return [
+            _Group(lesson, answers[at : at + count], _some(scores, slice(at, at + count)))
+            for lesson, at in zip(lessons, range(0, len(answers), count), strict=True)
+        ]
+
+    def _rows(self, groups: list[_Group]) -> list[Row]:
+        """All answers of a step as rows, with their advantages; answers that are left out are none."""
+        answers = [answer for group in groups for answer in group.answers]
+        table = np.array([group.scores.total for group in groups], dtype=np.float64)
+        keys = [self._questions.rows(group.lesson)[0].key for group in groups for _ in group.answers]
+        learnt = [self._is_learnt(answer) for answer in answers]
+        rows = [self._row(*one) for one in zip(answers, keys, learnt, strict=True)]
+        rows = self._told_of_start(rows)
+        lengths = np.array([len(row.targets) for row in rows]).reshape(table.shape)
+        advantages = self._objective.advantages(Judged(table, lengths, self._costs(rows)))
+        rows = [_with(row, ADVANTAGE, some) for row, some in zip(rows, advantages, strict=True)]
+        rows = [row for row, total in zip(rows, table.ravel(), strict=True) if not math.isnan(total)]
+        return self._shared(rows)
+
+    def _is_learnt(self, answer: Answer) -> bool:
+        return answer.ended or self._drawing.truncated != "mask"
+
+    def _row(self, answer: Answer, key: str, learnt: bool) -> Row:
+        weight = self._objective.weight(len(answer.ids)) if learnt else 0.0
+        weights = [0.0] * len(answer.prompt) + [weight] * len(answer.ids)
+        return Row([*answer.prompt, *answer.ids], weights, key, told={WRITTEN: answer.logprobs if learnt else []})
+
+    def _told_of_start(self, rows: list[Row]) -> list[Row]:
+        """The rows with how likely they were to the model as it began, where that is asked for."""
+        if not self._objective.refers:
+            return rows
+        with standing_in(self._desk.model, self._start):
+            found = read_rows(self._desk.model, rows, self._tokens)
+        kl = self._objective.kl
+        costs = self._watched.coefficient if kl is not None and kl.estimator != "k1" else 0.0
+        return [
+            _with(_with(row, REFERENCE, some), KL, [costs] * len(some)) for row, some in zip(rows, found, strict=True)
+        ]
+
+    def _costs(self, rows: list[Row]) -> list[list[float]] | None:
+        """What divergence takes off each token's reward."""
+        kl = self._objective.kl
+        if kl is None or kl.estimator != "k1":
+            return None
+        return [[self._watched.coefficient * apart for apart in _apart(row)] for row in rows]
+
+    def _shared(self, rows: list[Row]) -> list[Row]:
+        """The rows with each token's part in a mean over all tokens that are read."""
+        read = sum(len(row.targets) for row in rows if self._objective.moves(row))
+        share = self._objective.denominator(rows) / max(1, read)
+        return [_with(row, SHARE, [share] * len(row.targets)) for row in rows]
+
+    def _told_of_weights(self, first: int, rows: dict[int, list[Row]]) -> dict[int, list[Row]]:
+        """The rows of all steps but the first with how likely they are now, before those steps' weights have moved."""
+        later = [row for step in rows if step != first for row in rows[step]]
+        if not later:
+            return rows
+        found = iter(read_rows(self._desk.model, later, self._tokens))
+        return {
+            step: some if step == first else [_with(row, OLD, next(found)) for row in some]
+            for step, some in rows.items()
+        }
+
+    def _measures(self, groups: list[_Group], rows: list[Row]) -> dict[str, float]:
+        """What is known of a step's answers before they are learnt."""
+        answers = [answer for group in groups for answer in group.answers]
+        scores = [group.scores for group in groups]
+        written = [value for answer in answers for value in answer.logprobs]
+        found = {"reward": _mean(total for one in scores for total in one.total)}
+        for name in scores[0].parts:
+            found[f"reward_{name}"] = _mean(value for one in scores for value in one.parts[name])
+        found |= {
+            "reward_spread": _mean(np.nanstd(one.total) for one in scores if one.left_out < len(one.total)),
+            "reward_faults": float(sum(one.left_out for one in scores)),
+            "equal_prompts": _mean(float(group.flat) for group in groups),
+            "entropy": -_mean(written),
+            "length": _mean(float(len(answer.ids)) for answer in answers),
+            "truncated": _mean(float(not answer.ended) for answer in answers),
+        }
+        if self._objective.refers:
+            found["kl"] = _mean(apart for row in rows for apart in _apart(row))
+        return found | ({"kl_coefficient": self._watched.coefficient} if self._objective.kl is not None else {})
+
+    def _samples(self, step: int) -> tuple[dict[str, Any], ...]:
+        """The greedy answers to the first prompts, before a step."""
+        numbers = range(min(self._objective.shown, self._questions.count))
+        if not numbers:
+            return ()
+        examples = self._questions.examples(numbers)
+        answers = self._desk.answer([Prompt(ids, None) for ids in self._questions.prompts(numbers)])
+        scores = self._desk.judge(self._objective.rewards, examples, answers)
+        return tuple(
+            {"id": example.id, "answer": self._desk.said(answer), "reward": None if math.isnan(total) else total}
+            for example, answer, total in zip(examples, answers, scores.total, strict=True)
+        )
+
+
+class _Longest:
+    """Lessons as they are when every answer has the longest length."""
+
+    def __init__(self, questions: Questions, course: Course, drawing: Any) -> None:
+        self._questions, self._drawing = questions, drawing
+        self.sizes = np.array(
+            [len(self._questions.rows(number)[0].ids) + drawing.max_new_tokens * drawing.samples
+             for number in range(course.count)]
+        )  # fmt: skip
+
+    def rows(self, number: int) -> list[Row]:
+        """The prompt with answers that part at their first token."""
+        (prompt,) = self._questions.rows(number)
+        count, new = self._drawing.samples, self._drawing.max_new_tokens
+        weights = [0.0] * len(prompt.ids) + [1.0] * new
+        told = {name: [1.0] * new for name in (ADVANTAGE, WRITTEN, SHARE, KL, REFERENCE, OLD)}
+        return [
+            Row([*prompt.ids, *([prompt.ids[(at + number) % len(prompt.ids)]] * new)], weights, prompt.key, told=told)
+            for at in range(count)
+        ]
+
+
+def _moving(model: Any) -> dict[str, torch.Tensor]:
+    """A copy of the weights that will move."""
+    return {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
+
+
+def _order(course: Course, step: int, but: set[int]) -> list[int]:
+    """Other lessons, in an order drawn for a step."""
+    drawn = np.random.Generator(np.random.PCG64([course.seed, step, 1])).permutation(course.count)
+    return [int(lesson) for lesson in drawn if int(lesson) not in but]
+
+
+def _some(scores: Scores, part: slice) -> Scores:
+    return Scores(scores.total[part], {name: values[part] for name, values in scores.parts.items()})
+
+
+def _with(row: Row, name: str, values: Sequence[float]) -> Row:
+    return replace(row, told={**row.told, name: values})
+
+
+def _apart(row: Row) -> list[float]:
+    """log p - log q of each learnt token: as it was written, and to the model as it began."""
+    return [p - q for p, q in zip(row.told[WRITTEN], row.told[REFERENCE], strict=True)]
+
+
+def _mean(values: Any) -> float:
+    """The mean of what is not NaN; NaN for nothing."""
+    present = [float(value) for value in values if not math.isnan(value)]
+    return math.fsum(present) / len(present) if present else math.nan

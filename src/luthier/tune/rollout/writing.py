@@ -1,0 +1,72 @@
+"""Answers by the model that learns: drawn by the one decoder, each from a random stream of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from luthier.models.decoder import GREEDY, Ask, Decoder, Sampling
+
+if TYPE_CHECKING:
+    from luthier.models.load import Loaded
+    from luthier.text.ids import Text
+
+TOKENS = 1 << 17
+"""Tokens of prompts and answers that may be held at once, at most."""
+_SEEDS = (1 << 40) - 1
+
+
+class Prompt(NamedTuple):
+    """What is to be answered, and the random stream of the answer; None for the likeliest answer."""
+
+    ids: Sequence[int]
+    stream: int | None
+
+
+@dataclass
+class Answer:
+    """What was written after a prompt."""
+
+    prompt: Sequence[int]
+    ids: list[int] = field(default_factory=list)
+    """The end token included, where it ended by itself."""
+    logprobs: list[float] = field(default_factory=list)
+    """How likely each token was when it was written."""
+    ended: bool = False
+
+
+def write(loaded: Loaded, text: Text, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Answer]:
+    """An answer to each prompt; what prompts share is read once."""
+    answers = [Answer(prompt.ids) for prompt in prompts]
+    asks = [_ask(prompt, text, max_new_tokens) for prompt in prompts]
+    wanted = sum(len(prompt.ids) + max_new_tokens for prompt in prompts)
+    most = max((len(prompt.ids) + max_new_tokens for prompt in prompts), default=0)
+    decoder = Decoder(loaded, tokens=max(most, min(TOKENS, wanted)))
+    waiting = sorted(range(len(prompts)), key=lambda at: list(prompts[at].ids), reverse=True)
+    places: dict[int, int] = {}
+    going = 0
+    while waiting or going:
+        while waiting and (ticket := decoder.admit(asks[waiting[-1]])) is not None:
+            places[ticket] = waiting.pop()
+            going += 1
+        for one in decoder.step():
+            answer = answers[places[one.ticket]]
+            answer.ids.append(one.token)
+            answer.logprobs.append(one.logprob)
+            if one.finish is not None:
+                answer.ended = one.finish == "stop"
+                going -= 1
+    return answers
+
+
+def _ask(prompt: Prompt, text: Text, max_new_tokens: int) -> Ask:
+    sampling = GREEDY if prompt.stream is None else Sampling(temperature=1.0, seed=prompt.stream)
+    return Ask(ids=prompt.ids, max_new_tokens=max_new_tokens, stop=text.end_ids, sampling=sampling)
+
+
+def stream_of(*named: int) -> int:
+    """A random stream for whatever some numbers name: seed, step, place, lesson and sample, say."""
+    import xxhash
+
+    return xxhash.xxh3_64_intdigest(",".join(map(str, named)).encode()) & _SEEDS

@@ -1,0 +1,105 @@
+"""A small honest bench for tests of policies: given answers and rewards, made into rows by the real rollout."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from luthier.models.pack import Row
+from luthier.tune.policy import Policy
+from luthier.tune.reading import read_rows
+from luthier.tune.rollout.desk import Questions
+from luthier.tune.rollout.rollout import Rollout
+from luthier.tune.rollout.scoring import Scores
+from luthier.tune.rollout.writing import Answer, Prompt
+from luthier.tune.schedule import Course
+from tuning import examples
+
+END = 2
+"""The id at which the tiny model ends an answer."""
+REGEX = {"kind": "regex", "pattern": "e"}
+
+
+@dataclass
+class Script:
+    """Prompts, and for each the answers that will be given to it with their rewards."""
+
+    prompts: list[list[int]]
+    answers: list[list[list[int]]]
+    rewards: list[list[float]]
+    written: list[list[list[float]]] = field(default_factory=list)
+    """Log-probabilities when the answers were written; all -1 when not given."""
+
+    @classmethod
+    def drawn(cls, prompts: int = 3, samples: int = 4, seed: int = 0, longest: int = 6) -> Script:
+        """Random ids, lengths and rewards."""
+        chance = random.Random(seed)
+        asked = [[chance.randrange(3, 400) for _ in range(20)] for _ in range(prompts)]
+        said = [[[chance.randrange(3, 400) for _ in range(chance.randint(1, longest - 1))] + [END]
+                 for _ in range(samples)] for _ in range(prompts)]  # fmt: skip
+        worth = [[float(chance.randrange(4)) for _ in range(samples)] for _ in range(prompts)]
+        return cls(asked, said, worth)
+
+
+class Actor:
+    """Plays a script in the place of a desk: gives the answers, tells their rewards."""
+
+    def __init__(self, script: Script, model: Any) -> None:
+        self._script, self.model = script, model
+
+    def answer(self, prompts: Sequence[Prompt]) -> list[Answer]:
+        """The answers that stand in the script, in order."""
+        script = self._script
+        flat = [ids for some in script.answers for ids in some]
+        told = [logps for some in script.written for logps in some] or [[-1.0] * len(ids) for ids in flat]
+        return [Answer(asked.ids, list(ids), list(logps), ids[-1] == END)
+                for asked, ids, logps in zip(prompts, flat, told, strict=True)]  # fmt: skip
+
+    def judge(self, rewards: Sequence[Any], examples: Sequence[Any], answers: Sequence[Answer]) -> Scores:
+        """The rewards that stand in the script."""
+        flat = [value for some in self._script.rewards for value in some]
+        return Scores(flat, {reward.name: flat for reward in rewards})
+
+
+def rollout(policy: Policy, script: Script, model: Any) -> Rollout:
+    """The real rollout over a script."""
+    count = len(script.prompts)
+    rows = [Row(ids, [0.0] * len(ids), f"prompt {at}") for at, ids in enumerate(script.prompts)]
+    asked = Questions(lambda number: [rows[number]], lambda numbers: [examples(count)[at] for at in numbers], count)
+    course = Course(seed=0, count=count, epochs=1, rows_per_step=count, first=_in_order(count), first_epochs=1)
+    return Rollout(policy, Actor(script, model), asked, course, 1 << 14, warn=_refuse)  # type: ignore[arg-type]
+
+
+def written(model: Any, script: Script) -> list[list[list[float]]]:
+    """How likely a script's answers are to a model."""
+    rows = [
+        Row([*prompt, *ids], [0.0] * len(prompt) + [1.0] * len(ids))
+        for prompt, some in zip(script.prompts, script.answers, strict=True)
+        for ids in some
+    ]
+    found = iter(read_rows(model, rows, 1 << 14))
+    return [[next(found) for _ in some] for some in script.answers]
+
+
+def _in_order(count: int) -> Any:
+    import numpy
+
+    return numpy.arange(count)
+
+
+def _refuse(what: str) -> None:
+    raise AssertionError(what)
+
+
+def policy_of(kind: str, script: Script, **fields: Any) -> Policy:
+    """A policy for as many samples as a script has."""
+    from luthier.core.component import members
+    from luthier.tune.objective import Objective
+
+    drawing = {"samples": len(script.answers[0]), "max_new_tokens": 6, **fields.pop("rollout", {})}
+    told = {"kind": kind, "rewards": [REGEX], "shown": 0, "rollout": drawing, **fields}
+    made = members(Objective)[kind].model_validate(told)
+    assert isinstance(made, Policy)
+    return made

@@ -1,0 +1,221 @@
+"""What every objective that learns from its own answers promises: rows from prompts, a pure loss that any split adds up
+to, nothing from answers that are all alike, exactness on its own policy, learning, and exact resume."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from luthier.core.component import members
+from luthier.models.load import open_folder
+from luthier.models.logprobs import logprobs
+from luthier.models.pack import Row, packs
+from luthier.text.ids import Text
+from luthier.tune.objective import REFERENCE, Objective
+from luthier.tune.policy import ADVANTAGE, OLD, WRITTEN, Policy
+from luthier.tune.rollout.rollout import EQUAL
+from luthier.tune.steps.tune import Tune
+from luthier.tune.techniques.lora import Lora
+from policies import REGEX, Script, policy_of, rollout, written
+from tuning import Bench, bench, examples, interrupted
+
+POLICIES = {kind: part for kind, part in members(Objective).items() if part.draws}
+KINDS = sorted(POLICIES)
+KL = {"coefficient": 0.2}
+OTHERWISE: dict[tuple[str, str], Any] = {
+    ("grpo", "scale"): "none",
+    ("grpo", "average"): "row",
+    ("grpo", "ratio"): "sequence",
+    ("grpo", "clip_low"): 0.01,
+    ("grpo", "clip_high"): 0.01,
+    ("rloo", "normalise"): True,
+    ("rloo", "clip"): 0.01,
+    ("reinforce++", "baseline"): "group",
+    ("reinforce++", "clip_low"): 0.01,
+    ("reinforce++", "clip_high"): 0.01,
+    ("raft", "keep"): 2,
+    ("raft", "at_least"): 5.0,
+    **{(kind, "kl"): KL for kind in KINDS},
+    **{(kind, "correct"): None for kind in KINDS},
+}
+"""Another value for each field that decides the loss; what decides the drawing has tests of its own."""
+ELSEWHERE = {"kind", "rewards", "rollout", "gold", "stop", "shown"}
+"""Fields that every policy has and that decide which answers are drawn, judged or shown: `tests/tune/rollout`."""
+CASES: list[tuple[str, dict[str, Any]]] = [
+    *((kind, {}) for kind in KINDS), *((kind, {"kl": KL}) for kind in KINDS),
+    *((kind, {"kl": {**KL, "estimator": "k1"}}) for kind in KINDS),
+    ("grpo", {"ratio": "sequence", "average": "row"}), ("grpo", {"average": "constant", "scale": "none"}),
+    ("grpo", {"scale": "batch", "kl": {**KL, "estimator": "k2"}}), ("reinforce++", {"baseline": "group"}),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return bench(tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture
+def model(shop: Bench) -> Any:
+    return open_folder(shop.base.folder, torch.float64)
+
+
+def moved(rows: list[Row]) -> list[Row]:
+    """Rows of a model that has moved since: each token's old log-probability is another one."""
+    return [
+        replace(row, told={**row.told, OLD: [value + 0.3 * (-1) ** at for at, value in enumerate(row.told[WRITTEN])]})
+        for row in rows
+    ]
+
+
+def gradient(policy: Policy, model: Any, rows: list[Row], tokens: int) -> tuple[float, list[torch.Tensor]]:
+    model.zero_grad()
+    total = 0.0
+    for pack in packs(rows, tokens):
+        logp = logprobs(model, pack)
+        kept = logp.detach().clone()
+        loss = policy.loss(logp, pack, pack.told.get(REFERENCE)).total
+        assert torch.equal(logp.detach(), kept)
+        loss.backward()
+        total += float(loss.detach())
+    return total, [one.grad.clone() for one in model.parameters() if one.grad is not None]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_is_documented(kind: str) -> None:
+    policy = POLICIES[kind]
+    assert policy.summary()
+    assert all(name == "kind" or field.description for name, field in policy.model_fields.items())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_lessons_are_prompts_in_order(kind: str, shop: Bench) -> None:
+    policy = policy_of(kind, Script.drawn(), rollout={"max_prompt_tokens": 80})
+    text, given = Text.load(shop.base.folder), examples(8)
+    lessons = policy.lessons(given, text)
+    assert [lesson.id for lesson in lessons] == [example.id for example in given]
+    for example, lesson in zip(given, lessons, strict=True):
+        if lesson.rows:
+            assert list(lesson.rows[0].ids) == text.prompt(example.messages[:-1])
+        else:
+            assert lesson.nothing == "its prompt is longer than 80 tokens"
+    assert {bool(lesson.rows) for lesson in lessons} == {True, False}
+
+
+@pytest.mark.parametrize(("kind", "extra"), CASES)
+def test_the_loss_is_pure_and_any_split_adds_up(kind: str, extra: dict[str, Any], model: Any) -> None:
+    script = Script.drawn()
+    script.written = written(model, script)
+    policy = policy_of(kind, script, **extra)
+    rows = moved(rollout(policy, script, model).draw(0).rows)
+    assert len(packs(rows, 60)) > 1
+    found, wanted = gradient(policy, model, rows, 60), gradient(policy, model, rows, 1 << 14)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)  # norms are in fp32
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_on_its_own_policy_the_gradient_is_that_of_the_weighted_log_likelihood(kind: str, model: Any) -> None:
+    """The ratio is 1 in every bit: nothing is clipped, and the surrogate is the advantage times the log-probability."""
+    script = Script.drawn()
+    policy = policy_of(kind, script, correct=None)
+    rows = rollout(policy, script, model).draw(0).rows
+    _, found = gradient(policy, model, rows, 1 << 14)
+    model.zero_grad()
+    for pack in packs(rows, 1 << 14):
+        logp = logprobs(model, pack)
+        assert policy.loss(logp, pack, None).measures["clipped"] == 0.0
+        (-(pack.weights * pack.told[ADVANTAGE] * logp).sum()).backward()
+    wanted = [one.grad for one in model.parameters() if one.grad is not None]
+    torch.testing.assert_close(found, wanted, atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_that_are_all_alike_teach_nothing(kind: str, model: Any) -> None:
+    script = Script.drawn()
+    script.rewards = [[1.0] * 4 for _ in script.rewards]
+    drawn = rollout(policy_of(kind, script), script, model).draw(0)
+    assert (drawn.rows, drawn.nothing) == ([], EQUAL)
+    assert drawn.measures["equal_prompts"] == 1.0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_that_are_left_out_count_for_nobody(kind: str, model: Any) -> None:
+    whole, holed = Script.drawn(2, 4), Script.drawn(2, 4)
+    holed.rewards[0][1] = float("nan")
+    policy = policy_of(kind, whole, correct=None)
+    rows = rollout(policy, holed, model).draw(0)
+    assert rows.measures["reward_faults"] == 1.0
+    missing = [*whole.prompts[0], *whole.answers[0][1]]
+    assert missing not in [list(row.ids) for row in rows.rows]
+    assert all(torch.tensor(row.told[ADVANTAGE]).isfinite().all() for row in rows.rows)
+
+
+def test_truncated_answers_are_not_learnt_where_they_are_masked(model: Any) -> None:
+    script = Script.drawn()
+    script.answers[0][0][-1] = 7  # it does not end
+    kept, masked = (
+        rollout(policy_of("grpo", script, average="row", rollout={"truncated": how}), script, model).draw(0)
+        for how in ("learn", "mask")
+    )
+    assert len(kept.rows) == len(masked.rows) + 1
+    assert kept.denominator == masked.denominator == 12.0
+    assert kept.measures["truncated"] == masked.measures["truncated"] == 1 / 12
+
+
+def elsewhere(tokens: int) -> dict[str, list[float]]:
+    """What a row tells of so many tokens when it was written, and judged at first, by quite another model."""
+    return {OLD: ([-2.0, -8.0] * tokens)[:tokens], REFERENCE: [-3.0] * tokens}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(kind, name) for kind in KINDS for name in POLICIES[kind].model_fields if name not in ELSEWHERE]
+)
+def test_every_field_changes_the_loss(kind: str, name: str, model: Any) -> None:
+    assert (kind, name) in OTHERWISE, f"add another value of {kind}.{name} to OTHERWISE"
+    script = Script.drawn()
+    beside = {"ratio": {"average": "row"}}.get(name, {})
+    losses = []
+    for fields in (beside, {**beside, name: OTHERWISE[kind, name]}):
+        policy = policy_of(kind, script, **fields)
+        drawn = rollout(policy, script, model).draw(0)
+        shift = [replace(row, told={**row.told, **elsewhere(len(row.targets))}) for row in drawn.rows]
+        losses.append(gradient(policy, model, shift, 1 << 14)[0] / drawn.denominator if shift else 0.0)
+    assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize(("kind", "extra"), [case for case in CASES if "kl" not in case[1]])
+def test_it_learns_and_resumes_to_the_same_bytes(kind: str, extra: dict[str, Any], tmp_path: Path) -> None:
+    extra = {"keep": 3, **extra} if kind == "raft" else extra
+    objective = {"kind": kind, "rewards": [REGEX], "rollout": {"samples": 6, "max_new_tokens": 4}, **extra}
+    step = Tune(data="data", objective=objective, technique=Lora(r=4), rows_per_step=4, rows=32, epochs=3.0,
+                learning_rate=1e-2, precision="float32", checkpoint_steps=4)  # fmt: skip
+    whole, parted = bench(tmp_path / "whole"), bench(tmp_path / "parted")
+    interrupted(parted, step, before=7)
+    names = ("log.jsonl", "adapter/adapter_model.safetensors", "learnt.parquet")
+    found, wanted = (one.tune(step).folder for one in (parted, whole))
+    assert [(found / name).read_bytes() for name in names] == [(wanted / name).read_bytes() for name in names]
+    rewards = [json.loads(line)["reward"] for line in (found / "log.jsonl").read_text().splitlines()]
+    assert sum(rewards[-8:]) > sum(rewards[:8])
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"technique": {"kind": "lora", "dropout": 0.1}}, "learns without dropout"),
+        ({"spike": 5.0}, "leave spike out"),
+        ({"objective": {"kind": "grpo", "rewards": [REGEX], "gold": [REGEX]}}, "gold needs `held_out`"),
+        ({"objective": {"kind": "grpo", "rewards": [REGEX], "stop": {"hacking": 2}}}, "stop.hacking needs"),
+        ({"objective": {"kind": "grpo", "rewards": ["model"]}}, "asks a `reward_model`"),
+        ({"reward_model": "judge"}, "nothing asks a reward_model"),
+        ({"objective": {"kind": "grpo", "rewards": [REGEX, REGEX]}}, "two rewards are called 'regex'"),
+    ],
+)
+def test_settings_that_cannot_hold_together_are_refused(settings: dict[str, Any], why: str) -> None:
+    usual: dict[str, Any] = {"data": "data", "objective": {"kind": "grpo", "rewards": [REGEX]}}
+    with pytest.raises(ValidationError, match=why):
+        Tune(**{**usual, **settings})

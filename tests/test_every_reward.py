@@ -1,0 +1,126 @@
+"""What every reward promises: a finite number for each answer, from that answer alone, changed by every setting."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthier.core.component import members
+from luthier.core.scorer import Desk
+from luthier.text.messages import Example, Message
+from luthier.tune.reward import Attempt, Bench, Reward
+from tests.endpoint import Body, serving
+from tuning import chat
+
+REWARDS = members(Reward)
+KINDS = sorted(REWARDS)
+USUAL: dict[str, dict[str, Any]] = {
+    "regex": {"pattern": "4"}, "length": {"free": 2, "most": 8}, "metric": {"metric": "token_f1"},
+}  # fmt: skip
+"""What must be given."""
+OTHERWISE: dict[tuple[str, str], Any] = {
+    ("exact", "rules"): {"rules": "exact"},
+    ("numeric", "rules"): {"place": "first"},
+    ("json_schema", "obeys"): {"type": "object"},
+    ("json_schema", "fenced"): False,
+    ("regex", "pattern"): "is",
+    ("regex", "where"): "whole",
+    ("length", "free"): 4,
+    ("length", "most"): 20,
+    ("repetition", "n"): 2,
+    ("metric", "metric"): "exact_match",
+    ("unit_tests", "runner"): {"fenced": False},
+}
+"""Another value for each field, which must change what some answer is worth."""
+ELSEWHERE = {"kind", "weight", "label", "deadline_s", "on_fault"}
+"""What every reward has: `tests/tune/rollout/test_scoring.py`."""
+ANSWERS = [
+    ("4", 1, True),
+    ("The answer is 4", 5, True),
+    ("the   4.", 3, True),
+    ("4 plus 5 is 9, as it is", 9, True),
+    ('```json\n{"sum": 4}\n```', 12, True),
+    ("[4]", 3, True),
+    ("", 1, True),
+    ("```python\ndef four():\n    return 4\n```", 15, True),
+    ("go on and on and on and on and", 16, False),
+]
+"""Answers to one question, right and wrong, empty and cut off; their tokens, and whether they ended."""
+
+
+def attempts(reference: str = "4") -> list[Attempt]:
+    return [Attempt(chat("What is 2 + 2?", reference), *one) for one in ANSWERS]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Bench:
+    desk = Desk(base=tmp_path, kept=tmp_path, say=lambda text: None, model=Path)
+
+    def judge(conversations: Sequence[tuple[Message, ...]]) -> list[float]:
+        return [float(len(turns[-1].content)) for turns in conversations]
+
+    return Bench(desk=desk, model=judge)
+
+
+def made(kind: str, **fields: Any) -> Reward:
+    return REWARDS[kind].model_validate({"kind": kind, **USUAL.get(kind, {}), **fields})
+
+
+def asked(kind: str) -> list[Attempt]:
+    return attempts("assert four() == 4") if kind == "unit_tests" else attempts()
+
+
+def by_length(body: Body) -> str:
+    """A judge who likes long answers."""
+    return f'{{"score": {1 + len(body["messages"][-1]["content"]) % 5}}}'
+
+
+@pytest.fixture
+def reward(kind: str) -> Iterator[Reward]:
+    """The reward under test; a judge judges at an endpoint of its own here."""
+    if kind != "judge":
+        yield made(kind)
+        return
+    with serving(by_length) as server:
+        yield made(kind, scorer={"url": server.url})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_is_documented(kind: str) -> None:
+    reward = REWARDS[kind]
+    assert reward.summary()
+    assert all(name == "kind" or field.description for name, field in reward.model_fields.items())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_answer_has_a_number_of_its_own(kind: str, reward: Reward, place: Bench) -> None:
+    given = asked(kind)
+    found = reward.score(given, place)
+    assert len(found) == len(given)
+    assert all(math.isfinite(value) for value in found)
+    assert reward.score(given[::-1], place) == found[::-1]
+    assert reward.score(given[2:3], place) == found[2:3]
+    assert len(set(found)) > 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(kind, name) for kind in KINDS for name in REWARDS[kind].model_fields if name not in ELSEWHERE]
+)
+def test_every_field_changes_something(kind: str, name: str, place: Bench) -> None:
+    if kind == "judge":
+        pytest.skip("its settings are the scorer's, which tests/models/scorers hold to the same promise")
+    assert (kind, name) in OTHERWISE, f"add another value of {kind}.{name} to OTHERWISE"
+    given = asked(kind)
+    other = made(kind, **{name: OTHERWISE[kind, name]})
+    assert made(kind).score(given, place) != other.score(given, place)
+
+
+def test_a_reward_that_holds_against_the_data_says_which_row_has_no_answer(place: Bench) -> None:
+    whole = chat("a", "b")
+    bare: Example = whole.model_copy(update={"messages": whole.messages[:-1], "label": None})
+    with pytest.raises(Exception, match=r"tickets.csv:1: the reward numeric holds answers against that of the data"):
+        made("numeric").score([Attempt(bare, "4", 1)], place)

@@ -1,0 +1,123 @@
+"""Training on what the model writes itself: drawn by seed and step, judged, learnt in the one loop, resumed exactly."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthier.core.artifact import Artifact
+from luthier.core.errors import ModelError
+from luthier.tune.steps.tune import Tune
+from luthier.tune.techniques.lora import Lora
+from tuning import Bench, bench, finish, interrupted, pairs
+
+REWARD = {"kind": "regex", "pattern": "e"}
+"""Answers with an e in them are good: a random model can learn that."""
+ROLLOUT = {"samples": 6, "max_new_tokens": 4}
+
+
+def step(objective: dict[str, Any] | None = None, **settings: Any) -> Tune:
+    told = {"kind": "grpo", "rewards": [REWARD], "rollout": ROLLOUT, **(objective or {})}
+    usual = {
+        "data": "data", "technique": Lora(r=4), "rows_per_step": 4, "rows": 24, "learning_rate": 1e-2,
+        "precision": "float32", "objective": told,
+    }  # fmt: skip
+    return Tune(**{**usual, **settings})
+
+
+def log(artifact: Any) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (artifact.folder / "log.jsonl").read_text().splitlines()]
+
+
+def digests(artifact: Any) -> dict[str, str]:
+    return {entry.path: entry.digest for entry in artifact.manifest.files}
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Bench:
+    return bench(tmp_path)
+
+
+def test_it_learns_what_is_rewarded_and_tells_of_it(shop: Bench) -> None:
+    told = log(shop.tune(step(epochs=4)))
+    assert len(told) == 24
+    rewards = [line["reward"] for line in told]
+    assert sum(rewards[-4:]) / 4 > sum(rewards[:4]) / 4 + 0.1
+    first = told[0]
+    assert first["reward"] == first["reward_regex"]
+    assert first["written_apart"] < 1e-5
+    assert first["clipped"] == 0.0
+    assert 0 < first["entropy"] < math.log(400)
+    assert 1 <= first["length"] <= 4
+    assert [len(line.get("samples", ())) for line in told[:4]] == [2, 0, 0, 2]
+
+
+def test_an_interrupted_training_ends_in_the_same_bytes(shop: Bench) -> None:
+    objective = {"rollout": {**ROLLOUT, "steps": 2, "redraw": 1}, "kl": {"coefficient": 0.05, "target": 0.01}}
+    made = step(objective, checkpoint_steps=1, held_out={"rows": 6, "every": 2})
+    whole = digests(shop.tune(made))
+    shop.store.remove(shop.tune_digest(made))
+    interrupted(shop, made, before=3)  # in the middle of a phase: the two steps are drawn again
+    assert digests(shop.tune(made)) == whole
+
+
+def test_a_trained_reward_model_judges_and_another_model_cannot(tmp_path: Path) -> None:
+    shop = bench(tmp_path, pairs(24))
+    judge = shop.tune(Tune(data="data", objective="reward", technique=Lora(r=4), precision="float32", rows_per_step=8,
+                           learning_rate=1e-2, epochs=3.0))  # fmt: skip
+    asked = step({"rewards": ["model"]}, reward_model="judge")
+    told = log(learnt(shop, asked, judge))
+    assert all(line["reward"] == line["reward_model"] for line in told)
+    assert len({line["reward"] for line in told}) > 1
+    assert told[0]["reward_spread"] > 0
+    with pytest.raises(ModelError, match="is no reward model") as caught:
+        learnt(shop, asked, shop.base)
+    assert caught.value.where.field == "reward_model"
+
+
+def learnt(shop: Bench, made: Tune, judge: Artifact) -> Artifact:
+    """A model tuned with what another one says of its answers."""
+    work = shop.work(made)
+    made.make(replace(work, inputs={**work.inputs, "reward_model": judge}))
+    return finish(shop.store, shop.tune_digest(made), "tune", "model", {"data": shop.data.digest})
+
+
+def test_nothing_to_learn_anywhere_is_an_error_that_says_why(shop: Bench) -> None:
+    never = step({"rewards": [{"kind": "regex", "pattern": "never said"}]})
+    with pytest.raises(ModelError, match="no parameter moved: in every step the answers to each of its prompts") as it:
+        shop.tune(never)
+    assert "easier prompts" in it.value.remedy
+
+
+def test_a_long_way_from_its_beginning_it_stops(shop: Bench) -> None:
+    told = log(shop.tune(step({"stop": {"kl": 1e-4}}, epochs=3)))
+    assert len(told) < 18
+    assert told[-1]["kl"] > 1e-4
+    assert any("nats a token away from where it began, and 0.0001 are allowed" in said for said in shop.said("note"))
+
+
+def test_a_reward_that_is_gamed_stops_it(shop: Bench) -> None:
+    """What is learnt is an e; what is wanted, and only the held-out answers are asked for, is none."""
+    gold = {"kind": "regex", "pattern": "^[^e]*$", "label": "no_e"}
+    objective = {"gold": [gold], "stop": {"hacking": 2}}
+    made = step(objective, epochs=12, held_out={"rows": 8, "every": 2, "keep": "last"}, learning_rate=2e-2)
+    told = log(shop.tune(made))
+    measured = [line["held_out_reward_no_e"] for line in told if "held_out_reward_no_e" in line]
+    assert measured[-1] < max(measured)
+    assert len(told) < 72
+    assert any(
+        "while the reward that is learnt rose" in said and "(stop.hacking)" in said for said in shop.said("note")
+    )
+
+
+def test_answers_do_not_depend_on_who_else_is_asked_and_differ_from_step_to_step() -> None:
+    from luthier.tune.rollout.writing import stream_of
+
+    names = [stream_of(7, step, 0, place, 3, sample) for step in range(8) for place in range(8) for sample in range(8)]
+    assert len(set(names)) == len(names)
+    assert stream_of(7, 1, 0, 2, 3, 4) == stream_of(7, 1, 0, 2, 3, 4) < 1 << 40
