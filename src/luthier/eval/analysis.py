@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.eval.contestant import Contestant
 from luthier.eval.report import facts
 from luthier.eval.rows import Task
+from luthier.eval.turns import conversation_of
 from luthier.metrics.answers import Answers
 from luthier.metrics.metric import Metric, measure_all
 from luthier.metrics.metric import Score as Measured
@@ -195,7 +196,7 @@ def slicing(examples: Sequence[Example], attributes: Mapping[str, Mapping[str, A
     names = sorted({name for example in examples for name in example.meta})
     columns = {name: [example.meta.get(name) for example in examples] for name in names}
     for name, values in attributes.items():
-        columns.setdefault(name, [values.get(example.id) for example in examples])
+        columns.setdefault(name, [values.get(conversation_of(example.id)) for example in examples])
     usable = {name: values for name, values in columns.items() if _few(values)}
     return dict(list(usable.items())[:SLICE_COLUMNS])
 

@@ -6,7 +6,7 @@ evaluation goes on where it was and ends in the same numbers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +19,7 @@ from luthier.eval.pairs import FIRST, SECOND, Offer, offer_of
 from luthier.eval.question import Question as Asking
 from luthier.eval.question import Told
 from luthier.eval.rows import Reply, Task
+from luthier.eval.turns import together
 from luthier.eval.voice import Choice, Continued, Likelihood, Verb, Voice, Written
 from luthier.models.options import Normalise, Sums, log_shares, normalise
 from luthier.models.sequence import REWARD
@@ -262,11 +263,22 @@ def _kept(sums: Sequence[Sequence[tuple[float, int]]]) -> list[list[Likelihood]]
 def ask(model: Voice, task: Task, kept: Kept, events: StepEvents) -> list[Reply]:
     """A model's replies to every row, chunk by chunk; chunks that were answered before are read."""
     replies: list[Reply] = []
-    for start in range(0, len(task.examples), CHUNK):
-        chunk = task.examples[start : start + CHUNK]
+    for chunk in chunks(task.examples):
         replies += _replies(model, chunk, task, kept)
         events.progress(len(replies), len(task.examples), "rows", model=model.name)
     return replies
+
+
+def chunks(examples: Sequence[Example]) -> Iterator[list[Example]]:
+    """Rows that are asked together; the turns of a conversation stay together, so that what they share is read once."""
+    chunk: list[Example] = []
+    for run in together(examples):
+        if chunk and len(chunk) + len(run) > CHUNK:
+            yield chunk
+            chunk = []
+        chunk += run
+    if chunk:
+        yield chunk
 
 
 def _replies(model: Voice, chunk: Sequence[Example], task: Task, kept: Kept) -> list[Reply]:

@@ -14,6 +14,7 @@ from luthier.eval.kept import Kept
 from luthier.eval.rows import Reply, Task
 
 if TYPE_CHECKING:
+    from luthier.core.events import StepEvents
     from luthier.eval.ask import Question
     from luthier.eval.voice import Voice
     from luthier.text.messages import Example
@@ -67,15 +68,20 @@ def kept(work: Work) -> Kept:
 
 
 def language_models(
-    models: Mapping[str, Artifact], voices: Sequence[Voice], task: Task, work: Work, seconds: dict[str, float]
+    models: Mapping[str, Artifact],
+    voices: Sequence[Voice],
+    task: Task,
+    known: Kept,
+    events: StepEvents,
+    seconds: dict[str, float],
 ) -> list[Contestant]:
-    """Ask each model every row; `seconds` is told how long each took."""
+    """Ask each model every row that is not known; `seconds` is told how long each took."""
     from luthier.eval.ask import ask
 
     found = []
     for voice in voices:
         started = time.perf_counter()
-        replies = ask(voice, task, kept(work), work.events)
+        replies = ask(voice, task, known, events)
         seconds[voice.name] = time.perf_counter() - started
         role: Role = "tuned" if voice.name == TUNED else "base"
         digest = models[voice.name].digest

@@ -23,6 +23,8 @@ def forecast(step: Evaluate, outlook: Outlook) -> Forecast:
     rows = rows_of(step.rows, outlook, step.split)
     if rows is None:
         return Forecast(how="the data set is not made yet, so the number of rows is unknown")
+    if step.turns == "all":
+        return Forecast(how=f"{rows.number:,} conversations, each turn of which is asked: how many is not known yet")
     models = 2 if step.compare_base and _is_tuned(outlook) else 1
     tokens = round(rows.number * models * rows.tokens)
     if is_remote(outlook):

@@ -6,6 +6,7 @@ What is kept together was asked together: a number never depends on which of its
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +21,11 @@ _CODE = ("ask.py", "question.py", "remote.py", "respondent.py", "tell.py", "voic
 class Kept:
     """A folder of answers, by whoever gave them to what."""
 
+    made: int = 0
+    """How many answers were made rather than read."""
+    seconds: float = 0.0
+    """How long that took."""
+
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         here = Path(__file__)
@@ -31,7 +37,10 @@ class Kept:
         path = self._folder / f"{digest_of([self._by, asked])}.json"
         known = _read(path) if path.is_file() else None
         if known is None:
+            started = time.perf_counter()
             known = make()
+            self.seconds += time.perf_counter() - started
+            self.made += len(known)
             write_aside(path, canonical(known).encode())
         return known
 

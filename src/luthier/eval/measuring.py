@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from luthier.eval.probe import Bench, Measure
@@ -11,7 +11,7 @@ from luthier.metrics.paired import Comparison, contrast, detectable
 from luthier.text.probed import Probed
 
 if TYPE_CHECKING:
-    from luthier.metrics.resample import Floats
+    from luthier.metrics.resample import Floats, Interval, Job
     from luthier.text.messages import Message
 
 
@@ -26,6 +26,8 @@ class Statistic:
     """The least and greatest value there can be; also what a row of its own is taken to lie between."""
     proportion: bool = False
     """Whether each row is right or wrong and the columns are (so, rows): then Wilson's interval is used."""
+    ends: Callable[[Floats], tuple[float, float]] | None = None
+    """The ends of its interval from the sums (1, k), where the bootstrap's would not hold."""
     lower_is_better: bool = True
     signature: str = ""
     """Settings that decide the value."""
@@ -53,9 +55,9 @@ def measured(
         return []
     span = None if statistic.proportion else statistic.bounds
     jobs = [Job(blocks=(block,), value=lambda sums: statistic.value(sums[0]), span=span) for block in blocks.values()]
-    found = intervals(jobs, seed=bench.seed)
+    found = [_ended(statistic, job, one) for job, one in zip(jobs, intervals(jobs, seed=bench.seed), strict=True)]
     subject = next(iter(bench.answers))
-    method = "wilson" if statistic.proportion else "bca"
+    method = "pairs" if statistic.ends else "wilson" if statistic.proportion else "bca"
     return [
         Measure(
             name=statistic.name,
@@ -71,6 +73,16 @@ def measured(
         )
         for (model, block), one in zip(blocks.items(), found, strict=True)
     ]
+
+
+def _ended(statistic: Statistic, job: Job, found: Interval) -> Interval:
+    """The interval with the statistic's own ends, when it has some."""
+    from luthier.metrics.resample import totals
+
+    if statistic.ends is None:
+        return found
+    low, high = statistic.ends(totals(job.blocks[0]))
+    return replace(found, low=min(low, found.value), high=max(high, found.value))
 
 
 def judged_answers(

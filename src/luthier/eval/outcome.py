@@ -15,6 +15,7 @@ from luthier.eval.probe import Bench, Measure, family
 from luthier.eval.report import facts
 from luthier.eval.report.sentence import best_plain, verdict_sentence
 from luthier.eval.rows import Task
+from luthier.eval.turns import conversations, last_turns
 from luthier.metrics.metric import Metric
 from luthier.metrics.metric import Score as Measured
 from luthier.text.probed import Probed
@@ -146,8 +147,13 @@ def _notes(task: Task, models: Sequence[Contestant]) -> list[str]:
     if task.pairs:
         notes.append("Each row holds two answers, first or second by chance; asked is which of them people preferred.")
     notes.extend(f"{count:,} pairs were left out: {why}." for why, count in sorted(task.left.items()))
-    if len(task.examples) < task.available:
-        notes.append(f"{len(task.examples):,} of the {task.available:,} rows of {task.split} were asked.")
+    asked = len(last_turns(task))
+    if asked < task.available:
+        notes.append(f"{asked:,} of the {task.available:,} rows of {task.split} were asked.")
+    if conversations([example.id for example in task.examples]):
+        notes.append(
+            f"{len(task.examples):,} turns of {asked:,} conversations: intervals and tests go over the latter."
+        )
     for model in models:
         cut = sum(reply.finished is False for reply in model.replies)
         if cut:

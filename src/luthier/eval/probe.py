@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,6 +12,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.component import Component
 from luthier.eval.respondent import Respondent
 from luthier.eval.rows import Task
+from luthier.eval.turns import conversations, last_turns
 from luthier.eval.voice import Verb
 from luthier.metrics.answers import Answers
 from luthier.metrics.paired import Comparison
@@ -73,6 +74,16 @@ class Bench:
         lacking = [one.voice.title for one in self.respondents.values() if verb not in one.able and one.is_model]
         self.notes.extend(f"{what} was not measured for {title}, which cannot be asked so." for title in lacking)
         return found
+
+    def of_last_turns(self) -> Bench:
+        """The same, each conversation with its last turn only: rows of their own, which is what probes look at."""
+        if conversations([example.id for example in self.task.examples]) is None:
+            return self
+        rows = last_turns(self.task)
+        task = replace(self.task, examples=tuple(self.task.examples[row] for row in rows))
+        answers = {name: replace(told.select(rows), clusters=None) for name, told in self.answers.items()}
+        asked = {name: replace(one, task=task) for name, one in self.respondents.items()}
+        return replace(self, task=task, answers=answers, respondents=asked)
 
     def learnt(self) -> list[Example]:
         """The training rows that the tuned model learnt from; all of them for a model that was not tuned."""

@@ -10,6 +10,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.digest import digest_of
 from luthier.core.errors import DataError, RecipeError, Where
 from luthier.eval.pairs import OPTIONS, are_pairs, labelled, offer_of
+from luthier.eval.turns import conversations
 from luthier.metrics.answers import Answers
 from luthier.text.messages import answer_of, prompt_of, said_for
 
@@ -84,6 +85,7 @@ class Task:
             logprobs=_column([reply.logprob for reply in replies]),
             tokens=_column([reply.reference_tokens for reply in replies]),
             columns=columns_of([reply.columns for reply in replies]),
+            clusters=conversations([example.id for example in self.examples]),
         )
 
     def correct(self, replies: Sequence[Reply]) -> list[bool | None]:

@@ -14,6 +14,8 @@ from luthier.eval.tables import PREDICTIONS
 class Answered:
     """One model's answer to one example."""
 
+    row: str
+    """The example's id, with the turn's number where conversations were asked turn by turn."""
     model: str
     reference: str
     prediction: str
@@ -31,9 +33,11 @@ def answers(evaluation: Artifact, example_id: str) -> list[Answered]:
     """How each model of an evaluation answered an example, in the evaluation's order; empty when it was not asked."""
     import polars as pl
 
-    rows = pl.read_parquet(evaluation.path(PREDICTIONS)).filter(pl.col("id") == example_id)
+    rows = pl.read_parquet(evaluation.path(PREDICTIONS))
+    rows = rows.filter(pl.col("id").str.split("/").list.first() == example_id)
     return [
         Answered(
+            row=row["id"],
             model=row["model"],
             reference=row["reference"],
             prediction=row["prediction"],

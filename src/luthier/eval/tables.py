@@ -12,6 +12,7 @@ from luthier.core.digest import canonical
 from luthier.core.errors import UnknownName, did_you_mean
 from luthier.core.files import writing
 from luthier.eval.rows import Reply, Task, columns_of
+from luthier.eval.turns import conversations
 from luthier.metrics.answers import Answers
 
 PREDICTIONS = "predictions.parquet"
@@ -77,5 +78,6 @@ def read_answers(evaluation: Artifact, model: str) -> tuple[list[str], Answers]:
         logprobs=column("logprob"),
         tokens=column("reference_tokens"),
         columns=columns_of([json.loads(row) for row in mine["columns"]]) if "columns" in mine.columns else None,
+        clusters=conversations(mine["id"].to_list()),
     )
     return mine["id"].to_list(), answers

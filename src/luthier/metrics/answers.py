@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from luthier.core.errors import DataError, Where
 
-_COLUMNS = ("predictions", "references", "label_scores", "logprobs", "tokens")
+_COLUMNS = ("predictions", "references", "label_scores", "logprobs", "tokens", "clusters")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,8 @@ class Answers:
     """How many tokens each log-likelihood is a sum over."""
     columns: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
     """Numbers that a scorer gave the rows, by name; None where it could give none."""
+    clusters: Sequence[str] | None = None
+    """Which rows hang together, such as turns of one conversation: intervals and tests then go over clusters."""
 
     @classmethod
     def of(
@@ -37,6 +39,7 @@ class Answers:
         logprobs: Sequence[float] | None = None,
         tokens: Sequence[int] | None = None,
         columns: Mapping[str, Sequence[float | None]] | None = None,
+        clusters: Sequence[str] | None = None,
     ) -> Answers:
         """Check and keep a model's answers; `DataError` names the first row that cannot be used."""
         answers = cls(
@@ -46,6 +49,7 @@ class Answers:
             logprobs=logprobs,
             tokens=tokens,
             columns=columns or {},
+            clusters=clusters,
         )
         answers.check()
         return answers
@@ -57,7 +61,7 @@ class Answers:
         """Refuse no rows, rows without a reference, columns of unequal length, and scores that are not numbers."""
         if not self.predictions:
             raise DataError("there are no rows to measure", remedy="give at least one prediction with its reference")
-        for name in ("references", "label_scores", "logprobs", "tokens"):
+        for name in ("references", "label_scores", "logprobs", "tokens", "clusters"):
             column = getattr(self, name)
             if column is not None and len(column) != len(self):
                 raise DataError(f"{len(self)} predictions stand beside {len(column)} {name}")

@@ -66,7 +66,10 @@ class Metric(Component):
     usual: ClassVar[tuple[float, float]] = (0.0, 1.0)
     """The span within which a single row usually lies: what is assumed where rows show no variance."""
     proportion: ClassVar[bool] = False
-    """Whether each row is right or wrong and the value is the share of right rows: then Wilson's interval is used."""
+    """Whether statistics are hits and what could be one, 0 or 1, and the value is their share or a function of it
+    (`of_share`): then Wilson's interval is used."""
+    same_rows: ClassVar[bool] = True
+    """For a proportion: whether what could be a hit is the same for every model: then McNemar's test is used."""
     needs: ClassVar[frozenset[Need]] = frozenset()
     """Columns that it reads besides predictions and references."""
     scored: ClassVar[tuple[str, ...]] = ()
@@ -93,6 +96,10 @@ class Metric(Component):
     def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
         """The metric from summed statistics: (b, k) to (b,), finite for any sums, those of no rows included."""
 
+    def of_share(self, share: float) -> float:
+        """For a proportion: the value that belongs to a share of hits, never falling."""
+        return share
+
     def contributions(self, statistics: Block) -> NDArray[np.float64]:
         """The metric on each row alone, (rows,)."""
         from luthier.metrics.resample import each_row
@@ -102,6 +109,10 @@ class Metric(Component):
     def counted(self, answers: Answers) -> Sequence[bool] | None:
         """Which rows count; None for all."""
         return None
+
+    def bias(self, answers: Answers) -> tuple[float, float]:
+        """How far the value lies above the truth on average with so few rows: the ends are moved back by these."""
+        return 0.0, 0.0
 
     def undefined(self, answers: Answers) -> str:
         """Why these rows say nothing about the value, such as a single label to rank; the interval is then all."""
@@ -129,10 +140,11 @@ class Metric(Component):
         answers = Answers.of(predictions, references, label_scores=label_scores, logprobs=logprobs, tokens=tokens)
         return measure_all([self], answers, seed=seed)[0]
 
-    def signature(self) -> str:
+    def signature(self, *, clustered: bool = False) -> str:
         """How the number is made, in one line; numbers with different signatures must not be compared."""
         settings = {name: value for name, value in self.settings().items() if name != "kind"}
-        method = "wilson95" if self.proportion else self.interval
+        method = "wilson95" if self.proportion and not clustered else self.interval
+        method += " over clusters" if clustered else ""
         parts = {"v": self.version, **settings, **self.versions(), "interval": method}
         return "|".join([self.kind, *(f"{name}:{_word(value)}" for name, value in parts.items())])
 
@@ -158,30 +170,34 @@ class Metric(Component):
 
 def measure_all(metrics: Sequence[Metric], answers: Answers, *, seed: int = 0) -> list[Score]:
     """Measure several metrics on the same answers; resamples are drawn once and shared."""
-    from luthier.metrics.resample import Job, intervals
+    from luthier.metrics.resample import Job, intervals, summed
 
-    jobs = []
+    jobs, blocks = [], []
     for metric in metrics:
         metric.check(answers)
-        span = None if metric.proportion else metric.usual
-        jobs.append(Job(blocks=(metric.statistics(answers),), value=_one(metric), span=span))
-    scores = []
-    for metric, job, found in zip(metrics, jobs, intervals(jobs, seed=seed), strict=True):
-        scores.append(_scored(metric, answers, job.blocks[0], found))
-    return scores
+        span = None if metric.proportion and answers.clusters is None else metric.usual
+        block = metric.statistics(answers)
+        blocks.append(block)
+        jobs.append(
+            Job(blocks=(summed(block, answers.clusters),), value=_one(metric), span=span, of_share=metric.of_share)
+        )
+    found = intervals(jobs, seed=seed)
+    return [_scored(*told, answers) for told in zip(metrics, blocks, found, strict=True)]
 
 
-def _scored(metric: Metric, answers: Answers, block: Block, found: Interval) -> Score:
+def _scored(metric: Metric, block: Block, found: Interval, answers: Answers) -> Score:
     """A score within the metric's bounds; where rows say nothing, all that the metric can be."""
     why = metric.undefined(answers)
     least, most = (min(metric.bounds[0], found.value), max(metric.bounds[1], found.value))
-    low, high = (least, min(most, GREATEST)) if why else (max(found.low, least), min(found.high, most))
+    biases = (0.0, 0.0) if why else metric.bias(answers)
+    low, high = (max(min(end - bias, most), least) for end, bias in zip((found.low, found.high), biases, strict=True))
+    low, high = (least, min(most, GREATEST)) if why else (min(low, found.value), max(high, found.value))
     return Score(
         value=found.value,
         low=low,
         high=high,
         rows=metric.contributions(block),
-        signature=metric.signature(),
+        signature=metric.signature(clustered=answers.clusters is not None),
         note="; ".join(filter(None, (metric.caution(answers), why or found.note))),
     )
 

@@ -1,9 +1,10 @@
 """Is one model better than another on the same rows? Differences with interval and test, and what the rows can show.
 
 The interval of a difference of proportions is Bonett and Price's, of other metrics the paired bootstrap's (BCa on the
-rows of both models together). The test of a difference of proportions is McNemar's with the mid-p value (exact
-binomial on the rows that changed, counting half of the probability of the observed table), of others a paired
-permutation test that swaps the two models' answers row by row.
+rows of both models together, with two rows added as Bonett and Price do). The test of a difference of proportions is
+McNemar's with the mid-p value (exact binomial on the rows that changed, counting half of the probability of the
+observed table), of others a paired permutation test that swaps the two models' answers row by row. Rows that hang
+together, such as turns of one conversation, are drawn and swapped together.
 
 McNemar 1947; Fagerland, Lydersen and Laake 2013 (mid-p); Bonett and Price 2012; Holm 1979.
 """
@@ -20,13 +21,15 @@ from luthier.metrics.answers import Answers
 from luthier.metrics.metric import Metric
 
 if TYPE_CHECKING:
-    from luthier.metrics.resample import Block, Floats, Interval
+    from luthier.metrics.resample import Block, Floats, Interval, Job
 
     OfSums = Callable[[Floats], Floats]
     """From summed statistics, (b, k), to values, (b,)."""
 
 PERMUTATIONS = 5000
 DRAWN = f"paired permutation, {PERMUTATIONS:,} draws"
+_MANY = 1000
+"""Among more changed rows than this, two further ones would be seen nowhere."""
 Z95 = 1.959963984540054
 Z80 = 0.8416212335729143
 """The standard normal quantile of 80 % power."""
@@ -70,24 +73,16 @@ def compare(metric: Metric, a: Answers, b: Answers, *, seed: int = 0) -> Compari
         raise DataError("the two models did not answer the same rows", remedy="pair them by id first")
     metric.check(a)
     metric.check(b)
-    mine, its = metric.counted(a), metric.counted(b)
-    gaps = ""
-    if mine is not None and its is not None:
-        rows = [row for row, both in enumerate(zip(mine, its, strict=True)) if all(both)]
-        if not rows:
-            return _nothing(metric)
-        left = len(a) - len(rows)
-        gaps = f"{left:,} of {len(a):,} rows lack a number for one model and are left out" if left else ""
-        a, b = a.select(rows), b.select(rows)
+    a, b, gaps = both_counted(metric, a, b)
+    if not len(a):
+        return _nothing(metric)
     blocks = metric.together(a, b)
-    sign = 1 if metric.better == "higher" else -1
-    better = sign * (metric.contributions(blocks[0]) - metric.contributions(blocks[1]))
-    fixed, broken = int((better > 1e-12).sum()), int((better < -1e-12).sum())
-    if metric.proportion:
-        found, p, test = bonett_price(fixed, broken, len(a)), mcnemar(fixed, broken), "McNemar, mid-p"
+    fixed, broken = _flips(metric, blocks)
+    found = _difference(metric, blocks, a.clusters, seed)
+    if _is_mcnemars(metric, a.clusters):
+        p, test = mcnemar(fixed, broken), "McNemar, mid-p"
     else:
-        width = metric.usual[1] - metric.usual[0]
-        found, p, test = _bootstrap(metric.value, blocks, width, seed), _permutation(metric.value, blocks, seed), DRAWN
+        p, test = _permutation(metric.value, _summed(blocks, a.clusters), seed), DRAWN
     return Comparison(
         metric=metric.kind,
         difference=found.value,
@@ -101,6 +96,49 @@ def compare(metric: Metric, a: Answers, b: Answers, *, seed: int = 0) -> Compari
         detectable=detectable(found.standard_error),
         note="; ".join(filter(None, (gaps, found.note))),
     )
+
+
+def difference(metric: Metric, a: Answers, b: Answers, *, seed: int = 0) -> Interval:
+    """Only the difference between two models with its interval, without a test."""
+    a, b, _ = both_counted(metric, a, b)
+    return _difference(metric, metric.together(a, b), a.clusters, seed)
+
+
+def both_counted(metric: Metric, a: Answers, b: Answers) -> tuple[Answers, Answers, str]:
+    """The rows that have a number for both models, and a note of those that do not."""
+    mine, its = metric.counted(a), metric.counted(b)
+    if mine is None or its is None:
+        return a, b, ""
+    rows = [row for row, both in enumerate(zip(mine, its, strict=True)) if all(both)]
+    left = len(a) - len(rows)
+    gaps = f"{left:,} of {len(a):,} rows lack a number for one model and are left out" if left else ""
+    return a.select(rows), b.select(rows), gaps
+
+
+def _flips(metric: Metric, blocks: tuple[Block, Block]) -> tuple[int, int]:
+    """On how many rows the first does better, and on how many worse."""
+    sign = 1 if metric.better == "higher" else -1
+    better = sign * (metric.contributions(blocks[0]) - metric.contributions(blocks[1]))
+    return int((better > 1e-12).sum()), int((better < -1e-12).sum())
+
+
+def _difference(metric: Metric, blocks: tuple[Block, Block], clusters: Sequence[str] | None, seed: int) -> Interval:
+    from luthier.metrics.resample import totals
+
+    if _is_mcnemars(metric, clusters):
+        return bonett_price(*_flips(metric, blocks), round(totals(blocks[0])[0, 1]))
+    return _bootstrap(metric.value, _summed(blocks, clusters), metric.usual[1] - metric.usual[0], seed)
+
+
+def _is_mcnemars(metric: Metric, clusters: Sequence[str] | None) -> bool:
+    """Whether rows are right or wrong, the same ones for both models, and each for itself."""
+    return metric.proportion and metric.same_rows and clusters is None
+
+
+def _summed(blocks: tuple[Block, Block], clusters: Sequence[str] | None) -> tuple[Block, Block]:
+    from luthier.metrics.resample import summed
+
+    return summed(blocks[0], clusters), summed(blocks[1], clusters)
 
 
 def contrast(
@@ -163,7 +201,7 @@ def bonett_price(fixed: int, broken: int, rows: int) -> Interval:
     """The difference of two paired proportions with Bonett and Price's adjusted 95 % interval."""
     from luthier.metrics.resample import Interval
 
-    value = (fixed - broken) / rows
+    value = (fixed - broken) / rows if rows else 0.0
     gained, lost = (fixed + 1) / (rows + 2), (broken + 1) / (rows + 2)
     error = math.sqrt((gained + lost - (gained - lost) ** 2) / (rows + 2))
     low, high = gained - lost - Z95 * error, gained - lost + Z95 * error
@@ -212,13 +250,43 @@ def _bootstrap(value: OfSums, blocks: tuple[Block, Block], width: float, seed: i
     from luthier.metrics.resample import Job, intervals
 
     job = Job(blocks=blocks, value=lambda sums: value(sums[0]) - value(sums[1]), span=(-width, width))
-    found = intervals([job], seed=seed)[0]
+    found = intervals([replace(job, blocks=_with_mirrored(job))], seed=seed)[0]
+    seen = _value(job)
+    found = replace(found, value=seen, low=min(found.low, seen), high=max(found.high, seen))
     if not found.note or found.value != 0:
         return found
     unchanged = bonett_price(0, 0, blocks[0].shape[0])  # no row tells the models apart: as for right and wrong rows
     note = "no row tells the two apart; the interval is that of rows that are wholly right or wholly wrong"
     scaled = {name: width * getattr(unchanged, name) for name in ("low", "high", "standard_error")}
     return replace(unchanged, **scaled, note=note)
+
+
+def _with_mirrored(job: Job) -> tuple[Block, Block]:
+    """Both models' rows and two more, so that few changed rows do not look surer than they are.
+
+    They are what Bonett and Price's interval adds to right and wrong rows, for any value: a row that tells the models
+    apart, as it is and with the models changed places. It is the one that moves the difference as much as the
+    changed rows do (their root mean square).
+    """
+    import numpy as np
+
+    from luthier.metrics.resample import jackknife, stacked
+
+    a, b = job.blocks
+    changed = np.flatnonzero(np.asarray(abs(b - a).sum(axis=1)).ravel())
+    if not 0 < len(changed) <= _MANY:
+        return a, b
+    moves = np.abs(_value(job) - jackknife(job, job.blocks))[changed]
+    order = np.argsort(moves, kind="stable")
+    typical = np.sqrt((moves**2).mean()) * (1 - 1e-12)
+    row = changed[order[min(int(np.searchsorted(moves[order], typical)), len(order) - 1)]]
+    return stacked(a, a[[row]], b[[row]]), stacked(b, b[[row]], a[[row]])
+
+
+def _value(job: Job) -> float:
+    from luthier.metrics.resample import totals
+
+    return float(job.value([totals(block) for block in job.blocks])[0])
 
 
 def _permutation(value: OfSums, blocks: tuple[Block, Block], seed: int) -> float:

@@ -38,7 +38,7 @@ class Fairness(Probe):
     def measure(self, bench: Bench) -> list[Measure]:
         import numpy as np
 
-        from luthier.eval.bias import gaps
+        from luthier.eval.bias import bounds, gaps
 
         if bench.task.kind == "label" and self.positive not in bench.task.options:
             what, remedy = f"no label is {self.positive!r}", did_you_mean(self.positive, bench.task.labels)
@@ -68,9 +68,10 @@ class Fairness(Probe):
                 details[name][model] = dict(zip(named, of_groups.tolist(), strict=True))
         signature = f"column:{self.column}|positive:{self.positive}|least:{self.least}"
         values = (gaps.spread, gaps.ratio, gaps.spread, gaps.greater_spread, gaps.worst)
+        ends = (bounds.spread, bounds.ratio, bounds.spread, bounds.greater_spread, bounds.worst)
         found = []
-        for name, value in zip(self.measures, values, strict=True):
+        for name, value, own in zip(self.measures, values, ends, strict=True):
             lower = name not in ("bias.demographic_parity_ratio", "bias.worst_group")
-            statistic = Statistic(name=name, value=value, lower_is_better=lower, signature=signature)
+            statistic = Statistic(name=name, value=value, ends=own, lower_is_better=lower, signature=signature)
             found += measured(statistic, tables[name], bench, details[name])
         return found

@@ -24,6 +24,7 @@ class GroupGap(Probe):
     def measure(self, bench: Bench) -> list[Measure]:
         import numpy as np
 
+        from luthier.eval.bias import bounds
         from luthier.eval.bias.gaps import columns, spread
 
         groups = groups_by(bench.task, self.column, self.least, self.kind)
@@ -38,4 +39,5 @@ class GroupGap(Probe):
             blocks[model] = block[inside]
             details[model] = {name: float(right[rows].mean()) for name, rows in groups.items()}
         signature = f"column:{self.column}|least:{self.least}"
-        return measured(Statistic(name="bias.gap", value=spread, signature=signature), blocks, bench, details)
+        gap = Statistic(name="bias.gap", value=spread, ends=bounds.spread, signature=signature)
+        return measured(gap, blocks, bench, details)

@@ -167,6 +167,7 @@ def _rows(evaluation: Artifact, split: str) -> Iterator[Row]:
     """Every held-out row with each model's answer, in the data's order."""
     import polars as pl
 
+    from luthier.eval.turns import as_asked
     from luthier.text.dataset import read_examples
     from luthier.text.messages import question_of
 
@@ -176,7 +177,7 @@ def _rows(evaluation: Artifact, split: str) -> Iterator[Row]:
     columns = ["id", "model", "reference", "prediction", "correct"]
     for told in pl.read_parquet(evaluation.path("predictions.parquet"), columns=columns).iter_rows(named=True):
         answers.setdefault(told["id"], []).append(told)
-    for example in read_examples(evaluation.parent("data"), split):
+    for example in as_asked(read_examples(evaluation.parent("data"), split)):
         told_of_row = answers.get(example.id)
         if told_of_row:
             yield Row(

@@ -120,13 +120,14 @@ def _candidates(evaluation: Artifact, models: list[str]) -> list[Candidate]:
     from luthier.eval.human.assign import Candidate
     from luthier.eval.outcome import read_summary
     from luthier.eval.tables import read_answers
+    from luthier.eval.turns import as_asked
     from luthier.text.dataset import read_examples
     from luthier.text.messages import prompt_of
 
     split = str(read_summary(evaluation)["split"])
     prompts = {
         one.id: tuple(turn.model_dump(mode="json", exclude_defaults=True) for turn in prompt_of(one))
-        for one in read_examples(evaluation.parent("data"), split)
+        for one in as_asked(read_examples(evaluation.parent("data"), split))
     }
     told = {model: read_answers(evaluation, model) for model in models}
     ids, first = told[models[0]]

@@ -21,6 +21,7 @@ from luthier.core.step import BENCHES, DataRef, Forecast, Makes, ModelRef, Outlo
 from luthier.eval.baseline import Baseline
 from luthier.eval.probe import Probe
 from luthier.eval.task import EvalTask
+from luthier.eval.turns import Turns
 from luthier.metrics.metric import Metric
 
 if TYPE_CHECKING:
@@ -63,6 +64,9 @@ class Evaluate(Step):
     """What gives every answer further numbers for metrics to read: a judging model, an encoder, a run of tests."""
     rows: int | None = Field(default=None, ge=1)
     """At most so many rows, drawn by content; left out, all."""
+    turns: Turns = "last"
+    """Which turns of the assistant's are asked of a conversation: `last`, or `all`, each after the true history before
+    it; intervals and tests then go over conversations. Probes look at last turns."""
     thresholds: ThresholdsRef = None
     """The step that chose thresholds for groups, by which the labels of the model are decided; others are not."""
     normalise: Literal["sum", "mean", "prior"] = "sum"
@@ -104,34 +108,46 @@ class Evaluate(Step):
 
     def make(self, work: Work) -> Mapping[str, Any]:
         """Answer, measure, compare, and write predictions, metrics, comparisons and summary."""
-        from luthier.eval.contestant import adjusted, language_models, learners, plain, voices
+        from luthier.eval.contestant import adjusted, kept, language_models, learners, plain, voices
         from luthier.eval.rows import choose
         from luthier.eval.scoring import with_columns
 
-        task = choose(work.inputs["data"], self.split, self.rows, pairs=self.pairs)
+        task = self._turned(choose(work.inputs["data"], self.split, self.rows, pairs=self.pairs), work)
         metrics, baselines = self._metrics(task, work), self._baselines(task)
-        if len(task.examples) < task.available:
-            work.events.note(f"{len(task.examples):,} of {task.available:,} rows are asked (rows: {self.rows})")
         seconds: dict[str, float] = {}
         data, model = work.inputs["data"], work.inputs["model"]
         artifacts = self._models(model)
         speaking = adjusted(voices(artifacts, self._question(metrics), work), work.inputs.get("thresholds"))
         learning = learners(baselines, data, model)
-        models = language_models(artifacts, speaking, task, work, seconds)
+        known = kept(work)
+        models = language_models(artifacts, speaking, task, known, work.events, seconds)
         models += plain(learning, task, seconds)
         models = with_columns(models, self.scorers, task, work)
         started = time.perf_counter()
         self.write(task, metrics, models, work, [*speaking, *learning])
         seconds["measuring"] = time.perf_counter() - started
-        asked = sum(seconds.get(name, 0.0) for name in ("tuned", "base"))
-        answers = sum(len(model.replies) for model in models if model.role != "plain")
-        return {"seconds": seconds, "rows": len(task.examples), "model_rows_per_s": answers / max(asked, 1e-9)}
+        pace = {"model_rows_per_s": known.made / max(known.seconds, 1e-9)} if known.made else {}
+        return {"seconds": seconds, "rows": len(task.examples), **pace}
 
     def foresee(self, outlook: Outlook) -> Forecast:
         """Predict from an earlier evaluation of the same kind of rows, else from the model's size."""
         from luthier.eval.forecast import forecast
 
         return forecast(self, outlook)
+
+    def _turned(self, task: Task, work: Work) -> Task:
+        """The rows that are asked, and a note of those that are not."""
+        from luthier.eval.turns import silent_turns, turn_by_turn
+
+        if len(task.examples) < task.available:
+            work.events.note(f"{len(task.examples):,} of {task.available:,} rows are asked (rows: {self.rows})")
+        if self.turns == "last":
+            return task
+        found = turn_by_turn(task)
+        silent = silent_turns(task.examples)
+        left = f"; {silent:,} that say nothing or are only to be read are not" if silent else ""
+        work.events.note(f"{len(found.examples):,} turns of {len(task.examples):,} conversations are asked{left}")
+        return found
 
     def _metrics(self, task: Task, work: Work) -> tuple[Metric, ...]:
         from luthier.eval.defaults import metrics_for, unfit
@@ -209,6 +225,7 @@ class Evaluate(Step):
         asked: dict[str, Any] = (
             {"normalise": self.normalise} if task.kind == "label" else {"max_new_tokens": self.max_new_tokens}
         )
+        asked |= {} if self.turns == "last" else {"turns": self.turns}
         bench = Bench(
             task=task,
             answers={model.name: task.answers(model.replies) for model in models},
@@ -221,8 +238,9 @@ class Evaluate(Step):
             base=work.base,
             notes=[_DECIDED] if "thresholds" in work.inputs else [],
         )
-        measures = sit(self._tasks(task, bench), bench, work)
-        measures += [found for probe in probes_for(task, self.probes) for found in probe.measure(bench)]
+        whole = bench.of_last_turns()
+        measures = sit(self._tasks(task, whole), whole, work)
+        measures += [found for probe in probes_for(task, self.probes) for found in probe.measure(whole)]
         outcome = measure(metrics, models, measures, bench, name=work.name, asked=asked)
         for warning in outcome.warnings:
             work.events.warning(warning)

@@ -6,7 +6,7 @@ Label scores may be probabilities, or log-probabilities up to a constant (then a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -26,14 +26,17 @@ class Ece(Linear):
     """Expected calibration error: how far stated confidence lies from the share that was right, over equal bins.
 
     Guo et al. 2017. With b bins, the sum over bins of (rows in bin / rows) · |share right - mean confidence|. It is
-    never negative, so that even a perfectly calibrated model scores a little above 0 on few rows, and a resample adds
-    as much once more; a row's pull is its own distance, with the sign of its bin, which does not.
+    never negative, so that even a perfectly calibrated model scores above 0 on few rows, and a resample adds as much
+    once more; a row's pull is its own distance, with the sign of its bin, which does not. The value is the plain one;
+    the ends of its interval are moved down by what chance alone adds, as each bin's own spread tells (Bröcker 2012;
+    Kumar et al. 2019), so that the value often stands in the interval's upper half.
     """
 
     kind: Literal["ece"] = "ece"
     version: ClassVar[int] = 2
     better: ClassVar[Literal["higher", "lower"]] = "lower"
     needs: ClassVar[frozenset[Need]] = frozenset({"label_scores"})
+    interval: ClassVar[str] = "bca95 of jackknife pulls less chance"
     bins: int = Field(default=15, ge=1, le=1000)
     """How many bins of equal width from 0 to 1; 15 as in Guo et al. 2017."""
 
@@ -41,10 +44,35 @@ class Ece(Linear):
         import numpy as np
 
         confidence, right = confidences(answers)
-        place = np.minimum((np.ceil(confidence * self.bins) - 1).clip(0).astype(int), self.bins - 1)
-        side = np.sign(np.bincount(place, right - confidence, minlength=self.bins))[place]
-        toward = side * (right - confidence)
+        side = np.sign(self._bins(confidence, right).gap)
+        toward = side[self._places(confidence)] * (right - confidence)
         return Pulled(float(toward.mean()), toward - toward.mean())
+
+    def bias(self, answers: Answers) -> tuple[float, float]:
+        """What chance adds to the bins' distances, as far as it may (for the lower end) and as it does for gaps like
+        those seen (for the upper)."""
+        import numpy as np
+
+        bins = self._bins(*confidences(answers))
+        least, seen = np.sqrt(np.maximum(bins.gap**2 - bins.error**2, 0.0)), np.abs(bins.gap)
+        most, some = (float((bins.share * (_folded(far, bins.error) - far)).sum()) for far in (least, seen))
+        return most, some
+
+    def _bins(self, confidence: NDArray[np.float64], right: NDArray[np.float64]) -> _Bins:
+        """The bins, those without rows included."""
+        import numpy as np
+
+        place = self._places(confidence)
+        rows = np.bincount(place, minlength=self.bins)
+        gap = np.bincount(place, right - confidence, self.bins) / np.maximum(rows, 1)
+        share = (np.bincount(place, right, self.bins) + 1) / (rows + 2)
+        return _Bins(rows / len(right), gap, np.sqrt(share * (1 - share) / np.maximum(rows, 1)))
+
+    def _places(self, confidence: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Each row's bin."""
+        import numpy as np
+
+        return np.asarray(np.minimum((np.ceil(confidence * self.bins) - 1).clip(0), self.bins - 1), dtype=np.int64)
 
     def statistics(self, answers: Answers) -> Block:
         """(rows, 3): value and pull, 1, and the row's own distance."""
@@ -53,11 +81,49 @@ class Ece(Linear):
         confidence, right = confidences(answers)
         return np.column_stack([super().statistics(answers), np.abs(right - confidence)])
 
+    def together(self, a: Answers, b: Answers) -> tuple[Block, Block]:
+        """As for one model, but a row pulls less where chance alone can turn its bin's distance round.
+
+        A distance varies less than the gap then, and what it adds is the same for both models.
+        """
+        return self._calmed(a), self._calmed(b)
+
+    def _calmed(self, answers: Answers) -> Block:
+        import numpy as np
+
+        block = self.statistics(answers)
+        confidence, right = confidences(answers)
+        bins, place = self._bins(confidence, right), self._places(confidence)
+        far = np.abs(bins.gap)
+        spread = np.sqrt(np.maximum(far**2 + bins.error**2 - _folded(far, bins.error) ** 2, 0.0)) / bins.error
+        block[:, 0] = far[place] + spread[place] * (block[:, 0] - far[place])
+        return block
+
     def contributions(self, statistics: Block) -> NDArray[np.float64]:
         """How far each row's confidence lies from what came true."""
         import numpy as np
 
         return np.asarray(statistics[:, 2], dtype=np.float64)
+
+
+class _Bins(NamedTuple):
+    """What is known of bins, (bins,) each."""
+
+    share: NDArray[np.float64]
+    """Of all rows."""
+    gap: NDArray[np.float64]
+    """Share right less mean confidence."""
+    error: NDArray[np.float64]
+    """The gap's standard error."""
+
+
+def _folded(far: NDArray[np.float64], error: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far from 0 lies, on average, what is scattered about `far` (the mean of a folded normal)."""
+    import numpy as np
+    from scipy.special import ndtr
+
+    ratio = far / error
+    return np.asarray(error * np.sqrt(2 / np.pi) * np.exp(-(ratio**2) / 2) + far * (1 - 2 * ndtr(-ratio)))
 
 
 class Brier(Metric):

@@ -22,10 +22,9 @@ MOST_CLASSES = 2000
 """Beyond this, answers are texts rather than labels."""
 
 
-class Accuracy(Metric):
-    """Share of rows whose prediction is exactly one of the references."""
+class RightRows(Metric):
+    """Base of metrics that are the share of right rows."""
 
-    kind: Literal["accuracy"] = "accuracy"
     proportion: ClassVar[bool] = True
 
     def statistics(self, answers: Answers) -> Block:
@@ -38,6 +37,22 @@ class Accuracy(Metric):
         return _ratio(sums[:, 0], sums[:, 1])
 
 
+class Accuracy(RightRows):
+    """Share of rows whose prediction is exactly one of the references."""
+
+    kind: Literal["accuracy"] = "accuracy"
+
+
+class OfAllRows(RightRows):
+    """Base of metrics of labels that come to the share of right rows, since every row has one label."""
+
+    single_reference: ClassVar[bool] = True
+
+    def statistics(self, answers: Answers) -> Block:
+        _classes(self.kind, answers)
+        return super().statistics(answers)
+
+
 class ByClass(Metric):
     """Base of metrics over classes: for each class, rows rightly predicted, rows predicted, rows that bear it."""
 
@@ -48,10 +63,7 @@ class ByClass(Metric):
         from scipy.sparse import csr_array
 
         references = [row[0] for row in answers.references]
-        classes = sorted({*references, *answers.predictions})
-        if len(classes) > MOST_CLASSES:
-            what = f"{self.kind} is about labels, and these rows have {len(classes):,} different answers"
-            raise DataError(what, remedy="use exact_match, token_f1 or rougeL for texts")
+        classes = _classes(self.kind, answers)
         number = {label: index for index, label in enumerate(classes)}
         predicted = np.array([number[label] for label in answers.predictions])
         real = np.array([number[label] for label in references])
@@ -118,14 +130,10 @@ class WeightedPrecision(ByClass):
         return _ratio((_ratio(right, predicted) * real).sum(axis=1), real.sum(axis=1))
 
 
-class WeightedRecall(ByClass):
+class WeightedRecall(OfAllRows):
     """Mean over classes of recall, each class weighted by its rows; with one label a row it equals accuracy."""
 
     kind: Literal["weighted_recall"] = "weighted_recall"
-
-    def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        right, _, real = _parts(sums)
-        return _ratio((_ratio(right, real) * real).sum(axis=1), real.sum(axis=1))
 
 
 class WeightedF1(ByClass):
@@ -138,34 +146,22 @@ class WeightedF1(ByClass):
         return _ratio((_f1(sums) * real).sum(axis=1), real.sum(axis=1))
 
 
-class MicroPrecision(ByClass):
+class MicroPrecision(OfAllRows):
     """Precision over all rows together; with one label a row it equals accuracy."""
 
     kind: Literal["micro_precision"] = "micro_precision"
 
-    def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        right, predicted, _ = (part.sum(axis=1) for part in _parts(sums))
-        return _ratio(right, predicted)
 
-
-class MicroRecall(ByClass):
+class MicroRecall(OfAllRows):
     """Recall over all rows together; with one label a row it equals accuracy."""
 
     kind: Literal["micro_recall"] = "micro_recall"
 
-    def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        right, _, real = (part.sum(axis=1) for part in _parts(sums))
-        return _ratio(right, real)
 
-
-class MicroF1(ByClass):
+class MicroF1(OfAllRows):
     """F1 over all rows together; with one label a row it equals accuracy."""
 
     kind: Literal["micro_f1"] = "micro_f1"
-
-    def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        right, predicted, real = (part.sum(axis=1) for part in _parts(sums))
-        return _ratio(2 * right, predicted + real)
 
 
 class Mcc(ByClass):
@@ -182,6 +178,15 @@ class Mcc(ByClass):
         shared = right.sum(axis=1) * rows - (predicted * real).sum(axis=1)
         spread = (rows**2 - (predicted**2).sum(axis=1)) * (rows**2 - (real**2).sum(axis=1))
         return _ratio(shared, np.sqrt(np.maximum(spread, 0.0)))
+
+
+def _classes(kind: str, answers: Answers) -> list[str]:
+    """The labels that are borne or given, in order; `DataError` where answers are no labels."""
+    classes = sorted({*(row[0] for row in answers.references), *answers.predictions})
+    if len(classes) > MOST_CLASSES:
+        what = f"{kind} is about labels, and these rows have {len(classes):,} different answers"
+        raise DataError(what, remedy="use exact_match, token_f1 or rougeL for texts")
+    return classes
 
 
 def _parts(

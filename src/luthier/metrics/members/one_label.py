@@ -5,8 +5,9 @@ A label that is never predicted has precision 0, one without rows has recall 0.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import Counter
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from luthier.metrics.answers import Answers
 from luthier.metrics.members.answers import mean
@@ -20,18 +21,27 @@ if TYPE_CHECKING:
 
 
 class OneLabel(Metric):
-    """Base of metrics of one label: rows rightly given it, given it, and bearing it."""
+    """Base of metrics of one label: shares of rows rightly given it."""
 
+    proportion: ClassVar[bool] = True
     label: str | None = None
     """The label that is meant; left out, the one that fewest rows bear, as the note then says."""
 
     def statistics(self, answers: Answers) -> Block:
+        """(rows, 2): whether a row that counts is a hit, and whether it counts."""
         import numpy as np
 
         label = self.meant(answers)
         said = np.array([prediction == label for prediction in answers.predictions])
         real = np.array([label in references for references in answers.references])
-        return np.stack([said & real, said, real], axis=1).astype(np.float64)
+        return np.stack([said & real, self.counting(said, real)], axis=1).astype(np.float64)
+
+    @abstractmethod
+    def counting(self, said: NDArray[np.bool_], real: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which rows count, from those that were given the label and those that bear it."""
+
+    def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        return mean(sums)
 
     def meant(self, answers: Answers) -> str:
         """The label that is measured."""
@@ -53,9 +63,11 @@ class Precision(OneLabel):
     """Share of the rows that were given a label that bear it."""
 
     kind: Literal["precision"] = "precision"
+    same_rows: ClassVar[bool] = False
 
-    def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        return mean(sums[:, (0, 1)])
+    def counting(self, said: NDArray[np.bool_], real: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """The rows that were given the label."""
+        return said
 
 
 class Recall(OneLabel):
@@ -63,16 +75,27 @@ class Recall(OneLabel):
 
     kind: Literal["recall"] = "recall"
 
-    def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        return mean(sums[:, (0, 2)])
+    def counting(self, said: NDArray[np.bool_], real: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """The rows that bear the label."""
+        return real
 
 
 class F1(OneLabel):
-    """F1 of one label: the harmonic mean of its precision and recall."""
+    """F1 of one label: the harmonic mean of its precision and recall.
+
+    It is 2 j / (1 + j) of j, the share of right rows among those that were given the label or bear it.
+    """
 
     kind: Literal["f1"] = "f1"
+    same_rows: ClassVar[bool] = False
+
+    def counting(self, said: NDArray[np.bool_], real: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """The rows that were given the label or bear it."""
+        return said | real
 
     def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        import numpy as np
+        share = mean(sums)
+        return 2 * share / (1 + share)
 
-        return mean(np.stack([2 * sums[:, 0], sums[:, 1] + sums[:, 2]], axis=1))
+    def of_share(self, share: float) -> float:
+        return 2 * share / (1 + share)
