@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from luthier.eval.probe import Bench, Measure
+from luthier.metrics.columns import paired_shares
 from luthier.metrics.paired import Comparison, contrast, detectable
 from luthier.text.probed import Probed
 
@@ -115,16 +116,17 @@ def judged_answers(
 
 
 def _against(statistic: Statistic, blocks: Mapping[str, Floats], subject: str, seed: int) -> dict[str, Comparison]:
-    width = statistic.bounds[1] - statistic.bounds[0]
     return {
-        other: contrast(
-            statistic.name,
-            (blocks[subject], block),
-            statistic.value,
-            width=width,
-            lower_is_better=statistic.lower_is_better,
-            seed=seed,
-        )
-        for other, block in blocks.items()
-        if other != subject
+        other: _compared(statistic, blocks[subject], block, seed) for other, block in blocks.items() if other != subject
     }
+
+
+def _compared(statistic: Statistic, mine: Floats, its: Floats, seed: int) -> Comparison:
+    """Right and wrong rows that count for both by McNemar's test, all else by the bootstrap."""
+    lower = statistic.lower_is_better
+    if statistic.proportion and (mine[:, 1] == its[:, 1]).all():
+        counted = mine[:, 1] > 0
+        found = paired_shares(statistic.name, mine[counted, 0].tolist(), its[counted, 0].tolist())
+        return replace(found, fixed=found.broken, broken=found.fixed) if lower else found
+    width = statistic.bounds[1] - statistic.bounds[0]
+    return contrast(statistic.name, (mine, its), statistic.value, width=width, lower_is_better=lower, seed=seed)
