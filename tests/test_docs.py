@@ -70,7 +70,18 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert run_command(["run", "recipe.yaml"]) == 0
         assert run_command(["judge", ":ask", "--as", "ben", "--sheet", "ben.csv"]) == 0
     _write_answers(folder)
+    _write_traffic(folder / ".luthier" / "traffic")
     return folder
+
+
+def _write_traffic(folder: Path) -> None:
+    """Requests, most of them corrected, and one that the pages name."""
+    from luthier.traffic.write import write
+    from tests.traffic.conftest import opinion, trace
+
+    asked = [trace(number, user=f"C-{number % 7}") for number in range(40)]
+    said = [opinion(number, rating=-1, correction=f"In depot {number * 31 % 97}.") for number in range(2, 40)]
+    write(folder, [*asked, *said])
 
 
 def _write_answers(folder: Path) -> None:
@@ -102,6 +113,7 @@ def test_a_command_of_the_pages_works(
 ) -> None:
     monkeypatch.setenv("LUTHIER_CACHE", str(place / "cache"))
     monkeypatch.chdir(place)
+    monkeypatch.setenv("LUTHIER_TRAFFIC", str(place / ".luthier" / "traffic"))
     monkeypatch.setattr("sys.stdin", io.StringIO())
     words = shlex.split(line)
     assert words[0] == "luthier", f"{page}: what is typed is Luthier's"
