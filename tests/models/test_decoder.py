@@ -11,13 +11,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
+from transformers import AutoTokenizer
 
+from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, ModelError
 from luthier.models.decoder import BASE, Ask, Decoder, Sampling, Written
+from luthier.models.decoding.speaking import speaking
 from luthier.models.decoding.together import Together
+from luthier.models.generate import generate
 from luthier.models.kernels.calls import torch_only
 from luthier.models.kernels.rows import rows_kernels
-from luthier.models.load import Loaded
+from luthier.models.load import Loaded, load
 from luthier.models.logprobs import logprobs
 from luthier.models.pack import Row, pack
 from luthier.models.quiet import no_peft_warning
@@ -132,10 +136,8 @@ def test_room_is_bounded_and_used_again() -> None:
     assert decoder.step() == []
 
 
-def test_a_long_prompt_does_not_stall_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("luthier.models.decoder.PORTION", 16)
-    model = llama()
-    decoder = Decoder(opened(model))
+def test_a_long_prompt_does_not_stall_others() -> None:
+    decoder = Decoder(opened(llama()), portion=16)
     short = admitted(decoder, greedily([3, 4], 20))
     decoder.step()
     long = admitted(decoder, greedily(PROMPTS[5], 3))
@@ -237,15 +239,23 @@ def test_a_model_without_adapters_knows_none() -> None:
         decoder.admit(greedily([1], 4, adapter="x"))
 
 
-MODEL = llama()
-ALONE: dict[tuple[int, ...], list[int]] = {}
+MODEL = two_adapters()
+ALONE: dict[tuple[str | None, tuple[int, ...]], list[int]] = {}
+
+
+def alone_with(adapter: str | None, prompt: tuple[int, ...]) -> list[int]:
+    """What an adapter of the model would write, remembered."""
+    if (adapter, prompt) not in ALONE:
+        with speaking(MODEL, adapter):
+            ALONE[adapter, prompt] = alone(MODEL, list(prompt), 20)
+    return ALONE[adapter, prompt]
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_nobody_is_disturbed_by_those_who_come_and_go(data: st.DataObject) -> None:
     decoder = Decoder(opened(MODEL), tokens=data.draw(st.sampled_from([112, 400])))
-    going: dict[int, tuple[tuple[int, ...], int]] = {}
+    going: dict[int, tuple[str | None, tuple[int, ...], int]] = {}
     found: dict[int, list[Written]] = {}
     for _ in range(data.draw(st.integers(3, 25))):
         what = data.draw(st.sampled_from(["admit", "admit", "step", "step", "cancel"]))
@@ -253,9 +263,10 @@ def test_nobody_is_disturbed_by_those_who_come_and_go(data: st.DataObject) -> No
             cut = data.draw(st.integers(1, 40))
             prompt = (*SYSTEM[:cut], *data.draw(st.lists(st.integers(0, 3), max_size=2)))
             limit = data.draw(st.integers(1, 20))
-            ticket = decoder.admit(greedily(list(prompt), limit))
+            adapter = data.draw(st.sampled_from([None, None, BASE, "other"]))
+            ticket = decoder.admit(greedily(list(prompt), limit, adapter=adapter))
             if ticket is not None:
-                going[ticket] = (prompt, limit)
+                going[ticket] = (adapter, prompt, limit)
         elif what == "cancel" and going:
             ticket = data.draw(st.sampled_from(sorted(going)))
             decoder.cancel(ticket)
@@ -268,9 +279,8 @@ def test_nobody_is_disturbed_by_those_who_come_and_go(data: st.DataObject) -> No
         for one in decoder.step():
             found.setdefault(one.ticket, []).append(one)
         left = [ticket for ticket in left if not (found.get(ticket) and found[ticket][-1].finish)]
-    for ticket, (prompt, limit) in going.items():
-        wanted = ALONE.get(prompt) or ALONE.setdefault(prompt, alone(MODEL, list(prompt), 20))
-        assert [one.token for one in found[ticket]] == wanted[:limit]
+    for ticket, (adapter, prompt, limit) in going.items():
+        assert [one.token for one in found[ticket]] == alone_with(adapter, prompt)[:limit]
     assert decoder.step() == []
 
 
@@ -381,3 +391,52 @@ def test_a_model_that_learns_is_written_without_dropout() -> None:
     found = ids_of(Decoder(opened(model)), [greedily(PROMPTS[0], 8)])
     assert model.training
     assert found == [alone(model.eval(), PROMPTS[0], 8)]
+
+
+TEXTS = [
+    "The capital of France is",
+    "def fibonacci(n):\n    ",
+    "Once upon a time there was a ferryman who",
+    "Q: What is 17 + 25?\nA:",
+]
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_real_model_writes_the_same_in_any_company(smollm2: Artifact, dtype: Any) -> None:
+    loaded = load(smollm2, dtype)
+    tokenizer = AutoTokenizer.from_pretrained(loaded.folder)
+    prompts = [tokenizer(text)["input_ids"] for text in TEXTS]
+    shared = tokenizer("You are a careful assistant. Answer in one sentence, and say so when you do not know. ")
+    long = [[*shared["input_ids"] * 3, *prompt] for prompt in prompts]
+    asks = [greedily(prompt, 24) for prompt in [*prompts, *long]]
+    singly = [numbers(Decoder(loaded), [ask])[0] for ask in asks]
+    together = Decoder(loaded)
+    assert numbers(together, asks + asks) == singly + singly
+    assert numbers(together, asks[::-1]) == singly[::-1]
+    evaluated = generate(loaded, [list(ask.ids) for ask in asks], 24, ())
+    assert evaluated == [[token for token, _ in one] for one in singly]
+    if dtype == "float32":
+        wanted = [
+            loaded.model.generate(torch.tensor([ask.ids]), max_new_tokens=24, do_sample=False, eos_token_id=None)
+            for ask in asks
+        ]
+        assert evaluated == [ids[0, len(ask.ids) :].tolist() for ids, ask in zip(wanted, asks, strict=True)]
+
+
+@pytest.mark.model
+def test_the_real_models_log_probabilities_are_those_of_training(smollm2: Artifact) -> None:
+    loaded = load(smollm2, "float32")
+    tokenizer = AutoTokenizer.from_pretrained(loaded.folder)
+    prompts = [tokenizer(text)["input_ids"] for text in TEXTS]
+    sampling = Sampling(temperature=1.0, seed=2)
+    asks = [Ask(ids=ids, max_new_tokens=24, stop=(), sampling=sampling, stream=at) for at, ids in enumerate(prompts)]
+    found = numbers(Decoder(loaded), asks)
+    rows = [
+        Row([*ids, *(token for token, _ in own)], [0.0] * len(ids) + [1.0] * 24)
+        for ids, own in zip(prompts, found, strict=True)
+    ]
+    with torch.no_grad():
+        wanted = logprobs(loaded.model, pack(rows))
+    told = torch.tensor([value for own in found for _, value in own])
+    assert (told - wanted).abs().max() <= 1e-3

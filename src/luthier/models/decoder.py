@@ -36,20 +36,25 @@ __all__ = ["BASE", "GREEDY", "Ask", "Decoder", "Sampling", "Stop", "Written"]
 
 TOKENS = 16_384
 """Tokens that may be held at once, prompts and answers together: what bounds the key-value cache."""
-PORTION = 256
+PORTION = 64
 """Tokens of prompts that are read beside the next token of every line that is being written."""
-PORTION_ALONE = 1024
+PORTION_ALONE = 512
 """Tokens of prompts that are read at once while nothing is being written."""
 
 
 class Decoder:
-    """Continues asks, one token of each at a step."""
+    """Continues asks, one token of each at a step.
 
-    def __init__(self, loaded: Loaded, *, tokens: int = TOKENS) -> None:
+    `tokens` may be held at once. While something is being written, `portion` tokens of waiting prompts are read at a
+    step: few, so that nobody waits long for the next token; many, so that those who come together are written together.
+    """
+
+    def __init__(self, loaded: Loaded, *, tokens: int = TOKENS, portion: int = PORTION) -> None:
         refuse_sequence(plain_model(loaded.model))
         self._model = loaded.model
         with _without_dropout(loaded.model):
             self._reader = _reader(loaded.model, tokens)
+        self._portion = portion
         self._lines: dict[int, Line] = {}
         self._done: dict[int, Line] = {}
         self._tickets = 0
@@ -119,7 +124,7 @@ class Decoder:
         """What is read in the next step: one token of each line that is written, and some of the others' prompts."""
         going = [Portion(line, 1) for line in self._lines.values() if line.begun]
         waiting = [line for line in self._lines.values() if not line.begun]
-        return going + self._reader.portions(waiting, PORTION if going else PORTION_ALONE)
+        return going + self._reader.portions(waiting, self._portion if going else max(self._portion, PORTION_ALONE))
 
     def _chosen(self, logits: Tensor, lines: list[Line]) -> Sequence[Choice]:
         return choose(logits, lines) if lines else ()

@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 
 from luthier.core.errors import DataError
-from luthier.models.decoder import GREEDY, TOKENS, Ask, Decoder, Sampling, Stop
+from luthier.models.decoder import GREEDY, PORTION_ALONE, TOKENS, Ask, Decoder, Sampling, Stop
 from luthier.models.load import Loaded
 from luthier.models.logprobs import logprobs
 from luthier.models.pack import Row, packs
@@ -49,7 +49,8 @@ def generate(
         Ask(ids=ids, max_new_tokens=max_new_tokens, stop=stop, sampling=sampling, stream=stream)
         for ids, stream in zip(prompts, own, strict=True)
     ]
-    decoder = Decoder(loaded, tokens=max(tokens, max(map(len, prompts)) + max_new_tokens))
+    room = max(tokens, max(map(len, prompts)) + max_new_tokens)
+    decoder = Decoder(loaded, tokens=room, portion=PORTION_ALONE)  # nobody waits for a single token
     _refuse(decoder.context, prompts)
     waiting = sorted(range(len(prompts)), key=lambda at: list(prompts[at]), reverse=True)  # those that begin alike meet
     places: dict[int, int] = {}

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from luthier.models.decoding.line import Line
 
+_FEW = 512
+"""So many of the likeliest tokens are looked at first: they mostly have the share that is asked."""
+
 
 class Choice(NamedTuple):
     """A token, its log-probability under the model, and those of the likeliest."""
@@ -47,7 +50,9 @@ def draw(shares: Tensor, top_p: float, chance: torch.Generator) -> int:
     when their last bits differ, are not taken for each other.
     """
     if top_p < 1:
-        ordered, tokens = shares.sort(descending=True)
+        ordered, tokens = shares.topk(min(_FEW, shares.shape[0]))
+        if float(ordered.sum()) < top_p:
+            ordered, tokens = shares.sort(descending=True)
         shares = torch.zeros_like(shares).scatter(0, tokens, ordered * (ordered.cumsum(0) - ordered < top_p))
     return int(torch.multinomial(shares, 1, generator=chance))
 

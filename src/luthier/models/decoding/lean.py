@@ -44,7 +44,7 @@ class Lean:
             self._lay_out()
         states = self._embedded(ids)
         cos, sin = (one[0].contiguous() for one in self._decoder.rotary_emb(states[None], visit.positions[None]))
-        told, d = visit.by_rows, self._d
+        told, d = visit.laid_out, self._d
         if cos.shape[-1] != d:
             raise Unknown
         told.adapters = (c_int64 * len(adapters))(*map(self._number, adapters))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -66,7 +66,7 @@ class Visit:
         return torch.tensor(found, device=self.device)
 
     @cached_property
-    def by_rows(self) -> rows.Visit:
+    def laid_out(self) -> rows.Visit:
         """The same for the kernels."""
         return rows.Visit.of(self.parts)
 
@@ -123,7 +123,7 @@ def past_attention(
     manner = past.manners[layer] = manner_of(query, scaling, asked)
     new = query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1)  # (T, heads, d) each
     kernels = rows_kernels() if query.device.type == "cpu" and query.dtype in _WIDENED else None
-    look = _by_torch if kernels is None else _by_rows(kernels)
+    look = by_torch if kernels is None else by_rows(kernels)
     return look(new, past, layer, visit, manner)[None].to(query.dtype), None
 
 
@@ -131,7 +131,9 @@ _WIDENED = (torch.float32, torch.bfloat16, torch.float16)
 New = tuple[Tensor, Tensor, Tensor]
 
 
-def _by_rows(kernels: Rows) -> Any:
+def by_rows(kernels: Rows) -> Callable[[New, Past, int, Visit, Manner], Tensor]:
+    """Writes new keys and values down and looks back, by the kernels: (T, heads, d')."""
+
     def look(new: New, past: Past, layer: int, visit: Visit, manner: Manner) -> Tensor:
         query, key, value = (one.float().contiguous() for one in new)
         sinks = None if manner.sinks is None else manner.sinks.float().contiguous()
@@ -145,12 +147,13 @@ def _by_rows(kernels: Rows) -> Any:
             softcap=manner.softcap or 0,
             sinks=None if sinks is None else sinks.data_ptr(),
         )
-        return kernels.past(visit.by_rows, told, query, key, value, past.of(layer, key, value))
+        return kernels.past(visit.laid_out, told, query, key, value, past.of(layer, key, value))
 
     return look
 
 
-def _by_torch(new: New, past: Past, layer: int, visit: Visit, manner: Manner) -> Tensor:
+def by_torch(new: New, past: Past, layer: int, visit: Visit, manner: Manner) -> Tensor:
+    """The same by torch, line by line."""
     query, key, value = new
     keys, values = past.of(layer, key, value)
     offsets = visit.positions % BLOCK

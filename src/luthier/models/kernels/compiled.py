@@ -23,6 +23,8 @@ _FLAGS = (
 )  # fmt: skip
 IN_ANY_ORDER = ("-fno-signed-zeros", "-fassociative-math")
 """Flags that let the compiler sum in whatever order is quickest."""
+AS_WRITTEN = "-ffp-contract=off"
+"""Rounds where the source does, so that the same line has the same bits wherever it was unrolled."""
 _LONGEST_S = 120
 
 

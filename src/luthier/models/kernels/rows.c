@@ -103,6 +103,19 @@ INLINE vector sums(const vector *a) {
 #endif
 }
 
+/* a * b + c, rounded once where the processor can: said outright, for the compiler would say it here and not there. */
+INLINE vector fused(vector a, vector b, vector c) {
+#ifdef __AVX512F__
+    return (vector)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+    vector out;
+    UNROLLED for (int i = 0; i < LANES; i++) out[i] = __builtin_fmaf(a[i], b[i], c[i]);
+    return out;
+#else
+    return a * b + c;
+#endif
+}
+
 /* Adds the products of 16 fp32 numbers, or of 32 bf16 ones, lane by lane. */
 INLINE vector added(vector sum, const char *x, const char *w, int is_narrow) {
     if (is_narrow) {
@@ -110,15 +123,11 @@ INLINE vector added(vector sum, const char *x, const char *w, int is_narrow) {
         return (vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_loadu_si512(x), (__m512bh)_mm512_loadu_si512(w));
 #else
         bits a = *(const loose_bits *)x, b = *(const loose_bits *)w;
-        sum += (vector)(a << 16) * (vector)(b << 16);
-        return sum + (vector)(a & 0xffff0000u) * (vector)(b & 0xffff0000u);
+        sum = fused((vector)(a << 16), (vector)(b << 16), sum);
+        return fused((vector)(a & 0xffff0000u), (vector)(b & 0xffff0000u), sum);
 #endif
     }
-#ifdef __AVX512F__
-    return (vector)_mm512_fmadd_ps(_mm512_loadu_ps(x), _mm512_loadu_ps(w), (__m512)sum);
-#else
-    return sum + *(const loose *)x * *(const loose *)w;
-#endif
+    return fused(*(const loose *)x, *(const loose *)w, sum);
 }
 
 typedef struct { float *at; count stride; int adds; float scale; } Out;
@@ -285,7 +294,7 @@ INLINE void look(int R, const float *const *q, const count *last, const int32_t 
         for (int r = 0; r < R; r++) s[r] = (vector){0};
         for (count i = 0; i < d; i++) {
             vector ki = *(const loose *)(k + i * LANES);
-            for (int r = 0; r < R; r++) s[r] += q[r][i] * ki;
+            for (int r = 0; r < R; r++) s[r] = fused((vector){0} + q[r][i], ki, s[r]);
         }
         for (int r = 0; r < R; r++) {
             float *to = scores + (r * (blocks - first) + b - first) * LANES;
@@ -323,7 +332,7 @@ INLINE void look(int R, const float *const *q, const count *last, const int32_t 
             for (int i = 0; i < many; i++) row[i] = *(const loose *)(v + i * LANES);
             for (int r = 0; r < R; r++) {
                 const float share = scores[r * (blocks - first) * LANES + t - first * LANES];
-                for (int i = 0; i < many; i++) a[r][i] += share * row[i];
+                for (int i = 0; i < many; i++) a[r][i] = fused((vector){0} + share, row[i], a[r][i]);
             }
         }
         for (int r = 0; r < R; r++)

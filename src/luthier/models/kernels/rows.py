@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from luthier.models.kernels.calls import are_off
-from luthier.models.kernels.compiled import Compiled, compiled
+from luthier.models.kernels.compiled import AS_WRITTEN, Compiled, compiled
 
 
 class Linear(Structure):
@@ -161,7 +161,7 @@ def rows_kernels() -> Rows | None:
 
 @cache
 def _rows() -> Rows | None:
-    made = compiled("rows.c", lambda found: _passes(Rows(found)))
+    made = compiled("rows.c", lambda found: _passes(Rows(found)), AS_WRITTEN)
     return Rows(made) if made is not None else None
 
 

@@ -1,0 +1,105 @@
+"""The kernels of a decoder give what torch gives, and each row the same numbers to the last bit in any company."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from luthier.models.attention.plain import Manner
+from luthier.models.decoding.past import Part, Past, Visit, by_rows, by_torch
+from luthier.models.kernels import rows as module
+from luthier.models.kernels.compiled import compiler
+from luthier.models.kernels.rows import Linear, Norm, Rows, rows_kernels
+
+
+@pytest.fixture
+def kernels() -> Rows:
+    found = rows_kernels()
+    if found is None:
+        pytest.skip(f"no kernels here (compiler: {compiler()})")
+    return found
+
+
+@pytest.fixture
+def no_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path))
+    monkeypatch.setenv("CC", "false")
+    module._rows.cache_clear()
+    yield
+    module._rows.cache_clear()
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("width", [1, 16, 33, 96, 577])
+@pytest.mark.parametrize("outs", [1, 15, 16, 50])
+def test_products(kernels: Rows, width: int, outs: int, dtype: torch.dtype) -> None:
+    weight, bias = draw(outs, width + 7).to(dtype)[:, :width], draw(outs, seed=1).to(dtype)
+    states = draw(71, width, seed=2)
+    found = kernels.product(Linear.of(weight, bias), states)
+    wanted = states.to(dtype).double() @ weight.double().t() + bias.double()
+    torch.testing.assert_close(found.double(), wanted, atol=1e-4, rtol=1e-5)
+    for many in (1, 2, 3, 4, 6, 64, 65):
+        begin = 71 - many
+        assert torch.equal(kernels.product(Linear.of(weight, bias), states[begin:]), found[begin:])
+
+
+@pytest.mark.parametrize("width", [8, 16, 100])
+def test_norms(kernels: Rows, width: int) -> None:
+    states, weight = draw(3, width), draw(width, seed=1)
+    found = kernels.norm(Norm(weight.data_ptr(), 1e-5, 0), states)
+    torch.testing.assert_close(found, torch.nn.functional.rms_norm(states, (width,), weight, 1e-5))
+
+
+MANNERS = [
+    Manner(0.3),
+    Manner(0.3, window=5),
+    Manner(0.3, window=17),
+    Manner(1.0, softcap=2.0),
+    Manner(0.2, sinks=draw(6, seed=9)),
+]
+
+
+@pytest.mark.parametrize("manner", MANNERS)
+@pytest.mark.parametrize(("d", "of_values"), [(8, 8), (16, 16), (24, 10), (64, 80)])
+def test_attention_to_the_past(kernels: Rows, manner: Manner, d: int, of_values: int) -> None:
+    tables = [array("i", [3, 0, 5]), array("i", [1, 2, 4]), array("i", [7])]
+    first = [Part(0, 19, tables[0]), Part(0, 40, tables[1])]
+    then = [Part(19, 1, tables[0]), Part(0, 3, tables[2]), Part(40, 5, tables[1])]
+    ours, plain = Past(8), Past(8)
+    for seed, parts in enumerate((first, then)):
+        many = sum(part.new for part in parts)
+        new = draw(many, 6, d, seed=seed), draw(many, 2, d, seed=seed + 7), draw(many, 2, of_values, seed=seed + 8)
+        visit = Visit(parts, torch.device("cpu"))
+        found = by_rows(kernels)(new, ours, 0, visit, manner)
+        torch.testing.assert_close(found, by_torch(new, plain, 0, visit, manner), atol=1e-5, rtol=1e-5)
+
+
+def test_a_prompt_in_portions_is_read_as_in_one_to_the_last_bit(kernels: Rows) -> None:
+    query, key, value = draw(50, 6, 16), draw(50, 2, 16, seed=1), draw(50, 2, 16, seed=2)
+    table = array("i", range(4))
+
+    def read(cuts: list[int]) -> Tensor:
+        past, found = Past(4), []
+        for begin, end in zip([0, *cuts], [*cuts, 50], strict=True):
+            visit = Visit([Part(begin, end - begin, table)], torch.device("cpu"))
+            new = query[begin:end], key[begin:end], value[begin:end]
+            found.append(by_rows(kernels)(new, past, 0, visit, Manner(0.25)))
+        return torch.cat(found)
+
+    whole = read([])
+    for cuts in ([16], [1, 2, 3], [17, 33, 49], list(range(1, 50))):
+        assert torch.equal(read(cuts), whole)
+
+
+@pytest.mark.usefixtures("no_kernels")
+def test_without_a_compiler_there_are_none() -> None:
+    assert rows_kernels() is None
