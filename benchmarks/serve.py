@@ -27,10 +27,11 @@ from eval_tasks import _artifact, _cpu, _one_thread  # noqa: E402 - benchmarks s
 
 Figure = Callable[[bool], Iterator[dict[str, Any]]]
 STORY = (
-    "The river rose in the night, and by morning the lower fields were under water. Nobody in the village had seen it so "
-    "high since the year of the great flood, when the bridge was carried away and the mill stood empty until spring. "
-    "People came out of their houses with ropes and ladders and looked at the grey water, and the old ferryman, who had "
-    "said for weeks that this would happen, sat on his boat in front of the church and smoked. "
+    "The river rose in the night, and by morning the lower fields were under water. Nobody in the village "
+    "had seen it so high since the year of the great flood, when the bridge was carried away and the mill "
+    "stood empty until spring. People came out of their houses with ropes and ladders and looked at the "
+    "grey water, and the old ferryman, who had said for weeks that this would happen, sat on his boat in "
+    "front of the church and smoked. "
 )
 
 
