@@ -7,7 +7,16 @@ from typing import Any
 import pytest
 
 from luthier.text.messages import Example, Message, Origin
-from luthier.text.preference import Pair, is_pair, number_of, pair_of, transcript, turns_of, wanted_of
+from luthier.text.preference import (
+    Pair,
+    is_pair,
+    number_of,
+    pair_of,
+    transcript,
+    turns_of,
+    wanted_of,
+    with_plain_rejected,
+)
 
 HH = "\n\nHuman: What are pens?\n\nAssistant: Things.\n\nAnd more:\n\nHuman: Which?\n\nAssistant: Blue ones."
 
@@ -93,3 +102,12 @@ def test_nothing_else_is_a_conversation() -> None:
     assert turns_of(3) is None
     assert turns_of([3]) is None
     assert turns_of([{"role": "narrator", "content": "x"}]) is None
+
+
+def test_the_other_side_of_a_pair_is_kept_as_its_answer_alone() -> None:
+    turns = transcript(HH)
+    assert turns is not None
+    other = HH.replace("Blue ones.", "Go away.")
+    assert with_plain_rejected(turns, {"rejected": other, "more": 1}) == {"rejected": "Go away.", "more": 1}
+    for meta in ({"rejected": "no"}, {"rejected": "\n\nHuman: Why?\n\nAssistant: So."}, {"rejected": None}, {}):
+        assert with_plain_rejected(turns, meta) == meta

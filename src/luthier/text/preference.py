@@ -49,7 +49,7 @@ def pair_of(example: Example) -> Pair | str:
     chosen, turns = example.messages[-1], turns_of(example.meta[name])
     if turns is None or not turns or turns[-1].role != "assistant":
         return f"its {name!r} is neither text nor a conversation that ends with the assistant"
-    if len(turns) > 1 and _said(turns[:-1]) != _said(one for one in prompt if one.role != "system" or _begins(turns)):
+    if not _follows(turns, prompt):
         return "its two answers follow different conversations"
     return _checked(Pair(prompt, chosen, turns[-1]), name)
 
@@ -64,6 +64,19 @@ def _checked(pair: Pair, name: str) -> Pair | str:
         pair.rejected.tool_calls,
     )
     return "a tie: both answers are the same" if same else pair
+
+
+def with_plain_rejected(messages: Sequence[Message], meta: dict[str, Any]) -> dict[str, Any]:
+    """A row's columns, with the answer alone where the other side of a pair repeats the whole conversation: what is
+    edited later in the prompt then needs no second edit."""
+    for name in REJECTED:
+        turns = turns_of(meta[name]) if meta.get(name) is not None else None
+        plain = (
+            turns is not None and len(turns) > 1 and turns[-1] == Message(role="assistant", content=turns[-1].content)
+        )
+        if turns and plain and messages and messages[-1].role == "assistant" and _follows(turns, messages[:-1]):
+            return {**meta, name: turns[-1].content}
+    return meta
 
 
 def wanted_of(example: Example, column: str = WANTED) -> bool | None:
@@ -117,9 +130,11 @@ def _turn(item: Any) -> Message | None:
     return Message(role=role, content=content) if role is not None and isinstance(content, str) else None
 
 
-def _begins(turns: Sequence[Message]) -> bool:
-    return turns[0].role == "system"
+def _follows(turns: Sequence[Message], prompt: Sequence[Message]) -> bool:
+    """Whether a conversation is the prompt, with or without its system turn, and an answer; or an answer alone."""
+    own = [one for one in prompt if one.role != "system" or turns[0].role == "system"]
+    return len(turns) == 1 or _said(turns[:-1]) == _said(own)
 
 
-def _said(turns: Any) -> list[tuple[str, str]]:
+def _said(turns: Sequence[Message]) -> list[tuple[str, str]]:
     return [(one.role, one.content.strip()) for one in turns]

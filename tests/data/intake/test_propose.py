@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -169,3 +170,24 @@ def test_the_profile_counts(tmp_path: Path, write: Write) -> None:
     assert found.pii == {"email": 2}
     assert found.duplicates == 1
     assert found.trials["normalise"].edited == 1
+
+
+def test_pairs_of_answers_are_learnt_by_dpo_and_no_text_is_changed(tmp_path: Path) -> None:
+    rows = [
+        {
+            "chosen": f"\n\nHuman: Is it  {n}?\n\nAssistant: yes, {n}",
+            "rejected": f"\n\nHuman: Is it  {n}?\n\nAssistant: no",
+        }
+        for n in range(40)
+    ]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    proposal = propose(tmp_path / "pairs.jsonl")
+    assert (proposal.objective, proposal.metrics, proposal.rules) == ("dpo", ["accuracy"], ["accuracy > base"])
+    assert {one["kind"] for one in proposal.ops} == {"exact_dedup", "near_dedup"}
+    assert "Nothing that changes text is proposed" in render_recipe(proposal, "pairs")
+
+
+def test_thumbs_are_learnt_by_kto(tmp_path: Path) -> None:
+    rows = [{"prompt": f"Is it {n}?", "completion": f"yes, {n}", "label": n % 2 == 0} for n in range(40)]
+    (tmp_path / "thumbs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert propose(tmp_path / "thumbs.jsonl").objective == "kto"

@@ -38,9 +38,9 @@ def choose(
     """The mapping for a file with these columns; `DataError` when no column can be the prompt or the answer."""
     layout = recognise(list(columns), rows)
     structured = layout is not None and (
-        layout.messages or layout.prompt is None or _holds_turns(layout.prompt, columns)
+        layout.judged or layout.messages or layout.prompt is None or _holds_turns(layout.prompt, columns)
     )
-    if layout is not None and structured:
+    if layout is not None and structured and not (layout.judged and task == "label"):
         fields = {"messages": layout.messages, "prompt": layout.prompt, "answer": layout.answer}
         settings = {name: value for name, value in fields.items() if value}
         return Choice(settings, dict.fromkeys(settings, f"recognised as {layout.note}"))

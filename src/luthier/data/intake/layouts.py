@@ -25,6 +25,8 @@ class Layout(NamedTuple):
     system_column: str | None = None
     tools: str | None = None
     note: str = ""
+    judged: bool = False
+    """Whether a column says what people thought of an answer."""
     own: bool = False
     """Whether the rows were given out by Luthier, so that their ids, origins and meta are theirs already."""
 
@@ -95,9 +97,9 @@ def _preference(known: set[str], rows: Rows) -> Layout | None:
         system = "system" if "system" in known else None
         for prompt in ("prompt", "input", "instruction", "question", "messages", "conversations"):
             if prompt in known:
-                return Layout(prompt=prompt, answer=chosen, system_column=system, note=note)
+                return Layout(prompt=prompt, answer=chosen, system_column=system, note=note, judged=True)
         if rejected in known:
-            return Layout(messages=chosen, system_column=system, note=note)
+            return Layout(messages=chosen, system_column=system, note=note, judged=True)
     return None
 
 
@@ -107,9 +109,9 @@ def _kto(known: set[str], rows: Rows) -> Layout | None:
         return None
     note = "KTO rows: 'label' stays in meta"
     if "messages" in known:
-        return Layout(messages="messages", note=note)
+        return Layout(messages="messages", note=note, judged=True)
     pair = {"prompt", "completion"} <= known
-    return Layout(prompt="prompt", answer="completion", note=note) if pair else None
+    return Layout(prompt="prompt", answer="completion", note=note, judged=True) if pair else None
 
 
 def _turns(known: set[str], rows: Rows) -> Layout | None:

@@ -17,6 +17,7 @@ from luthier.data.intake.layouts import Layout, recognise
 from luthier.data.intake.media import media_of
 from luthier.data.intake.turns import as_text, as_turns, conversation
 from luthier.text.messages import ExampleKind, Message
+from luthier.text.preference import with_plain_rejected
 
 
 class Own(NamedTuple):
@@ -122,7 +123,7 @@ class Mapping:
         own = own_name(values) if self.layout.own else None
         meta = own_meta(values) if own else {name: value for name, value in values.items() if name not in self.spoken}
         values = {**meta, **values} if own else values
-        meta = self._with_media(values, meta)
+        meta = with_plain_rejected(messages, self._with_media(values, meta))
         group = as_text(cell(values, self._group), self._group) if self._group else None
         key = as_text(cell(values, self._key), self._key) if self._key else None
         return Parts(messages, _kind(messages, tools), tools, meta, group or None, key, own)

@@ -25,6 +25,14 @@ _RARE = 0.5
 """A class with less than this share of the most frequent one's rows is rare."""
 
 
+_WHOLE_ROWS = frozenset({"exact_dedup", "near_dedup", "language"})
+"""Operators that leave rows out and change none."""
+_TWO_ANSWERS = (
+    "Nothing that changes text is proposed: it would change the preferred answer and not the other "
+    "(docs/howto/preferences.md)."
+)
+
+
 class Proposal(BaseModel):
     """The data part of a recipe, and why it is as it is."""
 
@@ -63,7 +71,7 @@ def propose_from(
     written: Mapping[str, Any],
     *,
     task: Task | None = None,
-    objective: str = "sft",
+    objective: str | None = None,
 ) -> Proposal:
     """Propose a recipe for a source that can be read from `base`; `written` is how the recipe names it."""
     asked = read.asked(base)
@@ -76,11 +84,15 @@ def propose_from(
         reasons["source.on_error"] = _unread(profile)
     if chosen == "label":
         source["system"], reasons["source.system"] = _instruction(profile)
+    objective = objective or _objective(choice)
     examples: dict[str, tuple[Change, ...]] = {}
     ops = list(_operators(profile, reasons, examples))
+    if objective == "dpo":
+        ops = [one for one in ops if one["kind"] in _WHOLE_ROWS]
+        profile = profile.model_copy(update={"notes": [*profile.notes, _TWO_ANSWERS]})
     split = _split(profile, reasons)
     reasons["task"] = _why_task(profile, choice, chosen)
-    metrics, rules = _measures(profile, chosen)
+    metrics, rules = (["accuracy"], ["accuracy > base"]) if objective == "dpo" else _measures(profile, chosen)
     return Proposal(
         task=chosen,
         source=source,
@@ -93,6 +105,12 @@ def propose_from(
         objective=objective,
         profile=profile,
     )
+
+
+def _objective(choice: Choice) -> str:
+    """What fits the layout that was recognised."""
+    said = " ".join(choice.reasons.values())
+    return "dpo" if "preference rows" in said else "kto" if "KTO rows" in said else "sft"
 
 
 def _unread(profile: Profile) -> str:
