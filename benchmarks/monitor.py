@@ -184,6 +184,7 @@ def _write_day(folder: Path, day: datetime, rows: int) -> None:
     import pyarrow as pa
 
     from luthier.traffic.compact import write_groups
+    from luthier.traffic.rollup import rollup
     from luthier.traffic.tables import SCHEMAS
 
     chance, schema, piece = np.random.default_rng(day.day), SCHEMAS["traces"], 125_000
@@ -213,25 +214,21 @@ def _write_day(folder: Path, day: datetime, rows: int) -> None:
             pa.array(columns[one.name], one.type) if one.name in columns else pa.nulls(count, one.type)
             for one in schema
         ]
-        path = folder / "traces" / day.date().isoformat() / f"{begin:09d}.parquet"
-        write_groups(path, "traces", [pa.Table.from_arrays(arrays, schema=schema)])
+        rows_made = pa.Table.from_arrays(arrays, schema=schema)
+        for name, made in (("traces", rows_made), ("rollup", rollup(rows_made))):
+            write_groups(folder / name / day.date().isoformat() / f"{begin:09d}.parquet", name, [made])
 
 
 def query(folder: Path) -> None:
     """What a dashboard shows; prints how long it took and how much memory."""
-    import polars as pl
-
-    from luthier.traffic.read import frame
+    from luthier.traffic.rollup import dashboard
 
     began = time.perf_counter()
-    latency = pl.col("latency_s")
-    shown = [pl.len(), (pl.col("status") >= 400).mean().alias("errors"), pl.col("completion_tokens").sum()]
-    shown += [latency.quantile(share).alias(f"p{round(100 * share)}") for share in (0.5, 0.95, 0.99)]
-    hours = frame(folder, "traces").group_by(pl.col("at").dt.truncate("1h"), "model").agg(*shown)
-    found = hours.collect(engine="streaming")
+    found = dashboard(folder)
     seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     assert found.height == 7 * 24 * 2
+    assert found["requests"].sum() > 0
     print(json.dumps({"seconds": seconds, "peak_bytes": peak}))
 
 

@@ -17,7 +17,7 @@ from luthier.core.errors import LuthierError
 from luthier.core.files import writing
 from luthier.traffic.folder import Output, finish_all, replace, view, waiting
 from luthier.traffic.place import Keeping
-from luthier.traffic.spool import Line, Table, is_held, read
+from luthier.traffic.spool import TABLES, Line, Table, is_held, read
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,6 +27,8 @@ _ORPHAN_S = 60.0
 _ROWS = 5000
 """Rows of one group: what a reader holds at once."""
 _SMALL_BYTES = 64 << 20
+_COUNTS_STAY = timedelta(days=400)
+"""Counts are small, and stay when the requests are gone."""
 _MANY = 16
 """So many small files of a day become one while it lasts; afterwards, two are enough."""
 
@@ -83,7 +85,7 @@ def _segments(folder: Path, paths: Iterable[Path]) -> Compacted:
                 rows[line.table, day].append(line.record)
             else:
                 broken.append(line if isinstance(line, bytes) else repr(line.record).encode())
-        outputs = [_written(folder, table, day, name, found) for (table, day), found in rows.items()]
+        outputs = [one for (table, day), found in rows.items() for one in _written(folder, table, day, name, found)]
         _keep_broken(folder, broken)
         replace(folder, name, [path], outputs)
         total = total._replace(
@@ -108,12 +110,17 @@ def _keep_broken(folder: Path, lines: Sequence[bytes]) -> None:
             file.writelines(line + b"\n" for line in lines)
 
 
-def _written(folder: Path, table: Table, day: date, name: str, records: Sequence[dict[str, Any]]) -> Output:
+def _written(folder: Path, table: Table, day: date, name: str, records: Sequence[dict[str, Any]]) -> Iterator[Output]:
+    """A file of records, and of requests their counts."""
+    from luthier.traffic.rollup import rollup
     from luthier.traffic.tables import table as made
 
-    output = waiting(folder, folder / table / day.isoformat() / f"{name}.parquet")
-    write_groups(output.aside, table, [made(table, records)])
-    return output
+    rows = made(table, records)
+    tables: list[tuple[Table, pa.Table]] = [(table, rows)]
+    for one, content in [*tables, ("rollup", rollup(rows))] if table == "traces" else tables:
+        output = waiting(folder, folder / one / day.isoformat() / f"{name}.parquet")
+        write_groups(output.aside, one, [content])
+        yield output
 
 
 def write_groups(path: Path, table: Table, groups: Iterable[pa.Table]) -> None:
@@ -164,7 +171,11 @@ def _groups(paths: Sequence[Path]) -> Iterator[pa.Table]:
 
 def _retain(folder: Path, keeping: Keeping, today: date) -> int:
     """Remove days that are too old, then the oldest while there is too much; returns how many files went."""
-    found = sorted((day, path) for days in view(folder).days.values() for day, paths in days.items() for path in paths)
+    days = view(folder).days
+    for path in [path for day, paths in days["rollup"].items() if day < today - _COUNTS_STAY for path in paths]:
+        path.unlink(missing_ok=True)
+    kept = (days[table] for table in TABLES if table != "rollup")
+    found = sorted((day, path) for by_day in kept for day, paths in by_day.items() for path in paths)
     sizes = {path: path.stat().st_size for _, path in found}
     total, removed = sum(sizes.values()), 0
     oldest = today - timedelta(days=keeping.days - 1)

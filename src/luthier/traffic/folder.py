@@ -75,7 +75,7 @@ def _days(folder: Path, table: Table) -> dict[date, list[Path]]:
 def _count(days: dict[Table, dict[date, list[Path]]], output: Output) -> None:
     """An output of a decided job counts where it waits, until it lies where it goes."""
     final = output.final
-    table: Table = "traces" if final.parent.parent.name == "traces" else "feedback"
+    table = next(table for table in TABLES if table == final.parent.parent.name)
     paths = days[table].setdefault(date.fromisoformat(final.parent.name), [])
     if final not in paths:
         paths.append(output.aside)

@@ -221,5 +221,9 @@ def _spooled(folder: Path, path: Path, name: Table) -> pa.Table:
         data = still(folder, path).read_bytes()
     except FileNotFoundError:
         return SCHEMAS[name].empty_table()
+    if name == "rollup":
+        from luthier.traffic.rollup import rollup
+
+        return rollup(_spooled(folder, path, "traces"))
     lines = (line for line in read(data) if isinstance(line, Line) and line.table == name)
     return table(name, (line.record for line in lines if day_of(line.record)))

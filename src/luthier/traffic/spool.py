@@ -15,12 +15,12 @@ import re
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from luthier.core.files import writing
 
-Table = Literal["traces", "feedback"]
-TABLES: tuple[Table, ...] = ("traces", "feedback")
+Table = Literal["traces", "feedback", "rollup"]
+TABLES: tuple[Table, ...] = get_args(Table)
 _NAMES: dict[str, Table] = {"trace": "traces", "feedback": "feedback"}
 _NUMBER = re.compile(rb'\{"n":(\d+),')
 

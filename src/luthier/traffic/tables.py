@@ -52,6 +52,18 @@ SCHEMAS: dict[Table, pa.Schema] = {
             ("comment", pa.string()),
         ]
     ),
+    "rollup": pa.schema(
+        [
+            pa.field("at", _AT, nullable=False),
+            ("model", pa.string()),
+            ("release", pa.string()),
+            ("arm", pa.string()),
+            ("measure", pa.string()),
+            ("bucket", pa.int32()),
+            ("count", pa.int64()),
+            ("sum", pa.float64()),
+        ]
+    ),
 }
 """`text` is what the answer says in words; columns that hold more than one value are JSON."""
 _DEFAULTS: dict[str, Any] = {
