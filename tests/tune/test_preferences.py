@@ -213,3 +213,13 @@ def test_margins_and_ties_of_rewards(text: Text) -> None:
         assert float(loss) == pytest.approx(1.126928, abs=1e-5)
     with pytest.raises(DataError, match="wanted a margin of 0 or more, got -1"):
         Reward(margin="row").lessons([preferring(given[0], "delivery", row=-1)], text)
+
+
+def test_preferences_are_learnt_in_smaller_steps_than_answers(shop: Bench) -> None:
+    from luthier.models.describe import describe
+
+    model, lora = describe(shop.base.folder), Lora(r=4)
+    answers, prefers = (Tune(data="data", objective=one).rate_for(lora, model) for one in (Sft(), Dpo()))
+    assert prefers.value == pytest.approx(answers.value / 20, rel=1e-2)
+    assert prefers.why.endswith("times 0.05 for dpo")
+    assert Tune(data="data", objective=Dpo(), learning_rate=1e-3).rate_for(lora, model).value == 1e-3

@@ -88,6 +88,9 @@ class Objective(Component):
     measured: ClassVar[tuple[str, ...]] = ()
     """Which of the loss's measures may decide on held-out rows, more being better."""
 
+    rate_share: ClassVar[float] = 1.0
+    """What a learning rate that is found for supervised tuning is multiplied by."""
+
     needs_teacher: ClassVar[bool] = False
     """Whether another model says, at each learnt token, what it finds likely."""
     draws: ClassVar[bool] = False

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 SINGLE = "it has one answer with a yes or no"
 NO_PAIR = "it has one answer, and none that was not preferred"
+RATE_SHARE = 0.05
+"""Preferences want small steps: TRL's default rates are 2e-5 for supervised tuning and 1e-6 for pairs."""
 SHARE = "share"
 """What `told` calls the factor of a preferred answer's plain loss (see `with_shares`)."""
 

@@ -9,7 +9,16 @@ from pydantic import Field, model_validator
 
 from luthier.text.messages import Example
 from luthier.tune.objective import NOTHING, About, Lesson, Loss, Objective, row_sums, row_tokens
-from luthier.tune.pairs import count_pairs, pair_lessons, pair_remedy, plain_loss, ranking, sides, with_shares
+from luthier.tune.pairs import (
+    RATE_SHARE,
+    count_pairs,
+    pair_lessons,
+    pair_remedy,
+    plain_loss,
+    ranking,
+    sides,
+    with_shares,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,6 +48,7 @@ class Dpo(Objective):
 
     kind: Literal["dpo"] = "dpo"
     needs_reference: ClassVar[bool] = True
+    rate_share: ClassVar[float] = RATE_SHARE
     measured: ClassVar[tuple[str, ...]] = ("accuracy", "margin")
 
     form: Literal["sigmoid", "ipo", "hinge", "robust", "apo_zero", "apo_down"] = "sigmoid"

@@ -11,7 +11,7 @@ from pydantic import Field
 from luthier.text.messages import Example, prompt_of
 from luthier.text.preference import WANTED, is_pair, wanted_of
 from luthier.tune.objective import NOTHING, REFERENCE, About, Lesson, Loss, Objective, of_rows, row_sums
-from luthier.tune.pairs import answer_lesson
+from luthier.tune.pairs import RATE_SHARE, answer_lesson
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,6 +38,7 @@ class Kto(Objective):
 
     kind: Literal["kto"] = "kto"
     needs_reference: ClassVar[bool] = True
+    rate_share: ClassVar[float] = RATE_SHARE
     measured: ClassVar[tuple[str, ...]] = ("margin",)
 
     form: Literal["kto", "apo_zero"] = "kto"

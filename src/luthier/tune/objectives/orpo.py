@@ -10,7 +10,16 @@ from pydantic import Field
 
 from luthier.text.messages import Example
 from luthier.tune.objective import NOTHING, About, Lesson, Loss, Objective, row_sums, row_tokens
-from luthier.tune.pairs import count_pairs, pair_lessons, pair_remedy, plain_loss, ranking, sides, with_shares
+from luthier.tune.pairs import (
+    RATE_SHARE,
+    count_pairs,
+    pair_lessons,
+    pair_remedy,
+    plain_loss,
+    ranking,
+    sides,
+    with_shares,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +37,7 @@ class Orpo(Objective):
     """
 
     kind: Literal["orpo"] = "orpo"
+    rate_share: ClassVar[float] = RATE_SHARE
     measured: ClassVar[tuple[str, ...]] = ("accuracy", "margin")
 
     weight: float = Field(default=0.1, gt=0)

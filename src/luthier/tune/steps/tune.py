@@ -73,7 +73,8 @@ class Tune(Step):
     curriculum: Curriculum | None = None
     """Which rows come first; a drawn order in each pass when not given."""
     learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
-    """Size of the updates at their height; `auto` follows the technique and the width of the model."""
+    """Size of the updates at their height; `auto` follows the technique, the width of the model and the
+    objective: preferences are learnt at a twentieth of the rate of answers, as by TRL's defaults."""
     optimizer: Optimizer = AdamW()
     """How gradients become updates."""
     schedule: Shape | Literal["auto"] = "auto"
@@ -201,7 +202,9 @@ class Tune(Step):
     def rate_for(self, technique: Technique, model: Description) -> Rate:
         """The learning rate, and why."""
         if self.learning_rate == "auto":
-            return self.optimizer.rate(technique.rate(model.hidden_size))
+            rate, share = self.optimizer.rate(technique.rate(model.hidden_size)), self.objective.rate_share
+            why = rate.why if share == 1 else f"{rate.why}; times {share:g} for {self.objective.kind}"
+            return Rate(float(f"{rate.value * share:.3g}"), why)
         return Rate(self.learning_rate, "as given")
 
     def examples(self, work: Work) -> list[Example]:
