@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +55,11 @@ class Served:
     gateway: Gateway
     heard: Heard
     ledger: Path
+    loop: asyncio.AbstractEventLoop
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Do something on the gateway's own loop."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(30)
 
     @property
     def root(self) -> str:
@@ -99,7 +104,7 @@ def serving(
         gateway = Gateway(Fleet(opener), resolver=resolver, recorder=heard, deadline_s=deadline_s)
 
         def tell(listening: Listening) -> None:
-            found.append(Served(listening, gateway, heard, ledger))
+            found.append(Served(listening, gateway, heard, ledger, asyncio.get_running_loop()))
             told.set()
 
         with Ledger(ledger) as opened:

@@ -33,6 +33,9 @@ class Limits:
     """The largest body."""
     larger: Mapping[str, int] = field(default_factory=dict)
     """Larger ones, by how the path begins."""
+    heads: int = 100
+    """How many lines the head of a request may have."""
+    head_bytes: int = 32_000
     body_wait_s: float = 30.0
     """How long the next part of a body may be waited for."""
 
@@ -57,6 +60,7 @@ class Door:
             await self._app(scope, receive, send)
             return
         try:
+            self._check_head(scope)
             scope.setdefault("state", {})["caller"] = self._caller(scope)
             most = self._limits.of(scope["path"])
             body = _Body(receive, most, self._limits.body_wait_s)
@@ -67,6 +71,12 @@ class Door:
             await _say(refusal, send)
         except HTTPException as error:
             await _say(Refusal(str(error.detail), status=error.status_code), send)
+
+    def _check_head(self, scope: Scope) -> None:
+        size = len(scope["raw_path"]) + len(scope["query_string"])
+        size += sum(len(name) + len(value) for name, value in scope["headers"])
+        if size > self._limits.head_bytes or len(scope["headers"]) > self._limits.heads:
+            raise Refusal("the head of the request is too large", status=431)
 
     def _caller(self, scope: Scope) -> Caller:
         """Who comes; `Refusal` for nobody, and for somebody who comes too often."""
@@ -169,7 +179,7 @@ async def _say(refusal: Refusal, send: Send) -> None:
 def refusal_headers(refusal: Refusal) -> dict[str, str]:
     """What goes with a refusal; whoever is refused for their body is not listened to any more."""
     more = {"WWW-Authenticate": "Bearer"} if refusal.status == 401 else {}
-    if refusal.status in (408, 413):
+    if refusal.status in (408, 413, 431):
         more["Connection"] = "close"
     return {**refusal.headers, **more}
 

@@ -1,0 +1,219 @@
+"""The commands `serve` and `keys`, as they are called: where it listens, how it stops, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from luthier.cli.app import run_command
+from luthier.core.artifact import Artifact
+from workshop import small_recipe
+
+TURNS: list[Any] = [{"role": "user", "content": "Where is the parcel?"}]
+
+
+@dataclass
+class Running:
+    """A server that was started by its command."""
+
+    process: subprocess.Popen[str]
+    told: dict[str, Any]
+
+    def client(self) -> openai.OpenAI:
+        return openai.OpenAI(base_url=self.told["url"], api_key="none", max_retries=0, timeout=60)
+
+    def stop(self, how: int = signal.SIGTERM) -> tuple[int, str]:
+        self.process.send_signal(how)
+        _, said = self.process.communicate(timeout=60)
+        return self.process.returncode, said
+
+
+@contextmanager
+def command(folder: Path, *words: str) -> Iterator[Running]:
+    """`luthier serve … --port 0 --json` in a folder."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "NO_PROXY": "127.0.0.1",
+        "OMP_NUM_THREADS": "1",
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "luthier", "serve", *words, "--port", "0", "--json"],
+        cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith('{"url"'), line + process.communicate()[1]
+        yield Running(process, json.loads(line))
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A recipe that was run."""
+    folder = tmp_path_factory.mktemp("shop")
+    small_recipe(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LUTHIER_CACHE", str(folder / "cache"))
+        patch.chdir(folder)
+        assert run_command(["run", "recipe.yaml", "steps.tune.rows=40"]) in (0, 1, 3)
+        text = (
+            (folder / "recipe.yaml").read_text().replace("    rows_per_step: 8", "    rows: 40\n    rows_per_step: 8")
+        )
+        (folder / "recipe.yaml").write_text(text)
+        yield folder
+
+
+def test_it_says_where_it_listens_answers_and_stops_in_order(shop: Path) -> None:
+    with command(shop, "recipe.yaml:tune", "./tiny-model") as running, ThreadPoolExecutor(2) as pool:
+        assert running.told["models"] == ["tickets:tune", "./tiny-model"]
+        client = running.client()
+        chosen = client.chat.completions.create(model="tickets:tune", messages=TURNS)
+        assert chosen.choices[0].message.content in ("billing", "delivery", "account")
+        again = client.chat.completions.create(model="recipe.yaml:tune", messages=TURNS)
+        assert again.choices[0].message.content == chosen.choices[0].message.content
+        written = client.chat.completions.create(model="./tiny-model", messages=TURNS, max_tokens=4)
+        assert written.choices[0].message.content
+        asked: dict[str, Any] = {"model": "./tiny-model", "messages": TURNS, "max_tokens": 300}
+        busy = pool.submit(client.chat.completions.create, **asked)
+        time.sleep(0.2)
+        code, said = running.stop()
+        assert busy.result().usage is not None, "what was begun is finished"
+        assert (code, said) == (0, "")
+
+
+def test_what_it_answered_is_kept(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with command(shop, "./tiny-model") as running:
+        said = running.client().chat.completions.create(model="./tiny-model", messages=TURNS, max_tokens=4)
+        opinion = {"id": said.id, "rating": 1}
+        import httpx
+
+        assert httpx.post(f"{running.told['url']}/feedback", json=opinion, trust_env=False).status_code == 200
+        assert running.stop(signal.SIGINT)[0] == 0
+    capsys.readouterr()
+    assert run_command(["traces", "show", said.id, "--json"]) == 0
+    kept = json.loads(capsys.readouterr().out)
+    assert kept["answer"]["content"] == said.choices[0].message.content
+    assert [one["rating"] for one in kept["feedback"]] == [1]
+
+
+def test_nothing_is_kept_where_that_is_not_wanted(shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LUTHIER_TRAFFIC", str(tmp_path / "traffic"))
+    with command(shop, "./tiny-model", "--no-traces") as running:
+        running.client().chat.completions.create(model="./tiny-model", messages=TURNS, max_tokens=4)
+        assert running.stop()[0] == 0
+    assert not (tmp_path / "traffic").exists()
+
+
+@pytest.mark.slow
+def test_a_kill_under_load_leaves_everything_whole(shop: Path) -> None:
+    for _ in range(5):
+        with command(shop, "./tiny-model") as running, ThreadPoolExecutor(4) as pool:
+            client = running.client()
+            asked: dict[str, Any] = {"model": "./tiny-model", "messages": TURNS, "max_tokens": 100}
+            busy = [pool.submit(client.chat.completions.create, **asked) for _ in range(12)]
+            time.sleep(0.4)
+            running.process.kill()
+            done = [one.result().id for one in busy if one.exception() is None]
+        time.sleep(1.0)
+        for name in done:
+            assert run_command(["traces", "show", name]) == 0
+        assert run_command(["keys", "list"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["nobody-knows-it"], "nobody-knows-it"),
+        (["recipe.yaml:data"], "is a dataset, not a model"),
+        (["recipe.yaml:tun"], "tun"),
+        (["./tiny-model", "--engine", "vlm"], "did you mean 'vllm'"),
+        (["./tiny-model", "--engine", "{kind: torch, at_onc: 3}"], "at_onc"),
+        (["./tiny-model", "--engine", "{kind: torch"], "--engine"),
+        (["./tiny-model", "--engine", "label"], "was not tuned to choose classes"),
+        (["./tiny-model", "--engine", "remote"], "is no endpoint"),
+        (["./tiny-model", "--host", "0.0.0.0"], "can be reached from elsewhere"),
+        (["./tiny-model", "--host", "203.0.113.7"], "elsewhere"),
+        ([], "Missing argument"),
+    ],
+    ids=lambda value: " ".join(value)[-30:] if isinstance(value, list) else None,
+)
+def test_what_cannot_be_served(shop: Path, capsys: pytest.CaptureFixture[str], words: list[str], says: str) -> None:
+    capsys.readouterr()
+    assert run_command(["serve", *words, "--port", "0", "--no-traces"]) == 2
+    assert says.lower() in capsys.readouterr().err.lower()
+
+
+def test_a_port_that_is_taken(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with command(shop, "./tiny-model", "--no-traces") as running:
+        assert run_command(["serve", "./tiny-model", "--port", str(running.told["port"]), "--no-traces"]) == 2
+        assert "cannot listen" in capsys.readouterr().err
+
+
+def test_keys_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def told(*words: str) -> Any:
+        assert run_command(["keys", *words, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    key = told("add", "bot", "--scope", "infer", "--scope", "tune", "--requests-per-minute", "60")["key"]
+    assert key.startswith("lk-")
+    (row,) = told("list")["keys"]
+    assert (row["name"], row["scopes"], row["requests_per_minute"], row["revoked_at"]) == (
+        "bot",
+        ["infer", "tune"],
+        60,
+        None,
+    )
+    assert key not in json.dumps(row)
+    told("revoke", "bot")
+    assert told("list")["keys"][0]["revoked_at"] is not None
+    for words in (["add", "bot"], ["revoke", "nobody"], ["add", "x", "--scope", "root"], ["add", "a b"]):
+        assert run_command(["keys", *words]) == 2
+        assert "error:" in capsys.readouterr().err
+    assert run_command(["keys", "list"]) == 0
+    assert "bot" in capsys.readouterr().out
+
+
+@pytest.mark.model
+def test_the_real_model_answers_as_it_was_evaluated(
+    smollm2: Artifact, tmp_path: Path, chat_of: Callable[[str], str]
+) -> None:
+    with command(tmp_path, "smollm2-135m-instruct", "--no-traces") as running, ThreadPoolExecutor(4) as pool:
+        client = running.client()
+
+        def ask(words: str) -> str | None:
+            turns: Any = [{"role": "user", "content": words}]
+            found = client.chat.completions.create(model="smollm2-135m-instruct", messages=turns, max_tokens=24)
+            return found.choices[0].message.content
+
+        words = ["What is the capital of France?", "Name a colour.", "Say hello in French.", "2 + 2 ="]
+        assert list(pool.map(ask, words)) == [chat_of(one) for one in words]
+        assert running.stop()[0] == 0
+
+
+@pytest.fixture
+def chat_of(smollm2: Artifact) -> Callable[[str], str]:
+    """What `luthier chat` says."""
+    from luthier.flow.chat import open_chat
+
+    return lambda words: open_chat("smollm2-135m-instruct", system=None, max_tokens=24, temperature=0.0).ask(words)
