@@ -8,14 +8,18 @@ import re
 import shlex
 import sqlite3
 import warnings
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from luthier.cli.app import run_command
 from luthier.core.artifact import Artifact
 from luthier.core.component import members
+from luthier.flow import serve
 from luthier.models.describe import describe
 from luthier.tune.technique import AnyTechnique
 from tests.watching import desk_traffic, write_log
@@ -34,6 +38,7 @@ learning_rate: 0.0002
 MONITOR = """\
   watch: {kind: monitor, signals: [latency, {kind: metric, metric: accuracy}], alerts: ["accuracy < 0.9"]}
 """
+_SERVE = serve.serve
 NOT_TYPED = ("pip ", "./demo", "./check", "luthier schema >", "luthier --install-completion")
 """Commands that install, set a machine up, or need a shell."""
 
@@ -100,6 +105,16 @@ def _write_database(path: Path) -> None:
         database.executemany(put, tickets(60))
 
 
+def _served_a_moment(models: Sequence[str], place: Any, *, tell: Callable[[Any], None], **more: Any) -> int:
+    """Serve until it listens, on any free port."""
+
+    def told(listening: Any) -> None:
+        tell(listening)
+        listening.stop()
+
+    return _SERVE(models, replace(place, port=0), tell=told, **more)
+
+
 def _first_id(place: Path) -> str:
     from luthier.flow.locate import find_artifact
     from luthier.text.dataset import read_examples
@@ -127,6 +142,8 @@ def test_a_command_of_the_pages_works(
     line = re.sub(r"\bsupport\b", "recipe.yaml", line) if words[1] != "new" else line
     line = line.replace("recipes/headlines/recipe.yaml", "recipe.yaml").replace("recipes/headlines", "recipe.yaml")
     line = line.replace("EXAMPLE", _first_id(place)) if "EXAMPLE" in line else line
+    if words[1] == "serve":
+        monkeypatch.setattr("luthier.flow.serve.serve", _served_a_moment)
     if words[1] == "chat":
         line += " -p hello --max-tokens 4"
     assert run_command(shlex.split(line)[1:]) in (0, 1, 3), line

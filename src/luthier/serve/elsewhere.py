@@ -19,6 +19,8 @@ from luthier.text.prompt import Prompt
 if TYPE_CHECKING:
     import httpx
 
+    from luthier.serve.neighbour import Neighbour
+
 Json = Mapping[str, Any]
 _FINISHES: Mapping[str, Finish] = {"stop": "stop", "length": "length", "tool_calls": "tool_calls"}
 
@@ -26,8 +28,18 @@ _FINISHES: Mapping[str, Finish] = {"stop": "stop", "length": "length", "tool_cal
 class Elsewhere(Answering):
     """A model behind an endpoint."""
 
-    def __init__(self, settings: Endpoint, before: Prompt, at_once: int, waiting: int, digest: str) -> None:
+    def __init__(
+        self,
+        settings: Endpoint,
+        before: Prompt,
+        at_once: int,
+        waiting: int,
+        digest: str,
+        beside: Neighbour | None = None,
+    ) -> None:
+        """`beside` is the program that answers there, when it was started for this; it ends with it."""
         super().__init__(digest)
+        self._beside = beside
         self._settings, self._before = settings, before
         self._at_once, self._most = at_once, at_once + waiting
         self._turns = asyncio.Semaphore(at_once)
@@ -45,6 +57,8 @@ class Elsewhere(Answering):
     async def close(self) -> None:
         if self._http is not None:
             await self._http.aclose()
+        if self._beside is not None:
+            await asyncio.to_thread(self._beside.close)
 
     async def answer(self, query: Query) -> AsyncGenerator[Piece, None]:
         path, body = self._body(query)
@@ -115,7 +129,9 @@ class Elsewhere(Answering):
 
         if self._http is None:
             base = f"{self._settings.url.rstrip('/')}/"
-            self._http = httpx.AsyncClient(base_url=base, timeout=self._settings.timeout_s)
+            self._http = httpx.AsyncClient(
+                base_url=base, timeout=self._settings.timeout_s, trust_env=self._beside is None
+            )
         return self._http
 
     def _headers(self) -> dict[str, str]:

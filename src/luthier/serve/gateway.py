@@ -21,6 +21,7 @@ from luthier.serve.engine import Answering
 from luthier.serve.fleet import Fleet
 from luthier.serve.intake import Kind, read_object, validated
 from luthier.serve.listen import Events, Gone, while_there
+from luthier.serve.merging import together
 from luthier.serve.metering import Load, Meter
 from luthier.serve.query import Piece, Query, Usage, Verb, Whole
 from luthier.serve.refusal import Late, Refusal, as_refusal
@@ -199,7 +200,7 @@ class Gateway:
                 asking.case.asked = "label"
             self._shadow(asking, route)
             pieces = await stack.enter_async_context(
-                aclosing(_together([model.answer(one) for one in asking.queries], asking.queries[0].answers))
+                aclosing(together([model.answer(one) for one in asking.queries], asking.queries[0].answers))
             )
             first = await anext(pieces)
             asking.case.first()
@@ -324,43 +325,6 @@ class _Wholes:
             cached_tokens=sum(one.usage.cached_tokens for one in prompts),
             completion_tokens=sum(one.usage.completion_tokens for one in self.answers),
         )
-
-
-async def _together(streams: Sequence[AsyncGenerator[Piece, None]], each: int) -> AsyncGenerator[Piece, None]:
-    """The pieces of several queries as they come; the answers of one (`each` of them) are counted on from those of the
-    one before."""
-    if len(streams) == 1:
-        async with aclosing(streams[0]) as only:
-            async for piece in only:
-                yield piece
-        return
-    came: asyncio.Queue[Piece | BaseException | None] = asyncio.Queue(maxsize=64)
-    tasks = [asyncio.create_task(_pump(stream, number * each, came)) for number, stream in enumerate(streams)]
-    try:
-        left = len(tasks)
-        while left:
-            found = await came.get()
-            if isinstance(found, BaseException):
-                raise found
-            if found is None:
-                left -= 1
-            else:
-                yield found
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _pump(
-    stream: AsyncGenerator[Piece, None], first: int, came: asyncio.Queue[Piece | BaseException | None]
-) -> None:
-    try:
-        async for piece in stream:
-            await came.put(replace(piece, answer=first + piece.answer))
-        await came.put(None)
-    except Exception as error:  # noqa: BLE001  # it is raised where the pieces are awaited
-        await came.put(error)
 
 
 def caller_of(request: Request) -> Caller:

@@ -69,11 +69,20 @@ class Scribe:
         self._written += len(text)
         if self._wanted and written.token not in self._spelling.ends:
             self._tokens.append((self._written, self._spelling.token(written)))
-        said, calls = self._parted(text, last=written.finish is not None)
-        finish = self._finish(written.finish, calls)
+        return self._told(text, written.finish, told.cached)
+
+    def end(self, finish: Finish, cached: int) -> Piece:
+        """The last piece, where the end is told apart from the last token."""
+        piece = self._told(self._letters.rest(), finish, cached)
+        assert piece is not None, "an end is always told"
+        return piece
+
+    def _told(self, text: str, finish: Finish | None, cached: int) -> Piece | None:
+        said, calls = self._parted(text, last=finish is not None)
+        finish = self._finish(finish, calls)
         self.over = finish is not None
         self._given += len(said)
-        return self._piece(said, calls, finish, told.cached)
+        return self._piece(said, calls, finish, cached)
 
     def _parted(self, text: str, *, last: bool) -> tuple[str, Sequence[ToolCall]]:
         """What of the text is said, and what is called."""

@@ -1,0 +1,189 @@
+"""What each engine does beside what all do: neighbours, temperatures of probabilities, agreement with evaluation."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections.abc import AsyncGenerator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from luthier.core.artifact import Artifact
+from luthier.core.errors import MissingExtra, ModelError
+from luthier.eval.ask import Desk, Model, Question
+from luthier.eval.rows import Task
+from luthier.serve.calibration import fit_temperature, probabilities
+from luthier.serve.engine import Answering
+from luthier.serve.engines.label import Label
+from luthier.serve.engines.llama_cpp import LlamaCpp
+from luthier.serve.engines.vllm import Vllm
+from luthier.serve.gathering import Gathering
+from luthier.serve.query import Piece, Query, Whole
+from luthier.serve.refusal import Busy, Unavailable
+from luthier.text.dataset import read_examples
+from luthier.text.ids import Text
+from luthier.text.messages import Message, prompt_of, said_for
+from serving import Served, serving
+
+FAKE = Path(__file__).parent.parent / "llama_server.py"
+ASKED: list[Any] = [{"role": "user", "content": "Where is the parcel?"}]
+
+
+def whole(model: Answering, query: Query) -> Whole:
+    """One answer."""
+
+    async def run(pieces: AsyncGenerator[Piece, None]) -> Whole:
+        found = Whole()
+        async for piece in pieces:
+            found.add(piece)
+        return found
+
+    return asyncio.run(run(model.answer(query)))
+
+
+def test_a_class_is_the_one_that_evaluation_names(chooser: Artifact) -> None:
+    examples = read_examples(chooser.parent("data"), "validation")
+    said = said_for(["account", "billing", "delivery"], read_examples(chooser.parent("data"), "train"))
+    question = Question(normalise="sum", max_new_tokens=8, dtype="float32", likelihood=False)
+    voice = Model(chooser, question, Desk(), name="m", title="m")
+    replies = voice.answer(
+        examples, Task(kind="label", examples=examples, options=said, split="validation", available=len(examples))
+    )
+    model = Label(dtype="float32").open(chooser)
+    for example, reply in zip(examples, replies, strict=True):
+        found = whole(model, Query(messages=prompt_of(example)))
+        assert found.text == said[reply.prediction]
+        assert found.scores is not None
+        assert reply.scores is not None
+        assert max(found.scores, key=lambda label: found.scores[label]) == reply.prediction  # type: ignore[index]
+        for label in said:  # the same log-odds, but for the one temperature
+            wanted = (reply.scores[label] - reply.scores[reply.prediction]) / model.temperature  # type: ignore[attr-defined]
+            assert math.log(found.scores[label] / found.scores[reply.prediction]) == pytest.approx(wanted, abs=1e-4)
+    asyncio.run(model.close())
+
+
+def test_a_temperature_makes_probabilities_true() -> None:
+    chance = random.Random(0)
+    rows, truths = [], []
+    for _ in range(4000):
+        honest = {label: chance.gauss(0, 1.5) for label in "abc"}
+        shares = probabilities(honest, 1.0)
+        truths.append(chance.choices(list(shares), list(shares.values()))[0])
+        rows.append({label: 3.0 * score - 7 for label, score in honest.items()})  # three times too sure of itself
+    found = fit_temperature(rows, truths)
+    assert found == pytest.approx(3.0, rel=0.06)
+    assert fit_temperature(rows[:19], truths[:19]) is None
+    assert fit_temperature(rows, ["z"] * len(rows)) is None
+    assert sum(probabilities({"a": -1e6, "b": 0.0}, 1.0).values()) == 1.0
+
+
+def test_a_gathering_lets_nobody_pay_for_a_stranger() -> None:
+    calls: list[int] = []
+
+    def work(asked: Any) -> Any:
+        calls.append(len(asked))
+        if "bad" in asked:
+            raise ValueError("no")
+        return [word.upper() for word in asked]
+
+    async def run() -> None:
+        gathering: Gathering[str, str] = Gathering(work, at_once=8, waiting=16)
+        found = await asyncio.gather(*(gathering.ask(word) for word in ["a", "bad", "b"]), return_exceptions=True)
+        assert (found[0], found[2]) == ("A", "B")
+        assert isinstance(found[1], Unavailable)
+        await asyncio.to_thread(gathering.close)
+        with pytest.raises(Unavailable):
+            await gathering.ask("c")
+
+    asyncio.run(run())
+    assert max(calls) > 1, "what comes together is done together"
+
+
+def test_a_gathering_refuses_when_too_many_wait() -> None:
+    import threading
+
+    free = threading.Event()
+
+    def work(asked: Any) -> Any:
+        free.wait(10)
+        return asked
+
+    async def run() -> None:
+        gathering: Gathering[int, int] = Gathering(work, at_once=1, waiting=2)
+        asking = [asyncio.ensure_future(gathering.ask(number)) for number in range(1)]
+        await asyncio.sleep(0.1)
+        asking += [asyncio.ensure_future(gathering.ask(number)) for number in (1, 2)]
+        await asyncio.sleep(0.05)
+        with pytest.raises(Busy):
+            await gathering.ask(3)
+        free.set()
+        assert await asyncio.gather(*asking) == [0, 1, 2]
+        await asyncio.to_thread(gathering.close)
+
+    asyncio.run(run())
+
+
+@pytest.fixture(scope="module")
+def llama(tiny: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A gateway before something that speaks as llama.cpp's server does."""
+    engine = LlamaCpp(program=str(FAKE), context=200, timeout_s=30)
+    with serving({"tiny": lambda: engine.open(tiny)}, tmp_path_factory.mktemp("llama") / "ledger.db") as found:
+        yield found
+
+
+def test_llama_cpp_gets_ids_and_gives_ids(llama: Served, tiny: Artifact) -> None:
+    text = Text.load(tiny.folder)
+    ids = text.prompt([Message(role="user", content="Where is the parcel?")])
+    client = llama.client()
+    said = client.chat.completions.create(model="tiny", messages=ASKED, max_tokens=6, logprobs=True, top_logprobs=2)
+    assert said.choices[0].message.content == text.decode(ids[::-1][:6], special=False)
+    assert said.choices[0].finish_reason == "length"
+    assert said.usage is not None
+    assert (said.usage.prompt_tokens, said.usage.completion_tokens) == (len(ids), 6)
+    assert said.usage.prompt_tokens_details is not None
+    assert said.usage.prompt_tokens_details.cached_tokens == 3
+    assert said.choices[0].logprobs is not None
+    assert all(one.logprob == -0.5 for one in said.choices[0].logprobs.content or ())
+    whole_text = text.decode(ids[::-1], special=False)
+    streamed = list(client.chat.completions.create(model="tiny", messages=ASKED, stream=True, n=2))
+    for answer in (0, 1):
+        own = [choice for chunk in streamed for choice in chunk.choices if choice.index == answer]
+        assert "".join(one.delta.content or "" for one in own) == whole_text
+        assert own[-1].finish_reason == "stop"
+    stop = whole_text[6:9]
+    ended = client.chat.completions.create(model="tiny", messages=ASKED, stop=stop).choices[0]
+    assert (ended.message.content, ended.finish_reason) == (whole_text[: whole_text.index(stop)], "stop")
+    with pytest.raises(openai.BadRequestError, match="room"):
+        client.chat.completions.create(model="tiny", messages=ASKED, max_tokens=500)
+
+
+def test_llama_cpp_ends_with_its_model(tiny: Artifact, tmp_path: Path) -> None:
+    model = LlamaCpp(program=str(FAKE), timeout_s=30).open(tiny)
+    root, folder = model._beside.root, model._beside.folder  # type: ignore[attr-defined]
+    assert httpx.get(f"{root}/health", trust_env=False).status_code == 200
+    asyncio.run(model.close())
+    assert not folder.exists()
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{root}/health", trust_env=False)
+
+
+def test_programs_that_are_not_there_or_do_not_start(tiny: Artifact, tmp_path: Path) -> None:
+    with pytest.raises(MissingExtra, match="'no-such-program' is not installed"):
+        LlamaCpp(program="no-such-program").open(tiny)
+    broken = tmp_path / "broken"
+    broken.write_text("#!/bin/sh\necho 'cannot map the file'\nexit 3\n")
+    broken.chmod(0o755)
+    with pytest.raises(ModelError, match="did not begin to answer: cannot map the file"):
+        LlamaCpp(program=str(broken), timeout_s=10).open(tiny)
+    with pytest.raises((MissingExtra, ModelError)):
+        Vllm(program="no-such-vllm").open(tiny)
+    import torch
+
+    if not torch.cuda.is_available():
+        with pytest.raises(ModelError, match="wants a GPU"):
+            Vllm(program=str(broken)).open(tiny)
