@@ -166,6 +166,13 @@ def test_log_probabilities_are_those_of_training() -> None:
         assert all(value == pytest.approx(one.logprob) for token, value in one.top if token == one.token)
 
 
+@pytest.mark.parametrize("temperature", [1e-45, 1e-9, 1e-4])
+def test_the_lowest_temperature_takes_the_likeliest(temperature: float) -> None:
+    decoder = Decoder(opened(llama()))
+    cold = Ask(ids=SYSTEM, max_new_tokens=8, stop=(), sampling=Sampling(temperature=temperature, top_p=0.5))
+    assert ids_of(decoder, [cold]) == ids_of(decoder, [greedily(SYSTEM, 8)])
+
+
 def test_a_grammar_says_what_may_come() -> None:
     model = llama()
     even = torch.arange(61) % 2 == 0
@@ -196,6 +203,8 @@ def test_it_ends_where_a_stop_or_the_context_is() -> None:
     assert (len(found[context]), found[context][-1].finish) == (8, "length")
     with pytest.raises(DataError, match="the prompt has 128 tokens; the model reads 1 to 127"):
         decoder.admit(greedily([1] * 128))
+    with pytest.raises(DataError, match="the prompt has the token -1; the model knows 0 to 60"):
+        decoder.admit(greedily([3, -1]))
     with pytest.raises(DataError, match="0 new tokens are asked"):
         decoder.admit(greedily([1], 0))
 

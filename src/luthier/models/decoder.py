@@ -54,6 +54,7 @@ class Decoder:
         self._model = loaded.model
         with _without_dropout(loaded.model):
             self._reader = _reader(loaded.model, tokens)
+        self._vocabulary = int(plain_model(loaded.model).config.get_text_config().vocab_size)
         self._portion = portion
         self._lines: dict[int, Line] = {}
         self._done: dict[int, Line] = {}
@@ -68,6 +69,8 @@ class Decoder:
         context = self.context
         if not 0 < len(ask.ids) < context:
             raise DataError(f"the prompt has {len(ask.ids)} tokens; the model reads 1 to {context - 1}")
+        if unknown := [one for one in ask.ids if not 0 <= one < self._vocabulary]:
+            raise DataError(f"the prompt has the token {unknown[0]}; the model knows 0 to {self._vocabulary - 1}")
         if ask.max_new_tokens < 1:
             raise DataError(f"{ask.max_new_tokens} new tokens are asked", remedy="ask for one at least")
         end = min(len(ask.ids) + ask.max_new_tokens, context)

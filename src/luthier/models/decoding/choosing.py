@@ -40,7 +40,8 @@ def _token(logits: Tensor, line: Line, likeliest: int) -> int:
         logits = logits.masked_fill(~allowed.to(logits.device), float("-inf"))
     if sampling.temperature <= 0:
         return likeliest if allowed is None else int(logits.argmax())
-    return draw(torch.softmax(logits / sampling.temperature, -1).cpu(), sampling.top_p, line.chance)
+    below = (logits - logits.max()) / sampling.temperature  # at most 0, however low the temperature
+    return draw(torch.softmax(below, -1).cpu(), sampling.top_p, line.chance)
 
 
 def draw(shares: Tensor, top_p: float, chance: torch.Generator) -> int:
