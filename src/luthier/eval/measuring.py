@@ -127,6 +127,6 @@ def _compared(statistic: Statistic, mine: Floats, its: Floats, seed: int) -> Com
     if statistic.proportion and (mine[:, 1] == its[:, 1]).all():
         counted = mine[:, 1] > 0
         found = paired_shares(statistic.name, mine[counted, 0].tolist(), its[counted, 0].tolist())
-        return replace(found, fixed=found.broken, broken=found.fixed) if lower else found
+        return replace(found, fixed=found.broken, broken=found.fixed, lower_is_better=True) if lower else found
     width = statistic.bounds[1] - statistic.bounds[0]
     return contrast(statistic.name, (mine, its), statistic.value, width=width, lower_is_better=lower, seed=seed)

@@ -55,6 +55,8 @@ class Comparison:
     """The smallest difference that this many rows would show with 80 % power."""
     p_holm: float | None = None
     """`p` after Holm's correction over the family in which it was reported."""
+    lower_is_better: bool = False
+    """Whether a difference below zero is the better one."""
     note: str = ""
 
     @property
@@ -64,7 +66,7 @@ class Comparison:
 
     def as_json(self) -> dict[str, Any]:
         """All fields as plain values."""
-        return {name: value for name, value in vars(self).items() if name != "note" or value}
+        return {name: value for name, value in vars(self).items() if name not in ("note", "lower_is_better") or value}
 
 
 def compare(metric: Metric, a: Answers, b: Answers, *, seed: int = 0) -> Comparison:
@@ -85,6 +87,7 @@ def compare(metric: Metric, a: Answers, b: Answers, *, seed: int = 0) -> Compari
         p, test = _permutation(metric.value, _summed(blocks, a.clusters), seed), DRAWN
     return Comparison(
         metric=metric.kind,
+        lower_is_better=metric.better == "lower",
         difference=found.value,
         low=found.low,
         high=found.high,
@@ -156,6 +159,7 @@ def contrast(
     gain = -gain if lower_is_better else gain
     return Comparison(
         metric=name,
+        lower_is_better=lower_is_better,
         difference=found.value,
         low=found.low,
         high=found.high,

@@ -181,6 +181,11 @@ def evaluation(**changes: object) -> EvaluationFacts:
             comparison("tfidf", 0.02, 0.031, 0.2, "macro_f1"),
             comparison("base", -0.165, 0.03, 1e-4, "ece"),
         ),
+        "probed": (
+            comparison("base", -0.062, 0.03, 0.004, "bias.gap").model_copy(update={"lower_is_better": True}),
+            comparison("base", 0.01, 0.05, 0.7, "safety.refusal"),
+            comparison("tfidf", 0.02, 0.06, 0.5, "bias.gap").model_copy(update={"lower_is_better": True}),
+        ),
         "confusions": (confusion(), confusion().model_copy(update={"model": "base"})),
         "classes": tuple(
             ClassScore(

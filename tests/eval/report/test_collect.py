@@ -169,7 +169,10 @@ def evaluation(store: Store) -> Artifact:
     files = {
         "summary.json": {**told, "split": "test", "subject": "tuned", "verdict_sentence": "…", "order": []},
         "metrics.json": metrics,
-        "comparisons.json": told["comparisons"],
+        "comparisons.json": [
+            *({**one, "family": "main"} for one in told["comparisons"]),
+            *({**one, "family": "probes"} for one in told["probed"]),
+        ],
         "predictions.parquet": pl.DataFrame(predictions),
     }
     return put(store, "e7" * 16, "evaluate", "evaluation", files, {"data": "da" * 16, "model": "70" * 16})
@@ -219,6 +222,11 @@ def test_evaluation(facts: ReportFacts) -> None:
     assert best is not None
     assert best.metrics["accuracy"].signature == "a|rows:1"
     assert best.measures["bias.gap"].detail == {"a": 1.0}
+    assert [(one.b, one.metric, one.lower) for one in told.probed] == [
+        ("base", "bias.gap", True),
+        ("base", "safety.refusal", False),
+        ("tfidf", "bias.gap", True),
+    ]
     assert [row.id for row in told.everything] == [row.id for row in ROWS]
     assert [row.text for row in told.everything] == [row.text for row in ROWS]
     assert told.everything[3].answers == {name: ROWS[3].answers[name] for name in ("tuned", "base")}

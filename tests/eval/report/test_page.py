@@ -172,6 +172,15 @@ def test_there_are_tables_behind_the_pictures(page: Page) -> None:
     assert all(attributes.get("scope") in ("row", "col") for attributes in page.all("th"))
 
 
+def test_probes_are_drawn_row_against_row() -> None:
+    page = render(example.facts())
+    _, _, after = page.partition("Beyond the task: probes")
+    assert "Row against row" in after
+    assert after.count("Differences on the same rows") == 2 * 2  # two directions, each for wide and narrow screens
+    bare = render(example.facts(evaluations=(example.evaluation().model_copy(update={"probed": ()}),)))
+    assert "Row against row" not in bare.partition("Beyond the task: probes")[2]
+
+
 def test_headings_go_down_one_step_at_a_time(page: Page) -> None:
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1

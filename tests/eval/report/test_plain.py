@@ -39,3 +39,12 @@ def test_findings_stand_with_their_remedies() -> None:
     assert "## Fit to train on? checked" in text
     assert "### Likely label errors (serious)" in text
     assert "```yaml\nops: [{kind: leave_out" in text
+
+
+def test_probes_stand_row_against_row() -> None:
+    """A gap that shrank is better, though its difference is below zero; baselines are not told of."""
+    _, _, table = markdown(example.facts()).partition("Tasks and probes, row against row:")
+    line = next(line for line in table.splitlines() if "bias.gap" in line)
+    assert "| better |" in line
+    assert "−0.062" in line or "-0.062" in line
+    assert "TF-IDF" not in "".join(line for line in table.splitlines() if "bias.gap" in line)

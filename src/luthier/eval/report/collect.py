@@ -11,6 +11,7 @@ from typing import Any
 from luthier.core.artifact import Artifact
 from luthier.eval.human.opinion import read_opinion
 from luthier.eval.report.facts import (
+    Comparison,
     Cost,
     EvaluationFacts,
     GateFacts,
@@ -87,7 +88,17 @@ def evaluation_facts(name: str, artifact: Artifact) -> EvaluationFacts:
     measured = finite(artifact.read_json("metrics.json")) if _has(artifact, "metrics.json") else {}
     models = tuple(_with_metrics(model, measured) for model in facts.models)
     everything = tuple(_rows(artifact, str(summary.get("split", "test")))) if facts.rows <= MOST_ROWS else ()
-    return facts.model_copy(update={"models": models, "everything": everything})
+    probed = _probed(artifact)
+    return facts.model_copy(update={"models": models, "everything": everything, "probed": probed})
+
+
+def _probed(evaluation: Artifact) -> tuple[Comparison, ...]:
+    """What tasks and probes measured of the model beside the others, row against row."""
+    if not _has(evaluation, "comparisons.json"):
+        return ()
+    known = Comparison.model_fields
+    rows = [row for row in finite(evaluation.read_json("comparisons.json")) if row.get("family") == "probes"]
+    return tuple(Comparison.model_validate({key: row[key] for key in known if key in row}) for row in rows)
 
 
 def gate_facts(name: str, artifact: Artifact) -> GateFacts:

@@ -78,6 +78,13 @@ class Comparison(Fact):
     """Rows that `b` had right and `a` has wrong."""
     detectable: float | None = None
     """The smallest difference that this many rows would show in four runs of five."""
+    lower_is_better: bool = False
+    """Whether a difference below zero is the better one; of the known metrics it goes without saying."""
+
+    @property
+    def lower(self) -> bool:
+        """Whether a difference below zero is the better one."""
+        return self.lower_is_better or self.metric in LOWER_IS_BETTER
 
 
 class Confusion(Fact):
@@ -148,6 +155,8 @@ class EvaluationFacts(Fact):
     main_metric: str
     models: tuple[ModelFacts, ...]
     comparisons: tuple[Comparison, ...] = ()
+    probed: tuple[Comparison, ...] = ()
+    """The same of what tasks and probes measured."""
     confusions: tuple[Confusion, ...] = ()
     classes: tuple[ClassScore, ...] = ()
     reliability: tuple[Reliability, ...] = ()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from luthier.eval.report import numbers, views
 from luthier.eval.report.facts import LOWER_IS_BETTER, ReportFacts
 from luthier.eval.report.palette import DARK, LIGHT, variables
-from luthier.eval.report.pictures import Pictures, metric_order, shown_comparisons
+from luthier.eval.report.pictures import Pictures, metric_order, shown_comparisons, shown_probed
 from luthier.eval.report.sentence import verdict_sentence
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def _environment() -> Environment:
         views=views,
         metric_order=metric_order,
         shown_comparisons=shown_comparisons,
+        shown_probed=shown_probed,
         sentence=verdict_sentence,
         lower_is_better=LOWER_IS_BETTER,
     )

@@ -48,9 +48,16 @@ class Pictures:
 
     def differences(self, facts: EvaluationFacts) -> list[str]:
         """Differences with their intervals; metrics of different scale or direction stand in pictures of their own."""
+        return self._differences(facts, shown_comparisons(facts))
+
+    def probed(self, facts: EvaluationFacts) -> list[str]:
+        """The same of what tasks and probes measured, beside the model that the tuned one began with."""
+        return self._differences(facts, shown_probed(facts)[:MOST_LINES])
+
+    def _differences(self, facts: EvaluationFacts, shown: Sequence[Comparison]) -> list[str]:
         groups: dict[tuple[bool, bool, bool], list[Comparison]] = {}
-        for comparison in shown_comparisons(facts):
-            groups.setdefault(_scale_of(comparison.metric), []).append(comparison)
+        for comparison in shown:
+            groups.setdefault(_scale_of(comparison), []).append(comparison)
         return [self._pair(_difference_picture(facts, group)) for group in groups.values()]
 
     def classes(self, facts: EvaluationFacts) -> str:
@@ -150,6 +157,12 @@ def shown_comparisons(facts: EvaluationFacts) -> list[Comparison]:
     return sorted(own, key=lambda each: each.metric != facts.main_metric)
 
 
+def shown_probed(facts: EvaluationFacts) -> list[Comparison]:
+    """Comparisons in tasks and probes with base models; with all, where there is none."""
+    bases = {model.name for model in facts.of_role("base")}
+    return [each for each in facts.probed if each.b in bases] or list(facts.probed)
+
+
 def data_branches(facts: DataFacts) -> list[Branch]:
     """What became of the rows: splits first, then drops, largest first."""
     names = {"train": "trained on", "test": "held out", "validation": "held out for tuning"}
@@ -194,8 +207,10 @@ def _span(lines: Sequence[Line], metric: str) -> tuple[float, float] | None:
     return (0, 1) if to_one and top > 0.4 else (0, top * 1.12 or 1)
 
 
-def _scale_of(metric: str) -> tuple[bool, bool, bool]:
-    return metric in numbers.HUNDRED, metric in numbers.OPEN, metric in LOWER_IS_BETTER
+def _scale_of(each: Comparison) -> tuple[bool, bool, bool]:
+    """To 100, without end, lower is better: a task's scores are told by what stands behind its name."""
+    last = each.metric.rpartition(".")[2].removeprefix("word_").removeprefix("byte_")
+    return each.metric in numbers.HUNDRED, last in numbers.OPEN, each.lower
 
 
 def _difference_picture(facts: EvaluationFacts, group: Sequence[Comparison]) -> Callable[[int, str], str]:
@@ -203,7 +218,7 @@ def _difference_picture(facts: EvaluationFacts, group: Sequence[Comparison]) -> 
     for metric in dict.fromkeys(each.metric for each in group):
         lines.append(Line(numbers.metric_name(metric), "", None, mark="head"))
         lines += [_difference_line(facts, each) for each in group if each.metric == metric]
-    lower = group[0].metric in LOWER_IS_BETTER
+    lower = group[0].lower
     under = "← better · worse →" if lower else "← worse · better →"
     said = "; ".join(
         f"{numbers.metric_name(each.metric)}, {_minus(facts, each, 'minus')}: {_difference_said(each)}"

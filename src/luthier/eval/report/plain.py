@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from luthier.eval.report import numbers
 from luthier.eval.report.facts import (
+    Comparison,
     Cost,
     DataFacts,
     EvaluationFacts,
@@ -17,7 +18,7 @@ from luthier.eval.report.facts import (
     TuningFacts,
     ValidationFacts,
 )
-from luthier.eval.report.pictures import data_branches, metric_order, shown_comparisons
+from luthier.eval.report.pictures import data_branches, metric_order, shown_comparisons, shown_probed
 from luthier.eval.report.sentence import verdict_sentence
 from luthier.eval.report.views import run_metrics, standing_words
 
@@ -73,11 +74,14 @@ def _evaluation(facts: EvaluationFacts, *, opening: bool) -> list[str]:
     ]
     parts.append(_table(("Metric", *titles), rows))
     if facts.comparisons:
-        parts.append(_comparisons(facts))
+        parts.append(_comparisons(facts, shown_comparisons(facts)))
+    if facts.probed:
+        parts.append("Tasks and probes, row against row:")
+        parts.append(_comparisons(facts, shown_probed(facts)))
     return parts
 
 
-def _comparisons(facts: EvaluationFacts) -> str:
+def _comparisons(facts: EvaluationFacts, shown: Sequence[Comparison]) -> str:
     rows = [
         (
             numbers.metric_name(each.metric),
@@ -87,7 +91,7 @@ def _comparisons(facts: EvaluationFacts) -> str:
             standing_words(each),
             f"{numbers.count(each.fixed)} / {numbers.count(each.broken)}",
         )
-        for each in shown_comparisons(facts)
+        for each in shown
     ]
     return _table(("Metric", "Comparison", "Difference", "p", "Outcome", "Fixed / broken"), rows)
 

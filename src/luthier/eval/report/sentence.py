@@ -145,7 +145,7 @@ def _ahead(model: ModelFacts, other: ModelFacts, metric: str) -> bool:
 
 def _ends(comparison: Comparison) -> tuple[float | None, float | None]:
     """The ends of the interval, turned so that above zero is better."""
-    if comparison.metric not in LOWER_IS_BETTER or comparison.low is None or comparison.high is None:
+    if not comparison.lower or comparison.low is None or comparison.high is None:
         return comparison.low, comparison.high
     return -comparison.high, -comparison.low
 
