@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -119,19 +120,49 @@ def test_rows_of_files_that_overlap_come_in_order_of_time(tmp_path: Path, monkey
     assert [one.id for one in traces(tmp_path, since, until)] == ["chatcmpl-20", "chatcmpl-21", "chatcmpl-22"]
 
 
+def come(folder: Path) -> None:
+    """Let every file have come on its own day."""
+    for path in folder.glob("*/*/*.parquet"):
+        at = DAY.fromisoformat(f"{path.parent.name}T12:00:00+00:00").timestamp()
+        os.utime(path, (at, at))
+
+
 def test_old_days_go_and_then_the_oldest_while_there_is_too_much(tmp_path: Path) -> None:
     for day in range(6):
         write(tmp_path, trace(day * 1440, error="x" * 100), opinion(day * 1440, rating=1))
     now = DAY + timedelta(days=5)
-    done = compact(tmp_path, Keeping(days=3), closed=segments(tmp_path), now=now)
-    assert done == Compacted(segments=6, rows=12, removed=6)
+    compact(tmp_path, Keeping(), closed=segments(tmp_path), now=now)
+    come(tmp_path)
+    assert compact(tmp_path, Keeping(days=3), now=now) == Compacted(removed=6)
     assert [day.isoformat() for day in view(tmp_path).days["traces"]] == ["2026-11-23", "2026-11-24", "2026-11-25"]
     assert not (tmp_path / "traces" / "2026-11-20").exists()
     for day in (4, 5):
         rows = range(day * 1440 + 1, day * 1440 + 41)
         write(tmp_path, *(trace(row, error=random.Random(row).randbytes(20_000).hex()) for row in rows))
-    compact(tmp_path, Keeping(most_bytes=1 << 20), closed=segments(tmp_path), now=now)
+    compact(tmp_path, Keeping(), closed=segments(tmp_path), now=now)
+    come(tmp_path)
+    compact(tmp_path, Keeping(most_bytes=1 << 20), now=now)
     assert [day.isoformat() for day in view(tmp_path).days["traces"]] == ["2026-11-25"]
+
+
+def test_an_old_log_that_came_today_stays(tmp_path: Path) -> None:
+    compact(tmp_path, Keeping(days=3), closed=[write(tmp_path, trace(-1440 * 400))], now=datetime.now(UTC))
+    assert len(ids(tmp_path)) == 1
+
+
+def test_numbers_and_moments_beyond_all_measure_break_nothing(tmp_path: Path) -> None:
+    huge = trace(1, prompt_tokens=10**30, status=10**12, parameters={"stop": json.loads('"\\ud83d"')})
+    path = write(tmp_path, huge, trace(2))
+    with path.open("ab") as file:
+        file.write(b'{"n":9,"trace":{"id":"x","at":"0001-01-01T00:00:00+14:00","model":"m"}}\n')
+    assert len(ids(tmp_path)) == 2
+    assert compact(tmp_path, Keeping(), closed=[path]).broken == 1
+    assert ids(tmp_path) == ["chatcmpl-1", "chatcmpl-2"]
+
+
+def test_only_its_owner_reads_a_folder_of_traffic(tmp_path: Path) -> None:
+    write(tmp_path / "a" / "traffic", trace(1))
+    assert (tmp_path / "a" / "traffic").stat().st_mode & 0o077 == 0
 
 
 COMPACTOR = """

@@ -206,6 +206,21 @@ def test_a_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
         Recorder(tmp_path / "file")
 
 
+def test_settings_that_are_nested_too_deep_end_no_recording(tmp_path: Path) -> None:
+    deep: list[object] = []
+    for _ in range(5000):
+        deep = [deep]
+    with Recorder(tmp_path) as recorder:
+        recorder.record(trace(1).model_copy(update={"parameters": {"deep": deep}}))
+        middling: list[object] = []
+        for _ in range(240):
+            middling = [middling]
+        recorder.record(trace(2, parameters={"deep": middling}))
+        recorder.record(trace(3))
+    assert [one.id for one in traces(tmp_path)] == ["chatcmpl-1", "chatcmpl-2", "chatcmpl-3"]
+    assert recorder.lost == 0
+
+
 def test_what_json_cannot_say_in_utf8_is_kept_all_the_same(tmp_path: Path) -> None:
     with Recorder(tmp_path) as recorder:
         recorder.record(trace(1, parameters={"stop": json.loads('"\\ud83d"')}))

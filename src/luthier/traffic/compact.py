@@ -100,7 +100,7 @@ def day_of(record: dict[str, Any]) -> date | None:
     """The day (UTC) that a record belongs to; None when it has no moment."""
     try:
         return datetime.fromisoformat(record["at"]).astimezone(UTC).date()
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
 
 
@@ -170,7 +170,7 @@ def _groups(paths: Sequence[Path]) -> Iterator[pa.Table]:
 
 
 def _retain(folder: Path, keeping: Keeping, today: date) -> int:
-    """Remove days that are too old, then the oldest while there is too much; returns how many files went."""
+    """Remove what is too old, then the oldest while there is too much; returns how many files went."""
     days = view(folder).days
     for path in [path for day, paths in days["rollup"].items() if day < today - _COUNTS_STAY for path in paths]:
         path.unlink(missing_ok=True)
@@ -178,9 +178,10 @@ def _retain(folder: Path, keeping: Keeping, today: date) -> int:
     found = sorted((day, path) for by_day in kept for day, paths in by_day.items() for path in paths)
     sizes = {path: path.stat().st_size for _, path in found}
     total, removed = sum(sizes.values()), 0
+    found.sort(key=lambda one: max(one[0], _came(one[1])))
     oldest = today - timedelta(days=keeping.days - 1)
     for day, path in found:
-        if day >= oldest and total <= keeping.most_bytes:
+        if max(day, _came(path)) >= oldest and total <= keeping.most_bytes:
             break
         path.unlink(missing_ok=True)
         total -= sizes[path]
@@ -188,6 +189,11 @@ def _retain(folder: Path, keeping: Keeping, today: date) -> int:
         if not any(path.parent.iterdir()):
             shutil.rmtree(path.parent, ignore_errors=True)
     return removed
+
+
+def _came(path: Path) -> date:
+    """When a file came: a log of last year that was taken in today stays as long as today's requests."""
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC).date()
 
 
 def tidy(folder: Path, keeping: Keeping, closed: Sequence[Path]) -> LuthierError | None:

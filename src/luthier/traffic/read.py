@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -105,13 +105,30 @@ def _summed(trace: str, every: Sequence[Feedback]) -> tuple[Any, ...]:
 
 
 def find(folder: Path, id: str) -> Told:
-    """One request by its id; `InputError` when it is not kept."""
-    for rows in _pieces(folder, "traces", None, None, pl.col("id") == id):
-        for trace in as_traces(rows):
-            return Told(trace, said(folder, trace.at).get(id, ()))
+    """One request by its id, looked for from the latest day back; `InputError` when it is not kept."""
+    for begin, end in days(folder):
+        for rows in _pieces(folder, "traces", begin, end, pl.col("id") == id):
+            for trace in as_traces(rows):
+                return Told(trace, said(folder, trace.at).get(id, ()))
     raise InputError(
         f"no trace {id!r} is kept", where=Where(file=str(folder)), remedy="`luthier traces list` shows some"
     )
+
+
+def days(folder: Path, since: datetime | None = None, until: datetime | None = None) -> list[tuple[datetime, datetime]]:
+    """Days that hold requests, the last first, each cut to what is asked for."""
+    seen = view(folder)
+    known = set(seen.days["traces"])
+    for path in seen.spooled:
+        known |= {at.date() for at in _spooled(folder, path, "traces").column("at").to_pylist()}
+    found = []
+    for day in sorted(known, reverse=True):
+        begin = datetime.combine(day, time.min, UTC)
+        end = begin + timedelta(days=1)
+        begin, end = max(begin, since or begin), min(end, until or end)
+        if begin < end:
+            found.append((begin, end))
+    return found
 
 
 def frame(folder: Path, name: Table, since: datetime | None = None, until: datetime | None = None) -> pl.LazyFrame:

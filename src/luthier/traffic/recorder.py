@@ -23,15 +23,15 @@ import threading
 import time
 from collections import deque
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import xxhash
 from pydantic import TypeAdapter
 from pydantic_core import PydanticSerializationError
 
-from luthier.core.files import writing
 from luthier.traffic.place import Keeping
 from luthier.traffic.record import Feedback, Trace
+from luthier.traffic.spool import make_folder
 
 _PIPE_BYTES = 1 << 20
 _LOOK_EVERY = 32
@@ -51,18 +51,26 @@ def is_sampled(id: str, share: float) -> bool:
     return share >= 1 or xxhash.xxh3_64_intdigest(id.encode()) < share * 2**64
 
 
-_TRACE, _FEEDBACK = TypeAdapter(Trace), TypeAdapter(Feedback)
+_TRACE: TypeAdapter[Any] = TypeAdapter(Trace)
+_FEEDBACK: TypeAdapter[Any] = TypeAdapter(Feedback)
 
 
 def _as_json(record: Trace | Feedback) -> tuple[bytes, bytes]:
     """What a record is called on its line, and the record."""
+    name, adapter = (b"trace", _TRACE) if isinstance(record, Trace) else (b"feedback", _FEEDBACK)
     try:
-        if isinstance(record, Trace):
-            return b"trace", _TRACE.dump_json(record, exclude_unset=True)
-        return b"feedback", _FEEDBACK.dump_json(record, exclude_unset=True)
-    except PydanticSerializationError:  # half a character, which JSON can only say escaped
-        name = b"trace" if isinstance(record, Trace) else b"feedback"
-        return name, json.dumps(record.model_dump(exclude_unset=True), default=str).encode()
+        return name, adapter.dump_json(record, exclude_unset=True)
+    except PydanticSerializationError:  # what was asked for holds something that JSON cannot say
+        return name, _plainly(record)
+
+
+def _plainly(record: Trace | Feedback) -> bytes:
+    """Half a character escaped, and without settings that are nested too deep."""
+    try:
+        return json.dumps(record.model_dump(exclude_unset=True), default=str).encode()
+    except (PydanticSerializationError, ValueError, RecursionError):
+        bare = record.model_dump(exclude_unset=True, exclude={"parameters", "messages", "answer"})
+        return json.dumps(bare, default=str).encode()
 
 
 class Recorder:
@@ -73,8 +81,7 @@ class Recorder:
         self.keeping = keeping or Keeping()
         self.recorded = self.left_out = self.lost = 0
         """How many records were taken, were not in the sample, and found no room."""
-        with writing(folder):
-            (folder / "spool").mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self._lock = threading.Lock()
         self._deaths: deque[float] = deque(maxlen=_DEATHS)
         self._begin()

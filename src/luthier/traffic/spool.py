@@ -32,12 +32,20 @@ class Line(NamedTuple):
     record: dict[str, Any]
 
 
+def make_folder(folder: Path) -> None:
+    """A folder of traffic, which only its owner reads."""
+    with writing(folder):
+        if not folder.exists():
+            folder.mkdir(parents=True, mode=0o700)
+        (folder / "spool").mkdir(exist_ok=True)
+
+
 class Segment:
     """A file that one process appends to."""
 
     def __init__(self, path: Path) -> None:
+        make_folder(path.parent.parent)
         with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
             self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         fcntl.flock(self._handle, fcntl.LOCK_EX)
         self.path = path
@@ -126,7 +134,7 @@ def encoded(lines: Iterable[Line]) -> bytes:
     made = [
         json.dumps({"n": 0, names[one.table]: one.record}, ensure_ascii=False, separators=(",", ":")) for one in lines
     ]
-    return "".join(f"{line}\n" for line in made).encode("utf-8", "surrogatepass")
+    return "".join(f"{line}\n" for line in made).encode("utf-8", "replace")
 
 
 def read(data: bytes) -> Iterator[Line | bytes]:

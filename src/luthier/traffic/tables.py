@@ -82,8 +82,14 @@ def table(name: Table, records: Iterable[Mapping[str, Any]]) -> pa.Table:
     return pa.Table.from_arrays([pa.array([row[one.name] for row in rows], one.type) for one in schema], schema=schema)
 
 
+_MOST = {pa.int32(): 2**31 - 1, pa.int64(): 2**63 - 1}
+
+
 def _flat(name: Table, record: Mapping[str, Any]) -> dict[str, Any]:
     found = {one: record.get(one, _DEFAULTS.get(one)) for one in SCHEMAS[name].names}
+    for one in SCHEMAS[name]:
+        if one.type in _MOST and isinstance(found[one.name], int):
+            found[one.name] = min(found[one.name], _MOST[one.type])
     found["at"] = datetime.fromisoformat(record["at"]).astimezone(UTC)
     if name == "traces":
         found["text"] = (record.get("answer") or {}).get("content")

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from luthier.core.errors import LuthierError
 from luthier.traffic.compact import tidy
@@ -26,6 +27,9 @@ from luthier.traffic.spool import Segment
 
 _PIECE = 1 << 20
 _TICK_S = 1.0
+_SOMEBODYS_WORDS = frozenset(
+    ("messages", "answer", "error", "user", "meta", "parameters", "by", "correction", "comment")
+)
 _PAUSE_S = 0.01
 """Between two reads: whoever sends then wakes nobody up, and is not put off its processor."""
 
@@ -68,12 +72,20 @@ class Writer:
             value = json.loads(line)
             if value["n"] > self._last:
                 self._last = value["n"]
-                value = {name: self._redactor.record(inner) if name != "n" else inner for name, inner in value.items()}
+                value = {name: self._redacted(inner) if name != "n" else inner for name, inner in value.items()}
                 made += json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n"
         if made:
             self._append(bytes(made))
         with contextlib.suppress(BlockingIOError, BrokenPipeError):  # the next number says this one, too
             os.write(told, b"%d\n" % self._last)
+
+    def _redacted(self, record: dict[str, Any]) -> dict[str, Any]:
+        """A record without personal data; one that cannot be looked through keeps nothing that anybody wrote."""
+        try:
+            return self._redactor.record(record)
+        except Exception as error:  # noqa: BLE001  # one record must not end all recording
+            self._say(f"a record could not be looked through for personal data ({type(error).__name__}); its texts go")
+            return {name: value for name, value in record.items() if name not in _SOMEBODYS_WORDS}
 
     def _append(self, made: bytes) -> None:
         """Write, however long the disk refuses: the sender keeps what comes meanwhile, within its bounds."""
@@ -122,8 +134,9 @@ class Writer:
         """Tell the server's log, once for each thing that is wrong."""
         if text != self._said:
             self._said = text
-            sys.stderr.write(f"traffic: {text}\n")
-            sys.stderr.flush()
+            with contextlib.suppress(OSError):  # the server's log may be gone with it
+                sys.stderr.write(f"traffic: {text}\n")
+                sys.stderr.flush()
 
 
 def main(arguments: Sequence[str]) -> None:
