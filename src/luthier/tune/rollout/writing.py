@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from luthier.models.decoder import GREEDY, Ask, Decoder, Sampling
+from luthier.models.decoder import GREEDY, PORTION_ALONE, Ask, Decoder, Sampling
+from luthier.models.decoding.blocks import BLOCK
 
 if TYPE_CHECKING:
     from luthier.models.load import Loaded
@@ -40,9 +41,9 @@ def write(loaded: Loaded, text: Text, prompts: Sequence[Prompt], max_new_tokens:
     """An answer to each prompt; what prompts share is read once."""
     answers = [Answer(prompt.ids) for prompt in prompts]
     asks = [_ask(prompt, text, max_new_tokens) for prompt in prompts]
-    wanted = sum(len(prompt.ids) + max_new_tokens for prompt in prompts)
-    most = max((len(prompt.ids) + max_new_tokens for prompt in prompts), default=0)
-    decoder = Decoder(loaded, tokens=max(most, min(TOKENS, wanted)))
+    wanted = sum(len(prompt.ids) + max_new_tokens + BLOCK for prompt in prompts)  # rooms are whole blocks
+    most = max((len(prompt.ids) + max_new_tokens + BLOCK for prompt in prompts), default=0)
+    decoder = Decoder(loaded, tokens=max(most, min(TOKENS, wanted)), portion=PORTION_ALONE)
     waiting = sorted(range(len(prompts)), key=lambda at: list(prompts[at].ids), reverse=True)
     places: dict[int, int] = {}
     going = 0
