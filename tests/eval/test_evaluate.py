@@ -238,6 +238,26 @@ def test_forecast_needs_no_torch(store: Store, labels: Artifact, base: Artifact)
     assert step.foresee(Outlook(inputs={}, upstream={}, base=Path())).seconds is None
 
 
+def test_a_pace_is_of_answers_that_were_made(store: Store, labels: Artifact, base: Artifact) -> None:
+    """What an earlier try answered is read in no time, and says nothing of the next evaluation."""
+    step = Evaluate(data="data", baselines=())
+    inputs = {"data": labels, "model": base}
+    _, work = work_of(store, step, inputs, more="pace")
+    first = step.make(work)
+    assert first["model_rows_per_s"] > 0
+    again = step.make(work_of(store, step, inputs, more="pace")[1])
+    assert "model_rows_per_s" not in again
+    next(iter((work.scratch / "answers").glob("*.json"))).unlink()
+    assert step.make(work_of(store, step, inputs, more="pace")[1])["model_rows_per_s"] > 0
+
+
+def test_turns_are_not_forecast_by_rows(labels: Artifact, base: Artifact) -> None:
+    outlook = Outlook(inputs={"data": labels, "model": base}, upstream={}, base=Path())
+    told = Evaluate(data="data", turns="all").foresee(outlook)
+    assert told.seconds is None
+    assert "30 conversations" in told.how
+
+
 def test_stored_predictions_are_enough(store: Store) -> None:
     found = evaluation(store, {"tuned": 0.9, "base": 0.5, "tfidf": 0.7})
     summary = found.read_json("summary.json")
