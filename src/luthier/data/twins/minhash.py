@@ -9,6 +9,7 @@ propose few strangers, and many of them overlook few twins. `bands` says how few
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from functools import cache
 from math import comb
 from typing import TYPE_CHECKING, NamedTuple
@@ -35,6 +36,10 @@ _KEY_BYTES = 32 << 20
 _BLOCK = 1 << 14
 _BLOCKS_BETWEEN = 16
 """After so many blocks, pages of the signatures' file are let go."""
+
+
+Pairs = tuple["NDArray[np.int64]", "NDArray[np.int64]"]
+"""The places of either row of some pairs."""
 
 
 class Bands(NamedTuple):
@@ -121,17 +126,15 @@ def proposed(
     buckets = 0
     together = max(1, min(_MERGED_BANDS, _KEY_BYTES // (8 * count)))
     for start in range(0, len(chosen.columns), together):
-        waiting = [pairs]
         for band in _keys(signatures, rows, chosen.columns[start : start + together]):
             keys = _shared(band)
             crowd, run = _crowd(keys)
             if len(crowd):
                 crowds.append((crowd, run + buckets))
                 buckets += int(run[-1]) + 1
-            waiting += [one * count + two for one, two in _neighbours(keys)]
-        pairs = distinct(np.concatenate(waiting))
-    both = np.stack(np.divmod(pairs, count), axis=1)
-    return both[_alike(signatures, rows[both]) >= chosen.at_least], _joined(crowds)
+            alike = [_alike(signatures, rows, pair, chosen.at_least) for pair in _neighbours(keys)]
+            pairs = distinct(np.concatenate([pairs, *(one * count + two for one, two in alike)]))
+    return np.stack(np.divmod(pairs, count), axis=1), _joined(crowds)
 
 
 def _keys(signatures: NDArray[np.uint8], rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.uint64]:
@@ -200,7 +203,7 @@ def _crowd(keys: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int6
     return places, np.repeat(np.arange(len(large)), sizes[large])
 
 
-def _neighbours(keys: NDArray[np.uint64]) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+def _neighbours(keys: NDArray[np.uint64]) -> Iterator[Pairs]:
     """All pairs inside buckets with few rows."""
     _, edges = _runs(keys)
     sizes = np.diff(edges)
@@ -208,23 +211,23 @@ def _neighbours(keys: NDArray[np.uint64]) -> list[tuple[NDArray[np.int64], NDArr
     kept = keys[fitting]
     high = kept >> np.uint64(32)
     places = (kept & np.uint64(0xFFFFFFFF)).astype(np.int64)
-    found: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
     for distance in range(1, _CROWD):
         same = np.flatnonzero(high[distance:] == high[:-distance])
         if len(same) == 0:
-            break
-        found.append((places[same], places[same + distance]))
-    return found
+            return
+        yield places[same], places[same + distance]
 
 
-def _alike(signatures: NDArray[np.uint8], pairs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many columns each pair shares."""
-    found = np.zeros(len(pairs), dtype=np.int64)
-    for start in range(0, len(pairs), 1 << 14):
-        some = pairs[start : start + (1 << 14)]
-        found[start : start + len(some)] = (signatures[some[:, 0]] == signatures[some[:, 1]]).sum(axis=1)
+def _alike(signatures: NDArray[np.uint8], rows: NDArray[np.int64], pairs: Pairs, at_least: int) -> Pairs:
+    """Those of the pairs that share enough columns: of many strangers that a band proposes, next to none."""
+    one, two = pairs
+    found = np.zeros(len(one), dtype=bool)
+    for start in range(0, len(one), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        same = signatures[rows[one[part]]] == signatures[rows[two[part]]]
+        found[part] = np.count_nonzero(same, axis=1) >= at_least
         let_go(signatures)
-    return found
+    return one[found], two[found]
 
 
 def _joined(crowds: list[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> Crowds:
