@@ -131,9 +131,7 @@ def test_run_tells_once_and_goes_on(made: Path, tmp_path: Path) -> None:
     heard: list[str] = []
 
     def look() -> list[str]:
-        found: list[str] = []
-        watch(opened, log, say=heard.append, tell=lambda message: found.append(message.tells), once=True)
-        return found
+        return [message.tells for message in watch(opened, log, say=heard.append, once=True)]
 
     log.write_text("")
     assert look() == []

@@ -27,6 +27,7 @@ Recipe = Annotated[
 def add_to(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.add_typer(monitor_app, name="monitor")
+    app.command()(watch)
 
 
 def _mutter(text: str) -> None:
@@ -77,7 +78,8 @@ def run(
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     opened = open_monitor(recipe)
     _mutter(f"watching {traffic or opened.traffic}: {len(opened.plan.rules)} alerts, every {opened.plan.every_s:g} s")
-    watch(opened, traffic, say=_mutter, tell=lambda message: say(message.title), host=host, port=port, once=once)
+    for message in watch(opened, traffic, say=_mutter, host=host, port=port, once=once):
+        say(message.title)
 
 
 @monitor_app.command()
@@ -148,3 +150,25 @@ def export(
         return
     for path in written:
         say(f"wrote {path}")
+
+
+def watch(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe with the monitor.")],
+    then: Annotated[
+        Path,
+        typer.Option(metavar="RECIPE", help="What is run when an alert fires: it learns from traces, and has a gate."),
+    ],
+    alias: Annotated[str, typer.Option("--release", metavar="ALIAS", help="The name of what passes: support@prod.")],
+    on: Annotated[list[str] | None, typer.Option(metavar="ALERT", help="Only these alerts; may be repeated.")] = None,
+    traffic: Annotated[Path | None, typer.Option(help="The traffic folder; else the recipe's.")] = None,
+    once: Annotated[bool, typer.Option("--once", help="Look once and leave, for a scheduler.")] = False,
+) -> None:
+    """Watch, and when an alert fires, learn from what people said and release what passes the gate."""
+    from luthier.core.render import choose
+    from luthier.flow.watch import Circle, run_circle
+
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    circle = Circle(recipe=recipe, then=then, alias=alias, alerts=on or ())
+    with choose(sys.stderr, json=False) as listener:
+        for line in run_circle(circle, traffic, say=_mutter, listener=listener, once=once):
+            say(line)

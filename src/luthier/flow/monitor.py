@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import DataError, InputError, RecipeError, UnknownName, Where, did_you_mean
-from luthier.flow.locate import Found, find_artifact, find_recipe
-from luthier.flow.plan import recipe_store
+from luthier.flow.locate import find_artifact, find_recipe
+from luthier.flow.plan import Plan, plan, recipe_store
 from luthier.flow.recipe import Recipe
 from luthier.monitor.channel import Channel, Post, Unsent
 from luthier.monitor.message import Message
@@ -57,21 +57,25 @@ def open_monitor(word: str | None = None) -> Opened:
     if found.artifact.manifest.makes != "monitor":
         what = f"wanted a step of kind `monitor`, came one that makes a {found.artifact.manifest.makes}"
         raise RecipeError(what, where=Where(field=word), remedy="add a step {kind: monitor, …} to the recipe")
-    return _opened(found)
-
-
-def _opened(found: Found) -> Opened:
     assert found.plan is not None, "a monitor is found through its recipe"
-    recipe = found.plan.recipe
-    step = recipe.all_steps()[str(found.step)]
+    return _opened(found.plan, str(found.step))
+
+
+def monitor_of(recipe: Recipe) -> Opened | None:
+    """The monitor of a recipe that was run, with its overrides; None where it has none, or more than one."""
+    steps = [name for name, step in recipe.all_steps().items() if isinstance(step, Monitor)]
+    return _opened(plan(recipe), steps[0]) if len(steps) == 1 else None
+
+
+def _opened(what: Plan, name: str) -> Opened:
+    step = what.recipe.all_steps()[name]
     assert isinstance(step, Monitor), "what makes a monitor is one"
-    store = recipe_store(recipe.base)
     return Opened(
-        plan=read_plan(found.artifact, recipe.name),
+        plan=read_plan(what.artifact(name), what.recipe.name),
         channels=step.channels,
         history_s=step.history,
-        base=recipe.base,
-        kept=store.root / "monitor" / f"{recipe.name}.{found.step}",
+        base=what.recipe.base,
+        kept=recipe_store(what.recipe.base).root / "monitor" / f"{what.recipe.name}.{name}",
     )
 
 
@@ -194,30 +198,31 @@ def watch(
     folder: Path | None,
     *,
     say: Say,
-    tell: Callable[[Message], None],
     host: str = "127.0.0.1",
     port: int | None = None,
     once: bool = False,
-) -> None:
-    """Watch a traffic folder until stopped; goes on where it was when it is started again."""
+    since: datetime | None = None,
+) -> Iterator[Message]:
+    """Watch a traffic folder until stopped; goes on where it was when it is started again.
+
+    What is told is sent to the channels, and yielded. Nothing before `since` is looked at.
+    """
     from luthier.monitor.following import Following
 
     working = desk(opened, say)
-    now = time.time()
     every = opened.plan.every_s
     if working.looked is None:
-        working.looked = now // every * every
+        working.looked = time.time() // every * every
         working.watcher.begin_after(working.looked)
         working.remember()
-    since = datetime.fromtimestamp(working.looked - opened.history_s, UTC)
-    following = Following(folder or opened.traffic, since)
+    begin = datetime.fromtimestamp(working.looked - opened.history_s, UTC)
+    following = Following(folder or opened.traffic, max(begin, since or begin))
     exposed = _exposed(working, host, port)
     working.send()
     while True:
         now = time.time()
-        said = working.take(following.fresh(datetime.fromtimestamp(now, UTC)))
-        for message in (*said, *working.advance(now)):
-            tell(message)
+        yield from working.take(following.fresh(datetime.fromtimestamp(now, UTC)))
+        yield from working.advance(now)
         working.remember()
         if exposed is not None:
             exposed.take(now)
