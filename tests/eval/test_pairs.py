@@ -128,6 +128,14 @@ def test_a_reward_model_writes_nothing(store: Store, texts: Artifact, rewarding:
         made(store, Evaluate(data="data", model="tune"), {"data": texts, "model": rewarding})
 
 
+def test_metrics_of_texts_are_refused_where_answers_are_ranked(store: Store, held: Artifact, tuned: Artifact) -> None:
+    step = Evaluate.model_validate({"data": "data", "model": "tune", "metrics": ["rougeL"]})
+    with pytest.raises(RecipeError, match="rougeL is about written answers"):
+        made(store, step, {"data": held, "model": tuned})
+    found = made(store, step.model_copy(update={"pairs": False}), {"data": held, "model": tuned})
+    assert set(found.read_json("metrics.json")["models"]["tuned"]) == {"rougeL"}
+
+
 def test_baselines_that_cannot_rank_are_refused(store: Store, held: Artifact, tuned: Artifact) -> None:
     step = Evaluate.model_validate({"data": "data", "model": "tune", "baselines": ["majority"]})
     with pytest.raises(RecipeError, match="baseline 'majority' cannot do tasks of pairs"):

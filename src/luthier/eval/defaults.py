@@ -50,6 +50,10 @@ def probes_for(task: Task, named: tuple[Probe, ...]) -> tuple[Probe, ...]:
 
 def unfit(metric: Metric, task: Task, missing: frozenset[Need] = frozenset()) -> str:
     """Why a metric cannot be measured on a task, by a model whose answers lack something; empty when it can."""
+    if task.pairs and metric.kind not in (*LABEL_METRICS, "macro_precision", "macro_recall", "micro_f1", "weighted_f1"):
+        return (
+            f"{metric.kind} is about written answers, and these rows ask which of two is better (or set pairs: false)"
+        )
     if "label_scores" in metric.needs and task.kind != "label":
         return f"{metric.kind} needs scores of labels, and the data set holds texts"
     if "logprobs" in metric.needs and task.kind != "text":
