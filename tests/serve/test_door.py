@@ -19,7 +19,7 @@ from luthier.core.errors import InputError
 from luthier.core.ledger import Ledger
 from luthier.serve.door import Limits
 from luthier.serve.engines.torch import Torch
-from luthier.serve.running import Place
+from luthier.serve.running import Place, _bind
 from luthier.traffic.keys import add_key, revoke_key
 from serving import Served, serving
 
@@ -268,3 +268,10 @@ def test_heads_that_never_end_hold_no_place(tmp_path: Path, tiny: Artifact, monk
             line.close()
         with served.client() as client:
             list(client.chat.completions.create(**{**ASKED, "max_tokens": 200}, stream=True))
+
+
+def test_small_answers_are_sent_at_once() -> None:
+    """asyncio sets TCP_NODELAY on sockets of this protocol only; without it, each answer waits 40 ms."""
+    bound = _bind(Place(port=0))
+    assert bound.proto == socket.IPPROTO_TCP
+    bound.close()
