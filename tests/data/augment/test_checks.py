@@ -11,6 +11,7 @@ import pytest
 
 from luthier.data.augment.checks import Checks, Inspector
 from luthier.data.augment.judge import Classifier
+from luthier.data.augment.words import changes_sides
 from luthier.data.augmenter import Draft, Wish, with_last_asked
 from luthier.data.intake.survey import InMemory
 from luthier.data.ops.near_dedup import NearDedup
@@ -62,6 +63,7 @@ OLD = "Where is the invoice for order 4711, please?"
         ("Where is the invoice for order 4711, please??", "near copy of its parent", {"parent": 0.9}, {}),
         ("Where is the invoice for order 4712, please?", "lost or invented a number, a code or a tag", {}, {}),
         ("Where is the invoice for order 4712, please?", "", {"facts": False}, {}),
+        ("Where is your invoice for order 4711, please?", "", {"label": "off"}, {}),
         ("The invoice? 4711", "too short", {}, {}),
         ("The invoice? 4711", "", {"shortest": 0.1}, {}),
         (OLD + " And so on and on it goes" * 5, "too long", {}, {}),
@@ -120,3 +122,31 @@ def test_the_index_finds_what_near_dedup_finds() -> None:
         assert (own.similarity, rows[own.place].prompt.casefold()) == (1.0, row.prompt.casefold())
     clusters = operator.settle(InMemory(operator, rows)).attributes["cluster"]
     assert len({cluster for cluster in clusters if cluster}) == 2
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "changed"),
+    [  # what SmolLM2-135M made of tickets, and other ways to say them
+        ("I would like to delete my account and all data you hold about me.",
+         "I would like to delete your account and all personal data you hold about me.", True),
+        ("I would like to delete my account.", "I would like to delete your account.", True),
+        ("The search returns nothing when I type an umlaut.", "The search returns nothing when you type one.", True),
+        ("How do I change the address of my delivery?", "You can change the address of your delivery there.", True),
+        ("You charged 49.99 EUR for the plan.", "I only charged 49.99 EUR for the plan.", True),
+        ("I want my money back", "Could you please refund me my money?", False),
+        ("I want a refund", "Can you give me my money back?", False),
+        ("Where is the parcel?", "Could you tell me where my parcel is?", False),
+        ("You charged me twice", "I was charged twice", False),
+        ("Our printer is broken, MINE too", "We have a broken printer", False),
+        ("Mein Paket ist nicht da", "Dein Paket ist nicht da", False),
+    ],
+)  # fmt: skip
+def test_another_speaks_only_where_sides_were_changed(before: str, after: str, changed: bool) -> None:
+    assert changes_sides(before, after) is changed
+
+
+def test_a_row_in_which_another_speaks_is_refused_unless_that_is_wanted(bench: Bench) -> None:
+    old, new = "How do I change my address for order 4711?", "You can change your address for order 4711."
+    assert _refused(_inspector(bench, label="off"), old, new) == "another speaks than in its parent"
+    assert _refused(_inspector(bench, label="off", speaker=False), old, new) == ""
+    assert _refused(_inspector(bench, label="off"), old, new, new=True) == ""

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from luthier.data.augment.desk import Desk
 from luthier.data.augment.judge import Classifier
 from luthier.data.augment.rows import Rows
-from luthier.data.augment.words import facts
+from luthier.data.augment.words import changes_sides, facts
 from luthier.data.augmenter import Draft, Wish
 from luthier.data.row import Row
 from luthier.data.twins.near import Index, similarity
@@ -55,6 +55,9 @@ class Checks(BaseModel):
     """Refuse rows in another language than their parent's, as far as both are long enough to tell."""
     facts: bool = True
     """Refuse rows that lost or invented a number, a code, an address or a tag (`[EMAIL]`) of their parent's."""
+    speaker: bool = True
+    """Refuse rows in which another speaks than in their parent: "you can change your address" for "how do I change my
+    address?", as small models write. English words are looked at; rows that are meant to be new are not."""
     shortest: float = Field(default=0.4, ge=0, le=1)
     """Refuse rows shorter than this share of their parent's characters."""
     longest: float = Field(default=2.5, ge=1)
@@ -189,6 +192,8 @@ def _about_size(checks: Checks, old: str, text: str) -> Refusal | None:
         return Refusal("too long")
     if checks.facts and facts(old) != facts(text):
         return Refusal("lost or invented a number, a code or a tag")
+    if checks.speaker and changes_sides(old, text):
+        return Refusal("another speaks than in its parent")
     return None
 
 

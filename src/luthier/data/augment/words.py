@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from random import Random
 
@@ -25,6 +26,25 @@ def _is_misread(span: str) -> bool:
     """Whether a span may be a word with one letter that was taken for a digit."""
     odd = "@" in span or "://" in span or TAG.search(span) is not None
     return not odd and len(DIGIT.findall(span)) == 1 and any(map(str.isalpha, span))
+
+
+def changes_sides(old: str, new: str) -> bool:
+    """Whether another speaks: `my` became `your`, or only `you` is said where only `I` was; or the other way round.
+
+    Small models answer or retell a message in place of saying it otherwise. English words only.
+    """
+    before, after = (frozenset(_SPOKEN.findall(text.lower())) for text in (old, new))
+    return any(
+        (_OWN[one] & before and not _OWN[one] & after and _OWN[two] & after and not _OWN[two] & before)
+        or (_SIDES[one] & before and not _SIDES[one] & after and _SIDES[two] & after and not _SIDES[two] & before)
+        for one, two in ((0, 1), (1, 0))
+    )
+
+
+_SPOKEN = re.compile(r"[a-z]+")
+_OWN = (frozenset(("my", "mine", "our", "ours")), frozenset(("your", "yours")))
+_SIDES = (_OWN[0] | {"i", "me", "myself", "we", "us"}, _OWN[1] | {"you", "yourself"})
+"""What belongs to the one who speaks and to the one who is spoken to, and all that names them."""
 
 
 def some(places: list[int], share: float, chance: Random, least: int = 0) -> list[int]:
