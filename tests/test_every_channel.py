@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from luthier.core.component import members
 from luthier.monitor.channel import Channel, Post, Unsent
@@ -255,8 +256,9 @@ def test_a_web_hook_is_signed_as_the_standards_own_library_checks(
     ],
 )
 @pytest.mark.parametrize("kind", ["webhook", "slack"])
-def test_private_addresses_are_refused(kind: str, url: str, tmp_path: Path) -> None:
-    channel = Channel.parse({"kind": kind, "url": url})
+def test_private_addresses_are_refused(kind: str, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOOK", url)
+    channel = Channel.parse({"kind": kind, "url": "$HOOK"})
     with pytest.raises(Unsent, match=r"private network.*`allow`"):
         channel.send(message(), Post(tmp_path))
 
@@ -366,3 +368,17 @@ def test_slack_shows_signs_as_they_are(receiver: Receiver, tmp_path: Path) -> No
     told = json.loads(receiver.came[0][2])
     assert "&lt;app&gt; &amp; shop" in told["attachments"][0]["text"]
     assert told["attachments"][0]["color"] == "#c23030"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"kind": "slack", "url": "https://hooks.slack.com/services/T0/B0/x"},
+        {"kind": "apprise", "url": "tgram://123:token/42"},
+        {"kind": "webhook", "url": "https://me:word@example.com/"},
+        {"kind": "webhook", "url": "https://example.com/?token=abc"},
+    ],
+)
+def test_a_secret_in_clear_is_refused(settings: dict[str, str]) -> None:
+    with pytest.raises(ValidationError, match=r"\$NAME"):
+        Channel.parse(settings)

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import yaml
+from filelock import FileLock
 
 from luthier.cli.app import run_command
+from luthier.core.errors import InputError
 from luthier.flow.locate import find_artifact
 from luthier.flow.monitor import open_monitor, watch
 from luthier.traffic.record import Trace
@@ -150,6 +152,13 @@ def _look_back(state: Path, minutes: float) -> None:
 
     kept = unseal(state.read_bytes(), state)
     write_aside(state, seal({**kept, "looked": kept["looked"] - 60 * minutes}))
+
+
+def test_two_processes_do_not_watch_at_once(tmp_path: Path) -> None:
+    opened = open_monitor()
+    (tmp_path / "empty.jsonl").write_text("")
+    with FileLock(opened.kept / "lock"), pytest.raises(InputError, match="watched by another process"):
+        list(watch(opened, tmp_path / "empty.jsonl", say=print, once=True))
 
 
 @pytest.mark.parametrize(

@@ -68,8 +68,9 @@ def replay(
 def run(
     recipe: Word = None,
     traffic: Annotated[Path | None, typer.Option(help="The traffic folder; else the recipe's.")] = None,
-    port: Annotated[int | None, typer.Option(help="Expose the numbers to Prometheus on this port.")] = None,
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int | None, typer.Option(help="Show the numbers to Prometheus on this port of this machine.")
+    ] = None,
     once: Annotated[bool, typer.Option("--once", help="Look once and leave, for a scheduler.")] = False,
 ) -> None:
     """Watch the traffic until stopped; started again, it goes on where it was."""
@@ -78,7 +79,7 @@ def run(
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     opened = open_monitor(recipe)
     _mutter(f"watching {traffic or opened.traffic}: {len(opened.plan.rules)} alerts, every {opened.plan.every_s:g} s")
-    for message in watch(opened, traffic, say=_mutter, host=host, port=port, once=once):
+    for message in watch(opened, traffic, say=_mutter, port=port, once=once):
         say(message.title)
 
 

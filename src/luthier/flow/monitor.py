@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -198,15 +199,40 @@ def watch(
     folder: Path | None,
     *,
     say: Say,
-    host: str = "127.0.0.1",
     port: int | None = None,
     once: bool = False,
     since: datetime | None = None,
 ) -> Iterator[Message]:
     """Watch a traffic folder until stopped; goes on where it was when it is started again.
 
-    What is told is sent to the channels, and yielded. Nothing before `since` is looked at.
+    What is told is sent to the channels, and yielded. Nothing before `since` is looked at. One process watches at a
+    time: two would tell everything twice.
     """
+    with _alone(opened):
+        yield from _watch(opened, folder, say, port, since, once=once)
+
+
+@contextmanager
+def _alone(opened: Opened) -> Iterator[None]:
+    """Hold the monitor; `InputError` when another process does."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(opened.kept / "lock")
+    opened.kept.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        what = f"{opened.plan.name} is watched by another process already"
+        raise InputError(what, where=Where(file=str(opened.kept)), remedy="stop that one first") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _watch(
+    opened: Opened, folder: Path | None, say: Say, port: int | None, since: datetime | None, *, once: bool
+) -> Iterator[Message]:
     from luthier.monitor.following import Following
 
     working = desk(opened, say)
@@ -217,7 +243,7 @@ def watch(
         working.remember()
     begin = datetime.fromtimestamp(working.looked - opened.history_s, UTC)
     following = Following(folder or opened.traffic, max(begin, since or begin))
-    exposed = _exposed(working, host, port)
+    exposed = _exposed(working, port)
     working.send()
     while True:
         now = time.time()
@@ -232,16 +258,17 @@ def watch(
         time.sleep(max(0.05, every - time.time() % every))
 
 
-def _exposed(working: Desk, host: str, port: int | None) -> Any:
+def _exposed(working: Desk, port: int | None) -> Any:
+    """Numbers for Prometheus on this machine alone: nothing is shown beyond loopback without a key."""
     if port is None:
         return None
     from luthier.monitor.exposing import Exposed, serve
 
     exposed = Exposed(working.watcher)
     try:
-        serve(exposed, host, port)
+        serve(exposed, "127.0.0.1", port)
     except OSError as error:
-        what = f"cannot listen on {host}:{port}: {error.strerror}"
+        what = f"cannot listen on port {port}: {error.strerror}"
         raise InputError(what, where=Where(field="--port"), remedy="choose another port") from None
     return exposed
 

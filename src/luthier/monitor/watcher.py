@@ -116,7 +116,10 @@ class Watcher:
                         yield number, spec, found
 
     def _remember(self, trace: Trace) -> None:
-        self._traces[trace.id] = trace
+        """Keep what is needed once somebody speaks of the answer; what was asked is not, and takes most of the room."""
+        if not any(signal.of == "feedback" for signal in self.plan.signals):
+            return
+        self._traces[trace.id] = trace.model_copy(update={"messages": ()})
         if len(self._traces) > REMEMBERED:
             self._traces.popitem(last=False)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from luthier.core.errors import InputError
-from luthier.core.paths import Environment, filled
+from luthier.core.paths import Environment, filled, is_variable
 from luthier.monitor.channel import Channel, Post, Unsent
 from luthier.monitor.message import Message
 
@@ -23,6 +23,13 @@ class Apprise(Channel):
     kind: Literal["apprise"] = "apprise"
     url: Annotated[str, Field(min_length=1), Environment()]
     """Apprise's address of the service, as `tgram://…`; it is a secret, so write `$NAME`."""
+
+    @field_validator("url")
+    @classmethod
+    def _hidden(cls, value: str) -> str:
+        if not is_variable(value):
+            raise ValueError("Apprise's addresses hold secrets; keep it in the environment and write `$NAME`")
+        return value
 
     def send(self, message: Message, post: Post) -> None:
         """One notification."""

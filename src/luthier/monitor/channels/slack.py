@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from luthier.core.paths import Environment
+from luthier.core.paths import Environment, is_variable
 from luthier.monitor.channel import Channel, Post
 from luthier.monitor.message import Message
 from luthier.monitor.post import post_json
@@ -26,6 +27,13 @@ class Slack(Channel):
     """Hosts that may be told although they are private, as a Mattermost of your own."""
     timeout_s: float = Field(default=10.0, gt=0, le=120)
     """Seconds to wait for an answer."""
+
+    @field_validator("url")
+    @classmethod
+    def _hidden(cls, value: str) -> str:
+        if not is_variable(value) and urlsplit(value).path.strip("/"):
+            raise ValueError("a hook's address is a secret; keep it in the environment and write `$NAME`")
+        return value
 
     def send(self, message: Message, post: Post) -> None:
         """One POST; what the text holds is no mark-up there."""

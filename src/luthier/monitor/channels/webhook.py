@@ -9,8 +9,9 @@ import os
 import time
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from luthier.core.addresses import secret_in_clear
 from luthier.core.paths import Environment
 from luthier.monitor.channel import Channel, Post, Unsent
 from luthier.monitor.message import Message
@@ -34,6 +35,15 @@ class Webhook(Channel):
     """Hosts that may be told although they are private, as `alerts.internal`."""
     timeout_s: float = Field(default=10.0, gt=0, le=120)
     """Seconds to wait for an answer."""
+
+    @field_validator("url")
+    @classmethod
+    def _hidden(cls, value: str) -> str:
+        if (found := secret_in_clear(value)) is not None:
+            raise ValueError(
+                f"the address holds a secret in clear ({found}); keep it in the environment, write `$NAME`"
+            )
+        return value
 
     def send(self, message: Message, post: Post) -> None:
         """One POST."""
