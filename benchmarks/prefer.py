@@ -27,7 +27,9 @@ PAIRS_PER_STEP = 8
 MAX_TOKENS = 512
 """Longer pairs are left out of both."""
 GOALS = {"dpo": 5.0, "reward": 4.0}
+GRPO_GOAL = 3.0
 STEPS, PEER_STEPS = 8, 3
+ROLLOUT_STEPS = 2
 MEMORY_GOAL = 1 / 3
 
 
@@ -44,12 +46,31 @@ def main() -> None:
         return
     if not DATA.is_dir():
         sys.exit(f"the real data is not beside the repository: {DATA}")
-    wanted = options.only or ["dpo_ratio", "dpo_memory_ratio", "reward_ratio"]
+    wanted = options.only or ["dpo_ratio", "dpo_memory_ratio", "reward_ratio", "grpo_ratio"]
     for objective in GOALS:
         if any(name.startswith(objective) for name in wanted):
             for figure in compare(objective, 1 if options.quick else options.rounds):
                 if figure["figure"] in wanted:
                     print(json.dumps(figure), flush=True)
+    if "grpo_ratio" in wanted:
+        print(json.dumps(rollouts(1 if options.quick else options.rounds)), flush=True)
+
+
+def rollouts(rounds: int) -> dict[str, Any]:
+    """Answers per CPU-second of ours over the peer's, from questions to moved weights: the median over rounds."""
+    print("\ngrpo: 4 questions a step, 8 answers each, at most 64 new tokens", flush=True)
+    ratios = []
+    for turn in range(rounds):
+        mine, its = (_run("prefer_rollout.py", side, ROLLOUT_STEPS) for side in ("ours", "trl"))
+        ratios.append(mine["answers_per_cpu_s"] / its["answers_per_cpu_s"])
+        sides = (
+            f"{name} {one['answers_per_cpu_s']:.3f} answers/CPU-s, {one['writing']:.0%} of it writing, "
+            f"{one['tokens']:.0f} tokens an answer, {one['peak_bytes'] / 1e9:.2f} GB"
+            for name, one in (("ours", mine), ("trl", its))
+        )
+        print(f"  round {turn + 1}: {'; '.join(sides)}: {ratios[-1]:.1f}x", flush=True)
+    told = f"rounds from {min(ratios):.1f} to {max(ratios):.1f}"
+    return _figure("grpo_ratio", statistics.median(ratios), GRPO_GOAL, "x", _peer(), told)
 
 
 def compare(objective: str, rounds: int) -> list[dict[str, Any]]:

@@ -29,6 +29,7 @@ SMALL = {
     "headlines": ("steps.data.split.train=96", "steps.data.split.test=60"),
     "distil": ("steps.data.split.train=48", "steps.data.split.test=24"),
     "fair-sentiment": FEW_OF_PEOPLE,
+    "grpo-math": ("steps.data.split.train=16", "steps.data.split.test=8"),
     "merge": tuple(f"steps.{name}.split.train=32" for name in ("short", "long")),
     "preferences": ("steps.data.split.train=32", "steps.data.split.test=24"),
     "questions": ("steps.data.split.train=64", "steps.data.split.test=24"),
@@ -44,7 +45,7 @@ PLAIN = {"preferences": {"length"}, "questions": {"nearest"}, "summaries": {"nea
 """Baselines of recipes whose answers are texts or pairs."""
 DATA_ONLY = {"label"}
 """Recipes that tune nothing; each has a test of its own."""
-LONG = {"distil", "merge", "preferences", "questions", "summaries"}
+LONG = {"distil", "grpo-math", "merge", "preferences", "questions", "summaries"}
 """Recipes with several trainings or written answers, which run by `./check --all`."""
 FEW = ("steps.data.split.train=48", "steps.data.split.test=24")
 FEWER: dict[str, tuple[str, ...]] = {

@@ -10,6 +10,7 @@ from luthier.models.foresight import Rows, model_of, rows_of
 from luthier.models.load import cpu_has_bf16, is_remote
 from luthier.models.speed import flops_per_s
 from luthier.tune.memory import MOST_TOKENS, computing_in, footprint
+from luthier.tune.policy import Policy
 
 if TYPE_CHECKING:
     from luthier.tune.steps.tune import Tune
@@ -22,14 +23,22 @@ def foresee(step: Tune, outlook: Outlook) -> Forecast:
     if model is None or rows is None:
         return Forecast(how="unknown until the model and the data are here")
     seen = rows.number * step.epochs
+    drawn = _drawn(step)
     computed = seen * (rows.tokens - rows.shared) + seen / step.rows_per_step * rows.shared
+    computed += 2 * seen * drawn  # written, then learnt; writing a token takes about as long as learning it
     seconds, how = _seconds(step, outlook, model, computed)
     return Forecast(
         seconds=round(seconds, 1),
         peak_bytes=_peak(step, model, rows) + _beside(step, outlook),
-        tokens=round(seen * rows.tokens),
-        how=f"{rows.how}; {how}",
+        tokens=round(seen * (rows.tokens + drawn)),
+        how=f"{rows.how}; {how}" + ("; answers as long as they may be" if drawn else ""),
     )
+
+
+def _drawn(step: Tune) -> int:
+    """Tokens that a policy writes to each prompt, at most."""
+    drawing = step.objective.rollout if isinstance(step.objective, Policy) else None
+    return drawing.samples * drawing.max_new_tokens if drawing is not None else 0
 
 
 def _beside(step: Tune, outlook: Outlook) -> int:
@@ -43,7 +52,7 @@ def _beside(step: Tune, outlook: Outlook) -> int:
 
 def _peak(step: Tune, model: Description, rows: Rows) -> int:
     """Bytes at the peak, when the pack with most tokens is read: about two deviations above the mean of a step."""
-    own, count = rows.tokens - rows.shared, min(step.rows_per_step, rows.number)
+    own, count = rows.tokens - rows.shared + _drawn(step), min(step.rows_per_step, rows.number)
     in_pack = rows.shared + count * own + 2 * rows.spread * count**0.5
     tokens = min(MOST_TOKENS, in_pack) if step.tokens_per_pack == "auto" else min(step.tokens_per_pack, in_pack)
     keys = (rows.shared * rows.shared / 2 + count * own * (rows.shared + own / 2)) / max(1.0, rows.shared + count * own)

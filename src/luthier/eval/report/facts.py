@@ -344,6 +344,18 @@ class LogPoint(Fact):
     grad_norm: float | None = None
     held_out: dict[str, float] = {}
     """Metrics on the held-out rows, when they were measured after this step."""
+    drawn: dict[str, float] = {}
+    """Of a policy: what its own answers were worth, and what else is told of them."""
+
+
+class SampleFact(Fact):
+    """A policy's likeliest answer to a prompt, before a step."""
+
+    step: int
+    id: str
+    """The example's."""
+    answer: str
+    reward: float | None = None
 
 
 class Tried(Fact):
@@ -378,6 +390,8 @@ class TuningFacts(Fact):
     cut_rows: int | None = None
     """Rows that were longer than the limit and were cut."""
     log: tuple[LogPoint, ...] = ()
+    samples: tuple[SampleFact, ...] = ()
+    """Of a policy: answers to the same prompts over time, by prompt."""
     tried: tuple[Tried, ...] = ()
     """Of a search of prompts: those that came furthest, the chosen one first."""
     prompts: int | None = None

@@ -8,12 +8,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from luthier.core.artifact import Artifact
-from luthier.eval.report.facts import LogPoint, Tried, TuningFacts
+from luthier.eval.report.facts import LogPoint, SampleFact, Tried, TuningFacts
 
 MOST_POINTS = 2000
 """A longer log is taken at even distances; steps with a held-out measurement are always taken."""
 MOST_TRIED = 12
 """Prompts of a search that are shown."""
+DRAWN = ("reward", "kl", "entropy", "length", "clipped", "equal_prompts", "truncated")
+"""What the log tells of a policy's own answers; `reward_…` are its parts."""
+UNSHOWN = ("reward_spread", "reward_faults")
 HELD_OUT = "held_out_"
 """Before the names of measures on held-out rows in the log."""
 
@@ -39,6 +42,7 @@ def tuning_facts(name: str, artifact: Artifact) -> TuningFacts:
         parameters=parameters,
         cut_rows=_cut_rows(artifact, told),
         log=_log(lines),
+        samples=_samples(lines),
         tried=_tried(artifact),
         prompts=told.get("prompts"),
         why=told.get("prompt_why", ""),
@@ -130,6 +134,7 @@ def _log(told: list[dict[str, Any]]) -> tuple[LogPoint, ...]:
             lr=_number(each.get("lr")),
             grad_norm=_number(each.get("grad_norm")),
             held_out=_held_out(each),
+            drawn=_drawn(each),
         )
         for each in told
         if "step" in each
@@ -140,6 +145,21 @@ def _held_out(line: Mapping[str, Any]) -> dict[str, float]:
     """Metrics of the held-out rows in a line of the log, by metric name."""
     told = {name.removeprefix(HELD_OUT): _number(value) for name, value in line.items() if name.startswith(HELD_OUT)}
     return {name: value for name, value in told.items() if value is not None and name != "loss"}
+
+
+def _drawn(line: Mapping[str, Any]) -> dict[str, float]:
+    """What a line of the log tells of a policy's answers: the reward, its parts where there are several, the rest."""
+    parts = sorted(name for name in line if name.startswith("reward_") and name not in UNSHOWN)
+    names = [DRAWN[0], *(parts if len(parts) > 1 else ()), *DRAWN[1:]] if DRAWN[0] in line else []
+    told = {name: _number(line.get(name)) for name in names}
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def _samples(lines: Sequence[Mapping[str, Any]]) -> tuple[SampleFact, ...]:
+    """A policy's answers to the same prompts over time, prompt by prompt."""
+    told = [SampleFact(step=line["step"], **one) for line in lines for one in line.get("samples", ())]
+    order = list(dict.fromkeys(one.id for one in told))
+    return tuple(sorted(told, key=lambda one: order.index(one.id)))
 
 
 def _number(value: Any) -> float | None:

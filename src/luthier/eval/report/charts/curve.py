@@ -27,6 +27,8 @@ class Strip(NamedTuple):
     points: Sequence[Point]
     dots: bool = False
     """Whether each point is a measurement worth showing, and the last value worth saying."""
+    last: bool = False
+    """Whether the last value, smoothed, is worth saying rather than the highest."""
 
 
 def curve(log: Sequence[LogPoint], *, width: int, name: str, desc: str) -> str:
@@ -102,9 +104,15 @@ def _end_labels(drawing: Drawing, up: Scale, ends: Sequence[tuple[Point, str, st
 
 
 def _strips(log: Sequence[LogPoint]) -> list[Strip]:
-    """Held-out metrics, the learning rate and the gradient's norm, as far as they were logged."""
-    metrics = sorted({name for point in log for name in point.held_out})
+    """What a policy's answers were worth, held-out metrics, the learning rate and the gradient's norm, as far as they
+    were logged."""
+    drawn = list(dict.fromkeys(name for point in log for name in point.drawn))
     found = [
+        Strip(name, [(float(point.step), point.drawn[name]) for point in log if name in point.drawn], last=True)
+        for name in drawn
+    ]
+    metrics = sorted({name for point in log for name in point.held_out})
+    found += [
         Strip(name, [(float(point.step), point.held_out[name]) for point in log if name in point.held_out], dots=True)
         for name in metrics
     ]
@@ -125,7 +133,8 @@ def _strip(drawing: Drawing, across: Scale, strip: Strip, bottom: float) -> None
         for x, y in strip.points:
             drawing.circle(across(x), up(y), 3, "dot against", f"{strip.name}, step {x:.0f}: {y:.3f}")
     drawing.text(drawing.width - MARGIN + 10, bottom - STRIP + 6, fitted(strip.name, MARGIN - 10, SMALL_LETTER), "tick")
-    said = f"{values[-1]:.3f}" if strip.dots else f"≤ {max(values):.2g}"
+    ends = values[-1] if strip.dots else smoothed(strip.points)[-1][1]
+    said = f"{ends:.3g}" if strip.dots or strip.last else f"≤ {max(values):.2g}"
     drawing.text(drawing.width - MARGIN + 10, bottom - STRIP + 20, said, "tick")
 
 
