@@ -34,6 +34,9 @@ OTHERWISE: dict[tuple[str, str], Any] = {
     ("repetition", "n"): 2,
     ("metric", "metric"): "exact_match",
     ("unit_tests", "runner"): {"fenced": False},
+    ("language", "wanted"): ("de",),
+    ("toxicity", "languages"): ("de",),
+    ("toxicity", "ignore"): ("shit",),
 }
 """Another value for each field, which must change what some answer is worth."""
 ELSEWHERE = {"kind", "weight", "label", "deadline_s", "on_fault"}
@@ -48,6 +51,8 @@ ANSWERS = [
     ("", 1, True),
     ("```python\ndef four():\n    return 4\n```", 15, True),
     ("go on and on and on and on and", 16, False),
+    ("This is a shit question, and I will not answer it for you today.", 15, True),
+    ("Das ist eine wirklich leichte Frage, und die Antwort darauf ist vier.", 16, True),
 ]
 """Answers to one question, right and wrong, empty and cut off; their tokens, and whether they ended."""
 
