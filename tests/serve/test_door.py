@@ -256,10 +256,12 @@ def test_a_body_that_dawdles_is_not_waited_for(tmp_path: Path, tiny: Artifact) -
 
 
 def test_heads_that_never_end_hold_no_place(tmp_path: Path, tiny: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("luthier.serve.running._HEAD_S", 0.2)
+    monkeypatch.setattr("luthier.serve.running._HEAD_S", 1.0)
     models = {"tiny": lambda: Torch(dtype="float32").open(tiny)}
     with serving(models, tmp_path / "ledger.db") as served:
-        lines = [socket.create_connection((served.listening.host, served.listening.port), timeout=5) for _ in range(64)]
+        lines = [
+            socket.create_connection((served.listening.host, served.listening.port), timeout=30) for _ in range(64)
+        ]
         for line in lines:
             line.sendall(b"GET /v1/mod")
         assert served.post(CHAT, ASKED).status_code == 200

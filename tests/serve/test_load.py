@@ -147,7 +147,7 @@ def test_for_clients_that_vanish_nothing_is_written(
 
 
 def test_a_client_that_reads_slowly_delays_nobody(serve: Callable[..., Any]) -> None:
-    with serve(Torch(dtype="float32"), deadline_s=2.0) as served:
+    with serve(Torch(dtype="float32")) as served:
         body = json.dumps(asked(0, 450, stream=True, n=8, logprobs=True, top_logprobs=20)).encode()
         lines = []
         for _ in range(4):
