@@ -47,6 +47,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="500 weeks instead of 10,000, and fewer changes")
     parser.add_argument("--only", choices=sorted(FIGURES), help="one group of figures")
     asked = parser.parse_args()
+    if not DATA.is_dir():
+        print(f"{DATA} is not here: nothing is measured")
+        return
     device = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     for name, figures in FIGURES.items():
         if asked.only in (None, name):
