@@ -14,17 +14,19 @@ import openai
 import pytest
 
 from luthier.core.artifact import Artifact
-from luthier.core.errors import MissingExtra, ModelError
+from luthier.core.errors import InputError, MissingExtra, ModelError
 from luthier.eval.ask import Desk, Model, Question
 from luthier.eval.rows import Task
+from luthier.flow.serve import ways_of
 from luthier.serve.calibration import fit_temperature, probabilities
 from luthier.serve.engine import Answering
 from luthier.serve.engines.label import Label
 from luthier.serve.engines.llama_cpp import LlamaCpp
 from luthier.serve.engines.vllm import Vllm
 from luthier.serve.gathering import Gathering
+from luthier.serve.pipeline import Pipeline, Ways
 from luthier.serve.query import Piece, Query, Whole
-from luthier.serve.refusal import Busy, Unavailable
+from luthier.serve.refusal import Busy, Refusal, Unavailable
 from luthier.text.dataset import read_examples
 from luthier.text.ids import Text
 from luthier.text.messages import Message, prompt_of, said_for
@@ -187,3 +189,46 @@ def test_programs_that_are_not_there_or_do_not_start(tiny: Artifact, tmp_path: P
     if not torch.cuda.is_available():
         with pytest.raises(ModelError, match="wants a GPU"):
             Vllm(program=str(broken)).open(tiny)
+
+
+def test_a_pipeline_asks_the_model_of_the_class(served: Served, tmp_path: Path) -> None:
+    ways = Ways(by="chooser", to={"billing": "tiny", "delivery": "tiny"}, other="caller")
+    classes = set()
+    for words in ("Where is the parcel?", "My invoice is wrong", "My password does not work"):
+        asked = Query(messages=(Message(role="user", content=words),), max_tokens=5)
+
+        async def ask(asked: Query = asked) -> tuple[Whole, Whole, Whole]:
+            return (
+                await _all(Pipeline(served.gateway.fleet, ways), asked),
+                await _held(served, "chooser", Query(messages=asked.messages)),
+                await _held(served, "tiny", asked),
+            )
+
+        found, chosen, tiny = served.run(ask())
+        assert found.scores == chosen.scores
+        label = max(found.scores, key=found.scores.__getitem__)
+        classes.add(label)
+        other = served.run(_held(served, "caller", asked))
+        assert found.text == (tiny.text if label in ways.to else other.text)
+    strict = Ways(by="chooser", to={})
+    with pytest.raises(Refusal, match="no model is named"):
+        served.run(_all(Pipeline(served.gateway.fleet, strict), asked))
+    with pytest.raises(Refusal, match="cannot lead"):
+        served.run(_all(Pipeline(served.gateway.fleet, Ways(by="tiny", to={})), asked))
+    assert ways.models == ["chooser", "tiny", "caller"]
+    assert ways_of("help={by: a, to: {x: b}}") == ("help", Ways(by="a", to={"x": "b"}))
+    for wrong in ("help", "help={by: a}", "help={by: a, to: {}, others: b}", "help={"):
+        with pytest.raises(InputError):
+            ways_of(wrong)
+
+
+async def _all(model: Answering, query: Query) -> Whole:
+    found = Whole()
+    async for piece in model.answer(query):
+        found.add(piece)
+    return found
+
+
+async def _held(served: Served, name: str, query: Query) -> Whole:
+    async with served.gateway.fleet.using(name) as model:
+        return await _all(model, query)

@@ -24,7 +24,7 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(keys_app, name="keys")
 
 
-def serve(
+def serve(  # noqa: PLR0913, PLR0917  # the options of a command
     models: Annotated[
         list[str] | None,
         typer.Argument(
@@ -43,6 +43,13 @@ def serve(
     traces: Annotated[
         bool, typer.Option("--traces/--no-traces", help="Keep every request in `luthier traces`.")
     ] = True,
+    pipeline: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=WAYS",
+            help="A classifier in front of models: 'help={by: MODEL, to: {CLASS: MODEL}, other: MODEL}'.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """Serve models by OpenAI's API until stopped; one line says where it listens."""
@@ -55,7 +62,9 @@ def serve(
         sys.stdout.flush()
 
     place = Place(host=host, port=port, grace_s=grace)
-    return serve_models(models or (), place, engine=engine, deadline_s=deadline, traces=traces, tell=tell)
+    return serve_models(
+        models or (), place, engine=engine, deadline_s=deadline, traces=traces, pipelines=pipeline or (), tell=tell
+    )
 
 
 @keys_app.command("add")

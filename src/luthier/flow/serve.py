@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,8 @@ from luthier.serve.engine import Engine
 if TYPE_CHECKING:
     from fastapi import APIRouter
 
-    from luthier.serve.fleet import Opened
+    from luthier.serve.fleet import Fleet, Opened
+    from luthier.serve.pipeline import Ways
     from luthier.serve.running import Listening, Place
     from luthier.traffic.keys import Scope
 
@@ -34,6 +35,7 @@ def serve(
     engine: str | None = None,
     deadline_s: float = 600.0,
     traces: bool = True,
+    pipelines: Sequence[str] = (),
     tell: Callable[[Listening], None],
 ) -> int:
     """Serve models, and those that are released under names, until told to stop; 0 when nothing was cut off.
@@ -47,11 +49,13 @@ def serve(
     from luthier.traffic.follow import Follower
 
     chosen = engine_of(engine) if engine is not None else None
+    ways = dict(map(ways_of, pipelines))
+    models = list(dict.fromkeys([*models, *(one for way in ways.values() for one in way.models), *ways]))
     url = ledger_url(store_here().root)
     with Ledger(url) as ledger, closing(_Kept(traces)) as kept:
 
         async def running() -> bool:
-            fleet = Fleet(lambda word: open_model(word, chosen))
+            fleet = Fleet(lambda word: _piped(word, fleet, ways) or open_model(word, chosen))
             names = Follower(lambda: Ledger(url), fleet)
             gateway = Gateway(fleet, resolver=names, recorder=kept.recorder, deadline_s=deadline_s)
             async with names:
@@ -91,6 +95,32 @@ def engine_of(said: str) -> Engine:
     except (yaml.YAMLError, ValidationError, ValueError) as error:
         wrong = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error).split("\n", 1)[0]
         raise InputError(wrong, where=Where(field="--engine"), remedy="`luthier parts engine` lists them") from error
+
+
+def ways_of(said: str) -> tuple[str, Ways]:
+    """A pipeline by its name: `support={by: route, to: {billing: one}, other: two}`."""
+    from luthier.serve.pipeline import Ways
+
+    name, _, rest = said.partition("=")
+    where = Where(field="--pipeline")
+    remedy = (
+        "for example 'support={by: route.yaml:tune, to: {billing: billing.yaml:tune}, other: smollm2-135m-instruct}'"
+    )
+    try:
+        return name, Ways.model_validate(yaml.safe_load(rest))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise InputError(f"{place}: {first['msg']}" if place else first["msg"], where=where, remedy=remedy) from error
+    except yaml.YAMLError as error:
+        raise InputError("is no mapping in YAML", where=where, remedy=remedy) from error
+
+
+def _piped(word: str, fleet: Fleet, ways: Mapping[str, Ways]) -> Opened | None:
+    from luthier.serve.fleet import Opened
+    from luthier.serve.pipeline import Pipeline
+
+    return Opened(word, Pipeline(fleet, ways[word])) if word in ways else None
 
 
 def open_model(word: str, engine: Engine | None = None) -> Opened:

@@ -1,0 +1,65 @@
+"""A classifier in front of several models: it names a class, and the class's own model answers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from luthier.core.digest import digest_of
+from luthier.serve.engine import Answering
+from luthier.serve.fleet import Fleet
+from luthier.serve.query import Piece, Query, Verb, Whole
+from luthier.serve.refusal import Refusal
+
+
+class Ways(BaseModel):
+    """Who chooses, and who answers what."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    by: str
+    """The model that names the class."""
+    to: dict[str, str]
+    """The model that answers, by class."""
+    other: str | None = None
+    """Who answers all other classes; without it, such requests are refused."""
+
+    @property
+    def models(self) -> list[str]:
+        """All models that it needs."""
+        return list(dict.fromkeys([self.by, *self.to.values(), *([self.other] if self.other else [])]))
+
+
+class Pipeline(Answering):
+    """Answers by the model whose class was named. The last piece of each answer carries the classes' probabilities."""
+
+    able: ClassVar[frozenset[Verb]] = frozenset({"chat"})
+
+    def __init__(self, fleet: Fleet, ways: Ways) -> None:
+        super().__init__(digest_of([ways.model_dump(mode="json"), {one: fleet.digest(one) for one in ways.models}]))
+        self._fleet, self._ways = fleet, ways
+
+    async def answer(self, query: Query) -> AsyncGenerator[Piece, None]:
+        scores = await self._choose(query)
+        label = max(scores, key=lambda one: scores[one])
+        name = self._ways.to.get(label, self._ways.other)
+        if name is None:
+            raise Refusal(f"the message is of class {label!r}, for which no model is named", param="messages")
+        async with self._fleet.using(name) as model, aclosing(model.answer(query)) as pieces:
+            async for piece in pieces:
+                yield piece if piece.finish is None else replace(piece, scores=scores)
+
+    async def _choose(self, query: Query) -> dict[str, float]:
+        """The probability of each class."""
+        choice = Whole()
+        async with self._fleet.using(self._ways.by) as chooser:
+            if not chooser.chooses:
+                raise Refusal(f"{self._ways.by} names no classes, and cannot lead a pipeline", param="model")
+            async with aclosing(chooser.answer(Query(messages=query.messages))) as pieces:
+                async for piece in pieces:
+                    choice.add(piece)
+        return dict(choice.scores or {})
