@@ -212,6 +212,7 @@ def test_it_learns_and_resumes_to_the_same_bytes(kind: str, extra: dict[str, Any
         ({"objective": {"kind": "grpo", "rewards": [REGEX], "stop": {"hacking": 2}}}, "stop.hacking needs"),
         ({"objective": {"kind": "grpo", "rewards": ["model"]}}, "asks a `reward_model`"),
         ({"reward_model": "judge"}, "nothing asks a reward_model"),
+        ({"held_out": {"metric": "accuracy"}}, "judged by its rewards, or by `gold`"),
         ({"objective": {"kind": "grpo", "rewards": [REGEX, REGEX]}}, "two rewards are called 'regex'"),
     ],
 )

@@ -136,6 +136,8 @@ class Tune(Step):
             raise ValueError(f"{policy.kind} learns without dropout, by which answers would be others; leave it out")
         if self.spike != type(self).model_fields["spike"].default:
             raise ValueError(f"the loss of {policy.kind} has no level that a spike could rise above; leave spike out")
+        if self.held_out is not None and self.held_out.metric != "loss":
+            raise ValueError("held-out answers of a policy are judged by its rewards, or by `gold`; leave metric out")
         if self.held_out is None and (policy.gold or policy.stop.hacking):
             raise ValueError(f"{'gold' if policy.gold else 'stop.hacking'} needs `held_out`: answers to judge by it")
         return self
