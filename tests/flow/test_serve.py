@@ -150,7 +150,7 @@ def test_a_kill_under_load_leaves_everything_whole(shop: Path) -> None:
         (["./tiny-model", "--engine", "remote"], "is no endpoint"),
         (["./tiny-model", "--host", "0.0.0.0"], "can be reached from elsewhere"),
         (["./tiny-model", "--host", "203.0.113.7"], "elsewhere"),
-        ([], "Missing argument"),
+        ([], "nothing to serve"),
     ],
     ids=lambda value: " ".join(value)[-30:] if isinstance(value, list) else None,
 )
