@@ -89,26 +89,34 @@ def test_a_switch_and_a_roll_back_lose_no_request(made: Path) -> None:
                 except openai.OpenAIError as error:
                     failed.append(error)
 
-        threads = [threading.Thread(target=go_on) for _ in range(3)]
+        threads = [threading.Thread(target=go_on) for _ in range(2)]
         for thread in threads:
             thread.start()
-        for words in ([ALIAS, ":model"], ["roll-back", ALIAS], [ALIAS, ":model", "--canary", "50%"]):
-            before = len(done)
+        folder = made / ".luthier" / "traffic"
+        while not done and not failed:
+            time.sleep(0.05)
+        for words, is_seen in (
+            ([ALIAS, ":model"], lambda found: len({one.release for one in found}) == 2),
+            (["roll-back", ALIAS], lambda found: found[-1].release == found[0].release),
+            ([ALIAS, ":model", "--canary", "50%"], lambda found: True),
+        ):
             assert run_command(["release", *words]) == 0
-            end = time.monotonic() + 3
-            while len(done) < before + 5 or time.monotonic() < end:
-                time.sleep(0.02)
+            end = time.monotonic() + 300
+            while not is_seen(list(traces(folder))):
+                assert time.monotonic() < end, "the switch did not come"
+                time.sleep(0.2)
         stop.set()
         for thread in threads:
             thread.join()
-        for user in range(12):
-            done.append(ask(client, "Hello", f"C-{user}"))
+        end = time.monotonic() + 300
+        while "canary" not in {one.arm for one in traces(folder)}:
+            assert time.monotonic() < end, "nobody was answered by the canary"
+            done += [ask(client, "Hello", f"C-{user}") for user in range(8)]
         assert failed == []
         process.kill()
     found = kept(made, set(done))
     assert sorted(found) == sorted(done)
-    every = list(traces(made / ".luthier" / "traffic"))
-    assert len({one.release for one in every}) == 2
+    every = list(traces(folder))
     assert {one.arm for one in every} == {"stable", "canary"}
     assert all("anna@example.org" not in turn.content for one in every for turn in one.messages)
     assert run_command(["release", "compare", ALIAS]) == 0
