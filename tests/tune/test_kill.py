@@ -27,8 +27,13 @@ def slow(self, number, keeper):
     print("step", number, flush=True)
     return once(self, number, keeper)
 Training._step = slow
-step = Tune(data="data", technique={"kind": sys.argv[3]}, rows_per_step=4, epochs=3, precision="bfloat16",
-            learning_rate=1e-2, checkpoint_steps=3, ema=0.9, held_out={"rows": 8, "every": 2, "metric": "accuracy"})
+POLICY = {"kind": "grpo", "rewards": [{"kind": "regex", "pattern": "e"}],
+          "rollout": {"samples": 4, "max_new_tokens": 4, "steps": 2}, "kl": {"coefficient": 0.05, "target": 0.01}}
+policy = {"objective": POLICY, "held_out": {"rows": 8, "every": 2}}
+given = {"held_out": {"rows": 8, "every": 2, "metric": "accuracy"}}
+technique = {"kind": sys.argv[3].removesuffix(" of a policy")}
+step = Tune(data="data", technique=technique, rows_per_step=4, epochs=3, precision="bfloat16", learning_rate=1e-2,
+            checkpoint_steps=3, ema=0.9, **(policy if sys.argv[3] != technique["kind"] else given))
 made = reopened(Path(sys.argv[1])).tune(step)
 """
 
@@ -46,7 +51,7 @@ def digests(shop: Bench) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("technique", ["lora", "full"])
+@pytest.mark.parametrize("technique", ["lora", "full", "lora of a policy"])
 def test_killed_at_random_moments_it_ends_in_the_same_bytes(tmp_path: Path, technique: str) -> None:
     calm, wild = bench(tmp_path / "calm"), bench(tmp_path / "wild")
     with child(tmp_path / "calm", technique) as process:
