@@ -28,6 +28,7 @@ from luthier.text.prompt import Prompt
 
 if TYPE_CHECKING:
     from luthier.core.events import StepEvents
+    from luthier.models.beginnings import Beginnings
     from luthier.models.load import Loaded
     from luthier.text.ids import Text
     from luthier.text.messages import Example
@@ -57,6 +58,7 @@ class Desk:
     def __init__(self) -> None:
         self._digest = ""
         self._loaded: Loaded | None = None
+        self._beginnings: Beginnings | None = None
 
     def load(self, artifact: Artifact, dtype: Literal["float32", "bfloat16", "auto"]) -> Loaded:
         """A model's weights; those of the model before are let go."""
@@ -65,8 +67,18 @@ class Desk:
         if self._loaded is None or self._digest != artifact.digest:
             self._loaded = None
             self._loaded = load(artifact, dtype=dtype)
+            self._beginnings = None
             self._digest = artifact.digest
         return self._loaded
+
+    @property
+    def beginnings(self) -> Beginnings:
+        """What prompts of the model that was loaded last began with."""
+        from luthier.models.beginnings import Beginnings
+
+        if self._beginnings is None:
+            self._beginnings = Beginnings()
+        return self._beginnings
 
 
 class Model(Voice):
@@ -131,7 +143,7 @@ class Model(Voice):
         """One answer to each question of a task; all are of one kind."""
         from luthier.eval.tell import tell
 
-        return tell(self._loaded, self._text, questions)
+        return tell(self._loaded, self._text, questions, self._desk.beginnings)
 
     def _choose(self, examples: Sequence[Example], task: Task) -> list[Reply]:
         options = list(task.options.values())
@@ -167,7 +179,7 @@ class Model(Voice):
             for said in offer.answers
         ]
         rows = self._text.encode_many([messages for messages, _ in asked], [on_offer for _, on_offer in asked])
-        found = rewards(self._loaded.model, [row.ids for row in rows], tokens=PACK_TOKENS)
+        found = rewards(self._loaded.model, [row.ids for row in rows], tokens=PACK_TOKENS, kept=self._desk.beginnings)
         return [log_shares(pair) for pair in zip(found[::2], found[1::2], strict=True)]
 
     @cached_property
@@ -185,7 +197,7 @@ class Model(Voice):
             raise DataError(what, remedy=f"it was tuned to name {', '.join(self._classes)}")
         places = [self._classes.index(label) for label in task.options]
         ids = self._text.prompts([messages for messages, _ in prompts], [tools for _, tools in prompts])
-        found = label_scores(self._loaded.model, ids, tokens=PACK_TOKENS)
+        found = label_scores(self._loaded.model, ids, tokens=PACK_TOKENS, kept=self._desk.beginnings)
         return [[row[place] for place in places] for row in found]
 
     def _normalised(self, asked: Sequence[tuple[Asked, Sequence[str]]]) -> list[list[float]]:
@@ -206,7 +218,7 @@ class Model(Voice):
             before, told = self._text.options(prompt[0], answers, prompt[1])
             prompts.append(before)
             options.append(told)
-        sums = score_options(self._loaded.model, prompts, options, tokens=PACK_TOKENS)
+        sums = score_options(self._loaded.model, prompts, options, tokens=PACK_TOKENS, kept=self._desk.beginnings)
         return [
             [(score, len(ids)) for score, ids in zip(scores, told, strict=True)]
             for scores, told in zip(sums, options, strict=True)

@@ -12,8 +12,6 @@ from luthier.models.speed import flops_per_s
 if TYPE_CHECKING:
     from luthier.eval.steps.evaluate import Evaluate
 
-PACK_TOKENS = 4096
-"""Tokens that a model reads together: what all rows share is computed once for so many."""
 _LABEL_SECONDS = 5.0
 """Plain baselines, intervals and tests for a few thousand rows."""
 
@@ -44,9 +42,8 @@ def forecast(step: Evaluate, outlook: Outlook) -> Forecast:
 
 
 def _computed(rows: Rows) -> float:
-    """Tokens that are computed: each row's own, and what all of them share once for each pack."""
-    own = max(rows.tokens - rows.shared, 1.0)
-    return rows.number * (own + rows.shared * own / max(own, PACK_TOKENS - rows.shared))
+    """Tokens that are computed: each row's own, and once what all of them share."""
+    return rows.number * max(rows.tokens - rows.shared, 1.0) + rows.shared
 
 
 def _is_tuned(outlook: Outlook) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 from luthier.eval.question import Likelihood, Question, Reading, Told, Writing, until
 
 if TYPE_CHECKING:
+    from luthier.models.beginnings import Beginnings
     from luthier.models.decoder import Stop
     from luthier.models.load import Loaded
     from luthier.text.ids import Text
@@ -19,22 +20,23 @@ TAIL = 24
 """Tokens at the end of what is being written in which an end of it is looked for."""
 
 
-def tell(loaded: Loaded, text: Text, questions: Sequence[Question]) -> list[Told]:
-    """One answer to each; all are of one kind."""
+def tell(loaded: Loaded, text: Text, questions: Sequence[Question], kept: Beginnings | None = None) -> list[Told]:
+    """One answer to each; all are of one kind. `kept`: what prompts began with, for the next call."""
     match questions[0]:
         case Likelihood():
-            return _likelihoods(loaded, text, cast("Sequence[Likelihood]", questions))
+            return _likelihoods(loaded, text, cast("Sequence[Likelihood]", questions), kept)
         case Reading():
             return _readings(loaded, text, cast("Sequence[Reading]", questions))
         case Writing():
             return _writings(loaded, text, cast("Sequence[Writing]", questions))
 
 
-def _likelihoods(loaded: Loaded, text: Text, questions: Sequence[Likelihood]) -> list[Told]:
+def _likelihoods(loaded: Loaded, text: Text, questions: Sequence[Likelihood], kept: Beginnings | None) -> list[Told]:
     from luthier.models.likelihood import likelihoods
 
     asked = _pairs(text, questions, context(loaded))
-    found = likelihoods(loaded.model, [pair[:2] for pair in asked], greedy=any(one.greedy for one in questions))
+    greedy = any(one.greedy for one in questions)
+    found = likelihoods(loaded.model, [pair[:2] for pair in asked], greedy=greedy, kept=kept)
     return [
         Told(logprob=round(one.logprob, DIGITS), tokens=one.tokens, greedy=one.greedy, cut=pair.cut)
         for one, pair in zip(found, asked, strict=True)

@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 
 from luthier.core.errors import DataError
+from luthier.models.beginnings import Beginnings, read_once
 from luthier.models.decoder import GREEDY, PORTION_ALONE, TOKENS, Ask, Decoder, Sampling, Stop
 from luthier.models.load import Loaded
 from luthier.models.logprobs import logprobs
@@ -101,8 +102,12 @@ def score_options(
     options: Sequence[Sequence[Sequence[int]]],
     *,
     tokens: int = PACK_TOKENS,
+    kept: Beginnings | None = None,
 ) -> list[list[float]]:
-    """For each prompt, the summed log-probability of each of its options; shared beginnings are read once."""
+    """For each prompt, the summed log-probability of each of its options; shared beginnings are read once.
+
+    With `kept`, what all prompts begin with is found again by the next call.
+    """
     refuse_sequence(plain_model(model))
     rows = [
         Row([*prompt, *option], [0.0] * len(prompt) + [1.0] * len(option), f"{at}:{number}")
@@ -110,7 +115,7 @@ def score_options(
         for number, option in enumerate(own)
     ]
     sums: dict[str, float] = {}
-    with torch.no_grad():
+    with torch.no_grad(), read_once(model, rows, kept):
         for pack in packs(rows, tokens, OPTIONS_SHARE_FROM):
             found = logprobs(model, pack).double().cpu()
             totals = torch.zeros(pack.rows, dtype=torch.float64).index_add_(0, pack.path.cpu(), found)
@@ -119,13 +124,17 @@ def score_options(
 
 
 def label_scores(
-    model: torch.nn.Module, prompts: Sequence[Sequence[int]], *, tokens: int = PACK_TOKENS
+    model: torch.nn.Module,
+    prompts: Sequence[Sequence[int]],
+    *,
+    tokens: int = PACK_TOKENS,
+    kept: Beginnings | None = None,
 ) -> list[list[float]]:
-    """For each prompt, the log-probability of each output of a model with a sequence head."""
+    """For each prompt, the log-probability of each output of a model with a sequence head; `kept` as for options."""
     outputs = torch.arange(len(names_of(plain_model(model))))
     rows = [Row([*prompt, 0], [0.0] * len(prompt) + [1.0], str(at)) for at, prompt in enumerate(prompts)]
     found: dict[str, list[float]] = {}
-    with torch.no_grad():
+    with torch.no_grad(), read_once(model, rows, kept):
         for made in packs(rows, tokens):
             asked = replace(made, choices=outputs.expand(made.rows, -1))
             scores = logprobs(model, asked)[:, 1:].double().cpu()
@@ -134,7 +143,11 @@ def label_scores(
 
 
 def rewards(
-    model: torch.nn.Module, conversations: Sequence[Sequence[int]], *, tokens: int = PACK_TOKENS
+    model: torch.nn.Module,
+    conversations: Sequence[Sequence[int]],
+    *,
+    tokens: int = PACK_TOKENS,
+    kept: Beginnings | None = None,
 ) -> list[float]:
     """For each conversation, the one output of a model with a sequence head, read as transformers reads it: after the
     last token that is no padding."""
@@ -142,7 +155,7 @@ def rewards(
     read = [without_padding(ids, pad) for ids in conversations]
     rows = [Row([*ids, 0], [0.0] * len(ids) + [1.0], str(at)) for at, ids in enumerate(read)]
     found: dict[str, float] = {}
-    with torch.no_grad():
+    with torch.no_grad(), read_once(model, rows, kept):
         for made in packs(rows, tokens, OPTIONS_SHARE_FROM):
             found |= dict(zip(made.keys, logprobs(model, made).double().tolist(), strict=True))
     return [found[str(at)] for at in range(len(rows))]

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 
+from luthier.models.beginnings import Beginnings, read_once
 from luthier.models.generate import OPTIONS_SHARE_FROM, PACK_TOKENS
 from luthier.models.logprobs import logprobs, ranked
 from luthier.models.pack import Row, packs
@@ -28,15 +29,17 @@ def likelihoods(
     *,
     tokens: int = PACK_TOKENS,
     greedy: bool = False,
+    kept: Beginnings | None = None,
 ) -> list[Likely]:
-    """For each (before, after): the summed log-probability of `after`; whatever rows share is read once in a pack."""
+    """For each (before, after): the summed log-probability of `after`; whatever rows share is read once in a
+    pack, what all of them begin with once, and with `kept` once for all calls."""
     refuse_sequence(plain_model(model))
     rows = [
         Row([*before, *after], [0.0] * len(before) + [1.0] * len(after), str(at))
         for at, (before, after) in enumerate(asked)
     ]
     found: dict[str, Likely] = {}
-    with torch.no_grad():
+    with torch.no_grad(), read_once(model, rows, kept):
         for pack in packs(rows, tokens, OPTIONS_SHARE_FROM):
             told, first = ranked(model, pack) if greedy else (logprobs(model, pack), None)
             path = pack.path.cpu()

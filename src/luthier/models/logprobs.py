@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from luthier.core.errors import ModelError
 from luthier.models import gates, norms, rotary
 from luthier.models.attention import Pass, Unpackable, packed
+from luthier.models.attention.begun import Begun, begun_of
 from luthier.models.forwards import distance
 from luthier.models.head import Head, Shape
 from luthier.models.last_layer import in_few_sizes, install, only, remove
@@ -115,6 +116,16 @@ def ranked(model: torch.nn.Module, pack: Pack) -> tuple[Tensor, Tensor]:
     return how.head.logprobs(hidden, here.targets), first[:, 0] == here.targets
 
 
+@torch.no_grad()
+def begin(model: torch.nn.Module, ids: Sequence[int]) -> Begun:
+    """Read by itself what packs of a model that is read packed begin with."""
+    inner, begun = plain_model(model), Begun(ids)
+    alone = pack([Row([*ids, 0], [0.0] * len(ids) + [1.0])]).on(next(inner.parameters()).device)
+    with packed(inner, alone, begun=begun):
+        decoder_of(inner)(input_ids=alone.ids[None], position_ids=alone.positions[None], use_cache=False)
+    return begun
+
+
 _READINGS: WeakKeyDictionary[torch.nn.Module, Reading] = WeakKeyDictionary()
 
 
@@ -141,13 +152,16 @@ def _hidden(model: Any, pack: Pack, soft: SoftPrompt, how: Reading, quick: bool)
 
 
 def _hidden_packed(model: Any, pack: Pack, soft: SoftPrompt, quick: bool, *, short: bool) -> Tensor:
-    count = pack.sources.shape[0]
-    read = in_few_sizes(pack.sources) if short and 0 < count < pack.tokens else None
-    with packed(model, pack, quick=quick, cached=soft.cached), only(read):
+    begun = begun_of(pack) if not soft.count else None
+    known = begun.known if begun is not None else 0
+    sources, count = pack.sources - known, pack.sources.shape[0]
+    read = in_few_sizes(sources) if short and 0 < count < pack.tokens - known else None
+    told = {"input_ids": pack.ids[None, known:]} if known else soft.inputs_of(model, pack)
+    with packed(model, pack, quick=quick, cached=soft.cached, begun=begun), only(read):
         states: Tensor = decoder_of(model)(
-            **soft.inputs_of(model, pack), position_ids=pack.positions[None], use_cache=False
+            **told, position_ids=pack.positions[None, known:], use_cache=False
         ).last_hidden_state
-    return states[0].index_select(0, pack.sources) if read is None else states[0, :count]
+    return states[0].index_select(0, sources) if read is None else states[0, :count]
 
 
 def _hidden_padded(model: Any, pack: Pack, soft: SoftPrompt = NO_PROMPT, turn: int | None = None) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
 
+from luthier.models.attention.begun import Begun
 from luthier.models.attention.choice import attend
 from luthier.models.attention.plain import Manner, plain_attention
 from luthier.models.attention.plan import Plan
@@ -40,6 +41,8 @@ class Pass:
     quick: bool
     cached: Cached = ()
     """Keys and values of the pack's first tokens in each layer, where they are not the model's own (`prefix`)."""
+    begun: Begun | None = None
+    """What the pack begins with, where that was or will be read with another one."""
     windows: list[int | None] = field(default_factory=list)
     """The sliding window of each attention call so far: how often the registry was used, and how."""
 
@@ -48,12 +51,15 @@ _PASS: ContextVar[Pass | None] = ContextVar("luthier_pass", default=None)
 
 
 @contextmanager
-def packed(model: PreTrainedModel, pack: Pack, *, quick: bool = True, cached: Cached = ()) -> Iterator[Pass]:
+def packed(
+    model: PreTrainedModel, pack: Pack, *, quick: bool = True, cached: Cached = (), begun: Begun | None = None
+) -> Iterator[Pass]:
     """Let a model's attention layers follow the pack; `quick=False` keeps to the plain path with a dense mask.
 
-    `cached` keys and values stand in the place of those that the layers compute for the pack's first tokens.
+    `cached` keys and values stand in the place of those that the layers compute for the pack's first tokens; what is
+    known of `begun` is not computed at all.
     """
-    now = Pass(Plan(pack), quick, cached)
+    now = Pass(Plan(pack), quick, cached, begun)
     token = _PASS.set(now)
     try:
         with implemented(model, NAME):
@@ -98,8 +104,11 @@ def packed_attention(
     now.windows.append(manner.window)
     if now.cached:
         key, value = _begun(now.cached, module, key, value)
+    count = query.shape[2]
+    if now.begun is not None:
+        query, key, value = now.begun.whole(int(module.layer_idx), query, key, value, now.plan.pack.tokens)  # type: ignore[arg-type]
     path = attend if now.quick else plain_attention
-    return path(query, key, value, now.plan, manner), None
+    return path(query, key, value, now.plan, manner)[:, -count:], None
 
 
 def manner_of(query: Tensor, scaling: float | None, asked: dict[str, Any]) -> Manner:

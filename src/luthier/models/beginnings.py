@@ -1,0 +1,70 @@
+"""What all rows of one reading begin with is read once, in however many packs they stand, and where somebody keeps it,
+once in all."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from luthier.models.attention.begun import Begun, standing
+from luthier.models.logprobs import begin, reading
+from luthier.models.pack import Row, common
+from luthier.models.soft import soft_prompt
+
+LEAST = 32
+"""Beginnings shorter than this many tokens are read with each pack."""
+UNIT = 16
+"""A beginning that is kept has a multiple of so many tokens, so that rows which by chance go on alike still find it."""
+MOST = 4
+"""Beginnings that are kept at once."""
+
+
+class Beginnings:
+    """What one model has read, kept for as long as its weights and adapters stand still.
+
+    Each is read by itself, so that numbers do not depend on which rows met it first.
+    """
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[int, ...], Begun] = OrderedDict()
+
+    def of(self, model: Any, ids: Sequence[int]) -> Begun:
+        """What a model made of these tokens, now or before."""
+        key = tuple(ids)
+        if key not in self._kept:
+            self._kept[key] = begin(model, ids)
+        self._kept.move_to_end(key)
+        while len(self._kept) > MOST:
+            self._kept.popitem(last=False)
+        return self._kept[key]
+
+
+@contextmanager
+def read_once(model: Any, rows: Sequence[Row], kept: Beginnings | None = None) -> Iterator[None]:
+    """Let a model, while nothing is learnt, read only once what all of these rows begin with."""
+    ids = _beginning(rows)
+    if kept is not None:
+        ids = ids[: len(ids) // UNIT * UNIT]
+    if len(ids) < LEAST or not _able(model):
+        yield
+        return
+    with standing(Begun(ids) if kept is None else kept.of(model, ids)):
+        yield
+
+
+def _beginning(rows: Sequence[Row]) -> Sequence[int]:
+    """What all rows begin with, up to the token before the first that predicts something learnt."""
+    read = [row for row in rows if row.targets]
+    if not read:
+        return ()
+    ids = read[0].ids[: min(row.targets[0] for row in read) - 1]
+    for row in read[1:]:
+        ids = ids[: common(ids, row.ids)]
+    return ids
+
+
+def _able(model: Any) -> bool:
+    how = reading(model)
+    return how.packed and how.turn is None and not soft_prompt(model).count
