@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from luthier.cli.output import Json, count, say, say_json, seconds, table
+from luthier.cli.output import Json, count, say, say_json, seconds
 
 traces_app = typer.Typer(
     help="Requests to served models: list, show, import, export.", no_args_is_help=True, rich_markup_mode=None
@@ -21,6 +21,8 @@ Condition = Annotated[
 ]
 Since = Annotated[str | None, typer.Option(help="From then on: 2026-11-01, or so long ago: 30m, 6h, 7d.")]
 Until = Annotated[str | None, typer.Option(help="Before then.")]
+_WIDTH = 90
+"""Characters of an answer that a list shows."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -45,22 +47,12 @@ def traces_list(
     if as_json:
         say_json([traffic.as_json(told) for told in found])
         return
-    rows = []
     for told in found:
         trace = told.trace
-        said = trace.answer.content if trace.answer else trace.error
-        rows.append(
-            (
-                trace.id,
-                f"{trace.at:%m-%d %H:%M:%S}",
-                trace.model,
-                trace.finish,
-                seconds(trace.latency_s),
-                " ".join(said.split())[:60],
-                traffic.summary(told.feedback)[:60],
-            )
-        )
-    table(("id", "at", "model", "finish", "time", "answer", "feedback"), rows)
+        said = " ".join((trace.answer.content if trace.answer else trace.error).split())
+        parts = [trace.id, f"{trace.at:%m-%d %H:%M:%S}", trace.model, trace.finish, seconds(trace.latency_s)]
+        say("  ".join([*parts, traffic.summary(told.feedback)]).rstrip())
+        say(f"    {said if len(said) <= _WIDTH else said[:_WIDTH] + '…'}")
 
 
 @traces_app.command("show")
