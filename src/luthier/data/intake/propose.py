@@ -25,11 +25,11 @@ _RARE = 0.5
 """A class with less than this share of the most frequent one's rows is rare."""
 
 
-_WHOLE_ROWS = frozenset({"exact_dedup", "near_dedup", "language"})
-"""Operators that leave rows out and change none."""
+_FAIR = frozenset({"exact_dedup", "near_dedup", "language", "pii"})
+"""Operators that leave rows out and change none, or treat both answers alike."""
 _TWO_ANSWERS = (
-    "Nothing that changes text is proposed: it would change the preferred answer and not the other "
-    "(docs/howto/preferences.md)."
+    "Nothing that changes text is proposed but the removal of personal data: it would change the preferred answer and "
+    "not the other (docs/howto/preferences.md)."
 )
 
 
@@ -88,7 +88,7 @@ def propose_from(
     examples: dict[str, tuple[Change, ...]] = {}
     ops = list(_operators(profile, reasons, examples))
     if objective == "dpo":
-        ops = [one for one in ops if one["kind"] in _WHOLE_ROWS]
+        ops = [one for one in ops if one["kind"] in _FAIR]
         profile = profile.model_copy(update={"notes": [*profile.notes, _TWO_ANSWERS]})
     split = _split(profile, reasons)
     reasons["task"] = _why_task(profile, choice, chosen)
