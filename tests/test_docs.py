@@ -139,7 +139,7 @@ def test_a_command_of_the_pages_works(
         Path("axolotl.yaml").write_text(AXOLOTL, encoding="utf-8")
     line = line.replace("moved/recipe.yaml", "recipe.yaml")
     line = line.replace("support/recipe.yaml", "recipe.yaml").replace("support:", "recipe.yaml:")
-    line = re.sub(r"\bsupport\b", "recipe.yaml", line) if words[1] != "new" else line
+    line = re.sub(r"(?<![\w-])support(?![\w-])", "recipe.yaml", line) if words[1] != "new" else line
     line = line.replace("recipes/headlines/recipe.yaml", "recipe.yaml").replace("recipes/headlines", "recipe.yaml")
     line = line.replace("EXAMPLE", _first_id(place)) if "EXAMPLE" in line else line
     if words[1] == "serve":

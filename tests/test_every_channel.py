@@ -24,7 +24,7 @@ from luthier.monitor.message import Message, Slice
 from watching import free_port
 
 ROOT = Path(__file__).parent.parent
-CHANNELS = members(Channel)
+CHANNELS = {kind: part for kind, part in members(Channel).items() if part.__module__.startswith("luthier.")}
 KINDS = sorted(CHANNELS)
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated")  # imported by Apprise
 SECRET = "whsec_" + "c2VjcmV0IG9mIG91cnM="

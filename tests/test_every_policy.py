@@ -120,7 +120,8 @@ def test_the_loss_is_pure_and_any_split_adds_up(kind: str, extra: dict[str, Any]
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_on_its_own_policy_the_gradient_is_that_of_the_weighted_log_likelihood(kind: str, model: Any) -> None:
-    """The ratio is 1 in every bit: nothing is clipped, and the surrogate is the advantage times the log-probability."""
+    """The ratio is 1 in every bit: nothing is clipped, and the surrogate is the advantage times the log-probability, of
+    a token or, where the ratio is that of an answer, of the whole of it."""
     script = Script.drawn()
     policy = policy_of(kind, script, correct=None)
     rows = rollout(policy, script, model).draw(0).rows
@@ -129,7 +130,9 @@ def test_on_its_own_policy_the_gradient_is_that_of_the_weighted_log_likelihood(k
     for pack in packs(rows, 1 << 14):
         logp = logprobs(model, pack)
         assert policy.loss(logp, pack, None).measures["clipped"] == 0.0
-        (-(pack.weights * pack.told[ADVANTAGE] * logp).sum()).backward()
+        whole = pack.weights.new_zeros(pack.rows).index_add(0, pack.path, pack.weights)[pack.path]
+        weights = whole if kind == "rloo" else pack.weights
+        (-(weights * pack.told[ADVANTAGE] * logp).sum()).backward()
     wanted = [one.grad for one in model.parameters() if one.grad is not None]
     torch.testing.assert_close(found, wanted, atol=1e-9, rtol=1e-9)
 

@@ -191,7 +191,7 @@ TUNE_OTHERWISE: dict[str, Any] = {
 BESIDE = {"decay": {"schedule": "wsd"}}
 """What must be set for a setting to mean anything."""
 NOT_IN_THE_WEIGHTS = {
-    "data", "model", "teacher",  # other inputs
+    "data", "model", "teacher", "reward_model",  # other inputs
     "tokens_per_pack", "checkpoint_steps", "trackers",  # memory, time and what others are told
     "held_out", "spike", "on_spike", "continues",  # tests/tune shows each at work
 }  # fmt: skip
@@ -206,8 +206,11 @@ def test_04_every_option_changes_something(field: str, shop: Bench) -> None:
     assert files(one)[name] != files(other)[name]
 
 
-ELSEWHERE = {("prompt_search", "max_new_tokens")}
-"""Fields that a test of their own shows at work."""
+_DRAWN = ("gold", "rewards", "rollout", "shown", "stop")
+ELSEWHERE = {("prompt_search", "max_new_tokens")} | {
+    (kind, name) for kind in ("grpo", "rloo", "reinforce++", "raft") for name in _DRAWN
+}
+"""Fields that a test of their own shows at work: those that all policies share in tests/tune/rollout."""
 
 
 def test_04_no_option_of_the_step_is_forgotten() -> None:

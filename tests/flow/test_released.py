@@ -54,7 +54,7 @@ def server() -> Iterator[tuple[subprocess.Popen[str], openai.OpenAI]]:
     try:
         assert process.stdout is not None
         url = json.loads(process.stdout.readline())["url"]
-        yield process, openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=60)
+        yield process, openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=300)
     finally:
         process.kill()
         process.communicate()

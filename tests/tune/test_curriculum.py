@@ -50,9 +50,9 @@ def test_rows_are_learnt_by_their_length(shop: Bench, first: Any, monkeypatch: p
     read: list[list[int]] = []
     gradient = Training.gradient
 
-    def watched(self: Training, rows: list[Row], step: int) -> Any:
+    def watched(self: Training, rows: list[Row], denominator: float, step: int) -> Any:
         read.append([len(row.ids) for row in rows])
-        return gradient(self, rows, step)
+        return gradient(self, rows, denominator, step)
 
     monkeypatch.setattr(Training, "gradient", watched)
     shop.tune(Tune(**QUICK, epochs=2, curriculum=Curriculum(first=first)))

@@ -53,8 +53,8 @@ def test_a_spike_is_what_stands_far_above_everything_before() -> None:
 def spiking(monkeypatch: pytest.MonkeyPatch, at: set[int], loss: float = 100.0) -> None:
     gradient = Training.gradient
 
-    def spiked(self: Training, rows: Any, step: int = 0) -> Any:
-        found, computed, measures = gradient(self, rows, step)
+    def spiked(self: Training, rows: Any, denominator: float, step: int = 0) -> Any:
+        found, computed, measures = gradient(self, rows, denominator, step)
         return (loss if step in at else found), computed, measures
 
     monkeypatch.setattr(Training, "gradient", spiked)
