@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import expit, logit
+from scipy.stats import kurtosis, t
 
 from luthier.metrics.members.labels import MacroF1, Mcc
 from luthier.metrics.members.rouge import Rouge1
 from luthier.metrics.metric import Metric
-from luthier.metrics.resample import Job, intervals, wilson
+from luthier.metrics.resample import Interval, Job, Method, intervals, wilson
 
 
 @given(st.integers(1, 500), st.data())
@@ -36,6 +38,48 @@ def test_bca_is_scipys() -> None:
     assert found.low == pytest.approx(known.confidence_interval.low, abs=0.03)
     assert found.high == pytest.approx(known.confidence_interval.high, abs=0.03)
     assert found.standard_error == pytest.approx(known.standard_error, rel=0.1)
+
+
+def _mean_of(rows: np.ndarray, method: Method, span: tuple[float, float] = (0, 1)) -> Interval:
+    block = np.stack([rows, np.ones(len(rows))], axis=1)
+    job = Job(blocks=(block,), value=lambda sums: sums[0][:, 0] / sums[0][:, 1], span=span, method=method)
+    return intervals([job], seed=0)[0]
+
+
+def test_logit_interval_is_students_t_of_the_logit() -> None:
+    rows = np.random.default_rng(0).uniform(size=40)
+    found, value = _mean_of(rows, "logit"), rows.mean()
+    error = rows.std(ddof=1) / np.sqrt(40)
+    half = t.ppf(0.975, 39) * error / (value * (1 - value))
+    assert found.standard_error == pytest.approx(error)
+    assert (found.low, found.high) == pytest.approx(tuple(expit(logit(value) + side * half) for side in (-1, 1)))
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_logit_interval_at_an_end(value: float) -> None:
+    found = _mean_of(np.full(30, value), "logit")
+    assert (found.low, found.high) == pytest.approx(wilson(30 * value, 30))
+    assert "no variance" in found.note
+
+
+def test_few_rows_that_decide_leave_fewer_degrees_of_freedom() -> None:
+    """O'Neill's: 29 for 30 rows that are alike, here 7.9, since three of them make the spread."""
+    alike = np.random.default_rng(0).uniform(size=30)
+    decided = np.where(np.arange(30) < 3, 0.9, 0.1)
+    free = 2 * 30 / (kurtosis(decided, fisher=False) - 27 / 29)
+    for rows, degrees in ((alike, 29), (decided, free)):
+        found = _mean_of(rows, "t")
+        reach = (found.high - found.value) / found.standard_error
+        assert reach == pytest.approx(t.ppf(0.975, degrees) * np.sqrt(30 / 29))
+        assert found.value - found.low == pytest.approx(found.high - found.value)
+    assert 7 < free < 9
+
+
+def test_students_t_stays_within_the_span() -> None:
+    rows = np.where(np.arange(8) < 1, 0.0, 1.0)
+    found = _mean_of(rows, "t")
+    assert found.high == 1.0
+    assert found.low < 7 / 8
 
 
 def test_no_variance_is_said() -> None:

@@ -12,7 +12,7 @@ from luthier.metrics.paired import Comparison, contrast, detectable
 from luthier.text.probed import Probed
 
 if TYPE_CHECKING:
-    from luthier.metrics.resample import Floats, Interval, Job
+    from luthier.metrics.resample import Floats, Interval, Job, Method
     from luthier.text.messages import Message
 
 
@@ -29,6 +29,8 @@ class Statistic:
     """Whether each row is right or wrong and the columns are (so, rows): then Wilson's interval is used."""
     ends: Callable[[Floats], tuple[float, float]] | None = None
     """The ends of its interval from the sums (1, k), where the bootstrap's would not hold."""
+    method: Method = "bca"
+    """How the interval of the difference between two models is made (`luthier.metrics.resample.Job`)."""
     lower_is_better: bool = True
     signature: str = ""
     """Settings that decide the value."""
@@ -129,4 +131,12 @@ def _compared(statistic: Statistic, mine: Floats, its: Floats, seed: int) -> Com
         found = paired_shares(statistic.name, mine[counted, 0].tolist(), its[counted, 0].tolist())
         return replace(found, fixed=found.broken, broken=found.fixed, lower_is_better=True) if lower else found
     width = statistic.bounds[1] - statistic.bounds[0]
-    return contrast(statistic.name, (mine, its), statistic.value, width=width, lower_is_better=lower, seed=seed)
+    return contrast(
+        statistic.name,
+        (mine, its),
+        statistic.value,
+        width=width,
+        lower_is_better=lower,
+        seed=seed,
+        method=statistic.method,
+    )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from luthier.metrics.resample import Block, Interval
+    from luthier.metrics.resample import Block, Interval, Method
 
 GREATEST = 1e300
 """Stands for no upper bound where a finite number is wanted."""
@@ -76,6 +76,8 @@ class Metric(Component):
     """Columns of a scorer's that it reads (`luthier.core.scorer`)."""
     interval: ClassVar[str] = "bca95"
     """How the interval is made, where it is not Wilson's."""
+    logit: ClassVar[bool] = False
+    """Whether the interval is made on the logit scale, for a value between 0 and 1 that the bootstrap serves badly."""
     form: ClassVar[Form] = "text"
     """What every reference must hold."""
     held_against: ClassVar[bool] = True
@@ -178,9 +180,9 @@ def measure_all(metrics: Sequence[Metric], answers: Answers, *, seed: int = 0) -
         span = None if metric.proportion and answers.clusters is None else metric.usual
         block = metric.statistics(answers)
         blocks.append(block)
-        jobs.append(
-            Job(blocks=(summed(block, answers.clusters),), value=_one(metric), span=span, of_share=metric.of_share)
-        )
+        method: Method = "logit" if metric.logit else "bca"
+        sums = (summed(block, answers.clusters),)
+        jobs.append(Job(blocks=sums, value=_one(metric), span=span, of_share=metric.of_share, method=method))
     found = intervals(jobs, seed=seed)
     return [_scored(*told, answers) for told in zip(metrics, blocks, found, strict=True)]
 

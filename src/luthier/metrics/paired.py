@@ -21,7 +21,7 @@ from luthier.metrics.answers import Answers
 from luthier.metrics.metric import Metric
 
 if TYPE_CHECKING:
-    from luthier.metrics.resample import Block, Floats, Interval, Job
+    from luthier.metrics.resample import Block, Floats, Interval, Job, Method
 
     OfSums = Callable[[Floats], Floats]
     """From summed statistics, (b, k), to values, (b,)."""
@@ -145,16 +145,23 @@ def _summed(blocks: tuple[Block, Block], clusters: Sequence[str] | None) -> tupl
 
 
 def contrast(
-    name: str, blocks: tuple[Block, Block], value: OfSums, *, width: float, lower_is_better: bool, seed: int
+    name: str,
+    blocks: tuple[Block, Block],
+    value: OfSums,
+    *,
+    width: float,
+    lower_is_better: bool,
+    seed: int,
+    method: Method = "bca",
 ) -> Comparison:
     """Compare any value of summed statistics between two models, row by row: (rows, k) of each.
 
-    `width` is how far apart two rows can be at most. `fixed` and `broken` count the rows of which `a`'s own statistics
-    give the better or the worse value.
+    `width` is how far apart two rows can be at most, `method` how the interval is made (`Job`). `fixed` and `broken`
+    count the rows of which `a`'s own statistics give the better or the worse value.
     """
     from luthier.metrics.resample import each_row
 
-    found = _bootstrap(value, blocks, width, seed)
+    found = _bootstrap(value, blocks, width, seed, method)
     gain = each_row(blocks[0], value) - each_row(blocks[1], value)
     gain = -gain if lower_is_better else gain
     return Comparison(
@@ -250,10 +257,10 @@ def check_signatures(a: str, b: str, what: str) -> None:
         raise RecipeError(f"{what} cannot be compared: one was made as {a}, the other as {b}")
 
 
-def _bootstrap(value: OfSums, blocks: tuple[Block, Block], width: float, seed: int) -> Interval:
+def _bootstrap(value: OfSums, blocks: tuple[Block, Block], width: float, seed: int, method: Method = "bca") -> Interval:
     from luthier.metrics.resample import Job, intervals
 
-    job = Job(blocks=blocks, value=lambda sums: value(sums[0]) - value(sums[1]), span=(-width, width))
+    job = Job(blocks=blocks, value=lambda sums: value(sums[0]) - value(sums[1]), span=(-width, width), method=method)
     found = intervals([replace(job, blocks=_with_mirrored(job))], seed=seed)[0]
     seen = _value(job)
     found = replace(found, value=seen, low=min(found.low, seen), high=max(found.high, seen))

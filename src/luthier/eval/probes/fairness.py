@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -10,6 +10,9 @@ from luthier.core.errors import RecipeError, Where, did_you_mean
 from luthier.eval.grouping import groups_by
 from luthier.eval.measuring import Statistic, measured
 from luthier.eval.probe import Bench, Measure, Probe
+
+if TYPE_CHECKING:
+    from luthier.metrics.resample import Method
 
 
 class Fairness(Probe):
@@ -72,6 +75,9 @@ class Fairness(Probe):
         found = []
         for name, value, own in zip(self.measures, values, ends, strict=True):
             lower = name not in ("bias.demographic_parity_ratio", "bias.worst_group")
-            statistic = Statistic(name=name, value=value, ends=own, lower_is_better=lower, signature=signature)
+            method: Method = "t" if value is gaps.ratio else "bca"
+            statistic = Statistic(
+                name=name, value=value, ends=own, method=method, lower_is_better=lower, signature=signature
+            )
             found += measured(statistic, tables[name], bench, details[name])
         return found

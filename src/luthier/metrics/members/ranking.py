@@ -75,6 +75,8 @@ class Auprc(Ranked):
     """Area under the precision-recall curve, as average precision: by the label's score, no interpolation."""
 
     kind: Literal["auprc"] = "auprc"
+    interval: ClassVar[str] = "logit95 of jackknife pulls"
+    logit: ClassVar[bool] = True
     nothing: ClassVar[float] = 0.0
 
     def area(self, scores: NDArray[np.float64], positive: NDArray[np.float64]) -> Pulled:
