@@ -449,3 +449,22 @@ def test_the_real_models_log_probabilities_are_those_of_training(smollm2: Artifa
         wanted = logprobs(loaded.model, pack(rows))
     told = torch.tensor([value for own in found for _, value in own])
     assert (told - wanted).abs().max() <= 1e-3
+
+
+def test_another_thread_that_opens_a_model_disturbs_nobody() -> None:
+    """Transformers changes torch's default dtype for the whole process meanwhile; half the room was then too little."""
+    model = llama()
+    before = torch.get_default_dtype()
+    wanted = finished(decoder := Decoder(opened(model)), [decoder.admit(greedy(ids)) for ids in PROMPTS])  # type: ignore[misc]  # there is room
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        found = finished(decoder := Decoder(opened(model)), [decoder.admit(greedy(ids)) for ids in PROMPTS])  # type: ignore[misc]
+    finally:
+        torch.set_default_dtype(before)
+    assert [[(one.token, one.logprob) for one in found[at]] for at in found] == [
+        [(one.token, one.logprob) for one in wanted[at]] for at in wanted
+    ]
+
+
+def greedy(ids: list[int]) -> Ask:
+    return Ask(ids=ids, max_new_tokens=8, stop=())

@@ -51,10 +51,11 @@ class Lean:
         told.cos, told.sin, told.d = cos.data_ptr(), sin.data_ptr(), d
         told.heads, told.key_heads = self._layers[0].q.base.outs // d, self._layers[0].k.base.outs // d
         rows = len(states)
-        room = torch.empty(rows * self._room)
+        room = torch.empty(rows * self._room, dtype=torch.float32)
         narrowed = torch.empty(rows * self._widest, dtype=torch.bfloat16)
         told.room, told.narrowed = room.data_ptr(), narrowed.data_ptr()
-        self._rows.layers(self._layers, told, states, torch.empty(rows * self._rank))
+        low = torch.empty(rows * self._rank, dtype=torch.float32)
+        self._rows.layers(self._layers, told, states, low)
         return states
 
     def ended(self, states: Tensor) -> Tensor:
@@ -131,7 +132,7 @@ class Lean:
         )
 
     def _kept(self, at: int, projections: dict[str, Adapted]) -> tuple[Tensor, Tensor]:
-        example = torch.empty(1, projections["k"].base.outs // self._d, self._d)
+        example = torch.empty(1, projections["k"].base.outs // self._d, self._d, dtype=torch.float32)
         return self._past.of(at, example, example)
 
     def _linear(self, module: Any) -> Adapted:

@@ -124,7 +124,9 @@ class Together:
                 rows = self._logits(self._plugged.read(ids, visit).index_select(0, lasts))
             logits |= dict(zip([at for at in places if portions[at].last], rows, strict=True))
         width = self._head.linear.weight.shape[0]
-        return torch.stack([logits[at] for at in sorted(logits)]) if logits else torch.empty(0, width)
+        return (
+            torch.stack([logits[at] for at in sorted(logits)]) if logits else torch.empty(0, width, dtype=torch.float32)
+        )
 
     def _laid_out(self, portions: Sequence[Portion]) -> tuple[Tensor, Visit, Tensor]:
         """The new tokens of lines one after another, where each belongs, and the last tokens of whole lines."""

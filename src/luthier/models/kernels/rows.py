@@ -1,4 +1,7 @@
-"""The kernels of `rows.c`, called with tensors: a decoder's layers on a CPU, each row the same in any company."""
+"""The kernels of `rows.c`, called with tensors: a decoder's layers on a CPU, each row the same in any company.
+
+No tensor here takes torch's default dtype: transformers changes it, for all threads, while it opens another model.
+"""
 
 from __future__ import annotations
 
@@ -114,7 +117,7 @@ class Rows:
 
     def product(self, weight: Linear, states: Tensor) -> Tensor:
         """(rows, width) fp32 states times a weight: (rows, outs) in fp32."""
-        out = torch.empty(states.shape[0], weight.outs)
+        out = torch.empty(states.shape[0], weight.outs, dtype=torch.float32)
         narrowed = torch.empty(states.shape if weight.narrow else 0, dtype=torch.bfloat16)
         self._do.product(
             byref(weight),
@@ -136,7 +139,7 @@ class Rows:
         self, visit: Visit, manner: Manner, query: Tensor, key: Tensor, value: Tensor, kept: tuple[Tensor, Tensor]
     ) -> Tensor:
         """Put new keys and values (T, key heads, d) among those kept; what queries (T, heads, d) find there."""
-        out = torch.empty(*query.shape[:2], manner.d_value)
+        out = torch.empty(*query.shape[:2], manner.d_value, dtype=torch.float32)
         given = (query, key, value, *kept, out)
         self._do.past(byref(visit), byref(manner), *map(_at, given))
         return out
