@@ -198,6 +198,8 @@ INLINE void columns(int is_narrow, const Linear *l, const char *x, count x_bytes
     for (; row < rows; row++) tile(1, is_narrow, l, x, x_bytes, row, n, out);
 }
 
+INLINE count most(count a, count b) { return a > b ? a : b; }
+
 #define PIECE 64 /* rows whose states stay near while a weight is gone through */
 
 /* (rows, width) states, rounded to bf16 in `narrowed` for a narrow weight, times the weight. */
@@ -244,13 +246,14 @@ static void adapted(const Adapted *a, const float *x, const Visit *v, Out out, f
         count rows = v->counts[line]; /* neighbours of the same adapter together */
         while (line + 1 < v->lines && v->adapters[line + 1] == adapter) rows += v->counts[++line];
         const float *from = x + begin * base->width;
-        bf16 own[p->down.narrow ? rows * base->width : 1], *told = (bf16 *)v->narrowed + begin * base->width;
+        bf16 *own = malloc(sizeof(bf16) * rows * most(base->width, p->down.outs)); /* a stack is too small for it */
+        bf16 *told = (bf16 *)v->narrowed + begin * base->width;
         if (p->down.narrow && !base->narrow) round_all(from, rows * base->width, told = own);
         multiply(&p->down, from, told, rows, (Out){low, p->down.outs, 0, 1}, v->threads);
-        bf16 lows[p->up.narrow ? rows * p->down.outs : 1];
-        if (p->up.narrow) round_all(low, rows * p->down.outs, lows);
+        if (p->up.narrow) round_all(low, rows * p->down.outs, own);
         Out more = {out.at + begin * out.stride, out.stride, 1, (float)p->scale * (out.adds ? out.scale : 1.f)};
-        multiply(&p->up, low, lows, rows, more, v->threads);
+        multiply(&p->up, low, own, rows, more, v->threads);
+        free(own);
     }
 }
 
@@ -410,8 +413,6 @@ static void gated(float *gate, const float *up, count many, count threads) {
     THREADED
     for (count i = 0; i < many; i++) gate[i] = gate[i] / (1 + exp_of(-gate[i])) * up[i];
 }
-
-static count most(count a, count b) { return a > b ? a : b; }
 
 /* How many floats a layer's states between its products take for each row. */
 count rooms(const Layer *l) {
