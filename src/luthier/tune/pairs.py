@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
+from pydantic import Field
+
+from luthier.text.messages import Example
 from luthier.text.preference import Pair, pair_of, wanted_of
-from luthier.tune.objective import Lesson, by_lesson
+from luthier.tune.objective import NOTHING, About, Lesson, Objective, by_lesson
 from luthier.tune.objectives.sft import TOO_LONG
 
 if TYPE_CHECKING:
@@ -15,7 +18,6 @@ if TYPE_CHECKING:
 
     from luthier.models.pack import Pack, Row
     from luthier.text.ids import Encoded, Text
-    from luthier.text.messages import Example
 
 SINGLE = "it has one answer with a yes or no"
 NO_PAIR = "it has one answer, and none that was not preferred"
@@ -23,6 +25,27 @@ RATE_SHARE = 0.05
 """Preferences want small steps: TRL's default rates are 2e-5 for supervised tuning and 1e-6 for pairs."""
 SHARE = "share"
 """What `told` calls the factor of a preferred answer's plain loss (see `with_shares`)."""
+
+
+class PairObjective(Objective):
+    """What all objectives that learn from pairs of answers share."""
+
+    measured: ClassVar[tuple[str, ...]] = ("accuracy", "margin")
+
+    max_tokens: int = Field(default=2048, ge=2)
+    """Pairs with a longer row are left out, counted, listed in `learnt.parquet` and warned of."""
+
+    def lessons(self, examples: Sequence[Example], text: Text, about: About = NOTHING) -> list[Lesson]:
+        """For each example the rows of its two answers, the preferred one first."""
+        return pair_lessons(examples, text, self.max_tokens)
+
+    def remedy(self, reasons: Collection[str]) -> str | None:
+        """The objective that fits other data."""
+        return pair_remedy(reasons)
+
+    def denominator(self, rows: Sequence[Row]) -> float:
+        """How many pairs there are."""
+        return sum(1.0 / row.mates for row in rows)
 
 
 def pair_lessons(examples: Sequence[Example], text: Text, max_tokens: int) -> list[Lesson]:
@@ -68,11 +91,6 @@ def pair_remedy(reasons: Collection[str]) -> str | None:
     if NO_PAIR in reasons:
         return "pairs need a column `rejected` beside the preferred answer; learn single answers by `objective: sft`"
     return None
-
-
-def count_pairs(rows: Sequence[Row]) -> float:
-    """How many pairs some rows are."""
-    return sum(1.0 / row.mates for row in rows)
 
 
 def with_shares(rows: Sequence[Row], weight: float) -> list[Row]:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from luthier.text.messages import Example
-from luthier.tune.objective import NOTHING, About, Lesson, Loss, Objective, row_sums, row_tokens
+from luthier.tune.objective import Loss, row_sums, row_tokens
 from luthier.tune.pairs import (
     RATE_SHARE,
-    count_pairs,
-    pair_lessons,
-    pair_remedy,
+    PairObjective,
     plain_loss,
     ranking,
     sides,
@@ -24,10 +21,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from luthier.models.pack import Pack, Row
-    from luthier.text.ids import Text
 
 
-class Cpo(Objective):
+class Cpo(PairObjective):
     """A loss of the difference between two answers' log-probabilities, plus the plain loss of the preferred one,
     averaged over the pairs of a step (Xu et al., 2024).
 
@@ -37,7 +33,6 @@ class Cpo(Objective):
 
     kind: Literal["cpo"] = "cpo"
     rate_share: ClassVar[float] = RATE_SHARE
-    measured: ClassVar[tuple[str, ...]] = ("accuracy", "margin")
 
     form: Literal["sigmoid", "hinge", "ipo"] = "sigmoid"
     """Which loss of the difference."""
@@ -47,8 +42,6 @@ class Cpo(Objective):
     """Share of pairs that are taken to be the wrong way round, under `sigmoid`."""
     sft: float = Field(default=1.0, ge=0)
     """Weight of the plain loss of the preferred answers (mean over their tokens), which stands in for the reference."""
-    max_tokens: int = Field(default=2048, ge=2)
-    """Pairs with a longer row are left out, counted, listed in `learnt.parquet` and warned of."""
 
     @model_validator(mode="after")
     def _smoothing_belongs(self) -> Cpo:
@@ -56,21 +49,9 @@ class Cpo(Objective):
             raise ValueError(f"label_smoothing changes nothing under {self.form}; use sigmoid, or leave it out")
         return self
 
-    def lessons(self, examples: Sequence[Example], text: Text, about: About = NOTHING) -> list[Lesson]:
-        """For each example the rows of its two answers, the preferred one first."""
-        return pair_lessons(examples, text, self.max_tokens)
-
-    def remedy(self, reasons: Collection[str]) -> str | None:
-        """The objective that fits other data."""
-        return pair_remedy(reasons)
-
     def prepared(self, rows: Sequence[Row], read: Callable[[Sequence[Row]], Sequence[float]]) -> list[Row]:
         """The rows with the factors of the plain loss."""
         return with_shares(rows, self.sft) if self.sft else list(rows)
-
-    def denominator(self, rows: Sequence[Row]) -> float:
-        """How many pairs there are."""
-        return count_pairs(rows)
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
         """The sum over the pairs."""

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from luthier.text.messages import Example
-from luthier.tune.objective import NOTHING, About, Lesson, Loss, Objective, row_sums, row_tokens
+from luthier.tune.objective import Loss, row_sums, row_tokens
 from luthier.tune.pairs import (
     RATE_SHARE,
-    count_pairs,
-    pair_lessons,
-    pair_remedy,
+    PairObjective,
     plain_loss,
     ranking,
     sides,
@@ -24,13 +21,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from luthier.models.pack import Pack, Row
-    from luthier.text.ids import Text
 
 SMOOTHED = ("sigmoid", "robust")
 """Losses that know of labels that are wrong."""
 
 
-class Dpo(Objective):
+class Dpo(PairObjective):
     """A loss of the two log-ratios of each pair, averaged over the pairs of a step (Rafailov et al., 2023).
 
     With c and r the log-ratios between the model and the model as it was, of the preferred answer and of the other one,
@@ -49,7 +45,6 @@ class Dpo(Objective):
     kind: Literal["dpo"] = "dpo"
     needs_reference: ClassVar[bool] = True
     rate_share: ClassVar[float] = RATE_SHARE
-    measured: ClassVar[tuple[str, ...]] = ("accuracy", "margin")
 
     form: Literal["sigmoid", "ipo", "hinge", "robust", "apo_zero", "apo_down"] = "sigmoid"
     """Which loss. `sigmoid` is DPO itself."""
@@ -63,8 +58,6 @@ class Dpo(Objective):
     sft: float = Field(default=0.0, ge=0)
     """Weight of the plain loss of the preferred answers (mean over their tokens), which keeps them from becoming
     unlikely while the others do so faster (Pang et al., 2024). 0: none; 1 is usual."""
-    max_tokens: int = Field(default=2048, ge=2)
-    """Pairs with a longer row are left out, counted, listed in `learnt.parquet` and warned of."""
 
     @model_validator(mode="after")
     def _smoothing_belongs(self) -> Dpo:
@@ -76,21 +69,9 @@ class Dpo(Objective):
             raise ValueError("robust is sigmoid without a label_smoothing; give the share of wrong labels, such as 0.1")
         return self
 
-    def lessons(self, examples: Sequence[Example], text: Text, about: About = NOTHING) -> list[Lesson]:
-        """For each example the rows of its two answers, the preferred one first."""
-        return pair_lessons(examples, text, self.max_tokens)
-
-    def remedy(self, reasons: Collection[str]) -> str | None:
-        """The objective that fits other data."""
-        return pair_remedy(reasons)
-
     def prepared(self, rows: Sequence[Row], read: Callable[[Sequence[Row]], Sequence[float]]) -> list[Row]:
         """The rows with the factors of the plain loss."""
         return with_shares(rows, self.sft) if self.sft else list(rows)
-
-    def denominator(self, rows: Sequence[Row]) -> float:
-        """How many pairs there are."""
-        return count_pairs(rows)
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
         """The sum over the pairs; as measures, how many are ranked right by the model's own reward, and the margin."""

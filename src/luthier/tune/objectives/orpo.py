@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.text.messages import Example
-from luthier.tune.objective import NOTHING, About, Lesson, Loss, Objective, row_sums, row_tokens
+from luthier.tune.objective import Loss, row_sums, row_tokens
 from luthier.tune.pairs import (
     RATE_SHARE,
-    count_pairs,
-    pair_lessons,
-    pair_remedy,
+    PairObjective,
     plain_loss,
     ranking,
     sides,
@@ -25,10 +22,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from luthier.models.pack import Pack, Row
-    from luthier.text.ids import Text
 
 
-class Orpo(Objective):
+class Orpo(PairObjective):
     """The plain loss of the preferred answers (mean over the tokens of a step) plus -λ log σ of the log-odds ratio,
     averaged over its pairs (Hong et al., 2024).
 
@@ -38,28 +34,13 @@ class Orpo(Objective):
 
     kind: Literal["orpo"] = "orpo"
     rate_share: ClassVar[float] = RATE_SHARE
-    measured: ClassVar[tuple[str, ...]] = ("accuracy", "margin")
 
     weight: float = Field(default=0.1, gt=0)
     """λ, the weight of the odds ratio: 0.1 to 0.25 in the paper (TRL calls it `beta`)."""
-    max_tokens: int = Field(default=2048, ge=2)
-    """Pairs with a longer row are left out, counted, listed in `learnt.parquet` and warned of."""
-
-    def lessons(self, examples: Sequence[Example], text: Text, about: About = NOTHING) -> list[Lesson]:
-        """For each example the rows of its two answers, the preferred one first."""
-        return pair_lessons(examples, text, self.max_tokens)
-
-    def remedy(self, reasons: Collection[str]) -> str | None:
-        """The objective that fits other data."""
-        return pair_remedy(reasons)
 
     def prepared(self, rows: Sequence[Row], read: Callable[[Sequence[Row]], Sequence[float]]) -> list[Row]:
         """The rows with the factors of the plain loss."""
         return with_shares(rows, 1.0)
-
-    def denominator(self, rows: Sequence[Row]) -> float:
-        """How many pairs there are."""
-        return count_pairs(rows)
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
         """The sum over the pairs."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -12,8 +12,8 @@ from luthier.core.errors import DataError, Where
 from luthier.models.sequence import REWARD, without_padding
 from luthier.text.messages import Example
 from luthier.text.preference import number_of
-from luthier.tune.objective import NOTHING, About, Lesson, Loss, Objective, of_rows
-from luthier.tune.pairs import count_pairs, pair_lessons, pair_remedy, ranking, sides
+from luthier.tune.objective import NOTHING, About, Lesson, Loss, of_rows
+from luthier.tune.pairs import PairObjective, pair_lessons, ranking, sides
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +25,7 @@ TIE = "a tie: its {column} is 0"
 _MARGIN = "margin"
 
 
-class Reward(Objective):
+class Reward(PairObjective):
     """-log σ(r - s - m), with r and s the rewards of the preferred and of the other answer and m the margin between
     them, averaged over the pairs of a step (Bradley and Terry, 1952; margins: Touvron et al., 2023).
 
@@ -34,7 +34,6 @@ class Reward(Objective):
     """
 
     kind: Literal["reward"] = "reward"
-    measured: ClassVar[tuple[str, ...]] = ("accuracy", "margin")
 
     margin: str | None = None
     """A column that says by how much the preferred answer is better; the rewards must then differ by `scale` times as
@@ -45,8 +44,6 @@ class Reward(Objective):
     """Whether pairs with a margin of 0 are left out, or taught to be equal: half the loss of either order."""
     center: float = Field(default=0.0, ge=0)
     """Weight of (r + s)², which keeps rewards around zero (Eisenstein et al., 2023); 0.01 is usual, 0: none."""
-    max_tokens: int = Field(default=2048, ge=2)
-    """Pairs with a longer row are left out, counted, listed in `learnt.parquet` and warned of."""
 
     def outputs(self, about: About) -> tuple[str, ...]:
         """One output, read as it is."""
@@ -76,14 +73,6 @@ class Reward(Objective):
             came = example.meta.get(self.margin)
             raise DataError(f"wanted a margin of 0 or more, got {came!r}", where=where, remedy="swap the two answers")
         return self.scale * found
-
-    def remedy(self, reasons: Collection[str]) -> str | None:
-        """The objective that fits other data."""
-        return pair_remedy(reasons)
-
-    def denominator(self, rows: Sequence[Row]) -> float:
-        """How many pairs there are."""
-        return count_pairs(rows)
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
         """The sum over the pairs, from (rows,) rewards."""

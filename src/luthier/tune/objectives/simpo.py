@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.text.messages import Example
-from luthier.tune.objective import NOTHING, About, Lesson, Loss, Objective, row_sums, row_tokens
+from luthier.tune.objective import Loss, row_sums, row_tokens
 from luthier.tune.pairs import (
     RATE_SHARE,
-    count_pairs,
-    pair_lessons,
-    pair_remedy,
+    PairObjective,
     plain_loss,
     ranking,
     sides,
@@ -24,10 +21,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from luthier.models.pack import Pack, Row
-    from luthier.text.ids import Text
 
 
-class Simpo(Objective):
+class Simpo(PairObjective):
     """-log σ(β (p - q) - γ), with p and q the mean log-probability of a token of the preferred and of the other answer,
     averaged over the pairs of a step (Meng et al., 2024).
 
@@ -36,7 +32,6 @@ class Simpo(Objective):
 
     kind: Literal["simpo"] = "simpo"
     rate_share: ClassVar[float] = RATE_SHARE
-    measured: ClassVar[tuple[str, ...]] = ("accuracy", "margin")
 
     beta: float = Field(default=2.0, gt=0)
     """What the difference is multiplied by: 2 to 2.5 in the paper, 10 for the largest models."""
@@ -44,24 +39,10 @@ class Simpo(Objective):
     """The margin by which the preferred answer must be ahead before the loss lets go; half of `beta` is usual."""
     sft: float = Field(default=0.0, ge=0)
     """Weight of the plain loss of the preferred answers (mean over their tokens): SimPO with CPO's term."""
-    max_tokens: int = Field(default=2048, ge=2)
-    """Pairs with a longer row are left out, counted, listed in `learnt.parquet` and warned of."""
-
-    def lessons(self, examples: Sequence[Example], text: Text, about: About = NOTHING) -> list[Lesson]:
-        """For each example the rows of its two answers, the preferred one first."""
-        return pair_lessons(examples, text, self.max_tokens)
-
-    def remedy(self, reasons: Collection[str]) -> str | None:
-        """The objective that fits other data."""
-        return pair_remedy(reasons)
 
     def prepared(self, rows: Sequence[Row], read: Callable[[Sequence[Row]], Sequence[float]]) -> list[Row]:
         """The rows with the factors of the plain loss."""
         return with_shares(rows, self.sft) if self.sft else list(rows)
-
-    def denominator(self, rows: Sequence[Row]) -> float:
-        """How many pairs there are."""
-        return count_pairs(rows)
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
         """The sum over the pairs."""
