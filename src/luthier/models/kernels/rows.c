@@ -17,9 +17,8 @@
 typedef uint16_t bf16;
 typedef int64_t count;
 typedef float vector __attribute__((vector_size(64)));
-typedef float loose __attribute__((vector_size(64), aligned(4)));
+typedef float loose __attribute__((vector_size(64), aligned(2)));
 typedef uint32_t bits __attribute__((vector_size(64)));
-typedef uint32_t loose_bits __attribute__((vector_size(64), aligned(2)));
 #define LANES 16
 #define INLINE static inline __attribute__((always_inline))
 #define THREADED _Pragma("omp parallel for schedule(static) num_threads(threads) if (threads > 1 && work > 1 << 15)")
@@ -117,50 +116,77 @@ INLINE vector fused(vector a, vector b, vector c) {
 }
 
 /* Adds the products of 16 fp32 numbers, or of 32 bf16 ones, lane by lane. */
-INLINE vector added(vector sum, const char *x, const char *w, int is_narrow) {
+INLINE vector added(vector sum, vector x, vector w, int is_narrow) {
     if (is_narrow) {
 #ifdef __AVX512BF16__
-        return (vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_loadu_si512(x), (__m512bh)_mm512_loadu_si512(w));
+        return (vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)x, (__m512bh)w);
 #else
-        bits a = *(const loose_bits *)x, b = *(const loose_bits *)w;
+        const bits a = (bits)x, b = (bits)w;
         sum = fused((vector)(a << 16), (vector)(b << 16), sum);
         return fused((vector)(a & 0xffff0000u), (vector)(b & 0xffff0000u), sum);
 #endif
     }
-    return fused(*(const loose *)x, *(const loose *)w, sum);
+    return fused(x, w, sum);
+}
+
+INLINE vector loaded(const char *from) { return *(const loose *)from; }
+
+/* The last bytes of a row, and zeros after them. */
+INLINE vector rest(const char *from, count many) {
+    vector out = {0};
+    memcpy(&out, from, many);
+    return out;
 }
 
 typedef struct { float *at; count stride; int adds; float scale; } Out;
 
-/* A tile of R rows and 16 / R outs, from the out `n` on. */
-INLINE void tile(int R, int is_narrow, const Linear *l, const char *x, count x_bytes, count row, count n, const Out *out) {
-    const int C = LANES / R, size = is_narrow ? 2 : 4;
-    const count bytes = l->width * size, w_bytes = l->stride * size, whole = bytes / 64 * 64;
-    const char *w = (const char *)l->weight + n * w_bytes, *from = x + row * x_bytes;
-    const count ahead = n + 2 * LANES <= l->outs ? LANES * w_bytes : 0;
-    vector a[LANES];
+/* Sixteen numbers of the result: R rows of x times C = 16 / R rows of w, number r * C + c in that lane. Of the weight
+ * that comes next as much is fetched as is read: into the second cache, for the first has room for these alone. */
+INLINE vector tile(int R, int is_narrow, const char *x, count x_bytes, const char *w, count w_bytes, count bytes) {
+    const int C = LANES / R;
+    const count whole = bytes / 64 * 64;
+    vector a[LANES], own[LANES]; /* whichever are fewer stay in registers */
     for (int i = 0; i < LANES; i++) a[i] = (vector){0};
-    for (count k = 0; k < whole; k += 64)
-        UNROLLED for (int c = 0; c < C; c++) {
-            if (!row) __builtin_prefetch(w + c * w_bytes + k + ahead);
+#define ADD(X, W) a[4 * (t % 4) + t / 4] = added(a[4 * (t % 4) + t / 4], X, W, is_narrow)
+    for (count k = 0; k < whole; k += 64) {
+        UNROLLED for (int c = 0; c < C; c++) __builtin_prefetch(w + (c + LANES) * w_bytes + k, 0, 2);
+        if (C <= R) {
+            UNROLLED for (int c = 0; c < C; c++) own[c] = loaded(w + c * w_bytes + k);
             UNROLLED for (int r = 0; r < R; r++) {
-                int t = r * C + c;
-                vector *s = &a[4 * (t % 4) + t / 4];
-                *s = added(*s, from + r * x_bytes + k, w + c * w_bytes + k, is_narrow);
+                const vector row = loaded(x + r * x_bytes + k);
+                UNROLLED for (int c = 0, t = r * C; c < C; c++, t++) ADD(row, own[c]);
+            }
+        } else {
+            UNROLLED for (int r = 0; r < R; r++) own[r] = loaded(x + r * x_bytes + k);
+            UNROLLED for (int c = 0; c < C; c++) {
+                const vector out = loaded(w + c * w_bytes + k);
+                UNROLLED for (int r = 0, t = c; r < R; r++, t += C) ADD(own[r], out);
             }
         }
+    }
     if (whole < bytes)
-        for (int t = 0; t < LANES; t++) {
-            char p[64] = {0}, q[64] = {0};
-            memcpy(p, from + t / C * x_bytes + whole, bytes - whole);
-            memcpy(q, w + t % C * w_bytes + whole, bytes - whole);
-            vector *s = &a[4 * (t % 4) + t / 4];
-            *s = added(*s, p, q, is_narrow);
-        }
-    vector found = sums(a);
-    for (int t = 0; t < LANES; t++) {
-        float *to = out->at + (row + t / C) * out->stride + n + t % C;
-        float y = found[t] + (l->bias ? number(l->bias, n + t % C, l->narrow) : 0.f);
+        for (int t = 0; t < LANES; t++)
+            ADD(rest(x + t / C * x_bytes + whole, bytes - whole), rest(w + t % C * w_bytes + whole, bytes - whole));
+#undef ADD
+    return sums(a);
+}
+
+/* R rows of the result and sixteen outs, from the out `n` on. */
+INLINE void patch(int R, int is_narrow, const Linear *l, const char *x, count x_bytes, count row, count n, const Out *out) {
+    const int C = LANES / R;
+    const count size = is_narrow ? 2 : 4, w_bytes = l->stride * size;
+    const char *w = (const char *)l->weight + n * w_bytes;
+    float found[LANES][LANES];
+    vector bias = {0};
+    if (l->bias)
+        for (int i = 0; i < LANES; i++) bias[i] = number(l->bias, n + i, l->narrow);
+    for (int c = 0; c < LANES; c += C) {
+        const vector y = tile(R, is_narrow, x + row * x_bytes, x_bytes, w + c * w_bytes, w_bytes, l->width * size);
+        for (int r = 0; r < R; r++) memcpy(&found[r][c], (const float *)&y + r * C, C * sizeof(float));
+    }
+    for (int r = 0; r < R; r++) {
+        loose *to = (loose *)(out->at + (row + r) * out->stride + n);
+        const vector y = loaded((const char *)found[r]) + bias;
         *to = out->adds ? *to + out->scale * y : y;
     }
 }
@@ -170,14 +196,10 @@ static void single(int is_narrow, const Linear *l, const char *x, count x_bytes,
     const int size = is_narrow ? 2 : 4;
     const count bytes = l->width * size;
     const char *w = (const char *)l->weight + n * l->stride * size, *from = x + row * x_bytes;
-    vector a[LANES];
-    for (int i = 0; i < LANES; i++) a[i] = (vector){0};
+    vector a[LANES] = {0};
     for (count k = 0; k < bytes; k += 64) {
-        char p[64] = {0}, q[64] = {0};
-        count many = bytes - k < 64 ? bytes - k : 64;
-        memcpy(p, from + k, many);
-        memcpy(q, w + k, many);
-        a[0] = added(a[0], p, q, is_narrow);
+        const count many = bytes - k < 64 ? bytes - k : 64;
+        a[0] = added(a[0], rest(from + k, many), rest(w + k, many), is_narrow);
     }
     float y = sums(a)[0] + (l->bias ? number(l->bias, n, l->narrow) : 0.f);
     float *to = out->at + row * out->stride + n;
@@ -191,11 +213,10 @@ INLINE void columns(int is_narrow, const Linear *l, const char *x, count x_bytes
         return;
     }
     count row = 0;
-    for (; row + 4 <= rows; row += 4)
-        for (count c = 0; c < LANES; c += 4) tile(4, is_narrow, l, x, x_bytes, row, n + c, out);
-    for (; row + 2 <= rows; row += 2)
-        for (count c = 0; c < LANES; c += 8) tile(2, is_narrow, l, x, x_bytes, row, n + c, out);
-    for (; row < rows; row++) tile(1, is_narrow, l, x, x_bytes, row, n, out);
+    for (; row + 8 <= rows; row += 8) patch(8, is_narrow, l, x, x_bytes, row, n, out);
+    for (; row + 4 <= rows; row += 4) patch(4, is_narrow, l, x, x_bytes, row, n, out);
+    for (; row + 2 <= rows; row += 2) patch(2, is_narrow, l, x, x_bytes, row, n, out);
+    for (; row < rows; row++) patch(1, is_narrow, l, x, x_bytes, row, n, out);
 }
 
 INLINE count most(count a, count b) { return a > b ? a : b; }
