@@ -17,8 +17,9 @@ from luthier.models.load import open_folder
 from luthier.models.logprobs import logprobs
 from luthier.models.pack import Row, packs
 from luthier.text.ids import Text
+from luthier.tune.actor_critic import ActorCritic
 from luthier.tune.objective import REFERENCE, Objective
-from luthier.tune.policy import ADVANTAGE, OLD, WRITTEN, Policy
+from luthier.tune.policy import ADVANTAGE, OLD, RETURN, WRITTEN, Policy, Surrogate
 from luthier.tune.rollout.rollout import EQUAL
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
@@ -27,6 +28,7 @@ from tuning import Bench, bench, examples, interrupted
 
 POLICIES = {kind: part for kind, part in members(Objective).items() if part.draws}
 KINDS = sorted(POLICIES)
+SURROGATES = [kind for kind in KINDS if issubclass(POLICIES[kind], Surrogate)]
 KL = {"coefficient": 0.2}
 OTHERWISE: dict[tuple[str, str], Any] = {
     ("grpo", "scale"): "none",
@@ -41,15 +43,27 @@ OTHERWISE: dict[tuple[str, str], Any] = {
     ("reinforce++", "clip_high"): 0.01,
     ("raft", "keep"): 2,
     ("raft", "at_least"): 5.0,
-    **{(kind, "kl"): KL for kind in KINDS},
-    **{(kind, "correct"): None for kind in KINDS},
+    ("ppo", "gamma"): 0.9,
+    ("ppo", "gae_lambda"): 0.5,
+    ("ppo", "whiten"): False,
+    ("ppo", "clip_low"): 0.01,
+    ("ppo", "clip_high"): 0.01,
+    ("ppo", "dual_clip"): 1.1,
+    ("ppo", "value_clip"): None,
+    ("ppo", "value_weight"): 0.1,
+    ("online_dpo", "form"): "ipo",
+    ("online_dpo", "beta"): 0.5,
+    **{(kind, "kl"): KL for kind in SURROGATES},
+    **{(kind, "correct"): None for kind in SURROGATES},
 }
 """Another value for each field that decides the loss; what decides the drawing has tests of its own."""
-ELSEWHERE = {"kind", "rewards", "rollout", "gold", "stop", "shown"}
-"""Fields that every policy has and that decide which answers are drawn, judged or shown: `tests/tune/rollout`."""
+ELSEWHERE = {"kind", "rewards", "rollout", "gold", "stop", "shown", "value_rate", "value_start"}
+"""Fields that decide which answers are drawn, judged or shown (`tests/tune/rollout`), or where a critic begins and how
+quickly it learns (`tests/tune/test_critic.py`)."""
 CASES: list[tuple[str, dict[str, Any]]] = [
-    *((kind, {}) for kind in KINDS), *((kind, {"kl": KL}) for kind in KINDS),
-    *((kind, {"kl": {**KL, "estimator": "k1"}}) for kind in KINDS),
+    *((kind, {}) for kind in KINDS), *((kind, {"kl": KL}) for kind in SURROGATES),
+    *((kind, {"kl": {**KL, "estimator": "k1"}}) for kind in SURROGATES), ("online_dpo", {"form": "ipo", "beta": 1.0}),
+    ("ppo", {"whiten": False, "dual_clip": 1.2, "value_clip": None}),
     ("grpo", {"ratio": "sequence", "average": "row"}), ("grpo", {"average": "constant", "scale": "none"}),
     ("grpo", {"scale": "batch", "kl": {**KL, "estimator": "k2"}}), ("reinforce++", {"baseline": "group"}),
 ]  # fmt: skip
@@ -81,6 +95,8 @@ def gradient(policy: Policy, model: Any, rows: list[Row], tokens: int) -> tuple[
         kept = logp.detach().clone()
         loss = policy.loss(logp, pack, pack.told.get(REFERENCE)).total
         assert torch.equal(logp.detach(), kept)
+        if isinstance(policy, ActorCritic):
+            loss = loss + policy.value_loss(pack.told[RETURN].to(logp) + 0.1 * logp, pack).total
         loss.backward()
         total += float(loss.detach())
     return total, [one.grad.clone() for one in model.parameters() if one.grad is not None]
@@ -118,14 +134,16 @@ def test_the_loss_is_pure_and_any_split_adds_up(kind: str, extra: dict[str, Any]
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)  # norms are in fp32
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SURROGATES)
 def test_on_its_own_policy_the_gradient_is_that_of_the_weighted_log_likelihood(kind: str, model: Any) -> None:
     """The ratio is 1 in every bit: nothing is clipped, and the surrogate is the advantage times the log-probability, of
     a token or, where the ratio is that of an answer, of the whole of it."""
     script = Script.drawn()
     policy = policy_of(kind, script, correct=None)
     rows = rollout(policy, script, model).draw(0).rows
-    _, found = gradient(policy, model, rows, 1 << 14)
+    for pack in packs(rows, 1 << 14):
+        policy.loss(logprobs(model, pack), pack, None).total.backward()
+    found = [one.grad.clone() for one in model.parameters() if one.grad is not None]
     model.zero_grad()
     for pack in packs(rows, 1 << 14):
         logp = logprobs(model, pack)
@@ -150,7 +168,7 @@ def test_answers_that_are_all_alike_teach_nothing(kind: str, model: Any) -> None
 def test_answers_that_are_left_out_count_for_nobody(kind: str, model: Any) -> None:
     whole, holed = Script.drawn(2, 4), Script.drawn(2, 4)
     holed.rewards[0][1] = float("nan")
-    policy = policy_of(kind, whole, correct=None)
+    policy = policy_of(kind, whole)
     rows = rollout(policy, holed, model).draw(0)
     assert rows.measures["reward_faults"] == 1.0
     missing = [*whole.prompts[0], *whole.answers[0][1]]
@@ -191,7 +209,7 @@ def test_every_field_changes_the_loss(kind: str, name: str, model: Any) -> None:
     assert losses[0] != losses[1]
 
 
-@pytest.mark.parametrize(("kind", "extra"), [case for case in CASES if "kl" not in case[1]])
+@pytest.mark.parametrize(("kind", "extra"), [case for case in CASES if not {"kl", "form"} & case[1].keys()])
 def test_it_learns_and_resumes_to_the_same_bytes(kind: str, extra: dict[str, Any], tmp_path: Path) -> None:
     extra = {"keep": 3, **extra} if kind == "raft" else extra
     objective = {"kind": kind, "rewards": [REGEX], "rollout": {"samples": 6, "max_new_tokens": 4}, **extra}

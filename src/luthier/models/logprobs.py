@@ -79,6 +79,12 @@ def logprobs(
     return how.head.choices(hidden, pack.targets, pack.choices, temperature=pack.temperature, precise=precise)
 
 
+def states(model: torch.nn.Module, pack: Pack) -> Tensor:
+    """(N, width) what the last layer says where the pack's targets are predicted, for heads of other kinds."""
+    inner, how, soft = plain_model(model), reading(model), soft_prompt(model)
+    return _hidden(inner, pack.on(next(inner.parameters()).device), soft, how, True)
+
+
 def _precise(pack: Pack) -> bool:
     """Whether logits are computed in fp32 while a pack is learnt."""
     return pack.sources.shape[0] * FEW_TARGETS <= pack.tokens

@@ -5,7 +5,8 @@ and adapter are summed inside one product, in fp32, and rounded once; it also sa
 are seen to read the very same input (queries, keys and values; gate and up) become one product together.
 
 Layers stay PEFT's own: only their `forward` is replaced, and it stands back for PEFT's own whenever an adapter is
-switched off or merged, several are active, or something is dropped out.
+switched off or merged, several are active, or something is dropped out. Where a layer has several adapters of one rank,
+the one that is active speaks; a gradient must be taken before another is asked.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class _Forward:
     def __init__(self, layer: LoraLinear, family: _Family) -> None:
         self.layer, self._family = layer, family
         self._peft = type(layer).forward
-        self.adapter: str = layer.active_adapters[0]
+        self._rank = self.up.shape[1]
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if args or kwargs or not self.applies:
@@ -68,11 +69,19 @@ class _Forward:
     def applies(self) -> bool:
         """Whether one product is what the layer computes now."""
         layer = self.layer
-        if layer.disable_adapters or layer.merged or tuple(layer.active_adapters) != (self.adapter,):
+        if layer.disable_adapters or layer.merged or len(layer.active_adapters) != 1:
+            return False
+        if self.adapter not in layer.lora_B or self.up.shape[1] != self._rank:
             return False
         dropping = layer.training and not isinstance(layer.lora_dropout[self.adapter], torch.nn.Identity)
         frozen = not layer.base_layer.weight.requires_grad
         return frozen and not dropping and layer.lora_B[self.adapter].bias is None
+
+    @property
+    def adapter(self) -> str:
+        """The one that speaks."""
+        found: str = self.layer.active_adapters[0]
+        return found
 
     @property
     def down(self) -> Tensor:
@@ -193,6 +202,7 @@ class _Apply(torch.autograd.Function):
         both = torch.cat([x, x @ down.t()], 1)  # (tokens, in + rank)
         ctx.save_for_backward(both, down)
         ctx.product, ctx.joint, ctx.dtype = product, joint, weights[0].dtype
+        ctx.scales = [member.scale for member in product.members]
         whole = both @ joint.t()
         return tuple(whole[:, out] for out in product.outs) if len(product.outs) > 1 else (whole,)
 
@@ -210,9 +220,9 @@ class _Apply(torch.autograd.Function):
         d_down = (inner.t() @ both)[:, :width].to(ctx.dtype)  # what is whole need not be copied for a product
         inside = both[:, width:].contiguous()
         found: list[Tensor] = []
-        for member, out, rank in zip(product.members, product.outs, product.ranks, strict=True):
-            own = inside if len(product.members) == 1 else inside[:, rank].contiguous()
-            found += [d_down[rank], (grad[:, out].t() @ own).to(ctx.dtype).mul_(member.scale)]
+        for scale, out, rank in zip(ctx.scales, product.outs, product.ranks, strict=True):
+            own = inside if len(product.outs) == 1 else inside[:, rank].contiguous()
+            found += [d_down[rank], (grad[:, out].t() @ own).to(ctx.dtype).mul_(scale)]
         return d_x, None, None, *found
 
 

@@ -25,6 +25,7 @@ from luthier.models.logprobs import logprobs
 from luthier.models.pack import Pack, Row, packs
 from luthier.tune.average import Average, put, standing_in
 from luthier.tune.checkpoint import Keeper, State, size_of, threads
+from luthier.tune.critic import Critic
 from luthier.tune.heldout import HeldOut, Standing, after
 from luthier.tune.objective import REFERENCE, Loss, Objective, Teacher
 from luthier.tune.optim import Settings, Updater
@@ -104,8 +105,9 @@ class Training:
 
     def __init__(
         self, model: Any, objective: Objective, source: Source, course: Course, manner: Manner, watch: Watch | None,
-        teacher: Teacher | None = None,
+        teacher: Teacher | None = None, critic: Critic | None = None,
     ) -> None:  # fmt: skip
+        self._critic = critic
         self._model, self._objective, self._source = model, objective, source
         self._course, self._manner, self._watch, self._teacher = course, manner, watch, teacher
         self._tokens = manner.tokens_per_pack
@@ -191,7 +193,14 @@ class Training:
         pack = pack.on(logp.device)
         loss = self._objective.loss(logp, pack, pack.told.get(REFERENCE))
         (loss.total / denominator).backward()  # type: ignore[no-untyped-call]
-        return loss
+        return loss if self._critic is None else self._valued(self._critic, pack, denominator, loss)
+
+    @staticmethod
+    def _valued(critic: Critic, pack: Pack, denominator: float, loss: Loss) -> Loss:
+        """What the critic learns of the same pack, once the policy's part is out of memory."""
+        own = critic.loss(pack)
+        (own.total / denominator).backward()  # type: ignore[no-untyped-call]
+        return loss._replace(measures={**loss.measures, **own.measures})
 
     def _step(self, step: int, keeper: Keeper) -> Stepped:
         """One optimizer step over all of its rows."""

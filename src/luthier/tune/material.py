@@ -26,6 +26,7 @@ from luthier.tune.teacher import PACK_TOKENS, check_teacher, open_teacher, taugh
 if TYPE_CHECKING:
     from luthier.models.pack import Row
     from luthier.text.ids import Text
+    from luthier.tune.critic import Critic
     from luthier.tune.lessons import Lessons
     from luthier.tune.loop import Measuring, Watch
     from luthier.tune.measure import Questions
@@ -166,7 +167,7 @@ class Material:
             done += len(some)
             self._work.events.progress(done, len(places), "rows read")
 
-    def source(self, model: Any, tokens: int) -> Source:
+    def source(self, model: Any, tokens: int, critic: Critic | None = None) -> Source:
         """Where the rows of each step come from: these lessons, or what the model writes to them."""
         from luthier.tune.reading import sums_of_rows
         from luthier.tune.source import Stored
@@ -178,7 +179,7 @@ class Material:
 
         self.desk.model = model
         asked = self._asked(self.lessons, "train", self._places)
-        return Rollout(self._policy, self.desk, asked, self.course, tokens, self._work.events.warning)
+        return Rollout(self._policy, self.desk, asked, self.course, tokens, self._work.events.warning, critic)
 
     @property
     def _policy(self) -> Policy:

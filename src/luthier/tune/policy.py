@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from luthier.text.ids import Text
     from luthier.tune.rollout.judged import Judged
 
-ADVANTAGE, WRITTEN, OLD, SHARE, KL = "advantage", "written", "old", "share", "kl"
+ADVANTAGE, WRITTEN, OLD, SHARE, KL, RETURN, VALUE = "advantage", "written", "old", "share", "kl", "return", "value"
 """What a row tells of each token of an answer: by how much it was better than expected; its log-probability when it was
 written, and to the training reading of the same weights (where they have moved since); its part in a mean over the
-step's tokens, times the denominator; and what a nat of divergence costs."""
+step's tokens, times the denominator; what a nat of divergence costs; and what came in the end, and what a critic
+expected before the token."""
 
 
 class Policy(Objective):
@@ -36,11 +37,6 @@ class Policy(Objective):
     """What makes an answer good; their weighted sum is learnt."""
     rollout: Drawing = Drawing()
     """How answers are drawn."""
-    kl: Kl | None = None
-    """How the model is held near to where it began; not at all when not given."""
-    correct: float | None = Field(default=2.0, gt=1)
-    """Writing and training compute in another order, in bfloat16 by up to several per cent: a token counts by how much
-    likelier it is to the reading that learns, at most so much (truncated importance sampling). None: all count 1."""
     gold: tuple[Reward, ...] = ()
     """What the held-out answers are judged by; `rewards` when not given. A policy cannot learn to please a reward that
     it never sees."""
@@ -63,9 +59,14 @@ class Policy(Objective):
         return self.gold or self.rewards
 
     @property
+    def holding(self) -> Kl | None:
+        """What divergence from where the model began costs; None where it costs nothing."""
+        return None
+
+    @property
     def refers(self) -> bool:
         """Whether it must be known how likely the answers were to the model as it began."""
-        return self.kl is not None or self.stop.kl is not None
+        return self.holding is not None or self.stop.kl is not None
 
     def lessons(self, examples: Sequence[Example], text: Text, about: About = NOTHING) -> list[Lesson]:
         """For each example its prompt; what is learnt is written later."""
@@ -84,6 +85,19 @@ class Policy(Objective):
     def advantages(self, judged: Judged) -> list[list[float]]:
         """For each answer in turn, by how much each of its learnt tokens was better than expected."""
 
+    def told(self, judged: Judged) -> dict[str, list[list[float]]]:
+        """What the rows bear of their judgment: by name, for each answer in turn a number for each learnt token."""
+        return {ADVANTAGE: self.advantages(judged)}
+
+    def arranged(self, rows: Sequence[Row]) -> list[Row]:
+        """Those of a step's rows that are learnt, as they are read together."""
+        return [row for row in rows if self.moves(row)]
+
+    @property
+    def learnt(self) -> int:
+        """Answers to a prompt that are learnt, at most."""
+        return self.rollout.samples
+
     def weight(self, tokens: int) -> float:
         """How much each token of an answer of so many counts."""
         return 1.0 / max(1, tokens)
@@ -95,6 +109,21 @@ class Policy(Objective):
     def moves(self, row: Row) -> bool:
         """Whether a row has any gradient."""
         return any(row.told.get(ADVANTAGE, ())) or any(row.told.get(KL, ()))
+
+
+class Surrogate(Policy):
+    """A policy whose every token is learnt by its advantage, and may be held near to where the model began."""
+
+    kl: Kl | None = None
+    """How the model is held near to where it began; not at all when not given."""
+    correct: float | None = Field(default=2.0, gt=1)
+    """Writing and training compute in another order, in bfloat16 by up to several per cent: a token counts by how much
+    likelier it is to the reading that learns, at most so much (truncated importance sampling). None: all count 1."""
+
+    @property
+    def holding(self) -> Kl | None:
+        """What is set."""
+        return self.kl
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
         """The surrogate, corrected for how tokens were written, and what divergence costs."""

@@ -3,28 +3,37 @@ of its own rows beforehand."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from luthier.models.logprobs import logprobs
-from luthier.models.pack import Row, packs
+from luthier.models.pack import Pack, Row, packs
 
 
-def read_rows(model: Any, rows: Sequence[Row], tokens: int) -> list[list[float]]:
+def as_learnt(model: Any, pack: Pack) -> Tensor:
+    """(N,) log-probabilities, rounded as they are while the model learns."""
+    return logprobs(model, pack, as_learnt=True)
+
+
+def read_rows(
+    model: Any, rows: Sequence[Row], tokens: int, ask: Callable[[Any, Pack], Tensor] = as_learnt
+) -> list[list[float]]:
     """For each row the log-probabilities of its learnt tokens, by a model that reads so many tokens at once.
 
     They are rounded as they are while the model learns, so that a model that has not moved is its own reference.
+    `ask` gives another number for each learnt token of a pack.
     """
     found: list[list[float]] = [[] for _ in rows]
     alone = [replace(row, key=str(at), mates=1, told={}) for at, row in enumerate(rows)]
     with torch.no_grad(), answering(model):
         for pack in packs(alone, tokens):
-            told = iter(logprobs(model, pack, as_learnt=True).tolist())
+            told = iter(ask(model, pack).tolist())
             for key, count in zip(pack.keys, pack.path.bincount(minlength=pack.rows).tolist(), strict=True):
                 found[int(key)] = list(islice(told, count))
     return found

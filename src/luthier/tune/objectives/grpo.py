@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from luthier.tune.policy import Policy
+from luthier.tune.policy import Surrogate
 from luthier.tune.surrogate import clipped, of_sequence, outside
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from luthier.tune.rollout.judged import Judged
 
 
-class Grpo(Policy):
+class Grpo(Surrogate):
     """-min(r A, clip(r, 1 - low, 1 + high) A) for each token, with r how much likelier it has become since it was
     written, and A its answer's reward less the mean of its group, over the group's deviation (Shao et al., 2024).
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from luthier.tune.policy import Policy
+from luthier.tune.policy import Surrogate
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from luthier.tune.rollout.judged import Judged
 
 
-class Raft(Policy):
+class Raft(Surrogate):
     """The negative log-likelihood of the best of several answers of the model's own (best-of-n; RAFT, Dong et al.,
     2023): the simple road, which asks nothing of rewards but an order."""
 
@@ -37,6 +37,11 @@ class Raft(Policy):
         place = np.argsort(np.argsort(-worth, axis=1, kind="stable"), axis=1, kind="stable")
         good = ~judged.flat[:, None] if self.at_least is None else worth >= self.at_least
         return even(((place < self.keep) & good & np.isfinite(worth)).astype(np.float64), judged.lengths)
+
+    @property
+    def learnt(self) -> int:
+        """Those that are kept."""
+        return min(self.keep, self.rollout.samples)
 
     def weight(self, tokens: int) -> float:
         """Every token counts the same."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from luthier.tune.policy import Policy
+from luthier.tune.policy import Surrogate
 from luthier.tune.surrogate import clipped, outside
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from luthier.tune.rollout.judged import Judged
 
 
-class ReinforcePlusPlus(Policy):
+class ReinforcePlusPlus(Surrogate):
     """-min(r A, clip(r) A) for each token, with A the reward of its answer less what the divergence of this and all
     later tokens costs (`kl: {estimator: k1}`), brought to mean 0 and deviation 1 over the step's tokens (Hu, 2025)."""
 

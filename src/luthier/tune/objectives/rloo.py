@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from luthier.tune.policy import Policy
+from luthier.tune.policy import Surrogate
 from luthier.tune.surrogate import clipped, outside
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from luthier.tune.rollout.judged import Judged
 
 
-class Rloo(Policy):
+class Rloo(Surrogate):
     """-min(r A, clip(r, 1 - ε, 1 + ε) A) for each answer, with r how much likelier the whole of it has become since it
     was written, and A its reward less the mean reward of the others (Kool et al., 2019; Ahmadian et al., 2024)."""
 

@@ -26,6 +26,8 @@ class Judged:
     lengths: NDArray[np.int64]  # (prompts, samples): learnt tokens; 0 for an answer that is not learnt
     kl: Sequence[Sequence[float]] | None = None
     """For each answer in turn, what each of its tokens costs: the coefficient times log p - log q."""
+    values: Sequence[Sequence[float]] | None = None
+    """For each answer in turn, what a critic expects before each of its tokens, where there is one."""
 
     @cached_property
     def rewards(self) -> Table:
@@ -34,6 +36,24 @@ class Judged:
             return self.scores
         costs: Table = np.array([sum(some) for some in self.kl]).reshape(self.scores.shape)
         return self.scores - costs
+
+    @property
+    def alike(self) -> bool:
+        """Whether no answer of the whole step is worth more than another, and no token costs anything."""
+        present = self.scores[~np.isnan(self.scores)]
+        free = self.kl is None or not any(map(any, self.kl))
+        return free and (not present.size or bool(present.max() == present.min()))
+
+    def tokens(self) -> list[list[float]]:
+        """For each answer in turn what each of its tokens is worth by itself: all at the last, less the costs."""
+        flat = np.nan_to_num(self.scores).ravel().tolist()
+        found = []
+        for at, (worth, length) in enumerate(zip(flat, self.lengths.ravel().tolist(), strict=True)):
+            rewards = [-cost for cost in self.kl[at]] if self.kl is not None else [0.0] * length
+            if rewards:
+                rewards[-1] += worth
+            found.append(rewards)
+        return found
 
     @property
     def flat(self) -> NDArray[np.bool_]:

@@ -18,7 +18,7 @@ import torch
 from luthier.models.pack import Pack, Row
 from luthier.tune.average import standing_in
 from luthier.tune.objective import REFERENCE
-from luthier.tune.policy import ADVANTAGE, KL, OLD, SHARE, WRITTEN, Policy
+from luthier.tune.policy import ADVANTAGE, KL, OLD, RETURN, SHARE, VALUE, WRITTEN, Policy
 from luthier.tune.reading import read_rows
 from luthier.tune.rehearsal import largest
 from luthier.tune.rollout.desk import Desk, Questions
@@ -29,6 +29,7 @@ from luthier.tune.rollout.writing import Answer, Prompt, stream_of
 from luthier.tune.source import Drawn, Source
 
 if TYPE_CHECKING:
+    from luthier.tune.critic import Critic
     from luthier.tune.schedule import Course
 
 EQUAL = "the answers to each of its prompts are all worth the same"
@@ -54,10 +55,11 @@ class Rollout(Source):
 
     def __init__(
         self, objective: Policy, desk: Desk, questions: Questions, course: Course, tokens: int,
-        warn: Callable[[str], None],
+        warn: Callable[[str], None], critic: Critic | None = None,
     ) -> None:  # fmt: skip
         """`tokens` are read at once where log-probabilities are only asked for; `warn` hears of the first fault of each
         reward."""
+        self._critic = critic
         self._objective, self._desk, self._questions, self._course = objective, desk, questions, course
         self._tokens, self._drawing = tokens, objective.rollout
         self._phase: tuple[int, dict[int, list[_Group]], dict[int, list[Row]]] | None = None
@@ -74,13 +76,13 @@ class Rollout(Source):
 
     def largest(self, tokens: int) -> Pack:
         """The largest pack when every answer is as long as it may be."""
-        return largest(_Longest(self._questions, self._course, self._drawing), self._course, tokens)
+        return largest(_Longest(self._questions, self._course, self._objective), self._course, tokens)
 
     def draw(self, step: int) -> Drawn:
         """The judged answers of a step as rows; those that move nothing are counted and not read."""
         groups, rows = self._drawn(step)
         measures = self._measures(groups, rows)
-        moving = [row for row in rows if self._objective.moves(row)]
+        moving = self._objective.arranged(rows)
         samples = self._samples(step) if samples_due(step, self._course.steps) else ()
         nothing = "" if moving else EQUAL
         return Drawn(moving, self._objective.denominator(rows), measures, nothing, samples)
@@ -137,8 +139,9 @@ class Rollout(Source):
         rows = [self._row(*one) for one in zip(answers, keys, learnt, strict=True)]
         rows = self._told_of_start(rows)
         lengths = np.array([len(row.targets) for row in rows]).reshape(table.shape)
-        advantages = self._objective.advantages(Judged(table, lengths, self._costs(rows)))
-        rows = [_with(row, ADVANTAGE, some) for row, some in zip(rows, advantages, strict=True)]
+        values = self._critic.read(rows, self._tokens) if self._critic is not None else None
+        for name, told in self._objective.told(Judged(table, lengths, self._costs(rows), values)).items():
+            rows = [_with(row, name, some) for row, some in zip(rows, told, strict=True)]
         rows = [row for row, total in zip(rows, table.ravel(), strict=True) if not math.isnan(total)]
         return self._shared(rows)
 
@@ -156,7 +159,7 @@ class Rollout(Source):
             return rows
         with standing_in(self._desk.model, self._start):
             found = read_rows(self._desk.model, rows, self._tokens)
-        kl = self._objective.kl
+        kl = self._objective.holding
         costs = self._watched.coefficient if kl is not None and kl.estimator != "k1" else 0.0
         return [
             _with(_with(row, REFERENCE, some), KL, [costs] * len(some)) for row, some in zip(rows, found, strict=True)
@@ -164,7 +167,7 @@ class Rollout(Source):
 
     def _costs(self, rows: list[Row]) -> list[list[float]] | None:
         """What divergence takes off each token's reward."""
-        kl = self._objective.kl
+        kl = self._objective.holding
         if kl is None or kl.estimator != "k1":
             return None
         return [[self._watched.coefficient * apart for apart in _apart(row)] for row in rows]
@@ -204,7 +207,7 @@ class Rollout(Source):
         }
         if self._objective.refers:
             found["kl"] = _mean(apart for row in rows for apart in _apart(row))
-        return found | ({"kl_coefficient": self._watched.coefficient} if self._objective.kl is not None else {})
+        return found | ({"kl_coefficient": self._watched.coefficient} if self._objective.holding is not None else {})
 
     def _samples(self, step: int) -> tuple[dict[str, Any], ...]:
         """The greedy answers to the first prompts, before a step."""
@@ -223,23 +226,23 @@ class Rollout(Source):
 class _Longest:
     """Lessons as they are when every answer has the longest length."""
 
-    def __init__(self, questions: Questions, course: Course, drawing: Any) -> None:
-        self._questions, self._drawing = questions, drawing
+    def __init__(self, questions: Questions, course: Course, objective: Policy) -> None:
+        self._questions, self._objective, self._new = questions, objective, objective.rollout.max_new_tokens
         self.sizes = np.array(
-            [len(self._questions.rows(number)[0].ids) + drawing.max_new_tokens * drawing.samples
-             for number in range(course.count)]
-        )  # fmt: skip
+            [len(questions.rows(number)[0].ids) + self._new * objective.learnt for number in range(course.count)]
+        )
 
     def rows(self, number: int) -> list[Row]:
         """The prompt with answers that part at their first token."""
         (prompt,) = self._questions.rows(number)
-        count, new = self._drawing.samples, self._drawing.max_new_tokens
+        count, new = self._objective.learnt, self._new
         weights = [0.0] * len(prompt.ids) + [1.0] * new
-        told = {name: [1.0] * new for name in (ADVANTAGE, WRITTEN, SHARE, KL, REFERENCE, OLD)}
-        return [
+        told = {name: [1.0] * new for name in (ADVANTAGE, WRITTEN, SHARE, KL, REFERENCE, OLD, RETURN, VALUE)}
+        rows = [
             Row([*prompt.ids, *([prompt.ids[(at + number) % len(prompt.ids)]] * new)], weights, prompt.key, told=told)
             for at in range(count)
         ]
+        return self._objective.arranged(rows)
 
 
 def _moving(model: Any) -> dict[str, torch.Tensor]:

@@ -24,7 +24,7 @@ class Watched:
 
     def __init__(self, objective: Policy, warn: Callable[[str], None]) -> None:
         self._objective, self._warn = objective, warn
-        self.coefficient = objective.kl.coefficient if objective.kl is not None else 0.0
+        self.coefficient = objective.holding.coefficient if objective.holding is not None else 0.0
         """What a nat of divergence costs at the next step."""
         self._failed: set[str] = set()
         self._rewards: list[float] = []
@@ -46,7 +46,7 @@ class Watched:
         return self._too_far(told) or self._hacked(told)
 
     def _adapt(self, apart: float | None) -> None:
-        kl = self._objective.kl
+        kl = self._objective.holding
         if kl is None or kl.target is None or apart is None:
             return
         distance = min(MOST, max(-MOST, apart / kl.target - 1))

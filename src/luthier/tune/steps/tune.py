@@ -20,8 +20,10 @@ from luthier.models.load import is_remote, no_weights
 from luthier.models.speed import cores
 from luthier.text.dataset import batches, has_split, summary
 from luthier.text.prompt import Prompt
+from luthier.tune.actor_critic import ActorCritic
 from luthier.tune.curriculum import Curriculum
 from luthier.tune.heldout import HeldOut
+from luthier.tune.low_rank import LowRank
 from luthier.tune.material import Material
 from luthier.tune.memory import tokens_that_fit
 from luthier.tune.objective import About, Objective
@@ -41,6 +43,7 @@ from luthier.tune.watching import Watching
 if TYPE_CHECKING:
     from luthier.text.messages import Example
     from luthier.tune.checkpoint import Keeper
+    from luthier.tune.critic import Critic
     from luthier.tune.lessons import Lessons
     from luthier.tune.loop import Stepped, Training
 
@@ -132,6 +135,9 @@ class Tune(Step):
             )  # fmt: skip
         if policy is None:
             return self
+        if isinstance(policy, ActorCritic) and not isinstance(self.technique, LowRank):
+            what = f"the critic of {policy.kind} is a low-rank adapter beside the policy's, over one frozen base"
+            raise ValueError(f"{what}; tune by lora or qlora, or take an objective without one (grpo, rloo)")
         if self.technique.settings().get("dropout"):
             raise ValueError(f"{policy.kind} learns without dropout, by which answers would be others; leave it out")
         if self.spike != type(self).model_fields["spike"].default:
@@ -285,6 +291,7 @@ class _Tuning:
             material.refer(plain, course)
             forget(plain)
         model = self._technique.adapt(plain, self._work.seed)
+        critic = self._critic(model)
         tokens = self._tokens(material.lessons)
         self._technique.begin(model, packs_of(material.lessons, course, tokens))
         one_product(model)
@@ -305,12 +312,37 @@ class _Tuning:
             ema=step.ema,
             spike=step.spike,
             on_spike=step.on_spike,
-            rate_of=self._technique.rate_of,
+            rate_of=self._rate_of,
         )
         self.trained = model
-        source = material.source(model, tokens)
-        training = Training(model, step.objective, source, course, manner, material.watch, material.teacher)
+        source = material.source(model, tokens, critic)
+        training = Training(model, step.objective, source, course, manner, material.watch, material.teacher, critic)
         return training, self._keeper()
+
+    def _critic(self, model: Any) -> Critic | None:
+        """The critic that the objective needs, over the same base; it is said with what it begins."""
+        policy = self._step.objective
+        if not isinstance(policy, ActorCritic):
+            return None
+        from luthier.tune.critic import Critic, add_critic, start_of
+
+        start, why = None, "as asked for"
+        if policy.value_start == "auto":
+            start, why = start_of(self._work.inputs.get("reward_model"), self._model, model)
+        add_critic(model, self._work.seed, start)
+        begins = "with the reward model's adapter and head" if start is not None else f"at zero: {why}"
+        self._work.events.note(f"the critic is an adapter and a head over the same base; it begins {begins}")
+        return Critic(model, policy.value_loss)
+
+    def _rate_of(self, name: str) -> float:
+        """The factor on a parameter's learning rate: the technique's, and the critic's own."""
+        own = self._technique.rate_of(name)
+        policy = self._step.objective
+        if isinstance(policy, ActorCritic):
+            from luthier.tune.critic import is_critics
+
+            own *= policy.value_rate if is_critics(name) else 1.0
+        return own
 
     def _open(self, dtype: Any, about: About) -> Any:
         """The plain model to be made trainable, under the head that the objective needs."""

@@ -1,0 +1,92 @@
+"""Online DPO: of several answers of the model's own the best and the worst become a pair, and DPO learns it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, field_validator
+
+from luthier.tune.objective import REFERENCE, Loss, row_sums
+from luthier.tune.pairs import ranking, sides
+from luthier.tune.policy import ADVANTAGE, Policy
+from luthier.tune.rollout.settings import Drawing
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from luthier.models.pack import Pack, Row
+    from luthier.tune.rollout.judged import Judged
+
+
+class OnlineDpo(Policy):
+    """DPO on pairs that the model writes and the rewards judge, averaged over the pairs of a step (Guo et al., 2024).
+
+    With c and r the log-ratios between the model and the model as it began, of the best answer to a prompt and of the
+    worst: `sigmoid` -log σ(β (c - r)), `ipo` (c - r - 1 / 2β)². A prompt whose answers are all worth the same gives no
+    pair. It asks of rewards an order, nothing more, and needs no correction for how an answer was drawn.
+    """
+
+    kind: Literal["online_dpo"] = "online_dpo"
+
+    form: Literal["sigmoid", "ipo"] = "sigmoid"
+    """Which loss of the pair."""
+    beta: float = Field(default=0.1, gt=0)
+    """How dear it is to leave the model as it began: 0.1 is usual; 0.01 lets go further, 0.5 holds closer."""
+
+    @field_validator("rollout")
+    @classmethod
+    def _two(cls, value: Drawing) -> Drawing:
+        if value.samples < 2:
+            raise ValueError("a pair is made of at least 2 `samples`")
+        return value
+
+    @property
+    def refers(self) -> bool:
+        """The model as it began stands in the loss."""
+        return True
+
+    def advantages(self, judged: Judged) -> list[list[float]]:
+        """1 for the best answer to a prompt, -1 for the worst, of equal ones the first; else 0."""
+        import numpy as np
+
+        from luthier.tune.rollout.judged import even
+
+        worth = np.where(judged.lengths > 0, judged.scores, np.nan)
+        marks = np.zeros_like(worth)
+        for prompt, row in enumerate(worth):
+            if np.isfinite(row).any() and np.nanmax(row) > np.nanmin(row):
+                marks[prompt, np.nanargmax(row)], marks[prompt, np.nanargmin(row)] = 1.0, -1.0
+        return even(marks, judged.lengths)
+
+    @property
+    def learnt(self) -> int:
+        """Two."""
+        return 2
+
+    def weight(self, tokens: int) -> float:
+        """An answer's log-ratio is a sum over its tokens."""
+        return 1.0
+
+    def arranged(self, rows: Sequence[Row]) -> list[Row]:
+        """The pairs, which are never parted, the best answer first."""
+        marked = super().arranged(rows)
+        pairs = zip(marked[::2], marked[1::2], strict=True)
+        return [
+            replace(row, mates=2) for pair in pairs for row in sorted(pair, key=lambda row: -row.told[ADVANTAGE][0])
+        ]
+
+    def denominator(self, rows: Sequence[Row]) -> float:
+        """How many pairs there are."""
+        return max(1.0, len(super().arranged(rows)) / 2)
+
+    def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
+        """The sum over the pairs; as measures, how many are ranked as the rewards do, and the margin."""
+        from torch.nn.functional import logsigmoid
+
+        ratios = row_sums(logp - pack.told[REFERENCE].to(logp), pack)
+        best, worst = sides(ratios, pack)
+        apart = best - worst
+        each = -logsigmoid(self.beta * apart) if self.form == "sigmoid" else (apart - 1 / (2 * self.beta)) ** 2
+        return Loss(each.sum(), ranking(self.beta * best, self.beta * worst))

@@ -1,0 +1,107 @@
+"""Proximal policy optimisation: each token counts by how much better things went than a critic had expected."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from luthier.tune.actor_critic import ActorCritic
+from luthier.tune.policy import ADVANTAGE, RETURN, VALUE
+from luthier.tune.surrogate import clipped, outside
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from luthier.models.pack import Pack, Row
+    from luthier.tune.rollout.judged import Judged
+
+
+class Ppo(ActorCritic):
+    """-min(r A, clip(r, 1 - ε, 1 + ε) A) for each token, with A its generalised advantage (Schulman et al., 2016, 2017;
+    for language models Ziegler et al., 2019).
+
+    A critic, which is an adapter and a head beside the policy's over the same frozen base, says V(t), what the rest of
+    an answer is worth before its token t. With ρ(t) the reward of a token (that of the answer at its last one, less
+    what divergence costs under `kl: {estimator: k1}`):
+
+        δ(t) = ρ(t) + γ V(t+1) - V(t),    A(t) = δ(t) + γ λ A(t+1),    R(t) = A(t) + V(t)
+
+    The critic learns ½ max((v - R)², (clip(v, V - ε, V + ε) - R)²). All are means over the tokens of a step.
+    """
+
+    kind: Literal["ppo"] = "ppo"
+
+    gamma: float = Field(default=1.0, gt=0, le=1)
+    """What a reward is worth a token earlier. 1: when an answer is over, its length has cost nothing."""
+    gae_lambda: float = Field(default=0.95, ge=0, le=1)
+    """How far a token answers for what comes later: 0 trusts the critic alone, 1 what was rewarded alone."""
+    whiten: bool = True
+    """Whether advantages are brought to mean 0 and deviation 1 over the step's tokens."""
+    clip_low: float = Field(default=0.2, gt=0, lt=1)
+    """How much less likely a token may become before it has no gradient any more."""
+    clip_high: float = Field(default=0.2, gt=0)
+    """The same for likelier."""
+    dual_clip: float | None = Field(default=None, gt=1)
+    """Where A is below zero, the ratio counts as at most so much (Ye et al., 2020; 3 is usual). None: as it is."""
+
+    def told(self, judged: Judged) -> dict[str, list[list[float]]]:
+        """Advantages, what the critic is to say, and what it said; nothing to learn where no answer is better."""
+        assert judged.values is not None, "the rollout asks the critic"
+        ahead = [
+            _advantages(*one, self.gamma, self.gae_lambda) for one in zip(judged.tokens(), judged.values, strict=True)
+        ]
+        returns = [
+            [one + value for one, value in zip(some, values, strict=True)]
+            for some, values in zip(ahead, judged.values, strict=True)
+        ]
+        return {ADVANTAGE: self._scaled(ahead, judged), RETURN: returns, VALUE: [list(one) for one in judged.values]}
+
+    def advantages(self, judged: Judged) -> list[list[float]]:
+        """What still came at each token beyond what was expected."""
+        return self.told(judged)[ADVANTAGE]
+
+    def _scaled(self, ahead: list[list[float]], judged: Judged) -> list[list[float]]:
+        """Whitened over the tokens of the step; 0 for answers that are left out, and for all where all are alike."""
+        import numpy as np
+
+        here = (~np.isnan(judged.scores)).ravel().tolist()
+        if judged.alike:
+            return [[0.0] * len(some) for some in ahead]
+        tokens = np.array([value for some, is_here in zip(ahead, here, strict=True) if is_here for value in some])
+        middle, spread = 0.0, 1.0
+        if self.whiten and tokens.size > 1:
+            middle, spread = float(tokens.mean()), float(np.sqrt(tokens.var(ddof=1) + 1e-8))
+        return [
+            [(value - middle) / spread if is_here else 0.0 for value in some]
+            for some, is_here in zip(ahead, here, strict=True)
+        ]
+
+    def weight(self, tokens: int) -> float:
+        """Every token counts the same."""
+        return 1.0
+
+    def denominator(self, rows: Sequence[Row]) -> float:
+        """The learnt tokens of the step."""
+        return float(max(1, sum(len(row.targets) for row in rows)))
+
+    def surrogate(self, logp: Tensor, old: Tensor, advantage: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:
+        """Clipped at both sides, and below where that is wanted."""
+        ratio, bounds = (logp - old).exp(), (self.clip_low, self.clip_high)
+        each, beyond = clipped(ratio, advantage, *bounds), outside(ratio, advantage, *bounds)
+        if self.dual_clip is None:
+            return each, beyond
+        worst = -self.dual_clip * advantage
+        below = (advantage < 0) & (each > worst)
+        return worst.where(below, each), below.to(ratio).maximum(beyond)
+
+
+def _advantages(rewards: Sequence[float], values: Sequence[float], gamma: float, gae_lambda: float) -> list[float]:
+    """Generalised advantages of the tokens of one answer."""
+    found, ahead, later = [], 0.0, 0.0
+    for reward, value in zip(reversed(rewards), reversed(values), strict=True):
+        ahead = reward + gamma * later - value + gamma * gae_lambda * ahead
+        later = value
+        found.append(ahead)
+    return found[::-1]

@@ -1,0 +1,164 @@
+"""The critic: an adapter and a head over the policy's own base, which learns, and may begin with a reward model's."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file
+
+from luthier.core.artifact import Artifact
+from luthier.models.logprobs import logprobs
+from luthier.models.lora_product import one_product
+from luthier.models.pack import Row, pack
+from luthier.tune.critic import Critic, add_critic, is_critics
+from luthier.tune.objectives.ppo import Ppo
+from luthier.tune.steps.tune import Tune
+from luthier.tune.techniques.lora import Lora
+from policies import REGEX
+from tuning import Bench, adapted, bench, finish, pairs
+
+ROLLOUT = {"samples": 4, "max_new_tokens": 4}
+QUICK: dict[str, Any] = {"technique": Lora(r=4), "rows_per_step": 8, "learning_rate": 1e-2, "precision": "float32"}
+ROWS = [Row([5, 9, 4, 7, 11, 2], [0.0, 0.0, 0.0, 1.0, 1.0, 1.0]), Row([5, 9, 4, 8, 2], [0.0, 0.0, 0.0, 1.0, 1.0])]
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return bench(tmp_path_factory.mktemp("shop"), pairs(24))
+
+
+@pytest.fixture(scope="module")
+def judge(shop: Bench) -> Artifact:
+    """A reward model over the base that is tuned, of another rank than the policy."""
+    return shop.tune(Tune(data="data", objective="reward", epochs=3, **{**QUICK, "technique": Lora(r=2)}))
+
+
+def step(**settings: Any) -> Tune:
+    objective = {"kind": "ppo", "rewards": [REGEX], "rollout": ROLLOUT, **settings.pop("objective", {})}
+    return Tune(**{"data": "data", **QUICK, "rows": 16, "objective": objective, **settings})
+
+
+def judged(shop: Bench, made: Tune, judge: Artifact) -> Artifact:
+    work = shop.work(made)
+    made.make(replace(work, inputs={**work.inputs, "reward_model": judge}))
+    return finish(shop.store, shop.tune_digest(made), "tune", "model", {"data": shop.data.digest})
+
+
+def log(artifact: Artifact) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (artifact.folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_policy_and_critic_share_one_base_and_do_not_disturb_one_another(shop: Bench) -> None:
+    """With the joint products of training as with PEFT's own, each speaks with its own adapter, and learns alone."""
+    model = adapted(shop, Lora(r=4))
+    before = {name: one.data_ptr() for name, one in model.named_parameters() if not one.requires_grad}
+    alone = logprobs(model, pack(ROWS)).detach()
+    add_critic(model, seed=1)
+    assert {name: one.data_ptr() for name, one in model.named_parameters() if name in before} == before
+    critic = Critic(model, lambda values, given: Ppo(rewards=[REGEX]).value_loss(values, given))  # type: ignore[list-item]
+    assert critic.read(ROWS, 1 << 12) == [[0.0] * 3, [0.0] * 2]
+    with torch.no_grad():
+        for name, one in model.named_parameters():
+            if is_critics(name) and ("lora_B" in name or "head" in name):
+                one.normal_(std=0.1)
+    plain = critic.read(ROWS, 1 << 12)
+    one_product(model)
+    torch.testing.assert_close(logprobs(model, pack(ROWS)), alone, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(critic.read(ROWS, 1 << 12), plain, atol=1e-4, rtol=1e-4)
+    logprobs(model, pack(ROWS)).sum().backward()
+    assert not any(is_critics(name) for name in moved(model))
+    told = [
+        replace(row, told={name: [0.5] * len(row.targets) for name in ("return", "value", "share")}) for row in ROWS
+    ]
+    model.zero_grad()
+    critic.loss(pack(told)).total.backward()
+    assert moved(model)
+    assert all(is_critics(name) for name in moved(model))
+
+
+def moved(model: Any) -> list[str]:
+    return [name for name, one in model.named_parameters() if one.grad is not None and one.grad.any()]
+
+
+def test_the_critic_learns_what_answers_are_worth(shop: Bench) -> None:
+    told = log(shop.tune(step(epochs=8.0, objective={"value_clip": None})))
+    first, last = (sum(line["value_loss"] for line in some) for some in (told[:4], told[-4:]))
+    assert last < first
+    files = {entry.path for entry in shop.tune(step(epochs=8.0, objective={"value_clip": None})).manifest.files}
+    assert {"adapter/adapter_model.safetensors", "adapter/adapter_config.json"} < files
+    assert not any("value" in path for path in files)
+
+
+def test_only_the_policys_adapter_is_saved(shop: Bench) -> None:
+    made = shop.tune(step())
+    names = load_file(made.folder / "adapter/adapter_model.safetensors")
+    assert names
+    assert not any("value" in name for name in names)
+
+
+def test_it_begins_with_the_reward_models_adapter_and_head(shop: Bench, judge: Artifact) -> None:
+    """The value before the last token of an answer is then what the reward model says of the text up to there."""
+    from luthier.models.load import open_model
+    from luthier.tune.reading import read_rows
+
+    model = adapted(shop, Lora(r=4))
+    add_critic(model, 1, judge.folder / "adapter")
+    critic = Critic(model, lambda values, given: Ppo(rewards=[REGEX]).value_loss(values, given))  # type: ignore[list-item]
+    asked = [Row([*row.ids[:at], 0], [0.0] * at + [1.0]) for row in ROWS for at in row.targets]
+    wanted = [values[0] for values in read_rows(open_model(judge, "float32"), asked, 1 << 12)]
+    found = [value for values in critic.read(ROWS, 1 << 12) for value in values]
+    assert len(set(found)) > 1
+    assert found == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("start", "technique", "says"),
+    [
+        ("auto", Lora(r=4), "it begins with the reward model's adapter and head"),
+        ("zero", Lora(r=4), "it begins at zero: as asked for"),
+        ("auto", Lora(r=4, start="olora"), "at zero: the policy's own start changes the base"),
+    ],
+)
+def test_it_is_said_where_it_begins(shop: Bench, judge: Artifact, start: str, technique: Lora, says: str) -> None:
+    objective = {"rewards": ["model"], "value_start": start}
+    made = step(objective=objective, technique=technique, reward_model="judge", rows=8)
+    told = log(judged(shop, made, judge))
+    assert any(says in text for text in shop.said("note"))
+    assert (told[0]["value_loss"] != log(judged(shop, step(**again(made, start)), judge))[0]["value_loss"]) or says
+
+
+def again(made: Tune, start: str) -> dict[str, Any]:
+    other = "zero" if start == "auto" else "auto"
+    return {"objective": {"rewards": ["model"], "value_start": other}, "reward_model": "judge", "rows": 8}
+
+
+def test_a_reward_model_of_another_base_is_no_start(shop: Bench, judge: Artifact) -> None:
+    other = shop.tune(Tune(data="data", objective="sft", **QUICK))
+    from luthier.models.load import open_folder
+    from luthier.tune.critic import start_of
+
+    model = Lora(r=4).adapt(open_folder(shop.base.folder, torch.float32), 1)
+    assert start_of(judge, shop.base, model)[0] is not None
+    assert start_of(judge, other, model) == (None, "the reward model stands on another model")
+    assert start_of(None, shop.base, model) == (None, "there is no reward model")
+
+
+def test_a_critic_has_a_rate_of_its_own(shop: Bench) -> None:
+    """At its first step Adam moves every number by the rate: the critic's by so many times more."""
+    from luthier.tune.steps.tune import _Tuning
+
+    made = step(objective={"value_rate": 8.0}, technique=Lora(r=4, b_rate=2.0))
+    tuning = _Tuning(made, Lora(r=4, b_rate=2.0), shop.work(made))
+    rates = [tuning._rate_of(f"x.{name}.weight") for name in ("lora_A.default", "lora_B.default", "lora_A.value")]
+    assert rates == [1.0, 2.0, 8.0]
+    assert tuning._rate_of("value_head.weight") == 8.0
+
+
+def test_a_critic_needs_a_low_rank_adapter() -> None:
+    with pytest.raises(ValidationError, match="tune by lora or qlora, or take an objective without one"):
+        step(technique={"kind": "full"})
