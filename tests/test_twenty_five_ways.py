@@ -208,9 +208,10 @@ def test_04_every_option_changes_something(field: str, shop: Bench) -> None:
 
 _DRAWN = ("gold", "rewards", "rollout", "shown", "stop")
 ELSEWHERE = {("prompt_search", "max_new_tokens")} | {
-    (kind, name) for kind in ("grpo", "rloo", "reinforce++", "raft") for name in _DRAWN
-}
-"""Fields that a test of their own shows at work: those that all policies share in tests/tune/rollout."""
+    (kind, name) for kind, part in members(roles()["objective"]).items() if part.draws for name in _DRAWN
+} | {("ppo", "value_rate"), ("ppo", "value_start")}  # fmt: skip
+"""Fields that a test of their own shows at work: those that all policies share in tests/tune/rollout, and those of the
+critic in tests/tune/test_critic.py."""
 
 
 def test_04_no_option_of_the_step_is_forgotten() -> None:
