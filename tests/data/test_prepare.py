@@ -299,3 +299,12 @@ def test_foresee_and_measures(make: Make, write: Write, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no such file"):
         missing.foresee(Outlook(inputs={}, upstream={}, base=tmp_path))
     assert set(step.contents(tmp_path)) == {"source.csv.0"}
+
+
+def test_a_data_set_may_be_held_out_as_a_whole(make: Make, write: Write) -> None:
+    rows = [{"text": f"question {n}", "label": f"answer {n}"} for n in range(7)]
+    source = {"kind": "jsonl", "path": write("rows.jsonl", rows)}
+    made = make(source=source, split={"test": 0, "validation": 7, "train": 0}, task="text")
+    assert made.summary.rows == {"validation": 7}
+    some = make(source=source, split={"test": 0, "validation": 5, "train": 0}, task="text")
+    assert (some.summary.rows, some.summary.dropped) == ({"validation": 5}, {"not sampled": 2})

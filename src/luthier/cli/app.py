@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from luthier import __version__
-from luthier.cli import bench, look, monitor, recipes, release, serving, traffic
+from luthier.cli import bench, jobs, look, monitor, recipes, release, serving, traffic
 from luthier.cli.output import complain, say
 from luthier.core.errors import InputError, Interrupted, LuthierError, Where
 
@@ -36,6 +36,7 @@ bench.add_to(app)
 serving.add_to(app)
 traffic.add_to(app)
 release.add_to(app)
+jobs.add_to(app)
 monitor.add_to(app)
 
 

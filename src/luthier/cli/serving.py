@@ -50,9 +50,19 @@ def serve(  # noqa: PLR0913, PLR0917  # the options of a command
             help="A classifier in front of models: 'help={by: MODEL, to: {CLASS: MODEL}, other: MODEL}'.",
         ),
     ] = None,
+    tune: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]MODEL",
+            help="A base model that clients may tune, and what they call it; those that are served when not given.",
+        ),
+    ] = None,
+    jobs: Annotated[bool, typer.Option("--jobs/--no-jobs", help="Tune models for clients (`luthier jobs`).")] = True,
     as_json: Json = False,
 ) -> int:
     """Serve models by OpenAI's API until stopped; one line says where it listens."""
+    from luthier.api.doors import doors
+    from luthier.flow.serve import Jobs
     from luthier.flow.serve import serve as serve_models
     from luthier.serve.running import Place
 
@@ -63,7 +73,14 @@ def serve(  # noqa: PLR0913, PLR0917  # the options of a command
 
     place = Place(host=host, port=port, grace_s=grace)
     return serve_models(
-        models or (), place, engine=engine, deadline_s=deadline, traces=traces, pipelines=pipeline or (), tell=tell
+        models or (),
+        place,
+        engine=engine,
+        deadline_s=deadline,
+        traces=traces,
+        pipelines=pipeline or (),
+        jobs=Jobs(tune=tune or (), doors=doors) if jobs else None,
+        tell=tell,
     )
 
 

@@ -12,7 +12,12 @@ _PROC = Path("/proc")
 
 def me() -> str:
     """A name for this process that no later one bears: host, boot and process namespace, number, start."""
-    return "|".join((platform.node(), _boot(), _space(), str(os.getpid()), _started(os.getpid())))
+    return named(os.getpid())
+
+
+def named(number: int) -> str:
+    """The name of a process on this machine that is alive."""
+    return "|".join((platform.node(), _boot(), _space(), str(number), _started(number)))
 
 
 def is_gone(name: str) -> bool:

@@ -34,8 +34,9 @@ class Split(BaseModel):
     """Rows for the final measure: a share below 1 (stable when rows are added), or a count."""
     validation: Share = 0
     """Rows for choosing between runs: a share below 1, or a count."""
-    train: Annotated[int, Field(ge=1)] | None = None
-    """At most so many rows to learn from, chosen by the same hash; the rest is left out and counted as not sampled."""
+    train: Annotated[int, Field(ge=0)] | None = None
+    """At most so many rows to learn from, chosen by the same hash; the rest is left out and counted as not sampled. 0:
+    none, in a data set whose rows are only measured on (the step `mix` puts it beside those that are learnt)."""
     group: str | None = None
     """`cluster` (twins, by the last operator that marks them, near_dedup or semantic_dedup), or the column whose rows
     stay together."""
@@ -215,7 +216,7 @@ class _Taker:
     def at_most(self, wanted: int) -> None:
         """Leave so many rows for training; the rest is not taken."""
         taken, size = self._fitting(wanted)
-        if not len(taken) and len(self._left):
+        if wanted and not len(taken) and len(self._left):
             taken, size = self._smallest()
         if size != wanted:
             why = "no more are left" if size < wanted else "rows that belong together are not torn apart"

@@ -39,7 +39,8 @@ def verify_stores() -> tuple[list[str], int]:
 
 
 def collect_garbage(*, dry_run: bool) -> tuple[list[str], int]:
-    """Remove what no recipe near here and no released name needs; what a recipe would make or read is kept."""
+    """Remove what no recipe near here, no released name and no job that goes on needs; what recipes would make or read
+    is kept."""
     needed: set[str] = set()
     store = store_here()
     recipes = recipes_near(store)
@@ -53,8 +54,9 @@ def collect_garbage(*, dry_run: bool) -> tuple[list[str], int]:
         except InputError as error:
             remedy = f"mend or remove {path} first: what it needs cannot be known"
             raise type(error)(error.message, where=error.where, remedy=remedy) from error
+    from luthier.flow.jobs.command import needed_digests
     from luthier.flow.release import released_digests
 
-    needed |= released_digests()
+    needed |= released_digests() | needed_digests(store)
     found = store.gc(needed, dry_run=dry_run)
     return [*found.artifacts, *found.works], found.bytes

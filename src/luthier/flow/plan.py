@@ -16,6 +16,9 @@ from luthier.core.step import Forecast, Outline, Outlook, Step
 from luthier.core.store import Store
 from luthier.flow.recipe import Recipe
 
+STORE = ".luthier"
+"""The folder of a store beside its recipes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
@@ -85,8 +88,11 @@ class Plan:
 
 
 def store_place(base: Path) -> str:
-    """Where a recipe's store is: `LUTHIER_STORE` (path or URL), or `.luthier` beside the recipe."""
-    return os.environ.get("LUTHIER_STORE") or str((base / ".luthier").absolute())
+    """Where a recipe's store is: `LUTHIER_STORE` (path or URL), the store that the recipe lies in (as a job's does), or
+    `.luthier` beside it."""
+    place = base.absolute()
+    around = next((folder for folder in (place, *place.parents) if folder.name == STORE), place / STORE)
+    return os.environ.get("LUTHIER_STORE") or str(around)
 
 
 def shared_store() -> Store:

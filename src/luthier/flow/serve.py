@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,9 @@ from luthier.serve.engine import Engine
 if TYPE_CHECKING:
     from fastapi import APIRouter
 
+    from luthier.core.store import Store
+    from luthier.flow.jobs.desk import Desk
+    from luthier.serve.app import Beside
     from luthier.serve.fleet import Fleet, Opened
     from luthier.serve.pipeline import Ways
     from luthier.serve.running import Listening, Place
@@ -36,11 +40,12 @@ def serve(
     deadline_s: float = 600.0,
     traces: bool = True,
     pipelines: Sequence[str] = (),
+    jobs: Jobs | None = None,
     tell: Callable[[Listening], None],
 ) -> int:
     """Serve models, and those that are released under names, until told to stop; 0 when nothing was cut off.
 
-    With `traces`, every request is kept in the traffic of the recipe here.
+    With `traces`, every request is kept in the traffic of the recipe here; with `jobs`, models are tuned as well.
     """
     from luthier.serve.fleet import Fleet
     from luthier.serve.gateway import Gateway
@@ -51,20 +56,66 @@ def serve(
     chosen = engine_of(engine) if engine is not None else None
     ways = dict(map(ways_of, pipelines))
     models = list(dict.fromkeys([*models, *(one for way in ways.values() for one in way.models), *ways]))
-    url = ledger_url(store_here().root)
+    store = store_here()
+    url = ledger_url(store.root)
     with Ledger(url) as ledger, closing(_Kept(traces)) as kept:
+        desk = _desk(jobs, models, ledger, store)
+        beside = _beside(kept.routes(), jobs, desk)
 
         async def running() -> bool:
             fleet = Fleet(lambda word: _piped(word, fleet, ways) or open_model(word, chosen))
             names = Follower(lambda: Ledger(url), fleet)
             gateway = Gateway(fleet, resolver=names, recorder=kept.recorder, deadline_s=deadline_s)
             async with names:
-                if not models and not names.names():
+                if not models and not names.names() and not (desk and desk.tunable):
                     remedy = "name a model, or release one: luthier release support@prod RECIPE:STEP"
                     raise InputError("there is nothing to serve", where=Where(field="MODEL"), remedy=remedy)
-                return await run_gateway(gateway, models, place, RingWatch(ledger), routers=kept.routes(), tell=tell)
+                async with _working(desk, names.look):
+                    return await run_gateway(gateway, models, place, RingWatch(ledger), beside=beside, tell=tell)
 
         return 0 if asyncio.run(running()) else 130
+
+
+@dataclass(frozen=True, kw_only=True)
+class Jobs:
+    """That models may be tuned here, which, and by which door."""
+
+    tune: Sequence[str] = ()
+    """Base models that may be tuned, as NAME=MODEL or MODEL; those that are served when none is named."""
+    doors: Callable[[Desk], Beside]
+    """What stands beside the gateway to ask for it."""
+
+
+def _desk(jobs: Jobs | None, models: Sequence[str], ledger: Ledger, store: Store) -> Desk | None:
+    from luthier.flow.jobs.desk import Desk
+    from luthier.flow.jobs.tunable import tunables
+
+    return None if jobs is None else Desk(ledger, store, tunables(jobs.tune, models))
+
+
+def _beside(routes: list[tuple[APIRouter, Scope]], jobs: Jobs | None, desk: Desk | None) -> Beside:
+    from luthier.serve.app import Beside
+
+    if jobs is None or desk is None:
+        return Beside(routers=routes)
+    more = jobs.doors(desk)
+    return replace(more, routers=[*routes, *more.routers])
+
+
+@asynccontextmanager
+async def _working(desk: Desk | None, released: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    """Work through jobs meanwhile."""
+    if desk is None:
+        yield
+        return
+    from luthier.flow.jobs.runner import Runner
+
+    task = asyncio.create_task(Runner(desk, released).run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 class _Kept:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -35,27 +36,42 @@ _BODIES: dict[str, type[BaseModel]] = {
 _REFS = "#/components/schemas/{model}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Beside:
+    """What other rooms and doors set beside the gateway's own routes, behind the same door; routes find who asks in
+    `request.state.caller`."""
+
+    routers: Sequence[tuple[APIRouter, Scope]] = ()
+    """Routes, each with the scope that a key needs for it."""
+    bodies: Mapping[str, type[BaseModel]] = field(default_factory=dict)
+    """What is posted to their paths and read by hand, for the API's description."""
+    larger: Mapping[str, int] = field(default_factory=dict)
+    """Bytes of larger bodies, by how the path begins."""
+
+
 def build_app(
     gateway: Gateway,
     *,
     ring: Callable[[], Ring],
     limits: Limits | None = None,
-    routers: Sequence[tuple[APIRouter, Scope]] = (),
+    beside: Beside | None = None,
     hosts: Iterable[str] | None = LOOPBACK,
 ) -> ASGIApp:
-    """The whole application. `routers` are other rooms' routes behind the same door, each with the scope that a key
-    needs for it; they find who asks in `request.state.caller`."""
+    """The whole application."""
+    beside = beside or Beside()
     app = FastAPI(title="Luthier", version=version("luthier"), docs_url=None, redoc_url=None)
     _add_routes(app, gateway)
-    for router, scope in routers:
+    for router, scope in beside.routers:
         app.include_router(router, dependencies=[_needs(scope)])
     app.add_exception_handler(LuthierError, _on_error)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(RequestValidationError, _on_wrong)
     app.add_exception_handler(Exception, _on_fault)
     plain = app.openapi
-    app.openapi = lambda: _described(plain())  # type: ignore[method-assign]  # FastAPI's own way to extend it
-    return Door(app, ring=ring, limits=limits or Limits(), hosts=hosts)
+    app.openapi = lambda: _described(plain(), {**_BODIES, **beside.bodies})  # type: ignore[method-assign]  # FastAPI's own way to extend it
+    limits = limits or Limits()
+    whole = replace(limits, larger={**limits.larger, **beside.larger})
+    return Door(app, ring=ring, limits=whole, hosts=hosts)
 
 
 def _needs(scope: Scope) -> Any:
@@ -101,11 +117,11 @@ _RESPONSES: dict[int | str, Any] = {
 }
 
 
-def _described(told: dict[str, Any]) -> dict[str, Any]:
+def _described(told: dict[str, Any], bodies: Mapping[str, type[BaseModel]]) -> dict[str, Any]:
     """FastAPI's description, with the bodies that are read by hand."""
-    _, defs = models_json_schema([(body, "validation") for body in _BODIES.values()], ref_template=_REFS)
+    _, defs = models_json_schema([(body, "validation") for body in bodies.values()], ref_template=_REFS)
     told.setdefault("components", {}).setdefault("schemas", {}).update(defs["$defs"])
-    for path, body in _BODIES.items():
+    for path, body in bodies.items():
         schema = {"$ref": _REFS.format(model=body.__name__)}
         content = {"application/json": {"schema": schema}}
         told["paths"][path]["post"]["requestBody"] = {"required": True, "content": content}

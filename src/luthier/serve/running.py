@@ -10,20 +10,16 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from luthier.core.errors import InputError, Where
-from luthier.serve.app import build_app
+from luthier.serve.app import Beside, build_app
 from luthier.serve.door import LOOPBACK, Limits
 from luthier.serve.gateway import Gateway
 from luthier.serve.ring import RingWatch
-from luthier.traffic.keys import Scope
-
-if TYPE_CHECKING:
-    from fastapi import APIRouter
 
 _HEAD_S = 30.0
 """How long the head of a request may take to come."""
@@ -63,7 +59,7 @@ async def run_gateway(
     watch: RingWatch,
     *,
     limits: Limits | None = None,
-    routers: Sequence[tuple[APIRouter, Scope]] = (),
+    beside: Beside | None = None,
     tell: Callable[[Listening], None],
 ) -> bool:
     """Serve until told to stop (SIGTERM, Ctrl-C); False when requests were cut off, since they took too long or a
@@ -79,7 +75,7 @@ async def run_gateway(
             await gateway.fleet.prepare(model)
         watching = asyncio.create_task(watch.run())
         hosts = LOOPBACK if inside else None
-        app = build_app(gateway, ring=lambda: watch.ring, limits=limits, routers=routers, hosts=hosts)
+        app = build_app(gateway, ring=lambda: watch.ring, limits=limits, beside=beside, hosts=hosts)
         server = _Server(_config(app, place), gateway)
         try:
             return await server.listen(bound, lambda: tell(_listening(bound, server)))

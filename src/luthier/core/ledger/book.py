@@ -135,12 +135,16 @@ class Ledger:
 
     def latest(self, recipe: str, folder: str) -> Run | None:
         """The latest run of a recipe in a folder, whatever came of it."""
+        found = self.runs_of(recipe, folder, limit=1)
+        return found[0] if found else None
+
+    def runs_of(self, recipe: str, folder: str, *, limit: int | None = None) -> list[Run]:
+        """The runs of a recipe in a folder, the latest first."""
         from sqlalchemy import select
 
         from luthier.core.ledger.tables.runs import RunRow
 
-        found = self._found(select(RunRow).where(RunRow.recipe == recipe, RunRow.folder == folder).limit(1))
-        return found[0] if found else None
+        return self._found(select(RunRow).where(RunRow.recipe == recipe, RunRow.folder == folder).limit(limit))
 
     def runs_that_used(self, artifact: str) -> list[Run]:
         """The runs that made or found an artifact, the latest first."""

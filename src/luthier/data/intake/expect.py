@@ -50,7 +50,7 @@ def _split(split: Split, number: int | None) -> dict[str, int]:
         elif number is not None:
             found[name] = round(part * number)
     if number is not None:
-        left = max(1, number - sum(found.values()))
+        left = max(0 if split.train == 0 else 1, number - sum(found.values()))
         found[TRAIN] = left if split.train is None else min(left, split.train)
     elif split.train is not None:
         found[TRAIN] = split.train

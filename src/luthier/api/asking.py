@@ -1,0 +1,34 @@
+"""How a door asks: beside the event loop, and with nothing in the request's address that it does not know."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from fastapi import Request
+
+from luthier.core.errors import InputError, Unwritable
+from luthier.serve.refusal import Refusal, Unavailable
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+
+
+async def ask(what: Callable[Given, Result], *words: Given.args, **more: Given.kwargs) -> Result:
+    """Ask what may wait for the disk or the database; where these are away, that is no fault of the client's."""
+    try:
+        return await asyncio.to_thread(what, *words, **more)
+    except Refusal:
+        raise
+    except Unwritable as error:
+        raise Unavailable("the server cannot write", status=507) from error
+    except InputError as error:
+        raise Unavailable("the server's records cannot be reached") from error
+
+
+def only(request: Request, *known: str, but: str = "") -> None:
+    """`Refusal` for a query parameter that is not known; names that begin with `but` may be."""
+    for name in request.query_params:
+        if name not in known and not (but and name.startswith(but)):
+            raise Refusal(f"this server has no parameter {name[:60]!r}", param=name[:60], code="unsupported_parameter")

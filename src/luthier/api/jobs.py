@@ -1,0 +1,106 @@
+"""`/v1/fine_tuning/jobs`: jobs are made, followed, stopped and gone on with, each by the key that wanted it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query, Request
+from starlette.responses import JSONResponse, Response
+
+from luthier.api.asking import ask, only
+from luthier.api.bodies import JobWanted
+from luthier.api.shapes import checkpoint_json, event_json, job_json, list_json
+from luthier.flow.jobs.desk import Desk
+from luthier.flow.jobs.records import Job
+from luthier.serve.gateway import caller_of
+from luthier.serve.intake import read_object, validated
+from luthier.serve.refusal import Refusal
+
+PATH = "/v1/fine_tuning/jobs"
+_METADATA = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
+Name = Annotated[str, Path(min_length=1, max_length=100)]
+After = Annotated[str | None, Query(max_length=100)]
+Limit = Annotated[int, Query(ge=1, le=100)]
+
+
+def job_routes(desk: Desk) -> APIRouter:
+    """The routes for jobs."""
+    router = APIRouter(prefix=PATH, tags=["fine-tuning"])
+
+    def find(request: Request, job: str) -> Job:
+        return desk.book.get(caller_of(request).key, job)
+
+    @router.post("", response_class=Response)
+    async def create(request: Request) -> Response:
+        """Let a base model be tuned on an uploaded file."""
+        only(request)
+        wish = validated(await read_object(request), JobWanted).wish()
+        return JSONResponse(job_json(await ask(desk.create, caller_of(request).key, wish)))
+
+    @router.get("", response_class=Response)
+    async def listed(request: Request, after: After = None, limit: Limit = 20) -> Response:
+        """This key's jobs, the latest first; `metadata[NAME]=VALUE` chooses."""
+        only(request, "after", "limit", "metadata", but="metadata[")
+        wanted, key = _metadata(request), caller_of(request).key
+        found = await ask(desk.book.listed, key, after=after, limit=limit + 1, metadata=wanted)
+        return JSONResponse(list_json(map(job_json, found[:limit]), more=len(found) > limit))
+
+    @router.get("/{fine_tuning_job_id}", response_class=Response)
+    async def retrieve(request: Request, fine_tuning_job_id: Name) -> Response:
+        """One of them."""
+        job = await ask(find, request, fine_tuning_job_id)
+        return JSONResponse(job_json(job, await ask(desk.estimated_finish, job)))
+
+    @router.post("/{fine_tuning_job_id}/cancel", response_class=Response)
+    async def cancel(request: Request, fine_tuning_job_id: Name) -> Response:
+        """End it for good."""
+        return JSONResponse(job_json(await ask(desk.cancel, await ask(find, request, fine_tuning_job_id))))
+
+    @router.post("/{fine_tuning_job_id}/pause", response_class=Response)
+    async def pause(request: Request, fine_tuning_job_id: Name) -> Response:
+        """Stop it, to go on later."""
+        return JSONResponse(job_json(await ask(desk.pause, await ask(find, request, fine_tuning_job_id))))
+
+    @router.post("/{fine_tuning_job_id}/resume", response_class=Response)
+    async def resume(request: Request, fine_tuning_job_id: Name) -> Response:
+        """Go on with it."""
+        return JSONResponse(job_json(await ask(desk.resume, await ask(find, request, fine_tuning_job_id))))
+
+    @router.get("/{fine_tuning_job_id}/events", response_class=Response)
+    async def events(request: Request, fine_tuning_job_id: Name, after: After = None, limit: Limit = 20) -> Response:
+        """What happened to it, the latest first."""
+        only(request, "after", "limit")
+        job = await ask(find, request, fine_tuning_job_id)
+        found, more = await ask(desk.events, job, limit, after)
+        return JSONResponse(list_json(map(event_json, found), more=more))
+
+    @router.get("/{fine_tuning_job_id}/checkpoints", response_class=Response)
+    async def checkpoints(
+        request: Request, fine_tuning_job_id: Name, after: After = None, limit: Limit = 10
+    ) -> Response:
+        """Models that can be asked: the tuned one, once it is made."""
+        only(request, "after", "limit")
+        job = await ask(find, request, fine_tuning_job_id)
+        found = [checkpoint_json(job, await ask(desk.last_step, job))] if job.state == "succeeded" else []
+        if after is not None and after not in [one["id"] for one in found]:
+            raise Refusal(f"there is no checkpoint {after!r}", param="after")
+        return JSONResponse(list_json([] if after is not None else found[:limit], more=False))
+
+    return router
+
+
+def _metadata(request: Request) -> Mapping[str, str] | None:
+    """What a job's metadata must be."""
+    found: dict[str, str] = {}
+    for name, value in request.query_params.items():
+        if (key := _METADATA.fullmatch(name)) is not None:
+            found[key[1]] = value
+        elif name.startswith("metadata") and (name, value) != ("metadata", "null"):
+            raise Refusal("wanted metadata[NAME]=VALUE", param="metadata")
+    return found or None
+
+
+BODIES: Mapping[str, Any] = {PATH: JobWanted}
+"""What is read by hand, for the API's description."""

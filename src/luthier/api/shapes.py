@@ -1,0 +1,91 @@
+"""Files, jobs, events and checkpoints as OpenAI's clients read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from luthier.flow.jobs.journal import Said
+from luthier.flow.jobs.records import Job, Upload
+
+OWNER = "luthier"
+
+
+def file_json(upload: Upload) -> dict[str, Any]:
+    """A file."""
+    return {
+        "id": upload.id,
+        "object": "file",
+        "bytes": upload.bytes,
+        "created_at": _moment(upload.made_at),
+        "expires_at": _moment(upload.expires_at),
+        "filename": upload.filename,
+        "purpose": upload.purpose,
+        "status": "processed",
+        "status_details": None,
+    }
+
+
+def job_json(job: Job, estimated_finish: int | None = None) -> dict[str, Any]:
+    """A job."""
+    asked = job.hyperparameters
+    return {
+        "id": job.id,
+        "object": "fine_tuning.job",
+        "created_at": _moment(job.made_at),
+        "error": dict(job.error or {}),
+        "estimated_finish": estimated_finish,
+        "fine_tuned_model": job.model,
+        "finished_at": _moment(job.finished_at),
+        "hyperparameters": {name: value for name, value in asked.items() if name != "beta"},
+        "integrations": [],
+        "metadata": job.wish.metadata,
+        "method": {"type": job.wish.method, job.wish.method: {"hyperparameters": asked}},
+        "model": job.wish.model,
+        "organization_id": OWNER,
+        "result_files": [job.result_file] if job.result_file is not None and job.state == "succeeded" else [],
+        "seed": job.wish.seed,
+        "status": job.state,
+        "trained_tokens": job.trained_tokens if job.state == "succeeded" else None,
+        "training_file": job.wish.training_file,
+        "validation_file": job.wish.validation_file,
+    }
+
+
+def event_json(said: Said) -> dict[str, Any]:
+    """An event of a job."""
+    return {
+        "id": said.id,
+        "object": "fine_tuning.job.event",
+        "created_at": int(said.at),
+        "level": said.level,
+        "message": said.message,
+        "type": "message" if said.metrics is None else "metrics",
+        "data": {} if said.metrics is None else dict(said.metrics),
+    }
+
+
+def checkpoint_json(job: Job, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """What can be asked of a job: its model, when it is done."""
+    names = ("step", "train_loss", "valid_loss")
+    return {
+        "id": f"ftckpt_{job.id.removeprefix('ftjob-')}",
+        "object": "fine_tuning.job.checkpoint",
+        "created_at": _moment(job.finished_at),
+        "fine_tuned_model_checkpoint": job.model,
+        "fine_tuning_job_id": job.id,
+        "metrics": {name: float(metrics[name]) for name in names if metrics.get(name) is not None},
+        "step_number": int(metrics.get("step", 0)),
+    }
+
+
+def list_json(items: Iterable[dict[str, Any]], *, more: bool) -> dict[str, Any]:
+    """A page of a list."""
+    data = list(items)
+    ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {"first_id": None, "last_id": None}
+    return {"object": "list", "data": data, "has_more": more, **ends}
+
+
+def _moment(at: datetime | None) -> int | None:
+    return None if at is None else int(at.timestamp())

@@ -1,0 +1,58 @@
+"""Commands about fine-tuning jobs that clients sent to `serve`: jobs list, show, cancel."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from luthier.cli.output import Json, say, say_json, table
+
+jobs_app = typer.Typer(
+    help="Fine-tuning jobs that clients sent to `serve`: list, show, cancel.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+Id = Annotated[str, typer.Argument(metavar="JOB", help="A job's id: ftjob-…")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.add_typer(jobs_app, name="jobs")
+
+
+@jobs_app.command("list")
+def jobs_list(
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="How many.")] = 20, as_json: Json = False
+) -> None:
+    """List the latest jobs of all keys."""
+    from luthier.flow.jobs.command import listed
+
+    rows = listed(count)
+    if as_json:
+        say_json(rows)
+        return
+    names = ("id", "status", "model", "method", "key", "made", "fine_tuned_model")
+    table(names, [[row[name] or "" for name in names] for row in rows])
+
+
+@jobs_app.command("show")
+def jobs_show(job: Id, as_json: Json = False) -> None:
+    """Show one job: what was asked for, its recipe, and what happened."""
+    from luthier.flow.jobs.command import lines, shown
+
+    found = shown(job)
+    if as_json:
+        say_json(found)
+        return
+    for line in lines(found):
+        say(line)
+
+
+@jobs_app.command("cancel")
+def jobs_cancel(job: Id, as_json: Json = False) -> None:
+    """End a job for good, and its process."""
+    from luthier.flow.jobs.command import cancel
+
+    found = cancel(job)
+    say_json(found) if as_json else say(f"{job} is cancelled")

@@ -1,0 +1,155 @@
+"""Jobs in the ledger. A job's state is what its row says, and a change of state names the states that it may follow:
+whoever comes too late changes nothing."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, cast
+
+from luthier.core.ledger import Ledger
+from luthier.flow.jobs.records import ENDED, Job, State, Wish
+from luthier.serve.refusal import Busy, Refusal
+
+if TYPE_CHECKING:
+    from sqlalchemy import Select
+    from sqlalchemy.sql import ColumnElement
+
+    from luthier.core.ledger.tables.jobs import JobRow
+
+MOST_OPEN = 100
+"""Jobs of one key that are not ended yet."""
+
+
+class Book:
+    """The jobs of a ledger."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def add(self, key: str | None, wish: Wish) -> Job:
+        """Take a wish in."""
+        from sqlalchemy import func, select
+
+        from luthier.core.ledger.tables.jobs import JobRow
+
+        row = JobRow(
+            id=f"ftjob-{secrets.token_hex(12)}",
+            key=key,
+            state="validating_files",
+            made_at=datetime.now(UTC),
+            wish=wish.model_dump(mode="json"),
+            settled={},
+            deaths=0,
+        )
+        with self._ledger.writing() as session:
+            waiting = select(func.count()).where(_owned(key), JobRow.state.not_in(ENDED))
+            if (session.scalar(waiting) or 0) >= MOST_OPEN:
+                raise Busy(f"{MOST_OPEN} jobs of this key are not ended yet", retry_after_s=60)
+            session.add(row)
+            session.flush()
+            return _read(row)
+
+    def get(self, key: str | None, job: str, param: str = "fine_tuning_job_id") -> Job:
+        """One of a key's jobs; `Refusal` (404) for any other."""
+        from sqlalchemy import select
+
+        from luthier.core.ledger.tables.jobs import JobRow
+
+        found = self._found(select(JobRow).where(JobRow.id == job, _owned(key)))
+        if not found:
+            what = f"there is no fine-tuning job {job[:100]!r}"
+            raise Refusal(what, param=param, code="fine_tune_not_found", status=404)
+        return found[0]
+
+    def any(self, job: str) -> Job:
+        """A job, whoever's it is; `Refusal` (404) when there is none."""
+        from sqlalchemy import select
+
+        from luthier.core.ledger.tables.jobs import JobRow
+
+        found = self._found(select(JobRow).where(JobRow.id == job))
+        if not found:
+            raise Refusal(f"there is no job {job[:100]!r}", code="fine_tune_not_found", status=404)
+        return found[0]
+
+    def listed(
+        self, key: str | None, *, after: str | None, limit: int, metadata: Mapping[str, str] | None
+    ) -> list[Job]:
+        """A key's jobs, the latest first, those behind `after`, with the metadata that are named."""
+        from sqlalchemy import select
+
+        from luthier.core.ledger.tables.jobs import JobRow
+
+        query = select(JobRow).where(_owned(key))
+        if after is not None:
+            query = query.where(_before(self.get(key, after, "after")))
+        for name, value in (metadata or {}).items():
+            query = query.where(JobRow.wish["metadata"][name].as_string() == value)
+        return self._found(query.order_by(JobRow.made_at.desc(), JobRow.id.desc()).limit(limit))
+
+    def everybody(self, *, states: Collection[str] | None = None, limit: int | None = None) -> list[Job]:
+        """Jobs of all keys, the latest first."""
+        from sqlalchemy import select
+
+        from luthier.core.ledger.tables.jobs import JobRow
+
+        query = select(JobRow).order_by(JobRow.made_at.desc(), JobRow.id.desc())
+        if states is not None:
+            query = query.where(JobRow.state.in_(states))
+        return self._found(query if limit is None else query.limit(limit))
+
+    def change(self, job: str, state: State, after: Collection[str], *, unmade: bool = False, **more: Any) -> bool:
+        """Let a job come to a state after one of some others; False when it is in none of these, or when its model is
+        made and it should be `unmade`."""
+        from sqlalchemy import update
+
+        from luthier.core.ledger.tables.jobs import JobRow
+
+        ended = {"finished_at": datetime.now(UTC)} if state in ENDED else {}
+        values = {"state": state, **ended, **more}
+        found = update(JobRow).where(JobRow.id == job, JobRow.state.in_(after))
+        if unmade:
+            found = found.where(JobRow.artifact.is_(None))
+        with self._ledger.writing() as session:
+            done = session.execute(found.values(**values))
+            return bool(done.rowcount)  # type: ignore[attr-defined]  # an UPDATE's result has it
+
+    def _found(self, query: Select[Any]) -> list[Job]:
+        with self._ledger.reading() as session:
+            return [_read(row) for row in session.scalars(query)]
+
+
+def _before(last: Job) -> ColumnElement[bool]:
+    from sqlalchemy import literal, tuple_
+
+    from luthier.core.ledger.tables.base import Moment
+    from luthier.core.ledger.tables.jobs import JobRow
+
+    return tuple_(JobRow.made_at, JobRow.id) < tuple_(literal(last.made_at, Moment()), literal(last.id))
+
+
+def _owned(key: str | None) -> ColumnElement[bool]:
+    from luthier.core.ledger.tables.jobs import JobRow
+
+    return JobRow.key.is_(None) if key is None else JobRow.key == key
+
+
+def _read(row: JobRow) -> Job:
+    return Job(
+        id=row.id,
+        key=row.key,
+        state=cast("State", row.state),
+        made_at=row.made_at,
+        finished_at=row.finished_at,
+        wish=Wish.model_validate(row.wish),
+        settled=row.settled,
+        error=row.error,
+        process=row.process,
+        deaths=row.deaths,
+        artifact=row.artifact,
+        model=row.model,
+        result_file=row.result_file,
+        trained_tokens=row.trained_tokens,
+    )

@@ -1,0 +1,111 @@
+"""What may be asked of files and jobs, by whoever holds a key; the doors (`luthier.api`, `luthier jobs`) ask here."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from luthier.core.ledger import Ledger
+from luthier.core.store import Store
+from luthier.flow.jobs.book import Book
+from luthier.flow.jobs.files import Files
+from luthier.flow.jobs.journal import Journal, Said, tell
+from luthier.flow.jobs.process import end
+from luthier.flow.jobs.records import Job, State, Wish
+from luthier.flow.jobs.tunable import Tunable
+from luthier.serve.refusal import Refusal
+
+_PAUSABLE: tuple[State, ...] = ("queued", "running")
+_CANCELLABLE: tuple[State, ...] = ("validating_files", "queued", "running", "paused")
+
+
+class Desk:
+    """Files and jobs of one store."""
+
+    def __init__(self, ledger: Ledger, store: Store, tunable: Mapping[str, Tunable] | None = None) -> None:
+        self.ledger, self.store, self.tunable = ledger, store, tunable or {}
+        self.files = Files(ledger, store.root / "files")
+        self.book = Book(ledger)
+
+    def folder(self, job: str) -> Path:
+        """Where a job's recipe lies."""
+        return self.store.root / "jobs" / job
+
+    def create(self, key: str | None, wish: Wish) -> Job:
+        """Take a wish in; `Refusal` for what can be seen to be wrong at once."""
+        if wish.model not in self.tunable:
+            known = ", ".join(sorted(self.tunable)) or "none: `luthier serve --tune MODEL` names some"
+            what = f"the model {wish.model[:100]!r} cannot be tuned here; models that can are {known}"
+            raise Refusal(what, param="model", code="model_not_available")
+        training = self._file(key, wish.training_file, "training_file")
+        if wish.validation_file is not None:
+            validation = self._file(key, wish.validation_file, "validation_file")
+            if validation == training:
+                what = "validation rows must be others than training rows, and these files are the same"
+                raise Refusal(what, param="validation_file", code="invalid_validation_file")
+        job = self.book.add(key, wish)
+        tell(self.folder(job.id), f"Created fine-tuning job: {job.id}")
+        tell(self.folder(job.id), "Validating the files")
+        return job
+
+    def _file(self, key: str | None, file: str, param: str) -> str:
+        """The digest of a file that can be learnt from."""
+        found = self.files.get(key, file, param)
+        if found.purpose != "fine-tune":
+            what = f"the file {file} was uploaded for {found.purpose!r}; wanted purpose 'fine-tune'"
+            raise Refusal(what, param=param, code="invalid_file_purpose")
+        return found.digest
+
+    def cancel(self, job: Job) -> Job:
+        """End a job for good; its process with it."""
+        if not self.book.change(job.id, "cancelled", _CANCELLABLE, unmade=True):
+            raise self._too_late(job, "cancelled")
+        return self._stopped(job, "The job was cancelled")
+
+    def pause(self, job: Job) -> Job:
+        """Stop a job so that it can go on later."""
+        if not self.book.change(job.id, "paused", _PAUSABLE, unmade=True):
+            raise self._too_late(job, "paused")
+        return self._stopped(job, "The job was paused")
+
+    def resume(self, job: Job) -> Job:
+        """Let a paused job go on from its last checkpoint."""
+        if not self.book.change(job.id, "queued", ("paused",)):
+            raise self._too_late(job, "resumed")
+        tell(self.folder(job.id), "The job waits for its turn again")
+        return self.book.any(job.id)
+
+    def _stopped(self, job: Job, text: str) -> Job:
+        now = self.book.any(job.id)
+        tell(self.folder(job.id), text)
+        if now.process is not None:
+            end(now.process, signal.SIGTERM)
+        return now
+
+    def _too_late(self, job: Job, what: str) -> Refusal:
+        now = self.book.any(job.id)
+        state = "its model is made already" if now.state == "running" else f"it is {now.state}"
+        return Refusal(f"the job cannot be {what}: {state}", code="invalid_job_state")
+
+    def estimated_finish(self, job: Job) -> int | None:
+        """When a running job will be done, by its pace so far, in seconds since 1970."""
+        return self.journal(job).estimated_finish() if job.state == "running" else None
+
+    def last_step(self, job: Job) -> Mapping[str, Any]:
+        """The numbers of a finished job's last step."""
+        from luthier.flow.jobs.results import metrics
+
+        last: dict[str, Any] = {}
+        for row in metrics(self.store.open(job.artifact or "")):
+            last = row
+        return last
+
+    def journal(self, job: Job) -> Journal:
+        """A job's events."""
+        return Journal(self.ledger, self.store.root, self.folder(job.id), job)
+
+    def events(self, job: Job, limit: int, after: str | None) -> tuple[list[Said], bool]:
+        """A job's events, the latest first, and whether there are more."""
+        return self.journal(job).latest(limit, after)

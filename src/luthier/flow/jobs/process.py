@@ -1,0 +1,87 @@
+"""The process that makes a job's recipe: `luthier run`, in a group of its own, politely behind what is being served."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from luthier.core.files import writing
+from luthier.core.process import is_gone, named
+
+SAID, LOG = "said.json", "log.txt"
+_NICE = "10"
+_TAIL = 2000
+
+
+class Outcome(NamedTuple):
+    """How a run ended."""
+
+    artifacts: Mapping[str, str] | None = None
+    """Digests by step; None when it did not come to its end."""
+    error: Mapping[str, Any] | None = None
+    """What it said was wrong; None when it was killed."""
+
+
+class Running:
+    """A run that is under way: started here, or found when the server came back."""
+
+    def __init__(self, folder: Path, name: str, child: subprocess.Popen[bytes] | None = None) -> None:
+        self.folder, self.name, self._child = folder, name, child
+
+    @classmethod
+    def start(cls, recipe: Path, store: str) -> Running:
+        """Begin, or go on where an earlier run was."""
+        folder = recipe.parent.absolute()
+        polite = [nice, "-n", _NICE] if (nice := shutil.which("nice")) else []
+        words = [*polite, sys.executable, "-P", "-m", "luthier", "run", str(folder / recipe.name), "--json"]
+        with writing(folder), (folder / SAID).open("wb") as said, (folder / LOG).open("ab") as log:
+            child = subprocess.Popen(  # noqa: S603  # this very program
+                words, stdin=subprocess.DEVNULL, stdout=said, stderr=log, cwd=folder,
+                env={**os.environ, "LUTHIER_STORE": store}, start_new_session=True,
+            )  # fmt: skip
+        return cls(folder, named(child.pid), child)
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended."""
+        return self._child.poll() is not None if self._child is not None else is_gone(self.name)
+
+    def outcome(self) -> Outcome:
+        """What came of it, once it is over."""
+        with suppress(OSError, ValueError):
+            told = json.loads((self.folder / SAID).read_bytes())
+            if "steps" in told:
+                return Outcome(artifacts={name: step["artifact"] for name, step in told["steps"].items()})
+            if told["error"]["kind"] != "Interrupted":
+                return Outcome(error=told["error"])
+        return Outcome()
+
+    def tell(self, how: signal.Signals) -> None:
+        """Send a signal to it and to all that it started."""
+        end(self.name, how)
+
+
+def end(name: str, how: signal.Signals) -> None:
+    """Send a signal to the group of a process that is known by name; one that is gone is let be."""
+    if is_gone(name):
+        return
+    host, _, space, number, _ = name.split("|")
+    mine = named(os.getpid()).split("|")
+    if (host, space) == (mine[0], mine[2]):
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(int(number), how)
+
+
+def last_words(folder: Path) -> str:
+    """The end of what a run wrote to its log."""
+    with suppress(OSError):
+        return (folder / LOG).read_bytes()[-_TAIL:].decode("utf-8", "replace").strip().rpartition("\n")[2][:500]
+    return ""

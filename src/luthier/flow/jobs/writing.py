@@ -1,0 +1,119 @@
+"""The recipe that a wish comes to: one that `luthier run` makes as well."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from luthier.core.files import write_aside, writing
+from luthier.data.intake.course import ROWS_PER_STEP, course
+from luthier.flow.base_models import base_model
+from luthier.flow.jobs.check import Checked
+from luthier.flow.jobs.records import Job, Wish
+from luthier.flow.jobs.tunable import Tunable
+from luthier.flow.recipe import Recipe
+
+RECIPE, TRAINING, VALIDATION = "recipe.yaml", "training.jsonl", "validation.jsonl"
+TUNE = "tune"
+_LONGEST_MODEL = 40
+_LONGEST_RATE = 3
+
+
+class Material(NamedTuple):
+    """What a job learns from."""
+
+    training: Path
+    rows: Checked
+    validation: Path | None = None
+    held_out: int = 0
+    """Rows of the validation file."""
+
+
+def settle(wish: Wish, rows: Checked) -> dict[str, Any]:
+    """What `auto` comes to: as often over few rows as `luthier new` would have it."""
+    found = course(rows.rows, rows.classes).settings
+    decided = {
+        "n_epochs": found.get("epochs", 1),
+        "batch_size": min(found.get("rows_per_step", ROWS_PER_STEP), rows.rows),
+        "learning_rate_multiplier": 1.0,
+        "beta": 0.1,
+    }
+    return {name: decided[name] for name, value in wish.hyperparameters.items() if value == "auto"}
+
+
+def write(folder: Path, job: Job, tunable: Tunable, material: Material) -> Path:
+    """Write a job's folder: its recipe, and the files that it reads, which nobody can delete under it."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        _take(material.training, folder / TRAINING)
+        if material.validation is not None:
+            _take(material.validation, folder / VALIDATION)
+    told = yaml.safe_dump(_recipe(job, tunable, material, folder), sort_keys=False, allow_unicode=True, width=100)
+    path = folder / RECIPE
+    write_aside(path, f"# Written for {job.id}; `luthier run {path}` makes the same.\n{told}".encode())
+    return path
+
+
+def _take(source: Path, to: Path) -> None:
+    """A second name for a file's bytes, or a copy where that cannot be."""
+    to.unlink(missing_ok=True)
+    try:
+        os.link(source, to)
+    except OSError:
+        shutil.copyfile(source, to)
+
+
+def _recipe(job: Job, tunable: Tunable, material: Material, folder: Path) -> dict[str, Any]:
+    plain = {"kind": "prepare", "source": {"kind": "jsonl", "path": TRAINING}, "split": {"test": 0}, "task": "text"}
+    steps: dict[str, Any] = {"data": plain}
+    if material.validation is not None:
+        split = {"test": 0, "validation": material.held_out, "train": 0}
+        held = {**plain, "source": {"kind": "jsonl", "path": VALIDATION}, "split": split}
+        mixed = {"kind": "mix", "data": ["training", "validation"]}
+        steps = {"training": plain, "validation": held, "data": mixed}
+    steps[TUNE] = _tune(job, material)
+    told = {"luthier": 1, "name": job.id.lower(), "seed": job.wish.seed, "model": tunable.word, "steps": steps}
+    multiplier = job.hyperparameters["learning_rate_multiplier"]
+    if multiplier != 1:
+        steps[TUNE]["learning_rate"] = _rate(told, folder, float(multiplier), tunable)
+    return told
+
+
+def _tune(job: Job, material: Material) -> dict[str, Any]:
+    asked = job.hyperparameters
+    supervised = job.wish.method == "supervised"
+    objective = {"kind": "sft", "learn": "all"} if supervised else {"kind": "dpo", "beta": float(asked["beta"])}
+    held_out = {"held_out": {"rows": "validation", "keep": "last"}} if material.validation is not None else {}
+    return {
+        "kind": "tune",
+        "data": "data",
+        "technique": {"kind": "lora"},
+        "objective": objective,
+        "epochs": asked["n_epochs"],
+        "rows_per_step": asked["batch_size"],
+        **held_out,
+    }
+
+
+def _rate(told: dict[str, Any], folder: Path, multiplier: float, tunable: Tunable) -> float:
+    """The learning rate that would be taken, so many times."""
+    from luthier.flow.source_text import SourceText
+    from luthier.models.describe import describe
+    from luthier.tune.steps.tune import Tune
+
+    recipe = Recipe.of(SourceText(file=RECIPE, data=told, lines={}), folder)
+    step = recipe.steps[TUNE]
+    assert isinstance(step, Tune)
+    usual = step.rate_for(step.technique, describe(base_model(tunable.word).folder))  # type: ignore[arg-type]  # LoRA
+    return float(f"{usual.value * multiplier:.{_LONGEST_RATE}g}")
+
+
+def model_name(job: Job) -> str:
+    """The name under which what comes of a job is served: `ft:MODEL:luthier:SUFFIX:…`."""
+    base = re.sub(r"[^A-Za-z0-9._-]+", "-", job.wish.model).strip("-")[:_LONGEST_MODEL]
+    return f"ft:{base}:luthier:{job.wish.suffix or ''}:{job.id.removeprefix('ftjob-')[:8]}"

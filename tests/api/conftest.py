@@ -1,0 +1,51 @@
+"""A gateway with the door for files and jobs, two strangers with keys, and nobody who runs the jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from luthier.api.doors import doors
+from luthier.core.ledger import Ledger
+from luthier.core.store import Store
+from luthier.flow.jobs.desk import Desk
+from luthier.flow.jobs.tunable import Tunable
+from luthier.traffic.keys import add_key
+from serving import Served, serving
+
+
+@dataclass
+class Open:
+    """The door, and who may come in."""
+
+    served: Served
+    desk: Desk
+    keys: dict[str, str]
+
+    def client(self, who: str = "anna") -> openai.OpenAI:
+        """The official client with somebody's key."""
+        return self.served.client(self.keys[who], max_retries=5)
+
+    def ask(self, verb: str, path: str, who: str = "anna", **more: Any) -> httpx.Response:
+        """A plain request."""
+        headers = {"authorization": f"Bearer {self.keys[who]}", **more.pop("headers", {})}
+        place = f"{self.served.root}{path}"
+        return httpx.request(verb, place, headers=headers, timeout=60, trust_env=False, **more)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Open]:
+    """The door."""
+    folder = tmp_path_factory.mktemp("door")
+    with Ledger(folder / "ledger.db") as ledger:
+        keys = {who: add_key(ledger, who, ("tune",)) for who in ("anna", "ben")}
+        keys["reader"] = add_key(ledger, "reader", ("infer",))
+        keys["root"] = add_key(ledger, "root", ("admin",))
+        desk = Desk(ledger, Store(folder), {"base": Tunable("base", "tiny-model")})
+        with serving({}, folder / "ledger.db", beside=doors(desk)) as served:
+            yield Open(served, desk, keys)

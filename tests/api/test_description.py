@@ -1,0 +1,50 @@
+"""The description covers files and jobs: whatever is sent by it, the server never fails."""
+
+from __future__ import annotations
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+
+from tests.api.conftest import Open
+
+
+def test_it_names_every_route(place: Open) -> None:
+    told = place.ask("GET", "/openapi.json").json()
+    paths = {path: sorted(verbs) for path, verbs in told["paths"].items()}
+    assert paths["/v1/files"] == ["get", "post"]
+    assert paths["/v1/files/{file_id}"] == ["delete", "get"]
+    assert paths["/v1/files/{file_id}/content"] == ["get"]
+    assert paths["/v1/fine_tuning/jobs"] == ["get", "post"]
+    for what in ("cancel", "pause", "resume"):
+        assert paths[f"/v1/fine_tuning/jobs/{{fine_tuning_job_id}}/{what}"] == ["post"]
+    body = told["paths"]["/v1/fine_tuning/jobs"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert body["$ref"].endswith("/JobWanted")
+    assert told["components"]["schemas"]["JobWanted"]["additionalProperties"] is False
+
+
+@pytest.mark.filterwarnings("ignore")  # schemathesis is not ours
+@pytest.mark.parametrize("examples", [25, pytest.param(300, marks=pytest.mark.slow)])
+def test_nothing_that_follows_it_makes_the_server_fail(place: Open, examples: int) -> None:
+    headers = {"Authorization": f"Bearer {place.keys['ben']}"}
+    schema = schemathesis.openapi.from_url(f"{place.served.root}/openapi.json", headers=headers)
+    failed, seen = [], set()
+    for result in schema.get_all_operations():
+        operation = result.ok()
+        if "/files" not in operation.path and "/fine_tuning" not in operation.path:
+            continue
+
+        @settings(
+            max_examples=examples, deadline=None, database=None, derandomize=True,
+            suppress_health_check=list(HealthCheck), phases=[Phase.generate],
+        )  # fmt: skip
+        @given(case=operation.as_strategy())
+        def check(case: schemathesis.Case) -> None:
+            response = case.call(timeout=30, headers=headers)
+            seen.add(case.path)
+            if response.status_code >= 500:
+                failed.append((case.method, case.path, case.body, response.text))
+
+        check()
+    assert not failed, failed[:3]
+    assert len(seen) == 10

@@ -1,0 +1,245 @@
+"""A script that was written for OpenAI's fine-tuning, against `luthier serve`: from the upload to the tuned model's
+answer; jobs that are stopped, killed, and gone on with."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from commanded import Running, command
+from fine_tuning import as_lines, chats, pairs
+from luthier.cli.app import run_command
+from luthier.core.ledger import Ledger, ledger_url
+from luthier.core.process import is_gone
+from luthier.flow.jobs.book import Book
+from luthier.traffic.keys import add_key
+from workshop import tiny_model
+
+NAME = "gpt-4o-mini-2024-07-18"
+WAIT_S = 300.0
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A place with a model that may be tuned."""
+    place = tmp_path_factory.mktemp("tuning")
+    tiny_model(place / "tiny-model")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        yield place
+
+
+@pytest.fixture(scope="module")
+def running(folder: Path) -> Iterator[Running]:
+    """A server that serves nothing yet."""
+    with command(folder, "--tune", f"{NAME}=./tiny-model", "--no-traces") as found:
+        yield found
+
+
+def until(check: Callable[[], bool]) -> None:
+    end = time.monotonic() + WAIT_S
+    while not check():
+        assert time.monotonic() < end, "it never came true"
+        time.sleep(0.1)
+
+
+def ended(client: openai.OpenAI, job: str) -> Any:
+    found = client.fine_tuning.jobs.retrieve(job)
+    end = time.monotonic() + WAIT_S
+    while found.status not in ("succeeded", "failed", "cancelled"):
+        assert time.monotonic() < end, found
+        time.sleep(0.2)
+        found = client.fine_tuning.jobs.retrieve(job)
+    return found
+
+
+def upload(client: openai.OpenAI, rows: list[Any]) -> str:
+    return client.files.create(file=("rows.jsonl", as_lines(rows)), purpose="fine-tune").id
+
+
+def messages(client: openai.OpenAI, job: str) -> list[str]:
+    return [one.message for one in client.fine_tuning.jobs.list_events(job, limit=100)][::-1]
+
+
+def long_job(client: openai.OpenAI, **more: Any) -> str:
+    """One that takes a while: many small steps."""
+    asked: dict[str, Any] = {"model": NAME, "hyperparameters": {"n_epochs": 50, "batch_size": 1}, **more}
+    return client.fine_tuning.jobs.create(training_file=upload(client, chats(60)), **asked).id
+
+
+def learns(client: openai.OpenAI, job: str, steps: int = 2) -> bool:
+    found = client.fine_tuning.jobs.list_events(job, limit=1).data
+    return bool(found) and found[0].type == "metrics" and found[0].data["step"] >= steps  # type: ignore[index]
+
+
+def process_of(folder: Path, job: str) -> str:
+    with Ledger(ledger_url(folder / ".luthier")) as ledger:
+        return Book(ledger).any(job).process or ""
+
+
+def test_a_script_for_openai_runs_unchanged(running: Running, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    client = running.client(max_retries=5)
+    training, validation = upload(client, chats(40)), upload(client, chats(8, 40))
+    job = client.fine_tuning.jobs.create(
+        model=NAME, training_file=training, validation_file=validation, suffix="sorts", seed=3,
+        method={"type": "supervised",
+                "supervised": {"hyperparameters": {"n_epochs": 2, "learning_rate_multiplier": 0.5}}},
+    )  # fmt: skip
+    client.files.delete(training)  # what a job learns from stays its own
+    done = ended(client, job.id)
+    assert done.status == "succeeded", messages(client, job.id)
+    assert done.fine_tuned_model == f"ft:{NAME}:luthier:sorts:{job.id[6:14]}"
+    assert done.hyperparameters.n_epochs == 2
+    assert done.hyperparameters.batch_size == 8
+    assert done.trained_tokens > 0
+    turns: Any = [{"role": "user", "content": "Where is the parcel?"}]
+    said = client.chat.completions.create(model=done.fine_tuned_model, messages=turns, max_tokens=4)
+    assert said.usage is not None
+    assert said.usage.completion_tokens == 4, "it is served at once"
+    assert done.fine_tuned_model in [one.id for one in client.models.list()]
+    rows = list(csv.DictReader(io.StringIO(client.files.content(done.result_files[0]).text)))
+    assert [int(row["step"]) for row in rows] == list(range(1, 11))
+    events = client.fine_tuning.jobs.list_events(job.id, limit=100).data[::-1]
+    numbers = [one.data for one in events if one.type == "metrics"]
+    assert [(one["step"], one["total_steps"]) for one in numbers] == [(n, 10) for n in range(1, 11)]  # type: ignore[index]
+    assert float(rows[-1]["valid_loss"]) == pytest.approx(numbers[-1]["valid_loss"], abs=1e-3)  # type: ignore[index]
+    (checkpoint,) = client.fine_tuning.jobs.checkpoints.list(job.id).data
+    assert checkpoint.fine_tuned_model_checkpoint == done.fine_tuned_model
+    assert checkpoint.step_number == 10
+    assert checkpoint.metrics.valid_loss == pytest.approx(float(rows[-1]["valid_loss"]))
+    assert client.files.retrieve(done.result_files[0]).purpose == "fine-tune-results"
+    _commands_tell_the_same(job.id, done.fine_tuned_model, capsys)
+    assert run_command(["run", f".luthier/jobs/{job.id}/recipe.yaml"]) == 0
+    assert "every step was cached" in capsys.readouterr().out, "the recipe is one that anybody can run"
+
+
+def _commands_tell_the_same(job: str, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert run_command(["jobs", "list", "--json"]) == 0
+    assert (job, model) in [(one["id"], one["fine_tuned_model"]) for one in json.loads(capsys.readouterr().out)]
+    assert run_command(["jobs", "list"]) == 0
+    assert run_command(["jobs", "show", job, "--json"]) == 0
+    capsys.readouterr()
+    assert run_command(["jobs", "show", job]) == 0
+    assert f"served as {model}" in capsys.readouterr().out
+    assert run_command(["jobs", "cancel", job]) == 2
+    assert "it is succeeded" in capsys.readouterr().err
+    assert run_command(["jobs", "show", "ftjob-none"]) == 2
+
+
+def test_preferences_are_learnt(running: Running) -> None:
+    client = running.client(max_retries=5)
+    asked: Any = {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.3, "n_epochs": 1, "batch_size": 8}}}
+    job = client.fine_tuning.jobs.create(model=NAME, training_file=upload(client, pairs(24)), method=asked).id
+    done = ended(client, job)
+    assert done.status == "succeeded", messages(client, job)
+    rows = list(csv.DictReader(io.StringIO(client.files.content(done.result_files[0]).text)))
+    assert float(rows[0]["train_loss"]) == pytest.approx(0.693, abs=0.01), "DPO begins at log 2"
+
+
+def test_a_wrong_line_fails_the_job_and_is_named(running: Running) -> None:
+    client = running.client(max_retries=5)
+    rows = chats(6)
+    rows[3]["messages"][1]["role"] = "bot"
+    job = client.fine_tuning.jobs.create(model=NAME, training_file=upload(client, rows))
+    done = ended(client, job.id)
+    assert done.status == "failed"
+    assert done.error.param == "training_file"
+    assert done.error.message.startswith("line 4: messages[1]: role 'bot'")
+    wrong = upload(client, pairs(6))
+    held = client.fine_tuning.jobs.create(model=NAME, training_file=upload(client, chats(6)), validation_file=wrong)
+    assert ended(client, held.id).error.param == "validation_file"
+
+
+def test_jobs_wait_their_turn_and_end_when_they_are_told(running: Running, folder: Path) -> None:
+    client = running.client(max_retries=5)
+    first, second = long_job(client), long_job(client)
+    until(lambda: learns(client, first))
+    assert client.fine_tuning.jobs.retrieve(second).status == "queued"
+    assert (client.fine_tuning.jobs.retrieve(first).estimated_finish or 0) > time.time() - 60
+    assert client.fine_tuning.jobs.cancel(second).status == "cancelled"
+    process = process_of(folder, first)
+    assert not is_gone(process)
+    assert client.fine_tuning.jobs.cancel(first).status == "cancelled"
+    until(lambda: is_gone(process))
+    at_once = long_job(client)
+    assert client.fine_tuning.jobs.cancel(at_once).status == "cancelled"
+    assert client.models.list() is not None, "the server answers meanwhile"
+    time.sleep(1)
+    for job in (first, second, at_once):
+        assert client.fine_tuning.jobs.retrieve(job).status == "cancelled"
+        assert client.fine_tuning.jobs.retrieve(job).fine_tuned_model is None
+
+
+def test_a_paused_job_goes_on_from_its_checkpoint(running: Running, folder: Path) -> None:
+    client = running.client(max_retries=5)
+    job = long_job(client, hyperparameters={"n_epochs": 8, "batch_size": 1})
+    until(lambda: learns(client, job, 5))
+    process = process_of(folder, job)
+    assert client.fine_tuning.jobs.pause(job).status == "paused"
+    until(lambda: is_gone(process))
+    assert client.fine_tuning.jobs.resume(job).status in ("queued", "running")
+    done = ended(client, job)
+    assert done.status == "succeeded", messages(client, job)
+    rows = list(csv.DictReader(io.StringIO(client.files.content(done.result_files[0]).text)))
+    assert [int(row["step"]) for row in rows] == list(range(1, 481)), "each step once"
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_and_one_that_always_dies_fails(running: Running, folder: Path) -> None:
+    client = running.client(max_retries=5)
+    job = long_job(client, hyperparameters={"n_epochs": 12, "batch_size": 1})
+    until(lambda: learns(client, job, 5))
+    os.killpg(int(process_of(folder, job).split("|")[3]), signal.SIGKILL)
+    assert ended(client, job).status == "succeeded"
+    assert any("goes on from its last checkpoint" in one for one in messages(client, job))
+    again = long_job(client)
+    for _ in range(4):
+        until(lambda: bool(process := process_of(folder, again)) and not is_gone(process))
+        os.killpg(int(process_of(folder, again).split("|")[3]), signal.SIGKILL)
+    failed = ended(client, again)
+    assert (failed.status, failed.error.code) == ("failed", "killed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_jobs_survive_their_server(folder: Path, tmp_path: Path, how: signal.Signals) -> None:
+    tiny_model(tmp_path / "tiny-model")
+    words = ("--tune", f"{NAME}=./tiny-model", "--no-traces")
+    with command(tmp_path, *words) as running:
+        client = running.client(max_retries=5)
+        job, later = long_job(client, hyperparameters={"n_epochs": 10, "batch_size": 1}), long_job(client)
+        until(lambda: learns(client, job, 5))
+        process = process_of(tmp_path, job)
+        running.stop(how)
+        assert is_gone(process) == (how == signal.SIGTERM), "a server that is killed leaves the run"
+    with command(tmp_path, *words) as running:
+        client = running.client(max_retries=5)
+        done = ended(client, job)
+        assert done.status == "succeeded", messages(client, job)
+        rows = list(csv.DictReader(io.StringIO(client.files.content(done.result_files[0]).text)))
+        assert [int(row["step"]) for row in rows] == list(range(1, 601))
+        assert done.fine_tuned_model in [one.id for one in client.models.list()]
+        until(lambda: client.fine_tuning.jobs.retrieve(later).status == "running")
+        client.fine_tuning.jobs.cancel(later)
+
+
+@pytest.mark.slow
+def test_keys_of_a_server_with_jobs(folder: Path) -> None:
+    with Ledger(ledger_url(folder / ".luthier")) as ledger:
+        key = add_key(ledger, "tuner", ("tune", "infer"))
+    with command(folder, "--tune", f"{NAME}=./tiny-model", "--no-traces") as running:
+        client = running.client(key, max_retries=5)
+        assert client.fine_tuning.jobs.list().data == [], "those of nobody's are not theirs"
+        with pytest.raises(openai.AuthenticationError):
+            running.client().fine_tuning.jobs.list()
