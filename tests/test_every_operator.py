@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from luthier.data.passes.tables import from_arrow, spill_schema, to_arrow
 from luthier.data.profile import Change, ColumnProfile, Profile, Trial
 from luthier.data.row import Batch, Row
 from luthier.text.messages import Message
+from luthier.text.preference import REJECTED
 
 ROOT = Path(__file__).parent.parent
 KINDS = sorted(kind for kind, part in members(Operator).items() if part.__module__.startswith("luthier."))
@@ -52,7 +54,7 @@ def _own_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _row(n: int, prompt: str, answer: str) -> Row:
     messages = (Message(role="user", content=prompt), Message(role="assistant", content=answer))
-    meta = {"note": prompt, "n": n}
+    meta = {"note": prompt, "n": n, "rejected": [answer, None, [{"role": "user", "content": prompt}]][n % 3]}
     return Row(n, f"{n:016x}", "csv", "f.csv", n + 2, "chat", messages, (), meta, "group " + prompt[:5])
 
 
@@ -132,8 +134,31 @@ def test_keeps_ids_places_and_unread_parts(operator: Operator) -> None:
             old = by_number[row.n]
             assert (row.id, row.file, row.line, row.kind) == (old.id, old.file, old.line, old.kind)
             assert len(row.messages) == len(old.messages)
-            assert "meta" in operator.reads or row.meta == old.meta
+            assert "meta" in operator.reads or _but_other(row.meta) == _but_other(old.meta)
             assert "group" in operator.reads or row.group == old.group
+
+    _property(check)
+
+
+def _but_other(meta: dict[str, Any]) -> dict[str, Any]:
+    """The columns without an answer that was not preferred, which is cleaned as the other one is."""
+    return {name: value for name, value in meta.items() if name not in REJECTED}
+
+
+@pytest.mark.parametrize("name", REJECTED)
+def test_both_answers_of_a_pair_are_changed_alike(operator: Operator, name: str) -> None:
+    def pair(row: Row) -> Row:
+        other = [row.prompt, row.messages[-1].model_dump(), [turn.model_dump() for turn in row.messages]][row.n % 3]
+        answer = row.prompt if row.n % 3 == 0 else row.answer
+        turns = (row.messages[0], Message(role="assistant", content=answer))
+        return replace(row, messages=turns, meta={name: other})
+
+    def check(rows: list[Row]) -> None:
+        for row in _done(operator, [pair(row) for row in rows]).rows:
+            other = row.meta[name]
+            said = other if isinstance(other, str) else other[-1]["content"] if row.n % 3 == 2 else other["content"]
+            assert said == row.answer
+            assert row.n % 3 != 2 or other[0]["content"] == row.prompt
 
     _property(check)
 

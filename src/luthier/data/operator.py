@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from luthier.text.dataset import Rightness
 
 Reads = Literal["system", "prompt", "answer", "meta", "group"]
+"""Parts of a row; where there is an answer that was not preferred, it is cleaned as the answer is."""
 Column = Literal["text", "number", "count", "flag"]
 """Types of attribute columns: a string, a float, an integer, true or false."""
 

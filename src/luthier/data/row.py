@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from luthier.core.errors import DataError, Where
 from luthier.data.cleaning.leaves import leaf, leaves, with_leaf
 from luthier.text.messages import ExampleKind, Message
+from luthier.text.preference import REJECTED, rejected_texts
 
 MESSAGES: TypeAdapter[tuple[Message, ...]] = TypeAdapter(tuple[Message, ...])
 
@@ -84,6 +85,16 @@ class Row:
         for index, message in enumerate(self.messages):
             if message.role in roles and message.content:
                 yield f"messages[{index}].content", message.content
+
+    def said(self, roles: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """The texts of turns with these roles, and of the answer that was not preferred: what cleans one cleans both.
+
+        That answer stands in a column, as text or as turns (`meta.rejected`, `meta.rejected/0/content`).
+        """
+        yield from self.texts(roles)
+        for name in REJECTED:
+            if name in self.meta:
+                yield from ((f"meta.{name}{path}", text) for path, text in rejected_texts(self.meta[name], roles))
 
     def everything(self) -> Iterator[tuple[str, str]]:
         """Every text and number of the row with its field name: turns, what was thought, calls, columns, the group.

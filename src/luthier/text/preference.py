@@ -7,7 +7,7 @@ The preferred answer is an example's last turn. The other one, the margin betwee
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from luthier.text.messages import Example, Message, Role, prompt_of
@@ -77,6 +77,23 @@ def with_plain_rejected(messages: Sequence[Message], meta: dict[str, Any]) -> di
         if turns and plain and messages and messages[-1].role == "assistant" and _follows(turns, messages[:-1]):
             return {**meta, name: turns[-1].content}
     return meta
+
+
+def rejected_texts(value: Any, roles: Sequence[str], path: str = "") -> Iterator[tuple[str, str]]:
+    """What those of these roles say in the cell of an answer that was not preferred, each with its JSON pointer."""
+    if isinstance(value, str):
+        if value and "assistant" in roles:
+            yield path, value
+    elif isinstance(value, Mapping) and "messages" in value:
+        yield from rejected_texts(value["messages"], roles, f"{path}/messages")
+    elif isinstance(value, Mapping):
+        turn = _turn(value)
+        if turn is not None and turn.role in roles and turn.content:
+            yield f"{path}/{'content' if 'content' in value else 'value'}", turn.content
+    elif isinstance(value, Sequence):
+        for place, item in enumerate(value):
+            if isinstance(item, Mapping):
+                yield from rejected_texts(item, roles, f"{path}/{place}")
 
 
 def wanted_of(example: Example, column: str = WANTED) -> bool | None:

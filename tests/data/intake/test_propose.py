@@ -172,23 +172,22 @@ def test_the_profile_counts(tmp_path: Path, write: Write) -> None:
     assert found.trials["normalise"].edited == 1
 
 
-def test_pairs_of_answers_are_learnt_by_dpo_and_only_personal_data_goes_from_both(tmp_path: Path, make: Any) -> None:
+def test_pairs_of_answers_are_learnt_by_dpo_and_cleaned_alike(tmp_path: Path, make: Any) -> None:
     rows = [
         {
-            "chosen": f"\n\nHuman: Is it  {n}?\n\nAssistant: yes, {n}",
-            "rejected": f"\n\nHuman: Is it  {n}?\n\nAssistant: no, ask ann{n}@example.com",
+            "chosen": f"\n\nHuman: Is it  {n}?\n\nAssistant: yes,  it is <b>{n}</b>",
+            "rejected": f"\n\nHuman: Is it  {n}?\n\nAssistant: no,  ask <b>ann{n}@example.com</b>",
         }
         for n in range(40)
     ]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     proposal = propose(tmp_path / "pairs.jsonl")
     assert (proposal.objective, proposal.metrics, proposal.rules) == ("dpo", ["accuracy"], ["accuracy > base"])
-    assert {one["kind"] for one in proposal.ops} == {"exact_dedup", "near_dedup", "pii"}
-    assert "Nothing that changes text is proposed" in render_recipe(proposal, "pairs")
+    assert {one["kind"] for one in proposal.ops} == {"normalise", "exact_dedup", "near_dedup", "pii"}
     made = make(**yaml.safe_load(render_recipe(proposal, "pairs"))["steps"]["data"])
     kept = "".join(map(str, made.all().rows()))
     assert "@" not in kept
-    assert kept.count("[EMAIL]") == 40
+    assert kept.count("no, ask [EMAIL]") == kept.count("yes, it is ") == 40
 
 
 def test_thumbs_are_learnt_by_kto(tmp_path: Path) -> None:

@@ -25,12 +25,8 @@ _RARE = 0.5
 """A class with less than this share of the most frequent one's rows is rare."""
 
 
-_FAIR = frozenset({"exact_dedup", "near_dedup", "language", "pii"})
-"""Operators that leave rows out and change none, or treat both answers alike."""
-_TWO_ANSWERS = (
-    "Nothing that changes text is proposed but the removal of personal data: it would change the preferred answer and "
-    "not the other (docs/howto/preferences.md)."
-)
+_ONE_SIDED = frozenset({"quality"})
+"""Operators that leave a pair out for what its preferred answer is, whatever the other one is."""
 
 
 class Proposal(BaseModel):
@@ -88,8 +84,7 @@ def propose_from(
     examples: dict[str, tuple[Change, ...]] = {}
     ops = list(_operators(profile, reasons, examples))
     if objective == "dpo":
-        ops = [one for one in ops if one["kind"] in _FAIR]
-        profile = profile.model_copy(update={"notes": [*profile.notes, _TWO_ANSWERS]})
+        ops = [one for one in ops if one["kind"] not in _ONE_SIDED]
     split = _split(profile, reasons)
     reasons["task"] = _why_task(profile, choice, chosen)
     metrics, rules = (["accuracy"], ["accuracy > base"]) if objective == "dpo" else _measures(profile, chosen)

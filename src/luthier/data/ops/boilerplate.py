@@ -52,7 +52,7 @@ class Boilerplate(SetOperator):
         if not frequent:
             return outcome
         for place, row in enumerate(corpus.rows()):
-            for field, text in row.texts(self.of):
+            for field, text in row.said(self.of):
                 spans = [span for span, key in self._lines(text) if key in frequent]
                 if spans and (found := cut(field, text, spans, "boilerplate")):
                     outcome.edits.setdefault(place, []).extend(found)
@@ -74,7 +74,7 @@ class Boilerplate(SetOperator):
         return {key for key, count in counts.items() if count >= least}
 
     def _keys(self, row: Row) -> set[int]:
-        return {key for _, text in row.texts(self.of) for _, key in self._lines(text)}
+        return {key for _, text in row.said(self.of) for _, key in self._lines(text)}
 
     def _lines(self, text: str) -> Iterator[tuple[Span, int]]:
         """Lines of texts that have several, with their digests."""

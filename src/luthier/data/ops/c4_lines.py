@@ -28,7 +28,7 @@ class C4Lines(RowOperator):
         """Say which lines go; a text without any good line is left to `quality`."""
         outcome = Outcome()
         for place, row in enumerate(rows):
-            for field, text in row.texts(self.roles):
+            for field, text in row.said(self.roles):
                 unwanted = lines_where(text, lambda line: not keeps_line(line))
                 if found := cut(field, text, unwanted, "no sentence of a page"):
                     outcome.edits.setdefault(place, []).extend(found)

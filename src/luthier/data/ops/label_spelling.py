@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
@@ -49,10 +50,10 @@ class LabelSpelling(SetOperator):
         outcome = Outcome(notes=[f"label_spelling: {old!r} is written {new!r}" for old, new in sorted(wanted.items())])
         if wanted:
             for place, row in enumerate(corpus.rows()):
-                if row.answer in wanted:
-                    outcome.edits[place] = edits(
-                        _field(row), row.answer, wanted[row.answer], "one spelling for the class"
-                    )
+                for name, text in _answers(row):
+                    if text in wanted:
+                        found = edits(name, text, wanted[text], "one spelling for the class")
+                        outcome.edits.setdefault(place, []).extend(found)
         return outcome
 
     def _wanted(self, counts: Counter[str]) -> dict[str, str]:
@@ -83,8 +84,10 @@ class LabelSpelling(SetOperator):
         return Suggestion({}, why)
 
 
-def _field(row: Row) -> str:
-    return f"messages[{len(row.messages) - 1}].content"
+def _answers(row: Row) -> Iterator[tuple[str, str]]:
+    """The answer, and the one that was not preferred, with their names."""
+    yield f"messages[{len(row.messages) - 1}].content", row.answer
+    yield from (one for one in row.said(("assistant",)) if one[0].startswith("meta."))
 
 
 def spellings(counts: Counter[str]) -> dict[str, str]:

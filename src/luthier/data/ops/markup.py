@@ -50,7 +50,7 @@ class Markup(RowOperator):
         """Say what goes."""
         outcome = Outcome()
         for place, row in enumerate(rows):
-            for field, text in row.texts(("user", "assistant")):
+            for field, text in row.said(("user", "assistant")):
                 if (clean := self.clean(text)) != text:
                     outcome.edits.setdefault(place, []).extend(edits(field, text, clean, "mark-up"))
         return outcome

@@ -60,7 +60,7 @@ class NormalForms(RowOperator):
         ambiguous = [0] * len(rows)
         outcome = Outcome(attributes={"ambiguous": ambiguous})
         for place, row in enumerate(rows):
-            for field, text in row.texts(("user", "assistant")):
+            for field, text in row.said(("user", "assistant")):
                 if not any(map(str.isdecimal, text)):
                     continue
                 clean, left = formed(text, self._passes)

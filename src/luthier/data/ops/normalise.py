@@ -68,7 +68,7 @@ class Normalise(RowOperator):
         """Say which spans of which turns change."""
         outcome = Outcome()
         for place, row in enumerate(rows):
-            for field, text in row.texts(("system", "user", "assistant", "tool")):
+            for field, text in row.said(("system", "user", "assistant", "tool")):
                 if (clean := self.clean(text)) != text:
                     outcome.edits.setdefault(place, []).extend(edits(field, text, clean, "text repaired"))
         return outcome

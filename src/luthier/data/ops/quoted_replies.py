@@ -35,7 +35,7 @@ class QuotedReplies(RowOperator):
         """Say which lines go."""
         outcome = Outcome()
         for place, row in enumerate(rows):
-            for field, text in row.texts(("user", "assistant")):
+            for field, text in row.said(("user", "assistant")):
                 if "\n" in text and (found := _found(field, text)):
                     outcome.edits.setdefault(place, []).extend(found)
         return outcome

@@ -44,7 +44,7 @@ class Signatures(RowOperator):
         """Say what goes."""
         outcome = Outcome()
         for place, row in enumerate(rows):
-            for field, text in row.texts(("user", "assistant")):
+            for field, text in row.said(("user", "assistant")):
                 for edit in cut(field, text, [Span(self._end(text), len(text))], "signature"):
                     outcome.edits.setdefault(place, []).append(edit._replace(hidden=_without_names(edit.before)))
         return outcome
