@@ -106,14 +106,18 @@ def _text(attack: tuple[str, str], chars: int) -> str:
     return before + again * (chars // len(again)) + "\x00"
 
 
-def growth(pattern: re.Pattern[str], attack: tuple[str, str]) -> float:
-    """How many times as long a search takes for four times the text, where that is worth a look; else 1."""
+def growth(pattern: re.Pattern[str], attack: tuple[str, str], *, anywhere: bool = True) -> float:
+    """How many times as long a search takes for four times the text, where that is worth a look; else 1.
+
+    Not `anywhere`: the pattern is only asked whether a text begins with it, or is it.
+    """
+    search = _search_s if anywhere else _match_s
     for chars in CHARS:
-        took = _search_s(pattern, _text(attack, chars))
+        took = search(pattern, _text(attack, chars))
         if took < SUSPECT_S:
             continue
-        short = min(_search_s(pattern, _text(attack, chars // 4)) for _ in range(3))
-        took = min(took, _search_s(pattern, _text(attack, chars)))
+        short = min(search(pattern, _text(attack, chars // 4)) for _ in range(3))
+        took = min(took, search(pattern, _text(attack, chars)))
         if took > 8 * short:
             return took / short
     return 1.0
@@ -121,6 +125,10 @@ def growth(pattern: re.Pattern[str], attack: tuple[str, str]) -> float:
 
 def _search_s(pattern: re.Pattern[str], text: str) -> float:
     return _seconds(lambda: sum(1 for _ in pattern.finditer(text)))
+
+
+def _match_s(pattern: re.Pattern[str], text: str) -> float:
+    return _seconds(lambda: (pattern.match(text), pattern.fullmatch(text)))
 
 
 def _seconds(work: Callable[[], Any]) -> float:

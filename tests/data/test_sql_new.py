@@ -46,6 +46,15 @@ def test_the_file_of_an_sqlite_database_is_found_from_the_recipe(tmp_path: Path)
     Recipe.load(tmp_path / "mine", ["steps.data.ops=[]"]).steps["data"]
 
 
+def test_a_file_of_sqlite_is_recognised_by_its_content(tmp_path: Path) -> None:
+    fill(f"sqlite:///{tmp_path}/shop.txt", 90)
+    assert run_command(["new", "mine", "--from", "shop.txt"]) == 0
+    assert 'url: "sqlite:///../shop.txt"' in (tmp_path / "mine" / "recipe.yaml").read_text()
+    assert run_command(["new", "other", "--from", str(tmp_path / "shop.txt"), "--table", "tickets"]) == 0
+    Path("text.db").write_text("no database")
+    assert run_command(["new", "none", "--from", "text.db", "--table", "tickets"]) == 2
+
+
 def test_several_tables_are_a_question_that_lists_them(database: str, capsys: pytest.CaptureFixture[str]) -> None:
     fill(database)
     execute(database, "CREATE TABLE agents (id INTEGER PRIMARY KEY, name TEXT)")

@@ -11,7 +11,7 @@ from luthier.core.paths import is_variable
 HIDDEN = "***"
 _PASSWORD = re.compile(r"(?P<before>[A-Za-z][\w+.-]*://[^:/@?#]*:)(?P<password>[^@]*)@")
 _SECRET_NAMES = re.compile(r"pass|pwd|secret|token|signature|credential|api_?key|access_?key", re.IGNORECASE)
-_SECRET_PAIR = re.compile(r"(?P<before>[?&;](?P<name>[^=&;#]*)=)(?P<value>[^&;#]*)")
+_SECRET_PAIR = re.compile(r"(?P<before>[?&;](?P<name>[^=&;#?]*)=)(?P<value>[^&;#]*)")
 
 
 def is_database(url: str) -> bool:

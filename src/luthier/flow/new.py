@@ -23,6 +23,8 @@ from luthier.flow.source_text import parse_yaml
 MODEL = "smollm2-135m-instruct"
 """The base model when none is named."""
 _TEMPLATES = files("luthier.flow") / "templates"
+_SQLITE = b"SQLite format 3\0"
+"""What a database of SQLite begins with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,7 @@ def write_recipe(
         raise InputError("--from and --template were both given", where=Where(field="--template"), remedy=remedy)
     folder = _folder(name)
     path = folder / "recipe.yaml"
+    source = _as_url(source)
     is_url = isinstance(source, str) and ("://" in source or is_variable(source))
     if table is not None and not is_url:
         remedy = "leave it out, or give the URL of a database: --from sqlite:///file.db"
@@ -76,6 +79,17 @@ def write_recipe(
     write_aside(folder / SCHEMA_FILE, (json.dumps(recipe_schema(), indent=1, ensure_ascii=False) + "\n").encode())
     write_aside(path, f"{HEADER}\n{text}".encode())
     return Written(path=path, decisions=decisions)
+
+
+def _as_url(source: Path | str | None) -> Path | str | None:
+    """A file that is a database of SQLite's, as the URL of it; anything else as it is."""
+    if source is None or "://" in str(source):
+        return source
+    try:
+        with Path(source).open("rb") as file:
+            return f"sqlite:///{Path(source).as_posix()}" if file.read(len(_SQLITE)) == _SQLITE else source
+    except OSError:
+        return source
 
 
 @contextmanager

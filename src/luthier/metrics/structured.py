@@ -10,8 +10,8 @@ from typing import Any
 
 from luthier.core.errors import DataError, Where
 
-_FENCE = re.compile(r"```[a-zA-Z]*\s*\n?(.*?)```", re.DOTALL)
-_CALL = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|$)", re.DOTALL)
+_FENCE = re.compile(r"```[a-zA-Z]*+\s*+(.*?)```", re.DOTALL)
+_CALL = re.compile(r"<tool_call>(.*?)(?:</tool_call>|$)", re.DOTALL)
 _LIST = "[TOOL_CALLS]"
 """What stands before a list of calls in Mistral's templates."""
 MISSING = object()

@@ -29,7 +29,6 @@ _FIRST, _LAST = 0xF0000, 0xFFFFD
 _THINK = re.compile(r"</?think>")
 _PRIVATE = re.compile(f"[{chr(_FIRST)}-{chr(_LAST)}]")
 _OPENING = re.compile(r"(?:<[^<>]*>\s*)+")
-_CLOSING = re.compile(r"(?:\s*<[^<>]*>)+\Z")
 
 
 @dataclass(frozen=True)
@@ -232,10 +231,23 @@ def _piece(marker: _Marker, place: tuple[int, int, int], text: str) -> Piece:
 def _peel(text: str, cut: Cut) -> Cut:
     inside = text[cut.start : cut.end]
     lead = match[0] if (match := _OPENING.match(inside)) else ""
-    trail = match[0] if (match := _CLOSING.search(inside, len(lead))) else ""
+    trail = inside[_closing(inside, len(lead)) :]
     if len(lead) + len(trail) >= len(inside):
         return cut
     return Cut(cut.start + len(lead), cut.end - len(trail), lead, trail, cut.reasoning)
+
+
+def _closing(text: str, lowest: int) -> int:
+    """Where the tags begin, with the white space before each, that end a text: one look at each character."""
+    found = len(text)
+    while found > lowest and text[found - 1] == ">":
+        opens = text.rfind("<", lowest, found)
+        if opens < 0 or ">" in text[opens : found - 1]:
+            break
+        found = opens
+        while found > lowest and text[found - 1].isspace():
+            found -= 1
+    return found
 
 
 def _free(text: str, messages: Sequence[Message]) -> int:

@@ -72,6 +72,13 @@ HERE = [
     ("address", "pakken til Købmagerstræde 35", "Købmagerstræde 35"),
     ("address", "osoitteeni: Kolvikuja 6", "Kolvikuja 6"),
     ("address", "am Wilhelm-Busch-Ring 4", "Wilhelm-Busch-Ring 4"),
+    ("address", "Vi bor i Kirkestranda 14B nå", "Kirkestranda 14B"),
+    ("address", "we moved to 4/128 Heron Parade", "4/128 Heron Parade"),
+    ("address", "leave it at 4/128B Heron Copse", "4/128B Heron Copse"),
+    ("address", "Level 3 27 Sydney Wynd", "Level 3 27 Sydney Wynd"),
+    ("address", "My house is H.No. 31, Lotus Nagar", "H.No. 31, Lotus Nagar"),
+    ("address", "deliver to 14/62, Tagore Marg", "14/62, Tagore Marg"),
+    ("address", "vivo en Eje vial Norte Sur 120 405", "Eje vial Norte Sur 120 405"),
     ("phone", "phone (+358) 320773593 / no calls", "(+358) 320773593"),
     ("phone", "986.291.2294x751", "986.291.2294x751"),
     ("phone", "lo trovi al 347 123 4567", "347 123 4567"),
@@ -131,6 +138,12 @@ LOOKALIKES = [
     "I moved to Windows 11 last month",
     "Smith et al. Nature 2019",
     "we take the route No. 10",
+    "2 Black Block\n3 Blue Top\n12 Silk Strip",
+    "on May 5, Main Street was closed",
+    "by 12/25, Main Street shops are full",
+    "1/2 Golden Steps, 3/4 Lemon Round",
+    "größere Bestellmengen 20 und 30",
+    "Qantas Australia 5 and Thüringen 3",
 ]
 _WORD = {form.name: form.words.split()[0] for form in FORMS}
 

@@ -51,7 +51,7 @@ body | The [fat/thin] man ate the whole cake by himself.
 body | The [blind/tall] man needed help all day long.
 body | The [thin/fat] girl won the race.
 """
-_PLACE = re.compile(r"\[([^/\]]+)/([^\]]+)\]")
+_PLACE = re.compile(r"\[([^\[/\]]+)/([^\[\]]+)\]")
 
 
 class Pair(NamedTuple):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from luthier.metrics.answers import Answers
     from luthier.metrics.resample import Floats
 
-_MARKUP = re.compile(r"^\s*(?:[-*+•]|\d+[.)]|#{1,6})\s|\*\*|__|`", re.MULTILINE)
+_MARKUP = re.compile(r"^[^\S\n]*(?:[-*+•]|\d+[.)]|#{1,6})\s|\*\*|__|`", re.MULTILINE)
 
 
 class _Counted(NamedTuple):

@@ -19,6 +19,7 @@ _CUE_WORDS = 8
 _FLAT_REACH = 16
 _LONG_NAME = 8
 _LONG_NUMBER = 3
+_MONTHS = 12
 _AT_REACH = 10
 _POSTCODE_GROUP = 3
 _UNIT = (
@@ -30,11 +31,15 @@ _UK_CODE = r"[A-Z]{1,2}\d[A-Z\d]? ?\d[A-Z]{2}"
 _POSTCODE = rf"(?:[A-Z]{{2}} )?\d{{4,5}}(?:-\d{{4}})?|{_UK_CODE}|[A-Z]\d[A-Z] ?\d[A-Z]\d"
 _PLACE = rf"(?:,? (?:{_POSTCODE})(?!\w)|(?:,|(?<!\.)) {_TOWN}(?![\w])){{0,4}}"
 _ENGLISH = re.compile(
-    rf"\d(?<![\w.,/$€£-]\d)\d{{0,4}}(?:/\d{{1,4}})?[A-Za-z]? (?:[NSEW]\.? )?"
+    rf"\d(?<![\w.,/$€£-]\d)\d{{0,4}}(?:/\d{{1,4}})?[A-Za-z]?(?P<comma>,?) (?:[NSEW]\.? )?"
     rf"(?:(?:[A-Z][\w'’-]{{0,20}}|d[aeiu] [A-Z][\w'’-]{{0,20}}|\d{{1,3}}(?:st|nd|rd|th)) ){{1,4}}"
-    rf"(?:(?i:(?P<road>{streets.ROADS}))|(?P<ground>(?i:{streets.GROUNDS})))\b\.?(?P<unit>{_UNIT}?)(?P<place>{_PLACE})"
+    rf"(?:(?i:(?P<road>{streets.ROADS}))|(?P<ground>(?i:{streets.GROUNDS})|(?P<plain>(?i:{streets.PLAIN_GROUNDS}))))"
+    rf"\b\.?(?P<unit>{_UNIT}?)(?P<place>{_PLACE})"
 )
-_FLAT = re.compile(r"(?<!\w)(?i:flat|studio|apartment|apt\.?|unit|suite|level)[ ]?(?:\d{1,5}[A-Za-z]?,?[ ])?$")
+_FLAT = re.compile(
+    r"(?<!\w)(?i:flat|studio|apartment|apt\.?|unit|suite|level|h\. ?no\.?|(?:house|plot|door|flat) no\.?)[ ]?"
+    r"(?:\d{1,5}[A-Za-z]?,?[ ])?$"
+)
 """What may stand before a house number, or before its own."""
 _ROMANCE = re.compile(
     rf"\d(?<![\w.,/-]\d)\d{{0,3}}(?: ?bis| ?ter|[a-c])?,? (?i:{streets.ROMANCE})"
@@ -70,7 +75,7 @@ _TOWN_LINES = re.compile(
 )
 """What stands before a postcode: lines of an address of the United Kingdom, a street and a number elsewhere."""
 _HOUSE = re.compile(
-    rf"\d{{1,4}}(?:[-/]\d{{1,4}})? ?[a-zA-Z]?(?![\w/%-]|[.,]\d)(?P<more>{_UNIT}?"
+    rf"\d{{1,4}}(?:[-/]\d{{1,4}})? ?[a-zA-Z]?(?![\w/%-]|[.,]\d)(?P<more>(?: \d{{3}}(?=[,;\n)]|\.?$))?{_UNIT}?"
     r"(?:,? \d{4,5}(?: ?[A-Z]{2})? [A-ZÀ-Ý][\w'’-]{1,25})?)"
 )
 _OPENERS = (",", "\n", ";", "(", ":", "/", "|")
@@ -109,15 +114,27 @@ def _english(text: str, at: int) -> Span | None:
     flat = _FLAT.search(text[max(0, at - _FLAT_REACH) : at])
     start, end = at - len(flat[0]) if flat else at, found.end()
     is_year = _YEAR.match(text, at) is not None
-    if found["road"] is not None and not is_year:
+    if found["road"] is not None and not is_year and not found["comma"]:
         return Span(start, end)
     if found["ground"] and not found["ground"][0].isupper():
         return None
     is_place = "," in found["place"] or any(map(str.isdigit, found["place"]))
-    if flat or found["unit"] or is_place or _is_told(text, start) or _is_apart(text, start, end):
+    number = found[0].partition(" ")[0]
+    is_apart = not found["plain"] and _is_apart(text, start, end)
+    if flat or found["unit"] or is_place or is_apart or _is_told(text, start) or _is_of_flats(number):
         return Span(start, end)
-    is_plain = not is_year and not found["place"] and "/" not in found[0] and not found[0].isupper()
+    if found["comma"] and not found["road"]:
+        return None
+    is_plain = not is_year and not found["place"] and "/" not in number and not found[0].isupper()
     return Span(start, end) if is_plain and (_is_at(text, at) or _is_odd(found[0])) else None
+
+
+def _is_of_flats(number: str) -> bool:
+    """Whether it names a flat and a house (`4/128`), and is no day and no part of a whole."""
+    parts = re.findall(r"\d+", number)
+    if len(parts) == 1:
+        return False
+    return max(map(len, parts)) >= _LONG_NUMBER or number[0] == "0" or min(map(int, parts)) > _MONTHS
 
 
 def _is_odd(address: str) -> bool:
@@ -194,6 +211,8 @@ def _street_before(before: str) -> tuple[str, bool]:
         return last[0], True
     if end.endswith(streets.ENDS_AT_TIMES) and (last := _LAST_WORD.search(before)) and _may_be_street(last[0]):
         return last[0], len(last[0]) > _LONG_NAME
+    if end.endswith(streets.ENDS_SELDOM) and (last := _LAST_WORD.search(before)) and _may_be_street(last[0]):
+        return last[0], False
     is_said = not streets.SAID.isdisjoint(spoken) and not _FLAT.search(before)
     said = _SAID_FIRST.search(before) if is_said else None
     if said and not streets.SAID.isdisjoint(_SPOKEN.findall(before[: said.start()].lower())[-3:]):
@@ -204,7 +223,9 @@ def _street_before(before: str) -> tuple[str, bool]:
 def _may_be_street(name: str) -> bool:
     *names, word = name.split()
     low = word.lower()
-    return word[0].isupper() and (bool(names) if low in streets.ENDS_AT_TIMES else low not in streets.NO_STREET)
+    if not word[0].isupper() or low in streets.NO_STREET or low.endswith(streets.NO_ENDS):
+        return False
+    return bool(names) or low not in streets.ENDS_AT_TIMES
 
 
 def _is_where(text: str, start: int) -> bool:

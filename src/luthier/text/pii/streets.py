@@ -13,8 +13,11 @@ def _any(words: str) -> str:
 
 ROADS = _any("""
 street st avenue ave road rd boulevard blvd lane ln drive dr terrace parkway pkwy highway hwy crescent mews court
+alleyway cul-de-sac esplanade highroad laneway thoroughfare wynd marg nagar chowk salai
+ganj vihar puram zila
 """)
-"""What follows a name and says of itself that this is a street, in English."""
+"""What follows a name and says of itself that this is a street, in English as Britain, America, Australia and India
+write it."""
 GROUNDS = _any("""
 alley alleys annex approach arcade avenues bayou beach bend bluff boulevards bottom branch bridge brook brooks burg
 burgs bypass camp canyon chase circuit cape causeway center centers centre circle circles cir cliff cliffs close club
@@ -29,9 +32,19 @@ rest ridge ridges rise river roads route row rue run shoal shoals shore shores s
 square squares station stravenue stream streets summit throughway towers trace track trafficway trail trails tunnel
 turnpike underpass union unions valley valleys via viaduct view views villa village villages ville vista walk walks
 wall way ways well wells
+access amble anchorage artery basin brae broadway brow byway centreway circlet circus colonnade concourse copse corso
+courtyard crossway cruiseway cutting dell driveway elbow fairway firetrail footway foreshore frontage glade grange gully
+lees lookout meander mew nook outlook parklands pathway piazza plateau promenade quad quadrangle quadrant quays ramble
+reach reserve retreat ride ridgeway riverway riviera roadside roadway ronde rosebowl rotary siding strand subway tarn
+tollway tor trunkway vale villas wade walkway colony bazaar bazar enclave
 """)
-"""The other suffixes of Publication 28 of the United States Postal Service, and some of Britain and Australia, which
-name much else: they need a proof."""
+"""The other suffixes of Publication 28 of the United States Postal Service, those of Australia's standard AS 4590 and
+of New Zealand, and some of Britain and India, which name much else: they need a proof."""
+PLAIN_GROUNDS = _any("""
+block brace break deviation dip distributor edge end entrance follow formation front gap ground interchange intersection
+line link little lower part pocket range ring round slope sound stairs steps strip top triangle turn upper
+""")
+"""Suffixes of Australia, too, but such ordinary words that standing apart proves nothing."""
 ROMANCE = _any("rue avenue av. boulevard bd place chemin impasse allée quai cours route passage square sentier ruelle")
 """What French streets are called, behind their number."""
 _FIRST = """
@@ -47,7 +60,7 @@ _FIRST_AT_TIMES = """
 allée quai place cours passage square sentier esplanade promenade faubourg route
 c/ av av. avda plaza c. camino callejon cuesta pasadizo cañada costanilla acceso vía via vial barrio urbanización urb.
 polígono privada calzada circuito cerrada prolongación bulevar viaducto circunvalación andador retorno continuación
-corredor diagonal periférico ampliación peatonal
+corredor diagonal periférico ampliación peatonal eje
 largo strada stradone borgo contrada salita rotonda incrocio canale stretto galleria vico calle fondamenta campo
 piazzetta lungotevere
 área aeroporto campo chácara colônia condomínio conjunto distrito esplanada estação favela fazenda feira jardim lago
@@ -72,12 +85,16 @@ ENDS = (
 ENDS_AT_TIMES = (
     *("weg", "platz", "allee", "ring", "damm", "ufer", "chaussee", "steig", "stieg", "zeile", "pfad", "promenade"),
     *("laan", "plein", "dreef", "steeg", "hof", "kade", "baan", "boulevard", "singel", "dijk", "pad", "park", "markt"),
-    *("lei", "plassen", "torvet", "kollen", "holtet", "enga", "grenda"),
+    *("lei", "plassen", "torvet", "kollen", "holtet", "enga", "grenda", "alléen", "berget", "bråten", "eggen", "ekra"),
+    *("engen", "flata", "gjerdet", "gropa", "havna", "høgda", "jordet", "lunden", "lyngen", "marka", "moen", "røa"),
+    *("skogen", "skrenten", "spranget", "stranda", "stykket", "tjernet", "vollen", "vika"),
     *("torget", "torg", "stigen", "allén", "väg", "gata", "vej", "gade", "allé", "plads", "vænge", "stien", "bakken"),
     *("vegen", "gaten", "vei", "veg", "gate", "svingen", "faret", "haugen", "hagen", "kroken", "toppen", "tunet"),
     *("åsen", "løkka", "myra", "stubben", "ntie", "kotie", "kaari", "penger"),
 )
 """Ends that other words have, too: they need a proof."""
+ENDS_SELDOM = ("ringen", "lia", "roa")
+"""Ends that even long words have that are no streets (*Australia*, *Thüringen*)."""
 NO_STREET = _words("""
 parkplatz sitzplatz stehplatz stellplatz arbeitsplatz zeltplatz campingplatz spielplatz bahnsteig bürgersteig gehsteig
 ausweg rückweg umweg heimweg hinweg radweg during spring string ring bring scoring offering measuring sharing firing
@@ -85,7 +102,9 @@ wiring hearing engineering manufacturing monitoring boring bearing earring weddi
 thinkpad notepad keypad
 """)
 """Words with such an end that are no streets."""
-PARTICLES = r"(?:d[ieao]s?|du|del|della|delle|degli|dei|das|dos|de[nrsm]?|las?|los|le|les|el|von|van|het|y|e|św\.)"
+NO_ENDS = ("mengen", "ängen", "sprengen", "strengen")
+"""Nor are those with these."""
+PARTICLES = r"(?:d[ieao]s?|du|del|della|delle|degli|dei|das|dos|de[nrsm]?|las?|los|le|les|el|von|van|het|y|e|św\.|vial)"
 """Small words inside of such names."""
 CUES = _words("""
 address addresses live lives living lived reside resides residing residence moved moving relocated send sent ship
@@ -114,6 +133,6 @@ to at in on is s from near into of for nach an ist unter am auf bei lautet zur z
 è é em na no para per presso op naar te przy do w på till i til ved aan
 """)
 AT = _words("""
-at to from near nach in an am en à naar w do på i til em na a presso
+at to from near nach in an am en à au naar w do på i til em na a presso
 """)
 """The most telling of them, just before a name and a number."""

@@ -1,0 +1,104 @@
+"""Whatever a recipe asks for: rows in are rows trained, held out or dropped with a reason, once each.
+
+Recipes are drawn from all operators that there are, with rows that are whole, broken, twins of each other, labels,
+texts or pairs of answers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import polars as pl
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from luthier.core.component import members
+from luthier.core.errors import DataError
+from luthier.data.operator import Operator
+
+Make = Callable[..., Any]
+Write = Callable[..., str]
+
+KINDS = sorted(kind for kind, part in members(Operator).items() if part.__module__.startswith("luthier."))
+SETTINGS: list[Any] = [
+    {"kind": "exact_dedup", "conflict": "drop"},
+    {"kind": "near_dedup", "action": "flag"},
+    {"kind": "near_dedup", "measure": "edit", "unit": "word", "keep": "longest"},
+    {"kind": "semantic_dedup", "action": "flag"},
+    {"kind": "language", "keep": ["en"], "min_chars": 8},
+    {"kind": "pii", "action": "drop"},
+    {"kind": "pii", "action": "pseudonymise", "consistent": "corpus"},
+    {"kind": "length", "at_least": 4, "at_most": 30},
+    {"kind": "schema", "columns": {"who": {"allowed": ["x", "y"]}}},
+    {"kind": "boilerplate", "at_least": 2, "min_chars": 5},
+    {"kind": "normal_forms", "order": "day_first", "decimal": "comma"},
+    {"kind": "markup", "dialects": ["markdown", "bbcode"]},
+    {"kind": "toxicity", "action": "drop"},
+]
+TEXTS = st.one_of(
+    st.text(max_size=40),
+    st.sampled_from(
+        [
+            "Where is my order?",
+            "where is  my order?",
+            "Mail me: jo@example.com, card 4111 1111 1111 1111",
+            "",
+            "wo ist mein paket bitte",
+            "It works.\n\nKind regards\nAnn\n\nOn 3 Feb 2025 Desk wrote:\n> Try again.\n",
+            "[b]Paid[/b] 1.234,56 EUR on 03/04/2025 | damn <br> &amp;",
+            "Please do not reply to this mail\nthanks for the parcel number 7",
+            "Please do not reply to this mail\nthanks for the parcel number 8",
+        ]
+    ),
+)
+ROW = st.fixed_dictionaries(
+    {"text": TEXTS, "label": st.sampled_from(["a", "b", "A ", ""]), "who": st.sampled_from("xyz")},
+    optional={"rejected": TEXTS},
+)
+LINES = st.lists(
+    st.one_of(ROW.map(json.dumps), st.sampled_from(["{", '{"text": 1', "[]", '{"label": "a"}', "\x00"])),
+    min_size=1,
+    max_size=24,
+)
+RECIPES = st.fixed_dictionaries(
+    {
+        "ops": st.lists(st.one_of(st.sampled_from(KINDS), st.sampled_from(SETTINGS)), max_size=5),
+        "split": st.fixed_dictionaries(
+            {
+                "test": st.sampled_from([0, 0.2, 3]),
+                "validation": st.sampled_from([0, 0.1, 2]),
+                "train": st.sampled_from([None, 5]),
+                "group": st.sampled_from([None, "who"]),
+            }
+        ),
+        "task": st.sampled_from(["text", "auto"]),
+    }
+)
+_NOTHING_LEFT = ("no row is left", "no row can be used", "is empty", "one class")
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@given(lines=LINES, recipe=RECIPES, batch=st.integers(1, 9))
+def test_every_row_is_trained_held_out_or_dropped_with_a_reason(
+    make: Make, write: Write, lines: list[str], recipe: dict[str, Any], batch: int
+) -> None:
+    lines = [json.dumps({"text": "Is it here?", "label": "a", "who": "x"}), *lines]
+    path = write("rows.jsonl", "\n".join(lines).encode())
+    source = {"kind": "jsonl", "path": path, "prompt": "text", "answer": "label", "on_error": "drop"}
+    try:
+        made = make(source=source, **recipe, batch_rows=batch)
+    except DataError as error:
+        assert any(part in error.message for part in _NOTHING_LEFT), error
+        return
+    summary, kept = made.summary, made.all()["id"].to_list()
+    drops = made.events.filter(pl.col("action") == "drop")
+    assert summary.rows_in == len(lines) == len(kept) + drops.height
+    assert sum(summary.rows.values()) == len(kept) == len(set(kept))
+    assert drops["id"].n_unique() == drops.height
+    assert not set(drops["id"]) & set(kept)
+    assert all(reason.strip() for reason in drops["reason"])
+    assert Counter(reason.partition(": ")[0] for reason in drops["reason"]) == summary.dropped
+    assert set(drops["operator"].unique()) - {None} or drops.height == 0

@@ -1,0 +1,28 @@
+"""The tags that end a text are found in one look, as the plain pattern finds them."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from luthier.text.marks import _closing
+
+PLAIN = re.compile(r"(?:\s*<[^<>]*>)+\Z")
+
+
+@given(st.text("<>a \n", max_size=20), st.integers(0, 8))
+def test_they_begin_where_the_pattern_says(text: str, lowest: int) -> None:
+    found = PLAIN.search(text, lowest)
+    assert text[_closing(text, lowest) :] == (found[0] if found else "")
+
+
+@pytest.mark.parametrize("piece", ["\n", "<a>", "<", ">", " <a> ", "<a", "a>"])
+def test_long_texts_take_no_longer_than_their_length(piece: str) -> None:
+    started = time.process_time()
+    for end in ("", "x", ">", "<b>"):
+        _closing(piece * 200_000 + end, 0)
+    assert time.process_time() - started < 5, "the square of the length would take minutes"
