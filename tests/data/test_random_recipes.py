@@ -80,6 +80,10 @@ RECIPES = st.fixed_dictionaries(
 _NOTHING_LEFT = ("no row is left", "no row can be used", "is empty", "one class")
 
 
+def _nothing_was_left(error: DataError) -> None:
+    assert any(part in error.message for part in _NOTHING_LEFT), error
+
+
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(lines=LINES, recipe=RECIPES, batch=st.integers(1, 9))
 def test_every_row_is_trained_held_out_or_dropped_with_a_reason(
@@ -91,7 +95,7 @@ def test_every_row_is_trained_held_out_or_dropped_with_a_reason(
     try:
         made = make(source=source, **recipe, batch_rows=batch)
     except DataError as error:
-        assert any(part in error.message for part in _NOTHING_LEFT), error
+        _nothing_was_left(error)
         return
     summary, kept = made.summary, made.all()["id"].to_list()
     drops = made.events.filter(pl.col("action") == "drop")

@@ -143,7 +143,7 @@ def _refused(package: str, version: str, said: str) -> InputError:
         remedy = "connect once, or put the wheel into a folder and set PIP_FIND_LINKS to it"
         what = f"{wanted} cannot be fetched: your package index cannot be reached"
         return DataError(what, where=Where(field="package"), remedy=remedy)
-    known = re.search(r"\(from versions: ([^)]*)\)", said)
+    known = re.search(r"\(from versions: ([^()]*)\)", said)
     versions = [one.strip() for one in known[1].split(",")] if known and known[1] != "none" else []
     if versions:
         remedy = did_you_mean(version, versions)
@@ -153,7 +153,7 @@ def _refused(package: str, version: str, said: str) -> InputError:
         remedy = "check the name; `pip config list` shows which index is asked"
         return DataError(f"your package index has no wheel of {package}", where=Where(field="package"), remedy=remedy)
     last = next((line for line in reversed(said.splitlines()) if line.startswith("ERROR:")), "it gave no reason")
-    last = re.sub(r"\w+://\S+", "<address>", last.removeprefix("ERROR:").strip())
+    last = re.sub(r"(?<!\w)\w{1,32}://\S+", "<address>", last.removeprefix("ERROR:").strip())
     remedy = f"try `pip download --no-deps {wanted}`"
     return DataError(f"pip could not fetch {wanted}: {last}", where=Where(field="package"), remedy=remedy)
 
