@@ -153,7 +153,7 @@ def _refused(package: str, version: str, said: str) -> InputError:
         remedy = "check the name; `pip config list` shows which index is asked"
         return DataError(f"your package index has no wheel of {package}", where=Where(field="package"), remedy=remedy)
     last = next((line for line in reversed(said.splitlines()) if line.startswith("ERROR:")), "it gave no reason")
-    last = re.sub(r"(?<!\w)\w{1,32}://\S+", "<address>", last.removeprefix("ERROR:").strip())
+    last = re.sub(r"\w{1,32}://\S+", "<address>", last.removeprefix("ERROR:").strip())
     remedy = f"try `pip download --no-deps {wanted}`"
     return DataError(f"pip could not fetch {wanted}: {last}", where=Where(field="package"), remedy=remedy)
 

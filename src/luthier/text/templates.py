@@ -38,7 +38,7 @@ PLAIN = """
 """For base models, which carry no template: the contents one after the other, EOS after each answer, and `joint` (one
 line break) after anything else that does not end with white space of its own. BOS first if the tokenizer adds one."""
 
-_DAY = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
+_DAY = re.compile(r"""strftime_now\(\s*(['"])(.{0,200}?)\1\s*\)""")
 
 
 class Refused(ModelError):
