@@ -72,6 +72,8 @@ HERE = [
     ("address", "pakken til Købmagerstræde 35", "Købmagerstræde 35"),
     ("address", "osoitteeni: Kolvikuja 6", "Kolvikuja 6"),
     ("address", "am Wilhelm-Busch-Ring 4", "Wilhelm-Busch-Ring 4"),
+    ("address", "the workshop, R. da Lua, 7, is closed", "R. da Lua, 7"),
+    ("address", "she keeps rue de Lune in mind", "rue de Lune"),
     ("address", "Vi bor i Kirkestranda 14B nå", "Kirkestranda 14B"),
     ("address", "we moved to 4/128 Heron Parade", "4/128 Heron Parade"),
     ("address", "leave it at 4/128B Heron Copse", "4/128B Heron Copse"),
@@ -143,6 +145,7 @@ LOOKALIKES = [
     "by 12/25, Main Street shops are full",
     "1/2 Golden Steps, 3/4 Lemon Round",
     "größere Bestellmengen 20 und 30",
+    "our man, R. Kelly, 55, sang",
     "Qantas Australia 5 and Thüringen 3",
 ]
 _WORD = {form.name: form.words.split()[0] for form in FORMS}

@@ -54,6 +54,8 @@ _TYPE_FIRST = re.compile(
 _LAST_WORD = re.compile(r"(?:[A-ZÄÖÜÅÆØ][\wäöüß.’'-]{0,25}[ -]){0,3}(?P<word>[^\W\d_][\w-]{1,40}\.?) $")
 _SAID_FIRST = re.compile(rf"(?<=[:=] )(?:{_NAME} ?){{1,4}},? $|(?<=\bis )(?:{_NAME} ?){{1,4}},? $")
 _UNNUMBERED = re.compile(rf"(?<![\w'’])(?i:{streets.FIRST}) {_NAME}(?: {_NAME}){{0,2}}(?!\w)")
+_FRENCH_OF = re.compile(r"(?:rue|boulevard|chemin|impasse|ruelle) d(?:e|u|es|e la) ")
+_RUA_OF = re.compile(r"R\. d[ao]s? ")
 _NO_NUMBER = re.compile(r"[sS]/[nN](?!\w)")
 """*Sem número*: the house has none."""
 _BOX = re.compile(
@@ -161,10 +163,15 @@ def _behind_street(text: str, at: int) -> Span | None:
         return None
     start = at - len(street)
     is_sure = is_sure and not _YEAR.match(text, at)
-    is_apart = street[1] != "." and _is_apart(text, start, house.end())
+    is_apart = (street[1] != "." or _is_no_initial(street, house[0])) and _is_apart(text, start, house.end())
     if is_sure or house["more"] or is_apart or _is_where(text, start):
         return Span(start, house.end())
     return None
+
+
+def _is_no_initial(street: str, house: str) -> bool:
+    """Whether *R.* is a *rua*: behind it stand small words of Portuguese, or a number too high for anybody's years."""
+    return _RUA_OF.match(street) is not None or len(re.findall(r"\d", house)) >= _LONG_NUMBER
 
 
 def unnumbered(text: str, _areas: Areas) -> Spans:
@@ -177,7 +184,7 @@ def unnumbered(text: str, _areas: Areas) -> Spans:
     if _names_a_street(text):
         for found in _UNNUMBERED.finditer(text):
             start, end = found.start(), found.end() - found[0].endswith(".")
-            if _is_where(text, start) or _is_apart(text, start, end):
+            if _is_where(text, start) or _is_apart(text, start, end) or _FRENCH_OF.match(found[0]):
                 yield Span(start, end)
     is_likely = "ox " in text or "BOX " in text or "ost" in text or "partado" in text
     if is_likely and _names_a_box(text.lower()):
