@@ -136,8 +136,8 @@ _ADDRESS_LOCALES = (
     "pl_PL", "pt_PT", "sv_SE", "da_DK", "fi_FI",
 )  # fmt: skip
 ELSEWHERE = ("no_NO", "pt_BR", "es_MX", "en_AU", "en_NZ", "en_IN")
-"""Addresses of these are measured apart: their forms came to the rules from published lists (Australia's AS 4590, names of
-streets in Norway and India), and one in seven of Faker's Brazilian ones has no number, which the rules leave alone."""
+"""Addresses of these are measured apart: their forms came to the rules from published lists (Australia's AS 4590, names
+of streets in Norway and India). One in seven of Faker's Brazilian ones has no number; the rules leave such alone."""
 
 
 class Values:
