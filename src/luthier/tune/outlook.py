@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from luthier.core.step import Forecast, Outline, Outlook
 from luthier.models.describe import Description
-from luthier.models.foresight import Rows, model_of, rows_of
+from luthier.models.foresight import SAMPLE, Rows, model_of, rows_of
 from luthier.models.load import cpu_has_bf16, is_remote
 from luthier.models.speed import flops_per_s
+from luthier.text.preference import Pair, pair_of
 from luthier.tune.memory import MOST_TOKENS, computing_in, footprint
+from luthier.tune.pairs import PairObjective
 from luthier.tune.policy import Policy
 
 if TYPE_CHECKING:
@@ -23,7 +26,8 @@ def foresee(step: Tune, outlook: Outlook) -> Forecast:
     if model is None or rows is None:
         return Forecast(how="unknown until the model and the data are here")
     seen = rows.number * step.epochs
-    drawn = _drawn(step)
+    drawn, second = _drawn(step), _second(step, outlook, rows)
+    rows = rows._replace(tokens=rows.tokens + second)
     computed = seen * (rows.tokens - rows.shared) + seen / step.rows_per_step * rows.shared
     computed += 2 * seen * drawn  # written, then learnt; writing a token takes about as long as learning it
     seconds, how = _seconds(step, outlook, model, computed)
@@ -39,6 +43,19 @@ def _drawn(step: Tune) -> int:
     """Tokens that a policy writes to each prompt, at most."""
     drawing = step.objective.rollout if isinstance(step.objective, Policy) else None
     return drawing.samples * drawing.max_new_tokens if drawing is not None else 0
+
+
+def _second(step: Tune, outlook: Outlook, rows: Rows) -> float:
+    """Tokens of the other answer of a pair, which stands beside the conversation that ends with the preferred one."""
+    data = outlook.inputs.get("data")
+    if data is None or not isinstance(step.objective, PairObjective):
+        return 0.0
+    from luthier.text.dataset import batches
+
+    some = list(islice(chain.from_iterable(batches(data, "train")), SAMPLE))
+    pairs = [(one, pair) for one in some if isinstance(pair := pair_of(one), Pair)]
+    whole = sum(len(turn.content) for one, _ in pairs for turn in one.messages)
+    return rows.tokens * sum(len(pair.rejected.content) for _, pair in pairs) / max(1, whole)
 
 
 def _beside(step: Tune, outlook: Outlook) -> int:
