@@ -209,6 +209,7 @@ def measured(command: Sequence[str]) -> Cost:
     """Run a command on one thread a process; CPU and memory of it and of all its children."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS"), "1")
     environment = {**os.environ, **threads, "LUTHIER_PII_KEY": "bench", "PYTHONHASHSEED": "0"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # nobody compiles what is installed at every start
     started = time.perf_counter()
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         process = subprocess.Popen(command, stdout=out, stderr=err, env=environment)

@@ -257,7 +257,8 @@ def test_suggests_itself_with_settings_that_it_accepts(operator: Operator) -> No
         spellings={"Refunds": "refund"},
     )
     if type(operator).suggest.__func__ is Operator.suggest.__func__:
-        pytest.skip("is never needed without being asked for")
+        assert "never suggests itself" in " ".join((type(operator).__doc__ or "").split()), "says why"
+        return
     suggestion = type(operator).suggest(poor)
     assert isinstance(suggestion, Suggestion)
     assert Operator.parse({"kind": operator.kind, **suggestion.settings})

@@ -81,16 +81,16 @@ def test_kinds_may_have_their_own_action() -> None:
 
 def test_the_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     operator = Operator.parse("pii")
-    tag = operator.secrets("jo@example.com")[0].shown
-    assert Operator.parse("pii").secrets("JO@example.com")[0].shown == tag
+    tag = operator.secrets(["jo@example.com"])[0][0].shown
+    assert Operator.parse("pii").secrets(["JO@example.com"])[0][0].shown == tag
     monkeypatch.delenv("LUTHIER_PII_KEY")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     own = Operator.parse("pii")
-    assert own.secrets("jo@example.com")[0].shown != tag
+    assert own.secrets(["jo@example.com"])[0][0].shown != tag
     assert own.fingerprint(tmp_path) == Operator.parse("pii").fingerprint(tmp_path) != operator.fingerprint(tmp_path)
     assert (tmp_path / "luthier" / "pii.key").stat().st_mode & 0o077 == 0
     with pytest.raises(RecipeError, match="NO_SUCH_KEY is not set"):
-        Operator.parse({"kind": "pii", "key_env": "NO_SUCH_KEY"}).secrets("jo@example.com")
+        Operator.parse({"kind": "pii", "key_env": "NO_SUCH_KEY"}).secrets(["jo@example.com"])
 
 
 @given(st.integers(10**11, 10**15))

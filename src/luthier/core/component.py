@@ -15,7 +15,7 @@ from the same definition.
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterator
@@ -105,10 +105,11 @@ class Component(BaseModel):
             article = "an" if cls.role[0] in "aeiou" else "a"
             context = {"role": f"{article} {cls.role}", "hint": did_you_mean("", members(cls))}
             raise PydanticCustomError("part", "wanted {role}: its kind, or a mapping with `kind`; {hint}", context)
-        found = members(cls)
-        member = found.get(value["kind"]) if isinstance(value["kind"], str) else None
+        member = _of_its_module(cls, value["kind"]) if isinstance(value["kind"], str) else None
         if member is None:
-            kind = str(value["kind"])
+            kind, found = str(value["kind"]), members(cls)
+            member = found.get(kind) if isinstance(value["kind"], str) else None
+        if member is None:
             context = {"role": cls.role, "name": kind, "hint": did_you_mean(kind, found)}
             raise PydanticCustomError("kind", "{role} '{name}' is unknown; {hint}", context)
         return member.model_validate(value)  # a member of this role by construction
@@ -207,6 +208,15 @@ def members(role: type[Role]) -> dict[str, type[Role]]:
     _discover(role.home)
     _plugins()
     return dict(_MEMBERS.get(role.role, {}))  # type: ignore[arg-type]  # registered under this role by construction
+
+
+def _of_its_module(role: type[Role], kind: str) -> type[Role] | None:
+    """The member of a kind when its module bears its name, as most do: then no other module is loaded for it."""
+    if kind not in _MEMBERS.get(role.role, {}) and kind.isidentifier() and "*" not in role.home:
+        if importlib.util.find_spec(f"{role.home}.{kind}") is None:
+            return None
+        importlib.import_module(f"{role.home}.{kind}")
+    return _MEMBERS.get(role.role, {}).get(kind)  # type: ignore[return-value]  # registered under this role
 
 
 def roles() -> dict[str, type[Component]]:

@@ -31,7 +31,8 @@ def size_of(value: object) -> int:
 
 def size_of_row(row: Row) -> int:
     """About how many characters a row holds."""
-    return size_of(row.messages) + size_of(row.meta) + size_of(row.tools)
+    said = sum(len(one.content) + len(one.thinking) + size_of(one.tool_calls) + _OTHER for one in row.messages)
+    return said + sum(map(size_of, row.meta.values())) + size_of(row.tools)
 
 
 def size_of_record(record: Record | Broken) -> int:

@@ -157,9 +157,9 @@ class Operator(Component):
         """What it has against training rows, now that the rows that are held out are known; None: nothing."""
         return None
 
-    def secrets(self, text: str) -> list[Secret]:
-        """Spans of a text that may not stand in clear in the events of any operator."""
-        return []
+    def secrets(self, texts: Sequence[str]) -> list[list[Secret]]:
+        """Spans of each text that may not stand in clear in the events of any operator."""
+        return [[] for _ in texts]
 
     def untroubled(self, columns: Mapping[str, NDArray[np.int64]]) -> NDArray[np.bool_] | None:
         """Rows in which `leftover` can find nothing as long as no later operator edits them, from what was counted.
@@ -168,8 +168,8 @@ class Operator(Component):
         """
         return None
 
-    def leftover(self, row: Row) -> Leftover | None:
-        """What is in a row at the very end, after all operators, although this one should have taken it out."""
+    def leftover(self, rows: Sequence[Row]) -> tuple[Row, Leftover] | None:
+        """The first row that holds at the very end, after all operators, what this one should have taken out."""
         return None
 
     def extra_s(self, rows: int) -> float:

@@ -78,6 +78,8 @@ class Row:
     @property
     def prompt(self) -> str:
         """What stands before the answer, without the system turn."""
+        if len(self.messages) == 1:
+            return ""
         return "\n\n".join(message.content for message in self.messages[:-1] if message.role != "system")
 
     def texts(self, roles: Sequence[str]) -> Iterator[tuple[str, str]]:

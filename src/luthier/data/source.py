@@ -49,6 +49,8 @@ class Source(Component):
 
     role: ClassVar[str] = "source"
     home: ClassVar[str] = "luthier.data.sources"
+    names_columns: ClassVar[bool] = False
+    """Whether its files say in every row what the columns are called, as JSON does."""
 
     prompt: str | None = None
     """The column that the model is given, or a template with columns in braces: `"{subject}\\n\\n{message}"`."""

@@ -39,6 +39,16 @@ class Answers:
         if not self.not_a_class:
             self.not_a_class = self._objection(answer, plain=plain)
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether no further answer changes anything: there are too many, and it is known why they are no classes."""
+        return bool(self.not_a_class) and len(self._codes) > self._most
+
+    def pass_over(self, rows: int) -> None:
+        """Count rows whose answers do not matter any more."""
+        self.rows += rows
+        self.of_rows.extend([-1] * rows)
+
     def _objection(self, answer: str, *, plain: bool) -> str:
         if not plain:
             return "rows have tools, or no question"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from luthier.text.flat import MOST_CHARS
-from luthier.text.pii.found import areas
-from luthier.text.pii.marks import ANY, marks
+from luthier.text.pii import addresses
+from luthier.text.pii.found import ANY, areas
+from luthier.text.pii.marks import marks
 from luthier.text.pii.scan import find
 
 PIECES = [
@@ -33,6 +36,24 @@ PIECES = [
         "x" * 30,
     ),
     *("٣٤٥٦ ٧٨٩٠", "５５５-123-4567", "\u200b"),
+    *(
+        "rue Victor Hugo",
+        "Rue",
+        "true",
+        "SW1A 1AA",
+        "10 Downing Street,\nLondon SW1A 2AA",
+        "12/34 Oak Road",
+        "1 2 3",
+        "A1",
+    ),
+    *(
+        "Hauptstraße 5",
+        "12 bis rue Monge",
+        "Calle Ocho, we live",
+        "keyboard",
+        "card 5",
+        "http://hooks.slack.com/services/T",
+    ),
 ]
 GLUED = st.lists(st.sampled_from(PIECES), max_size=6).map(" ".join)
 TEXTS = st.lists(st.one_of(GLUED, st.text(max_size=40)), max_size=8)
@@ -55,6 +76,27 @@ def test_numbers_stand_where_they_stand_when_a_text_is_alone(texts: list[str]) -
         assert marked.areas is not None or any(char >= "\u3001" for char in text)
 
 
+@settings(max_examples=300, deadline=None)
+@given(TEXTS)
+@example(["rue Monge", "true 12"])
+def test_digits_and_long_words_are_those_of_the_text_alone(texts: list[str]) -> None:
+    for text, marked in zip(texts, marks(texts), strict=True):
+        assert marked.digits is None or list(marked.digits) == [one.start() for one in re.finditer(r"(?<!\d)\d", text)]
+        assert marked.long is None or marked.long.split() == [word for word in text.split() if len(word) >= 18]
+
+
+def test_house_numbers_are_found_from_where_digits_begin() -> None:
+    text = "SW1A 1AA, at 12/34 Oak Road 5, 221b Baker Street and order 123456"
+    found = [one.span() for one in addresses._NUMBER.finditer(text)]
+    assert len(found) > 3
+    assert [one.span() for one in addresses._house_numbers(text, marks([text])[0].digits)] == found
+
+
+@pytest.mark.parametrize("text", ["the keyboard", "a card", "they reach", "true", "continue", "on sale", "a scale"])
+def test_common_words_are_no_places(text: str) -> None:
+    assert "places" in marks([text, "nothing"])[0].missing
+
+
 def test_marks_spare_something() -> None:
     plain, digit, key, long = (one.missing for one in marks(["nothing here", "room 12", "a1b2c3 now", "x" * 18]))
     assert plain == {"digits", "long", "keys", "places"}
@@ -66,7 +108,18 @@ def test_marks_spare_something() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["Calle Mayor", "7th Avenue", "the venue", "s/n", "P.O. Box", "POSTFACH", "Apartado de Correos", "boîte postale"],
+    [
+        "Calle Mayor",
+        "rue",
+        "Rua",
+        "7th Avenue",
+        "the venue",
+        "s/n",
+        "P.O. Box",
+        "POSTFACH",
+        "Apartado de Correos",
+        "boîte postale",
+    ],
 )
 def test_what_a_street_or_a_box_is_told_by_is_seen_in_the_last_letters(text: str) -> None:
     assert "places" not in marks(["nothing", f"{text} 12"])[1].missing

@@ -49,16 +49,19 @@ def _same_chars(old: str, i: int, new: str, j: int) -> int:
 
 
 def _meet(old: str, i: int, new: str, j: int) -> tuple[int, int]:
-    """The fewest characters to skip in both texts until they go on alike."""
-    for total in range(1, 2 * _REACH_CHARS):
-        for skip_old in range(max(0, total - _REACH_CHARS), min(total, _REACH_CHARS) + 1):
-            skip_new = total - skip_old
-            if i + skip_old > len(old) or j + skip_new > len(new):
-                continue
-            ahead = old[i + skip_old : i + skip_old + _ALIKE_CHARS]
-            if ahead == new[j + skip_new : j + skip_new + _ALIKE_CHARS]:
-                return skip_old, skip_new
-    return _tail(old, i, new, j)
+    """The fewest characters to skip in both texts until they go on alike; of equally few, the fewest in the old one."""
+    soonest: dict[str, int] = {}
+    for skip in range(min(_REACH_CHARS, len(new) - j) + 1):
+        soonest.setdefault(new[j + skip : j + skip + _ALIKE_CHARS], skip)
+    least = 2 * _REACH_CHARS
+    found: tuple[int, int] | None = None
+    for skip in range(min(_REACH_CHARS, len(old) - i) + 1):
+        if skip >= least:
+            break  # what follows skips no fewer
+        skip_new = soonest.get(old[i + skip : i + skip + _ALIKE_CHARS])
+        if skip_new is not None and skip + skip_new < least:
+            found, least = (skip, skip_new), skip + skip_new
+    return found or _tail(old, i, new, j)
 
 
 def _tail(old: str, i: int, new: str, j: int) -> tuple[int, int]:

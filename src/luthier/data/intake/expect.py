@@ -14,12 +14,14 @@ from luthier.data.split import TEST, TRAIN, VALIDATION, Split
 
 _MARKS_CHARS = 2
 """Separators and quotes around a value in a file."""
+_NAME_CHARS = 5
+"""The same around a column's name where every row says it."""
 
 
 def expected(source: Source, split: Split, base: Path) -> Outline:
     """Rows by split, and the characters of one; what cannot be known is None."""
     seen = grouped(source, split).glance(base)
-    number = _rows(seen, source.size(base), source.first)
+    number = _rows(seen, source.size(base), source)
     rows = _split(split, number)
     if not seen:
         return Outline(rows=rows or None, how="as the split says" if rows else "")
@@ -32,13 +34,19 @@ def expected(source: Source, split: Split, base: Path) -> Outline:
     )
 
 
-def _rows(seen: Sequence[tuple[Record, Parts]], size: int | None, first: int | None) -> int | None:
+def _rows(seen: Sequence[tuple[Record, Parts]], size: int | None, source: Source) -> int | None:
     """The file's rows: its bytes over those of a row seen."""
     if not seen or size is None:
-        return first
-    chars = sum(len(str(value).encode()) + _MARKS_CHARS for record, _ in seen for value in record.values.values())
-    number = max(len(seen), round(size / max(1.0, chars / len(seen))))
-    return number if first is None else min(number, first)
+        return source.first
+    written = sum(_written(record, names_columns=source.names_columns) for record, _ in seen)
+    number = max(len(seen), round(size / max(1.0, written / len(seen))))
+    return number if source.first is None else min(number, source.first)
+
+
+def _written(record: Record, *, names_columns: bool) -> int:
+    """About how many bytes a file spends on a row."""
+    values = sum(len(str(value).encode()) + _MARKS_CHARS for value in record.values.values())
+    return values + sum(len(name.encode()) + _NAME_CHARS for name in record.values) if names_columns else values
 
 
 def _split(split: Split, number: int | None) -> dict[str, int]:

@@ -23,6 +23,9 @@ class Decontaminate(RowOperator):
     million copies is overlooked at most), or when it holds runs of 13 of the text's words that make up a share of it
     (Brown et al. 2020; Touvron et al. 2023, Llama 2, who call a text clean below 20 %). Each such row is listed with
     what it repeats, where that stands, and how similar it is. A copy inside a longer text is found by its runs only.
+
+    It never suggests itself: a file does not say which benchmarks it will be measured by, and near copies across splits
+    are `near_dedup`'s.
     """
 
     kind: Literal["decontaminate"] = "decontaminate"

@@ -16,7 +16,8 @@ _SHORTEST = 8
 class LeaveOut(RowOperator):
     """Leave rows out by their ids, such as those that a `validate` step doubts and a person has read.
 
-    An id is a digest of the row as it was read: it stays the same when other operators or rows change.
+    An id is a digest of the row as it was read: it stays the same when other operators or rows change. It never
+    suggests itself: which rows are wrong is for somebody who has read them to say.
     """
 
     kind: Literal["leave_out"] = "leave_out"

@@ -96,7 +96,7 @@ class NearDedup(SetOperator):
         reader = _Reader(self, corpus)
         order = ranks(gathered(sketches["preferred"]))
         chosen = bands(self.proposing)
-        twins = Twins(sketches["text"], sketches["signature"], order, chosen, reader.verified)
+        twins = Twins(sketches["text"], sketches["signature"], order, chosen, reader.verified, reader.prepare)
         found = twins.kept_twins() if self.action == "drop" else twins.clusters()
         return told(found, len(corpus), reader.id, "near duplicate" if self.action == "drop" else None)
 
@@ -127,9 +127,15 @@ class NearDedup(SetOperator):
 
     def shown(self, row: Row) -> Shown:
         """What is compared of a row, ready to be compared."""
-        text = normal(self.text(row))
-        none = np.zeros(0, dtype=np.uint64)
-        return Shown(text, none if self.measure == "edit" else distinct(self.pieces([text]).hashes))
+        return self.all_shown([row])[0]
+
+    def all_shown(self, rows: Sequence[Row]) -> list[Shown]:
+        """The same of some rows."""
+        texts = [normal(self.text(row)) for row in rows]
+        if self.measure == "edit":
+            return [Shown(text, np.zeros(0, dtype=np.uint64)) for text in texts]
+        flat = self.pieces(texts)
+        return [Shown(text, distinct(flat.of(place))) for place, text in enumerate(texts)]
 
     def text(self, row: Row) -> str:
         """What is compared of a row."""
@@ -164,10 +170,23 @@ class _Reader:
 
     def __init__(self, operator: NearDedup, corpus: Corpus) -> None:
         self._operator = operator
-        self._shown = lru_cache(maxsize=_SHOWN)(lambda place: operator.shown(corpus.row(place)))
+        self._corpus = corpus
+        self._shown: dict[int, Shown] = {}
         self.id = lru_cache(maxsize=65536)(corpus.id)
 
     def verified(self, one: int, two: int) -> float | None:
         """The similarity of twins."""
-        similarity = self._operator.similarity(self._shown(one), self._shown(two))
+        self.prepare((one, two))
+        similarity = self._operator.similarity(self._shown[one], self._shown[two])
         return round(similarity, _DIGITS) if similarity >= self._operator.threshold else None
+
+    def prepare(self, places: Sequence[int]) -> None:
+        """Read rows that will be compared soon, many at a time."""
+        lacking = [place for place in places[:_SHOWN] if place not in self._shown]
+        if len(self._shown) + len(lacking) > _SHOWN:
+            self._shown.clear()
+            lacking = list(places[:_SHOWN])
+        for start in range(0, len(lacking), _AT_ONCE):
+            some = lacking[start : start + _AT_ONCE]
+            rows = [self._corpus.row(place) for place in some]
+            self._shown.update(zip(some, self._operator.all_shown(rows), strict=True))

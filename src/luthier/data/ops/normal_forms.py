@@ -25,7 +25,8 @@ class NormalForms(RowOperator):
     """Write dates as ISO 8601, times on 24 hours, numbers with a decimal point, units as symbols.
 
     What could mean two things (`3/4/2025`, `1,234`) is left alone and counted in `ambiguous`, until `order` and
-    `decimal` say what it means. Months are known in seven languages.
+    `decimal` say what it means. Months are known in seven languages. It never suggests itself: people will go on to
+    write dates as they please, and only you know whether a model shall read, and write, one form alone.
     """
 
     kind: Literal["normal_forms"] = "normal_forms"

@@ -27,7 +27,7 @@ _HIDDEN_PARTS = ("script", "style")
 _INVISIBLE = re.compile("[\u00ad\u200b\u2060\ufeff\u202a-\u202e\u2066-\u2069\x00-\x08\x0b\x0e-\x1f\x7f]")
 """Zero-width and direction marks, soft hyphens and control characters; joiners stay, emoji and scripts need them."""
 _SPACES = re.compile("[ \t\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]+")
-_ODD_PIECES = ("&", "<", "  ", " \n", "\n\n\n", "\n ")
+_UNTIDY_PIECES = ("  ", " \n", "\n\n\n", "\n ")
 _ODD_LINE = re.compile("[\r\x1b\x80-\x9f\u2028\u2029\ud800-\udfff]")
 """Besides wrong decoding, what ftfy changes: line breaks, terminal escapes, C1 controls, surrogates."""
 _ASCII_RUN = re.compile(r"[\x00-\x7f]{16,}")
@@ -117,7 +117,7 @@ def _is_plain(text: str) -> bool:
     """Whether a text is ASCII without anything to repair, so that nothing needs a closer look."""
     return (
         text.isascii()
-        and not any(piece in text for piece in _ODD_PIECES)
+        and not ("&" in text or "<" in text or "  " in text or " \n" in text or "\n\n\n" in text or "\n " in text)
         and text.replace("\n", "").isprintable()
         and text == text.strip()
     )
@@ -210,7 +210,7 @@ def _without_element(text: str, name: str) -> str:
 
 
 def _tidy(text: str) -> str:
-    if not _UNTIDY.search(text):
+    if not (_may_be_untidy(text) and _UNTIDY.search(text)):
         return text.strip()
     lines = [_tidy_line(line) for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n")]
     kept: list[str] = []
@@ -218,6 +218,11 @@ def _tidy(text: str) -> str:
         if line or (kept and kept[-1]):
             kept.append(line)
     return "\n".join(kept).strip()
+
+
+def _may_be_untidy(text: str) -> bool:
+    """Whether a search is worth its time: what is not printable, or one of few pairs, stands in untidy texts."""
+    return any(piece in text for piece in _UNTIDY_PIECES) or not text.replace("\n", "").isprintable()
 
 
 def _tidy_line(line: str) -> str:

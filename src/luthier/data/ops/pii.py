@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -19,9 +19,9 @@ from luthier.data.pii.pseudonyms import LOCALES, Pseudonyms
 from luthier.data.pii.shown import canonical, masked
 from luthier.data.recogniser import Recogniser
 from luthier.data.row import Row
-from luthier.text.pii.found import HIGH_RISK, KINDS, NAME_KINDS, PATTERN_KINDS, Found, PiiKind
+from luthier.text.pii.found import ANY, HIGH_RISK, KINDS, NAME_KINDS, PATTERN_KINDS, Found, Marks, PiiKind
 from luthier.text.pii.keeper import KEY_VARIABLE, Keeper
-from luthier.text.pii.marks import ANY, Marks, marks
+from luthier.text.pii.marks import marks
 from luthier.text.pii.scan import find
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class Pii(RowOperator):
                 self._known.clear()
             self._known[text] = finds
 
-    def _named(self, texts: list[str]) -> list[list[Found]]:
+    def _named(self, texts: Sequence[str]) -> list[list[Found]]:
         return self.names.recognise(texts) if self.names else [[]] * len(texts)
 
     def _action(self, kind: PiiKind) -> Action:
@@ -180,11 +180,14 @@ class Pii(RowOperator):
     def _tag(self, found: Found) -> str:
         return f"[{found.kind.upper()}:{self._keeper.tag(canonical(found))}]"
 
-    def secrets(self, text: str) -> list[Secret]:
-        """Everything found in a text, with its tag."""
-        finds = find(text, self._wanted, self._named([text])[0])
-        self._remember(text, finds)
-        return [Secret(found.start, found.end, self._tag(found)) for found in finds]
+    def secrets(self, texts: Sequence[str]) -> list[list[Secret]]:
+        """Everything found in each text, with its tag."""
+        found: list[list[Secret]] = []
+        for text, named, marked in zip(texts, self._named(texts), marks(texts), strict=True):
+            finds = find(text, self._wanted, named, marked)
+            self._remember(text, finds)
+            found.append([Secret(one.start, one.end, self._tag(one)) for one in finds])
+        return found
 
     @cached_property
     def _risky(self) -> tuple[PiiKind, ...]:
@@ -198,16 +201,15 @@ class Pii(RowOperator):
         found: NDArray[np.bool_] = np.logical_and.reduce([counts == 0 for counts in columns.values()])
         return found
 
-    def leftover(self, row: Row) -> Leftover | None:
+    def leftover(self, rows: Sequence[Row]) -> tuple[Row, Leftover] | None:
         """A key, card, account or national number that is left in a row although no action keeps it."""
-        if not self.last_look:
-            return None
-        for name, text in row.everything():
-            if found := _in_field(name, text, self._risky):
-                remedy = (
-                    f"set `actions: {{{found[0].kind}: redact}}` and let pii stand behind what made it, or `keep` it"
-                )
-                return Leftover(name, found[0].kind, remedy)
+        texts = [(row, *one) for row in rows for one in row.everything()] if self.last_look else []
+        marked = marks([_context(name) + text for _, name, text in texts])
+        for (row, name, text), seen in zip(texts, marked, strict=True):
+            if found := _in_field(name, text, self._risky, marked=seen):
+                kind = found[0].kind
+                remedy = f"set `actions: {{{kind}: redact}}` and let pii stand behind what made it, or `keep` it"
+                return row, Leftover(name, kind, remedy)
         return None
 
     def prove(self, base: Path) -> dict[str, Rightness]:
@@ -244,6 +246,7 @@ def _told(row: Row, field: str) -> str:
     return field.partition("/")[0]
 
 
+@lru_cache(maxsize=1024)
 def _context(field: str) -> str:
     """A column's name says what its value is: `phone: 4155550143`."""
     if not _is_column(field):

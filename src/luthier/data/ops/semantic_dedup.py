@@ -34,7 +34,8 @@ class SemanticDedup(SetOperator):
     Texts become points; two rows are twins when the cosine between theirs reaches the threshold (Abbas et al. 2023,
     SemDeDup). All pairs are compared, those near the threshold in double precision: no answer depends on luck, on the
     order of rows or on how many are read together. Time grows with the square of the rows that stay. Where the embedder
-    learns from the rows, those that stayed make another space in which others may be twins.
+    learns from the rows, those that stayed make another space in which others may be twins. It never suggests itself:
+    two questions that mean the same may well both be worth learning, and comparing all pairs takes long.
     """
 
     kind: Literal["semantic_dedup"] = "semantic_dedup"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from luthier.core.digest import digest_of
@@ -63,13 +63,17 @@ def run_row_operators(batch: Batch, operators: Sequence[Named], guards: Sequence
 
 def take(batch: Batch, one: Named, outcome: Outcome, guards: Sequence[Operator]) -> tuple[Batch, list[Numbered]]:
     """Do what an operator said about the rows of a batch."""
-    events: list[Numbered] = []
     rows = batch.rows
+    changes: list[_Change] = []
     if outcome.edits:
         rows = list(rows)
         for place in sorted(outcome.edits):
-            rows[place], made = _edit(rows[place], one, outcome.edits[place], guards)
-            events += made
+            rows[place], made = _edit(rows[place], outcome.edits[place])
+            changes += made
+    told = _shown([(change.before, change.after, change.edits) for change in changes], guards)
+    events = [
+        event for change, spans in zip(changes, told, strict=True) for event in _edit_events(change, spans, one.name)
+    ]
     for place, drop in outcome.drops.items():
         events.append((rows[place].n, drop_event(rows[place], one.name, drop)))
     columns = {f"{one.name}.{name}": list(values) for name, values in outcome.attributes.items()}
@@ -82,20 +86,33 @@ def drop_event(row: Row, operator: str, drop: Drop) -> Event:
     return Event(row.id, row.file, row.line, operator, "drop", drop.reason, twin=drop.twin, similarity=drop.similarity)
 
 
-def _edit(row: Row, one: Named, edits: Sequence[Edit], guards: Sequence[Operator]) -> tuple[Row, list[Numbered]]:
+class _Change(NamedTuple):
+    """One text of a row, and what edits make of it."""
+
+    row: Row
+    field: str
+    before: str
+    after: str
+    edits: Sequence[Edit]
+    """In order."""
+
+
+def _edit(row: Row, edits: Sequence[Edit]) -> tuple[Row, list[_Change]]:
     """Put an operator's edits into one row."""
-    events: list[Numbered] = []
+    made: list[_Change] = []
     for name in dict.fromkeys(edit.field for edit in edits):
         text = row.text(name)
         mine = sorted((edit for edit in edits if edit.field == name), key=lambda edit: (edit.start, edit.end))
-        changed = spliced(text, mine)
-        row = row.with_text(name, changed)
-        for edit, (before, after) in zip(mine, shown(text, changed, mine, guards), strict=True):
-            event = Event(
-                row.id, row.file, row.line, one.name, "edit", edit.reason, name, edit.start, edit.end, before, after
-            )
-            events.append((row.n, event))
-    return row, events
+        made.append(_Change(row, name, text, spliced(text, mine), mine))
+        row = row.with_text(name, made[-1].after)
+    return row, made
+
+
+def _edit_events(change: _Change, spans: Sequence[tuple[str, str]], operator: str) -> Iterator[Numbered]:
+    row = change.row
+    for edit, (before, after) in zip(change.edits, spans, strict=True):
+        place = (change.field, edit.start, edit.end)
+        yield row.n, Event(row.id, row.file, row.line, operator, "edit", edit.reason, *place, before, after)
 
 
 def spliced(text: str, edits: Sequence[Edit]) -> str:
@@ -112,17 +129,35 @@ def spliced(text: str, edits: Sequence[Edit]) -> str:
 
 def shown(text: str, changed: str, edits: Sequence[Edit], guards: Sequence[Operator]) -> list[tuple[str, str]]:
     """What events may show of each edit: what touches a secret, before or after, is replaced by its keyed hash."""
+    return _shown([(text, changed, edits)], guards)[0]
+
+
+def _shown(
+    changes: Iterable[tuple[str, str, Sequence[Edit]]], guards: Sequence[Operator]
+) -> list[list[tuple[str, str]]]:
+    """The same of many texts, each before and after its edits: guards look at all of them at once."""
+    asked = [(_telling(before, after, edits), edits) for before, after, edits in changes]
+    secrets = _secrets([text for texts, _ in asked for text in texts if text], guards)
+    return [list(_spans(edits, secrets.get(before, ()), secrets.get(after, ()))) for (before, after), edits in asked]
+
+
+def _telling(before: str, after: str, edits: Sequence[Edit]) -> tuple[str, str]:
+    """The text before and after, or nothing where what the edits show of it cannot give a secret away."""
     bare = [edit for edit in edits if edit.hidden is None]
-    before = _secrets(text, guards) if _tells(edit.before for edit in bare) else []
-    after = _secrets(changed, guards) if _tells(edit.after for edit in bare) else []
-    found: list[tuple[str, str]] = []
+    return (
+        before if _tells(edit.before for edit in bare) else "",
+        after if _tells(edit.after for edit in bare) else "",
+    )
+
+
+def _spans(edits: Sequence[Edit], before: Sequence[Secret], after: Sequence[Secret]) -> Iterator[tuple[str, str]]:
+    """Of each edit what stood there and what stands there, as far as it may be shown."""
     moved = 0
     for edit in edits:
         start = edit.start + moved
         moved += len(edit.after) - len(edit.before)
         old = edit.hidden if edit.hidden is not None else _veiled(edit.before, edit.start, before)
-        found.append((old, _veiled(edit.after, start, after)))
-    return found
+        yield old, _veiled(edit.after, start, after)
 
 
 def _tells(spans: Iterable[str]) -> bool:
@@ -130,8 +165,14 @@ def _tells(spans: Iterable[str]) -> bool:
     return any(any(map(str.isalnum, span)) for span in spans)
 
 
-def _secrets(text: str, guards: Sequence[Operator]) -> list[Secret]:
-    return [secret for guard in guards for secret in guard.secrets(text)]
+def _secrets(texts: Sequence[str], guards: Sequence[Operator]) -> dict[str, list[Secret]]:
+    """The secrets in each text."""
+    found: dict[str, list[Secret]] = {text: [] for text in texts}
+    unique = list(found)
+    for guard in guards:
+        for text, secrets in zip(unique, guard.secrets(unique), strict=True):
+            found[text] += secrets
+    return found
 
 
 def _veiled(text: str, start: int, secrets: Sequence[Secret]) -> str:

@@ -64,6 +64,44 @@ class View:
                 place += 1
 
 
+class Drops:
+    """Which rows go and why, in a few dozen bytes a row."""
+
+    def __init__(self, places: NDArray[np.int64], drops: Sequence[Drop]) -> None:
+        order = np.argsort(places)
+        self.places = places[order]
+        chosen = [drops[at] for at in order.tolist()]
+        reasons: dict[str, int] = {}
+        codes = (reasons.setdefault(drop.reason, len(reasons)) for drop in chosen)
+        self._codes = np.fromiter(codes, np.int32, len(chosen))
+        self._reasons = list(reasons)
+        self._twins = column([drop.twin for drop in chosen], arrow_type("text"))
+        self._similarities = column([drop.similarity for drop in chosen], arrow_type("number"))
+
+    def among(self, places: NDArray[np.int64]) -> dict[int, Drop]:
+        """Those of some rows in order, by their index."""
+        index, at = self._found(places)
+        return {one: self._drop(other) for one, other in zip(index.tolist(), at.tolist(), strict=True)}
+
+    def stay(self, places: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of some rows in order do not go."""
+        found = np.ones(len(places), dtype=bool)
+        found[self._found(places)[0]] = False
+        return found
+
+    def _found(self, places: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Which of some rows go, and where they stand here."""
+        begin, end = np.searchsorted(self.places, [places[0], places[-1] + 1]) if len(places) else (0, 0)
+        mine = self.places[begin:end]
+        index = np.searchsorted(places, mine)
+        found = np.flatnonzero(places[index] == mine)
+        return index[found], found + begin
+
+    def _drop(self, at: int) -> Drop:
+        reason = self._reasons[self._codes[at]]
+        return Drop(reason, twin=self._twins[at].as_py(), similarity=self._similarities[at].as_py())
+
+
 class Settled(NamedTuple):
     """What a set operator said, by places in the spill."""
 
@@ -71,7 +109,7 @@ class Settled(NamedTuple):
     places: NDArray[np.int64]
     """The rows that it saw."""
     edits: dict[int, list[Edit]]
-    drops: dict[int, Drop]
+    drops: Drops
     columns: dict[str, pa.Array]
     """Its attributes, one value for each row that it saw."""
 
@@ -79,7 +117,8 @@ class Settled(NamedTuple):
     def of(cls, one: Named, places: NDArray[np.int64], outcome: Outcome) -> Settled:
         """An outcome that counts rows as its operator saw them."""
         edits = {int(places[place]): edits for place, edits in outcome.edits.items()}
-        drops = {int(places[place]): drop for place, drop in outcome.drops.items()}
+        going = np.fromiter(outcome.drops, np.int64, len(outcome.drops))
+        drops = Drops(places[going], list(outcome.drops.values()))
         columns = {
             name: column(outcome.attributes[name], arrow_type(kind)) for name, kind in one.operator.writes.items()
         }
@@ -90,7 +129,7 @@ class Settled(NamedTuple):
         at = places.tolist()
         return Outcome(
             {index: self.edits[place] for index, place in enumerate(at) if place in self.edits},
-            {index: self.drops[place] for index, place in enumerate(at) if place in self.drops},
+            self.drops.among(places),
             {name: values.to_pylist() for name, values in self._taken(places).items()},
         )
 
@@ -98,14 +137,13 @@ class Settled(NamedTuple):
         """Add the columns to rows at these places, and leave out the dropped ones; rows are not taken apart."""
         import pyarrow as pa
 
-        at = places.tolist()
-        drops = {index: self.drops[place] for index, place in enumerate(at) if place in self.drops}
+        drops = self.drops.among(places)
         columns = {f"{self.one.name}.{name}": values for name, values in self._taken(places).items()}
         schema = pa.schema([*table.schema, *((name, values.type) for name, values in columns.items())])
         table = pa.RecordBatch.from_arrays([*table.columns, *columns.values()], schema=schema)
         events = [_drop_event(table, index, self.one.name, drop) for index, drop in drops.items()]
         if drops:
-            table = table.filter(mask(np.array([index not in drops for index in range(len(at))])))
+            table = table.filter(mask(self.drops.stay(places)))
         return table, events
 
     def _taken(self, places: NDArray[np.int64]) -> dict[str, pa.Array]:
@@ -134,7 +172,7 @@ def carried_out(
         left = table
         for one in settled:
             left, made = one.carry_out(left, places)
-            places = places[[place not in one.drops for place in places.tolist()]] if made else places
+            places = places[one.drops.stay(places)] if made else places
             events += made
         yield left, sorted(events, key=lambda numbered: numbered[0])
 

@@ -25,6 +25,7 @@ from luthier.data.passes.corpus import Settled, View, carried_out
 from luthier.data.passes.spill import Spill, SpillWriter
 from luthier.data.passes.stage import Fed, Passed, Stage, stages, through
 from luthier.data.passes.tables import EventWriter, spill_schema
+from luthier.data.passes.workers import Workers
 from luthier.data.twins.mapped import let_go
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Engine:
     operators: list[Named]
     scratch: Path
     events: EventWriter
-    workers: int = 1
+    workers: Workers = field(default_factory=Workers)
     base: Path = Path()
     """The recipe's folder, for operators that read files."""
     tick: Callable[[int, int], None] = lambda done, stage: None
@@ -125,7 +126,8 @@ class Engine:
             found.append(Settled.of(one, left, outcome))
             self.books.notes.update(dict.fromkeys(outcome.notes))
             self.books.count({one.name: outcome.counts})
-            left = np.delete(left, sorted(outcome.drops)) if outcome.drops else left
+            del outcome  # the next operator has the room
+            left = np.setdiff1d(left, found[-1].drops.places, assume_unique=True)
             path.unlink()
         return found
 

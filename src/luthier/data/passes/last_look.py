@@ -2,44 +2,59 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from luthier.core.errors import DataError, Where
-from luthier.data.operator import Operator
+from luthier.data.operator import Leftover, Operator
 from luthier.data.passes.apply import Named
 from luthier.data.passes.columns import counts_in, mask
 from luthier.data.passes.engine import Books
 from luthier.data.passes.spill import Spill
 from luthier.data.passes.tables import from_arrow
+from luthier.data.passes.workers import Workers
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
 
-def last_look(spill: Spill, operators: Sequence[Named], books: Books) -> None:
+def last_look(spill: Spill, operators: Sequence[Named], books: Books, workers: Workers) -> None:
     """Refuse rows that hold what an operator should have taken out.
 
     A row in which it had found nothing is looked at again only when a later operator has edited any row.
     """
     looking = [
-        (one, any(books.edited[later.name] for later in operators[place + 1 :]))
+        (one.name, one.operator.settings(), any(books.edited[later.name] for later in operators[place + 1 :]))
         for place, one in enumerate(operators)
         if type(one.operator).leftover is not Operator.leftover
     ]
-    for table in spill.batches() if looking else ():
-        for one, was_edited in looking:
-            _look(table if was_edited else table.filter(_troubled(table, one)), one.operator)
-
-
-def _look(table: pa.RecordBatch, operator: Operator) -> None:
-    for row in from_arrow(table).rows:
-        if (left := operator.leftover(row)) is not None:
-            where = Where(file=row.file, line=row.line, field=left.field)
+    setup = json.dumps(looking)
+    asked = ((setup, spill, index) for index in range(len(spill) if looking else 0))
+    for found in workers.map(_looked_at, asked):
+        if found is not None:
+            where, left = found
             raise DataError(f"{left.what} is left in the row after all operators", where=where, remedy=left.remedy)
+
+
+def _looked_at(setup: str, spill: Spill, index: int) -> tuple[Where, Leftover] | None:
+    """The first that is left in one batch of a spill."""
+    table = spill.batch(index)
+    for one, was_edited in _looking(setup):
+        rows = from_arrow(table if was_edited else table.filter(_troubled(table, one))).rows
+        if found := one.operator.leftover(rows):
+            row, left = found
+            return Where(file=row.file, line=row.line, field=left.field), left
+    return None
+
+
+@lru_cache(maxsize=1)
+def _looking(setup: str) -> list[tuple[Named, bool]]:
+    return [(Named(name, Operator.parse(settings)), was_edited) for name, settings, was_edited in json.loads(setup)]
 
 
 def _troubled(table: pa.RecordBatch, one: Named) -> pa.Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from luthier.data.passes.engine import Books
 from luthier.data.passes.reader import unusable
 from luthier.data.passes.spill import Spill
 from luthier.data.passes.tables import EventWriter, from_arrow
-from luthier.data.row import Row
+from luthier.data.passes.workers import Workers
 from luthier.data.split import NAMES, NOT_TAKEN, Assigned, Keys, Split
 from luthier.data.task import Answers, Task
 from luthier.data.twins.text_keys import digest8, prompt_key
@@ -33,31 +33,27 @@ class Left:
         self._groups = array("Q")
 
     @classmethod
-    def scan(cls, spill: Spill, split: Split, books: Books, events: EventWriter) -> Left:
+    def scan(cls, spill: Spill, split: Split, books: Books, events: EventWriter, workers: Workers) -> Left:
         """Read the last pass once: keys for the split, answers, and rows that cleaning has emptied."""
         left = cls()
-        for table in spill.batches():
-            batch = from_arrow(table)
-            clusters = [name for name in batch.attributes if name.endswith(".cluster")]
-            in_clusters = split.group == "cluster"
-            groups = batch.attributes[clusters[-1]] if in_clusters else [row.group for row in batch.rows]
-            emptied: list[Numbered] = []
-            for row, group in zip(batch.rows, groups, strict=True):
-                if (reason := unusable(row)) is not None:
-                    emptied.append((row.n, drop_event(row, "prepare", Drop(f"{reason} after cleaning"))))
-                left._add(row, group, usable=reason is None)
-            books.enter(emptied)
-            events.write([event for _, event in emptied])
+        asked = ((spill, index, split.group == "cluster", not left.answers.is_settled) for index in range(len(spill)))
+        for found in workers.map(_looked_at, asked):
+            left._add(found)
+            books.enter(found.emptied)
+            events.write([event for _, event in found.emptied])
         if not any(left.usable):
             raise _nothing_left(books)
         return left
 
-    def _add(self, row: Row, group: str | None, *, usable: bool) -> None:
-        self.usable.append(usable)
-        if usable:
-            self._prompts.append(digest8(prompt_key(row)))
-            self._groups.append(digest8(group) or 1 if group else 0)
-            self.answers.add(row.answer, plain=row.kind == "chat" and len(row.prompt) > 0)
+    def _add(self, found: _Batch) -> None:
+        self.usable += found.usable
+        self._prompts += found.prompts
+        self._groups += found.groups
+        if found.answers is None:
+            self.answers.pass_over(len(found.prompts))
+            return
+        for answer, is_plain in found.answers:
+            self.answers.add(answer, plain=is_plain)
 
     def keys(self, task: Task) -> Keys:
         """What the split goes by."""
@@ -70,6 +66,40 @@ class Left:
         found = np.full(len(self.usable), NAMES.index(NOT_TAKEN), dtype=np.int8)
         found[np.frombuffer(self.usable, dtype=bool)] = assigned.splits
         return found
+
+
+class _Batch(NamedTuple):
+    """What is known of the rows of one batch."""
+
+    usable: bytes
+    """One byte a row."""
+    prompts: array[int]
+    """Of usable rows alone, as what follows."""
+    groups: array[int]
+    answers: list[tuple[str, bool]] | None
+    """Each answer, and whether its row is a single question; None: nobody wants to know any more."""
+    emptied: list[Numbered]
+
+
+def _looked_at(spill: Spill, index: int, in_clusters: bool, wants_answers: bool) -> _Batch:
+    """Look at one batch of a spill."""
+    batch = from_arrow(spill.batch(index))
+    reasons = [unusable(row) for row in batch.rows]
+    rows = [row for row, reason in zip(batch.rows, reasons, strict=True) if reason is None]
+    clusters = [name for name in batch.attributes if name.endswith(".cluster")]
+    groups = batch.attributes[clusters[-1]] if in_clusters else [row.group for row in batch.rows]
+    kept = (group for group, reason in zip(groups, reasons, strict=True) if reason is None)
+    return _Batch(
+        bytes(reason is None for reason in reasons),
+        array("Q", (digest8(prompt_key(row)) for row in rows)),
+        array("Q", (digest8(group) or 1 if group else 0 for group in kept)),
+        [(row.answer, row.kind == "chat" and len(row.prompt) > 0) for row in rows] if wants_answers else None,
+        [
+            (row.n, drop_event(row, "prepare", Drop(f"{reason} after cleaning")))
+            for row, reason in zip(batch.rows, reasons, strict=True)
+            if reason is not None
+        ],
+    )
 
 
 def _nothing_left(books: Books) -> DataError:

@@ -24,6 +24,7 @@ from luthier.data.passes.reader import Reader
 from luthier.data.passes.result import Result
 from luthier.data.passes.spill import Spill
 from luthier.data.passes.tables import EventWriter, from_arrow
+from luthier.data.passes.workers import Workers
 from luthier.data.source import Source
 from luthier.data.split import NAMES, NOT_TAKEN, TRAIN, Assigned, Split, assign
 from luthier.data.task import Answers, Task
@@ -46,20 +47,22 @@ class Options:
 
 def prepare(source: Source, operators: Sequence[Operator], split: Split, work: Work, options: Options) -> int:
     """Write a data set into `work.folder`; returns the rows that went in."""
-    with quiet_collector():
-        return _prepare(source, operators, split, work, options)
+    with quiet_collector(), Workers(options.workers) as workers:
+        return _prepare(source, operators, split, work, options, workers)
 
 
-def _prepare(source: Source, operators: Sequence[Operator], split: Split, work: Work, options: Options) -> int:
+def _prepare(
+    source: Source, operators: Sequence[Operator], split: Split, work: Work, options: Options, workers: Workers
+) -> int:
     rows_of = grouped(source, split)
     reader = Reader(rows_of, work.base, work.events.note, batch_rows=options.batch_rows)
     events = EventWriter(work.folder / "events.parquet")
     chosen = named([operator.at(work.base) for operator in operators])
     ticker = _Ticker(work, reader)
-    engine = Engine(chosen, work.scratch / "passes", events, options.workers, work.base, ticker, ticker.settling)
+    engine = Engine(chosen, work.scratch / "passes", events, workers, work.base, ticker, ticker.settling)
     spill = engine.run(reader.batches())
-    left = Left.scan(spill, split, engine.books, events)
-    last_look(spill, chosen, engine.books)
+    left = Left.scan(spill, split, engine.books, events, workers)
+    last_look(spill, chosen, engine.books, workers)
     task = _decide_task(left, options.task, work)
     assigned = assign(split, left.keys(task), work.seed)
     if split.train != 0:

@@ -45,6 +45,7 @@ class Reader:
         for found in bounded(self._numbered(), self._batch_rows, _size):
             rows = [made for _, made in found if isinstance(made, Row)]
             yield Fed(Batch(rows), [(number, made) for number, made in found if isinstance(made, Event)])
+        self._seen, self._keys = Seen(), {}  # what comes later needs the room
         if self.rows == 0:
             raise DataError("the source has no rows", where=Where(field="source"), remedy="check where it reads from")
 
@@ -68,7 +69,8 @@ class Reader:
         return self._made(*found)
 
     def _made(self, record: Record, parts: Parts) -> Row | Event:
-        self.media.update(held(parts.messages, parts.meta).keys())
+        if media := held(parts.messages, parts.meta):
+            self.media.update(media.keys())
         self.unwanted += parts.meta.get("label") is False
         own = parts.own or Own(self._id(parts), self._source.kind, record.file, record.line)
         row = Row(

@@ -54,8 +54,8 @@ class Result:
             for name, writer in writers.items():
                 writer.write(_chosen(examples, splits == NAMES.index(name)))
             for name, writer in columns.items():
-                kept = _chosen(table, splits != NAMES.index(NOT_TAKEN))
-                writer.write(_attributes(kept, name, writer.schema))
+                found = _attributes(table, name, writer.schema)
+                writer.write(_chosen(found, splits != NAMES.index(NOT_TAKEN)))
         for writer in (*writers.values(), *columns.values()):
             writer.close()
 

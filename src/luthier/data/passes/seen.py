@@ -20,7 +20,7 @@ class Seen:
     """Numbers in sorted runs, each at least twice as long as the next (a log-structured merge)."""
 
     def __init__(self) -> None:
-        self._filter = bytearray(_FILTER_BITS >> 3)
+        self._filter = bytearray()
         self._fresh: set[int] = set()
         self._runs: list[NDArray[np.uint64]] = []
         self._again: dict[int, int] = {}
@@ -39,6 +39,8 @@ class Seen:
 
     def _is_new(self, number: int) -> bool:
         """Look into the filter first (and enter the number there), then into the runs."""
+        if not self._filter:
+            self._filter = bytearray(_FILTER_BITS >> 3)
         new = False
         for shift in (0, 26):
             place = (number >> shift) % _FILTER_BITS

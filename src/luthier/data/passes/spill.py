@@ -7,8 +7,9 @@ import json
 import mmap
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from luthier.core.files import writing
 from luthier.data.passes.tables import ROW_COLUMNS
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _BATCHES_HELD = 256
-_BATCHES_BETWEEN, _FINDS_BETWEEN = 32, 256
+_BATCHES_BETWEEN, _FINDS_BETWEEN = 8, 256
 """After so many batches read, or rows looked up, pages of the file are let go."""
 
 
@@ -53,6 +54,15 @@ class SpillWriter:
         return Spill(self.path, self.starts, self.rows, self.schema)
 
 
+@lru_cache(maxsize=1)
+def _opened(path: str, rows: int) -> Spill:
+    import pyarrow as pa
+
+    with pa.ipc.open_file(path) as file:
+        sizes = [file.get_batch(index).num_rows for index in range(file.num_record_batches)]
+        return Spill(Path(path), [0, *accumulate(sizes)][:-1], rows, file.schema)
+
+
 class Spill:
     """Rows of a finished pass, mapped from the disk: streamed, or reached one by one."""
 
@@ -73,12 +83,23 @@ class Spill:
         """Pages that were read need not count as memory of ours; who reads them again has them from the system."""
         self._map.madvise(mmap.MADV_DONTNEED)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process opens the file for itself."""
+        return _opened, (str(self.path), self.rows)
+
+    def __len__(self) -> int:
+        """How many batches there are."""
+        return len(self._starts)
+
     def batches(self) -> Iterator[pa.RecordBatch]:
         """All batches in order."""
-        for index in range(len(self._starts)):
-            yield self._reader.get_batch(index)
-            if index % _BATCHES_BETWEEN == 0:
-                self._let_go()
+        return map(self.batch, range(len(self)))
+
+    def batch(self, index: int) -> pa.RecordBatch:
+        """One batch, for somebody who goes through all of them."""
+        if index % _BATCHES_BETWEEN == 0:
+            self._let_go()
+        return self._reader.get_batch(index)
 
     def row(self, place: int) -> Row:
         """One row by its place."""

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from luthier.data.operator import Column, Operator, RowOperator, SetOperator
 from luthier.data.passes.apply import Named, Numbered, Tables, run_row_operators
-from luthier.data.passes.collector import keep_quiet
 from luthier.data.passes.tables import from_arrow, from_bytes, spill_schema, to_arrow, to_bytes
+from luthier.data.passes.workers import Workers
 from luthier.data.row import Batch
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-
     import pyarrow as pa
 
 
@@ -94,11 +92,14 @@ def columns_of(one: Named) -> Mapping[str, Column]:
     return {f"{one.name}.{name}": kind for name, kind in one.operator.writes.items()}
 
 
-def through(stage: Stage, fed: Iterator[Fed], workers: int) -> Iterator[Passed]:
+def through(stage: Stage, fed: Iterator[Fed], workers: Workers) -> Iterator[Passed]:
     """Take batches through a stage, in order, here or in worker processes."""
-    if workers <= 1 or not (stage.rows or stage.sets):
+    if workers.count <= 1 or not (stage.rows or stage.sets):
         return map(stage.run, fed)
-    return _in_processes(stage, fed, workers)
+    parts = [[(one.name, one.operator.settings()) for one in part] for part in (stage.rows, stage.sets)]
+    setup = json.dumps([*parts, [guard.settings() for guard in stage.guards], stage.columns, str(stage.base)])
+    asked = ((setup, _Sent(_as_bytes(one.rows), one.events, [], [], {})) for one in fed)
+    return map(_received, workers.map(_work, asked))
 
 
 class _Sent(NamedTuple):
@@ -111,43 +112,22 @@ class _Sent(NamedTuple):
     counts: Tables
 
 
-def _in_processes(stage: Stage, fed: Iterator[Fed], workers: int) -> Iterator[Passed]:
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor
-
-    context = multiprocessing.get_context("spawn")
-    parts = [[(one.name, one.operator.settings()) for one in part] for part in (stage.rows, stage.sets)]
-    setup = json.dumps([*parts, [guard.settings() for guard in stage.guards], stage.columns, str(stage.base)])
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare_worker, initargs=(setup,)) as pool:
-        waiting: deque[Future[_Sent]] = deque()
-        for one in fed:
-            waiting.append(pool.submit(_work, _Sent(_as_bytes(one.rows), one.events, [], [], {})))
-            if len(waiting) > 2 * workers:
-                yield _received(waiting.popleft())
-        while waiting:
-            yield _received(waiting.popleft())
-
-
 def _as_bytes(rows: Batch | pa.RecordBatch) -> bytes:
     return to_bytes(to_arrow(rows, spill_schema({})) if isinstance(rows, Batch) else rows)
 
 
-def _received(future: Future[_Sent]) -> Passed:
-    sent = future.result()
+def _received(sent: _Sent) -> Passed:
     return Passed(from_bytes(sent.table), sent.events, sent.sketches, sent.notes, sent.counts)
 
 
-_STAGE: list[Stage] = []
-"""The stage of this worker process."""
-
-
-def _prepare_worker(setup: str) -> None:
+@lru_cache(maxsize=1)
+def _stage(setup: str) -> Stage:
+    """The stage that a worker process is asked for."""
     rows, sets, guards, columns, base = json.loads(setup)
     parts = [[Named(name, Operator.parse(settings).at(Path(base))) for name, settings in part] for part in (rows, sets)]
-    _STAGE[:] = [Stage(parts[0], parts[1], [Operator.parse(settings) for settings in guards], columns)]
-    keep_quiet()
+    return Stage(parts[0], parts[1], [Operator.parse(settings) for settings in guards], columns)
 
 
-def _work(sent: _Sent) -> _Sent:
-    passed = _STAGE[0].run(Fed(from_bytes(sent.table), sent.events))
+def _work(setup: str, sent: _Sent) -> _Sent:
+    passed = _stage(setup).run(Fed(from_bytes(sent.table), sent.events))
     return _Sent(to_bytes(passed.table), passed.events, passed.sketches, passed.notes, passed.counts)

@@ -17,6 +17,7 @@ class Json(FileSource):
 
     kind: Literal["json"] = "json"
     endings: ClassVar[tuple[str, ...]] = (".json",)
+    names_columns: ClassVar[bool] = True
     rows: str | None = None
     """The member that holds the rows, when the file is an object with several arrays; else the only one is taken."""
     encoding: str = "auto"

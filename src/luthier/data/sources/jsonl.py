@@ -17,6 +17,7 @@ class Jsonl(FileSource):
 
     kind: Literal["jsonl"] = "jsonl"
     endings: ClassVar[tuple[str, ...]] = (".jsonl", ".ndjson")
+    names_columns: ClassVar[bool] = True
     encoding: str = "auto"
     """`auto` reads UTF-8, UTF-16 and what the first lines show; otherwise a name such as latin-1."""
 

@@ -31,10 +31,10 @@ _WIDEST = 24
 _CROWD = 12
 """A bucket with more rows is settled row by row instead of pair by pair."""
 _MERGED_BANDS = 16
-_KEY_BYTES = 32 << 20
+_KEY_BYTES = 16 << 20
 """Keys of several bands are made together, as far as they fit."""
 _BLOCK = 1 << 14
-_BLOCKS_BETWEEN = 16
+_BLOCKS_BETWEEN = 4
 """After so many blocks, pages of the signatures' file are let go."""
 
 

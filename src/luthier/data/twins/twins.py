@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,6 +15,8 @@ from luthier.data.twins.minhash import Bands, Crowds, proposed
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_AHEAD = 128
+"""Rows whose twins are read together."""
 _LOOKS_BETWEEN = 1024
 """After so many looks at signatures, pages of their file are let go."""
 Verify = Callable[[int, int], float | None]
@@ -38,10 +40,15 @@ class Twins:
         ranks: NDArray[np.int64],
         bands: Bands,
         verify: Verify,
+        prepare: Callable[[Sequence[int]], None] = lambda places: None,
     ) -> None:
-        """`texts` (rows, 2) are digests: rows with equal ones are copies, and only the first of them is compared."""
+        """`texts` (rows, 2) are digests: rows with equal ones are copies, and only the first of them is compared.
+
+        `prepare` is told of rows that may soon be verified.
+        """
         self._ranks = ranks
         self._verify = verify
+        self._prepare = prepare
         self._bands = bands
         self._first = first_copies(texts, ranks)
         self._own = np.flatnonzero(self._first == np.arange(len(ranks)))
@@ -88,7 +95,10 @@ class Twins:
         crowd = _Crowded(crowds, self._own)
         starts = dict(zip(*_starts(later), strict=True))
         places = np.unique(np.concatenate([later, crowd.places]))
-        for place in places[np.argsort(self._ranks[places], kind="stable")].tolist():
+        for number, place in enumerate(order := places[np.argsort(self._ranks[places], kind="stable")].tolist()):
+            if number % _AHEAD == 0:
+                soon = [(one, *starts[one]) for one in order[number : number + _AHEAD] if one in starts]
+                self._prepare(list({at for one, *span in soon for at in (one, *earlier[slice(*span)].tolist())}))
             begin, end = starts.get(place, (0, 0))
             others = set(earlier[begin:end].tolist())
             buckets = crowd.of(place)

@@ -8,9 +8,10 @@ postcode or a town follows, or the whole stands apart in a line or between comma
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 
 from luthier.text.pii import streets
-from luthier.text.pii.found import Areas, Span, Spans, near
+from luthier.text.pii.found import Marks, Span, Spans, near
 
 _REACH = 60
 _LINES_REACH = 110
@@ -86,11 +87,11 @@ _SPOKEN = re.compile(r"[^\W\d_]+|[:=,\n]")
 _CLOSED = re.compile(r" ?(?:[,;\n)/|]|\.?$)")
 
 
-def numbered(text: str, areas: Areas) -> Spans:
+def numbered(text: str, marks: Marks) -> Spans:
     """A house number with a street, or what stands before a postcode, in the orders that countries use."""
-    for town in near(_TOWN_END, text, areas, 5):
+    for town in near(_TOWN_END, text, marks, 5):
         yield from _behind_lines(text, _TOWN_LINES, town)
-    numbers = list(_NUMBER.finditer(text))
+    numbers = list(_house_numbers(text, marks.digits))
     for number in numbers:
         if number.lastindex == _POSTCODE_GROUP:
             yield from _behind_lines(text, _UK_LINES, number)
@@ -98,6 +99,18 @@ def numbered(text: str, areas: Areas) -> Spans:
         at = number.start()
         found = (_english(text, at) or _romance(text, at)) if number.lastindex else None
         if found := found or _behind_street(text, at):
+            yield found
+
+
+def _house_numbers(text: str, digits: Sequence[int] | None) -> Iterator[re.Match[str]]:
+    """What `_NUMBER` finds in a text; it only matches where digits begin."""
+    if digits is None:
+        yield from _NUMBER.finditer(text)
+        return
+    end = 0
+    for at in digits:
+        if at >= end and (found := _NUMBER.match(text, at)):
+            end = found.end()
             yield found
 
 
@@ -157,9 +170,11 @@ def _romance(text: str, at: int) -> Span | None:
 
 def _behind_street(text: str, at: int) -> Span | None:
     """A house number behind the name of its street."""
-    street, is_sure = _street_before(text[max(0, at - _REACH) : at])
-    house = _HOUSE.match(text, at) if street else None
+    house = _HOUSE.match(text, at)
     if house is None:
+        return None
+    street, is_sure = _street_before(text[max(0, at - _REACH) : at])
+    if not street:
         return None
     start = at - len(street)
     is_sure = is_sure and not _YEAR.match(text, at)
@@ -174,7 +189,7 @@ def _is_no_initial(street: str, house: str) -> bool:
     return _RUA_OF.match(street) is not None or len(re.findall(r"\d", house)) >= _LONG_NUMBER
 
 
-def unnumbered(text: str, _areas: Areas) -> Spans:
+def unnumbered(text: str, _marks: Marks) -> Spans:
     """Streets whose houses have none, and streets where somebody lives."""
     if "/N" in text or "/n" in text:
         for none in _NO_NUMBER.finditer(text):

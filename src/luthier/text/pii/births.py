@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from luthier.text.pii import words
-from luthier.text.pii.found import Areas, Span, Spans
+from luthier.text.pii.found import Marks, Span, Spans, areas
 
 _MONTH = (
     r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec|mär|mai|okt|dez|janv|f[ée]v|avr|juin|juil|ao[ûu]|d[ée]c"
@@ -35,9 +35,9 @@ _YEAR_CHARS = 4
 _SHORTEST_DATE = 6
 
 
-def birth_dates(text: str, areas: Areas) -> Spans:
+def birth_dates(text: str, marks: Marks) -> Spans:
     """Dates that a word such as `born` or `DOB` stands before, or `is my birthday` behind."""
-    for start, end, length in areas:
+    for start, end, length in areas(text) if marks.areas is None else marks.areas:
         if length == _YEAR_CHARS or length >= _SHORTEST_DATE:
             for date in _dates(text, start, end):
                 spoken = _WORD.findall(text[max(0, date.start - _REACH) : date.start].lower())[-_WORDS_BEFORE:]

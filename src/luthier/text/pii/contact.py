@@ -6,7 +6,7 @@ import re
 from functools import lru_cache
 
 from luthier.text.pii import words
-from luthier.text.pii.found import Areas, Span, Spans, near
+from luthier.text.pii.found import Marks, Span, Spans, near
 
 _EMAIL_HOST = re.compile(r"(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![\w@])")
 _LOCAL_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._%+-'")
@@ -53,7 +53,7 @@ _GROUPED = ("ES", "IT", "PT", "PL", "NO", "DK", "SE", "CZ", "GR", "HU", "IN", "B
 """Countries whose national numbers need no 0 before them: in groups they count when the country gives such numbers."""
 
 
-def emails(text: str, _areas: Areas) -> Spans:
+def emails(text: str, _marks: Marks) -> Spans:
     """From each @ to the left as far as a local part reaches (64 characters), to the right as far as a host does."""
     at = text.find("@")
     while at >= 0:
@@ -72,9 +72,9 @@ def _is_local(char: str) -> bool:
     return char in _LOCAL_CHARS or (char > "\x7f" and char.isalnum())
 
 
-def phones(text: str, areas: Areas) -> Spans:
+def phones(text: str, marks: Marks) -> Spans:
     """Numbers with an international prefix, in a national shape, or named as telephone numbers."""
-    for found in near(_PHONE, text, areas, 7):
+    for found in near(_PHONE, text, marks, 7):
         start = found.start()
         written = found[0].rstrip(" (.-/")
         if written.startswith("(") and ")" not in written:

@@ -54,16 +54,28 @@ class Span(NamedTuple):
 Spans = Iterator[Span]
 
 
-class Area(NamedTuple):
-    """A stretch of a text with a number of some length in it; such numbers are looked for there only."""
+Area = tuple[int, int, int]
+"""Start, end and length: a stretch of a text with a number of some length in it (characters from its first digit to its
+last); such numbers are looked for there only."""
+Mark = Literal["digits", "long", "keys", "places"]
+"""Digits; a word as long as a key; one with letters and digits, as passwords have; one that a street without a number
+or a box of the post office is told by."""
 
-    start: int
-    end: int
-    length: int
-    """Characters from the number's first digit to its last."""
+
+class Marks(NamedTuple):
+    """What is known of one text before finders look at it."""
+
+    missing: frozenset[Mark] = frozenset()
+    """What it surely has not."""
+    areas: Sequence[Area] | None = None
+    """Where numbers of some length stand; None: that was not looked for."""
+    digits: Sequence[int] | None = None
+    """Where digits begin that stand behind none; None: that was not looked for."""
+    long: str | None = None
+    """Its words that are as long as keys; None: that was not looked for."""
 
 
-Areas = Sequence[Area]
+ANY = Marks()
 _NUMBER = re.compile(r"\d(?:[^\w\n]{0,3}[A-Za-z]?\d){3,}")
 """At least four digits (`DIGITS`) with little between them: no numbered list, and every number that is looked for."""
 DIGITS = 4
@@ -79,13 +91,13 @@ def areas(text: str) -> list[Area]:
     found: list[Area] = []
     last = 0
     for (start, end), (following, _) in zip(spans, (*spans, (len(text), 0))[1:], strict=True):
-        found.append(Area(max(last, start - BEFORE), min(following, end + BEHIND), end - start))
+        found.append((max(last, start - BEFORE), min(following, end + BEHIND), end - start))
         last = end
     return found
 
 
-def near(pattern: re.Pattern[str], text: str, areas: Areas, least: int) -> Iterator[re.Match[str]]:
+def near(pattern: re.Pattern[str], text: str, marks: Marks, least: int) -> Iterator[re.Match[str]]:
     """Matches of a pattern in areas whose number is `least` characters long or longer."""
-    for start, end, length in areas:
+    for start, end, length in areas(text) if marks.areas is None else marks.areas:
         if length >= least:
             yield from pattern.finditer(text, start, end)

@@ -7,42 +7,37 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, TypeVar, get_args
 
 import numpy as np
 
 from luthier.text.flat import Flat, blocks
 from luthier.text.pii import secrets
-from luthier.text.pii.found import BEFORE, BEHIND, DIGITS, Area
+from luthier.text.pii.found import ANY, BEFORE, BEHIND, DIGITS, Area, Mark, Marks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Mark = Literal["digits", "long", "keys", "places"]
-"""Digits; a word as long as a key; one with letters and digits, as passwords have; one that a street without a number
-or a box of the post office is told by."""
 _NAMES: tuple[Mark, ...] = get_args(Mark)
 _MISSING = [
     frozenset(name for bit, name in enumerate(_NAMES) if not code >> bit & 1) for code in range(1 << len(_NAMES))
 ]
-_STREET_ENDS = ("rue", "nue", "rua", "lle", "ida", "min", "ard", "sse", "ale", "zza", "ica")
-"""How words end that a street without a number is told by: *venue*, *calle*, *avenida*, *chemin*, *boulevard* …"""
-_BOX_ENDS = ("ach", "ale", "bus", "oks", "ado", "eos")
+_PLACE_ENDS = ("enue", "alle", "nida", "emin", "vard", "asse", "iale", "azza", "lica")
+"""How words end that a street without a number is told by, besides *rue* and *rua*: *avenue*, *calle*, *chemin* …"""
+_SHORT_PLACES = ("rue", "rua")
+_BOX_ENDS = ("fach", "tale", "tbus", "boks", "tado", "reos")
 """How the names of post-office boxes end, besides *box*: *Postfach*, *boîte postale*, *postbus* …"""
-_SMALL = 32
+_SMALL = np.uint8(32)
+_ENDS = {
+    length: np.array([int.from_bytes(end.encode(), "big") for end in ends], dtype=np.int64)
+    for length, ends in ((2, ("ox",)), (3, _SHORT_PLACES), (4, (*_PLACE_ENDS, *_BOX_ENDS)))
+}
+"""As numbers, by how many letters they have."""
+_LAST_LETTERS = np.frombuffer(
+    "".join(sorted({end[-1] for end in (*_PLACE_ENDS, *_BOX_ENDS, "rue", "rua", "ox")})).encode(), np.uint8
+)
+Item = TypeVar("Item")
 _MOST_BETWEEN = 4
-
-
-class Marks(NamedTuple):
-    """What is known of one text."""
-
-    missing: frozenset[Mark] = frozenset()
-    """What it surely has not."""
-    areas: list[Area] | None = None
-    """Where numbers of some length stand; None: that was not looked for."""
-
-
-ANY = Marks()
 
 
 def marks(texts: Sequence[str]) -> list[Marks]:
@@ -55,30 +50,56 @@ def marks(texts: Sequence[str]) -> list[Marks]:
 
 def _of_block(flat: Flat) -> list[Marks]:
     digits = flat.has("digit")
+    long = flat.lengths >= secrets.SHORTEST_KEY
     keys = digits & flat.has("letter") & (flat.lengths >= secrets.SHORTEST_NAMED)
     if secrets.KEY_BEGIN in flat.joined:
         keys |= True
     has = np.zeros(len(flat.texts), dtype=np.int64)
-    for bit, words in enumerate((digits, flat.lengths >= secrets.SHORTEST_KEY, keys, _may_name_a_place(flat))):
+    for bit, words in enumerate((digits, long, keys, _may_name_a_place(flat))):
         has |= (flat.total(words) > 0).astype(np.int64) << bit
-    return [Marks(_MISSING[code], areas) for code, areas in zip(has.tolist(), _areas(flat), strict=True)]
+    missing = [_MISSING[code] for code in has.tolist()]
+    return list(map(Marks, missing, *_numbers(flat), _long(flat, np.flatnonzero(long))))
 
 
 def _may_name_a_place(flat: Flat) -> NDArray[np.bool_]:
     """(words,): by their last letters, and by what may be *s/n*."""
-    last = [flat.codes[np.maximum(flat.ends - back, 0)].astype(np.int64) | _SMALL for back in (1, 2, 3)]
-    three = last[2] << 16 | last[1] << 8 | last[0]
-    found: NDArray[np.bool_] = (last[1] == ord("o")) & (last[0] == ord("x"))
-    for end in dict.fromkeys((*_STREET_ENDS, *_BOX_ENDS)):
-        found |= three == int.from_bytes(end.encode(), "big")
     if "/n" in flat.joined or "/N" in flat.joined:
-        found |= True
+        return np.ones(len(flat.ends), dtype=bool)
+    found = np.zeros(len(flat.ends), dtype=bool)
+    at = np.flatnonzero(np.isin(flat.codes[flat.ends - 1] | _SMALL, _LAST_LETTERS))
+    ends = flat.ends[at]
+    last = [flat.codes[np.maximum(ends - back, 0)].astype(np.int64) | _SMALL for back in (1, 2, 3, 4)]
+    last[3][ends < len(last)] = 0
+    two = last[1] << 8 | last[0]
+    three = last[2] << 16 | two
+    alone = (last[3] < ord("a")) | (last[3] > ord("z"))
+    is_place = np.isin(last[3] << 24 | three, _ENDS[4]) | (np.isin(three, _ENDS[3]) & alone) | np.isin(two, _ENDS[2])
+    found[at[is_place]] = True
     return found
 
 
-def _areas(flat: Flat) -> list[list[Area] | None]:
-    """What `found.areas` says of each text; None where characters are not known well enough."""
-    starts, ends = _numbers(flat)
+def _long(flat: Flat, at: NDArray[np.int64]) -> list[str]:
+    """The words at these places, by text."""
+    found = [""] * len(flat.texts)
+    of = zip(flat.text_of[at].tolist(), flat.starts[at].tolist(), flat.ends[at].tolist(), strict=True)
+    for text, start, end in of:
+        found[text] += f" {flat.joined[start:end]}"
+    return found
+
+
+def _numbers(flat: Flat) -> tuple[list[list[Area] | None], list[list[int] | None]]:
+    """What `found.areas` says of each text, and where its digits begin; None where characters are not known."""
+    at = np.flatnonzero(flat.is_decimal)
+    new = np.ones(len(at), dtype=bool)
+    np.greater(at[1:] - at[:-1], 1, out=new[1:])
+    begins = at[new]
+    text_of = np.searchsorted(flat.begins, begins, side="right") - 1
+    known = flat.all_known.tolist()
+    return _areas(flat, at, known), _by_text(text_of, (begins - flat.begins[text_of]).tolist(), known)
+
+
+def _areas(flat: Flat, at: NDArray[np.int64], known: Sequence[bool]) -> list[list[Area] | None]:
+    starts, ends = _long_numbers(flat, at)
     text_of = np.searchsorted(flat.begins, starts, side="right") - 1
     begins = flat.begins[text_of]
     same = text_of[1:] == text_of[:-1]
@@ -87,15 +108,18 @@ def _areas(flat: Flat) -> list[list[Area] | None]:
     until = np.concatenate(
         [np.where(same, starts[1:] - begins[1:], flat.chars[text_of[:-1]]), flat.chars[text_of[-1:]]]
     )
-    found = list(map(Area, low.tolist(), np.minimum(high, until).tolist(), (ends - starts).tolist()))
-    edges = np.searchsorted(text_of, np.arange(len(flat.texts) + 1)).tolist()
-    known = flat.all_known.tolist()
+    found = list(zip(low.tolist(), np.minimum(high, until).tolist(), (ends - starts).tolist(), strict=True))
+    return _by_text(text_of, found, known)
+
+
+def _by_text(text_of: NDArray[np.int64], found: list[Item], known: Sequence[bool]) -> list[list[Item] | None]:
+    """What was found in all texts, in order, cut into that of each; None for texts that are not known."""
+    edges = np.searchsorted(text_of, np.arange(len(known) + 1)).tolist()
     return [found[one:two] if is_known else None for (one, two), is_known in zip(pairwise(edges), known, strict=True)]
 
 
-def _numbers(flat: Flat) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where runs of digits with little between them begin and end, over all texts."""
-    at = np.flatnonzero(flat.is_decimal)
+def _long_numbers(flat: Flat, at: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where runs of digits with little between them begin and end, over all texts; `at` are the digits."""
     goes_on = _goes_on(flat, at)
     breaks = np.flatnonzero(~goes_on)
     first, last = np.concatenate([[0], breaks + 1]), np.concatenate([breaks, [len(at) - 1]])

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from luthier.text.pii import words
-from luthier.text.pii.found import Areas, Span, Spans, near
+from luthier.text.pii.found import Marks, Span, Spans, near
 
 _CARD = re.compile(r"\d(?<![\w.,-]\d)\d{0,18}(?:[ -]\d{1,19}){0,7}(?![\d-])")
 _GROUP = re.compile(r"\d+")
@@ -34,9 +34,9 @@ _IBAN_LENGTHS = {
 """Lengths by country, from the SWIFT IBAN registry."""
 
 
-def cards(text: str, areas: Areas) -> Spans:
+def cards(text: str, marks: Marks) -> Spans:
     """Card numbers of 12 to 19 digits that pass Luhn, in one piece or in groups."""
-    for found in near(_CARD, text, areas, 12):
+    for found in near(_CARD, text, marks, 12):
         for start, end in _candidates(text, found.start(), found.end()):
             number = text[start:end]
             if is_card(number) and (_is_scheme(number) or not _is_other(text, start)):
@@ -83,9 +83,11 @@ def luhn(digits: str) -> bool:
     return total % 10 == 0
 
 
-def ibans(text: str, areas: Areas) -> Spans:
+def ibans(text: str, marks: Marks) -> Spans:
     """Account numbers with the country's length and right check digits."""
-    for found in near(_IBAN, text, areas, 4):
+    if marks.digits is not None and not any(text[at - 1].isalpha() for at in marks.digits if at > 1):
+        return  # no digits stand behind letters
+    for found in near(_IBAN, text, marks, 4):
         start = found.start() - 2
         length = _IBAN_LENGTHS.get(text[start : start + 2].upper())
         if length is None:

@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from luthier.text.pii import words
-from luthier.text.pii.found import Areas, Span, Spans, near
+from luthier.text.pii.found import Marks, Span, Spans, near
 
 
 class Form(NamedTuple):
@@ -84,10 +84,10 @@ _DRESS = re.compile(r"[\s.\u00a0-]")
 _WORD = re.compile(r"\w+")
 
 
-def national_ids(text: str, areas: Areas) -> Spans:
+def national_ids(text: str, marks: Marks) -> Spans:
     """Numbers of citizens and taxpayers, each with its form; that of the United States is a kind of its own."""
     done = 0
-    for candidate in near(_CANDIDATE, text, areas, 6):
+    for candidate in near(_CANDIDATE, text, marks, 6):
         at = candidate.start()
         if at >= done and _ANY_SHAPE.match(text, at) and (found := _judged(text, at)) is not None:
             done = found.end

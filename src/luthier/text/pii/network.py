@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 
-from luthier.text.pii.found import Areas, Span, Spans, near
+from luthier.text.pii.found import Marks, Span, Spans, near
 
 _MAC = re.compile(
     r"[0-9A-Fa-f](?<![0-9A-Za-z:.-][0-9A-Fa-f])[0-9A-Fa-f]([:-])(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]{2}(?![0-9A-Za-z:-])"
@@ -14,6 +14,7 @@ _IPV4 = re.compile(r"\d(?<![\w.]\d)\d{0,2}(?:\.\d{1,3}){3}(?!\w|\.\d)")
 _IPV6_MARK = re.compile(r":[0-9A-Fa-f]{0,4}:")
 _IPV6_CHARS = frozenset("0123456789abcdefABCDEF:")
 _IPV6_LONGEST = 39
+_COLONS = 2
 _VERSION_BEFORE = re.compile(
     r"\bv$|\b(?:versions?|releases?|build|firmware|ver|rev|upgraded?|updated?)\b[ .:]{0,2}"
     r"(?:(?:of|is|on|in|to|from|the|my|your|now|at|sensors?|device|router|app) ){0,5}$",
@@ -21,7 +22,7 @@ _VERSION_BEFORE = re.compile(
 )
 
 
-def macs(text: str, _areas: Areas) -> Spans:
+def macs(text: str, _marks: Marks) -> Spans:
     """Hardware addresses in pairs; letters tell them from times."""
     if text.count(":") >= 5 or text.count("-") >= 5:
         for found in _MAC.finditer(text):
@@ -29,17 +30,18 @@ def macs(text: str, _areas: Areas) -> Spans:
                 yield Span(*found.span())
 
 
-def ips(text: str, areas: Areas) -> Spans:
-    """Addresses of version 4 and 6, where no word says that it is a version."""
-    for found in near(_IPV4, text, areas, 7):
+def fours(text: str, marks: Marks) -> Spans:
+    """Addresses of version 4, where no word says that it is a version."""
+    for found in near(_IPV4, text, marks, 7):
         before = text[max(0, found.start() - 50) : found.start()]
         if is_ip(found[0]) and not _VERSION_BEFORE.search(before):
             yield Span(*found.span(), "4")
-    yield from _sixes(text)
 
 
-def _sixes(text: str) -> Spans:
-    """From each pair of colons as far as hexadecimal digits and colons reach."""
+def sixes(text: str, _marks: Marks) -> Spans:
+    """Addresses of version 6: from each pair of colons as far as hexadecimal digits and colons reach."""
+    if text.count(":") < _COLONS:
+        return
     done = 0
     for mark in _IPV6_MARK.finditer(text):
         start, end = mark.span()

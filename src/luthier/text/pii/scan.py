@@ -4,27 +4,40 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Collection, Sequence
+from functools import cache
+from typing import NamedTuple
 
 from luthier.text.pii import addresses, births, contact, money, national, network, secrets
-from luthier.text.pii.found import PATTERN_KINDS, Areas, Found, PiiKind, Spans, areas
-from luthier.text.pii.marks import ANY, Mark, Marks
+from luthier.text.pii.found import ANY, PATTERN_KINDS, Found, Mark, Marks, PiiKind, Spans, areas
 
-_FINDERS: tuple[tuple[PiiKind, Callable[[str, Areas], Spans], Mark | None], ...] = (
-    ("url_secret", secrets.url_secrets, None),
-    ("secret", secrets.published, "long"),
-    ("secret", secrets.named, "keys"),
-    ("email", contact.emails, None),
-    ("mac", network.macs, None),
-    ("ip", network.ips, None),
-    ("iban", money.ibans, "digits"),
-    ("card", money.cards, "digits"),
-    ("national_id", national.national_ids, "digits"),
-    ("birth_date", births.birth_dates, "digits"),
-    ("phone", contact.phones, "digits"),
-    ("address", addresses.numbered, "digits"),
-    ("address", addresses.unnumbered, "places"),
+
+class _Finder(NamedTuple):
+    kind: PiiKind
+    """What it finds; that of national numbers finds `ssn`, too."""
+    spans: Callable[[str, Marks], Spans]
+    needs: Mark | None = None
+    """Without this mark it finds nothing."""
+    longest: int = 0
+    """Nor does it when no number is so long."""
+
+
+_FINDERS = (
+    _Finder("url_secret", secrets.url_secrets),
+    _Finder("secret", secrets.published, "long"),
+    _Finder("secret", secrets.named, "keys"),
+    _Finder("email", contact.emails),
+    _Finder("mac", network.macs),
+    _Finder("ip", network.fours, "digits", 7),
+    _Finder("ip", network.sixes),
+    _Finder("iban", money.ibans, "digits", 4),
+    _Finder("card", money.cards, "digits", 12),
+    _Finder("national_id", national.national_ids, "digits", 6),
+    _Finder("birth_date", births.birth_dates, "digits", 4),
+    _Finder("phone", contact.phones, "digits", 7),
+    _Finder("address", addresses.numbered, "digits"),
+    _Finder("address", addresses.unnumbered, "places"),
 )
-"""In the order of their claims, with the mark that they need; that of national numbers finds `ssn`, too."""
+"""In the order of their claims."""
 
 
 def find(
@@ -35,21 +48,26 @@ def find(
     `more` is what a recogniser of names has found in it: it stands behind what patterns find.
     """
     taken: list[Found] = []
-    near = marks.areas if marks.areas is not None else areas(text)
-    for kind, finder, need in _FINDERS:
-        if need not in marks.missing and (kind in kinds or (kind == "national_id" and "ssn" in kinds)):
-            _take_all(taken, text, kind, finder(text, near), kinds)
+    if marks.areas is None:
+        marks = marks._replace(areas=areas(text))
+    longest = max([length for _, _, length in marks.areas or ()], default=0)
+    for kind, spans, _, least in _finders(frozenset(kinds), marks.missing):
+        if longest >= least:
+            for start, end, form in spans(text, marks):
+                actual: PiiKind = "ssn" if form == national.US else kind
+                if actual in kinds:
+                    _take(taken, Found(start, end, actual, text[start:end], form))
     for found in more:
         if found.kind in kinds:
             _take(taken, found)
     return taken
 
 
-def _take_all(taken: list[Found], text: str, kind: PiiKind, spans: Spans, kinds: Collection[PiiKind]) -> None:
-    for start, end, form in spans:
-        actual: PiiKind = "ssn" if form == national.US else kind
-        if actual in kinds:
-            _take(taken, Found(start, end, actual, text[start:end], form))
+@cache
+def _finders(kinds: frozenset[PiiKind], missing: frozenset[Mark]) -> tuple[_Finder, ...]:
+    """Those that may find something of some kinds in a text that lacks some marks."""
+    wanted = {*kinds, "national_id"} if "ssn" in kinds else kinds
+    return tuple(one for one in _FINDERS if one.kind in wanted and one.needs not in missing)
 
 
 def _take(taken: list[Found], found: Found) -> None:

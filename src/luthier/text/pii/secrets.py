@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter
 
-from luthier.text.pii.found import Areas, Span, Spans
+from luthier.text.pii.found import Marks, Span, Spans
 
 _PUBLISHED = re.compile(
     r"(?:sk-[A-Za-z0-9_-]{20,200}"  # OpenAI, Anthropic, DeepSeek, OpenRouter
@@ -60,7 +60,7 @@ _ENOUGH_BITS = 2.0
 """Least entropy of a character; passwords people choose have about 2.5 bits, words repeated have less."""
 
 
-def named(text: str, _areas: Areas) -> Spans:
+def named(text: str, _marks: Marks) -> Spans:
     """Private keys, and what a word such as `password` or `Bearer` names."""
     if "Bearer " in text or "Basic " in text:
         yield from (Span(*found.span(1), "bearer") for found in _BEARER.finditer(text) if _looks_random(found[1]))
@@ -68,9 +68,11 @@ def named(text: str, _areas: Areas) -> Spans:
     yield from _private_keys(text)
 
 
-def published(text: str, _areas: Areas) -> Spans:
+def published(text: str, marks: Marks) -> Spans:
     """Keys and tokens with a beginning that their provider has published."""
-    long = " ".join([word for word in text.split() if len(word) >= SHORTEST_KEY])
+    long = marks.long
+    if long is None:
+        long = " ".join([word for word in text.split() if len(word) >= SHORTEST_KEY])
     if not long:
         return
     for beginning in _BEGINNINGS:
@@ -140,7 +142,7 @@ def entropy(text: str) -> float:
     return -sum(count / len(text) * math.log2(count / len(text)) for count in counts)
 
 
-def url_secrets(text: str, _areas: Areas) -> Spans:
+def url_secrets(text: str, _marks: Marks) -> Spans:
     """Addresses with a login in them, and tokens in what is asked of an address."""
     at = text.find("://")
     while at >= 0:

@@ -1,0 +1,33 @@
+"""Whether answers are classes is told from a stream of them, and rows whose answer changes nothing are passed over."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from luthier.data.task import Answers
+
+
+def test_answers_are_settled_when_there_are_too_many_and_it_is_known_why() -> None:
+    answers = Answers(most=3)
+    for answer in ("a", "b", "c", "a"):
+        answers.add(answer, plain=True)
+        assert not answers.is_settled
+    answers.add("d", plain=True)
+    assert answers.is_settled
+    answers.pass_over(2)
+    assert (answers.rows, list(answers.of_rows[-2:])) == (7, [-1, -1])
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([*"abcdefg", "x" * 70]), st.booleans()), max_size=20))
+def test_passing_over_says_what_looking_says(rows: list[tuple[str, bool]]) -> None:
+    whole, quick = Answers(most=3), Answers(most=3)
+    for answer, plain in rows:
+        whole.add(answer, plain=plain)
+        if quick.is_settled:
+            quick.pass_over(1)
+        else:
+            quick.add(answer, plain=plain)
+    assert (quick.rows, quick.labels, quick.of_rows) == (whole.rows, whole.labels, whole.of_rows)
+    assert quick.decide() == whole.decide()
