@@ -67,6 +67,15 @@ def test_eos_is_appended_and_learnt_where_the_template_writes_no_end() -> None:
     assert text.end_ids == {text.tokenizer.eos_token_id}
 
 
+def test_a_remark_is_made_only_of_what_stands_in_the_conversation() -> None:
+    text = Text(dressed(byte_level(), CHATML))
+    assert text.remarks((ASK, SAY)) == ()
+    assert text.remarks((ASK, THINK)) == ("the chat template has no field for reasoning: it stands in <think> tags",)
+    assert text.remarks((ASK, CALL)) == ("the chat template has no place for tool calls",)
+    assert not any("reasoning" in note or "tool calls" in note for note in text.notes)
+    assert Text(family("qwen2_5")).remarks((ASK, CALL)) == ()
+
+
 def test_an_earlier_turn_without_end_token_is_learnt_as_far_as_it_goes() -> None:
     text = Text(dressed(byte_level(), NO_END))
     assert _learnt(text, text.encode((ASK, SAY, ASK, SAY), learn="all")) == " It is Paris.\n It is Paris.\n</s>"

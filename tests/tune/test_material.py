@@ -78,3 +78,16 @@ def test_a_killed_reading_begins_again_and_a_finished_one_does_not(
     monkeypatch.setattr(Sft, "lessons", lambda self, some, text, about: pytest.fail("read twice"))
     assert len(Material(step, shop.work(step), text).lessons) == 20
     assert lessons is not Sft.lessons
+
+
+def test_what_the_template_cannot_show_is_said_once_and_only_when_rows_have_it(tmp_path: Path) -> None:
+    rows = [chat(f"Where is parcel {line}?", "delivery", line) for line in range(4)]
+    turns = rows[2].messages
+    thought = turns[-1].model_copy(update={"thinking": "A parcel."})
+    mixed = [*rows[:2], rows[2].model_copy(update={"messages": (*turns[:-1], thought)}), rows[3]]
+    for name, some, wanted in (("plain", rows, []), ("thinking", mixed, ["(1 of 4 rows have it)"])):
+        shop = bench(tmp_path / name, some)
+        text = Text.load(shop.base.folder)
+        assert len(Material(Tune(data="data"), shop.work(Tune(data="data")), text).lessons) == 4
+        said = [one for one in shop.said("note") if "reasoning" in one or "tool calls" in one]
+        assert [one.partition("tags ")[2] for one in said] == wanted

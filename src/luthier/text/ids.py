@@ -41,6 +41,12 @@ stays) and keeps the answer; an answer that is too long by itself loses its end.
 "refuse" raises `DataError`."""
 
 
+_THINKING = {
+    "dropped": "the chat template leaves reasoning out",
+    "inline": "the chat template has no field for reasoning: it stands in <think> tags",
+}
+
+
 class Span(NamedTuple):
     """Where a message stands: characters of `Encoded.text`, and tokens of `Encoded.ids`; ends are exclusive.
 
@@ -78,7 +84,7 @@ class Encoded:
 
 
 class Text:
-    """Messages to ids and back for one model. `notes` says what was decided for the user, and why."""
+    """Messages to ids and back for one model. `notes` and `remarks` say what was decided for the user."""
 
     def __init__(
         self,
@@ -244,8 +250,8 @@ class Text:
 
     @cached_property
     def notes(self) -> tuple[str, ...]:
-        """What was decided, and why; each is a sentence to show to the user."""
-        plain, forms = self.template.plain, self._renderer.forms
+        """What was decided whatever the conversation, and why; each is a sentence to show to the user."""
+        plain = self.template.plain
         eos = self.tokenizer.eos_token
         said = [
             (plain, "the model has no chat template: contents follow one another, each answer ends with EOS"),
@@ -258,12 +264,18 @@ class Text:
                 not self.template.undated,
                 "the chat template writes the date of the day: the same rows differ from day to day",
             ),
-            (forms.parts, "the chat template takes contents as lists of parts"),
-            (forms.thinking == "dropped", "the chat template leaves reasoning out"),
-            (forms.thinking == "inline", "the chat template has no field for reasoning: it stands in <think> tags"),
-            (forms.arguments == "dropped", "the chat template has no place for tool calls"),
+            (self._renderer.forms.parts, "the chat template takes contents as lists of parts"),
         ]
         return tuple(sentence for holds, sentence in said if holds)
+
+    def remarks(self, messages: Sequence[Message]) -> tuple[str, ...]:
+        """What becomes of reasoning and tool calls that stand in a conversation, where that is not what one expects."""
+        found: list[str] = []
+        if any(message.thinking for message in messages) and (said := _THINKING.get(self._renderer.forms.thinking)):
+            found.append(said)
+        if any(message.tool_calls for message in messages) and self._renderer.forms.arguments == "dropped":
+            found.append("the chat template has no place for tool calls")
+        return tuple(found)
 
     def _walls(self, rendered: Sequence[Rendered], joined: Sequence[Tokens]) -> list[list[int]]:
         """For each row the borders at which its tokens are not those of the prompt alone."""

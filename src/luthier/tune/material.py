@@ -161,11 +161,14 @@ class Material:
         return open_teacher(self._work.inputs["teacher"], self._step.precision, self._text)
 
     def _teach(self, split: str, places: Sequence[int]) -> Iterator[Lesson]:
-        done = 0
+        done, remarks = 0, Counter[str]()
         for some in batches(self._data, split, places):
             yield from self._step.objective.lessons(some, self._text, self.about)
             done += len(some)
+            remarks.update(remark for one in some for remark in self._text.remarks(one.messages))
             self._work.events.progress(done, len(places), "rows read")
+        for remark, rows in sorted(remarks.items()):
+            self._work.events.note(f"{remark} ({rows} of {done} rows have it)")
 
     def source(self, model: Any, tokens: int, critic: Critic | None = None) -> Source:
         """Where the rows of each step come from: these lessons, or what the model writes to them."""

@@ -116,7 +116,7 @@ void gated_back(count rows, count width, const bf16 *grad, count grad_stride, co
 void rotate(count rows, count heads, count width, const bf16 *x, count head_stride, count row_stride, const bf16 *cosine,
             const bf16 *sine, count back, bf16 *out) {
     count half = width / 2;
-    ROWS {
+    _Pragma("omp parallel for if (rows * heads * width > 1 << 16)") for (count row = 0; row < rows; row++) {
         const bf16 *c = cosine + row * width, *s = sine + row * width, *s_low = s + (back ? half : 0);
         const bf16 *s_high = s + (back ? 0 : half);
         float turn = back ? -1 : 1, v[width];
