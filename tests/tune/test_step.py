@@ -228,6 +228,19 @@ def test_a_forecast_needs_no_torch_and_names_its_source(shop: Bench) -> None:
     assert nothing.seconds is None
 
 
+def test_a_forecast_knows_that_the_last_training_computed_in_other_numbers(shop: Bench) -> None:
+    def seconds(precision: str, bits: int) -> float:
+        history = {"measures": {"flops_per_s": 1e6, "begin_s": 2.0, "bits_a_number": bits}}
+        step = Tune.model_validate({"data": "data", "precision": precision})
+        inputs = {"data": shop.data, "model": shop.base}
+        told = step.foresee(Outlook(inputs=inputs, upstream={}, base=shop.base.folder, history=history)).seconds
+        return (told or 0.0) - 2.0
+
+    assert seconds("bfloat16", 16) == seconds("float32", 32)
+    assert seconds("float32", 16) == pytest.approx(1.7 * seconds("float32", 32), rel=0.01)
+    assert seconds("bfloat16", 32) == pytest.approx(seconds("bfloat16", 16) / 1.7, rel=0.01)
+
+
 def test_a_technique_may_begin_with_the_first_packs_and_refuse_an_objective(
     shop: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,8 +39,9 @@ def device_bytes() -> int:
     return machine_bytes()
 
 
-BASE_BYTES = 560 << 20
-"""What Python with torch, transformers, PEFT and the reading of rows holds beside the model."""
+BASE_BYTES = 760 << 20
+"""What Python with torch, transformers, PEFT and the reading of rows holds beside the model; and, after some steps,
+kernels of the matrix library for each size of pack, and what the allocator cannot give back between such sizes."""
 
 
 def footprint(

@@ -246,6 +246,7 @@ class _Tuning:
 
     def run(self) -> dict[str, Any]:
         """Rows, model, loop, files; returns measures."""
+        from luthier.models.load import pick_dtype
         from luthier.text.ids import Text
 
         begun = time.perf_counter()
@@ -267,7 +268,8 @@ class _Tuning:
         rates = speed.measures(moving * parameters, sum(aside.values()))
         desk = material.desk
         drawn = {"writing_s": desk.writing_s, "judging_s": desk.judging_s} if desk is not None else {}
-        return {**rates, **aside, **drawn, "begin_s": ready - begun}
+        bits = 8 * pick_dtype(step.precision).itemsize
+        return {**rates, **aside, **drawn, "begin_s": ready - begun, "bits_a_number": bits}
 
     def _warn_unmoved(self, names: list[str], course: Course) -> None:
         if names and course.steps > 1:  # at the first step LoRA's A stands still, since B is zero
