@@ -228,7 +228,7 @@ class Switch:
     def names(self) -> list[str]:
         return ["support@prod"]
 
-    def resolve(self, name: str, user: str | None) -> Route | None:
+    def resolve(self, name: str, user: str | None, request: str = "") -> Route | None:
         return self.route if name == "support@prod" else None
 
 

@@ -69,6 +69,9 @@ def test_a_canary_answers_the_same_people_until_it_is_promoted_or_stopped(ledger
     wider = try_out(ledger, ALIAS, NEW, share=0.5)
     assert all(wider.route(user).arm == "canary" for user, route in routes.items() if route.arm == "canary")
     assert {tried.route(None).arm for _ in range(100)} == {"stable", "canary"}
+    nobody = {name: tried.route(None, name) for name in (f"chatcmpl-{n}" for n in range(100))}
+    assert {route.arm for route in nobody.values()} == {"stable", "canary"}, "without a user, the request decides"
+    assert nobody == {name: tried.route(None, name) for name in nobody}
     assert promote(ledger, ALIAS).stable == NEW
     assert roll_back(ledger, ALIAS).stable == OLD
     try_out(ledger, ALIAS, OTHER, share=0.1)

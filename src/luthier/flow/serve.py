@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from luthier.core.store import Store
     from luthier.flow.jobs.desk import Desk
     from luthier.serve.app import Beside
-    from luthier.serve.fleet import Fleet, Opened
+    from luthier.serve.fleet import Fleet, Known, Opened
     from luthier.serve.pipeline import Ways
     from luthier.serve.running import Listening, Place
     from luthier.traffic.keys import Scope
@@ -63,7 +63,9 @@ def serve(
         beside = _beside(kept.routes(), jobs, desk)
 
         async def running() -> bool:
-            fleet = Fleet(lambda word: _piped(word, fleet, ways) or open_model(word, chosen))
+            fleet = Fleet(
+                lambda word: _piped(word, fleet, ways) or open_model(word, chosen), lambda word: _known(word, ways)
+            )
             names = Follower(lambda: Ledger(url), fleet)
             gateway = Gateway(fleet, resolver=names, recorder=kept.recorder, deadline_s=deadline_s)
             async with names:
@@ -172,6 +174,16 @@ def _piped(word: str, fleet: Fleet, ways: Mapping[str, Ways]) -> Opened | None:
     from luthier.serve.pipeline import Pipeline
 
     return Opened(word, Pipeline(fleet, ways[word])) if word in ways else None
+
+
+def _known(word: str, ways: Mapping[str, Ways]) -> Known:
+    """What a word means: a step and the digest of what it made are one model."""
+    from luthier.serve.fleet import Known
+
+    if word in ways or word in ENCODERS:
+        return Known(word, word)
+    name, artifact = find_model(word)
+    return Known(name, artifact.digest)
 
 
 def open_model(word: str, engine: Engine | None = None) -> Opened:

@@ -18,74 +18,102 @@ class Opened(NamedTuple):
     answering: Answering
 
 
+class Known(NamedTuple):
+    """What a word means, before anything is opened."""
+
+    name: str
+    """What it is called beside the word."""
+    key: str
+    """The same for words that mean one model."""
+
+
 Opener = Callable[[str], Opened]
 """Opens a model by a word (`recipe.yaml:tune`, a base model's name); it takes its time, and is called in a thread."""
+Finder = Callable[[str], Known]
+"""Finds out what a word means; called in a thread, too."""
 
 
 class _Held:
-    def __init__(self, opened: Opened) -> None:
-        self.opened = opened
+    def __init__(self, answering: Answering) -> None:
+        self.answering = answering
+        self.names: dict[str, str] = {}
+        """By the words that mean it: what it is called."""
         self.users = 0
         self.idle = asyncio.Event()
         self.idle.set()
 
 
 class Fleet:
-    """Keeps models open. It lives on one event loop."""
+    """Keeps models open, each once, by whatever words it is wanted. It lives on one event loop."""
 
-    def __init__(self, opener: Opener) -> None:
-        self._opener = opener
+    def __init__(self, opener: Opener, finder: Finder | None = None) -> None:
+        """Without a finder, each word means a model of its own."""
+        self._opener, self._finder = opener, finder
         self._held: dict[str, _Held] = {}
-        self._names: dict[str, str] = {}
+        self._keys: dict[str, str] = {}
+        """By words and names: which model they mean."""
         self._opening = asyncio.Lock()
 
     def names(self) -> list[str]:
         """What the open models are called."""
-        return [held.opened.name for held in self._held.values()]
+        return list(dict.fromkeys(name for held in self._held.values() for name in held.names.values()))
 
     def each(self) -> Sequence[Opened]:
         """The open models."""
-        return [held.opened for held in self._held.values()]
+        return [Opened(next(iter(held.names.values())), held.answering) for held in self._held.values()]
 
     def knows(self, name: str) -> bool:
-        """Whether a model of this name is open, by its own name or by the word that opened it."""
-        return name in self._names
+        """Whether a model of this name is open, by its own name or by a word that opened it."""
+        return name in self._keys
 
     def digest(self, name: str) -> str:
         """The digest of an open model."""
-        word = self._names.get(name)
-        return self._held[word].opened.answering.digest if word is not None else ""
+        key = self._keys.get(name)
+        return self._held[key].answering.digest if key is not None else ""
 
     async def prepare(self, model: str) -> str:
         """Open a model if it is not open, and return its digest."""
         async with self._opening:
-            if model not in self._names:
-                opened = await asyncio.to_thread(self._opener, model)
-                self._names |= {opened.name: model, model: model}
-                self._held[model] = _Held(opened)
-        return self._held[self._names[model]].opened.answering.digest
+            if model not in self._keys:
+                await self._open(model)
+        return self.digest(model)
+
+    async def _open(self, model: str) -> None:
+        known = await asyncio.to_thread(self._finder, model) if self._finder is not None else None
+        held = self._held.get(known.key) if known is not None else None
+        if known is None or held is None:
+            opened = await asyncio.to_thread(self._opener, model)
+            known = known or Known(opened.name, model)
+            held = self._held[known.key] = _Held(opened.answering)
+        held.names[model] = known.name
+        self._keys |= {known.name: known.key, model: known.key}
 
     async def retire(self, model: str) -> None:
-        """Close a model once the last request that it answers is over; nobody new reaches it."""
-        word = self._names.get(model)
-        if word is None:
+        """Let a word mean nothing; what no other word means is closed once the last request that it answers is over."""
+        key = self._keys.get(model)
+        if key is None:
             return
-        held = self._held.pop(word)
-        self._names = {name: other for name, other in self._names.items() if other != word}
+        held = self._held[key]
+        held.names = {word: name for word, name in held.names.items() if model not in (word, name)}
+        left = {*held.names, *held.names.values()}
+        self._keys = {name: other for name, other in self._keys.items() if other != key or name in left}
+        if held.names:
+            return
+        del self._held[key]
         await held.idle.wait()
-        await held.opened.answering.close()
+        await held.answering.close()
 
     @asynccontextmanager
     async def using(self, model: str) -> AsyncIterator[Answering]:
         """Hold a model open for the time of one request; `UnknownName` when it is not open."""
-        word = self._names.get(model)
-        if word is None:
-            raise UnknownName(f"the model {model[:200]!r} is not served here", remedy=did_you_mean(model, self._names))
-        held = self._held[word]
+        key = self._keys.get(model)
+        if key is None:
+            raise UnknownName(f"the model {model[:200]!r} is not served here", remedy=did_you_mean(model, self._keys))
+        held = self._held[key]
         held.users += 1
         held.idle.clear()
         try:
-            yield held.opened.answering
+            yield held.answering
         finally:
             held.users -= 1
             if not held.users:
@@ -94,6 +122,6 @@ class Fleet:
     async def close(self) -> None:
         """Close all of them at once, whatever is being written."""
         for held in self._held.values():
-            await held.opened.answering.close()
+            await held.answering.close()
         self._held.clear()
-        self._names.clear()
+        self._keys.clear()

@@ -182,7 +182,7 @@ class Gateway:
 
     def _route(self, name: str, case: Case) -> Route:
         """Who answers; the case learns it, too."""
-        route = self._resolver.resolve(name, case.user) if self._resolver is not None else None
+        route = self._resolver.resolve(name, case.user, case.id) if self._resolver is not None else None
         if route is None and self.fleet.knows(name):
             route = Route(model=name)
         if route is None:

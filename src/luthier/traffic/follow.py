@@ -38,10 +38,10 @@ class Follower:
         """The names that mean something."""
         return list(self._now)
 
-    def resolve(self, name: str, user: str | None) -> Route | None:
+    def resolve(self, name: str, user: str | None, request: str = "") -> Route | None:
         """Who answers to a name."""
         found = self._now.get(name)
-        return found.route(user) if found is not None else None
+        return found.route(user, request) if found is not None else None
 
     async def start(self) -> None:
         """Read what names mean, and go on reading; `LuthierError` when the ledger cannot be read.

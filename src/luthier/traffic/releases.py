@@ -63,9 +63,9 @@ class Release:
         """All that must be open for it."""
         return tuple(one for one in (self.stable, self.canary, self.shadow) if one is not None)
 
-    def route(self, user: str | None) -> Route:
-        """Who answers somebody; without a user, chance decides anew each time."""
-        place = _place(self.alias, user if user is not None else secrets.token_hex(8))
+    def route(self, user: str | None, request: str = "") -> Route:
+        """Who answers somebody; without a user, the request's id decides, which is drawn anew each time."""
+        place = _place(self.alias, user if user is not None else request or secrets.token_hex(8))
         tried = self.canary is not None and place < self.share
         chosen = self.canary if tried and self.canary else self.stable
         shadow = self.shadow.model if self.shadow else None

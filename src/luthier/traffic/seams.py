@@ -42,8 +42,9 @@ class Resolver(Protocol):
         """The names that can be asked for, beside those of the open models."""
         ...
 
-    def resolve(self, name: str, user: str | None) -> Route | None:
-        """Who answers to a name; None when it is none of the resolver's names. It does not wait."""
+    def resolve(self, name: str, user: str | None, request: str = "") -> Route | None:
+        """Who answers to a name; None when it is none of the resolver's names. It does not wait. `request` is the
+        request's id, which decides where no user is named."""
         ...
 
 
