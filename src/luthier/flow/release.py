@@ -30,7 +30,7 @@ def release(alias: str, word: str, canary: str | None, *, shadow: bool) -> Relea
 
 
 def _share(text: str) -> float:
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(%?)\s*", text)
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)(?:\s*(%))?\s*", text)
     if found is None:
         what = f"wanted a share, came {text!r}"
         raise InputError(what, where=Where(field="--canary"), remedy="for example --canary 10%")
