@@ -174,6 +174,28 @@ def test_baselines_learn_from_what_the_model_learnt(
     assert learnt_rows(base, train) == train
 
 
+def test_a_further_model_is_compared_in_pairs_and_gated(
+    store: Store, labels: Artifact, base: Artifact, tuned: Artifact, about_labels: Artifact
+) -> None:
+    """Held against its own base, a model comes out as it does beside its base."""
+    step = Evaluate(data="data", model="tune", against="released", compare_base=False, baselines=())
+    found = made(store, step, {"data": labels, "model": tuned, "against": base})
+    summary = found.read_json("summary.json")
+    assert summary["order"] == ["tuned", "against"]
+    assert summary["digests"] == {"tuned": tuned.digest, "against": base.digest}
+    assert [row["role"] for row in summary["models"]] == ["tuned", "other"]
+
+    def pairs(evaluation: Artifact, other: str) -> dict[str, tuple[float, float, float]]:
+        rows = evaluation.read_json("comparisons.json")
+        return {row["metric"]: (row["difference"], row["low"], row["high"]) for row in rows if row["b"] == other}
+
+    assert pairs(found, "against") == pairs(about_labels, "base")
+    gate = Gate(report="report", rules=("accuracy >= against - 1",))
+    verdict = made(store, gate, {"report": found}).read_json("verdict.json")
+    assert verdict["verdict"] == "PASS"
+    assert "of against" in verdict["rules"][0]["why"]
+
+
 @pytest.mark.parametrize("normalise", ["mean", "prior"])
 def test_normalisations(store: Store, labels: Artifact, base: Artifact, normalise: Any) -> None:
     step = Evaluate(data="data", normalise=normalise, baselines=(), rows=6, metrics=("accuracy",))

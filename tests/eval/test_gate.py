@@ -131,6 +131,7 @@ def test_what_was_not_measured_is_refused(store: Store, evaluated: Artifact, rul
         ({}, "bias.gap <= 0.1", "does not measure bias.gap"),
         ({"compare_base": False}, "accuracy > base", "leaves the base out"),
         ({"baselines": ("majority",)}, "accuracy > tfidf", "no tfidf"),
+        ({}, "accuracy > against", "against no other"),
     ],
 )
 def test_refused_at_plan_time(settings: dict[str, object], rule: str, said: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from luthier.models.beginnings import LEAST, Beginnings, read_once
+from luthier.models.beginnings import LEAST, Beginnings, Recurring, read_once
 from luthier.models.generate import score_options
 from luthier.models.likelihood import likelihoods
 from luthier.models.logprobs import logprobs, reading
@@ -109,3 +109,28 @@ def test_only_a_few_beginnings_are_kept() -> None:
     begun = [kept.of(model, [3 + at, *range(5, 40)]) for at in range(6)]
     assert kept.of(model, [8, *range(5, 40)]) is begun[5]
     assert kept.of(model, [3, *range(5, 40)]) is not begun[0]
+
+
+def test_what_comes_one_by_one_stands_on_what_came_before() -> None:
+    """Each row alone, as a server reads them: from the second on, what they share is kept, whatever follows it."""
+    model, every = opened(llama).model, asked(70, 8)
+    kept = Recurring()
+    counts = []
+    for one in every[:6]:
+        wanted = likelihoods(model, [one])[0].logprob
+        found, tokens = computed(model, [one], 4096, kept=kept)
+        assert found == pytest.approx([wanted], abs=1e-5)
+        counts.append(tokens)
+    assert counts[0] >= 70, "nothing is known yet"
+    assert all(count <= 40 for count in counts[2:]), "64 tokens of 70 are not read again"
+    assert len(kept._kept) == 1
+
+
+def test_strangers_leave_what_is_kept() -> None:
+    kept = Recurring()
+    shared = list(range(5, 85))
+    assert not kept.worth([*shared, 1, 2])
+    assert list(kept.worth([*shared, 3])) == shared
+    assert not kept.worth([9, *shared])
+    assert list(kept.worth([*shared, 4])) == shared
+    assert len(kept.worth([*shared, 4, 4])) == 80, "a multiple of sixteen"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
+import os
 import random
+import shutil
 from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from luthier.serve.calibration import fit_temperature, probabilities
 from luthier.serve.engine import Answering
 from luthier.serve.engines.label import Label
 from luthier.serve.engines.llama_cpp import LlamaCpp
+from luthier.serve.engines.torch import Torch
 from luthier.serve.engines.vllm import Vllm
 from luthier.serve.gathering import Gathering
 from luthier.serve.pipeline import Pipeline, Ways
@@ -232,3 +236,59 @@ async def _all(model: Answering, query: Query) -> Whole:
 async def _held(served: Served, name: str, query: Query) -> Whole:
     async with served.gateway.fleet.using(name) as model:
         return await _all(model, query)
+
+
+@pytest.fixture(scope="module")
+def real_llama() -> str:
+    """llama.cpp's own `llama-server`."""
+    found = shutil.which(os.environ.get("LLAMA_SERVER", "llama-server"))
+    if found is None:
+        pytest.skip("llama.cpp's llama-server is not installed (LLAMA_SERVER names it where it is not on the path)")
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.model
+def test_llama_cpp_itself_says_what_our_engine_says(real_llama: str, smollm2: Artifact, tmp_path: Path) -> None:
+    """f16 weights against fp32: the same greedy words, and nearly the same log-probabilities."""
+    engine = LlamaCpp(program=real_llama, at_once=4, context=512, threads=1, timeout_s=300)
+    asked: list[Any] = [{"role": "user", "content": "Name three fruits."}]
+    schema = {"type": "object", "properties": {"fruit": {"enum": ["pear", "plum"]}}, "required": ["fruit"]}
+    form: Any = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    own, theirs = Torch(dtype="float32").open(smollm2), engine.open(smollm2)
+    with serving({"ours": own, "theirs": theirs}, tmp_path / "ledger.db") as found:
+        client = found.client()
+        told = [
+            client.chat.completions.create(model=name, messages=asked, max_tokens=12, logprobs=True, top_logprobs=3)
+            for name in ("ours", "theirs")
+        ]
+        mine, its = (one.choices[0] for one in told)
+        assert mine.message.content == its.message.content
+        assert told[0].usage is not None
+        assert told[1].usage is not None
+        assert told[0].usage.prompt_tokens == told[1].usage.prompt_tokens
+        assert mine.logprobs is not None
+        assert its.logprobs is not None
+        for a, b in zip(mine.logprobs.content or (), its.logprobs.content or (), strict=True):
+            assert (a.token, a.top_logprobs[0].token) == (b.token, b.top_logprobs[0].token)
+            assert b.logprob == pytest.approx(a.logprob, abs=0.05)
+        said = client.chat.completions.create(model="theirs", messages=asked, max_tokens=24, response_format=form)
+        assert json.loads(said.choices[0].message.content or "")["fruit"] in {"pear", "plum"}
+        whole_text = mine.message.content or ""
+        stop = whole_text[8:12]
+        ended = client.chat.completions.create(model="theirs", messages=asked, max_tokens=12, stop=stop).choices[0]
+        assert (ended.message.content, ended.finish_reason) == (whole_text[: whole_text.index(stop)], "stop")
+        sampled = {"model": "theirs", "messages": asked, "max_tokens": 8, "temperature": 1, "seed": 5}
+        drawn = [client.chat.completions.create(**sampled).choices[0].message.content for _ in range(2)]
+        assert drawn[0] == drawn[1], "the same seed says the same"
+        both = client.chat.completions.create(**sampled, n=2).choices
+        assert both[0].message.content != both[1].message.content
+        pieces = list(
+            client.chat.completions.create(
+                model="theirs", messages=asked, max_tokens=12, stream=True, stream_options={"include_usage": True}
+            )
+        )
+        streamed = "".join(choice.delta.content or "" for one in pieces for choice in one.choices)
+        assert streamed == whole_text
+        assert pieces[-1].usage is not None
+        assert pieces[-1].usage.completion_tokens == told[1].usage.completion_tokens

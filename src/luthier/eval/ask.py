@@ -67,6 +67,7 @@ class Desk:
         if self._loaded is None or self._digest != artifact.digest:
             self._loaded = None
             self._loaded = load(artifact, dtype=dtype)
+            self._loaded.model.requires_grad_(requires_grad=False)  # its head is then widened once, not with each pack
             self._beginnings = None
             self._digest = artifact.digest
         return self._loaded

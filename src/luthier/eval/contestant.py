@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from luthier.eval.voice import Voice
     from luthier.text.messages import Example
 
-Role = Literal["tuned", "base", "plain"]
-TUNED, BASE = "tuned", "base"
-"""The names of the model that is asked about, when it was tuned, and of the model that it began with."""
+Role = Literal["tuned", "base", "other", "plain"]
+TUNED, BASE, AGAINST = "tuned", "base", "against"
+"""The names of the model that is asked about, when it was tuned, of the model that it began with, and of a further one,
+such as the one that is released."""
+_TITLES: Mapping[str, str] = {TUNED: "the tuned model", AGAINST: "the model it is held against"}
+_ROLES: Mapping[str, Role] = {TUNED: "tuned", AGAINST: "other"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +48,7 @@ def voices(models: Mapping[str, Artifact], question: Question, work: Work) -> li
     desk = Desk()
     found: list[Voice] = []
     for name, artifact in models.items():
-        title = f"the {'tuned' if name == TUNED else 'base'} model"
+        title = _TITLES.get(name, "the base model")
         if is_endpoint(artifact):
             found.append(Remote(artifact, question, work.scratch / "calls", name=name, title=title))
         else:
@@ -83,8 +86,7 @@ def language_models(
         started = time.perf_counter()
         replies = ask(voice, task, known, events)
         seconds[voice.name] = time.perf_counter() - started
-        role: Role = "tuned" if voice.name == TUNED else "base"
-        digest = models[voice.name].digest
+        role, digest = _ROLES.get(voice.name, "base"), models[voice.name].digest
         found.append(Contestant(name=voice.name, title=voice.title, role=role, replies=replies, digest=digest))
     return found
 

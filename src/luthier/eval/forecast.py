@@ -23,7 +23,7 @@ def forecast(step: Evaluate, outlook: Outlook) -> Forecast:
         return Forecast(how="the data set is not made yet, so the number of rows is unknown")
     if step.turns == "all":
         return Forecast(how=f"{rows.number:,} conversations, each turn of which is asked: how many is not known yet")
-    models = 2 if step.compare_base and _is_tuned(outlook) else 1
+    models = 1 + (step.compare_base and _is_tuned(outlook)) + (step.against is not None)
     tokens = round(rows.number * models * rows.tokens)
     if is_remote(outlook):
         return Forecast(tokens=tokens, how=f"{rows.number * models:,} calls to an endpoint; {rows.how}")

@@ -84,7 +84,7 @@ def _summary(
     """The facts of the report, with how the rows were asked and the answer in plain words."""
     subject = models[0].name
     best = best_plain(told)
-    against = [name for name in ("base", best.name if best else "") if name and name != subject]
+    against = [name for name in ("base", "against", best.name if best else "") if name and name != subject]
     headline = [told.compared(subject, other, told.main_metric) for other in dict.fromkeys(against)]
     return {
         **told.model_dump(mode="json", exclude={"everything", "probed"}),

@@ -132,4 +132,4 @@ def _measures() -> list[str]:
 def _models() -> list[str]:
     from luthier.eval.baseline import Baseline
 
-    return ["base", *members(Baseline)]
+    return ["base", "against", *members(Baseline)]

@@ -67,6 +67,7 @@ def run_circle(
     opened = open_monitor(str(circle.recipe))
     check(circle, opened)
     memory = opened.kept / "watch.json"
+    say(f"watching {circle.recipe}: {circle.then} is run when {' or '.join(circle.alerts) or 'an alert'} fires")
     while True:
         told = _recall(memory)
         if told.get("turn"):
@@ -89,16 +90,17 @@ def _turn(circle: Circle, told: dict[str, Any], memory: Path, listener: Listener
     yield f"{turn['alert']} fired: {circle.then} learns from what was said until {turn['until']}"
     try:
         recipe = Recipe.load(circle.then, _until(circle, turn["until"]))
-        result = recorded_run(recipe, listener).result
+        outcome = recorded_run(recipe, listener)
     except LuthierError as error:
         _keep(memory, {**told, "turn": None})
         yield f"not released: {error.message}"
         return
-    if result.exit_code != 0:
+    yield from outcome.lines()
+    if outcome.result.exit_code != 0:
         _keep(memory, {**told, "turn": None})
-        yield f"not released: the gate says {'FAIL' if result.exit_code == 1 else 'INCONCLUSIVE'}"
+        yield f"not released: the gate says {'FAIL' if outcome.result.exit_code == 1 else 'INCONCLUSIVE'}"
         return
-    yield _release(circle, recipe, result)
+    yield _release(circle, recipe, outcome.result)
     _keep(memory, {"turn": None, "released": _now(), "until": turn["until"]})
 
 

@@ -3,7 +3,7 @@ once in all."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -30,6 +30,10 @@ class Beginnings:
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[int, ...], Begun] = OrderedDict()
 
+    def worth(self, ids: Sequence[int]) -> Sequence[int]:
+        """How much of what the rows of a reading begin with is kept: all, as the next reading begins so too."""
+        return ids[: len(ids) // UNIT * UNIT]
+
     def of(self, model: Any, ids: Sequence[int]) -> Begun:
         """What a model made of these tokens, now or before."""
         key = tuple(ids)
@@ -41,12 +45,28 @@ class Beginnings:
         return self._kept[key]
 
 
+class Recurring(Beginnings):
+    """For readings that come one by one from anywhere: kept is what one of them has in common with one before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._before: deque[Sequence[int]] = deque(maxlen=MOST)
+
+    def worth(self, ids: Sequence[int]) -> Sequence[int]:
+        """What an earlier reading began with as well; what is kept already, where that is nearly as long."""
+        shared = super().worth(ids[: max((common(ids, one) for one in self._before), default=0)])
+        self._before.append(tuple(ids))
+        known = [len(key) for key in self._kept if tuple(ids[: len(key)]) == key]
+        longest = max(known, default=0)
+        return ids[:longest] if longest >= LEAST and len(shared) - longest < LEAST else shared
+
+
 @contextmanager
 def read_once(model: Any, rows: Sequence[Row], kept: Beginnings | None = None) -> Iterator[None]:
     """Let a model, while nothing is learnt, read only once what all of these rows begin with."""
     ids = _beginning(rows)
     if kept is not None:
-        ids = ids[: len(ids) // UNIT * UNIT]
+        ids = kept.worth(ids)
     if len(ids) < LEAST or not _able(model):
         yield
         return

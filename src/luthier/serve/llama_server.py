@@ -99,7 +99,7 @@ class LlamaServer(Answering):
             "samplers": ["top_p", "temperature"],
             "stream": True,
             "return_tokens": True,
-            "cache_prompt": True,
+            "cache_prompt": query.seed is None,  # what was read before in other portions is rounded otherwise
             "n_probs": max(1, query.top_logprobs) if query.logprobs else 0,
         }
         return body if query.schema is None else {**body, "json_schema": query.schema}

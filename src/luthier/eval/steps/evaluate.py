@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -17,7 +17,7 @@ from luthier.core.digest import code_digest, digest_of, files_digest
 from luthier.core.errors import RecipeError, Where, did_you_mean
 from luthier.core.files import write_aside
 from luthier.core.scorer import Scorer
-from luthier.core.step import BENCHES, DataRef, Forecast, Makes, ModelRef, Outlook, Step, ThresholdsRef, Work
+from luthier.core.step import BENCHES, DataRef, Forecast, Makes, ModelRef, Outlook, Reads, Step, ThresholdsRef, Work
 from luthier.eval.baseline import Baseline
 from luthier.eval.probe import Probe
 from luthier.eval.task import EvalTask
@@ -55,6 +55,9 @@ class Evaluate(Step):
     """Plain baselines beside the models; left out, all that can do the task."""
     compare_base: bool = True
     """Whether the model that the tuned one began with answers the same rows."""
+    against: Annotated[str | None, Reads("model", optional=True)] = None
+    """The step that made a further model to be compared with on the same rows, such as the one that is released; rules
+    of a gate call it `against`: `accuracy > against`."""
     tasks: tuple[EvalTask, ...] | None = None
     """Questions beyond the held-out rows, such as benchmarks; left out, `forgetting` for a tuned model, where the
     held-out rows hold at least as much text as it does."""
@@ -116,7 +119,7 @@ class Evaluate(Step):
         metrics, baselines = self._metrics(task, work), self._baselines(task)
         seconds: dict[str, float] = {}
         data, model = work.inputs["data"], work.inputs["model"]
-        artifacts = self._models(model)
+        artifacts = self._models(model, work.inputs.get("against"))
         speaking = adjusted(voices(artifacts, self._question(metrics), work), work.inputs.get("thresholds"))
         learning = learners(baselines, data, model)
         known = kept(work)
@@ -178,14 +181,14 @@ class Evaluate(Step):
                 raise RecipeError(what, where=Where(field="baselines"), remedy=did_you_mean(baseline.kind, able))
         return self.baselines
 
-    def _models(self, model: Artifact) -> dict[str, Artifact]:
-        """The models to ask: the tuned one and what it began with, or an untuned one alone."""
-        from luthier.eval.contestant import BASE, TUNED, base_of
+    def _models(self, model: Artifact, against: Artifact | None) -> dict[str, Artifact]:
+        """The models to ask: the tuned one, what it is held against and what it began with, or an untuned one alone."""
+        from luthier.eval.contestant import AGAINST, BASE, TUNED, base_of
 
         base = base_of(model)
-        if base is None:
-            return {BASE: model}
-        return {TUNED: model, BASE: base} if self.compare_base else {TUNED: model}
+        found = {BASE: model} if base is None else {TUNED: model}
+        found |= {} if against is None else {AGAINST: against}
+        return found | ({BASE: base} if base is not None and self.compare_base else {})
 
     def _question(self, metrics: tuple[Metric, ...]) -> Question:
         from luthier.eval.ask import Question

@@ -124,7 +124,10 @@ def _check(rule: Rule, evaluation: Any, where: Where) -> None:
             )
     if rule.model == "base" and not evaluation.compare_base:
         raise RecipeError("the evaluation leaves the base out", where=where, remedy="set its compare_base to true")
-    known = None if evaluation.baselines is None else ["base", *(one.kind for one in evaluation.baselines)]
+    if rule.model == "against" and evaluation.against is None:
+        remedy = "name the step of the model to compare with in its `against`"
+        raise RecipeError("the evaluation holds its model against no other", where=where, remedy=remedy)
+    known = None if evaluation.baselines is None else ["base", "against", *(one.kind for one in evaluation.baselines)]
     if rule.model is not None and known is not None and rule.model not in known:
         raise RecipeError(f"the evaluation has no {rule.model}", where=where, remedy=did_you_mean(rule.model, known))
 

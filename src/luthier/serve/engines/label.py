@@ -32,7 +32,8 @@ class Label(Engine):
 
     The answer's text is what the model was taught to say for the class. Each choice carries `scores`, the probability
     of every class, and `logprobs` of the classes as if each were one token. Prompts of requests that come together are
-    read together, and what all classes share is read once.
+    read together, what all classes share is read once, and so is an instruction that one request after the other begins
+    with.
     """
 
     kind: Literal["label"] = "label"
@@ -61,6 +62,7 @@ class Label(Engine):
         classes = outputs_of(model)
         said = {name: name for name in classes} if classes else _taught(model)
         loaded = load(model, self.dtype)
+        loaded.model.requires_grad_(requires_grad=False)  # what is frozen may be kept in fp32 beside it
         judge = _Judge(loaded, Text.load(loaded.folder, before=Prompt.of(model)), said, classes, self.normalise)
         temperature = _fitted(model, judge, self.calibrate) or 1.0
         return _Open(judge, temperature, self, model.digest)
@@ -98,7 +100,10 @@ class _Judge:
     def __init__(
         self, loaded: Loaded, text: Text, said: dict[str, str], classes: tuple[str, ...], how: Normalise
     ) -> None:
+        from luthier.models.beginnings import Recurring
+
         self._loaded, self._text, self._classes, self._how = loaded, text, classes, how
+        self._beginnings = Recurring()
         self.said = said
 
     def check(self, asked: _Asked) -> int:
@@ -126,14 +131,14 @@ class _Judge:
         from luthier.models.generate import label_scores
 
         ids = self._text.prompts([one.messages for one in asked], [one.tools for one in asked])
-        return label_scores(self._loaded.model, ids, tokens=PACK_TOKENS)
+        return label_scores(self._loaded.model, ids, tokens=PACK_TOKENS, kept=self._beginnings)
 
     def _sums(self, asked: Sequence[_Asked]) -> list[list[tuple[float, int]]]:
         from luthier.models.generate import score_options
 
         told = [self._text.options(one.messages, self.said.values(), one.tools) for one in asked]
         prompts, options = [before for before, _ in told], [answers for _, answers in told]
-        sums = score_options(self._loaded.model, prompts, options, tokens=PACK_TOKENS)
+        sums = score_options(self._loaded.model, prompts, options, tokens=PACK_TOKENS, kept=self._beginnings)
         pairs = zip(sums, options, strict=True)
         return [[(score, len(ids)) for score, ids in zip(row, own, strict=True)] for row, own in pairs]
 

@@ -14,7 +14,8 @@ class LlamaCpp(Engine):
     """Export the model as a GGUF file and write with llama.cpp's `llama-server`, started beside this server.
 
     Prompts are made here, by the same id-maker as in training and evaluation, and go over as token ids; what comes back
-    are token ids, too. Weights in 16 bits or fewer round otherwise than the model that was evaluated.
+    are token ids, too. Weights in 16 bits or fewer round otherwise than the model that was evaluated, and llama.cpp
+    rounds otherwise when others are answered at the same time: a seed draws the same again while nobody else asks.
     """
 
     kind: Literal["llama_cpp"] = "llama_cpp"
