@@ -123,8 +123,32 @@ TASKS: dict[str, dict[str, Any]] = {
             {"name": "loose", "filter": [{"function": "remove_whitespace"}, {"function": "take_first"}]},
         ],
     },
+    "pairs": {
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{question}} {{said}}?",
+        "doc_to_choice": ["no", "yes"],
+        "doc_to_target": "{{answer % 2}}",
+        "metric_list": [{"metric": "acc"}, {"metric": "f1"}],
+    },
+    "sorts": {
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{question}}",
+        "doc_to_choice": "{{options}}",
+        "doc_to_target": "answer",
+        "metric_list": [{"metric": "mcc", "aggregation": "matthews_corrcoef", "higher_is_better": True}],
+    },
+    "translating": {
+        "output_type": "generate_until",
+        "doc_to_text": "{{passage}} =>",
+        "doc_to_target": "{{passage[:60]}}",
+        "generation_kwargs": {"until": ["\n\n"], "max_gen_toks": 12},
+        "metric_list": [{"metric": "bleu"}, {"metric": "chrf"}, {"metric": "ter"}],
+    },
     "prefixed": {**ARC, "num_fewshot": 1, "gen_prefix": "The answer is", "target_delimiter": "\n"},
 }
+
+OVER_ALL = {"brier_score", "f1", "mcc", "bleu", "chrf", "ter"}
+"""Scores of which the harness keeps no number a row."""
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +183,7 @@ def ours(file: Path, model: Artifact) -> tuple[Exam, dict[str, Sequence[float]],
     told = Model(model, asking, Desk(), name="base", title="the base model").tell(exam.questions)
     graded = exam.graded(told)
     totals = {name: column.measured(0).value for name, column in graded.columns.items()}
-    return exam, {name: column.amounts for name, column in graded.columns.items()}, totals
+    return exam, {name: column.each for name, column in graded.columns.items()}, totals
 
 
 def theirs(file: Path, model: Artifact) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -186,13 +210,13 @@ def test_equal_row_by_row(name: str, model: Artifact, tmp_path: Path, monkeypatc
     chains = {sample["filter"] for sample in samples}
     for sample in samples:
         item = exam.items[sample["doc_id"]]
-        if name not in {"reading", "writing"}:
+        if name not in {"reading", "writing", "translating"}:
             asked = [tuple(one)[:2] for one in sample["arguments"]]
             assert [tuple(one.as_json()[1:3]) for one in item.questions] == asked
         for metric in TASKS[name].get("metric_list", ()):
             key = metric["metric"] if len(chains) == 1 else f"{metric['metric']}.{sample['filter']}"
             value = sample[metric["metric"]]
-            if metric["metric"] != "brier_score":  # of which the harness keeps the shares
+            if metric["metric"] not in OVER_ALL:
                 assert columns[key][sample["doc_id"]] == pytest.approx(value, abs=1e-4)
     for key, value in results.items():
         metric, _, chain = key.partition(",")

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from luthier.core.digest import digest_of
 from luthier.eval.question import Question, Told
-from luthier.metrics.columns import Column
+from luthier.metrics.columns import Scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Item:
 class Graded:
     """A model's scores on a task, and what it said in each row."""
 
-    columns: Mapping[str, Column]
+    columns: Mapping[str, Scores]
     """By the score's name, the most important first."""
     said: Sequence[str]
     cut: int = 0

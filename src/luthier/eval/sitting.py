@@ -15,7 +15,7 @@ from luthier.eval.exam import Exam, Graded
 from luthier.eval.probe import Bench, Measure
 from luthier.eval.respondent import Respondent
 from luthier.eval.task import DROP, Brief, EvalTask
-from luthier.metrics.columns import LOWER, Column
+from luthier.metrics.columns import Scores
 from luthier.metrics.paired import Comparison
 
 TASKS = "tasks.parquet"
@@ -40,9 +40,9 @@ class Sitting:
         """The model that the subject began with, when it was asked as well."""
         return BASE if BASE in self.grades and self.subject != BASE else None
 
-    def columns(self, model: str) -> dict[str, Column]:
+    def columns(self, model: str) -> dict[str, Scores]:
         """A model's scores by name; those of a set of exams are over all its rows."""
-        found: dict[str, Column] = {}
+        found: dict[str, Scores] = {}
         for exam in self.exams:
             for name, column in self.grades[model][exam.name].columns.items():
                 found[f"{exam.name}.{name}"] = column
@@ -77,7 +77,7 @@ class Sitting:
         yield from self._drops()
 
     def losses(self) -> dict[str, Comparison]:
-        """The rival minus the subject in the first score of each exam and set, where that is a share or a mean."""
+        """The rival minus the subject in the first score of each exam and set, where more is better."""
         if self.rival is None:
             return {}
         mine, its = self.columns(self.subject), self.columns(self.rival)
@@ -87,7 +87,7 @@ class Sitting:
         return {
             name: its[name].against(name, mine[name], self.seed)
             for name in firsts.values()
-            if mine[name].how not in LOWER
+            if not mine[name].lower_is_better
         }
 
     def _against(self, name: str) -> dict[str, Comparison]:
@@ -166,6 +166,7 @@ def _write(sitting: Sitting, path: Path) -> None:
 
 def _rows(exam: Exam, model: str, sitting: Sitting) -> list[dict[str, str]]:
     graded = sitting.grades[model][exam.name]
+    each = {name: scores.each for name, scores in graded.columns.items()}
     return [
         {
             "task": exam.name,
@@ -174,7 +175,7 @@ def _rows(exam: Exam, model: str, sitting: Sitting) -> list[dict[str, str]]:
             "asked": item.shown,
             "reference": item.reference,
             "said": said,
-            "scores": canonical({name: column.amounts[at] for name, column in graded.columns.items()}),
+            "scores": canonical({name: column[at] for name, column in each.items()}),
         }
         for at, (item, said) in enumerate(zip(exam.items, graded.said, strict=True))
     ]

@@ -8,9 +8,10 @@ have intervals and paired tests.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 from luthier.core.errors import DataError
 from luthier.metrics.paired import Comparison, bonett_price, contrast, detectable, mcnemar
@@ -19,15 +20,51 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from luthier.metrics.metric import Score
     from luthier.metrics.resample import Interval
 
 How = Literal["share", "mean", "perplexity", "bits"]
-LOWER = frozenset({"perplexity", "bits"})
-"""What is better when it is less."""
+_LOWER = frozenset({"perplexity", "bits"})
+
+
+class Scores(ABC):
+    """What all rows of a task come to, and two models' rows beside each other."""
+
+    @property
+    @abstractmethod
+    def each(self) -> Sequence[float]:
+        """What each row comes to alone."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many rows there are."""
+
+    @property
+    @abstractmethod
+    def lower_is_better(self) -> bool:
+        """Whether less is better."""
+
+    @abstractmethod
+    def joined(self, other: Scores) -> Scores:
+        """These rows followed by another's; `DataError` when those were scored otherwise."""
+
+    @abstractmethod
+    def measured(self, seed: int) -> Interval | Score:
+        """The value with its 95 % interval."""
+
+    @abstractmethod
+    def against(self, name: str, other: Scores, seed: int) -> Comparison:
+        """This model minus another's on the same rows."""
+
+    def alike(self, other: Scores) -> Self:
+        """The other, which was scored as this was; else `DataError`."""
+        if not isinstance(other, type(self)):
+            raise DataError(f"scores of two kinds cannot be put together: {self!r:.60} and {other!r:.60}")
+        return other
 
 
 @dataclass(frozen=True, kw_only=True)
-class Column:
+class Column(Scores):
     """Amounts and weights, row by row."""
 
     how: How
@@ -47,8 +84,16 @@ class Column:
     def __len__(self) -> int:
         return len(self.amounts)
 
-    def joined(self, other: Column) -> Column:
-        """These rows followed by another column's."""
+    @property
+    def each(self) -> tuple[float, ...]:
+        return self.amounts
+
+    @property
+    def lower_is_better(self) -> bool:
+        return self.how in _LOWER
+
+    def joined(self, other: Scores) -> Column:
+        other = self.alike(other)
         return Column.of(self.how, [*self.amounts, *other.amounts], [*self.weights, *other.weights])
 
     def statistics(self) -> NDArray[np.float64]:
@@ -77,13 +122,13 @@ class Column:
         job = Job(blocks=(self.statistics(),), value=lambda sums: self.value(sums[0]), span=span)
         return intervals([job], seed=seed)[0]
 
-    def against(self, name: str, other: Column, seed: int) -> Comparison:
-        """This model minus another's on the same rows."""
+    def against(self, name: str, other: Scores, seed: int) -> Comparison:
+        other = self.alike(other)
         if self.how == "share":
             return paired_shares(name, self.amounts, other.amounts)
         low, high = (0.0, 1.0) if self.how == "mean" else self._usual()
         blocks = self.statistics(), other.statistics()
-        return contrast(name, blocks, self.value, width=high - low, lower_is_better=self.how in LOWER, seed=seed)
+        return contrast(name, blocks, self.value, width=high - low, lower_is_better=self.lower_is_better, seed=seed)
 
     def _usual(self) -> tuple[float, float]:
         return (1.0, 1000.0) if self.how == "perplexity" else (0.0, 10.0)

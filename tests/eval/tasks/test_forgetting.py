@@ -39,9 +39,9 @@ def test_grading(tmp_path: Path) -> None:
     told = [[Told(logprob=-9.0, tokens=2), *[Told(logprob=-4.0 - at, tokens=1) for at in range(3)]] for _ in exam.items]
     told[0][0] = Told(logprob=-3.5, tokens=2)
     graded = exam.grade(told)
-    assert graded.columns["acc"].amounts[:2] == (1.0, 0.0)
+    assert graded.columns["acc"].each[:2] == (1.0, 0.0)
     assert graded.said[:2] == [items()[0].right, items()[1].wrong[0]]
-    assert 0 < graded.columns["share"].amounts[1] < graded.columns["share"].amounts[0] < 0.6
+    assert 0 < graded.columns["share"].each[1] < graded.columns["share"].each[0] < 0.6
 
 
 @pytest.fixture(scope="module")

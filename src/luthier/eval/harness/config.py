@@ -18,7 +18,11 @@ DEFAULT_METRICS: dict[OutputType, tuple[str, ...]] = {
 }
 KNOWN_METRICS: dict[OutputType, tuple[str, ...]] = {
     **DEFAULT_METRICS,
-    "multiple_choice": ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "brier_score"),
+    "multiple_choice": (
+        *("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "brier_score"),
+        *("f1", "mcc"),
+    ),
+    "generate_until": ("exact_match", "bleu", "chrf", "ter"),
 }
 _AGGREGATIONS = {
     "perplexity": "perplexity",
@@ -26,6 +30,11 @@ _AGGREGATIONS = {
     "byte_perplexity": "weighted_perplexity",
     "bits_per_byte": "bits_per_byte",
     "brier_score": "brier_score",
+    "f1": "f1",
+    "mcc": "matthews_corrcoef",
+    "bleu": "bleu",
+    "chrf": "chrf",
+    "ter": "ter",
 }
 _REFUSED = {
     "process_docs": "rewrites rows by code",

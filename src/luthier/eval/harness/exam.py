@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,12 @@ from luthier.eval.harness.load import Loaded
 from luthier.eval.harness.prompt import Writer
 from luthier.eval.harness.rows import Doc, Rows
 from luthier.eval.question import Likelihood, Question, Reading, Told, Writing
-from luthier.metrics.columns import Column, How
+from luthier.metrics.columns import Column, How, Scores
+from luthier.metrics.corpus import Corpus
+from luthier.metrics.members.labels import Mcc
+from luthier.metrics.members.one_label import F1
+from luthier.metrics.members.translation import Bleu, Chrf, Ter
+from luthier.metrics.metric import Metric
 
 MAX_TOKENS = 256
 """Longest answer where a task does not say."""
@@ -27,6 +32,9 @@ _HOW: dict[str, How] = {
     "bits_per_byte": "bits",
     "brier_score": "mean",
 }
+_BY_NUMBER: dict[str, Callable[[], Metric]] = {"f1": lambda: F1(label="1"), "mcc": Mcc}
+"""Over all rows, from numbers of choices, taken and right; F1 is that of choice 1, as it is there."""
+_OF_TEXTS: dict[str, Callable[[], Metric]] = {"bleu": Bleu, "chrf": Chrf, "ter": Ter}
 _GREEDY = ("temperature", "do_sample", "until")
 _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 
@@ -63,7 +71,12 @@ class HarnessExam(Exam):
             item.gold["choices"][best([one.logprob or 0.0 for one in own[: len(item.gold["choices"])]])]
             for own, item in zip(told, self.items, strict=True)
         ]
-        columns = {name: _column(name, [scores[name] for scores in every]) for name in self.config.metrics}
+        columns: dict[str, Scores] = {
+            name: _numbered(name, every, self.items)
+            if name in _BY_NUMBER
+            else _column(name, [scores[name] for scores in every])
+            for name in self.config.metrics
+        }
         return Graded(columns=columns, said=said)
 
     def _likelihoods(self, told: Sequence[Sequence[Told]]) -> Graded:
@@ -83,17 +96,23 @@ class HarnessExam(Exam):
 
     def _writings(self, told: Sequence[Sequence[Told]]) -> Graded:
         chains = filters(self.config.filter_list, self.loaded.file)
-        columns, first = {}, [own[0].text or "" for own in told]
+        columns: dict[str, Scores] = {}
+        first = [own[0].text or "" for own in told]
         for name, chain in chains.items():
             said = [_through(own[0].text or "", chain) for own in told]
             for metric, settings in self.config.metrics.items():
-                hits = [
-                    float(any(exact_match(one, str(gold), settings) for gold in item.gold))
-                    for one, item in zip(said, self.items, strict=True)
-                ]
                 key = metric if len(chains) == 1 else f"{metric}.{plain_name(name)}"
-                columns[key] = _column(metric, hits)
+                columns[key] = self._written(metric, settings, said)
         return Graded(columns=columns, said=first)
+
+    def _written(self, metric: str, settings: Mapping[str, Any], said: Sequence[str]) -> Scores:
+        if metric in _OF_TEXTS:
+            return Corpus.of(_OF_TEXTS[metric](), said, [item.gold[0] for item in self.items])
+        hits = [
+            float(any(exact_match(one, str(gold), settings) for gold in item.gold))
+            for one, item in zip(said, self.items, strict=True)
+        ]
+        return _column(metric, hits)
 
 
 def exam(loaded: Loaded, rows: Rows, *, limit: int | None, shots: int | None, seed: int) -> HarnessExam:
@@ -151,6 +170,9 @@ def _choice(config: Config, writer: Writer, doc: Doc, context: str | list[str]) 
     if "acc_mutual_info" in config.metrics:
         questions += [Likelihood(prompt="", answer=f"{delimiter}{one}", greedy=asks) for one in choices]
     right = right_places(gold, choices)
+    _refuse_many(config, _BY_NUMBER, len(right), "doc_to_target")
+    if "f1" in config.metrics and len(choices) != 2:
+        raise DataError(f"f1 is of two choices, and there are {len(choices)}", where=Where(field="metric_list"))
     if not right:
         what = f"the right answer is {gold!r}, which is none of the {len(choices)} choices"
         raise DataError(what, where=Where(field="doc_to_target"))
@@ -180,11 +202,23 @@ def _writing(config: Config, writer: Writer, doc: Doc, context: str | list[str])
     wanted = [str(one) for one in gold] if isinstance(gold, list) else [str(gold)]
     if not wanted:
         raise DataError("the row has no right answer", where=Where(field="doc_to_target"))
+    _refuse_many(config, _OF_TEXTS, len(wanted), "doc_to_target")
     return [Writing(prompt=str(context), limit=limit, until=config.until)], wanted[0], wanted
+
+
+def _refuse_many(config: Config, measured: Mapping[str, object], count: int, field: str) -> None:
+    """`DataError` where a metric over all rows is to compare with several right answers."""
+    if count > 1 and (name := next((one for one in measured if one in config.metrics), None)):
+        raise DataError(f"{name} compares with one right answer, and there are {count}", where=Where(field=field))
 
 
 def _column(name: str, amounts: Sequence[float]) -> Column:
     return Column.of(_HOW.get(name, "share"), amounts)
+
+
+def _numbered(name: str, every: Sequence[Mapping[str, float]], items: Sequence[Item]) -> Corpus:
+    taken = [str(int(scores["taken"])) for scores in every]
+    return Corpus.of(_BY_NUMBER[name](), taken, [str(item.gold["right"][0]) for item in items])
 
 
 def _through(text: str, chain: Sequence[Any]) -> str:

@@ -83,6 +83,7 @@ def choice_scores(told: Sequence[Told], choices: Sequence[str], gold: Any) -> di
     right = _places(gold, choices)
     believed = shares(sums)
     scores = {
+        "taken": float(best(sums)),
         "acc": float(best(sums) in right),
         "acc_norm": float(best([_over(x, len(one)) for x, one in zip(sums, choices, strict=True)]) in right),
         "acc_bytes": float(best([_over(x, len(one.encode())) for x, one in zip(sums, choices, strict=True)]) in right),
