@@ -253,7 +253,7 @@ class Model(Voice):
             Written(
                 self._text.decode([one for one in ids if one not in ends], special=False),
                 len(ids),
-                len(ids) < limit or ids[-1] in ends,
+                bool(ids) and ids[-1] in ends,
             )
             for ids in generate(self._loaded, prompts, limit, ends)
         ]

@@ -29,6 +29,11 @@ SCORES = frozenset(
         "byte_perplexity",
         "bits_per_byte",
         "share",
+        "f1",
+        "mcc",
+        "bleu",
+        "chrf",
+        "ter",
         DROP,
     }
 )

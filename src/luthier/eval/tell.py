@@ -104,7 +104,7 @@ def _written(loaded: Loaded, text: Text, questions: Sequence[Writing]) -> list[T
     found = []
     for ids, cut in zip(written, cuts, strict=True):
         said = text.decode([one for one in ids if one not in ends], special=False)
-        finished = len(ids) < how.limit or ids[-1] in ends or until(said, how.until) != said
+        finished = (bool(ids) and ids[-1] in ends) or until(said, how.until) != said
         found.append(Told(text=until(said, how.until), tokens=len(ids), finished=finished, cut=cut))
     return found
 

@@ -130,7 +130,9 @@ def _difference(metric: Metric, blocks: tuple[Block, Block], clusters: Sequence[
 
     if _is_mcnemars(metric, clusters):
         return bonett_price(*_flips(metric, blocks), round(totals(blocks[0])[0, 1]))
-    return _bootstrap(metric.value, _summed(blocks, clusters), metric.usual[1] - metric.usual[0], seed)
+    added = 1.0 if metric.same_rows else 0.5  # a row that counts for one model only weighs on hits and on rows alike
+    width = metric.usual[1] - metric.usual[0]
+    return _bootstrap(metric.value, _summed(blocks, clusters), width, seed, added=added)
 
 
 def _is_mcnemars(metric: Metric, clusters: Sequence[str] | None) -> bool:
@@ -257,11 +259,13 @@ def check_signatures(a: str, b: str, what: str) -> None:
         raise RecipeError(f"{what} cannot be compared: one was made as {a}, the other as {b}")
 
 
-def _bootstrap(value: OfSums, blocks: tuple[Block, Block], width: float, seed: int, method: Method = "bca") -> Interval:
+def _bootstrap(
+    value: OfSums, blocks: tuple[Block, Block], width: float, seed: int, method: Method = "bca", added: float = 1.0
+) -> Interval:
     from luthier.metrics.resample import Job, intervals
 
     job = Job(blocks=blocks, value=lambda sums: value(sums[0]) - value(sums[1]), span=(-width, width), method=method)
-    found = intervals([replace(job, blocks=_with_mirrored(job))], seed=seed)[0]
+    found = intervals([replace(job, blocks=_with_mirrored(job, added))], seed=seed)[0]
     seen = _value(job)
     found = replace(found, value=seen, low=min(found.low, seen), high=max(found.high, seen))
     if not found.note or found.value != 0:
@@ -272,8 +276,8 @@ def _bootstrap(value: OfSums, blocks: tuple[Block, Block], width: float, seed: i
     return replace(unchanged, **scaled, note=note)
 
 
-def _with_mirrored(job: Job) -> tuple[Block, Block]:
-    """Both models' rows and two more, so that few changed rows do not look surer than they are.
+def _with_mirrored(job: Job, weight: float) -> tuple[Block, Block]:
+    """Both models' rows and two more of some weight, so that few changed rows do not look surer than they are.
 
     They are what Bonett and Price's interval adds to right and wrong rows, for any value: a row that tells the models
     apart, as it is and with the models changed places. It is the one that moves the difference as much as the
@@ -291,7 +295,8 @@ def _with_mirrored(job: Job) -> tuple[Block, Block]:
     order = np.argsort(moves, kind="stable")
     typical = np.sqrt((moves**2).mean()) * (1 - 1e-12)
     row = changed[order[min(int(np.searchsorted(moves[order], typical)), len(order) - 1)]]
-    return stacked(a, a[[row]], b[[row]]), stacked(b, b[[row]], a[[row]])
+    one, other = weight * a[[row]], weight * b[[row]]
+    return stacked(a, one, other), stacked(b, other, one)
 
 
 def _value(job: Job) -> float:
