@@ -20,7 +20,7 @@ from luthier.tune.objectives.ppo import Ppo
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
 from policies import REGEX
-from tuning import Bench, adapted, bench, finish, pairs
+from tuning import Bench, adapted, bench, finish, interrupted, pairs
 
 ROLLOUT = {"samples": 4, "max_new_tokens": 4}
 QUICK: dict[str, Any] = {"technique": Lora(r=4), "rows_per_step": 8, "learning_rate": 1e-2, "precision": "float32"}
@@ -162,3 +162,19 @@ def test_a_critic_has_a_rate_of_its_own(shop: Bench) -> None:
 def test_a_critic_needs_a_low_rank_adapter() -> None:
     with pytest.raises(ValidationError, match="tune by lora or qlora, or take an objective without one"):
         step(technique={"kind": "full"})
+
+
+def test_killed_in_the_middle_of_a_phase_policy_and_critic_end_in_the_same_bytes(shop: Bench) -> None:
+    """The second of two steps that learn from answers drawn at once draws them, and asks the critic, again."""
+    drawn = {**ROLLOUT, "steps": 2}
+    made = step(objective={"rollout": drawn, "kl": {"coefficient": 0.05, "estimator": "k1", "target": 0.01}},
+                rows=24, rows_per_step=4, checkpoint_steps=1)  # fmt: skip
+    whole = {entry.path: entry.digest for entry in shop.tune(made).manifest.files}
+    shop.store.remove(shop.tune_digest(made))
+    interrupted(shop, made, before=3)
+    again = shop.tune(made)
+    assert {entry.path: entry.digest for entry in again.manifest.files} == whole
+    told = log(again)
+    assert len(told) == 6
+    assert told[0]["clipped"] == 0.0
+    assert len({line["kl_coefficient"] for line in told}) > 1
