@@ -49,3 +49,10 @@ def test_what_a_policy_writes_is_counted_when_it_is_written_and_when_it_is_learn
     assert (many.tokens or 0) - (few.tokens or 0) == pytest.approx(24 * 8 * 50)
     assert (many.seconds or 0) > 2 * (few.seconds or 0)
     assert "answers as long as they may be" in many.how
+
+
+def test_a_critic_costs_an_adapter_and_a_second_learning(shop: Bench) -> None:
+    plain, valued = (told(shop, Objective.parse({"kind": kind, "rewards": ["exact"]})) for kind in ("grpo", "ppo"))
+    assert plain.tokens == valued.tokens
+    assert 1.2 < (valued.seconds or 0) / (plain.seconds or 1) < 2
+    assert (valued.peak_bytes or 0) > (plain.peak_bytes or 0)

@@ -11,6 +11,7 @@ from luthier.models.foresight import SAMPLE, Rows, model_of, rows_of
 from luthier.models.load import cpu_has_bf16, is_remote
 from luthier.models.speed import flops_per_s
 from luthier.text.preference import Pair, pair_of
+from luthier.tune.actor_critic import ActorCritic
 from luthier.tune.memory import MOST_TOKENS, computing_in, footprint
 from luthier.tune.pairs import PairObjective
 from luthier.tune.policy import Policy
@@ -33,10 +34,12 @@ def foresee(step: Tune, outlook: Outlook) -> Forecast:
     rows = rows._replace(tokens=rows.tokens + second)
     computed = seen * (rows.tokens - rows.shared) + seen / step.rows_per_step * rows.shared
     computed += 2 * seen * drawn  # written, then learnt; writing a token takes about as long as learning it
+    if isinstance(step.objective, ActorCritic):
+        computed += seen * (rows.tokens + drawn)  # the critic learns the same rows
     seconds, how = _seconds(step, outlook, model, computed)
     return Forecast(
         seconds=round(seconds, 1),
-        peak_bytes=_peak(step, model, rows) + _beside(step, outlook),
+        peak_bytes=_peak(step, model, rows) + _beside(step, outlook) + _critic(step, model),
         tokens=round(seen * (rows.tokens + drawn)),
         how=f"{rows.how}; {how}" + ("; answers as long as they may be" if drawn else ""),
     )
@@ -68,6 +71,11 @@ def _beside(step: Tune, outlook: Outlook) -> int:
         return 0
     narrow = step.precision == "bfloat16" or (step.precision == "auto" and cpu_has_bf16())
     return teacher.parameters * (2 if narrow else 4)
+
+
+def _critic(step: Tune, model: Description) -> int:
+    """Bytes of a second adapter of the policy's size: weights, gradient and two moments in fp32."""
+    return 16 * step.technique.trainable(model) if isinstance(step.objective, ActorCritic) else 0
 
 
 def _peak(step: Tune, model: Description, rows: Rows) -> int:
