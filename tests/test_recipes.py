@@ -32,6 +32,14 @@ SMALL = {
     "grpo-math": ("steps.data.split.train=16", "steps.data.split.test=8"),
     "merge": tuple(f"steps.{name}.split.train=32" for name in ("short", "long")),
     "preferences": ("steps.data.split.train=32", "steps.data.split.test=24"),
+    "rlhf": (
+        "steps.data.split={train: 16, test: 8}",
+        "steps.others.split={train: 16, test: 8}",
+        "steps.report.probes=[]",
+        "steps.tune.objective.rollout.max_new_tokens=8",
+        "steps.report.max_new_tokens=8",
+    ),
+    "safety": ("steps.data.split={train: 16, test: 8}", "steps.report.probes=[{kind: refusal, max_new_tokens: 4}]"),
     "questions": ("steps.data.split.train=64", "steps.data.split.test=24"),
     "summaries": ("steps.data.split.train=24", "steps.data.split.test=8", "steps.report.max_new_tokens=24"),
     "support": ("steps.data.split.test=60", "steps.tune.epochs=1", "steps.tune.rows=64"),
@@ -39,13 +47,21 @@ SMALL = {
 OWN_DATA = {
     "summaries": ("DIALOGUES", "dialogsum/dialogsum.train.jsonl"),
     "preferences": ("PAIRS", "hh_rlhf/harmless_base.jsonl"),
+    "rlhf": ("PAIRS", "hh_rlhf/harmless_base.jsonl"),
+    "safety": ("PAIRS", "hh_rlhf/harmless_base.jsonl"),
 }
 """Recipes whose rows are the user's: the variable that names them, and the real data that stand in for them here."""
-PLAIN = {"preferences": {"length"}, "questions": {"nearest"}, "summaries": {"nearest", "lead"}}
+PLAIN: dict[str, set[str]] = {
+    "preferences": {"length"},
+    "rlhf": set(),
+    "safety": {"length"},
+    "questions": {"nearest"},
+    "summaries": {"nearest", "lead"},
+}
 """Baselines of recipes whose answers are texts or pairs."""
 DATA_ONLY = {"label"}
 """Recipes that tune nothing; each has a test of its own."""
-LONG = {"distil", "grpo-math", "merge", "preferences", "questions", "summaries"}
+LONG = {"distil", "grpo-math", "merge", "preferences", "questions", "rlhf", "safety", "summaries"}
 """Recipes with several trainings or written answers, which run by `./check --all`."""
 FEW = ("steps.data.split.train=48", "steps.data.split.test=24")
 FEWER: dict[str, tuple[str, ...]] = {

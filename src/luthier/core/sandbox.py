@@ -6,7 +6,8 @@ What is held, and by what:
   kernel (a seccomp filter, which a program cannot take off, root or not);
 - memory, processor time, size of files and open files: by the kernel (rlimits, which cannot be raised from inside);
 - wall time: from outside, by killing the process;
-- output: thrown away; the environment is empty, and the working folder is an empty one.
+- output: thrown away, but for the text in its variable `answer`; the environment is empty, and the working folder is
+  an empty one.
 
 What is not: the program may *read* every file that its user may read (it can tell nobody); it shares the kernel, so
 that a hole in the kernel is a hole here; it can use up what its limits allow; and a program made to cheat can look for
@@ -45,6 +46,8 @@ class Ran:
     """Whether it ran to its end without an error."""
     why: str = ""
     """What stopped it."""
+    said: str = ""
+    """What its variable `answer` was when it ended, when there is one."""
 
 
 def run(program: str, limits: Limits) -> Ran:
@@ -76,7 +79,7 @@ def _read(told: bytes, word: str, code: int) -> Ran:
         why = told.decode(errors="replace").removeprefix("unlocked: ") or f"ended with {code} before it was locked"
         raise InputError(f"programs cannot be run safely here: {why}", remedy="run them on Linux (x86_64) with seccomp")
     rest = told.removeprefix(_LOCKED).decode(errors="replace")
-    if rest == word and code == 0:
-        return Ran(True)
+    if rest.startswith(word) and code == 0:
+        return Ran(True, said=rest.removeprefix(word))
     ended = f"killed by signal {-code}" if code < 0 else f"left with {code} before its end"
     return Ran(False, rest.replace(word, "") or ended)

@@ -11,27 +11,31 @@ from luthier.core.component import members
 from luthier.core.scorer import Column, Desk, Scored, Scorer
 from luthier.core.step import Work
 from luthier.eval.contestant import Contestant
+from luthier.eval.judged import JUDGED
 from luthier.eval.rows import Task
 from luthier.metrics.metric import Metric
 from luthier.text.messages import question_of
 
 
-def unread(metrics: Sequence[Metric] | None, scorers: Sequence[Scorer]) -> str:
-    """Why metrics and scorers do not go together; empty when they do."""
-    written = {name for scorer in scorers for name in scorer.writes}
+def unread(metrics: Sequence[Metric] | None, scorers: Sequence[Scorer], judged: Sequence[str] = ()) -> str:
+    """Why metrics and scorers do not go together; empty when they do. `judged`: what a reward model writes."""
+    written = {*judged, *(name for scorer in scorers for name in scorer.writes)}
     for metric in metrics or ():
         if lacking := [name for name in metric.scored if name not in written]:
             able = [kind for kind, other in sorted(members(Scorer).items()) if set(lacking) & set(other.writes)]
             wanted = f"; name one in `scorers`: {', '.join(able)}" if able else ""
+            wanted = "; name the step that makes a `reward_model`" if lacking[0] in JUDGED else wanted
             return f"{metric.kind} reads {lacking[0]!r}, which no scorer writes{wanted}"
     read = {name for metric in metrics or members(Metric).values() for name in metric.scored}
     idle = [scorer.kind for scorer in scorers if not read & set(scorer.writes)]
+    if judged and not read & set(judged):
+        return "no metric reads what the reward_model says; name `reward` or `reward_wins`, or take it out"
     return f"no metric reads what the scorer {idle[0]} writes; name such a metric, or take it out" if idle else ""
 
 
-def reading(scorers: Sequence[Scorer]) -> tuple[Metric, ...]:
-    """The metrics, with their defaults, that read what scorers write."""
-    written = {name for scorer in scorers for name in scorer.writes}
+def reading(scorers: Sequence[Scorer], judged: Sequence[str] = ()) -> tuple[Metric, ...]:
+    """The metrics, with their defaults, that read what scorers, and a reward model, write."""
+    written = {*judged, *(name for scorer in scorers for name in scorer.writes)}
     able = {kind: metric for kind, metric in sorted(members(Metric).items()) if metric.scored}
     return tuple(
         metric.model_validate({"kind": kind})

@@ -27,6 +27,8 @@ _BASES = (
     "luthier.tune.technique",
     "luthier.tune.objective",
     "luthier.tune.reward",
+    "luthier.tune.environment",
+    "luthier.tune.writer",
     "luthier.tune.optimizer",
     "luthier.tune.tracker",
     "luthier.core.scorer",

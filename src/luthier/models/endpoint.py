@@ -10,7 +10,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -107,6 +107,18 @@ class Client:
         told = self.write(conversations, 1, logprobs=True, top_logprobs=TOP)
         return [self._likeliest(said, options) for said in told]
 
+    def complete(self, bodies: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The first choice of each answer of `/v1/completions`, as it came; for prompts that are token ids."""
+        told = self._told(bodies, "completions", self._choice)
+        return [self._choice(one) for one in told]
+
+    def _choice(self, answer: Mapping[str, Any]) -> dict[str, Any]:
+        found = answer.get("choices") or [None]
+        if not isinstance(found, list) or not isinstance(found[0], dict):
+            said = canonical(dict(answer))[:120]
+            raise self._wrong(f"answered in another form than /v1/completions: {said}", "is it such a server?")
+        return found[0]
+
     def _likeliest(self, said: Said, options: Sequence[str]) -> Picked:
         if not said.first:
             raise ModelError(
@@ -118,32 +130,42 @@ class Client:
         return Picked(max(range(len(options)), key=scores.__getitem__), scores)
 
     def _all(self, bodies: Sequence[dict[str, Any]]) -> list[Said]:
-        """All answers in order, each request sent once; those that came before a failure are kept."""
+        """All answers in order."""
+        told = self._told(bodies, "chat/completions", lambda answer: _read(answer, self.settings.url))
+        return [_read(one, self.settings.url) for one in told]
+
+    def _told(
+        self, bodies: Sequence[dict[str, Any]], path: str, check: Callable[[Mapping[str, Any]], object]
+    ) -> list[dict[str, Any]]:
+        """What was answered, in order, each request sent once; those that came before a failure are kept."""
         places = [self._kept / f"{digest_of([self.settings.url, body])}.json" for body in bodies]
         missing = {place: body for place, body in zip(places, bodies, strict=True) if not place.is_file()}
         if missing:
             with self._connected() as http, ThreadPoolExecutor(self.settings.at_once) as pool:
-                waiting = [pool.submit(self._one, http, place, body) for place, body in missing.items()]
+                waiting = [pool.submit(self._one, http, path, place, body, check) for place, body in missing.items()]
                 try:
                     for one in waiting:
                         one.result()
                 finally:
                     pool.shutdown(cancel_futures=True)
-        return [_read(json.loads(place.read_text(encoding="utf-8")), self.settings.url) for place in places]
+        return [json.loads(place.read_text(encoding="utf-8")) for place in places]
 
-    def _one(self, http: httpx.Client, place: Path, body: dict[str, Any]) -> None:
-        answer = self._call(http, body)
-        _read(answer, self.settings.url)
+    def _one(
+        self, http: httpx.Client, path: str, place: Path, body: dict[str, Any],
+        check: Callable[[Mapping[str, Any]], object],
+    ) -> None:  # fmt: skip
+        answer = self._call(http, path, body)
+        check(answer)
         write_aside(place, canonical(answer).encode())
 
-    def _call(self, http: httpx.Client, body: dict[str, Any]) -> dict[str, Any]:
+    def _call(self, http: httpx.Client, path: str, body: dict[str, Any]) -> dict[str, Any]:
         import httpx
 
         wait, said = FIRST_WAIT_S, ""
         for attempt in range(self.settings.retries + 1):
             asked = None
             try:
-                response = http.post("chat/completions", json=body)
+                response = http.post(path, json=body)
             except httpx.TransportError as error:
                 said = f"{type(error).__name__} after {self.settings.timeout_s:g} s at most"
             else:

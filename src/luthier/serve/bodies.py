@@ -351,6 +351,8 @@ class Completion(_Asking):
     max_tokens: Annotated[Whole, Field(ge=1)] | None = None
     """Longest answer; 16 where none is given, as OpenAI has it."""
     logprobs: Annotated[Whole, Field(ge=0, le=5)] | None = None
+    return_tokens_as_token_ids: bool = False
+    """Whether `logprobs` names tokens by id (`token_id:7`), the end token included; vLLM's word for it."""
 
     def queries(self) -> list[Query]:
         """One query for each prompt."""
@@ -365,6 +367,7 @@ class Completion(_Asking):
                 stop=self.stops,
                 logprobs=self.logprobs is not None,
                 top_logprobs=self.logprobs or 0,
+                by_id=self.return_tokens_as_token_ids,
             )
             for prompt in self._prompts()
         ]

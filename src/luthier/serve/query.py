@@ -49,6 +49,8 @@ class Query:
     """Texts before which an answer ends."""
     logprobs: bool = False
     top_logprobs: int = 0
+    by_id: bool = False
+    """Whether tokens are told by their ids, and the one that ends an answer among them."""
     """How many alternatives are told of each token."""
 
     @property

@@ -30,14 +30,14 @@ class Spelling:
         """A new answer's ids to text; with `special`, special tokens that do not end it are written out."""
         return Letters(self._text.decode, self.ends if special else self._special)
 
-    def token(self, written: Written) -> Token:
+    def token(self, written: Written, *, by_id: bool = False) -> Token:
         """A token with its log-probability and those of the likeliest."""
-        top = tuple(self._candidate(*one) for one in written.top)
-        return Token(chosen=self._candidate(written.token, written.logprob), top=top)
+        top = tuple(self._candidate(*one, by_id=by_id) for one in written.top)
+        return Token(chosen=self._candidate(written.token, written.logprob, by_id=by_id), top=top)
 
-    def _candidate(self, token: int, logprob: float) -> Candidate:
+    def _candidate(self, token: int, logprob: float, *, by_id: bool) -> Candidate:
         raw = self._raw(token)
-        return Candidate(raw.decode("utf-8", "replace"), raw, logprob)
+        return Candidate(f"token_id:{token}" if by_id else raw.decode("utf-8", "replace"), raw, logprob)
 
 
 class Scribe:
@@ -47,6 +47,7 @@ class Scribe:
         self, answer: int, query: Query, spelling: Spelling, form: CallForm | None, prompt_tokens: int
     ) -> None:
         self._answer, self._spelling, self._wanted = answer, spelling, query.logprobs
+        self._by_id = query.by_id
         self._prompt_tokens = prompt_tokens
         tools = query.tools
         self._letters = spelling.letters(special=tools is not None)
@@ -67,8 +68,8 @@ class Scribe:
         if written.finish is not None:
             text += self._letters.rest()
         self._written += len(text)
-        if self._wanted and written.token not in self._spelling.ends:
-            self._tokens.append((self._written, self._spelling.token(written)))
+        if self._wanted and (self._by_id or written.token not in self._spelling.ends):
+            self._tokens.append((self._written, self._spelling.token(written, by_id=self._by_id)))
         return self._told(text, written.finish, told.cached)
 
     def end(self, finish: Finish, cached: int) -> Piece:

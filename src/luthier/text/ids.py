@@ -19,7 +19,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -194,6 +194,23 @@ class Text:
         rendered = [self._renderer.prompt(self.before.wrap(messages), on_offer) for messages, on_offer in pairs]
         return [one.ids for one in self._guard.encode([Plan(one.text, one.controls) for one in rendered])]
 
+    def going_on(self, messages: Sequence[Message], said: Message, tools: Tools = ()) -> list[int]:
+        """Ids from the end of an assistant's turn, which stands before `said`, up to where the next one begins.
+
+        The turn itself stays in the ids in which it was written: its text may be cut into others. `ModelError` where
+        the chat template writes a turn otherwise once something follows it.
+        """
+        spoken = [*messages, Message(role="assistant", content="ok")]
+        before = self.render(spoken, tools)
+        after = self._renderer.prompt(self.before.wrap([*spoken, said]), tools)
+        end = before.turns[-1].end
+        if not after.text.startswith(before.text[:end]) or said.content.strip() not in after.text[end:]:
+            what = f"the chat template of {self.name or 'this model'} cannot go on after an assistant's turn"
+            remedy = f"speak as `user`: {said.role!r} may be unknown to it"
+            raise ModelError(what, where=Where(field="rollout.environment"), remedy=remedy)
+        tokens = self._guard.encode([Plan(after.text, after.controls, [end])])[0]
+        return tokens.ids[bisect_left(tokens.starts, end) :]
+
     def answer(self, messages: Sequence[Message], text: str, tools: Tools = ()) -> Encoded:
         """A prompt with one given answer, of which every token is learnt (or scored)."""
         return self.answers(messages, [text], tools)[0]
@@ -313,6 +330,16 @@ class Text:
         if turn is None or turn.closed or turn.message != last or eos is None:
             return row
         return replace(row, ids=[*row.ids, eos], learnt=[*row.learnt, True])
+
+
+def encoded(folder: Path, conversations: Sequence[Sequence[Message]]) -> list[list[int]]:
+    """Whole conversations as the ids of the model in a folder."""
+    return [row.ids for row in _text_of(folder).encode_many(conversations)]
+
+
+@lru_cache(maxsize=2)
+def _text_of(folder: Path) -> Text:
+    return Text.load(folder)
 
 
 def _nothing(rendered: Rendered, messages: Sequence[Message]) -> str:

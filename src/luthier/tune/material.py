@@ -198,7 +198,8 @@ class Material:
 
         drawing = self._policy.rollout
         worth = drawing.truncated if isinstance(drawing.truncated, float) else None
-        return Desk(self._text, drawing.max_new_tokens, self._bench(), worth)
+        talking, writer = drawing.environment, drawing.writer
+        return Desk(self._text, drawing.max_new_tokens, self._bench(), worth, talking, writer)
 
     def _bench(self) -> Bench:
         """Where rewards work."""
@@ -210,9 +211,10 @@ class Material:
         desk = Desk(base=self._work.base, kept=kept, say=events.warning, model=Path)
         if judged is None:
             return Bench(desk=desk)
-        from luthier.tune.rollout.reward_model import open_judge
+        from luthier.models.reward_model import open_judge
+        from luthier.text.ids import encoded
 
-        return Bench(desk=desk, model=open_judge(judged, self._step.precision))
+        return Bench(desk=desk, model=open_judge(judged, encoded, self._step.precision))
 
     def _trial(self, desk: Answering) -> Measuring:
         from luthier.tune.rollout.trial import Trial

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
@@ -11,7 +11,8 @@ from pydantic import Field
 
 from luthier.core.component import Component
 from luthier.core.scorer import Desk
-from luthier.text.messages import Example, Message, answer_of
+from luthier.models.reward_model import Judge
+from luthier.text.messages import Example, Message, answer_of, prompt_of
 
 
 class Attempt(NamedTuple):
@@ -20,19 +21,25 @@ class Attempt(NamedTuple):
     example: Example
     """Whose question it is; its own last answer is the reference, its `meta` every other column of the data."""
     text: str
+    """The answer; of a conversation with an environment, the last turn."""
     tokens: int
+    """How many the model wrote."""
     ended: bool = True
     """Whether it ended by itself, rather than at the limit."""
+    turns: tuple[Message, ...] = ()
+    """All that was said after the question in a conversation with an environment; empty without one."""
+
+    @property
+    def whole(self) -> tuple[Message, ...]:
+        """The question and all that was said after it."""
+        said = self.turns or (Message(role="assistant", content=self.text),)
+        return (*prompt_of(self.example), *said)
 
     @property
     def references(self) -> tuple[str, ...]:
         """What the data give for an answer: none, or one."""
         found = answer_of(self.example) or self.example.label
         return (found,) if found else ()
-
-
-Judge = Callable[[Sequence[tuple[Message, ...]]], list[float]]
-"""A trained reward model: a number for each conversation that ends with an answer."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from luthier.core.digest import digest_of
 from luthier.core.errors import DataError, Where, did_you_mean
 from luthier.core.files import write_aside
 from luthier.core.step import EvaluationRef, Forecast, JudgmentsRef, Makes, Outlook, Reads, Step, Work
+from luthier.data.pair_row import pair_row
 from luthier.data.rated import Take
 from luthier.text.probed import PROBED, read
 
 if TYPE_CHECKING:
     from luthier.data.rated import Better
     from luthier.data.row import Row
-    from luthier.text.messages import Example, Message
+    from luthier.text.messages import Example
     from luthier.text.probed import Probed
 
 PREFERRED = "preferences.jsonl"
@@ -135,7 +135,7 @@ class Preferences(Step):
         mine = [(line, one) for line, one in enumerate(rows, 1) if one.model == self.model and self._wanted(one)]
         return [
             (
-                _pair(
+                pair_row(
                     one.asked,
                     one.wanted or "",
                     {"rejected": one.said, "probe": one.probe, "group": one.group, "row": one.row},
@@ -155,7 +155,7 @@ class Preferences(Step):
         for line, told in enumerate(map(json.loads, text.splitlines()), 1):
             asked = tuple(Message.model_validate(turn) for turn in told["prompt"])
             meta = {name: told[name] for name in ("rejected", "margin", "judges", "row")}
-            found.append((_pair(asked, told["chosen"], meta, ("judgments", PREFERRED, line)), ""))
+            found.append((pair_row(asked, told["chosen"], meta, ("judgments", PREFERRED, line)), ""))
         if not found:
             where = Where(field="judgments")
             raise DataError("people preferred no answer to another", where=where, remedy="let more rows be judged")
@@ -188,7 +188,7 @@ def _of_two(better: Better) -> Row:
 
     row, place = better.row, better.row.origin
     meta = {**row.meta, "rejected": answer_of(better.other), "margin": better.margin, "other": better.other.id}
-    return _pair(prompt_of(row), answer_of(row), meta, (place.source, place.file, place.line))
+    return pair_row(prompt_of(row), answer_of(row), meta, (place.source, place.file, place.line))
 
 
 def _alone(example: Example) -> Row:
@@ -216,16 +216,3 @@ def _why_not(row: Probed) -> str:
     if row.wanted is None:
         return "nothing better is known"
     return "said what was wanted" if row.wanted.strip() == row.said.strip() else ""
-
-
-def _pair(asked: tuple[Message, ...], chosen: str, meta: dict[str, Any], place: tuple[str, str, int]) -> Row:
-    """A row whose answer is the chosen one; `meta` has the rejected one, and `place` is source, file and line."""
-    from luthier.data.row import Row
-    from luthier.text.messages import Message
-
-    source, file, line = place
-    messages = (*asked, Message(role="assistant", content=chosen))
-    name = digest_of([[message.model_dump(mode="json") for message in messages], meta["rejected"]])[:16]
-    return Row(
-        n=line - 1, id=name, source=source, file=file, line=line, kind="preference", messages=messages, meta=meta
-    )

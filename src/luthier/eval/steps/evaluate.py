@@ -17,7 +17,19 @@ from luthier.core.digest import code_digest, digest_of, files_digest
 from luthier.core.errors import RecipeError, Where, did_you_mean
 from luthier.core.files import write_aside
 from luthier.core.scorer import Scorer
-from luthier.core.step import BENCHES, DataRef, Forecast, Makes, ModelRef, Outlook, Reads, Step, ThresholdsRef, Work
+from luthier.core.step import (
+    BENCHES,
+    DataRef,
+    Forecast,
+    Makes,
+    ModelRef,
+    Outlook,
+    Reads,
+    Step,
+    TeacherRef,
+    ThresholdsRef,
+    Work,
+)
 from luthier.eval.baseline import Baseline
 from luthier.eval.probe import Probe
 from luthier.eval.task import EvalTask
@@ -65,6 +77,9 @@ class Evaluate(Step):
     """Further measures of every model, such as the gap between groups."""
     scorers: tuple[Scorer, ...] = ()
     """What gives every answer further numbers for metrics to read: a judging model, an encoder, a run of tests."""
+    reward_model: TeacherRef = None
+    """The step whose reward model judges every written answer, for the metrics `reward` and `reward_wins`: one that the
+    model never learnt to please. None: nothing is judged so."""
     rows: int | None = Field(default=None, ge=1)
     """At most so many rows, drawn by content; left out, all."""
     turns: Turns = "last"
@@ -96,9 +111,16 @@ class Evaluate(Step):
     def _scorers_are_read(self) -> Self:
         from luthier.eval.scoring import unread
 
-        if why := unread(self.metrics, self.scorers):
+        if why := unread(self.metrics, self.scorers, self._columns):
             raise ValueError(why)
         return self
+
+    @property
+    def _columns(self) -> tuple[str, ...]:
+        """What a reward model adds to every answer."""
+        from luthier.eval.judged import JUDGED
+
+        return JUDGED if self.reward_model is not None else ()
 
     @classmethod
     def code(cls) -> str:
@@ -125,12 +147,26 @@ class Evaluate(Step):
         known = kept(work)
         models = language_models(artifacts, speaking, task, known, work.events, seconds)
         models += plain(learning, task, seconds)
-        models = with_columns(models, self.scorers, task, work)
+        models = self._judged(with_columns(models, self.scorers, task, work), task, work)
         started = time.perf_counter()
         self.write(task, metrics, models, work, [*speaking, *learning])
         seconds["measuring"] = time.perf_counter() - started
         pace = {"model_rows_per_s": known.made / max(known.seconds, 1e-9)} if known.made else {}
         return {"seconds": seconds, "rows": len(task.examples), **pace}
+
+    def _judged(self, models: list[Contestant], task: Task, work: Work) -> list[Contestant]:
+        """The same models with what the reward model says of their answers, when there is one."""
+        if (artifact := work.inputs.get("reward_model")) is None:
+            return models
+        from luthier.eval.judged import with_rewards
+        from luthier.models.reward_model import open_judge
+        from luthier.text.ids import encoded
+
+        if task.kind != "text":
+            what = "a reward model judges written answers, and these rows ask for a choice"
+            remedy = "set pairs: false" if task.pairs else "leave reward_model out"
+            raise RecipeError(what, where=Where(field=f"steps.{work.name}.reward_model"), remedy=remedy)
+        return with_rewards(models, open_judge(artifact, encoded, self.dtype), task)
 
     def foresee(self, outlook: Outlook) -> Forecast:
         """Predict from an earlier evaluation of the same kind of rows, else from the model's size."""
@@ -160,7 +196,7 @@ class Evaluate(Step):
         missing = lacking(work.inputs["model"], self.normalise)
         if self.metrics is None:
             chosen = tuple(metric for metric in metrics_for(task) if not metric.needs & missing)
-            chosen += reading(self.scorers)
+            chosen += reading(self.scorers, self._columns)
             holds = "pairs of answers" if task.pairs else f"{task.kind}s"
             work.events.note(f"measured in {', '.join(metric.kind for metric in chosen)} (the data holds {holds})")
             return chosen

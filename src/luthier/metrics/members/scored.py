@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from luthier.core.errors import DataError, Where
 from luthier.metrics.answers import Answers
 from luthier.metrics.members.answers import mean
-from luthier.metrics.metric import Metric
+from luthier.metrics.metric import GREATEST, Metric
 
 if TYPE_CHECKING:
     import numpy as np
@@ -106,6 +106,24 @@ class JudgeAgreement(FromScorer):
         import numpy as np
 
         return np.asarray(1 - np.sqrt(statistics[:, 0]))
+
+
+class Reward(FromScorer):
+    """Mean of what the step's reward model gives the answers: a number of its own scale, higher for the better.
+
+    A difference of two answers to one question is the log-odds with which it expects people to prefer the first.
+    """
+
+    kind: Literal["reward"] = "reward"
+    bounds: ClassVar[tuple[float, float]] = (-GREATEST, GREATEST)
+    scored: ClassVar[tuple[str, ...]] = ("reward",)
+
+
+class RewardWins(FromScorer):
+    """Share of rows on which the step's reward model puts the answer above the one in the data, a tie half."""
+
+    kind: Literal["reward_wins"] = "reward_wins"
+    scored: ClassVar[tuple[str, ...]] = ("reward_won",)
 
 
 class Relevance(FromScorer):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from luthier.text.messages import Message, prompt_of
 from luthier.tune.reward import Attempt, Bench, Reward
 
 
@@ -22,5 +21,4 @@ class ByModel(Reward):
     def score(self, attempts: Sequence[Attempt], bench: Bench) -> list[float]:
         """The model's number for each answer."""
         assert bench.model is not None, "the step opens the reward model that its rewards need"
-        said = [Message(role="assistant", content=attempt.text) for attempt in attempts]
-        return bench.model([(*prompt_of(one.example), turn) for one, turn in zip(attempts, said, strict=True)])
+        return bench.model([attempt.whole for attempt in attempts])

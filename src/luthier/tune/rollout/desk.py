@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 from luthier.models.load import Loaded
 from luthier.tune.reward import Attempt, Bench, Reward
 from luthier.tune.rollout.scoring import Scores, score
+from luthier.tune.rollout.talking import converse
 from luthier.tune.rollout.writing import Answer, Prompt, write
 
 if TYPE_CHECKING:
     from luthier.models.pack import Row
     from luthier.text.ids import Text
     from luthier.text.messages import Example
+    from luthier.tune.environment import Environment
+    from luthier.tune.writer import Writer
 
 Examples = Callable[[Sequence[int]], list["Example"]]
 """Examples by the numbers of their lessons."""
@@ -45,18 +48,31 @@ class Desk:
     bench: Bench
     truncated: float | None = None
     """What an answer that was cut off is worth; what its rewards say when None."""
+    environment: Environment | None = None
+    """Who answers the model between its turns; it has but one turn when None."""
+    writer: Writer | None = None
+    """Who draws answers in the model's place; what is measured, the likeliest answers, the model itself writes."""
     model: Any = None
     """The model that answers, once it is there."""
     writing_s: float = field(default=0.0, init=False)
     judging_s: float = field(default=0.0, init=False)
 
     def answer(self, prompts: Sequence[Prompt]) -> list[Answer]:
-        """An answer to each prompt."""
+        """An answer to each prompt; with an environment, a conversation."""
         begun = time.perf_counter()
-        loaded = Loaded(model=self.model, folder=self.bench.desk.base, name="policy", digest="")
-        found = write(loaded, self.text, prompts, self.max_new_tokens)
+        if self.environment is None:
+            found = self._write(prompts)
+        else:
+            found = converse(self.environment, self.text, self.bench.desk.base, prompts, self._write)
         self.writing_s += time.perf_counter() - begun
         return found
+
+    def _write(self, prompts: Sequence[Prompt]) -> list[Answer]:
+        """One turn after each prompt."""
+        if self.writer is not None and all(prompt.stream is not None for prompt in prompts):
+            return self.writer.write(prompts, self.text, self.max_new_tokens, self.bench.desk.kept)
+        loaded = Loaded(model=self.model, folder=self.bench.desk.base, name="policy", digest="")
+        return write(loaded, self.text, prompts, self.max_new_tokens)
 
     def judge(self, rewards: Sequence[Reward], examples: Sequence[Example], answers: Sequence[Answer]) -> Scores:
         """What each answer, to the example at its place, is worth."""
@@ -70,8 +86,8 @@ class Desk:
         return found
 
     def said(self, answer: Answer) -> str:
-        """The text of an answer."""
-        return self.text.decode(answer.ids[:-1] if answer.ended else answer.ids, special=False)
+        """The text of an answer; of a conversation, its last turn."""
+        return self.text.decode(answer.last[:-1] if answer.ended else answer.last, special=False)
 
     def _attempt(self, example: Example, answer: Answer) -> Attempt:
-        return Attempt(example, self.said(answer), len(answer.ids), answer.ended)
+        return Attempt(example, self.said(answer), len(answer.logprobs), answer.ended, answer.turns)

@@ -116,13 +116,14 @@ class Rollout(Source):
 
     def _judged(self, step: int, again: int, lessons: Sequence[int]) -> list[_Group]:
         count, seed = self._drawing.samples, self._course.seed
+        examples = [one for one in self._questions.examples(lessons) for _ in range(count)]
+        ids = [ids for ids in self._questions.prompts(lessons) for _ in range(count)]
+        places = [(place, lesson, sample) for place, lesson in enumerate(lessons) for sample in range(count)]
         prompts = [
-            Prompt(ids, stream_of(seed, step, again, place, lessons[place], sample))
-            for place, ids in enumerate(self._questions.prompts(lessons))
-            for sample in range(count)
+            Prompt(asked, stream_of(seed, step, again, *named), example)
+            for asked, named, example in zip(ids, places, examples, strict=True)
         ]
         answers = self._desk.answer(prompts)
-        examples = [one for one in self._questions.examples(lessons) for _ in range(count)]
         scores = self._desk.judge(self._objective.rewards, examples, answers)
         self._watched.faults(scores)
         return [
@@ -149,8 +150,8 @@ class Rollout(Source):
         return answer.ended or self._drawing.truncated != "mask"
 
     def _row(self, answer: Answer, key: str, learnt: bool) -> Row:
-        weight = self._objective.weight(len(answer.ids)) if learnt else 0.0
-        weights = [0.0] * len(answer.prompt) + [weight] * len(answer.ids)
+        weight = self._objective.weight(len(answer.logprobs)) if learnt else 0.0
+        weights = [0.0] * len(answer.prompt) + [weight if own else 0.0 for own in answer.written]
         return Row([*answer.prompt, *answer.ids], weights, key, told={WRITTEN: answer.logprobs if learnt else []})
 
     def _told_of_start(self, rows: list[Row]) -> list[Row]:
@@ -202,9 +203,11 @@ class Rollout(Source):
             "reward_faults": float(sum(one.left_out for one in scores)),
             "equal_prompts": _mean(float(group.flat) for group in groups),
             "entropy": -_mean(written),
-            "length": _mean(float(len(answer.ids)) for answer in answers),
+            "length": _mean(float(len(answer.logprobs)) for answer in answers),
             "truncated": _mean(float(not answer.ended) for answer in answers),
         }
+        if self._drawing.environment is not None:
+            found["turns"] = _mean(len(answer.heard) + 1.0 for answer in answers)
         if self._objective.refers:
             found["kl"] = _mean(apart for row in rows for apart in _apart(row))
         return found | ({"kl_coefficient": self._watched.coefficient} if self._objective.holding is not None else {})
@@ -215,19 +218,27 @@ class Rollout(Source):
         if not numbers:
             return ()
         examples = self._questions.examples(numbers)
-        answers = self._desk.answer([Prompt(ids, None) for ids in self._questions.prompts(numbers)])
+        asked = zip(self._questions.prompts(numbers), examples, strict=True)
+        answers = self._desk.answer([Prompt(ids, None, example) for ids, example in asked])
         scores = self._desk.judge(self._objective.rewards, examples, answers)
         return tuple(
-            {"id": example.id, "answer": self._desk.said(answer), "reward": None if math.isnan(total) else total}
+            {"id": example.id, "answer": _read(answer, self._desk), "reward": None if math.isnan(total) else total}
             for example, answer, total in zip(examples, answers, scores.total, strict=True)
         )
+
+
+def _read(answer: Answer, desk: Desk) -> str:
+    """An answer as it is shown: a conversation with who says what."""
+    if len(answer.turns) < 2:
+        return desk.said(answer)
+    return "\n".join(f"{turn.role}: {turn.content}" for turn in answer.turns)
 
 
 class _Longest:
     """Lessons as they are when every answer has the longest length."""
 
     def __init__(self, questions: Questions, course: Course, objective: Policy) -> None:
-        self._questions, self._objective, self._new = questions, objective, objective.rollout.max_new_tokens
+        self._questions, self._objective, self._new = questions, objective, objective.rollout.longest
         self.sizes = np.array(
             [len(questions.rows(number)[0].ids) + self._new * objective.learnt for number in range(course.count)]
         )

@@ -7,6 +7,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from luthier.core.component import refuse_unknown_settings
+from luthier.tune.environment import Environment
+from luthier.tune.writer import Writer
+
+CHARACTERS_PER_TOKEN = 4
+"""In plain English."""
 
 
 class _Settings(BaseModel):
@@ -34,9 +39,22 @@ class Drawing(_Settings):
     redraw: int = Field(default=0, ge=0)
     """How often prompts whose answers are all worth the same, which teach nothing, are replaced by others (DAPO's
     dynamic sampling)."""
+    environment: Environment | None = None
+    """Who answers the model between two of its turns: a tool, or somebody who talks with it. What it says is read and
+    never learnt. `max_new_tokens` then holds for each turn. None: the model has one turn."""
+    writer: Writer | None = None
+    """Who draws answers in the model's place, such as an engine on other machines; None: the model itself, here."""
     truncated: Literal["learn", "mask"] | float = "learn"
     """What becomes of an answer that the limit cuts off: judged and learnt like others; judged but not learnt (`mask`,
     DAPO's overlong filtering); or learnt, and worth this number whatever it says."""
+
+    @property
+    def longest(self) -> int:
+        """About how many tokens an answer, or a whole conversation, has at most."""
+        if self.environment is None:
+            return self.max_new_tokens
+        heard = self.environment.longest // CHARACTERS_PER_TOKEN + 8
+        return self.max_new_tokens * self.environment.turns + heard * (self.environment.turns - 1)
 
 
 class Kl(_Settings):

@@ -20,9 +20,11 @@ class Trial:
     def take(self, model: Any, tokens: int) -> dict[str, float]:
         """`held_out_reward`, each reward by its name, and `held_out_loss`, which is minus the first."""
         numbers = range(self._questions.count)
+        examples = self._questions.examples(numbers)
         with answering(model):
-            answers = self._desk.answer([Prompt(ids, None) for ids in self._questions.prompts(numbers)])
-        scores = self._desk.judge(self._objective.judges, self._questions.examples(numbers), answers)
+            asked = zip(self._questions.prompts(numbers), examples, strict=True)
+            answers = self._desk.answer([Prompt(ids, None, example) for ids, example in asked])
+        scores = self._desk.judge(self._objective.judges, examples, answers)
         reward = _mean(scores.total)
         parts = {f"held_out_reward_{name}": _mean(values) for name, values in scores.parts.items()}
         return {"held_out_loss": -reward, "held_out_reward": reward, **parts}

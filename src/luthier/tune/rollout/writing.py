@@ -12,6 +12,7 @@ from luthier.models.decoding.blocks import BLOCK
 if TYPE_CHECKING:
     from luthier.models.load import Loaded
     from luthier.text.ids import Text
+    from luthier.text.messages import Example, Message
 
 TOKENS = 1 << 17
 """Tokens of prompts and answers that may be held at once, at most."""
@@ -23,6 +24,8 @@ class Prompt(NamedTuple):
 
     ids: Sequence[int]
     stream: int | None
+    example: Example | None = None
+    """Whose question it is, for an environment that answers it."""
 
 
 @dataclass
@@ -31,10 +34,28 @@ class Answer:
 
     prompt: Sequence[int]
     ids: list[int] = field(default_factory=list)
-    """The end token included, where it ended by itself."""
+    """The end token included, where it ended by itself; in a conversation, what the environment said, too."""
     logprobs: list[float] = field(default_factory=list)
-    """How likely each token was when it was written."""
+    """How likely each token was when it was written; of what the environment said, nothing."""
     ended: bool = False
+    """Whether the last turn ended by itself."""
+    heard: list[tuple[int, int]] = field(default_factory=list)
+    """Where in `ids` the environment speaks: begin and end of each time."""
+    turns: tuple[Message, ...] = ()
+    """All that was said in a conversation, the last turn included; empty where there was but one turn to say."""
+
+    @property
+    def written(self) -> list[bool]:
+        """For each id, whether the model wrote it."""
+        own = [True] * len(self.ids)
+        for begin, end in self.heard:
+            own[begin:end] = [False] * (end - begin)
+        return own
+
+    @property
+    def last(self) -> list[int]:
+        """The ids of the last turn."""
+        return self.ids[self.heard[-1][1] :] if self.heard else self.ids
 
 
 def write(loaded: Loaded, text: Text, prompts: Sequence[Prompt], max_new_tokens: int) -> list[Answer]:

@@ -138,6 +138,8 @@ class Tune(Step):
         if isinstance(policy, ActorCritic) and not isinstance(self.technique, LowRank):
             what = f"the critic of {policy.kind} is a low-rank adapter beside the policy's, over one frozen base"
             raise ValueError(f"{what}; tune by lora or qlora, or take an objective without one (grpo, rloo)")
+        if policy.rollout.writer is not None and getattr(policy, "correct", 1.0) is None:
+            raise ValueError("answers of another writer are learnt with `correct`: leave it at 2, or set a bound")
         if self.technique.settings().get("dropout"):
             raise ValueError(f"{policy.kind} learns without dropout, by which answers would be others; leave it out")
         if self.spike != type(self).model_fields["spike"].default:

@@ -1,0 +1,49 @@
+"""One of several parts of the rows that have no prompt in common."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from luthier.data.operator import Drop, Outcome, Reads, RowOperator
+from luthier.data.row import Row
+
+
+class Part(RowOperator):
+    """Keep one of several parts of equal size, drawn by what is asked: two parts never share a prompt.
+
+    For models that must not have learnt the same rows, such as a reward model that is learnt from and another one by
+    which the result is judged. It never suggests itself.
+    """
+
+    kind: Literal["part"] = "part"
+    reads: ClassVar[tuple[Reads, ...]] = ("prompt",)
+
+    number: int = Field(default=1, ge=1)
+    """Which part is kept, from 1."""
+    of: int = Field(default=2, ge=2)
+    """How many parts there are."""
+
+    @model_validator(mode="after")
+    def _there_is_one(self) -> Self:
+        if self.number > self.of:
+            raise ValueError(f"there are {self.of} parts and part {self.number} is wanted; number is at most of")
+        return self
+
+    def apply(self, rows: Sequence[Row]) -> Outcome:
+        """Drop the rows of the other parts."""
+        places = [1 + _place(row.prompt, self.of) for row in rows]
+        return Outcome(
+            drops={
+                at: Drop(f"of part {place}, and part {self.number} is kept")
+                for at, place in enumerate(places)
+                if place != self.number
+            }
+        )
+
+
+def _place(prompt: str, parts: int) -> int:
+    return int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8]) % parts

@@ -1,0 +1,205 @@
+"""The step that makes preference pairs of written rules: a model answers, criticises its answer, and revises it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+from pydantic import Field, field_validator
+
+from luthier.core.digest import digest_of
+from luthier.core.errors import DataError, Where
+from luthier.core.step import DataRef, Forecast, Makes, ModelRef, Outline, Outlook, Step, Work
+from luthier.data.pair_row import pair_row
+from luthier.data.passes.remake import Remade, read_rows
+from luthier.data.row import Row
+from luthier.data.steps.label import rows_ahead
+from luthier.text.dataset import has_split, splits
+from luthier.text.messages import Message
+
+if TYPE_CHECKING:
+    from luthier.data.augment.desk import Desk, Said
+
+CHUNK = 16
+"""Rows that are asked together."""
+_CRITIQUE = "Here is a rule: {rule}\nIn one or two sentences: how does your answer break it, and what should it say?"
+_REVISE = "Now write your answer again, so that it keeps the rule. Write the answer only."
+
+
+class _Draft(NamedTuple):
+    """An answer on its way: what was asked, by which rule it is criticised, and what was said so far."""
+
+    row: Row
+    rule: str
+    answer: str
+    critique: str = ""
+    revision: str = ""
+    why_not: str = ""
+
+    @property
+    def asked(self) -> tuple[Message, ...]:
+        return self.row.messages[:-1]
+
+
+class Constitution(Step):
+    """Let a model answer each question, criticise its answer by a written rule, and revise it: the revision is
+    preferred (RLAIF; Bai et al., 2022, "Constitutional AI").
+
+    Every pair knows its rule, the critique, whose answer it was and which row it came from (`meta`). A revision that is
+    empty, cut off or the same again makes no pair, and is counted. The pairs say what a model makes of the rules, not
+    what people want: read some of them, and measure what is learnt from them on pairs of people's.
+    """
+
+    kind: Literal["constitution"] = "constitution"
+    makes: ClassVar[Makes] = "dataset"
+
+    data: DataRef
+    """The step whose questions are answered."""
+    model: ModelRef = None
+    """The step whose model answers, criticises and revises; left out, the recipe's own. An endpoint serves as well."""
+    rules: tuple[str, ...] = Field(min_length=1)
+    """What an answer must keep, each as a sentence; each row is criticised by one of them, drawn by row and seed."""
+    answers: Literal["model", "data"] = "model"
+    """Whose answer is criticised: one that the model writes, or the one in the data."""
+    rows: int | None = Field(default=None, ge=1)
+    """At most so many rows of each split; all when not given."""
+    max_new_tokens: int = Field(default=128, ge=1)
+    """Longest answer, critique and revision."""
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    """How freely it writes; 0 is the likeliest answer."""
+    chosen: bool = True
+    """Whether a pair is kept only when the model, asked which of the two answers keeps the rule, in both orders, never
+    names the first answer."""
+
+    @field_validator("rules")
+    @classmethod
+    def _each_once(cls, rules: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(rules)) < len(rules) or not all(rule.strip() for rule in rules):
+            raise ValueError("a rule is empty or stands twice")
+        return rules
+
+    def make(self, work: Work) -> Mapping[str, Any]:
+        """Answer, criticise, revise and write the pairs, some rows at a time; what was written is kept."""
+        from luthier.data.augment.desk import open_desk
+
+        started, data = time.perf_counter(), work.inputs["data"]
+        if not has_split(data, "train"):
+            raise DataError("the data set has no training rows", where=Where(field="data"))
+        kept = work.scratch / "asked"
+        kept.mkdir(exist_ok=True)
+        desk, made, done = open_desk(work.inputs["model"], kept), Remade(work, data), 0
+        pairs = 0
+        for split in splits(data):
+            rows = [row for batch in read_rows(data, split) for row in batch][: self.rows]
+            for start in range(0, len(rows), CHUNK):
+                drafts = self._drafts(desk, rows[start : start + CHUNK], work.seed)
+                pairs += self._write(made, split, drafts, work)
+                done += len(drafts)
+                work.events.progress(done, len(rows), "rows")
+        told = made.close(task="text", labels=[])
+        if not told.rows.get("train"):
+            why = "; ".join(f"{count} rows: {reason}" for reason, count in told.dropped.items())
+            raise DataError(f"no pair was made of any training row ({why})", remedy="take a model that can revise")
+        work.events.note(f"{pairs:,} pairs of {done:,} answers, by {len(self.rules)} rules")
+        return {"rows_per_s": done / max(time.perf_counter() - started, 1e-9)}
+
+    def _drafts(self, desk: Desk, rows: Sequence[Row], seed: int) -> list[_Draft]:
+        """Answers, critiques, revisions, and what became of them."""
+        rules = [self.rules[_stream(seed, row, "rule") % len(self.rules)] for row in rows]
+        said = [(row.answer, "") for row in rows] if self.answers == "data" else self._answers(desk, rows, seed)
+        drafts = [
+            _Draft(row, rule, answer, why_not=why) for row, rule, (answer, why) in zip(rows, rules, said, strict=True)
+        ]
+        for name in ("critique", "revision"):
+            drafts = self._filled(desk, drafts, name, seed)
+        return self._chosen(desk, drafts) if self.chosen else drafts
+
+    def _answers(self, desk: Desk, rows: Sequence[Row], seed: int) -> list[tuple[str, str]]:
+        asked = [row.messages[:-1] for row in rows]
+        return [_usable(one, "answer") for one in self._say(desk, asked, [_stream(seed, row, "a") for row in rows])]
+
+    def _filled(self, desk: Desk, drafts: Sequence[_Draft], name: str, seed: int) -> list[_Draft]:
+        """The drafts with what the model says next, where all went well so far."""
+        going = [one for one in drafts if not one.why_not]
+        told = self._say(desk, [_talk(one, name) for one in going], [_stream(seed, one.row, name) for one in going])
+        found = iter(_usable(one, name) for one in told)
+        return [one if one.why_not else _with(one, name, *next(found)) for one in drafts]
+
+    def _chosen(self, desk: Desk, drafts: Sequence[_Draft]) -> list[_Draft]:
+        """The drafts; a pair of which the model names the first answer is left out."""
+        going = [one for one in drafts if not one.why_not]
+        first = desk.choose([_question(one, one.answer, one.revision) for one in going], ("A", "B")) if going else []
+        second = desk.choose([_question(one, one.revision, one.answer) for one in going], ("A", "B")) if going else []
+        wrong = iter([a == "A" and b == "B" for a, b in zip(first, second, strict=True)])
+        why = "the model finds the first answer better by the rule"
+        return [one._replace(why_not=why) if not one.why_not and next(wrong) else one for one in drafts]
+
+    def _say(self, desk: Desk, asked: Sequence[tuple[Message, ...]], seeds: Sequence[int]) -> list[Said]:
+        if not asked:
+            return []
+        return desk.write(asked, seeds, max_tokens=self.max_new_tokens, temperature=self.temperature)
+
+    def _write(self, made: Remade, split: str, drafts: Sequence[_Draft], work: Work) -> int:
+        pairs = []
+        for one in drafts:
+            if one.why_not:
+                made.drop(one.row, one.why_not)
+            else:
+                pairs.append(self._pair(one, work))
+        made.keep(split, pairs, [None] * len(pairs))
+        return len(pairs)
+
+    def _pair(self, draft: _Draft, work: Work) -> Row:
+        row, writer = draft.row, work.inputs["model"].digest[:12]
+        meta = {name: value for name, value in row.meta.items() if name != "rejected"}
+        meta |= {
+            "rejected": draft.answer, "rule": draft.rule, "critique": draft.critique, "model": writer,
+            "parents": {"row": row.id, "answer": writer if self.answers == "model" else "data", "revision": writer},
+        }  # fmt: skip
+        return pair_row(draft.asked, draft.revision, meta, (row.source, row.file, row.line))
+
+    def foresee(self, outlook: Outlook) -> Forecast:
+        """From the rows and the speed of the last time."""
+        rows, speed = rows_ahead(outlook), outlook.history.get("measures", {}).get("rows_per_s")
+        if rows is None or not speed:
+            return Forecast(how="the data set is not made yet" if rows is None else "no model was asked here yet")
+        return Forecast(seconds=rows / speed, how=f"{rows:,} rows at the {speed:.2f} rows/s of the last time")
+
+    def outline(self, outlook: Outlook) -> Outline:
+        """At most the rows of the data set."""
+        return outlook.outlines.get("data", Outline())
+
+
+def _talk(draft: _Draft, name: str) -> tuple[Message, ...]:
+    """What stands before a critique or a revision."""
+    turns = [*draft.asked, Message(role="assistant", content=draft.answer)]
+    turns.append(Message(role="user", content=_CRITIQUE.format(rule=draft.rule)))
+    if name == "revision":
+        turns += [Message(role="assistant", content=draft.critique), Message(role="user", content=_REVISE)]
+    return tuple(turns)
+
+
+def _question(draft: _Draft, first: str, second: str) -> tuple[Message, ...]:
+    """Which of two answers keeps the rule?"""
+    asked = draft.asked[-1].content if draft.asked else ""
+    shown = f"Question: {asked}\n\nAnswer A: {first}\n\nAnswer B: {second}\n\nRule: {draft.rule}"
+    wanted = "Which answer keeps the rule better? Answer with A or B."
+    return (Message(role="user", content=f"{shown}\n\n{wanted}"),)
+
+
+def _usable(said: Said, name: str) -> tuple[str, str]:
+    """A text, and why it cannot be used."""
+    text = said.text.strip()
+    return text, "" if text and said.finished else f"its {name} {'was cut off' if text else 'is empty'}"
+
+
+def _with(draft: _Draft, name: str, text: str, why_not: str) -> _Draft:
+    if name == "revision" and not why_not and text == draft.answer:
+        why_not = "its revision is its answer again"
+    draft = draft._replace(why_not=why_not)
+    return draft._replace(critique=text) if name == "critique" else draft._replace(revision=text)
+
+
+def _stream(seed: int, row: Row, what: str) -> int:
+    return int(digest_of([seed, row.id, what])[:12], 16)

@@ -1,0 +1,57 @@
+"""An environment answers a model that writes: a tool that it may call, or somebody who talks with it.
+
+The model writes a turn, the environment answers, the model goes on, until the environment has nothing more to say. What
+it says is read and never learnt; rewards judge the last turn, or the whole conversation, when all is said.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, Literal, NamedTuple
+
+from pydantic import Field
+
+from luthier.core.component import Component
+from luthier.text.messages import Example, Message, prompt_of
+
+
+class Talk(NamedTuple):
+    """A conversation that waits for an answer."""
+
+    example: Example
+    """Whose question it began with."""
+    turns: tuple[Message, ...]
+    """What was said after the question; the last turn is the model's."""
+
+    @property
+    def said(self) -> str:
+        """What the model said last."""
+        return self.turns[-1].content
+
+    @property
+    def whole(self) -> tuple[Message, ...]:
+        """The question and all that was said."""
+        return (*prompt_of(self.example), *self.turns)
+
+
+class Environment(Component):
+    """Something that answers a model between two of its turns."""
+
+    role: ClassVar[str] = "environment"
+    home: ClassVar[str] = "luthier.tune.environments"
+
+    turns: int = Field(default=3, ge=2, le=64)
+    """Most turns of the model's in one conversation, the last included."""
+    speaks_as: Literal["user", "tool"] = "user"
+    """The role under which the chat template writes what it says; `tool` only where the template knows tools."""
+    longest: int = Field(default=400, ge=1)
+    """Longest text that it says, in characters; the rest is cut off."""
+    deadline_s: float = Field(default=60.0, gt=0)
+    """Seconds in which it must have answered all conversations of a step; more is a fault, which ends training."""
+
+    @abstractmethod
+    def answer(self, talks: Sequence[Talk], base: Path) -> list[str | None]:
+        """What it says in each conversation, from that conversation alone; None where it has nothing to say, which ends
+        it. Relative paths start at `base`."""

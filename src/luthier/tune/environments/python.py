@@ -1,0 +1,76 @@
+"""A function of the user's own that answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from luthier.core.digest import file_digest
+from luthier.core.errors import ModelError, RecipeError, Where
+from luthier.core.paths import PathText, locate
+from luthier.tune.environment import Environment, Talk
+from luthier.tune.environments.locked import run_all
+
+_CALL = """
+import json as _json
+_turns, _row = _json.loads({told!r})
+answer = {function}(_turns, _row)
+if answer is not None and not isinstance(answer, str):
+    raise TypeError("wanted a text or None, came " + type(answer).__name__)
+answer = _json.dumps(answer)
+"""
+
+
+class Python(Environment):
+    """Ask a function in a Python file: `def answer(turns, row)` gives a text, or None to end the conversation.
+
+    `turns` is the whole conversation as the API has it (`[{"role", "content"}, …]`), `row` the columns of the data that
+    were not mapped, with the data's own answer as `reference`. It runs locked in, like every program that nobody has
+    read (see `luthier.core.sandbox`): standard library only, nothing kept between two calls. A function that raises
+    ends training, with the row: return a text for what the model did wrong. Linux on x86_64 only.
+    """
+
+    kind: Literal["python"] = "python"
+
+    path: PathText
+    """The Python file."""
+    function: str = Field(default="answer", pattern=r"^[A-Za-z_]\w*$")
+    """The function's name."""
+    wall_s: float = Field(default=5.0, gt=0, le=600)
+    """Seconds that a call may take."""
+
+    def fingerprint(self, base: Path) -> str | None:
+        """The file's contents."""
+        return file_digest(self._file(base))
+
+    def answer(self, talks: Sequence[Talk], base: Path) -> list[str | None]:
+        """What the function says in each conversation."""
+        source = self._file(base).read_text(encoding="utf-8")
+        ran = run_all([source + _CALL.format(told=_told(talk), function=self.function) for talk in talks], self.wall_s)
+        found: list[str | None] = []
+        for talk, one in zip(talks, ran, strict=True):
+            if not one.passed:
+                origin = talk.example.origin
+                what = f"{self.function} failed on example {talk.example.id}: {one.why}"
+                where = Where(file=origin.file, line=origin.line, field="rollout.environment")
+                raise ModelError(what, where=where, remedy=f"mend {self.path}; it was answering {talk.said[:60]!r}")
+            found.append(json.loads(one.said))
+        return found
+
+    def _file(self, base: Path) -> Path:
+        path = locate(self.path, base)
+        if not path.is_file():
+            raise RecipeError(f"there is no file {self.path}", where=Where(field="rollout.environment.path"))
+        return path
+
+
+def _told(talk: Talk) -> str:
+    from luthier.text.messages import answer_of
+
+    turns = [{"role": turn.role, "content": turn.content} for turn in talk.whole]
+    row: dict[str, Any] = {**talk.example.meta, "reference": answer_of(talk.example)}
+    return json.dumps([turns, row], default=str)

@@ -1,0 +1,51 @@
+"""A user who goes on with what was written for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import model_validator
+
+from luthier.core.errors import DataError, Where
+from luthier.tune.environment import Environment, Talk
+
+
+class Script(Environment):
+    """Say the next of some lines after each turn, whatever the model said: a question after the question, a doubt.
+
+    The conversation ends when the lines do.
+    """
+
+    kind: Literal["script"] = "script"
+
+    lines: tuple[str, ...] = ()
+    """What is said in every conversation, in order."""
+    column: str | None = None
+    """A column of the data with the lines of each row: a list of texts, or one text."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if bool(self.lines) == (self.column is not None):
+            raise ValueError("wanted either `lines`, the same for all rows, or a `column` that has them")
+        return self
+
+    def answer(self, talks: Sequence[Talk], base: Path) -> list[str | None]:
+        """The line after those that were said."""
+        return [self._next(talk) for talk in talks]
+
+    def _next(self, talk: Talk) -> str | None:
+        lines, said = self._lines(talk), len(talk.turns) // 2
+        return lines[said] if said < len(lines) else None
+
+    def _lines(self, talk: Talk) -> Sequence[str]:
+        if self.column is None:
+            return self.lines
+        told = talk.example.meta.get(self.column)
+        lines = [told] if isinstance(told, str) else told
+        if isinstance(lines, list) and all(isinstance(line, str) for line in lines):
+            return lines
+        origin = talk.example.origin
+        where = Where(file=origin.file, line=origin.line, field=self.column)
+        raise DataError(f"wanted a text or a list of texts, got {told!r}", where=where, remedy="mend the row")

@@ -1,0 +1,87 @@
+"""Conversations: the model writes a turn, the environment answers, and so on until one of them has said all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from luthier.core.deadline import within
+from luthier.core.errors import LuthierError, ModelError, Where
+from luthier.text.messages import Message, prompt_of
+from luthier.tune.environment import Environment, Talk
+from luthier.tune.rollout.writing import Answer, Prompt, stream_of
+
+if TYPE_CHECKING:
+    from luthier.text.ids import Text
+
+Write = Callable[[Sequence[Prompt]], list[Answer]]
+"""Writes one turn after each prompt."""
+
+
+def converse(environment: Environment, text: Text, base: Path, prompts: Sequence[Prompt], write: Write) -> list[Answer]:
+    """A whole conversation after each prompt; a turn that the limit cuts off ends its conversation."""
+    answers = write(prompts)
+    for answer in answers:
+        answer.turns = (_turn(text, answer),)
+    going = list(range(len(prompts)))
+    for turn in range(1, environment.turns):
+        going = [at for at in going if answers[at].ended]
+        talks = [_talk(prompts[at], answers[at]) for at in going]
+        heard = _asked(environment, talks, base) if talks else []
+        going = [at for at, said in zip(going, heard, strict=True) if said is not None]
+        for at, said in zip(going, (one for one in heard if one is not None), strict=True):
+            _hear(answers[at], prompts[at], environment, said[: environment.longest], text)
+        more = write([_next(prompts[at], answers[at], turn) for at in going]) if going else []
+        for at, written in zip(going, more, strict=True):
+            _go_on(answers[at], written, text)
+    return answers
+
+
+def _talk(prompt: Prompt, answer: Answer) -> Talk:
+    assert prompt.example is not None, "an environment is told whose question it is"
+    return Talk(prompt.example, answer.turns)
+
+
+def _asked(environment: Environment, talks: Sequence[Talk], base: Path) -> list[str | None]:
+    """What the environment says; what goes wrong names it."""
+    try:
+        found = within(environment.deadline_s, lambda: environment.answer(talks, base))
+    except LuthierError:
+        raise
+    except Exception as error:
+        what = f"the environment {environment.kind} failed: {type(error).__name__}: {error}"
+        remedy = f"mend it; it was asked after {talks[0].said[:60]!r} (example {talks[0].example.id}), among others"
+        raise ModelError(what, where=Where(field="rollout.environment"), remedy=remedy) from error
+    if len(found) != len(talks):
+        what = f"the environment {environment.kind} gave {len(found)} answers in {len(talks)} conversations"
+        raise ModelError(what, where=Where(field="rollout.environment"))
+    return found
+
+
+def _hear(answer: Answer, prompt: Prompt, environment: Environment, said: str, text: Text) -> None:
+    """Add what the environment says, up to where the model's next turn begins."""
+    assert prompt.example is not None, "an environment is told whose question it is"
+    turn = Message(role=environment.speaks_as, content=said)
+    ids = text.going_on(prompt_of(prompt.example), turn, prompt.example.tools)
+    answer.heard.append((len(answer.ids), len(answer.ids) + len(ids)))
+    answer.ids.extend(ids)
+    answer.turns = (*answer.turns, turn)
+
+
+def _next(prompt: Prompt, answer: Answer, turn: int) -> Prompt:
+    """What is to be gone on with, from a random stream of its own."""
+    stream = None if prompt.stream is None else stream_of(prompt.stream, turn)
+    return Prompt([*prompt.ids, *answer.ids], stream, prompt.example)
+
+
+def _go_on(answer: Answer, written: Answer, text: Text) -> None:
+    answer.ids.extend(written.ids)
+    answer.logprobs.extend(written.logprobs)
+    answer.ended = written.ended
+    answer.turns = (*answer.turns, _turn(text, answer))
+
+
+def _turn(text: Text, answer: Answer) -> Message:
+    last = answer.last
+    return Message(role="assistant", content=text.decode(last[:-1] if answer.ended else last, special=False))

@@ -1,0 +1,30 @@
+"""A writer draws the answers that a policy learns from in the model's place: an engine somewhere else.
+
+What it draws is another model's, or the same one's in other numerics or with older weights: every token comes with how
+likely it was to the writer, and counts by how much likelier it is to the model that learns (`correct`).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from luthier.core.component import Component
+
+if TYPE_CHECKING:
+    from luthier.text.ids import Text
+    from luthier.tune.rollout.writing import Answer, Prompt
+
+
+class Writer(Component):
+    """Something that draws answers."""
+
+    role: ClassVar[str] = "writer"
+    home: ClassVar[str] = "luthier.tune.writers"
+
+    @abstractmethod
+    def write(self, prompts: Sequence[Prompt], text: Text, max_new_tokens: int, kept: Path) -> list[Answer]:
+        """An answer to each prompt, drawn at temperature 1 from the whole vocabulary, with the log-probability of each
+        token; what was drawn is kept, so that a training that was killed goes on with the same."""
