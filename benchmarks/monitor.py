@@ -160,63 +160,89 @@ def _peer() -> tuple[Callable[[Trace], object], Callable[[], None]]:
 
 
 def week(*, quick: bool) -> Iterator[Figure]:
-    """A dashboard's query over a week of traffic, in a process of its own."""
-    a_day = 100_000 if quick else 1_000_000
+    """A dashboard's query over a week of ten million requests a day, in a process of its own.
+
+    The counts are made and put together by the code that the writer uses, from segments of ten thousand requests; the
+    requests themselves are left out, since the query does not read them. A segment that is being written lies there.
+    """
+    a_day = A_DAY // 20 if quick else A_DAY
     folder = Path(tempfile.mkdtemp(dir=os.environ.get("LUTHIER_BENCH_DIR")))
-    began = time.perf_counter()
+    began = time.process_time()
     for day in range(7):
-        _write_day(folder, datetime(2026, 11, 16, tzinfo=UTC) + timedelta(days=day), a_day)
-    size = sum(path.stat().st_size for path in folder.rglob("*.parquet"))
-    print(f"7 days of {a_day:,} requests: {size / 1e6:.0f} MB, written in {time.perf_counter() - began:.0f} s")
+        _count_day(folder, datetime(2026, 11, 16, tzinfo=UTC) + timedelta(days=day), a_day)
+    open_lines = _open_segment(folder, datetime(2026, 11, 22, 23, 59, tzinfo=UTC))
+    size = sum(path.stat().st_size for path in folder.glob("rollup/*/*.parquet"))
+    spent = time.process_time() - began
+    print(f"7 days of {a_day:,} requests: counts of {size / 1e6:.1f} MB, made in {spent:.0f} s; {open_lines:,} spooled")
     command = [sys.executable, __file__, "--query", str(folder)]
-    found = [json.loads(subprocess.run(command, check=True, capture_output=True).stdout) for _ in range(3)]
+    found = [json.loads(subprocess.run(command, check=True, capture_output=True).stdout) for _ in range(5)]
     shutil.rmtree(folder)
-    best = min(found, key=lambda one: one["seconds"])
-    print(f"requests, errors and latency quantiles by hour and model: {best}")
-    rows = 7 * a_day
-    yield {"figure": "week_query", "value": round(best["seconds"], 3), "goal": GOAL_QUERY_S, "unit": "s", "rows": rows}
-    yield {"figure": "week_query_peak", "value": round(best["peak_bytes"] / 1e6), "unit": "MB", "rows": rows}
-    yield {"figure": "week_disk", "value": round(size / rows), "unit": "bytes a request", "rows": rows}
+    assert {one["requests"] for one in found} == {7 * a_day + open_lines}
+    found.sort(key=lambda one: one["seconds"])
+    print(f"requests, errors, tokens and quantiles by hour and model, five times: {found}")
+    rows = 7 * a_day + open_lines
+    middle = found[2]["seconds"]
+    yield {"figure": "week_query", "value": round(middle, 3), "goal": GOAL_QUERY_S, "unit": "s", "rows": rows}
+    peak = max(one["peak_bytes"] for one in found)
+    yield {"figure": "week_query_peak", "value": round(peak / 1e6), "unit": "MB", "rows": rows}
+    yield {"figure": "week_counts_on_disk", "value": round(size / 1e6, 1), "unit": "MB", "rows": rows}
 
 
-def _write_day(folder: Path, day: datetime, rows: int) -> None:
-    """A day's requests in files of some size, as the writer leaves them."""
+_SEGMENT = 10_000
+
+
+def _count_day(folder: Path, day: datetime, rows: int) -> None:
+    """A day's counts, put together as the day goes on and once it is over."""
+    from luthier.traffic.compact import merge, write_groups
+    from luthier.traffic.rollup import rollup
+
+    chance = np.random.default_rng(day.day)
+    for place, begin in enumerate(range(0, rows, _SEGMENT)):
+        part = rollup(_columns(chance, day, begin, rows))
+        write_groups(folder / "rollup" / day.date().isoformat() / f"{begin:09d}.parquet", "rollup", [part])
+        if place % 16 == 15:
+            merge(folder, day.date())
+    merge(folder, day.date() + timedelta(days=1))
+
+
+def _columns(chance: np.random.Generator, day: datetime, begin: int, rows: int) -> Any:
+    """A segment's requests without their texts."""
     import pyarrow as pa
 
-    from luthier.traffic.compact import write_groups
-    from luthier.traffic.rollup import rollup
     from luthier.traffic.tables import SCHEMAS
 
-    chance, schema, piece = np.random.default_rng(day.day), SCHEMAS["traces"], 125_000
-    for begin in range(0, rows, piece):
-        count = min(piece, rows - begin)
-        step = 86_400_000_000 // rows
-        at = np.datetime64(day.replace(tzinfo=None), "us") + np.arange(begin, begin + count) * step
-        words = np.array(_ASKED.split())
-        texts = [" ".join(words[chance.integers(0, len(words), 30)]) for _ in range(min(count, 5000))]
-        asked = [json.dumps([{"role": "user", "content": texts[place % len(texts)]}]) for place in range(count)]
-        status = np.where(chance.random(count) < 0.01, 500, 200)
-        columns: dict[str, Any] = {
-            "id": [f"chatcmpl-{day.day:02d}{begin + place:030x}" for place in range(count)],
-            "at": pa.array(at).cast(schema.field("at").type),
-            "model": np.where(chance.random(count) < 0.8, "support@prod", "triage@prod"),
-            "status": status,
-            "finish": np.where(status == 500, "error", "stop"),
-            "prompt_tokens": chance.integers(20, 800, count),
-            "completion_tokens": chance.integers(1, 200, count),
-            "latency_s": chance.lognormal(-0.7, 0.6, count),
-            "user": [f"C-{user}" for user in chance.integers(0, 5000, count)],
-            "consent": np.ones(count, bool),
-            "messages": asked,
-            "text": [texts[(place * 7) % len(texts)] for place in range(count)],
-        }
-        arrays = [
-            pa.array(columns[one.name], one.type) if one.name in columns else pa.nulls(count, one.type)
-            for one in schema
-        ]
-        rows_made = pa.Table.from_arrays(arrays, schema=schema)
-        for name, made in (("traces", rows_made), ("rollup", rollup(rows_made))):
-            write_groups(folder / name / day.date().isoformat() / f"{begin:09d}.parquet", name, [made])
+    schema, step = SCHEMAS["traces"], 86_400_000_000 // rows
+    at = np.datetime64(day.replace(tzinfo=None), "us") + np.arange(begin, begin + _SEGMENT) * step
+    latency = chance.lognormal(-0.7, 0.6, _SEGMENT)
+    columns: dict[str, Any] = {
+        "id": np.full(_SEGMENT, "chatcmpl"),
+        "at": pa.array(at).cast(schema.field("at").type),
+        "model": np.where(chance.random(_SEGMENT) < 0.8, "support@prod", "triage@prod"),
+        "release": np.full(_SEGMENT, "d" * 32),
+        "arm": np.full(_SEGMENT, "stable"),
+        "status": np.where(chance.random(_SEGMENT) < 0.01, 500, 200),
+        "prompt_tokens": chance.integers(20, 800, _SEGMENT),
+        "cached_tokens": chance.integers(0, 20, _SEGMENT),
+        "completion_tokens": chance.integers(1, 200, _SEGMENT),
+        "latency_s": latency,
+        "first_token_s": latency * chance.uniform(0.05, 0.5, _SEGMENT),
+    }
+    arrays = [
+        pa.array(columns[one.name], one.type) if one.name in columns else pa.nulls(_SEGMENT, one.type) for one in schema
+    ]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _open_segment(folder: Path, at: datetime) -> int:
+    """A segment that is half full; returns how many requests it holds."""
+    from luthier.traffic.spool import Line, Segment, encoded
+
+    count = _SEGMENT // 2
+    lines = (request(number).model_copy(update={"at": at}) for number in range(count))
+    segment = Segment.new(folder, "open")
+    segment.write(encoded(Line("traces", one.model_dump(mode="json", exclude_unset=True)) for one in lines))
+    segment.close()
+    return count
 
 
 def query(folder: Path) -> None:
@@ -228,8 +254,7 @@ def query(folder: Path) -> None:
     seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     assert found.height == 7 * 24 * 2
-    assert found["requests"].sum() > 0
-    print(json.dumps({"seconds": seconds, "peak_bytes": peak}))
+    print(json.dumps({"seconds": seconds, "peak_bytes": peak, "requests": found["requests"].sum()}))
 
 
 FIGURES: dict[str, Callable[..., Iterator[Figure]]] = {"recording": recording, "week": week}

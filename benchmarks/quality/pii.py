@@ -24,9 +24,9 @@ from benchmarks.pii_rows import look_alikes, made, made_elsewhere, synth
 
 from luthier.data.pii.proof import Labelled
 from luthier.data.pii.proof import measure as rightness
-from luthier.data.recogniser import Recogniser
 from luthier.text.pii.found import NAME_KINDS, PATTERN_KINDS, Found, PiiKind
 from luthier.text.pii.scan import find
+from luthier.text.recogniser import Recogniser
 
 GOAL = 0.98
 NAMES_RECALL, NAMES_PRECISION = 0.85, 0.80

@@ -104,6 +104,11 @@ def test_a_kill_under_load_leaves_everything_whole(shop: Path) -> None:
         (["./tiny-model", "--engine", "{kind: torch"], "--engine"),
         (["./tiny-model", "--engine", "label"], "was not tuned to choose classes"),
         (["./tiny-model", "--engine", "remote"], "is no endpoint"),
+        (["./tiny-model", "--traces", "--keep", "{sampel: 0.1}"], "sampel"),
+        (["./tiny-model", "--traces", "--keep", "{sample: 2}"], "sample"),
+        (["./tiny-model", "--traces", "--keep", "{pii: [person]}"], "person is found by a recogniser"),
+        (["./tiny-model", "--traces", "--keep", "[1"], "--keep"),
+        (["./tiny-model", "--traces", "--keep", "{names: {kind: spacy, model: nobody-has-it}}"], "nobody-has-it"),
         (["./tiny-model", "--host", "0.0.0.0"], "can be reached from elsewhere"),
         (["./tiny-model", "--host", "203.0.113.7"], "elsewhere"),
         ([], "nothing to serve"),
@@ -112,7 +117,8 @@ def test_a_kill_under_load_leaves_everything_whole(shop: Path) -> None:
 )
 def test_what_cannot_be_served(shop: Path, capsys: pytest.CaptureFixture[str], words: list[str], says: str) -> None:
     capsys.readouterr()
-    assert run_command(["serve", *words, "--port", "0", "--no-traces"]) == 2
+    quiet = [] if "--traces" in words else ["--no-traces"]
+    assert run_command(["serve", *words, "--port", "0", *quiet]) == 2
     assert says.lower() in capsys.readouterr().err.lower()
 
 

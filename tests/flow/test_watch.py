@@ -12,6 +12,7 @@ from luthier.cli.app import run_command
 from luthier.core.files import seal, unseal, write_aside
 from luthier.flow.monitor import open_monitor
 from luthier.flow.release import listed
+from luthier.traffic.record import Feedback, Trace
 from luthier.traffic.write import write
 from watching import desk_traffic
 from workshop import RECIPE, small_recipe
@@ -94,6 +95,43 @@ def test_what_fails_the_gate_is_not_released(desk: Path, capsys: pytest.CaptureF
     assert watch() == 0
     assert "not released: the gate says FAIL" in capsys.readouterr().out
     assert listed() == before
+    assert watch() == 0
+    assert "learns from" not in capsys.readouterr().out, "nothing new was said"
+
+    (desk / "next.yaml").write_text(NEXT)
+    more = desk_traffic(160, wrong=[range(160)], every_s=0.1, seed=1)
+    shift = datetime.now(UTC) - timedelta(seconds=30) - more[-1].at
+    renamed = [_renamed(one).model_copy(update={"at": one.at + shift}) for one in more]
+    write(desk / ".luthier" / "traffic", renamed)
+    assert watch() == 0
+    printed = capsys.readouterr().out
+    assert "wrong fired: " in printed, "the alert fires on, and much more was said"
+    assert "released: desk@prod is again:tune" in printed
+
+
+def _renamed(event: Trace | Feedback) -> Trace | Feedback:
+    """As another request than that of the same number before."""
+    name = "id" if isinstance(event, Trace) else "trace"
+    return event.model_copy(update={name: f"later-{getattr(event, name)}"})
+
+
+def test_tries_are_bounded(tmp_path: Path) -> None:
+    from luthier.flow.monitor import Look
+    from luthier.flow.watch import TRIES, Circle, _due
+
+    write(tmp_path, [opinion for opinion in desk_traffic(100) if isinstance(opinion, Feedback)])
+    circle = Circle(recipe=tmp_path, then=tmp_path, alias="desk@prod")
+    on, off = Look([], frozenset({"wrong"})), Look([], frozenset())
+
+    def due(look: Look, said: int, tries: int) -> int | None:
+        found = _due(circle, look, {"failed": {"alert": "wrong", "said": said, "tries": tries}}, tmp_path)
+        return found and found["tries"]
+
+    assert due(on, 50, 1) == 2
+    assert due(on, 80, 1) is None, "too little is new"
+    assert due(on, 50, TRIES) is None
+    assert due(off, 50, 1) is None
+    assert _due(circle, on, {}, tmp_path) is None
 
 
 @pytest.mark.parametrize(

@@ -283,3 +283,43 @@ def test_a_request_that_was_written_late_is_followed_too(tmp_path: Path) -> None
     assert list(following.fresh(until)) == [second]
     write_log(log, [first, second])
     assert list(following.fresh(until + timedelta(seconds=60))) == [first]
+
+
+def test_a_folder_is_read_on_from_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from luthier.traffic import stream
+    from luthier.traffic.compact import compact
+    from luthier.traffic.place import Keeping
+    from luthier.traffic.spool import segments
+    from luthier.traffic.write import write
+
+    chance, log = random.Random(5), [event.model_copy(update={"at": event.at}) for event in desk_traffic(60)]
+    order = sorted(range(len(log)), key=lambda place: place + chance.randrange(6))  # written a little out of order
+    following = Following(tmp_path, BEGIN)
+    got = list(following.fresh(BEGIN))
+    write(tmp_path, [log[place] for place in order[:30]])
+    got += following.fresh(log[40].at)
+    looks = []
+    monkeypatch.setattr(stream, "events", lambda *_: looks.append(1) or iter(()))
+    for begin in range(30, 120, 30):
+        write(tmp_path, [log[place] for place in order[begin : begin + 30]])
+        if begin == 60:
+            compact(tmp_path, Keeping(days=10_000), closed=segments(tmp_path), now=BEGIN)
+        last = max(log[place].at for place in order[: begin + 30])
+        got += following.fresh(last + timedelta(seconds=1))
+        assert list(following.fresh(last + timedelta(seconds=1))) == []
+    assert looks == [], "the folder was read from its beginning"
+    assert len(got) == len(log) == 120
+    assert {(type(one), one.at) for one in got} == {(type(one), one.at) for one in log}
+
+
+def test_after_a_long_time_a_folder_is_read_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from luthier.traffic import arrivals
+    from luthier.traffic.write import write
+
+    following = Following(tmp_path, BEGIN)
+    write(tmp_path, [trace(1), trace(100)])
+    until = BEGIN + timedelta(seconds=60)
+    assert [one.at for one in following.fresh(until)] == [trace(1).at]
+    monkeypatch.setattr(arrivals, "GRACE_S", 0.0)
+    write(tmp_path, [trace(50)])
+    assert [one.at for one in following.fresh(until + timedelta(seconds=60))] == [trace(50).at, trace(100).at]

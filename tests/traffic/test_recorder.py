@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from luthier.core.errors import Unwritable
+from luthier.text.messages import Message
+from luthier.text.recogniser import Recogniser
 from luthier.traffic.place import Keeping
 from luthier.traffic.read import feedback, traces
 from luthier.traffic.recorder import Recorder, is_sampled
@@ -144,6 +146,22 @@ def test_personal_data_never_reaches_the_disk(tmp_path: Path) -> None:
     assert kept.user is not None
     assert kept.user.startswith("[EMAIL:")
     assert said.correction == "Call [PHONE]."
+
+
+def test_names_are_taken_out_where_that_is_asked_for(tmp_path: Path) -> None:
+    spacy = pytest.importorskip("spacy")
+    pipeline = spacy.blank("en")
+    pipeline.add_pipe("entity_ruler").add_patterns([{"label": "PERSON", "pattern": "John Smith"}])
+    pipeline.to_disk(tmp_path / "pipeline")
+    names = Recogniser.parse({"kind": "spacy", "model": str(tmp_path / "pipeline")})
+    text = "My name is John Smith and my mail is john@example.org."
+    asked = trace(1, messages=(Message(role="user", content=text),))
+    with Recorder(tmp_path / "traffic", Keeping(names=names)) as recorder:
+        recorder.record(asked)
+        recorder.record(opinion(1, comment="John Smith was right."))
+    (kept,), (said,) = traces(tmp_path / "traffic"), feedback(tmp_path / "traffic")
+    assert kept.messages[0].content == "My name is [PERSON] and my mail is [EMAIL]."
+    assert said.comment == "[PERSON] was right."
 
 
 def test_a_sample_is_decided_by_the_id(tmp_path: Path) -> None:

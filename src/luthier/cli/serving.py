@@ -43,6 +43,10 @@ def serve(  # noqa: PLR0913, PLR0917  # the options of a command
     traces: Annotated[
         bool, typer.Option("--traces/--no-traces", help="Keep every request in `luthier traces`.")
     ] = True,
+    keep: Annotated[
+        str | None,
+        typer.Option(metavar="SETTINGS", help="How they are kept: '{sample: 0.1, days: 7, names: rampart}'."),
+    ] = None,
     pipeline: Annotated[
         list[str] | None,
         typer.Option(
@@ -78,6 +82,7 @@ def serve(  # noqa: PLR0913, PLR0917  # the options of a command
         engine=engine,
         deadline_s=deadline,
         traces=traces,
+        keep=keep,
         pipelines=pipeline or (),
         jobs=Jobs(tune=tune or (), doors=doors) if jobs else None,
         tell=tell,

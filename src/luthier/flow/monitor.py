@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from luthier.core.errors import DataError, InputError, RecipeError, UnknownName, Where, did_you_mean
 from luthier.flow.locate import find_artifact, find_recipe
@@ -208,8 +208,30 @@ def watch(
     What is told is sent to the channels, and yielded. Nothing before `since` is looked at. One process watches at a
     time: two would tell everything twice.
     """
+    for look in looks(opened, folder, say=say, port=port, once=once, since=since):
+        yield from look.messages
+
+
+class Look(NamedTuple):
+    """What a look at the alerts came to."""
+
+    messages: Sequence[Message]
+    firing: frozenset[str]
+    """The alerts that fire now."""
+
+
+def looks(
+    opened: Opened,
+    folder: Path | None,
+    *,
+    say: Say,
+    port: int | None = None,
+    once: bool = False,
+    since: datetime | None = None,
+) -> Iterator[Look]:
+    """Watch as `watch` does, look by look, also where nothing is told."""
     with _alone(opened):
-        yield from _watch(opened, folder, say, port, since, once=once)
+        yield from _looks(opened, folder, say, port, since, once=once)
 
 
 @contextmanager
@@ -230,9 +252,9 @@ def _alone(opened: Opened) -> Iterator[None]:
         lock.release()
 
 
-def _watch(
+def _looks(
     opened: Opened, folder: Path | None, say: Say, port: int | None, since: datetime | None, *, once: bool
-) -> Iterator[Message]:
+) -> Iterator[Look]:
     from luthier.monitor.following import Following
 
     working = desk(opened, say)
@@ -247,12 +269,13 @@ def _watch(
     working.send()
     while True:
         now = time.time()
-        yield from working.take(following.fresh(datetime.fromtimestamp(now, UTC)))
-        yield from working.advance(now)
+        messages = [*working.take(following.fresh(datetime.fromtimestamp(now, UTC))), *working.advance(now)]
         working.remember()
         if exposed is not None:
             exposed.take(now)
         working.send()
+        states = working.watcher.states.items()
+        yield Look(messages, frozenset(name for name, state in states if state.status == "firing"))
         if once:
             return
         time.sleep(max(0.05, every - time.time() % every))

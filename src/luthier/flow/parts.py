@@ -17,7 +17,7 @@ _BASES = (
     "luthier.data.source",
     "luthier.data.operator",
     "luthier.data.augmenter",
-    "luthier.data.recogniser",
+    "luthier.text.recogniser",
     "luthier.data.check",
     "luthier.data.exporter",
     "luthier.data.adjudicator",

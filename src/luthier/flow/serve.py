@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from luthier.serve.pipeline import Ways
     from luthier.serve.running import Listening, Place
     from luthier.traffic.keys import Scope
+    from luthier.traffic.place import Keeping
 
 
 def serve(
@@ -39,13 +40,15 @@ def serve(
     engine: str | None = None,
     deadline_s: float = 600.0,
     traces: bool = True,
+    keep: str | None = None,
     pipelines: Sequence[str] = (),
     jobs: Jobs | None = None,
     tell: Callable[[Listening], None],
 ) -> int:
     """Serve models, and those that are released under names, until told to stop; 0 when nothing was cut off.
 
-    With `traces`, every request is kept in the traffic of the recipe here; with `jobs`, models are tuned as well.
+    With `traces`, every request is kept in the traffic of the recipe here, as `keep` says; with `jobs`, models are
+    tuned as well.
     """
     from luthier.serve.fleet import Fleet
     from luthier.serve.gateway import Gateway
@@ -58,7 +61,7 @@ def serve(
     models = list(dict.fromkeys([*models, *(one for way in ways.values() for one in way.models), *ways]))
     store = store_here()
     url = ledger_url(store.root)
-    with Ledger(url) as ledger, closing(_Kept(traces)) as kept:
+    with Ledger(url) as ledger, closing(_Kept(keeping_of(keep) if traces else None)) as kept:
         desk = _desk(jobs, models, ledger, store)
         beside = _beside(kept.routes(), jobs, desk)
 
@@ -123,11 +126,11 @@ async def _working(desk: Desk | None, released: Callable[[], Awaitable[None]]) -
 class _Kept:
     """What is kept of the traffic: everything that `luthier.traffic` keeps, or nothing."""
 
-    def __init__(self, wanted: bool) -> None:
+    def __init__(self, keeping: Keeping | None) -> None:
         from luthier.flow.traffic import folder_here
         from luthier.traffic.recorder import Recorder
 
-        self.recorder = Recorder(folder_here()) if wanted else None
+        self.recorder = Recorder(folder_here(), keeping) if keeping is not None else None
 
     def routes(self) -> list[tuple[APIRouter, Scope]]:
         """The routes for feedback."""
@@ -139,6 +142,27 @@ class _Kept:
         """Let what was recorded be written."""
         if self.recorder is not None:
             self.recorder.close()
+
+
+def keeping_of(said: str | None) -> Keeping:
+    """How traffic is kept, from a mapping in YAML (`{sample: 0.1, days: 7}`); who finds names is tried at once."""
+    from luthier.traffic.place import Keeping
+
+    try:
+        keeping = Keeping.model_validate(yaml.safe_load(said or "{}"))
+    except (yaml.YAMLError, ValidationError) as error:
+        known = ", ".join(Keeping.model_fields)
+        raise InputError(_wrong(error), where=Where(field="--keep"), remedy=f"known: {known}") from error
+    if keeping.names is not None:
+        keeping.names.recognise(["Ada Lovelace"])
+    return keeping
+
+
+def _wrong(error: yaml.YAMLError | ValidationError | ValueError) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error).split("\n", 1)[0]
+    first = error.errors()[0]
+    return ": ".join([*(str(step) for step in first["loc"][:1]), first["msg"]])
 
 
 def engine_of(said: str) -> Engine:

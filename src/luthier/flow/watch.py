@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.core.errors import LuthierError, RecipeError, Where
 from luthier.core.files import write_aside
 from luthier.core.ledger import Ledger, ledger_url
-from luthier.flow.monitor import Opened, monitor_of, open_monitor
-from luthier.flow.monitor import watch as watched
+from luthier.flow.monitor import Look, Opened, looks, monitor_of, open_monitor
 from luthier.flow.plan import recipe_store
 from luthier.flow.recipe import Recipe
 from luthier.flow.record import recorded_run
@@ -24,6 +23,10 @@ if TYPE_CHECKING:
     from luthier.flow.run import Result
 
 Say = Callable[[str], None]
+TRIES = 5
+"""So many turns are made while an alert fires on."""
+MORE = 1.5
+"""Another turn follows a failed one when people have said so many times as much as it knew."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,37 +74,78 @@ def run_circle(
     while True:
         told = _recall(memory)
         if told.get("turn"):
-            yield from _turn(circle, told, memory, listener)
+            yield from _turn(circle, told, memory, listener, folder or opened.traffic)
             told = _recall(memory)
         opened = _monitor(circle, told) or opened
         since = datetime.fromisoformat(told["released"]) if told.get("released") else None
-        for message in watched(opened, folder, say=say, once=once, since=since):
-            yield message.title
-            if circle.wants(message):
-                _keep(memory, {**told, "turn": {"alert": message.alert, "until": _now()}})
+        for look in looks(opened, folder, say=say, once=once, since=since):
+            yield from (message.title for message in look.messages)
+            if turn := _due(circle, look, told, folder or opened.traffic):
+                _keep(memory, {**told, "turn": turn})
                 break
+            told = _settled(look, told, memory)
         else:
             return
 
 
-def _turn(circle: Circle, told: dict[str, Any], memory: Path, listener: Listener) -> Iterator[str]:
+def _due(circle: Circle, look: Look, told: dict[str, Any], traffic: Path) -> dict[str, Any] | None:
+    """The next turn: an alert has begun to fire, or fires on and people have said much more since a turn failed."""
+    fired = next((message.alert for message in look.messages if circle.wants(message)), None)
+    if fired is not None:
+        return {"alert": fired, "until": _now(), "tries": 1}
+    failed = told.get("failed")
+    if not failed or failed["alert"] not in look.firing or failed["tries"] >= TRIES:
+        return None
+    if _said(traffic) < failed["said"] * MORE + 1:
+        return None
+    return {"alert": failed["alert"], "until": _now(), "tries": failed["tries"] + 1}
+
+
+def _settled(look: Look, told: dict[str, Any], memory: Path) -> dict[str, Any]:
+    """A failed turn is forgotten once its alert is over."""
+    if told.get("failed") and told["failed"]["alert"] not in look.firing:
+        told = {**told, "failed": None}
+        _keep(memory, told)
+    return told
+
+
+def _said(traffic: Path, until: str | None = None) -> int:
+    """How often people have said something of an answer, before a moment."""
+    import polars as pl
+
+    from luthier.traffic.read import frame
+
+    if not traffic.is_dir():
+        return 0
+    before = datetime.fromisoformat(until) if until is not None else None
+    return int(frame(traffic, "feedback", until=before).select(pl.len()).collect().item())
+
+
+def _turn(circle: Circle, told: dict[str, Any], memory: Path, listener: Listener, traffic: Path) -> Iterator[str]:
     """One turn; killed in the middle, it is made again with the same rows, and what was made is found."""
     turn = told["turn"]
     yield f"{turn['alert']} fired: {circle.then} learns from what was said until {turn['until']}"
     try:
         recipe = Recipe.load(circle.then, _until(circle, turn["until"]))
         outcome = recorded_run(recipe, listener)
+        why = {0: "", 1: "the gate says FAIL"}.get(outcome.result.exit_code, "the gate says INCONCLUSIVE")
+        told_of = list(outcome.lines())
     except LuthierError as error:
-        _keep(memory, {**told, "turn": None})
-        yield f"not released: {error.message}"
-        return
-    yield from outcome.lines()
-    if outcome.result.exit_code != 0:
-        _keep(memory, {**told, "turn": None})
-        yield f"not released: the gate says {'FAIL' if outcome.result.exit_code == 1 else 'INCONCLUSIVE'}"
+        why, told_of = error.message, []
+    yield from told_of
+    if why:
+        failed = {"alert": turn["alert"], "said": _said(traffic, turn["until"]), "tries": turn.get("tries", 1)}
+        _keep(memory, {**told, "turn": None, "failed": failed})
+        yield f"not released: {why}; {_next_try(failed)}"
         return
     yield _release(circle, recipe, outcome.result)
     _keep(memory, {"turn": None, "released": _now(), "until": turn["until"]})
+
+
+def _next_try(failed: dict[str, Any]) -> str:
+    if failed["tries"] >= TRIES:
+        return f"after {TRIES} tries the next waits until the alert was over"
+    return f"while the alert fires, the next try comes when people have said {MORE:g} times as much"
 
 
 def _monitor(circle: Circle, told: dict[str, Any]) -> Opened | None:

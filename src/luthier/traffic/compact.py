@@ -52,7 +52,7 @@ def compact(folder: Path, keeping: Keeping, *, closed: Sequence[Path] = (), now:
         with FileLock(folder / "compact.lock", timeout=0):
             finish_all(folder)
             done = _segments(folder, _ready(folder, closed))
-            _merge(folder, (now or datetime.now(UTC)).date())
+            merge(folder, (now or datetime.now(UTC)).date())
             return done._replace(removed=_retain(folder, keeping, (now or datetime.now(UTC)).date()))
     except Timeout:
         return Compacted()
@@ -148,15 +148,25 @@ def _together(groups: Sequence[pa.Table]) -> pa.Table:
     return groups[0] if len(groups) == 1 else pa.concat_tables(groups).sort_by("at")
 
 
-def _merge(folder: Path, today: date) -> None:
+def merge(folder: Path, today: date) -> None:
+    """Make one file of a day's small ones: of two, once the day is over; of many while it lasts."""
     for table, days in view(folder).days.items():
         for day, paths in days.items():
             small = [path for path in paths if path.stat().st_size < _SMALL_BYTES]
             if len(small) >= (2 if day < today else _MANY):
                 name = f"merged-{time.time_ns():020}-{secrets.token_hex(4)}"
                 output = waiting(folder, folder / table / day.isoformat() / f"{name}.parquet")
-                write_groups(output.aside, table, _groups(small))
+                write_groups(output.aside, table, _together_of(table, small))
                 replace(folder, name, small, [output])
+
+
+def _together_of(table: Table, paths: Sequence[Path]) -> Iterable[pa.Table]:
+    """What some files of a table hold: requests one group after another, counts added up."""
+    if table != "rollup":
+        return _groups(paths)
+    from luthier.traffic.rollup import added
+
+    return [added(_groups(paths))]
 
 
 def _groups(paths: Sequence[Path]) -> Iterator[pa.Table]:

@@ -24,7 +24,7 @@ from typing import NamedTuple
 from luthier.core.files import sync, write_aside
 from luthier.traffic.spool import TABLES, Table, segments
 
-_GRACE_S = 900.0
+GRACE_S = 900.0
 """So long replaced files stay for readers that were on their way."""
 
 
@@ -91,6 +91,11 @@ def still(folder: Path, path: Path) -> Path:
     return folder / "gone" / _flat(folder, path)
 
 
+def replaced(folder: Path, part: str) -> list[Path]:
+    """Files of a part of the folder that were replaced, and are kept a while."""
+    return sorted((folder / "gone").glob(f"{part}~*"))
+
+
 def waiting(folder: Path, final: Path) -> Output:
     """Where a file waits before its job is decided."""
     return Output(folder / "aside" / _flat(folder, final), final)
@@ -121,7 +126,7 @@ def finish_all(folder: Path) -> None:
         path.unlink(missing_ok=True)
     for path in (folder / "gone").glob("*"):
         with suppress(FileNotFoundError):
-            if time.time() - path.stat().st_mtime > _GRACE_S:
+            if time.time() - path.stat().st_mtime > GRACE_S:
                 path.unlink()
 
 

@@ -34,8 +34,11 @@ from luthier.traffic.record import Feedback, Trace
 from luthier.traffic.spool import make_folder
 
 _PIPE_BYTES = 1 << 20
-_LOOK_EVERY = 32
-"""After so many records, what the writer has told is looked at."""
+_LOOK_EVERY = 256
+_LOOK_BYTES = 1 << 20
+"""After so many records or bytes, what the writer has told is looked at: hardly a request pays for it."""
+_FORGOTTEN = 2
+"""So many safe records a record lets go: one that let all of them go at once would be late for it."""
 _DEATHS = 3
 """A writer that dies so often within a minute is not started again."""
 _LOG = logging.getLogger("luthier.traffic")
@@ -91,7 +94,7 @@ class Recorder:
         """A stream of this process's own, with nothing in it."""
         self._stream, self._number, self._safe = secrets.token_hex(6), 0, 0
         self._unsafe: deque[_Sent] = deque()
-        self._unsafe_bytes = 0
+        self._unsafe_bytes = self._unseen_bytes = 0
         self._unsent: deque[bytes] = deque()
         self._closed = False
         self._process = os.getpid()
@@ -122,7 +125,7 @@ class Recorder:
         name, text = _as_json(record)
         with self._lock:
             self._alive()
-            if self._closed or self._unsafe_bytes + len(text) > self.keeping.waiting_bytes:
+            if self._closed or not self._has_room(len(text)):
                 self._lose()
                 return
             self._number += 1
@@ -131,8 +134,17 @@ class Recorder:
             self._unsafe_bytes += len(data)
             self.recorded += 1
             self._send(data)
-            if self._number % _LOOK_EVERY == 0:
+            self._unseen_bytes += len(data)
+            if self._number % _LOOK_EVERY == 0 or self._unseen_bytes > _LOOK_BYTES:
                 self._listen()
+            self._forget(_FORGOTTEN)
+
+    def _has_room(self, size: int) -> bool:
+        """Whether so many bytes may wait, too; what is safe is let go of first."""
+        if self._unsafe_bytes + size > self.keeping.waiting_bytes:
+            self._listen()
+            self._forget(-1)
+        return not self._closed and self._unsafe_bytes + size <= self.keeping.waiting_bytes
 
     def _alive(self) -> None:
         if self._process != os.getpid():  # a fork of the process that made this recorder
@@ -190,6 +202,7 @@ class Recorder:
 
     def _listen(self) -> None:
         """Take note of what is safe; another writer takes the place of one that died."""
+        self._unseen_bytes = 0
         try:
             told = os.read(self._told, 1 << 16)
         except BlockingIOError:
@@ -202,14 +215,19 @@ class Recorder:
     def _note(self, told: bytes) -> None:
         whole = told[: told.rfind(b"\n")].rpartition(b"\n")[2]
         self._safe = max(self._safe, int(whole or 0))
-        while self._unsafe and self._unsafe[0].number <= self._safe:
+
+    def _forget(self, most: int) -> None:
+        """Let records go that are safe."""
+        while most and self._unsafe and self._unsafe[0].number <= self._safe:
             self._unsafe_bytes -= len(self._unsafe.popleft().data)
+            most -= 1
 
     def _again(self) -> None:
         """The writer died: what it told is still in its pipe; the rest is sent to a new one."""
         with contextlib.suppress(BlockingIOError):
             if told := os.read(self._told, 1 << 16):
                 self._note(told)
+                self._forget(-1)
         os.close(self._to)
         os.close(self._told)
         self._writer.wait()
@@ -254,6 +272,7 @@ class Recorder:
             with self._lock:
                 if not self._closed:
                     self._listen()
+                self._forget(-1)
                 if not self._unsafe:
                     return True
             time.sleep(0.002)

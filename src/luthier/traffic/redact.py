@@ -13,7 +13,9 @@ from typing import Any
 
 from luthier.text.pii.found import PiiKind
 from luthier.text.pii.keeper import KEY_VARIABLE, Keeper
+from luthier.text.pii.marks import ANY, Marks
 from luthier.text.pii.scan import find
+from luthier.text.recogniser import Recogniser
 
 _REMEMBERED = 512
 """Texts that are asked again and again: system turns, earlier turns of a conversation."""
@@ -22,14 +24,17 @@ _SHORTEST_NUMBER = 9
 """Digits of a number that may say who somebody is."""
 _SPOKEN = ("content", "thinking", "name")
 _PEOPLE = ("user", "by")
+_DIGIT = re.compile(r"\d")
+_NO_DIGITS = Marks(frozenset(("digits",)), [])
 _PLAIN = ("error", "correction", "comment", "label")
 
 
 class Redactor:
     """Takes personal data of some kinds out of records as JSON has them."""
 
-    def __init__(self, kinds: Collection[PiiKind]) -> None:
-        self._kinds = frozenset(kinds)
+    def __init__(self, kinds: Collection[PiiKind], names: Recogniser | None = None) -> None:
+        self._kinds = frozenset((*kinds, *(names.finds if names else ())))
+        self._names = names
         self._remembered = lru_cache(maxsize=_REMEMBERED)(self._replaced)
 
     def record(self, record: dict[str, Any]) -> dict[str, Any]:
@@ -65,7 +70,9 @@ class Redactor:
     def _finds(self, context: str, text: str) -> list[tuple[int, int, PiiKind]]:
         """Where something stands; a context is read with the text, and nothing in it is a find."""
         shift = len(context)
-        finds = find(context + text, self._kinds)
+        whole = context + text
+        named = self._names.recognise([whole])[0] if self._names is not None else ()
+        finds = find(whole, self._kinds, named, ANY if _DIGIT.search(whole) else _NO_DIGITS)
         return [(one.start - shift, one.end - shift, one.kind) for one in finds if one.start >= shift]
 
     def _message(self, message: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """Traffic in short: counts by five minutes, from which a week is shown without reading a single request again.
 
 A row counts the values of one measure that fall into one bucket: of times, buckets are a tenth apart (quantiles are
-known to 5 %); of statuses, each its own; of tokens, only the sum is kept. Rows add up, so that files may be put
-together as they are. Only ever imported inside a verb.
+known to 5 %); of statuses, each its own; of tokens, only the sum is kept. Rows add up, and are added up where files
+become one, so that a busy day takes no more room than a quiet one. Only ever imported inside a verb.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +36,13 @@ def rollup(traces: pa.Table) -> pa.Table:
         parts.append(_counted(known, name, (pl.col(name).clip(1e-6).log() / _STEP).floor()))
     parts += [_counted(rows, name, pl.lit(0)) for name in _SUMS]
     return pl.concat(parts).sort("at").collect().to_arrow().cast(SCHEMAS["rollup"])
+
+
+def added(parts: Iterable[pa.Table]) -> pa.Table:
+    """Counts of the same put together: a day is no longer for the files that it came in."""
+    rows = pl.concat([pl.DataFrame(part).lazy() for part in parts])
+    whole = rows.group_by(*_BY, "measure", "bucket").agg(pl.col("count", "sum").sum()).sort(*_BY, "measure", "bucket")
+    return whole.collect().to_arrow().cast(SCHEMAS["rollup"])
 
 
 def _counted(rows: pl.LazyFrame, measure: str, bucket: pl.Expr) -> pl.LazyFrame:

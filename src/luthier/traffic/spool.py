@@ -9,7 +9,6 @@ recorder sends; its lines are numbered, so that a line that comes twice is known
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import re
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from luthier.core.files import writing
+from luthier.traffic.lines import dumps, loads
 
 Table = Literal["traces", "feedback", "rollup"]
 TABLES: tuple[Table, ...] = get_args(Table)
@@ -131,10 +131,7 @@ def segments(folder: Path) -> list[Path]:
 def encoded(lines: Iterable[Line]) -> bytes:
     """Lines as a segment has them, without numbers to know them by: for a writer that is alone."""
     names = {table: name for name, table in _NAMES.items()}
-    made = [
-        json.dumps({"n": 0, names[one.table]: one.record}, ensure_ascii=False, separators=(",", ":")) for one in lines
-    ]
-    return "".join(f"{line}\n" for line in made).encode("utf-8", "replace")
+    return b"".join(dumps({"n": 0, names[one.table]: one.record}) + b"\n" for one in lines)
 
 
 def read(data: bytes) -> Iterator[Line | bytes]:
@@ -146,7 +143,7 @@ def read(data: bytes) -> Iterator[Line | bytes]:
 def parsed(raw: bytes) -> Line | None:
     """One line; None when it cannot be read."""
     try:
-        value = json.loads(raw)
+        value = loads(raw)
     except (ValueError, RecursionError):
         return None
     if isinstance(value, dict):

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from luthier.traffic.lines import dumps
 from luthier.traffic.record import Feedback, Trace
 from luthier.traffic.spool import Table
 
@@ -85,17 +86,25 @@ def table(name: Table, records: Iterable[Mapping[str, Any]]) -> pa.Table:
 _MOST = {pa.int32(): 2**31 - 1, pa.int64(): 2**63 - 1}
 
 
+_EMPTY_ROWS: dict[Table, dict[str, Any]] = {
+    name: {one: _DEFAULTS.get(one) for one in schema.names} for name, schema in SCHEMAS.items()
+}
+_COUNTS: dict[Table, list[tuple[str, int]]] = {
+    name: [(one.name, _MOST[one.type]) for one in schema if one.type in _MOST] for name, schema in SCHEMAS.items()
+}
+
+
 def _flat(name: Table, record: Mapping[str, Any]) -> dict[str, Any]:
-    found = {one: record.get(one, _DEFAULTS.get(one)) for one in SCHEMAS[name].names}
-    for one in SCHEMAS[name]:
-        if one.type in _MOST and isinstance(found[one.name], int):
-            found[one.name] = min(found[one.name], _MOST[one.type])
+    found = {**_EMPTY_ROWS[name], **record}
+    for one, most in _COUNTS[name]:
+        if isinstance(found[one], int) and found[one] > most:
+            found[one] = most
     found["at"] = datetime.fromisoformat(record["at"]).astimezone(UTC)
     if name == "traces":
         found["text"] = (record.get("answer") or {}).get("content")
         for column in _JSON:
             value = record.get(column)
-            found[column] = None if value in (None, {}, []) else json.dumps(value, ensure_ascii=False)
+            found[column] = dumps(value).decode() if value else None
     return found
 
 

@@ -63,7 +63,7 @@ def _gone(folder: Path, path: Path) -> Iterator[Path]:
 
 
 def _lines(records: Iterable[Trace | Feedback], keeping: Keeping) -> Iterator[Line]:
-    redactor = Redactor(keeping.pii)
+    redactor = Redactor(keeping.pii, keeping.names)
     for record in records:
         value = redactor.record(record.model_dump(mode="json", exclude_defaults=True))
         yield Line("traces" if isinstance(record, Trace) else "feedback", value)

@@ -8,7 +8,6 @@ standard output it answers with the number of the last one that is safe.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import select
 import signal
@@ -21,6 +20,7 @@ from typing import Any
 
 from luthier.core.errors import LuthierError
 from luthier.traffic.compact import tidy
+from luthier.traffic.lines import dumps, loads
 from luthier.traffic.place import Keeping
 from luthier.traffic.redact import Redactor
 from luthier.traffic.spool import Segment
@@ -30,8 +30,8 @@ _TICK_S = 1.0
 _SOMEBODYS_WORDS = frozenset(
     ("messages", "answer", "error", "user", "meta", "parameters", "by", "correction", "comment")
 )
-_PAUSE_S = 0.01
-"""Between two reads: whoever sends then wakes nobody up, and is not put off its processor."""
+_PAUSE_S = 0.05
+"""Between two reads: whoever sends then wakes nobody up, and several records are looked through at once."""
 
 
 class Writer:
@@ -39,7 +39,7 @@ class Writer:
 
     def __init__(self, folder: Path, stream: str, keeping: Keeping) -> None:
         self._folder, self._stream, self._keeping = folder, stream, keeping
-        self._redactor = Redactor(keeping.pii)
+        self._redactor = Redactor(keeping.pii, keeping.names)
         self._segment = Segment.latest(folder, stream)
         self._last = self._segment.last if self._segment else 0
         self._closed: list[Path] = []
@@ -69,11 +69,11 @@ class Writer:
         """Redact and append; what came before (from a writer that died) is left out."""
         made = bytearray()
         for line in lines:
-            value = json.loads(line)
+            value = loads(line)
             if value["n"] > self._last:
                 self._last = value["n"]
                 value = {name: self._redacted(inner) if name != "n" else inner for name, inner in value.items()}
-                made += json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n"
+                made += dumps(value) + b"\n"
         if made:
             self._append(bytes(made))
         with contextlib.suppress(BlockingIOError, BrokenPipeError):  # the next number says this one, too

@@ -14,10 +14,10 @@ from luthier.core.errors import DataError
 from luthier.data.operator import Edit, Operator, Outcome, Reads, RowOperator
 from luthier.data.ops.pii import Pii
 from luthier.data.passes.apply import Named, take
-from luthier.data.recogniser import Recogniser
 from luthier.data.row import Batch, Row
 from luthier.text.messages import Message, ToolCall
 from luthier.text.pii.found import Found, PiiKind
+from luthier.text.recogniser import Recogniser
 
 Make = Callable[..., Any]
 Write = Callable[..., str]

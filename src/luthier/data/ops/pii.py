@@ -17,12 +17,12 @@ from luthier.data.operator import Column, Drop, Edit, Leftover, Outcome, Reads, 
 from luthier.data.pii.proof import measure, read_labelled
 from luthier.data.pii.pseudonyms import LOCALES, Pseudonyms
 from luthier.data.pii.shown import canonical, masked
-from luthier.data.recogniser import Recogniser
 from luthier.data.row import Row
 from luthier.text.pii.found import ANY, HIGH_RISK, KINDS, NAME_KINDS, PATTERN_KINDS, Found, Marks, PiiKind
 from luthier.text.pii.keeper import KEY_VARIABLE, Keeper
 from luthier.text.pii.marks import marks
 from luthier.text.pii.scan import find
+from luthier.text.recogniser import Recogniser
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

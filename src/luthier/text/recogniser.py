@@ -14,7 +14,7 @@ class Recogniser(Component):
     """A model that finds what no pattern can: names."""
 
     role: ClassVar[str] = "recogniser"
-    home: ClassVar[str] = "luthier.data.recognisers"
+    home: ClassVar[str] = "luthier.text.recognisers"
     finds: ClassVar[tuple[PiiKind, ...]] = ("person",)
     """The kinds that it knows."""
 

@@ -7,8 +7,8 @@ from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 from luthier.core.errors import MissingExtra, Where
-from luthier.data.recogniser import Recogniser
 from luthier.text.pii.found import Found, PiiKind
+from luthier.text.recogniser import Recogniser
 
 _KINDS: dict[str, PiiKind] = {"PERSON": "person", "PER": "person", "ORG": "organisation"}
 _UNUSED = ("tagger", "morphologizer", "parser", "senter", "lemmatizer", "attribute_ruler", "trainable_lemmatizer")

