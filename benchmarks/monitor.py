@@ -29,6 +29,7 @@ import numpy as np
 
 from luthier.text.messages import Message
 from luthier.traffic.otlp import attributes
+from luthier.traffic.place import Keeping
 from luthier.traffic.read import traces
 from luthier.traffic.record import Trace
 from luthier.traffic.recorder import Recorder
@@ -118,7 +119,9 @@ def recording(*, quick: bool) -> Iterator[Figure]:
         mine, its = (_p99(sorted(one[place] * 1e6 for one in values)) for values in (ours, theirs))
         note = {"value": round(mine, 1), "goal": GOAL_US, "unit": "us", "peer": peer, "peer_value": round(its, 1)}
         yield {"figure": f"recording_p99_{kind}", **note}
-    spent = (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / count
+    begun = _begin_s()
+    print(f"a writer takes {begun:.2f} s of a processor to begin and end, once; the shares below are without them")
+    spent = (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime - begun) / count
     own = statistics.mean(one[1] for one in ours)
     yield {"figure": "recording_cpu_per_request", "value": round(1e6 * (spent + own)), "unit": "us", "size": size}
     share = (spent + own) * A_DAY / 86400 / (os.cpu_count() or 1)
@@ -128,6 +131,20 @@ def recording(*, quick: bool) -> Iterator[Figure]:
         "goal": GOAL_CPU,
         "unit": "of the machine",
     }
+
+
+def _begin_s() -> float:
+    """What a writer takes of the processor that keeps a single request, libraries included."""
+    folder = Path(tempfile.mkdtemp())
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    with Recorder(folder, Keeping(segment_bytes=1)) as recorder:
+        recorder.record(request(0))
+        recorder.flush()
+        while not any(folder.glob("traces/*/*.parquet")):
+            time.sleep(0.01)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    shutil.rmtree(folder)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def _timed(work: Callable[[Trace], object], trace: Trace) -> tuple[float, float]:
@@ -159,6 +176,53 @@ def _peer() -> tuple[Callable[[Trace], object], Callable[[], None]]:
     return span, provider.shutdown
 
 
+def keeping(*, quick: bool) -> Iterator[Figure]:
+    """As many requests as the writer takes, each with words of its own: memory, disk, and the bound on the disk."""
+    count, most = (20_000, 2 << 20) if quick else (200_000, 16 << 20)
+    folder = Path(tempfile.mkdtemp(dir=os.environ.get("LUTHIER_BENCH_DIR")))
+    chance, words = np.random.default_rng(0), np.array(_ASKED.split())
+    with Recorder(folder, Keeping(segment_bytes=most // 2, most_bytes=most)) as recorder:
+        began = time.perf_counter()
+        for number in range(count):
+            told = request(number)
+            text = " ".join(words[chance.integers(0, len(words), 30)])
+            asked = (told.messages[0], told.messages[1].model_copy(update={"content": text}))
+            recorder.record(told.model_copy(update={"messages": asked}))
+            while recorder.waiting_bytes > _IN_FLIGHT:
+                time.sleep(0.002)
+        recorder.flush(600)
+        seconds = time.perf_counter() - began
+        peak = _peak_kb(recorder._writer.pid) * 1024
+        lost = recorder.lost
+    rows = sum(_rows(path) for path in folder.glob("traces/*/*.parquet"))
+    size = sum(path.stat().st_size for path in folder.glob("traces/*/*.parquet"))
+    spooled = sum(path.stat().st_size for path in folder.glob("spool/*"))
+    shutil.rmtree(folder)
+    assert lost == 0
+    each = size / max(1, rows)
+    print(f"{count:,} requests in {seconds:.0f} s; {rows:,} are Parquet ({size / 1e6:.1f} MB), {spooled / 1e6:.1f} MB")
+    a_day = {"unit": "GB a day", "rows": A_DAY, "bytes_each": round(each)}
+    yield {"figure": "kept_a_second", "value": round(count / seconds), "goal": round(A_DAY / 86400), "unit": "requests"}
+    yield {"figure": "kept_on_disk_at_10M_a_day", "value": round(each * A_DAY / 1e9, 2), **a_day}
+    yield {"figure": "kept_beyond_the_bound", "value": max(0, size - most), "goal": 0, "unit": "bytes", "bound": most}
+    yield {"figure": "writer_peak", "value": round(peak / 1e6), "unit": "MB", "rows": count}
+
+
+_IN_FLIGHT = 8 << 20
+
+
+def _rows(path: Path) -> int:
+    from pyarrow.parquet import ParquetFile
+
+    with ParquetFile(path) as file:
+        return int(file.metadata.num_rows)
+
+
+def _peak_kb(process: int) -> int:
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
 def week(*, quick: bool) -> Iterator[Figure]:
     """A dashboard's query over a week of ten million requests a day, in a process of its own.
 
@@ -174,7 +238,8 @@ def week(*, quick: bool) -> Iterator[Figure]:
     size = sum(path.stat().st_size for path in folder.glob("rollup/*/*.parquet"))
     spent = time.process_time() - began
     print(f"7 days of {a_day:,} requests: counts of {size / 1e6:.1f} MB, made in {spent:.0f} s; {open_lines:,} spooled")
-    command = [sys.executable, __file__, "--query", str(folder)]
+    front = os.environ.get("LUTHIER_BENCH_FRONT", "").split()  # such as what keeps a machine quiet meanwhile
+    command = [*front, sys.executable, __file__, "--query", str(folder)]
     found = [json.loads(subprocess.run(command, check=True, capture_output=True).stdout) for _ in range(5)]
     shutil.rmtree(folder)
     assert {one["requests"] for one in found} == {7 * a_day + open_lines}
@@ -257,7 +322,7 @@ def query(folder: Path) -> None:
     print(json.dumps({"seconds": seconds, "peak_bytes": peak, "requests": found["requests"].sum()}))
 
 
-FIGURES: dict[str, Callable[..., Iterator[Figure]]] = {"recording": recording, "week": week}
+FIGURES: dict[str, Callable[..., Iterator[Figure]]] = {"recording": recording, "keeping": keeping, "week": week}
 
 
 if __name__ == "__main__":

@@ -239,8 +239,13 @@ def _spooled(folder: Path, path: Path, name: Table) -> pa.Table:
     except FileNotFoundError:
         return SCHEMAS[name].empty_table()
     if name == "rollup":
-        from luthier.traffic.rollup import rollup
+        from luthier.traffic.rollup import READS, rollup
 
-        return rollup(_spooled(folder, path, "traces"))
+        records = _records(data, "traces")
+        return rollup(table("traces", ({one: record[one] for one in READS & record.keys()} for record in records)))
+    return table(name, _records(data, name))
+
+
+def _records(data: bytes, name: Table) -> Iterator[dict[str, Any]]:
     lines = (line for line in read(data) if isinstance(line, Line) and line.table == name)
-    return table(name, (line.record for line in lines if day_of(line.record)))
+    return (line.record for line in lines if day_of(line.record))

@@ -254,6 +254,14 @@ class Recorder:
         self._unsent.clear()
         _LOG.error("%s: the process that writes traffic dies again and again; nothing more is recorded", self.folder)
 
+    @property
+    def waiting_bytes(self) -> int:
+        """How much was recorded that is not known to be written."""
+        with self._lock:
+            self._listen()
+            self._forget(-1)
+            return self._unsafe_bytes
+
     def is_settled(self) -> bool:
         """Whether all that was recorded outlives a kill of this process."""
         return not self._unsent

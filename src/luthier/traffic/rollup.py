@@ -25,6 +25,8 @@ _STEP = math.log(1.1)
 TIMES = ("latency_s", "first_token_s")
 _SUMS = ("prompt_tokens", "cached_tokens", "completion_tokens")
 _BY = ("at", "model", "release", "arm")
+READS = frozenset((*_BY, "status", *TIMES, *_SUMS))
+"""The columns of requests that are counted."""
 
 
 def rollup(traces: pa.Table) -> pa.Table:
