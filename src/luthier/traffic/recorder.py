@@ -23,10 +23,9 @@ import threading
 import time
 from collections import deque
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import xxhash
-from pydantic import TypeAdapter
 from pydantic_core import PydanticSerializationError
 
 from luthier.traffic.place import Keeping
@@ -54,15 +53,11 @@ def is_sampled(id: str, share: float) -> bool:
     return share >= 1 or xxhash.xxh3_64_intdigest(id.encode()) < share * 2**64
 
 
-_TRACE: TypeAdapter[Any] = TypeAdapter(Trace)
-_FEEDBACK: TypeAdapter[Any] = TypeAdapter(Feedback)
-
-
 def _as_json(record: Trace | Feedback) -> tuple[bytes, bytes]:
     """What a record is called on its line, and the record."""
-    name, adapter = (b"trace", _TRACE) if isinstance(record, Trace) else (b"feedback", _FEEDBACK)
+    name = b"trace" if isinstance(record, Trace) else b"feedback"
     try:
-        return name, adapter.dump_json(record, exclude_unset=True)
+        return name, record.__pydantic_serializer__.to_json(record, exclude_unset=True)
     except PydanticSerializationError:  # what was asked for holds something that JSON cannot say
         return name, _plainly(record)
 
