@@ -178,7 +178,7 @@ def _peer() -> tuple[Callable[[Trace], object], Callable[[], None]]:
 
 def keeping(*, quick: bool) -> Iterator[Figure]:
     """As many requests as the writer takes, each with words of its own: memory, disk, and the bound on the disk."""
-    count, most = (20_000, 2 << 20) if quick else (200_000, 16 << 20)
+    count, most = (20_000, 1 << 20) if quick else (100_000, 4 << 20)
     folder = Path(tempfile.mkdtemp(dir=os.environ.get("LUTHIER_BENCH_DIR")))
     chance, words = np.random.default_rng(0), np.array(_ASKED.split())
     with Recorder(folder, Keeping(segment_bytes=most // 2, most_bytes=most)) as recorder:

@@ -191,8 +191,7 @@ def test_while_sqlite_is_locked_requests_are_answered_and_kept(made: Path, traff
     _release(":tune")
     with server() as (_, url), (load := Load(url)).running():
         eventually(lambda: len(load.answered) >= 4)
-        with closing(sqlite3.connect(made / ".luthier" / "ledger.db", isolation_level=None)) as ledger:
-            ledger.execute("PRAGMA locking_mode = EXCLUSIVE")
+        with closing(sqlite3.connect(made / ".luthier" / "ledger.db", isolation_level=None, timeout=60)) as ledger:
             ledger.execute("BEGIN EXCLUSIVE")
             before = len(load.answered)
             time.sleep(seconds)
