@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from luthier.traffic.place import Keeping
 
 
-def serve(
+def serve(  # noqa: PLR0913  # what a command asks for
     models: Sequence[str],
     place: Place,
     *,
