@@ -11,9 +11,8 @@ from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
 from typing import Any
 
-from luthier.text.pii.found import PiiKind
+from luthier.text.pii.found import ANY, Marks, PiiKind
 from luthier.text.pii.keeper import KEY_VARIABLE, Keeper
-from luthier.text.pii.marks import ANY, Marks
 from luthier.text.pii.scan import find
 from luthier.text.recogniser import Recogniser
 
