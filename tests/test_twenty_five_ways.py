@@ -125,8 +125,18 @@ def ctrl_c() -> None:
     raise KeyboardInterrupt
 
 
-def test_01_accumulation(base: Any) -> None:
+def test_01_accumulation(base: Any, tmp_path: Path) -> None:
     """Answers of 1 and of 30 tokens weigh by token however a step is split; a mean of the packs' means would not."""
+    answers = ("yes", "no " * 30, "it is late and broken", "no")
+    shop = bench(tmp_path, [chat(f"Is parcel {line} here?", answers[line % 4], line) for line in range(24)])
+    logs = []
+    for tokens in (4096, 60):  # the loop itself: all rows of a step in one pack, and in many
+        made = shop.tune(Tune(**{**QUICK, "technique": Full(), "tokens_per_pack": tokens}))
+        lines = (made.folder / "log.jsonl").read_text().splitlines()
+        logs.append([(one["loss"], one["grad_norm"]) for one in map(json.loads, lines)])
+    assert len(logs[0]) > 2
+    for whole, parts in zip(*logs, strict=True):
+        assert parts == pytest.approx(whole, rel=1e-3)
     rows = [Row([5, 6, 7, *range(8, 8 + length)], [0.0] * 3 + [1.0] * length, str(length)) for length in (1, 30, 2, 9)]
     objective = Sft()
 
