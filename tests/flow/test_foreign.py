@@ -156,7 +156,8 @@ def test_every_name_of_the_tables_has_a_builder(place: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("rl: dpo", "preference or reinforcement"),
+        ("rl: gdpo", "'gdpo'"),
+        ("process_reward_model: true", "'process_reward_model'"),
         ("adapter: llama-adapter", "'llama-adapter'"),
         ("base_model:", "names no model"),
         ("datasets: []", "names no data set"),

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from luthier.core.errors import InputError
-from luthier.flow.foreign import reasons
+from luthier.flow.foreign import reasons, trainers
 from luthier.flow.foreign.account import EMPTY, Account
 from luthier.flow.foreign.tool import Dataset, Tool
 
@@ -21,7 +20,13 @@ NAMES = {
     "adam_beta2": "beta2", "adam_epsilon": "eps", "max_grad_norm": "clip", "sequence_len": "max_tokens",
     "excess_length_strategy": "too_long", "val_set_size": "held", "seed": "seed", "bf16": "bf16",
     "torch_dtype": "dtype", "early_stopping_patience": "patience", "default_system_message": "system",
-    "wandb_project": "wandb", "use_tensorboard": "tensorboard", "use_mlflow": "mlflow",
+    "wandb_project": "wandb", "use_tensorboard": "tensorboard", "use_mlflow": "mlflow", "rl": "method",
+    "reward_model": "method", "process_reward_model": "method",
+    "rl_beta": "beta", "dpo_beta": "beta", "orpo_alpha": "beta", "dpo_label_smoothing": "smoothing",
+    "dpo_norm_loss": "normalise", "dpo_loss_type": "form", "rpo_alpha": "sft", "cpo_alpha": "sft",
+    "simpo_gamma": "gamma", "kto_desirable_weight": "good", "kto_undesirable_weight": "bad",
+    "max_prompt_len": "max_prompt_tokens", "center_rewards_coefficient": "center",
+    **{f"trl.{name}": common for name, common in trainers.NAMES.items()},
 }  # fmt: skip
 DEFAULTS = {
     "epochs": 1.0, "micro_batch": 1, "accumulation": 1, "schedule": "cosine", "max_tokens": 512, "weight_decay": 0.0,
@@ -68,6 +73,13 @@ LEFT = {
     "evals_per_epoch": reasons.EVALUATED, "test_datasets": reasons.EVALUATED, "do_*_eval": reasons.EVALUATED,
     "metric_for_best_model": reasons.EVALUATED, "greater_is_better": reasons.EVALUATED,
     "neftune_noise_alpha": "noise on embeddings is not among the techniques",
+    "rl_adapter_ref_model": reasons.REFERENCE, "precompute_ref_log_probs": reasons.REFERENCE,
+    "dpo_use_weighting": "pairs count alike", "dpo_loss_weights": "the loss counts 1, and `sft` beside it",
+    "dpo_use_logits_to_keep": reasons.MEMORY, "dpo_padding_free": reasons.PACKED,
+    "dpo_generate_during_eval": reasons.EVALUATED, "vllm": reasons.WRITER,
+    "num_labels": "a reward model has one output",
+    **{f"trl.{name}": why for name, why in trainers.LEFT.items()},
+    "loss_type.*": "one loss is learnt, and `sft` beside it", "trl.log_*": reasons.LOGGED,
     "dataset_exact_deduplication": "add `exact_dedup` to `ops` of the step `data`",
 }  # fmt: skip
 OF_DATA = {
@@ -82,19 +94,25 @@ OF_DATA = {
     "message_field_training": "turns marked `train: false` or `weight: 0` are never learnt",
     "revision": "write the file's own digest into your notes", "shards": "write `source.first`",
     "format": "write a template into `source.prompt`", "no_input_format": "write a template into `source.prompt`",
-    "system_format": reasons.TEMPLATE, "preprocess_shards": reasons.PREPARED,
+    "system_format": reasons.TEMPLATE, "field_rejected": reasons.REJECTED, "prompt_format": reasons.TEMPLATE,
+    "chosen_format": reasons.TEMPLATE, "rejected_format": reasons.TEMPLATE, "completion_format": reasons.TEMPLATE,
+    "field_label": "name the column in the objective's `label`", "preprocess_shards": reasons.PREPARED,
 }  # fmt: skip
 """Options of a data set without counterpart."""
 LOADERS = frozenset({"json", "csv", "parquet", "text"})
 """Names by which `datasets` loads local files that stand in `data_files`."""
 
 
-def _prepared(options: dict[str, Any]) -> None:
-    if options.get("rl"):
-        raise InputError(
-            f"rl: {options['rl']} asks for preference or reinforcement tuning, which is not imported",
-            remedy="supervised files are; write the recipe by hand: `luthier new NAME --from YOUR-DATA`",
-        )
+def _prepared(options: dict[str, Any], name: str) -> None:
+    options |= {f"trl.{option}": value for option, value in (options.pop("trl", None) or {}).items()}
+    for option, method in (("reward_model", "reward"), ("process_reward_model", "process_reward_model")):
+        if option in options:
+            options[option] = method if options[option] else None
+    if options.get("rl") == "ipo":
+        options |= {"rl": "dpo", "dpo_loss_type": "ipo"}
+    if options.get("dpo_norm_loss") is not None:
+        options["dpo_norm_loss"] = "mean" if options["dpo_norm_loss"] else "sum"
+    trainers.brought(options, "dpo_loss_type", "dpo_loss_weights")
     if options.pop("lora_target_linear", None):
         options["lora_target_modules"] = "all-linear"
     if options.get("excess_length_strategy") in ("truncate", "drop"):
@@ -143,6 +161,7 @@ def _columns(told: dict[str, Any], name: str, account: Account) -> dict[str, Any
         ("field_messages", "messages"),
         ("field_tools", "tools"),
         ("field_system", "system_column"),
+        ("field_chosen", "answer"),
     ):
         if told.get(option) not in EMPTY:
             account.taken[f"{name}.{option}: {told[option]}"] = f"steps.data.source.{setting}"
@@ -151,8 +170,11 @@ def _columns(told: dict[str, Any], name: str, account: Account) -> dict[str, Any
 
 
 def _custom(kind: dict[str, Any], name: str, account: Account) -> dict[str, Any]:
-    """A layout of the user's own: instruction, input and output by their columns."""
+    """A layout of the user's own: instruction, input and output by their columns, or prompt and preferred answer."""
     found: dict[str, Any] = {}
+    if "field_chosen" in kind or "field_completion" in kind:
+        kind |= {"field_instruction": kind.pop("field_prompt", None) or "prompt"}
+        kind |= {"field_output": kind.pop("field_chosen", None) or kind.pop("field_completion")}
     ask, more, say = (kind.pop(f"field_{part}", None) for part in ("instruction", "input", "output"))
     ask, say = ask or "instruction", say or "output"
     found = {"prompt": f"{{{ask}}}\n\n{{{more}}}" if more else ask, "answer": say}
@@ -169,6 +191,8 @@ def _custom(kind: dict[str, Any], name: str, account: Account) -> dict[str, Any]
 def _note(shown: str, option: str, value: Any, account: Account) -> None:
     if value in EMPTY:
         account.empty.append(shown)
+    elif (option, value) in (("field_rejected", "rejected"), ("field_label", "label")):
+        account.taken[f"{shown}: {value}"] = f"the column `{value}`"
     elif option in OF_DATA:
         account.left[f"{shown}: {value}"] = OF_DATA[option]
     else:
@@ -180,6 +204,7 @@ AXOLOTL = Tool(
     own=frozenset({"base_model", "micro_batch_size", "num_epochs", "sequence_len", "adapter", "sample_packing"}),
     names=NAMES,
     defaults=DEFAULTS,
+    usual=trainers.USUAL,
     left=LEFT,
     dataset=_dataset,
     prepared=_prepared,

@@ -9,6 +9,7 @@ from typing import Any
 from luthier.core.component import members
 from luthier.core.errors import InputError, did_you_mean
 from luthier.flow.foreign.account import Wishes
+from luthier.flow.foreign.objective import REINFORCE, objective
 from luthier.tune.technique import Technique
 from luthier.tune.tracker import Tracker
 
@@ -34,9 +35,11 @@ STARTS = ("gaussian", "pissa", "olora", "eva")
 
 def tune_step(wishes: Wishes, rows: int | None) -> dict[str, Any]:
     """The settings of the step `tune`; `rows` is how many it will learn from, when that is known."""
+    if wishes.get("method") in REINFORCE:
+        wishes.leave("dropout", "what a model writes is learnt without dropout")
     step: dict[str, Any] = {"kind": "tune", "data": "data", "technique": _technique(wishes)}
-    step["objective"] = _objective(wishes)
-    step |= _pace(wishes)
+    step["objective"] = objective(wishes)
+    step |= _pace(wishes, step["objective"].get("rollout"))
     step["optimizer"] = _optimizer(wishes)
     _rate(wishes, step, rows)
     _rest(wishes, step)
@@ -79,26 +82,16 @@ def _targets(value: Any) -> str | list[str]:
     return "all-linear" if names in (["all"], ["all-linear"], ["all_linear"]) else sorted(set(names))
 
 
-def _objective(wishes: Wishes) -> dict[str, Any]:
-    place = f"{TUNE}.objective"
-    found: dict[str, Any] = {"kind": "sft"}
-    if (tokens := wishes.take("max_tokens", f"{place}.max_tokens")) is not None:
-        found["max_tokens"] = int(tokens)
-    if (cut := wishes.take("too_long", f"{place}.too_long")) is not None:
-        found["too_long"] = cut
-    if (learn := wishes.take("learn", f"{place}.learn")) is not None:
-        found["learn"] = learn
-    return found
-
-
-def _pace(wishes: Wishes) -> dict[str, Any]:
-    """Epochs and rows of a step."""
+def _pace(wishes: Wishes, rollout: dict[str, Any] | None) -> dict[str, Any]:
+    """Epochs and rows of a step; other tools count the answers of a step where a model writes them, and prompts count
+    here."""
     found: dict[str, Any] = {}
     if (epochs := wishes.take("epochs", f"{TUNE}.epochs")) is not None:
         found["epochs"] = float(epochs)
     place = f"{TUNE}.rows_per_step"
     whole, micro, times = (wishes.take(name, place) for name in ("batch", "micro_batch", "accumulation"))
-    found["rows_per_step"] = int(whole or int(micro or 1) * int(times or 1))
+    rows = int(whole or int(micro or 1) * int(times or 1))
+    found["rows_per_step"] = max(1, rows // int(rollout.get("samples", 1))) if rollout is not None else rows
     return found
 
 

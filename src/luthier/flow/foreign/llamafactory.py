@@ -17,16 +17,27 @@ NAMES = ARGUMENTS | {
     "freeze_trainable_layers": "last_layers", "quantization_bit": "bits", "lora_rank": "r", "lora_alpha": "alpha",
     "lora_dropout": "dropout", "lora_target": "targets", "use_rslora": "rslora", "use_dora": "dora",
     "pissa_init": "start", "loraplus_lr_ratio": "b_rate", "cutoff_len": "max_tokens", "val_size": "held",
-    "max_samples": "first", "mask_history": "learn", "default_system": "system", "early_stopping_steps": "patience",
+    "stage": "method", "pref_beta": "beta", "pref_loss": "form", "pref_ftx": "sft",
+    "dpo_label_smoothing": "smoothing", "simpo_gamma": "gamma", "kto_chosen_weight": "good",
+    "kto_rejected_weight": "bad", "kto_tag": "label", "reward_model": "reward_model",
+    "max_new_tokens": "max_new_tokens", "max_samples": "first",
+    "mask_history": "learn", "default_system": "system", "early_stopping_steps": "patience",
 }  # fmt: skip
 RANK = 8
+_PREFERRED = {"beta": 0.1}
+USUAL = {
+    "dpo": _PREFERRED, "orpo": _PREFERRED, "simpo": _PREFERRED | {"gamma": 0.5}, "kto": _PREFERRED,
+    "ppo": {"beta": 0.2, "samples": 1, "max_new_tokens": 1024},
+}  # fmt: skip
+"""What it does by objective; `ppo` holds a model near to where it began as TRL did."""
+STAGES = {"sft": "sft", "pt": "sft", "rm": "reward", "dpo": "dpo", "kto": "kto", "ppo": "ppo"}
 DEFAULTS = {
     "technique": "lora", "learning_rate": 5e-5, "epochs": 3.0, "micro_batch": 8, "accumulation": 1,
     "schedule": "linear", "warmup": 0.0, "weight_decay": 0.0, "clip": 1.0, "seed": 42, "max_tokens": 2048,
     "too_long": "right", "r": RANK, "dropout": 0.0, "targets": "all", "learn": "all",
 }  # fmt: skip
 LEFT = ARGUMENTS_LEFT | {
-    "stage": "supervised tuning is what the objective `sft` is", "template": reasons.TEMPLATE,
+    "template": reasons.TEMPLATE,
     "packing": reasons.PACKED, "neat_packing": reasons.PACKED, "disable_shuffling": reasons.PACKED,
     "flash_attn": reasons.MEASURED, "use_unsloth*": reasons.MEASURED, "enable_liger_kernel": reasons.MEASURED,
     "use_kv_cache": reasons.MEASURED, "shift_attn": reasons.MEASURED, "disable_gradient_checkpointing": reasons.MEMORY,
@@ -44,6 +55,11 @@ LEFT = ARGUMENTS_LEFT | {
     "quantization_*": reasons.QUANTISED, "double_quantization": reasons.QUANTISED, "pure_bf16": (
         "what moves is always kept in float32"
     ), "upcast_layernorm": "what moves is always kept in float32", "resize_vocab": reasons.TOKENS,
+    "ref_model*": reasons.REFERENCE, "pref_bco_weight": "there is no such loss here", "ld_alpha": (
+        "tokens of an answer count alike"
+    ), "reward_model_*": reasons.JUDGE, "ppo_*": "the objective `ppo` has settings of its own, as its paper names them",
+    "temperature": reasons.DRAWN, "top_p": reasons.DRAWN, "top_k": reasons.DRAWN, "do_sample": reasons.DRAWN,
+    "repetition_penalty": reasons.DRAWN,
     "new_special_tokens": reasons.TOKENS, "split_special_tokens": reasons.TOKENS, "add_tokens": reasons.TOKENS,
     "rope_scaling": "positions are the model's own", "cache_dir": "the store and the hub's own cache are used",
     "use_swanlab": reasons.TRACKED, "swanlab_*": reasons.TRACKED, "ray_*": reasons.ALONE,
@@ -66,13 +82,11 @@ COLUMNS = {
 """Columns of dataset_info.json, and settings of a source."""
 
 
-def _prepared(options: dict[str, Any]) -> None:
-    stage = options.get("stage", "sft")
-    if stage not in ("sft", "pt"):
-        raise InputError(
-            f"stage: {stage} asks for preference or reinforcement tuning, which is not imported",
-            remedy="supervised files are; write the recipe by hand: `luthier new NAME --from YOUR-DATA`",
-        )
+def _prepared(options: dict[str, Any], name: str) -> None:
+    stage = str(options.get("stage") or "sft")
+    options["stage"] = STAGES.get(stage, stage)
+    if stage == "dpo" and options.get("pref_loss") in ("orpo", "simpo"):
+        options["stage"] = options.pop("pref_loss")
     kind = options.get("finetuning_type")
     options["finetuning_type"] = KINDS.get(kind, kind) if kind else "lora"
     if options["finetuning_type"] == "lora" and "lora_alpha" not in options:
@@ -96,6 +110,7 @@ def _dataset(options: dict[str, Any], account: Account, place: Path) -> Dataset 
     told = _told(place / folder / "dataset_info.json", names[0])
     if told is None:
         return Dataset(f"{folder}/{names[0]}.jsonl", {})
+    _judged(told, options, account)
     if not told.get("file_name"):
         return Dataset(str(told.get("hf_hub_url") or told.get("ms_hub_url") or names[0]), _columns(told))
     return Dataset(f"{folder}/{told['file_name']}", _columns(told))
@@ -112,9 +127,22 @@ def _told(path: Path, name: str) -> dict[str, Any] | None:
     return dict(found)
 
 
+def _judged(told: dict[str, Any], options: dict[str, Any], account: Account) -> None:
+    """Columns of preferences: the worse answer has one name here, and a yes or no is the objective's business."""
+    columns = told.get("columns") or {}
+    if columns.get("rejected", "rejected") != "rejected":
+        account.left[f"columns.rejected: {columns['rejected']}"] = reasons.REJECTED
+    if columns.get("kto_tag"):
+        options["kto_tag"] = columns["kto_tag"]
+
+
 def _columns(told: dict[str, Any]) -> dict[str, Any]:
     columns = told.get("columns") or {}
     found = {setting: columns[name] for name, setting in COLUMNS.items() if columns.get(name)}
+    if columns.get("chosen"):
+        if "messages" in found:
+            return {}  # turns that end with a question, and two answers beside them, are recognised
+        found["answer"] = columns["chosen"]
     if "messages" in found:
         return {name: value for name, value in found.items() if name not in ("prompt", "answer")}
     if "prompt" in found and columns.get("query"):
@@ -127,6 +155,7 @@ LLAMAFACTORY = Tool(
     own=frozenset({"model_name_or_path", "finetuning_type", "stage", "cutoff_len", "template", "lora_rank", "dataset"}),
     names=NAMES,
     defaults=DEFAULTS,
+    usual=USUAL,
     left=LEFT,
     dataset=_dataset,
     prepared=_prepared,

@@ -14,3 +14,12 @@ TEMPLATE = "the chat template is the model's own: train, evaluation and serving 
 REMOTE = "code that comes with a model or a data set is never run"
 QUANTISED = "how the frozen base is quantised is the technique's own business"
 EVALUATED = "the step `report` measures what is held out, and compares it with the base model"
+CODE = (
+    "code of another tool is never run; name the parts that judge in `objective.rewards` (as long as none corresponds, "
+    "`exact`, agreement with the answer of the data, stands in their place)"
+)
+JUDGE = "tune a reward model in a step of its own, name that step in `reward_model`, and add the reward `model`"
+DRAWN = "answers are drawn at temperature 1 from the whole vocabulary: a loss must know how likely an answer was"
+WRITER = "answers are drawn by the engine here; `rollout.writer` asks another one"
+REFERENCE = "the reference is the model with its adapter off, read once and stored"
+REJECTED = "the answer that was not preferred stands in a column called `rejected`: rename it in the file"

@@ -37,21 +37,24 @@ class Tool:
     """Its options under common names (see `build`)."""
     defaults: Mapping[str, Any]
     """What it does where a file is silent, under common names."""
+    usual: Mapping[str, Mapping[str, Any]]
+    """The same by objective, before the others."""
     left: Mapping[str, str]
     """Options without counterpart, and why; `*` in a name stands for anything."""
     dataset: DatasetOf
-    prepared: Callable[[dict[str, Any]], None] = field(default=lambda options: None)
-    """Refuses what cannot be imported, and brings odd spellings into the usual one."""
+    prepared: Callable[[dict[str, Any], str], None] = field(default=lambda options, name: None)
+    """Refuses what cannot be imported, and brings odd spellings into the usual one; the file's name may help."""
 
-    def read(self, options: Mapping[str, Any], place: Path) -> tuple[Wishes, Dataset | None]:
+    def read(self, options: Mapping[str, Any], file: Path) -> tuple[Wishes, Dataset | None]:
         """Sort a file's options: wishes under common names, and where the data is."""
         account, left = Account(self.name), dict(options)
-        self.prepared(left)
-        data = self.dataset(left, account, place)
+        self.prepared(left, file.stem)
+        data = self.dataset(left, account, file.parent)
         found: dict[str, Wish] = {}
         for option, value in left.items():
             self._sort(option, value, found, account)
-        for name, value in self.defaults.items():
+        method = str(found["method"].value) if "method" in found else "sft"
+        for name, value in {**self.defaults, **self.usual.get(method, {})}.items():
             if name not in found:
                 found[name] = Wish(option=_called(name, self.names), value=value, default=True)
         return Wishes(account, found), data
@@ -60,6 +63,8 @@ class Tool:
         why = next((why for name, why in self.left.items() if fnmatchcase(option, name)), None)
         if value in EMPTY:
             account.empty.append(option)
+        elif (name := self.names.get(option)) in found:
+            account.left[f"{option}: {value}"] = f"{found[str(name)].option} says the same"
         elif option in self.names:
             found[self.names[option]] = Wish(option=option, value=value)
         elif why is not None:

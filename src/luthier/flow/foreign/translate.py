@@ -37,7 +37,7 @@ class Translation(NamedTuple):
 def translate(options: dict[str, Any], file: Path, folder: Path) -> Translation:
     """The recipe, to be written into `folder`, that does what another tool's file asks for."""
     tool = _tool_of(options, file)
-    wishes, data = tool.read(options, file.parent)
+    wishes, data = tool.read(options, file)
     account = wishes.account
     recipe: dict[str, Any] = {"luthier": 1, "name": folder.name}
     recipe["seed"] = int(wishes.take("seed", "seed") or 0)

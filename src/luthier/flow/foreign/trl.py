@@ -1,4 +1,4 @@
-"""TRL's options for supervised tuning (`trl sft --config`, TRL 1.16), and their counterparts.
+"""TRL's options (`trl sft --config`, and those of its other trainers, TRL 1.16), and their counterparts.
 
 It takes all of transformers' training arguments; those have their names from there.
 """
@@ -8,8 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from luthier.core.errors import InputError
-from luthier.flow.foreign import reasons
+from luthier.flow.foreign import reasons, trainers
 from luthier.flow.foreign.account import EMPTY, Account
 from luthier.flow.foreign.tool import Dataset, Tool
 
@@ -54,13 +53,14 @@ NAMES = ARGUMENTS | {
     "load_in_8bit": "8bit", "lora_r": "r", "lora_alpha": "alpha", "lora_dropout": "dropout",
     "lora_target_modules": "targets", "use_rslora": "rslora", "use_dora": "dora", "max_length": "max_tokens",
     "max_seq_length": "max_tokens", "truncation_mode": "too_long", "dtype": "dtype", "torch_dtype": "dtype",
+    "trainer": "method", "normalise": "normalise", **trainers.NAMES,
 }  # fmt: skip
 DEFAULTS = {
     "learning_rate": 2e-5, "epochs": 3.0, "micro_batch": 8, "accumulation": 1, "schedule": "linear", "warmup": 0.0,
     "weight_decay": 0.0, "clip": 1.0, "seed": 42, "max_tokens": 1024, "too_long": "right", "r": 16, "alpha": 32,
     "dropout": 0.05,
 }  # fmt: skip
-LEFT = ARGUMENTS_LEFT | {
+LEFT = {**ARGUMENTS_LEFT, **trainers.LEFT} | {
     "packing*": reasons.PACKED, "eval_packing": reasons.PACKED, "padding_free": reasons.PACKED,
     "pad_to_multiple_of": reasons.PACKED, "pad_token": reasons.TOKENS, "eos_token": reasons.TOKENS,
     "chat_template_path": reasons.TEMPLATE, "dataset_kwargs": reasons.PREPARED, "dataset_num_proc": reasons.PREPARED,
@@ -70,26 +70,31 @@ LEFT = ARGUMENTS_LEFT | {
     "lora_target_parameters": "adapters stand beside layers", "bnb_4bit_*": reasons.QUANTISED,
     "use_bnb_nested_quant": reasons.QUANTISED, "ignore_bias_buffers": reasons.ALONE,
     "completion_only_loss": "prompts are never learnt", "assistant_only_loss": "prompts are never learnt",
-    "loss_type": "the loss is minus the log-probability of what is learnt",
     "router_aux_loss_coef": "routers are not balanced while tuning", "dataset_config": "a file is read whole",
     "dataset_train_split": "a file is read whole", "dataset_test_split": reasons.EVALUATED,
 }  # fmt: skip
-_OTHERS = frozenset({"beta", "loss_type", "max_prompt_length", "reward_funcs", "num_generations", "desirable_weight"})
-"""Options of TRL's other trainers."""
 
 
-def _prepared(options: dict[str, Any]) -> None:
-    other = sorted(_OTHERS & options.keys() - {"loss_type"})
-    if other:
-        raise InputError(
-            f"{', '.join(other)} belong to preference or reinforcement tuning, which is not imported",
-            remedy="supervised files are; write the recipe by hand: `luthier new NAME --from YOUR-DATA`",
-        )
+def _prepared(options: dict[str, Any], name: str) -> None:
+    if (trainer := trainers.trainer_of(options, name)) != "sft":
+        options["trainer"] = trainer
+    trainers.brought(options)
+    _refined(options, trainer)
     options["use_peft"] = "lora" if options.get("use_peft") else "full"
     if "truncation_mode" in options:
         options["truncation_mode"] = {"keep_start": "right", "keep_end": "prompt"}.get(
             options["truncation_mode"], options["truncation_mode"]
         )
+
+
+def _refined(options: dict[str, Any], trainer: str) -> None:
+    """Spellings that mean a setting of another name here."""
+    if options.get("loss_type") == "sigmoid_norm":
+        options |= {"loss_type": "sigmoid", "normalise": "mean"}
+    if trainer == "simpo":
+        options.pop("loss_type", None)  # it is what says so
+    if isinstance(beta := options.get("beta"), list) and beta:
+        options["beta"] = beta[0]
 
 
 def _dataset(options: dict[str, Any], account: Account, place: Path) -> Dataset | None:
@@ -122,6 +127,7 @@ TRL = Tool(
     own=frozenset({"model_name_or_path", "dataset_name", "use_peft", "lora_r", "lora_target_modules", "max_length"}),
     names=NAMES,
     defaults=DEFAULTS,
+    usual=trainers.USUAL,
     left=LEFT,
     dataset=_dataset,
     prepared=_prepared,
