@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 import pytest
 
@@ -50,17 +49,13 @@ def commands(page: str) -> list[str]:
 def going(words: str, env: Mapping[str, str], place: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     """A command in the background, and the file into which it says what happens; told to stop at the end."""
     said = place / f"{words.split()[1]}.out"
-    with said.open("wb") as out:
-        process = subprocess.Popen(_words(words), cwd=place, env=env, stdout=out, stderr=_beside(said))
+    with said.open("wb") as out, said.with_suffix(".err").open("wb") as beside:
+        process = subprocess.Popen(_words(words), cwd=place, env=env, stdout=out, stderr=beside)
         try:
             yield process, said
         finally:
             process.send_signal(signal.SIGINT)
             process.wait(60)
-
-
-def _beside(said: Path) -> IO[bytes]:
-    return said.with_suffix(".err").open("wb")
 
 
 def _words(line: str) -> list[str]:
