@@ -4,7 +4,7 @@
 
 Starts `luthier serve MODEL` and asks it in every way at once: whole answers, streams, streams that are left in the
 middle, bodies that make no sense, feedback. The slope is fitted over the last two thirds, when
-all is warm.
+all is warm: keys and values have a room that fills up once, and it is made small here so that it is full by then.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import numpy as np
 
 CLIENTS = 6
 EVERY_S = 1.0
+ENGINE = "{kind: torch, tokens: 4096}"
 
 
 class Look(NamedTuple):
@@ -82,7 +83,8 @@ class _Clients:
         }
         way = turn % 5
         if way == 0:
-            return client.post("chat/completions", content=b'{"model": [[[').status_code == 400
+            kind = {"content-type": "application/json"}
+            return client.post("chat/completions", content=b'{"model": [[[', headers=kind).status_code == 400
         if way == 1:
             with client.stream("POST", "chat/completions", json={**asked, "stream": True}) as response:
                 next(response.iter_bytes())
@@ -127,7 +129,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="30 seconds")
     asked = parser.parse_args()
     seconds = 30.0 if asked.quick else asked.seconds
-    command = [sys.executable, "-m", "luthier", "serve", asked.model, "--port", "0", "--json"]
+    command = [sys.executable, "-m", "luthier", "serve", asked.model, "--engine", ENGINE, "--port", "0", "--json"]
     served = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert served.stdout is not None
