@@ -118,6 +118,11 @@ class Decoder:
         line = self._lines.get(ticket) or self._done[ticket]
         return line.found
 
+    def adopt(self, model: object) -> None:
+        """Go on with the same weights under other adapters; who is being written speaks as before."""
+        self._model = model
+        self._reader.adopt(model)
+
     def close(self) -> None:
         """Let all asks go."""
         for ticket in list(self._lines):

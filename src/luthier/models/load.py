@@ -7,6 +7,8 @@ and no code that came with a model is run.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -64,6 +66,19 @@ def load(artifact: Artifact, dtype: Dtype = "auto") -> Loaded:
     kind = pick_dtype(dtype)
     model = placed(_open(artifact, kind))
     return Loaded(model=model.eval(), folder=base_folder(artifact), name=name_of(artifact), digest=artifact.digest)
+
+
+def load_base(artifact: Artifact, dtype: Dtype = "auto") -> Loaded:
+    """Open what a model stands on."""
+    under = base_of(artifact)
+    model = placed(open_merged(under, pick_dtype(dtype)))
+    return Loaded(model=model.eval(), folder=base_folder(under), name=name_of(under), digest=under.digest)
+
+
+def base_of(artifact: Artifact) -> Artifact:
+    """What a model stands on: its own weights when they are whole, else the model that its adapter was learnt over."""
+    own = weights_of(artifact)
+    return weights_of(own.parent("model")) if is_adapter(own) else own
 
 
 def placed(model: Any) -> Any:
@@ -247,21 +262,29 @@ def open_adapter(model: Any, folder: Path) -> Any:
     """PEFT's model: an adapter's folder over an open model; `ModelError` when they do not belong together."""
     from peft import PeftModel
 
+    with fitting(folder):
+        warnings.filterwarnings("error", message="Found missing adapter keys", category=UserWarning)
+        config = adapter_config(model, folder)
+        return PeftModel.from_pretrained(model, folder, config=config, is_trainable=False).eval()
+
+
+@contextmanager
+def fitting(folder: Path) -> Iterator[None]:
+    """Let PEFT read an adapter's folder; `ModelError` in place of what it raises when it does not fit."""
     where = Where(file=str(folder))
     told = read_object(folder / "adapter_config.json")
     if not (folder / "adapter_model.safetensors").is_file():
         raise ModelError("holds no adapter_model.safetensors", where=where)
     try:
         with no_peft_warning():
-            warnings.filterwarnings("error", message="Found missing adapter keys", category=UserWarning)
-            return PeftModel.from_pretrained(model, folder, config=_config(model, folder), is_trainable=False).eval()
+            yield
     except (ValueError, RuntimeError, KeyError, UserWarning) as error:
         first = str(error).strip().split("\n", 1)[0]
         kind = told.get("peft_type", "adapter")
         raise ModelError(f"this {kind} adapter does not fit its base model: {first}", where=where) from error
 
 
-def _config(model: Any, folder: Path) -> Any:
+def adapter_config(model: Any, folder: Path) -> Any:
     """An adapter's settings, with what PEFT must be told about a quantised model's layers."""
     from peft import PeftConfig
 

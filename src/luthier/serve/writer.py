@@ -6,7 +6,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from luthier.core.errors import LuthierError
 from luthier.serve.refusal import Busy, Refusal, Unavailable, as_refusal
@@ -14,6 +15,8 @@ from luthier.serve.refusal import Busy, Refusal, Unavailable, as_refusal
 if TYPE_CHECKING:
     from luthier.models.decoder import Decoder
     from luthier.models.decoding.ask import Ask, Written
+
+T = TypeVar("T")
 
 
 class Told(NamedTuple):
@@ -47,6 +50,7 @@ class Writer:
         self._line: deque[Job] = deque()
         self._written: dict[int, Job] = {}
         self._gone: list[Job] = []
+        self._works: deque[Callable[[Decoder], None]] = deque()
         self._closing = False
         self._pace_s = 1.0
         """Seconds that an ask took of late, from its coming to its end."""
@@ -88,6 +92,23 @@ class Writer:
                 self._gone += left
                 self._lock.notify()
 
+    def work(self, verb: Callable[[Decoder], T]) -> T:
+        """Do something with the decoder between two steps, in the writer's thread, and wait for what comes of it."""
+        found: Future[T] = Future()
+
+        def done(decoder: Decoder) -> None:
+            try:
+                found.set_result(verb(decoder))
+            except Exception as error:  # noqa: BLE001  # raised again where it was asked for
+                found.set_exception(error)
+
+        with self._lock:
+            if self._closing:
+                raise Unavailable("the model is being closed")
+            self._works.append(done)
+            self._lock.notify()
+        return found.result()
+
     def close(self) -> None:
         """End everything, and the thread."""
         with self._lock:
@@ -100,11 +121,15 @@ class Writer:
 
     def _run(self) -> None:
         while self._await_work():
+            while self._works:
+                self._works.popleft()(self._decoder)
             try:
                 self._admit()
                 self._step()
             except Exception as error:  # noqa: BLE001  # a step concerns everybody in it: each is told, and the next begins anew
                 self._fail(error)
+        for work in self._works:  # came before the end was known
+            work(self._decoder)
         self._decoder.close()
         for job in [*self._line, *self._written.values()]:
             self._end(job, Told(refusal=Unavailable("the model was closed")))
@@ -112,7 +137,7 @@ class Writer:
     def _await_work(self) -> bool:
         """Wait until there is something to do, and drop whom nobody listens to; False when it is time to end."""
         with self._lock:
-            while not (self._line or self._written or self._gone or self._closing):
+            while not (self._line or self._written or self._gone or self._works or self._closing):
                 self._lock.wait()
             gone, self._gone = self._gone, []
             for job in gone:

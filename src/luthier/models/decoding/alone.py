@@ -64,6 +64,10 @@ class Alone:
         self._free += line.place.room
         line.place = None
 
+    def adopt(self, model: Any) -> None:
+        """See other adapters over the same weights."""
+        self._whole = model
+
     def _read(self, portion: Portion) -> Tensor:
         line, place = portion.line, portion.line.place
         ids = torch.tensor([line.ids[line.read : line.read + portion.tokens]], device=self._device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -36,6 +36,9 @@ class Reader(Protocol):
 
     def close(self, line: Line) -> None:
         """Give a line's room back."""
+
+    def adopt(self, model: Any) -> None:
+        """Read the same weights from now on, with the adapters that are over them in this model."""
 
     @property
     def cached(self) -> int:

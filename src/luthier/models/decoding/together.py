@@ -86,6 +86,11 @@ class Together:
         self._blocks.release(held)
         line.place = None
 
+    def adopt(self, model: Any) -> None:
+        """See other adapters over the same weights; what was read by those that stay is found again."""
+        self._whole = model
+        self._open_model()
+
     def _open_model(self) -> None:
         """Look at the model as it is now, with the adapters that are loaded."""
         self._adapters = tuple(getattr(self._whole, "peft_config", ()))

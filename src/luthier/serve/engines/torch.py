@@ -16,9 +16,10 @@ from luthier.core.errors import LuthierError, ModelError
 from luthier.serve.engine import Answering, Engine
 from luthier.serve.grammar import Grammars
 from luthier.serve.query import Piece, Query
-from luthier.serve.refusal import Refusal, as_refusal
+from luthier.serve.refusal import Refusal, Unavailable, as_refusal
 from luthier.serve.scribe import Scribe, Spelling
-from luthier.serve.writer import Job, Told, Writer
+from luthier.serve.shared import Room, Standing, stand
+from luthier.serve.writer import Job, Told
 from luthier.text.calls import CallForm
 
 if TYPE_CHECKING:
@@ -38,9 +39,9 @@ class Torch(Engine):
     kind: Literal["torch"] = "torch"
 
     tokens: int = Field(default=16_384, ge=64)
-    """Tokens that are held at once, prompts and answers of all requests together: what bounds memory."""
+    """Tokens that are held at once, prompts and answers of all requests to one base together: what bounds memory."""
     at_once: int = Field(default=64, ge=1)
-    """Answers that are written at the same time, at most."""
+    """Answers that are written at the same time, at most, by all models over one base together."""
     waiting: int = Field(default=64, ge=1)
     """Answers that wait for their turn, at most; whoever comes then is told to come back (429)."""
     max_new_tokens: int = Field(default=1024, ge=1)
@@ -51,9 +52,8 @@ class Torch(Engine):
     """What is computed in; `auto` is bfloat16 where the machine computes in it, else float32."""
 
     def open(self, model: Artifact) -> Answering:
-        """Read the weights."""
-        from luthier.models.decoder import Decoder
-        from luthier.models.load import is_endpoint, load, name_of, outputs_of
+        """Read the weights; of plain LoRA only the adapter's where another model stands on the same base already."""
+        from luthier.models.load import base_folder, is_endpoint, name_of, outputs_of
         from luthier.text.ids import Text
         from luthier.text.prompt import Prompt
 
@@ -61,11 +61,9 @@ class Torch(Engine):
             what = "answers elsewhere" if is_endpoint(model) else "names classes and writes no text"
             kind = "remote" if is_endpoint(model) else "label"
             raise ModelError(f"{name_of(model)} {what}", remedy=f"serve it with the engine `{kind}`")
-        loaded = load(model, self.dtype)
-        text = Text.load(loaded.folder, before=Prompt.of(model))
-        config = loaded.model.config.get_text_config()
-        writer = Writer(lambda: Decoder(loaded, tokens=self.tokens), waiting=self.waiting, at_once=self.at_once)
-        return _Open(self, text, writer, int(config.vocab_size), model.digest)
+        text = Text.load(base_folder(model), before=Prompt.of(model))
+        room = Room(self.tokens, self.at_once, self.waiting, self.dtype)
+        return _Open(self, text, stand(model, room), model.digest)
 
 
 @dataclass
@@ -77,29 +75,41 @@ class _Asked:
 class _Open(Answering):
     """A model in this process."""
 
-    def __init__(self, settings: Torch, text: Text, writer: Writer, vocabulary: int, digest: str) -> None:
+    def __init__(self, settings: Torch, text: Text, standing: Standing, digest: str) -> None:
         super().__init__(digest)
-        self._settings, self._text, self._writer, self._vocabulary = settings, text, writer, vocabulary
+        self._settings, self._text, self._standing = settings, text, standing
+        self._writer, self._vocabulary = standing.base.writer, standing.base.vocabulary
         self._calls = CallForm.of(text)
         self._ends = text.end_ids
-        self._grammars = Grammars(text, vocabulary)
+        self._going: dict[Job, _Inbox] = {}
+        self._closed = False
+        self._grammars = Grammars(text, self._vocabulary)
         self._spelling = Spelling(text, self._grammars.raw)
 
     @property
     def waiting(self) -> int:
-        return self._writer.waiting
+        return len(self._going) - self.running
 
     @property
     def running(self) -> int:
-        return self._writer.running
+        return sum(job.ticket is not None for job in self._going)
 
     async def close(self) -> None:
-        await asyncio.to_thread(self._writer.close)
+        if self._closed:
+            return
+        self._closed = True
+        for job, inbox in self._going.items():
+            inbox.put(job, Told(refusal=Unavailable("the model was closed")))
+        self._writer.cancel(list(self._going))
+        await asyncio.to_thread(self._standing.leave)
 
     async def answer(self, query: Query) -> AsyncGenerator[Piece, None]:
         asked = await asyncio.to_thread(self._asked, query)
+        if self._closed:
+            raise Unavailable("the model was closed")
         inbox = _Inbox()
         jobs = self._writer.submit(asked.asks, inbox.put)
+        self._going |= dict.fromkeys(jobs, inbox)
         scribes = {job: self._scribe(number, query, asked) for number, job in enumerate(jobs)}
         left = len(jobs)
         try:
@@ -112,11 +122,16 @@ class _Open(Answering):
                     piece = scribes[job].take(told)
                     if scribes[job].over:
                         left -= 1
-                        self._writer.cancel([job])
+                        self._let_go([job])
                     if piece is not None:
                         yield piece
         finally:
-            self._writer.cancel(jobs)
+            self._let_go(jobs)
+
+    def _let_go(self, jobs: Sequence[Job]) -> None:
+        self._writer.cancel(jobs)
+        for job in jobs:
+            self._going.pop(job, None)
 
     def _scribe(self, number: int, query: Query, asked: _Asked) -> Scribe:
         return Scribe(number, query, self._spelling, self._calls, asked.prompt_tokens)
@@ -139,6 +154,7 @@ class _Open(Answering):
                 stop=self._ends,
                 sampling=sampling,
                 stream=number,
+                adapter=self._standing.adapter,
                 top_logprobs=query.top_logprobs,
                 allowed=None if grammar is None else self._grammars.follow(grammar),
             )

@@ -1,0 +1,298 @@
+"""Adapters over one base share it: each writes what it writes alone, and comes and goes unnoticed by the others."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from luthier.core.artifact import Artifact
+from luthier.core.digest import digest_of
+from luthier.core.errors import ModelError
+from luthier.models.decoder import Decoder
+from luthier.models.load import ADAPTER
+from luthier.models.over import can_share
+from luthier.serve import shared
+from luthier.serve.engine import Answering
+from luthier.serve.engines.torch import Torch
+from luthier.serve.query import Query, Whole
+from luthier.serve.refusal import Unavailable
+from luthier.text.messages import Message
+from luthier.tune.objectives.sft import Sft
+from luthier.tune.steps.tune import Tune
+from luthier.tune.techniques.adapter import Adapter
+from luthier.tune.techniques.full import Full
+from luthier.tune.techniques.lora import Lora
+from luthier.tune.techniques.qlora import Qlora
+from serving import serving
+from tuning import Bench, bench, examples, finish
+
+ENGINE = Torch(dtype="float32")
+WORDS = ["Where is the parcel?", "I lost my password", "Refund me", "The courier never came"]
+
+
+class Shop(NamedTuple):
+    """A base and what was tuned from it."""
+
+    bench: Bench
+    base: Artifact
+    one: Artifact
+    other: Artifact
+    dora: Artifact
+    packed: Artifact
+    whole: Artifact
+    bottleneck: Artifact
+    twice: Artifact
+    """An adapter over the adapter `one`."""
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    place = bench(tmp_path_factory.mktemp("shared"), examples(16))
+
+    def tuned(technique: Any, model: Artifact | None = None, rate: float = 3e-2) -> Artifact:
+        step = Tune(
+            data="data", technique=technique, objective=Sft(), rows_per_step=8, learning_rate=rate, epochs=2,
+            precision="float32",
+        )  # fmt: skip
+        return place.tune(step, model=model, seed=3 if model is None else 4)
+
+    one = tuned(Lora(r=4))
+    other = tuned(Lora(r=8, targets=["q_proj", "down_proj"], start="gaussian"), rate=9e-2)
+    return Shop(
+        place, place.base, one, other, dora=tuned(Lora(r=2, dora=True)), packed=tuned(Qlora(r=2, group=16)),
+        whole=tuned(Full()), bottleneck=tuned(Adapter(size=2)), twice=tuned(Lora(r=4), model=one),
+    )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays() -> Iterator[None]:
+    before = dict(shared._OPEN), writers()
+    yield
+    assert (shared._OPEN, writers()) == before
+
+
+def writers() -> set[threading.Thread]:
+    return {one for one in threading.enumerate() if one.name == "luthier-writer"}
+
+
+def query(words: str, tokens: int = 12) -> Query:
+    return Query(messages=(Message(role="user", content=words),), max_tokens=tokens, logprobs=True, top_logprobs=2)
+
+
+async def answered(model: Answering, words: str, tokens: int = 12) -> Whole:
+    found = Whole()
+    async for piece in model.answer(query(words, tokens)):
+        found.add(piece)
+    return found
+
+
+def told(found: Whole) -> Any:
+    """Every byte of an answer and every bit of its probabilities."""
+    return [(one.chosen, one.top) for one in found.tokens], found.text, found.finish
+
+
+def alone(artifact: Artifact, tokens: int = 12) -> list[Any]:
+    """What a model answers that is opened with a base of its own."""
+
+    async def run() -> list[Any]:
+        found = [told(await answered(model, words, tokens)) for words in WORDS]
+        await model.close()
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("luthier.models.over.can_share", lambda model: False)
+        model = ENGINE.open(artifact)
+    assert model._standing.adapter is None  # type: ignore[attr-defined]
+    return asyncio.run(run())
+
+
+def base_of(model: Answering) -> Any:
+    return model._standing.base  # type: ignore[attr-defined]
+
+
+def close(*models: Answering) -> None:
+    async def run() -> None:
+        for model in models:
+            await model.close()
+
+    asyncio.run(run())
+
+
+def test_adapters_over_one_base_write_what_each_writes_alone(shop: Shop) -> None:
+    artifacts = [shop.base, shop.one, shop.other]
+    wanted = [alone(one) for one in artifacts]
+    assert len({str(one) for one in wanted}) == 3, "the adapters say something of their own"
+    models = [ENGINE.open(one) for one in artifacts]
+    assert len({id(base_of(one)) for one in models}) == 1
+    assert [one.digest for one in models] == [one.digest for one in artifacts]
+
+    async def run() -> list[Any]:
+        return await asyncio.gather(*(answered(model, words) for words in WORDS for model in models))
+
+    found = [told(one) for one in asyncio.run(run())]
+    assert [found[at::3] for at in range(3)] == wanted
+    close(*models)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 2, 0), (2, 0, 1)])
+def test_they_come_and_go_in_any_order(shop: Shop, order: tuple[int, ...]) -> None:
+    artifacts = [[shop.base, shop.one, shop.other][at] for at in order]
+    wanted = {one.digest: alone(one) for one in artifacts}
+    models: list[Answering] = []
+
+    async def check() -> None:
+        for model in models:
+            assert [told(await answered(model, words)) for words in WORDS] == wanted[model.digest]
+
+    for artifact in artifacts:
+        models.append(ENGINE.open(artifact))
+        asyncio.run(check())
+    while models:
+        close(models.pop(0))
+        asyncio.run(check())
+
+
+def test_who_is_being_answered_notices_nobody(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = {one.digest: alone(one, 60)[0] for one in (shop.base, shop.one)}
+    steps, once = threading.Semaphore(8), Decoder.step
+    monkeypatch.setattr(Decoder, "step", lambda self: (steps.acquire(), once(self))[1])
+    base, one = ENGINE.open(shop.base), ENGINE.open(shop.one)
+
+    async def run() -> None:
+        long = [asyncio.ensure_future(answered(model, WORDS[0], 60)) for model in (base, one)]
+        for _ in range(3):  # an adapter comes, and goes again, in the middle of both answers
+            opening = asyncio.ensure_future(asyncio.to_thread(ENGINE.open, shop.other))
+            steps.release(6)
+            late = await opening
+            leaving = asyncio.ensure_future(late.close())
+            steps.release(6)
+            await leaving
+        assert not any(task.done() for task in long)
+        steps.release(1000)
+        assert [told(await task) for task in long] == [wanted[shop.base.digest], wanted[shop.one.digest]]
+        await base.close()
+        await one.close()
+
+    asyncio.run(run())
+
+
+def test_who_is_answered_by_what_is_closed_hears_so(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    free, once = threading.Event(), Decoder.step
+    monkeypatch.setattr(Decoder, "step", lambda self: (free.wait(0.02), once(self))[1])
+    base, one = ENGINE.open(shop.base), ENGINE.open(shop.one)
+
+    async def run() -> None:
+        kept, cut = (asyncio.ensure_future(answered(model, WORDS[0], 40)) for model in (base, one))
+        while base.running + one.running < 2:
+            await asyncio.sleep(0.01)
+        assert (base.running, one.running, base.waiting) == (1, 1, 0), "each counts its own"
+        await one.close()
+        free.set()
+        with pytest.raises(Unavailable, match="closed"):
+            await cut
+        with pytest.raises(Unavailable, match="closed"):
+            await answered(one, WORDS[0])
+        await one.close()  # once more does nothing
+        assert len((await kept).tokens) == 40 or (await kept).finish == "stop"
+        await base.close()
+
+    asyncio.run(run())
+
+
+def test_the_base_is_in_memory_once(shop: Shop) -> None:
+    models = [ENGINE.open(one) for one in (shop.one, shop.other, shop.base)]
+    model = base_of(models[0])._model
+    names = {name.rpartition("lora_")[0] for name, _ in model.named_parameters() if "lora_" in name}
+    weights = [one for name, one in model.named_parameters() if "lora_" not in name]
+    plain = load_file(shop.base.folder / "model.safetensors")
+    assert names
+    assert sum(one.numel() for one in weights) == sum(one.numel() for one in plain.values())
+    adapters = [load_file(one.folder / ADAPTER / "adapter_model.safetensors") for one in (shop.one, shop.other)]
+    learnt = sum(one.numel() for name, one in model.named_parameters() if "lora_" in name)
+    assert learnt == sum(one.numel() for found in adapters for one in found.values())
+    close(models[1])
+    left = sum(one.numel() for name, one in model.named_parameters() if "lora_" in name)
+    assert left == sum(one.numel() for one in adapters[0].values())
+    close(models[0])
+    after = base_of(models[2])._model
+    assert not [name for name, _ in after.named_parameters() if "lora_" in name]
+    assert not hasattr(after, "peft_config")
+    close(models[2])
+
+
+def test_only_plain_lora_shares(shop: Shop) -> None:
+    assert [can_share(one) for one in (shop.base, shop.one, shop.other, shop.whole, shop.twice)] == [True] * 5
+    assert not any(can_share(one) for one in (shop.dora, shop.packed, shop.bottleneck))
+    first = ENGINE.open(shop.base)
+    for artifact in (shop.dora, shop.packed, shop.bottleneck, shop.whole, shop.twice):
+        wanted, model = alone(artifact), ENGINE.open(artifact)
+        assert base_of(model) is not base_of(first)
+        assert [told(asyncio.run(answered(model, words))) for words in WORDS] == wanted
+        close(model)
+    close(first)
+
+
+def test_models_share_only_where_their_settings_agree(shop: Shop) -> None:
+    engines = [ENGINE, Torch(dtype="float32", temperature=0.5), Torch(dtype="float32", at_once=2)]
+    first, same, apart = (engine.open(shop.base) for engine in engines)
+    assert base_of(first) is base_of(same)
+    assert base_of(first) is not base_of(apart)
+    close(first, same, apart)
+
+
+def spoilt(shop: Shop, wrong: str, digest: str) -> Artifact:
+    """An adapter whose last weight is missing, or has another shape."""
+    store = shop.bench.store
+    folder, _ = store.begin(digest)
+    for name in (f"{ADAPTER}/adapter_config.json", "tuned.json"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(shop.one.folder / name, folder / name)
+    weights = load_file(shop.one.folder / ADAPTER / "adapter_model.safetensors")
+    last = sorted(weights)[-1]
+    del weights[last]
+    if wrong == "shape":
+        weights[last] = torch.zeros(3, 3)
+    save_file(weights, folder / ADAPTER / "adapter_model.safetensors")
+    return finish(store, digest, "tune", "model", dict(shop.one.manifest.inputs))
+
+
+@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize("wrong", ["shape", "missing"])
+def test_an_adapter_that_does_not_fit_changes_nothing(shop: Shop, beside: bool, wrong: str) -> None:
+    broken = spoilt(shop, wrong, digest_of([beside, wrong]))
+    kept = [ENGINE.open(one) for one in [shop.base, shop.other][: 1 + beside]]
+    with pytest.raises(ModelError, match="does not fit its base model"):
+        ENGINE.open(broken)
+    for model, artifact in zip(kept, [shop.base, shop.other], strict=False):
+        assert [told(asyncio.run(answered(model, words))) for words in WORDS] == alone(artifact)
+    close(*kept)
+    with pytest.raises(ModelError, match="does not fit its base model"):
+        ENGINE.open(broken)
+
+
+def test_a_gateway_lists_each(shop: Shop, tmp_path: Path) -> None:
+    artifacts = {"base": shop.base, "one": shop.one, "other": shop.other}
+
+    def opening(artifact: Artifact) -> Callable[[], Answering]:
+        return lambda: ENGINE.open(artifact)
+
+    models = {name: opening(artifact) for name, artifact in artifacts.items()}
+    before = len(shared._OPEN)
+    with serving(models, tmp_path / "ledger.db") as served:
+        assert [one.id for one in served.client().models.list()] == list(artifacts)
+        for name, artifact in artifacts.items():
+            said = served.client().chat.completions.create(
+                model=name, messages=[{"role": "user", "content": WORDS[0]}], max_tokens=12
+            )
+            assert said.choices[0].message.content == alone(artifact)[0][1]
+        assert len(shared._OPEN) == before + 1
+        metrics = served.get("/metrics").text
+        assert all(f'model="{name}"' in metrics for name in artifacts)
