@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from luthier.core.step import Forecast, Outlook
+from luthier.models import speed
+from luthier.models.describe import describe
 from luthier.text.ids import Text
 from luthier.tune.objective import Objective
 from luthier.tune.objectives.dpo import Dpo
@@ -18,10 +20,15 @@ from tuning import Bench, bench, pairs
 SPEED = {"measures": {"flops_per_s": 1e6, "begin_s": 0.0}}
 
 
-def told(shop: Bench, objective: Any) -> Forecast:
+def told(shop: Bench, objective: Any, **measures: float) -> Forecast:
     step = Tune(data="data", objective=objective)
     inputs = {"data": shop.data, "model": shop.base}
-    return step.foresee(Outlook(inputs=inputs, upstream={}, base=shop.base.folder, history=SPEED))
+    history = {"measures": SPEED["measures"] | measures}
+    return step.foresee(Outlook(inputs=inputs, upstream={}, base=shop.base.folder, history=history))
+
+
+def grpo(**rollout: Any) -> Objective:
+    return Objective.parse({"kind": "grpo", "rewards": ["exact"], "rollout": {"max_new_tokens": 50, **rollout}})
 
 
 @pytest.fixture
@@ -41,18 +48,52 @@ def test_the_other_answer_of_a_pair_is_counted(shop: Bench) -> None:
 
 
 def test_what_a_policy_writes_is_counted_when_it_is_written_and_when_it_is_learnt(shop: Bench) -> None:
-    def drawing(samples: int) -> Forecast:
-        drawn = {"samples": samples, "max_new_tokens": 50}
-        return told(shop, Objective.parse({"kind": "grpo", "rewards": ["exact"], "rollout": drawn}))
-
-    few, many = drawing(2), drawing(10)
+    few, many = told(shop, grpo(samples=2)), told(shop, grpo(samples=10))
     assert (many.tokens or 0) - (few.tokens or 0) == pytest.approx(24 * 8 * 50)
     assert (many.seconds or 0) > 2 * (few.seconds or 0)
     assert "answers as long as they may be" in many.how
 
 
+def test_writing_costs_what_the_last_drawing_here_took(shop: Bench) -> None:
+    parameters = describe(shop.base.folder).parameters
+    slow, quick = (told(shop, grpo(), drawing_flops_per_s=rate).seconds or 0 for rate in (1e6, 1e9))
+    written = 24 * 8 * 50 * 2 * parameters
+    assert slow - quick == pytest.approx(written / 1e6 - written / 1e9, abs=0.2)
+
+
+def test_writing_without_a_drawing_before_reads_the_weights_once_for_all_lines(
+    shop: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "bytes_per_s", lambda: 1e3)
+    alone, together = (told(shop, grpo(steps=steps), flops_per_s=1e12).seconds or 0 for steps in (1, 3))
+    assert alone / together == pytest.approx(3, rel=0.01)
+    elsewhere = told(
+        shop, grpo(writer={"kind": "endpoint", "url": "http://127.0.0.1:1/v1", "model": "m"}), flops_per_s=1e12
+    )
+    assert (elsewhere.seconds or 0) < together / 100
+    assert "another engine" in elsewhere.how
+
+
+def test_only_what_is_learnt_of_the_answers_is_read_again(shop: Bench) -> None:
+    """Online DPO learns two of eight answers: it writes as much as GRPO and reads less."""
+    pair = Objective.parse({"kind": "online_dpo", "rewards": ["exact"], "rollout": {"max_new_tokens": 50}})
+    of_two, of_all = (told(shop, one, drawing_flops_per_s=1e12) for one in (pair, grpo()))
+    assert of_two.tokens == of_all.tokens
+    assert (of_two.seconds or 0) < 0.6 * (of_all.seconds or 0)
+    assert (of_two.peak_bytes or 0) < (of_all.peak_bytes or 0)
+
+
+def test_this_machine_reads_and_writes_at_some_speed() -> None:
+    assert speed.bytes_per_s() > 1e6
+    one, many = (speed.writing_pass_s(10**6, 2, lines, 1e9, bf16=False) for lines in (1, 1000))
+    assert one < many
+
+
 def test_a_critic_costs_an_adapter_and_a_second_learning(shop: Bench) -> None:
-    plain, valued = (told(shop, Objective.parse({"kind": kind, "rewards": ["exact"]})) for kind in ("grpo", "ppo"))
+    plain, valued = (
+        told(shop, Objective.parse({"kind": kind, "rewards": ["exact"]}), drawing_flops_per_s=1e6)
+        for kind in ("grpo", "ppo")
+    )
     assert plain.tokens == valued.tokens
     assert 1.2 < (valued.seconds or 0) / (plain.seconds or 1) < 2
     assert (valued.peak_bytes or 0) > (plain.peak_bytes or 0)

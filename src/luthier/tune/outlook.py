@@ -15,6 +15,7 @@ from luthier.tune.actor_critic import ActorCritic
 from luthier.tune.memory import MOST_TOKENS, computing_in, footprint
 from luthier.tune.pairs import PairObjective
 from luthier.tune.policy import Policy
+from luthier.tune.rollout.outlook import drawing_s
 
 if TYPE_CHECKING:
     from luthier.tune.steps.tune import Tune
@@ -33,10 +34,10 @@ def foresee(step: Tune, outlook: Outlook) -> Forecast:
     drawn, second = _drawn(step), _second(step, outlook, rows)
     rows = rows._replace(tokens=rows.tokens + second)
     computed = seen * (rows.tokens - rows.shared) + seen / step.rows_per_step * rows.shared
-    computed += 2 * seen * drawn  # written, then learnt; writing a token takes about as long as learning it
+    computed += seen * _learnt(step)
     if isinstance(step.objective, ActorCritic):
-        computed += seen * (rows.tokens + drawn)  # the critic learns the same rows
-    seconds, how = _seconds(step, outlook, model, computed)
+        computed += seen * (rows.tokens + _learnt(step))  # the critic learns the same rows
+    seconds, how = _seconds(step, outlook, model, computed, rows)
     return Forecast(
         seconds=round(seconds, 1),
         peak_bytes=_peak(step, model, rows) + _beside(step, outlook) + _critic(step, model),
@@ -46,9 +47,15 @@ def foresee(step: Tune, outlook: Outlook) -> Forecast:
 
 
 def _drawn(step: Tune) -> int:
-    """Tokens that a policy writes to each prompt, at most."""
+    """Tokens of the answers that a policy draws to each prompt, at most."""
     drawing = step.objective.rollout if isinstance(step.objective, Policy) else None
-    return drawing.samples * drawing.max_new_tokens if drawing is not None else 0
+    return drawing.samples * drawing.longest if drawing is not None else 0
+
+
+def _learnt(step: Tune) -> int:
+    """Tokens of those of the answers that are learnt, at most."""
+    policy = step.objective
+    return policy.learnt * policy.rollout.longest if isinstance(policy, Policy) else 0
 
 
 def _second(step: Tune, outlook: Outlook, rows: Rows) -> float:
@@ -80,7 +87,7 @@ def _critic(step: Tune, model: Description) -> int:
 
 def _peak(step: Tune, model: Description, rows: Rows) -> int:
     """Bytes at the peak, when the pack with most tokens is read: about two deviations above the mean of a step."""
-    own, count = rows.tokens - rows.shared + _drawn(step), min(step.rows_per_step, rows.number)
+    own, count = rows.tokens - rows.shared + _learnt(step), min(step.rows_per_step, rows.number)
     in_pack = rows.shared + count * own + 2 * rows.spread * count**0.5
     tokens = min(MOST_TOKENS, in_pack) if step.tokens_per_pack == "auto" else min(step.tokens_per_pack, in_pack)
     keys = (rows.shared * rows.shared / 2 + count * own * (rows.shared + own / 2)) / max(1.0, rows.shared + count * own)
@@ -88,7 +95,7 @@ def _peak(step: Tune, model: Description, rows: Rows) -> int:
     return footprint(step.technique, step.optimizer, computing_in(model, step.precision), int(tokens), keys + chunk)
 
 
-def _seconds(step: Tune, outlook: Outlook, model: Description, computed: float) -> tuple[float, str]:
+def _seconds(step: Tune, outlook: Outlook, model: Description, computed: float, rows: Rows) -> tuple[float, str]:
     """Seconds, from an earlier training on this machine when there is one, else from a measured product."""
     moving = 6 if step.technique.trainable(model) > model.parameters / 2 else 4
     flops = computed * moving * (model.parameters - model.embedding_parameters)
@@ -97,10 +104,17 @@ def _seconds(step: Tune, outlook: Outlook, model: Description, computed: float) 
     if rate := before.get("flops_per_s"):
         was_bf16 = before.get("bits_a_number", 16 if bf16 else 32) == 16
         rate *= BF16_OVER_FP32 ** (bf16 - was_bf16)
-        return flops / rate + before.get("begin_s", 10.0), "speed of the last training here"
-    if step.objective.needs_reference:  # once a row; an earlier training tells it as a part of its beginning
-        flops *= 1 + 2 * min(1.0, 1 / step.epochs) / moving
-    return flops / flops_per_s(bf16=bf16) + 10.0, "speed from a matrix product measured just now"
+        begin_s, how = before.get("begin_s", 10.0), "speed of the last training here"
+    else:
+        rate, begin_s, how = flops_per_s(bf16=bf16), 10.0, "speed from a matrix product measured just now"
+        if step.objective.needs_reference:  # once a row; an earlier training tells it as a part of its beginning
+            flops *= 1 + 2 * min(1.0, 1 / step.epochs) / moving
+    seconds = flops / rate + begin_s
+    if isinstance(step.objective, Policy):
+        drawing, prompts = step.objective.rollout, rows.number * step.epochs
+        seconds += drawing_s(drawing, model, rows, prompts, step.rows_per_step, rate, before, bf16=bf16)
+        how += "; answers of another engine come when they come" if drawing.writer is not None else ""
+    return seconds, how
 
 
 def outline(outlook: Outlook) -> Outline:

@@ -12,6 +12,8 @@ import pytest
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError
+from luthier.core.step import Outlook
+from luthier.models.describe import describe
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
 from tuning import Bench, bench, finish, interrupted, pairs
@@ -55,6 +57,21 @@ def test_it_learns_what_is_rewarded_and_tells_of_it(shop: Bench) -> None:
     assert 0 < first["entropy"] < math.log(400)
     assert 1 <= first["length"] <= 4
     assert [len(line.get("samples", ())) for line in told[:4]] == [2, 0, 0, 2]
+
+
+def test_the_speed_of_drawing_is_measured_for_later_forecasts(shop: Bench) -> None:
+    asked = step(rows=8)
+    measures = asked.make(shop.work(asked))
+    parameters, written = describe(shop.base.folder).parameters, 8 * 6 * 4
+    drawing_s = (
+        written * 2 * parameters / measures["drawing_flops_per_s"]
+    )  # answers are as long as they may be, or less
+    assert measures["writing_s"] > 0
+    assert 0 < drawing_s < 6 * measures["writing_s"]
+    inputs = {"data": shop.data, "model": shop.base}
+    history = {"measures": {**measures, "drawing_flops_per_s": measures["drawing_flops_per_s"] / 1e6}}
+    later = asked.foresee(Outlook(inputs=inputs, upstream={}, base=shop.base.folder, history=history))
+    assert later.seconds == pytest.approx(drawing_s * 1e6, rel=0.1)
 
 
 def test_an_interrupted_training_ends_in_the_same_bytes(shop: Bench) -> None:

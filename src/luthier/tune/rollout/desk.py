@@ -56,6 +56,10 @@ class Desk:
     """The model that answers, once it is there."""
     writing_s: float = field(default=0.0, init=False)
     judging_s: float = field(default=0.0, init=False)
+    drawing_s: float = field(default=0.0, init=False)
+    """The part of `writing_s` in which answers were drawn to be learnt."""
+    drawn: int = field(default=0, init=False)
+    """Tokens that were drawn to be learnt."""
 
     def answer(self, prompts: Sequence[Prompt]) -> list[Answer]:
         """An answer to each prompt; with an environment, a conversation."""
@@ -64,7 +68,11 @@ class Desk:
             found = self._write(prompts)
         else:
             found = converse(self.environment, self.text, self.bench.desk.base, prompts, self._write)
-        self.writing_s += time.perf_counter() - begun
+        seconds = time.perf_counter() - begun
+        self.writing_s += seconds
+        if all(prompt.stream is not None for prompt in prompts):
+            self.drawing_s += seconds
+            self.drawn += sum(len(answer.logprobs) for answer in found)
         return found
 
     def _write(self, prompts: Sequence[Prompt]) -> list[Answer]:

@@ -12,6 +12,8 @@ from luthier.tune.writer import Writer
 
 CHARACTERS_PER_TOKEN = 4
 """In plain English."""
+HELD_TOKENS = 1 << 17
+"""Tokens of prompts and answers that may be held at once while answers are drawn, at most."""
 
 
 class _Settings(BaseModel):
@@ -49,12 +51,17 @@ class Drawing(_Settings):
     DAPO's overlong filtering); or learnt, and worth this number whatever it says."""
 
     @property
+    def written(self) -> int:
+        """Tokens of an answer that the model writes, at most."""
+        return self.max_new_tokens * (self.environment.turns if self.environment is not None else 1)
+
+    @property
     def longest(self) -> int:
         """About how many tokens an answer, or a whole conversation, has at most."""
         if self.environment is None:
             return self.max_new_tokens
         heard = self.environment.longest // CHARACTERS_PER_TOKEN + 8
-        return self.max_new_tokens * self.environment.turns + heard * (self.environment.turns - 1)
+        return self.written + heard * (self.environment.turns - 1)
 
 
 class Kl(_Settings):

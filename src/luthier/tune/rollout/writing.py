@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from luthier.models.decoder import GREEDY, PORTION_ALONE, Ask, Decoder, Sampling
 from luthier.models.decoding.blocks import BLOCK
+from luthier.tune.rollout.settings import HELD_TOKENS
 
 if TYPE_CHECKING:
     from luthier.models.load import Loaded
     from luthier.text.ids import Text
     from luthier.text.messages import Example, Message
 
-TOKENS = 1 << 17
-"""Tokens of prompts and answers that may be held at once, at most."""
 _SEEDS = (1 << 40) - 1
 
 
@@ -64,7 +63,7 @@ def write(loaded: Loaded, text: Text, prompts: Sequence[Prompt], max_new_tokens:
     asks = [_ask(prompt, text, max_new_tokens) for prompt in prompts]
     wanted = sum(len(prompt.ids) + max_new_tokens + BLOCK for prompt in prompts)  # rooms are whole blocks
     most = max((len(prompt.ids) + max_new_tokens + BLOCK for prompt in prompts), default=0)
-    decoder = Decoder(loaded, tokens=max(most, min(TOKENS, wanted)), portion=PORTION_ALONE)
+    decoder = Decoder(loaded, tokens=max(most, min(HELD_TOKENS, wanted)), portion=PORTION_ALONE)
     waiting = sorted(range(len(prompts)), key=lambda at: list(prompts[at].ids), reverse=True)
     places: dict[int, int] = {}
     going = 0

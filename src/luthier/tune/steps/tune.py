@@ -267,9 +267,12 @@ class _Tuning:
         parameters = self._description.parameters - self._description.embedding_parameters
         moving = 6 if training.trainable > self._description.parameters / 2 else 4
         aside = {"held_out_s": training.held_out_s, "checkpoint_s": keeper.spent_s}
-        rates = speed.measures(moving * parameters, sum(aside.values()))
         desk = material.desk
+        drawing_s = desk.drawing_s if desk is not None else 0.0
+        rates = speed.measures(moving * parameters, sum(aside.values()), drawing_s)
         drawn = {"writing_s": desk.writing_s, "judging_s": desk.judging_s} if desk is not None else {}
+        if desk is not None and desk.drawn and desk.writer is None:
+            drawn["drawing_flops_per_s"] = desk.drawn * 2 * self._description.parameters / desk.drawing_s
         bits = 8 * pick_dtype(step.precision).itemsize
         return {**rates, **aside, **drawn, "begin_s": ready - begun, "bits_a_number": bits}
 
@@ -439,8 +442,9 @@ class _Speed:
         if stepped.skipped and stepped.rows:
             self._work.events.warning(f"step {stepped.step} was left out: {stepped.skipped}")
 
-    def measures(self, flops_per_token: int, aside_s: float) -> dict[str, float]:
-        """Rates of what this process learnt, without the seconds that went into measuring and keeping states."""
+    def measures(self, flops_per_token: int, aside_s: float, drawing_s: float) -> dict[str, float]:
+        """Rates of what this process learnt, without the seconds that went into measuring and keeping states; that of
+        its products also without those in which it drew answers."""
         whole = time.perf_counter() - self._begun
         seconds = max(whole - aside_s, 1e-9)
         return {
@@ -448,5 +452,5 @@ class _Speed:
             "rows_per_s": self._rows / seconds,
             "tokens_per_s": self._tokens / seconds,
             "computed_tokens_per_s": self._computed / seconds,
-            "flops_per_s": self._computed * flops_per_token / seconds,
+            "flops_per_s": self._computed * flops_per_token / max(seconds - drawing_s, 1e-9),
         }
