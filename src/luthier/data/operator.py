@@ -11,10 +11,10 @@ columns); the engine does it and keeps the books, so that what `trace` tells is 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
 
 from luthier.core.component import Component
 from luthier.data.row import Row
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from luthier.data.profile import Profile
     from luthier.text.dataset import Rightness
 
+Asked = TypeVar("Asked")
+Made = TypeVar("Made")
 Reads = Literal["system", "prompt", "answer", "meta", "group"]
 """Parts of a row; where there is an answer that was not preferred, it is cleaned as the answer is."""
 Column = Literal["text", "number", "count", "flag"]
@@ -111,6 +113,20 @@ class Corpus(Protocol):
 
     def rows(self) -> Iterator[Row]:
         """All rows in order, streamed from the disk."""
+        ...
+
+    def judged(
+        self, job: Callable[[list[Row], Asked], Made], asked: Iterable[tuple[Sequence[int], Asked]]
+    ) -> Iterator[Made]:
+        """What a job makes of the rows at some places, and of one value more, in order.
+
+        The run's processes do it, where it has some: the job is a function of a module or a method of an operator.
+        """
+        ...
+
+    @property
+    def hands(self) -> int:
+        """How many processors the run may keep busy."""
         ...
 
     def tick(self, done: int, total: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
@@ -30,8 +30,8 @@ _EDIT_PIECE: dict[Unit, int] = {"char": 3, "word": 1}
 _LEAST_EDIT = 0.8
 _AT_ONCE = 64
 """Texts whose pieces are hashed together: they should fit the processor's cache."""
-_SHOWN = 2048
-"""Rows whose pieces are held, ready to be compared."""
+_SHOWN = 1024
+"""Rows whose pieces are held, ready to be compared, of those that nobody foresaw."""
 _DIGITS = 6
 """Similarities are told with so many digits."""
 
@@ -96,7 +96,9 @@ class NearDedup(SetOperator):
         reader = _Reader(self, corpus)
         order = ranks(gathered(sketches["preferred"]))
         chosen = bands(self.proposing)
-        twins = Twins(sketches["text"], sketches["signature"], order, chosen, reader.verified, reader.prepare)
+        twins = Twins(
+            sketches["text"], sketches["signature"], order, chosen, reader.verified, reader.all_verified, corpus.hands
+        )
         found = twins.kept_twins() if self.action == "drop" else twins.clusters()
         return told(found, len(corpus), reader.id, "near duplicate" if self.action == "drop" else None)
 
@@ -124,6 +126,17 @@ class NearDedup(SetOperator):
             enough = math.ceil(longer * (1 - self.threshold)) + 1
             return 1 - Levenshtein.distance(first, second, score_cutoff=enough) / longer
         return jaccard(one.pieces, two.pieces)
+
+    def verified(self, one: Shown, two: Shown) -> float | None:
+        """The similarity of twins, as it is told."""
+        similarity = self.similarity(one, two)
+        return round(similarity, _DIGITS) if similarity >= self.threshold else None
+
+    def all_verified(self, rows: Sequence[Row], pairs: Sequence[tuple[int, int]]) -> list[float | None]:
+        """The same of pairs of some rows, by their places among them."""
+        parts = (self.all_shown(rows[start : start + _AT_ONCE]) for start in range(0, len(rows), _AT_ONCE))
+        shown = [one for part in parts for one in part]
+        return [self.verified(shown[one], shown[two]) for one, two in pairs]
 
     def shown(self, row: Row) -> Shown:
         """What is compared of a row, ready to be compared."""
@@ -171,22 +184,19 @@ class _Reader:
     def __init__(self, operator: NearDedup, corpus: Corpus) -> None:
         self._operator = operator
         self._corpus = corpus
-        self._shown: dict[int, Shown] = {}
+        self._shown = lru_cache(maxsize=_SHOWN)(lambda place: operator.shown(corpus.row(place)))
         self.id = lru_cache(maxsize=65536)(corpus.id)
 
     def verified(self, one: int, two: int) -> float | None:
         """The similarity of twins."""
-        self.prepare((one, two))
-        similarity = self._operator.similarity(self._shown[one], self._shown[two])
-        return round(similarity, _DIGITS) if similarity >= self._operator.threshold else None
+        return self._operator.verified(self._shown(one), self._shown(two))
 
-    def prepare(self, places: Sequence[int]) -> None:
-        """Read rows that will be compared soon, many at a time."""
-        lacking = [place for place in places[:_SHOWN] if place not in self._shown]
-        if len(self._shown) + len(lacking) > _SHOWN:
-            self._shown.clear()
-            lacking = list(places[:_SHOWN])
-        for start in range(0, len(lacking), _AT_ONCE):
-            some = lacking[start : start + _AT_ONCE]
-            rows = [self._corpus.row(place) for place in some]
-            self._shown.update(zip(some, self._operator.all_shown(rows), strict=True))
+    def all_verified(self, pairs: Iterable[Sequence[tuple[int, int]]]) -> Iterator[list[float | None]]:
+        """The same of many pairs, list by list, by all processes of the run."""
+        return self._corpus.judged(self._operator.all_verified, map(_among, pairs))
+
+
+def _among(pairs: Sequence[tuple[int, int]]) -> tuple[list[int], list[tuple[int, int]]]:
+    """The rows of some pairs, each once, and the pairs by their places among them."""
+    places = {place: at for at, place in enumerate(dict.fromkeys(place for pair in pairs for place in pair))}
+    return list(places), [(places[one], places[two]) for one, two in pairs]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from luthier.data.passes.columns import column, mask
 from luthier.data.passes.columns import places as rows_at
 from luthier.data.passes.spill import Spill
 from luthier.data.passes.tables import Event, arrow_type, from_arrow
+from luthier.data.passes.workers import Workers
 from luthier.data.row import Row
 
 if TYPE_CHECKING:
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from luthier.data.row import Batch
+
+
+Asked = TypeVar("Asked")
+Made = TypeVar("Made")
 
 
 class View:
@@ -31,8 +36,10 @@ class View:
         places: NDArray[np.int64],
         sketches: NDArray[np.uint8],
         tick: Callable[[int, int], None] = lambda done, total: None,
+        workers: Workers | None = None,
     ) -> None:
         self.tick = tick
+        self._workers = workers or Workers()
         self._spill = spill
         self._places = places
         self._sketches = sketches
@@ -53,6 +60,18 @@ class View:
         """The id of one row, read from the disk."""
         return self._spill.id(int(self._places[place]))
 
+    def judged(
+        self, job: Callable[[list[Row], Asked], Made], asked: Iterable[tuple[Sequence[int], Asked]]
+    ) -> Iterator[Made]:
+        """What a job makes of the rows at some places, and of one value more, in order; here or in the processes."""
+        whole = ((job, self._spill, self._places[list(places)].tolist(), value) for places, value in asked)
+        return self._workers.map(_judged, whole)
+
+    @property
+    def hands(self) -> int:
+        """How many processors the run may keep busy."""
+        return self._workers.count
+
     def rows(self) -> Iterator[Row]:
         """All rows in order, streamed from the disk."""
         wanted = set(self._places.tolist()) if len(self._places) != self._spill.rows else None
@@ -62,6 +81,10 @@ class View:
                 if wanted is None or place in wanted:
                     yield row
                 place += 1
+
+
+def _judged(job: Callable[[list[Row], Asked], Made], spill: Spill, places: Sequence[int], value: Asked) -> Made:
+    return job([spill.row(place) for place in places], value)
 
 
 class Drops:

@@ -122,7 +122,7 @@ class Engine:
         for one, path in zip(stage.sets, sketch_files, strict=True):
             assert isinstance(one.operator, SetOperator)
             tick = partial(self.settling, one.name)
-            outcome = one.operator.settle(View(spill, left, _sketches(path, spill.rows, left), tick))
+            outcome = one.operator.settle(View(spill, left, _sketches(path, spill.rows, left), tick, self.workers))
             found.append(Settled.of(one, left, outcome))
             self.books.notes.update(dict.fromkeys(outcome.notes))
             self.books.count({one.name: outcome.counts})

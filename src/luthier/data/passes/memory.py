@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -12,6 +12,10 @@ from luthier.data.row import Row
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+Asked = TypeVar("Asked")
+Made = TypeVar("Made")
 
 
 class InMemory:
@@ -42,6 +46,17 @@ class InMemory:
     def rows(self) -> Iterator[Row]:
         """All rows."""
         return iter(self._rows)
+
+    def judged(
+        self, job: Callable[[list[Row], Asked], Made], asked: Iterable[tuple[Sequence[int], Asked]]
+    ) -> Iterator[Made]:
+        """What a job makes of rows at some places, here."""
+        return (job([self._rows[place] for place in places], value) for places, value in asked)
+
+    @property
+    def hands(self) -> int:
+        """A few rows need no more than one."""
+        return 1
 
     def tick(self, done: int, total: int) -> None:
         """A few rows are done at once."""

@@ -9,10 +9,10 @@ propose few strangers, and many of them overlook few twins. `bands` says how few
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from math import comb
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -38,6 +38,10 @@ _BLOCKS_BETWEEN = 4
 """After so many blocks, pages of the signatures' file are let go."""
 
 
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+_Crowd = tuple["NDArray[np.int64]", "NDArray[np.int64]"]
+"""Members of large buckets, and the number of each one's bucket."""
 Pairs = tuple["NDArray[np.int64]", "NDArray[np.int64]"]
 """The places of either row of some pairs."""
 
@@ -111,30 +115,55 @@ def _drawn(count: int, width: int) -> NDArray[np.int64]:
 
 
 def proposed(
-    signatures: NDArray[np.uint8], chosen: Bands, among: NDArray[np.int64] | None = None
+    signatures: NDArray[np.uint8], chosen: Bands, among: NDArray[np.int64] | None = None, hands: int = 1
 ) -> tuple[NDArray[np.int64], Crowds]:
     """Pairs (pairs, 2) of rows that share a band and enough columns, the lower first; and large buckets apart.
 
-    Signatures may lie on the disk. Only the rows `among` are looked at, and places count among them.
+    Signatures may lie on the disk. Only the rows `among` are looked at, and places count among them. Bands are looked
+    at by so many hands, which are threads: arrays are compared outside Python.
     """
     rows = np.arange(len(signatures)) if among is None else among
     if len(rows) < 2:
         return np.zeros((0, 2), dtype=np.int64), _joined([])
     count = len(rows)
+    together = max(1, min(_MERGED_BANDS, _KEY_BYTES // (8 * count * hands)))
+    parts = [chosen.columns[start : start + together] for start in range(0, len(chosen.columns), together)]
     pairs = np.zeros(0, dtype=np.int64)
-    crowds: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+    crowds: list[_Crowd] = []
     buckets = 0
-    together = max(1, min(_MERGED_BANDS, _KEY_BYTES // (8 * count)))
-    for start in range(0, len(chosen.columns), together):
-        for band in _keys(signatures, rows, chosen.columns[start : start + together]):
-            keys = _shared(band)
-            crowd, run = _crowd(keys)
-            if len(crowd):
-                crowds.append((crowd, run + buckets))
-                buckets += int(run[-1]) + 1
-            alike = [_alike(signatures, rows, pair, chosen.at_least) for pair in _neighbours(keys)]
-            pairs = distinct(np.concatenate([pairs, *(one * count + two for one, two in alike)]))
+    for found, crowded in _by_hands(partial(_of_bands, signatures, rows, chosen.at_least), parts, hands):
+        pairs = distinct(np.concatenate([pairs, found]))
+        for crowd, run in crowded:
+            crowds.append((crowd, run + buckets))
+            buckets += int(run[-1]) + 1
     return np.stack(np.divmod(pairs, count), axis=1), _joined(crowds)
+
+
+def _by_hands(job: Callable[[Given], Made], parts: Sequence[Given], hands: int) -> Iterator[Made]:
+    """What a job makes of each part, in order."""
+    if hands <= 1:
+        yield from map(job, parts)
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(hands) as pool:
+        yield from pool.map(job, parts)
+
+
+def _of_bands(
+    signatures: NDArray[np.uint8], rows: NDArray[np.int64], at_least: int, columns: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], list[_Crowd]]:
+    """Pairs of places, as one number each, and large buckets of some bands."""
+    pairs = np.zeros(0, dtype=np.int64)
+    crowds: list[_Crowd] = []
+    for band in _keys(signatures, rows, columns):
+        keys = _shared(band)
+        crowd = _crowd(keys)
+        if len(crowd[0]):
+            crowds.append(crowd)
+        alike = [_alike(signatures, rows, pair, at_least) for pair in _neighbours(keys)]
+        pairs = distinct(np.concatenate([pairs, *(one * len(rows) + two for one, two in alike)]))
+    return pairs, crowds
 
 
 def _keys(signatures: NDArray[np.uint8], rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.uint64]:

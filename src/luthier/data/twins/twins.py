@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,11 +17,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _AHEAD = 128
-"""Rows whose twins are read together."""
+"""Rows that are compared together with the row that most likely stays for each."""
 _LOOKS_BETWEEN = 1024
 """After so many looks at signatures, pages of their file are let go."""
 Verify = Callable[[int, int], float | None]
 """The similarity of two rows when they are twins, else None."""
+Pairs = list[tuple[int, int]]
+VerifyMany = Callable[[Iterable[Pairs]], Iterator[list[float | None]]]
+"""The same for lists of pairs, which may be compared elsewhere."""
 
 
 class Twin(NamedTuple):
@@ -40,15 +44,18 @@ class Twins:
         ranks: NDArray[np.int64],
         bands: Bands,
         verify: Verify,
-        prepare: Callable[[Sequence[int]], None] = lambda places: None,
+        verify_many: VerifyMany,
+        hands: int = 1,
     ) -> None:
         """`texts` (rows, 2) are digests: rows with equal ones are copies, and only the first of them is compared.
 
-        `prepare` is told of rows that may soon be verified.
+        Nearly all pairs are asked for by `verify_many`, well ahead; `hands` look for them at once.
         """
         self._ranks = ranks
         self._verify = verify
-        self._prepare = prepare
+        self._verify_many = verify_many
+        self._known: dict[tuple[int, int], float | None] = {}
+        self._hands = hands
         self._bands = bands
         self._first = first_copies(texts, ranks)
         self._own = np.flatnonzero(self._first == np.arange(len(ranks)))
@@ -60,7 +67,7 @@ class Twins:
         found: dict[int, Twin] = {}
         for place, others in self._in_order(found):
             for other in others:
-                if (similarity := self._verify(other, place)) is not None:
+                if (similarity := self._similarity(other, place)) is not None:
                     found[place] = Twin(other, similarity)
                     break
         for place, first in self._copies():
@@ -74,7 +81,7 @@ class Twins:
         for place, others in self._in_order({}):
             for other in others:
                 one, two = _top(up, other), _top(up, place)
-                if one != two and (similarity := self._verify(other, place)) is not None:
+                if one != two and (similarity := self._similarity(other, place)) is not None:
                     low, high = (one, two) if self._ranks[one] < self._ranks[two] else (two, one)
                     up[high] = low
                     joined.setdefault(place, similarity)
@@ -87,18 +94,25 @@ class Twins:
         for place in np.flatnonzero(self._first != np.arange(len(self._first))).tolist():
             yield place, int(self._first[place])
 
+    def _similarity(self, other: int, place: int) -> float | None:
+        pair = (other, place)
+        return self._known[pair] if pair in self._known else self._verify(other, place)
+
     def _in_order(self, gone: dict[int, Twin]) -> Iterator[tuple[int, list[int]]]:
         """Each row that may copy one before it, with those that are not gone, the soonest first."""
-        pairs, crowds = proposed(self._signatures, self._bands, self._own)
+        pairs, crowds = proposed(self._signatures, self._bands, self._own, self._hands)
         earlier, later = self._by_rank(pairs)
         members: dict[int, list[int]] = {}
         crowd = _Crowded(crowds, self._own)
         starts = dict(zip(*_starts(later), strict=True))
         places = np.unique(np.concatenate([later, crowd.places]))
-        for number, place in enumerate(order := places[np.argsort(self._ranks[places], kind="stable")].tolist()):
+        order = places[np.argsort(self._ranks[places], kind="stable")].tolist()
+        asked = deque[Pairs]()
+        known = self._verify_many(_likely(order, starts, earlier, asked))
+        for number, place in enumerate(order):
             if number % _AHEAD == 0:
-                soon = [(one, *starts[one]) for one in order[number : number + _AHEAD] if one in starts]
-                self._prepare(list({at for one, *span in soon for at in (one, *earlier[slice(*span)].tolist())}))
+                similarities = next(known)
+                self._known = dict(zip(asked.popleft(), similarities, strict=True))
             begin, end = starts.get(place, (0, 0))
             others = set(earlier[begin:end].tolist())
             buckets = crowd.of(place)
@@ -111,11 +125,11 @@ class Twins:
                     members.setdefault(bucket, []).append(place)
 
     def _by_rank(self, pairs: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Pairs as (stays sooner, stays later), sorted by the later."""
+        """Pairs as (stays sooner, stays later), sorted by the later, the soonest first."""
         one, two = self._own[pairs[:, 0]], self._own[pairs[:, 1]]
         swap = self._ranks[one] > self._ranks[two]
         earlier, later = np.where(swap, two, one), np.where(swap, one, two)
-        order = np.argsort(later, kind="stable")
+        order = np.lexsort((self._ranks[earlier], later))
         return earlier[order], later[order]
 
     def _alike(self, place: int, others: set[int]) -> set[int]:
@@ -141,6 +155,16 @@ class _Crowded:
     def of(self, place: int) -> list[int]:
         begin, end = self._starts.get(place, (0, 0))
         return list(self._buckets[begin:end].tolist())
+
+
+def _likely(
+    order: Sequence[int], starts: dict[int, tuple[int, int]], earlier: NDArray[np.int64], asked: deque[Pairs]
+) -> Iterator[Pairs]:
+    """Some rows after the other, each with the soonest of those that it may copy; `asked` holds what was given out."""
+    for number in range(0, len(order), _AHEAD):
+        some = [place for place in order[number : number + _AHEAD] if place in starts]
+        asked.append([(int(earlier[starts[place][0]]), place) for place in some])
+        yield asked[-1]
 
 
 def _starts(values: NDArray[np.int64]) -> tuple[list[int], list[tuple[int, int]]]:
