@@ -73,7 +73,7 @@ def _prepare(
         _check_train(splits, ["every training row repeats a row that is held out"])
     events.close()
     result = Result(spill, splits, task, chosen)
-    result.write(work.folder)
+    result.write(work.folder, workers)
     measured = {one.name: proof for one in chosen if (proof := one.operator.prove(work.base))}
     summary = _summary(reader, result, engine.books, left.answers if task == "label" else None, measured)
     write_aside(work.folder / "summary.json", (summary.model_dump_json(indent=1) + "\n").encode())
