@@ -53,6 +53,21 @@ def _true_jaccard(one: Iterable[str], two: Iterable[str]) -> float:
     return len(set(one) & set(two)) / len(set(one) | set(two))
 
 
+@pytest.mark.parametrize("measure", ["jaccard", "edit"])
+@pytest.mark.parametrize("action", ["drop", "flag"])
+def test_two_processes_say_what_one_says(
+    make: Make, write: Write, monkeypatch: pytest.MonkeyPatch, action: str, measure: str
+) -> None:
+    monkeypatch.setattr("luthier.data.twins.twins._AHEAD", 8)  # many lists of pairs go to the workers
+    texts, _ = _planted(5)
+    path = write("t.jsonl", [{"prompt": text, "completion": f"answer {n}"} for n, text in enumerate(texts)])
+    ops = [{"kind": "near_dedup", "action": action, "measure": measure, "keep": "longest"}]
+    asked = {"source": {"kind": "jsonl", "path": path}, "ops": ops, "task": "text"}
+    one = make(**asked)
+    assert one.attributes("near_dedup")["cluster"].drop_nulls().len() > 0
+    assert make(**asked, workers=2, batch_rows=16).files() == one.files()
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_none_missed_and_none_wrong(make: Make, write: Write, seed: int) -> None:
     texts, pairs = _planted(seed)

@@ -81,9 +81,22 @@ def test_on_the_disk_the_same_pairs_are_proposed_as_in_memory(
     monkeypatch.setattr("luthier.data.twins.minhash._BLOCK", 16)
     monkeypatch.setattr("luthier.data.twins.minhash._BLOCKS_BETWEEN", 1)
     monkeypatch.setattr("luthier.data.twins.minhash._KEY_BYTES", 1)
-    again, crowded = proposed(on_disk, bands(0.8))
+    for hands in (1, 3):
+        again, crowded = proposed(on_disk, bands(0.8), hands=hands)
+        assert np.array_equal(pairs, again)
+        assert np.array_equal(crowds.places, crowded.places)
+
+
+def test_large_buckets_are_the_same_whoever_looks_at_the_bands() -> None:
+    chance = np.random.default_rng(3)
+    lines = np.repeat(chance.integers(0, 256, (4, PERMUTATIONS), dtype=np.uint8), 40, axis=0)
+    lines[::7, :30] = chance.integers(0, 256, (len(lines[::7]), 30), dtype=np.uint8)
+    pairs, crowds = proposed(lines, bands(0.8))
+    again, crowded = proposed(lines, bands(0.8), hands=3)
+    assert len(crowds.places) > 160
     assert np.array_equal(pairs, again)
     assert np.array_equal(crowds.places, crowded.places)
+    assert np.array_equal(crowds.buckets, crowded.buckets)
 
 
 def test_places_count_among_the_rows_that_are_looked_at(

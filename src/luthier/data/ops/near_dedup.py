@@ -100,6 +100,7 @@ class NearDedup(SetOperator):
             sketches["text"], sketches["signature"], order, chosen, reader.verified, reader.all_verified, corpus.hands
         )
         found = twins.kept_twins() if self.action == "drop" else twins.clusters()
+        del twins, order  # what is told needs the room
         return told(found, len(corpus), reader.id, "near duplicate" if self.action == "drop" else None)
 
     @property

@@ -32,7 +32,7 @@ _CROWD = 12
 """A bucket with more rows is settled row by row instead of pair by pair."""
 _MERGED_BANDS = 16
 _KEY_BYTES = 16 << 20
-"""Keys of several bands are made together, as far as they fit."""
+"""Keys of several bands are made together by each hand, as far as they fit."""
 _BLOCK = 1 << 14
 _BLOCKS_BETWEEN = 4
 """After so many blocks, pages of the signatures' file are let go."""
@@ -126,7 +126,7 @@ def proposed(
     if len(rows) < 2:
         return np.zeros((0, 2), dtype=np.int64), _joined([])
     count = len(rows)
-    together = max(1, min(_MERGED_BANDS, _KEY_BYTES // (8 * count * hands)))
+    together = max(1, min(_MERGED_BANDS, _KEY_BYTES // (8 * count)))
     parts = [chosen.columns[start : start + together] for start in range(0, len(chosen.columns), together)]
     pairs = np.zeros(0, dtype=np.int64)
     crowds: list[_Crowd] = []

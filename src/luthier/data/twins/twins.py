@@ -57,8 +57,10 @@ class Twins:
         self._known: dict[tuple[int, int], float | None] = {}
         self._hands = hands
         self._bands = bands
-        self._first = first_copies(texts, ranks)
-        self._own = np.flatnonzero(self._first == np.arange(len(ranks)))
+        first = first_copies(texts, ranks)
+        is_own = first == np.arange(len(ranks))
+        self._own, copies = np.flatnonzero(is_own), np.flatnonzero(~is_own)
+        self._copies = dict(zip(copies.tolist(), first[copies].tolist(), strict=True))
         self._signatures = signatures
         self._looked = 0
 
@@ -70,7 +72,7 @@ class Twins:
                 if (similarity := self._similarity(other, place)) is not None:
                     found[place] = Twin(other, similarity)
                     break
-        for place, first in self._copies():
+        for place, first in self._copies.items():
             found[place] = found[first] if first in found else Twin(first, 1.0)
         return found
 
@@ -85,14 +87,10 @@ class Twins:
                     low, high = (one, two) if self._ranks[one] < self._ranks[two] else (two, one)
                     up[high] = low
                     joined.setdefault(place, similarity)
-        for place, first in self._copies():
+        for place, first in self._copies.items():
             up[place] = first
             joined[place] = 1.0
         return {place: Twin(_top(up, place), joined.get(place, 1.0)) for place in sorted(up)}
-
-    def _copies(self) -> Iterator[tuple[int, int]]:
-        for place in np.flatnonzero(self._first != np.arange(len(self._first))).tolist():
-            yield place, int(self._first[place])
 
     def _similarity(self, other: int, place: int) -> float | None:
         pair = (other, place)
