@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from luthier.core.artifact import Artifact
+from luthier.core.digest import digest_of
 from luthier.core.errors import ModelError, Where
 from luthier.core.step import Outlook
 from luthier.models.describe import describe, read_object
@@ -79,6 +80,15 @@ def base_of(artifact: Artifact) -> Artifact:
     """What a model stands on: its own weights when they are whole, else the model that its adapter was learnt over."""
     own = weights_of(artifact)
     return weights_of(own.parent("model")) if is_adapter(own) else own
+
+
+def weights_digest(artifact: Artifact) -> str:
+    """The same for a base by whatever name or folder it came: digest of its weights and their architecture."""
+    if is_adapter(artifact):
+        return artifact.digest
+    root = [entry for entry in artifact.manifest.files if "/" not in entry.path]
+    told = [one for one in root if one.path == "config.json" or one.path.endswith(".safetensors")]
+    return digest_of([[one.path, one.digest] for one in told])
 
 
 def placed(model: Any) -> Any:

@@ -112,9 +112,9 @@ def stand(model: Artifact, room: Room) -> Standing:
 
 def _shared(model: Artifact, room: Room) -> Base:
     """The base of a model, on which one more stands."""
-    from luthier.models.load import base_of, load_base
+    from luthier.models.load import base_of, load_base, weights_digest
 
-    key = base_of(model).digest, room
+    key = weights_digest(base_of(model)), room
     with _LOCK:
         if key not in _OPEN:
             _OPEN[key] = Base(load_base(model, room.dtype), room)
