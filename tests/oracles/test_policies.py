@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from luthier.tune.objective import REFERENCE
 from luthier.tune.policy import OLD, WRITTEN
 from models.architectures import Double
 from policies import END, Script, policy_of, rollout, written
+from tests.oracles.freeze_policies import ONLINE, online
 from tuning import Bench, bench, examples
 
 pytest.importorskip("trl", reason="TRL is not installed: no comparison with its losses")
@@ -153,3 +155,18 @@ def test_loss_and_gradients_are_trls(shop: Bench, tmp_path: Path, kind: str, nam
             assert parameter.grad is not None
             assert float((parameter.grad - grads[key]).norm()) <= 1e-6 * max(1.0, float(grads[key].norm())), key
     assert any(float(grad.norm()) > 1e-3 for grad in grads.values())
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("at", range(len(ONLINE)))
+def test_pairs_of_a_policys_own_answers_are_trls_as_it_is_here(at: int) -> None:
+    """`tests/tune/test_policies.py` holds losses and gradients to the file; here the installed TRL is held to it."""
+    path = Path(__file__).parents[1] / "tune" / "policies.json"
+    frozen = [
+        case for case in json.loads(path.read_text(encoding="utf-8")) if case["objective"]["kind"] == "online_dpo"
+    ]
+    live = online(ONLINE[at])
+    assert live["objective"] == frozen[at]["objective"]
+    assert live["loss"] == pytest.approx(frozen[at]["loss"], abs=1e-9)
+    for ours, theirs in zip(frozen[at]["gradient"], live["gradient"], strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-9)

@@ -14,6 +14,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError
 from luthier.core.step import Outlook
 from luthier.models.describe import describe
+from luthier.text.ids import Text
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
 from tuning import Bench, bench, finish, interrupted, pairs
@@ -63,9 +64,7 @@ def test_the_speed_of_drawing_is_measured_for_later_forecasts(shop: Bench) -> No
     asked = step(rows=8)
     measures = asked.make(shop.work(asked))
     parameters, written = describe(shop.base.folder).parameters, 8 * 6 * 4
-    drawing_s = (
-        written * 2 * parameters / measures["drawing_flops_per_s"]
-    )  # answers are as long as they may be, or less
+    drawing_s = written * 2 * parameters / measures["drawing_flops_per_s"]  # as long as answers may be
     assert measures["writing_s"] > 0
     assert 0 < drawing_s < 6 * measures["writing_s"]
     inputs = {"data": shop.data, "model": shop.base}
@@ -102,6 +101,33 @@ def learnt(shop: Bench, made: Tune, judge: Artifact) -> Artifact:
     work = shop.work(made)
     made.make(replace(work, inputs={**work.inputs, "reward_model": judge}))
     return finish(shop.store, shop.tune_digest(made), "tune", "model", {"data": shop.data.digest})
+
+
+EMPTY = {"kind": "regex", "pattern": "$", "where": "whole"}
+"""An answer that says nothing is good."""
+
+
+@pytest.mark.parametrize("kind", ["grpo", "rloo", "ppo", "reinforce++", "raft", "online_dpo"])
+def test_an_answer_that_ends_at_once_is_judged_and_learnt(
+    shop: Bench, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Half of all tokens end an answer here, so that half of the answers are one end token with no text before it."""
+    ends = frozenset(range(0, Text.load(shop.base.folder).vocabulary, 2))
+    monkeypatch.setattr(Text, "end_ids", ends)
+    told = log(shop.tune(step({"kind": kind, "rewards": [EMPTY]}, rows=8)))
+    assert len(told) == 2
+    for line in told:
+        assert 0.2 < line["reward"] < 0.8
+        assert 1 <= line["length"] < 3
+        assert math.isfinite(line["loss"])
+
+
+def test_where_all_answers_end_at_once_there_is_nothing_to_compare(
+    shop: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Text, "end_ids", frozenset(range(Text.load(shop.base.folder).vocabulary)))
+    with pytest.raises(ModelError, match="no parameter moved"):
+        shop.tune(step(rows=8))
 
 
 def test_nothing_to_learn_anywhere_is_an_error_that_says_why(shop: Bench) -> None:
