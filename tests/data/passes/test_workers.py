@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -57,3 +60,18 @@ def test_a_process_starts_with_the_first_job_and_few_jobs_are_asked_for_ahead() 
     with Workers(1) as alone:
         list(alone.map(times, [(1, 1)]))
         assert alone._pool is None
+
+
+def test_workers_end_with_a_run_that_is_killed() -> None:
+    code = (
+        "import time; from luthier.data.passes.workers import Workers\n"
+        "with Workers(2) as workers:\n"
+        "    print(*workers.map(abs, [(-1,)] * 6), flush=True)\n"
+        "    list(workers.map(time.sleep, [(600,)] * 6))"
+    )
+    run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert run.stdout is not None
+    assert run.stdout.readline() == b"1 1 1 1 1 1\n"
+    time.sleep(0.3)  # most of the time, workers are at their long jobs by now
+    run.kill()
+    run.communicate(timeout=120)  # the output ends when the last worker has ended, as each holds it open

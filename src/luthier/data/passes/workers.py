@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
@@ -51,5 +52,21 @@ class Workers:
             from concurrent.futures import ProcessPoolExecutor
 
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self.count, mp_context=context, initializer=keep_quiet)
+            self._pool = ProcessPoolExecutor(self.count, mp_context=context, initializer=_begin)
         return self._pool
+
+
+def _begin() -> None:
+    """What a worker does first; one that is left alone by a kill of its run ends, too, in the midst of its job."""
+    import threading
+
+    keep_quiet()
+    threading.Thread(target=_end_with_the_run, daemon=True).start()
+
+
+def _end_with_the_run() -> None:
+    import multiprocessing
+
+    if (run := multiprocessing.parent_process()) is not None:
+        run.join()
+    os._exit(1)

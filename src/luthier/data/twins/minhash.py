@@ -31,6 +31,8 @@ _WIDEST = 24
 _CROWD = 12
 """A bucket with more rows is settled row by row instead of pair by pair."""
 _MERGED_BANDS = 16
+_MOST_HANDS = 4
+"""Each needs a few dozen bytes a row."""
 _KEY_BYTES = 16 << 20
 """Keys of several bands are made together by each hand, as far as they fit."""
 _BLOCK = 1 << 14
@@ -125,7 +127,7 @@ def proposed(
     rows = np.arange(len(signatures)) if among is None else among
     if len(rows) < 2:
         return np.zeros((0, 2), dtype=np.int64), _joined([])
-    count = len(rows)
+    count, hands = len(rows), min(hands, _MOST_HANDS)
     together = max(1, min(_MERGED_BANDS, _KEY_BYTES // (8 * count)))
     parts = [chosen.columns[start : start + together] for start in range(0, len(chosen.columns), together)]
     pairs = np.zeros(0, dtype=np.int64)
