@@ -241,3 +241,20 @@ def test_the_trainer_is_told_from_options_before_the_name(options: dict[str, Any
 def test_a_trainer_that_there_is_not_here_is_refused(place: Path) -> None:
     with pytest.raises(InputError, match="'gdpo', which there is not here"):
         made(place, AXOLOTL | {"rl": "gdpo", "datasets": [{"path": "data/pairs.jsonl"}]})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        TRL | PAIRS | {"learning_rate": "fast"},
+        TRL | PAIRS | {"loss_type": ["ipo", "sft"], "loss_weights": ["x", 1]},
+        TRL | SUMS | {"num_generations": "many"},
+        TRL | SUMS | {"reward_funcs": ["my.own"], "reward_weights": ["much"]},
+        AXOLOTL | {"rl": "grpo", "trl": [1], "datasets": [{"path": "data/sums.jsonl"}]},
+        AXOLOTL | {"rl": "dpo", "datasets": [{"path": "data/pairs.jsonl", "type": {"field_chosen": 3}}]},
+    ],
+)
+def test_a_value_of_another_kind_is_an_error_with_the_file(place: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="not what its tool wants") as caught:
+        made(place, options)
+    assert caught.value.where.file == str(place / "file.yaml")

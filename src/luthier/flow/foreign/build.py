@@ -91,7 +91,7 @@ def _pace(wishes: Wishes, rollout: dict[str, Any] | None) -> dict[str, Any]:
     place = f"{TUNE}.rows_per_step"
     whole, micro, times = (wishes.take(name, place) for name in ("batch", "micro_batch", "accumulation"))
     rows = int(whole or int(micro or 1) * int(times or 1))
-    found["rows_per_step"] = max(1, rows // int(rollout.get("samples", 1))) if rollout is not None else rows
+    found["rows_per_step"] = max(1, rows // max(1, int(rollout.get("samples", 1)))) if rollout is not None else rows
     return found
 
 

@@ -36,6 +36,15 @@ class Translation(NamedTuple):
 
 def translate(options: dict[str, Any], file: Path, folder: Path) -> Translation:
     """The recipe, to be written into `folder`, that does what another tool's file asks for."""
+    try:
+        return _translated(options, file, folder)
+    except (ValueError, TypeError, AttributeError) as error:
+        what = f"the value of an option is not what its tool wants there: {' '.join(str(error).split())}"
+        remedy = "correct that value, or take the option out"
+        raise InputError(what, where=Where(file=str(file)), remedy=remedy) from error
+
+
+def _translated(options: dict[str, Any], file: Path, folder: Path) -> Translation:
     tool = _tool_of(options, file)
     wishes, data = tool.read(options, file)
     account = wishes.account
