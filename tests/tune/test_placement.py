@@ -6,6 +6,7 @@ No GPU is needed: tensors on torch's `meta` device have shapes only, and refuse 
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -47,7 +48,8 @@ def test_all_that_a_step_reads_follows_the_model(
     updater = Updater(model, Settings(optimizer=AdamW(), clip=1.0))
     made = pack([Row([1] * 20 + [2 + at] * 5 + [9], [0.0] * 25 + [1.0], str(at)) for at in range(3)])
     assert reader.logprobs(model, made, quick=quick).device == ELSEWHERE
-    loss = Training._read(SimpleNamespace(_objective=Sft(), _model=model, _teacher=None), made, 3.0)  # type: ignore[arg-type]
+    told: Any = SimpleNamespace(_objective=Sft(), _model=model, _teacher=None, _critic=None)
+    loss = Training._read(told, made, 3.0)
     moved = [parameter for parameter in model.parameters() if parameter.grad is not None]
     assert len(moved) == 2 * 7 * TINY.num_hidden_layers
     updater.gather()

@@ -22,20 +22,25 @@ MOST_OPEN = 100
 """Jobs of one key that are not ended yet."""
 
 
+def new_name() -> str:
+    """What no other job is called."""
+    return f"ftjob-{secrets.token_hex(12)}"
+
+
 class Book:
     """The jobs of a ledger."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
-    def add(self, key: str | None, wish: Wish) -> Job:
-        """Take a wish in."""
+    def add(self, key: str | None, wish: Wish, job: str) -> Job:
+        """Take a wish in, under a name that `new_name` made."""
         from sqlalchemy import func, select
 
         from luthier.core.ledger.tables.jobs import JobRow
 
         row = JobRow(
-            id=f"ftjob-{secrets.token_hex(12)}",
+            id=job,
             key=key,
             state="validating_files",
             made_at=datetime.now(UTC),

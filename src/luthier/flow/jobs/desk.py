@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from luthier.core.errors import LuthierError
+from luthier.core.files import writing
 from luthier.core.ledger import Ledger
 from luthier.core.store import Store
-from luthier.flow.jobs.book import Book
+from luthier.flow.jobs.book import Book, new_name
 from luthier.flow.jobs.files import Files
 from luthier.flow.jobs.journal import Journal, Said, tell
 from luthier.flow.jobs.process import end
 from luthier.flow.jobs.records import Job, State, Wish
 from luthier.flow.jobs.tunable import Tunable
+from luthier.flow.jobs.writing import TRAINING, VALIDATION, take
 from luthier.serve.refusal import Refusal
 
 _PAUSABLE: tuple[State, ...] = ("queued", "running")
@@ -45,10 +49,24 @@ class Desk:
             if validation == training:
                 what = "validation rows must be others than training rows, and these files are the same"
                 raise Refusal(what, param="validation_file", code="invalid_validation_file")
-        job = self.book.add(key, wish)
+        job = self._taken_in(key, wish)
         tell(self.folder(job.id), f"Created fine-tuning job: {job.id}")
         tell(self.folder(job.id), "Validating the files")
         return job
+
+    def _taken_in(self, key: str | None, wish: Wish) -> Job:
+        """A job with its files in a folder of its own: from now on they may be deleted."""
+        name = new_name()
+        folder = self.folder(name)
+        try:
+            with writing(folder):
+                take(self.files.path(wish.training_file), folder / TRAINING)
+                if wish.validation_file is not None:
+                    take(self.files.path(wish.validation_file), folder / VALIDATION)
+            return self.book.add(key, wish, name)
+        except LuthierError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
     def _file(self, key: str | None, file: str, param: str) -> str:
         """The digest of a file that can be learnt from."""

@@ -23,7 +23,7 @@ from luthier.flow.jobs.journal import tell
 from luthier.flow.jobs.memory import machine_bytes, needed_bytes
 from luthier.flow.jobs.process import Outcome, Running, last_words
 from luthier.flow.jobs.records import Job
-from luthier.flow.jobs.writing import RECIPE, TUNE, Material, model_name, settle, write
+from luthier.flow.jobs.writing import RECIPE, TRAINING, TUNE, VALIDATION, Material, model_name, settle, write
 from luthier.serve.refusal import Refusal
 from luthier.traffic import releases
 from luthier.traffic.releases import Model
@@ -111,12 +111,12 @@ class Runner:
 
     def _check(self, job: Job) -> None:
         """Read a job's files, decide what was left open, write its recipe."""
-        files, wish, book = self._desk.files, job.wish, self._desk.book
-        training = files.path(files.get(job.key, wish.training_file, "training_file").id)
+        folder, wish, book = self._desk.folder(job.id), job.wish, self._desk.book
+        training = folder / TRAINING
         rows = check(training, wish.method, "training_file")
         material = Material(training, rows)
         if wish.validation_file is not None:
-            held = files.path(files.get(job.key, wish.validation_file, "validation_file").id)
+            held = folder / VALIDATION
             count = check(held, wish.method, "validation_file").rows
             material = Material(training, rows, held, count)
         settled = settle(wish, rows)
@@ -125,9 +125,9 @@ class Runner:
         tunable = self._desk.tunable.get(wish.model)
         if tunable is None:
             raise Refusal(f"the model {wish.model!r} cannot be tuned here any more", code="model_not_available")
-        write(self._desk.folder(job.id), book.any(job.id), tunable, material)
+        write(folder, book.any(job.id), tunable, material)
         if book.change(job.id, "queued", ("validating_files",)):
-            tell(self._desk.folder(job.id), f"Files validated, moving job to queued state: {rows.rows} training rows")
+            tell(folder, f"Files validated, moving job to queued state: {rows.rows} training rows")
 
     def _guarded(self, work: Callable[[Job], Any], job: Job) -> Any:
         """Do something for a job; what is wrong with it ends it, and only it."""

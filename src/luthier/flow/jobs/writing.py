@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from luthier.core.files import write_aside, writing
+from luthier.core.files import write_aside
 from luthier.data.intake.course import ROWS_PER_STEP, course
 from luthier.flow.base_models import base_model
 from luthier.flow.jobs.check import Checked
@@ -25,7 +25,7 @@ _LONGEST_RATE = 3
 
 
 class Material(NamedTuple):
-    """What a job learns from."""
+    """What a job learns from, in its folder."""
 
     training: Path
     rows: Checked
@@ -47,21 +47,16 @@ def settle(wish: Wish, rows: Checked) -> dict[str, Any]:
 
 
 def write(folder: Path, job: Job, tunable: Tunable, material: Material) -> Path:
-    """Write a job's folder: its recipe, and the files that it reads, which nobody can delete under it."""
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        _take(material.training, folder / TRAINING)
-        if material.validation is not None:
-            _take(material.validation, folder / VALIDATION)
+    """Write a job's recipe beside the files that it reads (`take`)."""
     told = yaml.safe_dump(_recipe(job, tunable, material, folder), sort_keys=False, allow_unicode=True, width=100)
     path = folder / RECIPE
     write_aside(path, f"# Written for {job.id}; `luthier run {path}` makes the same.\n{told}".encode())
     return path
 
 
-def _take(source: Path, to: Path) -> None:
-    """A second name for a file's bytes, or a copy where that cannot be."""
-    to.unlink(missing_ok=True)
+def take(source: Path, to: Path) -> None:
+    """A second name for a file's bytes, or a copy where that cannot be: nobody can delete them under a job."""
+    to.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, to)
     except OSError:
