@@ -53,9 +53,16 @@ class Workplace:
         return {folder.name: {entry.path: entry.digest for entry in read_manifest(folder).files} for folder in folders}
 
     def clear(self) -> None:
-        """Forget everything that was made."""
+        """Forget everything that was made, but not what was found out about this machine."""
         shutil.rmtree(self.folder / ".luthier", ignore_errors=True)
-        shutil.rmtree(self.folder / "cache", ignore_errors=True)
+        shutil.rmtree(self.folder / "cache" / "store", ignore_errors=True)
+
+    def knows(self, other: Workplace) -> None:
+        """Take over what another found out about this machine: by the clock, which a busy one reads differently."""
+        for name in ("attention.json", "kernels"):
+            if (found := other.folder / "cache" / name).exists():
+                (self.folder / "cache").mkdir(exist_ok=True)
+                (shutil.copytree if found.is_dir() else shutil.copy)(found, self.folder / "cache" / name)
 
 
 @pytest.fixture
@@ -74,6 +81,7 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(workplace: Workplace, k
     whole = time.monotonic() - started
     wanted = workplace.bytes_made()
     assert len(wanted) == len(STEPS)
+    victim.knows(workplace)
 
     chance = random.Random(kills)
     killed = 0
