@@ -76,6 +76,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert run_command(["judge", ":ask", "--as", "ben", "--sheet", "ben.csv"]) == 0
     _write_answers(folder)
     _write_traffic(folder / ".luthier" / "traffic")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LUTHIER_TRAFFIC", str(folder / ".luthier" / "traffic"))
+        assert run_command(["traces", "export", str(folder / "all.jsonl")]) == 0
     return folder
 
 

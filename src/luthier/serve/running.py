@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -183,7 +183,8 @@ def _listening(bound: socket.socket, server: _Server) -> Listening:
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
-        loop.call_soon_threadsafe(server.stop)
+        with suppress(RuntimeError):  # its loop is closed: it has stopped already
+            loop.call_soon_threadsafe(server.stop)
 
     models = server.gateway.fleet.names()
     return Listening(url=f"http://{shown}:{port}/v1", host=host, port=port, models=models, stop=stop)
