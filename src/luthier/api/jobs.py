@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
@@ -29,8 +30,18 @@ def job_routes(desk: Desk) -> APIRouter:
     """The routes for jobs."""
     router = APIRouter(prefix=PATH, tags=["fine-tuning"])
 
-    def find(request: Request, job: str) -> Job:
-        return desk.book.get(caller_of(request).key, job)
+    _add_jobs(router, desk)
+    _add_told(router, desk)
+    return router
+
+
+def _find(desk: Desk, request: Request, job: str) -> Job:
+    return desk.book.get(caller_of(request).key, job)
+
+
+def _add_jobs(router: APIRouter, desk: Desk) -> None:
+    """Making jobs, finding them, and stopping them."""
+    find = partial(_find, desk)
 
     @router.post("", response_class=Response)
     async def create(request: Request) -> Response:
@@ -68,6 +79,11 @@ def job_routes(desk: Desk) -> APIRouter:
         """Go on with it."""
         return JSONResponse(job_json(await ask(desk.resume, await ask(find, request, fine_tuning_job_id))))
 
+
+def _add_told(router: APIRouter, desk: Desk) -> None:
+    """What happened to a job, and what came of it."""
+    find = partial(_find, desk)
+
     @router.get("/{fine_tuning_job_id}/events", response_class=Response)
     async def events(request: Request, fine_tuning_job_id: Name, after: After = None, limit: Limit = 20) -> Response:
         """What happened to it, the latest first."""
@@ -87,8 +103,6 @@ def job_routes(desk: Desk) -> APIRouter:
         if after is not None and after not in [one["id"] for one in found]:
             raise Refusal(f"there is no checkpoint {after!r}", param="after")
         return JSONResponse(list_json([] if after is not None else found[:limit], more=False))
-
-    return router
 
 
 def _metadata(request: Request) -> Mapping[str, str] | None:

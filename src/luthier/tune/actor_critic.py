@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from luthier.tune.objective import Loss
-from luthier.tune.policy import RETURN, SHARE, VALUE, Surrogate
+from luthier.tune.policy import RETURN, SHARE, VALUE, ByToken
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from luthier.models.pack import Pack
 
 
-class ActorCritic(Surrogate):
+class ActorCritic(ByToken):
     """The critic is an adapter and a head beside the policy's, over one frozen base (`luthier.tune.critic`)."""
 
     value_clip: float | None = Field(default=0.2, gt=0)

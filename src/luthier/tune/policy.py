@@ -149,3 +149,15 @@ class Surrogate(Policy):
     @abstractmethod
     def surrogate(self, logp: Tensor, old: Tensor, advantage: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:
         """(N,) what each token adds to the loss before it is weighed, and (N,) 1 where it is clipped."""
+
+
+class ByToken(Surrogate):
+    """A policy whose loss is a mean over the learnt tokens of a step, however they lie in answers."""
+
+    def weight(self, tokens: int) -> float:
+        """Every token counts the same."""
+        return 1.0
+
+    def denominator(self, rows: Sequence[Row]) -> float:
+        """The learnt tokens of the step."""
+        return float(max(1, sum(len(row.targets) for row in rows)))

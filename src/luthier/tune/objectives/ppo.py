@@ -14,7 +14,7 @@ from luthier.tune.surrogate import clipped, outside
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from luthier.models.pack import Pack, Row
+    from luthier.models.pack import Pack
     from luthier.tune.rollout.judged import Judged
 
 
@@ -66,25 +66,14 @@ class Ppo(ActorCritic):
         """Whitened over the tokens of the step; 0 for answers that are left out, and for all where all are alike."""
         import numpy as np
 
+        from luthier.tune.rollout.judged import whitened
+
         here = (~np.isnan(judged.scores)).ravel().tolist()
         if judged.alike:
             return [[0.0] * len(some) for some in ahead]
-        tokens = np.array([value for some, is_here in zip(ahead, here, strict=True) if is_here for value in some])
-        middle, spread = 0.0, 1.0
-        if self.whiten and tokens.size > 1:
-            middle, spread = float(tokens.mean()), float(np.sqrt(tokens.var(ddof=1) + 1e-8))
-        return [
-            [(value - middle) / spread if is_here else 0.0 for value in some]
-            for some, is_here in zip(ahead, here, strict=True)
-        ]
-
-    def weight(self, tokens: int) -> float:
-        """Every token counts the same."""
-        return 1.0
-
-    def denominator(self, rows: Sequence[Row]) -> float:
-        """The learnt tokens of the step."""
-        return float(max(1, sum(len(row.targets) for row in rows)))
+        if self.whiten:
+            return whitened(ahead, here, freedom=1)
+        return [some if is_here else [0.0] * len(some) for some, is_here in zip(ahead, here, strict=True)]
 
     def surrogate(self, logp: Tensor, old: Tensor, advantage: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:
         """Clipped at both sides, and below where that is wanted."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from luthier.tune.policy import Surrogate
+from luthier.tune.policy import ByToken
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from luthier.tune.rollout.judged import Judged
 
 
-class Raft(Surrogate):
+class Raft(ByToken):
     """The negative log-likelihood of the best of several answers of the model's own (best-of-n; RAFT, Dong et al.,
     2023): the simple road, which asks nothing of rewards but an order."""
 
@@ -43,13 +43,9 @@ class Raft(Surrogate):
         """Those that are kept."""
         return min(self.keep, self.rollout.samples)
 
-    def weight(self, tokens: int) -> float:
-        """Every token counts the same."""
-        return 1.0
-
     def denominator(self, rows: Sequence[Row]) -> float:
         """The tokens of the answers that are learnt."""
-        return float(max(1, sum(len(row.targets) for row in rows if self.moves(row))))
+        return super().denominator([row for row in rows if self.moves(row)])
 
     def surrogate(self, logp: Tensor, old: Tensor, advantage: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:
         """Minus the log-probability."""

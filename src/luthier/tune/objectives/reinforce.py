@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from luthier.tune.policy import Surrogate
+from luthier.tune.policy import ByToken
 from luthier.tune.surrogate import clipped, outside
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from luthier.models.pack import Pack, Row
+    from luthier.models.pack import Pack
     from luthier.tune.rollout.judged import Judged
 
 
-class ReinforcePlusPlus(Surrogate):
+class ReinforcePlusPlus(ByToken):
     """-min(r A, clip(r) A) for each token, with A the reward of its answer less what the divergence of this and all
     later tokens costs (`kl: {estimator: k1}`), brought to mean 0 and deviation 1 over the step's tokens (Hu, 2025)."""
 
@@ -35,7 +35,7 @@ class ReinforcePlusPlus(Surrogate):
         """What is still to come at each token, normalised."""
         import numpy as np
 
-        from luthier.tune.rollout.judged import even, mean
+        from luthier.tune.rollout.judged import even, mean, whitened
 
         worth = judged.scores - mean(judged.scores, 1) if self.baseline == "group" else judged.scores
         present = ~np.isnan(worth).ravel()
@@ -45,22 +45,7 @@ class ReinforcePlusPlus(Surrogate):
                 [one - cost for one, cost in zip(some, _to_come(costs), strict=True)]
                 for some, costs in zip(ahead, judged.kl, strict=True)
             ]
-        tokens = np.array([value for some, is_here in zip(ahead, present, strict=True) if is_here for value in some])
-        if not tokens.size:
-            return ahead
-        middle, spread = float(tokens.mean()), float(np.sqrt(tokens.var() + 1e-8))
-        return [
-            [(value - middle) / spread if is_here else 0.0 for value in some]
-            for some, is_here in zip(ahead, present, strict=True)
-        ]
-
-    def weight(self, tokens: int) -> float:
-        """Every token counts the same."""
-        return 1.0
-
-    def denominator(self, rows: Sequence[Row]) -> float:
-        """The learnt tokens of the step."""
-        return float(max(1, sum(len(row.targets) for row in rows)))
+        return whitened(ahead, present.tolist())
 
     def surrogate(self, logp: Tensor, old: Tensor, advantage: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:
         """Clipped at both sides."""
