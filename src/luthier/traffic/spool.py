@@ -13,6 +13,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -83,14 +84,13 @@ class Segment:
 
     def write(self, data: bytes) -> None:
         """Append whole lines; `Unwritable` when the disk refuses, and then nothing of them stays."""
-        try:
+        with ExitStack() as undo:
+            undo.callback(os.ftruncate, self._handle, self.size)
             with writing(self.path):
                 left = memoryview(data)
                 while left:
                     left = left[os.write(self._handle, left) :]
-        except BaseException:
-            os.ftruncate(self._handle, self.size)
-            raise
+            undo.pop_all()
         self.size += len(data)
         self._unsynced = True
 

@@ -81,6 +81,13 @@ class _Heard:
         if self._size <= _LONGEST:
             self._pieces.append(data)
 
+    def __enter__(self) -> None:
+        """Whatever ends what stands inside is how the request ended."""
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self.end(kind.__name__)
+
     def end(self, error: str = "") -> None:
         """The answer is over, or broke off; never a reason for the application to fail."""
         if self._over:
@@ -161,11 +168,8 @@ def _plain(library: Any) -> Any:
             request.headers["accept-encoding"] = "identity"  # what is read along is read as it comes
             request.read()
             heard = _Heard(request, self._record)
-            try:
+            with heard:
                 response = self._inner.handle_request(request)
-            except BaseException as error:
-                heard.end(type(error).__name__)
-                raise
             heard.answered(response)
             response.stream = Stream(response.stream, heard)
             return response
@@ -202,11 +206,8 @@ def _asynchronous(library: Any) -> Any:
             request.headers["accept-encoding"] = "identity"
             await request.aread()
             heard = _Heard(request, self._record)
-            try:
+            with heard:
                 response = await self._inner.handle_async_request(request)
-            except BaseException as error:
-                heard.end(type(error).__name__)
-                raise
             heard.answered(response)
             response.stream = Stream(response.stream, heard)
             return response

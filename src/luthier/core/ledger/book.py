@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,12 +38,11 @@ class Ledger:
         from luthier.core.ledger.migrate import migrate
 
         self._engine: Engine = connect(f"sqlite:///{url}" if isinstance(url, Path) else url)
-        try:
+        with ExitStack() as undo:
+            undo.callback(self._engine.dispose)
             with guarded(self._engine.url):
                 migrate(self._engine)
-        except BaseException:
-            self._engine.dispose()
-            raise
+            undo.pop_all()
 
     @property
     def place(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Literal
 
 from pydantic import Field
@@ -56,13 +57,12 @@ class LlamaCpp(Engine):
         remedy = "install llama.cpp (https://github.com/ggml-org/llama.cpp), or name the file in `program`"
         found = program(self.program, remedy)
         beside = Neighbour()
-        try:
+        with ExitStack() as undo:
+            undo.callback(beside.close)
             folder = export(model, beside.folder / "model", "gguf", quant=self.quant)
             (file,) = folder.glob("*.gguf")
             beside.start([found, "-m", str(file), *self._words(beside.port)], self.timeout_s)
-        except BaseException:
-            beside.close()
-            raise
+            undo.pop_all()
         return LlamaServer(self, text, beside.root, beside, model.digest)
 
     def _words(self, port: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Literal
 
 from pydantic import Field
@@ -45,13 +46,12 @@ class Vllm(Engine):
         if not torch.cuda.is_available():
             raise ModelError("vLLM wants a GPU, and torch sees none here", remedy="serve with the engine `torch`")
         beside = Neighbour()
-        try:
+        with ExitStack() as undo:
+            undo.callback(beside.close)
             folder = export(model, beside.folder / "model", "hf")
             words = ["--host", "127.0.0.1", "--port", str(beside.port), "--served-model-name", "model"]
             words += ["--gpu-memory-utilization", str(self.memory), "--generation-config", "vllm"]
             beside.start([found, "serve", str(folder), *words], self.timeout_s)
-        except BaseException:
-            beside.close()
-            raise
+            undo.pop_all()
         settings = Endpoint(url=f"{beside.root}/v1", model="model", timeout_s=self.timeout_s)
         return Elsewhere(settings, Prompt.of(model), self.at_once, self.waiting, model.digest, beside)
