@@ -215,6 +215,15 @@ def test_a_slip_of_the_pen_is_proposed_and_only_then_written_otherwise(
     assert asked.settings == {"also": {"biling": "billing"}}
 
 
+def test_a_slip_is_rare_beside_all_spellings_of_what_was_meant(write: Write, tmp_path: Path) -> None:
+    labels = ["Billing"] * 73 + ["billing "] * 9 + ["Biling"] * 4 + ["Delivery"] * 74
+    table = "text,label\n" + "".join(f"question {n},{label}\n" for n, label in enumerate(labels))
+    asked = LabelSpelling.suggest(profile(tmp_path / write("v.csv", table)))
+    assert asked is not None
+    assert asked.settings == {"also": {"Biling": "Billing"}}
+    assert "'Biling' as 'Billing'" in asked.why
+
+
 def test_conflicting_answers_are_flagged_or_dropped(make: Make, write: Write) -> None:
     rows = [("Where?", "a"), ("where? ", "b"), ("Where?", "a"), ("Why?", "b"), ("How?", "a")]
     path = write("t.jsonl", [{"text": text, "label": label} for text, label in rows])

@@ -10,13 +10,12 @@ from typing import Any, Literal
 
 from luthier.core.errors import DataError, Where
 from luthier.data.bounds import first, size_of_record
-from luthier.data.cleaning.misspelt import misspelt
 from luthier.data.intake.choose import Choice, Task
 from luthier.data.intake.recognise import source_at
 from luthier.data.intake.trial import trials
 from luthier.data.operator import SetOperator
 from luthier.data.ops.exact_dedup import ExactDedup
-from luthier.data.ops.label_spelling import spellings
+from luthier.data.ops.label_spelling import slips, spellings
 from luthier.data.ops.language import Language
 from luthier.data.ops.near_dedup import NearDedup
 from luthier.data.ops.pii import Pii
@@ -176,7 +175,7 @@ def _with_rows(base: Profile, rows: list[Row], answers: Counter[str]) -> Profile
         "duplicates": exact[0],
         "conflicts": exact[1],
         "near_duplicates": max(0, near[0] - exact[0]),
-        "spellings": {**misspelt(answers), **spellings(answers)},
+        "spellings": {**slips(answers), **spellings(answers)},
         "answers": dict(answers.most_common()),
         "answer_words": round(sum(len(row.answer.split()) for row in rows) / len(rows), 1),
     }

@@ -78,9 +78,8 @@ class LabelSpelling(SetOperator):
         shown = ", ".join(f"{old!r} as {new!r}" for old, new in sorted(profile.spellings.items())[:3])
         many = len(profile.spellings)
         why = f"{many} spelling{'s' * (many > 1)} of classes can be brought together, such as {shown}"
-        slips = misspelt(profile.answers).items() - spellings(Counter(profile.answers)).items()
-        if slips:
-            return Suggestion({"also": dict(sorted(slips))}, f"{why}; see whether `also` is right")
+        if also := slips(Counter(profile.answers)):
+            return Suggestion({"also": also}, f"{why}; see whether `also` is right")
         return Suggestion({}, why)
 
 
@@ -104,3 +103,11 @@ def spellings(counts: Counter[str]) -> dict[str, str]:
         best = min(labels, key=lambda label: (-counts[label], label != label.strip(), label))
         found.update({label: best for label in labels if label != best})
     return found
+
+
+def slips(counts: Counter[str]) -> dict[str, str]:
+    """Each class that is a slip of the pen away from a far more frequent one, once spellings are brought together."""
+    usual, together = spellings(counts), Counter[str]()
+    for label, rows in counts.items():
+        together[usual.get(label, label)] += rows
+    return misspelt(together)
