@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-import schemathesis
-from hypothesis import HealthCheck, Phase, given, settings
 
+from calling import called
 from serving import Served
 
 
@@ -34,20 +33,6 @@ def test_it_names_every_route_and_body(served: Served, described: str) -> None:
 @pytest.mark.filterwarnings("ignore")  # schemathesis is not ours
 @pytest.mark.parametrize("examples", [25, pytest.param(300, marks=pytest.mark.slow)])
 def test_nothing_that_follows_it_makes_the_server_fail(described: str, examples: int) -> None:
-    schema = schemathesis.openapi.from_url(described)
-    failed = []
-    for result in schema.get_all_operations():
-        operation = result.ok()
-
-        @settings(
-            max_examples=examples, deadline=None, database=None, derandomize=True,
-            suppress_health_check=list(HealthCheck), phases=[Phase.generate],
-        )  # fmt: skip
-        @given(case=operation.as_strategy())
-        def check(case: schemathesis.Case) -> None:
-            response = case.call(timeout=30)
-            if response.status_code >= 500:
-                failed.append((case.method, case.path, case.body, response.text))
-
-        check()
+    seen, failed = called(described, examples)
+    assert seen
     assert not failed, failed[:3]

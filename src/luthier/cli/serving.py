@@ -70,11 +70,6 @@ def serve(  # noqa: PLR0913, PLR0917  # the options of a command
     from luthier.flow.serve import serve as serve_models
     from luthier.serve.running import Place
 
-    def tell(listening: Listening) -> None:
-        facts = {"url": listening.url, "host": listening.host, "port": listening.port, "models": listening.models}
-        say(json.dumps(facts) if as_json else f"{', '.join(listening.models)} at {listening.url}; Ctrl-C stops it")
-        sys.stdout.flush()
-
     place = Place(host=host, port=port, grace_s=grace)
     return serve_models(
         models or (),
@@ -85,8 +80,15 @@ def serve(  # noqa: PLR0913, PLR0917  # the options of a command
         keep=keep,
         pipelines=pipeline or (),
         jobs=Jobs(tune=tune or (), doors=doors) if jobs else None,
-        tell=tell,
+        tell=lambda listening: _tell(listening, as_json=as_json),
     )
+
+
+def _tell(listening: Listening, *, as_json: bool) -> None:
+    """Where it listens, at once, also to a pipe."""
+    facts = {"url": listening.url, "host": listening.host, "port": listening.port, "models": listening.models}
+    say(json.dumps(facts) if as_json else f"{', '.join(listening.models)} at {listening.url}; Ctrl-C stops it")
+    sys.stdout.flush()
 
 
 @keys_app.command("add")

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from luthier.core.ledger import Ledger
 from luthier.flow.jobs.records import ENDED, Job, State, Wish
+from luthier.flow.jobs.rows import owned, place, place_of
 from luthier.serve.refusal import Busy, Refusal
 
 if TYPE_CHECKING:
     from sqlalchemy import Select
-    from sqlalchemy.sql import ColumnElement
 
     from luthier.core.ledger.tables.jobs import JobRow
 
@@ -49,7 +49,7 @@ class Book:
             deaths=0,
         )
         with self._ledger.writing() as session:
-            waiting = select(func.count()).where(_owned(key), JobRow.state.not_in(ENDED))
+            waiting = select(func.count()).where(owned(JobRow, key), JobRow.state.not_in(ENDED))
             if (session.scalar(waiting) or 0) >= MOST_OPEN:
                 raise Busy(f"{MOST_OPEN} jobs of this key are not ended yet", retry_after_s=60)
             session.add(row)
@@ -62,7 +62,7 @@ class Book:
 
         from luthier.core.ledger.tables.jobs import JobRow
 
-        found = self._found(select(JobRow).where(JobRow.id == job, _owned(key)))
+        found = self._found(select(JobRow).where(JobRow.id == job, owned(JobRow, key)))
         if not found:
             what = f"there is no fine-tuning job {job[:100]!r}"
             raise Refusal(what, param=param, code="fine_tune_not_found", status=404)
@@ -87,9 +87,10 @@ class Book:
 
         from luthier.core.ledger.tables.jobs import JobRow
 
-        query = select(JobRow).where(_owned(key))
+        query = select(JobRow).where(owned(JobRow, key))
         if after is not None:
-            query = query.where(_before(self.get(key, after, "after")))
+            last = self.get(key, after, "after")
+            query = query.where(place(JobRow) < place_of(last.made_at, last.id))
         for name, value in (metadata or {}).items():
             query = query.where(JobRow.wish["metadata"][name].as_string() == value)
         return self._found(query.order_by(JobRow.made_at.desc(), JobRow.id.desc()).limit(limit))
@@ -124,21 +125,6 @@ class Book:
     def _found(self, query: Select[Any]) -> list[Job]:
         with self._ledger.reading() as session:
             return [_read(row) for row in session.scalars(query)]
-
-
-def _before(last: Job) -> ColumnElement[bool]:
-    from sqlalchemy import literal, tuple_
-
-    from luthier.core.ledger.tables.base import Moment
-    from luthier.core.ledger.tables.jobs import JobRow
-
-    return tuple_(JobRow.made_at, JobRow.id) < tuple_(literal(last.made_at, Moment()), literal(last.id))
-
-
-def _owned(key: str | None) -> ColumnElement[bool]:
-    from luthier.core.ledger.tables.jobs import JobRow
-
-    return JobRow.key.is_(None) if key is None else JobRow.key == key
 
 
 def _read(row: JobRow) -> Job:

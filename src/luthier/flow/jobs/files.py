@@ -19,6 +19,7 @@ import xxhash
 from luthier.core.files import sync, writing
 from luthier.core.ledger import Ledger
 from luthier.flow.jobs.records import Purpose, Upload
+from luthier.flow.jobs.rows import owned, place, place_of
 from luthier.serve.refusal import Refusal, Unavailable
 
 if TYPE_CHECKING:
@@ -65,7 +66,9 @@ class Files:
         from luthier.core.ledger.tables.jobs import FileRow
 
         with self._ledger.reading() as session:
-            return int(session.scalar(select(func.coalesce(func.sum(FileRow.bytes), 0)).where(_owned(key))) or 0)
+            return int(
+                session.scalar(select(func.coalesce(func.sum(FileRow.bytes), 0)).where(owned(FileRow, key))) or 0
+            )
 
     def put(self, upload: Upload, source: Path) -> Upload:
         """Keep a file under its name; its row comes last."""
@@ -85,7 +88,7 @@ class Files:
         from luthier.core.ledger.tables.jobs import FileRow
 
         with self._ledger.reading() as session:
-            found = session.scalar(select(FileRow).where(FileRow.id == file, _owned(key), _lives()))
+            found = session.scalar(select(FileRow).where(FileRow.id == file, owned(FileRow, key), _lives()))
             if found is None:
                 raise Refusal(f"there is no file {file[:100]!r}", param=param, code="file_not_found", status=404)
             return _read(found)
@@ -94,18 +97,17 @@ class Files:
         self, key: str | None, *, purpose: str | None, after: str | None, limit: int, newest: bool
     ) -> list[Upload]:
         """A key's files in order, those behind `after`."""
-        from sqlalchemy import select, tuple_
+        from sqlalchemy import select
 
         from luthier.core.ledger.tables.jobs import FileRow
 
-        query = select(FileRow).where(_owned(key), _lives())
+        query = select(FileRow).where(owned(FileRow, key), _lives())
         if purpose is not None:
             query = query.where(FileRow.purpose == purpose)
-        place = tuple_(FileRow.made_at, FileRow.id)
         if after is not None:
             last = self.get(key, after, "after")
-            there = tuple_(*_values(last.made_at, last.id))
-            query = query.where(place < there if newest else place > there)
+            here, there = place(FileRow), place_of(last.made_at, last.id)
+            query = query.where(here < there if newest else here > there)
         order = (FileRow.made_at.desc(), FileRow.id.desc()) if newest else (FileRow.made_at, FileRow.id)
         with self._ledger.reading() as session:
             return [_read(row) for row in session.scalars(query.order_by(*order).limit(limit))]
@@ -188,26 +190,12 @@ class Incoming:
         return self._files.put(upload, self.path)
 
 
-def _owned(key: str | None) -> ColumnElement[bool]:
-    from luthier.core.ledger.tables.jobs import FileRow
-
-    return FileRow.key.is_(None) if key is None else FileRow.key == key
-
-
 def _lives() -> ColumnElement[bool]:
     from sqlalchemy import or_
 
     from luthier.core.ledger.tables.jobs import FileRow
 
     return or_(FileRow.expires_at.is_(None), FileRow.expires_at > datetime.now(UTC))
-
-
-def _values(at: datetime, name: str) -> tuple[ColumnElement[datetime], ColumnElement[str]]:
-    from sqlalchemy import literal
-
-    from luthier.core.ledger.tables.base import Moment
-
-    return literal(at, Moment()), literal(name)
 
 
 def _read(row: FileRow) -> Upload:
