@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
@@ -102,11 +103,10 @@ def stand(model: Artifact, room: Room) -> Standing:
     base = _shared(model, room)
     standing = Standing(base, BASE)
     if is_adapter(weights_of(model)):
-        try:
+        with ExitStack() as undo:
+            undo.callback(standing.leave)
             standing.adapter = base.add(model)
-        except BaseException:
-            standing.leave()
-            raise
+            undo.pop_all()
     return standing
 
 
