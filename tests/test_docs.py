@@ -43,14 +43,14 @@ NOT_TYPED = ("pip ", "./demo", "./check", "luthier schema >", "luthier --install
 """Commands that install, set a machine up, or need a shell."""
 
 
-def commands() -> list[tuple[str, str]]:
-    """Every `luthier …` line of a console block, with its page."""
-    found = []
+def commands() -> dict[str, list[str]]:
+    """Every `luthier …` line of the console blocks, by page, in the page's order."""
+    found: dict[str, list[str]] = {}
     for page in PAGES:
         for block in re.findall(r"```console\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
             lines = re.findall(r"^\$ (.*?)(?:\s+#.*)?$", block, re.MULTILINE)
-            found += [(page.name, line) for line in lines if not line.startswith(NOT_TYPED)]
-    return found
+            found.setdefault(page.name, []).extend(line for line in lines if not line.startswith(NOT_TYPED))
+    return {page: lines for page, lines in found.items() if lines}
 
 
 def python_blocks() -> list[tuple[str, str]]:
@@ -118,38 +118,45 @@ def _served_a_moment(models: Sequence[str], place: Any, *, tell: Callable[[Any],
     return _SERVE(models, replace(place, port=0), tell=told, **more)
 
 
-def _first_id(place: Path) -> str:
+def _first_id() -> str:
     from luthier.flow.locate import find_artifact
     from luthier.text.dataset import read_examples
 
     return read_examples(find_artifact("recipe.yaml:data").artifact, "test")[0].id
 
 
-@pytest.mark.parametrize(("page", "line"), commands(), ids=lambda value: str(value)[:60])
-def test_a_command_of_the_pages_works(
-    page: str, line: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("page", commands())
+def test_the_commands_of_a_page_work_one_after_another(
+    page: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LUTHIER_CACHE", str(place / "cache"))
-    monkeypatch.chdir(place)
     monkeypatch.setenv("LUTHIER_TRAFFIC", str(place / ".luthier" / "traffic"))
-    monkeypatch.setattr("sys.stdin", io.StringIO())
-    words = shlex.split(line)
-    assert words[0] == "luthier", f"{page}: what is typed is Luthier's"
-    if words[1] == "new":
-        monkeypatch.chdir(tmp_path)
-        write_csv(Path("tickets.csv"), tickets(60))
-        _write_database(Path("tickets.db"))
-        Path("axolotl.yaml").write_text(AXOLOTL, encoding="utf-8")
+    monkeypatch.setattr("luthier.flow.serve.serve", _served_a_moment)
+    for number, line in enumerate(commands()[page]):
+        words = _typed(line)
+        assert words[0] == "luthier", f"{page}: what is typed is Luthier's"
+        monkeypatch.chdir(_new_place(tmp_path / str(number)) if words[1] == "new" else place)
+        monkeypatch.setattr("sys.stdin", io.StringIO())
+        assert run_command(words[1:]) in (0, 1, 3), line
+
+
+def _typed(line: str) -> list[str]:
+    """The words of a page's line, said of the recipe and the rows that are here."""
     line = line.replace("moved/recipe.yaml", "recipe.yaml")
     line = line.replace("support/recipe.yaml", "recipe.yaml").replace("support:", "recipe.yaml:")
-    line = re.sub(r"(?<![\w-])support(?![\w-])", "recipe.yaml", line) if words[1] != "new" else line
+    line = re.sub(r"(?<![\w-])support(?![\w-])", "recipe.yaml", line) if " new " not in line else line
     line = line.replace("recipes/headlines/recipe.yaml", "recipe.yaml").replace("recipes/headlines", "recipe.yaml")
-    line = line.replace("EXAMPLE", _first_id(place)) if "EXAMPLE" in line else line
-    if words[1] == "serve":
-        monkeypatch.setattr("luthier.flow.serve.serve", _served_a_moment)
-    if words[1] == "chat":
-        line += " -p hello --max-tokens 4"
-    assert run_command(shlex.split(line)[1:]) in (0, 1, 3), line
+    line = line.replace("EXAMPLE", _first_id()) if "EXAMPLE" in line else line
+    return shlex.split(line) + (["-p", "hello", "--max-tokens", "4"] if " chat " in line else [])
+
+
+def _new_place(folder: Path) -> Path:
+    """A folder with the files from which the pages begin a recipe."""
+    folder.mkdir()
+    write_csv(folder / "tickets.csv", tickets(60))
+    _write_database(folder / "tickets.db")
+    (folder / "axolotl.yaml").write_text(AXOLOTL, encoding="utf-8")
+    return folder
 
 
 @pytest.mark.parametrize(("page", "block"), python_blocks(), ids=lambda value: str(value)[:40])
