@@ -201,7 +201,7 @@ TUNE_OTHERWISE: dict[str, Any] = {
 BESIDE = {"decay": {"schedule": "wsd"}}
 """What must be set for a setting to mean anything."""
 NOT_IN_THE_WEIGHTS = {
-    "data", "model", "teacher", "reward_model",  # other inputs
+    "data", "model", "teacher", "reward_model", "gold_model",  # other inputs
     "tokens_per_pack", "checkpoint_steps", "trackers",  # memory, time and what others are told
     "held_out", "spike", "on_spike", "continues",  # tests/tune shows each at work
 }  # fmt: skip

@@ -201,11 +201,11 @@ class Material:
         talking, writer = drawing.environment, drawing.writer
         return Desk(self._text, drawing.max_new_tokens, self._bench(), worth, talking, writer)
 
-    def _bench(self) -> Bench:
-        """Where rewards work."""
+    def _bench(self, judge: str = "reward_model") -> Bench:
+        """Where rewards work, with the reward model that an input names, when there is one."""
         from luthier.core.scorer import Desk
 
-        events, judged = self._work.events, self._work.inputs.get("reward_model")
+        events, judged = self._work.events, self._work.inputs.get(judge)
         kept = self._work.scratch / "judged"
         kept.mkdir(parents=True, exist_ok=True)
         desk = Desk(base=self._work.base, kept=kept, say=events.warning, model=Path)
@@ -219,7 +219,8 @@ class Material:
     def _trial(self, desk: Answering) -> Measuring:
         from luthier.tune.rollout.trial import Trial
 
-        return Trial(self._policy, desk, self._asked(self._held, self._parted.split, self._parted.held))
+        questions = self._asked(self._held, self._parted.split, self._parted.held)
+        return Trial(self._policy, desk, questions, self._bench("gold_model") if self._step.gold_model else None)
 
     def _asked(self, lessons: Lessons, split: str, places: Sequence[int]) -> Asked:
         """Lessons that are prompts, with their examples."""

@@ -96,10 +96,27 @@ def test_a_trained_reward_model_judges_and_another_model_cannot(tmp_path: Path) 
     assert caught.value.where.field == "reward_model"
 
 
-def learnt(shop: Bench, made: Tune, judge: Artifact) -> Artifact:
+def test_held_out_answers_are_judged_by_another_reward_model_than_is_learnt(tmp_path: Path) -> None:
+    shop = bench(tmp_path, pairs(24))
+    reward = Tune(data="data", objective="reward", technique=Lora(r=4), precision="float32", rows_per_step=8,
+                  learning_rate=1e-2, epochs=2.0)  # fmt: skip
+    judge, other = shop.tune(reward), shop.tune(reward.model_copy(update={"epochs": 1.0}))
+    held_out = {"rows": 6, "every": 2, "keep": "last"}
+    objective = {"rewards": ["model"], "gold": ["model"]}
+    own = step(objective, reward_model="judge", held_out=held_out)
+    golden = step(objective, reward_model="judge", gold_model="gold", held_out=held_out)
+    ours = log(learnt(shop, own, judge))
+    theirs = log(learnt(shop, golden, judge, gold_model=other))
+    name = "held_out_reward_model"
+    assert [line["reward"] for line in ours] == [line["reward"] for line in theirs]
+    assert all(one[name] != two[name] for one, two in zip(ours, theirs, strict=True) if name in one)
+    assert any(name in line for line in theirs)
+
+
+def learnt(shop: Bench, made: Tune, judge: Artifact, **more: Artifact) -> Artifact:
     """A model tuned with what another one says of its answers."""
     work = shop.work(made)
-    made.make(replace(work, inputs={**work.inputs, "reward_model": judge}))
+    made.make(replace(work, inputs={**work.inputs, "reward_model": judge, **more}))
     return finish(shop.store, shop.tune_digest(made), "tune", "model", {"data": shop.data.digest})
 
 

@@ -9,7 +9,8 @@ from luthier.tune.reward import Attempt, Bench, Reward
 
 
 class ByModel(Reward):
-    """The number that the step's `reward_model` gives to the conversation with the answer (objective `reward`).
+    """The number that the step's `reward_model` gives to the conversation with the answer (objective `reward`); within
+    `gold` that of the step's `gold_model`, when it names one.
 
     It was learnt from a few thousand judgments, and a policy finds what it mistakes for good: watch a `gold` reward
     beside it, and stop by `stop`.

@@ -82,11 +82,17 @@ class Desk:
         loaded = Loaded(model=self.model, folder=self.bench.desk.base, name="policy", digest="")
         return write(loaded, self.text, prompts, self.max_new_tokens)
 
-    def judge(self, rewards: Sequence[Reward], examples: Sequence[Example], answers: Sequence[Answer]) -> Scores:
-        """What each answer, to the example at its place, is worth."""
+    def judge(
+        self,
+        rewards: Sequence[Reward],
+        examples: Sequence[Example],
+        answers: Sequence[Answer],
+        bench: Bench | None = None,
+    ) -> Scores:
+        """What each answer, to the example at its place, is worth; at another bench than the desk's, when given."""
         begun = time.perf_counter()
         attempts = [self._attempt(*pair) for pair in zip(examples, answers, strict=True)]
-        found = score(rewards, attempts, self.bench)
+        found = score(rewards, attempts, bench or self.bench)
         if self.truncated is not None:
             cut = self.truncated
             found.total = [one if answer.ended else cut for one, answer in zip(found.total, answers, strict=True)]

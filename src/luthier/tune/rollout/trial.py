@@ -6,6 +6,7 @@ from typing import Any
 
 from luthier.tune.policy import Policy
 from luthier.tune.reading import answering
+from luthier.tune.reward import Bench
 from luthier.tune.rollout.desk import Desk, Questions
 from luthier.tune.rollout.rollout import _mean
 from luthier.tune.rollout.writing import Prompt
@@ -14,8 +15,8 @@ from luthier.tune.rollout.writing import Prompt
 class Trial:
     """What is measured, and on what."""
 
-    def __init__(self, objective: Policy, desk: Desk, questions: Questions) -> None:
-        self._objective, self._desk, self._questions = objective, desk, questions
+    def __init__(self, objective: Policy, desk: Desk, questions: Questions, bench: Bench | None = None) -> None:
+        self._objective, self._desk, self._questions, self._bench = objective, desk, questions, bench
 
     def take(self, model: Any, tokens: int) -> dict[str, float]:
         """`held_out_reward`, each reward by its name, and `held_out_loss`, which is minus the first."""
@@ -24,7 +25,7 @@ class Trial:
         with answering(model):
             asked = zip(self._questions.prompts(numbers), examples, strict=True)
             answers = self._desk.answer([Prompt(ids, None, example) for ids, example in asked])
-        scores = self._desk.judge(self._objective.judges, examples, answers)
+        scores = self._desk.judge(self._objective.judges, examples, answers, self._bench)
         reward = _mean(scores.total)
         parts = {f"held_out_reward_{name}": _mean(values) for name, values in scores.parts.items()}
         return {"held_out_loss": -reward, "held_out_reward": reward, **parts}

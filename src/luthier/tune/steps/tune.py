@@ -62,6 +62,9 @@ class Tune(Step):
     """The step whose model is learnt from, under an objective that has a teacher (`distil`); none otherwise."""
     reward_model: TeacherRef = None
     """The step whose reward model judges answers, under an objective with the reward `model`; none otherwise."""
+    gold_model: TeacherRef = None
+    """The step whose reward model the reward `model` asks within `gold`, of held-out answers: one that the policy never
+    learns to please. The `reward_model` when not given."""
     technique: AnyTechnique = Lora()
     """What changes: which weights move, or (`prompt_search`) which words stand in front."""
     objective: Objective = Sft()
@@ -127,7 +130,11 @@ class Tune(Step):
     def _policy_agrees(self) -> Self:
         """Refuse what an objective that draws lacks, and what would change nothing under it."""
         policy = self.objective if isinstance(self.objective, Policy) else None
-        judged = policy is not None and any(reward.needs_model for reward in (*policy.rewards, *policy.gold))
+        gold = policy is not None and any(reward.needs_model for reward in policy.gold)
+        if self.gold_model is not None and not gold:
+            raise ValueError("nothing asks a gold_model here; leave it out, or set `gold: [model]` in the objective")
+        judged = policy is not None and any(reward.needs_model for reward in policy.rewards)
+        judged = judged or (gold and self.gold_model is None)
         if judged != (self.reward_model is not None):
             raise ValueError(
                 "the reward `model` asks a `reward_model`; name the step that makes it" if judged
