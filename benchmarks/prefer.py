@@ -28,6 +28,8 @@ MAX_TOKENS = 512
 """Longer pairs are left out of both."""
 GOALS = {"dpo": 5.0, "reward": 4.0}
 GRPO_GOAL = 3.0
+APART_GOAL = 1e-3
+"""Nats by which the two readings of a written token may differ in fp32."""
 STEPS, PEER_STEPS = 8, 3
 ROLLOUT_STEPS = 2
 MEMORY_GOAL = 1 / 3
@@ -46,7 +48,7 @@ def main() -> None:
         return
     if not DATA.is_dir():
         sys.exit(f"the real data is not beside the repository: {DATA}")
-    wanted = options.only or ["dpo_ratio", "dpo_memory_ratio", "reward_ratio", "grpo_ratio"]
+    wanted = options.only or ["dpo_ratio", "dpo_memory_ratio", "reward_ratio", "grpo_ratio", "logp_apart"]
     for objective in GOALS:
         if any(name.startswith(objective) for name in wanted):
             for figure in compare(objective, 1 if options.quick else options.rounds):
@@ -54,6 +56,8 @@ def main() -> None:
                     print(json.dumps(figure), flush=True)
     if "grpo_ratio" in wanted:
         print(json.dumps(rollouts(1 if options.quick else options.rounds)), flush=True)
+    if "logp_apart" in wanted:
+        print(json.dumps(apart()), flush=True)
 
 
 def rollouts(rounds: int) -> dict[str, Any]:
@@ -66,11 +70,19 @@ def rollouts(rounds: int) -> dict[str, Any]:
         sides = (
             f"{name} {one['answers_per_cpu_s']:.3f} answers/CPU-s, {one['writing']:.0%} of it writing, "
             f"{one['tokens']:.0f} tokens an answer, {one['peak_bytes'] / 1e9:.2f} GB"
+            + (f", writing and learning {one['apart']:.2g} nats apart" if "apart" in one else "")
             for name, one in (("ours", mine), ("trl", its))
         )
         print(f"  round {turn + 1}: {'; '.join(sides)}: {ratios[-1]:.1f}x", flush=True)
     told = f"rounds from {min(ratios):.1f} to {max(ratios):.1f}"
     return _figure("grpo_ratio", statistics.median(ratios), GRPO_GOAL, "x", _peer(), told)
+
+
+def apart() -> dict[str, Any]:
+    """By how much a token's log-probability while it is written and while it is learnt differ, at most, in fp32."""
+    found = _run("prefer_rollout.py", "ours in fp32", ROLLOUT_STEPS)["apart"]
+    line = _figure("logp_apart", found, APART_GOAL, "nats, mean over a step's tokens", "none", lower=True)
+    return {**line, "value": float(f"{found:.3g}")}
 
 
 def compare(objective: str, rounds: int) -> list[dict[str, Any]]:

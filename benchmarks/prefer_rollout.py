@@ -29,7 +29,7 @@ SUM = r"\d\s*[-+*/x×]\s*\$?\d"
 def main() -> None:
     """Train for some steps and tell of all of them but the first."""
     side, steps = json.loads(sys.argv[2])
-    print(json.dumps({"ours": ours, "trl": theirs}[side](steps)))
+    print(json.dumps({"ours": ours, "ours in fp32": lambda steps: ours(steps, "float32"), "trl": theirs}[side](steps)))
 
 
 def questions(count: int) -> list[str]:
@@ -38,7 +38,7 @@ def questions(count: int) -> list[str]:
     return [json.loads(line)["question"] for line in lines[:count]]
 
 
-def ours(steps: int) -> dict[str, Any]:
+def ours(steps: int, precision: str = "bfloat16") -> dict[str, Any]:
     """Tune by the step that recipes use."""
     import torch
 
@@ -62,7 +62,7 @@ def ours(steps: int) -> dict[str, Any]:
                      "rollout": {"samples": SAMPLES, "max_new_tokens": NEW_TOKENS}}  # fmt: skip
         step = Tune.model_validate(
             {"data": "data", "technique": {"kind": "lora", "r": 16}, "objective": objective, "warmup": 0,
-             "rows_per_step": PROMPTS, "learning_rate": 5e-5, "precision": "bfloat16"}
+             "rows_per_step": PROMPTS, "learning_rate": 5e-5, "precision": precision}
         )  # fmt: skip
         made = shop.tune(step, SEED, base_model("smollm2-135m-instruct"))
         log = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]

@@ -235,8 +235,15 @@ def test_it_learns_and_resumes_to_the_same_bytes(kind: str, extra: dict[str, Any
         ({"reward_model": "judge"}, "nothing asks a reward_model"),
         ({"gold_model": "judge"}, "nothing asks a gold_model"),
         ({"objective": {"kind": "grpo", "rewards": [REGEX], "gold": ["model"]}, "held_out": {}}, "asks a `reward_mod"),
-        ({"reward_model": "judge", "gold_model": "other", "held_out": {},
-          "objective": {"kind": "grpo", "rewards": [REGEX], "gold": ["model"]}}, "nothing asks a reward_model"),
+        (
+            {
+                "reward_model": "judge",
+                "gold_model": "other",
+                "held_out": {},
+                "objective": {"kind": "grpo", "rewards": [REGEX], "gold": ["model"]},
+            },
+            "nothing asks a reward_model",
+        ),
         ({"held_out": {"metric": "accuracy"}}, "judged by its rewards, or by `gold`"),
         ({"objective": {"kind": "grpo", "rewards": [REGEX, REGEX]}}, "two rewards are called 'regex'"),
     ],
