@@ -81,7 +81,8 @@ class Source(Component):
         if self.messages and (self.prompt or self.answer):
             raise ValueError("`messages` is set beside `prompt` or `answer`; keep the one that your columns hold")
         if self.prompt and not self.answer:
-            raise ValueError("`prompt` is set and `answer` is not; name the column that the model shall say")
+            what = "`prompt` is set and `answer` is not; name the column that the model shall say"
+            raise ValueError(f"{what}, or the prompt's again where rows are only asked (rewards, `constitution`)")
         return self
 
     @abstractmethod
