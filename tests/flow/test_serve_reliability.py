@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import signal
 import socket
@@ -17,12 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import openai
 import pytest
 
+from fine_tuning import as_lines, chats
 from luthier.cli.app import run_command
 from luthier.traffic.read import feedback, traces
 from tests.conftest import Postgres
-from tests.workshop import small_recipe
+from tests.workshop import small_recipe, tiny_model
 
 ALIAS = "support@prod"
 ASKED: dict[str, Any] = {
@@ -59,9 +63,9 @@ def traffic(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 
 @contextmanager
-def server() -> Iterator[tuple[subprocess.Popen[str], str]]:
+def server(*words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`luthier serve` in a process of its own, and where it is."""
-    command = [sys.executable, "-m", "luthier", "serve", "--port", "0", "--json"]
+    command = [sys.executable, "-m", "luthier", "serve", *words, "--port", "0", "--json"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         assert process.stdout is not None
@@ -141,24 +145,69 @@ def _release(of: str) -> None:
     assert run_command(["release", ALIAS, of]) == 0
 
 
+def say(figure: str, **told: Any) -> None:
+    """What `benchmarks/reliability.py` keeps of a run."""
+    sys.stdout.write(json.dumps({"figure": figure, **told}) + "\n")
+
+
+def say_all_there(figure: str, load: Load, **more: Any) -> None:
+    say(figure, **more, answers=len(load.answered), opinions=len(load.said), refused=len(load.refused), lost=0)
+
+
+def client_of(url: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=url, api_key="none", max_retries=5, timeout=60)
+
+
+def begun_job(url: str) -> str:
+    """A job of many small steps, which all the servers work at."""
+    with client_of(url) as client:
+        rows = client.files.create(file=("rows.jsonl", as_lines(chats(60))), purpose="fine-tune").id
+        more: Any = {"n_epochs": 50, "batch_size": 1}
+        return client.fine_tuning.jobs.create(model="tuned", training_file=rows, hyperparameters=more).id
+
+
+def steps_of(url: str, job: str) -> list[int]:
+    """The steps of a job that has ended well."""
+    with client_of(url) as client:
+        eventually(lambda: client.fine_tuning.jobs.retrieve(job).status not in ("queued", "running"), 900)
+        done = client.fine_tuning.jobs.retrieve(job)
+        assert done.status == "succeeded", [one.message for one in client.fine_tuning.jobs.list_events(job)]
+        rows = csv.DictReader(io.StringIO(client.files.content(done.result_files[0]).text))
+        return [int(row["step"]) for row in rows]
+
+
 @pytest.mark.parametrize("kills", [1, pytest.param(50, marks=pytest.mark.slow)])
 @pytest.mark.timeout(3600)
 def test_a_server_that_is_killed_under_load_loses_nothing(made: Path, traffic: Path, kills: int) -> None:
     _release(":tune")
-    answered, said = set[str](), set[str]()
+    tiny_model(made / "tiny-model")
+    words = ("--tune", "tuned=./tiny-model") if kills > 1 else ()
+    whole, job = Load(""), ""
     for kill in range(kills):
-        with server() as (process, url):
+        with server(*words) as (process, url):
+            job = job or (begun_job(url) if kills > 1 else "")
             load = Load(url)
             with load.running():
                 eventually(lambda load=load: len(load.answered) >= 6)  # type: ignore[misc]  # bound at once
                 time.sleep(0.013 * (kill % 20))
                 process.send_signal(signal.SIGKILL)
         assert load.refused == []
-        answered |= set(load.answered)
-        said |= set(load.said)
-        with closing(sqlite3.connect(made / ".luthier" / "ledger.db")) as ledger:
-            assert ledger.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-    all_there(traffic, answered, said)
+        whole.answered += load.answered
+        whole.said += load.said
+        check_ledger(made)
+    all_there(traffic, set(whole.answered), set(whole.said))
+    say_all_there("killed_under_load", whole, kills=kills)
+    if kills > 1:
+        with server(*words) as (_, url):
+            assert steps_of(url, job) == list(range(1, 3001)), "each step once"
+        say("job_goes_on", kills=kills, steps=3000, missing=0, doubled=0)
+
+
+def check_ledger(folder: Path) -> None:
+    """No page of the ledger is half written, and no row names another that is not there."""
+    with closing(sqlite3.connect(folder / ".luthier" / "ledger.db")) as ledger:
+        assert ledger.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert ledger.execute("PRAGMA foreign_key_check").fetchall() == []
 
 
 @pytest.mark.parametrize("seconds", [3, pytest.param(60, marks=pytest.mark.slow)])
@@ -181,6 +230,7 @@ def test_while_postgresql_is_away_requests_are_answered_and_kept(
         assert len(load.answered) > before
     assert load.refused == []
     all_there(traffic, set(load.answered), set(load.said))
+    say_all_there("postgresql_away", load, seconds=seconds)
 
 
 @pytest.mark.parametrize("seconds", [3, pytest.param(60, marks=pytest.mark.slow)])
@@ -199,6 +249,7 @@ def test_while_sqlite_is_locked_requests_are_answered_and_kept(made: Path, traff
         eventually(lambda: len({one.release for one in traces(traffic)}) == 2)
     assert load.refused == []
     all_there(traffic, set(load.answered), set(load.said))
+    say_all_there("sqlite_locked", load, seconds=seconds)
 
 
 def resident_kb(process: int) -> int:
@@ -239,6 +290,7 @@ def test_sixty_four_clients_that_read_slowly_harm_nobody(traffic: Path) -> None:
         eventually(lambda: _asked(url) == 200)
         for line in lines:
             line.close()
+        say("slow_clients_take", clients=64, value=grown // 1024, unit="MiB")
         assert grown < 300_000, f"{grown / 1024:.0f} MiB more"
 
 

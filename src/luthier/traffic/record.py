@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic_core import to_jsonable_python
 
 from luthier.text.messages import Message
 
@@ -57,6 +59,28 @@ class Trace(_Record):
     """Sampling and limits as they were asked for."""
     meta: dict[str, str] = {}
     """What the application said of the request (OpenAI's `metadata`)."""
+
+
+def said(trace: Mapping[str, Any]) -> dict[str, Any]:
+    """A trace in JSON without what it would say by itself."""
+    found = _without(_TRACE, trace)
+    if "messages" in found:
+        found["messages"] = [_without(_MESSAGE, one) for one in found["messages"]]
+    if "answer" in found:
+        found["answer"] = _without(_MESSAGE, found["answer"])
+    return found
+
+
+def _without(defaults: Mapping[str, Any], value: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: one for name, one in value.items() if name not in defaults or one != defaults[name]}
+
+
+def _defaults(kind: type[BaseModel]) -> dict[str, Any]:
+    fields = kind.model_fields.items()
+    return {name: to_jsonable_python(field.default) for name, field in fields if not field.is_required()}
+
+
+_TRACE, _MESSAGE = _defaults(Trace), _defaults(Message)
 
 
 class Feedback(_Record):

@@ -1,8 +1,8 @@
-"""The process that writes traffic to the disk: it reads records from a pipe, redacts them, and tells what it has.
+"""The process that writes traffic to the disk: it takes records from shared memory, redacts them, and lets them go.
 
 It runs apart from the server, so that looking for personal data costs no request anything, and so that what the server
-handed over is written also when the server is killed. Its standard input carries JSON lines that are numbered; on its
-standard output it answers with the number of the last one that is safe.
+handed over is written also when the server is killed. Where a record ends in that memory is the number of its line.
+Its standard input carries nothing: its end says that no more records come.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,17 @@ from luthier.core.errors import LuthierError
 from luthier.traffic.compact import tidy
 from luthier.traffic.lines import dumps, loads
 from luthier.traffic.place import Keeping
+from luthier.traffic.record import said
 from luthier.traffic.redact import Redactor
+from luthier.traffic.ring_buffer import Placed, RingBuffer
 from luthier.traffic.spool import Segment
 
-_PIECE = 1 << 20
 _TICK_S = 1.0
 _SOMEBODYS_WORDS = frozenset(
     ("messages", "answer", "error", "user", "meta", "parameters", "by", "correction", "comment")
 )
 _PAUSE_S = 0.05
-"""Between two reads: whoever sends then wakes nobody up, and several records are looked through at once."""
+"""Between two looks: whoever records wakes nobody up, and several records are looked through at once."""
 
 
 class Writer:
@@ -47,37 +48,34 @@ class Writer:
         self._synced = time.monotonic()
         self._said = ""
 
-    def serve(self, source: int, told: int) -> None:
-        """Write whatever comes, until nobody can send any more."""
-        os.set_blocking(told, False)
+    def serve(self, source: int, ring: RingBuffer) -> None:
+        """Write whatever comes, until nobody can put in any more."""
         self._tidy()
-        rest = b""
-        while True:
-            if select.select([source], [], [], _TICK_S)[0]:
-                piece = os.read(source, _PIECE)
-                if not piece:
-                    break
-                *lines, rest = (rest + piece).split(b"\n")
-                if lines:
-                    self._keep(lines, told)
-                if len(piece) < _PIECE // 2:
-                    time.sleep(_PAUSE_S)
+        over = False
+        while not over:
+            over = bool(select.select([source], [], [], _PAUSE_S)[0])
+            while taken := ring.take():
+                self._keep(taken)
+                ring.let_go(taken[-1].end)
+                self._tend()
             self._tend()
         self._end()
 
-    def _keep(self, lines: Sequence[bytes], told: int) -> None:
-        """Redact and append; what came before (from a writer that died) is left out."""
+    def _keep(self, taken: Sequence[Placed]) -> None:
+        """Redact and append; what a writer that died has written is left out."""
         made = bytearray()
-        for line in lines:
-            value = loads(line)
-            if value["n"] > self._last:
-                self._last = value["n"]
-                value = {name: self._redacted(inner) if name != "n" else inner for name, inner in value.items()}
-                made += dumps(value) + b"\n"
+        for end, line in taken:
+            if end > self._last:
+                self._last = end
+                made += dumps({"n": end, **self._made(loads(line))}) + b"\n"
         if made:
             self._append(bytes(made))
-        with contextlib.suppress(BlockingIOError, BrokenPipeError):  # the next number says this one, too
-            os.write(told, b"%d\n" % self._last)
+
+    def _made(self, value: Mapping[str, Any]) -> dict[str, Any]:
+        """The record as it is kept: nothing of a trace that every trace says by itself, and no personal data."""
+        if "trace" in value:
+            return {"trace": self._redacted(said(value["trace"]))}
+        return {"feedback": self._redacted(value["feedback"])}
 
     def _redacted(self, record: dict[str, Any]) -> dict[str, Any]:
         """A record without personal data; one that cannot be looked through keeps nothing that anybody wrote."""
@@ -140,13 +138,13 @@ class Writer:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """`FOLDER STREAM KEEPING`, the last as JSON."""
-    folder, stream, keeping = arguments
+    """`FOLDER STREAM RING KEEPING`: the ring as an open file, the last as JSON."""
+    folder, stream, ring, keeping = arguments
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends when its server does
     if hasattr(os, "SCHED_BATCH"):
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    Writer(Path(folder), stream, Keeping.model_validate_json(keeping)).serve(0, 1)
+    Writer(Path(folder), stream, Keeping.model_validate_json(keeping)).serve(0, RingBuffer(int(ring)))
 
 
 if __name__ == "__main__":
