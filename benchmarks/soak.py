@@ -3,7 +3,7 @@
     python benchmarks/soak.py [--seconds 600] [MODEL]
 
 Starts `luthier serve MODEL` and asks it in every way at once: whole answers, streams, streams that are left in the
-middle, bodies that make no sense, feedback. The slope is fitted over the last two thirds, when
+middle, bodies that make no sense, feedback. The slope is fitted over the last half, when
 all is warm: keys and values have a room that fills up once, and it is made small here so that it is full by then. A
 connection that the server closed while it was idle is opened anew, once.
 """
@@ -49,14 +49,14 @@ class Soaked:
 
     @property
     def slope_kb(self) -> float:
-        """KiB a second that memory grows by, over the last two thirds."""
-        rest = self.looks[len(self.looks) // 3 :]
+        """KiB a second that memory grows by, over the last half."""
+        rest = self.looks[len(self.looks) // 2 :]
         return float(np.polyfit([one.at for one in rest], [one.resident_kb for one in rest], 1)[0])
 
     @property
     def files_more(self) -> int:
-        """Files that are open at the end beyond those at a third of the time."""
-        return self.looks[-1].files - self.looks[len(self.looks) // 3].files
+        """Files that are open at the end beyond those at half of the time."""
+        return self.looks[-1].files - self.looks[len(self.looks) // 2].files
 
 
 @dataclass
