@@ -54,7 +54,7 @@ class Served:
     listening: Listening
     gateway: Gateway
     heard: Heard
-    ledger: Path
+    ledger: Path | str
     loop: asyncio.AbstractEventLoop
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
@@ -84,7 +84,7 @@ class Served:
 @contextmanager
 def serving(
     models: Mapping[str, Answering | Callable[[], Answering]],
-    ledger: Path,
+    ledger: Path | str,
     *,
     resolver: Resolver | None = None,
     deadline_s: float = 60.0,

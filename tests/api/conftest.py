@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -42,10 +44,17 @@ class Open:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Open]:
     """The door."""
     folder = tmp_path_factory.mktemp("door")
-    with Ledger(folder / "ledger.db") as ledger:
+    with opened(folder / "ledger.db", folder) as found:
+        yield found
+
+
+@contextmanager
+def opened(where: Path | str, folder: Path) -> Iterator[Open]:
+    """The door over a ledger."""
+    with Ledger(where) as ledger:
         keys = {who: add_key(ledger, who, ("tune",)) for who in ("anna", "ben")}
         keys["reader"] = add_key(ledger, "reader", ("infer",))
         keys["root"] = add_key(ledger, "root", ("admin",))
         desk = Desk(ledger, Store(folder), {"base": Tunable("base", "tiny-model")})
-        with serving({}, folder / "ledger.db", beside=doors(desk)) as served:
+        with serving({}, where, beside=doors(desk)) as served:
             yield Open(served, desk, keys)

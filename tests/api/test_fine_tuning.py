@@ -204,16 +204,25 @@ def test_a_killed_run_goes_on_and_one_that_always_dies_fails(running: Running, f
     assert ended(client, job).status == "succeeded"
     assert any("goes on from its last checkpoint" in one for one in messages(client, job))
     again = long_job(client)
+    killed = {""}
     for _ in range(4):
-        until(lambda: bool(process := process_of(folder, again)) and not is_gone(process))
+        until(lambda: (process := process_of(folder, again)) not in killed and not is_gone(process))
+        killed.add(process_of(folder, again))
         os.killpg(int(process_of(folder, again).split("|")[3]), signal.SIGKILL)
     failed = ended(client, again)
     assert (failed.status, failed.error.code) == ("failed", "killed")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_jobs_survive_their_server(folder: Path, tmp_path: Path, how: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("how", "database"),
+    [(signal.SIGTERM, "sqlite"), (signal.SIGKILL, "sqlite"), (signal.SIGKILL, "postgresql")],
+    indirect=["database"],
+)
+def test_jobs_survive_their_server(
+    folder: Path, tmp_path: Path, how: signal.Signals, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUTHIER_LEDGER", database)
     tiny_model(tmp_path / "tiny-model")
     words = ("--tune", f"{NAME}=./tiny-model", "--no-traces")
     with command(tmp_path, *words) as running:

@@ -344,7 +344,8 @@ def _names(monkeypatch: pytest.MonkeyPatch, known: dict[str, list[str]]) -> list
 
 PUBLIC = "8.8.8.8 2606:4700::1111"
 INSIDE = """127.0.0.1 10.1.2.3 172.16.0.1 192.168.1.1 169.254.169.254 100.64.0.1 0.0.0.0 224.0.0.1 255.255.255.255
-::1 :: fe80::1%eth0 fc00::1 ff02::1 ::ffff:10.0.0.1 64:ff9b::7f00:1 2002:7f00:1:: nonsense"""
+::1 :: fe80::1%eth0 fc00::1 ff02::1 ::ffff:10.0.0.1 64:ff9b::7f00:1 2002:7f00:1:: ::127.0.0.1
+192.0.0.192 nonsense"""
 
 
 @pytest.mark.parametrize(

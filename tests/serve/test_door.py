@@ -120,10 +120,10 @@ def test_keys_hold_while_the_database_is_away(guarded: tuple[Served, Ledger]) ->
     served, ledger = guarded
     key = add_key(ledger, "bot")
     eventually(lambda: served.get("/v1/models", headers={"Authorization": f"Bearer {key}"}).status_code == 200)
-    away = served.ledger.with_suffix(".away")
-    for name in served.ledger.parent.glob("ledger.db*"):
-        name.rename(name.parent / name.name.replace("ledger.db", away.name))
-    served.ledger.mkdir()
+    place = Path(served.ledger)
+    for name in place.parent.glob("ledger.db*"):
+        name.rename(name.parent / name.name.replace("ledger.db", "ledger.away"))
+    place.mkdir()
     time.sleep(2.2)
     assert served.get("/v1/models", headers={"Authorization": f"Bearer {key}"}).status_code == 200
     assert served.get("/v1/models").status_code == 401

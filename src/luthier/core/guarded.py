@@ -15,8 +15,10 @@ from typing import Any
 
 import httpcore
 
-_WRAPPED = (ip_network("64:ff9b::/96"), ip_network("64:ff9b:1::/48"))
-"""IPv6 addresses whose last 32 bits are an IPv4 address (RFC 6052, RFC 8215)."""
+_WRAPPED = (ip_network("64:ff9b::/96"), ip_network("64:ff9b:1::/48"), ip_network("::/96"))
+"""IPv6 addresses whose last 32 bits are an IPv4 address (RFC 6052, RFC 8215, RFC 4291)."""
+_ASSIGNED = ip_network("192.0.0.0/24")
+"""For protocols alone (RFC 6890), and where a cloud keeps its machines' secrets; not every Python knows all of it."""
 
 
 class Refused(Exception):
@@ -30,9 +32,7 @@ def is_public(address: str) -> bool:
     except ValueError:
         return False
     inner = _inner(found)
-    return (
-        found.is_global and not found.is_multicast and (inner is None or (inner.is_global and not inner.is_multicast))
-    )
+    return all(one.is_global and not one.is_multicast and one not in _ASSIGNED for one in (found, inner or found))
 
 
 def _inner(found: IPv4Address | IPv6Address) -> IPv4Address | None:
