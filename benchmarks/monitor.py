@@ -176,6 +176,33 @@ def _peer() -> tuple[Callable[[Trace], object], Callable[[], None]]:
     return span, provider.shutdown
 
 
+def ending(*, quick: bool) -> Iterator[Figure]:
+    """All that the gateway does when a request is over: its trace is made, counted for Prometheus, and recorded."""
+    from luthier.serve.case import Case
+    from luthier.serve.metering import Meter
+    from luthier.serve.query import Usage, Whole
+
+    folder, meter, times = Path(tempfile.mkdtemp()), Meter(lambda: ()), list[tuple[float, float]]()
+
+    def tell(trace: Trace) -> None:
+        meter.count(trace, known=True)
+        recorder.record(trace)
+
+    with Recorder(folder) as recorder:
+        for number in range(2_000 if quick else 10_000):
+            told = request(number)
+            case = Case("chatcmpl", "chat", tell, None)
+            case.model, case.release, case.messages, case.user = told.model, told.release, told.messages, told.user
+            answer, usage = Whole(text=_SAID, finish="stop"), Usage(prompt_tokens=120, completion_tokens=24)
+            times.append(_timed(lambda _: case.done(answer, usage), told))  # noqa: B023  # called at once
+            time.sleep(0.001)
+    shutil.rmtree(folder)
+    for kind, place in (("wall", 0), ("cpu", 1)):
+        found = sorted(one[place] * 1e6 for one in times)
+        median = round(statistics.median(found), 1)
+        yield {"figure": f"ending_p99_{kind}", "value": round(_p99(found), 1), "median": median, "unit": "us"}
+
+
 def keeping(*, quick: bool) -> Iterator[Figure]:
     """As many requests as the writer takes, each with words of its own: memory, disk, and the bound on the disk."""
     count, most = (20_000, 1 << 20) if quick else (100_000, 4 << 20)
@@ -322,7 +349,12 @@ def query(folder: Path) -> None:
     print(json.dumps({"seconds": seconds, "peak_bytes": peak, "requests": found["requests"].sum()}))
 
 
-FIGURES: dict[str, Callable[..., Iterator[Figure]]] = {"recording": recording, "keeping": keeping, "week": week}
+FIGURES: dict[str, Callable[..., Iterator[Figure]]] = {
+    "recording": recording,
+    "ending": ending,
+    "keeping": keeping,
+    "week": week,
+}
 
 
 if __name__ == "__main__":

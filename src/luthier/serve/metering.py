@@ -22,6 +22,17 @@ class Load(NamedTuple):
     running: int
 
 
+class _Series(NamedTuple):
+    """What requests of one kind are counted in: looking for it takes longer than counting."""
+
+    requests: Counter
+    seconds: Histogram
+    first: Histogram
+    prompt: Counter
+    cached: Counter
+    completion: Counter
+
+
 class Meter:
     """Counts finished requests. A name that is not served counts as `unknown`, so that nobody can invent series."""
 
@@ -36,17 +47,24 @@ class Meter:
         )
         self._tokens = Counter("luthier_tokens", "Tokens.", ["model", "kind"], **shared)
         self._registry.register(_Loads(loads))
+        self._found: dict[tuple[str, str, str, int], _Series] = {}
 
     def count(self, trace: Trace, *, known: bool) -> None:
         """Count a request that is over."""
-        model = trace.model if known else "unknown"
-        self._requests.labels(model, trace.asked, trace.arm, str(trace.status)).inc()
-        self._seconds.labels(model, trace.asked).observe(trace.latency_s)
+        key = (trace.model if known else "unknown", trace.asked, trace.arm, trace.status)
+        found = self._found.get(key) or self._found.setdefault(key, self._series(*key))
+        found.requests.inc()
+        found.seconds.observe(trace.latency_s)
         if trace.first_token_s is not None:
-            self._first.labels(model, trace.asked).observe(trace.first_token_s)
-        counts = {"prompt": trace.prompt_tokens, "cached": trace.cached_tokens, "completion": trace.completion_tokens}
-        for kind, number in counts.items():
-            self._tokens.labels(model, kind).inc(number)
+            found.first.observe(trace.first_token_s)
+        found.prompt.inc(trace.prompt_tokens)
+        found.cached.inc(trace.cached_tokens)
+        found.completion.inc(trace.completion_tokens)
+
+    def _series(self, model: str, asked: str, arm: str, status: int) -> _Series:
+        tokens = [self._tokens.labels(model, kind) for kind in ("prompt", "cached", "completion")]
+        times = (self._seconds.labels(model, asked), self._first.labels(model, asked))
+        return _Series(self._requests.labels(model, asked, arm, str(status)), *times, *tokens)
 
     def page(self) -> bytes:
         """Everything, in Prometheus' text format."""
