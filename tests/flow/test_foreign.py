@@ -80,7 +80,7 @@ LEFT = {
     },
     "llamafactory": {
         "dataset: identity": "one source", "lr_scheduler_type: polynomial": "no such schedule",
-        "optim: lion_32bit": "no such optimizer", "template: qwen": "the model's own", "galore_dreams: 3": "unknown",
+        "optim: lion_32bit": "no such optimizer", "template: qwen": "the model's own", "sweet_dreams: 3": "unknown",
     },
 }  # fmt: skip
 
@@ -240,3 +240,83 @@ def test_other_wishes_are_met(place: Path, change: dict[str, Any], path: str, va
     recipe = yaml.safe_load((place / "mine" / "recipe.yaml").read_text(encoding="utf-8"))
     assert _at(recipe if path.startswith("model") else recipe["steps"], path) == value
     Recipe.load(place / "mine")
+
+
+HANDBOOK: dict[str, Any] = {
+    "model_name_or_path": "org/model", "torch_dtype": "bfloat16", "attn_implementation": "sdpa", "max_seq_length": 64,
+    "chat_template": "{{ messages }}", "wandb_entity": "us", "system_prompt": "Be brief.", "warmup_ratio": 0.1,
+}  # fmt: skip
+"""What recipes of the alignment handbook and of open-r1 add to TRL's options."""
+
+
+@pytest.mark.parametrize(
+    ("data", "path", "held", "left"),
+    [
+        ({"dataset_mixer": {"org/a": 1.0, "org/b": 0.5}}, "data/org--a.jsonl", 0, ["datasets.1"]),
+        (
+            {
+                "dataset_mixture": {
+                    "datasets": [{"id": "org/a", "split": "train", "weight": 1.0}, {"id": "org/b"}],
+                    "test_split_size": 20,
+                    "seed": 3,
+                }
+            },
+            "data/org--a.jsonl",
+            20,
+            ["datasets.0.split", "datasets.0.weight", "datasets.1", "dataset_mixture.seed"],
+        ),
+    ],
+)
+def test_recipes_of_the_handbook_are_files_of_trl(
+    place: Path, data: dict[str, Any], path: str, held: int, left: list[str]
+) -> None:
+    made = translate(HANDBOOK | data, place / "config_full.yaml", place / "mine")
+    recipe = yaml.safe_load(made.text)
+    Recipe.model_validate(recipe)
+    assert made.account.tool == "TRL"
+    assert not made.account.unknown
+    assert recipe["steps"]["data"]["source"] == {"kind": "jsonl", "path": path, "system": "Be brief."}
+    assert recipe["steps"]["data"]["split"] == {"test": held}
+    assert recipe["steps"]["tune"]["technique"] == {"kind": "full"}
+    for option in left:
+        assert any(told.startswith(f"{option}:") for told in made.account.left), option
+
+
+@pytest.mark.parametrize(
+    ("change", "warmup"),
+    [
+        ({}, 0.03),  # axolotl's own, where neither is given
+        ({"warmup_ratio": 0.0}, 0.0),
+        ({"warmup_steps": 0}, 0.0),
+        ({"warmup_steps": 0.2}, 0.2),
+    ],
+)
+def test_the_rate_rises_as_axolotl_lets_it_rise(place: Path, change: dict[str, Any], warmup: float) -> None:
+    file = place / "foreign" / "axolotl.yaml"
+    options = yaml.safe_load(file.read_text(encoding="utf-8"))
+    kept = {option: value for option, value in options.items() if not option.startswith("warmup")}
+    recipe = yaml.safe_load(translate(kept | change, file, place / "mine").text)
+    assert recipe["steps"]["tune"]["warmup"] == warmup
+
+
+def test_layers_that_a_file_leaves_to_peft_are_told(place: Path) -> None:
+    options = {"model_name_or_path": "org/model", "use_peft": True, "dataset_name": "org/rows"}
+    made = translate(options, place / "sft.yaml", place / "mine")
+    assert "targets" not in yaml.safe_load(made.text)["steps"]["tune"]["technique"]
+    assert any("lora_target_modules" in told and "PEFT" in told for told in made.account.left)
+
+
+def test_muon_of_llamafactory_is_an_optimizer(place: Path) -> None:
+    options = {"model_name_or_path": "org/model", "finetuning_type": "full", "dataset": "rows", "use_muon": True}
+    made = translate(options, place / "full.yaml", place / "mine")
+    assert yaml.safe_load(made.text)["steps"]["tune"]["optimizer"]["kind"] == "muon"
+
+
+@pytest.mark.parametrize("told", ["org/texts", [{"path": "org/texts", "text_column": "story", "type": "pretrain"}]])
+def test_texts_to_go_on_with_are_a_data_set_of_axolotl(place: Path, told: Any) -> None:
+    options = {"base_model": "org/model", "micro_batch_size": 1, "pretraining_dataset": told, "pretrain_multipack": 1}
+    made = translate(options, place / "pretrain.yaml", place / "mine")
+    source = yaml.safe_load(made.text)["steps"]["data"]["source"]
+    answer = "text" if isinstance(told, str) else "story"
+    assert source == {"kind": "jsonl", "path": "data/org--texts.jsonl", "answer": answer}
+    assert not made.account.unknown

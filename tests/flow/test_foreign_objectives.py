@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from luthier.core.errors import InputError
+from luthier.data.source import Source
 from luthier.flow.foreign.trainers import trainer_of
 from luthier.flow.foreign.translate import translate
 from luthier.flow.recipe import Recipe
@@ -189,6 +190,19 @@ def test_objectives_of_axolotl(place: Path, options: dict[str, Any], wanted: dic
     assert step["objective"] == wanted
     assert yaml.safe_load(text)["steps"]["data"]["source"]["answer"] == "chosen"
     assert step["rows_per_step"] == (2 if wanted["kind"] == "grpo" else 8)
+
+
+def test_turns_that_two_answers_follow_are_read_as_such(place: Path) -> None:
+    told = {
+        "path": "data/turns.jsonl", "type": "chat_template.default", "field_messages": "conversations",
+        "field_chosen": "chosen", "field_rejected": "rejected",
+    }  # fmt: skip
+    _, text = made(place, AXOLOTL | {"datasets": [told], "rl": "dpo"})
+    told = yaml.safe_load(text)["steps"]["data"]["source"]
+    (_, mapped), *_ = Source.parse(told).glance(place / "mine")
+    (_, recognised), *_ = Source.parse({"kind": told["kind"], "path": told["path"]}).glance(place / "mine")
+    assert [turn.content for turn in mapped.messages] == ["Ask 0?", "Good 0"]
+    assert (mapped.messages, mapped.meta) == (recognised.messages, recognised.meta)
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from torch import Tensor
@@ -166,3 +169,14 @@ def gradients(model: Any, loss: Tensor) -> dict[str, Tensor]:
     model.zero_grad()
     loss.backward()
     return {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
+
+
+@contextmanager
+def by_flex() -> Iterator[None]:
+    """Read packs by FlexAttention as torch defines it, forward and back, on a CPU: the definition that what a GPU
+    compiles is held to. Torch refuses the way back there, since nothing compiled goes it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch.nn.attention.flex_attention._validate_device", lambda *_: None)
+        patch.setattr("torch.nn.attention.flex_attention._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
+        patch.setattr("luthier.models.attention.choice.candidates", lambda *_: ("flex",))
+        yield

@@ -19,7 +19,7 @@ from luthier.core.errors import ModelError
 from luthier.models.logprobs import logprobs, reading
 from luthier.models.lora_product import one_product, own_forward
 from luthier.models.pack import Pack, Row, pack, packs
-from models.architectures import OTHER_HEAD, PACKED, PADDED, Double, adapted, alone, forest, gradients, tiny
+from models.architectures import OTHER_HEAD, PACKED, PADDED, Double, adapted, alone, by_flex, forest, gradients, tiny
 
 ROWS = forest()
 ONE = pack(ROWS, 4)
@@ -106,6 +106,16 @@ def test_adapters(name: str, quick: bool, cases: Callable[[str], Case]) -> None:
     for _ in range(2):  # the first pass watches who reads what
         assert_same(read(case.adapted, lambda m: logprobs(m, ONE, quick=quick)), case.lora)
     own_forward(case.adapted)
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral-window", "gemma2", "deepseek-v3", "gpt-oss"])
+def test_the_attention_of_a_gpu(name: str, cases: Callable[[str], Case]) -> None:
+    """FlexAttention, by torch's own definition of it: windows, caps and sinks too."""
+    case = cases(name)
+    assert reading(case.model).packed
+    with by_flex():
+        assert_same(read(case.model, lambda m: logprobs(m, ONE)), case.full)
+        assert_same(read(case.adapted, lambda m: logprobs(m, ONE)), case.lora)
 
 
 @pytest.mark.parametrize("name", PADDED)

@@ -18,6 +18,7 @@ from luthier.models.attention.flex import subtree_ends
 from luthier.models.attention.plain import Manner, plain_attention
 from luthier.models.attention.plan import Plan
 from luthier.models.pack import Row, pack, rounded
+from models.architectures import by_flex
 
 TREES = st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=20), min_size=1, max_size=8)
 BARE = Manner(0.3)
@@ -34,7 +35,6 @@ def states(plan: Plan, dtype: torch.dtype = torch.float64, device: str = "cpu") 
     return [torch.randn(shape, generator=draw, dtype=dtype).to(device) for shape in shapes]
 
 
-@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
 @settings(max_examples=15, deadline=None)
 @given(
     TREES,
@@ -44,18 +44,13 @@ def states(plan: Plan, dtype: torch.dtype = torch.float64, device: str = "cpu") 
     st.booleans(),
     st.sampled_from([(torch.float64, 1e-12), (torch.float32, 1e-5)]),
 )
-def test_flex_equals_the_plain_path(
+def test_flex_equals_the_plain_path_forward_and_back(
     rows: list[list[int]], prefix: int, window: int | None, softcap: float | None, sinks: bool, kind: Any
 ) -> None:
     dtype, near = kind
-    plan = tree(rows, prefix)
-    given_states = states(plan, dtype)
     manner = Manner(0.3, window, softcap, torch.linspace(-1, 1, 4, dtype=dtype) if sinks else None)
-    wanted = plain_attention(*given_states, plan, manner)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("torch.nn.attention.flex_attention._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
-        found = PATHS["flex"](*given_states, plan, manner)
-    torch.testing.assert_close(found, wanted, atol=near, rtol=0)
+    with by_flex():
+        assert_same_gradients("flex", tree(rows, prefix), manner, dtype, "cpu", near)
 
 
 @settings(max_examples=15, deadline=None)
@@ -69,7 +64,9 @@ def assert_same_gradients(name: str, plan: Plan, manner: Manner, dtype: torch.dt
     results = []
     for path in (PATHS[name], plain_attention):
         leaves = [state.requires_grad_() for state in states(plan, dtype, device)]
-        out = path(*leaves, plan, manner)
+        if manner.sinks is not None:
+            leaves.append(manner.sinks.requires_grad_())
+        out = path(*leaves[:3], plan, manner)
         results.append([out, *torch.autograd.grad(out, leaves, torch.sin(torch.arange(16.0)).to(out).expand_as(out))])
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, atol=near, rtol=0)

@@ -19,6 +19,7 @@ NAMES = {
     "warmup_steps": "warmup_steps", "weight_decay": "weight_decay", "optimizer": "optimizer", "adam_beta1": "beta1",
     "adam_beta2": "beta2", "adam_epsilon": "eps", "max_grad_norm": "clip", "sequence_len": "max_tokens",
     "excess_length_strategy": "too_long", "val_set_size": "held", "seed": "seed", "bf16": "bf16",
+    "bfloat16": "bf16",
     "torch_dtype": "dtype", "early_stopping_patience": "patience", "default_system_message": "system",
     "wandb_project": "wandb", "use_tensorboard": "tensorboard", "use_mlflow": "mlflow", "rl": "method",
     "reward_model": "method", "process_reward_model": "method",
@@ -30,7 +31,7 @@ NAMES = {
 }  # fmt: skip
 DEFAULTS = {
     "epochs": 1.0, "micro_batch": 1, "accumulation": 1, "schedule": "cosine", "max_tokens": 512, "weight_decay": 0.0,
-    "clip": 1.0, "dropout": 0.0, "learn": "all", "seed": 42,
+    "clip": 1.0, "dropout": 0.0, "learn": "all", "seed": 42, "warmup": 0.03,
 }  # fmt: skip
 LEFT = {
     "sample_packing*": reasons.PACKED, "eval_sample_packing": reasons.PACKED, "pad_to_sequence_len": reasons.PACKED,
@@ -80,6 +81,20 @@ LEFT = {
     "num_labels": "a reward model has one output",
     **{f"trl.{name}": why for name, why in trainers.LEFT.items()},
     "loss_type.*": "one loss is learnt, and `sft` beside it", "trl.log_*": reasons.LOGGED,
+    "use_*kernels": reasons.MEASURED, "*_kernel": reasons.MEASURED, "use_*moe": reasons.MEASURED,
+    "experts_implementation": reasons.MEASURED, "*_attn_impl": reasons.MEASURED, "fp8*": reasons.ROUNDED,
+    "activation_offloading": reasons.MEMORY, "tiled_mlp": reasons.MEMORY, "quantize_moe_experts": reasons.QUANTISED,
+    "gptq*": reasons.QUANTISED, "model_quantization_config*": reasons.QUANTISED, "qat": reasons.ROUNDED,
+    "dp_*": reasons.ALONE, "*_parallel_*": reasons.ALONE, "use_ray": reasons.ALONE, "ray_*": reasons.ALONE,
+    "accelerator_config": reasons.ALONE, "use_swanlab": reasons.TRACKED, "swanlab_*": reasons.TRACKED,
+    "use_otel_metrics": reasons.TRACKED, "otel_*": reasons.TRACKED, "streaming*": reasons.PREPARED,
+    "processor_type": reasons.MEDIA, "max_packed_sequence_len": reasons.PACKED, "pretrain_*": reasons.PACKED,
+    "unfrozen_parameters": "all weights move under `full`; take the technique `layers`, with `names` and `last: 0`",
+    "lora_target_parameters": "adapters stand beside layers", "peft_layers_to_transform": reasons.EVERYWHERE,
+    "relora*": reasons.METHOD, "jagged_restart_*": reasons.METHOD, "lisa_*": reasons.METHOD, "peft": reasons.METHOD,
+    "use_eaft": reasons.LOSS, "eaft_*": reasons.LOSS, "use_dynamic_finetuning": reasons.LOSS,
+    "cosine_*": reasons.FALL, "eta_min": reasons.FALL, "lr_quadratic_warmup": reasons.FALL,
+    "curriculum_sampling": "write what makes a row easy into `curriculum`", "full_finetune": "no `adapter` says so",
     "dataset_exact_deduplication": "add `exact_dedup` to `ops` of the step `data`",
 }  # fmt: skip
 OF_DATA = {
@@ -120,16 +135,22 @@ def _prepared(options: dict[str, Any], name: str) -> None:
 
 
 def _dataset(options: dict[str, Any], account: Account, place: Path) -> Dataset | None:
-    """The first data set; more of them are listed."""
-    given = options.pop("datasets", None) or []
+    """The first data set, or texts to go on with (`pretraining_dataset`); more of them are listed."""
+    option = "datasets" if options.get("datasets") else "pretraining_dataset"
+    given = options.pop(option, None) or []
     found = None
-    for at, one in enumerate(given):
-        name = f"datasets.{at}"
+    for at, one in enumerate([{"path": given}] if isinstance(given, str) else given):
+        name = f"{option}.{at}"
         if at:
             account.left[f"{name}: {one}"] = "a data set has one source; put the files into one folder"
         else:
-            found = _first(dict(one), name, account)
+            found = _first(dict(one) if option == "datasets" else _texts(dict(one)), name, account)
     return found
+
+
+def _texts(told: dict[str, Any]) -> dict[str, Any]:
+    """Texts to go on with, as the layout that `datasets` calls so."""
+    return {"field": told.pop("text_column", None), **told, "type": "completion"}
 
 
 def _first(told: dict[str, Any], name: str, account: Account) -> Dataset:
@@ -166,6 +187,8 @@ def _columns(told: dict[str, Any], name: str, account: Account) -> dict[str, Any
         if told.get(option) not in EMPTY:
             account.taken[f"{name}.{option}: {told[option]}"] = f"steps.data.source.{setting}"
             found[setting] = told.pop(option)
+    if "answer" in found and "messages" in found:  # the turns that two answers follow
+        found["prompt"] = found.pop("messages")
     return found
 
 

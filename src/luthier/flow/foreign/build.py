@@ -73,7 +73,12 @@ def _technique(wishes: Wishes) -> dict[str, Any]:
         wishes.leave("targets", f"the technique {kind} has none")
     elif (targets := wishes.take("targets", f"{place}.targets")) is not None:
         found["targets"] = _targets(targets)
+    elif kind in ("lora", "qlora"):
+        wishes.account.left["lora_target_modules: (PEFT's default)"] = _ALL_LINEAR
     return found
+
+
+_ALL_LINEAR = "PEFT's usual choice, often two layers of attention; all linear layers here: name `targets` otherwise"
 
 
 def _targets(value: Any) -> str | list[str]:

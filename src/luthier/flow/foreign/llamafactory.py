@@ -68,6 +68,14 @@ LEFT = ARGUMENTS_LEFT | {
         "tokens are read from the environment"
     ), "export_*": reasons.STORED, "use_galore": "there is no such optimizer here",
     "use_badam": "there is no such optimizer here", "use_apollo": "there is no such optimizer here",
+    "use_adam_mini": "there is no such optimizer here",
+    "galore_*": "there is no such optimizer here", "badam_*": "there is no such optimizer here",
+    "apollo_*": "there is no such optimizer here", "use_dft_loss": reasons.LOSS, "use_eaft_loss": reasons.LOSS,
+    "use_asft_loss": reasons.LOSS, "asft_*": reasons.LOSS, "eaft_*": reasons.LOSS, "fp8*": reasons.ROUNDED,
+    "mixture_of_depths": reasons.METHOD, "use_v1_kernels": reasons.MEASURED, "use_kt": reasons.MEASURED,
+    "kt_*": reasons.MEASURED, "*_parallel_size": reasons.ALONE, "image_*": reasons.MEDIA, "video_*": reasons.MEDIA,
+    "audio_*": reasons.MEDIA, "freeze_vision_tower": reasons.MEDIA, "freeze_multi_modal_projector": reasons.MEDIA,
+    "freeze_language_model": reasons.MEDIA,
     "use_llama_pro": "blocks are not added to a model", "freeze_trainable_modules": "`layers` has `names`",
     "freeze_extra_modules": "`layers` has `norms`, `head` and `embeddings`", "enable_thinking": reasons.TEMPLATE,
 }  # fmt: skip
@@ -91,6 +99,8 @@ def _prepared(options: dict[str, Any], name: str) -> None:
     options["finetuning_type"] = KINDS.get(kind, kind) if kind else "lora"
     if options["finetuning_type"] == "lora" and "lora_alpha" not in options:
         options["lora_alpha"] = 2 * int(options.get("lora_rank") or RANK)
+    if options.pop("use_muon", None):
+        options["optim"] = "muon"
     if "mask_history" in options:
         options["mask_history"] = "last" if options["mask_history"] else "all"
     if "pissa_init" in options:

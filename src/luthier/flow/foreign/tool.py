@@ -55,7 +55,7 @@ class Tool:
             self._sort(option, value, found, account)
         method = str(found["method"].value) if "method" in found else "sft"
         for name, value in {**self.defaults, **self.usual.get(method, {})}.items():
-            if name not in found:
+            if name not in found and not (name == "warmup" and "warmup_steps" in found):  # one goes before the other
                 found[name] = Wish(option=_called(name, self.names), value=value, default=True)
         return Wishes(account, found), data
 

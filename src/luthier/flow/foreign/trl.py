@@ -53,7 +53,8 @@ NAMES = ARGUMENTS | {
     "load_in_8bit": "8bit", "lora_r": "r", "lora_alpha": "alpha", "lora_dropout": "dropout",
     "lora_target_modules": "targets", "use_rslora": "rslora", "use_dora": "dora", "max_length": "max_tokens",
     "max_seq_length": "max_tokens", "truncation_mode": "too_long", "dtype": "dtype", "torch_dtype": "dtype",
-    "trainer": "method", "normalise": "normalise", **trainers.NAMES,
+    "trainer": "method", "normalise": "normalise", "test_split_size": "held", "system_prompt": "system",
+    **trainers.NAMES,
 }  # fmt: skip
 DEFAULTS = {
     "learning_rate": 2e-5, "epochs": 3.0, "micro_batch": 8, "accumulation": 1, "schedule": "linear", "warmup": 0.0,
@@ -72,6 +73,11 @@ LEFT = {**ARGUMENTS_LEFT, **trainers.LEFT} | {
     "completion_only_loss": "prompts are never learnt", "assistant_only_loss": "prompts are never learnt",
     "router_aux_loss_coef": "routers are not balanced while tuning", "dataset_config": "a file is read whole",
     "dataset_train_split": "a file is read whole", "dataset_test_split": reasons.EVALUATED,
+    "dataset_split*": "a file is read whole", "dataset_configs": "a file is read whole",
+    "dataset_prompt_column": "name the columns in `source.prompt` and `source.answer`",
+    "chat_template": reasons.TEMPLATE, "wandb_*": reasons.TRACKED, "use_flash_attention_2": reasons.MEASURED,
+    "code_*": reasons.CODE, "callbacks": reasons.CODE, "benchmarks": reasons.EVALUATED,
+    "preprocessing_num_workers": reasons.PREPARED,
 }  # fmt: skip
 
 
@@ -103,12 +109,12 @@ def _dataset(options: dict[str, Any], account: Account, place: Path) -> Dataset 
     if (column := options.pop("dataset_text_field", None)) not in EMPTY and column != "text":
         account.taken[f"dataset_text_field: {column}"] = "steps.data.source.answer"
         settings["answer"] = column
-    mixture = options.pop("datasets", None) or []
+    mixture = _mixture(options, account)
     for at, one in enumerate(mixture[1:], start=1):
         account.left[f"datasets.{at}: {one}"] = "a data set has one source; put the files into one folder"
     if mixture:
         first = dict(mixture[0])
-        path = str(first.pop("path", ""))
+        path = str(first.pop("path", None) or first.pop("id", ""))
         files = first.pop("data_files", None)
         where = str(files[0] if isinstance(files, list) else files) if files else path
         account.taken[f"datasets.0: {where}"] = "steps.data.source.path"
@@ -122,9 +128,29 @@ def _dataset(options: dict[str, Any], account: Account, place: Path) -> Dataset 
     return Dataset(str(name), settings)
 
 
+def _mixture(options: dict[str, Any], account: Account) -> list[dict[str, Any]]:
+    """Several data sets: a list of TRL's, or what recipes of the alignment handbook call a mixture or a mixer."""
+    told = options.pop("dataset_mixture", None) or {}
+    if "test_split_size" in told:
+        options["test_split_size"] = told["test_split_size"]
+    for option, value in told.items():
+        if option not in ("datasets", "test_split_size"):
+            account.left[f"dataset_mixture.{option}: {value}"] = "one seed decides all"
+    mixer = options.pop("dataset_mixer", None) or {}
+    named = [{"path": name, "weight": share} for name, share in mixer.items()]
+    return options.pop("datasets", None) or told.get("datasets") or named
+
+
+_OWN = frozenset({
+    "model_name_or_path", "dataset_name", "use_peft", "lora_r", "lora_target_modules", "max_length",
+    "dataset_mixture", "dataset_mixer", "max_seq_length", "torch_dtype", "attn_implementation",
+    "max_prompt_length", "max_completion_length", "num_generations",
+})  # fmt: skip
+
+
 TRL = Tool(
     name="TRL",
-    own=frozenset({"model_name_or_path", "dataset_name", "use_peft", "lora_r", "lora_target_modules", "max_length"}),
+    own=_OWN,
     names=NAMES,
     defaults=DEFAULTS,
     usual=trainers.USUAL,

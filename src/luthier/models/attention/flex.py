@@ -34,7 +34,7 @@ def tree_attention(query: Tensor, key: Tensor, value: Tensor, plan: Plan, manner
         block_mask=_mask(plan, manner.window),
         scale=manner.scaling,
         enable_gqa=query.shape[1] != key.shape[1],
-        return_aux=AuxRequest(lse=True),
+        return_aux=AuxRequest(lse=manner.sinks is not None),
     )
     if manner.sinks is not None:  # a sink is one more key without a value: it takes its share of every sum
         out = out * torch.sigmoid(aux.lse - manner.sinks[None, :, None])[..., None].to(out.dtype)
