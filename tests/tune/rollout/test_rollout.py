@@ -60,6 +60,12 @@ def test_it_learns_what_is_rewarded_and_tells_of_it(shop: Bench) -> None:
     assert [len(line.get("samples", ())) for line in told[:4]] == [2, 0, 0, 2]
 
 
+@pytest.mark.parametrize("shown", [0, 3])
+def test_as_many_answers_are_shown_as_are_asked_for(shop: Bench, shown: int) -> None:
+    told = log(shop.tune(step({"shown": shown}, rows=8)))
+    assert len(told[0].get("samples", ())) == shown
+
+
 def test_the_speed_of_drawing_is_measured_for_later_forecasts(shop: Bench) -> None:
     asked = step(rows=8)
     measures = asked.make(shop.work(asked))
