@@ -11,6 +11,7 @@ import ast
 import json
 import sys
 import warnings
+from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,9 @@ import torch
 LENGTHS = [[3, 1, 4], [2, 4, 3]]
 REWARDS = [[1.0, 0.0, 0.5], [0.25, 1.0, 0.25]]
 LONGEST = 4
+MASKED = [0, 5]
+"""Answers that the limit cut off, where those are not learnt."""
+MASK = {"truncated": "mask"}
 GRPO: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"average": "row", "clip_high": 0.2}, {"loss_type": "grpo"}),
     ({}, {"loss_type": "dapo", "epsilon_high": 0.28}),
@@ -31,6 +35,12 @@ GRPO: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"average": "row", "clip_high": 0.2, "kl": {"coefficient": 0.3}}, {"loss_type": "grpo", "beta": 0.3, "unbias": 1}),
     ({"average": "row", "clip_high": 0.2, "kl": {"coefficient": 0.3, "unbiased": False}},
      {"loss_type": "grpo", "beta": 0.3}),
+    ({"average": "row", "clip_high": 0.2, "correct": 1.2, "kl": {"coefficient": 0.3}},
+     {"loss_type": "grpo", "beta": 0.3, "unbias": 1, "correct": 1.2}),
+    ({"average": "row", "clip_high": 0.2, "rollout": MASK}, {"loss_type": "grpo", "masked": MASKED}),
+    ({"rollout": MASK}, {"loss_type": "dapo", "epsilon_high": 0.28, "masked": MASKED}),
+    ({"average": "constant", "scale": "none", "clip_high": 0.2, "rollout": MASK},
+     {"loss_type": "dr_grpo", "scale": "none", "masked": MASKED}),
 ]  # fmt: skip
 RLOO: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {}), ({"normalise": True}, {"normalise": True}),
@@ -41,6 +51,13 @@ PPO: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"dual_clip": 1.05, "clip_high": 0.28}, {"clip_ratio_c": 1.05, "clip_ratio_high": 0.28}),
     ({"dual_clip": 3.0, "gamma": 0.9, "gae_lambda": 0.5, "kl": {"coefficient": 0.2, "estimator": "k1"}},
      {"gamma": 0.9, "lam": 0.5, "beta": 0.2}),
+    ({"dual_clip": 3.0, "correct": 1.2}, {"correct": 1.2}),
+]  # fmt: skip
+REINFORCE: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {}), ({"baseline": "group", "clip_high": 0.28}, {"clip_ratio_high": 0.28}),
+    ({"kl": {"coefficient": 0.2, "estimator": "k1"}}, {"beta": 0.2}),
+    ({"kl": {"coefficient": 0.3, "estimator": "k2", "unbiased": False}}, {"penalty": "k2"}),
+    ({"kl": {"coefficient": 0.3, "estimator": "k3", "unbiased": False}}, {"penalty": "k3"}),
 ]  # fmt: skip
 ONLINE: list[dict[str, Any]] = [{}, {"beta": 0.5}, {"form": "ipo", "beta": 0.2}]
 
@@ -49,7 +66,9 @@ def main() -> None:
     """All cases, one after another."""
     warnings.simplefilter("ignore")
     cases = [grpo(*case) for case in GRPO] + [rloo(*case) for case in RLOO]
-    cases += [ppo(*case, _verl(Path(sys.argv[1]))) for case in PPO] + [online(case) for case in ONLINE]
+    verl = _verl(Path(sys.argv[1]))
+    cases += [ppo(*case, verl) for case in PPO] + [reinforce(*case, verl) for case in REINFORCE]
+    cases += [online(case) for case in ONLINE]
     path = Path(__file__).parents[1] / "tune" / "policies.json"
     path.write_text("[\n" + ",\n".join(json.dumps(case) for case in cases) + "\n]\n", encoding="utf-8")
 
@@ -63,10 +82,11 @@ class Drawn:
         self.lengths, shape = lengths, (len(lengths), LONGEST)
         self.rewards = torch.tensor([some[:samples] for some in REWARDS], dtype=torch.float64)
         self.mask = torch.tensor([[float(at < length) for at in range(LONGEST)] for length in lengths]).double()
-        logp, old, reference, values, vpreds = (
+        logp, old, reference, values, vpreds, apart = (
             torch.tensor(chance.normal(at, by, shape)).round(decimals=4)
-            for at, by in ((-1.5, 0.2), (-1.5, 0.2), (-1.5, 0.2), (0.3, 0.3), (0.3, 0.3))
+            for at, by in ((-1.5, 0.2), (-1.5, 0.2), (-1.5, 0.2), (0.3, 0.3), (0.3, 0.3), (0.0, 0.3))
         )
+        self.written = (old + apart).round(decimals=4)
         self.logp, self.old, self.reference, self.values, self.vpreds = logp, old, reference, values, vpreds
         self.logp.requires_grad_()
         self.vpreds.requires_grad_()
@@ -124,6 +144,8 @@ def grpo(fields: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
 
     drawn, settings = Drawn(1), dict(theirs)
     scale, unbias = settings.pop("scale", "group"), bool(settings.pop("unbias", 0))
+    most, masked = settings.pop("correct", None), settings.pop("masked", [])
+    drawn.mask[masked] = 0
     advantages = drawn.rewards - drawn.rewards.mean(1, keepdim=True)
     if scale != "none":
         advantages = advantages / (
@@ -135,8 +157,17 @@ def grpo(fields: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
         "old_per_token_logps": drawn.old,
         "ref_per_token_logps": drawn.reference,
     }
+    if most is not None:
+        settings |= {"use_vllm": True, "vllm_importance_sampling_correction": True}
+        told["importance_sampling_ratio"] = _truncated(drawn, most)
     loss = _asked(GRPOTrainer, _trainer(args=args, **settings), drawn, num_items_in_batch=drawn.mask.sum(), **told)
-    return drawn.case("grpo", fields, loss, "trl 1.16")
+    more = {"written": drawn.written} if most is not None else {"masked": masked} if masked else {}
+    return drawn.case("grpo", fields, loss, "trl 1.16", **more)
+
+
+def _truncated(drawn: Drawn, most: float) -> torch.Tensor:
+    """How TRL (`token_truncate`) and verl (`rollout_is: token`) weigh tokens that another engine wrote."""
+    return torch.exp((drawn.old - drawn.written) * drawn.mask).clamp(max=most)
 
 
 def rloo(fields: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
@@ -162,16 +193,46 @@ def ppo(fields: dict[str, Any], theirs: dict[str, Any], verl: Any) -> dict[str, 
         rewards[at, length - 1] += drawn.rewards.flatten()[at]
     gamma, lam = theirs.get("gamma", 1.0), theirs.get("lam", 0.95)
     advantages, returns = verl.compute_gae_advantage_return(rewards, drawn.values, mask, gamma, lam)
-    config = _Config(
-        clip_ratio=0.2, clip_ratio_low=None, clip_ratio_high=theirs.get("clip_ratio_high"),
-        clip_ratio_c=theirs.get("clip_ratio_c", 3.0), global_batch_info={},
-    )  # fmt: skip
-    loss, _ = verl.compute_policy_loss_vanilla(drawn.old, drawn.logp, advantages, mask, config=config)
+    loss = _vanilla(verl, drawn, advantages, theirs)
     own, _ = verl.compute_value_loss(drawn.vpreds, returns, drawn.values, mask, 0.2)
     own.backward()
     more = {"values": drawn.values, "vpreds": drawn.vpreds, "returns": returns, "advantages": advantages,
             "value_gradient": drawn.vpreds.grad, "value_loss": float(own.detach())}  # fmt: skip
+    more |= {"written": drawn.written} if "correct" in theirs else {}
     return drawn.case("ppo", fields, loss, "verl 0.9.1", **more)
+
+
+def _vanilla(verl: Any, drawn: Drawn, advantages: torch.Tensor, theirs: dict[str, Any]) -> torch.Tensor:
+    """verl's clipped loss, a mean over tokens."""
+    config = _Config(
+        clip_ratio=0.2, clip_ratio_low=None, clip_ratio_high=theirs.get("clip_ratio_high"),
+        clip_ratio_c=theirs.get("clip_ratio_c", 3.0), global_batch_info={},
+    )  # fmt: skip
+    weights = _truncated(drawn, theirs["correct"]) if "correct" in theirs else None
+    loss: torch.Tensor = verl.compute_policy_loss_vanilla(
+        drawn.old, drawn.logp, advantages, drawn.mask, config=config, rollout_is_weights=weights
+    )[0]
+    return loss
+
+
+def reinforce(fields: dict[str, Any], theirs: dict[str, Any], verl: Any) -> dict[str, Any]:
+    """REINFORCE++, with and without the baseline, and the divergences of verl's loss and reward."""
+    drawn = Drawn(6)
+    mask = drawn.mask
+    rewards = -theirs.get("beta", 0.0) * verl.kl_penalty(drawn.old, drawn.reference, "k1") * mask
+    for at, length in enumerate(drawn.lengths):
+        rewards[at, length - 1] += drawn.rewards.flatten()[at]
+    if fields.get("baseline") == "group":
+        groups = [at for at, some in enumerate(LENGTHS) for _ in some]
+        advantages, _ = verl.compute_reinforce_plus_plus_baseline_outcome_advantage(rewards, mask, groups)
+    else:
+        config = SimpleNamespace(gamma=1.0)
+        advantages, _ = verl.compute_reinforce_plus_plus_outcome_advantage(rewards, mask, config=config)
+    loss = _vanilla(verl, drawn, advantages, {"clip_ratio_c": 1e9, **theirs})
+    if "penalty" in theirs:
+        apart = verl.kl_penalty(drawn.logp, drawn.reference, theirs["penalty"])
+        loss = loss + fields["kl"]["coefficient"] * verl.agg_loss(apart, mask, "token-mean")
+    return drawn.case("reinforce++", fields, loss, "verl 0.9.1", advantages=advantages)
 
 
 class _Config(SimpleNamespace):
@@ -183,8 +244,13 @@ def _verl(folder: Path) -> SimpleNamespace:
     """Functions of verl, without what their modules import."""
     of_tensors = _functions(folder / "verl/utils/torch_functional.py", (
         "masked_mean", "masked_sum", "masked_var", "masked_whiten", "clip_by_value"), {"torch": torch})  # fmt: skip
-    names = ("compute_gae_advantage_return", "compute_policy_loss_vanilla", "compute_value_loss", "agg_loss")
-    scope = {"torch": torch, "verl_F": SimpleNamespace(**of_tensors), "AlgoConfig": int, "Any": Any}
+    names = (
+        "compute_gae_advantage_return", "compute_policy_loss_vanilla", "compute_value_loss", "agg_loss", "kl_penalty",
+        "kl_penalty_forward", "compute_reinforce_plus_plus_outcome_advantage",
+        "compute_reinforce_plus_plus_baseline_outcome_advantage",
+    )  # fmt: skip
+    scope = {"torch": torch, "verl_F": SimpleNamespace(**of_tensors), "AlgoConfig": int, "Any": Any,
+             "defaultdict": defaultdict}  # fmt: skip
     return SimpleNamespace(**_functions(folder / "verl/trainer/ppo/core_algos.py", names, scope))
 
 

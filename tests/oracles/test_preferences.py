@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from luthier.tune.objectives.orpo import Orpo
 from luthier.tune.objectives.reward import Reward
 from luthier.tune.objectives.simpo import Simpo
 from luthier.tune.reading import read_rows, sums_of_rows
+from tests.oracles.freeze_preferences import cases
 from tuning import Bench, bench, pairs, thumbs
 
 pytest.importorskip("trl", reason="TRL is not installed: no comparison with its losses")
@@ -230,3 +232,14 @@ def test_a_reward_model_is_trls(shop: Bench, text: Text, tmp_path: Path, fields:
         batch["margin"] = torch.tensor([row.told["margin"][0] for row in rows[::2]])
     wanted = gone_back(model, asked(peer, batch))
     same(ours(objective, rows, model, None), wanted)
+
+
+def test_what_is_frozen_is_what_the_installed_trl_gives() -> None:
+    """`tests/tune/test_preferences.py` holds losses and gradients to the file; here TRL is held to it."""
+    frozen = json.loads((Path(__file__).parents[1] / "tune" / "preferences.json").read_text(encoding="utf-8"))
+    live = cases()
+    assert [case["objective"] for case in live] == [case["objective"] for case in frozen]
+    for now, then in zip(live, frozen, strict=True):
+        assert now["loss"] == pytest.approx(then["loss"], abs=1e-9), now["objective"]
+        for found, wanted in zip(now["gradient"], then["gradient"], strict=True):
+            assert found == pytest.approx(wanted, abs=1e-9), now["objective"]

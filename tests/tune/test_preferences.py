@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import polars
 import pytest
@@ -29,8 +29,8 @@ from luthier.tune.techniques.lora import Lora
 from tuning import Bench, bench, chat, examples, pairs, preferring, thumbs
 
 CASES = json.loads((Path(__file__).parent / "preferences.json").read_text())
-"""Log-probabilities (or rewards) of rows by two models, and the loss that TRL took of them; see
-`tests/oracles/test_preferences.py`, which asks TRL anew and compares gradients as well."""
+"""Log-probabilities (or rewards) of rows by two models, and the loss and gradient that TRL took of them: written by
+`tests/oracles/freeze_preferences.py`; `tests/oracles/test_preferences.py` asks TRL anew, and with whole models."""
 QUICK: dict[str, Any] = {
     "data": "data", "technique": Lora(r=4), "rows_per_step": 8, "learning_rate": 1e-2, "precision": "float32",
 }  # fmt: skip
@@ -47,21 +47,36 @@ def text(shop: Bench) -> Text:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: json.dumps(case["objective"]))
-def test_losses_are_those_that_trl_gave(case: dict[str, Any]) -> None:
+def test_losses_and_gradients_are_those_that_trl_gave(case: dict[str, Any]) -> None:
     objective = members(Objective)[case["objective"]["kind"]].model_validate(case["objective"])
     rows = list(_rows(case, mates=1 if case["objective"].get("form") == "apo_zero" and objective.kind == "kto" else 2))
     said = {row.key: values for row, values in zip(rows, case["logp"], strict=True)}
     rows = objective.prepared(rows, lambda some: [sum(said[row.key]) for row in some])
     made = pack(rows)
-    logp = torch.tensor([value for row in rows for value in said[row.key]], dtype=torch.float64)
+    logp = torch.tensor([value for row in rows for value in said[row.key]], dtype=torch.float64, requires_grad=True)
     loss = objective.loss(logp, made, made.told.get(REFERENCE)).total / objective.denominator(rows)
-    assert float(loss) == pytest.approx(case["loss"], abs=1e-6, rel=2e-6)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert float(loss.detach()) == pytest.approx(case["loss"], abs=1e-6)
+    wanted = [value for row in rows for value in case["gradient"][int(row.key)]]
+    assert logp.grad is not None and logp.grad.abs().max() > 1e-3
+    assert logp.grad.tolist() == pytest.approx(wanted, abs=1e-6)
+
+
+def test_every_form_of_every_preference_objective_is_frozen() -> None:
+    there = {(case["objective"]["kind"], case["objective"].get("form")) for case in CASES}
+    for kind in ("dpo", "cpo", "simpo", "orpo", "kto", "reward"):
+        form = members(Objective)[kind].model_fields.get("form")
+        forms = get_args(form.annotation) if form is not None else (None,)
+        usual = form.default if form is not None else None
+        assert {(kind, None if one == usual else one) for one in forms} <= there
 
 
 def _rows(case: dict[str, Any], mates: int) -> Sequence[Row]:
     """Rows with as many learnt tokens as there are numbers."""
     before = case.get("reference") or [None] * len(case["logp"])
-    for at, (values, was, told) in enumerate(zip(case["logp"], before, case["told"], strict=True)):
+    for at, (values, was, told) in enumerate(
+        zip(case["logp"], before, case.get("told") or [{}] * len(before), strict=True)
+    ):
         count = len(values)
         known = {name: [value] * count for name, value in told.items()} | ({REFERENCE: was} if was else {})
         yield Row([at] * (count + 1), [0.0, *[1.0] * count], str(at), mates, told=known)

@@ -72,7 +72,7 @@ class Ppo(ActorCritic):
         if judged.alike:
             return [[0.0] * len(some) for some in ahead]
         if self.whiten:
-            return whitened(ahead, here, freedom=1)
+            return whitened(ahead, here)
         return [some if is_here else [0.0] * len(some) for some, is_here in zip(ahead, here, strict=True)]
 
     def surrogate(self, logp: Tensor, old: Tensor, advantage: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:

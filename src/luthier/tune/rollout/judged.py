@@ -95,15 +95,15 @@ def even(values: Table, lengths: NDArray[np.int64]) -> list[list[float]]:
     return [[value] * int(length) for value, length in zip(flat, lengths.ravel(), strict=True)]
 
 
-def whitened(values: Sequence[Sequence[float]], here: Sequence[bool], freedom: int = 0) -> list[list[float]]:
+def whitened(values: Sequence[Sequence[float]], here: Sequence[bool]) -> list[list[float]]:
     """Values of tokens by answer, brought to mean 0 and deviation 1 over the answers that are here; 0 for others.
 
-    `freedom` is taken off the number of tokens in the variance. Where no token is left for it, values stay as they are.
+    The deviation is the sample's (as in verl). A token alone stays as it is.
     """
     tokens = np.array([value for some, is_here in zip(values, here, strict=True) if is_here for value in some])
     middle, spread = 0.0, 1.0
-    if tokens.size > freedom:
-        middle, spread = float(tokens.mean()), float(np.sqrt(tokens.var(ddof=freedom) + 1e-8))
+    if tokens.size > 1:
+        middle, spread = float(tokens.mean()), float(np.sqrt(tokens.var(ddof=1) + 1e-8))
     return [
         [(value - middle) / spread if is_here else 0.0 for value in some]
         for some, is_here in zip(values, here, strict=True)
