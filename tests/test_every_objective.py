@@ -67,6 +67,8 @@ OTHERWISE: dict[tuple[str, str], Any] = {
     ("kto", "bad"): 2.0,
     ("kto", "label"): "verdict",
     ("kto", "max_tokens"): 60,
+    ("reward", "head"): "verdict",
+    ("reward", "verdict"): {"rubric": "Is it kind?"},
     ("reward", "margin"): "worth",
     ("reward", "scale"): 2.0,
     ("reward", "ties"): "learn",
@@ -79,6 +81,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     *((kind, {}) for kind in KINDS), ("classify", {"head": "sequence"}), ("distil", {"logits": "live"}),
     *(("dpo", {"form": form}) for form in ("ipo", "hinge", "apo_zero", "apo_down")), ("kto", {"form": "apo_zero"}),
     ("dpo", {"form": "robust", "label_smoothing": 0.1, "sft": 1.0}), ("reward", {"margin": "row", "ties": "learn"}),
+    ("reward", {"head": "verdict", "margin": "row", "ties": "learn"}),
 ]  # fmt: skip
 """Each objective as it is by default, and those of its ways that take another road."""
 READS: dict[str, Callable[[int], list[Example]]] = {
@@ -230,7 +233,7 @@ def test_every_field_changes_something(kind: str, name: str, text: Text, shop: B
     beside: dict[str, dict[str, Any]] = {
         "sft.too_long": {"max_tokens": 1200}, "sft.learn": {"max_tokens": 1 << 14},
         "distil.beta": {"divergence": "skewed"}, "reward.scale": {"margin": "worth"},
-        "reward.ties": {"margin": "worth"},
+        "reward.ties": {"margin": "worth"}, "reward.verdict": {"head": "verdict"},
     }  # fmt: skip
     with_it = beside.get(f"{kind}.{name}", {})
     other = made(kind, **{**with_it, name: OTHERWISE[kind, name]})

@@ -12,6 +12,7 @@ import pytest
 from luthier.core.component import members
 from luthier.core.scorer import Desk
 from luthier.text.messages import Example, Message
+from luthier.text.verdict import Verdict
 from luthier.tune.reward import Attempt, Bench, Reward
 from tests.endpoint import Body, serving
 from tuning import chat
@@ -37,6 +38,7 @@ OTHERWISE: dict[tuple[str, str], Any] = {
     ("language", "wanted"): ("de",),
     ("toxicity", "languages"): ("de",),
     ("toxicity", "ignore"): ("shit",),
+    ("verdict", "asks"): {"rubric": "Is it kind?"},
 }
 """Another value for each field, which must change what some answer is worth."""
 ELSEWHERE = {"kind", "weight", "label", "deadline_s", "on_fault"}
@@ -61,14 +63,22 @@ def attempts(reference: str = "4") -> list[Attempt]:
     return [Attempt(chat("What is 2 + 2?", reference), *one) for one in ANSWERS]
 
 
+class Wordy:
+    """A model that likes long answers, and long questions about them."""
+
+    def __call__(self, conversations: Sequence[tuple[Message, ...]]) -> list[float]:
+        return [float(len(turns[-1].content)) for turns in conversations]
+
+    def odds(self, conversations: Sequence[tuple[Message, ...]], verdict: Verdict) -> list[float]:
+        asked = len(f"{verdict.rubric}{verdict.yes}{verdict.no}")
+        return [(length - asked) / 40 for length in self(conversations)]
+
+
 @pytest.fixture
 def place(tmp_path: Path) -> Bench:
     desk = Desk(base=tmp_path, kept=tmp_path, say=lambda text: None, model=Path)
 
-    def judge(conversations: Sequence[tuple[Message, ...]]) -> list[float]:
-        return [float(len(turns[-1].content)) for turns in conversations]
-
-    return Bench(desk=desk, model=judge)
+    return Bench(desk=desk, model=Wordy())  # type: ignore[arg-type]  # it stands in a model's place
 
 
 def made(kind: str, **fields: Any) -> Reward:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,13 @@ from luthier.eval.pairs import FIRST, SECOND, labelled, offer_of
 from luthier.eval.rows import choose
 from luthier.eval.steps.evaluate import Evaluate
 from luthier.models.load import open_model
-from luthier.text.ids import Text
+from luthier.models.reward_model import Judge, Reading
+from luthier.text.ids import Text, encoded
 from luthier.text.messages import Message
+from luthier.text.verdict import Verdict, asked
+from luthier.tune.objectives.reward import Reward
+from luthier.tune.steps.tune import Tune
+from luthier.tune.techniques.lora import Lora
 from tuning import bench, pairs, preferring
 
 QUESTION = Question(normalise="sum", max_new_tokens=8, dtype="float32", likelihood=False)
@@ -34,10 +40,6 @@ def held(store: Store) -> Artifact:
 @pytest.fixture(scope="module")
 def rewarding(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """A tiny reward model."""
-    from luthier.tune.objectives.reward import Reward
-    from luthier.tune.steps.tune import Tune
-    from luthier.tune.techniques.lora import Lora
-
     step = Tune(
         data="data", technique=Lora(r=4), objective=Reward(), rows_per_step=8, epochs=3, learning_rate=1e-2,
         precision="float32",
@@ -121,6 +123,31 @@ def test_a_reward_model_is_evaluated_beside_its_base(store: Store, held: Artifac
     assert set(metrics["models"]) == {"tuned", "base", "length"}
     assert "preference.lift" not in metrics["measures"]["tuned"]
     assert json.loads(Path(found.folder / "summary.json").read_text())["task"] == "label"
+
+
+def test_a_generative_judge_ranks_by_its_verdicts_and_so_does_its_base_under_the_same_rubric(
+    store: Store, held: Artifact, tmp_path: Path
+) -> None:
+    shop = bench(tmp_path, pairs(40))
+    judge = shop.tune(
+        Tune(data="data", technique=Lora(r=4), objective=Reward(head="verdict"), rows_per_step=8, epochs=3,
+             learning_rate=1e-2, precision="float32")
+    )  # fmt: skip
+    found = made(store, Evaluate(data="data", model="tune", dtype="float32"), {"data": held, "model": judge})
+    tuned = found.read_json("metrics.json")["models"]["tuned"]["accuracy"]
+    assert tuned["low"] <= tuned["value"] <= tuned["high"]
+    compared = found.read_json("comparisons.json")
+    assert ("tuned", "base") in {(row["a"], row["b"]) for row in compared if row["metric"] == "accuracy"}
+    task = choose(held, "test", 4, pairs=True)
+    for artifact in (judge, judge.parent("model")):
+        model = Model(artifact, replace(QUESTION, verdict=Verdict().model_dump()), Desk(), name="one", title="")
+        asks = Judge(artifact, Reading(encoded, asked), "float32")
+        for example, reply in zip(task.examples, model.answer(task.examples, task), strict=True):
+            offer = offer_of(example)
+            talks = [(*offer.prompt, Message(role="assistant", content=said)) for said in offer.answers]
+            first, second = asks.odds(talks, Verdict())
+            assert reply.scores is not None
+            assert reply.scores[FIRST] - reply.scores[SECOND] == pytest.approx(first - second, abs=1e-4)
 
 
 def test_a_reward_model_writes_nothing(store: Store, texts: Artifact, rewarding: Artifact) -> None:

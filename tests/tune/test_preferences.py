@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -13,9 +16,14 @@ import torch
 
 from luthier.core.component import members
 from luthier.core.errors import DataError, RecipeError
+from luthier.models.generate import rewards
+from luthier.models.load import open_model, outputs_of
 from luthier.models.pack import Row, pack
-from luthier.text.ids import Text
+from luthier.models.reward_model import Judge, Reading, verdict_of
+from luthier.text.ids import Text, encoded
 from luthier.text.messages import Example
+from luthier.text.preference import Pair, pair_of
+from luthier.text.verdict import Verdict, asked
 from luthier.tune.heldout import HeldOut
 from luthier.tune.objective import REFERENCE, Objective
 from luthier.tune.objectives.dpo import Dpo
@@ -23,6 +31,7 @@ from luthier.tune.objectives.kto import ALONE, EMPTY, PAIRED, UNSAID, Kto
 from luthier.tune.objectives.reward import Reward
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.pairs import NO_PAIR, SINGLE
+from luthier.tune.reading import sums_of_rows
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.full import Full
 from luthier.tune.techniques.lora import Lora
@@ -58,7 +67,8 @@ def test_losses_and_gradients_are_those_that_trl_gave(case: dict[str, Any]) -> N
     loss.backward()  # type: ignore[no-untyped-call]
     assert float(loss.detach()) == pytest.approx(case["loss"], abs=1e-6)
     wanted = [value for row in rows for value in case["gradient"][int(row.key)]]
-    assert logp.grad is not None and logp.grad.abs().max() > 1e-3
+    assert logp.grad is not None
+    assert logp.grad.abs().max() > 1e-3
     assert logp.grad.tolist() == pytest.approx(wanted, abs=1e-6)
 
 
@@ -217,14 +227,65 @@ def test_a_reward_model_opens_in_plain_transformers_and_peft(shop: Bench, text: 
     assert len(set(ours)) == len(ours)
 
 
+@pytest.mark.slow
+def test_a_reward_model_needs_nothing_of_ours(shop: Bench, text: Text) -> None:
+    """A process that has transformers and PEFT alone reads the same numbers."""
+    made = shop.tune(Tune(**QUICK, objective=Reward(), epochs=2))
+    ids = [list(row.ids[:-1]) for lesson in Reward().lessons(pairs(4), text) for row in lesson.rows]
+    ours = rewards(open_model(made, "float32"), ids)
+    told = json.dumps([str(shop.base.folder), str(made.folder / "adapter"), ids])
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", PLAIN, told], capture_output=True, text=True, check=True, env=BARE
+    )
+    assert json.loads(ran.stdout) == pytest.approx(ours, abs=1e-4)
+
+
+PLAIN = """
+import json, sys
+import torch
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification
+base, adapter, rows = json.loads(sys.argv[1])
+model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, dtype=torch.float32)
+model = PeftModel.from_pretrained(model, adapter).eval()
+with torch.no_grad():
+    print(json.dumps([float(model(torch.tensor([ids])).logits[0, 0]) for ids in rows]))
+assert not any(name.split(".")[0] == "luthier" for name in sys.modules)
+"""
+BARE = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
+def test_a_generative_judge_learns_from_pairs_and_stays_a_language_model(shop: Bench, text: Text) -> None:
+    """The log-odds of its yes are what it learnt to raise, and the reward `model` reads them."""
+    step = Tune(**QUICK, objective=Reward(head="verdict"), epochs=3)
+    made = shop.tune(step)
+    log = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
+    assert log[-1]["loss"] < log[0]["loss"]
+    assert verdict_of(made) == Verdict().model_dump()
+    assert verdict_of(shop.base) is None
+    judge = Judge(made, Reading(encoded, asked), "float32")
+    told = [pair for one in pairs(24) if isinstance(pair := pair_of(one), Pair)]
+    found = judge([(*pair.prompt, answer) for pair in told for answer in (pair.chosen, pair.rejected)])
+    assert sum(good > bad for good, bad in zip(found[::2], found[1::2], strict=True)) >= 20
+    rows = Reward(head="verdict").lessons(pairs(24), text)[0].rows
+    sums = sums_of_rows(open_model(made, "float32"), rows, 4096)
+    assert found[:2] == pytest.approx([sums[0] - sums[1], sums[2] - sums[3]], abs=1e-4)
+    assert not outputs_of(made)
+
+
+def test_what_is_asked_is_no_setting_of_a_sequence_head() -> None:
+    with pytest.raises(ValueError, match="changes nothing under a sequence head"):
+        Reward.model_validate({"kind": "reward", "verdict": {"rubric": "Is it kind?"}})
+
+
 def test_margins_and_ties_of_rewards(text: Text) -> None:
     given = pairs(3)  # margins 0, 1 and 2 in the column `row`
     dropped = Reward(margin="row", scale=0.5).lessons(given, text)
     assert [lesson.nothing for lesson in dropped] == ["a tie: its row is 0", "", ""]
     assert [lesson.rows[0].told["margin"] for lesson in dropped[1:]] == [[0.5], [1.0]]
     rows = Reward(margin="row", ties="learn").lessons(given, text)[0].rows
-    for rewards in ([1.0, -1.0], [-1.0, 1.0]):
-        loss = Reward(margin="row", ties="learn").loss(torch.tensor(rewards), pack(rows), None).total
+    for given_rewards in ([1.0, -1.0], [-1.0, 1.0]):
+        loss = Reward(margin="row", ties="learn").loss(torch.tensor(given_rewards), pack(rows), None).total
         assert float(loss) == pytest.approx(1.126928, abs=1e-5)
     with pytest.raises(DataError, match="wanted a margin of 0 or more, got -1"):
         Reward(margin="row").lessons([preferring(given[0], "delivery", row=-1)], text)

@@ -50,6 +50,8 @@ class Question:
     dtype: Literal["float32", "bfloat16", "auto"]
     likelihood: bool
     """Whether the reference's log-likelihood is wanted as well (text tasks)."""
+    verdict: dict[str, str] | None = None
+    """What a generative judge is asked about answers of which people preferred one; None for any other model."""
 
 
 class Desk:
@@ -159,7 +161,9 @@ class Model(Voice):
     def _prefer(self, examples: Sequence[Example]) -> list[Reply]:
         """Which of two answers has the higher reward, or is likelier after the prompt."""
         offers = [offer_of(example) for example in examples]
-        if self._classes == (REWARD,):
+        if self._question.verdict is not None and not self._classes:
+            found = self._verdicts(offers)
+        elif self._classes == (REWARD,):
             found = self._rewards(offers, [example.tools for example in examples])
         elif self._classes:
             what = "the model's head names classes and cannot tell which of two answers is better"
@@ -181,6 +185,16 @@ class Model(Voice):
         ]
         rows = self._text.encode_many([messages for messages, _ in asked], [on_offer for _, on_offer in asked])
         found = rewards(self._loaded.model, [row.ids for row in rows], tokens=PACK_TOKENS, kept=self._desk.beginnings)
+        return [log_shares(pair) for pair in zip(found[::2], found[1::2], strict=True)]
+
+    def _verdicts(self, offers: Sequence[Offer]) -> list[list[float]]:
+        """The same by the verdicts on two answers."""
+        from luthier.models.reward_model import odds
+        from luthier.text.verdict import asked_of
+
+        told = [(*offer.prompt, Message(role="assistant", content=said)) for offer in offers for said in offer.answers]
+        asked = asked_of(self._text, told, self._question.verdict or {})
+        found = odds(self._loaded.model, asked, tokens=PACK_TOKENS, kept=self._desk.beginnings)
         return [log_shares(pair) for pair in zip(found[::2], found[1::2], strict=True)]
 
     @cached_property

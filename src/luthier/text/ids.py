@@ -334,11 +334,12 @@ class Text:
 
 def encoded(folder: Path, conversations: Sequence[Sequence[Message]]) -> list[list[int]]:
     """Whole conversations as the ids of the model in a folder."""
-    return [row.ids for row in _text_of(folder).encode_many(conversations)]
+    return [row.ids for row in text_of(folder).encode_many(conversations)]
 
 
 @lru_cache(maxsize=2)
-def _text_of(folder: Path) -> Text:
+def text_of(folder: Path) -> Text:
+    """What makes the ids of the model in a folder; the last ones are kept."""
     return Text.load(folder)
 
 

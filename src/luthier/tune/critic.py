@@ -15,7 +15,7 @@ from torch import Tensor
 
 from luthier.core.artifact import Artifact
 from luthier.models.decoding.speaking import speaking
-from luthier.models.load import ADAPTER, is_adapter, weights_of
+from luthier.models.load import ADAPTER, is_adapter, outputs_of, weights_of
 from luthier.models.logprobs import states
 from luthier.models.pack import Pack, Row
 from luthier.models.quiet import no_peft_warning
@@ -114,8 +114,8 @@ def start_of(judge: Artifact | None, begun: Artifact, model: Any) -> tuple[Path 
     if judge is None:
         return None, "there is no reward model"
     own = weights_of(judge)
-    if not is_adapter(own):
-        return None, "the reward model is no adapter"
+    if not is_adapter(own) or not outputs_of(judge):
+        return None, f"the reward model {'judges by a verdict, not a head' if is_adapter(own) else 'is no adapter'}"
     if weights_of(own.parent("model")).digest != weights_of(begun).digest:
         return None, "the reward model stands on another model"
     if model.peft_config[model.active_adapter].init_lora_weights not in _PLAIN:

@@ -211,10 +211,11 @@ class Material:
         desk = Desk(base=self._work.base, kept=kept, say=events.warning, model=Path)
         if judged is None:
             return Bench(desk=desk)
-        from luthier.models.reward_model import open_judge
+        from luthier.models.reward_model import Judge, Reading
         from luthier.text.ids import encoded
+        from luthier.text.verdict import asked as asked_about
 
-        return Bench(desk=desk, model=open_judge(judged, encoded, self._step.precision))
+        return Bench(desk=desk, model=Judge(judged, Reading(encoded, asked_about), self._step.precision))
 
     def _trial(self, desk: Answering) -> Measuring:
         from luthier.tune.rollout.trial import Trial

@@ -108,6 +108,10 @@ class Objective(Component):
         """
         return ()
 
+    def card(self, about: About) -> dict[str, Any]:
+        """What a saved model tells of how it is to be read; nothing where it is read like any language model."""
+        return {"classes": outputs} if (outputs := self.outputs(about)) else {}
+
     def ready(self, pack: Pack, teacher: Teacher | None) -> Pack:
         """The pack with what the loss needs beside its rows."""
         return pack

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from luthier.text.messages import Example
+from luthier.text.messages import Example, Message
 from luthier.text.preference import Pair, pair_of, wanted_of
 from luthier.tune.objective import NOTHING, About, Lesson, Objective, by_lesson
 from luthier.tune.objectives.sft import TOO_LONG
@@ -48,21 +48,30 @@ class PairObjective(Objective):
         return sum(1.0 / row.mates for row in rows)
 
 
-def pair_lessons(examples: Sequence[Example], text: Text, max_tokens: int) -> list[Lesson]:
-    """For each example the rows of its preferred and of its other answer, every token of both learnt."""
+Read = tuple[Sequence[Message], tuple[dict[str, Any], ...]]
+"""A conversation and the tools that are offered in it."""
+
+
+def both_answers(example: Example, pair: Pair) -> list[Read]:
+    """The preferred answer after the prompt, and the other one."""
+    return [([*pair.prompt, answer], example.tools) for answer in (pair.chosen, pair.rejected)]
+
+
+def pair_lessons(
+    examples: Sequence[Example], text: Text, max_tokens: int, read: Callable[[Example, Pair], list[Read]] = both_answers
+) -> list[Lesson]:
+    """For each example the rows of what is read of its pair, every token of their last turns learnt."""
     found = [_pair(example) for example in examples]
     asked = [
-        ([*pair.prompt, answer], example.tools)
-        for example, pair in zip(examples, found, strict=True)
-        if not isinstance(pair, str)
-        for answer in (pair.chosen, pair.rejected)
+        [] if isinstance(pair, str) else read(example, pair) for example, pair in zip(examples, found, strict=True)
     ]
-    rows = iter(text.encode_many([messages for messages, _ in asked], [tools for _, tools in asked]))
+    flat = [one for some in asked for one in some]
+    rows = iter(text.encode_many([messages for messages, _ in flat], [tools for _, tools in flat]))
     return [
         Lesson(id=example.id, nothing=pair)
         if isinstance(pair, str)
-        else answer_lesson(example.id, [next(rows), next(rows)], max_tokens)
-        for example, pair in zip(examples, found, strict=True)
+        else answer_lesson(example.id, [next(rows) for _ in some], max_tokens)
+        for example, pair, some in zip(examples, found, asked, strict=True)
     ]
 
 

@@ -136,13 +136,15 @@ class Evaluate(Step):
         from luthier.eval.contestant import adjusted, kept, language_models, learners, plain, voices
         from luthier.eval.rows import choose
         from luthier.eval.scoring import with_columns
+        from luthier.models.reward_model import verdict_of
 
         task = self._turned(choose(work.inputs["data"], self.split, self.rows, pairs=self.pairs), work)
         metrics, baselines = self._metrics(task, work), self._baselines(task)
         seconds: dict[str, float] = {}
         data, model = work.inputs["data"], work.inputs["model"]
         artifacts = self._models(model, work.inputs.get("against"))
-        speaking = adjusted(voices(artifacts, self._question(metrics), work), work.inputs.get("thresholds"))
+        question = self._question(metrics, verdict_of(model) if task.pairs else None)
+        speaking = adjusted(voices(artifacts, question, work), work.inputs.get("thresholds"))
         learning = learners(baselines, data, model)
         known = kept(work)
         models = language_models(artifacts, speaking, task, known, work.events, seconds)
@@ -159,14 +161,15 @@ class Evaluate(Step):
         if (artifact := work.inputs.get("reward_model")) is None:
             return models
         from luthier.eval.judged import with_rewards
-        from luthier.models.reward_model import open_judge
+        from luthier.models.reward_model import Judge, Reading
         from luthier.text.ids import encoded
+        from luthier.text.verdict import asked
 
         if task.kind != "text":
             what = "a reward model judges written answers, and these rows ask for a choice"
             remedy = "set pairs: false" if task.pairs else "leave reward_model out"
             raise RecipeError(what, where=Where(field=f"steps.{work.name}.reward_model"), remedy=remedy)
-        return with_rewards(models, open_judge(artifact, encoded, self.dtype), task)
+        return with_rewards(models, Judge(artifact, Reading(encoded, asked), self.dtype), task)
 
     def foresee(self, outlook: Outlook) -> Forecast:
         """Predict from an earlier evaluation of the same kind of rows, else from the model's size."""
@@ -226,7 +229,7 @@ class Evaluate(Step):
         found |= {} if against is None else {AGAINST: against}
         return found | ({BASE: base} if base is not None and self.compare_base else {})
 
-    def _question(self, metrics: tuple[Metric, ...]) -> Question:
+    def _question(self, metrics: tuple[Metric, ...], verdict: dict[str, str] | None) -> Question:
         from luthier.eval.ask import Question
 
         return Question(
@@ -234,6 +237,7 @@ class Evaluate(Step):
             max_new_tokens=self.max_new_tokens,
             dtype=self.dtype,
             likelihood=any("logprobs" in metric.needs for metric in metrics),
+            verdict=verdict,
         )
 
     def _tasks(self, task: Task, bench: Bench) -> tuple[EvalTask, ...]:

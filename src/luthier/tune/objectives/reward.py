@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from luthier.core.errors import DataError, Where
 from luthier.models.sequence import REWARD, without_padding
 from luthier.text.messages import Example
-from luthier.text.preference import number_of
-from luthier.tune.objective import NOTHING, About, Lesson, Loss, of_rows
-from luthier.tune.pairs import PairObjective, pair_lessons, ranking, sides
+from luthier.text.preference import Pair, number_of
+from luthier.text.verdict import Verdict
+from luthier.tune.objective import NOTHING, About, Lesson, Loss, by_lesson, of_rows, row_sums
+from luthier.tune.pairs import PairObjective, Read, pair_lessons, ranking
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,11 +31,18 @@ class Reward(PairObjective):
     them, averaged over the pairs of a step (Bradley and Terry, 1952; margins: Touvron et al., 2023).
 
     The reward is read by a sequence head with one output, which begins at zero, after the last token of the
-    conversation: transformers' `AutoModelForSequenceClassification`.
+    conversation: transformers' `AutoModelForSequenceClassification`. Or it is the log-odds of the verdict that the
+    model itself gives when it is asked by a rubric (a generative judge; Zhang et al., 2024).
     """
 
     kind: Literal["reward"] = "reward"
 
+    head: Literal["sequence", "verdict"] = "sequence"
+    """What gives the number. `sequence`: a new linear layer. `verdict`: log p(yes) - log p(no) of what the model, which
+    stays a language model, would answer to `verdict.rubric`; it knows something of good answers before it has learnt
+    anything, and costs a few more tokens to read."""
+    verdict: Verdict = Verdict()
+    """What the model is asked under `head: verdict`, and the words of its answer."""
     margin: str | None = None
     """A column that says by how much the preferred answer is better; the rewards must then differ by `scale` times as
     much. A margin of 0 is a tie. None: all pairs count alike."""
@@ -45,15 +53,36 @@ class Reward(PairObjective):
     center: float = Field(default=0.0, ge=0)
     """Weight of (r + s)², which keeps rewards around zero (Eisenstein et al., 2023); 0.01 is usual, 0: none."""
 
+    @model_validator(mode="after")
+    def _asked_only_by_a_verdict(self) -> Self:
+        if self.head != "verdict" and "verdict" in self.model_fields_set:
+            raise ValueError("`verdict` changes nothing under a sequence head; set `head: verdict`, or leave it out")
+        return self
+
     def outputs(self, about: About) -> tuple[str, ...]:
-        """One output, read as it is."""
-        return (REWARD,)
+        """One output, read as it is; none where the model answers in words."""
+        return (REWARD,) if self.head == "sequence" else ()
+
+    def card(self, about: About) -> dict[str, Any]:
+        """The head's output, or what the model is asked."""
+        return super().card(about) | ({"verdict": self.verdict.model_dump()} if self.head == "verdict" else {})
 
     def lessons(self, examples: Sequence[Example], text: Text, about: About = NOTHING) -> list[Lesson]:
-        """For each example the whole conversations of its two answers, the preferred one first."""
+        """For each example the whole conversations of its two answers, the preferred one first; or, of either answer,
+        what is asked with yes and with no."""
+        if self.head == "verdict":
+            found = pair_lessons(examples, text, self.max_tokens, self._both_verdicts)
+        else:
+            found = pair_lessons(examples, text, self.max_tokens)
         pad = text.tokenizer.pad_token_id
-        found = pair_lessons(examples, text, self.max_tokens)
         return [self._scored(*one, pad) for one in zip(examples, found, strict=True)]
+
+    def _both_verdicts(self, example: Example, pair: Pair) -> list[Read]:
+        return [
+            (turns, ())
+            for answer in (pair.chosen, pair.rejected)
+            for turns in self.verdict.given([*pair.prompt, answer])
+        ]
 
     def _scored(self, example: Example, lesson: Lesson, pad: int | None) -> Lesson:
         if not lesson.rows:
@@ -61,7 +90,9 @@ class Reward(PairObjective):
         margin = self._margin(example)
         if margin == 0 and self.margin is not None and self.ties == "drop":
             return Lesson(id=example.id, nothing=TIE.format(column=self.margin))
-        return replace(lesson, rows=tuple(_whole(row, pad, margin) for row in lesson.rows))
+        rows = lesson.rows if self.head == "verdict" else [_whole(row, pad) for row in lesson.rows]
+        told = [replace(row, told={_MARGIN: [margin] * len(row.targets)}) for row in rows]
+        return replace(lesson, rows=tuple(told))
 
     def _margin(self, example: Example) -> float:
         if self.margin is None:
@@ -75,11 +106,11 @@ class Reward(PairObjective):
         return self.scale * found
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
-        """The sum over the pairs, from (rows,) rewards."""
+        """The sum over the pairs, from (rows,) rewards or the log-probabilities of verdicts."""
         from torch.nn.functional import logsigmoid
 
-        better, worse = sides(logp, pack)
-        margin = sides(of_rows(_MARGIN, pack).to(logp), pack)[0]
+        better, worse = self._rewards(logp, pack)
+        margin = by_lesson(of_rows(_MARGIN, pack).to(logp), pack, missing=0.0)[:, 0]
         losses = -logsigmoid(better - worse - margin)
         if self.ties == "learn" and self.margin is not None:
             either = -(logsigmoid(better - worse) + logsigmoid(worse - better)) / 2
@@ -89,8 +120,17 @@ class Reward(PairObjective):
             total = total + self.center * ((better + worse) ** 2).sum()
         return Loss(total, ranking(better, worse))
 
+    def _rewards(self, logp: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:
+        """(pairs,) rewards of the preferred answers and (pairs,) of the others."""
+        if self.head == "sequence":
+            rewards = by_lesson(logp, pack, missing=0.0)
+        else:
+            said = by_lesson(row_sums(logp, pack), pack, missing=0.0)  # (pairs, 4): yes, no, yes, no
+            rewards = said[:, ::2] - said[:, 1::2]
+        return rewards[:, 0], rewards[:, 1]
 
-def _whole(row: Row, pad: int | None, margin: float) -> Row:
+
+def _whole(row: Row, pad: int | None) -> Row:
     """A whole conversation, read where transformers reads it, and the number of the one output."""
     ids = without_padding(row.ids, pad)
-    return replace(row, ids=[*ids, 0], learnt=[0.0] * len(ids) + [1.0], told={_MARGIN: [margin]})
+    return replace(row, ids=[*ids, 0], learnt=[0.0] * len(ids) + [1.0])

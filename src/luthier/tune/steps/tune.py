@@ -418,7 +418,7 @@ class _Tuning:
                 "learning_rate": self._rate.value,
                 "learning_rate_why": self._rate.why,
                 "held_out": training.held_out,
-                **({"classes": outputs} if (outputs := step.objective.outputs(material.about)) else {}),
+                **step.objective.card(material.about),
             },
         )
         (folder / "log.jsonl").write_text("".join(f"{line}\n" for line in training.log), encoding="utf-8")

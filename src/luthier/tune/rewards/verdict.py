@@ -1,0 +1,34 @@
+"""What a model says when it is asked by a rubric whether an answer is good."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+from luthier.text.verdict import Verdict
+from luthier.tune.reward import Attempt, Bench, Reward
+
+
+class ByVerdict(Reward):
+    """How likely the step's `reward_model` finds yes beside no, from 0 to 1, when it is asked by a rubric.
+
+    Any language model will do, as it is: a larger one, or one that learnt to judge (`objective: {kind: reward, head:
+    verdict}`, whose own rubric the reward `model` asks by). Two tokens are read and none is written, so that it has
+    degrees where a judge behind an endpoint has few, and costs one reading.
+    """
+
+    kind: Literal["verdict"] = "verdict"
+    needs_model: ClassVar[bool] = True
+
+    asks: Verdict = Verdict()
+    """What it is asked, and the words of its answer."""
+
+    def score(self, attempts: Sequence[Attempt], bench: Bench) -> list[float]:
+        """From 0 to 1 for each answer."""
+        assert bench.model is not None, "the step opens the reward model that its rewards need"
+        return [_share(odds) for odds in bench.model.odds([attempt.whole for attempt in attempts], self.asks)]
+
+
+def _share(odds: float) -> float:
+    return 1 / (1 + math.exp(-odds)) if odds > 0 else math.exp(odds) / (1 + math.exp(odds))
