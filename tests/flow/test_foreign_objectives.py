@@ -30,6 +30,8 @@ _ROWS: dict[str, Any] = {
     },
     "marked": lambda at: {"prompt": f"Ask {at}?", "completion": f"Say {at}", "thumb": at % 2 == 0},
     "sums": lambda at: {"prompt": f"{at} + 1?", "answer": str(at + 1)},
+    "asked": lambda at: {"prompt": f"Ask {at}?"},
+    "talks": lambda at: {"prompt": [{"role": "user", "content": f"Ask {at}?"}]},
 }
 _INFO = {
     "pairs": {"file_name": "pairs.jsonl", "ranking": True, "columns": {"prompt": "prompt", "chosen": "chosen"}},
@@ -62,6 +64,25 @@ def made(place: Path, options: dict[str, Any], name: str = "file") -> tuple[dict
     Recipe.load(folder)
     step: dict[str, Any] = yaml.safe_load(text)["steps"]["tune"]
     return step, text
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("asked", {"prompt": "prompt", "answer": "prompt"}),  # what TRL calls a prompt-only data set
+        ("talks", {"messages": "prompt"}),
+        ("sums", {}),
+    ],
+)
+def test_prompts_alone_are_read_where_the_model_answers_them_itself(
+    name: str, wanted: dict[str, str], place: Path
+) -> None:
+    options = TRL | {"dataset_name": f"data/{name}.jsonl", "loss_type": "grpo", "num_generations": 4}
+    _, text = made(place, options)
+    source = yaml.safe_load(text)["steps"]["data"]["source"]
+    assert {key: source[key] for key in ("prompt", "answer", "messages") if key in source} == wanted
+    with pytest.raises(InputError, match="cannot tell which columns"):
+        made(place, TRL | {"dataset_name": "data/asked.jsonl"})  # a supervised tuning has nothing to learn from it
 
 
 @pytest.mark.parametrize(

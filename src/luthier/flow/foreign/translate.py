@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from luthier.core.errors import InputError, Where
+from luthier.core.errors import DataError, InputError, Where
 from luthier.data.intake.expect import expected
 from luthier.data.intake.recognise import endings, kind_of
 from luthier.data.source import Source
@@ -17,6 +17,7 @@ from luthier.flow.foreign.account import Account, Wishes
 from luthier.flow.foreign.axolotl import AXOLOTL
 from luthier.flow.foreign.build import tune_step
 from luthier.flow.foreign.llamafactory import LLAMAFACTORY
+from luthier.flow.foreign.objective import REINFORCE
 from luthier.flow.foreign.tool import Dataset, Tool
 from luthier.flow.foreign.trl import TRL
 
@@ -87,6 +88,8 @@ def _data(wishes: Wishes, data: Dataset | None, place: Path, folder: Path) -> tu
         raise InputError("the file names no data set", remedy="name one in it, or make a recipe from your data itself")
     local = place / data.path
     source = _source(data, local, folder)
+    if wishes.get("method") in REINFORCE and local.is_file():
+        source |= _asked_alone(source, data, place)
     for name, setting in (("system", "system"), ("first", "first")):
         if (value := wishes.take(name, f"steps.data.source.{setting}")) is not None:
             source[setting] = value
@@ -109,6 +112,17 @@ def _source(data: Dataset, local: Path, folder: Path) -> dict[str, Any]:
         kind = kind_of(local.name, local.parent) if local.is_file() else told
         return {"kind": kind, "path": _shown(local, folder), **data.settings}
     return {"kind": "jsonl", "path": f"data/{data.path.replace('/', '--')}.jsonl", **data.settings}
+
+
+def _asked_alone(source: dict[str, Any], data: Dataset, place: Path) -> dict[str, str]:
+    """How TRL's rows of prompts alone are read, to be answered by the model itself; nothing where others are seen."""
+    for more in ({}, {"messages": "prompt"}, {"prompt": "prompt", "answer": "prompt"}):
+        try:
+            Source.parse({**source, **more, "path": data.path}).glance(place)
+        except (DataError, ValueError):
+            continue
+        return more
+    return {}
 
 
 def _shown(path: Path, folder: Path) -> str:
