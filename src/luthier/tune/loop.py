@@ -122,6 +122,8 @@ class Training:
         self._kernels = kernels_of(model)
         self.held_out_s = 0.0
         """Seconds that held-out measurements took, in this process."""
+        self.stopped = ""
+        """After which step, and why, it ended before its last one."""
         self._begun = self._updater.fingerprints()
 
     @property
@@ -163,7 +165,8 @@ class Training:
                 self._rehearse(say)
             for step in range(begun, self._course.steps):
                 if why := self._over():
-                    say(f"stopped after step {step}: {why}")
+                    self.stopped = f"after step {step}: {why}"
+                    say(f"stopped {self.stopped}")
                     break
                 if step > begun and self._source.begins(step) and keeper.due(step, self._size):
                     keeper.write(self._state())

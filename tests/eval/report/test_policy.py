@@ -57,6 +57,14 @@ def test_the_page_shows_curves_and_answers_as_text() -> None:
     assert "at &lt;b&gt;3" in page
 
 
+def test_the_page_says_why_a_training_ended_early() -> None:
+    why = "after step 5: its answers are 0.7 nats a token away from where it began, and 0.5 are allowed (stop.kl)"
+    assert f"<dt>Stopped</dt><dd>{why}</dd>" in render(
+        example.facts(tunings=(tuning().model_copy(update={"stopped": why}),))
+    )
+    assert "<dt>Stopped</dt>" not in render(example.facts(tunings=(tuning(),)))
+
+
 def test_a_training_on_given_answers_is_shown_as_before() -> None:
     page = render(example.facts())
     assert "How the loss fell" in page

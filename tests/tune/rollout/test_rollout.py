@@ -161,8 +161,12 @@ def test_nothing_to_learn_anywhere_is_an_error_that_says_why(shop: Bench) -> Non
 
 
 def test_a_long_way_from_its_beginning_it_stops(shop: Bench) -> None:
-    told = log(shop.tune(step({"stop": {"kl": 1e-4}}, epochs=3)))
+    made = shop.tune(step({"stop": {"kl": 1e-4}}, epochs=3))
+    told = log(made)
     assert len(told) < 18
+    why = json.loads((made.folder / "tuned.json").read_text())["stopped"]
+    assert why.startswith(f"after step {len(told)}: its answers are")
+    assert why.endswith("(stop.kl)")
     assert told[-1]["kl"] > 1e-4
     assert any("nats a token away from where it began, and 0.0001 are allowed" in said for said in shop.said("note"))
 

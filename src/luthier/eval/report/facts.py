@@ -381,6 +381,8 @@ class TuningFacts(Fact):
     settings: dict[str, str] = {}
     """Settings of technique, objective and loop, by dotted name."""
     steps: int | None = None
+    stopped: str = ""
+    """After which step and why it ended before its last one; empty when it did not."""
     rows: int | None = None
     """Rows seen; a row seen in three epochs counts three times."""
     tokens: int | None = None

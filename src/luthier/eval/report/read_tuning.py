@@ -14,7 +14,7 @@ MOST_POINTS = 2000
 """A longer log is taken at even distances; steps with a held-out measurement are always taken."""
 MOST_TRIED = 12
 """Prompts of a search that are shown."""
-DRAWN = ("reward", "kl", "entropy", "length", "clipped", "equal_prompts", "truncated")
+DRAWN = ("reward", "kl", "entropy", "length", "clipped", "written_apart", "equal_prompts", "truncated")
 """What the log tells of a policy's own answers; `reward_…` are its parts."""
 UNSHOWN = ("reward_spread", "reward_faults")
 HELD_OUT = "held_out_"
@@ -35,6 +35,7 @@ def tuning_facts(name: str, artifact: Artifact) -> TuningFacts:
         optimizer=_kind(told.get("optimizer") or settings.get("optimizer")),
         settings={**{key: value for key, value in flat(settings).items() if key != "kind"}, **_chosen(told)},
         steps=told.get("steps"),
+        stopped=told.get("stopped", ""),
         rows=told.get("rows_seen", told.get("rows")),
         tokens=tokens_read(told, lines),
         learnt_tokens=told.get("learnt_tokens"),

@@ -418,6 +418,7 @@ class _Tuning:
                 "learning_rate": self._rate.value,
                 "learning_rate_why": self._rate.why,
                 "held_out": training.held_out,
+                **({"stopped": training.stopped} if training.stopped else {}),
                 **step.objective.card(material.about),
             },
         )
