@@ -125,10 +125,11 @@ class Rows:
         return {"objective": {"kind": kind, **fields}, "peer": "trl 1.16", "loss": float(loss.detach()), **found}
 
 
-class _Bare(torch.nn.Module):
+def _bare() -> torch.nn.Module:
     """What trainers ask of a model beside its answers."""
-
-    is_gradient_checkpointing = False
+    found = torch.nn.Module()
+    vars(found)["is_gradient_checkpointing"] = False
+    return found
 
 
 def _trainer(made: Any, model: Any, was: Any = None, **settings: Any) -> Any:
@@ -140,7 +141,7 @@ def _trainer(made: Any, model: Any, was: Any = None, **settings: Any) -> Any:
     found = made.__new__(made)
     metrics: Any = {"train": defaultdict(list)}
     usual = {
-        "model": _Bare(), "ref_model": was, "_metrics": metrics, "_stored_metrics": metrics,
+        "model": _bare(), "ref_model": was, "_metrics": metrics, "_stored_metrics": metrics,
         "args": SimpleNamespace(gradient_checkpointing_kwargs=None, device="cpu", center_rewards_coefficient=None),
         "accelerator": SimpleNamespace(
             device=torch.device("cpu"), gather=same, gather_for_metrics=same, num_processes=1
@@ -243,7 +244,7 @@ def reward(fields: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
     if theirs.get("margins"):
         batch["margin"] = torch.tensor(margins, dtype=torch.float64)
     trainer = _trainer(RewardTrainer, lambda **_: SimpleNamespace(logits=rewards[_sides()][:, None]))
-    trainer.args.center_rewards_coefficient = theirs.get("center")
+    vars(trainer.args)["center_rewards_coefficient"] = theirs.get("center")
     loss = _asked(trainer, batch)
     loss.backward()
     assert rewards.grad is not None
