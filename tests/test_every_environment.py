@@ -4,6 +4,7 @@ and under a policy what it says is read and never learnt."""
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from luthier.models.load import open_folder
 from luthier.models.logprobs import logprobs
 from luthier.models.pack import packs
 from luthier.text.ids import Text
-from luthier.text.messages import Message
+from luthier.text.messages import Example, Message, Origin, example_id
 from luthier.tune.environment import Environment, Talk
 from luthier.tune.environments.calculator import calculate
 from luthier.tune.reward import Bench as Judging
@@ -26,6 +27,7 @@ from luthier.tune.rollout.rollout import Rollout
 from luthier.tune.rollout.writing import Answer, Prompt
 from luthier.tune.schedule import Course
 from luthier.tune.steps.tune import Tune
+from luthier.tune.techniques.full import Full
 from luthier.tune.techniques.lora import Lora
 from policies import Script as Played
 from policies import policy_of
@@ -234,6 +236,38 @@ def test_a_tiny_model_learns_to_talk_and_its_reward_reads_the_last_turn(tmp_path
     assert all(1.0 <= line["turns"] <= 2.0 for line in lines)
     assert any(line["turns"] > 1.0 for line in lines)
     assert all(line["written_apart"] < 1e-5 for line in lines)
+
+
+SUMS = [(2, 3), (4, 5), (6, 7), (8, 9), (3, 8), (5, 6), (7, 4), (9, 2)]
+
+
+def talk(key: int, *said: str) -> Example:
+    turns = tuple(Message(role="user" if at % 2 == 0 else "assistant", content=one) for at, one in enumerate(said))
+    origin = Origin(source="csv", file="sums.csv", line=key + 1)
+    return Example(id=example_id(turns, None, {}, key), origin=origin, kind="chat", messages=turns)
+
+
+@pytest.mark.slow
+def test_a_tiny_model_learns_to_ask_the_calculator_rather_than_to_guess(tmp_path: Path) -> None:
+    """It was shown a call for every two guesses; its reward asks for the right number alone."""
+    rows = []
+    for at, (a, b) in enumerate(SUMS):
+        call = talk(3 * at, f"{a} * {b}?", f"calc({a} * {b})", str(a * b), str(a * b))
+        rows += [call, *(talk(3 * at + more, f"{a} * {b}?", str(10 + at)) for more in (1, 2))]
+    shop = bench(tmp_path / "shown", rows)
+    shown = Tune(data="data", technique=Full(), objective={"kind": "sft", "learn": "all"}, rows_per_step=8, epochs=80.0,
+                 learning_rate=3e-3, precision="float32")  # fmt: skip
+    start = shop.tune(shown)
+    asked = bench(tmp_path / "asked", [talk(at, f"{a} * {b}?", str(a * b)) for at, (a, b) in enumerate(SUMS)])
+    rollout = {"samples": 8, "max_new_tokens": 16, "environment": {"kind": "calculator", "turns": 2}}
+    objective = {"kind": "grpo", "rewards": ["numeric"], "rollout": rollout}
+    learns = Tune(data="data", technique=Lora(r=8), objective=objective, rows_per_step=8, epochs=24.0,
+                  learning_rate=5e-4, precision="float32")  # fmt: skip
+    made = replace(shop, data=asked.data).tune(learns, model=start)
+    lines = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
+    for name, by in (("reward", 0.15), ("turns", 0.15)):
+        first, last = (sum(line[name] for line in some) / 6 for some in (lines[:6], lines[-6:]))
+        assert last > first + by, name
 
 
 class Broken(Environment):

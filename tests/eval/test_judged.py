@@ -15,9 +15,10 @@ from luthier.core.store import Store
 from luthier.eval.rows import choose
 from luthier.eval.steps.evaluate import Evaluate
 from luthier.eval.tables import read_answers
-from luthier.models.reward_model import open_judge
+from luthier.models.reward_model import Judge, Reading
 from luthier.text.ids import encoded
 from luthier.text.messages import Message, answer_of, prompt_of
+from luthier.text.verdict import asked
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
 from tuning import bench, pairs
@@ -36,7 +37,7 @@ def test_each_answer_has_the_reward_models_number(store: Store, texts: Artifact,
                     metrics=("reward", "reward_wins"))  # fmt: skip
     found = made(store, step, {"data": texts, "model": tuned, "reward_model": judge})
     _, answers = read_answers(found, "tuned")
-    rows, opened = choose(texts, "test", None).examples, open_judge(judge, encoded, "float32")
+    rows, opened = choose(texts, "test", None).examples, Judge(judge, Reading(encoded, asked), "float32")
     said = [(*prompt_of(one), Message(role="assistant", content=text))
             for one, text in zip(rows, answers.predictions, strict=True)]  # fmt: skip
     wanted, known = opened(said), opened([one.messages for one in rows])
