@@ -54,7 +54,7 @@ def test_divergence_is_taken_off_the_reward_of_the_whole_answer_or_of_what_is_to
     assert spread > 0  # less is still to come
     assert found[2][2] - found[2][1] == pytest.approx(spread)
     tokens = np.array([value for some in found for value in some])
-    assert (tokens.mean(), tokens.std()) == pytest.approx((0.0, 1.0), abs=1e-6)
+    assert (tokens.mean(), tokens.std(ddof=1)) == pytest.approx((0.0, 1.0), abs=1e-6)
 
 
 def test_the_best_are_kept_and_of_equal_ones_the_first() -> None:
