@@ -102,9 +102,12 @@ class Load:
         whole = not response.headers["content-type"].startswith("text/event-stream") or "[DONE]" in response.text
         if whole:
             self.answered.append(response.headers["x-request-id"])
-            told = {"id": self.answered[-1], "thumb": "down", "by": "C-1"}
-            if client.post("feedback", json=told).status_code == 200:
+            told = {"id": self.answered[-1], "thumb": "down", "user": "C-1"}
+            heard = client.post("feedback", json=told).status_code
+            if heard == 200:
                 self.said.append(told["id"])
+            else:
+                self.refused.append(heard)
 
     @contextmanager
     def running(self, clients: int = 4) -> Iterator[None]:
@@ -128,7 +131,9 @@ def eventually(check: Callable[[], bool], seconds: float = 300) -> None:
 
 
 def all_there(folder: Path, answered: set[str], said: set[str]) -> None:
-    """Every answer and every opinion stands once; what the pipe held is written after a kill."""
+    """Every answer and every opinion stands once; what was on its way is written after a kill."""
+    assert answered, "clients were answered"
+    assert said, "and said what they think"
     kept, heard = list[str](), list[str]()
 
     def is_written() -> bool:

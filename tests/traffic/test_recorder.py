@@ -91,7 +91,7 @@ def test_a_writer_that_is_killed_is_followed_by_another(tmp_path: Path, kills: i
         for _ in range(kills):
             recorder._deaths.clear()
             end = time.monotonic() + chance.uniform(0.05, 0.2)
-            while time.monotonic() < end:
+            while time.monotonic() < end and recorder.waiting_bytes < 2 << 20:  # writers are killed as they begin
                 recorder.record(trace(number))
                 number += 1
             kill_writer(recorder)
