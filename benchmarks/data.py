@@ -5,7 +5,8 @@
 Repair of text, language, quality rules, PII patterns, exact and verified near-duplicates, split, books, on one process.
 The corpus is made by `support_corpus.py`. Peers run in virtual environments of their own below `--peers`, named
 `datatrove` and `juicer` (how to make them is printed when they are absent); neither tells languages nor verifies pairs
-here. CPU-seconds and peak memory are those of the whole tree of processes, imports included.
+here. CPU-seconds and peak memory are those of the whole tree of processes, imports included; of memory it is told how
+much is its own (anonymous) and not pages of files, which the system takes back when it needs the room.
 """
 
 from __future__ import annotations
@@ -54,6 +55,11 @@ class Cost(NamedTuple):
     cpu_s: float
     wall_s: float
     peak_mb: float
+    own_mb: float
+    """Of it, at most so much that is not mapped from files."""
+    main_mb: float
+    """The peak of the process that was started, without its workers."""
+    main_own_mb: float
     said: str
 
 
@@ -63,6 +69,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one round, no 200,000 documents, no peers")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", type=int, nargs="+", default=[200_000], help="corpora for `growth`, such as 2000000")
+    parser.add_argument("--workers", type=int, default=1, help="processes for `growth`")
+    parser.add_argument("--corpora", type=Path, help="folder in which corpora are kept, and found by later runs")
     parser.add_argument("--peers", type=Path, default=Path(tempfile.gettempdir()) / "luthier-peers")
     parser.add_argument("--only", nargs="+", choices=FIGURES, default=FIGURES)
     parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
@@ -73,8 +81,8 @@ def main() -> None:
         return
     wanted = [name for name in options.only if not (options.quick and name in ("peers", "growth", "processes"))]
     with tempfile.TemporaryDirectory(dir=os.environ.get("LUTHIER_BENCH_DIR")) as folder:
-        bench = Bench(Path(folder), 1 if options.quick else options.rounds, options.peers)
-        for figure in bench.figures(wanted, options.rows):
+        bench = Bench(Path(folder), 1 if options.quick else options.rounds, options.peers, options.corpora)
+        for figure in bench.figures(wanted, options.rows, options.workers):
             print(json.dumps(figure), flush=True)
 
 
@@ -100,14 +108,14 @@ def prepare(corpus: Path, folder: Path, workers: int, steps: Sequence[Any] = STE
 class Bench:
     """Runs of us and of the peers over corpora of several sizes."""
 
-    def __init__(self, folder: Path, rounds: int, peers: Path) -> None:
+    def __init__(self, folder: Path, rounds: int, peers: Path, corpora: Path | None = None) -> None:
         self.folder = folder
+        self.corpora = corpora or folder
         self.rounds = rounds
         self.peers = {name: peers / name / "bin" / "python" for name in PEERS}
         self._runs = 0
-        self._corpora: dict[int, Path] = {}
 
-    def figures(self, wanted: Sequence[str], sizes: Sequence[int]) -> Iterator[dict[str, Any]]:
+    def figures(self, wanted: Sequence[str], sizes: Sequence[int], workers: int = 1) -> Iterator[dict[str, Any]]:
         """All figures that were asked for; ours at 20,000 documents is measured once for all of them."""
         ours, theirs = self._side_by_side("peers" in wanted)
         cpu, peak = statistics.median(one.cpu_s for one in ours), max(one.peak_mb for one in ours)
@@ -121,7 +129,7 @@ class Bench:
             yield _figure(f"data_ratio_{name}", median / cpu, 10, "x less CPU", peer=name, told=told)
         if "growth" in wanted:
             for size in sizes:
-                yield from self._growth(size, cpu / ROWS)
+                yield from self._growth(size, cpu / ROWS, workers)
         if "processes" in wanted:
             yield self._processes(max(min(sizes), ROWS))
         if "duplicates" in wanted:
@@ -146,11 +154,11 @@ class Bench:
         print(ours[0].said.strip(), flush=True)
         return ours, theirs
 
-    def _growth(self, size: int, per_document: float) -> Iterator[dict[str, Any]]:
+    def _growth(self, size: int, per_document: float, workers: int) -> Iterator[dict[str, Any]]:
         corpus = self.corpus(size)
         print(f"\n{size} documents, {corpus.stat().st_size / 1e6:.0f} MB", flush=True)
-        cost = self.ours(corpus)
-        print(f"  ours {_told(cost)}; {cost.said.strip().splitlines()[-1]}", flush=True)
+        cost = self.ours(corpus, workers)
+        print(f"  ours, {workers} at once, {_told(cost)}; {cost.said.strip().splitlines()[-1]}", flush=True)
         told = f"{cost.cpu_s:.1f} CPU-s in all"
         growth = cost.cpu_s / size / per_document
         yield _figure(f"data_growth_{size}", growth, 1.1, f"x the CPU of a document among {ROWS}", told=told)
@@ -193,10 +201,11 @@ class Bench:
 
     def corpus(self, rows: int) -> Path:
         """The corpus of so many documents."""
-        if rows not in self._corpora:
-            self._corpora[rows] = self.folder / f"corpus{rows}.jsonl"
-            support_corpus.write(self._corpora[rows], rows)
-        return self._corpora[rows]
+        place = self.corpora / f"corpus{rows}.jsonl"
+        if not place.exists():
+            support_corpus.write(place.with_suffix(".part"), rows)
+            place.with_suffix(".part").replace(place)
+        return place
 
     def _new(self) -> Path:
         self._runs += 1
@@ -217,12 +226,31 @@ def measured(command: Sequence[str]) -> Cost:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         wall = time.perf_counter() - started
-        peak_mb = max(peak.close(), usage.ru_maxrss / 1024)
+        peak.close()
+        peak_mb = max(peak.tree.rss, usage.ru_maxrss / 1024)
         out.seek(0)
         err.seek(0)
         if process.returncode:
             sys.exit(f"{' '.join(command)} failed:\n{err.read()[-3000:]}")
-        return Cost(usage.ru_utime + usage.ru_stime, wall, peak_mb, out.read())
+        memory = (peak_mb, peak.tree.own, peak.root.rss, peak.root.own)
+        return Cost(usage.ru_utime + usage.ru_stime, wall, *memory, out.read())
+
+
+class _Memory(NamedTuple):
+    """What processes hold, in MB; `own` is what is not mapped from files."""
+
+    rss: float
+    own: float
+
+    @classmethod
+    def of(cls, process: psutil.Process) -> _Memory:
+        """That of one process."""
+        found = process.memory_info()
+        return cls(found.rss / 2**20, (found.rss - getattr(found, "shared", 0)) / 2**20)
+
+    def most(self, other: _Memory) -> _Memory:
+        """The higher of each."""
+        return _Memory(max(self.rss, other.rss), max(self.own, other.own))
 
 
 class _Peak:
@@ -231,7 +259,8 @@ class _Peak:
     def __init__(self, pid: int) -> None:
         self._pid = pid
         self._done = threading.Event()
-        self._peak = 0
+        self.root = _Memory(0, 0)
+        self.tree = _Memory(0, 0)
         self._thread = threading.Thread(target=self._watch)
         self._thread.start()
 
@@ -239,16 +268,16 @@ class _Peak:
         while not self._done.wait(0.05):
             try:
                 root = psutil.Process(self._pid)
-                tree = [root, *root.children(recursive=True)]
-                self._peak = max(self._peak, sum(process.memory_info().rss for process in tree))
+                each = [_Memory.of(process) for process in (root, *root.children(recursive=True))]
             except psutil.NoSuchProcess:
                 continue
+            self.root = self.root.most(each[0])
+            self.tree = self.tree.most(_Memory(*map(sum, zip(*each, strict=True))))
 
-    def close(self) -> float:
-        """The peak in MB."""
+    def close(self) -> None:
+        """Look no longer."""
         self._done.set()
         self._thread.join()
-        return self._peak / 2**20
 
 
 def _pieces(text: str) -> set[str]:
@@ -262,7 +291,9 @@ def _jaccard(one: set[str], two: set[str]) -> float:
 
 
 def _told(cost: Cost) -> str:
-    return f"{cost.cpu_s:.1f} CPU-s, {cost.wall_s:.1f} s, {cost.peak_mb:.0f} MB"
+    alone = cost.main_mb > 0.9 * cost.peak_mb
+    main = "" if alone else f"; of the first process {cost.main_mb:.0f} and {cost.main_own_mb:.0f}"
+    return f"{cost.cpu_s:.1f} CPU-s, {cost.wall_s:.1f} s, {cost.peak_mb:.0f} MB ({cost.own_mb:.0f} its own{main})"
 
 
 def _spread(costs: Sequence[Cost]) -> str:

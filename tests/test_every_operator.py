@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.core.component import members
-from luthier.data.operator import Operator, Outcome, RowOperator, SetOperator, Suggestion
+from luthier.data.operator import Operator, RowOperator, Said, SetOperator, Suggestion
 from luthier.data.passes.apply import Named, take
 from luthier.data.passes.memory import InMemory
 from luthier.data.passes.tables import from_arrow, spill_schema, to_arrow
@@ -63,7 +63,7 @@ ROWS = st.lists(
 ).map(lambda pairs: [_row(n, prompt, answer) for n, (prompt, answer) in enumerate(pairs)])
 
 
-def _outcome(operator: Operator, rows: list[Row]) -> Outcome:
+def _outcome(operator: Operator, rows: list[Row]) -> Said:
     if isinstance(operator, RowOperator):
         return operator.apply(rows)
     assert isinstance(operator, SetOperator)
@@ -206,7 +206,7 @@ def test_a_rows_outcome_does_not_depend_on_its_neighbours(operator: Operator) ->
         alone = [_done(operator, [row]) for row in rows]
         assert whole.rows == [row for batch in alone for row in batch.rows]
         for name, values in whole.attributes.items():
-            assert values == [value for batch in alone for value in batch.attributes[name]]
+            assert list(values) == [value for batch in alone for value in batch.attributes[name]]
 
     _property(check)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -87,3 +88,17 @@ def test_a_count_smaller_than_every_group_takes_the_smallest_of_them() -> None:
     assert held_out.count("test") == 8
     assert held_out.count("train") == 10
     assert any("not torn apart" in note for note in found.notes)
+
+
+@settings(max_examples=150, deadline=None)
+@given(PROMPTS, st.sampled_from([0, 0.1, 0.4, 0.9]), st.sampled_from([0, 0.05, 0.5]), st.booleans())
+def test_shares_alone_are_given_row_by_row_as_unit_by_unit(
+    prompts: list[str], test: float, validation: float, in_groups: bool
+) -> None:
+    if test + validation >= 1:
+        return
+    split, keys = Split(test=test, validation=validation), _keys(prompts, prompts[::-1] if in_groups else None)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("luthier.data.split._by_shares", lambda split, places: None)
+        by_unit = _names(split, keys)
+    assert _names(split, keys) == by_unit

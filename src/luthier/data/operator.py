@@ -86,6 +86,35 @@ class Outcome:
     """A table for the summary, added up over all rows: by what was found, and where."""
 
 
+class Said(Protocol):
+    """What any operator found, however it is kept: an `Outcome`, or what takes less room for many rows."""
+
+    @property
+    def edits(self) -> Mapping[int, list[Edit]]:
+        """Edits by row."""
+        ...
+
+    @property
+    def drops(self) -> Mapping[int, Drop]:
+        """Drops by row."""
+        ...
+
+    @property
+    def attributes(self) -> Mapping[str, Sequence[Any]]:
+        """Values of each column, one for each row shown."""
+        ...
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should be told."""
+        ...
+
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """A table for the summary."""
+        ...
+
+
 class Suggestion(NamedTuple):
     """Settings that an operator proposes for some data, and why."""
 
@@ -127,6 +156,11 @@ class Corpus(Protocol):
     @property
     def hands(self) -> int:
         """How many processors the run may keep busy."""
+        ...
+
+    @property
+    def scratch(self) -> Path | None:
+        """The folder for files that are gone with the judging; None: where the system keeps such files."""
         ...
 
     def tick(self, done: int, total: int) -> None:
@@ -216,5 +250,5 @@ class SetOperator(Operator):
         return [b""] * len(rows)
 
     @abstractmethod
-    def settle(self, corpus: Corpus) -> Outcome:
-        """Judge all rows at once; numbers in the outcome are places in the corpus."""
+    def settle(self, corpus: Corpus) -> Said:
+        """Judge all rows at once; numbers in what is said are places in the corpus."""

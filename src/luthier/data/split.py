@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from luthier.core.component import refuse_unknown_settings
+from luthier.data.twins.copies import copies
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -85,6 +86,8 @@ def assign(split: Split, keys: Keys, seed: int) -> Assigned:
     """Decide the split of every row."""
     units = _units(keys)
     places = _places(keys, units, seed)
+    if (splits := _by_shares(split, places)) is not None:
+        return Assigned(splits, [])
     counted = any(isinstance(part, int) and part > 0 for part in (split.test, split.validation)) or split.train
     stratify = split.stratify if split.stratify is not None else bool(counted) and not keys.groups.any()
     labels = keys.labels if stratify else None
@@ -94,6 +97,25 @@ def assign(split: Split, keys: Keys, seed: int) -> Assigned:
     if split.train is not None:
         taker.at_most(split.train)
     return Assigned(taker.splits(), taker.notes)
+
+
+def _by_shares(split: Split, places: NDArray[np.float64]) -> NDArray[np.int8] | None:
+    """Splits by shares alone, row by row; None where units must be seen: one falls on no row, or leaves none."""
+    if split.train is not None or split.stratify:
+        return None
+    found = np.zeros(len(places), dtype=np.int8)
+    below = 0.0
+    for wanted, name in ((split.test, TEST), (split.validation, VALIDATION)):
+        if isinstance(wanted, int):
+            if wanted:
+                return None
+        elif wanted:
+            below += wanted
+            taken = (places < below) & (found == 0)
+            found[taken] = NAMES.index(name)
+            if not taken.any() or found.all():
+                return None
+    return found
 
 
 def _units(keys: Keys) -> NDArray[np.int64]:
@@ -113,25 +135,38 @@ def _units(keys: Keys) -> NDArray[np.int64]:
 
 def _firsts(keys: NDArray[Any]) -> NDArray[np.int64]:
     """For each key the place where it stands first."""
-    _, first, number = np.unique(keys, return_index=True, return_inverse=True)
-    return np.asarray(first[number], dtype=np.int64)
+    found = np.arange(len(keys), dtype=np.int64)
+    again = copies(keys.astype(np.uint64, copy=False).reshape(-1, 1))
+    found[again.places] = again.firsts
+    return found
 
 
 def _places(keys: Keys, units: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
     """Each row's unit's place in [0, 1): the least hash of its groups, or of its prompts when it has none."""
-    import xxhash
-
     grouped = keys.groups != 0
-    chosen = np.where(grouped, keys.groups, keys.prompts)
-    salt = seed.to_bytes(8, "little", signed=True)
-    each = (xxhash.xxh3_64_intdigest(int(key).to_bytes(8, "little") + salt) for key in chosen)
-    hashes = np.fromiter(each, np.uint64, len(chosen))
+    hashes = _hashes(keys, grouped, seed)
+    if not grouped.any():  # equal prompts have equal hashes
+        return hashes / float(2**64)
     least = np.full(len(units), np.iinfo(np.uint64).max, dtype=np.uint64)
     by_group = np.zeros(len(units), dtype=bool)
     np.logical_or.at(by_group, units, grouped)
     counted = grouped | ~by_group[units]
     np.minimum.at(least, units[counted], hashes[counted])
     return least[units] / float(2**64)
+
+
+def _hashes(keys: Keys, grouped: NDArray[np.bool_], seed: int) -> NDArray[np.uint64]:
+    """A hash of each row's group, or of its prompt when it has none."""
+    import xxhash
+
+    salt = seed.to_bytes(8, "little", signed=True)
+    found = np.empty(len(grouped), dtype=np.uint64)
+    for start in range(0, len(found), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        chosen = np.where(grouped[part], keys.groups[part], keys.prompts[part])
+        each = (xxhash.xxh3_64_intdigest(key.to_bytes(8, "little") + salt) for key in chosen.tolist())
+        found[part] = np.fromiter(each, np.uint64, len(chosen))
+    return found
 
 
 class _Order(NamedTuple):

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from luthier.data.twins import copies as module
 from luthier.data.twins import mapped
-from luthier.data.twins.copies import contested, first_copies
+from luthier.data.twins.copies import Copies, contested, copies
 from luthier.data.twins.mapped import gathered, let_go
-from luthier.data.twins.minhash import PERMUTATIONS, bands, proposed
+from luthier.data.twins.minhash import PERMUTATIONS, Means, bands, proposed
 
 PAIRS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 2)), max_size=40)
 LARGE = 2**64 - 1
@@ -31,8 +32,25 @@ def test_the_first_copy_is_the_one_of_lowest_rank(digests: list[tuple[int, int]]
     for place, digest in enumerate(digests):
         groups[digest].append(place)
     expected = [min(groups[digest], key=ranks.__getitem__) for digest in digests]
-    found = first_copies(np.array(digests, dtype=np.uint64).reshape(-1, 2), np.array(ranks, dtype=np.int64))
-    assert found.tolist() == expected
+    words = np.array(digests, dtype=np.uint64).reshape(-1, 2)
+    found = copies(words, np.array(ranks, dtype=np.uint32))
+    assert found.first_of(np.arange(len(digests))).tolist() == expected
+    assert found.places.tolist() == [place for place, first in enumerate(expected) if first != place]
+    assert found.members().tolist() == [place for place, digest in enumerate(digests) if len(groups[digest]) > 1]
+    assert copies(words).first_of(np.arange(len(digests))).tolist() == [groups[digest][0] for digest in digests]
+
+
+@pytest.mark.parametrize("block", [1, 3, 64])
+def test_copies_are_found_across_blocks(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BLOCK", block)
+    chance = np.random.default_rng(5)
+    digests = chance.integers(0, LARGE, (50, 2), dtype=np.uint64)
+    digests[40:] = digests[:10]
+    digests[20, 0] = digests[30, 0]  # half of a digest alone is no copy
+    digests[21, 0] = digests[31, 0] ^ np.uint64(1)  # nor is half of a word
+    found = copies(digests)
+    assert found.places.tolist() == list(range(40, 50))
+    assert found.firsts.tolist() == list(range(10))
 
 
 @settings(deadline=None)
@@ -44,8 +62,13 @@ def test_a_prompt_is_contested_when_it_has_more_than_one_answer(rows: list[tuple
     first = {}
     prompts = [first.setdefault(("p", prompt), place) for place, (prompt, _) in enumerate(rows)]
     wholes = [first.setdefault(row, place) for place, row in enumerate(rows)]
-    found = contested(np.array(prompts, dtype=np.int64), np.array(wholes, dtype=np.int64))
-    assert found.tolist() == [len(answers[prompt]) > 1 for prompt, _ in rows]
+    found = contested(_copies(prompts), _copies(wholes))
+    assert found.tolist() == [place for place, (prompt, _) in enumerate(rows) if len(answers[prompt]) > 1]
+
+
+def _copies(firsts: list[int]) -> Copies:
+    places = [place for place, first in enumerate(firsts) if first != place]
+    return Copies(np.array(places, dtype=np.int64), np.array([firsts[place] for place in places], dtype=np.int64))
 
 
 @pytest.fixture
@@ -74,15 +97,14 @@ def test_what_was_let_go_can_be_read_again(
 
 
 def test_on_the_disk_the_same_pairs_are_proposed_as_in_memory(
-    on_disk: np.memmap[tuple[int, int], np.dtype[np.uint8]], monkeypatch: pytest.MonkeyPatch
+    on_disk: np.memmap[tuple[int, int], np.dtype[np.uint8]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pairs, crowds = proposed(np.array(on_disk), bands(0.8))
     assert pairs.tolist() == [[7, 150]]
-    monkeypatch.setattr("luthier.data.twins.minhash._BLOCK", 16)
-    monkeypatch.setattr("luthier.data.twins.minhash._BLOCKS_BETWEEN", 1)
-    monkeypatch.setattr("luthier.data.twins.minhash._KEY_BYTES", 1)
+    for name, few in (("_BLOCK", 16), ("_AT_ONCE", 3), ("_NEARBY", 5), ("_WAITING", 2), ("_MERGED_BANDS", 7)):
+        monkeypatch.setattr(f"luthier.data.twins.minhash.{name}", few)
     for hands in (1, 3):
-        again, crowded = proposed(on_disk, bands(0.8), hands=hands)
+        again, crowded = proposed(on_disk, bands(0.8), means=Means(hands, tmp_path))
         assert np.array_equal(pairs, again)
         assert np.array_equal(crowds.places, crowded.places)
 
@@ -92,7 +114,7 @@ def test_large_buckets_are_the_same_whoever_looks_at_the_bands() -> None:
     lines = np.repeat(chance.integers(0, 256, (4, PERMUTATIONS), dtype=np.uint8), 40, axis=0)
     lines[::7, :30] = chance.integers(0, 256, (len(lines[::7]), 30), dtype=np.uint8)
     pairs, crowds = proposed(lines, bands(0.8))
-    again, crowded = proposed(lines, bands(0.8), hands=3)
+    again, crowded = proposed(lines, bands(0.8), means=Means(hands=3))
     assert len(crowds.places) > 160
     assert np.array_equal(pairs, again)
     assert np.array_equal(crowds.places, crowded.places)

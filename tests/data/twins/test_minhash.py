@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.data.twins.minhash import MISSED, PERMUTATIONS, bands, overlooked, proposed, signatures
+from luthier.data.twins.minhash import MISSED, PERMUTATIONS, bands, most_bands, overlooked, proposed, signatures
 from luthier.data.twins.pieces import jaccard, padded_pieces, pieces
 
 TEXTS = st.lists(st.text("ab é😀 ", max_size=12), max_size=6)
@@ -22,6 +22,13 @@ def test_bands_overlook_one_pair_in_a_million(threshold: float) -> None:
     assert chosen.missed <= MISSED
     assert overlooked(threshold, width, count) <= MISSED
     assert all(len(set(band)) == width for band in chosen.columns.tolist())
+
+
+@pytest.mark.parametrize("rows", [10, 1_000_000, 10_000_000])
+def test_more_rows_are_proposed_by_wider_bands_that_overlook_no_more(rows: int) -> None:
+    chosen = bands(0.8, most_bands(rows))
+    assert chosen.missed <= MISSED
+    assert chosen.columns.shape[1] == {10: 8, 1_000_000: 10, 10_000_000: 11}[rows]
 
 
 @pytest.mark.parametrize(("threshold", "equal"), [(0.8, 100), (0.8, 90), (0.9, 108)])

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from luthier.core.component import members
-from luthier.data.operator import Edit, Operator, Outcome, RowOperator, SetOperator
+from luthier.data.operator import Edit, Operator, Outcome, RowOperator, Said, SetOperator
 from luthier.data.passes.apply import Named, category, spliced, take
 from luthier.data.passes.memory import InMemory
 from luthier.data.profile import Change, Trial
@@ -33,17 +33,17 @@ def trials(rows: Sequence[Row]) -> dict[str, Trial]:
         outcome = outcome_of(operator, rows)
         if outcome.edits or outcome.drops:
             found[operator.kind] = _trial(rows, outcome, is_private=operator.is_private)
-            rows = take(Batch(list(rows)), Named(operator.kind, operator), Outcome(outcome.edits), [])[0].rows
+            rows = take(Batch(list(rows)), Named(operator.kind, operator), Outcome(dict(outcome.edits)), [])[0].rows
     return found
 
 
-def _trial(rows: Sequence[Row], outcome: Outcome, *, is_private: bool) -> Trial:
+def _trial(rows: Sequence[Row], outcome: Said, *, is_private: bool) -> Trial:
     dropped = Counter(category(drop.reason) for drop in outcome.drops.values())
     examples = tuple(dict.fromkeys((*_edited(rows, outcome, is_private=is_private), *_dropped(rows, outcome))))
     return Trial(edited=len(outcome.edits), dropped=dict(sorted(dropped.items())), examples=examples[:_EXAMPLES])
 
 
-def outcome_of(operator: Operator, rows: Sequence[Row]) -> Outcome:
+def outcome_of(operator: Operator, rows: Sequence[Row]) -> Said:
     """What an operator of either form says about rows in memory."""
     if isinstance(operator, RowOperator):
         return operator.apply(rows)
@@ -51,7 +51,7 @@ def outcome_of(operator: Operator, rows: Sequence[Row]) -> Outcome:
     return operator.settle(InMemory(operator, list(rows)))
 
 
-def _edited(rows: Sequence[Row], outcome: Outcome, *, is_private: bool) -> Iterator[Change]:
+def _edited(rows: Sequence[Row], outcome: Said, *, is_private: bool) -> Iterator[Change]:
     """The changes that are quickest to read, a different one each."""
     every = [(place, edit) for place, edits in sorted(outcome.edits.items()) for edit in edits]
     every.sort(key=lambda one: _effort(one[1]))
@@ -89,7 +89,7 @@ def _change(text: str, edit: Edit, *, is_private: bool) -> Change:
     return Change(before=shown[0], after=shown[1])
 
 
-def _dropped(rows: Sequence[Row], outcome: Outcome) -> Iterator[Change]:
+def _dropped(rows: Sequence[Row], outcome: Said) -> Iterator[Change]:
     """The first row of each reason."""
     seen: set[str] = set()
     lines = {row.id: row.line for row in rows}

@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from pydantic import model_validator
 
-from luthier.data.operator import Column, Corpus, Drop, Outcome, Reads, SetOperator, Suggestion
+from luthier.data.operator import Column, Corpus, Reads, SetOperator, Suggestion
 from luthier.data.row import Row
+from luthier.data.twins.copies import Copies, copies
 from luthier.data.twins.copies import contested as contested_rows
-from luthier.data.twins.copies import first_copies
 from luthier.data.twins.keep import Keep, check, preferences, ranks
 from luthier.data.twins.mapped import gathered
 from luthier.data.twins.text_keys import digest16, normal, prompt_key
+from luthier.data.twins.told import Told
+from luthier.data.verdicts import Drops, Reasons, Sparse
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from luthier.data.profile import Profile
 
 
@@ -55,28 +59,30 @@ class ExactDedup(SetOperator):
             found.append(digest16(prompt) + whole + struct.pack("<d", preferred))
         return found
 
-    def settle(self, corpus: Corpus) -> Outcome:
+    def settle(self, corpus: Corpus) -> Told:
         """Find equal rows and contested prompts."""
         sketches = np.ascontiguousarray(corpus.sketches).view(_SKETCH).reshape(-1)
         order = ranks(gathered(sketches["preferred"]))
-        prompts, wholes = (first_copies(sketches[name], order) for name in ("prompt", "whole"))
+        prompts, wholes = (copies(sketches[name], order) for name in ("prompt", "whole"))
         contested = contested_rows(prompts, wholes)
         stays = wholes if self.of == "row" else prompts
-        outcome = Outcome()
-        going = (stays != np.arange(len(stays))) | (contested & (self.conflict == "drop"))
-        for place in np.flatnonzero(going).tolist():
-            if self.conflict == "drop" and contested[place]:
-                outcome.drops[place] = Drop("conflicting answers")
-            else:
-                outcome.drops[place] = Drop("exact duplicate", twin=corpus.id(int(stays[place])), similarity=1.0)
-        copies = np.bincount(stays)[stays] if len(stays) else stays
-        outcome.attributes.update(conflict=contested.tolist(), copies=copies.tolist())
-        if contested.any():
+        told = Told(self._drops(stays, contested, corpus), _columns(stays, contested, len(corpus)))
+        if len(contested):
             what = "dropped" if self.conflict == "drop" else "kept and flagged; set `conflict: drop` to leave them out"
-            outcome.notes.append(
-                f"{int(contested.sum())} rows share a prompt with a row that has another answer ({what})"
-            )
-        return outcome
+            told.notes.append(f"{len(contested)} rows share a prompt with a row that has another answer ({what})")
+        return told
+
+    def _drops(self, stays: Copies, contested: NDArray[np.int64], corpus: Corpus) -> Drops:
+        """Contested rows, where they are dropped, and the copies among the others."""
+        refused = contested if self.conflict == "drop" else contested[:0]
+        is_copy = ~np.isin(stays.places, refused)
+        twins: list[str | None] = [corpus.id(place) for place in stays.firsts[is_copy].tolist()]
+        why = Reasons(
+            ["conflicting answers"] * len(refused) + ["exact duplicate"] * len(twins),
+            [*[None] * len(refused), *twins],
+            [*[None] * len(refused), *[1.0] * len(twins)],
+        )
+        return Drops(np.concatenate([refused, stays.places[is_copy]]), why)
 
     @classmethod
     def trial(cls) -> ExactDedup:
@@ -91,6 +97,16 @@ class ExactDedup(SetOperator):
             more = f"; {profile.conflicts} share a prompt and not the answer (`conflict: drop` leaves them out)"
             return Suggestion({}, why + (more if profile.conflicts else ""))
         return Suggestion({}, "a copy in both training and test would spoil the measure; none was seen so far")
+
+
+def _columns(stays: Copies, contested: NDArray[np.int64], rows: int) -> dict[str, Sparse]:
+    """Which rows are contested, and how many rows are equal to each, itself counted."""
+    members = stays.members()
+    which, counts = np.unique(stays.first_of(members), return_inverse=True, return_counts=True)[1:]
+    return {
+        "conflict": Sparse(rows, False, contested, [True] * len(contested), "flag"),
+        "copies": Sparse(rows, 1, members, counts[which].tolist(), "count"),
+    }
 
 
 _SKETCH = np.dtype([("prompt", "<u8", 2), ("whole", "<u8", 2), ("preferred", "<f8")])

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import Field, model_validator
 
-from luthier.data.operator import Column, Corpus, Outcome, Reads, SetOperator, Suggestion
+from luthier.data.operator import Column, Corpus, Reads, SetOperator, Suggestion
 from luthier.data.row import Row
 from luthier.data.twins.keep import Keep, check, preferences, ranks
 from luthier.data.twins.mapped import gathered
-from luthier.data.twins.minhash import bands, signatures
+from luthier.data.twins.minhash import Means, bands, most_bands, signatures
 from luthier.data.twins.pieces import Flat, Unit, distinct, jaccard, padded_pieces, pieces, word_bags
 from luthier.data.twins.text_keys import Compared, compared, digest16, normal, words
-from luthier.data.twins.told import told
+from luthier.data.twins.told import Told, told
 from luthier.data.twins.twins import Twins
 
 if TYPE_CHECKING:
@@ -90,18 +90,19 @@ class NearDedup(SetOperator):
         whole = found.tobytes()
         return [whole[at : at + _SKETCH.itemsize] for at in range(0, len(whole), _SKETCH.itemsize)]
 
-    def settle(self, corpus: Corpus) -> Outcome:
+    def settle(self, corpus: Corpus) -> Told:
         """Compare proposed pairs and decide who stays."""
         sketches = np.ascontiguousarray(corpus.sketches).view(_SKETCH).reshape(-1)
         reader = _Reader(self, corpus)
         order = ranks(gathered(sketches["preferred"]))
-        chosen = bands(self.proposing)
+        chosen = bands(self.proposing, most_bands(len(corpus)))
+        means = Means(corpus.hands, corpus.scratch)
         twins = Twins(
-            sketches["text"], sketches["signature"], order, chosen, reader.verified, reader.all_verified, corpus.hands
+            sketches["text"], sketches["signature"], order, chosen, reader.verified, reader.all_verified, means
         )
         found = twins.kept_twins() if self.action == "drop" else twins.clusters()
         del twins, order  # what is told needs the room
-        return told(found, len(corpus), reader.id, "near duplicate" if self.action == "drop" else None)
+        return told(found, len(corpus), corpus.id, "near duplicate" if self.action == "drop" else None)
 
     @property
     def proposing(self) -> float:
@@ -186,7 +187,6 @@ class _Reader:
         self._operator = operator
         self._corpus = corpus
         self._shown = lru_cache(maxsize=_SHOWN)(lambda place: operator.shown(corpus.row(place)))
-        self.id = lru_cache(maxsize=65536)(corpus.id)
 
     def verified(self, one: int, two: int) -> float | None:
         """The similarity of twins."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal
@@ -11,11 +10,12 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, PrivateAttr, model_validator
 
-from luthier.data.operator import Column, Corpus, Outcome, Reads, SetOperator
+from luthier.data.operator import Column, Corpus, Reads, SetOperator
 from luthier.data.row import Row
 from luthier.data.twins.keep import Keep, check, preferences, ranks
 from luthier.data.twins.text_keys import Compared, compared
-from luthier.data.twins.told import told
+from luthier.data.twins.told import Told, told
+from luthier.data.twins.twins import Found
 from luthier.models.embedder import Embedder
 from luthier.models.embedders.lsa import Lsa
 
@@ -76,18 +76,18 @@ class SemanticDedup(SetOperator):
         """What each row is preferred by."""
         return [np.float64(one).tobytes() for one in preferences(rows, self.keep, self.by)]
 
-    def settle(self, corpus: Corpus) -> Outcome:
+    def settle(self, corpus: Corpus) -> Told:
         """Compare all points and decide who stays."""
         import tempfile
 
         from luthier.data.twins.closeness import Near
 
         preferred = np.ascontiguousarray(corpus.sketches).view(np.float64).reshape(-1)
-        with tempfile.TemporaryFile(prefix="luthier.points.") as file:
+        with tempfile.TemporaryFile(dir=corpus.scratch, prefix="luthier.points.") as file:
             near = Near(self._points(corpus, file), ranks(preferred), self.threshold, corpus.tick)
             found = near.kept_twins() if self.action == "drop" else near.clusters()
         reason = "means the same" if self.action == "drop" else None
-        return told(found, len(corpus), lru_cache(maxsize=65536)(corpus.id), reason)
+        return told(Found.those(found), len(corpus), corpus.id, reason)
 
     def extra_s(self, rows: int) -> float:
         """All pairs."""

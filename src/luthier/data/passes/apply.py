@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from luthier.core.digest import digest_of
-from luthier.data.operator import Drop, Edit, Operator, Outcome, RowOperator, Secret
+from luthier.data.operator import Drop, Edit, Operator, RowOperator, Said, Secret
 from luthier.data.passes.tables import Event
 from luthier.data.row import Batch, Row
 
@@ -61,7 +61,7 @@ def run_row_operators(batch: Batch, operators: Sequence[Named], guards: Sequence
     return Through(batch, events, notes, counts)
 
 
-def take(batch: Batch, one: Named, outcome: Outcome, guards: Sequence[Operator]) -> tuple[Batch, list[Numbered]]:
+def take(batch: Batch, one: Named, outcome: Said, guards: Sequence[Operator]) -> tuple[Batch, list[Numbered]]:
     """Do what an operator said about the rows of a batch."""
     rows = batch.rows
     changes: list[_Change] = []

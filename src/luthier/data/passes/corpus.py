@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
-from luthier.data.operator import Drop, Edit, Operator, Outcome
+from luthier.data.operator import Drop, Edit, Operator, Outcome, Said
 from luthier.data.passes.apply import Named, Numbered, take
 from luthier.data.passes.columns import column, mask
 from luthier.data.passes.columns import places as rows_at
@@ -15,6 +16,7 @@ from luthier.data.passes.spill import Spill
 from luthier.data.passes.tables import Event, arrow_type, from_arrow
 from luthier.data.passes.workers import Workers
 from luthier.data.row import Row
+from luthier.data.verdicts import Drops, Sparse
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -72,6 +74,11 @@ class View:
         """How many processors the run may keep busy."""
         return self._workers.count
 
+    @property
+    def scratch(self) -> Path | None:
+        """The folder of the rows themselves."""
+        return self._spill.path.parent
+
     def rows(self) -> Iterator[Row]:
         """All rows in order, streamed from the disk."""
         wanted = set(self._places.tolist()) if len(self._places) != self._spill.rows else None
@@ -87,65 +94,27 @@ def _judged(job: Callable[[list[Row], Asked], Made], spill: Spill, places: Seque
     return job([spill.row(place) for place in places], value)
 
 
-class Drops:
-    """Which rows go and why, in a few dozen bytes a row."""
-
-    def __init__(self, places: NDArray[np.int64], drops: Sequence[Drop]) -> None:
-        order = np.argsort(places)
-        self.places = places[order]
-        chosen = [drops[at] for at in order.tolist()]
-        reasons: dict[str, int] = {}
-        codes = (reasons.setdefault(drop.reason, len(reasons)) for drop in chosen)
-        self._codes = np.fromiter(codes, np.int32, len(chosen))
-        self._reasons = list(reasons)
-        self._twins = column([drop.twin for drop in chosen], arrow_type("text"))
-        self._similarities = column([drop.similarity for drop in chosen], arrow_type("number"))
-
-    def among(self, places: NDArray[np.int64]) -> dict[int, Drop]:
-        """Those of some rows in order, by their index."""
-        index, at = self._found(places)
-        return {one: self._drop(other) for one, other in zip(index.tolist(), at.tolist(), strict=True)}
-
-    def stay(self, places: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of some rows in order do not go."""
-        found = np.ones(len(places), dtype=bool)
-        found[self._found(places)[0]] = False
-        return found
-
-    def _found(self, places: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Which of some rows go, and where they stand here."""
-        begin, end = np.searchsorted(self.places, [places[0], places[-1] + 1]) if len(places) else (0, 0)
-        mine = self.places[begin:end]
-        index = np.searchsorted(places, mine)
-        found = np.flatnonzero(places[index] == mine)
-        return index[found], found + begin
-
-    def _drop(self, at: int) -> Drop:
-        reason = self._reasons[self._codes[at]]
-        return Drop(reason, twin=self._twins[at].as_py(), similarity=self._similarities[at].as_py())
-
-
 class Settled(NamedTuple):
     """What a set operator said, by places in the spill."""
 
     one: Named
-    places: NDArray[np.int64]
-    """The rows that it saw."""
-    edits: dict[int, list[Edit]]
+    places: NDArray[np.int64] | None
+    """The rows that it saw, where a column has a value for each of them."""
+    edits: Mapping[int, list[Edit]]
     drops: Drops
-    columns: dict[str, pa.Array]
-    """Its attributes, one value for each row that it saw."""
+    columns: dict[str, pa.Array | Sparse]
+    """Its attributes: one value for each row that it saw, or only those that are not like the rest."""
 
     @classmethod
-    def of(cls, one: Named, places: NDArray[np.int64], outcome: Outcome) -> Settled:
-        """An outcome that counts rows as its operator saw them."""
+    def of(cls, one: Named, places: NDArray[np.int64], outcome: Said) -> Settled:
+        """What counts rows as its operator saw them."""
         edits = {int(places[place]): edits for place, edits in outcome.edits.items()}
-        going = np.fromiter(outcome.drops, np.int64, len(outcome.drops))
-        drops = Drops(places[going], list(outcome.drops.values()))
-        columns = {
-            name: column(outcome.attributes[name], arrow_type(kind)) for name, kind in one.operator.writes.items()
-        }
-        return cls(one, places, edits, drops, columns)
+        columns: dict[str, pa.Array | Sparse] = {}
+        for name, kind in one.operator.writes.items():
+            values = outcome.attributes[name]
+            columns[name] = values.at(places) if isinstance(values, Sparse) else column(values, arrow_type(kind))
+        is_sparse = all(isinstance(values, Sparse) for values in columns.values())
+        return cls(one, None if is_sparse else places, edits, Drops.of(outcome.drops).at(places), columns)
 
     def outcome(self, places: NDArray[np.int64]) -> Outcome:
         """The part that concerns the rows at these places of the spill."""
@@ -170,8 +139,11 @@ class Settled(NamedTuple):
         return table, events
 
     def _taken(self, places: NDArray[np.int64]) -> dict[str, pa.Array]:
-        at = rows_at(np.searchsorted(self.places, places))
-        return {name: values.take(at) for name, values in self.columns.items()}
+        at = None if self.places is None else rows_at(np.searchsorted(self.places, places))
+        return {
+            name: values.of(places) if isinstance(values, Sparse) else values.take(at)
+            for name, values in self.columns.items()
+        }
 
 
 def _drop_event(table: pa.RecordBatch, index: int, operator: str, drop: Drop) -> Numbered:

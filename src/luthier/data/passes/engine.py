@@ -127,7 +127,7 @@ class Engine:
             self.books.notes.update(dict.fromkeys(outcome.notes))
             self.books.count({one.name: outcome.counts})
             del outcome  # the next operator has the room
-            left = np.setdiff1d(left, found[-1].drops.places, assume_unique=True)
+            left = left[found[-1].drops.stay(left)]
             path.unlink()
         return found
 

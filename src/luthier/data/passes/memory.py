@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -57,6 +58,11 @@ class InMemory:
     def hands(self) -> int:
         """A few rows need no more than one."""
         return 1
+
+    @property
+    def scratch(self) -> Path | None:
+        """A few rows leave no files worth a folder."""
+        return None
 
     def tick(self, done: int, total: int) -> None:
         """A few rows are done at once."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _BATCHES_HELD = 256
-_BATCHES_BETWEEN, _FINDS_BETWEEN = 8, 256
+_BATCHES_BETWEEN, _FINDS_BETWEEN = 8, 64
 """After so many batches read, or rows looked up, pages of the file are let go."""
 
 

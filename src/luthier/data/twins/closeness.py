@@ -8,7 +8,7 @@ nor on luck, and memory on the blocks alone: points may lie on the disk.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -38,7 +38,7 @@ class Near:
     def __init__(
         self,
         points: Points,
-        ranks: Places,
+        ranks: NDArray[np.integer[Any]],
         threshold: float,
         tick: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:

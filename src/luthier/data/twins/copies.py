@@ -1,44 +1,78 @@
-"""Rows with the same text, told by digests: most rows have no copy, and only those that may have one are sorted."""
+"""Rows with the same text, told by digests: most rows have no copy, and nothing is kept of them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from luthier.data.twins.mapped import gathered
+from luthier.data.twins.mapped import let_go
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_BLOCK = 1 << 16
+_UPPER, _LOWER = np.uint64(0xFFFFFFFF00000000), np.uint64(0xFFFFFFFF)
 
-def first_copies(digests: NDArray[np.uint64], ranks: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each row, the row with the same digest (rows, words) whose rank is lowest; itself when it is alone."""
-    found = np.arange(len(ranks), dtype=np.int64)
-    at = _shared(gathered(digests[:, 0]))
-    own = gathered(digests, at)
-    chosen = np.lexsort((ranks[at], *own.T))
+
+class Copies(NamedTuple):
+    """Rows that copy another one, in order, each with the one of all its copies whose rank is lowest."""
+
+    places: NDArray[np.int64]
+    firsts: NDArray[np.int64]
+
+    def first_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """For each of some rows the one that it copies; itself when there is none."""
+        found = rows.copy()
+        if len(self.places):
+            at = np.minimum(np.searchsorted(self.places, rows), len(self.places) - 1)
+            hit = self.places[at] == rows
+            found[hit] = self.firsts[at[hit]]
+        return found
+
+    def members(self) -> NDArray[np.int64]:
+        """Every row that has a copy, in order."""
+        return np.union1d(self.places, self.firsts)
+
+
+def copies(digests: NDArray[np.uint64], ranks: NDArray[np.integer[Any]] | None = None) -> Copies:
+    """Rows whose digest (rows, words) another row has, too; without ranks the first in order stays."""
+    at = _shared(digests)
+    own = digests[at]
+    let_go(digests)
+    chosen = np.lexsort((at if ranks is None else ranks[at], *own.T))
     order, keys = at[chosen], own[chosen]
     new = np.concatenate([[True], (keys[1:] != keys[:-1]).any(axis=1)])[: len(keys)]
-    if len(order):
-        found[order] = order[np.flatnonzero(new)[np.cumsum(new) - 1]]
-    return found
+    firsts = order[np.flatnonzero(new)[np.cumsum(new) - 1]]
+    by_place = np.argsort(order)
+    by_place = by_place[(firsts != order)[by_place]]
+    return Copies(order[by_place], firsts[by_place])
 
 
-def _shared(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Places of keys that come more than once."""
-    order = np.argsort(keys)
-    keys = keys[order]
-    same = keys[1:] == keys[:-1]
-    found = order[np.concatenate([[False], same]) | np.concatenate([same, [False]])] if len(keys) else order
+def _shared(digests: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Places of rows, in order, half of whose first word comes more than once: nearly all of them are copies."""
+    keys = np.empty(len(digests), dtype=np.uint64)
+    for start in range(0, len(keys), _BLOCK):
+        part = digests[start : start + _BLOCK, 0] & _UPPER
+        keys[start : start + _BLOCK] = part | np.arange(start, start + len(part), dtype=np.uint64)
+        let_go(digests)
+    keys.sort()
+    same = np.zeros(len(keys) + 1, dtype=bool)
+    for start in range(0, len(keys) - 1, _BLOCK):
+        some = keys[start : start + _BLOCK + 1] & _UPPER
+        same[start + 1 : start + len(some)] = some[1:] == some[:-1]
+    found = (keys[same[1:] | same[:-1]] & _LOWER).astype(np.int64)
     found.sort()
     return found
 
 
-def contested(prompts: NDArray[np.int64], wholes: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Rows whose prompt stands with more than one answer; both are told as the place of the first such row."""
-    low, high = wholes.copy(), wholes.copy()
-    np.minimum.at(low, prompts, wholes)
-    np.maximum.at(high, prompts, wholes)
-    found: NDArray[np.bool_] = (low != high)[prompts]
+def contested(prompts: Copies, wholes: Copies) -> NDArray[np.int64]:
+    """Rows, in order, whose prompt stands with more than one answer."""
+    rows = prompts.members()
+    heads, answers = np.unique(prompts.first_of(rows), return_inverse=True)[1], wholes.first_of(rows)
+    low = np.full(len(rows), np.iinfo(np.int64).max)
+    high = np.full(len(rows), -1)
+    np.minimum.at(low, heads, answers)
+    np.maximum.at(high, heads, answers)
+    found: NDArray[np.int64] = rows[(low != high)[heads]]
     return found

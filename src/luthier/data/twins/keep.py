@@ -38,10 +38,13 @@ def preferences(rows: Sequence[Row], keep: Keep, by: str | None) -> list[float]:
     return [_number(row, by or "", is_time=keep == "newest") for row in rows]
 
 
-def ranks(preferences: NDArray[np.float64]) -> NDArray[np.int64]:
+def ranks(preferences: NDArray[np.float64]) -> NDArray[np.uint32]:
     """Each row's rank from 0: the lower it is, the sooner the row stays."""
-    found = np.empty(len(preferences), dtype=np.int64)
-    found[np.argsort(-preferences, kind="stable")] = np.arange(len(preferences))
+    in_order = np.arange(len(preferences), dtype=np.uint32)
+    if not len(preferences) or (preferences == preferences[0]).all():
+        return in_order
+    found = np.empty_like(in_order)
+    found[np.argsort(-preferences, kind="stable")] = in_order
     return found
 
 

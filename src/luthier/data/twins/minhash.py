@@ -9,13 +9,16 @@ propose few strangers, and many of them overlook few twins. `bands` says how few
 from __future__ import annotations
 
 import random
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from math import comb
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
+from luthier.core.files import writing
 from luthier.data.twins.mapped import let_go
 from luthier.data.twins.pieces import Flat, distinct
 
@@ -30,21 +33,36 @@ MOST_BANDS = 256
 _WIDEST = 24
 _CROWD = 12
 """A bucket with more rows is settled row by row instead of pair by pair."""
-_MERGED_BANDS = 16
+_FEW_ROWS, _MANY_ROWS = 1 << 18, 1 << 22
+_MERGED_BANDS = 32
+_WAITING = 1 << 19
+"""Pairs that are gathered before they are looked at: most come from several bands."""
+_AT_ONCE, _NEARBY = 1 << 11, 1 << 16
+"""Pairs that are looked at before pages of the signatures' file are let go; they come in stretches of so many rows."""
 _MOST_HANDS = 4
 """Each needs a few dozen bytes a row."""
-_KEY_BYTES = 16 << 20
-"""Keys of several bands are made together by each hand, as far as they fit."""
 _BLOCK = 1 << 14
-_BLOCKS_BETWEEN = 4
-"""After so many blocks, pages of the signatures' file are let go."""
+_BLOCKS_BETWEEN = 16
+"""After so many blocks, pages of a file are let go."""
+_MOST_BITS = 22
+"""Of a band's hash, that tell which rows stand alone."""
 
 
+class Means(NamedTuple):
+    """What pairs are looked for with."""
+
+    hands: int = 1
+    """Threads: arrays are compared outside Python."""
+    scratch: Path | None = None
+    """Where a file may lie meanwhile; None: where the system keeps such files."""
+
+
+ALONE = Means()
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 _Crowd = tuple["NDArray[np.int64]", "NDArray[np.int64]"]
 """Members of large buckets, and the number of each one's bucket."""
-Pairs = tuple["NDArray[np.int64]", "NDArray[np.int64]"]
+_Pairs = tuple["NDArray[np.int64]", "NDArray[np.int64]"]
 """The places of either row of some pairs."""
 
 
@@ -89,6 +107,11 @@ def bands(threshold: float, most: int = MOST_BANDS) -> Bands:
     raise AssertionError(f"no bands for {threshold}")
 
 
+def most_bands(rows: int) -> int:
+    """More bands, which are wider, for more rows: how many strangers a row meets should not grow with the rows."""
+    return MOST_BANDS * (1 if rows <= _FEW_ROWS else 2 if rows <= _MANY_ROWS else 4)
+
+
 def overlooked(similarity: float, width: int, count: int) -> float:
     """The chance that no band is the same in two rows: over the equal columns, of which a band must hit only such."""
     return float((_chances(similarity) * (1 - _shares(width)) ** count).sum())
@@ -117,28 +140,42 @@ def _drawn(count: int, width: int) -> NDArray[np.int64]:
 
 
 def proposed(
-    signatures: NDArray[np.uint8], chosen: Bands, among: NDArray[np.int64] | None = None, hands: int = 1
+    signatures: NDArray[np.uint8], chosen: Bands, among: NDArray[np.int64] | None = None, means: Means = ALONE
 ) -> tuple[NDArray[np.int64], Crowds]:
     """Pairs (pairs, 2) of rows that share a band and enough columns, the lower first; and large buckets apart.
 
-    Signatures may lie on the disk. Only the rows `among` are looked at, and places count among them. Bands are looked
-    at by so many hands, which are threads: arrays are compared outside Python.
+    Signatures may lie on the disk. Only the rows `among` are looked at, and places count among them.
     """
     rows = np.arange(len(signatures)) if among is None else among
     if len(rows) < 2:
         return np.zeros((0, 2), dtype=np.int64), _joined([])
-    count, hands = len(rows), min(hands, _MOST_HANDS)
-    together = max(1, min(_MERGED_BANDS, _KEY_BYTES // (8 * count)))
-    parts = [chosen.columns[start : start + together] for start in range(0, len(chosen.columns), together)]
+    parts = [chosen.columns[start : start + _MERGED_BANDS] for start in range(0, len(chosen.columns), _MERGED_BANDS)]
     pairs = np.zeros(0, dtype=np.int64)
     crowds: list[_Crowd] = []
     buckets = 0
-    for found, crowded in _by_hands(partial(_of_bands, signatures, rows, chosen.at_least), parts, hands):
-        pairs = distinct(np.concatenate([pairs, found]))
-        for crowd, run in crowded:
-            crowds.append((crowd, run + buckets))
-            buckets += int(run[-1]) + 1
-    return np.stack(np.divmod(pairs, count), axis=1), _joined(crowds)
+    with tempfile.TemporaryFile(dir=means.scratch, prefix="luthier.columns.") as file:
+        with writing(means.scratch or tempfile.gettempdir()):
+            by_column = _by_column(signatures, rows, file)
+        look = partial(_of_bands, signatures, rows, by_column, chosen.at_least)
+        for found, crowded in _by_hands(look, parts, min(means.hands, _MOST_HANDS)):
+            pairs = distinct(np.concatenate([pairs, found]))
+            for crowd, run in crowded:
+                crowds.append((crowd, run + buckets))
+                buckets += int(run[-1]) + 1
+    return np.stack(np.divmod(pairs, len(rows)), axis=1), _joined(crowds)
+
+
+def _by_column(signatures: NDArray[np.uint8], rows: NDArray[np.int64], file: IO[bytes]) -> NDArray[np.uint8]:
+    """(blocks, PERMUTATIONS, _BLOCK): signatures column by column, on the disk: a band reads its own columns alone."""
+    blocks = -(-len(rows) // _BLOCK)
+    block = np.zeros((PERMUTATIONS, _BLOCK), dtype=np.uint8)
+    for start in range(0, len(rows), _BLOCK):
+        some = signatures[rows[start : start + _BLOCK]]
+        block[:, : len(some)] = some.T
+        file.write(block.data)
+        let_go(signatures)
+    file.flush()
+    return np.memmap(file, dtype=np.uint8, mode="r", shape=(blocks, PERMUTATIONS, _BLOCK)).view(np.ndarray)
 
 
 def _by_hands(job: Callable[[Given], Made], parts: Sequence[Given], hands: int) -> Iterator[Made]:
@@ -153,44 +190,53 @@ def _by_hands(job: Callable[[Given], Made], parts: Sequence[Given], hands: int) 
 
 
 def _of_bands(
-    signatures: NDArray[np.uint8], rows: NDArray[np.int64], at_least: int, columns: NDArray[np.int64]
+    signatures: NDArray[np.uint8],
+    rows: NDArray[np.int64],
+    by_column: NDArray[np.uint8],
+    at_least: int,
+    columns: NDArray[np.int64],
 ) -> tuple[NDArray[np.int64], list[_Crowd]]:
     """Pairs of places, as one number each, and large buckets of some bands."""
     pairs = np.zeros(0, dtype=np.int64)
     crowds: list[_Crowd] = []
-    for band in _keys(signatures, rows, columns):
-        keys = _shared(band)
+    waiting: list[NDArray[np.int64]] = []
+    for left, band in enumerate(columns, 1 - len(columns)):
+        keys = _shared(_keys(by_column, len(rows), band))
         crowd = _crowd(keys)
         if len(crowd[0]):
             crowds.append(crowd)
-        alike = [_alike(signatures, rows, pair, at_least) for pair in _neighbours(keys)]
-        pairs = distinct(np.concatenate([pairs, *(one * len(rows) + two for one, two in alike)]))
+        waiting += [one * len(rows) + two for one, two in _neighbours(keys)]
+        if not left or sum(map(len, waiting)) > _WAITING:
+            new = np.setdiff1d(distinct(np.concatenate([pairs[:0], *waiting])), pairs, assume_unique=True)
+            pairs = np.union1d(pairs, new[_are_alike(signatures, rows, new, at_least)])
+            waiting.clear()
     return pairs, crowds
 
 
-def _keys(signatures: NDArray[np.uint8], rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """(bands, rows): the keys of some bands, from signatures that are read block by block."""
-    found = np.empty((len(columns), len(rows)), dtype=np.uint64)
-    for number, start in enumerate(range(0, len(rows), _BLOCK), 1):
-        block = np.ascontiguousarray(signatures[rows[start : start + _BLOCK]].T)
-        for place, band in enumerate(columns):
-            found[place, start : start + _BLOCK] = band_keys(block[band])
+def _keys(by_column: NDArray[np.uint8], count: int, band: NDArray[np.int64]) -> NDArray[np.uint32]:
+    """(rows,): the hashes of one band."""
+    found = np.empty(by_column.shape[0] * _BLOCK, dtype=np.uint32)
+    for number, block in enumerate(by_column):
+        found[number * _BLOCK :][:_BLOCK] = band_keys(block[band]) >> np.uint64(32)
         if number % _BLOCKS_BETWEEN == 0:
-            let_go(signatures)
-    return found
+            let_go(by_column)
+    return found[:count]
 
 
-def _shared(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def _shared(hashes: NDArray[np.uint32]) -> NDArray[np.uint64]:
     """Sorted keys with places of rows whose band may be that of another row: most are alone, and are not sorted."""
-    bits = min(22, len(keys).bit_length() + 3)
-    bins = (keys >> np.uint64(64 - bits)).astype(np.uint32)
+    bits = min(_MOST_BITS, len(hashes).bit_length() + 3)
+    shift = np.uint32(32 - bits)
     last = np.empty(1 << bits, dtype=np.uint32)
-    places = np.arange(len(keys), dtype=np.uint32)
-    last[bins] = places
+    blocks = [(hashes[start : start + _BLOCK], start) for start in range(0, len(hashes), _BLOCK)]
+    for some, start in blocks:
+        last[some >> shift] = np.arange(start, start + len(some), dtype=np.uint32)
     is_shared = np.zeros(1 << bits, dtype=bool)
-    is_shared[bins[last[bins] != places]] = True
-    at = np.flatnonzero(is_shared[bins])
-    found = keys[at] | at.astype(np.uint64)
+    for some, start in blocks:
+        bins = some >> shift
+        is_shared[bins[last[bins] != np.arange(start, start + len(some), dtype=np.uint32)]] = True
+    at = np.concatenate([np.flatnonzero(is_shared[some >> shift]) + start for some, start in blocks]).astype(np.uint64)
+    found = (hashes[at].astype(np.uint64) << np.uint64(32)) | at
     found.sort()
     return found
 
@@ -234,7 +280,7 @@ def _crowd(keys: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int6
     return places, np.repeat(np.arange(len(large)), sizes[large])
 
 
-def _neighbours(keys: NDArray[np.uint64]) -> Iterator[Pairs]:
+def _neighbours(keys: NDArray[np.uint64]) -> Iterator[_Pairs]:
     """All pairs inside buckets with few rows."""
     _, edges = _runs(keys)
     sizes = np.diff(edges)
@@ -249,16 +295,19 @@ def _neighbours(keys: NDArray[np.uint64]) -> Iterator[Pairs]:
         yield places[same], places[same + distance]
 
 
-def _alike(signatures: NDArray[np.uint8], rows: NDArray[np.int64], pairs: Pairs, at_least: int) -> Pairs:
-    """Those of the pairs that share enough columns: of many strangers that a band proposes, next to none."""
-    one, two = pairs
-    found = np.zeros(len(one), dtype=bool)
-    for start in range(0, len(one), _BLOCK):
-        part = slice(start, start + _BLOCK)
-        same = signatures[rows[one[part]]] == signatures[rows[two[part]]]
-        found[part] = np.count_nonzero(same, axis=1) >= at_least
+def _are_alike(
+    signatures: NDArray[np.uint8], rows: NDArray[np.int64], pairs: NDArray[np.int64], at_least: int
+) -> NDArray[np.bool_]:
+    """Which of the pairs share enough columns: of many strangers that a band proposes, next to none."""
+    found = np.zeros(len(pairs), dtype=bool)
+    one, two = np.divmod(pairs, len(rows))
+    by_place = np.lexsort((two // _NEARBY, one // _NEARBY))
+    for start in range(0, len(pairs), _AT_ONCE):
+        at = by_place[start : start + _AT_ONCE]
+        same = signatures[rows[one[at]]] == signatures[rows[two[at]]]
+        found[at] = np.count_nonzero(same, axis=1) >= at_least
         let_go(signatures)
-    return one[found], two[found]
+    return found
 
 
 def _joined(crowds: list[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> Crowds:

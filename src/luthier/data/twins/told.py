@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from luthier.data.operator import Drop, Outcome
-from luthier.data.twins.twins import Twin
+import numpy as np
+
+from luthier.data.operator import Edit
+from luthier.data.verdicts import Drops, Reasons, Sparse
+
+if TYPE_CHECKING:
+    from luthier.data.twins.twins import Found
 
 
-def told(found: Mapping[int, Twin], rows: int, name: Callable[[int], str], drop: str | None) -> Outcome:
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What is said of all rows of a corpus, in a few bytes for each that has a twin and none for the others."""
+
+    drops: Drops = field(default_factory=lambda: Drops.of({}))
+    attributes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    edits: Mapping[int, list[Edit]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
+def told(found: Found, rows: int, name: Callable[[int], str], drop: str | None) -> Told:
     """Columns `cluster` (the id of the row that stays or heads) and `similarity`, and drops for the reason `drop`."""
-    outcome = Outcome()
-    names: list[str | None] = [None] * rows
-    similarities: list[float | None] = [None] * rows
-    for place, (first, similarity) in found.items():
-        names[first] = names[place] = name(first)
-        similarities[place] = similarity
-        if drop is not None:
-            outcome.drops[place] = Drop(drop, twin=names[place], similarity=similarity)
-    outcome.attributes.update(cluster=names, similarity=similarities)
-    return outcome
+    heads, which = np.unique(found.of, return_inverse=True)
+    names = [name(place) for place in heads.tolist()]
+    places = np.concatenate([found.places, heads])
+    order = np.argsort(places)
+    clusters = [names[at] for at in np.concatenate([which, np.arange(len(heads))])[order].tolist()]
+    similar = found.similarities.tolist()
+    by_place = np.argsort(found.places)
+    columns = {
+        "cluster": Sparse(rows, None, places[order], clusters, "text"),
+        "similarity": Sparse(rows, None, found.places[by_place], found.similarities[by_place].tolist(), "number"),
+    }
+    if drop is None:
+        return Told(attributes=columns)
+    why = Reasons([drop] * len(similar), [names[at] for at in which.tolist()], similar)
+    return Told(Drops(found.places, why), columns)

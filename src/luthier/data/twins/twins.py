@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from luthier.data.twins.copies import first_copies
+from luthier.data.twins.copies import Copies, copies
 from luthier.data.twins.mapped import let_go
-from luthier.data.twins.minhash import Bands, Crowds, proposed
+from luthier.data.twins.minhash import ALONE, Bands, Means, proposed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _AHEAD = 128
 """Rows that are compared together with the row that most likely stays for each."""
-_LOOKS_BETWEEN = 1024
+_LOOKS_BETWEEN = 128
 """After so many looks at signatures, pages of their file are let go."""
 Verify = Callable[[int, int], float | None]
 """The similarity of two rows when they are twins, else None."""
@@ -34,6 +34,20 @@ class Twin(NamedTuple):
     similarity: float
 
 
+class Found(NamedTuple):
+    """Rows that have a twin, each with the row that stays for it or heads its cluster: three values a row."""
+
+    places: NDArray[np.int64]
+    of: NDArray[np.int64]
+    similarities: NDArray[np.float64]
+
+    @classmethod
+    def those(cls, twins: Mapping[int, Twin]) -> Found:
+        """Those of a dictionary by rows."""
+        of, similarities = zip(*twins.values(), strict=True) if twins else ((), ())
+        return cls(np.array(list(twins), np.int64), np.array(of, np.int64), np.array(similarities, np.float64))
+
+
 class Twins:
     """Goes through rows from the one that stays soonest; those that were seen before are what later ones may copy."""
 
@@ -41,86 +55,90 @@ class Twins:
         self,
         texts: NDArray[np.uint64],
         signatures: NDArray[np.uint8],
-        ranks: NDArray[np.int64],
+        ranks: NDArray[np.integer[Any]],
         bands: Bands,
         verify: Verify,
         verify_many: VerifyMany,
-        hands: int = 1,
+        means: Means = ALONE,
     ) -> None:
         """`texts` (rows, 2) are digests: rows with equal ones are copies, and only the first of them is compared.
 
-        Nearly all pairs are asked for by `verify_many`, well ahead; `hands` look for them at once.
+        Nearly all pairs are asked for by `verify_many`, well ahead.
         """
         self._ranks = ranks
         self._verify = verify
         self._verify_many = verify_many
         self._known: dict[tuple[int, int], float | None] = {}
-        self._hands = hands
+        self._means = means
         self._bands = bands
-        first = first_copies(texts, ranks)
-        is_own = first == np.arange(len(ranks))
-        self._own, copies = np.flatnonzero(is_own), np.flatnonzero(~is_own)
-        self._copies = dict(zip(copies.tolist(), first[copies].tolist(), strict=True))
+        self._copies = copies(texts, ranks)
+        is_own = np.ones(len(ranks), dtype=bool)
+        is_own[self._copies.places] = False
+        self._own = np.flatnonzero(is_own)
         self._signatures = signatures
         self._looked = 0
 
-    def kept_twins(self) -> dict[int, Twin]:
+    def kept_twins(self) -> Found:
         """Each row that goes, with the row that stays: no two rows that stay are twins."""
-        found: dict[int, Twin] = {}
-        for place, others in self._in_order(found):
+        gone = bytearray(len(self._ranks))
+        places, of, similarities = array("q"), array("q"), array("d")
+        for place, others in self._in_order(gone):
             for other in others:
                 if (similarity := self._similarity(other, place)) is not None:
-                    found[place] = Twin(other, similarity)
+                    gone[place] = True
+                    places.append(place)
+                    of.append(other)
+                    similarities.append(similarity)
                     break
-        for place, first in self._copies.items():
-            found[place] = found[first] if first in found else Twin(first, 1.0)
-        return found
+        found = _arrays(places, of, similarities)
+        return _followed(found, self._copies)
 
-    def clusters(self) -> dict[int, Twin]:
+    def clusters(self) -> Found:
         """Each row of a cluster but the one that stays soonest, with that one and the similarity that joined it."""
-        up: dict[int, int] = {}
+        up = array("q", range(len(self._ranks)))
         joined: dict[int, float] = {}
-        for place, others in self._in_order({}):
+        for place, others in self._in_order(bytearray(len(up))):
             for other in others:
                 one, two = _top(up, other), _top(up, place)
                 if one != two and (similarity := self._similarity(other, place)) is not None:
                     low, high = (one, two) if self._ranks[one] < self._ranks[two] else (two, one)
                     up[high] = low
                     joined.setdefault(place, similarity)
-        for place, first in self._copies.items():
+        for place, first in zip(*(part.tolist() for part in self._copies), strict=True):
             up[place] = first
-            joined[place] = 1.0
-        return {place: Twin(_top(up, place), joined.get(place, 1.0)) for place in sorted(up)}
+        places = np.flatnonzero(np.frombuffer(up, np.int64) != np.arange(len(up)))
+        of = array("q", (_top(up, place) for place in places.tolist()))
+        similarities = array("d", (joined.get(place, 1.0) for place in places.tolist()))
+        return Found(places, *_arrays(of, of, similarities)[1:])
 
     def _similarity(self, other: int, place: int) -> float | None:
         pair = (other, place)
         return self._known[pair] if pair in self._known else self._verify(other, place)
 
-    def _in_order(self, gone: dict[int, Twin]) -> Iterator[tuple[int, list[int]]]:
+    def _in_order(self, gone: bytearray) -> Iterator[tuple[int, list[int]]]:
         """Each row that may copy one before it, with those that are not gone, the soonest first."""
-        pairs, crowds = proposed(self._signatures, self._bands, self._own, self._hands)
+        pairs, crowds = proposed(self._signatures, self._bands, self._own, self._means)
         earlier, later = self._by_rank(pairs)
         members: dict[int, list[int]] = {}
-        crowd = _Crowded(crowds, self._own)
-        starts = dict(zip(*_starts(later), strict=True))
-        places = np.unique(np.concatenate([later, crowd.places]))
-        order = places[np.argsort(self._ranks[places], kind="stable")].tolist()
+        crowded = self._own[crowds.places]
+        places = np.unique(np.concatenate([later, crowded]))
+        order = places[np.argsort(self._ranks[places], kind="stable")]
         asked = deque[Pairs]()
-        known = self._verify_many(_likely(order, starts, earlier, asked))
-        for number, place in enumerate(order):
-            if number % _AHEAD == 0:
-                similarities = next(known)
-                self._known = dict(zip(asked.popleft(), similarities, strict=True))
-            begin, end = starts.get(place, (0, 0))
-            others = set(earlier[begin:end].tolist())
-            buckets = crowd.of(place)
-            if buckets:
-                near = {other for bucket in buckets for other in members.get(bucket, ())} - others
-                others |= self._alike(place, near)
-            yield place, sorted((other for other in others if other not in gone), key=self._ranks.__getitem__)
-            if place not in gone:
-                for bucket in buckets:
-                    members.setdefault(bucket, []).append(place)
+        known = self._verify_many(_likely(order, earlier, later, asked))
+        for start in range(0, len(order), _AHEAD):
+            similarities = next(known)
+            self._known = dict(zip(asked.popleft(), similarities, strict=True))
+            some = order[start : start + _AHEAD]
+            mine = zip(_parts(later, earlier, some), _parts(crowded, crowds.buckets, some), strict=True)
+            for place, (before, buckets) in zip(some.tolist(), mine, strict=True):
+                others = set(before)
+                if buckets:
+                    near = {other for bucket in buckets for other in members.get(bucket, ())} - others
+                    others |= self._alike(place, near)
+                yield place, sorted((other for other in others if not gone[other]), key=self._ranks.__getitem__)
+                if not gone[place]:
+                    for bucket in buckets:
+                        members.setdefault(bucket, []).append(place)
 
     def _by_rank(self, pairs: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Pairs as (stays sooner, stays later), sorted by the later, the soonest first."""
@@ -142,39 +160,47 @@ class Twins:
         return set(all_others[same >= self._bands.at_least].tolist())
 
 
-class _Crowded:
-    """Rows of large buckets, and which buckets each stands in."""
-
-    def __init__(self, crowds: Crowds, own: NDArray[np.int64]) -> None:
-        self.places = own[crowds.places]
-        self._buckets = crowds.buckets
-        self._starts = dict(zip(*_starts(self.places), strict=True))
-
-    def of(self, place: int) -> list[int]:
-        begin, end = self._starts.get(place, (0, 0))
-        return list(self._buckets[begin:end].tolist())
-
-
 def _likely(
-    order: Sequence[int], starts: dict[int, tuple[int, int]], earlier: NDArray[np.int64], asked: deque[Pairs]
+    order: NDArray[np.int64], earlier: NDArray[np.int64], later: NDArray[np.int64], asked: deque[Pairs]
 ) -> Iterator[Pairs]:
     """Some rows after the other, each with the soonest of those that it may copy; `asked` holds what was given out."""
-    for number in range(0, len(order), _AHEAD):
-        some = [place for place in order[number : number + _AHEAD] if place in starts]
-        asked.append([(int(earlier[starts[place][0]]), place) for place in some])
+    for start in range(0, len(order), _AHEAD):
+        some = order[start : start + _AHEAD]
+        before = _parts(later, earlier, some)
+        asked.append([(others[0], place) for place, others in zip(some.tolist(), before, strict=True) if others])
         yield asked[-1]
 
 
-def _starts(values: NDArray[np.int64]) -> tuple[list[int], list[tuple[int, int]]]:
-    """Each different value of a sorted array, with where it begins and ends."""
-    if len(values) == 0:
-        return [], []
-    edges = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1], [True]])).tolist()
-    return values[edges[:-1]].tolist(), list(pairwise(edges))
+def _parts(keys: NDArray[np.int64], values: NDArray[np.int64], wanted: NDArray[np.int64]) -> Iterator[list[int]]:
+    """For each wanted key the values that stand beside it in a sorted array."""
+    begins, ends = (np.searchsorted(keys, wanted, side).tolist() for side in ("left", "right"))
+    return (values[begin:end].tolist() for begin, end in zip(begins, ends, strict=True))
 
 
-def _top(up: dict[int, int], place: int) -> int:
+def _followed(found: Found, copied: Copies) -> Found:
+    """With rows that copy another one to the letter: they go for it, or, where it goes itself, for what it goes for."""
+    order = np.argsort(found.places)
+    places = found.places[order]
+    at = np.searchsorted(places, copied.firsts)
+    goes = np.zeros(len(at), dtype=bool)
+    if len(places):
+        at = np.minimum(at, len(places) - 1)
+        goes = places[at] == copied.firsts
+    of, similarities = copied.firsts.copy(), np.ones(len(at))
+    of[goes], similarities[goes] = found.of[order][at[goes]], found.similarities[order][at[goes]]
+    return Found(
+        np.concatenate([found.places, copied.places]),
+        np.concatenate([found.of, of]),
+        np.concatenate([found.similarities, similarities]),
+    )
+
+
+def _arrays(places: array[int], of: array[int], similarities: array[float]) -> Found:
+    return Found(*(np.array(part, dtype=part.typecode) for part in (places, of, similarities)))
+
+
+def _top(up: array[int], place: int) -> int:
     """The head of a cluster."""
-    while place in up:
+    while up[place] != place:
         place = up[place]
     return place
