@@ -19,7 +19,7 @@ from luthier.monitor.when import Window
 from luthier.monitor.windows import PARTS, ROWS_OF_PART
 from luthier.text.messages import Message as Turn
 from luthier.traffic.record import Feedback, Trace
-from watching import BEGIN, desk_traffic, label, plan_of, trace, watcher
+from watching import BEGIN, desk_traffic, label, measured, plan_of, trace, watcher
 from workshop import tickets
 
 ROOT = Path(__file__).parent.parent
@@ -48,10 +48,20 @@ BAD: dict[str, tuple[dict[str, Any], ...]] = {
     "drift": ({"question": "Quel est le meilleur vin rouge de Bordeaux pour un anniversaire de mariage ?"},),
     "unknown_words": ({"question": "zyxw vutsr qponm lkjih"},),
     "judge": ({"answer": "bad bad bad"},),
+    "confidence": ({"scores": {"account": 0.33, "billing": 0.33, "delivery": 0.34}},),
+    "calibration": ({"scores": {"account": 0.97, "billing": 0.01, "delivery": 0.02}, "answer": "account"},),
 }
 """What makes the first number move, for each signal that holds of single requests."""
 FALLS = {"metric", "rating", "schema_validity", "judge"}
 """Signals whose first number falls when it is bad."""
+SURE = {"account": 0.05, "billing": 0.05, "delivery": 0.9}
+USUAL: dict[str, dict[str, Any]] = {
+    "language": {"answer": "Your parcel is at your neighbour's and can be collected there."},
+    "schema_validity": {"answer": '{"a": 1}'},
+    "confidence": {"scores": SURE},
+    "calibration": {"scores": SURE},
+}
+"""What a good request has, for signals that do not find it in every request."""
 TEXTS = [row["message"] for row in tickets(200, seed=4)]
 HARD = (
     {"question": "", "answer": ""},
@@ -130,11 +140,9 @@ def test_its_numbers_begin_with_what_it_is_called_and_a_name_renames_them(plan: 
 
 
 def test_each_number_comes_with_an_interval_and_what_it_rests_on(plan: MonitorPlan, tmp_path: Path) -> None:
-    log = events(plan, [trace(number, TEXTS[number]) for number in range(80)])
-    found = fed(plan, tmp_path, log)
+    usual = USUAL.get(signal_of(plan).kind, {})
+    found = fed(plan, tmp_path, events(plan, [trace(number, TEXTS[number], **usual) for number in range(80)]))
     expected = set(signal_of(plan).numbers())
-    if plan.signals[0].kind == "language":
-        return  # these answers are too short to tell
     assert {number for number, _ in found} == expected
     for reading in found.values():
         assert reading.low <= reading.value <= reading.high
@@ -159,13 +167,8 @@ def test_what_it_looks_for_moves_its_first_number(kind: str, plan: MonitorPlan, 
     found = []
     for bad in (False, True):
         made = dict(BAD[kind][0]) if bad else {}
-        usual = (
-            {"answer": "Your parcel is at your neighbour's and can be collected there."} if kind == "language" else {}
-        )
-        if kind == "schema_validity" and not bad:
-            made = {"answer": '{"a": 1}'}
         question = made.pop("question", None)
-        traces = [trace(number, question or TEXTS[number], **{**usual, **made}) for number in range(60)]
+        traces = [trace(number, question or TEXTS[number], **{**USUAL.get(kind, {}), **made}) for number in range(60)]
         rating = -1.0 if bad else 1.0
         log = [one for each in traces for one in (each, label(each, "delivery", after_s=0.5, rating=rating))]
         first = signal_of(plan).numbers()[0]
@@ -179,8 +182,7 @@ def test_the_worst_requests_are_found(kind: str, plan: MonitorPlan, tmp_path: Pa
         pytest.skip("no single request is bad in its eyes")
     made = dict(BAD[kind][0])
     question = made.pop("question", None)
-    usual = {"answer": "Your parcel is at your neighbour's and can be collected there."} if kind == "language" else {}
-    usual = {"answer": "{}"} if kind == "schema_validity" else usual
+    usual = USUAL.get(kind, {})
     traces = [trace(number, TEXTS[number], **usual) for number in range(40)]
     traces[17] = trace(17, question or TEXTS[17], **{**usual, **made})
     watching = watcher(plan, tmp_path)
@@ -222,15 +224,22 @@ def test_a_window_holds_a_bounded_sample(plan: MonitorPlan, tmp_path: Path) -> N
 
 def test_a_reference_is_written_alike_twice(plan: MonitorPlan, tmp_path: Path) -> None:
     signal = signal_of(plan)
-    training = Training(prompts=TEXTS, answers=TEXTS, base=tmp_path, seed=3)
-    shuffled = Training(prompts=random.Random(1).sample(TEXTS, len(TEXTS)), answers=TEXTS, base=tmp_path, seed=3)
+    told, mixed = measured(200), random.Random(1)
+    training = Training(prompts=TEXTS, answers=TEXTS, base=tmp_path, seed=3, measured=told)
+    shuffled = Training(
+        prompts=mixed.sample(TEXTS, len(TEXTS)),
+        answers=TEXTS,
+        base=tmp_path,
+        seed=3,
+        measured=mixed.sample(told, len(told)),
+    )
     written = []
     for name, given in (("a", training), ("b", shuffled)):
         signal.learn(given, tmp_path / name)
         files = sorted(path for path in (tmp_path / name).rglob("*") if path.is_file())
         written.append({str(path.relative_to(tmp_path / name)): path.read_bytes() for path in files})
     assert written[0] == written[1]
-    assert bool(written[0]) == signal.learns
+    assert bool(written[0]) == (signal.learns or signal.needs_report)
 
 
 def test_a_conversation_is_read_by_its_last_turn(plan: MonitorPlan, tmp_path: Path) -> None:

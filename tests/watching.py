@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import socket
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 
 from luthier.monitor.alert import Alert
 from luthier.monitor.plan import MonitorPlan, rules_of
-from luthier.monitor.signal import Place, Signal, Training
+from luthier.monitor.signal import Measured, Place, Signal, Training
 from luthier.monitor.watcher import Watcher
 from luthier.text.messages import Message as Turn
 from luthier.traffic.record import Feedback, Trace
@@ -76,6 +77,18 @@ def write_log(path: Path, events: Iterable[Trace | Feedback]) -> Path:
     return path
 
 
+def measured(count: int, seed: int = 0, sure: float = 3.0) -> list[Measured]:
+    """Rows of a report whose probabilities mean what they say; the larger `sure`, the more sure of itself the model."""
+    chance = random.Random(seed)
+    found = []
+    for _ in range(count):
+        scores = [math.exp(chance.gauss(0, sure)) for _ in LABELS]
+        shares = {label: score / sum(scores) for label, score in zip(LABELS, scores, strict=True)}
+        right = chance.choices(LABELS, list(shares.values()))[0]
+        found.append(Measured(shares, max(LABELS, key=lambda label: shares[label]), right))
+    return found
+
+
 def plan_of(
     folder: Path,
     signals: Sequence[Any],
@@ -87,9 +100,9 @@ def plan_of(
 ) -> MonitorPlan:
     """What a step `monitor` would keep, without a recipe."""
     made = [Signal.parse(one) for one in signals]
-    training = Training(prompts=texts, answers=texts, base=folder, seed=0)
+    training = Training(prompts=texts, answers=texts, base=folder, seed=0, measured=measured(200))
     for signal in made:
-        if signal.learns:
+        if signal.learns or signal.needs_report:
             signal.learn(training, folder / "references" / signal.called)
     rules = rules_of([Alert.model_validate(one) for one in alerts], made, report or {})
     references = folder / "references"

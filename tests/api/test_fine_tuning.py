@@ -121,6 +121,8 @@ def test_a_script_for_openai_runs_unchanged(running: Running, folder: Path, caps
     _commands_tell_the_same(job.id, done.fine_tuned_model, capsys)
     assert run_command(["run", f".luthier/jobs/{job.id}/recipe.yaml"]) == 0
     assert "every step was cached" in capsys.readouterr().out, "the recipe is one that anybody can run"
+    assert client.models.delete(done.fine_tuned_model).deleted
+    until(lambda: done.fine_tuned_model not in [one.id for one in client.models.list()])
 
 
 def _commands_tell_the_same(job: str, model: str, capsys: pytest.CaptureFixture[str]) -> None:

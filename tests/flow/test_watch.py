@@ -1,17 +1,25 @@
-"""The whole circle on a tiny model: released, gone wrong, alerted, corrected, tuned again, gated, released."""
+"""The whole circle on a tiny model: released, gone wrong, alerted, corrected, tuned again, gated, and round again."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from sqlalchemy import text
 
 from luthier.cli.app import run_command
 from luthier.core.files import seal, unseal, write_aside
-from luthier.flow.monitor import open_monitor
-from luthier.flow.release import listed
+from luthier.core.ledger import Ledger, ledger_url
+from luthier.flow import watch as watching_room
+from luthier.flow.plan import plan, recipe_store
+from luthier.flow.recipe import Recipe
+from luthier.flow.release import listed, roll_back
+from luthier.flow.released import find_released
 from luthier.traffic.record import Feedback, Trace
 from luthier.traffic.write import write
 from watching import desk_traffic
@@ -20,99 +28,142 @@ from workshop import RECIPE, small_recipe
 MONITOR = """\
   monitor:
     kind: monitor
+    report: report
     signals: [{kind: metric, metric: accuracy}]
     alerts: [{when: "accuracy < 0.9 on 50 labels", name: wrong}]
 """
-NEXT = """\
-luthier: 1
-name: again
-seed: 3
-model: tiny-model
-steps:
-  before:
-    kind: prepare
-    source: {kind: csv, path: tickets.csv, prompt: message, answer: category}
-    ops: [normalise, exact_dedup]
-    split: {test: 30}
-  said:
-    kind: prepare
-    source: {kind: traces, makes: labels}
-    split: {test: 0}
-  data: {kind: mix, data: [before, said]}
-  tune:
-    kind: tune
-    data: data
-    technique: {kind: lora, r: 4}
-    rows_per_step: 8
-    learning_rate: 1.0e-2
-    precision: float32
-  report: {kind: evaluate, data: data, model: tune, metrics: [accuracy]}
-  gate: {kind: gate, report: report, rules: ["accuracy >= 0.0"]}
-"""
+GATED = RECIPE.replace("accuracy >= 0.0", "accuracy >= base - 0.9")
+WATCH = ["watch", "recipe.yaml", "--once"]
 
 
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a model that was released and is watched, and traffic in which it went wrong a while ago."""
+    """A folder with a model that was released three hours ago and is watched."""
     monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("LUTHIER_TRAFFIC", raising=False)
     monkeypatch.chdir(tmp_path)
-    small_recipe(tmp_path, RECIPE + MONITOR)
-    (tmp_path / "next.yaml").write_text(NEXT)
+    small_recipe(tmp_path, GATED + MONITOR)
     assert run_command(["run", "recipe.yaml"]) == 0
     assert run_command(["release", "desk@prod", "recipe.yaml:tune"]) == 0
-    assert run_command(["watch", "recipe.yaml", "--then", "next.yaml", "--release", "desk@prod", "--once"]) == 0
-    log = desk_traffic(200, wrong=[range(100, 200)], every_s=2)
-    shift = datetime.now(UTC) - timedelta(minutes=2) - log[-1].at
-    write(tmp_path / ".luthier" / "traffic", [one.model_copy(update={"at": one.at + shift}) for one in log])
-    state = open_monitor("recipe.yaml").kept / "state.json"
-    kept: dict[str, Any] = unseal(state.read_bytes(), state)
-    write_aside(state, seal({**kept, "looked": kept["looked"] - 1800}))
+    assert run_command(WATCH) == 0
+    hours_pass(tmp_path, 3)
     return tmp_path
 
 
-def watch(*more: str) -> int:
-    return run_command(["watch", "recipe.yaml", "--then", "next.yaml", "--release", "desk@prod", "--once", *more])
+def hours_pass(folder: Path, hours: int) -> None:
+    """Whatever was released or looked at was so some hours earlier."""
+    with Ledger(ledger_url(recipe_store(folder).root)) as ledger, ledger.writing() as session:
+        for row in session.execute(text("select id, at from releases")).all():
+            earlier = datetime.fromisoformat(str(row.at)) - timedelta(hours=hours)
+            session.execute(text("update releases set at = :at where id = :id"), {"at": str(earlier), "id": row.id})
+    for state in (folder / ".luthier" / "monitor").glob("*/state.json"):
+        kept: dict[str, Any] = unseal(state.read_bytes(), state)
+        write_aside(state, seal({**kept, "looked": kept["looked"] - 3600 * hours}))
 
 
-def test_the_circle_closes(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = listed()[0].stable
+def people_ask(folder: Path, count: int, wrong: range, *, name: str, ended: int) -> None:
+    """Traffic that ended so many seconds ago, in a part of which every second answer was wrong."""
+    log = desk_traffic(count, wrong=[wrong], every_s=2, seed=len(name))
+    shift = datetime.now(UTC) - timedelta(seconds=ended) - log[-1].at
+    write(folder / ".luthier" / "traffic", [_named(one, name, shift) for one in log])
+
+
+def _named(event: Trace | Feedback, name: str, shift: timedelta) -> Trace | Feedback:
+    field = "id" if isinstance(event, Trace) else "trace"
+    return event.model_copy(update={field: f"{name}-{getattr(event, field)}", "at": event.at + shift})
+
+
+def steps_of(file: Path) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(file.read_text())["steps"]
+    return found
+
+
+def test_one_round_is_released_and_the_next_fails_its_gate(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = listed()[0].stable
+    people_ask(desk, 200, range(100, 200), name="one", ended=7200)
     capsys.readouterr()
-    assert watch() == 0
+    assert run_command(WATCH) == 0
     printed = capsys.readouterr().out
     assert "warning: wrong (tickets)" in printed
-    assert "released: desk@prod is again:tune" in printed
-    after = listed()[0].stable
-    assert after.digest != before.digest
-    assert after.word == "next.yaml:tune"
-    assert watch() == 0
-    assert "released" not in capsys.readouterr().out, "one alert makes one turn"
+    assert "wrong fired: tickets-2.yaml learns from" in printed
+    assert "released: desk@prod is tickets-2:tune" in printed
+    second = listed()[0].stable
+    assert second.digest != first.digest
+    assert second.word == "tickets-2.yaml:tune"
+    steps = steps_of(desk / "tickets-2.yaml")
+    assert [*steps] == ["data-1", "tune-1", "said-2", "data", "tune", "report", "gate", "monitor"]
+    assert steps["report"]["against"] == "tune-1"
+    assert steps["gate"]["rules"] == ["accuracy >= against - 0.9"]
+    assert plan(Recipe.load("tickets-2.yaml"))["tune-1"].digest == first.digest, "it is held against what was released"
+    assert run_command(WATCH) == 0
+    assert "learns from" not in capsys.readouterr().out, "one alert makes one round"
 
-
-def test_what_fails_the_gate_is_not_released(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (desk / "next.yaml").write_text(NEXT.replace("accuracy >= 0.0", "accuracy >= 1.01"))
-    before = listed()
-    assert watch() == 0
-    assert "not released: the gate says FAIL" in capsys.readouterr().out
-    assert listed() == before
-    assert watch() == 0
+    # the second round begins where the first ended; its gate asks for what no model can do
+    hours_pass(desk, 1)
+    hard = (desk / "tickets-2.yaml").read_text().replace("accuracy >= against - 0.9", "accuracy > against + 1")
+    (desk / "tickets-2.yaml").write_text(hard)
+    assert run_command(["run", "tickets-2.yaml"]) == 1
+    people_ask(desk, 120, range(60, 120), name="two", ended=60)
+    capsys.readouterr()
+    assert run_command(WATCH) == 0
+    said = capsys.readouterr()
+    assert "tickets-2.yaml:tune" in said.err, "the monitor of the model that is released now"
+    assert "warning: wrong (tickets-2)" in said.out
+    assert "wrong fired: tickets-3.yaml learns from" in said.out
+    assert "not released: the gate says FAIL" in said.out
+    assert listed()[0].stable == second
+    steps = steps_of(desk / "tickets-3.yaml")
+    assert [*steps] == [
+        "data-1", "said-2", "data-2", "tune-2", "said-3", "data", "tune", "report", "gate", "monitor",
+    ]  # fmt: skip
+    assert steps["report"]["against"] == "tune-2"
+    assert plan(Recipe.load("tickets-3.yaml"))["tune-2"].digest == second.digest
+    assert run_command(WATCH) == 0
     assert "learns from" not in capsys.readouterr().out, "nothing new was said"
 
-    (desk / "next.yaml").write_text(NEXT)
-    more = desk_traffic(160, wrong=[range(160)], every_s=0.1, seed=1)
-    shift = datetime.now(UTC) - timedelta(seconds=30) - more[-1].at
-    renamed = [_renamed(one).model_copy(update={"at": one.at + shift}) for one in more]
-    write(desk / ".luthier" / "traffic", renamed)
-    assert watch() == 0
-    printed = capsys.readouterr().out
-    assert "wrong fired: " in printed, "the alert fires on, and much more was said"
-    assert "released: desk@prod is again:tune" in printed
+
+def test_a_round_that_was_cut_off_is_made_again_from_the_same_rows(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    people_ask(desk, 120, range(60, 120), name="one", ended=120)
+
+    class KilledError(BaseException):
+        """Stands for the end of the process."""
+
+    def killed(*_: Any) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(watching_room, "recorded_run", killed)
+        with pytest.raises(KilledError):
+            run_command(WATCH)
+    rows = (desk / "tickets-2.jsonl").read_bytes()
+    people_ask(desk, 20, range(0), name="meanwhile", ended=1)
+    capsys.readouterr()
+    assert run_command(WATCH) == 0
+    assert "released: desk@prod is tickets-2:tune" in capsys.readouterr().out
+    assert (desk / "tickets-2.jsonl").read_bytes() == rows
+    assert not (desk / "tickets-3.yaml").exists()
 
 
-def _renamed(event: Trace | Feedback) -> Trace | Feedback:
-    """As another request than that of the same number before."""
-    name = "id" if isinstance(event, Trace) else "trace"
-    return event.model_copy(update={name: f"later-{getattr(event, name)}"})
+def test_what_somebody_released_meanwhile_stays(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    people_ask(desk, 120, range(60, 120), name="one", ended=120)
+    run = watching_room.recorded_run
+
+    def meddled(*given: Any) -> Any:
+        found = run(*given)
+        assert run_command(["release", "desk@prod", "tickets-2.yaml:tune-1", "--canary", "10%"]) == 0
+        assert run_command(["release", "desk@prod", "tickets-2.yaml:tune"]) == 0
+        return found
+
+    monkeypatch.setattr(watching_room, "recorded_run", meddled)
+    assert run_command(WATCH) == 0
+    assert "not released: desk@prod was changed meanwhile" in capsys.readouterr().out
+    assert find_released("desk@prod", Path("recipe.yaml")).recipe.name == "tickets-2"
+    roll_back("desk@prod")
+    assert find_released("desk@prod", Path("recipe.yaml")).recipe.name == "tickets", "and back, by the other recipe"
 
 
 def test_tries_are_bounded(tmp_path: Path) -> None:
@@ -120,7 +171,7 @@ def test_tries_are_bounded(tmp_path: Path) -> None:
     from luthier.flow.watch import TRIES, Circle, _due
 
     write(tmp_path, [opinion for opinion in desk_traffic(100) if isinstance(opinion, Feedback)])
-    circle = Circle(recipe=tmp_path, then=tmp_path, alias="desk@prod")
+    circle = Circle(recipe=tmp_path, alias="desk@prod")
     on, off = Look([], frozenset({"wrong"})), Look([], frozenset())
 
     def due(look: Look, said: int, tries: int) -> int | None:
@@ -134,26 +185,75 @@ def test_tries_are_bounded(tmp_path: Path) -> None:
     assert _due(circle, on, {}, tmp_path) is None
 
 
+@pytest.fixture
+def released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Releases the model of a recipe without running more than the tuning."""
+    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+    def made(text: str) -> None:
+        small_recipe(tmp_path, text)
+        assert run_command(["run", "recipe.yaml"]) == 0
+        assert run_command(["release", "desk@prod", "recipe.yaml:tune"]) == 0
+
+    return made
+
+
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "more", "said"),
     [
-        (RECIPE, "learns from no traffic"),
-        (NEXT[: NEXT.index("  gate:")], "has no gate"),
+        (RECIPE[: RECIPE.index("  gate:")], [], "has no gate"),
+        (RECIPE, [], "wanted one step of kind `monitor`"),
+        (RECIPE + MONITOR, ["--on", "nothing"], "no alert is called 'nothing'"),
     ],
 )
 def test_a_circle_that_cannot_close_is_refused(
-    text: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    text: str, more: list[str], said: str, released: Callable[[str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from luthier.core.errors import RecipeError
-    from luthier.flow.watch import Circle, check
-    from watching import plan_of
+    released(text)
+    assert run_command([*WATCH, *more]) == 2
+    assert said in capsys.readouterr().err
 
-    small_recipe(tmp_path)
-    (tmp_path / "next.yaml").write_text(text)
 
-    class Opened:
-        plan = plan_of(tmp_path, ["latency"])
+def test_a_name_must_mean_a_model_of_a_recipe_here(
+    released: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    released(RECIPE + MONITOR)
+    assert run_command(["release", "other@prod", "recipe.yaml:tune"]) == 0
+    assert run_command(WATCH) == 2
+    assert "2 names mean a model of this recipe" in capsys.readouterr().err
+    changed = Path("recipe.yaml").read_text().replace("r: 4", "r: 2")
+    Path("recipe.yaml").write_text(changed)
+    assert run_command([*WATCH, "--release", "desk@prod"]) == 2
+    assert "which no recipe here makes" in capsys.readouterr().err
 
-    circle = Circle(recipe=tmp_path / "recipe.yaml", then=tmp_path / "next.yaml", alias="desk@prod")
-    with pytest.raises(RecipeError, match=said):
-        check(circle, Opened())  # type: ignore[arg-type]  # only its plan is read
+
+def test_where_nobody_said_anything_nothing_is_learnt(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = [one for one in desk_traffic(60, every_s=2) if isinstance(one, Trace)]
+    write(desk / ".luthier" / "traffic", log)
+    memory = desk / ".luthier" / "watch" / "desk@prod.json"
+    digest = listed()[0].stable.digest
+    begun = {"alert": "wrong", "until": "2026-11-25T00:00:00Z", "tries": 1, "name": "tickets-2", "of": digest}
+    memory.parent.mkdir(parents=True, exist_ok=True)
+    memory.write_text(json.dumps({"round": {**begun, "step": "tune"}}))
+    assert run_command(WATCH) == 0
+    assert "not released: people said nothing that can be learnt from" in capsys.readouterr().out
+    assert not (desk / "tickets-2.yaml").exists()
+
+
+def test_the_next_recipe_is_written_by_hand_too(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    people_ask(desk, 60, range(30, 60), name="one", ended=60)
+    capsys.readouterr()
+    assert run_command(["new", "again", "--from", "traces", "--after", "recipe.yaml"]) == 0
+    printed = capsys.readouterr().out
+    assert "wrote again.yaml" in printed
+    assert "60 rows" in printed
+    assert steps_of(desk / "again.yaml")["report"]["against"] == "tune-1"
+    refused = [
+        (["new", "again", "--from", "traces", "--after", "recipe.yaml"], "it was not touched"),
+        (["new", "other", "--from", "tickets.csv", "--after", "recipe.yaml"], "goes on from a recipe by its traffic"),
+        (["new", "O/1", "--from", "traces", "--after", "recipe.yaml"], "cannot name a recipe"),
+    ]
+    for words, said in refused:
+        assert run_command(words) == 2
+        assert said in capsys.readouterr().err

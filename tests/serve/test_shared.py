@@ -19,8 +19,9 @@ from luthier.core.errors import ModelError
 from luthier.models.decoder import Decoder
 from luthier.models.load import ADAPTER
 from luthier.models.over import can_share
-from luthier.serve import shared
+from luthier.serve import reading, shared
 from luthier.serve.engine import Answering
+from luthier.serve.engines.label import Label
 from luthier.serve.engines.torch import Torch
 from luthier.serve.query import Query, Whole
 from luthier.serve.refusal import Unavailable
@@ -314,3 +315,67 @@ def test_a_gateway_lists_each(shop: Shop, tmp_path: Path) -> None:
         assert len(shared._OPEN) == before + 1
         metrics = served.get("/metrics").text
         assert all(f'model="{name}"' in metrics for name in artifacts)
+
+
+CLASSES = Label(dtype="float32", calibrate=0)
+
+
+def scored(models: list[Answering]) -> list[Any]:
+    """The probabilities of each of several classifiers, all of them asked at once: who is read together, time decides,
+    and with it the last bits."""
+
+    async def one(model: Answering, words: str) -> Any:
+        found = Whole()
+        async for piece in model.answer(Query(messages=(Message(role="user", content=words),))):
+            found.add(piece)
+        assert found.scores is not None
+        return list(found.scores.values())
+
+    async def run() -> list[Any]:
+        asked = await asyncio.gather(*(one(model, words) for words in WORDS for model in models))
+        each = (asked[at :: len(models)] for at in range(len(models)))
+        return [[share for one in answers for share in one] for answers in each]
+
+    return asyncio.run(run())
+
+
+def alike(found: list[Any], wanted: list[Any]) -> bool:
+    return all(one == pytest.approx(other, abs=1e-5) for one, other in zip(found, wanted, strict=True))
+
+
+def test_classifiers_over_one_base_share_it(shop: Shop) -> None:
+    kinds = [shop.one, shop.other, shop.dora]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("luthier.models.over.can_share", lambda model: False)
+        apart = [CLASSES.open(artifact) for artifact in kinds]
+    wanted = scored(apart)
+    for model in apart:
+        asyncio.run(model.close())
+    assert not alike(wanted[:1], wanted[1:2])
+
+    models = [CLASSES.open(artifact) for artifact in kinds]
+    bases = [model._judge._reader.base for model in models]  # type: ignore[attr-defined]
+    assert bases[0] is bases[1]
+    assert bases[0] is not bases[2], "DoRA is no plain LoRA"
+    assert len(reading._OPEN) == 1
+    assert alike(scored(models), wanted)
+    asyncio.run(models[0].close())
+    asyncio.run(models[0].close())
+    assert alike(scored(models[1:]), wanted[1:]), "the others stay when one goes"
+    back = CLASSES.open(shop.one)
+    assert alike(scored([back]), wanted[:1])
+    for model in (models[1], models[2], back):
+        asyncio.run(model.close())
+    assert not reading._OPEN
+
+
+def test_a_classifier_that_cannot_be_opened_leaves_no_base(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise ModelError("no")
+
+    for place in ("luthier.models.over.add_adapter", "luthier.serve.engines.label._fitted"):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, broken)
+            with pytest.raises(ModelError):
+                CLASSES.open(shop.one)
+        assert not reading._OPEN

@@ -5,4 +5,5 @@ shapes.py   files, jobs and events as OpenAI has them
 upload.py   a file that comes as a form, straight to the disk
 files.py    /v1/files
 jobs.py     /v1/fine_tuning/jobs
+models.py   DELETE /v1/models/{ft:…}
 """

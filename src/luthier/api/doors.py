@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from luthier.api.files import file_routes
 from luthier.api.jobs import BODIES, job_routes
+from luthier.api.models import model_routes
 from luthier.flow.jobs.desk import Desk
 from luthier.flow.jobs.files import FILE_BYTES
 from luthier.serve.app import Beside
@@ -21,5 +22,9 @@ _FORM_BYTES = 1 << 20
 
 def doors(desk: Desk) -> Beside:
     """What stands beside the gateway."""
-    routers: Sequence[tuple[APIRouter, Scope]] = [(file_routes(desk), "tune"), (job_routes(desk), "tune")]
+    routers: Sequence[tuple[APIRouter, Scope]] = [
+        (file_routes(desk), "tune"),
+        (job_routes(desk), "tune"),
+        (model_routes(desk), "tune"),
+    ]
     return Beside(routers=routers, bodies=BODIES, larger={"/v1/files": FILE_BYTES + _FORM_BYTES})

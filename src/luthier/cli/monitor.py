@@ -154,22 +154,23 @@ def export(
 
 
 def watch(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe with the monitor.")],
-    then: Annotated[
-        Path,
-        typer.Option(metavar="RECIPE", help="What is run when an alert fires: it learns from traces, and has a gate."),
-    ],
-    alias: Annotated[str, typer.Option("--release", metavar="ALIAS", help="The name of what passes: support@prod.")],
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe of the first model, with its monitor.")],
+    alias: Annotated[
+        str | None,
+        typer.Option("--release", metavar="ALIAS", help="The name that is watched; else the one its model has."),
+    ] = None,
     on: Annotated[list[str] | None, typer.Option(metavar="ALERT", help="Only these alerts; may be repeated.")] = None,
     traffic: Annotated[Path | None, typer.Option(help="The traffic folder; else the recipe's.")] = None,
     once: Annotated[bool, typer.Option("--once", help="Look once and leave, for a scheduler.")] = False,
 ) -> None:
-    """Watch, and when an alert fires, learn from what people said and release what passes the gate."""
+    """Watch what is released; when an alert fires, write the next recipe from what people said, run it, and release
+    what passes its gate."""
     from luthier.core.render import choose
-    from luthier.flow.watch import Circle, run_circle
+    from luthier.flow.watch import circle_of, run_circle
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    circle = Circle(recipe=recipe, then=then, alias=alias, alerts=on or ())
+    circle = circle_of(recipe, alias, on or ())
     with choose(sys.stderr, json=False) as listener:
         for line in run_circle(circle, traffic, say=_mutter, listener=listener, once=once):
             say(line)
+            sys.stdout.flush()

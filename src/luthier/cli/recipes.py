@@ -54,6 +54,10 @@ def new(
     where: Annotated[
         str | None, typer.Option(help="Which requests, when --from is traces, such as: rating < 0.")
     ] = None,
+    after: Annotated[
+        Path | None,
+        typer.Option(metavar="RECIPE", help="When --from is traces: the recipe of the released model, to go on from."),
+    ] = None,
     template: Annotated[
         str | None, typer.Option(help="When you bring no data: `labels` (the default) or `replies`.")
     ] = None,
@@ -61,9 +65,12 @@ def new(
     as_json: Json = False,
 ) -> None:
     """Write a recipe that fits your data (or from a template), with the reason for each choice."""
-    from luthier.flow.new import write_recipe
+    from luthier.flow.new import write_after, write_recipe
 
-    written = write_recipe(name, source, template=template, model=model, table=table, where=where)
+    if after is not None:
+        written = write_after(name, source, after, others=(template, model, table, where))
+    else:
+        written = write_recipe(name, source, template=template, model=model, table=table, where=where)
     if as_json:
         say_json({"recipe": str(written.path), "decisions": written.decisions})
         return

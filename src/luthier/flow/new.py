@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from luthier.core.paths import is_variable
 from luthier.flow.recipe import Recipe
 from luthier.flow.schema import HEADER, SCHEMA_FILE, recipe_schema
 from luthier.flow.source_text import parse_yaml
+from luthier.flow.wording import NAME_PATTERN
 
 MODEL = "smollm2-135m-instruct"
 """The base model when none is named."""
@@ -79,6 +81,23 @@ def write_recipe(
     write_aside(folder / SCHEMA_FILE, (json.dumps(recipe_schema(), indent=1, ensure_ascii=False) + "\n").encode())
     write_aside(path, f"{HEADER}\n{text}".encode())
     return Written(path=path, decisions=decisions)
+
+
+def write_after(name: str, source: str | None, after: Path, *, others: tuple[str | None, ...] = ()) -> Written:
+    """Write `NAME.yaml` beside a recipe: the next one, from what people said of the model that it released."""
+    from luthier.flow.next_recipe import write_next
+    from luthier.flow.released import find_released, only_alias
+    from luthier.flow.traffic import kept_folder
+
+    if source != "traces" or any(others):
+        remedy = "give --from traces, and leave the other options out: all else is as in that recipe"
+        raise InputError("--after goes on from a recipe by its traffic", where=Where(field="--after"), remedy=remedy)
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise InputError(f"{name!r} cannot name a recipe", where=Where(field="NAME"), remedy="such as support-2")
+    released = find_released(only_alias(after), after)
+    path, rows = write_next(name, released, kept_folder(after), datetime.now(UTC))
+    told = f"{released.alias} is {released.recipe.name}:{released.step}, which this one is held against"
+    return Written(path=path, decisions={"against": told, "rows": f"people's words make {rows} rows"})
 
 
 def _as_url(source: Path | str | None) -> Path | str | None:

@@ -1,4 +1,8 @@
-"""The circle: an alert fires, what people said becomes data, the next recipe runs, and its gate decides the release."""
+"""The circle: an alert fires, what people said becomes the next recipe, it runs, and its gate decides the release.
+
+What a name means now is where every round begins: the recipe that made that model, its monitor, its own report. So the
+round after a release goes on from the model that was released, and one after a roll-back from the model before.
+"""
 
 from __future__ import annotations
 
@@ -12,84 +16,109 @@ from typing import TYPE_CHECKING, Any
 from luthier.core.errors import LuthierError, RecipeError, Where
 from luthier.core.files import write_aside
 from luthier.core.ledger import Ledger, ledger_url
-from luthier.flow.monitor import Look, Opened, looks, monitor_of, open_monitor
+from luthier.flow.monitor import Look, Opened, looks, monitor_of
+from luthier.flow.next_recipe import Round, write_next
 from luthier.flow.plan import recipe_store
 from luthier.flow.recipe import Recipe
 from luthier.flow.record import recorded_run
-from luthier.monitor.message import Message
+from luthier.flow.released import Released, answering, find_released, only_alias
 
 if TYPE_CHECKING:
     from luthier.core.events import Listener
     from luthier.flow.run import Result
+    from luthier.monitor.message import Message
 
 Say = Callable[[str], None]
 TRIES = 5
-"""So many turns are made while an alert fires on."""
+"""So many rounds are made while an alert fires on."""
 MORE = 1.5
-"""Another turn follows a failed one when people have said so many times as much as it knew."""
+"""Another round follows a failed one when people have said so many times as much as it knew."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Circle:
-    """What is watched, what is run when an alert fires, and under which name what passes is released."""
+    """What is watched, and under which name what passes is released."""
 
     recipe: Path
-    """The recipe with the monitor, and with the model that is released now."""
-    then: Path
-    """The recipe that learns from the traffic: it reads a source `traces`, and ends in a gate."""
+    """The recipe of the first model; those of further rounds are written beside it."""
     alias: str
     alerts: Sequence[str] = ()
     """Which alerts set it going; all where none is named."""
 
     def wants(self, message: Message) -> bool:
-        """Whether a message sets the next turn going."""
+        """Whether a message sets the next round going."""
         return message.tells == "firing" and (not self.alerts or message.alert in self.alerts)
 
+    @property
+    def base(self) -> Path:
+        """The folder of the recipes."""
+        return self.recipe if self.recipe.is_dir() else self.recipe.parent
 
-def check(circle: Circle, opened: Opened) -> None:
-    """`RecipeError` where the circle could never close."""
-    steps = Recipe.load(circle.then).all_steps()
-    if not _living(circle.then):
-        remedy = "add a step {kind: prepare, source: {kind: traces, …}}, as `luthier new NAME --from traces` writes it"
-        raise RecipeError("this recipe learns from no traffic", where=Where(file=str(circle.then)), remedy=remedy)
-    for makes, what in (("verdict", "has no gate"), ("model", "makes no model")):
-        if not any(step.makes == makes for step in steps.values()):
-            remedy = "nothing is released but by a gate: add {kind: gate, report: …, rules: […]}"
-            raise RecipeError(f"this recipe {what}", where=Where(file=str(circle.then)), remedy=remedy)
-    known = [rule.name for rule in opened.plan.rules]
+    @property
+    def memory(self) -> Path:
+        """What is known beyond a restart: a round that was begun, one that failed."""
+        return recipe_store(self.base).root / "watch" / f"{self.alias}.json"
+
+
+def circle_of(recipe: Path, alias: str | None, alerts: Sequence[str]) -> Circle:
+    """The circle of a recipe, whose model answers to one name."""
+    return Circle(recipe=recipe, alias=alias or only_alias(recipe), alerts=alerts)
+
+
+def opened(circle: Circle, released: Released) -> Opened:
+    """The monitor of what is released; `RecipeError` where the circle could never close."""
+    recipe = released.recipe
+    if not any(step.makes == "verdict" for step in recipe.steps.values()):
+        remedy = "nothing is released but by a gate: add {kind: gate, report: …, rules: […]}"
+        raise RecipeError("this recipe has no gate", where=Where(file=recipe.file), remedy=remedy)
+    found = monitor_of(recipe)
+    if found is None:
+        remedy = "add one: monitor: {kind: monitor, report: …, signals: […], alerts: […]}"
+        raise RecipeError("wanted one step of kind `monitor`", where=Where(file=recipe.file), remedy=remedy)
+    known = [rule.name for rule in found.plan.rules]
     for name in circle.alerts:
         if name not in known:
-            where = Where(field="--on")
-            raise RecipeError(f"no alert is called {name!r}", where=where, remedy=f"known: {', '.join(known)}")
+            raise RecipeError(
+                f"no alert is called {name!r}", where=Where(field="--on"), remedy=f"known: {', '.join(known) or 'none'}"
+            )
+    return found
 
 
 def run_circle(
     circle: Circle, folder: Path | None, *, say: Say, listener: Listener, once: bool = False
 ) -> Iterator[str]:
-    """Watch, and make a turn whenever an alert asks for it; yields what came of it, line by line."""
-    opened = open_monitor(str(circle.recipe))
-    check(circle, opened)
-    memory = opened.kept / "watch.json"
-    say(f"watching {circle.recipe}: {circle.then} is run when {' or '.join(circle.alerts) or 'an alert'} fires")
+    """Watch, and make a round whenever an alert asks for it; yields what came of it, line by line."""
     while True:
-        told = _recall(memory)
-        if told.get("turn"):
-            yield from _turn(circle, told, memory, listener, folder or opened.traffic)
-            told = _recall(memory)
-        opened = _monitor(circle, told) or opened
-        since = datetime.fromisoformat(told["released"]) if told.get("released") else None
-        for look in looks(opened, folder, say=say, once=once, since=since):
+        told = _recall(circle.memory)
+        if told.get("round"):
+            yield from _round(circle, told, listener, folder)
+            told = _recall(circle.memory)
+        released = find_released(circle.alias, circle.recipe)
+        monitor = opened(circle, released)
+        traffic = folder or monitor.traffic
+        say(
+            f"watching {circle.alias}, which is {_called(released)}: {' or '.join(circle.alerts) or 'any alert'} counts"
+        )
+        for look in looks(monitor, traffic, say=say, once=once, since=released.since):
             yield from (message.title for message in look.messages)
-            if turn := _due(circle, look, told, folder or opened.traffic):
-                _keep(memory, {**told, "turn": turn})
+            if due := _due(circle, look, told, traffic):
+                _keep(circle.memory, {**told, "round": {**due, **_begun(released)}})
                 break
-            told = _settled(look, told, memory)
+            told = _settled(look, told, circle.memory)
+            if answering(circle.alias, circle.base)[0] != released.digest:
+                break
         else:
             return
 
 
+def _begun(released: Released) -> dict[str, Any]:
+    """Which recipe a round will write, after which model."""
+    recipe = released.recipe
+    return {"name": Round.of(recipe.name).after(recipe.base), "of": released.digest, "step": released.step}
+
+
 def _due(circle: Circle, look: Look, told: dict[str, Any], traffic: Path) -> dict[str, Any] | None:
-    """The next turn: an alert has begun to fire, or fires on and people have said much more since a turn failed."""
+    """The next round: an alert has begun to fire, or fires on and people have said much more since a round failed."""
     fired = next((message.alert for message in look.messages if circle.wants(message)), None)
     if fired is not None:
         return {"alert": fired, "until": _now(), "tries": 1}
@@ -102,14 +131,14 @@ def _due(circle: Circle, look: Look, told: dict[str, Any], traffic: Path) -> dic
 
 
 def _settled(look: Look, told: dict[str, Any], memory: Path) -> dict[str, Any]:
-    """A failed turn is forgotten once its alert is over."""
+    """A failed round is forgotten once its alert is over."""
     if told.get("failed") and told["failed"]["alert"] not in look.firing:
         told = {**told, "failed": None}
         _keep(memory, told)
     return told
 
 
-def _said(traffic: Path, until: str | None = None) -> int:
+def _said(traffic: Path, until: datetime | None = None) -> int:
     """How often people have said something of an answer, before a moment."""
     import polars as pl
 
@@ -117,29 +146,57 @@ def _said(traffic: Path, until: str | None = None) -> int:
 
     if not traffic.is_dir():
         return 0
-    before = datetime.fromisoformat(until) if until is not None else None
-    return int(frame(traffic, "feedback", until=before).select(pl.len()).collect().item())
+    return int(frame(traffic, "feedback", until=until).select(pl.len()).collect().item())
 
 
-def _turn(circle: Circle, told: dict[str, Any], memory: Path, listener: Listener, traffic: Path) -> Iterator[str]:
-    """One turn; killed in the middle, it is made again with the same rows, and what was made is found."""
-    turn = told["turn"]
-    yield f"{turn['alert']} fired: {circle.then} learns from what was said until {turn['until']}"
+def _round(circle: Circle, told: dict[str, Any], listener: Listener, folder: Path | None) -> Iterator[str]:
+    """One round; killed in the middle, it is made again with the same rows, and what was made is found."""
+    begun = told["round"]
+    until = datetime.fromisoformat(begun["until"])
+    if _meanwhile(circle, begun):
+        _keep(circle.memory, {**told, "round": None})
+        yield f"{begun['name']} is over: {circle.alias} means another model than when it began"
+        return
+    path = circle.base / f"{begun['name']}.yaml"
+    yield f"{begun['alert']} fired: {path.name} learns from what was said until {begun['until']}"
     try:
-        recipe = Recipe.load(circle.then, _until(circle, turn["until"]))
+        recipe = _recipe(circle, path, until, folder)
         outcome = recorded_run(recipe, listener)
         why = {0: "", 1: "the gate says FAIL"}.get(outcome.result.exit_code, "the gate says INCONCLUSIVE")
-        told_of = list(outcome.lines())
+        lines = list(outcome.lines())
+        if not why and _meanwhile(circle, begun):
+            why = f"{circle.alias} was changed meanwhile"
     except LuthierError as error:
-        why, told_of = error.message, []
-    yield from told_of
+        why, lines = error.message, []
+    yield from lines
     if why:
-        failed = {"alert": turn["alert"], "said": _said(traffic, turn["until"]), "tries": turn.get("tries", 1)}
-        _keep(memory, {**told, "turn": None, "failed": failed})
+        said = _said(folder or traffic_of(circle), until)
+        failed = {"alert": begun["alert"], "said": said, "tries": begun["tries"]}
+        _keep(circle.memory, {"round": None, "failed": failed})
         yield f"not released: {why}; {_next_try(failed)}"
         return
-    yield _release(circle, recipe, outcome.result)
-    _keep(memory, {"turn": None, "released": _now(), "until": turn["until"]})
+    yield _release(circle, begun["step"], outcome.result)
+    _keep(circle.memory, {"round": None, "failed": None})
+
+
+def _meanwhile(circle: Circle, begun: dict[str, Any]) -> bool:
+    """Whether the name means another model than when a round was begun: somebody released one, or went back."""
+    before: str = begun["of"]
+    return answering(circle.alias, circle.base)[0] != before
+
+
+def _recipe(circle: Circle, path: Path, until: datetime, folder: Path | None) -> Recipe:
+    """The recipe of a round, written unless it was before a kill."""
+    if not path.exists():
+        write_next(path.stem, find_released(circle.alias, circle.recipe), folder or traffic_of(circle), until)
+    return Recipe.load(path)
+
+
+def traffic_of(circle: Circle) -> Path:
+    """Where the traffic of the recipes' folder is kept."""
+    from luthier.traffic.place import traffic_folder
+
+    return traffic_folder(circle.base)
 
 
 def _next_try(failed: dict[str, Any]) -> str:
@@ -148,35 +205,18 @@ def _next_try(failed: dict[str, Any]) -> str:
     return f"while the alert fires, the next try comes when people have said {MORE:g} times as much"
 
 
-def _monitor(circle: Circle, told: dict[str, Any]) -> Opened | None:
-    """The monitor that goes with what was released: the next recipe's own, where it has one."""
-    if not told.get("until"):
-        return None
-    return monitor_of(Recipe.load(circle.then, _until(circle, told["until"])))
-
-
-def _until(circle: Circle, moment: str) -> list[str]:
-    """Overrides by which traffic stands still."""
-    return [f"{place}.until={moment}" for place in _living(circle.then)]
-
-
-def _release(circle: Circle, recipe: Recipe, result: Result) -> str:
+def _release(circle: Circle, step: str, result: Result) -> str:
     """Let the model that passed answer to the name."""
     from luthier.traffic.releases import Model, release
 
-    step = [planned.name for planned in result.plan if planned.step.makes == "model"][-1]
-    digest = result[step].artifact.digest
+    recipe, digest = result.plan.recipe, result[step].artifact.digest
     with Ledger(ledger_url(recipe_store(recipe.base).root)) as ledger:
         release(ledger, circle.alias, Model(word=f"{recipe.file}:{step}", model=digest, digest=digest))
     return f"released: {circle.alias} is {recipe.name}:{step} ({digest[:12]})"
 
 
-def _living(file: Path) -> list[str]:
-    """The places in a recipe of sources that read traffic."""
-    steps = Recipe.load(file).all_steps().items()
-    return [
-        f"steps.{name}.source" for name, step in steps if getattr(getattr(step, "source", None), "kind", "") == "traces"
-    ]
+def _called(released: Released) -> str:
+    return f"{Path(released.recipe.file).name}:{released.step} ({released.digest[:12]})"
 
 
 def _recall(memory: Path) -> dict[str, Any]:

@@ -51,6 +51,15 @@ class Span(NamedTuple):
     """Whether the interval's ends are wanted; where a bootstrap is dear, a look at the value alone does without."""
 
 
+class Measured(NamedTuple):
+    """A row of the release's own report, answered by the model that was measured."""
+
+    probabilities: Mapping[str, float]
+    """Of each class."""
+    said: str
+    right: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Training:
     """What the release was trained on, as signals learn from it: a sample, drawn by content."""
@@ -59,6 +68,8 @@ class Training:
     answers: Sequence[str]
     base: Path
     seed: int
+    measured: Sequence[Measured] = ()
+    """The report's rows, where the model chose among classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +115,8 @@ class Signal(Component):
     """The window where a rule names none."""
     learns: ClassVar[bool] = False
     """Whether it needs a reference: what it learnt from the training data."""
+    needs_report: ClassVar[bool] = False
+    """Whether its reference is what the model answered to the rows of its report."""
 
     name: str = Field(default="", pattern=r"^([a-z][a-z0-9_]*)?$")
     """How rules call it, where not by its kind: needed when two signals are of one kind."""

@@ -92,7 +92,7 @@ class Case:
                 user=self.user,
                 key=self._key,
                 consent=self.consent,
-                parameters=self.parameters,
+                parameters={**self.parameters, **_calibration(answer)},
                 meta=self.meta,
             )
         )
@@ -100,3 +100,8 @@ class Case:
 
 def _message(answer: Whole) -> Message:
     return Message(role="assistant", content=answer.text, tool_calls=tuple(answer.calls))
+
+
+def _calibration(answer: Whole | None) -> dict[str, Any]:
+    """By what the model's own probabilities became those that the trace holds."""
+    return {} if answer is None or answer.calibration is None else {"calibration": answer.calibration}

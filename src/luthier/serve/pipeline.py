@@ -44,17 +44,18 @@ class Pipeline(Answering):
         self._fleet, self._ways = fleet, ways
 
     async def answer(self, query: Query) -> AsyncGenerator[Piece, None]:
-        scores = await self._choose(query)
+        choice = await self._choose(query)
+        scores = dict(choice.scores or {})
         label = max(scores, key=lambda one: scores[one])
         name = self._ways.to.get(label, self._ways.other)
         if name is None:
             raise Refusal(f"the message is of class {label!r}, for which no model is named", param="messages")
         async with self._fleet.using(name) as model, aclosing(model.answer(query)) as pieces:
             async for piece in pieces:
-                yield piece if piece.finish is None else replace(piece, scores=scores)
+                yield piece if piece.finish is None else replace(piece, scores=scores, calibration=choice.calibration)
 
-    async def _choose(self, query: Query) -> dict[str, float]:
-        """The probability of each class."""
+    async def _choose(self, query: Query) -> Whole:
+        """The answer of the classifier, with the probability of each class."""
         choice = Whole()
         async with self._fleet.using(self._ways.by) as chooser:
             if not chooser.chooses:
@@ -62,4 +63,4 @@ class Pipeline(Answering):
             async with aclosing(chooser.answer(Query(messages=query.messages))) as pieces:
                 async for piece in pieces:
                     choice.add(piece)
-        return dict(choice.scores or {})
+        return choice

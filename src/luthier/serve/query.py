@@ -101,6 +101,8 @@ class Piece:
     usage: Usage | None = None
     scores: Mapping[str, float] | None = None
     """Probability of each label, from a model that chooses one."""
+    calibration: float | None = None
+    """What the labels' log-scores were divided by, so that their probabilities mean what they say."""
 
 
 @dataclass(kw_only=True)
@@ -113,6 +115,7 @@ class Whole:
     finish: Finish | None = None
     usage: Usage = field(default_factory=Usage)
     scores: Mapping[str, float] | None = None
+    calibration: float | None = None
 
     def add(self, piece: Piece) -> None:
         """Take in the next piece."""
@@ -122,3 +125,4 @@ class Whole:
         self.finish = piece.finish or self.finish
         self.usage = piece.usage or self.usage
         self.scores = piece.scores or self.scores
+        self.calibration = piece.calibration or self.calibration

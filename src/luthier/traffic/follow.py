@@ -89,6 +89,8 @@ class Follower:
             known = self._now.get(alias)
             if (known is None or known.id != release.id) and self._refused.get(alias) != release.id:
                 await self._try(release)
+        if gone := self._now.keys() - read.keys():
+            self._let_go({alias: release for alias, release in self._now.items() if alias not in gone})
 
     async def _try(self, release: Release) -> None:
         try:
@@ -102,8 +104,12 @@ class Follower:
         if self._models is not None:
             for model in release.models:
                 await self._models.prepare(model.model)
+        self._let_go({**self._now, release.alias: release})
+
+    def _let_go(self, now: dict[str, Release]) -> None:
+        """From now on names mean this; what none of them means any more is closed after its last request."""
         before = self._meant()
-        self._now = {**self._now, release.alias: release}
+        self._now = now
         if self._models is not None:
             for gone in sorted(before - self._meant()):
                 task = asyncio.create_task(self._models.retire(gone))

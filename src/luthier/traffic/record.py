@@ -56,7 +56,8 @@ class Trace(_Record):
     consent: bool = True
     """Whether it may be learnt from."""
     parameters: dict[str, Any] = {}
-    """Sampling and limits as they were asked for."""
+    """Sampling and limits as they were asked for; `calibration` is the temperature by which `scores` were made to mean
+    what they say."""
     meta: dict[str, str] = {}
     """What the application said of the request (OpenAI's `metadata`)."""
 

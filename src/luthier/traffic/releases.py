@@ -129,6 +129,21 @@ def roll_back(ledger: Ledger, alias: str) -> Release:
         return _put(session, alias, "roll-back", Model(**earlier.stable), before=earlier.before)
 
 
+def forget(ledger: Ledger, alias: str) -> None:
+    """Let a name mean nothing any more, as if it had never been; `InputError` while another one means its model."""
+    from sqlalchemy import delete
+
+    from luthier.core.ledger.tables.releases import ReleaseRow
+
+    mine = {one.digest for change in history(ledger, alias) for one in change.models if one.digest}
+    for other, now in current(ledger).items():
+        if other != alias and mine & {one.digest for one in now.models}:
+            remedy = f"release another model as {other} first"
+            raise InputError(f"{other} means this model", where=Where(field=alias), remedy=remedy)
+    with ledger.writing() as session:
+        session.execute(delete(ReleaseRow).where(ReleaseRow.alias == alias))
+
+
 def current(ledger: Ledger) -> dict[str, Release]:
     """What every name means now."""
     from sqlalchemy import func, select

@@ -79,6 +79,15 @@ class Book:
             raise Refusal(f"there is no job {job[:100]!r}", code="fine_tune_not_found", status=404)
         return found[0]
 
+    def made(self, model: str) -> Job | None:
+        """The job that made a model of this name."""
+        from sqlalchemy import select
+
+        from luthier.core.ledger.tables.jobs import JobRow
+
+        found = self._found(select(JobRow).where(JobRow.model == model))
+        return found[0] if found else None
+
     def listed(
         self, key: str | None, *, after: str | None, limit: int, metadata: Mapping[str, str] | None
     ) -> list[Job]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from luthier.core.errors import LuthierError
+from luthier.core.errors import InputError, LuthierError
 from luthier.core.files import writing
 from luthier.core.ledger import Ledger
 from luthier.core.store import Store
@@ -20,6 +20,7 @@ from luthier.flow.jobs.records import Job, State, Wish
 from luthier.flow.jobs.tunable import Tunable
 from luthier.flow.jobs.writing import TRAINING, VALIDATION, take
 from luthier.serve.refusal import Refusal
+from luthier.traffic import releases
 
 _PAUSABLE: tuple[State, ...] = ("queued", "running")
 _CANCELLABLE: tuple[State, ...] = ("validating_files", "queued", "running", "paused")
@@ -94,6 +95,22 @@ class Desk:
             raise self._too_late(job, "resumed")
         tell(self.folder(job.id), "The job waits for its turn again")
         return self.book.any(job.id)
+
+    def forget(self, key: str | None, model: str, *, everybodys: bool) -> None:
+        """Let the name of a tuned model mean nothing any more; its artifact goes with the next `luthier store gc`.
+
+        `Refusal` (404) for what this key had not made, (409) while a released name means it.
+        """
+        job = self.book.made(model)
+        if job is None or not (job.key == key or everybodys) or model not in releases.current(self.ledger):
+            what = f"there is no model {model[:100]!r} of yours that was tuned here"
+            raise Refusal(what, param="model", code="model_not_found", status=404)
+        try:
+            releases.forget(self.ledger, model)
+        except InputError as error:
+            what = f"{error.message}; {error.remedy}"
+            raise Refusal(what, param="model", code="model_in_use", status=409) from error
+        tell(self.folder(job.id), f"The model was deleted: {model}")
 
     def _stopped(self, job: Job, text: str) -> Job:
         now = self.book.any(job.id)

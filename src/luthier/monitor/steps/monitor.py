@@ -16,7 +16,7 @@ from luthier.core.step import Beside, EvaluationRef, Forecast, Makes, Outlook, R
 from luthier.monitor.alert import Alert
 from luthier.monitor.channel import Channel
 from luthier.monitor.plan import FILE, REFERENCES, Rule, rules_of
-from luthier.monitor.signal import Signal, Training
+from luthier.monitor.signal import Measured, Signal, Training
 from luthier.monitor.when import Seconds
 
 _PLAIN = ("error_rate", "latency", "length", "refusal_rate", "throughput", "tokens")
@@ -60,6 +60,9 @@ class Monitor(Step):
         learning = [signal.called for signal in self.signals if signal.learns]
         if learning and self.data is None:
             raise ValueError(f"{learning[0]} is held against the training data; name their step in `data`")
+        held = [signal.called for signal in self.signals if signal.needs_report]
+        if held and self.report is None:
+            raise ValueError(f"{held[0]} is held against a report; name the evaluation in `report`")
         return self
 
     def make(self, work: Work) -> Mapping[str, Any]:
@@ -69,7 +72,7 @@ class Monitor(Step):
             _check(rule, report)
             if rule.when.report:
                 work.events.note(f"{rule.name}: {rule.when.name} {rule.when.sign} {rule.limit:.4g}")
-        if any(signal.learns for signal in self.signals):
+        if any(signal.learns or signal.needs_report for signal in self.signals):
             training = _training(work)
             for signal in self.signals:
                 signal.learn(training, work.folder / REFERENCES / signal.called)
@@ -107,19 +110,41 @@ def _figures(evaluation: Artifact) -> dict[str, float]:
 
 
 def _training(work: Work) -> Training:
-    """Questions and answers of the training rows, at most so many, drawn by their ids."""
+    """Questions and answers of the training rows, at most so many, drawn by their ids, and the report's rows."""
+    pairs = _taught(work.inputs["data"], work.seed) if "data" in work.inputs else []
+    return Training(
+        prompts=[asked for asked, _ in pairs],
+        answers=[said for _, said in pairs],
+        base=work.base,
+        seed=work.seed,
+        measured=_measured(work.inputs["report"]) if "report" in work.inputs else (),
+    )
+
+
+def _taught(data: Artifact, seed: int) -> list[tuple[str, str]]:
     from heapq import nsmallest
 
     from luthier.monitor.windows import key_of
     from luthier.text.dataset import batches
     from luthier.text.messages import answer_of, prompt_of
 
-    examples = (example for batch in batches(work.inputs["data"], "train") for example in batch)
-    chosen = nsmallest(_MOST_ROWS, examples, key=lambda one: key_of(f"{work.seed} {one.id}"))
+    examples = (example for batch in batches(data, "train") for example in batch)
+    chosen = nsmallest(_MOST_ROWS, examples, key=lambda one: key_of(f"{seed} {one.id}"))
     asked = [[turn.content for turn in prompt_of(one) if turn.role == "user"] for one in chosen]
-    return Training(
-        prompts=[turns[-1] if turns else "" for turns in asked],
-        answers=[answer_of(one) for one in chosen],
-        base=work.base,
-        seed=work.seed,
-    )
+    return [(turns[-1] if turns else "", answer_of(one)) for turns, one in zip(asked, chosen, strict=True)]
+
+
+def _measured(evaluation: Artifact) -> list[Measured]:
+    """What the measured model said of each row, and how likely it held each class; nothing where it chose none."""
+    import polars as pl
+
+    from luthier.metrics.members.calibration import probabilities
+
+    subject = evaluation.read_json("summary.json")["subject"]
+    frame = pl.read_parquet(evaluation.path("predictions.parquet"))
+    mine = frame.filter((pl.col("model") == subject) & pl.col("scores").is_not_null())
+    if mine.is_empty():
+        return []
+    labels, shares = probabilities([json.loads(row) for row in mine["scores"]])
+    told = zip(shares.tolist(), mine["prediction"], mine["reference"], strict=True)
+    return [Measured(dict(zip(labels, row, strict=True)), said, right) for row, said, right in told]

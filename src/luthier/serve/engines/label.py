@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
@@ -16,11 +17,11 @@ from luthier.serve.calibration import fit_temperature, probabilities
 from luthier.serve.engine import Answering, Engine
 from luthier.serve.gathering import Gathering
 from luthier.serve.query import Candidate, Piece, Query, Token, Usage, Verb
+from luthier.serve.reading import Reader, open_reader
 from luthier.serve.refusal import Refusal, as_refusal
 from luthier.text.messages import Message, emptied, prompt_of, said_for
 
 if TYPE_CHECKING:
-    from luthier.models.load import Loaded
     from luthier.text.ids import Text
 
 PACK_TOKENS = 4096
@@ -52,8 +53,9 @@ class Label(Engine):
     """What is computed in; `auto` is bfloat16 where the machine computes in it, else float32."""
 
     def open(self, model: Artifact) -> Answering:
-        """Read the weights, and fit the temperature."""
-        from luthier.models.load import is_endpoint, load, outputs_of
+        """Read the weights (of plain LoRA only the adapter's where another classifier stands on the same base already),
+        and fit the temperature."""
+        from luthier.models.load import base_folder, is_endpoint, outputs_of
         from luthier.text.ids import Text
         from luthier.text.prompt import Prompt
 
@@ -61,10 +63,13 @@ class Label(Engine):
             raise ModelError("the weights of an endpoint are not here", remedy="serve it with the engine `remote`")
         classes = outputs_of(model)
         said = {name: name for name in classes} if classes else _taught(model)
-        loaded = load(model, self.dtype)
-        loaded.model.requires_grad_(requires_grad=False)  # what is frozen may be kept in fp32 beside it
-        judge = _Judge(loaded, Text.load(loaded.folder, before=Prompt.of(model)), said, classes, self.normalise)
-        temperature = _fitted(model, judge, self.calibrate) or 1.0
+        text = Text.load(base_folder(model), before=Prompt.of(model))
+        reader = open_reader(model, self.dtype)
+        with ExitStack() as undo:
+            undo.callback(reader.leave)
+            judge = _Judge(reader, text, said, classes, self.normalise)
+            temperature = _fitted(model, judge, self.calibrate) or 1.0
+            undo.pop_all()
         return _Open(judge, temperature, self, model.digest)
 
 
@@ -98,23 +103,27 @@ class _Judge:
     """Scores classes, as evaluation does."""
 
     def __init__(
-        self, loaded: Loaded, text: Text, said: dict[str, str], classes: tuple[str, ...], how: Normalise
+        self, reader: Reader, text: Text, said: dict[str, str], classes: tuple[str, ...], how: Normalise
     ) -> None:
         from luthier.models.beginnings import Recurring
 
-        self._loaded, self._text, self._classes, self._how = loaded, text, classes, how
+        self._reader, self._text, self._classes, self._how = reader, text, classes, how
         self._beginnings = Recurring()
         self.said = said
 
     def check(self, asked: _Asked) -> int:
         """How many tokens are read; `Refusal` for what cannot be read."""
-        config = self._loaded.model.config.get_text_config()
+        config = self._reader.base.config.get_text_config()
         ids = self._text.prompt(asked.messages, asked.tools)
         context = getattr(config, "max_position_embeddings", None) or 1 << 40
         if len(ids) + 64 > context:
             what = f"the prompt has {len(ids)} tokens; this model reads {context}, its answer included"
             raise Refusal(what, param="messages", code="context_length_exceeded")
         return len(ids)
+
+    def leave(self) -> None:
+        """Let the weights go."""
+        self._reader.leave()
 
     def scores(self, asked: Sequence[_Asked]) -> list[dict[str, float]]:
         """The log-score of each class for each conversation."""
@@ -131,14 +140,16 @@ class _Judge:
         from luthier.models.generate import label_scores
 
         ids = self._text.prompts([one.messages for one in asked], [one.tools for one in asked])
-        return label_scores(self._loaded.model, ids, tokens=PACK_TOKENS, kept=self._beginnings)
+        with self._reader.turn() as model:
+            return label_scores(model, ids, tokens=PACK_TOKENS, kept=self._beginnings)
 
     def _sums(self, asked: Sequence[_Asked]) -> list[list[tuple[float, int]]]:
         from luthier.models.generate import score_options
 
         told = [self._text.options(one.messages, self.said.values(), one.tools) for one in asked]
         prompts, options = [before for before, _ in told], [answers for _, answers in told]
-        sums = score_options(self._loaded.model, prompts, options, tokens=PACK_TOKENS, kept=self._beginnings)
+        with self._reader.turn() as model:
+            sums = score_options(model, prompts, options, tokens=PACK_TOKENS, kept=self._beginnings)
         pairs = zip(sums, options, strict=True)
         return [[(score, len(ids)) for score, ids in zip(row, own, strict=True)] for row, own in pairs]
 
@@ -153,7 +164,7 @@ class _Open(Answering):
         super().__init__(digest)
         self.temperature = temperature
         """What scores are divided by."""
-        self._judge = judge
+        self._judge, self._closed = judge, False
         self._gathering = Gathering(judge.scores, at_once=settings.at_once, waiting=settings.waiting)
 
     @property
@@ -165,7 +176,10 @@ class _Open(Answering):
         return self._gathering.running
 
     async def close(self) -> None:
-        await asyncio.to_thread(self._gathering.close)
+        if not self._closed:
+            self._closed = True
+            await asyncio.to_thread(self._gathering.close)
+            self._judge.leave()
 
     async def answer(self, query: Query) -> AsyncGenerator[Piece, None]:
         _refuse(query)
@@ -190,6 +204,7 @@ class _Open(Answering):
             finish="stop",
             usage=Usage(prompt_tokens=tokens, completion_tokens=1),
             scores=shares,
+            calibration=self.temperature,
         )
 
     def _candidate(self, label: str, share: float) -> Candidate:

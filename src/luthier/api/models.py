@@ -1,0 +1,29 @@
+"""`DELETE /v1/models/{ft:…}`: a model that a job made is forgotten by whoever had it made."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request
+from starlette.responses import JSONResponse, Response
+
+from luthier.api.asking import ask, only
+from luthier.flow.jobs.desk import Desk
+from luthier.serve.gateway import caller_of
+
+Name = Annotated[str, Path(min_length=1, max_length=200)]
+
+
+def model_routes(desk: Desk) -> APIRouter:
+    """The route for models that jobs made."""
+    router = APIRouter(prefix="/v1/models", tags=["fine-tuning"])
+
+    @router.delete("/{model:path}", response_class=Response)
+    async def delete(request: Request, model: Name) -> Response:
+        """Forget a tuned model; refused while a released name means it."""
+        only(request)
+        caller = caller_of(request)
+        await ask(desk.forget, caller.key, model, everybodys=caller.may("admin"))
+        return JSONResponse({"id": model, "object": "model", "deleted": True})
+
+    return router

@@ -1,0 +1,215 @@
+"""The next recipe: the one that made the released model, over its data and what people said of the traffic since.
+
+What the released model was made of stays in it as it is, under names with the round's number, and is found in the
+store. Its data set is mixed with what was said; every step that depends on the data is there once more, over the
+mixture: the tuning, the evaluation (held in pairs against the released model), the gate and the monitor.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import yaml
+
+from luthier.core.errors import DataError, InputError, RecipeError, Where
+from luthier.core.files import write_aside
+from luthier.data.row import Record
+from luthier.data.sources.traces import Makes, Traces
+from luthier.data.steps.prepare import Prepare
+from luthier.eval.steps.evaluate import Evaluate
+from luthier.flow.plan import Plan
+from luthier.flow.recipe import Recipe
+from luthier.flow.source_text import parse_yaml
+from luthier.text.dataset import summary
+
+if TYPE_CHECKING:
+    from luthier.flow.released import Released
+
+HELD_OUT = 0.2
+"""The share of what was said that is held out, where the recipe counts rows instead."""
+_SAID: dict[Makes, str | None] = {
+    "labels": None,
+    "pairs": None,
+    "verdicts": None,
+    "chat": "rating > 0 or correction is not missing",
+}
+"""Which requests are learnt from: where answers are texts, those alone that people liked or mended."""
+_BY_OBJECTIVE: Mapping[str, Makes] = {"dpo": "pairs", "reward": "pairs", "kto": "verdicts"}
+_BASE = re.compile(r"\bbase\b")
+_ROUND = re.compile(r"(.+?)(?:-(\d+))?")
+
+
+class Round(NamedTuple):
+    """Which recipe it is in a row of them: `desk` is the first, `desk-2` the second."""
+
+    root: str
+    number: int
+
+    @classmethod
+    def of(cls, name: str) -> Round:
+        """By a recipe's name."""
+        found = _ROUND.fullmatch(name)
+        assert found is not None, "a recipe has a name"
+        return cls(found[1], int(found[2] or 1))
+
+    def after(self, folder: Path) -> str:
+        """The first name after it that no file here has."""
+        number = self.number + 1
+        while any((folder / f"{self.root}-{number}{ending}").exists() for ending in (".yaml", ".jsonl")):
+            number += 1
+        return f"{self.root}-{number}"
+
+
+class Written(NamedTuple):
+    """A recipe that was written."""
+
+    path: Path
+    rows: int
+    """How many rows people's words came to."""
+
+
+def write_next(name: str, released: Released, traffic: Path, until: datetime) -> Written:
+    """Write `NAME.jsonl`, what people said before a moment, and `NAME.yaml`, which learns from it, beside the recipe of
+    the released model."""
+    base = released.recipe.base
+    path, said = base / f"{name}.yaml", base / f"{name}.jsonl"
+    if path.exists():
+        raise InputError(
+            "there is a recipe already; it was not touched", where=Where(file=str(path)), remedy="take another name"
+        )
+    learnt = _Learnt.of(released.plan, released.step)
+    rows = _write_said(said, traffic, learnt.makes, until)
+    told = json.loads(json.dumps(_next(released, learnt, name), default=str))  # YAML marks what is the same object
+    text = yaml.safe_dump(told, sort_keys=False, allow_unicode=True, width=110)
+    head = (
+        f"{_schema(released.recipe)}# After {Path(released.recipe.file).name}:{released.step} "
+        f"({released.digest[:12]}), which was released as {released.alias}:\n"
+        f"# its data, and {rows} rows of what people said before {until.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC.\n"
+    )
+    write_aside(path, (head + text).encode())
+    return Written(path, rows)
+
+
+def _schema(recipe: Recipe) -> str:
+    """Where editors find the schema of recipes, as the recipe before says it."""
+    first, _, _ = recipe.text.partition("\n")
+    return f"{first}\n" if first.startswith("# yaml-language-server") else ""
+
+
+class _Learnt(NamedTuple):
+    """What a model was taught."""
+
+    data: str
+    """The step that made its data set."""
+    makes: Makes
+    """What traffic must become to teach the same."""
+
+    @classmethod
+    def of(cls, what: Plan, model: str) -> _Learnt:
+        """By the nearest step that tunes; `RecipeError` where nothing was tuned."""
+        steps = what.recipe.all_steps()
+        for name in [model, *_before(what.recipe, [model])]:
+            data = Recipe.references(steps[name]).get("data")
+            if steps[name].makes == "model" and data is not None:
+                kind = getattr(getattr(steps[name], "objective", None), "kind", "")
+                task = summary(what.artifact(data)).task
+                return cls(data, _BY_OBJECTIVE.get(kind, "labels" if task == "label" else "chat"))
+        remedy = "release a model that a step `tune` made of data"
+        raise RecipeError(f"{model} learnt from no data", where=Where(file=what.recipe.file), remedy=remedy)
+
+
+def _before(recipe: Recipe, names: list[str]) -> list[str]:
+    """All steps that some steps rest on, the nearest first."""
+    steps, found = recipe.all_steps(), list[str]()
+    waiting = list(names)
+    while waiting:
+        for other in Recipe.references(steps[waiting.pop(0)]).values():
+            if other not in found and other in recipe.steps:
+                found.append(other)
+                waiting.append(other)
+    return found
+
+
+def _write_said(path: Path, traffic: Path, makes: Makes, until: datetime) -> int:
+    """The rows that people's words come to, as a file that stays when the traffic is gone."""
+    source = Traces(path=str(traffic), makes=makes, where=_SAID[makes], until=until)
+    found = [one.values for one in source.read(Path(), lambda text: None) if isinstance(one, Record)]
+    if not found:
+        remedy = "labels, corrections and ratings come by POST /v1/feedback, or `luthier feedback ID`"
+        raise DataError("people said nothing that can be learnt from", where=Where(file=str(traffic)), remedy=remedy)
+    write_aside(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found).encode())
+    return len(found)
+
+
+def _needed(told: dict[str, Any], ends: list[str], base: Path) -> dict[str, Any]:
+    """A recipe without the steps on which none of some others rests."""
+    recipe = Recipe.of(parse_yaml(yaml.safe_dump(told), "the next recipe"), base)
+    needed = {*ends, *_before(recipe, ends)}
+    return {**told, "steps": {name: step for name, step in told["steps"].items() if name in needed}}
+
+
+def _next(released: Released, learnt: _Learnt, name: str) -> dict[str, Any]:
+    """The next recipe as plain data."""
+    recipe, this = released.recipe, Round.of(released.recipe.name)
+    written: dict[str, Any] = parse_yaml(recipe.text, recipe.file).data
+    old = [released.step, *_before(recipe, [released.step])]
+    data_sets = {learnt.data, *(one for one in _before(recipe, [learnt.data]) if recipe.steps[one].makes == "dataset")}
+    fresh = [one for one in recipe.steps if learnt.data in _before(recipe, [one])]
+    further = [one for one in _before(recipe, fresh) if one not in fresh]
+    was = {one: f"{one}-{this.number}" for one in (*fresh, learnt.data) if one in old}
+    said = f"said-{Round.of(name).number}"
+
+    def kept(one: str) -> dict[str, Any]:
+        return _renamed(recipe, one, written["steps"][one], was)
+
+    def renewed(one: str) -> dict[str, Any]:
+        step = _renamed(recipe, one, written["steps"][one], dict.fromkeys(data_sets, learnt.data))
+        return _held_against(step, recipe.steps[one], released.step, was[released.step])
+
+    steps = {was.get(one, one): kept(one) for one in recipe.order() if one in {*old, *further}}
+    steps[said] = _said(recipe, learnt, written, f"{name}.jsonl")
+    steps[learnt.data] = {"kind": "mix", "data": [was[learnt.data], said]}
+    whole = {**written, "name": name, "steps": steps | {one: renewed(one) for one in fresh}}
+    return _needed(whole, fresh, recipe.base)
+
+
+def _renamed(recipe: Recipe, name: str, written: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """A step as it was written, with other names for the steps that it reads."""
+    found = dict(written)
+    for field, other in Recipe.references(recipe.steps[name]).items():
+        place, _, at = field.partition(".")
+        if place in found and other in names:
+            if at:
+                found[place] = [names[other] if number == int(at) else one for number, one in enumerate(found[place])]
+            else:
+                found[place] = names[other]
+    return found
+
+
+def _held_against(written: dict[str, Any], step: Any, model: str, released: str) -> dict[str, Any]:
+    """An evaluation holds its model against the released one, and a gate asks for more than that one does."""
+    if isinstance(step, Evaluate) and step.model == model:
+        return {**written, "against": released, "compare_base": written.get("compare_base", False)}
+    if step.makes == "verdict":
+        return {**written, "rules": [_BASE.sub("against", rule) for rule in step.rules]}
+    return written
+
+
+def _said(recipe: Recipe, learnt: _Learnt, written: Mapping[str, Any], file: str) -> dict[str, Any]:
+    """What people said, prepared as the first data were."""
+    chain = [learnt.data, *_before(recipe, [learnt.data])]
+    first = next((one for one in recipe.order() if one in chain and isinstance(recipe.steps[one], Prepare)), None)
+    like: dict[str, Any] = {"kind": "prepare"} if first is None else dict(written["steps"][first])
+    columns = {"prompt": "text", "answer": "label"} if learnt.makes == "labels" else {}
+    system = {name: value for name, value in like.get("source", {}).items() if name == "system"}
+    held_out = like.get("split", {}).get("test")
+    return {
+        **like,
+        "source": {"kind": "jsonl", "path": file, **columns, **system, "id": "trace", "group": "user"},
+        "split": {"test": held_out if isinstance(held_out, float) and held_out else HELD_OUT},
+    }

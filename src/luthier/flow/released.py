@@ -1,0 +1,87 @@
+"""What a name means now: the recipe here that made the model which answers to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from luthier.core.errors import LuthierError, RecipeError, Where
+from luthier.core.ledger import Ledger, ledger_url
+from luthier.flow.locate import recipes_near
+from luthier.flow.plan import Plan, plan, recipe_store
+from luthier.flow.recipe import Recipe
+from luthier.traffic import releases
+from luthier.traffic.releases import Release
+
+
+@dataclass(frozen=True, kw_only=True)
+class Released:
+    """The model that answers to a name, through the recipe that made it."""
+
+    alias: str
+    plan: Plan
+    step: str
+    """The step that made the model."""
+    digest: str
+    since: datetime | None
+    """Since when it answers; None for the first model of that name."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """What made it."""
+        return self.plan.recipe
+
+
+def answering(alias: str, base: Path) -> tuple[str, datetime | None]:
+    """Digest of the model that a name means in a folder, and since when it does; `UnknownName` where there is none."""
+    with Ledger(ledger_url(recipe_store(base).root)) as ledger:
+        changes = releases.history(ledger, alias)
+    return changes[0].stable.digest, _since(changes)
+
+
+def _since(changes: list[Release]) -> datetime | None:
+    """When the model that answers now began to; None when it is the first of its name."""
+    other = next((at for at, change in enumerate(changes) if change.stable.model != changes[0].stable.model), None)
+    return None if other is None else changes[other - 1].at
+
+
+def find_released(alias: str, recipe: Path) -> Released:
+    """The recipe, among that which is named and those beside it, that made what a name means now."""
+    named = Recipe.load(recipe)
+    digest, since = answering(alias, named.base)
+    for what in _plans(named):
+        for step in what:
+            if step.step.makes == "model" and step.digest == digest:
+                return Released(alias=alias, plan=what, step=step.name, digest=digest, since=since)
+    raise RecipeError(
+        f"{alias} means {digest[:12] or 'a base model'}, which no recipe here makes",
+        where=Where(file=str(recipe)),
+        remedy=f"`luthier run` a recipe in this folder, and release what it makes: luthier release {alias} RECIPE:STEP",
+    )
+
+
+def _plans(named: Recipe) -> Iterator[Plan]:
+    """What the recipe that is named would make, and then those beside it that can be read."""
+    yield plan(named)
+    for path in recipes_near(recipe_store(named.base)):
+        if path.resolve() != Path(named.file).resolve():
+            try:
+                yield plan(Recipe.load(path))
+            except LuthierError:
+                continue  # another recipe's fault is no matter of this name
+
+
+def only_alias(recipe: Path) -> str:
+    """The one name by which a model of a recipe answers, or answered before others took its place."""
+    named = Recipe.load(recipe)
+    made = {step.digest for step in plan(named) if step.step.makes == "model"}
+    with Ledger(ledger_url(recipe_store(named.base).root)) as ledger:
+        known = [(alias, releases.history(ledger, alias)) for alias in releases.current(ledger)]
+    found = [alias for alias, changes in known if any(change.stable.digest in made for change in changes)]
+    if len(found) == 1:
+        return found[0]
+    what = f"{len(found)} names mean a model of this recipe" if found else "no name means a model of this recipe"
+    remedy = "say which: --release support@prod" if known else f"luthier release support@prod {recipe}:STEP"
+    raise RecipeError(what, where=Where(file=str(recipe)), remedy=remedy)

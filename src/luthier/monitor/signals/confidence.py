@@ -1,0 +1,61 @@
+"""Whether a classifier is as sure of its answers as it was when it was measured; nobody needs to say what was right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from luthier.monitor.signal import Eye, Place, Reading, Row, Signal, Span, Training
+from luthier.monitor.when import Window
+from luthier.traffic.record import Feedback, Trace
+
+
+class Confidence(Signal):
+    """How sure a classifier is of its answers, against how sure it was of the held-out rows of its own report.
+
+    It needs no labels. `confidence.evidence` is a power of ten, as that of `drift`: while answers are given as surely
+    as in the report, it passes 2 within a round of `requests` with a chance of at most 1 in 100, however often one
+    looks (a conformal test martingale over the likeliest class's probability and the entropy of all;
+    `luthier.metrics.exchange`). `confidence.shift` is the size of the change: mean probability of the likeliest class,
+    less that of the report. As long as probabilities mean what they say it is what to expect of accuracy (Guillory et
+    al. 2021, "Predicting with confidence on unseen distributions"). Probabilities are compared as the evaluation had
+    them, before the served model's calibration.
+    """
+
+    kind: Literal["confidence"] = "confidence"
+    usual: ClassVar[Window] = Window(events=300)
+    needs_report: ClassVar[bool] = True
+
+    requests: int = Field(default=10_000, ge=100, le=1_000_000)
+    """The length of a round, after which the evidence begins anew."""
+
+    def numbers(self) -> Sequence[str]:
+        return [f"{self.called}.evidence", f"{self.called}.shift"]
+
+    def enough(self, number: str, spec: Window) -> int:
+        """Evidence counts from the first request on."""
+        return 1 if number.endswith(".evidence") else super().enough(number, spec)
+
+    def learn(self, training: Training, folder: Path) -> None:
+        """How sure the model was of the report's rows."""
+        from luthier.monitor.held import keep, sure
+
+        keep([sure([*row.probabilities.values()]) for row in training.measured], training, folder, self.kind)
+
+    def open(self, folder: Path, place: Place) -> Eye:
+        """The evidence at its beginning."""
+        from luthier.monitor.held import Held
+
+        return Held(self.numbers(), self.row, folder, points=self.requests, seed=place.seed)
+
+    def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
+        from luthier.monitor.held import stated, sure
+
+        found = stated(trace)
+        return None if found is None else sure([*found.values()])
+
+    def measure(self, rows: Sequence[Row], span: Span) -> Mapping[str, Reading]:
+        raise NotImplementedError("confidence is measured through `open`")
