@@ -92,8 +92,7 @@ def learn(model: Toy, updater: Updater, rate: float, steps: int) -> list[float]:
     losses = []
     for _ in range(steps):
         loss = (model(IDS).float() - wanted).square().mean()
-        loss.backward()
-        updater.gather()
+        updater.gather(updater.gradients(loss))
         updater.update(rate, updater.norm())
         losses.append(float(loss.detach()))
     return losses

@@ -48,12 +48,12 @@ def test_all_that_a_step_reads_follows_the_model(
     updater = Updater(model, Settings(optimizer=AdamW(), clip=1.0))
     made = pack([Row([1] * 20 + [2 + at] * 5 + [9], [0.0] * 25 + [1.0], str(at)) for at in range(3)])
     assert reader.logprobs(model, made, quick=quick).device == ELSEWHERE
-    told: Any = SimpleNamespace(_objective=Sft(), _model=model, _teacher=None, _critic=None)
-    loss = Training._read(told, made, 3.0)
-    moved = [parameter for parameter in model.parameters() if parameter.grad is not None]
+    told: Any = SimpleNamespace(_objective=Sft(), _model=model, _updater=updater, _critic=None)
+    read = Training._read(told, made, 3.0)
+    moved = [gradient for gradient in read.gradients if gradient is not None]
     assert len(moved) == 2 * 7 * TINY.num_hidden_layers
-    updater.gather()
-    assert loss.total.device == ELSEWHERE
+    updater.gather(read.gradients)
+    assert read.loss.total.device == ELSEWHERE
 
 
 def test_a_state_from_the_disk_goes_where_the_masters_are() -> None:
@@ -62,7 +62,6 @@ def test_a_state_from_the_disk_goes_where_the_masters_are() -> None:
         Lora(r=4).adapt(AutoModelForCausalLM.from_config(TINY).to(torch.bfloat16), 0),
         Settings(optimizer=AdamW(), clip=None),
     )
-    here.gather()
     updater.restore(here.state())
     masters = [value for name, value in updater.state().items() if name.startswith("master/")]
     assert masters

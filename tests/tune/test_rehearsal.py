@@ -73,7 +73,7 @@ def test_a_single_row_that_does_not_fit_is_an_error(shop: Bench, monkeypatch: py
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(shop: Bench) -> None:
-    def broken(pack: Pack) -> None:
+    def broken(beside: tuple[Pack, ...]) -> None:
         raise RuntimeError("shapes do not match")
 
     class Lessons:
@@ -88,7 +88,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(shop: Bench) -> None:
 
     course = Course(seed=0, count=1, epochs=1, rows_per_step=1)
     with pytest.raises(RuntimeError, match="shapes"):
-        rehearse(lambda tokens: largest(Lessons(), course, tokens), 100, broken)
+        rehearse(lambda tokens, lanes: largest(Lessons(), course, tokens, lanes), 100, 1, broken)
 
 
 def test_a_resumed_training_keeps_what_fitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ the one that is active speaks; a gradient must be taken before another is asked.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -147,18 +148,18 @@ class _Product:
         self.outs = _spans([member.up.shape[0] for member in members])
         self.ranks = _spans([member.up.shape[1] for member in members])
         self._joint: Tensor | None = None
-        self._ahead: dict[_Forward, Tensor] = {}
-        self._input: Tensor | None = None
+        self._now = _Now()
 
     def read(self, member: _Forward, x: Tensor) -> Tensor:
         """One member's output; the first to be asked computes for all, the others find theirs ready."""
-        if self._input is not x or member not in self._ahead:
+        now = self._now
+        if now.input is not x or member not in now.ahead:
             if not all(other.applies for other in self.members):
                 return _Product([member]).read(member, x)
-            self._ahead, self._input = dict(zip(self.members, self._compute(x), strict=True)), x
-        found = self._ahead.pop(member)
-        if not self._ahead:
-            self._input = None
+            now.ahead, now.input = dict(zip(self.members, self._compute(x), strict=True)), x
+        found = now.ahead.pop(member)
+        if not now.ahead:
+            now.input = None
         return found
 
     def _compute(self, x: Tensor) -> list[Tensor]:
@@ -186,6 +187,14 @@ class _Product:
         for member, span, rank in zip(self.members, self.outs, self.ranks, strict=True):
             joint[span, self.width + rank.start : self.width + rank.stop] = member.up.detach() * member.scale
         return joint
+
+
+class _Now(threading.local):
+    """What one thread has computed for the layers of a run that are yet to be asked, and from which input."""
+
+    def __init__(self) -> None:
+        self.ahead: dict[_Forward, Tensor] = {}
+        self.input: Tensor | None = None
 
 
 def _spans(sizes: Sequence[int]) -> list[slice]:

@@ -142,10 +142,11 @@ def pack(rows: Sequence[Row], share_from: int = SHARE_FROM) -> Pack:
     )
 
 
-def packs(rows: Sequence[Row], tokens: int, share_from: int = SHARE_FROM) -> list[Pack]:
+def packs(rows: Sequence[Row], tokens: int, share_from: int = SHARE_FROM, beside: int = 1) -> list[Pack]:
     """As few packs as it takes to hold at most `tokens` each, alike rows together, and of about equal size.
 
-    The rows of a lesson are never parted; a lesson that is longer than `tokens` stands alone.
+    The rows of a lesson are never parted; a lesson that is longer than `tokens` stands alone. Where so many are read
+    `beside` one another, there are as many as to leave none alone, if rows suffice.
     """
     read = [list(row.ids[: row.needed]) for row in rows]
     lessons = sorted(
@@ -157,7 +158,7 @@ def packs(rows: Sequence[Row], tokens: int, share_from: int = SHARE_FROM) -> lis
         together = sorted(read[at] for mates in lessons[first:last] for at in mates)
         return sum(segment.end - segment.begin for segment in _grow(together, share_from)[0])
 
-    runs = parted(len(lessons), size, links, tokens)
+    runs = parted(len(lessons), size, links, tokens, beside)
     return [
         pack([rows[at] for at in sorted(at for mates in lessons[run.start : run.stop] for at in mates)], share_from)
         for run in runs

@@ -7,31 +7,36 @@ from collections.abc import Callable, Sequence
 from functools import cache
 
 EVEN = 0.04
-"""Parts need not be more alike than this share of the largest."""
+"""Parts need not be more alike than this share of the largest, unless one is to wait for the other."""
 LOOK_BACK = 8
 """A cut may come earlier by this fraction of a part, where lessons share less."""
 Size = Callable[[int, int], int]
 """Tokens of the lessons from the first number up to the second, packed together; grows with either end."""
 
 
-def parted(count: int, size: Size, links: Sequence[int], most: int) -> list[range]:
+def parted(count: int, size: Size, links: Sequence[int], most: int, beside: int = 1) -> list[range]:
     """Part lessons 0 up to `count` into as few runs of at most `most` tokens as can be (a larger lesson stands alone).
 
     The largest run is about as small as it can be with so many; `links` says how many tokens each lesson shares with
-    the one before it, which a cut in front of it would compute twice.
+    the one before it, which a cut in front of it would compute twice. Where so many runs are read `beside` one another,
+    there are as many as to leave none of them alone, and even ones are worth more than gentle cuts.
     """
-    if not count or size(0, count) <= most:
+    if not count or (beside == 1 and size(0, count) <= most):
         return [range(count)] if count else []
     size = cache(size)
     runs = _filled(count, size, most)
-    low, high = max(size(0, count) // len(runs), *(size(at, at + 1) for at in range(count))), most
-    while high - low > max(1, EVEN * high):
+    parts = min(count, -(-len(runs) // beside) * beside)
+    low, high = max(size(0, count) // parts, *(size(at, at + 1) for at in range(count))), most
+    even = EVEN if beside == 1 else 0
+    while high - low > max(1, even * high):
         middle = (low + high) // 2
         tried = _filled(count, size, middle)
-        if len(tried) == len(runs):
+        if len(tried) <= parts:
             runs, high = tried, middle
         else:
             low = middle
+    if beside > 1:
+        return runs
     gentle = _filled(count, size, min(most, high + high // LOOK_BACK), links)
     return min(runs, gentle, key=lambda some: (len(some), sum(size(run.start, run.stop) for run in some)))
 

@@ -7,6 +7,7 @@ of a model share; models are quantised tensor by tensor while they are read from
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -32,8 +33,8 @@ PIECE = 1 << 18
 """Numbers that are brought back at once, in fp32: they stay in the processor's cache."""
 
 
-class Room:
-    """One buffer that all layers of a model take turns to use."""
+class Room(threading.local):
+    """One buffer that all layers of a model take turns to use; each thread that reads has its own."""
 
     def __init__(self) -> None:
         self._held: Tensor | None = None

@@ -51,6 +51,8 @@ class State(NamedTuple):
     """The step at which this training took up the state of another one; its own begin is 0."""
     kernels: str = ""
     """The compiled kernels that computed; empty where torch did."""
+    lanes: int = 1
+    """How many packs were read at once, at most."""
 
 
 @dataclass
@@ -95,6 +97,7 @@ class Keeper:
             "tokens": str(state.tokens),
             "since": str(state.since),
             "kernels": state.kernels,
+            "lanes": str(state.lanes),
         }
         self._write(self.path, state.tensors, {**about, "log": "\n".join(state.log)})
         self._last = time.monotonic()
@@ -159,7 +162,8 @@ class Keeper:
 def _state(tensors: dict[str, Tensor], about: dict[str, str]) -> State:
     log = tuple(about["log"].split("\n")) if about["log"] else ()
     step, threads, tokens, since = (int(about[name]) for name in ("step", "threads", "tokens", "since"))
-    return State(step, tensors, log, threads, tokens, since, about.get("kernels", ""))
+    kernels, lanes = about.get("kernels", ""), int(about.get("lanes", 1))
+    return State(step, tensors, log, threads, tokens, since, kernels, lanes)
 
 
 def _put(path: Path, tensors: Mapping[str, Tensor], about: dict[str, str]) -> None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
@@ -22,11 +22,12 @@ from torch import Tensor
 from luthier.core.errors import ModelError, Where
 from luthier.models.kernels.calls import kernels_of, torch_only
 from luthier.models.logprobs import logprobs
-from luthier.models.pack import Pack, Row, packs
+from luthier.models.pack import Pack, Row
 from luthier.tune.average import Average, put, standing_in
 from luthier.tune.checkpoint import Keeper, State, size_of, threads
 from luthier.tune.critic import Critic
 from luthier.tune.heldout import HeldOut, Standing, after
+from luthier.tune.lanes import Lanes, lanes_for, rounds
 from luthier.tune.objective import REFERENCE, Loss, Objective, Teacher
 from luthier.tune.optim import Settings, Updater
 from luthier.tune.optimizer import Optimizer
@@ -100,6 +101,13 @@ class Stepped:
         return json.dumps({name: _finite(value) for name, value in told.items()}, sort_keys=True)
 
 
+class _Read(NamedTuple):
+    """What one pack gives."""
+
+    loss: Loss
+    gradients: list[Tensor | None]
+
+
 class Training:
     """A model on its way through a course of lessons."""
 
@@ -111,6 +119,7 @@ class Training:
         self._model, self._objective, self._source = model, objective, source
         self._course, self._manner, self._watch, self._teacher = course, manner, watch, teacher
         self._tokens = manner.tokens_per_pack
+        self._lanes = Lanes(lanes_for(model) if critic is None else 1)  # a critic speaks through the same model
         settings = Settings(optimizer=manner.optimizer, clip=manner.clip, rate_of=manner.rate_of)
         self._updater = Updater(model, settings)
         self._average = Average(self._updater.weights(), manner.ema) if manner.ema is not None else None
@@ -160,7 +169,9 @@ class Training:
         with (
             _training(self._model, dropout=not self._objective.draws),
             nullcontext() if self._kernels else torch_only(),
+            ExitStack() as stack,
         ):
+            stack.callback(self._lanes.close)
             if begun < self._course.steps:
                 self._rehearse(say)
             for step in range(begun, self._course.steps):
@@ -180,30 +191,37 @@ class Training:
     def gradient(self, rows: list[Row], denominator: float, step: int = 0) -> tuple[float, int, dict[str, float]]:
         """Gather the gradient of one step's rows, pack by pack; returns loss, computed tokens and measures."""
         total, computed, measures = 0.0, 0, dict[str, float]()
-        for number, pack in enumerate(packs(rows, self._tokens)):
+        for number, beside in enumerate(rounds(rows, self._tokens, self._lanes.count)):
             torch.manual_seed(_mixed(self._course.seed, step, number))  # only dropout asks for it
-            loss = self._read(pack, denominator)
-            self._updater.gather()
-            total += float(loss.total.detach()) / denominator
-            computed += pack.tokens
-            for name, value in loss.measures.items():
-                measures[name] = measures.get(name, 0.0) + value / denominator
+            for loss in self._gathered(beside, denominator):
+                total += float(loss.total.detach()) / denominator
+                for name, value in loss.measures.items():
+                    measures[name] = measures.get(name, 0.0) + value / denominator
+            computed += sum(pack.tokens for pack in beside)
         return total, computed, measures
 
-    def _read(self, pack: Pack, denominator: float) -> Loss:
+    def _gathered(self, beside: Sequence[Pack], denominator: float) -> list[Loss]:
+        """Read packs side by side, and gather their gradients in order."""
+        ready = [self._objective.ready(pack, self._teacher) for pack in beside]
+        read = self._lanes.each(self._model, lambda pack: self._read(pack, denominator), ready)
+        for one in read:
+            self._updater.gather(one.gradients)
+        return [one.loss for one in read]
+
+    def _read(self, pack: Pack, denominator: float) -> _Read:
         """One pack forward and backward."""
-        logp = logprobs(self._model, pack := self._objective.ready(pack, self._teacher))
+        logp = logprobs(self._model, pack)
         pack = pack.on(logp.device)
         loss = self._objective.loss(logp, pack, pack.told.get(REFERENCE))
-        (loss.total / denominator).backward()  # type: ignore[no-untyped-call]
-        return loss if self._critic is None else self._valued(self._critic, pack, denominator, loss)
+        read = _Read(loss, self._updater.gradients(loss.total / denominator))
+        return read if self._critic is None else self._valued(self._critic, pack, denominator, read)
 
-    @staticmethod
-    def _valued(critic: Critic, pack: Pack, denominator: float, loss: Loss) -> Loss:
+    def _valued(self, critic: Critic, pack: Pack, denominator: float, read: _Read) -> _Read:
         """What the critic learns of the same pack, once the policy's part is out of memory."""
         own = critic.loss(pack)
-        (own.total / denominator).backward()  # type: ignore[no-untyped-call]
-        return loss._replace(measures={**loss.measures, **own.measures})
+        gradients = self._updater.gradients(own.total / denominator)
+        both = [one if other is None else other for one, other in zip(read.gradients, gradients, strict=True)]
+        return _Read(read.loss._replace(measures={**read.loss.measures, **own.measures}), both)
 
     def _step(self, step: int, keeper: Keeper) -> Stepped:
         """One optimizer step over all of its rows."""
@@ -306,6 +324,7 @@ class Training:
         if self._average is not None:
             self._average.restore(averaged or self._updater.weights())
         self._tokens, self._since = kept.tokens, kept.since
+        self._lanes.count = min(kept.lanes, lanes_for(self._model))
         torch.set_num_threads(kept.threads)
         if kept.kernels and kept.kernels != self._kernels:
             say("this training was begun with kernels that are not here: its last bits may come out otherwise")
@@ -322,11 +341,17 @@ class Training:
             raise ModelError(what, where=Where(field="continues"), remedy="use the settings that it was made with")
 
     def _rehearse(self, say: Callable[[str], None]) -> None:
-        def read(pack: Pack) -> None:
-            self._read(pack, 1.0)
-            self._updater.gather()
+        """Find out what fits into memory, and whether chance takes part, which has one order: no threads then."""
+        drawn = False
 
-        self._tokens, what = rehearse(self._source.largest, self._tokens, read)
+        def read(beside: Sequence[Pack]) -> None:
+            nonlocal drawn
+            before = torch.get_rng_state()
+            self._gathered(beside, 1.0)
+            drawn = drawn or not torch.equal(before, torch.get_rng_state())
+
+        self._tokens, lanes, what = rehearse(self._source.largest, self._tokens, self._lanes.count, read)
+        self._lanes.count = 1 if drawn else lanes
         self._updater.drop()
         say(what)
 
@@ -334,7 +359,7 @@ class Training:
         averaged = self._average.values if self._average is not None else {}
         tensors = {**self._updater.state(), **{f"{_EMA}{name}": value for name, value in averaged.items()}}
         log = tuple(self._log)
-        return State(len(log), tensors, log, threads(), self._tokens, self._since, self._kernels)
+        return State(len(log), tensors, log, threads(), self._tokens, self._since, self._kernels, self._lanes.count)
 
     @cached_property
     def _size(self) -> int:

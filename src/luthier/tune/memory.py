@@ -7,6 +7,7 @@ from pathlib import Path
 
 from luthier.models.describe import Description, attention_bytes
 from luthier.models.load import cpu_has_bf16
+from luthier.models.speed import cores
 from luthier.tune.optimizer import Optimizer
 from luthier.tune.optimizers.adamw import AdamW
 from luthier.tune.technique import AnyTechnique
@@ -56,7 +57,8 @@ def footprint(
     width = model.hidden_size
     shapes = {"embed_tokens": (outer // width, width), "layers": ((moving - outer) // width, width)}
     saved = AdamW().state_bytes(shapes) - optimizer.state_bytes(shapes)
-    return BASE_BYTES + technique.footprint(model, tokens) + attention_bytes(model, tokens, keys) - saved
+    beside = moving * model.weight_bytes // max(1, model.parameters) if cores() > 1 else 0  # gradients of a second pack
+    return BASE_BYTES + technique.footprint(model, tokens) + attention_bytes(model, tokens, keys) + beside - saved
 
 
 def computing_in(model: Description, precision: str) -> Description:

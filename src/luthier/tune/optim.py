@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,12 +43,15 @@ class Updater:
         """How many numbers move."""
         return sum(parameter.numel() for parameter in self._moving.values())
 
-    def gather(self) -> None:
-        """Add the gradients of one pack to the step's, in at least fp32, and clear them."""
-        for name, parameter in self._moving.items():
-            if parameter.grad is not None:
-                self._sums[name].add_(parameter.grad)
-                parameter.grad = None
+    def gradients(self, loss: Tensor) -> list[Tensor | None]:
+        """How a loss falls with each parameter that moves; None where it does not depend on it."""
+        return list(torch.autograd.grad(loss, list(self._moving.values()), allow_unused=True))
+
+    def gather(self, gradients: Sequence[Tensor | None]) -> None:
+        """Add the gradients of one pack to the step's, in at least fp32."""
+        for total, gradient in zip(self._sums.values(), gradients, strict=True):
+            if gradient is not None:
+                total.add_(gradient)
 
     def norm(self) -> float:
         """Norm of the step's whole gradient."""

@@ -1,10 +1,10 @@
-"""The largest pack of a course first, forward and backward, so that memory fails before the first step or never."""
+"""The most that a course reads at once, forward and backward, so that memory fails before the first step or never."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, Protocol
 
 import numpy
 import torch
@@ -12,6 +12,7 @@ import torch
 from luthier.core.errors import ModelError, Where
 from luthier.core.files import lacks_memory
 from luthier.models.pack import Pack, Row, packs
+from luthier.tune.lanes import rounds
 from luthier.tune.schedule import Course
 
 Prepared = Callable[[list[Row]], list[Row]]
@@ -30,17 +31,34 @@ class Lessons(Protocol):
         """The rows of one lesson."""
 
 
-def rehearse(largest: Callable[[int], Pack], tokens: int, read: Callable[[Pack], None]) -> tuple[int, str]:
-    """Run the largest pack, and a smaller one each time that memory fails; `largest` gives it for a bound in tokens.
+Beside = tuple[Pack, ...]
+"""Packs that are read at once."""
 
-    Returns how many tokens a pack may have, and what happened, as a sentence. `ModelError` when not even the rows of
-    one example fit.
+
+class Fitting(NamedTuple):
+    """What fits into memory: tokens that are read at once, in how many packs, and a sentence about it."""
+
+    tokens: int
+    lanes: int
+    what: str
+
+
+def rehearse(largest: Callable[[int, int], Beside], tokens: int, lanes: int, read: Callable[[Beside], None]) -> Fitting:
+    """Run the largest packs, side by side where they may be, then alone, then smaller ones each time that memory fails.
+
+    `largest` gives them for a bound in tokens and a number of lanes. `ModelError` when not even the rows of one example
+    fit.
     """
     smaller = ""
     while True:
-        pack = largest(tokens)
-        if _fits(pack, read):
-            return tokens, f"the largest pack ({pack.tokens} tokens of {pack.rows} rows) fits into memory{smaller}"
+        beside = largest(tokens, lanes)
+        pack, computed = max(beside, key=_cost), sum(one.tokens for one in beside)
+        if _fits(beside, read):
+            return Fitting(tokens, lanes, f"{_named(beside)} into memory{smaller}")
+        if len(beside) > 1:
+            lanes = 1
+            smaller = f": packs are read one after another, since {computed} tokens side by side did not"
+            continue
         if int(pack.lesson[-1]) == 0:
             what = f"the {pack.tokens} tokens of example {pack.keys[0]} do not fit into memory"
             remedy = "leave out or cut long rows (max_tokens), or choose a technique or a model that needs less"
@@ -49,11 +67,18 @@ def rehearse(largest: Callable[[int], Pack], tokens: int, read: Callable[[Pack],
         smaller = f": tokens_per_pack was lowered to {tokens}, since {pack.tokens} tokens did not"
 
 
-def _fits(pack: Pack, read: Callable[[Pack], None]) -> bool:
-    """Whether a pack can be read; what was held on the way is given back."""
+def _named(beside: Beside) -> str:
+    if len(beside) == 1:
+        return f"the largest pack ({beside[0].tokens} tokens of {beside[0].rows} rows) fits"
+    sizes = " and ".join(str(one.tokens) for one in beside)
+    return f"the largest packs side by side ({sizes} tokens of {sum(one.rows for one in beside)} rows) fit"
+
+
+def _fits(beside: Beside, read: Callable[[Beside], None]) -> bool:
+    """Whether packs can be read at once; what was held on the way is given back."""
     try:
         with torch.random.fork_rng():
-            read(pack)
+            read(beside)
     except (MemoryError, RuntimeError) as error:
         if not lacks_memory(error):
             raise
@@ -65,15 +90,20 @@ def _fits(pack: Pack, read: Callable[[Pack], None]) -> bool:
     return False
 
 
-def largest(lessons: Lessons, course: Course, tokens: int, prepared: Prepared = list) -> Pack:
-    """The pack with most tokens among those of the steps that have most to read."""
+def largest(lessons: Lessons, course: Course, tokens: int, lanes: int = 1, prepared: Prepared = list) -> Beside:
+    """The packs read at once that have most tokens, among those of the steps that have most to read."""
     sizes = lessons.sizes
     weights = [int(sizes[course.lessons_of(step)].sum()) for step in range(course.steps)]
     longest = [int(sizes[course.lessons_of(step)].max()) for step in range(course.steps)]
     steps = sorted(range(course.steps), key=lambda step: (-weights[step], step))[:LOOKED_AT]
     steps.append(longest.index(max(longest)))
     read = (prepared(rows_of(lessons, course, step)) for step in steps)
-    return max((pack for rows in read for pack in packs(rows, tokens)), key=_cost)
+    return max((some for rows in read for some in rounds(rows, tokens, lanes)), key=lambda some: _sum(map(_cost, some)))
+
+
+def _sum(costs: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    tokens, sources = zip(*costs, strict=True)
+    return sum(tokens), sum(sources)
 
 
 def _cost(pack: Pack) -> tuple[int, int]:

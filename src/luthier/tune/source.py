@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from luthier.tune.rehearsal import largest, rows_of
 
 if TYPE_CHECKING:
-    from luthier.models.pack import Pack, Row
+    from luthier.models.pack import Row
     from luthier.tune.lessons import Lessons
     from luthier.tune.objective import Objective
+    from luthier.tune.rehearsal import Beside
     from luthier.tune.schedule import Course
 
 
@@ -41,8 +42,8 @@ class Source(ABC):
         """The rows of a step (from 0), under the weights as they are now."""
 
     @abstractmethod
-    def largest(self, tokens: int) -> Pack:
-        """The largest pack of at most so many tokens that a step may need."""
+    def largest(self, tokens: int, lanes: int = 1) -> Beside:
+        """The largest packs that a step may read at once, of at most so many tokens together."""
 
     def begins(self, step: int) -> bool:
         """Whether a training can be taken up before this step: nothing that it learns was drawn earlier."""
@@ -70,10 +71,10 @@ class Stored(Source):
         rows = self._objective.prepared(rows_of(self._lessons, self._course, step), self._read)
         return Drawn(rows, self._objective.denominator(rows))
 
-    def largest(self, tokens: int) -> Pack:
-        """The pack with most tokens among those of the steps that have most to read."""
+    def largest(self, tokens: int, lanes: int = 1) -> Beside:
+        """Those of the steps that have most to read."""
 
         def prepared(rows: Sequence[Row]) -> list[Row]:
             return self._objective.prepared(rows, lambda some: [0.0] * len(some))
 
-        return largest(self._lessons, self._course, tokens, prepared)
+        return largest(self._lessons, self._course, tokens, lanes, prepared)

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from luthier.models.pack import Pack, Row
+from luthier.models.pack import Row
 from luthier.tune.average import standing_in
 from luthier.tune.objective import REFERENCE
 from luthier.tune.policy import ADVANTAGE, KL, OLD, RETURN, SHARE, VALUE, WRITTEN, Policy
 from luthier.tune.reading import read_rows
-from luthier.tune.rehearsal import largest
+from luthier.tune.rehearsal import Beside, largest
 from luthier.tune.rollout.desk import Desk, Questions
 from luthier.tune.rollout.judged import Judged
 from luthier.tune.rollout.scoring import Scores
@@ -74,9 +74,9 @@ class Rollout(Source):
         """Let the cost of divergence follow it, and say when training is to stop."""
         return self._watched.hear(told)
 
-    def largest(self, tokens: int) -> Pack:
-        """The largest pack when every answer is as long as it may be."""
-        return largest(_Longest(self._questions, self._course, self._objective), self._course, tokens)
+    def largest(self, tokens: int, lanes: int = 1) -> Beside:
+        """The largest packs when every answer is as long as it may be."""
+        return largest(_Longest(self._questions, self._course, self._objective), self._course, tokens, lanes)
 
     def draw(self, step: int) -> Drawn:
         """The judged answers of a step as rows; those that move nothing are counted and not read."""

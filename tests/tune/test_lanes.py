@@ -1,0 +1,238 @@
+"""Two packs side by side give the gradient of one after another, the same bits each time, and never more memory."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from luthier.models.logprobs import logprobs, reading
+from luthier.models.pack import Pack, Row, pack
+from luthier.tune import lanes, loop
+from luthier.tune.lanes import LANES, Lanes, lanes_for, rounds
+from luthier.tune.loop import Training
+from luthier.tune.objectives.distil import Distil
+from luthier.tune.steps.tune import Tune
+from luthier.tune.technique import AnyTechnique
+from luthier.tune.techniques.adapter import Adapter
+from luthier.tune.techniques.full import Full
+from luthier.tune.techniques.lora import Lora
+from luthier.tune.techniques.prefix import Prefix
+from luthier.tune.techniques.qlora import Qlora
+from models.architectures import Double
+from tune.test_gradients import Pupil, same
+from tune.test_rehearsal import NO_MEMORY
+from tuning import Bench, adapted, bench, interrupted
+
+TWO: dict[str, Any] = {"data": "data", "rows_per_step": 8, "learning_rate": 1e-2, "technique": Lora(r=4)}
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return bench(tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture(autouse=True)
+def two_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine of two cores, on which even the smallest steps are read side by side."""
+    before = torch.get_num_threads()
+    monkeypatch.setattr("luthier.tune.steps.tune.cores", lambda: 2)
+    monkeypatch.setattr(lanes, "LEAST_TOKENS", 1)
+    monkeypatch.setattr(lanes, "WORTH", 1.0)
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def row(ids: list[int], key: str = "") -> Row:
+    return Row(ids, [0.0] * (len(ids) - 1) + [1.0], key)
+
+
+def apart(lengths: list[int]) -> list[Row]:
+    return [row([at + 1] * length + [7], str(at)) for at, length in enumerate(lengths)]
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=24), st.integers(60, 400))
+def test_every_row_is_read_once_and_never_more_tokens_at_once(lengths: list[int], tokens: int) -> None:
+    found = rounds(apart(lengths), tokens, LANES)
+    assert sorted(key for some in found for one in some for key in one.keys) == sorted(map(str, range(len(lengths))))
+    assert all(sum(one.tokens for one in some) <= tokens for some in found)
+    assert all(len(some) <= LANES for some in found)
+
+
+def test_a_step_is_halved_evenly() -> None:
+    ((one, other),) = rounds(apart([50] * 20), 4096, LANES)
+    assert one.tokens == other.tokens == 500
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        (apart([20] * 4), "few tokens: Python takes turns"),
+        ([row([5] * 300 + [at] * 40, str(at)) for at in range(8)], "the prefix would be computed twice"),
+        (apart([500, 20, 20]), "one lane would wait for the other"),
+    ],
+)
+def test_what_would_not_pay_is_read_as_one(rows: list[Row], why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(lanes, "LEAST_TOKENS", 100)
+    assert [len(some) for some in rounds(rows, 4096, LANES)] == [1], why
+
+
+def test_a_row_longer_than_half_of_what_fits_stands_alone() -> None:
+    found = rounds(apart([90, 90, 70]), 100, LANES)
+    assert [len(some) for some in found] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("technique", [Lora(r=4), Full()], ids=["lora", "full"])
+def test_the_gradient_is_the_same_side_by_side(
+    shop: Bench, tmp_path: Path, technique: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pupil = Pupil(shop, tmp_path / "lessons", technique, "token")
+    read: list[str] = []
+    within = loop.logprobs
+
+    def noted(model: Any, one: Pack) -> torch.Tensor:
+        read.append(threading.current_thread().name)
+        with Double():  # a thread does not know of the one around it
+            return within(model, one)
+
+    monkeypatch.setattr(loop, "logprobs", noted)
+    found = [pupil.gradient(pupil.rows, tokens) for tokens in (4096, 400)]
+    assert {name.partition("_")[0] for name in read} == {"lane"}
+    monkeypatch.setattr(lanes, "LEAST_TOKENS", 1 << 20)
+    for one in found:
+        same(one, pupil.gradient(pupil.rows, 4096))
+    assert read[-1] == threading.current_thread().name
+
+
+def test_no_bit_depends_on_which_is_ready_first(shop: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pupil, chance = Pupil(shop, tmp_path / "lessons", Lora(r=4), "token"), random.Random(1)
+    within = loop.logprobs
+
+    def sometimes_late(model: Any, one: Pack) -> torch.Tensor:
+        threading.Event().wait(chance.choice([0.0, 0.02]))
+        return within(model, one)
+
+    monkeypatch.setattr(loop, "logprobs", sometimes_late)
+    first, *others = [pupil.gradient(pupil.rows, 300) for _ in range(5)]
+    for other in others:
+        assert other[0] == first[0]
+        assert all(torch.equal(value, other[1][name]) for name, value in first[1].items())
+
+
+@pytest.mark.parametrize(
+    "technique",
+    [Lora(r=4), *(pytest.param(one, marks=pytest.mark.slow) for one in (Qlora(r=4), Full(), Adapter(), Prefix()))],
+    ids=["lora", "qlora", "full", "adapter", "prefix"],
+)
+def test_a_training_side_by_side_is_resumed_in_the_same_bytes(tmp_path: Path, technique: AnyTechnique) -> None:
+    step, shop = (
+        Tune(**{**TWO, "technique": technique}, precision="bfloat16", checkpoint_steps=1, rows=24),
+        bench(tmp_path),
+    )
+    whole = {entry.path: entry.digest for entry in shop.tune(step).manifest.files}
+    assert any("side by side" in said for said in shop.said("note"))
+    shop.store.remove(shop.tune_digest(step))
+    interrupted(shop, step, before=2)
+    assert {entry.path: entry.digest for entry in shop.tune(step).manifest.files} == whole
+
+
+def test_a_state_of_one_lane_goes_on_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop, step = bench(tmp_path), Tune(**TWO, checkpoint_steps=1, rows=24)
+    with monkeypatch.context() as alone:
+        alone.setattr("luthier.tune.steps.tune.cores", lambda: 1)
+        whole = {entry.path: entry.digest for entry in shop.tune(step).manifest.files}
+        shop.store.remove(shop.tune_digest(step))
+        interrupted(shop, step, before=2)
+    assert {entry.path: entry.digest for entry in shop.tune(step).manifest.files} == whole
+    assert torch.get_num_threads() == 1
+
+
+def test_a_teacher_is_asked_before(shop: Bench) -> None:
+    step = Tune(**TWO, objective=Distil(), teacher="teacher", precision="float32")
+    losses = [json.loads(line)["loss"] for line in (shop.tune(step).folder / "log.jsonl").read_text().splitlines()]
+    assert losses[-1] < losses[0]
+
+
+def test_what_draws_by_chance_is_read_one_after_another(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts: list[int] = []
+    once = Training._step
+
+    def noted(self: Training, number: int, keeper: Any) -> Any:
+        counts.append(self._lanes.count)
+        return once(self, number, keeper)
+
+    monkeypatch.setattr(Training, "_step", noted)
+    for dropout, wanted in ((0.2, 1), (0.0, LANES)):
+        shop.tune(Tune(**{**TWO, "technique": Lora(r=4, dropout=dropout)}), seed=11)
+        assert {*counts} == {wanted}
+        counts.clear()
+
+
+def test_where_two_at_once_do_not_fit_they_are_read_one_after_another(
+    shop: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    within = loop.logprobs
+
+    def small(model: Any, one: Pack) -> torch.Tensor:
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError(NO_MEMORY)
+        return within(model, one)
+
+    monkeypatch.setattr(loop, "logprobs", small)
+    shop.tune(Tune(**TWO), seed=12)
+    assert any("one after another, since" in said for said in shop.said("note"))
+
+
+def test_both_run_at_once_on_half_of_the_cores_each(shop: Bench) -> None:
+    model, both = adapted(shop, Lora(r=4)), threading.Barrier(2)
+
+    def work(one: Pack) -> tuple[int, float]:
+        both.wait(timeout=60)
+        return torch.get_num_threads(), float(logprobs(model, one).detach().sum())
+
+    side_by_side = Lanes(lanes_for(model))
+    some = [pack(apart([30, 20])), pack(apart([40, 10]))]
+    found = side_by_side.each(model, work, some)
+    side_by_side.close()
+    assert [threads for threads, _ in found] == [1, 1]
+    assert torch.get_num_threads() == 2
+    assert [value for _, value in found] == pytest.approx([float(logprobs(model, one).detach().sum()) for one in some])
+
+
+def test_what_goes_wrong_in_a_thread_is_raised_when_all_have_ended(shop: Bench) -> None:
+    model, ended = adapted(shop, Lora(r=4)), threading.Event()
+    some, attention = [pack(apart([30])), pack(apart([40]))], model.config._attn_implementation
+
+    def work(one: Pack) -> None:
+        if one is some[0]:
+            raise KeyError("in a thread")
+        ended.wait(0.05)
+        ended.set()
+
+    with pytest.raises(KeyError, match="in a thread"):
+        Lanes(2).each(model, work, some)
+    assert ended.is_set()
+    assert model.config._attn_implementation == attention
+
+
+def test_one_core_or_another_reading_is_read_as_one(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = adapted(shop, Lora(r=4))
+    assert lanes_for(model) == LANES
+    how = reading(model)
+    monkeypatch.setattr(lanes, "reading", lambda model: type(how)(packed=False, why="a state", head=how.head))
+    assert lanes_for(model) == 1
+    monkeypatch.setattr(lanes, "reading", lambda model: type(how)(packed=True, why="", head=how.head, turn=512))
+    assert lanes_for(model) == 1
+    monkeypatch.undo()
+    torch.set_num_threads(1)
+    assert lanes_for(model) == 1
