@@ -92,6 +92,24 @@ def test_a_model_that_cannot_revise_is_told_so(tmp_path: Path) -> None:
     assert "its revision is its answer again" in str(caught.value)
 
 
+def test_rows_beyond_those_that_are_asked_for_stand_in_the_books(tmp_path: Path, server: Server) -> None:
+    books = summary(made(tmp_path, server, rows=3, chosen=False)["rules"].artifact)
+    assert books.dropped["not among the first 3"] == 8 - 3 + 4 - 3
+    assert books.rows_in == 12 == sum(books.rows.values()) + sum(books.dropped.values())
+
+
+def test_where_most_is_cut_off_more_room_is_the_remedy() -> None:
+    step = Constitution(data="data", rules=tuple(RULES), max_new_tokens=80)
+    assert "raise max_new_tokens (80)" in step._remedy({"its answer was cut off": 7, "not among the first 8": 9})
+    assert "can revise" in step._remedy({"its answer was cut off": 2, "its revision is empty": 6})
+
+
+def test_a_critique_that_is_said_again_is_no_revision(tmp_path: Path) -> None:
+    speaking = serving(lambda body: f"turn {min(len(body['messages']), 3)}")  # as small models do
+    with speaking as server, pytest.raises(DataError, match="its revision is its critique again"):
+        made(tmp_path, server)
+
+
 @pytest.mark.parametrize("rules", [[], ["Be kind.", "Be kind."], [" "]])
 def test_rules_that_say_nothing_are_refused(rules: list[str]) -> None:
     with pytest.raises(ValueError, match=r"rule|at least 1"):

@@ -26,6 +26,9 @@ CHUNK = 16
 _CRITIQUE = "Here is a rule: {rule}\nIn one or two sentences: how does your answer break it, and what should it say?"
 _REVISE = "Now write your answer again, so that it keeps the rule. Write the answer only."
 
+_BEYOND, _CUT = "not among the first", "was cut off"
+"""How reasons begin and end for which a row makes no pair whatever the model is like."""
+
 
 class _Draft(NamedTuple):
     """An answer on its way: what was asked, by which rule it is criticised, and what was said so far."""
@@ -47,8 +50,8 @@ class Constitution(Step):
     preferred (RLAIF; Bai et al., 2022, "Constitutional AI").
 
     Every pair knows its rule, the critique, whose answer it was and which row it came from (`meta`). A revision that is
-    empty, cut off or the same again makes no pair, and is counted. The pairs say what a model makes of the rules, not
-    what people want: read some of them, and measure what is learnt from them on pairs of people's.
+    empty, cut off, or the answer or the critique again makes no pair, and is counted. The pairs say what a model makes
+    of the rules, not what people want: read some of them, and measure what is learnt from them on pairs of people's.
     """
 
     kind: Literal["constitution"] = "constitution"
@@ -91,7 +94,10 @@ class Constitution(Step):
         desk, made, done = open_desk(work.inputs["model"], kept), Remade(work, data), 0
         pairs = 0
         for split in splits(data):
-            rows = [row for batch in read_rows(data, split) for row in batch][: self.rows]
+            every = [row for batch in read_rows(data, split) for row in batch]
+            rows = every[: self.rows]
+            for row in every[len(rows) :]:
+                made.drop(row, f"{_BEYOND} {self.rows}")
             for start in range(0, len(rows), CHUNK):
                 drafts = self._drafts(desk, rows[start : start + CHUNK], work.seed)
                 pairs += self._write(made, split, drafts, work)
@@ -100,9 +106,16 @@ class Constitution(Step):
         told = made.close(task="text", labels=[])
         if not told.rows.get("train"):
             why = "; ".join(f"{count} rows: {reason}" for reason, count in told.dropped.items())
-            raise DataError(f"no pair was made of any training row ({why})", remedy="take a model that can revise")
+            raise DataError(f"no pair was made of any training row ({why})", remedy=self._remedy(told.dropped))
         work.events.note(f"{pairs:,} pairs of {done:,} answers, by {len(self.rules)} rules")
         return {"rows_per_s": done / max(time.perf_counter() - started, 1e-9)}
+
+    def _remedy(self, dropped: Mapping[str, int]) -> str:
+        """More room where most was cut off, else another model."""
+        cut = sum(count for reason, count in dropped.items() if reason.endswith(_CUT))
+        if 2 * cut <= sum(count for reason, count in dropped.items() if not reason.startswith(_BEYOND)):
+            return "take a model that can revise"
+        return f"raise max_new_tokens ({self.max_new_tokens}), or ask for short answers by the source's `system`"
 
     def _drafts(self, desk: Desk, rows: Sequence[Row], seed: int) -> list[_Draft]:
         """Answers, critiques, revisions, and what became of them."""
@@ -191,12 +204,12 @@ def _question(draft: _Draft, first: str, second: str) -> tuple[Message, ...]:
 def _usable(said: Said, name: str) -> tuple[str, str]:
     """A text, and why it cannot be used."""
     text = said.text.strip()
-    return text, "" if text and said.finished else f"its {name} {'was cut off' if text else 'is empty'}"
+    return text, "" if text and said.finished else f"its {name} {_CUT if text else 'is empty'}"
 
 
 def _with(draft: _Draft, name: str, text: str, why_not: str) -> _Draft:
-    if name == "revision" and not why_not and text == draft.answer:
-        why_not = "its revision is its answer again"
+    if name == "revision" and not why_not and text in (draft.answer, draft.critique):
+        why_not = f"its revision is its {'answer' if text == draft.answer else 'critique'} again"
     draft = draft._replace(why_not=why_not)
     return draft._replace(critique=text) if name == "critique" else draft._replace(revision=text)
 
