@@ -181,6 +181,19 @@ def test_a_null_byte_breaks_its_row_only(tmp_path: Path) -> None:
     assert [(one.line, "NUL" in one.problem) for one in broken] == [(3, True)]
 
 
+@pytest.mark.parametrize("end", [b'"f\0,g\n', b'"\0\n', b'x\0"y,z\n', b'x,"y\n', b'"open,e\n'])
+def test_an_open_quote_that_another_bad_line_closes_takes_no_good_row(tmp_path: Path, end: bytes) -> None:
+    good, broken, _ = _read(tmp_path / "t.csv", b'text,label\na,b\n"open,e\nc,d\ne,f\n' + end + b"g,h\n" * 3)
+    assert [record.values["text"] for record in good] == ["a", "c", "e", "g", "g", "g"]
+    assert [one.line for one in broken] == [3, 6]
+
+
+def test_a_null_byte_in_a_text_of_several_lines_says_which_lines_it_takes(tmp_path: Path) -> None:
+    good, broken, _ = _read(tmp_path / "t.csv", b'text,label\n"a\nb\0\nc",d\n' + b"e,f\n" * 20)
+    assert len(good) == 20
+    assert [(one.line, "lines 2 to 4 were read as this one row" in one.problem) for one in broken] == [(2, True)]
+
+
 def test_line_ends_of_old_macs(tmp_path: Path) -> None:
     good, _, _ = _read(tmp_path / "t.csv", "text,label\ra,b\rc,d\r")
     assert [list(record.values.values()) for record in good] == [["a", "b"], ["c", "d"]]

@@ -165,7 +165,7 @@ def _rows(dialect: Dialect, source: _Lines, columns: list[str], name: str) -> It
             source.take_back()
             reader = dialect.reader(source, strict=True)
         elif problem or source.bad:
-            within = f"; lines {line} to {source.number} were read as this one row" if many and problem else ""
+            within = f"; lines {line} to {source.number} were read as this one row" if many else ""
             bad = source.bad or BadLine(problem, "")
             yield Broken(name, line, bad.problem + within, remedy=bad.remedy)
         elif line <= doubt.last and not dialect.stands("".join(map(_text, source.taken))):
@@ -189,8 +189,13 @@ def _text(line: str | BadLine) -> str:
 
 
 def _stand_alone(source: _Lines, dialect: Dialect, width: int) -> bool:
-    """Whether nearly all lines behind the row's first are rows of their own."""
-    rest = [line for line in map(_text, source.taken[1:]) if line.strip()]
+    """Whether nearly all lines behind the row's first are rows of their own.
+
+    Lines that cannot be decoded say nothing, nor does one on which another quote ended the row.
+    """
+    rest = [line for line in source.taken[1:] if isinstance(line, str) and line.strip()]
+    if rest and rest[-1] is source.taken[-1] and not dialect.stands(rest[-1]):
+        rest.pop()
     standing = sum(dialect.stands(line) and len(_cells(dialect, line)) == width for line in rest)
     return standing > 0 and standing * 5 >= len(rest) * 4
 
