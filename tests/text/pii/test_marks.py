@@ -47,6 +47,16 @@ PIECES = [
         "A1",
     ),
     *(
+        "Largo de Aa,",
+        "(Praia Azul)",
+        "„Área Bela",
+        "xLargo de Aa,",
+        "Lago",
+        "Condomínio Sol,",
+        "send it to",
+        "moro em",
+    ),
+    *(
         "Hauptstraße 5",
         "12 bis rue Monge",
         "Calle Ocho, we live",
@@ -92,7 +102,9 @@ def test_house_numbers_are_found_from_where_digits_begin() -> None:
     assert [one.span() for one in addresses._house_numbers(text, marks([text])[0].digits)] == found
 
 
-@pytest.mark.parametrize("text", ["the keyboard", "a card", "they reach", "true", "continue", "on sale", "a scale"])
+@pytest.mark.parametrize(
+    "text", ["the keyboard", "a card", "they reach", "true", "continue", "on sale", "a scale", "Large vale"]
+)
 def test_common_words_are_no_places(text: str) -> None:
     assert "places" in marks([text, "nothing"])[0].missing
 
@@ -119,6 +131,10 @@ def test_marks_spare_something() -> None:
         "POSTFACH",
         "Apartado de Correos",
         "boîte postale",
+        "Largo",
+        "(Área",
+        "Urbanización",
+        "Via",
     ],
 )
 def test_what_a_street_or_a_box_is_told_by_is_seen_in_the_last_letters(text: str) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar, get_args
 import numpy as np
 
 from luthier.text.flat import Flat, blocks
-from luthier.text.pii import secrets
+from luthier.text.pii import secrets, streets
 from luthier.text.pii.found import ANY, BEFORE, BEHIND, DIGITS, Area, Mark, Marks
 
 if TYPE_CHECKING:
@@ -28,14 +28,24 @@ _SHORT_PLACES = ("rue", "rua")
 _BOX_ENDS = ("fach", "tale", "tbus", "boks", "tado", "reos")
 """How the names of post-office boxes end, besides *box*: *Postfach*, *boîte postale*, *postbus* …"""
 _SMALL = np.uint8(32)
+_SHORTEST, _LONGEST = 3, 8
+
+
+def _packed(word: str) -> int:
+    """The last letters of a word as one number; of letters outside of ASCII, their last eight bits."""
+    return int.from_bytes(bytes(ord(char) & 255 for char in word[-_LONGEST:]), "big")
+
+
 _ENDS = {
-    length: np.array([int.from_bytes(end.encode(), "big") for end in ends], dtype=np.int64)
+    length: np.array([_packed(end) for end in ends], dtype=np.int64)
     for length, ends in ((2, ("ox",)), (3, _SHORT_PLACES), (4, (*_PLACE_ENDS, *_BOX_ENDS)))
 }
 """As numbers, by how many letters they have."""
-_LAST_LETTERS = np.frombuffer(
-    "".join(sorted({end[-1] for end in (*_PLACE_ENDS, *_BOX_ENDS, "rue", "rua", "ox")})).encode(), np.uint8
-)
+_NAMES_OF_PLACES = np.array(sorted(map(_packed, streets.ALONE_WORDS)), dtype=np.int64)
+_LAST_LETTERS = np.zeros(256, dtype=bool)
+_LAST_LETTERS[[ord(end[-1]) for end in (*_PLACE_ENDS, *_BOX_ENDS, "rue", "rua", "ox")]] = True
+_LAST_OF_NAMES = np.zeros(256, dtype=bool)
+_LAST_OF_NAMES[[ord(word[-1]) & 255 for word in streets.ALONE_WORDS]] = True
 Item = TypeVar("Item")
 _MOST_BETWEEN = 4
 
@@ -65,8 +75,8 @@ def _may_name_a_place(flat: Flat) -> NDArray[np.bool_]:
     """(words,): by their last letters, and by what may be *s/n*."""
     if "/n" in flat.joined or "/N" in flat.joined:
         return np.ones(len(flat.ends), dtype=bool)
-    found = np.zeros(len(flat.ends), dtype=bool)
-    at = np.flatnonzero(np.isin(flat.codes[flat.ends - 1] | _SMALL, _LAST_LETTERS))
+    found = _is_named_alone(flat)
+    at = np.flatnonzero(_LAST_LETTERS[(flat.codes[flat.ends - 1] | _SMALL) & 255])
     ends = flat.ends[at]
     last = [flat.codes[np.maximum(ends - back, 0)].astype(np.int64) | _SMALL for back in (1, 2, 3, 4)]
     last[3][ends < len(last)] = 0
@@ -75,6 +85,20 @@ def _may_name_a_place(flat: Flat) -> NDArray[np.bool_]:
     alone = (last[3] < ord("a")) | (last[3] > ord("z"))
     is_place = np.isin(last[3] << 24 | three, _ENDS[4]) | (np.isin(three, _ENDS[3]) & alone) | np.isin(two, _ENDS[2])
     found[at[is_place]] = True
+    return found
+
+
+def _is_named_alone(flat: Flat) -> NDArray[np.bool_]:
+    """(words,): whether it may end in one of `streets.ALONE_WORDS`, and begins with no small letter."""
+    found = np.zeros(len(flat.ends), dtype=bool)
+    first, last = flat.codes[flat.starts], flat.codes[flat.ends - 1] & 255
+    at = np.flatnonzero(((first < ord("a")) | (first > ord("z"))) & _LAST_OF_NAMES[last])
+    ends, packed = flat.ends[at], np.zeros(len(at), dtype=np.int64)
+    for back in range(1, _LONGEST + 1):
+        code = flat.codes[np.maximum(ends - back, 0)].astype(np.int64) & 255
+        packed |= np.where(ends < back, 0, code) << 8 * (back - 1)
+        if back >= _SHORTEST:
+            found[at[np.isin(packed, _NAMES_OF_PLACES)]] = True
     return found
 
 

@@ -1,4 +1,4 @@
-"""What streets are called in the languages of the room, and the words that say that an address follows."""
+"""What streets are called in the languages of the room."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ access amble anchorage artery basin brae broadway brow byway centreway circlet c
 courtyard crossway cruiseway cutting dell driveway elbow fairway firetrail footway foreshore frontage glade grange gully
 lees lookout meander mew nook outlook parklands pathway piazza plateau promenade quad quadrangle quadrant quays ramble
 reach reserve retreat ride ridgeway riverway riviera roadside roadway ronde rosebowl rotary siding strand subway tarn
-tollway tor trunkway vale villas wade walkway colony bazaar bazar enclave
+tollway tor trailer trunkway vale villas wade walkway colony bazaar bazar enclave
 """)
 """The other suffixes of Publication 28 of the United States Postal Service, those of Australia's standard AS 4590 and
 of New Zealand, and some of Britain and India, which name much else: they need a proof."""
@@ -64,7 +64,8 @@ corredor diagonal periférico ampliación peatonal eje
 largo strada stradone borgo contrada salita rotonda incrocio canale stretto galleria vico calle fondamenta campo
 piazzetta lungotevere
 área aeroporto campo chácara colônia condomínio conjunto distrito esplanada estação favela fazenda feira jardim lago
-lagoa loteamento morro núcleo parque passarela pátio quadra recanto residencial r. setor sítio trecho trevo vale vereda
+lagoa loteamento morro núcleo parque passarela pátio praia quadra servidão caminho cais bosque balneário escadaria
+passagem rotatória recanto residencial r. setor sítio trecho trevo vale vereda
 viaduto viela vila calçada praceta quinta bairro
 al. al pl. os. rondo skwer bulwar rynek
 """
@@ -77,6 +78,32 @@ place passage square esplanade promenade cours c/ c. av av. plaza camino via via
 r. largo canale vico campo aeroporto vale vila al. al pl. os. barrio parque condomínio quinta
 """)
 """Those of them that need a proof even with a capital."""
+SHORT = ("Av", "pl.", "al.", "os.")
+"""Short for *avenida*, *plac*, *aleja* and *osiedle*, written so."""
+_ALONE = """
+alameda travessa praça largo ladeira viela vereda rodovia estrada viaduto quadra condomínio conjunto loteamento
+residencial chácara sítio recanto núcleo trecho trevo passarela pátio calçada praceta barrio urbanización pasaje
+glorieta callejón travesía paseo vicolo borgo salita contrada
+"""
+ALONE = _any(_ALONE.title())
+"""Words before a name, with a capital, that make a street of it even without a number, where a proof is there."""
+_ALONE_TOLD = """
+área aeroporto campo colônia distrito esplanada estação favela fazenda feira jardim lago lagoa morro parque praia setor
+via vale vila bairro quinta plaza camino strada
+"""
+ALONE_TOLD = _any(_ALONE_TOLD.title())
+"""The same of what else names towns and countryside: somebody has to live there, or want something sent."""
+ALONE_WORDS = frozenset((_ALONE + _ALONE_TOLD).title().split())
+"""Both, to look first whether one is there at all."""
+MEASURES = _words("""
+second minute hour day night week month year mile meter metre kilometer kilometre km foot inch yard acre star bedroom
+bed bath room person people man seat door wheel lane way part piece page step level speed point player pound dollar
+euro ounce gallon litre liter ton hole pack series gb tb mb mp hp ghz mph volt watt percent degree million thousand
+hundred billion dozen story storey car hand man minute round stage set side tier track foot mm cm th st nd rd am pm
+big small new old great good bad best top key main major simple easy quick more other different common first last next
+extra
+""")
+"""Before a noun in the singular, they make of a number a measure: *24 Hour Access*."""
 ENDS = (
     *("straße", "strasse", "str.", "gasse", "straat", "gatan", "vägen", "gränden", "gränd", "stræde", "katu"),
     *("gracht", "veien", "kuja", "polku", "bulevardi", "aukio", "raitti"),
@@ -93,46 +120,29 @@ ENDS_AT_TIMES = (
     *("åsen", "løkka", "myra", "stubben", "ntie", "kotie", "kaari", "penger"),
 )
 """Ends that other words have, too: they need a proof."""
-ENDS_SELDOM = ("ringen", "lia", "roa")
+ENDS_SELDOM = ("ringen", "lia", "roa", "tie")
 """Ends that even long words have that are no streets (*Australia*, *Thüringen*)."""
+SMALL_ENDS = ("tie", "katu", "kuja", "polku")
+"""Finnish words that stand apart behind a name in the genitive (*Wirénin tie*)."""
 NO_STREET = _words("""
 parkplatz sitzplatz stehplatz stellplatz arbeitsplatz zeltplatz campingplatz spielplatz bahnsteig bürgersteig gehsteig
 ausweg rückweg umweg heimweg hinweg radweg during spring string ring bring scoring offering measuring sharing firing
 wiring hearing engineering manufacturing monitoring boring bearing earring wedding netzwerk pad auntie ipad launchpad
-thinkpad notepad keypad
+thinkpad notepad keypad katie mattie hattie bettie bertie scottie christie lottie dottie sweetie necktie bowtie cutie
 """)
 """Words with such an end that are no streets."""
 NO_ENDS = ("mengen", "ängen", "sprengen", "strengen")
 """Nor are those with these."""
 PARTICLES = r"(?:d[ieao]s?|du|del|della|delle|degli|dei|das|dos|de[nrsm]?|las?|los|le|les|el|von|van|het|y|e|św\.|vial)"
 """Small words inside of such names."""
-CUES = _words("""
-address addresses live lives living lived reside resides residing residence moved moving relocated send sent ship
-shipped shipping deliver delivered delivery delivering located billing mail post forward forwarded domicile adresse
-anschrift wohnort wohne wohnt wohnen wohnhaft wohnte umgezogen gezogen ziehe ziehen schickt schicken schicke geschickt
-senden sendet liefern liefert geliefert lieferung versand lieferadresse lieferanschrift rechnungsadresse habite
-habitons habitez demeure demeurant domicilié domiciliée déménagé envoyer envoyez livrer livrez livraison dirección
-direccion vivo vive vivimos vivía domicilio mudé mudamos enviar envíen envíe entregar entrega envío indirizzo abito
-abita abitiamo residente trasferito trasferita spedire spedite consegna consegnare domiciliato endereço morada moro
-mora moramos mudei enviem adres adresie woon woont wonen verhuisd bezorgen bezorg stuur gestuurd bezorgadres mieszkam
-mieszka zamieszkały wysłać dostarczyć adressen bor bodde flyttat flyttade flyttet skicka levereras bopæl sendes osoite
-osoitteeni asun house home flat apartment office shop street road courier parcel package driver left dropped collect
-visit headquarters haus hause wohnung büro laden straße strasse paket paketbote kurier abgegeben abgestellt abholen
-besuchen sitz zuhause maison appartement bureau boutique colis livreur déposé logement siège rue casa piso oficina
-tienda paquete repartidor sede calle appartamento ufficio negozio pacco corriere lasciato via apartamento escritório
-loja encomenda rua huis kantoor winkel pakket koerier straat dom domu mieszkanie biuro sklep paczka ulica hem hus
-hemma kontor butik gata hjem lejlighed pakke kontoret butikken gade gate talo koti paketti katu
+NUMBERED = _words("""
+number no nr num chapter version top season episode level phase step day unit page part volume vol issue figure fig
+table section item question round room gate line train bus platform windows ios
 """)
-"""Who lives, moves or has something sent somewhere says where."""
-SAID = _words("""
-address adresse anschrift dirección direccion indirizzo endereço morada adres adressen osoite
+"""Words before a number that says which, not how many, and of no house."""
+CALENDAR = _words("""
+january february march april may june july august september october november december monday tuesday wednesday
+thursday friday saturday sunday jan feb mar apr jun jul aug sep sept oct nov dec januar februar märz mai juni juli
+oktober dezember montag dienstag mittwoch donnerstag freitag samstag sonntag uhr
 """)
-"""What an address is called: behind it and a colon, a name with a number is one."""
-PREPOSITIONS = _words("""
-to at in on is s from near into of for nach an ist unter am auf bei lautet zur zum à au aux est chez en es al a hacia
-è é em na no para per presso op naar te przy do w på till i til ved aan
-""")
-AT = _words("""
-at to from near nach in an am en à au naar w do på i til em na a presso
-""")
-"""The most telling of them, just before a name and a number."""
+"""What stands behind the number of a day or an hour, and is no street."""
