@@ -40,7 +40,7 @@ _NAMED = re.compile(
     r"(?P<number>\d(?<![\w.,:/=>-]\d)\d{0,4}[A-Z]?(?:/\d{1,5})?)(?P<comma>,?) (?P<name>[A-Z][a-z]\w{0,25})"
     r"(?: [A-Z][a-z]\w{0,25}){0,2}(?!\w|,? \d| [A-Z])"
 )
-_WORD_BEFORE = re.compile(r"([\w'’-]+)[ ]$")
+_WORD_BEFORE = re.compile(r"([\w'’-]{1,25})[ ]$")
 _WORD_BEHIND = re.compile(r" ?[-–]? ?[A-Z\d]|-\w")
 YEAR = re.compile(r"(?:19|20)\d\d(?!\d)")
 
