@@ -57,6 +57,14 @@ def test_the_page_shows_curves_and_answers_as_text() -> None:
     assert "at &lt;b&gt;3" in page
 
 
+def test_held_out_rewards_are_told_from_those_of_the_training() -> None:
+    lines = json.loads(json.dumps(LINES))
+    lines[4] |= {"held_out_loss": -0.4, "held_out_reward": 0.4}
+    facts = tuning().model_copy(update={"log": _log(lines)})
+    assert (facts.log[4].held_out_loss, facts.log[4].held_out) == (None, {"reward": 0.4})
+    assert ">held out reward<" in render(example.facts(tunings=(facts,)))
+
+
 def test_the_page_says_why_a_training_ended_early() -> None:
     why = "after step 5: its answers are 0.7 nats a token away from where it began, and 0.5 are allowed (stop.kl)"
     assert f"<dt>Stopped</dt><dd>{why}</dd>" in render(

@@ -38,7 +38,7 @@ def tuning_facts(name: str, artifact: Artifact) -> TuningFacts:
         stopped=told.get("stopped", ""),
         rows=told.get("rows_seen", told.get("rows")),
         tokens=tokens_read(told, lines),
-        learnt_tokens=told.get("learnt_tokens"),
+        learnt_tokens=told.get("learnt_tokens") or None,  # a policy learns no token that was written before
         trainable_parameters=told.get("trainable_parameters"),
         parameters=parameters,
         cut_rows=_cut_rows(artifact, told),
@@ -124,6 +124,7 @@ def _lines(artifact: Artifact, name: str) -> list[dict[str, Any]]:
 
 
 def _log(told: list[dict[str, Any]]) -> tuple[LogPoint, ...]:
+    """The log's points; a policy's held-out loss, minus its held-out reward, is not shown beside the reward."""
     if len(told) > MOST_POINTS:
         places = {round(at * (len(told) - 1) / (MOST_POINTS - 1)) for at in range(MOST_POINTS)}
         told = [each for at, each in enumerate(told) if at in places or f"{HELD_OUT}loss" in each]
@@ -131,7 +132,7 @@ def _log(told: list[dict[str, Any]]) -> tuple[LogPoint, ...]:
         LogPoint(
             step=each["step"],
             loss=_number(each.get("loss")),
-            held_out_loss=_number(each.get("held_out_loss")),
+            held_out_loss=_number(each.get("held_out_loss")) if f"{HELD_OUT}{DRAWN[0]}" not in each else None,
             lr=_number(each.get("lr")),
             grad_norm=_number(each.get("grad_norm")),
             held_out=_held_out(each),

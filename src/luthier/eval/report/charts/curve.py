@@ -113,7 +113,11 @@ def _strips(log: Sequence[LogPoint]) -> list[Strip]:
     ]
     metrics = sorted({name for point in log for name in point.held_out})
     found += [
-        Strip(name, [(float(point.step), point.held_out[name]) for point in log if name in point.held_out], dots=True)
+        Strip(
+            f"held out {name}" if name in drawn else name,
+            [(float(point.step), point.held_out[name]) for point in log if name in point.held_out],
+            dots=True,
+        )
         for name in metrics
     ]
     found.append(Strip("learning rate", [(float(point.step), point.lr) for point in log if point.lr is not None]))
