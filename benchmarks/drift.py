@@ -28,11 +28,13 @@ from numpy.typing import NDArray
 
 from luthier.metrics.exchange import Exchange
 from luthier.models.embedders.lsa import Lsa
+from luthier.monitor.held import sure
 from luthier.monitor.strangeness import Strangeness, words_of
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT.parent / "shared" / "data" / "banking77"
 sys.path.insert(0, str(ROOT / "tests"))
+FILES = ("train.csv", "test.csv")
 LEVELS = {"1 in 10": 1.0, "1 in 100": 2.0, "1 in 1000": 3.0}
 WEEK = 500
 """Requests of a simulated week, which is one round of the test."""
@@ -57,14 +59,17 @@ def main() -> None:
                 print(json.dumps({**figure, "device": device}), flush=True)
 
 
+def labelled(name: str) -> tuple[list[str], list[str]]:
+    """The texts and labels of one of the files."""
+    with (DATA / name).open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [row["text"] for row in rows], [row["category"] for row in rows]
+
+
 def requests() -> tuple[list[str], list[str]]:
     """Requests about cards, and all others."""
-    rows: list[dict[str, str]] = []
-    for name in ("train.csv", "test.csv"):
-        with (DATA / name).open(encoding="utf-8", newline="") as file:
-            rows += csv.DictReader(file)
-    about = ["card" in row["category"] or "pin" in row["category"] for row in rows]
-    texts = [row["text"] for row in rows]
+    texts, labels = map(list, zip(*(row for name in FILES for row in zip(*labelled(name), strict=True)), strict=True))
+    about = ["card" in label or "pin" in label for label in labels]
     return [t for t, a in zip(texts, about, strict=True) if a], [t for t, a in zip(texts, about, strict=True) if not a]
 
 
@@ -81,10 +86,28 @@ def placed(numbers: Strangeness, texts: list[str]) -> NDArray[np.float64]:
 
 def false_alarms(*, quick: bool) -> Iterator[Figure]:
     """The part of weeks without a change in which the evidence passes a level at any time."""
-    weeks = 500 if quick else 10_000
     _, texts = requests()
     random.Random(0).shuffle(texts)
-    pool = placed(numbers_of(texts[:1000]), texts[1000:])
+    yield from _weeks(placed(numbers_of(texts[:1000]), texts[1000:]), "false_alarm_rate", quick=quick)
+
+
+def sureness(*, quick: bool) -> Iterator[Figure]:
+    """The same for what a classifier says of its answers (`confidence`) and for what came true (`calibration`)."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    (texts, labels), (asked, right) = (labelled(name) for name in ("train.csv", "test.csv"))
+    model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2)), LogisticRegression(C=10, max_iter=300))
+    shares = model.fit(texts, labels).predict_proba(asked)
+    said = model.classes_[shares.argmax(axis=1)]
+    yield from _weeks(np.array([sure(row) for row in shares.tolist()]), "confidence_false_alarm_rate", quick=quick)
+    missed = (said == np.array(right)) - shares.max(axis=1)
+    yield from _weeks(missed[:, None], "calibration_false_alarm_rate", quick=quick)
+
+
+def _weeks(pool: NDArray[np.float64], called: str, *, quick: bool) -> Iterator[Figure]:
+    weeks = 500 if quick else 10_000
     chance = np.random.default_rng(0)
     highest = []
     for week in range(weeks):
@@ -100,7 +123,7 @@ def false_alarms(*, quick: bool) -> Iterator[Figure]:
     for name, level in LEVELS.items():
         found = sum(one > level for one in highest)
         yield {
-            "figure": f"false_alarm_rate_stated_{name.replace(' ', '_')}",
+            "figure": f"{called}_stated_{name.replace(' ', '_')}",
             "value": found / weeks,
             "goal": 10**-level,
             "unit": "of weeks",
@@ -178,7 +201,7 @@ def cost(*, quick: bool) -> Iterator[Figure]:
         }
 
 
-FIGURES = {"false_alarms": false_alarms, "changes": changes, "cost": cost}
+FIGURES = {"false_alarms": false_alarms, "sureness": sureness, "changes": changes, "cost": cost}
 
 if __name__ == "__main__":
     main()

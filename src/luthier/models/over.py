@@ -10,7 +10,8 @@ from luthier.core.artifact import Artifact
 from luthier.models.describe import read_object
 from luthier.models.load import ADAPTER, adapter_config, fitting, is_adapter, outputs_of, scheme_of, weights_of
 
-_IN_LAYER = re.compile(r"base_model\.model\..+\.\d+\..+\.lora_[AB]\.weight")
+_LORA = re.compile(r"base_model\.model\.(?P<module>.{1,500})\.lora_[AB]\.weight")
+_NUMBERED = re.compile(r".\.\d{1,6}\..")
 _FREE = frozenset({
     "alpha_pattern", "auto_mapping", "base_model_name_or_path", "exclude_modules", "inference_mode",
     "layers_pattern", "layers_to_transform", "lora_alpha", "lora_dropout", "peft_version", "r", "rank_pattern",
@@ -78,4 +79,10 @@ def _is_in_layers(folder: Path) -> bool:
     if not file.is_file():
         return False
     with safe_open(file, framework="np") as weights:
-        return all(map(_IN_LAYER.fullmatch, weights.keys()))
+        return all(map(_is_in_layer, weights.keys()))
+
+
+def _is_in_layer(key: str) -> bool:
+    """Whether an adapter's weight belongs to a numbered layer."""
+    found = _LORA.fullmatch(key)
+    return found is not None and _NUMBERED.search(found["module"]) is not None
