@@ -63,7 +63,7 @@ PLAIN: dict[str, set[str]] = {
 """Baselines of recipes whose answers are texts or pairs."""
 DATA_ONLY = {"label"}
 """Recipes that tune nothing; each has a test of its own."""
-LONG = {"distil", "grpo-math", "merge", "preferences", "questions", "rlhf", "safety", "summaries"}
+LONG = {"distil", "fair-sentiment", "grpo-math", "merge", "preferences", "questions", "rlhf", "safety", "summaries"}
 """Recipes with several trainings or written answers, which run by `./check --all`."""
 FEW = ("steps.data.split.train=48", "steps.data.split.test=24")
 FEWER: dict[str, tuple[str, ...]] = {
@@ -200,6 +200,7 @@ def test_the_support_recipe_learns_banking_questions(make: Make) -> None:
     assert gain["low"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.model
 @pytest.mark.data
 def test_the_support_recipe_reads_bitext(make: Make) -> None:

@@ -339,11 +339,17 @@ def scored(models: list[Answering]) -> list[Any]:
     return asyncio.run(run())
 
 
+def standing() -> dict[Any, int]:
+    """How many models stand on each open base; tests before this one may have left some open."""
+    return {key: base.standing for key, base in reading._OPEN.items()}
+
+
 def alike(found: list[Any], wanted: list[Any]) -> bool:
     return all(one == pytest.approx(other, abs=1e-5) for one, other in zip(found, wanted, strict=True))
 
 
 def test_classifiers_over_one_base_share_it(shop: Shop) -> None:
+    before = standing()
     kinds = [shop.one, shop.other, shop.dora]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("luthier.models.over.can_share", lambda model: False)
@@ -357,7 +363,7 @@ def test_classifiers_over_one_base_share_it(shop: Shop) -> None:
     bases = [model._judge._reader.base for model in models]  # type: ignore[attr-defined]
     assert bases[0] is bases[1]
     assert bases[0] is not bases[2], "DoRA is no plain LoRA"
-    assert len(reading._OPEN) == 1
+    assert sum(standing().values()) == sum(before.values()) + 2
     assert alike(scored(models), wanted)
     asyncio.run(models[0].close())
     asyncio.run(models[0].close())
@@ -366,16 +372,17 @@ def test_classifiers_over_one_base_share_it(shop: Shop) -> None:
     assert alike(scored([back]), wanted[:1])
     for model in (models[1], models[2], back):
         asyncio.run(model.close())
-    assert not reading._OPEN
+    assert standing() == before
 
 
 def test_a_classifier_that_cannot_be_opened_leaves_no_base(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> None:
         raise ModelError("no")
 
+    before = standing()
     for place in ("luthier.models.over.add_adapter", "luthier.serve.engines.label._fitted"):
         with monkeypatch.context() as patch:
             patch.setattr(place, broken)
             with pytest.raises(ModelError):
                 CLASSES.open(shop.one)
-        assert not reading._OPEN
+        assert standing() == before
