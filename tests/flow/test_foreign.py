@@ -15,6 +15,7 @@ from luthier.cli.app import run_command
 from luthier.core.errors import InputError
 from luthier.flow.foreign.translate import TOOLS, translate
 from luthier.flow.recipe import Recipe
+from luthier.tune.schedule import Course
 from tests.workshop import tickets, tiny_model
 
 HERE = Path(__file__).parent / "foreign"
@@ -140,8 +141,7 @@ def test_every_option_stands_in_the_account_once(place: Path, name: str) -> None
     text = translate(options, file, place / "mine").text
     comments = [line for line in text.splitlines() if line.startswith("#   ")]
     for option in options:
-        told = {"lora_target_linear": "lora_target_modules"}.get(option, option)
-        lines = [line for line in comments if re.search(rf"(^#   |[ ,]){told}(\.|:|,|$| )", line)]
+        lines = [line for line in comments if re.search(rf"(^#   |[ ,]){option}(\.|:|,|$| )", line)]
         assert lines, f"{option} is dropped in silence"
 
 
@@ -156,7 +156,7 @@ def test_every_name_of_the_tables_has_a_builder(place: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("rl: gdpo", "'gdpo'"),
+        ("rl: ebft", "'ebft'"),
         ("process_reward_model: true", "'process_reward_model'"),
         ("adapter: llama-adapter", "'llama-adapter'"),
         ("base_model:", "names no model"),
@@ -173,7 +173,7 @@ def test_what_cannot_be_imported_is_refused(place: Path, change: str, said: str)
 def test_other_yaml_and_own_recipes_are_told_apart(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (place / "other.yaml").write_text("services: {web: {image: nginx}}\n")
     assert run_command(["new", "mine", "--from", "other.yaml"]) == 2
-    assert "axolotl, LLaMA-Factory, TRL" in capsys.readouterr().err
+    assert "axolotl, LLaMA-Factory, LLaMA-Factory v1, TRL" in capsys.readouterr().err
     (place / "own.yaml").write_text("luthier: 1\nsteps: {}\n")
     assert run_command(["new", "mine", "--from", "own.yaml"]) == 2
     assert "already" in capsys.readouterr().err
@@ -304,6 +304,41 @@ def test_layers_that_a_file_leaves_to_peft_are_told(place: Path) -> None:
     made = translate(options, place / "sft.yaml", place / "mine")
     assert "targets" not in yaml.safe_load(made.text)["steps"]["tune"]["technique"]
     assert any("lora_target_modules" in told and "PEFT" in told for told in made.account.left)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"lora_target_linear": True, "lora_target_modules": ["q_proj"]}, "lora_target_modules.named: ['q_proj']: no"),
+        ({"lora_target_linear": True}, "lora_target_linear: True -> lora_target_modules"),
+        ({"lora_target_linear": None}, "without a value there: lora_target_linear"),
+    ],
+)
+def test_options_that_mean_another_one_are_told_as_well(place: Path, change: dict[str, Any], told: str) -> None:
+    options = {"base_model": "org/model", "adapter": "lora", "datasets": [{"path": "org/rows"}]} | change
+    assert f"#   {told}" in translate(options, place / "lora.yaml", place / "mine").text
+
+
+@pytest.mark.parametrize(
+    ("rows", "change", "wanted"),
+    [
+        ("org/rows", {"max_steps": 10, "warmup_steps": 2}, {"epochs": 1.0, "rows": 80, "warmup": 0.2}),
+        ("data/alpaca.jsonl", {"max_steps": 10, "warmup_steps": 2}, {"epochs": 1.6, "warmup": 0.2}),
+        ("data/alpaca.jsonl", {"max_steps": -1}, {"epochs": 1.0}),
+    ],
+)
+def test_a_number_of_steps_goes_before_epochs(
+    place: Path, rows: str, change: dict[str, Any], wanted: dict[str, float]
+) -> None:
+    """Ten steps of eight rows, over rows that are not here yet and over fifty that are."""
+    options = {"base_model": "org/model", "micro_batch_size": 8, "datasets": [{"path": rows}], **change}
+    made = translate(options, place / "foreign" / "axolotl.yaml", place / "mine")
+    step = yaml.safe_load(made.text)["steps"]["tune"]
+    Recipe.model_validate(yaml.safe_load(made.text))
+    assert {name: step.get(name) for name in wanted} == wanted
+    assert ("rows" in step) is ("rows" in wanted)
+    course = Course(seed=0, count=step.get("rows", 50), epochs=step["epochs"], rows_per_step=step["rows_per_step"])
+    assert course.steps == (10 if change["max_steps"] > 0 else 7)
 
 
 def test_muon_of_llamafactory_is_an_optimizer(place: Path) -> None:

@@ -69,7 +69,8 @@ LEFT = {
     "bnb_config_kwargs": reasons.QUANTISED, "qlora_sharded_model_loading": reasons.QUANTISED,
     "fp16": "a model computes in bfloat16 or float32 here", "float16": "a model computes in bfloat16 or float32 here",
     "lora_fan_in_fan_out": "which way a layer's weights lie is seen from the layer",
-    "lora_target_linear": "say all-linear in `targets`", "train_on_inputs": "prompts are never learnt",
+    "lora_target_modules.*": "all linear layers, which are asked for too, hold these",
+    "train_on_inputs": "prompts are never learnt",
     "lora_model_dir": "name the step that tuned it in `model`", "eval_*": reasons.EVALUATED,
     "evals_per_epoch": reasons.EVALUATED, "test_datasets": reasons.EVALUATED, "do_*_eval": reasons.EVALUATED,
     "metric_for_best_model": reasons.EVALUATED, "greater_is_better": reasons.EVALUATED,
@@ -95,6 +96,13 @@ LEFT = {
     "use_eaft": reasons.LOSS, "eaft_*": reasons.LOSS, "use_dynamic_finetuning": reasons.LOSS,
     "cosine_*": reasons.FALL, "eta_min": reasons.FALL, "lr_quadratic_warmup": reasons.FALL,
     "curriculum_sampling": "write what makes a row easy into `curriculum`", "full_finetune": "no `adapter` says so",
+    "experimental_skip_move_to_device": reasons.MEMORY, "llama4_linearized_experts": reasons.MEASURED,
+    "model_config": "a model's own configuration is used as it is", "min_sample_len": (
+        "add `length` with `at_least` to `ops` of the step `data`"
+    ), "freeze_mm_modules": reasons.MEDIA, "reinit_weights": "a model begins with the weights that it has",
+    "diffusion": reasons.LOSS, "use_onebitllms": reasons.METHOD, "nvfp4_*": reasons.ROUNDED,
+    "base_model_ignore_patterns": "a model's own files are read, its safetensors for weights",
+    "llmcompressor": reasons.ROUNDED, "hatchery": reasons.ALONE, "context_parallel*": reasons.ALONE,
     "dataset_exact_deduplication": "add `exact_dedup` to `ops` of the step `data`",
 }  # fmt: skip
 OF_DATA = {
@@ -112,6 +120,8 @@ OF_DATA = {
     "system_format": reasons.TEMPLATE, "field_rejected": reasons.REJECTED, "prompt_format": reasons.TEMPLATE,
     "chosen_format": reasons.TEMPLATE, "rejected_format": reasons.TEMPLATE, "completion_format": reasons.TEMPLATE,
     "field_label": "name the column in the objective's `label`", "preprocess_shards": reasons.PREPARED,
+    "field_thinking": reasons.THOUGHT, "template_thinking_key": reasons.THOUGHT, "split_thinking": reasons.THOUGHT,
+    "drop_system_message": "system prompts are read as they stand",
 }  # fmt: skip
 """Options of a data set without counterpart."""
 LOADERS = frozenset({"json", "csv", "parquet", "text"})
@@ -129,6 +139,7 @@ def _prepared(options: dict[str, Any], name: str) -> None:
         options["dpo_norm_loss"] = "mean" if options["dpo_norm_loss"] else "sum"
     trainers.brought(options, "dpo_loss_type", "dpo_loss_weights")
     if options.pop("lora_target_linear", None):
+        options["lora_target_modules.named"] = options.pop("lora_target_modules", None)
         options["lora_target_modules"] = "all-linear"
     if options.get("excess_length_strategy") in ("truncate", "drop"):
         options["excess_length_strategy"] = {"truncate": "right", "drop": "drop"}[options["excess_length_strategy"]]
@@ -231,4 +242,5 @@ AXOLOTL = Tool(
     left=LEFT,
     dataset=_dataset,
     prepared=_prepared,
+    folded={"lora_target_linear": "lora_target_modules"},
 )

@@ -40,6 +40,7 @@ def tune_step(wishes: Wishes, rows: int | None) -> dict[str, Any]:
     step: dict[str, Any] = {"kind": "tune", "data": "data", "technique": _technique(wishes)}
     step["objective"] = objective(wishes)
     step |= _pace(wishes, step["objective"].get("rollout"))
+    _length(wishes, step, rows)
     step["optimizer"] = _optimizer(wishes)
     _rate(wishes, step, rows)
     _rest(wishes, step)
@@ -53,8 +54,8 @@ def _technique(wishes: Wishes) -> dict[str, Any]:
     if kind == "lora" and bits:
         kind = "qlora"
     if kind not in members(Technique):
-        hint = did_you_mean(kind, members(Technique))
-        raise InputError(f"the file asks for {kind!r}, which there is not here", remedy=hint)
+        hint = f"write the nearest there is into it (lora, mostly), and all the rest is imported; {_known(kind)}"
+        raise InputError(f"the file asks for the technique {kind!r}, which there is not here", remedy=hint)
     found: dict[str, Any] = {"kind": kind}
     if kind == "qlora":
         for name in ("4bit", "8bit", "bits"):
@@ -76,6 +77,10 @@ def _technique(wishes: Wishes) -> dict[str, Any]:
     elif kind in ("lora", "qlora"):
         wishes.account.left["lora_target_modules: (PEFT's default)"] = _ALL_LINEAR
     return found
+
+
+def _known(kind: str) -> str:
+    return did_you_mean(kind, members(Technique))
 
 
 _ALL_LINEAR = "PEFT's usual choice, often two layers of attention; all linear layers here: name `targets` otherwise"
@@ -100,6 +105,19 @@ def _pace(wishes: Wishes, rollout: dict[str, Any] | None) -> dict[str, Any]:
     return found
 
 
+def _length(wishes: Wishes, step: dict[str, Any], rows: int | None) -> None:
+    """Epochs from a number of steps, which goes before them; where rows cannot be counted yet, as many as it takes."""
+    steps = int(wishes.get("max_steps") or 0)
+    if steps <= 0:
+        wishes.leave("max_steps", "it bounds nothing there, either")
+    elif rows is None:
+        wishes.take("max_steps", f"{TUNE}.rows (what so many steps read, as far as the data set has it) and .epochs")
+        step |= {"rows": steps * step["rows_per_step"], "epochs": 1.0}
+    else:
+        wishes.take("max_steps", f"{TUNE}.epochs (so many steps over {rows} rows; it goes before epochs)")
+        step["epochs"] = round(steps * step["rows_per_step"] / rows, 6)
+
+
 def _optimizer(wishes: Wishes) -> dict[str, Any]:
     place = f"{TUNE}.optimizer"
     name = str(wishes.get("optimizer") or "adamw")
@@ -119,6 +137,9 @@ def _optimizer(wishes: Wishes) -> dict[str, Any]:
         found["betas"] = [float(one or usual) for one, usual in zip(betas, (0.9, 0.999), strict=True)]
     if (eps := wishes.take("eps", f"{place}.eps")) is not None:
         found["eps"] = float(eps)
+    for name in ("momentum", "nesterov", "iterations") if found["kind"] == "muon" else ():
+        if (value := wishes.take(name, f"{place}.{name}")) is not None:
+            found[name] = value
     return found
 
 
@@ -145,7 +166,7 @@ def _warmup(wishes: Wishes, step: dict[str, Any], rows: int | None) -> float:
     if 0 < number < 1 or not number:
         return float(wishes.take("warmup_steps", place) or wishes.take("warmup", place) or 0)
     wishes.leave("warmup", "the number of steps goes before it")
-    if rows is None:
+    if (rows := step.get("rows", rows)) is None:
         wishes.leave("warmup_steps", "warmup is a share of all steps here, and their number is not known yet")
         return 0.0
     steps = max(1, math.ceil(rows * step.get("epochs", 1.0) / step["rows_per_step"]))
@@ -166,8 +187,6 @@ def _rest(wishes: Wishes, step: dict[str, Any]) -> None:
         step["held_out"] = {"patience": int(patience)}
     if trackers := list(_trackers(wishes)):
         step["trackers"] = trackers
-    if wishes.get("max_steps") is not None:
-        wishes.leave("max_steps", "the length is given by `epochs`, and by `rows` to learn from")
     for name in wishes.rest():
         wishes.leave(name, "nothing here corresponds to it")
 

@@ -1,4 +1,4 @@
-"""LLaMA-Factory's options (its `hparams` of 2025), and their counterparts; the rest are transformers' arguments."""
+"""LLaMA-Factory's options (of its first generation), and their counterparts; the rest are transformers' arguments."""
 
 from __future__ import annotations
 
@@ -76,6 +76,9 @@ LEFT = ARGUMENTS_LEFT | {
     "kt_*": reasons.MEASURED, "*_parallel_size": reasons.ALONE, "image_*": reasons.MEDIA, "video_*": reasons.MEDIA,
     "audio_*": reasons.MEDIA, "freeze_vision_tower": reasons.MEDIA, "freeze_multi_modal_projector": reasons.MEDIA,
     "freeze_language_model": reasons.MEDIA,
+    "sequence_parallel": reasons.ALONE, "use_distributed_optimizer": reasons.ALONE, "overlap_*": reasons.ALONE,
+    "bias_activation_fusion": reasons.MEASURED, "apply_rope_fusion": reasons.MEASURED, "moe_*": reasons.MEASURED,
+    "recompute_*": reasons.MEMORY, "use_packed_sequences": reasons.PACKED, "mixed_precision": reasons.ROUNDED,
     "use_llama_pro": "blocks are not added to a model", "freeze_trainable_modules": "`layers` has `names`",
     "freeze_extra_modules": "`layers` has `norms`, `head` and `embeddings`", "enable_thinking": reasons.TEMPLATE,
 }  # fmt: skip
@@ -169,4 +172,5 @@ LLAMAFACTORY = Tool(
     left=LEFT,
     dataset=_dataset,
     prepared=_prepared,
+    folded={"use_muon": "optim", "pref_loss": "stage"},
 )

@@ -38,6 +38,12 @@ SCALES = {"True": "group", "group": "group", "batch": "batch", "False": "none", 
 SMOOTHED = ("sigmoid", "robust")
 PENALTIES: Mapping[str, str] = {"grpo": "k3", "rloo": "k1", "ppo": "k1"}
 """How TRL's trainers measure divergence: in the loss, or taken off the reward."""
+NEAREST: Mapping[str, str] = {
+    "process_reward_model": "steps of an answer are not judged one by one; `reward_model: true`, over pairs of whole "
+    "answers, is the nearest",
+    "ebft": "`rl: grpo`, with what judges the answers as its rewards, is the nearest",
+}
+"""What to ask for in place of methods that there are not."""
 REWARDS: Mapping[str, dict[str, Any]] = {
     "accuracy_reward": {"kind": "numeric"},
     "think_format_reward": {"kind": "regex", "pattern": r"<think>.*?</think>.*", "where": "whole"},
@@ -53,7 +59,8 @@ def objective(wishes: Wishes) -> dict[str, Any]:
         return _supervised(wishes)
     if method not in (*PREFER, *REINFORCE):
         known = ", ".join(("sft", *PREFER, *REINFORCE))
-        raise InputError(f"the file asks for {method!r}, which there is not here", remedy=f"there are {known}")
+        nearest = NEAREST.get(method, f"write the nearest there is into it: {known}")
+        raise InputError(f"the file asks for {method!r}, which there is not here", remedy=nearest)
     wishes.leave("too_long", "a row of a pair, or a prompt, that is too long is left out, counted and listed")
     wishes.leave("learn", "all of an answer is learnt")
     return (_preference if method in PREFER else _reinforcement)(method, wishes)

@@ -24,6 +24,7 @@ WRITER = "answers are drawn by the engine here; `rollout.writer` asks another on
 REFERENCE = "the reference is the model with its adapter off, read once and stored"
 ROUNDED = "a model computes in bfloat16 or float32 here; `qlora` rounds the frozen base"
 MEDIA = "messages are text"
+THOUGHT = "what a turn thinks is read from its `thinking` or `reasoning_content`"
 METHOD = "there is no such technique here"
 LOSS = "there is no such loss here"
 FALL = "a shape of the rate has no settings beyond `warmup` and `decay`"

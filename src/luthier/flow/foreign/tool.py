@@ -44,11 +44,18 @@ class Tool:
     dataset: DatasetOf
     prepared: Callable[[dict[str, Any], str], None] = field(default=lambda options, name: None)
     """Refuses what cannot be imported, and brings odd spellings into the usual one; the file's name may help."""
+    folded: Mapping[str, str] = field(default_factory=dict)
+    """Options that this makes into another one, and which."""
 
     def read(self, options: Mapping[str, Any], file: Path) -> tuple[Wishes, Dataset | None]:
         """Sort a file's options: wishes under common names, and where the data is."""
         account, left = Account(self.name), dict(options)
         self.prepared(left, file.stem)
+        for option in self.folded.keys() & options.keys() - left.keys():
+            if options[option] in EMPTY:
+                account.empty.append(option)
+            else:
+                account.taken[f"{option}: {options[option]}"] = f"{self.folded[option]}, which see"
         data = self.dataset(left, account, file.parent)
         found: dict[str, Wish] = {}
         for option, value in left.items():

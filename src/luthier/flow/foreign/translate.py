@@ -17,11 +17,12 @@ from luthier.flow.foreign.account import Account, Wishes
 from luthier.flow.foreign.axolotl import AXOLOTL
 from luthier.flow.foreign.build import tune_step
 from luthier.flow.foreign.llamafactory import LLAMAFACTORY
+from luthier.flow.foreign.llamafactory_v1 import LLAMAFACTORY_V1
 from luthier.flow.foreign.objective import REINFORCE
 from luthier.flow.foreign.tool import Dataset, Tool
 from luthier.flow.foreign.trl import TRL
 
-TOOLS = (AXOLOTL, LLAMAFACTORY, TRL)
+TOOLS = (AXOLOTL, LLAMAFACTORY, LLAMAFACTORY_V1, TRL)
 MANY_BYTES = 64 << 20
 """Files up to here are counted row by row."""
 KINDS = {"csv": "csv", "tsv": "csv", "jsonl": "jsonl", "ndjson": "jsonl", "json": "json", "parquet": "parquet"}

@@ -157,4 +157,5 @@ TRL = Tool(
     left=LEFT,
     dataset=_dataset,
     prepared=_prepared,
+    folded={"loss_type": "trainer"},
 )
