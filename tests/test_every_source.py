@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import random
 import sqlite3
 import zipfile
 from collections.abc import Callable
@@ -17,7 +18,7 @@ import polars as pl
 import pytest
 
 from luthier.core.component import members
-from luthier.core.errors import DataError
+from luthier.core.errors import DataError, LuthierError
 from luthier.data.row import Broken, Record
 from luthier.data.source import Source
 from tests.data import source_files
@@ -211,6 +212,46 @@ def test_what_is_not_there_is_one_clear_error(kind: str, place: Path) -> None:
     if kind not in ("wheel", "hub"):
         assert missing.size(place) is None
         assert missing.fingerprint(place) is None
+
+
+@pytest.mark.parametrize("kind", sorted({*KINDS, "sql"} - (ELSEWHERE - {"sql"})))
+def test_no_damage_to_a_file_ends_in_more_than_a_clear_error(kind: str, place: Path) -> None:
+    settings, *_ = _made(kind, place)
+    files = [path for path in sorted(place.rglob("*")) if path.is_file()]
+    chance = random.Random(kind)
+    for _ in range(40):
+        file = chance.choice(files)
+        whole = file.read_bytes()
+        file.write_bytes(_spoilt(whole, chance))
+        try:
+            for found in Source.parse(settings).mapped(place, lambda text: None):
+                assert not isinstance(found, Broken) or str(found.error())
+        except LuthierError as error:
+            assert str(error)
+        file.write_bytes(whole)
+
+
+def _spoilt(data: bytes, chance: random.Random) -> bytes:
+    """Bytes changed, lost, repeated or put in, at one to three places; of a zip mostly those of one part."""
+    if data.startswith(b"PK") and chance.random() < 0.8:
+        return _spoilt_within(data, chance)
+    spoilt = bytearray(data)
+    for _ in range(chance.randint(1, 3)):
+        at, length = chance.randrange(len(spoilt) + 1), chance.randint(1, 40)
+        other = chance.randrange(len(spoilt) + 1)
+        piece = chance.choice([b"", spoilt[other : other + length], b"\xff\xfe", b"\0\0", b"-1", b"[]", b"99999999999"])
+        spoilt[at : at + chance.choice([0, len(piece), length])] = piece
+    return bytes(spoilt)
+
+
+def _spoilt_within(data: bytes, chance: random.Random) -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as archive, zipfile.ZipFile(made, "w") as again:
+        spoilt = chance.choice([name for name in archive.namelist() if "theme" not in name])
+        for name in archive.namelist():
+            part = archive.read(name)
+            again.writestr(name, _spoilt(part, chance) if name == spoilt else part)
+    return made.getvalue()
 
 
 @pytest.mark.parametrize("kind", KINDS)

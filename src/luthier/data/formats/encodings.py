@@ -139,18 +139,19 @@ def _likeliest(data: bytes, among: Sequence[str]) -> str:
     import chardet
 
     told = chardet.detect(data, include_encodings=among, compat_names=False)["encoding"]
-    return str(told).replace("-", "_")
+    return str(told).replace("-", "_") if told else _LATIN_LETTERS[0]
 
 
 def _heard(lines: Sequence[bytes]) -> str:
     """The encoding with Latin letters that most lines speak for: each may be in another language."""
     import chardet
 
-    votes: dict[str, float] = {}
+    votes = {_LATIN_LETTERS[0]: 0.0}
     for line in lines:
         for one in chardet.detect_all(line, True, include_encodings=_LATIN_LETTERS, compat_names=False):
-            name = str(one["encoding"]).replace("-", "_")
-            votes[name] = votes.get(name, 0.0) + one["confidence"]
+            if one["encoding"] is not None:
+                name = str(one["encoding"]).replace("-", "_")
+                votes[name] = votes.get(name, 0.0) + one["confidence"]
     return max(votes, key=lambda name: (votes[name], -_LATIN_LETTERS.index(name)))
 
 

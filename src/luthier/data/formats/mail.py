@@ -90,12 +90,12 @@ def _addresses(headers: Iterable[object]) -> list[str]:
 
 
 def _decoded(text: str) -> str:
-    from email.errors import HeaderParseError
+    from email.errors import MessageError
     from email.header import decode_header, make_header
 
     try:
         decoded = str(make_header(decode_header(text)))
-    except (HeaderParseError, LookupError, UnicodeError, ValueError):
+    except (MessageError, LookupError, UnicodeError, ValueError):
         decoded = text
     return " ".join(decoded.split())
 
@@ -174,10 +174,12 @@ def _mail(file: BinaryIO, letter: Letter, *, quoted: bool) -> Mail:
         return Mail(letter, "", problem=f"the mail is longer than {LONGEST_BYTES * 2 >> 20} MiB")
     file.seek(letter.start)
     data = re.sub(rb"(?m)^>(>*From )", rb"\1", file.read(letter.end - letter.start))
-    parsed = email.message_from_bytes(data, policy=email.policy.default)
-    assert isinstance(parsed, EmailMessage)
     try:
+        parsed = email.message_from_bytes(data, policy=email.policy.default)
+        assert isinstance(parsed, EmailMessage)
         text, attachments = _text(parsed)
+    except RecursionError:
+        return Mail(letter, "", problem="the parts of the mail are nested too deeply")
     except (LookupError, UnicodeError, ValueError, AttributeError, TypeError) as error:
         return Mail(letter, "", problem=f"the mail cannot be read: {error}")
     text = text.replace("\r\n", "\n").strip()

@@ -24,6 +24,10 @@ _MARKS = {
     b"PK\x03\x04": "zip",
     b"PK\x05\x06": "zip",
 }
+_UNZIP_FAULTS = (zipfile.BadZipFile, NotImplementedError, OSError, ValueError)
+"""What opening a damaged zip raises; `NotImplementedError` for a version that is none."""
+_FAULTS = (EOFError, zlib.error, zipfile.BadZipFile, lzma.LZMAError)
+"""What reading a damaged archive raises; bz2 also raises `OSError`."""
 _TRUST = "if you trust it, unpack it yourself and name the file that comes out"
 _WHOLE = "check that the file is whole; fetch or pack it again"
 
@@ -37,7 +41,7 @@ def packing(file: BinaryIO) -> str:
         return found
     try:
         names = member_names(file)
-    except (zipfile.BadZipFile, OSError, ValueError):
+    except _UNZIP_FAULTS:
         return "zip"
     file.seek(0)
     return "zip" if len([name for name in names if not _aside(name)]) == 1 else ""
@@ -110,7 +114,7 @@ def archive(file: BinaryIO, name: str) -> Iterator[zipfile.ZipFile]:
     """An open zip; a file that is none is a `DataError`."""
     try:
         opened = zipfile.ZipFile(file)
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except _UNZIP_FAULTS as error:
         raise DataError("is not a whole zip archive", where=Where(file=name), remedy=_WHOLE) from error
     with opened:
         yield opened
@@ -133,7 +137,15 @@ def member(opened: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> Iterato
     except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
         raise DataError(f"cannot be unpacked: {error}", where=where, remedy=_WHOLE) from error
     with inner:
-        yield cast(BinaryIO, inner)
+        try:
+            yield cast(BinaryIO, inner)
+        except _FAULTS as error:
+            raise _damaged(error, where) from error
+
+
+def _damaged(error: Exception, where: Where) -> DataError:
+    problem = f"cannot be unpacked to its end: {str(error) or type(error).__name__}"
+    return DataError(problem, where=where, remedy=_WHOLE)
 
 
 def refuse_bomb(out: int, packed: int, where: Where) -> None:
@@ -173,9 +185,8 @@ class _Guarded(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         try:
             data = self._inner.read(len(buffer))
-        except (EOFError, OSError, zlib.error, zipfile.BadZipFile, lzma.LZMAError) as error:
-            problem = f"cannot be unpacked to its end: {str(error) or type(error).__name__}"
-            raise DataError(problem, where=self._where, remedy=_WHOLE) from error
+        except (OSError, *_FAULTS) as error:
+            raise _damaged(error, self._where) from error
         self._out += len(data)
         refuse_bomb(self._out, self._taken(), self._where)
         buffer[: len(data)] = data

@@ -65,9 +65,12 @@ def _some(found: list[File], path: str, fits: Callable[[File], bool], known: str
 
 
 def inside(root: Path, pattern: str, shown: str) -> list[File]:
-    """The files below a folder that fit a pattern, hidden ones aside; a link that leads out of it is refused."""
+    """The files below a folder that fit a pattern, hidden ones aside; a link that leads out of it is refused.
+
+    Links to folders inside are not followed: what lies there is found in its own place.
+    """
     try:
-        found = sorted(path for path in root.glob(pattern) if path.is_file() and not _hidden(path, root))
+        found = sorted(path for path in root.glob(pattern) if not _hidden(path, root))
     except (ValueError, NotImplementedError) as error:
         remedy = "write a pattern such as *.jsonl or 2024/**/*.csv"
         raise DataError(f"{pattern!r} is not a pattern: {error}", where=Where(field="glob"), remedy=remedy) from error
@@ -77,12 +80,26 @@ def inside(root: Path, pattern: str, shown: str) -> list[File]:
 def _contained(found: list[Path], root: Path, shown: str) -> Iterator[File]:
     whole = root.resolve()
     for path in found:
+        if not (path.is_file() or path.is_symlink()):
+            continue
         below = path.relative_to(root).as_posix()
         name = f"{shown}/{below}" if shown else below
-        if not path.resolve().is_relative_to(whole):
-            remedy = "copy the file into the folder"
+        end = _end(path, name)
+        if not end.is_relative_to(whole):
+            remedy = f"copy what it links to ({end}) into the folder"
             raise DataError("leads out of the folder", where=Where(file=name), remedy=remedy)
-        yield File(path, name)
+        if not end.exists():
+            raise DataError("is a link to what is not there", where=Where(file=name), remedy="mend or delete the link")
+        if path.is_file():
+            yield File(path, name)
+
+
+def _end(path: Path, name: str) -> Path:
+    """Where a path leads through all links."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:
+        raise DataError("is a link that leads to itself", where=Where(file=name), remedy="delete the link") from error
 
 
 def _hidden(path: Path, root: Path) -> bool:

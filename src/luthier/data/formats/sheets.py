@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from luthier.core.errors import DataError, Where, did_you_mean
-from luthier.data.formats import dialect, packed
+from luthier.data.formats import dialect, packed, sheet_size
 from luthier.data.formats.file import File
 from luthier.data.formats.tables import plain
 from luthier.data.row import Broken, Record
@@ -46,6 +46,7 @@ def _refuse_bombs(file: File) -> None:
     if start == b"PK\x03\x04":
         with file.local() as path, path.open("rb") as archive:
             packed.refuse_large(archive, MOST_BYTES, file.name)
+            sheet_size.refuse_spread(archive, MOST_BYTES, file.name)
 
 
 def _table(path: str, file: File, sheet: str | int | None, say: Callable[[str], None]) -> tuple[list[list[Any]], int]:
@@ -64,6 +65,8 @@ def _table(path: str, file: File, sheet: str | int | None, say: Callable[[str], 
 
 
 def _sheet(names: list[str], wanted: str | int | None, file: File, say: Callable[[str], None]) -> str:
+    if not names:
+        raise DataError("holds no sheet", where=file.where, remedy="check that it is whole; save it anew")
     if wanted is None:
         if len(names) > 1:
             say(f"{file.name}: the sheet {names[0]!r} is read; there are {len(names)}: {', '.join(names)}")

@@ -39,18 +39,57 @@ def _read(file: File, what: str, batches: Batches) -> Iterator[Record | Broken]:
         with batches(file) as (columns, found):
             _check_names(columns, file.name)
             for batch in found:
+                _check_whole(batch)
                 rows = _fitting(batch)
                 for start in range(0, batch.num_rows, rows):
-                    for values in batch.slice(start, rows).to_pylist():
+                    for values in _values(batch.slice(start, rows)):
                         number += 1
-                        yield Record({key: plain(value) for key, value in values.items()}, file.name, number)
-    except (pa.ArrowException, OSError) as error:
+                        yield _record(values, file.name, number)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         remedy = f"check that the file is whole, and that it is {what}"
         article = "an" if what == "Arrow" else "a"
         problem = f"is not {article} {what} file that can be read: {_first_line(error)}"
         raise DataError(problem, where=file.where, remedy=remedy) from error
     if number == 0:
         raise DataError("has no rows", where=file.where, remedy="give a file with at least one row")
+
+
+def _check_whole(batch: Any) -> None:
+    """Refuse a batch whose parts point anywhere: Arrow would follow them out of its memory."""
+    import pyarrow as pa
+
+    for column in batch.columns:
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid as error:
+            text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+            if not text or "UTF8" not in str(error):
+                raise
+
+
+def _values(rows: Any) -> Iterator[dict[str, Any] | str]:
+    """Every row, or the column whose text is no UTF-8."""
+    try:
+        yield from rows.to_pylist()
+        return
+    except UnicodeDecodeError:
+        pass
+    for place in range(rows.num_rows):
+        row: dict[str, Any] | str = {}
+        for name in rows.schema.names:
+            try:
+                row |= rows.slice(place, 1).select([name]).to_pylist()[0]
+            except UnicodeDecodeError:
+                row = name
+                break
+        yield row
+
+
+def _record(values: dict[str, Any] | str, name: str, number: int) -> Record | Broken:
+    if isinstance(values, str):
+        problem, remedy = "wanted text in UTF-8, came other bytes", "write the text anew as UTF-8, or the column as bytes"
+        return Broken(name, number, problem, values, remedy)
+    return Record({key: plain(value) for key, value in values.items()}, name, number)
 
 
 def _fitting(batch: Any) -> int:

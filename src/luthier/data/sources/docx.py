@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
@@ -14,8 +16,11 @@ from luthier.data.intake.documents import DocumentSource, library
 from luthier.data.row import Broken
 
 _MOST_BYTES = 256 << 20
-_FAULTS = (AttributeError, LookupError, OSError, TypeError, ValueError)
-"""What python-docx raises at damaged files, beside its own errors."""
+_FAULTS = (
+    AttributeError, LookupError, OSError, RecursionError, RuntimeError, TypeError, ValueError, zipfile.BadZipFile,
+    zlib.error,
+)  # fmt: skip
+"""What python-docx and the zip below it raise at damaged files, beside its own errors."""
 
 
 class Docx(DocumentSource):
@@ -36,32 +41,30 @@ class Docx(DocumentSource):
 
     def paragraphs(self, file: File) -> Iterator[Paragraph | Broken]:
         """Paragraphs and tables in their order."""
-        heading = ""
-        for number, block in enumerate(_blocks(file), start=1):
-            if hasattr(block, "rows"):
-                yield Paragraph("\n".join(_table_rows(block)), number, heading)
-                continue
-            style = (block.style.name or "").lower() if block.style is not None else ""
-            if style.startswith(("heading", "title")) and block.text.strip():
-                heading = block.text.strip()
-            yield Paragraph(block.text, number, heading)
+        docx = library("docx", file)
+        from lxml.etree import XMLSyntaxError
+
+        with file.local() as path:
+            with path.open("rb") as opened:
+                packed.refuse_large(opened, _MOST_BYTES, file.name)
+            try:
+                yield from _paragraphs(docx.Document(str(path)))
+            except (docx.opc.exceptions.OpcError, XMLSyntaxError, *_FAULTS) as error:
+                problem = f"is not a Word document that can be read: {error}"
+                remedy = "check that it is whole; save it anew from a word processor"
+                raise DataError(problem, where=file.where, remedy=remedy) from error
 
 
-def _blocks(file: File) -> Iterator[Any]:
-    docx = library("docx", file)
-    from lxml.etree import XMLSyntaxError
-
-    with file.local() as path:
-        with path.open("rb") as opened:
-            packed.refuse_large(opened, _MOST_BYTES, file.name)
-        try:
-            document = docx.Document(str(path))
-        except (docx.opc.exceptions.OpcError, XMLSyntaxError, *_FAULTS) as error:
-            remedy = "check that it is whole; save it anew from a word processor"
-            raise DataError(
-                f"is not a Word document that can be read: {error}", where=file.where, remedy=remedy
-            ) from error
-        yield from document.iter_inner_content()
+def _paragraphs(document: Any) -> Iterator[Paragraph]:
+    heading = ""
+    for number, block in enumerate(document.iter_inner_content(), start=1):
+        if hasattr(block, "rows"):
+            yield Paragraph("\n".join(_table_rows(block)), number, heading)
+            continue
+        style = (block.style.name or "").lower() if block.style is not None else ""
+        if style.startswith(("heading", "title")) and block.text.strip():
+            heading = block.text.strip()
+        yield Paragraph(block.text, number, heading)
 
 
 def _table_rows(table: Any) -> Iterator[str]:

@@ -12,7 +12,10 @@ from luthier.data.formats.pieces import Paragraph
 from luthier.data.intake.documents import DocumentSource, library
 from luthier.data.row import Broken
 
-_FAULTS = (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError)
+_FAULTS = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError, OSError, RecursionError,
+    TypeError, ValueError,
+)  # fmt: skip
 """What pypdf raises at damaged files, beside its own errors."""
 
 
