@@ -118,6 +118,14 @@ def test_every_fact_of_the_card_is_true_to_the_artifact(made: Path, capsys: pyte
     assert "learning rate 0.01 (as given)" in card
     measure = report.read_json("metrics.json")["models"]["tuned"]["accuracy"]
     assert f"| accuracy | {measure['value']:.4g} | {measure['low']:.4g} to {measure['high']:.4g} |" in card
+    about = report.read_json("summary.json")
+    base = report.read_json("metrics.json")["models"]["base"]["accuracy"]["value"]
+    heads, _, row = (line.split(" | ") for line in card.split("| metric")[1].splitlines()[:3])
+    assert row[heads.index("the base model")].removesuffix(" |") == f"{base:.4g}"
+    assert f"Measured on {about['rows']} rows of `test` (`{about['rows_digest'][:12]}`)." in card
+    assert about["verdict_sentence"] in card
+    _json(capsys, "export", ":model", "--to", "out-base", "--format", "hf")
+    assert "## Measures" not in (made / "out-base" / "README.md").read_text(encoding="utf-8")  # it is about another one
     settings = yaml.safe_load(card.split("```yaml\n")[1].split("```")[0])
     assert settings[f"tune {tune.digest[:12]}"] == tune.manifest.settings
     assert settings[f"prepare {data.digest[:12]}"] == data.manifest.settings

@@ -14,6 +14,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, LuthierError, ModelError
 from luthier.models import export as exports
 from luthier.models import to_gguf
+from luthier.models.card import Measured, without_places
 from luthier.models.describe import describe
 from luthier.models.export import MARKER, export
 from luthier.models.from_gguf import open_gguf, tokenizer_of
@@ -176,18 +177,27 @@ def test_the_card_says_what_it_is(tmp_path: Path) -> None:
         "loss": 1.25,
         "bleu": {"value": None, "low": None, "high": None},
     }
-    to = export(tiny_adapter(store, base), tmp_path / "out", "merged", measures=measures)
+    told = Measured(measures, {"the base model": {"accuracy": 0.5, "loss": {"value": 2.0}}}, "40 rows", "It is better.")
+    to = export(tiny_adapter(store, base), tmp_path / "out", "merged", measures=told)
     text = (to / "README.md").read_text()
     assert front_matter(to) == {
         "base_model": "tiny", "base_model_relation": "finetune", "library_name": "transformers", "license": "unknown",
         "pipeline_tag": "text-generation", "tags": ["luthier"],
     }  # fmt: skip
-    assert "| accuracy | 0.91 | 0.88 to 0.94 |" in text
-    assert "| loss | 1.25 |  |" in text
-    assert "| bleu | – |  |" in text
+    assert "| metric | value | interval | the base model |" in text
+    assert "| accuracy | 0.91 | 0.88 to 0.94 | 0.5 |" in text
+    assert "| loss | 1.25 |  | 2 |" in text
+    assert "| bleu | – |  | – |" in text
+    assert "Measured on 40 rows." in text
+    assert "It is better." in text
     assert "learning_rate: 0.01" in text
     assert "d" * 32 in text
     assert str(tmp_path) not in text
+
+
+def test_where_a_file_lay_is_nobodys_business() -> None:
+    told = {"path": "../../home/me/secret project/rows.csv", "other": ["/data/a.csv", "data/b.csv", "~/c.csv"]}
+    assert without_places(told) == {"path": "rows.csv", "other": ["a.csv", "data/b.csv", "c.csv"]}
 
 
 def test_the_same_export_has_the_same_bytes_and_replaces_the_earlier_one(tmp_path: Path) -> None:

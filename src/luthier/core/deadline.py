@@ -9,7 +9,13 @@ from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import TypeVar
 
+from luthier.core.errors import LuthierError
+
 T = TypeVar("T")
+
+
+class Failed(Exception):
+    """Somebody else's part failed, in whatever way; its text says how."""
 
 
 def within(seconds: float, work: Callable[[], T]) -> T:
@@ -21,6 +27,17 @@ def within(seconds: float, work: Callable[[], T]) -> T:
     if threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer"):
         return _interrupted(seconds, work)
     return _left_alone(seconds, work)
+
+
+def tried(seconds: float, work: Callable[[], T]) -> T:
+    """The same for parts that may be anybody's: whatever goes wrong there is `Failed`, a fault that Luthier names
+    itself aside."""
+    try:
+        return within(seconds, work)
+    except LuthierError:
+        raise
+    except Exception as error:
+        raise Failed(f"{type(error).__name__}: {error}") from error
 
 
 def _interrupted(seconds: float, work: Callable[[], T]) -> T:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, UnknownName, Where, did_you_mean
@@ -12,6 +12,9 @@ from luthier.flow.locate import Found, find_artifact
 from luthier.flow.wording import a
 from luthier.text.findings import Findings, read_findings
 from luthier.text.prompt import Prompt
+
+if TYPE_CHECKING:
+    from luthier.models.card import Measured
 
 Quant = Literal["f16", "q8_0", "q4_0"]
 ModelForm = Literal["hf", "adapter", "merged", "gguf"]
@@ -102,17 +105,26 @@ def _findings(found: Found) -> Findings | None:
     return None
 
 
-def _measures(found: Found) -> dict[str, Any] | None:
+def _measures(found: Found) -> Measured | None:
     """The measures of a model by the evaluations of its recipe, for the model card."""
     if found.plan is None:
         return None
     for planned in found.plan:
-        if planned.step.makes == "evaluation" and planned.cached and found.artifact.digest in planned.inputs.values():
+        about = planned.inputs.get("model")
+        if planned.step.makes == "evaluation" and planned.cached and about == found.artifact.digest:
             return _subject(found.plan.store.open(planned.digest))
     return None
 
 
-def _subject(evaluation: Artifact) -> dict[str, Any]:
-    subject = evaluation.read_json("summary.json")["subject"]
-    measures: dict[str, Any] = evaluation.read_json("metrics.json")["models"][subject]
-    return measures
+def _subject(evaluation: Artifact) -> Measured:
+    """What the evaluation is about, beside the base model and the plain ones that answered the same rows."""
+    from luthier.models.card import Measured
+
+    told, found = evaluation.read_json("summary.json"), evaluation.read_json("metrics.json")["models"]
+    titles = {model["name"]: model["title"] for model in told["models"] if model["name"] != told["subject"]}
+    return Measured(
+        values=found[told["subject"]],
+        beside={title: found[name] for name, title in titles.items() if name in found},
+        where=f"{told['rows']} rows of `{told['split']}` (`{told['rows_digest'][:12]}`)",
+        said=told["verdict_sentence"],
+    )

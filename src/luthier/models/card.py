@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import yaml
@@ -43,6 +44,19 @@ class Form(NamedTuple):
     """What belongs in front of every conversation, as `prompt.json` holds it."""
     over_whole: Agreement | None = None
     """How an adapter that was learnt over a quantised base agrees over the whole one."""
+
+
+class Measured(NamedTuple):
+    """How a model did, beside others on the same rows."""
+
+    values: Mapping[str, Any]
+    """By metric a number, or `{"value", "low", "high"}`."""
+    beside: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+    """The same of other models, by what they are called."""
+    where: str = ""
+    """On which rows, as part of a sentence."""
+    said: str = ""
+    """What follows from it, in sentences."""
 
 
 class Origin(NamedTuple):
@@ -82,7 +96,7 @@ def lineage(artifact: Artifact) -> list[Artifact]:
     return list(found.values())
 
 
-def card(artifact: Artifact, form: Form, measures: Mapping[str, Any] | None) -> str:
+def card(artifact: Artifact, form: Form, measures: Measured | None) -> str:
     """The README of an export: front matter that the hub reads, then plain text."""
     base = origin_of(artifact)
     tuned = "model" in artifact.manifest.inputs
@@ -247,17 +261,30 @@ def without_places(value: Any) -> Any:
 
 
 def _short(text: str) -> str:
-    return Path(text).name if text.startswith("/") and "\n" not in text else text
+    """The name of a file instead of its path, where that leads out of the recipe's own folder."""
+    return Path(text).name if text.startswith(("/", "../", "~")) and "\n" not in text else text
 
 
-def _measures(measures: Mapping[str, Any]) -> str:
-    """A table: one row a metric, with its interval when it has one."""
-    rows = ["## Measures\n", "| metric | value | interval |", "|---|---|---|"]
-    for name, value in sorted(measures.items()):
-        told = value if isinstance(value, Mapping) else {"value": value}
+def _measures(measures: Measured) -> str:
+    """A table: one row a metric, with its interval when it has one, and what others got on the same rows."""
+    others = list(measures.beside)
+    rows = [" | ".join(["| metric", "value", "interval", *others]) + " |", "|" + "---|" * (3 + len(others))]
+    for name, value in sorted(measures.values.items()):
+        told = _told_of(value)
         between = f"{told['low']:.4g} to {told['high']:.4g}" if told.get("low") is not None else ""
-        rows.append(f"| {name} | {'–' if told['value'] is None else format(told['value'], '.4g')} | {between} |")
-    return "\n".join(rows) + "\n"
+        beside = [_number(_told_of(measures.beside[other].get(name))["value"]) for other in others]
+        rows.append(" | ".join([f"| {name}", _number(told["value"]), between, *beside]) + " |")
+    parts = ["## Measures\n", f"Measured on {measures.where}.\n" if measures.where else "", *rows]
+    parts.append(f"\n{measures.said}" if measures.said else "")
+    return "\n".join(part for part in parts if part) + "\n"
+
+
+def _told_of(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {"value": value}
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else format(value, ".4g")
 
 
 def _licences(base: Origin, steps: list[Artifact]) -> str:

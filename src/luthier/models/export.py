@@ -19,7 +19,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, ModelError, Where
 from luthier.core.files import writing
 from luthier.models.answer import NEAR_TIE, Agreement, agreement, answer, prompt_ids
-from luthier.models.card import Form, card, origin_of
+from luthier.models.card import Form, Measured, card, origin_of
 from luthier.models.describe import describe, read_object, read_template
 from luthier.models.from_gguf import open_gguf, tokenizer_of
 from luthier.models.load import (
@@ -61,17 +61,17 @@ def export(
     *,
     quant: Quant = "f16",
     dequantise: bool = False,
-    measures: Mapping[str, Any] | None = None,
+    measures: Measured | None = None,
     before: Mapping[str, Any] | None = None,
     say: Say = lambda text: None,
 ) -> Path:
     """Write a model artifact to the folder `to`, check it, and return the folder.
 
     `quant` is the precision of a GGUF file's matrices; `dequantise` merges an adapter that was learnt over a quantised
-    base into what the base's codes stand for. `measures` (metric to value, or to `{"value", "low", "high"}`)
-    go into the model card; `before`, what belongs in front of every conversation, into the card and `prompt.json`. A
-    model that is only a prompt goes out as the weights that it stands in front of. Raises `ModelError` when the format
-    cannot hold this model, or when what was written does not answer as the model does.
+    base into what the base's codes stand for. `measures` go into the model card; `before`, what belongs in front of
+    every conversation, into the card and `prompt.json`. A model that is only a prompt goes out as the weights that
+    it stands in front of. Raises `ModelError` when the format cannot hold this model, or when what was written does not
+    answer as the model does.
     """
     if quant != "f16" and format != "gguf":
         remedy = "leave it out, or export as `gguf`"
@@ -225,7 +225,7 @@ def _verify_travellers(artifact: Artifact, folder: Path) -> None:
         raise ModelError(f"the export lost the {' and the '.join(lost)}", where=Where(file=str(folder)))
 
 
-def _finish(artifact: Artifact, folder: Path, form: Form, measures: Mapping[str, Any] | None) -> None:
+def _finish(artifact: Artifact, folder: Path, form: Form, measures: Measured | None) -> None:
     (folder / "README.md").write_text(card(artifact, form, measures), encoding="utf-8")
     if form.before:
         write_json(folder / "prompt.json", dict(form.before))

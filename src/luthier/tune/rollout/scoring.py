@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from luthier.core.deadline import within
-from luthier.core.errors import LuthierError, ModelError, Where
+from luthier.core.deadline import Failed, tried
+from luthier.core.errors import ModelError, Where
 from luthier.tune.reward import Attempt, Bench, Reward
 
 
@@ -55,17 +55,13 @@ def _part(reward: Reward, attempts: Sequence[Attempt], bench: Bench, faults: dic
 
 def _asked(reward: Reward, attempts: Sequence[Attempt], bench: Bench) -> tuple[list[float], str]:
     """What a reward says, or NaN and what went wrong; what it says of the user's input is passed on."""
-    work: Callable[[], list[float]] = lambda: reward.score(attempts, bench)  # noqa: E731 - a name for its type
     try:
-        found = within(reward.deadline_s, work)
-        if len(found) != len(attempts):
-            return [math.nan] * len(attempts), f"gave {len(found)} numbers for {len(attempts)} answers"
-        why = f"gave {found[0]}" if len(found) == 1 and not math.isfinite(found[0]) else ""
-    except LuthierError:
-        raise
-    except Exception as error:  # noqa: BLE001 - a reward may be anybody's, and fail in any way
-        return [math.nan] * len(attempts), f"{type(error).__name__}: {error}"
-    return [float(value) for value in found], why
+        found = tried(reward.deadline_s, lambda: [float(value) for value in reward.score(attempts, bench)])
+    except Failed as failed:
+        return [math.nan] * len(attempts), str(failed)
+    if len(found) != len(attempts):
+        return [math.nan] * len(attempts), f"gave {len(found)} numbers for {len(attempts)} answers"
+    return found, f"gave {found[0]}" if len(found) == 1 and not math.isfinite(found[0]) else ""
 
 
 def _fault(reward: Reward, attempt: Attempt, reason: str, faults: dict[str, str]) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from luthier.core.deadline import within
-from luthier.core.errors import LuthierError, ModelError, Where
+from luthier.core.deadline import Failed, tried
+from luthier.core.errors import ModelError, Where
 from luthier.text.messages import Message, prompt_of
 from luthier.tune.environment import Environment, Talk
 from luthier.tune.rollout.writing import Answer, Prompt, stream_of
@@ -46,13 +46,11 @@ def _talk(prompt: Prompt, answer: Answer) -> Talk:
 def _asked(environment: Environment, talks: Sequence[Talk], base: Path) -> list[str | None]:
     """What the environment says; what goes wrong names it."""
     try:
-        found = within(environment.deadline_s, lambda: environment.answer(talks, base))
-    except LuthierError:
-        raise
-    except Exception as error:
-        what = f"the environment {environment.kind} failed: {type(error).__name__}: {error}"
+        found = tried(environment.deadline_s, lambda: environment.answer(talks, base))
+    except Failed as failed:
+        what = f"the environment {environment.kind} failed: {failed}"
         remedy = f"mend it; it was asked after {talks[0].said[:60]!r} (example {talks[0].example.id}), among others"
-        raise ModelError(what, where=Where(field="rollout.environment"), remedy=remedy) from error
+        raise ModelError(what, where=Where(field="rollout.environment"), remedy=remedy) from failed
     if len(found) != len(talks):
         what = f"the environment {environment.kind} gave {len(found)} answers in {len(talks)} conversations"
         raise ModelError(what, where=Where(field="rollout.environment"))
