@@ -10,6 +10,8 @@ own processor time stands beside them.
 from __future__ import annotations
 
 import argparse
+import asyncio
+import http.client
 import json
 import os
 import platform
@@ -20,7 +22,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -52,9 +55,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer requests and rows")
     parser.add_argument("--only", choices=sorted(FIGURES), help="one group of figures")
     parser.add_argument("--query", help=argparse.SUPPRESS)
+    parser.add_argument("--gateway", help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    if asked.query:
-        query(Path(asked.query))
+    if asked.query or asked.gateway:
+        query(Path(asked.query)) if asked.query else gateway(asked.gateway)
         return
     for name, figures in FIGURES.items():
         if asked.only in (None, name):
@@ -177,30 +181,146 @@ def _peer() -> tuple[Callable[[Trace], object], Callable[[], None]]:
 
 
 def ending(*, quick: bool) -> Iterator[Figure]:
-    """All that the gateway does when a request is over: its trace is made, counted for Prometheus, and recorded."""
+    """All that the gateway does when a request is over: while the client waits, once its answer is sent, and beside.
+
+    A trace is made and recorded before the last byte of the answer goes, so that a killed server loses none; it is
+    counted for Prometheus behind it. The writer redacts and writes in a process of its own.
+    """
     from luthier.serve.case import Case
     from luthier.serve.metering import Meter
     from luthier.serve.query import Usage, Whole
+    from luthier.traffic.record import Told
 
-    folder, meter, times = Path(tempfile.mkdtemp()), Meter(lambda: ()), list[tuple[float, float]]()
+    folder, meter, count = Path(tempfile.mkdtemp()), Meter(lambda: (), lambda _: True), 2_000 if quick else 10_000
+    waited, counted = list[tuple[float, float]](), list[tuple[float, float]]()
 
-    def tell(trace: Trace) -> None:
-        meter.count(trace, known=True)
-        recorder.record(trace)
+    def tell(told: Told) -> None:
+        recorder.record(told)
+        meter.add(told)
 
-    with Recorder(folder) as recorder:
-        for number in range(2_000 if quick else 10_000):
+    with Recorder(folder, Keeping(segment_bytes=4 << 20)) as recorder:
+        _warm(recorder)
+        before = _spent_s(recorder._writer.pid)
+        for number in range(count):
             told = request(number)
             case = Case("chatcmpl", "chat", tell, None)
             case.model, case.release, case.messages, case.user = told.model, told.release, told.messages, told.user
+            case.parameters = told.parameters
             answer, usage = Whole(text=_SAID, finish="stop"), Usage(prompt_tokens=120, completion_tokens=24)
-            times.append(_timed(lambda _: case.done(answer, usage), told))  # noqa: B023  # called at once
+            waited.append(_timed(lambda _: case.done(answer, usage), told))  # noqa: B023  # called at once
+            counted.append(_timed(lambda _: meter.settle(), told))
             time.sleep(0.001)
+        recorder.flush()
+        beside = (_spent_s(recorder._writer.pid) - before) / count
+    assert f'luthier_requests_total{{arm="stable",asked="chat",model="support@prod",status="200"}} {count}.0' in (
+        meter.page().decode()
+    )
     shutil.rmtree(folder)
     for kind, place in (("wall", 0), ("cpu", 1)):
-        found = sorted(one[place] * 1e6 for one in times)
-        median = round(statistics.median(found), 1)
-        yield {"figure": f"ending_p99_{kind}", "value": round(_p99(found), 1), "median": median, "unit": "us"}
+        found = sorted(one[place] * 1e6 for one in waited)
+        note = {"median": round(statistics.median(found), 1), "goal": GOAL_US, "unit": "us on the request's path"}
+        yield {"figure": f"ending_p99_{kind}", "value": round(_p99(found), 1), **note}
+    found = sorted(one[1] * 1e6 for one in counted)
+    note = {"median": round(statistics.median(found), 1), "unit": "us, its answer sent"}
+    yield {"figure": "ending_counted_p99_cpu", "value": round(_p99(found), 1), **note}
+    own, behind = (statistics.mean(one[1] for one in several) for several in (waited, counted))
+    parts = {name: round(1e6 * one) for name, one in (("waited_for", own), ("counted", behind), ("writer", beside))}
+    whole = own + behind + beside
+    yield {"figure": "ending_all_cpu_per_request", "value": round(1e6 * whole), "unit": "us", **parts}
+    share = whole * A_DAY / 86400 / (os.cpu_count() or 1)
+    note = {"goal": GOAL_CPU, "unit": "of the machine"}
+    yield {"figure": "ending_all_cpu_share_at_10M_a_day", "value": round(share, 4), **note}
+
+
+def _warm(recorder: Recorder) -> None:
+    """Let the writer load what it needs: it has once made Parquet."""
+    for number in range(6000):
+        recorder.record(request(number))
+    recorder.flush()
+    while not any(recorder.folder.glob("traces/*/*.parquet")):
+        time.sleep(0.01)
+
+
+def _spent_s(process: int) -> float:
+    """Processor time of a process so far."""
+    words = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def answered(*, quick: bool) -> Iterator[Figure]:
+    """Requests to two gateways in turns, one of which watches and one of which does not: what a client waits for.
+
+    The model answers at once with the same words, so that nothing else is in the way.
+    """
+    count = 500 if quick else 5_000
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": _ASKED}], "temperature": 0.2})
+    with _gateway("watched") as watched, _gateway("unwatched") as unwatched:
+        waits: dict[str, list[float]] = {"watched": [], "unwatched": []}
+        for number in range(count + 50):
+            for name, line in (("unwatched", unwatched), ("watched", watched)):
+                time.sleep(0.001)
+                began = time.perf_counter()
+                line.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
+                answer = line.getresponse()
+                answer.read()
+                assert answer.status == 200
+                if number >= 50:
+                    waits[name].append((time.perf_counter() - began) * 1e6)
+    for times in waits.values():
+        times.sort()
+    for name, pick in (("median", statistics.median), ("p99", _p99)):
+        with_it, without = pick(waits["watched"]), pick(waits["unwatched"])
+        note = {"watched": round(with_it), "unwatched": round(without), "requests": count}
+        yield {"figure": f"answered_{name}_more", "value": round(with_it - without, 1), "unit": "us", **note}
+
+
+@contextmanager
+def _gateway(kind: str) -> Iterator[http.client.HTTPConnection]:
+    """A gateway in a process of its own, and a line to it."""
+    process = subprocess.Popen([sys.executable, __file__, "--gateway", kind], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        yield http.client.HTTPConnection("127.0.0.1", int(process.stdout.readline()))
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def gateway(kind: str) -> None:
+    """Serve a model that answers at once, watched or not; prints the port."""
+    from luthier.core.ledger import Ledger
+    from luthier.serve.case import Case
+    from luthier.serve.engine import Answering
+    from luthier.serve.fleet import Fleet, Opened
+    from luthier.serve.gateway import Gateway
+    from luthier.serve.query import Piece, Query, Usage
+    from luthier.serve.ring import RingWatch
+    from luthier.serve.running import Place, run_gateway
+
+    class AtOnce(Answering):
+        async def answer(self, query: Query) -> AsyncGenerator[Piece, None]:
+            yield Piece(text=_SAID, finish="stop", usage=Usage(prompt_tokens=120, completion_tokens=24))
+
+    class Unwatched(Case):
+        def _end(self, *status: Any, **more: Any) -> None:
+            """Nobody is told."""
+
+    class Unwatching(Gateway):
+        def _case(self, request: Any, prefix: str, asked: Any) -> Case:
+            return Unwatched(prefix, asked, self._told, None)
+
+    async def run(folder: Path, recorder: Recorder | None) -> None:
+        fleet = Fleet(lambda word: Opened(word, AtOnce("d" * 32)))
+        serving = Gateway(fleet, recorder=recorder) if recorder is not None else Unwatching(fleet)
+        with Ledger(folder / "ledger.db") as ledger:
+            await run_gateway(
+                serving, ["m"], Place(port=0), RingWatch(ledger), tell=lambda here: print(here.port, flush=True)
+            )
+
+    with tempfile.TemporaryDirectory() as place, ExitStack() as stack:
+        folder = Path(place)
+        recorder = stack.enter_context(Recorder(folder / "traffic")) if kind == "watched" else None
+        asyncio.run(run(folder, recorder))
 
 
 def keeping(*, quick: bool) -> Iterator[Figure]:
@@ -352,6 +472,7 @@ def query(folder: Path) -> None:
 FIGURES: dict[str, Callable[..., Iterator[Figure]]] = {
     "recording": recording,
     "ending": ending,
+    "answered": answered,
     "keeping": keeping,
     "week": week,
 }

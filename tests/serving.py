@@ -22,7 +22,7 @@ from luthier.serve.fleet import Fleet, Opened
 from luthier.serve.gateway import Gateway
 from luthier.serve.ring import RingWatch
 from luthier.serve.running import Listening, Place, run_gateway
-from luthier.traffic.record import Trace
+from luthier.traffic.record import Told, Trace
 from luthier.traffic.seams import Resolver
 from tuning import made
 from workshop import tiny_model
@@ -35,9 +35,9 @@ class Heard:
     traces: list[Trace] = field(default_factory=list)
     bell: threading.Condition = field(default_factory=threading.Condition)
 
-    def record(self, trace: Trace) -> None:
+    def record(self, told: Told) -> None:
         with self.bell:
-            self.traces.append(trace)
+            self.traces.append(Trace.model_validate(told))
             self.bell.notify_all()
 
     def wait(self, count: int = 1, seconds: float = 20) -> list[Trace]:

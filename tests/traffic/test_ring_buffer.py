@@ -45,7 +45,7 @@ def _put_and_take(doings: list[bytes | None]) -> None:
         elif ring.put(doing):
             wanted.append(doing)
         else:
-            assert not was_empty or len(doing) > 40, "what fits into half of it has room when nothing waits"
+            assert not was_empty or len(doing) > 96, "what fits into it has room when nothing waits"
         assert 0 <= ring.waiting_bytes <= 104
     found += emptied(other, other.take())
     assert found == wanted
@@ -57,6 +57,7 @@ def _put_and_take(doings: list[bytes | None]) -> None:
 
 def test_what_does_not_fit_is_refused_and_the_rest_stays(small: RingBuffer) -> None:
     assert not small.put(b"x" * 97)
+    assert small.waiting_bytes == 0
     assert small.put(b"a" * 40)
     assert small.put(b"b" * 32)
     assert not small.put(b"c" * 9)
@@ -80,4 +81,18 @@ def test_an_empty_ring_begins_again_where_memory_is_warm(monkeypatch: pytest.Mon
         assert ring.put(b"%04d" % number * 10)
         assert emptied(ring, ring.take()) == [b"%04d" % number * 10]
     assert not any(ring._memory[64 + 256 + 48 :]), "the rest of it was never touched"
+    ring.close()
+
+
+def test_going_on_at_the_beginning_takes_no_room_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ring_buffer, "_WARM", 256)
+    ring = RingBuffer.new(1 << 16)
+    while ring._counts[ring_buffer._TO] == 0:
+        assert emptied(ring, ring.take()) in ([], [b"x" * 40])
+        ring.put(b"x" * 40)
+    count = 1
+    while ring.put(b"y" * 40):
+        count += 1
+    assert count == (1 << 16) // 48, "the whole ring, and not what lay before the place where it was gone on"
+    assert [one.record for one in ring.take()] == [b"x" * 40, *[b"y" * 40] * (count - 1)]
     ring.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, replace
@@ -67,7 +68,9 @@ def serve(  # noqa: PLR0913  # what a command asks for
 
         async def running() -> bool:
             fleet = Fleet(
-                lambda word: _piped(word, fleet, ways) or open_model(word, chosen), lambda word: _known(word, ways)
+                lambda word: _piped(word, fleet, ways) or open_model(word, chosen),
+                lambda word: _known(word, ways),
+                changed=_keep_what_is_there,
             )
             names = Follower(lambda: Ledger(url), fleet)
             gateway = Gateway(fleet, resolver=names, recorder=kept.recorder, deadline_s=deadline_s)
@@ -78,7 +81,18 @@ def serve(  # noqa: PLR0913  # what a command asks for
                 async with _working(desk, names.look):
                     return await run_gateway(gateway, models, place, RingWatch(ledger), beside=beside, tell=tell)
 
-        return 0 if asyncio.run(running()) else 130
+        try:
+            return 0 if asyncio.run(running()) else 130
+        finally:
+            gc.unfreeze()
+
+
+def _keep_what_is_there() -> None:
+    """Look for garbage now, and no more among what is left: it stays as long as the models do, and a look at all of it
+    holds every request up (with torch for a quarter of a second, and Python looks whenever it likes)."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from luthier.serve.query import Usage, Whole
 from luthier.serve.refusal import Refusal
 from luthier.text.messages import Message
-from luthier.traffic.record import Arm, Asked, Finish, Trace
+from luthier.traffic.record import Arm, Asked, Finish, Told
 
 CLOSED = 499
 """The status of a request whose client went away before it was answered."""
@@ -20,7 +20,7 @@ CLOSED = 499
 class Case:
     """A request that is under way."""
 
-    def __init__(self, prefix: str, asked: Asked, tell: Callable[[Trace], None], key: str | None) -> None:
+    def __init__(self, prefix: str, asked: Asked, tell: Callable[[Told], None], key: str | None) -> None:
         self.id = f"{prefix}-{secrets.token_hex(14)}"
         self.at = datetime.now(UTC)
         self.asked: Asked = asked
@@ -65,43 +65,48 @@ class Case:
     def _end(
         self, status: int, finish: Finish, *, answer: Whole | None, usage: Usage | None = None, error: str = ""
     ) -> None:
+        """Whoever asked waits for this: it builds nothing that is not written."""
         if self._told:
             return
         self._told = True
         took = usage or (answer.usage if answer else Usage())
-        said = answer is not None and bool(answer.text or answer.calls)
-        self._tell(
-            Trace(
-                id=self.id,
-                at=self.at,
-                asked=self.asked,
-                model=self.model,
-                release=self.release,
-                arm=self.arm,
-                messages=self.messages,
-                answer=_message(answer) if answer is not None and (said or status == 200) else None,
-                finish=finish,
-                status=status,
-                error=error,
-                prompt_tokens=took.prompt_tokens,
-                cached_tokens=took.cached_tokens,
-                completion_tokens=took.completion_tokens,
-                latency_s=time.monotonic() - self._began,
-                first_token_s=self._first_s,
-                scores=dict(answer.scores) if answer is not None and answer.scores else None,
-                user=self.user,
-                key=self._key,
-                consent=self.consent,
-                parameters={**self.parameters, **_calibration(answer)},
-                meta=self.meta,
-            )
-        )
+        said = answer is not None and (status == 200 or bool(answer.text or answer.calls))
+        told: Told = {
+            "id": self.id,
+            "at": self.at,
+            "asked": self.asked,
+            "model": self.model,
+            "release": self.release,
+            "arm": self.arm,
+            "messages": [one.__dict__ for one in self.messages],
+            "answer": _message(answer) if answer is not None and said else None,
+            "finish": finish,
+            "status": status,
+            "error": error,
+            "prompt_tokens": took.prompt_tokens,
+            "cached_tokens": took.cached_tokens,
+            "completion_tokens": took.completion_tokens,
+            "latency_s": time.monotonic() - self._began,
+            "first_token_s": self._first_s,
+            "scores": dict(answer.scores) if answer is not None and answer.scores else None,
+            "user": self.user,
+            "key": self._key,
+            "consent": self.consent,
+            "parameters": _parameters(self.parameters, answer),
+            "meta": self.meta,
+        }
+        self._tell(told)
 
 
-def _message(answer: Whole) -> Message:
-    return Message(role="assistant", content=answer.text, tool_calls=tuple(answer.calls))
+def _message(answer: Whole) -> Mapping[str, Any]:
+    said: dict[str, Any] = {"role": "assistant", "content": answer.text}
+    if answer.calls:
+        said["tool_calls"] = tuple(answer.calls)
+    return said
 
 
-def _calibration(answer: Whole | None) -> dict[str, Any]:
-    """By what the model's own probabilities became those that the trace holds."""
-    return {} if answer is None or answer.calibration is None else {"calibration": answer.calibration}
+def _parameters(asked: dict[str, Any], answer: Whole | None) -> dict[str, Any]:
+    """With that by which the model's own probabilities became those that the trace holds."""
+    if answer is None or answer.calibration is None:
+        return asked
+    return {**asked, "calibration": answer.calibration}

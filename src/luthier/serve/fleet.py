@@ -46,9 +46,12 @@ class _Held:
 class Fleet:
     """Keeps models open, each once, by whatever words it is wanted. It lives on one event loop."""
 
-    def __init__(self, opener: Opener, finder: Finder | None = None) -> None:
-        """Without a finder, each word means a model of its own."""
-        self._opener, self._finder = opener, finder
+    def __init__(
+        self, opener: Opener, finder: Finder | None = None, *, changed: Callable[[], None] = lambda: None
+    ) -> None:
+        """Without a finder, each word means a model of its own. `changed` is called when a model was opened or closed,
+        in a thread."""
+        self._opener, self._finder, self._changed = opener, finder, changed
         self._held: dict[str, _Held] = {}
         self._keys: dict[str, str] = {}
         """By words and names: which model they mean."""
@@ -87,6 +90,7 @@ class Fleet:
             held = self._held[known.key] = _Held(opened.answering)
         held.names[model] = known.name
         self._keys |= {known.name: known.key, model: known.key}
+        await asyncio.to_thread(self._changed)
 
     async def retire(self, model: str) -> None:
         """Let a word mean nothing; what no other word means is closed once the last request that it answers is over."""
@@ -102,6 +106,8 @@ class Fleet:
         del self._held[key]
         await held.idle.wait()
         await held.answering.close()
+        del held
+        await asyncio.to_thread(self._changed)
 
     @asynccontextmanager
     async def using(self, model: str) -> AsyncIterator[Answering]:

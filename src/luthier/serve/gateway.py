@@ -20,14 +20,14 @@ from luthier.serve.door import error_body, refusal_headers
 from luthier.serve.engine import Answering
 from luthier.serve.fleet import Fleet
 from luthier.serve.intake import Kind, read_object, validated
-from luthier.serve.listen import Events, Gone, while_there
+from luthier.serve.listen import Answer, Events, Gone, while_there
 from luthier.serve.merging import together
 from luthier.serve.metering import Load, Meter
 from luthier.serve.query import Piece, Query, Usage, Verb, Whole
 from luthier.serve.refusal import Late, Refusal, as_refusal
 from luthier.text.messages import Message
 from luthier.traffic.keys import Caller, Scope
-from luthier.traffic.record import Asked, Trace
+from luthier.traffic.record import Asked, Told
 from luthier.traffic.seams import Recorder, Resolver, Route
 
 _LOG = logging.getLogger("luthier.serve")
@@ -63,7 +63,7 @@ class Gateway:
     ) -> None:
         self.fleet = fleet
         self._resolver, self._recorder, self._deadline_s = resolver, recorder, deadline_s
-        self.meter = Meter(self._loads)
+        self.meter = Meter(self._loads, self._knows)
         self.ready = True
         """Whether new requests are welcome."""
         self.cut_off = 0
@@ -105,12 +105,12 @@ class Gateway:
     def _case(self, request: Request, prefix: str, asked: Asked) -> Case:
         return Case(prefix, asked, self._told, caller_of(request).key)
 
-    def _told(self, trace: Trace) -> None:
-        """A request is over: count it, and let it be kept."""
-        self.meter.count(trace, known=trace.model in self._names() or self.fleet.knows(trace.model))
-        self.cut_off += trace.status == CLOSED and not self.ready
+    def _told(self, told: Told) -> None:
+        """A request is over: let it be kept. It is counted once its answer is sent."""
         if self._recorder is not None:
-            self._recorder.record(trace)
+            self._recorder.record(told)
+        self.meter.add(told)
+        self.cut_off += told["status"] == CLOSED and not self.ready
 
     async def _guarded(self, request: Request, case: Case, work: Coroutine[Any, Any, Response]) -> Response:
         """The response; whatever ends a request is said to the client and stands in its trace."""
@@ -122,9 +122,9 @@ class Gateway:
             case.gone()
             return Response(status_code=204)  # nobody hears it
         except TimeoutError:
-            return _refused(case, Late(f"the answer was not whole within {self._deadline_s:g} s"))
+            return self._refused(case, Late(f"the answer was not whole within {self._deadline_s:g} s"))
         except LuthierError as error:
-            return _refused(case, as_refusal(error))
+            return self._refused(case, as_refusal(error))
         except asyncio.CancelledError:
             case.gone()
             raise
@@ -133,6 +133,14 @@ class Gateway:
             raise
         finally:
             work.close()
+
+    def _answer(self, content: dict[str, Any], case: Case) -> Response:
+        return Answer(content, _named(case), sent=self.meter.settle)
+
+    def _refused(self, case: Case, refusal: Refusal) -> Response:
+        case.refused(refusal)
+        headers = {**refusal_headers(refusal), **_named(case)}
+        return Answer(error_body(refusal), headers, status=refusal.status, sent=self.meter.settle)
 
     async def _read(self, request: Request, kind: type[Kind], case: Case) -> Kind:
         """The body; the case knows which model was asked for even where the rest of it is wrong."""
@@ -178,7 +186,7 @@ class Gateway:
             raise Refusal(f"this model's points have {points.shape[1]} numbers", param="dimensions")
         case.done(Whole(finish="stop"), Usage(prompt_tokens=tokens))
         wanted = body.encoding_format == "base64"
-        return JSONResponse(embeddings_json(points, tokens, body.model, base64_wanted=wanted), headers=_named(case))
+        return self._answer(embeddings_json(points, tokens, body.model, base64_wanted=wanted), case)
 
     def _route(self, name: str, case: Case) -> Route:
         """Who answers; the case learns it, too."""
@@ -211,7 +219,7 @@ class Gateway:
             async for piece in pieces:
                 wholes.add(piece)
             asking.case.done(wholes.answers[0], wholes.usage)
-            return JSONResponse(asking.shape.answer(wholes.answers, wholes.usage), headers=_named(asking.case))
+            return self._answer(asking.shape.answer(wholes.answers, wholes.usage), asking.case)
 
     def _stream(
         self, asking: _Asking, first: Piece, pieces: AsyncGenerator[Piece, None], kept: AsyncExitStack
@@ -221,7 +229,8 @@ class Gateway:
             await kept.aclose()
 
         events = self._events(asking, first, pieces)
-        return Events(events, _named(asking.case), until=asking.until + _GRACE_S, after=after)
+        until, sent = asking.until + _GRACE_S, self.meter.settle
+        return Events(events, _named(asking.case), until=until, after=after, sent=sent)
 
     async def _events(
         self, asking: _Asking, first: Piece, pieces: AsyncGenerator[Piece, None]
@@ -301,6 +310,9 @@ class Gateway:
         """Names of models, and of the resolver."""
         return [*self.fleet.names(), *(self._resolver.names() if self._resolver is not None else ())]
 
+    def _knows(self, name: str) -> bool:
+        return self.fleet.knows(name) or name in self._names()
+
     def _loads(self) -> list[Load]:
         return [Load(name, model.waiting, model.running) for name, model in self.fleet.each()]
 
@@ -346,12 +358,6 @@ def _require_able(model: Answering, verb: Verb) -> None:
         where = {"chat": "/v1/chat/completions", "completion": "/v1/completions", "embedding": "/v1/embeddings"}
         able = " and ".join(where[one] for one in sorted(model.able))
         raise Refusal(f"this model answers to {able} only", param="model", code="unsupported_model")
-
-
-def _refused(case: Case, refusal: Refusal) -> Response:
-    case.refused(refusal)
-    headers = {**refusal_headers(refusal), **_named(case)}
-    return JSONResponse(error_body(refusal), status_code=refusal.status, headers=headers)
 
 
 def _named(case: Case) -> dict[str, str]:

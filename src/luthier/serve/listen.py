@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import aclosing
 from typing import Any, TypeVar
 
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 Result = TypeVar("Result")
@@ -46,12 +46,14 @@ class Events(Response):
         *,
         until: float,
         after: Callable[[], Awaitable[None]],
+        sent: Callable[[], None],
     ) -> None:
-        """`until` is the loop's time after which a client that still reads is left; `after` is called in any case."""
+        """`until` is the loop's time after which a client that still reads is left; `after` is called in any case, and
+        `sent` with the last byte on its way."""
         told = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **headers}
         super().__init__(headers=told, media_type="text/event-stream")
         del self.headers["content-length"]
-        self._events, self._until, self._after = events, until, after
+        self._events, self._until, self._after, self._sent = events, until, after, sent
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send them; whoever leaves ends it."""
@@ -69,3 +71,20 @@ class Events(Response):
             async for one in events:
                 await send({"type": "http.response.body", "body": one, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+        self._sent()
+
+
+class Answer(JSONResponse):
+    """A whole answer."""
+
+    def __init__(
+        self, content: Any, headers: Mapping[str, str], *, status: int = 200, sent: Callable[[], None]
+    ) -> None:
+        """`sent` is called with the last byte on its way."""
+        super().__init__(content, status_code=status, headers=headers)
+        self._sent = sent
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        await super().__call__(scope, receive, send)
+        self._sent()

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
+from typing import Literal, NamedTuple
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
-from luthier.traffic.record import Trace
+from luthier.traffic.record import Told
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_BOUNDS = [*map(floatToGoString, _SECONDS), "+Inf"]
+_KINDS: Sequence[Literal["prompt", "cached", "completion"]] = ("prompt", "cached", "completion")
+
+_MOST_OVER = 64
+"""So many requests are over and not counted, at most: those whose clients went away are told of by no answer."""
 
 
 class Load(NamedTuple):
@@ -22,53 +31,123 @@ class Load(NamedTuple):
     running: int
 
 
-class _Series(NamedTuple):
-    """What requests of one kind are counted in: looking for it takes longer than counting."""
+_Kind = tuple[str, str, str, int]
+"""What requests have in common that are counted together: the model, what was asked, the arm, and the status."""
 
-    requests: Counter
-    seconds: Histogram
-    first: Histogram
-    prompt: Counter
-    cached: Counter
-    completion: Counter
+
+class _Times:
+    """How many took how long."""
+
+    __slots__ = ("buckets", "total")
+
+    def __init__(self) -> None:
+        self.buckets = [0] * len(_BOUNDS)
+        self.total = 0.0
+
+    def add(self, seconds: float) -> None:
+        """One more."""
+        self.buckets[bisect_left(_SECONDS, seconds)] += 1
+        self.total += seconds
+
+    def take_in(self, other: _Times) -> None:
+        """All of others."""
+        self.buckets = [mine + its for mine, its in zip(self.buckets, other.buckets, strict=True)]
+        self.total += other.total
+
+
+class _Counts:
+    """What is counted of one kind of request, in plain numbers: each step of a metric of Prometheus' library takes a
+    lock, and here is one thread."""
+
+    __slots__ = ("cached", "completion", "first", "prompt", "requests", "seconds")
+
+    def __init__(self) -> None:
+        self.requests = self.prompt = self.cached = self.completion = 0
+        self.seconds, self.first = _Times(), _Times()
 
 
 class Meter:
-    """Counts finished requests. A name that is not served counts as `unknown`, so that nobody can invent series."""
+    """Counts finished requests, on the event loop's thread. A name that is not served counts as `unknown`, so that
+    nobody can invent series."""
 
-    def __init__(self, loads: Callable[[], Iterable[Load]]) -> None:
+    def __init__(self, loads: Callable[[], Iterable[Load]], knows: Callable[[str], bool]) -> None:
+        self._found: dict[_Kind, _Counts] = {}
+        self._over: list[Told] = []
+        self._knows = knows
         self._registry = CollectorRegistry()
-        shared: Any = {"registry": self._registry}
-        names = ["model", "asked"]
-        self._requests = Counter("luthier_requests", "Requests.", [*names, "arm", "status"], **shared)
-        self._seconds = Histogram("luthier_request_seconds", "Time of a request.", names, buckets=_SECONDS, **shared)
-        self._first = Histogram(
-            "luthier_first_token_seconds", "Time to first token.", names, buckets=_SECONDS, **shared
-        )
-        self._tokens = Counter("luthier_tokens", "Tokens.", ["model", "kind"], **shared)
+        self._registry.register(_Finished(self._found))
         self._registry.register(_Loads(loads))
-        self._found: dict[tuple[str, str, str, int], _Series] = {}
 
-    def count(self, trace: Trace, *, known: bool) -> None:
-        """Count a request that is over."""
-        key = (trace.model if known else "unknown", trace.asked, trace.arm, trace.status)
-        found = self._found.get(key) or self._found.setdefault(key, self._series(*key))
-        found.requests.inc()
-        found.seconds.observe(trace.latency_s)
-        if trace.first_token_s is not None:
-            found.first.observe(trace.first_token_s)
-        found.prompt.inc(trace.prompt_tokens)
-        found.cached.inc(trace.cached_tokens)
-        found.completion.inc(trace.completion_tokens)
+    def add(self, told: Told) -> None:
+        """A request is over. Its client may still wait, so that it is counted a little later: see `settle`."""
+        self._over.append(told)
+        if len(self._over) >= _MOST_OVER:
+            self.settle()
 
-    def _series(self, model: str, asked: str, arm: str, status: int) -> _Series:
-        tokens = [self._tokens.labels(model, kind) for kind in ("prompt", "cached", "completion")]
-        times = (self._seconds.labels(model, asked), self._first.labels(model, asked))
-        return _Series(self._requests.labels(model, asked, arm, str(status)), *times, *tokens)
+    def settle(self) -> None:
+        """Count what is over."""
+        over, self._over = self._over, []
+        for told in over:
+            self._count(told)
+
+    def _count(self, told: Told) -> None:
+        found = self._found.get((told["model"], told["asked"], told["arm"], told["status"])) or self._new(told)
+        found.requests += 1
+        found.seconds.add(told["latency_s"])
+        first = told["first_token_s"]
+        if first is not None:
+            found.first.add(first)
+        found.prompt += told["prompt_tokens"]
+        found.cached += told["cached_tokens"]
+        found.completion += told["completion_tokens"]
+
+    def _new(self, told: Told) -> _Counts:
+        model = told["model"] if self._knows(told["model"]) else "unknown"
+        return self._found.setdefault((model, told["asked"], told["arm"], told["status"]), _Counts())
 
     def page(self) -> bytes:
-        """Everything, in Prometheus' text format."""
+        """Everything, to the last request that is over, in Prometheus' text format."""
+        self.settle()
         return generate_latest(self._registry)
+
+
+class _Finished(Collector):
+    """Sums up what was counted, when Prometheus asks."""
+
+    def __init__(self, found: dict[_Kind, _Counts]) -> None:
+        self._found = found
+
+    def collect(self) -> Iterator[CounterMetricFamily | HistogramMetricFamily]:
+        """Requests, both times, and tokens."""
+        names = ["model", "asked"]
+        requests = CounterMetricFamily("luthier_requests", "Requests.", labels=[*names, "arm", "status"])
+        for kind, counts in self._found.items():
+            requests.add_metric([*map(str, kind)], counts.requests)
+        yield requests
+        seconds, first = defaultdict[tuple[str, str], _Times](_Times), defaultdict[tuple[str, str], _Times](_Times)
+        for (model, asked, *_), counts in self._found.items():
+            seconds[model, asked].take_in(counts.seconds)
+            first[model, asked].take_in(counts.first)
+        yield _histogram("luthier_request_seconds", "Time of a request.", seconds)
+        yield _histogram("luthier_first_token_seconds", "Time to first token.", first)
+        yield self._tokens()
+
+    def _tokens(self) -> CounterMetricFamily:
+        told = CounterMetricFamily("luthier_tokens", "Tokens.", labels=["model", "kind"])
+        sums = defaultdict[tuple[str, str], int](int)
+        for (model, *_), counts in self._found.items():
+            for name in _KINDS:
+                sums[model, name] += getattr(counts, name)
+        for labels, value in sums.items():
+            told.add_metric(labels, value)
+        return told
+
+
+def _histogram(name: str, about: str, found: dict[tuple[str, str], _Times]) -> HistogramMetricFamily:
+    told = HistogramMetricFamily(name, about, labels=["model", "asked"])
+    for labels, times in found.items():
+        told.add_metric(labels, [*zip(_BOUNDS, accumulate(times.buckets), strict=True)], times.total)
+    return told
 
 
 class _Loads(Collector):

@@ -28,7 +28,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError
 
 from luthier.traffic.place import Keeping
-from luthier.traffic.record import Feedback, Trace
+from luthier.traffic.record import Feedback, Told, Trace
 from luthier.traffic.ring_buffer import RingBuffer
 from luthier.traffic.spool import make_folder
 
@@ -42,18 +42,24 @@ def is_sampled(id: str, share: float) -> bool:
     return share >= 1 or xxhash.xxh3_64_intdigest(id.encode()) < share * 2**64
 
 
-def _as_json(record: Trace | Feedback) -> bytes:
+Record = Trace | Told | Feedback
+
+
+def _as_json(record: Record) -> bytes:
     """A record by its name, on one line.
 
     A trace stands in a request's way: orjson takes less than half of pydantic's time, above all where caches are cold.
     The writer leaves out what says nothing. Of feedback, what was not said stays apart from what was taken back.
     """
     try:
+        if isinstance(record, dict):
+            return orjson.dumps({"trace": record}, _inside)
         if isinstance(record, Trace):
             return orjson.dumps({"trace": record.__dict__}, _inside)
         return b'{"feedback":%b}' % record.__pydantic_serializer__.to_json(record, exclude_unset=True)
     except (TypeError, PydanticSerializationError):  # what was asked for holds something that JSON cannot say
-        return b'{"%b":%b}' % (b"trace" if isinstance(record, Trace) else b"feedback", _plainly(record))
+        whole = Trace.model_validate(record) if isinstance(record, dict) else record
+        return b'{"%b":%b}' % (b"trace" if isinstance(whole, Trace) else b"feedback", _plainly(whole))
 
 
 def _inside(value: object) -> dict[str, Any]:
@@ -69,6 +75,13 @@ def _plainly(record: Trace | Feedback) -> bytes:
     except (PydanticSerializationError, ValueError, RecursionError):
         bare = record.model_dump(exclude_unset=True, exclude={"parameters", "messages", "answer"})
         return json.dumps(bare, default=str).encode()
+
+
+def _id(record: Record) -> str | None:
+    """The id of a trace."""
+    if isinstance(record, dict):
+        return record["id"]
+    return record.id if isinstance(record, Trace) else None
 
 
 class Recorder:
@@ -108,9 +121,9 @@ class Recorder:
         )
         os.close(source)
 
-    def record(self, record: Trace | Feedback) -> None:
+    def record(self, record: Record) -> None:
         """Hand a record over; never waits for anything."""
-        if self._share < 1 and isinstance(record, Trace) and not is_sampled(record.id, self._share):
+        if self._share < 1 and (id := _id(record)) is not None and not is_sampled(id, self._share):
             self.left_out += 1
             return
         data = _as_json(record)

@@ -4,9 +4,11 @@ Putting copies some bytes and asks the system for nothing, so that a request har
 the process that did it, as long as the other one lives. The memory has no name and no file, so that nothing of it
 comes to a disk.
 
-    0: bytes put in so far    8: bytes let go of so far    64: the ring, of frames: a length, and the record
+    0: bytes put in so far    8: bytes let go of so far    16, 24: from where to where it was gone on when it was empty
+    64: the ring, of frames: a length, and the record
 
-Both counts only grow, and each has one process that writes it. A negative length says how much to skip.
+All counts only grow, and each has one process that writes it: that which puts in, and for the second the other one. A
+negative length says how much to skip.
 """
 
 from __future__ import annotations
@@ -17,10 +19,10 @@ import struct
 import threading
 from typing import NamedTuple
 
-_HEAD, _TAIL, _BEGIN = 0, 1, 64
+_HEAD, _TAIL, _FROM, _TO, _BEGIN = 0, 1, 2, 3, 64
 _LENGTH = struct.Struct("<q")
 _packed = _LENGTH.pack
-_WARM = 1 << 20
+_WARM = 1 << 18
 """Beyond so many bytes an empty ring is gone on with at its beginning: memory that was used costs nothing new."""
 
 
@@ -37,7 +39,7 @@ class RingBuffer:
     def __init__(self, file: int) -> None:
         self.file = file
         self._memory = mmap.mmap(file, 0)
-        self._counts = memoryview(self._memory)[:16].cast("Q")
+        self._counts = memoryview(self._memory)[:32].cast("Q")
         self._size = len(self._memory) - _BEGIN
         self._fence = threading.Lock()
         """A processor may reorder what it writes and reads; taking a lock and letting it go holds it to an order."""
@@ -58,13 +60,18 @@ class RingBuffer:
     @property
     def waiting_bytes(self) -> int:
         """How much was put in that is not let go of."""
-        return self._head - self._counts[_TAIL] if self._size else 0
+        return self._head - self._tail() if self._size else 0
+
+    def _tail(self) -> int:
+        """Where what is not let go of begins."""
+        tail = self._counts[_TAIL]
+        return self._counts[_TO] if tail == self._counts[_FROM] else tail
 
     def put(self, record: bytes) -> bool:
         """Put a record in; False when there is no room for it. Only one thread at a time.
 
-        What is not longer than half of the ring has room when nothing waits. What follows a
-        request's end finds caches cold, so that each line here counts.
+        What is not longer than the ring has room when nothing waits. What follows a request's end finds caches cold, so
+        that each line here counts.
         """
         begin = self._head
         end = begin + (len(record) + 15 & -8)
@@ -82,16 +89,19 @@ class RingBuffer:
 
     def _room(self, size: int) -> int | None:
         """Where a frame of this size may begin, after a look at what was let go of."""
-        if not self._size:
+        if size > self._size:
             return None
-        begin, tail = self._head, self._counts[_TAIL]
+        begin, tail = self._head, self._tail()
         place = begin % self._size
-        is_empty = begin == tail and size <= place  # with room for it at the beginning
-        if place + size > self._size or (is_empty and place + size > _WARM):
-            begin += self._size - place
+        on = begin + self._size - place
+        if begin == tail and place and place + size > _WARM:
+            self._counts[_TO], self._counts[_FROM] = on, self._counts[_TAIL]
+            begin = tail = on
+        elif place + size > self._size:
+            begin = on
         if begin + size - tail > self._size:
             return None
-        if begin > self._head:
+        if begin > tail and begin == on:
             self._memory[_BEGIN + place : _BEGIN + place + 8] = _packed(self._head - begin)
         lap = begin - begin % self._size
         warm = max(begin + size, lap + _WARM)
@@ -100,9 +110,9 @@ class RingBuffer:
 
     def take(self, most: int = 1 << 20) -> list[Placed]:
         """The oldest records, about so many bytes of them; they stay until they are let go of."""
-        found, place, head = list[Placed](), self._counts[_TAIL], self._counts[_HEAD]
+        found, head = list[Placed](), self._counts[_HEAD]
         with self._fence:
-            pass
+            place = self._tail()
         while place < head and most > 0:
             begin = _BEGIN + place % self._size + _LENGTH.size
             (length,) = _LENGTH.unpack(self._memory[begin - _LENGTH.size : begin])

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from luthier.traffic.record import Arm, Trace
+from luthier.traffic.record import Arm, Told
 
 
 class Recorder(Protocol):
     """Hears of every request when it is over, refused ones included."""
 
-    def record(self, trace: Trace) -> None:
+    def record(self, told: Told) -> None:
         """Take a trace. It is called on the request's own path: it neither waits nor raises."""
         ...
 

@@ -1,0 +1,90 @@
+"""What is counted for Prometheus: each request once, exactly, and under no name that a client invented."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, get_type_hints
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from luthier.serve.case import Case
+from luthier.serve.metering import Load, Meter
+from luthier.serve.query import Usage, Whole
+from luthier.serve.refusal import Refusal
+from luthier.text.messages import Message, ToolCall
+from luthier.traffic.record import Told, Trace
+
+_LABELS = ("model", "asked", "arm", "status", "kind", "le")
+
+
+def case(tell: Any, model: str = "m") -> Case:
+    made = Case("chatcmpl", "chat", tell, "anna")
+    made.model, made.release, made.user = model, "d" * 32, "C-1"
+    made.messages = (Message(role="system", content="Be brief."), Message(role="user", content="Hello?"))
+    return made
+
+
+def told(**more: Any) -> Told:
+    heard = list[Told]()
+    case(heard.append).done(Whole(text="Hi."), Usage(prompt_tokens=7, cached_tokens=3, completion_tokens=2))
+    return {**heard[0], **more}  # type: ignore[typeddict-item]  # of the same fields
+
+
+def values(meter: Meter) -> dict[tuple[str, ...], float]:
+    families = text_string_to_metric_families(meter.page().decode())
+    return {
+        (one.name, *(one.labels[name] for name in _LABELS if name in one.labels)): one.value
+        for family in families
+        for one in family.samples
+    }
+
+
+def test_what_is_told_is_a_trace_without_its_checks() -> None:
+    assert set(get_type_hints(Told)) == set(Trace.model_fields)
+    heard = list[Told]()
+    call = ToolCall(name="find", arguments={"order": 7}, id="call_1")
+    case(heard.append).done(Whole(text="", calls=[call], finish="tool_calls"), Usage(prompt_tokens=7))
+    case(heard.append).refused(Refusal("too much", status=413))
+    called, refused = (Trace.model_validate(one) for one in heard)
+    assert called.answer == Message(role="assistant", tool_calls=(call,))
+    assert [one.content for one in called.messages] == ["Be brief.", "Hello?"]
+    assert (called.model, called.key, called.user, called.status, called.finish) == (
+        "m",
+        "anna",
+        "C-1",
+        200,
+        "tool_calls",
+    )
+    assert (refused.answer, refused.status, refused.finish, refused.error) == (None, 413, "error", "too much")
+
+
+def test_a_scrape_counts_every_request_that_is_over() -> None:
+    meter = Meter(lambda: [Load("m", 2, 1)], lambda name: name == "m")
+    for count in range(1, 200):
+        meter.add(told(latency_s=0.005 * count, first_token_s=None if count % 2 else 0.3, at=datetime.now(UTC)))
+        if count in (1, 63, 64, 65, 199):
+            assert values(meter)["luthier_requests_total", "m", "chat", "stable", "200"] == count
+    found = values(meter)
+    assert found["luthier_request_seconds_count", "m", "chat"] == 199
+    assert abs(found["luthier_request_seconds_sum", "m", "chat"] - 0.005 * 199 * 100) < 1e-6
+    assert found["luthier_request_seconds_bucket", "m", "chat", "0.005"] == 1, "a bound belongs to its bucket"
+    assert found["luthier_request_seconds_bucket", "m", "chat", "0.5"] == 100
+    assert found["luthier_request_seconds_bucket", "m", "chat", "+Inf"] == 199
+    assert found["luthier_first_token_seconds_count", "m", "chat"] == 99
+    assert found["luthier_tokens_total", "m", "prompt"] == 7 * 199
+    assert found["luthier_tokens_total", "m", "cached"] == 3 * 199
+    assert found["luthier_tokens_total", "m", "completion"] == 2 * 199
+    assert found["luthier_answers_waiting", "m"] == 2
+    assert found["luthier_answers_running", "m"] == 1
+
+
+def test_nobody_invents_a_series_and_a_name_counts_from_when_it_is_served() -> None:
+    served = set[str]()
+    meter = Meter(lambda: (), served.__contains__)
+    for name in ("x", "y", "z"):
+        meter.add(told(model=name, status=404))
+    meter.settle()
+    served.add("z")
+    meter.add(told(model="z"))
+    counts = {labels[1:]: value for labels, value in values(meter).items() if labels[0] == "luthier_requests_total"}
+    assert counts == {("unknown", "chat", "stable", "404"): 3, ("z", "chat", "stable", "200"): 1}
