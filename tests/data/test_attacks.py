@@ -175,9 +175,7 @@ def test_a_word_document_unfolds_no_entities_and_fetches_none(tmp_path: Path) ->
     for kind, told in entities.items():
         document.save(str(tmp_path / f"{kind}.docx"))
         start = f"?><!DOCTYPE l [{told}]>".encode()
-        change = {
-            "word/document.xml": lambda data, start=start: data.replace(b"?>", start, 1).replace(b"MARK", b"&x;")
-        }
+        change = {"word/document.xml": lambda data, start=start: data.replace(b"?>", start, 1).replace(b"MARK", b"&x;")}
         _repacked(tmp_path / f"{kind}.docx", change)
         good, broken = _read({"kind": "docx", "path": f"{kind}.docx"}, tmp_path)
         assert "SECRET" not in str(good)

@@ -183,7 +183,7 @@ def _binary(part: BinaryIO) -> _Sheet:
 
 def _records(part: BinaryIO) -> Iterator[tuple[int, int]]:
     """The kinds of a binary part's records, each with the number that its content begins with."""
-    reader = io.BufferedReader(cast(io.RawIOBase, part), _CHUNK)
+    reader = cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, part), _CHUNK))
     while head := reader.read(1):
         kind = head[0]
         if kind & 0x80:
@@ -197,5 +197,5 @@ def _records(part: BinaryIO) -> Iterator[tuple[int, int]]:
         yield kind, int.from_bytes(reader.read(size)[:4], "little")
 
 
-def _byte(reader: io.BufferedReader) -> int:
+def _byte(reader: BinaryIO) -> int:
     return (reader.read(1) or b"\0")[0]
