@@ -147,8 +147,9 @@ class Corpus(Protocol):
     def judged(
         self, job: Callable[[list[Row], Asked], Made], asked: Iterable[tuple[Sequence[int], Asked]]
     ) -> Iterator[Made]:
-        """What a job makes of the rows at some places, and of one value more, in order.
+        """What a job makes of what is said in the rows at some places, and of one value more, in order.
 
+        Nothing but the turns of these rows need be there.
         The run's processes do it, where it has some: the job is a function of a module or a method of an operator.
         """
         ...

@@ -17,6 +17,7 @@ _MOST_TEXTS = 1 << 10
 _MULTIPLIER = 0x9E3779B97F4A7C15
 _SPACE, _LETTER, _DIGIT, _UNKNOWN, _WORD, _CAPITAL, _DECIMAL = (np.uint8(bit) for bit in (1, 2, 4, 8, 16, 32, 64))
 """Of ASCII capitals, `_CAPITAL` is what makes them small; `_WORD` and `_DECIMAL` are `\\w` and `\\d`."""
+_BITS = {"letter": _LETTER, "digit": _DIGIT}
 _KNOWN = 0x3001
 """All white space lies below it; letters and digits from here on are not known as such."""
 
@@ -89,10 +90,17 @@ class Flat:
 
     def has(self, what: Literal["letter", "digit"]) -> NDArray[np.bool_]:
         """(words,): whether a character is, or may be, a letter or a digit."""
-        bit = _LETTER if what == "letter" else _DIGIT
-        sums = np.zeros(len(self.kinds) + 1, dtype=np.int32)
-        np.cumsum((self.kinds & (bit | _UNKNOWN)) != 0, out=sums[1:])
-        found: NDArray[np.bool_] = sums[self.ends] > sums[self.starts]
+        at = np.flatnonzero(self.kinds & (_BITS[what] | _UNKNOWN))
+        found = np.zeros(len(self.starts), dtype=bool)
+        found[np.searchsorted(self.starts, at, side="right") - 1] = True
+        return found
+
+    def have(self, what: Literal["letter", "digit"], words: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """The same of some words, by their places."""
+        if not len(words):
+            return np.zeros(0, dtype=bool)
+        edges = np.stack([self.starts[words], self.ends[words]], axis=1).ravel()
+        found: NDArray[np.bool_] = np.bitwise_or.reduceat(self.kinds, edges)[::2] & (_BITS[what] | _UNKNOWN) != 0
         return found
 
     @property
@@ -101,16 +109,14 @@ class Flat:
         found: NDArray[np.bool_] = (self.kinds & _DECIMAL) != 0
         return found
 
-    @property
-    def is_word(self) -> NDArray[np.bool_]:
-        """(codes,): whether each surely is what a regular expression means by `\\w`."""
-        found: NDArray[np.bool_] = (self.kinds & _WORD) != 0
+    def are_words(self, at: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether the characters at some places surely are what a regular expression means by `\\w`."""
+        found: NDArray[np.bool_] = (self.kinds[at] & _WORD) != 0
         return found
 
-    @property
-    def is_ascii_letter(self) -> NDArray[np.bool_]:
-        """(codes,): whether each is one of a to z, small or capital."""
-        small = self.codes | 32
+    def are_ascii_letters(self, at: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether each of them is one of a to z, small or capital."""
+        small = self.codes[at] | 32
         found: NDArray[np.bool_] = (small >= ord("a")) & (small <= ord("z"))
         return found
 

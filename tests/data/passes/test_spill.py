@@ -31,6 +31,7 @@ def test_rows_come_back_one_by_one_and_in_batches(tmp_path: Path) -> None:
     assert (spill.rows, len(spill)) == (44, 3)
     assert [row for table in spill.batches() for row in from_arrow(table).rows] == rows
     assert [spill.row(place) for place in (0, 3, 4, 43)] == [rows[place] for place in (0, 3, 4, 43)]
+    assert [spill.said(place).messages for place in (0, 4, 43)] == [rows[place].messages for place in (0, 4, 43)]
     assert spill.id(40) == "id40"
 
 

@@ -96,3 +96,38 @@ def test_pairs_are_proposed_with_the_lower_first_and_crowds_apart() -> None:
     assert np.all(np.diff(crowds.places) >= 0)
     none, nobody = proposed(lines[:0], bands(0.8))
     assert len(none) == len(nobody.places) == 0
+
+
+def test_all_rows_that_share_a_band_and_enough_columns_are_proposed() -> None:
+    """Against every pair: copies with changes, a few and many of a kind, and strangers that share a band."""
+    chance = np.random.default_rng(5)
+    lines = chance.integers(0, 256, (300, PERMUTATIONS), dtype=np.uint8)
+    chosen = bands(0.8)
+    lines[:60, chosen.columns[0]] = lines[0, chosen.columns[0]]
+    lines[60:90], lines[90:96] = lines[60], lines[90]
+    for line in lines[61:96]:
+        at = chance.integers(0, PERMUTATIONS, chance.integers(1, 40))
+        line[at] = chance.integers(0, 256, len(at), dtype=np.uint8)
+    lines[5, :120] = lines[40, :120]
+    wanted = {
+        (one, two)
+        for two in range(len(lines))
+        for one in range(two)
+        if (same := lines[one] == lines[two]).sum() >= chosen.at_least and same[chosen.columns].all(axis=1).any()
+    }
+    pairs, crowds = proposed(lines, chosen)
+    buckets = {int(bucket): crowds.places[crowds.buckets == bucket].tolist() for bucket in np.unique(crowds.buckets)}
+    crowded = {(one, two) for members in buckets.values() for one in members for two in members if one < two}
+    assert {*map(tuple, pairs.tolist())} <= wanted <= {*map(tuple, pairs.tolist())} | crowded
+    assert (5, 40) in {*map(tuple, pairs.tolist())}
+    assert not {*range(60)} & {place for members in buckets.values() for place in members}, "strangers are no crowd"
+    assert buckets, "copies of one row are"
+
+
+def test_of_a_bucket_larger_than_is_compared_in_pairs_all_are_a_crowd(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("luthier.data.twins.minhash._LARGEST", 50)
+    lines = np.random.default_rng(5).integers(0, 256, (60, PERMUTATIONS), dtype=np.uint8)
+    lines[:, bands(0.8).columns[0]] = 7
+    pairs, crowds = proposed(lines, bands(0.8))
+    assert len(pairs) == 0
+    assert crowds.places.tolist() == [*range(60)]

@@ -76,7 +76,9 @@ class ExactDedup(SetOperator):
         """Contested rows, where they are dropped, and the copies among the others."""
         refused = contested if self.conflict == "drop" else contested[:0]
         is_copy = ~np.isin(stays.places, refused)
-        twins: list[str | None] = [corpus.id(place) for place in stays.firsts[is_copy].tolist()]
+        heads, which = np.unique(stays.firsts[is_copy], return_inverse=True)  # what stands together is read together
+        names = [corpus.id(place) for place in heads.tolist()]
+        twins: list[str | None] = [names[at] for at in which.tolist()]
         why = Reasons(
             ["conflicting answers"] * len(refused) + ["exact duplicate"] * len(twins),
             [*[None] * len(refused), *twins],

@@ -65,7 +65,10 @@ class View:
     def judged(
         self, job: Callable[[list[Row], Asked], Made], asked: Iterable[tuple[Sequence[int], Asked]]
     ) -> Iterator[Made]:
-        """What a job makes of the rows at some places, and of one value more, in order; here or in the processes."""
+        """What a job makes of what is said in the rows at some places, and of one value more, in order.
+
+        Here or in the processes; nothing else of the rows is read.
+        """
         whole = ((job, self._spill, self._places[list(places)].tolist(), value) for places, value in asked)
         return self._workers.map(_judged, whole)
 
@@ -91,7 +94,7 @@ class View:
 
 
 def _judged(job: Callable[[list[Row], Asked], Made], spill: Spill, places: Sequence[int], value: Asked) -> Made:
-    return job([spill.row(place) for place in places], value)
+    return job([spill.said(place) for place in places], value)
 
 
 class Settled(NamedTuple):

@@ -18,6 +18,7 @@ from luthier.data.row import MESSAGES, Row
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_MESSAGES = ROW_COLUMNS.index("messages")
 _BATCHES_HELD = 256
 _BATCHES_BETWEEN, _FINDS_BETWEEN = 8, 64
 """After so many batches read, or rows looked up, pages of the file are let go."""
@@ -109,6 +110,12 @@ class Spill:
         tools = tuple(json.loads(cell.pop("tools")))
         meta = json.loads(cell.pop("meta"))
         return Row(messages=messages, tools=tools, meta=meta, **cell)
+
+    def said(self, place: int) -> Row:
+        """What is said in one row by its place, and nothing else of it: each column that is read costs pages."""
+        table, at = self._find(place)
+        messages = MESSAGES.validate_json(table.column(_MESSAGES)[at].as_py())
+        return Row(n=-1, id="", source="", file="", line=0, kind="chat", messages=messages)
 
     def id(self, place: int) -> str:
         """The id of one row by its place."""

@@ -31,21 +31,26 @@ MISSED = 1e-6
 _SEED = 7919
 MOST_BANDS = 256
 _WIDEST = 24
-_CROWD = 12
-"""A bucket with more rows is settled row by row instead of pair by pair."""
+_CROWD, _LARGEST = 12, 1024
+"""A bucket with more rows than the first is settled row by row instead of pair by pair where most of them are alike;
+with more than the second, always. Strangers all stay: row by row, each would be compared with all before it."""
 _FEW_ROWS, _MANY_ROWS = 1 << 18, 1 << 22
 _MERGED_BANDS = 32
-_WAITING = 1 << 19
-"""Pairs that are gathered before they are looked at: most come from several bands."""
-_AT_ONCE, _NEARBY = 1 << 11, 1 << 16
+_WAITING = 1 << 18
+"""Pairs that are gathered before they are looked at, since most come from several bands; and those that are told from
+strangers at once."""
+_AT_ONCE, _NEARBY = 1 << 8, 1 << 16
 """Pairs that are looked at before pages of the signatures' file are let go; they come in stretches of so many rows."""
 _MOST_HANDS = 4
 """Each needs a few dozen bytes a row."""
 _BLOCK = 1 << 14
 _BLOCKS_BETWEEN = 16
 """After so many blocks, pages of a file are let go."""
-_MOST_BITS = 22
-"""Of a band's hash, that tell which rows stand alone."""
+_EACH_BYTE = np.uint64(0x0101010101010101)
+_QUARTERS_IN = np.array([sum(byte >> 2 * at & 3 > 0 for at in range(4)) for byte in range(256)], dtype=np.uint8)
+"""How many of the four quarters in a byte are not nought."""
+_MIXER = np.uint64(0x9E3779B97F4A7C15)
+_HALF, _LOWER = np.uint64(32), np.uint64(0xFFFFFFFF)
 
 
 class Means(NamedTuple):
@@ -73,6 +78,8 @@ class Bands(NamedTuple):
     """(bands, width): columns of the signature."""
     at_least: int
     """Equal columns below this number are not worth a look."""
+    at_least_quarters: int
+    """Nor are equal upper quarters of columns (two of eight bits) below this one."""
     missed: float
     """The chance that a pair at the threshold is overlooked."""
 
@@ -98,12 +105,15 @@ def signatures(flat: Flat) -> NDArray[np.uint8]:
 @cache
 def bands(threshold: float, most: int = MOST_BANDS) -> Bands:
     """The widest bands, at most so many, that overlook a pair at the threshold once in a million or less."""
+    quarter = threshold + (1 - threshold) / 4
     at_least = max(least for least in range(PERMUTATIONS + 1) if _below(least, threshold) <= MISSED / 2)
+    quarters = max(least for least in range(PERMUTATIONS + 1) if _below(least, quarter) <= MISSED / 500)
+    lost = _below(at_least, threshold) + _below(quarters, quarter)
     for width in range(_WIDEST, 0, -1):
         for count in range(8, most + 1, 8):
-            missed = overlooked(threshold, width, count) + _below(at_least, threshold)
+            missed = overlooked(threshold, width, count) + lost
             if missed <= MISSED:
-                return Bands(_drawn(count, width), at_least, missed)
+                return Bands(_drawn(count, width), at_least, quarters, missed)
     raise AssertionError(f"no bands for {threshold}")
 
 
@@ -155,8 +165,8 @@ def proposed(
     buckets = 0
     with tempfile.TemporaryFile(dir=means.scratch, prefix="luthier.columns.") as file:
         with writing(means.scratch or tempfile.gettempdir()):
-            by_column = _by_column(signatures, rows, file)
-        look = partial(_of_bands, signatures, rows, by_column, chosen.at_least)
+            looked = _Looked(signatures, rows, *_by_column(signatures, rows, file), chosen)
+        look = partial(_of_bands, looked)
         for found, crowded in _by_hands(look, parts, min(means.hands, _MOST_HANDS)):
             pairs = distinct(np.concatenate([pairs, found]))
             for crowd, run in crowded:
@@ -165,17 +175,44 @@ def proposed(
     return np.stack(np.divmod(pairs, len(rows)), axis=1), _joined(crowds)
 
 
-def _by_column(signatures: NDArray[np.uint8], rows: NDArray[np.int64], file: IO[bytes]) -> NDArray[np.uint8]:
+class _Looked(NamedTuple):
+    """Rows among which pairs are looked for; places count among `rows`."""
+
+    signatures: NDArray[np.uint8]
+    rows: NDArray[np.int64]
+    by_column: NDArray[np.uint8]
     """(blocks, PERMUTATIONS, _BLOCK): signatures column by column, on the disk: a band reads its own columns alone."""
+    quarters: NDArray[np.uint64]
+    """(rows, 4): the upper two bits of each column, in memory: they tell nearly all strangers without a look at the
+    disk."""
+    chosen: Bands
+
+    def near(self, one: NDArray[np.int64], two: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which pairs share enough quarters to be looked at."""
+        other = self.quarters.take(one, axis=0) ^ self.quarters.take(two, axis=0)
+        unlike = _QUARTERS_IN[other.view(np.uint8)].view(np.uint64).sum(axis=1)
+        most = PERMUTATIONS - self.chosen.at_least_quarters
+        near: NDArray[np.bool_] = (unlike * _EACH_BYTE) >> np.uint64(56) <= np.uint64(most)
+        return near
+
+
+def _by_column(
+    signatures: NDArray[np.uint8], rows: NDArray[np.int64], file: IO[bytes]
+) -> tuple[NDArray[np.uint8], NDArray[np.uint64]]:
+    """The signatures column by column, and their quarters."""
     blocks = -(-len(rows) // _BLOCK)
     block = np.zeros((PERMUTATIONS, _BLOCK), dtype=np.uint8)
+    quarters = np.empty((len(rows), PERMUTATIONS // 4), dtype=np.uint8)
     for start in range(0, len(rows), _BLOCK):
         some = signatures[rows[start : start + _BLOCK]]
         block[:, : len(some)] = some.T
         file.write(block.data)
+        four = [(some[:, part::4] >> 6) << 2 * part for part in range(4)]
+        quarters[start : start + len(some)] = four[0] | four[1] | four[2] | four[3]
         let_go(signatures)
     file.flush()
-    return np.memmap(file, dtype=np.uint8, mode="r", shape=(blocks, PERMUTATIONS, _BLOCK)).view(np.ndarray)
+    by_column = np.memmap(file, dtype=np.uint8, mode="r", shape=(blocks, PERMUTATIONS, _BLOCK)).view(np.ndarray)
+    return by_column, quarters.view(np.uint64)
 
 
 def _by_hands(job: Callable[[Given], Made], parts: Sequence[Given], hands: int) -> Iterator[Made]:
@@ -189,56 +226,52 @@ def _by_hands(job: Callable[[Given], Made], parts: Sequence[Given], hands: int) 
         yield from pool.map(job, parts)
 
 
-def _of_bands(
-    signatures: NDArray[np.uint8],
-    rows: NDArray[np.int64],
-    by_column: NDArray[np.uint8],
-    at_least: int,
-    columns: NDArray[np.int64],
-) -> tuple[NDArray[np.int64], list[_Crowd]]:
+def _of_bands(looked: _Looked, columns: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[_Crowd]]:
     """Pairs of places, as one number each, and large buckets of some bands."""
     pairs = np.zeros(0, dtype=np.int64)
     crowds: list[_Crowd] = []
     waiting: list[NDArray[np.int64]] = []
+    count = len(looked.rows)
     for left, band in enumerate(columns, 1 - len(columns)):
-        keys = _shared(_keys(by_column, len(rows), band))
-        crowd = _crowd(keys)
-        if len(crowd[0]):
-            crowds.append(crowd)
-        waiting += [one * len(rows) + two for one, two in _neighbours(keys)]
+        keys = _shared(_keys(looked.by_column, count, band))
+        buckets = _buckets(keys)
+        is_crowd = _are_crowds(looked, keys, buckets)
+        if is_crowd.any():
+            crowds.append(_crowd(keys, buckets, is_crowd))
+        for one, two in _neighbours(keys, buckets, ~is_crowd):
+            near = looked.near(one, two)
+            waiting.append(one[near] * count + two[near])
         if not left or sum(map(len, waiting)) > _WAITING:
             new = np.setdiff1d(distinct(np.concatenate([pairs[:0], *waiting])), pairs, assume_unique=True)
-            pairs = np.union1d(pairs, new[_are_alike(signatures, rows, new, at_least)])
+            pairs = np.union1d(pairs, new[_are_alike(looked, new)])
             waiting.clear()
     return pairs, crowds
 
 
-def _keys(by_column: NDArray[np.uint8], count: int, band: NDArray[np.int64]) -> NDArray[np.uint32]:
-    """(rows,): the hashes of one band."""
-    found = np.empty(by_column.shape[0] * _BLOCK, dtype=np.uint32)
+def _keys(by_column: NDArray[np.uint8], count: int, band: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """(rows,): the hash of one band in the upper half, the place in the lower; sorted."""
+    found = np.empty(by_column.shape[0] * _BLOCK, dtype=np.uint64)
     for number, block in enumerate(by_column):
-        found[number * _BLOCK :][:_BLOCK] = band_keys(block[band]) >> np.uint64(32)
+        start = number * _BLOCK
+        found[start : start + _BLOCK] = band_keys(block[band])
+        found[start : start + _BLOCK] |= np.arange(start, start + _BLOCK, dtype=np.uint64)
         if number % _BLOCKS_BETWEEN == 0:
             let_go(by_column)
-    return found[:count]
-
-
-def _shared(hashes: NDArray[np.uint32]) -> NDArray[np.uint64]:
-    """Sorted keys with places of rows whose band may be that of another row: most are alone, and are not sorted."""
-    bits = min(_MOST_BITS, len(hashes).bit_length() + 3)
-    shift = np.uint32(32 - bits)
-    last = np.empty(1 << bits, dtype=np.uint32)
-    blocks = [(hashes[start : start + _BLOCK], start) for start in range(0, len(hashes), _BLOCK)]
-    for some, start in blocks:
-        last[some >> shift] = np.arange(start, start + len(some), dtype=np.uint32)
-    is_shared = np.zeros(1 << bits, dtype=bool)
-    for some, start in blocks:
-        bins = some >> shift
-        is_shared[bins[last[bins] != np.arange(start, start + len(some), dtype=np.uint32)]] = True
-    at = np.concatenate([np.flatnonzero(is_shared[some >> shift]) + start for some, start in blocks]).astype(np.uint64)
-    found = (hashes[at].astype(np.uint64) << np.uint64(32)) | at
+    found = found[:count]
     found.sort()
     return found
+
+
+def _shared(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Those of the sorted keys whose hash another row has, too: most rows are alone."""
+    found: list[NDArray[np.uint64]] = []
+    for start in range(0, len(keys), _BLOCK):
+        before = max(start - 1, 0)
+        high = keys[before : start + _BLOCK + 1] >> _HALF
+        same = np.concatenate([[False], high[1:] == high[:-1], [False]])
+        at = np.flatnonzero((same[1:] | same[:-1])[start - before :][:_BLOCK])
+        found.append(keys[start + at])
+    return np.concatenate(found)
 
 
 def sorted_keys(band: NDArray[np.uint8]) -> NDArray[np.uint64]:
@@ -251,62 +284,79 @@ def sorted_keys(band: NDArray[np.uint8]) -> NDArray[np.uint64]:
 
 def band_keys(band: NDArray[np.uint8]) -> NDArray[np.uint64]:
     """(rows,): a hash of the band (width, rows) in the upper half, nothing in the lower."""
-    key = np.zeros(band.shape[1], dtype=np.uint64)
-    for column in band:
-        key *= np.uint64(0x9E3779B97F4A7C15)
-        key += column
-        key += np.uint64(1)
+    parts = list(band)
+    for kind, bits in ((np.uint16, 8), (np.uint32, 16), (np.uint64, 32)):
+        wider = [part.astype(kind) for part in parts]
+        for at in range(1, len(wider), 2):
+            wider[at - 1] <<= kind(bits)
+            wider[at - 1] |= wider[at]
+        parts = wider[::2]
+    key: NDArray[np.uint64] = parts[0]
+    key *= _MIXER
+    for part in parts[1:]:
+        key ^= key >> np.uint64(29)
+        key += part
+        key *= _MIXER
     key ^= key >> np.uint64(29)
     key *= np.uint64(0xD6E8FEB86659FD93)
     key &= np.uint64(0xFFFFFFFF00000000)
     return key
 
 
-def _runs(keys: NDArray[np.uint64]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-    """The bucket's hash of each sorted key, and where buckets begin (and end)."""
-    high = (keys >> np.uint64(32)).astype(np.uint32)
-    edges = np.flatnonzero(np.concatenate([[True], high[1:] != high[:-1], [True]])[: len(high) + 1])
-    return high, edges
+def _buckets(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Where buckets begin among sorted keys, and where the last one ends."""
+    high = keys >> _HALF
+    return np.flatnonzero(np.concatenate([[True], high[1:] != high[:-1], [True]])[: len(high) + 1])
 
 
-def _crowd(keys: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Members of buckets with many rows, and the number of each one's bucket from 0."""
-    _, edges = _runs(keys)
-    sizes = np.diff(edges)
-    large = np.flatnonzero(sizes > _CROWD)
-    chosen = [np.arange(edges[run], edges[run + 1]) for run in large.tolist()]
-    at = np.concatenate(chosen) if chosen else np.zeros(0, dtype=np.int64)
-    places = (keys[at] & np.uint64(0xFFFFFFFF)).astype(np.int64)
-    return places, np.repeat(np.arange(len(large)), sizes[large])
+def _places(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+    return (keys & _LOWER).astype(np.int64)
 
 
-def _neighbours(keys: NDArray[np.uint64]) -> Iterator[_Pairs]:
-    """All pairs inside buckets with few rows."""
-    _, edges = _runs(keys)
-    sizes = np.diff(edges)
-    fitting = np.repeat((sizes > 1) & (sizes <= _CROWD), sizes)
-    kept = keys[fitting]
-    high = kept >> np.uint64(32)
-    places = (kept & np.uint64(0xFFFFFFFF)).astype(np.int64)
-    for distance in range(1, _CROWD):
-        same = np.flatnonzero(high[distance:] == high[:-distance])
-        if len(same) == 0:
-            return
-        yield places[same], places[same + distance]
+def _are_crowds(looked: _Looked, keys: NDArray[np.uint64], buckets: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which buckets are large and of rows that are mostly like their first, or larger than what is taken in pairs."""
+    sizes = np.diff(buckets)
+    found = sizes > _CROWD
+    for bucket in np.flatnonzero(found & (sizes <= _LARGEST)).tolist():
+        members = _places(keys[buckets[bucket] : buckets[bucket + 1]])
+        found[bucket] = 2 * np.count_nonzero(looked.near(members[:1], members[1:])) >= sizes[bucket] - 1
+    return found
 
 
-def _are_alike(
-    signatures: NDArray[np.uint8], rows: NDArray[np.int64], pairs: NDArray[np.int64], at_least: int
-) -> NDArray[np.bool_]:
-    """Which of the pairs share enough columns: of many strangers that a band proposes, next to none."""
+def _crowd(keys: NDArray[np.uint64], buckets: NDArray[np.int64], wanted: NDArray[np.bool_]) -> _Crowd:
+    """Members of the buckets that are wanted, and the number of each one's bucket from 0."""
+    sizes = np.diff(buckets)
+    return _places(keys[np.repeat(wanted, sizes)]), np.repeat(np.arange(np.count_nonzero(wanted)), sizes[wanted])
+
+
+def _neighbours(keys: NDArray[np.uint64], buckets: NDArray[np.int64], wanted: NDArray[np.bool_]) -> Iterator[_Pairs]:
+    """All pairs inside the buckets that are wanted, in stretches."""
+    sizes = np.diff(buckets)
+    places = _places(keys[np.repeat(wanted, sizes)])
+    sizes = sizes[wanted]
+    ends = np.cumsum(sizes)
+    before = np.arange(len(places)) - np.repeat(ends - sizes, sizes)
+    until = np.concatenate([[0], np.cumsum(before)])
+    start = 0
+    while start < len(places):
+        end = max(start + 1, int(np.searchsorted(until, until[start] + _WAITING, "right")) - 1)
+        counts = before[start:end]
+        two = np.repeat(np.arange(start, end), counts)
+        back = np.arange(len(two)) - np.repeat(until[start:end] - until[start], counts)
+        yield places[two - 1 - back], places[two]
+        start = end
+
+
+def _are_alike(looked: _Looked, pairs: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of the pairs share enough columns, by a look at the disk."""
     found = np.zeros(len(pairs), dtype=bool)
-    one, two = np.divmod(pairs, len(rows))
+    one, two = np.divmod(pairs, len(looked.rows))
     by_place = np.lexsort((two // _NEARBY, one // _NEARBY))
     for start in range(0, len(pairs), _AT_ONCE):
         at = by_place[start : start + _AT_ONCE]
-        same = signatures[rows[one[at]]] == signatures[rows[two[at]]]
-        found[at] = np.count_nonzero(same, axis=1) >= at_least
-        let_go(signatures)
+        same = looked.signatures[looked.rows[one[at]]] == looked.signatures[looked.rows[two[at]]]
+        found[at] = np.count_nonzero(same, axis=1) >= looked.chosen.at_least
+        let_go(looked.signatures)
     return found
 
 

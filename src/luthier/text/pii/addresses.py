@@ -160,9 +160,21 @@ def _names_a_box(low: str) -> bool:
     return is_post or "box " in low or "apartado" in low
 
 
+_TELLING = streets.FIRST_WORDS | told.SAID
+_LAST_TWO = frozenset(end[-2:] for end in (*streets.ENDS, *streets.ENDS_AT_TIMES, *streets.ENDS_SELDOM))
+"""Where no word is one of the first and the last ends in none of the second, no street is named."""
+
+
 def _street_before(before: str) -> tuple[str, bool]:
     """The name of a street that ends a text, and whether it can be little else."""
     spoken = before.lower().replace("(", " ").split()
+    if not _TELLING.isdisjoint(spoken) or (spoken and spoken[-1][-2:] in _LAST_TWO):
+        return _street_named(before, spoken)
+    return "", False
+
+
+def _street_named(before: str, spoken: list[str]) -> tuple[str, bool]:
+    """The same; `spoken` are the words of the text."""
     first = None if streets.FIRST_WORDS.isdisjoint(spoken) else _TYPE_FIRST.search(before)
     if first:
         kind = first["unsure"] or ""

@@ -38,14 +38,25 @@ def _packed(word: str) -> int:
 
 _ENDS = {
     length: np.array([_packed(end) for end in ends], dtype=np.int64)
-    for length, ends in ((2, ("ox",)), (3, _SHORT_PLACES), (4, (*_PLACE_ENDS, *_BOX_ENDS)))
+    for length, ends in ((3, _SHORT_PLACES), (4, (*_PLACE_ENDS, *_BOX_ENDS)))
 }
 """As numbers, by how many letters they have."""
 _NAMES_OF_PLACES = np.array(sorted(map(_packed, streets.ALONE_WORDS)), dtype=np.int64)
-_LAST_LETTERS = np.zeros(256, dtype=bool)
-_LAST_LETTERS[[ord(end[-1]) for end in (*_PLACE_ENDS, *_BOX_ENDS, "rue", "rua", "ox")]] = True
-_LAST_OF_NAMES = np.zeros(256, dtype=bool)
-_LAST_OF_NAMES[[ord(word[-1]) & 255 for word in streets.ALONE_WORDS]] = True
+_PLACE, _NAME = np.uint8(1), np.uint8(2)
+_BINS = 4093
+
+
+def _by_last(length: int, bins: int) -> NDArray[np.uint8]:
+    """Which words may be one of a place, or a name of one, by their last letters as a number, modulo `bins`."""
+    found = np.zeros(bins, dtype=np.uint8)
+    for bit, ends in ((_PLACE, (*_PLACE_ENDS, *_BOX_ENDS, *_SHORT_PLACES)), (_NAME, streets.ALONE_WORDS)):
+        found[[(_packed(end[-length:]) | _SMALL_LETTERS[length]) % bins for end in ends]] |= bit
+    return found
+
+
+_SMALL_LETTERS = {2: 0x2020, 3: 0x202020}
+_LAST_TWO, _LAST_THREE = _by_last(2, 1 << 16), _by_last(3, _BINS)
+_OX = _packed("ox")
 Item = TypeVar("Item")
 _MOST_BETWEEN = 4
 
@@ -61,7 +72,8 @@ def marks(texts: Sequence[str]) -> list[Marks]:
 def _of_block(flat: Flat) -> list[Marks]:
     digits = flat.has("digit")
     long = flat.lengths >= secrets.SHORTEST_KEY
-    keys = digits & flat.has("letter") & (flat.lengths >= secrets.SHORTEST_NAMED)
+    keys = digits & (flat.lengths >= secrets.SHORTEST_NAMED)
+    keys[keys] = flat.have("letter", np.flatnonzero(keys))
     if secrets.KEY_BEGIN in flat.joined:
         keys |= True
     has = np.zeros(len(flat.texts), dtype=np.int64)
@@ -75,31 +87,43 @@ def _may_name_a_place(flat: Flat) -> NDArray[np.bool_]:
     """(words,): by their last letters, and by what may be *s/n*."""
     if "/n" in flat.joined or "/N" in flat.joined:
         return np.ones(len(flat.ends), dtype=bool)
-    found = _is_named_alone(flat)
-    at = np.flatnonzero(_LAST_LETTERS[(flat.codes[flat.ends - 1] | _SMALL) & 255])
+    last, before = (
+        flat.codes.take(flat.ends - back, mode="clip").astype(np.uint8).astype(np.uint16) for back in (1, 2)
+    )
+    two = before << 8 | last | np.uint16(_SMALL_LETTERS[2])
+    found: NDArray[np.bool_] = two == _OX
+    at = np.flatnonzero(_LAST_TWO.take(two))
+    by_three = _LAST_THREE[(_ending(flat, at, 3) | _SMALL_LETTERS[3]) % _BINS]
+    at, by_three = at[by_three > 0], by_three[by_three > 0]
+    _add_places(flat, at[by_three & _PLACE > 0], found)
+    _add_names(flat, at[by_three & _NAME > 0], found)
+    return found
+
+
+def _add_places(flat: Flat, at: NDArray[np.int64], found: NDArray[np.bool_]) -> None:
     ends = flat.ends[at]
-    last = [flat.codes[np.maximum(ends - back, 0)].astype(np.int64) | _SMALL for back in (1, 2, 3, 4)]
-    last[3][ends < len(last)] = 0
-    two = last[1] << 8 | last[0]
-    three = last[2] << 16 | two
-    alone = (last[3] < ord("a")) | (last[3] > ord("z"))
-    is_place = np.isin(last[3] << 24 | three, _ENDS[4]) | (np.isin(three, _ENDS[3]) & alone) | np.isin(two, _ENDS[2])
-    found[at[is_place]] = True
-    return found
+    four = [flat.codes[np.maximum(ends - back, 0)].astype(np.int64) | _SMALL for back in (1, 2, 3, 4)]
+    four[3][ends < len(four)] = 0
+    three = four[2] << 16 | four[1] << 8 | four[0]
+    alone = (four[3] < ord("a")) | (four[3] > ord("z"))
+    found[at[np.isin(four[3] << 24 | three, _ENDS[4]) | (np.isin(three, _ENDS[3]) & alone)]] = True
 
 
-def _is_named_alone(flat: Flat) -> NDArray[np.bool_]:
-    """(words,): whether it may end in one of `streets.ALONE_WORDS`, and begins with no small letter."""
-    found = np.zeros(len(flat.ends), dtype=bool)
-    first, last = flat.codes[flat.starts], flat.codes[flat.ends - 1] & 255
-    at = np.flatnonzero(((first < ord("a")) | (first > ord("z"))) & _LAST_OF_NAMES[last])
+def _add_names(flat: Flat, at: NDArray[np.int64], found: NDArray[np.bool_]) -> None:
+    """Those that may end in one of `streets.ALONE_WORDS`, and begin with no small letter."""
+    first = flat.codes[flat.starts[at]]
+    at = at[(first < ord("a")) | (first > ord("z"))]
+    for length in range(_SHORTEST, _LONGEST + 1) if len(at) else ():
+        found[at[np.isin(_ending(flat, at, length), _NAMES_OF_PLACES)]] = True
+
+
+def _ending(flat: Flat, at: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+    """The last characters of some words as one number, as `_packed` makes it of letters."""
     ends, packed = flat.ends[at], np.zeros(len(at), dtype=np.int64)
-    for back in range(1, _LONGEST + 1):
-        code = flat.codes[np.maximum(ends - back, 0)].astype(np.int64) & 255
-        packed |= np.where(ends < back, 0, code) << 8 * (back - 1)
-        if back >= _SHORTEST:
-            found[at[np.isin(packed, _NAMES_OF_PLACES)]] = True
-    return found
+    for back in range(length, 0, -1):
+        packed <<= 8
+        packed |= np.where(ends < back, 0, flat.codes[np.maximum(ends - back, 0)].astype(np.int64) & 255)
+    return packed
 
 
 def _long(flat: Flat, at: NDArray[np.int64]) -> list[str]:
@@ -157,9 +181,15 @@ def _goes_on(flat: Flat, at: NDArray[np.int64]) -> NDArray[np.bool_]:
     found: NDArray[np.bool_] = between == 0
     near = np.flatnonzero((between > 0) & (between <= _MOST_BETWEEN))
     end, count = at[near + 1], between[near]
-    is_between = ~flat.is_word & (flat.codes != ord("\n"))
-    odd = np.zeros(len(flat.codes) + 1, dtype=np.int32)
-    np.cumsum(~is_between, out=odd[1:])
-    before = odd[end - 1] == odd[end - count]  # all but the last
-    found[near] = before & ((is_between[end - 1] & (count < _MOST_BETWEEN)) | flat.is_ascii_letter[end - 1])
+    last = end - 1
+    good = (_stands_between(flat, last) & (count < _MOST_BETWEEN)) | flat.are_ascii_letters(last)
+    for back in range(2, _MOST_BETWEEN + 1):
+        good &= (count < back) | _stands_between(flat, end - back)
+    found[near] = good
+    return found
+
+
+def _stands_between(flat: Flat, at: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether the characters at these places are none of words, and no line feed."""
+    found: NDArray[np.bool_] = ~flat.are_words(at) & (flat.codes[at] != ord("\n"))
     return found
