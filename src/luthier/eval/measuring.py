@@ -60,7 +60,7 @@ def measured(
     jobs = [Job(blocks=(block,), value=lambda sums: statistic.value(sums[0]), span=span) for block in blocks.values()]
     found = [_ended(statistic, job, one) for job, one in zip(jobs, intervals(jobs, seed=bench.seed), strict=True)]
     subject = next(iter(bench.answers))
-    method = "pairs" if statistic.ends else "wilson" if statistic.proportion else "bca"
+    method = "score" if statistic.ends else "wilson" if statistic.proportion else "bca"
     return [
         Measure(
             name=statistic.name,

@@ -1,8 +1,9 @@
 """How far people who judged the same items agree, beyond what chance would give, with intervals.
 
 Judgments come as a table: one row an item, one column an annotator, None where somebody did not judge. Every
-coefficient is a function of sums over items, so that its 95 % interval comes from resampling items (BCa bootstrap)
-without judging again. Imported inside verbs only: it needs numpy.
+coefficient is a function of sums over items, so that its 95 % interval comes from items without judging again: plain
+agreement's from resampling them (BCa bootstrap), what is corrected for chance from leaving each out, on the scale of
+Fisher's z, since resamples of few items may hold one category only. Imported inside verbs only: it needs numpy.
 
 Cohen 1960 and 1968 (weighted); Scott 1955; Fleiss 1971; Light 1971 (several annotators in pairs); Krippendorff 2011,
 "Computing Krippendorff's Alpha-Reliability"; Gwet 2008 and 2014 (AC1, AC2, and missing judgments for Fleiss).
@@ -20,8 +21,9 @@ import numpy as np
 from luthier.core.errors import DataError
 from luthier.metrics.distance import Level, Weights, agreements, distances
 from luthier.metrics.judged import Coded, Table
-from luthier.metrics.resample import Block, Floats, Job, intervals
+from luthier.metrics.resample import Block, Floats, Job, Method, Value, intervals
 
+_NAMES: dict[Method, str] = {"bca": "bca95", "logit": "fisher z95 of the jackknife"}
 Coefficient = Literal["percent", "cohen", "scott", "fleiss", "krippendorff", "gwet"]
 
 
@@ -48,9 +50,7 @@ class Agreement:
 def percent(table: Table, *, seed: int = 0) -> Agreement:
     """The share of pairs of judgments of the same item that are equal, averaged over items: chance is not taken out."""
     coded = Coded.of(table)
-    return _measured(
-        coded, "percent", coded.equal_pairs("identity"), lambda sums: _ratio(sums[0][:, 1], sums[0][:, 0]), seed
-    )
+    return _measured(coded, "percent", coded.equal_pairs("identity"), _equal, seed, "bca")
 
 
 def cohen(table: Table, *, weights: Weights = "identity", seed: int = 0) -> Agreement:
@@ -120,9 +120,9 @@ def measure(coefficient: Coefficient, table: Table, *, level: Level = "nominal",
 
 
 def _measured(
-    coded: Coded, signature: str, blocks: Sequence[Block], value: Callable[[Sequence[Floats]], Floats], seed: int
+    coded: Coded, signature: str, blocks: Sequence[Block], value: Value, seed: int, method: Method = "logit"
 ) -> Agreement:
-    found = intervals([Job(blocks=tuple(blocks), value=value, span=(-1.0, 1.0))], seed=seed)[0]
+    found = intervals([Job(blocks=tuple(blocks), value=value, span=(-1.0, 1.0), method=method)], seed=seed)[0]
     return Agreement(
         value=found.value,
         low=found.low,
@@ -130,9 +130,13 @@ def _measured(
         standard_error=found.standard_error,
         items=len(coded.codes),
         judgments=int((coded.codes >= 0).sum()),
-        signature=f"{signature}|interval:bca95 over items",
+        signature=f"{signature}|interval:{_NAMES[method]} over items",
         note=found.note,
     )
+
+
+def _equal(sums: Sequence[Floats]) -> Floats:
+    return _ratio(sums[0][:, 1], sums[0][:, 0])
 
 
 def _ratio(above: Floats, below: Floats) -> Floats:

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from luthier.metrics.resample import Block, Interval, Method
+    from luthier.metrics.resample import Block, Interval
 
 GREATEST = 1e300
 """Stands for no upper bound where a finite number is wanted."""
 Need = Literal["label_scores", "logprobs"]
 Form = Literal["text", "number", "json", "calls"]
+How = Literal["bca", "logit", "share"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +77,11 @@ class Metric(Component):
     """Columns of a scorer's that it reads (`luthier.core.scorer`)."""
     interval: ClassVar[str] = "bca95"
     """How the interval is made, where it is not Wilson's."""
-    logit: ClassVar[bool] = False
-    """Whether the interval is made on the logit scale, for a value between 0 and 1 that the bootstrap serves badly."""
+    method: ClassVar[How] = "bca"
+    """How the interval is made, where it is not Wilson's (`luthier.metrics.resample.Job`); logits are of the bounds."""
+    added: ClassVar[float] = 1.0
+    """What is added to a difference for each kind of row that changed: one, as Bonett and Price do, or half a row, as
+    Agresti and Min do, where a row weighs on the share of its own label."""
     form: ClassVar[Form] = "text"
     """What every reference must hold."""
     held_against: ClassVar[bool] = True
@@ -177,12 +181,12 @@ def measure_all(metrics: Sequence[Metric], answers: Answers, *, seed: int = 0) -
     jobs, blocks = [], []
     for metric in metrics:
         metric.check(answers)
-        span = None if metric.proportion and answers.clusters is None else metric.usual
+        usual = metric.bounds if metric.method == "logit" else metric.usual
+        span = None if metric.proportion and answers.clusters is None else usual
         block = metric.statistics(answers)
         blocks.append(block)
-        method: Method = "logit" if metric.logit else "bca"
         sums = (summed(block, answers.clusters),)
-        jobs.append(Job(blocks=sums, value=_one(metric), span=span, of_share=metric.of_share, method=method))
+        jobs.append(Job(blocks=sums, value=_one(metric), span=span, of_share=metric.of_share, method=metric.method))
     found = intervals(jobs, seed=seed)
     return [_scored(*told, answers) for told in zip(metrics, blocks, found, strict=True)]
 

@@ -1,12 +1,13 @@
 """Is one model better than another on the same rows? Differences with interval and test, and what the rows can show.
 
 The interval of a difference of proportions is Bonett and Price's, of other metrics the paired bootstrap's (BCa on the
-rows of both models together, with two rows added as Bonett and Price do). The test of a difference of proportions is
-McNemar's with the mid-p value (exact binomial on the rows that changed, counting half of the probability of the
-observed table), of others a paired permutation test that swaps the two models' answers row by row. Rows that hang
-together, such as turns of one conversation, are drawn and swapped together.
+rows of both models together, with two rows added as Bonett and Price do, or two halves as Agresti and Min do). The test
+of a difference of proportions is McNemar's with the mid-p value (exact binomial on the rows that changed, counting half
+of the probability of the observed table), of others a paired permutation test that swaps the two models' answers row by
+row. Rows that hang together, such as turns of one conversation, are drawn and swapped together.
 
-McNemar 1947; Fagerland, Lydersen and Laake 2013 (mid-p); Bonett and Price 2012; Holm 1979.
+McNemar 1947; Fagerland, Lydersen and Laake 2013 (mid-p); Bonett and Price 2012; Agresti and Min 2005,
+Stat. Med. 24; Holm 1979.
 """
 
 from __future__ import annotations
@@ -130,9 +131,8 @@ def _difference(metric: Metric, blocks: tuple[Block, Block], clusters: Sequence[
 
     if _is_mcnemars(metric, clusters):
         return bonett_price(*_flips(metric, blocks), round(totals(blocks[0])[0, 1]))
-    added = 1.0 if metric.same_rows else 0.5  # a row that counts for one model only weighs on hits and on rows alike
     width = metric.usual[1] - metric.usual[0]
-    return _bootstrap(metric.value, _summed(blocks, clusters), width, seed, added=added)
+    return _bootstrap(metric.value, _summed(blocks, clusters), width, seed, added=metric.added)
 
 
 def _is_mcnemars(metric: Metric, clusters: Sequence[str] | None) -> bool:
@@ -163,7 +163,8 @@ def contrast(
     """
     from luthier.metrics.resample import each_row
 
-    found = _bootstrap(value, blocks, width, seed, method)
+    added = 0.5 if method == "t" else 1.0  # a row of a ratio of groups weighs on its own group's share
+    found = _bootstrap(value, blocks, width, seed, method, added)
     gain = each_row(blocks[0], value) - each_row(blocks[1], value)
     gain = -gain if lower_is_better else gain
     return Comparison(

@@ -6,10 +6,13 @@ Imported inside verbs only: it needs numpy.
 The bootstrap of n rows is narrower than what n rows can tell, by a root of (n - 1) / n and by taking their spread for
 known: BCa reads its quantiles at Student's t instead of the normal distribution's (Hesterberg's expanded percentiles).
 Where a few rows decide, their spread is known less well still: the degrees of freedom are those that the rows' kurtosis
-leaves (O'Neill). Areas under precision-recall curves have the logit interval (Boyd, Eng and Page).
+leaves (O'Neill). Others have the jackknife's standard error: areas under precision-recall curves the logit interval
+(Boyd, Eng and Page), coefficients of agreement Fisher's z (Lin; Hall, Martin and Schucany), shares of right rows that
+are no plain counts Wilson's with their effective number of rows (Korn and Graubard).
 
 Wilson 1927, J. Am. Stat. Assoc. 22; Efron 1987, J. Am. Stat. Assoc. 82 (BCa); Hesterberg 2015, Am. Stat. 69; O'Neill
-2014, Am. Stat. 68; Boyd, Eng and Page 2013, ECML PKDD.
+2014, Am. Stat. 68; Boyd, Eng and Page 2013, ECML PKDD; Lin 1989, Biometrics 45; Hall, Martin and Schucany 1989,
+J. Stat. Comput. Simul. 33; Korn and Graubard 1998, Surv. Methodol. 24.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Block = Any
 """Statistics of rows, (rows, k): a float64 array, or a scipy CSR matrix where most entries are zero."""
-Method = Literal["bca", "t", "logit"]
+Method = Literal["bca", "t", "logit", "share"]
 Value = Callable[[Sequence[Floats]], Floats]
 """From sums of each block, (b, k) each, to values (b,)."""
 
@@ -50,7 +53,9 @@ class Job:
     """From a share to the value, never falling."""
     method: Method = "bca"
     """`t`: Student's t around the value with the bootstrap's standard error, where the bootstrap's bias misleads, as it
-    does for a least by a greatest. `logit`: the jackknife's on the logit scale, for a value between 0 and 1."""
+    does for a least by a greatest. `logit`: the jackknife's on the logit scale of the span, for a value that never
+    leaves it; from -1 to 1 that is Fisher's z. `share`: Wilson's with as many rows as leave the jackknife's standard
+    error, for a value that is nearly a share of right rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +71,12 @@ class Interval:
 
 def intervals(jobs: Sequence[Job], *, seed: int, resamples: int = RESAMPLES) -> list[Interval]:
     """A 95 % interval for each job; all jobs must be about equally many rows, and share their resamples."""
-    sampled = [job for job in jobs if job.span is not None and job.method != "logit"]
+    sampled = [job for job in jobs if job.span is not None and job.method not in _ALONE]
     ordered = [_canonical(job.blocks) for job in sampled]
     bootstrapped = zip(sampled, ordered, _bootstrap(sampled, ordered, seed, resamples), strict=True)
     found = (_bootstrapped(*one) for one in bootstrapped)
-    return [_wilson(job) if job.span is None else _logit(job) if job.method == "logit" else next(found) for job in jobs]
+    own = (_wilson if job.span is None else _ALONE.get(job.method) for job in jobs)
+    return [make(job) if make else next(found) for job, make in zip(jobs, own, strict=True)]
 
 
 def totals(block: Block) -> Floats:
@@ -118,18 +124,46 @@ def _wilson(job: Job) -> Interval:
 
 
 def _logit(job: Job) -> Interval:
-    """Student's t around the logit of the value, with the jackknife's standard error."""
+    """Student's t around the logit of where the value stands in its span, with the jackknife's standard error."""
     from scipy.special import expit, logit
 
-    value = float(job.value([totals(block) for block in job.blocks])[0])
-    left_out = jackknife(job, job.blocks)
-    error = float(left_out.std()) * math.sqrt(max(len(left_out) - 1, 0))
-    if not 0 < value < 1 or error <= 1e-12:
-        assert job.span is not None
-        return _without_variance(value, job.span, len(left_out))
-    reach = _quantile(left_out) * error / (value * (1 - value))
-    low, high = (float(expit(logit(value) + side * reach)) for side in (-1, 1))
+    value, error, free = _jackknifed(job)
+    assert job.span is not None
+    least, wide = job.span[0], job.span[1] - job.span[0]
+    place = (value - least) / wide
+    if not 0 < place < 1 or error <= 1e-12:
+        return _without_variance(value, job.span, free + 1)
+    reach = _student(free) * error / (wide * place * (1 - place))
+    low, high = (least + wide * float(expit(logit(place) + side * reach)) for side in (-1, 1))
     return Interval(value=value, low=low, high=high, standard_error=error)
+
+
+def _share(job: Job) -> Interval:
+    """Wilson's for as many rows as leave the jackknife's standard error, fewer by what that error is unsure of."""
+    value, error, free = _jackknifed(job)
+    assert job.span is not None
+    if not 0 < value < 1 or error <= 1e-12:
+        return _without_variance(value, job.span, free + 1)
+    rows = value * (1 - value) / error**2 * (Z95 / _student(free)) ** 2
+    low, high = wilson(value * rows, rows)
+    return Interval(value=value, low=low, high=high, standard_error=error)
+
+
+_ALONE: dict[Method, Callable[[Job], Interval]] = {"logit": _logit, "share": _share}
+"""Methods that need no resamples."""
+
+
+def _jackknifed(job: Job) -> tuple[float, float, int]:
+    """A value, the jackknife's standard error, and how many rows tell of it beyond one."""
+    left_out = jackknife(job, job.blocks)
+    free = len(left_out) - 1
+    return float(job.value([totals(block) for block in job.blocks])[0]), float(left_out.std()) * math.sqrt(free), free
+
+
+def _student(free: float) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(max(free, 1), 0.975))
 
 
 def _bootstrap(jobs: Sequence[Job], ordered: Sequence[Sequence[Block]], seed: int, resamples: int) -> list[Floats]:
@@ -210,16 +244,14 @@ def _reach(jackknife: Floats) -> float:
 
 def _quantile(jackknife: Floats) -> float:
     """Student's t for a spread that is known from these rows: fewer degrees of freedom where a few of them decide."""
-    from scipy.special import stdtrit
-
     rows = len(jackknife)
     if rows <= _FEWEST:
-        return float(stdtrit(max(rows - 1, 1), 0.975))
+        return _student(rows - 1)
     squares = (jackknife - jackknife.mean()) ** 2
     spread = float(squares.mean()) ** 2
     kurtosis = float((squares**2).mean()) / spread if spread > 0 else 3.0
     free = 2 * rows / max(kurtosis - (rows - 3) / (rows - 1), 1e-9)
-    return float(stdtrit(min(rows - 1, max(free, _FEWEST)), 0.975))
+    return _student(min(rows - 1, max(free, _FEWEST)))
 
 
 def jackknife(job: Job, blocks: Sequence[Block]) -> Floats:

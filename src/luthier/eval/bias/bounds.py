@@ -1,21 +1,21 @@
 """Intervals of gaps between groups, from sums (1, 2 groups) as `luthier.eval.bias.gaps` reads them.
 
-A greatest difference is never negative, and the bootstrap would say of groups that are alike that they surely differ.
-Here each two groups have their interval, from Wilson's of either (Newcombe's hybrid for differences, Donner and Zou's
-for ratios). The gap is at most as large as the largest of their upper ends; and at least as large as the largest of
-their lower ends, read at the level at which all hold together (Tukey's studentised range).
+A greatest difference is never negative, and the bootstrap would say of groups that are alike that they surely differ;
+bounds that hold for all pairs of groups at once err wide where groups do differ. Here a test of every value is turned
+round: a gap lies within the interval when one as small as was seen and one as large each have a chance of 2.5 % or more
+among groups of that gap, the likeliest of such groups. Shares are taken for normal with the spread that belongs to the
+value in question, as in Wilson's interval, and what was seen counts half to either side (mid-p).
 
-Newcombe 1998, Stat. Med. 17; Donner and Zou 2012, Stat. Methods Med. Res. 21; Tukey 1953.
+Wilson 1927, J. Am. Stat. Assoc. 22; Lancaster 1961, J. Am. Stat. Assoc. 56 (mid-p); Storer and Kim 1990, J. Am. Stat.
+Assoc. 85 (what is not in question at its likeliest); Carpenter 1999, J. R. Stat. Soc. B 61 (tests turned round).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from itertools import permutations
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from luthier.metrics.resample import Z95, wilson
+import numpy as np
 
 if TYPE_CHECKING:
     from luthier.metrics.resample import Floats
@@ -23,89 +23,178 @@ if TYPE_CHECKING:
 Ends = tuple[float, float]
 Bounds = Callable[["Floats"], Ends]
 """From sums to the two ends of an interval."""
+Above = Callable[["Floats", float], "Floats"]
+"""From least shares and a gap to the greatest shares."""
+_TAIL = 0.025
+_HALVINGS = 30
+_LOOKS = (64, 24, 24, 24)
+"""At how many least shares likelihoods are compared, each time nearer to the best of those before."""
+_Z = np.linspace(-6, 6, 97)
+_CHANCE = np.exp(-(_Z**2) / 2) / np.exp(-(_Z**2) / 2).sum()
+_LEAST = 1e-12
 
 
-class _Share(NamedTuple):
-    so: float
-    rows: float
+class _Groups(NamedTuple):
+    share: Floats
+    rows: Floats
 
-    @property
-    def value(self) -> float:
-        return self.so / self.rows
+    def misfit(self, shares: Floats) -> Floats:
+        """By how much other shares are less likely than the groups' own, (…, groups): halves of deviances."""
+        from scipy.special import rel_entr
 
-    def ends(self, z: float) -> Ends:
-        return wilson(self.so, self.rows, z)
+        other = np.clip(shares, _LEAST, 1 - _LEAST)
+        return np.asarray(self.rows * (rel_entr(self.share, other) + rel_entr(1 - self.share, 1 - other)))
+
+    def errors(self, shares: Floats) -> Floats:
+        """The standard errors that belong to shares."""
+        return np.asarray(np.sqrt(np.maximum(shares * (1 - shares), _LEAST) / self.rows))
+
+
+class _Guess(NamedTuple):
+    misfit: float
+    shares: Floats
 
 
 def spread(sums: Floats) -> Ends:
     """Of the greatest share minus the least."""
-    return _greatest([_shares(sums)])
+    return _apart([_groups(sums)], _plus)
 
 
 def greater_spread(sums: Floats) -> Ends:
     """Of the greater of two spreads, of which each has one half of the columns."""
     half = sums.shape[1] // 2
-    return _greatest([_shares(sums[:, :half]), _shares(sums[:, half:])])
+    return _apart([_groups(sums[:, :half]), _groups(sums[:, half:])], _plus)
 
 
 def ratio(sums: Floats) -> Ends:
     """Of the least share by the greatest."""
-    shares = _shares(sums)
-    if len(shares) < 2 or not any(one.so for one in shares):
+    groups = _groups(sums)
+    if not groups.share.any():
         return 0.0, 1.0
-    pairs = list(permutations(shares, 2))
-    low = min(_by(a, b, Z95)[0] for a, b in pairs)
-    return low, min(1.0, *(_by(a, b, _together(len(shares)))[1] for a, b in pairs))
+    low, high = _apart([groups], _times)
+    return 1 - high, 1 - low
 
 
 def worst(sums: Floats) -> Ends:
     """Of the least share."""
-    from scipy.special import ndtri
+    from scipy.special import ndtr
 
-    shares = _shares(sums)
-    if not shares:
+    groups = _groups(sums)
+    if not len(groups.rows):
         return 0.0, 1.0
-    all_hold = float(ndtri(1 - 0.025 / len(shares)))
-    return min(one.ends(Z95)[0] for one in shares), min(one.ends(all_hold)[1] for one in shares)
+    seen = float(groups.share.min())
+
+    def as_high(value: float) -> float:
+        """The chance of a least share as high as was seen, where it is some value."""
+        shares = np.maximum(groups.share, value)
+        if value < seen:
+            shares[groups.misfit(np.full(len(shares), value)).argmin()] = value
+        return float(ndtr((shares - seen) / groups.errors(shares)).prod())
+
+    low = _first(lambda value: as_high(value) >= _TAIL, 0.0, seen)
+    return low, _first(lambda value: 1 - as_high(value) < _TAIL, seen, 1.0)
 
 
-def _greatest(families: Sequence[Sequence[_Share]]) -> Ends:
-    pairs = [pair for shares in families for pair in permutations(shares, 2)]
-    if not pairs:
-        return 0.0, 1.0
-    all_hold = _together(max(map(len, families)), len(families))
-    low = max(_less(a, b, all_hold)[0] for a, b in pairs)
-    return max(0.0, low), max(_less(a, b, Z95)[1] for a, b in pairs)
-
-
-def _shares(sums: Floats) -> list[_Share]:
+def _groups(sums: Floats) -> _Groups:
     """The groups that have rows."""
-    return [_Share(float(so), float(rows)) for so, rows in _pairs(sums) if rows > 0]
+    so, rows = sums[0, 0::2], sums[0, 1::2]
+    there = rows > 0
+    return _Groups(so[there] / rows[there], rows[there])
 
 
-def _pairs(sums: Floats) -> Iterator[tuple[float, float]]:
-    return zip(sums[0, 0::2], sums[0, 1::2], strict=True)
+def _plus(least: Floats, gap: float) -> Floats:
+    return least + gap
 
 
-def _together(groups: int, families: int = 1) -> float:
-    """How many standard errors hold the lower ends of all pairs at once with a chance of 97.5 %."""
-    from scipy.stats import studentized_range
-
-    return float(studentized_range.ppf(1 - 0.025 / families, max(groups, 2), 1e6)) / math.sqrt(2)
+def _times(least: Floats, gap: float) -> Floats:
+    """Where the gap is one less the ratio."""
+    return least / max(1 - gap, _LEAST)
 
 
-def _less(a: _Share, b: _Share, z: float) -> Ends:
-    """The interval of one share minus another."""
-    (low_a, high_a), (low_b, high_b) = a.ends(z), b.ends(z)
-    gap = a.value - b.value
-    return gap - math.hypot(a.value - low_a, high_b - b.value), gap + math.hypot(high_a - a.value, b.value - low_b)
+def _apart(families: Sequence[_Groups], above: Above) -> Ends:
+    """Of the greatest gap that any family of groups has, from 0 to 1."""
+    told = [groups for groups in families if len(groups.rows) > 1]
+    if not told:
+        return 0.0, 1.0
+    seen = max(_gap(groups.share, above) for groups in told)
+
+    def as_small(gap: float) -> float:
+        """The chance of a gap as small as was seen, where it is some gap."""
+        likeliest = _likeliest(told, gap, above)
+        return float(np.prod([_at_most(*one, seen, above) for one in zip(told, likeliest, strict=True)]))
+
+    low = _first(lambda gap: 1 - as_small(gap) >= _TAIL, 0.0, seen)
+    return low, _first(lambda gap: as_small(gap) < _TAIL, seen, 1.0)
 
 
-def _by(a: _Share, b: _Share, z: float) -> Ends:
-    """The interval of one share by another."""
-    (low_a, high_a), (low_b, high_b) = a.ends(z), b.ends(z)
-    middle = a.value * b.value
-    below, above = high_b * (2 * b.value - high_b), low_b * (2 * b.value - low_b)
-    low = middle - math.sqrt(max(0.0, middle**2 - low_a * (2 * a.value - low_a) * below))
-    high = middle + math.sqrt(max(0.0, middle**2 - high_a * (2 * a.value - high_a) * above))
-    return (low / below if below > 0 else 0.0), (high / above if above > 0 else math.inf)
+def _first(holds: Callable[[float], bool], low: float, high: float) -> float:
+    """Where something begins to hold, which holds at `high` or beyond."""
+    if holds(low):
+        return low
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
+
+
+def _gap(share: Floats, above: Above) -> float:
+    least, most = float(share.min()), float(share.max())
+    return most - least if above is _plus else 1 - least / most if most > 0 else 0.0
+
+
+def _likeliest(families: Sequence[_Groups], gap: float, above: Above) -> list[Floats]:
+    """The likeliest shares of each family when one has just this gap and no other a greater one."""
+    just = [_guess(groups, gap, above, just=True) for groups in families]
+    if len(families) == 1:
+        return [just[0].shares]
+    within = [_guess(groups, gap, above, just=False) for groups in families]
+    more = [one.misfit - other.misfit for one, other in zip(just, within, strict=True)]
+    found = [one.shares for one in within]
+    place = int(np.argmin(more))
+    found[place] = just[place].shares
+    return found
+
+
+def _guess(groups: _Groups, gap: float, above: Above, *, just: bool) -> _Guess:
+    """The likeliest shares that are no farther apart than a gap, or `just` so far: looked for along the least."""
+    best = _Guess(np.inf, groups.share)
+    centre = reach = (1 - gap) / 2
+    for count in _LOOKS:
+        least = np.linspace(max(centre - reach, 0.0), min(centre + reach, 1 - gap), count)[:, None]
+        most = np.minimum(above(least, gap), 1.0)
+        shares = np.clip(groups.share, least, most)
+        misfit = groups.misfit(shares)
+        if just:
+            _touch(groups, shares, misfit, least, most)
+        place = int(misfit.sum(axis=1).argmin())
+        best = min(best, _Guess(float(misfit[place].sum()), shares[place]), key=lambda guess: guess.misfit)
+        centre, reach = float(least[place, 0]), 2 * reach / (count - 1)
+    return best
+
+
+def _touch(groups: _Groups, shares: Floats, misfit: Floats, least: Floats, most: Floats) -> None:
+    """Move one group to the least share and another to the greatest, the two that this makes least unlikely."""
+    down = groups.misfit(np.broadcast_to(least, shares.shape))
+    up = groups.misfit(np.broadcast_to(most, shares.shape))
+    both = (down - misfit)[:, :, None] + (up - misfit)[:, None, :]
+    both[:, np.arange(len(groups.rows)), np.arange(len(groups.rows))] = np.inf
+    rows = np.arange(len(shares))
+    lower, upper = np.unravel_index(both.reshape(len(shares), -1).argmin(axis=1), both.shape[1:])
+    shares[rows, lower], misfit[rows, lower] = least[:, 0], down[rows, lower]
+    shares[rows, upper], misfit[rows, upper] = most[:, 0], up[rows, upper]
+
+
+def _at_most(groups: _Groups, shares: Floats, gap: float, above: Above) -> float:
+    """The chance that groups of some shares are seen with a gap at most so great, half a row more or less."""
+    from scipy.special import ndtr
+
+    error, number = groups.errors(shares), np.arange(len(shares))
+    least = shares[:, None] + error[:, None] * _Z  # where each group in turn is the least
+    most, half = above(least, gap), 0.5 / groups.rows.max()
+    below = ndtr((least[:, :, None] - shares) / error)
+    found = 0.0
+    for edge in (most - half, most + half):
+        others = np.maximum(ndtr((np.maximum(edge, least)[:, :, None] - shares) / error) - below, 0.0)
+        others[number, :, number] = 1.0
+        found += float((others.prod(axis=2) * _CHANCE).sum()) / 2
+    return min(found, 1.0)

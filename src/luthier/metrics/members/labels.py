@@ -57,6 +57,7 @@ class ByClass(Metric):
     """Base of metrics over classes: for each class, rows rightly predicted, rows predicted, rows that bear it."""
 
     single_reference: ClassVar[bool] = True
+    added: ClassVar[float] = 0.5
 
     def statistics(self, answers: Answers) -> Block:
         import numpy as np

@@ -64,6 +64,7 @@ class Precision(OneLabel):
 
     kind: Literal["precision"] = "precision"
     same_rows: ClassVar[bool] = False
+    added: ClassVar[float] = 0.5
 
     def counting(self, said: NDArray[np.bool_], real: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """The rows that were given the label."""
@@ -88,6 +89,7 @@ class F1(OneLabel):
 
     kind: Literal["f1"] = "f1"
     same_rows: ClassVar[bool] = False
+    added: ClassVar[float] = 0.5
 
     def counting(self, said: NDArray[np.bool_], real: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """The rows that were given the label or bear it."""

@@ -14,7 +14,7 @@ from pydantic import Field
 from luthier.metrics.answers import Answers
 from luthier.metrics.linear import Linear, Pulled, area_under_roc, area_under_shares
 from luthier.metrics.members.calibration import confidences, probabilities
-from luthier.metrics.metric import Need
+from luthier.metrics.metric import How, Need
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,7 +76,7 @@ class Auprc(Ranked):
 
     kind: Literal["auprc"] = "auprc"
     interval: ClassVar[str] = "logit95 of jackknife pulls"
-    logit: ClassVar[bool] = True
+    method: ClassVar[How] = "logit"
     nothing: ClassVar[float] = 0.0
 
     def area(self, scores: NDArray[np.float64], positive: NDArray[np.float64]) -> Pulled:
@@ -104,6 +104,8 @@ class AccuracyAtCoverage(Linear):
     """Share of right answers among the surest rows, the rest handed to somebody else."""
 
     kind: Literal["accuracy_at_coverage"] = "accuracy_at_coverage"
+    interval: ClassVar[str] = "wilson95 of effective rows"
+    method: ClassVar[How] = "share"
     needs: ClassVar[frozenset[Need]] = frozenset({"label_scores"})
     coverage: float = Field(default=0.8, gt=0, le=1)
     """Which share of the rows is answered."""

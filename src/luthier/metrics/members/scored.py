@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from luthier.core.errors import DataError, Where
 from luthier.metrics.answers import Answers
 from luthier.metrics.members.answers import mean
-from luthier.metrics.metric import GREATEST, Metric
+from luthier.metrics.metric import GREATEST, How, Metric
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,6 +63,8 @@ class JudgeConsistency(FromScorer):
     """Share of comparisons in which the judge prefers the same answer when the two change places."""
 
     kind: Literal["judge_consistency"] = "judge_consistency"
+    interval: ClassVar[str] = "wilson95 of effective rows"
+    method: ClassVar[How] = "share"
     scored: ClassVar[tuple[str, ...]] = ("judge_consistent",)
 
 
@@ -74,6 +76,8 @@ class JudgeAgreement(FromScorer):
 
     kind: Literal["judge_agreement"] = "judge_agreement"
     bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
+    interval: ClassVar[str] = "fisher z95 of the jackknife"
+    method: ClassVar[How] = "logit"
     scored: ClassVar[tuple[str, ...]] = ("judge", "human")
 
     def statistics(self, answers: Answers) -> Block:
@@ -123,6 +127,8 @@ class RewardWins(FromScorer):
     """Share of rows on which the step's reward model puts the answer above the one in the data, a tie half."""
 
     kind: Literal["reward_wins"] = "reward_wins"
+    interval: ClassVar[str] = "wilson95 of effective rows"
+    method: ClassVar[How] = "share"
     scored: ClassVar[tuple[str, ...]] = ("reward_won",)
 
 
