@@ -75,9 +75,9 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
 
 @pytest.fixture(autouse=True)
 def _nothing_stays() -> Iterator[None]:
-    before = dict(shared._OPEN), writers()
+    before = shared._OPEN.standing(), writers()
     yield
-    assert (shared._OPEN, writers()) == before
+    assert (shared._OPEN.standing(), writers()) == before
 
 
 def writers() -> set[threading.Thread]:
@@ -304,7 +304,7 @@ def test_a_gateway_lists_each(shop: Shop, tmp_path: Path) -> None:
         return lambda: ENGINE.open(artifact)
 
     models = {name: opening(artifact) for name, artifact in artifacts.items()}
-    before = len(shared._OPEN)
+    before = len(shared._OPEN.standing())
     with serving(models, tmp_path / "ledger.db") as served:
         assert [one.id for one in served.client().models.list()] == list(artifacts)
         for name, artifact in artifacts.items():
@@ -312,7 +312,7 @@ def test_a_gateway_lists_each(shop: Shop, tmp_path: Path) -> None:
                 model=name, messages=[{"role": "user", "content": WORDS[0]}], max_tokens=12
             )
             assert said.choices[0].message.content == alone(artifact)[0][1]
-        assert len(shared._OPEN) == before + 1
+        assert len(shared._OPEN.standing()) == before + 1
         metrics = served.get("/metrics").text
         assert all(f'model="{name}"' in metrics for name in artifacts)
 
@@ -341,7 +341,7 @@ def scored(models: list[Answering]) -> list[Any]:
 
 def standing() -> dict[Any, int]:
     """How many models stand on each open base; tests before this one may have left some open."""
-    return {key: base.standing for key, base in reading._OPEN.items()}
+    return dict(reading._OPEN.standing())
 
 
 def alike(found: list[Any], wanted: list[Any]) -> bool:

@@ -9,12 +9,13 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.artifact import Artifact
+from luthier.serve import bases
 
 if TYPE_CHECKING:
     from luthier.models.load import Dtype, Loaded
 
 
-class Base:
+class Base(bases.Base):
     """Open weights under one model or several, of which one reads at a time."""
 
     def __init__(self, loaded: Loaded) -> None:
@@ -22,8 +23,6 @@ class Base:
         self._model = loaded.model
         self.config = loaded.model.config
         self.lock = threading.Lock()
-        self.standing = 0
-        """How many models stand on it."""
 
     def add(self, artifact: Artifact) -> str:
         """Put an adapter over it, and name it."""
@@ -68,18 +67,12 @@ class Reader:
 
     def leave(self) -> None:
         """Take the model away; the base goes with the last that stands on it."""
-        with _LOCK:
-            self.base.standing -= 1
-            last = not self.base.standing
-            for key in [key for key, base in _OPEN.items() if last and base is self.base]:
-                del _OPEN[key]
-        if not last and self._adapter is not None:
+        if not _OPEN.leave(self.base) and self._adapter is not None:
             self.base.take(self._adapter)
 
 
 _NUMBERS = count(1)
-_LOCK = threading.Lock()
-_OPEN: dict[tuple[str, Dtype], Base] = {}
+_OPEN = bases.Bases[tuple[str, "Dtype"], Base]()
 """By the digest of its weights and by what it computes in: the bases on which more than one model may stand."""
 
 
@@ -93,11 +86,7 @@ def open_reader(model: Artifact, dtype: Dtype) -> Reader:
         base.standing = 1
         return Reader(base, None, shared=False)
     key = weights_digest(base_of(model)), dtype
-    with _LOCK:
-        if key not in _OPEN:
-            _OPEN[key] = Base(load_base(model, dtype))
-        base = _OPEN[key]
-        base.standing += 1
+    base = _OPEN.stand(key, lambda: Base(load_base(model, dtype)))
     reader = Reader(base, None, shared=True)
     if not is_adapter(weights_of(model)):
         return reader

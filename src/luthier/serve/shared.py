@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
 from luthier.core.artifact import Artifact
+from luthier.serve import bases
 from luthier.serve.writer import Writer
 
 if TYPE_CHECKING:
@@ -25,15 +25,13 @@ class Room(NamedTuple):
     dtype: Dtype
 
 
-class Base:
+class Base(bases.Base):
     """Open weights with their writer, under one model or several."""
 
     def __init__(self, loaded: Loaded, room: Room) -> None:
         from luthier.models.decoder import Decoder
 
         self._loaded, self._model = loaded, loaded.model
-        self.standing = 0
-        """How many models stand on it."""
         self.vocabulary = int(loaded.model.config.get_text_config().vocab_size)
         self.writer = Writer(
             lambda: Decoder(self._now(), tokens=room.tokens), waiting=room.waiting, at_once=room.at_once
@@ -73,20 +71,14 @@ class Standing:
         """Take the model away; the base is closed with the last that stands on it."""
         from luthier.models.decoding.ask import BASE
 
-        with _LOCK:
-            self.base.standing -= 1
-            last = not self.base.standing
-            for key in [key for key, base in _OPEN.items() if last and base is self.base]:
-                del _OPEN[key]
-        if last:
+        if _OPEN.leave(self.base):
             self.base.writer.close()
         elif self.adapter not in (None, BASE):
             self.base.take(str(self.adapter))
 
 
 _NUMBERS = count(1)
-_LOCK = threading.Lock()
-_OPEN: dict[tuple[str, Room], Base] = {}
+_OPEN = bases.Bases[tuple[str, Room], Base]()
 """By the digest of its weights and by its room: the bases on which more than one model may stand."""
 
 
@@ -115,8 +107,4 @@ def _shared(model: Artifact, room: Room) -> Base:
     from luthier.models.load import base_of, load_base, weights_digest
 
     key = weights_digest(base_of(model)), room
-    with _LOCK:
-        if key not in _OPEN:
-            _OPEN[key] = Base(load_base(model, room.dtype), room)
-        _OPEN[key].standing += 1
-        return _OPEN[key]
+    return _OPEN.stand(key, lambda: Base(load_base(model, room.dtype), room))
