@@ -139,6 +139,37 @@ def _commands_tell_the_same(job: str, model: str, capsys: pytest.CaptureFixture[
     assert run_command(["jobs", "show", "ftjob-none"]) == 2
 
 
+def epochs(client: openai.OpenAI, job: Any) -> list[float]:
+    """The mean loss of each pass over 40 rows, five steps of eight."""
+    rows = csv.DictReader(io.StringIO(client.files.content(job.result_files[0]).text))
+    losses = [float(row["train_loss"]) for row in rows]
+    return [sum(losses[at : at + 5]) / 5 for at in range(0, len(losses), 5)]
+
+
+def test_a_job_goes_on_from_the_model_of_an_earlier_one(running: Running, folder: Path) -> None:
+    client = running.client(max_retries=5)
+    quick: Any = {
+        "model": NAME,
+        "seed": 3,
+        "hyperparameters": {"n_epochs": 3, "batch_size": 8, "learning_rate_multiplier": 20},
+    }
+    rows = upload(client, chats(40))
+    first = ended(client, client.fine_tuning.jobs.create(training_file=rows, suffix="one", **quick).id)
+    assert first.status == "succeeded", messages(client, first.id)
+    wanted = {**quick, "model": first.fine_tuned_model}
+    job = client.fine_tuning.jobs.create(training_file=rows, suffix="two", **wanted)
+    assert job.model == first.fine_tuned_model
+    done = ended(client, job.id)
+    assert done.status == "succeeded", messages(client, job.id)
+    assert done.fine_tuned_model == f"ft:{NAME}:luthier:two:{job.id[6:14]}"
+    assert client.models.delete(first.fine_tuned_model).deleted, "what was taken over is the job's own"
+    begun, ended_at = epochs(client, first)[0], epochs(client, first)[-1]
+    assert ended_at < begun
+    assert epochs(client, done)[0] < (begun + ended_at) / 2, "it begins about where the other ended"
+    with pytest.raises(openai.BadRequestError, match="cannot be tuned here"):
+        client.fine_tuning.jobs.create(training_file=rows, **wanted)
+
+
 def test_preferences_are_learnt(running: Running) -> None:
     client = running.client(max_retries=5)
     asked: Any = {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.3, "n_epochs": 1, "batch_size": 8}}}

@@ -80,7 +80,7 @@ class JobWanted(Body):
     """A model that is to be tuned."""
 
     model: Annotated[str, Field(min_length=1, max_length=200)]
-    """A base model that may be tuned here."""
+    """A base model that may be tuned here, or a model that an earlier job of yours made."""
     training_file: Id
     """An uploaded file of purpose `fine-tune`."""
     validation_file: Id | None = None

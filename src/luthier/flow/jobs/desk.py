@@ -40,9 +40,11 @@ class Desk:
 
     def create(self, key: str | None, wish: Wish) -> Job:
         """Take a wish in; `Refusal` for what can be seen to be wrong at once."""
-        if wish.model not in self.tunable:
+        if wish.model not in self.tunable and self.earlier(key, wish.model) is None:
             known = ", ".join(sorted(self.tunable)) or "none: `luthier serve --tune MODEL` names some"
-            what = f"the model {wish.model[:100]!r} cannot be tuned here; models that can are {known}"
+            what = (
+                f"the model {wish.model[:100]!r} cannot be tuned here; models that can are {known}, and your own jobs'"
+            )
             raise Refusal(what, param="model", code="model_not_available")
         training = self._file(key, wish.training_file, "training_file")
         if wish.validation_file is not None:
@@ -54,6 +56,12 @@ class Desk:
         tell(self.folder(job.id), f"Created fine-tuning job: {job.id}")
         tell(self.folder(job.id), "Validating the files")
         return job
+
+    def earlier(self, key: str | None, model: str) -> Job | None:
+        """The job of this key that made a model from which another may go on; None when there is none."""
+        job = self.book.made(model)
+        mine = job is not None and job.key == key and job.artifact is not None
+        return job if mine and model in releases.current(self.ledger) else None
 
     def _taken_in(self, key: str | None, wish: Wish) -> Job:
         """A job with its files in a folder of its own: from now on they may be deleted."""

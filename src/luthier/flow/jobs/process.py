@@ -13,10 +13,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from luthier.core.errors import ModelError, Where
 from luthier.core.files import writing
 from luthier.core.process import is_gone, named
 
-SAID, LOG = "said.json", "log.txt"
+SAID, LOG, BASE = "said.json", "log.txt", "base"
 _NICE = "10"
 _TAIL = 2000
 
@@ -40,8 +41,7 @@ class Running:
     def start(cls, recipe: Path, store: str) -> Running:
         """Begin, or go on where an earlier run was."""
         folder = recipe.parent.absolute()
-        polite = [nice, "-n", _NICE] if (nice := shutil.which("nice")) else []
-        words = [*polite, sys.executable, "-P", "-m", "luthier", "run", str(folder / recipe.name), "--json"]
+        words = _words("run", str(folder / recipe.name), "--json")
         with writing(folder), (folder / SAID).open("wb") as said, (folder / LOG).open("ab") as log:
             child = subprocess.Popen(  # noqa: S603  # this very program
                 words, stdin=subprocess.DEVNULL, stdout=said, stderr=log, cwd=folder,
@@ -67,6 +67,31 @@ class Running:
     def tell(self, how: signal.Signals) -> None:
         """Send a signal to it and to all that it started."""
         end(self.name, how)
+
+
+def merged(model: str, folder: Path, store: str) -> Path:
+    """A tuned model as a whole one in a job's folder, from which the job goes on; `ModelError` when it has none."""
+    to = folder.absolute() / BASE
+    if not to.is_dir():
+        aside = to.with_name(f"{BASE}.part")
+        shutil.rmtree(aside, ignore_errors=True)
+        words = _words("export", model, "--to", str(aside), "--format", "merged")
+        done = subprocess.run(  # noqa: S603  # this very program
+            words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+            env={**os.environ, "LUTHIER_STORE": store},
+        )  # fmt: skip
+        if done.returncode:
+            what = f"the model cannot be gone on from: {done.stderr.strip()[-_TAIL:]}"
+            raise ModelError(what, where=Where(field="model"), remedy="take the base model that it was tuned from")
+        with writing(to):
+            aside.rename(to)
+    return to
+
+
+def _words(*asked: str) -> list[str]:
+    """This program's own command, politely."""
+    polite = [nice, "-n", _NICE] if (nice := shutil.which("nice")) else []
+    return [*polite, sys.executable, "-P", "-m", "luthier", *asked]
 
 
 def end(name: str, how: signal.Signals) -> None:

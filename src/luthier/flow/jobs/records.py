@@ -37,7 +37,7 @@ class Wish(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     model: str
-    """The base model, as it is called here."""
+    """The base model, as it is called here, or the model of an earlier job."""
     training_file: str
     validation_file: str | None = None
     method: Method = "supervised"

@@ -21,8 +21,9 @@ from luthier.flow.jobs.check import check
 from luthier.flow.jobs.desk import Desk
 from luthier.flow.jobs.journal import tell
 from luthier.flow.jobs.memory import machine_bytes, needed_bytes
-from luthier.flow.jobs.process import Outcome, Running, last_words
+from luthier.flow.jobs.process import Outcome, Running, last_words, merged
 from luthier.flow.jobs.records import Job
+from luthier.flow.jobs.tunable import Tunable
 from luthier.flow.jobs.writing import RECIPE, TRAINING, TUNE, VALIDATION, Material, model_name, settle, write
 from luthier.serve.refusal import Refusal
 from luthier.traffic import releases
@@ -122,12 +123,21 @@ class Runner:
         settled = settle(wish, rows)
         if not book.change(job.id, "validating_files", ("validating_files",), settled=settled):
             return
-        tunable = self._desk.tunable.get(wish.model)
+        tunable = self._desk.tunable.get(wish.model) or self._going_on(job)
         if tunable is None:
             raise Refusal(f"the model {wish.model!r} cannot be tuned here any more", code="model_not_available")
         write(folder, book.any(job.id), tunable, material)
         if book.change(job.id, "queued", ("validating_files",)):
             tell(folder, f"Files validated, moving job to queued state: {rows.rows} training rows")
+
+    def _going_on(self, job: Job) -> Tunable | None:
+        """The model that an earlier job made, as a base model in the folder of the job that goes on from it."""
+        earlier = self._desk.earlier(job.key, job.wish.model)
+        if earlier is None or earlier.artifact is None:
+            return None
+        folder = self._desk.folder(job.id)
+        tell(folder, f"Taking {job.wish.model} as the base model")
+        return Tunable(job.wish.model, str(merged(earlier.artifact, folder, self._desk.store.place)))
 
     def _guarded(self, work: Callable[[Job], Any], job: Job) -> Any:
         """Do something for a job; what is wrong with it ends it, and only it."""

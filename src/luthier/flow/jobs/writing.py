@@ -110,5 +110,6 @@ def _rate(told: dict[str, Any], folder: Path, multiplier: float, tunable: Tunabl
 
 def model_name(job: Job) -> str:
     """The name under which what comes of a job is served: `ft:MODEL:luthier:SUFFIX:…`."""
-    base = re.sub(r"[^A-Za-z0-9._-]+", "-", job.wish.model).strip("-")[:_LONGEST_MODEL]
+    model = job.wish.model.split(":")[1] if job.wish.model.startswith("ft:") else job.wish.model
+    base = re.sub(r"[^A-Za-z0-9._-]+", "-", model).strip("-")[:_LONGEST_MODEL]
     return f"ft:{base}:luthier:{job.wish.suffix or ''}:{job.id.removeprefix('ftjob-')[:8]}"
