@@ -32,6 +32,8 @@ class Script:
     rewards: list[list[float]]
     written: list[list[list[float]]] = field(default_factory=list)
     """Log-probabilities when the answers were written; all -1 when not given."""
+    parts: list[list[list[float]]] = field(default_factory=list)
+    """By reward what each answer is worth to it; the rewards themselves when not given."""
 
     @classmethod
     def drawn(cls, prompts: int = 3, samples: int = 4, seed: int = 0, longest: int = 6) -> Script:
@@ -61,7 +63,8 @@ class Actor:
     def judge(self, rewards: Sequence[Any], examples: Sequence[Any], answers: Sequence[Answer]) -> Scores:
         """The rewards that stand in the script."""
         flat = [value for some in self._script.rewards for value in some]
-        return Scores(flat, {reward.name: flat for reward in rewards})
+        parts = [[value for some in part for value in some] for part in self._script.parts] or [flat] * len(rewards)
+        return Scores(flat, {reward.name: part for reward, part in zip(rewards, parts, strict=True)})
 
 
 class Guess:

@@ -66,6 +66,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("ppo", {"whiten": False, "dual_clip": 1.2, "value_clip": None}),
     ("grpo", {"ratio": "sequence", "average": "row"}), ("grpo", {"average": "constant", "scale": "none"}),
     ("grpo", {"scale": "batch", "kl": {**KL, "estimator": "k2"}}), ("reinforce++", {"baseline": "group"}),
+    ("grpo", {"scale": "rewards"}),
 ]  # fmt: skip
 
 
@@ -176,6 +177,27 @@ def test_answers_that_are_left_out_count_for_nobody(kind: str, model: Any) -> No
     assert all(torch.tensor(row.told[ADVANTAGE]).isfinite().all() for row in rows.rows)
 
 
+def test_answers_with_equal_sums_are_told_apart_where_each_reward_is_compared_by_itself(model: Any) -> None:
+    """One reward's gain is another's loss: their sums teach nothing, and by weight the second goes before the first."""
+    script = Script.drawn(1, 4)
+    script.rewards = [[1.0] * 4]
+    script.parts = [[[1.0, 0.0, 1.0, 0.0]], [[0.0, 0.1, 0.0, 0.1]]]
+    rewards = [REGEX, {**REGEX, "label": "other", "weight": 3.0}]
+    whole, apart = (
+        rollout(policy_of("grpo", script, rewards=rewards, scale=scale), script, model).draw(0)
+        for scale in ("group", "rewards")
+    )
+    assert (len(whole.rows), whole.measures["equal_prompts"]) == (0, 1.0)
+    assert (len(apart.rows), apart.measures["equal_prompts"]) == (4, 0.0)
+    by_answer = {tuple(row.ids[len(script.prompts[0]) :]): row.told[ADVANTAGE][0] for row in apart.rows}
+    found = [by_answer[tuple(ids)] for ids in script.answers[0]]
+    assert found[0] == found[2] < 0 < found[1] == found[3]
+    script.rewards[0][3] = float("nan")  # left out, for one of its rewards failed
+    left = rollout(policy_of("grpo", script, rewards=rewards, scale="rewards"), script, model).draw(0).rows
+    assert len(left) == 3
+    assert all(torch.tensor(row.told[ADVANTAGE]).isfinite().all() for row in left)
+
+
 def test_truncated_answers_are_not_learnt_where_they_are_masked(model: Any) -> None:
     script = Script.drawn()
     script.answers[0][0][-1] = 7  # it does not end
@@ -232,6 +254,10 @@ def test_it_learns_and_resumes_to_the_same_bytes(kind: str, extra: dict[str, Any
         ({"objective": {"kind": "grpo", "rewards": [REGEX], "gold": [REGEX]}}, "gold needs `held_out`"),
         ({"objective": {"kind": "grpo", "rewards": [REGEX], "stop": {"hacking": 2}}}, "stop.hacking needs"),
         ({"objective": {"kind": "grpo", "rewards": ["model"]}}, "asks a `reward_model`"),
+        (
+            {"objective": {"kind": "grpo", "rewards": [REGEX], "scale": "rewards", "kl": {**KL, "estimator": "k1"}}},
+            "cannot be taken off the reward",
+        ),
         ({"reward_model": "judge"}, "nothing asks a reward_model"),
         ({"gold_model": "judge"}, "nothing asks a gold_model"),
         ({"objective": {"kind": "grpo", "rewards": [REGEX], "gold": ["model"]}, "held_out": {}}, "asks a `reward_mod"),

@@ -135,6 +135,13 @@ def test_prompts_alone_are_read_where_the_model_answers_them_itself(
             },
         ),
         (
+            SUMS | {"reward_funcs": "accuracy_reward", "multi_objective_aggregation": "normalize_then_sum"},
+            {
+                "kind": "grpo", "rewards": [{"kind": "numeric"}], "rollout": {"samples": 8, "max_new_tokens": 512},
+                "clip_low": 0.2, "clip_high": 0.2, "average": "token", "scale": "rewards",
+            },
+        ),
+        (
             SUMS | {"reward_funcs": "mine.good", "num_generations": 4, "normalize_advantages": True},
             {
                 "kind": "rloo", "rewards": [{"kind": "exact"}], "rollout": {"samples": 4, "max_new_tokens": 512},
@@ -201,6 +208,13 @@ def test_objectives_of_llamafactory(place: Path, options: dict[str, Any], wanted
             {
                 "kind": "grpo", "rewards": [{"kind": "exact"}], "rollout": {"samples": 4, "max_new_tokens": 32},
                 "clip_low": 0.2, "clip_high": 0.2, "average": "token",
+            },
+        ),
+        (
+            {"rl": "gdpo", "trl": {"num_generations": 4, "scale_rewards": True, "reward_funcs": ["mine.good"]}},
+            {
+                "kind": "grpo", "rewards": [{"kind": "exact"}], "rollout": {"samples": 4, "max_new_tokens": 512},
+                "clip_low": 0.2, "clip_high": 0.2, "average": "token", "scale": "rewards",
             },
         ),
     ],
@@ -274,8 +288,8 @@ def test_the_trainer_is_told_from_options_before_the_name(options: dict[str, Any
 
 
 def test_a_trainer_that_there_is_not_here_is_refused(place: Path) -> None:
-    with pytest.raises(InputError, match="'gdpo', which there is not here"):
-        made(place, AXOLOTL | {"rl": "gdpo", "datasets": [{"path": "data/pairs.jsonl"}]})
+    with pytest.raises(InputError, match="'ebft', which there is not here"):
+        made(place, AXOLOTL | {"rl": "ebft", "datasets": [{"path": "data/pairs.jsonl"}]})
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from luthier.models.pack import packs
 from luthier.tune.objective import REFERENCE
 from luthier.tune.policy import OLD, WRITTEN
 from models.architectures import Double
-from policies import END, Script, policy_of, rollout, written
+from policies import END, REGEX, Script, policy_of, rollout, written
 from tests.oracles.freeze_policies import ONLINE, online
 from tuning import Bench, bench, examples
 
@@ -28,6 +28,10 @@ GRPO: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "dapo": ({"clip_high": 0.28}, {"loss_type": "dapo", "epsilon_high": 0.28}),
     "dr_grpo": ({"average": "constant", "scale": "none"}, {"loss_type": "dr_grpo", "scale_rewards": "none"}),
     "batch": ({"average": "row", "scale": "batch"}, {"loss_type": "grpo", "scale_rewards": "batch"}),
+    "gdpo": (
+        {"average": "row", "scale": "rewards", "rewards": [REGEX, {**REGEX, "label": "other", "weight": 2.0}]},
+        {"loss_type": "grpo", "multi_objective_aggregation": "normalize_then_sum", "reward_weights": [1.0, 2.0]},
+    ),
     "gspo": ({"average": "row", "ratio": "sequence"}, {"loss_type": "grpo", "importance_sampling_level": "sequence"}),
     "kl": ({"average": "row", "kl": {"coefficient": 0.3}}, {"loss_type": "grpo", "beta": 0.3}),
     "biased": ({"average": "row", "kl": {"coefficient": 0.3, "unbiased": False}},
@@ -50,6 +54,11 @@ def worth(completions: list[Any], **told: Any) -> list[float]:
     return [float(sum(map(ord, str(one))) % 7) for one in completions]
 
 
+def brevity(completions: list[Any], **told: Any) -> list[float]:
+    """Another one, on another scale."""
+    return [0.01 * (len(str(one)) % 5) for one in completions]
+
+
 def trainer(shop: Bench, kind: str, folder: Path, settings: dict[str, Any]) -> Any:
     """TRL's trainer over the tiny model in float64."""
     with warnings.catch_warnings():
@@ -68,7 +77,8 @@ def trainer(shop: Bench, kind: str, folder: Path, settings: dict[str, Any]) -> A
         tokenizer = AutoTokenizer.from_pretrained(shop.base.folder)
         model = open_folder(shop.base.folder, torch.float64)
         return made(
-            model=model, args=arguments, reward_funcs=worth, processing_class=tokenizer,
+            model=model, args=arguments, reward_funcs=[worth, brevity][: len(settings.get("reward_weights", "1"))],
+            processing_class=tokenizer,
             train_dataset=Dataset.from_list([{"prompt": text} for text in questions]),
         )  # fmt: skip
 
@@ -110,7 +120,7 @@ def shift(model: Any, by: float) -> None:
 
 def script_of(made: Any, inputs: Any) -> Script:
     """The answers that the trainer drew, as ours draws them."""
-    prompts, answers, rewards = [], [], []
+    prompts, answers, rewards, also = [], [], [], []
     for at, (ids, mask) in enumerate(zip(inputs["prompt_ids"], inputs["prompt_mask"], strict=True)):
         said = inputs["completion_ids"][at].tolist()
         said = said[: said.index(END) + 1] if END in said else said
@@ -118,10 +128,12 @@ def script_of(made: Any, inputs: Any) -> Script:
             prompts.append(ids[mask.bool()].tolist())
             answers.append([])
             rewards.append([])
+            also.append([])
         answers[-1].append(said)
         text = made.processing_class.decode(said, skip_special_tokens=True)
         rewards[-1] += worth([text])
-    return Script(prompts, answers, rewards)
+        also[-1] += brevity([text])
+    return Script(prompts, answers, rewards, parts=[rewards, also] if len(made.reward_funcs) > 1 else [])
 
 
 @pytest.mark.parametrize("moved", [0.0, 0.05])

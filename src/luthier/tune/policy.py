@@ -64,6 +64,11 @@ class Policy(Objective):
         return None
 
     @property
+    def apart(self) -> bool:
+        """Whether each reward is compared by itself, before they are added up."""
+        return False
+
+    @property
     def refers(self) -> bool:
         """Whether it must be known how likely the answers were to the model as it began."""
         return self.holding is not None or self.stop.kl is not None

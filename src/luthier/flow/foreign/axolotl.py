@@ -133,6 +133,8 @@ def _prepared(options: dict[str, Any], name: str) -> None:
     for option, method in (("reward_model", "reward"), ("process_reward_model", "process_reward_model")):
         if option in options:
             options[option] = method if options[option] else None
+    if options.get("rl") == "gdpo":
+        options |= {"rl": "grpo", "trl.multi_objective_aggregation": "normalize_then_sum"}
     if options.get("rl") == "ipo":
         options |= {"rl": "dpo", "dpo_loss_type": "ipo"}
     if options.get("dpo_norm_loss") is not None:

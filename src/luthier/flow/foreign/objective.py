@@ -149,6 +149,10 @@ def _rollout(wishes: Wishes) -> dict[str, Any]:
 def _grpo(wishes: Wishes, found: dict[str, Any]) -> dict[str, Any]:
     """What the variants of GRPO differ in."""
     more: dict[str, Any] = {"clip_high": found.get("clip_high", found.get("clip_low", 0.2))}
+    apart = wishes.get("combine") == "normalize_then_sum"
+    if wishes.take("combine", f"{PLACE}.scale") is not None and apart:
+        more["scale"] = "rewards"
+        wishes.leave("scale", "each reward is divided by its own deviation first, as there")
     for name, setting, known in (
         ("form", "average", AVERAGES),
         ("scale", "scale", SCALES),

@@ -19,7 +19,8 @@ NAMES: Mapping[str, str] = {
     "reward_weights": "reward_weights", "reward_model_path": "reward_model",
     "reward_model_name_or_path": "reward_model", "epsilon": "clip_low", "epsilon_high": "clip_high",
     "importance_sampling_level": "ratio", "scale_rewards": "scale", "normalize_advantages": "whiten",
-    "mask_truncated_completions": "masked", "use_bias_correction_kl": "unbiased",
+    "mask_truncated_completions": "masked", "multi_objective_aggregation": "combine",
+    "use_bias_correction_kl": "unbiased",
 }  # fmt: skip
 LEFT: Mapping[str, str] = {
     "loss_type.*": "one loss is learnt, and `sft` beside it", "loss_weights": "the loss counts 1, and `sft` beside it",
@@ -45,7 +46,6 @@ LEFT: Mapping[str, str] = {
     "delta": "a ratio has the bounds `clip_low` and `clip_high`", "sapo_*": "there is no such loss here",
     "vespo_*": "there is no such loss here", "top_entropy_quantile": "tokens of an answer count alike",
     "entropy_*": "entropy is logged, not learnt", "use_adaptive_entropy": "entropy is logged, not learnt",
-    "multi_objective_aggregation": "rewards are added up by their weights, then compared",
     "reward_clip_range": "rewards count as they are",
     "off_policy_mask_threshold": "`correct` bounds how much a token counts",
     "max_tool_calling_iterations": "tools are an `environment` of the rollout",

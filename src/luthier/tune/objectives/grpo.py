@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from luthier.tune.policy import Surrogate
 from luthier.tune.surrogate import clipped, of_sequence, outside
@@ -26,14 +26,17 @@ class Grpo(Surrogate):
     | GRPO (Shao et al., 2024) | `average: row, clip_high: 0.2`, and `kl: {coefficient: 0.04}` |
     | Dr. GRPO (Liu et al., 2025) | `scale: none, average: constant, clip_high: 0.2` |
     | DAPO (Yu et al., 2025) | as it is, with `rollout: {redraw: 3, truncated: mask}` and the reward `length` |
+    | GDPO (Liu et al., 2026) | `scale: rewards` |
     | GSPO (Zheng et al., 2025) | `ratio: sequence, average: row, clip_low: 3e-4, clip_high: 4e-4` |
     """
 
     kind: Literal["grpo"] = "grpo"
 
-    scale: Literal["group", "batch", "none"] = "group"
+    scale: Literal["group", "batch", "none", "rewards"] = "group"
     """What differences of reward are divided by: the deviation within the group, that of the whole step, or nothing,
-    so that prompts of which nearly all answers are right or wrong do not weigh more."""
+    so that prompts of which nearly all answers are right or wrong do not weigh more. `rewards`: each reward by its own
+    deviation within the group, before they are added up by their weights, and the sum by that of the whole step: a
+    reward that varies much does not drown one that varies little, and answers with equal sums are still told apart."""
     average: Literal["token", "row", "constant"] = "token"
     """Whether every token counts the same, or every answer, or every token as in answers of the longest length, so that
     the length of an answer changes nothing."""
@@ -44,10 +47,23 @@ class Grpo(Surrogate):
     clip_high: float = Field(default=0.28, gt=0)
     """The same for likelier; above `clip_low` it leaves unlikely tokens room to rise (DAPO's clip-higher)."""
 
+    @model_validator(mode="after")
+    def _nothing_in_the_reward(self) -> Grpo:
+        if self.apart and self.kl is not None and self.kl.estimator == "k1":
+            raise ValueError("under `scale: rewards` divergence cannot be taken off the reward; take the estimator k3")
+        return self
+
+    @property
+    def apart(self) -> bool:
+        """As GDPO does."""
+        return self.scale == "rewards"
+
     def advantages(self, judged: Judged) -> list[list[float]]:
         """The answer's, at each of its tokens."""
-        from luthier.tune.rollout.judged import SMALL, deviation, even, mean
+        from luthier.tune.rollout.judged import SMALL, by_reward, deviation, even, mean
 
+        if self.apart:
+            return even(by_reward(judged), judged.lengths)
         apart = judged.rewards - mean(judged.rewards, 1)
         if self.scale != "none":
             apart = apart / (deviation(judged.rewards, 1 if self.scale == "group" else None) + SMALL)

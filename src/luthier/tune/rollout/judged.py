@@ -28,6 +28,10 @@ class Judged:
     """For each answer in turn, what each of its tokens costs: the coefficient times log p - log q."""
     values: Sequence[Sequence[float]] | None = None
     """For each answer in turn, what a critic expects before each of its tokens, where there is one."""
+    parts: Table | None = None
+    """(prompts, samples, rewards) what each reward said by itself, where that is asked for."""
+    shares: Sequence[float] = ()
+    """How much each of them counts."""
 
     @cached_property
     def rewards(self) -> Table:
@@ -79,6 +83,16 @@ def mean(values: Table, axis: int | None = None) -> Table:
     total = np.nansum(values, axis=axis, keepdims=True)
     found: Table = np.divide(total, count, out=np.zeros_like(total), where=count > 0)
     return found
+
+
+def by_reward(judged: Judged) -> Table:
+    """(prompts, samples): how much better each answer is than its group by each reward, each over its deviation there,
+    added up by their weights and brought to mean 0 and deviation 1 over the step (GDPO, as TRL computes it)."""
+    assert judged.parts is not None, "a policy that compares rewards apart is told each"
+    parts = np.where(np.isnan(judged.scores)[..., None], np.nan, judged.parts)
+    each = (parts - mean(parts, 1)) / (deviation(parts, 1) + SMALL)
+    total: Table = (each * np.asarray(judged.shares)).sum(-1)
+    return (total - mean(total)) / (deviation(total) + SMALL)
 
 
 def others(values: Table) -> Table:

@@ -30,6 +30,7 @@ from luthier.tune.source import Drawn, Source
 
 if TYPE_CHECKING:
     from luthier.tune.critic import Critic
+    from luthier.tune.rollout.judged import Table
     from luthier.tune.schedule import Course
 
 EQUAL = "the answers to each of its prompts are all worth the same"
@@ -43,11 +44,11 @@ class _Group:
     answers: list[Answer]
     scores: Scores
 
-    @property
-    def flat(self) -> bool:
-        """Whether there is nothing to be learnt from comparing them."""
-        present = [total for total in self.scores.total if not math.isnan(total)]
-        return not present or max(present) == min(present)
+    def flat(self, *, apart: bool) -> bool:
+        """Whether there is nothing to be learnt from comparing them, by their sums or by each reward apart."""
+        here = [at for at, total in enumerate(self.scores.total) if not math.isnan(total)]
+        columns = self.scores.parts.values() if apart else [self.scores.total]
+        return not here or all(len({column[at] for at in here}) == 1 for column in columns)
 
 
 class Rollout(Source):
@@ -108,7 +109,7 @@ class Rollout(Source):
         """Groups that teach nothing are replaced by those of other prompts, as often as is allowed."""
         others = iter(_order(self._course, step, {group.lesson for group in groups}))
         for again in range(1, self._drawing.redraw + 1):
-            flat = [at for at, group in enumerate(groups) if group.flat]
+            flat = [at for at, group in enumerate(groups) if group.flat(apart=self._objective.apart)]
             lessons = [lesson for _, lesson in zip(flat, others, strict=False)]
             for at, group in zip(flat, self._judged(step, again, lessons), strict=False):
                 groups[at] = group
@@ -141,10 +142,18 @@ class Rollout(Source):
         rows = self._told_of_start(rows)
         lengths = np.array([len(row.targets) for row in rows]).reshape(table.shape)
         values = self._critic.read(rows, self._tokens) if self._critic is not None else None
-        for name, told in self._objective.told(Judged(table, lengths, self._costs(rows), values)).items():
+        judged = Judged(table, lengths, self._costs(rows), values, *self._by_reward(groups))
+        for name, told in self._objective.told(judged).items():
             rows = [_with(row, name, some) for row, some in zip(rows, told, strict=True)]
         rows = [row for row, total in zip(rows, table.ravel(), strict=True) if not math.isnan(total)]
         return self._shared(rows)
+
+    def _by_reward(self, groups: list[_Group]) -> tuple[Table | None, list[float]]:
+        """What each reward said by itself, and its weight, where they are compared apart."""
+        if not self._objective.apart:
+            return None, []
+        parts = np.array([list(group.scores.parts.values()) for group in groups], dtype=np.float64)
+        return parts.transpose(0, 2, 1), [reward.weight for reward in self._objective.rewards]
 
     def _is_learnt(self, answer: Answer) -> bool:
         return answer.ended or self._drawing.truncated != "mask"
@@ -201,7 +210,7 @@ class Rollout(Source):
         found |= {
             "reward_spread": _mean(np.nanstd(one.total) for one in scores if one.left_out < len(one.total)),
             "reward_faults": float(sum(one.left_out for one in scores)),
-            "equal_prompts": _mean(float(group.flat) for group in groups),
+            "equal_prompts": _mean(float(group.flat(apart=self._objective.apart)) for group in groups),
             "entropy": -_mean(written),
             "length": _mean(float(len(answer.logprobs)) for answer in answers),
             "truncated": _mean(float(not answer.ended) for answer in answers),
