@@ -189,8 +189,13 @@ def _element(text: _Text, name: str) -> Record | Broken:
     return Broken(name, line, problem) if problem else Record(value, name, line)
 
 
-def _object(text: _Text, name: str, rows: str | None, say: Callable[[str], None]) -> Iterator[Record | Broken]:
-    """The objects of the array that one member holds; without such an array, the object itself is the one row."""
+def _object(
+    text: _Text, name: str, rows: str | None, say: Callable[[str], None], before: str = ""
+) -> Iterator[Record | Broken]:
+    """The objects of the array that one member holds; without such an array, the object itself is the one row.
+
+    `rows` may name one that lies deeper (`data.tickets`); `before` is the way to this object.
+    """
     own: dict[str, Any] = {}
     used: str | None = None
     text.skip("{")
@@ -200,9 +205,13 @@ def _object(text: _Text, name: str, rows: str | None, say: Callable[[str], None]
         if problem or not isinstance(key, str):
             raise _LostError(problem or "is not JSON: a name is wanted")
         text.skip(":")
+        key = before + key
         if key == rows or (rows is None and key not in CONVERSATIONS and text.opens_rows()):
             used = _only(key, used, name, line)
             yield from _array(text, name)
+        elif rows is not None and rows.startswith(f"{key}.") and text.peek() == "{":
+            used = _only(key, used, name, line)
+            yield from _object(text, name, rows, say, f"{key}.")
         else:
             own[key], problem = text.value()
             if problem:
@@ -216,7 +225,7 @@ def _object(text: _Text, name: str, rows: str | None, say: Callable[[str], None]
             raise DataError(f"holds no array {rows!r}", where=where, remedy=f"it holds {', '.join(own)}")
         yield Record(own, name, 1)
     else:
-        say(f"{name}: rows are the array {used!r}" + (f"; left out: {', '.join(own)}" if own else ""))
+        say(f"{name}: rows are the array {rows or used!r}" + (f"; left out: {', '.join(own)}" if own else ""))
 
 
 def _only(key: str, used: str | None, name: str, line: int) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from itertools import islice
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
-from luthier.data.formats import json_rows
+from luthier.data.formats import json_rows, nested
 from luthier.data.formats.file import File
 from luthier.data.formats.look import Fit, Look
 from luthier.data.row import Broken, Record
-from luthier.data.source import FileSource, Say
+from luthier.data.source import LOOKED_AT, Asked, FileSource, Say
 
 
 class Json(FileSource):
@@ -19,7 +21,11 @@ class Json(FileSource):
     endings: ClassVar[tuple[str, ...]] = (".json",)
     names_columns: ClassVar[bool] = True
     rows: str | None = None
-    """The member that holds the rows, when the file is an object with several arrays; else the only one is taken."""
+    """The member that holds the rows, when the file is an object with several arrays, or with one that lies deeper
+    (`data.tickets`); else the only one is taken."""
+    flatten: bool = False
+    """Give what lies in objects inside of a row columns of their own: `{"question": {"text": …}}` becomes the column
+    `question.text`."""
     encoding: str = "auto"
     """`auto` reads UTF-8, UTF-16 and what the first bytes show; otherwise a name such as latin-1."""
 
@@ -32,4 +38,25 @@ class Json(FileSource):
 
     def read_file(self, file: File, say: Say) -> Iterator[Record | Broken]:
         """Yield every object with the line on which it starts."""
-        return json_rows.read(file, encoding=self.encoding, rows=self.rows, say=say)
+        found = json_rows.read(file, encoding=self.encoding, rows=self.rows, say=say)
+        return nested.flattened(found) if self.flatten else found
+
+    def asked(self, base: Path) -> Asked:
+        """The array inside that holds the rows, and whether their texts lie in objects."""
+        settings: dict[str, Any] = {}
+        reasons = {}
+        rows = _first_rows(self, base)
+        inner = nested.inner_array(rows[0], json_rows.CONVERSATIONS) if self.rows is None and len(rows) == 1 else None
+        if inner is not None:
+            settings["rows"] = inner
+            reasons["rows"] = "the only array of objects in the file"
+            rows = _first_rows(self.model_copy(update={"rows": inner}), base)
+        if not self.flatten and nested.has_inner_texts(rows):
+            settings["flatten"] = True
+            reasons["flatten"] = "texts lie in objects inside of the rows"
+        return Asked(settings, reasons)
+
+
+def _first_rows(source: Json, base: Path) -> list[dict[str, Any]]:
+    found = islice(source.read(base, lambda text: None), LOOKED_AT)
+    return [one.values for one in found if isinstance(one, Record)]

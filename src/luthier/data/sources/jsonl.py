@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
 from typing import ClassVar, Literal
 
-from luthier.data.formats import jsonl
+from luthier.data.formats import jsonl, nested
 from luthier.data.formats.file import File
 from luthier.data.formats.look import Fit, Look
 from luthier.data.row import Broken, Record
-from luthier.data.source import FileSource, Say
+from luthier.data.source import LOOKED_AT, Asked, FileSource, Say
 
 
 class Jsonl(FileSource):
@@ -20,6 +22,9 @@ class Jsonl(FileSource):
     names_columns: ClassVar[bool] = True
     encoding: str = "auto"
     """`auto` reads UTF-8, UTF-16 and what the first lines show; otherwise a name such as latin-1."""
+    flatten: bool = False
+    """Give what lies in objects inside of a row columns of their own: `{"question": {"text": …}}` becomes the column
+    `question.text`."""
 
     @classmethod
     def recognises(cls, look: Look) -> Fit:
@@ -31,4 +36,12 @@ class Jsonl(FileSource):
 
     def read_file(self, file: File, say: Say) -> Iterator[Record | Broken]:
         """Yield every object with its line."""
-        return jsonl.read(file, encoding=self.encoding, say=say)
+        found = jsonl.read(file, encoding=self.encoding, say=say)
+        return nested.flattened(found) if self.flatten else found
+
+    def asked(self, base: Path) -> Asked:
+        """Whether texts lie in objects inside of the rows."""
+        found = islice(self.read(base, lambda text: None), LOOKED_AT)
+        if self.flatten or not nested.has_inner_texts([one.values for one in found if isinstance(one, Record)]):
+            return Asked({}, {})
+        return Asked({"flatten": True}, {"flatten": "texts lie in objects inside of the rows"})

@@ -1,0 +1,62 @@
+"""Rows whose texts lie in objects inside: their columns by dotted names, and where the array with the rows is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from luthier.data.row import Broken, Record
+
+LEAST_ROWS = 2
+"""An array of fewer objects is no table."""
+_TURN = frozenset({"role", "from", "content", "value"})
+"""What the turns of a conversation hold, which are no rows."""
+
+
+def flattened(found: Iterator[Record | Broken]) -> Iterator[Record | Broken]:
+    """Every row with `{"question": {"text": …}}` as the column `question.text`; lists stay as they are."""
+    for one in found:
+        if isinstance(one, Broken):
+            yield one
+            continue
+        leaves = list(_leaves(one.values, ""))
+        values = dict(leaves)
+        if len(values) == len(leaves):
+            yield one._replace(values=values)
+        else:
+            names = [name for name, _ in leaves]
+            twice = next(name for name in names if names.count(name) > 1)
+            yield Broken(one.file, one.line, "two values have this name", twice, "set `flatten: false`", one.key)
+
+
+def _leaves(value: dict[str, Any], before: str) -> Iterator[tuple[str, Any]]:
+    for name, inner in value.items():
+        if isinstance(inner, dict) and inner:
+            yield from _leaves(inner, f"{before}{name}.")
+        else:
+            yield f"{before}{name}", inner
+
+
+def has_inner_texts(rows: Sequence[dict[str, Any]]) -> bool:
+    """Whether sentences stand only in objects inside of the rows."""
+    return any(map(_has_sentence, (dict(_leaves(row, "")) for row in rows))) and not any(map(_has_sentence, rows))
+
+
+def _has_sentence(row: dict[str, Any]) -> bool:
+    return any(isinstance(value, list) or (isinstance(value, str) and " " in value.strip()) for value in row.values())
+
+
+def inner_array(row: dict[str, Any], aside: frozenset[str]) -> str | None:
+    """The dotted name of the one array of objects inside of an object that is itself no row."""
+    if _has_sentence(row):
+        return None
+    found = [
+        (name, value)
+        for name, value in _leaves(row, "")
+        if isinstance(value, list) and len(value) >= LEAST_ROWS and all(isinstance(one, dict) for one in value)
+    ]
+    if len(found) != 1:
+        return None
+    (name, value), *_ = found
+    is_talk = name.rpartition(".")[2] in aside and not _TURN.isdisjoint(value[0])
+    return None if is_talk else name
