@@ -14,9 +14,10 @@ from transformers import AutoModelForCausalLM
 from luthier.core.component import members
 from luthier.core.errors import ModelError
 from luthier.models.describe import describe
-from luthier.models.load import Scheme, load, open_folder, open_merged, scheme_of
+from luthier.models.load import load, open_folder, open_merged, scheme_of
 from luthier.models.quantised import dequantise, quantise
 from luthier.models.quiet import no_bars, no_peft_warning
+from luthier.models.scheme import Scheme
 from luthier.tune.loop import Training
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import AnyTechnique, Search, Technique

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from luthier.core.errors import ModelError
 from luthier.models.describe import describe
-from luthier.models.load import Scheme, load, merge, open_folder, open_merged
+from luthier.models.load import load, merge, open_folder, open_merged
 from luthier.models.quantised import (
     NF4,
     Packed,
@@ -27,6 +27,7 @@ from luthier.models.quantised import (
     unpack_numbers,
 )
 from luthier.models.quiet import no_peft_warning
+from luthier.models.scheme import Scheme
 from luthier.tune.techniques.qlora import Qlora
 from models.making import other_model, tiny_adapter, tiny_base
 from workshop import tiny_model

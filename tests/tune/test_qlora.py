@@ -25,7 +25,8 @@ import re, sys
 import torch
 from pathlib import Path
 from luthier.core.artifact import Artifact
-from luthier.models.load import open_folder, Scheme
+from luthier.models.load import open_folder
+from luthier.models.scheme import Scheme
 from luthier.models.logprobs import logprobs
 from luthier.models.lora_product import one_product
 from luthier.models.pack import Row, pack

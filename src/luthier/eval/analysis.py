@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from luthier.eval.contestant import Contestant
-from luthier.eval.report import facts
+from luthier.eval.report.facts import models as facts
+from luthier.eval.report.facts.fact import Score
 from luthier.eval.rows import Task
 from luthier.eval.turns import conversation_of
 from luthier.metrics.answers import Answers
@@ -76,9 +77,9 @@ def comparison_facts(rows: Sequence[Mapping[str, Any]]) -> tuple[facts.Compariso
     return tuple(facts.Comparison(**{name: value for name, value in row.items() if name in known}) for row in rows)
 
 
-def fact(score: Measured) -> facts.Score:
+def fact(score: Measured) -> Score:
     """A score as the report knows it."""
-    return facts.Score(value=score.value, low=score.low, high=score.high, signature=score.signature)
+    return Score(value=score.value, low=score.low, high=score.high, signature=score.signature)
 
 
 def confusions(task: Task, models: Sequence[Contestant]) -> tuple[facts.Confusion, ...]:
@@ -105,16 +106,16 @@ def classes(task: Task, models: Sequence[Contestant]) -> tuple[facts.ClassScore,
     return tuple(found)
 
 
-def _f1(right: int, said: int, real: int) -> facts.Score:
+def _f1(right: int, said: int, real: int) -> Score:
     """F1 with Wilson's interval: it is 2 j / (1 + j) of j, the share of right rows among those said or real."""
     from luthier.metrics.resample import wilson
 
     either = said + real - right
     if either == 0:
-        return facts.Score(value=0.0, low=0.0, high=1.0)
+        return Score(value=0.0, low=0.0, high=1.0)
     low, high = wilson(right, either)
     value, low, high = (2 * share / (1 + share) for share in (right / either, low, high))
-    return facts.Score(value=value, low=low, high=high)
+    return Score(value=value, low=low, high=high)
 
 
 def reliability(
@@ -142,7 +143,7 @@ def reliability(
                     low=place / BINS,
                     high=(place + 1) / BINS,
                     confidence=float(confidence[inside].mean()),
-                    accuracy=facts.Score(value=hits / count, low=low, high=high),
+                    accuracy=Score(value=hits / count, low=low, high=high),
                     rows=count,
                 )
             )

@@ -12,7 +12,7 @@ from luthier.core.digest import digest_of
 from luthier.eval import analysis
 from luthier.eval.contestant import Contestant
 from luthier.eval.probe import Bench, Measure, family
-from luthier.eval.report import facts
+from luthier.eval.report.facts import models as facts
 from luthier.eval.report.sentence import best_plain, verdict_sentence
 from luthier.eval.rows import Task
 from luthier.eval.turns import conversations, last_turns

@@ -15,7 +15,7 @@ from luthier.core.step import Forecast
 from luthier.flow.plan import Plan
 
 if TYPE_CHECKING:
-    from luthier.eval.report.facts import ReportFacts
+    from luthier.eval.report.facts.report import ReportFacts
     from luthier.flow.run import Result
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from luthier.core.artifact import Artifact
 from luthier.core.digest import digest_of
@@ -19,6 +19,7 @@ from luthier.core.errors import ModelError, Where
 from luthier.core.step import Outlook
 from luthier.models.describe import describe, read_object
 from luthier.models.quiet import no_bars, no_peft_warning
+from luthier.models.scheme import Scheme
 
 if TYPE_CHECKING:
     import torch
@@ -32,18 +33,6 @@ MODEL_CARD = "model.json"
 TUNED_CARD = "tuned.json"
 _CPU_WITH_BF16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """Flags of processors (x86 and ARM) that multiply bfloat16 in hardware."""
-
-
-class Scheme(NamedTuple):
-    """How frozen weights are packed: bits a number, and how many numbers share a scale."""
-
-    bits: Literal[4, 8]
-    group: int
-
-    @property
-    def bytes_a_number(self) -> float:
-        """The scales included."""
-        return self.bits / 8 + 4 / self.group
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,36 +5,32 @@ from __future__ import annotations
 import math
 import random
 
-from luthier.eval.report.facts import (
+from luthier.eval.report.facts.data import (
+    Counted,
+    DataFacts,
+    Edit,
+    FindingFacts,
+    FoundRow,
+    LabelCount,
+    Rightness,
+    Source,
+    ValidationFacts,
+)
+from luthier.eval.report.facts.fact import Score
+from luthier.eval.report.facts.models import (
     Bin,
     ClassScore,
     Comparison,
     Confusion,
-    Cost,
-    Counted,
-    DataFacts,
-    Edit,
     EvaluationFacts,
-    FindingFacts,
-    FoundRow,
-    GateFacts,
-    LabelCount,
-    LogPoint,
-    Made,
     Measured,
     ModelFacts,
-    Provenance,
     Reliability,
-    ReportFacts,
-    Rightness,
     Row,
-    RuleFacts,
-    Score,
     Slice,
-    Source,
-    TuningFacts,
-    ValidationFacts,
 )
+from luthier.eval.report.facts.report import Cost, GateFacts, Made, Provenance, ReportFacts, RuleFacts
+from luthier.eval.report.facts.tuning import LogPoint, TuningFacts
 from luthier.text.findings import Finding, Number, Table
 
 HOSTILE = '<script>alert("owned")</script><img src=x onerror=alert(1)> </title> ${7*7} {{ 7*7 }} &amp; "quoted" \' ]]>'

@@ -15,7 +15,7 @@ from luthier.eval.report.charts.drawing import STRONG_LETTER, Scale, decades, fi
 from luthier.eval.report.charts.flow import Branch, flow
 from luthier.eval.report.charts.forest import Frame, Line, forest
 from luthier.eval.report.charts.squares import heat_class, heat_map, reliability
-from luthier.eval.report.facts import LogPoint
+from luthier.eval.report.facts.tuning import LogPoint
 from tests.eval.report import example
 
 numbers = st.floats(-1e6, 1e6, allow_nan=False)

@@ -12,7 +12,7 @@ import pytest
 from luthier.core.artifact import Artifact, Manifest
 from luthier.core.store import Store
 from luthier.eval.report.collect import collect, finite
-from luthier.eval.report.facts import ReportFacts
+from luthier.eval.report.facts.report import ReportFacts
 from luthier.eval.report.page import render
 from tests.eval.report import example
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.eval.report import numbers
-from luthier.eval.report.facts import Score
+from luthier.eval.report.facts.fact import Score
 
 
 @pytest.mark.parametrize(

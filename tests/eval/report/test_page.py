@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import pytest
 
-from luthier.eval.report.facts import ReportFacts
+from luthier.eval.report.facts.report import ReportFacts
 from luthier.eval.report.page import as_json, render
 from tests.eval.report import example
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from luthier.eval.report.facts import ReportFacts
+from luthier.eval.report.facts.report import ReportFacts
 from luthier.eval.report.plain import markdown
 from tests.eval.report import example
 

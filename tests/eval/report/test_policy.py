@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from luthier.eval.report.facts import LogPoint, SampleFact, TuningFacts
+from luthier.eval.report.facts.tuning import LogPoint, SampleFact, TuningFacts
 from luthier.eval.report.page import render
 from luthier.eval.report.read_tuning import _log, _samples
 from tests.eval.report import example

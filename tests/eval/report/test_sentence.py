@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from luthier.eval.report.facts import Comparison, ModelFacts, Score
+from luthier.eval.report.facts.fact import Score
+from luthier.eval.report.facts.models import Comparison, ModelFacts
 from luthier.eval.report.sentence import points, rows_per_hundred, standing, verdict_sentence
 from tests.eval.report import example
 

@@ -8,7 +8,7 @@ import junitparser
 import pytest
 
 from luthier.core.errors import Where
-from luthier.eval.report.facts import GateFacts, ReportFacts, RuleFacts
+from luthier.eval.report.facts.report import GateFacts, ReportFacts, RuleFacts
 from luthier.eval.report.verdicts import junit, workflow_commands
 from tests.eval.report import example
 

@@ -10,21 +10,10 @@ from typing import Any
 
 from luthier.core.artifact import Artifact
 from luthier.eval.human.opinion import read_opinion
-from luthier.eval.report.facts import (
-    Comparison,
-    Cost,
-    EvaluationFacts,
-    GateFacts,
-    Made,
-    ModelFacts,
-    PeopleFacts,
-    Provenance,
-    ReportFacts,
-    Row,
-    RuleFacts,
-    Score,
-)
-from luthier.eval.report.facts import Measured as MeasuredFacts
+from luthier.eval.report.facts.fact import Score
+from luthier.eval.report.facts.models import Comparison, EvaluationFacts, ModelFacts, Row
+from luthier.eval.report.facts.models import Measured as MeasuredFacts
+from luthier.eval.report.facts.report import Cost, GateFacts, Made, PeopleFacts, Provenance, ReportFacts, RuleFacts
 from luthier.eval.report.read_data import data_facts
 from luthier.eval.report.read_findings import validation_facts
 from luthier.eval.report.read_runs import run_facts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from luthier.eval.report.facts import Score
+from luthier.eval.report.facts.fact import Score
 
 MISSING = "–"
 HUNDRED = frozenset({"bleu", "chrf", "ter"})

@@ -13,7 +13,8 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from luthier.eval.report import numbers, views
-from luthier.eval.report.facts import LOWER_IS_BETTER, ReportFacts
+from luthier.eval.report.facts.models import LOWER_IS_BETTER
+from luthier.eval.report.facts.report import ReportFacts
 from luthier.eval.report.palette import DARK, LIGHT, variables
 from luthier.eval.report.pictures import Pictures, metric_order, shown_comparisons, shown_probed
 from luthier.eval.report.sentence import verdict_sentence

@@ -10,19 +10,19 @@ from luthier.eval.report.charts.curve import curve
 from luthier.eval.report.charts.flow import Branch, flow
 from luthier.eval.report.charts.forest import Frame, Line, Mark, forest
 from luthier.eval.report.charts.squares import heat_map, reliability
-from luthier.eval.report.facts import (
+from luthier.eval.report.facts.data import DataFacts
+from luthier.eval.report.facts.fact import Score
+from luthier.eval.report.facts.models import (
     LOWER_IS_BETTER,
     Comparison,
     Confusion,
-    Cost,
-    DataFacts,
     EvaluationFacts,
     ModelFacts,
     Reliability,
-    Score,
     Slice,
-    TuningFacts,
 )
+from luthier.eval.report.facts.report import Cost
+from luthier.eval.report.facts.tuning import TuningFacts
 from luthier.eval.report.sentence import standing
 
 WIDE, NARROW = 800, 372

@@ -6,18 +6,11 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 
 from luthier.eval.report import numbers
-from luthier.eval.report.facts import (
-    Comparison,
-    Cost,
-    DataFacts,
-    EvaluationFacts,
-    GateFacts,
-    PeopleFacts,
-    ReportFacts,
-    Score,
-    TuningFacts,
-    ValidationFacts,
-)
+from luthier.eval.report.facts.data import DataFacts, ValidationFacts
+from luthier.eval.report.facts.fact import Score
+from luthier.eval.report.facts.models import Comparison, EvaluationFacts
+from luthier.eval.report.facts.report import Cost, GateFacts, PeopleFacts, ReportFacts
+from luthier.eval.report.facts.tuning import TuningFacts
 from luthier.eval.report.pictures import data_branches, metric_order, shown_comparisons, shown_probed
 from luthier.eval.report.sentence import verdict_sentence
 from luthier.eval.report.views import run_metrics, standing_words

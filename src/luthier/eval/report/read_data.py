@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from luthier.core.artifact import Artifact
-from luthier.eval.report.facts import Counted, DataFacts, Edit, LabelCount, Rightness, Source
+from luthier.eval.report.facts.data import Counted, DataFacts, Edit, LabelCount, Rightness, Source
 from luthier.text.dataset import Summary, frame, splits, summary
 
 EDITS_OF_EACH = 4

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from luthier.core.artifact import Artifact
-from luthier.eval.report.facts import FindingFacts, FoundRow, ValidationFacts
+from luthier.eval.report.facts.data import FindingFacts, FoundRow, ValidationFacts
 from luthier.text.dataset import columns, splits
 from luthier.text.findings import Mark, read_findings, read_marks
 from luthier.text.messages import Example, answer_of, question_of

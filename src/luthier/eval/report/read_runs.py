@@ -8,7 +8,8 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError
 from luthier.eval.compare import compare_evaluations
 from luthier.eval.outcome import read_summary
-from luthier.eval.report.facts import Comparison, RunFacts, Score
+from luthier.eval.report.facts.fact import Score
+from luthier.eval.report.facts.models import Comparison, RunFacts
 from luthier.metrics.paired import holm
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from luthier.core.artifact import Artifact
-from luthier.eval.report.facts import LogPoint, SampleFact, Tried, TuningFacts
+from luthier.eval.report.facts.tuning import LogPoint, SampleFact, Tried, TuningFacts
 
 MOST_POINTS = 2000
 """A longer log is taken at even distances; steps with a held-out measurement are always taken."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from luthier.eval.report.facts import LOWER_IS_BETTER, Comparison, EvaluationFacts, ModelFacts, Score
+from luthier.eval.report.facts.fact import Score
+from luthier.eval.report.facts.models import LOWER_IS_BETTER, Comparison, EvaluationFacts, ModelFacts
 from luthier.eval.report.numbers import HUNDRED, OPEN, count, metric_name, number, places, probability
 
 Standing = Literal["better", "worse", "unclear"]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from xml.etree import ElementTree as Tree
 
 from luthier.core.errors import Where
-from luthier.eval.report.facts import ReportFacts, RuleFacts
+from luthier.eval.report.facts.report import ReportFacts, RuleFacts
 
 _LEVELS = {"PASS": "notice", "FAIL": "error", "INCONCLUSIVE": "warning"}
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

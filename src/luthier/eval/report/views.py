@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 
 from luthier.eval.report import numbers
 from luthier.eval.report.charts.squares import heat_class
-from luthier.eval.report.facts import Comparison, Confusion, EvaluationFacts, Fact, ModelFacts, ReportFacts, Row
+from luthier.eval.report.facts.fact import Fact
+from luthier.eval.report.facts.models import Comparison, Confusion, EvaluationFacts, ModelFacts, Row
+from luthier.eval.report.facts.report import ReportFacts
 from luthier.eval.report.sentence import best_plain, points, rows_per_hundred, standing
 from luthier.text.findings import Number
 

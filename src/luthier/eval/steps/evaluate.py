@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from luthier.eval.rows import Task
     from luthier.eval.voice import Voice
 
-_REPORT_DECIDES = ("facts.py", "numbers.py", "sentence.py")
+_REPORT_DECIDES = ("facts/fact.py", "facts/models.py", "numbers.py", "sentence.py")
 """The report's code that also decides this step's bytes; how a page looks does not."""
 _DECIDED = "The labels of the model that this is about are decided by a threshold for each group."
 

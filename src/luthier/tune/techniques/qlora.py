@@ -9,7 +9,8 @@ from pydantic import Field
 
 from luthier.core.artifact import Artifact
 from luthier.models.describe import Description, bytes_a_number, training_memory
-from luthier.models.load import Scheme, open_quantised
+from luthier.models.load import open_quantised
+from luthier.models.scheme import Scheme
 from luthier.models.shapes import ADAPTED_EXPERTS, linears
 from luthier.tune.low_rank import HEAD_ROWS, LowRank
 from luthier.tune.peft_files import write_adapter

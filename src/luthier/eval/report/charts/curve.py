@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from luthier.eval.report.charts.drawing import Drawing, Scale, fitted, short, ticks
-from luthier.eval.report.facts import LogPoint
+from luthier.eval.report.facts.tuning import LogPoint
 
 MOST_POINTS = 400
 """More steps than this are drawn as means of neighbours."""

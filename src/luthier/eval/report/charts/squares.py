@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from luthier.eval.report.charts.drawing import Drawing, Scale, short
-from luthier.eval.report.facts import Confusion, Reliability
+from luthier.eval.report.facts.models import Confusion, Reliability
 from luthier.eval.report.palette import HEAT
 
 SIDE = 340

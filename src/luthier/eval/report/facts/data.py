@@ -1,0 +1,112 @@
+"""What a report says of the data: what became of every row, and what was found in them."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from luthier.eval.report.facts.fact import Fact
+from luthier.text.findings import Finding
+
+
+class Source(Fact):
+    """Where rows came from."""
+
+    name: str
+    files: tuple[str, ...] = ()
+    rows: int | None = None
+    digest: str = ""
+    licence: str = ""
+
+
+class Edit(Fact):
+    """One edit of an operator: where, why, and the text before and after."""
+
+    operator: str
+    reason: str
+    place: str
+    before: str
+    after: str
+
+
+class LabelCount(Fact):
+    """How many rows bear a label, by split."""
+
+    label: str
+    rows: dict[str, int]
+
+
+class Counted(Fact):
+    """What an operator counted, by what it found and where."""
+
+    operator: str
+    places: tuple[str, ...]
+    rows: dict[str, dict[str, int]]
+
+
+class Rightness(Fact):
+    """How right an operator was about one kind on a labelled sample; rates with their intervals."""
+
+    operator: str
+    kind: str
+    wanted: int
+    found: int
+    recall: tuple[float, float, float] | None = None
+    precision: tuple[float, float, float] | None = None
+
+
+class DataFacts(Fact):
+    """What became of every row that went in."""
+
+    name: str
+    rows_in: int
+    """Rows that were read, and rows that were made here."""
+    splits: dict[str, int]
+    made: dict[str, int] = Field(default_factory=dict)
+    """Of them, rows that were made out of others, by augmenter."""
+    dropped: dict[str, int] = Field(default_factory=dict)
+    edited: dict[str, int] = Field(default_factory=dict)
+    """Edits by operator."""
+    labels: tuple[LabelCount, ...] = ()
+    counted: tuple[Counted, ...] = ()
+    rightness: tuple[Rightness, ...] = ()
+    edits: tuple[Edit, ...] = ()
+    sources: tuple[Source, ...] = ()
+
+
+class FoundRow(Fact):
+    """One row that a finding is about."""
+
+    id: str
+    place: str
+    text: str
+    answer: str
+    note: str = ""
+
+
+class FindingFacts(Fact):
+    """One finding about the data, with its first rows."""
+
+    finding: Finding
+    shown: tuple[FoundRow, ...] = ()
+
+
+class ValidationFacts(Fact):
+    """What was looked for in a data set, and found."""
+
+    name: str
+    sentence: str
+    """In plain words, whether the data are fit to train on."""
+    rows: int
+    looked_at: int
+    findings: tuple[FindingFacts, ...]
+    """The worst first."""
+    skipped: dict[str, str] = Field(default_factory=dict)
+    """Checks that could not be made, with the reason."""
+
+    def worth_mending(self) -> list[FindingFacts]:
+        """Findings that are serious or a warning."""
+        return [one for one in self.findings if one.finding.severity != "info"]
+
+    def in_order(self) -> list[FindingFacts]:
+        """Findings with nothing to mend."""
+        return [one for one in self.findings if one.finding.severity == "info"]

@@ -1,0 +1,20 @@
+"""What every fact of a report is, and a number that carries its uncertainty."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Fact(BaseModel):
+    """Something known: frozen, without unknown fields, without NaN or infinity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class Score(Fact):
+    """A number with its 95 % interval; `value` is None when it could not be measured."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    signature: str = ""

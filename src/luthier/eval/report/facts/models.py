@@ -1,0 +1,183 @@
+"""What a report says of models: scores, comparisons in pairs, slices, rows, and evaluations side by side."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from luthier.eval.report.facts.fact import Fact, Score
+
+ModelRole = Literal["tuned", "base", "plain", "other"]
+
+
+LOWER_IS_BETTER = frozenset({"perplexity", "bits_per_byte", "ece", "brier", "ter", "wer", "cer"})
+"""Metrics of which a smaller value is the better one."""
+
+
+class Measured(Fact):
+    """What a probe found for one model, such as the gap between groups, with the parts behind it."""
+
+    score: Score
+    rows: int = 0
+    detail: dict[str, float] = Field(default_factory=dict)
+    """Each group's own value."""
+    detectable: float | None = None
+    """The smallest difference from nothing that so many rows would show in four runs of five."""
+
+
+class ModelFacts(Fact):
+    """One model (or plain baseline) and its scores on the held-out rows, by metric."""
+
+    name: str
+    """The name in the files: `tuned`, `base`, `tfidf`, `majority`, …"""
+    title: str
+    """The name as people say it."""
+    role: ModelRole
+    metrics: dict[str, Score]
+    measures: dict[str, Measured] = Field(default_factory=dict)
+    """What probes found, by family and measure (`bias.gap`)."""
+
+
+class Comparison(Fact):
+    """Model `a` minus model `b` on the same rows."""
+
+    a: str
+    b: str
+    metric: str
+    difference: float
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    p_holm: float | None = None
+    """The same p after Holm's correction over the family of comparisons."""
+    test: str = ""
+    rows: int = 0
+    fixed: int | None = None
+    """Rows that `b` had wrong and `a` has right."""
+    broken: int | None = None
+    """Rows that `b` had right and `a` has wrong."""
+    detectable: float | None = None
+    """The smallest difference that this many rows would show in four runs of five."""
+    lower_is_better: bool = False
+    """Whether a difference below zero is the better one; of the known metrics it goes without saying."""
+
+    @property
+    def lower(self) -> bool:
+        """Whether a difference below zero is the better one."""
+        return self.lower_is_better or self.metric in LOWER_IS_BETTER
+
+
+class Confusion(Fact):
+    """How often each reference label (row) was answered with each label (column)."""
+
+    model: str
+    labels: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+
+class ClassScore(Fact):
+    """F1 of one label for one model; `rows` is how many held-out rows bear the label."""
+
+    label: str
+    model: str
+    rows: int
+    f1: Score
+
+
+class Bin(Fact):
+    """Answers whose stated probability falls between `low` and `high`: what was said, and what came true."""
+
+    low: float
+    high: float
+    confidence: float
+    accuracy: Score
+    rows: int
+
+
+class Reliability(Fact):
+    """Stated probabilities of one model beside the share that was right."""
+
+    model: str
+    bins: tuple[Bin, ...]
+    ece: Score | None = None
+
+
+class Slice(Fact):
+    """A metric on the rows whose column `name` has the value `value`."""
+
+    name: str
+    value: str
+    model: str
+    metric: str
+    rows: int
+    score: Score
+    gain: Comparison | None = None
+    """Of the model that the evaluation is about: how far it is above its base on these rows; p is corrected (Holm) over
+    all slices."""
+
+
+class Row(Fact):
+    """One held-out row and what each model answered; long text is cut for the report."""
+
+    id: str
+    text: str
+    reference: str
+    answers: dict[str, str]
+    correct: dict[str, bool | None] = Field(default_factory=dict)
+
+
+class EvaluationFacts(Fact):
+    """One evaluation: models on the same held-out rows, compared in pairs."""
+
+    name: str
+    task: Literal["label", "text"]
+    rows: int
+    main_metric: str
+    models: tuple[ModelFacts, ...]
+    comparisons: tuple[Comparison, ...] = ()
+    probed: tuple[Comparison, ...] = ()
+    """The same of what tasks and probes measured."""
+    confusions: tuple[Confusion, ...] = ()
+    classes: tuple[ClassScore, ...] = ()
+    reliability: tuple[Reliability, ...] = ()
+    slices: tuple[Slice, ...] = ()
+    fixed: tuple[Row, ...] = ()
+    """Rows that the base had wrong and the tuned model has right (as many as the report shows)."""
+    broken: tuple[Row, ...] = ()
+    samples: tuple[Row, ...] = ()
+    everything: tuple[Row, ...] = ()
+    """Every held-out row, for the browser of rows; embedded compressed."""
+    notes: tuple[str, ...] = ()
+    """Warnings of the evaluation, as sentences."""
+
+    def model(self, name: str) -> ModelFacts | None:
+        """One of the models by name."""
+        return next((model for model in self.models if model.name == name), None)
+
+    def of_role(self, role: ModelRole) -> tuple[ModelFacts, ...]:
+        """All models of one role, in order."""
+        return tuple(model for model in self.models if model.role == role)
+
+    def title(self, name: str) -> str:
+        """A model's name as people say it."""
+        found = self.model(name)
+        return found.title if found else name
+
+    def compared(self, a: str, b: str, metric: str) -> Comparison | None:
+        """The comparison of `a` with `b` on a metric, when it was made."""
+        return next((c for c in self.comparisons if (c.a, c.b, c.metric) == (a, b, metric)), None)
+
+
+class RunFacts(Fact):
+    """The model that one of several evaluations is about."""
+
+    name: str
+    """What the evaluation is called: its step, or another recipe's and its step."""
+    model: str
+    rows: int
+    scores: dict[str, Score]
+    compared: tuple[Comparison, ...] = ()
+    """This model minus that of the first evaluation, on the same rows."""
+    why: str = ""
+    """Why it cannot be compared with the first."""

@@ -1,0 +1,124 @@
+"""Everything a report says, as one frozen value: `collect` fills it from artifacts, `render` turns it into a page.
+
+Each part is optional: a section of the report appears when its facts are there.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from luthier.eval.human.opinion import Opinion
+from luthier.eval.report.facts.data import DataFacts, ValidationFacts
+from luthier.eval.report.facts.fact import Fact
+from luthier.eval.report.facts.models import EvaluationFacts, RunFacts
+from luthier.eval.report.facts.tuning import TuningFacts
+from luthier.eval.report.sentence import verdict_sentence
+
+Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
+
+
+class RuleFacts(Fact):
+    """One rule of a gate and how it came out."""
+
+    rule: str
+    verdict: Verdict
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    against: float | None = None
+    more_rows: int | None = None
+    why: str = ""
+
+
+class GateFacts(Fact):
+    """A gate: its verdict and its rules."""
+
+    name: str
+    verdict: Verdict
+    rules: tuple[RuleFacts, ...] = ()
+
+
+class PeopleFacts(Fact):
+    """What people said of the answers."""
+
+    name: str
+    opinion: Opinion
+
+
+class Cost(Fact):
+    """What a step was predicted to cost, and what it did cost."""
+
+    step: str
+    predicted_seconds: float | None = None
+    """What was expected when the step began."""
+    planned_seconds: float | None = None
+    """What the plan said before its inputs were made, where that was far from it."""
+    seconds: float | None = None
+    predicted_peak_bytes: int | None = None
+    planned_peak_bytes: int | None = None
+    peak_bytes: int | None = None
+    predicted_tokens: int | None = None
+    tokens: int | None = None
+    how: str = ""
+    """How the prediction was made."""
+
+
+class Made(Fact):
+    """An artifact behind the report."""
+
+    step: str
+    kind: str
+    makes: str
+    digest: str
+    code: str = ""
+    files: int = 0
+    size: int = 0
+
+
+class Provenance(Fact):
+    """What is needed to check the report and to make it again."""
+
+    recipe: str = ""
+    """The recipe's text."""
+    seed: int | None = None
+    artifacts: tuple[Made, ...] = ()
+    versions: dict[str, str] = Field(default_factory=dict)
+    machine: dict[str, str] = Field(default_factory=dict)
+    licences: dict[str, str] = Field(default_factory=dict)
+    commands: tuple[str, ...] = ()
+
+
+class ReportFacts(Fact):
+    """All that a report says. The first evaluation answers the question; others stand beside it."""
+
+    title: str
+    created: str
+    """When the report was made, as it shall be printed."""
+    evaluations: tuple[EvaluationFacts, ...] = ()
+    gates: tuple[GateFacts, ...] = ()
+    validations: tuple[ValidationFacts, ...] = ()
+    people: tuple[PeopleFacts, ...] = ()
+    runs: tuple[RunFacts, ...] = ()
+    """Evaluations side by side, when there are several."""
+    data: tuple[DataFacts, ...] = ()
+    tunings: tuple[TuningFacts, ...] = ()
+    costs: tuple[Cost, ...] = ()
+    provenance: Provenance = Provenance()
+
+    @property
+    def verdict_sentence(self) -> str:
+        """The answer in plain words: is the tuned model better, by how much, how sure."""
+        if self.evaluations:
+            return verdict_sentence(self.evaluations[0])
+        return self.data_sentence or "Nothing has been evaluated yet."
+
+    @property
+    def data_sentence(self) -> str:
+        """Whether the data are fit to train on; empty when nobody looked."""
+        return self.validations[0].sentence if self.validations else ""
+
+    def as_json(self) -> dict[str, Any]:
+        """The facts as plain data, with the sentence that opens the page."""
+        return {"verdict_sentence": self.verdict_sentence, **self.model_dump(mode="json")}

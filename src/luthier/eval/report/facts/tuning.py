@@ -1,0 +1,75 @@
+"""What a report says of a tuning: its settings, its log, and what it wrote or tried on the way."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from luthier.eval.report.facts.fact import Fact
+
+
+class LogPoint(Fact):
+    """One optimizer step as logged."""
+
+    step: int
+    loss: float | None = None
+    held_out_loss: float | None = None
+    lr: float | None = None
+    grad_norm: float | None = None
+    held_out: dict[str, float] = Field(default_factory=dict)
+    """Metrics on the held-out rows, when they were measured after this step."""
+    drawn: dict[str, float] = Field(default_factory=dict)
+    """Of a policy: what its own answers were worth, and what else is told of them."""
+
+
+class SampleFact(Fact):
+    """A policy's likeliest answer to a prompt, before a step."""
+
+    step: int
+    id: str
+    """The example's."""
+    answer: str
+    reward: float | None = None
+
+
+class Tried(Fact):
+    """A prompt that a search tried, and how far it came."""
+
+    what: str
+    """Where its instruction comes from, and how its examples were chosen."""
+    instruction: str | None = None
+    """None: the rows' own."""
+    rows: int
+    score: float
+    low: float
+    high: float
+
+
+class TuningFacts(Fact):
+    """How a model was tuned."""
+
+    name: str
+    technique: str
+    objective: str
+    optimizer: str = ""
+    settings: dict[str, str] = Field(default_factory=dict)
+    """Settings of technique, objective and loop, by dotted name."""
+    steps: int | None = None
+    stopped: str = ""
+    """After which step and why it ended before its last one; empty when it did not."""
+    rows: int | None = None
+    """Rows seen; a row seen in three epochs counts three times."""
+    tokens: int | None = None
+    learnt_tokens: int | None = None
+    trainable_parameters: int | None = None
+    parameters: int | None = None
+    cut_rows: int | None = None
+    """Rows that were longer than the limit and were cut."""
+    log: tuple[LogPoint, ...] = ()
+    samples: tuple[SampleFact, ...] = ()
+    """Of a policy: answers to the same prompts over time, by prompt."""
+    tried: tuple[Tried, ...] = ()
+    """Of a search of prompts: those that came furthest, the chosen one first."""
+    prompts: int | None = None
+    """How many prompts were tried in all."""
+    why: str = ""
+    """Why the prompt was chosen."""
