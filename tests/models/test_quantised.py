@@ -14,8 +14,8 @@ from torch import Tensor
 from luthier.core.errors import ModelError
 from luthier.models.describe import describe
 from luthier.models.load import load, merge, open_folder, open_merged
+from luthier.models.nf4 import GROUPS, NF4, TYPES, by_library, by_torch
 from luthier.models.quantised import (
-    NF4,
     Packed,
     PackedLora,
     Room,
@@ -57,6 +57,26 @@ def test_four_bits_are_laid_out_as_in_bitsandbytes(numbers: int) -> None:
         byte = int(codes[at // 2])
         assert (byte >> 4 if at % 2 == 0 else byte & 15) == nearest
         assert float(found[at]) == pytest.approx(NF4[nearest] * float(scale), abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("group", GROUPS)
+def test_bitsandbytes_brings_back_the_same_bits(group: int, dtype: torch.dtype) -> None:
+    """Where the extra is installed; on this processor, which stands for those with other kernels."""
+    pytest.importorskip("bitsandbytes", reason="the extra bitsandbytes is not installed")
+    quick = by_library(torch.device("cpu"), dtype, group)
+    assert quick is not None
+    for inputs, outputs in ((group, 3), (2 * group, 700)):
+        codes, scales = pack_numbers(torch.randn(outputs, inputs), Scheme(4, group))
+        assert torch.equal(quick(codes, scales), by_torch(codes, scales).to(dtype))
+
+
+def test_bitsandbytes_is_asked_for_what_it_has_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    assert by_library(cpu, torch.float64, 64) is None
+    assert by_library(cpu, torch.float32, 48) is None
+    monkeypatch.setattr("luthier.models.nf4.find_spec", lambda name: None)
+    assert by_library.__wrapped__(cpu, torch.float32, 64) is None
 
 
 def test_eight_bits_are_within_half_a_step() -> None:

@@ -21,14 +21,9 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from luthier.core.errors import ModelError
+from luthier.models.nf4 import NF4, by_library, by_torch
 from luthier.models.scheme import Scheme
 
-NF4 = (
-    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
-    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
-    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
-)  # fmt: skip
-"""Quantiles of a normal distribution between -1 and 1 (QLoRA, appendix E; bitsandbytes' table)."""
 PIECE = 1 << 18
 """Numbers that are brought back at once, in fp32: they stay in the processor's cache."""
 
@@ -75,14 +70,14 @@ class Packed(nn.Module):
         scales = self.scale_bits.view(torch.float32)
         if self.in_features % self.scheme.group:
             return out.copy_(unpack_numbers(self.qweight, scales, self.scheme)[: out.numel()].view_as(out))
+        quick = by_library(out.device, out.dtype, self.scheme.group) if self.scheme.bits == 4 else None
         rows = max(1, PIECE // self.in_features)
         for begin in range(0, self.out_features, rows):
             piece = slice(begin * self.in_features, min(begin + rows, self.out_features) * self.in_features)
             halves = slice(piece.start // 2, piece.stop // 2) if self.scheme.bits == 4 else piece
-            group = self.scheme.group
-            numbers = unpack_numbers(
-                self.qweight[halves], scales[piece.start // group : piece.stop // group], self.scheme
-            )
+            codes = self.qweight[halves]
+            own = scales[piece.start // self.scheme.group : piece.stop // self.scheme.group]
+            numbers = unpack_numbers(codes, own, self.scheme) if quick is None else quick(codes, own)
             out[begin : begin + rows] = numbers.view(-1, self.in_features)
         return out
 
@@ -124,9 +119,7 @@ def unpack_numbers(codes: Tensor, scales: Tensor, scheme: Scheme) -> Tensor:
     """The numbers that codes and scales stand for, in fp32."""
     if scheme.bits == 8:
         return (codes.view(-1, scheme.group) * (scales / 127)[:, None]).view(-1)
-    levels = torch.tensor(NF4, device=codes.device)
-    pairs = torch.stack([levels.repeat_interleave(16), levels.repeat(16)], 1)  # (256, 2)
-    return (nn.functional.embedding(codes.int(), pairs).view(-1, scheme.group) * scales[:, None]).view(-1)
+    return by_torch(codes, scales)
 
 
 class _Frozen(torch.autograd.Function):

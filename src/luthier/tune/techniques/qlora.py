@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 class Qlora(LowRank):
     """LoRA over weights in 4 or 8 bits: a larger model in the same memory, on any processor, a little slower.
 
-    The base is packed while it is read, and a layer's weight exists only while it multiplies. What is saved is a plain
+    The base is packed while it is read, and a layer's weight exists only while it multiplies; with the extra
+    `bitsandbytes`, 4 bits come back by its kernels in the same bits, sooner. What is saved is a plain
     LoRA adapter: it loads over the whole base too, whose answers are close to, not the same as, the packed one's.
     """
 
