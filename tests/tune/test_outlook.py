@@ -74,6 +74,17 @@ def test_writing_without_a_drawing_before_reads_the_weights_once_for_all_lines(
     assert "another engine" in elsewhere.how
 
 
+def test_a_training_on_a_busy_machine_tells_how_quick_the_next_one_is_alone(
+    shop: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside others it had 60 of 200 processor-seconds in 100 by the clock; alone it takes 85 % of both cores."""
+    monkeypatch.setattr("luthier.tune.outlook.cores", lambda: 2)
+    by_clock = told(shop, Sft()).seconds or 0
+    assert told(shop, Sft(), flops_per_cpu_s=1e6 / 0.6).seconds == pytest.approx(by_clock * 0.6 / 1.7, rel=0.01)
+    assert told(shop, Sft(), flops_per_cpu_s=1e6 / 1.9).seconds == by_clock
+    assert told(shop, Sft(), begin_s=50.0, begin_cpu_s=9.0).seconds == pytest.approx(by_clock + 9, abs=0.2)
+
+
 def test_only_what_is_learnt_of_the_answers_is_read_again(shop: Bench) -> None:
     """Online DPO learns two of eight answers: it writes as much as GRPO and reads less."""
     pair = Objective.parse({"kind": "online_dpo", "rewards": ["exact"], "rollout": {"max_new_tokens": 50}})

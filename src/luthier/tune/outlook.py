@@ -9,7 +9,7 @@ from luthier.core.step import Forecast, Outline, Outlook
 from luthier.models.describe import Description
 from luthier.models.foresight import SAMPLE, Rows, model_of, rows_of
 from luthier.models.load import cpu_has_bf16, is_remote
-from luthier.models.speed import flops_per_s
+from luthier.models.speed import cores, flops_per_s
 from luthier.text.preference import Pair, pair_of
 from luthier.tune.actor_critic import ActorCritic
 from luthier.tune.memory import MOST_TOKENS, computing_in, footprint
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 BF16_OVER_FP32 = 1.7
 """How much quicker whole trainings were seen to be in bf16 than in fp32, on a processor that has it."""
+
+BUSY = 0.85
+"""Share of the time that a training is sure to keep each processor busy, where it has them for itself. A training that
+had less than that waited for other programs, which the next one need not."""
 
 
 def foresee(step: Tune, outlook: Outlook) -> Forecast:
@@ -103,8 +107,10 @@ def _seconds(step: Tune, outlook: Outlook, model: Description, computed: float, 
     before = outlook.history.get("measures", {})
     if rate := before.get("flops_per_s"):
         was_bf16 = before.get("bits_a_number", 16 if bf16 else 32) == 16
+        rate = max(rate, before.get("flops_per_cpu_s", 0.0) * cores() * BUSY)
         rate *= BF16_OVER_FP32 ** (bf16 - was_bf16)
         begin_s, how = before.get("begin_s", 10.0), "speed of the last training here"
+        begin_s = min(begin_s, before.get("begin_cpu_s", begin_s))  # most of it is one processor's work
     else:
         rate, begin_s, how = flops_per_s(bf16=bf16), 10.0, "speed from a matrix product measured just now"
         if step.objective.needs_reference:  # once a row; an earlier training tells it as a part of its beginning

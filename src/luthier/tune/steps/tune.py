@@ -258,14 +258,14 @@ class _Tuning:
         from luthier.models.load import pick_dtype
         from luthier.text.ids import Text
 
-        begun = time.perf_counter()
+        begun, begun_cpu = time.perf_counter(), time.process_time()
         text = Text.load(self._base, before=Prompt.of(self._model))
         for sentence in text.notes:
             self._work.events.note(sentence)
         material, step = Material(self._step, self._work, text), self._step
         course = material.course
         training, keeper = self._prepare(material, course)
-        ready = time.perf_counter()
+        begin = {"begin_s": time.perf_counter() - begun, "begin_cpu_s": time.process_time() - begun_cpu}
         speed = _Speed(self._work, course)
         settings = {**step.deciding(), "learning_rate": self._rate.value, "seed": self._work.seed}
         with Watching(step.trackers, self._work, settings, speed) as told:
@@ -277,11 +277,13 @@ class _Tuning:
         desk = material.desk
         drawing_s = desk.drawing_s if desk is not None else 0.0
         rates = speed.measures(moving * parameters, sum(aside.values()), drawing_s)
+        if any(parameter.device.type != "cpu" for parameter in self.trained.parameters()):
+            del rates["flops_per_cpu_s"]  # a processor's time tells nothing of an accelerator's
         drawn = {"writing_s": desk.writing_s, "judging_s": desk.judging_s} if desk is not None else {}
         if desk is not None and desk.drawn and desk.writer is None:
             drawn["drawing_flops_per_s"] = desk.drawn * 2 * self._description.parameters / desk.drawing_s
         bits = 8 * pick_dtype(step.precision).itemsize
-        return {**rates, **aside, **drawn, "begin_s": ready - begun, "bits_a_number": bits}
+        return {**rates, **aside, **drawn, **begin, "bits_a_number": bits}
 
     def _warn_unmoved(self, names: list[str], course: Course) -> None:
         if names and course.steps > 1:  # at the first step LoRA's A stands still, since B is zero
@@ -435,7 +437,7 @@ class _Speed:
 
     def __init__(self, work: Work, course: Course) -> None:
         self._work, self._course = work, course
-        self._begun = time.perf_counter()
+        self._begun, self._begun_cpu = time.perf_counter(), time.process_time()
         self._rows = self._computed = self._tokens = 0
 
     def __call__(self, stepped: Stepped) -> None:
@@ -452,13 +454,16 @@ class _Speed:
 
     def measures(self, flops_per_token: int, aside_s: float, drawing_s: float) -> dict[str, float]:
         """Rates of what this process learnt, without the seconds that went into measuring and keeping states; that of
-        its products also without those in which it drew answers."""
+        its products also without those in which it drew answers, by the clock and by what processors were busy."""
         whole = time.perf_counter() - self._begun
         seconds = max(whole - aside_s, 1e-9)
+        flops_per_s = self._computed * flops_per_token / max(seconds - drawing_s, 1e-9)
+        busy = (time.process_time() - self._begun_cpu) / max(whole, 1e-9)
         return {
             "train_s": whole,
             "rows_per_s": self._rows / seconds,
             "tokens_per_s": self._tokens / seconds,
             "computed_tokens_per_s": self._computed / seconds,
-            "flops_per_s": self._computed * flops_per_token / max(seconds - drawing_s, 1e-9),
+            "flops_per_s": flops_per_s,
+            "flops_per_cpu_s": flops_per_s / max(busy, 1e-9),
         }
