@@ -86,7 +86,7 @@ def _contained(found: list[Path], root: Path, shown: str) -> Iterator[File]:
         name = f"{shown}/{below}" if shown else below
         end = _end(path, name)
         if not end.is_relative_to(whole):
-            remedy = f"copy what it links to ({end}) into the folder"
+            remedy = f"copy the file into the folder: it links to {end}"
             raise DataError("leads out of the folder", where=Where(file=name), remedy=remedy)
         if not end.exists():
             raise DataError("is a link to what is not there", where=Where(file=name), remedy="mend or delete the link")
