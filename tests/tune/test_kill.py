@@ -1,4 +1,7 @@
-"""Killed with SIGKILL at any moment, a training goes on and ends in the bytes of an undisturbed one."""
+"""Killed with SIGKILL at any moment, a training goes on and ends in the bytes of an undisturbed one.
+
+On one core, and on two that read two packs of a step side by side.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,15 @@ import sys, torch
 sys.path[:0] = [sys.argv[2]]
 from pathlib import Path
 from tuning import reopened
+from luthier.tune import lanes
 from luthier.tune.loop import Training
 from luthier.tune.steps.tune import Tune
 import time
+lanes.LEAST_TOKENS, lanes.WORTH = 1, 1.0
 once = Training._step
 def slow(self, number, keeper):
     time.sleep(0.05)
-    print("step", number, flush=True)
+    print("step", number, self._lanes.count, flush=True)
     return once(self, number, keeper)
 Training._step = slow
 POLICY = {"kind": "grpo", "rewards": [{"kind": "regex", "pattern": "e"}],
@@ -38,9 +43,9 @@ made = reopened(Path(sys.argv[1])).tune(step)
 """
 
 
-def child(root: Path, technique: str) -> subprocess.Popen[str]:
+def child(root: Path, technique: str, lanes: int) -> subprocess.Popen[str]:
     arguments = [sys.executable, "-W", "ignore", "-c", CHILD, str(root), str(Path(__file__).parents[1]), technique]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(lanes)}
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
 
 
@@ -51,23 +56,25 @@ def digests(shop: Bench) -> dict[str, str]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("lanes", [1, 2])
 @pytest.mark.parametrize("technique", ["lora", "full", "lora of a policy"])
-def test_killed_at_random_moments_it_ends_in_the_same_bytes(tmp_path: Path, technique: str) -> None:
+def test_killed_at_random_moments_it_ends_in_the_same_bytes(tmp_path: Path, technique: str, lanes: int) -> None:
     calm, wild = bench(tmp_path / "calm"), bench(tmp_path / "wild")
-    with child(tmp_path / "calm", technique) as process:
-        process.communicate()
+    with child(tmp_path / "calm", technique, lanes) as process:
+        said, _ = process.communicate()
         assert process.returncode == 0
+        assert {line.split()[-1] for line in said.splitlines() if line.startswith("step")} == {str(lanes)}
     chance, kills, finished = random.Random(technique), 0, False
     while not finished:
-        with child(tmp_path / "wild", technique) as process:
+        with child(tmp_path / "wild", technique, lanes) as process:
             assert process.stdout is not None
-            if process.stdout.readline() and kills < 5:
-                time.sleep(chance.random())
+            if process.stdout.readline() and kills < 5 * lanes:
+                time.sleep(chance.random() / lanes)
                 process.kill()
             process.communicate()
             finished = process.returncode == 0
         kills += not finished
-        assert kills < 12
-    assert kills >= 3
+        assert kills < 24
+    assert kills >= 3 * lanes
     assert digests(reopened(tmp_path / "wild")) == digests(calm)
     assert wild.store.verify() == []
