@@ -438,11 +438,11 @@ def test_18_longest_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     rows[order(18, 0, 24)[-1]] = chat("word " * 20, "billing", 99)  # in the last step
     shop = bench(tmp_path, rows)
 
-    def watched(model: Any, made: Any) -> torch.Tensor:
+    def watched(model: Any, made: Any, **more: Any) -> torch.Tensor:
         if made.tokens > room:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         read.append(made.tokens)
-        return honest(model, made)
+        return honest(model, made, **more)
 
     monkeypatch.setattr(loop, "logprobs", watched)
     shop.tune(Tune(**QUICK), seed=18)

@@ -116,7 +116,13 @@ def test_a_script_for_openai_runs_unchanged(running: Running, folder: Path, caps
     (checkpoint,) = client.fine_tuning.jobs.checkpoints.list(job.id).data
     assert checkpoint.fine_tuned_model_checkpoint == done.fine_tuned_model
     assert checkpoint.step_number == 10
-    assert checkpoint.metrics.valid_loss == pytest.approx(float(rows[-1]["valid_loss"]))
+    told = checkpoint.metrics
+    assert told.valid_loss == pytest.approx(float(rows[-1]["valid_loss"]))
+    assert told.full_valid_loss == told.valid_loss, "all of the file is measured each time"
+    assert told.train_mean_token_accuracy == pytest.approx(float(rows[-1]["train_mean_token_accuracy"]))
+    assert told.full_valid_mean_token_accuracy == pytest.approx(float(rows[-1]["valid_mean_token_accuracy"]))
+    accuracies = [one["train_mean_token_accuracy"] for one in numbers]  # type: ignore[index]
+    assert accuracies == pytest.approx([float(row["train_mean_token_accuracy"]) for row in rows], abs=1e-4)
     assert client.files.retrieve(done.result_files[0]).purpose == "fine-tune-results"
     _commands_tell_the_same(job.id, done.fine_tuned_model, capsys)
     assert run_command(["run", f".luthier/jobs/{job.id}/recipe.yaml"]) == 0

@@ -24,11 +24,15 @@ def test_pieces_equal_whole_logits(shape: Shape, trained: bool, bias: bool, monk
     linear = torch.nn.Linear(8, 29, bias=bias, dtype=torch.float64).requires_grad_(trained)
     states = torch.randn(37, 8, dtype=torch.float64, requires_grad=True)
     targets, up = torch.randint(29, (37,)), torch.randn(37, dtype=torch.float64)
+    likeliest_ids = shaped(linear(states), shape).argmax(-1)
+    targets[::2] = likeliest_ids[::2]
     leaves = [states, *(linear.parameters() if trained else ())]
     whole = torch.log_softmax(shaped(linear(states), shape), -1).gather(1, targets[:, None])[:, 0]
     wanted = torch.autograd.grad((whole * up).sum(), leaves)
-    found = Head(linear, shape).logprobs(states, targets)
+    first = torch.zeros(37, dtype=torch.bool)
+    found = Head(linear, shape).logprobs(states, targets, first=first)
     torch.testing.assert_close(found, whole)
+    assert torch.equal(first, targets == likeliest_ids)
     for one, other in zip(torch.autograd.grad((found * up).sum(), leaves), wanted, strict=True):
         torch.testing.assert_close(one, other)
 
@@ -64,7 +68,10 @@ def test_many_targets_after_one_state_equal_whole_logits(monkeypatch: pytest.Mon
     hidden = torch.randn(40, 8, dtype=torch.float64)
     places, targets = torch.randint(40, (90,)), torch.randint(30, (90,))
     wanted = torch.log_softmax(linear(hidden)[places], -1).gather(1, targets[:, None])[:, 0]
-    torch.testing.assert_close(Head(linear, Shape()).given(hidden, places, targets), wanted.detach())
+    best, first = linear(hidden)[places].argmax(-1), torch.zeros(90, dtype=torch.bool)
+    targets[::2], wanted[::2] = best[::2], torch.log_softmax(linear(hidden)[places], -1).amax(-1)[::2]
+    torch.testing.assert_close(Head(linear, Shape()).given(hidden, places, targets, first=first), wanted.detach())
+    assert torch.equal(first, targets == best)
 
 
 @pytest.mark.parametrize("understood", [True, False])

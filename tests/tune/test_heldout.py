@@ -17,10 +17,13 @@ from luthier.core.events import Events
 from luthier.core.step import Work
 from luthier.eval.steps.evaluate import Evaluate
 from luthier.models.load import open_merged
+from luthier.models.logprobs import Reading
 from luthier.models.pack import Row
+from luthier.text.ids import Text
 from luthier.tune.heldout import HELD_OUT, HeldOut, Standing, after
 from luthier.tune.loop import Stepped, Training
 from luthier.tune.measure import Exam
+from luthier.tune.objectives.sft import Sft
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.full import Full
 from luthier.tune.techniques.lora import Lora
@@ -70,6 +73,29 @@ def test_held_back_rows_are_measured_listed_and_never_learnt(shop: Bench, monkey
     values = [line["held_out_loss"] for line in lines if "held_out_loss" in line]
     assert values[-1] < 0.7 * values[0]
     assert told(made.folder)["best"] == min(values)
+
+
+@pytest.mark.parametrize("share", [True, False], ids=["head", "own_logits"])
+def test_token_accuracy_is_how_often_the_likeliest_token_is_the_answers(
+    shop: Bench, monkeypatch: pytest.MonkeyPatch, share: bool
+) -> None:
+    if not share:
+        monkeypatch.setattr("luthier.models.logprobs.reading", lambda model: Reading(False, "a test's wish", None))
+    made = shop.tune(
+        Tune(**QUICK, epochs=4, held_out=HeldOut(rows=12, every=100, keep="last"), warmup=0.01 + share / 100)
+    )
+    lines = log(made.folder)
+    assert all(0 <= line["token_accuracy"] <= 1 for line in lines)
+    assert lines[-1]["token_accuracy"] > lines[0]["token_accuracy"]
+    learnt = polars.read_parquet(made.folder / "learnt.parquet")
+    held = set(learnt.filter(polars.col("nothing") == HELD_OUT)["id"])
+    model, text = open_merged(made, torch.float32), Text.load(shop.base.folder)
+    right = list[bool]()
+    for lesson in Sft().lessons([one for one in examples(48) if one.id in held], text):
+        (row,) = lesson.rows
+        said = model(torch.tensor([row.ids])).logits[0].argmax(-1)
+        right += [int(said[at - 1]) == row.ids[at] for at in row.targets]
+    assert lines[-1]["held_out_token_accuracy"] == pytest.approx(sum(right) / len(right), abs=0.01)
 
 
 def test_twins_stay_together_and_the_seed_draws(tmp_path: Path) -> None:

@@ -100,10 +100,10 @@ def test_the_gradient_is_the_same_side_by_side(
     read: list[str] = []
     within = loop.logprobs
 
-    def noted(model: Any, one: Pack) -> torch.Tensor:
+    def noted(model: Any, one: Pack, **more: Any) -> torch.Tensor:
         read.append(threading.current_thread().name)
         with Double():  # a thread does not know of the one around it
-            return within(model, one)
+            return within(model, one, **more)
 
     monkeypatch.setattr(loop, "logprobs", noted)
     found = [pupil.gradient(pupil.rows, tokens) for tokens in (4096, 400)]
@@ -118,9 +118,9 @@ def test_no_bit_depends_on_which_is_ready_first(shop: Bench, tmp_path: Path, mon
     pupil, chance = Pupil(shop, tmp_path / "lessons", Lora(r=4), "token"), random.Random(1)
     within = loop.logprobs
 
-    def sometimes_late(model: Any, one: Pack) -> torch.Tensor:
+    def sometimes_late(model: Any, one: Pack, **more: Any) -> torch.Tensor:
         threading.Event().wait(chance.choice([0.0, 0.02]))
-        return within(model, one)
+        return within(model, one, **more)
 
     monkeypatch.setattr(loop, "logprobs", sometimes_late)
     first, *others = [pupil.gradient(pupil.rows, 300) for _ in range(5)]
@@ -183,10 +183,10 @@ def test_where_two_at_once_do_not_fit_they_are_read_one_after_another(
 ) -> None:
     within = loop.logprobs
 
-    def small(model: Any, one: Pack) -> torch.Tensor:
+    def small(model: Any, one: Pack, **more: Any) -> torch.Tensor:
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError(NO_MEMORY)
-        return within(model, one)
+        return within(model, one, **more)
 
     monkeypatch.setattr(loop, "logprobs", small)
     shop.tune(Tune(**TWO), seed=12)

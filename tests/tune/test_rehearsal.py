@@ -31,11 +31,11 @@ def bounded(monkeypatch: pytest.MonkeyPatch, most: int, error: type[Exception] =
     read: list[Pack] = []
     logprobs = loop.logprobs
 
-    def small(model: Any, pack: Pack) -> torch.Tensor:
+    def small(model: Any, pack: Pack, **more: Any) -> torch.Tensor:
         if pack.tokens > most:
             raise error(NO_MEMORY)
         read.append(pack)
-        return logprobs(model, pack)
+        return logprobs(model, pack, **more)
 
     monkeypatch.setattr(loop, "logprobs", small)
     return read

@@ -10,6 +10,10 @@ from luthier.flow.jobs.journal import Said
 from luthier.flow.jobs.records import Job, Upload
 
 OWNER = "luthier"
+_METRICS = (
+    "step", "train_loss", "train_mean_token_accuracy", "valid_loss", "valid_mean_token_accuracy", "full_valid_loss",
+    "full_valid_mean_token_accuracy",
+)  # fmt: skip
 
 
 def file_json(upload: Upload) -> dict[str, Any]:
@@ -68,14 +72,13 @@ def event_json(said: Said) -> dict[str, Any]:
 
 def checkpoint_json(job: Job, metrics: Mapping[str, Any]) -> dict[str, Any]:
     """What can be asked of a job: its model, when it is done."""
-    names = ("step", "train_loss", "valid_loss")
     return {
         "id": f"ftckpt_{job.id.removeprefix('ftjob-')}",
         "object": "fine_tuning.job.checkpoint",
         "created_at": _moment(job.finished_at),
         "fine_tuned_model_checkpoint": job.model,
         "fine_tuning_job_id": job.id,
-        "metrics": {name: float(metrics[name]) for name in names if metrics.get(name) is not None},
+        "metrics": {name: float(metrics[name]) for name in _METRICS if metrics.get(name) is not None},
         "step_number": int(metrics.get("step", 0)),
     }
 

@@ -34,8 +34,10 @@ class Head:
     shape: Shape
     _wide: tuple[tuple[int, int], Tensor] | None = field(default=None, repr=False)
 
-    def logprobs(self, hidden: Tensor, targets: Tensor, *, precise: bool = True) -> Tensor:
+    def logprobs(self, hidden: Tensor, targets: Tensor, *, precise: bool = True, first: Tensor | None = None) -> Tensor:
         """(N, width) hidden states and (N,) token ids to (N,) log-probabilities in at least fp32.
+
+        Into `first` (N,) is written whether nothing is likelier than the target: the logits are at hand.
 
         `precise` computes the logits in fp32 from bf16 weights; otherwise they are rounded to the weights' type. What
         flows back is rounded to the weights' type in any case, as the hidden states are.
@@ -43,12 +45,15 @@ class Head:
         bias = self.linear.bias
         hidden, weight = self._alike(hidden, precise)
         narrow = self.linear.weight
-        found: Tensor = _TargetLogProbs.apply(hidden, weight, bias, targets, self.shape, narrow)  # type: ignore[no-untyped-call]
+        found: Tensor = _TargetLogProbs.apply(hidden, weight, bias, targets, self.shape, narrow, first)  # type: ignore[no-untyped-call]
         return found
 
     @torch.no_grad()
-    def given(self, hidden: Tensor, places: Tensor, targets: Tensor, *, precise: bool = True) -> Tensor:
-        """(M, width) hidden states, (N,) which of them predicts and (N,) token ids to (N,) log-probabilities.
+    def given(
+        self, hidden: Tensor, places: Tensor, targets: Tensor, *, precise: bool = True, first: Tensor | None = None
+    ) -> Tensor:
+        """(M, width) hidden states, (N,) which of them predicts and (N,) token ids to (N,) log-probabilities; `first`
+        as in `logprobs`.
 
         Many targets may follow one state: its logits are computed once.
         """
@@ -60,6 +65,8 @@ class Head:
             mine = ((places >= piece.start) & (places < piece.stop)).nonzero()[:, 0]
             rows = places[mine] - piece.start
             found[mine] = logits[rows, targets[mine]] - logits.logsumexp(-1)[rows]
+            if first is not None:
+                first[mine] = logits[rows, targets[mine]] >= logits.amax(-1)[rows]
         return found
 
     def choices(
@@ -115,14 +122,18 @@ class Head:
 class _TargetLogProbs(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, shape: Shape, narrow: Tensor
-    ) -> Tensor:
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, shape: Shape, narrow: Tensor,
+        first: Tensor | None,
+    ) -> Tensor:  # fmt: skip
         trained = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
         wide = torch.promote_types(hidden.dtype, torch.float32)
         out = torch.empty(hidden.shape[0], dtype=wide, device=hidden.device)
         slopes = torch.empty_like(hidden) if ctx.needs_input_grad[0] and not trained else None
         for piece in _pieces(hidden.shape[0], weight.shape[0]):
-            out[piece], logits_slope = _piece(hidden[piece], weight, bias, targets[piece], shape, slopes is not None)
+            is_first = None if first is None else first[piece]
+            out[piece], logits_slope = _piece(
+                hidden[piece], weight, bias, targets[piece], shape, slopes is not None, is_first
+            )
             if slopes is not None:
                 slopes[piece] = logits_slope.to(narrow.dtype) @ narrow
         ctx.shape, ctx.trained = shape, trained
@@ -130,11 +141,11 @@ class _TargetLogProbs(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
         if not ctx.trained:
             (slopes,) = ctx.saved_tensors
-            return (slopes * grad[:, None]).to(slopes.dtype), None, None, None, None, None
+            return (slopes * grad[:, None]).to(slopes.dtype), None, None, None, None, None, None
         hidden, weight, bias, targets = ctx.saved_tensors
         d_hidden, d_weight = torch.empty_like(hidden), torch.zeros_like(weight)
         d_bias = None if bias is None else torch.zeros_like(bias)
@@ -145,7 +156,7 @@ class _TargetLogProbs(torch.autograd.Function):
             d_weight.addmm_(slope.t(), hidden[piece])
             if d_bias is not None:
                 d_bias += slope.sum(0)
-        return d_hidden, d_weight, d_bias, None, None, None
+        return d_hidden, d_weight, d_bias, None, None, None, None
 
 
 class Heat(NamedTuple):
@@ -222,14 +233,19 @@ def _pieces(rows: int, vocabulary: int) -> list[slice]:
 
 
 def _piece(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, shape: Shape, slopes: bool
-) -> tuple[Tensor, Tensor]:
-    """Log-probabilities (n,) of the targets and, when asked, their slopes with respect to the raw logits (n, vocab)."""
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, shape: Shape, slopes: bool,
+    first: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Log-probabilities (n,) of the targets and, when asked, their slopes with respect to the raw logits (n, vocab).
+
+    Into `first` (n,) is written whether nothing is likelier."""
     logits = _logits(hidden, weight, bias, shape)
     chosen = targets[:, None]
     target = logits.gather(1, chosen)
     bend = None if shape.softcap is None or not slopes else 1 - (logits / shape.softcap) ** 2
     most = logits.amax(-1, keepdim=True)
+    if first is not None:
+        torch.ge(target[:, 0], most[:, 0], out=first)
     shares = logits.sub_(most).exp_()  # the piece is ours: nothing else needs its logits
     total = shares.sum(-1, keepdim=True)
     found = (target - most - total.log())[:, 0]

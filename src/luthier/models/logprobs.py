@@ -50,32 +50,34 @@ class Reading:
 
 
 def logprobs(
-    model: torch.nn.Module, pack: Pack, *, quick: bool = True, whole: bool = False, as_learnt: bool = False
-) -> Tensor:
+    model: torch.nn.Module, pack: Pack, *, quick: bool = True, whole: bool = False, as_learnt: bool = False,
+    first: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """(N,) log-probabilities of the pack's targets, in fp32 (float64 when the model is).
 
     For a pack with choices (N, 1 + K): the target's, then those of the choices at the pack's temperature. With a
     sequence head the targets are numbers of its outputs, and a single output is given as it is. `whole` lets every
     layer see every token, for those who watch the layers. `as_learnt` rounds logits as they are rounded while the model
-    learns, also where no gradient is wanted.
+    learns, also where no gradient is wanted. Into `first` (N,) is written whether nothing is likelier than the target,
+    where no choices are told of.
     """
     inner, how, soft = plain_model(model), reading(model), soft_prompt(model)
     how = replace(how, short=False) if whole else how
     pack = pack.on(next(inner.parameters()).device)
     if is_sequence(inner):
         scores = score(inner, _hidden(inner, pack, soft, how, quick))
-        return scores[:, 0] if scores.shape[1] == 1 else _chosen(scores, pack)
+        return scores[:, 0] if scores.shape[1] == 1 else _chosen(scores, pack, first)
     if how.head is None:
-        return _chosen(_own_logits(inner, pack, soft, how.turn), pack)
+        return _chosen(_own_logits(inner, pack, soft, how.turn), pack, first)
     if pack.choices is None and not torch.is_grad_enabled():
         sources, places = torch.unique(pack.sources, return_inverse=True)
         path = torch.empty_like(sources).scatter_(0, places, pack.path)  # any row that a state lies on
         hidden = _hidden(inner, replace(pack, sources=sources, path=path), soft, how, quick)
-        return how.head.given(hidden, places, pack.targets, precise=not as_learnt or _precise(pack))
+        return how.head.given(hidden, places, pack.targets, precise=not as_learnt or _precise(pack), first=first)
     hidden = _hidden(inner, pack, soft, how, quick)
     precise = not (torch.is_grad_enabled() or as_learnt) or _precise(pack)
     if pack.choices is None:
-        return how.head.logprobs(hidden, pack.targets, precise=precise)
+        return how.head.logprobs(hidden, pack.targets, precise=precise, first=first)
     return how.head.choices(hidden, pack.targets, pack.choices, temperature=pack.temperature, precise=precise)
 
 
@@ -180,8 +182,10 @@ def _own_logits(model: Any, pack: Pack, soft: SoftPrompt = NO_PROMPT, turn: int 
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def _chosen(logits: Tensor, pack: Pack) -> Tensor:
+def _chosen(logits: Tensor, pack: Pack, first: Tensor | None = None) -> Tensor:
     """Log-probabilities of targets, and of choices when the pack has them, from (N, vocab) logits."""
+    if first is not None:
+        torch.ge(logits.gather(1, pack.targets[:, None])[:, 0], logits.amax(-1), out=first)
     one = torch.log_softmax(logits, -1).gather(1, pack.targets[:, None])
     if pack.choices is None:
         return one[:, 0]

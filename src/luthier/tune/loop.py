@@ -28,7 +28,7 @@ from luthier.tune.checkpoint import Keeper, State, size_of, threads
 from luthier.tune.critic import Critic
 from luthier.tune.heldout import HeldOut, Standing, after
 from luthier.tune.lanes import Lanes, lanes_for, rounds
-from luthier.tune.objective import REFERENCE, Loss, Objective, Teacher
+from luthier.tune.objective import REFERENCE, Loss, Objective, Teacher, asked_of
 from luthier.tune.optim import Settings, Updater
 from luthier.tune.optimizer import Optimizer
 from luthier.tune.rehearsal import rehearse
@@ -210,8 +210,7 @@ class Training:
 
     def _read(self, pack: Pack, denominator: float) -> _Read:
         """One pack forward and backward."""
-        logp = logprobs(self._model, pack)
-        pack = pack.on(logp.device)
+        logp, pack = asked_of(self._model, self._objective, pack, logprobs)
         loss = self._objective.loss(logp, pack, pack.told.get(REFERENCE))
         read = _Read(loss, self._updater.gradients(loss.total / denominator))
         return read if self._critic is None else self._valued(self._critic, pack, denominator, read)

@@ -16,7 +16,7 @@ from luthier.models.logprobs import logprobs
 from luthier.models.pack import Pack, packs
 from luthier.models.sequence import names_of, plain_model
 from luthier.tune.lessons import Lessons
-from luthier.tune.objective import REFERENCE, Loss, Objective, Teacher
+from luthier.tune.objective import REFERENCE, Loss, Objective, Teacher, asked_of
 from luthier.tune.reading import answering, sums_of_rows
 
 TOGETHER = 128
@@ -69,8 +69,7 @@ class Exam(NamedTuple):
         return {name: value / weight for name, value in found.items()}
 
     def _loss(self, model: Any, pack: Pack) -> Loss:
-        logp = logprobs(model, pack := self.objective.ready(pack, self.teacher))
-        pack = pack.on(logp.device)
+        logp, pack = asked_of(model, self.objective, self.objective.ready(pack, self.teacher), logprobs)
         return self.objective.loss(logp, pack, pack.told.get(REFERENCE))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from luthier.core.component import Component
@@ -35,6 +35,8 @@ class About:
 NOTHING = About()
 REFERENCE = "reference"
 """What a row's `told` calls the log-probabilities that the model, as it was, gives to its learnt tokens."""
+FIRST = "first"
+"""What a pack's `told` calls whether, of each learnt token, nothing was likelier to the model that learns."""
 
 
 class Teacher(NamedTuple):
@@ -87,6 +89,10 @@ class Objective(Component):
 
     measured: ClassVar[tuple[str, ...]] = ()
     """Which of the loss's measures may decide on held-out rows, more being better."""
+
+    wants_first: ClassVar[bool] = False
+    """Whether the loss also counts of which learnt tokens nothing was likelier: they stand in the pack's `told` as
+    `FIRST`."""
 
     rate_share: ClassVar[float] = 1.0
     """What a learning rate that is found for supervised tuning is multiplied by."""
@@ -143,6 +149,20 @@ class Objective(Component):
         `logp` is what `luthier.models.logprobs` gives: (N,), or (N, 1 + K) for a pack with choices. `reference` (N,) is
         what the model gave before it moved; None where the objective needs none.
         """
+
+
+def asked_of(model: Any, objective: Objective, pack: Pack, read: Callable[..., Tensor]) -> tuple[Tensor, Pack]:
+    """What a model says of a pack when it is read by `luthier.models.logprobs`; and the pack, where it says it, with
+    what the loss needs to know of it."""
+    import torch
+
+    if not objective.wants_first:
+        logp = read(model, pack)
+        return logp, pack.on(logp.device)
+    first = torch.zeros(pack.targets.shape[0], dtype=torch.bool, device=next(model.parameters()).device)
+    logp = read(model, pack, first=first)
+    here = pack.on(logp.device)
+    return logp, replace(here, told={**here.told, FIRST: first})
 
 
 def row_sums(logp: Tensor, pack: Pack) -> Tensor:

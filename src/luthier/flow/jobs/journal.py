@@ -14,6 +14,7 @@ from luthier.core.events import Event
 from luthier.core.ledger import Ledger
 from luthier.core.render import ToFile
 from luthier.flow.jobs.records import Job
+from luthier.flow.jobs.results import named
 from luthier.flow.jobs.writing import TUNE
 from luthier.serve.refusal import Refusal
 
@@ -102,12 +103,10 @@ class Journal:
         return Said(name, at, level, f"{step}: {words}")
 
     def _metrics(self, name: str, at: float, told: Mapping[str, Any]) -> Said:
-        measures = dict(told["measures"])
-        step, loss = int(measures.pop("step")), measures.pop("loss", None)
+        measures = named(told["measures"])
+        step, loss = int(measures.pop("step")), measures.pop("train_loss", None)
         total = math.ceil(told.get("total", 0) / int(self._job.hyperparameters["batch_size"]))
         metrics: dict[str, Any] = {"step": step, "total_steps": total, "train_loss": loss}
-        if "held_out_loss" in measures:
-            metrics["valid_loss"] = measures.pop("held_out_loss")
         loss_told = f"{loss:.2f}" if isinstance(loss, (int, float)) else loss
         return Said(name, at, "info", f"Step {step}/{total}: training loss={loss_told}", {**metrics, **measures})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.artifact import Artifact
@@ -14,14 +14,27 @@ if TYPE_CHECKING:
     from luthier.flow.jobs.records import Upload
 
 _FIRST = ("step", "train_loss", "valid_loss")
-_NAMES = {"loss": "train_loss", "held_out_loss": "valid_loss"}
+_NAMES = {
+    "loss": "train_loss",
+    "token_accuracy": "train_mean_token_accuracy",
+    "held_out_loss": "valid_loss",
+    "held_out_token_accuracy": "valid_mean_token_accuracy",
+}
+_WHOLE = {"valid_loss": "full_valid_loss", "valid_mean_token_accuracy": "full_valid_mean_token_accuracy"}
+
+
+def named(measures: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers of a step as OpenAI calls them. All rows of the validation file are measured each time, so that what
+    is measured at a step is what is measured on the whole."""
+    found = {_NAMES.get(name, name): value for name, value in measures.items()}
+    return found | {whole: found[name] for name, whole in _WHOLE.items() if name in found}
 
 
 def metrics(model: Artifact) -> Iterator[dict[str, Any]]:
     """The numbers of each step, as OpenAI calls them."""
     with model.path("log.jsonl").open("rb") as file:
         for line in file:
-            yield {_NAMES.get(name, name): value for name, value in json.loads(line).items()}
+            yield named(json.loads(line))
 
 
 def write_results(files: Files, key: str | None, model: Artifact) -> Upload:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from luthier.core.errors import DataError, Where, did_you_mean
 from luthier.text.messages import Example, Message
-from luthier.tune.objective import NOTHING, About, Lesson, Loss, Objective
+from luthier.tune.objective import FIRST, NOTHING, About, Lesson, Loss, Objective
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,6 +50,8 @@ class Sft(Objective):
     """The negative log-likelihood of the answers' tokens, averaged over all learnt tokens of a step."""
 
     kind: Literal["sft"] = "sft"
+    measured: ClassVar[tuple[str, ...]] = ("token_accuracy",)
+    wants_first: ClassVar[bool] = True
 
     learn: Literal["last", "all"] | Turns = "last"
     """Which assistant turns are learnt: the last one, all of a conversation, or those with a tag or a name, such as
@@ -98,8 +100,10 @@ class Sft(Objective):
         return sum(row.learnt[at] for row in rows for at in row.targets)
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
-        """Minus the weighted sum of log-probabilities."""
-        return Loss(-(logp * pack.weights.to(logp)).sum())
+        """Minus the weighted sum of log-probabilities; as a measure, the weight of the tokens that come first."""
+        weights = pack.weights.to(logp)
+        measures = {"token_accuracy": float(weights[pack.told[FIRST]].sum())} if FIRST in pack.told else {}
+        return Loss(-(logp * weights).sum(), measures)
 
 
 def weight_of(example: Example, column: str | None) -> float:

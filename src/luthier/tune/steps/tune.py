@@ -428,8 +428,8 @@ class _Tuning:
         material.write_learnt(folder / "learnt.parquet", course, training.moved)
 
 
-SHOWN = ("reward", "kl", "entropy", "length")
-"""Measures of a policy that stand beside the loss while it learns."""
+SHOWN = ("token_accuracy", "reward", "kl", "entropy", "length")
+"""Measures that stand beside the loss while a model learns."""
 
 
 class _Speed:
