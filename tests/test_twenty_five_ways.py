@@ -207,7 +207,7 @@ BESIDE = {"decay": {"schedule": "wsd"}}
 NOT_IN_THE_WEIGHTS = {
     "data", "model", "teacher", "reward_model", "gold_model",  # other inputs
     "tokens_per_pack", "checkpoint_steps", "trackers",  # memory, time and what others are told
-    "held_out", "spike", "on_spike", "continues",  # tests/tune shows each at work
+    "held_out", "spike", "on_spike", "continues", "keep_epochs",  # tests/tune shows each at work
 }  # fmt: skip
 
 

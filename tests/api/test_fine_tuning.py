@@ -113,9 +113,11 @@ def test_a_script_for_openai_runs_unchanged(running: Running, folder: Path, caps
     numbers = [one.data for one in events if one.type == "metrics"]
     assert [(one["step"], one["total_steps"]) for one in numbers] == [(n, 10) for n in range(1, 11)]  # type: ignore[index]
     assert float(rows[-1]["valid_loss"]) == pytest.approx(numbers[-1]["valid_loss"], abs=1e-3)  # type: ignore[index]
-    (checkpoint,) = client.fine_tuning.jobs.checkpoints.list(job.id).data
+    checkpoint, early = client.fine_tuning.jobs.checkpoints.list(job.id).data
     assert checkpoint.fine_tuned_model_checkpoint == done.fine_tuned_model
     assert checkpoint.step_number == 10
+    assert early.fine_tuned_model_checkpoint == f"{done.fine_tuned_model}:ckpt-step-5"
+    assert early.metrics.valid_loss == pytest.approx(float(rows[4]["valid_loss"]))
     told = checkpoint.metrics
     assert told.valid_loss == pytest.approx(float(rows[-1]["valid_loss"]))
     assert told.full_valid_loss == told.valid_loss, "all of the file is measured each time"
@@ -128,7 +130,45 @@ def test_a_script_for_openai_runs_unchanged(running: Running, folder: Path, caps
     assert run_command(["run", f".luthier/jobs/{job.id}/recipe.yaml"]) == 0
     assert "every step was cached" in capsys.readouterr().out, "the recipe is one that anybody can run"
     assert client.models.delete(done.fine_tuned_model).deleted
-    until(lambda: done.fine_tuned_model not in [one.id for one in client.models.list()])
+    until(lambda: not [one.id for one in client.models.list() if one.id.startswith(done.fine_tuned_model)])
+
+
+def test_each_of_the_last_three_epochs_is_a_model(running: Running, folder: Path) -> None:
+    client = running.client(max_retries=5)
+    asked: Any = {"model": NAME, "hyperparameters": {"n_epochs": 4, "batch_size": 8, "learning_rate_multiplier": 20}}
+    job = ended(client, client.fine_tuning.jobs.create(training_file=upload(client, chats(40)), seed=3, **asked).id)
+    assert job.status == "succeeded", messages(client, job.id)
+    found = client.fine_tuning.jobs.checkpoints.list(job.id).data
+    names = [one.fine_tuned_model_checkpoint for one in found]
+    assert [one.step_number for one in found] == [20, 15, 10]
+    assert names == [job.fine_tuned_model, *(f"{job.fine_tuned_model}:ckpt-step-{step}" for step in (15, 10))]
+    rows = list(csv.DictReader(io.StringIO(client.files.content(job.result_files[0]).text)))
+    for one in found:
+        row = rows[one.step_number - 1]
+        assert one.metrics.train_loss == pytest.approx(float(row["train_loss"]))
+        assert one.metrics.train_mean_token_accuracy == pytest.approx(float(row["train_mean_token_accuracy"]))
+    pages = client.fine_tuning.jobs.checkpoints
+    first = pages.list(job.id, limit=2)
+    assert [one.id for one in first.data] == [one.id for one in found[:2]]
+    assert [one.id for one in pages.list(job.id, after=first.data[-1].id).data] == [found[2].id]
+    assert len({spoken(client, name) for name in names}) == 3, "each answers as itself"
+    on: Any = {**asked, "model": names[2], "hyperparameters": {"n_epochs": 1}}
+    later = client.fine_tuning.jobs.create(training_file=upload(client, chats(40)), **on)
+    assert client.models.delete(names[1]).deleted
+    assert [one.step_number for one in pages.list(job.id).data] == [20, 10]
+    done = ended(client, later.id)
+    assert done.status == "succeeded", messages(client, later.id)
+    assert done.fine_tuned_model == f"ft:{NAME}:luthier::{later.id[6:14]}"
+    assert [one.step_number for one in pages.list(later.id).data] == [len(losses(client, done))]
+
+
+def spoken(client: openai.OpenAI, model: str) -> tuple[float, ...]:
+    """How likely a model finds what it says."""
+    turns: Any = [{"role": "user", "content": "Where is the parcel?"}]
+    said = client.chat.completions.create(model=model, messages=turns, max_tokens=4, temperature=0, logprobs=True)
+    logprobs = said.choices[0].logprobs
+    assert logprobs is not None
+    return tuple(one.logprob for one in logprobs.content or ())
 
 
 def _commands_tell_the_same(job: str, model: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,9 +187,14 @@ def _commands_tell_the_same(job: str, model: str, capsys: pytest.CaptureFixture[
 
 def epochs(client: openai.OpenAI, job: Any) -> list[float]:
     """The mean loss of each pass over 40 rows, five steps of eight."""
+    found = losses(client, job)
+    return [sum(found[at : at + 5]) / 5 for at in range(0, len(found), 5)]
+
+
+def losses(client: openai.OpenAI, job: Any) -> list[float]:
+    """The loss of each step."""
     rows = csv.DictReader(io.StringIO(client.files.content(job.result_files[0]).text))
-    losses = [float(row["train_loss"]) for row in rows]
-    return [sum(losses[at : at + 5]) / 5 for at in range(0, len(losses), 5)]
+    return [float(row["train_loss"]) for row in rows]
 
 
 def test_a_job_goes_on_from_the_model_of_an_earlier_one(running: Running, folder: Path) -> None:
@@ -283,10 +328,11 @@ def test_jobs_survive_their_server(
 
 
 @pytest.mark.slow
-def test_keys_of_a_server_with_jobs(folder: Path) -> None:
-    with Ledger(ledger_url(folder / ".luthier")) as ledger:
+def test_keys_of_a_server_with_jobs(tmp_path: Path) -> None:
+    tiny_model(tmp_path / "tiny-model")
+    with Ledger(ledger_url(tmp_path / ".luthier")) as ledger:
         key = add_key(ledger, "tuner", ("tune", "infer"))
-    with command(folder, "--tune", f"{NAME}=./tiny-model", "--no-traces") as running:
+    with command(tmp_path, "--tune", f"{NAME}=./tiny-model", "--no-traces") as running:
         client = running.client(key, max_retries=5)
         assert client.fine_tuning.jobs.list().data == [], "those of nobody's are not theirs"
         with pytest.raises(openai.AuthenticationError):

@@ -37,8 +37,8 @@ POLICY = {"kind": "grpo", "rewards": [{"kind": "regex", "pattern": "e"}],
 policy = {"objective": POLICY, "held_out": {"rows": 8, "every": 2}}
 given = {"held_out": {"rows": 8, "every": 2, "metric": "accuracy"}}
 technique = {"kind": sys.argv[3].removesuffix(" of a policy")}
-step = Tune(data="data", technique=technique, rows_per_step=4, epochs=3, precision="bfloat16", learning_rate=1e-2,
-            checkpoint_steps=3, ema=0.9, **(policy if sys.argv[3] != technique["kind"] else given))
+step = Tune(data="data", technique=technique, rows_per_step=4, epochs=3, keep_epochs=2, precision="bfloat16",
+            learning_rate=1e-2, checkpoint_steps=3, ema=0.9, **(policy if sys.argv[3] != technique["kind"] else given))
 made = reopened(Path(sys.argv[1])).tune(step)
 """
 
@@ -77,4 +77,5 @@ def test_killed_at_random_moments_it_ends_in_the_same_bytes(tmp_path: Path, tech
         assert kills < 24
     assert kills >= 3 * lanes
     assert digests(reopened(tmp_path / "wild")) == digests(calm)
+    assert any(path.startswith("epochs/1/") for path in digests(calm))
     assert wild.store.verify() == []

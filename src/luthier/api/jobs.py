@@ -96,13 +96,15 @@ def _add_told(router: APIRouter, desk: Desk) -> None:
     async def checkpoints(
         request: Request, fine_tuning_job_id: Name, after: After = None, limit: Limit = 10
     ) -> Response:
-        """Models that can be asked: the tuned one, once it is made."""
+        """Models that can be asked, the latest first: those after the last epochs, once the job is done."""
         only(request, "after", "limit")
         job = await ask(find, request, fine_tuning_job_id)
-        found = [checkpoint_json(job, await ask(desk.last_step, job))] if job.state == "succeeded" else []
-        if after is not None and after not in [one["id"] for one in found]:
+        found = [checkpoint_json(job, one) for one in await ask(desk.checkpoints, job)]
+        known = [one["id"] for one in found]
+        if after is not None and after not in known:
             raise Refusal(f"there is no checkpoint {after!r}", param="after")
-        return JSONResponse(list_json([] if after is not None else found[:limit], more=False))
+        rest = found[known.index(after) + 1 :] if after is not None else found
+        return JSONResponse(list_json(rest[:limit], more=len(rest) > limit))
 
 
 def _metadata(request: Request) -> Mapping[str, str] | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
+from luthier.flow.jobs.desk import Checkpoint
 from luthier.flow.jobs.journal import Said
 from luthier.flow.jobs.records import Job, Upload
 
@@ -70,16 +71,17 @@ def event_json(said: Said) -> dict[str, Any]:
     }
 
 
-def checkpoint_json(job: Job, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """What can be asked of a job: its model, when it is done."""
+def checkpoint_json(job: Job, checkpoint: Checkpoint) -> dict[str, Any]:
+    """A model that can be asked for, as it was after a step."""
+    metrics = checkpoint.metrics
     return {
-        "id": f"ftckpt_{job.id.removeprefix('ftjob-')}",
+        "id": f"ftckpt_{job.id.removeprefix('ftjob-')}-{checkpoint.step}",
         "object": "fine_tuning.job.checkpoint",
         "created_at": _moment(job.finished_at),
-        "fine_tuned_model_checkpoint": job.model,
+        "fine_tuned_model_checkpoint": checkpoint.name,
         "fine_tuning_job_id": job.id,
         "metrics": {name: float(metrics[name]) for name in _METRICS if metrics.get(name) is not None},
-        "step_number": int(metrics.get("step", 0)),
+        "step_number": checkpoint.step,
     }
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError
 from luthier.flow.find_model import chooses_classes, find_model
+from luthier.models.load import data_of
 from luthier.text.messages import Message, as_openai
 from luthier.text.prompt import Prompt
 
@@ -141,11 +142,11 @@ def _speaker(artifact: Artifact, before: Prompt, max_tokens: int, temperature: f
 
 def _learnt_system(artifact: Artifact) -> str | None:
     """The system message that every training row of a tuned model began with, when they all share one."""
-    if "data" not in artifact.manifest.inputs:
-        return None
     from luthier.text.dataset import read_examples
 
-    examples = read_examples(artifact.parent("data"), "train")
+    if (data := data_of(artifact)) is None:
+        return None
+    examples = read_examples(data, "train")
     firsts = {example.messages[0].content for example in examples if example.messages[0].role == "system"}
     shared = len(firsts) == 1 and all(example.messages[0].role == "system" for example in examples)
     return firsts.pop() if shared else None

@@ -10,6 +10,7 @@ from luthier.flow.base_models import base_model
 from luthier.flow.locate import find_artifact, find_recipe
 from luthier.flow.plan import plan
 from luthier.flow.recipe import Recipe
+from luthier.models.load import data_of
 
 
 def find_model(word: str | None) -> tuple[str, Artifact]:
@@ -32,7 +33,8 @@ def _last_model(path: Path | None) -> tuple[str, Artifact]:
     """The last model that a recipe tunes."""
     recipe = Recipe.load(find_recipe(path))
     what = plan(recipe)
-    names = [planned.name for planned in what if planned.step.makes == "model"]
+    models = [planned for planned in what if planned.step.makes == "model"]
+    names = [planned.name for planned in models if planned.step.kind != "epoch"]  # what a training was on its way
     if not names:
         raise RecipeError("this recipe makes no model", where=Where(file=recipe.file), remedy="name a model")
     return f"{recipe.name}:{names[-1]}", what.artifact(names[-1])
@@ -40,8 +42,7 @@ def _last_model(path: Path | None) -> tuple[str, Artifact]:
 
 def chooses_classes(artifact: Artifact) -> bool:
     """Whether a model was tuned on rows that are answered with one of a few classes."""
-    if "data" not in artifact.manifest.inputs:
-        return False
     from luthier.text.dataset import summary
 
-    return summary(artifact.parent("data")).task == "label"
+    data = data_of(artifact)
+    return data is not None and summary(data).task == "label"

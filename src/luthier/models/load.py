@@ -148,6 +148,13 @@ def origin_artifact(artifact: Artifact) -> Artifact:
     return origin_artifact(artifact.parent("model")) if "model" in artifact.manifest.inputs else artifact
 
 
+def data_of(artifact: Artifact) -> Artifact | None:
+    """The data set that a model was tuned on; for one of a training's epochs, that training's."""
+    if "data" in artifact.manifest.inputs:
+        return artifact.parent("data")
+    return data_of(artifact.parent("tuned")) if "tuned" in artifact.manifest.inputs else None
+
+
 def name_of(artifact: Artifact) -> str:
     """The base model's name; for a tuned one followed by its technique, once for each time it was tuned."""
     if "model" not in artifact.manifest.inputs:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Did = Literal["release", "canary", "shadow", "promote", "roll-back", "stop"]
 _NAME = re.compile(
     r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}@[A-Za-z0-9][A-Za-z0-9._-]{0,31}"
-    r"|ft:[A-Za-z0-9._-]{1,40}:[a-z]+:[A-Za-z0-9_-]{0,64}:[a-z0-9]{8}"  # what a fine-tuning job made
+    r"|ft:[A-Za-z0-9._-]{1,40}:[a-z]+:[A-Za-z0-9_-]{0,64}:[a-z0-9]{8}(?::ckpt-step-\d{1,9})?"  # what a job made
 )
 
 

@@ -1,4 +1,5 @@
-"""Checkpoints of a running training: the newest state and the best weights, each one whole file, replaced now and then.
+"""Checkpoints of a running training: the newest state and the best weights, each one whole file, replaced now and then;
+and the weights at the ends of epochs that are to be kept.
 
 Weights, moments, the step and the log so far stand in one safetensors file, so that none is newer than another. A state
 is copied in memory between two steps; a thread writes it and gives it its name while training goes on. Where memory is
@@ -105,6 +106,18 @@ class Keeper:
     def write_best(self, weights: Mapping[str, Tensor], step: int) -> None:
         """Take the best weights so far; a state that is written later never reaches the disk before them."""
         self._write(self.best_path, weights, {"step": str(step)})
+
+    def write_epoch(self, weights: Mapping[str, Tensor], epoch: int, step: int) -> None:
+        """Take the weights at the end of an epoch, as the best ones are taken."""
+        self._write(self._epoch_path(epoch), weights, {"step": str(step)})
+
+    def read_epoch(self, epoch: int) -> tuple[int, dict[str, Tensor]] | None:
+        """The weights at the end of an epoch, and the step after which they were; None when none were taken."""
+        found = self._read(self._epoch_path(epoch))
+        return (int(found[1]["step"]), found[0]) if found else None
+
+    def _epoch_path(self, epoch: int) -> Path:
+        return self.path.with_name(f"epoch-{epoch}.safetensors")
 
     def _write(self, path: Path, tensors: Mapping[str, Tensor], about: dict[str, str]) -> None:
         begun = time.monotonic()

@@ -58,6 +58,8 @@ class Manner:
     on_spike: Answer = "stop"
     rate_of: Callable[[str], float]
     """A factor on the rate, by the parameter's name."""
+    epochs: Sequence[int] = ()
+    """The epochs (from 1) after which the weights are kept."""
 
 
 class Measuring(Protocol):
@@ -182,6 +184,8 @@ class Training:
                 if step > begun and self._source.begins(step) and keeper.due(step, self._size):
                     keeper.write(self._state())
                 stepped = self._measured(self._step(step, keeper), keeper)
+                for epoch in self._ended(stepped.step):
+                    keeper.write_epoch(self._weights(), epoch, stepped.step)
                 self._note(stepped.line())
                 told(stepped)
         unmoved = self._unmoved()
@@ -269,7 +273,9 @@ class Training:
 
     def _measured(self, stepped: Stepped, keeper: Keeper) -> Stepped:
         """The step with what was measured after it on held-out rows, when that is due."""
-        if self._watch is None or not self._watch.held_out.due(stepped.step, self._course.steps):
+        if self._watch is None:
+            return stepped
+        if not self._watch.held_out.due(stepped.step, self._course.steps) and not self._ended(stepped.step):
             return stepped
         held_out, exam = self._watch
         weights, begun = self._weights(), time.perf_counter()
@@ -280,6 +286,10 @@ class Training:
         if standing.step == stepped.step and held_out.keep == "best":
             keeper.write_best(weights, stepped.step)
         return replace(stepped, measures={**stepped.measures, **found})
+
+    def _ended(self, step: int) -> list[int]:
+        """The epochs whose weights are kept and that end with a step (from 1)."""
+        return [epoch for epoch in self._manner.epochs if self._course.end_of(epoch) == step]
 
     def _note(self, line: str) -> None:
         """Take a step's line into the log, and what later steps need to know of it."""

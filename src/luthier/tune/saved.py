@@ -8,6 +8,8 @@ from luthier.core.errors import ModelError, Where
 from luthier.models.load import ADAPTER
 
 WEIGHTS = "adapter_model.safetensors"
+EPOCHS = "epochs"
+"""Holds a folder for each epoch that a training kept beside its end."""
 _UP = ("lora_B", "lora_embedding_B")
 """The half of a low-rank product that begins at zero: while all of it is zero, the adapter changes nothing."""
 

@@ -39,6 +39,10 @@ class Course:
         """Optimizer steps; the last may be short."""
         return math.ceil(self.total / self.rows_per_step)
 
+    def end_of(self, epoch: int) -> int:
+        """How many steps are done when all lessons were seen so many times."""
+        return min(self.steps, math.ceil(epoch * self.count / self.rows_per_step))
+
     def lessons_of(self, step: int) -> list[int]:
         """Numbers of the lessons that a step (from 0) sees: each epoch goes through all of them in a new order."""
         begin = step * self.rows_per_step

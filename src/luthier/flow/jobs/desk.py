@@ -6,7 +6,7 @@ import shutil
 import signal
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from luthier.core.errors import InputError, LuthierError
 from luthier.core.files import writing
@@ -18,12 +18,27 @@ from luthier.flow.jobs.journal import Journal, Said, tell
 from luthier.flow.jobs.process import end
 from luthier.flow.jobs.records import Job, State, Wish
 from luthier.flow.jobs.tunable import Tunable
-from luthier.flow.jobs.writing import TRAINING, VALIDATION, take
+from luthier.flow.jobs.writing import TRAINING, VALIDATION, take, without_step
+from luthier.models.load import TUNED_CARD
 from luthier.serve.refusal import Refusal
 from luthier.traffic import releases
 
 _PAUSABLE: tuple[State, ...] = ("queued", "running")
 _CANCELLABLE: tuple[State, ...] = ("validating_files", "queued", "running", "paused")
+
+
+class Checkpoint(NamedTuple):
+    """A model that came of a job."""
+
+    name: str
+    """What clients call it."""
+    metrics: Mapping[str, Any]
+    """The numbers of its last step."""
+
+    @property
+    def step(self) -> int:
+        """After how many steps it is as it is."""
+        return int(self.metrics.get("step", 0))
 
 
 class Desk:
@@ -57,11 +72,11 @@ class Desk:
         tell(self.folder(job.id), "Validating the files")
         return job
 
-    def earlier(self, key: str | None, model: str) -> Job | None:
-        """The job of this key that made a model from which another may go on; None when there is none."""
-        job = self.book.made(model)
-        mine = job is not None and job.key == key and job.artifact is not None
-        return job if mine and model in releases.current(self.ledger) else None
+    def earlier(self, key: str | None, model: str) -> str | None:
+        """The artifact of a model of this key's jobs, from which another may go on; None when there is none."""
+        job = self.book.made(without_step(model))
+        release = releases.current(self.ledger).get(model)
+        return release.stable.digest if job is not None and job.key == key and release is not None else None
 
     def _taken_in(self, key: str | None, wish: Wish) -> Job:
         """A job with its files in a folder of its own: from now on they may be deleted."""
@@ -105,16 +120,18 @@ class Desk:
         return self.book.any(job.id)
 
     def forget(self, key: str | None, model: str, *, everybodys: bool) -> None:
-        """Let the name of a tuned model mean nothing any more; its artifact goes with the next `luthier store gc`.
+        """Let the name of a tuned model, and those of its checkpoints, mean nothing any more; or that of a checkpoint
+        alone. Its artifact goes with the next `luthier store gc`.
 
         `Refusal` (404) for what this key had not made, (409) while a released name means it.
         """
-        job = self.book.made(model)
-        if job is None or not (job.key == key or everybodys) or model not in releases.current(self.ledger):
+        job, known = self.book.made(without_step(model)), releases.current(self.ledger)
+        if job is None or not (job.key == key or everybodys) or model not in known:
             what = f"there is no model {model[:100]!r} of yours that was tuned here"
             raise Refusal(what, param="model", code="model_not_found", status=404)
         try:
-            releases.forget(self.ledger, model)
+            for name in [*(one for one in known if one != model and without_step(one) == model), model]:
+                releases.forget(self.ledger, name)
         except InputError as error:
             what = f"{error.message}; {error.remedy}"
             raise Refusal(what, param="model", code="model_in_use", status=409) from error
@@ -136,12 +153,28 @@ class Desk:
         """When a running job will be done, by its pace so far, in seconds since 1970."""
         return self.journal(job).estimated_finish() if job.state == "running" else None
 
-    def last_step(self, job: Job) -> Mapping[str, Any]:
-        """The numbers of a finished job's last step."""
+    def checkpoints(self, job: Job) -> list[Checkpoint]:
+        """The models of a finished job, the latest first: the tuned one, and those after earlier epochs."""
+        if job.state != "succeeded" or job.model is None or job.artifact is None:
+            return []
+        names = {job.model: job.artifact} | {
+            name: release.stable.digest
+            for name, release in releases.current(self.ledger).items()
+            if name != job.model and without_step(name) == job.model
+        }
+        found = [Checkpoint(name, self.last_step(artifact)) for name, artifact in names.items()]
+        return sorted(found, key=lambda one: (one.step, one.name == job.model), reverse=True)
+
+    def steps(self, artifact: str) -> int:
+        """After how many steps a model is as it is."""
+        return int(self.store.open(artifact).read_json(TUNED_CARD)["steps"])
+
+    def last_step(self, artifact: str) -> Mapping[str, Any]:
+        """The numbers of a model's last step."""
         from luthier.flow.jobs.results import metrics
 
         last: dict[str, Any] = {}
-        for row in metrics(self.store.open(job.artifact or "")):
+        for row in metrics(self.store.open(artifact)):
             last = row
         return last
 

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
@@ -24,7 +24,18 @@ from luthier.flow.jobs.memory import machine_bytes, needed_bytes
 from luthier.flow.jobs.process import Outcome, Running, last_words, merged
 from luthier.flow.jobs.records import Job
 from luthier.flow.jobs.tunable import Tunable
-from luthier.flow.jobs.writing import RECIPE, TRAINING, TUNE, VALIDATION, Material, model_name, settle, write
+from luthier.flow.jobs.writing import (
+    EPOCH,
+    RECIPE,
+    TRAINING,
+    TUNE,
+    VALIDATION,
+    Material,
+    checkpoint_name,
+    model_name,
+    settle,
+    write,
+)
 from luthier.serve.refusal import Refusal
 from luthier.traffic import releases
 from luthier.traffic.releases import Model
@@ -133,11 +144,11 @@ class Runner:
     def _going_on(self, job: Job) -> Tunable | None:
         """The model that an earlier job made, as a base model in the folder of the job that goes on from it."""
         earlier = self._desk.earlier(job.key, job.wish.model)
-        if earlier is None or earlier.artifact is None:
+        if earlier is None:
             return None
         folder = self._desk.folder(job.id)
         tell(folder, f"Taking {job.wish.model} as the base model")
-        return Tunable(job.wish.model, str(merged(earlier.artifact, folder, self._desk.store.place)))
+        return Tunable(job.wish.model, str(merged(earlier, folder, self._desk.store.place)))
 
     def _guarded(self, work: Callable[[Job], Any], job: Job) -> Any:
         """Do something for a job; what is wrong with it ends it, and only it."""
@@ -241,22 +252,30 @@ class Runner:
             return
         outcome = running.outcome()
         if outcome.artifacts is not None:
-            model = outcome.artifacts[TUNE]
-            await asyncio.to_thread(self._guarded, lambda one: self._release(one, model), job)
+            made = outcome.artifacts
+            await asyncio.to_thread(self._guarded, lambda one: self._release(one, made), job)
             await self._released()
             await asyncio.to_thread(self._guarded, self._succeed, job)
         else:
             await asyncio.to_thread(self._guarded, lambda one: self._lost(one, outcome), job)
 
-    def _release(self, job: Job, digest: str) -> None:
-        """From here on the job cannot be cancelled: its model is given its name."""
+    def _release(self, job: Job, made: Mapping[str, str]) -> None:
+        """From here on the job cannot be cancelled: its model is given its name, and those after epochs theirs."""
         from luthier.flow.jobs.results import trained_tokens, write_results
 
+        digest = made[TUNE]
         book, model = self._desk.book, self._desk.store.open(digest)
         results = book.any(job.id).result_file or write_results(self._desk.files, job.key, model).id
         tokens = trained_tokens(model)
         if book.change(job.id, "running", ("running",), artifact=digest, result_file=results, trained_tokens=tokens):
-            releases.release(self._desk.ledger, model_name(job), Model(word=job.id, model=digest, digest=digest))
+            for name, one in {**self._checkpoints(job, made), model_name(job): digest}.items():
+                releases.release(self._desk.ledger, name, Model(word=job.id, model=one, digest=one))
+
+    def _checkpoints(self, job: Job, made: Mapping[str, str]) -> dict[str, str]:
+        """The models after earlier epochs by the names that they get; one that is the end itself needs none."""
+        steps = {one: self._desk.steps(one) for step, one in made.items() if step.startswith(EPOCH)}
+        end = self._desk.steps(made[TUNE])
+        return {checkpoint_name(model_name(job), at): one for one, at in steps.items() if at < end}
 
     def _succeed(self, job: Job) -> None:
         name, folder = model_name(job), self._desk.folder(job.id)

@@ -19,7 +19,10 @@ from luthier.flow.jobs.tunable import Tunable
 from luthier.flow.recipe import Recipe
 
 RECIPE, TRAINING, VALIDATION = "recipe.yaml", "training.jsonl", "validation.jsonl"
-TUNE = "tune"
+TUNE, EPOCH = "tune", "epoch_"
+_KEPT = 2
+"""Models after epochs before the last that a job keeps: three in all, as at OpenAI."""
+_CKPT = ":ckpt-step-"
 _LONGEST_MODEL = 40
 _LONGEST_RATE = 3
 
@@ -72,6 +75,8 @@ def _recipe(job: Job, tunable: Tunable, material: Material, folder: Path) -> dic
         mixed = {"kind": "mix", "data": ["training", "validation"]}
         steps = {"training": plain, "validation": held, "data": mixed}
     steps[TUNE] = _tune(job, material)
+    for epoch in range(1, int(job.hyperparameters["n_epochs"]))[-_KEPT:]:
+        steps[f"{EPOCH}{epoch}"] = {"kind": "epoch", "tuned": TUNE, "epoch": epoch}
     told = {"luthier": 1, "name": job.id.lower(), "seed": job.wish.seed, "model": tunable.word, "steps": steps}
     multiplier = job.hyperparameters["learning_rate_multiplier"]
     if multiplier != 1:
@@ -90,6 +95,7 @@ def _tune(job: Job, material: Material) -> dict[str, Any]:
         "technique": {"kind": "lora"},
         "objective": objective,
         "epochs": asked["n_epochs"],
+        **({"keep_epochs": kept} if (kept := min(_KEPT, int(asked["n_epochs"]) - 1)) else {}),
         "rows_per_step": asked["batch_size"],
         **held_out,
     }
@@ -113,3 +119,13 @@ def model_name(job: Job) -> str:
     model = job.wish.model.split(":")[1] if job.wish.model.startswith("ft:") else job.wish.model
     base = re.sub(r"[^A-Za-z0-9._-]+", "-", model).strip("-")[:_LONGEST_MODEL]
     return f"ft:{base}:luthier:{job.wish.suffix or ''}:{job.id.removeprefix('ftjob-')[:8]}"
+
+
+def checkpoint_name(model: str, step: int) -> str:
+    """The name under which what a job's model was after a step is served."""
+    return f"{model}{_CKPT}{step}"
+
+
+def without_step(model: str) -> str:
+    """The name of a job's model by the name of one of its checkpoints; any other name as it is."""
+    return model.partition(_CKPT)[0]

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import LuthierError, ModelError
+from luthier.models.load import data_of
 from luthier.models.options import Normalise, normalise
 from luthier.serve.calibration import fit_temperature, probabilities
 from luthier.serve.engine import Answering, Engine
@@ -77,9 +78,9 @@ def _taught(model: Artifact) -> dict[str, str]:
     """The classes, and what the model was taught to say for each."""
     from luthier.text.dataset import read_examples, summary
 
-    if "data" not in model.manifest.inputs or summary(model.parent("data")).task != "label":
+    data = data_of(model)
+    if data is None or summary(data).task != "label":
         raise ModelError("this model was not tuned to choose classes", remedy="serve it with the engine `torch`")
-    data = model.parent("data")
     return said_for(summary(data).labels, read_examples(data, "train"))
 
 
@@ -87,9 +88,10 @@ def _fitted(model: Artifact, judge: _Judge, most: int) -> float | None:
     """The temperature that fits rows which the model did not learn from."""
     from luthier.text.dataset import read_examples, summary
 
-    if "data" not in model.manifest.inputs or not most or "validation" not in summary(model.parent("data")).rows:
+    data = data_of(model)
+    if data is None or not most or "validation" not in summary(data).rows:
         return None
-    rows = [row for row in read_examples(model.parent("data"), "validation") if row.label is not None][:most]
+    rows = [row for row in read_examples(data, "validation") if row.label is not None][:most]
     scores = judge.scores([_Asked(prompt_of(row), row.tools) for row in rows]) if rows else []
     return fit_temperature(scores, [str(row.label) for row in rows])
 

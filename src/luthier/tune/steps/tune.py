@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,7 +33,7 @@ from luthier.tune.optimizer import Optimizer
 from luthier.tune.optimizers.adamw import AdamW
 from luthier.tune.outlook import foresee, outline
 from luthier.tune.policy import Policy
-from luthier.tune.saved import refuse_idle
+from luthier.tune.saved import EPOCHS, refuse_idle
 from luthier.tune.schedule import DECAY, Course, Shape, chosen
 from luthier.tune.technique import AnyTechnique, Rate, Search, Technique, write_settings
 from luthier.tune.techniques.lora import Lora
@@ -71,6 +72,9 @@ class Tune(Step):
     """What is wanted of the model."""
     epochs: float = Field(default=1.0, gt=0, le=1000)
     """How often each row is seen. One pass over fresh rows learns most for its time; two to four for small sets."""
+    keep_epochs: int = Field(default=0, ge=0)
+    """After how many of the epochs before the last the weights are kept as well, those of the latest: the step `epoch`
+    makes a model of each. Held-out rows are measured there, too."""
     rows: int | None = Field(default=None, ge=1)
     """How many training rows are used, drawn by the seed; all of them when not given."""
     rows_per_step: int = Field(default=32, ge=1)
@@ -127,6 +131,14 @@ class Tune(Step):
         return self
 
     @model_validator(mode="after")
+    def _epochs_agree(self) -> Self:
+        if self.keep_epochs >= math.ceil(self.epochs) and self.keep_epochs:
+            before = math.ceil(self.epochs) - 1
+            what = f"the last epoch is kept anyway, and {before} end before it, came keep_epochs {self.keep_epochs}"
+            raise ValueError(f"{what}; leave it out" if not before else f"{what}; at most {before}")
+        return self
+
+    @model_validator(mode="after")
     def _policy_agrees(self) -> Self:
         """Refuse what an objective that draws lacks, and what would change nothing under it."""
         policy = self.objective if isinstance(self.objective, Policy) else None
@@ -169,6 +181,12 @@ class Tune(Step):
         if self.schedule == "wsd" and (both := self.warmup + (self.decay or DECAY)) > 1:
             raise ValueError(f"warmup and decay are {both:g} of all steps together; at most 1")
         return self
+
+    @property
+    def kept_epochs(self) -> range:
+        """The epochs (from 1) before the last after which the weights are kept."""
+        last = math.ceil(self.epochs)
+        return range(last - self.keep_epochs, last)
 
     @property
     def shape(self) -> Shape:
@@ -256,6 +274,7 @@ class _Tuning:
     def run(self) -> dict[str, Any]:
         """Rows, model, loop, files; returns measures."""
         from luthier.models.load import pick_dtype
+        from luthier.models.lora_product import own_forward
         from luthier.text.ids import Text
 
         begun, begun_cpu = time.perf_counter(), time.process_time()
@@ -270,7 +289,9 @@ class _Tuning:
         settings = {**step.deciding(), "learning_rate": self._rate.value, "seed": self._work.seed}
         with Watching(step.trackers, self._work, settings, speed) as told:
             self._warn_unmoved(training.run(keeper, told, self._work.events.note), course)
+        own_forward(self.trained)
         self._save(training, material, course)
+        self._save_epochs(keeper, training, material, course)
         parameters = self._description.parameters - self._description.embedding_parameters
         moving = 6 if training.trainable > self._description.parameters / 2 else 4
         aside = {"held_out_s": training.held_out_s, "checkpoint_s": keeper.spent_s}
@@ -329,6 +350,7 @@ class _Tuning:
             spike=step.spike,
             on_spike=step.on_spike,
             rate_of=self._rate_of,
+            epochs=step.kept_epochs,
         )
         self.trained = model
         source = material.source(model, tokens, critic)
@@ -399,12 +421,32 @@ class _Tuning:
             note(f"this model cannot be read packed ({padded}); rows are padded: the same result, more slowly")
 
     def _save(self, training: Training, material: Material, course: Course) -> None:
-        from luthier.models.lora_product import own_forward
+        """What comes of it."""
+        told = {"held_out": training.held_out, **({"stopped": training.stopped} if training.stopped else {})}
+        self._write(self._work.folder, training, material, course, len(training.log), told)
+        refuse_idle(self._work.folder)
 
-        folder, step = self._work.folder, self._step
-        own_forward(self.trained)
+    def _save_epochs(self, keeper: Keeper, training: Training, material: Material, course: Course) -> None:
+        """The model after each epoch that is kept, in a folder as if training had ended there."""
+        from luthier.tune.average import put
+
+        for epoch in self._step.kept_epochs:
+            if (found := keeper.read_epoch(epoch)) is None:
+                self._work.events.warning(f"epoch {epoch} did not end in this training: it is not kept")
+                continue
+            steps, weights = found
+            put(self.trained, weights)
+            held_out = training.held_out
+            told = {"epoch": epoch, "held_out": held_out and {**held_out, "saved_step": steps}}
+            self._write(self._work.folder / EPOCHS / str(epoch), training, material, course, steps, told)
+
+    def _write(
+        self, folder: Path, training: Training, material: Material, course: Course, steps: int, told: Mapping[str, Any]
+    ) -> None:
+        """The weights that the model has now, and what is told of so many steps."""
+        step = self._step
+        folder.mkdir(parents=True, exist_ok=True)
         self._technique.save(self.trained, folder, self._base, self._name)
-        refuse_idle(folder)
         write_settings(
             folder / "tuned.json",
             {
@@ -412,20 +454,20 @@ class _Tuning:
                 "objective": step.objective.settings(),
                 "optimizer": step.optimizer.settings(),
                 "base": self._name,
-                "steps": len(training.log),
+                "steps": steps,
                 "rows": course.count,
-                "rows_seen": min(len(training.log) * course.rows_per_step, course.total),
+                "rows_seen": min(steps * course.rows_per_step, course.total),
                 "learnt_tokens": material.lessons.counts.learnt,
                 "trainable_parameters": training.trainable,
                 "learning_rate": self._rate.value,
                 "learning_rate_why": self._rate.why,
-                "held_out": training.held_out,
-                **({"stopped": training.stopped} if training.stopped else {}),
+                **told,
                 **step.objective.card(material.about),
             },
         )
-        (folder / "log.jsonl").write_text("".join(f"{line}\n" for line in training.log), encoding="utf-8")
-        material.write_learnt(folder / "learnt.parquet", course, training.moved)
+        lines = training.log[:steps]
+        (folder / "log.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        material.write_learnt(folder / "learnt.parquet", course, [at for at in training.moved if at < steps])
 
 
 SHOWN = ("token_accuracy", "reward", "kl", "entropy", "length")
