@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import signal
 import time
@@ -10,12 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from commanded import command
 from luthier.cli.app import run_command
 from luthier.core.artifact import Artifact
-from workshop import small_recipe
+from workshop import small_recipe, tiny_encoder
 
 TURNS: list[Any] = [{"role": "user", "content": "Where is the parcel?"}]
 
@@ -67,6 +69,17 @@ def test_what_it_answered_is_kept(shop: Path, capsys: pytest.CaptureFixture[str]
     kept = json.loads(capsys.readouterr().out)
     assert kept["answer"]["content"] == said.choices[0].message.content
     assert [one["rating"] for one in kept["feedback"]] == [1]
+
+
+def test_a_text_encoder_is_served_from_its_folder(shop: Path) -> None:
+    tiny_encoder(shop / "encoder")
+    with command(shop, "./encoder") as running:
+        asked: dict[str, Any] = {"model": "./encoder", "input": ["a parcel", "an invoice"]}
+        listed = running.client().embeddings.create(**asked, encoding_format="float")
+        packed = running.client().embeddings.create(**asked, encoding_format="base64")
+        first = np.frombuffer(base64.b64decode(str(packed.data[0].embedding)), np.float32)
+        assert listed.data[0].embedding == first.tolist() != listed.data[1].embedding
+        assert running.stop()[0] == 0
 
 
 def test_nothing_is_kept_where_that_is_not_wanted(shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

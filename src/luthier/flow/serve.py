@@ -218,7 +218,7 @@ def _known(word: str, ways: Mapping[str, Ways]) -> Known:
     """What a word means: a step and the digest of what it made are one model."""
     from luthier.serve.fleet import Known
 
-    if word in ways or word in ENCODERS:
+    if word in ways or _is_encoder(word):
         return Known(word, word)
     name, artifact = find_model(word)
     return Known(name, artifact.digest)
@@ -228,7 +228,7 @@ def open_model(word: str, engine: Engine | None = None) -> Opened:
     """Open a model by the engine that was asked for, else by the one that fits it."""
     from luthier.serve.fleet import Opened
 
-    if word in ENCODERS:
+    if _is_encoder(word):
         return Opened(word, _encoder(word))
     name, artifact = find_model(word)
     return Opened(name, (engine or fitting(artifact)).open(artifact))
@@ -244,6 +244,11 @@ def fitting(artifact: Artifact) -> Engine:
     if is_endpoint(artifact):
         return Remote()
     return Label() if outputs_of(artifact) or chooses_classes(artifact) else Torch()
+
+
+def _is_encoder(word: str) -> bool:
+    """Whether a word names a text encoder, or its folder in sentence-transformers' layout."""
+    return word in ENCODERS or (Path(word) / "modules.json").is_file()
 
 
 def _encoder(name: str) -> Any:

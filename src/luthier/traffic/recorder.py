@@ -34,6 +34,8 @@ from luthier.traffic.spool import make_folder
 
 _DEATHS = 3
 """A writer that dies so often within a minute is not started again."""
+_FRUGAL = {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "2", "POLARS_MAX_THREADS": "1"}
+"""A writer has small tables at a time: memory goes back to the system, and no thread waits for each processor."""
 _LOG = logging.getLogger("luthier.traffic")
 
 
@@ -117,6 +119,7 @@ class Recorder:
             stdin=source,
             stdout=subprocess.DEVNULL,
             pass_fds=(self._ring.file,),
+            env={**_FRUGAL, **os.environ},
             start_new_session=True,
         )
         os.close(source)

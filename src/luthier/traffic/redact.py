@@ -19,6 +19,8 @@ from luthier.text.recogniser import Recogniser
 _REMEMBERED = 512
 """Texts that are asked again and again: system turns, earlier turns of a conversation."""
 _LONGEST_REMEMBERED = 16 << 10
+_PEOPLE_REMEMBERED = 4096
+"""People who ask again."""
 _SHORTEST_NUMBER = 9
 """Digits of a number that may say who somebody is."""
 _SPOKEN = ("content", "thinking", "name")
@@ -35,6 +37,7 @@ class Redactor:
         self._kinds = frozenset((*kinds, *(names.finds if names else ())))
         self._names = names
         self._remembered = lru_cache(maxsize=_REMEMBERED)(self._replaced)
+        self._person = lru_cache(maxsize=_PEOPLE_REMEMBERED)(self._tagged)
 
     def record(self, record: dict[str, Any]) -> dict[str, Any]:
         """A trace or feedback without personal data."""
@@ -46,7 +49,7 @@ class Redactor:
                 made[name] = self.text(made[name])
         for name in _PEOPLE:
             if made.get(name):
-                made[name] = self._tagged(made[name])
+                made[name] = self._person(made[name])
         for name in ("meta", "parameters"):
             if made.get(name):
                 made[name] = self._value(made[name], "")
