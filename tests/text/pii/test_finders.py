@@ -106,6 +106,41 @@ HERE = [
     ("card", "2 x 4111 1111 1111 1111 12/27 737", "4111 1111 1111 1111"),
     ("card", "7 4111111111111111 737", "4111111111111111"),
 ]
+WHOLE = [
+    ("send it to ", "88 w 34th st, new york 10001", " thx"),
+    ("send it to ", "450 maple street", " please"),
+    ("send it to ", "Lot 7 Old Coach Road, Yandina QLD 4561", "."),
+    ("send it to ", "Flat 402, Sai Residency, Kondapur, Hyderabad 500084", "."),
+    ("send it to ", "45/2, 3rd Cross, Indiranagar, Bengaluru - 560038", ""),
+    ("send it to ", "H.No. 12-3-45, 2nd Floor, MG Road, Secunderabad 500003", "."),
+    ("send it to ", "305-88 Queens Quay W, Toronto ON M5J 0B8", "."),
+    ("My address is ", "14 Lower Baggot Street, Dublin 2, D02 XH91", "."),
+    ("Wir wohnen ", "Hinter der Kirche 2, 21129 Hamburg", "."),
+    ("adresse: ", "lessingstraße 4, 04109 leipzig", "!"),
+    ("Das Paket soll in die ", "Mariahilfer Straße 88/2/14, 1070 Wien", "."),
+    ("Leveren aan ", "Meir 24 bus 3, 2000 Antwerpen", "."),
+    ("Ik woon op de ", "Prinsengracht 263-3, 1016 GV Amsterdam", "."),
+    ("J'habite ", "27, allée des Tilleuls, bât. C, 31400 Toulouse", "."),
+    ("livraison : ", "lieu-dit Le Moulin, 24510 Sainte-Alvère", ""),
+    ("nouvelle adresse ", "8 place du marché 67000 strasbourg", ""),
+    ("envíen el paquete a ", "calle san juan 12, 30001 murcia", ""),
+    ("Vivo en ", "Calle de Alcalá 200, 5º izquierda, 28028 Madrid", "."),
+    ("envíen a ", "Calle 60 #345, Mérida, Yucatán", ""),
+    ("indirizzo: ", "V.le Monza 14/B - 20127 Milano", ""),
+    ("Moro na ", "Rua Augusta, 45, 2.º Esq., 1100-053 Lisboa", "."),
+    ("Endereço ", "Rua das Palmeiras, 320, apto 41, Vila Madalena, São Paulo - SP, 05435-020", "."),
+    ("moro em ", "SQS 308, Bloco C, apto 204, Brasília", ""),
+    ("Mieszkam przy ", "ul. Długiej 14 m. 5, 31-146 Kraków", "."),
+    ("Jag bor på ", "Storgatan 12 B, 114 55 Stockholm", "."),
+    ("Pakken skulle til ", "Vesterbrogade 41, 3. tv., 1620 København V", "."),
+    ("uusi osoite on ", "Satamakatu 9 B 12", ""),
+    ("Bydlím v ", "Dlouhá 12, 110 00 Praha 1", "."),
+    ("A címem ", "Kossuth Lajos utca 8, 1053 Budapest", "."),
+    ("Locuiesc pe ", "Str. Mihai Eminescu nr. 14, bl. A3, ap. 22, București", "."),
+    ("Adresim ", "Atatürk Caddesi No: 25 D: 4, 35220 Konak/İzmir", "."),
+    ("write to ", "Hauptstraße 12", ", danke!"),
+]
+"""An address, and what stands around it and is none of it."""
 LOOKALIKES = [
     "order 113542617735902",
     "order 00004587345",
@@ -170,6 +205,18 @@ LOOKALIKES = [
     "our children: Katie 5, Hattie 7",
     "wir liefern nach 14 Tagen, am 3 Oktober",
     "Vamos ao Lagoa Azul com a Via Sol",
+    "January 26, 2019 Historic Winter",
+    "Error in line 12, 50000 Rows were lost",
+    "Ich wohne seit Mai 3, 2020 Jahre her",
+    "In der Version 3, 1500 Nutzer haben sich beschwert",
+    "Am Montag 5 Pakete, Im Paket 3 Teile",
+    "we drove 3 blocks down the street and 2 miles on the road",
+    "vivo en una calle con 3 bares",
+    "Order 45/2, Item 7, SKU 560038 arrived late",
+    "Sipariş No: 25 D: 4, 35220 Adet",
+    "factura nr. 14, bl. A3",
+    "Bloco A 12, Bloco B",
+    "a square table seats 4, 20000 of them",
 ]
 _WORD = {form.name: form.words.split()[0] for form in FORMS}
 
@@ -206,6 +253,17 @@ def test_a_private_key_is_one_find() -> None:
     assert text[: found.start] + text[found.end :] == "see\n\nthanks"
 
 
+@pytest.mark.parametrize(("before", "address", "behind"), WHOLE)
+def test_an_address_is_found_as_a_whole(before: str, address: str, behind: str) -> None:
+    found = [one.text for one in find(before + address + behind)]
+    assert found in ([address], [address + "."])
+
+
+def test_a_telephone_behind_an_address_leaves_it_its_street() -> None:
+    found = find("send it to Hauptstraße 12, 030 1234567")
+    assert [(one.kind, one.text) for one in found] == [("address", "Hauptstraße 12"), ("phone", "030 1234567")]
+
+
 def test_finds_are_in_order_and_apart() -> None:
     text = " ".join(text for _, text, _ in HERE)
     finds = find(text)
@@ -221,6 +279,16 @@ ADVERSARIAL = [
     *("rue de Aa ", "Calle de la Aa ", "Via Aa Aa 1 ", "address: Aa 1 ", "Aaweg 1 ", "Flat 1 ", "PO Box 1 ", "S/N "),
     *("Largo de Aa ", "at 1, Aa ", "House No. 1 ", "1/13, Aa ", " as my", "Usvatie 8 ", "Aa tie 1 "),
     *("send to 1 ", "Aa Aa-Aa-Ring 1, "),
+    *(
+        "Aa 1/1/1, 1000 ",
+        "Flat 1, Aa, ",
+        "Aaweg 1, Aa, Aa, ",
+        "1 aa st ",
+        "calle aa 1, 12345 ",
+        "# 1, Aa, ",
+        "Am Aa 1 ",
+    ),
+    *(" No: 1", "A1A 1A1, ", "D02 XH91, ", "Calle 1 # 1", "AA 1, Bloco A ", "Aaweg 1 apt 1"),
     *("+(", "(+1", "123 456 ", "1234 1234 1234 "),
 ]
 

@@ -11,7 +11,9 @@ import re
 from collections.abc import Iterator, Sequence
 
 from luthier.text.pii import streets, told
-from luthier.text.pii.found import Marks, Span, Spans, near
+from luthier.text.pii.before_code import begin_of, told_by_code
+from luthier.text.pii.extent import widened
+from luthier.text.pii.found import Marks, Span, Spans
 from luthier.text.pii.number_first import (
     FLAT,
     LONG_NUMBER,
@@ -32,6 +34,30 @@ _TYPE_FIRST = re.compile(
     rf"{_NAME}(?: {_NAME}){{0,4}},?[ ]$"
 )
 _LAST_WORD = re.compile(r"(?:[A-ZÄÖÜÅÆØ][\wäöüß.’'-]{0,25}[ -]){0,3}(?P<word>[^\W\d_][\w-]{1,40}\.?) $")
+_GERMAN = re.compile(
+    r"(?<!\w)(?:Am|Im|Zum|Zur|Beim|(?:Unter|An|Auf|In|Hinter|Vor|Bei) de[rnm])(?: [A-ZÄÖÜ][\wäöüß-]{1,25}){1,2} $"
+)
+_NO_GERMAN = streets.CALENDAR | streets.NUMBERED
+_GERMAN_SMALL = frozenset(["am", "im", "zum", "zur", "beim", "den", "der", "dem"])
+_SQUARE = re.compile(r"(?<!\w)[A-Z]{2,4} $")
+_BLOCK = re.compile(r"\d{1,3},? (?:Bloco|Bl\.|Conjunto|Conj\.|Lote) [A-Z\d]\d?(?!\w)")
+"""Brasília has no streets: *SQS 308, Bloco C*."""
+_GRID_FIRST = re.compile(r"(?<!\w)(?:Calle|Carrera|Cra\.?|Avenida|Av\.?|Transversal|Diagonal) $")
+_GRID = re.compile(r"\d{1,3}[A-Z]? (?:#|No\.) ?\d{1,4}[A-Z]?(?:-\d{1,3})?(?!\w)")
+"""Streets that have numbers for names: *Calle 60 # 34-15*."""
+_SMALL_FIRST = re.compile(
+    rf"(?<![\w'’])(?:{streets.FIRST}|{streets.FIRST_AT_TIMES}) (?:{streets.PARTICLES} ){{0,2}}[a-zà-ÿ]{{2,20}}"
+    r"(?: [a-zà-ÿ]{2,20}){0,2},? $"
+)
+_SMALL_CODE = re.compile(
+    r"(?P<house>\d{1,4}[a-z]?)(?:, ?[\wº° ]{1,12})?,? (?:\d{5}|\d\d-\d{3}|\d{4}-\d{3}) [^\W\d_A-Z]{3}"
+)
+"""A street in small letters, and a post code that proves it."""
+_OTHERWISE = re.compile(r"\d{1,4}[A-Za-z]?,? ?(?:\d|#|No\.|B|Conj|Lote|\w{1,3}[º° ])")
+"""What of all that begins so; asked first, since every number is asked."""
+_SIGN = re.compile(r",? (?i:nr|no|num|número|n)[.:º°]{1,2} ?$")
+"""*No. 25*, *nr. 14*: what stands before the number of a house."""
+_SIGN_ENDS = frozenset(".:º°")
 _SAID_FIRST = re.compile(rf"(?<=[:=] )(?:{_NAME} ?){{1,4}},? $|(?<=\bis )(?:{_NAME} ?){{1,4}},? $")
 _UNNUMBERED = re.compile(rf"(?<![\w'’])(?i:{streets.FIRST}) {_NAME}(?: {_NAME}){{0,2}}(?!\w)")
 _ALONE = re.compile(
@@ -43,23 +69,22 @@ _RUA_OF = re.compile(r"R\. d[ao]s? ")
 _NO_NUMBER = re.compile(r"[sS]/[nN](?!\w)")
 """*Sem número*: the house has none."""
 _BOX = re.compile(
-    r"(?<!\w)(?i:p\. ?o\. ?box|po box|postfach|boîte postale|casella postale|apartado(?: de correos)?|postbus|postboks)"
+    r"(?<!\w)(?i:p\. ?o\. ?box|po box|postfach|boîte postale|casella postale|apartado(?: de correos)?|postbus"
+    r"|postboks)"
     rf" \d{{1,6}}(?: \d\d){{0,2}}{PLACE}"
 )
 _NUMBER = re.compile(
     r"\d(?:(?<![\w.,/$€£-]\d)(?:\d{0,4}(?:/\d{1,4})?"
-    r"(?=(?: ?bis| ?ter|[a-zA-Z])?,? (?:[A-Z]|[rabpciqad]\w|\d{1,3}[a-z]{2} ))()"
-    r"|(?<=[\w.,] \d)\d{0,3})|(?<=[A-Z]\d)(?<![A-Z]{3}\d)[A-Z\d]? \d[A-Z]{2}(?!\w)()())"
+    r"(?=(?: ?bis| ?ter|[a-zA-Z])?,? (?:[A-Z]|[rabpciqad]\w|[nsew] |\d{1,3}[a-z]{2} "
+    r"|(?:[a-z]{2,20} ){1,3}(?:street|st|avenue|ave|road|rd|boulevard|blvd|lane|ln|drive|dr|court|ct)[ ,.]))()"
+    r"|(?:(?<=[\w.,º°] \d)|(?<=[oO]: \d))\d{0,3})|(?<=[A-Z]\d)(?<![A-Z]{3}\d)(?:[A-Z\d]? \d[A-Z]{2}"
+    r"|[A-Z] ?\d[A-Z]\d|[\dW] [A-Z]\w{3})(?!\w)()())"
 )
 """A house number with words behind it (one empty group), with a word before it (none); a postcode's end (three)."""
 _UK_LINES = re.compile(
     r"(?:[A-Z\d][\w'’.-]{0,20}(?: {1,2}[\w'’.-]{1,20}){0,5},\s{1,3}){1,5}(?:[A-Z][\w'’-]{0,20} ){0,3}[A-Z]{1,2}$"
 )
-_TOWN_END = re.compile(r"\d(?<!\w\d)\d{4} [A-ZÀ-Ý][^\W\d_]{1,25}(?:[ -](?:[a-z]{2,3} )?[A-ZÀ-Ý][^\W\d_]{1,25})?")
-_TOWN_LINES = re.compile(
-    r"[A-ZÀ-Ý][\w'’.-]{0,25}(?:[ -][\w'’.-]{1,25}){0,5},? (?:\d{1,4} ?[a-z]?|s/n)(?:, [\w.º ]{1,15})?,\s{1,3}$"
-)
-"""What stands before a postcode: lines of an address of the United Kingdom, a street and a number elsewhere."""
+"""What stands before a postcode of the United Kingdom, Ireland or Canada: lines of an address."""
 _HOUSE = re.compile(
     r"\d{1,4}(?:[-/]\d{1,4})? ?[a-zA-Z]?(?![\w/%-]|[.,]\d)"
     rf"(?P<more>(?: \d{{3}}(?=[,;\n)]| ?/| [a-z]{{2}} |\.?$))?{UNIT}?"
@@ -68,18 +93,23 @@ _HOUSE = re.compile(
 
 
 def numbered(text: str, marks: Marks) -> Spans:
-    """A house number with a street, or what stands before a postcode, in the orders that countries use."""
-    for town in near(_TOWN_END, text, marks, 5):
-        yield from _behind_lines(text, _TOWN_LINES, town)
+    """A house number with a street, or what stands before a postcode, in the orders that countries use.
+
+    Each comes as wide as its address is and, should something else have a piece of that, as it was found.
+    """
+    for whole in told_by_code(text, marks):
+        yield widened(text, whole)
+        yield whole
     numbers = list(_house_numbers(text, marks.digits))
     for number in numbers:
         if number.lastindex == _POSTCODE_GROUP:
-            yield from _behind_lines(text, _UK_LINES, number)
+            yield from _behind_lines(text, number)
     for number in numbers:
         at = number.start()
         found = number_first(text, at) if number.lastindex else None
         found = found or _behind_street(text, at) or (number_and_name(text, at) if number.lastindex else None)
         if found:
+            yield widened(text, found)
             yield found
 
 
@@ -95,11 +125,13 @@ def _house_numbers(text: str, digits: Sequence[int] | None) -> Iterator[re.Match
             yield found
 
 
-def _behind_lines(text: str, lines: re.Pattern[str], code: re.Match[str]) -> Spans:
+def _behind_lines(text: str, code: re.Match[str]) -> Spans:
     """An address that ends in a postcode, with or without its town."""
-    begin = lines.search(text[max(0, code.start() - _LINES_REACH) : code.start()])
+    begin = _UK_LINES.search(text[max(0, code.start() - _LINES_REACH) : code.start()])
     if begin:
-        yield Span(code.start() - len(begin[0]), code.end())
+        found = Span(begin_of(text, code.start(), begin[0]), code.end())
+        yield widened(text, found)
+        yield found
 
 
 def _behind_street(text: str, at: int) -> Span | None:
@@ -107,14 +139,31 @@ def _behind_street(text: str, at: int) -> Span | None:
     house = _HOUSE.match(text, at)
     if house is None:
         return None
-    street, is_sure = _street_before(text[max(0, at - _REACH) : at])
+    before = text[max(0, at - _REACH) : at]
+    sign = _SIGN.search(before) if before[-2:-1] in _SIGN_ENDS else None
+    street, is_sure = _street_before(before[: sign.start()] + " " if sign else before)
     if not street:
-        return None
+        return _otherwise(text, before, at) if _OTHERWISE.match(text, at) else None
+    if sign:
+        return Span(sign.start() + at - len(before) + 1 - len(street), house.end())
     start = at - len(street)
     is_sure = is_sure and not YEAR.match(text, at)
     is_apart = (street[1] != "." or _is_no_initial(street, house[0])) and told.is_apart(text, start, house.end())
     if is_sure or house["more"] or is_apart or _is_where(text, start, house.end()):
         return Span(start, house.end())
+    return None
+
+
+def _otherwise(text: str, before: str, at: int) -> Span | None:
+    """Streets in small letters before a post code, streets that have numbers for names, and squares without streets."""
+    if (grid := _GRID.match(text, at)) and (first := _GRID_FIRST.search(before)):
+        return Span(at - len(first[0]), grid.end())
+    if (block := _BLOCK.match(text, at)) and (square := _SQUARE.search(before)):
+        return Span(at - len(square[0]), block.end())
+    house = _SMALL_CODE.match(text, at)
+    if house and not streets.FIRST_WORDS.isdisjoint(before.split()):
+        small = _SMALL_FIRST.search(before)
+        return Span(at - len(small[0]), at + len(house["house"])) if small else None
     return None
 
 
@@ -167,7 +216,11 @@ _LAST_TWO = frozenset(end[-2:] for end in (*streets.ENDS, *streets.ENDS_AT_TIMES
 
 def _street_before(before: str) -> tuple[str, bool]:
     """The name of a street that ends a text, and whether it can be little else."""
-    spoken = before.lower().replace("(", " ").split()
+    low = before.lower()
+    spoken = (low.replace("(", " ") if "(" in low else low).split()
+    is_german = not _GERMAN_SMALL.isdisjoint(spoken[-3:-1]) and spoken[-1] not in _NO_GERMAN
+    if is_german and (german := _GERMAN.search(before)):
+        return german[0], False
     if not _TELLING.isdisjoint(spoken) or (spoken and spoken[-1][-2:] in _LAST_TWO):
         return _street_named(before, spoken)
     return "", False

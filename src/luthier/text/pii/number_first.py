@@ -35,6 +35,18 @@ _ROMANCE = re.compile(
     r" (?:(?:de|du|des|la|le|les|d['’]|l['’])[ ]?){0,2}[A-ZÀ-Ý][\w'’-]{1,20}(?:[ -][A-ZÀ-Ý][\w'’-]{1,20}){0,3}"
     r"(?:,? \d{5} [A-ZÀ-Ý][\w'’-]{1,25})?"
 )
+_SMALL_ROMANCE = re.compile(
+    rf"\d(?<![\w.,/-]\d)\d{{0,3}}(?: ?bis| ?ter"
+    rf"|[a-c])?,? (?:{streets.ROMANCE})(?: [a-zà-ÿ'’-]{{1,20}}){{1,5}},? \d{{5}}(?!\w)"
+)
+_SMALL_ENGLISH = re.compile(
+    rf"(?P<number>\d(?<![\w.,:/$€£-]\d)\d{{0,4}}[a-z]?) (?:[nsew]{{1,2}} )?"
+    rf"(?:(?!(?:the|of|a|an|on|in|to|off|down|up|and|or|my|your|per) )(?:[a-z]{{2,20}}|\d{{1,3}}(?:st|nd|rd"
+    rf"|th)) ){{1,3}}"
+    rf"(?:{streets.ROADS}|ct|cir|pl)(?!\w)\.?(?:,? (?:apt|unit|suite|flat|#) ?\w{{1,5}})?"
+    rf"(?P<place>(?:,? [a-z]{{2,20}}){{0,4}}?,? (?:\d{{5}}(?:-\d{{4}})?|[a-z]{{1,2}}\d[a-z\d]? ?\d[a-z]{{2}})(?!\w))?"
+)
+"""As people type them who have no capital letters."""
 _HOUSE_NO = re.compile(r"(?<!\w)(?i:h\.? ?no\.?|(?:house|holding|plot|door|flat|shop) no\.?)[ ]?$")
 _NAMED = re.compile(
     r"(?P<number>\d(?<![\w.,:/=>-]\d)\d{0,4}[A-Z]?(?:/\d{1,5})?)(?P<comma>,?) (?P<name>[A-Z][a-z]\w{0,25})"
@@ -47,7 +59,7 @@ YEAR = re.compile(r"(?:19|20)\d\d(?!\d)")
 
 def number_first(text: str, at: int) -> Span | None:
     """A number, names and what the street is; the number begins at this place."""
-    return _english(text, at) or _romance(text, at)
+    return _english(text, at) or _romance(text, at) or _small_english(text, at)
 
 
 def number_and_name(text: str, at: int) -> Span | None:
@@ -125,5 +137,14 @@ def _may_count(text: str, found: re.Match[str]) -> bool:
 
 
 def _romance(text: str, at: int) -> Span | None:
-    found = _ROMANCE.match(text, at)
+    found = _ROMANCE.match(text, at) or _SMALL_ROMANCE.match(text, at)
     return Span(*found.span()) if found else None
+
+
+def _small_english(text: str, at: int) -> Span | None:
+    """In small letters throughout: with a postcode, or where something is sent to."""
+    found = _SMALL_ENGLISH.match(text, at)
+    if found is None:
+        return None
+    is_sent = told.is_labelled(text, at) or (told.is_at(text, at, told.AT_ENGLISH) and told.is_told_near(text, at))
+    return Span(*found.span()) if found["place"] or is_sent else None

@@ -52,7 +52,8 @@ rue chemin impasse ruelle avenue boulevard
 calle avenida avda. avda callejón travesía glorieta carretera paseo ronda rambla pasaje
 viale piazza piazzale vicolo lungomare corso
 rua praça travessa alameda estrada rodovia ladeira beco
-ul. ulica aleja aleje plac osiedle
+ul. ulica aleja aleje plac osiedle náměstí ulice třída
+v.le p.za p.zza c.so l.go pza. ctra. blvd. steenweg chaussée str. calea bd. bulevardul aleea șos.
 """
 FIRST = _any(_FIRST)
 """What stands before the name of a street, when the number stands behind it."""
@@ -106,7 +107,8 @@ extra
 """Before a noun in the singular, they make of a number a measure: *24 Hour Access*."""
 ENDS = (
     *("straße", "strasse", "str.", "gasse", "straat", "gatan", "vägen", "gränden", "gränd", "stræde", "katu"),
-    *("gracht", "veien", "kuja", "polku", "bulevardi", "aukio", "raitti"),
+    *("gracht", "veien", "kuja", "polku", "bulevardi", "aukio", "raitti", "utca", "körút", "caddesi", "cad.", "sokak"),
+    *("sok.", "sokağı", "bulvarı"),
 )
 """How one-word names of streets end in German, Dutch and the languages of the North."""
 ENDS_AT_TIMES = (
@@ -137,9 +139,22 @@ PARTICLES = r"(?:d[ieao]s?|du|del|della|delle|degli|dei|das|dos|de[nrsm]?|las?|l
 """Small words inside of such names."""
 NUMBERED = _words("""
 number no nr num chapter version top season episode level phase step day unit page part volume vol issue figure fig
-table section item question round room gate line train bus platform windows ios
+table section item question line error kapitel seite zeile artikel schritt stap étape paso passo round room gate train
+bus platform windows ios
 """)
 """Words before a number that says which, not how many, and of no house."""
+MONTHS = _words("""
+janvier février mars avril juin juillet août septembre octobre novembre décembre enero febrero marzo abril mayo junio
+julio agosto septiembre octubre noviembre diciembre gennaio febbraio aprile maggio giugno luglio settembre ottobre
+dicembre janeiro fevereiro março maio junho julho setembro outubro dezembro januari februari maart mei augustus
+""")
+"""Months, besides those of the calendar below: no street stands before a year behind them."""
+NO_TOWN = _words("""
+thanks thank thx regards tel telefon phone mobile email mail fax danke merci gracias grazie obrigado obrigada dank
+bedankt tack takk kiitos dziękuję dzięki cheers best kind please bitte mit viele herr frau mr mrs ms dr we i it he she
+they you the my our your and but or so ich wir sie er es der die das je nous il elle on order invoice ticket yo no
+""")
+"""What stands behind the comma after an address, and is no town."""
 CALENDAR = _words("""
 january february march april may june july august september october november december monday tuesday wednesday
 thursday friday saturday sunday jan feb mar apr jun jul aug sep sept oct nov dec januar februar märz mai juni juli

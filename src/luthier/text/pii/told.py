@@ -34,19 +34,21 @@ mieszka zamieszkały wysłać dostarczyć adressen bor bodde flyttat flyttade fl
 osoitteeni asun house home flat apartment office shop street road courier parcel package driver left dropped collect
 visit stay stays stayed staying meet meeting meetup appointment neighbour neighbours neighbor neighbors tenant tenants
 landlord lease leased rent rents rented renting contract redirect redirected letter letters bring brought find
-residence household property headquarters haus hause wohnung büro laden straße strasse paket paketbote kurier
-abgegeben abgestellt abholen besuchen sitz treffen treffpunkt termin nachbarn miete mieter vermieter mietvertrag
-vertrag brief briefe bringen findet finden zuhause maison appartement bureau boutique colis livreur déposé logement
-siège rendez voisin voisins voisine bail loyer loue locataire contrat lettre courrier trouvez rue casa piso oficina
-tienda paquete repartidor sede cita taller queda alquiler alquilo inquilino contrato carta vecino vecinos calle
-appuntamento contratto affitto inquilino lettera immobile vicini appartamento ufficio negozio pacco corriere lasciato
-via apartamento escritório loja encomenda encontro fica vizinho vizinhos aluguel arrendamento rua huis kantoor winkel
-afspraak buren huur huurder brief pakket koerier straat dom domu mieszkanie biuro sklep umowa sąsiad spotkanie paczka
+household property headquarters haus hause wohnung büro laden straße strasse paket paketbote kurier abgegeben
+abgestellt abholen besuchen sitz treffen treffpunkt termin nachbarn miete mieter vermieter mietvertrag vertrag brief
+briefe bringen findet finden zuhause maison appartement bureau boutique colis livreur déposé logement siège rendez
+voisin voisins voisine bail loyer loue locataire contrat lettre courrier trouvez rue casa piso oficina tienda paquete
+repartidor sede cita taller queda alquiler alquilo inquilino contrato carta vecino vecinos calle appuntamento contratto
+affitto lettera immobile vicini appartamento ufficio negozio pacco corriere lasciato via apartamento escritório loja
+encomenda encontro fica vizinho vizinhos aluguel arrendamento rua huis kantoor winkel afspraak buren huur huurder
+pakket koerier straat dom domu mieszkanie biuro sklep umowa sąsiad spotkanie paczka bydlím adresa adrese pošlete
+doručte zásilku címem cím lakcímem lakcím szállítási locuiesc trimiteți livrare livrați adresim adresi teslimat evim
+zustellung zustellen leveren levering lever leverera toimitus toimittakaa lähettäkää entreguem entreguen bezorgt stuurt
 ulica hem hus hemma kontor butik gata hjem lejlighed pakke kontoret butikken gade gate talo koti paketti katu
 """)
 """Who lives, moves or has something sent somewhere says where."""
 SAID = _words("""
-address adresse anschrift dirección direccion indirizzo endereço morada adres adressen osoite
+address adresse anschrift dirección direccion indirizzo endereço morada adres adressen osoite adresa adresi cím
 """)
 """What an address is called: behind it and a colon, a name with a number is one."""
 LABELS = tuple(SAID)
@@ -54,6 +56,7 @@ PREPOSITIONS = _words("""
 to at in on is s from near into of for nach an ist unter am auf bei lautet zur zum à au aux est chez en es al a hacia
 says said reads shows regarding about concerns concerning betrifft riguarda concerne concernant sobre betreft dotyczy
 è é em na no para per presso op naar te przy do w på till i til ved aan
+op la pe v je osoitteessa se
 """)
 """Words between such a one and the address."""
 AT = _words("""

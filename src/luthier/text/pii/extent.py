@@ -1,0 +1,144 @@
+"""How far an address reaches on both sides of its street: flats and floors, districts, post codes, towns and states.
+
+A street with its number is found elsewhere. From there a small grammar walks to the right, one part after another, as
+long as each part is one that addresses have, and once to the left, over flats and floors that stand before.
+"""
+
+from __future__ import annotations
+
+import re
+
+from luthier.text.pii import streets
+from luthier.text.pii.found import Span
+
+_MOST_PARTS = 9
+_LEFT_REACH = 70
+_CAP = r"[A-ZÀ-ÖØ-ÞĀĂĄĆČĎĐĒĘĚĞĢĪĮİĶŁŃŇŐŒŘŚŞŠȘŢŤȚŪŮŰŲŹŻŽ]"
+_WORD = rf"{_CAP}[^\W\d_]{{0,25}}(?:['’-][^\W\d_]{{1,25}}){{0,4}}"
+_SMALL = (
+    r"(?:d[aeo]s?|du|del|della|des|di|de la|an|am|im|ob|a\. ?d\.|in der|sur|sous|les?|la|na|nad|y|of|upon|the"
+    r"|den|van)"
+)
+_TOWN = rf"(?:(?:{_SMALL}|St\.) ){{0,2}}{_WORD}(?: (?:(?:{_SMALL} )?{_WORD}|(?:{_SMALL}[ ])?[dl]['’]{_WORD})){{0,3}}"
+NUMBERED_PART = (
+    r"(?:apt|apto?|apartment|apartamento|appartement|appartamento|appt?|suite|ste|unit|flat|floor|room|rm|shop"
+    r"|level|fl"
+    r"|bus|bte|boîte|box|bât|bâtiment|building|bldg|block|blk|tower|wing|esc|escalera|escalier|étage|lot|lote?"
+    r"|puerta|pta|portal|piso|planta|bloque|interno|interior|int|scala|piano|nave|local|depto|dpto|edif"
+    r"|edificio|manzana"
+    r"|mz|lt|m|lok|lokal|kl|lgh|as|top|tür|stiege|stg|whg|wohnung|og|sala|cj|conj|conjunto|bloco|bl|quadra|qd|loja|lj"
+    r"|torre|casa|nr|no|n[.º°]?|sc|et|etaj|ap|k|d|kat|daire|blok|em|ajtó|door|studio|leil|huis|verd|verdieping|km)"
+)
+_VALUE = r"(?:[A-Z]?-?\d{1,5} ?[A-Za-z]?(?![\w])|\d{1,3}[º°ª]? ?[A-Z]?(?!\w)|[A-Z]\d?(?!\w))(?:[-/]\w{1,4}(?!\w))?"
+_FLOOR = (
+    r"\d{1,2}(?:\.? ?[ºª°]|\.|er|e|ème|nd|rd|st|th) ?\.?(?:(?i:izquierda|izqd?a?|derecha|dcha|dch|dta|centro"
+    r"|esq|dto|dt"
+    r"|fte|frente|tv|th|mf|sal|og|stock|etage|étage|emelet|em|kat|floor|piso|andar|verdieping|piano)(?!\w)\.?"
+    r"|[A-Z](?!\w))?(?: (?:links|rechts|mitte|gauche|droite|esq|dto)(?!\w)\.?)?"
+)
+_PART = re.compile(
+    rf"(?:,? {{1,2}}|, ?\n| ?[-–] )(?:(?i:{NUMBERED_PART})(?:\.:?|:|º)? ?(?:#|n[.º°]{{0,2}} ?)?{_VALUE}"
+    rf"|#[ ]?\d{{1,5}}[A-Z]?"
+    rf"|{_FLOOR}|(?i:r/c|s/n)(?!\w)(?: (?:Esq|Dto|Fte)(?!\w)\.?)?|[IVX]{{2,4}}(?=[,. ])(?!\.\w)|(?:bis|ter"
+    rf"|Hinterhaus|Vorderhaus"
+    r"|Seitenflügel|Gartenhaus|Rückgebäude)(?!\w))"
+)
+"""A flat, a floor or an entrance: *apto 41*, *2.º Esq.*, *bât. C*, *lgh 1102*."""
+_GLUED = re.compile(
+    r"[-/](?:\d{1,4}|I{1,3}|IV|V)[A-Za-z]?(?![\w/-])(?:/\d{1,4}(?![\w/-]))?"
+    r"|(?<=\d) [A-Z](?: \d{1,3})?(?=[,.\n]|$)|(?<=\d)\.(?=,? \d{4})|(?<=\d [A-Z]) \d{1,3}(?=[,.\n]|$)"
+    r"| \d{1,2}[-/]\d{1,3}(?=[,.\n]|$)"
+)
+"""The rest of a house number: *263-3*, *88/2/14*, *12 B*, *9 B 12*."""
+_LETTER_OF_FLAT = re.compile(r" [a-z]\. ?\d")
+"""What was taken for the letter of a house is the word for a flat: *14 m. 5*."""
+_DISTRICT = re.compile(
+    rf"(?:,? | [-–] )(?:(?i:résidence|immeuble|quartier|barrio|bairro|colonia|col\.|fracc\.|fraccionamiento"
+    rf"|urb\.|sector"
+    rf"|phase|hameau|lotissement) (?:{_TOWN}|\d{{1,3}}[A-Z]?(?!\w)))"
+)
+_CODE = r"(?:\d{5}-\d{3}|\d{4}-\d{3}|\d\d-\d{3}|\d{3} \d\d|\d{4} ?[A-Z]{2}|\d{4,5})(?![\w-])"
+_CODE_BEFORE = re.compile(
+    rf"(?:,? {{1,2}}|,? ?\n|,? ?[-–] )(?:(?:CEP|C\.? ?P\.?):? )?(?:[A-Z]{{1,2}}-)?{_CODE}"
+    rf"(?:,? ?[-–]? (?!(?:Euro|EUR|USD|Uhr)\b){_TOWN}(?: [A-ZØ](?!\w)| \d{{1,2}}(?!\w))?)"
+)
+"""A post code with its town."""
+_SMALL_BEFORE = re.compile(
+    r"(?:,? )(?:\d{4} [a-z]{2}|\d{5}|\d{3} \d\d|\d\d-\d{3}|\d{4}-\d{3}|\d{4}) [^\W\d_A-Z]{3,25}(?!\w)"
+)
+"""The same as people type it who have no capital letters."""
+_SMALL_TOWN = re.compile(r"(?<=\d{5}) [^\W\d_A-Z]{4,25}(?=[,.\n]|$)")
+_CLOSES = (
+    r"(?=[,.;:!?\n)/]|$| ?[-–(]| (?:[A-Z]{2,3} )?(?:\d{4,6}|\d{3} \d{3}|[A-Z]\d[A-Z\d]"
+    r"|[A-Z]{1,2}\d{1,2}[A-Z]?[ ])| [A-Z]{2,3}(?:[ ,.]|$)| \d{1,2}[,.\n]| \d{1,2}$)"
+)
+_TOWN_PART = re.compile(rf"(?:, {{0,2}}|, ?\n|\n| [-–] ){_TOWN}(?: [A-Z]\.| \d{{1,2}}(?!\w))?{_CLOSES}")
+"""A district or a town, which ends where its clause ends."""
+_STATE = re.compile(r"(?:,? {1,2}|/| ?[-–] ?|,? ?\()(?:[A-Z]{2,3}|[A-Z]\.[A-Z]\.(?:[A-Z]\.)?|Québec|Ontario)(?!\w)\)?")
+_CODE_BEHIND = re.compile(
+    r"(?:,? {1,2}| ?[-–] ?|,? ?\n)(?:(?:CEP|PIN|C\.? ?P\.?):? )?(?:\d{5}-\d{3,4}|\d{6}|\d{3} \d{3}|\d{4,5}"
+    r"|[A-Z]\d[A-Z] ?\d[A-Z]\d"
+    r"|[A-Z]\d[\dW] ?[A-Z\d]{4}|[A-Z]{1,2}\d[A-Z\d]? ?\d[A-Z]{2})(?![\w-])"
+)
+"""A post code behind its town."""
+_SLASH_TOWN = re.compile(rf"/{_WORD}| [A-ZØ](?=[,.\n]|$)| \d{{1,2}}(?=[,.\n]|$)")
+_FLAT_FIRST = (
+    r"(?i:apt|apartment|flat|unit|suite|ste|level|lot|plot|shop|office|studio|house|door|h\.? ?no|appt|appartement"
+    r"|bât|bâtiment|bat|esc|escalier|rd|block|blk|tower"
+    r"|room)\.?(?: no)?\.?[ ]?#?(?:\d{1,5}[A-Za-z]?(?:-\d{1,4}){0,2}|[A-Z]\d?)"
+    r"|(?:Résidence|Immeuble|Edificio|Edifício|Condomínio|Residencial)(?: [^\W\d_]{1,20}){1,3}"
+    r"|(?:\d{1,2}(?:st|nd|rd|th|er|e|ème)|Ground|First|Second|Third|Basement|Garden|Top|Upper"
+    r"|Lower)[ ](?i:floor|flat|étage)"
+)
+_BEFORE = re.compile(
+    rf"(?<![\w#.-])(?:(?:{_FLAT_FIRST})(?:,? {_WORD}(?: {_WORD}){{0,3}})?,?[ ]){{1,3}}$"
+    r"|(?<!\w)(?i:lot|flat|unit|plot|plot no\.?|no\.?|house no\.?|h\. ?no\.?)[ ]$"
+)
+_TOWN_FIRST = re.compile(rf"(?<![\w.,-])\d{{4,5}} {_WORD}, $")
+
+
+def widened(text: str, span: Span) -> Span:
+    """The whole of an address that has this street and number in it."""
+    return Span(_begin(text, span.start), _end(text, span), span.form)
+
+
+def _begin(text: str, start: int) -> int:
+    before = text[max(0, start - _LEFT_REACH) : start]
+    if not before.endswith((", ", " ")):
+        return start
+    found = _BEFORE.search(before) or _TOWN_FIRST.search(before)
+    return start - len(found[0]) if found else start
+
+
+def _end(text: str, span: Span) -> int:
+    at = span.end
+    if _LETTER_OF_FLAT.match(text, at - 2):
+        at -= 2
+    has_town = "," in text[span.start : at] and text[at - 1].isalpha()
+    is_small = not any(map(str.isupper, text[span.start : span.end]))
+    for _ in range(_MOST_PARTS):
+        found = _GLUED.match(text, at) or _PART.match(text, at) or _CODE_BEFORE.match(text, at)
+        is_town = False
+        if found is None:
+            found, is_town = _town(text, at, is_small=is_small, has_town=has_town)
+        if found is None:
+            break
+        has_town = has_town or is_town or found.re is _CODE_BEFORE
+        at = found.end()
+    return at
+
+
+def _town(text: str, at: int, *, is_small: bool, has_town: bool) -> tuple[re.Match[str] | None, bool]:
+    """A district, a town, or what follows one."""
+    if has_town and (found := _CODE_BEHIND.match(text, at) or _STATE.match(text, at) or _SLASH_TOWN.match(text, at)):
+        return found, True
+    found = _DISTRICT.match(text, at)
+    if is_small and not has_town:
+        found = found or _SMALL_BEFORE.match(text, at) or _SMALL_TOWN.match(text, at)
+    if found:
+        return found, True
+    found = _TOWN_PART.match(text, at)
+    first = re.search(r"[^\W\d_]+", found[0]) if found else None
+    if first is None or first[0].lower() in streets.NO_TOWN or first[0].lower() in streets.CALENDAR:
+        return None, False
+    return found, True
