@@ -28,6 +28,7 @@ from luthier.tune.checkpoint import Keeper, State, size_of, threads
 from luthier.tune.critic import Critic
 from luthier.tune.heldout import HeldOut, Standing, after
 from luthier.tune.lanes import Lanes, lanes_for, rounds
+from luthier.tune.leftovers import Leftovers
 from luthier.tune.objective import REFERENCE, Loss, Objective, Teacher, asked_of
 from luthier.tune.optim import Settings, Updater
 from luthier.tune.optimizer import Optimizer
@@ -136,6 +137,7 @@ class Training:
         self.stopped = ""
         """After which step, and why, it ended before its last one."""
         self._begun = self._updater.fingerprints()
+        self._leftovers = Leftovers()
 
     @property
     def log(self) -> tuple[str, ...]:
@@ -197,6 +199,7 @@ class Training:
         total, computed, measures = 0.0, 0, dict[str, float]()
         for number, beside in enumerate(rounds(rows, self._tokens, self._lanes.count)):
             torch.manual_seed(_mixed(self._course.seed, step, number))  # only dropout asks for it
+            self._leftovers.before(len(beside))
             for loss in self._gathered(beside, denominator):
                 total += float(loss.total.detach()) / denominator
                 for name, value in loss.measures.items():
