@@ -5,12 +5,15 @@ from __future__ import annotations
 import resource
 from pathlib import Path
 
+from luthier.core.process import release_memory
+
 _CLEAR = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
 
 
 def reset_peak() -> None:
-    """Begin to count anew where the system allows it."""
+    """Begin to count anew where the system allows it; what an earlier step freed is given back first."""
+    release_memory()
     if _CLEAR.exists():
         try:
             _CLEAR.write_text("5")
