@@ -204,7 +204,8 @@ def ending(*, quick: bool) -> Iterator[Figure]:
         for number in range(count):
             told = request(number)
             case = Case("chatcmpl", "chat", tell, None)
-            case.model, case.release, case.messages, case.user = told.model, told.release, told.messages, told.user
+            case.model, case.release, case.user = told.model, told.release, told.user
+            case.heard(told.messages)
             case.parameters = told.parameters
             answer, usage = Whole(text=_SAID, finish="stop"), Usage(prompt_tokens=120, completion_tokens=24)
             waited.append(_timed(lambda _: case.done(answer, usage), told))  # noqa: B023  # called at once

@@ -154,7 +154,7 @@ class Gateway:
         case.meta, case.consent = body.metadata, body.store
         case.parameters = _said(body, "messages", "tools", "user", "metadata", "safety_identifier", "store")
         query = body.query()
-        case.messages = query.messages
+        case.heard(query.messages)
         route = self._route(body.model, case)
         shape = ChatShape(case.id, body.model, case.release, logprobs=body.logprobs)
         return await self._respond(self._asking(body, case, [query], shape), route)
@@ -164,7 +164,7 @@ class Gateway:
         case.user, case.meta = body.user, body.metadata
         case.parameters = _said(body, "prompt", "user", "metadata")
         queries = body.queries()
-        case.messages = tuple(Message(role="user", content=str(query.text)) for query in queries)
+        case.heard(Message(role="user", content=str(query.text)) for query in queries)
         route = self._route(body.model, case)
         shape = TextShape(case.id, body.model, case.release, logprobs=body.logprobs is not None)
         return await self._respond(self._asking(body, case, queries, shape), route)
@@ -177,7 +177,7 @@ class Gateway:
     async def _embed(self, request: Request, case: Case) -> Response:
         body = await self._read(request, Embedding, case)
         case.user = body.user
-        case.messages = tuple(Message(role="user", content=text) for text in body.texts)
+        case.heard(Message(role="user", content=text) for text in body.texts)
         route = self._route(body.model, case)
         async with self.fleet.using(route.model) as model:
             _require_able(model, "embedding")
