@@ -115,7 +115,7 @@ def test_a_switch_and_a_roll_back_lose_no_request(made: Path) -> None:
             done += [ask(client, "Hello", f"C-{user}") for user in range(8)]
         assert failed == []
         process.kill()
-    found = kept(made, set(done))
+    found = [one for one in kept(made, set(done)) if one in set(done)]  # others of this folder were answered, too
     assert sorted(found) == sorted(done)
     every = list(traces(folder))
     assert {one.arm for one in every} == {"stable", "canary"}
