@@ -203,7 +203,7 @@ class Training:
             for loss in self._gathered(beside, denominator):
                 total += float(loss.total.detach()) / denominator
                 for name, value in loss.measures.items():
-                    measures[name] = measures.get(name, 0.0) + value / denominator
+                    measures[name] = measures.get(name, 0.0) + float(value) / denominator
             computed += sum(pack.tokens for pack in beside)
         return total, computed, measures
 

@@ -65,7 +65,7 @@ class Exam(NamedTuple):
                 loss = self._loss(model, pack)
                 found["loss"] += float(loss.total)
                 for name in self.objective.measured:
-                    found[name] += loss.measures[name]
+                    found[name] += float(loss.measures[name])
         return {name: value / weight for name, value in found.items()}
 
     def _loss(self, model: Any, pack: Pack) -> Loss:

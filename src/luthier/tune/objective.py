@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, SupportsFloat
 
 from luthier.core.component import Component
 from luthier.text.messages import Example, said_for
@@ -74,8 +74,8 @@ class Loss(NamedTuple):
     """A sum over one pack; the loop divides it by the step's denominator, so that any split gives the same gradient."""
 
     total: Tensor
-    measures: dict[str, float] = {}  # noqa: RUF012  # a NamedTuple's default is never changed
-    """Sums worth logging, divided like the loss."""
+    measures: Mapping[str, SupportsFloat] = {}
+    """Sums worth logging, divided like the loss; numbers, or tensors of one that stay where the model is."""
 
 
 class Objective(Component):

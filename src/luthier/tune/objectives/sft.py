@@ -102,7 +102,7 @@ class Sft(Objective):
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
         """Minus the weighted sum of log-probabilities; as a measure, the weight of the tokens that come first."""
         weights = pack.weights.to(logp)
-        measures = {"token_accuracy": float(weights[pack.told[FIRST]].sum())} if FIRST in pack.told else {}
+        measures = {"token_accuracy": (weights * pack.told[FIRST]).sum()} if FIRST in pack.told else {}
         return Loss(-(logp * weights).sum(), measures)
 
 
