@@ -146,10 +146,10 @@ def test_a_reward_model_of_another_base_is_no_start(shop: Bench, judge: Artifact
 
 def test_a_critic_has_a_rate_of_its_own(shop: Bench) -> None:
     """At its first step Adam moves every number by the rate: the critic's by so many times more."""
-    from luthier.tune.steps.tune import _Tuning
+    from luthier.tune.tuning import Tuning
 
     made = step(objective={"value_rate": 8.0}, technique=Lora(r=4, b_rate=2.0))
-    tuning = _Tuning(made, Lora(r=4, b_rate=2.0), shop.work(made))
+    tuning = Tuning(made, Lora(r=4, b_rate=2.0), shop.work(made))
     rates = [tuning._rate_of(f"x.{name}.weight") for name in ("lora_A.default", "lora_B.default", "lora_A.value")]
     assert rates == [1.0, 2.0, 8.0]
     assert tuning._rate_of("value_head.weight") == 8.0

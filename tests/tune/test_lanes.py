@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,24 +31,13 @@ from tune.test_gradients import Pupil, same
 from tune.test_rehearsal import NO_MEMORY
 from tuning import Bench, adapted, bench, interrupted
 
+pytestmark = pytest.mark.usefixtures("two_cores")
 TWO: dict[str, Any] = {"data": "data", "rows_per_step": 8, "learning_rate": 1e-2, "technique": Lora(r=4)}
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return bench(tmp_path_factory.mktemp("shop"))
-
-
-@pytest.fixture(autouse=True)
-def two_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A machine of two cores, on which even the smallest steps are read side by side."""
-    before = torch.get_num_threads()
-    monkeypatch.setattr("luthier.tune.steps.tune.cores", lambda: 2)
-    monkeypatch.setattr(lanes, "LEAST_TOKENS", 1)
-    monkeypatch.setattr(lanes, "WORTH", 1.0)
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def row(ids: list[int], key: str = "") -> Row:
@@ -149,7 +137,7 @@ def test_a_training_side_by_side_is_resumed_in_the_same_bytes(tmp_path: Path, te
 def test_a_state_of_one_lane_goes_on_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shop, step = bench(tmp_path), Tune(**TWO, checkpoint_steps=1, rows=24)
     with monkeypatch.context() as alone:
-        alone.setattr("luthier.tune.steps.tune.cores", lambda: 1)
+        alone.setattr("luthier.tune.tuning.cores", lambda: 1)
         whole = {entry.path: entry.digest for entry in shop.tune(step).manifest.files}
         shop.store.remove(shop.tune_digest(step))
         interrupted(shop, step, before=2)

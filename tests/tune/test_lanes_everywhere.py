@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from luthier.core.component import members
 from luthier.core.errors import ModelError
@@ -28,6 +27,7 @@ from policies import REGEX
 from tune.test_trouble import spiking
 from tuning import Bench, bench, examples, pairs, thumbs
 
+pytestmark = pytest.mark.usefixtures("two_cores")
 OBJECTIVES = members(Objective)
 TECHNIQUES = sorted(kind for kind, found in members(AnyTechnique).items() if issubclass(found, Technique))
 ALONE = {kind for kind, part in OBJECTIVES.items() if issubclass(part, ActorCritic)}
@@ -39,18 +39,6 @@ WAYS: list[tuple[str, dict[str, Any]]] = [
 ]  # fmt: skip
 QUICK = {("sft", ""), ("dpo", ""), ("grpo", "")}
 """Ways that are tried in every run of the tests; the others are slow."""
-
-
-@pytest.fixture(autouse=True)
-def two_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A machine of two cores, on which even the smallest steps are read side by side."""
-    before = torch.get_num_threads()
-    monkeypatch.setattr("luthier.tune.steps.tune.cores", lambda: 2)
-    monkeypatch.setattr(lanes, "LEAST_TOKENS", 1)
-    monkeypatch.setattr(lanes, "WORTH", 1.0)
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -5,11 +5,12 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
+from concurrent.futures import Future, wait
 from types import FrameType
 from typing import TypeVar
 
 from luthier.core.errors import LuthierError
+from luthier.core.promised import fulfil
 
 T = TypeVar("T")
 
@@ -54,22 +55,11 @@ def _interrupted(seconds: float, work: Callable[[], T]) -> T:
 
 
 def _left_alone(seconds: float, work: Callable[[], T]) -> T:
-    done: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
-
-    def run() -> None:
-        try:
-            done.put((work(), None))
-        except BaseException as error:  # noqa: BLE001 - it is raised again where the work was asked for
-            done.put((None, error))
-
-    threading.Thread(target=run, daemon=True).start()
-    try:
-        found, error = done.get(timeout=seconds)
-    except Empty:
-        raise TimeoutError(_late(seconds)) from None
-    if error is not None:
-        raise error
-    return found  # type: ignore[return-value]  # the work's own
+    found = Future[T]()
+    threading.Thread(target=fulfil, args=(found, work), daemon=True).start()
+    if not wait([found], timeout=seconds).done:
+        raise TimeoutError(_late(seconds))
+    return found.result()
 
 
 def _late(seconds: float) -> str:

@@ -33,12 +33,11 @@ def baselines_for(task: Task) -> tuple[Baseline, ...]:
 
 def tasks_for(task: Task, bench: Bench) -> tuple[EvalTask, ...]:
     """`forgetting`, where a tuned model stands beside its base and the held-out rows are at least as much to read."""
-    from luthier.eval.forgetting.items import items
+    from luthier.eval.forgetting.items import characters
 
     able = [one for one in bench.respondents.values() if "tell" in one.able]
     held_out = sum(len(message.content) for example in task.examples for message in example.messages)
-    asked = sum(len(one.question) + len(one.right) + sum(map(len, one.wrong)) for one in items())
-    return (EvalTask.parse("forgetting"),) if len(able) > 1 and held_out >= asked else ()
+    return (EvalTask.parse("forgetting"),) if len(able) > 1 and held_out >= characters() else ()
 
 
 def probes_for(task: Task, named: tuple[Probe, ...]) -> tuple[Probe, ...]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from luthier.core.step import Forecast, Outlook
-from luthier.models.foresight import Rows, model_of, rows_of
+from luthier.eval.forgetting.items import characters, items
+from luthier.models.foresight import CHARS_PER_TOKEN, Rows, model_of, rows_of
 from luthier.models.load import cpu_has_bf16, is_remote
 from luthier.models.speed import flops_per_s
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 _LABEL_SECONDS = 5.0
 """Plain baselines, intervals and tests for a few thousand rows."""
+_FRAME_TOKENS = 12
+"""What a chat template puts around a question, beyond what all questions share."""
 
 
 def forecast(step: Evaluate, outlook: Outlook) -> Forecast:
@@ -30,15 +33,26 @@ def forecast(step: Evaluate, outlook: Outlook) -> Forecast:
     model = model_of(outlook)
     peak = None if model is None else int(4 * model.parameters + 600e6)
     rate = (outlook.history.get("measures") or {}).get("model_rows_per_s")
+    if model is None and not rate:
+        return Forecast(how="nothing was evaluated here yet, and the model is not made")
+    standing = 0.0 if model is None else _asked_anyway(step, outlook, rows)
+    speed = flops_per_s(bf16=cpu_has_bf16())
+    each_s = 0.0 if model is None else 2 * (model.parameters - model.embedding_parameters) * models / speed
+    beside = _LABEL_SECONDS + each_s * standing
     if rate:
         how = f"{rows.number:,} rows and {models} model(s) at the {rate:.1f} rows a second of the last evaluation"
-        return Forecast(seconds=_LABEL_SECONDS + rows.number * models / rate, peak_bytes=peak, how=how)
-    if model is None:
-        return Forecast(how="nothing was evaluated here yet, and the model is not made")
-    speed = flops_per_s(bf16=cpu_has_bf16())
-    flops = 2 * (model.parameters - model.embedding_parameters) * models * _computed(rows)
+        return Forecast(seconds=beside + rows.number * models / rate, peak_bytes=peak, how=how)
     how = f"{rows.how}; {models} model(s) at {speed / 1e9:.0f} GFLOP/s"
-    return Forecast(seconds=_LABEL_SECONDS + flops / speed, peak_bytes=peak, tokens=tokens, how=how)
+    return Forecast(seconds=beside + each_s * _computed(rows), peak_bytes=peak, tokens=tokens, how=how)
+
+
+def _asked_anyway(step: Evaluate, outlook: Outlook, rows: Rows) -> float:
+    """Tokens of the questions about what was forgotten, for each model, where they will be asked."""
+    named = any(task.kind == "forgetting" for task in step.tasks or ())
+    by_default = step.tasks is None and step.compare_base and _is_tuned(outlook)
+    if not (named or (by_default and rows.number * rows.tokens * CHARS_PER_TOKEN >= characters())):
+        return 0.0
+    return characters() / CHARS_PER_TOKEN + _FRAME_TOKENS * len(items())
 
 
 def _computed(rows: Rows) -> float:

@@ -121,18 +121,25 @@ class Gateway:
         except Gone:
             case.gone()
             return Response(status_code=204)  # nobody hears it
-        except TimeoutError:
-            return self._refused(case, Late(f"the answer was not whole within {self._deadline_s:g} s"))
-        except LuthierError as error:
-            return self._refused(case, as_refusal(error))
+        except (TimeoutError, LuthierError) as error:
+            return self._refused(case, self._why(error))
         except asyncio.CancelledError:
             case.gone()
             raise
         except Exception:
-            case.refused(Refusal("a fault of the server's own", status=500))
+            case.refused(_fault())
             raise
         finally:
             work.close()
+
+    def _why(self, error: Exception) -> Refusal:
+        """What whoever asked is told of it; what is none of our own errors is told to the log."""
+        if isinstance(error, TimeoutError):
+            return Late(f"the answer was not whole within {self._deadline_s:g} s")
+        if isinstance(error, LuthierError):
+            return as_refusal(error)
+        _LOG.error("a request failed", exc_info=error)
+        return _fault()
 
     def _answer(self, content: dict[str, Any], case: Case) -> Response:
         return Answer(content, _named(case), sent=self.meter.settle)
@@ -253,13 +260,8 @@ class Gateway:
         except (asyncio.CancelledError, GeneratorExit):
             case.gone(wholes.answers[0])
             raise
-        except TimeoutError:
-            yield self._ended(case, Late(f"the answer was not whole within {self._deadline_s:g} s"), wholes)
-        except LuthierError as error:
-            yield self._ended(case, as_refusal(error), wholes)
-        except Exception:  # noqa: BLE001  # the answer has begun: its end is the last place to say it
-            _LOG.exception("a stream broke off")
-            yield self._ended(case, Refusal("a fault of the server's own", status=500), wholes)
+        except Exception as error:  # noqa: BLE001  # the answer has begun: its end is the last place to say it
+            yield self._ended(case, self._why(error), wholes)
 
     def _ended(self, case: Case, refusal: Refusal, wholes: _Wholes) -> bytes:
         """A refusal in the middle of a stream."""
@@ -288,16 +290,11 @@ class Gateway:
                         case.first()
                         whole.add(piece)
             case.done(whole, whole.usage)
-        except TimeoutError:
-            case.refused(Late("the shadow was too slow"), whole)
-        except LuthierError as error:
-            case.refused(as_refusal(error), whole)
         except asyncio.CancelledError:
             case.gone(whole)
             raise
-        except Exception:  # noqa: BLE001  # nobody hears a shadow: its trace and the log do
-            _LOG.exception("a shadow failed")
-            case.refused(Refusal("a fault of the server's own", status=500), whole)
+        except Exception as error:  # noqa: BLE001  # nobody hears a shadow: its trace and the log do
+            case.refused(self._why(error), whole)
 
     async def close(self) -> None:
         """Let shadows go, and the models."""
@@ -372,6 +369,10 @@ def _said(body: Chat | Completion, *but: str) -> dict[str, Any]:
 
 def _model(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "luthier"}
+
+
+def _fault() -> Refusal:
+    return Refusal("a fault of the server's own", status=500)
 
 
 def _unknown(name: str) -> Refusal:

@@ -81,29 +81,29 @@ class Gathering(Generic[Asked, Found]):
 
     def _run(self) -> None:
         while some := self._next():
-            try:
-                found = self._work([one.asked for one in some])
-            except Exception as error:  # noqa: BLE001  # one of them may be to blame: each is asked alone
-                self._alone(some, error)
-            else:
-                for one, answer in zip(some, found, strict=True):
-                    one.tell(answer)
+            found, error = self._tried(some)
+            if error is None or len(some) == 1:
+                self._tell(some, found, error)
+            else:  # one of them may be to blame: nobody pays for what a stranger asked
+                for one in some:
+                    self._tell([one], *self._tried([one]))
             self.running = 0
         for one in self._line:
             one.tell(None, Unavailable("the model was closed"))
 
-    def _alone(self, some: Sequence[_One[Asked, Found]], error: Exception) -> None:
-        """Nobody pays for what a stranger asked."""
-        for one in some:
-            if len(some) > 1:
-                try:
-                    (answer,) = self._work([one.asked])
-                except Exception as own:  # noqa: BLE001  # it is told to whoever asked
-                    one.tell(None, _told(own))
-                else:
-                    one.tell(answer)
-            else:
+    def _tried(self, some: Sequence[_One[Asked, Found]]) -> tuple[Sequence[Found], Exception | None]:
+        try:
+            return self._work([one.asked for one in some]), None
+        except Exception as error:  # noqa: BLE001  # it is told to whoever asked
+            return (), error
+
+    def _tell(self, some: Sequence[_One[Asked, Found]], found: Sequence[Found], error: Exception | None) -> None:
+        if error is not None:
+            for one in some:
                 one.tell(None, _told(error))
+        else:
+            for one, answer in zip(some, found, strict=True):
+                one.tell(answer)
 
     def _next(self) -> list[_One[Asked, Found]]:
         """Those whose turn it is; empty when it is time to end. Whoever has gone is passed over."""

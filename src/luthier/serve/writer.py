@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from luthier.core.errors import LuthierError
+from luthier.core.promised import fulfil
 from luthier.serve.refusal import Busy, Refusal, Unavailable, as_refusal
 
 if TYPE_CHECKING:
@@ -94,18 +95,11 @@ class Writer:
 
     def work(self, verb: Callable[[Decoder], T]) -> T:
         """Do something with the decoder between two steps, in the writer's thread, and wait for what comes of it."""
-        found: Future[T] = Future()
-
-        def done(decoder: Decoder) -> None:
-            try:
-                found.set_result(verb(decoder))
-            except Exception as error:  # noqa: BLE001  # raised again where it was asked for
-                found.set_exception(error)
-
+        found = Future[T]()
         with self._lock:
             if self._closing:
                 raise Unavailable("the model is being closed")
-            self._works.append(done)
+            self._works.append(lambda decoder: fulfil(found, lambda: verb(decoder)))
             self._lock.notify()
         return found.result()
 

@@ -25,6 +25,12 @@ def items() -> tuple[Plain, ...]:
     return (*_written(), *_sums(), *_orders(), *_copies())
 
 
+@cache
+def characters() -> int:
+    """How much there is to read, the answers included."""
+    return sum(len(one.question) + len(one.right) + sum(map(len, one.wrong)) for one in items())
+
+
 def _written() -> Iterator[Plain]:
     kind = ""
     for line in Path(__file__).with_name("items.txt").read_text(encoding="utf-8").splitlines():
