@@ -31,12 +31,17 @@ class Flat:
         """(texts,)"""
         joined = self.joined = "\n".join([*texts, ""])
         self.codes: NDArray[np.uint8] | NDArray[np.uint32]
-        if joined.isascii():
-            self.codes = np.frombuffer(joined.encode("ascii"), dtype=np.uint8)
-        else:
-            self.codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-        self.kinds = _table().take(self.codes, mode="clip")
+        """(codes,): one byte each where all are of Latin-1."""
+        self.kinds: NDArray[np.uint8]
         """(codes,): bits that say what each character is."""
+        try:
+            written = joined.encode("latin-1")
+        except UnicodeEncodeError:
+            self.codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+            self.kinds = _table().take(self.codes, mode="clip")
+        else:
+            self.codes = np.frombuffer(written, dtype=np.uint8)
+            self.kinds = np.frombuffer(written.translate(_latin()), dtype=np.uint8)
         space = np.ones(len(self.codes) + 1, dtype=np.uint8)
         np.bitwise_and(self.kinds, _SPACE, out=space[1:])
         edges = np.flatnonzero(space[1:] != space[:-1])
@@ -83,6 +88,12 @@ class Flat:
         found: NDArray[np.int64] = sums[self._first + self.words] - sums[self._first]
         return found
 
+    def union(self, of_words: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """(texts,): all bits that any of its words has."""
+        found = np.bitwise_or.reduceat(np.append(of_words, np.uint8(0)), self._first)
+        found[self.words == 0] = 0
+        return found
+
     def count(self, of_codes: NDArray[np.bool_]) -> NDArray[np.int64]:
         """(texts,): how many characters are marked."""
         found: NDArray[np.int64] = np.add.reduceat(of_codes, self.begins, dtype=np.int64)
@@ -90,7 +101,7 @@ class Flat:
 
     def has(self, what: Literal["letter", "digit"]) -> NDArray[np.bool_]:
         """(words,): whether a character is, or may be, a letter or a digit."""
-        at = np.flatnonzero(self.kinds & (_BITS[what] | _UNKNOWN))
+        at = np.flatnonzero((self.kinds & (_BITS[what] | _UNKNOWN)) != 0)
         found = np.zeros(len(self.starts), dtype=bool)
         found[np.searchsorted(self.starts, at, side="right") - 1] = True
         return found
@@ -123,7 +134,8 @@ class Flat:
     @property
     def all_known(self) -> NDArray[np.bool_]:
         """(texts,): whether it is known of every character what it is."""
-        found: NDArray[np.bool_] = self.count((self.kinds & _UNKNOWN) != 0) == 0
+        unknown = (self.kinds & _UNKNOWN) != 0
+        found: NDArray[np.bool_] = self.count(unknown) == 0 if unknown.any() else np.ones(len(self.texts), dtype=bool)
         return found
 
     @property
@@ -175,6 +187,12 @@ def _table() -> NDArray[np.uint8]:
     kinds[ord("A") : ord("Z") + 1] |= _CAPITAL
     kinds[_KNOWN] = _UNKNOWN
     return kinds
+
+
+@cache
+def _latin() -> bytes:
+    """The table of Latin-1, for `bytes.translate`."""
+    return _table()[:256].tobytes()
 
 
 @cache

@@ -217,7 +217,7 @@ def _is_new(keys: NDArray[np.uint64]) -> NDArray[np.bool_]:
 
 def _plain_words(texts: Flat) -> NDArray[np.int64]:
     """Words without a character beyond ASCII."""
-    if texts.codes.dtype == np.uint8:
+    if texts.joined.isascii():
         return np.arange(len(texts.starts))
     odd = np.zeros(len(texts.codes) + 1, dtype=np.int64)
     np.cumsum(texts.codes > 0x7F, out=odd[1:])

@@ -56,9 +56,10 @@ class Left:
             self.answers.add(answer, plain=is_plain)
 
     def keys(self, task: Task) -> Keys:
-        """What the split goes by."""
+        """What the split goes by; it is given out once, and not held on to."""
         labels = np.array(self.answers.of_rows, dtype=np.int32) if task == "label" else None
         prompts, groups = (np.frombuffer(keys, dtype=np.uint64) for keys in (self._prompts, self._groups))
+        self._prompts, self._groups = array("Q"), array("Q")
         return Keys(prompts, groups, labels)
 
     def splits(self, assigned: Assigned) -> NDArray[np.int8]:

@@ -12,7 +12,7 @@ from luthier.data.intake.mapping import Own, Parts
 from luthier.data.intake.media import held
 from luthier.data.operator import Drop
 from luthier.data.passes.apply import drop_event, place_id
-from luthier.data.passes.seen import Seen
+from luthier.data.passes.seen import First, Seen
 from luthier.data.passes.stage import Fed
 from luthier.data.passes.tables import Event
 from luthier.data.row import Batch, Broken, Record, Row
@@ -30,7 +30,7 @@ class Reader:
         self._say = say
         self._batch_rows = batch_rows
         self._seen = Seen()
-        self._keys: dict[int, int] = {}
+        self._keys = First()
         self.kind = source.kind
         self.rows = 0
         self.files: Counter[str] = Counter()
@@ -45,7 +45,7 @@ class Reader:
         for found in bounded(self._numbered(), self._batch_rows, _size):
             rows = [made for _, made in found if isinstance(made, Row)]
             yield Fed(Batch(rows), [(number, made) for number, made in found if isinstance(made, Event)])
-        self._seen, self._keys = Seen(), {}  # what comes later needs the room
+        self._seen, self._keys = Seen(), First()  # what comes later needs the room
         if self.rows == 0:
             raise DataError("the source has no rows", where=Where(field="source"), remedy="check where it reads from")
 
@@ -99,9 +99,7 @@ class Reader:
         key = parts.own.id if parts.own else parts.key
         if key is None:
             return None
-        number = digest8(key)
-        if (first := self._keys.get(number)) is None:
-            self._keys[number] = record.line
+        if (first := self._keys.value(digest8(key), record.line)) is None:
             return None
         problem = f"the id {key!r} stands in line {first}, too; ids must differ"
         return Broken(record.file, record.line, problem, self._source.id, key=record.key)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from luthier.data.twins.mapped import let_go
+from luthier.data.twins.mapped import gathered, let_go
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,8 +38,7 @@ class Copies(NamedTuple):
 def copies(digests: NDArray[np.uint64], ranks: NDArray[np.integer[Any]] | None = None) -> Copies:
     """Rows whose digest (rows, words) another row has, too; without ranks the first in order stays."""
     at = _shared(digests)
-    own = digests[at]
-    let_go(digests)
+    own = gathered(digests, at)
     chosen = np.lexsort((at if ranks is None else ranks[at], *own.T))
     order, keys = at[chosen], own[chosen]
     new = np.concatenate([[True], (keys[1:] != keys[:-1]).any(axis=1)])[: len(keys)]

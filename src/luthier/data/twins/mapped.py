@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _BLOCK = 1 << 16
+_PICKED = 1 << 9
+"""So many rows are picked before pages are let go: each of them may lie in pages of its own, of which the system maps
+sixteen at a time."""
 
 
 def let_go(values: NDArray[Any]) -> None:
@@ -29,8 +32,9 @@ def gathered(values: NDArray[Any], at: NDArray[np.int64] | None = None) -> NDArr
     """A copy in memory, of some rows or of all."""
     count = len(values) if at is None else len(at)
     found = np.empty((count, *values.shape[1:]), dtype=values.dtype)
-    for start in range(0, count, _BLOCK):
-        part = slice(start, start + _BLOCK)
+    block = _BLOCK if at is None else _PICKED
+    for start in range(0, count, block):
+        part = slice(start, start + block)
         found[part] = values[part] if at is None else values[at[part]]
         let_go(values)
     return found

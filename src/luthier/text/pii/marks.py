@@ -76,10 +76,10 @@ def _of_block(flat: Flat) -> list[Marks]:
     keys[keys] = flat.have("letter", np.flatnonzero(keys))
     if secrets.KEY_BEGIN in flat.joined:
         keys |= True
-    has = np.zeros(len(flat.texts), dtype=np.int64)
+    bits = np.zeros(len(flat.ends), dtype=np.uint8)
     for bit, words in enumerate((digits, long, keys, _may_name_a_place(flat))):
-        has |= (flat.total(words) > 0).astype(np.int64) << bit
-    missing = [_MISSING[code] for code in has.tolist()]
+        bits |= words.view(np.uint8) << np.uint8(bit)
+    missing = [_MISSING[code] for code in flat.union(bits).tolist()]
     return list(map(Marks, missing, *_numbers(flat), _long(flat, np.flatnonzero(long))))
 
 
