@@ -8,7 +8,7 @@ may pass for equal, but never two equal ones for different: what is bounded from
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -20,9 +20,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _NEVER = float("inf")
-_ENOUGH_STOP_WORDS = 2
-_AMONG_WORDS = tuple(f" {word} " for word in ("the", "to", "and", "of", "be", "with", "that", "have"))
-"""Stop words between spaces, frequent ones first."""
+_LONGEST_STOP_WORD = 4
+
+
+def _code(word: str) -> int:
+    """Its letters as one number, sixteen bits each."""
+    return sum(ord(char) << 16 * place for place, char in enumerate(word))
+
+
+_STOP_CODES = np.array(sorted(map(_code, STOP_WORDS)), dtype=np.uint64)
+"""There are eight, so that a byte tells which of them a text has."""
+_BITS_IN = np.array([bin(byte).count("1") for byte in range(256)], dtype=np.float64)
+_LAST_BITS = np.uint64((1 << 16) - 1)
 _TEXT_BITS, _LENGTH_BITS = 10, 10
 _LENGTH_MASK = np.uint64((1 << _LENGTH_BITS) - 1)
 _TEXT_SHIFT = np.uint64(64 - _TEXT_BITS)
@@ -81,9 +90,34 @@ def alphabetic(texts: Flat) -> Between:
 
 
 def stop_words(texts: Flat) -> Between:
-    """As many as stand between spaces, up to two."""
-    least = [_stop_words(text) for text in texts.texts]
-    return Between(np.array(least, dtype=np.float64), np.full(len(least), float(len(STOP_WORDS))))
+    """Exactly: by hashes, and by their letters where these fit."""
+    at = np.flatnonzero(_likely_stop_words().take((texts.hashes & _LAST_BITS).view(np.int64)))
+    written = _letters(texts, at)
+    number = np.minimum(np.searchsorted(_STOP_CODES, written), len(_STOP_CODES) - 1)
+    at, number = (part[_STOP_CODES[number] == written] for part in (at, number))
+    found = np.zeros(len(texts.lengths), dtype=np.uint8)
+    found[at] = np.uint8(1) << number.astype(np.uint8)
+    return _exactly(_BITS_IN[texts.union(found)])
+
+
+@cache
+def _likely_stop_words() -> NDArray[np.bool_]:
+    """Which words may be stop words, by the last bits of their hashes."""
+    found = np.zeros(int(_LAST_BITS) + 1, dtype=bool)
+    found[Flat(sorted(STOP_WORDS)).hashes & _LAST_BITS] = True
+    return found
+
+
+def _letters(texts: Flat, at: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Some words as numbers, as `_code` makes them; 0 for those that are longer than any stop word."""
+    starts, lengths = texts.starts[at], texts.lengths[at]
+    written = np.zeros(len(at), dtype=np.uint64)
+    for place in range(_LONGEST_STOP_WORD):
+        codes = np.minimum(texts.codes.take(starts + place, mode="clip").astype(np.uint64), _LAST_BITS)
+        codes[lengths <= place] = 0
+        written |= codes << np.uint64(16 * place)
+    written[lengths > _LONGEST_STOP_WORD] = 0
+    return written
 
 
 def of_lines(texts: Flat) -> Between:
@@ -222,15 +256,6 @@ def _plain_words(texts: Flat) -> NDArray[np.int64]:
     odd = np.zeros(len(texts.codes) + 1, dtype=np.int64)
     np.cumsum(texts.codes > 0x7F, out=odd[1:])
     return np.flatnonzero(odd[texts.ends] == odd[texts.starts])
-
-
-def _stop_words(text: str) -> int:
-    found = 0
-    for word in _AMONG_WORDS:
-        found += word in text
-        if found == _ENOUGH_STOP_WORDS:
-            break
-    return found
 
 
 def _counts(texts: Flat, piece: str) -> NDArray[np.int64]:

@@ -125,23 +125,30 @@ def _is_plain(text: str) -> bool:
 
 def _repaired(text: str) -> str:
     """What ftfy makes of a text, which goes line by line; lines that it would not change are not shown to it."""
-    if text.isascii() and not _ODD_LINE.search(text):
+    if text.isascii() and not _is_odd(text):
         return text
     *lines, last = text.split("\n")
     found: list[str] = []
     for line in [*(f"{line}\n" for line in lines), last]:
-        found.append(line if line.isascii() and not _ODD_LINE.search(line) else _repaired_line(line))
+        found.append(line if line.isascii() and not _is_odd(line) else _repaired_line(line))
     return "".join(found)
 
 
 def _repaired_line(line: str) -> str:
-    short = without_ascii_runs(line)
-    if not _ODD_LINE.search(line):
+    if not _is_odd(line):
+        if not _ALARMING.search(line):
+            return line
+        short = without_ascii_runs(line)
         if not looks_bad(short):
             return line
         if _CUT not in line and _SUBSTITUTE not in line:
             return _with_ascii_runs(_fixed(short), line) or _fixed(line)
     return _fixed(line)
+
+
+def _is_odd(text: str) -> bool:
+    """Whether a text holds any of `_ODD_LINE`, none of which is printable."""
+    return not text.replace("\n", "").isprintable() and _ODD_LINE.search(text) is not None
 
 
 def _fixed(line: str) -> str:

@@ -127,7 +127,11 @@ def from_bytes(written: bytes) -> pa.RecordBatch:
 
 def dump(value: Any) -> str:
     """JSON as it stands in a cell."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return _ENCODER.encode(value)
+
+
+_ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, allow_nan=False)
+"""Made once: `json.dumps` makes one for each value."""
 
 
 class TableWriter:

@@ -29,11 +29,12 @@ def normal(text: str) -> str:
 
 
 def _normal(text: str) -> str:
-    if text.isascii():
-        if text.isprintable() and "  " not in text:  # no white space but single spaces
-            return text.strip(" ").lower()
-    else:
+    is_ascii = text.isascii()
+    if not is_ascii:
         text = unicodedata.normalize("NFKC", text)
+    if text.isprintable() and "  " not in text:  # no white space but single spaces
+        text = text.strip(" ")
+        return text.lower() if is_ascii else text.casefold()
     return " ".join(text.casefold().split())
 
 
