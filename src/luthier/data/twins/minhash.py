@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from math import comb
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, NamedTuple, TypeVar
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -39,12 +39,12 @@ _MERGED_BANDS = 32
 _WAITING = 1 << 18
 """Pairs that are gathered before they are looked at, since most come from several bands; and those that are told from
 strangers at once."""
-_AT_ONCE, _NEARBY = 1 << 8, 1 << 16
+_AT_ONCE, _NEARBY = 1 << 7, 1 << 16
 """Pairs that are looked at before pages of the signatures' file are let go; they come in stretches of so many rows."""
 _MOST_HANDS = 4
 """Each needs a few dozen bytes a row."""
 _BLOCK = 1 << 14
-_BLOCKS_BETWEEN = 16
+_BLOCKS_BETWEEN = 4
 """After so many blocks, pages of a file are let go."""
 _EACH_BYTE = np.uint64(0x0101010101010101)
 _QUARTERS_IN = np.array([sum(byte >> 2 * at & 3 > 0 for at in range(4)) for byte in range(256)], dtype=np.uint8)
@@ -150,7 +150,7 @@ def _drawn(count: int, width: int) -> NDArray[np.int64]:
 
 
 def proposed(
-    signatures: NDArray[np.uint8], chosen: Bands, among: NDArray[np.int64] | None = None, means: Means = ALONE
+    signatures: NDArray[np.uint8], chosen: Bands, among: NDArray[np.integer[Any]] | None = None, means: Means = ALONE
 ) -> tuple[NDArray[np.int64], Crowds]:
     """Pairs (pairs, 2) of rows that share a band and enough columns, the lower first; and large buckets apart.
 
@@ -179,7 +179,7 @@ class _Looked(NamedTuple):
     """Rows among which pairs are looked for; places count among `rows`."""
 
     signatures: NDArray[np.uint8]
-    rows: NDArray[np.int64]
+    rows: NDArray[np.integer[Any]]
     by_column: NDArray[np.uint8]
     """(blocks, PERMUTATIONS, _BLOCK): signatures column by column, on the disk: a band reads its own columns alone."""
     quarters: NDArray[np.uint64]
@@ -197,7 +197,7 @@ class _Looked(NamedTuple):
 
 
 def _by_column(
-    signatures: NDArray[np.uint8], rows: NDArray[np.int64], file: IO[bytes]
+    signatures: NDArray[np.uint8], rows: NDArray[np.integer[Any]], file: IO[bytes]
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint64]]:
     """The signatures column by column, and their quarters."""
     blocks = -(-len(rows) // _BLOCK)

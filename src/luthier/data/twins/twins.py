@@ -74,7 +74,7 @@ class Twins:
         self._copies = copies(texts, ranks)
         is_own = np.ones(len(ranks), dtype=bool)
         is_own[self._copies.places] = False
-        self._own = np.flatnonzero(is_own)
+        self._own = np.flatnonzero(is_own).astype(np.uint32)
         self._signatures = signatures
         self._looked = 0
 
@@ -171,7 +171,9 @@ def _likely(
         yield asked[-1]
 
 
-def _parts(keys: NDArray[np.int64], values: NDArray[np.int64], wanted: NDArray[np.int64]) -> Iterator[list[int]]:
+def _parts(
+    keys: NDArray[np.integer[Any]], values: NDArray[np.integer[Any]], wanted: NDArray[np.integer[Any]]
+) -> Iterator[list[int]]:
     """For each wanted key the values that stand beside it in a sorted array."""
     begins, ends = (np.searchsorted(keys, wanted, side).tolist() for side in ("left", "right"))
     return (values[begin:end].tolist() for begin, end in zip(begins, ends, strict=True))
