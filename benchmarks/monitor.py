@@ -181,56 +181,131 @@ def _peer() -> tuple[Callable[[Trace], object], Callable[[], None]]:
 
 
 def ending(*, quick: bool) -> Iterator[Figure]:
-    """All that the gateway does when a request is over: while the client waits, once its answer is sent, and beside.
+    """All that a gateway does of a request's trace: while the model is at work, while the client waits for its answer's
+    end, once that is sent, and beside. Whole answers and streams, in turns.
 
-    A trace is made and recorded before the last byte of the answer goes, so that a killed server loses none; it is
-    counted for Prometheus behind it. The writer redacts and writes in a process of its own.
+    A trace is recorded before the last byte of the answer goes, so that a killed server loses none. What is known of
+    it before is made ready while the model is at work; it is counted for Prometheus behind the last byte. The writer
+    redacts and writes in a process of its own. The gateway is a whole one, asked without a network between, and its
+    model sleeps a millisecond before each end. The clock and the processor are read at requests in turns, since
+    reading one takes time, too.
     """
-    from luthier.serve.case import Case
-    from luthier.serve.metering import Meter
-    from luthier.serve.query import Usage, Whole
-    from luthier.traffic.record import Told
-
-    folder, meter, count = Path(tempfile.mkdtemp()), Meter(lambda: (), lambda _: True), 2_000 if quick else 10_000
-    waited, counted = list[tuple[float, float]](), list[tuple[float, float]]()
-
-    def tell(told: Told) -> None:
-        recorder.record(told)
-        meter.add(told)
-
-    with Recorder(folder, Keeping(segment_bytes=4 << 20)) as recorder:
-        _warm(recorder)
-        before = _spent_s(recorder._writer.pid)
-        for number in range(count):
-            told = request(number)
-            case = Case("chatcmpl", "chat", tell, None)
-            case.model, case.release, case.user = told.model, told.release, told.user
-            case.heard(told.messages)
-            case.parameters = told.parameters
-            answer, usage = Whole(text=_SAID, finish="stop"), Usage(prompt_tokens=120, completion_tokens=24)
-            waited.append(_timed(lambda _: case.done(answer, usage), told))  # noqa: B023  # called at once
-            counted.append(_timed(lambda _: meter.settle(), told))
-            time.sleep(0.001)
-        recorder.flush()
-        beside = (_spent_s(recorder._writer.pid) - before) / count
-    assert f'luthier_requests_total{{arm="stable",asked="chat",model="support@prod",status="200"}} {count}.0' in (
-        meter.page().decode()
-    )
-    shutil.rmtree(folder)
-    for kind, place in (("wall", 0), ("cpu", 1)):
-        found = sorted(one[place] * 1e6 for one in waited)
-        note = {"median": round(statistics.median(found), 1), "goal": GOAL_US, "unit": "us on the request's path"}
-        yield {"figure": f"ending_p99_{kind}", "value": round(_p99(found), 1), **note}
-    found = sorted(one[1] * 1e6 for one in counted)
-    note = {"median": round(statistics.median(found), 1), "unit": "us, its answer sent"}
-    yield {"figure": "ending_counted_p99_cpu", "value": round(_p99(found), 1), **note}
-    own, behind = (statistics.mean(one[1] for one in several) for several in (waited, counted))
-    parts = {name: round(1e6 * one) for name, one in (("waited_for", own), ("counted", behind), ("writer", beside))}
-    whole = own + behind + beside
-    yield {"figure": "ending_all_cpu_per_request", "value": round(1e6 * whole), "unit": "us", **parts}
-    share = whole * A_DAY / 86400 / (os.cpu_count() or 1)
+    found, beside, page = asyncio.run(_ends(1_000 if quick else 5_000))
+    assert 'luthier_requests_total{arm="stable",asked="chat",model="m",status="200"}' in page
+    said = {"ready": "us, the model at work", "ended": "us on the request's path", "counted": "us, its answer sent"}
+    for (part, kind), times in found.items():
+        times.sort()
+        goal = {"goal": GOAL_US} if part == "ended" else {}
+        note = {"median": round(statistics.median(times), 1), **goal, "unit": said[part], "requests": len(times)}
+        yield {"figure": f"ending_{part}_p99_{kind}", "value": round(_p99(times), 1), **note}
+    parts = {part: round(statistics.mean(found[part, "cpu"])) for part in said} | {"writer": round(1e6 * beside)}
+    whole = sum(parts.values())
+    yield {"figure": "ending_all_cpu_per_request", "value": whole, "unit": "us", **parts}
+    share = whole / 1e6 * A_DAY / 86400 / (os.cpu_count() or 1)
     note = {"goal": GOAL_CPU, "unit": "of the machine"}
     yield {"figure": "ending_all_cpu_share_at_10M_a_day", "value": round(share, 4), **note}
+
+
+_CLOCKS = {"wall": time.perf_counter, "cpu": time.thread_time}
+Times = dict[tuple[str, str], list[float]]
+
+
+async def _ends(count: int) -> tuple[Times, float, str]:
+    """How long each part took of so many requests of each sort, what the writer took for one, and what was counted."""
+    from luthier.serve.app import build_app
+    from luthier.serve.case import Case
+    from luthier.serve.fleet import Fleet, Opened
+    from luthier.serve.gateway import Gateway
+    from luthier.traffic.keys import Ring
+
+    found: Times = {(part, kind): [] for part in ("ready", "ended", "counted") for kind in _CLOCKS}
+    turns = [(stream, kind) for stream in (False, True) for kind in _CLOCKS]
+    now = "wall"
+
+    def timed(part: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*words: Any, **more: Any) -> Any:
+            began = _CLOCKS[now]()
+            result = work(*words, **more)
+            found[part, now].append((_CLOCKS[now]() - began) * 1e6)
+            return result
+
+        return run
+
+    class Timed(Case):
+        prepare = timed("ready", Case.prepare)
+
+        def _end(self, *status: Any, **more: Any) -> None:
+            if self.end is None:
+                timed("ended", super()._end)(*status, **more)
+
+    class Timing(Gateway):
+        def _case(self, request: Any, prefix: str, asked: Any) -> Case:
+            return Timed(prefix, asked, self._told, None)
+
+    folder = Path(tempfile.mkdtemp())
+    with Recorder(folder, Keeping(segment_bytes=4 << 20)) as recorder:
+        _warm(recorder)
+        fleet = Fleet(lambda word: Opened(word, _sleeper()))
+        await fleet.prepare("m")
+        serving = Timing(fleet, recorder=recorder)
+        serving.meter.settle = timed("counted", serving.meter.settle)  # type: ignore[method-assign]  # to be timed
+        app = build_app(serving, ring=lambda: Ring({}, wanted=False))
+        before = _spent_s(recorder._writer.pid)
+        for number in range(2 * count):
+            stream, now = turns[number % len(turns)]
+            await _ask(app, number, stream=stream)
+        recorder.flush()
+        beside = (_spent_s(recorder._writer.pid) - before) / (2 * count)
+        page = serving.meter.page().decode()
+        assert recorder.lost == 0
+    shutil.rmtree(folder)
+    return found, beside, page
+
+
+def _sleeper() -> Any:
+    """A model that writes word by word, and whose last one comes a millisecond late."""
+    from luthier.serve.engine import Answering
+    from luthier.serve.query import Piece, Query, Usage
+
+    class Sleeper(Answering):
+        async def answer(self, query: Query) -> AsyncGenerator[Piece, None]:
+            await asyncio.sleep(0.001)
+            *words, last = _SAID.split(" ")
+            for word in words:
+                yield Piece(text=f"{word} ")
+            await asyncio.sleep(0.001)
+            yield Piece(text=last, finish="stop", usage=Usage(prompt_tokens=120, completion_tokens=24))
+
+    return Sleeper("d" * 32)
+
+
+async def _ask(app: Any, number: int, *, stream: bool) -> None:
+    """A request as a server hands it to the application."""
+    told = request(number)
+    body: dict[str, Any] = {"model": "m", "stream": stream, "user": told.user, **told.parameters}
+    body["messages"] = [{"role": one.role, "content": one.content} for one in told.messages]
+    data = json.dumps(body).encode()
+    come = [{"type": "http.request", "body": data, "more_body": False}]
+    sent = list[dict[str, Any]]()
+
+    async def receive() -> dict[str, Any]:
+        return come.pop() if come else await asyncio.Future()
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    path = "/v1/chat/completions"
+    headers = {b"host": b"127.0.0.1", b"content-type": b"application/json", b"content-length": b"%d" % len(data)}
+    scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http"}
+    scope |= {
+        "path": path,
+        "raw_path": path.encode(),
+        "root_path": "",
+        "query_string": b"",
+        "headers": [*headers.items()],
+    }
+    await app({**scope, "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80)}, receive, send)
+    assert sent[0]["status"] == 200
 
 
 def _warm(recorder: Recorder) -> None:

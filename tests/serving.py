@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import openai
+from orjson import Fragment
 from transformers import PreTrainedTokenizerFast
 
 from luthier.core.artifact import Artifact
@@ -22,7 +23,9 @@ from luthier.serve.fleet import Fleet, Opened
 from luthier.serve.gateway import Gateway
 from luthier.serve.ring import RingWatch
 from luthier.serve.running import Listening, Place, run_gateway
-from luthier.traffic.record import Told, Trace
+from luthier.traffic.handed import Begun, End, begun, ended, parsed
+from luthier.traffic.lines import loads
+from luthier.traffic.record import Trace
 from luthier.traffic.seams import Resolver
 from tuning import made
 from workshop import tiny_model
@@ -35,9 +38,14 @@ class Heard:
     traces: list[Trace] = field(default_factory=list)
     bell: threading.Condition = field(default_factory=threading.Condition)
 
-    def record(self, told: Told) -> None:
+    def ready(self, told: Begun) -> Fragment:
+        return begun(told)
+
+    def end(self, ready: Fragment | None, end: End) -> None:
+        assert ready is not None
+        value = parsed(loads(ended(ready, end)))
         with self.bell:
-            self.traces.append(Trace.model_validate(told))
+            self.traces.append(Trace.model_validate(value["trace"]))
             self.bell.notify_all()
 
     def wait(self, count: int = 1, seconds: float = 20) -> list[Trace]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import Any, get_type_hints
+from typing import Any, NamedTuple
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -12,7 +11,9 @@ from luthier.serve.metering import Load, Meter
 from luthier.serve.query import Usage, Whole
 from luthier.serve.refusal import Refusal
 from luthier.text.messages import Message, ToolCall
-from luthier.traffic.record import Told, Trace
+from luthier.traffic.handed import ENDED, End, begun, ended, parsed
+from luthier.traffic.lines import loads
+from luthier.traffic.record import Trace
 
 _LABELS = ("model", "asked", "arm", "status", "kind", "le")
 
@@ -24,10 +25,28 @@ def case(tell: Any, model: str = "m") -> Case:
     return made
 
 
-def told(**more: Any) -> Told:
-    heard = list[Told]()
+class Over(NamedTuple):
+    """A request that is over."""
+
+    model: str
+    asked: str
+    arm: str
+    end: End
+
+
+def over(model: str = "m", *, status: int = 200, latency_s: float = 0.1, first_s: float | None = None) -> Over:
+    heard = list[Case]()
     case(heard.append).done(Whole(text="Hi."), Usage(prompt_tokens=7, cached_tokens=3, completion_tokens=2))
-    return {**heard[0], **more}  # type: ignore[typeddict-item]  # of the same fields
+    end = heard[0].end
+    assert end is not None
+    told = {**dict(zip(ENDED, end, strict=True)), "status": status, "latency_s": latency_s, "first_token_s": first_s}
+    return Over(model, "chat", "stable", tuple(told[name] for name in ENDED))
+
+
+def trace_of(over: Case) -> Trace:
+    """What a reader of the traces will find."""
+    assert over.end is not None
+    return Trace.model_validate(parsed(loads(ended(begun(over.begun), over.end)))["trace"])
 
 
 def values(meter: Meter) -> dict[tuple[str, ...], float]:
@@ -39,13 +58,13 @@ def values(meter: Meter) -> dict[tuple[str, ...], float]:
     }
 
 
-def test_what_is_told_is_a_trace_without_its_checks() -> None:
-    assert set(get_type_hints(Told)) == set(Trace.model_fields)
-    heard = list[Told]()
+def test_a_case_is_a_trace_in_two_parts() -> None:
+    heard = list[Case]()
     call = ToolCall(name="find", arguments={"order": 7}, id="call_1")
     case(heard.append).done(Whole(text="", calls=[call], finish="tool_calls"), Usage(prompt_tokens=7))
     case(heard.append).refused(Refusal("too much", status=413))
-    called, refused = (Trace.model_validate(one) for one in heard)
+    assert {*heard[0].begun, *ENDED} == set(Trace.model_fields)
+    called, refused = map(trace_of, heard)
     assert called.answer == Message(role="assistant", tool_calls=(call,))
     assert [one.content for one in called.messages] == ["Be brief.", "Hello?"]
     assert (called.model, called.key, called.user, called.status, called.finish) == (
@@ -61,7 +80,8 @@ def test_what_is_told_is_a_trace_without_its_checks() -> None:
 def test_a_scrape_counts_every_request_that_is_over() -> None:
     meter = Meter(lambda: [Load("m", 2, 1)], lambda name: name == "m")
     for count in range(1, 200):
-        meter.add(told(latency_s=0.005 * count, first_token_s=None if count % 2 else 0.3, at=datetime.now(UTC)))
+        first = None if count % 2 else 0.3
+        meter.add(over(latency_s=0.005 * count, first_s=first))
         if count in (1, 63, 64, 65, 199):
             assert values(meter)["luthier_requests_total", "m", "chat", "stable", "200"] == count
     found = values(meter)
@@ -82,9 +102,9 @@ def test_nobody_invents_a_series_and_a_name_counts_from_when_it_is_served() -> N
     served = set[str]()
     meter = Meter(lambda: (), served.__contains__)
     for name in ("x", "y", "z"):
-        meter.add(told(model=name, status=404))
+        meter.add(over(name, status=404))
     meter.settle()
     served.add("z")
-    meter.add(told(model="z"))
+    meter.add(over("z"))
     counts = {labels[1:]: value for labels, value in values(meter).items() if labels[0] == "luthier_requests_total"}
     assert counts == {("unknown", "chat", "stable", "404"): 3, ("z", "chat", "stable", "200"): 1}

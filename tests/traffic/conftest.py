@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from luthier.text.messages import Message
+from luthier.traffic.handed import ENDED, Begun, End
 from luthier.traffic.record import Feedback, Trace
 
 DAY = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -34,6 +35,12 @@ def trace(number: int, **more: Any) -> Trace:
         "completion_tokens": 4,
     }
     return Trace(**told | more)
+
+
+def in_two(whole: Trace) -> tuple[Begun, End]:
+    """A request as a gateway tells of it: its beginning, and its end."""
+    fields = dict(whole)
+    return {name: one for name, one in fields.items() if name not in ENDED}, tuple(fields[name] for name in ENDED)
 
 
 def opinion(number: int, **more: Any) -> Feedback:

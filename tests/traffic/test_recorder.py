@@ -26,13 +26,17 @@ SERVER = """
 import sys
 sys.path.insert(0, sys.argv[3])
 from pathlib import Path
-from traffic.conftest import trace, opinion
+from traffic.conftest import in_two, trace
 from luthier.traffic.place import Keeping
 from luthier.traffic.recorder import Recorder
 recorder = Recorder(Path(sys.argv[1]), Keeping(segment_bytes=4000))
 number = int(sys.argv[2])
 while True:
-    recorder.record(trace(number))
+    if number % 2:
+        recorder.record(trace(number))
+    else:
+        told, end = in_two(trace(number))
+        recorder.end(recorder.ready(told), end)
     sys.stdout.write(f"{number}\\n")  # the answer's end is sent
     sys.stdout.flush()
     number += 1

@@ -6,47 +6,62 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
 from luthier.serve.query import Usage, Whole
 from luthier.serve.refusal import Refusal
 from luthier.text.messages import Message
-from luthier.traffic.record import Arm, Asked, Finish, Told
+from luthier.traffic.handed import ENDED, Begun, End
+from luthier.traffic.record import Arm, Asked, Finish
+
+if TYPE_CHECKING:
+    from orjson import Fragment
 
 CLOSED = 499
 """The status of a request whose client went away before it was answered."""
+_NOTHING, _STATUS = Usage(), ENDED.index("status")
 
 
 class _Hidden:
-    """What a case keeps to itself."""
+    """What a case keeps beside the beginning of its trace."""
 
-    __slots__ = ("_began", "_over", "_tell")
-    _tell: Callable[[Told], None]
+    __slots__ = ("_began", "_tell", "end", "first_token_s", "ready")
+    _tell: Callable[[Case], None]
+    end: End | None
+    """How it ended; None while it is under way."""
+    first_token_s: float | None
+    ready: Fragment | None
+    """What was made ready of its trace."""
 
 
 class Case(_Hidden):
-    """A request that is under way. Its fields are its trace, so that nothing is put together while a client waits."""
+    """A request that is under way. Its fields are the beginning of its trace, so that nothing is put together while a
+    client waits."""
 
-    def __init__(self, prefix: str, asked: Asked, tell: Callable[[Told], None], key: str | None) -> None:
-        self._began, self._over, self._tell = time.monotonic(), False, tell
+    def __init__(self, prefix: str, asked: Asked, tell: Callable[[Case], None], key: str | None) -> None:
+        self._began, self._tell = time.monotonic(), tell
+        self.end = self.first_token_s = self.ready = None
         self.id = f"{prefix}-{secrets.token_hex(14)}"
         self.at = datetime.now(UTC)
         self.asked: Asked = asked
         self.model, self.release = "", ""
         self.arm: Arm = "stable"
         self.messages: Sequence[Mapping[str, Any]] = ()
-        self.answer: Mapping[str, Any] | None = None
-        self.finish: Finish = "error"
-        self.status, self.error = 0, ""
-        self.prompt_tokens = self.cached_tokens = self.completion_tokens = 0
-        self.latency_s = 0.0
-        self.first_token_s: float | None = None
-        self.scores: dict[str, float] | None = None
         self.user: str | None = None
         self.key = key
         self.consent = True
         self.parameters: dict[str, Any] = {}
         self.meta: dict[str, str] = {}
+
+    @property
+    def begun(self) -> Begun:
+        """The beginning of its trace."""
+        return self.__dict__
+
+    @property
+    def status(self) -> int:
+        """The HTTP status, once it is over."""
+        return int(self.end[_STATUS]) if self.end is not None else 0
 
     def heard(self, messages: Iterable[Message]) -> None:
         """What was asked."""
@@ -59,6 +74,11 @@ class Case(_Hidden):
         other.parameters, other.meta, other.arm = self.parameters, {**self.meta, "shadow_of": self.id}, "shadow"
         return other
 
+    def prepare(self, ready: Callable[[Begun], Fragment | None]) -> None:
+        """The model is at work: make the beginning of the trace, so that its end alone is left."""
+        if self.end is None:
+            self.ready = ready(self.__dict__)
+
     def first(self) -> None:
         """The first piece of the answer is there."""
         if self.first_token_s is None:
@@ -66,8 +86,7 @@ class Case(_Hidden):
 
     def done(self, answer: Whole, usage: Usage) -> None:
         """Answered."""
-        finish: Finish = answer.finish or "stop"
-        self._end(200, finish, answer=answer, usage=usage)
+        self._end(200, answer.finish or "stop", answer=answer, usage=usage)
 
     def refused(self, refusal: Refusal, answer: Whole | None = None) -> None:
         """Not answered, or not to the end."""
@@ -82,27 +101,22 @@ class Case(_Hidden):
         self, status: int, finish: Finish, *, answer: Whole | None, usage: Usage | None = None, error: str = ""
     ) -> None:
         """Whoever asked waits for this: it builds nothing that is not written."""
-        if self._over:
+        if self.end is not None:
             return
-        self._over = True
-        self.status, self.finish, self.error = status, finish, error
+        said: dict[str, Any] | None = None
+        scores: dict[str, float] | None = None
         if answer is not None:
             if status == 200 or answer.text or answer.calls:
-                self.answer = _message(answer)
+                said = {"role": "assistant", "content": answer.text}
+                if answer.calls:
+                    said["tool_calls"] = tuple(answer.calls)
             if answer.scores:
-                self.scores = dict(answer.scores)
+                scores = dict(answer.scores)
             if answer.calibration is not None:  # by which the model's own probabilities became those of the scores
-                self.parameters = {**self.parameters, "calibration": answer.calibration}
+                self.parameters, self.ready = {**self.parameters, "calibration": answer.calibration}, None
             usage = usage or answer.usage
-        if usage is not None:
-            self.prompt_tokens, self.cached_tokens = usage.prompt_tokens, usage.cached_tokens
-            self.completion_tokens = usage.completion_tokens
-        self.latency_s = time.monotonic() - self._began
-        self._tell(cast("Told", self.__dict__))
-
-
-def _message(answer: Whole) -> Mapping[str, Any]:
-    said: dict[str, Any] = {"role": "assistant", "content": answer.text}
-    if answer.calls:
-        said["tool_calls"] = tuple(answer.calls)
-    return said
+        used = usage or _NOTHING
+        tokens = used.prompt_tokens, used.cached_tokens, used.completion_tokens
+        latency_s = time.monotonic() - self._began
+        self.end = (said, finish, status, error, *tokens, latency_s, self.first_token_s, scores)
+        self._tell(self)

@@ -27,7 +27,7 @@ from luthier.serve.query import Piece, Query, Usage, Verb, Whole
 from luthier.serve.refusal import Late, Refusal, as_refusal
 from luthier.text.messages import Message
 from luthier.traffic.keys import Caller, Scope
-from luthier.traffic.record import Asked, Told
+from luthier.traffic.record import Asked
 from luthier.traffic.seams import Recorder, Resolver, Route
 
 _LOG = logging.getLogger("luthier.serve")
@@ -105,12 +105,19 @@ class Gateway:
     def _case(self, request: Request, prefix: str, asked: Asked) -> Case:
         return Case(prefix, asked, self._told, caller_of(request).key)
 
-    def _told(self, told: Told) -> None:
-        """A request is over: let it be kept. It is counted once its answer is sent."""
+    def _prepare(self, case: Case) -> None:
+        """Let the beginning of a trace be made once the model is at work: when this request waits for it."""
         if self._recorder is not None:
-            self._recorder.record(told)
-        self.meter.add(told)
-        self.cut_off += told["status"] == CLOSED and not self.ready
+            asyncio.get_running_loop().call_later(0, case.prepare, self._recorder.ready)
+
+    def _told(self, case: Case) -> None:
+        """A request is over: let it be kept. It is counted once its answer is sent."""
+        recorder, end = self._recorder, case.end
+        if recorder is not None and end is not None:
+            recorder.end(recorder.ready(case.begun) if case.ready is None else case.ready, end)
+        self.meter.add(case)
+        if not self.ready:
+            self.cut_off += case.status == CLOSED
 
     async def _guarded(self, request: Request, case: Case, work: Coroutine[Any, Any, Response]) -> Response:
         """The response; whatever ends a request is said to the client and stands in its trace."""
@@ -188,6 +195,7 @@ class Gateway:
         route = self._route(body.model, case)
         async with self.fleet.using(route.model) as model:
             _require_able(model, "embedding")
+            self._prepare(case)
             points, tokens = await model.points(body.texts)
         if body.dimensions not in (None, points.shape[1]):
             raise Refusal(f"this model's points have {points.shape[1]} numbers", param="dimensions")
@@ -217,6 +225,7 @@ class Gateway:
             pieces = await stack.enter_async_context(
                 aclosing(together([model.answer(one) for one in asking.queries], asking.queries[0].answers))
             )
+            self._prepare(asking.case)
             first = await anext(pieces)
             asking.case.first()
             if asking.stream:

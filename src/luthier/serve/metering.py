@@ -6,14 +6,14 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from luthier.traffic.record import Told
+from luthier.traffic.handed import End
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _BOUNDS = [*map(floatToGoString, _SECONDS), "+Inf"]
@@ -21,6 +21,30 @@ _KINDS: Sequence[Literal["prompt", "cached", "completion"]] = ("prompt", "cached
 
 _MOST_OVER = 64
 """So many requests are over and not counted, at most: those whose clients went away are told of by no answer."""
+
+
+class Over(Protocol):
+    """A request that is over."""
+
+    @property
+    def model(self) -> str:
+        """The name that was asked for."""
+        ...
+
+    @property
+    def asked(self) -> str:
+        """What was asked for."""
+        ...
+
+    @property
+    def arm(self) -> str:
+        """Which of a released name's models answered."""
+        ...
+
+    @property
+    def end(self) -> End | None:
+        """How it ended."""
+        ...
 
 
 class Load(NamedTuple):
@@ -72,38 +96,39 @@ class Meter:
 
     def __init__(self, loads: Callable[[], Iterable[Load]], knows: Callable[[str], bool]) -> None:
         self._found: dict[_Kind, _Counts] = {}
-        self._over: list[Told] = []
+        self._over: list[Over] = []
         self._knows = knows
         self._registry = CollectorRegistry()
         self._registry.register(_Finished(self._found))
         self._registry.register(_Loads(loads))
 
-    def add(self, told: Told) -> None:
+    def add(self, over: Over) -> None:
         """A request is over. Its client may still wait, so that it is counted a little later: see `settle`."""
-        self._over.append(told)
+        self._over.append(over)
         if len(self._over) >= _MOST_OVER:
             self.settle()
 
     def settle(self) -> None:
         """Count what is over."""
         over, self._over = self._over, []
-        for told in over:
-            self._count(told)
+        for one in over:
+            self._count(one)
 
-    def _count(self, told: Told) -> None:
-        found = self._found.get((told["model"], told["asked"], told["arm"], told["status"])) or self._new(told)
+    def _count(self, over: Over) -> None:
+        assert over.end is not None, "what is over has an end"
+        _, _, status, _, prompt, cached, completion, latency_s, first_s, _ = over.end
+        found = self._found.get((over.model, over.asked, over.arm, status)) or self._new(over, status)
         found.requests += 1
-        found.seconds.add(told["latency_s"])
-        first = told["first_token_s"]
-        if first is not None:
-            found.first.add(first)
-        found.prompt += told["prompt_tokens"]
-        found.cached += told["cached_tokens"]
-        found.completion += told["completion_tokens"]
+        found.seconds.add(latency_s)
+        if first_s is not None:
+            found.first.add(first_s)
+        found.prompt += prompt
+        found.cached += cached
+        found.completion += completion
 
-    def _new(self, told: Told) -> _Counts:
-        model = told["model"] if self._knows(told["model"]) else "unknown"
-        return self._found.setdefault((model, told["asked"], told["arm"], told["status"]), _Counts())
+    def _new(self, over: Over, status: int) -> _Counts:
+        model = over.model if self._knows(over.model) else "unknown"
+        return self._found.setdefault((model, over.asked, over.arm, status), _Counts())
 
     def page(self) -> bytes:
         """Everything, to the last request that is over, in Prometheus' text format."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime
-from typing import Any, Literal, TypedDict
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic_core import to_jsonable_python
@@ -61,34 +60,6 @@ class Trace(_Record):
     what they say."""
     meta: dict[str, str] = {}
     """What the application said of the request (OpenAI's `metadata`)."""
-
-
-class Told(TypedDict):
-    """A trace as the gateway tells of it, whose values are right as they come: nothing is checked twice while a client
-    waits. It has the fields of `Trace`."""
-
-    id: str
-    at: datetime
-    asked: Asked
-    model: str
-    release: str
-    arm: Arm
-    messages: Sequence[Mapping[str, Any]]
-    answer: Mapping[str, Any] | None
-    finish: Finish
-    status: int
-    error: str
-    prompt_tokens: int
-    cached_tokens: int
-    completion_tokens: int
-    latency_s: float
-    first_token_s: float | None
-    scores: dict[str, float] | None
-    user: str | None
-    key: str | None
-    consent: bool
-    parameters: dict[str, Any]
-    meta: dict[str, str]
 
 
 def said(trace: Mapping[str, Any]) -> dict[str, Any]:

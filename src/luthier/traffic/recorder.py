@@ -8,7 +8,7 @@ record stands is its number, so that none is written twice.
 from __future__ import annotations
 
 import atexit
-import json
+import contextlib
 import logging
 import os
 import secrets
@@ -20,15 +20,13 @@ import weakref
 from collections import deque
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import orjson
 import xxhash
-from pydantic import BaseModel
-from pydantic_core import PydanticSerializationError
+from orjson import Fragment, dumps
 
+from luthier.traffic.handed import LINE, Begun, End, Record, begun, ended, inside, line
 from luthier.traffic.place import Keeping
-from luthier.traffic.record import Feedback, Told, Trace
+from luthier.traffic.record import Trace
 from luthier.traffic.ring_buffer import RingBuffer
 from luthier.traffic.spool import make_folder
 
@@ -42,48 +40,6 @@ _LOG = logging.getLogger("luthier.traffic")
 def is_sampled(id: str, share: float) -> bool:
     """Whether a trace is kept; its id decides."""
     return share >= 1 or xxhash.xxh3_64_intdigest(id.encode()) < share * 2**64
-
-
-Record = Trace | Told | Feedback
-
-
-def _as_json(record: Record) -> bytes:
-    """A record by its name, on one line.
-
-    A trace stands in a request's way: orjson takes less than half of pydantic's time, above all where caches are cold.
-    The writer leaves out what says nothing. Of feedback, what was not said stays apart from what was taken back.
-    """
-    try:
-        if isinstance(record, dict):
-            return orjson.dumps({"trace": record}, _inside)
-        if isinstance(record, Trace):
-            return orjson.dumps({"trace": record.__dict__}, _inside)
-        return b'{"feedback":%b}' % record.__pydantic_serializer__.to_json(record, exclude_unset=True)
-    except (TypeError, PydanticSerializationError):  # what was asked for holds something that JSON cannot say
-        whole = Trace.model_validate(record) if isinstance(record, dict) else record
-        return b'{"%b":%b}' % (b"trace" if isinstance(whole, Trace) else b"feedback", _plainly(whole))
-
-
-def _inside(value: object) -> dict[str, Any]:
-    if isinstance(value, BaseModel):
-        return value.__dict__
-    raise TypeError(f"{type(value).__name__} is nothing of JSON's")
-
-
-def _plainly(record: Trace | Feedback) -> bytes:
-    """Half a character escaped, and without settings that are nested too deep."""
-    try:
-        return json.dumps(record.model_dump(exclude_unset=True), default=str).encode()
-    except (PydanticSerializationError, ValueError, RecursionError):
-        bare = record.model_dump(exclude_unset=True, exclude={"parameters", "messages", "answer"})
-        return json.dumps(bare, default=str).encode()
-
-
-def _id(record: Record) -> str | None:
-    """The id of a trace."""
-    if isinstance(record, dict):
-        return record["id"]
-    return record.id if isinstance(record, Trace) else None
 
 
 class Recorder:
@@ -111,8 +67,9 @@ class Recorder:
         self._watching.start()
 
     def _start(self) -> None:
-        """Start a writer. Nothing is sent through the pipe: its end tells the writer that nobody puts in any more."""
+        """Start a writer. The pipe's end tells it that nobody puts in any more; what is sent, that somebody waits."""
         source, self._to = os.pipe()
+        os.set_blocking(self._to, False)
         words = [str(self.folder), self._stream, str(self._ring.file), self.keeping.model_dump_json()]
         self._writer = subprocess.Popen(  # noqa: S603  # this very program
             [sys.executable, "-P", "-m", "luthier.traffic.writer", *words],
@@ -124,17 +81,45 @@ class Recorder:
         )
         os.close(source)
 
-    def record(self, record: Record) -> None:
-        """Hand a record over; never waits for anything."""
-        if self._share < 1 and (id := _id(record)) is not None and not is_sampled(id, self._share):
+    def ready(self, told: Begun) -> Fragment | None:
+        """The beginning of a gateway's request, made while the model is at work: `end` then has less to do while a
+        client waits. None where it is not in the sample."""
+        return begun(told) if self._share >= 1 or is_sampled(told["id"], self._share) else None
+
+    def end(self, ready: Fragment | None, end: End) -> None:
+        """Hand a gateway's request over, whose beginning was made ready; never waits for anything."""
+        if ready is None:
             self.left_out += 1
             return
-        data = _as_json(record)
+        try:
+            line = dumps((ready, end), inside, LINE)
+        except TypeError:
+            line = ended(ready, end)
         with self._lock:
-            if self._ring.put(data) or (self._is_forked() and self._ring.put(data)):
+            if self._ring.put(line):
                 self.recorded += 1
             else:
-                self._lose()
+                self._put_or_lose(line)
+
+    def record(self, record: Record) -> None:
+        """Hand a record over; never waits for anything."""
+        if isinstance(record, Trace) and not is_sampled(record.id, self._share):
+            self.left_out += 1
+            return
+        made = line(record)
+        with self._lock:
+            if self._ring.put(made):
+                self.recorded += 1
+            else:
+                self._put_or_lose(made)
+
+    def _put_or_lose(self, line: bytes) -> None:
+        if self._is_forked() and self._ring.put(line):
+            self.recorded += 1
+            return
+        self.lost += 1
+        if self.lost & (self.lost - 1) == 0:  # the first, the second, the fourth, …
+            _LOG.warning("%s: %d records found no room and are lost", self.folder, self.lost)
 
     def _is_forked(self) -> bool:
         """Whether this process is a fork of the one that made the recorder; it begins a stream of its own."""
@@ -142,11 +127,6 @@ class Recorder:
             return False
         self._begin()
         return True
-
-    def _lose(self) -> None:
-        self.lost += 1
-        if self.lost & (self.lost - 1) == 0:  # the first, the second, the fourth, …
-            _LOG.warning("%s: %d records found no room and are lost", self.folder, self.lost)
 
     def _watch(self) -> None:
         """Another writer takes the place of one that died; what the ring holds is for that one."""
@@ -178,9 +158,15 @@ class Recorder:
     def flush(self, timeout_s: float = 30.0) -> bool:
         """Wait until all that was recorded can be read in the folder; False when that takes longer."""
         end = time.monotonic() + timeout_s
+        self._call()
         while (waiting := self.waiting_bytes) and time.monotonic() < end:
             time.sleep(0.002)
         return not waiting
+
+    def _call(self) -> None:
+        """Let the writer look at once, unless it is dead, or was called so often that it need not be told."""
+        with self._lock, contextlib.suppress(OSError):
+            os.write(self._to, b"!")
 
     def close(self) -> None:
         """Let the writer write what waits, and end."""

@@ -11,14 +11,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from luthier.traffic.record import Arm, Told
+from orjson import Fragment
+
+from luthier.traffic.handed import Begun, End
+from luthier.traffic.record import Arm
 
 
 class Recorder(Protocol):
     """Hears of every request when it is over, refused ones included."""
 
-    def record(self, told: Told) -> None:
-        """Take a trace. It is called on the request's own path: it neither waits nor raises."""
+    def ready(self, told: Begun) -> Fragment | None:
+        """The beginning of a trace, made while the model is at work; None where none is to be kept."""
+        ...
+
+    def end(self, ready: Fragment | None, end: End) -> None:
+        """Take a trace: its beginning, and its end. It is called on the request's own path: it neither waits nor
+        raises."""
         ...
 
 

@@ -2,7 +2,7 @@
 
 It runs apart from the server, so that looking for personal data costs no request anything, and so that what the server
 handed over is written also when the server is killed. Where a record ends in that memory is the number of its line.
-Its standard input carries nothing: its end says that no more records come.
+What comes through its standard input says nothing but that somebody waits; its end, that no more records come.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 
 from luthier.core.errors import LuthierError
 from luthier.traffic.compact import tidy
+from luthier.traffic.handed import parsed
 from luthier.traffic.lines import dumps, loads
 from luthier.traffic.place import Keeping
 from luthier.traffic.record import said
@@ -31,8 +32,9 @@ _TICK_S = 1.0
 _SOMEBODYS_WORDS = frozenset(
     ("messages", "answer", "error", "user", "meta", "parameters", "by", "correction", "comment")
 )
-_PAUSE_S = 0.05
-"""Between two looks: whoever records wakes nobody up, and several records are looked through at once."""
+_PAUSE_S = 0.25
+"""Between two looks: whoever records wakes nobody up, and the more records are looked through at once, the less of each
+one's cost is finding caches cold."""
 
 
 class Writer:
@@ -53,7 +55,8 @@ class Writer:
         self._tidy()
         over = False
         while not over:
-            over = bool(select.select([source], [], [], _PAUSE_S)[0])
+            is_called = select.select([source], [], [], _PAUSE_S)[0]
+            over = bool(is_called) and not os.read(source, 1 << 12)
             while taken := ring.take():
                 self._keep(taken)
                 ring.let_go(taken[-1].end)
@@ -67,7 +70,7 @@ class Writer:
         for end, line in taken:
             if end > self._last:
                 self._last = end
-                made += dumps({"n": end, **self._made(loads(line))}) + b"\n"
+                made += dumps({"n": end, **self._made(parsed(loads(line)))}) + b"\n"
         if made:
             self._append(bytes(made))
 
