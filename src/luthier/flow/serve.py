@@ -51,6 +51,7 @@ def serve(  # noqa: PLR0913  # what a command asks for
     With `traces`, every request is kept in the traffic of the recipe here, as `keep` says; with `jobs`, models are
     tuned as well.
     """
+    from luthier.flow.jobs.book import owners
     from luthier.serve.fleet import Fleet
     from luthier.serve.gateway import Gateway
     from luthier.serve.ring import RingWatch
@@ -72,7 +73,7 @@ def serve(  # noqa: PLR0913  # what a command asks for
                 lambda word: _known(word, ways),
                 changed=_keep_what_is_there,
             )
-            names = Follower(lambda: Ledger(url), fleet)
+            names = Follower(lambda: Ledger(url), fleet, owners=owners)
             gateway = Gateway(fleet, resolver=names, recorder=kept.recorder, deadline_s=deadline_s)
             async with names:
                 if not models and not names.names() and not (desk and desk.tunable):

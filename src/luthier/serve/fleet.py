@@ -69,6 +69,11 @@ class Fleet:
         """Whether a model of this name is open, by its own name or by a word that opened it."""
         return name in self._keys
 
+    def words(self, name: str) -> set[str]:
+        """The words by which the open model of this name was opened."""
+        held = self._held.get(self._keys.get(name, ""))
+        return {word for word, called in held.names.items() if name in (word, called)} if held is not None else set()
+
     def digest(self, name: str) -> str:
         """The digest of an open model."""
         key = self._keys.get(name)

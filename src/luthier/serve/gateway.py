@@ -89,14 +89,15 @@ class Gateway:
 
     async def models(self, request: Request) -> Response:
         """The names that can be asked for."""
-        require(request, "infer")
-        return JSONResponse({"object": "list", "data": [_model(name) for name in self._names()]})
+        caller = require(request, "infer")
+        names = [name for name in self._names() if self._is_for(caller, name)]
+        return JSONResponse({"object": "list", "data": [_model(name) for name in names]})
 
     async def model(self, request: Request) -> Response:
         """One of them."""
-        require(request, "infer")
+        caller = require(request, "infer")
         name = request.path_params["model"]
-        if name not in self._names() and not self.fleet.knows(name):
+        if not (self._knows(name) and self._is_for(caller, name)):
             raise _unknown(name)
         return JSONResponse(_model(name))
 
@@ -169,7 +170,7 @@ class Gateway:
         case.parameters = _said(body, "messages", "tools", "user", "metadata", "safety_identifier", "store")
         query = body.query()
         case.heard(query.messages)
-        route = self._route(body.model, case)
+        route = self._route(body.model, case, caller_of(request))
         shape = ChatShape(case.id, body.model, case.release, logprobs=body.logprobs)
         return await self._respond(self._asking(body, case, [query], shape), route)
 
@@ -179,7 +180,7 @@ class Gateway:
         case.parameters = _said(body, "prompt", "user", "metadata")
         queries = body.queries()
         case.heard(Message(role="user", content=str(query.text)) for query in queries)
-        route = self._route(body.model, case)
+        route = self._route(body.model, case, caller_of(request))
         shape = TextShape(case.id, body.model, case.release, logprobs=body.logprobs is not None)
         return await self._respond(self._asking(body, case, queries, shape), route)
 
@@ -192,7 +193,7 @@ class Gateway:
         body = await self._read(request, Embedding, case)
         case.user = body.user
         case.heard(Message(role="user", content=text) for text in body.texts)
-        route = self._route(body.model, case)
+        route = self._route(body.model, case, caller_of(request))
         async with self.fleet.using(route.model) as model:
             _require_able(model, "embedding")
             self._prepare(case)
@@ -203,8 +204,10 @@ class Gateway:
         wanted = body.encoding_format == "base64"
         return self._answer(embeddings_json(points, tokens, body.model, base64_wanted=wanted), case)
 
-    def _route(self, name: str, case: Case) -> Route:
-        """Who answers; the case learns it, too."""
+    def _route(self, name: str, case: Case, caller: Caller) -> Route:
+        """Who answers; the case learns it, too. A model that belongs to another key is not there."""
+        if not self._is_for(caller, name):
+            raise _unknown(name)
         route = self._resolver.resolve(name, case.user, case.id) if self._resolver is not None else None
         if route is None and self.fleet.knows(name):
             route = Route(model=name)
@@ -315,6 +318,14 @@ class Gateway:
     def _names(self) -> list[str]:
         """Names of models, and of the resolver."""
         return [*self.fleet.names(), *(self._resolver.names() if self._resolver is not None else ())]
+
+    def _is_for(self, caller: Caller, name: str) -> bool:
+        """Whether a caller may ask what is called so: everybody's, what belongs to their key, and with `admin` all."""
+        owners = self._resolver.owners() if self._resolver is not None and not caller.may("admin") else {}
+        if not owners:
+            return True
+        words = {name} if name in owners else self.fleet.words(name)
+        return not words or any(word not in owners or owners[word] == caller.key for word in words)
 
     def _knows(self, name: str) -> bool:
         return self.fleet.knows(name) or name in self._names()

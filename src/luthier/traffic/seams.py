@@ -7,7 +7,7 @@ the resolver's business.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -53,6 +53,11 @@ class Resolver(Protocol):
     def resolve(self, name: str, user: str | None, request: str = "") -> Route | None:
         """Who answers to a name; None when it is none of the resolver's names. It does not wait. `request` is the
         request's id, which decides where no user is named."""
+        ...
+
+    def owners(self) -> Mapping[str, str | None]:
+        """Names, and words by which models are open, that belong to one key: by each, the key's name. All others are
+        everybody's."""
         ...
 
 

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from sqlalchemy import Select
 
     from luthier.core.ledger.tables.jobs import JobRow
+    from luthier.traffic.releases import Release
 
+_MADE = "ft:"
+"""What the names of jobs' models begin with."""
 MOST_OPEN = 100
 """Jobs of one key that are not ended yet."""
 
@@ -134,6 +137,21 @@ class Book:
     def _found(self, query: Select[Any]) -> list[Job]:
         with self._ledger.reading() as session:
             return [_read(row) for row in session.scalars(query)]
+
+
+def owners(ledger: Ledger, released: Mapping[str, Release]) -> dict[str, str | None]:
+    """Of released names those that jobs made, checkpoints too, by the key that wanted each."""
+    from sqlalchemy import select
+
+    from luthier.core.ledger.tables.jobs import JobRow
+
+    jobs = {name: release.stable.word for name, release in released.items() if name.startswith(_MADE)}
+    if not jobs:
+        return {}
+    with ledger.reading() as session:
+        rows = session.execute(select(JobRow.id, JobRow.key).where(JobRow.id.in_({*jobs.values()}))).all()
+    keys = {row.id: row.key for row in rows}
+    return {name: keys.get(job) for name, job in jobs.items()}
 
 
 def _read(row: JobRow) -> Job:
