@@ -60,9 +60,10 @@ _SIGN = re.compile(r",? (?i:nr|no|num|número|n)[.:º°]{1,2} ?$")
 _SIGN_ENDS = frozenset(".:º°")
 _SAID_FIRST = re.compile(rf"(?<=[:=] )(?:{_NAME} ?){{1,4}},? $|(?<=\bis )(?:{_NAME} ?){{1,4}},? $")
 _UNNUMBERED = re.compile(rf"(?<![\w'’])(?i:{streets.FIRST}) {_NAME}(?: {_NAME}){{0,2}}(?!\w)")
+_MARKS_BEFORE = '("“„«'
 _ALONE = re.compile(
-    rf"(?<!\S)[(\"“„«]?(?P<all>(?:(?P<street>{streets.ALONE})|{streets.ALONE_TOLD}) {_NAME}(?: {_NAME}){{0,2}})"
-    r"(?!\w)"
+    rf"(?<!\S)[{_MARKS_BEFORE}]?(?P<all>(?:(?P<street>{streets.ALONE})|{streets.ALONE_TOLD})"
+    rf" {_NAME}(?: {_NAME}){{0,2}})(?!\w)"
 )
 _FRENCH_OF = re.compile(r"(?:rue|boulevard|chemin|impasse|ruelle) d(?:e|u|es|e la) ")
 _RUA_OF = re.compile(r"R\. d[ao]s? ")
@@ -184,7 +185,7 @@ def unnumbered(text: str, _marks: Marks) -> Spans:
             start, end = found.start(), found.end() - found[0].endswith(".")
             if _is_where(text, start, end) or told.is_apart(text, start, end) or _FRENCH_OF.match(found[0]):
                 yield Span(start, end)
-    for found in _ALONE.finditer(text):
+    for found in _ALONE.finditer(text) if _names_one_alone(text) else ():
         start, end = found.start("all"), found.end() - found[0].endswith(".")
         is_near = found["street"] or told.is_told_near(text, start)
         if told.is_told(text, start, end) or (is_near and told.is_apart(text, start, end)):
@@ -201,6 +202,11 @@ def _names_a_street(text: str) -> bool:
         or ("rua " in text or "Rua " in text or "alle " in text or "venida " in text or "hemin " in text)
         or ("ulevard " in text or "mpasse " in text or "iale " in text or "iazza " in text or "ulica " in text)
     )
+
+
+def _names_one_alone(text: str) -> bool:
+    """Whether a word is there that makes a street of a name, or a mark that may hide one from this look."""
+    return not streets.ALONE_WORDS.isdisjoint(text.split()) or any(mark in text for mark in _MARKS_BEFORE)
 
 
 def _names_a_box(low: str) -> bool:

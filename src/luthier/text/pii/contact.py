@@ -20,6 +20,8 @@ _PHONE = re.compile(
 _EXTENSION = re.compile(r"[ ]?(?:x|ext\.?)[ ]?\d{1,6}$", re.IGNORECASE)
 _WORD = re.compile(r"\w+")
 _WORDS_BEFORE = 5
+_FEWEST = 7
+"""Digits of a number that can be called."""
 _PHONE_STEMS = (
     *(
         "telephone",
@@ -74,7 +76,7 @@ def _is_local(char: str) -> bool:
 
 def phones(text: str, marks: Marks) -> Spans:
     """Numbers with an international prefix, in a national shape, or named as telephone numbers."""
-    for found in near(_PHONE, text, marks, 7):
+    for found in near(_PHONE, text, marks, _FEWEST):
         start = found.start()
         written = found[0].rstrip(" (.-/")
         if written.startswith("(") and ")" not in written:
@@ -86,16 +88,16 @@ def phones(text: str, marks: Marks) -> Spans:
 
 
 def _is_phone(written: str, before: str, after: str) -> bool:
-    if _is_something_else(written) or _CARRIER.search(before):
-        return False
     digits = _NO_DIGIT.sub("", written)
+    if len(digits) < _FEWEST or _is_something_else(written) or _CARRIER.search(before):
+        return False
     if written.startswith(("+", "(+")):
         return 8 <= len(digits) <= 17
     if _ABROAD.match(written) and len(digits) >= 11:
         return len(digits) <= 17
     spoken = _WORD.findall(before.lower())[-_WORDS_BEFORE:]
     if _said(spoken[-_WORDS_BEFORE + 1 :], words.PHONE, _PHONE_STEMS):
-        return 7 <= len(digits) <= 15
+        return len(digits) <= 15
     is_other = _said(spoken[-_WORDS_BEFORE + 1 :], words.OTHER_THAN_PHONE, _OTHER_STEMS)
     return not is_other and _looks_like_a_phone(written, digits, spoken, after)
 
@@ -107,7 +109,7 @@ def _looks_like_a_phone(written: str, digits: str, spoken: list[str], after: str
     groups = len(re.findall(r"\d+", written))
     called = _said(spoken, words.CALL, _CALL_STEMS) and (groups > 1 or digits[0] == "0" or len(digits) >= 9)
     if called or _PHONE_AFTER.match(after):
-        return 7 <= len(digits) <= 15
+        return len(digits) <= 15
     if digits[0] == "0" and digits[1] != "0" and 9 <= len(digits) <= 12 and 2 <= groups <= 6:
         return True
     is_sum = "." in written or _THOUSANDS.fullmatch(written) is not None

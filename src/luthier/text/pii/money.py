@@ -9,6 +9,8 @@ from luthier.text.pii import words
 from luthier.text.pii.found import Marks, Span, Spans, near
 
 _CARD = re.compile(r"\d(?<![\w.,-]\d)\d{0,18}(?:[ -]\d{1,19}){0,7}(?![\d-])")
+_FEWEST = 12
+"""Digits of a card's number."""
 _GROUP = re.compile(r"\d+")
 _PRINTED = frozenset([(4, 4, 4, 4), (4, 6, 5), (4, 6, 4), (4, 4, 4, 4, 3)])
 """How numbers are printed on cards; other digits may stand before and behind such groups."""
@@ -36,7 +38,10 @@ _IBAN_LENGTHS = {
 
 def cards(text: str, marks: Marks) -> Spans:
     """Card numbers of 12 to 19 digits that pass Luhn, in one piece or in groups."""
-    for found in near(_CARD, text, marks, 12):
+    for found in near(_CARD, text, marks, _FEWEST):
+        written = found[0]
+        if len(written) - written.count(" ") - written.count("-") < _FEWEST:
+            continue
         for start, end in _candidates(text, found.start(), found.end()):
             number = text[start:end]
             if is_card(number) and (_is_scheme(number) or not _is_other(text, start)):
@@ -58,7 +63,7 @@ def _candidates(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
 def is_card(written: str) -> bool:
     """Whether a number has an issuer's range, its length and a right check digit."""
     digits = re.sub("[ -]", "", written)
-    shape = 12 <= len(digits) <= 19 and _CARD_SHAPES.fullmatch(digits) is not None
+    shape = _FEWEST <= len(digits) <= 19 and _CARD_SHAPES.fullmatch(digits) is not None
     return shape and luhn(digits) and len(set(digits)) > 1
 
 
