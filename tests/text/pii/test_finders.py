@@ -54,6 +54,11 @@ HERE = [
     ("birth_date", "DOB: 1984-03-12", "1984-03-12"),
     ("address", "send it to 12 High Street, London SW1A 2AA now", "12 High Street, London SW1A 2AA"),
     ("address", "wir wohnen Hauptstraße 12a, 10115 Berlin", "Hauptstraße 12a, 10115 Berlin"),
+    (
+        "address",
+        "wir wohnen Annette-von-Droste-Hülshoff-Straße 7, 48147 Münster",
+        "Annette-von-Droste-Hülshoff-Straße 7, 48147 Münster",
+    ),
     ("address", "au 12 bis rue de la Paix, 75002 Paris", "12 bis rue de la Paix, 75002 Paris"),
     ("address", "en Calle del Romero Azul 27, 46099 Villalcina", "Calle del Romero Azul 27, 46099 Villalcina"),
     ("address", "Delivery address: 2807 Ravine Flat", "2807 Ravine Flat"),

@@ -33,7 +33,7 @@ _TYPE_FIRST = re.compile(
     rf"(?<![\w'’])(?:(?P<sure>(?i:{streets.FIRST}))|(?P<unsure>(?i:{streets.FIRST_AT_TIMES})))[ ]"
     rf"{_NAME}(?: {_NAME}){{0,4}},?[ ]$"
 )
-_LAST_WORD = re.compile(r"(?:[A-ZÄÖÜÅÆØ][\wäöüß.’'-]{0,25}[ -]){0,3}(?P<word>[^\W\d_][\w-]{1,40}\.?) $")
+_LAST_WORD = re.compile(r"(?:[A-ZÄÖÜÅÆØ][\w.’'-]{0,60} ){0,3}(?:[A-ZÄÖÜÅÆØ][\w.’'-]{0,60}-)?[^\W\d_][\w-]{1,40}\.? $")
 _GERMAN = re.compile(
     r"(?<!\w)(?:Am|Im|Zum|Zur|Beim|(?:Unter|An|Auf|In|Hinter|Vor|Bei) de[rnm])(?: [A-ZÄÖÜ][\wäöüß-]{1,25}){1,2} $"
 )

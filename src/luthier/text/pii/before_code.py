@@ -25,9 +25,9 @@ _HOUSE = (
     rf"(?:,? (?i:{NUMBERED_PART})[.:]{{0,2}} ?(?:\d[\w-]{{0,4}}|[A-Z])(?!\w)){{0,3}}(?:, [\w.º ]{{1,15}})?"
 )
 _LINES = re.compile(
-    rf"(?:{_CAP}[\w'’.-]{{0,25}}(?:[ -][\w'’.-]{{1,25}}){{0,5}},? (?P<sign>(?i:no"
+    rf"(?:{_CAP}[\w'’.-]{{0,60}}(?: [\w'’.-]{{1,60}}){{0,5}},? (?P<sign>(?i:no"
     rf"|nr)[.:]{{0,2}} ?)?(?P<house>{_HOUSE}|s/n)"
-    rf"|[Ll]ieu-?dit (?:[\w'’-]{{1,25}}[ ]?){{1,4}})(?:,\s{{1,3}}| [-–] )$"
+    rf"|[Ll]ieu-?dit [\w'’-]{{1,60}}(?: [\w'’-]{{1,60}}){{0,3}} ?)(?:,\s{{1,3}}| [-–] )$"
 )
 _LINES_OF_SIX = re.compile(
     r"(?:(?i:flat|h\. ?no|house no|plot no|plot|door no|shop no|shop|no|unit|apt)[.:]{0,2} ?|#[ ]?"

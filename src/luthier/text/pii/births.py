@@ -22,7 +22,7 @@ _DATE = re.compile(
 )
 _MONTH_FIRST = re.compile(rf"\b({_MONTH} )(\d{{1,2}}(?:st|nd|rd|th)?,? \d{{4}})$", re.IGNORECASE)
 _YEAR_LAST = re.compile(r"\d(?<!\w\d)\d?(?:st|nd|rd|th)?,? (?:18|19|20)\d\d(?!\w)")
-_WORD = re.compile(r"[\w.]*\w")
+_WORD = re.compile(r"\w+(?:\.+\w+)*")
 _WORDS_BEFORE = 6
 _BORN_AFTER = re.compile(
     r"\W{1,3}(?:geboren|born|née?|nacid[oa]|nat[oa]|urodzon[ya])\b"
