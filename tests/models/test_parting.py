@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.models.pack import Row, common, packs
-from luthier.models.parting import EVEN, parted
+from luthier.models.parting import EVEN, dealt, parted
 
 
 def fewest(weights: list[int], most: int) -> int:
@@ -33,6 +33,15 @@ def test_runs_are_few_whole_and_even(weights: list[int], most: int) -> None:
     assert all(size <= most or len(run) == 1 for size, run in zip(sizes, runs, strict=True))
     assert len(runs) == fewest(weights, most)
     assert max(sizes) <= best(weights, len(runs)) * (1 + EVEN) + 1
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=30), st.integers(1, 6))
+def test_what_is_dealt_out_is_even(weights: list[int], parts: int) -> None:
+    found = dealt(weights, parts)
+    assert sorted(at for part in found for at in part) == list(range(len(weights)))
+    assert len(found) == min(parts, len(weights))
+    heavy = [sum(weights[at] for at in part) for part in found]
+    assert max(heavy) - min(heavy) <= max(weights)
 
 
 def test_cuts_come_where_little_is_shared() -> None:

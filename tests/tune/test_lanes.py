@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from luthier.models.logprobs import logprobs, reading
 from luthier.models.pack import Pack, Row, pack
 from luthier.tune import lanes, loop
+from luthier.tune.at_once import at_once
 from luthier.tune.lanes import LANES, Lanes, lanes_for, rounds
 from luthier.tune.loop import Training
 from luthier.tune.objectives.distil import Distil
@@ -52,13 +53,60 @@ def apart(lengths: list[int]) -> list[Row]:
 def test_every_row_is_read_once_and_never_more_tokens_at_once(lengths: list[int], tokens: int) -> None:
     found = rounds(apart(lengths), tokens, LANES)
     assert sorted(key for some in found for one in some for key in one.keys) == sorted(map(str, range(len(lengths))))
-    assert all(sum(one.tokens for one in some) <= tokens for some in found)
-    assert all(len(some) <= LANES for some in found)
+    assert all(sum(sorted(one.tokens for one in some)[-LANES:]) <= tokens for some in found)
 
 
 def test_a_step_is_halved_evenly() -> None:
     ((one, other),) = rounds(apart([50] * 20), 4096, LANES)
     assert one.tokens == other.tokens == 500
+
+
+def test_packs_that_are_read_at_once_cost_about_the_same_and_the_dear_ones_come_first() -> None:
+    chance = random.Random(3)
+    ((one, other),) = rounds(apart([chance.randrange(20, 300) for _ in range(24)]), 16_384, LANES)
+    assert other.tokens <= one.tokens < 1.01 * other.tokens
+
+
+def test_packs_hold_no_more_than_enough_where_that_reads_next_to_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "ENOUGH", 200)
+    for count in (1, LANES):
+        sizes = [one.tokens for some in rounds(apart([30] * 40), 16_384, count) for one in some]
+        assert max(sizes) <= 200 < 2 * min(sizes)
+        assert len(sizes) % count == 0
+    long_prefix = [row([5] * 150 + [at] * 20, str(at)) for at in range(8)]
+    assert len(rounds(long_prefix, 16_384, 1)) == 1, "the prefix would be computed again for each pack"
+
+
+@pytest.mark.parametrize("count", [1, LANES])
+@pytest.mark.parametrize(("rows", "shared", "own"), [(12, 0, 100), (40, 24, 160), (30, 500, 30), (60, 400, 150)])
+def test_the_forecast_knows_how_a_step_is_parted(
+    rows: int, shared: int, own: int, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    step = [row([5] * shared + [at + 10] * own, str(at)) for at in range(rows)]
+    found = [one.tokens for some in rounds(step, 16_384, count) for one in some]
+    packs, tokens = at_once(shared + rows * own, shared, 16_384, count)
+    side_by_side = count if len(rounds(step, 16_384, count)[0]) > 1 else 1
+    assert packs == len(found)
+    assert tokens == pytest.approx(sum(sorted(found)[-side_by_side:]), rel=0.1)
+
+
+def test_a_lane_takes_the_next_pack_as_it_is_ready(shop: Bench) -> None:
+    model, some = adapted(shop, Lora(r=4)), [pack(apart([at + 10])) for at in range(4)]
+    slow, read = threading.Event(), list[int]()
+
+    def work(one: Pack) -> int:
+        if one is some[0]:
+            assert slow.wait(timeout=60)
+        read.append(one.tokens)
+        if one is some[3]:
+            slow.set()
+        return one.tokens
+
+    side_by_side = Lanes(LANES)
+    assert list(side_by_side.each(model, work, some)) == [one.tokens for one in some]
+    side_by_side.close()
+    assert read[-1] == some[0].tokens, "the other lane read all the rest meanwhile"
 
 
 @pytest.mark.parametrize(
@@ -190,7 +238,7 @@ def test_both_run_at_once_on_half_of_the_cores_each(shop: Bench) -> None:
 
     side_by_side = Lanes(lanes_for(model))
     some = [pack(apart([30, 20])), pack(apart([40, 10]))]
-    found = side_by_side.each(model, work, some)
+    found = list(side_by_side.each(model, work, some))
     side_by_side.close()
     assert [threads for threads, _ in found] == [1, 1]
     assert torch.get_num_threads() == 2
@@ -198,17 +246,19 @@ def test_both_run_at_once_on_half_of_the_cores_each(shop: Bench) -> None:
 
 
 def test_what_goes_wrong_in_a_thread_is_raised_when_all_have_ended(shop: Bench) -> None:
-    model, ended = adapted(shop, Lora(r=4)), threading.Event()
+    model, begun, ended = adapted(shop, Lora(r=4)), threading.Event(), threading.Event()
     some, attention = [pack(apart([30])), pack(apart([40]))], model.config._attn_implementation
 
     def work(one: Pack) -> None:
         if one is some[0]:
+            assert begun.wait(timeout=60)
             raise KeyError("in a thread")
+        begun.set()
         ended.wait(0.05)
         ended.set()
 
     with pytest.raises(KeyError, match="in a thread"):
-        Lanes(2).each(model, work, some)
+        list(Lanes(2).each(model, work, some))
     assert ended.is_set()
     assert model.config._attn_implementation == attention
 

@@ -6,7 +6,7 @@ Attention follows ancestry and positions follow depth, so a model reads each row
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import NamedTuple
@@ -14,12 +14,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from luthier.models.parting import parted
+from luthier.models.parting import dealt, parted
 
 SHARE_FROM = 16
 """Prefixes shorter than this many tokens are not worth a branching point: the copies cost less than the bookkeeping."""
 _AT_ONCE = 64
 """Ids that are compared at once."""
+LEARNT = 0.25
+"""What a learnt token costs beyond one that is only read, in such tokens: the output head of a small model."""
+AGAIN = 1.02
+"""How much more may be computed, of what rows share, for packs that are more alike."""
 _READ = ("ids", "positions", "sources", "targets", "path", "weights", "choices", "teacher")
 """What is moved to the device on which a model reads."""
 
@@ -146,7 +150,8 @@ def packs(rows: Sequence[Row], tokens: int, share_from: int = SHARE_FROM, beside
     """As few packs as it takes to hold at most `tokens` each, alike rows together, and of about equal size.
 
     The rows of a lesson are never parted; a lesson that is longer than `tokens` stands alone. Where so many are read
-    `beside` one another, there are as many as to leave none alone, if rows suffice.
+    `beside` one another, there are as many as to leave none alone, if rows suffice, and those that cost most come
+    first.
     """
     read = [list(row.ids[: row.needed]) for row in rows]
     lessons = sorted(
@@ -154,15 +159,32 @@ def packs(rows: Sequence[Row], tokens: int, share_from: int = SHARE_FROM, beside
     )
     links = [0, *(common(read[one[-1]], read[other[0]]) for one, other in pairwise(lessons))]
 
-    def size(first: int, last: int) -> int:
-        together = sorted(read[at] for mates in lessons[first:last] for at in mates)
+    def size(numbers: Iterable[int]) -> int:
+        together = sorted(read[at] for number in numbers for at in lessons[number])
         return sum(segment.end - segment.begin for segment in _grow(together, share_from)[0])
 
-    runs = parted(len(lessons), size, links, tokens, beside)
-    return [
-        pack([rows[at] for at in sorted(at for mates in lessons[run.start : run.stop] for at in mates)], share_from)
-        for run in runs
+    parts: list[list[int]] = [
+        list(run) for run in parted(len(lessons), lambda first, last: size(range(first, last)), links, tokens, beside)
     ]
+    if beside > 1:
+        learnt = [LEARNT * sum(len(rows[at].targets) for at in mates) for mates in lessons]
+        parts = _even(parts, size, learnt)
+    return [
+        pack([rows[at] for at in sorted(at for number in part for at in lessons[number])], share_from) for part in parts
+    ]
+
+
+def _even(parts: list[list[int]], size: Callable[[Iterable[int]], int], learnt: Sequence[float]) -> list[list[int]]:
+    """The same number of parts of the same lessons, more alike in what they cost where little is shared; dear ones
+    first."""
+
+    def cost(part: Iterable[int]) -> float:
+        return size(part) + sum(learnt[at] for at in part)
+
+    others = dealt([cost([at]) for at in range(len(learnt))], len(parts))
+    sizes, were = list(map(size, others)), list(map(size, parts))
+    alike = max(map(cost, others)) < max(map(cost, parts)) and max(sizes) <= max(were)
+    return sorted(others if alike and sum(sizes) <= AGAIN * sum(were) else parts, key=lambda part: -cost(part))
 
 
 def _lessons(rows: Sequence[Row]) -> list[range]:

@@ -1,5 +1,5 @@
 """How the lessons of a step are parted when they do not fit into one pack: few parts, about equal, cut where little is
-shared."""
+shared; or dealt out evenly where next to nothing is."""
 
 from __future__ import annotations
 
@@ -65,3 +65,14 @@ def _furthest(begin: int, count: int, size: Size, most: int) -> int:
         else:
             high = middle - 1
     return low
+
+
+def dealt(weights: Sequence[float], parts: int) -> list[list[int]]:
+    """Lessons in so many parts of about equal weight: the heaviest first, each to the part that is lightest yet."""
+    found: list[list[int]] = [[] for _ in range(parts)]
+    heavy = [0.0] * parts
+    for at in sorted(range(len(weights)), key=lambda at: (-weights[at], at)):
+        lightest = min(range(parts), key=lambda part: (heavy[part], part))
+        found[lightest].append(at)
+        heavy[lightest] += weights[at]
+    return [sorted(part) for part in found if part]

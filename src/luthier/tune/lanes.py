@@ -6,7 +6,8 @@ own do not. Gradients are summed in the order of packs, so that no bit depends o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextvars import copy_context
 from typing import Any, TypeVar
@@ -17,14 +18,7 @@ from luthier.models.attention import NAME, implemented
 from luthier.models.logprobs import reading
 from luthier.models.pack import Pack, Row, packs
 from luthier.models.sequence import is_sequence, plain_model
-
-LANES = 2
-"""Packs that are read at once where a processor has the cores: what was measured."""
-LEAST_TOKENS = 1024
-"""Steps with fewer tokens for each lane are read as one: Python itself takes turns, and fewer were not measured."""
-WORTH = 0.55
-"""Side by side pays when the longest lane computes at most this share of what a step computes when it is read as one
-(a prefix that all rows share would be computed twice)."""
+from luthier.tune.at_once import AGAIN, ENOUGH, LANES, LEAST_TOKENS, WORTH
 
 Found = TypeVar("Found")
 
@@ -38,16 +32,36 @@ def lanes_for(model: Any) -> int:
 
 
 def rounds(rows: Sequence[Row], tokens: int, lanes: int) -> list[tuple[Pack, ...]]:
-    """The packs of a step, those that are read at once together; at most so many tokens are, side by side or not."""
+    """The packs of a step, those together that lanes take one after another, each as it is ready; at most so many
+    tokens are read at any moment, side by side or not."""
     whole = packs(rows, tokens)
     computed = sum(one.tokens for one in whole)
     if lanes > 1 and computed >= LEAST_TOKENS * lanes:
-        parts = packs(rows, tokens // lanes, beside=lanes)
-        found = [tuple(parts[at : at + lanes]) for at in range(0, len(parts), lanes)]
-        longest = sum(max(one.tokens for one in some) for some in found)
-        if longest <= WORTH * computed and all(sum(one.tokens for one in some) <= tokens for some in found):
-            return found
-    return [(one,) for one in whole]
+        found = _enough(rows, tokens // lanes, lanes, computed) or packs(rows, tokens // lanes, beside=lanes)
+        if _last(found, lanes) <= WORTH * computed and sum(_most(found, lanes)) <= tokens:
+            return [tuple(found)]
+    return [(one,) for one in (_enough(rows, tokens, 1, computed) or whole)]
+
+
+def _enough(rows: Sequence[Row], tokens: int, lanes: int, computed: int) -> list[Pack]:
+    """Packs of enough tokens and no more, where rows share so little that hardly more is computed; else none."""
+    if torch.cuda.is_available() or tokens <= ENOUGH or computed <= ENOUGH * lanes:
+        return []
+    found = packs(rows, ENOUGH, beside=lanes)
+    return found if sum(one.tokens for one in found) <= AGAIN * computed else []
+
+
+def _last(some: Sequence[Pack], lanes: int) -> int:
+    """Tokens of the lane that ends last, when each takes the next pack as it is ready."""
+    ends = [0] * lanes
+    for one in some:
+        ends[ends.index(min(ends))] += one.tokens
+    return max(ends)
+
+
+def _most(some: Sequence[Pack], lanes: int) -> list[int]:
+    """Tokens of the largest packs that may be read at the same time."""
+    return sorted((one.tokens for one in some), reverse=True)[:lanes]
 
 
 class Lanes:
@@ -57,14 +71,22 @@ class Lanes:
         self.count = count
         self._pool: ThreadPoolExecutor | None = None
 
-    def each(self, model: Any, work: Callable[[Pack], Found], some: Sequence[Pack]) -> list[Found]:
-        """What comes of each pack, in their order; what goes wrong in a thread is raised here, once all have ended."""
+    def each(self, model: Any, work: Callable[[Pack], Found], some: Sequence[Pack]) -> Generator[Found, None, None]:
+        """What comes of each pack, in their order; a lane takes the next as it is ready. What goes wrong in a thread is
+        raised here, once those that were begun have ended."""
         if len(some) == 1:
-            return [work(some[0])]
+            yield work(some[0])
+            return
         with implemented(plain_model(model), NAME):  # no thread may take the other's attention away
-            jobs = [self._threads().submit(copy_context().run, work, one) for one in some]
-            wait(jobs)
-        return [job.result() for job in jobs]
+            jobs = deque(self._threads().submit(copy_context().run, work, one) for one in some)
+            try:
+                while jobs:
+                    wait([jobs[0]])
+                    yield jobs.popleft().result()
+            finally:
+                for job in jobs:
+                    job.cancel()
+                wait(jobs)
 
     def close(self) -> None:
         """Let the threads go."""

@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
@@ -199,7 +199,7 @@ class Training:
         total, computed, measures = 0.0, 0, dict[str, float]()
         for number, beside in enumerate(rounds(rows, self._tokens, self._lanes.count)):
             torch.manual_seed(_mixed(self._course.seed, step, number))  # only dropout asks for it
-            self._leftovers.before(len(beside))
+            self._leftovers.before(min(len(beside), self._lanes.count))
             for loss in self._gathered(beside, denominator):
                 total += float(loss.total.detach()) / denominator
                 for name, value in loss.measures.items():
@@ -210,10 +210,12 @@ class Training:
     def _gathered(self, beside: Sequence[Pack], denominator: float) -> list[Loss]:
         """Read packs side by side, and gather their gradients in order."""
         ready = [self._objective.ready(pack, self._teacher) for pack in beside]
-        read = self._lanes.each(self._model, lambda pack: self._read(pack, denominator), ready)
-        for one in read:
-            self._updater.gather(one.gradients)
-        return [one.loss for one in read]
+        losses = []
+        with closing(self._lanes.each(self._model, lambda pack: self._read(pack, denominator), ready)) as read:
+            for loss, gradients in read:
+                self._updater.gather(gradients)
+                losses.append(loss)
+        return losses
 
     def _read(self, pack: Pack, denominator: float) -> _Read:
         """One pack forward and backward."""

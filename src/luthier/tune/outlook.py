@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import chain, islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from luthier.core.step import Forecast, Outline, Outlook
@@ -12,6 +13,7 @@ from luthier.models.load import cpu_has_bf16, is_remote
 from luthier.models.speed import cores, flops_per_s
 from luthier.text.preference import Pair, pair_of
 from luthier.tune.actor_critic import ActorCritic
+from luthier.tune.at_once import at_once
 from luthier.tune.memory import MOST_TOKENS, computing_in, footprint
 from luthier.tune.pairs import PairObjective
 from luthier.tune.policy import Policy
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
 
 BF16_OVER_FP32 = 1.7
 """How much quicker whole trainings were seen to be in bf16 than in fp32, on a processor that has it."""
+
+LEFT = 1.45
+"""What packs hold at their peak, in terms of what the largest need, where a step is read in several: freed memory lies
+in pieces that a pack of another size does not find."""
 
 BUSY = 0.85
 """Share of the time that a training is sure to keep each processor busy, where it has them for itself. A training that
@@ -90,13 +96,19 @@ def _critic(step: Tune, model: Description) -> int:
 
 
 def _peak(step: Tune, model: Description, rows: Rows) -> int:
-    """Bytes at the peak, when the pack with most tokens is read: about two deviations above the mean of a step."""
+    """Bytes at the peak, when the packs with most tokens are read: about two deviations above the mean of a step."""
     own, count = rows.tokens - rows.shared + _learnt(step), min(step.rows_per_step, rows.number)
-    in_pack = rows.shared + count * own + 2 * rows.spread * count**0.5
-    tokens = min(MOST_TOKENS, in_pack) if step.tokens_per_pack == "auto" else min(step.tokens_per_pack, in_pack)
-    keys = (rows.shared * rows.shared / 2 + count * own * (rows.shared + own / 2)) / max(1.0, rows.shared + count * own)
+    in_step = rows.shared + count * own + 2 * rows.spread * count**0.5
+    most = MOST_TOKENS if step.tokens_per_pack == "auto" else step.tokens_per_pack
+    packs, tokens = at_once(in_step, rows.shared, most, cores())
+    if Path("/dev/nvidia0").exists():  # packs are as large as may be there
+        packs, tokens = 1, min(most, in_step)
+    seen = rows.shared + (own + rows.spread**2 / max(1.0, own)) / 2  # a long row has more tokens, and each sees more
+    keys = (rows.shared * rows.shared / 2 + count * own * seen) / max(1.0, rows.shared + count * own)
     chunk = min(64.0, rows.tokens / 2)  # causal squares are computed whole
-    return footprint(step.technique, step.optimizer, computing_in(model, step.precision), int(tokens), keys + chunk)
+    held = computing_in(model, step.precision)
+    fixed, whole = (footprint(step.technique, step.optimizer, held, at, keys + chunk) for at in (0, int(tokens)))
+    return fixed + round((whole - fixed) * (LEFT if packs > 1 else 1))
 
 
 def _seconds(step: Tune, outlook: Outlook, model: Description, computed: float, rows: Rows) -> tuple[float, str]:

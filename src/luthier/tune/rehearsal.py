@@ -98,7 +98,10 @@ def largest(lessons: Lessons, course: Course, tokens: int, lanes: int = 1, prepa
     steps = sorted(range(course.steps), key=lambda step: (-weights[step], step))[:LOOKED_AT]
     steps.append(longest.index(max(longest)))
     read = (prepared(rows_of(lessons, course, step)) for step in steps)
-    return max((some for rows in read for some in rounds(rows, tokens, lanes)), key=lambda some: _sum(map(_cost, some)))
+    at_once = (
+        tuple(sorted(some, key=_cost, reverse=True)[:lanes]) for rows in read for some in rounds(rows, tokens, lanes)
+    )
+    return max(at_once, key=lambda some: _sum(map(_cost, some)))
 
 
 def _sum(costs: Iterable[tuple[int, int]]) -> tuple[int, int]:
