@@ -61,16 +61,17 @@ def hours_pass(folder: Path, hours: int) -> None:
         write_aside(state, seal({**kept, "looked": kept["looked"] - 3600 * hours}))
 
 
-def people_ask(folder: Path, count: int, wrong: range, *, name: str, ended: int) -> None:
+def people_ask(folder: Path, count: int, wrong: range, *, name: str, ended: int, asked: str = "desk@prod") -> None:
     """Traffic that ended so many seconds ago, in a part of which every second answer was wrong."""
     log = desk_traffic(count, wrong=[wrong], every_s=2, seed=len(name))
     shift = datetime.now(UTC) - timedelta(seconds=ended) - log[-1].at
-    write(folder / ".luthier" / "traffic", [_named(one, name, shift) for one in log])
+    write(folder / ".luthier" / "traffic", [_named(one, name, shift, asked) for one in log])
 
 
-def _named(event: Trace | Feedback, name: str, shift: timedelta) -> Trace | Feedback:
+def _named(event: Trace | Feedback, name: str, shift: timedelta, model: str) -> Trace | Feedback:
     field = "id" if isinstance(event, Trace) else "trace"
-    return event.model_copy(update={field: f"{name}-{getattr(event, field)}", "at": event.at + shift})
+    asked = {"model": model} if isinstance(event, Trace) else {}
+    return event.model_copy(update={**asked, field: f"{name}-{getattr(event, field)}", "at": event.at + shift})
 
 
 def steps_of(file: Path) -> dict[str, Any]:
@@ -237,12 +238,13 @@ def test_where_nobody_said_anything_nothing_is_learnt(desk: Path, capsys: pytest
     memory.parent.mkdir(parents=True, exist_ok=True)
     memory.write_text(json.dumps({"round": {**begun, "step": "tune"}}))
     assert run_command(WATCH) == 0
-    assert "not released: people said nothing that can be learnt from" in capsys.readouterr().out
+    assert "not released: people said nothing of desk@prod that can be learnt from" in capsys.readouterr().out
     assert not (desk / "tickets-2.yaml").exists()
 
 
 def test_the_next_recipe_is_written_by_hand_too(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     people_ask(desk, 60, range(30, 60), name="one", ended=60)
+    people_ask(desk, 40, range(40), name="another-model", ended=60, asked="route@prod")
     capsys.readouterr()
     assert run_command(["new", "again", "--from", "traces", "--after", "recipe.yaml"]) == 0
     printed = capsys.readouterr().out

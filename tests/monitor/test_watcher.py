@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,26 @@ def test_a_late_label_finds_its_request_and_a_lost_one_is_counted(tmp_path: Path
     assert reading is not None
     assert (reading.value, reading.events) == (0.0, 1)
     assert watching.unjoined == 1
+
+
+def test_requests_of_other_models_are_not_watched(tmp_path: Path) -> None:
+    plan = replace(plan_of(tmp_path, [ACCURACY, "throughput"], [WRONG]), models=frozenset({"support@prod", "d1"}))
+    mine = desk_traffic(300)
+    other = [
+        one.model_copy(update={"model": "route@prod"} if isinstance(one, Trace) else {})
+        for one in (event.model_copy(update=_other_id(event)) for event in desk_traffic(300, wrong=[range(300)]))
+    ]
+    alone, among = watcher(plan, tmp_path), watcher(plan, tmp_path)
+    assert list(run(alone, mine)) == []
+    assert list(run(among, sorted([*mine, *other], key=lambda one: one.at))) == []
+    assert (among.seen, among.unjoined) == (alone.seen, 0)
+    by_digest = [one.model_copy(update={"release": "d1"}) if isinstance(one, Trace) else one for one in other]
+    assert ("wrong", "firing") in said(list(run(watcher(plan, tmp_path), by_digest)))
+
+
+def _other_id(event: Trace | Feedback) -> dict[str, str]:
+    field = "id" if isinstance(event, Trace) else "trace"
+    return {field: f"other-{getattr(event, field)}"}
 
 
 def test_of_one_persons_words_the_last_counts_and_of_several_people_each(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def add_to(app: typer.Typer) -> None:
 
 def _arguments(recipe: Path | None, overrides: list[str] | None) -> tuple[Path, list[str]]:
     """The recipe and its overrides; `luthier run steps.tune.rows=5` names no recipe."""
-    from luthier.flow.locate import find_recipe
+    from luthier.flow.nearby import find_recipe
 
     assignments = list(overrides or [])
     if recipe is not None and "=" in str(recipe) and not recipe.exists():

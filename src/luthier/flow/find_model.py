@@ -7,7 +7,8 @@ from pathlib import Path
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError, RecipeError, UnknownName, Where
 from luthier.flow.base_models import base_model
-from luthier.flow.locate import find_artifact, find_recipe
+from luthier.flow.locate import find_artifact
+from luthier.flow.nearby import find_recipe
 from luthier.flow.plan import plan
 from luthier.flow.recipe import Recipe
 from luthier.models.load import data_of

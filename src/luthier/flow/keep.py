@@ -8,7 +8,8 @@ from typing import Any
 
 from luthier.core.errors import InputError, Where
 from luthier.core.store import Store
-from luthier.flow.locate import recipes_near, store_here
+from luthier.flow.here import store_here
+from luthier.flow.nearby import recipes_near
 from luthier.flow.plan import plan
 from luthier.flow.recipe import Recipe
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-from luthier.core.ledger import Ledger, ledger_url
-from luthier.flow.locate import store_here
+from luthier.core.ledger import Ledger
+from luthier.flow.here import folder_here, ledger_of
 from luthier.traffic.keys import Scope, add_key, list_keys, revoke_key
 
 
@@ -29,4 +29,4 @@ def revoke(name: str) -> None:
 
 
 def _ledger() -> Ledger:
-    return Ledger(ledger_url(store_here().root))
+    return ledger_of(folder_here())

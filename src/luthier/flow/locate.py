@@ -1,4 +1,4 @@
-"""What a person means by a word on the command line: a recipe, a step of one, an artifact's digest, a model."""
+"""What a person means by a word on the command line: a step of a recipe, or an artifact's digest."""
 
 from __future__ import annotations
 
@@ -8,35 +8,10 @@ from pathlib import Path
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import RecipeError, UnknownName, Where
-from luthier.core.store import Store
-from luthier.flow.plan import Plan, plan, recipe_store
+from luthier.flow.here import find_digest
+from luthier.flow.nearby import find_recipe
+from luthier.flow.plan import Plan, plan
 from luthier.flow.recipe import Recipe
-
-_RECIPE_FILES = ("*.yaml", "*.yml", "*/recipe.yaml", "recipes/*/recipe.yaml")
-
-
-def find_recipe(given: Path | None) -> Path:
-    """The recipe that was named; or `recipe.yaml` here; or the only recipe nearby."""
-    if given is not None:
-        return given / "recipe.yaml" if (given / "recipe.yaml").exists() else given
-    here = Path("recipe.yaml")
-    if here.is_file():
-        return here
-    found = sorted({path for pattern in _RECIPE_FILES for path in Path().glob(pattern) if _is_recipe(path)})
-    if len(found) == 1:
-        return found[0]
-    what = "no recipe here" if not found else f"{len(found)} recipes here: {', '.join(map(str, found[:6]))}"
-    remedy = "name one" if found else "`luthier new NAME --from FILE` writes one from your data"
-    raise RecipeError(what, where=Where(file=str(Path.cwd())), remedy=remedy)
-
-
-def _is_recipe(path: Path) -> bool:
-    """Whether a file says that it is a recipe; what cannot be read is none."""
-    try:
-        with path.open("rb") as file:
-            return re.search(rb"^luthier\s*:", file.read(8192), re.MULTILINE) is not None
-    except OSError:
-        return False
 
 
 @dataclass(frozen=True)
@@ -57,7 +32,7 @@ def find_artifact(word: str | None) -> Found:
     """`RECIPE:STEP`, `:STEP` (of the recipe here), or the beginning of an artifact's digest."""
     text = word or ""
     if re.fullmatch(r"[0-9a-f]{6,32}", text):
-        return Found(store_here().find(text))
+        return Found(find_digest(text))
     file, colon, step = text.rpartition(":")
     if not colon:
         if text.endswith((".yaml", ".yml")) and not Path(text).exists():
@@ -68,17 +43,3 @@ def find_artifact(word: str | None) -> Found:
     recipe = Recipe.load(find_recipe(Path(file) if file else None))
     what = plan(recipe)
     return Found(what.artifact(step), what, step)
-
-
-def store_here() -> Store:
-    """The store of the recipe nearby, else of the current folder."""
-    try:
-        return recipe_store(find_recipe(None).parent)
-    except RecipeError:
-        return recipe_store(Path())
-
-
-def recipes_near(store: Store) -> list[Path]:
-    """The recipes whose artifacts a store holds: those in the folder that the store is in."""
-    folder = store.root.parent
-    return sorted(path for pattern in ("*.yaml", "*.yml") for path in folder.glob(pattern) if _is_recipe(path))

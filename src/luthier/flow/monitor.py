@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from luthier.core.errors import DataError, InputError, RecipeError, UnknownName, Where, did_you_mean
-from luthier.flow.locate import find_artifact, find_recipe
+from luthier.flow.locate import find_artifact
+from luthier.flow.nearby import find_recipe
 from luthier.flow.plan import Plan, plan, recipe_store
 from luthier.flow.recipe import Recipe
 from luthier.monitor.channel import Channel, Post, Unsent

@@ -169,7 +169,8 @@ def _from_database(url: str, table: str | None, folder: Path, model: str) -> tup
 
 def _traffic(source: Path | str | None) -> Path | None:
     """The folder of traffic that is meant: by the word `traces`, or by itself."""
-    from luthier.flow.traffic import is_traffic, kept_folder
+    from luthier.flow.traffic import kept_folder
+    from luthier.traffic.place import is_traffic
 
     if source is None or "://" in str(source):
         return None

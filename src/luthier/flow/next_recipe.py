@@ -36,7 +36,7 @@ _SAID: dict[Makes, str | None] = {
     "labels": None,
     "pairs": None,
     "verdicts": None,
-    "chat": "rating > 0 or correction is not missing",
+    "chat": "(rating > 0 or correction is not missing)",
 }
 """Which requests are learnt from: where answers are texts, those alone that people liked or mended."""
 _BY_OBJECTIVE: Mapping[str, Makes] = {"dpo": "pairs", "reward": "pairs", "kto": "verdicts"}
@@ -83,7 +83,7 @@ def write_next(name: str, released: Released, traffic: Path, until: datetime) ->
             "there is a recipe already; it was not touched", where=Where(file=str(path)), remedy="take another name"
         )
     learnt = _Learnt.of(released.plan, released.step)
-    rows = _write_said(said, traffic, learnt.makes, until)
+    rows = _write_said(said, traffic, learnt.makes, released, until)
     told = json.loads(json.dumps(_next(released, learnt, name), default=str))  # YAML marks what is the same object
     text = yaml.safe_dump(told, sort_keys=False, allow_unicode=True, width=110)
     head = (
@@ -135,13 +135,21 @@ def _before(recipe: Recipe, names: list[str]) -> list[str]:
     return found
 
 
-def _write_said(path: Path, traffic: Path, makes: Makes, until: datetime) -> int:
-    """The rows that people's words come to, as a file that stays when the traffic is gone."""
-    source = Traces(path=str(traffic), makes=makes, where=_SAID[makes], until=until)
+def _write_said(path: Path, traffic: Path, makes: Makes, released: Released, until: datetime) -> int:
+    """The rows that people's words of a name's answers come to, as a file that stays when the traffic is gone."""
+    means = ", ".join(f'"{digest}"' for digest in sorted(released.ever))
+    where = f'(model = "{released.alias}" or release in ({means}))'
+    if _SAID[makes]:
+        where += f" and {_SAID[makes]}"
+    source = Traces(path=str(traffic), makes=makes, where=where, until=until)
     found = [one.values for one in source.read(Path(), lambda text: None) if isinstance(one, Record)]
     if not found:
         remedy = "labels, corrections and ratings come by POST /v1/feedback, or `luthier feedback ID`"
-        raise DataError("people said nothing that can be learnt from", where=Where(file=str(traffic)), remedy=remedy)
+        raise DataError(
+            f"people said nothing of {released.alias} that can be learnt from",
+            where=Where(file=str(traffic)),
+            remedy=remedy,
+        )
     write_aside(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found).encode())
     return len(found)
 

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from luthier.core.errors import InputError, Where
-from luthier.core.ledger import Ledger, ledger_url
 from luthier.flow.find_model import find_model
-from luthier.flow.locate import store_here
+from luthier.flow.here import folder_here, folder_of_alias, folders_near, ledger_of
 from luthier.models.catalog import ENCODERS
 from luthier.traffic import releases
 from luthier.traffic.releases import Model, Release
@@ -23,7 +22,7 @@ def release(alias: str, word: str, canary: str | None, *, shadow: bool) -> Relea
         raise InputError("--canary and --shadow were both given", where=Where(field="--canary"), remedy=remedy)
     share = None if canary is None else _share(canary)
     model = _model(word)
-    with _ledger() as ledger:
+    with ledger_of(folder_of_alias(alias, [word])) as ledger:
         if canary is None and not shadow:
             return releases.release(ledger, alias, model)
         return releases.try_out(ledger, alias, model, share=share)
@@ -47,25 +46,25 @@ def _model(word: str) -> Model:
 
 def listed() -> list[Release]:
     """What every name means."""
-    with _ledger() as ledger:
+    with ledger_of(folder_here()) as ledger:
         return list(releases.current(ledger).values())
 
 
 def history(alias: str) -> list[Release]:
     """All changes of a name, the latest first."""
-    with _ledger() as ledger:
+    with ledger_of(folder_of_alias(alias)) as ledger:
         return releases.history(ledger, alias)
 
 
 def promote(alias: str) -> Release:
     """Let what is tried answer everybody."""
-    with _ledger() as ledger:
+    with ledger_of(folder_of_alias(alias)) as ledger:
         return releases.promote(ledger, alias)
 
 
 def roll_back(alias: str) -> Release:
     """Stop what is tried, or go back to the model before."""
-    with _ledger() as ledger:
+    with ledger_of(folder_of_alias(alias)) as ledger:
         return releases.roll_back(ledger, alias)
 
 
@@ -78,7 +77,7 @@ def compared(alias: str) -> list[dict[str, Any]]:
     if not (now[0].canary or now[0].shadow):
         remedy = f"`luthier release {alias} RECIPE:STEP --canary 10%` tries a model, --shadow unheard"
         raise InputError("nothing is tried beside it", where=Where(field=alias), remedy=remedy)
-    return [_finite(one.as_json()) for one in compare(kept_folder(), now[0], _begun(now))]
+    return [_finite(one.as_json()) for one in compare(kept_folder(folder_of_alias(alias)), now[0], _begun(now))]
 
 
 def _begun(changes: list[Release]) -> Any:
@@ -141,11 +140,10 @@ def difference_lines(found: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def released_digests() -> set[str]:
-    """Every model that a name means, or could mean again: the store may not lose it."""
-    with _ledger() as ledger:
-        every = [change for alias in releases.current(ledger) for change in releases.history(ledger, alias)]
-    return {model.digest for change in every for model in change.models if model.digest}
-
-
-def _ledger() -> Ledger:
-    return Ledger(ledger_url(store_here().root))
+    """Every model that a name means, or could mean again, here or in a folder nearby: no store may lose it."""
+    found: set[str] = set()
+    for folder in folders_near():
+        with ledger_of(folder) as ledger:
+            every = [change for alias in releases.current(ledger) for change in releases.history(ledger, alias)]
+        found |= {model.digest for change in every for model in change.models if model.digest}
+    return found

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from luthier.core.errors import LuthierError, RecipeError, Where
 from luthier.core.ledger import Ledger, ledger_url
-from luthier.flow.locate import recipes_near
+from luthier.flow.nearby import recipes_near
 from luthier.flow.plan import Plan, plan, recipe_store
 from luthier.flow.recipe import Recipe
 from luthier.traffic import releases
@@ -27,6 +27,8 @@ class Released:
     digest: str
     since: datetime | None
     """Since when it answers; None for the first model of that name."""
+    ever: frozenset[str]
+    """Digests of all models that the name has meant."""
 
     @property
     def recipe(self) -> Recipe:
@@ -34,11 +36,14 @@ class Released:
         return self.plan.recipe
 
 
-def answering(alias: str, base: Path) -> tuple[str, datetime | None]:
-    """Digest of the model that a name means in a folder, and since when it does; `UnknownName` where there is none."""
+def answering(alias: str, base: Path) -> str:
+    """Digest of the model that a name means in a folder; `UnknownName` where there is none."""
+    return _changes(alias, base)[0].stable.digest
+
+
+def _changes(alias: str, base: Path) -> list[Release]:
     with Ledger(ledger_url(recipe_store(base).root)) as ledger:
-        changes = releases.history(ledger, alias)
-    return changes[0].stable.digest, _since(changes)
+        return releases.history(ledger, alias)
 
 
 def _since(changes: list[Release]) -> datetime | None:
@@ -50,11 +55,13 @@ def _since(changes: list[Release]) -> datetime | None:
 def find_released(alias: str, recipe: Path) -> Released:
     """The recipe, among that which is named and those beside it, that made what a name means now."""
     named = Recipe.load(recipe)
-    digest, since = answering(alias, named.base)
+    changes = _changes(alias, named.base)
+    digest, since = changes[0].stable.digest, _since(changes)
+    ever = frozenset(model.digest for change in changes for model in change.models if model.digest)
     for what in _plans(named):
         for step in what:
             if step.step.makes == "model" and step.digest == digest:
-                return Released(alias=alias, plan=what, step=step.name, digest=digest, since=since)
+                return Released(alias=alias, plan=what, step=step.name, digest=digest, since=since, ever=ever)
     raise RecipeError(
         f"{alias} means {digest[:12] or 'a base model'}, which no recipe here makes",
         where=Where(file=str(recipe)),

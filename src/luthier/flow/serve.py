@@ -17,9 +17,11 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, Where
 from luthier.core.ledger import Ledger, ledger_url
 from luthier.flow.find_model import chooses_classes, find_model
-from luthier.flow.locate import store_here
+from luthier.flow.here import folder_here
+from luthier.flow.plan import recipe_store
 from luthier.models.catalog import ENCODERS
 from luthier.serve.engine import Engine
+from luthier.traffic.place import traffic_folder
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
@@ -61,9 +63,11 @@ def serve(  # noqa: PLR0913  # what a command asks for
     chosen = engine_of(engine) if engine is not None else None
     ways = dict(map(ways_of, pipelines))
     models = list(dict.fromkeys([*models, *(one for way in ways.values() for one in way.models), *ways]))
-    store = store_here()
+    folder = folder_here(models)
+    store = recipe_store(folder)
     url = ledger_url(store.root)
-    with Ledger(url) as ledger, closing(_Kept(keeping_of(keep) if traces else None)) as kept:
+    kept_as = keeping_of(keep) if traces else None
+    with Ledger(url) as ledger, closing(_Kept(traffic_folder(folder), kept_as)) as kept:
         desk = _desk(jobs, models, ledger, store)
         beside = _beside(kept.routes(), jobs, desk)
 
@@ -141,11 +145,10 @@ async def _working(desk: Desk | None, released: Callable[[], Awaitable[None]]) -
 class _Kept:
     """What is kept of the traffic: everything that `luthier.traffic` keeps, or nothing."""
 
-    def __init__(self, keeping: Keeping | None) -> None:
-        from luthier.flow.traffic import folder_here
+    def __init__(self, folder: Path, keeping: Keeping | None) -> None:
         from luthier.traffic.recorder import Recorder
 
-        self.recorder = Recorder(folder_here(), keeping) if keeping is not None else None
+        self.recorder = Recorder(folder, keeping) if keeping is not None else None
 
     def routes(self) -> list[tuple[APIRouter, Scope]]:
         """The routes for feedback."""

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.artifact import Artifact
-from luthier.flow.locate import find_artifact, find_recipe
+from luthier.flow.locate import find_artifact
+from luthier.flow.nearby import find_recipe
 from luthier.flow.plan import plan
 from luthier.flow.recipe import Recipe
 from luthier.flow.wording import a

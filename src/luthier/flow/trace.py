@@ -13,7 +13,7 @@ from luthier.core.ledger import Ledger, ledger_url
 from luthier.core.store import Store
 from luthier.data.history.story import children, story
 from luthier.eval.story import answers
-from luthier.flow.locate import find_recipe
+from luthier.flow.nearby import find_recipe
 from luthier.flow.plan import Plan, plan
 from luthier.flow.recipe import Recipe
 from luthier.text.findings import read_marks

@@ -9,10 +9,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from luthier.core.errors import InputError, RecipeError, Where
+from luthier.core.errors import InputError, Where
 from luthier.core.files import writing
-from luthier.flow.locate import find_recipe
-from luthier.traffic.place import VARIABLE, traffic_folder
+from luthier.flow.here import folder_here
+from luthier.flow.nearby import find_recipe
+from luthier.traffic.place import VARIABLE, is_traffic, traffic_folder
 from luthier.traffic.record import Feedback
 
 if TYPE_CHECKING:
@@ -22,12 +23,7 @@ _AGO = re.compile(r"(\d+)\s*(m|h|d|w)")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-def is_traffic(folder: Path) -> bool:
-    """Whether traffic was ever kept in a folder."""
-    return (folder / "spool").is_dir() or any((folder / "traces").glob("????-??-??"))
-
-
-def folder_here(place: Path | None = None) -> Path:
+def traffic_of(place: Path | None = None) -> Path:
     """The traffic of a recipe (or of the one here), or a folder of traffic that is named itself."""
     if place is not None and is_traffic(place):
         return place
@@ -36,15 +32,12 @@ def folder_here(place: Path | None = None) -> Path:
         if not recipe.exists():
             raise InputError("there is no such recipe or folder", where=Where(file=str(place)), remedy="check --in")
         return traffic_folder(recipe if recipe.is_dir() else recipe.parent)
-    try:
-        return traffic_folder(find_recipe(None).parent)
-    except RecipeError:
-        return traffic_folder(Path())
+    return traffic_folder(folder_here())
 
 
 def kept_folder(place: Path | None = None) -> Path:
     """The same; `InputError` when no traffic is kept there."""
-    folder = folder_here(place)
+    folder = traffic_of(place)
     if not is_traffic(folder):
         remedy = f"`luthier serve` keeps it, `luthier traces import` takes logs in; {VARIABLE} names another folder"
         raise InputError("no traffic is kept here", where=Where(file=str(folder)), remedy=remedy)
@@ -131,7 +124,7 @@ def take_log(place: Path | None, file: Path, model: str) -> int:
 
     if not file.is_file():
         raise InputError("there is no such file", where=Where(file=str(file)), remedy="name a file of JSON lines")
-    return take_in(folder_here(place), digest(file), records(file, model))
+    return take_in(traffic_of(place), digest(file), records(file, model))
 
 
 def give_out(

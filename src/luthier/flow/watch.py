@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,7 +81,7 @@ def opened(circle: Circle, released: Released) -> Opened:
             raise RecipeError(
                 f"no alert is called {name!r}", where=Where(field="--on"), remedy=f"known: {', '.join(known) or 'none'}"
             )
-    return found
+    return replace(found, plan=replace(found.plan, models=frozenset({circle.alias, *released.ever})))
 
 
 def run_circle(
@@ -105,7 +105,7 @@ def run_circle(
                 _keep(circle.memory, {**told, "round": {**due, **_begun(released)}})
                 break
             told = _settled(look, told, circle.memory)
-            if answering(circle.alias, circle.base)[0] != released.digest:
+            if answering(circle.alias, circle.base) != released.digest:
                 break
         else:
             return
@@ -182,7 +182,7 @@ def _round(circle: Circle, told: dict[str, Any], listener: Listener, folder: Pat
 def _meanwhile(circle: Circle, begun: dict[str, Any]) -> bool:
     """Whether the name means another model than when a round was begun: somebody released one, or went back."""
     before: str = begun["of"]
-    return answering(circle.alias, circle.base)[0] != before
+    return answering(circle.alias, circle.base) != before
 
 
 def _recipe(circle: Circle, path: Path, until: datetime, folder: Path | None) -> Recipe:

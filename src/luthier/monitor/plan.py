@@ -47,6 +47,8 @@ class MonitorPlan:
     report: Mapping[str, float]
     """The release's own figures, by metric."""
     seed: int
+    models: frozenset[str] = frozenset()
+    """Names that are asked for, or digests of what answers, whose requests alone are watched; all, where empty."""
 
     def watched(self) -> Iterator[tuple[Signal, Window]]:
         """Each signal and window that is looked at: those of alerts, and each signal's usual one."""
@@ -110,4 +112,5 @@ def read_plan(artifact: Artifact, name: str) -> MonitorPlan:
         references=artifact.folder / REFERENCES,
         report=told["report"],
         seed=artifact.manifest.seed,
+        models=frozenset(told["models"]),
     )

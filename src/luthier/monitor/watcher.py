@@ -48,17 +48,20 @@ class Watcher:
                 eye = signal.open(plan.references / signal.called, place)
                 self._watched[signal.called] = _Watched(signal, eye, {}, {})
             self._watched[signal.called].windows[spec] = window(spec)
-        self._traces: OrderedDict[str, Trace] = OrderedDict()
+        self._traces: OrderedDict[str, Trace | None] = OrderedDict()
+        """By id, what was asked of a model that is watched; None for others."""
         self._begun: float | None = None
         self._next: float | None = None
 
     def add(self, event: Trace | Feedback) -> None:
-        """Take one event."""
+        """Take one event; nothing comes of one that is about other models than those that are watched."""
         at = event.at.timestamp()
+        if self._is_elsewhere(event):
+            return
         self._begun = at if self._begun is None else min(self._begun, at)
         self.seen += 1
         if isinstance(event, Trace):
-            self._remember(event)
+            self._remember(event, event)
             self._show(event, None, at)
         elif (trace := self._traces.get(event.trace)) is not None:
             self._show(trace, event, at)
@@ -115,11 +118,22 @@ class Watcher:
                     if (found := self.reading(number, spec, at)) is not None:
                         yield number, spec, found
 
-    def _remember(self, trace: Trace) -> None:
+    def _is_elsewhere(self, event: Trace | Feedback) -> bool:
+        """Whether an event is about a model that is not watched."""
+        if not self.plan.models:
+            return False
+        if isinstance(event, Feedback):
+            return event.trace in self._traces and self._traces[event.trace] is None
+        if {event.model, event.release} & self.plan.models:
+            return False
+        self._remember(event, None)
+        return True
+
+    def _remember(self, trace: Trace, kept: Trace | None) -> None:
         """Keep what is needed once somebody speaks of the answer; what was asked is not, and takes most of the room."""
         if not any(signal.of == "feedback" for signal in self.plan.signals):
             return
-        self._traces[trace.id] = trace.model_copy(update={"messages": ()})
+        self._traces[trace.id] = kept and kept.model_copy(update={"messages": ()})
         if len(self._traces) > REMEMBERED:
             self._traces.popitem(last=False)
 

@@ -18,6 +18,11 @@ def traffic_folder(base: Path) -> Path:
     return Path(os.environ.get(VARIABLE) or base.absolute() / ".luthier" / "traffic")
 
 
+def is_traffic(folder: Path) -> bool:
+    """Whether traffic was ever kept in a folder."""
+    return (folder / "spool").is_dir() or any((folder / "traces").glob("????-??-??"))
+
+
 class Keeping(BaseModel):
     """How much of the traffic is kept, for how long, and what is taken out of it first."""
 

@@ -22,6 +22,7 @@ Write = Callable[..., str]
         ({"urgent": 60, "urgnet": 10}, {}),
         ({"low": 60, "now": 1}, {}),
         ({"model-3": 60, "model-4": 1}, {}),
+        ({"BILQ": 60, "BIL": 40, "BILZ": 30, "BILQW": 1}, {}),
         ({"email": 60, "mail": 1, "e-mail": 2}, {"e-mail": "email"}),
         ({}, {}),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import combinations
 
 _RARER = 20
 """So many times rarer than the value that was meant."""
@@ -14,7 +15,8 @@ def misspelt(counts: Mapping[str, int]) -> dict[str, str]:
     """Each value that is a slip of the pen away from one at least twenty times as frequent, with that one.
 
     A slip is one letter too many, too few or another, or two neighbours exchanged. Values with digits are names of
-    things (`model-3`), and are left alone.
+    things (`model-3`), and are left alone. So is every value where values that are frequent stand a slip apart from
+    one another more often than rare ones do: those are codes (`BIL`, `BILQ`, `BILQW`), of which each means its own.
     """
     found: dict[str, str] = {}
     for rare in sorted(counts):
@@ -23,7 +25,13 @@ def misspelt(counts: Mapping[str, int]) -> dict[str, str]:
         usual = [other for other in counts if counts[other] >= _RARER * counts[rare] and is_slip(rare, other)]
         if usual:
             found[rare] = min(usual, key=lambda other: (-counts[other], other))
-    return found
+    return found if _apart(counts, set(found)) <= len(found) else {}
+
+
+def _apart(counts: Mapping[str, int], found: set[str]) -> int:
+    """How many pairs of values that nobody takes for slips are a slip apart from each other."""
+    others = [value for value in counts if value not in found and len(value) > 1 and not any(map(str.isdigit, value))]
+    return sum(is_slip(one, other) for one, other in combinations(others, 2))
 
 
 def is_slip(one: str, other: str) -> bool:

@@ -9,10 +9,10 @@ from typing import Any
 
 from luthier.core.ledger import Ledger, ledger_url
 from luthier.core.store import Store
+from luthier.flow.here import store_here
 from luthier.flow.jobs.desk import Desk
 from luthier.flow.jobs.records import Job
 from luthier.flow.jobs.writing import RECIPE
-from luthier.flow.locate import store_here
 from luthier.flow.plan import plan
 from luthier.flow.recipe import Recipe
 

@@ -41,6 +41,8 @@ class Monitor(Step):
     """What is measured of traffic."""
     alerts: tuple[Alert, ...] = ()
     """When somebody is told."""
+    models: tuple[str, ...] = ()
+    """Names such as `support@prod`, whose requests alone are watched where others are served as well; else all are."""
     every: Seconds = Field(default=60, ge=1)
     """How often the alerts are looked at."""
     channels: Annotated[tuple[Channel, ...], Beside()] = (Channel.parse("log"),)
@@ -76,7 +78,9 @@ class Monitor(Step):
             training = _training(work)
             for signal in self.signals:
                 signal.learn(training, work.folder / REFERENCES / signal.called)
-        told = {name: value for name, value in self.deciding().items() if name in ("signals", "alerts", "every")}
+        told = {
+            name: value for name, value in self.deciding().items() if name in ("signals", "alerts", "models", "every")
+        }
         text = json.dumps({**told, "report": report}, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
         write_aside(work.folder / FILE, (text + "\n").encode())
         return {}
