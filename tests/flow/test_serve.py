@@ -71,6 +71,34 @@ def test_what_it_answered_is_kept(shop: Path, capsys: pytest.CaptureFixture[str]
     assert [one["rating"] for one in kept["feedback"]] == [1]
 
 
+def test_a_conversation_begins_as_those_did_that_were_learnt(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    guided = (
+        (shop / "recipe.yaml").read_text().replace("answer: category", "answer: category, system: Name the subject.")
+    )
+    (shop / "guided.yaml").write_text(guided.replace("name: tickets", "name: guided"))
+    system: Any = {"role": "system", "content": "Name the subject."}
+    other: Any = {"role": "system", "content": "Say nothing."}
+    assert run_command(["run", "guided.yaml"]) in (0, 1, 3)
+    assert run_command(["export", "guided.yaml:tune", "--to", "guided-out"]) == 0
+    assert json.loads((shop / "guided-out" / "prompt.json").read_text())["messages"] == [system]
+    assert "where it has no system message" in (shop / "guided-out" / "README.md").read_text()
+    with command(shop, "guided.yaml:tune") as running:
+        asked = [TURNS, [system, *TURNS], [other, *TURNS]]
+        said = [running.client().chat.completions.create(model="guided:tune", messages=one) for one in asked]
+        assert running.stop()[0] == 0
+    without, given, told_else = [one.choices[0].model_extra["scores"] for one in said]  # type: ignore[index]
+    assert without == given != told_else
+    capsys.readouterr()
+    for one, first in zip(said, (system, system, other), strict=True):
+        assert run_command(["traces", "show", one.id, "--json"]) == 0
+        kept = json.loads(capsys.readouterr().out)["messages"]
+        assert [kept[0]["content"], len(kept)] == [first["content"], 2]
+    with command(shop, "guided.yaml:tune", "--no-learnt-system") as running:
+        bare = running.client().chat.completions.create(model="guided:tune", messages=TURNS)
+        assert bare.choices[0].model_extra["scores"] != without  # type: ignore[index]
+        assert running.stop()[0] == 0
+
+
 def test_a_text_encoder_is_served_from_its_folder(shop: Path) -> None:
     tiny_encoder(shop / "encoder")
     with command(shop, "./encoder") as running:

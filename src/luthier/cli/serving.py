@@ -62,6 +62,13 @@ def serve(  # noqa: PLR0913, PLR0917  # the options of a command
         ),
     ] = None,
     jobs: Annotated[bool, typer.Option("--jobs/--no-jobs", help="Tune models for clients (`luthier jobs`).")] = True,
+    learnt_system: Annotated[
+        bool,
+        typer.Option(
+            "--learnt-system/--no-learnt-system",
+            help="Begin conversations that have no system message with the one of all training rows.",
+        ),
+    ] = True,
     as_json: Json = False,
 ) -> int:
     """Serve models by OpenAI's API until stopped; one line says where it listens."""
@@ -80,6 +87,7 @@ def serve(  # noqa: PLR0913, PLR0917  # the options of a command
         keep=keep,
         pipelines=pipeline or (),
         jobs=Jobs(tune=tune or (), doors=doors) if jobs else None,
+        as_learnt=learnt_system,
         tell=lambda listening: _tell(listening, as_json=as_json),
     )
 

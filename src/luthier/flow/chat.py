@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError
 from luthier.flow.find_model import chooses_classes, find_model
-from luthier.models.load import data_of
+from luthier.flow.learnt import learnt_system
 from luthier.text.messages import Message, as_openai
 from luthier.text.prompt import Prompt
 
@@ -117,7 +117,7 @@ def open_chat(word: str | None, *, system: str | None, max_tokens: int, temperat
     if before != Prompt():
         shown = sum(message.role == "user" for message in before.shown)
         session.notes.append(f"in front, as chosen: {before.instruction or 'no instruction'!r} and {shown} examples")
-    if system is None and before.instruction is None and (learnt := _learnt_system(artifact)):
+    if system is None and (learnt := learnt_system(artifact)):
         system = learnt
         session.notes.append(f"system message, as in the training data: {learnt!r}")
     if chooses_classes(artifact):
@@ -138,15 +138,3 @@ def _speaker(artifact: Artifact, before: Prompt, max_tokens: int, temperature: f
     loaded = load(artifact)
     text = Text.load(loaded.folder, before=before)
     return Local(loaded=loaded, text=text, max_tokens=max_tokens, temperature=temperature)
-
-
-def _learnt_system(artifact: Artifact) -> str | None:
-    """The system message that every training row of a tuned model began with, when they all share one."""
-    from luthier.text.dataset import read_examples
-
-    if (data := data_of(artifact)) is None:
-        return None
-    examples = read_examples(data, "train")
-    firsts = {example.messages[0].content for example in examples if example.messages[0].role == "system"}
-    shared = len(firsts) == 1 and all(example.messages[0].role == "system" for example in examples)
-    return firsts.pop() if shared else None

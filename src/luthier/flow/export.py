@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, UnknownName, Where, did_you_mean
 from luthier.core.files import write_aside
+from luthier.flow.learnt import learnt_system
 from luthier.flow.locate import Found, find_artifact
 from luthier.flow.wording import a
 from luthier.text.findings import Findings, read_findings
@@ -62,7 +63,7 @@ def export_artifact(
     else:
         from luthier.models.export import export as export_model
 
-        before, measures = Prompt.of(found.artifact).told(), _measures(found)
+        before, measures = Prompt.of(found.artifact).told() or _usual(found.artifact), _measures(found)
         export_model(
             found.artifact, to, chosen, quant=quant, dequantise=dequantise, measures=measures,  # type: ignore[arg-type]
             before=before, say=notes.append,
@@ -70,6 +71,15 @@ def export_artifact(
         if before:
             notes.append("prompt.json belongs in front of every conversation; README.md says how")
     return Exported(sorted(path.relative_to(to).as_posix() for path in to.rglob("*") if path.is_file()), notes)
+
+
+def _usual(artifact: Artifact) -> dict[str, Any] | None:
+    """What stood in front of every row that a model learnt, for other programs."""
+    try:
+        system = learnt_system(artifact)
+    except UnknownName:
+        return None  # the data set was collected since
+    return {"messages": [{"role": "system", "content": system}], "system": "usual"} if system else None
 
 
 def _forms(makes: str) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from luthier.core.errors import InputError, Where
 from luthier.core.ledger import Ledger, ledger_url
 from luthier.flow.find_model import chooses_classes, find_model
 from luthier.flow.here import folder_here
+from luthier.flow.learnt import learnt_system
 from luthier.flow.plan import recipe_store
 from luthier.models.catalog import ENCODERS
 from luthier.serve.engine import Engine
@@ -46,12 +47,13 @@ def serve(  # noqa: PLR0913  # what a command asks for
     keep: str | None = None,
     pipelines: Sequence[str] = (),
     jobs: Jobs | None = None,
+    as_learnt: bool = True,
     tell: Callable[[Listening], None],
 ) -> int:
     """Serve models, and those that are released under names, until told to stop; 0 when nothing was cut off.
 
     With `traces`, every request is kept in the traffic of the recipe here, as `keep` says; with `jobs`, models are
-    tuned as well.
+    tuned as well; `as_learnt`, conversations without a system message begin with the one that the model learnt with.
     """
     from luthier.flow.jobs.book import owners
     from luthier.serve.fleet import Fleet
@@ -73,7 +75,7 @@ def serve(  # noqa: PLR0913  # what a command asks for
 
         async def running() -> bool:
             fleet = Fleet(
-                lambda word: _piped(word, fleet, ways) or open_model(word, chosen),
+                lambda word: _piped(word, fleet, ways) or open_model(word, chosen, as_learnt=as_learnt),
                 lambda word: _known(word, ways),
                 changed=_keep_what_is_there,
             )
@@ -228,14 +230,18 @@ def _known(word: str, ways: Mapping[str, Ways]) -> Known:
     return Known(name, artifact.digest)
 
 
-def open_model(word: str, engine: Engine | None = None) -> Opened:
-    """Open a model by the engine that was asked for, else by the one that fits it."""
+def open_model(word: str, engine: Engine | None = None, *, as_learnt: bool = True) -> Opened:
+    """Open a model by the engine that was asked for, else by the one that fits it; `as_learnt`, its conversations begin
+    with the system message of all its training rows where they have none."""
     from luthier.serve.fleet import Opened
 
     if _is_encoder(word):
         return Opened(word, _encoder(word))
     name, artifact = find_model(word)
-    return Opened(name, (engine or fitting(artifact)).open(artifact))
+    answering = (engine or fitting(artifact)).open(artifact)
+    if as_learnt:
+        answering.system = learnt_system(artifact) or ""
+    return Opened(name, answering)
 
 
 def fitting(artifact: Artifact) -> Engine:

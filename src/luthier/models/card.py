@@ -157,6 +157,7 @@ def _before(before: Mapping[str, Any]) -> str:
     where = {
         "replaced": "in place of any system message that it has",
         "kept": "after its own system message, when it has one",
+        "usual": "where it has no system message of its own",
     }[before["system"]]
     return (
         f"## Prompt\n\nThis model was measured with a prompt in front of every conversation, and answers otherwise "

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 from luthier.core.artifact import Artifact
 from luthier.core.component import Component
 from luthier.serve.query import Piece, Query, Verb
 from luthier.serve.refusal import Refusal
+from luthier.text.messages import Message
 
 if TYPE_CHECKING:
     from luthier.models.embedder import Points
@@ -30,6 +32,8 @@ class Answering(ABC):
     def __init__(self, digest: str) -> None:
         self.digest = digest
         """Names the model, its adapter included."""
+        self.system = ""
+        """The system message with which conversations begin that have none, as those did that the model learnt from."""
 
     @abstractmethod
     def answer(self, query: Query) -> AsyncGenerator[Piece, None]:
@@ -37,6 +41,12 @@ class Answering(ABC):
 
         `Refusal` for what cannot be answered, before the first piece; `Busy` when too many wait already.
         """
+
+    def as_learnt(self, query: Query) -> Query:
+        """A query as the model is to read it."""
+        if not self.system or query.verb != "chat" or (query.messages[:1] and query.messages[0].role == "system"):
+            return query
+        return replace(query, messages=(Message(role="system", content=self.system), *query.messages))
 
     async def points(self, texts: Sequence[str]) -> tuple[Points, int]:
         """A point for each text, and how many tokens were read."""

@@ -169,7 +169,7 @@ class Gateway:
         case.meta, case.consent = body.metadata, body.store
         case.parameters = _said(body, "messages", "tools", "user", "metadata", "safety_identifier", "store")
         query = body.query()
-        case.heard(query.messages)
+        case.heard(query.messages)  # all that is known of one that nobody answers
         route = self._route(body.model, case, caller_of(request))
         shape = ChatShape(case.id, body.model, case.release, logprobs=body.logprobs)
         return await self._respond(self._asking(body, case, [query], shape), route)
@@ -225,8 +225,11 @@ class Gateway:
             if model.chooses:
                 asking.case.asked = "label"
             self._shadow(asking, route)
+            queries = [model.as_learnt(one) for one in asking.queries]
+            if queries[0].verb == "chat":
+                asking.case.heard(queries[0].messages)
             pieces = await stack.enter_async_context(
-                aclosing(together([model.answer(one) for one in asking.queries], asking.queries[0].answers))
+                aclosing(together([model.answer(one) for one in queries], queries[0].answers))
             )
             self._prepare(asking.case)
             first = await anext(pieces)
@@ -297,6 +300,8 @@ class Gateway:
         try:
             async with self.fleet.using(shadow) as model, asyncio.timeout(self._deadline_s):
                 case.release = model.digest
+                query = model.as_learnt(query)
+                case.heard(query.messages)
                 async with aclosing(model.answer(query)) as pieces:
                     async for piece in pieces:
                         case.first()

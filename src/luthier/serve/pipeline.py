@@ -50,7 +50,7 @@ class Pipeline(Answering):
         name = self._ways.to.get(label, self._ways.other)
         if name is None:
             raise Refusal(f"the message is of class {label!r}, for which no model is named", param="messages")
-        async with self._fleet.using(name) as model, aclosing(model.answer(query)) as pieces:
+        async with self._fleet.using(name) as model, aclosing(model.answer(model.as_learnt(query))) as pieces:
             async for piece in pieces:
                 yield piece if piece.finish is None else replace(piece, scores=scores, calibration=choice.calibration)
 
@@ -60,7 +60,7 @@ class Pipeline(Answering):
         async with self._fleet.using(self._ways.by) as chooser:
             if not chooser.chooses:
                 raise Refusal(f"{self._ways.by} names no classes, and cannot lead a pipeline", param="model")
-            async with aclosing(chooser.answer(Query(messages=query.messages))) as pieces:
+            async with aclosing(chooser.answer(chooser.as_learnt(Query(messages=query.messages)))) as pieces:
                 async for piece in pieces:
                     choice.add(piece)
         return choice

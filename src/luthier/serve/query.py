@@ -49,9 +49,9 @@ class Query:
     """Texts before which an answer ends."""
     logprobs: bool = False
     top_logprobs: int = 0
+    """How many alternatives are told of each token."""
     by_id: bool = False
     """Whether tokens are told by their ids, and the one that ends an answer among them."""
-    """How many alternatives are told of each token."""
 
     @property
     def verb(self) -> Verb:
