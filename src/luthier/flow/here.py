@@ -54,8 +54,9 @@ def _serves(folder: Path) -> bool:
     kept = folder / STORE
     if (kept / "traffic").is_dir() or (kept / "jobs").is_dir():
         return True
-    if not (recipe_store(folder).root / "ledger.db").is_file():
-        return False
+    file = recipe_store(folder).root.absolute() / "ledger.db"
+    if not file.is_file() or ledger_url(file.parent) != f"sqlite:///{file}":
+        return False  # there is none, or one for all folders
     with ledger_of(folder) as ledger:
         return bool(current(ledger) or list_keys(ledger))
 
@@ -71,10 +72,15 @@ def ledger_of(folder: Path) -> Ledger:
 
 
 def folders_near() -> list[Path]:
-    """This folder, those of the recipes nearby, and those above that may have this one nearby, which were ever used."""
-    here = Path.cwd()
-    folders = [Path(), *sorted({path.parent for path in recipes_here()}), here.parent, here.parent.parent]
+    """This folder and those of the recipes nearby, as far as they were ever used."""
+    folders = [Path(), *sorted({path.parent for path in recipes_here()})]
     return [folder for folder in dict.fromkeys(folders) if (folder / STORE).is_dir()]
+
+
+def folders_above() -> list[Path]:
+    """Folders that may have this one nearby, as far as they were ever used."""
+    here = Path.cwd()
+    return [folder for folder in here.parents[:2] if (folder / STORE).is_dir()]
 
 
 def folder_of_alias(alias: str, words: Iterable[str] = ()) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 
 from luthier.core.errors import InputError, Where
 from luthier.flow.find_model import find_model
-from luthier.flow.here import folder_here, folder_of_alias, folders_near, ledger_of
+from luthier.flow.here import folder_here, folder_of_alias, folders_above, folders_near, ledger_of
 from luthier.models.catalog import ENCODERS
 from luthier.traffic import releases
 from luthier.traffic.releases import Model, Release
@@ -140,9 +140,9 @@ def difference_lines(found: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def released_digests() -> set[str]:
-    """Every model that a name means, or could mean again, here or in a folder nearby: no store may lose it."""
+    """Every model that a name means, or could mean again, here or in a folder around: no store may lose it."""
     found: set[str] = set()
-    for folder in folders_near():
+    for folder in (*folders_near(), *folders_above()):
         with ledger_of(folder) as ledger:
             every = [change for alias in releases.current(ledger) for change in releases.history(ledger, alias)]
         found |= {model.digest for change in every for model in change.models if model.digest}
