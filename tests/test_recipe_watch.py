@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -51,7 +50,7 @@ def going(words: str, env: Mapping[str, str], place: Path) -> Iterator[tuple[sub
         try:
             yield process, said
         finally:
-            process.send_signal(signal.SIGINT)
+            process.terminate()  # as Ctrl-C, which shells take from what they start in the background
             process.wait(60)
 
 

@@ -59,7 +59,8 @@ def replay(
         for number, line in enumerate(message.lines()):
             say(f"{message.at:%Y-%m-%d %H:%M:%S} {line}" if number == 0 else f"    {line}")
     at_the_end = ", ".join(found.firing) or "none"
-    say(f"{len(found.messages)} messages over {found.requests:,} events; firing at the end: {at_the_end}")
+    many = f"{len(found.messages)} message{'s' * (len(found.messages) != 1)}"
+    say(f"{many} over {found.requests:,} events; firing at the end: {at_the_end}")
     if found.unjoined:
         say(f"{found.unjoined:,} pieces of feedback are about requests that the log does not hold")
 

@@ -16,6 +16,27 @@ if TYPE_CHECKING:
 keys_app = typer.Typer(
     help="Keys with which applications come to `serve`.", no_args_is_help=True, rich_markup_mode=None
 )
+_Models = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[MODEL …]",
+        help="RECIPE:STEP, a recipe's last model, or a base model's name; what is released is served anyhow.",
+    ),
+]
+_Pipelines = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=WAYS",
+        help="A classifier in front of models: 'help={by: MODEL, to: {CLASS: MODEL}, other: MODEL}'.",
+    ),
+]
+_Tunable = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[NAME=]MODEL",
+        help="A base model that clients may tune, and what they call it; those that are served when not given.",
+    ),
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -25,13 +46,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def serve(  # noqa: PLR0913, PLR0917  # the options of a command
-    models: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[MODEL …]",
-            help="RECIPE:STEP, a recipe's last model, or a base model's name; what is released is served anyhow.",
-        ),
-    ] = None,
+    models: _Models = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8000,
     host: Annotated[str, typer.Option(help="Beyond this machine only when there are keys.")] = "127.0.0.1",
     engine: Annotated[
@@ -47,20 +62,8 @@ def serve(  # noqa: PLR0913, PLR0917  # the options of a command
         str | None,
         typer.Option(metavar="SETTINGS", help="How they are kept: '{sample: 0.1, days: 7, names: rampart}'."),
     ] = None,
-    pipeline: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=WAYS",
-            help="A classifier in front of models: 'help={by: MODEL, to: {CLASS: MODEL}, other: MODEL}'.",
-        ),
-    ] = None,
-    tune: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="[NAME=]MODEL",
-            help="A base model that clients may tune, and what they call it; those that are served when not given.",
-        ),
-    ] = None,
+    pipeline: _Pipelines = None,
+    tune: _Tunable = None,
     jobs: Annotated[bool, typer.Option("--jobs/--no-jobs", help="Tune models for clients (`luthier jobs`).")] = True,
     learnt_system: Annotated[
         bool,

@@ -6,6 +6,7 @@ evaluation goes on where it was and ends in the same numbers.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from luthier.core.artifact import Artifact
 from luthier.core.digest import digest_of
 from luthier.core.errors import DataError
+from luthier.core.process import release_memory
 from luthier.eval.kept import Kept
 from luthier.eval.pairs import FIRST, SECOND, Offer, offer_of
 from luthier.eval.question import Question as Asking
@@ -67,10 +69,11 @@ class Desk:
         from luthier.models.load import load
 
         if self._loaded is None or self._digest != artifact.digest:
-            self._loaded = None
+            self._loaded = self._beginnings = None
+            gc.collect()
+            release_memory()  # else the next model's weights come on top of what the last one's left
             self._loaded = load(artifact, dtype=dtype)
             self._loaded.model.requires_grad_(requires_grad=False)  # its head is then widened once, not with each pack
-            self._beginnings = None
             self._digest = artifact.digest
         return self._loaded
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from luthier.core.paths import cache_folder
 from luthier.flow.plan import store_place
 from luthier.models.kernels.compiled import compiler
+from luthier.models.speed import has_gpu
 
 State = Literal["good", "note", "missing"]
 _NEEDED = (
@@ -70,7 +71,7 @@ def _machine() -> Iterator[Finding]:
     yield Finding(
         "good" if found else "note", "C compiler", came, "" if found else "Debian: apt-get install gcc libc6-dev"
     )
-    gpu = Path("/dev/nvidia0").exists() or shutil.which("nvidia-smi") is not None
+    gpu = has_gpu() or shutil.which("nvidia-smi") is not None
     yield Finding("good" if gpu else "note", "gpu", "an NVIDIA driver is present" if gpu else "none; the CPU is used")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 from pathlib import Path
 
@@ -12,7 +13,8 @@ _STATUS = Path("/proc/self/status")
 
 
 def reset_peak() -> None:
-    """Begin to count anew where the system allows it; what an earlier step freed is given back first."""
+    """Begin to count anew where the system allows it; what an earlier step left behind is given back first."""
+    gc.collect()
     release_memory()
     if _CLEAR.exists():
         try:

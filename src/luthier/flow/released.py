@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from luthier.core.errors import LuthierError, RecipeError, Where
-from luthier.core.ledger import Ledger, ledger_url
+from luthier.flow.here import ledger_of
 from luthier.flow.nearby import recipes_near
 from luthier.flow.plan import Plan, plan, recipe_store
 from luthier.flow.recipe import Recipe
@@ -42,7 +42,7 @@ def answering(alias: str, base: Path) -> str:
 
 
 def _changes(alias: str, base: Path) -> list[Release]:
-    with Ledger(ledger_url(recipe_store(base).root)) as ledger:
+    with ledger_of(base) as ledger:
         return releases.history(ledger, alias)
 
 
@@ -84,7 +84,7 @@ def only_alias(recipe: Path) -> str:
     """The one name by which a model of a recipe answers, or answered before others took its place."""
     named = Recipe.load(recipe)
     made = {step.digest for step in plan(named) if step.step.makes == "model"}
-    with Ledger(ledger_url(recipe_store(named.base).root)) as ledger:
+    with ledger_of(named.base) as ledger:
         known = [(alias, releases.history(ledger, alias)) for alias in releases.current(ledger)]
     found = [alias for alias, changes in known if any(change.stable.digest in made for change in changes)]
     if len(found) == 1:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import LuthierError, RecipeError, Where
 from luthier.core.files import write_aside
-from luthier.core.ledger import Ledger, ledger_url
+from luthier.flow.here import ledger_of
 from luthier.flow.monitor import Look, Opened, looks, monitor_of
 from luthier.flow.next_recipe import Round, write_next
 from luthier.flow.plan import recipe_store
@@ -210,7 +210,7 @@ def _release(circle: Circle, step: str, result: Result) -> str:
     from luthier.traffic.releases import Model, release
 
     recipe, digest = result.plan.recipe, result[step].artifact.digest
-    with Ledger(ledger_url(recipe_store(recipe.base).root)) as ledger:
+    with ledger_of(recipe.base) as ledger:
         release(ledger, circle.alias, Model(word=f"{recipe.file}:{step}", model=digest, digest=digest))
     return f"released: {circle.alias} is {recipe.name}:{step} ({digest[:12]})"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
 BF16_OVER_FP32 = 2.0
 """How much quicker bf16 products are than numpy's fp32 ones, where the processor has them."""
@@ -14,6 +15,11 @@ MORE_CORES = 0.7
 
 CALL_S = 3e-4
 """What the calls of a layer take beside its work."""
+
+
+def has_gpu() -> bool:
+    """Whether this machine shows an NVIDIA GPU; known without loading torch."""
+    return Path("/dev/nvidia0").exists()
 
 
 def cores() -> int:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from itertools import chain, islice
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from luthier.core.step import Forecast, Outline, Outlook
 from luthier.models.describe import Description
 from luthier.models.foresight import SAMPLE, Rows, model_of, rows_of
 from luthier.models.load import cpu_has_bf16, is_remote
-from luthier.models.speed import cores, flops_per_s
+from luthier.models.speed import cores, flops_per_s, has_gpu
 from luthier.text.preference import Pair, pair_of
 from luthier.tune.actor_critic import ActorCritic
 from luthier.tune.at_once import at_once
@@ -101,7 +100,7 @@ def _peak(step: Tune, model: Description, rows: Rows) -> int:
     in_step = rows.shared + count * own + 2 * rows.spread * count**0.5
     most = MOST_TOKENS if step.tokens_per_pack == "auto" else step.tokens_per_pack
     packs, tokens = at_once(in_step, rows.shared, most, cores())
-    if Path("/dev/nvidia0").exists():  # packs are as large as may be there
+    if has_gpu():  # packs are as large as may be there
         packs, tokens = 1, min(most, in_step)
     seen = rows.shared + (own + rows.spread**2 / max(1.0, own)) / 2  # a long row has more tokens, and each sees more
     keys = (rows.shared * rows.shared / 2 + count * own * seen) / max(1.0, rows.shared + count * own)
