@@ -144,6 +144,26 @@ def test_more_rows_of_a_rare_class_are_proposed_and_not_switched_on(write: Write
     assert Augment.model_validate(switched_on).augmenters[0].kind == "balance"
 
 
+@pytest.mark.parametrize("name", ["team", "squad"])
+def test_classes_are_found_beside_dates_and_names_that_come_again(tmp_path: Path, write: Write, name: str) -> None:
+    rows = "".join(
+        f"2026-10-{n % 9 + 1:02d},c{n % 20},how do I do thing number {n},{'Orders' if n % 3 else 'Refunds'}\n"
+        for n in range(90)
+    )
+    proposal = propose(tmp_path / write("t.csv", f"day,customer,question,{name}\n{rows}"))
+    assert (proposal.source["prompt"], proposal.source["answer"]) == ("question", name)
+    assert proposal.source["group"] == "customer"
+
+
+def test_where_several_columns_could_be_classes_they_are_named(tmp_path: Path, write: Write) -> None:
+    rows = "".join(
+        f"how do I do thing number {n},{'red' if n % 3 else 'blue'},{'up' if n % 2 else 'down'}\n" for n in range(60)
+    )
+    with pytest.raises(DataError, match="2 columns could be the answer: colour, way") as caught:
+        propose(tmp_path / write("t.csv", f"question,colour,way\n{rows}"))
+    assert "call one of them `label`" in caught.value.remedy
+
+
 def test_what_cannot_be_proposed_says_why(tmp_path: Path, write: Write) -> None:
     with pytest.raises(DataError, match="no such file"):
         propose(tmp_path / "no.csv")

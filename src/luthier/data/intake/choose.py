@@ -15,9 +15,13 @@ _PROMPTS = (
     "review ticket sentence document article post title subject headline"
 )
 _REPLIES = "reply response answer completion output resolution solution summary target_text translation"
-_CLASSES = "category label intent class topic sentiment target tag type queue department product priority"
+_CLASSES = (
+    "category label intent class topic sentiment target tag type queue department team product priority reason issue "
+    "area outcome decision status"
+)
 _HEADINGS = ("subject", "title", "headline")
 _GROUPS = "customer user client account author conversation thread session patient contact sender email company"
+_DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}\b")
 _ID = re.compile(r"(?:^|_)(?:id|key|uuid|guid|ref|number|nr)$|(?:Id|ID)$|^id(?:$|_)")
 Task = Literal["label", "text"]
 
@@ -62,10 +66,7 @@ def _spoken(
     reply, label = _reply(columns), _label(columns)
     answer = {"label": label, "text": reply}[task] if task else label or reply
     if answer is None:
-        names = ", ".join(columns)
-        remedy = f"write the recipe by hand and set `prompt:` and `answer:` to columns of {names}"
-        what = {"label": "classes", "text": "replies", None: "answers"}[task]
-        raise DataError(f"no column looks like {what}", where=Where(file=file), remedy=remedy)
+        raise _no_answer(columns, file, task)
     prompt = _prompt(columns, {reply, label} - {None})
     if prompt is None:
         remedy = "set `prompt:` by hand"
@@ -73,6 +74,17 @@ def _spoken(
     settings = {"prompt": prompt[0], "answer": answer}
     reasons = {"prompt": prompt[1], "answer": _why_answer(columns[answer], is_label=answer == label)}
     return settings, reasons, (reply if answer == label else label) or ""
+
+
+def _no_answer(columns: Mapping[str, ColumnProfile], file: str, task: Task | None) -> DataError:
+    """Nothing is clearly the answer; what could be is named."""
+    wanted = {"label": "classes", "text": "replies", None: "answers"}[task]
+    what = f"no column looks like {wanted}"
+    remedy = f"write the recipe by hand and set `prompt:` and `answer:` to columns of {', '.join(columns)}"
+    if task != "text" and (several := _repeated(columns)):
+        what = f"{len(several)} columns could be the answer: {', '.join(several)}"
+        remedy = f"call one of them `label`, or {remedy}"
+    return DataError(what, where=Where(file=file), remedy=remedy)
 
 
 def _ranked(columns: Mapping[str, ColumnProfile], names: str) -> list[str]:
@@ -92,8 +104,15 @@ def _label(columns: Mapping[str, ColumnProfile]) -> str | None:
     named = [name for name in _ranked(columns, _CLASSES) if columns[name].is_class]
     if named:
         return named[0]
-    repeated = [name for name, column in columns.items() if column.is_class and column.kind == "text"]
+    repeated = _repeated(columns)
     return repeated[0] if len(repeated) == 1 else None
+
+
+def _repeated(columns: Mapping[str, ColumnProfile]) -> list[str]:
+    """Columns of few texts that come again and again, and say neither who wrote nor when."""
+    groups = _ranked(columns, _GROUPS)
+    few = [name for name, column in columns.items() if column.is_class and column.kind == "text"]
+    return [name for name in few if name not in groups and not all(map(_DATE.match, columns[name].common))]
 
 
 def _reply(columns: Mapping[str, ColumnProfile]) -> str | None:
