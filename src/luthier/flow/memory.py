@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import resource
 from pathlib import Path
 
@@ -13,8 +12,7 @@ _STATUS = Path("/proc/self/status")
 
 
 def reset_peak() -> None:
-    """Begin to count anew where the system allows it; what an earlier step left behind is given back first."""
-    gc.collect()
+    """Begin to count anew where the system allows it; what an earlier step freed is given back first."""
     release_memory()
     if _CLEAR.exists():
         try:
