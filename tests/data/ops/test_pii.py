@@ -17,6 +17,7 @@ from luthier.data.passes.apply import Named, take
 from luthier.data.row import Batch, Row
 from luthier.text.messages import Message, ToolCall
 from luthier.text.pii.found import Found, PiiKind
+from luthier.text.pii.scan import find
 from luthier.text.recogniser import Recogniser
 
 Make = Callable[..., Any]
@@ -177,3 +178,21 @@ def test_a_bad_sample_is_told(write: Write, tmp_path: Path, line: str, said: str
     assert (caught.value.where.file, caught.value.where.line) == ("sample.jsonl", 2)
     with pytest.raises(DataError, match="cannot be read"):
         Pii(labelled="nowhere.jsonl").prove(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["phone", "pin code", "ssn", "date of birth", "street", "po box", "postcode", "key", "n"]
+)
+@pytest.mark.parametrize("value", ["7", "42", "110", "1990", "90210", "28013"])
+def test_nothing_is_so_short_a_number(name: str, value: str) -> None:
+    """Such texts are passed over: what a finder claims of one begins in the name of its column."""
+    before = f"{name}: "
+    assert [found for found in find(before + value) if found.start >= len(before)] == []
+    assert _done(_row("Hello.", **{name: value})).meta == {name: value}
+
+
+def test_a_recogniser_of_names_sees_short_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(FakeNames, "recognise", lambda self, texts: [seen.append(text) or [] for text in texts])  # type: ignore[func-returns-value]
+    Pii(names=FakeNames()).apply([_row("Hello.", number=42)])
+    assert "number: 42" in seen

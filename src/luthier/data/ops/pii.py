@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 Action = Literal["redact", "mask", "hash", "pseudonymise", "drop", "flag", "keep"]
 _KNOWN_TEXTS, _KNOWN_CHARS = 1024, 4096
 """So many texts are remembered at most, and none that is longer."""
+_SMALL_DIGITS = 5
 Fields = list[tuple[str, str, list[Found]]]
 """The texts of a row: field name, text, and what was found in it."""
 
@@ -122,11 +123,16 @@ class Pii(RowOperator):
 
     def _searched(self, rows: Sequence[Row]) -> Iterator[Fields]:
         """The texts of each row with what is in them."""
-        texts = [[one for one in row.everything() if self.columns or not _is_column(one[0])] for row in rows]
+        texts = [[one for one in row.everything() if self._is_searched(*one)] for row in rows]
         read = [_context(name) + text for row in texts for name, text in row]
         named, marked = iter(self._named(read)), iter(marks(read))
         for row in texts:
             yield [(name, text, self._in_field(name, text, next(named), next(marked))) for name, text in row]
+
+    def _is_searched(self, name: str, text: str) -> bool:
+        if self.names is None and _is_small_number(text):
+            return False
+        return self.columns or not _is_column(name)
 
     def _in_field(self, name: str, text: str, named: Sequence[Found], marked: Marks) -> list[Found]:
         known = None if _is_column(name) else self._known.pop(text, None)
@@ -203,7 +209,8 @@ class Pii(RowOperator):
 
     def leftover(self, rows: Sequence[Row]) -> tuple[Row, Leftover] | None:
         """A key, card, account or national number that is left in a row although no action keeps it."""
-        texts = [(row, *one) for row in rows for one in row.everything()] if self.last_look else []
+        everything = ((row, *one) for row in rows for one in row.everything()) if self.last_look else ()
+        texts = [one for one in everything if not _is_small_number(one[2])]
         marked = marks([_context(name) + text for _, name, text in texts])
         for (row, name, text), seen in zip(texts, marked, strict=True):
             if found := _in_field(name, text, self._risky, marked=seen):
@@ -233,6 +240,11 @@ class Pii(RowOperator):
             return None
         shown = ", ".join(f"{count} {kind}" for kind, count in sorted(profile.pii.items(), key=lambda one: -one[1]))
         return Suggestion({"action": "redact"}, f"personal data in {profile.looked_at} rows: {shown}")
+
+
+def _is_small_number(text: str) -> bool:
+    """Whether a text is nothing but a few digits: no kind is so short a number, whatever its column is called."""
+    return len(text) <= _SMALL_DIGITS and text.isdecimal()
 
 
 def _is_column(field: str) -> bool:

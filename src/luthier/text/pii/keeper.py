@@ -16,6 +16,10 @@ from luthier.core.files import writing
 KEY_VARIABLE = "LUTHIER_PII_KEY"
 
 
+_LETTERS = bytes(ord("a") + byte % 16 for byte in range(256))
+"""What each byte of a digest is in a tag."""
+
+
 @dataclass(frozen=True)
 class Keeper:
     """Holds the key and makes what depends on it (HMAC-SHA256)."""
@@ -40,11 +44,11 @@ class Keeper:
 
     def digest(self, value: str) -> bytes:
         """32 bytes that stand for a value."""
-        return hmac.new(self.key, value.encode("utf-8", "surrogatepass"), hashlib.sha256).digest()
+        return hmac.digest(self.key, value.encode("utf-8", "surrogatepass"), "sha256")
 
     def tag(self, value: str) -> str:
         """Ten letters that stand for a value: letters only, so that no tag looks like a number."""
-        return "".join(chr(ord("a") + byte % 16) for byte in self.digest(value)[:10])
+        return self.digest(value)[:10].translate(_LETTERS).decode()
 
     def number(self, value: str, below: int) -> int:
         """A whole number from 0 up to `below` that stands for a value."""

@@ -19,16 +19,18 @@ class _Finder(NamedTuple):
     """Without this mark it finds nothing."""
     longest: int = 0
     """Nor does it when no number is so long."""
+    sign: str = ""
+    """Nor in a text without this."""
 
 
 _FINDERS = (
     _Finder("url_secret", secrets.url_secrets),
     _Finder("secret", secrets.published, "long"),
     _Finder("secret", secrets.named, "keys"),
-    _Finder("email", contact.emails),
+    _Finder("email", contact.emails, sign="@"),
     _Finder("mac", network.macs),
     _Finder("ip", network.fours, "digits", 7),
-    _Finder("ip", network.sixes),
+    _Finder("ip", network.sixes, sign=":"),
     _Finder("iban", money.ibans, "digits", 4),
     _Finder("card", money.cards, "digits", 12),
     _Finder("national_id", national.national_ids, "digits", 6),
@@ -51,8 +53,8 @@ def find(
     if marks.areas is None:
         marks = marks._replace(areas=areas(text))
     longest = max([length for _, _, length in marks.areas or ()], default=0)
-    for kind, spans, _, least in _finders(frozenset(kinds), marks.missing):
-        if longest >= least:
+    for kind, spans, _, least, sign in _finders(frozenset(kinds), marks.missing):
+        if longest >= least and sign in text:
             for start, end, form in spans(text, marks):
                 actual: PiiKind = "ssn" if form == national.US else kind
                 if actual in kinds:
