@@ -11,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MOST_CHARS = 1 << 16
+MOST_CHARS = 1 << 17
 """Characters of one block: so many, with what is made of them, fit a processor's cache."""
 _MOST_TEXTS = 1 << 10
 _MULTIPLIER = 0x9E3779B97F4A7C15

@@ -201,13 +201,13 @@ def _runs(texts: Flat, size: int, among: NDArray[np.bool_]) -> _Repeats:
     """Repeats among runs of words, in some of the texts."""
     text_of = texts.text_of
     last = max(0, len(text_of) - size + 1)
-    at = np.flatnonzero((text_of[size - 1 :] == text_of[:last]) & among[text_of[:last]])
-    lengths, keys = texts.lengths[at], texts.hashes[at]
+    is_asked = (text_of[size - 1 :] == text_of[:last]) & np.repeat(among, texts.words)[:last]
+    lengths, keys = texts.lengths[:last].copy(), texts.hashes[:last].copy()
     for step in range(1, size):
         keys *= np.uint64(0x9E3779B97F4A7C15)
-        keys += texts.hashes[at + step]
-        lengths += texts.lengths[at + step]
-    return _repeats(_keys(text_of[at], mixed(keys), lengths), size, texts)
+        keys += texts.hashes[step : step + last]
+        lengths += texts.lengths[step : step + last]
+    return _repeats(_keys(text_of[:last], mixed(keys), lengths)[is_asked], size, texts)
 
 
 def _repeats(keys: NDArray[np.uint64], size: int, texts: Flat) -> _Repeats:
