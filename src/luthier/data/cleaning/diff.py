@@ -11,6 +11,8 @@ _REACH_CHARS = 16
 _ALIKE_CHARS = 6
 """So many equal characters count as going on alike."""
 _STRIDE = 64
+_FEW_CHARS = 3
+"""So few skipped characters are tried out, before all that could be skipped are looked up."""
 
 
 def edits(field: str, before: str, after: str, reason: str) -> list[Edit]:
@@ -50,6 +52,11 @@ def _same_chars(old: str, i: int, new: str, j: int) -> int:
 
 def _meet(old: str, i: int, new: str, j: int) -> tuple[int, int]:
     """The fewest characters to skip in both texts until they go on alike; of equally few, the fewest in the old one."""
+    for both in range(1, min(_FEW_CHARS, len(old) - i, len(new) - j) + 1):
+        for skip in range(both + 1):
+            there = j + both - skip
+            if old[i + skip : i + skip + _ALIKE_CHARS] == new[there : there + _ALIKE_CHARS]:
+                return skip, both - skip
     soonest: dict[str, int] = {}
     for skip in range(min(_REACH_CHARS, len(new) - j) + 1):
         soonest.setdefault(new[j + skip : j + skip + _ALIKE_CHARS], skip)

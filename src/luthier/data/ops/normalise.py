@@ -34,8 +34,10 @@ _ASCII_RUN = re.compile(r"[\x00-\x7f]{16,}")
 _SEEN_CHARS = 7
 _CUT, _SUBSTITUTE = "\x00", "\x1a"
 """What stands for the middle of such a run; what ftfy writes for a character that was lost."""
-_ALARMING = re.compile("[^\x00-\x7f]{2}|[ŒœÃÂ\x80-\x9f]")
-"""Without a match, ftfy finds nothing wrong: alone among ASCII, only these few characters alarm it."""
+_ALARMING = re.compile("[^\x00-\x7f](?:[^\x00-\x7f]|(?<=[ŒœÃÂ\x80-\x9f]))")
+"""Without a match, ftfy finds nothing wrong: alone among ASCII, only these few characters alarm it.
+
+It begins with one set of characters, so that a search runs over all others quickly."""
 _UNTIDY = re.compile(
     "[\t\r\x0b\x0c\x1c-\x1f\x85\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]| [ \n]|\n\n\n|\n "
 )
@@ -91,7 +93,7 @@ class Normalise(RowOperator):
             text = _repaired(text)
         if self.html and ("<" in text or "&" in text):
             text = _without_html(text)
-        if self.invisible:
+        if self.invisible and not _is_printable(text):
             text = _INVISIBLE.sub("", text)
         if self.spaces:
             text = _tidy(text)
@@ -117,10 +119,16 @@ def _is_plain(text: str) -> bool:
     """Whether a text is ASCII without anything to repair, so that nothing needs a closer look."""
     return (
         text.isascii()
-        and not ("&" in text or "<" in text or "  " in text or " \n" in text or "\n\n\n" in text or "\n " in text)
-        and text.replace("\n", "").isprintable()
+        and not ("&" in text or "<" in text or "  " in text)
+        and not ("\n" in text and (" \n" in text or "\n\n\n" in text or "\n " in text))
         and text == text.strip()
+        and _is_printable(text)
     )
+
+
+def _is_printable(text: str) -> bool:
+    """Whether all is printable but line feeds, which nothing invisible and no odd white space is."""
+    return text.replace("\n", "").isprintable()
 
 
 def _repaired(text: str) -> str:
@@ -147,8 +155,10 @@ def _repaired_line(line: str) -> str:
 
 
 def _is_odd(text: str) -> bool:
-    """Whether a text holds any of `_ODD_LINE`, none of which is printable."""
-    return not text.replace("\n", "").isprintable() and _ODD_LINE.search(text) is not None
+    """Whether a text holds any of `_ODD_LINE`, none of which is printable; two of them are ASCII."""
+    if text.isascii():
+        return "\r" in text or "\x1b" in text
+    return not _is_printable(text) and _ODD_LINE.search(text) is not None
 
 
 def _fixed(line: str) -> str:
@@ -229,7 +239,7 @@ def _tidy(text: str) -> str:
 
 def _may_be_untidy(text: str) -> bool:
     """Whether a search is worth its time: what is not printable, or one of few pairs, stands in untidy texts."""
-    return any(piece in text for piece in _UNTIDY_PIECES) or not text.replace("\n", "").isprintable()
+    return any(piece in text for piece in _UNTIDY_PIECES) or not _is_printable(text)
 
 
 def _tidy_line(line: str) -> str:

@@ -29,13 +29,17 @@ def normal(text: str) -> str:
 
 
 def _normal(text: str) -> str:
-    is_ascii = text.isascii()
-    if not is_ascii:
-        text = unicodedata.normalize("NFKC", text)
+    if text.isascii():
+        return text.strip(" ").lower() if _has_single_spaces(text) else " ".join(text.lower().split())
+    text = unicodedata.normalize("NFKC", text)
     if text.isprintable() and "  " not in text:  # no white space but single spaces
-        text = text.strip(" ")
-        return text.lower() if is_ascii else text.casefold()
+        return text.strip(" ").casefold()
     return " ".join(text.casefold().split())
+
+
+def _has_single_spaces(text: str) -> bool:
+    """Whether an ASCII text has no white space but single spaces; all that splits no lines is a tab or a separator."""
+    return text.splitlines() == [text] and not ("  " in text or "\t" in text or "\x1f" in text)
 
 
 _SIGN = re.compile("[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
