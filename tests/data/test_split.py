@@ -91,14 +91,16 @@ def test_a_count_smaller_than_every_group_takes_the_smallest_of_them() -> None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(PROMPTS, st.sampled_from([0, 0.1, 0.4, 0.9]), st.sampled_from([0, 0.05, 0.5]), st.booleans())
+@given(st.data(), PROMPTS, st.sampled_from([0, 0.1, 0.4, 0.9]), st.sampled_from([0, 0.05, 0.5]), st.booleans())
 def test_shares_alone_are_given_row_by_row_as_unit_by_unit(
-    prompts: list[str], test: float, validation: float, in_groups: bool
+    data: st.DataObject, prompts: list[str], test: float, validation: float, in_groups: bool
 ) -> None:
     if test + validation >= 1:
         return
-    split, keys = Split(test=test, validation=validation), _keys(prompts, prompts[::-1] if in_groups else None)
+    groups = data.draw(st.lists(st.sampled_from(["", "a", "b", "c", *"defghijk"]), min_size=len(prompts)))
+    keys = _keys(prompts, groups[: len(prompts)] if in_groups else None)
+    split = Split(test=test, validation=validation)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("luthier.data.split._by_shares", lambda split, places: None)
+        patched.setattr("luthier.data.split._by_shares", lambda split, keys, seed: None)
         by_unit = _names(split, keys)
     assert _names(split, keys) == by_unit

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from luthier.core.component import refuse_unknown_settings
 from luthier.data.twins.copies import copies
+from luthier.data.twins.mapped import gathered, let_go
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,7 +24,7 @@ Share = Annotated[float, Field(ge=0, lt=1)] | Annotated[int, Field(ge=0)]
 
 TRAIN, VALIDATION, TEST, NOT_TAKEN = "train", "validation", "test", "not taken"
 NAMES = (TRAIN, VALIDATION, TEST, NOT_TAKEN)
-_AT_ONCE = 1 << 16
+_AT_ONCE = 1 << 15
 
 
 class Split(BaseModel):
@@ -66,7 +67,7 @@ class Split(BaseModel):
 
 @dataclass
 class Keys:
-    """What the split needs to know of each row, in source order."""
+    """What the split needs to know of each row, in source order; keys may lie on the disk."""
 
     prompts: NDArray[np.uint64]
     groups: NDArray[np.uint64]
@@ -84,10 +85,10 @@ class Assigned(NamedTuple):
 
 def assign(split: Split, keys: Keys, seed: int) -> Assigned:
     """Decide the split of every row."""
+    if (splits := _by_shares(split, keys, seed)) is not None:
+        return Assigned(splits, [])
     units = _units(keys)
     places = _places(keys, units, seed)
-    if (splits := _by_shares(split, places)) is not None:
-        return Assigned(splits, [])
     counted = any(isinstance(part, int) and part > 0 for part in (split.test, split.validation)) or split.train
     stratify = split.stratify if split.stratify is not None else bool(counted) and not keys.groups.any()
     labels = keys.labels if stratify else None
@@ -99,22 +100,92 @@ def assign(split: Split, keys: Keys, seed: int) -> Assigned:
     return Assigned(taker.splits(), taker.notes)
 
 
-def _by_shares(split: Split, places: NDArray[np.float64]) -> NDArray[np.int8] | None:
-    """Splits by shares alone, row by row; None where units must be seen: one falls on no row, or leaves none."""
-    if split.train is not None or split.stratify:
+def _by_shares(split: Split, keys: Keys, seed: int) -> NDArray[np.int8] | None:
+    """Splits by shares alone, some rows after the other; None where units must be seen: one falls on no row, or leaves
+    none."""
+    if split.train is not None or split.stratify or any(_is_count(one) for one in (split.test, split.validation)):
         return None
-    found = np.zeros(len(places), dtype=np.int8)
-    below = 0.0
-    for wanted, name in ((split.test, TEST), (split.validation, VALIDATION)):
-        if isinstance(wanted, int):
-            if wanted:
-                return None
-        elif wanted:
-            below += wanted
-            taken = (places < below) & (found == 0)
-            found[taken] = NAMES.index(name)
-            if not taken.any() or found.all():
-                return None
+    limits = ((split.test, split.test, TEST), (split.validation, split.test + split.validation, VALIDATION))
+    wanted = [(below, NAMES.index(name)) for share, below, name in limits if share]
+    found = np.zeros(len(keys.prompts), dtype=np.int8)
+    joined = _Joined.among(keys, seed)
+    for start in range(0, len(found), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        places = joined.places(keys.prompts[part], keys.groups[part])
+        for below, code in wanted:
+            found[part][(places < below) & (found[part] == 0)] = code
+        let_go(keys.prompts)
+        let_go(keys.groups)
+    return found if all((found == code).any() for _, code in ((0, 0), *wanted)) else None
+
+
+class _Joined(NamedTuple):
+    """Where units are that prompts join from several groups; of others, each row tells its own place."""
+
+    seed: int
+    groups: _Table
+    prompts: _Table
+
+    @classmethod
+    def among(cls, keys: Keys, seed: int) -> _Joined:
+        """Only rows whose prompt comes again can join anything."""
+        if not _any(keys.groups):
+            return cls(seed, _Table.empty(), _Table.empty())
+        rows = copies(keys.prompts.reshape(-1, 1)).members()
+        groups = gathered(keys.groups, rows)
+        rows, groups = rows[groups != 0], groups[groups != 0]
+        prompts, prompt = np.unique(gathered(keys.prompts, rows), return_inverse=True)
+        known, group = np.unique(groups, return_inverse=True)
+        unit = _components(prompt, group, len(prompts), len(known))
+        least = np.full(len(prompts) + len(known), np.iinfo(np.uint64).max, dtype=np.uint64)
+        np.minimum.at(least, unit[len(prompts) :], _hashed(known, seed))
+        return cls(seed, _Table(known, least[unit[len(prompts) :]]), _Table(prompts, least[unit[: len(prompts)]]))
+
+    def places(self, prompts: NDArray[np.uint64], groups: NDArray[np.uint64]) -> NDArray[np.float64]:
+        """The place in [0, 1) of the unit of each of some rows: what `_places` says of all rows at once."""
+        grouped = groups != 0
+        found = _hashed(np.where(grouped, groups, prompts), self.seed)
+        self.groups.put(found, groups, grouped)
+        self.prompts.put(found, prompts, ~grouped)
+        return found / float(2**64)
+
+
+class _Table(NamedTuple):
+    """A value for each of some keys in order."""
+
+    keys: NDArray[np.uint64]
+    values: NDArray[np.uint64]
+
+    @classmethod
+    def empty(cls) -> _Table:
+        """One without keys."""
+        return cls(np.zeros(0, dtype=np.uint64), np.zeros(0, dtype=np.uint64))
+
+    def put(self, into: NDArray[np.uint64], keys: NDArray[np.uint64], wanted: NDArray[np.bool_]) -> None:
+        """Put the value of each key that is here, among those that are wanted, into its place."""
+        if len(self.keys):
+            at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+            here = wanted & (self.keys[at] == keys)
+            into[here] = self.values[at[here]]
+
+
+def _components(one: NDArray[np.int64], two: NDArray[np.int64], ones: int, twos: int) -> NDArray[np.int64]:
+    """(ones + twos,): which of them links join, by a number."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    links = coo_array((np.ones(len(one), bool), (one, ones + two)), shape=(ones + twos, ones + twos))
+    found: NDArray[np.int64] = connected_components(links, directed=False)[1].astype(np.int64)
+    return found
+
+
+def _is_count(wanted: float) -> bool:
+    return isinstance(wanted, int) and wanted > 0
+
+
+def _any(values: NDArray[np.uint64]) -> bool:
+    found = any(values[start : start + _AT_ONCE].any() for start in range(0, len(values), _AT_ONCE))
+    let_go(values)
     return found
 
 
@@ -157,16 +228,20 @@ def _places(keys: Keys, units: NDArray[np.int64], seed: int) -> NDArray[np.float
 
 def _hashes(keys: Keys, grouped: NDArray[np.bool_], seed: int) -> NDArray[np.uint64]:
     """A hash of each row's group, or of its prompt when it has none."""
-    import xxhash
-
-    salt = seed.to_bytes(8, "little", signed=True)
     found = np.empty(len(grouped), dtype=np.uint64)
     for start in range(0, len(found), _AT_ONCE):
         part = slice(start, start + _AT_ONCE)
-        chosen = np.where(grouped[part], keys.groups[part], keys.prompts[part])
-        each = (xxhash.xxh3_64_intdigest(key.to_bytes(8, "little") + salt) for key in chosen.tolist())
-        found[part] = np.fromiter(each, np.uint64, len(chosen))
+        found[part] = _hashed(np.where(grouped[part], keys.groups[part], keys.prompts[part]), seed)
     return found
+
+
+def _hashed(keys: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
+    """A hash of each key and the seed."""
+    import xxhash
+
+    salt = seed.to_bytes(8, "little", signed=True)
+    each = (xxhash.xxh3_64_intdigest(key.to_bytes(8, "little") + salt) for key in keys.tolist())
+    return np.fromiter(each, np.uint64, len(keys))
 
 
 class _Order(NamedTuple):

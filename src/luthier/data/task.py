@@ -25,8 +25,10 @@ class Answers:
     def __init__(self, most: int = MOST_CLASSES) -> None:
         self._most = most
         self._codes: dict[str, int] = {}
-        self.of_rows = array("i")
-        """For each row, the number of its answer; -1 from where counting was given up."""
+        self.of_rows = array("h")
+        """For each row, the number of its answer; none of any row once counting was given up."""
+        self.is_given_up = False
+        """Whether there were too many different answers to count them all."""
         self.rows = 0
         self.not_a_class = ""
         """The first thing that no class can be, as a sentence."""
@@ -34,8 +36,10 @@ class Answers:
     def add(self, answer: str, *, plain: bool) -> None:
         """Count one answer; `plain` is False where the row is no single question (tools, text to continue)."""
         self.rows += 1
-        code = self._codes.setdefault(answer, len(self._codes)) if len(self._codes) <= self._most else -1
-        self.of_rows.append(code)
+        if len(self._codes) > self._most:
+            self._give_up()
+        else:
+            self.of_rows.append(self._codes.setdefault(answer, len(self._codes)))
         if not self.not_a_class:
             self.not_a_class = self._objection(answer, plain=plain)
 
@@ -47,7 +51,13 @@ class Answers:
     def pass_over(self, rows: int) -> None:
         """Count rows whose answers do not matter any more."""
         self.rows += rows
-        self.of_rows.extend([-1] * rows)
+        if rows:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Forget the answers of rows: as classes, they are too many."""
+        self.is_given_up = True
+        del self.of_rows[:]
 
     def _objection(self, answer: str, *, plain: bool) -> str:
         if not plain:

@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
+    from luthier.data.twins.places import Rest
+
 
 class Reasons(NamedTuple):
-    """Why rows go, row by row: each list has a value for every one."""
+    """Why rows go, row by row: each list, or column of Arrow, has a value for every one."""
 
     reasons: Sequence[str]
-    twins: Sequence[str | None]
-    similarities: Sequence[float | None]
+    twins: Sequence[str | None] | pa.Array
+    similarities: Sequence[float | None] | pa.Array
 
 
 class Drops(Mapping[int, Drop]):
@@ -35,8 +37,8 @@ class Drops(Mapping[int, Drop]):
         codes = (numbers.setdefault(reason, len(numbers)) for reason in why.reasons)
         self._codes = np.fromiter(codes, np.int32, len(why.reasons))[order]
         self._reasons = list(numbers)
-        self._twins = column(why.twins, arrow_type("text")).take(rows_at(order))
-        self._similarities = column(why.similarities, arrow_type("number")).take(rows_at(order))
+        self._twins = _column(why.twins, "text").take(rows_at(order))
+        self._similarities = _column(why.similarities, "number").take(rows_at(order))
 
     @classmethod
     def of(cls, drops: Mapping[int, Drop]) -> Drops:
@@ -47,7 +49,7 @@ class Drops(Mapping[int, Drop]):
         why = Reasons(*([getattr(drop, name) for drop in told] for name in ("reason", "twin", "similarity")))
         return cls(np.fromiter(drops, np.int64, len(told)), why)
 
-    def at(self, places: NDArray[np.int64]) -> Drops:
+    def at(self, places: Rest) -> Drops:
         """The same, of rows that are found at other places, in the same order."""
         found = object.__new__(Drops)
         found.__dict__.update(self.__dict__, places=places[self.places])
@@ -92,12 +94,16 @@ class Drops(Mapping[int, Drop]):
 class Sparse(Sequence[Any]):
     """A column in which most rows have the same value, `rest`: only the others are kept, by their places in order."""
 
-    def __init__(self, rows: int, rest: Any, places: NDArray[np.int64], values: Sequence[Any], kind: Column) -> None:
+    def __init__(
+        self, rows: int, rest: Any, places: NDArray[np.int64], values: Sequence[Any] | pa.Array, kind: Column
+    ) -> None:
+        import pyarrow as pa
+
         self._rows = rows
         self._places = places
-        self._values = column([*values, rest], arrow_type(kind))
+        self._values = pa.concat_arrays([_column(values, kind), column([rest], arrow_type(kind))])
 
-    def at(self, places: NDArray[np.int64]) -> Sparse:
+    def at(self, places: Rest) -> Sparse:
         """The same, of rows that are found at other places, in the same order."""
         found = object.__new__(Sparse)
         found.__dict__.update(self.__dict__, _places=places[self._places])
@@ -132,3 +138,10 @@ class Sparse(Sequence[Any]):
         return isinstance(other, Sequence) and list(self) == list(other)
 
     __hash__ = None  # type: ignore[assignment]  # as lists have none
+
+
+def _column(values: Sequence[Any] | pa.Array, kind: Column) -> pa.Array:
+    """Values as a column of Arrow, which they may be already."""
+    import pyarrow as pa
+
+    return values if isinstance(values, pa.Array) else column(values, arrow_type(kind))

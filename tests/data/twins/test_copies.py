@@ -41,10 +41,13 @@ def test_the_first_copy_is_the_one_of_lowest_rank(digests: list[tuple[int, int]]
 
 
 @pytest.mark.parametrize("block", [1, 3, 64])
-def test_copies_are_found_across_blocks(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("at_a_time", [1, 7, 1 << 20])
+def test_copies_are_found_across_blocks(block: int, at_a_time: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_BLOCK", block)
+    monkeypatch.setattr(module, "_SORTED", at_a_time)
     chance = np.random.default_rng(5)
     digests = chance.integers(0, LARGE, (50, 2), dtype=np.uint64)
+    digests[0] = LARGE
     digests[40:] = digests[:10]
     digests[20, 0] = digests[30, 0]  # half of a digest alone is no copy
     digests[21, 0] = digests[31, 0] ^ np.uint64(1)  # nor is half of a word

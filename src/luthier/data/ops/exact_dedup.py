@@ -10,11 +10,12 @@ import numpy as np
 from pydantic import model_validator
 
 from luthier.data.operator import Column, Corpus, Reads, SetOperator, Suggestion
+from luthier.data.passes.columns import column, texts_of
+from luthier.data.passes.columns import places as rows_at
 from luthier.data.row import Row
 from luthier.data.twins.copies import Copies, copies
 from luthier.data.twins.copies import contested as contested_rows
 from luthier.data.twins.keep import Keep, check, preferences, ranks
-from luthier.data.twins.mapped import gathered
 from luthier.data.twins.text_keys import digest16, normal, prompt_key
 from luthier.data.twins.told import Told
 from luthier.data.verdicts import Drops, Reasons, Sparse
@@ -62,7 +63,7 @@ class ExactDedup(SetOperator):
     def settle(self, corpus: Corpus) -> Told:
         """Find equal rows and contested prompts."""
         sketches = np.ascontiguousarray(corpus.sketches).view(_SKETCH).reshape(-1)
-        order = ranks(gathered(sketches["preferred"]))
+        order = ranks(sketches["preferred"])
         prompts, wholes = (copies(sketches[name], order) for name in ("prompt", "whole"))
         contested = contested_rows(prompts, wholes)
         stays = wholes if self.of == "row" else prompts
@@ -74,15 +75,16 @@ class ExactDedup(SetOperator):
 
     def _drops(self, stays: Copies, contested: NDArray[np.int64], corpus: Corpus) -> Drops:
         """Contested rows, where they are dropped, and the copies among the others."""
+        import pyarrow as pa
+
         refused = contested if self.conflict == "drop" else contested[:0]
         is_copy = ~np.isin(stays.places, refused)
         heads, which = np.unique(stays.firsts[is_copy], return_inverse=True)  # what stands together is read together
-        names = [corpus.id(place) for place in heads.tolist()]
-        twins: list[str | None] = [names[at] for at in which.tolist()]
+        names = texts_of(corpus.id, heads).take(rows_at(which))
         why = Reasons(
-            ["conflicting answers"] * len(refused) + ["exact duplicate"] * len(twins),
-            [*[None] * len(refused), *twins],
-            [*[None] * len(refused), *[1.0] * len(twins)],
+            ["conflicting answers"] * len(refused) + ["exact duplicate"] * len(which),
+            pa.concat_arrays([column([None] * len(refused), names.type), names]),
+            [*[None] * len(refused), *[1.0] * len(which)],
         )
         return Drops(np.concatenate([refused, stays.places[is_copy]]), why)
 

@@ -13,7 +13,6 @@ from pydantic import Field, model_validator
 from luthier.data.operator import Column, Corpus, Reads, SetOperator, Suggestion
 from luthier.data.row import Row
 from luthier.data.twins.keep import Keep, check, preferences, ranks
-from luthier.data.twins.mapped import gathered
 from luthier.data.twins.minhash import Means, bands, most_bands, signatures
 from luthier.data.twins.pieces import Flat, Unit, distinct, jaccard, padded_pieces, pieces, word_bags
 from luthier.data.twins.text_keys import Compared, compared, digest16, normal, words
@@ -94,7 +93,7 @@ class NearDedup(SetOperator):
         """Compare proposed pairs and decide who stays."""
         sketches = np.ascontiguousarray(corpus.sketches).view(_SKETCH).reshape(-1)
         reader = _Reader(self, corpus)
-        order = ranks(gathered(sketches["preferred"]))
+        order = ranks(sketches["preferred"])
         chosen = bands(self.proposing, most_bands(len(corpus)))
         means = Means(corpus.hands, corpus.scratch)
         twins = Twins(

@@ -16,6 +16,7 @@ from luthier.data.passes.spill import Spill
 from luthier.data.passes.tables import Event, arrow_type, from_arrow
 from luthier.data.passes.workers import Workers
 from luthier.data.row import Row
+from luthier.data.twins.places import Places, Rest
 from luthier.data.verdicts import Drops, Sparse
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class View:
     def __init__(
         self,
         spill: Spill,
-        places: NDArray[np.int64],
+        places: Places,
         sketches: NDArray[np.uint8],
         tick: Callable[[int, int], None] = lambda done, total: None,
         workers: Workers | None = None,
@@ -56,11 +57,11 @@ class View:
 
     def row(self, place: int) -> Row:
         """One row, read from the disk."""
-        return self._spill.row(int(self._places[place]))
+        return self._spill.row(self._places[place])
 
     def id(self, place: int) -> str:
         """The id of one row, read from the disk."""
-        return self._spill.id(int(self._places[place]))
+        return self._spill.id(self._places[place])
 
     def judged(
         self, job: Callable[[list[Row], Asked], Made], asked: Iterable[tuple[Sequence[int], Asked]]
@@ -84,13 +85,12 @@ class View:
 
     def rows(self) -> Iterator[Row]:
         """All rows in order, streamed from the disk."""
-        wanted = set(self._places.tolist()) if len(self._places) != self._spill.rows else None
-        place = 0
+        start = 0
         for table in self._spill.batches():
-            for row in from_arrow(table).rows:
-                if wanted is None or place in wanted:
-                    yield row
-                place += 1
+            end = start + table.num_rows
+            mine = self._places[self._places.below(start) : self._places.below(end)] - start
+            yield from from_arrow(table if len(mine) == table.num_rows else table.take(rows_at(mine))).rows
+            start = end
 
 
 def _judged(job: Callable[[list[Row], Asked], Made], spill: Spill, places: Sequence[int], value: Asked) -> Made:
@@ -101,7 +101,7 @@ class Settled(NamedTuple):
     """What a set operator said, by places in the spill."""
 
     one: Named
-    places: NDArray[np.int64] | None
+    places: Rest | None
     """The rows that it saw, where a column has a value for each of them."""
     edits: Mapping[int, list[Edit]]
     drops: Drops
@@ -109,9 +109,9 @@ class Settled(NamedTuple):
     """Its attributes: one value for each row that it saw, or only those that are not like the rest."""
 
     @classmethod
-    def of(cls, one: Named, places: NDArray[np.int64], outcome: Said) -> Settled:
+    def of(cls, one: Named, places: Rest, outcome: Said) -> Settled:
         """What counts rows as its operator saw them."""
-        edits = {int(places[place]): edits for place, edits in outcome.edits.items()}
+        edits = {places[place]: edits for place, edits in outcome.edits.items()}
         columns: dict[str, pa.Array | Sparse] = {}
         for name, kind in one.operator.writes.items():
             values = outcome.attributes[name]
@@ -142,7 +142,7 @@ class Settled(NamedTuple):
         return table, events
 
     def _taken(self, places: NDArray[np.int64]) -> dict[str, pa.Array]:
-        at = None if self.places is None else rows_at(np.searchsorted(self.places, places))
+        at = None if self.places is None else rows_at(self.places.at(places))
         return {
             name: values.of(places) if isinstance(values, Sparse) else values.take(at)
             for name, values in self.columns.items()

@@ -14,6 +14,7 @@ from luthier.data.passes.engine import Books
 from luthier.data.passes.spill import Spill
 from luthier.data.passes.tables import EventWriter, from_arrow
 from luthier.data.split import NAMES, NOT_TAKEN, TEST, TRAIN, VALIDATION
+from luthier.data.twins.places import Listed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,7 +26,7 @@ def leave_out(
     """The splits of all rows of the spill, without the training rows that some operator has something against."""
     splits = splits.copy()
     held_out = np.flatnonzero(np.isin(splits, [NAMES.index(TEST), NAMES.index(VALIDATION)]))
-    view = View(spill, held_out, np.zeros((len(held_out), 0), dtype=np.uint8))
+    view = View(spill, Listed(held_out), np.zeros((len(held_out), 0), dtype=np.uint8))
     for one in operators:
         judge = one.operator.after_split(view)
         if judge is not None:

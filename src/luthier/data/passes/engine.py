@@ -19,14 +19,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from luthier.core.files import writing
+from luthier.core.process import release_memory
 from luthier.data.operator import SetOperator
 from luthier.data.passes.apply import Named, Numbered, Tables, category
 from luthier.data.passes.corpus import Settled, View, carried_out
 from luthier.data.passes.spill import Spill, SpillWriter
 from luthier.data.passes.stage import Fed, Passed, Stage, stages, through
-from luthier.data.passes.tables import EventWriter, spill_schema
+from luthier.data.passes.tables import EventWriter, give_back, spill_schema
 from luthier.data.passes.workers import Workers
 from luthier.data.twins.mapped import let_go
+from luthier.data.twins.places import Rest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -107,6 +109,8 @@ class Engine:
                         file.write(sketches)
                 self.tick(writer.rows, index)
         spill = writer.close()
+        release_memory()
+        give_back()
         return spill, self._settle(stage, spill, places)
 
     def _enter(self, passed: Passed) -> None:
@@ -117,7 +121,7 @@ class Engine:
 
     def _settle(self, stage: Stage, spill: Spill, sketch_files: Sequence[Path]) -> list[Settled]:
         """Ask each set operator in turn; it sees only what those before it have left."""
-        left = np.arange(spill.rows, dtype=np.int64)
+        left = Rest(spill.rows)
         found: list[Settled] = []
         for one, path in zip(stage.sets, sketch_files, strict=True):
             assert isinstance(one.operator, SetOperator)
@@ -127,12 +131,13 @@ class Engine:
             self.books.notes.update(dict.fromkeys(outcome.notes))
             self.books.count({one.name: outcome.counts})
             del outcome  # the next operator has the room
-            left = left[found[-1].drops.stay(left)]
+            release_memory()
+            left = left.without(found[-1].drops.places)
             path.unlink()
         return found
 
 
-def _sketches(path: Path, rows: int, left: NDArray[np.int64]) -> NDArray[np.uint8]:
+def _sketches(path: Path, rows: int, left: Rest) -> NDArray[np.uint8]:
     """The sketches of the rows that are left, mapped from the disk; those of other rows are taken out of the file."""
     width = path.stat().st_size // max(rows, 1)
     if width == 0 or len(left) == 0:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
+import weakref
 from array import array
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from luthier.core.errors import DataError, Where
+from luthier.core.files import writing
 from luthier.data.operator import Drop
 from luthier.data.passes.apply import Numbered, drop_event
 from luthier.data.passes.engine import Books
@@ -26,16 +30,17 @@ if TYPE_CHECKING:
 class Left:
     """What is known of the rows that the operators left, in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, scratch: Path | None = None) -> None:
+        """`scratch` is where files may lie until the split is decided; None: where the system keeps such files."""
         self.answers = Answers()
         self.usable = bytearray()
-        self._prompts = array("Q")
-        self._groups = array("Q")
+        self._prompts = _Digests(scratch)
+        self._groups = _Digests(scratch)
 
     @classmethod
     def scan(cls, spill: Spill, split: Split, books: Books, events: EventWriter, workers: Workers) -> Left:
         """Read the last pass once: keys for the split, answers, and rows that cleaning has emptied."""
-        left = cls()
+        left = cls(spill.path.parent)
         asked = ((spill, index, split.group == "cluster", not left.answers.is_settled) for index in range(len(spill)))
         for found in workers.map(_looked_at, asked):
             left._add(found)
@@ -47,8 +52,8 @@ class Left:
 
     def _add(self, found: _Batch) -> None:
         self.usable += found.usable
-        self._prompts += found.prompts
-        self._groups += found.groups
+        self._prompts.add(found.prompts)
+        self._groups.add(found.groups)
         if found.answers is None:
             self.answers.pass_over(len(found.prompts))
             return
@@ -58,14 +63,34 @@ class Left:
     def keys(self, task: Task) -> Keys:
         """What the split goes by; it is given out once, and not held on to."""
         labels = np.array(self.answers.of_rows, dtype=np.int32) if task == "label" else None
-        prompts, groups = (np.frombuffer(keys, dtype=np.uint64) for keys in (self._prompts, self._groups))
-        self._prompts, self._groups = array("Q"), array("Q")
-        return Keys(prompts, groups, labels)
+        return Keys(self._prompts.taken(), self._groups.taken(), labels)
 
     def splits(self, assigned: Assigned) -> NDArray[np.int8]:
         """The split of every row of the spill; unusable rows are not taken."""
         found = np.full(len(self.usable), NAMES.index(NOT_TAKEN), dtype=np.int8)
         found[np.frombuffer(self.usable, dtype=bool)] = assigned.splits
+        return found
+
+
+class _Digests:
+    """A 64-bit digest of each row, in a file."""
+
+    def __init__(self, scratch: Path | None) -> None:
+        self._place = scratch or Path(tempfile.gettempdir())
+        self._file = tempfile.TemporaryFile(dir=scratch, prefix="luthier.keys.")  # noqa: SIM115 - closed when it is taken
+        self._closing = weakref.finalize(self, self._file.close)
+
+    def add(self, digests: array[int]) -> None:
+        """Add those of some more rows."""
+        with writing(self._place):
+            self._file.write(digests)
+
+    def taken(self) -> NDArray[np.uint64]:
+        """All of them, mapped from the disk; no more can be added."""
+        with writing(self._place):
+            self._file.flush()
+        found: NDArray[np.uint64] = np.memmap(self._file, dtype=np.uint64, mode="r").view(np.ndarray)
+        self._closing()
         return found
 
 

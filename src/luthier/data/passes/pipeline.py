@@ -11,6 +11,7 @@ import numpy as np
 
 from luthier.core.errors import DataError, Where
 from luthier.core.files import write_aside
+from luthier.core.process import release_memory
 from luthier.core.step import Work
 from luthier.data.operator import Drop, Operator
 from luthier.data.passes.apply import drop_event, named
@@ -55,7 +56,7 @@ def _prepare(
     source: Source, operators: Sequence[Operator], split: Split, work: Work, options: Options, workers: Workers
 ) -> int:
     rows_of = grouped(source, split)
-    reader = Reader(rows_of, work.base, work.events.note, batch_rows=options.batch_rows)
+    reader = Reader(rows_of, work.base, work.events.note, batch_rows=options.batch_rows, scratch=work.scratch)
     events = EventWriter(work.folder / "events.parquet")
     chosen = named([operator.at(work.base) for operator in operators])
     ticker = _Ticker(work, reader)
@@ -72,6 +73,7 @@ def _prepare(
     if split.train != 0:
         _check_train(splits, ["every training row repeats a row that is held out"])
     events.close()
+    release_memory()
     result = Result(spill, splits, task, chosen)
     result.write(work.folder, workers)
     measured = {one.name: proof for one in chosen if (proof := one.operator.prove(work.base))}
@@ -132,7 +134,7 @@ def _decide_task(left: Left, asked: Literal["auto", "label", "text"], work: Work
         work.events.note(f"task: {decision.task} ({decision.why})")
     task: Task = decision.task if asked == "auto" else asked
     answers = left.answers
-    if task == "label" and -1 in answers.of_rows:
+    if task == "label" and answers.is_given_up:
         remedy = "set `task: text`, or map `answer` to the column with the class"
         raise DataError(
             f"task is label, but there are more than {answers.distinct - 1} different answers",

@@ -17,20 +17,29 @@ from luthier.data.passes.stage import Fed
 from luthier.data.passes.tables import Event
 from luthier.data.row import Batch, Broken, Record, Row
 from luthier.data.source import Source
-from luthier.data.twins.text_keys import digest8
 from luthier.text.messages import example_id
 
 
 class Reader:
     """Reads a source once; afterwards it knows how many rows each file had."""
 
-    def __init__(self, source: Source, base: Path, say: Callable[[str], None], *, batch_rows: int) -> None:
+    def __init__(
+        self,
+        source: Source,
+        base: Path,
+        say: Callable[[str], None],
+        *,
+        batch_rows: int,
+        scratch: Path | None = None,
+    ) -> None:
+        """`scratch` is where files may lie while rows are read; None: where the system keeps such files."""
         self._source = source
         self._base = base
         self._say = say
         self._batch_rows = batch_rows
-        self._seen = Seen()
-        self._keys = First()
+        self._scratch = scratch
+        self._seen = Seen(scratch)
+        self._keys = First(scratch)
         self.kind = source.kind
         self.rows = 0
         self.files: Counter[str] = Counter()
@@ -45,7 +54,7 @@ class Reader:
         for found in bounded(self._numbered(), self._batch_rows, _size):
             rows = [made for _, made in found if isinstance(made, Row)]
             yield Fed(Batch(rows), [(number, made) for number, made in found if isinstance(made, Event)])
-        self._seen, self._keys = Seen(), First()  # what comes later needs the room
+        self._seen, self._keys = Seen(self._scratch), First(self._scratch)  # what comes later needs the room
         if self.rows == 0:
             raise DataError("the source has no rows", where=Where(field="source"), remedy="check where it reads from")
 
@@ -89,17 +98,19 @@ class Reader:
         return drop_event(row, "source", Drop(reason)) if reason else row
 
     def _id(self, parts: Parts) -> str:
-        """The digest of the content; a later row with the same content gets its own."""
+        """The digest of the content; a later row with the same content, or the same digest, gets its own."""
         found = example_id(parts.messages, None, parts.meta)
-        number = int(found, 16)
-        before = self._seen.count(number)
-        return example_id(parts.messages, None, parts.meta, before) if before else found
+        again = self._seen.count(int(found, 16))
+        while again:
+            found = example_id(parts.messages, None, parts.meta, again)
+            again = again + 1 if self._seen.count(int(found, 16)) else 0
+        return found
 
     def _repeated_key(self, record: Record, parts: Parts) -> Broken | None:
         key = parts.own.id if parts.own else parts.key
         if key is None:
             return None
-        if (first := self._keys.value(digest8(key), record.line)) is None:
+        if (first := self._keys.value(key, record.line)) is None:
             return None
         problem = f"the id {key!r} stands in line {first}, too; ids must differ"
         return Broken(record.file, record.line, problem, self._source.id, key=record.key)

@@ -1,89 +1,109 @@
-"""Which of many 64-bit numbers have come before, in a few bytes a number instead of a dictionary's hundred."""
+"""Which of many digests and keys have come before: what is recent in memory, the rest in sorted runs on the disk."""
 
 from __future__ import annotations
 
+import os
+import tempfile
+import weakref
 from array import array
-from typing import TYPE_CHECKING
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from luthier.core.files import writing
+from luthier.data.passes.runs import NUMBER, Runs
+from luthier.data.twins.text_keys import digest8
 
 _RUN = 1 << 15
-"""Numbers that are kept unsorted until they are merged."""
+"""Numbers or keys that are kept in memory until they make a run."""
 _FILTER_BITS = 1 << 26
 """A Bloom filter of 8 MiB: says for most new numbers that they are new."""
 
 
 class Seen:
-    """How often numbers have come, in sorted runs, each at least twice as long as the next (a log-structured merge)."""
+    """How often each number has come; eight bytes a number on the disk."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path | None = None) -> None:
+        """`folder` is where the runs lie; None: where the system keeps such files."""
         self._filter = _Filter()
-        self._fresh: set[int] = set()
-        self._runs: list[NDArray[np.uint64]] = []
-        self._again: dict[int, int] = {}
-        """How often a number has come, when more than once."""
+        self._fresh: Counter[int] = Counter()
+        self._held = 0
+        self._runs = Runs(NUMBER, folder)
 
     def count(self, number: int) -> int:
         """How often the number has come before; from now on, once more."""
-        if self._filter.is_new(number) or not self._is_kept(number):
-            self._fresh.add(number)
-            if len(self._fresh) >= _RUN:
-                self._merge()
-            return 0
-        before = self._again.get(number, 1)
-        self._again[number] = before + 1
+        before = 0 if self._filter.is_new(number) else self._fresh[number] + len(self._runs.of(number))
+        self._fresh[number] += 1
+        self._held += 1
+        if self._held >= _RUN:
+            numbers = np.array(array("Q", self._fresh), dtype=np.uint64)
+            times = np.array(array("q", self._fresh.values()), dtype=np.int64)
+            self._fresh.clear()
+            self._held = 0
+            self._runs.add(np.repeat(numbers, times).view(NUMBER))
         return before
-
-    def _is_kept(self, number: int) -> bool:
-        return number in self._fresh or any(_place(run, number) is not None for run in self._runs)
-
-    def _merge(self) -> None:
-        run = np.array(array("Q", self._fresh), dtype=np.uint64)
-        self._fresh.clear()
-        run.sort()
-        while self._runs and len(self._runs[-1]) < 2 * len(run):
-            run = np.concatenate([self._runs.pop(), run])
-            run.sort()
-        self._runs.append(run)
 
 
 class First:
-    """The value with which each number came first: the same with sixteen bytes a number."""
+    """The value with which each key came first. Keys whose digests are equal are told apart by a look at the keys."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path | None = None) -> None:
+        """`folder` is where the runs and the keys lie; None: where the system keeps such files."""
         self._filter = _Filter()
-        self._fresh: dict[int, int] = {}
-        self._runs: list[tuple[NDArray[np.uint64], NDArray[np.int64]]] = []
+        self._fresh: dict[str, int] = {}
+        self._runs = Runs(_KEY, folder)
+        self._keys = _Texts(folder)
 
-    def value(self, number: int, value: int) -> int | None:
-        """The value with which the number came first; None where that is now, with this one."""
-        if not self._filter.is_new(number) and (found := self._kept(number)) is not None:
+    def value(self, key: str, value: int) -> int | None:
+        """The value with which the key came first; None where that is now, with this one."""
+        number = digest8(key)
+        if not self._filter.is_new(number) and (found := self._kept(key, number)) is not None:
             return found
-        self._fresh[number] = value
+        self._fresh[key] = value
         if len(self._fresh) >= _RUN:
             self._merge()
         return None
 
-    def _kept(self, number: int) -> int | None:
-        if number in self._fresh:
-            return self._fresh[number]
-        for run, values in self._runs:
-            if (place := _place(run, number)) is not None:
-                return int(values[place])
+    def _kept(self, key: str, number: int) -> int | None:
+        if (found := self._fresh.get(key)) is not None:
+            return found
+        for _, value, at, size in self._runs.of(number).tolist():
+            if self._keys.text(at, size) == key:
+                return int(value)
         return None
 
     def _merge(self) -> None:
-        run = np.array(array("Q", self._fresh), dtype=np.uint64)
-        values = np.array(array("q", self._fresh.values()), dtype=np.int64)
+        told = [(digest8(key), value, *self._keys.add(key)) for key, value in self._fresh.items()]
+        self._runs.add(np.array(told, dtype=_KEY))
         self._fresh.clear()
-        while self._runs and len(self._runs[-1][0]) < 2 * len(run):
-            before, known = self._runs.pop()
-            run, values = np.concatenate([before, run]), np.concatenate([known, values])
-        order = np.argsort(run)
-        self._runs.append((run[order], values[order]))
+
+
+_KEY = np.dtype([("number", "<u8"), ("value", "<i8"), ("at", "<i8"), ("size", "<i8")])
+
+
+class _Texts:
+    """Texts in a file, one behind the other."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._end = 0
+
+    def add(self, text: str) -> tuple[int, int]:
+        """Where the text stands from now on, and its bytes."""
+        if not self._end:
+            self._file = tempfile.TemporaryFile(dir=self._folder, prefix="luthier.keys.")  # noqa: SIM115 - closed with us
+            weakref.finalize(self, self._file.close)
+        written = text.encode("utf-8", "surrogatepass")
+        with writing(self._folder or tempfile.gettempdir()):
+            self._file.write(written)
+        self._end += len(written)
+        return self._end - len(written), len(written)
+
+    def text(self, at: int, size: int) -> str:
+        """One text again."""
+        self._file.flush()
+        return os.pread(self._file.fileno(), size, at).decode("utf-8", "surrogatepass")
 
 
 class _Filter:
@@ -104,9 +124,3 @@ class _Filter:
                 self._bits[byte] |= bit
                 new = True
         return new
-
-
-def _place(run: NDArray[np.uint64], number: int) -> int | None:
-    """Where a number stands in a sorted run."""
-    place = int(np.searchsorted(run, np.uint64(number)))
-    return place if place < len(run) and run[place] == number else None

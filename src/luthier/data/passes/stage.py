@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from luthier.data.operator import Column, Operator, RowOperator, SetOperator
 from luthier.data.passes.apply import Named, Numbered, Tables, run_row_operators
+from luthier.data.passes.packing import PackedBatch, PackedEvents, pack, pack_events, unpack, unpack_events
 from luthier.data.passes.tables import from_arrow, from_bytes, spill_schema, to_arrow, to_bytes
 from luthier.data.passes.workers import Workers
 from luthier.data.row import Batch
@@ -98,26 +99,26 @@ def through(stage: Stage, fed: Iterator[Fed], workers: Workers) -> Iterator[Pass
         return map(stage.run, fed)
     parts = [[(one.name, one.operator.settings()) for one in part] for part in (stage.rows, stage.sets)]
     setup = json.dumps([*parts, [guard.settings() for guard in stage.guards], stage.columns, str(stage.base)])
-    asked = ((setup, _Sent(_as_bytes(one.rows), one.events, [], [], {})) for one in fed)
+    asked = ((setup, _sent(one.rows), pack_events(one.events)) for one in fed)
     return map(_received, workers.map(_work, asked))
 
 
-class _Sent(NamedTuple):
-    """What goes to a worker and comes back: rows as Arrow writes them, which costs a tenth of pickling them."""
+class _Done(NamedTuple):
+    """What comes back from a worker: rows as Arrow writes them, and events as plain values."""
 
     table: bytes
-    events: list[Numbered]
+    events: PackedEvents
     sketches: list[bytes]
     notes: list[str]
     counts: Tables
 
 
-def _as_bytes(rows: Batch | pa.RecordBatch) -> bytes:
-    return to_bytes(to_arrow(rows, spill_schema({})) if isinstance(rows, Batch) else rows)
+def _sent(rows: Batch | pa.RecordBatch) -> PackedBatch | bytes:
+    return pack(rows) if isinstance(rows, Batch) else to_bytes(rows)
 
 
-def _received(sent: _Sent) -> Passed:
-    return Passed(from_bytes(sent.table), sent.events, sent.sketches, sent.notes, sent.counts)
+def _received(done: _Done) -> Passed:
+    return Passed(from_bytes(done.table), unpack_events(done.events), done.sketches, done.notes, done.counts)
 
 
 @lru_cache(maxsize=1)
@@ -128,6 +129,7 @@ def _stage(setup: str) -> Stage:
     return Stage(parts[0], parts[1], [Operator.parse(settings) for settings in guards], columns)
 
 
-def _work(setup: str, sent: _Sent) -> _Sent:
-    passed = _stage(setup).run(Fed(from_bytes(sent.table), sent.events))
-    return _Sent(to_bytes(passed.table), passed.events, passed.sketches, passed.notes, passed.counts)
+def _work(setup: str, rows: PackedBatch | bytes, events: PackedEvents) -> _Done:
+    fed = Fed(from_bytes(rows) if isinstance(rows, bytes) else unpack(rows), unpack_events(events))
+    passed = _stage(setup).run(fed)
+    return _Done(to_bytes(passed.table), pack_events(passed.events), passed.sketches, passed.notes, passed.counts)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from luthier.core.files import writing
 from luthier.data.operator import Column
-from luthier.data.passes.columns import bytes_in, column
+from luthier.data.passes.columns import bytes_in, column, places
 from luthier.data.row import MESSAGES, Batch, Row
 
 if TYPE_CHECKING:
@@ -125,6 +125,13 @@ def from_bytes(written: bytes) -> pa.RecordBatch:
     return pa.ipc.open_stream(pa.py_buffer(written)).read_next_batch()
 
 
+def give_back() -> None:
+    """Give the system what Arrow keeps for later of tables that were let go."""
+    import pyarrow as pa
+
+    pa.default_memory_pool().release_unused()
+
+
 def dump(value: Any) -> str:
     """JSON as it stands in a cell."""
     return _ENCODER.encode(value)
@@ -160,9 +167,12 @@ class TableWriter:
             self._flush(whole_groups=True)
 
     def _flush(self, *, whole_groups: bool) -> None:
+        import numpy as np
         import pyarrow as pa
 
-        held = pa.Table.from_batches(self._held, self.schema).combine_chunks()
+        held = pa.Table.from_batches(self._held, self.schema)
+        self._held.clear()  # what is joined is held once
+        held = held.combine_chunks()
         start = 0
         with writing(self.path):
             for end in _group_ends(held):
@@ -171,8 +181,12 @@ class TableWriter:
             if start < held.num_rows and not whole_groups:
                 self._writer.write_table(held.slice(start).combine_chunks())
                 start = held.num_rows
-        rest = held.slice(start).combine_chunks()
-        self._held, self._held_rows, self._held_bytes = rest.to_batches(), rest.num_rows, rest.nbytes
+        rest = held.slice(start)
+        self._held_rows, self._held_bytes = rest.num_rows, rest.nbytes
+        if start:  # a copy, lest a few rows hold all of them
+            rest = rest.take(places(np.arange(rest.num_rows)))
+        self._held += rest.to_batches()
+        give_back()
 
     def close(self) -> None:
         """Write what is held and finish the file."""

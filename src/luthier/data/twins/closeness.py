@@ -8,7 +8,7 @@ nor on luck, and memory on the blocks alone: points may lie on the disk.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from luthier.models.embedder import cosines
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from luthier.data.twins.keep import Ranks
     from luthier.models.embedder import Points
 
     Places = NDArray[np.int64]
@@ -38,14 +39,14 @@ class Near:
     def __init__(
         self,
         points: Points,
-        ranks: NDArray[np.integer[Any]],
+        ranks: Ranks,
         threshold: float,
         tick: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         """`tick` is told of how much of the work is done and how much there is: in rows, as if each took as long."""
         self._points = points
         self._tick = tick
-        self._order = np.argsort(ranks, kind="stable")
+        self._order = np.argsort(ranks[:], kind="stable")
         self._threshold = threshold
 
     def kept_twins(self) -> dict[int, Twin]:

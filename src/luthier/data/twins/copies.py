@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -11,7 +11,11 @@ from luthier.data.twins.mapped import gathered, let_go
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from luthier.data.twins.keep import Ranks
+
 _BLOCK = 1 << 16
+_SORTED = 1 << 20
+"""About so many keys are sorted at a time; of more rows, those of one part of all digests after the other."""
 _UPPER, _LOWER = np.uint64(0xFFFFFFFF00000000), np.uint64(0xFFFFFFFF)
 
 
@@ -35,7 +39,7 @@ class Copies(NamedTuple):
         return np.union1d(self.places, self.firsts)
 
 
-def copies(digests: NDArray[np.uint64], ranks: NDArray[np.integer[Any]] | None = None) -> Copies:
+def copies(digests: NDArray[np.uint64], ranks: Ranks | None = None) -> Copies:
     """Rows whose digest (rows, words) another row has, too; without ranks the first in order stays."""
     at = _shared(digests)
     own = gathered(digests, at)
@@ -50,19 +54,29 @@ def copies(digests: NDArray[np.uint64], ranks: NDArray[np.integer[Any]] | None =
 
 def _shared(digests: NDArray[np.uint64]) -> NDArray[np.int64]:
     """Places of rows, in order, half of whose first word comes more than once: nearly all of them are copies."""
-    keys = np.empty(len(digests), dtype=np.uint64)
-    for start in range(0, len(keys), _BLOCK):
-        part = digests[start : start + _BLOCK, 0] & _UPPER
-        keys[start : start + _BLOCK] = part | np.arange(start, start + len(part), dtype=np.uint64)
+    parts = -(-len(digests) // _SORTED)
+    found = np.concatenate([np.zeros(0, np.int64), *(_shared_in(digests, part, parts) for part in range(parts))])
+    found.sort()
+    return found
+
+
+def _shared_in(digests: NDArray[np.uint64], part: int, parts: int) -> NDArray[np.int64]:
+    """Those whose half word lies in one part of so many; digests are spread evenly."""
+    least, last = np.uint64((part << 32) // parts << 32), np.uint64(((part + 1 << 32) // parts << 32) - 1)
+    mine: list[NDArray[np.uint64]] = []
+    for start in range(0, len(digests), _BLOCK):
+        keys = digests[start : start + _BLOCK, 0] & _UPPER
+        keys |= np.arange(start, start + len(keys), dtype=np.uint64)
+        mine.append(keys[(keys >= least) & (keys <= last)] if parts > 1 else keys)
         let_go(digests)
+    keys = np.concatenate(mine)
+    mine.clear()
     keys.sort()
     same = np.zeros(len(keys) + 1, dtype=bool)
     for start in range(0, len(keys) - 1, _BLOCK):
         some = keys[start : start + _BLOCK + 1] & _UPPER
         same[start + 1 : start + len(some)] = some[1:] == some[:-1]
-    found = (keys[same[1:] | same[:-1]] & _LOWER).astype(np.int64)
-    found.sort()
-    return found
+    return (keys[same[1:] | same[:-1]] & _LOWER).astype(np.int64)
 
 
 def contested(prompts: Copies, wholes: Copies) -> NDArray[np.int64]:

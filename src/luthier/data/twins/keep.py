@@ -11,11 +11,16 @@ import numpy as np
 
 from luthier.core.errors import DataError, Where, did_you_mean
 from luthier.data.row import Row
+from luthier.data.twins.mapped import gathered, let_go
+from luthier.data.twins.places import Rest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    Ranks = NDArray[np.integer[Any]] | Rest
+
 Keep = Literal["first", "last", "longest", "newest", "best"]
+_BLOCK = 1 << 16
 
 
 def check(keep: Keep, by: str | None) -> None:
@@ -38,14 +43,22 @@ def preferences(rows: Sequence[Row], keep: Keep, by: str | None) -> list[float]:
     return [_number(row, by or "", is_time=keep == "newest") for row in rows]
 
 
-def ranks(preferences: NDArray[np.float64]) -> NDArray[np.uint32]:
-    """Each row's rank from 0: the lower it is, the sooner the row stays."""
+def ranks(preferences: NDArray[np.float64]) -> Ranks:
+    """Each row's rank from 0: the lower it is, the sooner the row stays. Preferences may lie on the disk."""
+    if _are_equal(preferences):
+        return Rest(len(preferences))
     in_order = np.arange(len(preferences), dtype=np.uint32)
-    if not len(preferences) or (preferences == preferences[0]).all():
-        return in_order
     found = np.empty_like(in_order)
-    found[np.argsort(-preferences, kind="stable")] = in_order
+    found[np.argsort(-gathered(preferences), kind="stable")] = in_order
     return found
+
+
+def _are_equal(preferences: NDArray[np.float64]) -> bool:
+    for start in range(0, len(preferences), _BLOCK):
+        if not (preferences[start : start + _BLOCK] == preferences[0]).all():
+            return False
+        let_go(preferences)
+    return True
 
 
 def _number(row: Row, column: str, *, is_time: bool) -> float:

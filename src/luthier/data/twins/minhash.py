@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from math import comb
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import IO, TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
 from luthier.core.files import writing
 from luthier.data.twins.mapped import let_go
 from luthier.data.twins.pieces import Flat, distinct
+from luthier.data.twins.places import Places, Rest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,6 +42,12 @@ _WAITING = 1 << 18
 strangers at once."""
 _AT_ONCE, _NEARBY = 1 << 7, 1 << 16
 """Pairs that are looked at before pages of the signatures' file are let go; they come in stretches of so many rows."""
+_COMPARED = 1 << 13
+"""Pairs whose quarters are compared at a time: they should fit the processor's cache."""
+_BANDS_BETWEEN = 8
+"""After so many bands, pages of the quarters are let go."""
+_STRETCH = 1 << 15
+"""Pairs that are made of a bucket's members at a time."""
 _MOST_HANDS = 4
 """Each needs a few dozen bytes a row."""
 _BLOCK = 1 << 14
@@ -150,22 +157,23 @@ def _drawn(count: int, width: int) -> NDArray[np.int64]:
 
 
 def proposed(
-    signatures: NDArray[np.uint8], chosen: Bands, among: NDArray[np.integer[Any]] | None = None, means: Means = ALONE
+    signatures: NDArray[np.uint8], chosen: Bands, among: Places | None = None, means: Means = ALONE
 ) -> tuple[NDArray[np.int64], Crowds]:
     """Pairs (pairs, 2) of rows that share a band and enough columns, the lower first; and large buckets apart.
 
     Signatures may lie on the disk. Only the rows `among` are looked at, and places count among them.
     """
-    rows = np.arange(len(signatures)) if among is None else among
+    rows = Rest(len(signatures)) if among is None else among
     if len(rows) < 2:
         return np.zeros((0, 2), dtype=np.int64), _joined([])
     parts = [chosen.columns[start : start + _MERGED_BANDS] for start in range(0, len(chosen.columns), _MERGED_BANDS)]
     pairs = np.zeros(0, dtype=np.int64)
     crowds: list[_Crowd] = []
     buckets = 0
-    with tempfile.TemporaryFile(dir=means.scratch, prefix="luthier.columns.") as file:
+    with _file(means) as columns, _file(means) as quarters:
         with writing(means.scratch or tempfile.gettempdir()):
-            looked = _Looked(signatures, rows, *_by_column(signatures, rows, file), chosen)
+            _write_columns(signatures, rows, columns, quarters)
+        looked = _Looked(signatures, rows, *_mapped(columns, quarters), chosen)
         look = partial(_of_bands, looked)
         for found, crowded in _by_hands(look, parts, min(means.hands, _MOST_HANDS)):
             pairs = distinct(np.concatenate([pairs, found]))
@@ -179,40 +187,49 @@ class _Looked(NamedTuple):
     """Rows among which pairs are looked for; places count among `rows`."""
 
     signatures: NDArray[np.uint8]
-    rows: NDArray[np.integer[Any]]
+    rows: Places
     by_column: NDArray[np.uint8]
     """(blocks, PERMUTATIONS, _BLOCK): signatures column by column, on the disk: a band reads its own columns alone."""
     quarters: NDArray[np.uint64]
-    """(rows, 4): the upper two bits of each column, in memory: they tell nearly all strangers without a look at the
-    disk."""
+    """(rows, 4): the upper two bits of each column, on the disk, too: so few pages tell nearly all strangers."""
     chosen: Bands
 
     def near(self, one: NDArray[np.int64], two: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which pairs share enough quarters to be looked at."""
-        other = self.quarters.take(one, axis=0) ^ self.quarters.take(two, axis=0)
-        unlike = _QUARTERS_IN[other.view(np.uint8)].view(np.uint64).sum(axis=1)
-        most = PERMUTATIONS - self.chosen.at_least_quarters
-        near: NDArray[np.bool_] = (unlike * _EACH_BYTE) >> np.uint64(56) <= np.uint64(most)
+        most = np.uint64(PERMUTATIONS - self.chosen.at_least_quarters)
+        near = np.empty(np.broadcast_shapes(one.shape, two.shape), dtype=bool)
+        ones = np.broadcast_to(one, near.shape)
+        for start in range(0, len(near), _COMPARED):
+            part = slice(start, start + _COMPARED)
+            other = self.quarters.take(ones[part], axis=0) ^ self.quarters.take(two[part], axis=0)
+            unlike = _QUARTERS_IN[other.view(np.uint8)].view(np.uint64).sum(axis=1)
+            near[part] = (unlike * _EACH_BYTE) >> np.uint64(56) <= most
         return near
 
 
-def _by_column(
-    signatures: NDArray[np.uint8], rows: NDArray[np.integer[Any]], file: IO[bytes]
-) -> tuple[NDArray[np.uint8], NDArray[np.uint64]]:
-    """The signatures column by column, and their quarters."""
-    blocks = -(-len(rows) // _BLOCK)
+def _file(means: Means) -> IO[bytes]:
+    return tempfile.TemporaryFile(dir=means.scratch, prefix="luthier.columns.")
+
+
+def _write_columns(signatures: NDArray[np.uint8], rows: Places, columns: IO[bytes], quarters: IO[bytes]) -> None:
+    """Write the signatures column by column, and their quarters."""
     block = np.zeros((PERMUTATIONS, _BLOCK), dtype=np.uint8)
-    quarters = np.empty((len(rows), PERMUTATIONS // 4), dtype=np.uint8)
     for start in range(0, len(rows), _BLOCK):
         some = signatures[rows[start : start + _BLOCK]]
         block[:, : len(some)] = some.T
-        file.write(block.data)
+        columns.write(block.data)
         four = [(some[:, part::4] >> 6) << 2 * part for part in range(4)]
-        quarters[start : start + len(some)] = four[0] | four[1] | four[2] | four[3]
+        quarters.write((four[0] | four[1] | four[2] | four[3]).data)
         let_go(signatures)
-    file.flush()
-    by_column = np.memmap(file, dtype=np.uint8, mode="r", shape=(blocks, PERMUTATIONS, _BLOCK)).view(np.ndarray)
-    return by_column, quarters.view(np.uint64)
+    columns.flush()
+    quarters.flush()
+
+
+def _mapped(columns: IO[bytes], quarters: IO[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.uint64]]:
+    """What `_write_columns` wrote."""
+    by_column = np.memmap(columns, dtype=np.uint8, mode="r").view(np.ndarray)
+    by_row = np.memmap(quarters, dtype=np.uint64, mode="r").view(np.ndarray)
+    return by_column.reshape(-1, PERMUTATIONS, _BLOCK), by_row.reshape(-1, PERMUTATIONS // 32)
 
 
 def _by_hands(job: Callable[[Given], Made], parts: Sequence[Given], hands: int) -> Iterator[Made]:
@@ -241,6 +258,8 @@ def _of_bands(looked: _Looked, columns: NDArray[np.int64]) -> tuple[NDArray[np.i
         for one, two in _neighbours(keys, buckets, ~is_crowd):
             near = looked.near(one, two)
             waiting.append(one[near] * count + two[near])
+        if left % _BANDS_BETWEEN == 0:
+            let_go(looked.quarters)
         if not left or sum(map(len, waiting)) > _WAITING:
             new = np.setdiff1d(distinct(np.concatenate([pairs[:0], *waiting])), pairs, assume_unique=True)
             pairs = np.union1d(pairs, new[_are_alike(looked, new)])
@@ -339,7 +358,7 @@ def _neighbours(keys: NDArray[np.uint64], buckets: NDArray[np.int64], wanted: ND
     until = np.concatenate([[0], np.cumsum(before)])
     start = 0
     while start < len(places):
-        end = max(start + 1, int(np.searchsorted(until, until[start] + _WAITING, "right")) - 1)
+        end = max(start + 1, int(np.searchsorted(until, until[start] + _STRETCH, "right")) - 1)
         counts = before[start:end]
         two = np.repeat(np.arange(start, end), counts)
         back = np.arange(len(two)) - np.repeat(until[start:end] - until[start], counts)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from luthier.data.operator import Edit
+from luthier.data.passes.columns import numbers, texts_of
+from luthier.data.passes.columns import places as rows_at
 from luthier.data.verdicts import Drops, Reasons, Sparse
 
 if TYPE_CHECKING:
@@ -29,17 +31,16 @@ class Told:
 def told(found: Found, rows: int, name: Callable[[int], str], drop: str | None) -> Told:
     """Columns `cluster` (the id of the row that stays or heads) and `similarity`, and drops for the reason `drop`."""
     heads, which = np.unique(found.of, return_inverse=True)
-    names = [name(place) for place in heads.tolist()]
+    names = texts_of(name, heads)
     places = np.concatenate([found.places, heads])
     order = np.argsort(places)
-    clusters = [names[at] for at in np.concatenate([which, np.arange(len(heads))])[order].tolist()]
-    similar = found.similarities.tolist()
+    clusters = names.take(rows_at(np.concatenate([which, np.arange(len(heads))])[order]))
     by_place = np.argsort(found.places)
     columns = {
         "cluster": Sparse(rows, None, places[order], clusters, "text"),
-        "similarity": Sparse(rows, None, found.places[by_place], found.similarities[by_place].tolist(), "number"),
+        "similarity": Sparse(rows, None, found.places[by_place], numbers(found.similarities[by_place]), "number"),
     }
     if drop is None:
         return Told(attributes=columns)
-    why = Reasons([drop] * len(similar), [names[at] for at in which.tolist()], similar)
+    why = Reasons([drop] * len(which), names.take(rows_at(which)), numbers(found.similarities))
     return Told(Drops(found.places, why), columns)

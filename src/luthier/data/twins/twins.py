@@ -12,9 +12,12 @@ import numpy as np
 from luthier.data.twins.copies import Copies, copies
 from luthier.data.twins.mapped import let_go
 from luthier.data.twins.minhash import ALONE, Bands, Means, proposed
+from luthier.data.twins.places import Rest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from luthier.data.twins.keep import Ranks
 
 _AHEAD = 128
 """Rows that are compared together with the row that most likely stays for each."""
@@ -48,6 +51,19 @@ class Found(NamedTuple):
         return cls(np.array(list(twins), np.int64), np.array(of, np.int64), np.array(similarities, np.float64))
 
 
+class _Proposals(NamedTuple):
+    """Pairs that may be twins, as the row that stays sooner and the other, by the other; and members of crowds."""
+
+    earlier: NDArray[np.int64]
+    later: NDArray[np.int64]
+    crowded: NDArray[np.int64]
+    buckets: NDArray[np.int64]
+
+    def members(self) -> NDArray[np.int64]:
+        """Every row that may have a twin, in order."""
+        return np.unique(np.concatenate([self.earlier, self.later, self.crowded]))
+
+
 class Twins:
     """Goes through rows from the one that stays soonest; those that were seen before are what later ones may copy."""
 
@@ -55,7 +71,7 @@ class Twins:
         self,
         texts: NDArray[np.uint64],
         signatures: NDArray[np.uint8],
-        ranks: NDArray[np.integer[Any]],
+        ranks: Ranks,
         bands: Bands,
         verify: Verify,
         verify_many: VerifyMany,
@@ -72,9 +88,7 @@ class Twins:
         self._means = means
         self._bands = bands
         self._copies = copies(texts, ranks)
-        is_own = np.ones(len(ranks), dtype=bool)
-        is_own[self._copies.places] = False
-        self._own = np.flatnonzero(is_own).astype(np.uint32)
+        self._own = Rest(len(ranks), self._copies.places)
         self._signatures = signatures
         self._looked = 0
 
@@ -82,7 +96,7 @@ class Twins:
         """Each row that goes, with the row that stays: no two rows that stay are twins."""
         gone = bytearray(len(self._ranks))
         places, of, similarities = array("q"), array("q"), array("d")
-        for place, others in self._in_order(gone):
+        for place, others in self._in_order(self._proposed(), gone):
             for other in others:
                 if (similarity := self._similarity(other, place)) is not None:
                     gone[place] = True
@@ -95,32 +109,29 @@ class Twins:
 
     def clusters(self) -> Found:
         """Each row of a cluster but the one that stays soonest, with that one and the similarity that joined it."""
-        up = array("q", range(len(self._ranks)))
-        joined: dict[int, float] = {}
-        for place, others in self._in_order(bytearray(len(up))):
+        proposals = self._proposed()
+        heads = _Heads(proposals.members())
+        for place, others in self._in_order(proposals, bytearray(len(self._ranks))):
             for other in others:
-                one, two = _top(up, other), _top(up, place)
+                one, two = heads.of(other), heads.of(place)
                 if one != two and (similarity := self._similarity(other, place)) is not None:
                     low, high = (one, two) if self._ranks[one] < self._ranks[two] else (two, one)
-                    up[high] = low
-                    joined.setdefault(place, similarity)
-        for place, first in zip(*(part.tolist() for part in self._copies), strict=True):
-            up[place] = first
-        places = np.flatnonzero(np.frombuffer(up, np.int64) != np.arange(len(up)))
-        of = array("q", (_top(up, place) for place in places.tolist()))
-        similarities = array("d", (joined.get(place, 1.0) for place in places.tolist()))
-        return Found(places, *_arrays(of, of, similarities)[1:])
+                    heads.join(high, low)
+                    heads.told(place, similarity)
+        return heads.found(self._copies)
 
     def _similarity(self, other: int, place: int) -> float | None:
         pair = (other, place)
         return self._known[pair] if pair in self._known else self._verify(other, place)
 
-    def _in_order(self, gone: bytearray) -> Iterator[tuple[int, list[int]]]:
-        """Each row that may copy one before it, with those that are not gone, the soonest first."""
+    def _proposed(self) -> _Proposals:
         pairs, crowds = proposed(self._signatures, self._bands, self._own, self._means)
-        earlier, later = self._by_rank(pairs)
+        return _Proposals(*self._by_rank(pairs), self._own[crowds.places], crowds.buckets)
+
+    def _in_order(self, proposals: _Proposals, gone: bytearray) -> Iterator[tuple[int, list[int]]]:
+        """Each row that may copy one before it, with those that are not gone, the soonest first."""
+        earlier, later, crowded, crowd = proposals
         members: dict[int, list[int]] = {}
-        crowded = self._own[crowds.places]
         places = np.unique(np.concatenate([later, crowded]))
         order = places[np.argsort(self._ranks[places], kind="stable")]
         asked = deque[Pairs]()
@@ -129,7 +140,7 @@ class Twins:
             similarities = next(known)
             self._known = dict(zip(asked.popleft(), similarities, strict=True))
             some = order[start : start + _AHEAD]
-            mine = zip(_parts(later, earlier, some), _parts(crowded, crowds.buckets, some), strict=True)
+            mine = zip(_parts(later, earlier, some), _parts(crowded, crowd, some), strict=True)
             for place, (before, buckets) in zip(some.tolist(), mine, strict=True):
                 others = set(before)
                 if buckets:
@@ -201,8 +212,53 @@ def _arrays(places: array[int], of: array[int], similarities: array[float]) -> F
     return Found(*(np.array(part, dtype=part.typecode) for part in (places, of, similarities)))
 
 
-def _top(up: array[int], place: int) -> int:
-    """The head of a cluster."""
-    while up[place] != place:
-        place = up[place]
-    return place
+class _Heads:
+    """Clusters of some rows, each with a head: a few bytes for each of them, and none for other rows."""
+
+    def __init__(self, members: NDArray[np.int64]) -> None:
+        """Rows that may come into clusters, in order."""
+        self._members = members
+        self._up = array("q", range(len(members)))
+        self._similarities = array("d", [-1.0]) * len(members)
+
+    def of(self, row: int) -> int:
+        """The head of a row's cluster."""
+        return int(self._members[self._top(self._at(row))])
+
+    def join(self, head: int, other: int) -> None:
+        """Put the cluster of one head under another head."""
+        self._up[self._at(head)] = self._at(other)
+
+    def told(self, row: int, similarity: float) -> None:
+        """Keep the similarity that joined a row; the first counts."""
+        at = self._at(row)
+        if self._similarities[at] < 0:
+            self._similarities[at] = similarity
+
+    def found(self, copied: Copies) -> Found:
+        """Every row but heads, with its head; rows that copy another one to the letter stand where that one stands."""
+        tops = np.fromiter(map(self._top, range(len(self._up))), np.int64, len(self._up))
+        places = np.union1d(self._members[tops != np.arange(len(tops))], copied.places)
+        of, similarities = copied.first_of(places), np.ones(len(places))
+        own, at = _standing(self._members, of)
+        of[own] = self._members[tops[at]]
+        own, at = _standing(self._members, places)
+        known = np.frombuffer(self._similarities, np.float64)[at]
+        similarities[own] = np.where(known < 0, 1.0, known)
+        return Found(places, of, similarities)
+
+    def _at(self, row: int) -> int:
+        return int(np.searchsorted(self._members, row))
+
+    def _top(self, at: int) -> int:
+        while self._up[at] != at:
+            at = self._up[at]
+        return at
+
+
+def _standing(among: NDArray[np.int64], rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which of some rows stand among others in order, by their indices here and there."""
+    at = np.searchsorted(among, rows)
+    here = np.flatnonzero(at < len(among))
+    here = here[among[at[here]] == rows[here]]
+    return here, at[here]
