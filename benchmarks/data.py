@@ -31,16 +31,9 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "src")]
 
 from benchmarks import support_corpus  # noqa: E402  # the repository must be on the path first
+from benchmarks.data_work import prepare  # noqa: E402
 
 ROWS = 20_000
-STEPS: list[Any] = [
-    "normalise",
-    {"kind": "language", "of": "answer"},
-    {"kind": "quality", "rules": "gopher"},
-    "pii",
-    "exact_dedup",
-    "near_dedup",
-]
 PEERS = {"datatrove": "peer_datatrove.py", "juicer": "peer_juicer.py"}
 INSTALL = {
     "datatrove": "pip install 'datatrove[processing]' spacy orjson",
@@ -73,36 +66,12 @@ def main() -> None:
     parser.add_argument("--corpora", type=Path, help="folder in which corpora are kept, and found by later runs")
     parser.add_argument("--peers", type=Path, default=Path(tempfile.gettempdir()) / "luthier-peers")
     parser.add_argument("--only", nargs="+", choices=FIGURES, default=FIGURES)
-    parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.work:
-        corpus, folder, workers = options.work
-        prepare(Path(corpus), Path(folder), int(workers))
-        return
     wanted = [name for name in options.only if not (options.quick and name in ("peers", "growth", "processes"))]
     with tempfile.TemporaryDirectory(dir=os.environ.get("LUTHIER_BENCH_DIR")) as folder:
         bench = Bench(Path(folder), 1 if options.quick else options.rounds, options.peers, options.corpora)
         for figure in bench.figures(wanted, options.rows, options.workers):
             print(json.dumps(figure), flush=True)
-
-
-def prepare(corpus: Path, folder: Path, workers: int, steps: Sequence[Any] = STEPS) -> None:
-    """What `luthier run` does in its step `data`."""
-    from luthier.core.events import Events
-    from luthier.core.step import Work
-    from luthier.data.passes.pipeline import Options
-    from luthier.data.passes.pipeline import prepare as run
-    from luthier.data.steps.prepare import Prepare
-
-    source = {"kind": "jsonl", "path": str(corpus), "answer": "text"}
-    step = Prepare.model_validate({"source": source, "ops": list(steps), "task": "text"})
-    (folder / "made").mkdir(parents=True)
-    (folder / "scratch").mkdir()
-    events = Events(lambda event: None if event.kind == "progress" else print(event.text)).of("data")
-    work = Work(
-        name="data", inputs={}, folder=folder / "made", scratch=folder / "scratch", base=folder, seed=0, events=events
-    )
-    run(step.source, step.ops, step.split, work, Options(workers=workers, task=step.task))
 
 
 class Bench:
@@ -197,7 +166,7 @@ class Bench:
 
     def ours(self, corpus: Path, workers: int = 1) -> Cost:
         """One run of ours in a process of its own."""
-        return measured([sys.executable, __file__, "--work", str(corpus), str(self._new()), str(workers)])
+        return measured([sys.executable, str(HERE / "data_work.py"), str(corpus), str(self._new()), str(workers)])
 
     def corpus(self, rows: int) -> Path:
         """The corpus of so many documents."""
