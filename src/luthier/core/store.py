@@ -19,8 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from luthier.core.artifact import MANIFEST, TIMING, Artifact, Manifest, list_files, read_manifest, read_sealed
 from luthier.core.errors import CorruptArtifact, InputError, UnknownName, Where
 from luthier.core.files import seal, sync, sync_tree, write_aside, writing
@@ -126,6 +124,8 @@ class Store:
 
         The kernel drops the lock when its holder dies. The lock's file stays: to unlink it would let two in.
         """
+        from filelock import FileLock, Timeout
+
         path = self.root / "locks" / f"{digest}.lock"
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -21,8 +21,6 @@ import zlib
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
-from filelock import FileLock
-
 from luthier.core.errors import DataError, InputError, Where, did_you_mean
 from luthier.core.files import writing
 from luthier.core.paths import cache_folder
@@ -59,6 +57,8 @@ def fetch_wheel(package: str, version: str, sha256: str | None = None, cache: Pa
     With `sha256` the bytes are checked every time: a cached wheel that no longer matches is fetched again, and a
     fetched one that does not match is an error that names both sums.
     """
+    from filelock import FileLock
+
     cache = cache or wheel_cache()
     place = _place(package, version, sha256, cache)
     with writing(cache):

@@ -110,7 +110,7 @@ def ellipsis_lines(text: Text) -> float:
 
 
 def stop_words(text: Text) -> float:
-    return len(STOP_WORDS.intersection(text.counts))
+    return len(STOP_WORDS.intersection(text.words))
 
 
 def repeated(parts: Sequence[str]) -> float:

@@ -27,6 +27,8 @@ _HIDDEN_PARTS = ("script", "style")
 _INVISIBLE = re.compile("[\u00ad\u200b\u2060\ufeff\u202a-\u202e\u2066-\u2069\x00-\x08\x0b\x0e-\x1f\x7f]")
 """Zero-width and direction marks, soft hyphens and control characters; joiners stay, emoji and scripts need them."""
 _SPACES = re.compile("[ \t\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]+")
+_MORE_SPACES = re.compile("  +")
+"""The same in a printable text, which has no other white space than spaces."""
 _UNTIDY_PIECES = ("  ", " \n", "\n\n\n", "\n ")
 _ODD_LINE = re.compile("[\r\x1b\x80-\x9f\u2028\u2029\ud800-\udfff]")
 """Besides wrong decoding, what ftfy changes: line breaks, terminal escapes, C1 controls, surrogates."""
@@ -247,4 +249,4 @@ def _tidy_line(line: str) -> str:
     if not bare:
         return ""
     indent = line[: len(line) - len(line.lstrip(" \t"))] if line[0] in " \t" else ""
-    return indent + _SPACES.sub(" ", bare)
+    return indent + (_MORE_SPACES if bare.isprintable() else _SPACES).sub(" ", bare)

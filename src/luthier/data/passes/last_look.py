@@ -15,7 +15,7 @@ from luthier.data.passes.apply import Named
 from luthier.data.passes.columns import counts_in, mask
 from luthier.data.passes.engine import Books
 from luthier.data.passes.spill import Spill
-from luthier.data.passes.tables import from_arrow
+from luthier.data.passes.tables import ROW_COLUMNS, from_arrow
 from luthier.data.passes.workers import Workers
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ def _looked_at(setup: str, spill: Spill, index: int) -> tuple[Where, Leftover] |
     """The first that is left in one batch of a spill."""
     table = spill.batch(index)
     for one, was_edited in _looking(setup):
-        rows = from_arrow(table if was_edited else table.filter(_troubled(table, one))).rows
+        looked_at = table if was_edited else table.filter(_troubled(table, one))
+        rows = from_arrow(looked_at.select(list(ROW_COLUMNS))).rows
         if found := one.operator.leftover(rows):
             row, left = found
             return Where(file=row.file, line=row.line, field=left.field), left

@@ -17,7 +17,7 @@ from luthier.data.passes.apply import Numbered, drop_event
 from luthier.data.passes.engine import Books
 from luthier.data.passes.reader import unusable
 from luthier.data.passes.spill import Spill
-from luthier.data.passes.tables import EventWriter, from_arrow
+from luthier.data.passes.tables import ROW_COLUMNS, EventWriter, from_arrow
 from luthier.data.passes.workers import Workers
 from luthier.data.split import NAMES, NOT_TAKEN, Assigned, Keys, Split
 from luthier.data.task import Answers, Task
@@ -109,10 +109,11 @@ class _Batch(NamedTuple):
 
 def _looked_at(spill: Spill, index: int, in_clusters: bool, wants_answers: bool) -> _Batch:
     """Look at one batch of a spill."""
-    batch = from_arrow(spill.batch(index))
+    table = spill.batch(index)
+    clusters = [name for name in table.schema.names if name.endswith(".cluster")]
+    batch = from_arrow(table.select([*ROW_COLUMNS, *clusters]))
     reasons = [unusable(row) for row in batch.rows]
     rows = [row for row, reason in zip(batch.rows, reasons, strict=True) if reason is None]
-    clusters = [name for name in batch.attributes if name.endswith(".cluster")]
     groups = batch.attributes[clusters[-1]] if in_clusters else [row.group for row in batch.rows]
     kept = (group for group, reason in zip(groups, reasons, strict=True) if reason is None)
     return _Batch(
