@@ -123,25 +123,30 @@ class Pii(RowOperator):
 
     def _searched(self, rows: Sequence[Row]) -> Iterator[Fields]:
         """The texts of each row with what is in them."""
-        texts = [[one for one in row.everything() if self._is_searched(*one)] for row in rows]
-        read = [_context(name) + text for row in texts for name, text in row]
+        texts = [
+            [(name, text, self._recall(name, text)) for name, text in row.everything() if self._is_searched(name, text)]
+            for row in rows
+        ]
+        read = [_context(name) + text for row in texts for name, text, known in row if known is None]
         named, marked = iter(self._named(read)), iter(marks(read))
         for row in texts:
-            yield [(name, text, self._in_field(name, text, next(named), next(marked))) for name, text in row]
+            yield [
+                (name, text, _in_field(name, text, self._wanted, next(named), next(marked)) if known is None else known)
+                for name, text, known in row
+            ]
 
     def _is_searched(self, name: str, text: str) -> bool:
         if self.names is None and _is_small_number(text):
             return False
         return self.columns or not _is_column(name)
 
-    def _in_field(self, name: str, text: str, named: Sequence[Found], marked: Marks) -> list[Found]:
-        known = None if _is_column(name) else self._known.pop(text, None)
-        return _in_field(name, text, self._wanted, named, marked) if known is None else known
-
     @cached_property
     def _known(self) -> dict[str, list[Found]]:
         """What stands in texts that an operator before this one has just made: its edits were looked at already."""
         return {}
+
+    def _recall(self, name: str, text: str) -> list[Found] | None:
+        return None if _is_column(name) else self._known.pop(text, None)
 
     def _remember(self, text: str, finds: list[Found]) -> None:
         if self.names is None and len(text) <= _KNOWN_CHARS:
