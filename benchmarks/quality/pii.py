@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.pii_rows import ELSEWHERE, UNKNOWN, addresses, look_alikes, made, synth
+from benchmarks.postal_rows import none_postal, postal
+from benchmarks.postal_values import LATIN, SCRIPTS, WEST
 
 from luthier.core.errors import MissingExtra
 from luthier.data.pii.proof import Labelled
@@ -51,6 +53,7 @@ def measure(quick: bool) -> Iterator[dict[str, Any]]:
         common = tuple(kind for kind in _PEER_KINDS if kind != "person")
         yield from _table("pii_synth_small", held_out, finds[len(rows) :], common, "synth")
     yield from _addresses(60 if quick else 1170)
+    yield from _postal(5 if quick else 30)
     for half in (0, 1):
         figures = list(_names(synth(half), f"pii_synth_small, half {half}"))
         yield from figures if half else ()
@@ -68,6 +71,18 @@ def _addresses(each: int) -> Iterator[dict[str, Any]]:
     for title, (name, made_rows) in sets.items():
         rows = list(made_rows)
         figures = list(_table(f"addresses: {title}", rows, [find(row.text) for row in rows], ("address",), name))
+        yield from figures if name else ()
+
+
+def _postal(each: int) -> Iterator[dict[str, Any]]:
+    """Whole addresses of fifty countries as people write them, beside sentences that only look so."""
+    others = list(none_postal(each // 5))
+    wrong = [row for row in others if any(one.kind == "address" for one in find(row.text))]
+    print(f"\n{len(others)} sentences without an address: one is found in {len(wrong)}")
+    for name, group in (("postal", WEST), ("", LATIN), ("", SCRIPTS)):
+        rows = list(postal(group, each))
+        title = f"whole addresses as people write them: {group}"
+        figures = list(_table(title, rows, [find(row.text) for row in rows], ("address",), name))
         yield from figures if name else ()
 
 
