@@ -10,9 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from luthier.text.pii import streets, told
+from luthier.text.pii import small, streets, told
 from luthier.text.pii.before_code import begin_of, told_by_code
-from luthier.text.pii.extent import widened
+from luthier.text.pii.evidence import tail_of, weighed
+from luthier.text.pii.extent import CAP, widened
 from luthier.text.pii.found import Marks, Span, Spans
 from luthier.text.pii.number_first import (
     FLAT,
@@ -23,8 +24,10 @@ from luthier.text.pii.number_first import (
     number_and_name,
     number_first,
 )
+from luthier.text.pii.scripts import in_scripts
 
 _REACH = 60
+_ENOUGH_IN_SMALL = 4
 _LINES_REACH = 110
 _LONG_NAME = 8
 _POSTCODE_GROUP = 3
@@ -34,6 +37,11 @@ _TYPE_FIRST = re.compile(
     rf"{_NAME}(?: {_NAME}){{0,4}},?[ ]$"
 )
 _LAST_WORD = re.compile(r"(?:[A-ZÄÖÜÅÆØ][\w.’'-]{0,60} ){0,3}(?:[A-ZÄÖÜÅÆØ][\w.’'-]{0,60}-)?[^\W\d_][\w-]{1,40}\.? $")
+_BEFORE_LAST = re.compile(
+    rf"(?<![\w’'-])(?:\d{{1,3}}\. )?{CAP}[\w.’'-]{{0,25}}(?: (?:{CAP}[\w.’'-]{{0,25}}|de|la|bana|kralja|grada)){{0,3}}"
+    r" [^\W\d_]{1,12}\.?,? $"
+)
+"""A name before a word such as *utca*."""
 _GERMAN = re.compile(
     r"(?<!\w)(?:Am|Im|Zum|Zur|Beim|(?:Unter|An|Auf|In|Hinter|Vor|Bei) de[rnm])(?: [A-ZÄÖÜ][\wäöüß-]{1,25}){1,2} $"
 )
@@ -42,8 +50,15 @@ _GERMAN_SMALL = frozenset(["am", "im", "zum", "zur", "beim", "den", "der", "dem"
 _SQUARE = re.compile(r"(?<!\w)[A-Z]{2,4} $")
 _BLOCK = re.compile(r"\d{1,3},? (?:Bloco|Bl\.|Conjunto|Conj\.|Lote) [A-Z\d]\d?(?!\w)")
 """Brasília has no streets: *SQS 308, Bloco C*."""
-_GRID_FIRST = re.compile(r"(?<!\w)(?:Calle|Carrera|Cra\.?|Avenida|Av\.?|Transversal|Diagonal) $")
-_GRID = re.compile(r"\d{1,3}[A-Z]? (?:#|No\.) ?\d{1,4}[A-Z]?(?:-\d{1,3})?(?!\w)")
+_GRID_FIRST = re.compile(
+    r"(?<!\w)(?i:(?:av(?:enida|\.)? (?:calle|carrera)|calle|cll?|carrera|cra?|kra?|avenida|av|transversal|transv"
+    r"|tv|tr|diagonal"
+    r"|diag|dg|autopista|bulevar|boulevard)\.?) $"
+)
+_GRID = re.compile(
+    r"\d{1,3}[ªº]?[A-Z]{0,2}(?: ?(?:Bis|Sur|Norte|Este|Oeste|[A-Z])){0,2} ?(?:#|No\.?|N[°º]|Nro\.?) ?\d{1,4}[A-Z]{0,2}"
+    r"(?: ?[-–] ?\d{1,4}[A-Z]?)?(?: (?:Sur|Este|Norte|Oeste))?(?!\w)"
+)
 """Streets that have numbers for names: *Calle 60 # 34-15*."""
 _SMALL_FIRST = re.compile(
     rf"(?<![\w'’])(?:{streets.FIRST}|{streets.FIRST_AT_TIMES}) (?:{streets.PARTICLES} ){{0,2}}[a-zà-ÿ]{{2,20}}"
@@ -53,11 +68,13 @@ _SMALL_CODE = re.compile(
     r"(?P<house>\d{1,4}[a-z]?)(?:, ?[\wº° ]{1,12})?,? (?:\d{5}|\d\d-\d{3}|\d{4}-\d{3}) [^\W\d_A-Z]{3}"
 )
 """A street in small letters, and a post code that proves it."""
-_OTHERWISE = re.compile(r"\d{1,4}[A-Za-z]?,? ?(?:\d|#|No\.|B|Conj|Lote|\w{1,3}[º° ])")
+_OTHERWISE = re.compile(r"\d{1,4}[A-Za-zªº]{0,2},? ?(?:\d|#|N|B|S|E|O|Conj|Lote|\w{1,3}[º° ]|[A-Z] )")
 """What of all that begins so; asked first, since every number is asked."""
-_SIGN = re.compile(r",? (?i:nr|no|num|número|n)[.:º°]{1,2} ?$")
+_ROAD = re.compile(rf"(?i: {streets.ROADS}(?!\w))|,|\d\d")
+"""What a number with a name needs besides in small letters."""
+_SIGN = re.compile(r",? (?i:nr|no|num|número|n|br|č)[.:º°]{1,2} ?$|,? ?[#№] ?$")
 """*No. 25*, *nr. 14*: what stands before the number of a house."""
-_SIGN_ENDS = frozenset(".:º°")
+_SIGN_ENDS = frozenset(".:º°#№")
 _SAID_FIRST = re.compile(rf"(?<=[:=] )(?:{_NAME} ?){{1,4}},? $|(?<=\bis )(?:{_NAME} ?){{1,4}},? $")
 _UNNUMBERED = re.compile(rf"(?<![\w'’])(?i:{streets.FIRST}) {_NAME}(?: {_NAME}){{0,2}}(?!\w)")
 _MARKS_BEFORE = '("“„«'
@@ -75,7 +92,7 @@ _BOX = re.compile(
     rf" \d{{1,6}}(?: \d\d){{0,2}}{PLACE}"
 )
 _NUMBER = re.compile(
-    r"\d(?:(?<![\w.,/$€£-]\d)(?:\d{0,4}(?:/\d{1,4})?"
+    r"\d(?:(?<![\w.,/$€£-]\d)(?:\d{0,4}(?:[/–-]\d{1,4})?½?"
     r"(?=(?: ?bis| ?ter|[a-zA-Z])?,? (?:[A-Z]|[rabpciqad]\w|[nsew] |\d{1,3}[a-z]{2} "
     r"|(?:[a-z]{2,20} ){1,3}(?:street|st|avenue|ave|road|rd|boulevard|blvd|lane|ln|drive|dr|court|ct)[ ,.]))()"
     r"|(?:(?<=[\w.,º°] \d)|(?<=[oO]: \d))\d{0,3})|(?<=[A-Z]\d)(?<![A-Z]{3}\d)(?:[A-Z\d]? \d[A-Z]{2}"
@@ -83,7 +100,7 @@ _NUMBER = re.compile(
 )
 """A house number with words behind it (one empty group), with a word before it (none); a postcode's end (three)."""
 _UK_LINES = re.compile(
-    r"(?:[A-Z\d][\w'’.-]{0,20}(?: {1,2}[\w'’.-]{1,20}){0,5},\s{1,3}){1,5}(?:[A-Z][\w'’-]{0,20} ){0,3}[A-Z]{1,2}$"
+    r"(?:[A-Z\d][\w'’.-]{0,20}(?: {1,2}[\w'’.-]{1,20}){0,5}(?:,\s{1,3}|\n)){1,5}(?:[A-Z][\w'’-]{0,20} ){0,3}[A-Z]{1,2}$"
 )
 """What stands before a postcode of the United Kingdom, Ireland or Canada: lines of an address."""
 _HOUSE = re.compile(
@@ -98,6 +115,8 @@ def numbered(text: str, marks: Marks) -> Spans:
 
     Each comes as wide as its address is and, should something else have a piece of that, as it was found.
     """
+    if not text.isascii():
+        yield from in_scripts(text)
     for whole in told_by_code(text, marks):
         yield widened(text, whole)
         yield whole
@@ -106,12 +125,52 @@ def numbered(text: str, marks: Marks) -> Spans:
         if number.lastindex == _POSTCODE_GROUP:
             yield from _behind_lines(text, number)
     for number in numbers:
-        at = number.start()
-        found = number_first(text, at) if number.lastindex else None
-        found = found or _behind_street(text, at) or (number_and_name(text, at) if number.lastindex else None)
-        if found:
+        if found := _of_number(text, number):
             yield widened(text, found)
             yield found
+
+
+def _of_number(text: str, number: re.Match[str]) -> Span | None:
+    """The street that a house number belongs to, with the number."""
+    end, has_words = number.end(), number.lastindex
+    if has_words is None and text[end : end + 1].isdigit():
+        return None
+    at = number.start()
+    is_counted = at > 1 and text[at - 1] == " " and text[at - 2].isdigit()
+    if is_counted and not has_words:
+        return None
+    if has_words and (found := number_first(text, at)):
+        return found
+    found = None if is_counted else _behind_street(text, at)
+    found = found or (number_and_name(text, at) if has_words else None)
+    if found or is_counted:
+        return found
+    found = weighed(text, at, end)
+    return found or (_in_small_letters(text, at) if small.is_small(text, at, end) else None)
+
+
+def _in_small_letters(text: str, at: int) -> Span | None:
+    """The whole address around a number in a stretch of small letters, which is read as if it had capitals."""
+    if not small.may_tell(text, at):
+        return None
+    raised, start = small.capitals(text, at)
+    begin = at - start
+    number = _NUMBER.match(raised, begin)
+    found = number_first(raised, begin) if number and number.lastindex else None
+    found = found if found and _ROAD.search(raised[found.start : found.end]) else _behind_street(raised, begin)
+    found = found if found and _is_where_in_small(raised, found) else None
+    found = found or (weighed(raised, begin, number.end(), _ENOUGH_IN_SMALL) if number else None)
+    if not found:
+        return None
+    whole = widened(raised, found)
+    return Span(whole.start + start, whole.end + start)
+
+
+def _is_where_in_small(raised: str, found: Span) -> bool:
+    """Whether a post code or a known town follows, or somebody lives or has something sent there."""
+    tail = tail_of(raised[found.start : widened(raised, found).end])
+    is_said = told.is_labelled(raised, found.start) or told.is_sent(raised, found.start)
+    return tail.has_code or tail.is_known or is_said or told.is_apart(raised, found.start, found.end)
 
 
 def _house_numbers(text: str, digits: Sequence[int] | None) -> Iterator[re.Match[str]]:
@@ -119,9 +178,9 @@ def _house_numbers(text: str, digits: Sequence[int] | None) -> Iterator[re.Match
     if digits is None:
         yield from _NUMBER.finditer(text)
         return
-    end = 0
+    end, match = 0, _NUMBER.match
     for at in digits:
-        if at >= end and (found := _NUMBER.match(text, at)):
+        if at >= end and (found := match(text, at)):
             end = found.end()
             yield found
 
@@ -141,7 +200,7 @@ def _behind_street(text: str, at: int) -> Span | None:
     if house is None:
         return None
     before = text[max(0, at - _REACH) : at]
-    sign = _SIGN.search(before) if before[-2:-1] in _SIGN_ENDS else None
+    sign = _SIGN.search(before) if before[-2:-1] in _SIGN_ENDS or before[-1:] in _SIGN_ENDS else None
     street, is_sure = _street_before(before[: sign.start()] + " " if sign else before)
     if not street:
         return _otherwise(text, before, at) if _OTHERWISE.match(text, at) else None
@@ -220,14 +279,20 @@ _LAST_TWO = frozenset(end[-2:] for end in (*streets.ENDS, *streets.ENDS_AT_TIMES
 """Where no word is one of the first and the last ends in none of the second, no street is named."""
 
 
+_APART = str.maketrans(dict.fromkeys('(;="<>|{[,', " "))
+"""Marks that part words, besides blanks."""
+
+
 def _street_before(before: str) -> tuple[str, bool]:
     """The name of a street that ends a text, and whether it can be little else."""
     low = before.lower()
-    spoken = (low.replace("(", " ") if "(" in low else low).split()
+    spoken = low.translate(_APART).split()
     is_german = not _GERMAN_SMALL.isdisjoint(spoken[-3:-1]) and spoken[-1] not in _NO_GERMAN
     if is_german and (german := _GERMAN.search(before)):
         return german[0], False
-    if not _TELLING.isdisjoint(spoken) or (spoken and spoken[-1][-2:] in _LAST_TWO):
+    if not _TELLING.isdisjoint(spoken) or (
+        spoken and (spoken[-1][-2:] in _LAST_TWO or spoken[-1] in streets.LAST_WORDS)
+    ):
         return _street_named(before, spoken)
     return "", False
 
@@ -239,18 +304,25 @@ def _street_named(before: str, spoken: list[str]) -> tuple[str, bool]:
         kind = first["unsure"] or ""
         is_short = kind in streets.SHORT and not before[: first.start()].endswith("et ")
         return first[0], not kind or is_short or (kind[0].isupper() and kind.lower() not in streets.ENGLISH_TOO)
-    end = spoken[-1] if spoken else ""
-    if end.endswith(streets.ENDS) and (last := _LAST_WORD.search(before)):
-        return last[0], True
-    if end.endswith(streets.ENDS_AT_TIMES) and (last := _LAST_WORD.search(before)) and _may_be_street(last[0]):
-        return last[0], len(last[0]) > _LONG_NAME
-    if end.endswith(streets.ENDS_SELDOM) and (last := _LAST_WORD.search(before)) and _may_be_street(last[0]):
-        return last[0], False
+    ended = _street_ended(before, spoken[-1] if spoken else "")
+    if ended[0]:
+        return ended
     is_said = not told.SAID.isdisjoint(spoken) and not FLAT.search(before)
     said = _SAID_FIRST.search(before) if is_said else None
     if said and not told.SAID.isdisjoint(told.spoken(before[: said.start()])[-3:]):
         return said[0], False
     return "", False
+
+
+def _street_ended(before: str, end: str) -> tuple[str, bool]:
+    """The same of a street that its last word tells, or how that ends."""
+    if end in streets.LAST_WORDS and (last := _BEFORE_LAST.search(before)):
+        return last[0], end in streets.LAST
+    is_sure, is_known = end.endswith(streets.ENDS), end.endswith(streets.ENDS_AT_TIMES)
+    last = _LAST_WORD.search(before) if is_sure or is_known or end.endswith(streets.ENDS_SELDOM) else None
+    if last is None or not (is_sure or _may_be_street(last[0])):
+        return "", False
+    return last[0], is_sure or (is_known and len(last[0]) > _LONG_NAME)
 
 
 def _may_be_street(name: str) -> bool:

@@ -7,14 +7,14 @@ to say that somebody lives there, since years and counts look alike.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from luthier.text.pii import streets, told
-from luthier.text.pii.extent import NUMBERED_PART
-from luthier.text.pii.found import Marks, Span, Spans, near
+from luthier.text.pii.extent import CAP, NUMBERED_PART
+from luthier.text.pii.found import Marks, Span, Spans
 
 _REACH = 110
-_LEAST = 4
-_CAP = "[A-ZÀ-ÝČĎŁŃŘŚŠŤŻŽİŐŰȘȚ]"
+_CAP = CAP
 _CODE = re.compile(
     rf"\d(?:(?<=[,\s–-]\s\d)(?:\d{{4}}|(?P<short>\d{{3}})|\d{{3}} [A-Z]{{2}}|\d\d \d\d|\d-\d{{3}}|\d{{3}}-\d{{3}}) "
     rf"{_CAP}[^\W\d_]{{1,25}}(?:[ -](?:[a-z]{{2,3}} )?{_CAP}[^\W\d_]{{1,25}})?"
@@ -27,13 +27,14 @@ _HOUSE = (
 _LINES = re.compile(
     rf"(?:{_CAP}[\w'’.-]{{0,60}}(?: [\w'’.-]{{1,60}}){{0,5}},? (?P<sign>(?i:no"
     rf"|nr)[.:]{{0,2}} ?)?(?P<house>{_HOUSE}|s/n)"
-    rf"|[Ll]ieu-?dit [\w'’-]{{1,60}}(?: [\w'’-]{{1,60}}){{0,3}} ?)(?:,\s{{1,3}}| [-–] )$"
+    rf"|[Ll]ieu-?dit [\w'’-]{{1,60}}(?: [\w'’-]{{1,60}}){{0,3}} ?)(?:,\s{{1,3}}|\n| [-–] )$"
 )
 _LINES_OF_SIX = re.compile(
     r"(?:(?i:flat|h\. ?no|house no|plot no|plot|door no|shop no|shop|no|unit|apt)[.:]{0,2} ?|#[ ]?"
     r"|(?:[A-Z]-?)?(?=\d))"
-    r"\w{1,5}(?:[-/]\w{1,5}){0,3}(?:[ ][\w'’.-]{1,20}){0,3}, "
-    r"(?:[A-Z\d][\w'’.-]{0,20}(?: [\w'’.-]{1,20}){0,3}, ){0,5}[A-Z][a-z]{1,20}(?: [A-Z][a-z]{1,20})?,?(?: ?[-–])? ?$"
+    r"\w{1,5}(?:[-/]\w{1,5}){0,3}(?:[ ][\w'’.-]{1,20}){0,3}(?:, |,?\n)"
+    r"(?:[A-Z\d][\w'’.-]{0,20}(?: [\w'’.-]{1,20}){0,3}(?:, "
+    r"|,?\n)){0,5}[A-Z][a-z]{1,20}(?: [A-Z][a-z]{1,20})?,?(?: ?[-–])? ?$"
 )
 _SAYS_HOUSE = re.compile(r"#|[A-Z]-?\d|(?i:flat|h\. ?no|house|plot|door|shop|unit|apt)")
 _ARTICLES = frozenset({"der", "die", "das", "dem", "den", "la", "le", "el", "il", "het", "de"})
@@ -46,11 +47,22 @@ _MOST_SMALL = 5
 
 def told_by_code(text: str, marks: Marks) -> Spans:
     """Addresses before a post code with its town, or before a town with its code of six digits."""
-    for code in near(_CODE, text, marks, _LEAST):
+    for code in _codes(text, marks):
         before = text[max(0, code.start() - _REACH) : code.start()]
         start = _begin_of_six(text, before, code.start()) if code["six"] is not None else _begin(text, before, code)
         if start is not None:
             yield Span(start, code.end())
+
+
+def _codes(text: str, marks: Marks) -> Iterator[re.Match[str]]:
+    """What may be a code, with its town or behind it; it only begins where digits do."""
+    if marks.digits is None:
+        yield from _CODE.finditer(text)
+        return
+    match = _CODE.match
+    for at in marks.digits if marks.areas else ():
+        if found := match(text, at):
+            yield found
 
 
 def _begin(text: str, before: str, code: re.Match[str]) -> int | None:

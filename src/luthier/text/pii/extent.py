@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import re
 
-from luthier.text.pii import streets
+from luthier.text.pii import streets, towns
 from luthier.text.pii.found import Span
 
 _MOST_PARTS = 9
-_LEFT_REACH = 70
-_CAP = r"[A-ZÀ-ÖØ-ÞĀĂĄĆČĎĐĒĘĚĞĢĪĮİĶŁŃŇŐŒŘŚŞŠȘŢŤȚŪŮŰŲŹŻŽ]"
-_WORD = rf"{_CAP}[^\W\d_]{{0,25}}(?:['’-][^\W\d_]{{1,25}}){{0,4}}"
+_LEFT_REACH = 80
+CAP = (
+    r"[A-ZÀ-ÖØ-ÞĀĂĄĆČĎĐĒĖĘĚĞĢĪĮİĶĹĻĽŁŃŅŇŌŐŒŘŚŞŠȘŢŤȚŪŮŰŲŹŻŽƠƯẠẢẤẦẨẪẬẮẰẲẴẶẸẺẼẾỀỂỄỆ"
+    r"ỈỊỌỎỐỒỔỖỘỚỜỞỠỢỤỦỨỪỬỮỰỲỴỶỸ]"
+)
+"""A capital of the Latin script."""
+_WORD = rf"{CAP}[^\W\d_]{{0,25}}(?:['’-][^\W\d_]{{1,25}}){{0,4}}"
 _SMALL = (
     r"(?:d[aeo]s?|du|del|della|des|di|de la|an|am|im|ob|a\. ?d\.|in der|sur|sous|les?|la|na|nad|y|of|upon|the"
     r"|den|van)"
@@ -27,42 +31,63 @@ NUMBERED_PART = (
     r"|puerta|pta|portal|piso|planta|bloque|interno|interior|int|scala|piano|nave|local|depto|dpto|edif"
     r"|edificio|manzana"
     r"|mz|lt|m|lok|lokal|kl|lgh|as|top|tür|stiege|stg|whg|wohnung|og|sala|cj|conj|conjunto|bloco|bl|quadra|qd|loja|lj"
-    r"|torre|casa|nr|no|n[.º°]?|sc|et|etaj|ap|k|d|kat|daire|blok|em|ajtó|door|studio|leil|huis|verd|verdieping|km)"
+    r"|torre|casa|nr|no|n[.º°]?|sc|et|etaj|ap|k|d|kat|daire|blok|em|ajtó|door|studio|leil|huis|verd|verdieping|km"
+    r"|of|ofc|oficina|bureau"
+    r"|dpto|dept|rt|rw|nave|moo|kav|villa|plot|bat|app|ufficio|kancelář|büro|zi)"
 )
 _VALUE = r"(?:[A-Z]?-?\d{1,5} ?[A-Za-z]?(?![\w])|\d{1,3}[º°ª]? ?[A-Z]?(?!\w)|[A-Z]\d?(?!\w))(?:[-/]\w{1,4}(?!\w))?"
 _FLOOR = (
     r"\d{1,2}(?:\.? ?[ºª°]|\.|er|e|ème|nd|rd|st|th) ?\.?(?:(?i:izquierda|izqd?a?|derecha|dcha|dch|dta|centro"
     r"|esq|dto|dt"
-    r"|fte|frente|tv|th|mf|sal|og|stock|etage|étage|emelet|em|kat|floor|piso|andar|verdieping|piano)(?!\w)\.?"
+    r"|fte|frente|t\.?v|t\.?h|tv|th|tr|mf|sal|half|og|stock|etage|étage|emelet|em|kat|floor|piso|andar|verdieping"
+    r"|piano)(?!\w)\.?"
     r"|[A-Z](?!\w))?(?: (?:links|rechts|mitte|gauche|droite|esq|dto)(?!\w)\.?)?"
 )
 _PART = re.compile(
-    rf"(?:,? {{1,2}}|, ?\n| ?[-–] )(?:(?i:{NUMBERED_PART})(?:\.:?|:|º)? ?(?:#|n[.º°]{{0,2}} ?)?{_VALUE}"
+    rf"(?:,? {{1,2}}|,? ?\n| ?[-–] )(?:(?i:{NUMBERED_PART})(?:\.:?|:|º)? ?(?:#|n[.º°]{{0,2}} ?|no\.? ?"
+    rf"|nr\.? ?)?{_VALUE}"
     rf"|#[ ]?\d{{1,5}}[A-Z]?"
-    rf"|{_FLOOR}|(?i:r/c|s/n)(?!\w)(?: (?:Esq|Dto|Fte)(?!\w)\.?)?|[IVX]{{2,4}}(?=[,. ])(?!\.\w)|(?:bis|ter"
+    rf"|{_FLOOR}|(?i:r/c|s/n)(?!\w)(?: (?:Esq|Dto|Fte)(?!\w)\.?)?|[IVX]{{2,4}}(?=[,. ])(?!\.\w)|(?:[HULK]0\d{{3}}"
+    rf"|hs|huis|st\.|kl\.|bis|ter"
     rf"|Hinterhaus|Vorderhaus"
     r"|Seitenflügel|Gartenhaus|Rückgebäude)(?!\w))"
 )
 """A flat, a floor or an entrance: *apto 41*, *2.º Esq.*, *bât. C*, *lgh 1102*."""
 _GLUED = re.compile(
     r"[-/](?:\d{1,4}|I{1,3}|IV|V)[A-Za-z]?(?![\w/-])(?:/\d{1,4}(?![\w/-]))?"
-    r"|(?<=\d) [A-Z](?: \d{1,3})?(?=[,.\n]|$)|(?<=\d)\.(?=,? \d{4})|(?<=\d [A-Z]) \d{1,3}(?=[,.\n]|$)"
+    r"|(?<=\d) [A-Z](?: \d{1,3})?(?=[,.\n]|$)|(?<=\d)\.(?=,?\s\d{4}|,?\s\d{1,2}\. )|(?<=\d [A-Z]) \d{1,3}(?=[,.\n]|$)"
     r"| \d{1,2}[-/]\d{1,3}(?=[,.\n]|$)"
 )
 """The rest of a house number: *263-3*, *88/2/14*, *12 B*, *9 B 12*."""
 _LETTER_OF_FLAT = re.compile(r" [a-z]\. ?\d")
 """What was taken for the letter of a house is the word for a flat: *14 m. 5*."""
 _DISTRICT = re.compile(
-    rf"(?:,? | [-–] )(?:(?i:résidence|immeuble|quartier|barrio|bairro|colonia|col\.|fracc\.|fraccionamiento"
-    rf"|urb\.|sector"
+    rf"(?:,? |,? ?\n| [-–] )(?:(?i:résidence|immeuble|quartier|barrio|bairro|colonia|col\.|fracc\.|fraccionamiento"
+    rf"|urb\.|sector|brgy\.|barangay|subd\.|quận|phường|huyện|district|ward|zone|zona|kel\.|kec\.|tambon|amphoe|mahalle"
+    rf"|near|opp\.?|opposite|behind|estate|borough|nagar|jr|ext|extension"
     rf"|phase|hameau|lotissement) (?:{_TOWN}|\d{{1,3}}[A-Z]?(?!\w)))"
 )
-_CODE = r"(?:\d{5}-\d{3}|\d{4}-\d{3}|\d\d-\d{3}|\d{3} \d\d|\d{4} ?[A-Z]{2}|\d{4,5})(?![\w-])"
+_CODE = (
+    r"(?:\d{5}-\d{3}|\d{4}-\d{3}|\d\d-\d{3}|\d{3} \d\d|\d{4} ?[A-Z]{2}|\d{4,7}|(?<=[A-Z])\d{4} ?[A-Z]{3}"
+    r"|\d{3}(?= (?:Reykjav|Kópavog|Akureyri|Tórshavn)| - ))(?![\w-])"
+)
 _CODE_BEFORE = re.compile(
-    rf"(?:,? {{1,2}}|,? ?\n|,? ?[-–] )(?:(?:CEP|C\.? ?P\.?):? )?(?:[A-Z]{{1,2}}-)?{_CODE}"
+    rf"(?:,? {{1,2}}|,? ?\n|,? ?[-–] )(?:(?:CEP|C\.? ?P\.?):? )?(?:[A-Z]{{1,3}}-?)?{_CODE}"
     rf"(?:,? ?[-–]? (?!(?:Euro|EUR|USD|Uhr)\b){_TOWN}(?: [A-ZØ](?!\w)| \d{{1,2}}(?!\w))?)"
 )
 """A post code with its town."""
+_CODE_ALONE = re.compile(
+    r"(?:,? {1,2}|,? ?\n|,? ?[-–] )(?:(?:CEP|C\.? ?P\.?|PIN|ZIP|PLZ)(?: code)?:? \d{4,6}(?:-\d{3})?"
+    r"|[A-Z]{2}-\d{4,5})(?![\w-])"
+)
+"""A post code that says of itself that it is one."""
+_TOWN_BY_CODE = re.compile(
+    rf"[ ]{_TOWN}(?=,?\s(?:[A-Z]{{2,3}},? )?(?:\d{{5,6}}|[A-Z]\d[A-Z] ?\d[A-Z]\d"
+    rf"|[A-Z]{{1,2}}\d[A-Z\d]? ?\d[A-Z]{{2}})(?![\w-]))"
+)
+"""A town behind nothing but a blank: its code follows."""
+_TOWN_KNOWN = re.compile(rf"[ ]{_TOWN}")
+"""The same of a town that many know."""
 _SMALL_BEFORE = re.compile(
     r"(?:,? )(?:\d{4} [a-z]{2}|\d{5}|\d{3} \d\d|\d\d-\d{3}|\d{4}-\d{3}|\d{4}) [^\W\d_A-Z]{3,25}(?!\w)"
 )
@@ -70,13 +95,20 @@ _SMALL_BEFORE = re.compile(
 _SMALL_TOWN = re.compile(r"(?<=\d{5}) [^\W\d_A-Z]{4,25}(?=[,.\n]|$)")
 _CLOSES = (
     r"(?=[,.;:!?\n)/]|$| ?[-–(]| (?:[A-Z]{2,3} )?(?:\d{4,6}|\d{3} \d{3}|[A-Z]\d[A-Z\d]"
-    r"|[A-Z]{1,2}\d{1,2}[A-Z]?[ ])| [A-Z]{2,3}(?:[ ,.]|$)| \d{1,2}[,.\n]| \d{1,2}$)"
+    r"|[A-Z]{1,2}\d{1,2}[A-Z]?[ ])| [A-Z]{2,3}(?:[ ,.]|$)| \d{1,2}[,.\n]| \d{1,2}$"
+    r"| (?:but|and|is|was|are|has|had|instead|please|thanks|thx|within|by|for|as|at|on|in|since|until|before|after|this"
+    r"|tomorrow|today|between|because|where|und|ist|war|hat|aber|et|est|mais|y|e|è|o|a|en|pero|ma|maar|og|och|ja"
+    r"|i|adresine"
+    r"|adresinde|demain|mañana|amanhã|domani|morgen|se|za|na)(?!\w))"
 )
 _TOWN_PART = re.compile(rf"(?:, {{0,2}}|, ?\n|\n| [-–] ){_TOWN}(?: [A-Z]\.| \d{{1,2}}(?!\w))?{_CLOSES}")
 """A district or a town, which ends where its clause ends."""
-_STATE = re.compile(r"(?:,? {1,2}|/| ?[-–] ?|,? ?\()(?:[A-Z]{2,3}|[A-Z]\.[A-Z]\.(?:[A-Z]\.)?|Québec|Ontario)(?!\w)\)?")
+_STATE = re.compile(
+    r"(?:,? {1,2}|,? ?\n|/| ?[-–] ?|,? ?\()(?:[A-Z]{2,3}|[A-Z]\.[A-Z]\.(?:[A-Z]\.)?|Québec|Ontario)(?!\w)\)?"
+)
 _CODE_BEHIND = re.compile(
-    r"(?:,? {1,2}| ?[-–] ?|,? ?\n)(?:(?:CEP|PIN|C\.? ?P\.?):? )?(?:\d{5}-\d{3,4}|\d{6}|\d{3} \d{3}|\d{4,5}"
+    r"(?:,? {1,2}| ?[-–] ?|,? ?\n)(?:(?:CEP|PIN|C\.? ?P\.?):? )?(?:\d{5}-\d{3,4}|\d{3}-\d{4}|\d{6,7}"
+    r"|\d{3} \d{2,3}|\d{4,5}"
     r"|[A-Z]\d[A-Z] ?\d[A-Z]\d"
     r"|[A-Z]\d[\dW] ?[A-Z\d]{4}|[A-Z]{1,2}\d[A-Z\d]? ?\d[A-Z]{2})(?![\w-])"
 )
@@ -86,15 +118,26 @@ _FLAT_FIRST = (
     r"(?i:apt|apartment|flat|unit|suite|ste|level|lot|plot|shop|office|studio|house|door|h\.? ?no|appt|appartement"
     r"|bât|bâtiment|bat|esc|escalier|rd|block|blk|tower"
     r"|room)\.?(?: no)?\.?[ ]?#?(?:\d{1,5}[A-Za-z]?(?:-\d{1,4}){0,2}|[A-Z]\d?)"
+    r"|B\d{1,3} L\d{1,3}|(?i:building|bldg|villa|plot|manzana|mz|mza|lote|lt|etage|quadra|qd"
+    r"|sector)\.?(?: no\.?)?[ ]?(?:#[ ]?)?"
+    r"(?:\d{1,4}[A-Z]?|[A-Z])(?!\w)"
     r"|(?:Résidence|Immeuble|Edificio|Edifício|Condomínio|Residencial)(?: [^\W\d_]{1,20}){1,3}"
     r"|(?:\d{1,2}(?:st|nd|rd|th|er|e|ème)|Ground|First|Second|Third|Basement|Garden|Top|Upper"
     r"|Lower)[ ](?i:floor|flat|étage)"
 )
 _BEFORE = re.compile(
-    rf"(?<![\w#.-])(?:(?:{_FLAT_FIRST})(?:,? {_WORD}(?: {_WORD}){{0,3}})?,?[ ]){{1,3}}$"
-    r"|(?<!\w)(?i:lot|flat|unit|plot|plot no\.?|no\.?|house no\.?|h\. ?no\.?)[ ]$"
+    rf"(?<![\w#.-])(?:(?:{_FLAT_FIRST})(?:,?\s{_WORD}(?: {_WORD}){{0,3}})?,?\s){{1,3}}$"
+    r"|(?<!\w)(?i:lot|flat|unit|plot|house|villa|building|block|blk|door|shop|room|office|apt|suite|h\.?"
+    r"|no\.?)(?: ?no\.?)?(?: ?#)?[ ]?$"
+    r"|(?<![\w.,/-])\d{1,5}(?: ?bis| ?ter| ?[A-Ca-c])?,? $(?P<number>)"
+    r"|(?<![\w.,/-])[#№]$"
 )
-_TOWN_FIRST = re.compile(rf"(?<![\w.,-])\d{{4,5}} {_WORD}, $")
+_FIRST = re.compile(rf"(?i:{streets.ROMANCE}|calle|carrer|jalan) ")
+"""What may stand between a number and the name of its street."""
+_TOWN_FIRST = re.compile(
+    rf"(?<![\w.,-])(?:[A-Z]{{1,2}}-)?(?:\d{{4,6}}|\d{{3}} \d\d) {_WORD}(?: {_WORD}| \d{{1,2}}\.?){{0,3}},?\s$"
+    rf"|(?<![\w.,-]){_WORD}(?: {_WORD})? (?i:mah\.|mahallesi|mh\.),?\s$"
+)
 
 
 def widened(text: str, span: Span) -> Span:
@@ -104,9 +147,11 @@ def widened(text: str, span: Span) -> Span:
 
 def _begin(text: str, start: int) -> int:
     before = text[max(0, start - _LEFT_REACH) : start]
-    if not before.endswith((", ", " ")):
+    if not before.endswith((" ", "\n", "#")):
         return start
     found = _BEFORE.search(before) or _TOWN_FIRST.search(before)
+    if found and found.re is _BEFORE and found["number"] is not None and not _FIRST.match(text, start):
+        found = None
     return start - len(found[0]) if found else start
 
 
@@ -115,9 +160,11 @@ def _end(text: str, span: Span) -> int:
     if _LETTER_OF_FLAT.match(text, at - 2):
         at -= 2
     has_town = "," in text[span.start : at] and text[at - 1].isalpha()
+    has_town = has_town or text[span.start : at].rpartition(" ")[2].lower() in towns.PLACES
     is_small = not any(map(str.isupper, text[span.start : span.end]))
     for _ in range(_MOST_PARTS):
         found = _GLUED.match(text, at) or _PART.match(text, at) or _CODE_BEFORE.match(text, at)
+        found = found or _CODE_ALONE.match(text, at)
         is_town = False
         if found is None:
             found, is_town = _town(text, at, is_small=is_small, has_town=has_town)
@@ -137,8 +184,14 @@ def _town(text: str, at: int, *, is_small: bool, has_town: bool) -> tuple[re.Mat
         found = found or _SMALL_BEFORE.match(text, at) or _SMALL_TOWN.match(text, at)
     if found:
         return found, True
-    found = _TOWN_PART.match(text, at)
+    found = _TOWN_PART.match(text, at) or _TOWN_BY_CODE.match(text, at) or _known_town(text, at)
     first = re.search(r"[^\W\d_]+", found[0]) if found else None
     if first is None or first[0].lower() in streets.NO_TOWN or first[0].lower() in streets.CALENDAR:
         return None, False
     return found, True
+
+
+def _known_town(text: str, at: int) -> re.Match[str] | None:
+    """A town that many know, behind nothing but a blank."""
+    found = _TOWN_KNOWN.match(text, at)
+    return found if found and not towns.PLACES.isdisjoint(found[0].lower().split()) else None

@@ -20,7 +20,7 @@ _UK_CODE = r"[A-Z]{1,2}\d[A-Z\d]? ?\d[A-Z]{2}"
 _POSTCODE = rf"(?:[A-Z]{{2}} )?\d{{4,5}}(?:-\d{{4}})?|{_UK_CODE}|[A-Z]\d[A-Z] ?\d[A-Z]\d"
 PLACE = rf"(?:,? (?:{_POSTCODE})(?!\w)|(?:,|(?<!\.)) {_TOWN}(?![\w])){{0,4}}"
 _ENGLISH = re.compile(
-    rf"(?P<number>\d(?<![\w.,/$€£-]\d)\d{{0,4}}(?:/\d{{1,4}})?[A-Za-z]?)(?P<comma>,?) (?:[NSEW]\.? )?"
+    rf"(?P<number>\d(?<![\w.,/$€£-]\d)\d{{0,4}}(?:[-/]\d{{1,4}})?[A-Za-z½]?)(?P<comma>,?) (?:[NSEW][EW]?\.? )?"
     rf"(?:(?:[A-Z][\w'’-]{{0,20}}|d[aeiu] [A-Z][\w'’-]{{0,20}}|\d{{1,3}}(?:st|nd|rd|th)) ){{1,4}}"
     rf"(?:(?i:(?P<road>{streets.ROADS}))|(?P<ground>(?i:{streets.GROUNDS}))|(?P<plain>(?i:{streets.PLAIN_GROUNDS})))"
     rf"\b\.?(?P<unit>{UNIT}?)(?P<place>{PLACE})"
@@ -31,8 +31,9 @@ FLAT = re.compile(
 )
 """What may stand before a house number, or before its own."""
 _ROMANCE = re.compile(
-    rf"\d(?<![\w.,/-]\d)\d{{0,3}}(?: ?bis| ?ter|[a-c])?,? (?i:{streets.ROMANCE})"
-    r" (?:(?:de|du|des|la|le|les|d['’]|l['’])[ ]?){0,2}[A-ZÀ-Ý][\w'’-]{1,20}(?:[ -][A-ZÀ-Ý][\w'’-]{1,20}){0,3}"
+    rf"\d(?<![\w.,/-]\d)\d{{0,4}}(?:[-/]\d{{1,4}})?(?: ?bis| ?ter| ?[A-Ca-c])?,? (?i:{streets.ROMANCE})"
+    r" (?:(?:de|du|des|la|le|les|d['’]|l['’])[ ]?){0,2}(?:\d{1,2} )?[A-ZÀ-Ý][\w'’-]{0,20}"
+    r"(?:[ -](?:(?:de|du|des|la|le|les|d['’]|l['’])[ ]?){0,2}[A-ZÀ-Ý][\w'’.-]{0,20}){0,4}(?: \d{4}(?=,))?"
     r"(?:,? \d{5} [A-ZÀ-Ý][\w'’-]{1,25})?"
 )
 _SMALL_ROMANCE = re.compile(

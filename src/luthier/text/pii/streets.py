@@ -45,7 +45,10 @@ block brace break deviation dip distributor edge end entrance follow formation f
 line link little lower part pocket range ring round slope sound stairs steps strip top triangle turn upper
 """)
 """Suffixes of Australia, too, but such ordinary words that standing apart proves nothing."""
-ROMANCE = _any("rue avenue av. boulevard bd place chemin impasse allée quai cours route passage square sentier ruelle")
+ROMANCE = _any("""
+rue avenue av. boulevard bd place chemin impasse allée allé quai cours route passage
+square sentier ruelle boul. rte montée côte faubourg hameau cité autoroute promenade
+""")
 """What French streets are called, behind their number."""
 _FIRST = """
 rue chemin impasse ruelle avenue boulevard
@@ -53,7 +56,10 @@ calle avenida avda. avda callejón travesía glorieta carretera paseo ronda ramb
 viale piazza piazzale vicolo lungomare corso
 rua praça travessa alameda estrada rodovia ladeira beco
 ul. ulica aleja aleje plac osiedle náměstí ulice třída
-v.le p.za p.zza c.so l.go pza. ctra. blvd. steenweg chaussée str. calea bd. bulevardul aleea șos.
+v.le p.za p.zza c.so l.go pza. ctra. blvd. steenweg chaussée str. strada calea bd. bulevardul aleea soseaua drumul
+șos. șoseaua splaiul
+intrarea piața carrer passeig plaça avinguda jr. jirón psje. bv. cll cra. cra kra carrera transv. jalan jl. jln. lorong
+persiaran lebuh lebuhraya thanon đường rruga boul. nábřeží nábř. nám. obala lungarno calz. rte montée rang lotissement
 """
 FIRST = _any(_FIRST)
 """What stands before the name of a street, when the number stands behind it."""
@@ -62,13 +68,14 @@ allée quai place cours passage square sentier esplanade promenade faubourg rout
 c/ av av. avda plaza c. camino callejon cuesta pasadizo cañada costanilla acceso vía via vial barrio urbanización urb.
 polígono privada calzada circuito cerrada prolongación bulevar viaducto circunvalación andador retorno continuación
 corredor diagonal periférico ampliación peatonal eje
-largo strada stradone borgo contrada salita rotonda incrocio canale stretto galleria vico calle fondamenta campo
+largo stradone borgo contrada salita rotonda incrocio canale stretto galleria vico calle fondamenta campo
 piazzetta lungotevere
 área aeroporto campo chácara colônia condomínio conjunto distrito esplanada estação favela fazenda feira jardim lago
 lagoa loteamento morro núcleo parque passarela pátio praia quadra servidão caminho cais bosque balneário escadaria
 passagem rotatória recanto residencial r. setor sítio trecho trevo vale vereda
 viaduto viela vila calçada praceta quinta bairro
 al. al pl. os. rondo skwer bulwar rynek
+soi phố ngõ cité hay côte villa r. diag. kav.
 """
 FIRST_AT_TIMES = _any(_FIRST_AT_TIMES)
 """The same, of words that name much else, too; Correios publishes those of Brazil."""
@@ -108,7 +115,7 @@ extra
 ENDS = (
     *("straße", "strasse", "str.", "gasse", "straat", "gatan", "vägen", "gränden", "gränd", "stræde", "katu"),
     *("gracht", "veien", "kuja", "polku", "bulevardi", "aukio", "raitti", "utca", "körút", "caddesi", "cad.", "sokak"),
-    *("sok.", "sokağı", "bulvarı"),
+    *("sok.", "sokağı", "bulvarı", "gøta", "stræti", "gårde", "stien", "kalea"),
 )
 """How one-word names of streets end in German, Dutch and the languages of the North."""
 ENDS_AT_TIMES = (
@@ -124,6 +131,18 @@ ENDS_AT_TIMES = (
 """Ends that other words have, too: they need a proof."""
 ENDS_SELDOM = ("ringen", "lia", "roa", "tie")
 """Ends that even long words have that are no streets (*Australia*, *Thüringen*)."""
+LAST = _words("""
+utca út tér körút krt. ulica ulice iela gatvė gatve mnt mnt. puiestee cesta trg náměstí třída caddesi cad. sokak sok.
+sokağı bulvarı blv. prospektas bulvāris strasse straße
+""")
+"""Words behind the name of a street, and before its number, that are little else."""
+LAST_AT_TIMES = _words("""
+u. köz sor sétány rakpart g. pr. al. tn tn. tee pst pst. laukums street st. st avenue ave. ave road rd. rd lane str.
+prospekt prospect boulevard blvd square highway drive gata stræti vegur braut ro gil daero dong lu dadao jie nagar
+marg salai
+""")
+"""The same of such as name much else, too, or stand before the number in countries that write it behind."""
+LAST_WORDS = LAST | LAST_AT_TIMES
 SMALL_ENDS = ("tie", "katu", "kuja", "polku")
 """Finnish words that stand apart behind a name in the genitive (*Wirénin tie*)."""
 NO_STREET = _words("""

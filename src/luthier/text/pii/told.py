@@ -10,9 +10,9 @@ _CUE_WORDS = 8
 _AT_REACH = 10
 _LABEL_REACH = 30
 _BEHIND_WORDS = 4
-_OPENERS = (",", "\n", ";", "(", ":", "/", "|")
+_OPENERS = (",", "\n", ";", "(", ":", "/", "|", "=", ">", '"', "\t")
 _SPOKEN = re.compile(r"[^\W\d_]+|[:=,\n]")
-_CLOSED = re.compile(r" ?(?:[,;\n)/|]|\.?$)")
+_CLOSED = re.compile(r" ?(?:[,;\n)/|<\"\t]|\.?$)")
 _CLAUSE = re.compile(r",? ?([^.,;:\n]{0,50})")
 
 
@@ -20,7 +20,7 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-CUES = _words("""
+STRONG = _words("""
 residenza residencia residência technician engineer plumber techniker technicien técnico tecnico monteur technik
 address addresses live lives living lived reside resides residing residence moved moving relocated send sent ship
 shipped shipping deliver delivered delivery delivering located billing mail post forward forwarded domicile adresse
@@ -31,7 +31,15 @@ direccion vivo vive vivimos vivía domicilio mudé mudamos enviar envíen envíe
 abita abitiamo residente trasferito trasferita spedire spedite consegna consegnare domiciliato endereço morada moro
 mora moramos mudei enviem adres adresie woon woont wonen verhuisd bezorgen bezorg stuur gestuurd bezorgadres mieszkam
 mieszka zamieszkały wysłać dostarczyć adressen bor bodde flyttat flyttade flyttet skicka levereras bopæl sendes osoite
-osoitteeni asun house home flat apartment office shop street road courier parcel package driver left dropped collect
+osoitteeni asun adresa adrese pošlete
+doručte zásilku címem cím lakcímem lakcím szállítási locuiesc trimiteți livrare livrați adresim adresi teslimat evim
+zustellung zustellen leveren levering lever leverera toimitus toimittakaa lähettäkää entreguem entreguen bezorgt stuurt
+bydlím lakom küldjék küldeni pošaljite dostava dostave živim isporuka adresas adresu pristatymo gyvenu siųskite adresine
+adresinde oturuyorum gönderin mailing residential
+""")
+"""Who lives or moves somewhere, or has something sent there, says where."""
+CUES = STRONG | _words("""
+house home flat apartment office shop street road courier parcel package driver left dropped collect
 visit stay stays stayed staying meet meeting meetup appointment neighbour neighbours neighbor neighbors tenant tenants
 landlord lease leased rent rents rented renting contract redirect redirected letter letters bring brought find
 household property headquarters haus hause wohnung büro laden straße strasse paket paketbote kurier abgegeben
@@ -45,14 +53,18 @@ pakket koerier straat dom domu mieszkanie biuro sklep umowa sąsiad spotkanie pa
 doručte zásilku címem cím lakcímem lakcím szállítási locuiesc trimiteți livrare livrați adresim adresi teslimat evim
 zustellung zustellen leveren levering lever leverera toimitus toimittakaa lähettäkää entreguem entreguen bezorgt stuurt
 ulica hem hus hemma kontor butik gata hjem lejlighed pakke kontoret butikken gade gate talo koti paketti katu
+come comes came coming visits visited pick picked pickup invoice bill meter quitté quitter quittons facture passer venez
+compteur contador luz medidor factura recogida recoger pasar recibo trovato trova fattura contatore ritiro passare conta
+conto fatura levantar recolha kommen vorbei abholung rechnung zähler factuur ophalen meterkast rachunek licznik odbiór
 """)
-"""Who lives, moves or has something sent somewhere says where."""
+"""The same, with what else is said of places: who meets, rents, visits or finds something names one at times."""
 SAID = _words("""
 address adresse anschrift dirección direccion indirizzo endereço morada adres adressen osoite adresa adresi cím
 """)
 """What an address is called: behind it and a colon, a name with a number is one."""
 LABELS = tuple(SAID)
 PREPOSITIONS = _words("""
+by of de für fuer voor pour
 to at in on is s from near into of for nach an ist unter am auf bei lautet zur zum à au aux est chez en es al a hacia
 says said reads shows regarding about concerns concerning betrifft riguarda concerne concernant sobre betreft dotyczy
 è é em na no para per presso op naar te przy do w på till i til ved aan
@@ -97,6 +109,14 @@ def is_labelled(text: str, start: int) -> bool:
 def is_told_near(text: str, start: int) -> bool:
     """Whether one of the few words before says that somebody lives, meets or has something sent somewhere."""
     return not CUES.isdisjoint(spoken(text[max(0, start - _CUE_REACH) : start])[-_CUE_WORDS:])
+
+
+def is_sent(text: str, start: int) -> bool:
+    """Whether somebody lives, or has something sent, to what follows: *I live in …*, *ship it to …*."""
+    before = spoken(text[max(0, start - _CUE_REACH) : start])[-_CUE_WORDS:]
+    last = before[-1] if before else ""
+    is_before = last in (":", "=") or last in PREPOSITIONS or last in STRONG
+    return is_before and not STRONG.isdisjoint(before)
 
 
 def is_told(text: str, start: int, end: int) -> bool:

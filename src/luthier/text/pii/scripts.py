@@ -1,0 +1,183 @@
+"""Postal addresses in scripts other than Latin: East Asia's, Cyrillic, Greek, Arabic and Hebrew.
+
+Each names its streets, quarters and numbers by words or signs of its own, which prove an address where they stand
+together: *渋谷区…2-3-8*, *静安区南京西路12号*, *강남구 테헤란로 12*, *ул. Ленина, д. 5*, *شارع التحرير 12*.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from luthier.text.pii.found import Span, Spans
+
+_OTHER = re.compile(r"[\u0370-\u07ff\u1100-\u11ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]")
+_DIGITS = "[0-9０-９]"
+_DASH = "[-‐‑–−－ー]"
+_HAN = "[一-鿿々ヶ]"
+_PREFECTURES = (
+    "北海道|青森県|岩手県|宮城県|秋田県|山形県|福島県|茨城県|栃木県|群馬県|埼玉県|千葉県|東京都|神奈川県|新潟県|富山県|石川県"
+    "|福井県|山梨県|長野県|岐阜県|静岡県|愛知県|三重県|滋賀県|京都府|大阪府|兵庫県|奈良県|和歌山県|鳥取県|島根県|岡山県|広島県"
+    "|山口県|徳島県|香川県|愛媛県|高知県|福岡県|佐賀県|長崎県|熊本県|大分県|宮崎県|鹿児島県|沖縄県"
+)
+_PROVINCES = (
+    "北京|上海|天津|重庆|重慶|河北|山西|辽宁|吉林|黑龙江|江苏|浙江|安徽|福建|江西|山东|河南|湖北|湖南|广东|廣東|海南|四川|贵州|云南"
+    "|陕西|甘肃|青海|台湾|台灣|内蒙古|广西|西藏|宁夏|新疆|香港|澳门|台北|臺北|新北|台中|臺中|台南|高雄|桃园|桃園|深圳|广州|成都|杭州"
+    "|南京|武汉|西安|苏州"
+)
+_JAPANESE = re.compile(
+    rf"(?P<head>[一-鿿々ヶァ-ヴー]{{2,30}}|(?:さいたま|つくば|ひたちなか|いわき)市?[一-鿿々ヶァ-ヴー]{{0,30}})"
+    rf"(?P<number>{_DIGITS}{{1,4}}(?:(?:丁目|番地?|号|の|{_DASH}){_DIGITS}{{1,4}}){{0,4}}(?:丁目|番地?|号)?)"
+    rf"(?P<room>[ 　]?[^\W\d_]{{2,15}}{_DIGITS}{{1,4}}(?:号室?|室|階|F))?"
+)
+_JAPANESE_PLACE = re.compile(rf"(?:{_PREFECTURES}).{{0,30}}$")
+_JAPANESE_PART = re.compile("[市区町村郡]")
+_PART_OF_TOWN = re.compile(rf"丁目|番|{_DIGITS}{_DASH}{_DIGITS}")
+_CHINESE = re.compile(
+    rf"(?P<head>{_HAN}{{2,40}})(?<=[路街道巷弄段里村庄坊大])(?P<number>{_DIGITS}{{1,5}}(?:{_DASH}{_DIGITS}{{1,4}})?"
+    rf"[号號弄](?:{_DASH}{_DIGITS}{{1,4}})?)"
+    rf"(?P<room>[ 　]?(?:{_HAN}{{0,8}}[{_DIGITS[1:-1]}A-Z]{{1,5}}(?:号楼|栋|幢|棟|座|单元|楼|樓|层|室|号|弄|之))*)"
+)
+_CHINESE_BEGIN = re.compile("[在到是寄为為于至址往送给住]")
+_CHINESE_PLACE = re.compile(rf"(?:{_PROVINCES}).{{0,40}}$")
+_KOREAN_PART = r"[가-힣]{1,6}(?:특별자치시|특별자치도|특별시|광역시|도|시|군|구|읍|면|동|리)"
+_KOREAN = re.compile(
+    rf"(?<![가-힣\d])(?P<code>\(?\d{{5}}\)? )?(?P<parts>(?:{_KOREAN_PART} ){{1,4}}|서울 |부산 |대구 "
+    r"|인천 |광주 |대전 |울산 |세종 )(?:[가-힣\d]{1,12}(?:로|길|가|동|리) ?)(?:지하 ?)?\d{1,5}(?:-\d{1,4})?"
+    r"(?!\d|[시월일년개명원]|번째)(?:번지)?"
+    r"(?:,? ?(?:[가-힣A-Za-z]{1,10} ?)?\d{1,4}(?:동|호|층)(?![가-힣]{2})){0,3}(?:, (?=[가-힣]{2})[가-힣]{2,12}(?!\w))?"
+    r"(?: ?\([가-힣, ]{2,20}\))?"
+)
+_CAP = "[А-ЯЁЇІЄҐЂЈЉЊЋЏ]"
+_CYRILLIC_TYPE = (
+    r"(?:ул|улица|вул|вулиця|пр|пр-т|просп|проспект|пр-кт|наб|набережная|набережна|пер|переулок|пров|провулок|бул|бульв"
+    r"|бульвар|булевард|б-р|ш|шоссе|шосе|пл|площадь|площа|площад|проезд|пр-д|аллея|алея|тупик|мкр|микрорайон|мікрорайон"
+    r"|ж\.к|ж\.к\.|кв-л|квартал|линия|трг|тракт)"
+)
+_CYRILLIC_WORD = rf"(?:{_CAP}[\w’'-]{{0,25}}\.?|\d{{1,2}}-?(?:я|й|го|а)?|[а-яёіїє]{{2,6}})"
+_CYRILLIC_NUMBER = (
+    r"(?:(?:д|дом|буд|будинок|№|бр|вл|стр)\.? ?)?\d{1,4}(?:[-/]\d{1,4})?(?: ?[а-яА-Я](?!\w))?(?![\w.:]\d|\d)"
+)
+_CYRILLIC_TOWNS = (
+    "Москва|Санкт-Петербург|Казань|Новосибирск|Минск|Київ|Киев|Львів|Одеса|Харків|София|Пловдив|Варна|Београд|Скопје"
+)
+_CYRILLIC = re.compile(
+    rf"(?<![\w-])(?i:{_CYRILLIC_TYPE})\.? (?:{_CYRILLIC_WORD} ){{0,3}}{_CYRILLIC_WORD},? {_CYRILLIC_NUMBER}"
+    rf"|(?<![\w-]){_CAP}[\w’'-]{{1,25}} (?:{_CYRILLIC_WORD} )?(?i:{_CYRILLIC_TYPE})\.?,? {_CYRILLIC_NUMBER}"
+    rf"|(?<![\w-]){_CAP}[а-яёїієґђљњћџј'-]{{2,25}}(?: {_CAP}[\w’'-]{{1,25}}){{0,2}},? {_CYRILLIC_NUMBER}"
+    rf"(?=,\s(?:\d{{4,6}} {_CAP}|{_CYRILLIC_TOWNS}))"
+)
+_CYRILLIC_TOWN = rf"(?:(?:г|гр|м|с|р|пос|п|дер|обл|р-н)\.? ?)?{_CAP}[\w’'-]{{1,25}}(?: {_CAP}[\w’'-]{{1,25}}){{0,2}}"
+_CYRILLIC_PART = (
+    r"(?:(?:кв|квартира|корп|корпус|к|стр|строение|оф|офис|подъезд|под|эт|этаж|вх|ет|ап|пом"
+    r"|секц)\.? ?[\dА-Я]{1,5}(?!\w)"
+    rf"|{_CYRILLIC_TOWN}(?: (?:область|обл\.|край|район|р-н|округ|федерация|Федерация))?(?: \d{{4,6}})?(?!\w)"
+    rf"|\d{{4,6}}(?!\w)"
+    rf"(?: {_CYRILLIC_TOWN})?)"
+)
+_CYRILLIC_RIGHT = re.compile(rf"(?:,\s{{1,2}}|\n| ?[-–] | (?=кв|корп)){_CYRILLIC_PART}(?!\w)")
+_CYRILLIC_LEFT = re.compile(
+    rf"(?<![\w.])(?:(?:\d{{4,6}}(?: {_CYRILLIC_TOWN})?|{_CYRILLIC_TOWN}(?: (?:область|обл\.|край|район"
+    rf"|р-н))?),\s){{1,4}}$"
+)
+_GREEK = re.compile(
+    r"(?<!\w)(?i:οδός|οδος|οδού|οδ\.|λεωφόρος|λεωφόρου|λεωφ\.|λ\.|πλατεία|πλ\."
+    r"|πάροδος) (?:[Α-ΩΆΈΉΊΌΎΏ][\w.’'-]{0,25} ){1,3}"
+    r"(?:αρ\. ?)?\d{1,4}[Α-Ω]?(?!\w)"
+    r"|(?<!\w)[Α-ΩΆΈΉΊΌΎΏ][\w’'-]{1,25}(?: [Α-ΩΆΈΉΊΌΎΏ][\w’'-]{1,25}){0,2} \d{1,4}[Α-Ω]?"
+    r"(?=,\s(?:(?:Τ\.? ?Κ\.? )?\d{3} ?\d\d"
+    r"(?!\d)|\d{1,2}ος όρ|[Α-ΩΆΈΉΊΌΎΏ][α-ωάέήίόύώϊϋΐΰς]{2,20}(?:[.,;\n]|$)))"
+)
+_GREEK_RIGHT = re.compile(
+    r"(?:,?\s{1,2})(?:(?:Τ\.? ?Κ\.? )?\d{3} ?\d\d(?!\d)(?: [Α-ΩΆΈΉΊΌΎΏ][\w’'-]{1,25}){0,2}|\d{1,2}ος όροφος"
+    r"|διαμ\. ?\w{1,3})"
+    r"|,\s[Α-ΩΆΈΉΊΌΎΏ][\w’'-]{1,25}(?: [Α-ΩΆΈΉΊΌΎΏ][\w’'-]{1,25})?(?!\w)"
+)
+_ARABIC_STREET = r"(?:شارع|ش\.|طريق|جادة|ميدان|زنقة|نهج|حي)"
+_ARABIC_WORD = r"[\u0621-\u065f]{2,15}"
+_ARABIC = re.compile(
+    rf"(?P<first>(?<!\w)\d{{1,4}} {_ARABIC_STREET} {_ARABIC_WORD}(?: {_ARABIC_WORD}){{0,2}})"
+    rf"|(?<!\w){_ARABIC_STREET} (?:{_ARABIC_WORD} ?){{1,4}}(?:رقم ?)?(?:(?<= )\d{{1,4}}(?!\w)"
+    r"|(?=، (?:مبنى|عمارة|بناية|شقة|فيلا|رقم) \d))"
+)
+_ARABIC_RIGHT = re.compile(
+    rf"(?:[،,]? ?\n?)(?:(?:مبنى|عمارة|بناية|شقة|فيلا|رقم|الطابق|الدور|مكتب) \d{{1,4}}(?!\w)"
+    rf"|\d{{4,6}}(?!\d)(?: {_ARABIC_WORD}"
+    rf"(?: {_ARABIC_WORD})?)?)|[،,]\s{_ARABIC_WORD}(?: {_ARABIC_WORD})?(?![\w])|\n{_ARABIC_WORD}(?: \d{{5}})?(?=\n|$)"
+)
+_HEBREW = re.compile(
+    r"(?<!\w)[בלמה]?(?:רחוב|רח['׳]|שדרות|שד['׳]|דרך|סמטת|כיכר"
+    r"|שכונת) (?:[א-ת][א-ת\"'׳״-]{1,15} ){1,3}\d{1,4}(?:/\d{1,3})?"
+    r"(?!\w)"
+)
+_HEBREW_RIGHT = re.compile(
+    r"(?:,?\s{1,2})(?:(?:דירה|קומה|כניסה|בית) [\dא-ת]{1,3}(?!\w)|\d{5}(?:\d\d)?(?!\d))"
+    r"|,\s[א-ת][א-ת\"'-]{1,15}(?: [א-ת][א-ת\"'-]{1,15}){0,2}(?!\w)"
+)
+_EAST_CODE = re.compile(rf"(?:〒[ 　]?)?(?:{_DIGITS}{{3}}{_DASH}{_DIGITS}{{4}}|\d{{6}})[ 　\n]{{0,2}}$")
+_MOST_PARTS = 6
+
+
+def in_scripts(text: str) -> Spans:
+    """Addresses in one of these scripts; texts without are told at once."""
+    if _is_western(text) or _OTHER.search(text) is None:
+        return
+    yield from _japanese(text)
+    yield from _chinese(text)
+    yield from (Span(*one.span()) for one in _KOREAN.finditer(text))
+    for pattern, right in ((_CYRILLIC, _CYRILLIC_RIGHT), (_GREEK, _GREEK_RIGHT), (_HEBREW, _HEBREW_RIGHT)):
+        yield from _with_parts(text, pattern, right)
+    yield from _with_parts(text, _ARABIC, _ARABIC_RIGHT)
+
+
+_NO_NAME = re.compile(r"(?:Μένω|Κατοικώ|Διεύθυνση|Живу|Адрес|Проживаю|Мешкаю|Улица)(?: (?:στην|στη|στο|на|в))? ")
+"""Words with a capital that begin a sentence, not a name."""
+
+
+def _is_western(text: str) -> bool:
+    """Whether all its signs are those of Western Europe, which is told quicker than by a pattern."""
+    try:
+        text.encode("latin-1")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _with_parts(text: str, street: re.Pattern[str], right: re.Pattern[str]) -> Iterator[Span]:
+    """Streets with what follows them, and, in Cyrillic, with the code and the town before them."""
+    for found in street.finditer(text):
+        start, end = found.span()
+        for _ in range(_MOST_PARTS):
+            more = right.match(text, end)
+            if more is None:
+                break
+            end = more.end()
+        said = _NO_NAME.match(text, start)
+        start = said.end() if said and said.end() < end else start
+        left = _CYRILLIC_LEFT.search(text[max(0, start - 70) : start]) if street is _CYRILLIC else None
+        yield Span(start - (len(left[0]) if left else 0), end)
+
+
+def _japanese(text: str) -> Iterator[Span]:
+    for found in _JAPANESE.finditer(text):
+        head = found["head"]
+        place = _JAPANESE_PLACE.search(head)
+        is_told = place is not None or (_JAPANESE_PART.search(head[1:]) and _PART_OF_TOWN.search(found["number"]))
+        if is_told and (place is None or _JAPANESE_PART.search(head)):
+            start = found.end("head") - (len(place[0]) if place else len(head))
+            yield Span(_with_code(text, start), found.end())
+
+
+def _chinese(text: str) -> Iterator[Span]:
+    for found in _CHINESE.finditer(text):
+        head = found["head"]
+        place = _CHINESE_PLACE.search(head)
+        begins = [one.end() for one in _CHINESE_BEGIN.finditer(head)]
+        at = place.start() if place else max((one for one in begins if one < len(head) - 2), default=0)
+        yield Span(_with_code(text, found.start() + at), found.end())
+
+
+def _with_code(text: str, start: int) -> int:
+    """Where an address begins that a post code may stand before."""
+    code = _EAST_CODE.search(text[max(0, start - 12) : start])
+    return start - len(code[0]) if code else start
