@@ -143,22 +143,20 @@ def _peak_share(rounds: int) -> dict[str, Any]:
 
 
 def _two_cores(name: str, work: Work, rounds: int) -> dict[str, Any]:
-    """Rows per second of wall time with two threads over one; beside it, what this machine's own products gain."""
+    """Rows per second of wall time with two threads over one, the same steps in turns, each at its best since others on
+    a shared machine take of either core what they like; beside it, what this machine's own products gain."""
     print(f"\n{name}: {work}", flush=True)
-    ratios = []
+    steps = (1 if work.rows_per_step == 32 else 4) + WARM
+    best, products = [0.0, 0.0], [0.0, 0.0]
     for turn in range(rounds):
-        one, two = (
-            _run("ours", work, (1 if work.rows_per_step == 32 else 4) + WARM, threads)["rows_per_s"]
-            for threads in (1, 2)
-        )
-        alone, both = (_run("peak", threads)["flops_per_wall_s"] for threads in (1, 2))
-        ratios.append(two / one)
-        print(
-            f"  round {turn + 1}: {one:.2f} and {two:.2f} rows/s: {ratios[-1]:.2f}x; bf16 products alone "
-            f"{alone / 1e9:.0f} and {both / 1e9:.0f} GFLOP/s: {both / alone:.2f}x",
-            flush=True,
-        )
-    return _figure(name, statistics.median(ratios), 1.8, "x", "one core")
+        for at in (0, 1):
+            best[at] = max(best[at], found := _run("ours", work, steps, at + 1)["rows_per_s"])
+            products[at] = max(products[at], peak := _run("peak", at + 1)["flops_per_wall_s"])
+            told = f"{found:.2f} rows/s; bf16 products alone {peak / 1e9:.0f} GFLOP/s"
+            print(f"  round {turn + 1}: {at + 1} core(s) {told}", flush=True)
+    alone = f"bf16 products alone {products[1] / products[0]:.2f}x"
+    print(f"  at their best {best[0]:.2f} and {best[1]:.2f} rows/s: {best[1] / best[0]:.2f}x; {alone}", flush=True)
+    return _figure(name, best[1] / best[0], 1.8, "x", "one core")
 
 
 def _label_scoring(rounds: int) -> dict[str, Any]:

@@ -177,10 +177,17 @@ def pick_dtype(dtype: Dtype = "auto") -> torch.dtype:
 
 def cpu_has_bf16() -> bool:
     """Whether this machine's processor says that it multiplies bfloat16 in hardware (read without torch)."""
+    return not _CPU_WITH_BF16.isdisjoint(_cpu_says())
+
+
+def cpu_has_tiles() -> bool:
+    """Whether it multiplies whole tiles of bfloat16 at once (AMX), for which kernels are made shape by shape."""
+    return "amx_bf16" in _cpu_says()
+
+
+def _cpu_says() -> list[str]:
     flags = Path("/proc/cpuinfo")
-    return flags.is_file() and not _CPU_WITH_BF16.isdisjoint(
-        flags.read_text(encoding="utf-8", errors="replace").split()
-    )
+    return flags.read_text(encoding="utf-8", errors="replace").split() if flags.is_file() else []
 
 
 def open_folder(folder: Path, dtype: torch.dtype, scheme: Scheme | None = None) -> Any:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from luthier.models.describe import Description, attention_bytes
+from luthier.models.foresight import BASE_BYTES
 from luthier.models.load import cpu_has_bf16
 from luthier.models.speed import cores
 from luthier.tune.optimizer import Optimizer
@@ -38,11 +39,6 @@ def device_bytes() -> int:
     if torch.cuda.is_available():
         return int(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
     return machine_bytes()
-
-
-BASE_BYTES = 760 << 20
-"""What Python with torch, transformers, PEFT and the reading of rows holds beside the model; and, after some steps,
-kernels of the matrix library for each size of pack, and what the allocator cannot give back between such sizes."""
 
 
 def footprint(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from luthier.core.step import Forecast, Outline, Outlook
 from luthier.models.describe import Description
-from luthier.models.foresight import SAMPLE, Rows, model_of, rows_of
+from luthier.models.foresight import SAMPLE, Rows, kernel_bytes, model_of, rows_of
 from luthier.models.load import cpu_has_bf16, is_remote
 from luthier.models.speed import cores, flops_per_s, has_gpu
 from luthier.text.preference import Pair, pair_of
@@ -85,8 +85,7 @@ def _beside(step: Tune, outlook: Outlook) -> int:
     teacher = model_of(outlook, "teacher")
     if teacher is None or step.objective.stored:
         return 0
-    narrow = step.precision == "bfloat16" or (step.precision == "auto" and cpu_has_bf16())
-    return teacher.parameters * (2 if narrow else 4)
+    return teacher.parameters * (2 if _narrow(step) else 4)
 
 
 def _critic(step: Tune, model: Description) -> int:
@@ -107,14 +106,21 @@ def _peak(step: Tune, model: Description, rows: Rows) -> int:
     chunk = min(64.0, rows.tokens / 2)  # causal squares are computed whole
     held = computing_in(model, step.precision)
     fixed, whole = (footprint(step.technique, step.optimizer, held, at, keys + chunk) for at in (0, int(tokens)))
-    return fixed + round((whole - fixed) * (LEFT if packs > 1 else 1))
+    steps = rows.number * step.epochs / step.rows_per_step
+    kernels = kernel_bytes(packs * steps, bf16=_narrow(step))
+    return fixed + kernels + round((whole - fixed) * (LEFT if packs > 1 else 1))
+
+
+def _narrow(step: Tune) -> bool:
+    """Whether the model computes in bf16."""
+    return step.precision == "bfloat16" or (step.precision == "auto" and cpu_has_bf16())
 
 
 def _seconds(step: Tune, outlook: Outlook, model: Description, computed: float, rows: Rows) -> tuple[float, str]:
     """Seconds, from an earlier training on this machine when there is one, else from a measured product."""
     moving = 6 if step.technique.trainable(model) > model.parameters / 2 else 4
     flops = computed * moving * (model.parameters - model.embedding_parameters)
-    bf16 = step.precision == "bfloat16" or (step.precision == "auto" and cpu_has_bf16())
+    bf16 = _narrow(step)
     before = outlook.history.get("measures", {})
     if rate := before.get("flops_per_s"):
         was_bf16 = before.get("bits_a_number", 16 if bf16 else 32) == 16

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from luthier.core.step import Forecast, Outlook
-from luthier.models.foresight import Rows, model_of, rows_of
+from luthier.models.foresight import BASE_BYTES, Rows, kernel_bytes, model_of, rows_of
 from luthier.models.load import cpu_has_bf16, is_remote
 from luthier.models.speed import flops_per_s
-from luthier.tune.memory import BASE_BYTES
 
 if TYPE_CHECKING:
     from luthier.tune.techniques.prompt_search import PromptSearch
@@ -31,7 +30,11 @@ def foresee(technique: PromptSearch, outlook: Outlook, wanted: int | None) -> Fo
     model = model_of(outlook)
     if model is None:
         return Forecast(tokens=tokens, how="unknown until the model is here")
-    peak = technique.footprint(model, PACK_TOKENS) + BASE_BYTES
+    peak = (
+        technique.footprint(model, PACK_TOKENS)
+        + BASE_BYTES
+        + kernel_bytes(technique.budget, bf16=cpu_has_bf16(), learns=False)
+    )
     if rate := outlook.history.get("measures", {}).get("scored_rows_per_s"):
         how = f"{technique.budget:,} rows at the {rate:.1f} a second of the last search"
         return Forecast(seconds=START_S + technique.budget / rate, peak_bytes=peak, tokens=tokens, how=how)
