@@ -18,7 +18,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,14 +76,40 @@ def _addresses(each: int) -> Iterator[dict[str, Any]]:
 
 
 def _postal(each: int) -> Iterator[dict[str, Any]]:
-    """Whole addresses of fifty countries as people write them, beside sentences that only look so."""
+    """Whole addresses of fifty countries as people write them, beside sentences that only look so; by patterns, and
+    with a model of names that knows addresses beside them and alone."""
     others = list(none_postal(each // 5))
-    wrong = [row for row in others if any(one.kind == "address" for one in find(row.text))]
-    print(f"\n{len(others)} sentences without an address: one is found in {len(wrong)}")
-    for name, group in (("postal", WEST), ("", LATIN), ("", SCRIPTS)):
-        rows = list(postal(group, each))
-        title = f"whole addresses as people write them: {group}"
-        figures = list(_table(title, rows, [find(row.text) for row in rows], ("address",), name))
+    sets = [("postal" if group == WEST else "", group, list(postal(group, each))) for group in (WEST, LATIN, SCRIPTS)]
+    yield from _postal_by("patterns", [find(row.text) for row in others], sets, find)
+    recogniser = Recogniser.parse("rampart")
+    kinds = (*PATTERN_KINDS, *recogniser.finds)
+    try:
+        recogniser.recognise(["12 Elm Street, Springfield"])
+    except MissingExtra as error:
+        print(f"addresses by rampart: {error.message}, not measured")
+        return
+
+    def alone(text: str) -> list[Found]:
+        return list(recogniser.recognise([text])[0])
+
+    def both(text: str) -> list[Found]:
+        return find(text, kinds, alone(text))
+
+    for how, finder in (("patterns and rampart", both), ("rampart alone", alone)):
+        list(_postal_by(how, [finder(row.text) for row in others], [("", *one[1:]) for one in sets], finder))
+
+
+def _postal_by(
+    how: str,
+    others: Sequence[Sequence[Found]],
+    sets: Sequence[tuple[str, str, Sequence[Labelled]]],
+    finder: Callable[[str], list[Found]],
+) -> Iterator[dict[str, Any]]:
+    wrong = sum(any(one.kind == "address" for one in finds) for finds in others)
+    print(f"\n{len(others)} sentences without an address, {how}: one is found in {wrong}")
+    for name, group, rows in sets:
+        title = f"whole addresses as people write them, {how}: {group}"
+        figures = list(_table(title, rows, [finder(row.text) for row in rows], ("address",), name))
         yield from figures if name else ()
 
 
