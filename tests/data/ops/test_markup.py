@@ -73,6 +73,16 @@ def test_lines_of_many_rows_go_and_rare_ones_stay() -> None:
     assert _cleaned(Boilerplate(of=("assistant",)), texts) == texts
 
 
+@pytest.mark.parametrize("greeting", ["Hello,", "Dear {},", "Guten Tag Frau Dr. {}!", "{}様，"])
+def test_lines_that_are_all_a_turn_says_stay(greeting: str) -> None:
+    """Mails that differ in a number and a name alone are no boilerplate: nothing but a greeting would be left."""
+    names = [greeting.format("ABCDEFGHIJKLMNOPQRST"[n] * 5) for n in range(20)]
+    texts = [f"{name}\n\nmy order {1000 + n} has not arrived yet." for n, name in enumerate(names)]
+    assert _cleaned(Boilerplate(), texts) == texts
+    longer = [f"{text}\nThe {'ABCDEFGHIJKLMNOPQRST'[n] * 5} one is blue." for n, text in enumerate(texts)]
+    assert _cleaned(Boilerplate(), longer) == [text.replace(text.split("\n")[2] + "\n", "") for text in longer]
+
+
 def test_boilerplate_tells_what_it_did(make: Make, write: Write) -> None:
     rows = [{"prompt": f"Question number {n}?\nSent by the web form.", "completion": f"answer {n}"} for n in range(12)]
     source = {"kind": "jsonl", "path": write("t.jsonl", rows)}

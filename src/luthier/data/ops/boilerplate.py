@@ -13,6 +13,7 @@ from pydantic import Field
 from luthier.data.cleaning.cuts import cut, line_spans
 from luthier.data.cleaning.quoted import Span
 from luthier.data.operator import Corpus, Outcome, Reads, SetOperator, Suggestion
+from luthier.data.passes.apply import spliced
 from luthier.data.row import Row
 from luthier.data.twins.text_keys import digest8, normal
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from luthier.data.profile import Profile
 
 _DIGITS = re.compile(r"\d+")
+_WORDS = re.compile(r"\S\s+\S+\s+\S|[\u2e80-\U0003ffff]{4}")
+"""Three words, or four signs of a script without spaces."""
+_GREETING_ENDS = (",", "!", "，", "！")
 _BUCKETS = 1 << 22
 """Lines are first counted in so many buckets (16 MB), which bounds memory; what is frequent is then counted exactly."""
 
@@ -27,7 +31,8 @@ _BUCKETS = 1 << 22
 class Boilerplate(SetOperator):
     """Take out lines that come back in many rows: banners, footers, "Please do not reply to this e-mail".
 
-    Lines are compared without case, white space and digits. A turn that holds nothing else is left as it is.
+    Lines are compared without case, white space and digits. A turn of which nothing or a greeting would be left is left
+    as it is: then the lines are what it says ("Hello," and "my order 1000 has not arrived").
     """
 
     kind: Literal["boilerplate"] = "boilerplate"
@@ -54,7 +59,8 @@ class Boilerplate(SetOperator):
         for place, row in enumerate(corpus.rows()):
             for field, text in row.said(self.of):
                 spans = [span for span, key in self._lines(text) if key in frequent]
-                if spans and (found := cut(field, text, spans, "boilerplate")):
+                found = cut(field, text, spans, "boilerplate") if spans else []
+                if found and _says(spliced(text, found)):
                     outcome.edits.setdefault(place, []).extend(found)
         if outcome.edits:
             lines = "1 line that stands" if len(frequent) == 1 else f"{len(frequent)} lines that stand"
@@ -97,3 +103,9 @@ class Boilerplate(SetOperator):
         if tried is None:
             return None
         return Suggestion({}, f"{tried.edited} of {profile.looked_at} rows hold lines that come back in many rows")
+
+
+def _says(text: str) -> bool:
+    """Whether a text has more than greetings: a line of some words that none ends like."""
+    lines = map(str.rstrip, text.splitlines())
+    return any(_WORDS.search(line) and not line.endswith(_GREETING_ENDS) for line in lines)
