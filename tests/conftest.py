@@ -15,6 +15,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from pytest_socket import socket_allow_hosts
 
 from luthier.core.artifact import Artifact
@@ -24,6 +25,13 @@ from luthier.models.catalog import CATALOG, ENCODERS
 SMOLLM2 = "smollm2-135m-instruct"
 MINILM = "all-minilm-l6-v2"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+settings.register_profile(
+    "busy machine",
+    settings.get_profile(settings.get_current_profile_name()),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("busy machine")
 os.environ.pop("HF_HUB_OFFLINE", None)  # tests of the hub speak with a fake one on this machine
 
 

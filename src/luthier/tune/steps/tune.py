@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,9 +14,9 @@ from luthier.core.digest import file_digest
 from luthier.core.errors import DataError, ModelError, Where
 from luthier.core.paths import PathText, locate
 from luthier.core.step import Beside, DataRef, Forecast, Makes, ModelRef, Outline, Outlook, Step, TeacherRef, Work
-from luthier.models.describe import Description
+from luthier.models.describe import Description, describe
 from luthier.models.foresight import model_of
-from luthier.models.load import is_remote, no_weights
+from luthier.models.load import base_folder, is_remote, no_weights
 from luthier.text.dataset import batches, has_split, summary
 from luthier.tune.actor_critic import ActorCritic
 from luthier.tune.curriculum import Curriculum
@@ -35,6 +36,10 @@ from luthier.tune.trouble import Answer
 
 if TYPE_CHECKING:
     from luthier.text.messages import Example
+
+
+LARGE = 64 << 20
+"""Bytes of a model from which what it leaves behind is looked for."""
 
 
 class Tune(Step):
@@ -188,7 +193,10 @@ class Tune(Step):
         if isinstance(self.technique, Technique):
             from luthier.tune.tuning import Tuning
 
-            return Tuning(self, self.technique, work).run()
+            measures = Tuning(self, self.technique, work).run()
+            if describe(base_folder(work.inputs["model"])).weight_bytes > LARGE:
+                gc.collect()  # layers and what was hung on them hold one another: the next step has the room
+            return measures
         assert isinstance(self.technique, Search), "a technique moves weights or searches words"
         return self.technique.search(work, self.examples(work), self.precision)
 
