@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
@@ -12,9 +13,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class Places(Protocol):
+class Places(ABC):
     """Different whole numbers in order."""
 
+    @abstractmethod
     def __len__(self) -> int: ...
 
     @overload
@@ -23,12 +25,21 @@ class Places(Protocol):
     @overload
     def __getitem__(self, at: slice | Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.int64]: ...
 
+    def __getitem__(self, at: int | slice | Sequence[int] | NDArray[np.integer[Any]]) -> int | NDArray[np.int64]:
+        return self._one(at) if isinstance(at, int) else self._some(at)
+
+    @abstractmethod
     def below(self, number: int) -> int:
         """How many of them are less than a number."""
-        ...
+
+    @abstractmethod
+    def _one(self, at: int) -> int: ...
+
+    @abstractmethod
+    def _some(self, at: slice | Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.int64]: ...
 
 
-class Rest:
+class Rest(Places):
     """The numbers below `count`, without some: eight bytes for each that is missing, none for the others."""
 
     def __init__(self, count: int, without: NDArray[np.int64] | None = None) -> None:
@@ -40,15 +51,10 @@ class Rest:
     def __len__(self) -> int:
         return self._count - len(self._without)
 
-    @overload
-    def __getitem__(self, at: int) -> int: ...
+    def _one(self, at: int) -> int:
+        return at + bisect_right(self._before, at)
 
-    @overload
-    def __getitem__(self, at: slice | Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.int64]: ...
-
-    def __getitem__(self, at: int | slice | Sequence[int] | NDArray[np.integer[Any]]) -> int | NDArray[np.int64]:
-        if isinstance(at, int):
-            return at + bisect_right(self._before, at)
+    def _some(self, at: slice | Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.int64]:
         places = np.arange(*at.indices(len(self))) if isinstance(at, slice) else np.asarray(at, dtype=np.int64)
         return places + np.searchsorted(self._before, places, "right") if len(self._before) else places
 
@@ -66,7 +72,7 @@ class Rest:
         return Rest(self._count, np.union1d(self._without, numbers))
 
 
-class Listed:
+class Listed(Places):
     """Numbers that are kept one by one, where most are missing."""
 
     def __init__(self, numbers: NDArray[np.int64]) -> None:
@@ -76,15 +82,10 @@ class Listed:
     def __len__(self) -> int:
         return len(self._numbers)
 
-    @overload
-    def __getitem__(self, at: int) -> int: ...
+    def _one(self, at: int) -> int:
+        return int(self._numbers[at])
 
-    @overload
-    def __getitem__(self, at: slice | Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.int64]: ...
-
-    def __getitem__(self, at: int | slice | Sequence[int] | NDArray[np.integer[Any]]) -> int | NDArray[np.int64]:
-        if isinstance(at, int):
-            return int(self._numbers[at])
+    def _some(self, at: slice | Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.int64]:
         found: NDArray[np.int64] = self._numbers[at]
         return found
 

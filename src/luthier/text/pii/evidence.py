@@ -71,13 +71,13 @@ _WHICH = (
     | streets.MONTHS
     | _words("""
 order orders invoice ticket case tracking parcel serial reference ref sku item model isbn booking transaction policy
-code iso rfc din en cve usb ipv sha utf css html http python java windows android iphone galaxy pixel office python
-node java build sprint commit pull issue bug error exit port line lines row rows col column id pin nr score grade
-class room table seat gate flight train bus line tram exit route highway chapter section article annex appendix
-figure page verse psalm act scene game set match race lap heat group team player over under about only just last
-next first top best euro eur usd gbp dollars age aged since until before after by than between from to version
-release update phase stage part book vol bestellung auftrag rechnung kunde kundennummer artikel pedido factura
-commande facture client cliente zamówienie faktura tilaus ordre ordrenummer tel phone fax mobile call
+code iso rfc din en cve usb ipv sha utf css html http python java windows android iphone galaxy pixel office node
+build sprint commit pull issue bug error exit port line lines row rows col column id pin nr score grade class room
+table seat gate flight train bus tram route highway chapter section article annex appendix figure page verse psalm
+act scene game set match race lap heat group team player over under about only just last next first top best euro
+eur usd gbp dollars age aged since until before after by than between from to version release update phase stage
+part book vol bestellung auftrag rechnung kunde kundennummer artikel pedido factura commande facture client cliente
+zamówienie faktura tilaus ordre ordrenummer tel phone fax mobile call
 """)
 )
 _SAYS_NUMBER = frozenset(["no", "nr", "num", "n", "br", "č", "km", "№"])
