@@ -252,8 +252,6 @@ def test_suggests_itself_with_settings_that_it_accepts(operator: Operator) -> No
         languages={"en": 5, "de": 4},
         pii={"email": 3},
         trials={operator.kind: Trial(edited=2, dropped={"quality no_letters": 1}, examples=(_CHANGE,))},
-        duplicates=1,
-        near_duplicates=1,
         spellings={"Refunds": "refund"},
     )
     if type(operator).suggest.__func__ is Operator.suggest.__func__:

@@ -47,6 +47,10 @@ class Trial(BaseModel):
     """Rows that it would change."""
     dropped: dict[str, int] = {}
     """Rows that it would leave out, by reason."""
+    flagged: dict[str, int] = {}
+    """Rows that it would flag, by the name of the flag."""
+    lost: tuple[str, ...] = ()
+    """Answers that several rows have, and none of those that it would leave."""
     examples: tuple[Change, ...] = ()
 
 
@@ -74,11 +78,7 @@ class Profile(BaseModel):
     pii: dict[str, int] = {}
     """Personal data found, by kind, in texts and other columns."""
     trials: dict[str, Trial] = {}
-    """What operators would do, by kind; those that would do nothing are left out."""
-    duplicates: int = 0
-    near_duplicates: int = 0
-    conflicts: int = 0
-    """Rows that share a prompt with a row that has another answer."""
+    """What operators would do, by kind, each to what those before it leave; left out where that is nothing."""
     spellings: dict[str, str] = {}
     """Rarer spellings of classes, with the common one."""
     answers: dict[str, int] = {}

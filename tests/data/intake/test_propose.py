@@ -188,7 +188,7 @@ def test_the_profile_counts(tmp_path: Path, write: Write) -> None:
     assert found.columns["text"].filled == 3
     assert found.columns["label"].common == {"a": 2, "b": 2}
     assert found.pii == {"email": 2}
-    assert found.duplicates == 1
+    assert sum(found.trials["exact_dedup"].dropped.values()) == 1
     assert found.trials["normalise"].edited == 1
 
 
@@ -214,3 +214,36 @@ def test_thumbs_are_learnt_by_kto(tmp_path: Path) -> None:
     rows = [{"prompt": f"Is it {n}?", "completion": f"yes, {n}", "label": n % 2 == 0} for n in range(40)]
     (tmp_path / "thumbs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert propose(tmp_path / "thumbs.jsonl").objective == "kto"
+
+
+def test_near_copies_are_counted_as_they_will_be_once_personal_data_are_gone(tmp_path: Path, make: Any) -> None:
+    streets = ["Grafton", "Hollins", "Marlowe", "Kingsley", "Thornbury", "Ashcombe", "Wexford", "Pemberton"]
+    rows = [
+        {"text": f"Send it to {number * 37} {street} Street, {place}.", "label": "ab"[number % 2]}
+        for number, (street, place) in enumerate(zip(streets, reversed(streets), strict=True), 1)
+    ]
+    rows += [
+        {"text": text, "label": "ab"[len(text) % 2]} for text in ("When does the shop open?", "It never came back!")
+    ]
+    pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
+    proposal = propose(tmp_path / "t.csv")
+    copies = sum(sum(proposal.profile.trials[kind].dropped.values()) for kind in ("exact_dedup", "near_dedup"))
+    made = make(**yaml.safe_load(render_recipe(proposal, "mine"))["steps"]["data"])
+    assert copies == sum(made.summary.dropped.values()) == 7
+
+
+def test_near_copies_stay_where_a_class_would_be_gone_without_them(tmp_path: Path, make: Any) -> None:
+    texts = {
+        "late": "The parcel with the number {} is still not here, where is it?",
+        "early": "The parcel with the number {} is here now, where is it from?",
+        "lost": "The parcel with the number {} is still not here, where is it??",
+    }
+    rows = [
+        {"text": text.format(number), "label": label} for number in range(100, 112) for label, text in texts.items()
+    ]
+    pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
+    proposal = propose(tmp_path / "t.csv")
+    assert next(one for one in proposal.ops if one["kind"] == "near_dedup")["action"] == "flag"
+    assert "no row of 'lost'" in proposal.reasons["ops.near_dedup"]
+    made = make(**yaml.safe_load(render_recipe(proposal, "mine"))["steps"]["data"])
+    assert set(made.summary.labels) == set(texts)

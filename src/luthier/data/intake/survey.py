@@ -13,13 +13,9 @@ from luthier.data.bounds import first, size_of_record
 from luthier.data.intake.choose import Choice, Task
 from luthier.data.intake.recognise import source_at
 from luthier.data.intake.trial import trials
-from luthier.data.operator import SetOperator
-from luthier.data.ops.exact_dedup import ExactDedup
 from luthier.data.ops.label_spelling import slips, spellings
 from luthier.data.ops.language import Language
-from luthier.data.ops.near_dedup import NearDedup
 from luthier.data.ops.pii import Pii
-from luthier.data.passes.memory import InMemory
 from luthier.data.profile import ColumnProfile, Profile
 from luthier.data.row import Broken, Record, Row
 from luthier.data.source import Source
@@ -165,24 +161,13 @@ def _with_rows(base: Profile, rows: list[Row], answers: Counter[str]) -> Profile
     """Add what the operators find in the rows."""
     if not rows:
         return base
-    tried = trials(rows)
     pii = Pii(action="flag").apply(rows).attributes
-    exact, near = _settled(ExactDedup(), rows), _settled(NearDedup(), rows)
     update = {
         "languages": dict(Counter(Language().apply(rows).attributes["language"]).most_common()),
         "pii": {kind: total for kind in KINDS if (total := sum(pii[kind]))},
-        "trials": tried,
-        "duplicates": exact[0],
-        "conflicts": exact[1],
-        "near_duplicates": max(0, near[0] - exact[0]),
+        "trials": trials(rows),
         "spellings": {**slips(answers), **spellings(answers)},
         "answers": dict(answers.most_common()),
         "answer_words": round(sum(len(row.answer.split()) for row in rows) / len(rows), 1),
     }
     return base.model_copy(update=update)
-
-
-def _settled(operator: SetOperator, rows: list[Row]) -> tuple[int, int]:
-    """How many rows an operator over all rows would drop, and how many it calls contested."""
-    outcome = operator.settle(InMemory(operator, rows))
-    return len(outcome.drops), sum(map(bool, outcome.attributes.get("conflict", ())))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from luthier.core.component import members
-from luthier.data.operator import Edit, Operator, Outcome, RowOperator, Said, SetOperator
+from luthier.data.operator import Edit, Operator, RowOperator, Said, SetOperator
 from luthier.data.passes.apply import Named, category, spliced, take
 from luthier.data.passes.memory import InMemory
 from luthier.data.profile import Change, Trial
@@ -22,8 +22,8 @@ _EXAMPLES = 2
 def trials(rows: Sequence[Row]) -> dict[str, Trial]:
     """What every operator that offers a trial would do to these rows; those that would do nothing are left out.
 
-    They come in the order in which they would stand in a recipe, and each sees what those before it have written. Rows
-    that one would drop are shown to the others all the same.
+    They come in the order in which they would stand in a recipe, and each sees what those before it have left, as it
+    would in a run.
     """
     found: dict[str, Trial] = {}
     for member in sorted(members(Operator).values(), key=lambda one: (one.suggested_at, one.__name__)):
@@ -31,16 +31,34 @@ def trials(rows: Sequence[Row]) -> dict[str, Trial]:
         if operator is None:
             continue
         outcome = outcome_of(operator, rows)
-        if outcome.edits or outcome.drops:
-            found[operator.kind] = _trial(rows, outcome, is_private=operator.is_private)
-            rows = take(Batch(list(rows)), Named(operator.kind, operator), Outcome(dict(outcome.edits)), [])[0].rows
+        tried = _trial(operator, rows, outcome)
+        if tried != Trial():
+            found[operator.kind] = tried
+            rows = take(Batch(list(rows)), Named(operator.kind, operator), outcome, [])[0].rows
     return found
 
 
-def _trial(rows: Sequence[Row], outcome: Said, *, is_private: bool) -> Trial:
+def _trial(operator: Operator, rows: Sequence[Row], outcome: Said) -> Trial:
     dropped = Counter(category(drop.reason) for drop in outcome.drops.values())
-    examples = tuple(dict.fromkeys((*_edited(rows, outcome, is_private=is_private), *_dropped(rows, outcome))))
-    return Trial(edited=len(outcome.edits), dropped=dict(sorted(dropped.items())), examples=examples[:_EXAMPLES])
+    flagged = {
+        name: sum(map(bool, outcome.attributes[name])) for name, kind in operator.writes.items() if kind == "flag"
+    }
+    edited = _edited(rows, outcome, is_private=operator.is_private)
+    return Trial(
+        edited=len(outcome.edits),
+        dropped=dict(sorted(dropped.items())),
+        flagged={name: count for name, count in flagged.items() if count},
+        lost=_lost(rows, outcome.drops),
+        examples=tuple(dict.fromkeys((*edited, *_dropped(rows, outcome))))[:_EXAMPLES],
+    )
+
+
+def _lost(rows: Sequence[Row], drops: Collection[int]) -> tuple[str, ...]:
+    """Answers that come again and again in rows, of which nothing stays."""
+    gone = Counter(rows[place].answer for place in drops)
+    return tuple(
+        answer for answer, count in sorted(Counter(row.answer for row in rows).items()) if 1 < count == gone[answer]
+    )
 
 
 def outcome_of(operator: Operator, rows: Sequence[Row]) -> Said:

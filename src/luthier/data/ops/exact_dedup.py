@@ -96,11 +96,13 @@ class ExactDedup(SetOperator):
     @classmethod
     def suggest(cls, profile: Profile) -> Suggestion | None:
         """Always: it costs next to nothing, and a test row that was trained on spoils the measure."""
-        if profile.duplicates or profile.conflicts:
-            why = f"{profile.duplicates} of {profile.looked_at} rows repeat an earlier one"
-            more = f"; {profile.conflicts} share a prompt and not the answer (`conflict: drop` leaves them out)"
-            return Suggestion({}, why + (more if profile.conflicts else ""))
-        return Suggestion({}, "a copy in both training and test would spoil the measure; none was seen so far")
+        tried = profile.trials.get("exact_dedup")
+        if tried is None:
+            return Suggestion({}, "a copy in both training and test would spoil the measure; none was seen so far")
+        why = f"{sum(tried.dropped.values())} of {profile.looked_at} rows repeat an earlier one"
+        contested = tried.flagged.get("conflict", 0)
+        more = f"; {contested} share a prompt and not the answer (`conflict: drop` leaves them out)"
+        return Suggestion({}, why + (more if contested else ""))
 
 
 def _columns(stays: Copies, contested: NDArray[np.int64], rows: int) -> dict[str, Sparse]:

@@ -33,6 +33,8 @@ _SHOWN = 1024
 """Rows whose pieces are held, ready to be compared, of those that nobody foresaw."""
 _DIGITS = 6
 """Similarities are told with so many digits."""
+_LOST_SHOWN = 3
+"""Classes that are named, where no row of them would be left."""
 
 
 class NearDedup(SetOperator):
@@ -162,11 +164,17 @@ class NearDedup(SetOperator):
 
     @classmethod
     def suggest(cls, profile: Profile) -> Suggestion | None:
-        """Always: near copies across the split flatter the measure."""
-        if profile.near_duplicates:
-            why = f"{profile.near_duplicates} of {profile.looked_at} rows nearly repeat an earlier one"
-            return Suggestion({}, why)
-        return Suggestion({}, "near copies across training and test flatter the measure; none was seen so far")
+        """Always: near copies across the split flatter the measure; marked only, where a class would be gone."""
+        tried = profile.trials.get("near_dedup")
+        if tried is None:
+            return Suggestion({}, "near copies across training and test flatter the measure; none was seen so far")
+        why = f"{sum(tried.dropped.values())} of {profile.looked_at} rows nearly repeat an earlier one"
+        if profile.answers and tried.lost:
+            shown = ", ".join(map(repr, tried.lost[:_LOST_SHOWN]))
+            more = f" and {len(tried.lost) - _LOST_SHOWN} more classes" if len(tried.lost) > _LOST_SHOWN else ""
+            stay = "they are marked and stay, and `split: {group: cluster}` would hold twins on one side"
+            return Suggestion({"action": "flag"}, f"{why}; to drop them would leave no row of {shown}{more}: {stay}")
+        return Suggestion({}, why)
 
 
 _SKETCH = np.dtype([("preferred", "<f8"), ("text", "<u8", 2), ("signature", "u1", 128)])
