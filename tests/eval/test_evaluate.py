@@ -23,6 +23,9 @@ from luthier.eval.rows import Task, choose
 from luthier.eval.steps.evaluate import Evaluate
 from luthier.eval.steps.gate import Gate
 from luthier.metrics.paired import holm
+from luthier.models.describe import describe
+from luthier.models.foresight import rows_of
+from luthier.models.load import base_folder
 from luthier.text.messages import Example
 
 FILES = ("predictions.parquet", "metrics.json", "comparisons.json", "summary.json")
@@ -254,9 +257,19 @@ def test_forecast_needs_no_torch(store: Store, labels: Artifact, base: Artifact)
     assert first.tokens is not None
     assert 30 * 20 < first.tokens < 30 * 100
     assert first.how.startswith("30 rows, tokens counted in 30 of them")
-    history = {"measures": {"model_rows_per_s": 10.0}}
-    later = step.foresee(Outlook(inputs={"data": labels, "model": base}, upstream={}, base=Path(), history=history))
-    assert later.seconds == pytest.approx(5 + 4 + 0.3 + 3)  # plain baselines, one opened model, tests, 30 rows
+    model = describe(base_folder(base))
+    paces = [
+        {"flops_per_s": 1.0, "parameters": model.parameters, "task": "text"},
+        {"flops_per_s": 1.0, "parameters": 4 * model.parameters, "task": "label"},
+        {"flops_per_s": 1e6, "parameters": 2 * model.parameters, "task": "label"},
+    ]
+    later = step.foresee(Outlook(inputs={"data": labels, "model": base}, upstream={}, base=Path(), paces=paces))
+    assert later.how.endswith("1 model(s) at 0 GFLOP/s, as the last evaluation")
+    assert later.seconds is not None
+    rows = rows_of(None, outlook, "test")
+    assert rows is not None
+    flops = 2 * (model.parameters - model.embedding_parameters) * (30 * (rows.tokens - rows.shared) + rows.shared)
+    assert later.seconds == pytest.approx(5 + 4 + 0.3 + flops / 1e6)  # plain baselines, an opened model, tests, 30 rows
     assert step.foresee(Outlook(inputs={}, upstream={}, base=Path())).seconds is None
 
 
@@ -266,11 +279,11 @@ def test_a_pace_is_of_answers_that_were_made(store: Store, labels: Artifact, bas
     inputs = {"data": labels, "model": base}
     _, work = work_of(store, step, inputs, more="pace")
     first = step.make(work)
-    assert first["model_rows_per_s"] > 0
+    assert first["flops_per_s"] > 0
     again = step.make(work_of(store, step, inputs, more="pace")[1])
-    assert "model_rows_per_s" not in again
+    assert "flops_per_s" not in again
     next(iter((work.scratch / "answers").glob("*.json"))).unlink()
-    assert step.make(work_of(store, step, inputs, more="pace")[1])["model_rows_per_s"] > 0
+    assert step.make(work_of(store, step, inputs, more="pace")[1])["flops_per_s"] > 0
 
 
 def test_turns_are_not_forecast_by_rows(labels: Artifact, base: Artifact) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from luthier.core.events import Event, Events
 from luthier.core.step import Forecast
+from luthier.flow.paces import KEPT, remember, remembered
 from luthier.flow.plan import plan
 from luthier.flow.recipe import Recipe
 from luthier.flow.report import report_facts, write_report
@@ -72,3 +73,45 @@ def test_the_report_names_an_earlier_forecast_that_was_far(tmp_path: Path, monke
     assert cost.planned_seconds == 1260.0
     assert "(planned: 21 min)" in write_report(what, tmp_path / "report.md").read_text(encoding="utf-8")
     assert "(planned: 21 min)" in write_report(what, tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_another_project_is_foretold_from_what_this_machine_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    Recipe.load(small_recipe(tmp_path / "first", TUNING, rows=50)).run()
+    assert remembered("tune") == []  # it was over at once
+    monkeypatch.setattr("luthier.flow.run.LEAST_S", 0.0)
+    first = Recipe.load(small_recipe(tmp_path / "first", TUNING, rows=51)).run()
+    measures = first["tune"].artifact.timing()["measures"]
+    assert remembered("tune") == [measures]
+    assert remembered("prepare") == []  # operators differ from one recipe to the next
+    heard: list[Event] = []
+    Recipe.load(small_recipe(tmp_path / "second", TUNING, rows=50)).run(Events(heard.append))
+    said = next(event.text for event in heard if event.step == "tune" and event.kind == "note")
+    assert "speed of the last training on this machine" in said
+
+
+def test_what_is_not_whole_is_forgotten_and_only_the_newest_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path))
+    for number in range(KEPT + 2):
+        remember("tune", {"flops_per_s": float(number)})
+    assert [one["flops_per_s"] for one in remembered("tune")] == [float(n) for n in range(KEPT + 1, 1, -1)]
+    (file,) = tmp_path.glob("paces/*/tune.json")
+    file.write_bytes(file.read_bytes()[:-20])
+    assert remembered("tune") == []
+    remember("tune", {"flops_per_s": 1.0})
+    assert len(remembered("tune")) == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert remembered("tune") == [], "another number of processors is another machine"
+
+
+def test_memory_that_the_process_holds_already_is_added_once() -> None:
+    told = Forecast(peak_bytes=1000, common_bytes=300)
+    assert told.beside(200) == told
+    assert told.beside(500).peak_bytes == 1200
+    assert Forecast(peak_bytes=1000).beside(500).peak_bytes == 1000

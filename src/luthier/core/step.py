@@ -9,8 +9,8 @@ recipe's own model. Everything that decides the bytes goes into the digest; ever
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -83,6 +83,14 @@ class Forecast:
     tokens: int | None = None
     how: str = ""
     """One sentence on where the numbers come from."""
+    common_bytes: int | None = None
+    """Of the peak, what this process may hold already when the step begins; None: nothing that counts."""
+
+    def beside(self, held_bytes: int) -> Forecast:
+        """The same in a process that holds so much already, part of which the step needs anyway."""
+        if self.peak_bytes is None or self.common_bytes is None:
+            return self
+        return replace(self, peak_bytes=self.peak_bytes + max(0, held_bytes - self.common_bytes))
 
     def is_far_from(self, other: Forecast) -> bool:
         """Whether another forecast knew more or less, or told a quarter more or less time or 15 % of memory.
@@ -129,6 +137,8 @@ class Outlook:
     """Digests of each input and of the models that it was tuned from, the last tuned first, made or not."""
     history: Mapping[str, Any] = field(default_factory=dict)
     """The `timing.json` of the latest artifact of the same kind in the store, when there is one."""
+    paces: Sequence[Mapping[str, Any]] = ()
+    """What steps of the same kind measured on this machine in any recipe, the newest first (`tells_of_machine`)."""
 
 
 class Step(Component):
@@ -139,6 +149,8 @@ class Step(Component):
     makes: ClassVar[Makes]
     shared: ClassVar[bool] = False
     """True when the artifact is kept for all recipes of this user (a converted base model)."""
+    tells_of_machine: ClassVar[bool] = False
+    """True when what it measures foretells other recipes' steps of this kind on the same machine."""
 
     @abstractmethod
     def make(self, work: Work) -> Mapping[str, Any]:

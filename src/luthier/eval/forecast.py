@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from luthier.core.step import Forecast, Outlook
+from luthier.core.step import Forecast, Outlook, Work
 from luthier.eval.forgetting.items import characters, items
-from luthier.models.foresight import BASE_BYTES, CHARS_PER_TOKEN, Rows, kernel_bytes, model_of, rows_of
+from luthier.models.foresight import BASE_BYTES, CHARS_PER_TOKEN, Rows, kernel_bytes, model_of, pace_of, rows_of
 from luthier.models.load import cpu_has_bf16, is_remote
 from luthier.models.speed import flops_per_s
 
 if TYPE_CHECKING:
+    from luthier.eval.kept import Kept
     from luthier.eval.steps.evaluate import Evaluate
     from luthier.models.describe import Description
 
@@ -38,19 +39,45 @@ def forecast(step: Evaluate, outlook: Outlook) -> Forecast:
     if is_remote(outlook):
         return Forecast(tokens=tokens, how=f"{rows.number * models:,} calls to an endpoint; {rows.how}")
     model = model_of(outlook)
-    rate = (outlook.history.get("measures") or {}).get("model_rows_per_s")
-    if model is None and not rate:
-        return Forecast(how="nothing was evaluated here yet, and the model is not made")
-    standing = 0.0 if model is None else _asked_anyway(step, outlook, rows)
-    peak = None if model is None else _peak(model, models * (_computed(rows) + standing))
-    speed = flops_per_s(bf16=cpu_has_bf16())
-    each_s = 0.0 if model is None else 2 * (model.parameters - model.embedding_parameters) * models / speed
-    beside = _PLAIN_S + models * _OPENING_S + rows.number * _MEASURED_S + each_s * standing
-    if rate:
-        how = f"{rows.number:,} rows and {models} model(s) at the {rate:.1f} rows a second of the last evaluation"
-        return Forecast(seconds=beside + rows.number * models / rate, peak_bytes=peak, how=how)
-    how = f"{rows.how}; {models} model(s) at {speed / 1e9:.0f} GFLOP/s"
-    return Forecast(seconds=beside + each_s * _computed(rows), peak_bytes=peak, tokens=tokens, how=how)
+    if model is None:
+        return Forecast(how="the model is not made yet, so its size is unknown")
+    alike = {"task": known} if (known := _task(outlook)) else {}
+    before = pace_of(outlook, model, **alike)
+    speed = before.get("flops_per_s") or flops_per_s(bf16=cpu_has_bf16())
+    standing = _asked_anyway(step, outlook, rows)
+    computed = models * (_computed(rows) + standing)
+    beside = _PLAIN_S + models * _OPENING_S + rows.number * _MEASURED_S
+    told = ", as the last evaluation" if before else ""
+    return Forecast(
+        seconds=beside + _flops(model, computed) / speed,
+        peak_bytes=_peak(model, computed),
+        tokens=tokens,
+        how=f"{rows.how}; {models} model(s) at {speed / 1e9:.0f} GFLOP/s{told}",
+        common_bytes=BASE_BYTES,
+    )
+
+
+def pace(step: Evaluate, work: Work, task: str, known: Kept) -> dict[str, Any]:
+    """How quickly the answers of an evaluation were made, in the terms in which the next is foretold."""
+    outlook = Outlook(inputs=work.inputs, upstream={}, base=work.base)
+    if not known.made or step.turns == "all" or is_remote(outlook):
+        return {}
+    model, rows = model_of(outlook), rows_of(known.made, outlook, step.split)
+    if model is None or rows is None:
+        return {}
+    flops = _flops(model, _computed(rows._replace(number=known.made)))
+    return {"flops_per_s": flops / max(known.seconds, 1e-9), "parameters": model.parameters, "task": task}
+
+
+def _flops(model: Description, tokens: float) -> float:
+    """Operations that reading so many tokens takes."""
+    return 2 * (model.parameters - model.embedding_parameters) * tokens
+
+
+def _task(outlook: Outlook) -> str | None:
+    """Whether classes or texts are answered, as far as that is known."""
+    made = outlook.inputs.get("data")
+    return made.read_json("summary.json").get("task") if made is not None else None
 
 
 def _peak(model: Description, tokens: float) -> int:

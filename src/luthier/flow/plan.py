@@ -14,6 +14,7 @@ from luthier.core.errors import LuthierError, UnknownName, Where, did_you_mean
 from luthier.core.paths import cache_folder
 from luthier.core.step import Forecast, Outline, Outlook, Step
 from luthier.core.store import Store
+from luthier.flow.paces import remembered
 from luthier.flow.recipe import Recipe
 
 STORE = ".luthier"
@@ -176,6 +177,7 @@ def _outlook(
         outlines={field: outlines[name] for field, name in references.items() if outlines and name in outlines},
         stands_on={field: lineage(name) for field, name in references.items()},
         history=history,
+        paces=remembered(step.kind) if step.tells_of_machine else (),
     )
 
 

@@ -13,9 +13,11 @@ from luthier.core.component import nested
 from luthier.core.errors import DataError, Interrupted, LuthierError, UnknownName, Where, did_you_mean
 from luthier.core.events import Event, Events
 from luthier.core.files import writing
+from luthier.core.process import resident_bytes
 from luthier.core.render import duration
 from luthier.core.step import Forecast, Work
 from luthier.flow.memory import peak_bytes, reset_peak
+from luthier.flow.paces import LEAST_S, remember
 from luthier.flow.plan import Plan, Planned, plan
 from luthier.flow.recipe import Recipe
 
@@ -144,8 +146,8 @@ def _make(planned: Planned, what: Plan, events: Events) -> StepResult:
     events.emit(Event(kind="start", step=planned.name, text=planned.step.kind))
     started = time.perf_counter()
     with _refusals(planned, what, events):
-        expected = _expect(planned, what, events)
         reset_peak()
+        expected = _expect(planned, what, events)
         folder, scratch = store.begin(planned.digest)
         work = Work(
             name=planned.name,
@@ -160,6 +162,8 @@ def _make(planned: Planned, what: Plan, events: Events) -> StepResult:
         measures = planned.step.make(work)
         _check_still(planned, what)
         seconds = time.perf_counter() - started
+        if planned.step.tells_of_machine and seconds >= LEAST_S:
+            remember(planned.step.kind, measures)
         artifact = store.finish(_manifest(planned, what), _timing(planned, expected, measures, seconds))
     events.emit(Event(kind="done", step=planned.name, text=planned.step.kind, measures={"seconds": seconds}))
     return StepResult(artifact=artifact, cached=False, seconds=seconds)
@@ -192,7 +196,7 @@ def _manifest(planned: Planned, what: Plan) -> Manifest:
 
 def _expect(planned: Planned, what: Plan, events: Events) -> Forecast:
     """What the step will cost, told again now that its inputs stand; the plan may have known them from afar."""
-    now = what.foresee(planned)
+    now = what.foresee(planned).beside(resident_bytes())
     if now.seconds is not None:
         before = planned.forecast if planned.forecast and now.is_far_from(planned.forecast) else None
         said = f"; the plan said {_cost(before)}" if before and before.seconds is not None else ""

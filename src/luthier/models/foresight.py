@@ -27,6 +27,10 @@ KERNEL_BYTES = 750_000_000
 no pack finds: fitted to trainings of SmolLM2-135M in 24, 27 and 157 steps."""
 
 
+ABOUT = 3.0
+"""Models of up to so many times the size of each other reach about the same speed."""
+
+
 class Rows(NamedTuple):
     """What will be read: how many rows, tokens of one, and tokens that all rows share at their beginning."""
 
@@ -44,6 +48,17 @@ def model_of(outlook: Outlook, field: str = "model") -> Description | None:
         return describe(base_folder(made))
     expected = outlook.outlines.get(field)
     return _typical(expected.parameters) if expected and expected.parameters else None
+
+
+def pace_of(outlook: Outlook, model: Description, **alike: Any) -> Mapping[str, Any]:
+    """What a step of this kind measured with a model of about this size and with what is alike: the last one of this
+    project's, else the newest of any on this machine; empty where there was none."""
+    for measures in (outlook.history.get("measures") or {}, *outlook.paces):
+        size = float(measures.get("parameters", model.parameters)) / model.parameters
+        fits = 1 / ABOUT <= size <= ABOUT and all(measures.get(name, value) == value for name, value in alike.items())
+        if fits and measures.get("flops_per_s"):
+            return measures
+    return {}
 
 
 def kernel_bytes(packs: float, *, bf16: bool, learns: bool = True) -> int:

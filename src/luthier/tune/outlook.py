@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from luthier.core.step import Forecast, Outline, Outlook
 from luthier.models.describe import Description
-from luthier.models.foresight import SAMPLE, Rows, kernel_bytes, model_of, rows_of
+from luthier.models.foresight import BASE_BYTES, SAMPLE, Rows, kernel_bytes, model_of, pace_of, rows_of
 from luthier.models.load import cpu_has_bf16, is_remote
 from luthier.models.speed import cores, flops_per_s, has_gpu
 from luthier.text.preference import Pair, pair_of
@@ -52,6 +52,7 @@ def foresee(step: Tune, outlook: Outlook) -> Forecast:
         peak_bytes=_peak(step, model, rows) + _beside(step, outlook) + _critic(step, model),
         tokens=round(seen * (rows.tokens + drawn)),
         how=f"{rows.how}; {how}" + ("; answers as long as they may be" if drawn else ""),
+        common_bytes=BASE_BYTES,
     )
 
 
@@ -121,12 +122,12 @@ def _seconds(step: Tune, outlook: Outlook, model: Description, computed: float, 
     moving = 6 if step.technique.trainable(model) > model.parameters / 2 else 4
     flops = computed * moving * (model.parameters - model.embedding_parameters)
     bf16 = _narrow(step)
-    before = outlook.history.get("measures", {})
+    before = pace_of(outlook, model)
     if rate := before.get("flops_per_s"):
         was_bf16 = before.get("bits_a_number", 16 if bf16 else 32) == 16
         rate = max(rate, before.get("flops_per_cpu_s", 0.0) * cores() * BUSY)
         rate *= BF16_OVER_FP32 ** (bf16 - was_bf16)
-        begin_s, how = before.get("begin_s", 10.0), "speed of the last training here"
+        begin_s, how = before.get("begin_s", 10.0), "speed of the last training on this machine"
         begin_s = min(begin_s, before.get("begin_cpu_s", begin_s))  # most of it is one processor's work
     else:
         rate, begin_s, how = flops_per_s(bf16=bf16), 10.0, "speed from a matrix product measured just now"

@@ -79,7 +79,8 @@ class Tuning:
         if desk is not None and desk.drawn and desk.writer is None:
             drawn["drawing_flops_per_s"] = desk.drawn * 2 * self._description.parameters / desk.drawing_s
         bits = 8 * pick_dtype(step.precision).itemsize
-        return {**rates, **aside, **drawn, **begin, "bits_a_number": bits}
+        sizes = {"parameters": self._description.parameters, "bits_a_number": bits}
+        return {**rates, **aside, **drawn, **begin, **sizes}
 
     def _warn_unmoved(self, names: list[str], course: Course) -> None:
         if names and course.steps > 1:  # at the first step LoRA's A stands still, since B is zero

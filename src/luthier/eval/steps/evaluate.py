@@ -53,6 +53,7 @@ class Evaluate(Step):
 
     kind: Literal["evaluate"] = "evaluate"
     makes: ClassVar[Makes] = "evaluation"
+    tells_of_machine: ClassVar[bool] = True
 
     data: DataRef
     """The step that made the data set."""
@@ -134,6 +135,7 @@ class Evaluate(Step):
     def make(self, work: Work) -> Mapping[str, Any]:
         """Answer, measure, compare, and write predictions, metrics, comparisons and summary."""
         from luthier.eval.contestant import adjusted, kept, language_models, learners, plain, voices
+        from luthier.eval.forecast import pace
         from luthier.eval.rows import choose
         from luthier.eval.scoring import with_columns
         from luthier.models.reward_model import verdict_of
@@ -153,8 +155,7 @@ class Evaluate(Step):
         started = time.perf_counter()
         self.write(task, metrics, models, work, [*speaking, *learning])
         seconds["measuring"] = time.perf_counter() - started
-        pace = {"model_rows_per_s": known.made / max(known.seconds, 1e-9)} if known.made else {}
-        return {"seconds": seconds, "rows": len(task.examples), **pace}
+        return {"seconds": seconds, "rows": len(task.examples), **pace(self, work, task.kind, known)}
 
     def _judged(self, models: list[Contestant], task: Task, work: Work) -> list[Contestant]:
         """The same models with what the reward model says of their answers, when there is one."""

@@ -47,6 +47,7 @@ class Tune(Step):
 
     kind: Literal["tune"] = "tune"
     makes: ClassVar[Makes] = "model"
+    tells_of_machine: ClassVar[bool] = True
 
     data: DataRef
     """The step whose rows are learnt."""

@@ -1,0 +1,60 @@
+"""How quick steps were on this machine, in any recipe of this user's: what a project's first plan is told from."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from luthier.core.digest import digest_of
+from luthier.core.errors import Unwritable
+from luthier.core.files import write_aside
+from luthier.core.paths import cache_folder
+
+LEAST_S = 10.0
+"""A step that was over sooner tells of its beginning, not of this machine."""
+KEPT = 16
+"""So many of a kind are remembered, the newest."""
+
+
+def remember(kind: str, measures: Mapping[str, Any]) -> None:
+    """Keep what a step of some length measured; where the cache cannot be written, nothing is kept."""
+    file = _file(kind)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{file}.lock"):
+            told = [dict(measures), *remembered(kind)][:KEPT]
+            write_aside(file, (json.dumps(told, indent=1, sort_keys=True) + "\n").encode())
+    except (OSError, Unwritable):
+        return
+
+
+def remembered(kind: str) -> list[dict[str, Any]]:
+    """What steps of a kind measured here, the newest first."""
+    try:
+        told = json.loads(_file(kind).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []  # never kept, or not whole: what is kept next is
+    return [one for one in told if isinstance(one, dict)] if isinstance(told, list) else []
+
+
+def _file(kind: str) -> Path:
+    """Processors of another kind or number have a file of their own, wherever the cache moves."""
+    machine = digest_of([platform.machine(), _processor(), os.cpu_count(), os.environ.get("OMP_NUM_THREADS", "")])
+    return cache_folder() / "paces" / machine[:12] / f"{kind}.json"
+
+
+def _processor() -> str:
+    """What the system calls the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor()
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
