@@ -51,6 +51,25 @@ def test_run_prints_the_documented_shape(capsys: pytest.CaptureFixture[str]) -> 
         assert Path(step["path"]).is_dir()
 
 
+def test_only_some_steps_are_made_with_what_they_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = str(small_recipe(tmp_path))
+    told = _json(capsys, "run", recipe, "--only", "data")
+    assert set(told["steps"]) == {"data"}
+    assert [path.name for path in tmp_path.glob(".luthier/reports/*")] == ["tickets.html"]
+    assert _json(capsys, "plan", recipe)["steps"]["tune"]["predicted"]["how"].startswith("60 rows, tokens counted")
+    told = _json(capsys, "run", recipe, "--only", "model", "--only", "tune")
+    assert {name: step["cached"] for name, step in told["steps"].items()} == {
+        "data": True,
+        "model": True,  # the shared store has it from the recipe above
+        "tune": False,
+    }
+    capsys.readouterr()
+    assert run_command(["run", recipe, "--only", "tuned"]) == 2
+    assert "there is no step 'tuned'" in capsys.readouterr().err
+    assert run_command(["run", recipe, "--only", "model"]) == 0
+    assert "report:" not in capsys.readouterr().out
+
+
 def test_show_tells_steps_and_artifacts(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(step["made"] for step in _json(capsys, "show")["steps"].values())
     assert _json(capsys, "show", ":data")["summary"]["rows"] == {"test": 30, "train": 60}

@@ -110,7 +110,15 @@ def _together(what: Plan) -> str:
     return f"{known}, and {', '.join(unknown)}, not known yet" if unknown else known
 
 
-def run(recipe: RecipePath = None, overrides: Overrides = None, as_json: Json = False) -> int:
+def run(
+    recipe: RecipePath = None,
+    overrides: Overrides = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="STEP", help="Make no more than this step and what it reads; may be repeated."),
+    ] = None,
+    as_json: Json = False,
+) -> int:
     """Make what is not cached, then write the report."""
     from luthier.core.render import choose
     from luthier.flow.recipe import Recipe
@@ -118,7 +126,7 @@ def run(recipe: RecipePath = None, overrides: Overrides = None, as_json: Json = 
 
     loaded = Recipe.load(*_arguments(recipe, overrides))
     with choose(sys.stderr, json=False) as listener:
-        outcome = recorded_run(loaded, listener)
+        outcome = recorded_run(loaded, listener, only or ())
     if as_json:
         say_json(outcome.result.as_json())
         return outcome.result.exit_code

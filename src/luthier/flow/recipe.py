@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from luthier.core.component import refuse_unknown_settings
-from luthier.core.errors import LuthierError, RecipeError, Where, did_you_mean
+from luthier.core.errors import LuthierError, RecipeError, UnknownName, Where, did_you_mean
 from luthier.core.step import Step
 from luthier.flow.source_text import Key, SourceText, dotted, override, read_yaml
 from luthier.flow.wording import NAME_PATTERN, a, explain
@@ -176,6 +176,19 @@ class Recipe(BaseModel):
             done += ready
         return done
 
+    def needed(self, only: Sequence[str] = ()) -> list[str]:
+        """The names of some steps and of all that they read, in order; of every step, where none is named."""
+        steps = self.all_steps()
+        wanted = set(only)
+        for name in wanted - set(steps):
+            where = Where(file=self.file, field="steps")
+            raise UnknownName(f"there is no step {name!r}", where=where, remedy=did_you_mean(name, steps))
+        order = self.order()
+        for name in reversed(order):
+            if name in wanted:
+                wanted |= set(self.references(steps[name]).values())
+        return [name for name in order if not only or name in wanted]
+
     def placed(self, error: LuthierError, step: str) -> LuthierError:
         """The error of a step with its place in the recipe, when it names a setting and no file."""
         field = error.where.field
@@ -200,11 +213,11 @@ class Recipe(BaseModel):
 
         return plan(self)
 
-    def run(self, events: Events | None = None) -> Result:
-        """Make what is not cached; returns the artifacts by step."""
+    def run(self, events: Events | None = None, only: Sequence[str] = ()) -> Result:
+        """Make what is not cached, or `only` some steps and what they read; returns the artifacts by step."""
         from luthier.flow.run import run
 
-        return run(self, events)
+        return run(self, events, only)
 
 
 def _path_to(step: Step, setting: str) -> Iterator[str]:

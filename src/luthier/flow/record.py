@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,14 +29,16 @@ class Outcome:
         """What to tell a person at the end."""
         from luthier.flow.report import headline
 
-        made = [name for name, step in self.result.steps.items() if not step.cached]
-        lines = headline({name: step.artifact for name, step in self.result.steps.items()})
+        steps = self.result.steps
+        made = [name for name, step in steps.items() if not step.cached]
+        lines = headline({name: step.artifact for name, step in steps.items()})
         lines.append(f"made {', '.join(made)}" if made else "nothing to make: every step was cached")
         return [*lines, f"report: {self.report}"] if self.report else lines
 
 
-def recorded_run(recipe: Recipe, listener: Listener) -> Outcome:
-    """Run a recipe with its events shown and logged, its run in the ledger, and its report written at the end."""
+def recorded_run(recipe: Recipe, listener: Listener, only: Sequence[str] = ()) -> Outcome:
+    """Run a recipe, or only some of its steps: events are shown and logged, the run stands in the ledger, and what is
+    made is reported at the end."""
     from luthier.core.render import ToFile
     from luthier.flow.report import write_run_report
 
@@ -45,7 +48,7 @@ def recorded_run(recipe: Recipe, listener: Listener) -> Outcome:
         number = ledger.start_run(recipe.name, digest, str(recipe.base.absolute()))
         with ToFile(store.root / "runs" / f"{number}.jsonl") as log:
             try:
-                result = run(recipe, Events(listener, log))
+                result = run(recipe, Events(listener, log), only)
             except (KeyboardInterrupt, Interrupted):
                 ledger.finish_run(number, "interrupted", Interrupted.exit_code)
                 raise

@@ -105,9 +105,11 @@ def _places(plan: Plan) -> Mapping[tuple[str, int], Where]:
 
 
 def write_run_report(result: Result) -> Path | None:
-    """The report of a run; none when the recipe measures nothing and makes no data set or model."""
+    """The report of a run; none when nothing but a base model was made."""
     from luthier.flow.plan import plan
 
+    if all(result.plan[name].step.shared for name in result.steps):
+        return None
     return write_report(plan(result.recipe, result.plan.store))
 
 

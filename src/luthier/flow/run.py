@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -79,16 +79,19 @@ class Result:
         return {"recipe": self.recipe.name, "exit": self.exit_code, "steps": steps}
 
 
-def run(recipe: Recipe, events: Events | None = None) -> Result:
-    """Make every step that is not cached; steps being made by another process are waited for, not made twice."""
+def run(recipe: Recipe, events: Events | None = None, only: Sequence[str] = ()) -> Result:
+    """Make every step that is not cached, or `only` some and what they read; steps being made by another process are
+    waited for, not made twice."""
     events = events or Events()
-    _gather(recipe, events)
+    needed = recipe.needed(only)
+    _gather(recipe, needed, events)
     what = plan(recipe)
-    events.emit(Event(kind="run", text=recipe.name, total=len(what.steps)))
+    wanted = [planned for planned in what if planned.name in needed]
+    events.emit(Event(kind="run", text=recipe.name, total=len(wanted)))
     done: dict[str, StepResult] = {}
-    while len(done) < len(what.steps):
+    while len(done) < len(wanted):
         before = len(done)
-        ready = [planned for planned in what if planned.name not in done and _is_ready(planned, what, done)]
+        ready = [planned for planned in wanted if planned.name not in done and _is_ready(planned, what, done)]
         for planned in ready:
             result = _take(planned, what, events, wait=False)
             if result is not None:
@@ -99,15 +102,16 @@ def run(recipe: Recipe, events: Events | None = None) -> Result:
     exit_code = _exit_code(done)
     events.emit(Event(kind="end", text=recipe.name, measures={"exit": exit_code}))
     return Result(
-        recipe=recipe, plan=what, steps={planned.name: done[planned.name] for planned in what}, exit_code=exit_code
+        recipe=recipe, plan=what, steps={planned.name: done[planned.name] for planned in wanted}, exit_code=exit_code
     )
 
 
-def _gather(recipe: Recipe, events: Events) -> None:
+def _gather(recipe: Recipe, names: Collection[str], events: Events) -> None:
     """Bring here what steps read from afar: only then can their artifacts be named."""
-    for name, step in recipe.all_steps().items():
+    steps = recipe.all_steps()
+    for name in names:
         try:
-            for part in nested(step):
+            for part in nested(steps[name]):
                 part.gather(recipe.base, events.of(name).note)
         except LuthierError as error:
             raise recipe.placed(error, name) from error
