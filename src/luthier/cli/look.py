@@ -51,7 +51,7 @@ def show(
 
 def trace(
     example: Annotated[str, typer.Argument(metavar="EXAMPLE", help="An example's id, or its beginning.")],
-    recipe: Annotated[Path | None, typer.Option(help="The recipe; else the one here.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="The recipe; else the one here that has the row.")] = None,
     as_json: Json = False,
 ) -> None:
     """Tell an example's story: file and line, every edit, its split, who learnt it, how models answered it."""

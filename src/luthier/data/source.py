@@ -51,6 +51,8 @@ class Source(Component):
     home: ClassVar[str] = "luthier.data.sources"
     names_columns: ClassVar[bool] = False
     """Whether its files say in every row what the columns are called, as JSON does."""
+    written: ClassVar[Layout | None] = None
+    """The layout of its rows where it writes the columns itself, such as a mailbox's threads; else it is recognised."""
 
     prompt: str | None = None
     """The column that the model is given, or a template with columns in braces: `"{subject}\\n\\n{message}"`."""
@@ -130,7 +132,7 @@ class Source(Component):
         self, columns: Columns[str, ColumnProfile], rows: Sequence[dict[str, Any]], name: str, task: Task | None
     ) -> Choice:
         """Which columns mean what, for a recipe that is proposed."""
-        return choose(columns, rows, name, task)
+        return choose(columns, rows, name, task, self.written)
 
     def _without_media(self, found: tuple[Record, Parts] | Broken) -> tuple[Record, Parts] | Broken:
         """A row, or why it is left out although it can be read."""
@@ -144,7 +146,8 @@ class Source(Component):
         """The mapping for rows like these."""
         asked = Layout(self.prompt, self.answer, self.messages, self.system_column, self.tools)
         rows = [record.values for record in good]
-        return decide(asked, rows, good[0].file, system=self.system, group=self.group, key=self.id)
+        name, written = good[0].file, self.written
+        return decide(asked, rows, name, system=self.system, group=self.group, key=self.id, written=written)
 
 
 def _size(found: tuple[Record, Parts] | Broken) -> int:

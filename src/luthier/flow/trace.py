@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.artifact import Artifact
-from luthier.core.errors import UnknownName, Where
+from luthier.core.errors import LuthierError, UnknownName, Where
 from luthier.core.ledger import Ledger, ledger_url
 from luthier.core.store import Store
 from luthier.data.history.story import children, story
 from luthier.eval.story import answers
-from luthier.flow.nearby import find_recipe
+from luthier.flow.nearby import find_recipe, recipes_here
 from luthier.flow.plan import Plan, plan
 from luthier.flow.recipe import Recipe
 from luthier.text.findings import read_marks
@@ -71,7 +71,8 @@ def _story_lines(told: dict[str, Any]) -> Iterator[str]:
         if event["action"] != "drop" and event["before"] is not None:
             yield f"{event['operator']}: {_edit(event)}"
     for operator, columns in told["attributes"].items():
-        yield f"{operator}: {', '.join(f'{name} {value}' for name, value in columns.items())}"
+        if noted := [f"{name} {value}" for name, value in columns.items() if value is not None]:
+            yield f"{operator}: {', '.join(noted)}"
     for message in told["messages"] or ():
         yield f"{message['role']:<10} {message.get('content', '')!r}"
     yield from _fate(told)
@@ -107,8 +108,7 @@ def _dropped(drop: dict[str, Any]) -> str:
 
 def trace_example(example: str, recipe_path: Path | None) -> Trace:
     """Find an example by its id (or the beginning of it) in the data sets of a recipe."""
-    what = plan(Recipe.load(find_recipe(recipe_path)))
-    found = _story(example, what)
+    what, found = _holding(example) if recipe_path is None else _in_recipe(example, find_recipe(recipe_path))
     made = [(planned.name, what.store.open(planned.digest)) for planned in what if planned.cached]
     learnt = [row for name, artifact in made for row in _learnt(name, artifact, found["id"], what.store)]
     answered = [
@@ -122,6 +122,33 @@ def trace_example(example: str, recipe_path: Path | None) -> Trace:
     born = [{"step": name, **child} for name, artifact in made for child in children(artifact, found["id"])]
     later = list(_later(made, found["id"]))
     return Trace(story=found, doubts=doubts, learnt=learnt, answers=answered, children=born, later=later)
+
+
+def _in_recipe(example: str, file: Path) -> tuple[Plan, dict[str, Any]]:
+    what = plan(Recipe.load(file))
+    return what, _story(example, what)
+
+
+def _holding(example: str) -> tuple[Plan, dict[str, Any]]:
+    """The one recipe here whose data sets hold the row, and the row's story in the first of them."""
+    nearby = recipes_here()
+    if Path("recipe.yaml").is_file() or len(nearby) < 2:
+        return _in_recipe(example, find_recipe(None))
+    found, errors = {}, {}
+    for file in nearby:
+        try:
+            found[file] = _in_recipe(example, file)
+        except LuthierError as error:
+            errors[file] = error
+    if len(found) == 1:
+        return found.popitem()[1]
+    if found:
+        remedy = f"say which: luthier trace {example} --recipe {next(iter(found))}"
+        what = f"{len(found)} recipes here hold the row {example!r}: {', '.join(map(str, found))}"
+        raise UnknownName(what, remedy=remedy)
+    why = "; ".join(f"{file}: {error.message}" for file, error in errors.items())
+    remedy = f"look in one alone: luthier trace {example} --recipe {nearby[0]}"
+    raise UnknownName(f"none of the {len(nearby)} recipes here holds the row {example!r} ({why})", remedy=remedy)
 
 
 def _doubts(artifact: Artifact, example: str) -> Iterator[dict[str, Any]]:

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 
 from luthier.core.errors import DataError
 from luthier.data.formats.slack import Person, plain
+from luthier.data.intake.propose import propose
 from luthier.data.intake.recognise import kind_of
 from luthier.data.intake.talk import Meeting, Speech, conversation, guessed_desk
 from luthier.data.row import Broken, Record
 from luthier.data.source import Source
-from tests.data.source_files import TICKETS, as_mail, slack_export
+from tests.data.source_files import MAKERS, TICKETS, as_mail, slack_export
 
 
 def _read(settings: dict[str, Any], base: Path) -> tuple[list[Record], list[Broken], list[str]]:
@@ -218,3 +219,16 @@ def test_tickets_of_zendesk_in_all_their_forms(tmp_path: Path) -> None:
         assert [one.field for one in broken] == ["comments"]
     kept, _, _ = _read({"kind": "zendesk", "path": "a.json", "notes": "keep"}, tmp_path)
     assert kept[3].values["notes"] == ["he is angry"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("mbox", "threads of a mailbox"), ("slack", "threads of a Slack export"), ("zendesk", "tickets with comments")],
+)
+def test_what_was_given_is_called_by_its_name(tmp_path: Path, kind: str, words: str) -> None:
+    settings, _, _ = MAKERS[kind](tmp_path)
+    assert propose(tmp_path / settings["path"]).reasons["source.messages"] == f"recognised as {words}"
+    said: list[str] = []
+    list(Source.parse(settings).mapped(tmp_path, said.append))
+    assert any(text.endswith(f": read as {words}") for text in said)
+    assert not any("OpenAI" in text for text in said)

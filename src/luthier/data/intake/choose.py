@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from luthier.core.errors import DataError, Where
-from luthier.data.intake.layouts import recognise
+from luthier.data.intake.layouts import Layout, recognise
 from luthier.data.profile import ColumnProfile
 
 _PROMPTS = (
@@ -37,10 +37,17 @@ class Choice(NamedTuple):
 
 
 def choose(
-    columns: Mapping[str, ColumnProfile], rows: Sequence[dict[str, object]], file: str, task: Task | None
+    columns: Mapping[str, ColumnProfile],
+    rows: Sequence[dict[str, object]],
+    file: str,
+    task: Task | None,
+    written: Layout | None = None,
 ) -> Choice:
-    """The mapping for a file with these columns; `DataError` when no column can be the prompt or the answer."""
-    layout = recognise(list(columns), rows)
+    """The mapping for a file with these columns; `DataError` when no column can be the prompt or the answer.
+
+    `written` is the layout of a source that writes the columns itself.
+    """
+    layout = written or recognise(list(columns), rows)
     structured = layout is not None and (
         layout.judged or layout.messages or layout.prompt is None or _holds_turns(layout.prompt, columns)
     )

@@ -56,7 +56,9 @@ def _openai(known: set[str], rows: Rows) -> Layout | None:
     if "messages" not in known:
         return None
     tools = "tools" if "tools" in known else None
-    return Layout(messages="messages", tools=tools, note="OpenAI chat rows (column 'messages')")
+    return Layout(
+        messages="messages", tools=tools, note="conversations, as OpenAI's chat rows hold them (column 'messages')"
+    )
 
 
 def _sharegpt(known: set[str], rows: Rows) -> Layout | None:

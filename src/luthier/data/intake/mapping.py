@@ -218,13 +218,21 @@ def columns_of(rows: Iterable[dict[str, Any]]) -> list[str]:
 
 
 def decide(
-    asked: Layout, rows: Sequence[dict[str, Any]], file: str, *, system: str | None, group: str | None, key: str | None
+    asked: Layout,
+    rows: Sequence[dict[str, Any]],
+    file: str,
+    *,
+    system: str | None,
+    group: str | None,
+    key: str | None,
+    written: Layout | None = None,
 ) -> Mapping:
-    """The mapping that was asked for, or the layout that the rows have; `DataError` when neither fits."""
+    """The mapping that was asked for, that of a source which writes the columns itself (`written`), or the layout that
+    the rows have; `DataError` when none fits."""
     columns = columns_of(rows)
     layout = asked
     if not (asked.prompt or asked.answer or asked.messages):
-        found = recognise(columns, rows)
+        found = written or recognise(columns, rows)
         if found is None:
             names = ", ".join(columns[:12])
             remedy = f"set `prompt:` and `answer:` to columns of {names}"

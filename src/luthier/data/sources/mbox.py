@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from luthier.data.formats import mail
 from luthier.data.formats.file import File
 from luthier.data.formats.look import Fit, Look
+from luthier.data.intake.layouts import Layout
 from luthier.data.intake.talk import Speech, conversation, guessed_desk, told
 from luthier.data.row import Broken, Record
 from luthier.data.source import FileSource, Say
@@ -22,6 +23,7 @@ class Mbox(FileSource):
 
     kind: Literal["mbox"] = "mbox"
     endings: ClassVar[tuple[str, ...]] = (".mbox", ".mbx")
+    written: ClassVar[Layout | None] = Layout(messages="messages", note="threads of a mailbox")
     desk: tuple[str, ...] = ()
     """Addresses of those who answer (`help@shop.example`), or their domains (`@shop.example`); guessed and said when
     not set."""

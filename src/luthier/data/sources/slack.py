@@ -11,6 +11,7 @@ from luthier.data.formats import slack
 from luthier.data.formats.file import File
 from luthier.data.formats.look import Fit, Look
 from luthier.data.formats.places import files_of, inside, is_url
+from luthier.data.intake.layouts import Layout
 from luthier.data.intake.talk import Meeting, Speech, conversation, guessed_desk, told
 from luthier.data.row import Broken, Record
 from luthier.data.source import FileSource, Say
@@ -25,6 +26,7 @@ class Slack(FileSource):
 
     kind: Literal["slack"] = "slack"
     endings: ClassVar[tuple[str, ...]] = ()
+    written: ClassVar[Layout | None] = Layout(messages="messages", note="threads of a Slack export")
     desk: tuple[str, ...] = ()
     """Names, e-mail addresses or ids of those who answer; guessed and said when not set."""
     channels: tuple[str, ...] = ()

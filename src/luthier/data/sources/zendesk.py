@@ -10,6 +10,7 @@ from luthier.data.formats import json_rows, jsonl
 from luthier.data.formats.file import File
 from luthier.data.formats.look import Fit, Look
 from luthier.data.formats.markup import plain_text
+from luthier.data.intake.layouts import Layout
 from luthier.data.intake.talk import Speech, conversation
 from luthier.data.row import Broken, Record
 from luthier.data.source import FileSource, Say
@@ -25,6 +26,7 @@ class Zendesk(FileSource):
 
     kind: Literal["zendesk"] = "zendesk"
     endings: ClassVar[tuple[str, ...]] = (".json", ".jsonl", ".ndjson")
+    written: ClassVar[Layout | None] = Layout(messages="messages", note="tickets with comments")
     notes: Literal["drop", "keep"] = "drop"
     """Whether comments that were not public are left out, or kept in the column `notes`; they are never turns."""
     quoted: Literal["drop", "keep"] = "drop"

@@ -1,0 +1,56 @@
+"""A row is found in whichever recipe here holds it; where that is not one, a person is told what to type."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from luthier.cli.app import run_command
+
+
+@pytest.fixture
+def recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two recipes that are made, and one that is not; one row's name stands in both."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b", "c"):
+        Path(name).mkdir()
+        rows = [{"key": f"{name}-{n}" if n else "both", "question": f"{name} {n}?", "answer": f"{n}"} for n in range(9)]
+        Path(name, "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        source = "{kind: jsonl, path: rows.jsonl, id: key, prompt: question, answer: answer}"
+        Path(name, "recipe.yaml").write_text(
+            f"luthier: 1\nname: {name}\nsteps:\n  data: {{kind: prepare, source: {source}, ops: [near_dedup]}}\n"
+        )
+    assert [run_command(["run", name]) for name in ("a", "b")] == [0, 0]
+    capsys.readouterr()
+
+
+@pytest.mark.usefixtures("recipes")
+def test_a_row_is_found_in_the_one_recipe_that_holds_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["trace", "b-3", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["messages"][0]["content"] == "b 3?"
+
+
+@pytest.mark.usefixtures("recipes")
+def test_where_several_hold_it_the_words_to_type_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["trace", "both"]) == 2
+    said = capsys.readouterr().err
+    assert "2 recipes here hold the row 'both': a/recipe.yaml, b/recipe.yaml" in said
+    assert "luthier trace both --recipe a/recipe.yaml" in said
+    assert run_command(["trace", "both", "--recipe", "a/recipe.yaml"]) == 0
+
+
+@pytest.mark.usefixtures("recipes")
+def test_where_none_holds_it_each_recipe_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["trace", "nobody"]) == 2
+    said = capsys.readouterr().err
+    assert "a/recipe.yaml: no example has the id 'nobody'" in said
+    assert "c/recipe.yaml: no data set of this recipe is made yet" in said
+    assert "--recipe a/recipe.yaml" in said
+
+
+@pytest.mark.usefixtures("recipes")
+def test_what_an_operator_has_nothing_to_say_of_is_not_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["trace", "a-1"]) == 0
+    assert "None" not in capsys.readouterr().out
