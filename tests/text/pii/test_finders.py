@@ -100,6 +100,8 @@ HERE = [
     ("phone", "phone (+358) 320773593 / no calls", "(+358) 320773593"),
     ("phone", "986.291.2294x751", "986.291.2294x751"),
     ("phone", "lo trovi al 347 123 4567", "347 123 4567"),
+    ("phone", "Telefon 22/34 12-345 Anna", "22/34 12-345"),
+    ("phone", "ring Bob 415-555 0143 Monday", "415-555 0143"),
     ("secret", "AWS AKIAIOSFODNN7EXAMPLE", "AKIAIOSFODNN7EXAMPLE"),
     ("secret", "Authorization: Bearer a1b2c3d4e5f6a7b8c9d0", "a1b2c3d4e5f6a7b8c9d0"),
     ("secret", 'api_key = "Zx81kk20Qq93"', "Zx81kk20Qq93"),
@@ -112,6 +114,10 @@ HERE = [
     ("card", "7 4111111111111111 737", "4111111111111111"),
 ]
 WHOLE = [
+    ("mieszkam przy ", "ul. Piękna 12/4 00-526 Warszawa", "."),
+    ("Sie erreichen uns hier: ", "Kärntner Straße 12/4 1010 Wien", "."),
+    ("dopis na ", "Dlouhá 123/4 110 00 Praha", ""),
+    ("indirizzo: ", "Via Roma 12/4 00184 Roma", ""),
     ("send it to ", "88 w 34th st, new york 10001", " thx"),
     ("send it to ", "450 maple street", " please"),
     ("send it to ", "Lot 7 Old Coach Road, Yandina QLD 4561", "."),

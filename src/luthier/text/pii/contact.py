@@ -49,6 +49,12 @@ _DATE = re.compile(
     r"\d{1,2}([./-])\d{1,2}\1(?:\d{4}|\d{2})(?!\d|\1\d)|\d{4}([./-])\d{1,2}\2\d{1,2}(?!\d)|\d{3}-\d\d-\d{4}"
 )
 _THOUSANDS = re.compile(r"\d{1,2}(?: \d{3})+")
+_HOUSE_AND_CODE = re.compile(
+    r"[1-9]\d{0,3}[/-][1-9]\d{0,3} (?:\d{2}-\d{3}|\d{3} \d{2}|\d{4}-\d{3})|[1-9]\d{0,2}[/-][1-9]\d? \d{4,5}"
+)
+"""House, flat and post code: `12/4 00-526`, `12/4 00184`."""
+_STREET_BEFORE = re.compile(r"\b([^\W\d_a-z][^\W\d_]*)\.? $")
+_TOWN_AFTER = re.compile(r",? [^\W\d_a-z][^\W\d_]")
 _NO_DIGIT = re.compile(r"\D")
 _ISBN = re.compile(r"97[89][ -]?(?:\d[ -]?){9}\d|(?:\d[ -]){1}\d{2,7}[ -]\d{2,7}[ -][\dX]")
 _GROUPED = ("ES", "IT", "PT", "PL", "NO", "DK", "SE", "CZ", "GR", "HU", "IN", "BR", "RU", "SG", "HK")
@@ -89,7 +95,12 @@ def phones(text: str, marks: Marks) -> Spans:
 
 def _is_phone(written: str, before: str, after: str) -> bool:
     digits = _NO_DIGIT.sub("", written)
-    if len(digits) < _FEWEST or _is_something_else(written) or _CARRIER.search(before):
+    if (
+        len(digits) < _FEWEST
+        or _is_something_else(written)
+        or _CARRIER.search(before)
+        or _is_house(written, before, after)
+    ):
         return False
     if written.startswith(("+", "(+")):
         return 8 <= len(digits) <= 17
@@ -114,6 +125,14 @@ def _looks_like_a_phone(written: str, digits: str, spoken: list[str], after: str
         return True
     is_sum = "." in written or _THOUSANDS.fullmatch(written) is not None
     return groups >= 3 and 8 <= len(digits) <= 13 and not is_sum and _is_given_somewhere(digits)
+
+
+def _is_house(written: str, before: str, after: str) -> bool:
+    """Whether it is what stands between a street and a town."""
+    if not _HOUSE_AND_CODE.fullmatch(written) or not _TOWN_AFTER.match(after):
+        return False
+    street = _STREET_BEFORE.search(before)
+    return street is not None and not _said([street[1].lower()], words.PHONE, _PHONE_STEMS)
 
 
 def _said(spoken: list[str], names: frozenset[str], stems: tuple[str, ...]) -> bool:
