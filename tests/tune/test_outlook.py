@@ -78,7 +78,7 @@ def test_a_training_on_a_busy_machine_tells_how_quick_the_next_one_is_alone(
     shop: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beside others it had 60 of 200 processor-seconds in 100 by the clock; alone it takes 85 % of both cores."""
-    monkeypatch.setattr("luthier.tune.outlook.cores", lambda: 2)
+    monkeypatch.setattr("luthier.models.foresight.cores", lambda: 2)
     by_clock = told(shop, Sft()).seconds or 0
     assert told(shop, Sft(), flops_per_cpu_s=1e6 / 0.6).seconds == pytest.approx(by_clock * 0.6 / 1.7, rel=0.01)
     assert told(shop, Sft(), flops_per_cpu_s=1e6 / 1.9).seconds == by_clock

@@ -6,9 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.core.step import Forecast, Outlook, Work
 from luthier.eval.forgetting.items import characters, items
-from luthier.models.foresight import BASE_BYTES, CHARS_PER_TOKEN, Rows, kernel_bytes, model_of, pace_of, rows_of
+from luthier.models.foresight import (
+    BASE_BYTES,
+    CHARS_PER_TOKEN,
+    Rows,
+    kernel_bytes,
+    model_of,
+    pace_of,
+    rows_of,
+    undisturbed,
+)
 from luthier.models.load import cpu_has_bf16, is_remote
-from luthier.models.speed import flops_per_s
+from luthier.models.speed import flops_per_s, has_gpu
 
 if TYPE_CHECKING:
     from luthier.eval.kept import Kept
@@ -43,7 +52,7 @@ def forecast(step: Evaluate, outlook: Outlook) -> Forecast:
         return Forecast(how="the model is not made yet, so its size is unknown")
     alike = {"task": known} if (known := _task(outlook)) else {}
     before = pace_of(outlook, model, **alike)
-    speed = before.get("flops_per_s") or flops_per_s(bf16=cpu_has_bf16())
+    speed = undisturbed(before) or flops_per_s(bf16=cpu_has_bf16())
     standing = _asked_anyway(step, outlook, rows)
     computed = models * (_computed(rows) + standing)
     beside = _PLAIN_S + models * _OPENING_S + rows.number * _MEASURED_S
@@ -66,7 +75,9 @@ def pace(step: Evaluate, work: Work, task: str, known: Kept) -> dict[str, Any]:
     if model is None or rows is None:
         return {}
     flops = _flops(model, _computed(rows._replace(number=known.made)))
-    return {"flops_per_s": flops / max(known.seconds, 1e-9), "parameters": model.parameters, "task": task}
+    by_processor = {} if has_gpu() else {"flops_per_cpu_s": flops / max(known.cpu_s, 1e-9)}
+    sizes = {"parameters": model.parameters, "task": task}
+    return {"flops_per_s": flops / max(known.seconds, 1e-9), **by_processor, **sizes}
 
 
 def _flops(model: Description, tokens: float) -> float:

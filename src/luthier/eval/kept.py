@@ -25,6 +25,8 @@ class Kept:
     """How many answers were made rather than read."""
     seconds: float = 0.0
     """How long that took."""
+    cpu_s: float = 0.0
+    """And how long processors were busy with it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -37,9 +39,10 @@ class Kept:
         path = self._folder / f"{digest_of([self._by, asked])}.json"
         known = _read(path) if path.is_file() else None
         if known is None:
-            started = time.perf_counter()
+            started, started_cpu = time.perf_counter(), time.process_time()
             known = make()
             self.seconds += time.perf_counter() - started
+            self.cpu_s += time.process_time() - started_cpu
             self.made += len(known)
             write_aside(path, canonical(known).encode())
         return known

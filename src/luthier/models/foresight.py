@@ -13,6 +13,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.step import Outlook
 from luthier.models.describe import Description, describe, read_template
 from luthier.models.load import base_folder, cpu_has_tiles, is_remote
+from luthier.models.speed import cores
 
 CHARS_PER_TOKEN = 3.6
 """English prose and markup under a tokenizer of 30 to 150 thousand tokens; other languages take more."""
@@ -29,6 +30,11 @@ no pack finds: fitted to trainings of SmolLM2-135M in 24, 27 and 157 steps."""
 
 ABOUT = 3.0
 """Models of up to so many times the size of each other reach about the same speed."""
+
+
+BUSY = 0.85
+"""Share of the time that a step is sure to keep each processor busy, where it has them for itself. One that had less
+than that waited for other programs, which the next one need not."""
 
 
 class Rows(NamedTuple):
@@ -59,6 +65,12 @@ def pace_of(outlook: Outlook, model: Description, **alike: Any) -> Mapping[str, 
         if fits and measures.get("flops_per_s"):
             return measures
     return {}
+
+
+def undisturbed(measures: Mapping[str, Any]) -> float:
+    """Operations a second that were measured, or would have been with the processors for itself; 0 of nothing."""
+    by_processor = float(measures.get("flops_per_cpu_s", 0.0)) * cores() * BUSY
+    return max(float(measures.get("flops_per_s", 0.0)), by_processor)
 
 
 def kernel_bytes(packs: float, *, bf16: bool, learns: bool = True) -> int:

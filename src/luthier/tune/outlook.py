@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from luthier.core.step import Forecast, Outline, Outlook
 from luthier.models.describe import Description
-from luthier.models.foresight import BASE_BYTES, SAMPLE, Rows, kernel_bytes, model_of, pace_of, rows_of
+from luthier.models.foresight import BASE_BYTES, SAMPLE, Rows, kernel_bytes, model_of, pace_of, rows_of, undisturbed
 from luthier.models.load import cpu_has_bf16, is_remote
 from luthier.models.speed import cores, flops_per_s, has_gpu
 from luthier.text.preference import Pair, pair_of
@@ -27,10 +27,6 @@ BF16_OVER_FP32 = 1.7
 LEFT = 1.45
 """What packs hold at their peak, in terms of what the largest need, where a step is read in several: freed memory lies
 in pieces that a pack of another size does not find."""
-
-BUSY = 0.85
-"""Share of the time that a training is sure to keep each processor busy, where it has them for itself. A training that
-had less than that waited for other programs, which the next one need not."""
 
 
 def foresee(step: Tune, outlook: Outlook) -> Forecast:
@@ -123,9 +119,8 @@ def _seconds(step: Tune, outlook: Outlook, model: Description, computed: float, 
     flops = computed * moving * (model.parameters - model.embedding_parameters)
     bf16 = _narrow(step)
     before = pace_of(outlook, model)
-    if rate := before.get("flops_per_s"):
+    if rate := undisturbed(before):
         was_bf16 = before.get("bits_a_number", 16 if bf16 else 32) == 16
-        rate = max(rate, before.get("flops_per_cpu_s", 0.0) * cores() * BUSY)
         rate *= BF16_OVER_FP32 ** (bf16 - was_bf16)
         begin_s, how = before.get("begin_s", 10.0), "speed of the last training on this machine"
         begin_s = min(begin_s, before.get("begin_cpu_s", begin_s))  # most of it is one processor's work
