@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from sqlalchemy import create_engine, text
+from sqlalchemy import Connection, create_engine, text
 
 from luthier.core.errors import DataError, InputError, LuthierError, MissingExtra, RecipeError
-from luthier.data.database import reading
+from luthier.data.database import contents, reading
+from luthier.data.database.selection import Selection
 from luthier.data.row import Broken, Record
 from luthier.data.sources.sql import Sql
 from luthier.flow.recipe import Recipe
@@ -308,6 +309,32 @@ def test_a_database_that_stays_away_is_said_after_the_last_try(postgres_database
         with pytest.raises(DataError, match="cannot be reached"):
             list(found)
     assert len(said) == 2
+
+
+def test_who_only_looks_at_the_first_rows_is_not_told_of_a_connection_that_drops_then(postgres_database: str) -> None:
+    execute(postgres_database, "CREATE TABLE tickets AS SELECT n AS id, 'x' AS m FROM generate_series(1, 3000) n")
+    found = source(postgres_database, cursor="id").read(HERE, lambda text: None)
+    assert len(taken(found, 10)) == 10
+    kill_backends(postgres_database)
+    found.close()  # type: ignore[attr-defined]  # it is a generator: looking at the first rows ends so
+
+
+def test_a_connection_that_drops_while_rows_are_looked_at_changes_nothing(
+    postgres_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(postgres_database)
+    one = source(postgres_database)
+    quiet = one.fingerprint(HERE)
+    reach, kills = contents._rows, iter([True, False])
+
+    def dropping(connection: Connection, chosen: Selection) -> list[Any]:
+        if next(kills):
+            kill_backends(postgres_database)
+        return reach(connection, chosen)
+
+    monkeypatch.setattr(contents, "_rows", dropping)
+    assert quiet is not None
+    assert one.fingerprint(HERE) == quiet
 
 
 @pytest.mark.usefixtures("no_waiting")

@@ -13,21 +13,28 @@ from luthier.core.digest import digest_of
 from luthier.data.database.address import Address
 from luthier.data.database.reading import FETCHED
 from luthier.data.database.selection import Selection, Wanted, selection
-from luthier.data.database.session import connect, snapshot
+from luthier.data.database.session import connect, is_lost, snapshot
 
+_TRIES = 3
+"""How often rows are looked at anew when the connection drops; a database that cannot be reached is not asked again."""
 _LOOKED_AT = 100
 
 
 def contents(place: Address, wanted: Wanted, *, by_cursor: bool) -> str | None:
     """A digest of the rows that are meant, or of the cursor's reach; None when they cannot be read."""
-    try:
-        with snapshot(connect(place), place) as connection:
-            chosen = selection(connection, wanted)
-            told = _reach(connection, chosen) if by_cursor else _rows(connection, chosen)
-            lacking = connection.execute(chosen.lacking()).scalar_one() if chosen.cursor else 0
-            return digest_of([*told, lacking])
-    except SQLAlchemyError:
-        return None
+    for _ in range(_TRIES):
+        reached = False
+        try:
+            with snapshot(connect(place), place) as connection:
+                reached = True
+                chosen = selection(connection, wanted)
+                told = _reach(connection, chosen) if by_cursor else _rows(connection, chosen)
+                lacking = connection.execute(chosen.lacking()).scalar_one() if chosen.cursor else 0
+                return digest_of([*told, lacking])
+        except SQLAlchemyError as error:
+            if not (reached and is_lost(error)):
+                return None
+    return None
 
 
 def size(place: Address, wanted: Wanted) -> int | None:

@@ -59,7 +59,8 @@ class Reading:
 
     def _rows(self, connection: Connection, chosen: Selection) -> Iterator[Record | Broken]:
         streamed = connection.execution_options(stream_results=True, yield_per=FETCHED)
-        with closing(streamed.execute(chosen.ordered(self._last))) as result:
+        result = streamed.execute(chosen.ordered(self._last))
+        with closing(result.cursor), closing(result):  # where the connection is lost, only the second close succeeds
             yield from self._told(result, chosen)
 
     def _told(self, result: CursorResult[Any], chosen: Selection) -> Iterator[Record | Broken]:

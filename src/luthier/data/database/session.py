@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, Transaction, create_engine, event
 from sqlalchemy.exc import DBAPIError, InterfaceError, NoSuchModuleError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
@@ -40,12 +41,21 @@ def connect(place: Address) -> Engine:
     try:
         is_postgres = place.url.get_backend_name() == "postgresql"
         more: dict[str, Any] = {"connect_args": {"connect_timeout": _CONNECT_S}} if is_postgres else {}
+        more["pool_logging_name"] = _quiet()
         engine = create_engine(place.url, poolclass=NullPool, hide_parameters=True, **more)
     except (ModuleNotFoundError, NoSuchModuleError) as error:
         raise _no_driver(place, error) from None
     if is_postgres:
         event.listen(engine, "connect", _settle_postgres)
     return engine
+
+
+def _quiet() -> str:
+    """The name under which a connection that cannot be closed any more is logged, and not shown: it is raised, too."""
+    logger = logging.getLogger(f"{NullPool.__module__}.{NullPool.__name__}.luthier")
+    logger.propagate = False
+    logger.addHandler(logging.NullHandler())
+    return "luthier"
 
 
 def _no_driver(place: Address, error: Exception) -> MissingExtra:
@@ -116,7 +126,17 @@ def snapshot(engine: Engine, place: Address) -> Iterator[Connection]:
                 yield connection
             finally:
                 if transaction.is_active and not connection.invalidated:
-                    transaction.rollback()
+                    _roll_back(connection, transaction)
+
+
+def _roll_back(connection: Connection, transaction: Transaction) -> None:
+    """End a transaction; one whose connection is lost has ended with it."""
+    try:
+        transaction.rollback()
+    except DBAPIError as error:
+        if not is_lost(error):
+            raise
+        connection.invalidate()
 
 
 @contextmanager
