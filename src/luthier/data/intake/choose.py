@@ -22,7 +22,7 @@ _CLASSES = (
 _HEADINGS = ("subject", "title", "headline")
 _GROUPS = "customer user client account author conversation thread session patient contact sender email company"
 _DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}\b")
-_ID = re.compile(r"(?:^|_)(?:id|key|uuid|guid|ref|number|nr)$|(?:Id|ID)$|^id(?:$|_)")
+_ID = re.compile(r"(?i:(?:^|[_\W])(?:id|key|uuid|guid|ref|number|nr|no)\.?$)|(?:Id|ID)$|^id(?:$|_)")
 Task = Literal["label", "text"]
 
 

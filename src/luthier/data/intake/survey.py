@@ -16,6 +16,7 @@ from luthier.data.intake.trial import trials
 from luthier.data.ops.label_spelling import slips, spellings
 from luthier.data.ops.language import Language
 from luthier.data.ops.pii import Pii
+from luthier.data.passes.reader import unusable
 from luthier.data.profile import ColumnProfile, Profile
 from luthier.data.row import Broken, Record, Row
 from luthier.data.source import Source
@@ -51,13 +52,24 @@ def survey(source: Source, base: Path, name: str, task: Task | None = None) -> t
         estimated=not whole,
         looked_at=len(looked),
         broken=len(broken),
-        first_broken=f"line {first.line}: {first.told}" if first else "",
+        first_broken=f"{_place(first, name)}: {first.told}" if first else "",
         columns=columns,
         notes=notes,
     )
     mapped = source.model_copy(update=choice.settings)
     answers = _answers(mapped, records) if whole else Counter[str]()
-    return _with_rows(found, _rows(mapped, looked), answers), choice
+    rows, left = _rows(mapped, looked)
+    if left:
+        told = ", ".join(f"{count} {why}" for why, count in sorted(left.items()))
+        notes.append(f"{left.total()} of {len(looked)} rows have nothing to learn and will be dropped: {told}")
+        found = found.model_copy(update={"notes": notes})
+    return _with_rows(found, rows, answers), choice
+
+
+def _place(broken: Broken, name: str) -> str:
+    """The line of a broken row, and its file where there are several."""
+    line = f"line {broken.line}"
+    return line if broken.file == name else f"{line} of {broken.file}"
 
 
 def _read(
@@ -133,28 +145,31 @@ def _kind_of(values: Sequence[Any]) -> Literal["text", "number", "list", "object
     return kinds.most_common(1)[0][0]
 
 
-def _rows(source: Source, records: Sequence[Record]) -> list[Row]:
-    """The looked-at records as rows, as far as they can be mapped."""
+def _rows(source: Source, records: Sequence[Record]) -> tuple[list[Row], Counter[str]]:
+    """The looked-at records as rows, as far as they can be mapped and learnt from; and why others cannot be learnt."""
     mapping = source.mapping(list(records))
     found: list[Row] = []
+    left: Counter[str] = Counter()
     for number, record in enumerate(records):
-        parts = mapping.try_parts(record.values)
-        if parts is not None and parts.messages[-1].content.strip():
-            found.append(
-                Row(
-                    n=number,
-                    id=f"{number:016x}",
-                    source=source.kind,
-                    file=record.file,
-                    line=record.line,
-                    kind=parts.kind,
-                    messages=parts.messages,
-                    tools=parts.tools,
-                    meta=parts.meta,
-                    group=parts.group,
-                )
-            )
-    return found
+        if (parts := mapping.try_parts(record.values)) is None:
+            continue
+        row = Row(
+            n=number,
+            id=f"{number:016x}",
+            source=source.kind,
+            file=record.file,
+            line=record.line,
+            kind=parts.kind,
+            messages=parts.messages,
+            tools=parts.tools,
+            meta=parts.meta,
+            group=parts.group,
+        )
+        if why := unusable(row):
+            left[why] += 1
+        else:
+            found.append(row)
+    return found, left
 
 
 def _with_rows(base: Profile, rows: list[Row], answers: Counter[str]) -> Profile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
@@ -17,6 +18,8 @@ _FAULTS = (
     TypeError, ValueError,
 )  # fmt: skip
 """What pypdf raises at damaged files, beside its own errors."""
+_SILENT = logging.NullHandler()
+"""Keeps what pypdf remarks of damaged files off the screen, where nobody set up logs: it is in the error."""
 
 
 class Pdf(DocumentSource):
@@ -35,6 +38,7 @@ class Pdf(DocumentSource):
     def paragraphs(self, file: File) -> Iterator[Paragraph | Broken]:
         """The text of each page; a page that cannot be read is a broken row."""
         pypdf = library("pypdf", file)
+        logging.getLogger("pypdf").addHandler(_SILENT)
         faults = (pypdf.errors.PyPdfError, *_FAULTS)
         with file.local() as path:
             try:
