@@ -308,6 +308,9 @@ def test_a_private_address_is_refused_unless_its_host_is_named(site: Site) -> No
     with pytest.raises(DataError, match="an address inside a private network") as caught:
         read(web(pages=(address,), hosts=()))
     assert "name the host in `hosts`" in caught.value.remedy
+    with pytest.raises(DataError, match="an address inside a private network") as caught:
+        read(web(sitemap=site.root + "/sitemap.xml", hosts=()))
+    assert "name the host in `hosts`" in caught.value.remedy
     assert site.asked == []
 
 

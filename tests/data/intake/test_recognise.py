@@ -68,6 +68,14 @@ def test_a_name_that_the_content_does_not_bear_out(tmp_path: Path) -> None:
         kind_of("empty.csv", tmp_path)
 
 
+def test_a_sitemap_is_no_page_to_learn_from(tmp_path: Path) -> None:
+    text = '<?xml version="1.0"?>\n<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9"><url/></urlset>'
+    (tmp_path / "sitemap.xml").write_text(text)
+    with pytest.raises(DataError, match="is a sitemap") as caught:
+        propose(tmp_path / "sitemap.xml")
+    assert "kind: web, sitemap" in caught.value.remedy
+
+
 @pytest.mark.parametrize("kind", sorted(set(MAKERS) - {"hub"}))
 def test_every_kind_of_file_is_recognised_and_gets_a_recipe(tmp_path: Path, kind: str) -> None:
     settings = MAKERS[kind](tmp_path)[0]

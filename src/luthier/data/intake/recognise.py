@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,8 @@ from luthier.data.formats.file import File
 from luthier.data.formats.look import ENDING, Fit, Look
 from luthier.data.formats.places import files_of, is_wide
 from luthier.data.source import FileSource, Source
+
+_SITEMAP = re.compile(r"<(?:urlset|sitemapindex)\b[^<>]{0,200}sitemaps\.org")
 
 
 class Recognised(NamedTuple):
@@ -51,6 +54,9 @@ def source_of(file: File, but: str = "") -> FileSource:
     look = Look.at(file)
     if not look.data.strip(b"\xef\xbb\xbf \t\r\n"):
         raise DataError("is empty", where=file.where, remedy="give a file with at least one row")
+    if _SITEMAP.search(look.start[:2048]):
+        remedy = "write it as `source: {kind: web, sitemap: …}`; `luthier parts source web` shows the settings"
+        raise DataError("is a sitemap, which names pages and holds no text", where=file.where, remedy=remedy)
     found = recognise(look, but)
     if found is None:
         remedy = f"known endings: {', '.join(endings())}"

@@ -131,7 +131,8 @@ class _Crawl:
                 self._say(f"there are more pages than the limit of {wanted.limit}; the first are taken")
         except Unfetched as error:
             where = Where(file=shown(wanted.sitemap or ""), field="sitemap")
-            raise DataError(error.problem, where=where, remedy="open the address in a browser, and check it") from None
+            remedy = _trusting(error, "open the address in a browser, and check it")
+            raise DataError(error.problem, where=where, remedy=remedy) from None
 
     def _entry(self, url: str, fetcher: Fetcher, robots: Robots) -> dict[str, Any]:
         try:
@@ -194,6 +195,11 @@ def wrong(url: str, error: Unfetched) -> DataError:
     remedy = "take it out, or set `on_error: drop` to leave such pages out and list them"
     if error.passing:
         remedy = f"try again later (what was fetched is kept); or {remedy}"
-    if "private network" in error.problem:
-        remedy = f"if you trust it, name the host in `hosts`; else {remedy}"
-    return DataError(error.problem, where=Where(file=url), remedy=remedy)
+    return DataError(error.problem, where=Where(file=url), remedy=_trusting(error, remedy))
+
+
+def _trusting(error: Unfetched, remedy: str) -> str:
+    """What to do about it, where it may be one's own network, too."""
+    if "private network" not in error.problem:
+        return remedy
+    return f"if you trust it, name the host in `hosts`; else {remedy}"
