@@ -54,3 +54,20 @@ def test_where_none_holds_it_each_recipe_says_why(capsys: pytest.CaptureFixture[
 def test_what_an_operator_has_nothing_to_say_of_is_not_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["trace", "a-1"]) == 0
     assert "None" not in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("recipes")
+def test_a_dropped_row_is_found_by_its_place(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("a", "rows.jsonl").write_text(
+        '{"key": "x-1", "question": "what?", "answer": "that"}\n'
+        '{"key": "x-2", "question": "who?", "answer": ""}\n'
+        '{"key": "x-3", "question": "why?", "answer": "so"}\n'
+    )
+    assert run_command(["run", "a"]) == 0
+    capsys.readouterr()
+    assert run_command(["trace", "rows.jsonl:2", "--recipe", "a"]) == 0
+    assert "empty answer" in capsys.readouterr().out
+    assert run_command(["trace", "x-2", "--recipe", "a"]) == 2
+    assert "FILE:LINE" in capsys.readouterr().err
+    assert run_command(["trace", "rows.jsonl:3", "--recipe", "a"]) == 0
+    assert "'why?'" in capsys.readouterr().out

@@ -50,7 +50,7 @@ def show(
 
 
 def trace(
-    example: Annotated[str, typer.Argument(metavar="EXAMPLE", help="An example's id, or its beginning.")],
+    example: Annotated[str, typer.Argument(metavar="EXAMPLE", help="An example's id, its beginning, or FILE:LINE.")],
     recipe: Annotated[Path | None, typer.Option(help="The recipe; else the one here that has the row.")] = None,
     as_json: Json = False,
 ) -> None:

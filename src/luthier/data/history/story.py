@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.artifact import Artifact
@@ -17,7 +18,7 @@ _EVENT_KEYS = ("operator", "action", "reason", "field", "start", "end", "before"
 
 
 def story(artifact: Artifact, example_id: str) -> dict[str, Any]:
-    """Origin, every edit, and the split or the reason of its being dropped; an id may be abbreviated.
+    """Origin, every edit, and the split or the reason of its being dropped; an id may be abbreviated, or the place `FILE:LINE`.
 
     `{"id", "origin": {"source", "file", "line"}, "split", "dropped", "kind", "label", "messages", "meta", "group",
     "made", "events", "attributes"}`; of a dropped row, `split` and its content are None and `dropped` says why. Of a
@@ -78,13 +79,34 @@ def _whole_id(artifact: Artifact, beginning: str) -> str:
         return beginning
     if not found and (own := _by_own_id(artifact, beginning)):
         return own
+    if not found:
+        found = _at_place(artifact, beginning, tables)
     if len(found) == 1:
         return found.pop()
     if found:
         shown = ", ".join(sorted(found)[:4])
-        raise UnknownName(f"{len(found)} examples have an id that begins with {beginning!r}", remedy=f"such as {shown}")
-    remedy = "ids stand in the first column of the data set's tables; at least four characters are needed"
+        what = f"{len(found)} examples have an id that begins with {beginning!r}, or stand in that place"
+        raise UnknownName(what, remedy=f"such as {shown}")
+    remedy = "ids stand in the first column of the data set's tables; at least four characters are needed; or give the "
+    remedy += "row's place as FILE:LINE, by which dropped rows are found, too"
     raise UnknownName(f"no example has the id {beginning!r}", remedy=remedy)
+
+
+_PLACE = re.compile(r"(.+):(-?\d+)", re.DOTALL)
+
+
+def _at_place(artifact: Artifact, word: str, tables: list[str]) -> set[str]:
+    """The rows that came from a line of a file: kept, edited or dropped; the file's folder may be left out."""
+    import polars as pl
+
+    found: set[str] = set()
+    if (place := _PLACE.fullmatch(word)) is None:
+        return found
+    file = (pl.col("file") == place[1]) | pl.col("file").str.ends_with(f"/{place[1]}")
+    for table in tables:
+        here = _scan(artifact, table).filter(file & (pl.col("line") == int(place[2]))).select("id").collect()
+        found.update(here["id"])
+    return found
 
 
 def _by_own_id(artifact: Artifact, value: str) -> str | None:
