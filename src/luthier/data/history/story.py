@@ -18,7 +18,7 @@ _EVENT_KEYS = ("operator", "action", "reason", "field", "start", "end", "before"
 
 
 def story(artifact: Artifact, example_id: str) -> dict[str, Any]:
-    """Origin, every edit, and the split or the reason of its being dropped; an id may be abbreviated, or the place `FILE:LINE`.
+    """Origin, every edit, and the split or the reason of its being dropped; an id may be abbreviated, or be FILE:LINE.
 
     `{"id", "origin": {"source", "file", "line"}, "split", "dropped", "kind", "label", "messages", "meta", "group",
     "made", "events", "attributes"}`; of a dropped row, `split` and its content are None and `dropped` says why. Of a
