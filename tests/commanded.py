@@ -15,6 +15,8 @@ from typing import Any
 
 import openai
 
+from tests import ready
+
 
 @dataclass
 class Running:
@@ -33,15 +35,15 @@ class Running:
 
 
 @contextmanager
-def command(folder: Path, *words: str) -> Iterator[Running]:
-    """`luthier serve … --port 0 --json` in a folder."""
+def command(folder: Path, *words: str, start: type[subprocess.Popen[Any]] = ready.Popen) -> Iterator[Running]:
+    """`luthier serve … --port 0 --json` in a folder; `subprocess.Popen` starts it from nothing."""
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(sys.path),
         "NO_PROXY": "127.0.0.1",
         "OMP_NUM_THREADS": "1",
     }
-    process = subprocess.Popen(
+    process = start(
         [sys.executable, "-m", "luthier", "serve", *words, "--port", "0", "--json"],
         cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip

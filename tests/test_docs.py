@@ -23,7 +23,7 @@ from luthier.flow import serve
 from luthier.models.describe import describe
 from luthier.tune.technique import AnyTechnique
 from tests.watching import desk_traffic, write_log
-from tests.workshop import RECIPE, small_recipe, tickets, write_csv
+from tests.workshop import RECIPE, own_cache, small_recipe, tickets, write_csv
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "howto").glob("*.md")), ROOT / "docs" / "tutorial.md"]
@@ -70,7 +70,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     small_recipe(folder, RECIPE + "  ask: {kind: assign, report: report, judges: [anna, ben]}\n" + MONITOR)
     write_log(folder / "log.jsonl", desk_traffic(60))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LUTHIER_CACHE", str(folder / "cache"))
+        patch.setenv("LUTHIER_CACHE", own_cache(folder))
         patch.chdir(folder)
         assert run_command(["run", "recipe.yaml"]) == 0
         assert run_command(["judge", ":ask", "--as", "ben", "--sheet", "ben.csv"]) == 0
@@ -129,7 +129,7 @@ def _first_id() -> str:
 def test_the_commands_of_a_page_work_one_after_another(
     page: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("LUTHIER_CACHE", str(place / "cache"))
+    monkeypatch.setenv("LUTHIER_CACHE", own_cache(place))
     monkeypatch.setenv("LUTHIER_TRAFFIC", str(place / ".luthier" / "traffic"))
     monkeypatch.setattr("luthier.flow.serve.serve", _served_a_moment)
     for number, line in enumerate(commands()[page]):
@@ -161,7 +161,7 @@ def _new_place(folder: Path) -> Path:
 
 @pytest.mark.parametrize(("page", "block"), python_blocks(), ids=lambda value: str(value)[:40])
 def test_the_python_of_the_pages_runs(page: str, block: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LUTHIER_CACHE", str(place / "cache"))
+    monkeypatch.setenv("LUTHIER_CACHE", own_cache(place))
     monkeypatch.chdir(place)
     if "import lightning" in block:
         pytest.importorskip("lightning", reason="Lightning is not installed: its example was not run")

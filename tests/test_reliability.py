@@ -16,7 +16,8 @@ import pytest
 
 from luthier.core.artifact import read_manifest
 from luthier.core.store import Store
-from tests.workshop import small_recipe
+from tests import ready
+from tests.workshop import own_cache, small_recipe
 
 STEPS = {"model", "data", "tune", "report", "gate"}
 
@@ -26,13 +27,13 @@ class Workplace:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.environment = {**os.environ, "LUTHIER_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+        self.environment = {**os.environ, "LUTHIER_CACHE": own_cache(folder), "OMP_NUM_THREADS": "1"}
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start a command; its results are JSON."""
         command = [sys.executable, "-m", "luthier", *arguments, "--json"]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen(command, cwd=self.folder, env=self.environment, text=True, **pipes)
+        return ready.Popen(command, cwd=self.folder, env=self.environment, text=True, **pipes)
 
     def finish(self, process: subprocess.Popen[str]) -> dict[str, Any]:
         """What a command printed."""
@@ -59,10 +60,8 @@ class Workplace:
 
     def knows(self, other: Workplace) -> None:
         """Take over what another found out about this machine: by the clock, which a busy one reads differently."""
-        for name in ("attention.json", "kernels"):
-            if (found := other.folder / "cache" / name).exists():
-                (self.folder / "cache").mkdir(exist_ok=True)
-                (shutil.copytree if found.is_dir() else shutil.copy)(found, self.folder / "cache" / name)
+        if (found := other.folder / "cache" / "attention.json").exists():
+            shutil.copy(found, self.folder / "cache")
 
 
 @pytest.fixture
@@ -71,13 +70,28 @@ def workplace(tmp_path: Path) -> Workplace:
     return Workplace(tmp_path / "one")
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the recipe was run to its end."""
+    folder = tmp_path_factory.mktemp("finished")
+    small_recipe(folder)
+    assert set(Workplace(folder).run()["steps"]) == STEPS
+    return folder
+
+
+@pytest.fixture
+def whole(finished: Path, tmp_path: Path) -> Workplace:
+    """A copy of it."""
+    return Workplace(Path(shutil.copytree(finished, tmp_path / "whole", symlinks=True)))
+
+
 @pytest.mark.parametrize("kills", [4, pytest.param(30, marks=pytest.mark.slow)])
 @pytest.mark.timeout(1800)
 def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(workplace: Workplace, kills: int) -> None:
-    victim = Workplace(workplace.folder.with_name("two"))
-    shutil.copytree(workplace.folder, victim.folder)
+    victim = Workplace(Path(shutil.copytree(workplace.folder, workplace.folder.with_name("two"), symlinks=True)))
+    process = workplace.start("run", "recipe.yaml")
     started = time.monotonic()
-    assert set(workplace.run()["steps"]) == STEPS
+    assert set(workplace.finish(process)["steps"]) == STEPS
     whole = time.monotonic() - started
     wanted = workplace.bytes_made()
     assert len(wanted) == len(STEPS)
@@ -122,25 +136,24 @@ def test_ctrl_c_keeps_what_is_finished(workplace: Workplace) -> None:
     assert workplace.run()["steps"]["data"]["cached"]
 
 
-def test_a_flipped_byte_is_named_when_it_would_be_used(workplace: Workplace) -> None:
-    folder = Path(workplace.run()["steps"]["data"]["path"])
+def test_a_flipped_byte_is_named_when_it_would_be_used(whole: Workplace) -> None:
+    folder = Path(whole.run()["steps"]["data"]["path"])
     table = folder / "examples" / "train.parquet"
     content = bytearray(table.read_bytes())
     content[len(content) // 2] ^= 1
     table.write_bytes(content)
-    process = workplace.start("run", "recipe.yaml", "steps.tune.rows_per_step=4")
-    told = workplace.finish(process)
+    process = whole.start("run", "recipe.yaml", "steps.tune.rows_per_step=4")
+    told = whole.finish(process)
     assert process.returncode == 2
     assert told["error"]["kind"] == "CorruptArtifact"
     assert told["error"]["where"]["file"] == str(table)
-    faults = workplace.finish(workplace.start("store", "verify"))["faults"]
+    faults = whole.finish(whole.start("store", "verify"))["faults"]
     assert len(faults) == 1
     assert str(table) in faults[0]
 
 
-def test_a_changed_setting_makes_only_what_depends_on_it(workplace: Workplace) -> None:
-    workplace.run()
-    again = workplace.run("steps.report.metrics=[accuracy]")["steps"]
+def test_a_changed_setting_makes_only_what_depends_on_it(whole: Workplace) -> None:
+    again = whole.run("steps.report.metrics=[accuracy]")["steps"]
     assert {name: step["cached"] for name, step in again.items()} == {
         "model": True, "data": True, "tune": True, "report": False, "gate": False,
     }  # fmt: skip

@@ -78,7 +78,7 @@ from luthier.tune.techniques.lora import Lora
 from luthier.tune.techniques.qlora import Qlora
 from tests.text.families import byte_level, dressed, family
 from tuning import Bench, bench, chat, examples
-from workshop import small_recipe
+from workshop import own_cache, small_recipe
 
 QUICK: dict[str, Any] = {
     "data": "data",
@@ -577,7 +577,7 @@ def test_25_terminal_closes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     text = recipe.read_text().partition("  report:")[0]
     recipe.write_text(text.replace("    precision: float32\n", "    precision: float32\n    checkpoint_steps: 1\n"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("LUTHIER_CACHE", own_cache(tmp_path))
     seen: list[int] = []
     once = Training._step
 

@@ -37,6 +37,18 @@ _MOODS = [
 ]
 
 
+def own_cache(folder: Path) -> str:
+    """A cache in a folder, for LUTHIER_CACHE, that has what was compiled for this machine once for all tests."""
+    from luthier.core.paths import cache_folder
+
+    shared, cache = cache_folder() / "kernels", folder / "cache"
+    shared.mkdir(parents=True, exist_ok=True)
+    cache.mkdir(parents=True, exist_ok=True)
+    if not (cache / "kernels").exists():
+        (cache / "kernels").symlink_to(shared.resolve(), target_is_directory=True)
+    return str(cache)
+
+
 def tickets(count: int = 90, seed: int = 0) -> list[dict[str, str]]:
     """Different short tickets, each with a class that its words decide."""
     chance = random.Random(seed)

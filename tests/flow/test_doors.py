@@ -14,7 +14,7 @@ from luthier.cli.app import run_command
 from luthier.flow.locate import find_artifact
 from luthier.flow.recipe import Recipe
 from luthier.text.dataset import read_examples
-from tests.workshop import small_recipe
+from tests.workshop import own_cache, small_recipe
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("doors")
     small_recipe(folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LUTHIER_CACHE", str(folder / "cache"))
+        patch.setenv("LUTHIER_CACHE", own_cache(folder))
         patch.chdir(folder)
         assert run_command(["run"]) == 0
     return folder
@@ -31,7 +31,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _here(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LUTHIER_CACHE", str(made / "cache"))
+    monkeypatch.setenv("LUTHIER_CACHE", own_cache(made))
     monkeypatch.chdir(made)
 
 

@@ -13,7 +13,7 @@ import pytest
 from safetensors import safe_open
 
 from luthier.cli.app import run_command
-from tests.workshop import RECIPE, small_recipe
+from tests.workshop import RECIPE, own_cache, small_recipe
 
 LONG = RECIPE.split("  report:")[0].replace(
     "rows_per_step: 8", "rows_per_step: 8\n    epochs: 99\n    checkpoint_steps: 1"
@@ -28,7 +28,7 @@ def _at(terminal: int) -> None:
 
 def test_a_closed_terminal_interrupts_and_loses_nothing(tmp_path: Path) -> None:
     small_recipe(tmp_path, LONG)
-    environment = {**os.environ, "LUTHIER_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1", "TERM": "xterm"}
+    environment = {**os.environ, "LUTHIER_CACHE": own_cache(tmp_path), "OMP_NUM_THREADS": "1", "TERM": "xterm"}
     terminal, inside = os.openpty()
     command = [sys.executable, "-m", "luthier", "run", "recipe.yaml"]
     with subprocess.Popen(

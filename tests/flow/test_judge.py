@@ -14,7 +14,7 @@ from luthier.cli.app import run_command
 from luthier.flow.judge import open_sitting
 from luthier.flow.locate import find_artifact
 from luthier.text.dataset import read_examples
-from tests.workshop import RECIPE, small_recipe
+from tests.workshop import RECIPE, own_cache, small_recipe
 
 STEPS = """
   ask:
@@ -42,7 +42,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("judge")
     small_recipe(folder, RECIPE + STEPS.lstrip("\n"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LUTHIER_CACHE", str(folder / "cache"))
+        patch.setenv("LUTHIER_CACHE", own_cache(folder))
         patch.chdir(folder)
         assert run_command(["run"]) == 2
     return folder
@@ -53,7 +53,7 @@ def asked(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of it, and the working folder."""
     folder = tmp_path / "judge"
     shutil.copytree(made, folder)
-    monkeypatch.setenv("LUTHIER_CACHE", str(folder / "cache"))
+    monkeypatch.setenv("LUTHIER_CACHE", own_cache(folder))
     monkeypatch.chdir(folder)
     return folder
 

@@ -17,7 +17,7 @@ from luthier.flow.locate import find_artifact
 from luthier.flow.monitor import open_monitor, watch
 from luthier.traffic.record import Trace
 from watching import BEGIN, desk_traffic, write_log
-from workshop import tickets, write_csv
+from workshop import own_cache, tickets, write_csv
 
 MONITOR = """\
   monitor:
@@ -49,7 +49,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "recipe.yaml").write_text(RECIPE + MONITOR)
     write_log(folder / "log.jsonl", desk_traffic(500, wrong=[range(150, 250)]))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LUTHIER_CACHE", str(folder / "cache"))
+        patch.setenv("LUTHIER_CACHE", own_cache(folder))
         patch.chdir(folder)
         assert run_command(["run"]) == 0
     return folder
@@ -57,7 +57,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _here(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LUTHIER_CACHE", str(made / "cache"))
+    monkeypatch.setenv("LUTHIER_CACHE", own_cache(made))
     monkeypatch.delenv("LUTHIER_TRAFFIC", raising=False)
     monkeypatch.chdir(made)
 

@@ -24,7 +24,7 @@ from luthier.text.ids import Text
 from luthier.text.messages import as_openai, prompt_of
 from luthier.text.prompt import Prompt
 from luthier.tune.search.asking import Local
-from workshop import RECIPE, small_recipe
+from workshop import RECIPE, own_cache, small_recipe
 
 SEARCHED = (
     "technique: {kind: prompt_search, instructions: [Name the team.], variations: false, shots: [0, 2, 3], draws: 1, "
@@ -39,7 +39,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     text = RECIPE[:begin] + SEARCHED + RECIPE[RECIPE.index("precision: float32") + len("precision: float32") :]
     small_recipe(folder, text)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LUTHIER_CACHE", str(folder / "cache"))
+        patch.setenv("LUTHIER_CACHE", own_cache(folder))
         patch.chdir(folder)
         assert run_command(["run", "recipe.yaml"]) == 0
         yield folder

@@ -16,7 +16,8 @@ import pytest
 
 from luthier.cli.app import run_command
 from luthier.traffic.read import said, traces
-from tests.workshop import small_recipe
+from tests import ready
+from tests.workshop import own_cache, small_recipe
 
 ALIAS = "support@prod"
 
@@ -34,7 +35,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _here(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    patch.setenv("LUTHIER_CACHE", str(folder / "cache"))
+    patch.setenv("LUTHIER_CACHE", own_cache(folder))
     patch.setenv("LUTHIER_PII_KEY", "for tests")
     patch.delenv("LUTHIER_TRAFFIC", raising=False)
     patch.delenv("LUTHIER_LEDGER", raising=False)
@@ -50,7 +51,7 @@ def _inside(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def server() -> Iterator[tuple[subprocess.Popen[str], openai.OpenAI]]:
     """`luthier serve` in a process of its own, and a client."""
     command = [sys.executable, "-m", "luthier", "serve", "--port", "0", "--json"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = ready.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         url = json.loads(process.stdout.readline())["url"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ import pytest
 from commanded import command
 from luthier.cli.app import run_command
 from luthier.core.artifact import Artifact
-from workshop import small_recipe, tiny_encoder
+from workshop import own_cache, small_recipe, tiny_encoder
 
 TURNS: list[Any] = [{"role": "user", "content": "Where is the parcel?"}]
 
@@ -28,7 +29,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("shop")
     small_recipe(folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LUTHIER_CACHE", str(folder / "cache"))
+        patch.setenv("LUTHIER_CACHE", own_cache(folder))
         patch.chdir(folder)
         assert run_command(["run", "recipe.yaml", "steps.tune.rows=40"]) in (0, 1, 3)
         text = (
@@ -39,7 +40,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def test_it_says_where_it_listens_answers_and_stops_in_order(shop: Path) -> None:
-    with command(shop, "recipe.yaml:tune", "./tiny-model") as running, ThreadPoolExecutor(2) as pool:
+    words = ("recipe.yaml:tune", "./tiny-model")
+    with command(shop, *words, start=subprocess.Popen) as running, ThreadPoolExecutor(2) as pool:
         assert running.told["models"] == ["tickets:tune", "./tiny-model"]
         client = running.client()
         chosen = client.chat.completions.create(model="tickets:tune", messages=TURNS)

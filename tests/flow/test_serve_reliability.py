@@ -25,8 +25,9 @@ import pytest
 from fine_tuning import as_lines, chats
 from luthier.cli.app import run_command
 from luthier.traffic.read import feedback, traces
+from tests import ready
 from tests.conftest import Postgres
-from tests.workshop import small_recipe, tiny_model
+from tests.workshop import own_cache, small_recipe, tiny_model
 
 ALIAS = "support@prod"
 ASKED: dict[str, Any] = {
@@ -48,7 +49,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _here(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    patch.setenv("LUTHIER_CACHE", str(folder / "cache"))
+    patch.setenv("LUTHIER_CACHE", own_cache(folder))
     patch.setenv("LUTHIER_PII_KEY", "for tests")
     patch.delenv("LUTHIER_LEDGER", raising=False)
     patch.chdir(folder)
@@ -66,7 +67,7 @@ def traffic(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 def server(*words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`luthier serve` in a process of its own, and where it is."""
     command = [sys.executable, "-m", "luthier", "serve", *words, "--port", "0", "--json"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    process = ready.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         assert process.stdout is not None
         yield process, json.loads(process.stdout.readline())["url"]

@@ -23,7 +23,7 @@ from luthier.flow.released import find_released
 from luthier.traffic.record import Feedback, Trace
 from luthier.traffic.write import write
 from watching import desk_traffic
-from workshop import RECIPE, small_recipe
+from workshop import RECIPE, own_cache, small_recipe
 
 MONITOR = """\
   monitor:
@@ -39,7 +39,7 @@ WATCH = ["watch", "recipe.yaml", "--once"]
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a model that was released three hours ago and is watched."""
-    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("LUTHIER_CACHE", own_cache(tmp_path))
     monkeypatch.delenv("LUTHIER_TRAFFIC", raising=False)
     monkeypatch.chdir(tmp_path)
     small_recipe(tmp_path, GATED + MONITOR)
@@ -189,7 +189,7 @@ def test_tries_are_bounded(tmp_path: Path) -> None:
 @pytest.fixture
 def released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Releases the model of a recipe without running more than the tuning."""
-    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("LUTHIER_CACHE", own_cache(tmp_path))
     monkeypatch.chdir(tmp_path)
 
     def made(text: str) -> None:

@@ -22,7 +22,7 @@ from luthier.models.steps.merge import Merge
 from luthier.tune.steps.tune import Tune
 from models.making import full_tune, make_base, merged, tiny_adapter, tiny_base
 from tuning import bench
-from workshop import RECIPE, small_recipe
+from workshop import RECIPE, own_cache, small_recipe
 
 ALL = ["q_proj", "o_proj", "down_proj"]  # their rank can be 32, which PEFT takes for all
 
@@ -170,7 +170,7 @@ TWICE = RECIPE.replace(
 
 
 def test_a_recipe_merges_what_it_tuned_and_evaluates_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("LUTHIER_CACHE", own_cache(tmp_path))
     path = small_recipe(tmp_path, TWICE)
     planned = Recipe.load(path).plan()["both"]
     assert planned.forecast
@@ -201,7 +201,7 @@ def test_mistakes_in_a_recipe_are_named(tmp_path: Path, change: tuple[str, str],
 
 
 def test_another_base_is_refused_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("LUTHIER_CACHE", own_cache(tmp_path))
     apart = TWICE.replace("models: [tune, other]", "models: [tune, other]\n    model: tune")
     with pytest.raises(ModelError, match="'other' was not tuned from") as caught:
         Recipe.load(small_recipe(tmp_path, apart)).plan()

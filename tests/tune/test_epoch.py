@@ -25,7 +25,7 @@ from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.full import Full
 from luthier.tune.techniques.lora import Lora
 from tuning import Bench, bench, finish, interrupted
-from workshop import RECIPE, small_recipe
+from workshop import RECIPE, own_cache, small_recipe
 
 QUICK: dict[str, Any] = {
     "data": "data", "rows_per_step": 20, "learning_rate": 1e-2, "precision": "float32", "schedule": "constant",
@@ -134,7 +134,7 @@ EARLY = RECIPE.replace("    rows_per_step: 8\n", "    rows_per_step: 8\n    epoc
 
 
 def test_a_recipe_evaluates_an_epoch_and_reports_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("LUTHIER_CACHE", own_cache(tmp_path))
     monkeypatch.chdir(tmp_path)
     path = small_recipe(tmp_path, EARLY.replace("model: tune\n", "model: early\n    against: tune\n"))
     made = Recipe.load(path).run()
@@ -147,7 +147,7 @@ def test_a_recipe_evaluates_an_epoch_and_reports_it(tmp_path: Path, monkeypatch:
 
 
 def test_another_base_is_refused_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("LUTHIER_CACHE", own_cache(tmp_path))
     apart = EARLY.replace("tuned: tune, epoch: 1", "tuned: tune, epoch: 1, model: tune")
     with pytest.raises(ModelError, match="tuned from another model") as caught:
         Recipe.load(small_recipe(tmp_path, apart)).plan()

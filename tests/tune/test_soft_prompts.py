@@ -19,7 +19,7 @@ from luthier.models.quiet import no_bars, no_peft_warning
 from luthier.tune.techniques.p_tuning import PTuning
 from luthier.tune.techniques.prefix import Prefix
 from luthier.tune.techniques.prompt import Prompt
-from workshop import RECIPE, small_recipe, tiny_model
+from workshop import RECIPE, own_cache, small_recipe, tiny_model
 
 TEXT = "Where is the parcel"
 
@@ -95,7 +95,7 @@ def test_a_prefix_needs_keys_and_values(folder: Path) -> None:
 def test_it_goes_through_every_door(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], technique: str
 ) -> None:
-    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("LUTHIER_CACHE", own_cache(tmp_path))
     monkeypatch.chdir(tmp_path)
     small_recipe(tmp_path, RECIPE.replace("{kind: lora, r: 4}", technique), rows=60)
 

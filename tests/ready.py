@@ -1,0 +1,152 @@
+"""Processes that begin where the imports have ended: children of one that has torch and its kin loaded, as commands do.
+
+A `Popen` from here is subprocess's own, with a process id, pipes, an exit code and a death of its own. Only what it
+does first is saved: importing torch, transformers, PEFT and the door of `serve` takes longer than most of what these
+tests ask of it. What a command imports, and that it starts from nothing, is proven where subprocess itself is used.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+_LOADED = (
+    "torch", "torch.fx.experimental.symbolic_shapes", "transformers", "transformers.models.llama.modeling_llama",
+    "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto", "transformers.generation",
+    "transformers.models.bert.modeling_bert", "peft", "fastapi", "uvicorn", "sqlalchemy", "jinja2", "luthier.cli.app",
+    "scipy.stats",
+)  # fmt: skip
+"""What commands that tune, evaluate and serve import; not polars, pyarrow and scikit-learn, which start threads."""
+
+
+class Popen(subprocess.Popen[Any]):
+    """`python -m MODULE …` or `python -c CODE …` in a process of its own that has imported already."""
+
+    def _execute_child(self, args: list[str], executable: Any, preexec_fn: Any, *more: Any) -> None:
+        """Have it forked, with our ends of the pipes closed as subprocess does it."""
+        _, pass_fds, cwd, env, _, _, shell, *pipes = more
+        assert args[0] == sys.executable
+        assert args[1] in ("-m", "-c"), "say what to run by -m or -c"
+        assert (executable, preexec_fn, tuple(pass_fds), shell) == (None, None, (), False)
+        theirs = [end if end != -1 else at for at, end in enumerate((pipes[0], pipes[3], pipes[5]))]
+        told = {"args": args[1:], "cwd": str(cwd or Path.cwd()), "env": dict(os.environ if env is None else env)}
+        self._status, end = os.pipe()
+        try:
+            socket.send_fds(_keeper(), [json.dumps(told).encode()], [*theirs, end])
+        finally:
+            for one in {end, *(pipe for pipe in (pipes[0], pipes[3], pipes[5]) if pipe != -1)}:
+                os.close(one)
+        self.pid = _number(self._status)
+        self._child_created = True  # else nobody waits for it
+
+    def _try_wait(self, wait_flags: int) -> tuple[int, int]:
+        """How it ended, as the process tells that is its parent."""
+        if wait_flags & os.WNOHANG and not select.select([self._status], [], [], 0)[0]:
+            return 0, 0
+        how = _number(self._status)
+        os.close(self._status)
+        return self.pid, how
+
+    def _internal_poll(self, *_: Any, **__: Any) -> int | None:
+        if self.returncode is None:
+            number, how = self._try_wait(os.WNOHANG)
+            if number == self.pid:
+                self._handle_exitstatus(how)
+        return self.returncode
+
+
+_keepers: dict[int, socket.socket] = {}
+
+
+def _keeper() -> socket.socket:
+    """The way to the process that forks, which ends when we do."""
+    if os.getpid() not in _keepers:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(sys.path)}
+        process = subprocess.Popen(
+            [sys.executable, __file__, str(theirs.fileno())], env=environment, pass_fds=[theirs.fileno()]
+        )
+        theirs.close()
+        _keepers[os.getpid()] = ours
+        atexit.register(lambda: (ours.close(), process.wait()))
+    return _keepers[os.getpid()]
+
+
+def _number(pipe: int) -> int:
+    found = os.read(pipe, 4)
+    assert len(found) == 4, "the process that forks is gone"
+    return int.from_bytes(found)
+
+
+def _asked(number: int) -> list[str]:
+    """Fork a child for each message. Comes back in the children alone, with what each is to run."""
+    gc.freeze()
+    door = socket.socket(fileno=number)
+    assert len(list(Path("/proc/self/task").iterdir())) == 1, "only a process without threads may fork"
+    while True:
+        told, ends, _, _ = socket.recv_fds(door, 1 << 20, 4)
+        if not told:
+            _reap()
+            os._exit(0)
+        if os.fork() == 0:
+            door.close()
+            return _begun(json.loads(told), ends)
+        for end in ends:
+            os.close(end)
+        _reap()
+
+
+def _reap() -> None:
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def _begun(told: dict[str, Any], ends: list[int]) -> list[str]:
+    """One process that waits and tells how the other ended; the other has the pipes."""
+    *theirs, status = ends
+    child = os.fork()
+    if child:
+        os.write(status, child.to_bytes(4))
+        os.closerange(0, status)
+        os.write(status, os.waitpid(child, 0)[1].to_bytes(4))
+        os._exit(0)
+    os.close(status)
+    for place, end in enumerate(theirs):
+        os.dup2(end, place)
+    for end in theirs:
+        os.close(end)
+    os.chdir(told["cwd"])
+    os.environ.clear()
+    os.environ.update(told["env"])
+    return list(told["args"])
+
+
+def _run(how: str, what: str, *arguments: str) -> None:
+    import runpy
+
+    sys.path[:] = [str(Path.cwd()) if how == "-m" else "", *sys.path[1:]]
+    if how == "-m":
+        sys.argv = [what, *arguments]
+        runpy.run_module(what, run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = ["-c", *arguments]
+        exec(compile(what, "<string>", "exec"), {"__name__": "__main__"})  # as `python -c` does
+
+
+if __name__ == "__main__":
+    import importlib
+
+    for one in _LOADED:
+        importlib.import_module(one)
+    _run(*_asked(int(sys.argv[1])))
