@@ -13,6 +13,7 @@ from luthier.core.errors import DataError
 from luthier.data.formats import sheets
 from luthier.data.formats.file import File
 from luthier.data.row import Broken, Record
+from luthier.data.sources.excel import Excel
 from tests.data.source_files import write_xlsx
 
 
@@ -81,6 +82,32 @@ def test_a_table_that_does_not_start_at_the_top(tmp_path: Path) -> None:
         (5, {"text": "hello", "label": "x"}),
         (7, {"text": "bye", "label": "y"}),
     ]
+
+
+def test_titles_above_the_header_are_said_and_left_out(tmp_path: Path) -> None:
+    rows = [["Support tickets 2026"], ["made by the desk"], ["text", "label"], ["hello", "x"], ["alone", None]]
+    write_xlsx(tmp_path / "t.xlsx", rows)
+    said: list[str] = []
+    found = _read(tmp_path / "t.xlsx", say=said.append)
+    assert [(one.line, one.values) for one in found if isinstance(one, Record)] == [
+        (4, {"text": "hello", "label": "x"}),
+        (5, {"text": "alone", "label": ""}),
+    ]
+    assert "the first 2 rows are titles above the header, not data: 'Support tickets 2026'" in said[0]
+    assert len(_read(tmp_path / "t.xlsx", header=("a", "b"))) == 5, "who names the columns means every row"
+    write_xlsx(tmp_path / "one.xlsx", [["text"], ["hello"], ["bye"]])
+    assert len(_read(tmp_path / "one.xlsx")) == 2
+
+
+def test_the_fullest_sheet_is_told_where_it_is_not_the_first(tmp_path: Path) -> None:
+    table = [["text", "n"], ["first", 1], ["second", 2]]
+    write_xlsx(tmp_path / "t.xlsx", [["read me"]], tickets=table, other=[["x"]])
+    file = next(iter(Excel(path="t.xlsx").files(tmp_path)))
+    assert sheets.fullest(file) == ("tickets", ["rows", "tickets", "other"])
+    assert Excel(path="t.xlsx").asked(tmp_path).settings == {"sheet": "tickets"}
+    assert Excel(path="t.xlsx", sheet=1).asked(tmp_path).settings == {}
+    write_xlsx(tmp_path / "u.xlsx", table, notes=[["read me"]])
+    assert Excel(path="u.xlsx").asked(tmp_path).settings == {}
 
 
 def test_without_a_header(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from luthier.core.errors import DataError, Where, did_you_mean
@@ -14,6 +15,9 @@ from luthier.data.row import Broken, Record
 MOST_BYTES = 512 << 20
 """A workbook whose parts take more than this unpacked is refused: it is read as a whole."""
 _LOOKED_AT = 40
+_MOST_TITLES = 5
+"""So many rows may stand above the header."""
+_TITLE_SHOWN = 64
 
 
 def read(
@@ -30,6 +34,8 @@ def read(
     rows = [(number, row) for number, row in enumerate(table, start=first + 1) if any(cell != "" for cell in row)]
     if not rows:
         raise DataError("the sheet is empty", where=file.where, remedy="set `sheet` to one with rows")
+    if header == "auto":
+        rows = _below_titles(rows, file, say)
     columns, rows = _columns(rows, header, file, say)
     for number, row in rows:
         if len(row) > len(columns) and any(cell != "" for cell in row[len(columns) :]):
@@ -38,6 +44,19 @@ def read(
             yield Record(dict(zip(columns, map(_value, row), strict=False)), file.name, number)
     if not rows:
         raise DataError("has a header and no rows", where=file.where, remedy="give a sheet with at least one row")
+
+
+def fullest(file: File) -> tuple[str, list[str]] | None:
+    """The sheet with the largest used area, and the names of all; None where the first one is, or the only one."""
+    from python_calamine import CalamineWorkbook
+
+    with file.local() as path:
+        _refuse_bombs(file)
+        with _readable(file), CalamineWorkbook.from_path(str(path)) as book:
+            names = book.sheet_names
+            areas = [one.height * one.width for one in map(book.get_sheet_by_name, names)]
+    best = areas.index(max(areas)) if areas else 0
+    return (names[best], names) if best else None
 
 
 def _refuse_bombs(file: File) -> None:
@@ -51,13 +70,21 @@ def _refuse_bombs(file: File) -> None:
 
 def _table(path: str, file: File, sheet: str | int | None, say: Callable[[str], None]) -> tuple[list[list[Any]], int]:
     """The cells of a sheet, and how many empty rows stand above them."""
-    from python_calamine import CalamineError, CalamineWorkbook
+    from python_calamine import CalamineWorkbook
+
+    with _readable(file), CalamineWorkbook.from_path(path) as book:
+        name = _sheet(book.sheet_names, sheet, file, say)
+        found = book.get_sheet_by_name(name)
+        return found.to_python(skip_empty_area=True), (found.start or (0, 0))[0]
+
+
+@contextmanager
+def _readable(file: File) -> Iterator[None]:
+    """Say what is wrong with a workbook that cannot be read."""
+    from python_calamine import CalamineError
 
     try:
-        with CalamineWorkbook.from_path(path) as book:
-            name = _sheet(book.sheet_names, sheet, file, say)
-            found = book.get_sheet_by_name(name)
-            return found.to_python(skip_empty_area=True), (found.start or (0, 0))[0]
+        yield
     except (CalamineError, OSError, ValueError) as error:
         remedy = "check that it is whole and not locked with a password; or save the sheet as CSV"
         problem = f"is not a spreadsheet that can be read: {str(error).splitlines()[0] if str(error) else error!r}"
@@ -80,6 +107,17 @@ def _sheet(names: list[str], wanted: str | int | None, file: File, say: Callable
 
 
 Rows = list[tuple[int, list[Any]]]
+
+
+def _below_titles(rows: Rows, file: File, say: Callable[[str], None]) -> Rows:
+    """The rows without those of one cell that stand above a header of several."""
+    filled = [sum(cell != "" for cell in row) for _, row in rows[: _MOST_TITLES + 1]]
+    titles = next((place for place, count in enumerate(filled) if count > 1), 0)
+    if titles:
+        first = next(str(cell) for cell in rows[0][1] if cell != "")
+        told = "the first row is a title" if titles == 1 else f"the first {titles} rows are titles"
+        say(f"{file.name}: {told} above the header, not data: {first[:_TITLE_SHOWN]!r}")
+    return rows[titles:]
 
 
 def _columns(rows: Rows, header: dialect.Header, file: File, say: Callable[[str], None]) -> tuple[list[str], Rows]:

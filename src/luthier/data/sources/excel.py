@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -11,7 +12,7 @@ from luthier.data.formats import sheets
 from luthier.data.formats.file import File
 from luthier.data.formats.look import Fit, Look
 from luthier.data.row import Broken, Record
-from luthier.data.source import FileSource, Say
+from luthier.data.source import Asked, FileSource, Say
 
 
 class Excel(FileSource):
@@ -22,7 +23,8 @@ class Excel(FileSource):
     sheet: str | int | None = Field(default=None)
     """The sheet's name, or its number from 1; the first when not set."""
     header: Literal["auto", "yes", "no"] | tuple[str, ...] = Field(default="auto")
-    """Whether the first row names the columns; or the columns' names, for a sheet whose first row is data."""
+    """Whether the first row names the columns (`auto`: below titles of one cell, if any stand there); or the columns'
+    names, for a sheet whose first row is data."""
 
     @classmethod
     def recognises(cls, look: Look) -> Fit:
@@ -32,6 +34,15 @@ class Excel(FileSource):
         if look.ending == ".ods" and "content.xml" in look.members:
             return Fit.CERTAIN
         return Fit.LIKELY if look.data.startswith(b"\xd0\xcf\x11\xe0") and look.ending == ".xls" else Fit.NO
+
+    def asked(self, base: Path) -> Asked:
+        """The fullest sheet of a workbook, where another one stands before it (notes, a cover)."""
+        files = self.files(base)
+        found = sheets.fullest(files[0]) if self.sheet is None and len(files) == 1 else None
+        if found is None:
+            return Asked({}, {})
+        best, names = found
+        return Asked({"sheet": best}, {"sheet": f"the fullest of {len(names)} sheets: {', '.join(names)}"})
 
     def read_file(self, file: File, say: Say) -> Iterator[Record | Broken]:
         """Yield every row with its number in the sheet."""
