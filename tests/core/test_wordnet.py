@@ -59,7 +59,7 @@ def _nltk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     # what it maps are ids of another corpus, which only other languages need
     own = type("Reader", (WordNetCorpusReader,), {"map_wn": lambda self, *versions: {}})
-    for path in INSTALLED.iterdir():
+    for path in filter(Path.is_file, INSTALLED.iterdir()):
         shutil.copy(path, folder)
     (folder / "lexnames").write_text("".join(f"{number:02d}\tlex{number}\t1\n" for number in range(45)))
     monkeypatch.setattr(nltk.data, "path", [str(folder)])
