@@ -128,7 +128,7 @@ def test_other_purposes_have_no_counterpart(place: Open, purpose: Any) -> None:
 
 def test_too_large_a_file_is_refused_and_leaves_nothing(place: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept, "FILE_BYTES", 1 << 20)
-    before = sorted(place.desk.files.folder.iterdir())
+    before = sorted(place.desk.files.folder.glob("*"))
 
     def pieces() -> Iterator[bytes]:
         told = form(('name="file"; filename="a"', b""), PURPOSE)["content"]
@@ -141,7 +141,7 @@ def test_too_large_a_file_is_refused_and_leaves_nothing(place: Open, monkeypatch
     head = {"content-type": "multipart/form-data; boundary=edge"}
     found = place.ask("POST", "/v1/files", content=pieces(), headers=head)
     assert (found.status_code, found.json()["error"]["code"]) == (413, "file_too_large")
-    assert sorted(place.desk.files.folder.iterdir()) == before
+    assert sorted(place.desk.files.folder.glob("*")) == before
 
 
 def test_a_keys_files_have_room_together(place: Open, monkeypatch: pytest.MonkeyPatch) -> None:

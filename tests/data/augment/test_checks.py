@@ -13,8 +13,8 @@ from luthier.data.augment.checks import Checks, Inspector
 from luthier.data.augment.judge import Classifier
 from luthier.data.augment.words import changes_sides
 from luthier.data.augmenter import Draft, Wish, with_last_asked
-from luthier.data.intake.survey import InMemory
 from luthier.data.ops.near_dedup import NearDedup
+from luthier.data.passes.memory import InMemory
 from luthier.data.row import Row
 from luthier.data.twins.near import Index, similarity
 from luthier.text.messages import Message

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.artifact import Artifact
@@ -92,7 +91,8 @@ def _whole_id(artifact: Artifact, beginning: str) -> str:
     raise UnknownName(f"no example has the id {beginning!r}", remedy=remedy)
 
 
-_PLACE = re.compile(r"(.+):(-?\d+)", re.DOTALL)
+_LINE_DIGITS = 18
+"""No file has a line whose number is longer."""
 
 
 def _at_place(artifact: Artifact, word: str, tables: list[str]) -> set[str]:
@@ -100,11 +100,12 @@ def _at_place(artifact: Artifact, word: str, tables: list[str]) -> set[str]:
     import polars as pl
 
     found: set[str] = set()
-    if (place := _PLACE.fullmatch(word)) is None:
+    name, _, line = word.rpartition(":")
+    if not (name and line.removeprefix("-").isdecimal() and len(line) <= _LINE_DIGITS):
         return found
-    file = (pl.col("file") == place[1]) | pl.col("file").str.ends_with(f"/{place[1]}")
+    file = (pl.col("file") == name) | pl.col("file").str.ends_with(f"/{name}")
     for table in tables:
-        here = _scan(artifact, table).filter(file & (pl.col("line") == int(place[2]))).select("id").collect()
+        here = _scan(artifact, table).filter(file & (pl.col("line") == int(line))).select("id").collect()
         found.update(here["id"])
     return found
 
