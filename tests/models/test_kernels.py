@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.gemma.modeling_gemma import GemmaConfig, GemmaMLP
+from transformers.models.gpt_oss.modeling_gpt_oss import apply_rotary_pos_emb as halves
+from transformers.models.gptj import modeling_gptj as gptj
 from transformers.models.llama.modeling_llama import LlamaMLP, apply_rotary_pos_emb
 
 from luthier.models import gates, rotary
@@ -197,7 +199,8 @@ def test_other_gates_and_other_angles_are_left_alone(kernels: Kernels) -> None:
         turned = [torch.stack((-x[..., 1::2], x[..., ::2]), -1).flatten(-2) for x in (q, k)]
         return q * cos[:, None] + turned[0] * sin[:, None], k * cos[:, None] + turned[1] * sin[:, None]
 
-    assert not rotary._is_plain(interleaved)
+    for other in (interleaved, halves, gptj.apply_rotary_pos_emb):
+        assert not rotary._is_plain(other)
     assert rotary._is_plain(apply_rotary_pos_emb)
 
 
