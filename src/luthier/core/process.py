@@ -1,4 +1,4 @@
-"""Which process this is, so that another one can later tell whether it still lives; and memory given back."""
+"""Which process this is, so that another one can later tell whether it still lives; its memory, and its processor."""
 
 from __future__ import annotations
 
@@ -43,6 +43,15 @@ def resident_bytes() -> int:
         return int((_PROC / "self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return 0
+
+
+def processor() -> list[str]:
+    """What this processor can do, as Linux names it: a library made for it does not run on a lesser one."""
+    told = _PROC / "cpuinfo"
+    lines = (
+        told.read_text(encoding="utf-8", errors="replace").splitlines() if told.is_file() else [platform.processor()]
+    )
+    return sorted({word for line in lines if line.startswith(("flags", "Features")) for word in line.split()})
 
 
 def _boot() -> str:

@@ -76,7 +76,7 @@ class Profile(BaseModel):
     languages: dict[str, int] = {}
     """Rows by the language of their prompt."""
     pii: dict[str, int] = {}
-    """Personal data found, by kind, in texts and other columns."""
+    """Rows that hold personal data, by kind, in texts and other columns."""
     trials: dict[str, Trial] = {}
     """What operators would do, by kind, each to what those before it leave; left out where that is nothing."""
     spellings: dict[str, str] = {}

@@ -15,6 +15,7 @@ from luthier.core.digest import digest_of
 from luthier.core.errors import Unwritable
 from luthier.core.files import write_aside
 from luthier.core.paths import cache_folder
+from luthier.core.process import processor
 
 LEAST_S = 10.0
 """A step that was over sooner tells of its beginning, not of this machine."""
@@ -45,16 +46,5 @@ def remembered(kind: str) -> list[dict[str, Any]]:
 
 def _file(kind: str) -> Path:
     """Processors of another kind or number have a file of their own, wherever the cache moves."""
-    machine = digest_of([platform.machine(), _processor(), os.cpu_count(), os.environ.get("OMP_NUM_THREADS", "")])
+    machine = digest_of([platform.machine(), processor(), os.cpu_count(), os.environ.get("OMP_NUM_THREADS", "")])
     return cache_folder() / "paces" / machine[:12] / f"{kind}.json"
-
-
-def _processor() -> str:
-    """What the system calls the processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return platform.processor()
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )

@@ -95,8 +95,9 @@ def test_titles_above_the_header_are_said_and_left_out(tmp_path: Path) -> None:
     ]
     assert "the first 2 rows are titles above the header, not data: 'Support tickets 2026'" in said[0]
     assert len(_read(tmp_path / "t.xlsx", header=("a", "b"))) == 5, "who names the columns means every row"
-    write_xlsx(tmp_path / "one.xlsx", [["text"], ["hello"], ["bye"]])
-    assert len(_read(tmp_path / "one.xlsx")) == 2
+    write_xlsx(tmp_path / "one.xlsx", [["text"], ["hello"], ["bye"], ["late", "a note"], ["more"], ["again"]])
+    lines = [one.line for one in _read(tmp_path / "one.xlsx")]
+    assert lines == [2, 3, 4, 5, 6], "no table stands below a title there"
 
 
 def test_the_fullest_sheet_is_told_where_it_is_not_the_first(tmp_path: Path) -> None:

@@ -53,8 +53,9 @@ def connect(place: Address) -> Engine:
 def _quiet() -> str:
     """The name under which a connection that cannot be closed any more is logged, and not shown: it is raised, too."""
     logger = logging.getLogger(f"{NullPool.__module__}.{NullPool.__name__}.luthier")
-    logger.propagate = False
-    logger.addHandler(logging.NullHandler())
+    if not logger.handlers:
+        logger.propagate = False
+        logger.addHandler(logging.NullHandler())
     return "luthier"
 
 

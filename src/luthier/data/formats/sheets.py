@@ -110,9 +110,12 @@ Rows = list[tuple[int, list[Any]]]
 
 
 def _below_titles(rows: Rows, file: File, say: Callable[[str], None]) -> Rows:
-    """The rows without those of one cell that stand above a header of several."""
-    filled = [sum(cell != "" for cell in row) for _, row in rows[: _MOST_TITLES + 1]]
-    titles = next((place for place, count in enumerate(filled) if count > 1), 0)
+    """The rows without those of one cell that stand above a table: a whole header, and rows of several cells."""
+    filled = [sum(cell != "" for cell in row) for _, row in rows[:_LOOKED_AT]]
+    titles = next((place for place, count in enumerate(filled[: _MOST_TITLES + 1]) if count > 1), 0)
+    below = filled[titles + 1 :]
+    if not below or filled[titles] < max(filled) or 2 * sum(count > 1 for count in below) < len(below):
+        return rows  # a table of one column in which somebody wrote beside a cell
     if titles:
         first = next(str(cell) for cell in rows[0][1] if cell != "")
         told = "the first row is a title" if titles == 1 else f"the first {titles} rows are titles"

@@ -179,7 +179,7 @@ def _with_rows(base: Profile, rows: list[Row], answers: Counter[str]) -> Profile
     pii = Pii(action="flag").apply(rows).attributes
     update = {
         "languages": dict(Counter(Language().apply(rows).attributes["language"]).most_common()),
-        "pii": {kind: total for kind in KINDS if (total := sum(pii[kind]))},
+        "pii": {kind: holding for kind in KINDS if (holding := sum(map(bool, pii[kind])))},
         "trials": trials(rows),
         "spellings": {**slips(answers), **spellings(answers)},
         "answers": dict(answers.most_common()),

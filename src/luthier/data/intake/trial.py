@@ -81,7 +81,9 @@ def _edited(rows: Sequence[Row], outcome: Said, *, is_private: bool) -> Iterator
         text = rows[place].text(edit.field)
         whole = [one for one in outcome.edits[place] if one.field == edit.field]
         is_short = len(text) <= SHOWN_CHARS and not is_private
-        yield _whole(text, whole) if is_short else _change(text, edit, is_private=is_private)
+        change = _whole(text, whole) if is_short else _change(text, edit, is_private=is_private)
+        if change.before != change.after:  # a pseudonym is what it is shown as
+            yield change
         if len(seen) == _EXAMPLES:
             return
 

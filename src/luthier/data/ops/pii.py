@@ -243,8 +243,8 @@ class Pii(RowOperator):
         """Worth it when the sample holds any personal data."""
         if not profile.pii:
             return None
-        shown = ", ".join(f"{count} {kind}" for kind, count in sorted(profile.pii.items(), key=lambda one: -one[1]))
-        return Suggestion({"action": "redact"}, f"personal data in {profile.looked_at} rows: {shown}")
+        shown = ", ".join(f"{kind} in {rows}" for kind, rows in sorted(profile.pii.items(), key=lambda one: -one[1]))
+        return Suggestion({"action": "redact"}, f"personal data seen in {profile.looked_at} rows: {shown}")
 
 
 def _is_small_number(text: str) -> bool:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from luthier.core.digest import digest_of
 from luthier.core.errors import Unwritable
 from luthier.core.paths import cache_folder
+from luthier.core.process import processor
 
 _COMPILERS = ("cc", "gcc", "clang")
 _FLAGS = (
@@ -54,7 +55,7 @@ def compiled(source: str, is_worth_it: Callable[[Compiled], bool], *flags: str) 
     if command is None or version is None:
         return None
     told = (*_FLAGS, *flags)
-    name = digest_of([code.read_text(encoding="utf-8"), version, told, platform.machine(), _processor()])[:16]
+    name = digest_of([code.read_text(encoding="utf-8"), version, told, platform.machine(), processor()])[:16]
     file = cache_folder() / "kernels" / f"{name}.so"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -88,12 +89,3 @@ def _said(command: list[str]) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout
-
-
-def _processor() -> list[str]:
-    """What this processor can do, as Linux names it: a library made for it does not run on a lesser one."""
-    told = Path("/proc/cpuinfo")
-    lines = (
-        told.read_text(encoding="utf-8", errors="replace").splitlines() if told.is_file() else [platform.processor()]
-    )
-    return sorted({word for line in lines if line.startswith(("flags", "Features")) for word in line.split()})
