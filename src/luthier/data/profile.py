@@ -6,6 +6,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+_LOST_SHOWN = 3
+"""Classes that are named, where no row of them would be left."""
+SHORT_ANSWER_WORDS = 6
+"""Answers of so many words on average are the thing that is wanted, and not one way to say it."""
+
 
 class ColumnProfile(BaseModel):
     """One column, as the rows looked at show it."""
@@ -51,7 +56,16 @@ class Trial(BaseModel):
     """Rows that it would flag, by the name of the flag."""
     lost: tuple[str, ...] = ()
     """Answers that several rows have, and none of those that it would leave."""
+    contested: int = 0
+    """Rows that it would leave out for a twin that has another answer."""
     examples: tuple[Change, ...] = ()
+
+    @property
+    def lost_shown(self) -> str:
+        """The first of the lost answers, and how many more there are."""
+        more = len(self.lost) - _LOST_SHOWN
+        rest = f" and {more} more {'class' if more == 1 else 'classes'}" if more > 0 else ""
+        return ", ".join(map(repr, self.lost[:_LOST_SHOWN])) + rest
 
 
 class Profile(BaseModel):

@@ -219,12 +219,10 @@ def test_thumbs_are_learnt_by_kto(tmp_path: Path) -> None:
 def test_near_copies_are_counted_as_they_will_be_once_personal_data_are_gone(tmp_path: Path, make: Any) -> None:
     streets = ["Grafton", "Hollins", "Marlowe", "Kingsley", "Thornbury", "Ashcombe", "Wexford", "Pemberton"]
     rows = [
-        {"text": f"Send it to {number * 37} {street} Street, {place}.", "label": "ab"[number % 2]}
+        {"text": f"Would you send it to {number * 37} {street} Street, {place}{', ' * (number < 2)}.", "label": "a"}
         for number, (street, place) in enumerate(zip(streets, reversed(streets), strict=True), 1)
     ]
-    rows += [
-        {"text": text, "label": "ab"[len(text) % 2]} for text in ("When does the shop open?", "It never came back!")
-    ]
+    rows += [{"text": text, "label": "b"} for text in ("When does the shop open?", "It never came back!")]
     pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
     proposal = propose(tmp_path / "t.csv")
     copies = sum(sum(proposal.profile.trials[kind].dropped.values()) for kind in ("exact_dedup", "near_dedup"))
@@ -247,3 +245,63 @@ def test_near_copies_stay_where_a_class_would_be_gone_without_them(tmp_path: Pat
     assert "no row of 'lost'" in proposal.reasons["ops.near_dedup"]
     made = make(**yaml.safe_load(render_recipe(proposal, "mine"))["steps"]["data"])
     assert set(made.summary.labels) == set(texts)
+
+
+def test_near_copies_with_other_answers_stay(tmp_path: Path) -> None:
+    letter = "Dear customer, order number {} of the second of May {} with our carrier; write to us when you need help"
+    states = {"shipped": "is out", "delayed": "is kept"}
+    rows = [
+        {"text": letter.format(number, state), "label": label}
+        for number in range(100, 140)
+        for label, state in states.items()
+    ]
+    rows += [{"text": f"{word * 9} is all that is said here", "label": label} for word in "abc" for label in states]
+    pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
+    proposal = propose(tmp_path / "t.csv")
+    assert next(one for one in proposal.ops if one["kind"] == "near_dedup")["action"] == "flag"
+    assert "with another answer" in proposal.reasons["ops.near_dedup"]
+    same = [{**row, "label": "shipped" if row["text"].startswith("Dear") else "other"} for row in rows]
+    pl.DataFrame(same).write_csv(tmp_path / "t.csv")
+    assert {"kind": "near_dedup"} in propose(tmp_path / "t.csv").ops
+
+
+def test_rows_that_a_rule_does_not_fit_are_marked_and_stay(tmp_path: Path, make: Any) -> None:
+    rows = [
+        {"text": f"line {number} " + "error" + " error" * 40, "label": "net" if number % 3 else "disk"}
+        for number in range(30)
+    ]
+    rows += [{"text": f"{word} failed on the way to the other host", "label": "net"} for word in ("disk", "fan", "cpu")]
+    pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
+    proposal = propose(tmp_path / "t.csv")
+    assert {"kind": "quality", "action": "flag"} in proposal.ops
+    assert "30 of 33 rows" in proposal.reasons["ops.quality"]
+    assert "skip: [distinct_words]" in proposal.reasons["ops.quality"]
+    assert '"marked: quality distinct_words' in render_recipe(proposal, "mine").replace("→ ", "")
+    assert proposal.profile.trials["near_dedup"].dropped, "rows that stay are seen by what comes after"
+    made = make(**yaml.safe_load(render_recipe(proposal, "mine"))["steps"]["data"])
+    assert "quality distinct_words" not in made.summary.dropped
+
+
+def test_a_class_of_rows_that_say_nothing_stays(tmp_path: Path) -> None:
+    words = [
+        "late",
+        "broken",
+        "lost",
+        "wet",
+        "torn",
+        "cold",
+        "small",
+        "red",
+        "old",
+        "dear",
+        "slow",
+        "loud",
+        "thin",
+        "sour",
+    ]
+    rows = [{"text": f"the parcel was {word} as it came", "label": "claim"} for word in words]
+    rows += [{"text": "?" * number, "label": "nothing"} for number in (3, 5, 7)]
+    pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
+    proposal = propose(tmp_path / "t.csv")
+    assert {"kind": "quality", "action": "flag"} in proposal.ops
+    assert "no row of 'nothing'" in proposal.reasons["ops.quality"]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from luthier.data.intake.propose import propose, render_recipe
 from luthier.data.intake.trial import SHOWN_CHARS, trials, without_pii
-from luthier.data.profile import Trial
+from luthier.data.profile import Profile, Trial
 from luthier.data.row import Row
 from luthier.text.messages import Message
 
@@ -34,8 +34,15 @@ def _rows(*texts: str) -> list[Row]:
     ]
 
 
+def _trials(rows: list[Row]) -> dict[str, Trial]:
+    spellings = {"To-Do": "to do"}
+    seen = Profile(path="f.csv", kind="csv", rows=len(rows), estimated=False, looked_at=len(rows), broken=0, columns={},
+                   notes=[], spellings=spellings, answer_words=2)  # fmt: skip
+    return trials(rows, seen)
+
+
 def test_edits_are_counted_and_shown_with_what_stands_around_them() -> None:
-    found = trials(_rows("all is well here", "the parcel cost &pound;5 and came late", "double  spaces are untidy"))
+    found = _trials(_rows("all is well here", "the parcel cost &pound;5 and came late", "double  spaces are untidy"))
     assert found["normalise"].edited == 2
     first = found["normalise"].examples[0]
     assert (first.before, first.after) == (
@@ -47,16 +54,16 @@ def test_edits_are_counted_and_shown_with_what_stands_around_them() -> None:
 def test_a_short_text_is_shown_whole() -> None:
     rows = [replace(row, messages=(Message(role="user", content="a"), Message(role="assistant", content=label)))
             for row, label in zip(_rows(*"abc"), ["to do", "to do", "To-Do"], strict=True)]  # fmt: skip
-    assert trials(rows)["label_spelling"].examples[0].model_dump() == {"before": "To-Do", "after": "to do"}
+    assert _trials(rows)["label_spelling"].examples[0].model_dump() == {"before": "To-Do", "after": "to do"}
 
 
 def test_drops_are_counted_by_reason_and_name_the_line_of_the_twin() -> None:
-    found = trials(_rows("???", "where is it?", "!!!"))
+    found = _trials(_rows("???", "where is it?", "!!!"))
     assert found["quality"] == Trial(dropped={"quality no_letters": 2}, examples=found["quality"].examples)
     assert [change.after for change in found["quality"].examples] == ["dropped: quality no_letters"]
     rows = _rows("again and again", "again and again")
     same = [replace(row, messages=(row.messages[0], rows[0].messages[1])) for row in rows]
-    assert trials(same)["exact_dedup"].examples[0].after == "dropped: exact duplicate of line 2"
+    assert _trials(same)["exact_dedup"].examples[0].after == "dropped: exact duplicate of line 2"
 
 
 def test_personal_data_never_stands_in_an_example(tmp_path: Path, write: Write) -> None:
@@ -68,7 +75,7 @@ def test_personal_data_never_stands_in_an_example(tmp_path: Path, write: Write) 
 
 
 def test_what_tells_of_persons_is_shown_as_stars() -> None:
-    change = trials(_rows("It came broken.\n\nCheers\nAnn Lee"))["signatures"].examples[0]
+    change = _trials(_rows("It came broken.\n\nCheers\nAnn Lee"))["signatures"].examples[0]
     assert (change.before, change.after) == ("It came broken.\n\nCheers\n*** ***", "It came broken.")
 
 
@@ -78,10 +85,10 @@ def test_masking_keeps_the_length(text: str) -> None:
 
 
 def test_long_texts_are_shortened() -> None:
-    change = trials(_rows("?" * 5000))["quality"].examples[0]
+    change = _trials(_rows("?" * 5000))["quality"].examples[0]
     assert len(change.before) < SHOWN_CHARS + 4
 
 
 @pytest.mark.parametrize("rows", [[], ["a perfectly ordinary question about nothing"]])
 def test_what_would_do_nothing_is_left_out(rows: list[str]) -> None:
-    assert trials(_rows(*rows)) == {}
+    assert _trials(_rows(*rows)) == {}

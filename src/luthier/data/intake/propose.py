@@ -16,7 +16,7 @@ from luthier.data.intake.course import course_for
 from luthier.data.intake.recognise import source_at
 from luthier.data.intake.survey import survey
 from luthier.data.operator import Operator
-from luthier.data.profile import Change, Profile
+from luthier.data.profile import SHORT_ANSWER_WORDS, Change, Profile
 from luthier.data.source import Source
 
 _MOST_NAMED_CLASSES = 30
@@ -138,8 +138,14 @@ def _operators(
             kind = member.model_fields["kind"].default
             reasons[f"ops.{kind}"] = suggestion.why
             if tried := profile.trials.get(kind):
-                examples[kind] = tried.examples
+                marked = suggestion.settings.get("action") == "flag"
+                examples[kind] = tuple(map(_marked, tried.examples)) if marked else tried.examples
             yield {"kind": kind, **suggestion.settings}
+
+
+def _marked(change: Change) -> Change:
+    """An example of a row that would be dropped, where it is only marked."""
+    return change.model_copy(update={"after": re.sub("^dropped: ", "marked: ", change.after)})
 
 
 def _split(profile: Profile, reasons: dict[str, str]) -> dict[str, Any]:
@@ -162,7 +168,7 @@ def _why_task(profile: Profile, choice: Choice, task: Task) -> str:
 def _measures(profile: Profile, task: Task) -> tuple[list[str], list[str]]:
     if task == "label":
         return ["accuracy", "macro_f1"], ["macro_f1 > base"]
-    if profile.answer_words <= 6:
+    if profile.answer_words <= SHORT_ANSWER_WORDS:
         return ["exact_match", "token_f1"], ["token_f1 > base"]
     return ["rougeL", "chrf"], ["rougeL > base"]
 

@@ -180,9 +180,9 @@ def _with_rows(base: Profile, rows: list[Row], answers: Counter[str]) -> Profile
     update = {
         "languages": dict(Counter(Language().apply(rows).attributes["language"]).most_common()),
         "pii": {kind: holding for kind in KINDS if (holding := sum(map(bool, pii[kind])))},
-        "trials": trials(rows),
         "spellings": {**slips(answers), **spellings(answers)},
         "answers": dict(answers.most_common()),
         "answer_words": round(sum(len(row.answer.split()) for row in rows) / len(rows), 1),
     }
-    return base.model_copy(update=update)
+    seen = base.model_copy(update=update)
+    return seen.model_copy(update={"trials": trials(rows, seen)})

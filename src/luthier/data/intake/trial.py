@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from luthier.core.component import members
-from luthier.data.operator import Edit, Operator, RowOperator, Said, SetOperator
+from luthier.data.operator import Drop, Edit, Operator, RowOperator, Said, SetOperator
 from luthier.data.passes.apply import Named, category, spliced, take
 from luthier.data.passes.memory import InMemory
-from luthier.data.profile import Change, Trial
+from luthier.data.profile import Change, Profile, Trial
 from luthier.data.row import Batch, Row
 from luthier.text.pii.scan import find
 
@@ -19,11 +19,11 @@ _CONTEXT_CHARS = 16
 _EXAMPLES = 2
 
 
-def trials(rows: Sequence[Row]) -> dict[str, Trial]:
+def trials(rows: Sequence[Row], profile: Profile) -> dict[str, Trial]:
     """What every operator that offers a trial would do to these rows; those that would do nothing are left out.
 
     They come in the order in which they would stand in a recipe, and each sees what those before it have left, as it
-    would in a run.
+    would in a run: one that suggests itself from the profile, and not only to mark rows, has done its work.
     """
     found: dict[str, Trial] = {}
     for member in sorted(members(Operator).values(), key=lambda one: (one.suggested_at, one.__name__)):
@@ -34,6 +34,9 @@ def trials(rows: Sequence[Row]) -> dict[str, Trial]:
         tried = _trial(operator, rows, outcome)
         if tried != Trial():
             found[operator.kind] = tried
+            suggestion = member.suggest(profile.model_copy(update={"trials": found}))
+            if suggestion is None or suggestion.settings.get("action") == "flag":
+                continue
             rows = take(Batch(list(rows)), Named(operator.kind, operator), outcome, [])[0].rows
     return found
 
@@ -49,6 +52,7 @@ def _trial(operator: Operator, rows: Sequence[Row], outcome: Said) -> Trial:
         dropped=dict(sorted(dropped.items())),
         flagged={name: count for name, count in flagged.items() if count},
         lost=_lost(rows, outcome.drops),
+        contested=_contested(rows, outcome.drops),
         examples=tuple(dict.fromkeys((*edited, *_dropped(rows, outcome))))[:_EXAMPLES],
     )
 
@@ -59,6 +63,12 @@ def _lost(rows: Sequence[Row], drops: Collection[int]) -> tuple[str, ...]:
     return tuple(
         answer for answer, count in sorted(Counter(row.answer for row in rows).items()) if 1 < count == gone[answer]
     )
+
+
+def _contested(rows: Sequence[Row], drops: Mapping[int, Drop]) -> int:
+    """Dropped rows whose twin has another answer."""
+    answers = {row.id: row.answer for row in rows}
+    return sum(drop.twin in answers and answers[drop.twin] != rows[place].answer for place, drop in drops.items())
 
 
 def outcome_of(operator: Operator, rows: Sequence[Row]) -> Said:

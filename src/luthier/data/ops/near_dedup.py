@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from luthier.data.operator import Column, Corpus, Reads, SetOperator, Suggestion
+from luthier.data.profile import SHORT_ANSWER_WORDS
 from luthier.data.row import Row
 from luthier.data.twins.keep import Keep, check, preferences, ranks
 from luthier.data.twins.minhash import Means, bands, most_bands, signatures
@@ -33,8 +34,8 @@ _SHOWN = 1024
 """Rows whose pieces are held, ready to be compared, of those that nobody foresaw."""
 _DIGITS = 6
 """Similarities are told with so many digits."""
-_LOST_SHOWN = 3
-"""Classes that are named, where no row of them would be left."""
+_CONTESTED = 0.1
+"""Where more of the near copies than this share have another answer, what little differs between them matters."""
 
 
 class NearDedup(SetOperator):
@@ -164,16 +165,22 @@ class NearDedup(SetOperator):
 
     @classmethod
     def suggest(cls, profile: Profile) -> Suggestion | None:
-        """Always: near copies across the split flatter the measure; marked only, where a class would be gone."""
+        """Always: near copies across the split flatter the measure; marked only, where a class would be gone, or where
+        many have another answer than the row that they repeat."""
         tried = profile.trials.get("near_dedup")
         if tried is None:
             return Suggestion({}, "near copies across training and test flatter the measure; none was seen so far")
-        why = f"{sum(tried.dropped.values())} of {profile.looked_at} rows nearly repeat an earlier one"
+        copies = sum(tried.dropped.values())
+        why = f"{copies} of {profile.looked_at} rows nearly repeat an earlier one"
+        stay = "they are marked and stay, and `split: {group: cluster}` would hold twins on one side"
         if profile.answers and tried.lost:
-            shown = ", ".join(map(repr, tried.lost[:_LOST_SHOWN]))
-            more = f" and {len(tried.lost) - _LOST_SHOWN} more classes" if len(tried.lost) > _LOST_SHOWN else ""
-            stay = "they are marked and stay, and `split: {group: cluster}` would hold twins on one side"
-            return Suggestion({"action": "flag"}, f"{why}; to drop them would leave no row of {shown}{more}: {stay}")
+            return Suggestion(
+                {"action": "flag"}, f"{why}; to drop them would leave no row of {tried.lost_shown}: {stay}"
+            )
+        matters = profile.answers or profile.answer_words <= SHORT_ANSWER_WORDS
+        if matters and tried.contested > _CONTESTED * copies:
+            other = f"{tried.contested} of them with another answer, so that what little differs matters"
+            return Suggestion({"action": "flag"}, f"{why}, {other}: {stay}")
         return Suggestion({}, why)
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _PLACEHOLDERS = frozenset({"tbd", "todo", "asdf", "asdfasdf", "qwerty", "xxx", "lorem ipsum", "...", "…"})
 _LONGEST_PLACEHOLDER = max(map(len, _PLACEHOLDERS))
 _PROSE_WORDS = 5
+_MOST_DROPPED = 0.2
+"""Where more rows than this share break a rule, it does not fit the texts: nobody's data is rubbish by a fifth."""
 
 
 class Break(NamedTuple):
@@ -144,12 +146,21 @@ class Quality(RowOperator):
 
     @classmethod
     def suggest(cls, profile: Profile) -> Suggestion | None:
-        """Worth it when the sample holds rows that break a rule."""
+        """Worth it when the sample holds rows that break a rule; marked only, where that is how these texts are."""
         tried = profile.trials.get("quality")
         if tried is None:
             return None
-        shown = ", ".join(f"{count} {name.removeprefix('quality ')}" for name, count in sorted(tried.dropped.items()))
-        return Suggestion({}, f"some of {profile.looked_at} rows say nothing or repeat themselves: {shown}")
+        broken = {name.removeprefix("quality "): count for name, count in sorted(tried.dropped.items())}
+        shown = ", ".join(f"{count} {name}" for name, count in broken.items())
+        why = f"{sum(broken.values())} of {profile.looked_at} rows say nothing or repeat themselves: {shown}"
+        if sum(broken.values()) > _MOST_DROPPED * profile.looked_at:
+            skip = max(broken, key=broken.__getitem__)
+            stay = f"so many are marked and stay; `skip: [{skip}]` leaves out a rule that does not fit your texts"
+            return Suggestion({"action": "flag"}, f"{why}; {stay}")
+        if profile.answers and tried.lost:
+            stay = f"to drop them would leave no row of {tried.lost_shown}, so they are marked and stay"
+            return Suggestion({"action": "flag"}, f"{why}; {stay}")
+        return Suggestion({}, why)
 
     @classmethod
     def trial(cls) -> Quality:
