@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+import platform
 from array import array
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from luthier.core.process import processor
 from luthier.models.attention.plain import Manner
 from luthier.models.decoding.past import Part, Past, Visit, by_rows, by_torch
 from luthier.models.kernels import rows as module
-from luthier.models.kernels.compiled import compiler
+from luthier.models.kernels.compiled import AS_WRITTEN, compiled, compiler
 from luthier.models.kernels.rows import Linear, Norm, Rows, rows_kernels
 
 
-@pytest.fixture
-def kernels() -> Rows:
-    found = rows_kernels()
+@pytest.fixture(params=["native", "x86-64-v3", "x86-64-v2"])
+def kernels(request: pytest.FixtureRequest) -> Rows:
+    """This processor's, and those that one without AVX-512 has, and one without AVX."""
+    narrower = request.param != "native"
+    if narrower and not (platform.machine() == "x86_64" and {"avx2", "fma"} <= set(processor())):
+        pytest.skip(f"{request.param} cannot be tried on this processor")
+    found = _kernels(f"-march={request.param}") if narrower else rows_kernels()
     if found is None:
         pytest.skip(f"no kernels here (compiler: {compiler()})")
     return found
+
+
+@cache
+def _kernels(flag: str) -> Rows | None:
+    made = compiled("rows.c", lambda found: module._passes(Rows(found)), AS_WRITTEN, flag)
+    assert made or not compiler(), "the compiler's work did not stand its trial"
+    return Rows(made) if made else None
 
 
 @pytest.fixture
@@ -98,6 +112,13 @@ def test_a_prompt_in_portions_is_read_as_in_one_to_the_last_bit(kernels: Rows) -
     whole = read([])
     for cuts in ([16], [1, 2, 3], [17, 33, 49], list(range(1, 50))):
         assert torch.equal(read(cuts), whole)
+
+
+@pytest.mark.parametrize("kernels", ["x86-64-v3"], indirect=True)
+def test_processors_of_any_width_give_the_same_bits(kernels: Rows) -> None:
+    own, states, weight = rows_kernels(), draw(11, 577), draw(50, 577, seed=1)
+    assert own is not None
+    assert torch.equal(kernels.product(Linear.of(weight), states), own.product(Linear.of(weight), states))
 
 
 @pytest.mark.usefixtures("no_kernels")

@@ -10,16 +10,33 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#ifdef __AVX512F__
+#if defined(__AVX512F__)
 #include <immintrin.h>
+#define WIDE 64 /* bytes that the processor works on at once */
+#define LIVE 16 /* sums of that width that it holds, beside what is added to them */
+#elif defined(__AVX2__) && defined(__FMA__)
+#include <immintrin.h>
+#define WIDE 32
+#define LIVE 8
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#define WIDE 16
+#define LIVE 16
+#else
+#define WIDE 16
+#define LIVE 8
 #endif
 
 typedef uint16_t bf16;
 typedef int64_t count;
 typedef float vector __attribute__((vector_size(64)));
 typedef float loose __attribute__((vector_size(64), aligned(2)));
-typedef uint32_t bits __attribute__((vector_size(64)));
+typedef float part __attribute__((vector_size(WIDE)));
+typedef float loose_part __attribute__((vector_size(WIDE), aligned(2)));
+typedef uint32_t bits __attribute__((vector_size(WIDE)));
 #define LANES 16
+#define PARTS (64 / WIDE)
+#define OF_PART (LANES / PARTS)
 #define INLINE static inline __attribute__((always_inline))
 #define THREADED _Pragma("omp parallel for schedule(static) num_threads(threads) if (threads > 1 && work > 1 << 15)")
 #define UNROLLED _Pragma("GCC unroll 16")
@@ -90,6 +107,21 @@ INLINE vector sums(const vector *a) {
         d[i] = _mm512_add_ps(_mm512_shuffle_ps(c[2 * i], c[2 * i + 1], 0x44),
                              _mm512_shuffle_ps(c[2 * i], c[2 * i + 1], 0xEE));
     return (vector)_mm512_add_ps(_mm512_shuffle_ps(d[0], d[1], 0x88), _mm512_shuffle_ps(d[0], d[1], 0xDD));
+#elif WIDE == 32
+    const __m256 *from = (const __m256 *)a;
+    __m256 b[16], c[8], d[4];
+    vector out;
+    for (int i = 0; i < 16; i++) b[i] = _mm256_add_ps(from[2 * i], from[2 * i + 1]);
+    for (int i = 0; i < 8; i++)
+        c[i] = _mm256_add_ps(_mm256_permute2f128_ps(b[2 * i], b[2 * i + 1], 0x20),
+                             _mm256_permute2f128_ps(b[2 * i], b[2 * i + 1], 0x31));
+    for (int i = 0; i < 4; i++) /* 0 and 2, 4 and 6, 1 and 3, 5 and 7 */
+        d[i] = _mm256_add_ps(_mm256_shuffle_ps(c[4 * (i % 2) + i / 2], c[4 * (i % 2) + i / 2 + 2], 0x44),
+                             _mm256_shuffle_ps(c[4 * (i % 2) + i / 2], c[4 * (i % 2) + i / 2 + 2], 0xEE));
+    for (int i = 0; i < 2; i++)
+        ((__m256 *)&out)[i] = _mm256_add_ps(_mm256_shuffle_ps(d[2 * i], d[2 * i + 1], 0x88),
+                                            _mm256_shuffle_ps(d[2 * i], d[2 * i + 1], 0xDD));
+    return out;
 #else
     vector out;
     for (int lane = 0; lane < LANES; lane++) {
@@ -103,72 +135,90 @@ INLINE vector sums(const vector *a) {
 }
 
 /* a * b + c, rounded once where the processor can: said outright, for the compiler would say it here and not there. */
-INLINE vector fused(vector a, vector b, vector c) {
-#ifdef __AVX512F__
-    return (vector)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
-#elif defined(__FMA__) || defined(__ARM_FEATURE_FMA)
-    vector out;
-    UNROLLED for (int i = 0; i < LANES; i++) out[i] = __builtin_fmaf(a[i], b[i], c[i]);
-    return out;
+INLINE part fused(part a, part b, part c) {
+#if WIDE == 64
+    return (part)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif WIDE == 32
+    return (part)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+    return (part)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
 #else
     return a * b + c;
 #endif
 }
 
-/* Adds the products of 16 fp32 numbers, or of 32 bf16 ones, lane by lane. */
-INLINE vector added(vector sum, vector x, vector w, int is_narrow) {
+/* Adds the products of a part's fp32 numbers, or of twice as many bf16 ones, lane by lane. */
+INLINE part added(part sum, part x, part w, int is_narrow) {
     if (is_narrow) {
 #ifdef __AVX512BF16__
-        return (vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)x, (__m512bh)w);
+        return (part)_mm512_dpbf16_ps((__m512)sum, (__m512bh)x, (__m512bh)w);
 #else
         const bits a = (bits)x, b = (bits)w;
-        sum = fused((vector)(a << 16), (vector)(b << 16), sum);
-        return fused((vector)(a & 0xffff0000u), (vector)(b & 0xffff0000u), sum);
+        sum = fused((part)(a << 16), (part)(b << 16), sum);
+        return fused((part)(a & 0xffff0000u), (part)(b & 0xffff0000u), sum);
 #endif
     }
     return fused(x, w, sum);
 }
 
-INLINE vector loaded(const char *from) { return *(const loose *)from; }
+INLINE part loaded(const char *from) { return *(const loose_part *)from; }
 
-/* The last bytes of a row, and zeros after them. */
-INLINE vector rest(const char *from, count many) {
-    vector out = {0};
-    memcpy(&out, from, many);
+/* A row's last bytes that stand in this part, and zeros after them. */
+INLINE part rest(const char *from, count many) {
+    part out = {0};
+    if (many > 0) memcpy(&out, from, many < WIDE ? many : WIDE);
     return out;
 }
 
 typedef struct { float *at; count stride; int adds; float scale; } Out;
 
-/* Sixteen numbers of the result: R rows of x times C = 16 / R rows of w, number r * C + c in that lane. Of the weight
- * that comes next as much is fetched as is read: into the second cache, for the first has room for these alone. */
-INLINE vector tile(int R, int is_narrow, const char *x, count x_bytes, const char *w, count w_bytes, count bytes) {
-    const int C = LANES / R;
-    const count whole = bytes / 64 * 64;
-    vector a[LANES], own[LANES]; /* whichever are fewer stay in registers */
-    for (int i = 0; i < LANES; i++) a[i] = (vector){0};
-#define ADD(X, W) a[4 * (t % 4) + t / 4] = added(a[4 * (t % 4) + t / 4], X, W, is_narrow)
-    for (count k = 0; k < whole; k += 64) {
+/* One part of R rows of x times C rows of w: their LIVE sums stay in registers, and whichever factors are fewer. Of the
+ * weight that comes next as much is fetched as is read: into the second cache, for the first has room for these alone. */
+INLINE void strip(int R, int C, int is_narrow, const char *x, count x_bytes, const char *w, count w_bytes, count bytes,
+                  part *sum) {
+    part a[LIVE], own[LIVE];
+    for (int t = 0; t < LIVE; t++) a[t] = (part){0};
+#define ADD(X, W) a[r * C + c] = added(a[r * C + c], X, W, is_narrow)
+    for (count k = 0; k < bytes; k += 64) {
         UNROLLED for (int c = 0; c < C; c++) __builtin_prefetch(w + (c + LANES) * w_bytes + k, 0, 2);
         if (C <= R) {
             UNROLLED for (int c = 0; c < C; c++) own[c] = loaded(w + c * w_bytes + k);
             UNROLLED for (int r = 0; r < R; r++) {
-                const vector row = loaded(x + r * x_bytes + k);
-                UNROLLED for (int c = 0, t = r * C; c < C; c++, t++) ADD(row, own[c]);
+                const part row = loaded(x + r * x_bytes + k);
+                UNROLLED for (int c = 0; c < C; c++) ADD(row, own[c]);
             }
         } else {
             UNROLLED for (int r = 0; r < R; r++) own[r] = loaded(x + r * x_bytes + k);
             UNROLLED for (int c = 0; c < C; c++) {
-                const vector out = loaded(w + c * w_bytes + k);
-                UNROLLED for (int r = 0, t = c; r < R; r++, t += C) ADD(own[r], out);
+                const part out = loaded(w + c * w_bytes + k);
+                UNROLLED for (int r = 0; r < R; r++) ADD(own[r], out);
             }
         }
     }
-    if (whole < bytes)
-        for (int t = 0; t < LANES; t++)
-            ADD(rest(x + t / C * x_bytes + whole, bytes - whole), rest(w + t % C * w_bytes + whole, bytes - whole));
 #undef ADD
-    return sums(a);
+    UNROLLED for (int t = 0; t < LIVE; t++) sum[t] = a[t];
+}
+
+/* Sixteen numbers of the result: R rows of x times C = 16 / R rows of w, number r * C + c in that lane. */
+INLINE vector tile(int R, int is_narrow, const char *x, count x_bytes, const char *w, count w_bytes, count bytes) {
+    const int C = LANES / R, held = LIVE / R;
+    const count whole = bytes / 64 * 64;
+    union { vector whole[LANES]; part parts[LANES][PARTS]; } all;
+#define SUM(T) all.parts[4 * ((T) % 4) + (T) / 4][p]
+    for (int p = 0; p < PARTS; p++) {
+        const char *xp = x + p * WIDE, *wp = w + p * WIDE;
+        for (int c = 0; c < C; c += held) {
+            part sum[LIVE];
+            strip(R, held, is_narrow, xp, x_bytes, wp + c * w_bytes, w_bytes, whole, sum);
+            UNROLLED for (int t = 0; t < LIVE; t++) SUM(t / held * C + c + t % held) = sum[t];
+        }
+        const count left = bytes - whole - p * WIDE;
+        for (int t = 0; left > 0 && t < LANES; t++)
+            SUM(t) = added(SUM(t), rest(xp + t / C * x_bytes + whole, left), rest(wp + t % C * w_bytes + whole, left),
+                           is_narrow);
+    }
+#undef SUM
+    return sums(all.whole);
 }
 
 /* R rows of the result and sixteen outs, from the out `n` on. */
@@ -186,7 +236,7 @@ INLINE void patch(int R, int is_narrow, const Linear *l, const char *x, count x_
     }
     for (int r = 0; r < R; r++) {
         loose *to = (loose *)(out->at + (row + r) * out->stride + n);
-        const vector y = loaded((const char *)found[r]) + bias;
+        const vector y = *(const loose *)found[r] + bias;
         *to = out->adds ? *to + out->scale * y : y;
     }
 }
@@ -196,12 +246,12 @@ static void single(int is_narrow, const Linear *l, const char *x, count x_bytes,
     const int size = is_narrow ? 2 : 4;
     const count bytes = l->width * size;
     const char *w = (const char *)l->weight + n * l->stride * size, *from = x + row * x_bytes;
-    vector a[LANES] = {0};
-    for (count k = 0; k < bytes; k += 64) {
-        const count many = bytes - k < 64 ? bytes - k : 64;
-        a[0] = added(a[0], rest(from + k, many), rest(w + k, many), is_narrow);
+    union { vector whole[LANES]; part parts[LANES][PARTS]; } all = {0};
+    for (count k = 0; k < bytes; k += WIDE) {
+        part *sum = &all.parts[0][k / WIDE % PARTS];
+        *sum = added(*sum, rest(from + k, bytes - k), rest(w + k, bytes - k), is_narrow);
     }
-    float y = sums(a)[0] + (l->bias ? number(l->bias, n, l->narrow) : 0.f);
+    float y = sums(all.whole)[0] + (l->bias ? number(l->bias, n, l->narrow) : 0.f);
     float *to = out->at + row * out->stride + n;
     *to = out->adds ? *to + out->scale * y : y;
 }
@@ -213,7 +263,7 @@ INLINE void columns(int is_narrow, const Linear *l, const char *x, count x_bytes
         return;
     }
     count row = 0;
-    for (; row + 8 <= rows; row += 8) patch(8, is_narrow, l, x, x_bytes, row, n, out);
+    for (; LIVE == 16 && row + 8 <= rows; row += 8) patch(8, is_narrow, l, x, x_bytes, row, n, out);
     for (; row + 4 <= rows; row += 4) patch(4, is_narrow, l, x, x_bytes, row, n, out);
     for (; row + 2 <= rows; row += 2) patch(2, is_narrow, l, x, x_bytes, row, n, out);
     for (; row < rows; row++) patch(1, is_narrow, l, x, x_bytes, row, n, out);
@@ -302,6 +352,9 @@ static void turn(float *x, const float *cos, const float *sin, count d) {
     }
 }
 
+#define LOOKS 4
+#define WEIGHED (LIVE / LOOKS) /* parts of a value that are summed at once */
+
 /* The weighted values of R rows of queries of one key head: `last` is the token of each, which sees itself. */
 INLINE void look(int R, const float *const *q, const count *last, const int32_t *table, const float *keys,
                  const float *values, count head, const Manner *m, const count *of_head, float *const *out) {
@@ -314,11 +367,15 @@ INLINE void look(int R, const float *const *q, const count *last, const int32_t 
     for (int r = 0; r < R; r++) most[r] = m->sinks ? m->sinks[of_head[r]] : -INFINITY;
     for (count b = first; b < blocks; b++) {
         const float *k = keys + (table[b] * m->key_heads + head) * d * LANES;
-        vector s[R];
-        for (int r = 0; r < R; r++) s[r] = (vector){0};
-        for (count i = 0; i < d; i++) {
-            vector ki = *(const loose *)(k + i * LANES);
-            for (int r = 0; r < R; r++) s[r] = fused((vector){0} + q[r][i], ki, s[r]);
+        float s[R][LANES];
+        for (int p = 0; p < LANES; p += OF_PART) {
+            part own[R];
+            for (int r = 0; r < R; r++) own[r] = (part){0};
+            for (count i = 0; i < d; i++) {
+                const part ki = *(const loose_part *)(k + i * LANES + p);
+                for (int r = 0; r < R; r++) own[r] = fused((part){0} + q[r][i], ki, own[r]);
+            }
+            for (int r = 0; r < R; r++) *(loose_part *)(s[r] + p) = own[r];
         }
         for (int r = 0; r < R; r++) {
             float *to = scores + (r * (blocks - first) + b - first) * LANES;
@@ -345,27 +402,26 @@ INLINE void look(int R, const float *const *q, const count *last, const int32_t 
         }
         whole[r] = sums(all)[0] + (m->sinks ? exp_of(m->sinks[of_head[r]] - most[r]) : 0.f);
     }
-    for (count c = 0; c < padded; c += 4 * LANES) {
-        const int many = padded - c < 4 * LANES ? (int)((padded - c) / LANES) : 4;
-        vector a[R][4];
+    for (count c = 0; c < padded; c += WEIGHED * OF_PART) {
+        const int many = padded - c < WEIGHED * OF_PART ? (int)((padded - c) / OF_PART) : WEIGHED;
+        part a[R][WEIGHED];
         for (int r = 0; r < R; r++)
-            for (int i = 0; i < 4; i++) a[r][i] = (vector){0};
+            for (int i = 0; i < WEIGHED; i++) a[r][i] = (part){0};
         for (count t = first * LANES; t < end; t++) {
             const float *v = values + ((table[t / LANES] * m->key_heads + head) * LANES + t % LANES) * padded + c;
-            vector row[4];
-            for (int i = 0; i < many; i++) row[i] = *(const loose *)(v + i * LANES);
+            part row[WEIGHED];
+            for (int i = 0; i < many; i++) row[i] = *(const loose_part *)(v + i * OF_PART);
             for (int r = 0; r < R; r++) {
                 const float share = scores[r * (blocks - first) * LANES + t - first * LANES];
-                for (int i = 0; i < many; i++) a[r][i] = fused((vector){0} + share, row[i], a[r][i]);
+                for (int i = 0; i < many; i++) a[r][i] = fused((part){0} + share, row[i], a[r][i]);
             }
         }
         for (int r = 0; r < R; r++)
-            for (int i = 0; i < many * LANES && c + i < dv; i++) out[r][c + i] = a[r][i / LANES][i % LANES] / whole[r];
+            for (int i = 0; i < many * OF_PART && c + i < dv; i++)
+                out[r][c + i] = a[r][i / OF_PART][i % OF_PART] / whole[r];
     }
     free(scores);
 }
-
-#define LOOKS 4
 
 /* Attention of (rows, heads, d) queries over each line's own past; out (rows, heads, d'). */
 static void attend(const float *q, count q_stride, const float *keys, const float *values, const Visit *v,
