@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -58,3 +59,27 @@ print(before - held())
 def test_freed_memory_goes_back_although_something_stands_behind_it() -> None:
     told = subprocess.run([sys.executable, "-c", HOLES], capture_output=True, text=True, check=True)
     assert int(told.stdout) > 50_000_000
+
+
+FAULTS = """
+import resource
+from luthier.core.process import reuse_memory
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        held = [bytearray(1 << 20) for _ in range(8)]
+        held.clear()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+before = faults()
+reuse_memory()
+faults()
+print(before, faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library keeps what is freed by its own rules")
+def test_what_comes_and_goes_is_not_asked_of_the_system_each_time() -> None:
+    told = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    before, after = map(int, told.stdout.split())
+    assert after < before / 10

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from luthier.text.flat import MOST_CHARS, Flat, blocks
+from luthier.text.flat import MOST_CHARS, Flat, blocks, in_company
 
 PIECES = st.sampled_from(
     ["word", "Word", "a", "ä", "漢", "\U0001f600", "\ud800", " ", "\n", "\u3000", "\x85", "\x1c", "7"]
@@ -55,3 +56,11 @@ def test_blocks_hold_all_texts_in_order(sizes: list[int]) -> None:
             assert len(flat.codes) <= MOST_CHARS
             place += len(flat.texts)
     assert place == len(texts)
+
+
+@FEW
+@given(st.lists(st.integers(0, 40).map(lambda number: number << 50 | number), max_size=60))
+def test_whatever_comes_more_than_once_is_in_company(numbers: list[int]) -> None:
+    found = in_company(np.array(numbers, dtype=np.uint64), 12).tolist()
+    assert all(is_in for number, is_in in zip(numbers, found, strict=True) if numbers.count(number) > 1)
+    assert in_company(np.arange(4096, dtype=np.uint64), 17).mean() < 0.1, "few others are"

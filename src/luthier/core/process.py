@@ -6,6 +6,7 @@ import ctypes
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
 _PROC = Path("/proc")
 
@@ -30,11 +31,31 @@ def is_gone(name: str) -> bool:
     return space == _space() and _started(int(number)) != started
 
 
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
+"""What `malloc.h` calls them."""
+_KEPT_BYTES = 32 << 20
+
+
+def reuse_memory() -> None:
+    """Let the C library (glibc) keep what is freed for what is asked next; before much of a like size comes and goes.
+
+    It raises these thresholds by itself, up to these values, but only as far as what was freed so far was large: below,
+    it gives memory back to the system and asks for it again, which clears every page each time.
+    """
+    if (mallopt := _of_libc("mallopt")) is not None:
+        mallopt(_MMAP_THRESHOLD, _KEPT_BYTES)
+        mallopt(_TRIM_THRESHOLD, 2 * _KEPT_BYTES)
+
+
 def release_memory() -> None:
     """Give what was freed back to the system, where the C library keeps it (glibc); after large copies were made."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
-    if trim is not None:
+    if (trim := _of_libc("malloc_trim")) is not None:
         trim(0)
+
+
+def _of_libc(name: str) -> Any:
+    """A function of the C library; None where it has none of that name."""
+    return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None
 
 
 def resident_bytes() -> int:

@@ -170,6 +170,14 @@ def mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return values
 
 
+def in_company(numbers: NDArray[np.uint64], bits: int) -> NDArray[np.bool_]:
+    """Which numbers share a bin, of 2^bits, with another: all that come more than once, and few others to be sorted."""
+    bins = (numbers * np.uint64(_MULTIPLIER)) >> np.uint64(64 - bits)
+    places = bins.view(np.int64)
+    found: NDArray[np.bool_] = np.bincount(places, minlength=1 << bits)[places] > 1
+    return found
+
+
 @cache
 def _table() -> NDArray[np.uint8]:
     chars = [chr(code) for code in range(_KNOWN)]

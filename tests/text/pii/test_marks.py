@@ -111,11 +111,12 @@ def test_common_words_are_no_places(text: str) -> None:
 
 def test_marks_spare_something() -> None:
     plain, digit, key, long = (one.missing for one in marks(["nothing here", "room 12", "a1b2c3 now", "x" * 18]))
-    assert plain == {"digits", "long", "keys", "places"}
-    assert digit == {"long", "keys", "places"}
+    assert plain == {"digits", "long", "keys", "places", "mixed"}
+    assert digit == {"long", "keys", "places", "mixed"}
     assert key == {"long", "places"}
-    assert long == {"digits", "keys", "places"}
-    assert marks(["-----BEGIN RSA"])[0].missing == {"digits", "long", "places"}
+    assert long == {"digits", "keys", "places", "mixed"}
+    assert marks(["-----BEGIN RSA"])[0].missing == {"digits", "long", "places", "mixed"}
+    assert marks(["DE89 3704 0044"])[0].missing == {"long", "keys", "places"}
 
 
 @pytest.mark.parametrize(

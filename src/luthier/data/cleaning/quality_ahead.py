@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from luthier.data.cleaning.quality_measures import BULLETS, SHORT_LINE_CHARS, STOP_WORDS, TERMINAL_MARKS
-from luthier.text.flat import Flat, mixed
+from luthier.text.flat import Flat, in_company, mixed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,6 +36,7 @@ _TEXT_BITS, _LENGTH_BITS = 10, 10
 _LENGTH_MASK = np.uint64((1 << _LENGTH_BITS) - 1)
 _TEXT_SHIFT = np.uint64(64 - _TEXT_BITS)
 _HASH_MASK = np.uint64((1 << (64 - _TEXT_BITS)) - (1 << _LENGTH_BITS))
+_BIN_BITS = 17
 _PAIR, _FIVE = 2, 5
 _LITTLE = 0.1
 """Where repeated pairs take no more of a text, longer runs are not looked for."""
@@ -211,6 +212,7 @@ def _runs(texts: Flat, size: int, among: NDArray[np.bool_]) -> _Repeats:
 
 
 def _repeats(keys: NDArray[np.uint64], size: int, texts: Flat) -> _Repeats:
+    keys = keys[in_company(keys, _BIN_BITS)]
     keys.sort()
     begins = np.flatnonzero(_is_new(keys))
     counts = np.diff(begins, append=len(keys))

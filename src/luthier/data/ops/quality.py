@@ -7,6 +7,7 @@ from functools import cached_property
 from itertools import compress
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
+import numpy as np
 from pydantic import Field, field_validator
 
 from luthier.core.errors import did_you_mean
@@ -38,6 +39,9 @@ class _Look(NamedTuple):
 
     text: Text
     rules: tuple[Rule, ...]
+
+
+_NOTHING = _Look(Text("", 0), ())
 
 
 class Quality(RowOperator):
@@ -97,17 +101,20 @@ class Quality(RowOperator):
 
     def _looked_at(self, texts: Sequence[str]) -> list[_Look]:
         """Texts with the rules that must be asked, because a look at many texts at once does not clear them."""
-        found: list[_Look] = []
-        if not any(texts) or all(rule.ahead is None for rule in self._rules):
+        if not any(texts):
+            return [_NOTHING] * len(texts)
+        if all(rule.ahead is None for rule in self._rules):
             return [_Look(Text(text), self._rules) for text in texts]
+        found: list[_Look] = []
         for begin, flat in blocks(texts):
             if flat is None:
                 found.append(_Look(Text(texts[begin]), self._rules))
                 continue
-            doubts = [rule.in_doubt(flat).tolist() for rule in self._rules]
-            for text, count, *doubt in zip(flat.texts, flat.words.tolist(), *doubts, strict=True):
-                rules = tuple(compress(self._rules, doubt)) if any(doubt) else ()
-                found.append(_Look(Text(text, count), rules))
+            doubts = np.stack([rule.in_doubt(flat) for rule in self._rules])  # (rules, texts)
+            asked: list[tuple[Rule, ...]] = [()] * len(flat.texts)
+            for place in np.flatnonzero(doubts.any(axis=0)).tolist():
+                asked[place] = tuple(compress(self._rules, doubts[:, place]))
+            found += map(_Look, map(Text, flat.texts, flat.words.tolist()), asked)
         return found
 
     def _broken(self, row: Row, prompt: _Look, answer: _Look) -> dict[str, str]:

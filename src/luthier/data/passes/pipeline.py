@@ -11,7 +11,7 @@ import numpy as np
 
 from luthier.core.errors import DataError, Where
 from luthier.core.files import write_aside
-from luthier.core.process import release_memory
+from luthier.core.process import release_memory, reuse_memory
 from luthier.core.step import Work
 from luthier.data.operator import Drop, Operator
 from luthier.data.passes.apply import drop_event, named
@@ -48,6 +48,7 @@ class Options:
 
 def prepare(source: Source, operators: Sequence[Operator], split: Split, work: Work, options: Options) -> int:
     """Write a data set into `work.folder`; returns the rows that went in."""
+    reuse_memory()
     with quiet_collector(), Workers(options.workers) as workers:
         return _prepare(source, operators, split, work, options, workers)
 

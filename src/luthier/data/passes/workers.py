@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from luthier.core.process import reuse_memory
 from luthier.data.passes.collector import keep_quiet
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def _begin() -> None:
     import threading
 
     keep_quiet()
+    reuse_memory()
     threading.Thread(target=_end_with_the_run, daemon=True).start()
 
 

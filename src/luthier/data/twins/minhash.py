@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import tempfile
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from math import comb
@@ -22,6 +23,7 @@ from luthier.core.files import writing
 from luthier.data.twins.mapped import let_go
 from luthier.data.twins.pieces import Flat, distinct
 from luthier.data.twins.places import Places, Rest
+from luthier.text.flat import in_company
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -105,7 +107,8 @@ def signatures(flat: Flat) -> NDArray[np.uint8]:
     matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(
         flat.hashes, flat.offsets.tolist(), PERMUTATIONS, _SEED
     )
-    least = np.array(matrix.to_rows(), dtype=np.uint32).reshape(-1, PERMUTATIONS)
+    rows = b"".join([array("I", row) for row in matrix.to_rows()])  # a quarter of what `np.array` takes for lists
+    least = np.frombuffer(rows, dtype=np.uint32).reshape(-1, PERMUTATIONS)
     return ((least * np.uint32(0x9E3779B1)) >> np.uint32(24)).astype(np.uint8)
 
 
@@ -268,7 +271,8 @@ def _of_bands(looked: _Looked, columns: NDArray[np.int64]) -> tuple[NDArray[np.i
 
 
 def _keys(by_column: NDArray[np.uint8], count: int, band: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """(rows,): the hash of one band in the upper half, the place in the lower; sorted."""
+    """(rows,): the hash of one band in the upper half, the place in the lower; sorted. Of few rows, most that are alone
+    are left out."""
     found = np.empty(by_column.shape[0] * _BLOCK, dtype=np.uint64)
     for number, block in enumerate(by_column):
         start = number * _BLOCK
@@ -277,13 +281,15 @@ def _keys(by_column: NDArray[np.uint8], count: int, band: NDArray[np.int64]) -> 
         if number % _BLOCKS_BETWEEN == 0:
             let_go(by_column)
     found = found[:count]
+    if count <= _FEW_ROWS:
+        found = found[in_company(found >> _HALF, count.bit_length() + 2)]
     found.sort()
     return found
 
 
 def _shared(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Those of the sorted keys whose hash another row has, too: most rows are alone."""
-    found: list[NDArray[np.uint64]] = []
+    found = [keys[:0]]
     for start in range(0, len(keys), _BLOCK):
         before = max(start - 1, 0)
         high = keys[before : start + _BLOCK + 1] >> _HALF

@@ -57,9 +57,9 @@ Spans = Iterator[Span]
 Area = tuple[int, int, int]
 """Start, end and length: a stretch of a text with a number of some length in it (characters from its first digit to its
 last); such numbers are looked for there only."""
-Mark = Literal["digits", "long", "keys", "places"]
+Mark = Literal["digits", "long", "keys", "places", "mixed"]
 """Digits; a word as long as a key; one with letters and digits, as passwords have; one that a street without a number
-or a box of the post office is told by."""
+or a box of the post office is told by; one with letters and digits that may be shorter, as accounts of banks begin."""
 
 
 class Marks(NamedTuple):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar, get_args
 import numpy as np
 
 from luthier.text.flat import Flat, blocks
-from luthier.text.pii import secrets, streets
+from luthier.text.pii import money, secrets, streets
 from luthier.text.pii.found import ANY, BEFORE, BEHIND, DIGITS, Area, Mark, Marks
 
 if TYPE_CHECKING:
@@ -72,12 +72,13 @@ def marks(texts: Sequence[str]) -> list[Marks]:
 def _of_block(flat: Flat) -> list[Marks]:
     digits = flat.has("digit")
     long = flat.lengths >= secrets.SHORTEST_KEY
-    keys = digits & (flat.lengths >= secrets.SHORTEST_NAMED)
-    keys[keys] = flat.have("letter", np.flatnonzero(keys))
+    mixed = digits & (flat.lengths >= money.IBAN_BEGINS)
+    mixed[mixed] = flat.have("letter", np.flatnonzero(mixed))
+    keys = mixed & (flat.lengths >= secrets.SHORTEST_NAMED)
     if secrets.KEY_BEGIN in flat.joined:
         keys |= True
     bits = np.zeros(len(flat.ends), dtype=np.uint8)
-    for bit, words in enumerate((digits, long, keys, _may_name_a_place(flat))):
+    for bit, words in enumerate((digits, long, keys, _may_name_a_place(flat), mixed)):
         bits |= words.view(np.uint8) << np.uint8(bit)
     missing = [_MISSING[code] for code in flat.union(bits).tolist()]
     return list(map(Marks, missing, *_numbers(flat), _long(flat, np.flatnonzero(long))))

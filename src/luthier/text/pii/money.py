@@ -23,6 +23,8 @@ _CARD_SHAPES = re.compile(
 _WORD = re.compile(r"\w+")
 _IBAN = re.compile(r"\d\d(?<=[A-Za-z]{2}\d\d)(?<![A-Za-z0-9][A-Za-z]{2}\d\d)(?=[ -]?[A-Za-z0-9])")
 """Its check digits: two letters stand before them."""
+IBAN_BEGINS = 4
+"""So many characters, without white space."""
 _IBAN_LENGTHS = {
     code: length
     for length, codes in {
@@ -90,8 +92,6 @@ def luhn(digits: str) -> bool:
 
 def ibans(text: str, marks: Marks) -> Spans:
     """Account numbers with the country's length and right check digits."""
-    if marks.digits is not None and not any(text[at - 1].isalpha() for at in marks.digits if at > 1):
-        return  # no digits stand behind letters
     for found in near(_IBAN, text, marks, 4):
         start = found.start() - 2
         length = _IBAN_LENGTHS.get(text[start : start + 2].upper())

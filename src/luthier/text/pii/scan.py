@@ -24,14 +24,15 @@ class _Finder(NamedTuple):
 
 
 _FINDERS = (
-    _Finder("url_secret", secrets.url_secrets),
+    _Finder("url_secret", secrets.logins, sign="://"),
+    _Finder("url_secret", secrets.queries, sign="="),
     _Finder("secret", secrets.published, "long"),
     _Finder("secret", secrets.named, "keys"),
     _Finder("email", contact.emails, sign="@"),
     _Finder("mac", network.macs),
     _Finder("ip", network.fours, "digits", 7),
     _Finder("ip", network.sixes, sign=":"),
-    _Finder("iban", money.ibans, "digits", 4),
+    _Finder("iban", money.ibans, "mixed", 4),
     _Finder("card", money.cards, "digits", 12),
     _Finder("national_id", national.national_ids, "digits", 6),
     _Finder("birth_date", births.birth_dates, "digits", 4),

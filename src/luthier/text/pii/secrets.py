@@ -142,8 +142,8 @@ def entropy(text: str) -> float:
     return -sum(count / len(text) * math.log2(count / len(text)) for count in counts)
 
 
-def url_secrets(text: str, _marks: Marks) -> Spans:
-    """Addresses with a login in them, and tokens in what is asked of an address."""
+def logins(text: str, _marks: Marks) -> Spans:
+    """Addresses with a login in them."""
     at = text.find("://")
     while at >= 0:
         login = _URL_LOGIN.match(text, at + 3)
@@ -151,5 +151,9 @@ def url_secrets(text: str, _marks: Marks) -> Spans:
         if login and scheme:
             yield Span(at - len(scheme[0]), login.end(), "login")
         at = text.find("://", max(at + 3, login.end() if login else 0))
-    if "=" in text and ("?" in text or "&" in text or "#" in text):
+
+
+def queries(text: str, _marks: Marks) -> Spans:
+    """Tokens in what is asked of an address."""
+    if "?" in text or "&" in text or "#" in text:
         yield from (Span(*found.span(1), "query") for found in _URL_TOKEN.finditer(text))
