@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from luthier.cli.app import run_command
 from luthier.core.errors import RecipeError, UnknownName
 from luthier.core.store import Store
 from luthier.flow.here import find_digest, folder_here, folder_of_alias, ledger_of, store_here
@@ -113,3 +114,25 @@ def test_an_artifact_is_found_in_any_store_nearby(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Store, "find", find)
     assert find_digest(DIGEST) == DIGEST  # type: ignore[comparison-overlap]  # a store that answers with the digest
     assert [Path(place).parent.name for place in found] == ["better", "support"]
+
+
+@pytest.mark.parametrize(
+    ("command", "remedy"),
+    [
+        (["plan"], "name one, such as a/recipe.yaml"),
+        (["show", ":tune"], "name one, such as a/recipe.yaml:tune"),
+        (["chat"], "name one, such as a/recipe.yaml:STEP"),
+    ],
+)
+def test_where_several_recipes_stand_it_is_said_how_one_is_named(
+    command: list[str], remedy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe("a")
+    recipe("b")
+    assert run_command(command) == 2
+    assert capsys.readouterr().err.rstrip().endswith(remedy)
+
+
+def test_without_a_recipe_chat_asks_for_a_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["chat"]) == 2
+    assert "name a model" in capsys.readouterr().err

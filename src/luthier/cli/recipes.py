@@ -19,6 +19,10 @@ RecipePath = Annotated[
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="PATH=VALUE", help="For example steps.tune.rows=500.")]
 
 
+_NOTES = 8
+"""Notes on somebody's files that are printed; the recipe holds all."""
+
+
 def add_to(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.command()(new)
@@ -72,9 +76,13 @@ def new(
     else:
         written = write_recipe(name, source, template=template, model=model, table=table, where=where)
     if as_json:
-        say_json({"recipe": str(written.path), "decisions": written.decisions})
+        say_json({"recipe": str(written.path), "decisions": written.decisions, "notes": written.notes})
         return
     say(f"wrote {written.path}")
+    for note in written.notes[:_NOTES]:
+        say(f"  · {note}")
+    if len(written.notes) > _NOTES:
+        say(f"  · … and {len(written.notes) - _NOTES} more at the head of the recipe")
     for place, text in written.decisions.items():
         say(f"  · {place.rpartition('.')[2]}: {text}")
     say(f"next: luthier plan {written.path}")

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from luthier.core.counted import counted
+
 _LOST_SHOWN = 3
 """Classes that are named, where no row of them would be left."""
 SHORT_ANSWER_WORDS = 6
@@ -84,6 +86,8 @@ class Profile(BaseModel):
     """Rows that cannot be read."""
     first_broken: str = ""
     """Line and problem of the first of them."""
+    first_remedy: str = ""
+    """What to do about it, where more can be said than to mend the row."""
     columns: dict[str, ColumnProfile]
     notes: list[str]
     """What the reader decided (delimiter, encoding)."""
@@ -99,3 +103,9 @@ class Profile(BaseModel):
     """Different answers of the whole file with their counts, when they are classes; empty for large files."""
     answer_words: float = 0
     """Mean length of an answer."""
+
+    @property
+    def size_told(self) -> str:
+        """How much there is, and where."""
+        about = "about " * self.estimated
+        return f"{self.path}: {about}{counted(self.rows, 'row')}, {counted(len(self.columns), 'column')}"

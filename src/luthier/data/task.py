@@ -5,6 +5,8 @@ from __future__ import annotations
 from array import array
 from typing import Literal, NamedTuple
 
+from luthier.text.messages import ExampleKind
+
 Task = Literal["label", "text"]
 
 MOST_CLASSES = 200
@@ -33,15 +35,15 @@ class Answers:
         self.not_a_class = ""
         """The first thing that no class can be, as a sentence."""
 
-    def add(self, answer: str, *, plain: bool) -> None:
-        """Count one answer; `plain` is False where the row is no single question (tools, text to continue)."""
+    def add(self, answer: str, kind: ExampleKind) -> None:
+        """Count one answer of a row of some kind."""
         self.rows += 1
         if len(self._codes) > self._most:
             self._give_up()
         else:
             self.of_rows.append(self._codes.setdefault(answer, len(self._codes)))
         if not self.not_a_class:
-            self.not_a_class = self._objection(answer, plain=plain)
+            self.not_a_class = self._objection(answer, kind)
 
     @property
     def is_settled(self) -> bool:
@@ -59,9 +61,9 @@ class Answers:
         self.is_given_up = True
         del self.of_rows[:]
 
-    def _objection(self, answer: str, *, plain: bool) -> str:
-        if not plain:
-            return "rows have tools, or no question"
+    def _objection(self, answer: str, kind: ExampleKind) -> str:
+        if kind != "chat":
+            return "some rows have tools" if kind == "tool" else "some rows are text to continue, without a question"
         if len(answer) > LONGEST_CHARS or len(answer.split()) > LONGEST_WORDS or "\n" in answer.strip():
             return f"some answers are longer than {LONGEST_WORDS} words or {LONGEST_CHARS} characters"
         return f"there are more than {self._most} different answers" if len(self._codes) > self._most else ""

@@ -8,7 +8,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError, RecipeError, UnknownName, Where
 from luthier.flow.base_models import base_model
 from luthier.flow.locate import find_artifact
-from luthier.flow.nearby import find_recipe
+from luthier.flow.nearby import find_recipe, recipes_here
 from luthier.flow.plan import plan
 from luthier.flow.recipe import Recipe
 from luthier.models.load import data_of
@@ -32,7 +32,10 @@ def find_model(word: str | None) -> tuple[str, Artifact]:
 
 def _last_model(path: Path | None) -> tuple[str, Artifact]:
     """The last model that a recipe tunes."""
-    recipe = Recipe.load(find_recipe(path))
+    if path is None and not recipes_here():
+        remedy = "name a model, such as smollm2-135m-instruct; `luthier models list` shows those known by name"
+        raise RecipeError("no recipe here whose model could be meant", where=Where(file=str(Path.cwd())), remedy=remedy)
+    recipe = Recipe.load(find_recipe(path, step=":STEP"))
     what = plan(recipe)
     models = [planned for planned in what if planned.step.makes == "model"]
     names = [planned.name for planned in models if planned.step.kind != "epoch"]  # what a training was on its way

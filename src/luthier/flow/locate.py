@@ -40,6 +40,6 @@ def find_artifact(word: str | None) -> Found:
         message = f"wanted RECIPE:STEP or the beginning of an artifact's digest, came {text!r}"
         remedy = "for example recipe.yaml:tune; `luthier show recipe.yaml` lists its steps"
         raise UnknownName(message, where=Where(field="RECIPE:STEP"), remedy=remedy)
-    recipe = Recipe.load(find_recipe(Path(file) if file else None))
+    recipe = Recipe.load(find_recipe(Path(file) if file else None, step=f":{step}"))
     what = plan(recipe)
     return Found(what.artifact(step), what, step)

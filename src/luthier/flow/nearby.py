@@ -11,8 +11,11 @@ from luthier.core.store import Store
 _RECIPE_FILES = ("*.yaml", "*.yml", "*/recipe.yaml", "recipes/*/recipe.yaml")
 
 
-def find_recipe(given: Path | None) -> Path:
-    """The recipe that was named; or `recipe.yaml` here; or the only recipe nearby."""
+def find_recipe(given: Path | None, *, step: str = "") -> Path:
+    """The recipe that was named; or `recipe.yaml` here; or the only recipe nearby.
+
+    `step` is what is asked of the recipe (`:tune`), for the error that says how one is named.
+    """
     if given is not None:
         return given / "recipe.yaml" if (given / "recipe.yaml").exists() else given
     here = Path("recipe.yaml")
@@ -22,7 +25,9 @@ def find_recipe(given: Path | None) -> Path:
     if len(found) == 1:
         return found[0]
     what = "no recipe here" if not found else f"{len(found)} recipes here: {', '.join(map(str, found[:6]))}"
-    remedy = "name one" if found else "`luthier new NAME --from FILE` writes one from your data"
+    remedy = (
+        f"name one, such as {found[0]}{step}" if found else "`luthier new NAME --from FILE` writes one from your data"
+    )
     raise RecipeError(what, where=Where(file=str(Path.cwd())), remedy=remedy)
 
 

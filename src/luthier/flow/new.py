@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from luthier.core.addresses import is_database, secret_in_clear
 from luthier.core.errors import InputError, LuthierError, UnknownName, Where, did_you_mean
@@ -21,6 +22,9 @@ from luthier.flow.recipe import Recipe
 from luthier.flow.schema import HEADER, SCHEMA_FILE, recipe_schema
 from luthier.flow.source_text import parse_yaml
 from luthier.flow.wording import NAME_PATTERN
+
+if TYPE_CHECKING:
+    from luthier.data.intake.propose import Proposal
 
 MODEL = "smollm2-135m-instruct"
 """The base model when none is named."""
@@ -36,6 +40,16 @@ class Written:
     path: Path
     decisions: dict[str, str] = field(default_factory=dict)
     """Why, by dotted path within the step that prepares the data; or which option of another tool was not taken."""
+    notes: tuple[str, ...] = ()
+    """How many rows were seen, and what their reader decided and left out."""
+
+
+class _Text(NamedTuple):
+    """A recipe's text, and what is told of it."""
+
+    recipe: str
+    decisions: dict[str, str] = {}  # noqa: RUF012 - a tuple's default, never written to
+    notes: tuple[str, ...] = ()
 
 
 def write_recipe(
@@ -67,20 +81,20 @@ def write_recipe(
         remedy = "leave it out, or give --from traces"
         raise InputError("--where chooses among traces", where=Where(field="--where"), remedy=remedy)
     if traffic is not None:
-        text, decisions = _from_traces(traffic, where, folder, model or MODEL)
+        made = _from_traces(traffic, where, folder, model or MODEL)
     elif source is None:
-        text, decisions = _from_template(template or "labels", folder.name, model or MODEL), dict[str, str]()
+        made = _Text(_from_template(template or "labels", folder.name, model or MODEL))
     elif is_url and (table is not None or is_database(str(source))):
-        text, decisions = _from_database(str(source), table, folder, model or MODEL)
+        made = _from_database(str(source), table, folder, model or MODEL)
     elif str(source).lower().endswith((".yaml", ".yml")):
-        text, decisions = _from_tool(Path(source), folder, model)
+        made = _from_tool(Path(source), folder, model)
     else:
-        text, decisions = _from_file(str(source), folder, model or MODEL)
+        made = _from_file(str(source), folder, model or MODEL)
     with _standing(folder):
-        Recipe.of(parse_yaml(text, str(path)), folder)
+        Recipe.of(parse_yaml(made.recipe, str(path)), folder)
     write_aside(folder / SCHEMA_FILE, (json.dumps(recipe_schema(), indent=1, ensure_ascii=False) + "\n").encode())
-    write_aside(path, f"{HEADER}\n{text}".encode())
-    return Written(path=path, decisions=decisions)
+    write_aside(path, f"{HEADER}\n{made.recipe}".encode())
+    return Written(path=path, decisions=made.decisions, notes=made.notes)
 
 
 def write_after(name: str, source: str | None, after: Path, *, others: tuple[str | None, ...] = ()) -> Written:
@@ -151,20 +165,25 @@ def _from_template(template: str, name: str, model: str) -> str:
     return text.replace("{name}", name).replace("{model}", model)
 
 
-def _from_file(source: str, folder: Path, model: str) -> tuple[str, dict[str, str]]:
+def _from_file(source: str, folder: Path, model: str) -> _Text:
     """From a file, a folder, a pattern, or a URL."""
-    from luthier.data.intake.propose import propose, render_recipe
+    from luthier.data.intake.propose import propose
 
-    proposal = propose(source, shown=_shown(source, folder))
-    return render_recipe(proposal, folder.name, model), proposal.reasons
+    return _proposed(propose(source, shown=_shown(source, folder)), folder, model)
 
 
-def _from_database(url: str, table: str | None, folder: Path, model: str) -> tuple[str, dict[str, str]]:
-    from luthier.data.database.propose import propose_table
+def _proposed(proposal: Proposal, folder: Path, model: str) -> _Text:
+    """The recipe that is proposed for some data."""
     from luthier.data.intake.propose import render_recipe
 
-    proposal = propose_table(url, table, Path.cwd(), folder.absolute())
-    return render_recipe(proposal, folder.name, model), proposal.reasons
+    text = render_recipe(proposal, folder.name, model)
+    return _Text(text, proposal.reasons, (proposal.profile.size_told, *dict.fromkeys(proposal.profile.notes)))
+
+
+def _from_database(url: str, table: str | None, folder: Path, model: str) -> _Text:
+    from luthier.data.database.propose import propose_table
+
+    return _proposed(propose_table(url, table, Path.cwd(), folder.absolute()), folder, model)
 
 
 def _traffic(source: Path | str | None) -> Path | None:
@@ -179,15 +198,13 @@ def _traffic(source: Path | str | None) -> Path | None:
     return Path(source) if is_traffic(Path(source)) else None
 
 
-def _from_traces(traffic: Path, where: str | None, folder: Path, model: str) -> tuple[str, dict[str, str]]:
+def _from_traces(traffic: Path, where: str | None, folder: Path, model: str) -> _Text:
     from luthier.data.intake.from_traces import propose_traces
-    from luthier.data.intake.propose import render_recipe
     from luthier.traffic.where import Where as Condition
 
     if where is not None:
         Condition(where)
-    proposal = propose_traces(traffic, _shown(str(traffic), folder), where)
-    return render_recipe(proposal, folder.name, model), proposal.reasons
+    return _proposed(propose_traces(traffic, _shown(str(traffic), folder), where), folder, model)
 
 
 def _shown(source: str, folder: Path) -> str:
@@ -201,7 +218,7 @@ def _shown(source: str, folder: Path) -> str:
     return source
 
 
-def _from_tool(source: Path, folder: Path, model: str | None) -> tuple[str, dict[str, str]]:
+def _from_tool(source: Path, folder: Path, model: str | None) -> _Text:
     """From a YAML file of axolotl, TRL or LLaMA-Factory."""
     from luthier.flow.foreign.translate import translate
     from luthier.flow.source_text import read_yaml
@@ -210,4 +227,4 @@ def _from_tool(source: Path, folder: Path, model: str | None) -> tuple[str, dict
         remedy = "leave it out, and change `model` in the recipe if you want another"
         raise InputError("the file names its own model", where=Where(field="--model"), remedy=remedy)
     made = translate(read_yaml(source).data, source, folder)
-    return made.text, made.account.sentences()
+    return _Text(made.text, made.account.sentences())

@@ -33,7 +33,7 @@ def test_an_array_that_lies_deeper_is_read_by_its_dotted_name(tmp_path: Path) ->
     found = list(Source.parse({"kind": "json", "path": "t.json", "rows": "data.tickets"}).read(tmp_path, said.append))
     assert [one.values for one in found if isinstance(one, Record)] == ROWS
     assert len({one.line for one in found}) == 60
-    assert any("left out: meta, errors" in one for one in said)
+    assert said == ["t.json: rows are the array 'data.tickets'; left out: meta, data.took, errors"]
     with pytest.raises(DataError, match=r"holds no array 'data\.tickts'") as caught:
         _read({"kind": "json", "path": "t.json", "rows": "data.tickts"}, tmp_path, [])
     assert "data.tickets" in caught.value.remedy
@@ -83,3 +83,18 @@ def test_the_turns_of_a_conversation_are_no_rows(tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "hello there"}, {"role": "assistant", "content": "good day"}]
     (tmp_path / "t.json").write_text(json.dumps({"id": 1, "chat": {"messages": turns}}))
     assert "rows" not in Source.parse({"kind": "json", "path": "t.json"}).asked(tmp_path).settings
+
+
+def test_new_prints_once_what_the_reader_decided(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.json").write_text(json.dumps(DEEP))
+    assert run_command(["new", "mine", "--from", "t.json"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[1:3] == [
+        "  · t.json: 60 rows, 4 columns",
+        "  · t.json: rows are the array 'data.tickets'; left out: meta, data.took, errors",
+    ]
+    assert sum("rows are the array" in line for line in printed) == 1
+    assert (tmp_path / "mine" / "recipe.yaml").read_text().count("rows are the array") == 1

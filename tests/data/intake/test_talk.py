@@ -221,6 +221,20 @@ def test_tickets_of_zendesk_in_all_their_forms(tmp_path: Path) -> None:
     assert kept[3].values["notes"] == ["he is angry"]
 
 
+def test_tickets_without_comments_say_what_to_export_instead(tmp_path: Path) -> None:
+    private = [{"author_id": 2, "body": "he is angry", "public": False}]
+    rows: list[dict[str, Any]] = [{"id": 1, "comments": []}, {"id": 2}, {"id": 3, "comments": private}]
+    tickets = [*TICKETS, *({"requester_id": 1, **row} for row in rows)]
+    (tmp_path / "a.json").write_text(json.dumps(tickets))
+    _, broken, _ = _read({"kind": "zendesk", "path": "a.json"}, tmp_path)
+    assert [one.problem for one in broken] == [
+        "the ticket came without its comments",
+        "the ticket came without its comments",
+        "no comment of the ticket is public",
+    ]
+    assert "full JSON export" in propose(tmp_path / "a.json").reasons["source.on_error"]
+
+
 @pytest.mark.parametrize(
     ("kind", "words"),
     [("mbox", "threads of a mailbox"), ("slack", "threads of a Slack export"), ("zendesk", "tickets with comments")],

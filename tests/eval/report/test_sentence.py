@@ -46,6 +46,21 @@ def test_a_plain_baseline_that_does_as_well_comes_first() -> None:
     assert "chance alone could explain" in said
 
 
+def test_equal_scores_are_said_to_be_equal() -> None:
+    facts = example.evaluation(
+        models=example.models(tuned=1.0, base=1.0, plain=1.0),
+        comparisons=(example.comparison("base", 0.0, 0.0, 1.0), example.comparison("tfidf", 0.0, 0.0, 1.0)),
+    )
+    assert verdict_sentence(facts) == (
+        "A plain classifier does as well: TF-IDF with logistic regression and the tuned model both score 1.000. "
+        "The tuned model scores the same as the base model, 1.000 in accuracy, on 500 held-out rows."
+    )
+    unsure = example.evaluation(comparisons=(example.comparison("base", 0.0, 0.02, 1.0),))
+    assert verdict_sentence(unsure).startswith(
+        "The tuned model scores the same as the base model, 0.906 in accuracy: they differ by 0.0 points (95 % interval"
+    )
+
+
 def test_ahead_of_the_plain_baseline_by_chance() -> None:
     comparisons = (example.comparison("base", 0.414, 0.045, 1e-9), example.comparison("tfidf", 0.006, 0.02, 0.6))
     said = verdict_sentence(example.evaluation(comparisons=comparisons))

@@ -50,7 +50,7 @@ def _rows(text: _Text, name: str, rows: str | None, say: Callable[[str], None]) 
     if begin not in ("[", "{"):
         place, remedy = Where(file=name, line=text.line), "check `kind`, or leave it to `luthier new --from`"
         raise DataError("is not JSON: an array or an object is wanted", where=place, remedy=remedy)
-    for one in _array(text, name) if begin == "[" else _object(text, name, rows, say):
+    for one in _array(text, name) if begin == "[" else _Members(text, name, rows, say).rows():
         empty = False
         yield one
     while text.peek() == "{":
@@ -189,47 +189,59 @@ def _element(text: _Text, name: str) -> Record | Broken:
     return Broken(name, line, problem) if problem else Record(value, name, line)
 
 
-def _object(
-    text: _Text, name: str, rows: str | None, say: Callable[[str], None], before: str = ""
-) -> Iterator[Record | Broken]:
-    """The objects of the array that one member holds; without such an array, the object itself is the one row.
+class _Members:
+    """The objects of the array that one member of an object holds; without such an array, the object is the one row."""
 
-    `rows` may name one that lies deeper (`data.tickets`); `before` is the way to this object.
-    """
-    own: dict[str, Any] = {}
-    used: str | None = None
-    text.skip("{")
-    while text.peek() not in ("}", ""):
-        line = text.line
-        key, problem = text.value()
-        if problem or not isinstance(key, str):
-            raise _LostError(problem or "is not JSON: a name is wanted")
-        text.skip(":")
-        key = before + key
-        if key == rows or (rows is None and key not in CONVERSATIONS and text.opens_rows()):
-            used = _only(key, used, name, line)
-            yield from _array(text, name)
-        elif rows is not None and rows.startswith(f"{key}.") and text.peek() == "{":
-            used = _only(key, used, name, line)
-            yield from _object(text, name, rows, say, f"{key}.")
+    def __init__(self, text: _Text, name: str, wanted: str | None, say: Callable[[str], None]) -> None:
+        """`wanted` may name an array that lies deeper (`data.tickets`); None: the only one."""
+        self._text = text
+        self._name = name
+        self._wanted = wanted
+        self._say = say
+        self._own: dict[str, Any] = {}
+        self._used: str | None = None
+
+    def rows(self) -> Iterator[Record | Broken]:
+        """Yield the rows, then say which array they are."""
+        yield from self._object("")
+        if self._used is not None:
+            left = f"; left out: {', '.join(self._own)}" if self._own else ""
+            self._say(f"{self._name}: rows are the array {self._used!r}{left}")
+        elif self._wanted is not None:
+            where, remedy = Where(file=self._name, field="rows"), f"it holds {', '.join(self._own)}"
+            raise DataError(f"holds no array {self._wanted!r}", where=where, remedy=remedy)
         else:
-            own[key], problem = text.value()
+            yield Record(self._own, self._name, 1)
+
+    def _object(self, before: str) -> Iterator[Record | Broken]:
+        """Read one object; `before` is the way to it."""
+        text = self._text
+        text.skip("{")
+        while text.peek() not in ("}", ""):
+            line = text.line
+            key, problem = text.value()
+            if problem or not isinstance(key, str):
+                raise _LostError(problem or "is not JSON: a name is wanted")
+            text.skip(":")
+            yield from self._member(before + key, line)
+            if text.peek() != "}":
+                text.skip(",")
+        text.skip("}")
+
+    def _member(self, key: str, line: int) -> Iterator[Record | Broken]:
+        wanted = self._wanted
+        if key == wanted or (wanted is None and key not in CONVERSATIONS and self._text.opens_rows()):
+            self._use(key, line)
+            yield from _array(self._text, self._name)
+        elif wanted is not None and wanted.startswith(f"{key}.") and self._text.peek() == "{":
+            yield from self._object(f"{key}.")
+        else:
+            self._own[key], problem = self._text.value()
             if problem:
                 raise _LostError(problem)
-        if text.peek() != "}":
-            text.skip(",")
-    text.skip("}")
-    if used is None:
-        if rows is not None:
-            where = Where(file=name, field="rows")
-            raise DataError(f"holds no array {rows!r}", where=where, remedy=f"it holds {', '.join(own)}")
-        yield Record(own, name, 1)
-    else:
-        say(f"{name}: rows are the array {rows or used!r}" + (f"; left out: {', '.join(own)}" if own else ""))
 
-
-def _only(key: str, used: str | None, name: str, line: int) -> str:
-    if used is not None:
-        remedy = f"set `rows: {used}` or `rows: {key}`"
-        raise DataError(f"holds two arrays, {used!r} and {key!r}", where=Where(file=name, line=line), remedy=remedy)
-    return key
+    def _use(self, key: str, line: int) -> None:
+        if self._used is not None:
+            where, remedy = Where(file=self._name, line=line), f"set `rows: {self._used}` or `rows: {key}`"
+            raise DataError(f"holds two arrays, {self._used!r} and {key!r}", where=where, remedy=remedy)
+        self._used = key

@@ -110,9 +110,11 @@ def _objective(choice: Choice) -> str:
 
 def _unread(profile: Profile) -> str:
     """What is said of broken rows, with the place of the first."""
+    more = f"; {profile.first_remedy}" if profile.first_remedy else ""
     if profile.broken == 1:
-        return f"one row cannot be read ({profile.first_broken}); it is left out and listed"
-    return f"{profile.broken} rows cannot be read (the first, {profile.first_broken}); they are left out and listed"
+        return f"one row cannot be read ({profile.first_broken}); it is left out and listed{more}"
+    what = f"{profile.broken} rows cannot be read (the first, {profile.first_broken})"
+    return f"{what}; they are left out and listed{more}"
 
 
 def _instruction(profile: Profile) -> tuple[str, str]:
@@ -180,10 +182,9 @@ def render_recipe(proposal: Proposal, name: str, model: str = "smollm2-135m-inst
 
 def _lines(proposal: Proposal, name: str, model: str) -> Iterator[str]:
     profile = proposal.profile
-    about = f"{'about ' if profile.estimated else ''}{profile.rows} rows"
-    yield f"# Made from {_one_line(profile.path)}: {about}, {len(profile.columns)} columns."
+    yield f"# Made from {_one_line(profile.size_told)}."
     yield f"# What is said below about the rows was seen in {profile.looked_at} of them."
-    yield from (f"# {_one_line(note)}" for note in profile.notes)
+    yield from (f"# {_one_line(note)}" for note in dict.fromkeys(profile.notes))
     yield "# `luthier plan` shows what would be done, `luthier run` does it."
     yield "luthier: 1"
     yield f"name: {_scalar(name)}"

@@ -53,6 +53,7 @@ def survey(source: Source, base: Path, name: str, task: Task | None = None) -> t
         looked_at=len(looked),
         broken=len(broken),
         first_broken=f"{_place(first, name)}: {first.told}" if first else "",
+        first_remedy=first.remedy if first else "",
         columns=columns,
         notes=notes,
     )
@@ -97,7 +98,7 @@ def _answers(source: Source, records: Sequence[Record]) -> Counter[str]:
     for record in records:
         parts = mapping.try_parts(record.values)
         if parts is not None and parts.messages[-1].content.strip():
-            counted.add(parts.messages[-1].content, plain=parts.kind == "chat")
+            counted.add(parts.messages[-1].content, parts.kind)
     if counted.decide().task == "text":
         return Counter()
     return Counter(counted.labels[code] for code in counted.of_rows)

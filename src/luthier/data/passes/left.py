@@ -22,6 +22,7 @@ from luthier.data.passes.workers import Workers
 from luthier.data.split import NAMES, NOT_TAKEN, Assigned, Keys, Split
 from luthier.data.task import Answers, Task
 from luthier.data.twins.text_keys import digest8, prompt_key
+from luthier.text.messages import ExampleKind
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,8 +58,8 @@ class Left:
         if found.answers is None:
             self.answers.pass_over(len(found.prompts))
             return
-        for answer, is_plain in found.answers:
-            self.answers.add(answer, plain=is_plain)
+        for answer, kind in found.answers:
+            self.answers.add(answer, kind)
 
     def keys(self, task: Task) -> Keys:
         """What the split goes by; it is given out once, and not held on to."""
@@ -102,8 +103,8 @@ class _Batch(NamedTuple):
     prompts: array[int]
     """Of usable rows alone, as what follows."""
     groups: array[int]
-    answers: list[tuple[str, bool]] | None
-    """Each answer, and whether its row is a single question; None: nobody wants to know any more."""
+    answers: list[tuple[str, ExampleKind]] | None
+    """Each answer, and the kind of its row; None: nobody wants to know any more."""
     emptied: list[Numbered]
 
 
@@ -120,7 +121,7 @@ def _looked_at(spill: Spill, index: int, in_clusters: bool, wants_answers: bool)
         bytes(reason is None for reason in reasons),
         array("Q", (digest8(prompt_key(row)) for row in rows)),
         array("Q", (digest8(group) or 1 if group else 0 for group in kept)),
-        [(row.answer, row.kind == "chat" and len(row.prompt) > 0) for row in rows] if wants_answers else None,
+        [(row.answer, row.kind if row.prompt else "completion") for row in rows] if wants_answers else None,
         [
             (row.n, drop_event(row, "prepare", Drop(f"{reason} after cleaning")))
             for row, reason in zip(batch.rows, reasons, strict=True)

@@ -15,6 +15,10 @@ from luthier.data.intake.talk import Speech, conversation
 from luthier.data.row import Broken, Record
 from luthier.data.source import FileSource, Say
 
+_WITH_COMMENTS = (
+    "export tickets with their comments (Zendesk's full JSON export has them, its CSV and its API's lists of tickets "
+    "have none), or set `on_error: drop`"
+)
 _AGENTS = frozenset({"agent", "admin", "owner"})
 
 
@@ -50,6 +54,8 @@ class Zendesk(FileSource):
     def _ticket(self, record: Record) -> Record | Broken:
         ticket = record.values.get("ticket", record.values)
         comments = ticket.get("comments") if isinstance(ticket, dict) else None
+        if not comments:
+            return Broken(record.file, record.line, "the ticket came without its comments", "comments", _WITH_COMMENTS)
         if not isinstance(comments, list) or not all(isinstance(one, dict) for one in comments):
             return Broken(record.file, record.line, "wanted a ticket with a list of comments", "comments")
         ordered = sorted(comments, key=lambda one: str(one.get("created_at") or ""))
@@ -60,7 +66,8 @@ class Zendesk(FileSource):
         if self.notes == "keep":
             values["notes"] = [self._text(one) for one in ordered if not one.get("public", True)]
         if not talk.messages:
-            return Broken(record.file, record.line, "the ticket has no public comment with text", "comments")
+            what = "no public comment of the ticket has text" if public else "no comment of the ticket is public"
+            return Broken(record.file, record.line, what, "comments")
         return Record(values, record.file, record.line)
 
     def _text(self, comment: dict[str, Any]) -> str:

@@ -113,10 +113,11 @@ def _plain_first(facts: EvaluationFacts, tuned: ModelFacts, base: ModelFacts | N
         return (
             f"A plain {_noun(facts)} wins: {plain.title} beats the tuned model by {gap}{sureness(comparison)}. {then}."
         )
-    scores = (
-        f"{plain.title} scores {_said(plain, facts.main_metric)}, the tuned model {_said(tuned, facts.main_metric)}"
-    )
-    return f"A plain {_noun(facts)} does as well: {scores}, and chance alone could explain the difference. {then}."
+    its, own = _said(plain, facts.main_metric), _said(tuned, facts.main_metric)
+    if its == own:
+        return f"A plain {_noun(facts)} does as well: {plain.title} and the tuned model both score {its}. {then}."
+    scores = f"{plain.title} scores {its}, the tuned model {own}, and chance alone could explain the difference"
+    return f"A plain {_noun(facts)} does as well: {scores}. {then}."
 
 
 def _against_base(facts: EvaluationFacts, tuned: ModelFacts, base: ModelFacts | None) -> str:
@@ -128,6 +129,10 @@ def _against_base(facts: EvaluationFacts, tuned: ModelFacts, base: ModelFacts | 
         values = f"{_said(tuned, facts.main_metric)} against {_said(base, facts.main_metric)}"
         return f"The tuned model was not compared with the base model row by row ({values} {on})"
     gap, sure = points(comparison.difference, facts.main_metric), sureness(comparison)
+    if comparison.difference == 0:
+        value = f"{_said(tuned, facts.main_metric)} in {_lower(facts.main_metric)}"
+        apart = f": they differ by {_short(gap)}{sure}" if comparison.low or comparison.high else ","
+        return f"The tuned model scores the same as the base model, {value}{apart} {on}"
     match standing(comparison):
         case "better":
             return f"The tuned model is better than the base model by {gap}{sure} {on}"

@@ -1,0 +1,8 @@
+"""A count and what is counted, in the words of a person."""
+
+from __future__ import annotations
+
+
+def counted(number: int, noun: str, nouns: str = "") -> str:
+    """`1 row`, `2,000 rows`; `nouns` are several of them where that is not a mere s more (`class`, `classes`)."""
+    return f"{number:,} {noun if number == 1 else nouns or f'{noun}s'}"
