@@ -173,7 +173,8 @@ class FileSource(Source):
 
     path: PathText
     """A file, a folder, a pattern such as `2024/*.csv`, or a URL such as `s3://bucket/rows.csv`. A relative path starts
-    at the recipe's folder; `$NAME` is taken from the environment. Packed files are unpacked as they are read."""
+    at the recipe's folder; `$NAME` is taken from the environment. Packed files are unpacked as they are read; one of
+    several in a zip is named as `export.zip/rows.csv`."""
 
     @classmethod
     def recognises(cls, look: Look) -> Fit:
@@ -185,8 +186,20 @@ class FileSource(Source):
         """Yield every row of one file, in bounded memory."""
 
     def files(self, base: Path) -> list[File]:
-        """The files that are read, in order of their names; an error for a path that means none."""
-        return files_of(self.path, base, lambda file: file.ending in self.endings, f"known endings: {self._known()}")
+        """The files that are read, in order of their names; an error for a path that means none.
+
+        Of a zip that holds several files, those that fit are read, as of a folder.
+        """
+        known = f"known endings: {self._known()}"
+        found = files_of(self.path, base, self._fits, known)
+        if len(found) != 1 or not (inside := found[0].inside()):
+            return found
+        if fitting := list(filter(self._fits, inside)):
+            return fitting
+        raise DataError("holds no file that can be read", where=found[0].where, remedy=known)
+
+    def _fits(self, file: File) -> bool:
+        return file.ending in self.endings
 
     def read(self, base: Path, say: Say) -> Iterator[Record | Broken]:
         """Yield the rows of every file, one file after the other."""

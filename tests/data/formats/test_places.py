@@ -21,6 +21,7 @@ import pytest
 from luthier.core.errors import DataError, LuthierError
 from luthier.data.formats import packed
 from luthier.data.formats.file import File
+from luthier.data.intake.recognise import kind_of
 from luthier.data.row import Broken, Record
 from luthier.data.source import Source
 
@@ -117,12 +118,6 @@ def test_members_that_climb_or_link_are_refused(tmp_path: Path, members: Any, pr
         _rows({"kind": "csv", "path": "rows.zip"}, tmp_path)
 
 
-def test_an_archive_with_several_files_says_so(tmp_path: Path) -> None:
-    _archive(tmp_path / "rows.zip", ("a.csv", TEXT, 0), ("b.csv", TEXT, 0))
-    with pytest.raises(DataError):
-        _rows({"kind": "csv", "path": "rows.zip"}, tmp_path)
-
-
 def test_a_locked_member_is_said(tmp_path: Path) -> None:
     _archive(tmp_path / "rows.zip", ("a.csv", TEXT, 0))
     data = bytearray((tmp_path / "rows.zip").read_bytes())
@@ -215,3 +210,56 @@ def test_a_password_in_a_url_is_not_shown(tmp_path: Path) -> None:
     with pytest.raises(LuthierError) as caught:
         _rows({"kind": "csv", "path": path}, tmp_path)
     assert "hunter2" not in str(caught.value)
+
+
+def _several(path: Path, files: dict[str, str]) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("__MACOSX/._a.csv", "x")
+        for name, content in files.items():
+            archive.writestr(name, content)
+
+
+def test_files_of_a_zip_are_read_as_those_of_a_folder(tmp_path: Path) -> None:
+    files = {"2024/feb.csv": "text,label\nb,yes\n", "2024/jan.csv": "text,label\na,no\n", "2023/dec.csv": "text\nc\n"}
+    _several(tmp_path / "t.zip", {**files, "about.txt": "rows of some months"})
+    wanted = {
+        "t.zip": ["c", "b", "a"],
+        "t.zip/2024": ["b", "a"],
+        "t.zip/2024/*.csv": ["b", "a"],
+        "t.zip/2024/jan.csv": ["a"],
+    }
+    for path, texts in wanted.items():
+        assert [row["text"] for row in _rows({"kind": "csv", "path": path}, tmp_path)] == texts
+    source = Source.parse({"kind": "csv", "path": "t.zip/2024/jan.csv"})
+    assert source.size(tmp_path) == len(files["2024/jan.csv"])
+    before = source.fingerprint(tmp_path)
+    _several(tmp_path / "t.zip", {**files, "2024/feb.csv": "text,label\nx,yes\n"})
+    assert source.fingerprint(tmp_path) == before
+    _several(tmp_path / "t.zip", {**files, "2024/jan.csv": "text,label\nx,yes\n"})
+    assert source.fingerprint(tmp_path) != before
+    with pytest.raises(DataError, match="no file") as caught:
+        _rows({"kind": "csv", "path": "t.zip/2024/mar.csv"}, tmp_path)
+    assert "2024/feb.csv" in caught.value.remedy
+
+
+def test_a_zip_is_recognised_by_what_it_holds(tmp_path: Path) -> None:
+    rows = "".join(f"question {n},{'no' if n % 2 else 'yes'}\n" for n in range(8))
+    same = {"b.csv": f"text,label\n{rows}", "a.csv": f"label,text\n{rows}"}
+    _several(tmp_path / "t.zip", same)
+    assert kind_of("t.zip", tmp_path) == "csv"
+    _several(tmp_path / "t.zip", {**same, "c.csv": f"city,since\n{rows}"})
+    with pytest.raises(DataError, match=r"different columns .*c\.csv: city, since") as caught:
+        kind_of("t.zip", tmp_path)
+    assert "t.zip/a.csv" in caught.value.remedy
+    assert kind_of("t.zip/c.csv", tmp_path) == "csv"
+    _several(tmp_path / "t.zip", {**same, "about.txt": "hello there\n"})
+    with pytest.raises(DataError, match=r"several kinds: .*about\.txt \(text\)"):
+        kind_of("t.zip", tmp_path)
+
+
+def test_a_zip_of_very_many_files_is_to_be_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("luthier.data.formats.file.MOST_INSIDE", 2)
+    _several(tmp_path / "t.zip", {f"{n}.csv": "text,label\na,b\n" for n in range(3)})
+    with pytest.raises(DataError, match="holds 3 files") as caught:
+        kind_of("t.zip", tmp_path)
+    assert "unpack it" in caught.value.remedy

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
@@ -23,6 +23,8 @@ from luthier.data.formats import packed
 _CHUNK = 1 << 20
 _CONTENT_MARKS = ("ETag", "etag", "md5Hash", "md5", "content_md5", "Content-MD5", "crc32c")
 """What file systems call a digest of a file's content."""
+MOST_INSIDE = 1000
+"""A zip of more files is not read as it is: the list of what it holds is read anew for each of them."""
 _PACKED_RATIO = 4
 """So many times its size becomes of a packed file of text, for forecasts."""
 
@@ -35,6 +37,8 @@ class File:
     """Where it lies; for a file behind a URL, its path there."""
     name: str
     url: str = ""
+    member: str = ""
+    """Which file it is inside of the zip that lies there, when that holds several."""
 
     @property
     def where(self) -> Where:
@@ -44,13 +48,15 @@ class File:
     @cached_property
     def packing(self) -> str:
         """How it is packed (`gzip`, `bz2`, `xz`, `zstd`, `zip`), or nothing, as its first bytes say."""
+        if self.member:
+            return "zip"
         with self.raw() as file:
             return packed.packing(file)
 
     @property
     def ending(self) -> str:
         """The ending of its name in small letters, without that of its packing: `.csv` for `Rows.CSV.gz`."""
-        name = PurePosixPath(self.path.name.lower())
+        name = PurePosixPath((self.member or self.path.name).lower())
         return PurePosixPath(name.stem).suffix if name.suffix in packed.ENDINGS else name.suffix
 
     def raw(self) -> BinaryIO:
@@ -65,7 +71,7 @@ class File:
             if not how:
                 yield file
                 return
-            with packed.unpacked(file, how, self.name) as content:
+            with packed.unpacked(file, how, self.name, self.member) as content:
                 yield content
 
     @contextmanager
@@ -89,20 +95,37 @@ class File:
             files, place = _reach(self.url)
             return bool(files.isfile(place))
 
+    def inside(self) -> list[File]:
+        """The files of a zip that holds several of them; of any other file, none.
+
+        A document that is a zip inside (a workbook) is known by its name, which does not end in `.zip`.
+        """
+        if self.member or not self.path.name.lower().endswith(".zip") or self.packing:
+            return []
+        with self.raw() as file:
+            names = packed.data_inside(file, self.name)
+        if len(names) > MOST_INSIDE:
+            remedy = "unpack it, and name the folder"
+            raise DataError(f"holds {len(names)} files, more than {MOST_INSIDE}", where=self.where, remedy=remedy)
+        return [replace(self, name=f"{self.name}/{member}", member=member) for member in names]
+
     def size(self) -> int:
         """About how many bytes there are to read."""
+        if self.member:
+            with self.raw() as file:
+                return packed.data_inside(file, self.name)[self.member]
         size = int(self._info["size"] or 0) if self.url else self.path.stat().st_size
         return size * _PACKED_RATIO if self.packing else size
 
     def fingerprint(self) -> str:
         """A digest of its bytes, or of the digest that the place behind the URL keeps of them."""
-        if not self.url:
+        if not self.url and not self.member:
             return file_digest(self.path)
-        mark = next((self._info[name] for name in _CONTENT_MARKS if self._info.get(name)), None)
+        mark = next((self._info[name] for name in _CONTENT_MARKS if self._info.get(name)), None) if self.url else None
         if mark is not None:
-            return digest_of([str(mark), self._info["size"]])
+            return digest_of([str(mark), self._info["size"], *[self.member] * bool(self.member)])
         state = xxhash.xxh3_128()
-        with self.raw() as file:
+        with self.open() if self.member else self.raw() as file:
             while chunk := file.read(_CHUNK):
                 state.update(chunk)
         return state.hexdigest()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 from luthier.core.errors import DataError, Where
 from luthier.data.formats import encodings, packed
@@ -46,9 +48,9 @@ class Look:
             data = opened.read(HEAD_BYTES)
         members: tuple[str, ...] = ()
         if data.startswith(b"PK\x03\x04"):
-            with file.raw() as raw, packed.archive(raw, file.name) as archive:
+            with _zip(file) as raw, packed.archive(raw, file.name) as archive:
                 members = tuple(archive.namelist())
-        return cls(file.path.name, file.ending, data, members)
+        return cls(PurePosixPath(file.member).name or file.path.name, file.ending, data, members)
 
     @cached_property
     def text(self) -> str:
@@ -84,6 +86,17 @@ class Look:
     def names(self) -> frozenset[str]:
         """The names inside, without folders."""
         return frozenset(PurePosixPath(name).name for name in self.members)
+
+
+@contextmanager
+def _zip(file: File) -> Iterator[BinaryIO]:
+    """A document that is a zip inside, such that one can seek in it."""
+    if not file.packing:
+        with file.raw() as raw:
+            yield raw
+        return
+    with file.local() as path, path.open("rb") as copy:
+        yield copy
 
 
 _MOST_OBJECTS = 20

@@ -1,4 +1,4 @@
-"""Packed files: gzip, bz2, xz, zstd, or a zip with one member; unpacked as they are read, and never a bomb."""
+"""Packed files: gzip, bz2, xz, zstd, or one member of a zip; unpacked as they are read, and never a bomb."""
 
 from __future__ import annotations
 
@@ -53,16 +53,23 @@ def member_names(file: BinaryIO) -> list[str]:
         return [info.filename for info in archive.infolist() if not info.is_dir()]
 
 
+def data_inside(file: BinaryIO, name: str) -> dict[str, int]:
+    """The files inside a zip with their sizes, in order of their names, without what packers leave beside the data."""
+    with archive(file, name) as opened:
+        infos = [info for info in opened.infolist() if not info.is_dir() and not _aside(info.filename)]
+    return {info.filename: info.file_size for info in sorted(infos, key=lambda info: info.filename)}
+
+
 def _aside(name: str) -> bool:
     """What packers leave beside the data."""
     return name.startswith("__MACOSX/") or PurePosixPath(name).name.startswith(".")
 
 
 @contextmanager
-def unpacked(file: BinaryIO, how: str, name: str) -> Iterator[BinaryIO]:
-    """The content of a packed file, as a stream."""
+def unpacked(file: BinaryIO, how: str, name: str, member: str = "") -> Iterator[BinaryIO]:
+    """The content of a packed file, as a stream; of a zip that of one member, named where there are several."""
     if how == "zip":
-        with _member(file, name) as (inner, size):
+        with _member(file, name, member) as (inner, size):
             yield _guarded(inner, lambda: size, name)
         return
     inner = _OPENERS[how](file)
@@ -98,13 +105,12 @@ _OPENERS = {"gzip": _gzip, "bz2": _bz2, "xz": _xz, "zstd": _zstd}
 
 
 @contextmanager
-def _member(file: BinaryIO, name: str) -> Iterator[tuple[Any, int]]:
+def _member(file: BinaryIO, name: str, wanted: str) -> Iterator[tuple[Any, int]]:
     with archive(file, name) as opened:
         infos = [info for info in opened.infolist() if not info.is_dir() and not _aside(info.filename)]
+        infos = [info for info in infos if info.filename == wanted] if wanted else infos
         if len(infos) != 1:
-            names = ", ".join(info.filename for info in infos[:5]) or "nothing"
-            remedy = "unpack it, and name the file or the folder"
-            raise DataError(f"holds {len(infos)} files ({names}), not one", where=Where(file=name), remedy=remedy)
+            raise DataError(f"holds {len(infos)} files, not one", where=Where(file=name), remedy=_WHOLE)
         with member(opened, infos[0], name) as inner:
             yield inner, infos[0].compress_size
 

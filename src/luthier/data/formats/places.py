@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from luthier.core import addresses
@@ -11,6 +13,8 @@ from luthier.core.errors import DataError, Where
 from luthier.core.paths import filled, locate
 from luthier.data.formats.file import File, files_behind
 
+_SHOWN = 6
+"""Files of a zip that are named to somebody."""
 _PATTERN = re.compile(r"[*?\[]")
 
 
@@ -33,6 +37,8 @@ def files_of(path: str, base: Path, fits: Callable[[File], bool], known: str) ->
     if is_url(whole):
         return _behind(whole, path, fits, known)
     place = locate(path, base)
+    if (packed := _above(place)) is not None:
+        return _some(_named(packed, place, path), path, fits, _held(packed))
     if place.is_dir():
         return _some(inside(place, "**/*", path.rstrip("/")), path, fits, known)
     if _PATTERN.search(path) and not place.exists():
@@ -40,6 +46,32 @@ def files_of(path: str, base: Path, fits: Callable[[File], bool], known: str) ->
         found = inside(locate(root or ".", base), pattern, root.rstrip("/"))
         return _some(found, path, lambda file: True, "no file's name fits the pattern")
     return [File(place, path)]
+
+
+def _above(place: Path) -> File | None:
+    """The zip in which a place lies."""
+    if place.exists():
+        return None
+    found = next((above for above in place.parents if above.name.lower().endswith(".zip") and above.is_file()), None)
+    return None if found is None else File(found, found.name)
+
+
+def _named(packed: File, place: Path, path: str) -> list[File]:
+    """Of the files in a zip, the one that is named so, those in a folder of this name, or those that fit a pattern."""
+    wanted = place.relative_to(packed.path).as_posix()
+    before = path[: len(path) - len(wanted)]
+    return [
+        replace(one, name=f"{before}{one.member}")
+        for one in packed.inside() or [packed]
+        if one.member == wanted or one.member.startswith(f"{wanted}/") or fnmatchcase(one.member, wanted)
+    ]
+
+
+def _held(packed: File) -> str:
+    """What a zip holds, for somebody who named what is not in it."""
+    names = [one.member for one in packed.inside()]
+    more = f", … ({len(names) - _SHOWN} more)" if len(names) > _SHOWN else ""
+    return f"it holds {', '.join(names[:_SHOWN])}{more}" if names else f"name {packed.name} itself: it holds one file"
 
 
 def _split(path: str) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,8 +12,11 @@ from luthier.core.errors import DataError, Where
 from luthier.data.formats.file import File
 from luthier.data.formats.look import ENDING, Fit, Look
 from luthier.data.formats.places import files_of, is_wide
+from luthier.data.row import Record
 from luthier.data.source import FileSource, Source
 
+_SHOWN = 6
+"""Files of a zip that are named to somebody."""
 _SITEMAP = re.compile(r"<(?:urlset|sitemapindex)\b[^<>]{0,200}sitemaps\.org")
 
 
@@ -77,11 +81,37 @@ def kind_of(path: str, base: Path) -> str:
     if (base / path).is_dir():
         return _kind_of_folder(path, base)
     files = files_of(path, base, lambda file: True, "check `--from`")
+    if len(files) == 1 and recognise(Look.at(files[0])) is None and (inside := files[0].inside()):
+        return _kind_inside(files[0], inside)
     kinds = {source_of(file).kind for file in files}
     if len(kinds) == 1:
         return kinds.pop()
     remedy = "name the files of one kind, or put them into a folder"
     raise DataError(f"names files of several kinds: {', '.join(sorted(kinds))}", where=Where(file=path), remedy=remedy)
+
+
+def _kind_inside(packed: File, inside: Sequence[File]) -> str:
+    """The kind of the files in a zip, when they are of one kind and have the same columns."""
+    one = f"name those that belong together, such as {inside[0].name}"
+    kinds = {file.member: source_of(file) for file in inside}
+    if len({source.kind for source in kinds.values()}) > 1:
+        shown = ", ".join(f"{member} ({source.kind})" for member, source in list(kinds.items())[:_SHOWN])
+        raise DataError(
+            f"holds files of several kinds: {shown}", where=packed.where, remedy=f"{one} or {packed.name}/*.csv"
+        )
+    columns = {file.member: _columns(kinds[file.member], file) for file in inside}
+    if len(set(map(frozenset, columns.values()))) > 1:
+        shown = "; ".join(f"{member}: {', '.join(names)}" for member, names in list(columns.items())[:_SHOWN])
+        raise DataError(f"holds files with different columns ({shown})", where=packed.where, remedy=one)
+    return next(iter(kinds.values())).kind
+
+
+def _columns(source: FileSource, file: File) -> tuple[str, ...]:
+    """The columns of a file where all its rows have the same; nothing where every row says its own."""
+    if source.names_columns:
+        return ()
+    records = (one for one in source.read_file(file, lambda text: None) if isinstance(one, Record))
+    return next((tuple(record.values) for record in records), ())
 
 
 def _kind_of_folder(path: str, base: Path) -> str:
