@@ -168,7 +168,7 @@ def test_02_nothing_to_learn(tmp_path: Path) -> None:
     row = polars.read_parquet(made.folder / "learnt.parquet").row(by_predicate=polars.col("id") == "asked", named=True)
     assert row["seen"] == 0
     assert row["nothing"]
-    assert any("not learnt: 1 rows" in said for said in shop.said("warning"))
+    assert any("not learnt: 1 row:" in said for said in shop.said("warning"))
     assert all(math.isfinite(json.loads(line)["loss"]) for line in (made.folder / "log.jsonl").read_text().splitlines())
     with pytest.raises(DataError, match="nothing can be learnt"):
         bench(tmp_path / "only", [asked]).tune(Tune(**QUICK))
@@ -255,7 +255,7 @@ def test_05_truncation_is_told(tmp_path: Path) -> None:
     (lesson,) = Sft(max_tokens=200, too_long="prompt").lessons([long], Text.load(shop.base.folder))
     assert lesson.cut > 0
     shop.tune(Tune(**QUICK, objective=Sft(max_tokens=200, too_long="prompt")))
-    assert any("1 rows were cut to 200 tokens" in said for said in shop.said("warning"))
+    assert any("1 row was cut to 200 tokens" in said for said in shop.said("warning"))
     (kept,) = lesson.rows
     text = Text.load(shop.base.folder)
     assert text.decode([kept.ids[at] for at in kept.targets]) == "billing<|im_end|>"

@@ -222,14 +222,14 @@ DELIMITED = (
     _csv(
         "no answers",
         "recipe.yaml:5 (steps.data.source)",
-        "no row is left: 40 empty answer",
+        "no row is left: 40 × empty answer",
         "mapping of columns",
         "message,category\n" + "".join(f"text {n},\n" for n in range(40)),
     ),
     _csv(
         "every row broken",
         "recipe.yaml:5 (steps.data.source)",
-        "no row is left: 20 broken row",
+        "no row is left: 20 × broken row",
         "loosen",
         "message,category\n" + "x\n" * 20,
         CSV.replace("}", ", on_error: drop}"),
@@ -321,7 +321,7 @@ JSON = (
     _file(
         "nobody answers",
         "recipe.yaml:5 (steps.data.source)",
-        "no row is left: 40 no answer",
+        "no row is left: 40 × no answer",
         "mapping of columns",
         "{kind: jsonl, path: talk.jsonl}",
         files={"talk.jsonl": json_lines([_said(ASKED)] * 40)},

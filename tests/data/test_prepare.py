@@ -225,7 +225,7 @@ def test_one_class_only_and_too_many(make: Make, write: Write) -> None:
 
 def test_nothing_left_says_why(make: Make, write: Write) -> None:
     path = write("t.csv", "text,label\n???,a\n!!!,b\n")
-    with pytest.raises(DataError, match="no row is left: 2 quality no_letters"):
+    with pytest.raises(DataError, match="no row is left: 2 × quality no_letters"):
         make(source={"kind": "csv", "path": path}, ops=["quality"])
     broken = write("b.csv", "text,label\n1\n2\n")
     with pytest.raises(DataError, match="no row is left"):

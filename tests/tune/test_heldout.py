@@ -128,7 +128,7 @@ def test_the_metric_is_what_evaluation_says_of_the_saved_model(split: Bench, tmp
     value = told(made.folder)["best"]
     assert f'"value": {value}' in json.dumps(measured)
     assert 0.1 < value == max(line.get("held_out_macro_f1", 0.0) for line in log(made.folder))
-    assert "24 rows of validation are held out, to measure on the way" in split.said("note")
+    assert "24 rows of validation held out, to measure on the way" in split.said("note")
 
 
 @pytest.mark.parametrize("technique", [Lora(r=4), Full()], ids=["lora", "full"])

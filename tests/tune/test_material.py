@@ -85,7 +85,7 @@ def test_what_the_template_cannot_show_is_said_once_and_only_when_rows_have_it(t
     turns = rows[2].messages
     thought = turns[-1].model_copy(update={"thinking": "A parcel."})
     mixed = [*rows[:2], rows[2].model_copy(update={"messages": (*turns[:-1], thought)}), rows[3]]
-    for name, some, wanted in (("plain", rows, []), ("thinking", mixed, ["(1 of 4 rows have it)"])):
+    for name, some, wanted in (("plain", rows, []), ("thinking", mixed, ["(seen in 1 of 4 rows)"])):
         shop = bench(tmp_path / name, some)
         text = Text.load(shop.base.folder)
         assert len(Material(Tune(data="data"), shop.work(Tune(data="data")), text).lessons) == 4

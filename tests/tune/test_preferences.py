@@ -177,7 +177,7 @@ def test_what_is_left_out_is_counted_and_listed(tmp_path: Path) -> None:
     learnt = polars.read_parquet(shop.tune(Tune(**QUICK, objective=Dpo())).folder / "learnt.parquet")
     assert learnt.filter(polars.col("nothing").is_null()).height == 16
     assert set(learnt["nothing"].drop_nulls()) == set(odd()) - {"longer than 200 tokens"}
-    assert any("1 rows: a tie: both answers are the same" in said for said in shop.said("warning"))
+    assert any("1 row: a tie: both answers are the same" in said for said in shop.said("warning"))
 
 
 @pytest.mark.parametrize("technique", [Lora(r=4), Full()], ids=["lora", "full"])

@@ -152,7 +152,7 @@ def test_rows_that_teach_nothing_are_counted_listed_and_said(tmp_path: Path) -> 
     long = chat("word " * 300, "billing", 90)
     shop = bench(tmp_path, [*examples(12), long, chat("Hello", "", 91)])
     made = shop.tune(Tune(**QUICK, objective=Sft(max_tokens=200)))
-    assert any("1 rows: longer than 200 tokens" in said for said in shop.said("warning"))
+    assert any("1 row: longer than 200 tokens" in said for said in shop.said("warning"))
     learnt = polars.read_parquet(made.folder / "learnt.parquet")
     row = learnt.row(by_predicate=polars.col("id") == long.id, named=True)
     assert row["seen"] == 0
@@ -161,7 +161,7 @@ def test_rows_that_teach_nothing_are_counted_listed_and_said(tmp_path: Path) -> 
     cut = shop.tune(Tune(**QUICK, objective=Sft(max_tokens=200, too_long="prompt")))
     row = polars.read_parquet(cut.folder / "learnt.parquet").row(by_predicate=polars.col("id") == long.id, named=True)
     assert (row["seen"], row["tokens"], row["cut"]) == (1, 200, True)
-    assert any("1 rows were cut to 200 tokens" in said for said in shop.said("warning"))
+    assert any("1 row was cut to 200 tokens" in said for said in shop.said("warning"))
 
 
 def test_nothing_to_learn_at_all_is_an_error(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from luthier.cli.output import Json, say, say_json, table
+from luthier.core.counted import counted
 
 models_app = typer.Typer(help="Base models: list, get, describe.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -47,8 +48,8 @@ def score(
             say(f"{name}: {m['note']}")
     for group, inside in found.get("groups", {}).items():
         values = ", ".join(f"{name} {m['value']:.4f}" for name, m in inside["metrics"].items())
-        say(f"{group}: {inside['rows']} rows, {values}")
-    say(f"{found['rows']} rows")
+        say(f"{group}: {counted(inside['rows'], 'row')}, {values}")
+    say(counted(found["rows"], "row"))
 
 
 @models_app.command("list")

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from luthier.cli.output import Json, say, say_json, size, table
+from luthier.core.counted import counted
 
 Word = Annotated[
     str | None, typer.Argument(metavar="[RECIPE:STEP|ID]", help="A step of a recipe, or a digest's beginning.")
@@ -146,10 +147,12 @@ def judge(
 
     sitting = open_sitting(what)
     if read is not None:
-        sys.stderr.write(f"{sitting.take(read)} judgments taken from {read}\n")
+        sys.stderr.write(f"{counted(sitting.take(read), 'judgment')} taken from {read}\n")
     if sheet is not None:
         items = sitting.sheet(sitting.judge(name), sheet)
-        say_json({"sheet": str(sheet), "items": items}) if as_json else say(f"wrote {sheet}: {items} items to judge")
+        say_json({"sheet": str(sheet), "items": items}) if as_json else say(
+            f"wrote {sheet}: {counted(items, 'item')} to judge"
+        )
         return
     if read is None and not status and not as_json:
         converse(sitting, sitting.judge(name), _asked, say)

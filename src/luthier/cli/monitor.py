@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from luthier.cli.output import Json, say, say_json, table
+from luthier.core.counted import counted
 
 monitor_app = typer.Typer(
     help="Watch a released model: run, replay, show, test, export.", no_args_is_help=True, rich_markup_mode=None
@@ -59,7 +60,7 @@ def replay(
         for number, line in enumerate(message.lines()):
             say(f"{message.at:%Y-%m-%d %H:%M:%S} {line}" if number == 0 else f"    {line}")
     at_the_end = ", ".join(found.firing) or "none"
-    many = f"{len(found.messages)} message{'s' * (len(found.messages) != 1)}"
+    many = counted(len(found.messages), "message")
     say(f"{many} over {found.requests:,} events; firing at the end: {at_the_end}")
     if found.unjoined:
         say(f"{found.unjoined:,} pieces of feedback are about requests that the log does not hold")

@@ -102,8 +102,3 @@ def leaving_out(rows: Sequence[Seen], reason: str) -> str:
 def percent(value: float) -> str:
     """A share as people say it."""
     return f"{100 * value:.0f} %" if value >= 0.1 or value == 0 else f"{100 * value:.2g} %"
-
-
-def rows_word(count: int) -> str:
-    """`1 row`, `2,000 rows`."""
-    return f"{count:,} {'row' if count == 1 else 'rows'}"

@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from luthier.core.component import refuse_unknown_settings
+from luthier.core.counted import counted
 from luthier.data.twins.copies import copies
 from luthier.data.twins.mapped import gathered, let_go
 
@@ -320,7 +321,7 @@ class _Taker:
             taken, size = self._smallest()  # a split that was asked for is never empty
         if size != wanted:
             why = "rows that belong together are not torn apart" if len(taken) else "there are not enough rows"
-            self.notes.append(f"{name}: {size} rows instead of {wanted} ({why})")
+            self.notes.append(f"{name}: {counted(size, 'row')} instead of {wanted} ({why})")
         self._give(taken, name)
 
     def at_most(self, wanted: int) -> None:
@@ -330,7 +331,7 @@ class _Taker:
             taken, size = self._smallest()
         if size != wanted:
             why = "no more are left" if size < wanted else "rows that belong together are not torn apart"
-            self.notes.append(f"{TRAIN}: {size} rows instead of {wanted} ({why})")
+            self.notes.append(f"{TRAIN}: {counted(size, 'row')} instead of {wanted} ({why})")
         self._give(np.setdiff1d(self._left, taken, assume_unique=True), NOT_TAKEN)
 
     def _give(self, taken: NDArray[np.int64], name: str) -> None:

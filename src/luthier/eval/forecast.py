@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from luthier.core.counted import counted
 from luthier.core.step import Forecast, Outlook, Work
 from luthier.eval.forgetting.items import characters, items
 from luthier.models.foresight import (
@@ -61,7 +62,7 @@ def forecast(step: Evaluate, outlook: Outlook) -> Forecast:
         seconds=beside + _flops(model, computed) / speed,
         peak_bytes=_peak(model, computed),
         tokens=tokens,
-        how=f"{rows.how}; {models} model(s) at {speed / 1e9:.0f} GFLOP/s{told}",
+        how=f"{rows.how}; {counted(models, 'model')} at {speed / 1e9:.0f} GFLOP/s{told}",
         common_bytes=BASE_BYTES,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from luthier.core.counted import counted
 from luthier.core.errors import RecipeError, Where, did_you_mean
 from luthier.eval.rows import Task
 
@@ -20,6 +21,6 @@ def groups_by(task: Task, column: str, least: int, kind: str) -> dict[str, list[
         raise RecipeError(f"no row has {column!r}", where=where, remedy=did_you_mean(column, known))
     large = {name: rows for name, rows in sorted(groups.items()) if len(rows) >= least}
     if len(large) < 2:
-        what = f"column {column!r} has {len(large)} group(s) of at least {least} rows; two are needed"
+        what = f"column {column!r} has {counted(len(large), 'group')} of at least {least} rows; two are needed"
         raise RecipeError(what, where=where, remedy="evaluate more rows, or set a smaller `least`")
     return large

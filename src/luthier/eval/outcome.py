@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from luthier.core.artifact import Artifact
+from luthier.core.counted import counted
 from luthier.core.digest import digest_of
 from luthier.eval import analysis
 from luthier.eval.contestant import Contestant
@@ -146,7 +147,9 @@ def _notes(task: Task, models: Sequence[Contestant]) -> list[str]:
     notes = []
     if task.pairs:
         notes.append("Each row holds two answers, first or second by chance; asked is which of them people preferred.")
-    notes.extend(f"{count:,} pairs were left out: {why}." for why, count in sorted(task.left.items()))
+    notes.extend(
+        f"{counted(count, 'pair was', 'pairs were')} left out: {why}." for why, count in sorted(task.left.items())
+    )
     asked = len(last_turns(task))
     if asked < task.available:
         notes.append(f"{asked:,} of the {task.available:,} rows of {task.split} were asked.")

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from luthier.core.counted import counted
 from luthier.core.digest import digest_of
 from luthier.core.errors import DataError, Where
 from luthier.text.preference import Pair, is_pair, pair_of
@@ -43,7 +44,7 @@ def labelled(examples: Sequence[Example]) -> tuple[list[Example], Counter[str]]:
         else:
             left[pair] += 1
     if not found:
-        why = "; ".join(f"{count} rows: {reason}" for reason, count in sorted(left.items()))
+        why = "; ".join(f"{counted(count, 'row')}: {reason}" for reason, count in sorted(left.items()))
         raise DataError(f"no held-out pair can be ranked ({why})", where=Where(field="data"))
     return found, left
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from luthier.core.artifact import Artifact
+from luthier.core.counted import counted
 from luthier.core.digest import digest_of
 from luthier.core.errors import DataError, RecipeError, Where
 from luthier.eval.pairs import OPTIONS, are_pairs, labelled, offer_of
@@ -125,7 +126,7 @@ def choose(data: Artifact, split: str, limit: int | None, *, pairs: bool = False
     teachers = [*read_examples(data, "train"), *every] if kind == "label" else []
     options = said_for(about.labels, teachers) if kind == "label" else {}
     if kind == "label" and len(options) < 2:
-        raise DataError(f"the data has {len(options)} label(s)", remedy="a task of labels needs at least two")
+        raise DataError(f"the data has {counted(len(options), 'label')}", remedy="a task of labels needs at least two")
     return Task(kind=kind, split=split, examples=examples, available=len(every), options=options)
 
 

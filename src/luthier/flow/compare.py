@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from luthier.core.counted import counted
 from luthier.core.errors import InputError, Where
 from luthier.flow.locate import Found, find_artifact
 from luthier.flow.plan import plan
@@ -22,7 +23,7 @@ class Compared:
     def lines(self) -> Iterator[str]:
         """The comparison for a person."""
         if "comparisons" in self.facts:
-            yield f"{self.facts['rows']} rows that both have; differences are A minus B"
+            yield f"{counted(self.facts['rows'], 'row')} that both have; differences are A minus B"
             for row in self.facts["comparisons"]:
                 yield _difference(row)
             for name in ("fixed", "broken"):
@@ -44,7 +45,7 @@ class ComparedMany(Compared):
         """One paragraph for each of the others."""
         yield f"{self.facts['first']} minus each of the others; p is corrected for all comparisons together"
         for other, found in self.facts["others"].items():
-            yield f"minus {other}, {found['rows']} rows that both have"
+            yield f"minus {other}, {counted(found['rows'], 'row')} that both have"
             for row in found["comparisons"]:
                 yield f"  {_difference(row)}"
             flips = [f"{name} {len(found[name])}" for name in ("fixed", "broken") if found.get(name)]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.artifact import Artifact
+from luthier.core.counted import counted
 from luthier.core.errors import LuthierError, UnknownName, Where
 from luthier.core.ledger import Ledger, ledger_url
 from luthier.core.store import Store
@@ -53,7 +54,8 @@ class Trace:
             yield f"{child['step']}: {child['by']} made {child['id']} out of it"
         for one in self.learnt:
             cut = ", cut to fit" if one["cut"] else ""
-            yield f"learnt by {one['step']} ({one['artifact'][:12]}), {one['times']} times, {one['tokens']} tokens{cut}"
+            often = f"{counted(one['times'], 'time')}, {counted(one['tokens'], 'token')}"
+            yield f"learnt by {one['step']} ({one['artifact'][:12]}), {often}{cut}"
             yield f"  in the runs {', '.join(one['runs']) or '(made outside a recorded run)'}"
         for one in self.answers:
             right = {True: "right", False: "wrong", None: ""}[one["correct"]]

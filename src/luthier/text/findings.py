@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from luthier.core.artifact import Artifact
+from luthier.core.counted import counted
 from luthier.core.files import write_aside
 
 Severity = Literal["info", "warning", "serious"]
@@ -96,10 +97,14 @@ class Findings(_Plain):
         """In plain words, whether the data are fit to train on."""
         serious, warnings = self.of("serious"), self.of("warning")
         if serious:
-            return f"The data are not fit to train on yet; {_counted(serious, 'serious finding')}: {_titles(serious)}."
+            return (
+                f"The data are not fit to train on yet; {counted(len(serious), 'serious finding')}: {_titles(serious)}."
+            )
         if warnings:
             verb = "deserves" if len(warnings) == 1 else "deserve"
-            return f"The data are fit to train on; {_counted(warnings, 'finding')} {verb} a look: {_titles(warnings)}."
+            return (
+                f"The data are fit to train on; {counted(len(warnings), 'finding')} {verb} a look: {_titles(warnings)}."
+            )
         return "The data are fit to train on: nothing was found that needs mending."
 
     @property
@@ -145,10 +150,6 @@ def read_marks(artifact: Artifact) -> Iterator[Mark]:
 
     for row in pl.read_parquet(artifact.path(ROWS)).iter_rows():
         yield Mark(*row)
-
-
-def _counted(findings: Sequence[Finding], what: str) -> str:
-    return f"{len(findings)} {what}{'' if len(findings) == 1 else 's'}"
 
 
 def _titles(findings: Sequence[Finding]) -> str:

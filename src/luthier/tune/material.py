@@ -10,6 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from luthier.core.counted import counted
 from luthier.core.digest import digest_of
 from luthier.core.errors import DataError, Where
 from luthier.core.step import Work
@@ -89,7 +90,9 @@ class Material:
         lessons = self._held
         if not len(lessons):
             raise DataError("nothing can be measured on the held-out rows", where=Where(field="held_out.rows"))
-        self._work.events.note(f"{len(lessons)} rows of {self._parted.split} are held out, to measure on the way")
+        self._work.events.note(
+            f"{counted(len(lessons), 'row')} of {self._parted.split} held out, to measure on the way"
+        )
         if self.desk is not None:
             return Watch(held_out, self._trial(self.desk))
         if isinstance(held_out.metric, str) or own_measure(held_out.metric, self._step.objective):
@@ -121,7 +124,7 @@ class Material:
 
         key = digest_of([self._work.inputs["model"].digest, str(next(model.parameters()).dtype)])
         seen = {lesson for step in range(course.steps) for lesson in course.lessons_of(step)}
-        self._work.events.note(f"the model reads {len(seen)} rows once as it is, to be compared with later")
+        self._work.events.note(f"the model reads {counted(len(seen), 'row')} once as it is, to be compared with later")
         self.lessons.refer(seen, read, digest_of([key, len(seen)]))
         if self._step.held_out is not None:
             self._held.refer(range(len(self._held)), read, key)
@@ -168,7 +171,7 @@ class Material:
             remarks.update(remark for one in some for remark in self._text.remarks(one.messages))
             self._work.events.progress(done, len(places), "rows read")
         for remark, rows in sorted(remarks.items()):
-            self._work.events.note(f"{remark} ({rows} of {done} rows have it)")
+            self._work.events.note(f"{remark} (seen in {rows} of {done} rows)")
 
     def source(self, model: Any, tokens: int, critic: Critic | None = None) -> Source:
         """Where the rows of each step come from: these lessons, or what the model writes to them."""
@@ -252,14 +255,15 @@ class Material:
         """Say what is not learnt, and why; `DataError` when nothing is left."""
         counts, events = lessons.counts, self._work.events
         reasons = Counter(told["nothing"] for told in lessons.told() if told["nothing"])
-        said = "; ".join(f"{number} rows: {reason}" for reason, number in sorted(reasons.items()))
+        said = "; ".join(f"{counted(number, 'row')}: {reason}" for reason, number in sorted(reasons.items()))
         if not counts.lessons:
             what = f"nothing can be learnt from any training row ({said or 'there is none'})"
             raise DataError(what, remedy=self._step.objective.remedy(reasons) or "")
         if reasons:
             events.warning(f"not learnt: {said} (listed in learnt.parquet)")
         if counts.cut:
-            events.warning(f"{counts.cut} rows were cut to {_limit(self._step.objective)} (listed in learnt.parquet)")
+            rows = counted(counts.cut, "row was", "rows were")
+            events.warning(f"{rows} cut to {_limit(self._step.objective)} (listed in learnt.parquet)")
 
 
 def _became(told: dict[str, Any], seen: int, nothing: str) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def test_a_schema_is_proposed_for_it_and_marks_the_row(make: Make, write: Write,
     proposal = propose(tmp_path / path, task="text")
     (rule,) = [one for one in proposal.ops if one["kind"] == "schema"]
     assert rule["columns"] == {"priority": {"allowed": ["normal", "urgent"], "required": False}}
-    assert "'urgnet' in 1 rows, 'urgent' in 40" in proposal.reasons["ops.schema"]
+    assert "'urgnet' in 1 row, 'urgent' in 40" in proposal.reasons["ops.schema"]
     made = make(source={**proposal.source, "path": path}, ops=[rule], split=proposal.split, task=proposal.task)
     broken = made.attributes("schema")["broken"]
     assert sorted(value for value in broken if value) == ["priority not allowed"]

@@ -70,7 +70,7 @@ def test_the_proposed_recipe_runs(make: Make, tmp_path: Path, tool: str, by_line
     assert proposal.task == "label"
     assert set(proposal.profile.answers) == set(CLASSES)
     assert "on_error" not in proposal.source, "a row that nobody judged is not broken"
-    assert any("1 rows are left out: no judgment" in note for note in proposal.profile.notes)
+    assert any("1 row is left out: no judgment" in note for note in proposal.profile.notes)
     text = render_recipe(proposal, "judged")
     step = yaml.safe_load(text)["steps"]["data"]
     assert "annotators" in text

@@ -120,7 +120,7 @@ def test_a_folder_leaves_out_what_nothing_reads_and_says_so(tmp_path: Path) -> N
     said: list[str] = []
     found = list(Source.parse({"kind": "folder", "path": "in"}).read(tmp_path, said.append))
     assert len(found) == 80
-    assert "2 files are of no known kind" in said[-1]
+    assert "2 files of no known kind" in said[-1]
 
 
 def test_documents_of_a_folder_are_text_to_continue(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.data.check import Check, Found, Needs, Planted, damaged, graded, leaving_out, percent, rows_word, share_of
+from luthier.core.counted import counted
+from luthier.data.check import Check, Found, Needs, Planted, damaged, graded, leaving_out, percent, share_of
 from luthier.data.checking.material import Material, Seen
 from luthier.data.twins.text_keys import normal
 from luthier.text.findings import Finding
@@ -95,7 +96,7 @@ class AnswerQuality(Check):
                 name=self.kind,
                 severity=graded(share, self.warning, self.serious),
                 title="Answers that teach nothing" if marks else "Answers",
-                sentence=f"{rows_word(len(marks))} of {len(data.rows):,} ({percent(share)}) have an answer that "
+                sentence=f"{counted(len(marks), 'row')} of {len(data.rows):,} ({percent(share)}) have an answer that "
                 f"teaches nothing: {parts}." if marks else f"All {len(data.rows):,} answers look whole.",
                 rows=len(marks),
                 numbers=numbers,

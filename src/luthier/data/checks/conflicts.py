@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.data.check import Check, Found, Planted, graded, percent, rows_word, share_of
+from luthier.core.counted import counted
+from luthier.data.check import Check, Found, Planted, graded, percent, share_of
 from luthier.data.checking.material import Material, Seen
 from luthier.text.findings import Finding
 
@@ -47,9 +48,8 @@ class Conflicts(Check):
                 marks.append((row, 1.0 if (row.label or row.answer) != usual else 0.0, note))
         number = share_of(len(marks), len(data.rows), self.measures["conflicts"])
         severity = graded(number.value, self.warning, self.serious)
-        said = (
-            f"{rows_word(len(marks))} of {len(data.rows):,} ({percent(number.value)}) have a twin with another answer"
-        )
+        share = f"{counted(len(marks), 'row')} of {len(data.rows):,} ({percent(number.value)})"
+        said = f"{share} have a twin with another answer"
         yield Found(
             Finding(
                 name=self.kind,

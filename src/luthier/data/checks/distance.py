@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.data.check import Check, Found, Planted, damaged, graded, leaving_out, percent, rows_word, share_of
+from luthier.core.counted import counted
+from luthier.data.check import Check, Found, Planted, damaged, graded, leaving_out, percent, share_of
 from luthier.data.checking.material import Material, Seen
 from luthier.data.checks.lengths import robust_z
 from luthier.models.embedder import Embedder
@@ -56,7 +57,7 @@ class EmbeddingOutliers(Check):
                 name=self.kind,
                 severity=graded(number.value, self.warning, self.serious),
                 title="Rows unlike all others" if places else "Neighbours",
-                sentence=f"{rows_word(len(places))} of {len(data.rows):,} ({percent(number.value)}) say something "
+                sentence=f"{counted(len(places), 'row')} of {len(data.rows):,} ({percent(number.value)}) say something "
                 f"unlike every other row, as far as the embedder `{self.embedder.kind}` sees; the usual distance to "
                 f"the nearest {self.neighbours} is {float(np.median(distance)):.2f}.",
                 rows=len(places),

@@ -7,7 +7,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.data.check import Check, Found, Needs, Planted, graded, leaving_out, percent, rows_word, share_of
+from luthier.core.counted import counted
+from luthier.data.check import Check, Found, Needs, Planted, graded, leaving_out, percent, share_of
 from luthier.data.checking.material import Material, Seen
 from luthier.text.findings import Finding
 
@@ -51,7 +52,7 @@ class LabelErrors(Check):
         guesses = chances.argmax(axis=1)
         number = share_of(len(places), len(codes), self.measures["label_errors"])
         severity = graded(number.value, self.warning, self.serious)
-        said = f"{rows_word(len(places))} of {len(codes):,} ({percent(number.value)}) likely bear a wrong label"
+        said = f"{counted(len(places), 'row')} of {len(codes):,} ({percent(number.value)}) likely bear a wrong label"
         yield Found(
             Finding(
                 name=self.kind,

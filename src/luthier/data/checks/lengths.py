@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.data.check import Check, Found, Planted, damaged, graded, percent, rows_word, share_of
+from luthier.core.counted import counted
+from luthier.data.check import Check, Found, Planted, damaged, graded, percent, share_of
 from luthier.data.checking.material import Material, Seen
 from luthier.text.findings import Finding
 
@@ -51,8 +52,8 @@ class LengthOutliers(Check):
                 name=self.kind,
                 severity=graded(number.value, self.warning, self.serious),
                 title="Unusual lengths" if places else "Lengths",
-                sentence=f"{rows_word(len(places))} of {len(lengths):,} ({percent(number.value)}) are far from the "
-                f"usual length: {len(long):,} much longer and {len(places) - len(long):,} much shorter than "
+                sentence=f"{counted(len(places), 'row')} of {len(lengths):,} ({percent(number.value)}) are far from "
+                f"the usual length: {len(long):,} much longer and {len(places) - len(long):,} much shorter than "
                 f"{middle:,} characters.",
                 rows=len(places),
                 numbers={"length_outliers": number},

@@ -7,7 +7,8 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.data.check import Check, Found, Needs, Planted, damaged, graded, leaving_out, percent, rows_word, share_of
+from luthier.core.counted import counted
+from luthier.data.check import Check, Found, Needs, Planted, damaged, graded, leaving_out, percent, share_of
 from luthier.data.checking.material import Material, Seen
 from luthier.data.checks.lengths import robust_z
 from luthier.text.findings import Finding
@@ -50,7 +51,7 @@ class PerplexityOutliers(Check):
                 name=self.kind,
                 severity=graded(number.value, self.warning, self.serious),
                 title="Rows that the model finds very unlikely" if places else "Perplexity",
-                sentence=f"{rows_word(len(places))} of {len(data.rows):,} ({percent(number.value)}) are far less "
+                sentence=f"{counted(len(places), 'row')} of {len(data.rows):,} ({percent(number.value)}) are far less "
                 f"likely to the model than the others, whose median perplexity is {usual:.1f}.",
                 rows=len(places),
                 numbers={"perplexity_outliers": number},

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
+from luthier.core.counted import counted
 from luthier.core.errors import DataError, Where
 from luthier.data.formats import dialect as dialects
 from luthier.data.formats.dialect import Dialect, Header
@@ -173,7 +174,7 @@ def _rows(dialect: Dialect, source: _Lines, columns: list[str], name: str) -> It
         elif len(cells) == width:
             yield Record(dict(zip(columns, cells, strict=True)), name, line)
         elif cells:
-            yield Broken(name, line, f"the row has {_fields(len(cells))}, the header has {width}")
+            yield Broken(name, line, f"the row has {counted(len(cells), 'field')}, the header has {width}")
 
 
 class _Doubt(NamedTuple):
@@ -202,10 +203,6 @@ def _stand_alone(source: _Lines, dialect: Dialect, width: int) -> bool:
 
 def _cells(dialect: Dialect, line: str) -> list[str]:
     return next(islice(dialect.reader([line], strict=False), 1), [])
-
-
-def _fields(count: int) -> str:
-    return "1 field" if count == 1 else f"{count} fields"
 
 
 def _csv_problem(said: str) -> str:

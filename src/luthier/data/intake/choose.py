@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
+from luthier.core.counted import counted
 from luthier.core.errors import DataError, Where
 from luthier.data.intake.layouts import Layout, recognise
 from luthier.data.profile import ColumnProfile
@@ -144,17 +145,18 @@ def _prompt(columns: Mapping[str, ColumnProfile], taken: Iterable[str | None]) -
         )
     if named:
         words = texts[named[0]].mean_words
-        return named[0], f"the text by its name; {words:.0f} words on average"
+        return named[0], f"the text by its name; {counted(round(words), 'word')} on average"
     longest = max(texts, key=lambda name: texts[name].mean_words, default=None)
     if longest is None:
         return None
-    return longest, f"the longest text; {texts[longest].mean_words:.0f} words on average"
+    return longest, f"the longest text; {counted(round(texts[longest].mean_words), 'word')} on average"
 
 
 def _why_answer(column: ColumnProfile, *, is_label: bool) -> str:
     if is_label:
         return f"{column.distinct} different short values in {column.filled} rows: classes"
-    return f"free text; {column.mean_words:.0f} words on average, {column.distinct} different in {column.filled} rows"
+    words = counted(round(column.mean_words), "word")
+    return f"free text; {words} on average, {column.distinct} different in {counted(column.filled, 'row')}"
 
 
 def _identity(columns: Mapping[str, ColumnProfile], settings: Mapping[str, str]) -> tuple[str, str] | None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from luthier.core.counted import counted
 from luthier.data.profile import Profile
 
 ROWS_PER_STEP = 32
@@ -50,8 +51,9 @@ def course(rows: int, classes: int) -> Course:
     if math.ceil(rows * passes / size) < ENOUGH_STEPS:
         size = settings["rows_per_step"] = SMALL_STEP
     steps = math.ceil(rows * passes / size)
-    times = f"{one_pass} {'step' if one_pass == 1 else 'steps'}"
-    return Course(settings, f"one pass over about {rows} rows would be {times}, too few to learn from; this is {steps}")
+    times = counted(one_pass, "step")
+    why = f"one pass over about {counted(rows, 'row')} would be {times}, too few to learn from; this is {steps}"
+    return Course(settings, why)
 
 
 def course_for(profile: Profile, *, held_out: float, is_label: bool) -> Course:

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from luthier.core.component import members
+from luthier.core.counted import counted
 from luthier.data.intake.choose import Choice, Task
 from luthier.data.intake.course import course_for
 from luthier.data.intake.recognise import source_at
@@ -155,7 +156,9 @@ def _split(profile: Profile, reasons: dict[str, str]) -> dict[str, Any]:
     share = 0.1 if profile.rows * 0.1 >= _ENOUGH_HELD_OUT else 0.2
     held = max(1, round(profile.rows * share))
     width = 100 * 1.96 * (0.25 / held) ** 0.5
-    reasons["split.test"] = f"about {held} rows: an accuracy measured on them is known to ±{width:.0f} points or better"
+    reasons["split.test"] = (
+        f"about {counted(held, 'row')}: an accuracy measured on them is known to ±{width:.0f} points or better"
+    )
     return {"test": share}
 
 
@@ -164,7 +167,7 @@ def _why_task(profile: Profile, choice: Choice, task: Task) -> str:
     if task == "label":
         count = len(profile.answers)
         return f"{count or 'few'} different short answers come again and again{other}"
-    return f"answers are free text ({profile.answer_words:.0f} words on average){other}"
+    return f"answers are free text ({counted(round(profile.answer_words), 'word')} on average){other}"
 
 
 def _measures(profile: Profile, task: Task) -> tuple[list[str], list[str]]:
@@ -259,8 +262,8 @@ def _balancing(profile: Profile) -> Iterator[str]:
     rows = counts[rarest]
     if rows >= _RARE * most:
         return
-    counted = "1 row" if rows == 1 else f"{rows} rows"
-    yield f"  # The class {_one_line(rarest)} has {counted}, the most frequent one {most}. Made rows may help it:"
+    share = f"{counted(rows, 'row')}, the most frequent one {most}"
+    yield f"  # The class {_one_line(rarest)} has {share}. Made rows may help it:"
     yield "  # take the sign away from the next line, and let tune and report say `data: more` (docs/howto/augment.md)."
     yield f"  # more: {{kind: augment, data: data, augmenters: [{{kind: balance, ratio: {_RARE}}}]}}"
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from luthier.core.counted import by_name, counted
 from luthier.core.errors import DataError, Where
 from luthier.data.bounds import first, size_of_record
 from luthier.data.intake.choose import Choice, Task
@@ -61,7 +62,7 @@ def survey(source: Source, base: Path, name: str, task: Task | None = None) -> t
     answers = _answers(mapped, records) if whole else Counter[str]()
     rows, left = _rows(mapped, looked)
     if left:
-        told = ", ".join(f"{count} {why}" for why, count in sorted(left.items()))
+        told = by_name(dict(sorted(left.items())))
         notes.append(f"{left.total()} of {len(looked)} rows have nothing to learn and will be dropped: {told}")
         found = found.model_copy(update={"notes": notes})
     return _with_rows(found, rows, answers), choice
@@ -82,7 +83,7 @@ def _read(
     records = [record for record in found if isinstance(record, Record)]
     broken = [each for each in found if isinstance(each, Broken) and not each.left_out]
     left = Counter(each.told for each in found if isinstance(each, Broken) and each.left_out)
-    notes.extend(f"{count} rows are left out: {why}" for why, count in left.most_common())
+    notes.extend(f"{counted(count, 'row is', 'rows are')} left out: {why}" for why, count in left.most_common())
     if not records and not broken:
         what = f"every row is left out: {', '.join(left)}"
         raise DataError(what, where=Where(file=name), remedy="give rows that can be used")

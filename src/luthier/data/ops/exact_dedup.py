@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from pydantic import model_validator
 
+from luthier.core.counted import counted
 from luthier.data.operator import Column, Corpus, Reads, SetOperator, Suggestion
 from luthier.data.passes.columns import column, texts_of
 from luthier.data.passes.columns import places as rows_at
@@ -70,7 +71,8 @@ class ExactDedup(SetOperator):
         told = Told(self._drops(stays, contested, corpus), _columns(stays, contested, len(corpus)))
         if len(contested):
             what = "dropped" if self.conflict == "drop" else "kept and flagged; set `conflict: drop` to leave them out"
-            told.notes.append(f"{len(contested)} rows share a prompt with a row that has another answer ({what})")
+            rows = counted(len(contested), "row shares", "rows share")
+            told.notes.append(f"{rows} a prompt with a row that has another answer ({what})")
         return told
 
     def _drops(self, stays: Copies, contested: NDArray[np.int64], corpus: Corpus) -> Drops:

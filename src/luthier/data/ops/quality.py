@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import Field, field_validator
 
+from luthier.core.counted import by_name
 from luthier.core.errors import did_you_mean
 from luthier.data.cleaning.quality_measures import Text
 from luthier.data.cleaning.quality_rules import NAMES, RULES, Rule, RuleSet
@@ -158,7 +159,7 @@ class Quality(RowOperator):
         if tried is None:
             return None
         broken = {name.removeprefix("quality "): count for name, count in sorted(tried.dropped.items())}
-        shown = ", ".join(f"{count} {name}" for name, count in broken.items())
+        shown = by_name(broken)
         why = f"{sum(broken.values())} of {profile.looked_at} rows say nothing or repeat themselves: {shown}"
         if sum(broken.values()) > _MOST_DROPPED * profile.looked_at:
             skip = max(broken, key=broken.__getitem__)

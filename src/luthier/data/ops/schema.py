@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from luthier.core.component import refuse_unknown_settings
+from luthier.core.counted import counted
 from luthier.core.errors import DataError, Where
 from luthier.data.bounds import bounded, size_of_row
 from luthier.data.cleaning.misspelt import misspelt
@@ -118,7 +119,7 @@ class Schema(SetOperator):
         }
         name, odd = next(iter(found.items()))
         (rare, usual), counts = next(iter(odd.items())), profile.columns[name].common
-        seen = f"{name} is {rare!r} in {counts[rare]} rows, {usual!r} in {counts[usual]}"
+        seen = f"{name} is {rare!r} in {counted(counts[rare], 'row')}, {usual!r} in {counts[usual]}"
         return Suggestion({"columns": rules, "action": "flag"}, f"{seen}; such rows are marked, not dropped")
 
     def sketch(self, rows: Sequence[Row]) -> list[bytes]:

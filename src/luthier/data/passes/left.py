@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from luthier.core.counted import by_name
 from luthier.core.errors import DataError, Where
 from luthier.core.files import writing
 from luthier.data.operator import Drop
@@ -131,6 +132,6 @@ def _looked_at(spill: Spill, index: int, in_clusters: bool, wants_answers: bool)
 
 
 def _nothing_left(books: Books) -> DataError:
-    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(books.dropped.items()))
+    reasons = by_name(dict(sorted(books.dropped.items())))
     remedy = "loosen the operator that drops most, or check the mapping of columns"
     return DataError(f"no row is left: {reasons}", where=Where(field="source"), remedy=remedy)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from luthier.core.counted import by_name, counted
 from luthier.core.errors import DataError, Where
 from luthier.core.files import write_aside
 from luthier.core.process import release_memory, reuse_memory
@@ -87,7 +88,7 @@ def _prepare(
         how = "ops: [{kind: schema, columns: {label: {allowed: [true]}}}]"
         work.events.warning(f"{what}; `sft` learns nothing from them, evaluations would hold them right: {how}")
     for column, rows in sorted(reader.media.items()):
-        what = f"{rows} rows hold {column} (`meta.{column}`), which models here do not see"
+        what = f"{counted(rows, 'row holds', 'rows hold')} {column} (`meta.{column}`), which models here do not see"
         work.events.warning(
             f"{what}: the text has marks in their place; set `media: drop` in the source to leave such rows out"
         )
@@ -196,7 +197,7 @@ def _speak(work: Work, summary: Summary, books: Books, assigned: Assigned) -> No
         work.events.note(note)
     rows = ", ".join(f"{count} {name}" for name, count in summary.rows.items())
     dropped = sum(summary.dropped.values())
-    why = f" ({', '.join(f'{count} {reason}' for reason, count in summary.dropped.items())})" if dropped else ""
-    work.events.note(f"{summary.rows_in} rows in: {rows}, {dropped} dropped{why}")
+    why = f" ({by_name(summary.dropped)})" if dropped else ""
+    work.events.note(f"{counted(summary.rows_in, 'row')} in: {rows}, {dropped} dropped{why}")
     if dropped * 2 > summary.rows_in and "not sampled" not in summary.dropped:
         work.events.warning(f"more than half of the rows were dropped{why}")

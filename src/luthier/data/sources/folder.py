@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from luthier.core.counted import counted
 from luthier.core.errors import DataError, Where
 from luthier.core.paths import filled, locate
 from luthier.data.formats.file import File
@@ -37,7 +38,7 @@ class Folder(FileSource):
             read = True
             yield from self.read_file(file, say)
         if left:
-            say(f"{self.path}: {len(left)} files are of no known kind and were left out, such as {left[0]}")
+            say(f"{self.path}: {counted(len(left), 'file')} of no known kind left out, such as {left[0]}")
         if not read:
             remedy = f"`glob` is {self.glob!r}; known endings: {', '.join(endings())}"
             raise DataError("holds no file that can be read", where=Where(file=self.path), remedy=remedy)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from luthier.core.artifact import Artifact
+from luthier.core.counted import by_name, counted
 from luthier.core.errors import DataError, RecipeError, Where
 from luthier.core.files import write_aside, writing
 from luthier.core.step import DataRef, Forecast, Makes, Outline, Outlook, Step, TeacherRef, Work
@@ -231,9 +232,9 @@ def _operators_behind(data: Artifact) -> Iterator[Any]:
 
 def _sentences(tallies: Mapping[str, Tally]) -> Iterator[str]:
     for name, tally in tallies.items():
-        why = ", ".join(f"{count} {reason}" for reason, count in sorted(tally.refused.items()))
+        why = by_name(dict(sorted(tally.refused.items())))
         refused = f", {tally.refused.total()} refused ({why})" if why else ""
-        nothing = f", {tally.nothing} rows gave it nothing to change" if tally.nothing else ""
+        nothing = f", {counted(tally.nothing, 'row')} gave it nothing to change" if tally.nothing else ""
         yield f"{name}: {tally.tried} tried, {tally.kept} kept{refused}{nothing}"
 
 

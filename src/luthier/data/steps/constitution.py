@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
+from luthier.core.counted import counted
 from luthier.core.digest import digest_of
 from luthier.core.errors import DataError, Where
 from luthier.core.step import DataRef, Forecast, Makes, ModelRef, Outline, Outlook, Step, Work
@@ -105,9 +106,11 @@ class Constitution(Step):
                 work.events.progress(done, len(rows), "rows")
         told = made.close(task="text", labels=[])
         if not told.rows.get("train"):
-            why = "; ".join(f"{count} rows: {reason}" for reason, count in told.dropped.items())
+            why = "; ".join(f"{counted(count, 'row')}: {reason}" for reason, count in told.dropped.items())
             raise DataError(f"no pair was made of any training row ({why})", remedy=self._remedy(told.dropped))
-        work.events.note(f"{pairs:,} pairs of {done:,} answers, by {len(self.rules)} rules")
+        work.events.note(
+            f"{counted(pairs, 'pair')} of {counted(done, 'answer')}, by {counted(len(self.rules), 'rule')}"
+        )
         return {"rows_per_s": done / max(time.perf_counter() - started, 1e-9)}
 
     def _remedy(self, dropped: Mapping[str, int]) -> str:

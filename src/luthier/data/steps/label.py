@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from luthier.core.counted import by_name
 from luthier.core.errors import DataError, Where
 from luthier.core.files import write_aside
 from luthier.core.step import DataRef, Forecast, Makes, Outline, Outlook, Step, Work
@@ -114,7 +115,7 @@ class Label(Step):
             reasons = ", ".join(sorted({decision.why.partition(":")[0] for decision, _ in decided}))
             raise DataError(f"no row is labelled: {reasons}", where=Where(field="functions"), remedy="loosen the rules")
         found = made.close(task="label", labels=sorted(labels))
-        dropped = ", ".join(f"{count} {reason}" for reason, count in found.dropped.items())
+        dropped = by_name(found.dropped)
         work.events.note(
             f"{sum(found.rows.values())} of {found.rows_in} rows have a label{f'; {dropped}' * bool(dropped)}"
         )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from luthier.core.artifact import Artifact
+from luthier.core.counted import by_name, counted
 from luthier.core.digest import digest_of
 from luthier.core.files import write_aside
 from luthier.core.step import Forecast, Makes, Outline, Outlook, Reads, Step, Work
@@ -161,7 +162,7 @@ class _Mixing:
         counts = amounts([len(part.left) for part in self._parts], self._step.ask)
         for part, count in zip(self._parts, counts, strict=True):
             _draw(part, count, self._work.seed)
-            self._work.events.note(f"{part.name}: {count} training rows of {len(part.ids)}")
+            self._work.events.note(f"{part.name}: {counted(count, 'training row')} of {len(part.ids)}")
         events = EventWriter(self._work.folder / "events.parquet")
         written = {split: self._write(split, events) for split in (TRAIN, VALIDATION, TEST)}
         events.close()
@@ -231,8 +232,8 @@ class _Mixing:
         write_aside(self._work.folder / "summary.json", (told.model_dump_json(indent=1) + "\n").encode())
         parts = {part.name: sum(part.times.values()) for part in self._parts}
         write_aside(self._work.folder / "mix.json", (json.dumps(parts, indent=1, ensure_ascii=False) + "\n").encode())
-        why = f" ({', '.join(f'{count} {reason}' for reason, count in told.dropped.items())})" if told.dropped else ""
-        self._work.events.note(f"{told.rows_in} rows in, {sum(told.dropped.values())} dropped{why}")
+        why = f" ({by_name(told.dropped)})" if told.dropped else ""
+        self._work.events.note(f"{counted(told.rows_in, 'row')} in, {sum(told.dropped.values())} dropped{why}")
         if self._is_label is False and any(one.task == "label" for one in self._told):
             self._work.events.note("not all data sets have classes, so classes are learnt as free text")
         return told

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from luthier.core.counted import counted
 from luthier.core.errors import DataError, Where, did_you_mean
 from luthier.core.files import write_aside
 from luthier.core.step import EvaluationRef, Forecast, JudgmentsRef, Makes, Outlook, Reads, Step, Work
@@ -87,7 +88,7 @@ class Preferences(Step):
         events.close()
         counts = {split: len(rows) for split, rows in kept.items() if rows}
         if not counts.get("train"):
-            why = "; ".join(f"{count} rows: {reason}" for reason, count in sorted(dropped.items()))
+            why = "; ".join(f"{counted(count, 'row')}: {reason}" for reason, count in sorted(dropped.items()))
             where = Where(field="data" if self.data else "report")
             raise DataError(f"no row has an answer that is known to be better than another ({why})", where=where)
         for split in counts:
@@ -103,7 +104,7 @@ class Preferences(Step):
             sources=[SourceCount(source=every[0].source, file=every[0].file, rows=len(every))],
         )
         write_aside(work.folder / "summary.json", (told.model_dump_json(indent=1) + "\n").encode())
-        work.events.note(f"{sum(counts.values()):,} pairs of {len(every):,} rows")
+        work.events.note(f"{counted(sum(counts.values()), 'pair')} of {counted(len(every), 'row')}")
         return {}
 
     def _mine(self, work: Work) -> dict[str, list[tuple[Row, str]]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from luthier.core.artifact import Artifact
+from luthier.core.counted import counted
 from luthier.core.errors import RecipeError, Where
 from luthier.core.step import DataRef, Forecast, Makes, ModelRef, Outline, Outlook, Step, Work
 from luthier.data.label.confidence import probabilities, temperature
@@ -85,7 +86,7 @@ class Propose(Step):
     def _labels(self, known: list[str]) -> tuple[str, ...]:
         found = tuple(dict.fromkeys(self.labels or known))
         if len(found) < 2:
-            what = f"{len(found)} label(s) to choose from; at least two are wanted"
+            what = f"{counted(len(found), 'label')} to choose from; at least two are wanted"
             raise RecipeError(what, where=Where(field="labels"), remedy="the data set has no classes: name the labels")
         return found
 
@@ -114,7 +115,7 @@ class Propose(Step):
                 at += len(rows)
         known = [(one, row.answer) for row, one in pairs if one and len(one) == len(labels) and row.answer in labels]
         if len(known) < LEAST_ROWS:
-            why = f"{len(known)} labelled rows in the split {wanted!r}; {LEAST_ROWS} are wanted"
+            why = f"{counted(len(known), 'labelled row')} in the split {wanted!r}; {LEAST_ROWS} are wanted"
             if self.calibrate != "auto":
                 raise RecipeError(f"cannot calibrate: {why}", where=Where(field="calibrate"), remedy="set it to `off`")
             work.events.note(f"the confidences are the model's own, not calibrated: {why}")

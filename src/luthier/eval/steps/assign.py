@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from luthier.core.counted import counted
 from luthier.core.errors import RecipeError, Where, did_you_mean
 from luthier.core.step import Forecast, Makes, Outlook, Reads, Step, Work
 from luthier.eval.form import Form
@@ -91,9 +92,11 @@ class Assign(Step):
         if planted < self.planted:
             work.events.warning(f"{planted} of {self.planted} items could be planted: the rows have too few references")
         if made.same:
-            work.events.note(f"{len(made.same)} pairs of answers are the same text and count as ties unasked")
+            work.events.note(f"{counted(len(made.same), 'pair')} of answers with the same text: ties, unasked")
         each = max(map(len, made.sheets.values()))
-        work.events.note(f"{asked} items and {planted} planted ones for {len(self.names)} judges, {each} for each")
+        work.events.note(
+            f"{counted(asked, 'item')} and {planted} planted for {counted(len(self.names), 'judge')}, {each} for each"
+        )
         about = {"form": self.form.settings(), "models": models, "subject": models[0]}
         write_assignment(work.folder, made, about)
         return {}

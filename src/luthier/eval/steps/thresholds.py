@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from luthier.core.counted import counted
 from luthier.core.errors import RecipeError, Where, did_you_mean
 from luthier.core.files import write_aside
 from luthier.core.step import Forecast, Makes, Outlook, Reads, Step, Work
@@ -62,7 +63,8 @@ class FitThresholds(Step):
                 rows.setdefault(str(told[name]), []).append(row)
         groups = {name: mine for name, mine in sorted(rows.items()) if len(mine) >= self.least}
         if len(groups) < 2:
-            what = f"column {self.column!r} has {len(groups)} group(s) of at least {self.least} rows; two are needed"
+            there = counted(len(groups), "group")
+            what = f"column {self.column!r} has {there} of at least {self.least} rows; two are needed"
             raise RecipeError(what, where=Where(field="column"))
         scores = answers.label_scores
         chances = {
