@@ -305,3 +305,38 @@ def test_a_class_of_rows_that_say_nothing_stays(tmp_path: Path) -> None:
     proposal = propose(tmp_path / "t.csv")
     assert {"kind": "quality", "action": "flag"} in proposal.ops
     assert "no row of 'nothing'" in proposal.reasons["ops.quality"]
+
+
+def test_headers_in_other_languages_are_understood(tmp_path: Path) -> None:
+    rows = [
+        {"Vorgangsnr": f"V{n}", "Betreff": f"Frage {n}", "Nachricht": f"Wo bleibt {n} mal das Paket?", "Kunde": n % 9,
+         "Rückmeldung": f"Es kommt in {n} Tagen zu Ihnen.", "Kategorie": ("Versand", "Rückgabe")[n % 2]}
+        for n in range(40)
+    ]  # fmt: skip
+    pl.DataFrame(rows).write_csv(tmp_path / "t.csv", separator=";")
+    source = propose(tmp_path / "t.csv").source
+    assert source["prompt"] == "{Betreff}\n\n{Nachricht}"
+    assert (source["answer"], source["id"], source["group"]) == ("Kategorie", "Vorgangsnr", "Kunde")
+    assert propose(tmp_path / "t.csv", task="text").source["answer"] == "Rückmeldung"
+    assert "Answer with one of: Rückgabe, Versand." in render_recipe(propose(tmp_path / "t.csv"), "mine")
+
+
+def test_single_messages_of_conversations_are_refused_with_what_makes_conversations_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        {
+            "conversation_id": f"c{n // 2}",
+            "sender": ("Customer", "Agent")[n % 2],
+            "message": f"words of the message {n}",
+        }
+        for n in range(40)
+    ]
+    pl.DataFrame(rows).write_csv("t.csv")
+    with pytest.raises(DataError, match="one message of a conversation \\('conversation_id'\\)") as caught:
+        propose("t.csv")
+    code = caught.value.remedy.removeprefix("give one conversation a row: ").partition(" makes")[0]
+    exec(code, {})
+    proposal = propose("conversations.jsonl")
+    assert (proposal.source["messages"], proposal.profile.rows) == ("messages", 20)

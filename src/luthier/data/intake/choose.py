@@ -8,7 +8,9 @@ from typing import Literal, NamedTuple
 
 from luthier.core.counted import counted
 from luthier.core.errors import DataError, Where
+from luthier.data.intake.headers import words_of
 from luthier.data.intake.layouts import Layout, recognise
+from luthier.data.intake.turns import ROLES
 from luthier.data.profile import ColumnProfile
 
 _PROMPTS = (
@@ -22,8 +24,10 @@ _CLASSES = (
 )
 _HEADINGS = ("subject", "title", "headline")
 _GROUPS = "customer user client account author conversation thread session patient contact sender email company"
+_TALKS = "conversation thread session chat ticket case"
+_SPEAKERS = "role speaker sender author from direction"
 _DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}\b")
-_ID = re.compile(r"(?i:(?:^|[_\W])(?:id|key|uuid|guid|ref|number|nr|no)\.?$)|(?:Id|ID)$|^id(?:$|_)")
+_ID = re.compile(r"(?i:(?:^|[_\W])(?:id|key|uuid|guid|ref|number|nr|no)\.?$)|(?i:nummer|nr\.?)$|(?:Id|ID)$|^id(?:$|_)")
 Task = Literal["label", "text"]
 
 
@@ -56,11 +60,35 @@ def choose(
         fields = {"messages": layout.messages, "prompt": layout.prompt, "answer": layout.answer}
         settings = {name: value for name, value in fields.items() if value}
         return Choice(settings, dict.fromkeys(settings, f"recognised as {layout.note}"))
+    _refuse_single_messages(columns, file)
     settings, reasons, other = _spoken(columns, file, task)
     for name, found in (("id", _identity(columns, settings)), ("group", _group(columns, settings))):
         if found:
             settings[name], reasons[name] = found
     return Choice(settings, reasons, columns[settings["answer"]].is_class, other)
+
+
+def _refuse_single_messages(columns: Mapping[str, ColumnProfile], file: str) -> None:
+    """`DataError` for a file whose rows are single messages of conversations, with what makes conversations of them."""
+    talks = [name for name in _ranked(columns, _TALKS) if 1 < columns[name].distinct < columns[name].filled]
+    speakers = [name for name in _ranked(columns, _SPEAKERS) if _are_roles(columns[name])]
+    said = [name for name in _ranked(columns, _PROMPTS) if columns[name].kind == "text" and not columns[name].is_class]
+    if not (talks and speakers and said):
+        return
+    what = f"every row is one message of a conversation ({talks[0]!r}), by the one in {speakers[0]!r}"
+    turns = f"messages=pl.struct(role={speakers[0]!r}, content={said[0]!r})"
+    made = f"pl.read_csv({file!r}).group_by({talks[0]!r}, maintain_order=True).agg({turns})"
+    remedy = (
+        f"give one conversation a row: import polars as pl; {made}.write_ndjson('conversations.jsonl') "
+        "makes that of a CSV file whose messages stand in their order"
+    )
+    raise DataError(what, where=Where(file=file), remedy=remedy)
+
+
+def _are_roles(column: ColumnProfile) -> bool:
+    """Whether it says who speaks, by names of roles and nothing else."""
+    names = {name.strip().lower() for name in column.common}
+    return column.is_class and len(column.common) == column.distinct and names <= ROLES.keys()
 
 
 def _holds_turns(column: str | None, columns: Mapping[str, ColumnProfile]) -> bool:
@@ -100,7 +128,7 @@ def _ranked(columns: Mapping[str, ColumnProfile], names: str) -> list[str]:
     order = names.split()
     found: list[tuple[int, int, str]] = []
     for column in columns:
-        words = re.split(r"[_\W]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", column).lower())
+        words = list(words_of(column))
         for place, name in enumerate(order):
             if name in words:
                 found.append((place, len(words), column))
@@ -136,7 +164,7 @@ def _prompt(columns: Mapping[str, ColumnProfile], taken: Iterable[str | None]) -
     """The column, or heading and body together, that is asked."""
     texts = {name: column for name, column in columns.items() if column.kind == "text" and name not in taken}
     named = [name for name in _ranked(texts, _PROMPTS) if not texts[name].is_class]
-    headings = [name for name in named if name.lower() in _HEADINGS]
+    headings = [name for name in named if _is_heading(name)]
     bodies = [name for name in named if name not in headings]
     if headings and bodies:
         return (
@@ -150,6 +178,11 @@ def _prompt(columns: Mapping[str, ColumnProfile], taken: Iterable[str | None]) -
     if longest is None:
         return None
     return longest, f"the longest text; {counted(round(texts[longest].mean_words), 'word')} on average"
+
+
+def _is_heading(column: str) -> bool:
+    """Whether its name is nothing but that of a heading."""
+    return [*words_of(column)] in [[name] for name in _HEADINGS]
 
 
 def _why_answer(column: ColumnProfile, *, is_label: bool) -> str:

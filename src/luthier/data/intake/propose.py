@@ -163,7 +163,7 @@ def _split(profile: Profile, reasons: dict[str, str]) -> dict[str, Any]:
 
 
 def _why_task(profile: Profile, choice: Choice, task: Task) -> str:
-    other = f"; to learn {choice.other!r} instead, map `answer` to it and remove this line" if choice.other else ""
+    other = f"; to learn {choice.other!r} instead, map `answer` to it and leave `task` out" if choice.other else ""
     if task == "label":
         count = len(profile.answers)
         return f"{count or 'few'} different short answers come again and again{other}"
@@ -282,7 +282,7 @@ def _scalar(value: Any) -> str:
     """A value as YAML; text that could be read as something else is quoted as JSON, which YAML reads, too."""
     if isinstance(value, str) and _PLAIN.fullmatch(value) and value.isascii() and value.lower() not in _RESERVED:
         return value
-    return json.dumps(value, ensure_ascii=True)
+    return json.dumps(value, ensure_ascii=not (isinstance(value, str) and value.isprintable()))
 
 
 def _one_line(text: str) -> str:
