@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from luthier.core.errors import DataError
 from luthier.core.events import Event, Events
 from luthier.core.step import Forecast
 from luthier.flow.paces import KEPT, remember, remembered
@@ -115,3 +116,11 @@ def test_memory_that_the_process_holds_already_is_added_once() -> None:
     assert told.beside(200) == told
     assert told.beside(500).peak_bytes == 1200
     assert Forecast(peak_bytes=1000).beside(500).peak_bytes == 1000
+
+
+def test_a_plan_says_which_split_a_data_set_lacks(tmp_path: Path) -> None:
+    file = small_recipe(tmp_path, rows=50)
+    recipe = Recipe.load(file, ["steps.data.split.test=0"])
+    recipe.run(Events(), only=["data"])
+    with pytest.raises(DataError, match=r"no row in test; it has .* in train"):
+        plan(recipe)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from luthier.core.artifact import Artifact
+from luthier.core.errors import DataError
 from luthier.core.step import Outlook
 from luthier.models.describe import Description, describe, read_template
 from luthier.models.load import base_folder, cpu_has_tiles, is_remote
@@ -96,8 +97,17 @@ def rows_of(wanted: int | None, outlook: Outlook, split: str = "train") -> Rows 
     """The rows of a split that will be read, at most `wanted`; None when nothing says how many."""
     made = outlook.inputs.get("data")
     if made is not None:
-        count = int(made.read_json("summary.json")["rows"].get(split, 0))
-        return _rows(_wanted(wanted, count), made, split, None if is_remote(outlook) else outlook.inputs.get("model"))
+        counts = made.read_json("summary.json")["rows"]
+        if not counts.get(split):
+            has = ", ".join(f"{count:,} in {name}" for name, count in counts.items()) or "none at all"
+            remedy = "give more rows, loosen what drops them, or see `split` in the step that prepares the data"
+            raise DataError(f"the data set has no row in {split}; it has {has}", remedy=remedy)
+        return _rows(
+            _wanted(wanted, int(counts[split])),
+            made,
+            split,
+            None if is_remote(outlook) else outlook.inputs.get("model"),
+        )
     expected = outlook.outlines.get("data")
     planned = (expected.rows or {}).get(split) if expected else None
     if planned is None and wanted is None:

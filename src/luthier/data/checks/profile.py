@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from luthier.core.counted import counted
 from luthier.data.check import Check, Found, Planted, graded, percent, share_of
 from luthier.data.checking.material import Material, Seen
 from luthier.text.findings import Cell, Finding, Number, Table
@@ -60,13 +61,22 @@ class Contents(Check):
         empty = {name: sum(row.meta.get(name) in (None, "", [], {}) for row in data.rows) for name in names}
         worst = max(names, key=lambda name: (empty[name], name), default="")
         number = share_of(empty.get(worst, 0), len(data.rows), self.measures["missing"])
-        said = f"Of {len(names)} columns beside the text, {worst!r} is empty most often: in {percent(number.value)}"
+        beside = counted(len(names), "column")
+        said = (
+            f"No row lacks a value in the {beside} beside the text."
+            if names
+            else "There are no columns beside the text."
+        )
+        if empty.get(worst):
+            said = (
+                f"Of {beside} beside the text, {worst!r} is empty most often: in {percent(number.value)} of the rows."
+            )
         return Found(
             Finding(
                 name="profile.columns",
                 severity="warning" if number.value >= self.warning else "info",
                 title="Empty columns" if number.value >= self.warning else "Columns",
-                sentence=f"{said} of the rows." if names else "There are no columns beside the text.",
+                sentence=said,
                 numbers={"missing": number},
                 remedy="Do not split, group or slice by a column that is mostly empty."
                 if number.value >= self.warning else "",

@@ -166,6 +166,8 @@ def _why_task(profile: Profile, choice: Choice, task: Task) -> str:
     other = f"; to learn {choice.other!r} instead, map `answer` to it and leave `task` out" if choice.other else ""
     if task == "label":
         count = len(profile.answers)
+        if count == 1:
+            return f"all rows have the same answer, so that there is nothing to tell apart yet{other}"
         return f"{count or 'few'} different short answers come again and again{other}"
     return f"answers are free text ({counted(round(profile.answer_words), 'word')} on average){other}"
 
