@@ -260,6 +260,11 @@ def test_near_copies_with_other_answers_stay(tmp_path: Path) -> None:
     proposal = propose(tmp_path / "t.csv")
     assert next(one for one in proposal.ops if one["kind"] == "near_dedup")["action"] == "flag"
     assert "with another answer" in proposal.reasons["ops.near_dedup"]
+    told = [{"text": row["text"], "reply": f"We send the {n}th of our many letters."} for n, row in enumerate(rows)]
+    pl.DataFrame(told).write_csv(tmp_path / "t.csv")
+    proposal = propose(tmp_path / "t.csv")
+    assert {"kind": "near_dedup"} in proposal.ops
+    assert "with another answer (`of: both`" in proposal.reasons["ops.near_dedup"]
     same = [{**row, "label": "shipped" if row["text"].startswith("Dear") else "other"} for row in rows]
     pl.DataFrame(same).write_csv(tmp_path / "t.csv")
     assert {"kind": "near_dedup"} in propose(tmp_path / "t.csv").ops
@@ -340,3 +345,19 @@ def test_single_messages_of_conversations_are_refused_with_what_makes_conversati
     exec(code, {})
     proposal = propose("conversations.jsonl")
     assert (proposal.source["messages"], proposal.profile.rows) == ("messages", 20)
+
+
+def test_what_is_called_a_reply_goes_before_few_values_of_an_unknown_name(tmp_path: Path) -> None:
+    rows = [
+        {"Case No.": f"T{n}", "message": f"Where is parcel {n}?", "resolution": f"It comes in {n} days.", **more(n)}
+        for more in (lambda n: {"handled by": "abc"[n % 3]}, lambda n: {"shift": ("late", "early")[n % 2]})
+        for n in range(40)
+    ]
+    for some in (rows[:40], rows[40:]):
+        pl.DataFrame(some).write_csv(tmp_path / "t.csv")
+        proposal = propose(tmp_path / "t.csv")
+        assert proposal.source["answer"] == "resolution"
+        assert proposal.source["id"] == "Case No."
+        kept = next(line for line in render_recipe(proposal, "mine").splitlines() if "not mapped" in line)
+        assert "Case No." not in kept
+    assert propose(tmp_path / "t.csv", task="label").source["answer"] == "shift"

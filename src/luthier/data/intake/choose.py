@@ -24,6 +24,7 @@ _CLASSES = (
 )
 _HEADINGS = ("subject", "title", "headline")
 _GROUPS = "customer user client account author conversation thread session patient contact sender email company"
+_HANDLERS = "assignee assigned agent handler handled owner"
 _TALKS = "conversation thread session chat ticket case"
 _SPEAKERS = "role speaker sender author from direction"
 _DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}\b")
@@ -100,7 +101,9 @@ def _spoken(
 ) -> tuple[dict[str, str], dict[str, str], str]:
     """Prompt and answer."""
     reply, label = _reply(columns), _label(columns)
-    answer = {"label": label, "text": reply}[task] if task else label or reply
+    is_guess = label not in _ranked(columns, _CLASSES)
+    first = reply or label if is_guess else label  # what is called a reply is one; a few values may be anything
+    answer = {"label": label, "text": reply}[task] if task else first
     if answer is None:
         raise _no_answer(columns, file, task)
     prompt = _prompt(columns, {reply, label} - {None})
@@ -145,8 +148,8 @@ def _label(columns: Mapping[str, ColumnProfile]) -> str | None:
 
 
 def _repeated(columns: Mapping[str, ColumnProfile]) -> list[str]:
-    """Columns of few texts that come again and again, and say neither who wrote nor when."""
-    groups = _ranked(columns, _GROUPS)
+    """Columns of few texts that come again and again, and say neither who wrote or answered nor when."""
+    groups = _ranked(columns, f"{_GROUPS} {_HANDLERS}")
     few = [name for name, column in columns.items() if column.is_class and column.kind == "text"]
     return [name for name in few if name not in groups and not all(map(_DATE.match, columns[name].common))]
 

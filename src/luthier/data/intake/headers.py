@@ -38,9 +38,10 @@ reason: grund motif motivo reden
 area: bereich
 outcome: ergebnis
 status: statut estado stato
-customer: kunde kundin cliente klant
+customer: kunde kunden kundin kundennummer kundennr cliente klant
 user: benutzer nutzer utilisateur usuario utente gebruiker usuário
 account: konto compte cuenta conta
+assignee: bearbeiter sachbearbeiter bearbeitet
 author: autor auteur autore
 sender: absender expéditeur remitente mittente
 conversation: gespräch gespraech unterhaltung conversación conversacion conversazione gesprek conversa

@@ -212,7 +212,9 @@ def _source_lines(proposal: Proposal) -> Iterator[str]:
     for key, value in proposal.source.items():
         yield from _explained("      ", key, value, proposal.reasons.get(f"source.{key}"))
     spoken = " ".join(str(value) for value in proposal.source.values())
-    rest = [column for column in proposal.profile.columns if not re.search(rf"\b{re.escape(column)}\b", spoken)]
+    rest = [
+        column for column in proposal.profile.columns if not re.search(rf"(?<!\w){re.escape(column)}(?!\w)", spoken)
+    ]
     if rest:
         yield f"      # not mapped, kept with every row in `meta`: {_one_line(', '.join(rest))}"
 

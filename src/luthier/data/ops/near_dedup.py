@@ -181,7 +181,8 @@ class NearDedup(SetOperator):
         if matters and tried.contested > _CONTESTED * copies:
             other = f"{tried.contested} of them with another answer, so that what little differs matters"
             return Suggestion({"action": "flag"}, f"{why}, {other}: {stay}")
-        return Suggestion({}, why)
+        other = f", {tried.contested} of them with another answer (`of: both` compares answers, too)"
+        return Suggestion({}, why + other * bool(tried.contested))
 
 
 _SKETCH = np.dtype([("preferred", "<f8"), ("text", "<u8", 2), ("signature", "u1", 128)])
