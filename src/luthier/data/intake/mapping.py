@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from string import Formatter
 from typing import Any, NamedTuple
 
@@ -67,7 +68,7 @@ class Template:
         """The columns it names."""
         return [name for _, name in self.pieces if name]
 
-    @property
+    @cached_property
     def column(self) -> str | None:
         """The column, when it is nothing else."""
         return self.pieces[0][1] if len(self.pieces) == 1 and not self.pieces[0][0] else None
@@ -100,6 +101,9 @@ class Mapping:
             spoken += template.columns if template else []
         self.spoken = frozenset(name for name in spoken if name)
         """Columns that become turns; all others stay in `meta`."""
+        whole = [template.column for template in (self._prompt, self._answer) if template]
+        self._showing = [column for column in (layout.messages, *whole) if column]
+        """Columns whose turns may show or play something."""
 
     @property
     def columns(self) -> dict[str, str]:
@@ -151,13 +155,11 @@ class Mapping:
 
     def _with_media(self, values: dict[str, Any], meta: dict[str, Any]) -> dict[str, Any]:
         """The columns that are kept, with the addresses of what the turns show and play."""
-        spoken = [one.column for one in (self._prompt, self._answer) if one and one.column]
-        columns = [self.layout.messages] if self.layout.messages else []
-        columns += [column for column in spoken if isinstance(values.get(column), list)]
         found: dict[str, list[str]] = {}
-        for column in columns:
-            for name, listed in media_of(values[column], column).items():
-                found.setdefault(name, []).extend(listed)
+        for column in self._showing:
+            if column == self.layout.messages or isinstance(values.get(column), list):
+                for name, listed in media_of(values[column], column).items():
+                    found.setdefault(name, []).extend(listed)
         if twice := next((name for name in found if meta.get(name)), None):
             raise UnusableRowError(f"its turns hold {twice}, and so does its column {twice!r}", twice)
         return {**meta, **found}
