@@ -18,7 +18,7 @@ from typing import Any
 
 from luthier.data.pii.shown import canonical
 from luthier.text.pii import words
-from luthier.text.pii.found import Found, PiiKind
+from luthier.text.pii.found import HIGH_RISK, Found, PiiKind
 from luthier.text.pii.keeper import Keeper
 from luthier.text.pii.scan import find
 
@@ -119,14 +119,14 @@ class Pseudonyms:
         return f"{found.text[: place.start()]}{day:0{len(place[0])}d}{found.text[place.end() :]}"
 
     def _number(self, found: Found) -> str:
-        """Other digits in the same dress, until no checksum is right."""
+        """Other digits in the same dress, until no checksum is right, be it of this kind of number or of another."""
         for tries in range(_TRIES):
             text = self._digits(found.text, f"{found.kind}\0{canonical(found)}\0{tries}", first=1)
             if found.kind == "ssn":
                 text = re.sub(r"^\d", "9", text)
             if found.form == "gb.nino":
                 text = re.sub(r"^\w\w", "QQ", text)
-            if not find(f"identity number: {text}", (found.kind,)):
+            if not (find(f"identity number: {text}", (found.kind,)) or find(text, HIGH_RISK)):
                 return text
         return self.tag(found)
 
