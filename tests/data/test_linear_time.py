@@ -173,6 +173,6 @@ def test_no_text_makes_an_operator_slow(kind: str, monkeypatch: pytest.MonkeyPat
     operator = Operator.parse(kind)
     outcome_of(operator, _rows(200))  # models and lists are loaded
     short, long = _rows(1500), _rows(12_000)
-    quick = min(_seconds(lambda: outcome_of(operator, short)) for _ in range(2))
-    slow = min(_seconds(lambda: outcome_of(operator, long)) for _ in range(2))
-    assert slow < 24 * max(quick, 0.02), f"{quick:.3f} s became {slow:.3f} s for 8 times the text"
+    quick = max(0.02, min(_seconds(lambda: outcome_of(operator, short)) for _ in range(2)))
+    linear = any(_seconds(lambda: outcome_of(operator, long)) < 24 * quick for _ in range(2))
+    assert linear, f"8 times the text takes more than 24 times {quick:.3f} s"

@@ -356,4 +356,5 @@ def test_time_grows_no_faster_than_the_text(piece: str) -> None:
         return time.process_time() - start
 
     seconds(2000)
-    assert min(seconds(60_000) for _ in range(3)) < 30 * (seconds(6000) + 0.02)
+    most = 30 * (seconds(6000) + 0.02)
+    assert any(seconds(60_000) < most for _ in range(3))

@@ -58,4 +58,5 @@ def test_time_grows_no_faster_than_the_text(piece: str) -> None:
         return time.process_time() - start
 
     seconds(500)
-    assert min(seconds(20_000) for _ in range(2)) < 30 * (seconds(2000) + 0.02)
+    most = 30 * (seconds(2000) + 0.02)
+    assert any(seconds(20_000) < most for _ in range(2))
