@@ -12,6 +12,7 @@ import gc
 import json
 import os
 import select
+import shutil
 import socket
 import subprocess
 import sys
@@ -32,20 +33,24 @@ _LOADED = (
 class Popen(subprocess.Popen[Any]):
     """`python -m MODULE …` or `python -c CODE …` in a process of its own that has imported already."""
 
+    has_family = False
+    """Whether the commands of this program that it starts are forked as well."""
+
     def _execute_child(self, args: list[str], executable: Any, preexec_fn: Any, *more: Any) -> None:
         """Have it forked, with our ends of the pipes closed as subprocess does it."""
         _, pass_fds, cwd, env, _, _, shell, *pipes = more
         assert args[0] == sys.executable
-        assert args[1] in ("-m", "-c"), "say what to run by -m or -c"
+        assert args[1] in ("-m", "-c", "-P"), "say what to run by -m or -c"
         assert (executable, preexec_fn, tuple(pass_fds), shell) == (None, None, (), False)
         theirs = [end if end != -1 else at for at, end in enumerate((pipes[0], pipes[3], pipes[5]))]
         told = {"args": args[1:], "cwd": str(cwd or Path.cwd()), "env": dict(os.environ if env is None else env)}
+        told |= {"session": pipes[11], "family": self.has_family}
         self._status, end = os.pipe()
         try:
-            socket.send_fds(_keeper(), [json.dumps(told).encode()], [*theirs, end])
+            socket.send_fds(keeper := _keeper(), [json.dumps(told).encode()], [*theirs, end, keeper.fileno()])
         finally:
-            for one in {end, *(pipe for pipe in (pipes[0], pipes[3], pipes[5]) if pipe != -1)}:
-                os.close(one)
+            os.close(end)
+            self._close_pipe_fds(*pipes[:6])
         self.pid = _number(self._status)
         self._child_created = True  # else nobody waits for it
 
@@ -63,6 +68,33 @@ class Popen(subprocess.Popen[Any]):
             if number == self.pid:
                 self._handle_exitstatus(how)
         return self.returncode
+
+
+class Family(Popen):
+    """One that starts commands of this program itself, which begin where the imports have ended, too."""
+
+    has_family = True
+
+
+class _Relative(Popen):
+    """What stands for subprocess's own in a process that has a family: other programs are started as ever."""
+
+    _forked = False
+
+    def _execute_child(self, args: Any, *more: Any) -> None:
+        own = [sys.executable, "-P", "-m", "luthier"]
+        words = args[3:] if args[:2] == [shutil.which("nice"), "-n"] else args
+        self._forked = words[: len(own)] == own
+        if self._forked:
+            super()._execute_child(words, *more)
+        else:
+            super(Popen, self)._execute_child(args, *more)
+
+    def _try_wait(self, wait_flags: int) -> tuple[int, int]:
+        return (super() if self._forked else super(Popen, self))._try_wait(wait_flags)
+
+    def _internal_poll(self, *how: Any, **more: Any) -> int | None:
+        return (super() if self._forked else super(Popen, self))._internal_poll(*how, **more)
 
 
 _keepers: dict[int, socket.socket] = {}
@@ -94,7 +126,7 @@ def _asked(number: int) -> list[str]:
     door = socket.socket(fileno=number)
     assert len(list(Path("/proc/self/task").iterdir())) == 1, "only a process without threads may fork"
     while True:
-        told, ends, _, _ = socket.recv_fds(door, 1 << 20, 4)
+        told, ends, _, _ = socket.recv_fds(door, 1 << 20, 5)
         if not told:
             _reap()
             os._exit(0)
@@ -114,14 +146,23 @@ def _reap() -> None:
 
 def _begun(told: dict[str, Any], ends: list[int]) -> list[str]:
     """One process that waits and tells how the other ended; the other has the pipes."""
-    *theirs, status = ends
+    *theirs, status, keeper = ends
     child = os.fork()
     if child:
+        os.close(keeper)
         os.write(status, child.to_bytes(4))
         os.closerange(0, status)
-        os.write(status, os.waitpid(child, 0)[1].to_bytes(4))
+        with suppress(BrokenPipeError):  # nobody is left who would know
+            os.write(status, os.waitpid(child, 0)[1].to_bytes(4))
         os._exit(0)
     os.close(status)
+    if told["session"]:
+        os.setsid()
+    if told["family"]:
+        _keepers[os.getpid()] = socket.socket(fileno=keeper)
+        subprocess.Popen = _Relative  # type: ignore[misc]  # also for subprocess.run
+    else:
+        os.close(keeper)
     for place, end in enumerate(theirs):
         os.dup2(end, place)
     for end in theirs:
@@ -135,7 +176,11 @@ def _begun(told: dict[str, Any], ends: list[int]) -> list[str]:
 def _run(how: str, what: str, *arguments: str) -> None:
     import runpy
 
-    sys.path[:] = [str(Path.cwd()) if how == "-m" else "", *sys.path[1:]]
+    if how == "-P":
+        del sys.path[0]
+        how, what, *arguments = what, *arguments
+    else:
+        sys.path[0] = str(Path.cwd()) if how == "-m" else ""
     if how == "-m":
         sys.argv = [what, *arguments]
         runpy.run_module(what, run_name="__main__", alter_sys=True)

@@ -23,6 +23,7 @@ from luthier.core.ledger import Ledger, ledger_url
 from luthier.core.process import is_gone
 from luthier.flow.jobs.book import Book
 from luthier.traffic.keys import add_key
+from tests import ready
 from workshop import tiny_model
 
 NAME = "gpt-4o-mini-2024-07-18"
@@ -41,8 +42,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def running(folder: Path) -> Iterator[Running]:
-    """A server that serves nothing yet."""
-    with command(folder, "--tune", f"{NAME}=./tiny-model", "--no-traces") as found:
+    """A server that serves nothing yet, whose runs are forked."""
+    with command(folder, "--tune", f"{NAME}=./tiny-model", "--no-traces", start=ready.Family) as found:
         yield found
 
 
@@ -87,8 +88,16 @@ def process_of(folder: Path, job: str) -> str:
         return Book(ledger).any(job).process or ""
 
 
-def test_a_script_for_openai_runs_unchanged(running: Running, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    client = running.client(max_retries=5)
+def test_a_script_for_openai_runs_unchanged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_model(tmp_path / "tiny-model")
+    monkeypatch.chdir(tmp_path)
+    with command(tmp_path, "--tune", f"{NAME}=./tiny-model", "--no-traces") as running:  # its run starts from nothing
+        _script(running.client(max_retries=5), capsys)
+
+
+def _script(client: openai.OpenAI, capsys: pytest.CaptureFixture[str]) -> None:
     training, validation = upload(client, chats(40)), upload(client, chats(8, 40))
     job = client.fine_tuning.jobs.create(
         model=NAME, training_file=training, validation_file=validation, suffix="sorts", seed=3,
