@@ -15,6 +15,7 @@ from typing import Any
 import typer
 
 from luthier.cli.app import app
+from luthier.core.described import descriptions
 from luthier.flow.parts import all_roles, part_named, parts_of, settings_of
 from luthier.flow.recipe import Recipe
 from luthier.flow.schema import recipe_schema
@@ -38,7 +39,7 @@ def _slug(role: str) -> str:
 
 def _recipe_page() -> str:
     lines = ["# The recipe", "", _clean(Recipe.__doc__ or ""), "", "| setting | what it is |", "|---|---|"]
-    lines += [f"| `{name}` | {_cell(field.description or '')} |" for name, field in Recipe.model_fields.items()]
+    lines += [f"| `{name}` | {_cell(about)} |" for name, about in descriptions(Recipe).items()]
     lines += ["", "The steps and parts that may stand in it, by role:", "", "```{toctree}", ":maxdepth: 1", ""]
     return "\n".join([*lines, *(_slug(role) for role in all_roles()), "```", ""])
 

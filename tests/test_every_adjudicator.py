@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from documented import undescribed
 from luthier.core.component import members
 from luthier.data.adjudicator import Adjudicator, Verdicts
 from luthier.data.label.judgment import Judgment
@@ -35,7 +36,7 @@ def rule(request: pytest.FixtureRequest) -> Adjudicator:
 def test_it_is_documented_and_its_settings_come_back(rule: Adjudicator) -> None:
     member = type(rule)
     assert member.summary()
-    assert [name for name, info in member.model_fields.items() if name != "kind" and not info.description] == []
+    assert undescribed(member) == []
     assert Adjudicator.parse(rule.settings()) == rule
 
 

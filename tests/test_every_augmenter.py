@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from documented import undescribed
 from luthier.core.component import members
 from luthier.data.augmenter import Around, Augmenter, Draft, Wish
 from luthier.text.dataset import MADE
@@ -88,7 +89,7 @@ def drafts(augmenter: Augmenter, wishes: Sequence[Wish], around: Around) -> list
 def test_is_documented_and_has_defaults(kind: str) -> None:
     member = AUGMENTERS[kind]
     assert len(member.summary()) > 20
-    assert [name for name, info in member.model_fields.items() if name != "kind" and not info.description] == []
+    assert undescribed(member) == []
     assert Augmenter.parse(kind) == Augmenter.parse({"kind": kind})
     assert Augmenter.parse(Augmenter.parse(kind).settings()) == Augmenter.parse(kind)
 

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from documented import undescribed
 from luthier.core.component import members
 from luthier.monitor.channel import Channel, Post, Unsent
 from luthier.monitor.message import Message, Slice
@@ -186,7 +187,7 @@ def bench(
 def test_it_is_documented_and_its_settings_come_back(bench: Bench) -> None:
     member = type(bench.channel)
     assert member.summary()
-    assert [name for name, info in member.model_fields.items() if name != "kind" and not info.description] == []
+    assert undescribed(member) == []
     assert Channel.parse(json.loads(json.dumps(bench.channel.settings()))) == bench.channel
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from documented import undescribed
 from luthier.core.component import members
 from luthier.core.errors import RecipeError
 from luthier.data.check import Check, Found
@@ -95,7 +96,7 @@ def test_is_documented(kind: str) -> None:
     assert member.summary()
     assert member.measures
     assert 0 <= member.false_alarms < 0.1
-    assert [name for name, info in member.model_fields.items() if name != "kind" and not info.description] == []
+    assert undescribed(member) == []
     assert Check.parse(check.settings()) == check
 
 

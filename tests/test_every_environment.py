@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from documented import undescribed
 from luthier.core.component import members
 from luthier.core.errors import LuthierError
 from luthier.core.scorer import Desk as Scoring
@@ -82,7 +83,7 @@ def made(kind: str, **fields: Any) -> Environment:
 def test_it_is_documented(kind: str) -> None:
     environment = ENVIRONMENTS[kind]
     assert environment.summary()
-    assert all(name == "kind" or field.description for name, field in environment.model_fields.items())
+    assert undescribed(environment) == []
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from documented import undescribed
 from luthier.core.component import members
 from luthier.core.errors import DataError
 from luthier.data.delivery.export import export, forms
@@ -86,5 +87,5 @@ def test_it_is_documented_and_its_settings_come_back(kind: str) -> None:
     member = members(Exporter)[kind]
     exporter = member.model_validate({})
     assert member.summary()
-    assert [name for name, info in member.model_fields.items() if name != "kind" and not info.description] == []
+    assert undescribed(member) == []
     assert Exporter.parse(exporter.settings()) == exporter

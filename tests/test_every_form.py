@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from documented import undescribed
 from luthier.core.component import members
 from luthier.eval.form import Form, WrongValue
 
@@ -39,7 +40,7 @@ def said(form: Form) -> list[Any]:
 def test_it_is_documented_and_its_settings_come_back(form: Form) -> None:
     member = type(form)
     assert len(member.summary()) > 20
-    assert [name for name, info in member.model_fields.items() if name != "kind" and not info.description] == []
+    assert undescribed(member) == []
     assert Form.parse(form.settings()) == form
     assert form.asked.rstrip()[-1] in "?." or "\n" in form.asked
     assert form.legend

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from documented import undescribed
 from luthier.core.component import members
 from luthier.data.label_function import LabelFunction
 from luthier.data.row import Row
@@ -46,7 +47,7 @@ def function(request: pytest.FixtureRequest) -> LabelFunction:
 def test_it_is_documented_and_its_settings_come_back(function: LabelFunction) -> None:
     member = type(function)
     assert member.summary()
-    assert [name for name, info in member.model_fields.items() if name != "kind" and not info.description] == []
+    assert undescribed(member) == []
     assert LabelFunction.parse(function.settings()) == function
     assert member.model_validate({}).vote([_row(0, "a text", {})]) in ([None], ["yes"])
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from documented import undescribed
 from luthier.core.component import members
 from luthier.models.load import open_folder
 from luthier.models.logprobs import logprobs
@@ -126,7 +127,7 @@ def conversation(kind: str) -> Example:
 def test_it_is_documented(kind: str) -> None:
     objective = OBJECTIVES[kind]
     assert objective.summary()
-    assert all(name == "kind" or field.description for name, field in objective.model_fields.items())
+    assert undescribed(objective) == []
     assert objective.model_json_schema()["properties"]["kind"]["const"] == kind
 
 

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from documented import undescribed
 from luthier.core.component import members
 from luthier.core.errors import ModelError
 from luthier.models.describe import describe
@@ -126,7 +127,7 @@ def reference(kind: str, model: Toy) -> list[torch.optim.Optimizer]:
 def test_it_is_documented(kind: str) -> None:
     optimizer = OPTIMIZERS[kind]
     assert optimizer.summary()
-    assert all(name == "kind" or field.description for name, field in optimizer.model_fields.items())
+    assert undescribed(optimizer) == []
     assert optimizer.model_json_schema()["properties"]["kind"]["const"] == kind
 
 

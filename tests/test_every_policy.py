@@ -12,6 +12,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from documented import undescribed
 from luthier.core.component import members
 from luthier.models.load import open_folder
 from luthier.models.logprobs import logprobs
@@ -107,7 +108,7 @@ def gradient(policy: Policy, model: Any, rows: list[Row], tokens: int) -> tuple[
 def test_it_is_documented(kind: str) -> None:
     policy = POLICIES[kind]
     assert policy.summary()
-    assert all(name == "kind" or field.description for name, field in policy.model_fields.items())
+    assert undescribed(policy) == []
 
 
 @pytest.mark.parametrize("kind", KINDS)

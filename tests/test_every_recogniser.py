@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 
+from documented import undescribed
 from luthier.core.component import members
 from luthier.core.errors import LuthierError
 from luthier.text.recogniser import Recogniser
@@ -21,7 +22,7 @@ def recogniser(request: pytest.FixtureRequest) -> Recogniser:
 def test_is_documented(recogniser: Recogniser) -> None:
     assert type(recogniser).summary()
     assert recogniser.finds
-    assert all(info.description for name, info in type(recogniser).model_fields.items() if name != "kind")
+    assert undescribed(type(recogniser)) == []
 
 
 def test_finds_what_it_says_whatever_stands_beside(recogniser: Recogniser) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from documented import undescribed
 from luthier.core.component import members
 from luthier.core.scorer import Desk
 from luthier.text.messages import Example, Message
@@ -108,7 +109,7 @@ def reward(kind: str) -> Iterator[Reward]:
 def test_it_is_documented(kind: str) -> None:
     reward = REWARDS[kind]
     assert reward.summary()
-    assert all(name == "kind" or field.description for name, field in reward.model_fields.items())
+    assert undescribed(reward) == []
 
 
 @pytest.mark.parametrize("kind", KINDS)

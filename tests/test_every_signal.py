@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from documented import undescribed
 from endpoint import serving
 from luthier.core.component import members
 from luthier.monitor.plan import MonitorPlan
@@ -121,7 +122,7 @@ def test_it_is_documented_and_its_settings_come_back(plan: MonitorPlan) -> None:
     signal = signal_of(plan)
     member = type(signal)
     assert member.summary()
-    assert [name for name, info in member.model_fields.items() if name != "kind" and not info.description] == []
+    assert undescribed(member) == []
     assert Signal.parse(json.loads(json.dumps(signal.settings()))) == signal
 
 

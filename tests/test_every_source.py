@@ -17,6 +17,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from documented import undescribed
 from luthier.core.component import members
 from luthier.core.errors import DataError, LuthierError
 from luthier.data.row import Broken, Record
@@ -256,8 +257,7 @@ def _spoilt_within(data: bytes, chance: random.Random) -> bytes:
 def test_every_setting_is_documented(kind: str) -> None:
     member = members(Source)[kind]
     assert member.summary()
-    undocumented = [name for name, info in member.model_fields.items() if name != "kind" and not info.description]
-    assert undocumented == []
+    assert undescribed(member) == []
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "folder", "wheel"])

@@ -11,6 +11,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from documented import undescribed
 from luthier.core.component import members
 from luthier.core.errors import ModelError
 from luthier.models.describe import describe
@@ -150,8 +151,7 @@ def test_each_moves_weights_or_searches_words() -> None:
 def test_it_is_documented(kind: str) -> None:
     technique = EVERY[kind]
     assert technique.summary()
-    for name, field in technique.model_fields.items():
-        assert name == "kind" or field.description, f"{kind}.{name} says nothing about itself"
+    assert undescribed(technique) == []
     assert technique.model_json_schema()["properties"]["kind"]["const"] == kind
 
 

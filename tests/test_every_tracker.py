@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from documented import undescribed
 from luthier.core.component import members
 from luthier.core.errors import MissingExtra, Unwritable
 from luthier.core.step import Outlook
@@ -136,7 +137,7 @@ def step(*trackers: Any) -> Tune:
 def test_it_is_documented(kind: str) -> None:
     tracker = TRACKERS[kind]
     assert tracker.summary()
-    assert all(name == "kind" or field.description for name, field in tracker.model_fields.items())
+    assert undescribed(tracker) == []
     assert tracker.model_json_schema()["properties"]["kind"]["const"] == kind
 
 

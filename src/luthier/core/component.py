@@ -26,6 +26,7 @@ from typing import Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from luthier.core.described import described
 from luthier.core.errors import UnknownName, did_you_mean
 from luthier.core.paths import Environment, is_variable
 
@@ -44,7 +45,7 @@ class Component(BaseModel):
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
-        use_attribute_docstrings=True,
+        json_schema_extra=described,
         validate_default=True,
         allow_inf_nan=False,
         protected_namespaces=(),

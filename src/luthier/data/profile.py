@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from luthier.core.counted import counted
+from luthier.core.described import described
 
 _LOST_SHOWN = 3
 """Classes that are named, where no row of them would be left."""
@@ -17,7 +18,7 @@ SHORT_ANSWER_WORDS = 6
 class ColumnProfile(BaseModel):
     """One column, as the rows looked at show it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described)
     name: str
     kind: Literal["text", "number", "list", "object", "empty"]
     """What most values are; numbers written as text count as numbers."""
@@ -49,7 +50,7 @@ class Change(BaseModel):
 class Trial(BaseModel):
     """What an operator would do to the rows looked at."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described)
     edited: int = 0
     """Rows that it would change."""
     dropped: dict[str, int] = {}
@@ -73,7 +74,7 @@ class Trial(BaseModel):
 class Profile(BaseModel):
     """A file, its columns, and what its rows hold."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described)
     path: str
     kind: str
     """The source that reads it."""

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from luthier.core.component import refuse_unknown_settings
 from luthier.core.counted import counted
+from luthier.core.described import described
 from luthier.data.twins.copies import copies
 from luthier.data.twins.mapped import gathered, let_go
 
@@ -31,7 +32,7 @@ _AT_ONCE = 1 << 15
 class Split(BaseModel):
     """How many rows are held out, and what must stay together."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described, allow_inf_nan=False)
 
     test: Share = 0.1
     """Rows for the final measure: a share below 1 (stable when rows are added), or a count."""

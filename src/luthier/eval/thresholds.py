@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict
 
 from luthier.core.artifact import Artifact
+from luthier.core.described import described
 from luthier.eval.bias.scores import probabilities
 from luthier.eval.rows import Reply, Task
 from luthier.eval.voice import Choice, Continued, Likelihood, Verb, Voice, Written
@@ -32,7 +33,7 @@ Constraint = Literal["demographic_parity", "equal_opportunity"]
 class Thresholds(BaseModel):
     """A threshold for each group by name; others keep the likeliest label."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described)
 
     column: str
     positive: str

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.component import Component, members, roles
+from luthier.core.described import descriptions
 from luthier.core.errors import UnknownName, Where, did_you_mean
 
 _BASES = (
@@ -66,15 +67,13 @@ def parts_of(role: type[Component]) -> dict[str, str]:
 
 def settings_of(part: type[Component]) -> list[dict[str, Any]]:
     """The settings of a part: name, type, default, documentation."""
-    properties = part.model_json_schema()["properties"]
+    properties, about = part.model_json_schema()["properties"], descriptions(part)
     rows = []
     for name, field in part.model_fields.items():
         if name == "kind":
             continue
         default = "required" if field.is_required() else _shown(field.get_default(call_default_factory=True))
-        rows.append(
-            {"name": name, "type": _type(properties[name]), "default": default, "about": field.description or ""}
-        )
+        rows.append({"name": name, "type": _type(properties[name]), "default": default, "about": about.get(name, "")})
     return rows
 
 

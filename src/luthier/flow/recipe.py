@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from luthier.core.component import refuse_unknown_settings
+from luthier.core.described import described
 from luthier.core.errors import LuthierError, RecipeError, UnknownName, Where, did_you_mean
 from luthier.core.step import Step
 from luthier.flow.source_text import Key, SourceText, dotted, override, read_yaml
@@ -47,7 +48,7 @@ def _resolve_model(value: Any, info: ValidationInfo) -> Any:
 class Recipe(BaseModel):
     """From raw data to a measured model, in one document."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described, validate_default=True)
 
     luthier: Literal[1] = 1
     """Version of the recipe format."""

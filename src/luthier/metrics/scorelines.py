@@ -17,6 +17,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from luthier.core.described import described, descriptions
 from luthier.core.errors import DataError, Where, did_you_mean
 from luthier.core.scorer import Desk, Scored, Scorer
 from luthier.metrics.answers import Answers
@@ -27,7 +28,7 @@ _COLUMNS = ("id", "group", "label_scores", "logprob", "tokens", "question", "sam
 class Line(BaseModel):
     """One line of a file of predictions."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, json_schema_extra=described)
 
     prediction: str
     """What the model answered; may be empty."""
@@ -167,7 +168,7 @@ def _line(text: str, where: Where) -> Line:
         field = ".".join(str(part) for part in first["loc"])
         place = Where(file=where.file, line=where.line, field=field)
         wanted = first["msg"].replace("Input should be", "wanted").replace("a valid string", "text").partition(", ")[0]
-        about = Line.model_fields[str(first["loc"][0])].description or ""
+        about = descriptions(Line).get(str(first["loc"][0]), "")
         raise DataError(f"{wanted}, came {first['input']!r}"[:300], where=place, remedy=f"{field}: {about}") from error
     if line.reference is None and line.references is None:
         raise DataError('lacks "reference"', where=where, remedy=_remedy("reference", row))

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 
 from luthier.core.component import refuse_unknown_settings
+from luthier.core.described import described
 from luthier.monitor.when import Seconds
 
 Severity = Literal["info", "warning", "critical"]
@@ -21,7 +22,7 @@ class Alert(BaseModel):
     its `when`. The states are those of Prometheus: inactive, pending while `for` runs, firing, and inactive again.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described, allow_inf_nan=False)
 
     when: str = Field(min_length=1)
     """The condition, such as `accuracy < 0.9 on 200 labels`, `latency.p95 > 2 over 10m`, `macro_f1 < report - 0.03`."""

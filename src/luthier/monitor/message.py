@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
+from luthier.core.described import described
 from luthier.monitor.alert import Severity
 
 Tells = Literal["firing", "resolved", "test"]
@@ -15,7 +16,7 @@ Tells = Literal["firing", "resolved", "test"]
 class Slice(BaseModel):
     """The part of the traffic on which a number is worst."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described)
     column: str
     """`release`, `model`, `label`, or what the application says of requests."""
     value: str
@@ -26,7 +27,7 @@ class Slice(BaseModel):
 class Message(BaseModel):
     """One message; the same alert firing once is told once."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described)
     id: str
     """Names this message: one that is sent again after a kill bears the same."""
     tells: Tells

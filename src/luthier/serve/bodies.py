@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from luthier.core.described import described
 from luthier.serve.query import Query, Tools
 from luthier.serve.refusal import Refusal
 from luthier.text.messages import Message, ToolCall
@@ -57,7 +58,7 @@ Text = Annotated[str, Field(max_length=2_000_000)]
 class Body(BaseModel):
     """A request's body."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described, allow_inf_nan=False)
 
     absent: ClassVar[frozenset[str]] = frozenset()
     """Of the parameters that this server does not have, those that OpenAI has here."""

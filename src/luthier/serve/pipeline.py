@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
+from luthier.core.described import described
 from luthier.core.digest import digest_of
 from luthier.serve.engine import Answering
 from luthier.serve.fleet import Fleet
@@ -19,7 +20,7 @@ from luthier.serve.refusal import Refusal
 class Ways(BaseModel):
     """Who chooses, and who answers what."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described)
 
     by: str
     """The model that names the class."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, TypeAdapter, model_validator
 
 from luthier.core.artifact import Artifact
+from luthier.core.described import described
 from luthier.core.errors import UnknownName, did_you_mean
 from luthier.text import parquet
 from luthier.text.messages import Example, Message, Origin
@@ -38,7 +39,7 @@ class SourceCount(BaseModel):
 class Rightness(BaseModel):
     """How right an operator was about one kind, on a labelled sample; rates with their 95 % intervals (Wilson)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described)
     wanted: int
     """What the sample holds."""
     found: int
@@ -51,7 +52,7 @@ class Rightness(BaseModel):
 class Summary(BaseModel):
     """What went in and what became of it; every row is accounted for."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described)
     rows_in: int
     rows: dict[str, int]
     """Rows by split."""

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from luthier.core.artifact import Artifact
 from luthier.core.counted import counted
+from luthier.core.described import described
 from luthier.core.files import write_aside
 
 Severity = Literal["info", "warning", "serious"]
@@ -25,7 +26,7 @@ Cell = str | int | float | None
 
 
 class _Plain(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described, allow_inf_nan=False)
 
 
 class Number(_Plain):

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import to_json
 
+from luthier.core.described import described
 from luthier.core.digest import canonical, digest_of
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -17,7 +18,7 @@ ExampleKind = Literal["chat", "completion", "label", "preference", "rating", "to
 
 
 class _Plain(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described)
 
 
 class ToolCall(_Plain):

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pydantic import BaseModel, ConfigDict
 
 from luthier.core.artifact import Artifact
+from luthier.core.described import described
 from luthier.core.digest import canonical
 from luthier.text.messages import Message
 
@@ -20,7 +21,7 @@ PROBED = "probes.jsonl"
 class Probed(BaseModel):
     """One thing that was asked of one model."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described, allow_inf_nan=False)
 
     probe: str
     """Kind of the probe."""

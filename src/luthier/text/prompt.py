@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from luthier.core.artifact import Artifact
+from luthier.core.described import described
 from luthier.core.digest import digest_of
 from luthier.core.files import write_aside
 from luthier.text.messages import Message, as_openai
@@ -25,7 +26,7 @@ PROMPT_FILE = "prompt.json"
 class Prompt(BaseModel):
     """An instruction and examples; empty, it changes nothing."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described)
 
     instruction: str | None = None
     """The system message that takes the place of a conversation's own; empty: there is none; None: its own stays."""

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from luthier.core.described import described
 from luthier.core.errors import InputError, Where
 from luthier.traffic.record import Feedback
 
@@ -19,7 +20,7 @@ _SAID = ("thumb", "rating", "label", "correction", "comment")
 class Opinion(BaseModel):
     """What somebody says of one answer."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", json_schema_extra=described, allow_inf_nan=False)
 
     id: _Name
     """The id of the completion that it is about (`chatcmpl-…`)."""

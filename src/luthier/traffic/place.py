@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from luthier.core.described import described
 from luthier.text.pii.found import NAME_KINDS, PATTERN_KINDS, PiiKind
 from luthier.text.recogniser import Recogniser
 
@@ -26,7 +27,7 @@ def is_traffic(folder: Path) -> bool:
 class Keeping(BaseModel):
     """How much of the traffic is kept, for how long, and what is taken out of it first."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described)
 
     sample: float = Field(default=1.0, ge=0, le=1)
     """The share of requests of which a trace is kept; the request's id decides, so that all who see it agree."""

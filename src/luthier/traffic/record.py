@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic_core import to_jsonable_python
 
+from luthier.core.described import described
 from luthier.text.messages import Message
 
 Asked = Literal["chat", "completion", "embedding", "label"]
@@ -17,7 +18,7 @@ Arm = Literal["stable", "canary", "shadow"]
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described)
 
 
 class Trace(_Record):

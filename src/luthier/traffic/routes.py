@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from luthier.core.described import described
 from luthier.traffic.opinion import Opinion
 from luthier.traffic.record import Feedback
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 class Received(BaseModel):
     """The answer to an opinion."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True)
+    model_config = ConfigDict(json_schema_extra=described)
 
     id: str
     """Of the completion that it is about."""

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from luthier.core.artifact import Artifact
 from luthier.core.component import refuse_unknown_settings
+from luthier.core.described import described
 from luthier.core.errors import DataError, RecipeError, Where
 from luthier.metrics.metric import Metric
 from luthier.text.dataset import batches, columns, has_split, summary
@@ -33,7 +34,7 @@ USUAL_SHARE = 0.05
 class HeldOut(BaseModel):
     """Which rows are measured on while training goes on, how often, and what follows from it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described, allow_inf_nan=False)
 
     rows: Literal["auto", "validation"] | Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] = "auto"
     """`validation`: that split of the data set. A count, or a share below 1: training rows that are held back, chosen

@@ -7,13 +7,15 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from luthier.core.described import described
+
 State = Literal["running", "done", "failed", "interrupted"]
 
 
 class RunStep(BaseModel):
     """One step of a run."""
 
-    model_config = ConfigDict(frozen=True, from_attributes=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, from_attributes=True, json_schema_extra=described)
 
     name: str
     """The step's name in the recipe."""
@@ -28,7 +30,7 @@ class RunStep(BaseModel):
 class Run(BaseModel):
     """One run of a recipe, with the steps that it has finished."""
 
-    model_config = ConfigDict(frozen=True, from_attributes=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, from_attributes=True, json_schema_extra=described)
 
     id: str
     recipe: str

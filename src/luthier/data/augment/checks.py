@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from luthier.core.described import described
 from luthier.data.augment.desk import Desk
 from luthier.data.augment.judge import Classifier
 from luthier.data.augment.rows import Rows
@@ -27,7 +28,7 @@ T = TypeVar("T")
 class Meaning(BaseModel):
     """How near a made row must stay to its parent, as points of an embedder."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described, allow_inf_nan=False)
 
     at_least: float = Field(default=0.6, gt=0, lt=1)
     """Cosine below which a row has left its parent's meaning and is refused."""
@@ -38,7 +39,7 @@ class Meaning(BaseModel):
 class Checks(BaseModel):
     """What every made row is held to; a row that fails is refused, counted and listed with its reason."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described, allow_inf_nan=False)
 
     parent: float = Field(default=0.95, gt=0, le=1)
     """Similarity from which a row is a near copy of its parent and adds nothing (as `near_dedup` measures it). An equal

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from luthier.core.artifact import Artifact
+from luthier.core.described import described
 from luthier.core.errors import UnknownName
 from luthier.text.dataset import frame, splits
 
@@ -22,7 +23,7 @@ class _Seen(NamedTuple):
 class Comparison(BaseModel):
     """Ids by what became of them from the first data set to the second, each list in order."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described)
     same: int
     """Rows that are the same, in the same split."""
     added: list[str]

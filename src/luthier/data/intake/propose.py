@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from luthier.core.component import members
 from luthier.core.counted import counted
+from luthier.core.described import described
 from luthier.data.intake.choose import Choice, Task
 from luthier.data.intake.course import course_for
 from luthier.data.intake.recognise import source_at
@@ -33,7 +34,7 @@ _ONE_SIDED = frozenset({"quality"})
 class Proposal(BaseModel):
     """The data part of a recipe, and why it is as it is."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described)
     task: Task
     source: dict[str, Any]
     ops: list[dict[str, Any]]

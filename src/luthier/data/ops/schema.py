@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from luthier.core.component import refuse_unknown_settings
 from luthier.core.counted import counted
+from luthier.core.described import described
 from luthier.core.errors import DataError, Where
 from luthier.data.bounds import bounded, size_of_row
 from luthier.data.cleaning.misspelt import misspelt
@@ -28,7 +29,7 @@ _TEXTS = ("prompt", "answer", "group")
 class ColumnRule(BaseModel):
     """What the values of one column must be."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described, allow_inf_nan=False)
 
     required: bool = True
     """Whether every row must have a value; an empty text is none."""

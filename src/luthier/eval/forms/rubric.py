@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from luthier.core.described import described
 from luthier.eval.form import Form, Value, WrongValue
 from luthier.eval.forms.likert import whole
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 class Criterion(BaseModel):
     """One thing that is looked at."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described)
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z_][\w ]*$")
     """What it is called."""

@@ -13,6 +13,7 @@ from statistics import median
 from pydantic import BaseModel, ConfigDict
 
 from luthier.core.artifact import Artifact
+from luthier.core.described import described
 from luthier.core.errors import DataError
 from luthier.eval.form import Form
 from luthier.eval.human.assign import Assignment
@@ -26,7 +27,7 @@ PEOPLE, JUDGED, PREFERENCES = "people.json", "judgments.jsonl", "preferences.jso
 class Opinion(BaseModel):
     """What people said, taken together."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described, allow_inf_nan=False)
 
     form: str
     question: str

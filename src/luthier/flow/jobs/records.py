@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from luthier.core.described import described
+
 State = Literal["validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled"]
 ENDED: frozenset[State] = frozenset({"succeeded", "failed", "cancelled"})
 Purpose = Literal["fine-tune", "fine-tune-results"]
@@ -34,7 +36,7 @@ class Upload:
 class Wish(BaseModel):
     """What somebody wants: a model, tuned on a file in some way."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described, allow_inf_nan=False)
 
     model: str
     """The base model, as it is called here, or the model of an earlier job."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from luthier.core.described import described
 from luthier.core.errors import DataError, Where, did_you_mean
 from luthier.text.messages import Example, Message
 from luthier.tune.objective import FIRST, NOTHING, About, Lesson, Loss, Objective
@@ -27,7 +28,7 @@ TOO_LONG = "longer than {limit} tokens"
 class Turns(BaseModel):
     """Assistant turns by what the data says of them; `*` stands for any characters."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described)
 
     tag: str | None = Field(default=None, min_length=1)
     """The message's `tag`."""

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from luthier.core.component import refuse_unknown_settings
+from luthier.core.described import described
 from luthier.tune.environment import Environment
 from luthier.tune.writer import Writer
 
@@ -17,7 +18,7 @@ HELD_TOKENS = 1 << 17
 
 
 class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=described, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
