@@ -50,7 +50,7 @@ def command(folder: Path, *words: str, start: type[subprocess.Popen[Any]] = read
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
-        assert line.startswith('{"url"'), line + process.communicate()[1]
+        assert line.startswith('{"url"'), line + "".join(process.communicate())
         yield Running(process, json.loads(line))
     finally:
         process.kill()
