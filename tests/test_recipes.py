@@ -26,7 +26,7 @@ OBJECTIVES = sorted(path.relative_to(ROOT / "recipes") for path in (ROOT / "reci
 DATA = ROOT.parent / "shared" / "data"
 FEW_OF_PEOPLE = ("steps.data.split.train=64", "steps.data.split.test=32")
 SMALL = {
-    "headlines": ("steps.data.split.train=64", "steps.data.split.test=16"),
+    "headlines": ("steps.data.split.train=32", "steps.data.split.test=16"),
     "distil": ("steps.data.split.train=48", "steps.data.split.test=24"),
     "fair-sentiment": FEW_OF_PEOPLE,
     "grpo-math": ("steps.data.split.train=16", "steps.data.split.test=8"),

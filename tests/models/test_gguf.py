@@ -170,5 +170,6 @@ def test_the_real_model_answers_as_the_file_does(smollm2: Artifact, original: Pa
     assert answer(direct, ids).tokens == answer(saved, ids).tokens
     rounded = direct.to(torch.bfloat16)
     rounded.model.rotary_emb = saved.model.rotary_emb  # `to` rounds the angles' frequencies, which loading never does
-    assert same_weights(rounded, open_folder(smollm2.folder, torch.bfloat16))
-    assert answer(rounded, ids).tokens == answer(open_folder(smollm2.folder, torch.bfloat16), ids).tokens
+    stored = open_folder(smollm2.folder, torch.bfloat16)
+    assert same_weights(rounded, stored)
+    assert answer(rounded, ids).tokens == answer(stored, ids).tokens
