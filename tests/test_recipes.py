@@ -26,7 +26,7 @@ OBJECTIVES = sorted(path.relative_to(ROOT / "recipes") for path in (ROOT / "reci
 DATA = ROOT.parent / "shared" / "data"
 FEW_OF_PEOPLE = ("steps.data.split.train=64", "steps.data.split.test=32")
 SMALL = {
-    "headlines": ("steps.data.split.train=32", "steps.data.split.test=16"),
+    "headlines": ("steps.data.split.train=32", "steps.data.split.test=8"),
     "distil": ("steps.data.split.train=48", "steps.data.split.test=24"),
     "fair-sentiment": FEW_OF_PEOPLE,
     "grpo-math": ("steps.data.split.train=16", "steps.data.split.test=8"),
@@ -44,7 +44,7 @@ SMALL = {
     "safety": ("steps.data.split={train: 16, test: 8}", "steps.report.probes=[{kind: refusal, max_new_tokens: 4}]"),
     "questions": ("steps.data.split.train=64", "steps.data.split.test=24"),
     "summaries": ("steps.data.split.train=24", "steps.data.split.test=8", "steps.report.max_new_tokens=24"),
-    "support": ("steps.data.split.test=16", "steps.tune.epochs=1", "steps.tune.rows=16"),
+    "support": ("steps.data.split.test=8", "steps.tune.epochs=1", "steps.tune.rows=16"),
 }
 OWN_DATA = {
     "summaries": ("DIALOGUES", "dialogsum/dialogsum.train.jsonl"),

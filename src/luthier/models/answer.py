@@ -69,18 +69,20 @@ def agreement(wanted: Answer, model: Any, ids: list[int]) -> Agreement:
     """Compare another model's greedy answer, and what it thinks of the wanted one."""
     import torch
 
-    came = answer(model, ids)
-    if came.names:
+    if wanted.names:
+        came = answer(model, ids)
         apart = float((came.logps - wanted.logps).abs().mean())
         return Agreement(int(came.tokens == wanted.tokens), 1, apart, wanted.differs(came) or 0.0, names=True)
     number = len(wanted.tokens)
-    same = next((at for at in range(number) if wanted.tokens[at] != came.tokens[at]), number)
     whole = torch.tensor([ids + wanted.tokens])
     with torch.no_grad(), no_peft_warning():  # a soft prompt's virtual tokens may stand before the others
         logits = model(input_ids=whole, attention_mask=torch.ones_like(whole)).logits[0, -number - 1 : -1].float()
+    logps = torch.log_softmax(logits, dim=-1)
+    came = Answer(logps.argmax(-1).tolist(), logps)  # what it says itself, as far as it says the same
+    same = next((at for at in range(number) if wanted.tokens[at] != came.tokens[at]), number)
     told = torch.tensor(wanted.tokens)[:, None]
-    theirs, mine = torch.log_softmax(logits, dim=-1).gather(1, told), wanted.logps.gather(1, told)
-    return Agreement(same, number, float((theirs - mine).abs().mean()), wanted.differs(came) or 0.0)
+    apart = float((logps.gather(1, told) - wanted.logps.gather(1, told)).abs().mean())
+    return Agreement(same, number, apart, wanted.differs(came) or 0.0)
 
 
 def prompt_ids(folder: Path) -> list[int]:
