@@ -264,7 +264,7 @@ def test_forecast_needs_no_torch(store: Store, labels: Artifact, base: Artifact)
         {"flops_per_s": 1e6, "parameters": 2 * model.parameters, "task": "label"},
     ]
     later = step.foresee(Outlook(inputs={"data": labels, "model": base}, upstream={}, base=Path(), paces=paces))
-    assert later.how.endswith("1 model(s) at 0 GFLOP/s, as the last evaluation")
+    assert later.how.endswith("1 model at 0 GFLOP/s, as the last evaluation")
     assert later.seconds is not None
     rows = rows_of(None, outlook, "test")
     assert rows is not None
