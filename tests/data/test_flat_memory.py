@@ -82,7 +82,8 @@ def test_splits_by_shares(in_groups: bool, tmp_path: Path, monkeypatch: pytest.M
 def test_copies_and_near_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copying, "_SORTED", 1 << 12)
     monkeypatch.setattr(copying, "_BLOCK", 1 << 10)
-    monkeypatch.setattr(minhash, "_BLOCK", 1 << 10)
+    for name in ("_BLOCK", "_FEW_ROWS"):
+        monkeypatch.setattr(minhash, name, 1 << 10)
     chosen = bands(0.8)
 
     def exact(rows: int) -> None:
