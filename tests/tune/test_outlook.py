@@ -110,17 +110,17 @@ def test_a_critic_costs_an_adapter_and_a_second_learning(shop: Bench) -> None:
     assert (valued.peak_bytes or 0) > (plain.peak_bytes or 0)
 
 
-def test_kernels_for_tiles_are_counted_as_they_come(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A processor with tiles keeps a kernel for each shape: few at first, and no more than so many in the end."""
+def test_kernels_in_bf16_are_counted_as_they_come(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor with bf16 keeps a kernel for each shape: few at first, and no more than so many in the end."""
 
-    def peak(epochs: float, *, tiles: bool, precision: Any = "bfloat16") -> int:
-        monkeypatch.setattr(foresight, "cpu_has_tiles", lambda: tiles)
+    def peak(epochs: float, *, narrow: bool, precision: Any = "bfloat16") -> int:
+        monkeypatch.setattr(foresight, "cpu_has_bf16", lambda: narrow)
         step = Tune(data="data", objective=Sft(), epochs=epochs, rows_per_step=8, precision=precision)
         inputs = {"data": shop.data, "model": shop.base}
         return step.foresee(Outlook(inputs=inputs, upstream={}, base=shop.base.folder)).peak_bytes or 0
 
-    plain = peak(1, tiles=False)
-    few, many, more = (peak(epochs, tiles=True) - plain for epochs in (1, 30, 300))
+    plain = peak(1, narrow=False)
+    few, many, more = (peak(epochs, narrow=True) - plain for epochs in (1, 30, 300))
     assert 0 < few < foresight.KERNEL_BYTES / 3 < many < more <= foresight.KERNEL_BYTES
-    assert peak(300, tiles=False) == plain
-    assert peak(300, tiles=True, precision="float32") == peak(300, tiles=False, precision="float32")
+    assert peak(300, narrow=False) == plain
+    assert peak(300, narrow=True, precision="float32") == peak(300, narrow=False, precision="float32")

@@ -13,7 +13,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError
 from luthier.core.step import Outlook
 from luthier.models.describe import Description, describe, read_template
-from luthier.models.load import base_folder, cpu_has_tiles, is_remote
+from luthier.models.load import base_folder, cpu_has_bf16, is_remote
 from luthier.models.speed import cores
 
 CHARS_PER_TOKEN = 3.6
@@ -25,7 +25,7 @@ kernels of the matrix library for each size of pack, and what the allocator cann
 SHAPES = 20
 """After so many packs of many sizes two thirds of the kernels that will be needed are there."""
 KERNEL_BYTES = 750_000_000
-"""What kernels for tiles of numbers hold in the end, forward and backward, with the pieces of memory between them that
+"""What kernels for products in bf16 hold in the end, forward and backward, with the pieces of memory between them that
 no pack finds: fitted to trainings of SmolLM2-135M in 24, 27 and 157 steps."""
 
 
@@ -76,7 +76,7 @@ def undisturbed(measures: Mapping[str, Any]) -> float:
 
 def kernel_bytes(packs: float, *, bf16: bool, learns: bool = True) -> int:
     """Bytes of what is made for each new shape of a product, after so many packs of many sizes were read."""
-    if not (bf16 and cpu_has_tiles()):
+    if not (bf16 and cpu_has_bf16()):
         return 0
     return round(KERNEL_BYTES * (1 - math.exp(-packs / SHAPES)) * (1 if learns else 0.5))
 

@@ -181,7 +181,7 @@ def cpu_has_bf16() -> bool:
 
 
 def cpu_has_tiles() -> bool:
-    """Whether it multiplies whole tiles of bfloat16 at once (AMX), for which kernels are made shape by shape."""
+    """Whether it multiplies whole tiles of bfloat16 at once (AMX)."""
     return "amx_bf16" in _cpu_says()
 
 
