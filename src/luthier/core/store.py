@@ -1,7 +1,7 @@
 """The artifact store: content-addressed folders, locked between processes.
 
     ROOT/artifacts/DIGEST/     finished artifacts: what is here is whole
-    ROOT/work/DIGEST/          one being made: `folder` becomes the artifact, `scratch` survives a kill
+    ROOT/work/DIGEST/          one being made: `folder` becomes the artifact, `scratch` stays after a kill
     ROOT/locks/DIGEST.lock     held by the process that makes it
     ROOT/ledger.db             the ledger, when it is SQLite (see `luthier.core.ledger`)
 

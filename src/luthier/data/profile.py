@@ -67,7 +67,7 @@ class Trial(BaseModel):
     def lost_shown(self) -> str:
         """The first of the lost answers, and how many more there are."""
         more = len(self.lost) - _LOST_SHOWN
-        rest = f" and {more} more {'class' if more == 1 else 'classes'}" if more > 0 else ""
+        rest = f" and {counted(more, 'more class', 'more classes')}" if more > 0 else ""
         return ", ".join(map(repr, self.lost[:_LOST_SHOWN])) + rest
 
 

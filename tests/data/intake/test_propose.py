@@ -230,6 +230,19 @@ def test_near_copies_are_counted_as_they_will_be_once_personal_data_are_gone(tmp
     assert copies == sum(made.summary.dropped.values()) == 7
 
 
+def test_rows_that_will_be_dropped_are_neither_held_out_nor_trained_on(tmp_path: Path) -> None:
+    """The length of the training and what its test can tell follow from the rows that operators leave."""
+    subjects = ("the invoice", "a parcel", "my password", "the new app", "our contract", "a broken lamp")
+    said = [f"{verb} {subject}" for subject in subjects for verb in ("Where can I find", "Who is able to change")]
+    rows = [{"text": text, "topic": "other" if "find" in text else "change"} for text in said]
+    pl.DataFrame(rows * 5).write_csv(tmp_path / "tickets.csv")
+    proposal = propose(tmp_path / "tickets.csv")
+    assert proposal.profile.trials["exact_dedup"].dropped == {"exact duplicate": 48}
+    assert proposal.left == 12
+    assert proposal.reasons["split.test"].startswith("about 2 rows")
+    assert "one pass over about 10 rows" in render_recipe(proposal, "mine")
+
+
 def test_near_copies_stay_where_a_class_would_be_gone_without_them(tmp_path: Path, make: Any) -> None:
     texts = {
         "late": "The parcel with the number {} is still not here, where is it?",

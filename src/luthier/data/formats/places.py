@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -70,8 +70,13 @@ def _named(packed: File, place: Path, path: str) -> list[File]:
 def _held(packed: File) -> str:
     """What a zip holds, for somebody who named what is not in it."""
     names = [one.member for one in packed.inside()]
-    more = f", … ({len(names) - _SHOWN} more)" if len(names) > _SHOWN else ""
-    return f"it holds {', '.join(names[:_SHOWN])}{more}" if names else f"name {packed.name} itself: it holds one file"
+    return f"it holds {listed(names)}" if names else f"name {packed.name} itself: it holds one file"
+
+
+def listed(names: Sequence[str], between: str = ", ") -> str:
+    """Some of the files of a zip for somebody to read, and how many more there are."""
+    more = f"{between}… ({len(names) - _SHOWN} more)" if len(names) > _SHOWN else ""
+    return between.join(names[:_SHOWN]) + more
 
 
 def _split(path: str) -> tuple[str, str]:

@@ -56,8 +56,7 @@ def course(rows: int, classes: int) -> Course:
     return Course(settings, why)
 
 
-def course_for(profile: Profile, *, held_out: float, is_label: bool) -> Course:
-    """What a training on the rows of this profile asks for, a share of them held out."""
-    rows = round((profile.rows - profile.broken) * (1 - held_out))
+def course_for(rows: int, profile: Profile, *, held_out: float, is_label: bool) -> Course:
+    """What a training on so many rows of this profile asks for, a share of them held out."""
     classes = len(set(profile.answers) - set(profile.spellings)) if is_label else 0
-    return course(max(1, rows), classes)
+    return course(max(1, round(rows * (1 - held_out))), classes)

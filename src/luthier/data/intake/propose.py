@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,8 @@ class Proposal(BaseModel):
     """For the gate."""
     objective: str = "sft"
     """What is learnt from the rows."""
+    left: int
+    """About how many rows the operators leave."""
     profile: Profile
 
     def prepare(self) -> dict[str, Any]:
@@ -87,7 +89,8 @@ def propose_from(
     ops = list(_operators(profile, reasons, examples))
     if objective == "dpo":
         ops = [one for one in ops if one["kind"] not in _ONE_SIDED]
-    split = _split(profile, reasons)
+    left = _left(profile, ops)
+    split = _split(left, reasons)
     reasons["task"] = _why_task(profile, choice, chosen)
     metrics, rules = (["accuracy"], ["accuracy > base"]) if objective == "dpo" else _measures(profile, chosen)
     return Proposal(
@@ -100,6 +103,7 @@ def propose_from(
         metrics=metrics,
         rules=rules,
         objective=objective,
+        left=left,
         profile=profile,
     )
 
@@ -152,10 +156,17 @@ def _marked(change: Change) -> Change:
     return change.model_copy(update={"after": re.sub("^dropped: ", "marked: ", change.after)})
 
 
-def _split(profile: Profile, reasons: dict[str, str]) -> dict[str, Any]:
+def _left(profile: Profile, ops: Sequence[Mapping[str, Any]]) -> int:
+    """About how many rows the operators leave of all, as they do of those that were looked at."""
+    dropping = [one["kind"] for one in ops if one.get("action") != "flag" and one["kind"] in profile.trials]
+    gone = sum(sum(profile.trials[kind].dropped.values()) for kind in dropping)
+    return max(1, round((profile.rows - profile.broken) * (1 - gone / max(1, profile.looked_at))))
+
+
+def _split(rows: int, reasons: dict[str, str]) -> dict[str, Any]:
     """Enough held out for an interval that means something."""
-    share = 0.1 if profile.rows * 0.1 >= _ENOUGH_HELD_OUT else 0.2
-    held = max(1, round(profile.rows * share))
+    share = 0.1 if rows * 0.1 >= _ENOUGH_HELD_OUT else 0.2
+    held = max(1, round(rows * share))
     width = 100 * 1.96 * (0.25 / held) ** 0.5
     reasons["split.test"] = (
         f"about {counted(held, 'row')}: an accuracy measured on them is known to ±{width:.0f} points or better"
@@ -242,7 +253,7 @@ def _spelled(char: str) -> str:
 
 def _rest(proposal: Proposal) -> Iterator[str]:
     is_label = proposal.task == "label"
-    wished = course_for(proposal.profile, held_out=proposal.split["test"], is_label=is_label)
+    wished = course_for(proposal.left, proposal.profile, held_out=proposal.split["test"], is_label=is_label)
     more = "".join(f", {name}: {value}" for name, value in wished.settings.items())
     rules = ", ".join(json.dumps(rule) for rule in proposal.rules)
     yield "  # What might be wrong with the rows, looked at before they are trained on; the report tells."

@@ -11,12 +11,10 @@ from luthier.core.component import members
 from luthier.core.errors import DataError, Where
 from luthier.data.formats.file import File
 from luthier.data.formats.look import ENDING, Fit, Look
-from luthier.data.formats.places import files_of, is_wide
+from luthier.data.formats.places import files_of, is_wide, listed
 from luthier.data.row import Record
 from luthier.data.source import FileSource, Source
 
-_SHOWN = 6
-"""Files of a zip that are named to somebody."""
 _SITEMAP = re.compile(r"<(?:urlset|sitemapindex)\b[^<>]{0,200}sitemaps\.org")
 
 
@@ -95,13 +93,13 @@ def _kind_inside(packed: File, inside: Sequence[File]) -> str:
     one = f"name those that belong together, such as {inside[0].name}"
     kinds = {file.member: source_of(file) for file in inside}
     if len({source.kind for source in kinds.values()}) > 1:
-        shown = ", ".join(f"{member} ({source.kind})" for member, source in list(kinds.items())[:_SHOWN])
+        shown = listed([f"{member} ({source.kind})" for member, source in kinds.items()])
         raise DataError(
             f"holds files of several kinds: {shown}", where=packed.where, remedy=f"{one} or {packed.name}/*.csv"
         )
     columns = {file.member: _columns(kinds[file.member], file) for file in inside}
     if len(set(map(frozenset, columns.values()))) > 1:
-        shown = "; ".join(f"{member}: {', '.join(names)}" for member, names in list(columns.items())[:_SHOWN])
+        shown = listed([f"{member}: {', '.join(names)}" for member, names in columns.items()], "; ")
         raise DataError(f"holds files with different columns ({shown})", where=packed.where, remedy=one)
     return next(iter(kinds.values())).kind
 

@@ -94,15 +94,15 @@ def _read(
 
 def _answers(source: Source, records: Sequence[Record]) -> Counter[str]:
     """All different answers with their counts, when they are classes."""
-    counted = Answers()
+    found = Answers()
     mapping = source.mapping(list(records))
     for record in records:
         parts = mapping.try_parts(record.values)
         if parts is not None and parts.messages[-1].content.strip():
-            counted.add(parts.messages[-1].content, parts.kind)
-    if counted.decide().task == "text":
+            found.add(parts.messages[-1].content, parts.kind)
+    if found.decide().task == "text":
         return Counter()
-    return Counter(counted.labels[code] for code in counted.of_rows)
+    return Counter(found.labels[code] for code in found.of_rows)
 
 
 def _estimate(records: Sequence[Record], size: int) -> int:
