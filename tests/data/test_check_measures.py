@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 
@@ -17,6 +15,7 @@ from luthier.data.checks.lengths import robust_z
 from luthier.models.apart import told_apart
 from luthier.models.plain import features
 from luthier.text.messages import Message
+from tests.linear import assert_linear
 
 
 def _row(number: int, prompt: str, answer: str, label: str | None = None) -> Seen:
@@ -126,13 +125,11 @@ def test_answers_that_teach_nothing(answer: str, fault: str) -> None:
 
 def test_patterns_take_linear_time() -> None:
     """Adversarial strings that grow tenfold take about tenfold time, never a hundredfold."""
-    check, seconds = AnswerQuality(), []
-    for size in (20_000, 200_000):
-        text = "i'm sorry, but i " * (size // 16) + "!" * size + "a" * size
+
+    def look(text: str) -> None:
         data = Material([_row(number, text, text) for number in range(2)], task="text")
-        bias = Material([_row(number, "she " * size, "x") for number in range(2)], task="text")
-        started = time.perf_counter()
-        list(check.look(data))
-        list(BiasTerms().look(bias))
-        seconds.append(time.perf_counter() - started)
-    assert seconds[1] < 40 * seconds[0] + 0.5
+        list(AnswerQuality().look(data))
+        list(BiasTerms().look(data))
+
+    for piece in ("i'm sorry, but i ", "!", "a", "she "):
+        assert_linear(look, piece, 40_000)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
-import time
 from collections.abc import Callable, Iterator
 from re import _constants as codes  # type: ignore[attr-defined]
 from re import _parser as parser  # type: ignore[attr-defined]
@@ -20,6 +19,7 @@ from luthier.data.intake.trial import outcome_of
 from luthier.data.operator import Operator
 from luthier.data.row import Row
 from luthier.text.messages import Message
+from tests.linear import TRIES, seconds
 
 CHARS = (100, 400, 1_500, 12_000)
 """Short ones first: what grows with the third power would never finish the long ones, and what a count bounds (*five
@@ -133,17 +133,11 @@ def growth(pattern: re.Pattern[str], attack: tuple[str, str], *, anywhere: bool 
 
 
 def _search_s(pattern: re.Pattern[str], text: str) -> float:
-    return _seconds(lambda: sum(1 for _ in pattern.finditer(text)))
+    return seconds(lambda: sum(1 for _ in pattern.finditer(text)))
 
 
 def _match_s(pattern: re.Pattern[str], text: str) -> float:
-    return _seconds(lambda: (pattern.match(text), pattern.fullmatch(text)))
-
-
-def _seconds(work: Callable[[], Any]) -> float:
-    started = time.process_time()
-    work()
-    return time.process_time() - started
+    return seconds(lambda: (pattern.match(text), pattern.fullmatch(text)))
 
 
 @pytest.mark.parametrize("pattern", patterns().values(), ids=lambda pattern: str(pattern.pattern)[:40])
@@ -173,6 +167,6 @@ def test_no_text_makes_an_operator_slow(kind: str, monkeypatch: pytest.MonkeyPat
     operator = Operator.parse(kind)
     outcome_of(operator, _rows(200))  # models and lists are loaded
     short, long = _rows(1500), _rows(12_000)
-    quick = max(0.02, min(_seconds(lambda: outcome_of(operator, short)) for _ in range(2)))
-    linear = any(_seconds(lambda: outcome_of(operator, long)) < 24 * quick for _ in range(2))
+    quick = max(0.02, min(seconds(lambda: outcome_of(operator, short)) for _ in range(2)))
+    linear = any(seconds(lambda: outcome_of(operator, long)) < 24 * quick for _ in range(TRIES))
     assert linear, f"8 times the text takes more than 24 times {quick:.3f} s"

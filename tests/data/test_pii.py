@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ from luthier.data.ops.normalise import Normalise
 from luthier.text.pii.found import KINDS
 from luthier.text.pii.money import luhn
 from luthier.text.pii.scan import find
+from tests.linear import assert_linear
 
 Make = Callable[..., Any]
 Write = Callable[..., str]
@@ -134,16 +134,7 @@ ADVERSARIAL = [
 def test_time_grows_no_faster_than_the_text(piece: str) -> None:
     """Ten times the text may take about ten times as long; a quadratic search would take a hundred."""
     repair = Normalise()
-
-    def seconds(size: int) -> float:
-        text = (piece * (size // len(piece) + 1))[:size] + "!"
-        start = time.process_time()
-        find(text)
-        repair.clean(text)
-        return time.process_time() - start
-
-    seconds(2000)
-    assert seconds(60_000) < 30 * (seconds(6000) + 0.02)
+    assert_linear(lambda text: (find(text + "!"), repair.clean(text + "!")), piece, 6000)
 
 
 def test_on_the_projects_own_tickets() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import socket
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler
 from itertools import pairwise
 from pathlib import Path
@@ -26,6 +28,7 @@ from luthier.data.web import crawl as crawling
 from luthier.data.web import fetch, page, sitemap
 from luthier.flow.recipe import Recipe
 from tests.data.web_site import Reply, Site, article, serving
+from tests.linear import assert_quick
 
 HERE = Path()
 
@@ -134,12 +137,13 @@ def test_entities_in_a_sitemap_are_not_unfolded(tmp_path: Path) -> None:
     lines = "".join(f"<!ENTITY a{n + 1} '{f'&a{n};' * 10}'>" for n in range(9))
     bomb = f"<!DOCTYPE x [<!ENTITY a0 'http://a.example/'>{lines}<!ENTITY f SYSTEM 'file://{secret}'>]>"
     data = f"{bomb}<urlset><url><loc>&a9;</loc></url><url><loc>&f;</loc></url><url><loc>http://b/</loc></url></urlset>"
-    start = time.perf_counter()
-    try:
-        found = sitemap.parsed(data.encode())[0]
-    except fetch.Unfetched:
-        found = []
-    assert time.perf_counter() - start < 2
+    found: list[str] = []
+
+    def parse() -> None:
+        with contextlib.suppress(fetch.Unfetched):
+            found.extend(sitemap.parsed(data.encode())[0])
+
+    assert_quick(parse, 2)
     assert not any("leaked" in address or len(address) > 100 for address in found)
 
 
@@ -410,10 +414,8 @@ def test_an_endless_body_is_cut(site: Site) -> None:
 @pytest.mark.parametrize("act", [_drop_by_drop, _slow_header, _silent])
 def test_a_slow_server_is_left(site: Site, act: Callable[[BaseHTTPRequestHandler], None]) -> None:
     site.replies["/slow"] = act
-    start = time.perf_counter()
     source = web(pages=(site.root + "/slow",), timeout_s=0.4, retries=0, on_error="drop")
     assert texts(source) == ["! was not sent within 0.4 s"]
-    assert time.perf_counter() - start < 2
 
 
 def _bomb(kind: str) -> bytes:
@@ -495,9 +497,7 @@ def test_any_bytes_become_text_or_a_reason(body: bytes, kind: str) -> None:
 
 def test_adversarial_heads_are_read_in_linear_time() -> None:
     for piece in (b"<meta ", b"<meta charset", b"<meta charset= ", b'<meta charset="', b"<" * 3):
-        start = time.perf_counter()
-        page.decoded(piece * 200_000 + b"\xff", {"content-type": "charset " * 20_000})
-        assert time.perf_counter() - start < 1.5
+        assert_quick(partial(page.decoded, piece * 200_000 + b"\xff", {"content-type": "charset " * 20_000}), 1.5)
 
 
 # secrets and mistakes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from importlib.util import find_spec
 from pathlib import Path
 from random import Random
@@ -18,6 +17,7 @@ from luthier.data.augment.keyboard import ROWS, Layout, neighbours
 from luthier.data.augment.words import facts
 from luthier.data.augmenters.noise import Noise
 from luthier.text.people.words import free_words, pieces
+from tests.linear import assert_quick
 
 QUIET: dict[str, Any] = {"typos": 0, "case": 0, "punctuation": 0}
 TEXT = "Hello Anna, their order [ORDER_1] of 3 lamps from https://shop.example/x never came! Write to a@b.example."
@@ -71,10 +71,7 @@ def test_free_words_are_outside_of_tags_numbers_and_addresses() -> None:
     "text", ["[" * 50_000, "{{" * 50_000, "a@" * 50_000, "[A_" * 30_000, "x" * 100_000, "1 " * 50_000]
 )
 def test_long_odd_texts_take_linear_time(text: str) -> None:
-    started = time.perf_counter()
-    pieces(text)
-    facts(text)
-    assert time.perf_counter() - started < 2
+    assert_quick(lambda: (pieces(text), facts(text)), 2)
 
 
 @pytest.mark.parametrize("layout", sorted(ROWS))

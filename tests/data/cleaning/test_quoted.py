@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.data.cleaning.quoted import quoted_spans, without_quoted
+from tests.linear import assert_linear
 
 HISTORY = {
     "gmail": "Thanks, that worked.\n\nOn Mon, 3 Feb 2025 at 10:59, Desk <d@a.io> wrote:\n> Try again.\n> D.\n",
@@ -70,11 +69,4 @@ def test_spans_stand_apart_and_in_order(pieces: list[str]) -> None:
     "piece", ["On 1 ", "On 1\n", "> ", ">\n", "From: a\n", "-----", "\n", "On 1 wrote:\n\n\n\n", "> On 1\n"]
 )
 def test_time_grows_with_the_length_only(piece: str) -> None:
-    def seconds(times: int) -> float:
-        text = piece * times
-        start = time.process_time()
-        quoted_spans(text)
-        return time.process_time() - start
-
-    seconds(1000)
-    assert seconds(64_000) < 40 * max(seconds(6_400), 0.004)
+    assert_linear(quoted_spans, piece, 6400 * len(piece), floor_s=0.004)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from luthier.data.formats import delimited
 from luthier.data.formats.dialect import Dialect
 from luthier.data.formats.file import File
 from luthier.data.row import Broken, Record
+from tests.linear import assert_quick
 
 
 def _read(path: Path, content: str | bytes, **settings: Any) -> tuple[list[Record], list[Broken], list[str]]:
@@ -219,16 +219,18 @@ def test_a_line_of_50_mb_is_one_broken_row_in_bounded_memory(tmp_path: Path) -> 
 
 
 def test_a_quote_that_is_never_closed_is_read_in_bounded_memory_and_linear_time(tmp_path: Path) -> None:
-    start = time.process_time()
-    good, broken, _ = _read(tmp_path / "t.csv", 'text,label\n"open,b\n' + "some words here,b\n" * 100_000)
-    assert len(good) == 100_000
-    assert len(broken) == 1
-    assert time.process_time() - start < 10
+    text = 'text,label\n"open,b\n' + "some words here,b\n" * 100_000
+    counts = set[tuple[int, int]]()
+
+    def read() -> None:
+        good, broken, _ = _read(tmp_path / "t.csv", text)
+        counts.add((len(good), len(broken)))
+
+    assert_quick(read, 10)
+    assert counts == {(100_000, 1)}
 
 
 @pytest.mark.parametrize("piece", ['"', '""', '","', ",", 'a"', '"a', " "])
 def test_whether_a_line_stands_is_told_in_linear_time(piece: str) -> None:
     dialect = Dialect(",", '"', spaced=True)
-    start = time.process_time()
-    dialect.stands(piece * 400_000 + "\n")
-    assert time.process_time() - start < 2
+    assert_quick(lambda: dialect.stands(piece * 400_000 + "\n"), 2)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import string
-import time
 from importlib import import_module
 from itertools import pairwise
 
@@ -13,6 +12,7 @@ import pytest
 from luthier.text.pii.found import HIGH_RISK
 from luthier.text.pii.national import FORMS, is_national_id
 from luthier.text.pii.scan import find
+from tests.linear import assert_linear
 
 HERE = [
     ("email", "write to jo.doe+x@mail.example.co.uk, please", "jo.doe+x@mail.example.co.uk"),
@@ -348,13 +348,4 @@ ADVERSARIAL = [
 @pytest.mark.parametrize("piece", ADVERSARIAL)
 def test_time_grows_no_faster_than_the_text(piece: str) -> None:
     """Ten times the text may take about ten times as long; a quadratic search would take a hundred."""
-
-    def seconds(size: int) -> float:
-        text = piece * (size // len(piece))
-        start = time.process_time()
-        find(text)
-        return time.process_time() - start
-
-    seconds(2000)
-    most = 30 * (seconds(2000) + 0.0025)
-    assert any(seconds(20_000) < most for _ in range(3))
+    assert_linear(find, piece, 2000, floor_s=0.0025)
