@@ -262,9 +262,9 @@ JSON = (
     _talk(
         "unknown role",
         "messages[0]",
-        "role 'bot' is unknown",
+        "role 'ghost' is unknown",
         "known: assistant",
-        _said({"role": "bot", "content": "x"}, ANSWERED),
+        _said({"role": "ghost", "content": "x"}, ANSWERED),
     ),
     _talk(
         "near a role",

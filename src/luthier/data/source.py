@@ -20,7 +20,8 @@ from luthier.data.formats.file import File
 from luthier.data.formats.look import Fit, Look
 from luthier.data.formats.places import files_of
 from luthier.data.intake.cells import UnusableRowError
-from luthier.data.intake.choose import Choice, Task, choose
+from luthier.data.intake.choose import Choice, Task, choose, choose_turns
+from luthier.data.intake.gather import Turns
 from luthier.data.intake.layouts import Layout
 from luthier.data.intake.mapping import Mapping, Parts, decide
 from luthier.data.intake.media import held
@@ -60,6 +61,10 @@ class Source(Component):
     """The column that the model shall say, or a template with columns in braces. Without a prompt: text to continue."""
     messages: str | None = None
     """The column with a whole conversation: a list of messages, or JSON text of one."""
+    turns: Turns | None = None
+    """Where every row is one message: the columns by which the rows of a conversation become one, at the place of its
+    first row: `{conversation: chat_id, role: sender, content: text, order: sent_at}`. `role` and `content` are called
+    so unless said; without `order`, messages stand as in the file."""
     system: str | None = None
     """The system turn of every row that has none of its own, as literal text."""
     system_column: str | None = None
@@ -82,6 +87,8 @@ class Source(Component):
     def _mapping_is_whole(self) -> Source:
         if self.messages and (self.prompt or self.answer):
             raise ValueError("`messages` is set beside `prompt` or `answer`; keep the one that your columns hold")
+        if self.turns and (self.messages or self.prompt or self.answer):
+            raise ValueError("`turns` is set beside `messages`, `prompt` or `answer`; it says what they say")
         if self.prompt and not self.answer:
             what = "`prompt` is set and `answer` is not; name the column that the model shall say"
             raise ValueError(f"{what}, or the prompt's again where rows are only asked (rewards, `constitution`)")
@@ -106,8 +113,10 @@ class Source(Component):
         return seen
 
     def records(self, base: Path, say: Say) -> Iterator[Record | Broken]:
-        """What `read` yields, as far as `first` allows."""
+        """What `read` yields, or the conversations that it makes, as far as `first` allows."""
         found = self.read(base, say)
+        if self.turns:
+            found = self.turns.gathered(found, say)
         return islice(found, self.first) if self.first is not None else found
 
     def mapped(self, base: Path, say: Say) -> Iterator[tuple[Record, Parts] | Broken]:
@@ -132,7 +141,7 @@ class Source(Component):
         self, columns: Columns[str, ColumnProfile], rows: Sequence[dict[str, Any]], name: str, task: Task | None
     ) -> Choice:
         """Which columns mean what, for a recipe that is proposed."""
-        return choose(columns, rows, name, task, self.written)
+        return choose_turns(self.turns, columns) if self.turns else choose(columns, rows, name, task, self.written)
 
     def _without_media(self, found: tuple[Record, Parts] | Broken) -> tuple[Record, Parts] | Broken:
         """A row, or why it is left out although it can be read."""
@@ -146,7 +155,7 @@ class Source(Component):
         """The mapping for rows like these."""
         asked = Layout(self.prompt, self.answer, self.messages, self.system_column, self.tools)
         rows = [record.values for record in good]
-        name, written = good[0].file, self.written
+        name, written = good[0].file, self.turns.layout if self.turns else self.written
         return decide(asked, rows, name, system=self.system, group=self.group, key=self.id, written=written)
 
 

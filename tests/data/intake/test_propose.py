@@ -14,6 +14,7 @@ import yaml
 from luthier.core.errors import DataError
 from luthier.data.intake.propose import Proposal, propose, render_recipe
 from luthier.data.intake.survey import profile
+from luthier.data.source import Source
 from luthier.data.steps.augment import Augment
 from luthier.data.steps.prepare import Prepare
 
@@ -339,25 +340,48 @@ def test_headers_in_other_languages_are_understood(tmp_path: Path) -> None:
     assert "Answer with one of: Rückgabe, Versand." in render_recipe(propose(tmp_path / "t.csv"), "mine")
 
 
-def test_single_messages_of_conversations_are_refused_with_what_makes_conversations_of_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    rows = [
+def _chat() -> list[dict[str, object]]:
+    """Forty conversations of two to six messages, in no order; every second one ends with the customer."""
+    return [
         {
-            "conversation_id": f"c{n // 2}",
-            "sender": ("Customer", "Agent")[n % 2],
-            "message": f"words of the message {n}",
+            "message_id": f"m{talk}-{turn}",
+            "conversation_id": f"c{talk}",
+            "sender": ("Customer", "Agent")[turn % 2],
+            "text": f"words {turn} of conversation {talk}",
+            "sent_at": f"2026-01-{1 + talk % 28:02d}T10:{turn:02d}:00",
+            "customer": f"k{talk % 7}",
         }
-        for n in range(40)
+        for talk in range(40)
+        for turn in (3, 1, 0, 4, 2, 5)
+        if turn < 2 + talk % 5
     ]
-    pl.DataFrame(rows).write_csv("t.csv")
-    with pytest.raises(DataError, match="one message of a conversation \\('conversation_id'\\)") as caught:
-        propose("t.csv")
-    code = caught.value.remedy.removeprefix("give one conversation a row: ").partition(" makes")[0]
-    exec(code, {})
-    proposal = propose("conversations.jsonl")
-    assert (proposal.source["messages"], proposal.profile.rows) == ("messages", 20)
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_single_messages_are_proposed_as_the_conversations_that_they_make(tmp_path: Path, ending: str) -> None:
+    write = {"csv": "write_csv", "jsonl": "write_ndjson", "parquet": "write_parquet"}
+    getattr(pl.DataFrame(_chat()), write[ending])(tmp_path / f"t.{ending}")
+    proposal = propose(tmp_path / f"t.{ending}")
+    names = {"conversation": "conversation_id", "role": "sender", "content": "text", "order": "sent_at"}
+    settings = {"turns": names, "id": "conversation_id", "group": "customer"}
+    assert proposal.source == {"kind": ending, "path": f"t.{ending}", **settings}
+    assert "those of one 'conversation_id' are one conversation" in proposal.reasons["source.turns"]
+    assert (proposal.profile.rows, proposal.profile.broken) == (40, 0)
+    assert any(note.startswith("16 messages are left out") for note in proposal.profile.notes)
+    read = yaml.safe_load(render_recipe(proposal, "mine"))["steps"]["data"]["source"]
+    assert read == proposal.source
+    talks = [parts for _, parts in Source.parse(read).glance(tmp_path)]
+    assert [[turn.content[:7] for turn in parts.messages] for parts in talks[:3]] == [
+        ["words 0", "words 1"],
+        ["words 0", "words 1"],
+        ["words 0", "words 1", "words 2", "words 3"],
+    ]
+
+
+def test_an_order_that_cannot_be_read_is_not_proposed(tmp_path: Path) -> None:
+    rows = [{**row, "sent_at": f"Mon {number}"} for number, row in enumerate(_chat())]
+    pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
+    assert "order" not in propose(tmp_path / "t.csv").source["turns"]
 
 
 def test_what_is_called_a_reply_goes_before_few_values_of_an_unknown_name(tmp_path: Path) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from luthier.core.counted import counted
 from luthier.core.errors import DataError, Where
+from luthier.data.intake.cells import UnusableRowError
+from luthier.data.intake.gather import Turns, moment
 from luthier.data.intake.headers import words_of
 from luthier.data.intake.layouts import Layout, recognise
 from luthier.data.intake.turns import ROLES
@@ -25,8 +27,10 @@ _CLASSES = (
 _HEADINGS = ("subject", "title", "headline")
 _GROUPS = "customer user client account author conversation thread session patient contact sender email company"
 _HANDLERS = "assignee assigned agent handler handled owner"
-_TALKS = "conversation thread session chat ticket case"
+_TALKS = "conversation dialogue dialog thread session chat ticket case"
 _SPEAKERS = "role speaker sender author from direction"
+_SAID = f"{_PROMPTS} value"
+_ORDERS = "timestamp datetime time sent created date order sequence seq position index turn step at"
 _DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}\b")
 _ID = re.compile(r"(?i:(?:^|[_\W])(?:id|key|uuid|guid|ref|number|nr|no)\.?$)|(?i:nummer|nr\.?)$|(?:Id|ID)$|^id(?:$|_)")
 Task = Literal["label", "text"]
@@ -35,16 +39,18 @@ Task = Literal["label", "text"]
 class Choice(NamedTuple):
     """Mapping settings of a source, the reason for each, and what else could have been."""
 
-    settings: dict[str, str]
+    settings: dict[str, Any]
     reasons: dict[str, str]
     is_label: bool = False
     other: str = ""
     """The other column that could be learnt, when there is one."""
+    turns: Turns | None = None
+    """What gathers the rows, where they are single messages: choose again when that is done."""
 
 
 def choose(
     columns: Mapping[str, ColumnProfile],
-    rows: Sequence[dict[str, object]],
+    rows: Sequence[dict[str, Any]],
     file: str,
     task: Task | None,
     written: Layout | None = None,
@@ -61,7 +67,8 @@ def choose(
         fields = {"messages": layout.messages, "prompt": layout.prompt, "answer": layout.answer}
         settings = {name: value for name, value in fields.items() if value}
         return Choice(settings, dict.fromkeys(settings, f"recognised as {layout.note}"))
-    _refuse_single_messages(columns, file)
+    if turns := _single_messages(columns, rows):
+        return Choice({}, {}, turns=turns)
     settings, reasons, other = _spoken(columns, file, task)
     for name, found in (("id", _identity(columns, settings)), ("group", _group(columns, settings))):
         if found:
@@ -69,21 +76,39 @@ def choose(
     return Choice(settings, reasons, columns[settings["answer"]].is_class, other)
 
 
-def _refuse_single_messages(columns: Mapping[str, ColumnProfile], file: str) -> None:
-    """`DataError` for a file whose rows are single messages of conversations, with what makes conversations of them."""
+def choose_turns(turns: Turns, columns: Mapping[str, ColumnProfile]) -> Choice:
+    """The mapping for conversations that were gathered from single messages."""
+    settings: dict[str, Any] = {"turns": turns.model_dump(exclude_none=True), "id": turns.conversation}
+    order = f"in the order of {turns.order!r}" if turns.order else "in the order in which they stand"
+    reasons = {
+        "turns": f"every row is one message; those of one {turns.conversation!r} are one conversation, {order}",
+        "id": "it names the conversation, and `trace` accepts it",
+    }
+    single = {name: column for name, column in columns.items() if column.kind in ("text", "number")}
+    if found := _group(single, {"turns": turns.conversation}):
+        settings["group"], reasons["group"] = found
+    return Choice(settings, reasons)
+
+
+def _single_messages(columns: Mapping[str, ColumnProfile], rows: Sequence[dict[str, Any]]) -> Turns | None:
+    """Which columns make conversations of rows that are single messages of them; None where rows are none."""
     talks = [name for name in _ranked(columns, _TALKS) if 1 < columns[name].distinct < columns[name].filled]
     speakers = [name for name in _ranked(columns, _SPEAKERS) if _are_roles(columns[name])]
-    said = [name for name in _ranked(columns, _PROMPTS) if columns[name].kind == "text" and not columns[name].is_class]
+    texts = [name for name, column in columns.items() if column.kind == "text" and not column.is_class]
+    said = [name for name in _ranked(columns, _SAID) if name in texts and not _ID.search(name)]
     if not (talks and speakers and said):
-        return
-    what = f"every row is one message of a conversation ({talks[0]!r}), by the one in {speakers[0]!r}"
-    turns = f"messages=pl.struct(role={speakers[0]!r}, content={said[0]!r})"
-    made = f"pl.read_csv({file!r}).group_by({talks[0]!r}, maintain_order=True).agg({turns})"
-    remedy = (
-        f"give one conversation a row: import polars as pl; {made}.write_ndjson('conversations.jsonl') "
-        "makes that of a CSV file whose messages stand in their order"
-    )
-    raise DataError(what, where=Where(file=file), remedy=remedy)
+        return None
+    orders = [name for name in _ranked(columns, _ORDERS) if name not in (talks[0], speakers[0], said[0])]
+    order = next((name for name in orders if all(_is_moment(row.get(name), name) for row in rows)), None)
+    return Turns(conversation=talks[0], role=speakers[0], content=said[0], order=order)
+
+
+def _is_moment(value: object, column: str) -> bool:
+    try:
+        moment(value, column)
+    except UnusableRowError:
+        return False
+    return True
 
 
 def _are_roles(column: ColumnProfile) -> bool:

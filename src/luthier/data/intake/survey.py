@@ -37,7 +37,10 @@ def profile(path: Path | str) -> Profile:
 
 
 def survey(source: Source, base: Path, name: str, task: Task | None = None) -> tuple[Profile, Choice]:
-    """Look at a source, choose what its columns mean, and look at the rows in that light."""
+    """Look at a source, choose what its columns mean, and look at the rows in that light.
+
+    Where the rows are single messages, the conversations that they make are looked at.
+    """
     notes: list[str] = []
     size = source.size(base)
     whole = size is not None and size <= WHOLE_BYTES
@@ -45,6 +48,8 @@ def survey(source: Source, base: Path, name: str, task: Task | None = None) -> t
     first = broken[0] if broken else None
     columns = _columns(records)
     choice = source.choice(columns, [record.values for record in records[:200]], name, task)
+    if choice.turns:
+        return survey(source.model_copy(update={"turns": choice.turns}), base, name, task)
     looked = records[:: -(-len(records) // LOOKED_AT)]
     found = Profile(
         path=name,
@@ -58,7 +63,7 @@ def survey(source: Source, base: Path, name: str, task: Task | None = None) -> t
         columns=columns,
         notes=notes,
     )
-    mapped = source.model_copy(update=choice.settings)
+    mapped = source.model_copy(update={key: value for key, value in choice.settings.items() if key != "turns"})
     answers = _answers(mapped, records) if whole else Counter[str]()
     rows, left = _rows(mapped, looked)
     if left:
@@ -78,7 +83,7 @@ def _read(
     source: Source, base: Path, name: str, limit: int | None, notes: list[str]
 ) -> tuple[list[Record], list[Broken]]:
     """Good records and broken rows, as far as the limit."""
-    rows = source.read(base, notes.append)
+    rows = source.records(base, notes.append)
     found = list(rows) if limit is None else first(rows, limit, size_of_record)
     records = [record for record in found if isinstance(record, Record)]
     broken = [each for each in found if isinstance(each, Broken) and not each.left_out]

@@ -32,6 +32,9 @@ ROLES: Mapping[str, Role] = {
     "support": "assistant",
     "operator": "assistant",
     "representative": "assistant",
+    "bot": "assistant",
+    "chatbot": "assistant",
+    "ai": "assistant",
 }
 """Roles by the names that OpenAI, ShareGPT and their relatives, and desks use."""
 CALL = "function_call"
