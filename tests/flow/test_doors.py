@@ -70,6 +70,22 @@ def test_only_some_steps_are_made_with_what_they_read(tmp_path: Path, capsys: py
     assert "report:" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        (["--only", "data", "report"], "before every step: luthier run recipe.yaml --only report"),
+        (["recipe.yaml", "--only", "data", "report"], "before every step: --only report"),
+        (["--only", "data,report"], "every step is named by itself: --only data --only report"),
+        (["--only", "data report"], "every step is named by itself: --only data --only report"),
+    ],
+)
+def test_several_steps_behind_one_only_are_told_how_to_stand(
+    words: list[str], remedy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(["run", *words]) == 2
+    assert remedy in " ".join(capsys.readouterr().err.split())
+
+
 def test_show_tells_steps_and_artifacts(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(step["made"] for step in _json(capsys, "show")["steps"].values())
     assert _json(capsys, "show", ":data")["summary"]["rows"] == {"test": 30, "train": 60}

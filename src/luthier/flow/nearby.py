@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from luthier.core.errors import RecipeError, Where
 from luthier.core.store import Store
+from luthier.flow.source_text import is_step, read_yaml
 
 _RECIPE_FILES = ("*.yaml", "*.yml", "*/recipe.yaml", "recipes/*/recipe.yaml")
 
@@ -17,6 +19,8 @@ def find_recipe(given: Path | None, *, step: str = "") -> Path:
     `step` is what is asked of the recipe (`:tune`), for the error that says how one is named.
     """
     if given is not None:
+        if not given.exists():
+            _refuse_step(str(given))
         return given / "recipe.yaml" if (given / "recipe.yaml").exists() else given
     here = Path("recipe.yaml")
     if here.is_file():
@@ -29,6 +33,23 @@ def find_recipe(given: Path | None, *, step: str = "") -> Path:
         f"name one, such as {found[0]}{step}" if found else "`luthier new NAME --from FILE` writes one from your data"
     )
     raise RecipeError(what, where=Where(file=str(Path.cwd())), remedy=remedy)
+
+
+def _refuse_step(name: str) -> None:
+    """`RecipeError` for the name of a step where a recipe was wanted: `--only data validate` is mostly meant for two."""
+    for recipe in sorted(recipes_here(), key=lambda path: path != Path("recipe.yaml")):
+        if is_step(name, _content(recipe)):
+            what = f"there is no such recipe; it is the name of a step of {recipe}"
+            remedy = f"`--only` stands before every step: luthier run {recipe} --only {name}"
+            raise RecipeError(what, where=Where(file=name), remedy=remedy)
+
+
+def _content(recipe: Path) -> Any:
+    """What stands in a recipe; nothing where it cannot be read."""
+    try:
+        return read_yaml(recipe).data
+    except RecipeError:
+        return None
 
 
 def recipes_here() -> list[Path]:

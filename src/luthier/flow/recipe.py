@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -183,7 +184,10 @@ class Recipe(BaseModel):
         wanted = set(only)
         for name in wanted - set(steps):
             where = Where(file=self.file, field="steps")
-            raise UnknownName(f"there is no step {name!r}", where=where, remedy=did_you_mean(name, steps))
+            several = re.split(r"[,\s]+", name.strip(", "))
+            each = " ".join(f"--only {one}" for one in several)
+            remedy = did_you_mean(name, steps) if len(several) == 1 else f"every step is named by itself: {each}"
+            raise UnknownName(f"there is no step {name!r}", where=where, remedy=remedy)
         order = self.order()
         for name in reversed(order):
             if name in wanted:

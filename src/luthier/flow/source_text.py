@@ -206,12 +206,21 @@ def override(source: SourceText, assignments: tuple[str, ...]) -> SourceText:
     for text in assignments:
         path, sign, value = text.partition("=")
         where = Where(file=COMMAND_LINE, field=text)
+        if is_step(text, data):
+            remedy = f"`--only` stands before every step: --only {text}"
+            raise RecipeError("wanted PATH=VALUE, came the name of a step", where=where, remedy=remedy)
         if not sign or not all(path.split(".")):
             raise RecipeError("wanted PATH=VALUE", where=where, remedy="for example steps.tune.technique.r=32")
         data = _assign(data, path.split("."), _value(value, where), where)
         given.append(tuple(int(part) if part.isdigit() else part for part in path.split(".")))
     told = "".join(f"# given on the command line: {text}\n" for text in assignments)
     return SourceText(source.file, data, source.lines, source.text + told, tuple(given))
+
+
+def is_step(name: str, data: Any) -> bool:
+    """Whether what was read of a recipe has a step of this name."""
+    steps = data.get("steps") if isinstance(data, dict) else None
+    return isinstance(steps, dict) and name in steps
 
 
 def _value(text: str, where: Where) -> Any:
