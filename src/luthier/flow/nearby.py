@@ -36,7 +36,7 @@ def find_recipe(given: Path | None, *, step: str = "") -> Path:
 
 
 def _refuse_step(name: str) -> None:
-    """`RecipeError` for the name of a step where a recipe was wanted: `--only data validate` is mostly meant for two."""
+    """`RecipeError` for the name of a step where a recipe was wanted: `--only data validate` means two steps."""
     for recipe in sorted(recipes_here(), key=lambda path: path != Path("recipe.yaml")):
         if is_step(name, _content(recipe)):
             what = f"there is no such recipe; it is the name of a step of {recipe}"
