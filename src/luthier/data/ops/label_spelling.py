@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.data.cleaning.diff import edits
 from luthier.data.cleaning.misspelt import misspelt
-from luthier.data.operator import Corpus, Outcome, Reads, SetOperator, Suggestion
+from luthier.data.operator import Corpus, Edit, Outcome, Reads, SetOperator, Suggestion
 from luthier.data.row import Row
 from luthier.data.twins.text_keys import normal
 
@@ -52,8 +51,8 @@ class LabelSpelling(SetOperator):
             for place, row in enumerate(corpus.rows()):
                 for name, text in _answers(row):
                     if text in wanted:
-                        found = edits(name, text, wanted[text], "one spelling for the class")
-                        outcome.edits.setdefault(place, []).extend(found)
+                        whole = Edit(name, 0, len(text), text, wanted[text], "one spelling for the class")
+                        outcome.edits.setdefault(place, []).append(whole)
         return outcome
 
     def _wanted(self, counts: Counter[str]) -> dict[str, str]:
