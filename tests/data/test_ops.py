@@ -9,6 +9,7 @@ from re import _parser as parser  # type: ignore[attr-defined]
 from typing import Any
 
 import ftfy
+import polars as pl
 import pytest
 from ftfy.badness import BADNESS_RE, is_bad
 from hypothesis import given
@@ -188,6 +189,8 @@ def test_label_spelling_edits_and_says(make: Make, write: Write) -> None:
     made = make(source={"kind": "jsonl", "path": write("t.jsonl", rows)}, ops=["label_spelling"], split={"test": 0})
     assert made.summary.labels == ["delivery", "refund"]
     assert made.summary.edited == {"label_spelling": 2}
+    shown = made.events.filter(pl.col("operator") == "label_spelling").select("before", "after").rows()
+    assert shown == [("Refund ", "refund"), ("refunds", "refund")]  # whole labels, for the report and `trace`
     assert "'refunds' is written 'refund'" in made.notes
     free = [
         {"prompt": f"q{n}", "completion": f"A long answer, and so no class. {'And more. ' * 9}{n}"} for n in range(4)
