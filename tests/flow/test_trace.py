@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,16 @@ def test_a_dropped_row_is_found_by_its_place(capsys: pytest.CaptureFixture[str])
     assert "FILE:LINE" in capsys.readouterr().err
     assert run_command(["trace", "rows.jsonl:3", "--recipe", "a"]) == 0
     assert "'why?'" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("recipes")
+def test_what_stands_for_personal_data_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("a", "rows.jsonl").write_text('{"key": "x-1", "question": "is jo@example.com yours?", "answer": "yes"}\n')
+    recipe = Path("a", "recipe.yaml")
+    recipe.write_text(recipe.read_text().replace("[near_dedup]", "[pii], split: {test: 0}"))
+    assert run_command(["run", "a"]) == 0
+    capsys.readouterr()
+    assert run_command(["trace", "x-1", "--recipe", "a"]) == 0
+    told = capsys.readouterr().out
+    assert re.search(r"^\[EMAIL:[a-p]{10}\] stands for what was found, which is not kept", told, re.MULTILINE)
+    assert "jo@example.com" not in told

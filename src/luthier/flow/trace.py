@@ -18,6 +18,7 @@ from luthier.flow.nearby import find_recipe, recipes_here
 from luthier.flow.plan import Plan, plan
 from luthier.flow.recipe import Recipe
 from luthier.text.findings import read_marks
+from luthier.text.pii.keeper import TAG
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +73,8 @@ def _story_lines(told: dict[str, Any]) -> Iterator[str]:
     for event in told["events"]:
         if event["action"] != "drop" and event["before"] is not None:
             yield f"{event['operator']}: {_edit(event)}"
+    if tag := next((found[0] for event in told["events"] if (found := TAG.search(event["before"] or ""))), None):
+        yield f"{tag} stands for what was found, which is not kept: the same letters for the same value"
     for operator, columns in told["attributes"].items():
         if noted := [f"{name} {value}" for name, value in columns.items() if value is not None]:
             yield f"{operator}: {', '.join(noted)}"

@@ -70,8 +70,9 @@ def test_personal_data_never_stands_in_an_example(tmp_path: Path, write: Write) 
     rows = [{"text": f"write  to jo{n}@example.com &amp; wait", "label": "ab"[n % 2]} for n in range(9)]
     text = render_recipe(propose(tmp_path / write("t.jsonl", rows)), "mine")
     assert "@example.com" not in text
-    assert "***@*******.***" in text
-    assert "[EMAIL]" in text
+    shown = next(line for line in text.splitlines() if "[EMAIL]" in line)
+    assert shown.split('"')[1::2] == ["write to ***@*******.*** & wait", "write to [EMAIL] & wait"]
+    assert "[EMAIL:" not in text
 
 
 def test_what_tells_of_persons_is_shown_as_stars() -> None:

@@ -11,6 +11,7 @@ from luthier.data.passes.apply import Named, category, spliced, take
 from luthier.data.passes.memory import InMemory
 from luthier.data.profile import Change, Profile, Trial
 from luthier.data.row import Batch, Row
+from luthier.text.pii.keeper import TAG
 from luthier.text.pii.scan import find
 
 SHOWN_CHARS = 64
@@ -92,7 +93,7 @@ def _edited(rows: Sequence[Row], outcome: Said, *, is_private: bool) -> Iterator
         whole = [one for one in outcome.edits[place] if one.field == edit.field]
         is_short = len(text) <= SHOWN_CHARS and not is_private
         change = _whole(text, whole) if is_short else _change(text, edit, is_private=is_private)
-        if change.before != change.after:  # a pseudonym is what it is shown as
+        if change.before != change.after and edit.hidden != edit.after:  # a tag for a tag tells nothing
             yield change
         if len(seen) == _EXAMPLES:
             return
@@ -112,7 +113,8 @@ def _change(text: str, edit: Edit, *, is_private: bool) -> Change:
     """One edit with a little of what stands around it."""
     start, end = max(0, edit.start - _CONTEXT_CHARS), min(len(text), edit.end + _CONTEXT_CHARS)
     masked = without_pii(text)
-    taken = (edit.hidden or _starred(edit.before)) if is_private else masked[edit.start : edit.end]
+    hidden = edit.hidden if edit.hidden and not TAG.fullmatch(edit.hidden) else _starred(edit.before)
+    taken = hidden if is_private else masked[edit.start : edit.end]
     left, right = masked[start : edit.start], masked[edit.end : end]
     begin, close = "…" if start else "", "…" if end < len(text) else ""
     shown = [f"{begin}{left}{_short(middle)}{right}{close}" for middle in (taken, without_pii(edit.after))]

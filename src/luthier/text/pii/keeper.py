@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import hmac
 import os
+import re
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ KEY_VARIABLE = "LUTHIER_PII_KEY"
 
 _LETTERS = bytes(ord("a") + byte % 16 for byte in range(256))
 """What each byte of a digest is in a tag."""
+TAG = re.compile(r"\[[A-Z_]{1,16}:[a-p]{10}\]")
+"""What stands for a find that is not kept: its kind and the tag of its value."""
 
 
 @dataclass(frozen=True)
