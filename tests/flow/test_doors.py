@@ -70,6 +70,23 @@ def test_only_some_steps_are_made_with_what_they_read(tmp_path: Path, capsys: py
     assert "report:" not in capsys.readouterr().out
 
 
+def test_a_report_keeps_what_is_made_of_steps_that_were_not_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = str(small_recipe(tmp_path))
+    assert run_command(["run", recipe]) == 0
+    report = tmp_path / ".luthier" / "reports" / "tickets.html"
+    whole = report.read_text(encoding="utf-8").partition("<body")[2]
+    capsys.readouterr()
+    assert run_command(["run", recipe, "--only", "data"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"report: {report}"
+    assert "accuracy" in whole
+    assert report.read_text(encoding="utf-8").count("accuracy") >= whole.count("accuracy")
+    assert run_command(["run", recipe, "steps.tune.epochs=2", "--only", "data"]) == 0
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert told == f"report: {report}, without tune, report, gate: not made as the recipe stands"
+
+
 @pytest.mark.parametrize(
     ("words", "remedy"),
     [

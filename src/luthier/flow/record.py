@@ -33,7 +33,12 @@ class Outcome:
         made = [name for name, step in steps.items() if not step.cached]
         lines = headline({name: step.artifact for name, step in steps.items()})
         lines.append(f"made {', '.join(made)}" if made else "nothing to make: every step was cached")
-        return [*lines, f"report: {self.report}"] if self.report else lines
+        return [*lines, f"report: {self.report}{self._without()}"] if self.report else lines
+
+    def _without(self) -> str:
+        """Steps that the report does not tell of: they were not asked for, and are not made as the recipe stands."""
+        missing = [each.name for each in self.result.plan if not each.cached and each.name not in self.result.steps]
+        return f", without {', '.join(missing)}: not made as the recipe stands" if missing else ""
 
 
 def recorded_run(recipe: Recipe, listener: Listener, only: Sequence[str] = ()) -> Outcome:
