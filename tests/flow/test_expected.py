@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,10 @@ import pytest
 from luthier.core.errors import DataError
 from luthier.core.events import Event, Events
 from luthier.core.step import Forecast
+from luthier.data.formats.file import File
+from luthier.data.row import Broken, Record
+from luthier.data.source import Say
+from luthier.data.sources.csv import Csv
 from luthier.flow.paces import KEPT, remember, remembered
 from luthier.flow.plan import plan
 from luthier.flow.recipe import Recipe
@@ -124,3 +129,17 @@ def test_a_plan_says_which_split_a_data_set_lacks(tmp_path: Path) -> None:
     recipe.run(Events(), only=["data"])
     with pytest.raises(DataError, match=r"no row in test; it has .* in train"):
         plan(recipe)
+
+
+def test_a_plan_looks_at_the_first_rows_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[str] = []
+    read_file = Csv.read_file
+
+    def counted(self: Csv, file: File, say: Say) -> Iterator[Record | Broken]:
+        looks.append(file.name)
+        return read_file(self, file, say)
+
+    monkeypatch.setattr(Csv, "read_file", counted)
+    recipe = small_recipe(tmp_path)
+    assert Recipe.load(recipe).plan()["data"].forecast
+    assert looks == ["tickets.csv"]

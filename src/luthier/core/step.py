@@ -133,6 +133,8 @@ class Outlook:
     base: Path
     outlines: Mapping[str, Outline] = field(default_factory=dict)
     """What the inputs are expected to hold, by field."""
+    outline: Outline | None = None
+    """What the step's own artifact is expected to hold (`Step.outline`), where that was asked already."""
     stands_on: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Digests of each input and of the models that it was tuned from, the last tuned first, made or not."""
     history: Mapping[str, Any] = field(default_factory=dict)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -142,8 +142,8 @@ class _Planner:
         if not cached:
             history = self._history.get(step.kind, {})
             outlook = _outlook(self.recipe, self.store, step, self.planned, history, self._outlines)
-            forecast = step.foresee(outlook)
             self._outlines[name] = step.outline(outlook)
+            forecast = step.foresee(replace(outlook, outline=self._outlines[name]))
         self.planned[name] = Planned(
             name=name, step=step, digest=digest, inputs=inputs, contents=contents, cached=cached, forecast=forecast
         )

@@ -7,7 +7,6 @@ import resource
 import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -15,7 +14,7 @@ from pydantic import Field, model_validator
 from luthier.core.step import Forecast, Makes, Outline, Outlook, Step, Work
 from luthier.data.intake.expect import expected
 from luthier.data.operator import Operator
-from luthier.data.passes.pipeline import Options, grouped, prepare
+from luthier.data.passes.pipeline import Options, prepare
 from luthier.data.source import Source
 from luthier.data.split import Split
 
@@ -71,14 +70,14 @@ class Prepare(Step):
 
     def foresee(self, outlook: Outlook) -> Forecast:
         """From the file's size and the speed of the last time, or a common one; its first rows are looked at."""
-        grouped(self.source, self.split).glance(outlook.base)
+        outline = outlook.outline or self.outline(outlook)
         size = self.source.size(outlook.base)
         if size is None:
             return Forecast(peak_bytes=BASE_BYTES, how="the data is not here yet")
         measured = _measured(outlook.history, "bytes_per_s")
         speed = measured or BYTES_PER_S
         how = f"{size / 1e6:.1f} MB at {speed / 1e6:.1f} MB/s ({'as last time' if measured else 'typical'})"
-        extra = {} if measured else self._extra_s(outlook.base)
+        extra = {} if measured else self._extra_s(outline)
         how += "".join(f", and {seconds:.0f} s for {kind} over all pairs of rows" for kind, seconds in extra.items())
         return Forecast(
             seconds=1 + size / speed + sum(extra.values()),
@@ -87,9 +86,9 @@ class Prepare(Step):
             how=how,
         )
 
-    def _extra_s(self, base: Path) -> dict[str, float]:
+    def _extra_s(self, outline: Outline) -> dict[str, float]:
         """Seconds of operators whose time grows faster than the rows, where it is a second or more."""
-        rows = sum((expected(self.source, self.split, base).rows or {}).values())
+        rows = sum((outline.rows or {}).values())
         found = ((operator.kind, operator.extra_s(rows)) for operator in self.ops)
         return {kind: seconds for kind, seconds in found if seconds >= 1}
 
