@@ -378,6 +378,17 @@ def test_single_messages_are_proposed_as_the_conversations_that_they_make(tmp_pa
     ]
 
 
+def test_a_speaker_that_is_unknown_is_told_and_left_out(tmp_path: Path) -> None:
+    rows = _chat()
+    rows[7]["sender"] = "Ghost"
+    pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
+    proposal = propose(tmp_path / "t.csv")
+    assert proposal.source["turns"]["role"] == "sender"
+    assert (proposal.profile.rows, proposal.profile.broken) == (40, 1)
+    assert proposal.source["on_error"] == "drop"
+    assert "line 9: role 'Ghost' is unknown, in conversation 'c2'" in proposal.reasons["source.on_error"]
+
+
 def test_an_order_that_cannot_be_read_is_not_proposed(tmp_path: Path) -> None:
     rows = [{**row, "sent_at": f"Mon {number}"} for number, row in enumerate(_chat())]
     pl.DataFrame(rows).write_csv(tmp_path / "t.csv")

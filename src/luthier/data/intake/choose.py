@@ -33,6 +33,7 @@ _SAID = f"{_PROMPTS} value"
 _ORDERS = "timestamp datetime time sent created date order sequence seq position index turn step at"
 _DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}\b")
 _ID = re.compile(r"(?i:(?:^|[_\W])(?:id|key|uuid|guid|ref|number|nr|no)\.?$)|(?i:nummer|nr\.?)$|(?:Id|ID)$|^id(?:$|_)")
+_MOSTLY = 0.9
 Task = Literal["label", "text"]
 
 
@@ -112,9 +113,9 @@ def _is_moment(value: object, column: str) -> bool:
 
 
 def _are_roles(column: ColumnProfile) -> bool:
-    """Whether it says who speaks, by names of roles and nothing else."""
-    names = {name.strip().lower() for name in column.common}
-    return column.is_class and len(column.common) == column.distinct and names <= ROLES.keys()
+    """Whether it says who speaks: by names of roles, but for a few rows that are told as broken."""
+    known = sum(rows for name, rows in column.common.items() if name.strip().lower() in ROLES)
+    return column.is_class and known >= _MOSTLY * column.filled
 
 
 def _holds_turns(column: str | None, columns: Mapping[str, ColumnProfile]) -> bool:

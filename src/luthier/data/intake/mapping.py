@@ -237,7 +237,7 @@ def decide(
         found = written or recognise(columns, rows)
         if found is None:
             names = ", ".join(columns[:12])
-            remedy = f"set `prompt:` and `answer:` to columns of {names}"
+            remedy = f"set `prompt:` and `answer:`, or `turns:` where a row is one message, to columns of {names}"
             raise DataError(
                 "cannot tell which columns are the prompt and the answer", where=Where(file=file), remedy=remedy
             )
