@@ -23,6 +23,7 @@ from luthier.models.kernels.calls import torch_only
 from luthier.models.kernels.rows import rows_kernels
 from luthier.models.load import Loaded, load
 from luthier.models.logprobs import logprobs
+from luthier.models.lora_product import one_product
 from luthier.models.pack import Row, pack
 from luthier.models.quiet import no_peft_warning
 from models.architectures import OTHER_HEAD, PACKED, PADDED, adapted, tiny
@@ -317,6 +318,20 @@ def test_numbers_are_the_same_in_any_company_to_the_last_bit(family: str, dtype:
     warm = Decoder(opened(model))
     numbers(warm, [greedily(SYSTEM[:33])])
     assert numbers(warm, [greedily([3, 4]), ask])[-1] == alone
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["llama", "gemma3", "phi3", "mamba"])
+def test_adapters_read_as_one_product_are_written_the_same_in_any_company(family: str, dtype: torch.dtype) -> None:
+    if rows_kernels() is None:
+        pytest.skip("no kernels here: torch's sums depend on how many rows there are")
+    model = adapted(written_by(family)).to(dtype)
+    assert one_product(model) > 0
+    ask = greedily(PROMPTS[0])
+    (alone,) = numbers(Decoder(opened(model)), [ask])
+    decoder = Decoder(opened(model))
+    assert numbers(decoder, [*map(greedily, STRANGERS), ask])[-1] == alone
+    assert one_product(model) == 0
 
 
 @pytest.mark.parametrize("threads", [1, 2])

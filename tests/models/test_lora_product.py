@@ -23,8 +23,9 @@ def adapted(dtype: torch.dtype = torch.float64, bias: bool = False, **settings: 
         num_key_value_heads=2, attention_bias=bias, mlp_bias=bias, tie_word_embeddings=False,
     )  # fmt: skip
     model = LlamaForCausalLM(config).to(dtype)
+    told = LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM", **{"r": 4, **settings})
     with no_peft_warning():
-        made = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", **settings))
+        made = get_peft_model(model, told)
     torch.manual_seed(1)
     with torch.no_grad():
         for name, parameter in made.named_parameters():
@@ -76,6 +77,36 @@ def test_layers_with_the_same_input_are_read_together() -> None:
         torch.testing.assert_close(found, type(layer).forward(layer, given))
     attention.k_proj.lora_A["default"].weight.data.mul_(2)
     torch.testing.assert_close(attention.k_proj(x), type(layer).forward(attention.k_proj, x))
+
+
+def test_adapters_of_other_ranks_and_other_layers_speak_in_turn() -> None:
+    model = adapted(r=3).eval()
+    for name, told in {
+        "wide": LoraConfig(r=9, lora_alpha=5, target_modules="all-linear"),
+        "few": LoraConfig(r=4, target_modules=["q_proj", "v_proj", "o_proj", "up_proj"]),
+        "more": LoraConfig(r=2, target_modules=["k_proj", "down_proj"]),
+    }.items():
+        with no_peft_warning():
+            model.add_adapter(name, told)
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    model.double().requires_grad_(requires_grad=False)
+    turns = ["default", "wide", "few", "default", "more", "few", "wide", "wide", "more", "default"]
+    wanted = {}
+    for name in dict.fromkeys(turns):
+        model.set_adapter(name, inference_mode=True)
+        wanted[name] = model(input_ids=IDS).logits
+    model.set_adapter("few", inference_mode=True)
+    assert one_product(model) == 14
+    assert one_product(model) == 0
+    for name in turns:
+        model.set_adapter(name, inference_mode=True)
+        for _ in range(2):
+            torch.testing.assert_close(model(input_ids=IDS).logits, wanted[name])
+    assert not torch.allclose(wanted["wide"], wanted["few"])
 
 
 def test_dropout_and_switched_off_adapters_take_pefts_own_way() -> None:

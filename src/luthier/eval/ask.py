@@ -71,7 +71,6 @@ class Desk:
             self._loaded = self._beginnings = None
             release_memory()  # else the next model's weights come on top of what the last one's left
             self._loaded = load(artifact, dtype=dtype)
-            self._loaded.model.requires_grad_(requires_grad=False)  # its head is then widened once, not with each pack
             self._digest = artifact.digest
         return self._loaded
 

@@ -51,10 +51,15 @@ def load(artifact: Artifact, dtype: Dtype = "auto") -> Loaded:
     """Open a model artifact, on this machine's GPU when there is one.
 
     `auto` is bfloat16 where this machine computes in it (a GPU, or a CPU with AVX512-BF16 or AMX), else float32. An
-    adapter that was tuned over another adapter stands on that one merged in.
+    adapter that was tuned over another adapter stands on that one merged in. Nothing in it learns, and LoRA is read as
+    it was learnt.
     """
     kind = pick_dtype(dtype)
-    model = placed(_open(artifact, kind))
+    model = placed(_open(artifact, kind)).requires_grad_(requires_grad=False)
+    if is_adapter(weights_of(artifact)):
+        from luthier.models.lora_product import one_product
+
+        one_product(model)
     return Loaded(model=model.eval(), folder=base_folder(artifact), name=name_of(artifact), digest=artifact.digest)
 
 

@@ -5,15 +5,16 @@ and adapter are summed inside one product, in fp32, and rounded once; it also sa
 are seen to read the very same input (queries, keys and values; gate and up) become one product together.
 
 Layers stay PEFT's own: only their `forward` is replaced, and it stands back for PEFT's own whenever an adapter is
-switched off or merged, several are active, or something is dropped out. Where a layer has several adapters of one rank,
-the one that is active speaks; a gradient must be taken before another is asked.
+switched off or merged, several are active, or something is dropped out. Where a layer has several adapters, the one that
+is active speaks; a gradient must be taken before another is asked.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from peft.tuners.lora import Linear as LoraLinear
@@ -21,7 +22,7 @@ from torch import Tensor
 
 
 def one_product(model: torch.nn.Module) -> int:
-    """Give every LoRA layer that can have it the one-product forward; returns how many took it.
+    """Give every LoRA layer that can have it and has it not the one-product forward; returns how many took it.
 
     Frozen weights leave the file that they may be mapped from: the joint matrices would stand beside it otherwise.
     """
@@ -29,7 +30,7 @@ def one_product(model: torch.nn.Module) -> int:
     for parent in model.modules():
         family = _Family()
         for layer in parent.children():
-            if isinstance(layer, LoraLinear) and _can(layer):
+            if isinstance(layer, LoraLinear) and not _has(layer) and _can(layer):
                 layer.forward = _Forward(layer, family)
                 taken += 1
     if taken:
@@ -42,8 +43,23 @@ def one_product(model: torch.nn.Module) -> int:
 def own_forward(model: torch.nn.Module) -> None:
     """Give PEFT's own forward back to every layer."""
     for module in model.modules():
-        if isinstance(module, LoraLinear) and isinstance(module.__dict__.get("forward"), _Forward):
+        if _has(module):
             del module.forward
+
+
+@contextmanager
+def each_alone(layers: Sequence[torch.nn.Module]) -> Iterator[None]:
+    """Let layers multiply by PEFT's own forward for a while."""
+    forwards = [(layer, layer.__dict__.pop("forward")) for layer in layers if _has(layer)]
+    try:
+        yield
+    finally:
+        for layer, forward in forwards:
+            layer.forward = forward
+
+
+def _has(layer: torch.nn.Module) -> bool:
+    return isinstance(layer.__dict__.get("forward"), _Forward)
 
 
 def _can(layer: LoraLinear) -> bool:
@@ -58,7 +74,6 @@ class _Forward:
     def __init__(self, layer: LoraLinear, family: _Family) -> None:
         self.layer, self._family = layer, family
         self._peft = type(layer).forward
-        self._rank = self.up.shape[1]
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if args or kwargs or not self.applies:
@@ -72,7 +87,7 @@ class _Forward:
         layer = self.layer
         if layer.disable_adapters or layer.merged or len(layer.active_adapters) != 1:
             return False
-        if self.adapter not in layer.lora_B or self.up.shape[1] != self._rank:
+        if self.adapter not in layer.lora_B:
             return False
         dropping = layer.training and not isinstance(layer.lora_dropout[self.adapter], torch.nn.Identity)
         frozen = not layer.base_layer.weight.requires_grad
@@ -140,53 +155,76 @@ class _Product:
 
     joint = [W1 | s B1  0  ]      (out, in + rank), for two layers
             [W2 |  0   s B2]
+
+    Columns grow with the ranks that are met. Where one member has no adapter now, each of the others reads its own rows.
     """
 
     def __init__(self, members: Sequence[_Forward]) -> None:
         self.members = tuple(members)
         self.width = members[0].down.shape[1]
         self.outs = _spans([member.up.shape[0] for member in members])
-        self.ranks = _spans([member.up.shape[1] for member in members])
         self._joint: Tensor | None = None
+        self._laid_out: tuple[_Part, ...] = ()
         self._now = _Now()
 
     def read(self, member: _Forward, x: Tensor) -> Tensor:
         """One member's output; the first to be asked computes for all, the others find theirs ready."""
         now = self._now
         if now.input is not x or member not in now.ahead:
-            if not all(other.applies for other in self.members):
-                return _Product([member]).read(member, x)
-            now.ahead, now.input = dict(zip(self.members, self._compute(x), strict=True)), x
+            asked = self.members if all(other.applies for other in self.members) else (member,)
+            now.ahead, now.input = dict(zip(asked, self._compute(asked, x), strict=True)), x
         found = now.ahead.pop(member)
         if not now.ahead:
             now.input = None
         return found
 
-    def _compute(self, x: Tensor) -> list[Tensor]:
-        joint = self._joined()
+    def _compute(self, asked: Sequence[_Forward], x: Tensor) -> list[Tensor]:
+        """(…, out) of some members that stand beside one another."""
+        ranks = _spans([member.up.shape[1] for member in asked])
+        outs = [self.outs[self.members.index(member)] for member in asked]
+        parts = tuple(_Part(out, rank, one.scale) for out, rank, one in zip(outs, ranks, asked, strict=True))
+        joint = self._joined(asked, parts)
         flat = x.reshape(-1, self.width).to(joint.dtype)
-        weights = [weight for member in self.members for weight in (member.down, member.up)]
-        parts: tuple[Tensor, ...] = _Apply.apply(flat, self, joint, *weights)  # type: ignore[no-untyped-call]
-        biases = [member.layer.base_layer.bias for member in self.members]
-        shaped = [part.view(*x.shape[:-1], -1) for part in parts]
+        weights = [weight for member in asked for weight in (member.down, member.up)]
+        found: tuple[Tensor, ...] = _Apply.apply(flat, joint, parts, *weights)  # type: ignore[no-untyped-call]
+        biases = [member.layer.base_layer.bias for member in asked]
+        shaped = [part.view(*x.shape[:-1], -1) for part in found]
         return [part if bias is None else part + bias for part, bias in zip(shaped, biases, strict=True)]
 
-    def _joined(self) -> Tensor:
-        """The joint matrix with the adapters as they are now; base weights become views of its left part."""
-        joint = self._joint
-        weights = [member.layer.base_layer.weight for member in self.members]
-        if joint is None or any(
-            weight.data_ptr() != joint[span].data_ptr() for weight, span in zip(weights, self.outs, strict=True)
-        ):
-            shape = (self.outs[-1].stop, self.width + self.ranks[-1].stop)
+    def _joined(self, asked: Sequence[_Forward], parts: tuple[_Part, ...]) -> Tensor:
+        """The rows of some members with their adapters as they are now; base weights are views of the left part."""
+        columns = self.width + parts[-1].rank.stop
+        joint = self._roomy(columns)
+        if parts != self._laid_out:
+            joint[:, self.width :] = 0
+            self._laid_out = parts
+        for member, part in zip(asked, parts, strict=True):
+            rank = slice(self.width + part.rank.start, self.width + part.rank.stop)
+            joint[part.out, rank] = member.up.detach() * part.scale
+        return joint[parts[0].out.start : parts[-1].out.stop, :columns]
+
+    def _roomy(self, columns: int) -> Tensor:
+        """The joint matrix of all members, with so many columns at least."""
+        joint, weights = self._joint, [member.layer.base_layer.weight for member in self.members]
+        at_home = joint is not None and all(
+            weight.data_ptr() == joint[span].data_ptr() for weight, span in zip(weights, self.outs, strict=True)
+        )
+        if joint is None or joint.shape[1] < columns or not at_home:
+            shape = (self.outs[-1].stop, columns)
             joint = torch.zeros(shape, dtype=weights[0].dtype, device=weights[0].device)
             for weight, span in zip(weights, self.outs, strict=True):
                 joint[span, : self.width] = weight.detach()
                 weight.data = joint[span, : self.width]
             self._joint = joint
-        for member, span, rank in zip(self.members, self.outs, self.ranks, strict=True):
-            joint[span, self.width + rank.start : self.width + rank.stop] = member.up.detach() * member.scale
         return joint
+
+
+class _Part(NamedTuple):
+    """Where one member stands in what is computed, and what its adapter's output is multiplied by."""
+
+    out: slice
+    rank: slice
+    scale: float
 
 
 class _Now(threading.local):
@@ -206,19 +244,23 @@ class _Apply(torch.autograd.Function):
     """(tokens, in) to (tokens, out) of each member; parts of one tensor can take no `add_`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, product: _Product, joint: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, x: Tensor, joint: Tensor, parts: tuple[_Part, ...], *weights: Tensor
+    ) -> tuple[Tensor, ...]:
         down = torch.cat([weight.to(x.dtype) for weight in weights[::2]])  # (rank, in)
         both = torch.cat([x, x @ down.t()], 1)  # (tokens, in + rank)
         ctx.save_for_backward(both, down)
-        ctx.product, ctx.joint, ctx.dtype = product, joint, weights[0].dtype
-        ctx.scales = [member.scale for member in product.members]
+        ctx.parts, ctx.joint, ctx.dtype = parts, joint, weights[0].dtype
         whole = both @ joint.t()
-        return tuple(whole[:, out] for out in product.outs) if len(product.outs) > 1 else (whole,)
+        first = parts[0].out.start
+        if len(parts) == 1:
+            return (whole,)
+        return tuple(whole[:, out.start - first : out.stop - first] for out, _, _ in parts)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         both, down = ctx.saved_tensors
-        product, width = ctx.product, down.shape[1]
+        width = down.shape[1]
         grad = _side_by_side(grads)
         if ctx.needs_input_grad[0]:
             through = grad @ ctx.joint  # (tokens, in + rank)
@@ -229,9 +271,11 @@ class _Apply(torch.autograd.Function):
         d_down = (inner.t() @ both)[:, :width].to(ctx.dtype)  # what is whole need not be copied for a product
         inside = both[:, width:].contiguous()
         found: list[Tensor] = []
-        for scale, out, rank in zip(ctx.scales, product.outs, product.ranks, strict=True):
-            own = inside if len(product.outs) == 1 else inside[:, rank].contiguous()
-            found += [d_down[rank], (grad[:, out].t() @ own).to(ctx.dtype).mul_(scale)]
+        first = ctx.parts[0].out.start
+        for out, rank, scale in ctx.parts:
+            own = inside if len(ctx.parts) == 1 else inside[:, rank].contiguous()
+            own_grad = grad[:, out.start - first : out.stop - first]
+            found += [d_down[rank], (own_grad.t() @ own).to(ctx.dtype).mul_(scale)]
         return d_x, None, None, *found
 
 

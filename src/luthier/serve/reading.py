@@ -27,12 +27,14 @@ class Base(bases.Base):
     def add(self, artifact: Artifact) -> str:
         """Put an adapter over it, and name it."""
         from luthier.models.load import ADAPTER, weights_of
+        from luthier.models.lora_product import one_product
         from luthier.models.over import add_adapter
 
         name = f"reads{next(_NUMBERS)}"
         with self.lock:
             self._model = add_adapter(self._model, weights_of(artifact).folder / ADAPTER, name)
             self._model.requires_grad_(requires_grad=False)
+            one_product(self._model)
         return name
 
     def take(self, name: str) -> None:

@@ -7,11 +7,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor
 
 from luthier.models.decoding.past import Past, Visit, attending
 from luthier.models.kernels.rows import Linear, Rows, rows_kernels
 from luthier.models.logprobs import decoder_of
+from luthier.models.lora_product import each_alone
 
 _DTYPES = (torch.float32, torch.bfloat16)
 
@@ -22,11 +24,13 @@ class Plugged:
     def __init__(self, model: Any, past: Past) -> None:
         self._model, self._decoder, self._past = model, decoder_of(model), past
         self._layers = [layer for layer in model.modules() if _is_plain(layer)]
+        self._adapted = [layer for layer in model.modules() if isinstance(layer, LoraLinear)]
 
     def read(self, ids: Tensor, visit: Visit) -> Tensor:
         """(T, width) hidden states from (T,) ids."""
         kernels = rows_kernels()
-        with attending(self._model, self._past, visit), _multiplying(self._layers, kernels):
+        alone = self._adapted if kernels is not None else []
+        with attending(self._model, self._past, visit), each_alone(alone), _multiplying(self._layers, kernels):
             states: Tensor = self._decoder(
                 input_ids=ids[None], position_ids=visit.positions[None], use_cache=False
             ).last_hidden_state
