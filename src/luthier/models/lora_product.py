@@ -5,8 +5,8 @@ and adapter are summed inside one product, in fp32, and rounded once; it also sa
 are seen to read the very same input (queries, keys and values; gate and up) become one product together.
 
 Layers stay PEFT's own: only their `forward` is replaced, and it stands back for PEFT's own whenever an adapter is
-switched off or merged, several are active, or something is dropped out. Where a layer has several adapters, the one that
-is active speaks; a gradient must be taken before another is asked.
+switched off or merged, several are active, or something is dropped out. Where a layer has several adapters, the one
+that is active speaks; a gradient must be taken before another is asked.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ class _Product:
     joint = [W1 | s B1  0  ]      (out, in + rank), for two layers
             [W2 |  0   s B2]
 
-    Columns grow with the ranks that are met. Where one member has no adapter now, each of the others reads its own rows.
+    Columns grow with the ranks that are met. Where a member has no adapter now, each of the others reads its own rows.
     """
 
     def __init__(self, members: Sequence[_Forward]) -> None:
@@ -244,9 +244,7 @@ class _Apply(torch.autograd.Function):
     """(tokens, in) to (tokens, out) of each member; parts of one tensor can take no `add_`."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, joint: Tensor, parts: tuple[_Part, ...], *weights: Tensor
-    ) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, x: Tensor, joint: Tensor, parts: tuple[_Part, ...], *weights: Tensor) -> tuple[Tensor, ...]:
         down = torch.cat([weight.to(x.dtype) for weight in weights[::2]])  # (rank, in)
         both = torch.cat([x, x @ down.t()], 1)  # (tokens, in + rank)
         ctx.save_for_backward(both, down)
