@@ -43,6 +43,7 @@ def test_ticks_are_round_and_inside(one: float, other: float, wanted: int) -> No
 def test_ticks_of_a_usual_axis() -> None:
     assert ticks(0, 1, 4) == [0, 0.25, 0.5, 0.75, 1]
     assert ticks(-0.1, 0.3, 4) == [-0.1, 0, 0.1, 0.2, 0.3]
+    assert ticks(0, 5e-324) == [0]
     assert decades(0.5, 2000) == [1, 10, 100, 1000]
 
 

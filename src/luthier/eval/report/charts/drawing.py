@@ -81,8 +81,8 @@ class Scale:
 
 
 def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
-    """Round numbers within the range, about as many as wanted."""
-    if not high > low:
+    """Round numbers within the range, about as many as wanted; one for a range below a tick's twelve decimals."""
+    if high - low < 1e-12:
         return [low]
     raw = (high - low) / max(wanted, 1)
     power = 10.0 ** math.floor(math.log10(raw))
