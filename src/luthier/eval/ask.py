@@ -6,6 +6,7 @@ evaluation goes on where it was and ends in the same numbers.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -69,6 +70,7 @@ class Desk:
 
         if self._loaded is None or self._digest != artifact.digest:
             self._loaded = self._beginnings = None
+            gc.collect()  # layers with a forward of their own hold themselves
             release_memory()  # else the next model's weights come on top of what the last one's left
             self._loaded = load(artifact, dtype=dtype)
             self._digest = artifact.digest
