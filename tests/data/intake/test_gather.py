@@ -68,6 +68,7 @@ def test_a_file_of_messages_is_read_as_its_conversations(tmp_path: Path, ending:
     ]
     assert [(one[1].kind, one[1].key, one[1].group) for one in found[:2]] == [("chat", "a", "aa"), ("chat", "b", "bb")]
     assert found[1][1].meta == {"talk": "b", "at": ["2026-01-02 10:00:00", "2026-01-02 10:01:00"], "shop": "bb"}
+    assert "10 messages make 4 conversations" in notes
     assert any(note.startswith("1 message is left out") for note in notes)
     assert [parts.key for _, parts in source.model_copy(update={"first": 2}).glance(tmp_path)] == ["a", "b"]
 

@@ -367,7 +367,8 @@ def test_single_messages_are_proposed_as_the_conversations_that_they_make(tmp_pa
     assert proposal.source == {"kind": ending, "path": f"t.{ending}", **settings}
     assert "those of one 'conversation_id' are one conversation" in proposal.reasons["source.turns"]
     assert (proposal.profile.rows, proposal.profile.broken) == (40, 0)
-    assert any(note.startswith("16 messages are left out") for note in proposal.profile.notes)
+    assert proposal.profile.notes[-2] == f"{len(_chat())} messages make 40 conversations"
+    assert proposal.profile.notes[-1].startswith("16 messages are left out")
     read = yaml.safe_load(render_recipe(proposal, "mine"))["steps"]["data"]["source"]
     assert read == proposal.source
     talks = [parts for _, parts in Source.parse(read).glance(tmp_path)]

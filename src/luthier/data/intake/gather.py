@@ -62,7 +62,7 @@ class Turns(BaseModel):
         return Layout(messages=self.content, note=note)
 
     def gathered(self, found: Iterable[Record | Broken], say: Callable[[str], None]) -> Iterator[Record | Broken]:
-        """Conversations as records, each at the place of its first row; `say` tells what was left out of them."""
+        """Conversations as records, each at the place of its first row; `say` tells how many, and what was left out."""
         return _Gathering(self).read(found, say)
 
 
@@ -86,7 +86,7 @@ class _Gathering:
         self._held: OrderedDict[str, _Talk] = OrderedDict()
         self._characters = 0
         self._begun = First()
-        self._left = 0
+        self._messages = self._talks = self._left = 0
 
     def read(self, found: Iterable[Record | Broken], say: Callable[[str], None]) -> Iterator[Record | Broken]:
         file = None
@@ -99,6 +99,9 @@ class _Gathering:
                 yield refused
             yield from self._over(partial(self._is_full, number))
         yield from self._over(lambda: bool(self._held))
+        if self._talks:
+            makes = "makes" if self._messages == 1 else "make"
+            say(f"{counted(self._messages, 'message')} {makes} {counted(self._talks, 'conversation')}")
         if self._left:
             are = "is left out: it stands" if self._left == 1 else "are left out: they stand"
             place = "before a conversation's first question or behind its last answer"
@@ -152,7 +155,7 @@ class _Gathering:
                 return _broken(row, error, f", in conversation {name!r}, which begins on line {first.line}")
         said.sort(key=lambda one: one.at)
         kept, left = _asked_and_answered(_merged(said))
-        self._left += left
+        self._messages, self._talks, self._left = self._messages + len(rows), self._talks + 1, self._left + left
         values = self._columns([one.row.values for one in said])
         values[self._turns.content] = [{"role": turn.role, "content": turn.content} for turn in kept]
         return Record(values, first.file, first.line, first.key)
