@@ -22,6 +22,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -134,14 +135,20 @@ class Bench:
         yield _figure(f"data_peak_mb_{size}", cost.peak_mb, 400, "MB")
 
     def _processes(self, size: int) -> dict[str, Any]:
+        """One process against two, and what two runs of one process at the same time say that the machine allows."""
         corpus = self.corpus(size)
         print(f"\none process and two, {size} documents", flush=True)
-        ratios = []
-        for turn in range(min(2, self.rounds)):
+        ratios, allowed = [], []
+        for turn in range(self.rounds):
             one, two = self.ours(corpus), self.ours(corpus, workers=2)
+            with ThreadPoolExecutor(2) as threads:
+                beside = max(cost.wall_s for cost in threads.map(self.ours, [corpus] * 2))
             ratios.append(one.wall_s / two.wall_s)
-            print(f"  round {turn + 1}: {_told(one)}, and {_told(two)}: {ratios[-1]:.2f}x", flush=True)
-        return _figure("data_two_processes", statistics.median(ratios), 1.7, "x the speed of one")
+            allowed.append(2 * one.wall_s / beside)
+            told = f"{ratios[-1]:.2f}x (two runs at once end after {beside:.1f} s: {allowed[-1]:.2f}x)"
+            print(f"  round {turn + 1}: {_told(one)}, and {_told(two)}: {told}", flush=True)
+        told = f"two runs of one process at once do {statistics.median(allowed):.2f}x the work of one alone"
+        return _figure("data_two_processes", statistics.median(ratios), 1.7, "x the speed of one", told=told)
 
     def _duplicates(self) -> Iterator[dict[str, Any]]:
         """Planted pairs at and above the threshold that both stay, and rows that go without such a twin."""
