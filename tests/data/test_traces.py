@@ -135,6 +135,24 @@ def test_what_is_made_is_chosen_by_what_was_said(here: Path) -> None:
         choose(here, {"where": "rating < 0"})
 
 
+def test_the_correction_of_a_class_is_the_true_class(here: Path) -> None:
+    told = (Message(role="system", content="Answer with one of: a, b."), Message(role="user", content="Where?"))
+    fill(here, *(trace(number, asked="label", messages=told) for number in (1, 2, 3)))
+    fill(here, opinion(1, rating=-1, correction="b"), opinion(2, label="a", correction="b"), opinion(3, rating=1))
+    assert choose(here, {}) == "labels"
+    rows, _ = read(here, makes="labels")
+    assert [(row["text"], row["label"], row["system"]) for row in rows] == [
+        ("Where?", "b", "Answer with one of: a, b."),
+        ("Where?", "a", "Answer with one of: a, b."),
+    ]
+    assert run_command(["new", "again", "--from", "traces"]) == 0
+    steps = yaml.safe_load(Path("again/recipe.yaml").read_text(encoding="utf-8"))["steps"]
+    source = steps["data"]["source"]
+    assert (source["makes"], source["system_column"], source["answer"]) == ("labels", "system", "label")
+    assert "system" not in source
+    assert steps["tune"]["objective"] == "sft"
+
+
 def _talk(number: int) -> list[Any]:
     """A request, and what its answer should have been."""
     asked = Message(role="user", content=f"Where is parcel number {number * 7919 % 1000} of anna{number}@example.org?")

@@ -89,6 +89,7 @@ def only_alias(recipe: Path) -> str:
     found = [alias for alias, changes in known if any(change.stable.digest in made for change in changes)]
     if len(found) == 1:
         return found[0]
-    what = f"{len(found)} names mean a model of this recipe" if found else "no name means a model of this recipe"
+    none = "no model of this recipe was released under a name, so that no traffic is known to be its own"
+    what = f"{len(found)} names mean a model of this recipe" if found else none
     remedy = "say which: --release support@prod" if known else f"luthier release support@prod {recipe}:STEP"
     raise RecipeError(what, where=Where(file=str(recipe)), remedy=remedy)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -13,12 +13,15 @@ from pydantic import AwareDatetime, Field, field_validator, model_validator
 from luthier.core.digest import digest_of
 from luthier.core.errors import DataError, InputError, LuthierError, Where
 from luthier.core.paths import Environment, locate
+from luthier.data.intake.choose import Choice
 from luthier.data.row import Broken, Record
-from luthier.data.source import Say, Source
+from luthier.data.source import Asked, Say, Source
 from luthier.text.messages import as_openai
 from luthier.traffic.place import traffic_folder
 
 if TYPE_CHECKING:
+    from luthier.data.intake.choose import Task
+    from luthier.data.profile import ColumnProfile
     from luthier.text.messages import Message
     from luthier.traffic.read import Told
 
@@ -27,7 +30,7 @@ _WANTED: dict[Makes, str] = {
     "chat": "",
     "pairs": " and correction is not missing",
     "verdicts": " and rating is not missing",
-    "labels": " and label is not missing",
+    "labels": " and (label is not missing or (asked = 'label' and correction is not missing))",
 }
 _ANSWERED = "arm != 'shadow' and asked in ('chat', 'completion', 'label')"
 
@@ -48,7 +51,7 @@ class Traces(Source):
     """`chat`: the conversation with its answer, or the correction where there is one; an answer that people did not
     like is left out when nobody corrected it. `pairs`: the correction as the preferred answer, and the answer that was
     given as the other. `verdicts`: the answer, and whether people liked it (for KTO). `labels`: what was asked, and its
-    true class."""
+    true class, or the correction of an answer that was chosen among classes."""
     where: str | None = None
     """Which requests, such as `rating < 0 and model = "support@prod"` (docs/howto/traffic.md); all by default."""
     since: AwareDatetime | None = None
@@ -91,6 +94,24 @@ class Traces(Source):
                 yield Broken(file, line, why, key=key, left_out=True)
             else:
                 yield Record(self._values(told), file, line, key)
+
+    def asked(self, base: Path) -> Asked:
+        """The system turn under which classes were chosen is that of the rows."""
+        if self.makes != "labels":
+            return super().asked(base)
+        rows = (one.values for one in self.read(base, lambda text: None) if isinstance(one, Record))
+        if not any("system" in row for row in rows):
+            return Asked({}, {})
+        return Asked({"system_column": "system"}, {"system_column": "what the model was told when it was asked"})
+
+    def choice(
+        self, columns: Mapping[str, ColumnProfile], rows: Sequence[dict[str, Any]], name: str, task: Task | None
+    ) -> Choice:
+        """True classes stand where it writes them, be they all the same."""
+        if self.makes != "labels":
+            return super().choice(columns, rows, name, task)
+        reasons = {"prompt": "what was asked", "answer": "the true class, as people said it"}
+        return Choice({"prompt": "text", "answer": "label"}, reasons, is_label=True)
 
     def _told(self, base: Path) -> Iterator[Told]:
         """Requests that are meant; `DataError` when no traffic is kept."""
@@ -148,7 +169,9 @@ class Traces(Source):
         if self.makes == "pairs":
             return {"prompt": asked, "chosen": correction, "rejected": trace.answer and trace.answer.content, **about}
         if self.makes == "labels":
-            return {"text": _question(trace.messages), "label": _last(told, "label"), **about}
+            system = {"system": text} if (text := _system(trace.messages)) else {}
+            label = _last(told, "label") or correction
+            return {"text": _question(trace.messages), "label": label, **system, **about}
         better = {"role": "assistant", "content": correction} if correction and self.makes == "chat" else given
         verdict = {"label": (_rating(told) or 0) > 0} if self.makes == "verdicts" else {}
         return {"messages": [*asked, better], **verdict, **about}
@@ -181,6 +204,10 @@ def _rating(told: Told) -> float | None:
 
 def _question(messages: tuple[Message, ...]) -> str:
     return "\n".join(turn.content for turn in messages if turn.role == "user")
+
+
+def _system(messages: tuple[Message, ...]) -> str:
+    return "\n".join(turn.content for turn in messages if turn.role == "system")
 
 
 def choose(base: Path, settings: Mapping[str, Any]) -> Makes:
