@@ -75,6 +75,8 @@ class Source(Component):
     """The column that names a row already; its values must differ, and `trace` accepts them."""
     group: str | None = None
     """The column (customer, conversation, …) whose rows must not be torn apart by the split."""
+    missing: tuple[str, ...] = ()
+    """Values that say that a cell is empty, such as `N/A`; a row without its answer is left out and counted."""
     on_error: Literal["stop", "drop"] = "stop"
     """A broken row stops the run with its line, or is dropped, counted and listed."""
     media: Literal["keep", "drop"] = "keep"
@@ -156,7 +158,8 @@ class Source(Component):
         asked = Layout(self.prompt, self.answer, self.messages, self.system_column, self.tools)
         rows = [record.values for record in good]
         name, written = good[0].file, self.turns.layout if self.turns else self.written
-        return decide(asked, rows, name, system=self.system, group=self.group, key=self.id, written=written)
+        found = decide(asked, rows, name, system=self.system, group=self.group, key=self.id, written=written)
+        return found.without(self.missing)
 
 
 def _size(found: tuple[Record, Parts] | Broken) -> int:

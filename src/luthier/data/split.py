@@ -310,11 +310,20 @@ class _Taker:
         taken = self._left[self._order.places[self._left] < self._below]
         if not len(taken) and len(self._left) > 1:
             taken = self._left[:1]
-            self.notes.append(f"{name}: {wanted:g} of {self._rows} rows fell on none; one unit was taken nevertheless")
+            self._say_unit(
+                name, taken, f"a share of {wanted:g} fell on none of {self._rows} rows", "taken nevertheless"
+            )
         elif len(taken) == len(self._left) > 1:
+            why = f"a share of {wanted:g} fell on all of {self._rows} rows"
+            self._say_unit(name, taken[-1:], why, "left to train on")
             taken = taken[:-1]
-            self.notes.append(f"{name}: {wanted:g} of {self._rows} rows fell on all; one unit was left to train on")
         self._give(taken, name)
+
+    def _say_unit(self, name: str, unit: NDArray[np.int64], why: str, what: str) -> None:
+        """That a unit went where the shares did not put it."""
+        rows = int(self._order.sizes[unit].sum())
+        belonging = "one row was" if rows == 1 else f"{rows:,} rows that belong together were"
+        self.notes.append(f"{name}: {why}; {belonging} {what}")
 
     def _count(self, wanted: int, name: str) -> None:
         taken, size = self._fitting(wanted)

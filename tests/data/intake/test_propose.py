@@ -328,7 +328,7 @@ def test_a_class_of_rows_that_say_nothing_stays(tmp_path: Path) -> None:
 
 def test_headers_in_other_languages_are_understood(tmp_path: Path) -> None:
     rows = [
-        {"Vorgangsnr": f"V{n}", "Betreff": f"Frage {n}", "Nachricht": f"Wo bleibt {n} mal das Paket?", "Kunde": n % 9,
+        {"Vorgangsnr": f"V{n}", "Betreff": f"Frage {n}", "Nachricht": f"Wo bleibt {n} mal das Paket?", "Kunde": n % 25,
          "Rückmeldung": f"Es kommt in {n} Tagen zu Ihnen.", "Kategorie": ("Versand", "Rückgabe")[n % 2]}
         for n in range(40)
     ]  # fmt: skip
@@ -340,6 +340,44 @@ def test_headers_in_other_languages_are_understood(tmp_path: Path) -> None:
     assert "Answer with one of: Rückgabe, Versand." in render_recipe(propose(tmp_path / "t.csv"), "mine")
 
 
+def test_values_that_stand_for_none_are_no_class(tmp_path: Path) -> None:
+    labels = ["order"] * 20 + ["refund"] * 15 + ["N/A"] * 3 + ["-", "-", ""]
+    rows = [{"message": f"where is number {n} of mine", "category": label} for n, label in enumerate(labels)]
+    pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
+    proposal = propose(tmp_path / "t.csv")
+    assert sorted(proposal.source["missing"]) == ["-", "N/A"]
+    assert proposal.source["system"].endswith("Answer with one of: order, refund.")
+    assert "3 × 'N/A', 2 × '-'" in render_recipe(proposal, "mine")
+    assert "6 × empty answer" in proposal.profile.notes[-1]
+    taught = [parts.messages[-1].content for _, parts in Source.parse(proposal.source).glance(tmp_path)]
+    assert set(taught) == {"order", "refund", ""}
+
+
+def test_answers_of_signs_alone_are_classes(tmp_path: Path) -> None:
+    rows = [{"text": f"sentence number {n} without its end", "label": "?-"[n % 2]} for n in range(40)]
+    pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
+    assert "missing" not in propose(tmp_path / "t.csv").source
+
+
+@pytest.mark.parametrize(
+    ("customers", "why"),
+    [
+        ([f"k{n % 7}" for n in range(60)], "customer has 7 different values in 60 rows, too few"),
+        (["us"] * 20 + [f"k{n}" for n in range(40)], "20 of 60 rows have 'us' as customer, too many"),
+    ],
+)
+def test_groups_that_no_share_can_hold_out_are_left_out_and_told(
+    tmp_path: Path, customers: list[str], why: str
+) -> None:
+    rows = [
+        {"message": f"where is number {n}", "category": "ab"[n % 2], "customer": one} for n, one in enumerate(customers)
+    ]
+    pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
+    proposal = propose(tmp_path / "t.csv")
+    assert "group" not in proposal.source
+    assert f"# group: left out; {why}" in render_recipe(proposal, "mine")
+
+
 def _chat() -> list[dict[str, object]]:
     """Forty conversations of two to six messages, in no order; every second one ends with the customer."""
     return [
@@ -349,7 +387,7 @@ def _chat() -> list[dict[str, object]]:
             "sender": ("Customer", "Agent")[turn % 2],
             "text": f"words {turn} of conversation {talk}",
             "sent_at": f"2026-01-{1 + talk % 28:02d}T10:{turn:02d}:00",
-            "customer": f"k{talk % 7}",
+            "customer": f"k{talk % 21}",
         }
         for talk in range(40)
         for turn in (3, 1, 0, 4, 2, 5)

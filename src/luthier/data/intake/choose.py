@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from luthier.core.counted import counted
+from luthier.core.counted import by_name, counted
 from luthier.core.errors import DataError, Where
 from luthier.data.intake.cells import UnusableRowError
 from luthier.data.intake.gather import Turns, moment
@@ -34,6 +34,12 @@ _ORDERS = "timestamp datetime time sent created date order sequence seq position
 _DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}\b")
 _ID = re.compile(r"(?i:(?:^|[_\W])(?:id|key|uuid|guid|ref|number|nr|no)\.?$)|(?i:nummer|nr\.?)$|(?:Id|ID)$|^id(?:$|_)")
 _MOSTLY = 0.9
+_EMPTY = "n/a #n/a n.a. null nan nil - -- --- – — ? ?? (blank) (empty) (leer) tbd"
+"""What people and programs write into a cell that has no value; `none` and `unknown` may be classes."""
+_FEWEST_GROUPS = 20
+"""Of fewer groups, the share that is held out is far from the one that was asked for."""
+_LARGEST_GROUP = 0.2
+"""The same where one of them has a larger share of the rows."""
 Task = Literal["label", "text"]
 
 
@@ -71,10 +77,35 @@ def choose(
     if turns := _single_messages(columns, rows):
         return Choice({}, {}, turns=turns)
     settings, reasons, other = _spoken(columns, file, task)
-    for name, found in (("id", _identity(columns, settings)), ("group", _group(columns, settings))):
-        if found:
-            settings[name], reasons[name] = found
-    return Choice(settings, reasons, columns[settings["answer"]].is_class, other)
+    more: dict[str, Any] = {}
+    for field, named in (("id", _identity(columns, settings)), ("group", _group(columns, settings))):
+        if named:
+            more[field], reasons[field] = named
+    if "group" in more and (unfit := _too_few(columns[more["group"]])):
+        del more["group"]
+        reasons["group"] = f"left out; {unfit}"
+    answer = columns[settings["answer"]]
+    if answer.is_class and (empty := _placeholders(answer)):
+        told = by_name({repr(name): rows for name, rows in empty.items()})
+        more["missing"], reasons["missing"] = list(empty), f"what stands for no value: {told}"
+    return Choice({**settings, **more}, reasons, answer.is_class, other)
+
+
+def _placeholders(column: ColumnProfile) -> dict[str, int]:
+    """Values of classes that say that there is none, with their rows; nothing where fewer than two classes are left."""
+    found = {name.strip(): rows for name, rows in column.common.items() if name.strip().lower() in _EMPTY.split()}
+    return found if column.distinct - len(found) >= 2 else {}
+
+
+def _too_few(column: ColumnProfile) -> str:
+    """Why rows of one value cannot be held out as a whole; empty where they can."""
+    if column.distinct < _FEWEST_GROUPS:
+        few = f"{column.name} has {column.distinct} different values in {counted(column.filled, 'row')}"
+        return f"{few}, too few to hold out a share of them as they are"
+    name, rows = max(column.common.items(), key=lambda one: one[1], default=("", 0))
+    if rows > _LARGEST_GROUP * column.filled:
+        return f"{rows} of {counted(column.filled, 'row')} have {name!r} as {column.name}, too many to stay together"
+    return ""
 
 
 def choose_turns(turns: Turns, columns: Mapping[str, ColumnProfile]) -> Choice:
@@ -86,7 +117,7 @@ def choose_turns(turns: Turns, columns: Mapping[str, ColumnProfile]) -> Choice:
         "id": "it names the conversation, and `trace` accepts it",
     }
     single = {name: column for name, column in columns.items() if column.kind in ("text", "number")}
-    if found := _group(single, {"turns": turns.conversation}):
+    if (found := _group(single, {"turns": turns.conversation})) and not _too_few(columns[found[0]]):
         settings["group"], reasons["group"] = found
     return Choice(settings, reasons)
 

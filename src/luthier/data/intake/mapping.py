@@ -96,6 +96,7 @@ class Mapping:
         self._system = system
         self._group = group
         self._key = key
+        self._missing: frozenset[str] = frozenset()
         spoken = [layout.messages, layout.system_column, layout.tools]
         for template in (self._prompt, self._answer):
             spoken += template.columns if template else []
@@ -120,8 +121,15 @@ class Mapping:
             found.update(dict.fromkeys(template.columns if template else [], field))
         return found
 
+    def without(self, missing: Iterable[str]) -> Mapping:
+        """The same, where cells with one of some values are read as empty ones."""
+        self._missing = frozenset(missing)
+        return self
+
     def parts(self, values: dict[str, Any]) -> Parts:
         """Map one record; `UnusableRowError` says why it cannot be."""
+        if self._missing:
+            values = {name: "" if self._is_missing(value) else value for name, value in values.items()}
         messages = self._with_system(self._turns(values), values)
         tools = self._tools(values)
         own = own_name(values) if self.layout.own else None
@@ -131,6 +139,9 @@ class Mapping:
         group = as_text(cell(values, self._group), self._group) if self._group else None
         key = as_text(cell(values, self._key), self._key) if self._key else None
         return Parts(messages, _kind(messages, tools), tools, meta, group or None, key, own)
+
+    def _is_missing(self, value: Any) -> bool:
+        return isinstance(value, str) and value.strip() in self._missing
 
     def try_parts(self, values: dict[str, Any]) -> Parts | None:
         """Map one record, or nothing when it cannot be."""

@@ -82,7 +82,7 @@ def propose_from(
     if profile.broken:
         source["on_error"] = "drop"
         reasons["source.on_error"] = _unread(profile)
-    if chosen == "label":
+    if chosen == "label" and "system_column" not in source:
         source["system"], reasons["source.system"] = _instruction(profile)
     objective = objective or _objective(choice)
     examples: dict[str, tuple[Change, ...]] = {}
@@ -229,6 +229,8 @@ def _source_lines(proposal: Proposal) -> Iterator[str]:
     ]
     if rest:
         yield f"      # not mapped, kept with every row in `meta`: {_one_line(', '.join(rest))}"
+    if "group" not in proposal.source and (why := proposal.reasons.get("source.group")):
+        yield f"      # group: {_one_line(why)}"
 
 
 def _operator_lines(proposal: Proposal) -> Iterator[str]:

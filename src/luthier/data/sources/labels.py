@@ -149,7 +149,8 @@ class Labels(FileSource):
             prompt = _text_column(rows, good[0].file)
         note = f"judged texts (column {prompt!r}), answered by the decided label" if prompt and not self.prompt else ""
         layout = Layout(prompt, self.answer if prompt else None, self.messages, self.system_column, self.tools, note)
-        return decide(layout, rows, good[0].file, system=self.system, group=self.group, key=self.id)
+        found = decide(layout, rows, good[0].file, system=self.system, group=self.group, key=self.id)
+        return found.without(self.missing)
 
     def read_file(self, file: File, say: Say) -> Iterator[Record | Broken]:
         """Yield the rows of one file as they stand, before anything is decided."""
