@@ -175,7 +175,7 @@ BEFORE = (
         "chat with nobody",
         "model",
         "model 'smollm' is unknown",
-        "known: gemma",
+        "did you mean 'smollm2-1.7b-instruct' or",
         "chat",
         "smollm",
         "-p",

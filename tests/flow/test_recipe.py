@@ -36,6 +36,29 @@ def test_overrides_are_checked_by_the_same_schema(folder: Path) -> None:
         Recipe.load(folder, ["steps.tune.technique.r=much"])
 
 
+@pytest.mark.parametrize(
+    ("given", "field", "words"),
+    [
+        ("steps.tun.technique.r=3", "steps.tun.technique.r=3", "there is no step 'tun'; did you mean 'tune'?"),
+        ("steps.data.split.test=1.5", "steps.data.split.test", "a share is below 1"),
+        ("steps.tune.technique.kind=ia3", "steps.tune.technique.r", "`steps.tune.technique=ia3` replaces the part"),
+        ("steps.report.metrics=[acc]", "steps.report.metrics.0", "did you mean 'accuracy' or"),
+    ],
+)
+def test_a_wrong_override_is_blamed_and_mended_itself(folder: Path, given: str, field: str, words: str) -> None:
+    with pytest.raises(LuthierError) as caught:
+        Recipe.load(folder, [given])
+    assert caught.value.where.field == field
+    assert words in f"{caught.value.message}; {caught.value.remedy}"
+    if not given.endswith("kind=ia3"):  # what does not fit there any more stands in the file
+        assert caught.value.where.file == "command line"
+
+
+def test_a_step_is_added_by_its_kind(folder: Path) -> None:
+    recipe = Recipe.load(folder, ["steps.look.kind=validate", "steps.look.data=data"])
+    assert recipe.steps["look"].model_dump()["kind"] == "validate"
+
+
 def test_a_recipe_written_out_is_the_same_recipe(folder: Path) -> None:
     recipe = Recipe.load(folder)
     assert _load(folder, recipe.as_yaml()).model_dump() == recipe.model_dump()

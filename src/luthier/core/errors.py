@@ -21,6 +21,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+_BEGINNING, _MOST_BEGUN = 3, 4
+"""So many letters are the beginning of a name, and so many names that begin with them are told."""
+_TEXT = frozenset(" ,;\t|")
+"""What is in texts, such as a header that was not cut, and not in names that somebody begins to write."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Where:
@@ -100,8 +105,11 @@ class Interrupted(LuthierError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A remedy: the nearest known name when there is one, else all of them (at most twelve)."""
+    """A remedy: the known names that it begins, or the nearest one, else all of them (at most twelve)."""
     names = sorted(known)
+    whole = [one for one in names if one.startswith(name) and not set(one) & _TEXT] if len(name) >= _BEGINNING else []
+    if 0 < len(whole) <= _MOST_BEGUN:
+        return f"did you mean {' or '.join(map(repr, whole))}?"
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if near:
         return f"did you mean {near[0]!r}?"

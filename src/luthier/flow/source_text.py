@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from luthier.core.errors import RecipeError, Where
+from luthier.core.errors import RecipeError, Where, did_you_mean
 
 Key = tuple[str | int, ...]
 COMMAND_LINE = "command line"
@@ -213,8 +213,22 @@ def override(source: SourceText, assignments: tuple[str, ...]) -> SourceText:
             raise RecipeError("wanted PATH=VALUE", where=where, remedy="for example steps.tune.technique.r=32")
         data = _assign(data, path.split("."), _value(value, where), where)
         given.append(tuple(int(part) if part.isdigit() else part for part in path.split(".")))
+    _refuse_unknown_steps(data, given, given_as=assignments)
     told = "".join(f"# given on the command line: {text}\n" for text in assignments)
     return SourceText(source.file, data, source.lines, source.text + told, tuple(given))
+
+
+def _refuse_unknown_steps(data: dict[str, Any], given: Sequence[Key], given_as: Sequence[str]) -> None:
+    """A setting inside a step that there is not is a slip in the step's name, unless the step's kind is given, too."""
+    steps = data.get("steps")
+    if not isinstance(steps, dict):
+        return
+    for path, text in zip(given, given_as, strict=True):
+        step = steps.get(path[1]) if path[0] == "steps" and len(path) > 2 else None
+        if isinstance(step, dict) and "kind" not in step:
+            known = [name for name, one in steps.items() if not isinstance(one, dict) or "kind" in one]
+            where = Where(file=COMMAND_LINE, field=text)
+            raise RecipeError(f"there is no step {path[1]!r}", where=where, remedy=did_you_mean(str(path[1]), known))
 
 
 def is_step(name: str, data: Any) -> bool:

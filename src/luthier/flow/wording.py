@@ -51,7 +51,22 @@ def explain(error: ValidationError, source: SourceText, model: type[BaseModel]) 
     if others:
         told = [f"{source.where(key)}: {_words(groups[key], key, source.data, model)[0]}" for key in others[:5]]
         message += f" (and {len(others)} more: " + "; ".join(told) + ")"
-    return RecipeError(message, where=source.where(first), remedy=remedy)
+    remedy = _to_replace(first, groups[first][0], source) or remedy
+    return RecipeError(message, where=source.where(_given_below(first, groups[first][0], source)), remedy=remedy)
+
+
+def _to_replace(key: Key, problem: ErrorDetails, source: SourceText) -> str:
+    """What to write where the command line gave a part another kind, and the file's settings of the old one stayed."""
+    part = key[:-1]
+    if problem["type"] != "unknown_setting" or (*part, "kind") not in source.given:
+        return ""
+    return f"`{dotted(part)}={_at(part, source.data)['kind']}` replaces the part as a whole, with its settings"
+
+
+def _given_below(key: Key, problem: ErrorDetails, source: SourceText) -> Key:
+    """The setting that the command line gave where several that do not go together were found at their part."""
+    given = [path for path in source.given if path[:-1] == key]
+    return given[-1] if problem["type"] == "value_error" and given else key
 
 
 def _by_place(problems: list[ErrorDetails], data: Any) -> dict[Key, list[ErrorDetails]]:
