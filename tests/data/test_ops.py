@@ -53,6 +53,20 @@ def test_normalise(dirty: str, clean: str) -> None:
     assert Normalise().clean(dirty) == clean
 
 
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("<p>So:</p>\n```html\n<p>a &amp; b</p>\n```\n<b>Good</b>", "So:\n\n```html\n<p>a &amp; b</p>\n```\nGood"),
+        ("A table begins with `<table>`, <i>not</i> with `<tr>`.", "A table begins with `<table>`, not with `<tr>`."),
+        ("```\n<p>never closed", "```\n<p>never closed"),
+        ("a lone ` and <p>then</p>", "a lone ` and\nthen"),
+    ],
+)
+def test_normalise_leaves_code_between_backticks_alone(text: str, clean: str) -> None:
+    assert Normalise().clean(text) == clean
+    assert Normalise().clean(clean) == clean
+
+
 def test_normalise_can_leave_html_alone() -> None:
     assert Normalise(html=False).clean("<p>a &amp; b</p>") == "<p>a &amp; b</p>"
 

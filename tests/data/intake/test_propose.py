@@ -340,6 +340,42 @@ def test_headers_in_other_languages_are_understood(tmp_path: Path) -> None:
     assert "Answer with one of: Rückgabe, Versand." in render_recipe(propose(tmp_path / "t.csv"), "mine")
 
 
+def test_every_column_of_a_known_layout_is_read(tmp_path: Path) -> None:
+    tools = [{"type": "function", "function": {"name": "find", "parameters": {"type": "object", "properties": {}}}}]
+    talk = [{"from": "human", "value": "Where is it?"}, {"from": "gpt", "value": "In the depot, I was told."}]
+    files = {
+        "openai": {"messages": [{"role": "user", "content": "Hi there"}, {"role": "assistant", "content": "Hello"}]},
+        "sharegpt": {"conversations": talk, "system": "Be kind."},
+        "alpaca": {"instruction": "Say it in French.", "input": "The parcel is late.", "output": "Le colis tarde."},
+    }
+    for name, row in files.items():
+        more = {"tools": tools} if name == "openai" else {}
+        rows = [{**row, **more, **({"output": f"Le colis {n} tarde."} if name == "alpaca" else {})} for n in range(30)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    read = {name: propose(tmp_path / f"{name}.jsonl").source for name in files}
+    assert read["openai"]["tools"] == "tools"
+    assert read["sharegpt"]["system_column"] == "system"
+    glances = {name: Source.parse(source).glance(tmp_path)[0][1] for name, source in read.items()}
+    assert glances["openai"].tools == tuple(tools)
+    assert [turn.role for turn in glances["sharegpt"].messages] == ["system", "user", "assistant"]
+    assert glances["alpaca"].messages[0].content == "Say it in French.\n\nThe parcel is late."
+
+
+def test_rows_that_make_no_example_are_told_and_left_out(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "Where is my parcel?"}, {"role": "assistant", "content": "On its way."}]
+    rows: list[object] = [{"messages": turns}] * 8
+    rows[4] = {"messages": []}
+    rows[6] = {"messages": [{"role": "ghost", "content": "x"}]}
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    proposal = propose(tmp_path / "t.jsonl")
+    assert (proposal.profile.rows, proposal.profile.broken) == (8, 2)
+    assert proposal.source["on_error"] == "drop"
+    assert "2 rows cannot be read (the first, line 5: the list of messages is empty)" in render_recipe(proposal, "mine")
+    (tmp_path / "t.jsonl").write_text(json.dumps({"messages": []}) + "\n")
+    with pytest.raises(DataError, match="the list of messages is empty"):
+        propose(tmp_path / "t.jsonl")
+
+
 def test_values_that_stand_for_none_are_no_class(tmp_path: Path) -> None:
     labels = ["order"] * 20 + ["refund"] * 15 + ["N/A"] * 3 + ["-", "-", ""]
     rows = [{"message": f"where is number {n} of mine", "category": label} for n, label in enumerate(labels)]

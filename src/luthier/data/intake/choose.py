@@ -71,12 +71,14 @@ def choose(
         layout.judged or layout.messages or layout.prompt is None or _holds_turns(layout.prompt, columns)
     )
     if layout is not None and structured and not (layout.judged and task == "label"):
-        fields = {"messages": layout.messages, "prompt": layout.prompt, "answer": layout.answer}
-        settings = {name: value for name, value in fields.items() if value}
-        return Choice(settings, dict.fromkeys(settings, f"recognised as {layout.note}"))
+        settings = layout.settings
+        return Choice(settings, _recognised(layout))
     if turns := _single_messages(columns, rows):
         return Choice({}, {}, turns=turns)
-    settings, reasons, other = _spoken(columns, file, task)
+    if layout is not None and "{" in (layout.prompt or ""):  # of several columns: none of them may be lost
+        settings, reasons, other = layout.settings, _recognised(layout), ""
+    else:
+        settings, reasons, other = _spoken(columns, file, task)
     more: dict[str, Any] = {}
     for field, named in (("id", _identity(columns, settings)), ("group", _group(columns, settings))):
         if named:
@@ -89,6 +91,12 @@ def choose(
         told = by_name({repr(name): rows for name, rows in empty.items()})
         more["missing"], reasons["missing"] = list(empty), f"what stands for no value: {told}"
     return Choice({**settings, **more}, reasons, answer.is_class, other)
+
+
+def _recognised(layout: Layout) -> dict[str, str]:
+    """Why the columns of a known layout mean what they do."""
+    own = {"system_column": "each row's system turn", "tools": "the tools on offer"}
+    return {name: own.get(name, f"recognised as {layout.note}") for name in layout.settings}
 
 
 def _placeholders(column: ColumnProfile) -> dict[str, int]:

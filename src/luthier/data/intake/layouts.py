@@ -30,6 +30,14 @@ class Layout(NamedTuple):
     own: bool = False
     """Whether the rows were given out by Luthier, so that their ids, origins and meta are theirs already."""
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """The columns by the settings of a source that name them."""
+        return {name: column for name in COLUMNS if (column := getattr(self, name))}
+
+
+COLUMNS = ("prompt", "answer", "messages", "system_column", "tools")
+
 
 def recognise(columns: Sequence[str], rows: Rows) -> Layout | None:
     """The first known layout that fits, or None."""

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from luthier.core.counted import by_name, counted
 from luthier.core.errors import DataError, Where
 from luthier.data.bounds import first, size_of_record
+from luthier.data.intake.cells import UnusableRowError
 from luthier.data.intake.choose import Choice, Task
 from luthier.data.intake.recognise import source_at
 from luthier.data.intake.trial import trials
@@ -64,13 +65,15 @@ def survey(source: Source, base: Path, name: str, task: Task | None = None) -> t
         notes=notes,
     )
     mapped = source.model_copy(update={key: value for key, value in choice.settings.items() if key != "turns"})
-    answers = _answers(mapped, records) if whole else Counter[str]()
+    answers, unfit = _fitting(mapped, records)
+    if unfit:
+        found = _with_unfit(found, unfit, len(records), name)
     rows, left = _rows(mapped, looked)
     if left:
         told = by_name(dict(sorted(left.items())))
         notes.append(f"{left.total()} of {len(looked)} rows have nothing to learn and will be dropped: {told}")
         found = found.model_copy(update={"notes": notes})
-    return _with_rows(found, rows, answers), choice
+    return _with_rows(found, rows, answers if whole else Counter()), choice
 
 
 def _place(broken: Broken, name: str) -> str:
@@ -97,17 +100,34 @@ def _read(
     return records, broken
 
 
-def _answers(source: Source, records: Sequence[Record]) -> Counter[str]:
-    """All different answers with their counts, when they are classes."""
+def _fitting(source: Source, records: Sequence[Record]) -> tuple[Counter[str], list[Broken]]:
+    """All different answers with their counts, when they are classes; and the rows that make no example."""
     found = Answers()
+    unfit: list[Broken] = []
     mapping = source.mapping(list(records))
     for record in records:
-        parts = mapping.try_parts(record.values)
-        if parts is not None and parts.messages[-1].content.strip():
+        try:
+            parts = mapping.parts(record.values)
+        except UnusableRowError as error:
+            problem = Broken(record.file, record.line, error.problem, error.field, error.remedy, record.key)
+            unfit.append(problem)
+            continue
+        if parts.messages[-1].content.strip():
             found.add(parts.messages[-1].content, parts.kind)
     if found.decide().task == "text":
-        return Counter()
-    return Counter(found.labels[code] for code in found.of_rows)
+        return Counter(), unfit
+    return Counter(found.labels[code] for code in found.of_rows), unfit
+
+
+def _with_unfit(base: Profile, unfit: Sequence[Broken], records: int, name: str) -> Profile:
+    """Rows that make no example are broken ones, too; an error where there are no others."""
+    if len(unfit) == records:
+        raise unfit[0].error()
+    update: dict[str, Any] = {"broken": base.broken + len(unfit)}
+    if not base.broken:
+        first = unfit[0]
+        update |= {"first_broken": f"{_place(first, name)}: {first.told}", "first_remedy": first.remedy}
+    return base.model_copy(update=update)
 
 
 def _estimate(records: Sequence[Record], size: int) -> int:

@@ -23,6 +23,8 @@ _TAGS = (
 _TAG = re.compile(rf"</?(?:{_TAGS})(?:[\s/][^<>]*)?/?>", re.IGNORECASE)
 _BREAK = re.compile(r"</?(?:br|p|div|tr|li|h[1-6]|ul|ol|table|blockquote|section|article)\b", re.IGNORECASE)
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#x[0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});")
+_CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)
+"""Code as Markdown marks it: between fences, and between backticks in a line."""
 _HIDDEN_PARTS = ("script", "style")
 _INVISIBLE = re.compile("[\u00ad\u200b\u2060\ufeff\u202a-\u202e\u2066-\u2069\x00-\x08\x0b\x0e-\x1f\x7f]")
 """Zero-width and direction marks, soft hyphens and control characters; joiners stay, emoji and scripts need them."""
@@ -52,7 +54,7 @@ class Normalise(RowOperator):
     """Repair Unicode, remove HTML remains and invisible characters, tidy white space.
 
     Wrong decoding (`schÃ¶n`) is undone by ftfy; quotes and dashes stay as they are. Indentation at the beginning of a
-    line is kept, so that code stays code.
+    line is kept, and so are tags and entities in fenced code, so that code stays code.
     """
 
     kind: Literal["normalise"] = "normalise"
@@ -62,7 +64,8 @@ class Normalise(RowOperator):
     unicode: bool = True
     """Undo wrong decoding, and write composed characters in one way (NFC)."""
     html: bool = True
-    """Remove HTML tags, scripts and styles, and resolve entities; switch it off when the texts are about HTML."""
+    """Remove HTML tags, scripts and styles, and resolve entities, but not in code between backticks; switch it off when
+    other texts are about HTML, too."""
     invisible: bool = True
     """Remove zero-width and control characters, soft hyphens and direction marks."""
     spaces: bool = True
@@ -205,6 +208,18 @@ def _with_ascii_runs(short: str, line: str) -> str | None:
 
 
 def _without_html(text: str) -> str:
+    """The text without HTML, but for code that is marked as such: there it is what is spoken of."""
+    if "`" not in text:
+        return _bare(text)
+    parts: list[str] = []
+    at = 0
+    for code in _CODE.finditer(text):
+        parts += _bare(text[at : code.start()]), code[0]
+        at = code.end()
+    return "".join([*parts, _bare(text[at:])])
+
+
+def _bare(text: str) -> str:
     for name in _HIDDEN_PARTS:
         text = _without_element(text, name)
     text = _TAG.sub(lambda found: "\n" if _BREAK.match(found[0]) else "", text)
