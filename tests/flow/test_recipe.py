@@ -75,6 +75,7 @@ def test_objects_and_yaml_make_the_same_recipe(folder: Path) -> None:
     [
         ("kind: tune", "kind: tone", 12, "'tone' is unknown; did you mean 'tune'"),
         ("rows_per_step: 8", "rows_per_stop: 8", 15, "did you mean 'rows_per_step'"),
+        ("rows_per_step: 8", "max_tokens: 8", 15, "write `objective: {kind: sft, max_tokens: …}`"),
         ("rows_per_step: 8", "rows_per_step: many", 15, "wanted a whole number, came 'many'"),
         ("rows_per_step: 8", "rows_per_step: true", 15, "wants a number"),
         ("learning_rate: 1.0e-2", "learning_rate: .nan", 16, "finite"),

@@ -51,16 +51,31 @@ def explain(error: ValidationError, source: SourceText, model: type[BaseModel]) 
     if others:
         told = [f"{source.where(key)}: {_words(groups[key], key, source.data, model)[0]}" for key in others[:5]]
         message += f" (and {len(others)} more: " + "; ".join(told) + ")"
-    remedy = _to_replace(first, groups[first][0], source) or remedy
+    if groups[first][0]["type"] == "unknown_setting":
+        remedy = _to_replace(first, source) or _to_move(first, source.data, model) or remedy
     return RecipeError(message, where=source.where(_given_below(first, groups[first][0], source)), remedy=remedy)
 
 
-def _to_replace(key: Key, problem: ErrorDetails, source: SourceText) -> str:
+def _to_replace(key: Key, source: SourceText) -> str:
     """What to write where the command line gave a part another kind, and the file's settings of the old one stayed."""
     part = key[:-1]
-    if problem["type"] != "unknown_setting" or (*part, "kind") not in source.given:
+    if (*part, "kind") not in source.given:
         return ""
     return f"`{dotted(part)}={_at(part, source.data)['kind']}` replaces the part as a whole, with its settings"
+
+
+def _to_move(key: Key, data: Any, model: type[BaseModel]) -> str:
+    """Where a setting belongs that is one of a part inside: `max_tokens` of a step is its objective's."""
+    owner, _ = _field(key, data, model)
+    for name, field in owner.model_fields.items() if owner is not None else ():
+        written = _at((*key[:-1], name), data)
+        if written is None and isinstance(field.default, Component):
+            written = field.default.kind
+        inner = _class_of(field, written)
+        if inner is not None and issubclass(inner, Component) and key[-1] in inner.model_fields:
+            kind = inner.model_fields["kind"].default
+            return f"it is a setting of `{name}`: write `{name}: {{kind: {kind}, {key[-1]}: …}}`"
+    return ""
 
 
 def _given_below(key: Key, problem: ErrorDetails, source: SourceText) -> Key:
