@@ -122,7 +122,7 @@ def test_neighbours_and_chunks_change_nothing(
     store: Store, labels: Artifact, tuned: Artifact, about_labels: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = pl.read_parquet(about_labels.path("predictions.parquet"))
-    monkeypatch.setattr(ask, "CHUNK", 5)
+    monkeypatch.setattr(ask, "CHOOSING", 5)
     monkeypatch.setattr(ask, "PACK_TOKENS", 200)
     few = made(store, Evaluate(data="data", model="tune", rows=11), {"data": labels, "model": tuned})
     part = pl.read_parquet(few.path("predictions.parquet"))
@@ -141,7 +141,7 @@ class Killed(BaseException):
 def test_a_killed_evaluation_ends_in_the_same_bytes(
     store: Store, labels: Artifact, tuned: Artifact, about_labels: Artifact, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
-    monkeypatch.setattr(ask, "CHUNK", 8)
+    monkeypatch.setattr(ask, "CHOOSING", 8)
     step, inputs = Evaluate(data="data", model="tune"), {"data": labels, "model": tuned}
     undisturbed = work_of(store, step, inputs, seed=8)[1]
     step.make(undisturbed)

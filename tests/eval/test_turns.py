@@ -118,15 +118,14 @@ def test_turns_that_say_nothing_or_are_only_read_are_counted() -> None:
     assert silent_turns([one, TALKS[1]]) == 2
 
 
-def test_chunks_keep_conversations_whole(monkeypatch: pytest.MonkeyPatch, talks: Artifact) -> None:
-    monkeypatch.setattr(ask, "CHUNK", 5)
+def test_chunks_keep_conversations_whole(talks: Artifact) -> None:
     task = turn_by_turn(choose(talks, "test", None))
-    chunks = list(ask.chunks(task.examples))
+    chunks = list(ask.chunks(task.examples, 5))
     assert [one.id for chunk in chunks for one in chunk] == [one.id for one in task.examples]
     for before, after in pairwise(chunks):
         assert conversations([before[-1].id]) != conversations([after[0].id])
     assert max(map(len, chunks)) <= 5
-    plain = list(ask.chunks(choose(talks, "test", None).examples))
+    plain = list(ask.chunks(choose(talks, "test", None).examples, 5))
     assert [len(chunk) for chunk in plain] == [5, 5, 5, 5, 4]
     assert [task.examples[row].id[-2:] for row in last_turns(task)][:3] == ["/1", "/2", "/3"]
 

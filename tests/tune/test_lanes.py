@@ -13,11 +13,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from luthier.models.at_once import LANES, at_once
+from luthier.models.lanes import Lanes, lanes_for
 from luthier.models.logprobs import logprobs, reading
 from luthier.models.pack import Pack, Row, pack
 from luthier.tune import lanes, loop
-from luthier.tune.at_once import at_once
-from luthier.tune.lanes import LANES, Lanes, lanes_for, rounds
+from luthier.tune.lanes import rounds
 from luthier.tune.loop import Training
 from luthier.tune.objectives.distil import Distil
 from luthier.tune.steps.tune import Tune
@@ -267,9 +268,9 @@ def test_one_core_or_another_reading_is_read_as_one(shop: Bench, monkeypatch: py
     model = adapted(shop, Lora(r=4))
     assert lanes_for(model) == LANES
     how = reading(model)
-    monkeypatch.setattr(lanes, "reading", lambda model: type(how)(packed=False, why="a state", head=how.head))
+    monkeypatch.setattr("luthier.models.lanes.reading", lambda model: type(how)(packed=False, why="a state", head=how.head))
     assert lanes_for(model) == 1
-    monkeypatch.setattr(lanes, "reading", lambda model: type(how)(packed=True, why="", head=how.head, turn=512))
+    monkeypatch.setattr("luthier.models.lanes.reading", lambda model: type(how)(packed=True, why="", head=how.head, turn=512))
     assert lanes_for(model) == 1
     monkeypatch.undo()
     torch.set_num_threads(1)

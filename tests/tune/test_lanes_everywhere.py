@@ -16,10 +16,11 @@ import pytest
 
 from luthier.core.component import members
 from luthier.core.errors import ModelError
+from luthier.models.at_once import LANES
+from luthier.models.lanes import Lanes
 from luthier.models.pack import Pack
 from luthier.tune import lanes
 from luthier.tune.actor_critic import ActorCritic
-from luthier.tune.lanes import LANES, Lanes
 from luthier.tune.objective import Objective
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import AnyTechnique, Technique

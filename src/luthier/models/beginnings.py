@@ -70,7 +70,7 @@ def read_once(model: Any, rows: Sequence[Row], kept: Beginnings | None = None) -
     if len(ids) < LEAST or not _able(model):
         yield
         return
-    with standing(Begun(ids) if kept is None else kept.of(model, ids)):
+    with standing(begin(model, ids) if kept is None else kept.of(model, ids)):
         yield
 
 

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
+from torch import Tensor
 
 from luthier.core.errors import DataError
 from luthier.models.beginnings import Beginnings, read_once
 from luthier.models.decoder import GREEDY, PORTION_ALONE, TOKENS, Ask, Decoder, Sampling, Stop
+from luthier.models.lanes import read_packs
 from luthier.models.load import Loaded
 from luthier.models.logprobs import logprobs
-from luthier.models.pack import Row, packs
+from luthier.models.pack import Pack, Row
 from luthier.models.sequence import names_of, plain_model, refuse_sequence, without_padding
 
 PACK_TOKENS = 4096
@@ -116,8 +119,8 @@ def score_options(
     ]
     sums: dict[str, float] = {}
     with torch.no_grad(), read_once(model, rows, kept):
-        for pack in packs(rows, tokens, OPTIONS_SHARE_FROM):
-            found = logprobs(model, pack).double().cpu()
+        for pack, logps in read_packs(model, rows, tokens, partial(logprobs, model), OPTIONS_SHARE_FROM):
+            found = logps.double().cpu()
             totals = torch.zeros(pack.rows, dtype=torch.float64).index_add_(0, pack.path.cpu(), found)
             sums |= dict(zip(pack.keys, totals.tolist(), strict=True))
     return [[sums[f"{at}:{number}"] for number in range(len(own))] for at, own in enumerate(options)]
@@ -134,11 +137,13 @@ def label_scores(
     outputs = torch.arange(len(names_of(plain_model(model))))
     rows = [Row([*prompt, 0], [0.0] * len(prompt) + [1.0], str(at)) for at, prompt in enumerate(prompts)]
     found: dict[str, list[float]] = {}
+
+    def scored(made: Pack) -> Tensor:
+        return logprobs(model, replace(made, choices=outputs.expand(made.rows, -1)))[:, 1:]
+
     with torch.no_grad(), read_once(model, rows, kept):
-        for made in packs(rows, tokens):
-            asked = replace(made, choices=outputs.expand(made.rows, -1))
-            scores = logprobs(model, asked)[:, 1:].double().cpu()
-            found |= dict(zip(made.keys, scores.tolist(), strict=True))
+        for made, scores in read_packs(model, rows, tokens, scored):
+            found |= dict(zip(made.keys, scores.double().cpu().tolist(), strict=True))
     return [found[str(at)] for at in range(len(prompts))]
 
 
@@ -156,6 +161,6 @@ def rewards(
     rows = [Row([*ids, 0], [0.0] * len(ids) + [1.0], str(at)) for at, ids in enumerate(read)]
     found: dict[str, float] = {}
     with torch.no_grad(), read_once(model, rows, kept):
-        for made in packs(rows, tokens, OPTIONS_SHARE_FROM):
-            found |= dict(zip(made.keys, logprobs(model, made).double().tolist(), strict=True))
+        for made, said in read_packs(model, rows, tokens, partial(logprobs, model), OPTIONS_SHARE_FROM):
+            found |= dict(zip(made.keys, said.double().tolist(), strict=True))
     return [found[str(at)] for at in range(len(rows))]

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from luthier.models.beginnings import Beginnings, read_once
 from luthier.models.generate import OPTIONS_SHARE_FROM, PACK_TOKENS
+from luthier.models.lanes import read_packs
 from luthier.models.logprobs import logprobs, ranked
-from luthier.models.pack import Row, packs
+from luthier.models.pack import Pack, Row
 from luthier.models.sequence import plain_model, refuse_sequence
 
 
@@ -39,9 +41,12 @@ def likelihoods(
         for at, (before, after) in enumerate(asked)
     ]
     found: dict[str, Likely] = {}
+
+    def told_of(pack: Pack) -> tuple[Tensor, Tensor | None]:
+        return ranked(model, pack) if greedy else (logprobs(model, pack), None)
+
     with torch.no_grad(), read_once(model, rows, kept):
-        for pack in packs(rows, tokens, OPTIONS_SHARE_FROM):
-            told, first = ranked(model, pack) if greedy else (logprobs(model, pack), None)
+        for pack, (told, first) in read_packs(model, rows, tokens, told_of, OPTIONS_SHARE_FROM):
             path = pack.path.cpu()
             totals = torch.zeros(pack.rows, dtype=torch.float64).index_add_(0, path, told.double().cpu())
             counts = torch.bincount(path, minlength=pack.rows)

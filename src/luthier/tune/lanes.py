@@ -1,34 +1,13 @@
-"""Packs of one step side by side: each in a thread with its own share of the processor's cores.
-
-Two cores that share every small operation wait for one another between them; two cores that each read a pack of their
-own do not. Gradients are summed in the order of packs, so that no bit depends on which is ready first.
-"""
+"""The packs of one step of a training, for lanes that read them side by side."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextvars import copy_context
-from typing import Any, TypeVar
+from collections.abc import Sequence
 
 import torch
 
-from luthier.models.attention import NAME, implemented
-from luthier.models.logprobs import reading
+from luthier.models.at_once import AGAIN, ENOUGH, LEAST_TOKENS, WORTH
 from luthier.models.pack import Pack, Row, packs
-from luthier.models.sequence import is_sequence, plain_model
-from luthier.tune.at_once import AGAIN, ENOUGH, LANES, LEAST_TOKENS, WORTH
-
-Found = TypeVar("Found")
-
-
-def lanes_for(model: Any) -> int:
-    """How many packs of a model can be read at once here: one where reading it changes what another thread sees."""
-    how, inner = reading(model), plain_model(model)
-    steady = how.packed and how.turn is None and (how.head is not None or is_sequence(inner))
-    here = all(parameter.device.type == "cpu" for parameter in model.parameters())
-    return LANES if steady and here and torch.get_num_threads() >= LANES else 1
 
 
 def rounds(rows: Sequence[Row], tokens: int, lanes: int) -> list[tuple[Pack, ...]]:
@@ -62,43 +41,3 @@ def _last(some: Sequence[Pack], lanes: int) -> int:
 def _most(some: Sequence[Pack], lanes: int) -> list[int]:
     """Tokens of the largest packs that may be read at the same time."""
     return sorted((one.tokens for one in some), reverse=True)[:lanes]
-
-
-class Lanes:
-    """Threads that read packs at once, each computing on its share of the cores."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self._pool: ThreadPoolExecutor | None = None
-
-    def each(self, model: Any, work: Callable[[Pack], Found], some: Sequence[Pack]) -> Generator[Found, None, None]:
-        """What comes of each pack, in their order; a lane takes the next as it is ready. What goes wrong in a thread is
-        raised here, once those that were begun have ended."""
-        if len(some) == 1:
-            yield work(some[0])
-            return
-        with implemented(plain_model(model), NAME):  # no thread may take the other's attention away
-            jobs = deque(self._threads().submit(copy_context().run, work, one) for one in some)
-            try:
-                while jobs:
-                    wait([jobs[0]])
-                    yield jobs.popleft().result()
-            finally:
-                for job in jobs:
-                    job.cancel()
-                wait(jobs)
-
-    def close(self) -> None:
-        """Let the threads go."""
-        if self._pool is not None:
-            self._pool.shutdown()
-            self._pool = None
-
-    def _threads(self) -> ThreadPoolExecutor:
-        """Threads stay from step to step: matrix libraries keep their kernels by thread."""
-        if self._pool is None:
-            whole = torch.get_num_threads()
-            self._pool = ThreadPoolExecutor(
-                self.count, "lane", initializer=torch.set_num_threads, initargs=(max(1, whole // self.count),)
-            )
-        return self._pool

@@ -21,13 +21,14 @@ from torch import Tensor
 
 from luthier.core.errors import ModelError, Where
 from luthier.models.kernels.calls import kernels_of, torch_only
+from luthier.models.lanes import Lanes, lanes_for
 from luthier.models.logprobs import logprobs
 from luthier.models.pack import Pack, Row
 from luthier.tune.average import Average, put, standing_in
 from luthier.tune.checkpoint import Keeper, State, size_of, threads
 from luthier.tune.critic import Critic
 from luthier.tune.heldout import HeldOut, Standing, after
-from luthier.tune.lanes import Lanes, lanes_for, rounds
+from luthier.tune.lanes import rounds
 from luthier.tune.leftovers import Leftovers
 from luthier.tune.objective import REFERENCE, Loss, Objective, Teacher, asked_of
 from luthier.tune.optim import Settings, Updater

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -12,8 +13,9 @@ from luthier.metrics.answers import Answers
 from luthier.metrics.metric import Metric
 from luthier.metrics.resample import totals
 from luthier.models.generate import label_scores, score_options
+from luthier.models.lanes import read_packs
 from luthier.models.logprobs import logprobs
-from luthier.models.pack import Pack, packs
+from luthier.models.pack import Pack
 from luthier.models.sequence import names_of, plain_model
 from luthier.tune.lessons import Lessons
 from luthier.tune.objective import REFERENCE, Loss, Objective, Teacher, asked_of
@@ -61,8 +63,7 @@ class Exam(NamedTuple):
             rows = [row for number in numbers for row in self.lessons.rows(number)]
             rows = self.objective.prepared(rows, lambda some: sums_of_rows(model, some, tokens))
             weight += self.objective.denominator(rows)
-            for pack in packs(rows, tokens):
-                loss = self._loss(model, pack)
+            for _, loss in read_packs(model, rows, tokens, partial(self._loss, model)):
                 found["loss"] += float(loss.total)
                 for name in self.objective.measured:
                     found[name] += float(loss.measures[name])

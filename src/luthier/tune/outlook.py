@@ -6,13 +6,13 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from luthier.core.step import Forecast, Outline, Outlook
+from luthier.models.at_once import at_once
 from luthier.models.describe import Description
 from luthier.models.foresight import BASE_BYTES, SAMPLE, Rows, kernel_bytes, model_of, pace_of, rows_of, undisturbed
 from luthier.models.load import cpu_has_bf16, is_remote
 from luthier.models.speed import cores, flops_per_s, has_gpu
 from luthier.text.preference import Pair, pair_of
 from luthier.tune.actor_critic import ActorCritic
-from luthier.tune.at_once import at_once
 from luthier.tune.memory import MOST_TOKENS, computing_in, footprint
 from luthier.tune.pairs import PairObjective
 from luthier.tune.policy import Policy

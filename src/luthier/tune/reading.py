@@ -6,14 +6,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from luthier.models.lanes import read_packs
 from luthier.models.logprobs import logprobs
-from luthier.models.pack import Pack, Row, packs
+from luthier.models.pack import Pack, Row
 
 
 def as_learnt(model: Any, pack: Pack) -> Tensor:
@@ -32,8 +34,8 @@ def read_rows(
     found: list[list[float]] = [[] for _ in rows]
     alone = [replace(row, key=str(at), mates=1, told={}) for at, row in enumerate(rows)]
     with torch.no_grad(), answering(model):
-        for pack in packs(alone, tokens):
-            told = iter(ask(model, pack).tolist())
+        for pack, said in read_packs(model, alone, tokens, partial(ask, model)):
+            told = iter(said.tolist())
             for key, count in zip(pack.keys, pack.path.bincount(minlength=pack.rows).tolist(), strict=True):
                 found[int(key)] = list(islice(told, count))
     return found

@@ -63,12 +63,12 @@ def taught(lessons: Iterable[Lesson], objective: Objective, teacher: Teacher) ->
 
 
 def _told(rows: list[Row], objective: Objective, teacher: Teacher) -> list[Row]:
-    from luthier.models.pack import packs
+    from luthier.models.lanes import read_packs
 
     found: dict[int, Row] = {}
     numbered = [replace(row, key=str(at)) for at, row in enumerate(rows)]
-    for pack in packs(numbered, PACK_TOKENS) if rows else ():
-        asked = objective.ready(pack, teacher)
+    read = read_packs(teacher.model, numbered, PACK_TOKENS, lambda pack: objective.ready(pack, teacher))
+    for pack, asked in read:
         assert asked.choices is not None, "a teacher was asked"
         assert asked.teacher is not None, "and has answered"
         for at, key in enumerate(pack.keys):

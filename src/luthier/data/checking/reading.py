@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from luthier.core.artifact import Artifact
@@ -40,9 +41,10 @@ def surprise(model: Artifact, rows: Sequence[Seen]) -> Surprise:
     import numpy as np
     import torch
 
+    from luthier.models.lanes import read_packs
     from luthier.models.load import load, refuse_endpoint
     from luthier.models.logprobs import logprobs
-    from luthier.models.pack import Row, packs
+    from luthier.models.pack import Row
     from luthier.models.sequence import refuse_sequence
     from luthier.text.ids import Text
 
@@ -57,10 +59,9 @@ def surprise(model: Artifact, rows: Sequence[Seen]) -> Surprise:
             Row(one.ids, _weights(one, row), str(at))
             for at, (one, row) in enumerate(zip(encoded, chosen, strict=True), start)
         ]
-        for pack in packs([row for row in read if row.targets], _PACK_TOKENS):
-            with torch.no_grad():
-                told = logprobs(loaded.model, pack).double().cpu()
-            sums = torch.zeros(pack.rows, dtype=torch.float64).index_add_(0, pack.path.cpu(), told)
+        asked = [row for row in read if row.targets]
+        for pack, told in read_packs(loaded.model, asked, _PACK_TOKENS, partial(logprobs, loaded.model)):
+            sums = torch.zeros(pack.rows, dtype=torch.float64).index_add_(0, pack.path.cpu(), told.double().cpu())
             counts = torch.bincount(pack.path.cpu(), minlength=pack.rows)
             places = [int(key) for key in pack.keys]
             found[places], tokens[places] = (-sums / counts.clamp(min=1)).numpy(), counts.numpy()

@@ -1,4 +1,4 @@
-"""How many packs a step becomes, and how many tokens are read at any moment: the rule of `lanes`, without torch."""
+"""How many packs rows become, and how many tokens are read at any moment: the rule of lanes, without torch."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from math import ceil
 
 LANES = 2
 """Packs that are read at once where a processor has the cores: what was measured."""
-LEAST_TOKENS = 1024
-"""Steps with fewer tokens for each lane are read as one: Python itself takes turns, and fewer were not measured."""
+LEAST_TOKENS = 256
+"""Rows with fewer tokens for each lane are read as one: Python itself takes turns, and fewer were not measured."""
 WORTH = 0.55
 """Side by side pays when the lanes end within this share of what a step computes when it is read as one (a prefix that
 all rows share would be computed twice)."""

@@ -1,0 +1,125 @@
+"""Packs that are only read go side by side in threads: the same numbers with one core and with two, and in order."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+
+from luthier.models import lanes
+from luthier.models.at_once import LANES
+from luthier.models.beginnings import Beginnings, read_once
+from luthier.models.lanes import read_packs
+from luthier.models.likelihood import likelihoods
+from luthier.models.logprobs import logprobs, reading
+from luthier.models.pack import Pack, Row, packs
+from models.test_begun import asked
+from models.test_generate import llama, mamba, opened
+
+TOKENS = 4096
+
+
+@pytest.fixture(params=[1, 2])
+def cores(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """A machine of one or two cores, on which even few tokens are read side by side."""
+    before = torch.get_num_threads()
+    monkeypatch.setattr(lanes, "LEAST_TOKENS", 1)
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def rows(count: int = 24) -> list[Row]:
+    """Rows that share nothing."""
+    draw = random.Random(5)
+    ids = [[draw.randrange(3, 40) for _ in range(draw.randint(6, 14))] for _ in range(count)]
+    return [Row(one, [0.0] * (len(one) - 2) + [1.0] * 2, str(at)) for at, one in enumerate(ids)]
+
+
+def found(read: list[tuple[Pack, torch.Tensor]]) -> dict[str, float]:
+    """Each row's sum."""
+    sums: dict[str, float] = {}
+    for pack, said in read:
+        totals = torch.zeros(pack.rows, dtype=torch.float64).index_add_(0, pack.path, said.double())
+        sums |= dict(zip(pack.keys, totals.tolist(), strict=True))
+    return sums
+
+
+def test_as_one_after_another(cores: int) -> None:
+    model = opened(llama).model
+    with torch.no_grad():
+        wanted = found([(one, logprobs(model, one)) for one in packs(rows(), TOKENS)])
+    read = read_packs(model, rows(), TOKENS, partial(logprobs, model))
+    assert len(read) == LANES, "whatever the cores are"
+    assert found(read) == pytest.approx(wanted, abs=1e-5)
+
+
+def test_the_cores_change_no_bit(cores: int) -> None:
+    model = opened(llama).model
+    told = read_packs(model, rows(), TOKENS, partial(logprobs, model))
+    with torch.no_grad():
+        assert all(torch.equal(said, logprobs(model, pack)) for pack, said in told)
+
+
+def test_threads_are_as_many_as_cores_and_learn_nothing(cores: int) -> None:
+    model = opened(llama).model.requires_grad_()
+    met = threading.Barrier(LANES) if cores > 1 else None
+    seen: set[str] = set()
+
+    def work(pack: Pack) -> bool:
+        if met is not None:
+            met.wait(60)  # nobody comes past it alone
+        seen.add(threading.current_thread().name)
+        return logprobs(model, pack).requires_grad
+
+    assert not any(learns for _, learns in read_packs(model, rows(), TOKENS, work))
+    assert len(seen) == cores
+    assert torch.is_grad_enabled()
+
+
+def test_few_tokens_stay_one_pack(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = opened(llama).model
+    assert len(read_packs(model, rows(4), TOKENS, partial(logprobs, model))) == 1
+    monkeypatch.setattr(lanes, "LEAST_TOKENS", 1)
+    assert len(read_packs(model, rows(4), TOKENS, partial(logprobs, model))) == LANES
+    assert read_packs(model, [], TOKENS, partial(logprobs, model)) == []
+
+
+def test_what_would_be_computed_twice_is_not_parted(cores: int) -> None:
+    model = opened(llama).model
+    shared = [3 + at % 37 for at in range(64)]
+    alike = [Row([*shared, 3 + at, 5], [0.0] * 65 + [1.0], str(at)) for at in range(8)]
+    assert len(read_packs(model, alike, TOKENS, partial(logprobs, model))) == 1
+    with torch.no_grad(), read_once(model, alike, Beginnings()):  # but here it was computed before
+        assert len(read_packs(model, alike, TOKENS, partial(logprobs, model))) == LANES
+
+
+def test_a_model_that_cannot_be_packed_is_read_by_one(cores: int) -> None:
+    model = opened(mamba).model
+    assert not reading(model).packed
+    assert len(read_packs(model, rows(), TOKENS, partial(logprobs, model))) == 1
+
+
+def test_what_rows_begin_with_is_there_before_two_ask_for_it(cores: int) -> None:
+    model = opened(llama).model
+    every = asked(64)
+    alone = [likelihoods(model, [one])[0].logprob for one in every]
+    for kept in (None, Beginnings()):
+        told = [one.logprob for one in likelihoods(model, every, kept=kept)]
+        assert told == pytest.approx(alone, abs=1e-5)
+
+
+def test_what_goes_wrong_in_a_thread_is_raised_here(cores: int) -> None:
+    model = opened(llama).model
+
+    def work(pack: Pack) -> Any:
+        raise ArithmeticError("in a lane")
+
+    with pytest.raises(ArithmeticError, match="in a lane"):
+        read_packs(model, rows(), TOKENS, work)
+    assert len(read_packs(model, rows(), TOKENS, partial(logprobs, model))) == LANES, "and the threads are whole"
