@@ -268,9 +268,13 @@ def test_one_core_or_another_reading_is_read_as_one(shop: Bench, monkeypatch: py
     model = adapted(shop, Lora(r=4))
     assert lanes_for(model) == LANES
     how = reading(model)
-    monkeypatch.setattr("luthier.models.lanes.reading", lambda model: type(how)(packed=False, why="a state", head=how.head))
+    monkeypatch.setattr(
+        "luthier.models.lanes.reading", lambda model: type(how)(packed=False, why="a state", head=how.head)
+    )
     assert lanes_for(model) == 1
-    monkeypatch.setattr("luthier.models.lanes.reading", lambda model: type(how)(packed=True, why="", head=how.head, turn=512))
+    monkeypatch.setattr(
+        "luthier.models.lanes.reading", lambda model: type(how)(packed=True, why="", head=how.head, turn=512)
+    )
     assert lanes_for(model) == 1
     monkeypatch.undo()
     torch.set_num_threads(1)
