@@ -301,8 +301,8 @@ def ask(model: Voice, task: Task, kept: Kept, events: StepEvents) -> list[Reply]
 
 
 def chunks(examples: Sequence[Example], size: int) -> Iterator[list[Example]]:
-    """Rows that are asked together, `size` at most; the turns of a conversation stay together, however many they are, so
-    that what they share is read once."""
+    """Rows that are asked together, `size` at most; the turns of a conversation stay together, be they more, so that
+    what they share is read once."""
     chunk: list[Example] = []
     for run in together(examples):
         if chunk and len(chunk) + len(run) > size:
