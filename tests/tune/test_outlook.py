@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from luthier.core.step import Forecast, Outlook
+from luthier.core.step import Forecast, Outline, Outlook
 from luthier.models import foresight, speed
 from luthier.models.describe import describe
 from luthier.text.ids import Text
@@ -45,6 +45,24 @@ def test_the_other_answer_of_a_pair_is_counted(shop: Bench) -> None:
     assert found.tokens == pytest.approx(answers, rel=0.15)
     assert (found.tokens or 0) > 1.05 * (single.tokens or 0)
     assert (found.seconds or 0) > (single.seconds or 0)
+
+
+def test_rows_that_are_too_long_are_not_counted_or_as_what_is_left_of_them(shop: Bench) -> None:
+    longest = max(len(lesson.rows[0].ids) for lesson in Sft().lessons(pairs(24), Text.load(shop.base.folder)))
+    whole, left = told(shop, Sft()), told(shop, Sft(max_tokens=longest - 1))
+    cut = told(shop, Sft(max_tokens=longest - 1, too_long="right"))
+    assert (left.tokens or 0) < (cut.tokens or 0) < (whole.tokens or 0)
+    assert f"without those above {longest - 1}" in left.how
+    assert f"cut to {longest - 1}" in cut.how
+
+
+def test_rows_of_data_that_are_not_made_yet_are_too_long_as_well(shop: Bench) -> None:
+    outline = Outline(rows={"train": 100}, characters=7200.0, lengths=(360, 360, 360, 27_720), how="the first 4")
+    step = Tune(data="data", objective=Sft(max_tokens=200))
+    look = Outlook(inputs={"model": shop.base}, upstream={}, base=shop.base.folder, outlines={"data": outline})
+    found = step.foresee(look)
+    assert found.tokens == 75 * 100
+    assert "the first 4, without those above 200" in found.how
 
 
 def test_what_a_policy_writes_is_counted_when_it_is_written_and_when_it_is_learnt(shop: Bench) -> None:

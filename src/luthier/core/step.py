@@ -113,6 +113,8 @@ class Outline:
     """Of a data set: rows by split."""
     characters: float | None = None
     """Of a data set: characters of a row's messages, on average."""
+    lengths: Sequence[int] = ()
+    """The same of each row that was looked at."""
     shared: float = 0.0
     """Of a data set: characters with which all its rows begin."""
     parameters: int | None = None

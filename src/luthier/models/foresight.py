@@ -93,7 +93,23 @@ def _typical(parameters: int) -> Description:
     )  # fmt: skip
 
 
-def rows_of(wanted: int | None, outlook: Outlook, split: str = "train") -> Rows | None:
+class Longest(NamedTuple):
+    """How many tokens a row may have, and whether a longer one is cut; else it is left out."""
+
+    tokens: int
+    cut: bool
+
+    def kept(self, lengths: Sequence[float]) -> tuple[list[float], str]:
+        """The tokens that are read of some rows, and what becomes of the others, in words."""
+        fitting = [length for length in lengths if length <= self.tokens]
+        if len(fitting) == len(lengths):
+            return fitting, ""
+        if self.cut or not fitting:
+            return [min(length, self.tokens) for length in lengths], f", cut to {self.tokens}"
+        return fitting, f", without those above {self.tokens}"
+
+
+def rows_of(wanted: int | None, outlook: Outlook, split: str = "train", longest: Longest | None = None) -> Rows | None:
     """The rows of a split that will be read, at most `wanted`; None when nothing says how many."""
     made = outlook.inputs.get("data")
     if made is not None:
@@ -107,6 +123,7 @@ def rows_of(wanted: int | None, outlook: Outlook, split: str = "train") -> Rows 
             made,
             split,
             None if is_remote(outlook) else outlook.inputs.get("model"),
+            longest,
         )
     expected = outlook.outlines.get("data")
     planned = (expected.rows or {}).get(split) if expected else None
@@ -115,15 +132,23 @@ def rows_of(wanted: int | None, outlook: Outlook, split: str = "train") -> Rows 
     number = _wanted(wanted, planned if planned is not None else wanted or 0)
     if expected is None or expected.characters is None:
         return Rows(number, 100.0, 0.0, "100 tokens a row assumed")
-    tokens = expected.characters / CHARS_PER_TOKEN
-    return Rows(number, tokens, expected.shared / CHARS_PER_TOKEN, expected.how)
+    tokens, rest = expected.characters / CHARS_PER_TOKEN, ""
+    if longest is not None and expected.lengths:
+        kept, rest = longest.kept([length / CHARS_PER_TOKEN for length in expected.lengths])
+        number, tokens = _of(number, kept, expected.lengths), statistics.fmean(kept)
+    return Rows(number, tokens, min(tokens, expected.shared / CHARS_PER_TOKEN), f"{expected.how}{rest}")
+
+
+def _of(number: int, kept: Sequence[float], looked: Sequence[Any]) -> int:
+    """So many of all rows as of those that were looked at."""
+    return max(1, round(number * len(kept) / len(looked)))
 
 
 def _wanted(wanted: int | None, count: int) -> int:
     return count if wanted is None else min(wanted, count)
 
 
-def _rows(number: int, data: Artifact, split: str, model: Artifact | None) -> Rows:
+def _rows(number: int, data: Artifact, split: str, model: Artifact | None, longest: Longest | None) -> Rows:
     """Rows of a made data set, told from the first of them: their tokens, or characters where no tokenizer is here."""
     sample = _sample(str(data.path(f"examples/{split}.parquet")))
     found = _tokens(sample, base_folder(model)) if model is not None and sample else None
@@ -133,8 +158,12 @@ def _rows(number: int, data: Artifact, split: str, model: Artifact | None) -> Ro
     per, how = (1.0, "counted in") if found else (CHARS_PER_TOKEN, "guessed from")
     lengths = [len(text) / per for text in texts]
     shared = _alike(texts) / per if len(texts) > 1 else 0.0
+    rest = ""
+    if longest is not None and lengths:
+        lengths, rest = longest.kept(lengths)
+        number = _of(number, lengths, texts)
     mean, spread = (statistics.fmean(lengths), statistics.pstdev(lengths)) if lengths else (0.0, 0.0)
-    return Rows(number, mean, shared, f"{number} rows, tokens {how} {len(texts)} of them", spread)
+    return Rows(number, mean, shared, f"{number} rows, tokens {how} {len(texts)} of them{rest}", spread)
 
 
 def _alike(texts: Sequence[Any]) -> int:

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING
 from luthier.core.step import Forecast, Outline, Outlook
 from luthier.models.at_once import at_once
 from luthier.models.describe import Description
-from luthier.models.foresight import BASE_BYTES, SAMPLE, Rows, kernel_bytes, model_of, pace_of, rows_of, undisturbed
+from luthier.models.foresight import (
+    BASE_BYTES,
+    SAMPLE,
+    Longest,
+    Rows,
+    kernel_bytes,
+    model_of,
+    pace_of,
+    rows_of,
+    undisturbed,
+)
 from luthier.models.load import cpu_has_bf16, is_remote
 from luthier.models.speed import cores, flops_per_s, has_gpu
 from luthier.text.preference import Pair, pair_of
@@ -32,7 +42,7 @@ in pieces that a pack of another size does not find."""
 def foresee(step: Tune, outlook: Outlook) -> Forecast:
     """Predict seconds, peak bytes and tokens of a training."""
     model = model_of(outlook)
-    rows = rows_of(step.rows, outlook)
+    rows = rows_of(step.rows, outlook, longest=_longest(step))
     if model is None or rows is None:
         return Forecast(how="unknown until the model and the data are here")
     seen = rows.number * step.epochs
@@ -50,6 +60,12 @@ def foresee(step: Tune, outlook: Outlook) -> Forecast:
         how=f"{rows.how}; {how}" + ("; answers as long as they may be" if drawn else ""),
         common_bytes=BASE_BYTES,
     )
+
+
+def _longest(step: Tune) -> Longest | None:
+    """How long a row may be, and what becomes of a longer one; None where the objective does not say."""
+    tokens = getattr(step.objective, "max_tokens", None)
+    return None if tokens is None else Longest(tokens, cut=getattr(step.objective, "too_long", "drop") != "drop")
 
 
 def _drawn(step: Tune) -> int:

@@ -29,6 +29,7 @@ def expected(source: Source, split: Split, base: Path) -> Outline:
     return Outline(
         rows=rows or None,
         characters=sum(map(len, texts)) / len(texts),
+        lengths=tuple(map(len, texts)),
         shared=float(_alike(texts)),
         how=f"rows and their length told from the first {len(seen)}",
     )
