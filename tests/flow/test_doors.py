@@ -287,3 +287,16 @@ def test_new_takes_data_or_a_template(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "rougeL" in (tmp_path / "one" / "recipe.yaml").read_text(encoding="utf-8")
     assert run_command(["new", "two", "--template", "replies", "--from", "tickets.csv"]) == 2
     assert not (tmp_path / "two").exists()
+
+
+def test_what_was_made_before_the_recipe_changed_is_named(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = (made / "recipe.yaml").read_text(encoding="utf-8").replace("r: 4", "r: 2")
+    (made / "changed.yaml").write_text(changed, encoding="utf-8")
+    before = Recipe.load(made / "recipe.yaml").plan()["tune"].digest
+    assert run_command(["export", "changed.yaml:tune", "--to", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert "not made as the recipe stands" in said
+    assert f"the last of its kind here is named {before[:12]}" in " ".join(said.split())
+    (made / "changed.yaml").unlink()

@@ -71,11 +71,18 @@ class Plan:
         """The finished artifact of a step; `UnknownName` when it is not made yet."""
         planned = self[name]
         if not self.store.has(planned.digest):
-            where = Where(file=self.recipe.file, field=f"steps.{name}")
-            raise UnknownName(
-                "this step is not made yet", where=where, remedy=f"`luthier run {self.recipe.file}` makes it"
-            )
+            raise self._not_made(planned)
         return self.store.open(planned.digest)
+
+    def _not_made(self, planned: Planned) -> UnknownName:
+        """That a step is not made, and what was made of its kind before the recipe, its data or Luthier changed."""
+        what, remedy = "this step is not made yet", f"`luthier run {self.recipe.file}` makes it"
+        alike = [one for one in self.store.digests() if self.store.manifest(one).kind == planned.step.kind]
+        if alike:
+            last = max(alike, key=lambda digest: float(self.store.timing(digest).get("finished_at", 0)))
+            what = "this step is not made as the recipe stands; settings on the command line count, too"
+            remedy += f"; the last of its kind here is named {last[:12]}"
+        return UnknownName(what, where=Where(file=self.recipe.file, field=f"steps.{planned.name}"), remedy=remedy)
 
     def foresee(self, planned: Planned) -> Forecast:
         """What making a step is expected to cost, told anew: its inputs may stand by now."""
