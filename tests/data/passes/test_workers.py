@@ -1,4 +1,4 @@
-"""Worker processes give back what a loop would, in order; they start late, hold little, and let errors through."""
+"""Processes of a run give back what a loop would, in order; they start late, hold little, and let errors through."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,33 @@ from luthier.data.passes.workers import Workers
 def times(number: int, by: int) -> tuple[int, int]:
     """A product, and the process that made it."""
     return number * by, os.getpid()
+
+
+def met(folder: Path, number: int) -> int:
+    """The number, when jobs were done by two processes; who does one waits for the other."""
+    (folder / str(os.getpid())).touch()
+    _wait_for(lambda: len(list(folder.iterdir())) == 2)
+    return number
+
+
+def after(folder: Path, number: int, other: int) -> int:
+    """The number, when the job with the other one was begun."""
+    (folder / str(number)).touch()
+    _wait_for((folder / str(other)).exists)
+    return number
+
+
+def refuse_after(folder: Path, number: int, other: int) -> int:
+    """Refuse each number in this way."""
+    raise DataError(f"{after(folder, number, other)} is wrong")
+
+
+def _wait_for(there: Callable[[], bool]) -> None:
+    for _ in range(6000):
+        if there():
+            return
+        time.sleep(0.01)
+    raise AssertionError("what is waited for does not come")
 
 
 def refuse(number: int) -> int:
@@ -34,7 +62,30 @@ def test_what_is_made_comes_in_order(count: int) -> None:
     assert [one for one, _ in made] == [number * 3 for number in range(40)]
     assert again[0][0] == 25
     own = {process == os.getpid() for _, process in [*made, *again]}
-    assert own == {count == 1}
+    assert own == {True} or count == 2
+
+
+def test_this_process_works_beside_the_others(tmp_path: Path) -> None:
+    with Workers(2) as workers:
+        assert list(workers.map(met, ((tmp_path, number) for number in range(9)))) == list(range(9))
+    assert (tmp_path / str(os.getpid())).exists()
+
+
+def test_what_no_other_process_has_begun_is_done_here(tmp_path: Path) -> None:
+    with Workers(2) as workers:
+        made = list(workers.map(after, [(tmp_path, 0, 2), (tmp_path, 1, 1), (tmp_path, 2, 2)]))
+    assert made == [0, 1, 2]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_of_errors_the_first_is_told_and_nothing_is_left_behind(tmp_path: Path, count: int) -> None:
+    marks, scratch = tmp_path / "marks", tmp_path / "scratch"
+    marks.mkdir()
+    scratch.mkdir()
+    asked = [(marks, number, 0 if count == 1 else 3) for number in range(4)]
+    with Workers(count, scratch) as workers, pytest.raises(DataError, match="0 is wrong"):
+        list(workers.map(refuse_after, asked))
+    assert list(scratch.iterdir()) == []
 
 
 def test_errors_of_a_worker_are_the_users_errors() -> None:

@@ -50,7 +50,7 @@ class Options:
 def prepare(source: Source, operators: Sequence[Operator], split: Split, work: Work, options: Options) -> int:
     """Write a data set into `work.folder`; returns the rows that went in."""
     reuse_memory()
-    with quiet_collector(), Workers(options.workers) as workers:
+    with quiet_collector(), Workers(options.workers, work.scratch / "passes") as workers:
         return _prepare(source, operators, split, work, options, workers)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from luthier.data.operator import Column, Operator, RowOperator, SetOperator
 from luthier.data.passes.apply import Named, Numbered, Tables, run_row_operators
@@ -26,6 +26,11 @@ class Fed(NamedTuple):
     rows: Batch | pa.RecordBatch
     events: list[Numbered]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """To another process, it goes as plain values: as objects, rows take several times as long."""
+        rows = pack(self.rows) if isinstance(self.rows, Batch) else to_bytes(self.rows)
+        return _fed_again, (rows, pack_events(self.events))
+
 
 class Passed(NamedTuple):
     """Rows that have gone through a stage."""
@@ -36,6 +41,18 @@ class Passed(NamedTuple):
     """For each set operator, the batch's sketches end to end."""
     notes: list[str]
     counts: Tables
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """From another process, it comes as Arrow writes rows, and events as plain values."""
+        return _passed_again, (to_bytes(self.table), pack_events(self.events), *self[2:])
+
+
+def _fed_again(rows: PackedBatch | bytes, events: PackedEvents) -> Fed:
+    return Fed(from_bytes(rows) if isinstance(rows, bytes) else unpack(rows), unpack_events(events))
+
+
+def _passed_again(table: bytes, events: PackedEvents, *rest: Any) -> Passed:
+    return Passed(from_bytes(table), unpack_events(events), *rest)
 
 
 @dataclass(frozen=True)
@@ -99,26 +116,7 @@ def through(stage: Stage, fed: Iterator[Fed], workers: Workers) -> Iterator[Pass
         return map(stage.run, fed)
     parts = [[(one.name, one.operator.settings()) for one in part] for part in (stage.rows, stage.sets)]
     setup = json.dumps([*parts, [guard.settings() for guard in stage.guards], stage.columns, str(stage.base)])
-    asked = ((setup, _sent(one.rows), pack_events(one.events)) for one in fed)
-    return map(_received, workers.map(_work, asked))
-
-
-class _Done(NamedTuple):
-    """What comes back from a worker: rows as Arrow writes them, and events as plain values."""
-
-    table: bytes
-    events: PackedEvents
-    sketches: list[bytes]
-    notes: list[str]
-    counts: Tables
-
-
-def _sent(rows: Batch | pa.RecordBatch) -> PackedBatch | bytes:
-    return pack(rows) if isinstance(rows, Batch) else to_bytes(rows)
-
-
-def _received(done: _Done) -> Passed:
-    return Passed(from_bytes(done.table), unpack_events(done.events), done.sketches, done.notes, done.counts)
+    return workers.map(_run, ((setup, one) for one in fed))
 
 
 @lru_cache(maxsize=1)
@@ -129,7 +127,5 @@ def _stage(setup: str) -> Stage:
     return Stage(parts[0], parts[1], [Operator.parse(settings) for settings in guards], columns)
 
 
-def _work(setup: str, rows: PackedBatch | bytes, events: PackedEvents) -> _Done:
-    fed = Fed(from_bytes(rows) if isinstance(rows, bytes) else unpack(rows), unpack_events(events))
-    passed = _stage(setup).run(fed)
-    return _Done(to_bytes(passed.table), pack_events(passed.events), passed.sketches, passed.notes, passed.counts)
+def _run(setup: str, fed: Fed) -> Passed:
+    return _stage(setup).run(fed)
