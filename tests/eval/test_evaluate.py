@@ -273,6 +273,25 @@ def test_forecast_needs_no_torch(store: Store, labels: Artifact, base: Artifact)
     assert step.foresee(Outlook(inputs={}, upstream={}, base=Path())).seconds is None
 
 
+def test_what_models_compute_in_is_foreseen(labels: Artifact, base: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fp32 unless it is set, whatever the processor knows: another speed, more memory, and a pace of its own."""
+    monkeypatch.setattr("luthier.eval.forecast.cpu_has_bf16", lambda: True)
+    monkeypatch.setattr("luthier.eval.forecast.flops_per_s", lambda *, bf16: 4e6 if bf16 else 1e6)
+    monkeypatch.setattr("luthier.eval.forecast.kernel_bytes", lambda packs, *, bf16, learns: 0)
+    outlook = Outlook(inputs={"data": labels, "model": base}, upstream={}, base=Path())
+    wide, narrow = (Evaluate(data="data", dtype=dtype).foresee(outlook) for dtype in ("float32", "auto"))
+    assert "at 0 GFLOP/s" in wide.how
+    assert wide.seconds is not None
+    assert narrow.seconds is not None
+    assert wide.seconds - 9.3 == pytest.approx(4 * (narrow.seconds - 9.3))
+    assert wide.peak_bytes - narrow.peak_bytes == 2 * describe(base_folder(base)).parameters
+    size = describe(base_folder(base)).parameters
+    paces = [{"flops_per_s": 1e9, "parameters": size, "task": "label", "bf16": True}]
+    later = Outlook(inputs={"data": labels, "model": base}, upstream={}, base=Path(), paces=paces)
+    assert Evaluate(data="data").foresee(later).seconds == wide.seconds
+    assert "as the last" in Evaluate(data="data", dtype="auto").foresee(later).how
+
+
 def test_a_pace_is_of_answers_that_were_made(store: Store, labels: Artifact, base: Artifact) -> None:
     """What an earlier try answered is read in no time, and says nothing of the next evaluation."""
     step = Evaluate(data="data", baselines=())

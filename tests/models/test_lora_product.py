@@ -79,6 +79,20 @@ def test_layers_with_the_same_input_are_read_together() -> None:
     torch.testing.assert_close(attention.k_proj(x), type(layer).forward(attention.k_proj, x))
 
 
+def test_frozen_weights_move_once_and_leave_where_they_were() -> None:
+    """Into the joint matrices in the second pass, past which nothing holds the file that weights were mapped from."""
+    model = adapted().eval()
+    frozen = {name: one for name, one in model.named_parameters() if not one.requires_grad}
+    before = {name: one.untyped_storage().data_ptr() for name, one in frozen.items()}
+    one_product(model)
+    still = {name for name, one in frozen.items() if one.untyped_storage().data_ptr() == before[name]}
+    assert still == {name for name in frozen if "base_layer.weight" in name}
+    read(model)
+    assert all(frozen[name].untyped_storage().data_ptr() == before[name] for name in still)
+    read(model)
+    assert not [name for name, one in frozen.items() if one.untyped_storage().data_ptr() == before[name]]
+
+
 def test_adapters_of_other_ranks_and_other_layers_speak_in_turn() -> None:
     model = adapted(r=3).eval()
     for name, told in {

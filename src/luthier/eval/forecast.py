@@ -52,15 +52,15 @@ def forecast(step: Evaluate, outlook: Outlook) -> Forecast:
     if model is None:
         return Forecast(how="the model is not made yet, so its size is unknown")
     alike = {"task": known} if (known := _task(outlook)) else {}
-    before = pace_of(outlook, model, **alike)
-    speed = undisturbed(before) or flops_per_s(bf16=cpu_has_bf16())
+    before = pace_of(outlook, model, bf16=_narrow(step), **alike)
+    speed = undisturbed(before) or flops_per_s(bf16=_narrow(step))
     standing = _asked_anyway(step, outlook, rows)
     computed = models * (_computed(rows) + standing)
     beside = _PLAIN_S + models * _OPENING_S + rows.number * _MEASURED_S
     told = ", as the last evaluation" if before else ""
     return Forecast(
         seconds=beside + _flops(model, computed) / speed,
-        peak_bytes=_peak(model, computed),
+        peak_bytes=_peak(model, computed, narrow=_narrow(step)),
         tokens=tokens,
         how=f"{rows.how}; {counted(models, 'model')} at {speed / 1e9:.0f} GFLOP/s{told}",
         common_bytes=BASE_BYTES,
@@ -77,7 +77,7 @@ def pace(step: Evaluate, work: Work, task: str, known: Kept) -> dict[str, Any]:
         return {}
     flops = _flops(model, _computed(rows._replace(number=known.made)))
     by_processor = {} if has_gpu() else {"flops_per_cpu_s": flops / max(known.cpu_s, 1e-9)}
-    sizes = {"parameters": model.parameters, "task": task}
+    sizes = {"parameters": model.parameters, "task": task, "bf16": _narrow(step)}
     return {"flops_per_s": flops / max(known.seconds, 1e-9), **by_processor, **sizes}
 
 
@@ -92,9 +92,13 @@ def _task(outlook: Outlook) -> str | None:
     return made.read_json("summary.json").get("task") if made is not None else None
 
 
-def _peak(model: Description, tokens: float) -> int:
+def _narrow(step: Evaluate) -> bool:
+    """Whether models compute in bf16."""
+    return step.dtype != "float32" and cpu_has_bf16()
+
+
+def _peak(model: Description, tokens: float, *, narrow: bool) -> int:
     """Bytes of one model at a time and of what reading it makes; a pack needs little where nothing is learnt."""
-    narrow = cpu_has_bf16()
     kernels = kernel_bytes(tokens / _PACK_TOKENS, bf16=narrow, learns=False)
     return BASE_BYTES + kernels + model.parameters * (3 if narrow else 5)
 

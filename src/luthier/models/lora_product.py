@@ -24,20 +24,21 @@ from torch import Tensor
 def one_product(model: torch.nn.Module) -> int:
     """Give every LoRA layer that can have it and has it not the one-product forward; returns how many took it.
 
-    Frozen weights leave the file that they may be mapped from: the joint matrices would stand beside it otherwise.
+    Frozen weights leave the file that they may be mapped from, which would stand beside the joint matrices otherwise:
+    those of the layers when their matrices are made, all others now.
     """
-    taken = 0
+    taken = set[int]()
     for parent in model.modules():
         family = _Family()
         for layer in parent.children():
             if isinstance(layer, LoraLinear) and not _has(layer) and _can(layer):
                 layer.forward = _Forward(layer, family)
-                taken += 1
+                taken.add(id(layer.base_layer.weight))
     if taken:
         for parameter in model.parameters():
-            if not parameter.requires_grad:
+            if not parameter.requires_grad and id(parameter) not in taken:
                 parameter.data = parameter.data.clone()
-    return taken
+    return len(taken)
 
 
 def own_forward(model: torch.nn.Module) -> None:
@@ -132,7 +133,7 @@ class _Family:
     def read(self, member: _Forward, x: Tensor) -> Tensor:
         """One layer's output."""
         if member not in self._products and not self._watch(member, x):
-            return _Product([member]).read(member, x)
+            return _Product([member], passing=True).read(member, x)
         return self._products[member].read(member, x)
 
     def _watch(self, member: _Forward, x: Tensor) -> bool:
@@ -159,8 +160,8 @@ class _Product:
     Columns grow with the ranks that are met. Where a member has no adapter now, each of the others reads its own rows.
     """
 
-    def __init__(self, members: Sequence[_Forward]) -> None:
-        self.members = tuple(members)
+    def __init__(self, members: Sequence[_Forward], *, passing: bool = False) -> None:
+        self.members, self._passing = tuple(members), passing
         self.width = members[0].down.shape[1]
         self.outs = _spans([member.up.shape[0] for member in members])
         self._joint: Tensor | None = None
@@ -214,7 +215,8 @@ class _Product:
             joint = torch.zeros(shape, dtype=weights[0].dtype, device=weights[0].device)
             for weight, span in zip(weights, self.outs, strict=True):
                 joint[span, : self.width] = weight.detach()
-                weight.data = joint[span, : self.width]
+                if not self._passing:  # else each would leave a hole that is too small for the next
+                    weight.data = joint[span, : self.width]
             self._joint = joint
         return joint
 
