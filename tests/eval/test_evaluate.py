@@ -284,7 +284,7 @@ def test_what_models_compute_in_is_foreseen(labels: Artifact, base: Artifact, mo
     assert wide.seconds is not None
     assert narrow.seconds is not None
     assert wide.seconds - 9.3 == pytest.approx(4 * (narrow.seconds - 9.3))
-    assert wide.peak_bytes - narrow.peak_bytes == 2 * describe(base_folder(base)).parameters
+    assert wide.peak_bytes - narrow.peak_bytes == 3 * describe(base_folder(base)).parameters
     size = describe(base_folder(base)).parameters
     paces = [{"flops_per_s": 1e9, "parameters": size, "task": "label", "bf16": True}]
     later = Outlook(inputs={"data": labels, "model": base}, upstream={}, base=Path(), paces=paces)

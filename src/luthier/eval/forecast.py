@@ -31,6 +31,10 @@ _OPENING_S = 4.0
 """What it takes to open a model."""
 _MEASURED_S = 0.01
 """Intervals and tests, for each row."""
+_BEFORE_BYTES = 390_000_000
+"""What a process holds that has loaded torch and transformers and no model; what models need comes on top of it."""
+_READING_BYTES = 100_000_000
+"""Two packs at once, and what is left between their pieces."""
 _PACK_TOKENS = 1024
 """Of those that are read at once, as most are."""
 _FRAME_TOKENS = 12
@@ -63,7 +67,7 @@ def forecast(step: Evaluate, outlook: Outlook) -> Forecast:
         peak_bytes=_peak(model, computed, narrow=_narrow(step)),
         tokens=tokens,
         how=f"{rows.how}; {counted(models, 'model')} at {speed / 1e9:.0f} GFLOP/s{told}",
-        common_bytes=BASE_BYTES,
+        common_bytes=_BEFORE_BYTES,
     )
 
 
@@ -98,9 +102,12 @@ def _narrow(step: Evaluate) -> bool:
 
 
 def _peak(model: Description, tokens: float, *, narrow: bool) -> int:
-    """Bytes of one model at a time and of what reading it makes; a pack needs little where nothing is learnt."""
+    """Bytes of one model at a time and of what reading it makes; a pack needs little where nothing is learnt.
+
+    In fp32 the file's weights, in 16 bits, stand beside those that are made of them.
+    """
     kernels = kernel_bytes(tokens / _PACK_TOKENS, bf16=narrow, learns=False)
-    return BASE_BYTES + kernels + model.parameters * (3 if narrow else 5)
+    return BASE_BYTES + _READING_BYTES + kernels + model.parameters * (3 if narrow else 6)
 
 
 def _asked_anyway(step: Evaluate, outlook: Outlook, rows: Rows) -> float:

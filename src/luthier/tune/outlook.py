@@ -37,6 +37,8 @@ BF16_OVER_FP32 = 1.7
 LEFT = 1.45
 """What packs hold at their peak, in terms of what the largest need, where a step is read in several: freed memory lies
 in pieces that a pack of another size does not find."""
+_LARGE = 2048
+"""Tokens read at once from which that was seen; with fewer, a training took what was told without it."""
 
 
 def foresee(step: Tune, outlook: Outlook) -> Forecast:
@@ -121,7 +123,7 @@ def _peak(step: Tune, model: Description, rows: Rows) -> int:
     fixed, whole = (footprint(step.technique, step.optimizer, held, at, keys + chunk) for at in (0, int(tokens)))
     steps = rows.number * step.epochs / step.rows_per_step
     kernels = kernel_bytes(packs * steps, bf16=_narrow(step))
-    return fixed + kernels + round((whole - fixed) * (LEFT if packs > 1 else 1))
+    return fixed + kernels + round((whole - fixed) * (LEFT if packs > 1 and tokens > _LARGE else 1))
 
 
 def _narrow(step: Tune) -> bool:
