@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel
 
 from luthier.core.component import Component, members, roles
 from luthier.core.described import descriptions
@@ -66,15 +70,29 @@ def parts_of(role: type[Component]) -> dict[str, str]:
 
 
 def settings_of(part: type[Component]) -> list[dict[str, Any]]:
-    """The settings of a part: name, type, default, documentation."""
-    properties, about = part.model_json_schema()["properties"], descriptions(part)
-    rows = []
-    for name, field in part.model_fields.items():
-        if name == "kind":
-            continue
+    """The settings of a part: name, type, default, documentation; what a setting holds comes after it, by the name that
+    an override has (`split.test`)."""
+    return [row for row in _settings(part) if row["name"] != "kind"]
+
+
+def _settings(model: type[BaseModel], before: str = "") -> Iterator[dict[str, Any]]:
+    properties, about = model.model_json_schema()["properties"], descriptions(model)
+    for name, field in model.model_fields.items():
         default = "required" if field.is_required() else _shown(field.get_default(call_default_factory=True))
-        rows.append({"name": name, "type": _type(properties[name]), "default": default, "about": about.get(name, "")})
-    return rows
+        row = {"name": before + name, "type": _type(properties[name]), "default": default}
+        yield {**row, "about": about.get(name, "")}
+        for inner in _held(field.annotation):
+            yield from _settings(inner, f"{before}{name}.")
+
+
+def _held(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Settings that a setting itself may be, and that are no part with a page of its own."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        if not issubclass(annotation, Component):
+            yield annotation
+    elif get_origin(annotation) in (Union, UnionType, Annotated):
+        for one in get_args(annotation):
+            yield from _held(one)
 
 
 def part_named(role: str, kind: str) -> type[Component]:
@@ -105,7 +123,9 @@ def proposed(file: Path) -> dict[str, dict[str, Any]]:
 def _shown(value: Any) -> Any:
     if isinstance(value, tuple) and any(isinstance(one, Component) for one in value):
         return [one.kind for one in value]
-    return value.settings() if isinstance(value, Component) else value
+    if isinstance(value, BaseModel):
+        return value.settings() if isinstance(value, Component) else value.model_dump(exclude_none=True)
+    return value
 
 
 def _type(schema: dict[str, Any]) -> str:
