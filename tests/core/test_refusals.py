@@ -14,6 +14,7 @@ import pytest
 from luthier.core.errors import CorruptArtifact, Unwritable
 from luthier.core.files import write_aside, writing
 from luthier.core.store import Store
+from luthier.flow.new import write_recipe
 from toy_chain import run_chain
 
 Chain = Callable[..., subprocess.Popen[bytes]]
@@ -113,6 +114,29 @@ def test_refusals_are_told_apart(error: Exception, message: str) -> None:
         raise error
     assert caught.value.__cause__ is error
     assert caught.value.where.file == "here"
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.ENOSPC, errno.EDQUOT])
+def test_the_remedy_is_of_what_is_written(code: int) -> None:
+    """The store's variable leads elsewhere what the store holds, and nothing else."""
+    for told, wanted in (((), "set LUTHIER_STORE to"), (("name another file",), "name another file")):
+        with pytest.raises(Unwritable) as caught, writing("here", *told):
+            raise OSError(code, "x")
+        assert caught.value.remedy.count(", or ") == 1
+        assert wanted in caught.value.remedy
+
+
+def test_a_new_recipe_that_cannot_be_written_is_named_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*told: object, **more: object) -> None:
+        raise PermissionError(errno.EACCES, "x")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(Unwritable) as caught:
+        write_recipe(str(tmp_path / "support"), None, template="labels", model=None)
+    assert "luthier new PATH/NAME" in caught.value.remedy
+    assert "LUTHIER_STORE" not in caught.value.remedy
 
 
 @pytest.mark.parametrize("error", [OSError("odd"), RuntimeError("shapes differ"), CorruptArtifact("x"), KeyError("k")])

@@ -19,14 +19,15 @@ import xxhash
 
 from luthier.core.errors import CorruptArtifact, LuthierError, Unwritable, Where
 
+_STORE = "set LUTHIER_STORE to a folder on another disk"
 _Refusal = tuple[str, str]
 _FULL: _Refusal = (
     "the disk is full",
-    "free some space (`luthier store gc`), or set LUTHIER_STORE to another disk",
+    "free some space (`luthier store gc`), or {elsewhere}",
 )
 _FORBIDDEN: _Refusal = (
     "cannot be written (read-only or not yours)",
-    "give yourself the right to write there, or set LUTHIER_STORE to another folder",
+    "give yourself the right to write there, or {elsewhere}",
 )
 _NO_MEMORY: _Refusal = ("the machine has no memory left", "make batches smaller, or close other programs")
 _NOT_A_FOLDER: _Refusal = ("is in the way, or lies below something that is not a folder", "move it away")
@@ -46,26 +47,28 @@ _OUT_OF_MEMORY = re.compile(r"OutOfMemory|out of memory|[Cc]an(?:no|')t allocate
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how libraries written in Rust (safetensors, polars) report errno
 
 
-def writing(place: Path | str) -> AbstractContextManager[None]:
-    """Turn the machine's refusals (disk full, read-only, no memory) into one clear `Unwritable`.
+def writing(place: Path | str, elsewhere: str = _STORE) -> AbstractContextManager[None]:
+    """Turn the machine's refusals (disk full, read-only, no memory) into one clear `Unwritable`; `elsewhere`, how the
+    same is written to another place.
 
     What torch, safetensors, polars and other compiled libraries raise for the same reasons is understood too, so that
     a step's whole work may stand inside.
     """
-    return _Writing(place)
+    return _Writing(place, elsewhere)
 
 
 class _Writing(AbstractContextManager[None]):
     """Looks at whatever escapes; a class, because the errors of compiled libraries share no base to catch."""
 
-    def __init__(self, place: Path | str) -> None:
-        self._place = place
+    def __init__(self, place: Path | str, elsewhere: str) -> None:
+        self._place, self._elsewhere = place, elsewhere
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is None or isinstance(error, LuthierError):
             return
         if (refusal := _refusal(error)) is not None:
-            raise Unwritable(refusal[0], where=Where(file=str(self._place)), remedy=refusal[1]) from error
+            remedy = refusal[1].format(elsewhere=self._elsewhere)
+            raise Unwritable(refusal[0], where=Where(file=str(self._place)), remedy=remedy) from error
 
 
 def _refusal(error: BaseException) -> _Refusal | None:
@@ -82,10 +85,10 @@ def lacks_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or bool(told)
 
 
-def write_aside(path: Path, data: bytes) -> None:
-    """Write a whole file or nothing: aside, flushed, then renamed."""
+def write_aside(path: Path, data: bytes, elsewhere: str = _STORE) -> None:
+    """Write a whole file or nothing: aside, flushed, then renamed; `elsewhere` as for `writing`."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-    with writing(path):
+    with writing(path, elsewhere):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with aside.open("wb") as file:

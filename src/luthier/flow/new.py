@@ -52,6 +52,9 @@ class _Text(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
+_ELSEWHERE = "name a folder elsewhere: `luthier new PATH/NAME`"
+
+
 def write_recipe(
     name: str,
     source: Path | str | None,
@@ -92,8 +95,9 @@ def write_recipe(
         made = _from_file(str(source), folder, model or MODEL)
     with _standing(folder):
         Recipe.of(parse_yaml(made.recipe, str(path)), folder)
-    write_aside(folder / SCHEMA_FILE, (json.dumps(recipe_schema(), indent=1, ensure_ascii=False) + "\n").encode())
-    write_aside(path, f"{HEADER}\n{made.recipe}".encode())
+    schema = json.dumps(recipe_schema(), indent=1, ensure_ascii=False) + "\n"
+    write_aside(folder / SCHEMA_FILE, schema.encode(), _ELSEWHERE)
+    write_aside(path, f"{HEADER}\n{made.recipe}".encode(), _ELSEWHERE)
     return Written(path=path, decisions=made.decisions, notes=made.notes)
 
 
@@ -129,7 +133,7 @@ def _as_url(source: Path | str | None) -> Path | str | None:
 def _standing(folder: Path) -> Iterator[None]:
     """Paths that lead out of a folder lead somewhere only once it is there; it goes again when something is wrong."""
     new = not folder.exists()
-    with writing(folder):
+    with writing(folder, _ELSEWHERE):
         folder.mkdir(parents=True, exist_ok=True)
     try:
         yield

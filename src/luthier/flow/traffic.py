@@ -143,7 +143,7 @@ def give_out(
             raise InputError("a collector takes OTLP", where=Where(field="--format"), remedy="leave --format out")
         return send_otlp(to, (one.trace for one in found))
     path = Path(to)
-    with writing(path):
+    with writing(path, "name another file"):
         return write_otlp(path, (one.trace for one in found)) if form == "otlp" else _write_lines(path, found)
 
 
