@@ -65,6 +65,9 @@ def test_what_it_answered_is_kept(shop: Path, capsys: pytest.CaptureFixture[str]
         import httpx
 
         assert httpx.post(f"{running.told['url']}/feedback", json=opinion, trust_env=False).status_code == 200
+        untold = httpx.post(f"{running.told['url']}/feedback", content=json.dumps(opinion), trust_env=False)
+        assert untold.status_code == 415
+        assert untold.json()["error"]["message"] == "wanted a body of type application/json, came 'none'"
         assert running.stop(signal.SIGINT)[0] == 0
     capsys.readouterr()
     assert run_command(["traces", "show", said.id, "--json"]) == 0

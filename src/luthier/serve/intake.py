@@ -23,13 +23,20 @@ Kind = TypeVar("Kind", bound=Body)
 
 async def read_object(request: Request) -> dict[str, Any]:
     """The JSON object that a request brings."""
-    told = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if told != "application/json":
-        raise Refusal(f"wanted a body of type application/json, came {told[:80] or 'none'!r}", status=415)
+    if (other := other_than_json(request)) is not None:
+        raise other
     value = read_json(await request.body())
     if not isinstance(value, dict):
         raise Refusal("wanted a JSON object")
     return value
+
+
+def other_than_json(request: Request) -> Refusal | None:
+    """What is said of a body that does not call itself JSON."""
+    told = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if told == "application/json":
+        return None
+    return Refusal(f"wanted a body of type application/json, came {told[:80] or 'none'!r}", status=415)
 
 
 def validated(value: Mapping[str, Any], kind: type[Kind]) -> Kind:
