@@ -27,18 +27,19 @@ def one_product(model: torch.nn.Module) -> int:
     Frozen weights leave the file that they may be mapped from, which would stand beside the joint matrices otherwise:
     those of the layers when their matrices are made, all others now.
     """
-    taken = set[int]()
+    taken, moving = 0, set[int]()
     for parent in model.modules():
         family = _Family()
         for layer in parent.children():
             if isinstance(layer, LoraLinear) and not _has(layer) and _can(layer):
                 layer.forward = _Forward(layer, family)
-                taken.add(id(layer.base_layer.weight))
+                taken += 1
+                moving.add(id(layer.base_layer.weight))
     if taken:
         for parameter in model.parameters():
-            if not parameter.requires_grad and id(parameter) not in taken:
+            if not parameter.requires_grad and id(parameter) not in moving:
                 parameter.data = parameter.data.clone()
-    return len(taken)
+    return taken
 
 
 def own_forward(model: torch.nn.Module) -> None:

@@ -244,7 +244,7 @@ class Pii(RowOperator):
         if not profile.pii:
             return None
         shown = ", ".join(f"{kind} in {rows}" for kind, rows in sorted(profile.pii.items(), key=lambda one: -one[1]))
-        return Suggestion({"action": "redact"}, f"personal data seen in {profile.looked_at} rows: {shown}")
+        return Suggestion({"action": "redact"}, f"personal data in the {profile.looked_at} rows seen: {shown}")
 
 
 def _is_small_number(text: str) -> bool:
