@@ -77,11 +77,10 @@ class Plan:
     def _not_made(self, planned: Planned) -> UnknownName:
         """That a step is not made, and what was made of its kind before the recipe, its data or Luthier changed."""
         what, remedy = "this step is not made yet", f"`luthier run {self.recipe.file}` makes it"
-        alike = [one for one in self.store.digests() if self.store.manifest(one).kind == planned.step.kind]
-        if alike:
-            last = max(alike, key=lambda digest: float(self.store.timing(digest).get("finished_at", 0)))
+        last = next((one for one in self.store.usage() if one.kind == planned.step.kind), None)
+        if last is not None:
             what = "this step is not made as the recipe stands; settings on the command line count, too"
-            remedy += f"; the last of its kind here is named {last[:12]}"
+            remedy += f"; the last of its kind here is named {last.digest[:12]}"
         return UnknownName(what, where=Where(file=self.recipe.file, field=f"steps.{planned.name}"), remedy=remedy)
 
     def foresee(self, planned: Planned) -> Forecast:
