@@ -147,7 +147,7 @@ def test_steps_are_left_out_or_end_a_training_side_by_side(
     with pytest.raises(ModelError, match="diverged at step 2: loss nan, on examples"):
         shop.tune(step_of())
     assert LANES in together
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("lane")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("learning")]
     left_out = files(shop, step_of(on_spike="skip"))
     assert [line["step"] for line in numbers(left_out) if "skipped" in line] == [2]
     assert left_out == files(shop, step_of(on_spike="skip"))

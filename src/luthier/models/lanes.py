@@ -74,10 +74,11 @@ def _is_steady(model: Any) -> bool:
 
 
 class Lanes:
-    """Threads that read packs at once, each computing on its share of the cores."""
+    """Threads that read packs at once, each computing on its share of the cores; they bear the name of their work."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, name: str = "lane") -> None:
         self.count = count
+        self.name = name
         self._pool: ThreadPoolExecutor | None = None
 
     def each(self, model: Any, work: Callable[[Pack], Found], some: Sequence[Pack]) -> Generator[Found, None, None]:
@@ -108,18 +109,18 @@ class Lanes:
         if self._pool is None:
             whole = torch.get_num_threads()
             self._pool = ThreadPoolExecutor(
-                self.count, "lane", initializer=torch.set_num_threads, initargs=(max(1, whole // self.count),)
+                self.count, self.name, initializer=torch.set_num_threads, initargs=(max(1, whole // self.count),)
             )
         return self._pool
 
 
 _READERS: list[Lanes] = []
-"""The lanes of all readings of this process."""
+"""The lanes of all readings of this process: they stay for the next."""
 
 
 def _readers() -> Lanes:
     if not _READERS:
-        _READERS.append(Lanes(LANES))
+        _READERS.append(Lanes(LANES, "reading"))
     return _READERS[0]
 
 

@@ -123,7 +123,7 @@ class Training:
         self._model, self._objective, self._source = model, objective, source
         self._course, self._manner, self._watch, self._teacher = course, manner, watch, teacher
         self._tokens = manner.tokens_per_pack
-        self._lanes = Lanes(lanes_for(model) if critic is None else 1)  # a critic speaks through the same model
+        self._lanes = Lanes(lanes_for(model) if critic is None else 1, "learning")  # a critic speaks through it too
         settings = Settings(optimizer=manner.optimizer, clip=manner.clip, rate_of=manner.rate_of)
         self._updater = Updater(model, settings)
         self._average = Average(self._updater.weights(), manner.ema) if manner.ema is not None else None
