@@ -15,10 +15,11 @@ from transformers import AutoModelForCausalLM
 from documented import undescribed
 from luthier.core.component import members
 from luthier.core.errors import ModelError
+from luthier.core.quiet import no_bars
 from luthier.models.describe import describe
 from luthier.models.load import load, open_folder, open_merged, scheme_of
 from luthier.models.quantised import dequantise, quantise
-from luthier.models.quiet import no_bars, no_peft_warning
+from luthier.models.quiet import no_peft_warning
 from luthier.models.scheme import Scheme
 from luthier.tune.loop import Training
 from luthier.tune.steps.tune import Tune

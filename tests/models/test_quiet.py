@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from transformers.utils import logging
 
+from luthier.core.quiet import no_bars
 from luthier.core.store import Store
 from luthier.models.export import export
 from luthier.models.load import load
-from luthier.models.quiet import no_bars, no_gguf_bar
+from luthier.models.quiet import no_gguf_bar
 from luthier.models.sources.folder import Folder
 from luthier.models.sources.gguf import Gguf
 from luthier.models.to_gguf import write_gguf

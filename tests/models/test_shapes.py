@@ -10,9 +10,10 @@ import torch
 from peft.utils import transformers_weight_conversion as of_peft
 from transformers import AutoModelForCausalLM
 
+from luthier.core.quiet import no_bars
 from luthier.models.describe import describe
 from luthier.models.load import open_folder
-from luthier.models.quiet import no_bars, no_peft_warning
+from luthier.models.quiet import no_peft_warning
 from luthier.models.shapes import ADAPTED_EXPERTS, parameters
 from luthier.tune.techniques.full import Full
 from luthier.tune.techniques.ia3 import Ia3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import date
 from pathlib import Path
 
@@ -374,6 +375,16 @@ def test_load_reads_a_folder_as_transformers_does(tmp_path: Path) -> None:
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="tokenizer cannot be loaded"):
         Text.load(tmp_path)
+
+
+def test_nothing_is_printed_of_a_model_that_transformers_does_not_know(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family("qwen2_5").save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "unheard_of"}')
+    monkeypatch.setattr(logging.getLogger("transformers"), "handlers", [logging.StreamHandler()])
+    assert Text.load(tmp_path).tokenizer.is_fast
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_template_that_shows_nothing_cannot_be_mapped() -> None:

@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig, Mamba
 
 from luthier.cli.app import run_command
 from luthier.core.errors import InputError, ModelError
+from luthier.core.quiet import no_bars
 from luthier.models.load import open_folder
-from luthier.models.quiet import no_bars, no_peft_warning
+from luthier.models.quiet import no_peft_warning
 from luthier.tune.techniques.p_tuning import PTuning
 from luthier.tune.techniques.prefix import Prefix
 from luthier.tune.techniques.prompt import Prompt

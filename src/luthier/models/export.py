@@ -18,6 +18,7 @@ from typing import Any, Literal
 from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, ModelError, Where
 from luthier.core.files import writing
+from luthier.core.quiet import no_bars
 from luthier.models.answer import NEAR_TIE, Agreement, agreement, answer, prompt_ids
 from luthier.models.card import Form, Measured, card, origin_of
 from luthier.models.describe import describe, read_object, read_template
@@ -37,7 +38,6 @@ from luthier.models.load import (
     scheme_of,
     weights_of,
 )
-from luthier.models.quiet import no_bars
 from luthier.models.sequence import with_outputs
 from luthier.models.source import Say, model_files, write_json
 from luthier.models.to_gguf import Quant, write_gguf

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from luthier.core.artifact import Artifact
 from luthier.core.digest import digest_of
 from luthier.core.errors import ModelError, Where
+from luthier.core.quiet import no_bars
 from luthier.core.step import Outlook
 from luthier.models.describe import describe, read_object
-from luthier.models.quiet import no_bars, no_peft_warning
+from luthier.models.quiet import no_peft_warning
 from luthier.models.scheme import Scheme
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from luthier.core.artifact import Artifact
 from luthier.core.digest import digest_of
 from luthier.core.errors import ModelError
+from luthier.core.quiet import no_bars
 from luthier.models.describe import INDEX, read_headers, read_object, weight_files
 from luthier.models.load import is_adapter, open_folder, open_merged, pick_dtype, weights_of
 from luthier.models.merger import Merger
-from luthier.models.quiet import no_bars
 from luthier.models.source import write_json
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.errors import ModelError, Where
-from luthier.models.quiet import no_bars
+from luthier.core.quiet import no_bars
 
 
 def opened(folder: Path, what: Any, **more: Any) -> Any:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from luthier.core.errors import ModelError, Where
+from luthier.core.quiet import no_bars
 from luthier.models.describe import read_object
 from luthier.models.pooling import POOLINGS, Pooling
-from luthier.models.quiet import no_bars
 
 if TYPE_CHECKING:
     from luthier.models.embedder import Points

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import ModelError
-from luthier.models.quiet import no_bars
+from luthier.core.quiet import no_bars
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 from luthier.core.component import Component
 from luthier.core.errors import ModelError, Where
 from luthier.core.files import writing
+from luthier.core.quiet import no_bars
 from luthier.models.describe import read_headers, read_object, weight_files
 
 Say = Callable[[str], None]
@@ -190,7 +191,10 @@ def _write_fast_tokenizer(folder: Path, say: Say) -> None:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False, local_files_only=True)
+        with no_bars():
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, use_fast=True, trust_remote_code=False, local_files_only=True
+            )
     except (ValueError, OSError, ImportError) as error:
         raise ModelError(f"its tokenizer cannot be read: {error}", where=Where(file=str(folder))) from error
     tokenizer.save_pretrained(folder)

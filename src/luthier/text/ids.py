@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from luthier.core.digest import digest_of
 from luthier.core.errors import DataError, ModelError, Where
+from luthier.core.quiet import no_bars
 from luthier.text.guard import Control, Guard, Plan, Tokens
 from luthier.text.marks import Part
 from luthier.text.messages import Message
@@ -127,7 +128,8 @@ class Text:
         from transformers import AutoTokenizer
 
         try:
-            tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+            with no_bars():
+                tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(
                 f"the tokenizer cannot be loaded: {error}",

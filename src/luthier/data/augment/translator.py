@@ -91,7 +91,7 @@ class Translator:
         return self._opened(AutoModelForSeq2SeqLM, use_safetensors=True).eval()
 
     def _opened(self, what: Any, **more: Any) -> Any:
-        from luthier.models.quiet import no_bars
+        from luthier.core.quiet import no_bars
 
         try:
             with no_bars():
