@@ -22,7 +22,7 @@ from luthier.flow.release import listed, roll_back
 from luthier.flow.released import find_released
 from luthier.traffic.record import Feedback, Trace
 from luthier.traffic.write import write
-from watching import desk_traffic
+from watching import LABELS, desk_traffic
 from workshop import RECIPE, own_cache, small_recipe
 
 MONITOR = """\
@@ -245,11 +245,16 @@ def test_where_nobody_said_anything_nothing_is_learnt(desk: Path, capsys: pytest
 def test_the_next_recipe_is_written_by_hand_too(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     people_ask(desk, 60, range(30, 60), name="one", ended=60)
     people_ask(desk, 40, range(40), name="another-model", ended=60, asked="route@prod")
+    slip = Feedback(trace="one-r7", at=datetime.now(UTC), label=LABELS[0].title())
+    write(desk / ".luthier" / "traffic", [slip])
     capsys.readouterr()
     assert run_command(["new", "again", "--from", "traces", "--after", "recipe.yaml"]) == 0
     printed = capsys.readouterr().out
     assert "wrote again.yaml" in printed
     assert "60 rows" in printed
+    strange = f"{LABELS[0].title()!r} (1 row; did you mean {LABELS[0]!r}?)"
+    assert strange in printed
+    assert strange in (desk / "again.yaml").read_text().partition("name:")[0]
     assert steps_of(desk / "again.yaml")["report"]["against"] == "tune-1"
     refused = [
         (["new", "again", "--from", "traces", "--after", "recipe.yaml"], "it was not touched"),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from luthier.core.addresses import is_database, secret_in_clear
+from luthier.core.counted import counted
 from luthier.core.errors import InputError, LuthierError, UnknownName, Where, did_you_mean
 from luthier.core.files import write_aside, writing
 from luthier.core.paths import is_variable
@@ -103,7 +104,7 @@ def write_recipe(
 
 def write_after(name: str, source: str | None, after: Path, *, others: tuple[str | None, ...] = ()) -> Written:
     """Write `NAME.yaml` beside a recipe: the next one, from what people said of the model that it released."""
-    from luthier.flow.next_recipe import write_next
+    from luthier.flow.next_recipe import NEW_CLASSES, write_next
     from luthier.flow.released import find_released, only_alias
     from luthier.flow.traffic import kept_folder
 
@@ -113,9 +114,12 @@ def write_after(name: str, source: str | None, after: Path, *, others: tuple[str
     if not re.fullmatch(NAME_PATTERN, name):
         raise InputError(f"{name!r} cannot name a recipe", where=Where(field="NAME"), remedy="such as support-2")
     released = find_released(only_alias(after), after)
-    path, rows = write_next(name, released, kept_folder(after), datetime.now(UTC))
+    path, rows, strange = write_next(name, released, kept_folder(after), datetime.now(UTC))
     told = f"{released.alias} is {released.recipe.name}:{released.step}, which this one is held against"
-    return Written(path=path, decisions={"against": told, "rows": f"people's words make {rows} rows"})
+    decisions = {"against": told, "rows": f"people's words make {counted(rows, 'row')}"}
+    if strange:
+        decisions["classes"] = f"{NEW_CLASSES}: {', '.join(strange)}"
+    return Written(path=path, decisions=decisions)
 
 
 def _as_url(source: Path | str | None) -> Path | str | None:

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
-from luthier.core.errors import DataError, InputError, RecipeError, Where
+from luthier.core.counted import counted
+from luthier.core.errors import DataError, InputError, RecipeError, Where, did_you_mean
 from luthier.core.files import write_aside
 from luthier.data.row import Record
 from luthier.data.sources.traces import Makes, Traces
@@ -40,6 +42,7 @@ _SAID: dict[Makes, str | None] = {
 }
 """Which requests are learnt from: where answers are texts, those alone that people liked or mended."""
 _BY_OBJECTIVE: Mapping[str, Makes] = {"dpo": "pairs", "reward": "pairs", "kto": "verdicts"}
+NEW_CLASSES = "new to the data, right or misspelt"
 _BASE = re.compile(r"\bbase\b")
 _ROUND = re.compile(r"(.+?)(?:-(\d+))?")
 
@@ -71,6 +74,8 @@ class Written(NamedTuple):
     path: Path
     rows: int
     """How many rows people's words came to."""
+    strange: list[str]
+    """Classes that people named and the data had not, each with its rows and the nearest that it had."""
 
 
 def write_next(name: str, released: Released, traffic: Path, until: datetime) -> Written:
@@ -84,15 +89,24 @@ def write_next(name: str, released: Released, traffic: Path, until: datetime) ->
         )
     learnt = _Learnt.of(released.plan, released.step)
     rows = _write_said(said, traffic, learnt.makes, released, until)
+    strange = _strange((row["label"] for row in rows), learnt.classes) if learnt.makes == "labels" else []
     told = json.loads(json.dumps(_next(released, learnt, name), default=str))  # YAML marks what is the same object
     text = yaml.safe_dump(told, sort_keys=False, allow_unicode=True, width=110)
     head = (
         f"{_schema(released.recipe)}# After {Path(released.recipe.file).name}:{released.step} "
         f"({released.digest[:12]}), which was released as {released.alias}:\n"
-        f"# its data, and {rows} rows of what people said before {until.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC.\n"
+        f"# its data, and {len(rows)} rows of what people said before {until.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC.\n"
     )
+    if strange:
+        head += f"# {NEW_CLASSES}: {', '.join(strange)}.\n"
     write_aside(path, (head + text).encode())
-    return Written(path, rows)
+    return Written(path, len(rows), strange)
+
+
+def _strange(named: Iterable[str], known: list[str]) -> list[str]:
+    """Classes that are not among the known ones."""
+    counts = Counter(one for one in named if one not in known)
+    return [f"{one!r} ({counted(number, 'row')}; {did_you_mean(one, known)})" for one, number in counts.items()]
 
 
 def _schema(recipe: Recipe) -> str:
@@ -108,6 +122,8 @@ class _Learnt(NamedTuple):
     """The step that made its data set."""
     makes: Makes
     """What traffic must become to teach the same."""
+    classes: list[str]
+    """The classes of that data set; none where it learnt texts."""
 
     @classmethod
     def of(cls, what: Plan, model: str) -> _Learnt:
@@ -117,8 +133,9 @@ class _Learnt(NamedTuple):
             data = Recipe.references(steps[name]).get("data")
             if steps[name].makes == "model" and data is not None:
                 kind = getattr(getattr(steps[name], "objective", None), "kind", "")
-                task = summary(what.artifact(data)).task
-                return cls(data, _BY_OBJECTIVE.get(kind, "labels" if task == "label" else "chat"))
+                told = summary(what.artifact(data))
+                makes: Makes = "labels" if told.task == "label" else "chat"
+                return cls(data, _BY_OBJECTIVE.get(kind, makes), told.labels)
         remedy = "release a model that a step `tune` made of data"
         raise RecipeError(f"{model} learnt from no data", where=Where(file=what.recipe.file), remedy=remedy)
 
@@ -135,7 +152,7 @@ def _before(recipe: Recipe, names: list[str]) -> list[str]:
     return found
 
 
-def _write_said(path: Path, traffic: Path, makes: Makes, released: Released, until: datetime) -> int:
+def _write_said(path: Path, traffic: Path, makes: Makes, released: Released, until: datetime) -> list[dict[str, Any]]:
     """The rows that people's words of a name's answers come to, as a file that stays when the traffic is gone."""
     means = ", ".join(f'"{digest}"' for digest in sorted(released.ever))
     where = f'(model = "{released.alias}" or release in ({means}))'
@@ -151,7 +168,7 @@ def _write_said(path: Path, traffic: Path, makes: Makes, released: Released, unt
             remedy=remedy,
         )
     write_aside(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found).encode())
-    return len(found)
+    return found
 
 
 def _needed(told: dict[str, Any], ends: list[str], base: Path) -> dict[str, Any]:
