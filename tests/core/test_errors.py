@@ -48,4 +48,7 @@ def test_the_nearest_name_is_suggested() -> None:
     assert did_you_mean("zzz", [f"name{number:02}" for number in range(20)]).endswith(", …")
     assert did_you_mean("zzz", []) == "there is none yet"
     assert did_you_mean("acc", ["mcc", "accuracy"]) == "did you mean 'accuracy'?"
+    assert did_you_mean("smmol", ["qwen", "smol-long-name", "smol-longer-name"]) == (
+        "did you mean 'smol-long-name' or 'smol-longer-name'?"
+    )
     assert did_you_mean("smol", ["smol-1", "qwen", "smol-2"]) == "did you mean 'smol-1' or 'smol-2'?"

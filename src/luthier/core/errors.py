@@ -105,13 +105,15 @@ class Interrupted(LuthierError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A remedy: the known names that it begins, or the nearest one, else all of them (at most twelve)."""
+    """A remedy: the known names that it begins, or the nearest one, or those that begin nearly so, else all of them (at
+    most twelve)."""
     names = sorted(known)
-    whole = [one for one in names if one.startswith(name) and not set(one) & _TEXT] if len(name) >= _BEGINNING else []
-    if 0 < len(whole) <= _MOST_BEGUN:
-        return f"did you mean {' or '.join(map(repr, whole))}?"
+    short = [one for one in names if not set(one) & _TEXT] if len(name) >= _BEGINNING else []
+    whole = [one for one in short if one.startswith(name)]
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    if near:
-        return f"did you mean {near[0]!r}?"
+    nearly = difflib.get_close_matches(name, {one[: len(name)] for one in short}, n=1, cutoff=0.8)
+    for found in (whole, near, [one for one in short if nearly and one.startswith(nearly[0])]):
+        if 0 < len(found) <= _MOST_BEGUN:
+            return f"did you mean {' or '.join(map(repr, found))}?"
     shown = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
     return f"known: {shown}" if names else "there is none yet"
