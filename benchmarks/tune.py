@@ -148,7 +148,7 @@ def _two_cores(name: str, work: Work, rounds: int) -> dict[str, Any]:
     a shared machine take of either core what they like; beside it, what two such trainings of one thread gain that run
     at once and know nothing of each other: no way to share the work can gain more from this machine."""
     print(f"\n{name}: {work}", flush=True)
-    steps = (2 if work.rows_per_step == 32 else 6) + WARM
+    steps = (4 if work.rows_per_step == 32 else 8) + WARM
     ways: dict[str, Callable[[], float]] = {
         "one core": lambda: _run("ours", work, steps, 1)["rows_per_s"],
         "two cores": lambda: _run("ours", work, steps, 2)["rows_per_s"],

@@ -16,6 +16,7 @@ from transformers.models.gptj import modeling_gptj as gptj
 from transformers.models.llama.modeling_llama import LlamaMLP, apply_rotary_pos_emb
 
 from luthier.models import gates, rotary
+from luthier.models.head import Head, Shape
 from luthier.models.kernels import calls
 from luthier.models.kernels.calls import Kernels, at, kernels_of, torch_only
 from luthier.models.kernels.compiled import IN_ANY_ORDER, Compiled, compiled, compiler
@@ -108,6 +109,66 @@ def test_angles(kernels: Kernels) -> None:
 
     near(kernels.rotated(x, cos, sin), exact(x.float()))
     near(kernels.rotated(grad, cos, sin, back=True), slopes(exact, grad, x)[0])
+
+
+@pytest.mark.parametrize("words", [2, 15, 256, 257, 1000])
+def test_chosen_tokens_and_how_their_logits_move_them(kernels: Kernels, words: int) -> None:
+    logits, up = 6 * draw(9, words), draw(9, seed=1).float()
+    logits[0, 0], logits[1, -1] = float("-inf"), 300
+    targets = torch.arange(9) % words
+    targets[2] = logits[2].argmax()
+    whole = torch.log_softmax(logits.float().requires_grad_(), -1)
+    wanted = whole.gather(1, targets[:, None])[:, 0].detach()
+    onehot = torch.nn.functional.one_hot(targets, words)
+    moves = onehot - whole.detach().exp()
+    first = torch.zeros(9, dtype=torch.bool)
+    untouched = logits.clone()
+    torch.testing.assert_close(kernels.chosen_(untouched, targets, first, slopes=False), wanted)
+    assert torch.equal(untouched, logits)
+    assert torch.equal(first, wanted >= whole.amax(-1))
+    for by in (None, up):
+        found = logits.clone()
+        torch.testing.assert_close(kernels.chosen_(found, targets, None, slopes=True, by=by), wanted)
+        near(found, moves if by is None else moves * by[:, None])
+
+
+def test_a_token_without_a_logit_is_refused_and_what_is_no_number_stays_none(kernels: Kernels) -> None:
+    for strange in (-1, 20):
+        with pytest.raises(IndexError, match="from 0 to 19"):
+            kernels.chosen_(draw(2, 20), torch.tensor([3, strange]), None, slopes=True)
+    logits = draw(2, 20)
+    logits[1, 4] = float("nan")
+    found = kernels.chosen_(logits, torch.tensor([3, 3]), None, slopes=True)
+    assert found.isnan().tolist() == [False, True]
+    assert logits.isnan().any(-1).tolist() == [False, True]
+    assert kernels.chosen_(draw(0, 20), torch.zeros(0, dtype=torch.long), None, slopes=True).shape == (0,)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_head_with_kernels_is_as_one_without(
+    kernels: Kernels, trained: bool, bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("luthier.models.head.PIECE_BYTES", 0)  # sixteen rows a piece
+    linear = torch.nn.Linear(24, 300, bias=bias).bfloat16().requires_grad_(trained)
+    targets, up = torch.arange(37), draw(37, seed=2).float()
+
+    def found() -> list[Tensor]:
+        states, first = draw(37, 24).requires_grad_(), torch.zeros(37, dtype=torch.bool)
+        logps = Head(linear, Shape()).logprobs(states, targets, precise=False, first=first)
+        leaves = [states, *(linear.parameters() if trained else ())]
+        return [
+            first.float(),
+            logps.detach(),
+            *(one.float() for one in torch.autograd.grad((logps * up).sum(), leaves)),
+        ]
+
+    quick = found()
+    with torch_only():
+        plain = found()
+    assert not torch.equal(quick[1], plain[1]), "the kernels took part"
+    for one, other in zip(quick, plain, strict=True):
+        torch.testing.assert_close(one, other, rtol=2e-2, atol=2e-3)
 
 
 def test_the_number_of_threads_changes_no_bit(kernels: Kernels) -> None:

@@ -7,11 +7,14 @@ is computed again on the way back.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from luthier.models.kernels.calls import Kernels, at
 
 PIECE_BYTES = 1 << 26
 """Logits that exist at any moment."""
@@ -129,11 +132,9 @@ class _TargetLogProbs(torch.autograd.Function):
         wide = torch.promote_types(hidden.dtype, torch.float32)
         out = torch.empty(hidden.shape[0], dtype=wide, device=hidden.device)
         slopes = torch.empty_like(hidden) if ctx.needs_input_grad[0] and not trained else None
-        for piece in _pieces(hidden.shape[0], weight.shape[0]):
+        for piece, some in _each(hidden, targets, weight, shape):
             is_first = None if first is None else first[piece]
-            out[piece], logits_slope = _piece(
-                hidden[piece], weight, bias, targets[piece], shape, slopes is not None, is_first
-            )
+            out[piece], logits_slope = _piece(some, weight, bias, shape, slopes is not None, is_first)
             if slopes is not None:
                 slopes[piece] = logits_slope.to(narrow.dtype) @ narrow
         ctx.shape, ctx.trained = shape, trained
@@ -149,11 +150,11 @@ class _TargetLogProbs(torch.autograd.Function):
         hidden, weight, bias, targets = ctx.saved_tensors
         d_hidden, d_weight = torch.empty_like(hidden), torch.zeros_like(weight)
         d_bias = None if bias is None else torch.zeros_like(bias)
-        for piece in _pieces(hidden.shape[0], weight.shape[0]):
-            _, slope = _piece(hidden[piece], weight, bias, targets[piece], ctx.shape, True)
-            slope = (slope * grad[piece, None]).to(weight.dtype)
+        for piece, some in _each(hidden, targets, weight, ctx.shape):
+            _, slope = _piece(some, weight, bias, ctx.shape, True, by=grad[piece])
+            slope = slope.to(weight.dtype)
             d_hidden[piece] = slope @ weight
-            d_weight.addmm_(slope.t(), hidden[piece])
+            d_weight.addmm_(slope.t(), some.hidden)
             if d_bias is not None:
                 d_bias += slope.sum(0)
         return d_hidden, d_weight, d_bias, None, None, None, None
@@ -223,23 +224,54 @@ def _choice_slopes(
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, shape: Shape) -> Tensor:
-    raw = torch.nn.functional.linear(hidden, weight, bias)
+    return _wide(torch.nn.functional.linear(hidden, weight, bias), shape)
+
+
+def _wide(raw: Tensor, shape: Shape) -> Tensor:
+    """Logits as they come of a product to those of the architecture, in at least fp32."""
     return shaped(raw.to(torch.promote_types(raw.dtype, torch.float32)), shape)
 
 
-def _pieces(rows: int, vocabulary: int) -> list[slice]:
-    size = max(16, PIECE_BYTES // (4 * vocabulary))
+def _pieces(rows: int, vocabulary: int, size_of_one: int = 4) -> list[slice]:
+    size = max(16, PIECE_BYTES // (size_of_one * vocabulary))
     return [slice(begin, min(begin + size, rows)) for begin in range(0, rows, size)]
 
 
+class _Some(NamedTuple):
+    """States (n, width), the tokens (n,) that follow them, and room for their logits (n, vocab)."""
+
+    hidden: Tensor
+    targets: Tensor
+    room: Tensor
+
+
+def _each(hidden: Tensor, targets: Tensor, weight: Tensor, shape: Shape) -> Iterator[tuple[slice, _Some]]:
+    """Pieces that share one room: the system clears what it hands out anew, which takes as long as the products."""
+    narrow = _quick(hidden, shape) is not None
+    pieces = _pieces(hidden.shape[0], weight.shape[0], hidden.element_size() if narrow else 4)
+    room = hidden.new_empty(max((piece.stop - piece.start for piece in pieces), default=0), weight.shape[0])
+    for piece in pieces:
+        yield piece, _Some(hidden[piece], targets[piece], room[: piece.stop - piece.start])
+
+
+def _quick(like: Tensor, shape: Shape) -> Kernels | None:
+    """The kernels, where they compute what a head of this shape needs of its logits."""
+    return at(like) if shape == Shape() else None
+
+
 def _piece(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, shape: Shape, slopes: bool,
-    first: Tensor | None = None,
+    some: _Some, weight: Tensor, bias: Tensor | None, shape: Shape, slopes: bool, first: Tensor | None = None,
+    by: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Log-probabilities (n,) of the targets and, when asked, their slopes with respect to the raw logits (n, vocab).
+    """Log-probabilities (n,) of the targets and, when asked, their slopes with respect to the raw logits (n, vocab),
+    times `by` (n,) where that is given.
 
     Into `first` (n,) is written whether nothing is likelier."""
-    logits = _logits(hidden, weight, bias, shape)
+    hidden, targets, room = some
+    raw = torch.mm(hidden, weight.t(), out=room) if bias is None else torch.addmm(bias, hidden, weight.t(), out=room)
+    if quick := _quick(raw, shape):
+        return quick.chosen_(raw, targets, first, slopes=slopes, by=by), raw
+    logits = _wide(raw, shape)
     chosen = targets[:, None]
     target = logits.gather(1, chosen)
     bend = None if shape.softcap is None or not slopes else 1 - (logits / shape.softcap) ** 2
@@ -255,6 +287,8 @@ def _piece(
     slope.scatter_add_(1, chosen, torch.ones_like(chosen, dtype=slope.dtype))
     if bend is not None:
         slope.mul_(bend)
+    if by is not None:
+        slope.mul_(by[:, None])
     return found, slope if shape.scale == 1.0 else slope.mul_(shape.scale)
 
 

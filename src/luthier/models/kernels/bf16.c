@@ -163,3 +163,27 @@ void softmax_back(count rows, count width, bf16 *grad, const bf16 *shares, const
         put(width, v, g);
     }
 }
+
+/* Log-probabilities of one target a row, from its logits; into `first`, unless it is null, whether none is likelier.
+ * Where `slopes`, how they move with the logits comes in the logits' place: onehot(target) - shares, times the row's
+ * `by` unless that is null. */
+void chosen(count rows, count width, bf16 *logits, const count *targets, const float *by, count slopes, float *found,
+            uint8_t *first) {
+    ROWS {
+        bf16 *a = logits + row * width, *target = a + targets[row];
+        float most = -INFINITY, sum = 0, at = wide(*target), v[256];
+        _Pragma("omp simd reduction(max : most)") for (count i = 0; i < width; i++)
+            most = wide(a[i]) > most ? wide(a[i]) : most;
+        _Pragma("omp simd reduction(+ : sum)") for (count i = 0; i < width; i++) sum += exp_of(wide(a[i]) - most);
+        found[row] = at - most - logf(sum);
+        if (first) first[row] = at >= most;
+        if (!slopes) continue;
+        float factor = by ? by[row] : 1, share = factor / sum;
+        for (count begin = 0; begin < width; begin += 256) {
+            count some = width - begin < 256 ? width - begin : 256;
+            _Pragma("omp simd") for (count i = 0; i < some; i++) v[i] = -exp_of(wide(a[begin + i]) - most) * share;
+            put(some, v, a + begin);
+        }
+        *target = narrow(factor - exp_of(at - most) * share);
+    }
+}

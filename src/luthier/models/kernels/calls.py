@@ -1,4 +1,4 @@
-"""The kernels of `bf16.c`, called with tensors: norms, gates and attention's shares on a CPU."""
+"""The kernels of `bf16.c`, called with tensors: norms, gates, attention's shares and the head's slopes on a CPU."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ _SHAPES = {
     "rotate": "nnnpnnppnp",
     "softmax": "nnppnnn",
     "softmax_back": "nnppp",
+    "chosen": "nnpppnpp",
 }
 """The arguments of each kernel: numbers (n), pointers (p), floats (f)."""
 _TYPES = {"n": c_int64, "p": c_void_p, "f": c_float}
@@ -87,6 +88,21 @@ class Kernels:
         """Gradients of shares to those of scores, in their place; `along` (heads, rows) in fp32."""
         self._do.softmax_back(*_rows(grad), grad.data_ptr(), shares.data_ptr(), along.data_ptr())
         return grad
+
+    def chosen_(
+        self, logits: Tensor, targets: Tensor, first: Tensor | None, *, slopes: bool, by: Tensor | None = None
+    ) -> Tensor:
+        """(N, vocab) logits and (N,) token ids to (N,) log-probabilities in fp32; into `first` (N,) whether none is
+        likelier. Where `slopes` are asked for they come in the logits' place, times `by` (N,) in fp32."""
+        targets = targets.contiguous()
+        if targets.numel() and not 0 <= int(targets.min()) <= int(targets.max()) < logits.shape[-1]:
+            raise IndexError(f"token ids must lie from 0 to {logits.shape[-1] - 1}, where the logits end")
+        found = logits.new_empty(targets.shape, dtype=torch.float32)
+        ends = found.data_ptr(), None if first is None else first.data_ptr()
+        by = None if by is None else by.contiguous()
+        factor = None if by is None else by.data_ptr()
+        self._do.chosen(*_rows(logits), logits.data_ptr(), targets.data_ptr(), factor, slopes, *ends)
+        return found
 
 
 def _rows(x: Tensor) -> tuple[int, int]:

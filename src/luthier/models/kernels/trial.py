@@ -37,6 +37,7 @@ def _cases(kernels: Kernels) -> list[Case]:
     _, scale = kernels.norm(x, weight, 1e-5)
     shares = torch.softmax(scores, -1)
     along = torch.randn(2, 150, generator=draws)
+    logits, targets = torch.randn(40, 4100, generator=draws).bfloat16(), torch.arange(7, 47)
     return [
         (lambda: kernels.norm(x, weight, 1e-5), lambda: _norm(x, weight)),
         (lambda: [kernels.norm_back(grad, x, weight, scale)], lambda: _slopes(lambda a: _norm(a, weight)[0], grad, x)),
@@ -47,6 +48,7 @@ def _cases(kernels: Kernels) -> list[Case]:
             lambda: [kernels.softmax_back_(scores.clone(), shares, along)],
             lambda: [(scores - along.bfloat16()[..., None]) * shares],
         ),
+        (lambda: _chosen(kernels, logits.clone(), targets), lambda: _plain_chosen(logits.clone(), targets)),
     ]
 
 
@@ -63,6 +65,16 @@ def _softmax(scores: Tensor, bias: Tensor) -> Tensor:
     made = scores.clone()
     made.view(2, 50, 3, 70)[..., 20:].add_(bias[:, None])
     return torch.softmax(made, -1)
+
+
+def _chosen(kernels: Kernels, logits: Tensor, targets: Tensor) -> Sequence[Tensor]:
+    return [kernels.chosen_(logits, targets, None, slopes=True), logits]
+
+
+def _plain_chosen(logits: Tensor, targets: Tensor) -> Sequence[Tensor]:
+    logps = torch.log_softmax(logits.float(), -1)
+    slopes = logps.exp().neg_().scatter_add_(1, targets[:, None], torch.ones(len(targets), 1))
+    return [logps.gather(1, targets[:, None])[:, 0], slopes.bfloat16()]
 
 
 @torch.enable_grad()
