@@ -205,6 +205,7 @@ def test_names_of_files_lead_nowhere(place: Open) -> None:
 
 def test_what_broken_uploads_left_is_swept(place: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     part = place.desk.files.folder / "x.part"
+    part.parent.mkdir(parents=True, exist_ok=True)  # no upload may have made it yet
     part.write_bytes(b"half")
     place.desk.files.sweep()
     assert part.exists(), "it may still be coming in"
