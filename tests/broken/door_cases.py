@@ -410,7 +410,7 @@ NEW = (
         "new with an unknown model",
         "shop/recipe.yaml:5 (model)",
         "model 'smolm2' is unknown",
-        "known: gemma",
+        "did you mean 'smollm2-1.7b-instruct' or 'smollm2-135m-instruct'",
         "new",
         "shop",
         "--model",
