@@ -126,7 +126,10 @@ def growth(pattern: re.Pattern[str], attack: tuple[str, str], *, anywhere: bool 
         if took < SUSPECT_S:
             continue
         short = min(search(pattern, _text(attack, chars // 4)) for _ in range(3))
-        took = min(took, search(pattern, _text(attack, chars)))
+        for _ in range(4):  # a machine that others slow for a while makes any one try longer, and none shorter
+            if took <= 8 * short:
+                break
+            took = min(took, search(pattern, _text(attack, chars)))
         if took > 8 * short:
             return took / short
     return 1.0
