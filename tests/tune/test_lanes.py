@@ -104,7 +104,7 @@ def test_a_lane_takes_the_next_pack_as_it_is_ready(shop: Bench) -> None:
             slow.set()
         return one.tokens
 
-    side_by_side = Lanes(LANES)
+    side_by_side = Lanes(LANES, "test")
     assert list(side_by_side.each(model, work, some)) == [one.tokens for one in some]
     side_by_side.close()
     assert read[-1] == some[0].tokens, "the other lane read all the rest meanwhile"
@@ -237,7 +237,7 @@ def test_both_run_at_once_on_half_of_the_cores_each(shop: Bench) -> None:
         both.wait(timeout=60)
         return torch.get_num_threads(), float(logprobs(model, one).detach().sum())
 
-    side_by_side = Lanes(lanes_for(model))
+    side_by_side = Lanes(lanes_for(model), "test")
     some = [pack(apart([30, 20])), pack(apart([40, 10]))]
     found = list(side_by_side.each(model, work, some))
     side_by_side.close()
@@ -259,7 +259,7 @@ def test_what_goes_wrong_in_a_thread_is_raised_when_all_have_ended(shop: Bench) 
         ended.set()
 
     with pytest.raises(KeyError, match="in a thread"):
-        list(Lanes(2).each(model, work, some))
+        list(Lanes(2, "test").each(model, work, some))
     assert ended.is_set()
     assert model.config._attn_implementation == attention
 

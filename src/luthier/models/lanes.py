@@ -76,7 +76,7 @@ def _is_steady(model: Any) -> bool:
 class Lanes:
     """Threads that read packs at once, each computing on its share of the cores; they bear the name of their work."""
 
-    def __init__(self, count: int, name: str = "lane") -> None:
+    def __init__(self, count: int, name: str) -> None:
         self.count = count
         self.name = name
         self._pool: ThreadPoolExecutor | None = None

@@ -83,6 +83,15 @@ def test_blanks_before_quotes(tmp_path: Path) -> None:
     assert broken == []
 
 
+@pytest.mark.parametrize("rows", [40, 300])
+def test_a_comma_in_every_line_is_no_delimiter_where_the_names_have_none(tmp_path: Path, rows: int) -> None:
+    mails = "".join(f'{n};"Hello,\nwhere is parcel {n}? Thanks, Ann";Delivery\n' for n in range(rows))
+    good, broken, said = _read(tmp_path / "t.csv", f"Number;Text;Class\n{mails}")
+    assert (len(good), broken) == (rows, [])
+    assert [*good[0].values] == ["Number", "Text", "Class"]
+    assert "separated by semicolon" in said[0]
+
+
 def test_single_quotes_are_found_and_said(tmp_path: Path) -> None:
     good, _, said = _read(tmp_path / "t.csv", "text,label\n'a, b','x'\n'it''s','y'\n'd','z'\n")
     assert [record.values["text"] for record in good] == ["a, b", "it's", "d"]

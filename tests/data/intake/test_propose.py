@@ -145,6 +145,24 @@ def test_more_rows_of_a_rare_class_are_proposed_and_not_switched_on(write: Write
     assert Augment.model_validate(switched_on).augmenters[0].kind == "balance"
 
 
+def test_a_class_that_may_be_a_slip_is_asked_about(write: Write, tmp_path: Path) -> None:
+    classes = [*["Billing"] * 30, *["Delivery"] * 30, "Bilings"]
+    write("rows.jsonl", [{"text": f"question number {n}", "class": one} for n, one in enumerate(classes)])
+    lines = render_recipe(propose(tmp_path / "rows.jsonl"), "mine").splitlines()
+    at = lines.index("  # Is the class Bilings a slip? Then write among `ops`:")
+    assert yaml.safe_load(lines[at + 1].replace("#", "")) == [
+        {"kind": "label_spelling", "also": {"Bilings": "Billing"}}
+    ]
+
+
+def test_a_heading_is_no_class_beside_a_column_that_may_be(write: Write, tmp_path: Path) -> None:
+    said = [f"{('Hello', 'A question')[n % 2]},how do I do thing {n}" for n in range(60)]
+    both = [f"{row},{('red', 'blue')[n % 2]}" for n, row in enumerate(said)]
+    for names, rows, answer in (("Subject,question,colour", both, "colour"), ("Subject,question", said, "Subject")):
+        proposal = propose(tmp_path / write(f"{answer}.csv", "\n".join([names, *rows])))
+        assert proposal.source["answer"] == answer
+
+
 @pytest.mark.parametrize("name", ["team", "squad"])
 def test_classes_are_found_beside_dates_and_names_that_come_again(tmp_path: Path, write: Write, name: str) -> None:
     rows = "".join(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from luthier.core.errors import ModelError, Where
+from luthier.core.quiet import no_bars
 
 NLLB = {
     "ar": "arb_Arab", "cs": "ces_Latn", "da": "dan_Latn", "de": "deu_Latn", "el": "ell_Grek", "en": "eng_Latn",
@@ -91,8 +92,6 @@ class Translator:
         return self._opened(AutoModelForSeq2SeqLM, use_safetensors=True).eval()
 
     def _opened(self, what: Any, **more: Any) -> Any:
-        from luthier.core.quiet import no_bars
-
         try:
             with no_bars():
                 return what.from_pretrained(self._folder, local_files_only=True, trust_remote_code=False, **more)

@@ -213,10 +213,12 @@ def _label(columns: Mapping[str, ColumnProfile]) -> str | None:
 
 
 def _repeated(columns: Mapping[str, ColumnProfile]) -> list[str]:
-    """Columns of few texts that come again and again, and say neither who wrote or answered nor when."""
+    """Columns of few texts that come again and again, and say neither who wrote or answered nor when; headings only
+    where there is nothing else."""
     groups = _ranked(columns, f"{_GROUPS} {_HANDLERS}")
     few = [name for name, column in columns.items() if column.is_class and column.kind == "text"]
-    return [name for name in few if name not in groups and not all(map(_DATE.match, columns[name].common))]
+    found = [name for name in few if name not in groups and not all(map(_DATE.match, columns[name].common))]
+    return [name for name in found if not _is_heading(name)] or found
 
 
 def _reply(columns: Mapping[str, ColumnProfile]) -> str | None:

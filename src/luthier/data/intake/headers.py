@@ -30,7 +30,7 @@ sentiment: stimmung
 tag: schlagwort
 type: typ tipo
 queue: warteschlange
-department: abteilung departamento reparto afdeling
+department: abteilung département departement departamento reparto afdeling
 team: équipe equipe equipo
 product: produkt produit producto prodotto produto
 priority: priorität prioritaet priorité priorite prioridad priorità prioriteit prioridade

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -281,6 +282,9 @@ def _balancing(profile: Profile) -> Iterator[str]:
     if rows >= _RARE * most:
         return
     share = f"{counted(rows, 'row')}, the most frequent one {most}"
+    if meant := get_close_matches(rarest, counts.keys() - {rarest}, n=1, cutoff=0.8):
+        yield f"  # Is the class {_one_line(rarest)} a slip? Then write among `ops`:"
+        yield f"  # - {{kind: label_spelling, also: {{{_scalar(rarest)}: {_scalar(meant[0])}}}}}"
     yield f"  # The class {_one_line(rarest)} has {share}. Made rows may help it:"
     yield "  # take the sign away from the next line, and let tune and report say `data: more` (docs/howto/augment.md)."
     yield f"  # more: {{kind: augment, data: data, augmenters: [{{kind: balance, ratio: {_RARE}}}]}}"
