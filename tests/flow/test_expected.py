@@ -123,6 +123,26 @@ def test_memory_that_the_process_holds_already_is_added_once() -> None:
     assert Forecast(peak_bytes=1000).beside(500).peak_bytes == 1000
 
 
+def test_an_evaluation_is_planned_in_the_process_that_the_training_before_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
+    recipe = Recipe.load(small_recipe(tmp_path, rows=50))
+    recipe.run(Events(), only=["model", "data"])
+
+    def peaks(kernels: int) -> dict[str, int | None]:
+        monkeypatch.setattr("luthier.tune.outlook.kernel_bytes", lambda packs, *, bf16: kernels)
+        return {step.name: step.forecast and step.forecast.peak_bytes for step in plan(recipe)}
+
+    few, many = peaks(0), peaks(5 << 30)
+    assert few["tune"] is not None
+    assert few["report"] is not None
+    assert many["tune"] == few["tune"] + (5 << 30)
+    assert many["report"] == few["report"] + (5 << 30)
+    recipe.run(Events(), only=["tune"])
+    assert peaks(5 << 30)["report"] == few["report"], "nothing is left by a step that is made already"
+
+
 def test_a_plan_says_which_split_a_data_set_lacks(tmp_path: Path) -> None:
     file = small_recipe(tmp_path, rows=50)
     recipe = Recipe.load(file, ["steps.data.split.test=0"])

@@ -85,6 +85,8 @@ class Forecast:
     """One sentence on where the numbers come from."""
     common_bytes: int | None = None
     """Of the peak, what this process may hold already when the step begins; None: nothing that counts."""
+    left_bytes: int = 0
+    """What the process will hold when the step is done, which steps after it find."""
 
     def beside(self, held_bytes: int) -> Forecast:
         """The same in a process that holds so much already, part of which the step needs anyway."""

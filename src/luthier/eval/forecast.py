@@ -10,6 +10,7 @@ from luthier.eval.forgetting.items import characters, items
 from luthier.models.foresight import (
     BASE_BYTES,
     CHARS_PER_TOKEN,
+    LOADED_BYTES,
     Rows,
     kernel_bytes,
     model_of,
@@ -31,8 +32,6 @@ _OPENING_S = 4.0
 """What it takes to open a model."""
 _MEASURED_S = 0.01
 """Intervals and tests, for each row."""
-_BEFORE_BYTES = 390_000_000
-"""What a process holds that has loaded torch and transformers and no model; what models need comes on top of it."""
 _READING_BYTES = 100_000_000
 """Two packs at once, and what is left between their pieces."""
 _PACK_TOKENS = 1024
@@ -60,14 +59,16 @@ def forecast(step: Evaluate, outlook: Outlook) -> Forecast:
     speed = undisturbed(before) or flops_per_s(bf16=_narrow(step))
     standing = _asked_anyway(step, outlook, rows)
     computed = models * (_computed(rows) + standing)
+    kernels = kernel_bytes(computed / _PACK_TOKENS, bf16=_narrow(step), learns=False)
     beside = _PLAIN_S + models * _OPENING_S + rows.number * _MEASURED_S
     told = ", as the last evaluation" if before else ""
     return Forecast(
         seconds=beside + _flops(model, computed) / speed,
-        peak_bytes=_peak(model, computed, narrow=_narrow(step)),
+        peak_bytes=_peak(model, narrow=_narrow(step)) + kernels,
         tokens=tokens,
         how=f"{rows.how}; {counted(models, 'model')} at {speed / 1e9:.0f} GFLOP/s{told}",
-        common_bytes=_BEFORE_BYTES,
+        common_bytes=LOADED_BYTES,  # what models need comes on top of it
+        left_bytes=LOADED_BYTES + kernels,
     )
 
 
@@ -101,13 +102,12 @@ def _narrow(step: Evaluate) -> bool:
     return step.dtype != "float32" and cpu_has_bf16()
 
 
-def _peak(model: Description, tokens: float, *, narrow: bool) -> int:
+def _peak(model: Description, *, narrow: bool) -> int:
     """Bytes of one model at a time and of what reading it makes; a pack needs little where nothing is learnt.
 
     In fp32 the file's weights, in 16 bits, stand beside those that are made of them.
     """
-    kernels = kernel_bytes(tokens / _PACK_TOKENS, bf16=narrow, learns=False)
-    return BASE_BYTES + _READING_BYTES + kernels + model.parameters * (3 if narrow else 6)
+    return BASE_BYTES + _READING_BYTES + model.parameters * (3 if narrow else 6)
 
 
 def _asked_anyway(step: Evaluate, outlook: Outlook, rows: Rows) -> float:

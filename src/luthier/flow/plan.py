@@ -135,6 +135,8 @@ class _Planner:
         self.planned: dict[str, Planned] = {}
         self._steps = recipe.all_steps()
         self._outlines: dict[str, Outline] = {}
+        self._left_bytes = 0
+        """What the steps that will be made before leave in the process."""
 
     def take(self, name: str) -> None:
         """Plan a step whose inputs are planned."""
@@ -149,7 +151,8 @@ class _Planner:
             history = self._history.get(step.kind, {})
             outlook = _outlook(self.recipe, self.store, step, self.planned, history, self._outlines)
             self._outlines[name] = step.outline(outlook)
-            forecast = step.foresee(replace(outlook, outline=self._outlines[name]))
+            forecast = step.foresee(replace(outlook, outline=self._outlines[name])).beside(self._left_bytes)
+            self._left_bytes = max(self._left_bytes, forecast.left_bytes)
         self.planned[name] = Planned(
             name=name, step=step, digest=digest, inputs=inputs, contents=contents, cached=cached, forecast=forecast
         )

@@ -22,6 +22,8 @@ SAMPLE = 64
 BASE_BYTES = 760 << 20
 """What Python with torch, transformers, PEFT and the reading of rows holds beside the model; and, after some steps,
 kernels of the matrix library for each size of pack, and what the allocator cannot give back between such sizes."""
+LOADED_BYTES = 390_000_000
+"""What a process holds that has loaded torch and transformers and no model."""
 SHAPES = 20
 """After so many packs of many sizes two thirds of the kernels that will be needed are there."""
 KERNEL_BYTES = 750_000_000

@@ -10,6 +10,7 @@ from luthier.models.at_once import at_once
 from luthier.models.describe import Description
 from luthier.models.foresight import (
     BASE_BYTES,
+    LOADED_BYTES,
     SAMPLE,
     Longest,
     Rows,
@@ -55,12 +56,14 @@ def foresee(step: Tune, outlook: Outlook) -> Forecast:
     if isinstance(step.objective, ActorCritic):
         computed += seen * (rows.tokens + _learnt(step))  # the critic learns the same rows
     seconds, how = _seconds(step, outlook, model, computed, rows)
+    peak, kernels = _peak(step, model, rows)
     return Forecast(
         seconds=round(seconds, 1),
-        peak_bytes=_peak(step, model, rows) + _beside(step, outlook) + _critic(step, model),
+        peak_bytes=peak + kernels + _beside(step, outlook) + _critic(step, model),
         tokens=round(seen * (rows.tokens + drawn)),
         how=f"{rows.how}; {how}" + ("; answers as long as they may be" if drawn else ""),
         common_bytes=BASE_BYTES,
+        left_bytes=LOADED_BYTES + kernels,
     )
 
 
@@ -108,8 +111,9 @@ def _critic(step: Tune, model: Description) -> int:
     return 16 * step.technique.trainable(model) if isinstance(step.objective, ActorCritic) else 0
 
 
-def _peak(step: Tune, model: Description, rows: Rows) -> int:
-    """Bytes at the peak, when the packs with most tokens are read: about two deviations above the mean of a step."""
+def _peak(step: Tune, model: Description, rows: Rows) -> tuple[int, int]:
+    """Bytes at the peak, when the packs with most tokens are read: about two deviations above the mean of a step;
+    and those of the kernels by then, which come on top and stay."""
     own, count = rows.tokens - rows.shared + _learnt(step), min(step.rows_per_step, rows.number)
     in_step = rows.shared + count * own + 2 * rows.spread * count**0.5
     most = MOST_TOKENS if step.tokens_per_pack == "auto" else step.tokens_per_pack
@@ -123,7 +127,7 @@ def _peak(step: Tune, model: Description, rows: Rows) -> int:
     fixed, whole = (footprint(step.technique, step.optimizer, held, at, keys + chunk) for at in (0, int(tokens)))
     steps = rows.number * step.epochs / step.rows_per_step
     kernels = kernel_bytes(packs * steps, bf16=_narrow(step))
-    return fixed + kernels + round((whole - fixed) * (LEFT if packs > 1 and tokens > _LARGE else 1))
+    return fixed + round((whole - fixed) * (LEFT if packs > 1 and tokens > _LARGE else 1)), kernels
 
 
 def _narrow(step: Tune) -> bool:
