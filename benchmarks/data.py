@@ -99,7 +99,7 @@ class Bench:
             yield _figure(f"data_ratio_{name}", median / cpu, 10, "x less CPU", peer=name, told=told)
         if "growth" in wanted:
             for size in sizes:
-                yield from self._growth(size, cpu / ROWS, workers)
+                yield from self._growth(size, ours, workers)
         if "processes" in wanted:
             yield self._processes(max(min(sizes), ROWS))
         if "duplicates" in wanted:
@@ -124,13 +124,16 @@ class Bench:
         print(ours[0].said.strip(), flush=True)
         return ours, theirs
 
-    def _growth(self, size: int, per_document: float, workers: int) -> Iterator[dict[str, Any]]:
+    def _growth(self, size: int, before: Sequence[Cost], workers: int) -> Iterator[dict[str, Any]]:
+        """One large run between small ones: a machine may be another one ten minutes later."""
         corpus = self.corpus(size)
         print(f"\n{size} documents, {corpus.stat().st_size / 1e6:.0f} MB", flush=True)
         cost = self.ours(corpus, workers)
         print(f"  ours, {workers} at once, {_told(cost)}; {cost.said.strip().splitlines()[-1]}", flush=True)
+        after = [self.ours(self.corpus(ROWS)) for _ in before]
+        print(f"  {ROWS} documents before it {_spread(before)}, after it {_spread(after)} CPU-s", flush=True)
         told = f"{cost.cpu_s:.1f} CPU-s in all"
-        growth = cost.cpu_s / size / per_document
+        growth = cost.cpu_s / size / (statistics.median(one.cpu_s for one in (*before, *after)) / ROWS)
         yield _figure(f"data_growth_{size}", growth, 1.1, f"x the CPU of a document among {ROWS}", told=told)
         yield _figure(f"data_peak_mb_{size}", cost.peak_mb, 400, "MB")
 

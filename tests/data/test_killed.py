@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -11,11 +12,13 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from benchmarks import support_corpus
 
 from luthier.core.artifact import read_manifest
 from luthier.core.store import Store
+from luthier.data.steps.prepare import MANY_BYTES
 
 RECIPE = """
 luthier: 1
@@ -29,6 +32,9 @@ steps:
     split: {test: 0.1}
     task: text
 """
+
+SEVERAL_PROCESSES = 40_000
+"""Rows of a corpus large enough that every processor takes a share."""
 
 
 def _start(folder: Path) -> subprocess.Popen[bytes]:
@@ -46,13 +52,39 @@ def _made(folder: Path) -> dict[str, str]:
     return {entry.path: entry.digest for manifest in found for entry in manifest.files}
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
-@pytest.mark.timeout(900)
-def test_killed_at_any_moment(tmp_path: Path, kills: int) -> None:
+def _processes_in(folder: Path) -> list[str]:
+    """What runs in a folder."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.cwd() == str(folder) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(" ".join(process.cmdline()))
+    return found
+
+
+def _end_alone(folder: Path) -> None:
+    """Wait until the processes beside the killed one have noticed."""
+    until = time.monotonic() + 60
+    while running := _processes_in(folder):
+        assert time.monotonic() < until, running
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("kills", "rows"),
+    [
+        (3, 1500),
+        pytest.param(20, 1500, marks=pytest.mark.slow),
+        pytest.param(20, SEVERAL_PROCESSES, marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.timeout(2400)
+def test_killed_at_any_moment(tmp_path: Path, kills: int, rows: int) -> None:
     whole, victim = tmp_path / "whole", tmp_path / "victim"
     whole.mkdir()
     (whole / "recipe.yaml").write_text(RECIPE)
-    support_corpus.write(whole / "corpus.jsonl", 1500)
+    support_corpus.write(whole / "corpus.jsonl", rows)
+    assert ((whole / "corpus.jsonl").stat().st_size >= MANY_BYTES) == (rows >= SEVERAL_PROCESSES)
     shutil.copytree(whole, victim)
     started = time.monotonic()
     out, err = _start(whole).communicate(timeout=300)
@@ -71,6 +103,7 @@ def test_killed_at_any_moment(tmp_path: Path, kills: int) -> None:
             process.kill()
             process.communicate()
             killed += 1
+            _end_alone(victim)
             assert _made(victim) in ({}, wanted)
             continue
         assert _made(victim) == wanted

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from luthier.data.twins.mapped import gathered, let_go
+from luthier.data.twins.pieces import distinct
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,7 +37,7 @@ class Copies(NamedTuple):
 
     def members(self) -> NDArray[np.int64]:
         """Every row that has a copy, in order."""
-        return np.union1d(self.places, self.firsts)
+        return distinct(np.concatenate([self.places, self.firsts]))
 
 
 def copies(digests: NDArray[np.uint64], ranks: Ranks | None = None) -> Copies:

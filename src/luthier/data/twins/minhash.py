@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, NamedTuple, TypeVar
 import numpy as np
 
 from luthier.core.files import writing
-from luthier.data.twins.mapped import let_go
+from luthier.data.twins.mapped import let_go, read_rows
 from luthier.data.twins.pieces import Flat, distinct
 from luthier.data.twins.places import Places, Rest
 from luthier.text.flat import in_company
@@ -42,8 +42,8 @@ _MERGED_BANDS = 32
 _WAITING = 1 << 18
 """Pairs that are gathered before they are looked at, since most come from several bands; and those that are told from
 strangers at once."""
-_AT_ONCE, _NEARBY = 1 << 7, 1 << 16
-"""Pairs that are looked at before pages of the signatures' file are let go; they come in stretches of so many rows."""
+_AT_ONCE, _NEARBY = 1 << 12, 1 << 16
+"""Pairs whose signatures are read at once, and the stretches of rows in which they are read."""
 _COMPARED = 1 << 13
 """Pairs whose quarters are compared at a time: they should fit the processor's cache."""
 _BANDS_BETWEEN = 8
@@ -177,9 +177,10 @@ def proposed(
         with writing(means.scratch or tempfile.gettempdir()):
             _write_columns(signatures, rows, columns, quarters)
         looked = _Looked(signatures, rows, *_mapped(columns, quarters), chosen)
-        look = partial(_of_bands, looked)
+        known = [pairs]
+        look = partial(_of_bands, looked, known)
         for found, crowded in _by_hands(look, parts, min(means.hands, _MOST_HANDS)):
-            pairs = distinct(np.concatenate([pairs, found]))
+            pairs = known[0] = distinct(np.concatenate([pairs, found]))
             for crowd, run in crowded:
                 crowds.append((crowd, run + buckets))
                 buckets += int(run[-1]) + 1
@@ -246,9 +247,11 @@ def _by_hands(job: Callable[[Given], Made], parts: Sequence[Given], hands: int) 
         yield from pool.map(job, parts)
 
 
-def _of_bands(looked: _Looked, columns: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[_Crowd]]:
-    """Pairs of places, as one number each, and large buckets of some bands."""
-    pairs = np.zeros(0, dtype=np.int64)
+def _of_bands(
+    looked: _Looked, known: Sequence[NDArray[np.int64]], columns: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], list[_Crowd]]:
+    """Pairs of places, as one number each, and large buckets of some bands, with the pairs that are known already."""
+    pairs = known[0]
     crowds: list[_Crowd] = []
     waiting: list[NDArray[np.int64]] = []
     count = len(looked.rows)
@@ -265,7 +268,7 @@ def _of_bands(looked: _Looked, columns: NDArray[np.int64]) -> tuple[NDArray[np.i
             let_go(looked.quarters)
         if not left or sum(map(len, waiting)) > _WAITING:
             new = np.setdiff1d(distinct(np.concatenate([pairs[:0], *waiting])), pairs, assume_unique=True)
-            pairs = np.union1d(pairs, new[_are_alike(looked, new)])
+            pairs = distinct(np.concatenate([pairs, new[_are_alike(looked, new)]]))
             waiting.clear()
     return pairs, crowds
 
@@ -379,9 +382,8 @@ def _are_alike(looked: _Looked, pairs: NDArray[np.int64]) -> NDArray[np.bool_]:
     by_place = np.lexsort((two // _NEARBY, one // _NEARBY))
     for start in range(0, len(pairs), _AT_ONCE):
         at = by_place[start : start + _AT_ONCE]
-        same = looked.signatures[looked.rows[one[at]]] == looked.signatures[looked.rows[two[at]]]
+        same = read_rows(looked.signatures, looked.rows[one[at]]) == read_rows(looked.signatures, looked.rows[two[at]])
         found[at] = np.count_nonzero(same, axis=1) >= looked.chosen.at_least
-        let_go(looked.signatures)
     return found
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from luthier.data.twins.pieces import distinct
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -69,7 +71,7 @@ class Rest(Places):
 
     def without(self, numbers: NDArray[np.int64]) -> Rest:
         """The same without some more."""
-        return Rest(self._count, np.union1d(self._without, numbers))
+        return Rest(self._count, distinct(np.concatenate([self._without, numbers])))
 
 
 class Listed(Places):

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from luthier.data.twins.copies import Copies, copies
-from luthier.data.twins.mapped import let_go
+from luthier.data.twins.mapped import let_go, read_rows
 from luthier.data.twins.minhash import ALONE, Bands, Means, proposed
+from luthier.data.twins.pieces import distinct
 from luthier.data.twins.places import Rest
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class _Proposals(NamedTuple):
 
     def members(self) -> NDArray[np.int64]:
         """Every row that may have a twin, in order."""
-        return np.unique(np.concatenate([self.earlier, self.later, self.crowded]))
+        return distinct(np.concatenate([self.earlier, self.later, self.crowded]))
 
 
 class Twins:
@@ -132,7 +133,7 @@ class Twins:
         """Each row that may copy one before it, with those that are not gone, the soonest first."""
         earlier, later, crowded, crowd = proposals
         members: dict[int, list[int]] = {}
-        places = np.unique(np.concatenate([later, crowded]))
+        places = distinct(np.concatenate([later, crowded]))
         order = places[np.argsort(self._ranks[places], kind="stable")]
         asked = deque[Pairs]()
         known = self._verify_many(_likely(order, earlier, later, asked))
@@ -164,7 +165,7 @@ class Twins:
         if not others:
             return set()
         all_others = np.fromiter(others, np.int64, len(others))
-        same = (self._signatures[all_others] == self._signatures[place]).sum(axis=1)
+        same = (read_rows(self._signatures, all_others) == self._signatures[place]).sum(axis=1)
         self._looked += 1
         if self._looked % _LOOKS_BETWEEN == 0:
             let_go(self._signatures)
@@ -238,7 +239,7 @@ class _Heads:
     def found(self, copied: Copies) -> Found:
         """Every row but heads, with its head; rows that copy another one to the letter stand where that one stands."""
         tops = np.fromiter(map(self._top, range(len(self._up))), np.int64, len(self._up))
-        places = np.union1d(self._members[tops != np.arange(len(tops))], copied.places)
+        places = distinct(np.concatenate([self._members[tops != np.arange(len(tops))], copied.places]))
         of, similarities = copied.first_of(places), np.ones(len(places))
         own, at = _standing(self._members, of)
         of[own] = self._members[tops[at]]
