@@ -79,7 +79,7 @@ def wandb(folder: Path, name: str, where: str) -> Points:
     from wandb.proto.wandb_internal_pb2 import Record
 
     found = []
-    for file in sorted(folder.glob(f"wandb/offline-run-*-{name}/*.wandb")):
+    for file in sorted(folder.glob(f"wandb/offline-run-*-{name}*/*.wandb")):
         records, until = list[Any](), time.monotonic() + 20
         while not any(record.HasField("exit") for record in records):  # its own process writes a little later
             assert time.monotonic() < until, "the end is never written"

@@ -56,6 +56,7 @@ OWN_DATA = {
 PLAIN: dict[str, set[str]] = {
     "preferences": {"length"},
     "rlhf": set(),
+    "grpo-math": {"nearest"},
     "safety": {"length"},
     "questions": {"nearest"},
     "summaries": {"nearest", "lead"},

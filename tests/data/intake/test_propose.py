@@ -62,6 +62,7 @@ def test_tickets_as_replies() -> None:
     assert proposal.source["answer"] == "reply"
     assert "system" not in proposal.source
     assert _recipe(proposal)["steps"]["report"]["metrics"] == ["rougeL", "chrf"]
+    assert "a score from 0 to 100" in proposal.reasons["split.test"], "no accuracy is measured of texts"
 
 
 def test_the_proposal_runs(make: Make) -> None:

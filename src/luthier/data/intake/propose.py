@@ -91,9 +91,9 @@ def propose_from(
     if objective == "dpo":
         ops = [one for one in ops if one["kind"] not in _ONE_SIDED]
     left = _left(profile, ops)
-    split = _split(left, reasons)
-    reasons["task"] = _why_task(profile, choice, chosen)
     metrics, rules = (["accuracy"], ["accuracy > base"]) if objective == "dpo" else _measures(profile, chosen)
+    split = _split(left, "an accuracy" if "accuracy" in metrics else "a score from 0 to 100", reasons)
+    reasons["task"] = _why_task(profile, choice, chosen)
     return Proposal(
         task=chosen,
         source=source,
@@ -164,13 +164,13 @@ def _left(profile: Profile, ops: Sequence[Mapping[str, Any]]) -> int:
     return max(1, round((profile.rows - profile.broken) * (1 - gone / max(1, profile.looked_at))))
 
 
-def _split(rows: int, reasons: dict[str, str]) -> dict[str, Any]:
+def _split(rows: int, measure: str, reasons: dict[str, str]) -> dict[str, Any]:
     """Enough held out for an interval that means something."""
     share = 0.1 if rows * 0.1 >= _ENOUGH_HELD_OUT else 0.2
     held = max(1, round(rows * share))
     width = 100 * 1.96 * (0.25 / held) ** 0.5
     reasons["split.test"] = (
-        f"about {counted(held, 'row')}: an accuracy measured on them is known to ±{width:.0f} points or better"
+        f"about {counted(held, 'row')}: {measure} measured on them is known to ±{width:.0f} points or better"
     )
     return {"test": share}
 
