@@ -104,7 +104,7 @@ def test_on_the_disk_the_same_pairs_are_proposed_as_in_memory(
 ) -> None:
     pairs, crowds = proposed(np.array(on_disk), bands(0.8))
     assert pairs.tolist() == [[7, 150]]
-    for name, few in (("_BLOCK", 16), ("_AT_ONCE", 3), ("_NEARBY", 5), ("_WAITING", 2), ("_MERGED_BANDS", 7)):
+    for name, few in (("_BLOCK", 16), ("FEW", 3), ("_NEARBY", 5), ("_WAITING", 2), ("_MERGED_BANDS", 7)):
         monkeypatch.setattr(f"luthier.data.twins.minhash.{name}", few)
     for hands in (1, 3):
         again, crowded = proposed(on_disk, bands(0.8), means=Means(hands, tmp_path))

@@ -16,6 +16,9 @@ _PICKED = 1 << 9
 """So many rows are picked before pages are let go: each of them may lie in pages of its own, of which the system maps
 sixteen at a time."""
 
+FEW = 1 << 8
+"""So many rows are read one by one sooner than the pages around them are mapped."""
+
 
 def let_go(values: NDArray[Any]) -> None:
     """Give back the pages of an array that is mapped from a file; who reads it again has them from the system.
@@ -40,12 +43,14 @@ def gathered(values: NDArray[Any], at: NDArray[np.int64] | None = None) -> NDArr
 
 
 def read_rows(values: NDArray[Any], at: NDArray[np.int64]) -> NDArray[Any]:
-    """A copy of a few rows of many, each read by itself where they lie in a file that has a name: a look through mapped
-    pages maps up to two megabytes around each row."""
+    """A copy of some rows of many; `FEW` and fewer are read by themselves where they lie in a file that has a name: a
+    look through mapped pages maps up to two megabytes around each row."""
     whole = _whole(values)
     name = getattr(whole, "filename", None)
-    if name is None or not hasattr(os, "pread") or not values[:1].flags.c_contiguous:
-        return values[at]
+    if name is None or len(at) > FEW or not hasattr(os, "pread") or not values[:1].flags.c_contiguous:
+        found = values[at]
+        let_go(values)
+        return found
     start, step, size = values.ctypes.data - whole.ctypes.data + whole.offset, values.strides[0], values[:1].nbytes
     file = os.open(name, os.O_RDONLY)
     try:

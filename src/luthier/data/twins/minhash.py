@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, NamedTuple, TypeVar
 import numpy as np
 
 from luthier.core.files import writing
-from luthier.data.twins.mapped import let_go, read_rows
+from luthier.data.twins.mapped import FEW, let_go, read_rows
 from luthier.data.twins.pieces import Flat, distinct
 from luthier.data.twins.places import Places, Rest
 from luthier.text.flat import in_company
@@ -42,8 +42,8 @@ _MERGED_BANDS = 32
 _WAITING = 1 << 18
 """Pairs that are gathered before they are looked at, since most come from several bands; and those that are told from
 strangers at once."""
-_AT_ONCE, _NEARBY = 1 << 12, 1 << 16
-"""Pairs whose signatures are read at once, and the stretches of rows in which they are read."""
+_NEARBY = 1 << 16
+"""Signatures of pairs are read in stretches of so many rows."""
 _COMPARED = 1 << 13
 """Pairs whose quarters are compared at a time: they should fit the processor's cache."""
 _BANDS_BETWEEN = 8
@@ -380,8 +380,8 @@ def _are_alike(looked: _Looked, pairs: NDArray[np.int64]) -> NDArray[np.bool_]:
     found = np.zeros(len(pairs), dtype=bool)
     one, two = np.divmod(pairs, len(looked.rows))
     by_place = np.lexsort((two // _NEARBY, one // _NEARBY))
-    for start in range(0, len(pairs), _AT_ONCE):
-        at = by_place[start : start + _AT_ONCE]
+    for start in range(0, len(pairs), FEW):
+        at = by_place[start : start + FEW]
         same = read_rows(looked.signatures, looked.rows[one[at]]) == read_rows(looked.signatures, looked.rows[two[at]])
         found[at] = np.count_nonzero(same, axis=1) >= looked.chosen.at_least
     return found

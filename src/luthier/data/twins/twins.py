@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from luthier.data.twins.copies import Copies, copies
-from luthier.data.twins.mapped import let_go, read_rows
+from luthier.data.twins.mapped import read_rows
 from luthier.data.twins.minhash import ALONE, Bands, Means, proposed
 from luthier.data.twins.pieces import distinct
 from luthier.data.twins.places import Rest
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 _AHEAD = 128
 """Rows that are compared together with the row that most likely stays for each."""
-_LOOKS_BETWEEN = 128
-"""After so many looks at signatures, pages of their file are let go."""
 Verify = Callable[[int, int], float | None]
 """The similarity of two rows when they are twins, else None."""
 Pairs = list[tuple[int, int]]
@@ -91,7 +89,6 @@ class Twins:
         self._copies = copies(texts, ranks)
         self._own = Rest(len(ranks), self._copies.places)
         self._signatures = signatures
-        self._looked = 0
 
     def kept_twins(self) -> Found:
         """Each row that goes, with the row that stays: no two rows that stay are twins."""
@@ -165,10 +162,8 @@ class Twins:
         if not others:
             return set()
         all_others = np.fromiter(others, np.int64, len(others))
-        same = (read_rows(self._signatures, all_others) == self._signatures[place]).sum(axis=1)
-        self._looked += 1
-        if self._looked % _LOOKS_BETWEEN == 0:
-            let_go(self._signatures)
+        own = read_rows(self._signatures, np.array([place]))
+        same = (read_rows(self._signatures, all_others) == own).sum(axis=1)
         return set(all_others[same >= self._bands.at_least].tolist())
 
 
