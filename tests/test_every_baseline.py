@@ -131,6 +131,8 @@ def test_lead_stands_beside_summaries_only() -> None:
     rows = (example(DIALOGUE, "Ann lost it.", None, 1),)
     long = Task(kind="text", split="test", examples=rows, available=1, options={})
     assert [one.kind for one in baselines_for(long)] == ["lead", "nearest"]
+    classes = Task(kind="label", split="test", examples=rows, available=1, options={"Ann lost it.": "Ann lost it."})
+    assert [one.kind for one in baselines_for(classes)] == ["majority", "tfidf"], "long texts may have classes, too"
     assert [one.kind for one in baselines_for(task("text"))] == ["nearest"]
     assert [one.kind for one in baselines_for(task("label"))] == ["majority", "tfidf"]
 

@@ -36,7 +36,7 @@ class Lead(Baseline):
     @classmethod
     def suits(cls, task: Task) -> bool:
         """Whether the rows look like summaries."""
-        if not task.examples:
+        if not cls.can(task) or not task.examples:
             return False
         pairs = zip(task.examples, task.references, strict=True)
         asked = [(len(_parts(question_of(one))), len(question_of(one)), len(answer)) for one, answer in pairs]
