@@ -55,7 +55,7 @@ def test_only_some_steps_are_made_with_what_they_read(tmp_path: Path, capsys: py
     recipe = str(small_recipe(tmp_path))
     told = _json(capsys, "run", recipe, "--only", "data")
     assert set(told["steps"]) == {"data"}
-    assert [path.name for path in tmp_path.glob(".luthier/reports/*")] == ["tickets.html"]
+    assert [path.name for path in tmp_path.glob(".luthier/reports/*")] == ["tickets.part.html"]
     assert _json(capsys, "plan", recipe)["steps"]["tune"]["predicted"]["how"].startswith("60 rows, tokens counted")
     told = _json(capsys, "run", recipe, "--only", "model", "--only", "tune")
     assert {name: step["cached"] for name, step in told["steps"].items()} == {
@@ -82,9 +82,13 @@ def test_a_report_keeps_what_is_made_of_steps_that_were_not_asked(
     assert capsys.readouterr().out.splitlines()[-1] == f"report: {report}"
     assert "accuracy" in whole
     assert report.read_text(encoding="utf-8").count("accuracy") >= whole.count("accuracy")
+    page = report.read_bytes()
     assert run_command(["run", recipe, "steps.tune.epochs=2", "--only", "data"]) == 0
     told = capsys.readouterr().out.splitlines()[-1]
-    assert told == f"report: {report}, without tune, report, gate: not made as the recipe stands"
+    part = report.with_name("tickets.part.html")
+    assert told == f"report: {part}, without tune, report, gate: not made as the recipe stands"
+    assert report.read_bytes() == page
+    assert b"<body" in part.read_bytes()
 
 
 @pytest.mark.parametrize(

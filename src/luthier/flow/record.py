@@ -36,9 +36,8 @@ class Outcome:
         return [*lines, f"report: {self.report}{self._without()}"] if self.report else lines
 
     def _without(self) -> str:
-        """Steps that the report does not tell of: they were not asked for, and are not made as the recipe stands."""
-        missing = [each.name for each in self.result.plan if not each.cached and each.name not in self.result.steps]
-        return f", without {', '.join(missing)}: not made as the recipe stands" if missing else ""
+        unmade = self.result.unmade
+        return f", without {', '.join(unmade)}: not made as the recipe stands" if unmade else ""
 
 
 def recorded_run(recipe: Recipe, listener: Listener, only: Sequence[str] = ()) -> Outcome:

@@ -69,9 +69,13 @@ _FORMS: Mapping[str, Form] = {".md": "markdown", ".json": "json", ".xml": "junit
 
 def write_report(plan: Plan, to: Path | None = None, form: Form | None = None, beside: Sequence[str] = ()) -> Path:
     """Write the report, in the form that the end of the file's name says unless one is given; returns the file."""
-    path = to or plan.recipe.base / ".luthier" / "reports" / f"{plan.recipe.name}.html"
+    path = to or _page(plan, ".html")
     write_aside(path, report_text(plan, form or _FORMS.get(path.suffix.lower(), "html"), beside).encode())
     return path
+
+
+def _page(plan: Plan, ending: str) -> Path:
+    return plan.recipe.base / ".luthier" / "reports" / f"{plan.recipe.name}{ending}"
 
 
 def report_text(plan: Plan, form: Form, beside: Sequence[str] = ()) -> str:
@@ -105,12 +109,16 @@ def _places(plan: Plan) -> Mapping[tuple[str, int], Where]:
 
 
 def write_run_report(result: Result) -> Path | None:
-    """The report of a run; none when nothing but a base model was made."""
+    """The report of a run; none when nothing but a base model was made.
+
+    A report that lacks steps is a page of its own, so that it never takes the place of a whole run's.
+    """
     from luthier.flow.plan import plan
 
     if all(result.plan[name].step.shared for name in result.steps):
         return None
-    return write_report(plan(result.recipe, result.plan.store))
+    now = plan(result.recipe, result.plan.store)
+    return write_report(now, _page(now, ".part.html" if result.unmade else ".html"))
 
 
 def headline(artifacts: Mapping[str, Artifact]) -> list[str]:

@@ -73,6 +73,11 @@ class Result:
             raise UnknownName(f"there is no step {name!r}", remedy=did_you_mean(name, self.steps))
         return self.steps[name]
 
+    @property
+    def unmade(self) -> list[str]:
+        """Steps that were not asked for, and are not made as the recipe stands: no report tells of them."""
+        return [planned.name for planned in self.plan if not planned.cached and planned.name not in self.steps]
+
     def as_json(self) -> dict[str, Any]:
         """The documented shape of `run --json`."""
         steps = {name: step.as_json() for name, step in self.steps.items()}
