@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,11 @@ class House:
         unknown = ("model_not_found", f"the model {model!r} is not served here")
         assert answers in ({None}, {unknown}), "all ways say the same"
         return answers == {None}
+
+    def counted(self, who: str) -> set[str]:
+        """The models of which somebody is told how often they were asked, or how busy they are."""
+        page = self.served.get("/metrics", headers={"Authorization": f"Bearer {self._keys[who]}"}).text
+        return set(re.findall(r'model="([^"]+)"', page))
 
     def release(self, name: str, model: Model) -> None:
         release(self.ledger, name, model)
@@ -133,3 +139,16 @@ def test_the_same_model_of_two_keys_is_asked_by_their_names(house: House) -> Non
     assert (house.asks("anna", annas), house.asks("anna", bens)) == (True, False)
     assert (house.asks("ben", annas), house.asks("ben", bens)) == (False, True)
     assert not house.asks("ben", "annas")
+
+
+def test_counts_of_it_are_told_to_whoever_may_ask_it(house: House) -> None:
+    name = tuned(house, "anna")
+    assert house.asks("anna", name)
+    assert not house.asks("anna", "nothing")
+    assert house.asks("ben", "desk@prod")
+    assert house.counted("anna") == house.counted("root") == {*ALL, name, "unknown"}
+    assert house.counted("ben") == house.counted("annas-app") == {"everybodys", "desk@prod", "unknown"}
+    forget(house.ledger, name)
+    house.look()
+    assert name in house.counted("root")
+    assert name not in house.counted("ben"), "what is gone stays hidden"

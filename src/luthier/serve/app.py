@@ -20,7 +20,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from luthier.core.errors import LuthierError
 from luthier.serve.bodies import Chat, Completion, Embedding
 from luthier.serve.door import LOOPBACK, Door, Limits, error_body, refusal_headers
-from luthier.serve.gateway import Gateway, require
+from luthier.serve.gateway import Gateway, caller_of, require
 from luthier.serve.intake import other_than_json
 from luthier.serve.refusal import Refusal, as_refusal
 from luthier.traffic.keys import Ring, Scope
@@ -99,8 +99,8 @@ def _add_routes(app: FastAPI, gateway: Gateway) -> None:
         return JSONResponse({"ready": gateway.ready}, status_code=200 if gateway.ready else 503)
 
     async def metrics(request: Request) -> Response:
-        """Counts and times, for Prometheus."""
-        return Response(gateway.meter.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        """Counts and times, for Prometheus, of the models that the key may ask; with `admin`, of all."""
+        return Response(gateway.counts(caller_of(request)), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def docs(request: Request) -> Response:
         """This API, to be read by people; it loads nothing from elsewhere."""

@@ -97,9 +97,13 @@ class Gateway:
         """One of them."""
         caller = require(request, "infer")
         name = request.path_params["model"]
-        if not (self._knows(name) and self._is_for(caller, name)):
+        if not self._shows(caller, name):
             raise _unknown(name)
         return JSONResponse(_model(name))
+
+    def counts(self, caller: Caller) -> bytes:
+        """What was counted, for Prometheus: to `admin` of all that was ever asked, else of what the caller may ask."""
+        return self.meter.page(lambda name: caller.may("admin") or self._shows(caller, name))
 
     # ── what a request goes through ─────────────────────────────────────────────────────────────────────────────
 
@@ -331,6 +335,10 @@ class Gateway:
             return True
         words = {name} if name in owners else self.fleet.words(name)
         return not words or any(word not in owners or owners[word] == caller.key for word in words)
+
+    def _shows(self, caller: Caller, name: str) -> bool:
+        """Whether to a caller something is called so."""
+        return self._knows(name) and self._is_for(caller, name)
 
     def _knows(self, name: str) -> bool:
         return self.fleet.knows(name) or name in self._names()

@@ -19,6 +19,8 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120
 _BOUNDS = [*map(floatToGoString, _SECONDS), "+Inf"]
 _KINDS: Sequence[Literal["prompt", "cached", "completion"]] = ("prompt", "cached", "completion")
 
+_UNKNOWN = "unknown"
+"""The model of requests for a name that is not served."""
 _MOST_OVER = 64
 """So many requests are over and not counted, at most: those whose clients went away are told of by no answer."""
 
@@ -97,10 +99,7 @@ class Meter:
     def __init__(self, loads: Callable[[], Iterable[Load]], knows: Callable[[str], bool]) -> None:
         self._found: dict[_Kind, _Counts] = {}
         self._over: list[Over] = []
-        self._knows = knows
-        self._registry = CollectorRegistry()
-        self._registry.register(_Finished(self._found))
-        self._registry.register(_Loads(loads))
+        self._loads, self._knows = loads, knows
 
     def add(self, over: Over) -> None:
         """A request is over. Its client may still wait, so that it is counted a little later: see `settle`."""
@@ -127,13 +126,17 @@ class Meter:
         found.completion += completion
 
     def _new(self, over: Over, status: int) -> _Counts:
-        model = over.model if self._knows(over.model) else "unknown"
+        model = over.model if self._knows(over.model) else _UNKNOWN
         return self._found.setdefault((model, over.asked, over.arm, status), _Counts())
 
-    def page(self) -> bytes:
-        """Everything, to the last request that is over, in Prometheus' text format."""
+    def page(self, shown: Callable[[str], bool] = lambda _: True) -> bytes:
+        """Everything of the models that are shown, to the last request that is over, in Prometheus' text format."""
         self.settle()
-        return generate_latest(self._registry)
+        found = {kind: counts for kind, counts in self._found.items() if kind[0] == _UNKNOWN or shown(kind[0])}
+        registry = CollectorRegistry()
+        registry.register(_Finished(found))
+        registry.register(_Loads([load for load in self._loads() if shown(load.model)]))
+        return generate_latest(registry)
 
 
 class _Finished(Collector):
@@ -176,16 +179,16 @@ def _histogram(name: str, about: str, found: dict[tuple[str, str], _Times]) -> H
 
 
 class _Loads(Collector):
-    """Asks the models how busy they are, when Prometheus asks."""
+    """Tells how busy the models are."""
 
-    def __init__(self, loads: Callable[[], Iterable[Load]]) -> None:
+    def __init__(self, loads: Iterable[Load]) -> None:
         self._loads = loads
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Two gauges."""
         waiting = GaugeMetricFamily("luthier_answers_waiting", "Answers that are not begun.", labels=["model"])
         running = GaugeMetricFamily("luthier_answers_running", "Answers that are being written.", labels=["model"])
-        for load in self._loads():
+        for load in self._loads:
             waiting.add_metric([load.model], load.waiting)
             running.add_metric([load.model], load.running)
         yield waiting
