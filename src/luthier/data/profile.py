@@ -81,6 +81,8 @@ class Profile(BaseModel):
     rows: int
     """All rows; estimated from the file's size when it is large."""
     estimated: bool
+    gathered: bool = False
+    """Whether rows are single messages: the conversations that they make are counted, and looked at."""
     looked_at: int
     """Rows, spread over the file, that the figures below are about."""
     broken: int
@@ -109,4 +111,5 @@ class Profile(BaseModel):
     def size_told(self) -> str:
         """How much there is, and where."""
         about = "about " * self.estimated
-        return f"{self.path}: {about}{counted(self.rows, 'row')}, {counted(len(self.columns), 'column')}"
+        what = "conversation" if self.gathered else "row"
+        return f"{self.path}: {about}{counted(self.rows, what)}, {counted(len(self.columns), 'column')}"

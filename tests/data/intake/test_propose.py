@@ -472,6 +472,19 @@ def test_single_messages_are_proposed_as_the_conversations_that_they_make(tmp_pa
     ]
 
 
+def test_conversations_are_counted_as_such_in_a_file_that_is_too_large_to_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pl.DataFrame(_chat()).write_csv(tmp_path / "t.csv")
+    assert profile(tmp_path / "t.csv").size_told == "t.csv: 40 conversations, 5 columns"
+    monkeypatch.setattr("luthier.data.intake.survey.WHOLE_BYTES", 100)
+    found = profile(tmp_path / "t.csv")
+    assert found.size_told == f"t.csv: about {found.rows} conversations, 5 columns"
+    assert "# Made from t.csv: about" in render_recipe(propose(tmp_path / "t.csv"), "mine")
+    pl.DataFrame({"text": ["a b", "c d"], "label": ["x", "y"]}).write_csv(tmp_path / "u.csv")
+    assert profile(tmp_path / "u.csv").size_told.endswith(" rows, 2 columns")
+
+
 def test_a_speaker_that_is_unknown_is_told_and_left_out(tmp_path: Path) -> None:
     rows = _chat()
     rows[7]["sender"] = "Ghost"

@@ -201,7 +201,7 @@ def render_recipe(proposal: Proposal, name: str, model: str = "smollm2-135m-inst
 def _lines(proposal: Proposal, name: str, model: str) -> Iterator[str]:
     profile = proposal.profile
     yield f"# Made from {_one_line(profile.size_told)}."
-    yield f"# What is said below about the rows was seen in {profile.looked_at} of them."
+    yield f"# What is said below about them was seen in {profile.looked_at}."
     yield from (f"# {_one_line(note)}" for note in dict.fromkeys(profile.notes))
     yield "# `luthier plan` shows what would be done, `luthier run` does it."
     yield "luthier: 1"

@@ -57,6 +57,7 @@ def survey(source: Source, base: Path, name: str, task: Task | None = None) -> t
         kind=source.kind,
         rows=len(records) + len(broken) if whole or size is None else _estimate(records, size),
         estimated=not whole,
+        gathered=source.turns is not None,
         looked_at=len(looked),
         broken=len(broken),
         first_broken=f"{_place(first, name)}: {first.told}" if first else "",
