@@ -1,0 +1,26 @@
+"""Bars and warnings of transformers are off for a while, and as they were afterwards."""
+
+from __future__ import annotations
+
+import pytest
+from transformers.utils import logging
+
+from luthier.core.quiet import no_bars
+
+
+def test_bars_and_warnings_are_as_they_were_afterwards() -> None:
+    before = _heard()
+    with no_bars():
+        assert _heard() == (False, logging.CRITICAL)
+    assert _heard() == before
+
+
+def test_they_come_back_after_an_error_too() -> None:
+    before = _heard()
+    with pytest.raises(ZeroDivisionError), no_bars():
+        _ = 1 / 0
+    assert _heard() == before
+
+
+def _heard() -> tuple[bool, int]:
+    return logging.is_progress_bar_enabled(), logging.get_verbosity()
