@@ -170,7 +170,29 @@ def test_a_prompt_under_which_one_label_is_always_said_is_warned_of(
     shop = bench(tmp_path)
     monkeypatch.setattr(Local, "answer", always)
     shop.tune(search())
-    assert any("answered with 'billing' on every held-back row" in text for text in shop.said("warning"))
+    shop.tune(search(metric="macro_f1"))
+    shop.tune(search(metric="macro_f1", normalise="prior"))
+    assert [text.partition("answered with ")[2] for text in shop.said("warning")] == [
+        "'billing' on every held-back row, whatever is asked; try metric: macro_f1 or normalise: prior",
+        "'billing' on every held-back row, whatever is asked; try normalise: prior",
+        "'billing' on every held-back row, whatever is asked; try other instructions",
+    ]
+    chosen = [text for text in shop.said("note") if text.startswith("chosen: ")]
+    assert [text.partition(";")[0] for text in chosen] == ["chosen: as it is"] * 3
+
+
+def test_no_more_rows_are_foretold_than_there_are_to_score(tmp_path: Path) -> None:
+    shop = bench(tmp_path, examples()[:20])
+    outlook = Outlook(inputs={"data": shop.data, "model": shop.base}, upstream={}, base=Path())
+    small = {"variations": False, "instructions": ("Mine.",), "shots": (0, 2), "draws": 1, "budget": 2000}
+    step = search(**small)
+    assert step.foresee(outlook).how.startswith("70 scored rows; 20 rows"), "7 prompts of 10 held-back rows"
+    assert search(**{**small, "budget": 50}).foresee(outlook).how.startswith("50 scored rows; 20 rows")
+    work = shop.work(step, 3, None)
+    measures = step.make(work)
+    asked = json.loads((work.folder / "tuned.json").read_text())["scored_rows"]
+    assert asked <= 70
+    assert measures["scored_rows_per_s"] > asked / measures["search_s"], "reading the model is no row's time"
 
 
 def test_a_model_that_names_classes_by_a_head_is_refused(tmp_path: Path) -> None:
@@ -205,6 +227,7 @@ def test_too_few_rows_and_prompts_that_do_not_fit_are_said(tmp_path: Path) -> No
         ({"budget": 20, "held_back": 12}, "budget 20 does not ask two prompts 12 rows; 24 does"),
         ({"metric": "perplexity"}, "perplexity measures likelihood"),
         ({"shots": ()}, "at least 1"),
+        ({"shots": (0,), "variations": False}, "leave one prompt, the one that is there"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(fields: dict[str, Any], says: str) -> None:

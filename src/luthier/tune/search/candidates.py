@@ -52,6 +52,11 @@ class Candidate:
     examples: tuple[str, ...] = ()
     """Ids of its examples."""
 
+    @property
+    def name(self) -> str:
+        """What it is called where people read of it."""
+        return ", ".join(dict.fromkeys((self.origin, self.how)))
+
 
 def pairs(first: Prompt, instructions: Sequence[Instruction], sets: Sequence[Shown]) -> list[Candidate]:
     """The model's prompt as it is, then every instruction with every set; each prompt once."""

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.component import member
+from luthier.core.counted import counted
 from luthier.core.digest import canonical
 from luthier.core.errors import DataError, InputError, ModelError, Where
 from luthier.core.files import write_aside
@@ -66,8 +67,10 @@ class Making:
         candidates = candidates[: plan[0].prompts]
         lengths = [self._length(one) for one in candidates]
         rows = " → ".join(f"{one.prompts} × {one.rows}" for one in plan)
-        self._work.events.note(f"{len(candidates)} prompts, {self._metric.kind} on held-back rows, by round: {rows}")
+        told = counted(len(candidates), "prompt")
+        self._work.events.note(f"{told}, {self._metric.kind} on held-back rows, by round: {rows}")
         self._total = cost(plan)
+        started = time.perf_counter()
         standings, answers = race(
             plan,
             lambda place, begin, end: self._answer(candidates[place], begin, end),
@@ -75,9 +78,9 @@ class Making:
             lengths,
             seed=self._work.seed,
         )
+        ended = time.perf_counter()
         self._save(candidates, standings, answers, lengths)
-        seconds = time.perf_counter() - begun
-        return {"search_s": seconds, "scored_rows_per_s": self._asked / seconds} if self._asked else {}
+        return {"search_s": ended - begun, "scored_rows_per_s": self._asked / (ended - started)} if self._asked else {}
 
     def _split(self, examples: list[Example]) -> tuple[list[Example], list[Example]]:
         """Held-back rows in a drawn order, and the others, from which examples are shown."""
@@ -85,7 +88,9 @@ class Making:
 
         able = [one for one in examples if (one.label is not None if self._labels else answer_of(one))]
         if len(able) < 4:
-            raise DataError(f"{len(able)} training rows have an answer; a search of prompts needs at least 4")
+            have = counted(len(able), "training row has", "training rows have")
+            what = f"{have} an answer; a search of prompts needs at least 4"
+            raise DataError(what, where=Where(field="data"), remedy="give more rows that have one")
         count = min(self._technique.held_back, len(able) // 2)
         if count < self._technique.held_back:
             self._work.events.note(f"{count} rows are held back: half of the {len(able)} that there are")
@@ -143,8 +148,7 @@ class Making:
         length, most = self._length(candidate), self._asker.context
         if most is None or length <= most:
             return True
-        what = f"{candidate.origin}, {candidate.how}"
-        self._work.events.warning(f"not tried: {what}; {length} tokens, and the model reads {most}")
+        self._work.events.warning(f"not tried: {candidate.name}; {length} tokens, and the model reads {most}")
         return False
 
     def _length(self, candidate: Candidate) -> int:
@@ -177,7 +181,7 @@ class Making:
             write_aside(place, canonical([found.predictions, found.label_scores]).encode())
             self._asked += end - begin
         self._done += end - begin
-        self._work.events.progress(self._done, self._total, "rows", prompt=f"{candidate.origin}, {candidate.how}")
+        self._work.events.progress(self._done, self._total, "rows", prompt=candidate.name)
         predictions, scores = json.loads(place.read_text(encoding="utf-8"))
         return Answers.of(predictions, self._asker.references(self._held[begin:end]), label_scores=scores)
 
@@ -193,10 +197,10 @@ class Making:
         best = candidates[final[0].place]
         best.prompt.save(folder)
         why = self._why(final, answers)
-        self._work.events.note(f"chosen: {best.origin}, {best.how}; {why}")
+        self._work.events.note(f"chosen: {best.name}; {why}")
         if self._labels and len(said := {*answers[final[0].place].predictions}) == 1:
             same = f"the chosen prompt is answered with {said.pop()!r} on every held-back row"
-            self._work.events.warning(f"{same}: what the most frequent label alone would score; try metric: macro_f1")
+            self._work.events.warning(f"{same}, whatever is asked; {self._against_one_label()}")
         told = {
             "technique": self._technique.settings(),
             "objective": self._metric.kind,
@@ -206,7 +210,7 @@ class Making:
             "prompts": len(candidates),
             "scored_rows": sum(self._asked_rows(standings).values()),
             "trainable_parameters": 0,
-            "prompt": f"{best.origin}, {best.how}",
+            "prompt": best.name,
             "prompt_why": why,
         }
         write_settings(folder / "tuned.json", told)
@@ -226,6 +230,13 @@ class Making:
         found = compare(metric, answers[best.place], answers[0], seed=self._work.seed)
         change = f"difference {found.difference:+.3f}, {found.low:+.3f} to {found.high:+.3f}, p {found.p:.2g}"
         return f"{said}, against {_interval(before)} as it was ({change}); the best of several looks better than it is"
+
+    def _against_one_label(self) -> str:
+        """What may be tried where a prompt is answered with one label only."""
+        ways = ["metric: macro_f1"] if self._metric.kind == "accuracy" else []
+        if self._technique.normalise != "prior" and not is_endpoint(self._model):
+            ways.append("normalise: prior")
+        return f"try {' or '.join(ways) or 'other instructions'}"
 
     def _asked_rows(self, standings: Sequence[Standing]) -> dict[int, int]:
         """How many held-back rows each prompt answered in the end."""

@@ -8,6 +8,7 @@ from luthier.core.step import Forecast, Outlook
 from luthier.models.foresight import BASE_BYTES, Rows, kernel_bytes, model_of, rows_of
 from luthier.models.load import cpu_has_bf16, is_remote
 from luthier.models.speed import flops_per_s
+from luthier.tune.search.candidates import FRAMES
 
 if TYPE_CHECKING:
     from luthier.tune.techniques.prompt_search import PromptSearch
@@ -22,37 +23,49 @@ def foresee(technique: PromptSearch, outlook: Outlook, wanted: int | None) -> Fo
     rows = rows_of(wanted, outlook)
     if rows is None:
         return Forecast(how="unknown until the data are here")
+    scored = _scored(technique, rows.number)
     shown = _shown(technique) * rows.tokens
-    tokens = round(technique.budget * (rows.tokens + shown))
+    tokens = round(scored * (rows.tokens + shown))
     if is_remote(outlook):
-        calls = technique.budget + technique.proposals
+        calls = scored + technique.proposals
         return Forecast(tokens=tokens, how=f"at most {calls:,} calls to an endpoint; {rows.how}")
     model = model_of(outlook)
     if model is None:
         return Forecast(tokens=tokens, how="unknown until the model is here")
     peak = (
-        technique.footprint(model, PACK_TOKENS)
-        + BASE_BYTES
-        + kernel_bytes(technique.budget, bf16=cpu_has_bf16(), learns=False)
+        technique.footprint(model, PACK_TOKENS) + BASE_BYTES + kernel_bytes(scored, bf16=cpu_has_bf16(), learns=False)
     )
     if rate := outlook.history.get("measures", {}).get("scored_rows_per_s"):
-        how = f"{technique.budget:,} rows at the {rate:.1f} a second of the last search"
-        return Forecast(seconds=START_S + technique.budget / rate, peak_bytes=peak, tokens=tokens, how=how)
-    flops = 2 * _computed(technique, rows) * (model.parameters - model.embedding_parameters)
+        how = f"{scored:,} rows at the {rate:.1f} a second of the last search"
+        return Forecast(seconds=START_S + scored / rate, peak_bytes=peak, tokens=tokens, how=how)
+    flops = 2 * scored * _computed(technique, rows) * (model.parameters - model.embedding_parameters)
     seconds = START_S + flops / flops_per_s(bf16=cpu_has_bf16())
-    how = f"{technique.budget:,} scored rows; {rows.how}; speed from a matrix product measured just now"
+    how = f"{scored:,} scored rows; {rows.how}; speed from a matrix product measured just now"
     return Forecast(seconds=round(seconds, 1), peak_bytes=peak, tokens=tokens, how=how)
+
+
+def _scored(technique: PromptSearch, rows: int) -> int:
+    """How many rows are scored at most: no more than all held-back ones of every prompt, where the budget is larger."""
+    own = 1 + len(technique.instructions)
+    told = own + technique.variations * (own * len(FRAMES) + 2) + technique.proposals
+    prompts = 1 + told * sum(number for number, _ in _sets(technique))
+    return min(technique.budget, prompts * min(technique.held_back, rows // 2))
 
 
 def _shown(technique: PromptSearch) -> float:
     """How many examples a prompt shows, on average."""
-    sets = [(1 if count == 0 else technique.draws + technique.nearest, count) for count in technique.shots]
+    sets = _sets(technique)
     return sum(number * count for number, count in sets) / sum(number for number, _ in sets)
 
 
+def _sets(technique: PromptSearch) -> list[tuple[int, int]]:
+    """How many sets of examples are tried for each count, and the count."""
+    return [(1 if count == 0 else technique.draws + technique.nearest, count) for count in technique.shots]
+
+
 def _computed(technique: PromptSearch, rows: Rows) -> float:
-    """Tokens that are computed: each row's own, and a prompt's once for each pack of its rows."""
+    """Tokens that are computed for a row: its own, and its share of a prompt's, read once for each pack of rows."""
     own = max(rows.tokens - rows.shared, 1.0)
     prompt = rows.shared + _shown(technique) * own
     packed = max(1.0, min(16.0, (PACK_TOKENS - prompt) / own))
-    return technique.budget * (own + prompt / packed)
+    return own + prompt / packed

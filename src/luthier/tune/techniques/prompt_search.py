@@ -67,6 +67,13 @@ class PromptSearch(Search):
         return metric
 
     @model_validator(mode="after")
+    def _has_a_choice(self) -> Self:
+        if not (self.instructions or self.variations or self.proposals or any(self.shots)):
+            what = "shots [0] without instructions, variations and proposals leave one prompt, the one that is there"
+            raise ValueError(f"{what}; give some of them, or larger shots")
+        return self
+
+    @model_validator(mode="after")
     def _budget_asks_two(self) -> Self:
         if self.budget < 2 * self.held_back:
             least = 2 * self.held_back
