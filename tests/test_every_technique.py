@@ -170,11 +170,12 @@ def test_it_learns_saves_and_loads(way: dict[str, Any], shop: Bench, monkeypatch
     if (made.folder / "adapter").is_dir():
         found = in_plain_peft(shop.base.folder, made.folder, scheme_of(made))
         torch.testing.assert_close(logits(found), logits(trained[0]), **near)
-    if way["kind"] in (*SOFT, "adapter"):
+    merging = EVERY[way["kind"]].merging
+    if merging == "never":
         with pytest.raises(ModelError, match="cannot be merged"):
             open_merged(made, torch.float32)
     else:
-        merged = open_merged(made, torch.float32, dequantise=way["kind"] == "qlora")
+        merged = open_merged(made, torch.float32, dequantise=merging == "dequantised")
         torch.testing.assert_close(logits(merged), logits(trained[0]), atol=1e-4, rtol=1e-4)
     assert (logits(load(made, "float32").model) - logits(load(shop.base, "float32").model)).abs().max() > 1e-2
 

@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 
 from luthier.core.artifact import Artifact, Manifest
-from luthier.core.errors import ModelError, RecipeError
+from luthier.core.errors import ModelError, RecipeError, Where
 from luthier.core.store import Store
 from luthier.flow.recipe import Recipe
 from luthier.models.export import export
@@ -190,6 +190,7 @@ def test_a_recipe_merges_what_it_tuned_and_evaluates_it(tmp_path: Path, monkeypa
         (("models: [tune, other]", "models: [tune]"), "models"),
         (("models: [tune, other]", "models: [tune, tune]"), "named twice"),
         (("models: [tune, other]", "models: [tune, other]\n    weights: [1.0]"), "2 models and 1 weights"),
+        (("models: [tune, other]", "models: [tune, other]\n    weights: [0, 0]"), "all weights are 0"),
         (("models: [tune, other]", "models: [tune, nobody]"), "there is no step 'nobody'"),
         (("models: [tune, other]", "models: [tune, data]"), "'data' makes a dataset"),
     ],
@@ -208,12 +209,46 @@ def test_another_base_is_refused_before_anything_runs(tmp_path: Path, monkeypatc
     assert caught.value.where.line
 
 
+BESIDE = "what 'other' learns stands beside the weights"
+PACKED = "'other' learns over quantised weights"
+EPOCH = "    epochs: 2\n    keep_epochs: 1\n  early: {kind: epoch, tuned: other, epoch: 1}\n  both:"
+
+
+@pytest.mark.parametrize(
+    ("technique", "said"),
+    [("prefix", BESIDE), ("p_tuning", BESIDE), ("adapter", BESIDE), ("prompt_search", BESIDE), ("qlora", PACKED)],
+)
+def test_what_will_not_be_merged_is_refused_before_it_is_tuned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, technique: str, said: str
+) -> None:
+    monkeypatch.setenv("LUTHIER_CACHE", own_cache(tmp_path))
+    loop = "    rows_per_step: 8\n" * (technique == "prompt_search")
+    text = TWICE.replace("{kind: lora, r: 2}\n" + loop, f"{technique}\n")
+    with pytest.raises(ModelError, match=said) as caught:
+        Recipe.load(small_recipe(tmp_path, text)).plan()
+    assert caught.value.where.field == "steps.both.models.1"
+
+
+def test_a_quantised_base_is_foreseen_through_an_epoch_and_where_it_is_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUTHIER_CACHE", own_cache(tmp_path))
+    text = (
+        TWICE.replace("{kind: lora, r: 2}", "qlora").replace("  both:", EPOCH).replace("[tune, other]", "[tune, early]")
+    )
+    path = small_recipe(tmp_path, text)
+    with pytest.raises(ModelError, match="'early' learns over quantised weights"):
+        Recipe.load(path).plan()
+    assert Recipe.load(path, ["steps.both.dequantise=true"]).plan()["both"]
+
+
 def test_what_was_learnt_over_a_quantised_base_is_merged_only_when_dequantised(tmp_path: Path) -> None:
     shop = bench(tmp_path)
     kinds: list[dict[str, Any]] = [{"kind": "qlora", "r": 4}, {"kind": "lora", "r": 4}]
     models = [shop.tune(Tune(data="data", technique=kind, precision="float32")) for kind in kinds]
-    with pytest.raises(ModelError, match="learnt over quantised weights"):
+    with pytest.raises(ModelError, match="learnt over quantised weights") as caught:
         merged(shop.store, shop.base, models)
+    assert caught.value.where == Where(field="models.0"), "the recipe's line is told, and not where the adapter lies"
     each = [
         {n: v.detach() for n, v in open_merged(one, torch.float32, dequantise=True).named_parameters()}
         for one in models

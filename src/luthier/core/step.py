@@ -107,6 +107,11 @@ class Forecast:
         )
 
 
+Merging = Literal["plain", "dequantised", "never"]
+"""How what a model has learnt can be merged into weights: as it is, into those that a quantised base stands for, or not
+at all."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outline:
     """What an artifact is expected to hold before it is made; what cannot be known is None."""
@@ -123,6 +128,8 @@ class Outline:
     """Of a model: numbers in its weights."""
     remote: bool = False
     """Of a model: whether it is asked over HTTP and has no weights here."""
+    merging: Merging = "plain"
+    """Of a model: how what it has learnt can be merged."""
     how: str = ""
     """Where the numbers come from."""
 

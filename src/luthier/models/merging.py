@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.core.artifact import Artifact
 from luthier.core.digest import digest_of
-from luthier.core.errors import ModelError
+from luthier.core.errors import ModelError, Where
 from luthier.core.quiet import no_bars
 from luthier.models.describe import INDEX, read_headers, read_object, weight_files
 from luthier.models.load import is_adapter, open_folder, open_merged, pick_dtype, weights_of
@@ -43,7 +43,8 @@ def merge_weights(
 ) -> None:
     """Write the merged weights into `folder` in float32, in files named as the base's.
 
-    A change is the difference to the base of a weight, in float32; an adapter's is what merging it adds.
+    A change is the difference to the base of a weight, in float32; an adapter's is what merging it adds. `ModelError`
+    with the model's place (`models.0`) for one that cannot be merged.
     """
     import torch
     from safetensors.torch import save_file
@@ -74,11 +75,16 @@ def combiner(method: Merger, weights: Sequence[float], seed: int) -> Combine:
 
 def _places(artifacts: Sequence[Artifact], scratch: Path, dequantise: bool) -> list[Path]:
     """A folder of whole weights for each: its own, or the adapter merged in; all written anew when names differ."""
-    found = [_whole(one, scratch, dequantise) for one in map(weights_of, artifacts)]
+    found = [_whole(weights_of(artifacts[0]), scratch, dequantise)]
+    for at, one in enumerate(artifacts[1:]):
+        try:
+            found.append(_whole(weights_of(one), scratch, dequantise))
+        except ModelError as error:
+            raise ModelError(error.message, where=Where(field=f"models.{at}"), remedy=error.remedy) from error
     if len({frozenset(_files(place)) for place in found}) > 1:
         found = [_renamed(place, one, scratch) for place, one in zip(found, artifacts, strict=True)]
     first = read_headers(found[0])
-    for place, one in zip(found[1:], artifacts[1:], strict=True):
+    for at, place in enumerate(found[1:]):
         other = read_headers(place)
         wrong = sorted(
             key
@@ -88,7 +94,8 @@ def _places(artifacts: Sequence[Artifact], scratch: Path, dequantise: bool) -> l
         if wrong:
             what = f"{', '.join(wrong[:3])} ({len(wrong)} in all)"
             raise ModelError(
-                f"model {one.digest[:12]} has other weights than its base, so there is no change to merge: {what}",
+                f"the model has other weights than its base, so there is no change to merge: {what}",
+                where=Where(field=f"models.{at}"),
                 remedy="merge models whose technique adds no weights of its own and leaves the vocabulary as it is",
             )
     return found

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from luthier.core.artifact import Artifact
 from luthier.core.component import Component
-from luthier.core.step import Forecast, Outlook, Work
+from luthier.core.step import Forecast, Merging, Outlook, Work
 from luthier.models.describe import Description
 from luthier.models.load import Dtype
 
@@ -47,6 +47,8 @@ class AnyTechnique(Component):
 
     role: ClassVar[str] = "technique"
     home: ClassVar[str] = "luthier.tune.techniques"
+    merging: ClassVar[Merging] = "plain"
+    """How what is learnt can be merged into the model's weights."""
 
     def refuses(self, objective: str, model: Description) -> str:
         """Why this technique cannot go with an objective or a model; empty when it can."""

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError, Where
-from luthier.core.step import Forecast, Makes, ModelRef, Outline, Outlook, Reads, Step, Work
+from luthier.core.step import Forecast, Makes, Merging, ModelRef, Outline, Outlook, Reads, Step, Work
 from luthier.models.describe import describe, weight_files
 from luthier.models.load import base_folder, is_remote, name_of, no_weights, weights_of
 from luthier.models.merger import Merger
@@ -53,6 +53,8 @@ class Merge(Step):
             raise ValueError(f"there are {len(self.models)} models and {len(self.weights)} weights; give one for each")
         if twice := next((name for name in self.models if self.models.count(name) > 1), None):
             raise ValueError(f"{twice!r} is named twice in `models`; give it a larger weight instead")
+        if self.weights is not None and not any(self.weights):
+            raise ValueError("all weights are 0, so that the base comes out; give at least one model another")
         return self
 
     def make(self, work: Work) -> Mapping[str, Any]:
@@ -100,6 +102,18 @@ class Merge(Step):
             remedy="leave it out; to keep its prompt, tune weights over it and merge those",
         )
 
+    def _check_merging(self, at: int, merging: Merging) -> None:
+        """Refuse a model that will not be merged before it is tuned."""
+        where = Where(field=f"models.{at}")
+        if merging == "never":
+            what = f"what {self.models[at]!r} learns stands beside the weights and cannot be merged into them"
+            remedy = "leave it out, or tune it by a technique that changes weights, such as lora"
+            raise ModelError(what, where=where, remedy=remedy)
+        if merging == "dequantised" and not self.dequantise:
+            what = f"{self.models[at]!r} learns over quantised weights, whose few bits cannot hold the sum"
+            remedy = "`dequantise: true` merges it into what they stand for, or tune it by lora"
+            raise ModelError(what, where=where, remedy=remedy)
+
     def _finish(self, base: Artifact, models: Sequence[Artifact], folder: Path) -> None:
         for path in model_files(base_folder(base)):
             target = folder / path.relative_to(base_folder(base))
@@ -117,13 +131,14 @@ class Merge(Step):
         _write_learnt(folder / "learnt.parquet", models)
 
     def foresee(self, outlook: Outlook) -> Forecast:
-        """From the size of the models; refuses those that do not stand on the same base."""
+        """From the size of the models; refuses those that stand on another base or cannot be merged."""
         if is_remote(outlook):
             raise no_weights("the model")
         base = outlook.stands_on.get("model", ())[:1]
         for at in range(len(self.models)):
             if not {*base} <= {*outlook.stands_on.get(f"models.{at}", base)}:
                 raise self._other_base(at)
+            self._check_merging(at, outlook.outlines.get(f"models.{at}", Outline()).merging)
         parameters = self.outline(outlook).parameters
         if parameters is None:
             return Forecast(how="unknown until the base model is here")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -63,7 +64,7 @@ class Epoch(Step):
 
     def outline(self, outlook: Outlook) -> Outline:
         """It has the size of the model it stands on."""
-        return outline(outlook)
+        return replace(outline(outlook), merging=outlook.outlines.get("tuned", Outline()).merging)
 
     def _not_kept(self, kept: range | tuple[int, ...]) -> ModelError:
         known = f"it keeps those after {', '.join(map(str, kept))}" if kept else "it keeps none but its end"

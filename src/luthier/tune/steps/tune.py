@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
@@ -216,7 +217,7 @@ class Tune(Step):
 
     def outline(self, outlook: Outlook) -> Outline:
         """The tuned model has the size of the one it stands on."""
-        return outline(outlook)
+        return replace(outline(outlook), merging=self.technique.merging)
 
     @model_validator(mode="after")
     def _each_setting_matters(self) -> Self:

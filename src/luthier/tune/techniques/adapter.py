@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from luthier.core.errors import ModelError, Where
+from luthier.core.step import Merging
 from luthier.models.describe import Description, training_memory
 from luthier.models.quiet import no_peft_warning
 from luthier.models.sequence import task_type
@@ -35,6 +36,7 @@ class Adapter(Technique):
     """
 
     kind: Literal["adapter"] = "adapter"
+    merging: ClassVar[Merging] = "never"
 
     place: Literal["houlsby", "pfeiffer", "parallel"] = "pfeiffer"
     """`pfeiffer`: after each MLP, nearly as good as twice as many (Pfeiffer et al., 2021). `houlsby`: after attention

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from luthier.core.step import Merging
 from luthier.models.describe import Description, training_memory
 from luthier.models.sequence import task_type
 from luthier.tune.peft_files import write_adapter
@@ -26,6 +27,7 @@ class PTuning(Technique):
     embeddings alone, and only what the network makes is kept."""
 
     kind: Literal["p_tuning"] = "p_tuning"
+    merging: ClassVar[Merging] = "never"
 
     tokens: int = Field(default=20, ge=1, le=1024)
     """How many virtual tokens."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from luthier.core.errors import ModelError
+from luthier.core.step import Merging
 from luthier.models.describe import Description, training_memory
 from luthier.models.sequence import task_type
 from luthier.tune.peft_files import write_adapter
@@ -28,6 +29,7 @@ class Prefix(Technique):
     the same cost while answering, over a frozen model that many tasks share."""
 
     kind: Literal["prefix"] = "prefix"
+    merging: ClassVar[Merging] = "never"
 
     tokens: int = Field(default=10, ge=1, le=1024)
     """How many virtual tokens. Li and Liang take 10 for tables to text and 200 for summaries."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from luthier.core.step import Merging
 from luthier.models.describe import Description, training_memory
 from luthier.models.sequence import task_type
 from luthier.tune.peft_files import write_adapter
@@ -24,6 +25,7 @@ class Prompt(Technique):
     a frozen model that many tasks share. It learns little where the model is small."""
 
     kind: Literal["prompt"] = "prompt"
+    merging: ClassVar[Merging] = "never"
 
     tokens: int = Field(default=20, ge=1, le=1024)
     """How many virtual tokens. 20 to 100 (Lester et al. saw most of the gain by 20)."""

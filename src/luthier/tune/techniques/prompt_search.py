@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from luthier.core.step import Forecast, Outlook, Work
+from luthier.core.step import Forecast, Merging, Outlook, Work
 from luthier.metrics.metric import Metric
 from luthier.models.describe import Description
 from luthier.models.load import Dtype
@@ -25,6 +25,7 @@ class PromptSearch(Search):
     """The instruction and examples with which a model answers best: nothing is trained, and any endpoint will do."""
 
     kind: Literal["prompt_search"] = "prompt_search"
+    merging: ClassVar[Merging] = "never"
 
     instructions: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """System messages of your own to try, beside the one that the rows have."""

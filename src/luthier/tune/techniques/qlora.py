@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from luthier.core.artifact import Artifact
+from luthier.core.step import Merging
 from luthier.models.describe import Description, bytes_a_number, training_memory
 from luthier.models.load import open_quantised
 from luthier.models.scheme import Scheme
@@ -28,6 +29,7 @@ class Qlora(LowRank):
     """
 
     kind: Literal["qlora"] = "qlora"
+    merging: ClassVar[Merging] = "dequantised"
 
     bits: Literal[4, 8] = 4
     """Bits of a frozen number: 4 (NF4, which Dettmers et al., 2023, saw match 16 bits after tuning) or 8 (nearer to the
