@@ -175,6 +175,17 @@ def test_the_summary_is_the_first_sentence() -> None:
     assert Square.summary() == "A square."
 
 
+def test_a_first_sentence_may_go_over_lines_and_another_follow_in_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = """A shape whose sides, as Euclid et al. 300 BC have them (i. e. `all`), are the same,
+        however long. It is no circle.
+
+        More of it.
+        """
+    monkeypatch.setattr(Square, "__doc__", told)
+    whole = "A shape whose sides, as Euclid et al. 300 BC have them (i. e. `all`), are the same, however long."
+    assert Square.summary() == whole
+
+
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A package of two rooms, each with a home for tools."""

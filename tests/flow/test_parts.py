@@ -33,3 +33,9 @@ def test_every_setting_of_every_part_is_described() -> None:
     assert len(every) > 100
     missing = [(role, kind, name) for role, kind in every for name, one in told(role, kind).items() if not one["about"]]
     assert missing == []
+
+
+def test_every_part_is_summed_up_in_a_whole_sentence() -> None:
+    every = {(role, kind): part_named(role, kind) for role, base in all_roles().items() for kind in parts_of(base)}
+    ours = {name: part.summary() for name, part in every.items() if part.__module__.startswith("luthier.")}
+    assert {name: told for name, told in ours.items() if not told.endswith((".", "?"))} == {}

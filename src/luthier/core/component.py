@@ -18,6 +18,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import pkgutil
+import re
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -130,7 +131,8 @@ class Component(BaseModel):
     @classmethod
     def summary(cls) -> str:
         """The first sentence of the class's documentation."""
-        return (inspect.getdoc(cls) or "").split("\n", 1)[0]
+        first = " ".join((inspect.getdoc(cls) or "").partition("\n\n")[0].split())
+        return re.split(r"(?<=[.!?]) (?=[A-Z])", first, maxsplit=1)[0]
 
 
 def refuse_unknown_settings(cls: type[BaseModel], data: Any) -> Any:
