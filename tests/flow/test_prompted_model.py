@@ -95,6 +95,17 @@ def test_the_export_is_the_base_with_the_prompt_beside_it(place: Path, form: str
     assert tokenizer.encode(whole, add_special_tokens=False) == ids
 
 
+def test_every_report_tells_the_prompt(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tuned = find_artifact(":tune").artifact
+    card = tuned.read_json("tuned.json")
+    capsys.readouterr()
+    assert run_command(["report", "--format", "markdown"]) == 0
+    told = capsys.readouterr().out
+    instruction = {None: "the rows' own", "": "none"}.get(words := Prompt.of(tuned).instruction, words)
+    assert f"| prompts tried | {card['prompts']} |\n| prompt chosen | {card['prompt']} |" in told
+    assert f"| its instruction | {instruction} |\n| why | {card['prompt_why']} |" in told
+
+
 def test_chat_and_trace_know_the_prompt(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     session = open_chat(":tune", system=None, max_tokens=2, temperature=0.0)
     assert any(note.startswith("in front, as chosen") for note in session.notes)

@@ -15,6 +15,7 @@ from luthier.core.artifact import Artifact, Manifest
 from luthier.core.errors import ModelError, RecipeError, Where
 from luthier.core.store import Store
 from luthier.flow.recipe import Recipe
+from luthier.flow.report import report_text
 from luthier.models.export import export
 from luthier.models.load import load, name_of, open_folder, open_merged
 from luthier.models.quiet import no_peft_warning
@@ -181,6 +182,9 @@ def test_a_recipe_merges_what_it_tuned_and_evaluates_it(tmp_path: Path, monkeypa
     learnt = result["both"].frame("learnt.parquet")
     assert learnt["seen"].to_list() == [2] * 60
     assert "tuned" in result["report"].artifact.read_json("metrics.json")["models"]
+    told = report_text(Recipe.load(path).plan(), "markdown")
+    assert "| technique | merge |\n| merged | tune × 0.5, other × 0.5, by linear |\n" in told
+    assert "<dt>Merged</dt><dd>tune × 0.5, other × 0.5, by linear</dd>" in report_text(Recipe.load(path).plan(), "html")
     assert Recipe.load(path, ["steps.both.weights=[0.9, 0.1]"]).plan()["both"].forecast
 
 

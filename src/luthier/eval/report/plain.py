@@ -10,7 +10,7 @@ from luthier.eval.report.facts.data import DataFacts, ValidationFacts
 from luthier.eval.report.facts.fact import Score
 from luthier.eval.report.facts.models import Comparison, EvaluationFacts
 from luthier.eval.report.facts.report import Cost, GateFacts, PeopleFacts, ReportFacts
-from luthier.eval.report.facts.tuning import TuningFacts
+from luthier.eval.report.facts.tuning import Tried, TuningFacts
 from luthier.eval.report.pictures import data_branches, metric_order, shown_comparisons, shown_probed
 from luthier.eval.report.sentence import verdict_sentence
 from luthier.eval.report.views import run_metrics, standing_words
@@ -143,14 +143,22 @@ def _tuning(facts: TuningFacts) -> list[str]:
     known = (
         ("technique", facts.technique),
         ("objective", facts.objective),
+        ("merged", facts.merged),
         ("optimizer steps", numbers.count(facts.steps)),
         ("rows seen", numbers.count(facts.rows)),
         ("tokens learnt", numbers.large(facts.learnt_tokens)),
         ("weights moved", numbers.large(facts.trainable_parameters)),
         ("rows cut for length", numbers.count(facts.cut_rows)),
+        ("prompts tried", numbers.count(facts.prompts)),
+        *(_chosen(facts.tried[0], facts.why) if facts.tried else ()),
     )
-    rows = [row for row in known if row[1] != numbers.MISSING]
+    rows = [row for row in known if row[1] not in ("", numbers.MISSING)]
     return [f"## Tuning: {_plain(facts.name)}", _table(("What", "Value"), rows)]
+
+
+def _chosen(prompt: Tried, why: str) -> list[tuple[str, str]]:
+    instruction = "the rows' own" if prompt.instruction is None else prompt.instruction or "none"
+    return [("prompt chosen", prompt.what), ("its instruction", instruction), ("why", why)]
 
 
 def _costs(costs: Sequence[Cost]) -> list[str]:

@@ -47,6 +47,7 @@ def tuning_facts(name: str, artifact: Artifact) -> TuningFacts:
         tried=_tried(artifact),
         prompts=told.get("prompts"),
         why=told.get("prompt_why", ""),
+        merged=_merged(told, settings),
     )
 
 
@@ -85,6 +86,13 @@ def _chosen(told: Mapping[str, Any]) -> dict[str, str]:
     return {key: value for key, value in flat(dict(told)).items() if f"{key}_why" in told or key.endswith("_why")}
 
 
+def _merged(told: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    if "merge" not in told:
+        return ""
+    parts = (f"{name} × {weight:g}" for name, weight in zip(settings["models"], told["weights"], strict=True))
+    return f"{', '.join(parts)}, by {_kind(told['merge'])}"
+
+
 def _json(artifact: Artifact, name: str) -> dict[str, Any]:
     present = any(entry.path == name for entry in artifact.manifest.files)
     found: dict[str, Any] = artifact.read_json(name) if present else {}
@@ -108,7 +116,7 @@ def _tried(artifact: Artifact) -> tuple[Tried, ...]:
     ends = {line["candidate"]: place for place, line in enumerate(lines)}
     told = [lines[place] for place in sorted(ends.values(), key=lambda place: (-lines[place]["round"], place))]
     return tuple(
-        Tried(what=f"{line['origin']}, {line['how']}", **{name: line[name] for name in _OF_TRIED})
+        Tried(what=", ".join(dict.fromkeys((line["origin"], line["how"]))), **{name: line[name] for name in _OF_TRIED})
         for line in told[:MOST_TRIED]
     )
 

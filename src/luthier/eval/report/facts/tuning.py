@@ -73,3 +73,5 @@ class TuningFacts(Fact):
     """How many prompts were tried in all."""
     why: str = ""
     """Why the prompt was chosen."""
+    merged: str = ""
+    """Of a merging: the models, each with its weight, and how they became one."""
