@@ -42,6 +42,10 @@ def test_overrides_are_checked_by_the_same_schema(folder: Path) -> None:
         ("steps.tun.technique.r=3", "steps.tun.technique.r=3", "there is no step 'tun'; did you mean 'tune'?"),
         ("steps.data.split.test=1.5", "steps.data.split.test", "a share is below 1"),
         ("steps.tune.technique.kind=ia3", "steps.tune.technique.r", "`steps.tune.technique=ia3` replaces the part"),
+        ("steps.report.metric=accuracy", "steps.report.metric", "did you mean 'metrics'"),
+        ("steps.data.columns=[x]", "steps.data.columns", "known: "),
+        ("steps.tune.beta=1", "steps.tune.beta", "where that is cpo or distil or dpo or others: write"),
+        ("steps.tune.bits=8", "steps.tune.bits", "where that is qlora: write `technique: {kind: qlora, bits: …}`"),
         ("steps.report.metrics=[acc]", "steps.report.metrics.0", "did you mean 'accuracy' or"),
     ],
 )
@@ -101,8 +105,10 @@ def test_mistakes_are_named_with_line_and_remedy(folder: Path, change: str, to: 
 def test_a_ring_of_steps_is_refused(folder: Path) -> None:
     ring = "luthier: 1\nmodel: tiny-model\nsteps:\n  data: {kind: prepare, source: {kind: csv, path: tickets.csv}}\n"
     ring += "  a: {kind: tune, data: data, model: b}\n  b: {kind: tune, data: data, model: a}\n"
-    with pytest.raises(LuthierError, match="wait for each other: a, b"):
+    ring += "  c: {kind: tune, data: data, model: b}\n  d: {kind: tune, data: data, model: c}\n"
+    with pytest.raises(LuthierError, match="wait for each other: a, b") as caught:
         _load(folder, ring)
+    assert caught.value.message.endswith(": a, b"), "what stands behind the ring is not in it"
 
 
 def test_a_recipe_without_a_model_says_what_to_add(folder: Path) -> None:

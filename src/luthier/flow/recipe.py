@@ -171,12 +171,19 @@ class Recipe(BaseModel):
                 if name not in done and all(other in done for other in self.references(step).values())
             ]
             if not ready:
-                ring = [name for name in steps if name not in done]
+                ring = self._ring([name for name in steps if name not in done])
                 where = Where(field=f"steps.{ring[0]}")
                 message = f"these steps wait for each other: {', '.join(ring)}"
                 raise RecipeError(message, where=where, remedy="let one of them read something else")
             done += ready
         return done
+
+    def _ring(self, waiting: list[str]) -> list[str]:
+        """Of steps that wait those that others wait for: what stands behind a ring is not in it."""
+        steps = self.all_steps()
+        read = {other for name in waiting for other in self.references(steps[name]).values()}
+        left = [name for name in waiting if name in read]
+        return left if left == waiting else self._ring(left)
 
     def needed(self, only: Sequence[str] = ()) -> list[str]:
         """The names of some steps and of all that they read, in order; of every step, where none is named."""

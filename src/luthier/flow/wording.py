@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -52,7 +52,8 @@ def explain(error: ValidationError, source: SourceText, model: type[BaseModel]) 
         told = [f"{source.where(key)}: {_words(groups[key], key, source.data, model)[0]}" for key in others[:5]]
         message += f" (and {len(others)} more: " + "; ".join(told) + ")"
     if groups[first][0]["type"] == "unknown_setting":
-        remedy = _to_replace(first, source) or _to_move(first, source.data, model) or remedy
+        typed = remedy.startswith("did you mean")
+        remedy = _to_replace(first, source) or _to_move(first, source.data, model, typed=typed) or remedy
     return RecipeError(message, where=source.where(_given_below(first, groups[first][0], source)), remedy=remedy)
 
 
@@ -64,8 +65,11 @@ def _to_replace(key: Key, source: SourceText) -> str:
     return f"`{dotted(part)}={_at(part, source.data)['kind']}` replaces the part as a whole, with its settings"
 
 
-def _to_move(key: Key, data: Any, model: type[BaseModel]) -> str:
-    """Where a setting belongs that is one of a part inside: `max_tokens` of a step is its objective's."""
+def _to_move(key: Key, data: Any, model: type[BaseModel], *, typed: bool) -> str:
+    """Where a setting belongs that is one of a part inside: `max_tokens` of a step is its objective's.
+
+    Parts of another kind than is written are looked at unless it is one of the step's own settings, mistyped.
+    """
     owner, _ = _field(key, data, model)
     for name, field in owner.model_fields.items() if owner is not None else ():
         written = _at((*key[:-1], name), data)
@@ -75,6 +79,21 @@ def _to_move(key: Key, data: Any, model: type[BaseModel]) -> str:
         if inner is not None and issubclass(inner, Component) and key[-1] in inner.model_fields:
             kind = inner.model_fields["kind"].default
             return f"it is a setting of `{name}`: write `{name}: {{kind: {kind}, {key[-1]}: …}}`"
+    return "" if typed or owner is None else _to_choose(str(key[-1]), owner)
+
+
+def _to_choose(setting: str, owner: type[BaseModel]) -> str:
+    """Which kinds of a part inside have a setting: `density` of a step that merges is that of the method `ties`."""
+    for name, field in owner.model_fields.items():
+        if get_origin(field.annotation) in (tuple, dict):
+            continue  # one of several parts: which one is meant is not known
+        for role in _classes(field.annotation):
+            if not (issubclass(role, Component) and "role" in role.__dict__):
+                continue
+            if kinds := sorted(kind for kind, part in members(role).items() if setting in part.model_fields):
+                named = [*kinds[:3], *["others"] * (len(kinds) > 3)]
+                where = f"`{name}` where that is {' or '.join(named)}"
+                return f"it is a setting of {where}: write `{name}: {{kind: {kinds[0]}, {setting}: …}}`"
     return ""
 
 
@@ -138,7 +157,8 @@ def _words(problems: list[ErrorDetails], key: Key, data: Any, model: type[BaseMo
     near = _near(first["input"], " ".join(expected))
     if first["type"] == "string_type" and owner is not None and _reads(owner, str(key[-1])):
         return f"wanted the name of a step, came {_came(first['input'])}", _to_add(str(key[-1]), owner, data)
-    return f"wanted {' or '.join(wants)}, came {_came(first['input'])}", near or _to_set(wants, field, owner)
+    came = str(len(first["input"])) if first["type"] == "too_short" and first["input"] else _came(first["input"])
+    return f"wanted {' or '.join(wants)}, came {came}", near or _to_set(wants, field, owner)
 
 
 def _wanted(problem: ErrorDetails) -> str:
