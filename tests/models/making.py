@@ -105,14 +105,21 @@ def full_tune(store: Store, base: Artifact) -> Artifact:
     return _finish(store, digest, "tune", {"kind": "tune"}, {"data": "d" * 32, "model": base.digest}, {})
 
 
-def merged(store: Store, base: Artifact, models: list[Artifact], seed: int = 7, **settings: Any) -> Artifact:
+def merged(
+    store: Store,
+    base: Artifact,
+    models: list[Artifact],
+    seed: int = 7,
+    heard: list[Event] | None = None,
+    **settings: Any,
+) -> Artifact:
     """Run the merge step as a recipe's run would."""
     step = Merge(models=tuple(f"m{at}" for at in range(len(models))), **settings)
     inputs = {"model": base, **{f"models.{at}": one for at, one in enumerate(models)}}
     named = {field: one.digest for field, one in inputs.items()}
     digest = step.recipe_digest(named, {}, seed)
     folder, scratch = store.begin(digest)
-    events = Events(lambda event: None).of("merge")
+    events = Events((heard if heard is not None else []).append).of("merge")
     work = Work(name="merge", inputs=inputs, folder=folder, scratch=scratch, base=folder, seed=seed, events=events)
     return _finish(store, digest, "merge", step.settings(), named, dict(step.make(work)))
 

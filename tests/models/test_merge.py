@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from luthier.core.artifact import Artifact, Manifest
 from luthier.core.errors import ModelError, RecipeError, Where
+from luthier.core.events import Event
 from luthier.core.store import Store
 from luthier.flow.recipe import Recipe
 from luthier.flow.report import report_text
@@ -94,6 +95,20 @@ def test_merging_over_a_tuned_model_and_merging_what_was_merged(tmp_path: Path) 
         torch.testing.assert_close(value, ((each[0][name] + each[1][name]) / 2).detach())
     again = merged(store, base, [made, first])
     assert name_of(again) == "tiny+merge"
+
+
+def test_a_merging_that_keeps_nothing_says_so(tmp_path: Path) -> None:
+    store, base = tiny_base(tmp_path)
+    models = adapters(store, base)
+    heard: list[Event] = []
+    made = merged(store, base, models, heard=heard, method={"kind": "ties", "density": 1e-5})
+    assert [event.text for event in heard if event.kind == "warning"] == [
+        "nothing of the changes is kept: the merged model is its base"
+    ]
+    for name, value in weights_of(made).items():
+        torch.testing.assert_close(value, weights_of(base)[name], atol=0, rtol=0)
+    merged(store, base, models, heard=(heard := []), method={"kind": "ties", "density": 0.1})
+    assert not [event for event in heard if event.kind == "warning"]
 
 
 def test_the_same_bytes_every_time_and_other_bytes_by_another_seed(tmp_path: Path) -> None:

@@ -40,8 +40,8 @@ def merge_weights(
     folder: Path,
     scratch: Path,
     progress: Progress,
-) -> None:
-    """Write the merged weights into `folder` in float32, in files named as the base's.
+) -> bool:
+    """Write the merged weights into `folder` in float32, in files named as the base's; whether any differs from its.
 
     A change is the difference to the base of a weight, in float32; an adapter's is what merging it adds. `ModelError`
     with the model's place (`models.0`) for one that cannot be merged.
@@ -51,18 +51,20 @@ def merge_weights(
 
     places = _places([base, *models], scratch, dequantise)
     names = [_files(place) for place in places]
-    done = 0
+    done, differs = 0, False
     for path in _shards(places[0]):
         merged = {}
         for key in sorted(key for key, place in names[0].items() if place == path):
             own = _tensor(path, key)
             changes = torch.stack([_tensor(found[key], key) - own for found in names[1:]])
-            merged[key] = own + combine(key, changes) if changes.any() else own
+            change = combine(key, changes) if changes.any() else torch.zeros(())
+            merged[key], differs = own + change, differs or bool(change.any())
             progress(done := done + 1, len(names[0]))
         save_file(merged, folder / path.name, metadata={"format": "pt"})
     if weight_files(places[0])[0].name == INDEX:
         size = sum(4 * tensor.numbers for tensor in read_headers(places[0]).values())
         write_json(folder / INDEX, {**read_object(places[0] / INDEX), "metadata": {"total_size": size}})
+    return differs
 
 
 def combiner(method: Merger, weights: Sequence[float], seed: int) -> Combine:

@@ -68,7 +68,7 @@ class Merge(Step):
                 raise self._other_base(at)
             if weights_of(one) is not one:
                 raise self._only_a_prompt(at)
-        merge_weights(
+        differs = merge_weights(
             base,
             models,
             combiner(self.method, self.shares(), work.seed),
@@ -77,6 +77,8 @@ class Merge(Step):
             scratch=work.scratch,
             progress=lambda done, total: work.events.progress(done, total, "weights"),
         )
+        if not differs:
+            work.events.warning("nothing of the changes is kept: the merged model is its base")
         self._finish(base, models, work.folder)
         seconds = time.perf_counter() - started
         return {"parameters_per_s": describe(work.folder).parameters * (len(models) + 1) / seconds}
