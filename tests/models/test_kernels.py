@@ -237,7 +237,7 @@ def test_a_model_reads_and_learns_as_nearly_to_fp32_as_with_torch(kernels: Kerne
     exact, slopes_exact = read(llama(torch.float32))
     model = llama()
     reading(model)
-    assert kernels_of(model) == kernels.name
+    assert kernels_of(model).startswith(kernels.name)
     assert isinstance(model.model.layers[0].mlp.forward, gates._Forward)
     found, slopes_found = read(model)
     with torch_only():

@@ -13,7 +13,8 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError
 from luthier.core.step import Outlook
 from luthier.models.describe import Description, describe, read_template
-from luthier.models.load import base_folder, cpu_has_bf16, is_remote
+from luthier.models.kernels.compiled import compiler
+from luthier.models.load import base_folder, cpu_has_bf16, cpu_multiplies_pairs, is_remote
 from luthier.models.speed import cores
 
 CHARS_PER_TOKEN = 3.6
@@ -81,6 +82,11 @@ def kernel_bytes(packs: float, *, bf16: bool, learns: bool = True) -> int:
     if not (bf16 and cpu_has_bf16()):
         return 0
     return round(KERNEL_BYTES * (1 - math.exp(-packs / SHAPES)) * (1 if learns else 0.5))
+
+
+def attends_in_tiles(model: Description) -> bool:
+    """Whether compiled kernels will attend, which keep no shares for the way back, if they pass their trial."""
+    return model.dtype == "bfloat16" and model.head_dim % 32 == 0 and cpu_multiplies_pairs() and compiler() is not None
 
 
 def _typical(parameters: int) -> Description:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from luthier.models.kernels.calls import Kernels, at
+from luthier.models.kernels.head import HeadKernels, head_kernels, serves
 
 PIECE_BYTES = 1 << 26
 """Logits that exist at any moment."""
@@ -45,9 +46,12 @@ class Head:
         `precise` computes the logits in fp32 from bf16 weights; otherwise they are rounded to the weights' type. What
         flows back is rounded to the weights' type in any case, as the hidden states are.
         """
-        bias = self.linear.bias
+        bias, narrow = self.linear.bias, self.linear.weight
+        moves = torch.is_grad_enabled() and hidden.requires_grad
+        if (precise or not moves) and (kernels := self._tiles(hidden)):
+            quick: Tensor = _TileLogProbs.apply(hidden, narrow, targets, first, kernels)  # type: ignore[no-untyped-call]
+            return quick
         hidden, weight = self._alike(hidden, precise)
-        narrow = self.linear.weight
         found: Tensor = _TargetLogProbs.apply(hidden, weight, bias, targets, self.shape, narrow, first)  # type: ignore[no-untyped-call]
         return found
 
@@ -60,6 +64,8 @@ class Head:
 
         Many targets may follow one state: its logits are computed once.
         """
+        if kernels := self._tiles(hidden):
+            return kernels.logprobs(hidden, self.linear.weight, targets, places, first)
         hidden, weight = self._alike(hidden, precise)
         wide = torch.promote_types(hidden.dtype, torch.float32)
         found = torch.empty(targets.shape[0], dtype=wide, device=hidden.device)
@@ -111,6 +117,13 @@ class Head:
             return hidden.to(wide), self._in(wide)
         return hidden.to(weight.dtype), weight
 
+    def _tiles(self, hidden: Tensor) -> HeadKernels | None:
+        """The kernels whose logits are fp32 and never kept, where they compute this head and it does not learn."""
+        learns = torch.is_grad_enabled() and self.linear.weight.requires_grad
+        if learns or self.linear.bias is not None or self.shape != Shape() or not serves(hidden, self.linear.weight):
+            return None
+        return head_kernels()
+
     def _in(self, dtype: torch.dtype) -> Tensor:
         """The weight in a wider type: kept when it is frozen and not too large."""
         weight = self.linear.weight
@@ -120,6 +133,29 @@ class Head:
         if self._wide is None or self._wide[0] != state:
             self._wide = (state, weight.detach().to(dtype))
         return self._wide[1]
+
+
+class _TileLogProbs(torch.autograd.Function):
+    """Of a frozen head: how log-probabilities move with the states is computed on the way forward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, first: Tensor | None, kernels: HeadKernels
+    ) -> Tensor:
+        if not ctx.needs_input_grad[0]:
+            return kernels.logprobs(hidden, weight, targets, None, first)
+        out, slopes = hidden.new_empty(hidden.shape[0], dtype=torch.float32), torch.empty_like(hidden)
+        for piece, some in _each(hidden, targets, weight, Shape()):
+            is_first = None if first is None else first[piece]
+            out[piece] = kernels.slopes(some.hidden, weight, some.targets, some.room, is_first)
+            torch.mm(some.room, weight, out=slopes[piece])
+        ctx.save_for_backward(slopes)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (slopes,) = ctx.saved_tensors
+        return (slopes * grads[0][:, None]).to(slopes.dtype), None, None, None, None
 
 
 class _TargetLogProbs(torch.autograd.Function):

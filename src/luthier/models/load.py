@@ -186,6 +186,11 @@ def cpu_has_bf16() -> bool:
     return not _CPU_WITH_BF16.isdisjoint(_cpu_says())
 
 
+def cpu_multiplies_pairs() -> bool:
+    """Whether it has AVX-512's products of pairs of bfloat16, which the compiled attention needs at least."""
+    return "avx512_bf16" in _cpu_says()
+
+
 def cpu_has_tiles() -> bool:
     """Whether it multiplies whole tiles of bfloat16 at once (AMX)."""
     return "amx_bf16" in _cpu_says()

@@ -59,7 +59,7 @@ def packed(
     `cached` keys and values stand in the place of those that the layers compute for the pack's first tokens; what is
     known of `begun` is not computed at all.
     """
-    now = Pass(Plan(pack), quick, cached, begun)
+    now = Pass(Plan(pack, begun.known if begun else 0), quick, cached, begun)
     token = _PASS.set(now)
     try:
         with implemented(model, NAME):

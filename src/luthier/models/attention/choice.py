@@ -24,6 +24,8 @@ from luthier.models.attention.blocks import block_attention
 from luthier.models.attention.fused import fused_attention
 from luthier.models.attention.plain import Manner, plain_attention
 from luthier.models.attention.plan import Plan
+from luthier.models.attention.tiles import tile_attention
+from luthier.models.kernels.attention import attention_kernels, serves
 from luthier.models.pack import Pack, Row, pack
 
 Attend = Callable[[Tensor, Tensor, Tensor, Plan, Manner], Tensor]
@@ -143,6 +145,8 @@ def _flexible(query: Tensor) -> bool:
 
 
 def _blocks(query: Tensor, key: Tensor, value: Tensor, plan: Plan, manner: Manner) -> Tensor:
+    if serves(query, value) and (kernels := attention_kernels()):
+        return tile_attention(query, key, value, plan, manner.scaling, manner.window, kernels)
     return block_attention(query, key, value, plan, manner.scaling, manner.window).contiguous()
 
 

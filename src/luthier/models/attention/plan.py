@@ -7,14 +7,16 @@ segment, or some small subtrees.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from luthier.models.pack import Pack
 
+Kept = TypeVar("Kept")
 CHUNK = 128
 """Query rows of one long segment that are computed together: a causal square wastes half of itself."""
 TOGETHER = 96
@@ -43,11 +45,14 @@ class Block:
 class Plan:
     """Everything about one pack that its attention layers need, computed once and shared by all of them."""
 
-    def __init__(self, pack: Pack) -> None:
+    def __init__(self, pack: Pack, first: int = 0) -> None:
+        """Nobody asks what tokens before `first` see: a path may leave their outputs as they come."""
         self.pack = pack
+        self.first = first
         self.blocks = tuple(_blocks(pack))
         self._dense: dict[int | None, Tensor] = {}
         self._bias: dict[tuple[int | None, torch.dtype], list[tuple[Tensor | None, Tensor]]] = {}
+        self._kept: dict[int | None, Any] = {}
 
     def dense(self, window: int | None) -> Tensor:
         """(T, T) bool: whether the token of a row sees the token of a column."""
@@ -62,6 +67,13 @@ class Plan:
             positions = self.pack.positions.cpu()
             self._bias[key] = [_bias(block, positions, window, dtype) for block in self.blocks]
         return self._bias[key]
+
+    def kept(self, window: int | None, make: Callable[[Plan, int | None], Kept]) -> Kept:
+        """What a path makes of the plan for all layers of a window, made once."""
+        if window not in self._kept:
+            self._kept[window] = make(self, window)
+        found: Kept = self._kept[window]
+        return found
 
     @property
     def scores(self) -> int:

@@ -130,8 +130,13 @@ def at(x: Tensor) -> Kernels | None:
 
 def kernels_of(model: torch.nn.Module) -> str:
     """Names the kernels that take part in computing a model; empty where torch does all."""
-    found = next((kernels for one in model.parameters() if (kernels := at(one)) is not None), None)
-    return found.name if found is not None else ""
+    from luthier.models.kernels.attention import attention_kernels
+    from luthier.models.kernels.head import head_kernels
+
+    like = next((one for one in model.parameters() if one.dtype == torch.bfloat16 and one.device.type == "cpu"), None)
+    if like is None:
+        return ""
+    return "+".join(kernels.name for kernels in (at(like), attention_kernels(), head_kernels()) if kernels is not None)
 
 
 @contextmanager

@@ -55,7 +55,8 @@ def compiled(source: str, is_worth_it: Callable[[Compiled], bool], *flags: str) 
     if command is None or version is None:
         return None
     told = (*_FLAGS, *flags)
-    name = digest_of([code.read_text(encoding="utf-8"), version, told, platform.machine(), processor()])[:16]
+    read = [one.read_text(encoding="utf-8") for one in (code, *sorted(code.parent.glob("*.h")))]
+    name = digest_of([*read, version, told, platform.machine(), processor()])[:16]
     file = cache_folder() / "kernels" / f"{name}.so"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

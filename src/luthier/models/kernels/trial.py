@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from luthier.models.kernels.attention import Attention, Seen
+from luthier.models.kernels.head import HeadKernels
+
 if TYPE_CHECKING:
     from luthier.models.kernels.calls import Kernels
 
@@ -23,6 +26,55 @@ def passes(kernels: Kernels) -> bool:
     if not all(_agree(ours(), plain()) for ours, plain in cases):
         return False
     return sum(_seconds(ours) for ours, _ in cases) < sum(_seconds(plain) for _, plain in cases)
+
+
+def attends(kernels: Attention) -> bool:
+    """Whether attention agrees with torch's, forward and back, and takes less time."""
+    if not kernels.is_able:
+        return False
+    draws = torch.Generator().manual_seed(0)
+    query, key, value, grad = (
+        torch.randn(1, 320, heads, 64, generator=draws).bfloat16().transpose(1, 2) for heads in (6, 2, 2, 6)
+    )
+    first, left, right = slice(0, 128), slice(128, 224), slice(224, 320)
+    seen = Seen([(first, [first], None), (left, [first, left], None), (right, [first, right], None)])
+    hidden = torch.ones(320, 320, dtype=torch.bool).triu(1)
+    hidden[right, left] = True
+
+    def ours() -> Sequence[Tensor]:
+        out, norms = kernels.attend(query, key, value, seen, 0.125)
+        return out.transpose(1, 2), *kernels.attend_back(
+            grad.transpose(1, 2), query, key, value, (out, norms), seen, 0.125
+        )
+
+    @torch.enable_grad()
+    def plain(query: Tensor, key: Tensor, value: Tensor) -> Sequence[Tensor]:
+        inputs = [one.detach().requires_grad_() for one in (query, key, value)]
+        query, key, value = inputs[0], inputs[1].repeat_interleave(3, 1), inputs[2].repeat_interleave(3, 1)
+        scores = (query @ key.transpose(2, 3) * 0.125).masked_fill(hidden, float("-inf"))
+        out = torch.softmax(scores, -1) @ value
+        return out, *torch.autograd.grad(out, inputs, grad.to(out.dtype))
+
+    if not _agree(ours(), plain(query.float(), key.float(), value.float())):
+        return False
+    return _seconds(ours) < _seconds(lambda: plain(query, key, value))
+
+
+def predicts(kernels: HeadKernels) -> bool:
+    """Whether log-probabilities and slopes agree with torch's of fp32 logits, and take less time."""
+    if not kernels.is_able:
+        return False
+    draws = torch.Generator().manual_seed(0)
+    states, weight = (torch.randn(size, generator=draws).bfloat16() for size in [(40, 192), (8207, 192)])
+    wide, targets, room = weight.float(), torch.arange(8167, 8207), torch.empty(40, 8207, dtype=torch.bfloat16)
+
+    def ours() -> Sequence[Tensor]:
+        return kernels.slopes(states, weight, targets, room), room
+
+    def plain() -> Sequence[Tensor]:
+        return _plain_chosen(states.float() @ wide.t(), targets)
+
+    return _agree(ours(), plain()) and _seconds(ours) < _seconds(plain)
 
 
 Case = tuple[Callable[[], Sequence[Tensor]], Callable[[], Sequence[Tensor]]]
