@@ -34,6 +34,8 @@ _MEASURED_S = 0.01
 """Intervals and tests, for each row."""
 _READING_BYTES = 100_000_000
 """Two packs at once, and what is left between their pieces."""
+_WIDE_READING_BYTES = 550_000_000
+"""The same in fp32, whose logits are whole pieces: fitted to the demo's evaluation in a process of its own, 2.25 GB."""
 _PACK_TOKENS = 1024
 """Of those that are read at once, as most are."""
 _FRAME_TOKENS = 12
@@ -59,7 +61,7 @@ def forecast(step: Evaluate, outlook: Outlook) -> Forecast:
     speed = undisturbed(before) or flops_per_s(bf16=_narrow(step))
     standing = _asked_anyway(step, outlook, rows)
     computed = models * (_computed(rows) + standing)
-    kernels = kernel_bytes(computed / _PACK_TOKENS, bf16=_narrow(step), learns=False)
+    kernels = kernel_bytes(computed / _PACK_TOKENS, model, bf16=_narrow(step), learns=False)
     beside = _PLAIN_S + models * _OPENING_S + rows.number * _MEASURED_S
     told = ", as the last evaluation" if before else ""
     return Forecast(
@@ -107,7 +109,8 @@ def _peak(model: Description, *, narrow: bool) -> int:
 
     In fp32 the file's weights, in 16 bits, stand beside those that are made of them.
     """
-    return BASE_BYTES + _READING_BYTES + model.parameters * (3 if narrow else 6)
+    reading = _READING_BYTES if narrow else _WIDE_READING_BYTES
+    return BASE_BYTES + reading + model.parameters * (3 if narrow else 6)
 
 
 def _asked_anyway(step: Evaluate, outlook: Outlook, rows: Rows) -> float:

@@ -30,6 +30,8 @@ SHAPES = 20
 KERNEL_BYTES = 750_000_000
 """What kernels for products in bf16 hold in the end, forward and backward, with the pieces of memory between them that
 no pack finds: fitted to trainings of SmolLM2-135M in 24, 27 and 157 steps."""
+TILED_KERNEL_BYTES = 300_000_000
+"""The same where attention has no products of its own (`has_tile_attention`): fitted to the demo's 157 steps."""
 
 
 ABOUT = 3.0
@@ -77,16 +79,17 @@ def undisturbed(measures: Mapping[str, Any]) -> float:
     return max(float(measures.get("flops_per_s", 0.0)), by_processor)
 
 
-def kernel_bytes(packs: float, *, bf16: bool, learns: bool = True) -> int:
+def kernel_bytes(packs: float, model: Description, *, bf16: bool, learns: bool = True) -> int:
     """Bytes of what is made for each new shape of a product, after so many packs of many sizes were read."""
     if not (bf16 and cpu_has_bf16()):
         return 0
-    return round(KERNEL_BYTES * (1 - math.exp(-packs / SHAPES)) * (1 if learns else 0.5))
+    most = TILED_KERNEL_BYTES if has_tile_attention(model) else KERNEL_BYTES
+    return round(most * (1 - math.exp(-packs / SHAPES)) * (1 if learns else 0.5))
 
 
-def attends_in_tiles(model: Description) -> bool:
-    """Whether compiled kernels will attend, which keep no shares for the way back, if they pass their trial."""
-    return model.dtype == "bfloat16" and model.head_dim % 32 == 0 and cpu_multiplies_pairs() and compiler() is not None
+def has_tile_attention(model: Description) -> bool:
+    """Whether a model that computes in bf16 has its attention from compiled kernels, if they pass their trial."""
+    return model.head_dim % 32 == 0 and cpu_multiplies_pairs() and compiler() is not None
 
 
 def _typical(parameters: int) -> Description:

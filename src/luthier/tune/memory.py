@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from luthier.models.describe import Description, attention_bytes
-from luthier.models.foresight import BASE_BYTES, attends_in_tiles
+from luthier.models.foresight import BASE_BYTES, has_tile_attention
 from luthier.models.load import cpu_has_bf16
 from luthier.models.speed import cores
 from luthier.tune.optimizer import Optimizer
@@ -54,7 +54,7 @@ def footprint(
     shapes = {"embed_tokens": (outer // width, width), "layers": ((moving - outer) // width, width)}
     saved = AdamW().state_bytes(shapes) - optimizer.state_bytes(shapes)
     beside = moving * model.weight_bytes // max(1, model.parameters) if cores() > 1 else 0  # gradients of a second pack
-    shares = 0 if attends_in_tiles(model) else attention_bytes(model, tokens, keys)
+    shares = 0 if model.dtype == "bfloat16" and has_tile_attention(model) else attention_bytes(model, tokens, keys)
     return BASE_BYTES + technique.footprint(model, tokens) + shares + beside - saved
 
 

@@ -126,7 +126,7 @@ def _peak(step: Tune, model: Description, rows: Rows) -> tuple[int, int]:
     held = computing_in(model, step.precision)
     fixed, whole = (footprint(step.technique, step.optimizer, held, at, keys + chunk) for at in (0, int(tokens)))
     steps = rows.number * step.epochs / step.rows_per_step
-    kernels = kernel_bytes(packs * steps, bf16=_narrow(step))
+    kernels = kernel_bytes(packs * steps, model, bf16=_narrow(step))
     return fixed + round((whole - fixed) * (LEFT if packs > 1 and tokens > _LARGE else 1)), kernels
 
 

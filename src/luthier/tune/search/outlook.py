@@ -32,9 +32,8 @@ def foresee(technique: PromptSearch, outlook: Outlook, wanted: int | None) -> Fo
     model = model_of(outlook)
     if model is None:
         return Forecast(tokens=tokens, how="unknown until the model is here")
-    peak = (
-        technique.footprint(model, PACK_TOKENS) + BASE_BYTES + kernel_bytes(scored, bf16=cpu_has_bf16(), learns=False)
-    )
+    kernels = kernel_bytes(scored, model, bf16=cpu_has_bf16(), learns=False)
+    peak = technique.footprint(model, PACK_TOKENS) + BASE_BYTES + kernels
     if rate := outlook.history.get("measures", {}).get("scored_rows_per_s"):
         how = f"{scored:,} rows at the {rate:.1f} a second of the last search"
         return Forecast(seconds=START_S + scored / rate, peak_bytes=peak, tokens=tokens, how=how)
