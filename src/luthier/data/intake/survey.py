@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +29,8 @@ from luthier.text.pii.found import KINDS
 LOOKED_AT = 2000
 WHOLE_BYTES = 32 << 20
 """Files up to this size are counted; rows of larger ones are estimated."""
+_BY_LINE = (".csv", ".tsv", ".jsonl", ".ndjson")
+"""Endings of files whose rows know the line that they stand on."""
 _NUMBER = frozenset("0123456789.,-+eE% ")
 
 
@@ -55,7 +58,7 @@ def survey(source: Source, base: Path, name: str, task: Task | None = None) -> t
     found = Profile(
         path=name,
         kind=source.kind,
-        rows=len(records) + len(broken) if whole or size is None else _estimate(records, size),
+        rows=len(records) + len(broken) if whole or size is None else _estimate(records, size, base / name),
         estimated=not whole,
         gathered=source.turns is not None,
         looked_at=len(looked),
@@ -131,9 +134,18 @@ def _with_unfit(base: Profile, unfit: Sequence[Broken], records: int, name: str)
     return base.model_copy(update=update)
 
 
-def _estimate(records: Sequence[Record], size: int) -> int:
+def _estimate(records: Sequence[Record], size: int, file: Path) -> int:
+    """Rows of so many bytes, from what those that were read took of the file; else from their values as JSON."""
+    is_by_line = file.suffix.lower() in _BY_LINE and file.is_file() and file.stat().st_size == size
+    if is_by_line and (before := _bytes_before(file, records[-1].line)):
+        return round(size / before * (len(records) - 1))
     seen = sum(len(json.dumps(record.values, ensure_ascii=False, default=str).encode()) for record in records)
     return round(size / seen * len(records))
+
+
+def _bytes_before(file: Path, line: int) -> int:
+    with file.open("rb") as content:
+        return sum(len(each) for each in islice(content, line - 1))
 
 
 def _columns(records: Sequence[Record]) -> dict[str, ColumnProfile]:
