@@ -46,7 +46,7 @@ typedef struct {
 
 /* ---- what is computed once for a key head: its states in rows, and numbers of one kind in lines ---- */
 
-static const bf16 *at(States states, count head, count token) {
+static bf16 *at(States states, count head, count token) {
     return states.first + head * states.head + token * states.row;
 }
 
@@ -136,8 +136,8 @@ static void to_rows(const Step *now, const float *columns, count width, const fl
                     x[r] = (__m512i)_mm512_mul_ps(_mm512_loadu_ps(columns + (i + r) * now->columns + from), factor);
                 turned(x);
                 for (int r = 0; r < LINE && t + r < now->tokens; r++) {
-                    const bf16 *to = at(states, now->head * now->all->groups + group, token_of(now) + t + r) + i;
-                    _mm256_storeu_si256((__m256i *)to, narrow((line)x[r]));
+                    bf16 *to = at(states, now->head * now->all->groups + group, token_of(now) + t + r) + i;
+                    put_line(to, (line)x[r]);
                 }
             }
         }
@@ -358,7 +358,7 @@ static void slopes_of(const Step *now, count span, count from, count length, cou
                 const line x = _mm512_mask_mul_ps(none, visible, _mm512_loadu_ps(in->scores + here), by);
                 const line share = power(_mm512_sub_ps(x, norm));
                 slope[r] = narrow(_mm512_mul_ps(share, _mm512_sub_ps(_mm512_loadu_ps(in->d_shares + here), along)));
-                _mm256_storeu_si256((__m256i *)(in->shares + here), narrow(share));
+                put_line(in->shares + here, share);
                 _mm256_storeu_si256((__m256i *)(in->d_scores + here), slope[r]);
             }
             _mm512_storeu_si512(in->d_score_pairs + key / 2 * columns + c, paired(slope[0], slope[1]));
@@ -419,7 +419,7 @@ static void to_states(const Attention *all, count h, float *const sums[PARTS], c
                 if (ranges[part].begin <= t && t < ranges[part].end)
                     sum = _mm512_add_ps(sum,
                                         _mm512_loadu_ps(sums[part] + (t - ranges[part].begin) * all->width + i));
-            _mm256_storeu_si256((__m256i *)(at(states, h, t) + i), narrow(_mm512_mul_ps(sum, _mm512_set1_ps(by))));
+            put_line(at(states, h, t) + i, _mm512_mul_ps(sum, _mm512_set1_ps(by)));
         }
 }
 

@@ -4,25 +4,19 @@
  * the number of threads changes no bit. Loops are left to the compiler to make vectors of.
  */
 
-#include <math.h>
-#include <stdint.h>
-#ifdef __AVX512BF16__
-#include <immintrin.h>
-#endif
-
-typedef uint16_t bf16;
-typedef int64_t count;
+#include "tiles.h"
 
 #define ROWS _Pragma("omp parallel for if (rows * width > 1 << 16)") for (count row = 0; row < rows; row++)
 #define EACH _Pragma("omp simd") for (count i = 0; i < width; i++)
+#define REST _Pragma("omp simd") for (count i = done; i < width; i++)
 #define SUM for (count i = 0; i < width; i++) /* in any order: see the flags */
 
-static inline float wide(bf16 x) {
+static inline float widened(bf16 x) {
     union { uint32_t bits; float value; } u = {(uint32_t)x << 16};
     return u.value;
 }
 
-static inline bf16 narrow(float x) { /* to the nearest, ties to even */
+static inline bf16 rounded(float x) { /* to the nearest, ties to even */
     union { float value; uint32_t bits; } u = {x};
     return (bf16)((u.bits + 0x7fff + ((u.bits >> 16) & 1)) >> 16);
 }
@@ -31,9 +25,9 @@ static inline void put(count width, const float *from, bf16 *to) {
     count i = 0;
 #ifdef __AVX512BF16__
     for (; i + 16 <= width; i += 16)
-        _mm256_storeu_si256((__m256i *)(to + i), (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(from + i)));
+        put_line(to + i, _mm512_loadu_ps(from + i));
 #endif
-    for (; i < width; i++) to[i] = narrow(from[i]);
+    for (; i < width; i++) to[i] = rounded(from[i]);
 }
 
 /* e^x to a few units of fp32's last place: 2^n times a polynomial (Cephes) on half a power of two around it. */
@@ -59,11 +53,11 @@ void norm(count rows, count width, const bf16 *x, count x_stride, const bf16 *we
         const bf16 *a = x + row * x_stride;
         float v[width], squares = 0;
         SUM {
-            v[i] = wide(a[i]);
+            v[i] = widened(a[i]);
             squares += v[i] * v[i];
         }
         float s = scale[row] = 1 / sqrtf(squares / width + epsilon);
-        EACH v[i] *= s * wide(weight[i]);
+        EACH v[i] *= s * widened(weight[i]);
         put(width, v, out + row * width);
     }
 }
@@ -74,25 +68,40 @@ void norm_back(count rows, count width, const bf16 *grad, count grad_stride, con
         const bf16 *a = x + row * x_stride, *g = grad + row * grad_stride;
         float v[width], along = 0, s = scale[row];
         SUM {
-            v[i] = wide(g[i]) * wide(weight[i]);
-            along += v[i] * wide(a[i]);
+            v[i] = widened(g[i]) * widened(weight[i]);
+            along += v[i] * widened(a[i]);
         }
         along *= s * s / width;
-        EACH v[i] = (v[i] - wide(a[i]) * along) * s;
+        EACH v[i] = (v[i] - widened(a[i]) * along) * s;
         put(width, v, d_x + row * width);
     }
 }
+
+#ifdef __AVX512BF16__
+static inline line sigmoid(line x) {
+    const line one = _mm512_set1_ps(1.f);
+    const line below = _mm512_add_ps(one, power(_mm512_mul_ps(x, _mm512_set1_ps(-1.44269504f))));
+    const line near = _mm512_rcp14_ps(below); /* and a step of Newton's */
+    return _mm512_mul_ps(near, _mm512_fnmadd_ps(below, near, _mm512_set1_ps(2.f)));
+}
+#endif
 
 /* out = gate * sigmoid(gate) * up */
 void gated(count rows, count width, const bf16 *gate, count gate_stride, const bf16 *up, count up_stride, bf16 *out) {
     ROWS {
         const bf16 *a = gate + row * gate_stride, *b = up + row * up_stride;
-        float v[width];
-        EACH {
-            float x = wide(a[i]);
-            v[i] = x / (1 + exp_of(-x)) * wide(b[i]);
+        bf16 *to = out + row * width;
+        count done = 0;
+#ifdef __AVX512BF16__
+        for (; done + LINE <= width; done += LINE) {
+            const line x = wide_at(a + done);
+            put_line(to + done, _mm512_mul_ps(_mm512_mul_ps(x, sigmoid(x)), wide_at(b + done)));
         }
-        put(width, v, out + row * width);
+#endif
+        REST {
+            float x = widened(a[i]);
+            to[i] = rounded(x / (1 + exp_of(-x)) * widened(b[i]));
+        }
     }
 }
 
@@ -100,14 +109,21 @@ void gated_back(count rows, count width, const bf16 *grad, count grad_stride, co
                 const bf16 *up, count up_stride, bf16 *d_gate, bf16 *d_up, count d_stride) {
     ROWS {
         const bf16 *a = gate + row * gate_stride, *b = up + row * up_stride, *g = grad + row * grad_stride;
-        float v[width], w[width];
-        EACH {
-            float x = wide(a[i]), share = 1 / (1 + exp_of(-x)), passed = wide(g[i]) * share;
-            v[i] = passed * wide(b[i]) * (1 + x * (1 - share));
-            w[i] = passed * x;
+        bf16 *to_gate = d_gate + row * d_stride, *to_up = d_up + row * d_stride;
+        count done = 0;
+#ifdef __AVX512BF16__
+        for (const line one = _mm512_set1_ps(1.f); done + LINE <= width; done += LINE) {
+            const line x = wide_at(a + done), share = sigmoid(x), passed = _mm512_mul_ps(wide_at(g + done), share);
+            const line slope = _mm512_fmadd_ps(x, _mm512_sub_ps(one, share), one);
+            put_line(to_gate + done, _mm512_mul_ps(_mm512_mul_ps(passed, wide_at(b + done)), slope));
+            put_line(to_up + done, _mm512_mul_ps(passed, x));
         }
-        put(width, v, d_gate + row * d_stride);
-        put(width, w, d_up + row * d_stride);
+#endif
+        REST {
+            float x = widened(a[i]), share = 1 / (1 + exp_of(-x)), passed = widened(g[i]) * share;
+            to_gate[i] = rounded(passed * widened(b[i]) * (1 + x * (1 - share)));
+            to_up[i] = rounded(passed * x);
+        }
     }
 }
 
@@ -123,8 +139,8 @@ void rotate(count rows, count heads, count width, const bf16 *x, count head_stri
         for (count head = 0; head < heads; head++) {
             const bf16 *low = x + head * head_stride + row * row_stride, *high = low + half;
             for (count i = 0; i < half; i++) {
-                v[i] = wide(low[i]) * wide(c[i]) - turn * wide(high[i]) * wide(s_low[i]);
-                v[i + half] = wide(high[i]) * wide(c[i + half]) + turn * wide(low[i]) * wide(s_high[i]);
+                v[i] = widened(low[i]) * widened(c[i]) - turn * widened(high[i]) * widened(s_low[i]);
+                v[i + half] = widened(high[i]) * widened(c[i + half]) + turn * widened(low[i]) * widened(s_high[i]);
             }
             put(width, v, out + (row * heads + head) * width);
         }
@@ -139,8 +155,8 @@ void softmax(count rows, count width, bf16 *scores, const bf16 *bias, count grou
         const bf16 *added = bias + row / groups % lines * (width - seen) - seen;
         count whole = (width + 15) / 16 * 16;
         float v[whole], most = -INFINITY, sum = 0;
-        EACH v[i] = wide(a[i]);
-        for (count i = seen; i < width; i++) v[i] += wide(added[i]);
+        EACH v[i] = widened(a[i]);
+        for (count i = seen; i < width; i++) v[i] += widened(added[i]);
         for (count i = width; i < whole; i++) v[i] = -INFINITY;
         _Pragma("omp simd reduction(max : most)") for (count i = 0; i < whole; i++) most = v[i] > most ? v[i] : most;
         _Pragma("omp simd reduction(+ : sum)") for (count i = 0; i < whole; i++) {
@@ -159,7 +175,7 @@ void softmax_back(count rows, count width, bf16 *grad, const bf16 *shares, const
         bf16 *g = grad + row * width;
         const bf16 *a = shares + row * width;
         float v[width], s = along[row];
-        EACH v[i] = (wide(g[i]) - s) * wide(a[i]);
+        EACH v[i] = (widened(g[i]) - s) * widened(a[i]);
         put(width, v, g);
     }
 }
@@ -171,19 +187,19 @@ void chosen(count rows, count width, bf16 *logits, const count *targets, const f
             uint8_t *first) {
     ROWS {
         bf16 *a = logits + row * width, *target = a + targets[row];
-        float most = -INFINITY, sum = 0, at = wide(*target), v[256];
+        float most = -INFINITY, sum = 0, at = widened(*target), v[256];
         _Pragma("omp simd reduction(max : most)") for (count i = 0; i < width; i++)
-            most = wide(a[i]) > most ? wide(a[i]) : most;
-        _Pragma("omp simd reduction(+ : sum)") for (count i = 0; i < width; i++) sum += exp_of(wide(a[i]) - most);
+            most = widened(a[i]) > most ? widened(a[i]) : most;
+        _Pragma("omp simd reduction(+ : sum)") for (count i = 0; i < width; i++) sum += exp_of(widened(a[i]) - most);
         found[row] = at - most - logf(sum);
         if (first) first[row] = at >= most;
         if (!slopes) continue;
         float factor = by ? by[row] : 1, share = factor / sum;
         for (count begin = 0; begin < width; begin += 256) {
             count some = width - begin < 256 ? width - begin : 256;
-            _Pragma("omp simd") for (count i = 0; i < some; i++) v[i] = -exp_of(wide(a[begin + i]) - most) * share;
+            _Pragma("omp simd") for (count i = 0; i < some; i++) v[i] = -exp_of(widened(a[begin + i]) - most) * share;
             put(some, v, a + begin);
         }
-        *target = narrow(factor - exp_of(at - most) * share);
+        *target = rounded(factor - exp_of(at - most) * share);
     }
 }

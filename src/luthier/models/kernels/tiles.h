@@ -111,6 +111,8 @@ static inline void product(count m, count n, count k, const bf16 *a, count a_row
 
 static inline __m256i narrow(line x) { return (__m256i)_mm512_cvtneps_pbh(x); }
 
+static inline void put_line(bf16 *to, line x) { _mm256_storeu_si256((__m256i *)to, narrow(x)); }
+
 static inline line wide(__m256i x) { return (line)_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16); }
 
 static inline line wide_at(const bf16 *x) { return wide(_mm256_loadu_si256((const __m256i *)x)); }
