@@ -19,6 +19,7 @@ from luthier.core.events import Event
 from luthier.core.step import Outlook
 from luthier.core.store import Store
 from luthier.eval import ask
+from luthier.eval.forecast import _READING_BYTES, _WIDE_READING_BYTES
 from luthier.eval.rows import Task, choose
 from luthier.eval.steps.evaluate import Evaluate
 from luthier.eval.steps.gate import Gate
@@ -277,14 +278,15 @@ def test_what_models_compute_in_is_foreseen(labels: Artifact, base: Artifact, mo
     """fp32 unless it is set, whatever the processor knows: another speed, more memory, and a pace of its own."""
     monkeypatch.setattr("luthier.eval.forecast.cpu_has_bf16", lambda: True)
     monkeypatch.setattr("luthier.eval.forecast.flops_per_s", lambda *, bf16: 4e6 if bf16 else 1e6)
-    monkeypatch.setattr("luthier.eval.forecast.kernel_bytes", lambda packs, *, bf16, learns: 0)
+    monkeypatch.setattr("luthier.eval.forecast.kernel_bytes", lambda packs, model, *, bf16, learns: 0)
     outlook = Outlook(inputs={"data": labels, "model": base}, upstream={}, base=Path())
     wide, narrow = (Evaluate(data="data", dtype=dtype).foresee(outlook) for dtype in ("float32", "auto"))
     assert "at 0 GFLOP/s" in wide.how
     assert wide.seconds is not None
     assert narrow.seconds is not None
     assert wide.seconds - 9.3 == pytest.approx(4 * (narrow.seconds - 9.3))
-    assert wide.peak_bytes - narrow.peak_bytes == 3 * describe(base_folder(base)).parameters
+    reading = _WIDE_READING_BYTES - _READING_BYTES
+    assert wide.peak_bytes - narrow.peak_bytes == 3 * describe(base_folder(base)).parameters + reading
     size = describe(base_folder(base)).parameters
     paces = [{"flops_per_s": 1e9, "parameters": size, "task": "label", "bf16": True}]
     later = Outlook(inputs={"data": labels, "model": base}, upstream={}, base=Path(), paces=paces)

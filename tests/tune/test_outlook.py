@@ -142,3 +142,34 @@ def test_kernels_in_bf16_are_counted_as_they_come(shop: Bench, monkeypatch: pyte
     assert 0 < few < foresight.KERNEL_BYTES / 3 < many < more <= foresight.KERNEL_BYTES
     assert peak(300, narrow=False) == plain
     assert peak(300, narrow=True, precision="float32") == peak(300, narrow=False, precision="float32")
+
+
+def test_attention_in_tiles_needs_less_memory(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No products of its own, whose kernels would be kept, and no shares for the way back."""
+    monkeypatch.setattr(foresight, "cpu_has_bf16", lambda: True)
+
+    def peak(*, tiles: bool, precision: Any = "bfloat16") -> int:
+        for room in ("luthier.models.foresight", "luthier.tune.memory"):
+            monkeypatch.setattr(f"{room}.has_tile_attention", lambda model: tiles)
+        step = Tune(data="data", objective=Sft(), epochs=300, rows_per_step=8, precision=precision)
+        inputs = {"data": shop.data, "model": shop.base}
+        return step.foresee(Outlook(inputs=inputs, upstream={}, base=shop.base.folder)).peak_bytes or 0
+
+    kernels = foresight.KERNEL_BYTES - foresight.TILED_KERNEL_BYTES
+    assert peak(tiles=False) - peak(tiles=True) > kernels
+    assert peak(tiles=False, precision="float32") == peak(tiles=True, precision="float32")
+
+
+def test_the_tiles_of_attention_want_a_compiler_a_processor_and_wide_heads(
+    shop: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = describe(shop.base.folder).model_copy(update={"head_dim": 64})
+    for multiplies, command, width, has in (
+        (True, "cc", 64, True),
+        (False, "cc", 64, False),
+        (True, None, 64, False),
+        (True, "cc", 80, False),
+    ):
+        monkeypatch.setattr(foresight, "cpu_multiplies_pairs", lambda known=multiplies: known)
+        monkeypatch.setattr(foresight, "compiler", lambda known=command: known)
+        assert foresight.has_tile_attention(model.model_copy(update={"head_dim": width})) is has
