@@ -82,7 +82,26 @@ def test_gates(kernels: Kernels, width: int) -> None:
     for one, wanted in zip(found, slopes(exact, grad, gate, up), strict=True):
         near(one, wanted)
     assert found[0].data_ptr() + width * 2 == found[1].data_ptr()  # one product takes both as they lie
-    assert float(kernels.gated(torch.full((1, 1), -1e4).bfloat16(), LIKE[None] + 1)) == pytest.approx(0, abs=1e-30)
+
+
+@pytest.mark.parametrize("width", [1, 16, 35])
+@pytest.mark.parametrize("value", [-1e4, -300.0, -87.0, 87.0, 1e4])
+def test_gates_wide_open_and_shut(kernels: Kernels, value: float, width: int) -> None:
+    gate, one = torch.full((2, width), value).bfloat16(), torch.ones(2, width).bfloat16()
+    wanted = max(float(gate[0, 0]), 0.0)
+    assert kernels.gated(gate, one).float().numpy() == pytest.approx(wanted, rel=1e-2, abs=1e-30)
+    for slope in kernels.gated_back(one, gate, one):
+        assert slope.isfinite().all()
+    d_gate, d_up = kernels.gated_back(one, gate, one)
+    assert d_gate.float().numpy() == pytest.approx(float(value > 0), abs=1e-30)
+    assert d_up.float().numpy() == pytest.approx(wanted, rel=1e-2, abs=1e-30)
+
+
+def test_gates_of_what_is_no_number_stay_none(kernels: Kernels) -> None:
+    gate = torch.full((1, 20), float("nan")).bfloat16()
+    one = torch.ones(1, 20).bfloat16()
+    assert kernels.gated(gate, one).isnan().all()
+    assert all(slope.isnan().all() for slope in kernels.gated_back(one, gate, one))
 
 
 @pytest.mark.parametrize(("lines", "groups", "keys"), [(1, 1, 1), (5, 3, 5), (9, 2, 40), (33, 3, 130)])

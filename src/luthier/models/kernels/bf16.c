@@ -78,10 +78,10 @@ void norm_back(count rows, count width, const bf16 *grad, count grad_stride, con
 }
 
 #ifdef __AVX512BF16__
-static inline line sigmoid(line x) {
-    const line one = _mm512_set1_ps(1.f);
-    const line below = _mm512_add_ps(one, power(_mm512_mul_ps(x, _mm512_set1_ps(-1.44269504f))));
-    const line near = _mm512_rcp14_ps(below); /* and a step of Newton's */
+static inline line sigmoid(line x) { /* 2^-126 at least: a step of Newton's makes no number of an infinite divisor */
+    const line power_of = _mm512_mul_ps(x, _mm512_set1_ps(-1.44269504f));
+    const line below = _mm512_add_ps(_mm512_set1_ps(1.f), power(_mm512_min_ps(_mm512_set1_ps(126.f), power_of)));
+    const line near = _mm512_rcp14_ps(below);
     return _mm512_mul_ps(near, _mm512_fnmadd_ps(below, near, _mm512_set1_ps(2.f)));
 }
 #endif
