@@ -450,7 +450,7 @@ def labels(threads: int) -> dict[str, Any]:
         [row.ids[len(prompt) :] for row in text.answers(messages, names)]
         for messages, prompt in zip(asked, prompts, strict=True)
     ]
-    model = open_folder(folder, torch.bfloat16)
+    model = open_folder(folder, torch.bfloat16).requires_grad_(False)  # as an evaluation opens it
     score_options(model, prompts[:1], options[:1])
     begun = cpu_s()
     found = score_options(model, prompts[1:], options[1:])

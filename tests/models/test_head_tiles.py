@@ -146,7 +146,19 @@ def test_heads_that_learn_or_shape_their_logits_are_left_to_torch(kernels: HeadK
         Head(torch.nn.Linear(48, 40, bias=False).bfloat16().requires_grad_(False), Shape())._tiles(draw(3, 48)) is None
     )
     with torch.no_grad():
-        assert Head(others[0][0], Shape())._tiles(states) is kernels, "nothing learns now"
+        assert Head(others[0][0], Shape())._tiles(states) is None
+
+
+@pytest.mark.parametrize("precise", [False, True])
+@pytest.mark.parametrize("learns", [False, True])
+def test_what_is_read_is_what_is_learnt_bit_by_bit(kernels: HeadKernels, precise: bool, learns: bool) -> None:
+    """A policy and its reference are one at the first step, a ratio of old and new is 1."""
+    head = Head(torch.nn.Linear(64, 300, bias=False).bfloat16().requires_grad_(learns), Shape())
+    states, targets = draw(40, 64), torch.arange(40)
+    learnt = head.logprobs(states.clone().requires_grad_(), targets, precise=precise)
+    assert learnt.requires_grad
+    with torch.no_grad():
+        assert torch.equal(head.logprobs(states, targets, precise=precise), learnt)
 
 
 @pytest.mark.parametrize("flag", ["-mno-amx-bf16", "-DNOTHING"])

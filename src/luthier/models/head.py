@@ -47,8 +47,7 @@ class Head:
         flows back is rounded to the weights' type in any case, as the hidden states are.
         """
         bias, narrow = self.linear.bias, self.linear.weight
-        moves = torch.is_grad_enabled() and hidden.requires_grad
-        if (precise or not moves) and (kernels := self._tiles(hidden)):
+        if precise and (kernels := self._tiles(hidden)):
             quick: Tensor = _TileLogProbs.apply(hidden, narrow, targets, first, kernels)  # type: ignore[no-untyped-call]
             return quick
         hidden, weight = self._alike(hidden, precise)
@@ -64,7 +63,7 @@ class Head:
 
         Many targets may follow one state: its logits are computed once.
         """
-        if kernels := self._tiles(hidden):
+        if precise and (kernels := self._tiles(hidden)):
             return kernels.logprobs(hidden, self.linear.weight, targets, places, first)
         hidden, weight = self._alike(hidden, precise)
         wide = torch.promote_types(hidden.dtype, torch.float32)
@@ -118,9 +117,16 @@ class Head:
         return hidden.to(weight.dtype), weight
 
     def _tiles(self, hidden: Tensor) -> HeadKernels | None:
-        """The kernels whose logits are fp32 and never kept, where they compute this head and it does not learn."""
-        learns = torch.is_grad_enabled() and self.linear.weight.requires_grad
-        if learns or self.linear.bias is not None or self.shape != Shape() or not serves(hidden, self.linear.weight):
+        """The kernels whose logits are fp32 and never kept, where they compute this head and it does not learn.
+
+        That nothing flows back just now decides nothing: a policy and its reference begin with the same bits.
+        """
+        if (
+            self.linear.weight.requires_grad
+            or self.linear.bias is not None
+            or self.shape != Shape()
+            or not serves(hidden, self.linear.weight)
+        ):
             return None
         return head_kernels()
 
