@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from luthier.data.cleaning.diff import edits
 from luthier.data.cleaning.quality_rules import NAMES, RULES
 from luthier.data.intake.survey import profile
-from luthier.data.ops.label_spelling import LabelSpelling, spellings
+from luthier.data.ops.label_spelling import LabelSpelling, slips, spellings
 from luthier.data.ops.normalise import Normalise, _fixed, _repaired_line, looks_bad, without_ascii_runs
 from luthier.data.ops.quality import Quality
 from luthier.data.passes.apply import spliced
@@ -212,6 +212,11 @@ def test_label_spelling_edits_and_says(make: Make, write: Write) -> None:
     left = make(source={"kind": "jsonl", "path": write("f.jsonl", free)}, ops=["label_spelling"], split={"test": 0})
     assert left.summary.edited == {}
     assert "not classes" in left.notes
+
+
+def test_a_slip_may_differ_in_its_dress_too() -> None:
+    counts = Counter({"billing": 60, "Biling": 1, "card_lost": 50, "Card losst": 1, "boss": 40, "Bos": 1})
+    assert slips(counts) == {"Biling": "billing", "Card losst": "card_lost"}
 
 
 def test_a_slip_of_the_pen_is_proposed_and_only_then_written_otherwise(

@@ -23,6 +23,7 @@ Write = Callable[..., str]
         ({"low": 60, "now": 1}, {}),
         ({"model-3": 60, "model-4": 1}, {}),
         ({"BILQ": 60, "BIL": 40, "BILZ": 30, "BILQW": 1}, {}),
+        ({"urgent": 60, "Urgnet": 1, "URGENT": 2}, {"Urgnet": "urgent"}),
         ({"email": 60, "mail": 1, "e-mail": 2}, {"e-mail": "email"}),
         ({}, {}),
     ],

@@ -156,6 +156,13 @@ def test_a_class_that_may_be_a_slip_is_asked_about(write: Write, tmp_path: Path)
     ]
 
 
+def test_slips_of_another_case_are_brought_together_too(write: Write, tmp_path: Path) -> None:
+    classes = [*["billing", "shipping"] * 40, "Biling", "Shiping"]
+    write("rows.jsonl", [{"text": f"question number {n}", "class": one} for n, one in enumerate(classes)])
+    (spelling,) = [one for one in propose(tmp_path / "rows.jsonl").ops if one["kind"] == "label_spelling"]
+    assert spelling == {"kind": "label_spelling", "also": {"Biling": "billing", "Shiping": "shipping"}}
+
+
 def test_a_heading_is_no_class_beside_a_column_that_may_be(write: Write, tmp_path: Path) -> None:
     said = [f"{('Hello', 'A question')[n % 2]},how do I do thing {n}" for n in range(60)]
     both = [f"{row},{('red', 'blue')[n % 2]}" for n, row in enumerate(said)]

@@ -14,8 +14,8 @@ _SHORTEST = 5
 def misspelt(counts: Mapping[str, int]) -> dict[str, str]:
     """Each value that is a slip of the pen away from one at least twenty times as frequent, with that one.
 
-    A slip is one letter too many, too few or another, or two neighbours exchanged. Values with digits are names of
-    things (`model-3`), and are left alone. So is every value where values that are frequent stand a slip apart from
+    A slip is one letter too many, too few or another, or two neighbours exchanged; case does not count. Values with
+    digits are names of things (`model-3`), and are left alone. So is every value where values that are frequent stand a slip apart from
     one another more often than rare ones do: those are codes (`BIL`, `BILQ`, `BILQW`), of which each means its own.
     """
     found: dict[str, str] = {}
@@ -35,7 +35,7 @@ def _apart(counts: Mapping[str, int], found: set[str]) -> int:
 
 
 def is_slip(one: str, other: str) -> bool:
-    """Whether one letter was added, left out or exchanged, or two neighbours changed places."""
+    """Whether one letter was added, left out or exchanged, or two neighbours changed places, whatever their case."""
     from rapidfuzz.distance import OSA
 
-    return bool(OSA.distance(one, other, score_cutoff=1) == 1)
+    return bool(OSA.distance(one.casefold(), other.casefold(), score_cutoff=1) == 1)

@@ -92,7 +92,7 @@ def spellings(counts: Counter[str]) -> dict[str, str]:
     """Each rarer spelling with the most frequent one of its class (the first in order, when equally frequent)."""
     classes: dict[str, list[str]] = {}
     for label in counts:
-        classes.setdefault(_SEPARATORS.sub(" ", normal(label)).strip(), []).append(label)
+        classes.setdefault(_bare(label), []).append(label)
     for key in sorted(classes):
         single = key.removesuffix("s")
         if single != key and not key.endswith("ss") and single in classes and len(single) > 2:
@@ -109,4 +109,11 @@ def slips(counts: Counter[str]) -> dict[str, str]:
     usual, together = spellings(counts), Counter[str]()
     for label, rows in counts.items():
         together[usual.get(label, label)] += rows
-    return misspelt(together)
+    written = {_bare(label): label for label in together}
+    found = misspelt({bare: together[label] for bare, label in written.items()})
+    return {written[slip]: written[meant] for slip, meant in found.items()}
+
+
+def _bare(label: str) -> str:
+    """A class without what is only dress: case, white space and separators."""
+    return _SEPARATORS.sub(" ", normal(label)).strip()
