@@ -15,8 +15,9 @@ def misspelt(counts: Mapping[str, int]) -> dict[str, str]:
     """Each value that is a slip of the pen away from one at least twenty times as frequent, with that one.
 
     A slip is one letter too many, too few or another, or two neighbours exchanged; case does not count. Values with
-    digits are names of things (`model-3`), and are left alone. So is every value where values that are frequent stand a slip apart from
-    one another more often than rare ones do: those are codes (`BIL`, `BILQ`, `BILQW`), of which each means its own.
+    digits are names of things (`model-3`), and are left alone. So is every value where values that are frequent stand a
+    slip apart from one another more often than rare ones do: those are codes (`BIL`, `BILQ`, `BILQW`), of which each
+    means its own.
     """
     found: dict[str, str] = {}
     for rare in sorted(counts):
