@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 
 from luthier.core.artifact import Artifact, Manifest
-from luthier.core.errors import ModelError, RecipeError, Where
+from luthier.core.errors import InputError, ModelError, RecipeError, Where
 from luthier.core.events import Event
 from luthier.core.store import Store
 from luthier.flow.recipe import Recipe
@@ -260,6 +260,29 @@ def test_a_quantised_base_is_foreseen_through_an_epoch_and_where_it_is_allowed(
     with pytest.raises(ModelError, match="'early' learns over quantised weights"):
         Recipe.load(path).plan()
     assert Recipe.load(path, ["steps.both.dequantise=true"]).plan()["both"]
+
+
+@pytest.mark.parametrize("here", [False, True])
+def test_a_head_of_its_own_is_refused_before_it_is_tuned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: bool
+) -> None:
+    monkeypatch.setenv("LUTHIER_CACHE", own_cache(tmp_path))
+    head = "{kind: lora, r: 2}\n    objective: {kind: classify, head: sequence}"
+    text = TWICE.replace("{kind: lora, r: 2}", head)
+    if here:
+        alone = text.replace("  both:\n    kind: merge\n    models: [tune, other]\n", "").replace("both", "tune")
+        Recipe.load(small_recipe(tmp_path, alone)).run(only=["other"])
+    path = small_recipe(tmp_path, text)
+    with pytest.raises(ModelError, match="'other' has a head of its own in place of the words") as caught:
+        Recipe.load(path).plan()
+    assert caught.value.where.field == "steps.both.models.1"
+
+
+def test_dequantising_is_refused_where_nothing_was_quantised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LUTHIER_CACHE", own_cache(tmp_path))
+    with pytest.raises(InputError, match="`dequantise` changes nothing") as caught:
+        Recipe.load(small_recipe(tmp_path, TWICE), ["steps.both.dequantise=true"]).plan()
+    assert caught.value.where.field == "steps.both.dequantise"
 
 
 def test_what_was_learnt_over_a_quantised_base_is_merged_only_when_dequantised(tmp_path: Path) -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from luthier.core.errors import DataError, InputError, ModelError
-from luthier.core.step import Outline, Outlook
+from luthier.core.errors import DataError, InputError, LuthierError, ModelError, Where
+from luthier.core.step import Forecast, Outline, Outlook
 from luthier.metrics.answers import Answers
 from luthier.metrics.members.labels import Accuracy
+from luthier.models.describe import describe
 from luthier.models.load import load
 from luthier.text.messages import Example, Message
 from luthier.text.prompt import Prompt
@@ -195,6 +197,55 @@ def test_no_more_rows_are_foretold_than_there_are_to_score(tmp_path: Path) -> No
     assert measures["scored_rows_per_s"] > asked / measures["search_s"], "reading the model is no row's time"
 
 
+def test_more_examples_than_there_are_rows_to_show_are_refused(tmp_path: Path) -> None:
+    shop = bench(tmp_path, examples()[:14])
+    outlook = Outlook(inputs={"data": shop.data, "model": shop.base}, upstream={}, base=Path())
+    step = search(shots=(0, 4, 8, 64))
+    for refused in (lambda: step.foresee(outlook), lambda: shop.tune(step)):
+        with pytest.raises(InputError, match="7 rows are held back, which leaves 7 to show, came 8, 64") as caught:
+            refused()
+        assert caught.value.where == Where(field="technique.shots")
+    usual = search(shots=(0, 4, 8))
+    foretold = usual.foresee(outlook)
+    assert foretold.how.startswith("80 scored rows"), "the default tries what can be shown"
+    shop.tune(usual)
+    assert "there are too few rows to show [8] examples" in shop.said("warning")
+
+
+def test_the_pace_of_a_search_is_that_of_a_model_of_about_the_size(tmp_path: Path) -> None:
+    shop = bench(tmp_path)
+    step, size = search(), describe(shop.base.folder).parameters
+    outlook = Outlook(inputs={"data": shop.data, "model": shop.base}, upstream={}, base=Path())
+
+    def told(*paces: dict[str, float]) -> Forecast:
+        history = {"measures": paces[0]}
+        return step.foresee(replace(outlook, history=history, paces=paces[1:]))
+
+    near, far = [{"scored_rows_per_s": 8.0, "parameters": times * size} for times in (2, 100)]
+    assert told(near).seconds == 10 + 80 / 16
+    assert "at 16.0 a second, as in the last search" in told(near).how
+    assert "a matrix product" in told(far).how
+    assert "a matrix product" in told({"scored_rows_per_s": 8.0}).how
+    assert told(far, near).seconds == told(near).seconds, "of those before, the newest that fits"
+    assert step.make(shop.work(step, 3, None))["parameters"] == size
+
+
+@pytest.mark.parametrize(
+    ("outline", "fields", "field"),
+    [
+        (Outline(headed=True), {}, "model"),
+        (Outline(remote=True), {"normalise": "prior"}, "technique.normalise"),
+    ],
+)
+def test_what_a_model_cannot_be_asked_is_refused_before_it_is_made(
+    outline: Outline, fields: dict[str, Any], field: str
+) -> None:
+    outlook = Outlook(inputs={}, upstream={}, base=Path(), outlines={"model": outline})
+    with pytest.raises(LuthierError) as caught:
+        search(**fields).foresee(outlook)
+    assert caught.value.where.field == field
+
+
 def test_a_model_that_names_classes_by_a_head_is_refused(tmp_path: Path) -> None:
     shop = bench(tmp_path)
     head = Tune(data="data", objective=Classify(head="sequence"), rows=16, rows_per_step=4, precision="float32")
@@ -215,7 +266,7 @@ def test_too_few_rows_and_prompts_that_do_not_fit_are_said(tmp_path: Path) -> No
     with pytest.raises(DataError, match="3 training rows have an answer"):
         shop.tune(search())
     long = bench(tmp_path / "long")
-    made = long.tune(search(instructions=("word " * 600,), variations=False, shots=(0,)))
+    made = long.tune(search(instructions=("word " * 600,), variations=False, shots=(0,), draws=2))
     assert any("not tried: instruction 1 of the recipe" in text for text in long.said("warning"))
     assert made.read_json("tuned.json")["prompts"] == 1
     assert math.isclose(made.read_json("tuned.json")["scored_rows"], 12)
@@ -227,7 +278,12 @@ def test_too_few_rows_and_prompts_that_do_not_fit_are_said(tmp_path: Path) -> No
         ({"budget": 20, "held_back": 12}, "budget 20 does not ask two prompts 12 rows; 24 does"),
         ({"metric": "perplexity"}, "perplexity measures likelihood"),
         ({"shots": ()}, "at least 1"),
-        ({"shots": (0,), "variations": False}, "leave one prompt, the one that is there"),
+        ({"shots": (0,), "draws": 2, "variations": False}, "leave one prompt, the one that is there"),
+        ({"shots": (0,), "draws": 3}, r"draws changes nothing where shots \[0\] show no examples"),
+        ({"shots": (0,), "draws": 2, "nearest": False}, "nearest changes nothing"),
+        ({"shots": (0, 4, 4)}, "4 stands there twice"),
+        ({"instructions": ("Mine.", " \n")}, "instruction 2 of 2 is blank; leave it out"),
+        ({"instructions": ("Mine.", "Yours.", "Mine.")}, "instruction 3 is instruction 1 again"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(fields: dict[str, Any], says: str) -> None:

@@ -130,6 +130,8 @@ class Outline:
     """Of a model: whether it is asked over HTTP and has no weights here."""
     merging: Merging = "plain"
     """Of a model: how what it has learnt can be merged."""
+    headed: bool = False
+    """Of a model: whether it names classes or gives a number by a head of its own, and writes no text."""
     how: str = ""
     """Where the numbers come from."""
 

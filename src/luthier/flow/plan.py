@@ -147,10 +147,11 @@ class _Planner:
         digest = step.recipe_digest(inputs, contents, 0 if step.shared else self.recipe.seed)
         cached = self.store.has(digest)
         forecast = None
-        if not cached:
+        if not cached or step.makes == "model":  # of a model its files do not tell all, such as how it can be merged
             history = self._history.get(step.kind, {})
             outlook = _outlook(self.recipe, self.store, step, self.planned, history, self._outlines)
             self._outlines[name] = step.outline(outlook)
+        if not cached:
             forecast = step.foresee(replace(outlook, outline=self._outlines[name])).beside(self._left_bytes)
             self._left_bytes = max(self._left_bytes, forecast.left_bytes)
         self.planned[name] = Planned(

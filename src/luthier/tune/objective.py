@@ -114,6 +114,10 @@ class Objective(Component):
         """
         return ()
 
+    def wants_head(self) -> bool:
+        """Whether the model gets a sequence head in place of its language head, whatever the classes."""
+        return bool(self.outputs(About(classes={"": ""})))
+
     def card(self, about: About) -> dict[str, Any]:
         """What a saved model tells of how it is to be read; nothing where it is read like any language model."""
         return {"classes": outputs} if (outputs := self.outputs(about)) else {}

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from luthier.core.artifact import Artifact
-from luthier.core.errors import ModelError, Where
+from luthier.core.errors import InputError, ModelError, Where
 from luthier.core.step import Forecast, Makes, Merging, ModelRef, Outline, Outlook, Reads, Step, Work
 from luthier.models.describe import describe, weight_files
 from luthier.models.load import base_folder, is_remote, name_of, no_weights, weights_of
@@ -116,6 +116,24 @@ class Merge(Step):
             remedy = "`dequantise: true` merges it into what they stand for, or tune it by lora"
             raise ModelError(what, where=where, remedy=remedy)
 
+    def _other_head(self, at: int) -> ModelError:
+        return ModelError(
+            f"{self.models[at]!r} has a head of its own in place of the words of the model that is merged over, which "
+            "has none to merge it into",
+            where=Where(field=f"models.{at}"),
+            remedy="leave it out, or tune it with an objective that keeps the language head, such as "
+            "`{kind: classify, head: label}`",
+        )
+
+    def _check_dequantise(self, outlook: Outlook) -> None:
+        """Refuse `dequantise` where it is known of every model that it was not learnt over quantised weights."""
+        known = [
+            outlook.outlines.get(field) for field in ("model", *(f"models.{at}" for at in range(len(self.models))))
+        ]
+        if self.dequantise and all(one is not None and one.merging == "plain" for one in known):
+            what = "none of these models is learnt over quantised weights, so `dequantise` changes nothing"
+            raise InputError(what, where=Where(field="dequantise"), remedy="leave it out")
+
     def _finish(self, base: Artifact, models: Sequence[Artifact], folder: Path) -> None:
         for path in model_files(base_folder(base)):
             target = folder / path.relative_to(base_folder(base))
@@ -136,11 +154,15 @@ class Merge(Step):
         """From the size of the models; refuses those that stand on another base or cannot be merged."""
         if is_remote(outlook):
             raise no_weights("the model")
-        base = outlook.stands_on.get("model", ())[:1]
+        base, headed = outlook.stands_on.get("model", ())[:1], outlook.outlines.get("model", Outline()).headed
         for at in range(len(self.models)):
             if not {*base} <= {*outlook.stands_on.get(f"models.{at}", base)}:
                 raise self._other_base(at)
-            self._check_merging(at, outlook.outlines.get(f"models.{at}", Outline()).merging)
+            told = outlook.outlines.get(f"models.{at}", Outline())
+            self._check_merging(at, told.merging)
+            if told.headed and not headed:
+                raise self._other_head(at)
+        self._check_dequantise(outlook)
         parameters = self.outline(outlook).parameters
         if parameters is None:
             return Forecast(how="unknown until the base model is here")

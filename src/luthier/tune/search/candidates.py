@@ -93,7 +93,7 @@ def example_sets(
     pool: Sequence[Example], held: Sequence[Example], counts: Sequence[int], *, draws: int, nearest: bool, seed: int
 ) -> list[Shown]:
     """For each count of examples, balanced draws by the seed and (`nearest`) those closest to the held-back rows."""
-    able = [example for example in pool if _can_be_shown(example)]
+    able = [example for example in pool if can_be_shown(example)]
     found = []
     for count in counts:
         if count == 0:
@@ -139,6 +139,12 @@ def closest(pool: Sequence[Example], held: Sequence[Example], count: int, seed: 
     return tuple(pool[at] for at in taken)
 
 
+def can_be_shown(example: Example) -> bool:
+    """Whether an example is plain turns that end with an answer, without tools."""
+    plain = all(message.role in ("user", "assistant") and not message.tool_calls for message in _turns(example))
+    return plain and not example.tools and example.messages[-1].role == "assistant"
+
+
 def _otherwise(base: Instruction, labels: Sequence[str]) -> Iterator[Instruction]:
     answer = _listing(labels)
     for frame, what in FRAMES:
@@ -153,12 +159,6 @@ def _listing(labels: Sequence[str]) -> str:
 
 def _turns(example: Example) -> tuple[Message, ...]:
     return tuple(message for message in example.messages if message.role != "system")
-
-
-def _can_be_shown(example: Example) -> bool:
-    """Whether an example is plain turns that end with an answer, without tools."""
-    plain = all(message.role in ("user", "assistant") and not message.tool_calls for message in _turns(example))
-    return plain and not example.tools and example.messages[-1].role == "assistant"
 
 
 def _by_class(pool: Sequence[Example]) -> list[list[Example]]:

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from luthier.core.component import member
 from luthier.core.counted import counted
 from luthier.core.digest import canonical
-from luthier.core.errors import DataError, InputError, ModelError, Where
+from luthier.core.errors import DataError, InputError, Where
 from luthier.core.files import write_aside
 from luthier.core.step import Work
 from luthier.metrics.answers import Answers
 from luthier.metrics.metric import Metric
-from luthier.models.load import Dtype, is_endpoint, name_of, outputs_of
+from luthier.models.describe import describe
+from luthier.models.load import Dtype, base_folder, is_endpoint, name_of, outputs_of
 from luthier.text.dataset import summary
 from luthier.text.messages import Example, Message, answer_of, question_of, said_for
 from luthier.text.prompt import Prompt
@@ -25,11 +26,13 @@ from luthier.tune.search.candidates import (
     Candidate,
     Instruction,
     balanced,
+    can_be_shown,
     example_sets,
     instructions,
     own_instruction,
     pairs,
 )
+from luthier.tune.search.outlook import useless_far, writes_nothing
 from luthier.tune.search.race import Standing, cost, plan_rounds, race
 from luthier.tune.technique import write_settings
 
@@ -51,11 +54,14 @@ class Making:
         self._technique, self._work, self._dtype = technique, work, dtype
         self._model = work.inputs["model"]
         if outputs_of(self._model):
-            what = f"{name_of(self._model)} names classes by a head of its own, and writes no answer to a prompt"
-            raise ModelError(what, where=Where(field="model"), remedy="search with the model that it was tuned from")
+            raise writes_nothing(name_of(self._model))
         about = summary(work.inputs["data"])
         self._labels = about.labels if about.task == "label" else []
         self._held, self._pool = self._split([one for one in examples if one.messages])
+        able = sum(map(can_be_shown, self._pool))
+        self._shots = technique.shown(len(self._held), able)
+        if missing := sorted({*technique.shots} - {*self._shots}):
+            work.events.warning(f"there are too few rows to show {missing} examples")
         self._asked = self._done = 0
         self._lengths: dict[str, int] = {}
 
@@ -80,7 +86,10 @@ class Making:
         )
         ended = time.perf_counter()
         self._save(candidates, standings, answers, lengths)
-        return {"search_s": ended - begun, "scored_rows_per_s": self._asked / (ended - started)} if self._asked else {}
+        if not self._asked:
+            return {}
+        size = {} if is_endpoint(self._model) else {"parameters": describe(base_folder(self._model)).parameters}
+        return {**size, "search_s": ended - begun, "scored_rows_per_s": self._asked / (ended - started)}
 
     def _split(self, examples: list[Example]) -> tuple[list[Example], list[Example]]:
         """Held-back rows in a drawn order, and the others, from which examples are shown."""
@@ -114,8 +123,7 @@ class Making:
         limit, alike = self._technique.max_new_tokens, self._technique.normalise
         if is_endpoint(self._model):
             if alike != "sum":
-                where = Where(field="technique.normalise")
-                raise InputError("changes nothing for an endpoint", where=where, remedy="leave it out")
+                raise useless_far()
             return Distant(self._model, self._work.scratch / "calls", options, limit)
         import torch
 
@@ -131,10 +139,8 @@ class Making:
         said = list(self._asker.options.values())
         told = instructions(technique.instructions, own, said, vary=technique.variations) + self._proposed()
         sets = example_sets(
-            self._pool, self._held, technique.shots, draws=technique.draws, nearest=technique.nearest, seed=seed
+            self._pool, self._held, self._shots, draws=technique.draws, nearest=technique.nearest, seed=seed
         )
-        if missing := [count for count in technique.shots if count and not any(len(s.examples) == count for s in sets)]:
-            self._work.events.warning(f"there are too few rows to show {missing} examples")
         found = pairs(Prompt.of(self._model), told, sets)
         return [found[0], *(one for one in self._shuffled(found[1:]) if self._fits(one))]
 

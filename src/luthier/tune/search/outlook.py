@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from luthier.core.step import Forecast, Outlook
-from luthier.models.foresight import BASE_BYTES, Rows, kernel_bytes, model_of, rows_of
+from luthier.core.errors import InputError, ModelError, Where
+from luthier.core.step import Forecast, Outline, Outlook
+from luthier.models.describe import Description
+from luthier.models.foresight import ABOUT, BASE_BYTES, Rows, kernel_bytes, model_of, rows_of
 from luthier.models.load import cpu_has_bf16, is_remote
 from luthier.models.speed import flops_per_s
 from luthier.tune.search.candidates import FRAMES
@@ -20,9 +22,13 @@ START_S = 10.0
 
 def foresee(technique: PromptSearch, outlook: Outlook, wanted: int | None) -> Forecast:
     """Seconds, peak bytes and tokens of a search; of an endpoint, tokens and calls."""
+    _check(technique, outlook)
     rows = rows_of(wanted, outlook)
     if rows is None:
         return Forecast(how="unknown until the data are here")
+    held = min(technique.held_back, rows.number // 2)
+    if outlook.inputs.get("data") is not None:
+        technique = technique.model_copy(update={"shots": technique.shown(held, rows.number - held)})
     scored = _scored(technique, rows.number)
     shown = _shown(technique) * rows.tokens
     tokens = round(scored * (rows.tokens + shown))
@@ -34,13 +40,43 @@ def foresee(technique: PromptSearch, outlook: Outlook, wanted: int | None) -> Fo
         return Forecast(tokens=tokens, how="unknown until the model is here")
     kernels = kernel_bytes(scored, model, bf16=cpu_has_bf16(), learns=False)
     peak = technique.footprint(model, PACK_TOKENS) + BASE_BYTES + kernels
-    if rate := outlook.history.get("measures", {}).get("scored_rows_per_s"):
-        how = f"{scored:,} rows at the {rate:.1f} a second of the last search"
+    if rate := _pace(outlook, model):
+        how = f"{scored:,} rows at {rate:.1f} a second, as in the last search"
         return Forecast(seconds=START_S + scored / rate, peak_bytes=peak, tokens=tokens, how=how)
     flops = 2 * scored * _computed(technique, rows) * (model.parameters - model.embedding_parameters)
     seconds = START_S + flops / flops_per_s(bf16=cpu_has_bf16())
     how = f"{scored:,} scored rows; {rows.how}; speed from a matrix product measured just now"
     return Forecast(seconds=round(seconds, 1), peak_bytes=peak, tokens=tokens, how=how)
+
+
+def _check(technique: PromptSearch, outlook: Outlook) -> None:
+    """Refuse a model that writes nothing, and what changes nothing for an endpoint."""
+    if outlook.outlines.get("model", Outline()).headed:
+        raise writes_nothing("this model")
+    if is_remote(outlook) and technique.normalise != "sum":
+        raise useless_far()
+
+
+def writes_nothing(name: str) -> ModelError:
+    """A model with a head of its own."""
+    what = f"{name} names classes by a head of its own, and writes no answer to a prompt"
+    return ModelError(what, where=Where(field="model"), remedy="search with the model that it was tuned from")
+
+
+def useless_far() -> InputError:
+    """An endpoint gives no scores that could be made alike."""
+    return InputError(
+        "changes nothing for an endpoint", where=Where(field="technique.normalise"), remedy="leave it out"
+    )
+
+
+def _pace(outlook: Outlook, model: Description) -> float:
+    """Rows a second of the last search with a model of about this size, in terms of this one's; 0 where none was."""
+    for measures in (outlook.history.get("measures") or {}, *outlook.paces):
+        times = float(measures.get("parameters", 0.0)) / model.parameters
+        if 1 / ABOUT <= times <= ABOUT and measures.get("scored_rows_per_s"):
+            return times * float(measures["scored_rows_per_s"])
+    return 0.0
 
 
 def _scored(technique: PromptSearch, rows: int) -> int:

@@ -63,8 +63,9 @@ class Epoch(Step):
         return Forecast(seconds=SECONDS, how="files are copied")
 
     def outline(self, outlook: Outlook) -> Outline:
-        """It has the size of the model it stands on."""
-        return replace(outline(outlook), merging=outlook.outlines.get("tuned", Outline()).merging)
+        """It has the size of the model it stands on, and is merged or not as the tuned one."""
+        tuned = outlook.outlines.get("tuned", Outline())
+        return replace(outline(outlook), merging=tuned.merging, headed=tuned.headed)
 
     def _not_kept(self, kept: range | tuple[int, ...]) -> ModelError:
         known = f"it keeps those after {', '.join(map(str, kept))}" if kept else "it keeps none but its end"

@@ -217,7 +217,7 @@ class Tune(Step):
 
     def outline(self, outlook: Outlook) -> Outline:
         """The tuned model has the size of the one it stands on."""
-        return replace(outline(outlook), merging=self.technique.merging)
+        return replace(outline(outlook), merging=self.technique.merging, headed=self.objective.wants_head())
 
     @model_validator(mode="after")
     def _each_setting_matters(self) -> Self:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from luthier.core.errors import InputError, Where
 from luthier.core.step import Forecast, Merging, Outlook, Work
 from luthier.metrics.metric import Metric
 from luthier.models.describe import Description
@@ -38,7 +39,8 @@ class PromptSearch(Search):
     Are Human-Level Prompt Engineers", 2023). Small models write poor ones; an endpoint is asked once for each."""
     shots: tuple[Annotated[int, Field(ge=0, le=64)], ...] = Field(default=(0, 4, 8), min_length=1)
     """How many examples are shown: each of these counts is tried. Most of the gain comes from the first 4 to 8
-    (Min et al., "Rethinking the Role of Demonstrations", 2022), and every one costs its tokens at each question."""
+    (Min et al., "Rethinking the Role of Demonstrations", 2022), and every one costs its tokens at each question.
+    A count for which there are too few rows is refused; of the default, what can be shown is tried."""
     draws: int = Field(default=2, ge=1, le=50)
     """How many sets of examples are drawn for each count, balanced by class. Which examples are shown, and in which
     order, can move a score from chance to the best (Lu et al., "Fantastically Ordered Prompts", 2022)."""
@@ -67,6 +69,34 @@ class PromptSearch(Search):
             raise ValueError(f"{metric.kind} measures likelihood, not answers; take accuracy, rougeL or exact_match")
         return metric
 
+    @field_validator("instructions")
+    @classmethod
+    def _says_something(cls, instructions: tuple[str, ...]) -> tuple[str, ...]:
+        for place, text in enumerate(instructions, start=1):
+            if not text.strip():
+                what = f"instruction {place} of {len(instructions)} is blank"
+                raise ValueError(f"{what}; leave it out (`variations` tries no instruction at all, too)")
+            if text in instructions[: place - 1]:
+                first = instructions.index(text) + 1
+                raise ValueError(f"instruction {place} is instruction {first} again; leave one of them out")
+        return instructions
+
+    @field_validator("shots")
+    @classmethod
+    def _counts_each_once(cls, shots: tuple[int, ...]) -> tuple[int, ...]:
+        if twice := [count for count in shots if shots.count(count) > 1]:
+            raise ValueError(f"{twice[0]} stands there twice; each count is tried once, with `draws` sets of examples")
+        return shots
+
+    @model_validator(mode="after")
+    def _shows_what_is_drawn(self) -> Self:
+        if any(self.shots):
+            return self
+        for name in ("draws", "nearest"):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} changes nothing where shots [0] show no examples; leave it out")
+        return self
+
     @model_validator(mode="after")
     def _has_a_choice(self) -> Self:
         if not (self.instructions or self.variations or self.proposals or any(self.shots)):
@@ -81,6 +111,18 @@ class PromptSearch(Search):
             raise ValueError(f"budget {self.budget} does not ask two prompts {self.held_back} rows; {least} does")
         return self
 
+    def shown(self, held: int, able: int) -> tuple[int, ...]:
+        """The counts of examples that can be shown, where so many rows are held back and so many others fit.
+
+        `InputError` for a larger one that somebody chose; of the default, what can be shown is tried.
+        """
+        missing = [str(count) for count in self.shots if count > able]
+        if missing and self.shots != type(self).model_fields["shots"].default:
+            what = f"{held} rows are held back, which leaves {able} to show, came {', '.join(missing)}"
+            where = Where(field="technique.shots")
+            raise InputError(what, where=where, remedy="show fewer, hold back fewer (`held_back`), or give more rows")
+        return tuple(count for count in self.shots if count <= able)
+
     def trainable(self, model: Description) -> int:
         """Nothing moves."""
         return 0
@@ -92,7 +134,7 @@ class PromptSearch(Search):
 
     def space(self) -> Mapping[str, Choice]:
         """How many examples are shown, and how many sets are drawn."""
-        return {"shots": Choice(values=((0,), (0, 4, 8), (0, 8, 16))), "draws": Choice(1, 8)}
+        return {"shots": Choice(values=((0, 4), (0, 4, 8), (0, 8, 16))), "draws": Choice(1, 8)}
 
     def search(self, work: Work, examples: Sequence[Example], dtype: Dtype) -> dict[str, Any]:
         """Score prompts on held-back rows, round by round, and write the best one."""
