@@ -263,7 +263,7 @@ AFTER = (
     ),
     _typed(
         "a base as an adapter",
-        "{artifact}",
+        "recipe.yaml:model",
         "is a whole model, not an adapter",
         "export it as `hf`",
         "export",

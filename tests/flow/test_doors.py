@@ -110,6 +110,9 @@ def test_several_steps_behind_one_only_are_told_how_to_stand(
 def test_show_tells_steps_and_artifacts(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(step["made"] for step in _json(capsys, "show")["steps"].values())
     assert _json(capsys, "show", ":data")["summary"]["rows"] == {"test": 30, "train": 60}
+    assert run_command(["show", ":tune"]) == 0
+    said = capsys.readouterr().out
+    assert "technique  {kind: lora, alpha: 32.0, b_rate: 1.0, dora: false," in said, "as YAML has it"
     digest = _json(capsys, "show", "recipe.yaml:tune")["artifact"]
     assert _json(capsys, "show", digest[:8])["artifact"] == digest
     assert run_command(["show", ":tune", "--path"]) == 0
@@ -273,6 +276,12 @@ def test_models_are_listed_and_described(capsys: pytest.CaptureFixture[str]) -> 
     told = _json(capsys, "models", "describe", "tiny-model")
     assert told["architecture"] == "LlamaForCausalLM"
     assert told["tied"] is True
+    tuned = _json(capsys, "models", "describe", "recipe.yaml:tune")
+    assert tuned["name"] == "tickets:tune"
+    assert (tuned["technique"], tuned["parameters"]) == ("lora", told["parameters"])
+    assert _json(capsys, "models", "describe", ":model")["parameters"] == told["parameters"]
+    assert run_command(["models", "describe", ":data"]) == 2
+    assert "tickets:data is a dataset, not a model" in capsys.readouterr().err
 
 
 def test_gc_removes_nothing_when_it_cannot_know_what_is_needed(

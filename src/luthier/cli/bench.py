@@ -83,12 +83,16 @@ def models_get(
 
 @models_app.command("describe")
 def models_describe(
-    name: Annotated[str, typer.Argument(help="A name, folder, .gguf file or hub id.")], as_json: Json = False
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="RECIPE:STEP, a recipe, a digest, or a name, folder, .gguf or hub id."),
+    ],
+    as_json: Json = False,
 ) -> None:
     """Architecture, parameters, memory for each technique, licence, chat template."""
-    from luthier.flow.base_models import describe_model
+    from luthier.flow.about_model import describe_model
 
-    facts = describe_model(name)
+    facts = describe_model(model)
     if as_json:
         say_json(facts)
         return

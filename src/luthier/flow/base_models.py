@@ -1,4 +1,4 @@
-"""Base models outside a recipe: which are known, bringing one here, what it is."""
+"""Base models outside a recipe: which are known, bringing one here."""
 
 from __future__ import annotations
 
@@ -11,11 +11,7 @@ from luthier.flow.plan import plan
 from luthier.flow.recipe import MODEL_STEP, Recipe
 from luthier.flow.run import run
 from luthier.models.catalog import CATALOG, ENCODERS, resolve
-from luthier.models.describe import describe
 from luthier.models.steps.base import Base
-
-_TOKENS_A_PASS = 4096
-"""The forward pass for which `describe` tells the memory."""
 
 
 def _recipe(name: str) -> Recipe:
@@ -46,17 +42,3 @@ def get_model(name: str, events: Events | None = None) -> Path:
     if name in ENCODERS:
         return resolve(name, Path(), ENCODERS).in_place(Path(), (events or Events()).of(name).note)
     return base_model(name, events).folder
-
-
-def describe_model(name: str, events: Events | None = None) -> dict[str, Any]:
-    """What a model is, and what training it would hold in memory with each technique."""
-    from luthier.core.component import members
-    from luthier.tune.technique import AnyTechnique
-
-    artifact = base_model(name, events)
-    told = describe(artifact.folder)
-    memory = {}
-    for kind, technique in sorted(members(AnyTechnique).items()):
-        memory[kind] = f"{technique.model_validate({}).footprint(told, _TOKENS_A_PASS) / 1e9:.2f} GB"
-    facts = {"name": name, "folder": str(artifact.folder), **told.as_json()}
-    return {**facts, f"memory_to_train_with_{_TOKENS_A_PASS}_tokens_a_pass": memory}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from luthier.core.artifact import Artifact
-from luthier.core.errors import InputError, UnknownName, Where, did_you_mean
+from luthier.core.errors import InputError, ModelError, UnknownName, Where, did_you_mean
 from luthier.core.files import write_aside
 from luthier.flow.learnt import learnt_system
 from luthier.flow.locate import Found, find_artifact
@@ -64,13 +66,26 @@ def export_artifact(
         from luthier.models.export import export as export_model
 
         before, measures = Prompt.of(found.artifact).told() or _usual(found.artifact), _measures(found)
-        export_model(
-            found.artifact, to, chosen, quant=quant, dequantise=dequantise, measures=measures,  # type: ignore[arg-type]
-            before=before, say=notes.append,
-        )  # fmt: skip  # `chosen` is one of `able`
+        with _named(found, word):
+            export_model(
+                found.artifact, to, chosen, quant=quant, dequantise=dequantise,  # type: ignore[arg-type]
+                measures=measures, before=before, say=notes.append,
+            )  # fmt: skip  # `chosen` is one of `able`
         if before:
             notes.append("prompt.json belongs in front of every conversation; README.md says how")
     return Exported(sorted(path.relative_to(to).as_posix() for path in to.rglob("*") if path.is_file()), notes)
+
+
+@contextmanager
+def _named(found: Found, word: str) -> Iterator[None]:
+    """Tell by its name on the command line what is wrong with a model, and not by where the store keeps it."""
+    try:
+        yield
+    except ModelError as error:
+        place = error.where.file
+        if place is None or found.artifact.folder.parent not in Path(place).parents:
+            raise
+        raise type(error)(error.message, where=Where(field=word), remedy=error.remedy) from error
 
 
 def _usual(artifact: Artifact) -> dict[str, Any] | None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from luthier.core.artifact import Artifact
 from luthier.flow.locate import find_artifact
@@ -79,9 +82,19 @@ def _artifact_lines(name: str, artifact: Artifact, summary: dict[str, Any]) -> l
     if "seconds" in timing:
         peak = timing.get("peak_bytes", 0) / 1e6
         lines.append(f"  took       {timing['seconds']:.1f} s, at most {peak:.0f} MB")
-    lines += [f"  {key:<10} {value}" for key, value in summary.items()]
+    lines += [f"  {key:<10} {_as_written(value)}" for key, value in summary.items()]
     lines += [f"  file       {entry.path} ({entry.size:,} bytes)" for entry in manifest.files]
     return lines
+
+
+def _as_written(value: Any) -> str:
+    """A value as a recipe has it: YAML in one line, and text as it is."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict) and "kind" in value:
+        value = {"kind": value["kind"], **value}
+    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf)
+    return text.removesuffix("\n").removesuffix("\n...")
 
 
 def _dataset(artifact: Artifact) -> dict[str, Any]:

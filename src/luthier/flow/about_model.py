@@ -1,0 +1,31 @@
+"""What a model is, base or tuned: architecture, size, licence, template, and what training it would hold in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from luthier.core.component import members
+from luthier.flow.find_model import find_model
+from luthier.models.describe import describe
+from luthier.models.load import TUNED_CARD, base_folder, refuse_endpoint
+
+_TOKENS_A_PASS = 4096
+"""The forward pass for which the memory is told."""
+
+
+def describe_model(word: str) -> dict[str, Any]:
+    """Facts of a base model, or of a step's: what it stands on, by which technique it was tuned."""
+    from luthier.tune.technique import AnyTechnique
+
+    name, artifact = find_model(word)
+    refuse_endpoint(artifact)
+    told = describe(base_folder(artifact))
+    facts = {"name": name, "folder": str(artifact.folder)}
+    if "model" in artifact.manifest.inputs:
+        tuned = artifact.read_json(TUNED_CARD)
+        facts |= {key: tuned[key] for key in ("base", "trainable_parameters") if key in tuned}
+        facts["technique"] = tuned["technique"]["kind"]
+    memory = {}
+    for kind, technique in sorted(members(AnyTechnique).items()):
+        memory[kind] = f"{technique.model_validate({}).footprint(told, _TOKENS_A_PASS) / 1e9:.2f} GB"
+    return {**facts, **told.as_json(), f"memory_to_train_with_{_TOKENS_A_PASS}_tokens_a_pass": memory}
