@@ -12,6 +12,7 @@ import pytest
 from luthier.core.errors import DataError
 from luthier.data.formats import sheets
 from luthier.data.formats.file import File
+from luthier.data.formats.merged import merged
 from luthier.data.row import Broken, Record
 from luthier.data.sources.excel import Excel
 from tests.data.source_files import write_xlsx
@@ -98,6 +99,63 @@ def test_titles_above_the_header_are_said_and_left_out(tmp_path: Path) -> None:
     write_xlsx(tmp_path / "one.xlsx", [["text"], ["hello"], ["bye"], ["late", "a note"], ["more"], ["again"]])
     lines = [one.line for one in _read(tmp_path / "one.xlsx")]
     assert lines == [2, 3, 4, 5, 6], "no table stands below a title there"
+
+
+GROUPED = [
+    ["Tickets of May", None, None, None],
+    ["Ticket", None, "Customer", None],
+    ["ID", "Text", "Name", "Class"],
+    [1, "hello", "Jo", "x"],
+    [2, "bye", "Al", "y"],
+    [3, "late", "Bo", None],
+]
+
+
+def _merge(path: Path, rows: list[list[object]], *cells: str) -> Path:
+    book = openpyxl.Workbook()
+    for row in rows:
+        book.active.append(row)
+    for one in cells:
+        book.active.merge_cells(one)
+    book.save(path)
+    return path
+
+
+def test_a_row_that_groups_columns_is_no_header(tmp_path: Path) -> None:
+    said: list[str] = []
+    found = _read(_merge(tmp_path / "t.xlsx", GROUPED, "A1:D1", "A2:B2", "C2:D2", "D5:D6"), say=said.append)
+    assert [(one.line, one.values) for one in found if isinstance(one, Record)] == [
+        (4, {"ID": 1, "Text": "hello", "Name": "Jo", "Class": "x"}),
+        (5, {"ID": 2, "Text": "bye", "Name": "Al", "Class": "y"}),
+        (6, {"ID": 3, "Text": "late", "Name": "Bo", "Class": "y"}),
+    ]
+    assert said == [
+        "t.xlsx: cells are merged over several rows; each of these rows has what stands in them",
+        "t.xlsx: the first 2 rows are titles above the header, not data: 'Tickets of May'",
+    ]
+
+
+def test_columns_of_two_groups_may_have_one_name(tmp_path: Path) -> None:
+    rows = [["No", "Ticket", None, "Customer", None], [None, "Name", "Text", "Name", "Class"], [1, "a", "b", "c", "d"]]
+    (only,) = _read(_merge(tmp_path / "t.xlsx", rows, "A1:A2", "B1:C1", "D1:E1"))
+    assert isinstance(only, Record)
+    assert only.values == {"No": 1, "Ticket Name": "a", "Text": "b", "Customer Name": "c", "Class": "d"}
+
+
+def test_merged_cells_that_reach_beyond_the_table_or_over_each_other_are_cut() -> None:
+    table = [["a", "b"], ["c", "d"]]
+    assert merged([((0, 0), (9, 9)), ((1, 0), (5, 0)), ((1, 1), (4, 1)), ((7, 7), (8, 8))], table, (0, 0)) == [
+        (0, 0, 1, 1),
+        (1, 1, 1, 1),
+    ]
+    assert merged([((0, 0), (0, 1))], table, (1, 0)) == [], "above the first row with anything in it"
+    assert merged([((0, 0), (0, 1))], [], (0, 0)) == merged(None, table, (0, 0)) == []
+
+
+def test_a_header_with_a_merged_cell_is_one(tmp_path: Path) -> None:
+    rows = [["ID", "Text", None, "Class"], [1, "hello", None, "x"], [2, "bye", "noted", "y"], [3, "so", None, "x"]]
+    found = _read(_merge(tmp_path / "t.xlsx", rows, "B1:C1", "B2:C2"))
+    assert [one.values["ID"] for one in found if isinstance(one, Record)] == [1, 2, 3]
 
 
 def test_the_fullest_sheet_is_told_where_it_is_not_the_first(tmp_path: Path) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from luthier.core.errors import DataError, Where, did_you_mean
 from luthier.data.formats import dialect, packed, sheet_size
+from luthier.data.formats import merged as merging
 from luthier.data.formats.file import File
 from luthier.data.formats.tables import plain
 from luthier.data.row import Broken, Record
@@ -30,12 +31,15 @@ def read(
     """Rows of one sheet; a row's line is its number in the sheet."""
     with file.local() as path:
         _refuse_bombs(file)
-        table, first = _table(str(path), file, sheet, say)
+        table, first, blocks = _table(str(path), file, sheet, say)
+    if merging.fill_down(table, blocks):
+        say(f"{file.name}: cells are merged over several rows; each of these rows has what stands in them")
+    groups = {first + 1 + place: group for place, group in merging.groups(table, blocks).items()}
     rows = [(number, row) for number, row in enumerate(table, start=first + 1) if any(cell != "" for cell in row)]
     if not rows:
         raise DataError("the sheet is empty", where=file.where, remedy="set `sheet` to one with rows")
     if header == "auto":
-        rows = _below_titles(rows, file, say)
+        rows = _below_titles(rows, groups, file, say)
     columns, rows = _columns(rows, header, file, say)
     for number, row in rows:
         if len(row) > len(columns) and any(cell != "" for cell in row[len(columns) :]):
@@ -68,14 +72,23 @@ def _refuse_bombs(file: File) -> None:
             sheet_size.refuse_spread(archive, MOST_BYTES, file.name)
 
 
-def _table(path: str, file: File, sheet: str | int | None, say: Callable[[str], None]) -> tuple[list[list[Any]], int]:
-    """The cells of a sheet, and how many empty rows stand above them."""
+class _Table(NamedTuple):
+    """The cells of a sheet, how many empty rows stand above them, and which were merged."""
+
+    cells: list[list[Any]]
+    above: int
+    blocks: list[merging.Merged]
+
+
+def _table(path: str, file: File, sheet: str | int | None, say: Callable[[str], None]) -> _Table:
     from python_calamine import CalamineWorkbook
 
     with _readable(file), CalamineWorkbook.from_path(path) as book:
         name = _sheet(book.sheet_names, sheet, file, say)
         found = book.get_sheet_by_name(name)
-        return found.to_python(skip_empty_area=True), (found.start or (0, 0))[0]
+        start = found.start or (0, 0)
+        cells = found.to_python(skip_empty_area=True)
+        return _Table(cells, start[0], merging.merged(found.merged_cell_ranges, cells, start))
 
 
 @contextmanager
@@ -109,10 +122,11 @@ def _sheet(names: list[str], wanted: str | int | None, file: File, say: Callable
 Rows = list[tuple[int, list[Any]]]
 
 
-def _below_titles(rows: Rows, file: File, say: Callable[[str], None]) -> Rows:
-    """The rows without those of one cell that stand above a table: a whole header, and rows of several cells."""
+def _below_titles(rows: Rows, groups: dict[int, list[Any]], file: File, say: Callable[[str], None]) -> Rows:
+    """The rows without those that stand above a table: of one cell, and those that group the columns named below."""
     filled = [sum(cell != "" for cell in row) for _, row in rows[:_LOOKED_AT]]
-    titles = next((place for place, count in enumerate(filled[: _MOST_TITLES + 1]) if count > 1), 0)
+    first_rows = list(zip(rows, filled, strict=False))[: _MOST_TITLES + 1]
+    titles = next((at for at, ((line, _), count) in enumerate(first_rows) if count > 1 and line not in groups), 0)
     below = filled[titles + 1 :]
     if not below or filled[titles] < max(filled) or 2 * sum(count > 1 for count in below) < len(below):
         return rows  # a table of one column in which somebody wrote beside a cell
@@ -120,7 +134,9 @@ def _below_titles(rows: Rows, file: File, say: Callable[[str], None]) -> Rows:
         first = next(str(cell) for cell in rows[0][1] if cell != "")
         told = "the first row is a title" if titles == 1 else f"the first {titles} rows are titles"
         say(f"{file.name}: {told} above the header, not data: {first[:_TITLE_SHOWN]!r}")
-    return rows[titles:]
+    line, header = rows[titles]
+    group = groups.get(rows[titles - 1][0]) if titles else None
+    return [(line, merging.told_apart(header, group) if group else header), *rows[titles + 1 :]]
 
 
 def _columns(rows: Rows, header: dialect.Header, file: File, say: Callable[[str], None]) -> tuple[list[str], Rows]:
