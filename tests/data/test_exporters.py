@@ -250,6 +250,16 @@ def test_label_studio_tasks(judged: Any, tmp_path: Path) -> None:
     assert [choice.get("value") for choice in config.iter("Choice")] == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("form", ["label-studio", "argilla", "doccano"])
+def test_annotators_of_conversations_see_what_was_asked_and_it_is_said(form: str, chats: Any, tmp_path: Path) -> None:
+    said: list[str] = []
+    export(chats, tmp_path, form, said.append)
+    assert "16 answers of free text left out: annotators are shown what was asked before" in said
+    text = next(tmp_path.glob("train.json*")).read_text(encoding="utf-8")
+    asked = "Where is order 3?\\n\\nLet me see.\\n\\nWell?\\n\\nsent"
+    assert asked in text or asked.replace("3", "4") in text, "a turn that only calls a tool has no text"
+
+
 def test_argilla_records(judged: Any, tmp_path: Path) -> None:
     said: list[str] = []
     export(judged, tmp_path, "argilla", said.append)

@@ -72,6 +72,17 @@ def test_a_share_that_falls_on_nobody_takes_one_and_says_so() -> None:
     assert found.notes == ["test: a share of 0.0001 fell on none of 3 rows; one row was taken nevertheless"]
 
 
+def test_rows_that_the_same_seed_left_to_train_on_are_told_of_it() -> None:
+    every = [f"p{n}" for n in range(200)]
+    trained = [
+        one for one, name in zip(every, _names(Split(test=0.25), _keys(every), 7), strict=True) if name == "train"
+    ]
+    found = assign(Split(test=0.25), _keys(trained), 7)
+    assert "(a split by the same seed left them to train on before: read the rows of its other splits" in found.notes[0]
+    assert found.notes[0].endswith("one row was taken nevertheless")
+    assert assign(Split(test=0.25), _keys(trained), 8).notes == []
+
+
 def test_counts_that_groups_do_not_allow_are_said() -> None:
     found = assign(Split(test=3), _keys(["a", "b", "c", "d"], ["g", "g", "h", "h"]), 7)
     assert found.notes == ["test: 2 rows instead of 3 (rows that belong together are not torn apart)"]

@@ -66,6 +66,11 @@ class Exporter(Component):
         """Write files below an empty folder; `say` tells the user what the form cannot hold."""
 
 
+def joined(turns: Iterable[Line]) -> str:
+    """The texts of some turns for a reader; one that only calls tools has none."""
+    return "\n\n".join(text for turn in turns if (text := turn.get("content", "")))
+
+
 def write_lines(path: Path, lines: Iterable[Any]) -> None:
     """JSON lines in UTF-8."""
     with path.open("w", encoding="utf-8", newline="\n") as file:

@@ -27,6 +27,8 @@ Share = Annotated[float, Field(ge=0, lt=1)] | Annotated[int, Field(ge=0)]
 TRAIN, VALIDATION, TEST, NOT_TAKEN = "train", "validation", "test", "not taken"
 NAMES = (TRAIN, VALIDATION, TEST, NOT_TAKEN)
 _AT_ONCE = 1 << 15
+_NO_CHANCE = 10
+"""Where so many rows are expected, none falls by chance once in 22,000 times (e^-10)."""
 
 
 class Split(BaseModel):
@@ -310,9 +312,13 @@ class _Taker:
         taken = self._left[self._order.places[self._left] < self._below]
         if not len(taken) and len(self._left) > 1:
             taken = self._left[:1]
-            self._say_unit(
-                name, taken, f"a share of {wanted:g} fell on none of {self._rows} rows", "taken nevertheless"
-            )
+            why = f"a share of {wanted:g} fell on none of {self._rows} rows"
+            if wanted * len(self._left) >= _NO_CHANCE:
+                why += (
+                    " (a split by the same seed left them to train on before: read the rows of its other splits, too;"
+                    " or set another `seed`, if no model that learnt some of them is measured on these)"
+                )
+            self._say_unit(name, taken, why, "taken nevertheless")
         elif len(taken) == len(self._left) > 1:
             why = f"a share of {wanted:g} fell on all of {self._rows} rows"
             self._say_unit(name, taken[-1:], why, "left to train on")

@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 from typing import Any, Literal
 
-from luthier.data.exporter import Exporter, Line, Outgoing, Say
+from luthier.data.exporter import Exporter, Line, Outgoing, Say, joined
 from luthier.data.passes.tables import dump
 
 COLUMNS = ("id", "source", "file", "line", "kind", "label", "system", "prompt", "answer", "messages", "tools", "meta")
@@ -54,15 +54,11 @@ def _cells(line: Line) -> list[Any]:
     values = {
         **line["origin"],
         **{name: line[name] or "" for name in ("id", "kind", "label")},
-        "system": _joined(before),
-        "prompt": _joined(asked),
-        "answer": _joined(messages[-1:]),
+        "system": joined(before),
+        "prompt": joined(asked),
+        "answer": joined(messages[-1:]),
         "messages": dump(messages),
         "tools": dump(line["tools"]) if "tools" in line else "",
         "meta": dump(line["meta"]),
     }
     return [values[name] for name in COLUMNS]
-
-
-def _joined(turns: list[dict[str, Any]]) -> str:
-    return "\n\n".join(turn.get("content", "") for turn in turns)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from luthier.data.exporter import Line, Outgoing, Say
+from luthier.core.counted import counted
+from luthier.data.exporter import Line, Outgoing, Say, joined
 from luthier.data.label.judgment import PROPOSAL, judgments_of
 
 GIVEN = "given"
@@ -26,11 +27,16 @@ class Question:
 
 def question(line: Line) -> Question:
     """A row as a question."""
-    asked = [turn for turn in line["messages"][:-1] if turn["role"] != "system"] or line["messages"][-1:]
+    asked = _before(line) or line["messages"][-1:]
     judgments = judgments_of(line["meta"])
     meta = {name: value for name, value in line["meta"].items() if name not in ("judgments", PROPOSAL)}
     kept = {"id": line["id"], "origin": line["origin"], "meta": meta}
-    return Question("\n\n".join(turn.get("content", "") for turn in asked), kept, judgments, _proposal(line, judgments))
+    return Question(joined(asked), kept, judgments, _proposal(line, judgments))
+
+
+def _before(line: Line) -> list[dict[str, Any]]:
+    """The turns before the answer, without the system's."""
+    return [turn for turn in line["messages"][:-1] if turn["role"] != "system"]
 
 
 def _proposal(line: Line, judgments: list[dict[str, Any]]) -> dict[str, Any] | None:
@@ -44,12 +50,15 @@ def _proposal(line: Line, judgments: list[dict[str, Any]]) -> dict[str, Any] | N
 
 def choices(data: Outgoing, say: Say) -> list[str]:
     """The labels that annotators choose from: the data's classes, those proposed and those judged."""
-    found = set(data.labels)
+    found, unseen = set(data.labels), 0
     for split in data.splits:
         for line in data.lines(split):
+            unseen += line["label"] is None and bool(_before(line))
             proposal = line["meta"].get(PROPOSAL)
             found |= set(proposal.get("scores", {})) if isinstance(proposal, dict) else set()
             found |= {str(one["label"]) for one in judgments_of(line["meta"]) if one.get("label") is not None}
     if not found:
         say("the data names no labels: write them into the tool's configuration")
+    if unseen:
+        say(f"{counted(unseen, 'answer')} of free text left out: annotators are shown what was asked before")
     return sorted(found)

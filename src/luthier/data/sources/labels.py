@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from luthier.core.component import members
+from luthier.core.counted import counted
 from luthier.core.errors import DataError, Where, did_you_mean
 from luthier.data.adjudicator import Adjudicator, Verdicts
 from luthier.data.adjudicators.majority import Majority
@@ -107,7 +108,7 @@ class Labels(FileSource):
         said: list[str] = []
         found, _, _ = self._given(base, said.append)
         people = len(annotators_of(found))
-        told = f"{said[0].rpartition(': read as ')[2] if said else 'judgments'} of {people} annotators"
+        told = f"{said[0].rpartition(': read as ')[2] if said else 'judgments'} of {counted(people, 'annotator')}"
         reasons = {"kind": f"{told}; each row gets one label, by {self.rule.kind} (`rule`)"}
         answers: dict[str, list[Any]] = {}
         for one in (one for item in found for one in item.judgments):
@@ -230,7 +231,8 @@ def _say_agreement(found: Sequence[Item], level: Any, say: Say) -> None:
 
     people = annotators_of(found)
     judged = sum(1 for item in found for one in item.judgments if one.label is not None)
-    told = f"{len(people)} annotators, {judged} judgments of {len(found)} items"
+    told = f"{counted(judged, 'judgment')} of {counted(len(found), 'item')}"
+    told = f"{counted(len(people), 'annotator')}, {told}"
     try:
         alpha = krippendorff(table(found), level=level)
     except DataError as error:
