@@ -65,6 +65,26 @@ def test_ids_that_nobody_bears(made: Any) -> None:
             story(made.artifact, name)
 
 
+def test_a_place_without_a_row_tells_of_those_beside_it(made: Any) -> None:
+    for name, problem, remedy in (
+        ("t.jsonl:99", "no example begins on line 99 of t.jsonl", "the next is on 13"),
+        ("t.jsonl:0", "no example begins on line 0 of t.jsonl", "the next is on 1"),
+        ("u.jsonl:3", "no example came from a file 'u.jsonl'", "did you mean 't.jsonl'?"),
+    ):
+        with pytest.raises(UnknownName, match=problem) as caught:
+            story(made.artifact, name)
+        assert caught.value.remedy == remedy
+
+
+def test_a_row_between_others_is_told_of_both(make: Make, write: Write) -> None:
+    text = "[" + ",\n\n".join(json.dumps({"id": n, "prompt": f"q{n}?", "completion": f"a{n}"}) for n in (41, 42)) + "]"
+    made = make(source={"kind": "json", "path": write("w.json", text)}, split={"test": 0}, task="text")
+    with pytest.raises(UnknownName, match=r"no example begins on line 2 of w\.json") as caught:
+        story(made.artifact, "w.json:2")
+    assert caught.value.remedy == "the next to it begin on 1 and 3"
+    assert story(made.artifact, "42")["messages"][0]["content"] == "q42?", "found by the file's own `id`, unasked"
+
+
 def test_export_writes_the_documented_lines(made: Any, tmp_path: Path) -> None:
     paths = export(made.artifact, tmp_path / "out")
     assert [path.name for path in paths] == ["test.jsonl", "train.jsonl"]

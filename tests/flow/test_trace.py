@@ -75,6 +75,28 @@ def test_a_dropped_row_is_found_by_its_place(capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.usefixtures("recipes")
+def test_calls_of_tools_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "find", "arguments": '{"order": 5}'}}
+    turns = [
+        {"role": "user", "content": "where?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "sent", "tool_call_id": "c"},
+        {"role": "assistant", "content": "On its way."},
+    ]
+    Path("a", "rows.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
+    source = "{kind: jsonl, path: rows.jsonl, messages: messages}"
+    Path("a", "recipe.yaml").write_text(
+        f"luthier: 1\nname: a\nsteps:\n  data: {{kind: prepare, source: {source}, split: {{test: 0}}}}\n"
+    )
+    assert run_command(["run", "a"]) == 0
+    capsys.readouterr()
+    assert run_command(["trace", "rows.jsonl:1", "--recipe", "a"]) == 0
+    told = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert ["assistant", 'calls find({"order": 5})'] in told
+    assert ["assistant", "''"] not in told
+
+
+@pytest.mark.usefixtures("recipes")
 def test_what_stands_for_personal_data_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     Path("a", "rows.jsonl").write_text('{"key": "x-1", "question": "is jo@example.com yours?", "answer": "yes"}\n')
     recipe = Path("a", "recipe.yaml")

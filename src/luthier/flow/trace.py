@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,8 +80,19 @@ def _story_lines(told: dict[str, Any]) -> Iterator[str]:
         if noted := [f"{name} {value}" for name, value in columns.items() if value is not None]:
             yield f"{operator}: {', '.join(noted)}"
     for message in told["messages"] or ():
-        yield f"{message['role']:<10} {message.get('content', '')!r}"
+        yield from _turn_lines(message)
     yield from _fate(told)
+
+
+def _turn_lines(message: dict[str, Any]) -> Iterator[str]:
+    """What a turn says, and which tools it calls."""
+    calls = message.get("tool_calls") or ()
+    if message.get("content") or not calls:
+        yield f"{message['role']:<10} {message.get('content', '')!r}"
+    yield from (
+        f"{message['role']:<10} calls {call['name']}({json.dumps(call['arguments'], ensure_ascii=False)})"
+        for call in calls
+    )
 
 
 def _edit(event: dict[str, Any]) -> str:

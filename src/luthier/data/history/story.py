@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from luthier.core.artifact import Artifact
-from luthier.core.errors import UnknownName
+from luthier.core.errors import UnknownName, did_you_mean
 from luthier.text.dataset import MADE, splits, summary
 
 if TYPE_CHECKING:
@@ -86,6 +86,8 @@ def _whole_id(artifact: Artifact, beginning: str) -> str:
         shown = ", ".join(sorted(found)[:4])
         what = f"{len(found)} examples have an id that begins with {beginning!r}, or stand in that place"
         raise UnknownName(what, remedy=f"such as {shown}")
+    if (place := _place(beginning)) is not None:
+        raise _nothing_there(artifact, place, tables)
     remedy = "ids stand in the first column of the data set's tables; at least four characters are needed; or give the "
     remedy += "row's place as FILE:LINE, by which dropped rows are found, too"
     raise UnknownName(f"no example has the id {beginning!r}", remedy=remedy)
@@ -95,27 +97,66 @@ _LINE_DIGITS = 18
 """No file has a line whose number is longer."""
 
 
+class _Place(NamedTuple):
+    """A line of a file, as somebody wrote it."""
+
+    file: str
+    line: int
+
+    def has_file(self) -> polars.Expr:
+        """Rows of the file; its folder may be left out."""
+        import polars as pl
+
+        return (pl.col("file") == self.file) | pl.col("file").str.ends_with(f"/{self.file}")
+
+
+def _place(word: str) -> _Place | None:
+    name, _, line = word.rpartition(":")
+    is_one = name and line.removeprefix("-").isdecimal() and len(line) <= _LINE_DIGITS
+    return _Place(name, int(line)) if is_one else None
+
+
 def _at_place(artifact: Artifact, word: str, tables: list[str]) -> set[str]:
-    """The rows that came from a line of a file: kept, edited or dropped; the file's folder may be left out."""
+    """The rows that came from a line of a file: kept, edited or dropped."""
     import polars as pl
 
     found: set[str] = set()
-    name, _, line = word.rpartition(":")
-    if not (name and line.removeprefix("-").isdecimal() and len(line) <= _LINE_DIGITS):
-        return found
-    file = (pl.col("file") == name) | pl.col("file").str.ends_with(f"/{name}")
-    for table in tables:
-        here = _scan(artifact, table).filter(file & (pl.col("line") == int(line))).select("id").collect()
-        found.update(here["id"])
+    if (place := _place(word)) is not None:
+        for table in tables:
+            here = _scan(artifact, table).filter(place.has_file() & (pl.col("line") == place.line))
+            found.update(here.select("id").collect()["id"])
     return found
 
 
+def _nothing_there(artifact: Artifact, place: _Place, tables: list[str]) -> UnknownName:
+    """That no row begins on a line of a file, and on which lines next to it some do; or that the file has none."""
+    import polars as pl
+
+    lines: set[int] = set()
+    files: set[str] = set()
+    for table in tables:
+        rows = _scan(artifact, table)
+        lines.update(rows.filter(place.has_file()).select("line").collect()["line"].drop_nulls())
+        files.update(rows.select(pl.col("file").unique()).collect()["file"].drop_nulls())
+    if not lines:
+        what = f"no example came from a file {place.file!r}"
+        return UnknownName(what, remedy=did_you_mean(place.file, files))
+    around = [max((one for one in lines if one < place.line), default=None)]
+    around.append(min((one for one in lines if one > place.line), default=None))
+    near = " and ".join(str(one) for one in around if one is not None)
+    what = f"no example begins on line {place.line} of {place.file}"
+    return UnknownName(what, remedy=f"the next to it begin on {near}" if " and " in near else f"the next is on {near}")
+
+
 def _by_own_id(artifact: Artifact, value: str) -> str | None:
-    column = artifact.manifest.settings.get("source", {}).get("id")
-    if column is None:
-        return None
+    """The row of which the column says so that names rows: the recipe's, else `id`."""
+    import polars as pl
+
+    column = artifact.manifest.settings.get("source", {}).get("id") or "id"
+    names = json.dumps(column, ensure_ascii=False)
     for split in splits(artifact):
-        frame = _scan(artifact, f"examples/{split}.parquet").select("id", "meta").collect()
+        rows = _scan(artifact, f"examples/{split}.parquet").filter(pl.col("meta").str.contains(names, literal=True))
+        frame = rows.select("id", "meta").collect()
         for example, meta in frame.iter_rows():
             if str(json.loads(meta).get(column)) == value:
                 return str(example)
