@@ -132,15 +132,26 @@ def _compare(name: str, figure: Figure, rounds: int) -> tuple[dict[str, Any], tu
 
 
 def _peak_share(rounds: int) -> dict[str, Any]:
-    """Matrix products that training needs, over what this processor's own bf16 product gives on one thread."""
+    """Matrix products that training needs, over what this processor's own bf16 product gives on one thread: step by
+    step, beside products before and after it, since a shared machine gives now three times of what it gives then."""
     print("\npeak_share", flush=True)
-    shares = []
+    shares: list[float] = []
     for turn in range(rounds):
-        ours = _run("ours", Work("gsm8k", 32), 3 + WARM, 1)
-        peak = _run("peak", 1)["flops_per_s"]
-        shares.append(ours["flops_per_cpu_s"] / peak)
-        print(f"  round {turn + 1}: {ours['flops_per_cpu_s'] / 1e9:.0f} of {peak / 1e9:.0f} GFLOP/s: {shares[-1]:.0%}")
-    return _figure("peak_share", statistics.median(shares), 0.6, "of the bf16 matrix peak", "this processor")
+        told = _run("share", Work("gsm8k", 8), 12 + WARM, 1)
+        mine = [step["flops_per_cpu_s"] / step["peak"] for step in told["steps"]]
+        shares += mine
+        least, most = min(told["steps"], key=_peak_of), max(told["steps"], key=_peak_of)
+        print(
+            f"  round {turn + 1}: {statistics.median(mine):.0%} (steps from {min(mine):.0%} to {max(mine):.0%}); "
+            + ", ".join(f"{one['flops_per_cpu_s'] / 1e9:.0f} of {one['peak'] / 1e9:.0f}" for one in (least, most))
+            + " GFLOP/s where the processor gave least and most"
+        )
+    unit, told_of = "of the bf16 matrix peak", f"steps from {min(shares):.0%} to {max(shares):.0%}"
+    return _figure("peak_share", statistics.median(shares), 0.6, unit, "this processor", told_of)
+
+
+def _peak_of(step: dict[str, float]) -> float:
+    return step["peak"]
 
 
 def _two_cores(name: str, work: Work, rounds: int) -> dict[str, Any]:
@@ -296,6 +307,43 @@ def peak_bytes() -> int:
 
 def ours(work: Sequence[Any], steps: int, threads: int) -> dict[str, Any]:
     """Tune by the step that recipes use, and tell of what came after the warm-up."""
+    job, watch = Work(*work), _Watch()
+    flops, log = _tuned(job, steps, threads, watch)
+    cpu, wall = (watch.times[-1][at] - watch.times[WARM - 1][at] for at in (0, 1))
+    return {
+        "rows_per_cpu_s": job.rows_per_step * (steps - WARM) / cpu,
+        "rows_per_s": job.rows_per_step * (steps - WARM) / wall,
+        "flops_per_cpu_s": sum(flops[WARM:]) / cpu,
+        "peak_bytes": peak_bytes(),
+        "loss": [one["loss"] for one in log],
+    }
+
+
+def share(work: Sequence[Any], steps: int, threads: int) -> dict[str, Any]:
+    """Of each step after the warm-up: its products by CPU time, and what the processor gave before and after it."""
+    watch = _Watch(_product_now)
+    flops, _ = _tuned(Work(*work), steps, threads, watch)
+    told = []
+    for at in range(WARM, steps):
+        cpu = watch.times[at][0] - watch.begun[at - 1][0]
+        told.append({"flops_per_cpu_s": flops[at] / cpu, "peak": (watch.found[at - 1] + watch.found[at]) / 2})
+    return {"steps": told}
+
+
+def _product_now() -> float:
+    """Operations a second of this processor's bf16 product just now: one of those that are quick."""
+    import torch
+
+    one = torch.ones(2048, 2048, dtype=torch.bfloat16)
+    out = one @ one
+    begun = cpu_s()
+    torch.mm(one, one, out=out)
+    torch.mm(one, one, out=out)
+    return 2 * 2 * 2048**3 / (cpu_s() - begun)
+
+
+def _tuned(job: Work, steps: int, threads: int, watch: _Watch) -> tuple[list[int], list[dict[str, Any]]]:
+    """Operations that each step needs and the log of a training, which a watch hears."""
     import torch
 
     from luthier.flow.base_models import base_model
@@ -304,8 +352,6 @@ def ours(work: Sequence[Any], steps: int, threads: int) -> dict[str, Any]:
     from tuning import bench
 
     torch.set_num_threads(threads)
-    job = Work(*work)
-    watch = _Watch()
     with tempfile.TemporaryDirectory() as scratch:
         rows = list(_examples(job, steps))
         shop = replace(bench(Path(scratch), rows), heard=watch)
@@ -324,15 +370,8 @@ def ours(work: Sequence[Any], steps: int, threads: int) -> dict[str, Any]:
         base = base_model("smollm2-135m-instruct")
         made = shop.tune(step, SEED, base)
         log = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
-    flops = sum(_products(job, describe(base.folder), lessons) for lessons in _lessons(job, rows, steps)[WARM:])
-    cpu, wall = (watch.times[-1][at] - watch.times[WARM - 1][at] for at in (0, 1))
-    return {
-        "rows_per_cpu_s": job.rows_per_step * (steps - WARM) / cpu,
-        "rows_per_s": job.rows_per_step * (steps - WARM) / wall,
-        "flops_per_cpu_s": flops / cpu,
-        "peak_bytes": peak_bytes(),
-        "loss": [one["loss"] for one in log],
-    }
+    described = describe(base.folder)
+    return [_products(job, described, lessons) for lessons in _lessons(job, rows, steps)], log
 
 
 def _lessons(job: Work, rows: Sequence[Any], steps: int) -> list[list[Any]]:
@@ -366,15 +405,21 @@ def _products(job: Work, model: Any, rows: Sequence[Any]) -> int:
 
 
 class _Watch(list[Any]):
-    """Notes the time of every optimizer step that it hears of."""
+    """Notes when every optimizer step that it hears of ended and the next began, and what it finds in between."""
 
-    def __init__(self) -> None:
+    def __init__(self, find: Callable[[], float] | None = None) -> None:
         super().__init__()
         self.times: list[tuple[float, float]] = []
+        self.begun: list[tuple[float, float]] = []
+        self.found: list[float] = []
+        self._find = find
 
     def append(self, event: Any) -> None:
         if event.kind == "progress" and "loss" in event.measures:
             self.times.append((cpu_s(), time.perf_counter()))
+            if self._find is not None:
+                self.found.append(self._find())
+            self.begun.append((cpu_s(), time.perf_counter()))
 
 
 def _examples(job: Work, steps: int) -> Iterator[Any]:
@@ -411,22 +456,6 @@ def _made(job: Work, steps: int) -> Iterator[list[dict[str, str]]]:
     for _ in range(job.rows_per_step * steps):
         own = [draw.choice(words) for _ in range(length - shared)]
         yield _turns(" ".join([*common, *own]), " ".join(draw.choice(words) for _ in range(8)))
-
-
-def peak(threads: int) -> dict[str, Any]:
-    """The quickest bf16 product of this processor by CPU time, of several sizes that training has."""
-    import torch
-
-    torch.set_num_threads(threads)
-    best = 0.0
-    for rows, inner, out in ((2048, 576, 3072), (2048, 1536, 576), (2048, 2048, 2048), (4096, 4096, 4096)):
-        one, other = torch.randn(rows, inner).bfloat16(), torch.randn(out, inner).bfloat16()
-        for _ in range(6):
-            begun = cpu_s()
-            for _ in range(4):
-                one @ other.t()
-            best = max(best, 4 * 2 * rows * inner * out / (cpu_s() - begun))
-    return {"flops_per_s": best}
 
 
 def labels(threads: int) -> dict[str, Any]:
@@ -479,7 +508,7 @@ def _separately(model: Any, prompt: list[int], options: list[list[int]]) -> list
     return sums
 
 
-WORKERS: dict[str, Callable[..., dict[str, Any]]] = {"ours": ours, "peak": peak, "labels": labels}
+WORKERS: dict[str, Callable[..., dict[str, Any]]] = {"ours": ours, "share": share, "labels": labels}
 ALL = (*SPEED, *MEMORY, "peak_share", *TWO_CORES, "label_scoring_ratio", "growth")
 
 if __name__ == "__main__":
