@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from luthier.core.described import described, descriptions
 from luthier.core.errors import DataError, Where, did_you_mean
+from luthier.core.not_json import not_json
 from luthier.core.scorer import Desk, Scored, Scorer
 from luthier.metrics.answers import Answers
 
@@ -154,9 +155,10 @@ def _lines(path: Path) -> Iterator[tuple[int, Line]]:
 def _line(text: str, where: Where) -> Line:
     try:
         row = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(not_json(error, column=True), where=where, remedy=_WANTED) from error
     except (ValueError, RecursionError) as error:
-        why = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "it is too large"
-        raise DataError(f"is not JSON: {why}", where=where, remedy=_WANTED) from error
+        raise DataError("is not JSON: it is too large", where=where, remedy=_WANTED) from error
     if not isinstance(row, dict):
         raise DataError(f"wanted a JSON object, came {_KINDS.get(type(row), 'null')}", where=where, remedy=_WANTED)
     if "prediction" not in row:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 from luthier.core.errors import DataError, Where
+from luthier.core.not_json import not_json
 from luthier.data.formats.file import File
 from luthier.data.formats.jsonl import DECODER, kind_of, refuse_half_surrogates, unusable
 from luthier.data.formats.lines import LONGEST_BYTES, head
@@ -167,7 +168,7 @@ class _Text:
 
 def _problem(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
-        return f"is not JSON: {error.msg}"
+        return not_json(error)
     return unusable(error)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from luthier.core.errors import DataError, Where
+from luthier.core.not_json import not_json
 from luthier.data.formats.file import File
 from luthier.data.formats.lines import BadLine, head, lines
 from luthier.data.row import Broken, Record
@@ -47,7 +48,7 @@ def load(text: str) -> Any:
         value = DECODER.decode(text.lstrip("\ufeff"))
         refuse_half_surrogates(text, value)
     except json.JSONDecodeError as error:
-        raise ValueError(f"is not JSON: {error.msg} at column {error.colno}") from error
+        raise ValueError(not_json(error, column=True)) from error
     except (ValueError, RecursionError) as error:
         raise ValueError(unusable(error)) from error
     return value

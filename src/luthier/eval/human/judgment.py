@@ -13,6 +13,7 @@ from luthier.core.digest import canonical
 from luthier.core.errors import DataError, Where, did_you_mean
 from luthier.core.files import write_aside
 from luthier.core.ledger import Ledger
+from luthier.core.not_json import not_json
 from luthier.eval.form import Form, Value, WrongValue
 from luthier.eval.human.assign import Assignment
 
@@ -132,7 +133,7 @@ def _read(path: Path) -> list[tuple[int, dict[str, Any]]]:
             try:
                 told = json.loads(line)
             except json.JSONDecodeError as error:
-                raise DataError(f"is not JSON: {error.msg}", where=Where(file=str(path), line=number)) from error
+                raise DataError(not_json(error), where=Where(file=str(path), line=number)) from error
             if not isinstance(told, dict):
                 raise DataError("wanted an object on each line", where=Where(file=str(path), line=number))
             found.append((number, told))
