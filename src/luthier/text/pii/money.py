@@ -12,7 +12,9 @@ _CARD = re.compile(r"\d(?<![\w.,-]\d)\d{0,18}(?:[ -]\d{1,19}){0,7}(?![\d-])")
 _FEWEST = 12
 """Digits of a card's number."""
 _GROUP = re.compile(r"\d+")
-_PRINTED = frozenset([(4, 4, 4, 4), (4, 6, 5), (4, 6, 4), (4, 4, 4, 4, 3)])
+_FEWEST_ALONE = 13
+"""Those of one that stands in one piece between other digits."""
+_PRINTED = ((4, 6, 5), (4, 6, 4), (4, 4, 4, 4), (4, 4, 4, 4, 3))
 """How numbers are printed on cards; other digits may stand before and behind such groups."""
 _CARD_SHAPES = re.compile(
     r"4\d{12}(?:\d{3})?(?:\d{3})?|5[1-5]\d{14}|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}|3[47]\d{13}"
@@ -52,14 +54,15 @@ def cards(text: str, marks: Marks) -> Spans:
 
 def _candidates(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     """The whole stretch of digits, then parts of it that are printed like a card's number."""
-    groups = [group.span() for group in _GROUP.finditer(text, start, end)]
     yield start, end
-    for first in range(len(groups)):
-        for last in range(first, min(len(groups), first + 5)):
-            part = groups[first : last + 1]
-            lengths = tuple(stop - begin for begin, stop in part)
-            if len(part) < len(groups) and (lengths in _PRINTED or (len(part) == 1 and lengths[0] >= 13)):
-                yield part[0][0], part[-1][1]
+    groups = [group.span() for group in _GROUP.finditer(text, start, end)]
+    lengths = tuple(stop - begin for begin, stop in groups)
+    for first, (begin, stop) in enumerate(groups if len(groups) > 1 else ()):
+        if stop - begin >= _FEWEST_ALONE:
+            yield begin, stop
+        for shape in _PRINTED:
+            if len(shape) < len(groups) and lengths[first : first + len(shape)] == shape:
+                yield begin, groups[first + len(shape) - 1][1]
 
 
 def is_card(written: str) -> bool:
