@@ -276,14 +276,14 @@ def _of_bands(
 def _keys(by_column: NDArray[np.uint8], count: int, band: NDArray[np.int64]) -> NDArray[np.uint64]:
     """(rows,): the hash of one band in the upper half, the place in the lower; sorted. Of few rows, most that are alone
     are left out."""
-    found = np.empty(by_column.shape[0] * _BLOCK, dtype=np.uint64)
+    found = np.empty(count, dtype=np.uint64)
     for number, block in enumerate(by_column):
         start = number * _BLOCK
-        found[start : start + _BLOCK] = band_keys(block[band])
-        found[start : start + _BLOCK] |= np.arange(start, start + _BLOCK, dtype=np.uint64)
+        end = min(start + _BLOCK, count)
+        found[start:end] = band_keys(block[band, : end - start])
+        found[start:end] |= np.arange(start, end, dtype=np.uint64)
         if number % _BLOCKS_BETWEEN == 0:
             let_go(by_column)
-    found = found[:count]
     if count <= _FEW_ROWS:
         found = found[in_company(found >> _HALF, count.bit_length() + 2)]
     found.sort()
