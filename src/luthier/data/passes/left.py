@@ -18,7 +18,7 @@ from luthier.data.passes.apply import Numbered, drop_event
 from luthier.data.passes.engine import Books
 from luthier.data.passes.reader import unusable
 from luthier.data.passes.spill import Spill
-from luthier.data.passes.tables import ROW_COLUMNS, EventWriter, from_arrow
+from luthier.data.passes.tables import TALK_COLUMNS, EventWriter, from_arrow
 from luthier.data.passes.workers import Workers
 from luthier.data.split import NAMES, NOT_TAKEN, Assigned, Keys, Split
 from luthier.data.task import Answers, Task
@@ -113,7 +113,7 @@ def _looked_at(spill: Spill, index: int, in_clusters: bool, wants_answers: bool)
     """Look at one batch of a spill."""
     table = spill.batch(index)
     clusters = [name for name in table.schema.names if name.endswith(".cluster")]
-    batch = from_arrow(table.select([*ROW_COLUMNS, *clusters]))
+    batch = from_arrow(table.select([*TALK_COLUMNS, *clusters]))
     reasons = [unusable(row) for row in batch.rows]
     rows = [row for row, reason in zip(batch.rows, reasons, strict=True) if reason is None]
     groups = batch.attributes[clusters[-1]] if in_clusters else [row.group for row in batch.rows]

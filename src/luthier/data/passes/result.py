@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.data.passes.apply import Named
 from luthier.data.passes.columns import column, mask
 from luthier.data.passes.spill import Spill
-from luthier.data.passes.tables import EXAMPLE_COLUMNS, TableWriter, example_schema, from_arrow
+from luthier.data.passes.tables import EXAMPLE_COLUMNS, TALK_COLUMNS, TableWriter, example_schema, from_arrow
 from luthier.data.passes.workers import Workers
 from luthier.data.split import NAMES, NOT_TAKEN, TEST, TRAIN, VALIDATION
 from luthier.data.task import Task
@@ -90,11 +90,11 @@ def _examples(table: pa.RecordBatch, task: Task) -> pa.RecordBatch:
     """The columns of examples; of labelled rows, the answer once more as the label."""
     import pyarrow as pa
 
-    is_label = task == "label"
-    labels = [row.answer for row in from_arrow(table).rows] if is_label else [None] * table.num_rows
-    own = {"label": column(labels, pa.string())}
-    if is_label:
-        own["kind"] = column(["label"] * table.num_rows, pa.string())
+    own = {"label": column([None] * table.num_rows, pa.string())}
+    if task == "label":
+        rows = from_arrow(table.select(list(TALK_COLUMNS))).rows
+        own["label"] = column([row.answer for row in rows], pa.string())
+        own["kind"] = column(["label"] * len(rows), pa.string())
     columns = [own[name] if name in own else table.column(name) for name in EXAMPLE_COLUMNS]
     return pa.RecordBatch.from_arrays(columns, schema=example_schema())
 

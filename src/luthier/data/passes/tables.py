@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 ROW_COLUMNS = ("n", "id", "source", "file", "line", "kind", "messages", "tools", "meta", "group")
 """Columns of rows between passes, before their attributes."""
+TALK_COLUMNS = tuple(name for name in ROW_COLUMNS if name not in ("tools", "meta"))
+"""Those of them that tell what is said in a row and where it comes from: the others may hold much, and are JSON."""
 EXAMPLE_COLUMNS = ("id", "source", "file", "line", "kind", "messages", "label", "tools", "meta", "group")
 """Columns of a split's file."""
 ROW_GROUP = 8192
@@ -86,7 +88,7 @@ def to_arrow(batch: Batch, schema: pa.Schema) -> pa.RecordBatch:
         "file": [row.file for row in rows],
         "line": [row.line for row in rows],
         "kind": [row.kind for row in rows],
-        "messages": [MESSAGES.dump_json(row.messages, exclude_defaults=True).decode() for row in rows],
+        "messages": [_said(row.messages, exclude_defaults=True).decode() for row in rows],
         "tools": [dump(row.tools) if row.tools else "[]" for row in rows],
         "meta": [dump(row.meta) if row.meta else "{}" for row in rows],
         "group": [row.group for row in rows],
@@ -97,12 +99,13 @@ def to_arrow(batch: Batch, schema: pa.Schema) -> pa.RecordBatch:
 
 
 def from_arrow(table: pa.RecordBatch) -> Batch:
-    """The rows of one Arrow batch."""
+    """The rows of one Arrow batch; where it has no `tools` and no `meta`, neither have they."""
     columns = table.to_pydict()
     fixed = [columns.pop(name) for name in ("n", "id", "source", "file", "line", "kind")]
     messages = [MESSAGES.validate_json(text) for text in columns.pop("messages")]
-    tools = [tuple(json.loads(text)) if text != "[]" else () for text in columns.pop("tools")]
-    meta = [json.loads(text) if text != "{}" else {} for text in columns.pop("meta")]
+    no_tools, no_meta = ["[]"] * len(messages), ["{}"] * len(messages)
+    tools = [tuple(json.loads(text)) if text != "[]" else () for text in columns.pop("tools", no_tools)]
+    meta = [json.loads(text) if text != "{}" else {} for text in columns.pop("meta", no_meta)]
     group = columns.pop("group")
     rows = [Row(*values) for values in zip(*fixed, messages, tools, meta, group, strict=True)]
     return Batch(rows, columns)
@@ -137,6 +140,8 @@ def dump(value: Any) -> str:
     return _ENCODER.encode(value)
 
 
+_said = MESSAGES.serializer.to_json
+"""What `MESSAGES.dump_json` calls, which takes as long as this to gather its arguments."""
 _ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, allow_nan=False)
 """Made once: `json.dumps` makes one for each value."""
 
