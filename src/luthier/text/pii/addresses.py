@@ -24,8 +24,8 @@ from luthier.text.pii.number_first import (
     number_and_name,
     number_first,
 )
-from luthier.text.pii.scripts import in_scripts
 
+_OTHER_SCRIPT = re.compile(r"[\u0370-\u07ff\u1100-\u11ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]")
 _REACH = 60
 _ENOUGH_IN_SMALL = 4
 _LINES_REACH = 110
@@ -92,7 +92,7 @@ _BOX = re.compile(
     rf" \d{{1,6}}(?: \d\d){{0,2}}{PLACE}"
 )
 _NUMBER = re.compile(
-    r"\d(?:(?<![\w.,/$€£-]\d)(?:\d{0,4}(?:[/–-]\d{1,4})?½?"
+    r"\d(?:(?<![\w.,/$€£-]\d)(?:\d{0,4}+(?:[/–-]\d{1,4})?½?"
     r"(?=(?: ?bis| ?ter|[a-zA-Z])?,? (?:[A-Z]|[rabpciqad]\w|[nsew] |\d{1,3}[a-z]{2} "
     r"|(?:[a-z]{2,20} ){1,3}(?:street|st|avenue|ave|road|rd|boulevard|blvd|lane|ln|drive|dr|court|ct)[ ,.]))()"
     r"|(?:(?<=[\w.,º°] \d)|(?<=[oO]: \d))\d{0,3})|(?<=[A-Z]\d)(?<![A-Z]{3}\d)(?:[A-Z\d]? \d[A-Z]{2}"
@@ -115,7 +115,9 @@ def numbered(text: str, marks: Marks) -> Spans:
 
     Each comes as wide as its address is and, should something else have a piece of that, as it was found.
     """
-    if not text.isascii():
+    if not text.isascii() and _has_other_script(text):
+        from luthier.text.pii.scripts import in_scripts  # its patterns take long to compile, and few texts need them
+
         yield from in_scripts(text)
     for whole in told_by_code(text, marks):
         yield widened(text, whole)
@@ -128,6 +130,15 @@ def numbered(text: str, marks: Marks) -> Spans:
         if found := _of_number(text, number):
             yield widened(text, found)
             yield found
+
+
+def _has_other_script(text: str) -> bool:
+    """Whether a sign is of another script than Latin; of Western Europe's, that is told quicker than by the pattern."""
+    try:
+        text.encode("latin-1")
+    except UnicodeEncodeError:
+        return _OTHER_SCRIPT.search(text) is not None
+    return False
 
 
 def _of_number(text: str, number: re.Match[str]) -> Span | None:

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 
 from luthier.text.pii.found import Span, Spans
 
-_OTHER = re.compile(r"[\u0370-\u07ff\u1100-\u11ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]")
 _DIGITS = "[0-9０-９]"
 _DASH = "[-‐‑–−－ー]"
 _HAN = "[一-鿿々ヶ]"
@@ -119,9 +118,7 @@ _MOST_PARTS = 6
 
 
 def in_scripts(text: str) -> Spans:
-    """Addresses in one of these scripts; texts without are told at once."""
-    if _is_western(text) or _OTHER.search(text) is None:
-        return
+    """Addresses in one of these scripts."""
     yield from _japanese(text)
     yield from _chinese(text)
     yield from (Span(*one.span()) for one in _KOREAN.finditer(text))
@@ -132,15 +129,6 @@ def in_scripts(text: str) -> Spans:
 
 _NO_NAME = re.compile(r"(?:Μένω|Κατοικώ|Διεύθυνση|Живу|Адрес|Проживаю|Мешкаю|Улица)(?: (?:στην|στη|στο|на|в))? ")
 """Words with a capital that begin a sentence, not a name."""
-
-
-def _is_western(text: str) -> bool:
-    """Whether all its signs are those of Western Europe, which is told quicker than by a pattern."""
-    try:
-        text.encode("latin-1")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _with_parts(text: str, street: re.Pattern[str], right: re.Pattern[str]) -> Iterator[Span]:
