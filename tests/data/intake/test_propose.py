@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -295,7 +296,10 @@ def test_near_copies_with_other_answers_stay(tmp_path: Path) -> None:
         for number in range(100, 140)
         for label, state in states.items()
     ]
-    rows += [{"text": f"{word * 9} is all that is said here", "label": label} for word in "abc" for label in states]
+    unlike = [
+        f"{two * 3} {two[::-1] * 4} {n} {two * 2}" for n, two in enumerate(map("".join, permutations("abcdefghijk", 2)))
+    ]
+    rows += [{"text": text, "label": "other"} for text in unlike]
     pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
     proposal = propose(tmp_path / "t.csv")
     assert next(one for one in proposal.ops if one["kind"] == "near_dedup")["action"] == "flag"
@@ -308,6 +312,24 @@ def test_near_copies_with_other_answers_stay(tmp_path: Path) -> None:
     same = [{**row, "label": "shipped" if row["text"].startswith("Dear") else "other"} for row in rows]
     pl.DataFrame(same).write_csv(tmp_path / "t.csv")
     assert {"kind": "near_dedup"} in propose(tmp_path / "t.csv").ops
+
+
+@pytest.mark.parametrize("column", ["label", "reply"])
+def test_near_copies_stay_where_most_rows_are_made_from_a_template(tmp_path: Path, make: Any, column: str) -> None:
+    letter = "Dear team, this is about the {} of customer number {}; please look into it and write back to us soon"
+    subjects = ["unpaid invoice and the reminder", "parcel that was never delivered", "password of the web account"]
+    rows = [
+        {"text": letter.format(subject, number), column: subject if column == "label" else f"{subject}, case {number}"}
+        for subject in subjects
+        for number in range(100, 130)
+    ]
+    pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
+    proposal = propose(tmp_path / "t.csv")
+    assert next(one for one in proposal.ops if one["kind"] == "near_dedup") == {"kind": "near_dedup", "action": "flag"}
+    assert "look templated" in proposal.reasons["ops.near_dedup"]
+    assert proposal.left == len(rows)
+    made = make(**yaml.safe_load(render_recipe(proposal, "mine"))["steps"]["data"])
+    assert sum(made.summary.rows.values()) == len(rows)
 
 
 def test_rows_that_a_rule_does_not_fit_are_marked_and_stay(tmp_path: Path, make: Any) -> None:

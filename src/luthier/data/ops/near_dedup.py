@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import Field, model_validator
 
+from luthier.core.counted import counted
 from luthier.data.operator import Column, Corpus, Reads, SetOperator, Suggestion
 from luthier.data.profile import SHORT_ANSWER_WORDS
 from luthier.data.row import Row
@@ -36,6 +37,8 @@ _DIGITS = 6
 """Similarities are told with so many digits."""
 _CONTESTED = 0.1
 """Where more of the near copies than this share have another answer, what little differs between them matters."""
+_TEMPLATED = 0.5
+"""Where more of the rows than this share nearly repeat others, they were made from a template, and that is the data."""
 
 
 class NearDedup(SetOperator):
@@ -165,8 +168,8 @@ class NearDedup(SetOperator):
 
     @classmethod
     def suggest(cls, profile: Profile) -> Suggestion | None:
-        """Always: near copies across the split flatter the measure; marked only, where a class would be gone, or where
-        many have another answer than the row that they repeat."""
+        """Always: near copies across the split flatter the measure; marked only, where a class would be gone or most of
+        the rows, or where many have another answer than the row that they repeat."""
         tried = profile.trials.get("near_dedup")
         if tried is None:
             return Suggestion({}, "near copies across training and test flatter the measure; none was seen so far")
@@ -177,12 +180,23 @@ class NearDedup(SetOperator):
             return Suggestion(
                 {"action": "flag"}, f"{why}; to drop them would leave no row of {tried.lost_shown}: {stay}"
             )
+        if copies > _TEMPLATED * (profile.looked_at - _copies(profile)):
+            left = counted(profile.looked_at - _copies(profile) - copies, "row")
+            return Suggestion(
+                {"action": "flag"}, f"{why}: they look templated, and to drop them would leave {left}, so {stay}"
+            )
         matters = profile.answers or profile.answer_words <= SHORT_ANSWER_WORDS
         if matters and tried.contested > _CONTESTED * copies:
             other = f"{tried.contested} of them with another answer, so that what little differs matters"
             return Suggestion({"action": "flag"}, f"{why}, {other}: {stay}")
         other = f", {tried.contested} of them with another answer (`of: both` compares answers, too)"
         return Suggestion({}, why + other * bool(tried.contested))
+
+
+def _copies(profile: Profile) -> int:
+    """Rows that are equal to others, and gone before near copies are looked for."""
+    tried = profile.trials.get("exact_dedup")
+    return sum(tried.dropped.values()) if tried else 0
 
 
 _SKETCH = np.dtype([("preferred", "<f8"), ("text", "<u8", 2), ("signature", "u1", 128)])
