@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -55,6 +56,36 @@ class Leak(RowOperator):
 def _row(prompt: str, answer: str = "ok", **meta: Any) -> Row:
     messages = (Message(role="user", content=prompt), Message(role="assistant", content=answer))
     return Row(0, "0" * 16, "csv", "f.csv", 2, "chat", messages, (), meta)
+
+
+_WORDS = (
+    "ssn",
+    "SSN",
+    "social",
+    "tax",
+    "id",
+    "passport",
+    "ИНН",
+    "паспорт",
+    "身份证",
+    "号码",
+    "رقم",
+    "आधार",
+    "is",
+    "card",
+)
+_DIGITS = ("0123456789", "٠١٢٣٤٥٦٧٨٩", "०१२३४५६७८९", "𝟎𝟏𝟐𝟑𝟒𝟓𝟔𝟕𝟖𝟗")
+_BETWEEN = (" ", " ", "-", ": ", ", ", "\n", "", "\u200b", "、", "：", "(", ")", "#", "_", "x", "A")
+
+
+def _mixed(chance: random.Random) -> str:
+    """Words and numbers of several scripts."""
+    parts: list[str] = []
+    for _ in range(chance.randint(2, 14)):
+        digits = chance.choice((_DIGITS[0], chance.choice(_DIGITS)))
+        number = "".join(chance.choices(digits, k=chance.choice((3, 4, 5, 7, 9, 9, 11, 13, 16))))
+        parts += (chance.choice((chance.choice(_WORDS), number)), chance.choice(_BETWEEN))
+    return "".join(parts)
 
 
 def _done(row: Row, **settings: Any) -> Row:
@@ -196,3 +227,22 @@ def test_a_recogniser_of_names_sees_short_numbers(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(FakeNames, "recognise", lambda self, texts: [seen.append(text) or [] for text in texts])  # type: ignore[func-returns-value]
     Pii(names=FakeNames()).apply([_row("Hello.", number=42)])
     assert "number: 42" in seen
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SSN: a b c d 767824212 e f g h 724656134",  # a tag names nothing
+        f"ssn {'see ' * 4}{'x' * 50}@example.org, or 724656134",  # an edit brings a number near to its name
+    ],
+)
+@pytest.mark.parametrize("action", ["redact", "mask", "hash"])
+def test_what_the_last_look_finds_was_taken_out(text: str, action: str) -> None:
+    pii = Pii(action=action)  # type: ignore[arg-type]  # by name
+    assert pii.leftover([_done(_row(text), action=action)]) is None
+
+
+def test_rows_of_many_scripts_hold_nothing_for_the_last_look() -> None:
+    chance = random.Random(5)
+    rows = [_row(_mixed(chance), ssn=_mixed(chance)) for _ in range(1500)]
+    assert Pii().leftover([_done(row) for row in rows]) is None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -14,6 +16,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from luthier.data.operator import Column, Drop, Edit, Leftover, Outcome, Reads, RowOperator, Secret, Suggestion
+from luthier.data.passes.apply import spliced
 from luthier.data.pii.proof import measure, read_labelled
 from luthier.data.pii.pseudonyms import LOCALES, Pseudonyms
 from luthier.data.pii.shown import canonical, masked
@@ -34,6 +37,10 @@ Action = Literal["redact", "mask", "hash", "pseudonymise", "drop", "flag", "keep
 _KNOWN_TEXTS, _KNOWN_CHARS = 1024, 4096
 """So many texts are remembered at most, and none that is longer."""
 _SMALL_DIGITS = 5
+_MOST_LOOKS = 8
+"""So often at most is looked at what edits have made of a text."""
+_TAG_NAME = re.compile(rf"(?<=\[)(?:{'|'.join(kind.upper() for kind in KINDS)})(?=[\]:])")
+"""What `redact` and `hash` call what they have taken out."""
 Fields = list[tuple[str, str, list[Found]]]
 """The texts of a row: field name, text, and what was found in it."""
 
@@ -109,13 +116,14 @@ class Pii(RowOperator):
         for place, (row, fields) in enumerate(zip(rows, self._searched(rows), strict=True)):
             if not any(finds for _, _, finds in fields):
                 continue
-            stand_ins = self._stand_ins(row, fields)
-            for field, _, finds in fields:
-                for found in finds:
+            stand_ins = self._stand_ins(row)
+            for field, text, finds in fields:
+                whole, edits = self._edits(field, text, finds, stand_ins)
+                for found in whole:
                     counts[found.kind][place] += 1
                     by_field.setdefault(found.kind, Counter())[_told(row, field)] += 1
-                    if (edit := self._edit(field, found, stand_ins)) is not None:
-                        outcome.edits.setdefault(place, []).append(edit)
+                if edits:
+                    outcome.edits.setdefault(place, []).extend(edits)
             if unwanted := [kind for kind in KINDS if counts[kind][place] and self._action(kind) == "drop"]:
                 outcome.drops[place] = Drop(f"holds {unwanted[0]}")
         outcome.counts.update({kind: dict(sorted(by_field[kind].items())) for kind in KINDS if kind in by_field})
@@ -160,6 +168,34 @@ class Pii(RowOperator):
     def _action(self, kind: PiiKind) -> Action:
         return self.actions.get(kind, self.action)
 
+    def _edits(
+        self, field: str, text: str, finds: list[Found], stand_ins: Pseudonyms | None
+    ) -> tuple[list[Found], list[Edit]]:
+        """What is found in a text, and what becomes of it: what edits bring near to a word that names it is found, too,
+        as the last look would."""
+        whole: list[Found] = []
+        edits: list[Edit] = []
+        for _ in range(_MOST_LOOKS):
+            whole += finds
+            made = [edit for found in finds if (edit := self._edit(field, found, stand_ins)) is not None]
+            if not made:
+                break
+            edits = sorted([*edits, *made], key=lambda edit: edit.start)
+            finds = list(self._left(field, text, edits))
+        return whole, edits
+
+    def _left(self, field: str, text: str, edits: Sequence[Edit]) -> Iterator[Found]:
+        """What the last look would find in an edited text outside of the edits, by its place in the text before."""
+        kinds = tuple(kind for kind in self._risky if kind in self._wanted)
+        moved = list(accumulate((len(edit.after) - len(edit.before) for edit in edits), initial=0))
+        starts = [edit.start + by for edit, by in zip(edits, moved, strict=False)]
+        for found in _in_field(field, _without_tags(spliced(text, edits)), kinds):
+            behind = bisect_right(starts, found.start)
+            free = not behind or starts[behind - 1] + len(edits[behind - 1].after) <= found.start
+            if free and (behind == len(starts) or found.end <= starts[behind]):
+                start, end = found.start - moved[behind], found.end - moved[behind]
+                yield found._replace(start=start, end=end, text=text[start:end])
+
     def _edit(self, field: str, found: Found, stand_ins: Pseudonyms | None) -> Edit | None:
         """What takes the place of one find; a group keeps rows together, so there it is always a tag."""
         action = self._action(found.kind)
@@ -175,8 +211,8 @@ class Pii(RowOperator):
             after = f"[{found.kind.upper()}]" if action == "redact" else masked(found)
         return Edit(field, found.start, found.end, found.text, after, found.kind, hidden=tag)
 
-    def _stand_ins(self, row: Row, fields: Fields) -> Pseudonyms | None:
-        if not any(self._action(found.kind) == "pseudonymise" for _, _, finds in fields for found in finds):
+    def _stand_ins(self, row: Row) -> Pseudonyms | None:
+        if "pseudonymise" not in (self.action, *self.actions.values()):
             return None
         scope = row.id if self.consistent == "conversation" else ""
         return Pseudonyms(self._keeper, scope, self._locale(row), self._tag)
@@ -215,7 +251,7 @@ class Pii(RowOperator):
     def leftover(self, rows: Sequence[Row]) -> tuple[Row, Leftover] | None:
         """A key, card, account or national number that is left in a row although no action keeps it."""
         everything = ((row, *one) for row in rows for one in row.everything()) if self.last_look else ()
-        texts = [one for one in everything if not _is_small_number(one[2])]
+        texts = [(row, name, _without_tags(text)) for row, name, text in everything if not _is_small_number(text)]
         marked = marks([_context(name) + text for _, name, text in texts])
         for (row, name, text), seen in zip(texts, marked, strict=True):
             if found := _in_field(name, text, self._risky, marked=seen):
@@ -250,6 +286,11 @@ class Pii(RowOperator):
 def _is_small_number(text: str) -> bool:
     """Whether a text is nothing but a few digits: no kind is so short a number, whatever its column is called."""
     return len(text) <= _SMALL_DIGITS and text.isdecimal()
+
+
+def _without_tags(text: str) -> str:
+    """A text of the same length in which nothing that stands for personal data (`[SSN]`) names what follows."""
+    return _TAG_NAME.sub(lambda tag: "x" * len(tag[0]), text) if "[" in text else text
 
 
 def _is_column(field: str) -> bool:
