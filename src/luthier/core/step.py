@@ -124,6 +124,8 @@ class Outline:
     """The same of each row that was looked at."""
     shared: float = 0.0
     """Of a data set: characters with which all its rows begin."""
+    answered: float = 0.0
+    """Of a data set: characters of a row's answers, on average."""
     parameters: int | None = None
     """Of a model: numbers in its weights."""
     remote: bool = False

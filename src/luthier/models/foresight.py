@@ -52,6 +52,8 @@ class Rows(NamedTuple):
     how: str
     spread: float = 0.0
     """Standard deviation of a row's tokens."""
+    answers: float = 0.0
+    """Tokens of its answers."""
 
 
 def model_of(outlook: Outlook, field: str = "model") -> Description | None:
@@ -144,10 +146,12 @@ def rows_of(wanted: int | None, outlook: Outlook, split: str = "train", longest:
     if expected is None or expected.characters is None:
         return Rows(number, 100.0, 0.0, "100 tokens a row assumed")
     tokens, rest = expected.characters / CHARS_PER_TOKEN, ""
+    answered = expected.answered / max(1.0, expected.characters)
     if longest is not None and expected.lengths:
         kept, rest = longest.kept([length / CHARS_PER_TOKEN for length in expected.lengths])
         number, tokens = _of(number, kept, expected.lengths), statistics.fmean(kept)
-    return Rows(number, tokens, min(tokens, expected.shared / CHARS_PER_TOKEN), f"{expected.how}{rest}")
+    shared = min(tokens, expected.shared / CHARS_PER_TOKEN)
+    return Rows(number, tokens, shared, f"{expected.how}{rest}", answers=answered * tokens)
 
 
 def _of(number: int, kept: Sequence[float], looked: Sequence[Any]) -> int:
@@ -174,7 +178,14 @@ def _rows(number: int, data: Artifact, split: str, model: Artifact | None, longe
         lengths, rest = longest.kept(lengths)
         number = _of(number, lengths, texts)
     mean, spread = (statistics.fmean(lengths), statistics.pstdev(lengths)) if lengths else (0.0, 0.0)
-    return Rows(number, mean, shared, f"{number} rows, tokens {how} {len(texts)} of them{rest}", spread)
+    answers = mean * _answered(sample)
+    return Rows(number, mean, shared, f"{number} rows, tokens {how} {len(texts)} of them{rest}", spread, answers)
+
+
+def _answered(rows: Sequence[Sequence[Mapping[str, Any]]]) -> float:
+    """The answers' share of all characters."""
+    whole = sum(len(turn["content"]) for row in rows for turn in row)
+    return sum(len(turn["content"]) for row in rows for turn in row if turn["role"] == "assistant") / max(1, whole)
 
 
 def _alike(texts: Sequence[Any]) -> int:

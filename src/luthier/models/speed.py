@@ -11,11 +11,11 @@ from luthier.models.load import cpu_has_tiles
 BF16_OVER_FP32 = 2.0
 """How much quicker bf16 products are than numpy's fp32 ones, where the processor has them."""
 TILES_OVER_FP32 = 2.0
-"""The same where it multiplies whole tiles at once (AMX), as far as training shows it: its products alone gain far
-more. Fitted to five demos, in which attention was smaller than in most trainings."""
+"""The same where it multiplies whole tiles at once (AMX), as far as evaluations show it: its products alone gain far
+more."""
 REACHED = 0.65
-"""Share of a machine's own matrix speed that training reaches: fitted to the demo's on two machines, one with tiles of
-bf16 and one with AVX2 alone, before packs were read side by side."""
+"""Share of a machine's own matrix speed that models reach: fitted to the demo's training on two machines, one with
+tiles of bf16 and one with AVX2 alone, before packs were read side by side."""
 MORE_CORES = 0.9
 """Exponent of the number of cores: two are 1.87 times as quick as one, since packs are read side by side."""
 
@@ -35,10 +35,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def flops_per_s(*, bf16: bool) -> float:
+def flops_per_s(*, bf16: bool, tiles: float = TILES_OVER_FP32) -> float:
     """What this machine's processors reach together, from a matrix product measured just now."""
-    gain = (TILES_OVER_FP32 if cpu_has_tiles() else BF16_OVER_FP32) if bf16 else 1.0
-    return _matrix_flops() * float(cores() ** MORE_CORES) * gain * REACHED
+    return _matrix_flops() * float(cores() ** MORE_CORES) * over_fp32(bf16=bf16, tiles=tiles)
+
+
+def over_fp32(*, bf16: bool, tiles: float = TILES_OVER_FP32) -> float:
+    """What models reach here on a processor over numpy's fp32 product; `tiles` is the gain where it has them."""
+    return ((tiles if cpu_has_tiles() else BF16_OVER_FP32) if bf16 else 1.0) * REACHED
 
 
 def bytes_per_s() -> float:

@@ -26,6 +26,7 @@ from luthier.models.logprobs import logprobs
 from luthier.models.pack import Pack, Row
 from luthier.tune.average import Average, put, standing_in
 from luthier.tune.checkpoint import Keeper, State, size_of, threads
+from luthier.tune.cost import Computed
 from luthier.tune.critic import Critic
 from luthier.tune.heldout import HeldOut, Standing, after
 from luthier.tune.lanes import rounds
@@ -78,6 +79,10 @@ class Watch(NamedTuple):
     exam: Measuring
 
 
+ASIDE = ("taken", "measures", "skipped", "samples")
+"""What a step's line does not tell as it is."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stepped:
     """What one optimizer step did; every value follows from recipe and seed."""
@@ -91,6 +96,8 @@ class Stepped:
     """Tokens of the rows, as if each were read alone."""
     computed: int
     """Tokens that were computed: shared prefixes once."""
+    taken: Computed
+    """What these were, for the pace: by how many cores there are, so it stands in no log."""
     measures: dict[str, float]
     skipped: str = ""
     """Why the weights did not move; empty when they did."""
@@ -99,7 +106,7 @@ class Stepped:
 
     def line(self) -> str:
         """The step as a line of `log.jsonl`; what is no number stands as null."""
-        own = {name: value for name, value in self.__dict__.items() if name not in ("measures", "skipped", "samples")}
+        own = {name: value for name, value in self.__dict__.items() if name not in ASIDE}
         told = {**own, **self.measures, **({"skipped": self.skipped} if self.skipped else {})}
         told |= {"samples": self.samples} if self.samples else {}
         return json.dumps({name: _finite(value) for name, value in told.items()}, sort_keys=True)
@@ -195,9 +202,9 @@ class Training:
         self._settle(keeper)
         return unmoved
 
-    def gradient(self, rows: list[Row], denominator: float, step: int = 0) -> tuple[float, int, dict[str, float]]:
-        """Gather the gradient of one step's rows, pack by pack; returns loss, computed tokens and measures."""
-        total, computed, measures = 0.0, 0, dict[str, float]()
+    def gradient(self, rows: list[Row], denominator: float, step: int = 0) -> tuple[float, Computed, dict[str, float]]:
+        """Gather the gradient of one step's rows, pack by pack; returns loss, what was computed, and measures."""
+        total, computed, measures = 0.0, Computed(), dict[str, float]()
         for number, beside in enumerate(rounds(rows, self._tokens, self._lanes.count)):
             torch.manual_seed(_mixed(self._course.seed, step, number))  # only dropout asks for it
             self._leftovers.before(min(len(beside), self._lanes.count))
@@ -205,7 +212,8 @@ class Training:
                 total += float(loss.total.detach()) / denominator
                 for name, value in loss.measures.items():
                     measures[name] = measures.get(name, 0.0) + float(value) / denominator
-            computed += sum(pack.tokens for pack in beside)
+            for pack in beside:
+                computed = computed.and_of(Computed.of(pack, times=1 if self._critic is None else 2))
         return total, computed, measures
 
     def _gathered(self, beside: Sequence[Pack], denominator: float) -> list[Loss]:
@@ -236,7 +244,7 @@ class Training:
         """One optimizer step over all of its rows."""
         drawn = self._source.draw(step)
         rows = drawn.rows
-        total, computed, measures = self.gradient(rows, drawn.denominator, step)
+        total, taken, measures = self.gradient(rows, drawn.denominator, step)
         norm = self._updater.norm()
         manner = self._manner
         rate = manner.rate * rate_at(step, self._course.steps, manner.schedule, manner.warmup, manner.decay)
@@ -256,7 +264,8 @@ class Training:
             grad_norm=norm,
             rows=len(self._course.lessons_of(step)),
             tokens=sum(len(row.ids) for row in rows),
-            computed=computed,
+            computed=round(taken.tokens),
+            taken=taken,
             measures={**drawn.measures, **measures},
             skipped=skipped or drawn.nothing,
             samples=drawn.samples,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import chain, islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from luthier.core.step import Forecast, Outline, Outlook
 from luthier.models.at_once import at_once
@@ -21,9 +21,10 @@ from luthier.models.foresight import (
     undisturbed,
 )
 from luthier.models.load import cpu_has_bf16, is_remote
-from luthier.models.speed import cores, flops_per_s, has_gpu
+from luthier.models.speed import cores, has_gpu
 from luthier.text.preference import Pair, pair_of
 from luthier.tune.actor_critic import ActorCritic
+from luthier.tune.cost import Computed, gain, operations_of, speed_here
 from luthier.tune.memory import MOST_TOKENS, computing_in, footprint
 from luthier.tune.pairs import PairObjective
 from luthier.tune.policy import Policy
@@ -31,9 +32,6 @@ from luthier.tune.rollout.outlook import drawing_s
 
 if TYPE_CHECKING:
     from luthier.tune.steps.tune import Tune
-
-BF16_OVER_FP32 = 1.7
-"""How much quicker whole trainings were seen to be in bf16 than in fp32, on a processor that has it."""
 
 LEFT = 1.45
 """What packs hold at their peak, in terms of what the largest need, where a step is read in several: freed memory lies
@@ -50,12 +48,8 @@ def foresee(step: Tune, outlook: Outlook) -> Forecast:
         return Forecast(how="unknown until the model and the data are here")
     seen = rows.number * step.epochs
     drawn, second = _drawn(step), _second(step, outlook, rows)
-    rows = rows._replace(tokens=rows.tokens + second)
-    computed = seen * (rows.tokens - rows.shared) + seen / step.rows_per_step * rows.shared
-    computed += seen * _learnt(step)
-    if isinstance(step.objective, ActorCritic):
-        computed += seen * (rows.tokens + _learnt(step))  # the critic learns the same rows
-    seconds, how = _seconds(step, outlook, model, computed, rows)
+    rows = rows._replace(tokens=rows.tokens + second, answers=rows.answers + second)
+    seconds, how = _seconds(step, outlook, model, rows)
     peak, kernels = _peak(step, model, rows)
     return Forecast(
         seconds=round(seconds, 1),
@@ -111,22 +105,51 @@ def _critic(step: Tune, model: Description) -> int:
     return 16 * step.technique.trainable(model) if isinstance(step.objective, ActorCritic) else 0
 
 
+class _Steps(NamedTuple):
+    """The steps of a training, as they are foreseen."""
+
+    number: float
+    tokens: float
+    """Computed in one, when it is read as one."""
+    keys: float
+    """That a token sees, on average."""
+
+
+def _steps(step: Tune, rows: Rows) -> _Steps:
+    own, count = rows.tokens - rows.shared + _learnt(step), min(step.rows_per_step, rows.number)
+    tokens = rows.shared + count * own
+    seen = rows.shared + (own + rows.spread**2 / max(1.0, own)) / 2  # a long row has more tokens, and each sees more
+    keys = (rows.shared * rows.shared / 2 + count * own * seen) / max(1.0, tokens)
+    return _Steps(rows.number * step.epochs / count, tokens, keys)
+
+
+def _computed(step: Tune, rows: Rows) -> Computed:
+    """What a step computes."""
+    steps = _steps(step, rows)
+    packs, _ = _packs(step, steps.tokens, rows)
+    tokens = steps.tokens + (packs - 1) * rows.shared
+    learnt = min(step.rows_per_step, rows.number) * (_learnt(step) or rows.answers)
+    times = 2 if isinstance(step.objective, ActorCritic) else 1  # the critic learns the same rows
+    return Computed(times * packs, times * tokens, times * learnt, times * tokens * steps.keys)
+
+
+def _packs(step: Tune, tokens: float, rows: Rows) -> tuple[int, float]:
+    """Packs of a step that computes so many tokens when it is read as one, and the tokens that are read at once."""
+    most = MOST_TOKENS if step.tokens_per_pack == "auto" else step.tokens_per_pack
+    if has_gpu():  # packs are as large as may be there
+        return 1, min(most, tokens)
+    return at_once(tokens, rows.shared, most, cores())
+
+
 def _peak(step: Tune, model: Description, rows: Rows) -> tuple[int, int]:
     """Bytes at the peak, when the packs with most tokens are read: about two deviations above the mean of a step;
     and those of the kernels by then, which come on top and stay."""
-    own, count = rows.tokens - rows.shared + _learnt(step), min(step.rows_per_step, rows.number)
-    in_step = rows.shared + count * own + 2 * rows.spread * count**0.5
-    most = MOST_TOKENS if step.tokens_per_pack == "auto" else step.tokens_per_pack
-    packs, tokens = at_once(in_step, rows.shared, most, cores())
-    if has_gpu():  # packs are as large as may be there
-        packs, tokens = 1, min(most, in_step)
-    seen = rows.shared + (own + rows.spread**2 / max(1.0, own)) / 2  # a long row has more tokens, and each sees more
-    keys = (rows.shared * rows.shared / 2 + count * own * seen) / max(1.0, rows.shared + count * own)
+    steps, count = _steps(step, rows), min(step.rows_per_step, rows.number)
+    packs, tokens = _packs(step, steps.tokens + 2 * rows.spread * count**0.5, rows)
     chunk = min(64.0, rows.tokens / 2)  # causal squares are computed whole
     held = computing_in(model, step.precision)
-    fixed, whole = (footprint(step.technique, step.optimizer, held, at, keys + chunk) for at in (0, int(tokens)))
-    steps = rows.number * step.epochs / step.rows_per_step
-    kernels = kernel_bytes(packs * steps, model, bf16=_narrow(step))
+    fixed, whole = (footprint(step.technique, step.optimizer, held, at, steps.keys + chunk) for at in (0, int(tokens)))
+    kernels = kernel_bytes(packs * steps.number, model, bf16=_narrow(step))
     return fixed + round((whole - fixed) * (LEFT if packs > 1 and tokens > _LARGE else 1)), kernels
 
 
@@ -135,21 +158,22 @@ def _narrow(step: Tune) -> bool:
     return step.precision == "bfloat16" or (step.precision == "auto" and cpu_has_bf16())
 
 
-def _seconds(step: Tune, outlook: Outlook, model: Description, computed: float, rows: Rows) -> tuple[float, str]:
+def _seconds(step: Tune, outlook: Outlook, model: Description, rows: Rows) -> tuple[float, str]:
     """Seconds, from an earlier training on this machine when there is one, else from a measured product."""
-    moving = 6 if step.technique.trainable(model) > model.parameters / 2 else 4
-    flops = computed * moving * (model.parameters - model.embedding_parameters)
     bf16 = _narrow(step)
+    trainable, headed = step.technique.trainable(model), step.objective.wants_head()
+    operations = operations_of(model, trainable, bits=16 if bf16 else 32, headed=headed)
+    flops = _steps(step, rows).number * operations(_computed(step, rows))
     before = pace_of(outlook, model)
     if rate := undisturbed(before):
         was_bf16 = before.get("bits_a_number", 16 if bf16 else 32) == 16
-        rate *= BF16_OVER_FP32 ** (bf16 - was_bf16)
+        rate *= gain(bf16=bf16) / gain(bf16=was_bf16)
         begin_s, how = before.get("begin_s", 10.0), "speed of the last training on this machine"
         begin_s = min(begin_s, before.get("begin_cpu_s", begin_s))  # most of it is one processor's work
     else:
-        rate, begin_s, how = flops_per_s(bf16=bf16), 10.0, "speed from a matrix product measured just now"
+        rate, begin_s, how = speed_here(bf16=bf16), 10.0, "speed from a matrix product measured just now"
         if step.objective.needs_reference:  # once a row; an earlier training tells it as a part of its beginning
-            flops *= 1 + 2 * min(1.0, 1 / step.epochs) / moving
+            flops *= 1 + min(1.0, 1 / step.epochs) / 2
     seconds = flops / rate + begin_s
     if isinstance(step.objective, Policy):
         drawing, prompts = step.objective.rollout, rows.number * step.epochs

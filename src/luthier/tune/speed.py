@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from luthier.core.step import Work
 from luthier.tune.schedule import Course
 
 if TYPE_CHECKING:
+    from luthier.tune.cost import Computed
     from luthier.tune.loop import Stepped
 
 
@@ -17,16 +19,18 @@ SHOWN = ("token_accuracy", "reward", "kl", "entropy", "length")
 
 
 class Speed:
-    """Tells of each step as it is done, and measures how fast they are."""
+    """Tells of each step as it is done, and measures how fast they are; `operations` of what a step computed."""
 
-    def __init__(self, work: Work, course: Course) -> None:
-        self._work, self._course = work, course
+    def __init__(self, work: Work, course: Course, operations: Callable[[Computed], float]) -> None:
+        self._work, self._course, self._operations = work, course, operations
         self._begun, self._begun_cpu = time.perf_counter(), time.process_time()
         self._rows = self._computed = self._tokens = 0
+        self._flops = 0.0
 
     def __call__(self, stepped: Stepped) -> None:
         self._rows += stepped.rows
         self._computed += stepped.computed
+        self._flops += self._operations(stepped.taken)
         self._tokens += stepped.tokens
         done = min(stepped.step * self._course.rows_per_step, self._course.total)
         held_out = {name: round(value, 4) for name, value in stepped.measures.items() if name.startswith("held_out_")}
@@ -36,12 +40,12 @@ class Speed:
         if stepped.skipped and stepped.rows:
             self._work.events.warning(f"step {stepped.step} was left out: {stepped.skipped}")
 
-    def measures(self, flops_per_token: int, aside_s: float, drawing_s: float) -> dict[str, float]:
+    def measures(self, aside_s: float, drawing_s: float) -> dict[str, float]:
         """Rates of what this process learnt, without the seconds that went into measuring and keeping states; that of
         its products also without those in which it drew answers, by the clock and by what processors were busy."""
         whole = time.perf_counter() - self._begun
         seconds = max(whole - aside_s, 1e-9)
-        flops_per_s = self._computed * flops_per_token / max(seconds - drawing_s, 1e-9)
+        flops_per_s = self._flops / max(seconds - drawing_s, 1e-9)
         busy = (time.process_time() - self._begun_cpu) / max(whole, 1e-9)
         return {
             "train_s": whole,

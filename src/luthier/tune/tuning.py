@@ -15,6 +15,7 @@ from luthier.models.describe import describe
 from luthier.models.speed import cores
 from luthier.text.prompt import Prompt
 from luthier.tune.actor_critic import ActorCritic
+from luthier.tune.cost import operations_of
 from luthier.tune.material import Material
 from luthier.tune.memory import tokens_that_fit
 from luthier.tune.objective import About
@@ -48,11 +49,11 @@ class Tuning:
 
     def run(self) -> dict[str, Any]:
         """Rows, model, loop, files; returns measures."""
+        begun, begun_cpu = time.perf_counter(), time.process_time()  # the first imports here load torch
         from luthier.models.load import pick_dtype
         from luthier.models.lora_product import own_forward
         from luthier.text.ids import Text
 
-        begun, begun_cpu = time.perf_counter(), time.process_time()
         text = Text.load(self._base, before=Prompt.of(self._model))
         for sentence in text.notes:
             self._work.events.note(sentence)
@@ -60,25 +61,24 @@ class Tuning:
         course = material.course
         training, keeper = self._prepare(material, course)
         begin = {"begin_s": time.perf_counter() - begun, "begin_cpu_s": time.process_time() - begun_cpu}
-        speed = Speed(self._work, course)
+        bits, headed = 8 * pick_dtype(step.precision).itemsize, step.objective.wants_head()
+        operations = operations_of(self._description, training.trainable, bits=bits, headed=headed)
+        speed = Speed(self._work, course, operations)
         settings = {**step.deciding(), "learning_rate": self._rate.value, "seed": self._work.seed}
         with Watching(step.trackers, self._work, settings, speed) as told:
             self._warn_unmoved(training.run(keeper, told, self._work.events.note), course)
         own_forward(self.trained)
         self._save(training, material, course)
         self._save_epochs(keeper, training, material, course)
-        parameters = self._description.parameters - self._description.embedding_parameters
-        moving = 6 if training.trainable > self._description.parameters / 2 else 4
         aside = {"held_out_s": training.held_out_s, "checkpoint_s": keeper.spent_s}
         desk = material.desk
         drawing_s = desk.drawing_s if desk is not None else 0.0
-        rates = speed.measures(moving * parameters, sum(aside.values()), drawing_s)
+        rates = speed.measures(sum(aside.values()), drawing_s)
         if any(parameter.device.type != "cpu" for parameter in self.trained.parameters()):
             del rates["flops_per_cpu_s"]  # a processor's time tells nothing of an accelerator's
         drawn = {"writing_s": desk.writing_s, "judging_s": desk.judging_s} if desk is not None else {}
         if desk is not None and desk.drawn and desk.writer is None:
             drawn["drawing_flops_per_s"] = desk.drawn * 2 * self._description.parameters / desk.drawing_s
-        bits = 8 * pick_dtype(step.precision).itemsize
         sizes = {"parameters": self._description.parameters, "bits_a_number": bits}
         return {**rates, **aside, **drawn, **begin, **sizes}
 

@@ -26,11 +26,13 @@ def expected(source: Source, split: Split, base: Path) -> Outline:
     if not seen:
         return Outline(rows=rows or None, how="as the split says" if rows else "")
     texts = ["".join(f"<{turn.role}>{turn.content}" for turn in parts.messages) for _, parts in seen]
+    turns = [turn for _, parts in seen for turn in parts.messages]
     return Outline(
         rows=rows or None,
         characters=sum(map(len, texts)) / len(texts),
         lengths=tuple(map(len, texts)),
         shared=float(_alike(texts)),
+        answered=sum(len(turn.content) for turn in turns if turn.role == "assistant") / len(texts),
         how=f"rows and their length told from the first {len(seen)}",
     )
 

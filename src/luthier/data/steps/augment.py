@@ -96,6 +96,7 @@ class Augment(Step):
             rows={**known, TRAIN: rows + wanted},
             characters=before.characters,
             shared=before.shared,
+            answered=before.answered,
             how="as many made rows as the share allows",
         )
 
