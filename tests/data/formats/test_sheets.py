@@ -38,6 +38,18 @@ def test_values_become_plain_json(tmp_path: Path) -> None:
     assert [one.line for one in found] == [2, 4]
 
 
+def test_a_column_of_moments_has_one_form_also_at_midnight(tmp_path: Path) -> None:
+    moments = [datetime.datetime(2024, 1, 5), datetime.datetime(2024, 1, 5, 10, 30)]
+    rows = [
+        ["text", "at", "on"],
+        *([f"row {n}", moment, datetime.date(2024, 1, 5)] for n, moment in enumerate(moments)),
+    ]
+    write_xlsx(tmp_path / "t.xlsx", rows)
+    found = [one.values for one in _read(tmp_path / "t.xlsx") if isinstance(one, Record)]
+    assert [values["at"] for values in found] == ["2024-01-05T00:00:00", "2024-01-05T10:30:00"]
+    assert {values["on"] for values in found} == {"2024-01-05"}
+
+
 def test_formulas_give_what_was_saved_and_are_never_evaluated(tmp_path: Path) -> None:
     target = tmp_path / "pwned"
     formulas = ["=1+1", f'=HYPERLINK("file://{target}","x")', '=cmd|" /C calc"!A1', '=WEBSERVICE("http://127.0.0.1:9")']

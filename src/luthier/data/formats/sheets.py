@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -41,6 +42,7 @@ def read(
     if header == "auto":
         rows = _below_titles(rows, groups, file, say)
     columns, rows = _columns(rows, header, file, say)
+    _with_times(rows)
     for number, row in rows:
         if len(row) > len(columns) and any(cell != "" for cell in row[len(columns) :]):
             yield Broken(file.name, number, f"the row has more fields than the header, which has {len(columns)}")
@@ -155,6 +157,15 @@ def _columns(rows: Rows, header: dialect.Header, file: File, say: Callable[[str]
             where, remedy = Where(file=file.name, line=line, field=column), "give every column its own name"
             raise DataError(f"the header names {column!r} twice", where=where, remedy=remedy)
     return columns, rows[1:]
+
+
+def _with_times(rows: Rows) -> None:
+    """Give days a time in columns where others have one: a moment at midnight is read as a day alone."""
+    places = {place for _, row in rows for place, cell in enumerate(row) if isinstance(cell, datetime.datetime)}
+    for _, row in rows:
+        for place in places:
+            if place < len(row) and type(row[place]) is datetime.date:
+                row[place] = datetime.datetime.combine(row[place], datetime.time())
 
 
 def _value(cell: Any) -> Any:
