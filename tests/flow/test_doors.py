@@ -205,6 +205,10 @@ def test_compare_pairs_two_runs_and_two_data_sets(made: Path, capsys: pytest.Cap
     assert {row["metric"] for row in found["comparisons"]} == {"accuracy", "macro_f1"}
     counts = _json(capsys, "compare", "recipe.yaml:data", "other/recipe.yaml:data")["counts"]
     assert counts["added"] == counts["lost"] == 0
+    for word in ("recipe.yaml", "recipe.yaml:data"):
+        capsys.readouterr()
+        assert run_command(["compare", word, word]) == 0
+        assert capsys.readouterr().out.startswith("both are the same artifact: nothing can differ")
 
 
 def test_report_is_written_in_three_forms(made: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,6 +22,8 @@ class Compared:
 
     def lines(self) -> Iterator[str]:
         """The comparison for a person."""
+        if self.facts.get("same"):
+            yield f"both are the same {self.facts['same']}: nothing can differ"
         if "comparisons" in self.facts:
             yield f"{counted(self.facts['rows'], 'row')} that both have; differences are A minus B"
             for row in self.facts["comparisons"]:
@@ -82,7 +84,8 @@ def compare_two(first: str, second: str, metrics: Sequence[str] = ()) -> Compare
     if all(word.endswith((".jsonl", ".json")) for word in (first, second)):
         from luthier.metrics.scorefile import compare
 
-        return Compared(facts=compare(Path(first), Path(second), metrics))
+        same = {"same": "file"} if Path(first).resolve() == Path(second).resolve() else {}
+        return Compared(facts={**compare(Path(first), Path(second), metrics), **same})
     if metrics:
         remedy = "leave --metric out: evaluations are compared in the metrics that they were made with"
         raise InputError("is for two files of predictions", where=Where(field="--metric"), remedy=remedy)
@@ -93,15 +96,16 @@ def compare_two(first: str, second: str, metrics: Sequence[str] = ()) -> Compare
             raise InputError(what, where=Where(file=word), remedy="compare two files, or two steps as RECIPE:STEP")
     a, b = named(first), named(second)
     kinds = a.artifact.manifest.makes, b.artifact.manifest.makes
+    same = {"same": "artifact"} if a.artifact.digest == b.artifact.digest else {}
     if kinds == ("evaluation", "evaluation"):
         from luthier.eval.compare import compare_evaluations
 
-        return Compared(facts=compare_evaluations(a.artifact, b.artifact))
+        return Compared(facts={**compare_evaluations(a.artifact, b.artifact), **same})
     if kinds == ("dataset", "dataset"):
         from luthier.data.history.compare import compare as compare_data
 
         found = compare_data(a.artifact, b.artifact)
-        return Compared(facts={**found.model_dump(mode="json"), "counts": found.counts()})
+        return Compared(facts={**found.model_dump(mode="json"), "counts": found.counts(), **same})
     message = f"wanted two evaluations, two data sets or two files of predictions; came a {kinds[0]} and a {kinds[1]}"
     raise InputError(
         message, where=Where(field=f"{first} {second}"), remedy="name steps of the same kind, as RECIPE:STEP"
