@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from luthier.core.counted import of_rows
 from luthier.data.cleaning.cuts import cut, line_spans
 from luthier.data.cleaning.quoted import Span
 from luthier.data.operator import Corpus, Outcome, Reads, SetOperator, Suggestion
@@ -102,7 +103,9 @@ class Boilerplate(SetOperator):
         tried = profile.trials.get("boilerplate")
         if tried is None:
             return None
-        return Suggestion({}, f"{tried.edited} of {profile.looked_at} rows hold lines that come back in many rows")
+        return Suggestion(
+            {}, f"{of_rows(tried.edited, profile.looked_at, 'holds', 'hold')} lines that come back in many rows"
+        )
 
 
 def _says(text: str) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from pydantic import model_validator
 
-from luthier.core.counted import counted
+from luthier.core.counted import counted, of_rows
 from luthier.data.operator import Column, Corpus, Reads, SetOperator, Suggestion
 from luthier.data.passes.columns import column, texts_of
 from luthier.data.passes.columns import places as rows_at
@@ -101,7 +101,7 @@ class ExactDedup(SetOperator):
         tried = profile.trials.get("exact_dedup")
         if tried is None:
             return Suggestion({}, "a copy in both training and test would spoil the measure; none was seen so far")
-        why = f"{sum(tried.dropped.values())} of {profile.looked_at} rows repeat an earlier one"
+        why = of_rows(sum(tried.dropped.values()), profile.looked_at, "repeats an earlier one", "repeat an earlier one")
         contested = tried.flagged.get("conflict", 0)
         more = f"; {contested} share a prompt and not the answer (`conflict: drop` leaves them out)"
         return Suggestion({}, why + (more if contested else ""))

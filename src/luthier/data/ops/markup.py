@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from luthier.core.counted import of_rows
 from luthier.data.cleaning.diff import edits
 from luthier.data.operator import Outcome, Reads, RowOperator, Suggestion
 from luthier.data.row import Row
@@ -77,7 +78,7 @@ class Markup(RowOperator):
         if tried is None:
             return None
         return Suggestion(
-            {}, f"{tried.edited} of {profile.looked_at} rows hold mark-up of a forum, a tracker or a chat"
+            {}, f"{of_rows(tried.edited, profile.looked_at, 'holds', 'hold')} mark-up of a forum, a tracker or a chat"
         )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import Field, model_validator
 
-from luthier.core.counted import counted
+from luthier.core.counted import counted, of_rows
 from luthier.data.operator import Column, Corpus, Reads, SetOperator, Suggestion
 from luthier.data.profile import SHORT_ANSWER_WORDS
 from luthier.data.row import Row
@@ -174,7 +174,7 @@ class NearDedup(SetOperator):
         if tried is None:
             return Suggestion({}, "near copies across training and test flatter the measure; none was seen so far")
         copies = sum(tried.dropped.values())
-        why = f"{copies} of {profile.looked_at} rows nearly repeat an earlier one"
+        why = of_rows(copies, profile.looked_at, "nearly repeats an earlier one", "nearly repeat an earlier one")
         stay = "they are marked and stay, and `split: {group: cluster}` would hold twins on one side"
         if profile.answers and tried.lost:
             return Suggestion(

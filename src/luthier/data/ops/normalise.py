@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from luthier.core.counted import of_rows
 from luthier.data.cleaning.diff import edits
 from luthier.data.operator import Outcome, Reads, RowOperator, Suggestion
 from luthier.data.row import Row
@@ -111,7 +112,7 @@ class Normalise(RowOperator):
         if tried is None:
             return None
         return Suggestion(
-            {}, f"{tried.edited} of {profile.looked_at} rows hold broken characters, HTML or stray spaces"
+            {}, f"{of_rows(tried.edited, profile.looked_at, 'holds', 'hold')} broken characters, HTML or stray spaces"
         )
 
     @classmethod

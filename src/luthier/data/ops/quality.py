@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 import numpy as np
 from pydantic import Field, field_validator
 
-from luthier.core.counted import by_name
+from luthier.core.counted import by_name, of_rows
 from luthier.core.errors import did_you_mean
 from luthier.data.cleaning.quality_measures import Text
 from luthier.data.cleaning.quality_rules import NAMES, RULES, Rule, RuleSet
@@ -160,7 +160,13 @@ class Quality(RowOperator):
             return None
         broken = {name.removeprefix("quality "): count for name, count in sorted(tried.dropped.items())}
         shown = by_name(broken)
-        why = f"{sum(broken.values())} of {profile.looked_at} rows say nothing or repeat themselves: {shown}"
+        why = of_rows(
+            sum(broken.values()),
+            profile.looked_at,
+            "says nothing or repeats itself",
+            "say nothing or repeat themselves",
+        )
+        why += f": {shown}"
         if sum(broken.values()) > _MOST_DROPPED * profile.looked_at:
             skip = max(broken, key=broken.__getitem__)
             stay = f"so many are marked and stay; `skip: [{skip}]` leaves out a rule that does not fit your texts"

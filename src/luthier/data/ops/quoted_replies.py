@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from luthier.core.counted import of_rows
 from luthier.data.cleaning.cuts import cut
 from luthier.data.cleaning.diff import edits
 from luthier.data.cleaning.quoted import quoted_spans
@@ -51,7 +52,7 @@ class QuotedReplies(RowOperator):
         tried = profile.trials.get("quoted_replies")
         if tried is None:
             return None
-        return Suggestion({}, f"{tried.edited} of {profile.looked_at} rows repeat earlier mails")
+        return Suggestion({}, of_rows(tried.edited, profile.looked_at, "repeats earlier mails", "repeat earlier mails"))
 
 
 def _found(field: str, text: str) -> list[Edit]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from luthier.core.counted import of_rows
 from luthier.data.cleaning.cuts import cut
 from luthier.data.cleaning.quoted import Span
 from luthier.data.cleaning.signature import signature_span
@@ -72,4 +73,4 @@ class Signatures(RowOperator):
         tried = profile.trials.get("signatures")
         if tried is None:
             return None
-        return Suggestion({}, f"{tried.edited} of {profile.looked_at} rows end in a signature")
+        return Suggestion({}, of_rows(tried.edited, profile.looked_at, "ends in a signature", "end in a signature"))

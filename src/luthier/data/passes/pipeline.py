@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from luthier.core.counted import by_name, counted
+from luthier.core.counted import by_name, counted, of_rows
 from luthier.core.errors import DataError, Where
 from luthier.core.files import write_aside
 from luthier.core.process import release_memory, reuse_memory
@@ -84,7 +84,7 @@ def _prepare(
     if (broken := reader.first_broken) is not None:
         work.events.warning(f"left out, and listed in events.parquet: {broken.file}:{broken.line}: {broken.problem}")
     if reader.unwanted:
-        what = f"{reader.unwanted} of {reader.rows} rows have `label: false`: answers that nobody wants"
+        what = f"{of_rows(reader.unwanted, reader.rows, 'has', 'have')} `label: false`: answers that nobody wants"
         how = "ops: [{kind: schema, columns: {label: {allowed: [true]}}}]"
         work.events.warning(f"{what}; `sft` learns nothing from them, evaluations would hold them right: {how}")
     for column, rows in sorted(reader.media.items()):

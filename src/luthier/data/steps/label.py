@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from luthier.core.counted import by_name
+from luthier.core.counted import by_name, of_rows
 from luthier.core.errors import DataError, Where
 from luthier.core.files import write_aside
 from luthier.core.step import DataRef, Forecast, Makes, Outline, Outlook, Step, Work
@@ -117,7 +117,8 @@ class Label(Step):
         found = made.close(task="label", labels=sorted(labels))
         dropped = by_name(found.dropped)
         work.events.note(
-            f"{sum(found.rows.values())} of {found.rows_in} rows have a label{f'; {dropped}' * bool(dropped)}"
+            of_rows(sum(found.rows.values()), found.rows_in, "has a label", "have a label")
+            + f"; {dropped}" * bool(dropped)
         )
 
     def _one(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from luthier.core.counted import of_rows
 from luthier.core.errors import DataError, Where
 from luthier.metrics.answers import Answers
 from luthier.metrics.members.answers import mean
@@ -43,7 +44,8 @@ class FromScorer(Metric):
 
     def caution(self, answers: Answers) -> str:
         gaps = self.counted(answers).count(False)
-        return f"{gaps:,} of {len(answers):,} rows have no number and are left out" if gaps else ""
+        told = of_rows(gaps, len(answers), "has no number and is left out", "have no number and are left out")
+        return told if gaps else ""
 
     def undefined(self, answers: Answers) -> str:
         return "" if any(self.counted(answers)) else "no row has a number"
