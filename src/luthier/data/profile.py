@@ -104,6 +104,8 @@ class Profile(BaseModel):
     """Rarer spellings of classes, with the common one."""
     answers: dict[str, int] = {}
     """Different answers of the whole file with their counts, when they are classes; empty for large files."""
+    held_out: dict[str, int] = {}
+    """Of the rows looked at, those that the seed of a proposed recipe holds out, by the share that is asked for."""
     answer_words: float = 0
     """Mean length of an answer."""
 

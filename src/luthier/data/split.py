@@ -7,6 +7,7 @@ rows that are added later move nobody. With counts, units are taken in order of 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -102,6 +103,12 @@ def assign(split: Split, keys: Keys, seed: int) -> Assigned:
     if split.train is not None:
         taker.at_most(split.train)
     return Assigned(taker.splits(), taker.notes)
+
+
+def held_out(keys: Keys, shares: Sequence[float], seed: int) -> list[int]:
+    """How many of some rows each share holds out: by the same seed, nothing of what was left to train on before."""
+    found = (assign(Split(test=share), keys, seed).splits for share in shares)
+    return [int((splits == NAMES.index(TEST)).sum()) for splits in found]
 
 
 def _by_shares(split: Split, keys: Keys, seed: int) -> NDArray[np.int8] | None:

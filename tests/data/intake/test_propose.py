@@ -332,6 +332,51 @@ def test_near_copies_stay_where_most_rows_are_made_from_a_template(tmp_path: Pat
     assert sum(made.summary.rows.values()) == len(rows)
 
 
+def test_rows_that_were_left_to_train_on_are_not_foretold_as_test_rows(tmp_path: Path, write: Write, make: Any) -> None:
+    write("t.jsonl", [{"text": f"question {n} about {n * 37}", "label": "ab"[n % 2]} for n in range(120)])
+    made = make(source={"kind": "jsonl", "path": "t.jsonl"}, split={"test": 0.2}, ops=[])
+    train = map(json.loads, made.split("train")["messages"])
+    rows = [{"messages": [{"role": one["role"], "content": one["content"]} for one in turns]} for turns in train]
+    back = propose(tmp_path / write("back.jsonl", rows))
+    assert back.reasons["split.test"].startswith("only about 1 row: by the same seed")
+    assert propose(tmp_path / "t.jsonl").reasons["split.test"].startswith("about 24 rows")
+
+
+def test_conversations_have_an_id_and_a_group(tmp_path: Path, write: Write) -> None:
+    turns = [{"role": "user", "content": "Where is it?"}, {"role": "assistant", "content": "On its way."}]
+    rows = [{"chat_id": f"c{n}", "customer": f"k{n % 25}", "topic": "ab"[n % 2], "messages": turns} for n in range(60)]
+    proposal = propose(tmp_path / write("t.jsonl", rows))
+    assert proposal.source | {"id": "chat_id", "group": "customer"} == proposal.source
+    _recipe(proposal)
+    few = propose(tmp_path / write("t.jsonl", [{**row, "customer": "x"} for row in rows]))
+    assert few.source["id"] == "chat_id"
+    assert "group" not in few.source
+
+
+@pytest.mark.parametrize("answer", ["field_360001", "tags"])
+def test_the_class_of_a_ticket_is_offered_beside_its_turns(
+    tmp_path: Path, write: Write, make: Any, answer: str
+) -> None:
+    said = ("It broke again and nobody tells me why.", "Please try it once more.")
+    tickets = [
+        {
+            "id": n,
+            "subject": f"help {n}",
+            "description": f"Order {n * 37}: {said[0]}",
+            "requester_id": 7,
+            "tags": [("billing", "delivery")[n % 2]],
+            "custom_fields": [{"id": 360001, "value": ("billing", "delivery")[n % 2]}, {"id": 360002, "value": None}],
+            "comments": [{"author_id": 7 + 2 * k, "body": text, "public": True} for k, text in enumerate(said)],
+        }
+        for n in range(40)
+    ]
+    proposal = propose(tmp_path / write("t.jsonl", tickets))
+    assert "to learn a class instead (field_360001, tags)" in proposal.reasons["source.messages"]
+    prompt = yaml.safe_load(proposal.reasons["source.messages"].split("prompt: ")[1].split("` and")[0])
+    source = {"kind": "zendesk", "path": "t.jsonl", "prompt": prompt, "answer": answer, "id": "id"}
+    assert set(make(source=source, ops=[]).summary.labels) == {"billing", "delivery"}
+
+
 def test_rows_that_a_rule_does_not_fit_are_marked_and_stay(tmp_path: Path, make: Any) -> None:
     rows = [
         {"text": f"line {number} " + "error" + " error" * 40, "label": "net" if number % 3 else "disk"}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from luthier.core.counted import by_name, counted
+from luthier.core.counted import by_name, counted, of_rows
 from luthier.core.errors import DataError, Where
 from luthier.data.intake.cells import UnusableRowError
 from luthier.data.intake.gather import Turns, moment
@@ -38,6 +39,8 @@ _EMPTY = "n/a #n/a n.a. null nan nil - -- --- – — ? ?? (blank) (empty) (leer
 """What people and programs write into a cell that has no value; `none` and `unknown` may be classes."""
 _FEWEST_GROUPS = 20
 """Of fewer groups, the share that is held out is far from the one that was asked for."""
+_FEWEST_WORDS = 3
+"""Columns of fewer on average are no texts."""
 _LARGEST_GROUP = 0.2
 """The same where one of them has a larger share of the rows."""
 Task = Literal["label", "text"]
@@ -71,26 +74,65 @@ def choose(
         layout.judged or layout.messages or layout.prompt is None or _holds_turns(layout.prompt, columns)
     )
     if layout is not None and structured and not (layout.judged and task == "label"):
-        settings = layout.settings
-        return Choice(settings, _recognised(layout))
+        return _structured(layout, columns)
     if turns := _single_messages(columns, rows):
         return Choice({}, {}, turns=turns)
     if layout is not None and "{" in (layout.prompt or ""):  # of several columns: none of them may be lost
         settings, reasons, other = layout.settings, _recognised(layout), ""
     else:
         settings, reasons, other = _spoken(columns, file, task)
-    more: dict[str, Any] = {}
+    more: dict[str, Any] = {**_belonging(columns, settings, reasons)}
+    answer = columns[settings["answer"]]
+    if answer.is_class and (empty := _placeholders(answer)):
+        told = by_name({repr(name): rows for name, rows in empty.items()})
+        more["missing"], reasons["missing"] = list(empty), f"what stands for no value: {told}"
+    return Choice({**settings, **more}, reasons, answer.is_class, other)
+
+
+def _structured(layout: Layout, columns: Mapping[str, ColumnProfile]) -> Choice:
+    """The mapping for rows that hold their turns themselves; those that Luthier gave out have ids already."""
+    settings, reasons = layout.settings, _recognised(layout)
+    if layout.own:
+        return Choice(settings, reasons)
+    single = {name: column for name, column in columns.items() if column.kind in ("text", "number")}
+    more = _belonging(single, settings, reasons)
+    if layout.messages and not layout.judged:
+        reasons["messages"] += _classes_instead(columns, {*settings.values(), *more.values()})
+    return Choice({**settings, **more}, reasons)
+
+
+def _classes_instead(columns: Mapping[str, ColumnProfile], taken: set[str]) -> str:
+    """What is said of columns with classes beside the turns, where a text is there that they are told of."""
+    free = {name: column for name, column in columns.items() if name not in taken}
+    classes = [*_repeated(free), *(name for name, column in free.items() if _is_list_of_classes(column))]
+    texts = {
+        name: column for name, column in free.items() if name not in classes and column.mean_words >= _FEWEST_WORDS
+    }
+    if not classes or (prompt := _prompt(texts, ())) is None:
+        return ""
+    written = json.dumps(prompt[0], ensure_ascii=False) if "{" in prompt[0] else prompt[0]
+    how = f"write `prompt: {written}` and `answer: {classes[0]}` in its place, and leave `task` out"
+    return f"; to learn a class instead ({', '.join(classes)}), {how}"
+
+
+def _is_list_of_classes(column: ColumnProfile) -> bool:
+    """Whether it is a list of one name that comes again and again, such as a tag."""
+    is_class = column.kind == "list" and column.model_copy(update={"kind": "text"}).is_class
+    return is_class and not any("{" in shown or ", " in shown for shown in column.common)
+
+
+def _belonging(
+    columns: Mapping[str, ColumnProfile], settings: Mapping[str, str], reasons: dict[str, str]
+) -> dict[str, str]:
+    """Which columns name rows, and what they belong to."""
+    more: dict[str, str] = {}
     for field, named in (("id", _identity(columns, settings)), ("group", _group(columns, settings))):
         if named:
             more[field], reasons[field] = named
     if "group" in more and (unfit := _too_few(columns[more["group"]])):
         del more["group"]
         reasons["group"] = f"left out; {unfit}"
-    answer = columns[settings["answer"]]
-    if answer.is_class and (empty := _placeholders(answer)):
-        told = by_name({repr(name): rows for name, rows in empty.items()})
-        more["missing"], reasons["missing"] = list(empty), f"what stands for no value: {told}"
-    return Choice({**settings, **more}, reasons, answer.is_class, other)
+    return more
 
 
 def _recognised(layout: Layout) -> dict[str, str]:
@@ -112,7 +154,7 @@ def _too_few(column: ColumnProfile) -> str:
         return f"{few}, too few to hold out a share of them as they are"
     name, rows = max(column.common.items(), key=lambda one: one[1], default=("", 0))
     if rows > _LARGEST_GROUP * column.filled:
-        return f"{rows} of {counted(column.filled, 'row')} have {name!r} as {column.name}, too many to stay together"
+        return f"{of_rows(rows, column.filled, 'has', 'have')} {name!r} as {column.name}, too many to stay together"
     return ""
 
 

@@ -17,13 +17,16 @@ from luthier.core.described import described
 from luthier.data.intake.choose import Choice, Task
 from luthier.data.intake.course import course_for
 from luthier.data.intake.recognise import source_at
-from luthier.data.intake.survey import survey
+from luthier.data.intake.survey import SEED, SHARES, survey
 from luthier.data.operator import Operator
 from luthier.data.profile import SHORT_ANSWER_WORDS, Change, Profile
 from luthier.data.source import Source
 
 _MOST_NAMED_CLASSES = 30
 _ENOUGH_HELD_OUT = 100
+_NO_CHANCE = 10
+_FAR_FEWER = 0.25
+"""Where at least so many rows are to be held out, so small a part of them falls by chance once in a thousand times."""
 _RARE = 0.5
 """A class with less than this share of the most frequent one's rows is rare."""
 
@@ -92,7 +95,9 @@ def propose_from(
         ops = [one for one in ops if one["kind"] not in _ONE_SIDED]
     left = _left(profile, ops)
     metrics, rules = (["accuracy"], ["accuracy > base"]) if objective == "dpo" else _measures(profile, chosen)
-    split = _split(left, "an accuracy" if "accuracy" in metrics else "a score from 0 to 100", reasons)
+    split, reasons["split.test"] = _split(
+        left, "an accuracy" if "accuracy" in metrics else "a score from 0 to 100", profile
+    )
     reasons["task"] = _why_task(profile, choice, chosen)
     return Proposal(
         task=chosen,
@@ -164,15 +169,24 @@ def _left(profile: Profile, ops: Sequence[Mapping[str, Any]]) -> int:
     return max(1, round((profile.rows - profile.broken) * (1 - gone / max(1, profile.looked_at))))
 
 
-def _split(rows: int, measure: str, reasons: dict[str, str]) -> dict[str, Any]:
-    """Enough held out for an interval that means something."""
-    share = 0.1 if rows * 0.1 >= _ENOUGH_HELD_OUT else 0.2
+def _split(rows: int, measure: str, profile: Profile) -> tuple[dict[str, Any], str]:
+    """Enough held out for an interval that means something, and how much that is."""
+    many, few = SHARES
+    share = many if rows * many >= _ENOUGH_HELD_OUT else few
+    wanted = share * profile.looked_at
+    found = profile.held_out.get(str(share), wanted)
+    if wanted >= _NO_CHANCE and found < _FAR_FEWER * wanted:
+        few_rows = counted(max(1, round(rows * found / profile.looked_at)), "row")
+        return {"test": share}, (
+            f"only about {few_rows}: by the same seed the others were left to train on in the data set that they come "
+            "from; read the rows of its other splits, too, or set another `seed`, if no model that learnt some of them "
+            "is measured on these"
+        )
     held = max(1, round(rows * share))
     width = 100 * 1.96 * (0.25 / held) ** 0.5
-    reasons["split.test"] = (
+    return {"test": share}, (
         f"about {counted(held, 'row')}: {measure} measured on them is known to ±{width:.0f} points or better"
     )
-    return {"test": share}
 
 
 def _why_task(profile: Profile, choice: Choice, task: Task) -> str:
@@ -206,7 +220,7 @@ def _lines(proposal: Proposal, name: str, model: str) -> Iterator[str]:
     yield "# `luthier plan` shows what would be done, `luthier run` does it."
     yield "luthier: 1"
     yield f"name: {_scalar(name)}"
-    yield "seed: 7"
+    yield f"seed: {SEED}"
     yield f"model: {_scalar(model)}"
     yield "steps:"
     yield "  data:"

@@ -9,7 +9,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from luthier.core.counted import by_name, counted
+import numpy as np
+
+from luthier.core.counted import by_name, counted, of_rows
 from luthier.core.errors import DataError, Where
 from luthier.data.bounds import first, size_of_record
 from luthier.data.intake.cells import UnusableRowError
@@ -23,9 +25,15 @@ from luthier.data.passes.reader import unusable
 from luthier.data.profile import ColumnProfile, Profile
 from luthier.data.row import Broken, Record, Row
 from luthier.data.source import Source
+from luthier.data.split import Keys, held_out
 from luthier.data.task import Answers
+from luthier.data.twins.text_keys import digest8, prompt_key
 from luthier.text.pii.found import KINDS
 
+SEED = 7
+"""That of a proposed recipe."""
+SHARES = (0.1, 0.2)
+"""What it holds out: of many rows, and of few."""
 LOOKED_AT = 2000
 WHOLE_BYTES = 32 << 20
 """Files up to this size are counted; rows of larger ones are estimated."""
@@ -75,7 +83,9 @@ def survey(source: Source, base: Path, name: str, task: Task | None = None) -> t
     rows, left = _rows(mapped, looked)
     if left:
         told = by_name(dict(sorted(left.items())))
-        notes.append(f"{left.total()} of {len(looked)} rows have nothing to learn and will be dropped: {told}")
+        notes.append(
+            f"{of_rows(left.total(), len(looked), 'has', 'have')} nothing to learn and will be dropped: {told}"
+        )
         found = found.model_copy(update={"notes": notes})
     return _with_rows(found, rows, answers if whole else Counter()), choice
 
@@ -212,6 +222,15 @@ def _rows(source: Source, records: Sequence[Record]) -> tuple[list[Row], Counter
     return found, left
 
 
+def _held_out(rows: Sequence[Row]) -> dict[str, int]:
+    """Rows that each share holds out; of rows in groups, chance decides too much."""
+    if any(row.group for row in rows):
+        return {}
+    prompts = np.array([digest8(prompt_key(row)) for row in rows], dtype=np.uint64)
+    keys = Keys(prompts, np.zeros(len(rows), dtype=np.uint64), None)
+    return dict(zip(map(str, SHARES), held_out(keys, SHARES, SEED), strict=True))
+
+
 def _with_rows(base: Profile, rows: list[Row], answers: Counter[str]) -> Profile:
     """Add what the operators find in the rows."""
     if not rows:
@@ -221,6 +240,7 @@ def _with_rows(base: Profile, rows: list[Row], answers: Counter[str]) -> Profile
         "languages": dict(Counter(Language().apply(rows).attributes["language"]).most_common()),
         "pii": {kind: holding for kind in KINDS if (holding := sum(map(bool, pii[kind])))},
         "spellings": {**slips(answers), **spellings(answers)},
+        "held_out": _held_out(rows),
         "answers": dict(answers.most_common()),
         "answer_words": round(sum(len(row.answer.split()) for row in rows) / len(rows), 1),
     }

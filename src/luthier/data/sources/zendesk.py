@@ -25,7 +25,8 @@ _AGENTS = frozenset({"agent", "admin", "owner"})
 class Zendesk(FileSource):
     """Exports of tickets with `comments` and a requester, as Zendesk writes them (JSON or JSON lines).
 
-    A row is a ticket; what others than the requester say are the assistant's turns. All other fields stay in `meta`.
+    A row is a ticket; what others than the requester say are the assistant's turns. All other fields stay in `meta`;
+    custom fields become columns that are called by their numbers, `field_360001`.
     """
 
     kind: Literal["zendesk"] = "zendesk"
@@ -62,6 +63,7 @@ class Zendesk(FileSource):
         public = [one for one in ordered if one.get("public", True)]
         talk = conversation(Speech("", self._text(one), desk=_is_desk(one, ticket)) for one in public)
         values = {name: value for name, value in ticket.items() if name != "comments"}
+        values |= _custom_fields(values)
         values |= {"messages": talk.messages, "left_out": talk.left_out}
         if self.notes == "keep":
             values["notes"] = [self._text(one) for one in ordered if not one.get("public", True)]
@@ -73,6 +75,15 @@ class Zendesk(FileSource):
     def _text(self, comment: dict[str, Any]) -> str:
         text = comment.get("plain_body") or comment.get("body") or plain_text(str(comment.get("html_body") or ""))
         return str(text) if self.quoted == "keep" else without_quoted(str(text))
+
+
+def _custom_fields(values: dict[str, Any]) -> dict[str, Any]:
+    """The fields that a company made for itself, each as a column, such as one with the class of the ticket."""
+    found = values.get("custom_fields")
+    if not isinstance(found, list) or not all(isinstance(one, dict) and "id" in one for one in found):
+        return {}
+    del values["custom_fields"]
+    return {f"field_{one['id']}": one.get("value") for one in found}
 
 
 def _is_desk(comment: dict[str, Any], ticket: dict[str, Any]) -> bool:
