@@ -17,8 +17,9 @@ to packs of 190 to 4,200 tokens, of rows of 50 to 1,040, of which few or nearly 
 PACK_TOKENS = 120
 """A pack takes as long, beside its tokens, as numpy's product takes for so many of them: weights that are laid out
 anew, the calls of every layer, and lanes that wait for one another. Fitted to the same packs in two lanes."""
-ALONE = 1.6
-"""How much longer a step takes that is too small for two lanes: two cores share each small product of it."""
+ALONE = 1.45
+"""How much longer a step takes that is too small for two lanes: two cores share each small product of it. Seen: 1.6
+with tiles, 1.3 in fp32."""
 
 
 class Computed(NamedTuple):
