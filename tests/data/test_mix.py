@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from luthier.cli.app import run_command
 from luthier.core.errors import DataError
+from luthier.core.step import Outline, Outlook
 from luthier.data.history.compare import compare
 from luthier.data.history.story import story
 from luthier.data.passes.shares import Ask, amounts, shares
@@ -259,6 +260,16 @@ def test_classes_meet_classes_and_become_text_beside_text(tmp_path: Path) -> Non
     assert (told.task, told.labels) == ("text", [])
     found = read_examples(made["other"].artifact, "train")
     assert {(example.kind, example.label) for example in found} == {("chat", None)}
+
+
+def test_what_rows_are_expected_to_hold_is_the_mean_of_all() -> None:
+    told = [
+        Outline(rows={"train": 30}, characters=100.0, answered=10.0),
+        Outline(rows={"train": 10}, characters=500.0, answered=410.0),
+    ]
+    outlines = {f"data.{at}": one for at, one in enumerate(told)}
+    found = Mix(data=["one", "other"]).outline(Outlook(inputs={}, upstream={}, base=Path(), outlines=outlines))
+    assert (found.characters, found.answered) == (200.0, 110.0)
 
 
 def test_a_plan_tells_the_rows_before_anything_is_made(tmp_path: Path) -> None:

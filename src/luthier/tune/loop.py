@@ -94,10 +94,8 @@ class Stepped:
     rows: int
     tokens: int
     """Tokens of the rows, as if each were read alone."""
-    computed: int
-    """Tokens that were computed: shared prefixes once."""
     taken: Computed
-    """What these were, for the pace: by how many cores there are, so it stands in no log."""
+    """What was computed: of it the log tells the tokens, shared prefixes once."""
     measures: dict[str, float]
     skipped: str = ""
     """Why the weights did not move; empty when they did."""
@@ -107,6 +105,7 @@ class Stepped:
     def line(self) -> str:
         """The step as a line of `log.jsonl`; what is no number stands as null."""
         own = {name: value for name, value in self.__dict__.items() if name not in ASIDE}
+        own["computed"] = round(self.taken.tokens)
         told = {**own, **self.measures, **({"skipped": self.skipped} if self.skipped else {})}
         told |= {"samples": self.samples} if self.samples else {}
         return json.dumps({name: _finite(value) for name, value in told.items()}, sort_keys=True)
@@ -264,7 +263,6 @@ class Training:
             grad_norm=norm,
             rows=len(self._course.lessons_of(step)),
             tokens=sum(len(row.ids) for row in rows),
-            computed=round(taken.tokens),
             taken=taken,
             measures={**drawn.measures, **measures},
             skipped=skipped or drawn.nothing,

@@ -109,6 +109,8 @@ class _Steps(NamedTuple):
     """The steps of a training, as they are foreseen."""
 
     number: float
+    rows: int
+    """That each has, at most."""
     tokens: float
     """Computed in one, when it is read as one."""
     keys: float
@@ -120,7 +122,7 @@ def _steps(step: Tune, rows: Rows) -> _Steps:
     tokens = rows.shared + count * own
     seen = rows.shared + (own + rows.spread**2 / max(1.0, own)) / 2  # a long row has more tokens, and each sees more
     keys = (rows.shared * rows.shared / 2 + count * own * seen) / max(1.0, tokens)
-    return _Steps(rows.number * step.epochs / count, tokens, keys)
+    return _Steps(rows.number * step.epochs / count, count, tokens, keys)
 
 
 def _computed(step: Tune, rows: Rows) -> Computed:
@@ -128,7 +130,7 @@ def _computed(step: Tune, rows: Rows) -> Computed:
     steps = _steps(step, rows)
     packs, _ = _packs(step, steps.tokens, rows)
     tokens = steps.tokens + (packs - 1) * rows.shared
-    learnt = min(step.rows_per_step, rows.number) * (_learnt(step) or rows.answers)
+    learnt = steps.rows * (_learnt(step) or rows.answers)
     times = 2 if isinstance(step.objective, ActorCritic) else 1  # the critic learns the same rows
     return Computed(times * packs, times * tokens, times * learnt, times * tokens * steps.keys)
 
@@ -144,8 +146,8 @@ def _packs(step: Tune, tokens: float, rows: Rows) -> tuple[int, float]:
 def _peak(step: Tune, model: Description, rows: Rows) -> tuple[int, int]:
     """Bytes at the peak, when the packs with most tokens are read: about two deviations above the mean of a step;
     and those of the kernels by then, which come on top and stay."""
-    steps, count = _steps(step, rows), min(step.rows_per_step, rows.number)
-    packs, tokens = _packs(step, steps.tokens + 2 * rows.spread * count**0.5, rows)
+    steps = _steps(step, rows)
+    packs, tokens = _packs(step, steps.tokens + 2 * rows.spread * steps.rows**0.5, rows)
     chunk = min(64.0, rows.tokens / 2)  # causal squares are computed whole
     held = computing_in(model, step.precision)
     fixed, whole = (footprint(step.technique, step.optimizer, held, at, steps.keys + chunk) for at in (0, int(tokens)))

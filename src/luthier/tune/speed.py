@@ -29,7 +29,7 @@ class Speed:
 
     def __call__(self, stepped: Stepped) -> None:
         self._rows += stepped.rows
-        self._computed += stepped.computed
+        self._computed += round(stepped.taken.tokens)
         self._flops += self._operations(stepped.taken)
         self._tokens += stepped.tokens
         done = min(stepped.step * self._course.rows_per_step, self._course.total)

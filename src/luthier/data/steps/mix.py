@@ -100,12 +100,17 @@ class Mix(Step):
             return Outline()
         rows = {split: sum(one.get(split, 0) for one in known) for split in (TEST, VALIDATION)}
         counts = amounts([one.get(TRAIN, 0) for one in known], self.ask)
-        lengths = [outlook.outlines.get(f"data.{at}", Outline()).characters for at in range(len(self.data))]
-        told = [(count, length) for count, length in zip(counts, lengths, strict=True) if length is not None]
-        whole = sum(count for count, _ in told)
+        outlines = [outlook.outlines.get(f"data.{at}", Outline()) for at in range(len(self.data))]
+        told = [
+            (count, one.characters, one.answered)
+            for count, one in zip(counts, outlines, strict=True)
+            if one.characters is not None
+        ]
+        whole = sum(count for count, _, _ in told)
         return Outline(
             rows={**{split: count for split, count in rows.items() if count}, TRAIN: sum(counts)},
-            characters=sum(count * length for count, length in told) / whole if whole else None,
+            characters=sum(count * length for count, length, _ in told) / whole if whole else None,
+            answered=sum(count * answered for count, _, answered in told) / whole if whole else 0.0,
             how="by the sizes of the data sets, before rows that another holds out are taken out",
         )
 
