@@ -15,7 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig, Mamba
 from luthier.cli.app import run_command
 from luthier.core.errors import InputError, ModelError
 from luthier.core.quiet import no_bars
+from luthier.models.kernels.calls import torch_only
 from luthier.models.load import open_folder
+from luthier.models.logprobs import reading
 from luthier.models.quiet import no_peft_warning
 from luthier.tune.techniques.p_tuning import PTuning
 from luthier.tune.techniques.prefix import Prefix
@@ -47,6 +49,19 @@ def test_a_start_from_a_text_reads_as_if_the_text_stood_there(folder: Path, tech
         found = made(input_ids=asked, attention_mask=torch.ones_like(asked)).logits[:, -4:]
         wanted = plain(folder)(input_ids=torch.tensor([[*ids, *asked[0]]])).logits[:, -4:]
     torch.testing.assert_close(found, wanted)
+
+
+def test_a_prefix_starts_in_the_same_bits_whatever_was_read_before(folder: Path) -> None:
+    """Kernels take over some of an architecture's functions, for all of the process, once a model of it was read."""
+
+    def start() -> torch.Tensor:
+        made = Prefix(tokens=8).adapt(open_folder(folder, torch.bfloat16), 3)
+        return next(value for name, value in made.named_parameters() if "prompt_encoder" in name).detach()
+
+    with torch_only():
+        wanted = start()
+    reading(open_folder(folder, torch.bfloat16))
+    assert torch.equal(start(), wanted)
 
 
 def test_a_prompt_starts_as_pefts_does(folder: Path) -> None:

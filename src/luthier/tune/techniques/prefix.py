@@ -99,12 +99,13 @@ def _computed(model: Any, ids: Any) -> list[tuple[Any, Any]]:
     import torch
     from transformers import DynamicCache
 
+    from luthier.models.kernels.calls import torch_only
     from luthier.models.soft import cache_name
 
     if getattr(model, "_is_stateful", False):
         raise ModelError("prefix needs keys and values in every layer; this model carries a state", remedy=REMEDY)
     cache = DynamicCache()
-    with torch.no_grad():
+    with torch.no_grad(), torch_only():  # kernels are at work only once a model was read in this process
         model(input_ids=ids[None], use_cache=True, **{cache_name(model): cache})
     return [(layer.keys, layer.values) for layer in cache.layers]
 
