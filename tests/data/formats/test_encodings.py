@@ -77,3 +77,73 @@ def test_a_wrong_name_is_told_the_right_ones() -> None:
         encodings.decode_start(b"abc", "hebrew-win", encodings.Where(file="t.csv"))
     assert "cp1255 (Hebrew)" in (caught.value.remedy or "")
     assert caught.value.where.field == "encoding"
+
+
+ENGLISH = tuple(f"{number},my parcel number {number} has not come and nobody answers,delivery" for number in range(30))
+
+
+@pytest.mark.parametrize(
+    "few",
+    [
+        ("25 °C outside",), ("a naïve question",), ("Mr. Müller wrote twice",), ("the café is closed",), ("prix,20 €",),
+        ("ask in São Paulo", "it’s late", "the résumé attached"), ("La consegna è in ritardo", "costa di più"),
+        ("la livraison, où est-elle", "reçu, mais cassé"), ("Straße falsch", "für Köln"), ("100 £ each", "½ price"),
+        ("“fine” – thanks…", "don’t know"), ("déjà vu",), ("l'article est un peu abîmé",), ("el niño",),
+    ],
+)  # fmt: skip
+def test_few_letters_in_a_file_are_western(few: tuple[str, ...]) -> None:
+    found = encodings.find("\n".join((*ENGLISH, *few, "")).encode("cp1252"), "auto", "t.csv")
+    assert found.name == "cp1252"
+    assert "guessed from" in found.note
+
+
+def test_a_letter_at_the_end_of_a_line_is_not_cut() -> None:
+    found = encodings.find("text,city\na,São José\nb,Orléans\nc,Niterói\nd,Macapá\n".encode("cp1252"), "auto", "t.csv")
+    assert found.name == "cp1252"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "lines"),
+    [
+        (
+            "cp949",
+            ("Apple에서 온 소포가 없어요.", "Galaxy를 주문했는데 iPhone이 왔습니다.", "환불은 PayPal로 해 주세요."),
+        ),
+        ("cp932", ("Amazonの荷物が届きません。", "iPhoneを注文しましたが、まだです。", "PayPalで返金をお願いします。")),
+        ("gb18030", ("我的iPhone还没有送到。", "请用PayPal退款,谢谢。", "Apple手机什么时候能到?")),
+        ("cp1256", ("طلبت iPhoneمن المتجر ولم يصل بعد", "أريد استرداد المال عبر PayPalمن فضلكم")),
+        ("cp1253", ("Το iPhoneμου δεν έχει έρθει ακόμα", "Θέλω τα χρήματά μου πίσω στο PayPal")),
+        ("cp1251", ("Мой iPhone ещё не пришёл", "SIM-карта и USBшнур, верните деньги")),
+    ],
+)
+def test_a_brand_in_its_latin_letters_is_no_sign_of_a_wrong_guess(encoding: str, lines: tuple[str, ...]) -> None:
+    data = "\n".join((*lines * 4, "")).encode(encoding)
+    assert data.decode(encodings.find(data, "auto", "t.csv").name) == data.decode(encoding)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("cp1252", "Où est mon colis? Il devait être livré à Orléans, « avant Noël », pour 20 €."),
+        ("latin-1", "Die Größe ist falsch, ich möchte das Geld zurück. Grüße aus Köln"),
+        ("cp1250", "Kde je můj balík? Měl přijít včera, žádám o vrácení peněz."),
+        ("cp1250", "Proszę o zwrot pieniędzy, paczka nie doszła, a są już święta."),
+        ("cp1251", "Где моя посылка? Я жду её уже две недели, верните деньги."),
+        ("utf-16", "Où est mon colis? Größe falsch"),
+        ("utf-16-le", "Où est mon colis? Größe falsch"),
+        ("utf-16-be", "Où est mon colis? Größe falsch"),
+        ("shift_jis", "荷物はまだ届いていません。いつ届きますか。返金をお願いします。"),
+        ("gb18030", "我上周订购的商品还没有送到,请问什么时候能到?谢谢。"),
+    ],
+)
+def test_texts_of_some_length_stay_right_among_english_ones(encoding: str, text: str) -> None:
+    data = "\n".join((*ENGLISH, *(text.split(". ")) * 5, "")).encode(encoding)
+    found = encodings.find(data, "auto", "t.csv").name
+    assert data.decode(found) == data.decode(encoding)
+    assert found != "cp1257"
+
+
+def test_signs_that_an_encoding_has_not_rule_it_out() -> None:
+    line = "Autosummary vyžaduje voľbu, ignorované"
+    assert line.encode("cp1250").decode("iso8859_2").isprintable() is False
+    assert encodings.find(f"{line}\n".encode("cp1250"), "auto", "t.csv").name == "cp1250"

@@ -27,6 +27,8 @@ _LATIN_END = 0x024F
 _HEARD_LINES = 50
 _SURE_BYTES = 24
 """Told from fewer bytes, an encoding is a guess."""
+_WESTERN_LEAD = 1.25
+"""What Western letters count for more where it is a guess: most files with few letters outside ASCII are Western."""
 _BINARY = {
     b"PAR1": "this is a Parquet file: use `kind: parquet`",
     b"ARROW1": "this is an Arrow file: use `kind: arrow`",
@@ -117,9 +119,18 @@ def _told(data: bytes, file: str) -> Encoding:
     if is_utf8(data):
         return Encoding("utf-8")
     foreign = [line for line in data.split(b"\n")[:-1] or [data] if not line.isascii()]
-    if 2 * sum(map(is_utf8, foreign)) >= len(foreign):
+    if 2 * sum(map(_is_utf8_line, foreign)) >= len(foreign):
         return Encoding("utf-8")
     return _other(foreign, file)
+
+
+def _is_utf8_line(line: bytes) -> bool:
+    """Whether a whole line is UTF-8: nothing cuts a letter at its end."""
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _other(foreign: list[bytes], file: str) -> Encoding:
@@ -128,11 +139,15 @@ def _other(foreign: list[bytes], file: str) -> Encoding:
     name = _likeliest(data, (*_OTHER_LETTERS, *_LATIN_LETTERS))
     if name in _LATIN_LETTERS or _mixes_letters(data.decode(name, "replace")):
         name = _heard(foreign[:_HEARD_LINES])
-    high = sum(byte >= 0x80 for byte in data)
+    high = _high(data)
     how = "told from its bytes, which are not UTF-8; set `encoding` if letters look wrong"
     if high < _SURE_BYTES:
         how = f"guessed from {high} bytes that are not UTF-8; look at the letters, and set `encoding` if they are wrong"
     return Encoding(name, f"{file}: read as {name} ({how})")
+
+
+def _high(data: bytes) -> int:
+    return sum(byte >= 0x80 for byte in data)
 
 
 def _likeliest(data: bytes, among: Sequence[str]) -> str:
@@ -143,21 +158,41 @@ def _likeliest(data: bytes, among: Sequence[str]) -> str:
 
 
 def _heard(lines: Sequence[bytes]) -> str:
-    """The encoding with Latin letters that most lines speak for: each may be in another language."""
+    """The encoding with Latin letters that most lines speak for: each may be in another language.
+
+    It is Western where the letters are the same in both, or where few letters speak for another.
+    """
     import chardet
 
-    votes = {_LATIN_LETTERS[0]: 0.0}
+    western = _LATIN_LETTERS[0]
+    data = b"\n".join(lines)
+    votes = {name: 0.0 for name in _LATIN_LETTERS if name == western or _is_text(data, name)}
     for line in lines:
-        for one in chardet.detect_all(line, True, include_encodings=_LATIN_LETTERS, compat_names=False):
+        for one in chardet.detect_all(line, True, include_encodings=list(votes), compat_names=False):
             if one["encoding"] is not None:
-                name = str(one["encoding"]).replace("-", "_")
-                votes[name] = votes.get(name, 0.0) + one["confidence"]
-    return max(votes, key=lambda name: (votes[name], -_LATIN_LETTERS.index(name)))
+                votes[str(one["encoding"]).replace("-", "_")] += one["confidence"]
+    if _high(data) < _SURE_BYTES:
+        votes[western] *= _WESTERN_LEAD
+    name = max(votes, key=lambda name: (votes[name], -_LATIN_LETTERS.index(name)))
+    return western if data.decode(name, "replace") == data.decode(western, "replace") else name
+
+
+def _is_text(data: bytes, encoding: str) -> bool:
+    """Whether every byte stands for a sign, and none for a control character that no text holds."""
+    try:
+        return not any(0x80 <= ord(sign) < 0xA0 for sign in data.decode(encoding))
+    except UnicodeDecodeError:
+        return False
 
 
 def _mixes_letters(text: str) -> bool:
-    """Whether Latin letters stand beside others within a word: the sign of a wrong guess."""
-    return any(
-        one.isalpha() and other.isalpha() and one.isascii() != other.isascii() and ord(max(one, other)) > _LATIN_END
-        for one, other in pairwise(text)
-    )
+    """Whether letters that are not Latin stand beside Latin ones, or alone, rather than in words of their own.
+
+    That is the sign of a wrong guess. A brand's name before a Korean ending, or in a Japanese sentence, is none.
+    """
+    mixed = own = 0
+    for one, other in pairwise(text):
+        if one.isalpha() and other.isalpha() and ord(max(one, other)) > _LATIN_END:
+            mixed += one.isascii() != other.isascii()
+            own += min(ord(one), ord(other)) > _LATIN_END
+    return own <= mixed
