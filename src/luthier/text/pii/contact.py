@@ -53,6 +53,8 @@ _HOUSE_AND_CODE = re.compile(
     r"[1-9]\d{0,3}[/-][1-9]\d{0,3} (?:\d{2}-\d{3}|\d{3} \d{2}|\d{4}-\d{3})|[1-9]\d{0,2}[/-][1-9]\d? \d{4,5}"
 )
 """House, flat and post code: `12/4 00-526`, `12/4 00184`."""
+_TERM_BEFORE, _TERM_AFTER = re.compile(r"(?:[$€£]|<<) ?$"), re.compile(r" ?= ?[$€£]?(?:\d|<<)")
+"""Around the terms of a sum: `$3000 / 200`, `960-480-120 = 360`."""
 _STREET_BEFORE = re.compile(r"\b([^\W\d_a-z][^\W\d_]*)\.? $")
 _TOWN_AFTER = re.compile(r",? [^\W\d_a-z][^\W\d_]")
 _NO_DIGIT = re.compile(r"\D")
@@ -99,6 +101,8 @@ def _is_phone(written: str, before: str, after: str) -> bool:
         len(digits) < _FEWEST
         or _is_something_else(written)
         or _CARRIER.search(before)
+        or _TERM_BEFORE.search(before)
+        or _TERM_AFTER.match(after)
         or _is_house(written, before, after)
     ):
         return False
