@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import polars as pl
 import pytest
 
 from eval.evaluations import evaluation, example, label_examples, made, work_of
+from eval.probing import pairs_of
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, RecipeError
 from luthier.core.events import Event
-from luthier.core.step import Outlook
+from luthier.core.step import Outline, Outlook
 from luthier.core.store import Store
 from luthier.eval import ask
 from luthier.eval.forecast import _READING_BYTES, _WIDE_READING_BYTES
@@ -28,6 +30,7 @@ from luthier.models.describe import describe
 from luthier.models.foresight import rows_of
 from luthier.models.load import base_folder
 from luthier.text.messages import Example
+from luthier.tune.steps.tune import Tune
 
 FILES = ("predictions.parquet", "metrics.json", "comparisons.json", "summary.json")
 
@@ -272,6 +275,39 @@ def test_forecast_needs_no_torch(store: Store, labels: Artifact, base: Artifact)
     flops = 2 * (model.parameters - model.embedding_parameters) * (30 * (rows.tokens - rows.shared) + rows.shared)
     assert later.seconds == pytest.approx(5 + 4 + 0.3 + flops / 1e6)  # plain baselines, an opened model, tests, 30 rows
     assert step.foresee(Outlook(inputs={}, upstream={}, base=Path())).seconds is None
+
+
+def test_writing_is_foreseen_token_by_token(
+    store: Store, texts: Artifact, labels: Artifact, base: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A base model writes as much as it may, a tuned one as much as rows do; classes are not written."""
+    monkeypatch.setattr("luthier.eval.forecast.writing_pass_s", lambda *sizes, bf16: float(sizes[2]))
+    monkeypatch.setattr("luthier.eval.forecast.flops_per_s", lambda *, bf16: 1e15)
+
+    def seconds(data: Artifact | Outline, *, tuned: bool = False, **settings: Any) -> float:
+        """Of 12 rows by one model or two, where a token takes a second."""
+        made = {"data": data} if isinstance(data, Artifact) else {}
+        told = {"data": data} if isinstance(data, Outline) else {}
+        upstream = {"model": Tune(data="data")} if tuned else {}
+        outlook = Outlook(inputs={**made, "model": base}, upstream=upstream, base=Path(), outlines=told)
+        found = Evaluate(data="data", rows=12, **settings).foresee(outlook).seconds
+        assert found is not None
+        return found - 5 - 4 * (1 + tuned) - 0.12
+
+    rows = rows_of(12, Outlook(inputs={"data": texts, "model": base}, upstream={}, base=Path()), "test")
+    assert rows is not None
+    assert 4 < rows.answers < 64
+    assert seconds(texts, max_new_tokens=64) == pytest.approx(12 * 64, abs=0.01)
+    assert seconds(texts, max_new_tokens=64, tuned=True) == pytest.approx(12 * (rows.answers + 64), abs=0.01)
+    assert seconds(texts, max_new_tokens=4, tuned=True) == pytest.approx(12 * (4 + 4), abs=0.01)
+    assert seconds(labels) == pytest.approx(0, abs=0.01)
+    told = Outline(rows={"test": 40}, characters=400.0, answered=18.0)
+    assert seconds(told) == pytest.approx(0, abs=0.01)
+    assert seconds(replace(told, task="text"), max_new_tokens=7) == pytest.approx(12 * 7, abs=0.01)
+    assert seconds(replace(told, answered=180.0), max_new_tokens=7) == pytest.approx(12 * 7, abs=0.01)
+    assert seconds(replace(told, answered=180.0, task="label")) == pytest.approx(0, abs=0.01)
+    assert seconds(pairs_of(store)) == pytest.approx(0, abs=0.01)
+    assert seconds(pairs_of(store), pairs=False, max_new_tokens=7) == pytest.approx(12 * 7, abs=0.01)
 
 
 def test_what_models_compute_in_is_foreseen(labels: Artifact, base: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:

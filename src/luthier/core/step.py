@@ -126,6 +126,8 @@ class Outline:
     """Of a data set: characters with which all its rows begin."""
     answered: float = 0.0
     """Of a data set: characters of a row's answers, on average."""
+    task: str | None = None
+    """Of a data set: whether answers are classes (`label`) or free text (`text`)."""
     parameters: int | None = None
     """Of a model: numbers in its weights."""
     remote: bool = False

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import statistics
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.counted import counted
-from luthier.core.step import Forecast, Outlook, Work
+from luthier.core.step import Forecast, Outline, Outlook, Work
 from luthier.eval.forgetting.items import characters, items
+from luthier.eval.pairs import are_pairs
+from luthier.eval.question import Writing
+from luthier.eval.respondent import TOGETHER
 from luthier.models.foresight import (
     BASE_BYTES,
     CHARS_PER_TOKEN,
     LOADED_BYTES,
+    SAMPLE,
     Rows,
     kernel_bytes,
     model_of,
@@ -19,7 +25,8 @@ from luthier.models.foresight import (
     undisturbed,
 )
 from luthier.models.load import cpu_has_bf16, is_remote
-from luthier.models.speed import flops_per_s, has_gpu
+from luthier.models.speed import flops_per_s, has_gpu, writing_pass_s
+from luthier.text.dataset import batches
 
 if TYPE_CHECKING:
     from luthier.eval.kept import Kept
@@ -38,6 +45,8 @@ _WIDE_READING_BYTES = 550_000_000
 """The same in fp32, whose logits are whole pieces: fitted to the demo's evaluation in a process of its own, 2.25 GB."""
 _PACK_TOKENS = 1024
 """Of those that are read at once, as most are."""
+_CLASS_TOKENS = 8
+"""Answers that are longer on average are texts, until the data says what they are."""
 _FRAME_TOKENS = 12
 """What a chat template puts around a question, beyond what all questions share."""
 
@@ -56,16 +65,21 @@ def forecast(step: Evaluate, outlook: Outlook) -> Forecast:
     model = model_of(outlook)
     if model is None:
         return Forecast(how="the model is not made yet, so its size is unknown")
+    written = rows.number * sum(_written(step, outlook, rows))
     alike = {"task": known} if (known := _task(outlook)) else {}
-    before = pace_of(outlook, model, bf16=_narrow(step), **alike)
+    before = pace_of(outlook, model, bf16=_narrow(step), writes=bool(written), **alike)
     speed = undisturbed(before) or flops_per_s(bf16=_narrow(step))
     standing = _asked_anyway(step, outlook, rows)
     computed = models * (_computed(rows) + standing)
+    if before:
+        flops, writing_s = _flops(model, computed) + _flops(model, written, headed=True), 0.0
+    else:
+        flops, writing_s = _flops(model, computed), written * _token_s(step, model, rows, speed)
     kernels = kernel_bytes(computed / _PACK_TOKENS, model, bf16=_narrow(step), learns=False)
     beside = _PLAIN_S + models * _OPENING_S + rows.number * _MEASURED_S
     told = ", as the last evaluation" if before else ""
     return Forecast(
-        seconds=beside + _flops(model, computed) / speed,
+        seconds=beside + flops / speed + writing_s,
         peak_bytes=_peak(model, narrow=_narrow(step)) + kernels,
         tokens=tokens,
         how=f"{rows.how}; {counted(models, 'model')} at {speed / 1e9:.0f} GFLOP/s{told}",
@@ -82,21 +96,50 @@ def pace(step: Evaluate, work: Work, task: str, known: Kept) -> dict[str, Any]:
     model, rows = model_of(outlook), rows_of(known.made, outlook, step.split)
     if model is None or rows is None:
         return {}
-    flops = _flops(model, _computed(rows._replace(number=known.made)))
+    answers = rows._replace(number=known.made)
+    written = known.made * statistics.fmean(_written(step, outlook, rows, task))
+    flops = _flops(model, _computed(answers)) + _flops(model, written, headed=True)
     by_processor = {} if has_gpu() else {"flops_per_cpu_s": flops / max(known.cpu_s, 1e-9)}
-    sizes = {"parameters": model.parameters, "task": task, "bf16": _narrow(step)}
+    sizes = {"parameters": model.parameters, "task": task, "bf16": _narrow(step), "writes": bool(written)}
     return {"flops_per_s": flops / max(known.seconds, 1e-9), **by_processor, **sizes}
 
 
-def _flops(model: Description, tokens: float) -> float:
-    """Operations that reading so many tokens takes."""
-    return 2 * (model.parameters - model.embedding_parameters) * tokens
+def _flops(model: Description, tokens: float, *, headed: bool = False) -> float:
+    """Operations that reading so many tokens takes; each that is written needs the head as well."""
+    head = model.vocab * model.hidden_size if headed else 0
+    return 2 * (model.parameters - model.embedding_parameters + head) * tokens
 
 
 def _task(outlook: Outlook) -> str | None:
     """Whether classes or texts are answered, as far as that is known."""
-    made = outlook.inputs.get("data")
-    return made.read_json("summary.json").get("task") if made is not None else None
+    if (made := outlook.inputs.get("data")) is not None:
+        task: str | None = made.read_json("summary.json").get("task")
+        return task
+    return outlook.outlines.get("data", Outline()).task
+
+
+def _written(step: Evaluate, outlook: Outlook, rows: Rows, task: str | None = None) -> list[float]:
+    """Tokens that each model writes to a row: one that was tuned ends where the rows' answers do, any other goes on."""
+    task = task or _task(outlook) or ("text" if rows.answers > _CLASS_TOKENS else "label")
+    if task != "text" or (step.pairs and _holds_pairs(step, outlook)):
+        return [0.0]
+    most = float(step.max_new_tokens)
+    like_rows, tuned = min(most, rows.answers) or most, _is_tuned(outlook)
+    others = [like_rows] if step.against is not None else []
+    return [like_rows if tuned else most, *([most] if tuned and step.compare_base else []), *others]
+
+
+def _holds_pairs(step: Evaluate, outlook: Outlook) -> bool:
+    """Whether rows hold two answers of which one is chosen, as far as the first of them tell."""
+    if (made := outlook.inputs.get("data")) is None:
+        return outlook.outlines.get("model", Outline()).headed
+    return are_pairs(list(islice(chain.from_iterable(batches(made, step.split)), SAMPLE)))
+
+
+def _token_s(step: Evaluate, model: Description, rows: Rows, speed: float) -> float:
+    """Seconds that a written token takes, of as many rows at once as there are, or as are asked together."""
+    lines = min(rows.number, TOGETHER[Writing])
+    return writing_pass_s(model.parameters, model.layers, lines, speed, bf16=_narrow(step)) / lines
 
 
 def _narrow(step: Evaluate) -> bool:

@@ -97,6 +97,7 @@ class Augment(Step):
             characters=before.characters,
             shared=before.shared,
             answered=before.answered,
+            task=before.task,
             how="as many made rows as the share allows",
         )
 

@@ -107,10 +107,12 @@ class Mix(Step):
             if one.characters is not None
         ]
         whole = sum(count for count, _, _ in told)
+        tasks = {one.task for one in outlines}
         return Outline(
             rows={**{split: count for split, count in rows.items() if count}, TRAIN: sum(counts)},
             characters=sum(count * length for count, length, _ in told) / whole if whole else None,
             answered=sum(count * answered for count, _, answered in told) / whole if whole else 0.0,
+            task=tasks.pop() if len(tasks) == 1 else None,
             how="by the sizes of the data sets, before rows that another holds out are taken out",
         )
 

@@ -7,6 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -94,7 +95,8 @@ class Prepare(Step):
 
     def outline(self, outlook: Outlook) -> Outline:
         """Rows by split and their length, from the first rows, the file's size and the split."""
-        return expected(self.source, self.split, outlook.base)
+        found = expected(self.source, self.split, outlook.base)
+        return found if self.task == "auto" else replace(found, task=self.task)
 
 
 def _measured(history: Mapping[str, Any], name: str) -> float | None:
