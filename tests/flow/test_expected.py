@@ -9,12 +9,12 @@ import pytest
 
 from luthier.core.errors import DataError
 from luthier.core.events import Event, Events
+from luthier.core.paces import KEPT, remember, remembered
 from luthier.core.step import Forecast
 from luthier.data.formats.file import File
 from luthier.data.row import Broken, Record
 from luthier.data.source import Say
 from luthier.data.sources.csv import Csv
-from luthier.flow.paces import KEPT, remember, remembered
 from luthier.flow.plan import plan
 from luthier.flow.recipe import Recipe
 from luthier.flow.report import report_facts, write_report

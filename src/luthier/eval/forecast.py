@@ -138,7 +138,7 @@ def _holds_pairs(step: Evaluate, outlook: Outlook) -> bool:
 
 def _token_s(step: Evaluate, model: Description, rows: Rows, speed: float) -> float:
     """Seconds that a written token takes, of as many rows at once as there are, or as are asked together."""
-    lines = min(rows.number, TOGETHER[Writing])
+    lines = max(1, min(rows.number, TOGETHER[Writing]))
     return writing_pass_s(model.parameters, model.layers, lines, speed, bf16=_narrow(step)) / lines
 
 

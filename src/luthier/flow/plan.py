@@ -11,10 +11,10 @@ from typing import Any
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import LuthierError, UnknownName, Where, did_you_mean
+from luthier.core.paces import remembered
 from luthier.core.paths import cache_folder
 from luthier.core.step import Forecast, Outline, Outlook, Step
 from luthier.core.store import Store
-from luthier.flow.paces import remembered
 from luthier.flow.recipe import Recipe
 
 STORE = ".luthier"

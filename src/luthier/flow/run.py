@@ -13,11 +13,11 @@ from luthier.core.component import nested
 from luthier.core.errors import DataError, Interrupted, LuthierError, UnknownName, Where, did_you_mean
 from luthier.core.events import Event, Events
 from luthier.core.files import writing
+from luthier.core.paces import LEAST_S, remember
 from luthier.core.process import resident_bytes
 from luthier.core.render import duration
 from luthier.core.step import Forecast, Work
 from luthier.flow.memory import peak_bytes, reset_peak
-from luthier.flow.paces import LEAST_S, remember
 from luthier.flow.plan import Plan, Planned, plan
 from luthier.flow.recipe import Recipe
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
+from statistics import harmonic_mean
 
+from luthier.core.paces import remember, remembered
 from luthier.models.load import cpu_has_tiles
 
 BF16_OVER_FP32 = 2.0
@@ -36,8 +39,8 @@ def cores() -> int:
 
 
 def flops_per_s(*, bf16: bool, tiles: float = TILES_OVER_FP32) -> float:
-    """What this machine's processors reach together, from a matrix product measured just now."""
-    return _matrix_flops() * float(cores() ** MORE_CORES) * over_fp32(bf16=bf16, tiles=tiles)
+    """What this machine's processors reach together, from matrix products measured just now and before."""
+    return _steady("product", _matrix_flops) * float(cores() ** MORE_CORES) * over_fp32(bf16=bf16, tiles=tiles)
 
 
 def over_fp32(*, bf16: bool, tiles: float = TILES_OVER_FP32) -> float:
@@ -46,7 +49,22 @@ def over_fp32(*, bf16: bool, tiles: float = TILES_OVER_FP32) -> float:
 
 
 def bytes_per_s() -> float:
-    """How quickly this machine reads what lies in memory, from reads of 128 MB just now: the best of some in 60 ms."""
+    """How quickly this machine reads what lies in memory, from reads measured just now and before."""
+    return _steady("reading", _read_bytes) * float(cores() ** MORE_CORES)
+
+
+def _steady(kind: str, probe: Callable[[], float]) -> float:
+    """A rate as the last probes of this machine have it, one more among them: by the mean of the times that they took.
+
+    What a shared machine gives in one second may be a third of what it gives in the next.
+    """
+    now = probe()
+    remember(kind, {"per_s": now})
+    return harmonic_mean([float(one["per_s"]) for one in remembered(kind) if one.get("per_s")] or [now])
+
+
+def _read_bytes() -> float:
+    """Bytes a second from reads of 128 MB: the best of some in 60 ms."""
     import numpy
 
     held = numpy.ones(32 << 20, dtype=numpy.float32)
@@ -54,7 +72,7 @@ def bytes_per_s() -> float:
     while (begun := time.perf_counter()) < end:
         held.max()
         best = min(best, time.perf_counter() - begun)
-    return float(held.nbytes / best) * float(cores() ** MORE_CORES)
+    return float(held.nbytes / best)
 
 
 def writing_pass_s(parameters: int, layers: int, lines: float, flops_per_s: float, *, bf16: bool) -> float:

@@ -72,5 +72,5 @@ def gain(*, bf16: bool) -> float:
 
 
 def speed_here(*, bf16: bool) -> float:
-    """Operations a second of trainings on this machine, from a matrix product measured just now."""
+    """Operations a second of trainings on this machine, from matrix products measured just now and before."""
     return flops_per_s(bf16=bf16, tiles=TILES_LEARNING)

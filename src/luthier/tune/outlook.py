@@ -173,7 +173,7 @@ def _seconds(step: Tune, outlook: Outlook, model: Description, rows: Rows) -> tu
         begin_s, how = before.get("begin_s", 10.0), "speed of the last training on this machine"
         begin_s = min(begin_s, before.get("begin_cpu_s", begin_s))  # most of it is one processor's work
     else:
-        rate, begin_s, how = speed_here(bf16=bf16), 10.0, "speed from a matrix product measured just now"
+        rate, begin_s, how = speed_here(bf16=bf16), 10.0, "speed from matrix products on this machine"
         if step.objective.needs_reference:  # once a row; an earlier training tells it as a part of its beginning
             flops *= 1 + min(1.0, 1 / step.epochs) / 2
     seconds = flops / rate + begin_s

@@ -45,7 +45,7 @@ def foresee(technique: PromptSearch, outlook: Outlook, wanted: int | None) -> Fo
         return Forecast(seconds=START_S + scored / rate, peak_bytes=peak, tokens=tokens, how=how)
     flops = 2 * scored * _computed(technique, rows) * (model.parameters - model.embedding_parameters)
     seconds = START_S + flops / flops_per_s(bf16=cpu_has_bf16())
-    how = f"{scored:,} scored rows; {rows.how}; speed from a matrix product measured just now"
+    how = f"{scored:,} scored rows; {rows.how}; speed from matrix products on this machine"
     return Forecast(seconds=round(seconds, 1), peak_bytes=peak, tokens=tokens, how=how)
 
 

@@ -1,4 +1,4 @@
-"""How quick steps were on this machine, in any recipe of this user's: what a project's first plan is told from."""
+"""How quick this machine was, at steps of any recipe of this user's and at probes: what a first plan is told from."""
 
 from __future__ import annotations
 

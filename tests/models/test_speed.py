@@ -1,0 +1,45 @@
+"""How quick this machine is: every probe counts, so that one slow second tells little."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from luthier.core.paces import KEPT, remember
+from luthier.models import speed
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache without probes, and one processor."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def told(monkeypatch: pytest.MonkeyPatch, probe: float) -> float:
+    """Operations a second as they are told when a probe comes to so many."""
+    monkeypatch.setattr(speed, "_matrix_flops", lambda: probe)
+    return speed.flops_per_s(bf16=False) / speed.REACHED
+
+
+def test_a_slow_second_does_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert told(monkeypatch, 400.0) == pytest.approx(400.0)
+    assert told(monkeypatch, 100.0) == pytest.approx(160.0), "half of the work at 400, half at 100"
+    for _ in range(KEPT + 1):
+        last = told(monkeypatch, 200.0)
+    assert last == pytest.approx(200.0), "the oldest are forgotten"
+
+
+def test_reading_has_probes_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    told(monkeypatch, 400.0)
+    monkeypatch.setattr(speed, "_read_bytes", lambda: 10.0)
+    assert speed.bytes_per_s() == pytest.approx(10.0)
+    monkeypatch.setattr(speed, "_read_bytes", lambda: 30.0)
+    assert speed.bytes_per_s() == pytest.approx(15.0)
+
+
+def test_what_is_no_probe_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    remember("product", {"per_s": 0.0})
+    remember("product", {})
+    assert told(monkeypatch, 300.0) == pytest.approx(300.0)
