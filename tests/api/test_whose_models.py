@@ -55,7 +55,9 @@ class House:
                 way()
                 answers.add(None)
             except openai.NotFoundError as error:
-                answers.add((error.code, dict(error.body)["message"]))  # type: ignore[call-overload]  # it is a mapping
+                said, _, known = dict(error.body)["message"].partition("; ")  # type: ignore[call-overload]  # it is a mapping
+                answers.add((error.code, said))
+                assert set(re.findall(r"[\w:@-]+", known.partition("known: ")[2])) <= self.listed(who)
         unknown = ("model_not_found", f"the model {model!r} is not served here")
         assert answers in ({None}, {unknown}), "all ways say the same"
         return answers == {None}

@@ -343,7 +343,7 @@ def test_a_class_is_chosen_with_its_probability(client: openai.OpenAI) -> None:
         ({"top_logprobs": 3}, "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"stop": ["a"] * 5}, "stop"),
-        ({"stop": [""]}, "stop"),
+        ({"stop": [""]}, "stop[0]"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"tool_choice": "auto"}, "tool_choice"),
         ({"response_format": {"type": "xml"}}, "response_format.type"),

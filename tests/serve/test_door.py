@@ -172,8 +172,11 @@ def test_it_does_not_listen_beyond_this_machine_without_a_key(tmp_path: Path) ->
         (b'{"seed": ' + b"9" * 5000 + b"}", "no JSON"),
         (b'{"model": "\\ud800"}', "surrogate"),
         (b'{"\\udfff": 1}', "surrogate"),
-        (b'{"model": "tiny", "messages": "hi"}', "list"),
-        (b'{"model": 5, "messages": []}', "string"),
+        (b'{"model": "tiny", "messages": "hi"}', "messages: input should be a valid list"),
+        (b'{"model": 5, "messages": []}', "model: input should be a valid string"),
+        (b'{"messages": []}', "model: field required"),
+        (b'{"model": "tiny", "messages": [{"role": "bot", "content": "hi"}]}', "messages[0].role: input should be"),
+        (b'{"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "stop": ["a", ""]}', "stop[1]: string"),
     ],
     ids=lambda value: str(value)[:24],
 )
@@ -195,6 +198,17 @@ def test_unknown_paths_and_verbs(served: Served) -> None:
     ):
         assert response.status_code == status
         assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+
+
+def test_what_was_meant_is_said_of_a_wrong_path_verb_or_model(served: Served) -> None:
+    for response, says in (
+        (served.post("/chat/completions", {}), "nothing at /chat/completions; did you mean /v1/chat/completions?"),
+        (served.get("/"), "nothing at /; /docs tells what there is"),
+        (served.get(CHAT), "wanted POST /v1/chat/completions, came GET"),
+        (served.post(CHAT, {**ASKED, "model": "tinny"}), "'tinny' is not served here; did you mean 'tiny'?"),
+        (served.post(CHAT, {**ASKED, "model": "gpt-4"}), "'gpt-4' is not served here; known: "),
+    ):
+        assert says in response.json()["error"]["message"]
 
 
 def peak_kb() -> int:

@@ -154,9 +154,21 @@ async def _on_error(request: Request, error: Exception) -> Response:
 
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    refusal = Refusal(str(error.detail), status=error.status_code)
+    refusal = Refusal(_said(request, error), status=error.status_code)
     headers = {**(error.headers or {}), **refusal_headers(refusal)}
     return JSONResponse(error_body(refusal), status_code=refusal.status, headers=headers)
+
+
+def _said(request: Request, error: HTTPException) -> str:
+    """What is wrong with a request that no route takes, and which one is near."""
+    path = request.url.path[:200]
+    if error.status_code == 405:
+        return f"wanted {(error.headers or {}).get('Allow', 'another method')} {path}, came {request.method}"
+    if error.status_code != 404:
+        return str(error.detail)
+    paths = {getattr(route, "path", "") for route in request.app.routes}
+    near = f"did you mean /v1{path}?" if f"/v1{path}" in paths else "/docs tells what there is"
+    return f"there is nothing at {path}; {near}"
 
 
 async def _on_wrong(request: Request, error: Exception) -> Response:

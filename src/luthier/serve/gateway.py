@@ -12,7 +12,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from luthier.core.errors import LuthierError
+from luthier.core.errors import LuthierError, did_you_mean
 from luthier.serve.answers import END, ChatShape, Shape, TextShape, embeddings_json, event
 from luthier.serve.bodies import Chat, Completion, Embedding
 from luthier.serve.case import CLOSED, Case
@@ -98,7 +98,7 @@ class Gateway:
         caller = require(request, "infer")
         name = request.path_params["model"]
         if not self._shows(caller, name):
-            raise _unknown(name)
+            raise self._unknown(name, caller)
         return JSONResponse(_model(name))
 
     def counts(self, caller: Caller) -> bytes:
@@ -211,12 +211,12 @@ class Gateway:
     def _route(self, name: str, case: Case, caller: Caller) -> Route:
         """Who answers; the case learns it, too. A model that belongs to another key is not there."""
         if not self._is_for(caller, name):
-            raise _unknown(name)
+            raise self._unknown(name, caller)
         route = self._resolver.resolve(name, case.user, case.id) if self._resolver is not None else None
         if route is None and self.fleet.knows(name):
             route = Route(model=name)
         if route is None:
-            raise _unknown(name)
+            raise self._unknown(name, caller)
         case.arm = route.arm
         case.release = route.release or self.fleet.digest(route.model)
         return route
@@ -343,6 +343,12 @@ class Gateway:
     def _knows(self, name: str) -> bool:
         return self.fleet.knows(name) or name in self._names()
 
+    def _unknown(self, name: str, caller: Caller) -> Refusal:
+        """What is said of a name that means nothing to a caller: which ones do."""
+        names = dict.fromkeys(one for one in self._names() if self._is_for(caller, one))
+        said = f"the model {name[:200]!r} is not served here; {did_you_mean(name[:200], names)}"
+        return Refusal(said, param="model", code="model_not_found", status=404)
+
     def _loads(self) -> list[Load]:
         return [Load(name, model.waiting, model.running) for name, model in self.fleet.each()]
 
@@ -406,7 +412,3 @@ def _model(name: str) -> dict[str, Any]:
 
 def _fault() -> Refusal:
     return Refusal("a fault of the server's own", status=500)
-
-
-def _unknown(name: str) -> Refusal:
-    return Refusal(f"the model {name[:200]!r} is not served here", param="model", code="model_not_found", status=404)

@@ -83,11 +83,15 @@ def _check(value: Any) -> None:
 
 
 def _first(error: ValidationError) -> Refusal:
-    """The first thing that is wrong, as the API says it."""
-    found = error.errors(include_url=False, include_input=False)[0]
+    """The first thing that is wrong, by its name: official clients show nothing but the message.
+
+    Where a value may be of several kinds, what is said of the one that it is lies deepest.
+    """
+    found = max(error.errors(include_url=False, include_input=False), key=lambda one: sum(map(_is_name, one["loc"])))
     place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in found["loc"] if _is_name(step))
-    said = str(found["msg"])
-    return Refusal(said[:1].lower() + said[1:300], param=place.lstrip(".") or None)
+    place = place.lstrip(".")
+    said = str(found["msg"])[:300]
+    return Refusal(f"{place}: {said[:1].lower()}{said[1:]}" if place else said, param=place or None)
 
 
 def _is_name(step: int | str) -> bool:
