@@ -14,7 +14,7 @@ from filelock import FileLock
 from luthier.cli.app import run_command
 from luthier.core.errors import InputError
 from luthier.flow.locate import find_artifact
-from luthier.flow.monitor import open_monitor, watch
+from luthier.flow.monitor import looks, open_monitor
 from luthier.traffic.record import Trace
 from watching import BEGIN, desk_traffic, write_log
 from workshop import own_cache, tickets, write_csv
@@ -133,7 +133,7 @@ def test_run_tells_once_and_goes_on(made: Path, tmp_path: Path) -> None:
     heard: list[str] = []
 
     def look() -> list[str]:
-        return [message.tells for message in watch(opened, log, say=heard.append, once=True)]
+        return [one.tells for look in looks(opened, log, say=heard.append, once=True) for one in look.messages]
 
     log.write_text("")
     assert look() == []
@@ -158,7 +158,7 @@ def test_two_processes_do_not_watch_at_once(tmp_path: Path) -> None:
     opened = open_monitor()
     (tmp_path / "empty.jsonl").write_text("")
     with FileLock(opened.kept / "lock"), pytest.raises(InputError, match="watched by another process"):
-        list(watch(opened, tmp_path / "empty.jsonl", say=print, once=True))
+        list(looks(opened, tmp_path / "empty.jsonl", say=print, once=True))
 
 
 @pytest.mark.parametrize(

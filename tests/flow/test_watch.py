@@ -97,7 +97,9 @@ def test_one_round_is_released_and_the_next_fails_its_gate(desk: Path, capsys: p
     assert steps["gate"]["rules"] == ["accuracy >= against - 0.9"]
     assert plan(Recipe.load("tickets-2.yaml"))["tune-1"].digest == first.digest, "it is held against what was released"
     assert run_command(WATCH) == 0
-    assert "learns from" not in capsys.readouterr().out, "one alert makes one round"
+    said = capsys.readouterr()
+    assert "learns from" not in said.out, "one alert makes one round"
+    assert "nothing to be done; firing now: none" in said.err
 
     # the second round begins where the first ended; its gate asks for what no model can do
     hours_pass(desk, 1)
@@ -120,7 +122,9 @@ def test_one_round_is_released_and_the_next_fails_its_gate(desk: Path, capsys: p
     assert steps["report"]["against"] == "tune-2"
     assert plan(Recipe.load("tickets-3.yaml"))["tune-2"].digest == second.digest
     assert run_command(WATCH) == 0
-    assert "learns from" not in capsys.readouterr().out, "nothing new was said"
+    said = capsys.readouterr()
+    assert "learns from" not in said.out, "nothing new was said"
+    assert "wrong fires on after a round that failed; while the alert fires" in said.err
 
 
 def test_a_round_that_was_cut_off_is_made_again_from_the_same_rows(
@@ -173,17 +177,32 @@ def test_tries_are_bounded(tmp_path: Path) -> None:
 
     write(tmp_path, [opinion for opinion in desk_traffic(100) if isinstance(opinion, Feedback)])
     circle = Circle(recipe=tmp_path, alias="desk@prod")
-    on, off = Look([], frozenset({"wrong"})), Look([], frozenset())
+    on, off = Look([], {"wrong": 1000.0}), Look([], {})
 
     def due(look: Look, said: int, tries: int) -> int | None:
-        found = _due(circle, look, {"failed": {"alert": "wrong", "said": said, "tries": tries}}, tmp_path)
+        found = _due(circle, look, {"failed": {"alert": "wrong", "said": said, "tries": tries}}, tmp_path, None)
         return found and found["tries"]
 
     assert due(on, 50, 1) == 2
     assert due(on, 80, 1) is None, "too little is new"
     assert due(on, 50, TRIES) is None
     assert due(off, 50, 1) is None
-    assert _due(circle, on, {}, tmp_path) is None
+    assert _due(circle, on, {}, tmp_path, datetime.fromtimestamp(1001, UTC)) is None, "it was so before the release"
+    assert _due(circle, off, {}, tmp_path, None) is None
+
+
+def test_an_alert_that_another_program_heard_first_sets_the_circle_going(
+    desk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    people_ask(desk, 120, range(60, 120), name="one", ended=120)
+    capsys.readouterr()
+    assert run_command(["monitor", "run", "recipe.yaml", "--once"]) == 0
+    said = capsys.readouterr()
+    assert "warning: wrong (tickets)" in said.out
+    assert "1 alert, once" in said.err
+    assert "firing now: wrong" in said.err
+    assert run_command(WATCH) == 0
+    assert "wrong fired: tickets-2.yaml learns from" in capsys.readouterr().out
 
 
 @pytest.fixture

@@ -13,14 +13,19 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from starlette.testclient import TestClient
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError
 from luthier.core.ledger import Ledger
+from luthier.serve.app import Beside, build_app
 from luthier.serve.door import Limits
 from luthier.serve.engines.torch import Torch
+from luthier.serve.fleet import Fleet
+from luthier.serve.gateway import Gateway
 from luthier.serve.running import Place, _bind
-from luthier.traffic.keys import add_key, revoke_key
+from luthier.traffic.keys import Ring, add_key, revoke_key
+from luthier.traffic.routes import feedback_routes
 from serving import Served, serving
 
 ASKED: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
@@ -291,3 +296,23 @@ def test_small_answers_are_sent_at_once() -> None:
     bound = _bind(Place(port=0))
     assert bound.proto == socket.IPPROTO_TCP
     bound.close()
+
+
+def test_what_is_wrong_with_feedback_is_said_as_with_all_else() -> None:
+    app = build_app(
+        Gateway(Fleet(lambda word: pytest.fail("nothing is opened"))),
+        ring=lambda: Ring({}, wanted=False),
+        beside=Beside(routers=[(feedback_routes(lambda said: pytest.fail("nothing is recorded")), "infer")]),
+        hosts=None,
+    )
+    with TestClient(app) as client:
+        for body, says in (
+            ('{"id": "c-1"}', "says nothing: one of thumb, rating, label, correction, comment is wanted"),
+            ('{"id": "c-1", "thumb": "sideways"}', "thumb: input should be 'up' or 'down'"),
+            ('{"id": "c-1", "rating": true}', "rating: wanted a number from -1 to 1, came true"),
+            ('{"thumb": "up"}', "id: field required"),
+            ("[]", "wanted a JSON object"),
+            ('{"id": ', "the body is no JSON: Expecting value"),
+        ):
+            answer = client.post("/v1/feedback", content=body, headers={"content-type": "application/json"})
+            assert (answer.status_code, answer.json()["error"]["message"]) == (400, says)

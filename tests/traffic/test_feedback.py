@@ -134,3 +134,13 @@ def test_feedback_comes_over_http(client: Any, heard: list[Feedback]) -> None:
 def test_feedback_that_says_nothing_or_too_much_is_refused(client: Any, heard: list[Feedback], body: Any) -> None:
     assert client.post("/v1/feedback", json=body).status_code == 422
     assert heard == []
+
+
+def test_what_nobody_filled_in_is_no_correction(client: Any, heard: list[Feedback]) -> None:
+    told = {"id": "chatcmpl-1", "thumb": "down", "correction": " \n", "label": "", "comment": ""}
+    assert client.post("/v1/feedback", json=told).status_code == 200
+    assert heard[0].model_fields_set == {"trace", "at", "by", "rating"}
+    assert client.post("/v1/feedback", json={"id": "chatcmpl-1", "label": " billing\n"}).status_code == 200
+    assert heard[1].label == "billing"
+    assert client.post("/v1/feedback", json={"id": "chatcmpl-1", "correction": " "}).status_code == 422
+    assert client.post("/v1/feedback", json={"id": "chatcmpl-1", "rating": True}).status_code == 422

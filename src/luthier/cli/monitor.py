@@ -76,13 +76,17 @@ def run(
     once: Annotated[bool, typer.Option("--once", help="Look once and leave, for a scheduler.")] = False,
 ) -> None:
     """Watch the traffic until stopped; started again, it goes on where it was."""
-    from luthier.flow.monitor import open_monitor, watch
+    from luthier.flow.monitor import looks, open_monitor
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     opened = open_monitor(recipe)
-    _mutter(f"watching {traffic or opened.traffic}: {len(opened.plan.rules)} alerts, every {opened.plan.every_s:g} s")
-    for message in watch(opened, traffic, say=_mutter, port=port, once=once):
-        say(message.title)
+    often = "once" if once else f"every {opened.plan.every_s:g} s"
+    _mutter(f"watching {traffic or opened.traffic}: {counted(len(opened.plan.rules), 'alert')}, {often}")
+    for look in looks(opened, traffic, say=_mutter, port=port, once=once):
+        for message in look.messages:
+            say(message.title)
+        if once:
+            _mutter(f"firing now: {', '.join(look.firing) or 'none'}")
 
 
 @monitor_app.command()

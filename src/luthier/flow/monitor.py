@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -195,30 +195,12 @@ def desk(opened: Opened, say: Say) -> Desk:
     return made
 
 
-def watch(
-    opened: Opened,
-    folder: Path | None,
-    *,
-    say: Say,
-    port: int | None = None,
-    once: bool = False,
-    since: datetime | None = None,
-) -> Iterator[Message]:
-    """Watch a traffic folder until stopped; goes on where it was when it is started again.
-
-    What is told is sent to the channels, and yielded. Nothing before `since` is looked at. One process watches at a
-    time: two would tell everything twice.
-    """
-    for look in looks(opened, folder, say=say, port=port, once=once, since=since):
-        yield from look.messages
-
-
 class Look(NamedTuple):
     """What a look at the alerts came to."""
 
     messages: Sequence[Message]
-    firing: frozenset[str]
-    """The alerts that fire now."""
+    firing: Mapping[str, float]
+    """The alerts that fire now, and since when each one's condition holds (seconds since 1970)."""
 
 
 def looks(
@@ -230,7 +212,11 @@ def looks(
     once: bool = False,
     since: datetime | None = None,
 ) -> Iterator[Look]:
-    """Watch as `watch` does, look by look, also where nothing is told."""
+    """Watch a traffic folder until stopped, look by look; goes on where it was when it is started again.
+
+    What is told is sent to the channels, and yielded. Nothing before `since` is looked at. One process watches at a
+    time: two would tell everything twice.
+    """
     with _alone(opened):
         yield from _looks(opened, folder, say, port, since, once=once)
 
@@ -276,7 +262,7 @@ def _looks(
             exposed.take(now)
         working.send()
         states = working.watcher.states.items()
-        yield Look(messages, frozenset(name for name, state in states if state.status == "firing"))
+        yield Look(messages, {name: state.active_at or 0.0 for name, state in states if state.status == "firing"})
         if once:
             return
         time.sleep(max(0.05, every - time.time() % every))

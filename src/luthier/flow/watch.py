@@ -47,7 +47,11 @@ class Circle:
 
     def wants(self, message: Message) -> bool:
         """Whether a message sets the next round going."""
-        return message.tells == "firing" and (not self.alerts or message.alert in self.alerts)
+        return message.tells == "firing" and self.counts(message.alert)
+
+    def counts(self, alert: str) -> bool:
+        """Whether an alert is among those that set it going."""
+        return not self.alerts or alert in self.alerts
 
     @property
     def base(self) -> Path:
@@ -101,10 +105,12 @@ def run_circle(
         )
         for look in looks(monitor, traffic, say=say, once=once, since=released.since):
             yield from (message.title for message in look.messages)
-            if due := _due(circle, look, told, traffic):
+            if due := _due(circle, look, told, traffic, released.since):
                 _keep(circle.memory, {**told, "round": {**due, **_begun(released)}})
                 break
             told = _settled(look, told, circle.memory)
+            if once:
+                say(_stands(look, told))
             if answering(circle.alias, circle.base) != released.digest:
                 break
         else:
@@ -117,17 +123,30 @@ def _begun(released: Released) -> dict[str, Any]:
     return {"name": Round.of(recipe.name).after(recipe.base), "of": released.digest, "step": released.step}
 
 
-def _due(circle: Circle, look: Look, told: dict[str, Any], traffic: Path) -> dict[str, Any] | None:
-    """The next round: an alert has begun to fire, or fires on and people have said much more since a round failed."""
+def _due(
+    circle: Circle, look: Look, told: dict[str, Any], traffic: Path, since: datetime | None
+) -> dict[str, Any] | None:
+    """The next round: an alert fires that no round has answered since the release, be it that another program heard
+    it begin; or it fires on and people have said much more since a round failed."""
+    failed = told.get("failed")
     fired = next((message.alert for message in look.messages if circle.wants(message)), None)
+    if fired is None and not failed:
+        released = since.timestamp() if since else 0.0
+        fired = next((name for name, at in look.firing.items() if circle.counts(name) and at >= released), None)
     if fired is not None:
         return {"alert": fired, "until": _now(), "tries": 1}
-    failed = told.get("failed")
     if not failed or failed["alert"] not in look.firing or failed["tries"] >= TRIES:
         return None
     if _said(traffic) < failed["said"] * MORE + 1:
         return None
     return {"alert": failed["alert"], "until": _now(), "tries": failed["tries"] + 1}
+
+
+def _stands(look: Look, told: dict[str, Any]) -> str:
+    """What is said of a look after which nothing is to be done."""
+    if failed := told.get("failed"):
+        return f"{failed['alert']} fires on after a round that failed; {_next_try(failed)}"
+    return f"nothing to be done; firing now: {', '.join(look.firing) or 'none'}"
 
 
 def _settled(look: Look, told: dict[str, Any], memory: Path) -> dict[str, Any]:

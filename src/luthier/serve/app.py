@@ -21,7 +21,7 @@ from luthier.core.errors import LuthierError
 from luthier.serve.bodies import Chat, Completion, Embedding
 from luthier.serve.door import LOOPBACK, Door, Limits, error_body, refusal_headers
 from luthier.serve.gateway import Gateway, caller_of, require
-from luthier.serve.intake import other_than_json
+from luthier.serve.intake import first_wrong, other_than_json
 from luthier.serve.refusal import Refusal, as_refusal
 from luthier.traffic.keys import Ring, Scope
 
@@ -173,11 +173,10 @@ def _said(request: Request, error: HTTPException) -> str:
 
 async def _on_wrong(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    if first["loc"] == ("body",) and (other := other_than_json(request)) is not None:
+    found = error.errors()
+    if found[0]["loc"] == ("body",) and (other := other_than_json(request)) is not None:
         return await _on_error(request, other)
-    place = ".".join(str(step) for step in first["loc"] if step != "body")
-    return await _on_error(request, Refusal(str(first["msg"]), param=place or None))
+    return await _on_error(request, first_wrong([{**one, "loc": one["loc"][1:]} for one in found]))
 
 
 async def _on_fault(request: Request, error: Exception) -> Response:

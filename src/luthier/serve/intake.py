@@ -44,7 +44,7 @@ def validated(value: Mapping[str, Any], kind: type[Kind]) -> Kind:
     try:
         return kind.model_validate(value)
     except ValidationError as error:
-        raise _first(error) from error
+        raise first_wrong(error.errors(include_url=False, include_input=False)) from error
 
 
 def read_json(body: bytes) -> Any:
@@ -82,15 +82,19 @@ def _check(value: Any) -> None:
     raise Refusal(f"the JSON is deeper than {MOST_DEPTH}")
 
 
-def _first(error: ValidationError) -> Refusal:
-    """The first thing that is wrong, by its name: official clients show nothing but the message.
+def first_wrong(errors: Sequence[Mapping[str, Any]]) -> Refusal:
+    """The first thing that pydantic found wrong, by its name: official clients show nothing but the message.
 
     Where a value may be of several kinds, what is said of the one that it is lies deepest.
     """
-    found = max(error.errors(include_url=False, include_input=False), key=lambda one: sum(map(_is_name, one["loc"])))
+    found = max(errors, key=lambda one: sum(map(_is_name, one["loc"])))
+    if found["type"] == "model_attributes_type":
+        return Refusal("wanted a JSON object")
+    if found["type"] == "json_invalid":
+        return Refusal(f"the body is no JSON: {found.get('ctx', {}).get('error', found['msg'])}")
     place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in found["loc"] if _is_name(step))
     place = place.lstrip(".")
-    said = str(found["msg"])[:300]
+    said = str(found["msg"]).removeprefix("Value error, ")[:300]
     return Refusal(f"{place}: {said[:1].lower()}{said[1:]}" if place else said, param=place or None)
 
 

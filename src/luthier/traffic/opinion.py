@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from luthier.core.described import described
 from luthier.core.errors import InputError, Where
@@ -28,13 +29,30 @@ class Opinion(BaseModel):
     """The same as a rating of 1 or -1."""
     rating: float | None = Field(default=None, ge=-1, le=1)
     """From -1 (bad) to 1 (good)."""
-    label: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    label: Annotated[str, Field(max_length=1024)] | None = None
     """The true class."""
     correction: _Text | None = None
     """What the answer should have been."""
     comment: _Text = ""
     user: Annotated[str, Field(max_length=256)] = ""
     """Who says it; of one person the last counts."""
+
+    @field_validator("rating", mode="before")
+    @classmethod
+    def _no_flag(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise PydanticCustomError(
+                "number", "wanted a number from -1 to 1, came {came}", {"came": str(value).lower()}
+            )
+        return value
+
+    @field_validator("label", "correction")
+    @classmethod
+    def _blank_is_nothing(cls, value: str | None, about: ValidationInfo) -> str | None:
+        """Forms send what nobody filled in; and no class begins or ends with spaces."""
+        if value is None or not value.strip():
+            return None
+        return value.strip() if about.field_name == "label" else value
 
     @model_validator(mode="after")
     def _says_something(self) -> Opinion:

@@ -103,7 +103,7 @@ def _preference(known: set[str], rows: Rows) -> Layout | None:
     for chosen, rejected in (("chosen", "rejected"), ("preferred_output", "non_preferred_output")):
         if chosen not in known:
             continue
-        note = f"preference rows: {chosen!r} is the answer; {rejected!r} stays in meta"
+        note = f"preference rows: {chosen!r} is the answer; {rejected!r}, the worse one, is read from meta"
         system = "system" if "system" in known else None
         for prompt in ("prompt", "input", "instruction", "question", "messages", "conversations"):
             if prompt in known:
