@@ -10,6 +10,8 @@ import pytest
 
 from luthier.cli.app import run_command
 from luthier.core.errors import DataError
+from luthier.data.intake.layouts import Layout
+from luthier.data.intake.mapping import decide
 from luthier.data.row import Broken, Record
 from luthier.data.source import Source
 from luthier.flow.recipe import Recipe
@@ -98,3 +100,21 @@ def test_new_prints_once_what_the_reader_decided(
     ]
     assert sum("rows are the array" in line for line in printed) == 1
     assert (tmp_path / "mine" / "recipe.yaml").read_text().count("rows are the array") == 1
+
+
+def test_a_list_of_tags_hides_no_texts_inside(tmp_path: Path) -> None:
+    rows = [{**row, "tags": [], "labels": [{"name": "new"}, "vip"]} for row in ROWS]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = Source.parse({"kind": "jsonl", "path": "t.jsonl"})
+    assert source.asked(tmp_path).settings == {"flatten": True}
+    (tmp_path / "t.jsonl").write_text("\n".join(json.dumps({**row, "turns": [{"role": "user"}]}) for row in rows))
+    assert source.asked(tmp_path).settings == {}
+
+
+def test_a_column_inside_of_an_object_is_told_how_to_be_one(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
+    settings = {"kind": "jsonl", "path": "t.jsonl", "prompt": "question.text", "answer": "reply.label"}
+    rows = _read({**settings}, tmp_path, [])
+    with pytest.raises(DataError, match=r"no column 'question\.text'") as caught:
+        decide(Layout(prompt="question.text", answer="reply.label"), rows, "t", system=None, group=None, key=None)
+    assert "`flatten: true`" in (caught.value.remedy or "")

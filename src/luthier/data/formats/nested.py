@@ -43,7 +43,14 @@ def has_inner_texts(rows: Sequence[dict[str, Any]]) -> bool:
 
 
 def _has_sentence(row: dict[str, Any]) -> bool:
-    return any(isinstance(value, list) or (isinstance(value, str) and " " in value.strip()) for value in row.values())
+    return any(map(_speaks, row.values()))
+
+
+def _speaks(value: Any) -> bool:
+    """Whether a value holds a sentence or the turns of a conversation; a list of tags or of names does not."""
+    if isinstance(value, list):
+        return any(isinstance(one, dict) and (not _TURN.isdisjoint(one) or _has_sentence(one)) for one in value)
+    return isinstance(value, str) and " " in value.strip()
 
 
 def inner_array(row: dict[str, Any], aside: frozenset[str]) -> str | None:

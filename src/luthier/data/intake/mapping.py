@@ -260,7 +260,12 @@ def decide(
         columns += columns_of(parts.meta for row in rows if (parts := mapping.try_parts(row)))
     for column, field in mapping.columns.items():
         if column not in columns:
-            remedy = did_you_mean(column, columns)
+            inside = column.partition(".")[0] in columns
+            remedy = (
+                "`flatten: true` makes columns of objects inside (JSON and JSON lines)"
+                if inside
+                else did_you_mean(column, columns)
+            )
             shown = ", ".join(columns[:12]) + (", …" if len(columns) > 12 else "")
             message = f"there is no column {column!r}; the columns are {shown}"
             raise DataError(message, where=Where(file=file, line=1, field=field), remedy=remedy)
