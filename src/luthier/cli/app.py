@@ -16,7 +16,7 @@ import typer
 
 from luthier import __version__
 from luthier.cli import bench, jobs, look, monitor, recipes, release, serving, traffic
-from luthier.cli.output import complain, say
+from luthier.cli.output import complain, done, let_go, ready, say
 from luthier.core.errors import InputError, Interrupted, LuthierError, Where
 
 _ClickError: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
@@ -58,10 +58,12 @@ def _luthier(
 def run_command(arguments: list[str]) -> int:
     """Run a command; returns the exit code, having printed whatever went wrong."""
     as_json = "--json" in arguments
+    ready()
     _end_in_order()
     _share_processors()
     try:
         outcome = app(arguments, prog_name="luthier", standalone_mode=False)
+        done()
         return outcome if isinstance(outcome, int) else 0
     except LuthierError as error:
         complain(error, as_json=as_json)
@@ -73,7 +75,7 @@ def run_command(arguments: list[str]) -> int:
         complain(Interrupted("stopped"), as_json=as_json)
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        let_go()
         return 0
     except Exception as error:  # noqa: BLE001  # the last door: whatever else escapes is our fault, and is kept
         complain(_fault(error), as_json=as_json)

@@ -2,26 +2,62 @@
 
 from __future__ import annotations
 
+import codecs
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any
+from contextlib import AbstractContextManager
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Annotated, Any, TextIO
 
 import typer
 
-from luthier.core.errors import LuthierError
+from luthier.core.errors import LuthierError, Unwritable
+from luthier.core.files import writing
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
 
 
 def say(text: str) -> None:
     """Print a line of a command's result."""
-    sys.stdout.write(text + "\n")
+    with _writing():
+        sys.stdout.write(text + "\n")
 
 
 def say_json(value: Any) -> None:
-    """Print a result as JSON."""
-    say(json.dumps(value, indent=1, ensure_ascii=False, default=str))
+    """Print a result as JSON, in letters that the output has."""
+    say(json.dumps(value, indent=1, ensure_ascii=not _has_all_letters(sys.stdout), default=str))
+
+
+def ready() -> None:
+    """Let a closed output lead nowhere, and write letters that one has not (`LC_ALL=de_DE.ISO-8859-1`) as escapes."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # open as long as the program
+        elif isinstance(stream, TextIOWrapper) and not _has_all_letters(stream):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def done() -> None:
+    """Send what still waits to be printed; `Unwritable` where it cannot be."""
+    with _writing():
+        sys.stdout.flush()
+
+
+def let_go() -> None:
+    """Print nothing more: nobody reads it, or nothing can be written there."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _has_all_letters(stream: TextIO) -> bool:
+    return codecs.lookup(stream.encoding or "utf-8").name.startswith("utf")
+
+
+def _writing() -> AbstractContextManager[None]:
+    return writing("standard output", "let it be written elsewhere")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -36,14 +72,20 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     for row in rows:
         view.add_row(*(str(cell) for cell in row))
     console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=False)
-    console.print(view)
+    with _writing():
+        console.print(view)
 
 
 def complain(error: LuthierError, *, as_json: bool) -> None:
-    """Print an error: the documented JSON shape on standard output, or a sentence on standard error."""
+    """Print an error: the documented JSON shape on standard output, or a sentence on standard error; there, too, where
+    nothing can be written to the other."""
     if as_json:
-        say_json(error.as_json())
-        return
+        try:
+            say_json(error.as_json())
+            done()
+            return
+        except Unwritable:
+            let_go()
     sys.stderr.write(f"error: {error}\n")
 
 
