@@ -8,8 +8,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from io import TextIOWrapper
-from pathlib import Path
+from io import FileIO, TextIOWrapper
 from typing import Annotated, Any, TextIO
 
 import typer
@@ -36,7 +35,7 @@ def ready() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # open as long as the program
+            setattr(sys, name, TextIOWrapper(FileIO(os.devnull, "w"), encoding="utf-8"))
         elif isinstance(stream, TextIOWrapper) and not _has_all_letters(stream):
             stream.reconfigure(errors="backslashreplace")
 

@@ -464,6 +464,10 @@ def test_rows_that_make_no_example_are_told_and_left_out(tmp_path: Path) -> None
     assert (proposal.profile.rows, proposal.profile.broken) == (8, 2)
     assert proposal.source["on_error"] == "drop"
     assert "2 rows cannot be read (the first, line 5: the list of messages is empty)" in render_recipe(proposal, "mine")
+    (tmp_path / "t.jsonl").write_text("{\n" + "".join(json.dumps(row) + "\n" for row in rows))
+    said = propose(tmp_path / "t.jsonl").profile
+    assert said.broken == 3
+    assert "; 2 of them make no example, the first line 6: the list of messages is empty" in said.first_broken
     (tmp_path / "t.jsonl").write_text(json.dumps({"messages": []}) + "\n")
     with pytest.raises(DataError, match="the list of messages is empty"):
         propose(tmp_path / "t.jsonl")

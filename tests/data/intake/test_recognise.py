@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import tarfile
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -120,7 +121,23 @@ def test_a_folder_leaves_out_what_nothing_reads_and_says_so(tmp_path: Path) -> N
     said: list[str] = []
     found = list(Source.parse({"kind": "folder", "path": "in"}).read(tmp_path, said.append))
     assert len(found) == 80
-    assert "2 files of no known kind" in said[-1]
+    assert said[-2:] == [
+        "in: 1 file of no known kind left out, such as in/c.png",
+        "in: 1 file without content left out, such as in/empty.csv",
+    ]
+
+
+def test_an_archive_that_is_not_read_is_called_one(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "inner.zip", "w") as inner:
+        inner.writestr("a.csv", CSV)
+    with zipfile.ZipFile(tmp_path / "outer.zip", "w") as outer:
+        outer.write(tmp_path / "inner.zip", "inner.zip")
+    with tarfile.open(tmp_path / "t.tar.gz", "w:gz") as packed:
+        packed.add(tmp_path / "inner.zip", "inner.zip")
+    for name in ("outer.zip", "t.tar.gz"):
+        with pytest.raises(DataError, match="is an archive of a kind that is not read") as caught:
+            kind_of(name, tmp_path)
+        assert "unpack it" in (caught.value.remedy or "")
 
 
 def test_documents_of_a_folder_are_text_to_continue(tmp_path: Path) -> None:

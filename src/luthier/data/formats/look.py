@@ -28,6 +28,7 @@ class Fit(IntEnum):
     """Of a format that others read, too, the very use that the kind is made for."""
 
 
+_ARCHIVES = (b"PK\x03\x04", b"7z\xbc\xaf\x27\x1c", b"Rar!")
 ENDING = 15
 """What a fitting ending adds."""
 
@@ -51,6 +52,11 @@ class Look:
             with _zip(file) as raw, packed.archive(raw, file.name) as archive:
                 members = tuple(archive.namelist())
         return cls(PurePosixPath(file.member).name or file.path.name, file.ending, data, members)
+
+    @property
+    def is_archive(self) -> bool:
+        """Whether it holds files: a zip, 7z, rar or tar."""
+        return self.data.startswith(_ARCHIVES) or self.data[257:262] == b"ustar"
 
     @cached_property
     def text(self) -> str:

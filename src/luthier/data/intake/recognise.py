@@ -61,6 +61,11 @@ def source_of(file: File, but: str = "") -> FileSource:
         raise DataError("is a sitemap, which names pages and holds no text", where=file.where, remedy=remedy)
     found = recognise(look, but)
     if found is None:
+        if look.is_archive:
+            remedy = "unpack it, and name the folder; packed files and zips of files are read as they are"
+            raise DataError(
+                "is an archive of a kind that is not read, or in another archive", where=file.where, remedy=remedy
+            )
         remedy = f"known endings: {', '.join(endings())}"
         raise DataError("cannot tell what kind of file this is", where=file.where, remedy=remedy)
     return file_kinds()[found.kind].model_validate({"kind": found.kind, "path": file.name})

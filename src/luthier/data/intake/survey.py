@@ -138,9 +138,12 @@ def _with_unfit(base: Profile, unfit: Sequence[Broken], records: int, name: str)
     if len(unfit) == records:
         raise unfit[0].error()
     update: dict[str, Any] = {"broken": base.broken + len(unfit)}
-    if not base.broken:
-        first = unfit[0]
-        update |= {"first_broken": f"{_place(first, name)}: {first.told}", "first_remedy": first.remedy}
+    first = unfit[0]
+    told = f"{_place(first, name)}: {first.told}"
+    if base.broken:
+        update["first_broken"] = f"{base.first_broken}; {len(unfit)} of them make no example, the first {told}"
+    else:
+        update |= {"first_broken": told, "first_remedy": first.remedy}
     return base.model_copy(update=update)
 
 

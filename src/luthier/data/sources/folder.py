@@ -28,17 +28,19 @@ class Folder(FileSource):
 
     def read(self, base: Path, say: Say) -> Iterator[Record | Broken]:
         """Yield the rows of every file, one file after the other; files that nothing reads are named."""
-        left: list[str] = []
+        left: dict[str, list[str]] = {"of no known kind": [], "without content": []}
         read = False
         for file in self.files(base):
-            found = recognise(Look.at(file)) if file.size() else None
+            look = Look.at(file)
+            found = recognise(look)
             if found is None or not found.sure:
-                left.append(file.name)
+                left["of no known kind" if look.data else "without content"].append(file.name)
                 continue
             read = True
             yield from self.read_file(file, say)
-        if left:
-            say(f"{self.path}: {counted(len(left), 'file')} of no known kind left out, such as {left[0]}")
+        for why, names in left.items():
+            if names:
+                say(f"{self.path}: {counted(len(names), 'file')} {why} left out, such as {names[0]}")
         if not read:
             remedy = f"`glob` is {self.glob!r}; known endings: {', '.join(endings())}"
             raise DataError("holds no file that can be read", where=Where(file=self.path), remedy=remedy)
