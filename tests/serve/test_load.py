@@ -240,6 +240,7 @@ def test_an_alias_moves_without_a_lost_request(tmp_path: Path, tiny: Artifact, c
     models = {"one": lambda: Torch(dtype="float32").open(tiny), "two": lambda: Torch(dtype="float32").open(caller)}
     with serving(models, tmp_path / "ledger.db", resolver=switch, open_now=False) as served:
         run = served.run
+        assert served.listening.models == ["support@prod"], "the line that is printed names what is released, too"
         run(served.gateway.fleet.prepare("one"))
         assert [one["id"] for one in served.get("/v1/models").json()["data"]] == ["one", "support@prod"]
         with ThreadPoolExecutor(8) as pool:

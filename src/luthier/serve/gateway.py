@@ -90,7 +90,7 @@ class Gateway:
     async def models(self, request: Request) -> Response:
         """The names that can be asked for."""
         caller = require(request, "infer")
-        names = [name for name in self._names() if self._is_for(caller, name)]
+        names = [name for name in self.names() if self._is_for(caller, name)]
         return JSONResponse({"object": "list", "data": [_model(name) for name in names]})
 
     async def model(self, request: Request) -> Response:
@@ -100,6 +100,10 @@ class Gateway:
         if not self._shows(caller, name):
             raise self._unknown(name, caller)
         return JSONResponse(_model(name))
+
+    def names(self) -> list[str]:
+        """What can be asked for: names of models, and those that were released."""
+        return [*self.fleet.names(), *(self._resolver.names() if self._resolver is not None else ())]
 
     def counts(self, caller: Caller) -> bytes:
         """What was counted, for Prometheus: to `admin` of all that was ever asked, else of what the caller may ask."""
@@ -324,10 +328,6 @@ class Gateway:
         await asyncio.gather(*self._shadows, return_exceptions=True)
         await self.fleet.close()
 
-    def _names(self) -> list[str]:
-        """Names of models, and of the resolver."""
-        return [*self.fleet.names(), *(self._resolver.names() if self._resolver is not None else ())]
-
     def _is_for(self, caller: Caller, name: str) -> bool:
         """Whether a caller may ask what is called so: everybody's, what belongs to their key, and with `admin` all."""
         owners = self._resolver.owners() if self._resolver is not None and not caller.may("admin") else {}
@@ -341,11 +341,11 @@ class Gateway:
         return self._knows(name) and self._is_for(caller, name)
 
     def _knows(self, name: str) -> bool:
-        return self.fleet.knows(name) or name in self._names()
+        return self.fleet.knows(name) or name in self.names()
 
     def _unknown(self, name: str, caller: Caller) -> Refusal:
         """What is said of a name that means nothing to a caller: which ones do."""
-        names = dict.fromkeys(one for one in self._names() if self._is_for(caller, one))
+        names = dict.fromkeys(one for one in self.names() if self._is_for(caller, one))
         said = f"the model {name[:200]!r} is not served here; {did_you_mean(name[:200], names)}"
         return Refusal(said, param="model", code="model_not_found", status=404)
 

@@ -186,5 +186,5 @@ def _listening(bound: socket.socket, server: _Server) -> Listening:
         with suppress(RuntimeError):  # its loop is closed: it has stopped already
             loop.call_soon_threadsafe(server.stop)
 
-    models = server.gateway.fleet.names()
+    models = server.gateway.names()
     return Listening(url=f"http://{shown}:{port}/v1", host=host, port=port, models=models, stop=stop)
