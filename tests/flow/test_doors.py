@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +211,24 @@ def test_compare_pairs_two_runs_and_two_data_sets(made: Path, capsys: pytest.Cap
         capsys.readouterr()
         assert run_command(["compare", word, word]) == 0
         assert capsys.readouterr().out.startswith("both are the same artifact: nothing can differ")
+
+
+def test_what_cannot_be_written_is_told_how_to_go_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, "x")
+
+    monkeypatch.setattr(os, "fsync", full)
+    for words, wanted in (
+        (("export", ":data", "--to", "nowhere"), "name another folder (`--to`)"),
+        (("report", "--to", "nowhere.html"), "name another file: `luthier report recipe.yaml --to FILE`"),
+    ):
+        capsys.readouterr()
+        assert run_command([*words]) == 2
+        said = capsys.readouterr().err
+        assert "the disk is full" in said
+        assert said.rstrip().endswith(wanted)
 
 
 def test_report_is_written_in_three_forms(made: Path, capsys: pytest.CaptureFixture[str]) -> None:

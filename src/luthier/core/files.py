@@ -19,7 +19,7 @@ import xxhash
 
 from luthier.core.errors import CorruptArtifact, LuthierError, Unwritable, Where
 
-_STORE = "set LUTHIER_STORE to a folder on another disk"
+STORE_ELSEWHERE = "set LUTHIER_STORE to a folder on another disk"
 _Refusal = tuple[str, str]
 _FULL: _Refusal = (
     "the disk is full",
@@ -47,7 +47,7 @@ _OUT_OF_MEMORY = re.compile(r"OutOfMemory|out of memory|[Cc]an(?:no|')t allocate
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how libraries written in Rust (safetensors, polars) report errno
 
 
-def writing(place: Path | str, elsewhere: str = _STORE) -> AbstractContextManager[None]:
+def writing(place: Path | str, elsewhere: str = STORE_ELSEWHERE) -> AbstractContextManager[None]:
     """Turn the machine's refusals (disk full, read-only, no memory) into one clear `Unwritable`; `elsewhere`, how the
     same is written to another place.
 
@@ -85,7 +85,7 @@ def lacks_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or bool(told)
 
 
-def write_aside(path: Path, data: bytes, elsewhere: str = _STORE) -> None:
+def write_aside(path: Path, data: bytes, elsewhere: str = STORE_ELSEWHERE) -> None:
     """Write a whole file or nothing: aside, flushed, then renamed; `elsewhere` as for `writing`."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     with writing(path, elsewhere):

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from luthier.core.artifact import Artifact
-from luthier.core.errors import InputError, ModelError, UnknownName, Where, did_you_mean
-from luthier.core.files import write_aside
+from luthier.core.errors import InputError, ModelError, UnknownName, Unwritable, Where, did_you_mean
+from luthier.core.files import STORE_ELSEWHERE, write_aside
 from luthier.flow.learnt import learnt_system
 from luthier.flow.locate import Found, find_artifact
 from luthier.flow.wording import a
@@ -30,6 +30,17 @@ class Exported(NamedTuple):
     notes: list[str]
 
 
+@contextmanager
+def _elsewhere() -> Iterator[None]:
+    """Where the folder cannot be written, another one helps, and no other store."""
+    try:
+        yield
+    except Unwritable as error:
+        remedy = (error.remedy or "").replace(STORE_ELSEWHERE, "name another folder (`--to`)")
+        raise Unwritable(error.message, where=error.where, remedy=remedy) from error
+
+
+@_elsewhere()
 def export_artifact(
     word: str, to: Path, form: str | None, *, quant: Quant = "f16", dequantise: bool = False
 ) -> Exported:

@@ -182,7 +182,7 @@ def export_prometheus(opened: Opened, to: Path) -> list[Path]:
     text = head + yaml.safe_dump(rules(opened.plan), sort_keys=False, allow_unicode=True, width=110)
     files = {"rules.yaml": text, "dashboard.json": json.dumps(dashboard(opened.plan), indent=1) + "\n"}
     for name, content in files.items():
-        write_aside(to / name, content.encode())
+        write_aside(to / name, content.encode(), "name another folder (`--to`)")
     return [to / name for name in files]
 
 

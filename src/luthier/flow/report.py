@@ -70,7 +70,8 @@ _FORMS: Mapping[str, Form] = {".md": "markdown", ".json": "json", ".xml": "junit
 def write_report(plan: Plan, to: Path | None = None, form: Form | None = None, beside: Sequence[str] = ()) -> Path:
     """Write the report, in the form that the end of the file's name says unless one is given; returns the file."""
     path = to or _page(plan, ".html")
-    write_aside(path, report_text(plan, form or _FORMS.get(path.suffix.lower(), "html"), beside).encode())
+    text = report_text(plan, form or _FORMS.get(path.suffix.lower(), "html"), beside)
+    write_aside(path, text.encode(), f"name another file: `luthier report {plan.recipe.file} --to FILE`")
     return path
 
 
