@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import signal
 import subprocess
 import time
@@ -148,12 +149,14 @@ def test_a_kill_under_load_leaves_everything_whole(shop: Path) -> None:
         (["./tiny-model", "--engine", "vlm"], "did you mean 'vllm'"),
         (["./tiny-model", "--engine", "{kind: torch, at_onc: 3}"], "at_onc"),
         (["./tiny-model", "--engine", "{kind: torch"], "--engine"),
+        (["./tiny-model", "--engine", "{kind: torch, at_once: 0}"], "--engine: at_once: input should be greater"),
         (["./tiny-model", "--engine", "label"], "was not tuned to choose classes"),
         (["./tiny-model", "--engine", "remote"], "is no endpoint"),
         (["./tiny-model", "--traces", "--keep", "{sampel: 0.1}"], "sampel"),
         (["./tiny-model", "--traces", "--keep", "{sample: 2}"], "sample"),
         (["./tiny-model", "--traces", "--keep", "{pii: [person]}"], "person is found by a recogniser"),
-        (["./tiny-model", "--traces", "--keep", "[1"], "--keep"),
+        (["./tiny-model", "--traces", "--keep", "[1"], "--keep: is no mapping in YAML"),
+        (["./tiny-model", "--pipeline", "x"], "--pipeline: wanted a mapping"),
         (["./tiny-model", "--traces", "--keep", "{names: {kind: spacy, model: nobody-has-it}}"], "nobody-has-it"),
         (["./tiny-model", "--host", "0.0.0.0"], "can be reached from elsewhere"),
         (["./tiny-model", "--host", "203.0.113.7"], "elsewhere"),
@@ -199,7 +202,10 @@ def test_keys_on_the_command_line(
         assert run_command(["keys", *words]) == 2
         assert "error:" in capsys.readouterr().err
     assert run_command(["keys", "list"]) == 0
-    assert "bot" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "bot" in shown
+    assert re.search(r"\d\d:\d\d\s", shown), "moments are shown to the minute"
+    assert "+00:00" not in shown
 
 
 @pytest.mark.model

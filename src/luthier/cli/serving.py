@@ -127,12 +127,13 @@ def keys_list(as_json: Json = False) -> None:
     if as_json:
         say_json({"keys": rows})
         return
-    head = ("name", "id", "scopes", "a minute", "made", "revoked")
+    head = ("name", "id", "scopes", "a minute", "made (UTC)", "revoked (UTC)")
     table(head, [(r["name"], r["id"], " ".join(r["scopes"]), *_shown(r)) for r in rows])
 
 
 def _shown(row: dict[str, object]) -> tuple[object, ...]:
-    return tuple(row[name] or "" for name in ("requests_per_minute", "made_at", "revoked_at"))
+    """The rate, and moments to the minute."""
+    return row["requests_per_minute"] or "", *(str(row[name] or "")[:16] for name in ("made_at", "revoked_at"))
 
 
 @keys_app.command("revoke")

@@ -179,10 +179,15 @@ def keeping_of(said: str | None) -> Keeping:
 
 
 def _wrong(error: yaml.YAMLError | ValidationError | ValueError) -> str:
+    """What is wrong with a setting that was typed as YAML, and which one it is."""
+    if isinstance(error, yaml.YAMLError):
+        return "is no mapping in YAML"
     if not isinstance(error, ValidationError):
         return str(error).split("\n", 1)[0]
     first = error.errors()[0]
-    return ": ".join([*(str(step) for step in first["loc"][:1]), first["msg"]])
+    said = first["msg"].removeprefix("Value error, ")
+    said = "wanted a mapping" if first["type"].startswith(("model_", "dict_")) else said[:1].lower() + said[1:]
+    return ": ".join([*(str(step) for step in first["loc"][:1]), said])
 
 
 def engine_of(said: str) -> Engine:
@@ -190,8 +195,8 @@ def engine_of(said: str) -> Engine:
     try:
         return Engine.parse(yaml.safe_load(said))
     except (yaml.YAMLError, ValidationError, ValueError) as error:
-        wrong = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error).split("\n", 1)[0]
-        raise InputError(wrong, where=Where(field="--engine"), remedy="`luthier parts engine` lists them") from error
+        remedy = "`luthier parts engine` lists them, `luthier parts engine torch` the settings of one"
+        raise InputError(_wrong(error), where=Where(field="--engine"), remedy=remedy) from error
 
 
 def ways_of(said: str) -> tuple[str, Ways]:
@@ -205,12 +210,8 @@ def ways_of(said: str) -> tuple[str, Ways]:
     )
     try:
         return name, Ways.model_validate(yaml.safe_load(rest))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise InputError(f"{place}: {first['msg']}" if place else first["msg"], where=where, remedy=remedy) from error
-    except yaml.YAMLError as error:
-        raise InputError("is no mapping in YAML", where=where, remedy=remedy) from error
+    except (yaml.YAMLError, ValidationError) as error:
+        raise InputError(_wrong(error), where=where, remedy=remedy) from error
 
 
 def _piped(word: str, fleet: Fleet, ways: Mapping[str, Ways]) -> Opened | None:
