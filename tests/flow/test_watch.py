@@ -241,9 +241,13 @@ def test_a_name_must_mean_a_model_of_a_recipe_here(
     released(RECIPE + MONITOR)
     assert run_command(["release", "other@prod", "recipe.yaml:tune"]) == 0
     assert run_command(WATCH) == 2
-    assert "2 names mean a model of this recipe" in capsys.readouterr().err
+    assert "2 names mean a model of this recipe: desk@prod, other@prod" in capsys.readouterr().err
     changed = Path("recipe.yaml").read_text().replace("r: 4", "r: 2")
     Path("recipe.yaml").write_text(changed)
+    assert run_command(["new", "next", "--from", "traces", "--after", "recipe.yaml"]) == 2
+    said = capsys.readouterr().err
+    assert "no name means what this recipe makes as it stands: desk@prod is recipe.yaml:tune (" in said
+    assert "changed since: `luthier run recipe.yaml`" in said
     assert run_command([*WATCH, "--release", "desk@prod"]) == 2
     assert "which no recipe here makes" in capsys.readouterr().err
 

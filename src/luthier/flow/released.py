@@ -89,7 +89,15 @@ def only_alias(recipe: Path) -> str:
     found = [alias for alias, changes in known if any(change.stable.digest in made for change in changes)]
     if len(found) == 1:
         return found[0]
-    none = "no model of this recipe was released under a name, so that no traffic is known to be its own"
-    what = f"{len(found)} names mean a model of this recipe" if found else none
-    remedy = "say which: --release support@prod" if known else f"luthier release support@prod {recipe}:STEP"
+    again = f"luthier release support@prod {recipe}:STEP"
+    if found:
+        what = f"{len(found)} names mean a model of this recipe: {', '.join(found)}"
+        remedy = f"`luthier watch` takes one of them: --release {found[0]}"
+    elif known:
+        alias, (now, *_) = known[0]
+        meant = f"{alias} is {now.stable.word} ({now.stable.digest[:12]})"
+        what = f"no name means what this recipe makes as it stands: {meant}"
+        remedy = f"the recipe, its data or Luthier changed since: `luthier run {recipe}`, and `{again}`"
+    else:
+        what, remedy = "no model of this recipe was released under a name, so that no traffic is its own", again
     raise RecipeError(what, where=Where(file=str(recipe)), remedy=remedy)
