@@ -11,7 +11,14 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.data.intake.course import ENOUGH_STEPS, MOST_PASSES, MOST_PASSES_OF_TEXT, ROWS_PER_STEP, course
+from luthier.data.intake.course import (
+    ENOUGH_FOR_CLASSES,
+    ENOUGH_STEPS,
+    MOST_PASSES,
+    MOST_PASSES_OF_TEXT,
+    ROWS_PER_STEP,
+    course,
+)
 from luthier.data.intake.propose import propose, render_recipe
 from luthier.tune.steps.tune import Tune
 
@@ -26,12 +33,17 @@ def test_it_speaks_of_the_training_that_there_is() -> None:
 @pytest.mark.parametrize(
     ("rows", "classes", "settings"),
     [
-        (188, 5, {"epochs": 4}),
-        (300, 12, {"epochs": 5}),
+        (188, 5, {"epochs": 4, "rows_per_step": 8}),
+        (200, 5, {"epochs": 4, "rows_per_step": 8}),
+        (320, 5, {"epochs": 3, "rows_per_step": 8}),
+        (400, 12, {"epochs": 4, "rows_per_step": 8}),
         (40, 2, {"epochs": 8, "rows_per_step": 8}),
         (188, 0, {"epochs": 4}),
         (60, 0, {"epochs": 4, "rows_per_step": 8}),
-        (768, 5, {}),
+        (768, 0, {}),
+        (768, 5, {"rows_per_step": 8}),
+        (2016, 5, {"rows_per_step": 8}),
+        (2017, 5, {}),
         (10_000, 77, {}),
         (9_000, 77, {"epochs": 2}),
         (50_000, 0, {}),
@@ -49,18 +61,19 @@ def test_never_fewer_steps_than_the_defaults_and_never_too_many_passes(rows: int
     assert steps >= math.ceil(rows / ROWS_PER_STEP)
     assert passes <= (MOST_PASSES if classes else MOST_PASSES_OF_TEXT)
     assert bool(found.why) == bool(found.settings)
-    assert rows < ROWS_PER_STEP * max(ENOUGH_STEPS, 4 * classes) or not found.settings
-    assert steps >= ENOUGH_STEPS or "rows_per_step" in found.settings
+    enough = ENOUGH_FOR_CLASSES if classes else ENOUGH_STEPS
+    assert rows < ROWS_PER_STEP * max(enough, 4 * classes) or not found.settings
+    assert steps >= enough or "rows_per_step" in found.settings
 
 
 def test_a_recipe_for_few_rows_says_so(write: Write, tmp_path: Path) -> None:
     few = propose(tmp_path / write("few.csv", "text,intent\n" + "".join(f"words {n},c{n % 5}\n" for n in range(235))))
     text = render_recipe(few, "few")
     tune = yaml.safe_load(text)["steps"]["tune"]
-    assert tune["epochs"] == 4
+    assert (tune["epochs"], tune["rows_per_step"]) == (4, 8)
     Tune.model_validate(tune)
-    assert "one pass over about 188 rows would be 6 steps, too few to learn from; this is 24" in text
+    assert "one pass over about 188 rows would be 6 steps of 32, too few to learn from; this is 94 of 8 rows" in text
     many = propose(
-        tmp_path / write("many.csv", "text,intent\n" + "".join(f"words {n},c{n % 5}\n" for n in range(1200)))
+        tmp_path / write("many.csv", "text,intent\n" + "".join(f"words {n},c{n % 5}\n" for n in range(4000)))
     )
-    assert "epochs" not in yaml.safe_load(render_recipe(many, "many"))["steps"]["tune"]
+    assert not {"epochs", "rows_per_step"} & yaml.safe_load(render_recipe(many, "many"))["steps"]["tune"].keys()
