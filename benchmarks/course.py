@@ -5,8 +5,8 @@
 A set is a table of a few hundred rows for `luthier new` (`../shared/data`); its recipe is kept but for how many rows
 are held out, and for the course: `new` is what it proposes, `4x8` four passes in steps of eight rows, and `4x8@0.002`
 the same at that learning rate. Every training is SmolLM2-135M with LoRA and defaults otherwise, one after the other;
-accuracy stands beside TF-IDF's on the same rows. Where others compute on the same cores, set `OMP_NUM_THREADS=1`: two
-threads wait for each other. What src/luthier/data/intake/course.py proposes was chosen by these figures.
+accuracy stands beside TF-IDF's on the same rows. What src/luthier/data/intake/course.py proposes was chosen by these
+figures.
 """
 
 from __future__ import annotations

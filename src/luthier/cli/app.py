@@ -18,6 +18,7 @@ from luthier import __version__
 from luthier.cli import bench, jobs, look, monitor, recipes, release, serving, traffic
 from luthier.cli.output import complain, done, let_go, ready, say
 from luthier.core.errors import InputError, Interrupted, LuthierError, Where
+from luthier.core.process import share_processors
 
 _ClickError: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 """Typer carries its own click or uses the installed one, by version; this is the root of its usage errors."""
@@ -60,7 +61,7 @@ def run_command(arguments: list[str]) -> int:
     as_json = "--json" in arguments
     ready()
     _end_in_order()
-    _share_processors()
+    share_processors()
     try:
         outcome = app(arguments, prog_name="luthier", standalone_mode=False)
         done()
@@ -91,19 +92,6 @@ def _usage(error: Any) -> InputError:
     said = str(error.format_message()).strip().rstrip(".").replace("Value error, ", "")
     said = said[:1].lower() + said[1:]
     return InputError(said, where=Where(field=command), remedy=f"`{command} --help` shows how it is called")
-
-
-def _share_processors() -> None:
-    """Let threads that wait for each other spin a moment, then sleep.
-
-    Tuning on two cores was seen a fifth quicker than with threads that sleep at once, and as quick beside one busy
-    program, where threads that go on spinning lose most of the time. OpenMP reads this when torch is loaded; what the
-    user has set stays. The same holds for OpenBLAS, by which SciPy fits the plain classifiers: its threads spin for
-    2^26 ticks of the processor unless told, and a fit of a third of a second took twelve beside busy programs.
-    """
-    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
-        os.environ["GOMP_SPINCOUNT"] = "1000"
-    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "12")
 
 
 def _end_in_order() -> None:

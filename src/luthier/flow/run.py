@@ -14,7 +14,7 @@ from luthier.core.errors import DataError, Interrupted, LuthierError, UnknownNam
 from luthier.core.events import Event, Events
 from luthier.core.files import writing
 from luthier.core.paces import LEAST_S, remember
-from luthier.core.process import resident_bytes
+from luthier.core.process import resident_bytes, share_processors
 from luthier.core.render import duration
 from luthier.core.step import Forecast, Work
 from luthier.flow.memory import peak_bytes, reset_peak
@@ -87,6 +87,7 @@ class Result:
 def run(recipe: Recipe, events: Events | None = None, only: Sequence[str] = ()) -> Result:
     """Make every step that is not cached, or `only` some and what they read; steps being made by another process are
     waited for, not made twice."""
+    share_processors()
     events = events or Events()
     needed = recipe.needed(only)
     _gather(recipe, needed, events)
