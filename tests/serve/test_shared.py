@@ -334,7 +334,7 @@ def scored(models: list[Answering]) -> list[Any]:
     async def run() -> list[Any]:
         asked = await asyncio.gather(*(one(model, words) for words in WORDS for model in models))
         each = (asked[at :: len(models)] for at in range(len(models)))
-        return [[share for one in answers for share in one] for answers in each]
+        return [[share for shares in answers for share in shares] for answers in each]
 
     return asyncio.run(run())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -134,9 +135,12 @@ def _contained(found: list[Path], root: Path, shown: str) -> Iterator[File]:
 def _end(path: Path, name: str) -> Path:
     """Where a path leads through all links."""
     try:
-        return path.resolve()
-    except (OSError, RuntimeError) as error:
-        raise DataError("is a link that leads to itself", where=Where(file=name), remedy="delete the link") from error
+        path.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            what, remedy = "is a link that leads to itself", "delete the link"
+            raise DataError(what, where=Where(file=name), remedy=remedy) from error
+    return path.resolve()
 
 
 def _hidden(path: Path, root: Path) -> bool:
