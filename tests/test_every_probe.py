@@ -12,7 +12,7 @@ from eval.probing import bench_of, data_of, pairs_of, real_voices
 from luthier.core.artifact import Artifact
 from luthier.core.component import members
 from luthier.core.store import Store
-from luthier.eval.probe import Bench, Measure, Probe
+from luthier.eval.probe import Measure, Probe
 from luthier.eval.rule import parse
 from luthier.eval.voice import Voice
 
@@ -68,49 +68,38 @@ def made(kind: str) -> Probe:
     return members(Probe)[kind].model_validate({"kind": kind, **SETTINGS.get(kind, {})})
 
 
-@pytest.fixture
-def probed(kind: str, data: Artifact, voices: list[Voice], kept: Path) -> tuple[Bench, list[Measure]]:
-    bench = bench_of(data, kept, *voices)
-    return bench, made(kind).measure(bench)
-
-
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_number_has_an_interval_a_power_and_a_difference(probed: tuple[Bench, list[Measure]]) -> None:
-    _, found = probed
+def test_it_measures_what_it_declares_and_the_same_each_time(
+    kind: str, data: Artifact, voices: list[Voice], kept: Path
+) -> None:
+    """One test for all: what a probe measures takes seconds."""
+    probe, bench, again = made(kind), bench_of(data, kept, *voices), bench_of(data, kept, *voices)
+    found = probe.measure(bench)
     assert found
     for one in found:
-        assert one.low <= one.value <= one.high
-        assert one.rows > 0
-        assert one.detectable is not None
-        assert one.detectable > 0
-        if one.model == "tuned" and one.name != "preference.lift":  # which is about both
-            assert "base" in one.against
-            assert one.against["base"].low <= one.against["base"].difference <= one.against["base"].high
+        has_an_interval_a_power_and_a_difference(one)
+        is_known_to_gates(one)
     assert {one.model for one in found} >= {"tuned", "base"}
     assert len({(one.name, one.model) for one in found}) == len(found)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_it_measures_what_it_names_and_gates_know_it(probed: tuple[Bench, list[Measure]]) -> None:
-    _, found = probed
-    for one in found:
-        assert one.signature.startswith(f"{one.name}|v:1|")
-        assert parse(f"{one.name} <= base").name == one.name
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_names_are_declared(kind: str, data: Artifact, voices: list[Voice], kept: Path) -> None:
-    probe = made(kind)
-    found = {one.name for one in probe.measure(bench_of(data, kept, *voices))}
-    assert found <= set(probe.measures)
+    assert {one.name for one in found} <= set(probe.measures)
     assert all("." in name for name in probe.measures)
+    assert made(kind).measure(again) == found
+    assert again.kept == bench.kept
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_same_each_time(kind: str, data: Artifact, voices: list[Voice], kept: Path) -> None:
-    one, other = (bench_of(data, kept, *voices) for _ in range(2))
-    assert made(kind).measure(one) == made(kind).measure(other)
-    assert one.kept == other.kept
+def has_an_interval_a_power_and_a_difference(one: Measure) -> None:
+    assert one.low <= one.value <= one.high
+    assert one.rows > 0
+    assert one.detectable is not None
+    assert one.detectable > 0
+    if one.model == "tuned" and one.name != "preference.lift":  # which is about both
+        assert "base" in one.against
+        assert one.against["base"].low <= one.against["base"].difference <= one.against["base"].high
+
+
+def is_known_to_gates(one: Measure) -> None:
+    assert one.signature.startswith(f"{one.name}|v:1|")
+    assert parse(f"{one.name} <= base").name == one.name
 
 
 @pytest.mark.parametrize("kind", KINDS)
