@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.counted import counted
@@ -26,7 +25,7 @@ from luthier.models.foresight import (
 )
 from luthier.models.load import cpu_has_bf16, is_remote
 from luthier.models.speed import flops_per_s, has_gpu, writing_pass_s
-from luthier.text.dataset import batches
+from luthier.text.dataset import first_examples
 
 if TYPE_CHECKING:
     from luthier.eval.kept import Kept
@@ -58,14 +57,15 @@ def forecast(step: Evaluate, outlook: Outlook) -> Forecast:
         return Forecast(how="the data set is not made yet, so the number of rows is unknown")
     if step.turns == "all":
         return Forecast(how=f"{rows.number:,} conversations, each turn of which is asked: how many is not known yet")
-    models = 1 + (step.compare_base and _is_tuned(outlook)) + (step.against is not None)
+    writes = _written(step, outlook, rows)
+    models = len(writes)
     tokens = round(rows.number * models * rows.tokens)
     if is_remote(outlook):
         return Forecast(tokens=tokens, how=f"{rows.number * models:,} calls to an endpoint; {rows.how}")
     model = model_of(outlook)
     if model is None:
         return Forecast(how="the model is not made yet, so its size is unknown")
-    written = rows.number * sum(_written(step, outlook, rows))
+    written = rows.number * sum(writes)
     alike = {"task": known} if (known := _task(outlook)) else {}
     before = pace_of(outlook, model, bf16=_narrow(step), writes=bool(written), **alike)
     speed = undisturbed(before) or flops_per_s(bf16=_narrow(step))
@@ -121,19 +121,19 @@ def _task(outlook: Outlook) -> str | None:
 def _written(step: Evaluate, outlook: Outlook, rows: Rows, task: str | None = None) -> list[float]:
     """Tokens that each model writes to a row: one that was tuned ends where the rows' answers do, any other goes on."""
     task = task or _task(outlook) or ("text" if rows.answers > _CLASS_TOKENS else "label")
-    if task != "text" or (step.pairs and _holds_pairs(step, outlook)):
-        return [0.0]
-    most = float(step.max_new_tokens)
+    is_text = task == "text" and not (step.pairs and _holds_pairs(step, outlook))
+    most = float(step.max_new_tokens) if is_text else 0.0
     like_rows, tuned = min(most, rows.answers) or most, _is_tuned(outlook)
-    others = [like_rows] if step.against is not None else []
-    return [like_rows if tuned else most, *([most] if tuned and step.compare_base else []), *others]
+    base = [most] if tuned and step.compare_base else []
+    return [like_rows if tuned else most, *base, *([like_rows] if step.against is not None else [])]
 
 
 def _holds_pairs(step: Evaluate, outlook: Outlook) -> bool:
-    """Whether rows hold two answers of which one is chosen, as far as the first of them tell."""
+    """Whether rows hold two answers of which one is chosen, as far as the first of them tell, or a model with a head of
+    its own, which writes nothing."""
     if (made := outlook.inputs.get("data")) is None:
         return outlook.outlines.get("model", Outline()).headed
-    return are_pairs(list(islice(chain.from_iterable(batches(made, step.split)), SAMPLE)))
+    return are_pairs(first_examples(made, step.split, SAMPLE))
 
 
 def _token_s(step: Evaluate, model: Description, rows: Rows, speed: float) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -125,6 +125,11 @@ def batches(
             chosen = batch.take([int(place) - begin for place in places])
             yield [_example(values) for values in chosen.to_pylist()]
         begin += batch.num_rows
+
+
+def first_examples(artifact: Artifact, split: str, number: int) -> list[Example]:
+    """So many of a split's examples at most, from its beginning."""
+    return list(islice(chain.from_iterable(batches(artifact, split)), number))
 
 
 def examples_at(artifact: Artifact, split: str, places: Sequence[int]) -> list[Example]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import chain, islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from luthier.core.step import Forecast, Outline, Outlook
@@ -84,9 +83,9 @@ def _second(step: Tune, outlook: Outlook, rows: Rows) -> float:
     data = outlook.inputs.get("data")
     if data is None or not isinstance(step.objective, PairObjective):
         return 0.0
-    from luthier.text.dataset import batches
+    from luthier.text.dataset import first_examples
 
-    some = list(islice(chain.from_iterable(batches(data, "train")), SAMPLE))
+    some = first_examples(data, "train", SAMPLE)
     pairs = [(one, pair) for one in some if isinstance(pair := pair_of(one), Pair)]
     whole = sum(len(turn.content) for one, _ in pairs for turn in one.messages)
     return rows.tokens * sum(len(pair.rejected.content) for _, pair in pairs) / max(1, whole)
