@@ -339,6 +339,8 @@ def test_a_pace_is_of_answers_that_were_made(store: Store, labels: Artifact, bas
     assert first["flops_per_s"] > 0
     again = step.make(work_of(store, step, inputs, more="pace")[1])
     assert "flops_per_s" not in again
+    few = step.model_copy(update={"rows": 20})
+    assert "flops_per_s" not in few.make(work_of(store, few, inputs, more="few")[1]), "mostly the opening of the model"
     assert first["flops_per_cpu_s"] > 0
     next(iter((work.scratch / "answers").glob("*.json"))).unlink()
     assert step.make(work_of(store, step, inputs, more="pace")[1])["flops_per_s"] > 0

@@ -44,6 +44,8 @@ _WIDE_READING_BYTES = 550_000_000
 """The same in fp32, whose logits are whole pieces: fitted to the demo's evaluation in a process of its own, 2.25 GB."""
 _PACK_TOKENS = 1024
 """Of those that are read at once, as most are."""
+_TELLING = 24
+"""Answers from which their time tells how quick the next will come: that of fewer is mostly the opening of models."""
 _CLASS_TOKENS = 8
 """Answers that are longer on average are texts, until the data says what they are."""
 _FRAME_TOKENS = 12
@@ -91,7 +93,7 @@ def forecast(step: Evaluate, outlook: Outlook) -> Forecast:
 def pace(step: Evaluate, work: Work, task: str, known: Kept) -> dict[str, Any]:
     """How quickly the answers of an evaluation were made, in the terms in which the next is foretold."""
     outlook = Outlook(inputs=work.inputs, upstream={}, base=work.base)
-    if not known.made or step.turns == "all" or is_remote(outlook):
+    if known.made < _TELLING or step.turns == "all" or is_remote(outlook):
         return {}
     model, rows = model_of(outlook), rows_of(known.made, outlook, step.split)
     if model is None or rows is None:
