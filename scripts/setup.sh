@@ -15,6 +15,9 @@ system_packages() {
     apt-get update -q >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@" >/dev/null
 }
 
+# c_compiler: for the kernels that are compiled on first use; without one torch computes alone, slower.
+c_compiler() { system_packages 'command -v cc || command -v gcc || command -v clang' gcc libc6-dev || true; }
+
 find_python() {
     local candidate
     for candidate in python3.11 python3.12 python3.13 python3; do

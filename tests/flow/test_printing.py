@@ -23,7 +23,7 @@ def _run(*words: str, to: int | None = None, env: dict[str, str] | None = None) 
     )
 
 
-@pytest.mark.parametrize("words", [("parts", "metric"), ("parts", "source", "--json"), ("--version",)])
+@pytest.mark.parametrize("words", [("parts", "metric"), ("parts", "source", "--json"), ("--version",), ("--help",)])
 def test_an_output_that_takes_nothing_is_named(words: tuple[str, ...]) -> None:
     full = os.open("/dev/full", os.O_WRONLY)
     try:

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 import traceback
+from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -16,7 +17,7 @@ import typer
 
 from luthier import __version__
 from luthier.cli import bench, jobs, look, monitor, recipes, release, serving, traffic
-from luthier.cli.output import complain, done, let_go, ready, say
+from luthier.cli.output import complain, done, let_go, printing, ready, say
 from luthier.core.errors import InputError, Interrupted, LuthierError, Where
 from luthier.core.process import share_processors
 
@@ -63,7 +64,8 @@ def run_command(arguments: list[str]) -> int:
     _end_in_order()
     share_processors()
     try:
-        outcome = app(arguments, prog_name="luthier", standalone_mode=False)
+        with printing() if "--help" in arguments else nullcontext():
+            outcome = app(arguments, prog_name="luthier", standalone_mode=False)
         done()
         return outcome if isinstance(outcome, int) else 0
     except LuthierError as error:

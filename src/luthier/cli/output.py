@@ -21,7 +21,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for other program
 
 def say(text: str) -> None:
     """Print a line of a command's result."""
-    with _writing():
+    with printing():
         sys.stdout.write(text + "\n")
 
 
@@ -42,7 +42,7 @@ def ready() -> None:
 
 def done() -> None:
     """Send what still waits to be printed; `Unwritable` where it cannot be."""
-    with _writing():
+    with printing():
         sys.stdout.flush()
 
 
@@ -55,7 +55,8 @@ def _has_all_letters(stream: TextIO) -> bool:
     return codecs.lookup(stream.encoding or "utf-8").name.startswith("utf")
 
 
-def _writing() -> AbstractContextManager[None]:
+def printing() -> AbstractContextManager[None]:
+    """Turn an output's refusals into one clear `Unwritable`."""
     return writing("standard output", "let it be written elsewhere")
 
 
@@ -71,7 +72,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     for row in rows:
         view.add_row(*(str(cell) for cell in row))
     console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=False)
-    with _writing():
+    with printing():
         console.print(view)
 
 
