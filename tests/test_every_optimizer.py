@@ -297,6 +297,7 @@ NAMES: list[tuple[str, tuple[int, ...], bool]] = [
     ("gpt_neox.embed_out.weight", (100, 8), False),
     ("lm_head.weight", (100, 8), False),
     ("score.weight", (3, 8), False),
+    ("value_head.weight", (1, 8), False),
     ("prompt_encoder.default.embedding.weight", (20, 8), False),
 ]
 

@@ -157,10 +157,11 @@ def test_on_its_own_policy_the_gradient_is_that_of_the_weighted_log_likelihood(k
     torch.testing.assert_close(found, wanted, atol=1e-9, rtol=1e-9)
 
 
+@pytest.mark.parametrize("worth", [1.0, 0.1, 0.45])  # the sum of seven times 0.1 is not 0.7
 @pytest.mark.parametrize("kind", KINDS)
-def test_answers_that_are_all_alike_teach_nothing(kind: str, model: Any) -> None:
-    script = Script.drawn()
-    script.rewards = [[1.0] * 4 for _ in script.rewards]
+def test_answers_that_are_all_alike_teach_nothing(kind: str, worth: float, model: Any) -> None:
+    script = Script.drawn(samples=7)
+    script.rewards = [[worth] * 7 for _ in script.rewards]
     drawn = rollout(policy_of(kind, script), script, model).draw(0)
     assert (drawn.rows, drawn.nothing) == ([], EQUAL)
     assert drawn.measures["equal_prompts"] == 1.0
@@ -258,6 +259,10 @@ def test_it_learns_and_resumes_to_the_same_bytes(kind: str, extra: dict[str, Any
         (
             {"objective": {"kind": "grpo", "rewards": [REGEX], "scale": "rewards", "kl": {**KL, "estimator": "k1"}}},
             "cannot be taken off the reward",
+        ),
+        (
+            {"objective": {"kind": "grpo", "rewards": [REGEX], "scale": "rewards", "rollout": {"truncated": -1}}},
+            "what each reward says of it, no number",
         ),
         ({"reward_model": "judge"}, "nothing asks a reward_model"),
         ({"gold_model": "judge"}, "nothing asks a gold_model"),

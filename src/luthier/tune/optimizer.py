@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Shapes = Mapping[str, Sequence[int]]
 """Shapes of the weights that move, by parameter name."""
-_OUTER = re.compile(r"embed|prompt|prefix|\bw[tp]e\b|lm_head|\bscore\b|classifier")
-"""Names of what stands outside the layers, in transformers' and PEFT's models: embeddings, soft prompts, heads."""
+_OUTER = re.compile(r"embed|prompt|prefix|\bw[tp]e\b|lm_head|value_head|\bscore\b|classifier")
+"""Names of what stands outside the layers, in transformers' and PEFT's models: embeddings, soft prompts, heads (also a
+critic's)."""
 
 
 class Moving(NamedTuple):

@@ -48,9 +48,12 @@ class Grpo(Surrogate):
     """The same for likelier; above `clip_low` it leaves unlikely tokens room to rise (DAPO's clip-higher)."""
 
     @model_validator(mode="after")
-    def _nothing_in_the_reward(self) -> Grpo:
+    def _each_reward_by_itself(self) -> Grpo:
         if self.apart and self.kl is not None and self.kl.estimator == "k1":
             raise ValueError("under `scale: rewards` divergence cannot be taken off the reward; take the estimator k3")
+        if self.apart and isinstance(self.rollout.truncated, float):
+            what = "under `scale: rewards` an answer that is cut off is worth what each reward says of it, no number"
+            raise ValueError(f"{what}; set `truncated: mask`, or punish length by the reward `length`")
         return self
 
     @property

@@ -78,11 +78,20 @@ def deviation(values: Table, axis: int | None = None) -> Table:
 
 
 def mean(values: Table, axis: int | None = None) -> Table:
-    """The mean of what is not NaN; 0 for none."""
+    """The mean of what is not NaN, of equal values exactly theirs; 0 for none."""
     count = np.sum(~np.isnan(values), axis=axis, keepdims=True)
     total = np.nansum(values, axis=axis, keepdims=True)
     found: Table = np.divide(total, count, out=np.zeros_like(total), where=count > 0)
-    return found
+    return _between(found, values, axis)
+
+
+def _between(found: Table, values: Table, axis: int | None) -> Table:
+    """What a mean of values would be without rounding that takes it past the least or the greatest of them: answers
+    that are all worth 0.1 are no 1e-17 apart from their mean."""
+    present = ~np.isnan(values)
+    least = np.where(present, values, np.inf).min(axis=axis, keepdims=True)
+    most = np.where(present, values, -np.inf).max(axis=axis, keepdims=True)
+    return np.where(least <= most, np.clip(found, least, most), found)
 
 
 def by_reward(judged: Judged) -> Table:
@@ -100,7 +109,8 @@ def others(values: Table) -> Table:
     count = np.sum(~np.isnan(values), axis=1, keepdims=True)
     total = np.nansum(values, axis=1, keepdims=True)
     alone = np.broadcast_to(count < 2, values.shape)
-    return np.where(alone, values, (total - np.nan_to_num(values)) / np.maximum(count - 1, 1))
+    rest = (total - np.nan_to_num(values)) / np.maximum(count - 1, 1)
+    return np.where(alone, values, _between(rest, values, 1))
 
 
 def even(values: Table, lengths: NDArray[np.int64]) -> list[list[float]]:
@@ -117,7 +127,7 @@ def whitened(values: Sequence[Sequence[float]], here: Sequence[bool]) -> list[li
     tokens = np.array([value for some, is_here in zip(values, here, strict=True) if is_here for value in some])
     middle, spread = 0.0, 1.0
     if tokens.size > 1:
-        middle, spread = float(tokens.mean()), float(np.sqrt(tokens.var(ddof=1) + 1e-8))
+        middle, spread = float(mean(tokens)[0]), float(np.sqrt(tokens.var(ddof=1) + 1e-8))
     return [
         [(value - middle) / spread if is_here else 0.0 for value in some]
         for some, is_here in zip(values, here, strict=True)
