@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars
 import pytest
@@ -12,6 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from luthier.core.artifact import Artifact
+from luthier.core.digest import digest_of
 from luthier.core.errors import DataError, RecipeError
 from luthier.core.events import Events
 from luthier.core.step import Work
@@ -23,6 +25,7 @@ from luthier.text.ids import Text
 from luthier.tune.heldout import HELD_OUT, HeldOut, Standing, after
 from luthier.tune.loop import Stepped, Training
 from luthier.tune.measure import Exam
+from luthier.tune.objectives.classify import Classify
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.full import Full
@@ -113,18 +116,31 @@ def test_twins_stay_together_and_the_seed_draws(tmp_path: Path) -> None:
     assert drawn[0] != drawn[1]
 
 
-def test_the_metric_is_what_evaluation_says_of_the_saved_model(split: Bench, tmp_path: Path) -> None:
-    held_out = HeldOut(rows="validation", every=2, metric="macro_f1")
-    made = split.tune(Tune(**QUICK, epochs=2, held_out=held_out))
-    step = Evaluate(
-        data="data", model="tune", split="validation", metrics=("macro_f1",), baselines=(), compare_base=False
-    )
-    folder, scratch = split.store.begin("e" * 32)
-    inputs = {"data": split.data, "model": made}
+def evaluated(shop: Bench, made: Artifact, metric: str, **fields: Any) -> dict[str, Any]:
+    """What evaluation measures of a tuned model on the validation rows."""
+    asked = {"data": "data", "model": "tune", "split": "validation", "metrics": (metric,), **fields}
+    step = Evaluate(baselines=(), compare_base=False, **asked)
+    folder, scratch = shop.store.begin(digest_of([made.digest, asked]))
+    inputs = {"data": shop.data, "model": made}
     step.make(
         Work(name="e", inputs=inputs, folder=folder, scratch=scratch, base=folder, seed=0, events=Events().of("e"))
     )
-    measured = json.loads((folder / "metrics.json").read_text())
+    return json.loads((folder / "metrics.json").read_text())  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("normalise", ["sum", "mean"])
+def test_the_metric_scores_labels_as_the_objective_does(split: Bench, normalise: Literal["sum", "mean"]) -> None:
+    held_out = HeldOut(rows="validation", metric="brier", keep="last")
+    made = split.tune(Tune(**QUICK, objective=Classify(normalise=normalise), held_out=held_out))
+    value = log(made.folder)[-1]["held_out_brier"]
+    measured = evaluated(split, made, "brier", normalise=normalise)
+    assert value == pytest.approx(measured["models"]["tuned"]["brier"]["value"], abs=1e-5)
+
+
+def test_the_metric_is_what_evaluation_says_of_the_saved_model(split: Bench) -> None:
+    held_out = HeldOut(rows="validation", every=2, metric="macro_f1")
+    made = split.tune(Tune(**QUICK, epochs=2, held_out=held_out))
+    measured = evaluated(split, made, "macro_f1")
     value = told(made.folder)["best"]
     assert f'"value": {value}' in json.dumps(measured)
     assert 0.1 < value == max(line.get("held_out_macro_f1", 0.0) for line in log(made.folder))

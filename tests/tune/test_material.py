@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 
 from luthier.models.pack import Row
-from luthier.text.dataset import batches, read_examples
+from luthier.text.dataset import BATCH, batches, read_examples
 from luthier.text.ids import Text
 from luthier.text.messages import Example
 from luthier.tune.heldout import HeldOut
 from luthier.tune.material import Material
 from luthier.tune.objective import About, Lesson
+from luthier.tune.objectives.kto import Kto
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.steps.tune import Tune
-from tuning import Bench, bench, chat
+from tuning import Bench, bench, chat, thumbs
 
 ROWS = 4000
 BOUND = 3e6
@@ -61,6 +62,14 @@ def test_batches_hold_the_wanted_rows_in_order(shop: Bench) -> None:
     found = [one for some in batches(shop.data, "train", wanted, size=100) for one in some]
     assert found == [every[place] for place in wanted]
     assert list(batches(shop.data, "train", [])) == []
+
+
+@pytest.mark.parametrize("rows", [None, 3])
+def test_every_answer_finds_a_neighbour_wherever_it_stands(tmp_path: Path, rows: int | None) -> None:
+    shop = bench(tmp_path, thumbs(2 * BATCH + 1))  # the last stands in a batch of its own, and three in two
+    step = Tune(data="data", objective=Kto(), rows=rows)
+    material = Material(step, shop.work(step, seed=0), Text.load(shop.base.folder))
+    assert len(material.lessons) == (rows or 2 * BATCH + 1)
 
 
 def test_a_killed_reading_begins_again_and_a_finished_one_does_not(

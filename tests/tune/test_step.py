@@ -6,6 +6,7 @@ import json
 import math
 import random
 from pathlib import Path
+from typing import Literal
 
 import polars
 import pytest
@@ -19,6 +20,7 @@ from transformers import AutoModelForCausalLM
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, ModelError
 from luthier.core.step import Outlook
+from luthier.models.describe import describe
 from luthier.models.kernels.calls import torch_only
 from luthier.models.kernels.compiled import compiler
 from luthier.models.load import load
@@ -27,7 +29,10 @@ from luthier.tune import cost
 from luthier.tune.loop import Stepped, Training
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.steps.tune import Tune
+from luthier.tune.technique import Technique
 from luthier.tune.techniques.full import Full
+from luthier.tune.techniques.ia3 import Ia3
+from luthier.tune.techniques.layers import Layers
 from luthier.tune.techniques.lora import Lora
 from tuning import Bench, bench, chat, examples, interrupted
 
@@ -191,6 +196,30 @@ def test_unknown_targets_get_a_suggestion(shop: Bench) -> None:
     with pytest.raises(ModelError, match="no linear layer is called 'q_pro'") as caught:
         shop.tune(Tune(**QUICK, technique=Lora(targets=("q_pro",))))
     assert "q_proj" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("technique", "words", "remedy"),
+    [
+        (Ia3(targets=("k_proj", "v_pro")), "no linear layer is called 'v_pro'", "v_proj"),
+        (Ia3(feedforward=("down_pro",)), "'down_pro' is none of the targets", "down_proj"),
+        (Layers(names=("*.o_proj.weight", "*.q_pro.weight")), "no parameter is called '*.q_pro.weight'", ""),
+    ],
+)
+def test_a_name_beside_others_that_are_known_is_refused_too(
+    shop: Bench, technique: Technique, words: str, remedy: str
+) -> None:
+    with pytest.raises(ModelError) as caught:
+        shop.tune(Tune(**QUICK, technique=technique))
+    assert words in str(caught.value)
+    assert remedy in caught.value.remedy
+
+
+@pytest.mark.parametrize("start", ["pissa", "olora"])
+def test_more_directions_than_a_weight_has_are_refused(shop: Bench, start: Literal["pissa", "olora"]) -> None:
+    with pytest.raises(ModelError, match=r"17 directions of each weight, and model\.layers\.0\.\S+ has 16"):
+        shop.tune(Tune(**QUICK, technique=Lora(r=17, start=start)))  # PEFT gives it 16, in a file that says 34
+    assert not Lora(r=17, start=start, targets=("down_proj",)).refuses("sft", describe(shop.base.folder))
 
 
 def test_what_was_decided_is_said(shop: Bench) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +14,12 @@ from luthier.core.counted import counted
 from luthier.core.digest import digest_of
 from luthier.core.errors import DataError, Where
 from luthier.core.step import Work
-from luthier.text.dataset import batches, examples_at, has_split, summary
-from luthier.text.messages import prompt_of, said_for
+from luthier.text.dataset import BATCH, batches, examples_at, has_split, summary
+from luthier.text.messages import Example, prompt_of, said_for
 from luthier.tune.curriculum import ordered
 from luthier.tune.heldout import HELD_OUT, Parted, asked, check_metric, own_measure, part
 from luthier.tune.objective import About, Lesson, Objective, Teacher
+from luthier.tune.objectives.classify import Classify
 from luthier.tune.policy import Policy
 from luthier.tune.reward import Bench
 from luthier.tune.schedule import Course, chosen
@@ -165,7 +166,8 @@ class Material:
 
     def _teach(self, split: str, places: Sequence[int]) -> Iterator[Lesson]:
         done, remarks = 0, Counter[str]()
-        for some in batches(self._data, split, places):
+        read = chain.from_iterable(batches(self._data, split, places, BATCH // 8))  # what is ahead is little
+        for some in _together(read, len(places)):
             yield from self._step.objective.lessons(some, self._text, self.about)
             done += len(some)
             remarks.update(remark for one in some for remark in self._text.remarks(one.messages))
@@ -249,6 +251,7 @@ class Material:
             choices=[choices for _, choices in encoded],
             labels=list(said),
             references=[one.label or "" for one in examples],
+            normalise=objective.normalise if isinstance(objective := self._step.objective, Classify) else "sum",
         )
 
     def _warn(self, lessons: Lessons) -> None:
@@ -264,6 +267,15 @@ class Material:
         if counts.cut:
             rows = counted(counts.cut, "row was", "rows were")
             events.warning(f"{rows} cut to {_limit(self._step.objective)} (listed in learnt.parquet)")
+
+
+def _together(examples: Iterable[Example], count: int) -> Iterator[list[Example]]:
+    """So many examples, as many at a time as a batch of the data set holds, however few of each are wanted, and none by
+    itself where there are others: `kto` holds an answer against its neighbour's."""
+    waiting, left = iter(examples), count
+    while some := list(islice(waiting, BATCH + 1 if left == BATCH + 1 else BATCH)):
+        left -= len(some)
+        yield some
 
 
 def _became(told: dict[str, Any], seen: int, nothing: str) -> dict[str, Any]:

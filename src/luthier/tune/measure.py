@@ -15,6 +15,7 @@ from luthier.metrics.resample import totals
 from luthier.models.generate import label_scores, score_options
 from luthier.models.lanes import read_packs
 from luthier.models.logprobs import logprobs
+from luthier.models.options import Normalise, normalise
 from luthier.models.pack import Pack
 from luthier.models.sequence import names_of, plain_model
 from luthier.tune.lessons import Lessons
@@ -35,6 +36,8 @@ class Questions:
     labels: Sequence[str]
     """The labels in the order of the choices."""
     references: Sequence[str]
+    normalise: Normalise = "sum"
+    """How a label's score is made of its tokens' log-probabilities, as the objective makes it."""
 
 
 class Exam(NamedTuple):
@@ -83,7 +86,10 @@ def measured(model: Any, metric: Metric, questions: Questions, tokens: int) -> f
         if named:
             found = label_scores(model, questions.prompts[some], tokens=tokens)
         else:
-            found = score_options(model, questions.prompts[some], questions.choices[some], tokens=tokens)
+            choices = questions.choices[some]
+            sums = score_options(model, questions.prompts[some], choices, tokens=tokens)
+            told = [list(zip(row, map(len, own), strict=True)) for row, own in zip(sums, choices, strict=True)]
+            found = [normalise(questions.normalise, row) for row in told]
         scores += [dict(zip(named or questions.labels, row, strict=True)) for row in found]
     said = [max(questions.labels, key=row.__getitem__) for row in scores]
     answers = Answers.of(said, questions.references, label_scores=scores)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from luthier.core.errors import ModelError, Where
+from luthier.core.errors import ModelError, Where, did_you_mean
 from luthier.models.describe import Description, training_memory
 from luthier.models.quiet import no_peft_warning
 from luthier.models.sequence import task_type
@@ -44,6 +44,7 @@ class Ia3(Technique):
         targets = self._targets(names)
         if not targets:
             raise ModelError(_NONE, where=Where(field="technique.targets"), remedy="name the layers in targets")
+        self._check(targets, {name.rpartition(".")[2] for name in names})
         config = IA3Config(
             target_modules=targets,
             feedforward_modules=[name for name in targets if name in self._feedforward(targets)],
@@ -61,6 +62,17 @@ class Ia3(Technique):
         """The targets that layers of these names have."""
         wanted = (*KEYS_AND_VALUES, *DOWN) if self.targets == "auto" else self.targets
         return sorted(one for one in set(wanted) if any(f".{name}".endswith(f".{one}") for name in names))
+
+    def _check(self, targets: list[str], known: set[str]) -> None:
+        """Refuse names that no layer has, and inputs of layers that are not scaled."""
+        for name in () if self.targets == "auto" else self.targets:
+            if name not in targets:
+                where = Where(field="technique.targets")
+                raise ModelError(f"no linear layer is called {name!r}", where=where, remedy=did_you_mean(name, known))
+        for name in () if self.feedforward == "auto" else self.feedforward:
+            if name not in targets:
+                where = Where(field="technique.feedforward")
+                raise ModelError(f"{name!r} is none of the targets", where=where, remedy=did_you_mean(name, targets))
 
     def _feedforward(self, targets: list[str]) -> tuple[str, ...]:
         return tuple(one for one in targets if one in DOWN) if self.feedforward == "auto" else self.feedforward

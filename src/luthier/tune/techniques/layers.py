@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from luthier.core.errors import ModelError, Where
+from luthier.core.errors import ModelError, Where, did_you_mean
 from luthier.models.describe import EMBEDDINGS, Description, training_memory
 from luthier.models.sequence import SCORE
 from luthier.models.shapes import block_of, is_embedding, is_head, is_norm, matches, parameters
@@ -48,6 +48,10 @@ class Layers(Technique):
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(self._moves(name, count, tied))
             moving += parameter.requires_grad
+        known = [name for name, _ in model.named_parameters()]
+        if unknown := next((glob for glob in self.names if not any(matches(name, glob) for name in known)), None):
+            where = Where(field="technique.names")
+            raise ModelError(f"no parameter is called {unknown!r}", where=where, remedy=did_you_mean(unknown, known))
         if not moving:
             raise ModelError("no parameter is chosen", where=Where(field="technique"), remedy="name some, or set last")
         return model

@@ -56,11 +56,16 @@ class Lora(LowRank):
             begin_with_eva(model, packs, self.r)
 
     def refuses(self, objective: str, model: Description) -> str:
-        """PEFT adapts fused experts in the plain way only."""
+        """PEFT adapts fused experts in the plain way only, and no weight has more directions than its smaller side."""
         if model.model_type in ADAPTED_EXPERTS and isinstance(self.targets, str):
             unusual = "dora" if self.dora else f"start {self.start}" if self.start != "default" else ""
             if unusual:
                 return f"{unusual} cannot be had for the fused experts of {model.model_type}; name attention layers"
+        if self.start in ("pissa", "olora") and model.tensors:
+            sides = {one.name: min(one.inputs, one.outputs) for one in self.adapted(model)}
+            least = min(sides, key=sides.__getitem__, default="")
+            if least and sides[least] < self.r:
+                return f"start {self.start} takes r {self.r} directions of each weight, and {least} has {sides[least]}"
         return ""
 
     def trainable(self, model: Description) -> int:
