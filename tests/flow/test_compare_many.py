@@ -43,7 +43,7 @@ def test_the_first_stands_against_each(tmp_path: Path) -> None:
 def test_a_file_against_itself_is_remarked_on(tmp_path: Path) -> None:
     one, other = written(tmp_path, "a", 0.5), written(tmp_path, "b", 0.6)
     assert next(compare_two(one, one, ["accuracy"]).lines()) == "both are the same file: nothing can differ"
-    assert "same" not in compare_two(one, other, ["accuracy"]).facts
+    assert "identical" not in compare_two(one, other, ["accuracy"]).facts
 
 
 def test_each_is_named_once(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from luthier.cli.app import run_command
 from luthier.flow.locate import find_artifact
 from luthier.flow.recipe import Recipe
 from luthier.text.dataset import read_examples
-from tests.workshop import own_cache, small_recipe
+from tests.workshop import RECIPE, own_cache, small_recipe, tickets, write_csv
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +211,35 @@ def test_compare_pairs_two_runs_and_two_data_sets(made: Path, capsys: pytest.Cap
         capsys.readouterr()
         assert run_command(["compare", word, word]) == 0
         assert capsys.readouterr().out.startswith("both are the same artifact: nothing can differ")
+
+
+def test_two_data_sets_that_share_rows_are_not_called_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = str(small_recipe(tmp_path))
+    first = _json(capsys, "run", recipe, "--only", "data")["steps"]["data"]["artifact"]
+    write_csv(tmp_path / "tickets.csv", tickets(95))
+    second = _json(capsys, "run", recipe, "--only", "data")["steps"]["data"]["artifact"]
+    assert _json(capsys, "compare", first, second)["same"] > 0
+    assert run_command(["compare", first, second]) == 0
+    assert capsys.readouterr().out.startswith("same  ")
+
+
+def test_what_is_made_can_be_looked_at_where_a_later_step_refuses_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = str(small_recipe(tmp_path, RECIPE.replace("test: 30", "test: 0")))
+    for _ in range(2):  # the second time, the data set stands before anything is planned
+        assert run_command(["run", recipe, "--only", "data"]) == 0
+    assert run_command(["show", f"{recipe}:data"]) == 0
+    assert run_command(["trace", "tickets.csv:2", "--recipe", recipe]) == 0
+    assert run_command(["export", f"{recipe}:data", "--to", str(tmp_path / "out"), "--format", "jsonl"]) == 0
+    assert run_command(["report", recipe]) == 0
+    capsys.readouterr()
+    assert run_command(["plan", recipe]) == 2
+    assert "has no row in test" in capsys.readouterr().err
 
 
 def test_what_cannot_be_written_is_told_how_to_go_elsewhere(

@@ -160,10 +160,11 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write the one-page report of what a recipe made, or its gates' rules for a CI system."""
+    from luthier.flow.plan import plan
     from luthier.flow.recipe import Recipe
     from luthier.flow.report import facts_as_json, report_text, write_report
 
-    what = Recipe.load(*_arguments(recipe, overrides)).plan()
+    what = plan(Recipe.load(*_arguments(recipe, overrides)), costs_of=())
     if as_json:
         say_json(facts_as_json(what, beside or ()))
     elif to is None and form not in (None, "html"):

@@ -23,7 +23,7 @@ def list_models() -> list[dict[str, Any]]:
     """The catalogue, and which of it is here."""
     rows = []
     for name, entry in CATALOG.items():
-        here = plan(_recipe(name))[MODEL_STEP].cached
+        here = plan(_recipe(name), costs_of=())[MODEL_STEP].cached
         source = " ".join(
             str(value) for key, value in entry.source.items() if key in ("kind", "package", "version", "id")
         )

@@ -22,8 +22,8 @@ class Compared:
 
     def lines(self) -> Iterator[str]:
         """The comparison for a person."""
-        if self.facts.get("same"):
-            yield f"both are the same {self.facts['same']}: nothing can differ"
+        if "identical" in self.facts:
+            yield f"both are the same {self.facts['identical']}: nothing can differ"
         if "comparisons" in self.facts:
             yield f"{counted(self.facts['rows'], 'row')} that both have; differences are A minus B"
             for row in self.facts["comparisons"]:
@@ -84,7 +84,7 @@ def compare_two(first: str, second: str, metrics: Sequence[str] = ()) -> Compare
     if all(word.endswith((".jsonl", ".json")) for word in (first, second)):
         from luthier.metrics.scorefile import compare
 
-        same = {"same": "file"} if Path(first).resolve() == Path(second).resolve() else {}
+        same = {"identical": "file"} if Path(first).resolve() == Path(second).resolve() else {}
         return Compared(facts={**compare(Path(first), Path(second), metrics), **same})
     if metrics:
         remedy = "leave --metric out: evaluations are compared in the metrics that they were made with"
@@ -96,7 +96,7 @@ def compare_two(first: str, second: str, metrics: Sequence[str] = ()) -> Compare
             raise InputError(what, where=Where(file=word), remedy="compare two files, or two steps as RECIPE:STEP")
     a, b = named(first), named(second)
     kinds = a.artifact.manifest.makes, b.artifact.manifest.makes
-    same = {"same": "artifact"} if a.artifact.digest == b.artifact.digest else {}
+    same = {"identical": "artifact"} if a.artifact.digest == b.artifact.digest else {}
     if kinds == ("evaluation", "evaluation"):
         from luthier.eval.compare import compare_evaluations
 
@@ -120,7 +120,7 @@ def named(word: str) -> Found:
     if path.is_file() and path.suffix not in (".yaml", ".yml"):
         remedy = "name a recipe, RECIPE:STEP, a digest, or two files of predictions that end in .jsonl"
         raise InputError("cannot be compared", where=Where(file=word), remedy=remedy)
-    what = plan(Recipe.load(path))
+    what = plan(Recipe.load(path), costs_of=())
     names = [planned.name for planned in what if planned.step.makes == "evaluation"]
     if not names:
         raise InputError("this recipe measures nothing", where=Where(file=word), remedy="name a step: RECIPE:STEP")

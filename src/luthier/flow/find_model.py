@@ -36,7 +36,7 @@ def _last_model(path: Path | None) -> tuple[str, Artifact]:
         remedy = "name a model, such as smollm2-135m-instruct; `luthier models list` shows those known by name"
         raise RecipeError("no recipe here whose model could be meant", where=Where(file=str(Path.cwd())), remedy=remedy)
     recipe = Recipe.load(find_recipe(path, step=":STEP"))
-    what = plan(recipe)
+    what = plan(recipe, costs_of=())
     models = [planned for planned in what if planned.step.makes == "model"]
     names = [planned.name for planned in models if planned.step.kind != "epoch"]  # what a training was on its way
     if not names:

@@ -51,7 +51,7 @@ def collect_garbage(*, dry_run: bool) -> tuple[list[str], int]:
         raise InputError(f"{what}; nothing was removed", where=Where(file=store.place), remedy=remedy)
     for path in recipes:
         try:
-            needed |= {planned.digest for planned in plan(Recipe.load(path), store)}
+            needed |= {planned.digest for planned in plan(Recipe.load(path), store, ())}
         except InputError as error:
             remedy = f"mend or remove {path} first: what it needs cannot be known"
             raise type(error)(error.message, where=error.where, remedy=remedy) from error

@@ -41,5 +41,5 @@ def find_artifact(word: str | None) -> Found:
         remedy = "for example recipe.yaml:tune; `luthier show recipe.yaml` lists its steps"
         raise UnknownName(message, where=Where(field="RECIPE:STEP"), remedy=remedy)
     recipe = Recipe.load(find_recipe(Path(file) if file else None, step=f":{step}"))
-    what = plan(recipe)
+    what = plan(recipe, costs_of=())
     return Found(what.artifact(step), what, step)

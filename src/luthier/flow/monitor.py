@@ -66,7 +66,7 @@ def open_monitor(word: str | None = None) -> Opened:
 def monitor_of(recipe: Recipe) -> Opened | None:
     """The monitor of a recipe that was run, with its overrides; None where it has none, or more than one."""
     steps = [name for name, step in recipe.all_steps().items() if isinstance(step, Monitor)]
-    return _opened(plan(recipe), steps[0]) if len(steps) == 1 else None
+    return _opened(plan(recipe, costs_of=()), steps[0]) if len(steps) == 1 else None
 
 
 def _opened(what: Plan, name: str) -> Opened:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -34,7 +34,7 @@ class Planned:
     """Digests of what its parts read from outside."""
     cached: bool
     forecast: Forecast | None
-    """None when cached: nothing will be spent."""
+    """None when cached (nothing will be spent), and when nobody asked."""
 
     def as_json(self) -> dict[str, Any]:
         """The step as `plan --json` prints it."""
@@ -114,9 +114,12 @@ def recipe_store(base: Path) -> Store:
     return open_store(store_place(base), shared=shared_store())
 
 
-def plan(recipe: Recipe, store: Store | None = None) -> Plan:
-    """Digest every step, look each up, and ask those that must be made what they will cost."""
-    planner = _Planner(recipe, store or recipe_store(recipe.base))
+def plan(recipe: Recipe, store: Store | None = None, costs_of: Collection[str] | None = None) -> Plan:
+    """Digest every step, look each up, and ask those that must be made what they will cost: all, or `costs_of` some.
+
+    A step that cannot be made refuses when it is asked; whoever looks at what others made does not ask it.
+    """
+    planner = _Planner(recipe, store or recipe_store(recipe.base), costs_of)
     for name in recipe.order():
         try:
             planner.take(name)
@@ -129,11 +132,12 @@ def plan(recipe: Recipe, store: Store | None = None) -> Plan:
 class _Planner:
     """Plans one step after another; each sees what is known of those that it reads."""
 
-    def __init__(self, recipe: Recipe, store: Store) -> None:
+    def __init__(self, recipe: Recipe, store: Store, costs_of: Collection[str] | None) -> None:
         self.recipe = recipe
         self.store = store
         self.planned: dict[str, Planned] = {}
         self._steps = recipe.all_steps()
+        self._costs_of = self._steps if costs_of is None else costs_of
         self._outlines: dict[str, Outline] = {}
         self._left_bytes = 0
         """What the steps that will be made before leave in the process."""
@@ -146,12 +150,14 @@ class _Planner:
         contents = step.contents(self.recipe.base)
         digest = step.recipe_digest(inputs, contents, 0 if step.shared else self.recipe.seed)
         cached = self.store.has(digest)
-        forecast = None
-        if not cached or step.makes == "model":  # of a model its files do not tell all, such as how it can be merged
+        forecast, is_asked = None, name in self._costs_of
+        if is_asked and (
+            not cached or step.makes == "model"
+        ):  # a model's files do not tell all, such as how to merge it
             history = self._history.get(step.kind, {})
             outlook = _outlook(self.recipe, self.store, step, self.planned, history, self._outlines)
             self._outlines[name] = step.outline(outlook)
-        if not cached:
+        if is_asked and not cached:
             forecast = step.foresee(replace(outlook, outline=self._outlines[name])).beside(self._left_bytes)
             self._left_bytes = max(self._left_bytes, forecast.left_bytes)
         self.planned[name] = Planned(

@@ -71,11 +71,11 @@ def find_released(alias: str, recipe: Path) -> Released:
 
 def _plans(named: Recipe) -> Iterator[Plan]:
     """What the recipe that is named would make, and then those beside it that can be read."""
-    yield plan(named)
+    yield plan(named, costs_of=())
     for path in recipes_near(recipe_store(named.base)):
         if path.resolve() != Path(named.file).resolve():
             try:
-                yield plan(Recipe.load(path))
+                yield plan(Recipe.load(path), costs_of=())
             except LuthierError:
                 continue  # another recipe's fault is no matter of this name
 
@@ -83,7 +83,7 @@ def _plans(named: Recipe) -> Iterator[Plan]:
 def only_alias(recipe: Path) -> str:
     """The one name by which a model of a recipe answers, or answered before others took its place."""
     named = Recipe.load(recipe)
-    made = {step.digest for step in plan(named) if step.step.makes == "model"}
+    made = {step.digest for step in plan(named, costs_of=()) if step.step.makes == "model"}
     with ledger_of(named.base) as ledger:
         known = [(alias, releases.history(ledger, alias)) for alias in releases.current(ledger)]
     found = [alias for alias, changes in known if any(change.stable.digest in made for change in changes)]

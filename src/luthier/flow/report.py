@@ -118,7 +118,7 @@ def write_run_report(result: Result) -> Path | None:
 
     if all(result.plan[name].step.shared for name in result.steps):
         return None
-    now = plan(result.recipe, result.plan.store)
+    now = plan(result.recipe, result.plan.store, ())
     return write_report(now, _page(now, ".part.html" if result.unmade else ".html"))
 
 

@@ -91,7 +91,7 @@ def run(recipe: Recipe, events: Events | None = None, only: Sequence[str] = ()) 
     events = events or Events()
     needed = recipe.needed(only)
     _gather(recipe, needed, events)
-    what = plan(recipe)
+    what = plan(recipe, costs_of=needed)
     wanted = [planned for planned in what if planned.name in needed]
     events.emit(Event(kind="run", text=recipe.name, total=len(wanted)))
     done: dict[str, StepResult] = {}

@@ -34,7 +34,7 @@ class Shown:
 def describe_recipe(word: str | None) -> Shown:
     """The steps of a recipe and what is made of them."""
     recipe = Recipe.load(find_recipe(Path(word) if word else None))
-    what = plan(recipe)
+    what = plan(recipe, costs_of=())
     steps = {}
     lines = [f"{recipe.name}: {recipe.file}"]
     for planned in what:

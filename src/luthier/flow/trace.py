@@ -142,7 +142,7 @@ def trace_example(example: str, recipe_path: Path | None) -> Trace:
 
 
 def _in_recipe(example: str, file: Path) -> tuple[Plan, dict[str, Any]]:
-    what = plan(Recipe.load(file))
+    what = plan(Recipe.load(file), costs_of=())
     return what, _story(example, what)
 
 

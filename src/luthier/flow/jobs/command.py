@@ -49,7 +49,7 @@ def needed_digests(store: Store) -> set[str]:
     with Ledger(ledger_url(store.root)) as ledger:
         desk = Desk(ledger, store)
         recipes = [desk.folder(job.id) / RECIPE for job in desk.book.everybody(states=("queued", "running", "paused"))]
-    return {step.digest for recipe in recipes if recipe.is_file() for step in plan(Recipe.load(recipe), store)}
+    return {step.digest for recipe in recipes if recipe.is_file() for step in plan(Recipe.load(recipe), store, ())}
 
 
 def lines(found: dict[str, Any]) -> Iterator[str]:
