@@ -132,6 +132,8 @@ def test_a_file_without_header_is_found_and_said(tmp_path: Path, text: str, firs
         "id,2024,2025\na,1,2\nb,3,4\n",
         "text,label\nhello,x\ntext,label\nbye,y\n",
         "a,b\n",
+        f"Timestamp,{'What was the matter, and what did you do? ' * 4!r}\n".replace("'", '"')
+        + "".join(f"3/{day}/2025 8:00:00,It broke.\n" for day in (1, 2, 3)),
     ],
 )
 def test_a_header_is_taken_as_one(tmp_path: Path, text: str) -> None:

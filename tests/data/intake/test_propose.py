@@ -202,6 +202,14 @@ def test_what_cannot_be_proposed_says_why(tmp_path: Path, write: Write) -> None:
         propose(tmp_path / write("n.csv", "a,b,c\n" + "1.5,2.5,3.5\n" * 5))
     with pytest.raises(DataError, match="the header has 2"):
         propose(tmp_path / write("b.csv", "a,b\n1\n2\n"))
+    said = [f"where is parcel {number}" for number in range(40)]
+    for classes, why in (
+        (["late"] * 40, "'category' has the same value in every row"),
+        (said, "'category' has 40 different values in 40 rows, too many to be classes"),
+    ):
+        table = "message,category\n" + "".join(f"{one},{two}\n" for one, two in zip(said, classes, strict=True))
+        with pytest.raises(DataError, match=why):
+            propose(tmp_path / write("c.csv", table))
 
 
 def test_the_profile_counts(tmp_path: Path, write: Write) -> None:
@@ -511,6 +519,90 @@ def test_groups_that_no_share_can_hold_out_are_left_out_and_told(
     assert f"# group: left out; {why}" in render_recipe(proposal, "mine")
 
 
+def test_a_group_that_can_be_held_out_goes_before_one_that_cannot(tmp_path: Path) -> None:
+    rows = [
+        {
+            "Ticket ID": n // 2,
+            "sender": ("desk", f"c{n}")[n % 2],
+            "message": f"number {n}",
+            "category": "ab"[n % 4 // 2],
+        }
+        for n in range(80)
+    ]
+    pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
+    proposal = propose(tmp_path / "t.csv")
+    assert proposal.source["group"] == "Ticket ID"
+    assert "rows of one Ticket ID stay in one split" in proposal.reasons["source.group"]
+
+
+@pytest.mark.parametrize("more", [{"replyToId": "m{}"}, {"response.role": "assistant"}])
+def test_names_of_rows_and_what_is_always_the_same_are_no_texts(tmp_path: Path, more: dict[str, str]) -> None:
+    row = {"id": "m{}", "messageType": "message", "request.model": "big", **more}
+    rows = [{name: value.format(number) for name, value in row.items()} for number in range(40)]
+    pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
+    with pytest.raises(DataError, match="no column looks like") as caught:
+        propose(tmp_path / "t.csv")
+    assert "set `prompt:` and `answer:` to columns of id, messageType" in caught.value.remedy
+
+
+def test_stars_are_classes_where_nothing_else_is(tmp_path: Path) -> None:
+    rows = [{"review": f"it has {n} faults", "stars": 1 + n % 5, "answer": f"we mend all {n}"} for n in range(60)]
+    pl.DataFrame(rows).drop("answer").write_csv(tmp_path / "t.csv")
+    assert propose(tmp_path / "t.csv").source["answer"] == "stars"
+    pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
+    assert propose(tmp_path / "t.csv").source["answer"] == "answer"
+
+
+def test_several_classes_in_a_cell_are_told(tmp_path: Path) -> None:
+    classes = ["billing; refund", "billing", "refund", "delivery; refund", "delivery", "billing; delivery"]
+    rows = [{"message": f"number {n}", "labels": classes[n % 6]} for n in range(60)]
+    pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
+    told = "; 30 of 60 rows hold several, such as 'billing; refund', each combination a class of its own"
+    assert propose(tmp_path / "t.csv").reasons["source.answer"].endswith(told)
+    whole = ["damaged, or late", "lost, or stolen", "other, not known"]
+    pl.DataFrame([{**row, "labels": whole[n % 3]} for n, row in enumerate(rows)]).write_csv(tmp_path / "t.csv")
+    assert propose(tmp_path / "t.csv").reasons["source.answer"].endswith("classes")
+
+
+def test_of_two_replies_the_first_one_is_taken(tmp_path: Path) -> None:
+    rows = [{"question": f"where is {n}", "answer_en": f"here is {n}", "answer_de": f"da ist {n}"} for n in range(40)]
+    pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
+    assert propose(tmp_path / "t.csv").source["answer"] == "answer_en"
+
+
+def test_the_language_of_most_rows_is_offered(tmp_path: Path) -> None:
+    texts = ["Wo ist meine Bestellung mit der Nummer {}?", "Ich habe das Paket {} noch nicht bekommen."] * 20
+    texts += ["Where is my order with the number {}?"] * 10
+    rows = [{"message": text.format(n), "category": "ab"[n % 2]} for n, text in enumerate(texts)]
+    pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
+    assert "add `keep: [de]` to keep one" in propose(tmp_path / "t.csv").reasons["ops.language"]
+
+
+def test_a_document_that_stands_alone_is_cut_into_pieces(tmp_path: Path, make: Any) -> None:
+    sections = "".join(f"## How to do {n}?\n\nTurn {n} to the left.\n\n" for n in range(20))
+    (tmp_path / "faq.md").write_text(f"# Questions\n\n{sections}", encoding="utf-8")
+    proposal = propose(tmp_path / "faq.md")
+    assert proposal.source["piece"] == "heading"
+    assert proposal.reasons["source.piece"].endswith("so it makes 21 rows")
+    made = make(**{key: value for key, value in proposal.prepare().items() if key != "kind"})
+    assert sum(made.summary.rows.values()) == 21
+    (tmp_path / "long.txt").write_text("A sentence about lamps. " * 200, encoding="utf-8")
+    assert {"piece": "length", "length": 1000}.items() <= propose(tmp_path / "long.txt").source.items()
+    (tmp_path / "short.txt").write_text("A sentence.", encoding="utf-8")
+    proposal = propose(tmp_path / "short.txt")
+    assert "piece" not in proposal.source
+    assert proposal.reasons["split.test"] == "1 row may leave none to measure on: give more"
+
+
+@pytest.mark.parametrize("holder", ["", "tickets"])
+def test_objects_under_names_of_their_own_are_refused_with_a_way(tmp_path: Path, holder: str) -> None:
+    rows = {f"T-{n}": {"question": f"where is {n}", "answer": f"here is {n}"} for n in range(5)}
+    (tmp_path / "t.json").write_text(json.dumps({holder: rows} if holder else rows), encoding="utf-8")
+    with pytest.raises(DataError, match=r"holds 5 objects by their names \(T-0, …\)") as caught:
+        propose(tmp_path / "t.json")
+    assert "to_entries[] | {id: .key} + .value]' t.json > rows.json" in caught.value.remedy
+
+
 def _chat() -> list[dict[str, object]]:
     """Forty conversations of two to six messages, in no order; every second one ends with the customer."""
     return [
@@ -576,7 +668,18 @@ def test_a_speaker_that_is_unknown_is_told_and_left_out(tmp_path: Path) -> None:
 def test_an_order_that_cannot_be_read_is_not_proposed(tmp_path: Path) -> None:
     rows = [{**row, "sent_at": f"Mon {number}"} for number, row in enumerate(_chat())]
     pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
-    assert "order" not in propose(tmp_path / "t.csv").source["turns"]
+    proposal = propose(tmp_path / "t.csv")
+    assert "order" not in proposal.source["turns"]
+    assert "'sent_at' holds what is not read as times" in proposal.reasons["source.turns"]
+
+
+@pytest.mark.parametrize("zone", [" UTC", " GMT", " +0000", "Z"])
+def test_speakers_and_times_are_known_as_desks_write_them(tmp_path: Path, zone: str) -> None:
+    names = {"Customer": "end_user", "Agent": "admin"}
+    rows = [{**row, "sender": names[str(row["sender"])], "sent_at": f"{row['sent_at']}{zone}"} for row in _chat()]
+    pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
+    names = {"conversation": "conversation_id", "role": "sender", "content": "text", "order": "sent_at"}
+    assert propose(tmp_path / "t.csv").source["turns"] == names
 
 
 def test_what_is_called_a_reply_goes_before_few_values_of_an_unknown_name(tmp_path: Path) -> None:

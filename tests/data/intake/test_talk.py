@@ -214,7 +214,7 @@ def test_tickets_of_zendesk_in_all_their_forms(tmp_path: Path) -> None:
         assert kind_of(name, tmp_path) == "zendesk"
         records, broken, _ = _read({"kind": "zendesk", "path": name}, tmp_path)
         assert _contents(records[3]) == [("user", "Where is it?"), ("assistant", "On its way")]
-        assert records[3].values["tags"] == ["a"]
+        assert (records[3].values["tags"], records[3].values["requester_id"]) == (["a"], 1)
         assert len(records) == 4
         assert [one.field for one in broken] == ["comments"]
     kept, _, _ = _read({"kind": "zendesk", "path": "a.json", "notes": "keep"}, tmp_path)

@@ -19,6 +19,7 @@ _NAMES = {"\t": "tab", ";": "semicolon", "|": "bar", ",": "comma"}
 _SAMPLE_ROWS = 200
 _NUMBER = re.compile(r"\A[+-]?[.,:/ -]*\d[\d.,:/ %-]*")
 _NOT_A_NAME_CHARS = 100
+_FEW_ROWS = 3
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,8 @@ def has_header(rows: Sequence[list[str]]) -> bool:
     if len(rows) < 2 or not any(cell.strip() for cell in rows[0]):
         return True
     first, rest = rows[0], [row for row in rows[1:] if len(row) == len(rows[0])]
-    if any(len(cell) > _NOT_A_NAME_CHARS for cell in first):
-        return False
+    if any(len(cell) > _NOT_A_NAME_CHARS for cell in first):  # a text, or the whole question of a form
+        return _names_figures(first, rest)
     for place, cell in enumerate(first):
         below = [row[place] for row in rest if row[place].strip()]
         if not below or not cell.strip():
@@ -96,6 +97,14 @@ def has_header(rows: Sequence[list[str]]) -> bool:
         if below.count(cell) > 1 and sum(row == first for row in rest) < below.count(cell):
             return False
     return True
+
+
+def _names_figures(first: Sequence[str], rest: Sequence[Sequence[str]]) -> bool:
+    """Whether a word stands above figures or times: only a name does."""
+    if len(rest) < _FEW_ROWS:
+        return False
+    figures = [all(row[place][:1].isdigit() for row in rest) for place in range(len(first))]
+    return any(cell[:1].isalpha() and is_figure for cell, is_figure in zip(first, figures, strict=True))
 
 
 def _score(dialect: Dialect, sample: Sequence[str]) -> tuple[int, bool, int, bool]:

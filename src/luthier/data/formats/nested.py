@@ -67,3 +67,22 @@ def inner_array(row: dict[str, Any], aside: frozenset[str]) -> str | None:
     (name, value), *_ = found
     is_talk = name.rpartition(".")[2] in aside and not _TURN.isdisjoint(value[0])
     return None if is_talk else name
+
+
+def by_name(row: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
+    """The objects that an object holds by their names, where they are rows of one table, and the name of the object
+    that holds them; empty for the row itself."""
+    inner = {name: value for name, value in row.items() if isinstance(value, dict)}
+    for name, named in (("", row), *inner.items()):
+        rows = list(named.values())
+        if len(rows) > LEAST_ROWS and all(map(_is_row, rows)) and set.intersection(*map(set, rows)):
+            return name, named
+    return None
+
+
+def _is_row(value: Any) -> bool:
+    """Whether an object says something, and holds no table."""
+    if not isinstance(value, dict) or not _has_sentence(value):
+        return False
+    tables = (one for one in value.values() if isinstance(one, list) and one and isinstance(one[0], dict))
+    return not any(_TURN.isdisjoint(one[0]) for one in tables)

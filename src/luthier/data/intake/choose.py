@@ -26,12 +26,19 @@ _CLASSES = (
     "area outcome decision status"
 )
 _HEADINGS = ("subject", "title", "headline")
-_GROUPS = "customer user client account author conversation thread session patient contact sender email company"
+_GROUPS = (
+    "customer requester user client account author conversation thread session patient contact sender email company"
+)
+_TICKETS = "ticket case"
+"""What rows of one number belong to; such a word names much else that is told of a ticket."""
 _HANDLERS = "assignee assigned agent handler handled owner"
 _TALKS = "conversation dialogue dialog thread session chat ticket case"
 _SPEAKERS = "role speaker sender author from direction"
 _SAID = f"{_PROMPTS} value"
 _ORDERS = "timestamp datetime time sent created date order sequence seq position index turn step at"
+_TIMES = "timestamp datetime time sent created date at"
+_GRADES = "stars rating score grade"
+"""Numbers that may be classes where nothing else is."""
 _DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}\b")
 _ID = re.compile(r"(?i:(?:^|[_\W])(?:id|key|uuid|guid|ref|number|nr|no)\.?$)|(?i:nummer|nr\.?)$|(?:Id|ID)$|^id(?:$|_)")
 _MOSTLY = 0.9
@@ -126,12 +133,16 @@ def _belonging(
 ) -> dict[str, str]:
     """Which columns name rows, and what they belong to."""
     more: dict[str, str] = {}
-    for field, named in (("id", _identity(columns, settings)), ("group", _group(columns, settings))):
-        if named:
-            more[field], reasons[field] = named
-    if "group" in more and (unfit := _too_few(columns[more["group"]])):
-        del more["group"]
-        reasons["group"] = f"left out; {unfit}"
+    if named := _identity(columns, settings):
+        more["id"], reasons["id"] = named
+    groups = _groups(columns, settings)
+    unfit = [_too_few(columns[name]) for name in groups]
+    for name in (name for name, why in zip(groups, unfit, strict=True) if not why):
+        more["group"], reasons["group"] = name, _why_group(columns[name])
+        break
+    else:
+        if unfit:
+            reasons["group"] = f"left out; {unfit[0]}"
     return more
 
 
@@ -162,13 +173,16 @@ def choose_turns(turns: Turns, columns: Mapping[str, ColumnProfile]) -> Choice:
     """The mapping for conversations that were gathered from single messages."""
     settings: dict[str, Any] = {"turns": turns.model_dump(exclude_none=True), "id": turns.conversation}
     order = f"in the order of {turns.order!r}" if turns.order else "in the order in which they stand"
+    if not turns.order and (times := _ranked(columns, _TIMES)):
+        order += f": {times[0]!r} holds what is not read as times; write them as 2026-05-01T10:00:00Z to sort by them"
     reasons = {
         "turns": f"every row is one message; those of one {turns.conversation!r} are one conversation, {order}",
         "id": "it names the conversation, and `trace` accepts it",
     }
     single = {name: column for name, column in columns.items() if column.kind in ("text", "number")}
-    if (found := _group(single, {"turns": turns.conversation})) and not _too_few(columns[found[0]]):
-        settings["group"], reasons["group"] = found
+    groups = _groups(single, {"turns": turns.conversation, "id": turns.conversation})
+    if group := next((name for name in groups if not _too_few(columns[name])), None):
+        settings["group"], reasons["group"] = group, _why_group(columns[group])
     return Choice(settings, reasons)
 
 
@@ -215,7 +229,7 @@ def _spoken(
         raise _no_answer(columns, file, task)
     prompt = _prompt(columns, {reply, label} - {None})
     if prompt is None:
-        remedy = "set `prompt:` by hand"
+        remedy = f"write the recipe by hand and set `prompt:` and `answer:` to columns of {', '.join(columns)}"
         raise DataError("no column looks like a question or a text", where=Where(file=file), remedy=remedy)
     settings = {"prompt": prompt[0], "answer": answer}
     reasons = {"prompt": prompt[1], "answer": _why_answer(columns[answer], is_label=answer == label)}
@@ -225,12 +239,24 @@ def _spoken(
 def _no_answer(columns: Mapping[str, ColumnProfile], file: str, task: Task | None) -> DataError:
     """Nothing is clearly the answer; what could be is named."""
     wanted = {"label": "classes", "text": "replies", None: "answers"}[task]
-    what = f"no column looks like {wanted}"
+    what = f"no column looks like {wanted}{_why_no_class(columns) if task != 'text' else ''}"
     remedy = f"write the recipe by hand and set `prompt:` and `answer:` to columns of {', '.join(columns)}"
     if task != "text" and (several := _repeated(columns)):
         what = f"{len(several)} columns could be the answer: {', '.join(several)}"
         remedy = f"call one of them `label`, or {remedy}"
     return DataError(what, where=Where(file=file), remedy=remedy)
+
+
+def _why_no_class(columns: Mapping[str, ColumnProfile]) -> str:
+    """Why the column that is called after classes holds none; empty where there is no such column."""
+    column = next((columns[name] for name in _ranked(columns, _CLASSES) if not _ID.search(name)), None)
+    if column is None or column.is_class or not column.filled:
+        return ""
+    if column.kind in ("list", "object"):
+        return f": {column.name!r} holds {column.kind}s, and one class a row is wanted"
+    if column.distinct == 1:
+        return f": {column.name!r} has the same value in every row, which leaves nothing to tell apart"
+    return f": {column.name!r} has {column.distinct} different values in {column.filled} rows, too many to be classes"
 
 
 def _ranked(columns: Mapping[str, ColumnProfile], names: str) -> list[str]:
@@ -243,14 +269,14 @@ def _ranked(columns: Mapping[str, ColumnProfile], names: str) -> list[str]:
             if name in words:
                 found.append((place, len(words), column))
                 break
-    return [column for _, _, column in sorted(found)]
+    return [column for _, _, column in sorted(found, key=lambda one: one[:2])]
 
 
 def _label(columns: Mapping[str, ColumnProfile]) -> str | None:
     named = [name for name in _ranked(columns, _CLASSES) if columns[name].is_class]
     if named:
         return named[0]
-    repeated = _repeated(columns)
+    repeated = _repeated(columns) or [name for name in _ranked(columns, _GRADES) if columns[name].is_class][:1]
     return repeated[0] if len(repeated) == 1 else None
 
 
@@ -267,14 +293,14 @@ def _reply(columns: Mapping[str, ColumnProfile]) -> str | None:
     fitting = [
         name
         for name in _ranked(columns, _REPLIES)
-        if columns[name].kind in ("text", "number") and not columns[name].is_class
+        if columns[name].kind in ("text", "number") and not columns[name].is_class and not _ID.search(name)
     ]
     return fitting[0] if fitting else None
 
 
 def _prompt(columns: Mapping[str, ColumnProfile], taken: Iterable[str | None]) -> tuple[str, str] | None:
     """The column, or heading and body together, that is asked."""
-    texts = {name: column for name, column in columns.items() if column.kind == "text" and name not in taken}
+    texts = {name: one for name, one in columns.items() if _may_ask(one) and name not in taken}
     named = [name for name in _ranked(texts, _PROMPTS) if not texts[name].is_class]
     headings = [name for name in named if _is_heading(name)]
     bodies = [name for name in named if name not in headings]
@@ -292,6 +318,11 @@ def _prompt(columns: Mapping[str, ColumnProfile], taken: Iterable[str | None]) -
     return longest, f"the longest text; {counted(round(texts[longest].mean_words), 'word')} on average"
 
 
+def _may_ask(column: ColumnProfile) -> bool:
+    """Whether it holds texts, neither names of rows nor the same one everywhere."""
+    return column.kind == "text" and not _ID.search(column.name) and (column.distinct > 1 or column.filled == 1)
+
+
 def _is_heading(column: str) -> bool:
     """Whether its name is nothing but that of a heading."""
     return [*words_of(column)] in [[name] for name in _HEADINGS]
@@ -299,9 +330,20 @@ def _is_heading(column: str) -> bool:
 
 def _why_answer(column: ColumnProfile, *, is_label: bool) -> str:
     if is_label:
-        return f"{column.distinct} different short values in {column.filled} rows: classes"
+        return f"{column.distinct} different short values in {column.filled} rows: classes{_several(column)}"
     words = counted(round(column.mean_words), "word")
     return f"free text; {words} on average, {column.distinct} different in {counted(column.filled, 'row')}"
+
+
+def _several(column: ColumnProfile) -> str:
+    """What is said where a cell holds several classes, which come again in other cells."""
+    for mark in (";", "|", ","):
+        joined = {name: rows for name, rows in column.common.items() if mark in name.strip(f" {mark}")}
+        parts = {part.strip() for name in column.common for part in name.split(mark)} - {""}
+        if joined and len(parts) < column.distinct:
+            some = of_rows(sum(joined.values()), column.filled, "holds", "hold")
+            return f"; {some} several, such as {next(iter(joined))!r}, each combination a class of its own"
+    return ""
 
 
 def _identity(columns: Mapping[str, ColumnProfile], settings: Mapping[str, str]) -> tuple[str, str] | None:
@@ -312,10 +354,14 @@ def _identity(columns: Mapping[str, ColumnProfile], settings: Mapping[str, str])
     return None
 
 
-def _group(columns: Mapping[str, ColumnProfile], settings: Mapping[str, str]) -> tuple[str, str] | None:
-    for name in _ranked(columns, _GROUPS):
-        column = columns[name]
-        if name not in settings.values() and 1 < column.distinct < column.filled and column.max_chars <= 128:
-            why = f"{column.distinct} different values in {column.filled} rows; rows of one {name} stay in one split"
-            return name, why
-    return None
+def _groups(columns: Mapping[str, ColumnProfile], settings: Mapping[str, str]) -> list[str]:
+    """Columns whose rows belong together, the widest circle first: a customer's, a ticket's."""
+    tickets = [name for name in _ranked(columns, _TICKETS) if _ID.search(name)]
+    named = dict.fromkeys([*_ranked(columns, _GROUPS), *tickets])
+    free = (columns[name] for name in named if name not in settings.values())
+    return [one.name for one in free if 1 < one.distinct < one.filled and one.max_chars <= 128]
+
+
+def _why_group(column: ColumnProfile) -> str:
+    what = f"{column.distinct} different values in {column.filled} rows"
+    return f"{what}; rows of one {column.name} stay in one split"

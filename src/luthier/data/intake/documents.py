@@ -5,15 +5,24 @@ from __future__ import annotations
 import importlib
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Any
+from itertools import islice
+from pathlib import Path
+from typing import Any, get_args
 
 from pydantic import Field
 
+from luthier.core.counted import counted
 from luthier.core.errors import DataError, MissingExtra
 from luthier.data.formats.file import File
 from luthier.data.formats.pieces import By, Paragraph, rows
 from luthier.data.row import Broken, Record
-from luthier.data.source import FileSource, Say
+from luthier.data.source import Asked, FileSource, Say
+
+_ENOUGH_PIECES = 10
+_MANY_PIECES = 10_000
+"""No more are counted."""
+_SHORT: dict[str, Any] = {"piece": "length", "length": 1000}
+"""How a document is cut that makes few pieces otherwise."""
 
 
 class DocumentSource(FileSource):
@@ -28,6 +37,18 @@ class DocumentSource(FileSource):
     def paragraphs(self, file: File) -> Iterator[Paragraph | Broken]:
         """The paragraphs of one document, in order."""
 
+    def asked(self, base: Path) -> Asked:
+        """Pieces of a document that stands alone: as one row, nothing of it could be held out."""
+        if self.piece != "document" or len(self.files(base)) != 1:
+            return Asked({}, {})
+        for settings in ({"piece": "heading"}, {"piece": "page"}, {"piece": "length"}, _SHORT):
+            if settings["piece"] in get_args(type(self).model_fields["piece"].annotation):
+                found = self.model_copy(update=settings).read(base, lambda text: None)
+                pieces = sum(isinstance(one, Record) for one in islice(found, _MANY_PIECES))
+                if pieces >= _ENOUGH_PIECES or (settings is _SHORT and pieces > 1):
+                    return Asked(settings, {"piece": _why_pieces(pieces)})
+        return Asked({}, {})
+
     def read_file(self, file: File, say: Say) -> Iterator[Record | Broken]:
         """Yield the rows of one document; one that cannot be read is a broken row."""
         try:
@@ -36,6 +57,11 @@ class DocumentSource(FileSource):
             if not error.where.file or not file.exists():
                 raise
             yield Broken(file.name, error.where.line or 1, error.message, remedy=error.remedy)
+
+
+def _why_pieces(pieces: int) -> str:
+    so_many = f"{pieces:,} or more" if pieces == _MANY_PIECES else counted(pieces, "row")
+    return f"the whole document would be one row, of which nothing can be held out; so it makes {so_many}"
 
 
 def library(name: str, file: File) -> Any:

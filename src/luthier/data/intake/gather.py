@@ -8,6 +8,7 @@ file is. A row that comes when its conversation is over is broken and says so: n
 from __future__ import annotations
 
 import math
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -29,6 +30,8 @@ from luthier.data.row import Broken, Record
 
 SILENT = 10_000
 """A conversation is over when none of so many rows behind its last one is of it."""
+_ZONE = re.compile(r" (?=[+-]\d)| (?:UTC|GMT)\Z")
+"""What databases write between a time and its zone, or for the zone of a time that is UTC."""
 _APART = (
     f"sort the rows by conversation: one is over when none of {SILENT:,} rows is of it (sooner where rows are very "
     "long), or with its file; conversations of several files need different names"
@@ -231,7 +234,7 @@ def moment(value: Any, field: str) -> float:
     except ValueError:
         pass
     try:
-        time = datetime.fromisoformat(text)
+        time = datetime.fromisoformat(_ZONE.sub("", text))
     except ValueError as error:
         what = f"wanted a number or a time such as 2026-05-01T10:00:00Z, got {text!r}"
         raise UnusableRowError(what, field, "write it so, or leave `order` out where rows stand in order") from error

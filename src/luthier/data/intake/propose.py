@@ -182,6 +182,8 @@ def _split(rows: int, measure: str, profile: Profile) -> tuple[dict[str, Any], s
             "from; read the rows of its other splits, too, or set another `seed`, if no model that learnt some of them "
             "is measured on these"
         )
+    if rows < _NO_CHANCE:
+        return {"test": share}, f"{counted(rows, 'row')} may leave none to measure on: give more"
     held = max(1, round(rows * share))
     width = 100 * 1.96 * (0.25 / held) ** 0.5
     return {"test": share}, (

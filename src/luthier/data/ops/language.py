@@ -73,9 +73,7 @@ class Language(RowOperator):
         common = {code: count for code, count in seen.items() if count * 100 >= profile.looked_at}
         if len(common) < 2:
             return None
-        shown = ", ".join(
-            f"{code} {count}" for code, count in sorted(common.items(), key=lambda one: (-one[1], one[0]))
-        )
-        return Suggestion(
-            {}, f"the rows are in several languages ({shown} of {profile.looked_at}); add `keep: [en]` to keep one"
-        )
+        ranked = sorted(common.items(), key=lambda one: (-one[1], one[0]))
+        shown = ", ".join(f"{code} {count}" for code, count in ranked)
+        keep = f"add `keep: [{ranked[0][0]}]` to keep one"
+        return Suggestion({}, f"the rows are in several languages ({shown} of {profile.looked_at}); {keep}")

@@ -42,7 +42,8 @@ class Excel(FileSource):
         if found is None:
             return Asked({}, {})
         best, names = found
-        return Asked({"sheet": best}, {"sheet": f"the fullest of {len(names)} sheets: {', '.join(names)}"})
+        others = ", ".join(name for name in names if name != best)
+        return Asked({"sheet": best}, {"sheet": f"the fullest of {len(names)} sheets; not read: {others}"})
 
     def read_file(self, file: File, say: Say) -> Iterator[Record | Broken]:
         """Yield every row with its number in the sheet."""

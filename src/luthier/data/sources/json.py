@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from luthier.core.errors import DataError, Where
 from luthier.data.formats import json_rows, nested
 from luthier.data.formats.file import File
 from luthier.data.formats.look import Fit, Look
@@ -51,10 +53,21 @@ class Json(FileSource):
             settings["rows"] = inner
             reasons["rows"] = "the only array of objects in the file"
             rows = _first_rows(self.model_copy(update={"rows": inner}), base)
+        if len(rows) == 1 and (found := nested.by_name(rows[0])) is not None:
+            raise _rows_by_name(self.path, *found)
         if not self.flatten and nested.has_inner_texts(rows):
             settings["flatten"] = True
             reasons["flatten"] = "texts lie in objects inside of the rows"
         return Asked(settings, reasons)
+
+
+def _rows_by_name(path: str, holder: str, rows: dict[str, Any]) -> DataError:
+    """Objects that stand under names of their own, where an array of them is wanted."""
+    inside = f"{holder!r} holds" if holder else "holds"
+    what = f"{inside} {len(rows)} objects by their names ({next(iter(rows))}, …), and an array of them is wanted"
+    way = f".{json.dumps(holder, ensure_ascii=False)} | " if holder else ""
+    remedy = f"write one: jq '[{way}to_entries[] | {{id: .key}} + .value]' {Path(path).name} > rows.json"
+    return DataError(what, where=Where(file=path), remedy=remedy)
 
 
 def _first_rows(source: Json, base: Path) -> list[dict[str, Any]]:

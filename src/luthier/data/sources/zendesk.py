@@ -64,6 +64,8 @@ class Zendesk(FileSource):
         talk = conversation(Speech("", self._text(one), desk=_is_desk(one, ticket)) for one in public)
         values = {name: value for name, value in ticket.items() if name != "comments"}
         values |= _custom_fields(values)
+        if isinstance(requester := ticket.get("requester"), dict):
+            values.setdefault("requester_id", _id(ticket, "requester", requester))
         values |= {"messages": talk.messages, "left_out": talk.left_out}
         if self.notes == "keep":
             values["notes"] = [self._text(one) for one in ordered if not one.get("public", True)]
