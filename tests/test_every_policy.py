@@ -21,7 +21,7 @@ from luthier.text.ids import Text
 from luthier.tune.actor_critic import ActorCritic
 from luthier.tune.objective import REFERENCE, Objective
 from luthier.tune.policy import ADVANTAGE, OLD, RETURN, WRITTEN, Policy, Surrogate
-from luthier.tune.rollout.rollout import EQUAL
+from luthier.tune.rollout.rollout import EQUAL, UNLEARNT
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
 from policies import REGEX, Script, policy_of, rollout, written
@@ -210,6 +210,16 @@ def test_truncated_answers_are_not_learnt_where_they_are_masked(model: Any) -> N
     assert len(kept.rows) == len(masked.rows) + 1
     assert kept.denominator == masked.denominator == 12.0
     assert kept.measures["truncated"] == masked.measures["truncated"] == 1 / 12
+    script.answers = [[[5, 6]] * 4 for _ in script.answers]
+    drawn = rollout(policy_of("grpo", script, rollout={"truncated": "mask"}), script, model).draw(0)
+    assert (drawn.rows, drawn.nothing) == ([], UNLEARNT)
+    assert drawn.measures["equal_prompts"] < 1
+
+
+def test_the_longest_answer_has_all_of_its_turns() -> None:
+    rows = [Row([5, 6], [0.0, 1.0])] * 3
+    turns = {"environment": {"kind": "calculator", "turns": 4}}
+    assert policy_of("grpo", Script.drawn(), average="constant", rollout=turns).denominator(rows) == 3 * 4 * 6
 
 
 def elsewhere(tokens: int) -> dict[str, list[float]]:
@@ -263,6 +273,15 @@ def test_it_learns_and_resumes_to_the_same_bytes(kind: str, extra: dict[str, Any
         (
             {"objective": {"kind": "grpo", "rewards": [REGEX], "scale": "rewards", "rollout": {"truncated": -1}}},
             "what each reward says of it, no number",
+        ),
+        *(
+            ({"objective": {"rewards": [REGEX], "rollout": {"samples": 1}, **one}}, "at least 2 `samples`")
+            for one in (
+                {"kind": "grpo"},
+                {"kind": "rloo"},
+                {"kind": "raft"},
+                {"kind": "reinforce++", "baseline": "group"},
+            )
         ),
         ({"reward_model": "judge"}, "nothing asks a reward_model"),
         ({"gold_model": "judge"}, "nothing asks a gold_model"),

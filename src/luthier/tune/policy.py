@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from luthier.text.messages import Example, prompt_of
 from luthier.tune.objective import NOTHING, REFERENCE, About, Lesson, Loss, Objective
@@ -52,6 +52,17 @@ class Policy(Objective):
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two rewards are called {twice[0]!r}; give one of them a `label`")
         return rewards
+
+    @model_validator(mode="after")
+    def _has_others(self) -> Self:
+        if self.compares and self.rollout.samples < 2:
+            raise ValueError("an answer is held against others to the same prompt: at least 2 `samples`")
+        return self
+
+    @property
+    def compares(self) -> bool:
+        """Whether an answer teaches nothing without others to the same prompt."""
+        return False
 
     @property
     def judges(self) -> tuple[Reward, ...]:

@@ -57,6 +57,11 @@ class Grpo(Surrogate):
         return self
 
     @property
+    def compares(self) -> bool:
+        """Its group is what an answer is held against."""
+        return True
+
+    @property
     def apart(self) -> bool:
         """As GDPO does."""
         return self.scale == "rewards"
@@ -80,7 +85,7 @@ class Grpo(Surrogate):
         """Learnt tokens, answers, or answers of the longest length."""
         if self.average == "token":
             return float(max(1, sum(len(row.targets) for row in rows)))
-        return float(len(rows) * (self.rollout.max_new_tokens if self.average == "constant" else 1))
+        return float(len(rows) * (self.rollout.written if self.average == "constant" else 1))
 
     def surrogate(self, logp: Tensor, old: Tensor, advantage: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:
         """Clipped at both sides."""

@@ -27,6 +27,11 @@ class Raft(ByToken):
     at_least: float | None = None
     """What an answer must be worth to be learnt. When not given, the answers to a prompt must at least differ."""
 
+    @property
+    def compares(self) -> bool:
+        """Unless it is known what an answer must be worth."""
+        return self.at_least is None
+
     def advantages(self, judged: Judged) -> list[list[float]]:
         """1 for an answer that is learnt, else 0."""
         import numpy as np

@@ -31,6 +31,11 @@ class ReinforcePlusPlus(ByToken):
     clip_high: float = Field(default=0.2, gt=0)
     """The same for likelier."""
 
+    @property
+    def compares(self) -> bool:
+        """With the mean of its group taken off."""
+        return self.baseline == "group"
+
     def advantages(self, judged: Judged) -> list[list[float]]:
         """What is still to come at each token, normalised."""
         import numpy as np

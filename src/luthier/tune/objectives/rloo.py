@@ -27,6 +27,11 @@ class Rloo(Surrogate):
     clip: float = Field(default=0.2, gt=0, lt=1)
     """How much less or more likely a whole answer may become before it has no gradient any more."""
 
+    @property
+    def compares(self) -> bool:
+        """The others are what an answer is held against."""
+        return True
+
     def advantages(self, judged: Judged) -> list[list[float]]:
         """The answer's, at each of its tokens."""
         from luthier.tune.rollout.judged import SMALL, deviation, even, mean, others

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from luthier.tune.schedule import Course
 
 EQUAL = "the answers to each of its prompts are all worth the same"
+UNLEARNT = "none of its answers is learnt: each was cut off (at rollout.max_new_tokens) or left out"
 
 
 @dataclass
@@ -85,7 +86,7 @@ class Rollout(Source):
         measures = self._measures(groups, rows)
         moving = self._objective.arranged(rows)
         samples = self._samples(step) if samples_due(step, self._course.steps) else ()
-        nothing = "" if moving else EQUAL
+        nothing = "" if moving else EQUAL if any(row.targets for row in rows) else UNLEARNT
         return Drawn(moving, self._objective.denominator(rows), measures, nothing, samples)
 
     def _drawn(self, step: int) -> tuple[list[_Group], list[Row]]:
