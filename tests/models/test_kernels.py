@@ -18,7 +18,7 @@ from transformers.models.llama.modeling_llama import LlamaMLP, apply_rotary_pos_
 from luthier.models import gates, rotary
 from luthier.models.head import Head, Shape
 from luthier.models.kernels import calls
-from luthier.models.kernels.calls import Kernels, at, kernels_of, torch_only
+from luthier.models.kernels.calls import Kernels, at, how_computed, kernels_of, torch_only
 from luthier.models.kernels.compiled import IN_ANY_ORDER, Compiled, compiled, compiler
 from luthier.models.kernels.trial import passes
 from luthier.models.logprobs import logprobs, reading
@@ -234,6 +234,8 @@ def test_without_a_compiler_torch_computes(one_cache: Path, monkeypatch: pytest.
     monkeypatch.setenv("PATH", str(one_cache))
     assert compiler() is None
     assert at(LIKE) is None
+    assert "C compiler" in how_computed(torch.nn.Linear(2, 2, dtype=torch.bfloat16))
+    assert not how_computed(torch.nn.Linear(2, 2))
 
 
 def test_other_numbers_and_a_while_without_are_left_to_torch(kernels: Kernels) -> None:

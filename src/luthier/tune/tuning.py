@@ -89,7 +89,7 @@ class Tuning:
     def _prepare(self, material: Material, course: Course) -> tuple[Training, Keeper]:
         import torch
 
-        from luthier.models.kernels.calls import kernels_of
+        from luthier.models.kernels.calls import how_computed
         from luthier.models.load import pick_dtype
         from luthier.models.logprobs import forget, reading
         from luthier.models.lora_product import one_product
@@ -112,7 +112,7 @@ class Tuning:
         how = reading(model)
         if remark := self._technique.remark(self._description):
             self._work.events.note(remark)
-        numbers = str(dtype).removeprefix("torch.") + (" with compiled kernels" if kernels_of(model) else "")
+        numbers = str(dtype).removeprefix("torch.") + how_computed(model)
         self._say(how.why, numbers, tokens, course)
         manner = Manner(
             rate=self._rate.value,

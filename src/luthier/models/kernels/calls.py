@@ -12,7 +12,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from luthier.models.kernels.compiled import IN_ANY_ORDER, Compiled, compiled
+from luthier.models.kernels.compiled import IN_ANY_ORDER, Compiled, compiled, compiler
 
 _SHAPES = {
     "norm": "nnpnpfpp",
@@ -137,6 +137,14 @@ def kernels_of(model: torch.nn.Module) -> str:
     if like is None:
         return ""
     return "+".join(kernels.name for kernels in (at(like), attention_kernels(), head_kernels()) if kernels is not None)
+
+
+def how_computed(model: torch.nn.Module) -> str:
+    """What a log says of the kernels that compute a model; nothing where they are not for it."""
+    if kernels_of(model):
+        return " with compiled kernels"
+    narrow = any(one.dtype == torch.bfloat16 and one.device.type == "cpu" for one in model.parameters())
+    return ", slowed for want of a C compiler (see `luthier doctor`)" if narrow and compiler() is None else ""
 
 
 @contextmanager
