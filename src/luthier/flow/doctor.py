@@ -67,7 +67,7 @@ def _machine() -> Iterator[Finding]:
     )
     yield Finding("good" if quick else "note", "processor", came)
     found = compiler()
-    came = found or "none: tuning in bfloat16 takes longer on a CPU, nearly twice as long on one with AMX"
+    came = found or "none: tuning in bfloat16 and writing answers take about twice as long on the CPU"
     yield Finding(
         "good" if found else "note", "C compiler", came, "" if found else "Debian: apt-get install gcc libc6-dev"
     )
