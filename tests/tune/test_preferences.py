@@ -148,6 +148,19 @@ def test_kto_says_what_it_cannot_learn_from(text: Text) -> None:
     assert Kto(form="apo_zero").lessons([good], text)[0].rows
 
 
+def test_a_long_answer_leaves_out_its_own_row_and_no_neighbours(text: Text) -> None:
+    rows = thumbs(4)
+    rows[1] = chat("Where is my refund?", "billing " * 90).model_copy(update={"meta": {"label": True}})
+    limit = 120
+    whole, found = Kto().lessons(rows, text), Kto(max_tokens=limit).lessons(rows, text)
+    assert [lesson.nothing for lesson in found] == ["", f"longer than {limit} tokens", "", ""]
+    assert found[1].cut == len(whole[1].rows[0].ids)
+    (own, other), (_, plain) = found[2].rows, whole[2].rows
+    assert own == whole[2].rows[0]
+    assert (other.ids, other.learnt) == (plain.ids[:limit], plain.learnt[:limit])
+    assert other.targets
+
+
 @pytest.mark.parametrize("value", [True, 1, "yes", "up", "True"])
 def test_a_yes_comes_in_many_ways(value: Any, text: Text) -> None:
     one = chat("Where is my refund?", "billing").model_copy(update={"meta": {"thumb": value}})

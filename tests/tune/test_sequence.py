@@ -60,6 +60,14 @@ def prompts(shop: Bench, count: int = 6) -> list[list[int]]:
     return Text.load(shop.base.folder).prompts([prompt_of(example) for example in examples(count)])
 
 
+def test_one_step_teaches_the_head_alone_and_is_kept(shop: Bench) -> None:
+    made = shop.tune(step(Lora(r=8)).model_copy(update={"epochs": 1.0, "rows_per_step": 48}))
+    model = load(made, "float32").model
+    assert not any(weight.any() for name, weight in model.named_parameters() if "lora_B" in name)
+    scores = torch.tensor(label_scores(model, prompts(shop)))
+    assert scores.std(1).min() > 0.01  # it began at zero, with all classes alike
+
+
 def headed(shop: Bench, dtype: torch.dtype) -> Any:
     """A plain model with a sequence head that is not zero."""
     model = with_outputs(open_folder(shop.base.folder, dtype), CLASSES)

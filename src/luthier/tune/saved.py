@@ -21,7 +21,7 @@ def refuse_idle(folder: Path) -> None:
     place = folder / ADAPTER / WEIGHTS
     if not place.is_file():
         return
-    ups = dict[str, bool]()
+    ups, heads = list[bool](), list[bool]()
     numbers = 0
     with safe_open(place, framework="pt") as file:
         for name in file.keys():  # noqa: SIM118  # it is no mapping
@@ -30,10 +30,12 @@ def refuse_idle(folder: Path) -> None:
             if not bool(weight.isfinite().all()):
                 raise ModelError(f"{name} of the adapter is not finite", where=Where(file=str(place)), remedy=_LOWER)
             if any(part in name for part in _UP):
-                ups[name] = bool(weight.any())
+                ups.append(bool(weight.any()))
+            elif "lora_" not in name:
+                heads.append(bool(weight.any()))
     if not numbers:
         raise ModelError("the adapter holds no weights", where=Where(file=str(place)), remedy=_TARGETS)
-    if ups and not any(ups.values()):
+    if ups and not any(ups + heads):  # in its first step a head that begins at zero learns alone
         raise ModelError("the adapter does nothing: all its B are zero", where=Where(file=str(place)), remedy=_HIGHER)
 
 

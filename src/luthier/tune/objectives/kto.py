@@ -71,7 +71,8 @@ class Kto(Objective):
             return Lesson(id=example.id, nothing=why)
         if self.form == "kto" and count < 2:
             return Lesson(id=example.id, nothing=ALONE)
-        lesson = answer_lesson(example.id, beside[example.id], self.max_tokens)
+        own, *other = beside[example.id]
+        lesson = answer_lesson(example.id, [own, *(_begun(one, self.max_tokens) for one in other)], self.max_tokens)
         good = float(wanted_of(example, self.label) or False)
         rows = [replace(row, told={_GOOD: [good] * len(row.targets)}) for row in lesson.rows]
         return replace(lesson, rows=tuple(rows))
@@ -118,3 +119,9 @@ class Kto(Objective):
         if self.form == "kto":
             told["drift"] = float(of_rows(_DRIFT, pack).sum())
         return Loss((weights * losses).sum(), told)
+
+
+def _begun(row: Encoded, limit: int) -> Encoded:
+    """The beginning of a row: another's long answer measures the drift as well by it, and leaves nobody out (as in
+    TRL)."""
+    return replace(row, ids=row.ids[:limit], learnt=row.learnt[:limit])
