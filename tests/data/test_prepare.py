@@ -308,3 +308,13 @@ def test_a_data_set_may_be_held_out_as_a_whole(make: Make, write: Write) -> None
     assert made.summary.rows == {"validation": 7}
     some = make(source=source, split={"test": 0, "validation": 5, "train": 0}, task="text")
     assert (some.summary.rows, some.summary.dropped) == ({"validation": 5}, {"not sampled": 2})
+
+
+def test_a_class_that_the_system_turn_does_not_name_is_told(make: Make, write: Write) -> None:
+    rows = [{"message": f"words {n}", "category": ("billing", "delivery", "refunds")[n % 3]} for n in range(30)]
+    path, told = write("t.jsonl", rows), "`system` names 2 of 3 classes, not 'refunds': add what is new to it"
+    source = {"kind": "jsonl", "path": path, "prompt": "message", "answer": "category"}
+    for system, is_told in (("One of: billing, delivery.", True), ("One of: billing, delivery, refunds.", False)):
+        made = make(source={**source, "system": system}, ops=[], split={"test": 0})
+        assert (told in made.notes) == is_told
+    assert "`system` names" not in make(source={**source, "system": "Name it."}, ops=[], split={"test": 0}).notes

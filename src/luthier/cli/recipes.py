@@ -45,8 +45,8 @@ def _arguments(recipe: Path | None, overrides: list[str] | None) -> tuple[Path, 
 
 def new(
     name: Annotated[str, typer.Argument(help="Name of the recipe; a folder of this name is made.")],
-    source: Annotated[
-        str | None,
+    sources: Annotated[
+        list[str] | None,
         typer.Option(
             "--from",
             metavar="PATH|URL",
@@ -69,8 +69,9 @@ def new(
     as_json: Json = False,
 ) -> None:
     """Write a recipe that fits your data (or from a template), with the reason for each choice."""
-    from luthier.flow.new import write_after, write_recipe
+    from luthier.flow.new import only_source, write_after, write_recipe
 
+    source = only_source(sources or ())
     if after is not None:
         written = write_after(name, source, after, others=(template, model, table, where))
     else:

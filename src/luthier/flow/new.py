@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -51,6 +51,14 @@ class _Text(NamedTuple):
     recipe: str
     decisions: dict[str, str] = {}  # noqa: RUF012 - a tuple's default, never written to
     notes: tuple[str, ...] = ()
+
+
+def only_source(sources: Sequence[str]) -> str | None:
+    """The one thing that a recipe is made from, if any; `InputError` for several."""
+    if len(sources) > 1:
+        remedy = "name their folder, or a pattern in quotes ('2024/*.csv'); a step `mix` joins data of other columns"
+        raise InputError(f"{len(sources)} are given, and one is read", where=Where(field="--from"), remedy=remedy)
+    return sources[0] if sources else None
 
 
 _ELSEWHERE = "name a folder elsewhere: `luthier new PATH/NAME`"

@@ -125,6 +125,30 @@ def test_a_file_without_header_is_found_and_said(tmp_path: Path, text: str, firs
     assert good[0].values["one"] == first
 
 
+TABLE = "id;text;label\n1;hello;x\n2;bye;y\n3;hi;x\n4;dear;y\n"
+
+
+@pytest.mark.parametrize(
+    ("above", "line", "said"),
+    [
+        ("sep=;\n", 3, ""),
+        ('"sep=;"\r\n', 3, ""),
+        ("Support report\nGenerated on Monday\n\n", 5, "the first 2 lines are titles above the header"),
+        ("sep=;\nSupport report;;;\n", 4, "the first line is a title above the header, not data: 'Support report"),
+    ],
+)
+def test_what_stands_above_a_header_is_left_out_and_said(tmp_path: Path, above: str, line: int, said: str) -> None:
+    good, broken, notes = _read(tmp_path / "t.csv", above + TABLE)
+    assert good[0].values == {"id": "1", "text": "hello", "label": "x"}
+    assert (good[0].line, len(good), broken) == (line, 4, [])
+    assert said in " ".join(notes)
+
+
+@pytest.mark.parametrize("text", ["a;b\n1;2;3\n4;5;6\n7;8;9\n", "hello;\nyou;x\nme;y\nhim;x\n", "one\ntwo\n"])
+def test_a_first_row_that_may_be_one_is_no_title(tmp_path: Path, text: str) -> None:
+    assert delimited.look(_file(tmp_path / "t.csv", text)).above == 0
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -603,6 +603,27 @@ def test_objects_under_names_of_their_own_are_refused_with_a_way(tmp_path: Path,
     assert "to_entries[] | {id: .key} + .value]' t.json > rows.json" in caught.value.remedy
 
 
+@pytest.mark.parametrize("orient", ["list", "dict", "split"])
+def test_columns_where_rows_are_wanted_are_refused_with_a_way(tmp_path: Path, orient: str) -> None:
+    columns = {"message": [f"where is {n}" for n in range(9)], "category": list("abcabcabc")}
+    told: dict[str, Any] = columns
+    if orient == "dict":
+        told = {name: dict(zip("012345678", values, strict=True)) for name, values in columns.items()}
+    elif orient == "split":
+        told = {"columns": list(columns), "data": list(zip(*columns.values(), strict=True))}
+    (tmp_path / "t.json").write_text(json.dumps(told), encoding="utf-8")
+    with pytest.raises(DataError, match="holds columns, and rows are wanted") as caught:
+        propose(tmp_path / "t.json")
+    assert "orient='records'" in caught.value.remedy
+
+
+def test_objects_name_no_rows_and_truths_are_classes(tmp_path: Path, write: Write) -> None:
+    rows = [{"_id": {"$oid": f"{n:024x}"}, "text": f"offer number {n}", "is_spam": n % 3 == 0} for n in range(60)]
+    source = propose(tmp_path / write("t.jsonl", rows)).source
+    assert (source["prompt"], source["answer"]) == ("text", "is_spam")
+    assert "id" not in source
+
+
 def _chat() -> list[dict[str, object]]:
     """Forty conversations of two to six messages, in no order; every second one ends with the customer."""
     return [

@@ -69,6 +69,21 @@ def test_a_name_that_the_content_does_not_bear_out(tmp_path: Path) -> None:
         kind_of("empty.csv", tmp_path)
 
 
+def test_what_only_looks_like_json_or_text(tmp_path: Path) -> None:
+    (tmp_path / "letter.rtf").write_text(r"{\rtf1\ansi Dear all}")
+    with pytest.raises(DataError, match="cannot tell what kind of file this is") as caught:
+        kind_of("letter.rtf", tmp_path)
+    assert caught.value.remedy.startswith("known endings")
+    (tmp_path / "texts.json").write_text('["where is it?", "on its way"]')
+    with pytest.raises(DataError, match=r"something else than its ending .json says") as caught:
+        kind_of("texts.json", tmp_path)
+    assert caught.value.remedy.startswith("rows are objects")
+    (tmp_path / "rows.jsonl").write_text('{\n  "text": "a b",\n  "label": "x"\n}\n' * 3)
+    assert kind_of("rows.jsonl", tmp_path) == "json"
+    (tmp_path / "rows.txt").write_text("text\tlabel\n" + "where is it?\tx\n" * 20, encoding="utf-16")
+    assert kind_of("rows.txt", tmp_path) == "csv"
+
+
 def test_a_sitemap_is_no_page_to_learn_from(tmp_path: Path) -> None:
     text = '<?xml version="1.0"?>\n<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9"><url/></urlset>'
     (tmp_path / "sitemap.xml").write_text(text)

@@ -21,6 +21,7 @@ from luthier.data.formats.lines import LONGEST_BYTES, BadLine, Head, head, lines
 from luthier.data.row import Broken, Record
 
 _MOST_COLUMNS = 10_000
+_TITLE_SHOWN = 64
 
 
 class Written(NamedTuple):
@@ -31,6 +32,8 @@ class Written(NamedTuple):
     """Whether the first row names the columns; or their names, when it doesn't."""
     first: Head
     notes: list[str]
+    above: int = 0
+    """Lines that stand above the header."""
 
 
 def look(
@@ -38,18 +41,26 @@ def look(
 ) -> Written:
     """The file's way of writing: what was asked for, or what its first lines show."""
     first = head(file, encoding)
-    found = dialects.find(first.text, delimiter, quote, whole=first.whole)
+    lines = first.text.splitlines(keepends=True)
+    above = 0
+    if named := dialects.names_delimiter(lines[0] if lines else ""):
+        above, delimiter = 1, named if delimiter == "auto" else delimiter
+    found = dialects.find("".join(lines[above:]), delimiter, quote, whole=first.whole)
     said = Dialect(found.delimiter if delimiter == "auto" else ",", found.quote if quote == "auto" else '"')
     notes = [first.note, dialects.note(said, file.name)]
     if isinstance(header, tuple):
-        return Written(found, header, first, notes)
-    named = header == "yes"
+        return Written(found, header, first, notes, above)
+    is_named = header == "yes"
     if header == "auto":
-        rows = found.reader(first.text.splitlines(keepends=True)[:50], strict=False)
-        named = dialects.has_header([row for row in rows if row][:40])
-        if not named:
+        if titles := dialects.titles(found, lines[above:]):
+            told = "the first line is a title" if titles == 1 else f"the first {titles} lines are titles"
+            notes.append(f"{file.name}: {told} above the header, not data: {lines[above].strip()[:_TITLE_SHOWN]!r}")
+            above += titles
+        rows = found.reader(lines[above : above + 50], strict=False)
+        is_named = dialects.has_header([row for row in rows if row][:40])
+        if not is_named:
             notes.append(f"{file.name}: its first row is data, not a header; columns are column_1, column_2, …")
-    return Written(found, named, first, notes)
+    return Written(found, is_named, first, notes, above)
 
 
 def read(
@@ -67,6 +78,9 @@ def read(
         say(note)
     csv.field_size_limit(LONGEST_BYTES)
     source = _Lines(lines(file, written.first))
+    for _ in range(written.above):
+        next(source)
+    source.begin()
     columns = _columns(written, source, file.name)
     empty = True
     for found in _rows(written.dialect, source, columns, file.name):

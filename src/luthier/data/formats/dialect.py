@@ -6,8 +6,10 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ _SAMPLE_ROWS = 200
 _NUMBER = re.compile(r"\A[+-]?[.,:/ -]*\d[\d.,:/ %-]*")
 _NOT_A_NAME_CHARS = 100
 _FEW_ROWS = 3
+_MOST_TITLES = 5
+_SEPARATED = re.compile(r'"?sep=([,;\t|])"?')
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,27 @@ def note(dialect: Dialect, file: str) -> str:
     if dialect.quote != '"':
         said.append(f"fields are enclosed in {dialect.quote}" if dialect.quote else "quotes are part of the text")
     return f"{file}: {' and '.join(said)} (seen in its first lines)" if said else ""
+
+
+def names_delimiter(line: str) -> str:
+    """The delimiter that Excel's first line `sep=;` names; empty where there is no such line."""
+    found = _SEPARATED.fullmatch(line.strip())
+    return found[1] if found else ""
+
+
+def titles(dialect: Dialect, lines: Sequence[str]) -> int:
+    """How many lines stand above the header: notes of one field each, where nearly all rows behind them have more."""
+    reader = dialect.reader(lines, strict=False)
+    rows: list[tuple[list[str], int]] = []
+    with suppress(csv.Error):  # what was read before a broken row decides
+        rows.extend((row, reader.line_num) for row in islice(reader, _SAMPLE_ROWS) if any(row))
+    widths = [len(row) for row, _ in rows]
+    width = max(set(widths), key=widths.count, default=0)
+    at = widths.index(width) if rows else 0
+    many = widths[at:].count(width)
+    if not 0 < at <= _MOST_TITLES or many <= at or many * 10 < 9 * len(widths[at:]):
+        return 0
+    return 0 if any(sum(map(bool, row)) > 1 for row, _ in rows[:at]) else rows[at - 1][1]
 
 
 def has_header(rows: Sequence[list[str]]) -> bool:

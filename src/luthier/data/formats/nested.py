@@ -86,3 +86,17 @@ def _is_row(value: Any) -> bool:
         return False
     tables = (one for one in value.values() if isinstance(one, list) and one and isinstance(one[0], dict))
     return not any(_TURN.isdisjoint(one[0]) for one in tables)
+
+
+def holds_columns(row: dict[str, Any]) -> bool:
+    """Whether an object is a table by its columns: a list, or an object by numbers, of as many values in each."""
+    if {"columns", "data"} <= set(row) <= {"columns", "data", "index", "schema"}:
+        return True
+    values = list(row.values())
+    if not all(isinstance(one, list) for one in values) and not all(isinstance(one, dict) for one in values):
+        return False
+    columns = [set(one) if isinstance(one, dict) else set(range(len(one))) for one in values]
+    if len(values) < LEAST_ROWS or len(columns[0]) <= LEAST_ROWS or any(one != columns[0] for one in columns):
+        return False
+    cells = (cell for one in values for cell in (one.values() if isinstance(one, dict) else one))
+    return not any(isinstance(cell, dict) for cell in cells)

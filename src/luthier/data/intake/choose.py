@@ -276,7 +276,9 @@ def _label(columns: Mapping[str, ColumnProfile]) -> str | None:
     named = [name for name in _ranked(columns, _CLASSES) if columns[name].is_class]
     if named:
         return named[0]
-    repeated = _repeated(columns) or [name for name in _ranked(columns, _GRADES) if columns[name].is_class][:1]
+    grades = [name for name in _ranked(columns, _GRADES) if columns[name].is_class][:1]
+    truths = [name for name, column in columns.items() if column.is_class and {*column.common} == {"true", "false"}]
+    repeated = _repeated(columns) or grades or truths
     return repeated[0] if len(repeated) == 1 else None
 
 
@@ -348,7 +350,8 @@ def _several(column: ColumnProfile) -> str:
 
 def _identity(columns: Mapping[str, ColumnProfile], settings: Mapping[str, str]) -> tuple[str, str] | None:
     for name, column in columns.items():
-        unique = column.distinct == column.filled > 1 and column.max_chars <= 64
+        is_name = column.kind in ("text", "number")
+        unique = is_name and column.distinct == column.filled > 1 and column.max_chars <= 64
         if unique and _ID.search(name) and name not in settings.values():
             return name, "every value differs: it names the row, and `trace` accepts it"
     return None
@@ -358,7 +361,8 @@ def _groups(columns: Mapping[str, ColumnProfile], settings: Mapping[str, str]) -
     """Columns whose rows belong together, the widest circle first: a customer's, a ticket's."""
     tickets = [name for name in _ranked(columns, _TICKETS) if _ID.search(name)]
     named = dict.fromkeys([*_ranked(columns, _GROUPS), *tickets])
-    free = (columns[name] for name in named if name not in settings.values())
+    told = (columns[name] for name in named if name not in settings.values())
+    free = (one for one in told if one.kind in ("text", "number"))
     return [one.name for one in free if 1 < one.distinct < one.filled and one.max_chars <= 128]
 
 

@@ -66,9 +66,21 @@ def source_of(file: File, but: str = "") -> FileSource:
             raise DataError(
                 "is an archive of a kind that is not read, or in another archive", where=file.where, remedy=remedy
             )
-        remedy = f"known endings: {', '.join(endings())}"
-        raise DataError("cannot tell what kind of file this is", where=file.where, remedy=remedy)
+        raise _unknown(look, file)
     return file_kinds()[found.kind].model_validate({"kind": found.kind, "path": file.name})
+
+
+def _unknown(look: Look, file: File) -> DataError:
+    """That nothing reads a file, and what its name would have it be."""
+    what = "cannot tell what kind of file this is"
+    if look.ending not in endings():
+        return DataError(what, where=file.where, remedy=f"known endings: {', '.join(endings())}")
+    remedy = "check that it is whole, and what it was saved as"
+    if look.ending in (".json", ".jsonl", ".ndjson"):
+        remedy = "rows are objects: an array of them, one a line, or an object that holds such an array"
+    return DataError(
+        f"{what}: it holds something else than its ending {look.ending} says", where=file.where, remedy=remedy
+    )
 
 
 def source_at(path: Path | str) -> tuple[FileSource, Path]:

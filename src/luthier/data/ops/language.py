@@ -70,7 +70,7 @@ class Language(RowOperator):
     def suggest(cls, profile: Profile) -> Suggestion | None:
         """Worth it when the sample holds several languages."""
         seen = {code: count for code, count in profile.languages.items() if code != UNKNOWN}
-        common = {code: count for code, count in seen.items() if count * 100 >= profile.looked_at}
+        common = {code: count for code, count in seen.items() if count > 1 and count * 100 >= profile.looked_at}
         if len(common) < 2:
             return None
         ranked = sorted(common.items(), key=lambda one: (-one[1], one[0]))

@@ -35,6 +35,8 @@ from luthier.text.dataset import Rightness, SourceCount, Summary
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_SHOWN = 3
+"""Classes that a warning names."""
 _TICK_S = 0.2
 
 
@@ -67,6 +69,8 @@ def _prepare(
     left = Left.scan(spill, split, engine.books, events, workers)
     last_look(spill, chosen, engine.books, workers)
     task = _decide_task(left, options.task, work)
+    if task == "label" and source.system:
+        _warn_of_classes(source.system, left.answers.labels, work)
     assigned = assign(split, left.keys(task), work.seed)
     if split.train != 0:
         _check_train(assigned.splits, assigned.notes)
@@ -148,6 +152,15 @@ def _decide_task(left: Left, asked: Literal["auto", "label", "text"], work: Work
         remedy = "give rows of at least two classes, or set `task: text`"
         raise DataError(message, where=Where(field="answer"), remedy=remedy)
     return task
+
+
+def _warn_of_classes(system: str, labels: Sequence[str], work: Work) -> None:
+    """Say which classes a system turn leaves out that names most of them, such as one that came with newer rows."""
+    left_out = [label for label in labels if label not in system]
+    if left_out and len(left_out) * 2 < len(labels):
+        shown = ", ".join(map(repr, left_out[:_SHOWN])) + (", …" if len(left_out) > _SHOWN else "")
+        what = f"`system` names {len(labels) - len(left_out)} of {len(labels)} classes, not {shown}"
+        work.events.warning(f"{what}: add what is new to it, or bring spellings together with `label_spelling`")
 
 
 def _check_train(splits: NDArray[np.int8], notes: Sequence[str]) -> None:

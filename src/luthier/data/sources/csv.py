@@ -13,6 +13,8 @@ from luthier.data.formats.look import Fit, Look
 from luthier.data.row import Broken, Record
 from luthier.data.source import FileSource, Say
 
+_MANY_ROWS = 10
+
 
 class Csv(FileSource):
     """CSV, TSV and their relatives; delimiter, quotes, header and encoding are told from the content, and said."""
@@ -30,14 +32,16 @@ class Csv(FileSource):
 
     @classmethod
     def recognises(cls, look: Look) -> Fit:
-        """Rows of one width, at least two fields; one column only by its ending."""
+        """Rows of one width, at least two fields; one column only by its ending. Tabs in every line, as Excel saves
+        tables with the ending .txt, are no prose."""
         if not look.start or look.start.startswith(("{", "[", "<")):
             return Fit.NO
         found = dialect.find(look.text, "auto", "auto", whole=False)
         rows = [len(row) for row in found.reader(look.text.splitlines(keepends=True)[:50][:-1], strict=False) if row]
         alike = len(rows) > 1 and rows[0] > 1 and rows.count(rows[0]) * 10 >= 9 * len(rows)
         if alike:
-            return Fit.LIKELY
+            is_table = found.delimiter == "\t" and len(rows) >= _MANY_ROWS
+            return Fit.CERTAIN if is_table else Fit.LIKELY
         return Fit.POSSIBLE if look.ending in cls.endings else Fit.NO
 
     def read_file(self, file: File, say: Say) -> Iterator[Record | Broken]:

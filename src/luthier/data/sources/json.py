@@ -36,7 +36,8 @@ class Json(FileSource):
         """An array of objects, or an object that is no line of JSON lines."""
         if look.start.startswith("["):
             return Fit.LIKELY if look.start[1:].lstrip().startswith("{") else Fit.NO
-        return Fit.LIKELY if look.start.startswith("{") else Fit.NO
+        inside = look.start[1:].lstrip()
+        return Fit.LIKELY if look.start.startswith("{") and (not inside or inside[0] in '"}') else Fit.NO
 
     def read_file(self, file: File, say: Say) -> Iterator[Record | Broken]:
         """Yield every object with the line on which it starts."""
@@ -53,6 +54,9 @@ class Json(FileSource):
             settings["rows"] = inner
             reasons["rows"] = "the only array of objects in the file"
             rows = _first_rows(self.model_copy(update={"rows": inner}), base)
+        if len(rows) == 1 and nested.holds_columns(rows[0]):
+            remedy = "write one object a row; in pandas: df.to_json('rows.json', orient='records')"
+            raise DataError("holds columns, and rows are wanted", where=Where(file=self.path), remedy=remedy)
         if len(rows) == 1 and (found := nested.by_name(rows[0])) is not None:
             raise _rows_by_name(self.path, *found)
         if not self.flatten and nested.has_inner_texts(rows):

@@ -30,7 +30,10 @@ class Jsonl(FileSource):
     def recognises(cls, look: Look) -> Fit:
         """Its first line is an object, and a second one stands behind it, or the ending says so."""
         if look.first_object is None:
-            return Fit.POSSIBLE if look.ending in cls.endings and look.start.startswith("{") else Fit.NO
+            first, _, second = look.start.partition("\n")
+            is_spread = first.strip() == "{" and second.lstrip().startswith('"')  # one object over several lines
+            named = look.ending in cls.endings and look.start.startswith("{")
+            return Fit.POSSIBLE if named and not is_spread else Fit.NO
         another = look.start.partition("\n")[2].lstrip().startswith("{")
         return Fit.CERTAIN if another or look.ending in cls.endings else Fit.LIKELY
 

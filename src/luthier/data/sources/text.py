@@ -25,8 +25,8 @@ class Text(DocumentSource):
 
     @classmethod
     def recognises(cls, look: Look) -> Fit:
-        """Any text."""
-        return Fit.POSSIBLE if look.start else Fit.NO
+        """Any text but that of a word processor."""
+        return Fit.POSSIBLE if look.start and not look.start.startswith("{\\rtf") else Fit.NO
 
     def paragraphs(self, file: File) -> Iterator[Paragraph | Broken]:
         """What stands between blank lines; a line that cannot be decoded is left out as broken."""
