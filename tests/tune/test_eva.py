@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,15 @@ from peft.tuners.lora.eva import get_eva_state_dict
 
 from luthier.core.errors import ModelError
 from luthier.models.load import open_folder
-from luthier.models.pack import Row, pack
+from luthier.models.pack import Pack, Row, pack
 from luthier.models.quiet import no_peft_warning
+from luthier.text.ids import Text
+from luthier.text.messages import prompt_of
+from luthier.tune.eva import begin_with_eva
+from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
+from policies import Script, policy_of
+from tuning import bench, examples
 from workshop import tiny_model
 
 PREFIX = "base_model.model."
@@ -40,6 +47,23 @@ def test_it_finds_what_peft_finds(tmp_path: Path) -> None:
         caught = [energy(rows, ours[f"{PREFIX}{name}.lora_A.default"]), energy(rows, found[f"{PREFIX}{name}"])]
         assert caught[0] == pytest.approx(torch.linalg.svdvals(rows)[:2].square().sum().item(), rel=1e-3), name
         assert caught[0] >= 0.999 * caught[1], name  # PEFT finds them batch by batch and at random, so a little worse
+
+
+@pytest.mark.parametrize("kind", ["grpo", "ppo"])
+def test_it_looks_at_the_prompts_of_a_policy(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[list[list[int]]] = []
+
+    def watched(model: Any, packs: Iterator[Pack], rank: int) -> None:
+        some = list(packs)
+        read.extend(one.unpack() for one in some)
+        begin_with_eva(model, iter(some), rank)
+
+    monkeypatch.setattr("luthier.tune.eva.begin_with_eva", watched)
+    policy = policy_of(kind, Script.drawn(samples=4))
+    shop = bench(tmp_path, examples(8))
+    shop.tune(Tune(data="data", technique=Lora(r=2, start="eva"), objective=policy, rows_per_step=8))
+    prompts = Text.load(shop.base.folder).prompts([prompt_of(one) for one in examples(8)])
+    assert [sorted(one) for one in read] == [sorted(prompts)]
 
 
 def inputs(model: Any) -> dict[str, torch.Tensor]:

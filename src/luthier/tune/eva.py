@@ -29,7 +29,7 @@ def begin_with_eva(model: Any, packs: Iterator[Pack], rank: int) -> None:
         key = tuple(piece.data_ptr() for piece in pieces)  # layers that read the same input share its directions
         if key not in found:
             found[key] = _directions(torch.cat(pieces).float(), rank, name)
-        (down,) = layers[name].lora_A.values()
+        down = layers[name].lora_A[model.active_adapter]  # a critic's stands beside it
         down.weight.data.copy_(found[key])
 
 

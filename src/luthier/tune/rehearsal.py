@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy
@@ -114,9 +115,15 @@ def _cost(pack: Pack) -> tuple[int, int]:
 
 
 def packs_of(lessons: Lessons, course: Course, tokens: int) -> Iterator[Pack]:
-    """All packs of a course, in the order in which they are learnt."""
+    """All packs of a course, in the order in which they are learnt; of a prompt that is yet to be answered all is
+    read."""
     for step in range(course.steps):
-        yield from packs(rows_of(lessons, course, step), tokens)
+        yield from packs([_read(row) for row in rows_of(lessons, course, step)], tokens)
+
+
+def _read(row: Row) -> Row:
+    """A row of which nothing is learnt with one more token, before which the rest is read."""
+    return row if row.targets else replace(row, ids=[*row.ids, row.ids[-1]], learnt=[*row.learnt, 1.0])
 
 
 def rows_of(lessons: Lessons, course: Course, step: int) -> list[Row]:
