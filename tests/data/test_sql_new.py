@@ -106,3 +106,15 @@ def test_a_unique_index_orders_a_table_without_a_primary_key(database: str) -> N
     assert "has no key" in refused(source(database, table="t")).message
     execute(database, "CREATE UNIQUE INDEX two ON t (id)")
     assert values(read(source(database, table="t"))) == rows
+
+
+def test_a_view_is_read_in_the_order_of_a_column_that_names_its_rows(database: str, tmp_path: Path) -> None:
+    fill(database, 90)
+    execute(database, "CREATE VIEW open_tickets AS SELECT category, id, message FROM tickets")
+    execute(database, "CREATE VIEW no_order AS SELECT category, message, 7 AS shop_id FROM tickets")
+    assert run_command(["new", "mine", "--from", database, "--table", "open_tickets"]) == 0
+    text = (tmp_path / "mine" / "recipe.yaml").read_text()
+    assert "# it has no key; these values all differ, so they order the rows\n      cursor: id" in text
+    data = Recipe.of(_only_data(Recipe.load(tmp_path / "mine"), tmp_path), tmp_path / "mine").run()["data"]
+    assert json.loads((data.artifact.folder / "summary.json").read_text())["rows_in"] == 90
+    assert run_command(["new", "none", "--from", database, "--table", "no_order"]) == 2

@@ -144,6 +144,11 @@ BAD_ROWS: dict[str, tuple[dict[str, Any], str, str]] = {
         "role 'asistant' is unknown",
         "did you mean 'assistant'",
     ),
+    "a person": (
+        {"messages": [{"author": {"name": "Ann"}, "content": "x"}]},
+        "wanted a word for who speaks, got an object",
+        "user",
+    ),
     "no role": ({"messages": [{"content": "x"}]}, "no role", "user"),
     "not messages": ({"messages": "hello"}, "wanted JSON", ""),
     "empty list": ({"messages": []}, "is empty", ""),

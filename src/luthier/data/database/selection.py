@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,7 @@ from sqlalchemy.types import NullType
 
 from luthier.core.errors import DataError, Where, did_you_mean
 
+_NAMES_ROWS = re.compile(r"(?i:(?:^|_)(?:id|key|uuid|number|no|nr|index)$)|Id$")
 Bound = int | float | str
 
 
@@ -152,6 +154,20 @@ def _key(connection: Connection, name: str, schema: str | None) -> list[str]:
         [each for each in one["column_names"] if each] for one in unique if None not in one["column_names"]
     )
     return columns[0] if columns else []
+
+
+def unique_column(connection: Connection, written: str) -> str | None:
+    """The first column with the name of a key whose values all differ, of a table or view without a key."""
+    schema, name = _place(connection, written)
+    if _key(connection, name, schema):
+        return None
+    for one in inspect(connection).get_columns(name, schema):
+        if _NAMES_ROWS.search(one["name"]):
+            counts = select(func.count(), func.count(column(one["name"]).distinct()))
+            every, different = connection.execute(counts.select_from(table(name, schema=schema))).one()
+            if every == different > 0:
+                return str(one["name"])
+    return None
 
 
 def _is_partial(index: Any) -> bool:

@@ -102,6 +102,8 @@ def _message(item: Any, field: str) -> Message:
         known = [*get_args(Role), "human", "gpt"]
         remedy = did_you_mean(name.lower(), known) if isinstance(name, str) else f"known: {', '.join(known)}"
         what = f"role {name!r} is unknown" if name is not None else "a message has no role"
+        if isinstance(name, (dict, list)):
+            what = f"wanted a word for who speaks, got {'a list' if isinstance(name, list) else 'an object'}"
         raise UnusableRowError(what, field, remedy)
     calls = item.get("tool_calls") or []
     if not isinstance(calls, list):
