@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from luthier.core.component import members
 from luthier.eval.report.facts.fact import Score
-from luthier.eval.report.facts.models import Comparison, ModelFacts
+from luthier.eval.report.facts.models import LOWER_IS_BETTER, Comparison, ModelFacts
+from luthier.eval.report.numbers import HUNDRED, OPEN
 from luthier.eval.report.sentence import points, rows_per_hundred, standing, verdict_sentence
+from luthier.metrics.metric import Metric
 from tests.eval.report import example
 
 
@@ -113,3 +116,23 @@ def test_what_it_means_to_people() -> None:
     assert rows_per_hundred(of("accuracy", 0.414, 0.04)) == "about 41 more rows right in every 100"
     assert rows_per_hundred(of("accuracy", -0.004, 0.04)) == "fewer than 1 fewer rows right in every 100"
     assert rows_per_hundred(of("macro_f1", 0.4, 0.04)) == ""
+
+
+def test_directions_and_scales_are_those_of_the_metrics() -> None:
+    known = members(Metric)
+    assert {kind for kind, metric in known.items() if metric.better == "lower"} == LOWER_IS_BETTER
+    assert {kind for kind, metric in known.items() if metric.usual == (0.0, 100.0)} == HUNDRED
+    assert {kind for kind, metric in known.items() if metric.bounds[1] > 2} == HUNDRED | OPEN | {"wer", "cer"}
+
+
+def test_less_risk_than_the_plain_baselines_is_better() -> None:
+    scores = {"tuned": 0.02, "base": 0.3, "tfidf": 0.2, "majority": 0.25}
+    models = tuple(
+        model.model_copy(update={"metrics": {"aurc": Score(value=scores[model.name])}})
+        for model in example.models()
+        if model.name in scores
+    )
+    against = [of("aurc", -0.28, 0.02), of("aurc", -0.18, 0.02).model_copy(update={"b": "tfidf"})]
+    said = verdict_sentence(example.evaluation(main_metric="aurc", models=models, comparisons=tuple(against)))
+    assert said.startswith("The tuned model is better than the base model by 28.0 points of aurc")
+    assert "It beats the plain classifier, TF-IDF with logistic regression, by 18.0 points" in said

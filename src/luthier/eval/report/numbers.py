@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from luthier.eval.report.facts.fact import Score
 
 MISSING = "–"
-HUNDRED = frozenset({"bleu", "chrf", "ter"})
+HUNDRED = frozenset({"bleu", "chrf", "ter", "self_bleu"})
 """Metrics that are written on a scale of 0 to 100; the others run from 0 to 1."""
-OPEN = frozenset({"perplexity", "bits_per_byte"})
-"""Metrics without an upper end."""
+OPEN = frozenset({"perplexity", "bits_per_byte", "fluency", "reward"})
+"""Metrics on a scale of their own, without an upper end."""
 NAMES = {
     "accuracy": "Accuracy",
     "macro_f1": "Macro F1",

@@ -11,7 +11,9 @@ from luthier.eval.report.facts.fact import Fact, Score
 ModelRole = Literal["tuned", "base", "plain", "other"]
 
 
-LOWER_IS_BETTER = frozenset({"perplexity", "bits_per_byte", "ece", "brier", "ter", "wer", "cer"})
+LOWER_IS_BETTER = frozenset(
+    {"perplexity", "bits_per_byte", "fluency", "ece", "brier", "aurc", "ter", "wer", "cer", "self_bleu"}
+)
 """Metrics of which a smaller value is the better one."""
 
 
