@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,25 @@ import pytest
 import torch
 
 from luthier.core.errors import DataError, InputError
+from luthier.models.load import open_folder
 from luthier.models.logprobs import logprobs
 from luthier.models.pack import pack
 from luthier.text.ids import Text
 from luthier.tune.interop import IGNORED, Steps, as_dataset, lightning_data, steps_of, trainer_loss
+from luthier.tune.objective import Objective
 from luthier.tune.objectives.classify import Classify
+from luthier.tune.objectives.cpo import Cpo
 from luthier.tune.objectives.distil import Distil
+from luthier.tune.objectives.dpo import Dpo
+from luthier.tune.objectives.grpo import Grpo
+from luthier.tune.objectives.kto import Kto
+from luthier.tune.objectives.orpo import Orpo
 from luthier.tune.objectives.sft import Sft
+from luthier.tune.objectives.simpo import Simpo
+from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.full import Full
 from luthier.tune.techniques.lora import Lora
-from tuning import Bench, adapted, bench, examples
+from tuning import Bench, adapted, bench, examples, pairs, thumbs
 
 pytest.importorskip("datasets", reason="datasets is not installed: no data for the Trainer")
 ROWS = examples(8)
@@ -135,6 +145,39 @@ def test_steps_carry_what_labels_cannot(shop: Bench) -> None:
     assert 0 < step.loss(adapted(shop, Lora(r=4)), Classify()).item() < 50
 
 
+COMPARED: dict[str, Objective] = {
+    "dpo": Dpo(),
+    "dpo with answers": Dpo(sft=0.5, form="ipo"),
+    "orpo": Orpo(),
+    "simpo": Simpo(sft=0.3),
+    "cpo": Cpo(),
+    "kto unpaired": Kto(form="apo_zero"),
+}
+
+
+@pytest.mark.parametrize("objective", COMPARED.values(), ids=COMPARED)
+def test_preferences_are_those_of_the_own_loop(objective: Objective, tmp_path: Path) -> None:
+    rows = thumbs(8) if objective.kind == "kto" else pairs(8)
+    own = bench(tmp_path, rows)
+    step = Tune(
+        data="data", technique={"kind": "full"}, objective=objective, rows_per_step=8, epochs=3, warmup=0,
+        schedule="constant", learning_rate=1e-2, clip=1e9, precision="float32",
+        optimizer={"kind": "adamw", "weight_decay": 0.0},
+    )  # fmt: skip
+    log = [json.loads(line) for line in (own.tune(step).folder / "log.jsonl").read_text().splitlines()]
+    model = Full().adapt(open_folder(own.base.folder, torch.float32), 3)
+    how = Steps(epochs=3, rows_per_step=8, seed=3)
+    steps = steps_of(objective, rows, Text.load(own.base.folder), how, reference=model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, betas=(0.9, 0.999), weight_decay=0.0)
+    for told, taken in zip(log, steps, strict=True):
+        loss = taken.loss(model, objective)
+        assert float(loss.detach()) == pytest.approx(told["loss"], abs=2e-4)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert log[0]["loss"] - log[-1]["loss"] > 1e-3
+
+
 def test_what_labels_cannot_tell_is_refused(shop: Bench) -> None:
     text = Text.load(shop.base.folder)
     with pytest.raises(InputError, match="labels cannot tell"):
@@ -149,6 +192,12 @@ def test_what_others_loops_cannot_do_is_refused(shop: Bench) -> None:
     for take in (as_dataset, steps_of):
         with pytest.raises(InputError, match="learns from a teacher"):
             take(Distil(), ROWS, text)
+    with pytest.raises(InputError, match="compares with the model as it was"):
+        steps_of(Dpo(), pairs(8), text)
+    with pytest.raises(InputError, match="asks the model before each step"):
+        steps_of(Kto(), thumbs(8), text, reference=adapted(shop, Lora(r=4)))
+    with pytest.raises(InputError, match="what the model itself writes"):
+        steps_of(Grpo(rewards=[{"kind": "length", "free": 4, "most": 8}]), ROWS, text)
     for objective in (Classify(), Classify(head="sequence")):
         with pytest.raises(InputError, match="labels cannot tell"):
             as_dataset(objective, ROWS, text)

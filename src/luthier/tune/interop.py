@@ -6,11 +6,13 @@ The rows, the masks and the loss are those of Luthier's own loop; only who steps
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from luthier.core.errors import DataError, InputError
 from luthier.text.messages import Example
-from luthier.tune.objective import About, Objective
+from luthier.tune.objective import REFERENCE, About, Objective
 from luthier.tune.schedule import Course
 
 if TYPE_CHECKING:
@@ -51,14 +53,17 @@ def as_dataset(objective: Objective, examples: Sequence[Example], text: Text) ->
     )
 
 
-def _refuse_teacher(objective: Objective) -> None:
+def _refuse_own_loop(objective: Objective) -> None:
     if objective.needs_teacher:
         what = f"{objective.kind} learns from a teacher, which only Luthier's own loop asks"
         raise InputError(what, remedy="tune with a recipe, with `teacher:` in its step")
+    if objective.draws:
+        what = f"{objective.kind} learns from what the model itself writes, which only Luthier's own loop has it do"
+        raise InputError(what, remedy="tune with a recipe")
 
 
 def _rows(objective: Objective, examples: Sequence[Example], text: Text) -> list[Row]:
-    _refuse_teacher(objective)
+    _refuse_own_loop(objective)
     rows = [row for lesson in objective.lessons(examples, text, About.of(examples)) for row in lesson.rows]
     if not rows:
         raise DataError("nothing can be learnt from any of these examples")
@@ -108,7 +113,7 @@ class OptimizerStep:
 
         from luthier.models.logprobs import logprobs
 
-        sums = [objective.loss(logprobs(model, one), one, None).total for one in self.packs]
+        sums = [objective.loss(logprobs(model, one), one, one.told.get(REFERENCE)).total for one in self.packs]
         return torch.stack(sums).sum() / self.denominator
 
 
@@ -124,32 +129,61 @@ class Steps(NamedTuple):
 USUAL = Steps()
 
 
-def steps_of(objective: Objective, examples: Sequence[Example], text: Text, how: Steps = USUAL) -> list[OptimizerStep]:
-    """The steps that Luthier's own loop would take over these examples, in its order, shared prefixes packed."""
+def steps_of(
+    objective: Objective, examples: Sequence[Example], text: Text, how: Steps = USUAL, reference: Any = None
+) -> list[OptimizerStep]:
+    """The steps that Luthier's own loop would take over these examples, in its order, shared prefixes packed.
+
+    `reference` is the model before it moves, which an objective such as `dpo` compares with: it reads every row once,
+    here. Raises `InputError` for an objective that asks a teacher, or the model itself on the way.
+    """
     from luthier.models.pack import packs
 
-    _refuse_teacher(objective)
+    _refuse_own_loop(objective)
     about = About.of(examples, seed=how.seed)
-    lessons = [lesson.rows for lesson in objective.lessons(examples, text, about) if lesson.rows]
+    lessons = [list(lesson.rows) for lesson in objective.lessons(examples, text, about) if lesson.rows]
     if not lessons:
         raise DataError("nothing can be learnt from any of these examples")
+    if objective.needs_reference:
+        lessons = _referred(objective, lessons, reference, how.tokens_per_pack)
     course = Course(seed=how.seed, count=len(lessons), epochs=how.epochs, rows_per_step=how.rows_per_step)
     found = []
     for number in range(course.steps):
-        rows = [row for lesson in course.lessons_of(number) for row in lessons[lesson]]
+        drawn = [row for lesson in course.lessons_of(number) for row in lessons[lesson]]
+        rows = objective.prepared(drawn, partial(_refuse_asking, objective))
         found.append(OptimizerStep(packs(rows, how.tokens_per_pack), objective.denominator(rows)))
     return found
 
 
-def lightning_data(objective: Objective, examples: Sequence[Example], text: Text, how: Steps = USUAL) -> Any:
-    """The same steps as a `LightningDataModule`: each batch is one `OptimizerStep`."""
+def _referred(objective: Objective, lessons: Sequence[list[Row]], reference: Any, tokens: int) -> list[list[Row]]:
+    """The lessons with what the reference finds of their learnt tokens."""
+    from luthier.tune.reading import read_rows
+
+    if reference is None:
+        what = f"{objective.kind} compares with the model as it was"
+        raise InputError(what, remedy="give that model, before its first step, as `reference`")
+    told = iter(read_rows(reference, [row for rows in lessons for row in rows], tokens))
+    return [[replace(row, told={**row.told, REFERENCE: next(told)}) for row in rows] for rows in lessons]
+
+
+def _refuse_asking(objective: Objective, rows: Sequence[Row]) -> Sequence[float]:
+    what = f"{objective.kind} asks the model before each step, which only Luthier's own loop does"
+    raise InputError(what, remedy="tune with a recipe")
+
+
+def lightning_data(
+    objective: Objective, examples: Sequence[Example], text: Text, how: Steps = USUAL, reference: Any = None
+) -> Any:
+    """The steps of `steps_of` as a `LightningDataModule`: each batch is one `OptimizerStep`."""
     from lightning import LightningDataModule
     from torch.utils.data import DataLoader
+
+    steps = steps_of(objective, examples, text, how, reference)
 
     class Packs(LightningDataModule):  # type: ignore[misc]  # mypy does not follow lightning
         """Batches that are whole optimizer steps."""
 
         def train_dataloader(self) -> Any:
-            return DataLoader(steps_of(objective, examples, text, how), batch_size=None)  # type: ignore[arg-type]  # a list
+            return DataLoader(steps, batch_size=None)  # type: ignore[arg-type]  # a list
 
     return Packs()
