@@ -663,6 +663,14 @@ def test_single_messages_are_proposed_as_the_conversations_that_they_make(tmp_pa
     ]
 
 
+def test_speakers_are_known_by_their_two_sides_whatever_their_column_is_called(tmp_path: Path) -> None:
+    pl.DataFrame(_chat()).rename({"sender": "kind of line"}).write_csv(tmp_path / "t.csv")
+    assert propose(tmp_path / "t.csv").source["turns"]["role"] == "kind of line"
+    rows = [{**row, "sender": ("bot", "agent")[n % 2]} for n, row in enumerate(_chat())]  # who handled it
+    pl.DataFrame(rows).rename({"sender": "kind of line"}).write_csv(tmp_path / "t.csv")
+    assert propose(tmp_path / "t.csv").source["answer"] == "kind of line"
+
+
 def test_conversations_are_counted_as_such_in_a_file_that_is_too_large_to_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -190,6 +190,7 @@ def _single_messages(columns: Mapping[str, ColumnProfile], rows: Sequence[dict[s
     """Which columns make conversations of rows that are single messages of them; None where rows are none."""
     talks = [name for name in _ranked(columns, _TALKS) if 1 < columns[name].distinct < columns[name].filled]
     speakers = [name for name in _ranked(columns, _SPEAKERS) if _are_roles(columns[name])]
+    speakers = speakers or [name for name, column in columns.items() if _are_roles(column) and _are_two_sides(column)]
     texts = [name for name, column in columns.items() if column.kind == "text" and not column.is_class]
     said = [name for name in _ranked(columns, _SAID) if name in texts and not _ID.search(name)]
     if not (talks and speakers and said):
@@ -211,6 +212,11 @@ def _are_roles(column: ColumnProfile) -> bool:
     """Whether it says who speaks: by names of roles, but for a few rows that are told as broken."""
     known = sum(rows for name, rows in column.common.items() if name.strip().lower() in ROLES)
     return column.is_class and known >= _MOSTLY * column.filled
+
+
+def _are_two_sides(column: ColumnProfile) -> bool:
+    """Whether its values name those who ask and those who answer, whatever it is called."""
+    return {"user", "assistant"} <= {ROLES.get(name.strip().lower()) for name in column.common}
 
 
 def _holds_turns(column: str | None, columns: Mapping[str, ColumnProfile]) -> bool:
