@@ -17,7 +17,7 @@ from luthier.tune.average import put
 from luthier.tune.measure import Exam
 from luthier.tune.memory import footprint
 from luthier.tune.optim import Settings, Updater
-from luthier.tune.optimizer import Optimizer, is_hidden_matrix
+from luthier.tune.optimizer import Moving, Optimizer, groups, is_hidden_matrix
 from luthier.tune.optimizers.adafactor import SIZE, Adafactor
 from luthier.tune.optimizers.adamw import AdamW
 from luthier.tune.optimizers.adamw8bit import AdamW8bit
@@ -298,6 +298,7 @@ NAMES: list[tuple[str, tuple[int, ...], bool]] = [
     ("lm_head.weight", (100, 8), False),
     ("score.weight", (3, 8), False),
     ("value_head.weight", (1, 8), False),
+    ("base_model.model.model.layers.0.self_attn.k_proj.ia3_l.default", (8, 1), False),
     ("prompt_encoder.default.embedding.weight", (20, 8), False),
 ]
 
@@ -305,6 +306,13 @@ NAMES: list[tuple[str, tuple[int, ...], bool]] = [
 @pytest.mark.parametrize(("name", "shape", "hidden"), NAMES)
 def test_muon_takes_the_matrices_inside_the_layers(name: str, shape: tuple[int, ...], hidden: bool) -> None:
     assert is_hidden_matrix(name, shape) is hidden
+
+
+def test_vectors_are_not_shrunk() -> None:
+    names = {"q_proj.weight": (8, 8), "norm.weight": (8,), "k_proj.ia3_l.default": (8, 1)}
+    moving = [Moving(name, torch.ones(shape), 1.0) for name, shape in names.items()]
+    found = {tuple(one.shape): group["weight_decay"] for group in groups(moving, 0.1) for one in group["params"]}
+    assert found == {(8, 8): 0.1, (8,): 0.0, (8, 1): 0.0}
 
 
 @pytest.fixture(scope="module")

@@ -62,13 +62,18 @@ class Optimizer(Component):
 
 
 def groups(moving: Sequence[Moving], weight_decay: float) -> list[dict[str, Any]]:
-    """Parameter groups by decay and factor; vectors (norms, biases) are not shrunk."""
+    """Parameter groups by decay and factor; vectors (norms, biases, (IA)³'s factors, which rest at 1) are not shrunk."""
     found: dict[tuple[float, float], list[Tensor]] = defaultdict(list)
     for one in moving:
-        found[weight_decay if one.weight.ndim > 1 else 0.0, one.factor].append(one.weight)
+        found[0.0 if _is_vector(one.name, one.weight.shape) else weight_decay, one.factor].append(one.weight)
     return [{"params": of, "weight_decay": decay, "factor": factor} for (decay, factor), of in found.items()]
 
 
 def is_hidden_matrix(name: str, shape: Sequence[int]) -> bool:
     """Whether a weight is a matrix inside a layer: no embedding, no output head, no vector, no stack of experts."""
-    return len(shape) == 2 and _OUTER.search(name) is None
+    return len(shape) == 2 and not _is_vector(name, shape) and _OUTER.search(name) is None
+
+
+def _is_vector(name: str, shape: Sequence[int]) -> bool:
+    """Also where PEFT writes a vector as a matrix of one row or column."""
+    return len(shape) < 2 or ".ia3_l." in name
