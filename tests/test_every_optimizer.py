@@ -308,7 +308,7 @@ def test_muon_takes_the_matrices_inside_the_layers(name: str, shape: tuple[int, 
     assert is_hidden_matrix(name, shape) is hidden
 
 
-def test_vectors_are_not_shrunk() -> None:
+def test_a_vector_that_peft_writes_as_a_matrix_is_not_shrunk() -> None:
     names = {"q_proj.weight": (8, 8), "norm.weight": (8,), "k_proj.ia3_l.default": (8, 1)}
     moving = [Moving(name, torch.ones(shape), 1.0) for name, shape in names.items()]
     found = {tuple(one.shape): group["weight_decay"] for group in groups(moving, 0.1) for one in group["params"]}

@@ -62,7 +62,7 @@ class Optimizer(Component):
 
 
 def groups(moving: Sequence[Moving], weight_decay: float) -> list[dict[str, Any]]:
-    """Parameter groups by decay and factor; vectors (norms, biases, (IA)³'s factors, which rest at 1) are not shrunk."""
+    """Parameter groups by decay and factor; vectors (norms, biases, (IA)³ factors, which rest at 1) are not shrunk."""
     found: dict[tuple[float, float], list[Tensor]] = defaultdict(list)
     for one in moving:
         found[0.0 if _is_vector(one.name, one.weight.shape) else weight_decay, one.factor].append(one.weight)
