@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from luthier.core.errors import DataError, InputError
+from luthier.core.errors import DataError, InputError, ModelError
 from luthier.models.load import open_folder
 from luthier.models.logprobs import logprobs
 from luthier.models.pack import pack
+from luthier.models.sequence import with_outputs
 from luthier.text.ids import Text
 from luthier.tune.interop import IGNORED, Steps, as_dataset, lightning_data, steps_of, trainer_loss
 from luthier.tune.objective import Objective
@@ -24,6 +26,7 @@ from luthier.tune.objectives.dpo import Dpo
 from luthier.tune.objectives.grpo import Grpo
 from luthier.tune.objectives.kto import Kto
 from luthier.tune.objectives.orpo import Orpo
+from luthier.tune.objectives.reward import Reward
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.objectives.simpo import Simpo
 from luthier.tune.steps.tune import Tune
@@ -176,6 +179,18 @@ def test_preferences_are_those_of_the_own_loop(objective: Objective, tmp_path: P
         loss.backward()
         optimizer.step()
     assert log[0]["loss"] - log[-1]["loss"] > 1e-3
+
+
+@pytest.mark.parametrize("objective", [Classify(head="sequence"), Reward()], ids=["classify", "reward"])
+def test_a_sequence_head_is_wanted_where_the_objective_reads_one(shop: Bench, objective: Objective) -> None:
+    step = steps_of(objective, ROWS if objective.kind == "classify" else pairs(8), Text.load(shop.base.folder))[0]
+    plain = open_folder(shop.base.folder, torch.float32)
+    with pytest.raises(ModelError, match="the model has a language head"):
+        step.loss(plain, objective)
+    loss = step.loss(Lora(r=4).adapt(with_outputs(plain, step.outputs), 0), objective)
+    assert float(loss.detach()) == pytest.approx(
+        math.log(3 if objective.kind == "classify" else 2)
+    )  # it begins at zero
 
 
 def test_what_labels_cannot_tell_is_refused(shop: Bench) -> None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from luthier.core.errors import DataError, InputError
+from luthier.core.errors import DataError, InputError, ModelError
 from luthier.text.messages import Example
 from luthier.tune.objective import REFERENCE, About, Objective
 from luthier.tune.schedule import Course
@@ -100,19 +100,29 @@ def trainer_loss(objective: Objective) -> Callable[..., Tensor]:
 class OptimizerStep:
     """The packs of one optimizer step, and what their summed loss is divided by."""
 
-    def __init__(self, packs: Sequence[Pack], denominator: float) -> None:
+    def __init__(self, packs: Sequence[Pack], denominator: float, outputs: Sequence[str] = ()) -> None:
         self.packs, self.denominator = tuple(packs), denominator
+        self.outputs = tuple(outputs)
+        """Of the sequence head that the model must have; none for a language head."""
 
     def to(self, device: torch.device, **_: Any) -> OptimizerStep:
         """The same packs on a device; Lightning asks for it."""
-        return OptimizerStep([one.on(device) for one in self.packs], self.denominator)
+        return OptimizerStep([one.on(device) for one in self.packs], self.denominator, self.outputs)
 
     def loss(self, model: Any, objective: Objective) -> Tensor:
         """The loss of the step: what `training_step` returns."""
         import torch
 
         from luthier.models.logprobs import logprobs
+        from luthier.models.sequence import names_of, plain_model
 
+        if (has := names_of(plain_model(model))) != self.outputs:
+            heads = [
+                f"a sequence head for {', '.join(names)}" if names else "a language head"
+                for names in (self.outputs, has)
+            ]
+            remedy = "make it by `luthier.models.sequence.with_outputs(model, step.outputs)` before it is adapted"
+            raise ModelError(f"{objective.kind} wants {heads[0]} here, the model has {heads[1]}", remedy=remedy)
         sums = [objective.loss(logprobs(model, one), one, one.told.get(REFERENCE)).total for one in self.packs]
         return torch.stack(sums).sum() / self.denominator
 
@@ -151,7 +161,8 @@ def steps_of(
     for number in range(course.steps):
         drawn = [row for lesson in course.lessons_of(number) for row in lessons[lesson]]
         rows = objective.prepared(drawn, partial(_refuse_asking, objective))
-        found.append(OptimizerStep(packs(rows, how.tokens_per_pack), objective.denominator(rows)))
+        read = packs(rows, how.tokens_per_pack)
+        found.append(OptimizerStep(read, objective.denominator(rows), objective.outputs(about)))
     return found
 
 
