@@ -167,11 +167,18 @@ def test_log_probabilities_are_those_of_training() -> None:
         assert all(value == pytest.approx(one.logprob) for token, value in one.top if token == one.token)
 
 
-@pytest.mark.parametrize("temperature", [1e-45, 1e-9, 1e-4])
+@pytest.mark.parametrize("temperature", [1e-300, 1e-46, 1e-45, 1e-9, 1e-4])
 def test_the_lowest_temperature_takes_the_likeliest(temperature: float) -> None:
     decoder = Decoder(opened(llama()))
     cold = Ask(ids=SYSTEM, max_new_tokens=8, stop=(), sampling=Sampling(temperature=temperature, top_p=0.5))
     assert ids_of(decoder, [cold]) == ids_of(decoder, [greedily(SYSTEM, 8)])
+
+
+@pytest.mark.parametrize("top_p", [1e-300, 1e-46, 1e-9])
+def test_the_smallest_share_takes_the_likeliest(top_p: float) -> None:
+    decoder = Decoder(opened(llama()))
+    narrow = Ask(ids=SYSTEM, max_new_tokens=8, stop=(), sampling=Sampling(temperature=1.0, top_p=top_p))
+    assert ids_of(decoder, [narrow]) == ids_of(decoder, [greedily(SYSTEM, 8)])
 
 
 def test_a_grammar_says_what_may_come() -> None:

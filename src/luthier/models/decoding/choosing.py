@@ -11,6 +11,8 @@ from luthier.models.decoding.line import Line
 
 _FEW = 512
 """So many of the likeliest tokens are looked at first: they mostly have the share that is asked."""
+_COLD = torch.finfo(torch.float32).tiny
+"""Below it, a temperature is none: as a number of fp32 it may be 0, by which nothing can be divided."""
 
 
 class Choice(NamedTuple):
@@ -38,7 +40,7 @@ def _token(logits: Tensor, line: Line, likeliest: int) -> int:
     allowed = line.ask.allowed(line.written) if line.ask.allowed is not None else None
     if allowed is not None:
         logits = logits.masked_fill(~allowed.to(logits.device), float("-inf"))
-    if sampling.temperature <= 0:
+    if sampling.temperature <= _COLD:
         return likeliest if allowed is None else int(logits.argmax())
     below = (logits - logits.max()) / sampling.temperature  # at most 0, however low the temperature
     return draw(torch.softmax(below, -1).cpu(), sampling.top_p, line.chance)
@@ -54,7 +56,9 @@ def draw(shares: Tensor, top_p: float, chance: torch.Generator) -> int:
         ordered, tokens = shares.topk(min(_FEW, shares.shape[0]))
         if float(ordered.sum()) < top_p:
             ordered, tokens = shares.sort(descending=True)
-        shares = torch.zeros_like(shares).scatter(0, tokens, ordered * (ordered.cumsum(0) - ordered < top_p))
+        kept = ordered.cumsum(0) - ordered < top_p
+        kept[0] = True  # however small a share is asked: as a number of fp32 it may be 0
+        shares = torch.zeros_like(shares).scatter(0, tokens, ordered * kept)
     return int(torch.multinomial(shares, 1, generator=chance))
 
 
