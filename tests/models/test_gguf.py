@@ -129,7 +129,24 @@ def test_models_that_gguf_cannot_hold_are_refused(tmp_path: Path) -> None:
     (place / "tokenizer.json").write_text(json.dumps(told))
     with pytest.raises(ModelError, match="how it cuts text"):
         write_gguf(place, tmp_path / "x.gguf", "x", None)
+    place = other_model(tmp_path / "small", "llama", vocab_size=300)
+    with pytest.raises(ModelError, match="lies outside the model's vocabulary"):
+        write_gguf(place, tmp_path / "x.gguf", "x", None)
     assert not (tmp_path / "x.gguf").exists()
+
+
+def test_a_window_that_llama_cpp_does_not_know_bounds_the_context(tmp_path: Path) -> None:
+    import torch
+
+    place = other_model(tmp_path / "model", "mistral", sliding_window=40)
+    write_gguf(place, tmp_path / "model.gguf", "tiny", "mit")
+    before, after = open_folder(place, torch.float32), open_gguf(tmp_path / "model.gguf")
+    context = after.config.max_position_embeddings
+    ids = torch.arange(3, 103)[None]
+    with torch.no_grad():
+        one, other = before(input_ids=ids).logits, after(input_ids=ids).logits
+    assert torch.allclose(one[:, :context], other[:, :context], atol=1e-3)
+    assert not torch.allclose(one[:, context:], other[:, context:], atol=1e-3)
 
 
 @pytest.fixture(scope="module")

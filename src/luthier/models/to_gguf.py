@@ -81,7 +81,7 @@ def _add_shape(writer: GGUFWriter, config: Any, name: str, licence: str | None) 
     if licence:
         writer.add_license(licence)
     writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
+    writer.add_context_length(_context(config))
     writer.add_embedding_length(config.hidden_size)
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
@@ -93,6 +93,12 @@ def _add_shape(writer: GGUFWriter, config: Any, name: str, licence: str | None) 
         writer.add_key_length(head)
         writer.add_value_length(head)
     writer.add_vocab_size(config.vocab_size)
+
+
+def _context(config: Any) -> int:
+    """Tokens that are read: no more than a Mistral's window, since llama.cpp has none and would see beyond it."""
+    window = getattr(config, "sliding_window", None) if config.model_type == "mistral" else None
+    return int(min(config.max_position_embeddings, window or config.max_position_embeddings))
 
 
 def _add_quant(writer: GGUFWriter, quant: Quant) -> None:
@@ -227,11 +233,12 @@ class _Tokenizer:
     def _vocabulary(self, size: int) -> tuple[list[str], list[int]]:
         tokens = [f"[PAD{index}]" for index in range(size)]
         types = [_UNUSED] * size
+        given = [*self.json["model"]["vocab"].items(), *((one["content"], one["id"]) for one in self.json["added_tokens"])]
+        if outside := next((token for token, index in given if index >= size), None):
+            raise self._refusal(f"its token {outside!r} lies outside the model's vocabulary")
         for token, index in self.json["model"]["vocab"].items():
             tokens[index], types[index] = token, _NORMAL
         for added in self.json["added_tokens"]:
-            if added["id"] >= size:
-                raise self._refusal(f"its token {added['content']!r} lies outside the model's vocabulary")
             tokens[added["id"]] = added["content"]
             types[added["id"]] = _CONTROL if added["special"] else _USER_DEFINED
         return tokens, types
