@@ -57,6 +57,17 @@ def test_points_are_those_of_sentence_transformers(tmp_path: Path, pooling: str,
     assert np.abs(found - theirs(folder, TEXTS[1:])).max() < 2e-6
 
 
+def test_the_longest_text_is_read_where_places_are_no_round_number(tmp_path: Path) -> None:
+    from transformers import BertConfig, BertModel
+
+    folder = tiny_encoder(tmp_path / "e", pooling="mean_tokens")
+    config = BertConfig.from_pretrained(folder)
+    config.max_position_embeddings = 100
+    BertModel(config).save_pretrained(folder)
+    (folder / "sentence_bert_config.json").unlink(missing_ok=True)
+    assert np.abs(ours(folder, TEXTS[-1:]) - theirs(folder, TEXTS[-1:])).max() < 2e-6
+
+
 def test_newer_files_name_poolings_in_one_field(tmp_path: Path) -> None:
     folder = tiny_encoder(tmp_path / "e")
     before = ours(folder)

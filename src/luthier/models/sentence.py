@@ -44,7 +44,8 @@ class Sentences:
         self._pooling = _pooling(folder, modules)
         self._layers = [layer for module in modules for layer in _layers(folder, module)]
         self._prompt = _own_prompt(folder) if prompt is None else prompt
-        self.max_tokens = min(_own_limit(self._settings, self._model.config), max_tokens or MOST_TOKENS)
+        self._positions = _positions(self._model.config)
+        self.max_tokens = min(_own_limit(self._settings, self._positions), max_tokens or MOST_TOKENS)
         self.width = int(self._model.config.hidden_size) * len(self._pooling)
         for layer in self._layers:
             self.width = getattr(layer, "out_features", self.width)
@@ -57,7 +58,7 @@ class Sentences:
         places = {text: place for place, text in enumerate(different)}
         ids = self.tokens(different)
         found = np.zeros((len(different), self.width), dtype=np.float32)
-        for rows, tokens in _batches(ids, BATCH_TOKENS[self._model.device.type]):
+        for rows, tokens in _batches(ids, BATCH_TOKENS[self._model.device.type], self._positions):
             found[rows] = self._computed([ids[row] for row in rows], tokens)
         return found[[places[text] for text in texts]]
 
@@ -92,11 +93,11 @@ class Sentences:
         return points
 
 
-def _batches(ids: Sequence[Sequence[int]], batch_tokens: int) -> Iterator[tuple[list[int], int]]:
-    """Places of texts of one rounded length that are computed together, with that length."""
+def _batches(ids: Sequence[Sequence[int]], batch_tokens: int, most: int) -> Iterator[tuple[list[int], int]]:
+    """Places of texts of one rounded length (`most` at the most) that are computed together, with that length."""
     by_length: dict[int, list[int]] = {}
     for place, own in enumerate(ids):
-        by_length.setdefault(-(-max(1, len(own)) // STEP) * STEP, []).append(place)
+        by_length.setdefault(min(-(-max(1, len(own)) // STEP) * STEP, most), []).append(place)
     for tokens, places in sorted(by_length.items()):
         count = max(1, batch_tokens // tokens)
         for start in range(0, len(places), count):
@@ -182,12 +183,17 @@ def _own_prompt(folder: Path) -> str:
     return str((told.get("prompts") or {}).get(told.get("default_prompt_name"), ""))
 
 
-def _own_limit(settings: dict[str, Any], config: Any) -> int:
+def _own_limit(settings: dict[str, Any], positions: int) -> int:
     """Where texts are cut: as sentence-transformers' file says, else as many positions as there are."""
+    return min(int(settings.get("max_seq_length") or positions), positions)
+
+
+def _positions(config: Any) -> int:
+    """How many tokens of a text have a position."""
     positions = getattr(config, "max_position_embeddings", None) or MOST_TOKENS
     if getattr(config, "model_type", "") in ("roberta", "xlm-roberta", "camembert", "mpnet"):
         positions -= 2  # their positions begin after the padding's
-    return min(int(settings.get("max_seq_length") or positions), positions)
+    return int(positions)
 
 
 def _tokenizer(folder: Path) -> Any:
