@@ -95,6 +95,24 @@ def test_calls_and_completions_pass_through(served: Served, passed: Served) -> N
         assert far == client.completions.create(model="tiny", prompt="My invoice", max_tokens=5).choices[0].text
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_tokens_of_a_plain_text_pass_through(served: Served, passed: Served, stream: bool) -> None:
+    def told(server: Served, model: str, **more: Any) -> Any:
+        asked = {"model": model, "prompt": "My invoice", "max_tokens": 5, "stream": stream, **more}
+        said = server.post("/v1/completions", asked).text.removesuffix("data: [DONE]\n\n")
+        found = [json.loads(one.removeprefix("data: ")) for one in said.split("\n\n") if one]
+        columns = [choice["logprobs"] or {} for one in found for choice in one["choices"]]
+        return {
+            name: [one for each in columns for one in each.get(name, ())]
+            for name in ("tokens", "token_logprobs", "top_logprobs")
+        }
+
+    for more in ({"logprobs": 2}, {"logprobs": 0}, {"logprobs": 2, "return_tokens_as_token_ids": True}):
+        near = told(served, "tiny", **more)
+        assert len(near["tokens"]) == 5
+        assert told(passed, "far", **more) == near
+
+
 def test_a_chosen_prompt_stands_in_front(served: Served, passed: Served) -> None:
     served.heard.traces.clear()
     passed.client().chat.completions.create(model="prompted", messages=ASKED, max_tokens=2)

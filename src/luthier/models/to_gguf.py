@@ -233,7 +233,10 @@ class _Tokenizer:
     def _vocabulary(self, size: int) -> tuple[list[str], list[int]]:
         tokens = [f"[PAD{index}]" for index in range(size)]
         types = [_UNUSED] * size
-        given = [*self.json["model"]["vocab"].items(), *((one["content"], one["id"]) for one in self.json["added_tokens"])]
+        given = [
+            *self.json["model"]["vocab"].items(),
+            *((one["content"], one["id"]) for one in self.json["added_tokens"]),
+        ]
         if outside := next((token for token, index in given if index >= size), None):
             raise self._refusal(f"its token {outside!r} lies outside the model's vocabulary")
         for token, index in self.json["model"]["vocab"].items():

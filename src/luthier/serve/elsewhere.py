@@ -98,6 +98,7 @@ class Elsewhere(Answering):
         if query.text is not None:
             told |= {"prompt": query.text, "max_tokens": query.max_tokens}
             told["logprobs"] = query.top_logprobs if query.logprobs else None
+            told["return_tokens_as_token_ids"] = query.by_id or None
             return "completions", _given(told)
         told |= {"messages": as_openai(self._before.wrap(query.messages)), self._settings.limit: query.max_tokens}
         if query.logprobs:
@@ -221,7 +222,7 @@ class _Reader:
         if choice.get("finish_reason"):
             self._finishes[answer] = _FINISHES.get(choice["finish_reason"], "stop")
         if not self._chat:
-            return _told(answer, choice.get("text") or "", ())
+            return _told(answer, choice.get("text") or "", _text_tokens(choice.get("logprobs")))
         delta = choice.get("delta") or {}
         for call in delta.get("tool_calls") or ():
             self._call(answer, call)
@@ -263,6 +264,21 @@ def _tokens(told: Json | None) -> list[Token]:
         Token(chosen=_candidate(one), top=tuple(_candidate(other) for other in one.get("top_logprobs") or ()))
         for one in content
     ]
+
+
+def _text_tokens(told: Json | None) -> list[Token]:
+    """The tokens of a plain text, which are told in columns."""
+    told = told or {}
+    names = told.get("tokens") or ()
+    rows = zip(names, told.get("token_logprobs") or (), told.get("top_logprobs") or [None] * len(names), strict=True)
+    return [
+        Token(chosen=_named(name, logprob), top=tuple(_named(*other) for other in (top or {}).items()))
+        for name, logprob, top in rows
+    ]
+
+
+def _named(text: str, logprob: float) -> Candidate:
+    return Candidate(text, text.encode(), float(logprob))
 
 
 def _candidate(told: Json) -> Candidate:
