@@ -11,9 +11,11 @@ import yaml
 
 from luthier.cli.app import run_command
 from luthier.core.component import members
+from luthier.core.errors import ModelError
 from luthier.core.step import Step
 from luthier.data.check import Check
 from luthier.data.operator import Operator
+from luthier.flow.recipe import Recipe
 from workshop import tickets, write_csv
 
 RECIPE = """\
@@ -91,3 +93,9 @@ def test_findings_are_named_in_plain_words(folder: Path, capsys: pytest.CaptureF
     (folder / "recipe.yaml").write_text(RECIPE.replace("label_errors < 2%", "label_eror < 2%"), encoding="utf-8")
     assert run_command(["plan"]) == 2
     assert "did you mean 'label_errors'" in capsys.readouterr().err
+
+
+def test_what_python_takes_for_a_model_must_be_one(folder: Path) -> None:
+    made = Recipe.load(folder / "recipe.yaml").run(only=["data"])
+    with pytest.raises(ModelError, match="this step makes a dataset, not a model"):
+        made["data"].model()

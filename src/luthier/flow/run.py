@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.core.artifact import Artifact, Manifest
 from luthier.core.component import nested
-from luthier.core.errors import DataError, Interrupted, LuthierError, UnknownName, Where, did_you_mean
+from luthier.core.errors import DataError, Interrupted, LuthierError, ModelError, UnknownName, Where, did_you_mean
 from luthier.core.events import Event, Events
 from luthier.core.files import writing
 from luthier.core.paces import LEAST_S, remember
@@ -45,6 +45,8 @@ class StepResult:
         """The artifact's model as a plain transformers or PEFT object."""
         from luthier.models.load import load
 
+        if (makes := self.artifact.manifest.makes) != "model":
+            raise ModelError(f"this step makes a {makes}, not a model", remedy="take the step that tunes")
         return load(self.artifact).model
 
     def as_json(self) -> dict[str, Any]:
