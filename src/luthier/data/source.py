@@ -132,6 +132,8 @@ class Source(Component):
         mapping = self.mapping(good)
         if mapping.layout.note:
             say(f"{good[0].file}: read as {mapping.layout.note}")
+        if choices := mapping.choices([record.values for record in good]):
+            say(f"{good[0].file}: {choices}")
         for record in chain(looked, found):
             yield self._without_media(_map(record, mapping))
 

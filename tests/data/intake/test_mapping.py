@@ -74,6 +74,27 @@ def test_layouts_are_recognised_and_said(make: Make, write: Write, name: str) ->
     assert "read as" in made.notes
 
 
+TAGGED = [{"text": f"where is my parcel {n}", "labels": ["late", "lost"] if n % 2 else ["late"]} for n in range(6)]
+
+
+def test_several_classes_of_a_row_are_never_cut_to_the_first(make: Make, write: Write) -> None:
+    source = {"kind": "jsonl", "path": write("rows.jsonl", TAGGED), "prompt": "text", "answer": "labels"}
+    with pytest.raises(DataError, match="wanted one answer, got a list of 2, such as 'late'") as refused:
+        make(source=source, split={"test": 0})
+    assert 'answer: "{labels}"' in refused.value.remedy
+    assert refused.value.where.line == 2
+    made = make(source=source | {"answer": "{labels}"}, split={"test": 0})
+    assert [turns[-1][1] for turns in _turns(made)] == ["late", "late, lost"] * 3
+
+
+def test_of_accepted_answers_the_first_is_learnt_and_said(make: Make, write: Write) -> None:
+    rows = [{"question": f"capital {n}?", "answers": ["Paris", "paris"]} for n in range(3)]
+    source = {"kind": "jsonl", "path": write("rows.jsonl", rows), "prompt": "question", "answer": "answers"}
+    made = make(source=source, split={"test": 0}, task="text")
+    assert [turns[-1][1] for turns in _turns(made)] == ["Paris"] * 3
+    assert "3 of the first 3 rows have several accepted answers in 'answers': the first is learnt" in made.notes
+
+
 MARKED = [
     CHAT[0], {"role": "assistant", "content": "no", "weight": 0}, CHAT[0], {"role": "assistant", "content": "no"} |
     {"train": False}, CHAT[0], {"role": "assistant", "content": "yes", "weight": 1, "train": True, "tag": "gold"},

@@ -725,3 +725,12 @@ def test_what_is_called_a_reply_goes_before_few_values_of_an_unknown_name(tmp_pa
         kept = next(line for line in render_recipe(proposal, "mine").splitlines() if "not mapped" in line)
         assert "Case No." not in kept
     assert propose(tmp_path / "t.csv", task="label").source["answer"] == "shift"
+
+
+def test_lists_of_classes_are_told_with_what_learns_them(tmp_path: Path) -> None:
+    rows = [{"text": f"where is my parcel {n} please", "labels": ["late", "lost"][: 1 + n % 2]} for n in range(40)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(DataError, match="'labels' holds lists, and one class a row is wanted") as refused:
+        propose(path)
+    assert 'answer: "{labels}"' in refused.value.remedy

@@ -122,6 +122,11 @@ def _classes_instead(columns: Mapping[str, ColumnProfile], taken: set[str]) -> s
     return f"; to learn a class instead ({', '.join(classes)}), {how}"
 
 
+def _is_plain_list(column: ColumnProfile) -> bool:
+    """Whether it holds lists of names, not of turns."""
+    return column.kind == "list" and bool(column.common) and not any("{" in shown for shown in column.common)
+
+
 def _is_list_of_classes(column: ColumnProfile) -> bool:
     """Whether it is a list of one name that comes again and again, such as a tag."""
     is_class = column.kind == "list" and column.model_copy(update={"kind": "text"}).is_class
@@ -250,6 +255,9 @@ def _no_answer(columns: Mapping[str, ColumnProfile], file: str, task: Task | Non
     if task != "text" and (several := _repeated(columns)):
         what = f"{len(several)} columns could be the answer: {', '.join(several)}"
         remedy = f"call one of them `label`, or {remedy}"
+    elif lists := [name for name, column in columns.items() if _is_plain_list(column)] if task != "text" else []:
+        what = f"{what.partition(':')[0]}: {lists[0]!r} holds lists, and one class a row is wanted"
+        remedy += f'; `answer: "{{{lists[0]}}}"` learns all of a row together, with commas between'
     return DataError(what, where=Where(file=file), remedy=remedy)
 
 

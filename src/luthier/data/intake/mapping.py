@@ -12,8 +12,10 @@ from functools import cached_property
 from string import Formatter
 from typing import Any, NamedTuple
 
+from luthier.core.counted import counted
 from luthier.core.errors import DataError, RecipeError, Where, did_you_mean
 from luthier.data.intake.cells import UnusableRowError, from_json
+from luthier.data.intake.headers import words_of
 from luthier.data.intake.layouts import Layout, recognise
 from luthier.data.intake.media import media_of
 from luthier.data.intake.turns import as_text, as_turns, conversation
@@ -48,6 +50,8 @@ class Template:
 
     pieces: tuple[tuple[str, str | None], ...]
     """Literal text and the column that follows it."""
+    braced: bool = False
+    """Whether its columns stand in braces, so that a list of values is written out."""
 
     @classmethod
     def parse(cls, text: str, field: str) -> Template:
@@ -61,7 +65,7 @@ class Template:
             raise RecipeError(
                 f"{text!r} is not a template: {error}", where=Where(field=field), remedy=remedy
             ) from error
-        return cls(pieces)
+        return cls(pieces, braced=True)
 
     @property
     def columns(self) -> list[str]:
@@ -74,9 +78,21 @@ class Template:
         return self.pieces[0][1] if len(self.pieces) == 1 and not self.pieces[0][0] else None
 
     def fill(self, values: dict[str, Any]) -> str:
-        """The text with the record's values in their places, stripped at both ends."""
-        parts = [literal + (as_text(cell(values, name), name) if name else "") for literal, name in self.pieces]
+        """The text with the record's values in their places, stripped at both ends; a list's stand behind each other,
+        with commas between."""
+        parts = [literal + (_written_out(cell(values, name), name) if name else "") for literal, name in self.pieces]
         return "".join(parts).strip()
+
+
+def _written_out(value: Any, column: str) -> str:
+    if not _is_plain_list(value):
+        return as_text(value, column)
+    return ", ".join(as_text(one, column) for one in value)
+
+
+def _is_plain_list(value: Any) -> bool:
+    """Whether it is a list, and not one of turns."""
+    return isinstance(value, list) and not any(isinstance(one, (dict, list)) for one in value)
 
 
 def cell(values: dict[str, Any], column: str) -> Any:
@@ -160,9 +176,20 @@ class Mapping:
         if (column := template.column) is None:
             return (Message(role=role, content=template.fill(values)),)
         value = cell(values, column)
-        if role == "assistant" and isinstance(value, list) and value and not isinstance(value[0], dict):
-            value = value[0]  # several accepted answers: the first is the one to learn
+        if _is_plain_list(value) and template.braced:
+            value = template.fill(values)
+        elif role == "assistant" and _is_plain_list(value) and value:
+            value = _one_answer(value, column)
         return as_turns(value, role, column)
+
+    def choices(self, rows: Sequence[dict[str, Any]]) -> str:
+        """What is said of rows of which one of several accepted answers is learnt; empty where there are none."""
+        column = self._answer.column if self._answer and not self._answer.braced else None
+        some = sum(_is_plain_list(row.get(column)) and _differ(row[column]) for row in rows) if column else 0
+        if not some or not _are_accepted(column or ""):
+            return ""
+        told = f"{some} of the first {counted(len(rows), 'row')} {'has' if some == 1 else 'have'}"
+        return f"{told} several accepted answers in {column!r}: the first is learnt, the others are not"
 
     def _with_media(self, values: dict[str, Any], meta: dict[str, Any]) -> dict[str, Any]:
         """The columns that are kept, with the addresses of what the turns show and play."""
@@ -190,6 +217,32 @@ class Mapping:
         if found is not None and not (isinstance(found, list) and all(isinstance(tool, dict) for tool in found)):
             raise UnusableRowError("wanted a list of tool schemas", column)
         return tuple(found or ())
+
+
+_ACCEPTED = frozenset(
+    ["answer", "answers", "ideal", "ideals", "reference", "references", "accepted", "alias", "aliases"]
+)
+"""Words by which a list is one of answers that are all right, of which a model need give one."""
+
+
+def _are_accepted(column: str) -> bool:
+    return not _ACCEPTED.isdisjoint(words_of(column))
+
+
+def _differ(values: Sequence[Any]) -> bool:
+    return len(set(map(str, values))) > 1
+
+
+def _one_answer(values: Sequence[Any], column: str) -> Any:
+    """The first of several accepted answers; an error for several values that are told of a row together."""
+    if _differ(values) and not _are_accepted(column):
+        what = f"wanted one answer, got a list of {len(values)}, such as {str(values[0])[:40]!r}"
+        remedy = (
+            f'write `answer: "{{{column}}}"` to learn all of a row together, with commas between, or give one a row; '
+            "of a column called `answers`, the first is learnt"
+        )
+        raise UnusableRowError(what, column, remedy)
+    return values[0]
 
 
 _ID = re.compile(r"[0-9a-f]{16}")
