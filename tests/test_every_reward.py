@@ -140,3 +140,9 @@ def test_a_reward_that_holds_against_the_data_says_which_row_has_no_answer(place
     bare: Example = whole.model_copy(update={"messages": whole.messages[:-1], "label": None})
     with pytest.raises(Exception, match=r"tickets.csv:1: the reward numeric holds answers against that of the data"):
         made("numeric").score([Attempt(bare, "4", 1)], place)
+
+
+def test_errors_are_no_reward() -> None:
+    with pytest.raises(ValueError, match="the less wer, the better: give it a weight below zero"):
+        made("metric", metric="wer")
+    assert made("metric", metric="wer", weight=-1).score(attempts()[:2], None) == [0.0, 3.0]  # type: ignore[arg-type]  # unused

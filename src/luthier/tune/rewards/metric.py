@@ -13,7 +13,10 @@ from luthier.tune.reward import Attempt, Bench, Reward
 
 
 class ByMetric(Reward):
-    """The value of a metric on the answer alone, held against the answer in the data: `token_f1`, `rouge`, `chrf`."""
+    """The value of a metric on the answer alone, held against the answer in the data: `token_f1`, `rouge`, `chrf`.
+
+    One that counts errors is a penalty: it needs a `weight` below zero.
+    """
 
     kind: Literal["metric"] = "metric"
 
@@ -24,6 +27,8 @@ class ByMetric(Reward):
     def _needs_no_more(self) -> Self:
         if lacking := [*sorted(self.metric.needs), *self.metric.scored]:
             raise ValueError(f"{self.metric.kind} needs {', '.join(lacking)}, which a fresh answer does not have")
+        if self.metric.better == "lower" and self.weight > 0:
+            raise ValueError(f"the less {self.metric.kind}, the better: give it a weight below zero, such as -1")
         return self
 
     def score(self, attempts: Sequence[Attempt], bench: Bench) -> list[float]:
