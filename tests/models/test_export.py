@@ -18,9 +18,9 @@ from luthier.models.card import Measured, without_places
 from luthier.models.describe import describe
 from luthier.models.export import MARKER, export
 from luthier.models.from_gguf import open_gguf, tokenizer_of
-from luthier.models.load import load
+from luthier.models.load import load, open_merged
 from luthier.models.quiet import no_peft_warning
-from models.making import full_tune, other_model, tiny_adapter, tiny_base
+from models.making import full_tune, merged, other_model, tiny_adapter, tiny_base
 
 IDS = torch.tensor([[1, 50, 60, 70, 80]])
 
@@ -247,6 +247,27 @@ def test_what_a_format_cannot_hold_is_said(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="learns a prompt"):
         export(soft, tmp_path / "out", "merged")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning")
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_head_that_is_one_with_the_embeddings_does_not_merge(tmp_path: Path, tied: bool) -> None:
+    from peft import LoraConfig
+
+    store, base = tiny_base(tmp_path, kind="llama", tied=tied)
+    config = LoraConfig(r=4, target_modules=["q_proj", "lm_head"], task_type="CAUSAL_LM")
+    adapter = tiny_adapter(store, base, config)
+    if not tied:
+        whole = open_merged(adapter, torch.float32)
+        assert torch.allclose(logits(whole), logits(load(adapter, "float32").model), atol=1e-4)
+        return
+    with pytest.raises(ModelError, match="one with the embeddings") as caught:
+        open_merged(adapter, torch.float32)
+    assert "--format adapter" in caught.value.remedy
+    with pytest.raises(ModelError, match="one with the embeddings"):
+        merged(store, base, [adapter, tiny_adapter(store, base, seed=2)])
+    assert (export(adapter, tmp_path / "out", "adapter") / "adapter_model.safetensors").is_file()
 
 
 def test_gguf_of_an_architecture_that_is_not_written(tmp_path: Path) -> None:

@@ -222,6 +222,17 @@ def test_more_directions_than_a_weight_has_are_refused(shop: Bench, start: Liter
     assert not Lora(r=17, start=start, targets=("down_proj",)).refuses("sft", describe(shop.base.folder))
 
 
+def test_a_head_that_is_one_with_the_embeddings_is_told_of(shop: Bench) -> None:
+    told = describe(shop.base.folder)
+    assert told.tied
+    with_head = Lora(r=4, targets=("q_proj", "lm_head"))
+    assert "one with the embeddings" in with_head.remark(told)
+    assert not with_head.refuses("sft", told)
+    assert not Lora(r=4).remark(told)
+    for start in ("pissa", "olora"):
+        assert "is the embeddings, too" in with_head.model_copy(update={"start": start}).refuses("sft", told)
+
+
 def test_what_was_decided_is_said(shop: Bench) -> None:
     shop.heard.clear()
     shop.tune(Tune(**{**QUICK, "learning_rate": "auto"}, rows=8))

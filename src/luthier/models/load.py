@@ -338,6 +338,12 @@ def merge(model: Any, place: Path, *, dequantise: bool = False) -> Any:
         raise ModelError(
             f"{kind} learns a prompt, which cannot be merged into weights", where=Where(file=str(place)), remedy=remedy
         )
+    if _adapts_tied_head(model):
+        what = (
+            "what was learnt at the output head cannot be merged: it is one with the embeddings, which would move too"
+        )
+        remedy = "export it with `--format adapter`, or tune without the head among `targets`"
+        raise ModelError(what, where=Where(file=str(place)), remedy=remedy)
     try:
         return model.merge_and_unload(progressbar=False, safe_merge=True)
     except ModelError as error:
@@ -346,6 +352,15 @@ def merge(model: Any, place: Path, *, dequantise: bool = False) -> Any:
         kind = model.active_peft_config.peft_type.value
         remedy = "export it with `--format adapter`"
         raise ModelError(f"{kind} cannot be merged: {error}", where=Where(file=str(place)), remedy=remedy) from error
+
+
+def _adapts_tied_head(model: Any) -> bool:
+    """Whether PEFT's model has an adapter at an output head whose weight is that of the embeddings."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    plain = model.get_base_model()
+    head, table = plain.get_output_embeddings(), plain.get_input_embeddings()
+    return isinstance(head, BaseTunerLayer) and head.weight is table.weight
 
 
 def open_merged(artifact: Artifact, dtype: torch.dtype, *, dequantise: bool = False) -> Any:

@@ -11,7 +11,7 @@ from luthier.core.errors import ModelError, Where, did_you_mean
 from luthier.models.describe import Description
 from luthier.models.quiet import no_peft_warning
 from luthier.models.sequence import task_type
-from luthier.models.shapes import Linear, expert_numbers, frozen_experts, targeted
+from luthier.models.shapes import Linear, expert_numbers, frozen_experts, is_head, targeted
 from luthier.tune.technique import Choice, Rate, Technique, rate_for_width
 
 BEST_RATE = 5e-4
@@ -94,13 +94,19 @@ class LowRank(Technique):
         return self.r * layers + expert_numbers(model, self.targets, self.r)
 
     def remark(self, model: Description) -> str:
-        """Which experts get no adapter."""
+        """Which experts get no adapter, and where an adapter will not merge."""
+        if self.at_tied_head(model):
+            return "the output head is one with the embeddings: what is learnt there stays an adapter and never merges"
         share = frozen_experts(model) / max(1, model.parameters)
         return (
             f"the experts, {share:.0%} of this model's numbers, get no adapter (PEFT has none for them)"
             if share
             else ""
         )
+
+    def at_tied_head(self, model: Description) -> bool:
+        """Whether the output head gets an adapter, and its weight is that of the embeddings."""
+        return model.tied and any(is_head(one.name) for one in self.adapted(model))
 
     def rate(self, hidden_size: int) -> Rate:
         """Ten times what full fine-tuning takes, by the width of the model; LoRA+ shares it out between A and B."""

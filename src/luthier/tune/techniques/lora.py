@@ -61,6 +61,8 @@ class Lora(LowRank):
             unusual = "dora" if self.dora else f"start {self.start}" if self.start != "default" else ""
             if unusual:
                 return f"{unusual} cannot be had for the fused experts of {model.model_type}; name attention layers"
+        if self.start in ("pissa", "olora") and self.at_tied_head(model):
+            return f"start {self.start} takes directions out of each weight, and the output head is the embeddings, too"
         if self.start in ("pissa", "olora") and model.tensors:
             sides = {one.name: min(one.inputs, one.outputs) for one in self.adapted(model)}
             least = min(sides, key=sides.__getitem__, default="")
