@@ -10,9 +10,10 @@ from luthier.core.errors import DataError
 from luthier.core.scorer import Scorer
 from luthier.metrics.agreement import krippendorff
 from luthier.metrics.answers import Answers
+from luthier.metrics.members.answers import mean as share
 from luthier.metrics.members.scored import Fluency, JudgeAgreement, JudgeScore
 from luthier.metrics.metric import Metric, measure_all
-from luthier.metrics.paired import compare
+from luthier.metrics.paired import compare, contrast
 
 
 def rows(**columns: list[float | None]) -> Answers:
@@ -27,6 +28,27 @@ def test_gaps_are_left_out_and_said() -> None:
     nothing = measure_all([JudgeScore()], rows(judge=[None, None]))[0]
     assert (nothing.low, nothing.high) == (0.0, 1.0)
     assert "no row has a number" in nothing.note
+
+
+@pytest.mark.parametrize("judge", [[1.0] * 10, [1.0, 1.0, 0.0, 1.0, 0.0]])
+@pytest.mark.parametrize("kind", ["judge_score", "judge_consistency", "judge_agreement"])
+def test_gaps_make_nothing_surer(kind: str, judge: list[float]) -> None:
+    metric, human = Metric.parse(kind), [0.9 * one for one in judge]
+    few = measure_all([metric], rows(judge=[*judge], judge_consistent=[*judge], human=[*human]))[0]
+    gaps: list[float | None] = [None] * 90
+    many = measure_all([metric], rows(judge=[*judge, *gaps], judge_consistent=[*judge, *gaps], human=[*human, *gaps]))[
+        0
+    ]
+    assert many.value == few.value
+    assert (many.low, many.high) == pytest.approx((few.low, few.high))
+
+
+def test_rows_that_do_not_count_tell_no_two_models_apart() -> None:
+    block = np.array([[1.0, 1.0]] * 10)
+    few = contrast("a", (block, block), share, width=1.0, lower_is_better=True, seed=1)
+    more = np.concatenate([block, np.zeros((90, 2))])
+    many = contrast("a", (more, more), share, width=1.0, lower_is_better=True, seed=1)
+    assert (many.low, many.high, many.detectable) == (few.low, few.high, few.detectable)
 
 
 def test_comparison_takes_rows_that_both_have() -> None:

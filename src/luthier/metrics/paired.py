@@ -263,7 +263,7 @@ def check_signatures(a: str, b: str, what: str) -> None:
 def _bootstrap(
     value: OfSums, blocks: tuple[Block, Block], width: float, seed: int, method: Method = "bca", added: float = 1.0
 ) -> Interval:
-    from luthier.metrics.resample import Job, intervals
+    from luthier.metrics.resample import Job, intervals, telling
 
     job = Job(blocks=blocks, value=lambda sums: value(sums[0]) - value(sums[1]), span=(-width, width), method=method)
     found = intervals([replace(job, blocks=_with_mirrored(job, added))], seed=seed)[0]
@@ -271,7 +271,8 @@ def _bootstrap(
     found = replace(found, value=seen, low=min(found.low, seen), high=max(found.high, seen))
     if not found.note or found.value != 0:
         return found
-    unchanged = bonett_price(0, 0, blocks[0].shape[0])  # no row tells the models apart: as for right and wrong rows
+    rows = int(telling(blocks).sum())
+    unchanged = bonett_price(0, 0, rows)  # no row tells the models apart: as for right and wrong rows
     note = "no row tells the two apart; the interval is that of rows that are wholly right or wholly wrong"
     scaled = {name: width * getattr(unchanged, name) for name in ("low", "high", "standard_error")}
     return replace(unchanged, **scaled, note=note)

@@ -155,9 +155,17 @@ _ALONE: dict[Method, Callable[[Job], Interval]] = {"logit": _logit, "share": _sh
 
 def _jackknifed(job: Job) -> tuple[float, float, int]:
     """A value, the jackknife's standard error, and how many rows tell of it beyond one."""
-    left_out = jackknife(job, job.blocks)
+    left_out = jackknife(job, job.blocks)[telling(job.blocks)]
     free = len(left_out) - 1
     return float(job.value([totals(block) for block in job.blocks])[0]), float(left_out.std()) * math.sqrt(free), free
+
+
+def telling(blocks: Sequence[Block]) -> NDArray[np.bool_]:
+    """Which rows tell anything, (rows,): one whose statistics are all zero is a gap; every row where none does."""
+    found = np.zeros(blocks[0].shape[0], dtype=bool)
+    for block in blocks:
+        found |= np.asarray(abs(block).sum(axis=1)).ravel() > 0
+    return found if found.any() else ~found
 
 
 def _student(free: float) -> float:
@@ -192,7 +200,7 @@ def _bootstrapped(job: Job, blocks: Sequence[Block], values: Floats) -> Interval
     value = float(job.value([totals(block) for block in blocks])[0])
     if np.ptp(values) <= 1e-12 * max(1.0, abs(value)):
         assert job.span is not None
-        return _without_variance(value, job.span, blocks[0].shape[0])
+        return _without_variance(value, job.span, int(telling(blocks).sum()))
     left_out, error = jackknife(job, blocks), float(values.std(ddof=1))
     if job.method == "t":
         assert job.span is not None
