@@ -74,3 +74,30 @@ def test_pairs_are_compared_as_pairs() -> None:
     assert (found.low, found.high) == pytest.approx(tuple(theirs.confidence_interval()))
     assert paired([0.5], [0.25]).p == 1.0
     assert paired([0.5, 0.75], [0.25, 0.5]).difference == pytest.approx(0.25)
+
+
+def test_no_spread_among_few_is_no_certainty() -> None:
+    liked, not_liked = seen([1.0, 1.0]), seen([-1.0, -1.0])
+    found = between(liked, not_liked)
+    assert found is not None
+    assert found.p == pytest.approx(fisher_exact([[2, 0], [0, 2]])[1])
+    assert 0 < found.low < 0.3
+    assert found.high == found.difference == 2.0
+    turned = between(not_liked, liked)
+    assert turned is not None
+    assert (turned.low, turned.high, turned.p) == (-found.high, -found.low, found.p)
+    found = paired([0.5, 0.5], [0.25, 0.25])
+    assert found.p == pytest.approx(mcnemar(2, 0))
+    assert found.low < 0 < found.high == found.difference == 0.25
+    many = paired([0.25] * 100, [0.5] * 100)
+    assert many.p < 1e-20
+    assert many.low == many.difference == -0.25 < many.high < -0.2
+
+
+def test_people_who_are_always_right_or_wrong_are_counted() -> None:
+    first = [Seen(1.0, "anna"), Seen(1.0, "anna"), Seen(1.0, "ben")]
+    found = between(first, [Seen(0.0, "cleo"), Seen(0.0, "dora"), Seen(0.0, "dora")])
+    assert found is not None
+    assert found.p == pytest.approx(fisher_exact([[2, 0], [0, 2]])[1])
+    assert (found.low, found.high) == newcombe(2, 2, 0, 2)
+    assert (found.test, found.people) == ("Fisher, exact, over people", (2, 2))
