@@ -141,9 +141,10 @@ def _exams(tasks: Sequence[EvalTask], bench: Bench, work: Work) -> list[Exam]:
 
 
 def _notes(sitting: Sitting) -> Iterator[str]:
+    columns = sitting.columns(sitting.subject)
     for name, lost in sitting.losses().items():
         if lost.low > 0:
-            points = [100 * value for value in (lost.difference, lost.low, lost.high)]
+            points = [columns[name].points * value for value in (lost.difference, lost.low, lost.high)]
             ends = f"(95 % interval {points[1]:.1f} to {points[2]:.1f})"
             yield f"Asked the same as its base ({name}), the tuned model is {points[0]:.1f} points lower {ends}."
     for model, own in sitting.grades.items():

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from luthier.metrics.metric import Score
     from luthier.metrics.resample import Interval
 
-How = Literal["share", "mean", "perplexity", "bits"]
-_LOWER = frozenset({"perplexity", "bits"})
+How = Literal["share", "mean", "brier", "perplexity", "bits"]
+_LOWER = frozenset({"brier", "perplexity", "bits"})
+_USUAL = {"mean": (0.0, 1.0), "brier": (0.0, 2.0), "perplexity": (1.0, 1000.0), "bits": (0.0, 10.0)}
+"""Between what a row usually lies."""
 
 
 class Scores(ABC):
@@ -43,6 +45,11 @@ class Scores(ABC):
     @abstractmethod
     def lower_is_better(self) -> bool:
         """Whether less is better."""
+
+    @property
+    def points(self) -> float:
+        """How many points one is: values that run to 1 are told in hundredths."""
+        return 100.0
 
     @abstractmethod
     def joined(self, other: Scores) -> Scores:
@@ -68,7 +75,8 @@ class Column(Scores):
     """Amounts and weights, row by row."""
 
     how: How
-    """`share`: each row is right or wrong. `mean`: amounts lie between 0 and 1. Else log-likelihoods over units."""
+    """`share`: each row is right or wrong. `mean`: amounts lie between 0 and 1; `brier`: between 0 and 2, and less is
+    better. Else log-likelihoods over units."""
     amounts: tuple[float, ...]
     weights: tuple[float, ...]
 
@@ -118,7 +126,7 @@ class Column(Scores):
         """The value with its 95 % interval: Wilson's for a share, else the bootstrap's (BCa)."""
         from luthier.metrics.resample import Job, intervals
 
-        span = None if self.how == "share" else (0.0, 1.0) if self.how == "mean" else self._usual()
+        span = None if self.how == "share" else _USUAL[self.how]
         job = Job(blocks=(self.statistics(),), value=lambda sums: self.value(sums[0]), span=span)
         return intervals([job], seed=seed)[0]
 
@@ -126,12 +134,9 @@ class Column(Scores):
         other = self.alike(other)
         if self.how == "share":
             return paired_shares(name, self.amounts, other.amounts)
-        low, high = (0.0, 1.0) if self.how == "mean" else self._usual()
+        low, high = _USUAL[self.how]
         blocks = self.statistics(), other.statistics()
         return contrast(name, blocks, self.value, width=high - low, lower_is_better=self.lower_is_better, seed=seed)
-
-    def _usual(self) -> tuple[float, float]:
-        return (1.0, 1000.0) if self.how == "perplexity" else (0.0, 10.0)
 
 
 def paired_shares(name: str, a: Sequence[float], b: Sequence[float]) -> Comparison:

@@ -31,6 +31,10 @@ class Corpus(Scores):
         return self.metric.better == "lower"
 
     @property
+    def points(self) -> float:
+        return 100.0 / self.metric.usual[1]
+
+    @property
     def each(self) -> tuple[float, ...]:
         return tuple(map(float, self.metric.contributions(self.metric.statistics(self.answers))))
 

@@ -30,7 +30,7 @@ _HOW: dict[str, How] = {
     "word_perplexity": "perplexity",
     "byte_perplexity": "perplexity",
     "bits_per_byte": "bits",
-    "brier_score": "mean",
+    "brier_score": "brier",
 }
 _BY_NUMBER: dict[str, Callable[[], Metric]] = {"f1": lambda: F1(label="1"), "mcc": Mcc}
 """Over all rows, from numbers of choices, taken and right; F1 is that of choice 1, as it is there."""
