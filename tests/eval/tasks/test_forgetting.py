@@ -44,6 +44,13 @@ def test_grading(tmp_path: Path) -> None:
     assert 0 < graded.columns["share"].each[1] < graded.columns["share"].each[0] < 0.6
 
 
+def test_a_model_that_tells_nothing_apart_is_not_right(tmp_path: Path) -> None:
+    (exam,) = Forgetting().exams(Brief(base=tmp_path, examples=(), say=print))
+    graded = exam.grade([[Told(logprob=-2.0, tokens=1)] * 4 for _ in exam.items])
+    assert not any(graded.columns["acc"].each)
+    assert graded.said[0] == items()[0].wrong[-1]
+
+
 @pytest.fixture(scope="module")
 def about(store: Store, tuned: Artifact) -> Artifact:
     """An evaluation whose held-out rows are long enough for the standing set to be asked."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from luthier.eval.exam import Exam, Graded, Item
 from luthier.eval.harness.grade import best, shares
@@ -16,11 +16,14 @@ from luthier.text.messages import Message
 
 @dataclass(frozen=True, kw_only=True)
 class _Questions(Exam):
-    """Four answers a question, the right one first; the likeliest counts as the model's."""
+    """Four answers a question, the right one first; the likeliest counts as the model's, of equals the last, so that a
+    model which tells no answer from another is right in nothing."""
+
+    version: ClassVar[int] = 2
 
     def grade(self, told: Sequence[Sequence[Told]]) -> Graded:
         sums = [[one.logprob or 0.0 for one in own] for own in told]
-        chosen = [best(own) for own in sums]
+        chosen = [len(own) - 1 - best(own[::-1]) for own in sums]
         believed = [shares(own)[0] for own in sums]
         columns = {
             "acc": Column.of("share", [float(at == 0) for at in chosen]),
