@@ -34,6 +34,16 @@ def test_a_clear_taste_is_told_and_an_even_one_is_not() -> None:
     assert worse.sentence.startswith("People prefer base to tuned: tuned is preferred in 1")
 
 
+def test_people_may_all_be_of_one_mind() -> None:
+    asked = assigned(PAIRWISE, 30)
+    found = _opinion(asked, judged(asked, dict.fromkeys(asked.sheets, preferring("tuned", 1.0))))
+    assert found.sentence.startswith("People prefer tuned to base: tuned is preferred in 100% of the rows")
+    assert "people.agreement" not in found.numbers
+    asked = assigned(LIKERT, 30, planted=0)
+    same = [Judgment(item, judge, 4) for judge, sheet in asked.sheets.items() for item in sheet]
+    assert _opinion(asked, same, LIKERT).numbers["people.points"].value == 4.0
+
+
 def test_one_who_does_not_read_does_not_count() -> None:
     asked = assigned(PAIRWISE, 60)
     tastes = {"anna": preferring("tuned", 0.9), "ben": careless, "cleo": preferring("tuned", 0.9)}

@@ -155,7 +155,7 @@ def _quality(
     for voice in heard:
         said[voice.said.item][voice.said.judge] = form.said(voice.said.value, voice.answers, voice.models)
     shared = [[told.get(name) for name in names] for told in said.values() if len(told) > 1]
-    if shared:
+    if len({one for told in shared for one in told if one is not None}) > 1:  # else there is no chance to take out
         agreed = krippendorff(shared, level=form.level, seed=seed)
         about = f"agreement of people, Krippendorff's alpha ({form.level})"
         found["people.agreement"] = Number(
