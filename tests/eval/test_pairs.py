@@ -15,6 +15,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, RecipeError
 from luthier.core.store import Store
 from luthier.eval.ask import Desk, Model, Question
+from luthier.eval.baselines.length import Length
 from luthier.eval.pairs import FIRST, SECOND, labelled, offer_of
 from luthier.eval.rows import choose
 from luthier.eval.steps.evaluate import Evaluate
@@ -73,6 +74,20 @@ def test_a_tie_is_left_out_and_counted() -> None:
     assert left == {"a tie: both answers are the same": 1}
     with pytest.raises(DataError, match="no held-out pair can be ranked"):
         labelled([tie])
+
+
+def test_pairs_of_one_length_do_not_speak_for_the_shorter_answer(held: Artifact) -> None:
+    rejected = ["no"] * 4 + ["a longer answer than that"] * 3
+    rows = label_examples(10)
+    train = [preferring(one, text) for one, text in zip(rows, rejected, strict=False)]
+    train += [preferring(one, "x" * len(one.label or "")) for one in rows[7:]]
+    task = choose(held, "test", None, pairs=True)
+    lengths = [tuple(map(len, offer_of(one).answers)) for one in task.examples]
+    replies = Length().answer(train, task)
+    assert any(first != second for first, second in lengths)
+    for (first, second), reply in zip(lengths, replies, strict=True):
+        assert reply.prediction == (FIRST if first >= second else SECOND)
+        assert first == second or max((reply.scores or {}).values()) == pytest.approx(math.log(5 / 9), abs=1e-6)
 
 
 def test_an_evaluation_of_pairs_says_whether_the_tuned_model_prefers_better(

@@ -32,8 +32,10 @@ class Length(Baseline):
 
 
 def _share_of_longer(pairs: Sequence[Pair]) -> float:
-    """How often the longer answer is preferred; one pair of each kind is added, so that nothing is sure."""
-    longer = [len(pair.chosen.content) > len(pair.rejected.content) for pair in pairs]
+    """How often the longer answer is preferred where one is longer; one pair of each kind is added, so that nothing is
+    sure."""
+    lengths = [(len(pair.chosen.content), len(pair.rejected.content)) for pair in pairs]
+    longer = [chosen > rejected for chosen, rejected in lengths if chosen != rejected]
     return (sum(longer) + 1) / (len(longer) + 2)
 
 
