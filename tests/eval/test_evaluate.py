@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from eval.evaluations import evaluation, example, label_examples, made, work_of
+from eval.evaluations import dataset, evaluation, example, label_examples, made, work_of
 from eval.probing import pairs_of
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, RecipeError
@@ -31,6 +31,7 @@ from luthier.models.foresight import rows_of
 from luthier.models.load import base_folder
 from luthier.text.messages import Example
 from luthier.tune.steps.tune import Tune
+from workshop import tickets
 
 FILES = ("predictions.parquet", "metrics.json", "comparisons.json", "summary.json")
 
@@ -232,6 +233,20 @@ def test_perplexity_of_references(store: Store, texts: Artifact, base: Artifact)
     found = made(store, step, {"data": texts, "model": base})
     perplexity = found.read_json("metrics.json")["models"]["base"]["perplexity"]["value"]
     assert 100 < perplexity < 2000  # random weights over 400 tokens
+
+
+def test_slices_leave_out_who_has_no_likelihoods(store: Store, base: Artifact) -> None:
+    rows = [
+        example(row["message"], f"You wrote: {row['message']}", None, number, channel=("mail", "web")[number % 2])
+        for number, row in enumerate(tickets(40))
+    ]
+    step = Evaluate(data="data", metrics=("perplexity", "rougeL"), max_new_tokens=1)
+    found = made(store, step, {"data": dataset(store, rows[:16], rows[16:]), "model": base})
+    assert set(found.read_json("metrics.json")["models"]) == {"base", "nearest"}
+    assert {(one["model"], one["value"]) for one in found.read_json("summary.json")["slices"]} == {
+        ("base", "mail"),
+        ("base", "web"),
+    }
 
 
 def test_what_cannot_be_is_refused(store: Store, texts: Artifact, labels: Artifact, base: Artifact) -> None:

@@ -161,7 +161,10 @@ def slices(
     subject: str,
     rival: str | None,
 ) -> tuple[facts.Slice, ...]:
-    """The main metric on the rows of each value of each slicing column, for each model; and what the subject gained."""
+    """The main metric on the rows of each value of each slicing column, for each model whose answers have what it
+    reads; and what the subject gained."""
+    answers = {model: told for model, told in answers.items() if applicable([metric], told)}
+    rival = rival if {subject, rival} <= answers.keys() else None
     found: list[facts.Slice] = []
     gains: list[Comparison] = []
     for name, values in columns.items():
