@@ -32,6 +32,8 @@ def test_signs() -> None:
     assert numbers.number(-0.0001) == "0.000"
     assert numbers.difference(0.081, 0.052, 0.11) == "+0.081 (+0.052 to +0.110)"
     assert numbers.difference(0.081, None, None) == "+0.081"
+    assert numbers.difference(0.0004, 0.0001, 0.0007) == "+0.0004 (+0.0001 to +0.0007)"
+    assert numbers.difference(0.0004, -0.0001, 0.0009) == "+0.000 (+0.000 to +0.001)"
 
 
 @pytest.mark.parametrize(

@@ -136,3 +136,14 @@ def test_less_risk_than_the_plain_baselines_is_better() -> None:
     said = verdict_sentence(example.evaluation(main_metric="aurc", models=models, comparisons=tuple(against)))
     assert said.startswith("The tuned model is better than the base model by 28.0 points of aurc")
     assert "It beats the plain classifier, TF-IDF with logistic regression, by 18.0 points" in said
+
+
+def test_what_is_surely_better_is_better_by_something() -> None:
+    facts = example.evaluation(comparisons=(example.comparison("base", 0.0004, 0.0003, 1e-4),))
+    assert "better than the base model by 0.04 points of accuracy (95 % interval 0.01 to 0.07, p <" in verdict_sentence(
+        facts
+    )
+    facts = example.evaluation(comparisons=(example.comparison("base", 0.03, 0.0297, 0.02),))
+    assert "by 3.0 points of accuracy (95 % interval 0.03 to 5.97, p = 0.040)" in verdict_sentence(facts)
+    assert points(0.0, "accuracy") == "0.0 points of accuracy"
+    assert points(0.0004, "perplexity") == "0.0004 of perplexity"

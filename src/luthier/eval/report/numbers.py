@@ -62,6 +62,12 @@ def number(value: float | None, decimals: int = 3) -> str:
     return text.replace("-", "−")
 
 
+def decisive(decimals: int, *values: float) -> int:
+    """So many decimals, or as many more as keep what is not nought from being written as nought (six at most)."""
+    least = min((abs(value) for value in values if value), default=1.0)
+    return next((more for more in range(decimals, 6) if round(least, more)), max(decimals, 6))
+
+
 def signed(value: float | None, decimals: int = 3) -> str:
     """A difference with its sign."""
     text = number(value, decimals)
@@ -81,9 +87,11 @@ def interval(score: Score, metric: str = "") -> str:
 def difference(value: float, low: float | None, high: float | None, metric: str = "") -> str:
     """`+0.081 (+0.052 to +0.110)`: a difference with the ends of its interval."""
     decimals = places(metric)
-    text = signed(value, decimals)
     if low is None or high is None:
-        return text
+        return signed(value, decimals)
+    if low * high > 0:
+        decimals = decisive(decimals, value, low, high)
+    text = signed(value, decimals)
     return f"{text} ({signed(low, decimals)} to {signed(high, decimals)})"
 
 

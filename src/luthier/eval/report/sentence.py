@@ -6,7 +6,7 @@ from typing import Literal
 
 from luthier.eval.report.facts.fact import Score
 from luthier.eval.report.facts.models import LOWER_IS_BETTER, Comparison, EvaluationFacts, ModelFacts
-from luthier.eval.report.numbers import HUNDRED, OPEN, count, metric_name, number, places, probability
+from luthier.eval.report.numbers import HUNDRED, OPEN, count, decisive, metric_name, number, places, probability
 
 Standing = Literal["better", "worse", "unclear"]
 SURE = 0.05
@@ -48,8 +48,9 @@ def points(value: float, metric: str) -> str:
     name = metric_name(metric)
     name = name if name[1:2].isupper() or name.startswith(("ROUGE", "chrF")) else name[0].lower() + name[1:]
     if metric in OPEN:
-        return f"{number(abs(value), 2)} of {name}"
-    shown = number(abs(value) * _scale(metric), 1)
+        return f"{number(abs(value), decisive(2, value))} of {name}"
+    scaled = abs(value) * _scale(metric)
+    shown = number(scaled, decisive(1, scaled))
     return f"{shown} {'point' if shown == '1.0' else 'points'} of {name}"
 
 
@@ -58,9 +59,11 @@ def sureness(comparison: Comparison) -> str:
     sign = -1 if comparison.difference < 0 else 1
     parts = []
     if comparison.low is not None and comparison.high is not None:
-        ends = sorted((sign * comparison.low, sign * comparison.high))
+        ends = sorted(sign * end * _scale(comparison.metric) for end in (comparison.low, comparison.high))
         decimals = 2 if comparison.metric in OPEN else 1
-        low, high = (number(end * _scale(comparison.metric), decimals) for end in ends)
+        if ends[0] > 0:  # an interval that leaves nought out must not seem to hold it
+            decimals = decisive(decimals, *ends)
+        low, high = (number(end, decimals) for end in ends)
         parts.append(f"95 % interval {low} to {high}")
     p = comparison.p if comparison.p_holm is None else comparison.p_holm
     if p is not None:
