@@ -168,6 +168,26 @@ def test_llama_cpp_gets_ids_and_gives_ids(llama: Served, tiny: Artifact) -> None
         client.chat.completions.create(model="tiny", messages=ASKED, max_tokens=500)
 
 
+def test_llama_cpp_shares_out_what_the_temperature_left_and_tells_the_bytes_of_parts_of_letters(tiny: Artifact) -> None:
+    text = Text.load(tiny.folder)
+    ids, asked = text.tokenizer.encode("é 😀", add_special_tokens=False), list[Any]()
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(json.loads(request.content))
+        about = [{"id": one, "logprob": -0.5, "top_logprobs": [{"id": one, "logprob": -0.5}]} for one in ids]
+        events = [{"tokens": ids, "completion_probabilities": about}, {"tokens": [], "stop": True, "stop_type": "eos"}]
+        return httpx.Response(200, text="".join(f"data: {json.dumps(one)}\n\n" for one in events))
+
+    model: Any = LlamaCpp(url="http://there").open(tiny)
+    model._http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    said = whole(model, Query(text="My", temperature=2.0, top_p=0.5, logprobs=True, top_logprobs=1))
+    assert said.text == "é 😀"
+    assert any(b"\xf0" in one.chosen.raw and "\ufffd" in one.chosen.text for one in said.tokens)
+    assert b"".join(one.chosen.raw for one in said.tokens) == "é 😀".encode()
+    assert b"".join(one.top[0].raw for one in said.tokens) == "é 😀".encode()
+    assert asked[0]["samplers"] == ["temperature", "top_p"], "other tokens have the share before the temperature"
+
+
 def test_llama_cpp_ends_with_its_model(tiny: Artifact, tmp_path: Path) -> None:
     model = LlamaCpp(program=str(FAKE), timeout_s=30).open(tiny)
     root, folder = model._beside.root, model._beside.folder  # type: ignore[attr-defined]

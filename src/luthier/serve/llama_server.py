@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import LuthierError
 from luthier.serve.engine import Answering
+from luthier.serve.grammar import Grammars
 from luthier.serve.merging import together
 from luthier.serve.query import Finish, Piece, Query
 from luthier.serve.refusal import Busy, Refusal, Unavailable, as_refusal
@@ -36,7 +37,7 @@ class LlamaServer(Answering):
         super().__init__(digest)
         self._settings, self._text, self._root, self._beside = settings, text, root, beside
         self._calls = CallForm.of(text)
-        self._spelling = Spelling(text, lambda token: text.decode([token]).encode())
+        self._spelling = Spelling(text, Grammars(text, text.vocabulary).raw)
         self._turns = asyncio.Semaphore(settings.at_once)
         self._asked = 0
         self._http: httpx.AsyncClient | None = None
@@ -96,7 +97,7 @@ class LlamaServer(Answering):
             "top_p": 1.0 if query.top_p is None else query.top_p,
             "top_k": 0,
             "min_p": 0.0,
-            "samplers": ["top_p", "temperature"],
+            "samplers": ["temperature", "top_p"],  # applied in this order, as our own engine does
             "stream": True,
             "return_tokens": True,
             "cache_prompt": query.seed is None,  # what was read before in other portions is rounded otherwise
