@@ -158,13 +158,6 @@ DELIMITED = (
     _csv("row 17 with a NUL", "tickets.csv:17", "a NUL byte", "tr -d", _text(LINES, "a\0b,billing,C")),
     _csv("row 17 of 50 MB", "tickets.csv:17", "longer than 16 MiB", "split the row", _text(LINES, "x" * 50_000_000)),
     _csv(
-        "header twice",
-        "tickets.csv:1 (message)",
-        "names 'message' twice",
-        "its own name",
-        _text(["message,category,message", *LINES[1:]]),
-    ),
-    _csv(
         "no such column",
         "tickets.csv:1 (prompt)",
         "no column 'mesage'",

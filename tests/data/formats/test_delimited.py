@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.data.formats import delimited
+from luthier.data.formats import delimited, dialect
 from luthier.data.formats.dialect import Dialect
 from luthier.data.formats.file import File
 from luthier.data.row import Broken, Record
@@ -39,6 +39,38 @@ def test_an_open_quote_at_the_start_of_a_long_file_loses_one_row(tmp_path: Path)
     good, broken, _ = _read(tmp_path / "t.csv", f'text,label\n"open,yes\n{rows}"quoted, too",no\n{rows}')
     assert len(good) == 10_001
     assert [one.line for one in broken] == [2]
+
+
+JIRA = "Summary,Comment,Comment,Comment 2,Comment,Labels,Labels"
+
+
+@pytest.mark.parametrize("between", [",", "\t", ";"])
+def test_columns_of_one_name_are_numbered_and_said(tmp_path: Path, between: str) -> None:
+    rows = [JIRA, *(f"late {n},a{n},b{n},c{n},d{n},e{n},f{n}" for n in range(5))]
+    good, broken, said = _read(tmp_path / "t.csv", "\n".join(rows).replace(",", between))
+    assert not broken
+    assert good[0].values == {
+        "Summary": "late 0",
+        "Comment": "a0",
+        "Comment 3": "b0",
+        "Comment 2": "c0",
+        "Comment 4": "d0",
+        "Labels": "e0",
+        "Labels 2": "f0",
+    }
+    told = "t.csv: the header names 'Comment' 3 times; the later ones are read as 'Comment 3' and 'Comment 4'"
+    assert told in said
+
+
+def test_names_that_come_twice_in_a_header_given_by_hand_lose_no_column(tmp_path: Path) -> None:
+    good, _, said = _read(tmp_path / "t.csv", "a,b\nc,d\n", header=("text", "text"))
+    assert good[0].values == {"text": "a", "text 2": "b"}
+    assert any("names 'text' 2 times" in note for note in said)
+
+
+def test_a_header_of_ten_thousand_like_names_is_numbered_in_linear_time() -> None:
+    names = ["x"] * 5000 + [f"x {n}" for n in range(5000)]
+    assert_quick(lambda: dialect.numbered(names, "t.csv", lambda _: None), 1)
 
 
 def test_an_open_quote_in_the_last_row(tmp_path: Path) -> None:

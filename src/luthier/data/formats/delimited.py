@@ -81,7 +81,7 @@ def read(
     for _ in range(written.above):
         next(source)
     source.begin()
-    columns = _columns(written, source, file.name)
+    columns = dialects.numbered(_columns(written, source, file.name), file.name, say)
     empty = True
     for found in _rows(written.dialect, source, columns, file.name):
         empty = False
@@ -140,10 +140,6 @@ def _columns(written: Written, source: _Lines, name: str) -> list[str]:
     if not written.header:
         source.take_back(all_of_it=True)
         return [f"column_{index + 1}" for index in range(len(cells))]
-    for column in columns:
-        if columns.count(column) > 1:
-            where = Where(file=name, line=1, field=column)
-            raise DataError(f"the header names {column!r} twice", where=where, remedy="give every column its own name")
     return columns
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -89,6 +89,26 @@ def names_delimiter(line: str) -> str:
     """The delimiter that Excel's first line `sep=;` names; empty where there is no such line."""
     found = _SEPARATED.fullmatch(line.strip())
     return found[1] if found else ""
+
+
+def numbered(columns: Sequence[str], file: str, say: Callable[[str], None]) -> list[str]:
+    """Names of columns of which none comes twice: `Comment, Comment` becomes `Comment, Comment 2`, which is said."""
+    taken = set(columns)
+    seen: Counter[str] = Counter()
+    found: list[str] = []
+    given: dict[str, list[str]] = {}
+    for column in columns:
+        name, seen[column] = column, seen[column] + 1
+        if seen[column] > 1:
+            while (name := f"{column} {seen[column]}") in taken:
+                seen[column] += 1
+            given.setdefault(column, []).append(name)
+        taken.add(name)
+        found.append(name)
+    for column, names in given.items():
+        shown = f"{names[0]!r} to {names[-1]!r}" if len(names) > 2 else " and ".join(map(repr, names))
+        say(f"{file}: the header names {column!r} {len(names) + 1} times; the later ones are read as {shown}")
+    return found
 
 
 def titles(dialect: Dialect, lines: Sequence[str]) -> int:

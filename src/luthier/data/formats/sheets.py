@@ -42,6 +42,7 @@ def read(
     if header == "auto":
         rows = _below_titles(rows, groups, file, say)
     columns, rows = _columns(rows, header, file, say)
+    columns = dialect.numbered(columns, file.name, say)
     _with_times(rows)
     for number, row in rows:
         if len(row) > len(columns) and any(cell != "" for cell in row[len(columns) :]):
@@ -150,12 +151,7 @@ def _columns(rows: Rows, header: dialect.Header, file: File, say: Callable[[str]
         if header == "auto":
             say(f"{file.name}: its first row is data, not a header; columns are column_1, column_2, …")
         return [f"column_{place + 1}" for place in range(width)], rows
-    line, first = rows[0]
-    columns = [str(_value(cell)).strip() or f"column_{place + 1}" for place, cell in enumerate(first)]
-    for column in columns:
-        if columns.count(column) > 1:
-            where, remedy = Where(file=file.name, line=line, field=column), "give every column its own name"
-            raise DataError(f"the header names {column!r} twice", where=where, remedy=remedy)
+    columns = [str(_value(cell)).strip() or f"column_{place + 1}" for place, cell in enumerate(rows[0][1])]
     return columns, rows[1:]
 
 
