@@ -18,6 +18,7 @@ from luthier.data.intake.survey import profile
 from luthier.data.source import Source
 from luthier.data.steps.augment import Augment
 from luthier.data.steps.prepare import Prepare
+from luthier.traffic.adopt import records
 
 Make = Callable[..., Any]
 Write = Callable[..., str]
@@ -734,3 +735,38 @@ def test_lists_of_classes_are_told_with_what_learns_them(tmp_path: Path) -> None
     with pytest.raises(DataError, match="'labels' holds lists, and one class a row is wanted") as refused:
         propose(path)
     assert 'answer: "{labels}"' in refused.value.remedy
+
+
+def _batch(n: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    asked = [{"role": "user", "content": f"Where is my parcel {n}, please?"}]
+    said = {"role": "assistant", "content": f"It comes on day {n}."}
+    answer = {"id": f"c-{n}", "created": 1_710_000_000 + n, "choices": [{"index": 0, "message": said}]}
+    return {"model": "m", "messages": asked}, answer
+
+
+def test_a_log_of_requests_is_told_with_what_takes_it_in(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    rows = [dict(zip(("request", "response"), _batch(n), strict=True)) for n in range(20)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(DataError, match="log of requests and responses") as refused:
+        propose(path)
+    assert "`luthier traces import log.jsonl`" in refused.value.remedy
+    assert len(list(records(path))) == 20  # it does take them in
+
+
+@pytest.mark.parametrize("half", ["requests", "answers"])
+def test_half_of_a_batch_is_told_with_what_puts_both_together(tmp_path: Path, half: str) -> None:
+    path = tmp_path / "half.jsonl"
+    batches = [(f"r{n}", *_batch(n)) for n in range(20)]
+    asked = [{"custom_id": name, "url": "/v1/chat/completions", "body": request} for name, request, _ in batches]
+    said = [
+        {"id": f"b-{name}", "custom_id": name, "response": {"status_code": 200, "body": answer}, "error": None}
+        for name, _, answer in batches
+    ]
+    path.write_text("\n".join(map(json.dumps, asked if half == "requests" else said)))
+    with pytest.raises(DataError, match=f"holds the {half} of a batch without their") as refused:
+        propose(path)
+    assert "{request: .body, response}" in refused.value.remedy
+    both = [{"request": one["body"], "response": other["response"]} for one, other in zip(asked, said, strict=True)]
+    path.write_text("\n".join(map(json.dumps, both)))
+    assert len(list(records(path))) == 20

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from luthier.core.counted import by_name, counted, of_rows
 from luthier.core.errors import DataError, Where
+from luthier.data.intake import request_logs
 from luthier.data.intake.cells import UnusableRowError
 from luthier.data.intake.gather import Turns, moment
 from luthier.data.intake.headers import words_of
@@ -87,7 +88,10 @@ def choose(
     if layout is not None and "{" in (layout.prompt or ""):  # of several columns: none of them may be lost
         settings, reasons, other = layout.settings, _recognised(layout), ""
     else:
-        settings, reasons, other = _spoken(columns, file, task)
+        try:
+            settings, reasons, other = _spoken(columns, file, task)
+        except DataError as error:
+            raise request_logs.refused(rows, file) or error from error
     more: dict[str, Any] = {**_belonging(columns, settings, reasons)}
     answer = columns[settings["answer"]]
     if answer.is_class and (empty := _placeholders(answer)):
