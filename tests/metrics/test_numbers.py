@@ -47,6 +47,14 @@ def test_what_is_read(text: str, value: str, unit: str) -> None:
     assert (found.value, found.unit) == (Fraction(value), unit)
 
 
+@pytest.mark.parametrize(
+    "text", ["1" * 5000, "1." + "1" * 5000, "1/" + "1" * 5000, "1e" + "1" * 20, "1e-" + "9" * 5000, "2e1001"]
+)
+def test_a_number_without_end_is_read_at_once_and_is_wrong(text: str) -> None:
+    assert amount(text) is not None
+    assert Numeric().measure([f"it is {text}"], ["1"]).value == 0
+
+
 @pytest.mark.parametrize("text", ["", "none", "A1", "####", "..", "-", "$"])
 def test_no_number(text: str) -> None:
     assert amount(text) is None

@@ -40,6 +40,12 @@ _NAMES = {
 _FAMILY = {unit: (family, Fraction(scale)) for family, units in _SCALES.items() for unit, scale in units.items()}
 
 
+_MOST = 1000
+"""Digits that are read of a number, and the greatest power of ten: what is longer is nobody's answer."""
+_DIGITS = 10
+"""Of a power, with its sign."""
+
+
 class Amount(NamedTuple):
     """A number and its unit."""
 
@@ -67,8 +73,8 @@ def amount(text: str, *, decimal: Decimal = "point", place: Place = "last") -> A
         return None
     match = found[-1 if place == "last" else 0]
     value = _plain(match["amount"], decimal)
-    if match["below"] and Fraction(match["below"]):
-        value /= Fraction(match["below"])
+    if match["below"] and (below := Fraction(match["below"][:_MOST])):
+        value /= below
     return Amount(value, _unit(match["unit"] or ""))
 
 
@@ -82,9 +88,10 @@ def _plain(text: str, decimal: Decimal) -> Fraction:
     mantissa, letter, exponent = re.match(r"([^eE]*)([eE]?)(.*)", told).groups()  # type: ignore[union-attr]  # fits all
     point = "." if decimal == "point" else ","
     whole, _, part = mantissa.partition(point)
-    digits = re.sub(r"\D", "", whole) or "0"
+    digits = re.sub(r"\D", "", whole)[:_MOST] or "0"
     sign = "-" if whole.strip().startswith("-") or "-" in whole else ""
-    return Fraction(f"{sign}{digits}.{part or 0}") * Fraction(10) ** int(exponent if letter else 0)
+    power = int(exponent[:_DIGITS]) if letter else 0
+    return Fraction(f"{sign}{digits}.{part[:_MOST] or 0}") * Fraction(10) ** max(-_MOST, min(power, _MOST))
 
 
 def _unit(word: str) -> str:
