@@ -37,6 +37,10 @@ def evaluated(store: Store) -> Artifact:
         ("accuracy > tfidf + 2e-2", Rule("accuracy", ">", "tfidf", 0.02)),
         ("bias.gap <= 0.05", Rule("bias.gap", "<=", None, 0.05)),
         ("  mcc > -.1 ", Rule("mcc", ">", None, -0.1)),
+        ("accuracy >= 80%", Rule("accuracy", ">=", None, 0.8)),
+        ("bleu >= 29%", Rule("bleu", ">=", None, 29.0)),
+        ("bleu >= 30", Rule("bleu", ">=", None, 30.0)),
+        ("wmt.chrf >= base - 1%", Rule("wmt.chrf", ">=", "base", -1.0)),
     ],
 )
 def test_grammar(text: str, rule: Rule) -> None:

@@ -21,6 +21,13 @@ def test_a_text_alone_is_an_alert_named_after_its_number() -> None:
     assert (alert.called, alert.hold, alert.severity) == ("latency_p95", 0, "warning")
 
 
+def test_a_per_cent_of_bleu_is_a_point() -> None:
+    signals = [Signal.parse({"kind": "metric", "metric": name}) for name in ("bleu", "accuracy")]
+    alerts = [{"when": "bleu < report - 1%", "clear": "bleu > 29%"}, "accuracy < 90%"]
+    of_bleu, of_accuracy = rules_of([Alert.model_validate(one) for one in alerts], signals, {"bleu": 31.5})
+    assert (of_bleu.limit, of_bleu.clear_limit, of_accuracy.limit) == (30.5, 29.0, 0.9)
+
+
 def test_for_is_written_for_and_comes_back() -> None:
     alert = Alert.model_validate({"when": "accuracy < 0.9", "for": "10m", "keep_firing_for": "1h"})
     assert alert.hold == 600

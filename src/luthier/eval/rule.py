@@ -6,7 +6,8 @@
 `name` is a metric (`macro_f1`), the measure of a probe (`bias.gap`), the score of a task (`arc_easy.acc`, or
 `arc_easy.drop`: how much of it the tuned model lost), a number of a check of data (`label_errors`) or what people said
 (`people.difference`);
-`model` is `base` or a baseline (`tfidf`); `severity` is `serious`, or `warning`, which means that or worse.
+`model` is `base` or a baseline (`tfidf`); a per cent is a hundredth of the metric's scale: one point of BLEU's;
+`severity` is `serious`, or `warning`, which means that or worse.
 "macro_f1 > base", "rougeL >= base - 0.01", "accuracy >= 80%", "bias.gap <= 0.05", "no serious findings".
 """
 
@@ -68,7 +69,15 @@ def parse(text: str, *, findings: bool = False, people: bool = False) -> Rule:
     sign = words.sign()
     model, margin = _limit(words)
     words.end()
-    return Rule(rule_name, sign, model, margin)
+    return Rule(rule_name, sign, model, round(margin * _scale(rule_name), 9) if "%" in text else margin)
+
+
+def _scale(name: str) -> float:
+    """What a whole is of a metric or of a task's score: 100 of those that are written from 0 to 100, else 1."""
+    from luthier.metrics.metric import Metric
+
+    found = members(Metric).get(name.rpartition(".")[2])
+    return 100.0 if found is not None and found.usual == (0.0, 100.0) else 1.0
 
 
 def _limit(words: Phrase) -> tuple[str | None, float]:

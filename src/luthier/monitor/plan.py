@@ -64,8 +64,8 @@ def rules_of(alerts: Sequence[Alert], signals: Sequence[Signal], report: Mapping
     usual = {number: signal.usual for number, signal in numbers.items()}
     found = []
     for alert in alerts:
-        when = parse(alert.when, usual)
-        clear = None if alert.clear is None else _clear(alert, when, {**usual, when.name: when.window})
+        when = _read(alert.when, usual, numbers)
+        clear = None if alert.clear is None else _clear(alert, when, {**usual, when.name: when.window}, numbers)
         limit = _limit(when, report)
         enough = alert.min_events or numbers[when.name].enough(when.name, when.window)
         found.append(
@@ -85,8 +85,14 @@ def rules_of(alerts: Sequence[Alert], signals: Sequence[Signal], report: Mapping
     return found
 
 
-def _clear(alert: Alert, when: When, usual: Mapping[str, Window]) -> When:
-    clear = parse(str(alert.clear), usual)
+def _read(text: str, usual: Mapping[str, Window], numbers: Mapping[str, Signal]) -> When:
+    """A condition, of which a per cent is a hundredth of the number's scale: one point of BLEU's."""
+    when = parse(text, usual)
+    return when._replace(margin=round(when.margin * numbers[when.name].whole, 9)) if "%" in text else when
+
+
+def _clear(alert: Alert, when: When, usual: Mapping[str, Window], numbers: Mapping[str, Signal]) -> When:
+    clear = _read(str(alert.clear), usual, numbers)
     if clear.name != when.name or clear.window != when.window:
         raise ValueError(f"`clear` must be about {when.name} {when.window}, as `when` is; came {alert.clear!r}")
     if clear.upward == when.upward:

@@ -126,6 +126,11 @@ class Signal(Component):
         """How rules call it."""
         return self.name or self.kind
 
+    @property
+    def whole(self) -> float:
+        """What 100 % is of its numbers."""
+        return 1.0
+
     @abstractmethod
     def numbers(self) -> Sequence[str]:
         """The names of its numbers, each beginning with `called`."""

@@ -40,6 +40,10 @@ class Measured(Signal):
     def called(self) -> str:
         return self.name or self.metric.kind
 
+    @property
+    def whole(self) -> float:
+        return 100.0 if self.metric.usual == (0.0, 100.0) else 1.0
+
     def numbers(self) -> Sequence[str]:
         return [self.called]
 
