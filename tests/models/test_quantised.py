@@ -13,6 +13,7 @@ from torch import Tensor
 
 from luthier.core.errors import ModelError
 from luthier.models.describe import describe
+from luthier.models.generate import label_scores
 from luthier.models.load import load, merge, open_folder, open_merged
 from luthier.models.nf4 import GROUPS, NF4, TYPES, by_library, by_torch
 from luthier.models.quantised import (
@@ -28,6 +29,7 @@ from luthier.models.quantised import (
 )
 from luthier.models.quiet import no_peft_warning
 from luthier.models.scheme import Scheme
+from luthier.models.sequence import with_outputs
 from luthier.tune.techniques.qlora import Qlora
 from models.making import other_model, tiny_adapter, tiny_base
 from workshop import tiny_model
@@ -171,6 +173,19 @@ def test_models_are_packed_as_they_are_read(tmp_path: Path, kind: str, monkeypat
     for one, other in zip(_packed(model), _packed(narrow), strict=True):
         assert torch.equal(one.qweight, other.qweight)
         assert torch.equal(one.scale_bits, other.scale_bits)
+
+
+def test_a_sequence_head_stays_whole(tmp_path: Path) -> None:
+    place = other_model(tmp_path / "model", "llama")
+    headed = with_outputs(open_folder(place, torch.float32), ["no", "yes"])
+    headed.score.weight.data.normal_()
+    headed.save_pretrained(place)
+    model = open_folder(place, torch.float32, Scheme(8, 16))
+    assert _packed(model)
+    assert torch.equal(model.score.weight, headed.score.weight)
+    (wanted,), (found,) = (label_scores(one, [IDS[0].tolist()]) for one in (headed, model))
+    assert found == pytest.approx(wanted, abs=0.05)
+    assert torch.equal(quantise(headed, Scheme(8, 16)).score.weight, model.score.weight)
 
 
 def _packed(model: Any) -> list[Packed]:

@@ -23,6 +23,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from luthier.core.errors import ModelError
 from luthier.models.nf4 import NF4, by_library, by_torch
 from luthier.models.scheme import Scheme
+from luthier.models.sequence import is_sequence
 
 PIECE = 1 << 18
 """Numbers that are brought back at once, in fp32: they stay in the processor's cache."""
@@ -209,7 +210,7 @@ def is_quantised(model: nn.Module) -> bool:
 
 
 def quantise(model: Any, scheme: Scheme) -> Any:
-    """The same model with every linear layer packed, except the output head."""
+    """The same model with every linear layer packed, except the output head, of words or of classes."""
     for packed in _prepared(model, scheme):
         packed.take(packed.weight.data)
     return model
@@ -227,7 +228,7 @@ def dequantise(model: nn.Module, dtype: torch.dtype) -> None:
 
 def _prepared(model: Any, scheme: Scheme) -> Iterator[Packed]:
     """Put a packed layer, its weight not yet taken, in the place of each linear one, one after another."""
-    room, head = Room(), model.get_output_embeddings()
+    room, head = Room(), model.score if is_sequence(model) else model.get_output_embeddings()
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if type(child) in (nn.Linear, Conv1D) and child is not head:
