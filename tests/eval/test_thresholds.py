@@ -113,6 +113,19 @@ def test_thresholds_of_an_evaluation_decide_the_next(store: Store, labels: Artif
     assert "decided by a threshold for each group" in " ".join(second.read_json("summary.json")["notes"])
 
 
+def test_a_label_that_nobody_shall_get_is_given_to_nobody_however_sure(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sure = {"mail": np.array([1.0] * 4), "web": np.array([0.2, 0.3, 0.8, 0.9])}
+    nobody = fit(sure, {name: np.zeros(4, bool) for name in sure}, "demographic_parity")
+    monkeypatch.setattr("luthier.eval.thresholds.fit", lambda *told: nobody)
+    report = evaluation(store, {"tuned": 0.9, "base": 0.5})
+    step = FitThresholds(report="report", column="channel", positive="billing", least=5)
+    told = Thresholds.of(made(store, step, {"report": report}))
+    reply = Reply(prediction="billing", scores={"billing": 0.0, "delivery": -40.0, "account": -50.0})
+    assert told.applied(example("x", "billing", "billing", 0, channel="mail"), reply).prediction == "delivery"
+
+
 def test_what_cannot_be_is_refused(store: Store) -> None:
     report = evaluation(store, {"tuned": 0.9, "base": 0.5})
     with pytest.raises(RecipeError, match="no label is 'biling'"):

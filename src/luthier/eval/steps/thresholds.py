@@ -71,7 +71,7 @@ class FitThresholds(Step):
             g: np.array([probabilities(scores[row])[self.positive] for row in mine]) for g, mine in groups.items()
         }
         real = {g: np.array([self.positive in answers.references[row] for row in mine]) for g, mine in groups.items()}
-        chosen = {group: round(value, 9) for group, value in fit(chances, real, self.constraint).items()}
+        chosen = fit(chances, real, self.constraint)  # as they are: rounded, the one just above 1 would be 1
         found = Thresholds(column=self.column, positive=self.positive, by_group=chosen)
         text = json.dumps(found.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=False)
         write_aside(work.folder / FILE, (text + "\n").encode())
