@@ -292,6 +292,13 @@ def test_completions_of_texts_and_tokens(client: openai.OpenAI, tiny: Artifact) 
     assert texts == [choice.text for choice in several.choices]
 
 
+def test_an_empty_text_is_continued_alone_and_among_others(client: openai.OpenAI) -> None:
+    alone = client.completions.create(model="tiny", prompt="", max_tokens=5).choices[0].text
+    assert client.completions.create(model="tiny", prompt=["The", ""], max_tokens=5).choices[1].text == alone
+    with pytest.raises(openai.BadRequestError, match="a list of tokens is empty"):
+        client.completions.create(model="tiny", prompt=[[]], max_tokens=5)
+
+
 def test_embeddings(client: openai.OpenAI) -> None:
     plain = client.embeddings.create(
         model="encoder", input=["My invoice", "The parcel", "My invoice"], encoding_format="float"

@@ -383,7 +383,7 @@ class Completion(_Asking):
         if len(self.prompt) * self.n > MOST_ANSWERS:
             raise Refusal(f"wanted at most {MOST_ANSWERS} answers in all (prompts times n)", param="prompt")
         found = [one if isinstance(one, str) else tuple(one) for one in self.prompt if not isinstance(one, int)]
-        if not all(found):
+        if () in found:
             raise Refusal("a list of tokens is empty", param="prompt")
         return found
 
