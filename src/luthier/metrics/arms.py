@@ -50,11 +50,14 @@ def between(first: Sequence[Seen], second: Sequence[Seen]) -> Difference | None:
     if not a or not b:
         return None
     alone = len(a) == len(first) and len(b) == len(second)
-    if alone and {*a, *b} <= {0.0, 1.0}:
+    if {*a, *b} <= {0.0, 1.0}:
         low, high, p, test = *newcombe(sum(a), len(a), sum(b), len(b)), *_fisher(a, b)
+    elif min(len(a), len(b)) > 1 and len({*a}) == len({*b}) == 1 and a[0] != b[0]:
+        low, high, p, test = _all_apart(a, b)
     else:
         low, high, p = _welch(a, b)
-        test = "Welch" if alone else "Welch, over people"
+        test = "Welch"
+    test += "" if alone else ", over people"
     mean_a, mean_b = sum(a) / len(a), sum(b) / len(b)
     return Difference(
         first=mean_a,
@@ -96,15 +99,21 @@ def _fisher(a: Sequence[float], b: Sequence[float]) -> tuple[float, str]:
     return float(fisher_exact(table)[1]), "Fisher, exact"
 
 
+def _all_apart(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float, str]:
+    """Interval and test where each arm has one value only: as if those two were right and wrong, since a spread that
+    few did not show is not nought."""
+    ends = [(a[0] - b[0]) * end for end in newcombe(len(a), len(a), 0, len(b))]
+    return min(ends), max(ends), *_fisher([1.0] * len(a), [0.0] * len(b))
+
+
 def _welch(a: Sequence[float], b: Sequence[float]) -> tuple[float, float, float]:
-    """Interval and p; with fewer than two people in an arm, or no variance at all, nothing is known of chance."""
+    """Interval and p; with fewer than two people in an arm nothing is known of chance."""
     from scipy.stats import ttest_ind
 
-    difference = sum(a) / len(a) - sum(b) / len(b)
     if min(len(a), len(b)) < 2:
         return -math.inf, math.inf, 1.0
-    if len({*a}) == len({*b}) == 1:
-        return difference, difference, float(difference == 0)
+    if len({*a, *b}) == 1:
+        return 0.0, 0.0, 1.0
     found = ttest_ind(a, b, equal_var=False)
     ends = found.confidence_interval(0.95)
     return float(ends.low), float(ends.high), float(found.pvalue)
@@ -123,6 +132,10 @@ def paired(first: Sequence[float], second: Sequence[float]) -> Difference:
         fixed, broken = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
         interval = bonett_price(fixed, broken, rows)
         low, high, p, test = interval.low, interval.high, mcnemar(fixed, broken), "McNemar, mid-p"
+    elif rows > 1 and len({*gains}) == 1 and gains[0]:  # as if each gain were one row set right
+        interval = bonett_price(rows, 0, rows)
+        low, high = sorted((gains[0] * interval.low, gains[0] * interval.high))
+        p, test = mcnemar(rows, 0), "McNemar, mid-p"
     else:
         low, high, p = _t(gains)
         test = "t, paired"
@@ -145,8 +158,8 @@ def _t(gains: Sequence[float]) -> tuple[float, float, float]:
 
     if len(gains) < 2:
         return -math.inf, math.inf, 1.0
-    if len({*gains}) == 1:
-        return gains[0], gains[0], float(gains[0] == 0)
+    if not any(gains):
+        return 0.0, 0.0, 1.0
     found = ttest_1samp(gains, 0.0)
     ends = found.confidence_interval(0.95)
     return float(ends.low), float(ends.high), float(found.pvalue)
