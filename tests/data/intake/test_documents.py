@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luthier.core.errors import DataError
+from luthier.data.formats import guises
 from luthier.data.formats.markup import plain_text
 from luthier.data.formats.pieces import Paragraph, rows
+from luthier.data.intake.propose import propose
 from luthier.data.row import Broken, Record
 from luthier.data.source import Source
 from tests.data.source_files import write_pdf
+from tests.linear import assert_linear
 
 
 def _read(settings: dict[str, Any], base: Path) -> tuple[list[Record], list[Broken]]:
@@ -88,6 +93,67 @@ def test_a_docx_that_is_a_bomb_or_damaged_is_a_broken_row(tmp_path: Path) -> Non
     for name, problem in (("a.docx", "zip bomb"), ("b.docx", "not a Word document")):
         _, broken = _read({"kind": "docx", "path": name}, tmp_path)
         assert problem in broken[0].problem
+
+
+CHAT = "".join(f"12/03/2024, 10:{n:02d} - {'Anna' if n % 2 else 'Shop Bob'}: hello {n}\nand more\n" for n in range(30))
+PHONE = "".join(f"\u200e[12.03.24, 10:{n:02d}:30 PM] Anna B.: hello {n}\n" for n in range(9))
+SPOKEN = "".join(f"{n}\n00:00:{n:02d},000 --> 00:00:{n:02d},900\nline {n} of the talk\n\n" for n in range(1, 30))
+MAIL = (
+    "Received: by x\n\tfor y\nFrom: Anna <anna@x.example>\nSubject: Parcel\nDate: Mon, 3 Feb 2025\n\nHello,\n\nwhere?\n"
+)
+PROSE = "From: the shop\n\nOn 12/03/2024, 10:15 - we met: hello. It ran 00:00:01,000 --> 00:00:02,000.\n\nNote: so.\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "like", "remedy"),
+    [
+        (CHAT, "looks like a chat", "conversation_id, sender"),
+        (PHONE, "looks like a chat", "conversation_id, sender"),
+        (SPOKEN, "looks like subtitles", "grep -vE"),
+        (f"WEBVTT\n\n{SPOKEN.replace(',', '.')}", "looks like subtitles", "grep -vE"),
+        (MAIL, "looks like a mail", "mailbox.mbox"),
+    ],
+)
+def test_texts_that_are_something_else_are_told(tmp_path: Path, text: str, like: str, remedy: str) -> None:
+    (tmp_path / "a.txt").write_text(text)
+    said: list[str] = []
+    source = Source.parse({"kind": "text", "path": "a.txt"})
+    assert len(list(source.read(tmp_path, said.append))) == 1
+    assert len(said) == 1
+    assert said[0].startswith(f"a.txt: {like}")
+    assert "read as plain text" in said[0]
+    assert remedy in said[0]
+    assert said[0] in propose(tmp_path / "a.txt").profile.notes
+
+
+def test_prose_is_told_to_be_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(PROSE * 5)
+    said: list[str] = []
+    assert list(Source.parse({"kind": "text", "path": "a.txt"}).read(tmp_path, said.append))
+    assert said == []
+
+
+def test_a_folder_of_mails_is_told_what_makes_a_mailbox(tmp_path: Path) -> None:
+    (tmp_path / "mails").mkdir()
+    (tmp_path / "mails" / "a.eml").write_text(MAIL)
+    with pytest.raises(DataError, match="no file that can be read") as refused:
+        propose(tmp_path / "mails")
+    assert guises.MAILBOX in refused.value.remedy
+
+
+def test_a_mailbox_is_made_of_mails_as_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.eml").write_text(MAIL + "\nFrom here on, nothing.\n")
+    (tmp_path / "b.eml").write_text(MAIL.replace("Subject: ", "Subject: Re: ").replace("anna@", "bob@"))
+    code = guises.MAILBOX.partition('"')[2].rstrip('"')
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    rows, broken = _read({"kind": "mbox", "path": "mails.mbox"}, tmp_path)
+    assert not broken
+    assert [row.values["mails"] for row in rows] == [2]
+
+
+@pytest.mark.parametrize("piece", ["1/1/11, 1:11 - ", "11:", "a", "From:", " ", "1\n"])
+def test_what_a_text_looks_like_is_told_in_linear_time(piece: str) -> None:
+    assert_linear(guises.told, piece, 20_000)
 
 
 def test_a_document_that_is_not_there_stops(tmp_path: Path) -> None:

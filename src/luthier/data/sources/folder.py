@@ -11,6 +11,7 @@ from pydantic import Field
 from luthier.core.counted import counted
 from luthier.core.errors import DataError, Where
 from luthier.core.paths import filled, locate
+from luthier.data.formats import guises
 from luthier.data.formats.file import File
 from luthier.data.formats.look import Look
 from luthier.data.formats.places import files_of, inside, is_url
@@ -43,6 +44,8 @@ class Folder(FileSource):
                 say(f"{self.path}: {counted(len(names), 'file')} {why} left out, such as {names[0]}")
         if not read:
             remedy = f"`glob` is {self.glob!r}; known endings: {', '.join(endings())}"
+            if any(name.lower().endswith(".eml") for name in left["of no known kind"]):
+                remedy = f"of mails, make a mailbox, whose threads are read; in the folder: {guises.MAILBOX}"
             raise DataError("holds no file that can be read", where=Where(file=self.path), remedy=remedy)
 
     def read_file(self, file: File, say: Say) -> Iterator[Record | Broken]:

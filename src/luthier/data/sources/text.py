@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
+from luthier.data.formats import guises
 from luthier.data.formats.file import File
 from luthier.data.formats.lines import BadLine, head, lines
 from luthier.data.formats.look import Fit, Look
 from luthier.data.formats.pieces import Paragraph
 from luthier.data.intake.documents import DocumentSource
-from luthier.data.row import Broken
+from luthier.data.row import Broken, Record
+from luthier.data.source import Say
 
 
 class Text(DocumentSource):
@@ -27,6 +29,12 @@ class Text(DocumentSource):
     def recognises(cls, look: Look) -> Fit:
         """Any text but that of a word processor."""
         return Fit.POSSIBLE if look.start and not look.start.startswith("{\\rtf") else Fit.NO
+
+    def read_file(self, file: File, say: Say) -> Iterator[Record | Broken]:
+        """Yield the rows of one file; what looks like a chat, subtitles or a mail is said to be read as plain text."""
+        if file.exists() and (told := guises.told(Look.at(file).text)):
+            say(f"{file.name}: {told}")
+        yield from super().read_file(file, say)
 
     def paragraphs(self, file: File) -> Iterator[Paragraph | Broken]:
         """What stands between blank lines; a line that cannot be decoded is left out as broken."""
