@@ -134,8 +134,9 @@ class Source(Component):
             say(f"{good[0].file}: read as {mapping.layout.note}")
         if choices := mapping.choices([record.values for record in good]):
             say(f"{good[0].file}: {choices}")
+        holders = holding(good)
         for record in chain(looked, found):
-            yield self._without_media(_map(record, mapping))
+            yield self._without_media(_map(record, mapping, holders))
 
     def asked(self, base: Path) -> Asked:
         """What its content asks for beside a path, for a recipe that is proposed; nothing by default."""
@@ -168,13 +169,39 @@ def _size(found: tuple[Record, Parts] | Broken) -> int:
     return size_of_record(found if isinstance(found, Broken) else found[0])
 
 
-def _map(record: Record | Broken, mapping: Mapping) -> tuple[Record, Parts] | Broken:
+Holders = Columns[str, frozenset[str]]
+"""Which files have rows with a column."""
+
+
+def holding(records: Sequence[Record]) -> Holders:
+    """Which files have rows with which columns."""
+    found: dict[str, set[str]] = {}
+    for record in records:
+        for column in record.values:
+            found.setdefault(column, set()).add(record.file)
+    return {column: frozenset(files) for column, files in found.items()}
+
+
+def broken_row(record: Record, error: UnusableRowError, holders: Holders) -> Broken:
+    """A row that makes no example; where a column is missing that other files have, with what brings them together."""
+    files = holders.get(error.field or "", frozenset())
+    remedy = error.remedy
+    if files and error.field not in record.values and record.file not in files:
+        more = (
+            f"{min(files)} has it: give all files the same columns, or make a step `prepare` for each kind of file, "
+            "with a `path` or `glob` that names only these, and put them together by a step `mix`"
+        )
+        remedy = f"{remedy}; {more}" if remedy else more
+    return Broken(record.file, record.line, error.problem, error.field, remedy, record.key)
+
+
+def _map(record: Record | Broken, mapping: Mapping, holders: Holders) -> tuple[Record, Parts] | Broken:
     if isinstance(record, Broken):
         return record
     try:
         return record, mapping.parts(record.values)
     except UnusableRowError as error:
-        return Broken(record.file, record.line, error.problem, error.field, error.remedy, record.key)
+        return broken_row(record, error, holders)
 
 
 class FileSource(Source):

@@ -770,3 +770,18 @@ def test_half_of_a_batch_is_told_with_what_puts_both_together(tmp_path: Path, ha
     both = [{"request": one["body"], "response": other["response"]} for one, other in zip(asked, said, strict=True)]
     path.write_text("\n".join(map(json.dumps, both)))
     assert len(list(records(path))) == 20
+
+
+def test_files_with_other_columns_are_told_with_what_brings_them_together(tmp_path: Path, make: Make) -> None:
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for name, header in (("a.csv", "text,label"), ("b.csv", "message,category")):
+        rows = [f"where is my parcel {name} {n},{'late' if n % 2 else 'lost'}" for n in range(20)]
+        (folder / name).write_text("\n".join([header, *rows]) + "\n")
+    proposal = propose(folder)
+    assert "mixed/b.csv has it: give all files the same columns" in proposal.reasons["source.on_error"]
+    source = {"kind": "folder", "path": str(folder), "prompt": "text", "answer": "label"}
+    with pytest.raises(DataError, match="the row has no 'text'") as refused:
+        make(source=source, split={"test": 0})
+    assert "a.csv has it" in refused.value.remedy
+    assert "by a step `mix`" in refused.value.remedy

@@ -24,7 +24,7 @@ from luthier.data.ops.pii import Pii
 from luthier.data.passes.reader import unusable
 from luthier.data.profile import ColumnProfile, Profile
 from luthier.data.row import Broken, Record, Row
-from luthier.data.source import Source
+from luthier.data.source import Source, broken_row, holding
 from luthier.data.split import Keys, held_out
 from luthier.data.task import Answers
 from luthier.data.twins.text_keys import digest8, prompt_key
@@ -118,13 +118,12 @@ def _fitting(source: Source, records: Sequence[Record]) -> tuple[Counter[str], l
     """All different answers with their counts, when they are classes; and the rows that make no example."""
     found = Answers()
     unfit: list[Broken] = []
-    mapping = source.mapping(list(records))
+    mapping, holders = source.mapping(list(records)), holding(records)
     for record in records:
         try:
             parts = mapping.parts(record.values)
         except UnusableRowError as error:
-            problem = Broken(record.file, record.line, error.problem, error.field, error.remedy, record.key)
-            unfit.append(problem)
+            unfit.append(broken_row(record, error, holders))
             continue
         if parts.messages[-1].content.strip():
             found.add(parts.messages[-1].content, parts.kind)
