@@ -27,8 +27,9 @@ from luthier.eval.steps.evaluate import Evaluate
 from luthier.eval.steps.gate import Gate
 from luthier.metrics.paired import holm
 from luthier.models.describe import describe
-from luthier.models.foresight import rows_of
+from luthier.models.foresight import CHARS_PER_TOKEN, rows_of
 from luthier.models.load import base_folder
+from luthier.text.dataset import summary
 from luthier.text.messages import Example
 from luthier.tune.steps.tune import Tune
 from workshop import tickets
@@ -287,7 +288,11 @@ def test_forecast_needs_no_torch(store: Store, labels: Artifact, base: Artifact)
     assert later.seconds is not None
     rows = rows_of(None, outlook, "test")
     assert rows is not None
-    flops = 2 * (model.parameters - model.embedding_parameters) * (30 * (rows.tokens - rows.shared) + rows.shared)
+    inner = model.parameters - model.embedding_parameters
+    flops = 2 * inner * (30 * (rows.tokens - rows.shared) + rows.shared)
+    classes = {name[:at] for name in summary(labels).labels for at in range(1, len(name) + 1)}
+    others = len(classes) / CHARS_PER_TOKEN + len(summary(labels).labels) - rows.answers
+    flops += 2 * (inner + model.vocab * model.hidden_size) * 30 * others  # each row's other classes, and the head
     assert later.seconds == pytest.approx(5 + 4 + 0.3 + flops / 1e6)  # plain baselines, an opened model, tests, 30 rows
     assert step.foresee(Outlook(inputs={}, upstream={}, base=Path())).seconds is None
 
@@ -323,6 +328,27 @@ def test_writing_is_foreseen_token_by_token(
     assert seconds(replace(told, answered=180.0, task="label")) == pytest.approx(0, abs=0.01)
     assert seconds(pairs_of(store)) == pytest.approx(0, abs=0.01)
     assert seconds(pairs_of(store), pairs=False, max_new_tokens=7) == pytest.approx(12 * 7, abs=0.01)
+
+
+def test_many_classes_cost_more_than_two(base: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every class is read for every row, but by a model that has a head of classes, or where text is written."""
+    monkeypatch.setattr("luthier.eval.forecast.flops_per_s", lambda *, bf16: 1e6)
+
+    def seconds(classes: int, **more: Any) -> float:
+        """Of what is computed for 12 rows whose data set is not made yet."""
+        names = [f"{number:02d} of the classes" for number in range(classes)]
+        told = Outline(rows={"test": 40}, characters=200.0, answered=17.0, answers=names, task="label")
+        outlook = Outlook(inputs=more.pop("made", {"model": base}), upstream={}, base=Path(),
+                          outlines={"data": told, **more})  # fmt: skip
+        found = Evaluate(data="data", rows=12, compare_base=False).foresee(outlook).seconds
+        assert found is not None
+        return found - 5 - 4 - 0.12
+
+    assert 15 < (seconds(60) - seconds(0)) / (seconds(3) - seconds(0)) < 40
+    size = describe(base_folder(base)).parameters
+    headed = Outline(parameters=size, headed=True)
+    assert seconds(60, made={}, model=headed) == seconds(3, made={}, model=headed)
+    assert seconds(60, made={}, model=replace(headed, headed=False)) > 4 * seconds(60, made={}, model=headed)
 
 
 def test_what_models_compute_in_is_foreseen(labels: Artifact, base: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,6 +128,8 @@ class Outline:
     """Of a data set: characters of a row's answers, on average."""
     task: str | None = None
     """Of a data set: whether answers are classes (`label`) or free text (`text`)."""
+    answers: Sequence[str] = ()
+    """Of a data set: the different answers of the rows that were looked at."""
     parameters: int | None = None
     """Of a model: numbers in its weights."""
     remote: bool = False

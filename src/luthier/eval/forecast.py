@@ -23,9 +23,9 @@ from luthier.models.foresight import (
     rows_of,
     undisturbed,
 )
-from luthier.models.load import cpu_has_bf16, is_remote
+from luthier.models.load import cpu_has_bf16, is_remote, outputs_of
 from luthier.models.speed import flops_per_s, has_gpu, writing_pass_s
-from luthier.text.dataset import first_examples
+from luthier.text.dataset import first_examples, summary
 
 if TYPE_CHECKING:
     from luthier.eval.kept import Kept
@@ -73,10 +73,13 @@ def forecast(step: Evaluate, outlook: Outlook) -> Forecast:
     speed = undisturbed(before) or flops_per_s(bf16=_narrow(step))
     standing = _asked_anyway(step, outlook, rows)
     computed = models * (_computed(rows) + standing)
-    if before:
-        flops, writing_s = _flops(model, computed) + _flops(model, written, headed=True), 0.0
+    flops, writing_s = _flops(model, computed), 0.0
+    if not any(writes):
+        flops += _flops(model, rows.number * models * _chosen_among(step, outlook, rows), headed=True)
+    elif before:
+        flops += _flops(model, written, headed=True)
     else:
-        flops, writing_s = _flops(model, computed), written * _token_s(step, model, rows, speed)
+        writing_s = written * _token_s(step, model, rows, speed)
     kernels = kernel_bytes(computed / _PACK_TOKENS, model, bf16=_narrow(step), learns=False)
     beside = _PLAIN_S + models * _OPENING_S + rows.number * _MEASURED_S
     told = ", as the last evaluation" if before else ""
@@ -100,7 +103,8 @@ def pace(step: Evaluate, work: Work, task: str, known: Kept) -> dict[str, Any]:
         return {}
     answers = rows._replace(number=known.made)
     written = known.made * statistics.fmean(_written(step, outlook, rows, task))
-    flops = _flops(model, _computed(answers)) + _flops(model, written, headed=True)
+    aside = written or known.made * _chosen_among(step, outlook, rows)
+    flops = _flops(model, _computed(answers)) + _flops(model, aside, headed=True)
     by_processor = {} if has_gpu() else {"flops_per_cpu_s": flops / max(known.cpu_s, 1e-9)}
     sizes = {"parameters": model.parameters, "task": task, "bf16": _narrow(step), "writes": bool(written)}
     return {"flops_per_s": flops / max(known.seconds, 1e-9), **by_processor, **sizes}
@@ -130,11 +134,29 @@ def _written(step: Evaluate, outlook: Outlook, rows: Rows, task: str | None = No
     return [like_rows if tuned else most, *base, *([like_rows] if step.against is not None else [])]
 
 
+def _chosen_among(step: Evaluate, outlook: Outlook, rows: Rows) -> float:
+    """Tokens that are read for each row beside its own answer, where one of some classes is chosen: those of the others
+    to their ends, what they begin with in common once."""
+    made, known = outlook.inputs.get("data"), outlook.outlines.get("data", Outline())
+    if _has_head(outlook) or (step.pairs and _holds_pairs(step, outlook)):
+        return 0.0
+    classes = known.answers if made is None else summary(made).labels
+    characters = len({name[:at] for name in classes for at in range(1, len(name) + 1)})
+    return max(0.0, characters / CHARS_PER_TOKEN + len(classes) - rows.answers)
+
+
+def _has_head(outlook: Outlook) -> bool:
+    """Whether the model names classes, or gives a number, by a head of its own."""
+    if (model := outlook.inputs.get("model")) is not None:
+        return bool(outputs_of(model))
+    return outlook.outlines.get("model", Outline()).headed
+
+
 def _holds_pairs(step: Evaluate, outlook: Outlook) -> bool:
     """Whether rows hold two answers of which one is chosen, as far as the first of them tell, or a model with a head of
     its own, which writes nothing."""
     if (made := outlook.inputs.get("data")) is None:
-        return outlook.outlines.get("model", Outline()).headed
+        return _has_head(outlook)
     return are_pairs(first_examples(made, step.split, SAMPLE))
 
 

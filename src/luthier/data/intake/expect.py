@@ -27,12 +27,14 @@ def expected(source: Source, split: Split, base: Path) -> Outline:
         return Outline(rows=rows or None, how="as the split says" if rows else "")
     texts = ["".join(f"<{turn.role}>{turn.content}" for turn in parts.messages) for _, parts in seen]
     turns = [turn for _, parts in seen for turn in parts.messages]
+    answers = [turn.content for turn in turns if turn.role == "assistant"]
     return Outline(
         rows=rows or None,
         characters=sum(map(len, texts)) / len(texts),
         lengths=tuple(map(len, texts)),
         shared=float(_alike(texts)),
-        answered=sum(len(turn.content) for turn in turns if turn.role == "assistant") / len(texts),
+        answered=sum(map(len, answers)) / len(texts),
+        answers=sorted(set(answers)),
         how=f"rows and their length told from the first {len(seen)}",
     )
 

@@ -98,6 +98,7 @@ class Augment(Step):
             shared=before.shared,
             answered=before.answered,
             task=before.task,
+            answers=before.answers,
             how="as many made rows as the share allows",
         )
 

@@ -113,6 +113,7 @@ class Mix(Step):
             characters=sum(count * length for count, length, _ in told) / whole if whole else None,
             answered=sum(count * answered for count, _, answered in told) / whole if whole else 0.0,
             task=tasks.pop() if len(tasks) == 1 else None,
+            answers=sorted({answer for one in outlines for answer in one.answers}),
             how="by the sizes of the data sets, before rows that another holds out are taken out",
         )
 
