@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from datetime import date
 from pathlib import Path
@@ -396,6 +397,21 @@ def test_a_template_that_changes_its_mind_with_the_text_cannot_be_mapped() -> No
     template = "{% for m in messages %}{{ m.content | length }}:{{ m.content }}</s>{% endfor %}"
     with pytest.raises(ModelError, match="cannot be mapped"):
         Text(dressed(byte_level(), template)).encode((ASK, SAY))
+
+
+def test_generation_stops_where_the_models_settings_say_too(tmp_path: Path) -> None:
+    tokenizer = dressed(byte_level(), CHATML)
+    tokenizer.save_pretrained(tmp_path)
+    own, other, letter = tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.convert_tokens_to_ids("a")
+    assert Text.load(tmp_path).end_ids == {own}
+    settings = tmp_path / "generation_config.json"
+    settings.write_text(json.dumps({"eos_token_id": [own, other, letter, 99_999]}))  # a letter ends nothing
+    assert Text.load(tmp_path).end_ids == {own, other}
+    settings.write_text(json.dumps({"eos_token_id": other}))
+    assert Text.load(tmp_path).end_ids == {own, other}
+    settings.write_text("[]")
+    with pytest.raises(ModelError, match="no JSON object"):
+        Text.load(tmp_path)
 
 
 @pytest.mark.model

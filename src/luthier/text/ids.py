@@ -15,8 +15,9 @@ Rules that the rest of Luthier relies on:
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import cached_property, lru_cache
@@ -96,10 +97,12 @@ class Text:
         options: Mapping[str, Any] | None = None,
         name: str = "",
         before: Prompt | None = None,
+        ends: Collection[int] = (),
     ) -> None:
         """`template` replaces the tokenizer's own. `today` is what templates that write the date take it for; None is
         the machine's date. `options` are the template's own, such as `enable_thinking`. `before` stands in front of
-        every conversation."""
+        every conversation. `ends` are ids at which the model's own settings have generation stop; those that are
+        ordinary text do not count."""
         if not tokenizer.is_fast:
             raise ModelError(
                 f"a fast tokenizer is needed (tokenizer.json); {type(tokenizer).__name__} is not one",
@@ -113,6 +116,8 @@ class Text:
         literal = self.template.source + (self.template.with_tools or "")
         self._guard = Guard(tokenizer.backend_tokenizer, literal)
         self._renderer = Renderer(self.template, self._guard)
+        added = tokenizer.added_tokens_decoder
+        self._ends = {one for one in ends if one in added and added[one].special}
 
     @classmethod
     def load(
@@ -136,7 +141,8 @@ class Text:
                 where=Where(file=str(folder)),
                 remedy="the folder must hold tokenizer.json and tokenizer_config.json",
             ) from error
-        return cls(tokenizer, template, today=today, options=options, name=Path(folder).name, before=before)
+        more: dict[str, Any] = {"today": today, "options": options, "before": before, "ends": _ends(Path(folder))}
+        return cls(tokenizer, template, name=Path(folder).name, **more)
 
     @property
     def special_tokens(self) -> frozenset[str]:
@@ -250,7 +256,7 @@ class Text:
     def end_ids(self) -> frozenset[int]:
         """Ids at which generation of an assistant turn stops."""
         found = {self.tokenizer.convert_tokens_to_ids(token) for token in self._renderer.ends}
-        return frozenset(found | {self.tokenizer.eos_token_id} - {None})
+        return frozenset(found | self._ends | {self.tokenizer.eos_token_id} - {None})
 
     @property
     def vocabulary(self) -> int:
@@ -343,6 +349,18 @@ def encoded(folder: Path, conversations: Sequence[Sequence[Message]]) -> list[li
 def text_of(folder: Path) -> Text:
     """What makes the ids of the model in a folder; the last ones are kept."""
     return Text.load(folder)
+
+
+def _ends(folder: Path) -> list[int]:
+    """Ids at which generation stops by the settings that travel with a model: Qwen's and Llama's have several."""
+    path = folder / "generation_config.json"
+    if not path.is_file():
+        return []
+    try:
+        told = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+    except (ValueError, AttributeError) as error:
+        raise ModelError("is no JSON object", where=Where(file=str(path)), remedy="fetch the model again") from error
+    return [one for one in (told if isinstance(told, list) else [told]) if isinstance(one, int)]
 
 
 def _nothing(rendered: Rendered, messages: Sequence[Message]) -> str:
