@@ -80,6 +80,12 @@ def test_what_a_clear_leaves_out_is_taken_from_when() -> None:
     assert rule.enough == 50
 
 
+def test_nothing_is_certain_of_one_event() -> None:
+    asked = [{"when": "accuracy < 0.9 over 1h", "certain": certain} for certain in (False, True)]
+    rules = rules_of([Alert.model_validate({"name": f"a{at}", **one}) for at, one in enumerate(asked)], SIGNALS, {})
+    assert [rule.enough for rule in rules] == [1, 2]
+
+
 def walk(settings: dict[str, Any], values: list[float | None]) -> list[str]:
     """The states over minutes; None is a minute without data."""
     (rule,) = rules_of([Alert.model_validate({"when": "accuracy < 0.9", **settings})], SIGNALS, {})

@@ -37,7 +37,7 @@ class Alert(BaseModel):
     """For how long it goes on firing after it was over, so that it does not come and go."""
     min_events: int | None = Field(default=None, ge=1)
     """With fewer events in the window there is no data; by default all that a window `on` so many events asks for, and
-    1 for a window of time."""
+    1 for a window of time, or 2 where it is to be `certain`: of one event nothing is."""
     no_data: NoData = "ok"
     """What is done without data: `ok` takes the condition as not holding, `alert` as holding, `keep` leaves a firing
     alert firing."""

@@ -67,13 +67,13 @@ def rules_of(alerts: Sequence[Alert], signals: Sequence[Signal], report: Mapping
         when = _read(alert.when, usual, numbers)
         clear = None if alert.clear is None else _clear(alert, when, {**usual, when.name: when.window}, numbers)
         limit = _limit(when, report)
-        enough = alert.min_events or numbers[when.name].enough(when.name, when.window)
+        usually = max(numbers[when.name].enough(when.name, when.window), 2 if alert.certain else 1)
         found.append(
             Rule(
                 alert=alert,
                 when=when,
                 limit=limit,
-                enough=enough,
+                enough=alert.min_events or usually,
                 clear=clear,
                 clear_limit=limit if clear is None else _limit(clear, report),
             )
