@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.monitor.signal import Events, Eye, Place, Reading, Row, Signal, Span, Training, answer_text
+from luthier.monitor.signal import Events, Eye, Place, Reading, Row, Signal, Span, Training, answer_text, label_meant
 from luthier.monitor.when import Window
 from luthier.traffic.record import Feedback, Trace
 
@@ -58,7 +58,7 @@ class Calibration(Signal):
         found, said = stated(trace), answer_text(trace)
         if feedback is None or feedback.label is None or found is None or said is None:
             return None
-        return _missed(found, said, right=said == feedback.label)
+        return _missed(found, said, right=said == label_meant(trace, feedback.label))
 
     def measure(self, rows: Sequence[Row], span: Span) -> Mapping[str, Reading]:
         raise NotImplementedError("calibration is measured through `open`")

@@ -9,7 +9,7 @@ from pydantic import model_validator
 
 from luthier.metrics.answers import Answers
 from luthier.metrics.metric import Metric, Score
-from luthier.monitor.signal import Events, Reading, Row, Signal, Span, answer_text
+from luthier.monitor.signal import Events, Reading, Row, Signal, Span, answer_text, label_meant
 from luthier.monitor.when import Window
 from luthier.traffic.record import Feedback, Trace
 
@@ -51,7 +51,7 @@ class Measured(Signal):
         said = answer_text(trace)
         if feedback is None or said is None:
             return None
-        right = feedback.label if feedback.label is not None else feedback.correction
+        right = label_meant(trace, feedback.label) if feedback.label is not None else feedback.correction
         if right is None or (self.metric.needs and (trace.scores is None or len(trace.scores) < 2)):
             return None
         return said, right, trace.scores
