@@ -54,6 +54,10 @@ def test_sizes_counts_shares() -> None:
     assert numbers.listing(["a", "b", "c"]) == "a, b and c"
     assert numbers.probability(0.0004) == "p < 0.001"
     assert numbers.probability(0.031) == "p = 0.031"
+    assert numbers.probability(0.0496) == "p = 0.0496"  # p = 0.050 would be none that is called sure
+    assert numbers.probability(0.049998) == "p = 0.05000"
+    assert numbers.probability(0.0504) == "p = 0.050"
+    assert numbers.probability(0.3) == "p = 0.30"
     assert numbers.headed("the tuned model") == "Tuned model"
 
 

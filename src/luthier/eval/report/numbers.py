@@ -12,6 +12,8 @@ HUNDRED = frozenset({"bleu", "chrf", "ter", "self_bleu"})
 """Metrics that are written on a scale of 0 to 100; the others run from 0 to 1."""
 OPEN = frozenset({"perplexity", "bits_per_byte", "fluency", "reward"})
 """Metrics on a scale of their own, without an upper end."""
+SURE = 0.05
+"""Above this p a difference is called unclear, whatever its interval says."""
 NAMES = {
     "accuracy": "Accuracy",
     "macro_f1": "Macro F1",
@@ -96,12 +98,13 @@ def difference(value: float, low: float | None, high: float | None, metric: str 
 
 
 def probability(p: float | None) -> str:
-    """`p < 0.001` or `p = 0.03`: as many figures as decide."""
+    """`p < 0.001` or `p = 0.03`: as many figures as tell on which side of what is called sure it stands."""
     if p is None:
         return ""
     if p < 0.001:
         return "p < 0.001"
-    return f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+    texts = [f"{p:.{decimals}f}" for decimals in ((3, 4, 5) if p < 0.1 else (2,))]
+    return "p = " + next((text for text in texts if (float(text) < SURE) == (p < SURE)), texts[-1])
 
 
 def count(value: float | None) -> str:

@@ -6,11 +6,9 @@ from typing import Literal
 
 from luthier.eval.report.facts.fact import Score
 from luthier.eval.report.facts.models import LOWER_IS_BETTER, Comparison, EvaluationFacts, ModelFacts
-from luthier.eval.report.numbers import HUNDRED, OPEN, count, decisive, metric_name, number, places, probability
+from luthier.eval.report.numbers import HUNDRED, OPEN, SURE, count, decisive, metric_name, number, places, probability
 
 Standing = Literal["better", "worse", "unclear"]
-SURE = 0.05
-"""Above this p a difference is called unclear, whatever its interval says."""
 
 
 def verdict_sentence(facts: EvaluationFacts) -> str:
