@@ -158,7 +158,6 @@ WHOLE_FILES = {
     "empty": (b"", "t.csv", "is empty"),
     "only a mark": (b"\xef\xbb\xbf\n", "t.csv", "is empty"),
     "header only": (b"text,label\n", "t.csv", "a header and no rows"),
-    "twice": (b"text,text\na,b\n", "t.csv", "'text' twice"),
     "binary": (bytes(range(256)) * 4, "t.csv", "binary"),
     "zip": (b"PK\x03\x04" + bytes(100), "t.csv", "not a whole zip"),
     "parquet as csv": (b"PAR1" + bytes(100), "t.csv", "binary"),
