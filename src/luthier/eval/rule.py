@@ -77,7 +77,7 @@ def _scale(name: str) -> float:
     from luthier.metrics.metric import Metric
 
     found = members(Metric).get(name.rpartition(".")[2])
-    return 100.0 if found is not None and found.usual == (0.0, 100.0) else 1.0
+    return found.whole() if found is not None else 1.0
 
 
 def _limit(words: Phrase) -> tuple[str | None, float]:

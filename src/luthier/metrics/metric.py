@@ -89,6 +89,11 @@ class Metric(Component):
     single_reference: ClassVar[bool] = False
     """Whether several accepted answers for one row make no sense."""
 
+    @classmethod
+    def whole(cls) -> float:
+        """What 100 % is of its values: 100 of those that are written from 0 to 100, else 1."""
+        return 100.0 if cls.usual == (0.0, 100.0) else 1.0
+
     @abstractmethod
     def statistics(self, answers: Answers) -> Block:
         """Sufficient statistics, (rows, k): sums over rows are all that `value` needs."""

@@ -174,13 +174,6 @@ def answer_text(trace: Trace) -> str | None:
     return None if trace.answer is None else trace.answer.content
 
 
-def label_meant(trace: Trace, label: str) -> str:
-    """The class that a person named, as the model writes it: "Billing " is billing."""
-    known = [said] if (said := answer_text(trace)) is not None else []
-    meant = label.strip().casefold()
-    return next((one for one in [*known, *(trace.scores or ())] if one.strip().casefold() == meant), label)
-
-
 def question_text(trace: Trace) -> str:
     """What the user wrote last; nothing where no user spoke."""
     return next((turn.content for turn in reversed(trace.messages) if turn.role == "user"), "")

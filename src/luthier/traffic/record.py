@@ -63,6 +63,13 @@ class Trace(_Record):
     """What the application said of the request (OpenAI's `metadata`)."""
 
 
+def label_meant(trace: Trace, label: str) -> str:
+    """The class that a person named, as the model writes it: "Billing " is billing."""
+    written = () if trace.answer is None else (trace.answer.content,)
+    meant = label.strip().casefold()
+    return next((one for one in (*written, *(trace.scores or ())) if one.strip().casefold() == meant), label)
+
+
 def said(trace: Mapping[str, Any]) -> dict[str, Any]:
     """A trace in JSON without what it would say by itself."""
     found = _without(_TRACE, trace)

@@ -15,7 +15,7 @@ from typing import Any
 
 from luthier.metrics.arms import Difference, Seen, between
 from luthier.traffic.read import Told, told
-from luthier.traffic.record import Arm, Feedback, Trace
+from luthier.traffic.record import Arm, Feedback, Trace, label_meant
 from luthier.traffic.releases import Release
 from luthier.traffic.where import Where
 
@@ -27,7 +27,7 @@ def _right(trace: Trace, said: Sequence[Feedback]) -> float | None:
     labels = [one.label for one in sorted(said, key=lambda one: one.at) if one.label]
     if not labels or trace.answer is None:
         return None
-    return float(trace.answer.content.strip().casefold() == labels[-1].strip().casefold())
+    return float(trace.answer.content == label_meant(trace, labels[-1]))
 
 
 def _rating(trace: Trace, said: Sequence[Feedback]) -> float | None:

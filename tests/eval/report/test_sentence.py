@@ -121,7 +121,7 @@ def test_what_it_means_to_people() -> None:
 def test_directions_and_scales_are_those_of_the_metrics() -> None:
     known = members(Metric)
     assert {kind for kind, metric in known.items() if metric.better == "lower"} == LOWER_IS_BETTER
-    assert {kind for kind, metric in known.items() if metric.usual == (0.0, 100.0)} == HUNDRED
+    assert {kind for kind, metric in known.items() if metric.whole() == 100} == HUNDRED
     assert {kind for kind, metric in known.items() if metric.bounds[1] > 2} == HUNDRED | OPEN | {"wer", "cer"}
 
 

@@ -9,9 +9,9 @@ from pydantic import model_validator
 
 from luthier.metrics.answers import Answers
 from luthier.metrics.metric import Metric, Score
-from luthier.monitor.signal import Events, Reading, Row, Signal, Span, answer_text, label_meant
+from luthier.monitor.signal import Events, Reading, Row, Signal, Span, answer_text
 from luthier.monitor.when import Window
-from luthier.traffic.record import Feedback, Trace
+from luthier.traffic.record import Feedback, Trace, label_meant
 
 
 class Measured(Signal):
@@ -42,7 +42,7 @@ class Measured(Signal):
 
     @property
     def whole(self) -> float:
-        return 100.0 if self.metric.usual == (0.0, 100.0) else 1.0
+        return self.metric.whole()
 
     def numbers(self) -> Sequence[str]:
         return [self.called]
