@@ -79,7 +79,7 @@ class Plan:
         what, remedy = "this step is not made yet", f"`luthier run {self.recipe.file}` makes it"
         last = next((one for one in self.store.usage() if one.kind == planned.step.kind), None)
         if last is not None:
-            what = "this step is not made as the recipe stands; settings on the command line count, too"
+            what = "this step is not made as the recipe stands; overrides and the version of Luthier count, too"
             remedy += f"; the last of its kind here is named {last.digest[:12]}"
         return UnknownName(what, where=Where(file=self.recipe.file, field=f"steps.{planned.name}"), remedy=remedy)
 
