@@ -10,6 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from luthier.core.artifact import Artifact, Manifest
 from luthier.core.errors import InputError, ModelError, RecipeError, Where
@@ -83,6 +84,18 @@ def test_the_mean_of_whole_models_and_adapters_is_the_mean_of_their_weights(tmp_
     assert json.loads((made.folder / "tuned.json").read_text())["weights"] == [1 / 3] * 3
     model = load(made, "float32").model
     assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def test_the_config_says_that_what_is_stored_is_wide(tmp_path: Path) -> None:
+    """Transformers, asked for no dtype, would round the merged weights to the base's otherwise."""
+    store, base = tiny_base(tmp_path, kind="llama", dtype="bfloat16")
+    made = merged(store, base, adapters(store, base))
+    out = export(made, tmp_path / "out", "hf")
+    wanted = load_file(made.folder / "model.safetensors")["model.layers.0.self_attn.q_proj.weight"]
+    assert not torch.equal(wanted, wanted.bfloat16().float())
+    for folder in (made.folder, out):
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        torch.testing.assert_close(model.model.layers[0].self_attn.q_proj.weight, wanted, atol=0, rtol=0)
 
 
 def test_merging_over_a_tuned_model_and_merging_what_was_merged(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from luthier.core.errors import ModelError
 from luthier.core.events import Event
 from luthier.core.store import Store
-from luthier.models.source import adopt, check_folder, is_hub_id
+from luthier.models.source import adopt, check_folder, is_hub_id, tell_dtype
 from luthier.models.sources.folder import Folder
 from models.making import make_base, other_model
 from workshop import tiny_model
@@ -172,3 +172,22 @@ def test_a_config_that_is_not_json(place: Path) -> None:
 def test_hub_ids() -> None:
     assert is_hub_id("Qwen/Qwen3-0.6B")
     assert not any(is_hub_id(text) for text in ["gpt2", "a/b/c", "../x", "a/b.gguf", "/a", "a/", "a b/c"])
+
+
+def test_the_dtype_that_is_named_becomes_that_of_the_weights(tmp_path: Path) -> None:
+    """By either name, in the settings of the language part too; what names none stays as it is, to the byte."""
+    config = tiny_model(tmp_path / "tiny") / "config.json"
+    told = json.loads(config.read_text())
+    silent = {name: value for name, value in told.items() if name != "dtype"}
+    for before, after in (
+        ({"dtype": "bfloat16"}, {"dtype": "float32"}),
+        ({"torch_dtype": "float16"}, {"torch_dtype": "float32"}),
+        ({"text_config": {"dtype": "bfloat16", "a": 1}}, {"text_config": {"dtype": "float32", "a": 1}}),
+    ):
+        config.write_text(json.dumps({**silent, **before}))
+        tell_dtype(config.parent)
+        assert json.loads(config.read_text()) == {**silent, **after}
+    for same in ({}, {"dtype": "float32"}, {"dtype": None}):
+        config.write_text(text := json.dumps({**silent, **same}))
+        tell_dtype(config.parent)
+        assert config.read_text() == text

@@ -322,3 +322,16 @@ def test_every_lesson_is_seen_as_often_as_asked(count: int, epochs: float, rows:
         part = seen[begin : begin + count]
         assert len(set(part)) == len(part)
     assert course.lessons_of(0) == course.lessons_of(0)
+
+
+@pytest.mark.parametrize("technique", [Full(), Layers()], ids=["full", "layers"])
+def test_a_whole_model_names_the_dtype_in_which_it_is_written(tmp_path: Path, technique: Technique) -> None:
+    """The base's config names a narrower one, to which transformers would round what was learnt."""
+    shop = bench(tmp_path)
+    config = shop.base.folder / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "dtype": "bfloat16"}))
+    made = shop.tune(Tune(data="data", technique=technique, precision="float32", rows=32))
+    stored = load_file(made.folder / "model.safetensors")
+    model = AutoModelForCausalLM.from_pretrained(made.folder)
+    for name, value in stored.items():
+        torch.testing.assert_close(model.state_dict()[name], value, atol=0, rtol=0)

@@ -141,7 +141,7 @@ def describe(folder: Path) -> Description:
         head_dim=int(text.get("head_dim") or hidden // heads),
         vocab=int(text.get("vocab_size") or 0),
         context=int(text.get("max_position_embeddings") or text.get("n_positions") or 0),
-        dtype=_main_dtype(tensors),
+        dtype=main_dtype(tensors),
         weight_bytes=sum(one.numbers * BYTES_OF.get(one.dtype, 1) for one in tensors.values()),
         disk_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
         licence=read_licence(folder),
@@ -345,7 +345,7 @@ def _duplicate_head(tensors: dict[str, Tensor]) -> int:
     return sum(one.numbers for name, one in tensors.items() if name.endswith("lm_head.weight"))
 
 
-def _main_dtype(tensors: dict[str, Tensor]) -> str:
+def main_dtype(tensors: dict[str, Tensor]) -> str:
     """The dtype that most numbers have."""
     counts: dict[str, int] = {}
     for one in tensors.values():

@@ -39,7 +39,7 @@ from luthier.models.load import (
     weights_of,
 )
 from luthier.models.sequence import with_outputs
-from luthier.models.source import Say, model_files, write_json
+from luthier.models.source import Say, model_files, tell_dtype, write_json
 from luthier.models.to_gguf import Quant, write_gguf
 
 Format = Literal["hf", "adapter", "merged", "gguf"]
@@ -138,6 +138,7 @@ def _write_whole(artifact: Artifact, folder: Path, *, dequantise: bool) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target)
     if not is_adapter(artifact):
+        tell_dtype(folder)
         return
     same = ("generation_config.json",) if outputs_of(artifact) else ("config.json", "generation_config.json")
     kept = {name: (folder / name).read_bytes() for name in same}
@@ -146,6 +147,7 @@ def _write_whole(artifact: Artifact, folder: Path, *, dequantise: bool) -> None:
         model.save_pretrained(folder)
     for name, data in kept.items():
         (folder / name).write_bytes(data)
+    tell_dtype(folder)
 
 
 def _write_adapter(artifact: Artifact, folder: Path) -> None:

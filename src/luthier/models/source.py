@@ -18,7 +18,7 @@ from luthier.core.component import Component
 from luthier.core.errors import ModelError, Where
 from luthier.core.files import writing
 from luthier.core.quiet import no_bars
-from luthier.models.describe import read_headers, read_object, weight_files
+from luthier.models.describe import DTYPE_NAMES, main_dtype, read_headers, read_object, weight_files
 
 Say = Callable[[str], None]
 """Takes a sentence about something that was decided for the user."""
@@ -146,6 +146,29 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write a JSON object with sorted keys, the same bytes every time."""
     with writing(path):
         path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def tell_dtype(folder: Path) -> None:
+    """Have `config.json` name the dtype in which the weights of a folder lie, wherever it names one: transformers,
+    asked for no dtype, opens a model in the one that is named, and would round weights that are wider."""
+    config, stored = read_object(folder / "config.json"), main_dtype(read_headers(folder))
+    if stored not in DTYPE_NAMES.values():
+        return
+    told = {name: _telling(value, stored) if name in (*_DTYPE, *_INNER) else value for name, value in config.items()}
+    if told != config:
+        write_json(folder / "config.json", told)
+
+
+_DTYPE = ("dtype", "torch_dtype")
+_INNER = ("text_config",)
+"""The settings that name a dtype, and where they stand again in a model of several kinds of input."""
+
+
+def _telling(value: Any, dtype: str) -> Any:
+    """A dtype's name, or settings that name one, with another dtype; what names none stays."""
+    if isinstance(value, dict):
+        return {name: _telling(inner, dtype) if name in _DTYPE else inner for name, inner in value.items()}
+    return dtype if isinstance(value, str) else value
 
 
 def _refuse_code(config: dict[str, Any], path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from luthier.models.describe import read_object
 from luthier.models.sequence import head_settings, is_sequence
+from luthier.models.source import tell_dtype
 from luthier.tune.technique import write_settings
 
 TRAVELS: tuple[str, ...] = (
@@ -31,6 +32,7 @@ def write_whole(model: Any, folder: Path, base: Path) -> None:
         write_settings(folder / "config.json", {**read_object(base / "config.json"), **head_settings(model)})
     else:
         shutil.copyfile(base / "config.json", folder / "config.json")
+    tell_dtype(folder)
     for file in TRAVELS:
         if (base / file).is_file():
             shutil.copyfile(base / file, folder / file)

@@ -17,7 +17,7 @@ from luthier.models.describe import describe, weight_files
 from luthier.models.load import base_folder, is_remote, name_of, no_weights, weights_of
 from luthier.models.merger import Merger
 from luthier.models.mergers.linear import Linear
-from luthier.models.source import model_files, write_json
+from luthier.models.source import model_files, tell_dtype, write_json
 
 PARAMETERS_PER_SECOND = 20e6
 """Numbers of one model that are read, merged and written in a second, by one core of a laptop."""
@@ -140,6 +140,7 @@ class Merge(Step):
             if path not in weight_files(base_folder(base)) and path.name != "README.md":
                 target.parent.mkdir(exist_ok=True)
                 shutil.copyfile(path, target)
+        tell_dtype(folder)
         told = {
             "technique": {"kind": "merge"},
             "merge": self.method.settings(),
