@@ -41,6 +41,13 @@ def test_the_rate_rises_then_never_rises_again_and_is_never_zero(
     assert min(found) > 0
 
 
+@pytest.mark.parametrize("steps", range(3, 12))
+def test_a_short_run_falls_too(steps: int) -> None:
+    """A fifth of fewer than eight steps is one, and the first step of a fall has the full rate still."""
+    assert rates("wsd", steps, 0.03, 0.2)[-1] == pytest.approx(1 - math.sqrt(1 / 2))
+    assert rates("wsd", steps, 0.0, 0.01)[-2:] == pytest.approx([1, 1 - math.sqrt(1 / 2)])
+
+
 def test_an_averaging_optimizer_keeps_the_rate_constant() -> None:
     assert Tune(data="data").shape == "linear"
     assert Tune(data="data", optimizer="schedule_free").shape == "constant"

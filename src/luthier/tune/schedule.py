@@ -76,12 +76,12 @@ def rate_at(step: int, steps: int, shape: Shape, warmup: float, decay: float) ->
     """The share of the full learning rate at a step (from 0): it rises over the warm-up, then follows the shape.
 
     `warmup` and `decay` are shares of all steps; `decay` is how long `wsd` falls, by one minus the root of the way
-    gone (Hägele et al., 2024).
+    gone (Hägele et al., 2024): over two steps at least, since the first of a fall still has the full rate.
     """
     rising = max(1, round(warmup * steps)) if warmup > 0 else 0
     if step < rising:
         return (step + 1) / rising
-    begun = max(rising, steps - max(1, round(decay * steps))) if shape == "wsd" else rising
+    begun = max(rising, steps - max(2, round(decay * steps))) if shape == "wsd" else rising
     gone = max(0, step - begun) / max(1, steps - begun)
     return _FALLS[shape](gone)
 
