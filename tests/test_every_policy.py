@@ -283,6 +283,10 @@ def test_it_learns_and_resumes_to_the_same_bytes(kind: str, extra: dict[str, Any
                 {"kind": "reinforce++", "baseline": "group"},
             )
         ),
+        *(
+            ({"objective": {"rewards": [REGEX], "rollout": {"redraw": 1}, **one}}, "teach as others do, and `redraw`")
+            for one in ({"kind": "ppo"}, {"kind": "reinforce++"}, {"kind": "raft", "at_least": 1.0})
+        ),
         ({"reward_model": "judge"}, "nothing asks a reward_model"),
         ({"gold_model": "judge"}, "nothing asks a gold_model"),
         ({"objective": {"kind": "grpo", "rewards": [REGEX], "gold": ["model"]}, "held_out": {}}, "asks a `reward_mod"),
@@ -303,3 +307,18 @@ def test_settings_that_cannot_hold_together_are_refused(settings: dict[str, Any]
     usual: dict[str, Any] = {"data": "data", "objective": {"kind": "grpo", "rewards": [REGEX]}}
     with pytest.raises(ValidationError, match=why):
         Tune(**{**usual, **settings})
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        {"kind": "grpo"},
+        {"kind": "rloo"},
+        {"kind": "raft"},
+        {"kind": "online_dpo"},
+        {"kind": "reinforce++", "baseline": "group"},
+    ],
+    ids=lambda objective: str(objective["kind"]),
+)
+def test_prompts_are_redrawn_where_equal_answers_teach_nothing(objective: dict[str, Any]) -> None:
+    Tune(data="data", objective={"rewards": [REGEX], "rollout": {"redraw": 1}, **objective})

@@ -57,6 +57,9 @@ class Policy(Objective):
     def _has_others(self) -> Self:
         if self.compares and self.rollout.samples < 2:
             raise ValueError("an answer is held against others to the same prompt: at least 2 `samples`")
+        if self.rollout.redraw and not self.compares:
+            what = f"under {self.kind} as it is set answers that are all worth the same teach as others do"
+            raise ValueError(f"{what}, and `redraw` would leave out what always succeeds or always fails; leave it out")
         return self
 
     @property

@@ -43,6 +43,11 @@ class OnlineDpo(Policy):
         return value
 
     @property
+    def compares(self) -> bool:
+        """The best is held against the worst."""
+        return True
+
+    @property
     def refers(self) -> bool:
         """The model as it began stands in the loss."""
         return True

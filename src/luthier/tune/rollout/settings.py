@@ -40,8 +40,9 @@ class Drawing(_Settings):
     """Optimizer steps that learn from answers drawn at once, each from its own. With 1 every answer comes from the
     weights that it changes; more draw more together, which is quicker, and clip."""
     redraw: int = Field(default=0, ge=0)
-    """How often prompts whose answers are all worth the same, which teach nothing, are replaced by others (DAPO's
-    dynamic sampling)."""
+    """How often prompts whose answers are all worth the same are replaced by others (DAPO's dynamic sampling). Only
+    where answers to one prompt are held against one another, so that equal ones teach nothing: not under `ppo`, nor
+    `reinforce++` without `baseline: group`, nor `raft` with `at_least`."""
     environment: Environment | None = None
     """Who answers the model between two of its turns: a tool, or somebody who talks with it. What it says is read and
     never learnt. `max_new_tokens` then holds for each turn. None: the model has one turn."""
