@@ -251,6 +251,7 @@ def test_turns_that_two_answers_follow_are_read_as_such(place: Path) -> None:
         (SUMS | {"reward_funcs": ["my.own"], "temperature": 0.7}, "temperature: 0.7: no counterpart: answers are"),
         (SUMS | {"reward_funcs": ["my.own"]}, "reward_funcs: ['my.own']: no counterpart: code of another tool"),
         (SUMS | {"num_generations": 4, "lora_dropout": 0.2}, "lora_dropout: 0.2: no counterpart: what a model writes"),
+        (PAIRS | {"beta": 0.1, "lora_dropout": 0.2}, "lora_dropout: 0.2: no counterpart: TRL's trainers learn"),
         (SUMS | {"num_generations": 4, "loss_type": "cispo"}, "loss_type: cispo: no counterpart: there is no such"),
         (PAIRS | {"beta": 0.1, "my_own": 3}, "my_own: 3: unknown to this importer"),
         (PAIRS | {"cpo_alpha": 0.1, "rpo_alpha": 1}, "rpo_alpha: 1: no counterpart: cpo_alpha says the same"),

@@ -202,6 +202,27 @@ def test_the_reference_is_the_model_as_it_was(shop: Bench, technique: Any) -> No
     assert first["margin"] == pytest.approx(0, abs=1e-4)
 
 
+@pytest.mark.parametrize("objective", ["dpo", "cpo", "simpo", "orpo", "kto", "reward", "sft"])
+def test_dropout_that_is_built_into_a_model_is_off_for_preferences_alone(tmp_path: Path, objective: str) -> None:
+    """As in TRL; a technique's own, which somebody asked for, is on."""
+    shop = bench(tmp_path, thumbs(24) if objective == "kto" else pairs(24))
+    config = shop.base.folder / "config.json"
+    dropping = config.read_text().replace('"attention_dropout": 0.0', '"attention_dropout": 0.5')
+
+    def losses(**settings: Any) -> list[str]:
+        step = Tune(**{**QUICK, "objective": objective, "held_out": {"rows": 4, "every": 1}, **settings})
+        lines = (shop.tune(step).folder / "log.jsonl").read_text().splitlines()
+        shop.store.remove(shop.tune_digest(step))
+        return lines
+
+    plain = losses()
+    own = losses(technique=Lora(r=4, dropout=0.5))
+    assert own != plain
+    config.write_text(dropping)
+    assert (losses() == plain) == (objective != "sft")
+    assert (losses(technique=Lora(r=4, dropout=0.5)) == own) == (objective != "sft")
+
+
 def test_held_out_pairs_are_measured_by_accuracy_and_margin(shop: Bench) -> None:
     step = Tune(**QUICK, objective=Dpo(), epochs=3, held_out=HeldOut(rows=8, every=2, metric="margin"))
     made = shop.tune(step)

@@ -34,6 +34,7 @@ from luthier.tune.leftovers import Leftovers
 from luthier.tune.objective import REFERENCE, Loss, Objective, Teacher, asked_of
 from luthier.tune.optim import Settings, Updater
 from luthier.tune.optimizer import Optimizer
+from luthier.tune.reading import adapters_of, answering
 from luthier.tune.rehearsal import rehearse
 from luthier.tune.schedule import Course, Shape, rate_at
 from luthier.tune.source import Source
@@ -178,7 +179,7 @@ class Training:
         """
         begun = self._resume(keeper, say)
         with (
-            _training(self._model, dropout=not self._objective.draws),
+            _training(self._model, self._objective),
             nullcontext() if self._kernels else torch_only(),
             ExitStack() as stack,
         ):
@@ -401,14 +402,13 @@ class Training:
 
 
 @contextmanager
-def _training(model: Any, *, dropout: bool) -> Iterator[None]:
-    """Switch dropout on (when there is any) or off for as long as the model learns."""
-    was = model.training
-    model.train(dropout)
-    try:
+def _training(model: Any, objective: Objective) -> Iterator[None]:
+    """Switch on the dropout that an objective learns with, for as long as the model learns."""
+    with answering(model):
+        if not objective.draws:
+            for module in model.modules() if objective.builtin_dropout else adapters_of(model):
+                module.training = True
         yield
-    finally:
-        model.train(was)
 
 
 def _mixed(seed: int, step: int, pack: int) -> int:

@@ -31,6 +31,7 @@ class PairObjective(Objective):
     """What all objectives that learn from pairs of answers share."""
 
     measured: ClassVar[tuple[str, ...]] = ("accuracy", "margin")
+    builtin_dropout: ClassVar[bool] = False
 
     max_tokens: int = Field(default=2048, ge=2)
     """Pairs with a longer row are left out, counted, listed in `learnt.parquet` and warned of."""

@@ -53,9 +53,22 @@ def sums_of_rows(model: Any, rows: Sequence[Row], tokens: int) -> list[float]:
 @contextmanager
 def answering(model: Any) -> Iterator[None]:
     """A model without its dropout, for as long as it is only asked."""
-    was = model.training
+    learning = [module for module in model.modules() if module.training]
     model.eval()
     try:
         yield
     finally:
-        model.train(was)
+        model.eval()
+        for module in learning:
+            module.training = True
+
+
+def adapters_of(model: Any) -> Iterator[Any]:
+    """The modules that PEFT's model has beside the base's own, their dropout among them."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for layer in model.modules():
+        if isinstance(layer, BaseTunerLayer):
+            yield layer
+            for name, part in layer.named_children():
+                yield from part.modules() if name != "base_layer" else ()

@@ -9,7 +9,7 @@ from typing import Any
 from luthier.core.component import members
 from luthier.core.errors import InputError, did_you_mean
 from luthier.flow.foreign.account import Wishes
-from luthier.flow.foreign.objective import REINFORCE, objective
+from luthier.flow.foreign.objective import PREFER, REINFORCE, objective
 from luthier.tune.technique import Technique
 from luthier.tune.tracker import Tracker
 
@@ -37,6 +37,10 @@ def tune_step(wishes: Wishes, rows: int | None) -> dict[str, Any]:
     """The settings of the step `tune`; `rows` is how many it will learn from, when that is known."""
     if wishes.get("method") in REINFORCE:
         wishes.leave("dropout", "what a model writes is learnt without dropout")
+    if wishes.get("method") in PREFER:
+        wishes.leave(
+            "dropout", "TRL's trainers learn preferences without any dropout, unless `disable_dropout` is false"
+        )
     step: dict[str, Any] = {"kind": "tune", "data": "data", "technique": _technique(wishes)}
     step["objective"] = objective(wishes)
     step |= _pace(wishes, step["objective"].get("rollout"))

@@ -28,7 +28,9 @@ LEFT: Mapping[str, str] = {
     "f_divergence_type": "divergence is the reverse one, as in DPO itself", "use_weighting": "pairs count alike",
     "f_alpha_divergence_coef": "divergence is the reverse one, as in DPO itself",
     "discopop_tau": "there is no such loss here",
-    "alpha": "there is no such objective here", "disable_dropout": "dropout is the technique's `dropout`, 0 unless set",
+    "alpha": "there is no such objective here",
+    "disable_dropout": "a model's own dropout is off but under `sft` and its kin; an adapter's is the technique's "
+    "`dropout`, 0 unless set",
     "precompute_ref*": reasons.REFERENCE, "reference_free": reasons.REFERENCE, "sync_ref_model": reasons.REFERENCE,
     "ref_model*": reasons.REFERENCE, "force_use_ref_model": reasons.REFERENCE,
     "generate_during_eval": reasons.EVALUATED,

@@ -40,6 +40,7 @@ class Kto(Objective):
     needs_reference: ClassVar[bool] = True
     rate_share: ClassVar[float] = RATE_SHARE
     measured: ClassVar[tuple[str, ...]] = ("margin",)
+    builtin_dropout: ClassVar[bool] = False
 
     form: Literal["kto", "apo_zero"] = "kto"
     """`apo_zero` leaves the drift out: 1 - σ(β r) of a good answer and σ(β r) of a bad one (D'Oosterlinck et al.,
