@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import sqlite3
+import textwrap
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -15,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from luthier.cli.app import run_command
 from luthier.core.artifact import Artifact
 from luthier.core.component import members
 from luthier.flow import serve
+from luthier.flow.recipe import Recipe
 from luthier.models.describe import describe
 from luthier.tune.technique import AnyTechnique
 from tests.watching import desk_traffic, write_log
@@ -39,6 +42,19 @@ MONITOR = """\
   watch: {kind: monitor, signals: [latency, {kind: metric, metric: accuracy}], alerts: ["accuracy < 0.9"]}
 """
 _SERVE = serve.serve
+STEPS = """\
+data: {kind: prepare, source: {kind: csv, path: tickets.csv}, split: {test: 0.2}}
+questions: {kind: prepare, source: {kind: csv, path: questions.csv}}
+preferred: {kind: prepare, source: {kind: csv, path: preferred.csv}}
+tune: {kind: tune, data: data}
+tune_short: {kind: tune, data: data}
+tune_long: {kind: tune, data: data, epochs: 2}
+gold: {kind: tune, data: preferred, objective: reward}
+report: {kind: evaluate, data: data, model: tune}
+guess: {kind: propose, data: data, model: tune}
+validate: {kind: validate, data: data}
+"""
+"""What the pages' YAML speaks of without saying it again."""
 NOT_TYPED = ("pip ", "./demo", "./check", "luthier schema >", "luthier --install-completion")
 """Commands that install, set a machine up, or need a shell."""
 
@@ -169,6 +185,46 @@ def test_the_python_of_the_pages_runs(page: str, block: str, place: Path, monkey
     with warnings.catch_warnings():
         warnings.simplefilter("ignore" if page == "interop.md" else "error")  # what other people's loops say
         exec(compile(code, page, "exec"), {})  # the page's own words
+
+
+def yaml_blocks() -> list[tuple[str, str]]:
+    """Every piece of a recipe on the pages, with its page and line; comments alone and workflows of others are none."""
+    found = []
+    for page in [*PAGES, ROOT / "docs" / "tutorial-data.md"]:
+        text = page.read_text(encoding="utf-8")
+        for block in re.finditer(r"```(?:\{code-block\} )?yaml\n(.*?)```", text, re.DOTALL):
+            told = yaml.safe_load(textwrap.dedent(block[1]))
+            if told and "jobs" not in told:
+                found.append((f"{page.name}:{text[: block.start()].count(chr(10)) + 1}", block[1]))
+    return found
+
+
+@pytest.mark.parametrize(("page", "block"), yaml_blocks(), ids=lambda value: str(value)[:40])
+def test_the_yaml_of_the_pages_is_a_recipe_or_a_part_of_one(page: str, block: str, tmp_path: Path) -> None:
+    recipe = _whole(yaml.safe_load(textwrap.dedent(block)))
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    assert Recipe.load(tmp_path / "recipe.yaml").all_steps(), page
+
+
+def _whole(told: Any) -> dict[str, Any]:
+    """A recipe around a piece of one: the settings, the step or the steps that a page shows."""
+    if "luthier" in told:
+        return dict(told)
+    known: dict[str, Any] = yaml.safe_load(STEPS)
+    about = {"luthier": 1, "name": "page", "model": "smollm2-135m-instruct"}
+    if isinstance(told, list):
+        told = {"ops": told}
+    if "steps" in told:
+        steps = told["steps"]
+    elif told.keys() & {"ops", "source"}:
+        steps = {"data": {**known["data"], **told}}
+    elif "objective" in told:
+        steps = {"tune": {**known["tune"], **told}}
+    elif "embedder" in told:
+        steps = {"validate": {**known["validate"], "checks": [{"kind": "embedding_outliers", **told}]}}
+    else:
+        about, steps = ({**about, **told}, {}) if "model" in told else (about, told)
+    return {**about, "steps": {**known, **steps}}
 
 
 def _techniques() -> dict[str, list[str]]:
