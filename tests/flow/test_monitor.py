@@ -16,6 +16,7 @@ from luthier.core.errors import InputError
 from luthier.flow.locate import find_artifact
 from luthier.flow.monitor import looks, open_monitor
 from luthier.traffic.record import Trace
+from luthier.traffic.write import write
 from watching import BEGIN, desk_traffic, write_log
 from workshop import own_cache, tickets, write_csv
 
@@ -91,6 +92,17 @@ def test_replay_of_a_part(capsys: pytest.CaptureFixture[str]) -> None:
     found = told(capsys, "replay", "log.jsonl", "--until", "2026-11-23T01:00")
     assert found["messages"] == []
     assert 0 < found["events"] < 300
+
+
+def test_what_traces_export_writes_replays_as_the_traffic_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUTHIER_TRAFFIC", str(tmp_path / "traffic"))
+    write(tmp_path / "traffic", desk_traffic(500, wrong=[range(150, 250)]))
+    assert run_command(["traces", "export", str(tmp_path / "all.jsonl")]) == 0
+    from_folder = told(capsys, "replay", str(tmp_path / "traffic"))
+    assert from_folder["messages"]
+    assert told(capsys, "replay", str(tmp_path / "all.jsonl")) == from_folder
 
 
 def test_show_tells_every_number(capsys: pytest.CaptureFixture[str]) -> None:

@@ -74,17 +74,22 @@ def _records(value: Any, name: str, model: str) -> Iterator[Trace | Feedback]:
         raise TypeError(f"wanted a mapping, came {type(value).__name__}")
     if is_otlp(value):
         yield from spans(value)
-    elif isinstance(value.get("trace"), str):
-        yield Feedback.model_validate(value)
-    elif _is_own(value):
-        said = value.pop("feedback", [])
-        trace = Trace.model_validate(value)
-        yield trace
-        yield from (Feedback.model_validate({**one, "trace": trace.id}) for one in said)
+    elif isinstance(value.get("trace"), str) or _is_own(value):
+        yield from own(value)
     else:
         trace = _foreign(value, name, model)
         yield trace
         yield from _said(value, trace)
+
+
+def own(value: Mapping[str, Any]) -> Iterator[Trace | Feedback]:
+    """A line of ours: a request with what was said of it, as `luthier traces export` writes it, or feedback alone."""
+    if "trace" in value:
+        yield Feedback.model_validate(value)
+        return
+    trace = Trace.model_validate({name: one for name, one in value.items() if name != "feedback"})
+    yield trace
+    yield from (Feedback.model_validate({**one, "trace": trace.id}) for one in value.get("feedback", ()))
 
 
 def _is_own(value: Mapping[str, Any]) -> bool:

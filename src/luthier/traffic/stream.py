@@ -6,8 +6,10 @@ Only ever imported inside a verb.
 from __future__ import annotations
 
 import heapq
+import json
 from collections.abc import Iterator
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -35,25 +37,27 @@ def events(log: Path, since: datetime | None = None, until: datetime | None = No
 def _lines(path: Path) -> Iterator[Event]:
     """The lines in order of time, as far as a bounded heap can bring them there."""
     held: list[tuple[datetime, int, Event]] = []
-    with path.open(encoding="utf-8") as file:
+    numbers = count()
+    with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            if line.strip():
-                one = _read(line, path, number)
-                heapq.heappush(held, (one.at, number, one))
+            for one in _read(line, path, number):
+                heapq.heappush(held, (one.at, next(numbers), one))
                 if len(held) > _HELD:
                     yield heapq.heappop(held)[2]
     while held:
         yield heapq.heappop(held)[2]
 
 
-def _read(line: str, path: Path, number: int) -> Event:
-    """A line that names a request in `trace` is feedback, any other a request."""
-    kind: type[Trace] | type[Feedback] = Feedback if '"trace"' in line and '"model"' not in line else Trace
+def _read(line: bytes, path: Path, number: int) -> list[Event]:
+    """What a line holds: a request with what was said of it, or feedback about one; nothing where it is blank."""
+    from luthier.traffic.adopt import own
+
     try:
-        return kind.model_validate_json(line)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(map(str, first["loc"]))
+        return list(own(json.loads(line))) if line.strip() else []
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         remedy = "each line is a request (`luthier traces export` writes such) or feedback about one"
-        where = Where(file=str(path), line=number, field=field or None)
-        raise DataError(f"no {kind.__name__.lower()}: {first['msg']}", where=where, remedy=remedy) from None
+        field, what = None, "no JSON object"
+        if isinstance(error, ValidationError):
+            first = error.errors(include_url=False)[0]
+            field, what = ".".join(map(str, first["loc"])) or None, f"no {error.title.lower()}: {first['msg']}"
+        raise DataError(what, where=Where(file=str(path), line=number, field=field), remedy=remedy) from None
