@@ -307,6 +307,28 @@ def test_a_generative_judge_learns_from_pairs_and_stays_a_language_model(shop: B
     assert not outputs_of(made)
 
 
+def test_a_reward_model_reads_the_tools_on_offer_when_it_judges(tmp_path: Path) -> None:
+    """As it did when it learnt: the reward `model` gives what training and evaluation give."""
+    from luthier.core.scorer import Desk
+    from luthier.tune.reward import Attempt
+    from luthier.tune.reward import Bench as Judging
+    from luthier.tune.rewards.model import ByModel
+
+    tool = {"type": "function", "function": {"name": "look_up", "parameters": {}}}
+    rows = [one.model_copy(update={"tools": (tool,)}) for one in pairs(16)]
+    shop = bench(tmp_path, rows)
+    template = shop.base.folder / "chat_template.jinja"
+    template.write_text("{% for t in tools or [] %}{{ t.function.name }}\n{% endfor %}" + template.read_text())
+    made = shop.tune(Tune(**QUICK, objective="reward", epochs=3))
+    text = Text.load(shop.base.folder)
+    learnt = [row for lesson in Reward().lessons(rows, text) for row in lesson.rows[:1]]
+    wanted = rewards(open_model(made, "float32"), [row.ids[:-1] for row in learnt])
+    judge = Judge(made, Reading(encoded, asked), "float32")
+    desk = Desk(base=tmp_path, kept=tmp_path, say=print, model=Path)
+    found = ByModel().score([Attempt(one, one.messages[-1].content, 1) for one in rows], Judging(desk=desk, model=judge))
+    assert found == pytest.approx(wanted, abs=1e-5)
+
+
 def test_what_is_asked_is_no_setting_of_a_sequence_head() -> None:
     with pytest.raises(ValueError, match="changes nothing under a sequence head"):
         Reward.model_validate({"kind": "reward", "verdict": {"rubric": "Is it kind?"}})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from luthier.eval.contestant import Contestant
 from luthier.eval.rows import Task
@@ -19,18 +19,22 @@ JUDGED = ("reward", "reward_won")
 
 def with_rewards(models: Sequence[Contestant], judge: Judge, task: Task) -> list[Contestant]:
     """The same models, each reply with what the reward model says of it."""
-    known = judge([(*prompt_of(one), _said(answer_of(one))) for one in task.examples])
+    known = judge([(*prompt_of(one), _said(answer_of(one))) for one in task.examples], _tools(task))
     return [_judged(model, judge, task, known) for model in models]
 
 
 def _judged(model: Contestant, judge: Judge, task: Task, known: Sequence[float]) -> Contestant:
     pairs = zip(task.examples, model.replies, strict=True)
-    found = judge([(*prompt_of(example), _said(reply.prediction)) for example, reply in pairs])
+    found = judge([(*prompt_of(example), _said(reply.prediction)) for example, reply in pairs], _tools(task))
     replies = [
         replace(reply, columns={**(reply.columns or {}), "reward": round(mine, 6), "reward_won": _won(mine, its)})
         for reply, mine, its in zip(model.replies, found, known, strict=True)
     ]
     return replace(model, replies=replies)
+
+
+def _tools(task: Task) -> list[tuple[dict[str, Any], ...]]:
+    return [one.tools for one in task.examples]
 
 
 def _said(text: str) -> Message:

@@ -14,13 +14,15 @@ from luthier.core.errors import ModelError, Where
 
 Conversations = Sequence[tuple[Any, ...]]
 """Conversations that end with an answer."""
+Tools = Sequence[tuple[dict[str, Any], ...]]
+"""For each conversation the tools that are offered in it."""
 
 
 class Reading(NamedTuple):
     """How conversations become the ids of the model in a folder."""
 
-    whole: Callable[[Path, Conversations], list[list[int]]]
-    """Each as it is."""
+    whole: Callable[[Path, Conversations, Tools | None], list[list[int]]]
+    """Each as it is, with the tools on offer where there are any."""
     asked: Callable[[Path, Conversations, Any], Sequence[tuple[list[int], list[list[int]]]]]
     """What is asked about its last turn, and the two verdicts."""
 
@@ -34,8 +36,9 @@ class Judge:
         self._model, self._folder, self._reading = load(artifact, precision).model, base_folder(artifact), reading
         self._verdict, self._name = verdict_of(artifact), name_of(artifact)
 
-    def __call__(self, conversations: Conversations) -> list[float]:
-        """By its head, or by the verdict that it was taught to give; `ModelError` for a model with neither."""
+    def __call__(self, conversations: Conversations, tools: Tools | None = None) -> list[float]:
+        """By its head, which reads the tools on offer as it did while it learnt, or by the verdict that it was taught
+        to give; `ModelError` for a model with neither."""
         from luthier.models.generate import rewards
         from luthier.models.sequence import names_of, plain_model
 
@@ -44,7 +47,7 @@ class Judge:
         if len(names_of(plain_model(self._model))) != 1:
             remedy = "name a step that tunes with the objective `reward`, or ask it by a rubric: the reward `verdict`"
             raise ModelError(f"{self._name} is no reward model", where=Where(field="reward_model"), remedy=remedy)
-        return rewards(self._model, self._reading.whole(self._folder, conversations))
+        return rewards(self._model, self._reading.whole(self._folder, conversations, tools))
 
     def odds(self, conversations: Conversations, verdict: Any) -> list[float]:
         """log p(yes) - log p(no), asked by a rubric."""

@@ -340,9 +340,11 @@ class Text:
         return replace(row, ids=[*row.ids, eos], learnt=[*row.learnt, True])
 
 
-def encoded(folder: Path, conversations: Sequence[Sequence[Message]]) -> list[list[int]]:
-    """Whole conversations as the ids of the model in a folder."""
-    return [row.ids for row in text_of(folder).encode_many(conversations)]
+def encoded(
+    folder: Path, conversations: Sequence[Sequence[Message]], tools: Sequence[Tools] | None = None
+) -> list[list[int]]:
+    """Whole conversations, with the tools on offer in each, as the ids of the model in a folder."""
+    return [row.ids for row in text_of(folder).encode_many(conversations, tools)]
 
 
 @lru_cache(maxsize=2)

@@ -22,4 +22,4 @@ class ByModel(Reward):
     def score(self, attempts: Sequence[Attempt], bench: Bench) -> list[float]:
         """The model's number for each answer."""
         assert bench.model is not None, "the step opens the reward model that its rewards need"
-        return bench.model([attempt.whole for attempt in attempts])
+        return bench.model([attempt.whole for attempt in attempts], [attempt.example.tools for attempt in attempts])
