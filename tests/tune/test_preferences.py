@@ -16,6 +16,7 @@ import torch
 
 from luthier.core.component import members
 from luthier.core.errors import DataError, RecipeError
+from luthier.models.export import export
 from luthier.models.generate import rewards
 from luthier.models.load import open_model, outputs_of
 from luthier.models.pack import Row, pack
@@ -31,7 +32,7 @@ from luthier.tune.objectives.kto import ALONE, EMPTY, PAIRED, UNSAID, Kto
 from luthier.tune.objectives.reward import Reward
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.pairs import NO_PAIR, SINGLE
-from luthier.tune.reading import sums_of_rows
+from luthier.tune.reading import read_rows, sums_of_rows
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.full import Full
 from luthier.tune.techniques.lora import Lora
@@ -247,7 +248,6 @@ def test_a_reward_model_opens_in_plain_transformers_and_peft(shop: Bench, text: 
 
     from luthier.models.load import open_model
     from luthier.models.quiet import no_peft_warning
-    from luthier.tune.reading import read_rows
 
     made = shop.tune(Tune(**QUICK, objective=Reward(), epochs=2))
     base = AutoModelForSequenceClassification.from_pretrained(shop.base.folder, num_labels=1, dtype=torch.float32)
@@ -307,6 +307,36 @@ def test_a_generative_judge_learns_from_pairs_and_stays_a_language_model(shop: B
     assert not outputs_of(made)
 
 
+@pytest.mark.parametrize("pad", [None, "!"], ids=["no padding token", "another than the end's"])
+def test_a_reward_model_is_read_where_it_learnt_also_in_padded_rows(tmp_path: Path, pad: str | None) -> None:
+    """Where a conversation ends with the end of text that the settings of the base take for padding."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    shop = bench(tmp_path, rows := pairs(16))
+    template = shop.base.folder / "chat_template.jinja"
+    turn = "<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>{% if not loop.last %}\n{% endif %}"
+    template.write_text("{% for m in messages %}" + turn + "{% endfor %}")
+    for name, changes in (("config", {"pad_token_id": None}), ("tokenizer_config", {"pad_token": pad})):
+        path = shop.base.folder / f"{name}.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    made = shop.tune(Tune(**QUICK, objective="reward", epochs=3))
+    text = Text.load(shop.base.folder)
+    learnt = [row for lesson in Reward().lessons(rows, text) for row in lesson.rows]
+    wanted = [values[0] for values in read_rows(open_model(made, "float32"), learnt, 4096)]
+    told = [pair for one in rows if isinstance(pair := pair_of(one), Pair)]
+    said = text.encode_many([(*pair.prompt, answer) for pair in told for answer in (pair.chosen, pair.rejected)])
+    assert rewards(open_model(made, "float32"), [one.ids for one in said]) == pytest.approx(wanted, abs=1e-5)
+    out = export(made, tmp_path / "out", "merged")
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    batch = tokenizer.pad({"input_ids": [one.ids for one in said]}, return_tensors="pt")
+    with torch.no_grad():
+        theirs = AutoModelForSequenceClassification.from_pretrained(out).eval()(**batch).logits[:, 0]
+    assert theirs.tolist() == pytest.approx(wanted, abs=1e-4)
+    card = (export(made, tmp_path / "adapter", "adapter") / "README.md").read_text()
+    assert f"model.config.pad_token_id = {tokenizer.pad_token_id}\n" in card
+
+
 def test_a_reward_model_reads_the_tools_on_offer_when_it_judges(tmp_path: Path) -> None:
     """As it did when it learnt: the reward `model` gives what training and evaluation give."""
     from luthier.core.scorer import Desk
@@ -325,7 +355,9 @@ def test_a_reward_model_reads_the_tools_on_offer_when_it_judges(tmp_path: Path) 
     wanted = rewards(open_model(made, "float32"), [row.ids[:-1] for row in learnt])
     judge = Judge(made, Reading(encoded, asked), "float32")
     desk = Desk(base=tmp_path, kept=tmp_path, say=print, model=Path)
-    found = ByModel().score([Attempt(one, one.messages[-1].content, 1) for one in rows], Judging(desk=desk, model=judge))
+    found = ByModel().score(
+        [Attempt(one, one.messages[-1].content, 1) for one in rows], Judging(desk=desk, model=judge)
+    )
     assert found == pytest.approx(wanted, abs=1e-5)
 
 

@@ -6,7 +6,7 @@ Every fact is read from the artifact and from those that it was made from; nothi
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -17,7 +17,8 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import UnknownName
 from luthier.core.wheel import cached_wheel, wheel_licence
 from luthier.models.describe import read_object
-from luthier.models.load import ADAPTER, name_of, origin_artifact, outputs_of, weights_of
+from luthier.models.load import ADAPTER, base_folder, name_of, origin_artifact, outputs_of, weights_of
+from luthier.models.sequence import padding_in
 
 if TYPE_CHECKING:
     from luthier.models.answer import Agreement
@@ -101,7 +102,7 @@ def card(artifact: Artifact, form: Form, measures: Measured | None) -> str:
     base = origin_of(artifact)
     tuned = "model" in artifact.manifest.inputs
     steps = lineage(artifact)
-    opening = _named(_opening(artifact, form), outputs_of(artifact)).replace("BASE", base.address)
+    opening = _named(_opening(artifact, form), artifact, form).replace("BASE", base.address)
     parts = [
         f"---\n{yaml.safe_dump(_front(artifact, form, base), sort_keys=True, allow_unicode=True)}---\n",
         f"# {name_of(artifact)}\n",
@@ -117,12 +118,15 @@ def card(artifact: Artifact, form: Form, measures: Measured | None) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def _named(opening: str, outputs: Sequence[str]) -> str:
-    """How a model with a sequence head for these outputs is opened; as it is when there are none."""
-    if not outputs:
+def _named(opening: str, artifact: Artifact, form: Form) -> str:
+    """How a model with a sequence head is opened, and what an adapter's base is to take for padding, which no adapter
+    can tell it; as it is for a model without one."""
+    if not (outputs := outputs_of(artifact)):
         return opening
     opening = opening.replace("AutoModelForCausalLM", "AutoModelForSequenceClassification")
     opening = opening.replace('"BASE"', f'"BASE", num_labels={len(outputs)}')
+    if form.format == "adapter":
+        opening += f"\nmodel.config.pad_token_id = {padding_in(base_folder(artifact))}"
     return f"{opening}\nclasses = {json.dumps(list(outputs), ensure_ascii=False)}"
 
 

@@ -7,6 +7,7 @@ Several outputs are classes, read as log-probabilities; one alone is read as it 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import ModelError
@@ -43,6 +44,33 @@ def names_of(model: Any) -> tuple[str, ...]:
     return tuple(str(name) for _, name in sorted(model.config.id2label.items()))
 
 
+def padding_of(tokenizer: Any) -> int | None:
+    """The id by which rows are padded, before which transformers reads a sequence head: the tokenizer's own, or its end
+    of text where it has none (as TRL has it). Training, judging and other programs must mean the same by it."""
+    pad: int | None = tokenizer.pad_token_id
+    end: int | None = tokenizer.eos_token_id
+    return end if pad is None else pad
+
+
+def padding_in(folder: Path) -> int | None:
+    """The same of the tokenizer in a model's folder; None where there is none."""
+    from transformers import AutoTokenizer
+
+    if not (folder / "tokenizer.json").is_file():
+        return None
+    return padding_of(AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
+
+
+def _padding(model: Any) -> int | None:
+    """The same for an open model, whose folder holds its tokenizer; else what its settings say."""
+    if (found := padding_in(Path(model.name_or_path))) is not None:
+        return found
+    config = model.config.get_text_config()
+    ends = config.eos_token_id if config.pad_token_id is None else config.pad_token_id
+    first: int | None = ends[0] if isinstance(ends, list) else ends
+    return first
+
+
 def with_outputs(model: Any, outputs: Sequence[str]) -> Any:
     """A plain language model with a sequence head in place of its language head, over the very same decoder.
 
@@ -55,9 +83,7 @@ def with_outputs(model: Any, outputs: Sequence[str]) -> Any:
     if is_sequence(model):
         return _kept(model, outputs)
     config = model.config.__class__.from_dict({**model.config.to_dict(), **_labels(outputs)})
-    if config.get_text_config().pad_token_id is None:
-        ends = config.get_text_config().eos_token_id
-        config.get_text_config().pad_token_id = ends[0] if isinstance(ends, list) else ends
+    config.get_text_config().pad_token_id = _padding(model)
     config._name_or_path = model.config._name_or_path
     config._attn_implementation = model.config._attn_implementation
     try:

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from luthier.core.digest import digest_of
 from luthier.core.errors import DataError, Where
+from luthier.models.sequence import padding_of
 from luthier.text.messages import Example, Message, prompt_of
 from luthier.tune.objective import NOTHING, About, Lesson, Loss, Objective, by_lesson, row_sums
 from luthier.tune.objectives.sft import TOO_LONG
@@ -100,7 +101,7 @@ class Classify(Objective):
 
         number = numbers.get(example.label or "")
         why = _unfit(len(prompt) if number is not None else 0, self.max_tokens)
-        if not why and prompt[-1] == text.tokenizer.pad_token_id:
+        if not why and prompt[-1] == padding_of(text.tokenizer):
             why = "its prompt ends with the padding token, before which transformers would read the class"
         if why or number is None:
             return Lesson(id=example.id, nothing=why, cut=len(prompt) if len(prompt) > self.max_tokens else 0)

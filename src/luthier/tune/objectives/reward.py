@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from luthier.core.errors import DataError, Where
-from luthier.models.sequence import REWARD, without_padding
+from luthier.models.sequence import REWARD, padding_of, without_padding
 from luthier.text.messages import Example
 from luthier.text.preference import Pair, number_of
 from luthier.text.verdict import Verdict
@@ -74,7 +74,7 @@ class Reward(PairObjective):
             found = pair_lessons(examples, text, self.max_tokens, self._both_verdicts)
         else:
             found = pair_lessons(examples, text, self.max_tokens)
-        pad = text.tokenizer.pad_token_id
+        pad = padding_of(text.tokenizer)
         return [self._scored(*one, pad) for one in zip(examples, found, strict=True)]
 
     def _both_verdicts(self, example: Example, pair: Pair) -> list[Read]:
