@@ -293,6 +293,24 @@ def test_an_environment_that_fails_is_named(kind: Any, why: str, shop: Bench, pl
         desk.answer([Prompt(desk.text.prompt(row.messages[:-1]), 7, row)])
 
 
+class Slow(Environment):
+    """Is done in time with one conversation, and not with several."""
+
+    def answer(self, talks: Any, base: Path) -> list[str | None]:
+        if len(talks) > 1:
+            raise TimeoutError("no end after 60 s")
+        return [f"heard {talks[0].example.id}"]
+
+
+def test_programs_that_hang_in_many_conversations_do_not_end_a_training(shop: Bench, place: Path) -> None:
+    desk = told(shop, Slow.model_construct(kind="slow", turns=2, deadline_s=5.0, longest=99), place)
+    rows = examples(4)
+    found = desk.answer([Prompt(desk.text.prompt(row.messages[:-1]), None, row) for row in rows])
+    heard = [(answer.turns[1].content, row.id) for answer, row in zip(found, rows, strict=True) if answer.heard]
+    assert len(heard) > 1
+    assert all(said == f"heard {key}" for said, key in heard)
+
+
 def test_what_is_too_long_is_cut_and_turns_end(shop: Bench, place: Path) -> None:
     row = examples(1)[0]
     desk = told(shop, made("script", lines=["a" * 50] * 9, turns=4, longest=7), place)

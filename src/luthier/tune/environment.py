@@ -49,7 +49,8 @@ class Environment(Component):
     longest: int = Field(default=400, ge=1)
     """Longest text that it says, in characters; the rest is cut off."""
     deadline_s: float = Field(default=60.0, gt=0)
-    """Seconds in which it must have answered all conversations of a step; more is a fault, which ends training."""
+    """Seconds in which it must have answered all conversations of a step; else it is asked in each alone (programs that
+    hang add up), and more for one is a fault, which ends training."""
 
     @abstractmethod
     def answer(self, talks: Sequence[Talk], base: Path) -> list[str | None]:

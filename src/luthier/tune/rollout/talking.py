@@ -44,12 +44,15 @@ def _talk(prompt: Prompt, answer: Answer) -> Talk:
 
 
 def _asked(environment: Environment, talks: Sequence[Talk], base: Path) -> list[str | None]:
-    """What the environment says; what goes wrong names it."""
+    """What the environment says; when it fails on all conversations together, of one after another. What goes wrong
+    names it."""
     try:
         found = tried(environment.deadline_s, lambda: environment.answer(talks, base))
     except Failed as failed:
+        if len(talks) > 1:
+            return [said for talk in talks for said in _asked(environment, [talk], base)]
         what = f"the environment {environment.kind} failed: {failed}"
-        remedy = f"mend it; it was asked after {talks[0].said[:60]!r} (example {talks[0].example.id}), among others"
+        remedy = f"mend it; it was asked after {talks[0].said[:60]!r} (example {talks[0].example.id})"
         raise ModelError(what, where=Where(field="rollout.environment"), remedy=remedy) from failed
     if len(found) != len(talks):
         what = f"the environment {environment.kind} gave {len(found)} answers in {len(talks)} conversations"
