@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -80,7 +81,7 @@ class Watch(NamedTuple):
     exam: Measuring
 
 
-ASIDE = ("taken", "measures", "skipped", "samples")
+ASIDE = ("taken", "measures", "skipped", "samples", "instead")
 """What a step's line does not tell as it is."""
 
 
@@ -102,13 +103,15 @@ class Stepped:
     """Why the weights did not move; empty when they did."""
     samples: tuple[dict[str, Any], ...] = ()
     """Answers worth showing."""
+    instead: tuple[int, ...] = ()
+    """The lessons that were learnt in place of the course's."""
 
     def line(self) -> str:
         """The step as a line of `log.jsonl`; what is no number stands as null."""
         own = {name: value for name, value in self.__dict__.items() if name not in ASIDE}
         own["computed"] = round(self.taken.tokens)
         told = {**own, **self.measures, **({"skipped": self.skipped} if self.skipped else {})}
-        told |= {"samples": self.samples} if self.samples else {}
+        told |= {name: some for name, some in (("samples", self.samples), ("instead", self.instead)) if some}
         return json.dumps({name: _finite(value) for name, value in told.items()}, sort_keys=True)
 
 
@@ -152,10 +155,15 @@ class Training:
         """One line of JSON for each step that is done."""
         return tuple(self._log)
 
-    @property
-    def moved(self) -> list[int]:
-        """The steps (from 0) that were done and not left out."""
-        return [step for step, line in enumerate(self._log) if "skipped" not in json.loads(line)]
+    def seen(self, steps: int) -> Counter[int]:
+        """How often each lesson was seen in the first so many steps, those that were left out aside."""
+        told = [json.loads(line) for line in self._log[:steps]]
+        return Counter(
+            lesson
+            for step, line in enumerate(told)
+            if "skipped" not in line
+            for lesson in line.get("instead") or self._course.lessons_of(step)
+        )
 
     @property
     def held_out(self) -> dict[str, Any] | None:
@@ -268,6 +276,7 @@ class Training:
             measures={**drawn.measures, **measures},
             skipped=skipped or drawn.nothing,
             samples=drawn.samples,
+            instead=drawn.instead,
         )
 
     def _give_up_or_skip(self, step: int, what: str, rows: list[Row], keeper: Keeper) -> None:

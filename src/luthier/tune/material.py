@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import chain, islice
@@ -100,16 +100,15 @@ class Material:
             return Watch(held_out, Exam(self._step.objective, lessons, self.teacher))
         return Watch(held_out, Exam(self._step.objective, lessons, self.teacher, held_out.metric, self._questions()))
 
-    def write_learnt(self, path: Path, course: Course, steps: Sequence[int]) -> None:
-        """For each example: how often it was seen in some steps, its tokens, how many were learnt, whether it was cut,
+    def write_learnt(self, path: Path, seen: Mapping[int, int]) -> None:
+        """For each example: how often its lesson was seen, its tokens, how many were learnt, whether it was cut,
         and why nothing was learnt from it when that is so."""
         import polars
 
-        seen = Counter(lesson for step in steps for lesson in course.lessons_of(step))
         number = 0
         rows: list[dict[str, Any]] = []
         for told in self.lessons.told():
-            rows.append(_became(told, 0 if told["nothing"] else seen[number], told["nothing"]))
+            rows.append(_became(told, 0 if told["nothing"] else seen.get(number, 0), told["nothing"]))
             number += not told["nothing"]
         if self._step.held_out is not None and self._parted.split == "train":
             rows += [_became(told, 0, HELD_OUT) for told in self._held.told()]

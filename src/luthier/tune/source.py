@@ -32,6 +32,8 @@ class Drawn(NamedTuple):
     """Why there is nothing to learn; empty when there is something."""
     samples: tuple[dict[str, Any], ...] = ()
     """Answers worth showing, with their prompts."""
+    instead: tuple[int, ...] = ()
+    """The lessons that are learnt in place of the course's; empty where they are the course's own."""
 
 
 class Source(ABC):

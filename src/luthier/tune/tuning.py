@@ -243,4 +243,4 @@ class Tuning:
         )
         lines = training.log[:steps]
         (folder / "log.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        material.write_learnt(folder / "learnt.parquet", course, [at for at in training.moved if at < steps])
+        material.write_learnt(folder / "learnt.parquet", training.seen(steps))

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import polars
 import pytest
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError
 from luthier.core.step import Outlook
 from luthier.models.describe import describe
+from luthier.models.pack import Row
 from luthier.text.ids import Text
+from luthier.tune.rollout.rollout import Rollout
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
 from tuning import Bench, bench, finish, interrupted, pairs
@@ -86,6 +90,30 @@ def test_an_interrupted_training_ends_in_the_same_bytes(shop: Bench) -> None:
     shop.store.remove(shop.tune_digest(made))
     interrupted(shop, made, before=3)  # in the middle of a phase: the two steps are drawn again
     assert digests(shop.tune(made)) == whole
+
+
+def test_what_is_drawn_in_place_of_another_prompt_is_what_was_seen(
+    shop: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in a training that was taken up again; a prompt that was replaced was not learnt."""
+    once, learnt = Rollout._rows, Counter[str]()
+
+    def spied(self: Rollout, groups: list[Any]) -> list[Row]:
+        learnt.update(self._questions.rows(group.lesson)[0].key for group in groups)
+        return once(self, groups)
+
+    reward = {"kind": "regex", "pattern": "^[aeiou]"}  # what the random model writes rarely
+    made = step({"rollout": {**ROLLOUT, "redraw": 1}, "rewards": [reward]}, checkpoint_steps=1, rows=16)
+    with monkeypatch.context() as patch:
+        patch.setattr(Rollout, "_rows", spied)
+        whole = shop.tune(made)
+    told = polars.read_parquet(whole.folder / "learnt.parquet")
+    assert {row["id"]: row["seen"] for row in told.to_dicts() if row["seen"]} == dict(learnt)
+    assert any("instead" in line for line in log(whole))
+    before = digests(whole)
+    shop.store.remove(whole.digest)
+    interrupted(shop, made, before=2)
+    assert digests(shop.tune(made)) == before
 
 
 def test_a_trained_reward_model_judges_and_another_model_cannot(tmp_path: Path) -> None:

@@ -87,7 +87,9 @@ class Rollout(Source):
         moving = self._objective.arranged(rows)
         samples = self._samples(step) if samples_due(step, self._course.steps) else ()
         nothing = "" if moving else EQUAL if any(row.targets for row in rows) else UNLEARNT
-        return Drawn(moving, self._objective.denominator(rows), measures, nothing, samples)
+        taken = [group.lesson for group in groups]
+        instead = tuple(taken) if taken != self._course.lessons_of(step) else ()
+        return Drawn(moving, self._objective.denominator(rows), measures, nothing, samples, instead)
 
     def _drawn(self, step: int) -> tuple[list[_Group], list[Row]]:
         first = step - step % self._drawing.steps
