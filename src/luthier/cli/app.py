@@ -60,11 +60,12 @@ def _luthier(
 def run_command(arguments: list[str]) -> int:
     """Run a command; returns the exit code, having printed whatever went wrong."""
     as_json = "--json" in arguments
+    outcome: object = None
     ready()
     _end_in_order()
     share_processors()
     try:
-        with printing() if "--help" in arguments else nullcontext():
+        with printing() if {"--help", "-h"} & {*arguments} else nullcontext():
             outcome = app(arguments, prog_name="luthier", standalone_mode=False)
         done()
         return outcome if isinstance(outcome, int) else 0
@@ -121,8 +122,10 @@ def _hung_up(signum: int, frame: FrameType | None) -> None:
 
 def _fault(error: Exception) -> LuthierError:
     """A fault of Luthier's own: say so, and keep the details in a file."""
-    path = Path(tempfile.gettempdir()) / f"luthier-fault-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
     details = "".join(traceback.format_exception(error))
-    path.write_text(f"luthier {__version__}, python {sys.version}\n{' '.join(sys.argv)}\n\n{details}", encoding="utf-8")
+    told = f"luthier {__version__}, python {sys.version}\n{' '.join(sys.argv)}\n\n{details}"
+    handle, path = tempfile.mkstemp(".txt", f"luthier-fault-{time.strftime('%Y%m%d-%H%M%S')}-")  # its owner's alone
+    os.close(handle)
+    Path(path).write_text(told, encoding="utf-8", errors="backslashreplace")
     message = f"a fault of Luthier's own: {type(error).__name__}: {error}"
     return LuthierError(message, remedy=f"the details are in {path}; please report them")

@@ -6,8 +6,8 @@ import codecs
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from io import FileIO, TextIOWrapper
 from typing import Annotated, Any, TextIO
 
@@ -17,6 +17,8 @@ from luthier.core.errors import LuthierError, Unwritable
 from luthier.core.files import writing
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
+_NARROW = 60
+"""A terminal with fewer columns is too narrow for some tables."""
 
 
 def say(text: str) -> None:
@@ -55,25 +57,52 @@ def _has_all_letters(stream: TextIO) -> bool:
     return codecs.lookup(stream.encoding or "utf-8").name.startswith("utf")
 
 
-def printing() -> AbstractContextManager[None]:
-    """Turn an output's refusals into one clear `Unwritable`."""
-    return writing("standard output", "let it be written elsewhere")
+@contextmanager
+def printing() -> Iterator[None]:
+    """Turn an output's refusals into one clear `Unwritable`.
+
+    Where nobody reads on (`luthier run … | head -1`), the rest is printed nowhere and the command ends with its own
+    code; Rich and Typer would end it with 1, as if a gate had failed.
+    """
+    try:
+        with writing("standard output", "let it be written elsewhere"):
+            yield
+    except BrokenPipeError:
+        let_go()
+    except SystemExit as ended:
+        if not isinstance(ended.__context__, BrokenPipeError):
+            raise
+        let_go()
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows under a header; cells fold at the terminal's edge."""
+    """Print rows under a header; cells fold at the terminal's edge. Where words would be torn to pieces, row by row."""
     from rich import box
     from rich.console import Console
+    from rich.measure import Measurement
     from rich.table import Table
 
+    told = [[str(cell) for cell in row] for row in rows]
     view = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     for index, name in enumerate(header):
         view.add_column(name, overflow="fold", no_wrap=index == 0)
-    for row in rows:
-        view.add_row(*(str(cell) for cell in row))
+    for row in told:
+        view.add_row(*row)
     console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=False)
+    narrow = console.width < _NARROW
+    if narrow and Measurement.get(console, console.options.update(width=10_000), view).minimum > console.width:
+        say("\n".join(_one_below_another(header, told)))
+        return
     with printing():
         console.print(view)
+
+
+def _one_below_another(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """A row's first cell, and below it the others that say something, each with its column."""
+    wide = max(map(len, header))
+    for first, *others in rows:
+        yield first
+        yield from (f"  {name:{wide}}  {cell}" for name, cell in zip(header[1:], others, strict=True) if cell)
 
 
 def complain(error: LuthierError, *, as_json: bool) -> None:
@@ -87,6 +116,10 @@ def complain(error: LuthierError, *, as_json: bool) -> None:
         except Unwritable:
             let_go()
     sys.stderr.write(f"error: {error}\n")
+    try:
+        done()
+    except Unwritable:
+        let_go()  # else Python would say so once more, and end with a code of its own
 
 
 def seconds(value: float | None) -> str:
