@@ -48,6 +48,17 @@ def test_markdown_goes_when_asked() -> None:
     assert Markup(dialects=("markdown",)).clean(text) == "Title\nbold and code, a page,  2 ** 3 ** 4"
 
 
+@pytest.mark.parametrize("dialects", [("bbcode", "jira", "slack"), ("markdown",)])
+def test_code_keeps_what_looks_like_markup(dialects: tuple[Any, ...]) -> None:
+    code = "```python\n# Get it\nprint(f'{code} {code}', 2**3**4, '[b]x[/b] <https://a.example|x>')\n```"
+    assert Markup(dialects=dialects).clean(f"See:\n{code}\nbye") == f"See:\n{code}\nbye"
+
+
+def test_markup_around_code_goes() -> None:
+    assert Markup().clean("[b]see `[i]x[/i]` now[/b] \ue000") == "see `[i]x[/i]` now \ue000"
+    assert Markup().clean("[the page|https://a.example/`x`] says") == "[the page|https://a.example/`x`] says"
+
+
 def _rows(texts: list[str]) -> list[Row]:
     return [
         Row(n, f"{n:016x}", "csv", "f.csv", n + 2, "chat",

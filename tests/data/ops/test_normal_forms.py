@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from luthier.data.cleaning.normal_forms import with_dates, with_numbers, with_times, with_units
 from luthier.data.ops.normal_forms import NormalForms
+from luthier.data.passes.apply import spliced
 from luthier.data.row import Row
 from luthier.text.messages import Message
 
@@ -87,6 +88,28 @@ def test_times_and_units() -> None:
     assert with_units("5kg, 5 Kilogramm, 2.5 litres, 10 percent, 5 GB, 5 Gb, 20°C").text == (
         "5 kg, 5 kg, 2.5 L, 10 %, 5 GB, 5 Gb, 20 °C"
     )
+
+
+@pytest.mark.parametrize("text", ["from 1 to 4 PM", "2 and 4 pm", "2, 3 or 4pm", "9–11 am", "9 - 11:30 am", "1 bis 4 pm"])
+def test_times_that_share_their_half_of_the_day_stay_and_are_counted(text: str) -> None:
+    assert with_times(f"He sails {text}.") == (f"He sails {text}.", 1)
+    assert with_times("from 9am to 5pm, on 3 May 4 pm") == ("from 09:00 to 17:00, on 3 May 16:00", 0)
+
+
+@pytest.mark.parametrize("text", ["Wir treffen uns um 9 am Bahnhof.", "Haus 12 am See ist noch frei.", "La 3 am plecat."])
+def test_am_is_no_time_where_it_is_a_word(text: str) -> None:
+    assert with_times(text) == (text, 0)
+    assert with_times("We meet at 9 am at the station.").text == "We meet at 09:00 at the station."
+
+
+def test_two_metros_are_no_metres() -> None:
+    assert with_units("2 metro stations, 1 metro, 1,5 metro, 2 metros").text == "2 metro stations, 1 m, 1,5 m, 2 m"
+
+
+def test_code_keeps_its_forms() -> None:
+    text = 'Use `"3.2.2025"`:\n```python\nprint("1,234,567")  # 5kg\n```\nfor 5kg'
+    edits = NormalForms().apply([_row(text)]).edits[0]
+    assert spliced(text, edits) == f"{text[:-3]}5 kg"
 
 
 def _row(text: str) -> Row:

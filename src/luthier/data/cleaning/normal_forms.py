@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import date
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 DateOrder = Literal["unknown", "day_first", "month_first"]
@@ -46,6 +47,16 @@ _DAY_MONTH = re.compile(
 )
 _MONTH_DAY = re.compile(r"(?<!\w)([^\W\d_]{3,12})\.?[ \u00a0](\d{1,2})(?:st|nd|rd|th)?,?[ \u00a0](\d{4})(?!\w)")
 _TIME = re.compile(r"(?<![\w:.,-])(\d{1,2})(?:[:.](\d{2}))?[ \u00a0]?([ap])(?:\.m\.|m)(?!\w)", re.IGNORECASE)
+_SHARED = re.compile(
+    r"(?<![\w:.,/-])\d{1,2}(?:[:.]\d\d)?"
+    r"(?:\s?[-–—/&,]\s?|\s(?:to|and|or|until|till|through|bis|und|oder|a|y|o|à|et|ou)\s)\Z"
+)
+"""What stands before the second of two times that share one `pm`: `1 to`."""
+_SHARED_CHARS = 24
+_AM_ALONE = re.compile(r"\d{1,2}[ \u00a0]am")
+_AM_IS_A_WORD = ("de", "ro")
+_SHORTEST_TOLD = 12
+"""No language is told of a shorter text."""
 _GROUPED = re.compile(
     r"(?<![\w.,'’/:+#-])\d{1,3}(?:[.,'’\u00a0\u2009\u202f]\d{3}){1,8}(?:[.,]\d{1,10})?(?!\w|[.,'’/:-]\d)"
 )
@@ -121,15 +132,34 @@ def _iso(year: str, month: str, day: str) -> str | None:
 
 
 def with_times(text: str) -> Formed:
-    """Times of day on 24 hours: `3:30 pm` is `15:30`."""
+    """Times of day on 24 hours: `3:30 pm` is `15:30`.
+
+    `from 1 to 4 pm` is left and counted, since the first may be of either half of the day; `9 am` is left where `am` is
+    a word of the language (German, Romanian).
+    """
+    ambiguous = 0
 
     def form(found: re.Match[str]) -> str:
+        nonlocal ambiguous
         hour, minute = int(found[1]), int(found[2] or 0)
         if not 1 <= hour <= 12 or minute > 59:
             return found[0]
+        if _SHARED.search(text, max(0, found.start() - _SHARED_CHARS), found.start()):
+            ambiguous += 1
+            return found[0]
+        if _AM_ALONE.fullmatch(found[0]) and _is_a_word_there(text):
+            return found[0]
         return f"{hour % 12 + (12 if found[3].lower() == 'p' else 0):02}:{minute:02}"
 
-    return Formed(_TIME.sub(form, text), 0)
+    return Formed(_TIME.sub(form, text), ambiguous)
+
+
+@lru_cache(maxsize=1)
+def _is_a_word_there(text: str) -> bool:
+    """Whether a text is of a language in which `am` is a word of every second sentence."""
+    from luthier.text.languages import identify
+
+    return identify([text], min_chars=_SHORTEST_TOLD, among=("en", *_AM_IS_A_WORD))[0].code in _AM_IS_A_WORD
 
 
 def with_numbers(text: str, decimal: Decimal = "unknown") -> Formed:
@@ -170,6 +200,8 @@ def with_units(text: str) -> Formed:
     def form(found: re.Match[str]) -> str:
         word = found[2] if len(found[2]) <= _LONGEST_SYMBOL else found[2].casefold()  # GB is no Gb
         symbol = _SYMBOL.get(word)
+        if word == "metro" and not found[1].startswith(("0", "1")):
+            return found[0]  # two of them are metros: "2 metro stations"
         return f"{found[1]} {symbol}" if symbol else found[0]
 
     return Formed(_UNIT.sub(form, text), 0)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from luthier.core.counted import of_rows
+from luthier.data.cleaning.code import CODE, FENCED, around_code
 from luthier.data.cleaning.diff import edits
 from luthier.data.operator import Outcome, Reads, RowOperator, Suggestion
 from luthier.data.row import Row
@@ -37,7 +38,8 @@ _ROUNDS = 12
 class Markup(RowOperator):
     """Take out BBCode, Jira and Slack mark-up, and Markdown when asked: `[b]now[/b]`, `{color:red}now{color}`.
 
-    Marks that need a partner go only with it, so that `[b]` as a reference stays. HTML is `normalise`'s.
+    Marks that need a partner go only with it, so that `[b]` as a reference stays; so does all that stands in fenced
+    code, and between backticks unless Markdown goes. HTML is `normalise`'s.
     """
 
     kind: Literal["markup"] = "markup"
@@ -61,7 +63,7 @@ class Markup(RowOperator):
         for _ in range(_ROUNDS):
             before = text
             for dialect in self.dialects:
-                text = _CLEANERS[dialect](text)
+                text = around_code(text, _CLEANERS[dialect], FENCED if dialect == "markdown" else CODE)
             if text == before:
                 break
         return text

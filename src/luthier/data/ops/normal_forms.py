@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from typing import ClassVar, Literal
 
+from luthier.data.cleaning.code import between_code
 from luthier.data.cleaning.diff import edits
 from luthier.data.cleaning.normal_forms import (
     DateOrder,
@@ -24,9 +25,10 @@ from luthier.data.row import Row
 class NormalForms(RowOperator):
     """Write dates as ISO 8601, times on 24 hours, numbers with a decimal point, units as symbols.
 
-    What could mean two things (`3/4/2025`, `1,234`) is left alone and counted in `ambiguous`, until `order` and
-    `decimal` say what it means. Months are known in seven languages. It never suggests itself: people will go on to
-    write dates as they please, and only you know whether a model shall read, and write, one form alone.
+    What could mean two things (`3/4/2025`, `1,234`, `1 to 4 pm`) is left alone and counted in `ambiguous`, until
+    `order` and `decimal` say what it means. Code between backticks is left alone. Months are known in seven languages.
+    It never suggests itself: people will go on to write dates as they please, and only you know whether a model shall
+    read, and write, one form alone.
     """
 
     kind: Literal["normal_forms"] = "normal_forms"
@@ -64,8 +66,15 @@ class NormalForms(RowOperator):
             for field, text in row.said(("user", "assistant")):
                 if not any(map(str.isdecimal, text)):
                     continue
-                clean, left = formed(text, self._passes)
-                ambiguous[place] += left
+                found: list[int] = []
+                clean = between_code(text, partial(self._clean, found=found))
+                ambiguous[place] += sum(found)
                 if clean != text:
                     outcome.edits.setdefault(place, []).extend(edits(field, text, clean, "normal form"))
         return outcome
+
+    def _clean(self, text: str, found: list[int]) -> str:
+        """One stretch in normal forms; what it leaves is added to what is found."""
+        clean, left = formed(text, self._passes)
+        found.append(left)
+        return clean

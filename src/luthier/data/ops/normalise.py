@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from luthier.core.counted import of_rows
+from luthier.data.cleaning.code import FENCE, between_code
 from luthier.data.cleaning.diff import edits
 from luthier.data.operator import Outcome, Reads, RowOperator, Suggestion
 from luthier.data.row import Row
@@ -24,8 +25,6 @@ _TAGS = (
 _TAG = re.compile(rf"</?(?:{_TAGS})(?:[\s/][^<>]*)?/?>", re.IGNORECASE)
 _BREAK = re.compile(r"</?(?:br|p|div|tr|li|h[1-6]|ul|ol|table|blockquote|section|article)\b", re.IGNORECASE)
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#x[0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});")
-_CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)
-"""Code as Markdown marks it: between fences, and between backticks in a line."""
 _HIDDEN_PARTS = ("script", "style")
 _INVISIBLE = re.compile("[\u00ad\u200b\u2060\ufeff\u202a-\u202e\u2066-\u2069\x00-\x08\x0b\x0e-\x1f\x7f]")
 """Zero-width and direction marks, soft hyphens and control characters; joiners stay, emoji and scripts need them."""
@@ -55,7 +54,7 @@ class Normalise(RowOperator):
     """Repair Unicode, remove HTML remains and invisible characters, tidy white space.
 
     Wrong decoding (`schÃ¶n`) is undone by ftfy; quotes and dashes stay as they are. Indentation at the beginning of a
-    line is kept, and so are tags and entities in fenced code, so that code stays code.
+    line is kept, and so are tags, entities and white space in fenced code, so that code stays code.
     """
 
     kind: Literal["normalise"] = "normalise"
@@ -70,7 +69,8 @@ class Normalise(RowOperator):
     invisible: bool = True
     """Remove zero-width and control characters, soft hyphens and direction marks."""
     spaces: bool = True
-    """Cut white space at both ends and at ends of lines, fold runs of spaces into one and empty lines into one."""
+    """Cut white space at both ends and at ends of lines, fold runs of spaces into one and empty lines into one, but not
+    in fenced code."""
 
     def apply(self, rows: Sequence[Row]) -> Outcome:
         """Say which spans of which turns change."""
@@ -98,7 +98,7 @@ class Normalise(RowOperator):
         if self.unicode:
             text = _repaired(text)
         if self.html and ("<" in text or "&" in text):
-            text = _without_html(text)
+            text = between_code(text, _bare)  # there, HTML is what is spoken of
         if self.invisible and not _is_printable(text):
             text = _INVISIBLE.sub("", text)
         if self.spaces:
@@ -208,18 +208,6 @@ def _with_ascii_runs(short: str, line: str) -> str | None:
     return "".join([first, *(part for pair in zip(middles, rest, strict=True) for part in pair)])
 
 
-def _without_html(text: str) -> str:
-    """The text without HTML, but for code that is marked as such: there it is what is spoken of."""
-    if "`" not in text:
-        return _bare(text)
-    parts: list[str] = []
-    at = 0
-    for code in _CODE.finditer(text):
-        parts += _bare(text[at : code.start()]), code[0]
-        at = code.end()
-    return "".join([*parts, _bare(text[at:])])
-
-
 def _bare(text: str) -> str:
     for name in _HIDDEN_PARTS:
         text = _without_element(text, name)
@@ -247,11 +235,14 @@ def _without_element(text: str, name: str) -> str:
 def _tidy(text: str) -> str:
     if not (_may_be_untidy(text) and _UNTIDY.search(text)):
         return text.strip()
-    lines = [_tidy_line(line) for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n")]
     kept: list[str] = []
-    for line in lines:
-        if line or (kept and kept[-1]):
-            kept.append(line)
+    is_fenced = False
+    for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n"):
+        is_border = line.count(FENCE) % 2 == 1
+        tidy = line if is_fenced and not is_border else _tidy_line(line)
+        if tidy or is_fenced or (kept and kept[-1]):
+            kept.append(tidy)
+        is_fenced ^= is_border
     return "\n".join(kept).strip()
 
 
