@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from luthier.core.errors import DataError
+from luthier.core.errors import DataError, Unwritable
 from luthier.core.events import Event, Events
 from luthier.core.paces import KEPT, remember, remembered
 from luthier.core.step import Forecast
@@ -17,6 +17,7 @@ from luthier.data.source import Say
 from luthier.data.sources.csv import Csv
 from luthier.flow.plan import plan
 from luthier.flow.recipe import Recipe
+from luthier.flow.record import recorded_run
 from luthier.flow.report import report_facts, write_report
 from workshop import RECIPE, small_recipe
 
@@ -163,3 +164,20 @@ def test_a_plan_looks_at_the_first_rows_once(tmp_path: Path, monkeypatch: pytest
     recipe = small_recipe(tmp_path)
     assert Recipe.load(recipe).plan()["data"].forecast
     assert looks == ["tickets.csv"]
+
+
+def test_a_report_that_cannot_stand_beside_the_recipe_stands_in_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After hours of work the run ended with an error although everything was made."""
+    monkeypatch.setenv("LUTHIER_STORE", str(tmp_path / "store"))
+    recipe = Recipe.load(small_recipe(tmp_path, RECIPE[: RECIPE.index("  tune:")], rows=50))
+    (recipe.base / ".luthier").write_text("no folder can be made here")
+    outcome = recorded_run(recipe, lambda event: None)
+    assert outcome.report is not None
+    assert outcome.report.parent == tmp_path / "store" / "reports"
+    assert outcome.report.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert f"report: {outcome.report}" in outcome.lines()
+    assert write_report(plan(recipe)) == outcome.report
+    with pytest.raises(Unwritable, match="in the way"):
+        write_report(plan(recipe), recipe.base / ".luthier" / "r.html")

@@ -1,4 +1,4 @@
-"""The report of what a recipe made: gathered from its artifacts, written beside the recipe."""
+"""The report of what a recipe made: gathered from its artifacts, written beside the recipe or into the store."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from luthier.core.artifact import Artifact
-from luthier.core.errors import InputError, UnknownName, Where
+from luthier.core.digest import digest_of
+from luthier.core.errors import InputError, UnknownName, Unwritable, Where
 from luthier.core.files import write_aside
 from luthier.core.step import Forecast
-from luthier.flow.plan import Plan
+from luthier.flow.plan import STORE, Plan
 
 if TYPE_CHECKING:
     from luthier.eval.report.facts.report import ReportFacts
@@ -69,14 +70,31 @@ _FORMS: Mapping[str, Form] = {".md": "markdown", ".json": "json", ".xml": "junit
 
 def write_report(plan: Plan, to: Path | None = None, form: Form | None = None, beside: Sequence[str] = ()) -> Path:
     """Write the report, in the form that the end of the file's name says unless one is given; returns the file."""
-    path = to or _page(plan, ".html")
-    text = report_text(plan, form or _FORMS.get(path.suffix.lower(), "html"), beside)
-    write_aside(path, text.encode(), f"name another file: `luthier report {plan.recipe.file} --to FILE`")
-    return path
+    if to is None:
+        return _write_page(plan, ".html", report_text(plan, form or "html", beside))
+    text = report_text(plan, form or _FORMS.get(to.suffix.lower(), "html"), beside)
+    write_aside(to, text.encode(), _elsewhere(plan))
+    return to
 
 
-def _page(plan: Plan, ending: str) -> Path:
-    return plan.recipe.base / ".luthier" / "reports" / f"{plan.recipe.name}{ending}"
+def _write_page(plan: Plan, ending: str, text: str) -> Path:
+    """Write a page beside the recipe, or into the store where that folder cannot be written; returns the file."""
+    recipe = plan.recipe
+    beside = recipe.base / STORE / "reports" / f"{recipe.name}{ending}"
+    try:
+        write_aside(beside, text.encode(), _elsewhere(plan))
+    except Unwritable:
+        if plan.store.root.absolute() == (recipe.base / STORE).absolute():
+            raise
+        of_folder = digest_of(str(recipe.base.absolute()))[:8]  # recipes of other folders may have the same name
+        page = plan.store.root / "reports" / f"{recipe.name}-{of_folder}{ending}"
+        write_aside(page, text.encode(), _elsewhere(plan))
+        return page
+    return beside
+
+
+def _elsewhere(plan: Plan) -> str:
+    return f"name another file: `luthier report {plan.recipe.file} --to FILE`"
 
 
 def report_text(plan: Plan, form: Form, beside: Sequence[str] = ()) -> str:
@@ -119,7 +137,7 @@ def write_run_report(result: Result) -> Path | None:
     if all(result.plan[name].step.shared for name in result.steps):
         return None
     now = plan(result.recipe, result.plan.store, ())
-    return write_report(now, _page(now, ".part.html" if result.unmade else ".html"))
+    return _write_page(now, ".part.html" if result.unmade else ".html", report_text(now, "html"))
 
 
 def headline(artifacts: Mapping[str, Artifact]) -> list[str]:

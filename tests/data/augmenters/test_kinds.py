@@ -360,9 +360,15 @@ def replace_image(bench: Bench, value: str) -> Any:
         ("data:image/png;base64,bm8gaW1hZ2U=", {}, "no image"),
         ("../secret.png", {"folder": "."}, "leads out"),
         ("absent.png", {"folder": "."}, "cannot be read"),
+        ("round/a.png", {"folder": "."}, "cannot be read"),
+        ("a\0b.png", {"folder": "."}, "cannot be read"),
+        ("a.png", {"folder": "round"}, "cannot be read"),
     ],
 )
 def test_a_bad_image_is_said_with_its_row(bench: Bench, value: str, settings: dict[str, Any], what: str) -> None:
+    round_and_round = bench.around().base / "round"
+    if not round_and_round.is_symlink():
+        round_and_round.symlink_to("round")
     augmenter = Augmenter.parse({"kind": "image_noise", **settings})
     with pytest.raises(LuthierError, match=what) as caught:
         augmenter.write([replace_image(bench, value)], bench.around())

@@ -120,15 +120,16 @@ class ImageNoise(Augmenter):
                 remedy = "if it is a path, set `folder` to where it starts"
                 what = f"wanted an image as a data URL or base64, came {value[:40]!r}"
                 raise DataError(what, where=where, remedy=remedy) from error
-        folder = locate(self.folder, base).resolve()
-        path = (folder / value).resolve()
-        if not path.is_relative_to(folder):
-            raise DataError(f"{value!r} leads out of the folder of images", where=where, remedy="mend the path")
         try:
-            return path.read_bytes()
-        except OSError as error:
+            folder = locate(self.folder, base).resolve()
+            path = (folder / value).resolve()
+            if path.is_relative_to(folder):
+                return path.read_bytes()
+        except (OSError, RuntimeError, ValueError) as error:  # a loop of links, until Python 3.13; a NUL in a name
+            why = error.strerror if isinstance(error, OSError) else str(error)
             remedy = "look at `folder` and the column"
-            raise DataError(f"{value!r} cannot be read: {error.strerror}", where=where, remedy=remedy) from error
+            raise DataError(f"{value!r} cannot be read: {why}", where=where, remedy=remedy) from error
+        raise DataError(f"{value!r} leads out of the folder of images", where=where, remedy="mend the path")
 
 
 def _opened(data: bytes, row: Row, column: str) -> Image:
