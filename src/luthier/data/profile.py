@@ -98,6 +98,10 @@ class Profile(BaseModel):
     """Rows by the language of their prompt."""
     pii: dict[str, int] = {}
     """Rows that hold personal data, by kind, in texts and other columns."""
+    html_rows: int = 0
+    """Rows that hold HTML tags outside of code."""
+    about_html: int = 0
+    """Of these, rows that speak of HTML in words, as who asks for a page does."""
     trials: dict[str, Trial] = {}
     """What operators would do, by kind, each to what those before it leave; left out where that is nothing."""
     spellings: dict[str, str] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +50,21 @@ def test_edits_are_counted_and_shown_with_what_stands_around_them() -> None:
         "the parcel cost &pound;5 and came late",
         "the parcel cost £5 and came late",
     )
+
+
+def test_html_that_is_spoken_of_stays(tmp_path: Path) -> None:
+    """Pages that were asked for lost all their tags to the operator that was proposed."""
+    page = "<html>\n<body>\n<h1>Number {n}</h1>\n</body>\n</html> "
+    rows = [{"prompt": f"Write an HTML page {n}", "completion": page.format(n=n)} for n in range(6)]
+    rows += [{"prompt": f"My <b>parcel</b> {n} is late ", "completion": f"It comes on day {n}."} for n in range(5)]
+    file = tmp_path / "pages.jsonl"
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    proposal = propose(file)
+    assert proposal.ops[0] == {"kind": "normalise", "html": False}
+    assert proposal.profile.trials["normalise"].edited == 11
+    assert all(change.before.rstrip() == change.after for change in proposal.profile.trials["normalise"].examples)
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows[3:]))
+    assert propose(file).ops[0] == {"kind": "normalise"}
 
 
 def test_a_short_text_is_shown_whole() -> None:

@@ -90,13 +90,17 @@ def test_times_and_units() -> None:
     )
 
 
-@pytest.mark.parametrize("text", ["from 1 to 4 PM", "2 and 4 pm", "2, 3 or 4pm", "9–11 am", "9 - 11:30 am", "1 bis 4 pm"])
+@pytest.mark.parametrize(
+    "text", ["from 1 to 4 PM", "2 and 4 pm", "2, 3 or 4pm", "9–11 am", "9 - 11:30 am", "1 bis 4 pm"]
+)
 def test_times_that_share_their_half_of_the_day_stay_and_are_counted(text: str) -> None:
     assert with_times(f"He sails {text}.") == (f"He sails {text}.", 1)
     assert with_times("from 9am to 5pm, on 3 May 4 pm") == ("from 09:00 to 17:00, on 3 May 16:00", 0)
 
 
-@pytest.mark.parametrize("text", ["Wir treffen uns um 9 am Bahnhof.", "Haus 12 am See ist noch frei.", "La 3 am plecat."])
+@pytest.mark.parametrize(
+    "text", ["Wir treffen uns um 9 am Bahnhof.", "Haus 12 am See ist noch frei.", "La 3 am plecat."]
+)
 def test_am_is_no_time_where_it_is_a_word(text: str) -> None:
     assert with_times(text) == (text, 0)
     assert with_times("We meet at 9 am at the station.").text == "We meet at 09:00 at the station."

@@ -56,6 +56,9 @@ def test_signatures_go(below: str) -> None:
         "Best regards\nAnn\nPS: the invoice is missing, too",
         "first\n--\n" + "\n".join(f"line {n}" for n in range(20)),
         "one line only -- \nor two",
+        "Dear Sir,\nplease mend it.\n\nBest regards,\n[Your Name]\n[Your Title]",
+        "Sehr geehrte Frau Lee,\nes ist kaputt.\n\nMit freundlichen Grüßen\n[Ihr Name]",
+        "Madame,\nil est cassé.\n\nCordialement,\n[Votre nom]",
     ],
 )
 def test_what_is_no_signature_stays(text: str) -> None:

@@ -1,9 +1,12 @@
 """Where a message's signature stands: behind "-- ", a closing phrase, "Sent from my …", or a confidentiality notice.
 
-Each line near the end is looked at a fixed number of times.
+A letter's closing with a name to be filled in (`[Your Name]`) is what was asked for, and no signature. Each line near
+the end is looked at a fixed number of times.
 """
 
 from __future__ import annotations
+
+import re
 
 from luthier.data.cleaning.cuts import line_spans
 from luthier.data.cleaning.quoted import Span
@@ -45,6 +48,10 @@ _NOTICES = (
     "esta mensagem é confidencial",
 )  # fmt: skip
 _CLOSINGS = frozenset(CLOSINGS)
+_PLACEHOLDER = re.compile(
+    r"[\[<{](?:[^\]>}\n]{1,20} )?(?:name|title|position|company|nom|nombre|nome|naam)[\]>}]", re.IGNORECASE
+)
+"""A name to be filled in, below a letter that somebody asked for: `[Your Name]`, `[Ihr Name]`."""
 _MOST_LINES = 12
 """A signature has at most so many lines with something on them."""
 _LONGEST_LINE = 90
@@ -76,7 +83,7 @@ def _begins(line: str, raw: str, rest: list[str], *, closings: bool) -> bool:
         return True
     if not closings or lower.rstrip(" ,.!") not in _CLOSINGS:
         return False
-    return all(_is_of_a_signature(after) for after in rest)
+    return all(_is_of_a_signature(after) for after in rest) and not any(map(_PLACEHOLDER.search, rest))
 
 
 def _is_of_a_signature(line: str) -> bool:

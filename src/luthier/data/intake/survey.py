@@ -20,6 +20,7 @@ from luthier.data.intake.recognise import source_at
 from luthier.data.intake.trial import trials
 from luthier.data.ops.label_spelling import slips, spellings
 from luthier.data.ops.language import Language
+from luthier.data.ops.normalise import holds_html, is_about_html
 from luthier.data.ops.pii import Pii
 from luthier.data.passes.reader import unusable
 from luthier.data.profile import ColumnProfile, Profile
@@ -238,9 +239,12 @@ def _with_rows(base: Profile, rows: list[Row], answers: Counter[str]) -> Profile
     if not rows:
         return base
     pii = Pii(action="flag").apply(rows).attributes
+    with_html = list(filter(holds_html, rows))
     update = {
         "languages": dict(Counter(Language().apply(rows).attributes["language"]).most_common()),
         "pii": {kind: holding for kind in KINDS if (holding := sum(map(bool, pii[kind])))},
+        "html_rows": len(with_html),
+        "about_html": sum(map(is_about_html, with_html)),
         "spellings": {**slips(answers), **spellings(answers)},
         "held_out": _held_out(rows),
         "answers": dict(answers.most_common()),

@@ -24,7 +24,8 @@ def trials(rows: Sequence[Row], profile: Profile) -> dict[str, Trial]:
     """What every operator that offers a trial would do to these rows; those that would do nothing are left out.
 
     They come in the order in which they would stand in a recipe, and each sees what those before it have left, as it
-    would in a run: one that suggests itself from the profile, and not only to mark rows, has done its work.
+    would in a run: one that suggests itself from the profile, and not only to mark rows, has done its work, with the
+    settings that it suggests.
     """
     found: dict[str, Trial] = {}
     for member in sorted(members(Operator).values(), key=lambda one: (one.suggested_at, one.__name__)):
@@ -38,6 +39,11 @@ def trials(rows: Sequence[Row], profile: Profile) -> dict[str, Trial]:
             suggestion = member.suggest(profile.model_copy(update={"trials": found}))
             if suggestion is None or suggestion.settings.get("action") == "flag":
                 continue
+            if (asked := Operator.parse({**operator.settings(), **suggestion.settings})) != operator:
+                operator, outcome = asked, outcome_of(asked, rows)
+                found[operator.kind] = _trial(operator, rows, outcome)
+                if found[operator.kind] == Trial():
+                    del found[operator.kind]
             rows = take(Batch(list(rows)), Named(operator.kind, operator), outcome, [])[0].rows
     return found
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from luthier.core.counted import of_rows
-from luthier.data.cleaning.code import FENCE, between_code
+from luthier.data.cleaning.code import CODE, FENCE, between_code
 from luthier.data.cleaning.diff import edits
 from luthier.data.operator import Outcome, Reads, RowOperator, Suggestion
 from luthier.data.row import Row
@@ -25,6 +25,7 @@ _TAGS = (
 _TAG = re.compile(rf"</?(?:{_TAGS})(?:[\s/][^<>]*)?/?>", re.IGNORECASE)
 _BREAK = re.compile(r"</?(?:br|p|div|tr|li|h[1-6]|ul|ol|table|blockquote|section|article)\b", re.IGNORECASE)
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#x[0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});")
+_SPOKEN_OF = re.compile(r"\b(?:x?html5?|css3?|jsx|svg|xml)\b", re.IGNORECASE)
 _HIDDEN_PARTS = ("script", "style")
 _INVISIBLE = re.compile("[\u00ad\u200b\u2060\ufeff\u202a-\u202e\u2066-\u2069\x00-\x08\x0b\x0e-\x1f\x7f]")
 """Zero-width and direction marks, soft hyphens and control characters; joiners stay, emoji and scripts need them."""
@@ -111,14 +112,28 @@ class Normalise(RowOperator):
         tried = profile.trials.get("normalise")
         if tried is None:
             return None
-        return Suggestion(
-            {}, f"{of_rows(tried.edited, profile.looked_at, 'holds', 'hold')} broken characters, HTML or stray spaces"
-        )
+        holding = of_rows(tried.edited, profile.looked_at, "holds", "hold")
+        if profile.about_html * 2 > profile.html_rows:
+            told = of_rows(profile.about_html, profile.html_rows, "with HTML speaks", "with HTML speak")
+            return Suggestion(
+                {"html": False}, f"{holding} broken characters or stray spaces; {told} of HTML, so it stays"
+            )
+        return Suggestion({}, f"{holding} broken characters, HTML or stray spaces")
 
     @classmethod
     def trial(cls) -> Normalise:
         """With defaults."""
         return cls()
+
+
+def holds_html(row: Row) -> bool:
+    """Whether tags stand in any turn outside of code."""
+    return any("<" in text and _TAG.search(CODE.sub("", text)) for _, text in row.said(("user", "assistant")))
+
+
+def is_about_html(row: Row) -> bool:
+    """Whether any turn speaks of HTML or what belongs to it, in words and not by tags alone."""
+    return any(_SPOKEN_OF.search(_TAG.sub(" ", text)) for _, text in row.said(("system", "user", "assistant")))
 
 
 def _is_plain(text: str) -> bool:
