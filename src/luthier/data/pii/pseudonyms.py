@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from itertools import accumulate
 from typing import Any
 
 from luthier.data.pii.shown import canonical
@@ -54,10 +55,11 @@ class Pseudonyms:
         return self.keeper.number(f"{self.scope}\0{what}", below)
 
     def _digits(self, text: str, key: str, first: int = 0) -> str:
-        """The text with other digits from the place `first` on."""
+        """The text with other digits from the place `first` on; marks between them have no place of their own."""
+        places = accumulate(char.isalnum() or char == "+" for char in text)
         return "".join(
-            str(self._draw(f"{key}\0{at}", 10)) if char.isdigit() and at >= first else char
-            for at, char in enumerate(text)
+            str(self._draw(f"{key}\0{at}", 10)) if char.isdigit() and at > first else char
+            for at, char in zip(places, text, strict=True)
         )
 
     def _person(self, found: Found) -> str:
@@ -120,13 +122,14 @@ class Pseudonyms:
 
     def _number(self, found: Found) -> str:
         """Other digits in the same dress, until no checksum is right, be it of this kind of number or of another."""
+        kinds = HIGH_RISK if found.kind == "ssn" else (found.kind,)  # nine digits of others are a security number's
         for tries in range(_TRIES):
             text = self._digits(found.text, f"{found.kind}\0{canonical(found)}\0{tries}", first=1)
             if found.kind == "ssn":
                 text = re.sub(r"^\d", "9", text)
             if found.form == "gb.nino":
                 text = re.sub(r"^\w\w", "QQ", text)
-            if not (find(f"identity number: {text}", (found.kind,)) or find(text, HIGH_RISK)):
+            if not (find(f"identity number: {text}", kinds) or find(text, HIGH_RISK)):
                 return text
         return self.tag(found)
 
