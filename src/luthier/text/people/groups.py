@@ -109,7 +109,9 @@ def values(group: Literal["names", "nationality", "religion"]) -> tuple[tuple[tu
             for gender in ("male", "female")
         )
     table = _NATIONALITY if group == "nationality" else _RELIGION
-    by_length: dict[int, list[tuple[str, ...]]] = {}
+    alike: dict[tuple[int, bool], list[tuple[str, ...]]] = {}
     for family in _families(table):
-        by_length.setdefault(len(family), []).append(tuple(family))
-    return tuple(tuple(found) for _, found in sorted(by_length.items()) if len(found) > 1)
+        # "an American" is a word for a person, too, and "a Turkish" is none
+        is_noun = group == "nationality" and len(family) > 2 and family[2] == f"{family[1]}s"
+        alike.setdefault((len(family), is_noun), []).append(tuple(family))
+    return tuple(tuple(found) for _, found in sorted(alike.items()) if len(found) > 1)

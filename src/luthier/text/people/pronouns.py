@@ -8,6 +8,7 @@ seeing, a verb follows an object. Giving (`give her flowers`) stays ambiguous an
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -16,9 +17,9 @@ from luthier.text.people.words import dressed, is_word
 
 _SIMPLE = {"he": "she", "she": "he", "him": "her", "himself": "herself", "herself": "himself", "hers": "his"}
 _NOT_AFTER_A_DETERMINER = """
-a about above across after again against all along also although always am among an and another any anymore anything
-are around as at away back be because been before behind below beside between both but by can cannot could did do does
-down during each either enough every everything for from had has have he here hers herself him himself his home how i if
+a about above across after again against all along also although always am among an and another any anymore anything are
+around as at away back be because been before behind below beside between both but by can cannot could did do does down
+during each either enough every everything for from had has have he her here hers herself him himself his home how i if
 immediately in inside instead into is it its just later like may me might mine more much must my near never no nor not
 nothing now of off often on once one only onto or our out outside over past personally please quite she should since so
 some something somewhere soon still such than that the their them then there these they this those though through till
@@ -42,6 +43,8 @@ def other_pronoun(parts: Sequence[str], place: int) -> str | None:
     rest = whole[len(word) :] if apostrophe else ""
     low = word.lower()
     if low in _SIMPLE:
+        if _is_of_both(parts, place):
+            return whole
         other = _SIMPLE[low]
     elif low == "her":
         other = "his" if _is_determiner(parts, place) else "him"
@@ -53,7 +56,9 @@ def other_pronoun(parts: Sequence[str], place: int) -> str | None:
 
 
 def _is_determiner(parts: Sequence[str], place: int) -> bool:
-    """Whether something that is had follows: the next word can begin a noun phrase."""
+    """Whether something that is had follows: the next word can begin a noun phrase, or the other pronoun does so."""
+    if (other := _beside(parts, place)) is not None:
+        place = other
     following = _next_word(parts, place)
     if following is None:
         return False
@@ -65,6 +70,21 @@ def _is_determiner(parts: Sequence[str], place: int) -> bool:
     if word.endswith("ly") and not _uses(word, "a"):
         return (after := _next_word(parts, following)) is not None and parts[after].lower() not in _STOPS
     return _word_before(parts, place) not in _BEFORE_OBJECT_AND_VERB or not _is_done_or_so(parts, following)
+
+
+def _beside(parts: Sequence[str], place: int) -> int | None:
+    """Where the other pronoun stands: `his or her parcel`, `his/her parcel`."""
+    for between in (["/"], [" ", "or", " "], [" ", "and", " "]):
+        at = place + 1 + len(between)
+        if list(parts[place + 1 : at]) == between and at < len(parts) and parts[at].lower() in ("his", "her"):
+            return at
+    return None
+
+
+def _is_of_both(parts: Sequence[str], place: int) -> bool:
+    """Whether a word is the end of one for both genders: `s/he`, `(s)he`."""
+    before = "".join(parts[max(0, place - 3) : place]).lower()
+    return before.endswith("(s)") or re.search(r"(?:^|\W)s/$", before) is not None
 
 
 def _is_done_or_so(parts: Sequence[str], place: int) -> bool:
