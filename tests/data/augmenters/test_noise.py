@@ -42,6 +42,30 @@ def test_a_strength_of_one_falls_on_all(settings: dict[str, Any], after: str) ->
     assert _noisy(TEXT, **settings).startswith(after)
 
 
+@pytest.mark.parametrize("text", ["???", "12345", "🙂", "a@b.example", "[NAME_1]", "٣٤", "…!"])
+def test_a_text_without_words_that_may_change_stays(text: str) -> None:
+    """It ended in a traceback, and with it the making of all rows."""
+    assert Noise().noisy(text, Random(1)) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "我的第3个订单还没有到，请问什么时候能收到？",
+        "注文した3つの商品がまだ届いていません。",
+        "주문한 상품 3개가 아직 도착하지 않았습니다.",
+        "لم يصل طلبي رقم 3 بعد، متى سيصل؟",
+        "मेरा ऑर्डर अभी तक नहीं आया है।",
+        "Мой заказ номер 3 ещё не пришёл.",
+    ],
+)
+def test_every_script_is_mistyped_and_its_numbers_stay(text: str) -> None:
+    made = {_noisy(text, seed, typos=0.3, punctuation=0.5) for seed in range(20)}
+    assert len(made) > 10
+    assert all(("3" in one) == ("3" in text) for one in made)
+    assert any(one[-1] != text[-1] for one in made)
+
+
 def test_words_are_left_out_with_one_space_and_half_of_them_stay() -> None:
     made = _noisy("one two three four five six", drop=1.0)
     assert len(made.split(" ")) == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 from random import Random
 from typing import Annotated, Literal
 
@@ -20,7 +21,7 @@ Slip = Callable[[str, Random], tuple[str, str] | None]
 """What becomes of a piece, and a sentence about it; None when nothing can."""
 _SHORTEST = 4
 """Words with fewer letters are not mistyped: too little of them would stay."""
-_MARKS = frozenset(",.;:!?")
+_MARKS = frozenset(",.;:!?，。；：！？、،؛؟।")
 _STRENGTHS = ("typos", "ocr", "sounds", "case", "punctuation", "drop")
 
 
@@ -116,8 +117,7 @@ class _Noise:
 
     def marks(self) -> list[int]:
         """Punctuation marks after a word."""
-        after = zip(self._free, (*self._free[1:], len(self._parts)), strict=True)
-        ends = [place + 1 for place, then in after if place + 1 < then]
+        ends = [place + 1 for place, then in pairwise([*self._free, len(self._parts)]) if place + 1 < then]
         return [place for place in ends if self._parts[place] in _MARKS]
 
     def words(self) -> list[int]:

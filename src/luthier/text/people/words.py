@@ -3,19 +3,40 @@
 from __future__ import annotations
 
 import re
+import unicodedata
+from functools import cache
 
-_PIECES = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*|\W|[\d_]+")
 TAG = re.compile(
     r"\[[A-Z][A-Z_]{0,40}[- ]?\d{0,9}\]|<[A-Z][A-Z_]{0,40}[- ]?\d{0,9}>|\{\{[^{}]{1,60}\}\}|\{[^{}\s]{1,60}\}"
 )
 """Tags of personal data and placeholders."""
-_TOKEN = re.compile(r"\S+")
+_FIRST_MARK = 0x300
+"""The first character that is written onto another."""
+_TOKEN = re.compile(r"[^\s\u2e80-\U0003ffff]+")
+"""What stands between spaces, or between signs of a script that has none: `第3次` holds one number."""
 DIGIT = re.compile(r"\d")
 
 
 def pieces(text: str) -> list[str]:
     """The text cut into words and single other characters; joined, they are the text."""
-    return _PIECES.findall(text)
+    return _plain().findall(text) if text.isascii() else _marked().findall(text)
+
+
+@cache
+def _plain() -> re.Pattern[str]:
+    return _pieces("")
+
+
+@cache
+def _marked() -> re.Pattern[str]:
+    """With vowel signs and accents of their own, which Python's `\\w` lacks: Hindi words would be cut at each."""
+    marks = [char for char in map(chr, range(_FIRST_MARK, 1 << 16)) if unicodedata.category(char) in ("Mn", "Mc")]
+    return _pieces("".join(marks))
+
+
+def _pieces(marks: str) -> re.Pattern[str]:
+    letters = rf"[^\W\d_](?:[^\W\d_]|[{marks}])*" if marks else r"[^\W\d_]+"
+    return re.compile(rf"{letters}(?:['’]{letters})*|\W|[\d_]+")
 
 
 def is_word(piece: str) -> bool:
