@@ -377,10 +377,11 @@ def test_what_was_given_out_comes_back_with_its_ids(form: str, make: Make, write
     """A data set, judged by two people with the tool's file, is read with the same ids, origins and meta."""
     judgments = [{"annotator": who, "label": "b"} for who in ("u-1", "u-2")]
     rows = [{"text": f"text {n}", "label": "ab"[n % 2], "page": {"n": n}, "judgments": judgments} for n in range(8)]
-    before = make(source={"kind": "jsonl", "path": write("t.jsonl", rows)}, split={"test": 0}).artifact
-    export(before, tmp_path / "out", form)
+    before = make(source={"kind": "jsonl", "path": write("t.jsonl", rows)}, split={"test": 0.4})
+    assert before.summary.rows["test"] > 1
+    export(before.artifact, tmp_path / "out", form)
     again = make(source={"kind": "labels", "path": "out"}, split={"test": 0}, task="text")
-    old = {row["id"]: row for row in pl.read_parquet(before.path("examples/train.parquet")).iter_rows(named=True)}
+    old = {row["id"]: row for row in before.all().iter_rows(named=True)}
     for row in again.all().iter_rows(named=True):
         was, meta = old.pop(row["id"]), json.loads(row["meta"])
         assert (row["source"], row["file"], row["line"]) == ("jsonl", "t.jsonl", was["line"])

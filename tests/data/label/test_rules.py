@@ -114,6 +114,15 @@ def test_the_last_word_of_an_annotator_counts() -> None:
     assert table([Item("1", {}, (Judgment("x", "2"), Judgment("y", "10")), 1)]) == [[2.0, 10.0]]
 
 
+def test_the_last_word_is_told_by_the_time_where_each_is_known() -> None:
+    later, earlier = Judgment("x", "b", "2025-02-03T10:00:00+01:00"), Judgment("x", "a", "2025-02-03T08:30:00Z")
+    for said in ((later, earlier), (earlier, later)):
+        assert last_words(said) == [later]
+        assert table([Item("1", {}, said, 1)]) == [["b"]]
+    assert last_words((later, earlier._replace(time="yesterday")))[0].label == "a"
+    assert last_words((later, earlier._replace(time=None)))[0].label == "a"
+
+
 def test_a_voter_that_stands_alone_is_neither_believed_more_nor_less() -> None:
     """Two voters agree on most items; a third votes where they are silent, for a label of its own."""
     votes = [[("x", "a"), ("y", "a")]] * 20 + [[("x", "b"), ("y", "b")]] * 20 + [[("z", "c")]] * 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 JUDGMENTS = "judgments"
@@ -65,7 +66,7 @@ def table(items: Sequence[Item]) -> list[list[str | float | None]]:
     rows: list[list[str | float | None]] = []
     for item in items:
         row: list[str | float | None] = [None] * len(names)
-        for one in item.judgments:
+        for one in in_time(item.judgments):
             row[names[one.annotator]] = float(one.label) if number and one.label is not None else one.label
         rows.append(row)
     return rows
@@ -78,9 +79,28 @@ def _is_number(label: str | float | None) -> bool:
         return False
 
 
+def in_time(judgments: Iterable[Judgment]) -> list[Judgment]:
+    """Judgments in the order in which they were made, where each says when; else in that of the file."""
+    found = list(judgments)
+    times = [_moment(one.time) for one in found]
+    known = [time for time in times if time is not None]
+    if len(known) < len(found):
+        return found
+    return [found[at] for at in sorted(range(len(found)), key=known.__getitem__)]
+
+
+def _moment(time: str | None) -> datetime | None:
+    """A time in ISO 8601, in UTC where it names no zone; None for any other."""
+    try:
+        moment = datetime.fromisoformat(time or "")
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
 def last_words(judgments: Iterable[Judgment]) -> list[Judgment]:
     """The judgments that have a label, the last of each annotator, by annotator."""
-    found = {one.annotator: one for one in judgments}
+    found = {one.annotator: one for one in in_time(judgments)}
     return [found[name] for name in sorted(found) if found[name].label is not None]
 
 

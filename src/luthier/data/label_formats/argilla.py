@@ -46,7 +46,7 @@ class Argilla(LabelFormat):
             else:
                 yield Broken(record.file, record.line, "the record has neither fields nor responses")
                 continue
-            key = text_of(row.get("id")) or text_of(row.get("external_id")) or str(place)
+            key = text_of(row.get("id")) or text_of(row.get("external_id")) or f"{file}:{place}"
             yield Item(key, values, tuple(found), record.line)
 
 

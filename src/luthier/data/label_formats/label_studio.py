@@ -17,7 +17,8 @@ class LabelStudio(LabelFormat):
     """Label Studio's JSON: tasks with `data` and `annotations` (`completions` in old versions).
 
     Choices, ratings, numbers, texts, taxonomies and pairwise choices become labels; spans and boxes stay with the
-    judgment as `results`. Cancelled annotations are kept as judgments without a label; drafts are none.
+    judgment as `results`. Cancelled annotations are kept as judgments without a label; drafts are none. A task without
+    an `id` is known by that of its data.
     """
 
     kind: Literal["label_studio"] = "label_studio"
@@ -40,7 +41,8 @@ class LabelStudio(LabelFormat):
                 yield Broken(record.file, record.line, "the task has no `data` or no `annotations`")
                 continue
             found = [one for each in given if isinstance(each, dict) for one in _judgments(each)]
-            yield Item(str(record.values.get("id", place)), dict(data), tuple(found), record.line)
+            key = text_of(record.values.get("id")) or text_of(data.get("id")) or f"{file}:{place}"
+            yield Item(key, dict(data), tuple(found), record.line)
 
 
 def _annotations(task: dict[str, Any]) -> list[Any] | None:
