@@ -194,6 +194,18 @@ def test_short_answers_may_be_signs(make: Make, write: Write) -> None:
     assert made.summary.labels == ["+", "-"]
 
 
+@pytest.mark.parametrize(
+    "classes",
+    [
+        ("-1", "0", "1", "+1"), ("A", "A-", "A+", "B-"), ("1/2", "1-2", "1.2", "12"), ("1.0", "10"), ("C", "C++", "C#"),
+        ("new", "news"), ("good", "goods"), ("iPhone 5", "iPhone 5s"), ("_", "s", "ss"),
+    ],
+)  # fmt: skip
+def test_signs_that_mean_something_keep_classes_apart(classes: tuple[str, ...]) -> None:
+    """Of labels -1, 0 and 1, the rarer of -1 and 1 became the other."""
+    assert spellings(Counter({label: 5 + n for n, label in enumerate(classes)})) == {}
+
+
 def test_spellings_of_a_class() -> None:
     counts = Counter({"refund": 9, "Refund": 2, "refunds ": 1, "card_lost": 4, "card-lost": 4, "boss": 3, "bos": 1})
     assert spellings(counts) == {"Refund": "refund", "refunds ": "refund", "card_lost": "card-lost"}

@@ -25,6 +25,9 @@ Write = Callable[..., str]
         ({"BILQ": 60, "BIL": 40, "BILZ": 30, "BILQW": 1}, {}),
         ({"urgent": 60, "Urgnet": 1, "URGENT": 2}, {"Urgnet": "urgent"}),
         ({"email": 60, "mail": 1, "e-mail": 2}, {"e-mail": "email"}),
+        ({"typical": 60, "atypical": 2}, {}),
+        ({"house": 60, "mouse": 2}, {}),
+        ({"refund": 60, "erfund": 1, "refudn": 1}, {"erfund": "refund", "refudn": "refund"}),
         ({}, {}),
     ],
 )

@@ -14,10 +14,10 @@ _SHORTEST = 5
 def misspelt(counts: Mapping[str, int]) -> dict[str, str]:
     """Each value that is a slip of the pen away from one at least twenty times as frequent, with that one.
 
-    A slip is one letter too many, too few or another, or two neighbours exchanged; case does not count. Values with
-    digits are names of things (`model-3`), and are left alone. So is every value where values that are frequent stand a
-    slip apart from one another more often than rare ones do: those are codes (`BIL`, `BILQ`, `BILQW`), of which each
-    means its own.
+    A slip is one letter too many, too few or another behind the first, or two neighbours exchanged; case does not
+    count. Values with digits are names of things (`model-3`), and are left alone. So is every value where values that
+    are frequent stand a slip apart from one another more often than rare ones do: those are codes (`BIL`, `BILQ`,
+    `BILQW`), of which each means its own.
     """
     found: dict[str, str] = {}
     for rare in sorted(counts):
@@ -36,7 +36,13 @@ def _apart(counts: Mapping[str, int], found: set[str]) -> int:
 
 
 def is_slip(one: str, other: str) -> bool:
-    """Whether one letter was added, left out or exchanged, or two neighbours changed places, whatever their case."""
+    """Whether one letter was added, left out or exchanged, or two neighbours changed places, whatever their case.
+
+    The first letter is rarely mistyped, and makes another word: `typical` and `atypical`, `moral` and `amoral`.
+    """
     from rapidfuzz.distance import OSA
 
-    return bool(OSA.distance(one.casefold(), other.casefold(), score_cutoff=1) == 1)
+    one, other = one.casefold(), other.casefold()
+    if OSA.distance(one, other, score_cutoff=1) != 1:
+        return False
+    return one[0] == other[0] or one[:2] == other[1::-1]

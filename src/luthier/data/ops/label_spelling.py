@@ -19,15 +19,20 @@ if TYPE_CHECKING:
 
 _MOST_CLASSES = 500
 _LONGEST_CHARS = 64
-_SEPARATORS = re.compile(r"[\s_\-/.]+")
+_SEPARATORS = re.compile(r"(?<=[^\W\d_])[\s_\-/.]+(?=[^\W_])|(?<=[^\W_])[\s_\-/.]+(?=[^\W\d_])")
+"""Between words; `-1`, `1/2`, `1.0` and `A-` mean something by their signs."""
+_ENDS = re.compile(r"^[\s_]+|(?<=[^\W\d_]{2})[\s_.]+$|[\s_]+$")
+_OTHER_WITH_S = frozenset({"news", "goods", "customs", "arms", "means", "works"})
+"""Words that a plural s makes others of."""
 
 
 class LabelSpelling(SetOperator):
     """Write every class in its most frequent spelling: `refund ` and `Refunds` become `Refund`.
 
-    Spellings are brought together when they differ in case, white space, separators (`card-lost`, `card_lost`) or a
-    plural s. A slip of the pen (`biling`) is only proposed, in `also`, since a rare class may be meant. Answers that
-    are not classes (long, or too many different ones) are left alone.
+    Spellings are brought together when they differ in case, white space, separators between words (`card-lost`,
+    `card_lost`) or a plural s; signs of numbers and marks (`-1`, `A-`, `1/2`) count. A slip of the pen (`biling`) is
+    only proposed, in `also`, since a rare class may be meant. Answers that are not classes (long, or too many different
+    ones) are left alone.
     """
 
     kind: Literal["label_spelling"] = "label_spelling"
@@ -95,7 +100,8 @@ def spellings(counts: Counter[str]) -> dict[str, str]:
         classes.setdefault(_bare(label), []).append(label)
     for key in sorted(classes):
         single = key.removesuffix("s")
-        if single != key and not key.endswith("ss") and single in classes and len(single) > 2:
+        is_plural = single[-1:].isalpha() and single[-1] != "s" and key.split()[-1] not in _OTHER_WITH_S
+        if single != key and is_plural and single in classes and len(single) > 2:
             classes[single] += classes.pop(key)
     found: dict[str, str] = {}
     for labels in classes.values():
@@ -116,4 +122,4 @@ def slips(counts: Counter[str]) -> dict[str, str]:
 
 def _bare(label: str) -> str:
     """A class without what is only dress: case, white space and separators."""
-    return _SEPARATORS.sub(" ", normal(label)).strip()
+    return _ENDS.sub("", _SEPARATORS.sub(" ", normal(label)))
