@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from luthier.text.pii.found import Found, PiiKind
+from luthier.text.pii.joined import with_plain_digits
 
 NUMBERS: tuple[PiiKind, ...] = ("phone", "card", "iban", "ssn", "national_id")
 _KEPT_BY_MASK = 4
@@ -13,7 +14,7 @@ _KEPT_BY_MASK = 4
 def canonical(found: Found) -> str:
     """The value without its dress, so that `0170 / 123` and `0170123` have one tag."""
     if found.kind in NUMBERS:
-        return re.sub(r"[^0-9A-Za-z+]", "", found.text).upper()
+        return re.sub(r"[^0-9A-Za-z+]", "", with_plain_digits(found.text)).upper()
     if found.kind in ("email", "mac", "person", "organisation", "address"):
         return " ".join(found.text.casefold().split())
     return found.text

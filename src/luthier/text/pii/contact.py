@@ -20,6 +20,7 @@ _PHONE = re.compile(
 _EXTENSION = re.compile(r"[ ]?(?:x|ext\.?)[ ]?\d{1,6}$", re.IGNORECASE)
 _WORD = re.compile(r"\w+")
 _WORDS_BEFORE = 5
+_SIGNS_BEFORE = 20
 _FEWEST = 7
 """Digits of a number that can be called."""
 _PHONE_STEMS = (
@@ -37,6 +38,11 @@ _PHONE_STEMS = (
         "komórk",
     ),
 )
+_PHONE_SIGNS = re.compile(
+    "电话|電話|手机|手機|携帯|联系方式|热线|전화|휴대폰|핸드폰|연락처|โทร|เบอร์|هاتف|جوال|موبايل|تلفون|फोन|फ़ोन|मोबाइल|"
+    "телефон|тел[.:]|моб[.:]|τηλ|κινητό|טלפון|נייד|điện thoại|sđt",
+)
+"""A telephone's name where words are not told by spaces, or not by Python's patterns."""
 _CALL_STEMS = ("anruf", "erreich", "llam", "llám", "appel", "chiam", "zadzwo", "dzwo", "ligue", "ligar")
 _PHONE_AFTER = re.compile(r"\W{0,3}(?:office|fax|mobile|cell|home|work|phone)\b", re.IGNORECASE)
 _CARRIER = re.compile(r"\b[A-Z]{2} $")
@@ -111,6 +117,8 @@ def _is_phone(written: str, before: str, after: str) -> bool:
     if _ABROAD.match(written) and len(digits) >= 11:
         return len(digits) <= 17
     spoken = _WORD.findall(before.lower())[-_WORDS_BEFORE:]
+    if not before.isascii() and _PHONE_SIGNS.search(before[-_SIGNS_BEFORE:].lower()):
+        return len(digits) <= 15
     if _said(spoken[-_WORDS_BEFORE + 1 :], words.PHONE, _PHONE_STEMS):
         return len(digits) <= 15
     is_other = _said(spoken[-_WORDS_BEFORE + 1 :], words.OTHER_THAN_PHONE, _OTHER_STEMS)

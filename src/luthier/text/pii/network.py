@@ -17,7 +17,8 @@ _IPV6_LONGEST = 39
 _COLONS = 2
 _VERSION_BEFORE = re.compile(
     r"\bv$|\b(?:versions?|releases?|build|firmware|ver|rev|upgraded?|updated?)\b[ .:]{0,2}"
-    r"(?:(?:of|is|on|in|to|from|the|my|your|now|at|sensors?|device|router|app) ){0,5}$",
+    r"(?:(?:of|is|on|in|to|from|the|my|your|now|at|sensors?|device|router|app) ){0,5}$"
+    r"|(?:版本?|バージョン?|버전?)[、:： ]{0,2}$",
     re.IGNORECASE,
 )
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
 
 from luthier.text.pii import addresses, births, contact, money, national, network, secrets
 from luthier.text.pii.found import ANY, PATTERN_KINDS, Found, Mark, Marks, PiiKind, Spans, areas
+from luthier.text.pii.joined import apart
 
 
 class _Finder(NamedTuple):
@@ -51,19 +52,28 @@ def find(
     `more` is what a recogniser of names has found in it: it stands behind what patterns find.
     """
     taken: list[Found] = []
-    if marks.areas is None:
-        marks = marks._replace(areas=areas(text))
-    longest = max([length for _, _, length in marks.areas or ()], default=0)
-    for kind, spans, _, least, sign in _finders(frozenset(kinds), marks.missing):
-        if longest >= least and sign in text:
-            for start, end, form in spans(text, marks):
-                actual: PiiKind = "ssn" if form == national.US else kind
-                if actual in kinds:
-                    _take(taken, Found(start, end, actual, text[start:end], form))
+    if (plainer := apart(text)) is not None:
+        for found in _found(plainer, frozenset(kinds) - {"address"}, ANY):
+            _take(taken, found._replace(text=text[found.start : found.end]))
+    for found in _found(text, frozenset(kinds), marks):
+        _take(taken, found)
     for found in more:
         if found.kind in kinds:
             _take(taken, found)
     return taken
+
+
+def _found(text: str, kinds: frozenset[PiiKind], marks: Marks) -> Iterator[Found]:
+    """What each finder claims, in the order of their claims."""
+    if marks.areas is None:
+        marks = marks._replace(areas=areas(text))
+    longest = max([length for _, _, length in marks.areas or ()], default=0)
+    for kind, spans, _, least, sign in _finders(kinds, marks.missing):
+        if longest >= least and sign in text:
+            for start, end, form in spans(text, marks):
+                actual: PiiKind = "ssn" if form == national.US else kind
+                if actual in kinds:
+                    yield Found(start, end, actual, text[start:end], form)
 
 
 @cache
