@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
@@ -195,6 +196,26 @@ def test_no_more_rows_are_foretold_than_there_are_to_score(tmp_path: Path) -> No
     asked = json.loads((work.folder / "tuned.json").read_text())["scored_rows"]
     assert asked <= 70
     assert measures["scored_rows_per_s"] > asked / measures["search_s"], "reading the model is no row's time"
+
+
+def test_prompts_that_a_budget_leaves_out_are_counted_with_what_would_try_them(tmp_path: Path) -> None:
+    shop = bench(tmp_path, examples()[:40])
+    settings = {
+        "instructions": tuple(f"Sort it, {word}." for word in "abcd"),
+        "held_back": 20,
+        "shots": (0,),
+        "draws": 2,
+    }
+    made = shop.tune(search(**settings, budget=100))
+    (said,) = [text for text in shop.said("warning") if "not tried" in text]
+    found = re.fullmatch(r"(\d+) of (\d+) prompts, .* the budget is 100 rows, and (\d+) would try all", said)
+    assert found is not None
+    left, every, enough = map(int, found.groups())
+    assert made.read_json("tuned.json")["prompts"] == every - left
+    shop.heard.clear()
+    whole = shop.tune(search(**settings, budget=enough))
+    assert whole.read_json("tuned.json")["prompts"] == every
+    assert not [text for text in shop.said("warning") if "not tried" in text]
 
 
 def test_more_examples_than_there_are_rows_to_show_are_refused(tmp_path: Path) -> None:

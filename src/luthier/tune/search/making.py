@@ -33,7 +33,7 @@ from luthier.tune.search.candidates import (
     pairs,
 )
 from luthier.tune.search.outlook import useless_far, writes_nothing
-from luthier.tune.search.race import Standing, cost, plan_rounds, race
+from luthier.tune.search.race import Standing, cost, enough_for, plan_rounds, race
 from luthier.tune.technique import write_settings
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ class Making:
         begun = time.perf_counter()
         candidates = self._candidates()
         plan = plan_rounds(len(candidates), len(self._held), self._technique.budget)
+        self._warn_untried(len(candidates), plan[0].prompts)
         candidates = candidates[: plan[0].prompts]
         lengths = [self._length(one) for one in candidates]
         rows = " → ".join(f"{one.prompts} × {one.rows}" for one in plan)
@@ -90,6 +91,13 @@ class Making:
             return {}
         size = {} if is_endpoint(self._model) else {"parameters": describe(base_folder(self._model)).parameters}
         return {**size, "search_s": ended - begun, "scored_rows_per_s": self._asked / (ended - started)}
+
+    def _warn_untried(self, made: int, tried: int) -> None:
+        """Say that a budget leaves out prompts, somebody's own instructions among them perhaps."""
+        if tried < made:
+            budget, enough = self._technique.budget, enough_for(made, len(self._held))
+            left = f"{made - tried:,} of {made:,} prompts, drawn by the seed, are not tried"
+            self._work.events.warning(f"{left}: the budget is {budget:,} rows, and {enough:,} would try all")
 
     def _split(self, examples: list[Example]) -> tuple[list[Example], list[Example]]:
         """Held-back rows in a drawn order, and the others, from which examples are shown."""

@@ -53,6 +53,11 @@ def cost(plan: Sequence[Round]) -> int:
     return sum(one.prompts * (one.rows - asked) for one, asked in zip(plan, before, strict=True))
 
 
+def enough_for(prompts: int, rows: int) -> int:
+    """The smallest budget with which so many prompts are all tried."""
+    return cost(rounds(prompts, rows, min(FIRST_ROWS, rows)))
+
+
 def plan_rounds(prompts: int, rows: int, budget: int) -> list[Round]:
     """The rounds with the longest first one that the budget allows, with fewer prompts where it allows none.
 
@@ -60,7 +65,7 @@ def plan_rounds(prompts: int, rows: int, budget: int) -> list[Round]:
     """
     least = min(FIRST_ROWS, rows)
     for count in range(prompts, 0, -1):
-        if cost(rounds(count, rows, least)) <= budget:
+        if enough_for(count, rows) <= budget:
             return max(
                 (plan for first in range(least, rows + 1) if cost(plan := rounds(count, rows, first)) <= budget),
                 key=lambda plan: plan[0].rows,
