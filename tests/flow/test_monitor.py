@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,16 @@ def test_run_tells_once_and_goes_on(made: Path, tmp_path: Path) -> None:
     assert look() == []
     lines = [json.loads(line) for line in (made / "told.jsonl").read_text().splitlines()]
     assert [line["tells"] for line in lines] == ["firing"]
+
+
+def test_a_first_look_tells_what_is_wrong_now(made: Path, tmp_path: Path) -> None:
+    opened = replace(open_monitor(), kept=tmp_path / "kept")
+    (made / "told.jsonl").unlink(missing_ok=True)
+    _live(tmp_path, minutes=2)
+    (look,) = looks(opened, tmp_path / "live.jsonl", say=print, once=True)
+    assert [(one.alert, one.tells) for one in look.messages] == [("wrong", "firing")]
+    assert list(look.firing) == ["wrong"]
+    assert len((made / "told.jsonl").read_text().splitlines()) == 1
 
 
 def _look_back(state: Path, minutes: float) -> None:

@@ -248,7 +248,7 @@ def _looks(
     every = opened.plan.every_s
     if working.looked is None:
         working.looked = time.time() // every * every
-        working.watcher.begin_after(working.looked)
+        working.watcher.begin_after(working.looked - every)  # it was never looked at: the first look is at this minute
         working.remember()
     begin = datetime.fromtimestamp(working.looked - opened.history_s, UTC)
     following = Following(folder or opened.traffic, max(begin, since or begin))
