@@ -12,6 +12,7 @@ import pytest
 
 from fine_tuning import as_lines, chats
 from luthier.flow.jobs import files as kept
+from luthier.flow.jobs.writing import take
 from tests.api.conftest import Open
 
 DATA = as_lines(chats(4))
@@ -43,6 +44,13 @@ def test_a_file_comes_in_and_goes(place: Open) -> None:
         with pytest.raises(openai.NotFoundError, match="no file"):
             gone(made.id)
     assert not place.desk.files.path(made.id).exists()
+
+
+def test_no_other_account_of_the_machine_reads_what_a_key_sent(place: Open, tmp_path: Path) -> None:
+    made = place.client().files.create(file=("a.jsonl", DATA), purpose="fine-tune")
+    assert place.desk.files.folder.stat().st_mode & 0o077 == 0
+    take(place.desk.files.path(made.id), tmp_path / "jobs" / "ftjob-1" / "training.jsonl")
+    assert (tmp_path / "jobs").stat().st_mode & 0o077 == 0
 
 
 def test_a_path_is_taken_as_a_file(place: Open, tmp_path: Path) -> None:

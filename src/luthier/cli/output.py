@@ -17,8 +17,6 @@ from luthier.core.errors import LuthierError, Unwritable
 from luthier.core.files import writing
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
-_NARROW = 60
-"""A terminal with fewer columns is too narrow for some tables."""
 
 
 def say(text: str) -> None:
@@ -76,7 +74,7 @@ def printing() -> Iterator[None]:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows under a header; cells fold at the terminal's edge. Where words would be torn to pieces, row by row."""
+    """Print rows under a header; cells fold at the terminal's edge. Row by row where words would be torn to pieces."""
     from rich import box
     from rich.console import Console
     from rich.measure import Measurement
@@ -89,8 +87,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     for row in told:
         view.add_row(*row)
     console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=False)
-    narrow = console.width < _NARROW
-    if narrow and Measurement.get(console, console.options.update(width=10_000), view).minimum > console.width:
+    if Measurement.get(console, console.options.update(width=10_000), view).minimum > console.width:
         say("\n".join(_one_below_another(header, told)))
         return
     with printing():

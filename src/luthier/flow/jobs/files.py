@@ -50,7 +50,7 @@ class Files:
     def receiving(self, key: str | None, *, results: bool = False) -> Iterator[Incoming]:
         """A place for a file that comes in pieces; what is not kept is removed. There is always room for `results`."""
         with writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(0o700, parents=True, exist_ok=True)  # keys do not see each other's; nor do accounts
         left = FILE_BYTES if results else min(FILE_BYTES, KEY_BYTES - self._used(key))
         path = self.folder / f"{secrets.token_hex(8)}.part"
         with path.open("wb") as file:

@@ -84,7 +84,7 @@ class Runner:
         """Whether this is the one server that runs jobs."""
         try:
             with writing(self._place):
-                self._place.mkdir(parents=True, exist_ok=True)
+                self._place.mkdir(0o700, parents=True, exist_ok=True)
                 lock.acquire(timeout=0)
         except Timeout:
             return False

@@ -59,7 +59,8 @@ def write(folder: Path, job: Job, tunable: Tunable, material: Material) -> Path:
 
 def take(source: Path, to: Path) -> None:
     """A second name for a file's bytes, or a copy where that cannot be: nobody can delete them under a job."""
-    to.parent.mkdir(parents=True, exist_ok=True)
+    to.parent.parent.mkdir(0o700, parents=True, exist_ok=True)
+    to.parent.mkdir(0o700, exist_ok=True)
     try:
         os.link(source, to)
     except OSError:
