@@ -94,6 +94,36 @@ def test_lines_that_are_all_a_turn_says_stay(greeting: str) -> None:
     assert _cleaned(Boilerplate(), longer) == [text.replace(text.split("\n")[2] + "\n", "") for text in longer]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "using namespace std;", "    if __name__ == '__main__':", "response = requests.get(url)",
+        "console.log(result);",
+        "public static void main(String[] args) {", "import matplotlib.pyplot as plt", "for i in range(len(numbers)):",
+        "from collections import Counter", "with open(filename, 'r') as file:", "#include <algorithm>",
+        "```\nnpm install something-else\n```",
+    ],
+)  # fmt: skip
+def test_lines_of_code_that_come_back_stay(line: str) -> None:
+    """Every C++ program of a set lost `using namespace std;`."""
+    texts = [f"Write a program about {'abcdefghijklmnopqrst'[n] * 3} now\n{line}\nand so on" for n in range(20)]
+    assert _cleaned(Boilerplate(), texts) == texts
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Return this form to the address below.", "For more information visit our page:",
+        "Public holidays: closed all day", "Import duties may apply to this parcel",
+        "If you have any questions, call us:", "Please do not reply (ticket 12).",
+        "CAUTION: this mail comes from outside", "此邮件由系统自动发送，请勿直接回复此邮件，谢谢合作",
+    ],
+)  # fmt: skip
+def test_lines_of_prose_that_come_back_go(line: str) -> None:
+    texts = [f"Question about {'abcdefghijklmnopqrst'[n] * 3} now, please\n\n{line}" for n in range(20)]
+    assert _cleaned(Boilerplate(), texts) == [text.partition("\n")[0] for text in texts]
+
+
 def test_boilerplate_tells_what_it_did(make: Make, write: Write) -> None:
     rows = [{"prompt": f"Question number {n}?\nSent by the web form.", "completion": f"answer {n}"} for n in range(12)]
     source = {"kind": "jsonl", "path": write("t.jsonl", rows)}

@@ -56,6 +56,8 @@ def test_signatures_go(below: str) -> None:
         "Best regards\nAnn\nPS: the invoice is missing, too",
         "first\n--\n" + "\n".join(f"line {n}" for n in range(20)),
         "one line only -- \nor two",
+        "Here is the dump:\n--\n-- Table x\n--\nCREATE TABLE x (id int);",
+        "A letter:\n```\nDear Sir,\n\nKind regards,\nAnn\n```",
         "Dear Sir,\nplease mend it.\n\nBest regards,\n[Your Name]\n[Your Title]",
         "Sehr geehrte Frau Lee,\nes ist kaputt.\n\nMit freundlichen Grüßen\n[Ihr Name]",
         "Madame,\nil est cassé.\n\nCordialement,\n[Votre nom]",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+from luthier.data.cleaning.code import FENCE
 from luthier.data.cleaning.cuts import line_spans
 from luthier.data.cleaning.quoted import Span
 
@@ -63,6 +64,10 @@ def signature_span(text: str, *, closings: bool = True) -> Span | None:
     spans = line_spans(text)
     filled = [span for span in spans if text[span.start : span.end].strip()]
     tail = [(span, text[span.start : span.end].strip()) for span in filled[-_MOST_LINES - 1 :]]
+    if tail and tail[-1][1] == FENCE:
+        return None  # a text that ends in code has none
+    if any(line.startswith("-- ") for _, line in tail):
+        return None  # nor has one with comments of SQL
     for number, (span, line) in enumerate(tail):
         if number == 0 and len(tail) == len(filled):
             continue  # the first line of a text is no signature

@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from luthier.core.counted import of_rows
+from luthier.data.cleaning.code import FENCE
 from luthier.data.cleaning.cuts import cut, line_spans
 from luthier.data.cleaning.quoted import Span
 from luthier.data.operator import Corpus, Outcome, Reads, SetOperator, Suggestion
@@ -24,7 +25,15 @@ if TYPE_CHECKING:
 _DIGITS = re.compile(r"\d+")
 _WORDS = re.compile(r"\S\s+\S+\s+\S|[\u2e80-\U0003ffff]{4}")
 """Three words, or four signs of a script without spaces."""
+_CODE_LINE = re.compile(
+    r"[;{}]\s*$|\w\([^()\n]{0,200}\)\s*:?\s*$|\s(?:==?|=>|->|:=|\+=)\s"
+    r"|^\s*(?:#include\b|import [\w.]+(?: as \w+)?\s*$|from [\w.]+ import |def \w+\(|class \w+\s*[:({]"
+    r"|for \w+ in .{1,200}:\s*$|with .{1,200} as \w+:\s*$|if .{0,200}[=<>()\[\]_].{0,200}:\s*$)"
+)
+"""What programs say again and again: ends of statements, calls, assignments, heads of blocks."""
 _GREETING_ENDS = (",", "!", "，", "！")
+_LOOKED_AT = 500
+"""No line of code is told by more characters."""
 _BUCKETS = 1 << 22
 """Lines are first counted in so many buckets (16 MB), which bounds memory; what is frequent is then counted exactly."""
 
@@ -32,8 +41,9 @@ _BUCKETS = 1 << 22
 class Boilerplate(SetOperator):
     """Take out lines that come back in many rows: banners, footers, "Please do not reply to this e-mail".
 
-    Lines are compared without case, white space and digits. A turn of which nothing or a greeting would be left is left
-    as it is: then the lines are what it says ("Hello," and "my order 1000 has not arrived").
+    Lines are compared without case, white space and digits. Code stays, be it fenced or told by its marks. A turn of
+    which nothing or a greeting would be left is left as it is: then the lines are what it says ("Hello," and "my order
+    1000 has not arrived").
     """
 
     kind: Literal["boilerplate"] = "boilerplate"
@@ -87,9 +97,14 @@ class Boilerplate(SetOperator):
         """Lines of texts that have several, with their digests."""
         if "\n" not in text.strip():
             return
+        is_fenced = False
         for span in line_spans(text):
-            line = normal(text[span.start : span.end])
-            if len(line) >= self.min_chars:
+            raw = text[span.start : span.end]
+            is_border = raw.count(FENCE) % 2 == 1
+            is_code = is_fenced or is_border
+            is_fenced ^= is_border
+            line = normal(raw)
+            if len(line) >= self.min_chars and not (is_code or _CODE_LINE.search(raw[:_LOOKED_AT])):
                 yield span, digest8(_DIGITS.sub("0", line))
 
     @classmethod
