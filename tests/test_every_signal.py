@@ -254,13 +254,17 @@ def test_a_conversation_is_read_by_its_last_turn(plan: MonitorPlan, tmp_path: Pa
         assert reading.events <= 20
 
 
+@pytest.mark.parametrize("by", ["label", "correction"])
 @pytest.mark.parametrize("metric", ["accuracy", "macro_f1"])
-def test_a_class_is_meant_however_a_person_spells_it(metric: str, tmp_path: Path) -> None:
+def test_a_class_is_meant_however_a_person_spells_it(metric: str, by: str, tmp_path: Path) -> None:
     scores = {"billing": 0.4, "Delivery": 0.6}
     said = [("Delivery", " delivery"), ("Delivery", "BILLING"), ("billing", "Billing "), ("Delivery", "Delivery")]
     log: list[Trace | Feedback] = []
     for number, (answer, right) in enumerate(said):
-        log += [one := trace(number, answer=answer, scores=scores), label(one, right, after_s=0.2)]
+        one = trace(number, answer=answer, scores=scores)
+        log += [one, Feedback.model_validate({"trace": one.id, "at": one.at, by: right})]
     signal = plan_of(tmp_path, [{"kind": "metric", "metric": metric}]).signals[0]
     rows = [signal.row(one, told) for one, told in zip(log[::2], log[1::2], strict=True)]
     assert [row[1] for row in rows] == ["Delivery", "billing", "billing", "Delivery"]
+    plain = trace(9, answer="delivery")
+    assert signal.row(plain, Feedback(trace=plain.id, at=plain.at, correction=" Delivery"))[1] == " Delivery"

@@ -20,6 +20,10 @@ def test_it_names_every_route(place: Open) -> None:
     body = told["paths"]["/v1/fine_tuning/jobs"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert body["$ref"].endswith("/JobWanted")
     assert told["components"]["schemas"]["JobWanted"]["additionalProperties"] is False
+    answers = [
+        set(one["responses"]) for path, verbs in told["paths"].items() if "/v1/" in path for one in verbs.values()
+    ]
+    assert all({"4XX", "5XX"} <= codes and "422" not in codes for codes in answers), "a wrong request gets a 400"
 
 
 @pytest.mark.filterwarnings("ignore")  # schemathesis is not ours

@@ -63,7 +63,7 @@ def build_app(
     app = FastAPI(title="Luthier", version=version("luthier"), docs_url=None, redoc_url=None)
     _add_routes(app, gateway)
     for router, scope in beside.routers:
-        app.include_router(router, dependencies=[_needs(scope)])
+        app.include_router(router, dependencies=[_needs(scope)], responses=_RESPONSES)
     app.add_exception_handler(LuthierError, _on_error)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(RequestValidationError, _on_wrong)

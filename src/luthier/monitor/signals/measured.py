@@ -17,9 +17,11 @@ from luthier.traffic.record import Feedback, Trace, label_meant
 class Measured(Signal):
     """A metric (accuracy, macro_f1, rougeL, ece …) of answers against the labels or corrections that come later.
 
-    They are joined with their requests by id, however late. The number is called like the metric (`macro_f1`), and is
-    computed by the same code as in an evaluation, so that a rule may hold it against the release's own report
-    (`macro_f1 < report - 0.03`). With `metric: ece` it watches whether stated probabilities still mean what they say.
+    They are joined with their requests by id, however late. A correction is given to an answer that was wrong, so that
+    over corrections alone an accuracy is near 0: label requests that were chosen without a look at the answer. The
+    number is called like the metric (`macro_f1`), and is computed by the same code as in an evaluation, so that a rule
+    may hold it against the release's own report (`macro_f1 < report - 0.03`). With `metric: ece` it watches whether
+    stated probabilities still mean what they say.
     """
 
     kind: Literal["metric"] = "metric"
@@ -51,7 +53,9 @@ class Measured(Signal):
         said = answer_text(trace)
         if feedback is None or said is None:
             return None
-        right = label_meant(trace, feedback.label) if feedback.label is not None else feedback.correction
+        right = feedback.label if feedback.label is not None else feedback.correction
+        if right is not None and (feedback.label is not None or trace.scores):  # then a correction is a class, too
+            right = label_meant(trace, right)
         if right is None or (self.metric.needs and (trace.scores is None or len(trace.scores) < 2)):
             return None
         return said, right, trace.scores
