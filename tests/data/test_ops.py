@@ -59,6 +59,8 @@ def test_normalise(dirty: str, clean: str) -> None:
         ("<p>So:</p>\n```html\n<p>a &amp; b</p>\n```\n<b>Good</b>", "So:\n\n```html\n<p>a &amp; b</p>\n```\nGood"),
         ("A table begins with `<table>`, <i>not</i> with `<tr>`.", "A table begins with `<table>`, not with `<tr>`."),
         ("```\n<p>never closed", "```\n<p>never closed"),
+        ("if (a<b && c>d) or 5 <b and c> 3", "if (a<b && c>d) or 5 <b and c> 3"),
+        ("<td nowrap width=5>a</td > <input disabled/><hr /><A HREF=\"x?a=1&b\">b</A><p\nclass = 'c'>c</p>", "a b\nc"),
         ("a  b\n```py\nx = 'a  b'\ty\n\n\nz \n```\nc  d", "a b\n```py\nx = 'a  b'\ty\n\n\nz \n```\nc d"),
         ("`a`  ```b  c```  d", "`a` ```b c``` d"),
         ("a lone ` and <p>then</p>", "a lone ` and\nthen"),

@@ -22,7 +22,9 @@ _TAGS = (
     r"|img|input|label|li|link|main|meta|nav|o:p|ol|option|p|pre|s|section|select|small|span|strike|strong|sub|sup"
     r"|table|tbody|td|tfoot|th|thead|title|tr|tt|u|ul"
 )
-_TAG = re.compile(rf"</?(?:{_TAGS})(?:[\s/][^<>]*)?/?>", re.IGNORECASE)
+_SWITCHES = r"(?:\s+(?:checked|controls|disabled|hidden|multiple|noshade|nowrap|open|readonly|required|selected))*"
+_TAG = re.compile(rf"</?(?:{_TAGS}){_SWITCHES}(?:[\s/]*|[\s/]+[a-z_:@][\w:.-]*\s*=[^<>]*)>", re.IGNORECASE)
+"""What stands in a tag is named and given a value, or is a switch: `a<b && c>d` is none."""
 _BREAK = re.compile(r"</?(?:br|p|div|tr|li|h[1-6]|ul|ol|table|blockquote|section|article)\b", re.IGNORECASE)
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#x[0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});")
 _SPOKEN_OF = re.compile(r"\b(?:x?html5?|css3?|jsx|svg|xml)\b", re.IGNORECASE)
