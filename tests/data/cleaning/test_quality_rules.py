@@ -133,6 +133,21 @@ def test_at_a_limit_gopher_keeps_and_fineweb_drops() -> None:
     assert at_limit.says(0.75) == "0.75, wanted at most 0.5 (a paper)"
 
 
+@pytest.mark.parametrize(
+    ("text", "broken"),
+    [
+        ("今日は天気がいいので公園に行きました。花がたくさん咲いていて、鳥も鳴いていました。" * 30, []),
+        ("今天我们一起去公园散步看到了很多花和树木还有小鸟在唱歌" * 45, []),
+        ("วันนี้อากาศดีมากเราไปเดินเล่นที่สวนสาธารณะ" * 40, []),
+        ("図を見る：" + "QUJD" * 400, ["longest_word"]),
+        ("а" * 500 + "б" * 501, ["longest_word"]),
+    ],
+)
+def test_a_text_without_spaces_is_no_long_word(text: str, broken: list[str]) -> None:
+    """Japanese, Chinese and Thai texts of more than a thousand characters were dropped as code or data."""
+    assert Quality(action="flag").judge(text) == broken
+
+
 def test_lines_that_c4_keeps() -> None:
     assert keeps_line("This line says enough to be kept.")
     assert not keeps_line("This line says enough but trails off...")

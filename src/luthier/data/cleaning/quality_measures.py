@@ -9,6 +9,8 @@ from functools import cached_property
 
 import numpy as np
 
+from luthier.text.pii.joined import SIGNS
+
 STOP_WORDS = frozenset({"the", "be", "to", "of", "and", "that", "have", "with"})
 TERMINAL_MARKS = tuple('.!?…。！？｡؟۔।॥።՞՜‼⁇⁈⁉"”’»')
 POLICY_PHRASES = (
@@ -23,6 +25,7 @@ C4_TERMINAL_MARKS = (".", "?", "!", '"')
 C4_LEAST_WORDS = 5
 C4_LONGEST_WORD = 1000
 SHORT_LINE_CHARS = 30
+_SIGNS = re.compile(f"[{SIGNS}]")
 _PARAGRAPH = re.compile(r"\n\n+")
 _SENTENCE_END = re.compile(r"[.!?](?=[\"'”’)\]]?(?:\s|$))")
 BULLETS = ("-", "*", "•", "·", "‣", "◦")
@@ -167,10 +170,12 @@ def distinct_words(text: Text) -> float:
 
 
 def longest_word(text: Text) -> float:
+    """Characters of the longest word; signs of scripts that leave no space between words end one."""
     longest = max(map(len, text.words), default=0)
     if longest <= C4_LONGEST_WORD:
         return longest
-    return max((len(word) for word in text.words if "://" not in word), default=0)
+    words = (word for word in text.words if "://" not in word)
+    return max((len(piece) for word in words for piece in _SIGNS.split(word)), default=0)
 
 
 def one_char(text: Text) -> float:

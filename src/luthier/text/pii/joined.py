@@ -8,12 +8,12 @@ from __future__ import annotations
 import re
 from functools import cache
 
-_SIGNS = (
+SIGNS = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fff\u3005-\u3007\u3040-\u30ff\u3400-\u9fff"
     "\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
 )
 """Thai, Lao, Burmese, Khmer, Chinese, Japanese and Korean: scripts whose words touch numbers."""
-_BESIDE = re.compile(rf"[{_SIGNS}](?=[0-9A-Za-z+(])|(?<=[0-9A-Za-z)])[{_SIGNS}]")
+_BESIDE = re.compile(rf"[{SIGNS}](?=[0-9A-Za-z+(])|(?<=[0-9A-Za-z)])[{SIGNS}]")
 _OTHER_DIGIT = re.compile(r"[^\W0-9A-Za-z](?<=\d)|[\uff01-\uff5e]")
 """Digits of other scripts, and forms as wide as signs."""
 _BORDER = "、"
