@@ -179,6 +179,13 @@ def test_limits_can_be_set() -> None:
             Quality.model_validate(wrong)
 
 
+def test_hash_signs_that_mark_a_word_say_something() -> None:
+    """Speakers without a name, tags and numbers; only what says nothing is counted."""
+    said = ["#Person1#: When? #Person2#: At two. #Person1#: Good. #Person2#: Bye, then.", "late again " + "#late " * 9]
+    outcome = Quality().apply([*(_row(text, "a") for text in said), _row("so # many # signs # " * 3 + "# # #", "a")])
+    assert list(outcome.drops) == [2]
+
+
 def test_names_are_unique_within_a_set() -> None:
     assert all(len({rule.name for rule in rules}) == len(rules) for rules in RULES.values())
     assert len(set(NAMES)) == len(NAMES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -82,6 +83,24 @@ def test_lines_of_many_rows_go_and_rare_ones_stay() -> None:
     assert _cleaned(Boilerplate(at_least=30), texts) == texts
     assert _cleaned(Boilerplate(share=0.99), texts) == texts
     assert _cleaned(Boilerplate(of=("assistant",)), texts) == texts
+
+
+def test_answers_keep_the_steps_that_they_have_in_common() -> None:
+    """Unless they are asked for: what comes back in answers is what is to be learnt, and documents answer nobody."""
+    ends = "abcdefghijklmnopqrst"
+    texts = [f"We can help.\n1. Log in to your account.\n2. Open page {end} of it." for end in ends]
+    asked = [
+        replace(row, messages=(Message(role="user", content="Help?"), Message(role="assistant", content=text)))
+        for row, text in zip(_rows(texts), texts, strict=True)
+    ]
+    documents = [replace(row, messages=row.messages[1:]) for row in asked]
+
+    def edited(operator: Boilerplate, rows: list[Row]) -> int:
+        return len(operator.settle(InMemory(operator, rows)).edits)
+
+    assert edited(Boilerplate(), asked) == 0
+    assert edited(Boilerplate(of=("user", "assistant")), asked) == len(texts)
+    assert edited(Boilerplate(), documents) == len(texts)
 
 
 @pytest.mark.parametrize("greeting", ["Hello,", "Dear {},", "Guten Tag Frau Dr. {}!", "{}様，"])

@@ -70,8 +70,8 @@ def ellipses(texts: Flat) -> Between:
 
 
 def symbols(texts: Flat) -> Between:
-    """Exactly."""
-    return _exactly(hashes(texts).least + ellipses(texts).least)
+    """At most all hash signs and ellipses."""
+    return Between(ellipses(texts).least, hashes(texts).least + ellipses(texts).least)
 
 
 def bullets(texts: Flat) -> Between:

@@ -28,6 +28,7 @@ SHORT_LINE_CHARS = 30
 _SIGNS = re.compile(f"[{SIGNS}]")
 _PARAGRAPH = re.compile(r"\n\n+")
 _SENTENCE_END = re.compile(r"[.!?](?=[\"'”’)\]]?(?:\s|$))")
+_LONE_HASH = re.compile(r"(?<!\w)#(?!\w)")
 BULLETS = ("-", "*", "•", "·", "‣", "◦")
 ELLIPSES = ("...", "…")
 
@@ -95,7 +96,8 @@ def ellipses(text: Text) -> float:
 
 
 def symbols(text: Text) -> float:
-    return hashes(text) + ellipses(text)
+    """Ellipses, and hash signs that touch no word: those of `#late`, `#4711` and `#Person1#` say something."""
+    return _share(len(_LONE_HASH.findall(text.text)), len(text.words)) + ellipses(text)
 
 
 def alphabetic(text: Text) -> float:

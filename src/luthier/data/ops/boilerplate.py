@@ -57,8 +57,10 @@ class Boilerplate(SetOperator):
     """And of at least so many rows."""
     min_chars: int = Field(default=20, ge=1)
     """Shorter lines stay: greetings and thanks are no boilerplate."""
-    of: tuple[Literal["user", "assistant"], ...] = ("user", "assistant")
-    """Whose turns are looked at."""
+    of: tuple[Literal["user", "assistant"], ...] | None = None
+    """Whose turns are looked at. When not given: what people ask, and texts that answer nobody (documents). In an
+    answer, a line that comes back is most often what is to be learnt: a step of a list, the way in which help is
+    offered."""
 
     def settle(self, corpus: Corpus) -> Outcome:
         """Count lines by rows, then say which go."""
@@ -68,7 +70,7 @@ class Boilerplate(SetOperator):
         if not frequent:
             return outcome
         for place, row in enumerate(corpus.rows()):
-            for field, text in row.said(self.of):
+            for field, text in self._said(row):
                 spans = [span for span, key in self._lines(text) if key in frequent]
                 found = cut(field, text, spans, "boilerplate") if spans else []
                 if found and _says(spliced(text, found)):
@@ -91,7 +93,13 @@ class Boilerplate(SetOperator):
         return {key for key, count in counts.items() if count >= least}
 
     def _keys(self, row: Row) -> set[int]:
-        return {key for _, text in row.said(self.of) for _, key in self._lines(text)}
+        return {key for _, text in self._said(row) for _, key in self._lines(text)}
+
+    def _said(self, row: Row) -> Iterator[tuple[str, str]]:
+        """The texts that are looked at, each with its field."""
+        if self.of is not None:
+            return row.said(self.of)
+        return row.said(("user",) if any(message.role == "user" for message in row.messages) else ("assistant",))
 
     def _lines(self, text: str) -> Iterator[tuple[Span, int]]:
         """Lines of texts that have several, with their digests."""
