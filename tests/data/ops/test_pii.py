@@ -95,10 +95,17 @@ def _done(row: Row, **settings: Any) -> Row:
 
 
 def test_columns_are_read_with_their_names_and_nested() -> None:
-    meta = {"phone": "4155550143", "order_id": "4155550143", "card": 4111111111111111, "notes": [{"by": "a@b.example"}]}
+    meta = {
+        "phone": "4155550143",
+        "contactPhone": "4155550143",
+        "order_id": "4155550143",
+        "card": 4111111111111111,
+        "notes": [{"by": "a@b.example"}],
+    }
     done = _done(_row("hello", **meta))
     assert done.meta == {
         "phone": "[PHONE]",
+        "contactPhone": "[PHONE]",
         "order_id": "4155550143",
         "card": "[CARD]",
         "notes": [{"by": "[EMAIL]"}],

@@ -21,7 +21,7 @@ from luthier.data.pii.proof import measure, read_labelled
 from luthier.data.pii.pseudonyms import LOCALES, Pseudonyms
 from luthier.data.pii.shown import canonical, masked
 from luthier.data.row import Row
-from luthier.text.pii.found import ANY, HIGH_RISK, KINDS, NAME_KINDS, PATTERN_KINDS, Found, Marks, PiiKind
+from luthier.text.pii.found import ANY, HIGH_RISK, KINDS, NAME_KINDS, PATTERN_KINDS, Found, Marks, PiiKind, apart
 from luthier.text.pii.keeper import KEY_VARIABLE, Keeper
 from luthier.text.pii.marks import marks
 from luthier.text.pii.scan import find
@@ -309,7 +309,7 @@ def _context(field: str) -> str:
     """A column's name says what its value is: `phone: 4155550143`."""
     if not _is_column(field):
         return ""
-    return re.sub(r"[^\w]+|_", " ", field.removeprefix("meta.")) + ": "
+    return apart(re.sub(r"[^\w]+", " ", field.removeprefix("meta."))) + ": "
 
 
 def _in_field(

@@ -110,6 +110,12 @@ _HOUSE = re.compile(
 )
 
 
+_LONGEST_CUT = 4
+"""Letters of a word that is cut short, such as *Blvd.* and *Pkwy.*"""
+_SHORT_WHOLE = frozenset({"road", "lane", "way", "row", "park", "walk", "hill", "view", "gate", "mews", "rise", "quay"})
+"""As short, and whole."""
+
+
 def numbered(text: str, marks: Marks) -> Spans:
     """A house number with a street, or what stands before a postcode, in the orders that countries use.
 
@@ -128,8 +134,15 @@ def numbered(text: str, marks: Marks) -> Spans:
             yield from _behind_lines(text, number)
     for number in numbers:
         if found := _of_number(text, number):
-            yield widened(text, found)
-            yield found
+            yield _without_stop(text, widened(text, found))
+            yield _without_stop(text, found)
+
+
+def _without_stop(text: str, span: Span) -> Span:
+    """An address without the stop of its sentence; that of a word cut short is its own: *12 Main St.*"""
+    word = text[span.start : span.end - 1].rpartition(" ")[2]
+    is_whole = word.isalpha() and (len(word) > _LONGEST_CUT or word.lower() in _SHORT_WHOLE)
+    return span._replace(end=span.end - 1) if is_whole and text[span.end - 1] == "." else span
 
 
 def _has_other_script(text: str) -> bool:

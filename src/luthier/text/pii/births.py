@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from luthier.text.pii import words
-from luthier.text.pii.found import Marks, Span, Spans, areas
+from luthier.text.pii.found import Marks, Span, Spans, areas, small_words
 
 _MONTH = (
     r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec|mär|mai|okt|dez|janv|f[ée]v|avr|juin|juil|ao[ûu]|d[ée]c"
@@ -33,6 +34,7 @@ _BORN_AFTER = re.compile(
 _REACH = 60
 _YEAR_CHARS = 4
 _SHORTEST_DATE = 6
+_DATE_NAMES = ("date", "datum")
 
 
 def birth_dates(text: str, marks: Marks) -> Spans:
@@ -40,9 +42,16 @@ def birth_dates(text: str, marks: Marks) -> Spans:
     for start, end, length in areas(text) if marks.areas is None else marks.areas:
         if length == _YEAR_CHARS or length >= _SHORTEST_DATE:
             for date in _dates(text, start, end):
-                spoken = _WORD.findall(text[max(0, date.start - _REACH) : date.start].lower())[-_WORDS_BEFORE:]
-                if not words.BORN.isdisjoint(spoken) or _BORN_AFTER.match(text, date.end):
+                spoken = _WORD.findall(small_words(text[max(0, date.start - _REACH) : date.start]))[-_WORDS_BEFORE:]
+                if _is_said_of(spoken) or _BORN_AFTER.match(text, date.end):
                     yield date
+
+
+def _is_said_of(spoken: Sequence[str]) -> bool:
+    """Whether words before a date speak of a birth, and the last does not name another date (`current_date`)."""
+    if words.BORN.isdisjoint(spoken):
+        return False
+    return not spoken[-1].endswith(_DATE_NAMES) or not words.BORN.isdisjoint(spoken[-2:])
 
 
 def _dates(text: str, start: int, end: int) -> Spans:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from itertools import pairwise
 
 from luthier.text.pii import words
-from luthier.text.pii.found import Marks, Span, Spans, near
+from luthier.text.pii.found import Marks, Span, Spans, near, small_words
 
 _EMAIL_HOST = re.compile(r"(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![\w@])")
 _LOCAL_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._%+-'")
@@ -21,6 +22,8 @@ _EXTENSION = re.compile(r"[ ]?(?:x|ext\.?)[ ]?\d{1,6}$", re.IGNORECASE)
 _WORD = re.compile(r"\w+")
 _WORDS_BEFORE = 5
 _SIGNS_BEFORE = 20
+_SERIES = 5
+"""Terms from which on numbers that grow are a series."""
 _FEWEST = 7
 """Digits of a number that can be called."""
 _PHONE_STEMS = (
@@ -59,8 +62,8 @@ _HOUSE_AND_CODE = re.compile(
     r"[1-9]\d{0,3}[/-][1-9]\d{0,3} (?:\d{2}-\d{3}|\d{3} \d{2}|\d{4}-\d{3})|[1-9]\d{0,2}[/-][1-9]\d? \d{4,5}"
 )
 """House, flat and post code: `12/4 00-526`, `12/4 00184`."""
-_TERM_BEFORE, _TERM_AFTER = re.compile(r"(?:[$€£]|<<) ?$"), re.compile(r" ?= ?[$€£]?(?:\d|<<)")
-"""Around the terms of a sum: `$3000 / 200`, `960-480-120 = 360`."""
+_TERM_BEFORE, _TERM_AFTER = re.compile(r"(?:[$€£]|<<) ?$"), re.compile(r" ?[=*×] ?[$€£]?(?:\d|<<)")
+"""Around the terms of a sum: `$3000 / 200`, `960-480-120 = 360`, `5200 - 80 - 80 * 3`."""
 _STREET_BEFORE = re.compile(r"\b([^\W\d_a-z][^\W\d_]*)\.? $")
 _TOWN_AFTER = re.compile(r",? [^\W\d_a-z][^\W\d_]")
 _NO_DIGIT = re.compile(r"\D")
@@ -116,7 +119,7 @@ def _is_phone(written: str, before: str, after: str) -> bool:
         return 8 <= len(digits) <= 17
     if _ABROAD.match(written) and len(digits) >= 11:
         return len(digits) <= 17
-    spoken = _WORD.findall(before.lower())[-_WORDS_BEFORE:]
+    spoken = _WORD.findall(small_words(before))[-_WORDS_BEFORE:]
     if not before.isascii() and _PHONE_SIGNS.search(before[-_SIGNS_BEFORE:].lower()):
         return len(digits) <= 15
     if _said(spoken[-_WORDS_BEFORE + 1 :], words.PHONE, _PHONE_STEMS):
@@ -167,12 +170,21 @@ def _is_given_somewhere(digits: str) -> bool:
 
 
 def _is_something_else(written: str) -> bool:
-    """A date, the shape of a social security number, a book's number, or brackets that do not pair."""
+    """A date, the shape of a social security number, a book's number, a series, or brackets that do not pair."""
     is_opened = written[0] == "+" and not (written[1].isdigit() or written[1] == "(")
     is_opened = is_opened or (written[0] == "(" and not (written[1].isdigit() or written[1] == "+"))
-    if is_opened or written.count("(") != written.count(")") or _DATE.match(written):
+    if is_opened or written.count("(") != written.count(")") or _DATE.match(written) or _is_series(written):
         return True
     return _ISBN.fullmatch(written) is not None and _is_isbn(written)
+
+
+def _is_series(written: str) -> bool:
+    """Whether it is growing numbers, which begin with several of one digit: `1 3 7 15 31 63`."""
+    terms = written.split(" ")
+    if len(terms) < _SERIES or not all(map(str.isdecimal, terms)) or len(terms[1]) > 1:
+        return False
+    numbers = list(map(int, terms))
+    return all(one < other for one, other in pairwise(numbers))
 
 
 def _is_isbn(written: str) -> bool:

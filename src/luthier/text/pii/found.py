@@ -96,6 +96,20 @@ def areas(text: str) -> list[Area]:
     return found
 
 
+_JOINT = re.compile(r"_+|(?<=[a-z])(?<!\bi)(?=[A-Z][a-z])")
+
+
+def apart(text: str) -> str:
+    """A text with the words of names of fields apart: `phone_number` and `phoneNumber` are two."""
+    return _JOINT.sub(" ", text)
+
+
+def small_words(text: str) -> str:
+    """A text in small letters; where a sign of code says that there may be names of fields, their words are apart."""
+    is_code = "_" in text or '"' in text or "=" in text or "':" in text
+    return (apart(text) if is_code else text).lower()
+
+
 def near(pattern: re.Pattern[str], text: str, marks: Marks, least: int) -> Iterator[re.Match[str]]:
     """Matches of a pattern in areas whose number is `least` characters long or longer."""
     for start, end, length in areas(text) if marks.areas is None else marks.areas:

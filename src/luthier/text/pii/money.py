@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from luthier.text.pii import words
-from luthier.text.pii.found import Marks, Span, Spans, near
+from luthier.text.pii.found import Marks, Span, Spans, near, small_words
 
 _CARD = re.compile(r"\d(?<![\w.,-]\d)\d{0,18}(?:[ -]\d{1,19}){0,7}(?![\d-])")
 _FEWEST = 12
@@ -80,7 +80,7 @@ def _is_scheme(written: str) -> bool:
 
 def _is_other(text: str, start: int) -> bool:
     """Whether a word just before says that it is the number of an order, a parcel or the like."""
-    spoken = _WORD.findall(text[max(0, start - 40) : start].lower())[-4:]
+    spoken = _WORD.findall(small_words(text[max(0, start - 40) : start]))[-4:]
     return not (words.OTHER_NUMBER | words.OTHER_THAN_PHONE).isdisjoint(spoken)
 
 

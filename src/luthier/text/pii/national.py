@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from luthier.text.pii import words
-from luthier.text.pii.found import Marks, Span, Spans, near
+from luthier.text.pii.found import Marks, Span, Spans, near, small_words
 
 
 class Form(NamedTuple):
@@ -109,7 +109,7 @@ def _module(name: str) -> Any:
 
 def _judged(text: str, digit: int) -> Span | None:
     """The form that the number at this digit has: the one that most words name, or the first that needs no name."""
-    spoken = _WORD.findall(text[max(0, digit - _REACH) : digit].lower())[-_WORDS_BEFORE:]
+    spoken = _WORD.findall(small_words(text[max(0, digit - _REACH) : digit]))[-_WORDS_BEFORE:]
     general = not words.CITIZEN.isdisjoint(spoken)
     alone: Span | None = None
     named: Span | None = None

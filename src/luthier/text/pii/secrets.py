@@ -46,6 +46,8 @@ _NAMED = re.compile(
     re.IGNORECASE,
 )
 """From just after such a word to what it names."""
+_CALLED = re.compile(r"=\s{0,3}[A-Za-z]\w{0,40}(?:(?<=_)\w{1,40}|\.\w{1,40}){1,4}[(\[]")
+"""A call in a program: `password = generate_password(8)`, `key=operator.itemgetter(1)`."""
 _BEARER = re.compile(r"(?:Bearer|Basic) ([A-Za-z0-9+/_.=-]{16,1000})(?![A-Za-z0-9])")
 _URL_LOGIN = re.compile(r"[^\s/:@<>\"']{0,100}:[^\s/@<>\"']{1,200}@[^\s<>\"']{1,300}")
 _URL_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{1,15}$")
@@ -109,13 +111,19 @@ def _named(text: str) -> Spans:
         while at >= 0:
             at += len(word)
             found = _NAMED.match(text, at)
-            if found and _looks_random(found[1]):
+            if found and _looks_random(found[1]) and not _is_called(text, found.start(1)):
                 end = found.end(1)
                 while text[end - 1] in ".)":
                     end -= 1
                 yield Span(found.start(1), end, "named")
                 at = end
             at = low.find(word, at)
+
+
+def _is_called(text: str, start: int) -> bool:
+    """Whether what is named is a call of a function, which stands behind `=` and without quotes."""
+    equals = text.rfind("=", max(0, start - 4), start)
+    return equals >= 0 and _CALLED.match(text, equals) is not None
 
 
 def _private_keys(text: str) -> Spans:
