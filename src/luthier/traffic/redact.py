@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
 from typing import Any
 
-from luthier.text.pii.found import ANY, Marks, PiiKind
+from luthier.text.pii.found import ANY, Marks, PiiKind, context_of
 from luthier.text.pii.keeper import KEY_VARIABLE, Keeper
 from luthier.text.pii.scan import find
 from luthier.text.recogniser import Recogniser
@@ -98,7 +98,7 @@ class Redactor:
         if not isinstance(value, str) and not (is_number and len(str(value)) >= _SHORTEST_NUMBER):
             return value
         text = str(value)
-        finds = self._finds(f"{_words(name)}: " if name else "", text)
+        finds = self._finds(context_of(name) if name else "", text)
         return _put(text, finds, lambda kind, found: f"[{kind.upper()}]") if finds else value
 
 
@@ -106,10 +106,6 @@ def _put(text: str, finds: list[tuple[int, int, PiiKind]], stand_in: Callable[[P
     for start, end, kind in reversed(finds):
         text = text[:start] + stand_in(kind, text[start:end]) + text[end:]
     return text
-
-
-def _words(name: str) -> str:
-    return re.sub(r"[^\w]+|_", " ", name)
 
 
 @lru_cache(maxsize=1)

@@ -114,12 +114,14 @@ def test_columns_are_read_with_their_names_and_nested() -> None:
 
 
 def test_thoughts_and_calls_are_read() -> None:
-    call = ToolCall(name="send", arguments={"to": "a@b.example", "copies": ["c@d.example"]})
+    told = {"to": "a@b.example", "copies": ["c@d.example"], "phone_number": "5551234567", "order": 5551234567}
+    call = ToolCall(name="send", arguments=told)
     turn = Message(role="assistant", content="done", thinking="mail a@b.example", tool_calls=(call,))
     row = Row(0, "0" * 16, "csv", "f.csv", 2, "chat", (Message(role="user", content="go"), turn))
     done = _done(row).messages[1]
     assert done.thinking == "mail [EMAIL]"
-    assert done.tool_calls[0].arguments == {"to": "[EMAIL]", "copies": ["[EMAIL]"]}
+    masked = {"to": "[EMAIL]", "copies": ["[EMAIL]"], "phone_number": "[PHONE]"}
+    assert done.tool_calls[0].arguments == told | masked, "what the tool calls them says what they are"
 
 
 def test_each_kind_has_its_action() -> None:

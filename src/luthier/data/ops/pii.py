@@ -21,7 +21,7 @@ from luthier.data.pii.proof import measure, read_labelled
 from luthier.data.pii.pseudonyms import LOCALES, Pseudonyms
 from luthier.data.pii.shown import canonical, masked
 from luthier.data.row import Row
-from luthier.text.pii.found import ANY, HIGH_RISK, KINDS, NAME_KINDS, PATTERN_KINDS, Found, Marks, PiiKind, apart
+from luthier.text.pii.found import ANY, HIGH_RISK, KINDS, NAME_KINDS, PATTERN_KINDS, Found, Marks, PiiKind, context_of
 from luthier.text.pii.keeper import KEY_VARIABLE, Keeper
 from luthier.text.pii.marks import marks
 from luthier.text.pii.scan import find
@@ -154,7 +154,7 @@ class Pii(RowOperator):
         return {}
 
     def _recall(self, name: str, text: str) -> list[Found] | None:
-        return None if _is_column(name) else self._known.pop(text, None)
+        return None if _context(name) else self._known.pop(text, None)
 
     def _remember(self, text: str, finds: list[Found]) -> None:
         if self.names is None and len(text) <= _KNOWN_CHARS:
@@ -283,6 +283,10 @@ class Pii(RowOperator):
         return Suggestion({"action": "redact"}, f"personal data in the {profile.looked_at} rows seen: {shown}")
 
 
+_HANDED = re.compile(r"\Amessages\[\d+\]\.tool_calls/\d+/(?=.)")
+"""What stands before the name of something that is handed to a tool."""
+
+
 def _is_small_number(text: str) -> bool:
     """Whether a text is nothing but a few digits: no kind is so short a number, whatever its column is called."""
     return len(text) <= _SMALL_DIGITS and text.isdecimal()
@@ -306,10 +310,11 @@ def _told(row: Row, field: str) -> str:
 
 @lru_cache(maxsize=1024)
 def _context(field: str) -> str:
-    """A column's name says what its value is: `phone: 4155550143`."""
-    if not _is_column(field):
+    """The name of a column, or of what is handed to a tool, says what its value is: `phone: 4155550143`."""
+    name = field if _is_column(field) else _HANDED.sub("", field)
+    if name == field and not _is_column(field):
         return ""
-    return apart(re.sub(r"[^\w]+", " ", field.removeprefix("meta."))) + ": "
+    return context_of(name.removeprefix("meta."))
 
 
 def _in_field(

@@ -96,12 +96,18 @@ def areas(text: str) -> list[Area]:
     return found
 
 
+_NO_WORD = re.compile(r"\W+")
 _JOINT = re.compile(r"_+|(?<=[a-z])(?<!\bi)(?=[A-Z][a-z])")
 
 
 def apart(text: str) -> str:
     """A text with the words of names of fields apart: `phone_number` and `phoneNumber` are two."""
     return _JOINT.sub(" ", text)
+
+
+def context_of(name: str) -> str:
+    """What a value is read with: the words of its field's name, and a colon."""
+    return apart(_NO_WORD.sub(" ", name)) + ": "
 
 
 def small_words(text: str) -> str:
