@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from codecs import BOM_UTF8
 from pathlib import Path
 
 import pytest
@@ -103,19 +104,23 @@ def test_files_that_cannot_be_read(tmp_path: Path, name: str, text: bytes, said:
         read_judgments(tmp_path / "none.jsonl", ASKED, PAIRWISE)
 
 
-@pytest.mark.parametrize("name", ["sheet.csv", "sheet.jsonl"])
-def test_a_sheet_is_blind_filled_in_elsewhere_and_read_back(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "between"), [("sheet.csv", ","), ("sheet.csv", ";"), ("sheet.csv", "\t"), ("sheet.jsonl", "")]
+)
+def test_a_sheet_is_blind_filled_in_elsewhere_and_read_back(tmp_path: Path, name: str, between: str) -> None:
+    """Also where a spreadsheet writes a table as its country does."""
     done = [Judgment(ASKED.sheets["anna"][0], "anna", "A")]
     assert write_sheet(tmp_path / name, ASKED, "anna", done) == len(ASKED.sheets["anna"]) - 1
-    text = (tmp_path / name).read_text(encoding="utf-8")
+    text = (tmp_path / name).read_text(encoding="utf-8-sig")
     assert "planted" not in text
     assert not any(entry.row in text for entry in ASKED.key.values())
     if name.endswith(".csv"):
+        assert (tmp_path / name).read_bytes().startswith(BOM_UTF8), "else Excel takes it for cp1252"
         rows = list(csv.DictReader(text.splitlines()))
         for row in rows:
             row["value"] = "b"
         with (tmp_path / name).open("w", newline="") as file:
-            table = csv.DictWriter(file, list(rows[0]))
+            table = csv.DictWriter(file, list(rows[0]), delimiter=between)
             table.writeheader()
             table.writerows(rows)
     else:
@@ -135,7 +140,7 @@ def test_no_cell_of_a_sheet_or_a_table_is_a_formula(tmp_path: Path) -> None:
     )
     asked = assign([row], [("tuned", "base")], rows=None, judges=("anna",), overlap=1, planted=0, seed=1)
     write_sheet(tmp_path / "s.csv", asked, "anna", [])
-    (told,) = csv.DictReader((tmp_path / "s.csv").read_text().splitlines())
+    (told,) = csv.DictReader((tmp_path / "s.csv").read_text("utf-8-sig").splitlines())
     assert {told["answer_a"], told["answer_b"]} == {"'=1+1", "'@SUM(A1)"}
     write_judgments(tmp_path / "j.csv", [Judgment(next(iter(asked.items)), "anna", "A", "=cmd()")])
     assert "'=cmd()" in (tmp_path / "j.csv").read_text()

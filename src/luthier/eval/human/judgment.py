@@ -120,7 +120,9 @@ def _read(path: Path) -> list[tuple[int, dict[str, Any]]]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot be read as UTF-8 text: {error}", where=where, remedy="save it as UTF-8") from error
     if path.suffix.lower() == ".csv":
-        reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
+        lines = text.splitlines(keepends=True)
+        between = max(",;\t", key=lines[0].count) if lines else ","  # spreadsheets of half of Europe write semicolons
+        reader = csv.DictReader(lines, strict=True, delimiter=between)
         try:
             return [(reader.line_num, {key: value for key, value in row.items() if value != ""}) for row in reader]
         except csv.Error as error:
@@ -217,7 +219,7 @@ def write_sheet(path: Path, asked: Assignment, judge: str, done: Sequence[Judgme
         table = csv.DictWriter(text, columns, lineterminator="\n", restval="")
         table.writeheader()
         table.writerows({name: _harmless(value) for name, value in row.items()} for row in rows)
-        write_aside(path, text.getvalue().encode())
+        write_aside(path, text.getvalue().encode("utf-8-sig"))  # without the mark, Excel shows "JosÃ©"
     else:
         write_aside(path, "".join(canonical(row) + "\n" for row in rows).encode())
     return len(rows)
