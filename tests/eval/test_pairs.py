@@ -19,14 +19,17 @@ from luthier.eval.baselines.length import Length
 from luthier.eval.pairs import FIRST, SECOND, labelled, offer_of
 from luthier.eval.rows import choose
 from luthier.eval.steps.evaluate import Evaluate
-from luthier.models.load import open_model
+from luthier.models.export import export
+from luthier.models.load import open_model, outputs_of
 from luthier.models.reward_model import Judge, Reading
+from luthier.models.sources.folder import Folder
 from luthier.text.ids import Text, encoded
 from luthier.text.messages import Message
 from luthier.text.verdict import Verdict, asked
 from luthier.tune.objectives.reward import Reward
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
+from models.making import make_base
 from tuning import bench, pairs, preferring
 
 QUESTION = Question(normalise="sum", max_new_tokens=8, dtype="float32", likelihood=False)
@@ -163,6 +166,24 @@ def test_a_generative_judge_ranks_by_its_verdicts_and_so_does_its_base_under_the
             first, second = asks.odds(talks, Verdict())
             assert reply.scores is not None
             assert reply.scores[FIRST] - reply.scores[SECOND] == pytest.approx(first - second, abs=1e-4)
+
+
+def test_a_reward_model_that_somebody_published_ranks_as_its_own_does(
+    store: Store, held: Artifact, rewarding: Artifact, tmp_path: Path
+) -> None:
+    """One that begins a recipe, whatever transformers calls its one output."""
+    out = export(rewarding, tmp_path / "out", "merged")
+    config = json.loads((out / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps({**config, "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}))
+    published = make_base(store, Folder(path=str(out)), tmp_path)
+    assert outputs_of(published) == outputs_of(rewarding) == ("reward",)
+    assert not outputs_of(rewarding.parent("model"))
+    task = choose(held, "test", 6, pairs=True)
+    said = [
+        Model(one, QUESTION, Desk(), name="one", title="").answer(task.examples, task) for one in (published, rewarding)
+    ]
+    for first, second in zip(*said, strict=True):
+        assert first.scores == pytest.approx(second.scores, abs=1e-4)
 
 
 def test_a_reward_model_writes_nothing(store: Store, texts: Artifact, rewarding: Artifact) -> None:

@@ -20,6 +20,7 @@ from luthier.models.logprobs import logprobs
 from luthier.models.pack import Row, pack
 from luthier.models.quiet import no_peft_warning
 from luthier.models.sequence import plain_model, with_outputs
+from luthier.models.sources.folder import Folder
 from luthier.text.ids import Text
 from luthier.text.messages import prompt_of
 from luthier.tune.heldout import HeldOut
@@ -29,6 +30,7 @@ from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import AnyTechnique, Technique
 from luthier.tune.techniques.full import Full
 from luthier.tune.techniques.lora import Lora
+from models.making import make_base
 from tuning import Bench, bench, examples
 
 CLASSES = ("account", "billing", "delivery")
@@ -194,6 +196,9 @@ def test_it_is_exported_and_checked(shop: Bench, tuned: Any, tmp_path: Path) -> 
     assert "AutoModelForSequenceClassification" in (folder / "README.md").read_text()
     with pytest.raises(ModelError, match="sequence head for 3 classes, for which GGUF"):
         export(tuned, tmp_path / "gguf", "gguf")
+    again = make_base(shop.store, Folder(path=str(folder)), tmp_path)  # and begins another recipe
+    assert outputs_of(again) == outputs_of(tuned)
+    shop.store.remove(again.digest)
     if (tuned.folder / "adapter").is_dir():
         folder = export(tuned, tmp_path / "adapter", "adapter")
         base = AutoModelForSequenceClassification.from_pretrained(shop.base.folder, num_labels=3)

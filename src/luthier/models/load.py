@@ -386,9 +386,15 @@ def open_parent(artifact: Artifact, dtype: torch.dtype) -> Any:
 
 
 def outputs_of(artifact: Artifact) -> tuple[str, ...]:
-    """The classes that a tuned model names by a sequence head; none for a language model."""
-    own = artifact if is_endpoint(artifact) else weights_of(artifact)
-    return tuple(own.read_json(TUNED_CARD).get("classes", ())) if "model" in own.manifest.inputs else ()
+    """The classes that a model names by a sequence head, whether it was tuned here or came with it; none for a language
+    model."""
+    from luthier.models.sequence import outputs_in
+
+    if is_endpoint(artifact):
+        return ()
+    own = weights_of(artifact)
+    told = own.read_json(TUNED_CARD).get("classes", ()) if "model" in own.manifest.inputs else ()
+    return tuple(told) or (() if is_adapter(own) else outputs_in(own.folder))
 
 
 def _open(artifact: Artifact, dtype: torch.dtype) -> Any:

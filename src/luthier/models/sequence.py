@@ -6,12 +6,13 @@ Several outputs are classes, read as log-probabilities; one alone is read as it 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import ModelError
 from luthier.core.quiet import no_bars
+from luthier.models.describe import read_object
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,10 +39,24 @@ def task_type(model: Any) -> str:
 
 
 def names_of(model: Any) -> tuple[str, ...]:
-    """The outputs of a plain model's sequence head, in order; none for a language model."""
-    if not is_sequence(model):
+    """The outputs of a plain model's sequence head, in order; none for a language model. One alone is a reward,
+    whatever its settings call it (transformers, unasked, `LABEL_0`)."""
+    return _named(model.config.id2label) if is_sequence(model) else ()
+
+
+def outputs_in(folder: Path) -> tuple[str, ...]:
+    """The same of a Hugging Face folder, as its `config.json` says."""
+    config = read_object(folder / "config.json")
+    kind = str((config.get("architectures") or [""])[0])
+    if not kind.endswith("ForSequenceClassification"):
         return ()
-    return tuple(str(name) for _, name in sorted(model.config.id2label.items()))
+    usual = {number: f"LABEL_{number}" for number in range(config.get("num_labels", 2))}  # transformers' own
+    return _named({int(number): name for number, name in (config.get("id2label") or usual).items()})
+
+
+def _named(names: Mapping[int, Any]) -> tuple[str, ...]:
+    found = tuple(str(name) for _, name in sorted(names.items()))
+    return (REWARD,) if len(found) == 1 else found
 
 
 def padding_of(tokenizer: Any) -> int | None:
