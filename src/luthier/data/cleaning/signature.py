@@ -34,7 +34,19 @@ CLOSINGS = (
     # Portuguese
     "atenciosamente", "cumprimentos", "melhores cumprimentos", "com os melhores cumprimentos", "cordialmente",
     "abraços",
+    # Polish, Swedish, Danish, Norwegian, Finnish, Russian, Turkish
+    "pozdrawiam", "z poważaniem", "med vänliga hälsningar", "vänliga hälsningar", "mvh", "med venlig hilsen",
+    "venlig hilsen", "med vennlig hilsen", "vennlig hilsen", "ystävällisin terveisin", "с уважением", "saygılarımla",
 )  # fmt: skip
+_BEFORE_A_NAME = frozenset(
+    {
+        "thanks", "thank you", "thx", "best", "all the best", "br", "danke", "vielen dank", "gruß", "grüße", "lg", "vg",
+        "merci", "gracias", "muchas gracias", "grazie", "obrigado", "obrigada", "bedankt", "groeten", "groetjes",
+    }
+)  # fmt: skip
+"""What closes a mail only when nothing but a name follows: "Thanks" may well begin the next sentence."""
+_NAME = re.compile(r"[^\W\d_a-zß-ÿ]\.?(?:[^\W\d_]|['’.-])*(?: [^\W\d_](?:[^\W\d_]|['’.-])*){0,3}")
+_NAME_LINES = 2
 _SENT_FROM = (
     "sent from my ", "sent from mail for", "get outlook for", "von meinem ", "gesendet von ", "envoyé de mon ",
     "envoyé depuis ", "enviado desde mi ", "enviado do meu ", "verzonden vanaf mijn ",
@@ -86,7 +98,10 @@ def _begins(line: str, raw: str, rest: list[str], *, closings: bool) -> bool:
         return True
     if lower.startswith(_SENT_FROM) and len(line) <= _LONGEST_LINE and len(rest) <= 1:
         return True
-    if not closings or lower.rstrip(" ,.!") not in _CLOSINGS:
+    closing = lower.rstrip(" ,.!")
+    if closings and closing in _BEFORE_A_NAME:
+        return 1 <= len(rest) <= _NAME_LINES and all(_NAME.fullmatch(after) for after in rest)
+    if not closings or closing not in _CLOSINGS:
         return False
     return all(_is_of_a_signature(after) for after in rest) and not any(map(_PLACEHOLDER.search, rest))
 

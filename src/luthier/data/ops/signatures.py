@@ -29,8 +29,8 @@ def _without_names(signature: str) -> str:
 class Signatures(RowOperator):
     """Take out signatures: what stands below `-- ` or a closing phrase, "Sent from my …", confidentiality notices.
 
-    Closing phrases are known in seven languages. A text that holds nothing else is left as it is. Events and examples
-    show a signature's first line, and stars for the names and numbers below.
+    Closing phrases are known in fourteen languages. A text that holds nothing else is left as it is, and so is a letter
+    with a name to be filled in. Events and examples show a signature's first line, and stars for what stands below.
     """
 
     kind: Literal["signatures"] = "signatures"
