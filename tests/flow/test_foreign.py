@@ -355,3 +355,12 @@ def test_texts_to_go_on_with_are_a_data_set_of_axolotl(place: Path, told: Any) -
     answer = "text" if isinstance(told, str) else "story"
     assert source == {"kind": "jsonl", "path": "data/org--texts.jsonl", "answer": answer}
     assert not made.account.unknown
+
+
+def test_an_option_is_told_once_with_its_whole_value(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = "base_model: ../tiny-model\ndatasets: [{path: foreign/data/alpaca.jsonl, type: alpaca}]\nadapter: lora\n"
+    (place / "mine.yaml").write_text(told + "micro_batch_size: 4\nnum_epochs: 1\nmy_share: 0.25\n", encoding="utf-8")
+    assert run_command(["new", "mine", "--from", "mine.yaml"]) == 0
+    shown = capsys.readouterr().out
+    assert "  · my_share: 0.25: unknown to this importer; it was not taken over\n" in shown
+    assert "  · datasets.0.type: alpaca: no counterpart: " in shown

@@ -85,7 +85,8 @@ def new(
     if len(written.notes) > _NOTES:
         say(f"  · … and {len(written.notes) - _NOTES} more at the head of the recipe")
     for place, text in written.decisions.items():
-        say(f"  · {place.rpartition('.')[2]}: {text}")
+        setting = place if ": " in place else place.rpartition(".")[2]  # another tool's option comes with its value
+        say(f"  · {setting}: {text}")
     say(f"next: luthier plan {written.path}")
 
 

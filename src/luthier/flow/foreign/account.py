@@ -24,14 +24,14 @@ class Account:
     """Options that are there without a value."""
 
     def sentences(self) -> dict[str, str]:
-        """What has no counterpart, an option a line, for people."""
-        found = {name: f"{name}: no counterpart: {why}" for name, why in self.left.items()}
-        return found | {name: f"{name}: unknown to this importer; it was not taken over" for name in self.unknown}
+        """By option, why it has no counterpart, for people."""
+        found = {name: f"no counterpart: {why}" for name, why in self.left.items()}
+        return found | dict.fromkeys(self.unknown, "unknown to this importer; it was not taken over")
 
     def comments(self) -> list[str]:
         """The whole account, a line each."""
         lines = [f"{name} -> {place}" for name, place in self.taken.items()]
-        lines += list(self.sentences().values())
+        lines += [f"{name}: {why}" for name, why in self.sentences().items()]
         return lines + ([f"without a value there: {', '.join(self.empty)}"] if self.empty else [])
 
 
