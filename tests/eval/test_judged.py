@@ -18,16 +18,21 @@ from luthier.eval.tables import read_answers
 from luthier.models.reward_model import Judge, Reading
 from luthier.text.ids import encoded
 from luthier.text.messages import Message, answer_of, prompt_of
+from luthier.text.prompt import Prompt
 from luthier.text.verdict import asked
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
-from tuning import bench, pairs
+from tuning import Bench, bench, finish, pairs
 
 
 @pytest.fixture(scope="module")
-def judge(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return bench(tmp_path_factory.mktemp("judge"), pairs(24))
+
+
+@pytest.fixture(scope="module")
+def judge(shop: Bench) -> Artifact:
     """A reward model that learnt a little."""
-    shop = bench(tmp_path_factory.mktemp("judge"), pairs(24))
     return shop.tune(Tune(data="data", objective="reward", technique=Lora(r=4), precision="float32", rows_per_step=8,
                           learning_rate=1e-2, epochs=2.0))  # fmt: skip
 
@@ -49,6 +54,24 @@ def test_each_answer_has_the_reward_models_number(store: Store, texts: Artifact,
     compared = [one for one in found.read_json("comparisons.json") if one["metric"] == "reward"]
     assert {"difference", "low", "high", "fixed", "broken"} <= set(compared[0])
     assert all(answer_of(one) for one in rows)
+
+
+def test_a_prompted_judge_reads_its_prompt_before_each_answer(
+    store: Store, texts: Artifact, tuned: Artifact, shop: Bench, judge: Artifact
+) -> None:
+    prompt = Prompt(instruction="Be strict.")
+    folder, _ = shop.store.begin("prompted")
+    prompt.save(folder)
+    (folder / "tuned.json").write_text("{}")
+    prompted = finish(shop.store, "prompted", "tune", "model", {"model": judge.digest})
+    step = Evaluate(data="data", model="tune", baselines=(), max_new_tokens=2, reward_model="judge", dtype="float32",
+                    metrics=("reward",))  # fmt: skip
+    found = made(store, step, {"data": texts, "model": tuned, "reward_model": prompted})
+    _, answers = read_answers(found, "tuned")
+    said = [prompt.wrap((*prompt_of(one), Message(role="assistant", content=text)))
+            for one, text in zip(choose(texts, "test", None).examples, answers.predictions, strict=True)]  # fmt: skip
+    wanted = Judge(judge, Reading(encoded, asked), "float32")(said)
+    assert answers.columns["reward"] == pytest.approx(wanted, abs=1e-5)
 
 
 def test_without_metrics_it_is_measured_all_the_same(

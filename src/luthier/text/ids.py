@@ -341,10 +341,15 @@ class Text:
 
 
 def encoded(
-    folder: Path, conversations: Sequence[Sequence[Message]], tools: Sequence[Tools] | None = None
+    folder: Path,
+    conversations: Sequence[Sequence[Message]],
+    tools: Sequence[Tools] | None = None,
+    before: Prompt | None = None,
 ) -> list[list[int]]:
-    """Whole conversations, with the tools on offer in each, as the ids of the model in a folder."""
-    return [row.ids for row in text_of(folder).encode_many(conversations, tools)]
+    """Whole conversations, with the tools on offer in each, as the ids of the model in a folder; `before` stands in
+    front of each, as it does in front of what a prompted model reads."""
+    whole = [(before or Prompt()).wrap(one) for one in conversations]
+    return [row.ids for row in text_of(folder).encode_many(whole, tools)]
 
 
 @lru_cache(maxsize=2)

@@ -16,8 +16,14 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError
 from luthier.core.step import Outlook
 from luthier.models.describe import describe
+from luthier.models.generate import rewards
+from luthier.models.load import load
 from luthier.models.pack import Row
+from luthier.models.reward_model import Judge, odds
 from luthier.text.ids import Text
+from luthier.text.messages import Message
+from luthier.text.prompt import Prompt
+from luthier.text.verdict import asked_of
 from luthier.tune.rollout.rollout import Rollout
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
@@ -128,6 +134,37 @@ def test_a_trained_reward_model_judges_and_another_model_cannot(tmp_path: Path) 
     with pytest.raises(ModelError, match="is no reward model") as caught:
         learnt(shop, asked, shop.base)
     assert caught.value.where.field == "reward_model"
+
+
+@pytest.mark.parametrize("head", ["sequence", "verdict"])
+def test_a_reward_model_over_a_prompted_one_judges_with_the_prompt_that_it_learnt_with(
+    head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = bench(tmp_path, pairs(24))
+    prompt = Prompt(instruction="Be strict.", shown=(Message(role="user", content="So?"),))
+    folder, _ = shop.store.begin("prompted")
+    prompt.save(folder)
+    (folder / "tuned.json").write_text("{}")
+    prompted = finish(shop.store, "prompted", "tune", "model", {"model": shop.base.digest})
+    objective = {"kind": "reward", "head": head}
+    judge = shop.tune(Tune(data="data", objective=objective, technique=Lora(r=4), precision="float32", rows_per_step=8,
+                           learning_rate=1e-2), model=prompted)  # fmt: skip
+    heard: list[tuple[Any, list[float]]] = []
+    once = Judge.__call__
+
+    def spied(self: Judge, conversations: Any, tools: Any = None) -> list[float]:
+        heard.append((conversations, once(self, conversations, tools)))
+        return heard[-1][1]
+
+    monkeypatch.setattr(Judge, "__call__", spied)
+    learnt(shop, step({"rewards": ["model"]}, reward_model="judge", rows=4), judge)
+    text, model = Text.load(shop.base.folder, before=prompt), load(judge, "float32").model
+    for conversations, found in heard:
+        if head == "sequence":
+            wanted = rewards(model, [row.ids for row in text.encode_many(conversations)])
+        else:
+            wanted = odds(model, asked_of(text, conversations, {}))
+        assert found == pytest.approx(wanted, abs=1e-4)
 
 
 def test_held_out_answers_are_judged_by_another_reward_model_than_is_learnt(tmp_path: Path) -> None:

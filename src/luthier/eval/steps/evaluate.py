@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
@@ -164,13 +165,16 @@ class Evaluate(Step):
         from luthier.eval.judged import with_rewards
         from luthier.models.reward_model import Judge, Reading
         from luthier.text.ids import encoded
+        from luthier.text.prompt import Prompt
         from luthier.text.verdict import asked
 
         if task.kind != "text":
             what = "a reward model judges written answers, and these rows ask for a choice"
             remedy = "set pairs: false" if task.pairs else "leave reward_model out"
             raise RecipeError(what, where=Where(field=f"steps.{work.name}.reward_model"), remedy=remedy)
-        return with_rewards(models, Judge(artifact, Reading(encoded, asked), self.dtype), task)
+        before = Prompt.of(artifact)
+        how = Reading(partial(encoded, before=before), partial(asked, before=before))
+        return with_rewards(models, Judge(artifact, how, self.dtype), task)
 
     def foresee(self, outlook: Outlook) -> Forecast:
         """Predict from an earlier evaluation of the same kind of rows, else from the model's size."""
