@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import yaml
 
 from luthier.data.checking.material import Material, Seen
 from luthier.data.checks.answers import AnswerQuality
@@ -11,7 +12,8 @@ from luthier.data.checks.bias_terms import TERMS, BiasTerms
 from luthier.data.checks.distance import apart
 from luthier.data.checks.enough import gained
 from luthier.data.checks.groups import cramers_v
-from luthier.data.checks.lengths import robust_z
+from luthier.data.checks.lengths import LengthOutliers, robust_z
+from luthier.data.ops.length import Length
 from luthier.models.apart import told_apart
 from luthier.models.plain import features
 from luthier.text.messages import Message
@@ -133,3 +135,33 @@ def test_patterns_take_linear_time() -> None:
 
     for piece in ("i'm sorry, but i ", "!", "a", "she "):
         assert_linear(look, piece, 40_000)
+
+
+@pytest.mark.parametrize("kind", ["question", "document", "script without spaces"])
+def test_the_limit_that_is_named_leaves_out_the_long_rows_and_no_other(kind: str) -> None:
+    """Following the finding once dropped every document as too short, and measured Chinese by its spaces."""
+    texts = [f"word {'again ' * (20 + n % 9)}{n}" if n % 40 else "late " * 900 for n in range(120)]
+    if kind == "script without spaces":
+        texts = [("好的" * (10 + n % 9) if n % 40 else "好" * 900) + " API" * (n % 4) for n in range(120)]
+    messages = [
+        (Message(role="user", content=text), Message(role="assistant", content="yes"))
+        if kind != "document"
+        else (Message(role="assistant", content=text),)
+        for text in texts
+    ]
+    rows = [Seen(f"{at:016x}", "train", said) for at, said in enumerate(messages)]
+    [found] = LengthOutliers().look(Material(rows, task="text"))
+    [operator] = yaml.safe_load(found.finding.mend)["ops"]
+    assert operator.pop("kind") == "length"
+    drops = Length.model_validate(operator).apply([row.row(at) for at, row in enumerate(rows)]).drops
+    assert sorted(drops) == [0, 40, 80]
+    assert {rows[at].id for at in drops} == {row.id for row, _, _ in found.marks}
+
+
+def test_one_row_is_spoken_of_as_one() -> None:
+    texts = [f"the parcel {n % 7} is late again {n}" for n in range(60)]
+    rows = [_row(at, "she has paid " * 300 if at == 7 else text, "yes", "a") for at, text in enumerate(texts)]
+    data = Material(rows, task="label")
+    [length], [named] = LengthOutliers().look(data), BiasTerms().look(data)
+    assert length.finding.sentence.startswith("1 row of 60 (1.7 %) is far from the usual length")
+    assert named.finding.sentence.startswith("1 of 60 rows names a group of people")

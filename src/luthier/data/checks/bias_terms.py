@@ -10,6 +10,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
+from luthier.core.counted import of_rows
 from luthier.data.check import Check, Found, Planted
 from luthier.data.checking.material import Material, Seen
 from luthier.text.findings import Finding, Number, Severity, Table
@@ -213,7 +214,7 @@ def _worst(worst: tuple[_Pair, float] | None, rows: int, about: str) -> Number:
 
 
 def _sentence(rows: int, of: int, worst: _Pair | None, low: float, count: int) -> str:
-    said = f"{rows:,} of {of:,} rows name a group of people"
+    said = f"{of_rows(rows, of, 'names', 'name')} a group of people"
     if worst is None:
         return f"{said}; no answer goes with one of them clearly more than with others."
     return (

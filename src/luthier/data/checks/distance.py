@@ -51,15 +51,17 @@ class EmbeddingOutliers(Check):
         scores = robust_z(distance)
         places = np.flatnonzero((scores >= self.far) & (distance >= _NEAR)).tolist()
         places.sort(key=lambda place: (-distance[place], data.rows[place].id))
+        near, usual = max(1, min(self.neighbours, len(distance) - 1)), float(np.median(distance))
+        say = "says" if len(places) == 1 else "say"
         number = share_of(len(places), len(data.rows), self.measures["embedding_outliers"])
         yield Found(
             Finding(
                 name=self.kind,
                 severity=graded(number.value, self.warning, self.serious),
                 title="Rows unlike all others" if places else "Neighbours",
-                sentence=f"{counted(len(places), 'row')} of {len(data.rows):,} ({percent(number.value)}) say something "
-                f"unlike every other row, as far as the embedder `{self.embedder.kind}` sees; the usual distance to "
-                f"the nearest {self.neighbours} is {float(np.median(distance)):.2f}.",
+                sentence=f"{counted(len(places), 'row')} of {len(data.rows):,} ({percent(number.value)}) {say} "
+                f"something unlike every other row, as far as the embedder `{self.embedder.kind}` sees; the usual "
+                f"distance to the nearest {near} is {usual:.2f}.",
                 rows=len(places),
                 numbers={"embedding_outliers": number},
                 remedy="Look at them: they may be of another language or topic, or the best rows there are; leave out "

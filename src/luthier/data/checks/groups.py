@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
+from luthier.core.counted import counted
 from luthier.data.check import Check, Found, Needs, Planted, percent
 from luthier.data.checking.material import Material, Seen
 from luthier.text.findings import Cell, Finding, Number, Severity, Table
@@ -105,7 +106,8 @@ class GroupBalance(Check):
         where = "the source's `group`" if self.column is None else f"column {self.column!r}"
         numbers = {name: Number(value=0, rows=rows, about=about) for name, about in self.measures.items()}
         sentence = (
-            f"{where[0].upper()}{where[1:]} tells {groups:,} groups apart: between 2 and {self.most} are compared."
+            f"{where[0].upper()}{where[1:]} tells {counted(groups, 'group')} apart: between 2 and {self.most} are "
+            "compared."
         )
         return Found(Finding(name=self.kind, severity="info", title="Groups", sentence=sentence, numbers=numbers))
 

@@ -50,7 +50,8 @@ class Imbalance(Check):
         said = (
             f"The largest class, {most[0]!r}, has {most[1]:,} training rows, the smallest, {fewest[0]!r}, {fewest[1]:,}"
         )
-        scarce = f"; {len(few)} of {len(counts)} classes have fewer than {self.least}" if few else ""
+        have = "has" if len(few) == 1 else "have"
+        scarce = f"; {len(few)} of {len(counts)} classes {have} fewer than {self.least}" if few else ""
         yield Found(
             Finding(
                 name=self.kind,

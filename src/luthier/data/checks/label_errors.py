@@ -52,7 +52,8 @@ class LabelErrors(Check):
         guesses = chances.argmax(axis=1)
         number = share_of(len(places), len(codes), self.measures["label_errors"])
         severity = graded(number.value, self.warning, self.serious)
-        said = f"{counted(len(places), 'row')} of {len(codes):,} ({percent(number.value)}) likely bear a wrong label"
+        said = f"{counted(len(places), 'row')} of {len(codes):,} ({percent(number.value)}) likely "
+        said += "bears a wrong label" if len(places) == 1 else "bear a wrong label"
         yield Found(
             Finding(
                 name=self.kind,

@@ -46,20 +46,21 @@ class LengthOutliers(Check):
         number = share_of(len(places), len(lengths), self.measures["length_outliers"])
         middle = int(np.median(lengths))
         long = [place for place in places if scores[place] > 0]
-        usual = [len(data.prompts[place].split()) for place in np.flatnonzero(np.abs(scores) < self.far)]
+        are = "is" if len(places) == 1 else "are"
+        usual = lengths[np.abs(scores) < self.far]
         yield Found(
             Finding(
                 name=self.kind,
                 severity=graded(number.value, self.warning, self.serious),
                 title="Unusual lengths" if places else "Lengths",
-                sentence=f"{counted(len(places), 'row')} of {len(lengths):,} ({percent(number.value)}) are far from "
+                sentence=f"{counted(len(places), 'row')} of {len(lengths):,} ({percent(number.value)}) {are} far from "
                 f"the usual length: {len(long):,} much longer and {len(places) - len(long):,} much shorter than "
                 f"{middle:,} characters.",
                 rows=len(places),
                 numbers={"length_outliers": number},
                 remedy="Look at the longest and the shortest; what is not meant to be there can be left out by length."
                 if places else "",
-                mend=f"ops: [{{kind: length, at_most: {max(usual, default=1)}}}]" if long else "",
+                mend=f"ops: [{{kind: length, unit: characters, at_most: {max(usual, default=1)}}}]" if long else "",
             ),
             [(data.rows[place], round(float(scores[place]), 2), f"{lengths[place]:,} characters") for place in places],
         )  # fmt: skip

@@ -45,14 +45,15 @@ class PerplexityOutliers(Check):
         places = np.flatnonzero(scores >= self.far).tolist()
         places.sort(key=lambda place: (-scores[place], data.rows[place].id))
         number = share_of(len(places), len(data.rows), self.measures["perplexity_outliers"])
+        are = "is" if len(places) == 1 else "are"
         usual = float(np.exp(np.median(surprise)))
         yield Found(
             Finding(
                 name=self.kind,
                 severity=graded(number.value, self.warning, self.serious),
                 title="Rows that the model finds very unlikely" if places else "Perplexity",
-                sentence=f"{counted(len(places), 'row')} of {len(data.rows):,} ({percent(number.value)}) are far less "
-                f"likely to the model than the others, whose median perplexity is {usual:.1f}.",
+                sentence=f"{counted(len(places), 'row')} of {len(data.rows):,} ({percent(number.value)}) {are} far "
+                f"less likely to the model than the others, whose median perplexity is {usual:.1f}.",
                 rows=len(places),
                 numbers={"perplexity_outliers": number},
                 remedy="Look at them: noise and broken encodings can be left out by their ids; another language by "

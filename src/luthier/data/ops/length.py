@@ -14,12 +14,13 @@ from luthier.data.row import Row
 class Length(RowOperator):
     """Count the words or characters of what was asked, and leave out rows with too few or too many of them.
 
-    It never suggests itself: no length is wrong by itself. The check `lengths` of the step `validate` finds rows that
-    are far longer than the others, and names the limit that leaves them out.
+    Where nothing was asked, the text to continue is counted. It never suggests itself: no length is wrong by itself.
+    The check `length_outliers` of the step `validate` finds rows that are far longer than the others, and names the
+    limit that leaves them out.
     """
 
     kind: Literal["length"] = "length"
-    reads: ClassVar[tuple[Reads, ...]] = ("prompt",)
+    reads: ClassVar[tuple[Reads, ...]] = ("prompt", "answer")
     writes: ClassVar[dict[str, Column]] = {"length": "count"}
 
     unit: Literal["words", "characters"] = "words"
@@ -31,7 +32,8 @@ class Length(RowOperator):
 
     def apply(self, rows: Sequence[Row]) -> Outcome:
         """Count, and say what falls outside."""
-        lengths = [len(row.prompt if self.unit == "characters" else row.prompt.split()) for row in rows]
+        texts = [row.prompt or row.answer for row in rows]
+        lengths = [len(text if self.unit == "characters" else text.split()) for text in texts]
         outcome = Outcome(attributes={"length": lengths})
         for place, length in enumerate(lengths):
             if length < self.at_least:
