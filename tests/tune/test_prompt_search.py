@@ -175,7 +175,8 @@ def test_a_prompt_under_which_one_label_is_always_said_is_warned_of(
     shop.tune(search())
     shop.tune(search(metric="macro_f1"))
     shop.tune(search(metric="macro_f1", normalise="prior"))
-    assert [text.partition("answered with ")[2] for text in shop.said("warning")] == [
+    told = [text.partition("answered with ")[2] for text in shop.said("warning") if "answered with" in text]
+    assert told == [
         "'billing' on every held-back row, whatever is asked; try metric: macro_f1 or normalise: prior",
         "'billing' on every held-back row, whatever is asked; try normalise: prior",
         "'billing' on every held-back row, whatever is asked; try other instructions",
