@@ -19,8 +19,9 @@ from luthier.core.store import Store
 from luthier.flow.recipe import Recipe
 from luthier.flow.report import report_text
 from luthier.models.export import export
-from luthier.models.load import load, name_of, open_folder, open_merged
+from luthier.models.load import load, name_of, open_folder, open_merged, outputs_of
 from luthier.models.quiet import no_peft_warning
+from luthier.models.sequence import with_outputs
 from luthier.models.steps.merge import Merge
 from luthier.tune.steps.tune import Tune
 from models.making import full_tune, make_base, merged, tiny_adapter, tiny_base
@@ -289,6 +290,44 @@ def test_a_head_of_its_own_is_refused_before_it_is_tuned(
     with pytest.raises(ModelError, match="'other' has a head of its own in place of the words") as caught:
         Recipe.load(path).plan()
     assert caught.value.where.field == "steps.both.models.1"
+
+
+def with_a_head(folder: Path) -> None:
+    """The model in a folder, under a head for the classes of the tickets."""
+    model = with_outputs(open_folder(folder, torch.float32), ["account", "billing", "delivery"])
+    torch.nn.init.normal_(model.score.weight)
+    model.save_pretrained(folder)
+
+
+def test_classes_of_a_head_that_came_with_the_base_are_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LUTHIER_CACHE", own_cache(tmp_path))
+    objective = "    objective: {kind: classify, head: sequence}\n"
+    path = small_recipe(tmp_path, TWICE.replace("    precision: float32\n", f"    precision: float32\n{objective}"))
+    with_a_head(tmp_path / "tiny-model")
+    Recipe.load(path).plan()
+    result = Recipe.load(path).run()
+    each = [weights_of(result[name].artifact)["score.weight"] for name in ("tune", "other")]
+    merged_head = weights_of(result["both"].artifact)["score.weight"]
+    torch.testing.assert_close(merged_head, (each[0] + each[1]) / 2)
+    assert outputs_of(result["both"].artifact) == ("account", "billing", "delivery")
+    again = path.read_text() + "  words:\n    kind: tune\n    model: both\n    data: data\n"
+    path.write_text(again)
+    with pytest.raises(ModelError, match="a head of its own, and sft wants one that writes text"):
+        Recipe.load(path).plan()
+
+
+@pytest.mark.parametrize("technique", ["{kind: prompt_search}", "{kind: lora}"])
+def test_a_head_that_came_with_the_base_is_known_before_it_is_here(
+    technique: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LUTHIER_CACHE", own_cache(tmp_path))
+    path = small_recipe(tmp_path, RECIPE.replace("{kind: lora, r: 4}", technique).replace("    rows_per_step: 8\n", "")
+                        .replace("    learning_rate: 1.0e-2\n", ""))  # fmt: skip
+    Recipe.load(path).plan()
+    with_a_head(tmp_path / "tiny-model")
+    with pytest.raises(ModelError, match="a head of its own") as caught:
+        Recipe.load(path).plan()
+    assert caught.value.where.field == "steps.tune.model"
 
 
 def test_dequantising_is_refused_where_nothing_was_quantised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,13 +17,14 @@ from luthier.models.foresight import (
     LOADED_BYTES,
     SAMPLE,
     Rows,
+    has_head,
     kernel_bytes,
     model_of,
     pace_of,
     rows_of,
     undisturbed,
 )
-from luthier.models.load import cpu_has_bf16, is_remote, outputs_of
+from luthier.models.load import cpu_has_bf16, is_remote
 from luthier.models.speed import flops_per_s, has_gpu, writing_pass_s
 from luthier.text.dataset import first_examples, summary
 
@@ -138,25 +139,18 @@ def _chosen_among(step: Evaluate, outlook: Outlook, rows: Rows) -> float:
     """Tokens that are read for each row beside its own answer, where one of some classes is chosen: those of the others
     to their ends, what they begin with in common once."""
     made, known = outlook.inputs.get("data"), outlook.outlines.get("data", Outline())
-    if _has_head(outlook) or (step.pairs and _holds_pairs(step, outlook)):
+    if has_head(outlook) or (step.pairs and _holds_pairs(step, outlook)):
         return 0.0
     classes = known.answers if made is None else summary(made).labels
     characters = len({name[:at] for name in classes for at in range(1, len(name) + 1)})
     return max(0.0, characters / CHARS_PER_TOKEN + len(classes) - rows.answers)
 
 
-def _has_head(outlook: Outlook) -> bool:
-    """Whether the model names classes, or gives a number, by a head of its own."""
-    if (model := outlook.inputs.get("model")) is not None:
-        return bool(outputs_of(model))
-    return outlook.outlines.get("model", Outline()).headed
-
-
 def _holds_pairs(step: Evaluate, outlook: Outlook) -> bool:
     """Whether rows hold two answers of which one is chosen, as far as the first of them tell, or a model with a head of
     its own, which writes nothing."""
     if (made := outlook.inputs.get("data")) is None:
-        return _has_head(outlook)
+        return has_head(outlook)
     return are_pairs(first_examples(made, step.split, SAMPLE))
 
 

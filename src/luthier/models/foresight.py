@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError
-from luthier.core.step import Outlook
+from luthier.core.step import Outline, Outlook
 from luthier.models.describe import Description, describe, read_template
 from luthier.models.kernels.compiled import compiler
-from luthier.models.load import base_folder, cpu_has_bf16, cpu_multiplies_pairs, is_remote
+from luthier.models.load import base_folder, cpu_has_bf16, cpu_multiplies_pairs, is_remote, outputs_of
 from luthier.models.speed import cores
 
 CHARS_PER_TOKEN = 3.6
@@ -62,6 +62,13 @@ def model_of(outlook: Outlook, field: str = "model") -> Description | None:
         return describe(base_folder(made))
     expected = outlook.outlines.get(field)
     return _typical(expected.parameters) if expected and expected.parameters else None
+
+
+def has_head(outlook: Outlook, field: str = "model") -> bool:
+    """Whether the model that a field names chooses among classes, or gives a number, by a head of its own."""
+    if (made := outlook.inputs.get(field)) is not None:
+        return bool(outputs_of(made))
+    return outlook.outlines.get(field, Outline()).headed
 
 
 def pace_of(outlook: Outlook, model: Description, **alike: Any) -> Mapping[str, Any]:

@@ -73,6 +73,10 @@ class ModelSource(Component):
         """Bytes that will be read, when that is known without the network."""
         return None
 
+    def headed(self, base: Path) -> bool:
+        """Whether the model is known, without the network, to name classes or give a number by a head of its own."""
+        return False
+
     def fingerprint(self, base: Path) -> str | None:
         """The identity: what makes a base model's artifact another one."""
         return self.identity(base)

@@ -39,5 +39,11 @@ class Folder(ModelSource):
         place = self._place(base)
         return sum(path.stat().st_size for path in model_files(place)) if place.is_dir() else None
 
+    def headed(self, base: Path) -> bool:
+        """As its settings say."""
+        from luthier.models.sequence import outputs_in
+
+        return self._place(base).is_dir() and bool(outputs_in(self._place(base)))
+
     def _place(self, base: Path) -> Path:
         return locate(self.path, base)

@@ -72,11 +72,12 @@ class Base(Step):
         return Forecast(seconds=5 + 4 * size / BYTES_PER_SECOND, peak_bytes=peak, how=how)
 
     def outline(self, outlook: Outlook) -> Outline:
-        """The parameters that the catalogue knows of."""
+        """The parameters that the catalogue knows of, and a head that is there already."""
         if not self.source.weights:
             return Outline(remote=True, how="an endpoint")
         known = entry_of(self.source)
-        return Outline(parameters=known[1].parameters if known else None, how="as the catalogue says")
+        parameters, headed = known[1].parameters if known else None, self.source.headed(outlook.base)
+        return Outline(parameters=parameters, headed=headed, how="as the catalogue says")
 
     def recipe_digest(self, inputs: Mapping[str, str], contents: Mapping[str, str], seed: int) -> str:
         """Name the artifact; nothing here is random, so that recipes with different seeds share the model."""

@@ -14,6 +14,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, ModelError, Where
 from luthier.core.step import Forecast, Makes, Merging, ModelRef, Outline, Outlook, Reads, Step, Work
 from luthier.models.describe import describe, weight_files
+from luthier.models.foresight import has_head
 from luthier.models.load import base_folder, is_remote, name_of, no_weights, weights_of
 from luthier.models.merger import Merger
 from luthier.models.mergers.linear import Linear
@@ -155,13 +156,13 @@ class Merge(Step):
         """From the size of the models; refuses those that stand on another base or cannot be merged."""
         if is_remote(outlook):
             raise no_weights("the model")
-        base, headed = outlook.stands_on.get("model", ())[:1], outlook.outlines.get("model", Outline()).headed
+        base, headed = outlook.stands_on.get("model", ())[:1], has_head(outlook)
         for at in range(len(self.models)):
             if not {*base} <= {*outlook.stands_on.get(f"models.{at}", base)}:
                 raise self._other_base(at)
             told = outlook.outlines.get(f"models.{at}", Outline())
             self._check_merging(at, told.merging)
-            if told.headed and not headed:
+            if has_head(outlook, f"models.{at}") and not headed:
                 raise self._other_head(at)
         self._check_dequantise(outlook)
         parameters = self.outline(outlook).parameters
@@ -173,11 +174,10 @@ class Merge(Step):
         return Forecast(seconds=seconds, peak_bytes=BASE_BYTES + 2 * 4 * parameters, how=how)
 
     def outline(self, outlook: Outlook) -> Outline:
-        """The merged model has the size of its base."""
-        made, expected = outlook.inputs.get("model"), outlook.outlines.get("model")
-        if made is not None:
-            return Outline(parameters=describe(base_folder(made)).parameters, how="of the model it stands on")
-        return Outline(parameters=expected.parameters if expected else None, how="of the model it stands on")
+        """The merged model has the size and the head of its base."""
+        made, expected = outlook.inputs.get("model"), outlook.outlines.get("model", Outline())
+        size = describe(base_folder(made)).parameters if made is not None else expected.parameters
+        return Outline(parameters=size, headed=has_head(outlook), how="of the model it stands on")
 
 
 def _write_learnt(path: Path, models: Sequence[Artifact]) -> None:

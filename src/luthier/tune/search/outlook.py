@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from luthier.core.errors import InputError, ModelError, Where
-from luthier.core.step import Forecast, Outline, Outlook
+from luthier.core.step import Forecast, Outlook
 from luthier.models.describe import Description
-from luthier.models.foresight import ABOUT, BASE_BYTES, Rows, kernel_bytes, model_of, rows_of
+from luthier.models.foresight import ABOUT, BASE_BYTES, Rows, has_head, kernel_bytes, model_of, rows_of
 from luthier.models.load import cpu_has_bf16, is_remote
 from luthier.models.speed import flops_per_s
 from luthier.tune.search.candidates import FRAMES
@@ -51,7 +51,7 @@ def foresee(technique: PromptSearch, outlook: Outlook, wanted: int | None) -> Fo
 
 def _check(technique: PromptSearch, outlook: Outlook) -> None:
     """Refuse a model that writes nothing, and what changes nothing for an endpoint."""
-    if outlook.outlines.get("model", Outline()).headed:
+    if has_head(outlook):
         raise writes_nothing("this model")
     if is_remote(outlook) and technique.normalise != "sum":
         raise useless_far()

@@ -16,7 +16,7 @@ from luthier.core.errors import DataError, ModelError, Where
 from luthier.core.paths import PathText, locate
 from luthier.core.step import Beside, DataRef, Forecast, Makes, ModelRef, Outline, Outlook, Step, TeacherRef, Work
 from luthier.models.describe import Description, describe
-from luthier.models.foresight import model_of
+from luthier.models.foresight import has_head, model_of
 from luthier.models.load import base_folder, is_remote, no_weights
 from luthier.text.dataset import batches, has_split, summary
 from luthier.tune.actor_critic import ActorCritic
@@ -209,6 +209,10 @@ class Tune(Step):
         for field in ("model", "teacher"):
             if is_remote(outlook, field):
                 raise no_weights(f"the {field}")
+        if has_head(outlook) and not self.objective.wants_head():
+            what = "the model names classes, or gives a number, by a head of its own"
+            what = f"{what}, and {self.objective.kind} wants one that writes text"
+            raise ModelError(what, where=Where(field="model"), remedy="begin with the model that it was tuned from")
         for tracker in self.trackers:
             tracker.check()
         if (model := model_of(outlook)) is not None:
