@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import yaml
@@ -9,14 +13,18 @@ import yaml
 from luthier.data.checking.material import Material, Seen
 from luthier.data.checks.answers import AnswerQuality
 from luthier.data.checks.bias_terms import TERMS, BiasTerms
-from luthier.data.checks.distance import apart
-from luthier.data.checks.enough import gained
+from luthier.data.checks.distance import EmbeddingOutliers, apart
+from luthier.data.checks.enough import Enough, gained
 from luthier.data.checks.groups import cramers_v
+from luthier.data.checks.label_errors import LabelErrors
 from luthier.data.checks.lengths import LengthOutliers, robust_z
+from luthier.data.checks.shift import Shift
 from luthier.data.ops.length import Length
 from luthier.models.apart import told_apart
 from luthier.models.plain import features
+from luthier.text.dataset import MADE
 from luthier.text.messages import Message
+from test_every_check import clean_rows
 from tests.linear import assert_linear
 
 
@@ -165,3 +173,57 @@ def test_one_row_is_spoken_of_as_one() -> None:
     [length], [named] = LengthOutliers().look(data), BiasTerms().look(data)
     assert length.finding.sentence.startswith("1 row of 60 (1.7 %) is far from the usual length")
     assert named.finding.sentence.startswith("1 of 60 rows names a group of people")
+
+
+def _copied(rows: Sequence[Seen], times: int) -> list[Seen]:
+    """Training rows several times over, as `mix` repeats and `augment` makes them."""
+    made = [
+        replace(row, id=f"{number:04x}{row.id[4:]}", meta={MADE: {"by": "mix", "parents": [row.id]}})
+        for number in range(1, times)
+        for row in rows
+        if row.split == "train"
+    ]
+    return [*rows, *made]
+
+
+def test_wrong_labels_are_found_where_rows_stand_several_times() -> None:
+    """A classifier that had seen the copy of a row once knew its wrong label by heart: of 40, none was found."""
+    planted = LabelErrors().plant(_drawn(clean_rows("label")))
+    training = {row.id for row in planted.rows if row.id in planted.ids and row.split == "train"}
+    found = []
+    for times in (1, 4):
+        [one] = LabelErrors().look(Material(_copied(planted.rows, times), task="label"))
+        found.append(len({row.id for row, _, _ in one.marks} & training))
+    assert found[1] >= found[0] >= len(training) / 2
+
+
+def test_copies_of_training_rows_are_no_shift() -> None:
+    rows = _drawn(clean_rows("label"))
+    [copied] = Shift().look(Material(_copied(rows, 4), task="label"))
+    assert copied.finding.severity == "info"
+    twice = [replace(row, id=f"f{row.id[1:]}") for row in rows if row.split == "train"]
+    [same] = Shift().look(Material([*rows, *twice], task="label"))
+    assert same.finding.severity == "info", "texts that came several times are known again, too"
+
+
+def test_a_curve_is_drawn_of_rows_that_somebody_gathered() -> None:
+    rows = Enough().plant(_drawn(clean_rows("label"))).rows
+    [plain] = Enough().look(Material(rows, task="label"))
+    [copied] = Enough().look(Material(_copied(rows, 4), task="label"))
+    gains = [one.finding.numbers["enough.gain"].value for one in (plain, copied)]
+    assert abs(gains[0] - gains[1]) < 0.01, "with copies, an eighth of the rows once held half of what there is"
+    assert "With 359 gathered training rows" in copied.finding.sentence
+
+
+def test_copies_are_no_company_for_a_row_that_nothing_else_is_like() -> None:
+    rows = _drawn(clean_rows("label"))
+    odd = rows[0].saying(prompt="qzv xkr wwp jjq")
+    copies = [replace(odd, id=f"{at:04x}{odd.id[4:]}") for at in range(7)]
+    [found] = EmbeddingOutliers().look(Material([*rows[1:], *copies], task="label"))
+    assert {row.id for row, _, _ in found.marks} == {row.id for row in copies}
+
+
+def _drawn(rows: Sequence[Seen]) -> list[Seen]:
+    """The same rows, held out by lot."""
+    chance = random.Random(5)
+    return [replace(row, split="test" if chance.random() < 0.25 else "train") for row in rows]

@@ -44,30 +44,50 @@ def classifier() -> Any:
     return LogisticRegression(C=C, max_iter=200, tol=1e-3)
 
 
-def folds(codes: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
-    """(rows,): the fold of each row, with each class spread evenly over the folds."""
+def folds(
+    codes: NDArray[np.int64], count: int, seed: int, families: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
+    """(rows,): the fold of each row, with each class spread evenly over the folds.
+
+    `families` holds for each row the place of the one that stands for its family: a family stays together.
+    """
     import numpy as np
 
     random = np.random.default_rng(seed)
     found = np.zeros(len(codes), dtype=np.int64)
+    stands = np.arange(len(codes)) if families is None else families
     start = 0
     for code in np.unique(codes):
-        mine = random.permutation(np.flatnonzero(codes == code))
+        mine = random.permutation(np.flatnonzero((codes == code) & (stands == np.arange(len(codes)))))
         found[mine] = (np.arange(len(mine)) + start) % count
         start += len(mine)
-    return found
+    return found[stands]
 
 
-def held(texts: Sequence[str], codes: NDArray[np.int64], *, seed: int, count: int = FOLDS) -> Held:
-    """Probabilities of every class for each row by its words, from the other folds."""
-    return held_on(features(texts), codes, seed=seed, count=count)
+def held(
+    texts: Sequence[str],
+    codes: NDArray[np.int64],
+    *,
+    seed: int,
+    count: int = FOLDS,
+    families: NDArray[np.int64] | None = None,
+) -> Held:
+    """Probabilities of every class for each row by its words, from the other folds; see `folds` for families."""
+    return held_on(features(texts), codes, seed=seed, count=count, families=families)
 
 
-def held_on(matrix: Any, codes: NDArray[np.int64], *, seed: int, count: int = FOLDS) -> Held:
+def held_on(
+    matrix: Any,
+    codes: NDArray[np.int64],
+    *,
+    seed: int,
+    count: int = FOLDS,
+    families: NDArray[np.int64] | None = None,
+) -> Held:
     """The same by any features, (rows, width); classes unseen in the other folds have no probability."""
     import numpy as np
 
-    part = folds(codes, count, seed)
+    part = folds(codes, count, seed, families)
     chances = np.zeros((len(codes), int(codes.max()) + 1))
     for fold in range(count):
         learn, ask = np.flatnonzero(part != fold), np.flatnonzero(part == fold)

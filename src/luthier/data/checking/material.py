@@ -134,10 +134,26 @@ class Material:
 
     @cached_property
     def held(self) -> Held:
-        """What a plain classifier that did not see the row says of it."""
+        """What a plain classifier that saw neither the row nor a copy says of it."""
         from luthier.models.plain import held
 
-        return held(self.prompts, self.codes, seed=self.seed)
+        return held(self.prompts, self.codes, seed=self.seed, families=self.heads)
+
+    @cached_property
+    def heads(self) -> NDArray[np.int64]:
+        """(rows,): the place of the row that stands for each row, its copies and what was made of it."""
+        from luthier.data.checking.families import heads
+
+        return heads(self.rows, self.prompts)
+
+    def alone(self, split: str) -> list[int]:
+        """Places of rows of a split, one of each family there: of copies, the first."""
+        found: dict[int, int] = {}
+        for place in self.of_split(split):
+            head = int(self.heads[place])
+            if place == head or head not in found:
+                found[head] = place
+        return sorted(found.values())
 
     def points(self, embedder: Embedder) -> Points:
         """Each prompt as a point; checks that ask for the same embedder share them."""

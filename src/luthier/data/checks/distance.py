@@ -47,11 +47,11 @@ class EmbeddingOutliers(Check):
     def look(self, data: Material) -> Iterable[Found]:
         import numpy as np
 
-        distance = apart(data.points(self.embedder), self.neighbours)
+        distance = apart(data.points(self.embedder), self.neighbours, data.heads)
         scores = robust_z(distance)
         places = np.flatnonzero((scores >= self.far) & (distance >= _NEAR)).tolist()
         places.sort(key=lambda place: (-distance[place], data.rows[place].id))
-        near, usual = max(1, min(self.neighbours, len(distance) - 1)), float(np.median(distance))
+        near, usual = max(1, min(self.neighbours, len(set(data.heads.tolist())) - 1)), float(np.median(distance))
         say = "says" if len(places) == 1 else "say"
         number = share_of(len(places), len(data.rows), self.measures["embedding_outliers"])
         yield Found(
@@ -80,18 +80,25 @@ _NEAR = 0.1
 """Distances below this are near whatever the others do."""
 
 
-def apart(points: Points, neighbours: int, piece: int = 1024) -> NDArray[np.float64]:
-    """(rows,): mean cosine distance to the nearest other rows, computed in pieces of bounded memory."""
+def apart(
+    points: Points, neighbours: int, heads: NDArray[np.int64] | None = None, piece: int = 1024
+) -> NDArray[np.float64]:
+    """(rows,): mean cosine distance to the nearest rows of other families, computed in pieces of bounded memory.
+
+    `heads` says which row stands for a row and its copies: a row that nothing else is like is not near for them.
+    """
     import numpy as np
 
     count = len(points)
-    wanted = min(neighbours, count - 1)
+    standing, mine = np.unique(np.arange(count) if heads is None else heads, return_inverse=True)
+    wanted = min(neighbours, len(standing) - 1)
     if wanted < 1:
         return np.zeros(count)
     found = np.zeros(count)
+    others = points[standing].T
     for start in range(0, count, piece):
-        near = points[start : start + piece] @ points.T
-        near[np.arange(len(near)), np.arange(start, start + len(near))] = -2
+        near = points[start : start + piece] @ others
+        near[np.arange(len(near)), mine[start : start + len(near)]] = -2
         nearest = -np.partition(-near, wanted - 1, axis=1)[:, :wanted]
         found[start : start + piece] = 1 - nearest.mean(axis=1)
     return np.round(found, 5)

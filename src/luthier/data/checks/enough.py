@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from luthier.data.check import Check, Found, Needs, Planted
+from luthier.data.checking.families import parent_of
 from luthier.data.checking.material import Material, Seen
 from luthier.text.findings import Finding, Number, Severity, Table
 
@@ -62,13 +63,14 @@ class Enough(Check):
         wrong = np.array([self._wrong(matrix, data, learn, ask, count) for count in counts])  # (sizes, repeats, rows)
         error, gain = _read(np.array(counts, dtype=float), wrong, data.seed)
         low, high = gain.ends
+        gathered = "gathered " if any(parent_of(row) for row in data.rows) else ""
         severity: Severity = "warning" if low >= self.warning else "info"
         yield Found(
             Finding(
                 name=self.kind,
                 severity=severity,
                 title="More rows would help" if severity != "info" else "Rows",
-                sentence=f"With {len(learn):,} training rows the {_LEARNERS[self.on]} errs on "
+                sentence=f"With {len(learn):,} {gathered}training rows the {_LEARNERS[self.on]} errs on "
                 f"{100 * error.value:.1f} % of held-out rows; twice as many would take off {100 * gain.value:.1f} "
                 f"points (95 % interval {100 * low:.1f} to {100 * high:.1f}).",
                 numbers={"enough.error": error, "enough.gain": gain},
@@ -123,8 +125,13 @@ _LEARNERS = {"classifier": "plain classifier", "model": "model with a plain head
 
 
 def _parted(data: Material) -> tuple[list[int], list[int]]:
-    """Rows to learn from and rows to measure on: the held-out ones, or every fourth when there are none."""
-    learn, ask = data.of_split("train"), data.of_split("test", "validation")
+    """Rows to learn from and rows to measure on: the held-out ones, or every fourth when there are none.
+
+    Nothing is learnt from rows that were made of others: with them, part of the rows would hold all that there is.
+    """
+    training = data.of_split("train")
+    learn = [at for at in training if parent_of(data.rows[at]) is None] or training
+    ask = data.of_split("test", "validation")
     if ask:
         return learn, ask
     return [place for place in learn if place % 4], [place for place in learn if place % 4 == 0]

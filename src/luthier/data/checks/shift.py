@@ -24,7 +24,8 @@ class Shift(Check):
 
     A classifier two-sample test (Lopez-Paz and Oquab 2017): a plain classifier tries to tell held-out from training
     rows that it did not see; an area under the curve of 0.5 means that it cannot. Its interval is that of Hanley and
-    McNeil 1982. Beside it the words and classes of either side are compared.
+    McNeil 1982. Of copies and of what was made of a row one is looked at: by the others it would be known again.
+    Beside it the words and classes of either side are compared.
     """
 
     kind: Literal["shift"] = "shift"
@@ -103,8 +104,8 @@ class Shift(Check):
 
 
 def _some(data: Material, split: str) -> list[int]:
-    """Rows of a split, at even distances when they are many."""
-    places = data.of_split(split)
+    """Rows of a split, one of copies and of what was made of a row, at even distances when they are many."""
+    places = data.alone(split)
     return places[:: -(-len(places) // _PIECE) or 1]
 
 
