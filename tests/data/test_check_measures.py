@@ -18,6 +18,7 @@ from luthier.data.checks.enough import Enough, gained
 from luthier.data.checks.groups import cramers_v
 from luthier.data.checks.label_errors import LabelErrors
 from luthier.data.checks.lengths import LengthOutliers, robust_z
+from luthier.data.checks.profile import Contents
 from luthier.data.checks.shift import Shift
 from luthier.data.ops.length import Length
 from luthier.models.apart import told_apart
@@ -204,6 +205,14 @@ def test_copies_of_training_rows_are_no_shift() -> None:
     twice = [replace(row, id=f"f{row.id[1:]}") for row in rows if row.split == "train"]
     [same] = Shift().look(Material([*rows, *twice], task="label"))
     assert same.finding.severity == "info", "texts that came several times are known again, too"
+
+
+def test_what_tells_made_rows_is_no_column_of_the_source() -> None:
+    """`augment` was once warned of: its own word on where rows come from is empty in those that were there before."""
+    rows = _copied([replace(row, meta={"channel": "web"}) for row in clean_rows("label")], 2)
+    found = {one.finding.name: one.finding for one in Contents().look(Material(rows, task="label"))}
+    assert found["profile.columns"].severity == "info"
+    assert "augmented" not in str(found["profile.columns"])
 
 
 def test_a_curve_is_drawn_of_rows_that_somebody_gathered() -> None:

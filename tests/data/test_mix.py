@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -294,3 +296,44 @@ def test_a_plan_tells_the_rows_before_anything_is_made(tmp_path: Path) -> None:
 def test_wishes_that_do_not_fit_are_refused(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(ValidationError, match=says):
         Mix(**settings)
+
+
+# the data card
+
+
+CARDS = """\
+luthier: 1
+name: cards
+steps:
+  clean: {kind: prepare, source: {kind: jsonl, path: a.jsonl, prompt: q, answer: a}, ops: [pii], split: {test: 0.2}}
+  bare: {kind: prepare, source: {kind: jsonl, path: b.jsonl, prompt: q, answer: a}, split: {test: 0.2}}
+  more: {kind: augment, data: clean, augmenters: [noise]}
+  both: {kind: mix, data: [more, bare], repeats: 2, weights: [1, 1]}
+"""
+
+
+def test_the_card_of_a_mixture_tells_of_all_that_was_done_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every data set that was made of another was once said to have been searched for personal data by nobody."""
+    for name in "ab":
+        asked = [
+            {"q": f"where is parcel {name}{n} of jo{n}@shop.example now", "a": f"sent on day {n}"} for n in range(40)
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
+    (tmp_path / "r.yaml").write_text(CARDS)
+    monkeypatch.chdir(tmp_path)
+    assert run_command(["run", "r.yaml"]) == 0
+    cards = {}
+    for name in ("more", "both"):
+        assert run_command(["export", f"r.yaml:{name}", "--to", name]) == 0
+        cards[name] = (tmp_path / name / "README.md").read_text(encoding="utf-8")
+    assert "Personal data" not in cards["more"]
+    assert "nobody looked for any in 1 of the 2 data sets that this one began with (no operator `pii`)" in cards["both"]
+    done = yaml.safe_load(cards["both"].partition("```yaml\n")[2].partition("```")[0])
+    assert sorted(one["kind"] for one in done) == ["augment", "mix", "prepare", "prepare"]
+    assert [one["kind"] for one in done][-1] == "mix"
+    assert "Texts were edited by pii." in cards["both"]
+    counts = re.findall(r"\| (read|train|test|dropped|made by).*? \| (\d+) \|", cards["both"])
+    came = sum(int(count) for what, count in counts if what in ("read", "made by"))
+    assert came == sum(int(count) for what, count in counts if what in ("train", "test", "dropped"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import accumulate, chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -84,6 +85,20 @@ class Summary(BaseModel):
 def summary(artifact: Artifact) -> Summary:
     """The data set's summary."""
     return Summary.model_validate(artifact.read_json("summary.json"))
+
+
+def lineage(artifact: Artifact) -> Iterator[Artifact]:
+    """A data set, then those that it was made from, nearest first, as far as they are still in the store."""
+    waiting, seen = [artifact], set[str]()
+    while waiting:
+        one = waiting.pop(0)
+        if one.digest in seen or one.manifest.makes != "dataset":
+            continue
+        seen.add(one.digest)
+        yield one
+        for digest in one.manifest.inputs.values():
+            with suppress(UnknownName):
+                waiting.append(one.find(digest))
 
 
 def has_split(artifact: Artifact, split: str) -> bool:

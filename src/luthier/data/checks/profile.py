@@ -12,6 +12,7 @@ from pydantic import Field
 from luthier.core.counted import counted
 from luthier.data.check import Check, Found, Planted, graded, percent, share_of
 from luthier.data.checking.material import Material, Seen
+from luthier.text.dataset import MADE
 from luthier.text.findings import Cell, Finding, Number, Table
 
 _LEVELS = (0.01, 0.25, 0.5, 0.75, 0.99)
@@ -57,7 +58,7 @@ class Contents(Check):
         yield self._languages(data)
 
     def _columns(self, data: Material) -> Found:
-        names = sorted({name for row in data.rows for name in row.meta})
+        names = sorted({name for row in data.rows for name in row.meta} - {MADE})
         empty = {name: sum(row.meta.get(name) in (None, "", [], {}) for row in data.rows) for name in names}
         worst = max(names, key=lambda name: (empty[name], name), default="")
         number = share_of(empty.get(worst, 0), len(data.rows), self.measures["missing"])

@@ -5,14 +5,14 @@ Every fact is read from the artifact and from what checks found in it; nothing i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
 from luthier.core.artifact import Artifact
 from luthier.models.card import data_licence, without_places
-from luthier.text.dataset import Summary, summary
+from luthier.text.dataset import Summary, lineage, summary
 from luthier.text.findings import Findings
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -29,7 +29,7 @@ def card(artifact: Artifact, name: str, findings: Findings | None) -> str:
         f"{_what(told)} Prepared with Luthier; every row keeps its id, so that its story can be told.\n",
         _counts(told),
         _sources(artifact, told),
-        _operators(artifact, told),
+        _operators(artifact),
         _risks(artifact, findings),
         _provenance(artifact),
     ]
@@ -37,9 +37,9 @@ def card(artifact: Artifact, name: str, findings: Findings | None) -> str:
 
 
 def _front(artifact: Artifact, name: str, told: Summary) -> dict[str, Any]:
-    rows = sum(told.rows.values())
+    rows, licences = sum(told.rows.values()), _licences(artifact)
     return {
-        "license": data_licence(artifact) or "unknown",
+        "license": "other" if len(licences) > 1 else licences[0] if licences else "unknown",
         "pretty_name": name,
         "size_categories": [next((word for limit, word in _SIZES if rows < limit), "n>1M")],
         "tags": ["luthier"],
@@ -60,40 +60,57 @@ def _counts(told: Summary) -> str:
     lines = [f"| read | {told.rows_in} |"]
     lines += [f"| {split} | {count} |" for split, count in told.rows.items()]
     lines += [f"| dropped: {_cell(reason)} | {count} |" for reason, count in told.dropped.items()]
+    lines += [f"| made by {maker} | {count} |" for maker, count in told.made.items()]
     lines += [f"| edited by {operator} | {count} |" for operator, count in told.edited.items()]
     return "## Rows\n\n| what | rows |\n|---|---|\n" + "\n".join(lines) + "\n"
 
 
 def _sources(artifact: Artifact, told: Summary) -> str:
-    licence = data_licence(artifact) or "not stated by the source; find it out before you pass the rows on"
+    licence = "; ".join(_licences(artifact)) or "not stated by the source; find it out before you pass the rows on"
     lines = [f"- `{one.source}`: {_name(one.file)}, {one.rows} rows" for one in told.sources]
-    lines += [
-        f"- bytes read by `{part}`: digest `{digest}`" for part, digest in sorted(artifact.manifest.reads.items())
-    ]
+    read = sorted({pair for made in lineage(artifact) for pair in made.manifest.reads.items()})
+    lines += [f"- bytes read by `{part}`: digest `{digest}`" for part, digest in read]
     return "## Sources and licences\n\n" + "\n".join([*lines, f"- licence: {licence}"]) + "\n"
 
 
-def _operators(artifact: Artifact, told: Summary) -> str:
-    """The settings that made the data set."""
-    settings = without_places(artifact.manifest.settings)
-    shown = {key: settings[key] for key in ("source", "ops", "split") if key in settings}
-    text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
-    return f"## What was done\n\n{''.join(_edits(told))}```yaml\n{text}```\n"
+def _origins(artifact: Artifact) -> list[Artifact]:
+    """The data sets that this one began with, made of no other: itself, where nothing came before it."""
+    return [one for one in lineage(artifact) if "source" in one.manifest.settings] or [artifact]
 
 
-def _edits(told: Summary) -> Iterator[str]:
-    if told.edited:
-        yield f"Texts were edited by {', '.join(sorted(told.edited))}.\n\n"
+def _licences(artifact: Artifact) -> list[str]:
+    """What sources state, each once, and whether others state none."""
+    stated = [data_licence(one) for one in _origins(artifact)]
+    known = list(dict.fromkeys(one for one in stated if one))
+    return [*known, "not stated by the other sources"] if known and None in stated else known
+
+
+def _operators(artifact: Artifact) -> str:
+    """The settings that made the data set, and those before them that made what it was made of."""
+    made = [*lineage(artifact)][::-1]
+    edited = sorted({operator for one in made for operator in summary(one).edited})
+    said = f"Texts were edited by {', '.join(edited)}.\n\n" if edited else ""
+    text = yaml.safe_dump([_settings(one) for one in made], sort_keys=False, allow_unicode=True)
+    return f"## What was done\n\n{said}```yaml\n{text}```\n"
+
+
+def _settings(artifact: Artifact) -> dict[str, Any]:
+    """A step's settings: of `prepare`, what rows came from and went through; of another, whatever it says."""
+    told = without_places(artifact.manifest.settings)
+    kind = {"kind": artifact.manifest.kind}
+    return kind | {key: told[key] for key in (("source", "ops", "split") if "source" in told else told) if key in told}
 
 
 def _risks(artifact: Artifact, findings: Findings | None) -> str:
     """What checks found, and what nobody looked for."""
     lines = []
-    kinds = [_kind(one) for one in artifact.manifest.settings.get("ops", ())]
-    if "pii" not in kinds:
-        lines.append("- Personal data: nobody looked for any (no operator `pii`).")
+    origins = _origins(artifact)
+    bare = sum("pii" not in map(_kind, one.manifest.settings.get("ops", ())) for one in origins)
+    if bare:
+        where = f" in {bare} of the {len(origins)} data sets that this one began with" if bare < len(origins) else ""
+        lines.append(f"- Personal data: nobody looked for any{where} (no operator `pii`).")
     if findings is None:
-        lines.append("- Nobody looked for wrong labels, conflicts, outliers, shift or bias (no step `validate`).")
+        lines.append("- Nobody looked for wrong labels, conflicts, outliers, shift or bias here (no step `validate`).")
     else:
         lines.append(f"- {findings.sentence}")
         for finding in (*findings.of("serious"), *findings.of("warning")):

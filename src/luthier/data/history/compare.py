@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import suppress
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
 from luthier.core.artifact import Artifact
 from luthier.core.described import described
-from luthier.core.errors import UnknownName
-from luthier.text.dataset import frame, splits
+from luthier.text.dataset import frame, lineage, splits
 
 
 class _Seen(NamedTuple):
@@ -88,7 +85,7 @@ def _reasons(artifact: Artifact, lost: list[str]) -> dict[str, int]:
     import polars as pl
 
     found: dict[str, str] = {}
-    for made in _with_ancestors(artifact):
+    for made in lineage(artifact):
         events = pl.read_parquet(made.path("events.parquet"))
         drops = events.filter((pl.col("action") == "drop") & pl.col("id").is_in(lost)).select("id", "reason")
         for name, reason in drops.iter_rows():
@@ -98,17 +95,3 @@ def _reasons(artifact: Artifact, lost: list[str]) -> dict[str, int]:
         reason = found.get(name, "not in its source")
         counts[reason] = counts.get(reason, 0) + 1
     return dict(sorted(counts.items()))
-
-
-def _with_ancestors(artifact: Artifact) -> Iterator[Artifact]:
-    """A data set, then those that it was made from, nearest first, as far as they are still in the store."""
-    waiting, seen = [artifact], set[str]()
-    while waiting:
-        one = waiting.pop(0)
-        if one.digest in seen or one.manifest.makes != "dataset":
-            continue
-        seen.add(one.digest)
-        yield one
-        for digest in one.manifest.inputs.values():
-            with suppress(UnknownName):
-                waiting.append(one.find(digest))
