@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import struct
 import time
 from collections.abc import Callable
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from documented import undescribed
 from luthier.core.component import members
-from luthier.core.errors import MissingExtra, Unwritable
+from luthier.core.errors import InputError, MissingExtra, Unwritable
 from luthier.core.step import Outlook
 from luthier.tune.steps.tune import Tune
 from luthier.tune.tracker import Tracked, Tracker
@@ -171,8 +173,53 @@ def test_every_field_changes_where_the_run_stands(kind: str, name: str, tmp_path
     assert READERS[kind](tmp_path / "runs", "tune-12345678", "other")[1]["loss"] == 0.5
 
 
-def tracked(done: int = 0) -> Tracked:
-    return Tracked(name="tune-12345678", settings={"seed": 3}, done=done)
+def tracked(done: int = 0, name: str = "tune-12345678") -> Tracked:
+    return Tracked(name=name, settings={"seed": 3}, done=done)
+
+
+def begun(kind: str, folder: Path, name: str, ready: Any) -> None:
+    """One run, in a process of its own, which begins with another."""
+    import warnings
+
+    warnings.simplefilter("ignore")
+    tracker = TRACKERS[kind].model_validate({"kind": kind})
+    ready.wait(60)
+    writer = tracker.begin(tracked(name=name), folder)
+    writer.step(1, {"loss": 0.5})
+    writer.end("finished")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", MEMBERS)
+def test_two_runs_that_begin_at_once_stand_side_by_side(kind: str, tmp_path: Path) -> None:
+    installed(kind)
+    spawning = multiprocessing.get_context("spawn")
+    ready, names = spawning.Barrier(2), ("one-12345678", "two-12345678")
+    both = [spawning.Process(target=begun, args=(kind, tmp_path, name, ready)) for name in names]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join(120)
+    assert [one.exitcode for one in both] == [0, 0]
+    where = getattr(TRACKERS[kind](), "experiment", getattr(TRACKERS[kind](), "project", ""))
+    if kind == "trackio":
+        TRACKERS[kind]().begin(tracked(), tmp_path)  # its reader knows one folder, that of the process's last run
+    for name in names:
+        assert READERS[kind](tmp_path / "runs", name, where)[1]["loss"] == 0.5
+
+
+@pytest.mark.parametrize("name", ["a?b", "50%20"])
+def test_a_folder_that_mlflow_would_take_for_another_is_refused(name: str, tmp_path: Path) -> None:
+    installed("mlflow")
+    with pytest.raises(InputError, match="MLflow cannot keep a database in a folder with") as caught:
+        TRACKERS["mlflow"].model_validate({"kind": "mlflow", "folder": name}).begin(tracked(), tmp_path)
+    assert caught.value.where.field == "trackers"
+
+
+@pytest.mark.parametrize("project", ["a/b", "what?", "", "p" * 129])
+def test_a_project_that_wandb_does_not_take_is_refused_with_the_recipe(project: str) -> None:
+    with pytest.raises(ValidationError, match="project"):
+        TRACKERS["wandb"].model_validate({"kind": "wandb", "project": project})
 
 
 def test_every_field_is_tried() -> None:

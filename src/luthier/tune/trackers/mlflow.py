@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
+from luthier.core.errors import InputError, Where
 from luthier.tune.tracker import Ending, OnlyNew, Tracked, Tracker, Writer
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 MOST_PARAMETERS = 100
 """MLflow takes so many at once."""
+_MEANS_MORE = re.compile(r"\?|%[0-9A-Fa-f]{2}")
 _STATUS: dict[Ending, str] = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 
 
@@ -33,6 +36,13 @@ class MLflow(Tracker):
         """A new run, or the one of this name."""
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # both are read when mlflow is imported
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+        from filelock import FileLock
+
+        _check_place(folder)
+        with FileLock(folder / "mlflow.lock"):  # MLflow makes its tables unguarded: two runs at once made them twice
+            return self._run(tracked, folder)
+
+    def _run(self, tracked: Tracked, folder: Path) -> Writer:
         from mlflow import MlflowClient
 
         client = MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}")
@@ -46,6 +56,13 @@ class MLflow(Tracker):
         run = client.create_run(experiment, run_name=tracked.name)
         _write_settings(client, run.info.run_id, tracked)
         return _Run(client, run.info.run_id)
+
+
+def _check_place(folder: Path) -> None:
+    """Refuse a folder whose name means another one within the address by which MLflow knows a database."""
+    if found := _MEANS_MORE.search(str(folder)):
+        what = f"MLflow cannot keep a database in a folder with {found[0]!r} in its name: {folder}"
+        raise InputError(what, where=Where(field="trackers"), remedy="give the tracker another `folder`")
 
 
 def _write_settings(client: MlflowClient, run_id: str, tracked: Tracked) -> None:

@@ -19,7 +19,7 @@ class WandB(Tracker):
     kind: Literal["wandb"] = "wandb"
     package: ClassVar[str] = "wandb"
 
-    project: str = Field(default="luthier", min_length=1)
+    project: str = Field(default="luthier", max_length=128, pattern=r"^[^/\\#?%:]+$")
     """Under which project the run stands when it is uploaded."""
 
     def open(self, tracked: Tracked, folder: Path) -> Writer:
