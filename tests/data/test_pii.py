@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.core.errors import RecipeError
+from luthier.core.errors import DataError, RecipeError
 from luthier.data.operator import Operator
 from luthier.data.ops.normalise import Normalise
 from luthier.text.pii.found import KINDS
@@ -49,6 +49,35 @@ def test_actions_and_events(make: Make, write: Write, action: str) -> None:
         assert (len(tags), len(set(tags))) == (6, 2)
     if action == "redact":
         assert made.texts()[0] == "Please mail [EMAIL] about it"
+
+
+@pytest.mark.parametrize("action", ["redact", "mask", "hash", "pseudonymise", "drop", "flag"])
+def test_names_of_nested_entries_are_looked_at_as_texts_are(make: Make, write: Write, action: str) -> None:
+    """`{"jo@firm.test": 3}` once stayed as it is, and stood in the field names of events; no entry is lost."""
+    owners = {"ann@firm.test": {"mail": "bob@firm.test", "cat@firm.test": 2}, "dan@firm.test": 4, "plain": 5}
+    rows = [{"text": f"question {n}", "label": "ab"[n % 2], "owners": owners if n < 3 else {}} for n in range(6)]
+    ops = [{"kind": "pii", "action": action}]
+    source = {"kind": "jsonl", "path": write("t.jsonl", rows), "prompt": "text", "answer": "label"}
+    made = make(source=source, ops=ops, split={"test": 0}, task="label")
+    assert "firm.test" not in json.dumps(made.events.to_dicts())
+    if action == "drop":
+        assert made.summary.dropped == {"holds email": 3}
+        return
+    assert made.attributes("pii")["email"].to_list() == [4] * 3 + [0] * 3
+    metas = [json.loads(meta)["owners"] for meta in made.split("train")["meta"]]
+    assert ("firm.test" in str(metas)) == (action == "flag")
+    assert metas[0]["plain"] == 5
+    assert len(metas[0]) == 3
+    assert sorted(len(one) for one in metas[0].values() if isinstance(one, dict)) == [2]
+    if action == "redact":
+        assert metas[0] == {"[EMAIL]": {"[EMAIL]": 2, "mail": "[EMAIL]"}, "[EMAIL] 2": 4, "plain": 5}
+
+
+def test_the_last_look_reads_names_of_entries(make: Make, write: Write) -> None:
+    rows = [{"text": f"question {n}", "label": "ab"[n % 2], "paid": {"4111 1111 1111 1111": n}} for n in range(6)]
+    source = {"kind": "jsonl", "path": write("t.jsonl", rows), "prompt": "text", "answer": "label"}
+    with pytest.raises(DataError, match="card is left in the row"):
+        make(source=source, ops=[{"kind": "pii", "action": "flag"}], split={"test": 0}, task="label")
 
 
 def test_other_operators_events_hold_no_personal_data(make: Make, write: Write) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from pydantic import TypeAdapter
 
 from luthier.core.errors import DataError, Where
-from luthier.data.cleaning.leaves import leaf, leaves, with_leaf
+from luthier.data.cleaning.leaves import leaf, leaves, names, with_leaf
 from luthier.text.messages import ExampleKind, Message
 from luthier.text.preference import REJECTED, rejected_texts
 
@@ -101,7 +101,8 @@ class Row:
     def everything(self) -> Iterator[tuple[str, str]]:
         """Every text and number of the row with its field name: turns, what was thought, calls, columns, the group.
 
-        What is nested has a JSON pointer behind the name: `meta.ticket/notes/0`.
+        What is nested has a JSON pointer behind the name: `meta.ticket/notes/0`. Names in columns and calls that are
+        more than a plain word come last (`meta.owners/#0`): an edit of one changes where others stand.
         """
         for index, message in enumerate(self.messages):
             for part in _PARTS:
@@ -117,6 +118,11 @@ class Row:
                 yield f"meta.{name}{path}", text
         for path, text in leaves(self.tools):
             yield f"tools{path}", text
+        for index, message in enumerate(self.messages):
+            for at, call in enumerate(message.tool_calls):
+                yield from ((f"messages[{index}].tool_calls/{at}{path}", name) for path, name in names(call.arguments))
+        for column, value in self.meta.items():
+            yield from ((f"meta.{column}{path}", name) for path, name in names(value))
 
     def text(self, name: str) -> str:
         """One text by its field name."""

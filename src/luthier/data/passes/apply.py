@@ -71,8 +71,11 @@ def take(batch: Batch, one: Named, outcome: Said, guards: Sequence[Operator]) ->
             rows[place], made = _edit(rows[place], outcome.edits[place])
             changes += made
     told = _shown([(change.before, change.after, change.edits) for change in changes], guards)
+    fields = _fields([change.field for change in changes], guards)
     events = [
-        event for change, spans in zip(changes, told, strict=True) for event in _edit_events(change, spans, one.name)
+        event
+        for change, spans in zip(changes, told, strict=True)
+        for event in _edit_events(change, fields.get(change.field, change.field), spans, one.name)
     ]
     for place, drop in outcome.drops.items():
         events.append((rows[place].n, drop_event(rows[place], one.name, drop)))
@@ -108,10 +111,17 @@ def _edit(row: Row, edits: Sequence[Edit]) -> tuple[Row, list[_Change]]:
     return row, made
 
 
-def _edit_events(change: _Change, spans: Sequence[tuple[str, str]], operator: str) -> Iterator[Numbered]:
+def _fields(fields: Sequence[str], guards: Sequence[Operator]) -> dict[str, str]:
+    """What fields inside nested values are called in events: who is asked by name there (`meta.owners/jo@x.example`)
+    is not named."""
+    nested = [field for field in dict.fromkeys(fields) if "/" in field]
+    return {field: _veiled(field, 0, secrets) for field, secrets in _secrets(nested, guards).items() if secrets}
+
+
+def _edit_events(change: _Change, field: str, spans: Sequence[tuple[str, str]], operator: str) -> Iterator[Numbered]:
     row = change.row
     for edit, (before, after) in zip(change.edits, spans, strict=True):
-        place = (change.field, edit.start, edit.end)
+        place = (field, edit.start, edit.end)
         yield row.n, Event(row.id, row.file, row.line, operator, "edit", edit.reason, *place, before, after)
 
 
