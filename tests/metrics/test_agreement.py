@@ -120,13 +120,14 @@ def _ac(table: Any, weights: Any) -> float:
     power = {"identity": 0, "linear": 1, "quadratic": 2}[weights]
     w = [[1 - (one**power if power else float(one > 0)) for one in row] for row in apart]
     rows = [[value for value in row if value is not None] for row in table]
-    rows = [row for row in rows if len(row) > 1]
+    rows = [row for row in rows if row]
     seen, shares = [], [0.0] * number
     for row in rows:
         counts = [row.count(value) for value in values]
         many = len(row)
         near = [sum(w[k][j] * counts[j] for j in range(number)) for k in range(number)]
-        seen.append(sum(counts[k] * (near[k] - 1) for k in range(number)) / (many * (many - 1)))
+        if many > 1:
+            seen.append(sum(counts[k] * (near[k] - 1) for k in range(number)) / (many * (many - 1)))
         for k in range(number):
             shares[k] += counts[k] / many / len(rows)
     observed = sum(seen) / len(seen)
@@ -139,6 +140,26 @@ def test_gwet_follows_its_formula(weights: Any) -> None:
     for seed, missing in ((1, 0.0), (2, 0.25)):
         table = _random_table(seed, annotators=4, missing=missing)
         assert gwet(table, weights=weights).value == pytest.approx(_ac(table, weights), abs=1e-12)
+
+
+def test_a_single_judgment_says_how_often_its_category_is_used() -> None:
+    """The values that Gwet's own package irrCAC prints for Krippendorff's example (its data set cac.raw4raters)."""
+    assert gwet(KRIPPENDORFF).value == pytest.approx(0.77544, abs=5e-6)
+    assert fleiss(KRIPPENDORFF).value == pytest.approx(0.76117, abs=5e-6)
+    assert (gwet(KRIPPENDORFF).items, gwet(KRIPPENDORFF).judgments) == (11, 41)
+
+
+@pytest.mark.parametrize("measured", ["krippendorff", "cohen", "gwet"])
+def test_words_have_no_order_but_that_of_the_alphabet(measured: Any) -> None:
+    """`low, medium, high` were once taken in the order of their letters, without a word."""
+    table = [["low", "low"], ["high", "medium"], ["medium", "medium"], ["high", "high"], ["low", "medium"]]
+    with pytest.raises(DataError, match=r"in what order .* a judgment is 'high'"):
+        measure(measured, table, level="ordinal")
+    numbers = {"low": 1, "medium": 2, "high": 3}
+    told = measure(measured, [[numbers[word] for word in row] for row in table], level="ordinal")
+    for names in ({"low": "a", "medium": "b", "high": "c"}, {"low": "1 low", "medium": "2 medium", "high": "3 high"}):
+        named = measure(measured, [[names[word] for word in row] for row in table], level="ordinal")
+        assert named.value == pytest.approx(told.value)
 
 
 def test_gwets_paradox() -> None:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from luthier.core.errors import DataError
-from luthier.metrics.distance import Level, Weights, agreements, distances
+from luthier.metrics.distance import Level, Weights, agreements, distances, in_order
 from luthier.metrics.judged import Coded, Table
 from luthier.metrics.resample import Block, Floats, Job, Method, Value, intervals
 
@@ -78,13 +78,19 @@ def scott(table: Table, *, seed: int = 0) -> Agreement:
 
 
 def fleiss(table: Table, *, seed: int = 0) -> Agreement:
-    """Fleiss' kappa of any number of annotators; items may have different numbers of judgments (Gwet 2014)."""
-    return _chance_corrected(Coded.of(table), "fleiss", "identity", _shared_chance, seed)
+    """Fleiss' kappa of any number of annotators; items may have different numbers of judgments (Gwet 2014).
+
+    An item that one annotator judged cannot be compared, but says how often each category is used.
+    """
+    return _chance_corrected(Coded.of(table, least=1), "fleiss", "identity", _shared_chance, seed)
 
 
 def gwet(table: Table, *, weights: Weights = "identity", seed: int = 0) -> Agreement:
-    """Gwet's AC1, and with other weights AC2: steady where one category is much more frequent than the others."""
-    coded = Coded.of(table)
+    """Gwet's AC1, and with other weights AC2: steady where one category is much more frequent than the others.
+
+    An item that one annotator judged cannot be compared, but says how often each category is used.
+    """
+    coded = Coded.of(table, least=1)
     spread = float(agreements(weights, coded.categories).sum())
     number = len(coded.categories)
 
@@ -128,7 +134,7 @@ def _measured(
         low=found.low,
         high=min(found.high, 1.0),
         standard_error=found.standard_error,
-        items=len(coded.codes),
+        items=int((coded.counts.sum(axis=1) > 1).sum()),
         judgments=int((coded.codes >= 0).sum()),
         signature=f"{signature}|interval:{_NAMES[method]} over items",
         note=found.note,
@@ -161,8 +167,8 @@ def _chance_corrected(
     blocks = [*coded.equal_pairs(weights), counts / counts.sum(axis=1, keepdims=True)]
 
     def value(sums: Sequence[Floats]) -> Floats:
-        items = sums[0][:, :1]
-        return _beyond(_ratio(sums[0][:, 1], items[:, 0]), chance(sums[1] / np.maximum(items, 1)))
+        items = sums[1].sum(axis=1, keepdims=True)
+        return _beyond(_ratio(sums[0][:, 1], sums[0][:, 0]), chance(sums[1] / np.maximum(items, 1)))
 
     return _measured(coded, name, blocks, value, seed)
 
@@ -187,6 +193,7 @@ def _alpha(coded: Coded, level: Level) -> tuple[list[Block], Callable[[Sequence[
     counts = coded.counts
     many = counts.sum(axis=1)
     if level == "ordinal":
+        in_order(coded.categories)
         pairs = counts[:, :, None] * (counts[:, None, :] - np.eye(counts.shape[1]))
         return [counts, csr_matrix((pairs / (many - 1)[:, None, None]).reshape(len(counts), -1))], _ordinal_alpha
     apart = distances(level, coded.categories)

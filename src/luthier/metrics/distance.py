@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from luthier.core.errors import DataError
 
+_BEGIN = re.compile(r"-?\d+(\.\d+)?")
 Level = Literal["nominal", "ordinal", "interval", "ratio"]
 Weights = Literal["identity", "linear", "quadratic"]
 
@@ -32,8 +34,22 @@ def agreements(weights: Weights, categories: Sequence[Any]) -> NDArray[np.float6
     number = len(categories)
     if weights == "identity":
         return np.eye(number)
+    in_order(categories)
     steps = np.abs(np.arange(number)[:, None] - np.arange(number)[None, :]) / (number - 1)
     return np.asarray(1.0 - steps ** (1 if weights == "linear" else 2))
+
+
+def in_order(categories: Sequence[Any]) -> None:
+    """Refuse categories whose order nobody can know: numbers have one, single signs, and names that begin with
+    numbers."""
+    begins = [_BEGIN.match(str(category)) for category in categories]
+    numbers = [float(found[0]) if found else None for found in begins]
+    known = [number for number in numbers if number is not None]
+    if all(len(str(one)) == 1 for one in categories) or (len(known) == len(numbers) and known == sorted(known)):
+        return
+    odd = next((one for one, number in zip(categories, numbers, strict=True) if number is None), categories[0])
+    what = f"nobody says in what order the categories stand; a judgment is {odd!r}"
+    raise DataError(what, remedy="use level nominal, or numbers; names such as '1 low', '2 high' have an order, too")
 
 
 def _numbers(level: Level, categories: Sequence[Any]) -> NDArray[np.float64]:

@@ -20,7 +20,7 @@ Table = Sequence[Sequence[Judged]]
 
 @dataclass(frozen=True)
 class Coded:
-    """A table as numbers of categories, -1 for what is missing; only items with two judgments and more."""
+    """A table as numbers of categories, -1 for what is missing; only items with two judgments and more, or with one."""
 
     codes: NDArray[np.int64]
     """(items, annotators)."""
@@ -28,8 +28,8 @@ class Coded:
     """In their order."""
 
     @classmethod
-    def of(cls, table: Table) -> Coded:
-        """Read a table; `DataError` when nothing in it can be compared."""
+    def of(cls, table: Table, *, least: int = 2) -> Coded:
+        """Read a table, items with at least so many judgments; `DataError` when nothing in it can be compared."""
         if len({len(row) for row in table}) > 1:
             raise DataError("rows of judgments have different lengths", remedy="give one column an annotator")
         seen = [[value for value in row if value is not None] for row in table]
@@ -41,7 +41,7 @@ class Coded:
             raise DataError(what, remedy="let items of other categories be judged, too")
         categories = _sorted(values)
         number = {value: at for at, value in enumerate(categories)}
-        kept = [row for row, judged in zip(table, seen, strict=True) if len(judged) > 1]
+        kept = [row for row, judged in zip(table, seen, strict=True) if len(judged) >= least]
         codes = np.array([[-1 if value is None else number[value] for value in row] for row in kept], dtype=np.int64)
         return cls(codes, categories)
 
@@ -53,11 +53,11 @@ class Coded:
         return np.bincount(places, minlength=items * number).reshape(items, number).astype(np.float64)
 
     def equal_pairs(self, weights: Weights) -> list[Block]:
-        """(items, 2): one, and the mean agreement of the item's pairs."""
+        """(items, 2): one, and the mean agreement of the item's pairs; nothing of an item that has none."""
         counts = self.counts
         many = counts.sum(axis=1)
         alike = (counts * (counts @ agreements(weights, self.categories) - 1)).sum(axis=1)
-        return [np.stack([np.ones(len(counts)), alike / (many * (many - 1))], axis=1)]
+        return [np.stack([(many > 1).astype(np.float64), alike / np.maximum(many * (many - 1), 1)], axis=1)]
 
     def confusions(self, first: int, second: int) -> Block:
         """(items, categories²): which categories two annotators chose, where both judged."""
