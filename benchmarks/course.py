@@ -1,12 +1,13 @@
-"""What small tables of classes need: accuracy and seconds of trainings with so many passes in steps of so many rows.
+"""What small tables need: accuracy (or ROUGE-L) and seconds of trainings with so many passes in steps of so many rows.
 
     python benchmarks/course.py [--sets NAME …] [--courses new 4x32 4x8 …] [--seeds 7 …] [--folder DIR]
 
 A set is a table of a few hundred rows for `luthier new` (`../shared/data`); its recipe is kept but for how many rows
 are held out, and for the course: `new` is what it proposes, `4x8` four passes in steps of eight rows, and `4x8@0.002`
 the same at that learning rate. Every training is SmolLM2-135M with LoRA and defaults otherwise, one after the other;
-accuracy stands beside TF-IDF's on the same rows. What src/luthier/data/intake/course.py proposes was chosen by these
-figures.
+accuracy stands beside TF-IDF's on the same rows, and of sets whose answers are texts ROUGE-L beside that of the nearest
+question's answer, with the perplexity of the answers held out. What src/luthier/data/intake/course.py proposes was
+chosen by these figures.
 """
 
 from __future__ import annotations
@@ -34,14 +35,15 @@ MORE = 1.15
 
 
 class Pair(NamedTuple):
-    """A text and its class."""
+    """A text with its class, or its answer."""
 
     text: str
     label: str
 
 
 class Table(NamedTuple):
-    """A small table: where its rows come from, of how many classes, and how many are trained on and held out."""
+    """A small table: where its rows come from, of how many classes (0: answers are texts), and how many are trained on
+    and held out."""
 
     rows: Callable[[], Iterable[Pair]]
     classes: int
@@ -87,11 +89,24 @@ def _measure(folder: Path, table: Table, named: str, seed: int) -> dict[str, Any
         "rows_per_step": tune.get("rows_per_step", 32),
         "steps": max(json.loads(line).get("step", 0) for line in log),
         "seed": seed,
-        "accuracy": round(scores["tuned"]["accuracy"]["value"], 3),
-        "tfidf": round(scores["tfidf"]["accuracy"]["value"], 3),
+        **{
+            name if model == "tuned" else model: round(scores[model][name]["value"], 3)
+            for name in _measures(table)
+            for model in ("tuned", _beside(table))
+            if name in scores[model]
+        },
         "train_s": round(timing["train_s"]),
         "train_cpu_s": round(timing["train_s"] * timing["flops_per_s"] / timing["flops_per_cpu_s"]),
     }
+
+
+def _measures(table: Table) -> list[str]:
+    return ["accuracy"] if table.classes else ["rougeL", "perplexity"]
+
+
+def _beside(table: Table) -> str:
+    """The baseline."""
+    return "tfidf" if table.classes else "nearest"
 
 
 def _asked(named: str) -> dict[str, float]:
@@ -111,7 +126,7 @@ def _recipe(folder: Path, table: Table) -> dict[str, Any]:
     written: dict[str, Any] = yaml.safe_load(render_recipe(propose(path, shown=path.name), "small"))
     steps = written["steps"]
     steps["data"]["split"] = {"train": table.train, "test": table.test}
-    steps["report"] |= {"metrics": ["accuracy"], "baselines": ["tfidf"], "compare_base": False, "tasks": []}
+    steps["report"] |= {"metrics": _measures(table), "baselines": [_beside(table)], "compare_base": False, "tasks": []}
     steps["report"]["dtype"] = "bfloat16"
     steps["tune"] = {name: steps["tune"][name] for name in ("kind", "data", "technique", "objective")}
     return {**written, "steps": {name: steps[name] for name in ("data", "tune", "report")}}
@@ -122,7 +137,8 @@ def _write(path: Path, table: Table) -> None:
     rows = sorted(set(table.rows()))
     random.Random(0).shuffle(rows)
     with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([Pair._fields, *rows[: round(MORE * (table.train + table.test))]])
+        names = Pair._fields if table.classes else ("question", "answer")
+        csv.writer(file).writerows([names, *rows[: round(MORE * (table.train + table.test))]])
 
 
 def _banking(*intents: str) -> Iterator[Pair]:
@@ -154,6 +170,22 @@ def _tweets() -> Iterator[Pair]:
     yield from (Pair(text, names[int(label)]) for text, label in zip(texts, labels, strict=True))
 
 
+def _replies() -> Iterator[Pair]:
+    path = DATA / "bitext_customer_support" / "Bitext_Sample_Customer_Support_Training_Dataset.csv"
+    with path.open(encoding="utf-8", newline="") as file:
+        yield from (Pair(row["instruction"], row["response"]) for row in csv.DictReader(file))
+
+
+def _summaries() -> Iterator[Pair]:
+    with (DATA / "dialogsum" / "dialogsum.train.jsonl").open(encoding="utf-8") as file:
+        yield from (Pair(row["dialogue"], row["summary"]) for row in map(json.loads, file))
+
+
+def _sums() -> Iterator[Pair]:
+    with (DATA / "gsm8k" / "train.jsonl").open(encoding="utf-8") as file:
+        yield from (Pair(row["question"], row["answer"]) for row in map(json.loads, file))
+
+
 CARDS = ("card_arrival", "card_delivery_estimate", "lost_or_stolen_card", "card_not_working", "card_linking")
 TOP_UPS = ("top_up_failed", "pending_top_up", "top_up_reverted", "verify_top_up", "topping_up_by_card")
 TRANSFERS = (
@@ -178,6 +210,9 @@ TABLES: Mapping[str, Table] = {
     "snips, 6": Table(_snips, 6, 200, 200),
     "tweets, 3": Table(_tweets, 3, 800, 300),
     "bitext, 27": Table(_bitext, 27, 540, 200),
+    "replies": Table(_replies, 0, 400, 60),
+    "summaries": Table(_summaries, 0, 400, 80),
+    "sums": Table(_sums, 0, 400, 60),
 }
 
 if __name__ == "__main__":

@@ -68,6 +68,7 @@ def test_answers_between_quoted_lines_stay() -> None:
         "A draft.\n\nFrom: me\nTo: Bob\nSubject: Lunch\n\nDear Bob,",
         "He said:\n> To be or not to be\nWho wrote it?",
         "She wrote:\n\n> To be or not to be",
+        "first prenatal visit.\n>=12 weeks\nreceived the vaccine",
         "Type this:\n\n> cd ..\n> ls\n\nWhat now?",
         ">>> import os\n>>> os.getcwd()\n'/home'\nWhy?",
         "Run this\n```\n> npm install\nFrom: a\nDate: b\nTo: c\n```\nthen that",

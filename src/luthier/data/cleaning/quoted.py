@@ -258,7 +258,8 @@ def _next_filled(lines: Sequence[str], number: int) -> str:
 
 
 def _is_marked(line: str) -> bool:
-    return line.lstrip(" ").startswith(">")
+    bare = line.lstrip(" ")
+    return bare.startswith(">") and not bare.startswith(">=")
 
 
 def _is_rule(line: str) -> bool:
