@@ -26,6 +26,7 @@ from luthier.models.plain import features
 from luthier.text.dataset import MADE
 from luthier.text.messages import Message
 from test_every_check import clean_rows
+from luthier.text.messages import Message, ToolCall
 from tests.linear import assert_linear
 
 
@@ -132,6 +133,14 @@ def test_answers_that_teach_nothing(answer: str, fault: str) -> None:
         Material([*rows, _row(99, "how do I open the lid of the box", answer)], task="text")
     )
     assert [note for _, _, note in found.marks] == ([fault] if fault else [])
+
+
+def test_an_answer_that_calls_a_tool_teaches_that() -> None:
+    call = ToolCall(name="weather", arguments={"city": "Ulm"})
+    rows = [_row(number, f"Will it rain on day {number}?", "") for number in range(8)]
+    called = [replace(row, messages=(row.messages[0], Message(role="assistant", tool_calls=(call,)))) for row in rows]
+    (found,) = AnswerQuality().look(Material([*called, *rows[:2]], task="text"))
+    assert found.finding.numbers["answers.bad"].value == 0.2
 
 
 def test_patterns_take_linear_time() -> None:

@@ -113,6 +113,8 @@ def test_turns_that_say_nothing_or_are_only_read_are_counted() -> None:
         Message(role="assistant", content="It is 42.", learn=False),
         Message(role="user", content="sure?"),
         Message(role="assistant", content="Yes."),
+        Message(role="user", content="really?"),
+        Message(role="assistant", content=" "),
     )
     one = TALKS[0].model_copy(update={"messages": messages})
     assert silent_turns([one, TALKS[1]]) == 2

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.core.digest import digest_of
-from luthier.text.messages import Message, ToolCall, example_id
+from luthier.metrics import structured
+from luthier.text.messages import Message, ToolCall, example_id, spelled_out
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 MESSAGE = st.builds(
@@ -45,3 +46,10 @@ def test_what_is_no_text_counts(more: dict[str, Any]) -> None:
     plain = (messages[0], Message(role="assistant", content="ok"))
     assert example_id(tuple(messages), None, {}) == _plainly(messages, None, {}, 0)
     assert example_id(tuple(messages), None, {}) != example_id(plain, None, {})
+
+
+def test_calls_are_spelled_out_as_metrics_read_them() -> None:
+    calls = (ToolCall(name="find", arguments={"of": "é", "n": 2}), ToolCall(name="stop", arguments={}))
+    turn = Message(role="assistant", content="One moment.", tool_calls=calls)
+    assert structured.calls(spelled_out(turn)) == [("find", '{"n": 2, "of": "é"}'), ("stop", "{}")]
+    assert spelled_out(Message(role="assistant", content="No.")) == "No."

@@ -102,6 +102,8 @@ class Profile(BaseModel):
     """Rows that hold HTML tags outside of code."""
     about_html: int = 0
     """Of these, rows that speak of HTML in words, as who asks for a page does."""
+    with_tools: int = 0
+    """Rows with tools on offer."""
     trials: dict[str, Trial] = {}
     """What operators would do, by kind, each to what those before it leave; left out where that is nothing."""
     spellings: dict[str, str] = {}

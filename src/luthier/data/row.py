@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from luthier.core.errors import DataError, Where
 from luthier.data.cleaning.leaves import leaf, leaves, names, with_leaf
-from luthier.text.messages import ExampleKind, Message
+from luthier.text.messages import ExampleKind, Message, spelled_out
 from luthier.text.preference import REJECTED, rejected_texts
 
 MESSAGES: TypeAdapter[tuple[Message, ...]] = TypeAdapter(tuple[Message, ...])
@@ -74,6 +74,11 @@ class Row:
     def answer(self) -> str:
         """What the last turn says: the text to learn."""
         return self.messages[-1].content
+
+    @property
+    def says(self) -> str:
+        """The answer with the calls that it makes: what answers have in common that are equal."""
+        return spelled_out(self.messages[-1])
 
     @property
     def prompt(self) -> str:

@@ -12,6 +12,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
 from luthier.core.errors import RecipeError, Where
+from luthier.text.messages import spelled_out
 
 if TYPE_CHECKING:
     from luthier.eval.rows import Task
@@ -59,7 +60,7 @@ def last_turns(task: Task) -> list[int]:
 
 
 def silent_turns(examples: Sequence[Example]) -> int:
-    """How many turns of the assistant's are not asked: calls without a word, or only to be read."""
+    """How many turns of the assistant's are not asked: those that say and call nothing, or are only to be read."""
     said = sum(message.role == "assistant" for example in examples for message in example.messages)
     return said - sum(len(_turns(example)) for example in examples)
 
@@ -68,7 +69,7 @@ def _turns(example: Example) -> list[Example]:
     ends = [
         place + 1
         for place, message in enumerate(example.messages)
-        if message.role == "assistant" and message.learn and message.content.strip()
+        if message.role == "assistant" and message.learn and spelled_out(message).strip()
     ]
     return [
         example.model_copy(update={"id": f"{example.id}{_MARK}{number}", "messages": example.messages[:end]})

@@ -23,6 +23,7 @@ from luthier.flow.recipe import Recipe
 from luthier.flow.schema import HEADER, SCHEMA_FILE, recipe_schema
 from luthier.flow.source_text import parse_yaml
 from luthier.flow.wording import NAME_PATTERN
+from luthier.models.catalog import CATALOG
 
 if TYPE_CHECKING:
     from luthier.data.intake.propose import Proposal
@@ -83,6 +84,7 @@ def write_recipe(
         raise InputError("--from and --template were both given", where=Where(field="--template"), remedy=remedy)
     folder = _folder(name)
     path = folder / "recipe.yaml"
+    model = _from_there(model, folder)
     source = _as_url(source)
     is_url = isinstance(source, str) and ("://" in source or is_variable(source))
     if table is not None and not is_url:
@@ -221,6 +223,13 @@ def _from_traces(traffic: Path, where: str | None, folder: Path, model: str) -> 
     if where is not None:
         Condition(where)
     return _proposed(propose_traces(traffic, _shown(str(traffic), folder), where), folder, model)
+
+
+def _from_there(model: str | None, folder: Path) -> str | None:
+    """A base model's folder or file as the recipe says it, from its own folder; a name as it is."""
+    if model is None or model in CATALOG or not Path(model).exists():
+        return model
+    return _shown(model, folder)
 
 
 def _shown(source: str, folder: Path) -> str:

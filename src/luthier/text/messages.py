@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -98,13 +99,22 @@ def prompt_of(example: Example) -> tuple[Message, ...]:
 
 
 def answer_of(example: Example) -> str:
-    """The text of the last assistant turn."""
-    return example.messages[-1].content if example.messages[-1].role == "assistant" else ""
+    """What the last assistant turn says, its calls included."""
+    return spelled_out(example.messages[-1]) if example.messages[-1].role == "assistant" else ""
 
 
 def question_of(example: Example) -> str:
     """What the user wrote, for a classifier or a reader: all turns but the system's, in order."""
     return "\n".join(message.content for message in prompt_of(example) if message.role != "system")
+
+
+def spelled_out(message: Message) -> str:
+    """What a turn says: its text, and the calls that it makes as Hermes and Qwen write them (`<tool_call>{…}`)."""
+    if not message.tool_calls:
+        return message.content
+    told = [{"name": call.name, "arguments": call.arguments} for call in message.tool_calls]
+    calls = [f"<tool_call>\n{json.dumps(one, ensure_ascii=False)}\n</tool_call>" for one in told]
+    return "\n".join([*filter(None, [message.content]), *calls])
 
 
 NOTHING = "N/A"

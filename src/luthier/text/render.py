@@ -194,7 +194,8 @@ def _check_shown(ground: _Ground, wanted: Sequence[int]) -> None:
             raise ModelError(
                 f"the chat template leaves out the {named} of message {number + 1}, which is to be learnt",
                 where=Where(field="chat_template"),
-                remedy=f"take the {named} out of the data, or pass a template= that writes it all",
+                remedy=f"take the {named} out of the data, or choose a base model whose chat template writes them "
+                "(in Python: pass a template=)",
             )
 
 

@@ -785,3 +785,24 @@ def test_files_with_other_columns_are_told_with_what_brings_them_together(tmp_pa
         make(source=source, split={"test": 0})
     assert "a.csv has it" in refused.value.remedy
     assert "by a step `mix`" in refused.value.remedy
+
+
+def _called(place: int, tool: str) -> dict[str, Any]:
+    function = {"name": tool, "arguments": json.dumps({"city": f"{tool} {place}"})}
+    answer = {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": function}]}
+    words = [f"word{place * step % 17}" for step in range(1, 9)]
+    on_offer = [{"type": "function", "function": {"name": tool, "parameters": {"type": "object", "properties": {}}}}]
+    return {"messages": [{"role": "user", "content": f"{' '.join(words)}?"}, answer], "tools": on_offer}
+
+
+def test_rows_that_call_tools_are_told_apart_by_their_calls(tmp_path: Path) -> None:
+    """They were proposed to be left out as copies, for their answers have no text."""
+    rows = [_called(place, tool) for place in range(17) for tool in ("weather", "forecast")]
+    path = tmp_path / "t.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    proposal = propose(path)
+    assert {"kind": "near_dedup", "of": "both"} in proposal.ops
+    assert "exact_dedup" not in proposal.profile.trials
+    recipe = _recipe(proposal)
+    assert recipe["steps"]["report"]["metrics"] == ["tool_calls", "rougeL", "chrf"]
+    assert recipe["steps"]["gate"]["rules"] == ["tool_calls > base"]

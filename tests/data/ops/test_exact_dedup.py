@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from pydantic import ValidationError
 from luthier.data.ops.exact_dedup import ExactDedup
 from luthier.data.passes.memory import InMemory
 from luthier.data.row import Row
-from luthier.text.messages import Message
+from luthier.text.messages import Message, ToolCall
 
 
 def _row(n: int, prompt: str, answer: str = "yes", **meta: Any) -> Row:
@@ -47,3 +48,24 @@ def test_which_copy_stays_is_a_rule(rule: dict[str, Any], stays: int) -> None:
 def test_a_rule_without_its_column_is_refused() -> None:
     with pytest.raises(ValidationError, match="does not name the column"):
         ExactDedup(keep="best")
+
+
+def test_calls_are_a_part_of_the_answer_and_tools_of_the_prompt() -> None:
+    """All that answered one question with a call and no text were taken for copies of each other."""
+
+    def asked(n: int, tool: str, city: str) -> Row:
+        call = ToolCall(name=tool, arguments={"city": city})
+        turns = (Message(role="user", content="Will it rain?"), Message(role="assistant", tool_calls=(call,)))
+        return replace(_row(n, ""), messages=turns, tools=({"name": tool},))
+
+    rows = [
+        asked(0, "weather", "Ulm"),
+        asked(1, "forecast", "Ulm"),
+        asked(2, "weather", "Bonn"),
+        asked(3, "weather", "Ulm"),
+    ]
+    outcome = ExactDedup().settle(InMemory(ExactDedup(), rows))
+    assert sorted(outcome.drops) == [3]
+    assert list(outcome.attributes["conflict"]) == [True, False, True, True], (
+        "another tool on offer is another question"
+    )

@@ -125,7 +125,7 @@ class Inspector:
         return None
 
     def _key(self, row: Row) -> int:
-        text = prompt_key(row) if self.train.classes else f"{prompt_key(row)}\x1f{normal(row.answer)}"
+        text = prompt_key(row) if self.train.classes else f"{prompt_key(row)}\x1f{normal(row.says)}"
         return digest8(text)
 
     def _about_meaning(self, made: Sequence[tuple[Wish, Draft, Row]]) -> list[Refusal | None]:
@@ -199,7 +199,7 @@ def _about_size(checks: Checks, old: str, text: str) -> Refusal | None:
 
 
 def _same(one: Row, two: Row) -> bool:
-    return normal(one.prompt) == normal(two.prompt) and normal(one.answer) == normal(two.answer)
+    return normal(one.prompt) == normal(two.prompt) and normal(one.says) == normal(two.says)
 
 
 def _other_languages(wishes: Sequence[Wish], rows: Sequence[Row]) -> list[str]:

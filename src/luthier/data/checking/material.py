@@ -13,7 +13,7 @@ from luthier.core.errors import RecipeError, Where
 from luthier.data.row import MESSAGES, Row
 from luthier.data.twins.text_keys import digest8
 from luthier.text.dataset import columns, splits, summary
-from luthier.text.messages import Message
+from luthier.text.messages import Message, spelled_out
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,6 +41,11 @@ class Seen:
     def answer(self) -> str:
         """The text to learn."""
         return self.messages[-1].content
+
+    @property
+    def says(self) -> str:
+        """The answer with the calls that it makes."""
+        return spelled_out(self.messages[-1])
 
     @property
     def prompt(self) -> str:

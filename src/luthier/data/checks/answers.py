@@ -51,7 +51,10 @@ _MANY = 20
 
 
 class AnswerQuality(Check):
-    """Free answers that are none: empty, refused, cut off, in circles, an echo of the prompt, one for everything."""
+    """Free answers that are none: empty, refused, cut off, in circles, an echo of the prompt, one for everything.
+
+    An answer that calls tools is not looked at.
+    """
 
     kind: Literal["answer_quality"] = "answer_quality"
     needs: ClassVar[frozenset[Needs]] = frozenset({"texts"})
@@ -78,10 +81,11 @@ class AnswerQuality(Check):
     """Share of rows from which it is serious."""
 
     def look(self, data: Material) -> Iterable[Found]:
-        counts = Counter(normal(row.answer) for row in data.rows)
+        texts = [row for row in data.rows if not row.messages[-1].tool_calls]
+        counts = Counter(normal(row.answer) for row in texts)
         common = {text for text, count in counts.items() if count >= max(_MANY, self.stock * len(data.rows))}
-        ends = sum(bool(_END.search(row.answer.rstrip())) for row in data.rows) >= 0.8 * len(data.rows)
-        faults = [(row, self._fault(row, common, whole=ends)) for row in data.rows]
+        ends = sum(bool(_END.search(row.answer.rstrip())) for row in texts) >= 0.8 * len(texts)
+        faults = [(row, self._fault(row, common, whole=ends)) for row in texts]
         marks = [(row, None, fault) for row, fault in faults if fault]
         found = Counter(fault for _, fault in faults if fault)
         names = {name.removeprefix("answers."): name for name in self.measures}

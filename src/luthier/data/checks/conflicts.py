@@ -40,12 +40,12 @@ class Conflicts(Check):
         for rows in self._clusters(data):
             if not self._contested(data, rows):
                 continue
-            usual = Counter(row.label or row.answer for row in rows).most_common(1)[0][0]
+            usual = Counter(row.label or row.says for row in rows).most_common(1)[0][0]
             equal += len({row.prompt for row in rows}) == 1
             for row in rows:
-                other = next(one for one in rows if one.answer != row.answer)
-                note = f"twin {other.id} says {_short(other.answer)!r}"
-                marks.append((row, 1.0 if (row.label or row.answer) != usual else 0.0, note))
+                other = next(one for one in rows if one.says != row.says)
+                note = f"twin {other.id} says {_short(other.says)!r}"
+                marks.append((row, 1.0 if (row.label or row.says) != usual else 0.0, note))
         number = share_of(len(marks), len(data.rows), self.measures["conflicts"])
         severity = graded(number.value, self.warning, self.serious)
         share = f"{counted(len(marks), 'row')} of {len(data.rows):,} ({percent(number.value)})"
@@ -81,7 +81,7 @@ class Conflicts(Check):
     def _contested(self, data: Material, rows: Sequence[Seen]) -> bool:
         if data.task == "label":
             return len({row.label for row in rows}) > 1
-        answers = [set(row.answer.casefold().split()) for row in rows]
+        answers = [set(row.says.casefold().split()) for row in rows]
         first = answers[0]
         return any(len(first & other) < self.alike * len(first | other) for other in answers[1:])
 

@@ -157,7 +157,10 @@ def _belonging(
 
 def _recognised(layout: Layout) -> dict[str, str]:
     """Why the columns of a known layout mean what they do."""
-    own = {"system_column": "each row's system turn", "tools": "the tools on offer"}
+    own = {
+        "system_column": "each row's system turn",
+        "tools": "the tools on offer; calls are learnt where the base model's chat template writes them",
+    }
     return {name: own.get(name, f"recognised as {layout.note}") for name in layout.settings}
 
 

@@ -245,10 +245,11 @@ def _with_rows(base: Profile, rows: list[Row], answers: Counter[str]) -> Profile
         "pii": {kind: holding for kind in KINDS if (holding := sum(map(bool, pii[kind])))},
         "html_rows": len(with_html),
         "about_html": sum(map(is_about_html, with_html)),
+        "with_tools": sum(bool(row.tools) for row in rows),
         "spellings": {**slips(answers), **spellings(answers)},
         "held_out": _held_out(rows),
         "answers": dict(answers.most_common()),
-        "answer_words": round(sum(len(row.answer.split()) for row in rows) / len(rows), 1),
+        "answer_words": round(sum(len(row.says.split()) for row in rows) / len(rows), 1),
     }
     seen = base.model_copy(update=update)
     return seen.model_copy(update={"trials": trials(rows, seen)})

@@ -74,8 +74,8 @@ def _lost(rows: Sequence[Row], drops: Collection[int]) -> tuple[str, ...]:
 
 def _contested(rows: Sequence[Row], drops: Mapping[int, Drop]) -> int:
     """Dropped rows whose twin has another answer."""
-    answers = {row.id: row.answer for row in rows}
-    return sum(drop.twin in answers and answers[drop.twin] != rows[place].answer for place, drop in drops.items())
+    answers = {row.id: row.says for row in rows}
+    return sum(drop.twin in answers and answers[drop.twin] != rows[place].says for place, drop in drops.items())
 
 
 def outcome_of(operator: Operator, rows: Sequence[Row]) -> Said:

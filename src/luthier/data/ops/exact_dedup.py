@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import model_validator
 
 from luthier.core.counted import counted, of_rows
+from luthier.core.digest import canonical
 from luthier.data.operator import Column, Corpus, Reads, SetOperator, Suggestion
 from luthier.data.passes.columns import column, texts_of
 from luthier.data.passes.columns import places as rows_at
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 class ExactDedup(SetOperator):
     """Keep one of rows that are equal but for case, white space and compatibility forms.
 
+    Tools on offer are a part of the prompt, and calls of the answer.
     Rows with one prompt and several answers are flagged (`conflict`), and dropped when asked.
     """
 
@@ -57,7 +59,9 @@ class ExactDedup(SetOperator):
         found: list[bytes] = []
         for row, preferred in zip(rows, preferences(rows, self.keep, self.by), strict=True):
             prompt = prompt_key(row)
-            whole = digest16(f"{prompt}\x1f{normal(row.answer)}")
+            if row.tools:
+                prompt = f"{prompt}\x1e{canonical(row.tools)}"
+            whole = digest16(f"{prompt}\x1f{normal(row.says)}")
             found.append(digest16(prompt) + whole + struct.pack("<d", preferred))
         return found
 

@@ -169,10 +169,14 @@ class NearDedup(SetOperator):
     @classmethod
     def suggest(cls, profile: Profile) -> Suggestion | None:
         """Always: near copies across the split flatter the measure; marked only, where a class would be gone or most of
-        the rows, or where many have another answer than the row that they repeat."""
+        the rows, or where many have another answer than the row that they repeat. Where tools are on offer, one
+        question has many answers, so these are compared, too."""
         tried = profile.trials.get("near_dedup")
+        compared: dict[str, str] = {"of": "both"} if profile.with_tools else {}
         if tried is None:
-            return Suggestion({}, "near copies across training and test flatter the measure; none was seen so far")
+            return Suggestion(
+                compared, "near copies across training and test flatter the measure; none was seen so far"
+            )
         copies = sum(tried.dropped.values())
         why = of_rows(copies, profile.looked_at, "nearly repeats an earlier one", "nearly repeat an earlier one")
         stay = "they are marked and stay, and `split: {group: cluster}` would hold twins on one side"
@@ -190,7 +194,7 @@ class NearDedup(SetOperator):
             other = f"{tried.contested} of them with another answer, so that what little differs matters"
             return Suggestion({"action": "flag"}, f"{why}, {other}: {stay}")
         other = f", {tried.contested} of them with another answer (`of: both` compares answers, too)"
-        return Suggestion({}, why + other * bool(tried.contested))
+        return Suggestion(compared, why + other * bool(tried.contested))
 
 
 def _copies(profile: Profile) -> int:

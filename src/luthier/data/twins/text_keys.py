@@ -17,10 +17,10 @@ Compared = Literal["prompt", "answer", "both"]
 
 def compared(row: Row, of: Compared) -> str:
     """What is compared of a row: the answer stands for a prompt that is not there."""
-    prompt = row.prompt or row.answer
+    prompt = row.prompt or row.says
     if of == "both":
-        return f"{prompt}\n{row.answer}"
-    return row.answer if of == "answer" else prompt
+        return f"{prompt}\n{row.says}"
+    return row.says if of == "answer" else prompt
 
 
 def normal(text: str) -> str:
