@@ -24,9 +24,8 @@ from luthier.data.ops.length import Length
 from luthier.models.apart import told_apart
 from luthier.models.plain import features
 from luthier.text.dataset import MADE
-from luthier.text.messages import Message
-from test_every_check import clean_rows
 from luthier.text.messages import Message, ToolCall
+from test_every_check import clean_rows
 from tests.linear import assert_linear
 
 

@@ -16,7 +16,7 @@ from luthier.cli.app import run_command
 from luthier.flow.locate import find_artifact
 from luthier.flow.recipe import Recipe
 from luthier.text.dataset import read_examples
-from tests.workshop import RECIPE, own_cache, small_recipe, tickets, write_csv
+from tests.workshop import RECIPE, own_cache, small_recipe, tickets, tiny_model, write_csv
 
 
 @pytest.fixture(scope="module")
@@ -353,6 +353,14 @@ def test_new_takes_data_or_a_template(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "rougeL" in (tmp_path / "one" / "recipe.yaml").read_text(encoding="utf-8")
     assert run_command(["new", "two", "--template", "replies", "--from", "tickets.csv"]) == 2
     assert not (tmp_path / "two").exists()
+
+
+def test_a_base_model_is_named_from_where_new_is_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny_model(tmp_path / "base")
+    (tmp_path / "far").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert run_command(["new", "far/one", "--template", "replies", "--model", "base"]) == 0
+    assert yaml.safe_load((tmp_path / "far" / "one" / "recipe.yaml").read_text())["model"] == "../../base"
 
 
 def test_what_was_made_before_the_recipe_changed_is_named(
