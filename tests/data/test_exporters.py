@@ -182,6 +182,33 @@ def test_openai_preference_pairs_are_found_and_checked(make: Make, write: Write,
     assert objection_to_pair({**line, "non_preferred_output": [{"role": "assistant", "content": None}]})
 
 
+@pytest.mark.parametrize("form", ["openai", "columns"])
+def test_pairs_with_tools_come_back_as_they_went_in(form: str, make: Make, write: Write, tmp_path: Path) -> None:
+    """OpenAI's own preference rows once went out as chats, without the other answer and without their tools."""
+    tools = [{"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}]
+    rows: list[dict[str, Any]] = [
+        {
+            "input": {"messages": [{"role": "user", "content": f"Question {n}?"}], "tools": tools},
+            "preferred_output": [{"role": "assistant", "content": f"yes {n}"}],
+            "non_preferred_output": [{"role": "assistant", "content": f"no {n}"}],
+        }
+        for n in range(12)
+    ]
+    given = [
+        {
+            "prompt": row["input"]["messages"],
+            "chosen": row["preferred_output"],
+            "rejected": row["non_preferred_output"],
+            "tools": tools,
+        }
+        for row in rows
+    ]
+    path = write("p.jsonl", rows if form == "openai" else given)
+    made = make(source={"kind": "jsonl", "path": path}, split={"test": 0}, task="text").artifact
+    export(made, tmp_path / "out", "openai")
+    assert [json.loads(line) for line in (tmp_path / "out" / "train.jsonl").read_text().splitlines()] == rows
+
+
 @pytest.mark.parametrize(
     ("turns", "problem"),
     [

@@ -11,6 +11,7 @@ from luthier.core.errors import DataError, Where
 from luthier.data.exporter import Exporter, Line, Outgoing, Say, write_lines
 from luthier.data.row import MESSAGES
 from luthier.text.messages import Message, as_openai
+from luthier.text.preference import REJECTED, turns_of
 
 LEAST_ROWS = 10
 LARGEST_BYTES = 512 << 20
@@ -27,7 +28,8 @@ class OpenaiOut(Exporter):
 
     kind: Literal["openai"] = "openai"
     form: Literal["auto", "chat", "preference"] = "auto"
-    """`preference` where every row keeps another answer as `rejected` in its meta; `auto` looks and says."""
+    """`preference` where every row keeps another answer in its meta (`rejected`, `non_preferred_output`); `auto` looks
+    and says."""
 
     def write(self, data: Outgoing, folder: Path, say: Say) -> None:
         """Write both files of each split; `DataError` names the first row that OpenAI would refuse."""
@@ -45,7 +47,7 @@ class OpenaiOut(Exporter):
     def _pairs(self, data: Outgoing, say: Say) -> bool:
         if self.form != "auto":
             return self.form == "preference"
-        found = all(line["meta"].get("rejected") for split in data.splits for line in data.lines(split))
+        found = all(_rejected(line) for split in data.splits for line in data.lines(split))
         if found:
             say("every row has a rejected answer: written as preference pairs")
         return found
@@ -83,13 +85,19 @@ def preference(line: Line) -> dict[str, Any]:
     asked: dict[str, Any] = {"messages": as_openai(messages[:-1])}
     if "tools" in line:
         asked |= {"tools": _tools(line)}
-    rejected = line["meta"].get("rejected")
-    other = rejected[-1].get("content") if isinstance(rejected, list) and rejected else rejected
+    rejected = _rejected(line)
+    turns = turns_of(rejected)
+    other = turns[-1].content if turns else rejected
     return {
         "input": asked,
         "preferred_output": as_openai(messages[-1:]),
         "non_preferred_output": [{"role": "assistant", "content": other}],
     }
+
+
+def _rejected(line: Line) -> Any:
+    """The answer that was not preferred, by whichever name it goes; None where there is none."""
+    return next((found for name in REJECTED if (found := line["meta"].get(name))), None)
 
 
 def _weighed(messages: tuple[Message, ...]) -> list[dict[str, Any]]:

@@ -104,12 +104,12 @@ def _preference(known: set[str], rows: Rows) -> Layout | None:
         if chosen not in known:
             continue
         note = f"preference rows: {chosen!r} is the answer; {rejected!r}, the worse one, is read from meta"
-        system = "system" if "system" in known else None
+        system, tools = ("system" if "system" in known else None, "tools" if "tools" in known else None)
         for prompt in ("prompt", "input", "instruction", "question", "messages", "conversations"):
             if prompt in known:
-                return Layout(prompt=prompt, answer=chosen, system_column=system, note=note, judged=True)
+                return Layout(prompt, chosen, system_column=system, tools=tools, note=note, judged=True)
         if rejected in known:
-            return Layout(messages=chosen, system_column=system, note=note, judged=True)
+            return Layout(messages=chosen, system_column=system, tools=tools, note=note, judged=True)
     return None
 
 

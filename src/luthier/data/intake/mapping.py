@@ -211,7 +211,9 @@ class Mapping:
 
     def _tools(self, values: dict[str, Any]) -> tuple[dict[str, Any], ...]:
         column = self.layout.tools
-        found = values.get(column) if column else None
+        asked = values.get(self.layout.prompt or "")
+        beside = asked.get("tools") if isinstance(asked, dict) else None  # OpenAI's preference rows: in `input`
+        found = values.get(column) if column else beside
         if isinstance(found, str):
             found = from_json(found, column or "") if found.strip() else None
         if found is not None and not (isinstance(found, list) and all(isinstance(tool, dict) for tool in found)):
