@@ -215,6 +215,20 @@ def test_trace_and_compare_say_what_a_mixture_left_out_and_why(
     assert f"  not drawn: {missing}" in capsys.readouterr().out.splitlines()
 
 
+def test_a_row_that_was_made_of_one_left_out_is_no_other_wording_of_it(tmp_path: Path) -> None:
+    """What `noise` makes stands at its parent's place: where only the child was drawn, the parent had "changed"."""
+    asked = [{"q": f"where is parcel number {n} that was sent today", "a": f"sent on day {n}"} for n in range(60)]
+    for name in "ab":
+        told = [{**row, "q": f"{name}: {row['q']}"} for row in asked]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in told))
+    (tmp_path / "r.yaml").write_text(CARDS.replace("repeats: 2, weights: [1, 1]", "rows: 40"))
+    made = Recipe.load(tmp_path / "r.yaml").run().steps
+    found = compare(made["clean"].artifact, made["both"].artifact)
+    known, kept = (set(ids(made[name])) for name in ("clean", "both"))
+    assert found.changed == []
+    assert (set(found.lost), found.lost_because) == (known - kept, {"not drawn": len(known - kept)})
+
+
 def test_compare_finds_reasons_in_the_data_sets_that_a_mixture_was_made_of(tmp_path: Path) -> None:
     files = {"a": lines("a", range(40)), "b": lines("b", range(20))}
     before = run(tmp_path, files)["all"]

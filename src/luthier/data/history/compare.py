@@ -8,13 +8,15 @@ from pydantic import BaseModel, ConfigDict
 
 from luthier.core.artifact import Artifact
 from luthier.core.described import described
-from luthier.text.dataset import frame, lineage, splits
+from luthier.text.dataset import MADE, frame, lineage, splits
 
 
 class _Seen(NamedTuple):
     split: str
     place: tuple[str, int]
     content: tuple[str, str | None]
+    is_made: bool
+    """Whether it was made of another row: then it stands at that row's place."""
 
 
 class Comparison(BaseModel):
@@ -52,8 +54,8 @@ def compare(first: Artifact, second: Artifact) -> Comparison:
     both = [name for name in before if name in after]
     lost = [name for name in before if name not in after]
     added = [name for name in after if name not in before]
-    at = {after[name].place: name for name in added}
-    rewritten = {name: at[before[name].place] for name in lost if before[name].place in at}
+    at = {after[name].place: name for name in added if not after[name].is_made}
+    rewritten = {name: at[before[name].place] for name in lost if before[name].place in at and not before[name].is_made}
     changed = [name for name in both if before[name].content != after[name].content]
     moved: dict[str, list[str]] = {}
     for name in both:
@@ -72,11 +74,13 @@ def compare(first: Artifact, second: Artifact) -> Comparison:
 
 
 def _rows(artifact: Artifact) -> dict[str, _Seen]:
-    columns = ("id", "file", "line", "messages", "label")
+    import polars as pl
+
+    columns = ("id", "file", "line", "messages", "label", pl.col("meta").str.contains(f'"{MADE}"', literal=True))
     return {
-        name: _Seen(split, (file, line), (messages, label))
+        name: _Seen(split, (file, line), (messages, label), made)
         for split in splits(artifact)
-        for name, file, line, messages, label in frame(artifact, split).select(columns).iter_rows()
+        for name, file, line, messages, label, made in frame(artifact, split).select(*columns).iter_rows()
     }
 
 
