@@ -124,7 +124,7 @@ def test_csv_cannot_inject_formulas(make: Make, write: Write, tmp_path: Path) ->
     made = make(source={"kind": "jsonl", "path": write("t.jsonl", rows)}, split={"test": 0}, task="text").artifact
     said: list[str] = []
     export(made, tmp_path / "out", "csv", said.append)
-    with (tmp_path / "out" / "train.csv").open(newline="", encoding="utf-8") as file:
+    with (tmp_path / "out" / "train.csv").open(newline="", encoding="utf-8-sig") as file:
         found = list(csv.DictReader(file))
     assert [row["answer"] for row in found] == [
         text if text in ("'=safe", "plain", "a=b") else f"'{text}" for text in dangerous
@@ -133,6 +133,19 @@ def test_csv_cannot_inject_formulas(make: Make, write: Write, tmp_path: Path) ->
     assert said == ["8 cells would be read as formulas: an apostrophe stands before them"]
     assert [json.loads(row["messages"])[-1]["content"] for row in found] == dangerous, "and nothing is lost"
     assert harmless(7) == 7
+
+
+def test_excel_is_told_how_a_csv_is_encoded(make: Make, write: Write, tmp_path: Path) -> None:
+    """Without the mark it showed `GrÃ¼ÃŸe`; whoever reads the table by its names finds them as they were."""
+    rows = [{"prompt": f"Grüße {n}", "completion": f"schön {n}"} for n in range(4)]
+    made = make(source={"kind": "jsonl", "path": write("t.jsonl", rows)}, split={"test": 0}, task="text").artifact
+    export(made, tmp_path / "out", "csv")
+    path = tmp_path / "out" / "train.csv"
+    assert path.read_bytes().startswith(b"\xef\xbb\xbf")
+    assert pl.read_csv(path)["prompt"].to_list() == [row["prompt"] for row in rows]
+    assert pl.read_csv(path).columns[0] == "id"
+    asked = {"kind": "csv", "path": str(path), "prompt": "prompt", "answer": "answer", "id": "id"}
+    assert make(source=asked, split={"test": 0}, task="text").texts()[::2] == [row["prompt"] for row in rows]
 
 
 def test_openai_chat_rows_hold_what_openai_documents(chats: Any, tmp_path: Path) -> None:

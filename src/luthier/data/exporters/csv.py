@@ -17,7 +17,8 @@ _STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\0", "＝", "＋", "－", "＠
 class CsvOut(Exporter):
     """One CSV a split, safe to open in a spreadsheet: texts that would be read as formulas get an apostrophe in front.
 
-    `prompt` and `answer` are for reading; `messages`, `tools` and `meta` hold the whole row as JSON text.
+    It begins with the mark of UTF-8, by which Excel reads letters beyond ASCII as they are. `prompt` and `answer` are
+    for reading; `messages`, `tools` and `meta` hold the whole row as JSON text.
     """
 
     kind: Literal["csv"] = "csv"
@@ -26,7 +27,7 @@ class CsvOut(Exporter):
         """Write `SPLIT.csv`, every text quoted (RFC 4180), and say how many cells were made harmless."""
         guarded = 0
         for split in data.splits:
-            with (folder / f"{split}.csv").open("w", encoding="utf-8", newline="") as file:
+            with (folder / f"{split}.csv").open("w", encoding="utf-8-sig", newline="") as file:
                 writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\r\n")
                 writer.writerow(COLUMNS)
                 for line in data.lines(split):
