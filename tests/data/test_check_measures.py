@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
+from luthier.data.check import percent
 from luthier.data.checking.material import Material, Seen
 from luthier.data.checks.answers import AnswerQuality
 from luthier.data.checks.bias_terms import TERMS, BiasTerms
@@ -244,3 +245,9 @@ def _drawn(rows: Sequence[Seen]) -> list[Seen]:
     """The same rows, held out by lot."""
     chance = random.Random(5)
     return [replace(row, split="test" if chance.random() < 0.25 else "train") for row in rows]
+
+
+def test_only_all_is_a_hundred_per_cent() -> None:
+    assert [percent(value) for value in (0, 0.0123, 0.5, 0.994, 0.996, 0.99999, 1)] == [
+        "0 %", "1.2 %", "50 %", "99 %", "over 99 %", "over 99 %", "100 %",
+    ]  # fmt: skip

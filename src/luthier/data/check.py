@@ -100,5 +100,7 @@ def leaving_out(rows: Sequence[Seen], reason: str) -> str:
 
 
 def percent(value: float) -> str:
-    """A share as people say it."""
+    """A share as people say it; only all is 100 %."""
+    if 0.995 <= value < 1:
+        return "over 99 %"
     return f"{100 * value:.0f} %" if value >= 0.1 or value == 0 else f"{100 * value:.2g} %"
