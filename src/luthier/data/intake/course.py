@@ -23,8 +23,9 @@ Classes that are near each other need the steps; the same passes, accuracy on 20
     800 tweets, 3 (fresh)   1      0.663 in  25     0.683 in 100      0.533
 
 Steps of 16 came to 0.845 on the top-ups, six passes in steps of 8 to 0.925. So rows of classes are cut into small steps
-wherever few steps of 32 would come about. Nothing was measured of near classes between 38 and 64 of those, of more than
-twelve classes, nor of text.
+wherever few steps of 32 would come about. Nothing was measured of near classes between 38 and 64 of those, nor of more
+than twelve classes. Of text there is one measure, 400 replies in two passes: 25 steps of 32 rows and 100 of 8 came to a
+ROUGE-L of 0.340 and 0.344, and to a perplexity of 2.82 and 2.57 at a third more CPU; their steps stay large.
 """
 
 from __future__ import annotations
