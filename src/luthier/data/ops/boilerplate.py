@@ -26,9 +26,9 @@ _DIGITS = re.compile(r"\d+")
 _WORDS = re.compile(r"\S\s+\S+\s+\S|[\u2e80-\U0003ffff]{4}")
 """Three words, or four signs of a script without spaces."""
 _CODE_LINE = re.compile(
-    r"[;{}]\s*$|\w\([^()\n]{0,200}\)\s*:?\s*$|\s(?:==?|=>|->|:=|\+=)\s"
-    r"|^\s*(?:#include\b|import [\w.]+(?: as \w+)?\s*$|from [\w.]+ import |def \w+\(|class \w+\s*[:({]"
-    r"|for \w+ in .{1,200}:\s*$|with .{1,200} as \w+:\s*$|if .{0,200}[=<>()\[\]_].{0,200}:\s*$)"
+    r"[;{}]$|\w\([^()\n]{0,200}\)(?: ?:)?$|\s(?:==?|=>|->|:=|\+=)\s"
+    r"|^(?:#include\b|import [\w.]+(?: as \w+)?$|from [\w.]+ import |def \w+\(|class \w+\s?[:({]"
+    r"|for \w+ in .{1,200}:$|with .{1,200} as \w+:$|if .{0,200}[=<>()\[\]_].{0,200}:$)"
 )
 """What programs say again and again: ends of statements, calls, assignments, heads of blocks."""
 _GREETING_ENDS = (",", "!", "，", "！")
@@ -112,7 +112,7 @@ class Boilerplate(SetOperator):
             is_code = is_fenced or is_border
             is_fenced ^= is_border
             line = normal(raw)
-            if len(line) >= self.min_chars and not (is_code or _CODE_LINE.search(raw[:_LOOKED_AT])):
+            if len(line) >= self.min_chars and not (is_code or _CODE_LINE.search(raw[:_LOOKED_AT].strip())):
                 yield span, digest8(_DIGITS.sub("0", line))
 
     @classmethod
