@@ -67,7 +67,9 @@ def attempts(reference: str = "4") -> list[Attempt]:
 class Wordy:
     """A model that likes long answers, and long questions about them."""
 
-    def __call__(self, conversations: Sequence[tuple[Message, ...]]) -> list[float]:
+    def __call__(
+        self, conversations: Sequence[tuple[Message, ...]], tools: Sequence[tuple[dict[str, Any], ...]] | None = None
+    ) -> list[float]:
         return [float(len(turns[-1].content)) for turns in conversations]
 
     def odds(self, conversations: Sequence[tuple[Message, ...]], verdict: Verdict) -> list[float]:
