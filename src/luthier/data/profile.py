@@ -104,6 +104,8 @@ class Profile(BaseModel):
     """Of these, rows that speak of HTML in words, as who asks for a page does."""
     with_tools: int = 0
     """Rows with tools on offer."""
+    calling: int = 0
+    """Rows whose answer calls one."""
     trials: dict[str, Trial] = {}
     """What operators would do, by kind, each to what those before it leave; left out where that is nothing."""
     spellings: dict[str, str] = {}

@@ -806,3 +806,15 @@ def test_rows_that_call_tools_are_told_apart_by_their_calls(tmp_path: Path) -> N
     recipe = _recipe(proposal)
     assert recipe["steps"]["report"]["metrics"] == ["tool_calls", "rougeL", "chrf"]
     assert recipe["steps"]["gate"]["rules"] == ["tool_calls > base"]
+
+
+def test_rows_whose_answers_are_texts_are_measured_as_texts(tmp_path: Path) -> None:
+    """Where tools are on offer and few answers call them, hardly any answer is wrong by its calls."""
+    said = {"role": "assistant", "content": "It will rain in the morning, and the afternoon will be dry and windy."}
+    rows = [_called(place, "weather") for place in range(17)]
+    texts = [{**row, "messages": [row["messages"][0], said]} for row in rows[:12]]
+    path = tmp_path / "t.jsonl"
+    path.write_text("\n".join(map(json.dumps, [*texts, *rows[12:]])), encoding="utf-8")
+    proposal = propose(path)
+    assert (proposal.profile.with_tools, proposal.profile.calling) == (17, 5)
+    assert _recipe(proposal)["steps"]["report"]["metrics"][0] == "rougeL"

@@ -204,7 +204,7 @@ def _why_task(profile: Profile, choice: Choice, task: Task) -> str:
 def _measures(profile: Profile, task: Task) -> tuple[list[str], list[str]]:
     if task == "label":
         return ["accuracy", "macro_f1"], ["macro_f1 > base"]
-    if profile.with_tools * 2 >= profile.looked_at:
+    if profile.calling * 2 > profile.looked_at:
         return ["tool_calls", "rougeL", "chrf"], ["tool_calls > base"]
     if profile.answer_words <= SHORT_ANSWER_WORDS:
         return ["exact_match", "token_f1"], ["token_f1 > base"]

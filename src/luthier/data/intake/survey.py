@@ -246,6 +246,7 @@ def _with_rows(base: Profile, rows: list[Row], answers: Counter[str]) -> Profile
         "html_rows": len(with_html),
         "about_html": sum(map(is_about_html, with_html)),
         "with_tools": sum(bool(row.tools) for row in rows),
+        "calling": sum(bool(row.messages[-1].tool_calls) for row in rows),
         "spellings": {**slips(answers), **spellings(answers)},
         "held_out": _held_out(rows),
         "answers": dict(answers.most_common()),

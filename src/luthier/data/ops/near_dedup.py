@@ -194,6 +194,8 @@ class NearDedup(SetOperator):
             other = f"{tried.contested} of them with another answer, so that what little differs matters"
             return Suggestion({"action": "flag"}, f"{why}, {other}: {stay}")
         other = f", {tried.contested} of them with another answer (`of: both` compares answers, too)"
+        if compared:
+            return Suggestion(compared, f"{why} in prompt and answer; with tools on offer one prompt has many answers")
         return Suggestion(compared, why + other * bool(tried.contested))
 
 
