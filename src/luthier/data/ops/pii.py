@@ -311,10 +311,10 @@ def _told(row: Row, field: str) -> str:
 @lru_cache(maxsize=1024)
 def _context(field: str) -> str:
     """The name of a column, or of what is handed to a tool, says what its value is: `phone: 4155550143`."""
-    name = field if _is_column(field) else _HANDED.sub("", field)
-    if name == field and not _is_column(field):
-        return ""
-    return context_of(name.removeprefix("meta."))
+    if _is_column(field):
+        return context_of(field.removeprefix("meta."))
+    handed = _HANDED.sub("", field)
+    return context_of(handed) if handed != field else ""
 
 
 def _in_field(

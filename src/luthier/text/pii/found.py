@@ -100,20 +100,20 @@ _NO_WORD = re.compile(r"\W+")
 _JOINT = re.compile(r"_+|(?<=[a-z])(?<!\bi)(?=[A-Z][a-z])")
 
 
-def apart(text: str) -> str:
+def _apart(text: str) -> str:
     """A text with the words of names of fields apart: `phone_number` and `phoneNumber` are two."""
     return _JOINT.sub(" ", text)
 
 
 def context_of(name: str) -> str:
     """What a value is read with: the words of its field's name, and a colon."""
-    return apart(_NO_WORD.sub(" ", name)) + ": "
+    return _apart(_NO_WORD.sub(" ", name)) + ": "
 
 
 def small_words(text: str) -> str:
     """A text in small letters; where a sign of code says that there may be names of fields, their words are apart."""
     is_code = "_" in text or '"' in text or "=" in text or "':" in text
-    return (apart(text) if is_code else text).lower()
+    return (_apart(text) if is_code else text).lower()
 
 
 def near(pattern: re.Pattern[str], text: str, marks: Marks, least: int) -> Iterator[re.Match[str]]:
