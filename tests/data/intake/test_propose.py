@@ -276,7 +276,7 @@ def test_rows_that_will_be_dropped_are_neither_held_out_nor_trained_on(tmp_path:
     proposal = propose(tmp_path / "tickets.csv")
     assert proposal.profile.trials["exact_dedup"].dropped == {"exact duplicate": 48}
     assert proposal.left == 12
-    assert proposal.reasons["split.test"].startswith("about 2 rows")
+    assert proposal.reasons["split.test"].startswith("about 3 rows"), "as many as the seed holds out"
     assert "one pass over about 10 rows" in render_recipe(proposal, "mine")
 
 
@@ -348,7 +348,7 @@ def test_rows_that_were_left_to_train_on_are_not_foretold_as_test_rows(tmp_path:
     rows = [{"messages": [{"role": one["role"], "content": one["content"]} for one in turns]} for turns in train]
     back = propose(tmp_path / write("back.jsonl", rows))
     assert back.reasons["split.test"].startswith("only about 1 row: by the same seed")
-    assert propose(tmp_path / "t.jsonl").reasons["split.test"].startswith("about 24 rows")
+    assert propose(tmp_path / "t.jsonl").reasons["split.test"].startswith("about 20 rows")
 
 
 def test_conversations_have_an_id_and_a_group(tmp_path: Path, write: Write) -> None:
@@ -818,3 +818,25 @@ def test_rows_whose_answers_are_texts_are_measured_as_texts(tmp_path: Path) -> N
     proposal = propose(path)
     assert (proposal.profile.with_tools, proposal.profile.calling) == (17, 5)
     assert _recipe(proposal)["steps"]["report"]["metrics"][0] == "rougeL"
+
+
+def test_numbers_of_tickets_name_their_rows_and_texts_of_tickets_do_not(tmp_path: Path) -> None:
+    """`trace T-1000` found nothing, and the place of a row stood for its name."""
+    said = [f"My parcel number {at} is late, and nobody of you answers me." for at in range(60)]
+    rows = [{"Ticket": f"T-{1000 + at}", "Message": text, "Team": "ab"[at % 2]} for at, text in enumerate(said)]
+    pl.DataFrame(rows).write_csv(tmp_path / "numbered.csv")
+    assert propose(tmp_path / "numbered.csv").source["id"] == "Ticket"
+    pl.DataFrame({"ticket": said, "team": list("ab") * 30}).write_csv(tmp_path / "told.csv")
+    assert "id" not in propose(tmp_path / "told.csv").source
+
+
+def test_of_a_file_that_was_seen_whole_the_rows_are_told_that_the_seed_holds_out(tmp_path: Path, make: Any) -> None:
+    """36 were told where the seed held out 26."""
+    said = [f"My parcel number {at * 37} is late, and nobody of you answers me." for at in range(90)]
+    pl.DataFrame({"text": said, "team": list("ab") * 45}).write_csv(tmp_path / "t.csv")
+    proposal = propose(tmp_path / "t.csv")
+    steps = yaml.safe_load(render_recipe(proposal, "mine"))["steps"]
+    steps["data"]["ops"] = []
+    held = make(**steps["data"]).summary.rows["test"]
+    assert held != round(90 * steps["data"]["split"]["test"])
+    assert proposal.reasons["split.test"].startswith(f"about {held} rows")

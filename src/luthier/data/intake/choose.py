@@ -42,6 +42,7 @@ _GRADES = "stars rating score grade"
 """Numbers that may be classes where nothing else is."""
 _DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}\b")
 _ID = re.compile(r"(?i:(?:^|[_\W])(?:id|key|uuid|guid|ref|number|nr|no)\.?$)|(?i:nummer|nr\.?)$|(?:Id|ID)$|^id(?:$|_)")
+_NUMBER = re.compile(r"[^\W\d_]{0,8}[-_#/.]?\d[\w/.-]{0,22}|#\d{1,22}")
 _MOSTLY = 0.9
 _EMPTY = "n/a #n/a n.a. null nan nil - -- --- – — ? ?? (blank) (empty) (leer) tbd"
 """What people and programs write into a cell that has no value; `none` and `unknown` may be classes."""
@@ -373,9 +374,14 @@ def _identity(columns: Mapping[str, ColumnProfile], settings: Mapping[str, str])
     for name, column in columns.items():
         is_name = column.kind in ("text", "number")
         unique = is_name and column.distinct == column.filled > 1 and column.max_chars <= 64
-        if unique and _ID.search(name) and name not in settings.values():
+        if unique and (_ID.search(name) or _numbers_tickets(column)) and name not in settings.values():
             return name, "every value differs: it names the row, and `trace` accepts it"
     return None
+
+
+def _numbers_tickets(column: ColumnProfile) -> bool:
+    """Whether a column is called after tickets and holds what numbers them (`T-1000`), not what they say."""
+    return bool(_ranked({column.name: column}, _TICKETS)) and all(map(_NUMBER.fullmatch, column.common or ("",)))
 
 
 def _groups(columns: Mapping[str, ColumnProfile], settings: Mapping[str, str]) -> list[str]:

@@ -184,7 +184,8 @@ def _split(rows: int, measure: str, profile: Profile) -> tuple[dict[str, Any], s
         )
     if rows < _NO_CHANCE:
         return {"test": share}, f"{counted(rows, 'row')} may leave none to measure on: give more"
-    held = max(1, round(rows * share))
+    all_seen = profile.looked_at >= profile.rows - profile.broken  # then it is known which rows the seed holds out
+    held = max(1, round(rows * (found / profile.looked_at if all_seen else share)))
     width = 100 * 1.96 * (0.25 / held) ** 0.5
     return {"test": share}, (
         f"about {counted(held, 'row')}: {measure} measured on them is known to ±{width:.0f} points or better"
