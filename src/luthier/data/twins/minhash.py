@@ -39,6 +39,7 @@ _CROWD, _LARGEST = 12, 1024
 with more than the second, always. Strangers all stay: row by row, each would be compared with all before it."""
 _FEW_ROWS, _MANY_ROWS = 1 << 18, 1 << 22
 _MERGED_BANDS = 32
+"""Pairs of at most so many bands are gathered before they are told to the next ones."""
 _WAITING = 1 << 18
 """Pairs that are gathered before they are looked at, since most come from several bands; and those that are told from
 strangers at once."""
@@ -169,7 +170,8 @@ def proposed(
     rows = Rest(len(signatures)) if among is None else among
     if len(rows) < 2:
         return np.zeros((0, 2), dtype=np.int64), _joined([])
-    parts = [chosen.columns[start : start + _MERGED_BANDS] for start in range(0, len(chosen.columns), _MERGED_BANDS)]
+    hands = min(means.hands, _MOST_HANDS)
+    parts = np.array_split(chosen.columns, hands * -(-len(chosen.columns) // (hands * _MERGED_BANDS)))
     pairs = np.zeros(0, dtype=np.int64)
     crowds: list[_Crowd] = []
     buckets = 0
@@ -179,7 +181,7 @@ def proposed(
         looked = _Looked(signatures, rows, *_mapped(columns, quarters), chosen)
         known = [pairs]
         look = partial(_of_bands, looked, known)
-        for found, crowded in _by_hands(look, parts, min(means.hands, _MOST_HANDS)):
+        for found, crowded in _by_hands(look, parts, hands):
             pairs = known[0] = distinct(np.concatenate([pairs, found]))
             for crowd, run in crowded:
                 crowds.append((crowd, run + buckets))
