@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from luthier.core.component import Component
 from luthier.data.label.judgment import Item
+from luthier.data.label.several import TOGETHER
 from luthier.data.row import Broken, Record
 
 Say = Callable[[str], None]
@@ -46,7 +47,7 @@ def label_of(value: Any) -> str | float | None:
     """A label as text or number; several labels of one judgment are joined, sorted."""
     if isinstance(value, (list, tuple)):
         found = sorted(str(one) for one in value if one is not None)
-        return " | ".join(found) if found else None
+        return TOGETHER.join(found) if found else None
     if isinstance(value, bool):
         return str(value).lower()
     return value if value is None or (isinstance(value, (str, int, float)) and value != "") else None

@@ -13,6 +13,8 @@ import pytest
 from luthier.core.errors import DataError
 from luthier.data.delivery.export import export
 from luthier.data.exporters.label_studio import task
+from luthier.data.label.asking import Choices
+from luthier.data.label.several import between
 from luthier.data.row import Broken, Record
 from luthier.data.source import Source
 
@@ -392,6 +394,119 @@ def test_what_was_given_out_comes_back_with_its_ids(form: str, make: Make, write
     assert not old
 
 
+def _examples(made: Any) -> list[dict[str, Any]]:
+    """Rows by id, without what was judged of them."""
+    rows = made.all().sort("id").iter_rows(named=True)
+    meta = ("judgments", "adjudication")
+    kept = ({**row, "meta": {k: v for k, v in json.loads(row["meta"]).items() if k not in meta}} for row in rows)
+    return [{name: row[name] for name in ("id", "line", "messages", "label", "tools", "meta")} for row in kept]
+
+
+def _chosen(form: str, folder: Path) -> list[list[str]]:
+    """The classes that each row of the first annotator goes out with."""
+    if form == "doccano":
+        return [json.loads(line)["label"] for line in (folder / "train" / "1.jsonl").read_text().splitlines()]
+    rows = json.loads((folder / "train.json").read_text())
+    if form == "argilla":
+        return [row["responses"]["label"][0]["value"] for row in rows]
+    return [row["annotations"][0]["result"][0]["value"]["choices"] for row in rows]
+
+
+@pytest.mark.parametrize("form", ["label_studio", "argilla", "doccano"])
+def test_rows_of_several_classes_go_out_as_several_and_come_back(
+    form: str, make: Make, write: Write, tmp_path: Path
+) -> None:
+    """One choice `a | b` is none of the classes that annotators know."""
+    classes = [["Rückgabe", "Versand"], ["Versand"], ["Bill; late"]]
+    tasks = [
+        {
+            "id": n,
+            "data": {"text": f"Päckchen {n}"},
+            "annotations": [
+                _annotation(who, who, {**_choice(""), "value": {"choices": classes[n % 3]}}) for who in (1, 2)
+            ],
+        }
+        for n in range(9)
+    ]
+    source = {"kind": "labels", "path": write("ls.json", json.dumps(tasks))}
+    before = make(source=source, split={"test": 0}, task="label")
+    assert "Rückgabe | Versand" in before.summary.labels
+    said: list[str] = []
+    export(before.artifact, tmp_path / "out", form, said.append)
+    assert "rows hold several classes, with '|' between: annotators may choose several" in said
+    assert _chosen(form, tmp_path / "out") == [classes[n % 3] for n in range(9)]
+    told = "".join(path.read_text() for path in (tmp_path / "out").iterdir() if path.is_file())
+    assert {"label_studio": 'choice="multiple"', "argilla": "multi_label_selection", "doccano": ""}[form] in told
+    again = make(source={"kind": "labels", "path": "out"}, split={"test": 0}, task="label")
+    assert _examples(again) == _examples(before)
+
+
+def test_classes_written_together_in_a_cell_come_back_as_they_were(make: Make, write: Write, tmp_path: Path) -> None:
+    cells = ["b;a", "a", "b", "c;a"]
+    rows = [{"text": f"text {n}", "label": cells[n % 4]} for n in range(16)]
+    before = make(source={"kind": "jsonl", "path": write("t.jsonl", rows)}, split={"test": 0}, task="label")
+    export(before.artifact, tmp_path / "out", "label_studio")
+    tasks = json.loads((tmp_path / "out" / "train.json").read_text())
+    for made in tasks:
+        (proposed,) = made.pop("predictions")[0]["result"]
+        proposed["value"]["choices"].sort()  # in the order in which they stand on the page
+        made["annotations"] = [{"completed_by": 1, "result": [proposed]}]
+    assert tasks[0]["annotations"][0]["result"][0]["value"]["choices"] == ["a", "b"]
+    tasks[1]["annotations"][0]["result"][0]["value"]["choices"] = ["a", "c"]
+    write("judged.json", json.dumps(tasks))
+    again = make(source={"kind": "labels", "path": "judged.json"}, split={"test": 0}, task="label")
+    labels = {row["id"]: row["label"] for row in _examples(again)}
+    expected = {row["id"]: row["label"] for row in _examples(before)}
+    expected[tasks[1]["data"]["id"]] = "a;c"
+    assert labels == expected
+
+
+def test_a_mark_within_one_class_puts_none_together() -> None:
+    assert between({"Phone | Internet", "TV", "Yes, please", "No"}) is None
+    assert between({"Hardware | Printer", "Hardware | Screen", "Hardware", "Software"}) is None
+    assert between({"a, b", "a", "b"}) == (", ",)
+    assert between({"a;b", "b; a", "a", "b"}) == (";",)
+
+
+@pytest.mark.parametrize("form", ["label_studio", "argilla", "doccano"])
+def test_conversations_come_back_with_their_turns_and_tools(
+    form: str, make: Make, write: Write, tmp_path: Path
+) -> None:
+    """What annotators read as one text is no conversation any more."""
+    call = {"id": "c1", "type": "function", "function": {"name": "look_up", "arguments": '{"order": 5}'}}
+    rows = [
+        {
+            "messages": [
+                {"role": "system", "content": "Pick the class."},
+                {"role": "user", "content": f"Where is order {n}?"},
+                {"role": "assistant", "content": "", "tool_calls": [call]},
+                {"role": "tool", "content": "sent", "tool_call_id": "c1"},
+                {"role": "user", "content": "Which class?"},
+                {"role": "assistant", "content": "ab"[n % 2]},
+            ],
+            "tools": [{"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}],
+            "judgments": [{"annotator": "1", "label": "ab"[n % 2]}],
+        }
+        for n in range(6)
+    ]
+    before = make(source={"kind": "jsonl", "path": write("t.jsonl", rows)}, split={"test": 0})
+    export(before.artifact, tmp_path / "out", form)
+    again = make(source={"kind": "labels", "path": "out"}, split={"test": 0})
+    assert _examples(again) == _examples(before)
+
+
+def test_doccano_gets_the_last_word_of_who_judged_twice(make: Make, write: Write, tmp_path: Path) -> None:
+    twice = [
+        {"annotator": "ann", "label": "b", "time": "2024-05-02T10:00:00"},
+        {"annotator": "ann", "label": "a", "time": "2024-05-01T10:00:00"},
+    ]
+    rows = [{"text": f"text {n}", "label": "ab"[n % 2], "judgments": twice} for n in range(4)]
+    made = make(source={"kind": "jsonl", "path": write("t.jsonl", rows)}, split={"test": 0}, task="label")
+    export(made.artifact, tmp_path / "out", "doccano")
+    lines = (tmp_path / "out" / "train" / "ann.jsonl").read_text().splitlines()
+    assert [json.loads(line)["label"] for line in lines] == [["b"]] * 4
+
+
 @pytest.mark.parametrize(
     ("name", "written"),
     [
@@ -409,7 +524,7 @@ def test_label_studio_is_told_of_people_as_its_import_takes_them(
         "messages": [{"role": "user", "content": "really?"}, {"role": "assistant", "content": "yes"}],
         "label": "yes", "meta": {"judgments": judged},
     }  # fmt: skip
-    made = task(line)
+    made = task(line, Choices(["yes"]))
     (annotation,) = made["annotations"]
     assert {key: annotation[key] for key in ("completed_by", "annotator") if key in annotation} == written
     write("again.json", json.dumps([made]))

@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+from luthier.core.counted import counted
 from luthier.data.exporter import Exporter, Outgoing, Say, write_array
-from luthier.data.label.asking import choices, question
+from luthier.data.label.asking import Choices, choices
+from luthier.data.label.judgment import judgments_of
 from luthier.data.passes.tables import dump
 
 _FIELD, _QUESTION = "text", "label"
@@ -16,53 +18,67 @@ _FIELD, _QUESTION = "text", "label"
 class ArgillaOut(Exporter):
     """Argilla's records: `SPLIT.json` for `dataset.records.from_json`, and `settings.json` for `Settings.from_json`.
 
-    The record's id is the row's; `origin` and `meta` are metadata, `meta` as JSON text: Argilla takes no structure.
+    The record's id is the row's; `origin`, `meta` and what else was asked are metadata, as JSON text where they have
+    structure, which Argilla does not take. A proposal of several classes has its confidence at each of them.
     """
 
     kind: Literal["argilla"] = "argilla"
 
     def write(self, data: Outgoing, folder: Path, say: Say) -> None:
         """Write the records of each split, and settings with one text field and one question."""
-        text = json.dumps(_settings(choices(data, say)), ensure_ascii=False, indent=1)
+        asked = choices(data, say)
+        text = json.dumps(_settings(asked), ensure_ascii=False, indent=1)
         (folder / "settings.json").write_text(text + "\n", encoding="utf-8")
-        users = False
         for split in data.splits:
-            write_array(folder / f"{split}.json", (record(line) for line in data.lines(split)))
-            users = users or any(question(line).judgments for line in data.lines(split))
-        if users:
+            write_array(folder / f"{split}.json", (record(line, asked) for line in data.lines(split)))
+        judged = [one for split in data.splits for line in data.lines(split) for one in judgments_of(line["meta"])]
+        if judged:
             say("Argilla knows annotators by UUID: responses by other names are refused until such users exist")
+        if undecided := sum(one.get("label") is None for one in judged):
+            say(f"{counted(undecided, 'judgment')} without a label left out: Argilla's records hold none")
+        if any("time" in one or "seconds" in one for one in judged):
+            say("Argilla has no place for the time of a judgment: it is left out")
 
 
-def record(line: dict[str, Any]) -> dict[str, Any]:
+def record(line: dict[str, Any], asked: Choices) -> dict[str, Any]:
     """A row as a record."""
-    asked = question(line)
-    origin = {f"origin.{name}": value for name, value in asked.kept["origin"].items()}
+    question = asked.question(line)
+    kept = {name: value for name, value in question.kept.items() if name not in ("id", "origin")}
+    flat = {name: value if isinstance(value, str) else dump(value) for name, value in kept.items()}
     made: dict[str, Any] = {
-        "id": asked.kept["id"],
-        "fields": {_FIELD: asked.text},
-        "metadata": {**origin, "meta": dump(asked.kept["meta"])},
+        "id": question.kept["id"],
+        "fields": {_FIELD: question.text},
+        "metadata": {**{f"origin.{name}": value for name, value in question.kept["origin"].items()}, **flat},
         "suggestions": {},
         "responses": {},
         "vectors": {},
-        "status": "completed" if asked.judgments else "pending",
+        "status": "completed" if question.judgments else "pending",
     }
-    if asked.proposal:
-        told = {"label": "value", "confidence": "score", "model": "agent"}
-        made["suggestions"][_QUESTION] = {theirs: asked.proposal[ours] for ours, theirs in told.items()}
-    if given := [one for one in asked.judgments if one.get("label") is not None]:
-        made["responses"][_QUESTION] = [{"value": one["label"], "user_id": one["annotator"]} for one in given]
+    if found := question.proposal:
+        value, score = _value(asked, found), found["confidence"]
+        scores = [score] * len(value) if isinstance(value, list) and score is not None else score
+        made["suggestions"][_QUESTION] = {"value": value, "score": scores, "agent": found["model"]}
+    if given := [one for one in question.judgments if one.get("label") is not None]:
+        told = [{"value": _value(asked, one), "user_id": one["annotator"]} for one in given]
+        made["responses"][_QUESTION] = told
     return made
 
 
-def _settings(labels: list[str]) -> dict[str, Any]:
-    options = [{"value": label, "text": label, "description": None} for label in labels]
+def _value(asked: Choices, one: dict[str, Any]) -> Any:
+    """An answer as the question wants it: a list where several classes may be chosen."""
+    return asked.of(one) if asked.between else one["label"]
+
+
+def _settings(choose: Choices) -> dict[str, Any]:
+    options = [{"value": label, "text": label, "description": None} for label in choose.labels]
     field = {"name": _FIELD, "title": _FIELD, "required": True, "settings": {"type": "text", "use_markdown": False}}
+    kind = "multi_label_selection" if choose.between else "label_selection"
     asked = {
         "name": _QUESTION,
         "title": _QUESTION,
         "description": None,
         "required": True,
-        "settings": {"type": "label_selection", "options": options, "visible_options": max(3, len(options))},
+        "settings": {"type": kind, "options": options, "visible_options": max(3, len(options))},
     }
     return {
         "guidelines": None,

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from luthier.data.exporter import Exporter, Outgoing, Say, write_lines
-from luthier.data.label.asking import Question, choices, question
+from luthier.data.label.asking import Choices, Question, choices
+from luthier.data.label.judgment import judgments_of, last_of
 
 
 class DoccanoOut(Exporter):
@@ -21,43 +22,44 @@ class DoccanoOut(Exporter):
 
     def write(self, data: Outgoing, folder: Path, say: Say) -> None:
         """Write `SPLIT.jsonl`, or `SPLIT/ANNOTATOR.jsonl` where people have judged, and the label types."""
-        write_lines(folder / "labels.json", [[{"text": label} for label in choices(data, say)]])
+        asked = choices(data, say)
+        write_lines(folder / "labels.json", [[{"text": label} for label in asked.labels]])
         confident = judged = False
         for split in data.splits:
-            names = sorted({one["annotator"] for line in data.lines(split) for one in question(line).judgments})
+            names = sorted({one["annotator"] for line in data.lines(split) for one in judgments_of(line["meta"])})
             judged = judged or bool(names)
             if not names:
-                write_lines(folder / f"{split}.jsonl", (document(line) for line in data.lines(split)))
-                confident = confident or any(question(line).proposal for line in data.lines(split))
+                write_lines(folder / f"{split}.jsonl", (document(line, asked) for line in data.lines(split)))
+                confident = confident or any(asked.question(line).proposal for line in data.lines(split))
             for name in names:
                 (folder / split).mkdir(exist_ok=True)
-                write_lines(folder / split / f"{_file(name)}.jsonl", _of(data, split, name))
+                write_lines(folder / split / f"{_file(name)}.jsonl", _of(data, split, name, asked))
         if confident:
             say("Doccano has no place for a proposal's confidence: it stands in the document's metadata")
         if judged:
             say("Doccano has no place for the time of a judgment: it stands in the document's metadata")
 
 
-def document(line: dict[str, Any]) -> dict[str, Any]:
+def document(line: dict[str, Any], asked: Choices) -> dict[str, Any]:
     """A row as a document with the proposed label, if there is one."""
-    asked = question(line)
-    found = asked.proposal
-    label = [str(found["label"])] if found else []
-    return {"text": asked.text, "label": label, **_kept(asked), **({"proposal": found} if found else {})}
+    question = asked.question(line)
+    found = question.proposal
+    label = asked.of(found) if found else []
+    return {"text": question.text, "label": label, **_kept(question), **({"proposal": found} if found else {})}
 
 
-def _of(data: Outgoing, split: str, annotator: str) -> Iterator[dict[str, Any]]:
-    """What one annotator judged."""
+def _of(data: Outgoing, split: str, annotator: str, asked: Choices) -> Iterator[dict[str, Any]]:
+    """What one annotator judged; of several judgments of one row, the last is the label."""
     for line in data.lines(split):
-        asked = question(line)
-        mine = [one for one in asked.judgments if one["annotator"] == annotator]
+        question = asked.question(line)
+        mine = [one for one in question.judgments if one["annotator"] == annotator]
         if mine:
-            labels = [str(one["label"]) for one in mine if one.get("label") is not None]
-            yield {"text": asked.text, "label": labels, **_kept(asked), "judgments": mine}
+            yield {"text": question.text, "label": asked.of(last_of(mine)), **_kept(question), "judgments": mine}
 
 
-def _kept(asked: Question) -> dict[str, Any]:
-    return {"row_id": asked.kept["id"], "origin": asked.kept["origin"], "meta": asked.kept["meta"]}
+def _kept(question: Question) -> dict[str, Any]:
+    """What comes back, with the row's id under a name of its own: Doccano gives its own."""
+    return {"row_id" if name == "id" else name: value for name, value in question.kept.items()}
 
 
 def _file(annotator: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from xml.sax.saxutils import quoteattr
 
 from luthier.data.exporter import Exporter, Outgoing, Say, write_array
-from luthier.data.label.asking import choices, question
+from luthier.data.label.asking import Choices, choices
 
 _NAME, _TEXT = "label", "text"
 """What the control and the text are called in the configuration."""
@@ -24,29 +24,29 @@ class LabelStudioOut(Exporter):
 
     def write(self, data: Outgoing, folder: Path, say: Say) -> None:
         """Write the tasks of each split, and the configuration."""
-        (folder / "labels.xml").write_text(_config(choices(data, say)), encoding="utf-8")
+        asked = choices(data, say)
+        (folder / "labels.xml").write_text(_config(asked), encoding="utf-8")
         for split in data.splits:
-            write_array(folder / f"{split}.json", (task(line) for line in data.lines(split)))
+            write_array(folder / f"{split}.json", (task(line, asked) for line in data.lines(split)))
 
 
-def task(line: dict[str, Any]) -> dict[str, Any]:
+def task(line: dict[str, Any], asked: Choices) -> dict[str, Any]:
     """A row as a task."""
-    asked = question(line)
-    made: dict[str, Any] = {"data": {_TEXT: asked.text, **asked.kept}}
-    if asked.judgments:
-        made["annotations"] = [_annotation(one) for one in asked.judgments]
-    if asked.proposal:
-        score = asked.proposal["confidence"]
-        found = {"model_version": asked.proposal["model"], "result": [_choice(asked.proposal["label"])]}
+    question = asked.question(line)
+    made: dict[str, Any] = {"data": {_TEXT: question.text, **question.kept}}
+    if question.judgments:
+        made["annotations"] = [_annotation(one, asked.of(one)) for one in question.judgments]
+    if question.proposal:
+        score = question.proposal["confidence"]
+        found = {"model_version": question.proposal["model"], "result": [_choice(asked.of(question.proposal))]}
         made["predictions"] = [found if score is None else {**found, "score": score}]
     return made
 
 
-def _annotation(one: dict[str, Any]) -> dict[str, Any]:
-    label = one.get("label")
+def _annotation(one: dict[str, Any], classes: list[str]) -> dict[str, Any]:
     made = {
-        "result": [] if label is None else [_choice(label)],
-        "was_cancelled": label is None,
+        "result": [_choice(classes)] if classes else [],
+        "was_cancelled": not classes,
         **_by(one["annotator"]),
     }
     named = {"time": "created_at", "seconds": "lead_time"}
@@ -61,13 +61,14 @@ def _by(annotator: str) -> dict[str, Any]:
     return {"completed_by": int(annotator)} if is_number else {"annotator": annotator}
 
 
-def _choice(label: Any) -> dict[str, Any]:
-    return {"from_name": _NAME, "to_name": _TEXT, "type": "choices", "value": {"choices": [str(label)]}}
+def _choice(classes: list[str]) -> dict[str, Any]:
+    return {"from_name": _NAME, "to_name": _TEXT, "type": "choices", "value": {"choices": classes}}
 
 
-def _config(labels: list[str]) -> str:
-    lines = "".join(f"    <Choice value={quoteattr(label)}/>\n" for label in labels)
+def _config(asked: Choices) -> str:
+    lines = "".join(f"    <Choice value={quoteattr(label)}/>\n" for label in asked.labels)
+    how = "multiple" if asked.between else "single"
     return (
         f'<View>\n  <Text name="{_TEXT}" value="${_TEXT}"/>\n'
-        f'  <Choices name="{_NAME}" toName="{_TEXT}" choice="single" showInline="true">\n{lines}  </Choices>\n</View>\n'
+        f'  <Choices name="{_NAME}" toName="{_TEXT}" choice="{how}" showInline="true">\n{lines}  </Choices>\n</View>\n'
     )

@@ -15,6 +15,7 @@ from luthier.data.intake.gather import Turns, moment
 from luthier.data.intake.headers import words_of
 from luthier.data.intake.layouts import Layout, recognise
 from luthier.data.intake.turns import ROLES
+from luthier.data.label.several import between, joined
 from luthier.data.profile import ColumnProfile
 
 _PROMPTS = (
@@ -361,13 +362,12 @@ def _why_answer(column: ColumnProfile, *, is_label: bool) -> str:
 
 def _several(column: ColumnProfile) -> str:
     """What is said where a cell holds several classes, which come again in other cells."""
-    for mark in (";", "|", ","):
-        joined = {name: rows for name, rows in column.common.items() if mark in name.strip(f" {mark}")}
-        parts = {part.strip() for name in column.common for part in name.split(mark)} - {""}
-        if joined and len(parts) < column.distinct:
-            some = of_rows(sum(joined.values()), column.filled, "holds", "hold")
-            return f"; {some} several, such as {next(iter(joined))!r}, each combination a class of its own"
-    return ""
+    mark = between(column.common, column.distinct)
+    if mark is None:
+        return ""
+    found = joined(column.common, mark.text.strip())
+    some = of_rows(sum(column.common[name] for name in found), column.filled, "holds", "hold")
+    return f"; {some} several, such as {found[0]!r}, each combination a class of its own"
 
 
 def _identity(columns: Mapping[str, ColumnProfile], settings: Mapping[str, str]) -> tuple[str, str] | None:

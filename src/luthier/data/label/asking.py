@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from luthier.core.counted import counted
 from luthier.data.exporter import Line, Outgoing, Say, joined
 from luthier.data.label.judgment import PROPOSAL, judgments_of
+from luthier.data.label.several import TOGETHER, Between, between
 
 GIVEN = "given"
 """The model's name under which the label that a row has already is shown to annotators."""
@@ -19,24 +21,57 @@ class Question:
 
     text: str
     kept: dict[str, Any]
-    """What comes back with the answer: `id`, `origin`, and `meta` without judgments and proposals."""
+    """What comes back with the answer: `id`, `origin`, `meta` without judgments and proposals, and what the text does
+    not say of the row (`turns`, `tools`, `between`, `given`)."""
     judgments: list[dict[str, Any]]
     proposal: dict[str, Any] | None
     """`label`, `confidence` (None: not known) and `model`."""
 
 
-def question(line: Line) -> Question:
-    """A row as a question."""
-    asked = _before(line) or line["messages"][-1:]
-    judgments = judgments_of(line["meta"])
-    meta = {name: value for name, value in line["meta"].items() if name not in ("judgments", PROPOSAL)}
-    kept = {"id": line["id"], "origin": line["origin"], "meta": meta}
-    return Question(joined(asked), kept, judgments, _proposal(line, judgments))
+@dataclass(frozen=True)
+class Choices:
+    """What annotators choose from."""
+
+    labels: list[str]
+    between: Between | None = None
+    """What stands between the classes of rows that have several; None where every row has one."""
+
+    def of(self, one: Mapping[str, Any]) -> list[str]:
+        """The classes that a judgment or a proposal names; none of one that was not decided."""
+        label = one.get("label")
+        if label is None:
+            return []
+        if one.get("classes"):
+            return [str(name) for name in one["classes"]]
+        return self.between.apart(str(label)) if self.between else [str(label)]
+
+    def question(self, line: Line) -> Question:
+        """A row as a question."""
+        before = _before(line)
+        judgments = judgments_of(line["meta"])
+        meta = {name: value for name, value in line["meta"].items() if name not in ("judgments", PROPOSAL)}
+        kept = {"id": line["id"], "origin": line["origin"], "meta": meta, **_untold(line), **self._together(line)}
+        return Question(joined(before or line["messages"][-1:]), kept, judgments, _proposal(line, judgments))
+
+    def _together(self, line: Line) -> dict[str, Any]:
+        """How the classes of a row are written as one label."""
+        if self.between is None:
+            return {}
+        answer = line["messages"][-1].get("content", "") if _before(line) else ""
+        given = line["label"] or answer
+        return {"between": self.between.text, **({"given": given} if len(self.between.apart(given)) > 1 else {})}
 
 
 def _before(line: Line) -> list[dict[str, Any]]:
     """The turns before the answer, without the system's."""
     return [turn for turn in line["messages"][:-1] if turn["role"] != "system"]
+
+
+def _untold(line: Line) -> dict[str, Any]:
+    """What was asked, where it is more than one text; and the tools on offer."""
+    turns = line["messages"][:-1]
+    plain = len(turns) < 2 and all(turn["role"] == "user" and set(turn) <= {"role", "content"} for turn in turns)
+    return {**({} if plain else {"turns": turns}), **({"tools": line["tools"]} if "tools" in line else {})}
 
 
 def _proposal(line: Line, judgments: list[dict[str, Any]]) -> dict[str, Any] | None:
@@ -48,17 +83,23 @@ def _proposal(line: Line, judgments: list[dict[str, Any]]) -> dict[str, Any] | N
     return None
 
 
-def choices(data: Outgoing, say: Say) -> list[str]:
+def choices(data: Outgoing, say: Say) -> Choices:
     """The labels that annotators choose from: the data's classes, those proposed and those judged."""
-    found, unseen = set(data.labels), 0
+    found, unseen, lists = set(data.labels), 0, False
     for split in data.splits:
         for line in data.lines(split):
             unseen += line["label"] is None and bool(_before(line))
             proposal = line["meta"].get(PROPOSAL)
             found |= set(proposal.get("scores", {})) if isinstance(proposal, dict) else set()
-            found |= {str(one["label"]) for one in judgments_of(line["meta"]) if one.get("label") is not None}
+            judged = judgments_of(line["meta"])
+            found |= {str(one["label"]) for one in judged if one.get("label") is not None}
+            lists = lists or any(one.get("classes") for one in judged)
     if not found:
         say("the data names no labels: write them into the tool's configuration")
     if unseen:
         say(f"{counted(unseen, 'answer')} of free text left out: annotators are shown what was asked before")
-    return sorted(found)
+    marked = Between(TOGETHER) if lists else between(found)
+    if marked is None:
+        return Choices(sorted(found))
+    say(f"rows hold several classes, with {marked.text.strip()!r} between: annotators may choose several")
+    return Choices(sorted({one for label in found for one in marked.apart(label)}), marked)

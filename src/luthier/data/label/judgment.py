@@ -26,10 +26,12 @@ class Judgment(NamedTuple):
     """Which of several questions it answers."""
     more: Mapping[str, Any] = {}
     """What else the tool kept: spans, comments, status, ids."""
+    classes: tuple[str, ...] = ()
+    """The classes, where there are several; the label is all of them together."""
 
     def as_json(self) -> dict[str, Any]:
         """Every field that says something."""
-        return {name: value for name, value in self._asdict().items() if value not in (None, {})} | {
+        return {name: value for name, value in self._asdict().items() if value not in (None, {}, ())} | {
             "label": self.label
         }
 
@@ -87,6 +89,12 @@ def in_time(judgments: Iterable[Judgment]) -> list[Judgment]:
     if len(known) < len(found):
         return found
     return [found[at] for at in sorted(range(len(found)), key=known.__getitem__)]
+
+
+def last_of(judgments: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The last of some judgments that a row keeps."""
+    known = [{name: one[name] for name in Judgment._fields if name in one} for one in judgments]
+    return in_time([Judgment(**{"label": None, **one}) for one in known])[-1].as_json()
 
 
 def _moment(time: str | None) -> datetime | None:

@@ -7,11 +7,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
 from luthier.data.label.judgment import Item, Judgment
+from luthier.data.label.several import several
 from luthier.data.label_format import LabelFormat, Rows, Say, label_of, text_of
 from luthier.data.row import Broken, Record
 
 _BOOKS = frozenset({"id", "status", "_server_id", "inserted_at", "updated_at", "external_id", "vectors"})
 _SUFFIX = ".responses"
+_NESTED = ("meta", "turns", "tools")
+"""What stands as JSON text in the metadata of a row that Luthier gave out."""
 
 
 class Argilla(LabelFormat):
@@ -55,8 +58,9 @@ def _whole(values: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
     origin = {name: values.get(f"origin.{name}") for name in ("source", "file", "line")}
     if None in origin.values() or not isinstance(values.get("meta"), str):
         return values
-    rest = {name: value for name, value in values.items() if not name.startswith("origin.") and name != "meta"}
-    return {**rest, "id": row.get("id"), "origin": origin, "meta": json.loads(values["meta"])}
+    rest = {name: value for name, value in values.items() if not name.startswith("origin.")}
+    nested = {name: json.loads(values[name]) for name in _NESTED if isinstance(values.get(name), str)}
+    return {**rest, "id": row.get("id"), "origin": origin, **nested}
 
 
 def _is_book(name: str, row: dict[str, Any]) -> bool:
@@ -88,9 +92,9 @@ def _flat(row: dict[str, Any]) -> Iterator[Judgment]:
 
 
 def _judgment(question: str, value: Any, user: Any, status: Any) -> Judgment:
-    label = None if status in ("discarded", "draft") else label_of(_told(value))
+    said = None if status in ("discarded", "draft") else _told(value)
     more = {"status": status} if status else {}
-    return Judgment(text_of(user) or "unknown", label, question=question, more=more)
+    return Judgment(text_of(user) or "unknown", label_of(said), question=question, more=more, classes=several(said))
 
 
 def _told(value: Any) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
 from luthier.data.label.judgment import Item, Judgment
+from luthier.data.label.several import several
 from luthier.data.label_format import LabelFormat, Rows, Say, label_of, text_of
 from luthier.data.row import Broken, Record
 
@@ -60,7 +61,7 @@ def _judgments(annotation: dict[str, Any]) -> Iterator[Judgment]:
         if kind is None or "start" in value or "x" in value or result.get("type", "").endswith("labels"):
             rest.append(result)
         else:
-            said[str(name)] = label_of(_flat(value[kind]) if kind == "taxonomy" else value[kind])
+            said[str(name)] = _flat(value[kind]) if kind == "taxonomy" else value[kind]
     more: dict[str, Any] = {"results": rest} if rest else {}
     if annotation.get("was_cancelled"):
         said, more = {}, {**more, "status": "cancelled"}
@@ -69,8 +70,8 @@ def _judgments(annotation: dict[str, Any]) -> Iterator[Judgment]:
         "time": text_of(annotation.get("created_at")),
         "seconds": annotation.get("lead_time"),
     }
-    for name, label in said.items():
-        yield Judgment(label=label, question=name, more=more, **told)
+    for name, value in said.items():
+        yield Judgment(label=label_of(value), question=name, more=more, classes=several(value), **told)
     if not said:
         yield Judgment(label=None, more=more, **told)
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from luthier.core.errors import DataError, Where, did_you_mean
 from luthier.data.intake.layouts import LABEL_NAMES, TEXT_NAMES
 from luthier.data.label.judgment import Item, Judgment
+from luthier.data.label.several import several
 from luthier.data.label_format import LabelFormat, Rows, Say, label_of, text_of
 from luthier.data.row import Broken, Record
 
@@ -111,14 +112,16 @@ def _long(
         return Broken(record.file, record.line, "nobody is named as annotator", who)
     own = {who, label, time, seconds}
     took = _number(row.get(seconds)) if seconds else None
-    said = Judgment(name, label_of(row.get(label)), text_of(row.get(time)) if time else None, took)
+    when, classes = text_of(row.get(time)) if time else None, several(row.get(label))
+    said = Judgment(name, label_of(row.get(label)), when, took, classes=classes)
     values = {column: value for column, value in row.items() if column not in own}
     return Item(_key(row, item), values, (said,), record.line)
 
 
 def _wide_item(record: Record, annotators: list[str], item: str | None) -> Item:
     row = record.values
-    said = tuple(Judgment(name, label_of(row[name])) for name in annotators if label_of(row.get(name)) is not None)
+    told = ((name, row.get(name)) for name in annotators)
+    said = tuple(Judgment(name, label_of(one), classes=several(one)) for name, one in told if label_of(one) is not None)
     values = {column: value for column, value in row.items() if column not in annotators}
     return Item(_key(row, item), values, said, record.line)
 

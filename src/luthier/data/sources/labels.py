@@ -22,6 +22,7 @@ from luthier.data.intake.mapping import Mapping, columns_of, decide
 from luthier.data.intake.recognise import source_of
 from luthier.data.label.judgment import JUDGMENTS, Item, annotators_of, last_words, merged, table
 from luthier.data.label.reading import BOOKS, ENDINGS, LABELS, items
+from luthier.data.label.several import TOGETHER, Between
 from luthier.data.label_format import LabelFormat
 from luthier.data.profile import ColumnProfile
 from luthier.data.row import Broken, Record
@@ -29,6 +30,8 @@ from luthier.data.source import Asked, FileSource, Say
 
 DECIDED = "label"
 """The column with what was decided."""
+_OWN = ("id", "origin", "meta", "text", "turns", "tools", "between", "given", "proposal")
+"""What a row that was given out brings back of itself."""
 _ID = re.compile(r"[0-9a-f]{16}")
 
 
@@ -188,18 +191,24 @@ class _Decided:
         """A row that was given out as a question, with its id and origin."""
         values = self.item.values
         meta = values.get("meta") or {}
-        extra = {
-            name: value for name, value in values.items() if name not in ("id", "origin", "meta", "text", "proposal")
-        }
-        turns = [{"role": "user", "content": values["text"]}, {"role": "assistant", "content": str(self.label)}]
-        system = [{"role": "system", "content": values["system"]}] if values.get("system") else []
+        extra = {name: value for name, value in values.items() if name not in _OWN}
+        turns = values.get("turns") or [{"role": "user", "content": values["text"]}]
+        tools = values.get("tools")
         return {
             **{name: values[name] for name in ("id", "origin")},
             "kind": "chat",
-            "messages": [*system, *turns],
+            "messages": [*turns, {"role": "assistant", "content": self._answer()}],
             "label": None,
+            **({"tools": tools} if tools else {}),
             "meta": {**meta, **extra, **self._kept()},
         }
+
+    def _answer(self) -> str:
+        """The label, with its classes written together as the row's own were."""
+        label, mark = str(self.label), self.item.values.get("between")
+        if not isinstance(mark, str):
+            return label
+        return Between(mark).together(Between(TOGETHER).apart(label), self.item.values.get("given"))
 
 
 def _decided(found: Sequence[tuple[Item, str]], verdicts: Verdicts, rule: str) -> Iterator[_Decided]:
