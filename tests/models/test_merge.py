@@ -276,6 +276,25 @@ def test_a_quantised_base_is_foreseen_through_an_epoch_and_where_it_is_allowed(
     assert Recipe.load(path, ["steps.both.dequantise=true"]).plan()["both"]
 
 
+@pytest.mark.parametrize("targets", ["[q_proj, lm_head]", "[q_proj]"])
+def test_what_is_learnt_at_a_tied_head_is_refused_before_it_is_tuned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, targets: str
+) -> None:
+    """As soon as the base is here, which tells that its head is one with its embeddings."""
+    monkeypatch.setenv("LUTHIER_CACHE", own_cache(tmp_path))
+    text = TWICE.replace("{kind: lora, r: 2}", f"{{kind: lora, r: 2, targets: {targets}}}")
+    recipe = Recipe.load(
+        small_recipe(tmp_path, text.replace("  both:", EPOCH).replace("[tune, other]", "[tune, early]"))
+    )
+    recipe.run(only=["data", "model"])
+    if "lm_head" not in targets:
+        assert recipe.plan()["both"].forecast
+        return
+    with pytest.raises(ModelError, match="what 'early' learns at the output head cannot be merged") as caught:
+        recipe.plan()
+    assert caught.value.where.field == "steps.both.models.1"
+
+
 @pytest.mark.parametrize("here", [False, True])
 def test_a_head_of_its_own_is_refused_before_it_is_tuned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: bool

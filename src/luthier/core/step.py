@@ -107,9 +107,9 @@ class Forecast:
         )
 
 
-Merging = Literal["plain", "dequantised", "never"]
+Merging = Literal["plain", "dequantised", "tied", "never"]
 """How what a model has learnt can be merged into weights: as it is, into those that a quantised base stands for, or not
-at all."""
+at all: at an output head whose weight is that of the embeddings, or by its nature."""
 
 
 @dataclass(frozen=True, kw_only=True)

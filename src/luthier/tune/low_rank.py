@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from luthier.core.errors import ModelError, Where, did_you_mean
+from luthier.core.step import Merging
 from luthier.models.describe import Description
 from luthier.models.quiet import no_peft_warning
 from luthier.models.sequence import task_type
@@ -103,6 +104,10 @@ class LowRank(Technique):
             if share
             else ""
         )
+
+    def merges(self, model: Description | None) -> Merging:
+        """Not where an adapter stands at a head that is one with the embeddings: they would move, too."""
+        return "tied" if model is not None and self.at_tied_head(model) else self.merging
 
     def at_tied_head(self, model: Description) -> bool:
         """Whether the output head gets an adapter, and its weight is that of the embeddings."""

@@ -50,6 +50,10 @@ class AnyTechnique(Component):
     merging: ClassVar[Merging] = "plain"
     """How what is learnt can be merged into the model's weights."""
 
+    def merges(self, model: Description | None) -> Merging:
+        """How what is learnt on a model can be merged into its weights; None: a model that is not here yet."""
+        return self.merging
+
     def refuses(self, objective: str, model: Description) -> str:
         """Why this technique cannot go with an objective or a model; empty when it can."""
         return ""

@@ -112,6 +112,10 @@ class Merge(Step):
             what = f"what {self.models[at]!r} learns stands beside the weights and cannot be merged into them"
             remedy = "leave it out, or tune it by a technique that changes weights, such as lora"
             raise ModelError(what, where=where, remedy=remedy)
+        if merging == "tied":
+            what = f"what {self.models[at]!r} learns at the output head cannot be merged: it is one with the embeddings"
+            remedy = "leave it out, or tune it without the head among `targets`"
+            raise ModelError(what, where=where, remedy=remedy)
         if merging == "dequantised" and not self.dequantise:
             what = f"{self.models[at]!r} learns over quantised weights, whose few bits cannot hold the sum"
             remedy = "`dequantise: true` merges it into what they stand for, or tune it by lora"

@@ -221,7 +221,10 @@ class Tune(Step):
 
     def outline(self, outlook: Outlook) -> Outline:
         """The tuned model has the size of the one it stands on."""
-        return replace(outline(outlook), merging=self.technique.merging, headed=self.objective.wants_head())
+        made = outlook.inputs.get("model")
+        base = describe(base_folder(made)) if made is not None and not is_remote(outlook) else None
+        merging, headed = self.technique.merges(base), self.objective.wants_head()
+        return replace(outline(outlook), merging=merging, headed=headed)
 
     @model_validator(mode="after")
     def _each_setting_matters(self) -> Self:
