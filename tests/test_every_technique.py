@@ -79,7 +79,7 @@ WAYS: list[dict[str, Any]] = [
     {"kind": "full", "embeddings": False},
     {"kind": "layers", "last": 0, "names": ("*.o_proj.weight",), "head": True, "norms": True},
     {"kind": "lora", "dora": True, "b_rate": 4.0},
-    {"kind": "lora", "start": "pissa", "rslora": True},
+    {"kind": "lora", "start": "pissa", "rslora": True, "dropout": 0.1},
     {"kind": "lora", "start": "olora", "dora": True, "targets": ("q_proj", "mlp.down_proj")},
     {"kind": "lora", "start": "eva", "r": 4},
     {"kind": "p_tuning", "encoder": "lstm", "layers": 2, "encoder_size": 16},

@@ -30,6 +30,7 @@ from luthier.tune.objectives.reward import Reward
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.objectives.simpo import Simpo
 from luthier.tune.steps.tune import Tune
+from luthier.tune.technique import Technique
 from luthier.tune.techniques.full import Full
 from luthier.tune.techniques.lora import Lora
 from tuning import Bench, adapted, bench, examples, pairs, thumbs
@@ -179,6 +180,29 @@ def test_preferences_are_those_of_the_own_loop(objective: Objective, tmp_path: P
         loss.backward()
         optimizer.step()
     assert log[0]["loss"] - log[-1]["loss"] > 1e-3
+
+
+@pytest.mark.parametrize("objective", [Sft(), Orpo()], ids=["sft", "orpo"])
+@pytest.mark.parametrize("technique", [Full(), Lora(r=4, dropout=0.5)], ids=["full", "lora"])
+def test_dropout_is_that_of_the_own_loop(tmp_path: Path, objective: Objective, technique: Technique) -> None:
+    """What is built into a model is off for preferences, an adapter's is on, and the model's mode stays as it was."""
+    rows = pairs(8)
+    own = bench(tmp_path, rows)
+    config = own.base.folder / "config.json"
+    config.write_text(config.read_text().replace('"attention_dropout": 0.0', '"attention_dropout": 0.5'))
+    (step,) = steps_of(objective, rows, Text.load(own.base.folder), Steps(rows_per_step=8))
+    model = adapted(own, technique).train()
+    modes = [module.training for module in model.modules()]
+
+    def loss(seed: int) -> float:
+        torch.manual_seed(seed)
+        return float(step.loss(model, objective).detach())
+
+    drops = objective.kind == "sft" or technique.kind == "lora"
+    assert (loss(1) != loss(2)) == drops
+    assert [module.training for module in model.modules()] == modes
+    model.eval()
+    assert loss(1) == loss(2)
 
 
 @pytest.mark.parametrize("objective", [Classify(head="sequence"), Reward()], ids=["classify", "reward"])

@@ -13,8 +13,8 @@ company.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ from luthier.models.decoding.reader import Portion, Reader
 from luthier.models.decoding.speaking import refuse_unknown
 from luthier.models.decoding.together import Together
 from luthier.models.load import Loaded
-from luthier.models.logprobs import reading
+from luthier.models.logprobs import answering, reading
 from luthier.models.sequence import plain_model, refuse_sequence
 from luthier.models.soft import soft_prompt
 
@@ -52,8 +52,7 @@ class Decoder:
     def __init__(self, loaded: Loaded, *, tokens: int = TOKENS, portion: int = PORTION) -> None:
         refuse_sequence(plain_model(loaded.model))
         self._model = loaded.model
-        with _without_dropout(loaded.model):
-            self._reader = _reader(loaded.model, tokens)
+        self._reader = _reader(loaded.model, tokens)
         self._vocabulary = int(plain_model(loaded.model).config.get_text_config().vocab_size)
         self._portion = portion
         self._lines: dict[int, Line] = {}
@@ -89,7 +88,7 @@ class Decoder:
         portions = self._next()
         if not portions:
             return []
-        with _without_dropout(self._model):
+        with answering(self._model) if self._model.training else nullcontext():
             logits = self._reader.read(portions)
         lasts = [portion.line for portion in portions if portion.last]
         for line, count in portions:
@@ -149,19 +148,6 @@ class Decoder:
         if is_enough(line.written, line.ask.stop):
             return "stop"
         return "length" if len(line.ids) >= line.end else None
-
-
-@contextmanager
-def _without_dropout(model: torch.nn.Module) -> Iterator[None]:
-    """Let a model that learns be read as it is evaluated."""
-    learning = [module for module in model.modules() if module.training] if model.training else []
-    for module in learning:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in learning:
-            module.training = True
 
 
 def _reader(model: object, tokens: int) -> Reader:

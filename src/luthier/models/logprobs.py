@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -141,9 +142,22 @@ def reading(model: torch.nn.Module) -> Reading:
     """Find out, once for each model, how it is read."""
     inner = plain_model(model)
     if inner not in _READINGS:
-        with torch.no_grad():
+        with torch.no_grad(), answering(inner):
             _READINGS[inner] = _find_out(inner)
     return _READINGS[inner]
+
+
+@contextmanager
+def answering(model: Any) -> Iterator[None]:
+    """A model without its dropout, for as long as it is only asked."""
+    learning = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        model.eval()
+        for module in learning:
+            module.training = True
 
 
 def forget(model: torch.nn.Module) -> None:

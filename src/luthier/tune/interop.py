@@ -6,6 +6,7 @@ The rows, the masks and the loss are those of Luthier's own loop; only who steps
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -110,11 +111,16 @@ class OptimizerStep:
         return OptimizerStep([one.on(device) for one in self.packs], self.denominator, self.outputs)
 
     def loss(self, model: Any, objective: Objective) -> Tensor:
-        """The loss of the step: what `training_step` returns."""
+        """The loss of the step: what `training_step` returns.
+
+        While the model learns, the dropout that is built into it takes part under the objectives under which it does in
+        Luthier's own loop: not where people's preferences are learnt.
+        """
         import torch
 
         from luthier.models.logprobs import logprobs
         from luthier.models.sequence import names_of, plain_model
+        from luthier.tune.reading import learning
 
         if (has := names_of(plain_model(model))) != self.outputs:
             heads = [
@@ -123,7 +129,8 @@ class OptimizerStep:
             ]
             remedy = "make it by `luthier.models.sequence.with_outputs(model, step.outputs)` before it is adapted"
             raise ModelError(f"{objective.kind} wants {heads[0]} here, the model has {heads[1]}", remedy=remedy)
-        sums = [objective.loss(logprobs(model, one), one, one.told.get(REFERENCE)).total for one in self.packs]
+        with learning(model, objective) if model.training and not objective.builtin_dropout else nullcontext():
+            sums = [objective.loss(logprobs(model, one), one, one.told.get(REFERENCE)).total for one in self.packs]
         return torch.stack(sums).sum() / self.denominator
 
 

@@ -11,8 +11,8 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
@@ -35,7 +35,7 @@ from luthier.tune.leftovers import Leftovers
 from luthier.tune.objective import REFERENCE, Loss, Objective, Teacher, asked_of
 from luthier.tune.optim import Settings, Updater
 from luthier.tune.optimizer import Optimizer
-from luthier.tune.reading import adapters_of, answering
+from luthier.tune.reading import learning
 from luthier.tune.rehearsal import rehearse
 from luthier.tune.schedule import Course, Shape, rate_at
 from luthier.tune.source import Source
@@ -187,7 +187,7 @@ class Training:
         """
         begun = self._resume(keeper, say)
         with (
-            _training(self._model, self._objective),
+            learning(self._model, self._objective),
             nullcontext() if self._kernels else torch_only(),
             ExitStack() as stack,
         ):
@@ -408,16 +408,6 @@ class Training:
                 raise ModelError(what, where=Where(field="objective.rewards"), remedy=remedy)
             raise ModelError("no parameter moved", remedy="raise learning_rate, or train for more steps")
         return still
-
-
-@contextmanager
-def _training(model: Any, objective: Objective) -> Iterator[None]:
-    """Switch on the dropout that an objective learns with, for as long as the model learns."""
-    with answering(model):
-        if not objective.draws:
-            for module in model.modules() if objective.builtin_dropout else adapters_of(model):
-                module.training = True
-        yield
 
 
 def _mixed(seed: int, step: int, pack: int) -> int:

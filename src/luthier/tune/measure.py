@@ -14,13 +14,13 @@ from luthier.metrics.metric import Metric
 from luthier.metrics.resample import totals
 from luthier.models.generate import label_scores, score_options
 from luthier.models.lanes import read_packs
-from luthier.models.logprobs import logprobs
+from luthier.models.logprobs import answering, logprobs
 from luthier.models.options import Normalise, normalise
 from luthier.models.pack import Pack
 from luthier.models.sequence import names_of, plain_model
 from luthier.tune.lessons import Lessons
 from luthier.tune.objective import REFERENCE, Loss, Objective, Teacher, asked_of
-from luthier.tune.reading import answering, sums_of_rows
+from luthier.tune.reading import sums_of_rows
 
 TOGETHER = 128
 """Rows that are read together."""

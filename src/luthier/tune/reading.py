@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from luthier.models.lanes import read_packs
-from luthier.models.logprobs import logprobs
+from luthier.models.logprobs import answering, logprobs
 from luthier.models.pack import Pack, Row
+from luthier.tune.objective import Objective
 
 
 def as_learnt(model: Any, pack: Pack) -> Tensor:
@@ -51,16 +52,13 @@ def sums_of_rows(model: Any, rows: Sequence[Row], tokens: int) -> list[float]:
 
 
 @contextmanager
-def answering(model: Any) -> Iterator[None]:
-    """A model without its dropout, for as long as it is only asked."""
-    learning = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
+def learning(model: Any, objective: Objective) -> Iterator[None]:
+    """A model with the dropout that an objective learns with, for as long as it learns."""
+    with answering(model):
+        if not objective.draws:
+            for module in model.modules() if objective.builtin_dropout else adapters_of(model):
+                module.training = True
         yield
-    finally:
-        model.eval()
-        for module in learning:
-            module.training = True
 
 
 def adapters_of(model: Any) -> Iterator[Any]:

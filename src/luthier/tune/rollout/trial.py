@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from luthier.models.logprobs import answering
 from luthier.tune.policy import Policy
-from luthier.tune.reading import answering
 from luthier.tune.reward import Bench
 from luthier.tune.rollout.desk import Desk, Questions
 from luthier.tune.rollout.rollout import _mean
