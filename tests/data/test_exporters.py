@@ -14,8 +14,10 @@ import pytest
 
 from luthier.core.errors import DataError
 from luthier.data.delivery.export import export
-from luthier.data.exporters.csv import harmless
+from luthier.data.exporters.csv import COLUMNS, harmless
 from luthier.data.exporters.openai import OpenaiOut, chat, objection, objection_to_pair
+from luthier.data.intake.layouts import OWN_TABLE
+from luthier.data.intake.propose import propose
 from luthier.text.dataset import read_examples, splits
 
 Make = Callable[..., Any]
@@ -89,6 +91,29 @@ def test_a_round_trip_gives_the_same_examples(form: str, chats: Any, make: Make,
     assert turns[-1].thinking == "It says sent."
 
 
+@pytest.mark.parametrize("form", ["jsonl", "parquet", "datasets", "csv"])
+def test_new_over_an_export_keeps_ids_origins_and_meta(form: str, make: Make, write: Write, tmp_path: Path) -> None:
+    """A recipe that named their columns read them as anybody's: with new ids, and the old ones in `meta`."""
+    rows = [{**chat, "label": "=1+1 größer"} for chat in CHATS]
+    before = make(source={"kind": "jsonl", "path": write("chats.jsonl", rows)}, split={"test": 0}).artifact
+    export(before, tmp_path / "out", form)
+    asked = propose(tmp_path / "out").source
+    assert not {"messages", "prompt", "answer", "id"} & set(asked)
+    again = make(source={**asked, "path": "out"}, split={"test": 0})
+    assert _examples(again.artifact) == _examples(before)
+
+
+def test_a_correction_in_a_sheets_columns_for_reading_is_not_lost(make: Make, write: Write, tmp_path: Path) -> None:
+    rows = [{"text": f"text {n}", "label": "ab"[n % 2]} for n in range(8)]
+    made = make(source={"kind": "jsonl", "path": write("t.jsonl", rows)}, split={"test": 0}, task="label").artifact
+    export(made, tmp_path / "out", "csv")
+    path = tmp_path / "out" / "train.csv"
+    assert len(_examples(make(source={"kind": "csv", "path": "out/train.csv"}, split={"test": 0}).artifact)) == 8
+    path.write_text(path.read_text(encoding="utf-8-sig").replace('"label","a"', '"label","c"', 1), encoding="utf-8")
+    with pytest.raises(DataError, match="`label` says 'c' and `messages` 'a'"):
+        make(source={"kind": "csv", "path": "out/train.csv"}, split={"test": 0})
+
+
 def test_rows_given_out_and_spoilt_are_told(chats: Any, make: Make, write: Write, tmp_path: Path) -> None:
     export(chats, tmp_path / "out", "jsonl")
     lines = (tmp_path / "out" / "train.jsonl").read_text().splitlines()
@@ -102,6 +127,10 @@ def test_rows_given_out_and_spoilt_are_told(chats: Any, make: Make, write: Write
         path = write("spoilt.jsonl", [{**row, **change}, *map(json.loads, lines[1:])])
         with pytest.raises(DataError, match=problem):
             make(source={"kind": "jsonl", "path": path}, split={"test": 0})
+
+
+def test_the_table_that_goes_out_is_known_again() -> None:
+    assert set(COLUMNS) == OWN_TABLE
 
 
 def test_parquet_is_typed(chats: Any, tmp_path: Path) -> None:

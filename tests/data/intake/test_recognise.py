@@ -142,6 +142,21 @@ def test_a_folder_leaves_out_what_nothing_reads_and_says_so(tmp_path: Path) -> N
     ]
 
 
+def test_a_readme_beside_rows_is_no_row_and_among_documents_is_one(tmp_path: Path) -> None:
+    """What `luthier export` writes has a card beside the rows; the folder could not be read for it."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "README.md").write_text("# Tickets\n\n40 rows\n")
+    (tmp_path / "in" / "train.csv").write_text(CSV)
+    said: list[str] = []
+    found = list(Source.parse({"kind": "folder", "path": "in"}).read(tmp_path, said.append))
+    assert {one.file for one in found} == {"in/train.csv"}
+    assert said[-1] == "in: 1 file about the others left out, such as in/README.md"
+    (tmp_path / "in" / "train.csv").rename(tmp_path / "in" / "more.txt")
+    (tmp_path / "in" / "more.txt").write_text("words\n")
+    found = list(Source.parse({"kind": "folder", "path": "in"}).read(tmp_path, said.append))
+    assert [one.file for one in found] == ["in/README.md", "in/more.txt"]
+
+
 def test_an_archive_that_is_not_read_is_called_one(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "inner.zip", "w") as inner:
         inner.writestr("a.csv", CSV)

@@ -17,8 +17,8 @@ _STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\0", "＝", "＋", "－", "＠
 class CsvOut(Exporter):
     """One CSV a split, safe to open in a spreadsheet: texts that would be read as formulas get an apostrophe in front.
 
-    It begins with the mark of UTF-8, by which Excel reads letters beyond ASCII as they are. `prompt` and `answer` are
-    for reading; `messages`, `tools` and `meta` hold the whole row as JSON text.
+    It begins with the mark of UTF-8, by which Excel reads letters beyond ASCII as they are. `label`, `prompt` and
+    `answer` are for reading; `messages`, `tools` and `meta` hold the whole row as JSON text, and are read back.
     """
 
     kind: Literal["csv"] = "csv"

@@ -51,8 +51,12 @@ def recognise(columns: Sequence[str], rows: Rows) -> Layout | None:
 _OWN = frozenset({"id", "origin", "kind", "messages", "label", "meta"})
 
 
+OWN_TABLE = _OWN - {"origin"} | {"source", "file", "line", "system", "prompt", "answer", "tools"}
+"""Columns of the form `csv`: `messages`, `tools` and `meta` are the row, the others are for reading."""
+
+
 def _luthier(known: set[str], rows: Rows) -> Layout | None:
-    if not known >= _OWN or known - _OWN - {"tools"}:
+    if known != OWN_TABLE and (not known >= _OWN or known - _OWN - {"tools"}):
         return None
     tools = "tools" if "tools" in known else None
     return Layout(

@@ -149,6 +149,8 @@ class Mapping:
         messages = self._with_system(self._turns(values), values)
         tools = self._tools(values)
         own = own_name(values) if self.layout.own else None
+        if own:
+            _refuse_edited(values, messages[-1].content)
         meta = own_meta(values) if own else {name: value for name, value in values.items() if name not in self.spoken}
         values = {**meta, **values} if own else values
         meta = with_plain_rejected(messages, self._with_media(values, meta))
@@ -252,13 +254,33 @@ _ID = re.compile(r"[0-9a-f]{16}")
 
 def own_name(values: dict[str, Any]) -> Own:
     """The id and origin of a row that Luthier gave out."""
-    origin = _object(values, "origin")
+    origin = _object(values, "origin") if "origin" in values else _place_in_table(values)
     name, place = values["id"], (origin.get("source"), origin.get("file"), origin.get("line"))
     if not isinstance(name, str) or not _ID.fullmatch(name):
         raise UnusableRowError(f"wanted an id of 16 hexadecimal digits, got {name!r}", "id")
     if [type(value) for value in place] != [str, str, int]:
         raise UnusableRowError("wanted an origin with source, file and line", "origin")
     return Own(name, *place)  # type: ignore[arg-type]  # their types were just seen
+
+
+def _place_in_table(values: dict[str, Any]) -> dict[str, Any]:
+    line = str(values.get("line"))
+    return {**values, "line": int(line) if line.isdecimal() else line}
+
+
+def _refuse_edited(values: dict[str, Any], answer: str) -> None:
+    """Of a table's row, what stands for reading must say what the row says: a correction there would be lost."""
+    for column in ("label", "answer") if "answer" in values else ():
+        shown = str(values[column] or "")
+        if shown and _plainly(shown) != _plainly(answer):
+            what = f"`{column}` says {shown[:40]!r} and `messages` {answer[:40]!r}"
+            remedy = f"correct `messages`, which is the row, or set `prompt: prompt` and `answer: {column}`"
+            raise UnusableRowError(what, column, remedy)
+
+
+def _plainly(cell: str) -> str:
+    """Without what a spreadsheet may change, and the mark before what could be a formula."""
+    return " ".join(cell.split()).removeprefix("'")
 
 
 def own_meta(values: dict[str, Any]) -> dict[str, Any]:

@@ -247,7 +247,8 @@ def _source_lines(proposal: Proposal) -> Iterator[str]:
     rest = [
         column for column in proposal.profile.columns if not re.search(rf"(?<!\w){re.escape(column)}(?!\w)", spoken)
     ]
-    if rest:
+    own = {"id", "messages", "meta"} <= set(proposal.profile.columns) and "messages" not in proposal.source
+    if rest and not own:
         yield f"      # not mapped, kept with every row in `meta`: {_one_line(', '.join(rest))}"
     if "group" not in proposal.source and (why := proposal.reasons.get("source.group")):
         yield f"      # group: {_one_line(why)}"

@@ -31,11 +31,12 @@ class Doccano(LabelFormat):
         return all(_text(row) is not None and _given(row) is not None for row in rows)
 
     def is_sure(self, rows: Rows) -> bool:
-        """Every row has a number, too, and some have a class in their list (other tools list spans, or one word)."""
+        """Every row has a number or a row's id of ours, too, and some have a class in their list (other tools list
+        spans, or one word)."""
         listed = [_given(row) or () for row in rows]
         return (
             self.fits(rows)
-            and all(isinstance(row.get("id"), int) for row in rows)
+            and all(isinstance(row.get("id"), int) or "row_id" in row for row in rows)
             and any(
                 isinstance(one, str) or (isinstance(one, dict) and "user" in one) for given in listed for one in given
             )

@@ -15,13 +15,21 @@ from luthier.data.formats import guises
 from luthier.data.formats.file import File
 from luthier.data.formats.look import Look
 from luthier.data.formats.places import files_of, inside, is_url
-from luthier.data.intake.recognise import endings, recognise, source_of
+from luthier.data.intake.documents import DocumentSource
+from luthier.data.intake.recognise import endings, file_kinds, recognise, source_of
 from luthier.data.row import Broken, Record
 from luthier.data.source import FileSource, Say
+from luthier.data.sources.text import Text
+
+_CARDS = "about the others"
 
 
 class Folder(FileSource):
-    """All files of a folder that some source reads, in order of their names, each by the kind of its content."""
+    """All files of a folder that some source reads, in order of their names, each by the kind of its content.
+
+    A README beside files of rows says what they are, as that of an export does, and is left out; among documents it is
+    one of them.
+    """
 
     kind: Literal["folder"] = "folder"
     glob: str = Field(default="**/*", min_length=1)
@@ -29,11 +37,16 @@ class Folder(FileSource):
 
     def read(self, base: Path, say: Say) -> Iterator[Record | Broken]:
         """Yield the rows of every file, one file after the other; files that nothing reads are named."""
-        left: dict[str, list[str]] = {"of no known kind": [], "without content": []}
+        left: dict[str, list[str]] = {_CARDS: [], "of no known kind": [], "without content": []}
         read = False
-        for file in self.files(base):
+        files = self.files(base)
+        rows = any(map(_is_card, files)) and any(map(_has_rows, files))
+        for file in files:
             look = Look.at(file)
             found = recognise(look)
+            if rows and _is_card(file):
+                left[_CARDS].append(file.name)
+                continue
             if found is None or not found.sure:
                 left["of no known kind" if look.data else "without content"].append(file.name)
                 continue
@@ -62,3 +75,13 @@ class Folder(FileSource):
             what = "is a file, not a folder" if root.exists() else "there is no such folder"
             raise DataError(what, where=Where(file=self.path), remedy="check `path`; it starts at the recipe's folder")
         return inside(root, self.glob, self.path.rstrip("/"))
+
+
+def _is_card(file: File) -> bool:
+    return file.path.stem.lower() == "readme" and file.ending in (*Text.endings, "")
+
+
+def _has_rows(file: File) -> bool:
+    """Whether it holds rows, and no document."""
+    found = recognise(Look.at(file))
+    return found is not None and found.sure and not issubclass(file_kinds()[found.kind], DocumentSource)
