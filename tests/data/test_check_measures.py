@@ -16,7 +16,7 @@ from luthier.data.checks.answers import AnswerQuality
 from luthier.data.checks.bias_terms import TERMS, BiasTerms
 from luthier.data.checks.distance import EmbeddingOutliers, apart
 from luthier.data.checks.enough import Enough, gained
-from luthier.data.checks.groups import cramers_v
+from luthier.data.checks.groups import GroupBalance, cramers_v
 from luthier.data.checks.label_errors import LabelErrors
 from luthier.data.checks.lengths import LengthOutliers, robust_z
 from luthier.data.checks.profile import Contents
@@ -30,9 +30,9 @@ from test_every_check import clean_rows
 from tests.linear import assert_linear
 
 
-def _row(number: int, prompt: str, answer: str, label: str | None = None) -> Seen:
+def _row(number: int, prompt: str, answer: str, label: str | None = None, group: str | None = None) -> Seen:
     messages = (Message(role="user", content=prompt), Message(role="assistant", content=answer))
-    return Seen(f"{number:016x}", "train", messages, label)
+    return Seen(f"{number:016x}", "train", messages, label, group)
 
 
 def test_a_power_law_is_read_back() -> None:
@@ -57,6 +57,34 @@ def test_association_of_known_tables() -> None:
     random = np.random.default_rng(1)
     large = random.integers(500, 2000, size=(3, 4))
     assert cramers_v(large) == pytest.approx(association(large), abs=0.01)
+
+
+def test_groups_of_which_nothing_is_wrong_are_no_warning() -> None:
+    """Even groups of few rows, which say nothing of the class."""
+    random = np.random.default_rng(5)
+    for groups, classes, each in ((30, 5, 3), (50, 10, 10), (5, 5, 12), (3, 3, 10)):
+        for _ in range(10):
+            labels = [f"class {one}" for one in random.integers(classes, size=groups * each)]
+            rows = [_row(n, f"text {n}", label, label, f"g{n % groups}") for n, label in enumerate(labels)]
+            found = [one.finding for one in GroupBalance().look(Material(rows[each // 2 :], task="label"))]
+            assert [one.severity for one in found] == ["info", "info"], (groups, found[1].sentence)
+
+
+def test_copies_of_a_row_are_no_evidence() -> None:
+    """Of a letter that stands ten times, one counts; as letters of their own they would be serious."""
+
+    def letters(copies: bool) -> Material:
+        kinds = (("she", "care", "web"), ("he", "engine", "mail"))
+        told = [
+            (f"{who} asks {n % 4 if copies else n}", label, group) for n in range(40) for who, label, group in kinds
+        ]
+        rows = [_row(at, text, label, label, group) for at, (text, label, group) in enumerate(told)]
+        return Material(rows, task="label")
+
+    for copies, severity, counted in ((True, "info", 8), (False, "serious", 80)):
+        data = letters(copies)
+        assert [one.finding.severity for one in BiasTerms().look(data)] == [severity]
+        assert [*GroupBalance().look(data)][1].finding.numbers["groups.association"].rows == counted
 
 
 def test_the_area_is_scikit_learns_and_its_interval_holds() -> None:
@@ -96,7 +124,7 @@ def test_a_log_odds_ratio_is_scipys() -> None:
 
     cells = [("she", "care", 40), ("she", "engine", 10), ("he", "care", 12), ("he", "engine", 45)]
     rows = [
-        _row(100 * at + number, f"{word} writes", label, label)
+        _row(100 * at + number, f"{word} writes letter {number}", label, label)
         for at, (word, label, count) in enumerate(cells)
         for number in range(count)
     ]

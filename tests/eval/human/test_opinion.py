@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from eval.human.panel import assigned, candidates, careless, judged, preferring
@@ -61,6 +63,16 @@ def test_one_who_does_not_read_does_not_count() -> None:
         _opinion(asked, judged(asked, dict.fromkeys(asked.sheets, careless)))
     with pytest.raises(DataError, match="no judgment counts"):
         _opinion(asked, [])
+
+
+def test_where_every_judge_failed_nobody_is_waited_for() -> None:
+    """Equal answers are draws without anybody; of those who failed, nothing is still to come."""
+    asked = replace(assigned(PAIRWISE, 60), same={"equal": ("row", "tuned", "base")})
+    found = _opinion(asked, judged(asked, dict.fromkeys(asked.sheets, careless)))
+    assert found.judgments == 0
+    assert found.stop.endswith("nobody's judgments count, for every judge failed the planted items: let others judge.")
+    tastes = {**dict.fromkeys(asked.sheets, careless), "anna": preferring("tuned", 0.5)}
+    assert _opinion(asked, judged(asked, tastes, seed=3)).stop.endswith("assign more rows to decide.")
 
 
 def test_judges_of_one_row_are_averaged_first_and_passes_do_not_count() -> None:

@@ -74,7 +74,8 @@ class BiasTerms(Check):
     For each kind of group (gender, religion, …) rows that name one group are set against rows that name another; the
     measure is the log-odds ratio with half a row added to each count (Haldane 1956, Anscombe 1956), its interval
     Woolf's, corrected after Holm for the number of pairs looked at. Of free text the features are the frequent words
-    of the answers. Names of groups are found by words alone, in English.
+    of the answers. Names of groups are found by words alone, in English. Copies of a row are no evidence of their own:
+    they count once.
     """
 
     kind: Literal["bias_terms"] = "bias_terms"
@@ -98,7 +99,9 @@ class BiasTerms(Check):
     def look(self, data: Material) -> Iterable[Found]:
         named = [named_groups(prompt) for prompt in data.prompts]
         features = _features(data)
-        pairs = [pair for axis in TERMS for pair in _pairs(axis, named, features, self.least)]
+        once = _once(data, named, features)
+        told, seen_once = [named[place] for place in once], [features[place] for place in once]
+        pairs = [pair for axis in TERMS for pair in _pairs(axis, told, seen_once, self.least)]
         sure = _holm(pairs, self.level)
         strong = [(pair, low) for pair, low in sure if low >= self.warning]
         strong.sort(key=lambda one: (-one[1], one[0].axis, one[0].group, one[0].feature))
@@ -153,11 +156,19 @@ def named_groups(text: str) -> frozenset[str]:
     return frozenset(_GROUP_OF[word] for word in _WORD.findall(text.casefold()) if word in _GROUP_OF)
 
 
+def _once(data: Material, named: Sequence[frozenset[str]], features: Sequence[frozenset[str]]) -> list[int]:
+    """Places of the rows that count: of copies that name the same groups and answer alike, the first."""
+    found: dict[tuple[int, frozenset[str], frozenset[str]], int] = {}
+    for place, (head, groups, seen) in enumerate(zip(data.heads.tolist(), named, features, strict=True)):
+        found.setdefault((head, groups, seen), place)
+    return sorted(found.values())
+
+
 def _features(data: Material) -> list[frozenset[str]]:
     """Of each row its class; of free text, the frequent words of its answer."""
     if data.task == "label":
         return [frozenset({row.label or ""}) for row in data.rows]
-    words = [frozenset(_WORD.findall(row.answer.casefold())) - _GROUP_OF.keys() for row in data.rows]
+    words = [frozenset(_WORD.findall(row.answer.casefold())).difference(_GROUP_OF) for row in data.rows]
     counts = Counter(word for row in words for word in row)
     usual = [word for word, count in counts.items() if 0.02 * len(words) <= count <= 0.5 * len(words)]
     common = frozenset(sorted(usual, key=lambda word: (-counts[word], word))[:_COMMON])

@@ -24,8 +24,8 @@ class GroupBalance(Check):
     """Groups of the user's own rows (a channel, a region, an age band) that are rare, or whose classes differ.
 
     Whether classes depend on the group is measured by Cramér's V, corrected for bias (Bergsma 2013), with a bootstrap
-    interval; 0 is independence, 1 means that the group decides the class. A dependence can be true of the world: it
-    says where to look, and what a model will learn.
+    interval; 0 is independence, 1 means that the group decides the class. Copies of a row count once there. A
+    dependence can be true of the world: it says where to look, and what a model will learn.
     """
 
     kind: Literal["group_balance"] = "group_balance"
@@ -42,7 +42,8 @@ class GroupBalance(Check):
     most: int = Field(default=50, ge=2)
     """A column with more values than this tells no groups apart."""
     rare: float = Field(default=0.02, ge=0, le=1)
-    """Groups below this share of the rows are rare."""
+    """Groups below this share of the rows are rare, where there are so few groups that an even share is far above it:
+    a group with a quarter of an even share is not."""
     warning: float = Field(default=0.2, ge=0, le=1)
     """Cramér's V from which a dependence is a warning, by the lower end of its interval."""
 
@@ -53,14 +54,16 @@ class GroupBalance(Check):
             yield self._none(len(sizes), len(data.rows))
             return
         yield self._sizes(rows, sizes)
-        table = _counted([group for _, group in rows], [row.label or "" for row, _ in rows], sorted(sizes), data.labels)
+        heads = dict(zip((row.id for row in data.rows), data.heads.tolist(), strict=True))
+        once = sorted({(heads[row.id], group, row.label or "") for row, group in rows})
+        table = _counted([group for _, group, _ in once], [label for _, _, label in once], sorted(sizes), data.labels)
         yield self._association(table, sorted(sizes), data)
 
     def _sizes(self, rows: Sequence[tuple[Seen, str]], sizes: Counter[str]) -> Found:
         """Which groups are there, and which are rare."""
         smallest = min(sizes.items(), key=lambda one: (one[1], one[0]))
         share = smallest[1] / len(rows)
-        rare = [name for name in sorted(sizes) if sizes[name] < self.rare * len(rows)]
+        rare = [name for name in sorted(sizes) if sizes[name] < min(self.rare, 0.25 / len(sizes)) * len(rows)]
         about = self.measures["groups.smallest"]
         return Found(
             Finding(
@@ -133,21 +136,35 @@ def _counted(
 
 
 def association(table: NDArray[np.int64], seed: int, resamples: int = 500) -> Number:
-    """Cramér's V without its bias, with a percentile bootstrap interval over the rows of the table."""
+    """Cramér's V without its bias, with a percentile bootstrap interval over the rows of the table.
+
+    What chance gave the table is in every resample again. How much that is, is known of independence, and it is less
+    where there is dependence: the lower end is taken without it, the upper end with it.
+    """
     import numpy as np
 
     rows = int(table.sum())
     random = np.random.default_rng(seed)
     drawn = random.multinomial(rows, (table / rows).ravel(), size=resamples).reshape(-1, *table.shape)
-    values = [cramers_v(one) for one in drawn]
+    chance = _chance(table)
     value = cramers_v(table)
-    low, high = min(value, float(np.quantile(values, 0.025))), max(value, float(np.quantile(values, 0.975)))
+    low = min(value, float(np.quantile([cramers_v(one, chance) for one in drawn], 0.025)))
+    high = max(value, float(np.quantile([cramers_v(one) for one in drawn], 0.975)))
     about = GroupBalance.measures["groups.association"]
     return Number(value=round(value, 4), low=round(low, 4), high=round(high, 4), rows=rows, about=about)
 
 
-def cramers_v(table: NDArray[np.int64]) -> float:
-    """Of a contingency table, without its bias (Bergsma 2013, J. Korean Stat. Soc. 42); 0 when a side has one value."""
+def _chance(table: NDArray[np.int64]) -> float:
+    """The squared contingency that chance alone gives a table, on average; so much of it is in every resample of it."""
+    height, width = ((table.sum(axis=axis) > 0).sum() for axis in (1, 0))
+    return float((height - 1) * (width - 1) / max(table.sum() - 1, 1))
+
+
+def cramers_v(table: NDArray[np.int64], more: float = 0.0) -> float:
+    """Of a contingency table, without its bias (Bergsma 2013, J. Korean Stat. Soc. 42); 0 when a side has one value.
+
+    `more` is the bias of the table from which this one was drawn: a resample has it beside its own.
+    """
     import numpy as np
 
     table = table[table.sum(axis=1) > 0][:, table.sum(axis=0) > 0]
@@ -156,7 +173,7 @@ def cramers_v(table: NDArray[np.int64]) -> float:
         return 0.0
     expected = np.outer(table.sum(axis=1), table.sum(axis=0)) / rows
     phi2 = float(((table - expected) ** 2 / expected).sum()) / rows
-    phi2 = max(0.0, phi2 - (height - 1) * (width - 1) / (rows - 1))
+    phi2 = max(0.0, phi2 - (height - 1) * (width - 1) / (rows - 1) - more)
     sides = (height - (height - 1) ** 2 / (rows - 1), width - (width - 1) ** 2 / (rows - 1))
     return min(1.0, math.sqrt(phi2 / max(min(sides) - 1, 1e-12)))
 

@@ -89,7 +89,7 @@ def opinion(
         form=form.kind,
         question=form.asked,
         sentence=_sentence(form, numbers, subject, rival, len(left_out)),
-        stop=_stop(form, heard, asked, subject, rival),
+        stop=_stop(form, heard, asked, subject, rival, left_out),
         subject=subject,
         rival=rival,
         items=len({voice.said.item for voice in heard}),
@@ -265,7 +265,14 @@ def _ends(number: Number) -> str:
     return f"{low:.2f} to {high:.2f}"
 
 
-def _stop(form: Form, heard: Sequence[Voice], asked: Assignment, subject: str, rival: str | None) -> str:
+def _stop(
+    form: Form,
+    heard: Sequence[Voice],
+    asked: Assignment,
+    subject: str,
+    rival: str | None,
+    left_out: Mapping[str, str],
+) -> str:
     """Whether a sequence of bounds that holds at every look is clear of a draw."""
     from luthier.metrics.sequential import confidence_sequence
 
@@ -276,12 +283,15 @@ def _stop(form: Form, heard: Sequence[Voice], asked: Assignment, subject: str, r
         return f"{subject} and {rival} have no row in common yet; go on."
     last = confidence_sequence(values)[-1]
     judged = {(voice.said.judge, voice.said.item) for voice in heard}
-    wanted = [(judge, item) for judge, sheet in asked.sheets.items() for item in sheet if not asked.key[item].planted]
+    counting = {judge: sheet for judge, sheet in asked.sheets.items() if judge not in left_out}
+    wanted = [(judge, item) for judge, sheet in counting.items() for item in sheet if not asked.key[item].planted]
     left = sum(one not in judged for one in wanted)
     if last.low > 0.5 or last.high < 0.5:
         better = subject if last.low > 0.5 else rival
         return f"You may stop: {better} is better by bounds that hold however often one looks ({len(values)} rows)."
     more = f"{left} judgments are still to come" if left > 0 else "assign more rows to decide"
+    if not counting:
+        more = "nobody's judgments count, for every judge failed the planted items: let others judge"
     return f"Not decided after {len(values)} rows by bounds that hold however often one looks; {more}."
 
 
