@@ -15,6 +15,8 @@ from luthier.models.pack import Row, packs
 from luthier.models.quiet import no_peft_warning
 from luthier.text.ids import Text
 from luthier.tune.objectives.sft import Sft
+from luthier.tune.optim import Settings, Updater
+from luthier.tune.optimizers.adamw import AdamW
 from luthier.tune.technique import Technique
 from luthier.tune.techniques.ia3 import Ia3
 from luthier.tune.techniques.lora import Lora
@@ -84,3 +86,38 @@ def test_loss_and_gradients_are_pefts(shop: Bench, technique: Technique) -> None
     assert ours
     for name, gradient in theirs.items():
         torch.testing.assert_close(ours[name], gradient, atol=1e-10, rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("technique", "decay"),
+    [(Lora(r=4, b_rate=16.0), 0.1), (Lora(r=4, b_rate=16.0, dora=True), 0.0)],
+    ids=["lora", "dora"],
+)
+def test_lora_plus_moves_each_weight_as_pefts_does(shop: Bench, technique: Lora, decay: float) -> None:
+    """By the same gradients to the same weights, also where the state was saved and taken up on the way."""
+    from peft.optimizers import create_loraplus_optimizer
+
+    own, plain = adapted(shop, technique), adapted(shop, technique)
+    settings = Settings(optimizer=AdamW(weight_decay=decay), clip=None, rate_of=technique.rate_of)
+    updater = Updater(own, settings)
+    theirs = create_loraplus_optimizer(
+        plain, torch.optim.AdamW, lr=1e-2, loraplus_lr_ratio=16.0, loraplus_weight_decay=decay
+    )
+    moving = {name: one for name, one in plain.named_parameters() if one.requires_grad}
+    for step in range(4):
+        gradients = {name: torch.randn_like(one, generator=_dice(step)) for name, one in moving.items()}
+        if step == 2:
+            kept, updater = updater.state(), Updater(own, settings)
+            updater.restore(kept)
+        updater.gather(list(gradients.values()))
+        updater.update(1e-2, updater.norm())
+        for name, one in moving.items():
+            one.grad = gradients[name]
+        theirs.step()
+    for name, value in own.named_parameters():
+        if value.requires_grad:
+            torch.testing.assert_close(value, moving[name], atol=1e-12, rtol=1e-12, msg=name)
+
+
+def _dice(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)

@@ -19,6 +19,7 @@ BEST_RATE = 5e-4
 """Ten times full fine-tuning's best rate, at a width of 2,000 (Schulman et al., "LoRA Without Regret", 2025)."""
 HEAD_ROWS = 256
 """Positions at which the output head runs at once."""
+_WITH_B = (".lora_B.", ".lora_magnitude_vector.")
 
 
 class LowRank(Technique):
@@ -37,9 +38,10 @@ class LowRank(Technique):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of an adapter's input that is dropped while training. 0 is quickest; 0.05 to 0.1 for very small sets."""
     b_rate: float = Field(default=1.0, ge=1, le=64)
-    """LoRA+: how many times quicker B learns than A. 16 is what Hayou et al. (2024) recommend, and they saw 1 to 2 %
-    better results, sooner, on hard tasks; 1 is plain LoRA. With `learning_rate: auto` A then learns √16 times slower
-    and B √16 times quicker than LoRA does, so that the adapter as a whole keeps its pace."""
+    """LoRA+: how many times quicker B learns than A, and with it DoRA's lengths, as in PEFT. 16 is what Hayou et al.
+    (2024) recommend, and they saw 1 to 2 % better results, sooner, on hard tasks; 1 is plain LoRA. With `learning_rate:
+    auto` A then learns √16 times slower and B √16 times quicker than LoRA does, so that the adapter as a whole keeps
+    its pace."""
 
     @field_validator("targets")
     @classmethod
@@ -122,8 +124,8 @@ class LowRank(Technique):
         return Rate(float(f"{value / self.b_rate**0.5:.3g}"), f"{why}; A's, B learns {self.b_rate:g} times quicker")
 
     def rate_of(self, name: str) -> float:
-        """B's factor."""
-        return self.b_rate if ".lora_B." in name else 1.0
+        """B's factor, and that of DoRA's lengths, which Hayou et al. and PEFT count to it."""
+        return self.b_rate if any(part in name for part in _WITH_B) else 1.0
 
     def space(self) -> Mapping[str, Choice]:
         """Rank and learning rate matter; the rest hardly does."""
