@@ -14,6 +14,7 @@ import yaml
 from luthier.cli.app import run_command
 from luthier.core.errors import InputError
 from luthier.flow.foreign.translate import TOOLS, translate
+from luthier.flow.foreign.trl import NO_LIMIT
 from luthier.flow.recipe import Recipe
 from luthier.tune.schedule import Course
 from tests.workshop import tickets, tiny_model
@@ -47,7 +48,7 @@ WANTED: dict[str, dict[str, Any]] = {
         "steps.tune.technique": {
             "kind": "lora", "r": 8, "alpha": 24.0, "dropout": 0.05, "dora": True, "targets": ["q_proj", "v_proj"],
         },
-        "steps.tune.objective": {"kind": "sft", "max_tokens": 512, "too_long": "right"},
+        "steps.tune.objective": {"kind": "sft", "max_tokens": 512, "too_long": "right", "learn": "all"},
         "steps.tune.optimizer": {"kind": "adamw", "weight_decay": 0.0},
         "steps.tune.rows_per_step": 16,
         "steps.tune.schedule": "wsd",
@@ -297,6 +298,44 @@ def test_the_rate_rises_as_axolotl_lets_it_rise(place: Path, change: dict[str, A
     kept = {option: value for option, value in options.items() if not option.startswith("warmup")}
     recipe = yaml.safe_load(translate(kept | change, file, place / "mine").text)
     assert recipe["steps"]["tune"]["warmup"] == warmup
+
+
+@pytest.mark.parametrize(
+    ("change", "path", "value"),
+    [
+        ({}, "objective", {"kind": "sft", "max_tokens": 1024, "too_long": "right", "learn": "all"}),
+        ({"completion_only_loss": True}, "objective.learn", "last"),
+        ({"max_length": None}, "objective.max_tokens", NO_LIMIT),
+        ({"max_grad_norm": None}, "clip", None),
+    ],
+)
+def test_what_trl_does_where_a_file_is_silent_or_empty(
+    place: Path, change: dict[str, Any], path: str, value: Any
+) -> None:
+    """Of messages every answer is learnt, and an empty bound is none."""
+    options = {"model_name_or_path": "org/model", "dataset_name": "org/rows", **change}
+    made = translate(options, place / "sft.yaml", place / "mine")
+    assert _at({"clip": None} | yaml.safe_load(made.text)["steps"]["tune"], path) == value
+    told = [option for option in made.account.left if option.startswith("assistant_only_loss")]
+    assert bool(told) is ("completion_only_loss" not in change), "prompts of messages are learnt there"
+    Recipe.model_validate(yaml.safe_load(made.text))
+
+
+@pytest.mark.parametrize(
+    ("number", "technique"),
+    [(-2, {"last": 0, "blocks": [0, 1]}), (3, {"last": 3}), (None, {"last": 2})],
+)
+def test_layers_of_llamafactory_are_the_last_or_the_first(
+    place: Path, number: int | None, technique: dict[str, Any]
+) -> None:
+    file = place / "foreign" / "llamafactory.yaml"
+    options = yaml.safe_load(file.read_text(encoding="utf-8")) | {
+        "model_name_or_path": "org/model", "finetuning_type": "freeze", "freeze_trainable_layers": number,
+        "lora_target": None, "pissa_init": None,
+    }  # fmt: skip
+    recipe = yaml.safe_load(translate(options, file, place / "mine").text)
+    assert recipe["steps"]["tune"]["technique"] == {"kind": "layers", **technique}
+    Recipe.model_validate(recipe)
 
 
 def test_layers_that_a_file_leaves_to_peft_are_told(place: Path) -> None:

@@ -120,6 +120,11 @@ def test_what_stands_on_its_command_line_is_told_from_options_data_and_name(
             "technique",
             {"kind": "layers", "last": 3},
         ),
+        (
+            {"peft_config": {"name": "freeze", "freeze_trainable_layers": -1}},
+            "technique",
+            {"kind": "layers", "last": 0, "blocks": [0]},
+        ),
         ({"quant_config": {"name": "bnb", "quantization_bit": 8}}, "technique", {"kind": "qlora", "bits": 8}),
         ({"peft_config": '{"name": "lora", "r": 4}'}, "technique", {"kind": "lora", "r": 4, "alpha": 16.0}),
         (

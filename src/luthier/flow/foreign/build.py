@@ -65,8 +65,12 @@ def _technique(wishes: Wishes) -> dict[str, Any]:
         for name in ("4bit", "8bit", "bits"):
             wishes.take(name, f"{place}.bits")
         found["bits"] = int(bits or 4)
-    if kind == "layers" and (last := wishes.take("last_layers", f"{place}.last")):
-        found["last"] = int(last)
+    if kind == "layers":
+        told = (
+            ("last", wishes.take("last_layers", f"{place}.last")),
+            ("blocks", wishes.take("blocks", f"{place}.blocks")),
+        )
+        found |= {setting: value for setting, value in told if value is not None}
     if wishes.get("start") is not None and wishes.get("start") not in STARTS:
         wishes.leave("start", f"an adapter begins here in one of these ways: default, {', '.join(STARTS)}")
     for name, number in LORA.items():

@@ -10,14 +10,14 @@ from luthier.core.errors import InputError, Where
 from luthier.flow.foreign import reasons
 from luthier.flow.foreign.account import EMPTY, Account
 from luthier.flow.foreign.tool import Dataset, Tool
-from luthier.flow.foreign.trl import ARGUMENTS, ARGUMENTS_LEFT
+from luthier.flow.foreign.trl import ARGUMENTS, ARGUMENTS_LEFT, unbound
 
 NAMES = ARGUMENTS | {
     "model_name_or_path": "model", "model_revision": "revision", "finetuning_type": "technique",
-    "freeze_trainable_layers": "last_layers", "quantization_bit": "bits", "lora_rank": "r", "lora_alpha": "alpha",
-    "lora_dropout": "dropout", "lora_target": "targets", "use_rslora": "rslora", "use_dora": "dora",
-    "pissa_init": "start", "loraplus_lr_ratio": "b_rate", "cutoff_len": "max_tokens", "val_size": "held",
-    "stage": "method", "pref_beta": "beta", "pref_loss": "form", "pref_ftx": "sft",
+    "freeze_trainable_layers": "last_layers", "blocks": "blocks", "quantization_bit": "bits", "lora_rank": "r",
+    "lora_alpha": "alpha", "lora_dropout": "dropout", "lora_target": "targets", "use_rslora": "rslora",
+    "use_dora": "dora", "pissa_init": "start", "loraplus_lr_ratio": "b_rate", "cutoff_len": "max_tokens",
+    "val_size": "held", "stage": "method", "pref_beta": "beta", "pref_loss": "form", "pref_ftx": "sft",
     "dpo_label_smoothing": "smoothing", "simpo_gamma": "gamma", "kto_chosen_weight": "good",
     "kto_rejected_weight": "bad", "kto_tag": "label", "reward_model": "reward_model",
     "max_new_tokens": "max_new_tokens", "max_samples": "first",
@@ -35,6 +35,7 @@ DEFAULTS = {
     "technique": "lora", "learning_rate": 5e-5, "epochs": 3.0, "micro_batch": 8, "accumulation": 1,
     "schedule": "linear", "warmup": 0.0, "weight_decay": 0.0, "clip": 1.0, "seed": 42, "max_tokens": 2048,
     "too_long": "right", "r": RANK, "dropout": 0.0, "targets": "all", "learn": "all",
+    "last_layers": 2,
 }  # fmt: skip
 LEFT = ARGUMENTS_LEFT | {
     "template": reasons.TEMPLATE,
@@ -104,10 +105,18 @@ def _prepared(options: dict[str, Any], name: str) -> None:
         options["lora_alpha"] = 2 * int(options.get("lora_rank") or RANK)
     if options.pop("use_muon", None):
         options["optim"] = "muon"
+    frozen(options)
+    unbound(options)
     if "mask_history" in options:
         options["mask_history"] = "last" if options["mask_history"] else "all"
     if "pissa_init" in options:
         options["pissa_init"] = "pissa" if options["pissa_init"] else None
+
+
+def frozen(options: dict[str, Any], option: str = "freeze_trainable_layers") -> None:
+    """Which layers move: a number below zero means the first ones."""
+    if (number := int(options.get(option) or 0)) < 0:
+        options |= {option: 0, "blocks": list(range(-number))}
 
 
 def _dataset(options: dict[str, Any], account: Account, place: Path) -> Dataset | None:

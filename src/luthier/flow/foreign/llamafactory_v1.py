@@ -12,14 +12,14 @@ import yaml
 from luthier.core.errors import InputError, Where
 from luthier.flow.foreign import reasons
 from luthier.flow.foreign.account import EMPTY, Account
-from luthier.flow.foreign.llamafactory import KINDS, USUAL
+from luthier.flow.foreign.llamafactory import KINDS, USUAL, frozen
 from luthier.flow.foreign.tool import Dataset, Tool
 
 NAMES = {
     "model": "model", "command": "method", "peft_config.name": "technique", "peft_config.r": "r",
     "peft_config.lora_alpha": "alpha", "peft_config.lora_dropout": "dropout", "peft_config.target_modules": "targets",
     "peft_config.use_rslora": "rslora", "peft_config.use_dora": "dora",
-    "peft_config.freeze_trainable_layers": "last_layers", "quant_config.quantization_bit": "bits",
+    "peft_config.freeze_trainable_layers": "last_layers", "blocks": "blocks", "quant_config.quantization_bit": "bits",
     "cutoff_len": "max_tokens", "learning_rate": "learning_rate", "num_train_epochs": "epochs",
     "max_steps": "max_steps", "micro_batch_size": "micro_batch", "global_batch_size": "batch",
     "max_grad_norm": "clip", "seed": "seed", "bf16": "bf16", "optim_config.name": "optimizer",
@@ -73,6 +73,7 @@ def _prepared(options: dict[str, Any], name: str) -> None:
         options["peft_config.name"] = KINDS[options["peft_config.name"]]
     if options.get("peft_config.freeze_trainable_modules") == "all":
         options["peft_config.freeze_trainable_modules"] = None  # what `layers` moves anyway
+    frozen(options, "peft_config.freeze_trainable_layers")
     for at, beta in enumerate(options.pop("optim_config.adamw_betas", None) or ()):
         options[f"optim_config.adamw_betas.{at}"] = beta
     if options.get("optim_config.name") == "muon":

@@ -12,6 +12,8 @@ from luthier.flow.foreign import reasons, trainers
 from luthier.flow.foreign.account import EMPTY, Account
 from luthier.flow.foreign.tool import Dataset, Tool
 
+NO_LIMIT = 1 << 20
+"""Tokens of a row that nothing bounds."""
 ARGUMENTS = {
     "learning_rate": "learning_rate", "num_train_epochs": "epochs", "max_steps": "max_steps",
     "per_device_train_batch_size": "micro_batch", "gradient_accumulation_steps": "accumulation",
@@ -53,14 +55,15 @@ NAMES = ARGUMENTS | {
     "load_in_8bit": "8bit", "lora_r": "r", "lora_alpha": "alpha", "lora_dropout": "dropout",
     "lora_target_modules": "targets", "use_rslora": "rslora", "use_dora": "dora", "max_length": "max_tokens",
     "max_seq_length": "max_tokens", "truncation_mode": "too_long", "dtype": "dtype", "torch_dtype": "dtype",
-    "trainer": "method", "normalise": "normalise", "test_split_size": "held", "system_prompt": "system",
-    **trainers.NAMES,
+    "trainer": "method", "learn": "learn", "normalise": "normalise", "test_split_size": "held",
+    "system_prompt": "system", **trainers.NAMES,
 }  # fmt: skip
 DEFAULTS = {
     "learning_rate": 2e-5, "epochs": 3.0, "micro_batch": 8, "accumulation": 1, "schedule": "linear", "warmup": 0.0,
     "weight_decay": 0.0, "clip": 1.0, "seed": 42, "max_tokens": 1024, "too_long": "right", "r": 16, "alpha": 32,
-    "dropout": 0.05,
+    "dropout": 0.05, "learn": "all",
 }  # fmt: skip
+_PROMPTS = "prompts are never learnt; those of `messages` are there, unless `assistant_only_loss` is true"
 LEFT = {**ARGUMENTS_LEFT, **trainers.LEFT} | {
     "packing*": reasons.PACKED, "eval_packing": reasons.PACKED, "padding_free": reasons.PACKED,
     "pad_to_multiple_of": reasons.PACKED, "pad_token": reasons.TOKENS, "eos_token": reasons.TOKENS,
@@ -70,7 +73,7 @@ LEFT = {**ARGUMENTS_LEFT, **trainers.LEFT} | {
     "lora_modules_to_save": "adapters hold what the technique moves; `layers` moves embeddings and head",
     "lora_target_parameters": "adapters stand beside layers", "bnb_4bit_*": reasons.QUANTISED,
     "use_bnb_nested_quant": reasons.QUANTISED, "ignore_bias_buffers": reasons.ALONE,
-    "completion_only_loss": "prompts are never learnt", "assistant_only_loss": "prompts are never learnt",
+    "completion_only_loss": _PROMPTS, "assistant_only_loss": _PROMPTS,
     "router_aux_loss_coef": "routers are not balanced while tuning", "dataset_config": "a file is read whole",
     "dataset_train_split": "a file is read whole", "dataset_test_split": reasons.EVALUATED,
     "dataset_split*": "a file is read whole", "dataset_configs": "a file is read whole",
@@ -86,6 +89,7 @@ def _prepared(options: dict[str, Any], name: str) -> None:
         options["trainer"] = trainer
     trainers.brought(options)
     _refined(options, trainer)
+    unbound(options)
     options["use_peft"] = "lora" if options.get("use_peft") else "full"
     if "truncation_mode" in options:
         options["truncation_mode"] = {"keep_start": "right", "keep_end": "prompt"}.get(
@@ -93,8 +97,19 @@ def _prepared(options: dict[str, Any], name: str) -> None:
         )
 
 
+def unbound(options: dict[str, Any]) -> None:
+    """An empty value lifts these bounds there, where silence leaves the usual ones."""
+    for option, none in (("max_length", NO_LIMIT), ("max_seq_length", NO_LIMIT), ("max_grad_norm", 0.0)):
+        if option in options and options[option] is None:
+            options[option] = none
+
+
 def _refined(options: dict[str, Any], trainer: str) -> None:
     """Spellings that mean a setting of another name here."""
+    for option, learn in (("completion_only_loss", "last"), ("assistant_only_loss", "all")):
+        if trainer == "sft" and options.get(option):
+            del options[option]
+            options["learn"] = learn
     if options.get("loss_type") == "sigmoid_norm":
         options |= {"loss_type": "sigmoid", "normalise": "mean"}
     if trainer == "simpo":
@@ -122,6 +137,8 @@ def _dataset(options: dict[str, Any], account: Account, place: Path) -> Dataset 
             account.left[f"datasets.0.{option}: {value}"] = "a file is read whole, and its layout recognised"
         return Dataset(where, settings, path if files else None)
     name = options.pop("dataset_name", None)
+    if not {"trainer", "learn", "assistant_only_loss"} & options.keys():
+        account.left["assistant_only_loss: False (its default)"] = _PROMPTS
     if name in EMPTY:
         return None
     account.taken[f"dataset_name: {name}"] = "steps.data.source.path"
@@ -157,5 +174,5 @@ TRL = Tool(
     left=LEFT,
     dataset=_dataset,
     prepared=_prepared,
-    folded={"loss_type": "trainer"},
+    folded={"loss_type": "trainer", "assistant_only_loss": "learn", "completion_only_loss": "learn"},
 )
