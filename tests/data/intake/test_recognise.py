@@ -182,6 +182,25 @@ def test_documents_of_a_folder_are_text_to_continue(tmp_path: Path) -> None:
     assert [one.file for one in found if isinstance(one, Broken)] == ["in/c.pdf"]
 
 
+@pytest.mark.parametrize("ending", ["jsonl", "json"])
+def test_tasks_of_self_instruct_are_a_row_for_each_instance(ending: str, tmp_path: Path) -> None:
+    """Texts lie in a list of objects; without them, whether it is a classification was all that could be learnt."""
+    tried = [{"input": "", "output": "Porridge with milk."}, {"input": "I like eggs.", "output": "Eggs on toast."}]
+    rows = [
+        {"id": f"seed_task_{n}", "instruction": f"What is there for breakfast {n}?", "instances": tried[: 1 + n % 2],
+         "is_classification": n % 2 == 0}
+        for n in range(20)
+    ]  # fmt: skip
+    text = json.dumps(rows) if ending == "json" else "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / f"tasks.{ending}").write_text(text)
+    asked = propose(tmp_path / f"tasks.{ending}").source
+    found = list(Source.parse(asked).mapped(tmp_path, lambda text: None))
+    told = [one[1].messages for one in found if not isinstance(one, Broken)]
+    assert len(told) == 30
+    assert [turn.content for turn in told[0]] == ["What is there for breakfast 0?", "Porridge with milk."]
+    assert [turn.content for turn in told[2]] == ["What is there for breakfast 1?\n\nI like eggs.", "Eggs on toast."]
+
+
 LAYOUTS: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "preference, messages": (
         {

@@ -13,20 +13,37 @@ _TURN = frozenset({"role", "from", "content", "value"})
 """What the turns of a conversation hold, which are no rows."""
 
 
+_INSTANCES = "instances"
+"""The column in which Self-Instruct keeps what a task was tried with: a list of objects with `input` and `output`."""
+
+
 def flattened(found: Iterator[Record | Broken]) -> Iterator[Record | Broken]:
-    """Every row with `{"question": {"text": …}}` as the column `question.text`; lists stay as they are."""
+    """Every row with `{"question": {"text": …}}` as the column `question.text`; lists stay as they are, but that a
+    task of Self-Instruct is a row for each of its instances."""
     for one in found:
         if isinstance(one, Broken):
             yield one
-            continue
-        leaves = list(_leaves(one.values, ""))
-        values = dict(leaves)
-        if len(values) == len(leaves):
-            yield one._replace(values=values)
+        elif _is_task(one.values):
+            yield from (_flat(one._replace(values={**one.values, _INSTANCES: each})) for each in one.values[_INSTANCES])
         else:
-            names = [name for name, _ in leaves]
-            twice = next(name for name in names if names.count(name) > 1)
-            yield Broken(one.file, one.line, "two values have this name", twice, "set `flatten: false`", one.key)
+            yield _flat(one)
+
+
+def _flat(one: Record) -> Record | Broken:
+    leaves = list(_leaves(one.values, ""))
+    values = dict(leaves)
+    if len(values) == len(leaves):
+        return one._replace(values=values)
+    names = [name for name, _ in leaves]
+    twice = next(name for name in names if names.count(name) > 1)
+    return Broken(one.file, one.line, "two values have this name", twice, "set `flatten: false`", one.key)
+
+
+def _is_task(row: dict[str, Any]) -> bool:
+    """Whether it is a task of Self-Instruct."""
+    found = row.get(_INSTANCES)
+    tried = isinstance(found, list) and bool(found) and all(isinstance(one, dict) and "output" in one for one in found)
+    return tried and "instruction" in row
 
 
 def _leaves(value: dict[str, Any], before: str) -> Iterator[tuple[str, Any]]:
@@ -38,7 +55,9 @@ def _leaves(value: dict[str, Any], before: str) -> Iterator[tuple[str, Any]]:
 
 
 def has_inner_texts(rows: Sequence[dict[str, Any]]) -> bool:
-    """Whether sentences stand only in objects inside of the rows."""
+    """Whether sentences stand only in objects inside of the rows, or the rows are tasks of Self-Instruct."""
+    if rows and all(map(_is_task, rows)):
+        return True
     return any(map(_has_sentence, (dict(_leaves(row, "")) for row in rows))) and not any(map(_has_sentence, rows))
 
 

@@ -102,6 +102,13 @@ def _alpaca(known: set[str], rows: Rows) -> Layout | None:
     return None
 
 
+def _self_instruct(known: set[str], rows: Rows) -> Layout | None:
+    if not {"instruction", "instances.output"} <= known:
+        return None
+    prompt = "{instruction}\n\n{instances.input}" if "instances.input" in known else "instruction"
+    return Layout(prompt=prompt, answer="instances.output", note="tasks of Self-Instruct (instruction, instances)")
+
+
 def _preference(known: set[str], rows: Rows) -> Layout | None:
     """Pairs of answers: with a prompt in any form, or with the whole conversation in both."""
     for chosen, rejected in (("chosen", "rejected"), ("preferred_output", "non_preferred_output")):
@@ -176,6 +183,7 @@ _LAYOUTS: tuple[Callable[[set[str], Rows], Layout | None], ...] = (
     _turns,
     _evals,
     _alpaca,
+    _self_instruct,
     _pair,
     _classes,
 )

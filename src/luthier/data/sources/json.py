@@ -27,7 +27,7 @@ class Json(FileSource):
     (`data.tickets`); else the only one is taken."""
     flatten: bool = False
     """Give what lies in objects inside of a row columns of their own: `{"question": {"text": …}}` becomes the column
-    `question.text`."""
+    `question.text`. A task of Self-Instruct becomes a row for each of its `instances`."""
     encoding: str = "auto"
     """`auto` reads UTF-8, UTF-16 and what the first bytes show; otherwise a name such as latin-1."""
 

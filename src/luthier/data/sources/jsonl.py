@@ -24,7 +24,7 @@ class Jsonl(FileSource):
     """`auto` reads UTF-8, UTF-16 and what the first lines show; otherwise a name such as latin-1."""
     flatten: bool = False
     """Give what lies in objects inside of a row columns of their own: `{"question": {"text": …}}` becomes the column
-    `question.text`."""
+    `question.text`. A task of Self-Instruct becomes a row for each of its `instances`."""
 
     @classmethod
     def recognises(cls, look: Look) -> Fit:
