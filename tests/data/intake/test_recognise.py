@@ -195,7 +195,7 @@ def test_tasks_of_self_instruct_are_a_row_for_each_instance(ending: str, tmp_pat
     (tmp_path / f"tasks.{ending}").write_text(text)
     asked = propose(tmp_path / f"tasks.{ending}").source
     found = list(Source.parse(asked).mapped(tmp_path, lambda text: None))
-    told = [one[1].messages for one in found if not isinstance(one, Broken)]
+    told = [one[1].messages[-2:] for one in found if not isinstance(one, Broken)]
     assert len(told) == 30
     assert [turn.content for turn in told[0]] == ["What is there for breakfast 0?", "Porridge with milk."]
     assert [turn.content for turn in told[2]] == ["What is there for breakfast 1?\n\nI like eggs.", "Eggs on toast."]
