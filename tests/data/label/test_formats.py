@@ -137,6 +137,31 @@ def test_label_studio(write: Write, tmp_path: Path) -> None:
     assert any("2 annotators, 3 judgments of 3 items" in note for note in said)
 
 
+def test_several_projects_of_label_studio_count_from_one(write: Write, tmp_path: Path) -> None:
+    """A task's number is its project's: other texts under one number are other items, one text under two is one."""
+    for project, texts in (("p1", ["Came", "Waiting"]), ("p2", ["Broken", "Waiting"])):
+        tasks = [
+            {"id": n, "data": {"text": text}, "annotations": [_annotation(1, project, _choice(text))]}
+            for n, text in enumerate(texts, start=1)
+        ]
+        write(f"own/{project}.json", json.dumps(tasks))
+    records, broken, _ = read(tmp_path, path="own")
+    found = {one.values["text"]: (one.values["label"], len(one.values["judgments"])) for one in records}
+    assert (found, broken) == ({"Came": ("Came", 1), "Waiting": ("Waiting", 2), "Broken": ("Broken", 1)}, [])
+    given = {
+        "id": "0123456789abcdef",
+        "origin": {"source": "csv", "file": "a.csv", "line": 3},
+        "meta": {},
+        "text": "Hi",
+    }
+    for number in (7, 1007):
+        task = {"id": number, "data": given, "annotations": [_annotation(1, number, _choice("a"))]}
+        write(f"given/{number}.json", json.dumps([task]))
+    records, _, said = read(tmp_path, path="given")
+    assert [len(one.values["meta"]["judgments"]) for one in records] == [2]
+    assert any("2 annotators, 2 judgments of 1 item" in note for note in said)
+
+
 def test_label_studio_values_of_other_controls(write: Write, tmp_path: Path) -> None:
     results = {
         "rating": {"rating": 4},

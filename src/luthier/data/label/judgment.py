@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+_ID = re.compile(r"[0-9a-f]{16}")
 JUDGMENTS = "judgments"
 """The column of `meta` that keeps every judgment of a row."""
 PROPOSAL = "proposal"
@@ -45,6 +47,15 @@ class Item(NamedTuple):
     """Its columns."""
     judgments: tuple[Judgment, ...]
     line: int
+    whole: bool = False
+    """Whether its columns are the same wherever it stands: of two with one key, other columns tell another item."""
+
+    @property
+    def is_own(self) -> bool:
+        """Whether `luthier export` gave this item out as a question."""
+        name, values = self.values.get("id"), self.values
+        named = isinstance(name, str) and _ID.fullmatch(name) is not None
+        return named and isinstance(values.get("origin"), dict) and isinstance(values.get("text"), str)
 
 
 def judgments_of(meta: Mapping[str, Any]) -> list[dict[str, Any]]:

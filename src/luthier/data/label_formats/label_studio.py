@@ -19,7 +19,7 @@ class LabelStudio(LabelFormat):
 
     Choices, ratings, numbers, texts, taxonomies and pairwise choices become labels; spans and boxes stay with the
     judgment as `results`. Cancelled annotations are kept as judgments without a label; drafts are none. A task without
-    an `id` is known by that of its data.
+    an `id`, and one that Luthier gave out, is known by the `id` of its data: of several projects, too.
     """
 
     kind: Literal["label_studio"] = "label_studio"
@@ -43,7 +43,8 @@ class LabelStudio(LabelFormat):
                 continue
             found = [one for each in given if isinstance(each, dict) for one in _judgments(each)]
             key = text_of(record.values.get("id")) or text_of(data.get("id")) or f"{file}:{place}"
-            yield Item(key, dict(data), tuple(found), record.line)
+            item = Item(key, dict(data), tuple(found), record.line, whole=True)
+            yield item._replace(key=data["id"], whole=False) if item.is_own else item
 
 
 def _annotations(task: dict[str, Any]) -> list[Any] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from collections.abc import Mapping as Columns
 from dataclasses import dataclass
@@ -32,7 +31,6 @@ DECIDED = "label"
 """The column with what was decided."""
 _OWN = ("id", "origin", "meta", "text", "turns", "tools", "between", "given", "proposal")
 """What a row that was given out brings back of itself."""
-_ID = re.compile(r"[0-9a-f]{16}")
 
 
 class Labels(FileSource):
@@ -73,7 +71,7 @@ class Labels(FileSource):
         if verdicts.quality:
             ranked = sorted(verdicts.quality.items(), key=lambda one: (-one[1], one[0]))
             say("estimated share of right judgments: " + ", ".join(f"{name} {share:.2f}" for name, share in ranked))
-        own = self.prompt is None and self.messages is None and all(_is_own(item) for item, _ in found)
+        own = self.prompt is None and self.messages is None and all(item.is_own for item, _ in found)
         for decided in _decided(found, verdicts, self.rule.kind):
             if decided.label is None:
                 yield Broken(decided.file, decided.item.line, decided.why, left_out=True)
@@ -97,13 +95,16 @@ class Labels(FileSource):
         broken: list[Broken] = []
         given: list[Item] = []
         where: dict[str, str] = {}
+        first: dict[str, Item] = {}
         for file in self.files(base):
             for name, found in items(file, self.format, say):
                 if isinstance(found, Broken):
                     broken.append(found)
-                else:
-                    given.append(found)
-                    where.setdefault(found.key, name)
+                    continue
+                if found.whole and first.setdefault(found.key, found).values != found.values:
+                    found = found._replace(key=f"{name}:{found.key}")  # noqa: PLW2901  # tools count from 1 in each project
+                given.append(found)
+                where.setdefault(found.key, name)
         return merged(given), where, broken
 
     def asked(self, base: Path) -> Asked:
@@ -214,13 +215,6 @@ class _Decided:
 def _decided(found: Sequence[tuple[Item, str]], verdicts: Verdicts, rule: str) -> Iterator[_Decided]:
     for (item, file), decision in zip(found, verdicts.decisions, strict=True):
         yield _Decided(item, file, rule, decision.label, decision.confidence, decision.why)
-
-
-def _is_own(item: Item) -> bool:
-    """Whether `luthier export` gave this item out as a question."""
-    values = item.values
-    named = isinstance(values.get("id"), str) and _ID.fullmatch(values["id"]) is not None
-    return named and isinstance(values.get("origin"), dict) and isinstance(values.get("text"), str)
 
 
 def _text_column(rows: Sequence[dict[str, Any]], file: str) -> str:
