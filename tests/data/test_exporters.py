@@ -319,6 +319,17 @@ def test_label_studio_tasks(judged: Any, tmp_path: Path) -> None:
     assert [choice.get("value") for choice in config.iter("Choice")] == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize(("form", "file"), [("label-studio", "labels.xml"), ("argilla", "settings.json")])
+def test_what_a_model_names_without_scores_can_be_chosen(
+    form: str, file: str, make: Make, write: Write, tmp_path: Path
+) -> None:
+    proposal = {"label": "seldom", "confidence": None, "scores": {}, "model": "tune"}
+    rows = [{"prompt": f"question {n}", "completion": f"a free answer {n}", "proposal": proposal} for n in range(4)]
+    made = make(source={"kind": "jsonl", "path": write("t.jsonl", rows)}, split={"test": 0}).artifact
+    export(made, tmp_path / "out", form)
+    assert "seldom" in (tmp_path / "out" / file).read_text()
+
+
 @pytest.mark.parametrize("form", ["label-studio", "argilla", "doccano"])
 def test_annotators_of_conversations_see_what_was_asked_and_it_is_said(form: str, chats: Any, tmp_path: Path) -> None:
     said: list[str] = []

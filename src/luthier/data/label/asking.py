@@ -90,7 +90,8 @@ def choices(data: Outgoing, say: Say) -> Choices:
         for line in data.lines(split):
             unseen += line["label"] is None and bool(_before(line))
             proposal = line["meta"].get(PROPOSAL)
-            found |= set(proposal.get("scores", {})) if isinstance(proposal, dict) else set()
+            if isinstance(proposal, dict):
+                found |= {*proposal.get("scores", {}), *([str(proposal["label"])] if "label" in proposal else [])}
             judged = judgments_of(line["meta"])
             found |= {str(one["label"]) for one in judged if one.get("label") is not None}
             lists = lists or any(one.get("classes") for one in judged)
