@@ -103,6 +103,21 @@ def test_new_over_an_export_keeps_ids_origins_and_meta(form: str, make: Make, wr
     assert _examples(again.artifact) == _examples(before)
 
 
+@pytest.mark.parametrize("form", ["jsonl", "parquet", "csv"])
+def test_new_over_an_export_of_classes_takes_them_for_classes(
+    form: str, make: Make, write: Write, tmp_path: Path
+) -> None:
+    """Though they are more than would be guessed."""
+    rows = [{"text": f"text {n}", "label": f"class {n % 15}"} for n in range(30)]
+    source = {"kind": "jsonl", "path": write("t.jsonl", rows)}
+    before = make(source={**source, "prompt": "text", "answer": "label"}, split={"test": 0}, task="label").artifact
+    export(before, tmp_path / "out", form)
+    asked = propose(tmp_path / "out")
+    assert asked.task == "label"
+    again = make(source={**asked.source, "path": "out", "system": None}, split={"test": 0}, task=asked.task)
+    assert _examples(again.artifact) == _examples(before)
+
+
 def test_a_correction_in_a_sheets_columns_for_reading_is_not_lost(make: Make, write: Write, tmp_path: Path) -> None:
     rows = [{"text": f"text {n}", "label": "ab"[n % 2]} for n in range(8)]
     made = make(source={"kind": "jsonl", "path": write("t.jsonl", rows)}, split={"test": 0}, task="label").artifact

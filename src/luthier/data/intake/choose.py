@@ -105,7 +105,8 @@ def choose(
 def _structured(layout: Layout, columns: Mapping[str, ColumnProfile]) -> Choice:
     """The mapping for rows that hold their turns themselves; those that Luthier gave out have ids already."""
     if layout.own:  # nothing is set: columns that are named are read as anybody's
-        return Choice({}, {"kind": f"recognised as {layout.note}"})
+        labelled = columns["label"].filled == columns["messages"].filled
+        return Choice({}, {"kind": f"recognised as {layout.note}"}, is_label=labelled)
     settings, reasons = layout.settings, _recognised(layout)
     single = {name: column for name, column in columns.items() if column.kind in ("text", "number")}
     more = _belonging(single, settings, reasons)
