@@ -840,3 +840,18 @@ def test_of_a_file_that_was_seen_whole_the_rows_are_told_that_the_seed_holds_out
     held = make(**steps["data"]).summary.rows["test"]
     assert held != round(90 * steps["data"]["split"]["test"])
     assert proposal.reasons["split.test"].startswith(f"about {held} rows")
+
+
+def test_calls_that_differ_by_a_number_are_tried_as_they_would_be_run(tmp_path: Path) -> None:
+    """By their prompts alone none of them is near another; with the calls, nearly all are, and a run left three."""
+    rows = []
+    for number in range(1000, 3200, 37):
+        call = {"id": "c", "type": "function", "function": {"name": "find", "arguments": f'{{"order": {number}}}'}}
+        asked = f"Hello, could you please tell me where my order {number} is?"
+        turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": None, "tool_calls": [call]}]
+        tools = [{"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}}]
+        rows.append(json.dumps({"messages": turns, "tools": tools}) + "\n")
+    (tmp_path / "calls.jsonl").write_text("".join(rows))
+    found = propose(tmp_path / "calls.jsonl")
+    assert {"kind": "near_dedup", "action": "flag", "of": "both"} in found.ops
+    assert "they look templated" in found.reasons["ops.near_dedup"]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import TypeGuard
 
 from luthier.core.component import members
-from luthier.data.operator import Drop, Edit, Operator, RowOperator, Said, SetOperator
+from luthier.data.operator import Drop, Edit, Operator, RowOperator, Said, SetOperator, Suggestion
 from luthier.data.passes.apply import Named, category, spliced, take
 from luthier.data.passes.memory import InMemory
 from luthier.data.profile import Change, Profile, Trial
@@ -32,20 +33,28 @@ def trials(rows: Sequence[Row], profile: Profile) -> dict[str, Trial]:
         operator = member.trial()
         if operator is None:
             continue
-        outcome = outcome_of(operator, rows)
-        tried = _trial(operator, rows, outcome)
-        if tried != Trial():
-            found[operator.kind] = tried
+        outcome = _note(found, operator, rows)
+        suggestion = member.suggest(profile.model_copy(update={"trials": found}))
+        if _acts(suggestion) and (asked := Operator.parse({**operator.settings(), **suggestion.settings})) != operator:
+            operator, outcome = asked, _note(found, asked, rows)
             suggestion = member.suggest(profile.model_copy(update={"trials": found}))
-            if suggestion is None or suggestion.settings.get("action") == "flag":
-                continue
-            if (asked := Operator.parse({**operator.settings(), **suggestion.settings})) != operator:
-                operator, outcome = asked, outcome_of(asked, rows)
-                found[operator.kind] = _trial(operator, rows, outcome)
-                if found[operator.kind] == Trial():
-                    del found[operator.kind]
+        if _acts(suggestion) and operator.kind in found:
             rows = take(Batch(list(rows)), Named(operator.kind, operator), outcome, [])[0].rows
     return found
+
+
+def _acts(suggestion: Suggestion | None) -> TypeGuard[Suggestion]:
+    """Whether an operator suggests itself, and not only to mark rows."""
+    return suggestion is not None and suggestion.settings.get("action") != "flag"
+
+
+def _note(found: dict[str, Trial], operator: Operator, rows: Sequence[Row]) -> Said:
+    """Try an operator, and keep what it would do; nothing of one that would do nothing."""
+    outcome = outcome_of(operator, rows)
+    found.pop(operator.kind, None)
+    if (tried := _trial(operator, rows, outcome)) != Trial():
+        found[operator.kind] = tried
+    return outcome
 
 
 def _trial(operator: Operator, rows: Sequence[Row], outcome: Said) -> Trial:

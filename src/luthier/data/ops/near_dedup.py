@@ -182,17 +182,18 @@ class NearDedup(SetOperator):
         stay = "they are marked and stay, and `split: {group: cluster}` would hold twins on one side"
         if profile.answers and tried.lost:
             return Suggestion(
-                {"action": "flag"}, f"{why}; to drop them would leave no row of {tried.lost_shown}: {stay}"
+                {"action": "flag", **compared}, f"{why}; to drop them would leave no row of {tried.lost_shown}: {stay}"
             )
         if copies > _TEMPLATED * (profile.looked_at - _copies(profile)):
             left = counted(profile.looked_at - _copies(profile) - copies, "row")
             return Suggestion(
-                {"action": "flag"}, f"{why}: they look templated, and to drop them would leave {left}, so {stay}"
+                {"action": "flag", **compared},
+                f"{why}: they look templated, and to drop them would leave {left}, so {stay}",
             )
         matters = profile.answers or profile.answer_words <= SHORT_ANSWER_WORDS
         if matters and tried.contested > _CONTESTED * copies:
             other = f"{tried.contested} of them with another answer, so that what little differs matters"
-            return Suggestion({"action": "flag"}, f"{why}, {other}: {stay}")
+            return Suggestion({"action": "flag", **compared}, f"{why}, {other}: {stay}")
         other = f", {tried.contested} of them with another answer (`of: both` compares answers, too)"
         if compared:
             return Suggestion(compared, f"{why} in prompt and answer; with tools on offer one prompt has many answers")
