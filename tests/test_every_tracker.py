@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import signal
 import struct
 import time
 from collections.abc import Callable
@@ -164,6 +166,29 @@ def test_its_own_reader_finds_every_step_once_also_after_a_kill(kind: str, shop:
 
 
 @pytest.mark.filterwarnings("ignore")
+def _writes_and_dies(folder: Path) -> None:
+    writer = TRACKERS["wandb"]().open(tracked(), folder)
+    for step in (1, 2, 3):
+        writer.step(step, {"loss": 1.0 / step})
+    time.sleep(3)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_steps_of_an_offline_run_outlive_a_kill(tmp_path: Path) -> None:
+    """W&B keeps them in memory for 15 seconds unless told otherwise."""
+    installed("wandb")
+    process = multiprocessing.get_context("spawn").Process(target=_writes_and_dies, args=(tmp_path,))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    records = [Record.FromString(data) for data in leveldb(file.read_bytes()[7:])]
+    assert [one.history.step.num for one in records if one.HasField("history")] == [1, 2, 3]
+
+
 @pytest.mark.parametrize(("kind", "name"), FIELDS)
 def test_every_field_changes_where_the_run_stands(kind: str, name: str, tmp_path: Path) -> None:
     installed(kind)

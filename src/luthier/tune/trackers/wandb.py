@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -11,6 +11,9 @@ from pydantic import Field
 
 from luthier.core.files import write_aside
 from luthier.tune.tracker import Ending, OnlyNew, Tracked, Tracker, Writer
+
+FLUSH_S = 0.1
+"""Seconds for which a step may be in memory alone."""
 
 
 class WandB(Tracker):
@@ -44,10 +47,17 @@ class WandB(Tracker):
                 x_disable_stats=True,
                 x_disable_meta=True,
                 x_save_requirements=False,
+                **_flushing(wandb.Settings.model_fields),
             ),
         )
         mark = folder / "wandb" / f"{tracked.name}.step"
         return OnlyNew(_Run(run, mark), int(mark.read_text()) if mark.is_file() else 0)
+
+
+def _flushing(known: Container[str]) -> dict[str, float]:
+    """Brings steps to the disk at once, where W&B would keep them for 15 seconds, which a kill loses."""
+    name = "x_transaction_log_flush_interval"  # which early versions have not
+    return {name: FLUSH_S} if name in known else {}
 
 
 class _Run(Writer):
@@ -55,7 +65,7 @@ class _Run(Writer):
         self._run, self._mark = run, mark
 
     def step(self, step: int, values: Mapping[str, float]) -> None:
-        self._run.log(dict(values), step=step)
+        self._run.log(dict(values), step=step, commit=True)  # else it waits for the next one
         write_aside(self._mark, str(step).encode())  # an offline file cannot be asked for its last step
 
     def end(self, how: Ending) -> None:
