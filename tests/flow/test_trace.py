@@ -6,9 +6,13 @@ import json
 import re
 from pathlib import Path
 
+import polars
 import pytest
 
 from luthier.cli.app import run_command
+from luthier.flow.locate import find_artifact
+from luthier.tune.measure import Exam
+from workshop import RECIPE, own_cache, small_recipe
 
 
 @pytest.fixture
@@ -107,3 +111,29 @@ def test_what_stands_for_personal_data_is_explained(capsys: pytest.CaptureFixtur
     told = capsys.readouterr().out
     assert re.search(r"^\[EMAIL:[a-p]{10}\] stands for what was found, which is not kept", told, re.MULTILINE)
     assert "jo@example.com" not in told
+
+
+def test_a_row_that_came_after_the_saved_weights_or_never_was_not_learnt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = iter([1.0, 2.0, 3.0, 4.0])
+    monkeypatch.setattr(Exam, "take", lambda self, model, tokens: {"held_out_loss": next(values)})
+    monkeypatch.setenv("LUTHIER_CACHE", own_cache(tmp_path))
+    held_out = "    held_out: {rows: 8, every: 1, patience: 2}\n"
+    text = RECIPE.partition("  report:")[0].replace("    precision: float32\n", f"    precision: float32\n{held_out}")
+    small_recipe(tmp_path, text)
+    monkeypatch.chdir(tmp_path)
+    assert run_command(["run", "recipe.yaml"]) == 0
+    learnt = polars.read_parquet(find_artifact(":tune").artifact.path("learnt.parquet"))
+    wanted = {
+        "learnt by tune": learnt.filter(polars.col("taught") == 1),
+        "it was seen after the weights that were saved": learnt.filter(polars.col("seen") > polars.col("taught")),
+        "held out": learnt.filter(polars.col("nothing") == "held out"),
+        "its turn never came": learnt.filter((polars.col("seen") == 0) & polars.col("nothing").is_null()),
+    }
+    capsys.readouterr()
+    for said, rows in wanted.items():
+        assert run_command(["trace", rows["id"][0]]) == 0
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if "learnt by tune" in line]
+        assert said in line
+        assert line.startswith("not ") is (said != "learnt by tune")

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import polars
 import pytest
 import torch
 
@@ -97,6 +98,8 @@ def test_held_out_rows_are_measured_where_an_epoch_is_kept(shop: Bench) -> None:
     assert [line["step"] for line in lines if "held_out_loss" in line] == [2, 4, 6]
     early = taken(shop, made, 1)
     assert early.read_json("tuned.json")["held_out"]["saved_step"] == 2
+    learnt = polars.read_parquet(early.path("learnt.parquet"))
+    assert learnt["taught"].to_list() == learnt["seen"].to_list()
 
 
 def test_an_epoch_that_training_never_came_to_is_told(shop: Bench) -> None:

@@ -29,7 +29,8 @@ class Trace:
     story: dict[str, Any]
     """Origin, edits, split or reason of being dropped (see `luthier.data.history.story`)."""
     learnt: list[dict[str, Any]]
-    """Models that were tuned on it: step, artifact, times seen, tokens, runs."""
+    """Models that were tuned on it: step, artifact, how often the saved weights and the whole training saw it, why it
+    was not learnt, tokens, runs."""
     answers: list[dict[str, Any]]
     """How each model of each evaluation answered it."""
     children: list[dict[str, Any]]
@@ -55,13 +56,21 @@ class Trace:
         for child in self.children:
             yield f"{child['step']}: {child['by']} made {child['id']} out of it"
         for one in self.learnt:
-            cut = ", cut to fit" if one["cut"] else ""
-            often = f"{counted(one['times'], 'time')}, {counted(one['tokens'], 'token')}"
-            yield f"learnt by {one['step']} ({one['artifact'][:12]}), {often}{cut}"
+            yield _learnt_line(one)
             yield f"  in the runs {', '.join(one['runs']) or '(made outside a recorded run)'}"
         for one in self.answers:
             right = {True: "right", False: "wrong", None: ""}[one["correct"]]
             yield f"{one['step']}: {one['model']:<10} answered {one['prediction']!r} {right}".rstrip()
+
+
+def _learnt_line(told: dict[str, Any]) -> str:
+    """How often a model learnt an example, or why it did not, for a person."""
+    by = f"{told['step']} ({told['artifact'][:12]})"
+    if not told["times"]:
+        late = "it was seen after the weights that were saved" if told["seen"] else "its turn never came"
+        return f"not learnt by {by}: {told['nothing'] or late}"
+    cut = ", cut to fit" if told["cut"] else ""
+    return f"learnt by {by}, {counted(told['times'], 'time')}, {counted(told['tokens'], 'token')}{cut}"
 
 
 def _story_lines(told: dict[str, Any]) -> Iterator[str]:
@@ -215,5 +224,6 @@ def _learnt(name: str, artifact: Artifact, example: str, store: Store) -> Iterat
     with Ledger(ledger_url(store.root)) as ledger:
         runs = [run.id for run in ledger.runs_that_used(artifact.digest)]
     for row in rows.iter_rows(named=True):
-        seen = {"times": row["seen"], "tokens": row["tokens"], "cut": row["cut"]}
+        seen = {"times": row.get("taught", row["seen"]), "seen": row["seen"], "nothing": row.get("nothing")}
+        seen |= {"tokens": row["tokens"], "cut": row["cut"]}
         yield {"step": name, "artifact": artifact.digest, **seen, "runs": runs}

@@ -101,19 +101,22 @@ class Material:
             return Watch(held_out, Exam(self._step.objective, lessons, self.teacher))
         return Watch(held_out, Exam(self._step.objective, lessons, self.teacher, held_out.metric, self._questions()))
 
-    def write_learnt(self, path: Path, seen: Mapping[int, int]) -> None:
-        """For each example: how often its lesson was seen, its tokens, how many were learnt, whether it was cut,
-        and why nothing was learnt from it when that is so."""
+    def write_learnt(self, path: Path, seen: Mapping[int, int], taught: Mapping[int, int]) -> None:
+        """For each example: how often its lesson was seen in the training, and by the weights that are saved (the best
+        ones come before the end); its tokens, how many were learnt, whether it was cut, and why nothing was learnt from
+        it when that is so."""
         import polars
 
         number = 0
         rows: list[dict[str, Any]] = []
         for told in self.lessons.told():
-            rows.append(_became(told, 0 if told["nothing"] else seen.get(number, 0), told["nothing"]))
+            times = (0, 0) if told["nothing"] else (seen.get(number, 0), taught.get(number, 0))
+            rows.append(_became(told, times, told["nothing"]))
             number += not told["nothing"]
         if self._step.held_out is not None and self._parted.split == "train":
-            rows += [_became(told, 0, HELD_OUT) for told in self._held.told()]
-        kinds = {"id": polars.String, "seen": polars.Int64, "tokens": polars.Int64, "learnt": polars.Int64}
+            rows += [_became(told, (0, 0), HELD_OUT) for told in self._held.told()]
+        numbers = dict.fromkeys(("seen", "taught", "tokens", "learnt"), polars.Int64)
+        kinds = {"id": polars.String, **numbers}
         polars.DataFrame(rows, schema={**kinds, "cut": polars.Boolean, "nothing": polars.String}).write_parquet(path)
 
     def refer(self, model: Any, course: Course) -> None:
@@ -280,8 +283,9 @@ def _together(examples: Iterable[Example], count: int) -> Iterator[list[Example]
         yield some
 
 
-def _became(told: dict[str, Any], seen: int, nothing: str) -> dict[str, Any]:
-    kept = {"id": told["id"], "seen": seen, "tokens": told["tokens"], "learnt": told["learnt"]}
+def _became(told: dict[str, Any], times: tuple[int, int], nothing: str) -> dict[str, Any]:
+    seen, taught = times
+    kept = {"id": told["id"], "seen": seen, "taught": taught, "tokens": told["tokens"], "learnt": told["learnt"]}
     return {**kept, "cut": told["cut"] > 0, "nothing": nothing or None}
 
 

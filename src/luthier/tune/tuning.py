@@ -243,4 +243,5 @@ class Tuning:
         )
         lines = training.log[:steps]
         (folder / "log.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        material.write_learnt(folder / "learnt.parquet", training.seen(steps))
+        saved = (told["held_out"] or {}).get("saved_step", steps)
+        material.write_learnt(folder / "learnt.parquet", training.seen(steps), training.seen(saved))

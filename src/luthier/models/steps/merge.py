@@ -195,4 +195,5 @@ def _write_learnt(path: Path, models: Sequence[Artifact]) -> None:
     ]
     if len(parts) == len(models):
         every = polars.concat(parts, how="diagonal_relaxed").group_by("id", maintain_order=True)
-        every.agg(polars.col("seen").sum(), polars.exclude("seen").first()).write_parquet(path)
+        times = ("seen", "taught")
+        every.agg(polars.col(times).sum(), polars.exclude(times).first()).write_parquet(path)
