@@ -520,6 +520,20 @@ def test_conversations_come_back_with_their_turns_and_tools(
     assert _examples(again) == _examples(before)
 
 
+def test_annotators_whose_names_make_one_file_name_lose_nothing(make: Make, write: Write, tmp_path: Path) -> None:
+    judgments = [{"annotator": "Zoë / Ann", "label": "a"}, {"annotator": "Zoë _ Ann", "label": "b"}]
+    rows = [{"text": f"text {n}", "label": "ab"[n % 2], "judgments": judgments} for n in range(4)]
+    made = make(source={"kind": "jsonl", "path": write("t.jsonl", rows)}, split={"test": 0}, task="label")
+    export(made.artifact, tmp_path / "out", "doccano")
+    assert sorted(path.name for path in (tmp_path / "out" / "train").iterdir()) == [
+        "Zoë___Ann-2.jsonl",
+        "Zoë___Ann.jsonl",
+    ]
+    records, broken, _ = read(tmp_path, path="out", rule={"kind": "senior", "annotators": ["Zoë / Ann"]})
+    assert [one.values["messages"][-1]["content"] for one in records] == ["a"] * 4
+    assert not broken
+
+
 def test_doccano_gets_the_last_word_of_who_judged_twice(make: Make, write: Write, tmp_path: Path) -> None:
     twice = [
         {"annotator": "ann", "label": "b", "time": "2024-05-02T10:00:00"},

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from luthier.data.exporter import Exporter, Outgoing, Say, write_lines
 from luthier.data.label.asking import Choices, Question, choices
-from luthier.data.label.judgment import judgments_of, last_of
+from luthier.data.label.judgment import file_of, judgments_of, last_of
 
 
 class DoccanoOut(Exporter):
@@ -31,9 +31,9 @@ class DoccanoOut(Exporter):
             if not names:
                 write_lines(folder / f"{split}.jsonl", (document(line, asked) for line in data.lines(split)))
                 confident = confident or any(asked.question(line).proposal for line in data.lines(split))
-            for name in names:
+            for name, file in _files(names).items():
                 (folder / split).mkdir(exist_ok=True)
-                write_lines(folder / split / f"{_file(name)}.jsonl", _of(data, split, name, asked))
+                write_lines(folder / split / f"{file}.jsonl", _of(data, split, name, asked))
         if confident:
             say("Doccano has no place for a proposal's confidence: it stands in the document's metadata")
         if judged:
@@ -62,6 +62,12 @@ def _kept(question: Question) -> dict[str, Any]:
     return {"row_id" if name == "id" else name: value for name, value in question.kept.items()}
 
 
-def _file(annotator: str) -> str:
-    """The annotator's name as a file's: nothing that leads elsewhere."""
-    return "".join(char if char.isalnum() or char in "._-@" else "_" for char in annotator).lstrip(".") or "_"
+def _files(names: list[str]) -> dict[str, str]:
+    """A file's name for each annotator, a different one each."""
+    found: dict[str, str] = {}
+    for name in names:
+        file, number = file_of(name), 2
+        while file in found.values():
+            file, number = f"{file_of(name)}-{number}", number + 1
+        found[name] = file
+    return found

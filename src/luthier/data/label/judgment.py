@@ -92,6 +92,11 @@ def _is_number(label: str | float | None) -> bool:
         return False
 
 
+def file_of(annotator: str) -> str:
+    """The annotator's name as a file's: nothing that leads elsewhere."""
+    return "".join(char if char.isalnum() or char in "._-@" else "_" for char in annotator).lstrip(".") or "_"
+
+
 def in_time(judgments: Iterable[Judgment]) -> list[Judgment]:
     """Judgments in the order in which they were made, where each says when; else in that of the file."""
     found = list(judgments)

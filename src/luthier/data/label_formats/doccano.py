@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any, ClassVar, Literal
 
-from luthier.data.label.judgment import Item, Judgment
+from luthier.data.label.judgment import Item, Judgment, file_of
 from luthier.data.label.several import several
 from luthier.data.label_format import LabelFormat, Rows, Say, label_of, text_of
 from luthier.data.row import Broken, Record
@@ -75,7 +75,9 @@ def _judgments(row: dict[str, Any], given: list[Any], person: str) -> Iterator[J
     spans = [one for one in given if isinstance(one, (list, dict))]
     comments = row.get("Comments") or row.get("comments")
     more = {name: value for name, value in (("spans", spans), ("comments", comments)) if value}
-    times = [one for one in row.get("judgments") or () if isinstance(one, dict) and one.get("annotator") == person]
+    before = [one for one in row.get("judgments") or () if isinstance(one, dict)]
+    person = next((name for one in before if file_of(name := str(one.get("annotator"))) == person), person)
+    times = [one for one in before if one.get("annotator") == person]
     time = text_of(times[0].get("time")) if times else None
     said = [one for one in given if isinstance(one, (str, int, float))]
     yield Judgment(person, label_of(said), time, more=more, classes=several(said))
