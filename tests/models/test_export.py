@@ -243,6 +243,9 @@ def test_what_a_format_cannot_hold_is_said(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="over another adapter"):
         export(upper, tmp_path / "out", "adapter")
     assert (export(upper, tmp_path / "both", "merged") / "model.safetensors").is_file()
+    whole = tiny_adapter(store, full_tune(store, base), seed=4)
+    with pytest.raises(ModelError, match=r"over tiny\+full, which was made here, so no published model is its base"):
+        export(whole, tmp_path / "out", "adapter")
     soft = tiny_adapter(store, base, PromptTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM"), seed=3)
     with pytest.raises(ModelError, match="learns a prompt"):
         export(soft, tmp_path / "out", "merged")

@@ -154,11 +154,10 @@ def _write_adapter(artifact: Artifact, folder: Path) -> None:
     where = Where(file=str(artifact.folder))
     if not is_adapter(artifact):
         raise ModelError("is a whole model, not an adapter", where=where, remedy="export it as `hf`")
-    if is_adapter(artifact.parent("model")):
-        remedy = "export it as `merged`"
-        raise ModelError(
-            "was tuned over another adapter, so no published model is its base", where=where, remedy=remedy
-        )
+    if "model" in (under := weights_of(artifact.parent("model"))).manifest.inputs:
+        over = "another adapter" if is_adapter(under) else f"{name_of(under)}, which was made here"
+        what = f"was tuned over {over}, so no published model is its base"
+        raise ModelError(what, where=where, remedy="export it as `merged`, or tune it over an export of that model")
     for path in sorted((artifact.folder / ADAPTER).iterdir()):
         if path.name != "README.md":
             shutil.copyfile(path, folder / path.name)
