@@ -30,6 +30,11 @@ class Candidate(NamedTuple):
     shares: Mapping[str, float] | None
     """The probability of each label that a model proposed; None where none did."""
 
+    @property
+    def is_told(self) -> bool:
+        """Whether a model gave probabilities to choose by."""
+        return self.shares is not None and len(self.shares) > 1
+
 
 class Chosen(NamedTuple):
     """A candidate by its place, and how much spoke for it."""
@@ -57,19 +62,28 @@ class Pool:
         found = embedder.points(texts, base=self.base, seed=self.seed).astype(np.float64)
         return found[: len(self.candidates)], found[len(self.candidates) :]
 
+    @property
+    def silent(self) -> list[Candidate]:
+        """Candidates without probabilities of labels."""
+        return [one for one in self.candidates if not one.is_told]
+
     def uncertainty(self, measure: Measure) -> NDArray[np.float64]:
-        """(candidates,): from 0 (sure) to 1 (no idea); `DataError` where no model has proposed anything."""
+        """(candidates,): from 0 (sure) to 1 (no idea, as of a row for which the model named no label, or no
+        probabilities); `DataError` where it did so for none."""
         import numpy as np
 
+        if self.candidates and len(self.silent) == len(self.candidates):
+            what, first = "a row has no proposal with a probability for each label", self.candidates[0]
+            where = Where(file=first.file, line=first.line, field="by")
+            raise DataError(what, where=where, remedy="put the step `propose` before this one, or select by `k_center`")
         return np.array([self._uncertain(one, measure) for one in self.candidates], dtype=np.float64)
 
     def _uncertain(self, one: Candidate, measure: Measure) -> float:
         import math
 
-        if not one.shares or len(one.shares) < 2:
-            what = "a row has no proposal with a probability for each label"
-            where = Where(file=one.file, line=one.line, field="by")
-            raise DataError(what, where=where, remedy="put the step `propose` before this one, or select by `k_center`")
+        if not one.is_told:
+            return 1.0
+        assert one.shares is not None
         shares = sorted(one.shares.values(), reverse=True)
         if measure == "entropy":
             return -sum(share * math.log(share) for share in shares if share > 0) / math.log(len(shares))

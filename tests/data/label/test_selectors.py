@@ -39,6 +39,15 @@ def test_no_proposal_is_one_clear_error() -> None:
     assert len(Selector.parse("k_center").choose(bare, 1)) == 1
 
 
+@pytest.mark.parametrize("kind", ["uncertainty", "mmr"])
+def test_a_row_of_which_the_model_said_nothing_is_asked_about_first(kind: str) -> None:
+    """Some models name no label now and then: that is no reason to choose nothing."""
+    told = _candidate(0, "one", [0.6, 0.3, 0.1])
+    some = Pool([told, _candidate(1, "two", None), _candidate(2, "three", None)._replace(shares={"a": 1.0})], (), 0)
+    *first, last = Selector.parse(kind).choose(some, 3)
+    assert ({one.place for one in first}, last.place) == ({1, 2}, 0)
+
+
 def _topics(whole: Pool, kind: object, count: int) -> set[int]:
     return {one.place % 4 for one in Selector.parse(kind).choose(whole, count)}
 

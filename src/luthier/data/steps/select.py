@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from luthier.core.counted import of_rows
 from luthier.core.errors import DataError, Where
 from luthier.core.step import DataRef, Forecast, Makes, Outline, Outlook, Step, Work
 from luthier.data.label.judgment import PROPOSAL, judgments_of
@@ -16,6 +17,7 @@ from luthier.data.passes.remake import Remade, asked_text, read_rows
 from luthier.data.row import Row
 from luthier.data.selector import Candidate, Pool, Selector
 from luthier.data.selectors.mmr import Mmr
+from luthier.data.selectors.uncertainty import Uncertainty
 from luthier.data.steps.label import rows_ahead
 from luthier.text.dataset import has_split, splits, summary
 
@@ -59,6 +61,9 @@ class Select(Step):
             for rank, one in enumerate(chosen, start=1)
         }
         self._write(work, marks)
+        if pool.silent and isinstance(self.by, (Mmr, Uncertainty)):
+            some = of_rows(len(pool.silent), len(pool.candidates), "has", "have")
+            work.events.note(f"{some} no probabilities of labels: of these, the model is taken to be least sure")
         work.events.note(f"{len(marks)} of {len(pool.candidates)} rows are chosen by {self.by.kind}")
         return {"rows_per_s": told.rows[self.split] / max(time.perf_counter() - started, 1e-9)}
 
