@@ -337,6 +337,27 @@ def test_a_wide_table(write: Write, tmp_path: Path) -> None:
     assert "wide.csv: a column an annotator: rater_1, rater_2, rater 3" in said
 
 
+@pytest.mark.parametrize("ending", ["csv", "json"])
+def test_label_studios_tables_hold_several_choices(ending: str, write: Write, tmp_path: Path) -> None:
+    """Its CSV has them as JSON text, its short JSON as an object."""
+    choices = {"choices": ["Versand", "Größe"]}
+    rows = [
+        {"annotation_id": n, "annotator": 7, "id": n, "label": label, "lead_time": 3.1, "text": f"Hallo {n}"}
+        for n, label in enumerate([choices, "Versand"])
+    ]
+    text = json.dumps(rows)
+    if ending == "csv":
+        frame = pl.DataFrame(
+            [{**row, "label": json.dumps(choices) if row["label"] == choices else "Versand"} for row in rows]
+        )
+        text = frame.write_csv()
+    write(f"min.{ending}", text)
+    records, broken, _ = read(tmp_path, path=f"min.{ending}")
+    assert [one.values["label"] for one in records] == ["Größe | Versand", "Versand"]
+    assert [one.values["judgments"][0].get("classes") for one in records] == [("Größe", "Versand"), None]
+    assert not broken
+
+
 def test_a_table_by_settings(write: Write, tmp_path: Path) -> None:
     write("odd.csv", "what,by,said\none,ann,a\none,bob,a\n")
     with pytest.raises(DataError, match="cannot tell who judged what"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal
@@ -112,18 +113,28 @@ def _long(
         return Broken(record.file, record.line, "nobody is named as annotator", who)
     own = {who, label, time, seconds}
     took = _number(row.get(seconds)) if seconds else None
-    when, classes = text_of(row.get(time)) if time else None, several(row.get(label))
-    said = Judgment(name, label_of(row.get(label)), when, took, classes=classes)
+    when, told = text_of(row.get(time)) if time else None, _told(row.get(label))
+    said = Judgment(name, label_of(told), when, took, classes=several(told))
     values = {column: value for column, value in row.items() if column not in own}
     return Item(_key(row, item), values, (said,), record.line)
 
 
 def _wide_item(record: Record, annotators: list[str], item: str | None) -> Item:
     row = record.values
-    told = ((name, row.get(name)) for name in annotators)
+    told = ((name, _told(row.get(name))) for name in annotators)
     said = tuple(Judgment(name, label_of(one), classes=several(one)) for name, one in told if label_of(one) is not None)
     values = {column: value for column, value in row.items() if column not in annotators}
     return Item(_key(row, item), values, said, record.line)
+
+
+def _told(cell: Any) -> Any:
+    """What a cell says; Label Studio's tables hold several choices as `{"choices": […]}`, in CSV as JSON text."""
+    if isinstance(cell, str) and cell.startswith('{"choices"'):
+        try:
+            cell = json.loads(cell)
+        except ValueError:
+            return cell
+    return cell["choices"] if isinstance(cell, dict) and isinstance(cell.get("choices"), list) else cell
 
 
 def _key(row: dict[str, Any], item: str | None) -> str:
