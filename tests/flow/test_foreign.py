@@ -228,6 +228,11 @@ def test_data_of_axolotl_is_found(place: Path, told: dict[str, Any], source: dic
         ({"optimizer": "schedule_free_adamw"}, "tune.optimizer.kind", "schedule_free"),
         ({"peft_init_lora_weights": "pissa"}, "tune.technique.start", "pissa"),
         ({"excess_length_strategy": "truncate"}, "tune.objective.too_long", "right"),
+        (
+            {"excess_length_strategy": "raise"},
+            "tune.objective",
+            {"kind": "sft", "max_tokens": 2048, "learn": "all"},
+        ),
         ({"batch_size": 48}, "tune.rows_per_step", 48),
         ({"warmup_steps": None, "warmup_ratio": 0.2}, "tune.warmup", 0.2),
         ({"revision_of_model": "abc"}, "model.revision", "abc"),

@@ -69,6 +69,8 @@ def objective(wishes: Wishes) -> dict[str, Any]:
 def _supervised(wishes: Wishes) -> dict[str, Any]:
     wishes.leave("form", "the loss is minus the log-probability of what is learnt")
     found: dict[str, Any] = {"kind": "sft"}
+    if wishes.get("too_long") not in ("drop", "prompt", "right"):
+        wishes.leave("too_long", "a row that is too long is left out, counted and listed; nothing stops for it")
     told: Mapping[str, Callable[[Any], Any]] = {"max_tokens": int, "too_long": str, "learn": str}
     for name, made in told.items():
         if (value := wishes.take(name, f"{PLACE}.{name}")) is not None:
