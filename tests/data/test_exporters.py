@@ -118,6 +118,14 @@ def test_new_over_an_export_of_classes_takes_them_for_classes(
     assert _examples(again.artifact) == _examples(before)
 
 
+def test_the_index_beside_openais_rows_is_not_read_as_rows(chats: Any, make: Make, tmp_path: Path) -> None:
+    export(chats, tmp_path / "out", "openai")
+    asked = propose(tmp_path / "out").source
+    assert "on_error" not in asked
+    again = make(source={**asked, "path": "out", "group": None}, split={"test": 0})
+    assert again.summary.rows_in == 16
+
+
 def test_a_correction_in_a_sheets_columns_for_reading_is_not_lost(make: Make, write: Write, tmp_path: Path) -> None:
     rows = [{"text": f"text {n}", "label": "ab"[n % 2]} for n in range(8)]
     made = make(source={"kind": "jsonl", "path": write("t.jsonl", rows)}, split={"test": 0}, task="label").artifact

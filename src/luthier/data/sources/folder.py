@@ -22,13 +22,15 @@ from luthier.data.source import FileSource, Say
 from luthier.data.sources.text import Text
 
 _CARDS = "about the others"
+_INDEX = ".index.jsonl"
+"""How the index ends that the form `openai` writes beside `SPLIT.jsonl`."""
 
 
 class Folder(FileSource):
     """All files of a folder that some source reads, in order of their names, each by the kind of its content.
 
-    A README beside files of rows says what they are, as that of an export does, and is left out; among documents it is
-    one of them.
+    A README beside files of rows says what they are, as that of an export does, and is left out, as is the index that
+    the form `openai` writes beside its rows. Among documents, a README is one of them.
     """
 
     kind: Literal["folder"] = "folder"
@@ -78,7 +80,9 @@ class Folder(FileSource):
 
 
 def _is_card(file: File) -> bool:
-    return file.path.stem.lower() == "readme" and file.ending in (*Text.endings, "")
+    is_readme = file.path.stem.lower() == "readme" and file.ending in (*Text.endings, "")
+    rows = file.path.name.removesuffix(_INDEX)
+    return is_readme or (rows != file.path.name and file.path.with_name(f"{rows}.jsonl").exists())
 
 
 def _has_rows(file: File) -> bool:
