@@ -383,13 +383,13 @@ def test_15_empty_or_untrained_adapter(tmp_path: Path, monkeypatch: pytest.Monke
     import peft
 
     shop, found = bench(tmp_path), peft.get_peft_model_state_dict
-    monkeypatch.setattr(peft, "get_peft_model_state_dict", lambda model: {})
+    monkeypatch.setattr(peft, "get_peft_model_state_dict", lambda model, **_: {})
     with pytest.raises(ModelError, match="holds no weights"):
         shop.tune(Tune(**QUICK))
     monkeypatch.setattr(
         peft,
         "get_peft_model_state_dict",
-        lambda model: {k: 0 * v if "lora_B" in k else v for k, v in found(model).items()},
+        lambda model, **more: {k: 0 * v if "lora_B" in k else v for k, v in found(model, **more).items()},
     )
     with pytest.raises(ModelError, match="does nothing"):
         shop.tune(Tune(**QUICK), seed=4)

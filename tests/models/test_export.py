@@ -253,7 +253,6 @@ def test_what_a_format_cannot_hold_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning")
-@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_head_that_is_one_with_the_embeddings_does_not_merge(tmp_path: Path, tied: bool) -> None:
     from peft import LoraConfig

@@ -57,6 +57,21 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.suffix != ""}
 
 
+def test_an_adapter_at_the_head_holds_no_weight_of_the_base(shop: Bench, recwarn: pytest.WarningsRecorder) -> None:
+    """PEFT would write the whole matrix beside it, and say so on the terminal."""
+    made = shop.tune(Tune(**QUICK, technique=Lora(r=4, targets=("q_proj", "lm_head"))))
+    held = load_file(made.folder / "adapter" / "adapter_model.safetensors")
+    assert any("lm_head" in name for name in held)
+    assert all("lora_" in name for name in held)
+    with no_peft_warning():
+        plain = PeftModel.from_pretrained(
+            AutoModelForCausalLM.from_pretrained(shop.base.folder), made.folder / "adapter"
+        )
+    ids = torch.tensor([[5, 6, 7, 8]])
+    torch.testing.assert_close(plain(ids).logits, load(made, "float32").model(ids).logits)
+    assert not [one for one in recwarn if "embedding" in str(one.message)]
+
+
 def test_lora_learns_and_loads_in_plain_peft(shop: Bench) -> None:
     made = shop.tune(Tune(**QUICK, technique=Lora(r=4), epochs=4))
     assert losses(made)[-1] < 0.5 * losses(made)[0]

@@ -30,7 +30,7 @@ def no_peft_warning() -> Iterator[None]:
 
     It calls two things of transformers 5.24 by their old names; it looks for fused experts among modules, where they
     are parameters; it finds out for itself that GPT-2's layers are transposed; it is told how to adapt our quantised
-    layers, and warns of them all the same.
+    layers, and warns of them all the same; and nothing is merged at a head that is one with the embeddings.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
@@ -39,5 +39,6 @@ def no_peft_warning() -> Iterator[None]:
             "ignore", message=r"The following (rank|alpha)_pattern keys did not", category=RuntimeWarning
         )
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False", category=UserWarning)
+        warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`", category=UserWarning)
         warnings.filterwarnings("ignore", message="Unsupported layer type '<class 'luthier", category=UserWarning)
         yield

@@ -17,14 +17,21 @@ def write_adapter(
 
     `name` is what people call the base.
     """
-    from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
     place = folder / ADAPTER
     place.mkdir()
-    found = get_peft_model_state_dict(model) if weights is None else weights
+    found = adapter_weights(model) if weights is None else weights
     save_file({key: value.detach().contiguous() for key, value in found.items()}, place / "adapter_model.safetensors")
     settings = model.peft_config[model.active_adapter].to_dict()
     plain = {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()}
     base = {"base_model_name_or_path": name, "inference_mode": True}
     write_settings(place / "adapter_config.json", {**plain, **base, **changes})
+
+
+def adapter_weights(model: Any) -> dict[str, Any]:
+    """The active adapter's weights by PEFT's names, without a head or embeddings of the base, which never change."""
+    from peft import get_peft_model_state_dict
+
+    found: dict[str, Any] = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return found

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from luthier.models.describe import Description, training_memory
 from luthier.models.shapes import ADAPTED_EXPERTS
 from luthier.tune.low_rank import HEAD_ROWS, LowRank
-from luthier.tune.peft_files import write_adapter
+from luthier.tune.peft_files import adapter_weights, write_adapter
 
 if TYPE_CHECKING:
     from luthier.models.pack import Pack
@@ -94,7 +94,7 @@ class Lora(LowRank):
             write_adapter(model, folder, name, init_lora_weights=True)
             return
         grown = self.alpha * (math.sqrt(2) if self.rslora else 2)  # the same scale at twice the rank
-        both = _without_base(_all(model), begun)
+        both = _without_base(adapter_weights(model), begun)
         write_adapter(model, folder, name, both, r=2 * self.r, lora_alpha=grown, init_lora_weights=True)
 
 
@@ -107,15 +107,8 @@ def _linear_names(model: Any) -> set[str]:
     return {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, kinds)}
 
 
-def _all(model: Any) -> dict[str, Any]:
-    from peft import get_peft_model_state_dict
-
-    found: dict[str, Any] = get_peft_model_state_dict(model)
-    return found
-
-
 def _factors(model: Any) -> dict[str, Any]:
-    return {key: value for key, value in _all(model).items() if ".lora_A." in key or ".lora_B." in key}
+    return {key: value for key, value in adapter_weights(model).items() if ".lora_A." in key or ".lora_B." in key}
 
 
 def _without_base(weights: dict[str, Any], begun: dict[str, Any]) -> dict[str, Any]:
