@@ -157,6 +157,18 @@ def test_a_readme_beside_rows_is_no_row_and_among_documents_is_one(tmp_path: Pat
     assert [one.file for one in found] == ["in/README.md", "in/more.txt"]
 
 
+def test_texts_about_the_files_beside_them_are_no_rows(tmp_path: Path) -> None:
+    """A SOURCE.md beside 3,000 rows was taken for the data, and all rows for broken ones."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "train.csv").write_text(CSV)
+    for name in ("SOURCE.md", "LICENSE", "License.txt", "TERMS_OF_USE.txt"):
+        (tmp_path / "in" / name).write_text("# Where it is from\n\nA page of the web, and who may read it.\n")
+    said: list[str] = []
+    found = list(Source.parse({"kind": "folder", "path": "in"}).read(tmp_path, said.append))
+    assert {one.file for one in found} == {"in/train.csv"}
+    assert said[-1] == "in: 4 files about the others left out, such as in/LICENSE"
+
+
 def test_an_archive_that_is_not_read_is_called_one(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "inner.zip", "w") as inner:
         inner.writestr("a.csv", CSV)

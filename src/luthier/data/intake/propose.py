@@ -173,7 +173,7 @@ def _split(rows: int, measure: str, profile: Profile) -> tuple[dict[str, Any], s
     """Enough held out for an interval that means something, and how much that is."""
     many, few = SHARES
     share = many if rows * many >= _ENOUGH_HELD_OUT else few
-    wanted = share * profile.looked_at
+    wanted = share * profile.looked_at * (1 - profile.broken / max(1, profile.rows))
     found = profile.held_out.get(str(share), wanted)
     if wanted >= _NO_CHANCE and found < _FAR_FEWER * wanted:
         few_rows = counted(max(1, round(rows * found / profile.looked_at)), "row")

@@ -22,6 +22,8 @@ from luthier.data.source import FileSource, Say
 from luthier.data.sources.text import Text
 
 _CARDS = "about the others"
+_ABOUT = frozenset({"readme", "source", "sources", "license", "licence", "notice", "citation", "changelog"})
+"""Names of texts that say something about the files beside them."""
 _INDEX = ".index.jsonl"
 """How the index ends that the form `openai` writes beside `SPLIT.jsonl`."""
 
@@ -29,8 +31,9 @@ _INDEX = ".index.jsonl"
 class Folder(FileSource):
     """All files of a folder that some source reads, in order of their names, each by the kind of its content.
 
-    A README beside files of rows says what they are, as that of an export does, and is left out, as is the index that
-    the form `openai` writes beside its rows. Among documents, a README is one of them.
+    A README beside files of rows says what they are, as that of an export does, and is left out, as are other texts
+    that are named so (SOURCE, LICENSE, in capitals or as usual), and the index that the form `openai` writes beside its
+    rows. Among documents, a README is one of them.
     """
 
     kind: Literal["folder"] = "folder"
@@ -80,9 +83,11 @@ class Folder(FileSource):
 
 
 def _is_card(file: File) -> bool:
-    is_readme = file.path.stem.lower() == "readme" and file.ending in (*Text.endings, "")
+    stem = file.path.stem
+    named = file.ending in (*Text.endings, "") and (stem.lower() in _ABOUT or stem.isupper())
     rows = file.path.name.removesuffix(_INDEX)
-    return is_readme or (rows != file.path.name and file.path.with_name(f"{rows}.jsonl").exists())
+    is_index = rows != file.path.name and file.path.with_name(f"{rows}.jsonl").exists()
+    return is_index or (named and not _has_rows(file))
 
 
 def _has_rows(file: File) -> bool:
