@@ -43,3 +43,14 @@ def test_what_is_no_probe_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> Non
     remember("product", {"per_s": 0.0})
     remember("product", {})
     assert told(monkeypatch, 300.0) == pytest.approx(300.0)
+
+
+@pytest.mark.parametrize(("has_tiles", "gain"), [(True, 4.0), (False, 3.0)])
+def test_narrow_products_gain_by_what_the_processor_has(
+    monkeypatch: pytest.MonkeyPatch, has_tiles: bool, gain: float
+) -> None:
+    """On an AMD EPYC without tiles, a training was told to take one and a half times as long as it took."""
+    monkeypatch.setattr(speed, "cpu_has_tiles", lambda: has_tiles)
+    monkeypatch.setattr(speed, "_matrix_flops", lambda: 100.0)
+    told = speed.flops_per_s(bf16=True, tiles=4.0, narrow=3.0)
+    assert told == pytest.approx(gain * speed.flops_per_s(bf16=False, tiles=4.0, narrow=3.0))

@@ -38,14 +38,16 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def flops_per_s(*, bf16: bool, tiles: float = TILES_OVER_FP32) -> float:
+def flops_per_s(*, bf16: bool, tiles: float = TILES_OVER_FP32, narrow: float = BF16_OVER_FP32) -> float:
     """What this machine's processors reach together, from matrix products measured just now and before."""
-    return _steady("product", _matrix_flops) * float(cores() ** MORE_CORES) * over_fp32(bf16=bf16, tiles=tiles)
+    reached = over_fp32(bf16=bf16, tiles=tiles, narrow=narrow)
+    return _steady("product", _matrix_flops) * float(cores() ** MORE_CORES) * reached
 
 
-def over_fp32(*, bf16: bool, tiles: float = TILES_OVER_FP32) -> float:
-    """What models reach here on a processor over numpy's fp32 product; `tiles` is the gain where it has them."""
-    return ((tiles if cpu_has_tiles() else BF16_OVER_FP32) if bf16 else 1.0) * REACHED
+def over_fp32(*, bf16: bool, tiles: float = TILES_OVER_FP32, narrow: float = BF16_OVER_FP32) -> float:
+    """What models reach here on a processor over numpy's fp32 product; `tiles` is bf16's gain where it has tiles, and
+    `narrow` where it has not."""
+    return ((tiles if cpu_has_tiles() else narrow) if bf16 else 1.0) * REACHED
 
 
 def bytes_per_s() -> float:
