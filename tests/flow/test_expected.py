@@ -19,6 +19,7 @@ from luthier.flow.plan import plan
 from luthier.flow.recipe import Recipe
 from luthier.flow.record import recorded_run
 from luthier.flow.report import report_facts, write_report
+from luthier.tune.steps.tune import Tune
 from workshop import RECIPE, small_recipe
 
 TUNING = RECIPE[: RECIPE.index("  report:")]
@@ -91,6 +92,11 @@ def test_another_project_is_foretold_from_what_this_machine_did(
     Recipe.load(small_recipe(tmp_path / "first", TUNING, rows=50)).run()
     assert remembered("tune") == []  # it was over at once
     monkeypatch.setattr("luthier.flow.run.LEAST_S", 0.0)
+    with monkeypatch.context() as brief:
+        make = Tune.make
+        brief.setattr(Tune, "make", lambda step, work: {**make(step, work), "train_s": -1.0})
+        Recipe.load(small_recipe(tmp_path / "first", TUNING, rows=52)).run()
+    assert remembered("tune") == []  # it took its time to begin, and learnt for less: first steps are slow
     first = Recipe.load(small_recipe(tmp_path / "first", TUNING, rows=51)).run()
     measures = first["tune"].artifact.timing()["measures"]
     assert remembered("tune") == [measures]

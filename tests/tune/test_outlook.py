@@ -27,14 +27,6 @@ def told(shop: Bench, objective: Any, **measures: float) -> Forecast:
     return step.foresee(Outlook(inputs=inputs, upstream={}, base=shop.base.folder, history=history))
 
 
-def test_a_few_seconds_of_another_training_tell_nothing(shop: Bench) -> None:
-    """They are first steps: a training was told to take 257 seconds by one of six, and took 54."""
-    inputs, step = {"data": shop.data, "model": shop.base}, Tune(data="data", objective=Sft())
-    slow, steady = {**SPEED["measures"], "flops_per_s": 1e5, "train_s": 6.0}, {**SPEED["measures"], "train_s": 60.0}
-    look = Outlook(inputs=inputs, upstream={}, base=shop.base.folder, paces=(slow, steady))
-    assert step.foresee(look).seconds == told(shop, Sft()).seconds
-
-
 def grpo(**rollout: Any) -> Objective:
     return Objective.parse({"kind": "grpo", "rewards": ["exact"], "rollout": {"max_new_tokens": 50, **rollout}})
 

@@ -18,7 +18,7 @@ from luthier.core.paths import cache_folder
 from luthier.core.process import processor
 
 LEAST_S = 10.0
-"""A step that was over sooner tells of its beginning, not of this machine."""
+"""A step that was over sooner tells of its beginning, not of this machine; so does a training that learnt for less."""
 KEPT = 16
 """So many of a kind are remembered, the newest."""
 

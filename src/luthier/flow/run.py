@@ -174,7 +174,7 @@ def _make(planned: Planned, what: Plan, events: Events) -> StepResult:
         measures = planned.step.make(work)
         _check_still(planned, what)
         seconds = time.perf_counter() - started
-        if planned.step.tells_of_machine and seconds >= LEAST_S:
+        if planned.step.tells_of_machine and measures.get("train_s", seconds) >= LEAST_S:
             remember(planned.step.kind, measures)
         artifact = store.finish(_manifest(planned, what), _timing(planned, expected, measures, seconds))
     events.emit(Event(kind="done", step=planned.name, text=planned.step.kind, measures={"seconds": seconds}))

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError
-from luthier.core.paces import LEAST_S
 from luthier.core.step import Outline, Outlook
 from luthier.models.describe import Description, describe, read_template
 from luthier.models.kernels.compiled import compiler
@@ -74,10 +73,8 @@ def has_head(outlook: Outlook, field: str = "model") -> bool:
 
 def pace_of(outlook: Outlook, model: Description, **alike: Any) -> Mapping[str, Any]:
     """What a step of this kind measured with a model of about this size and with what is alike: the last one of this
-    project's, else the newest of any on this machine; empty where there was none. Another's training
-    of a few seconds tells how slow first steps are, however long it took to begin."""
-    told = [one for one in outlook.paces if one.get("train_s", LEAST_S) >= LEAST_S]
-    for measures in (outlook.history.get("measures") or {}, *told):
+    project's, else the newest of any on this machine; empty where there was none."""
+    for measures in (outlook.history.get("measures") or {}, *outlook.paces):
         size = float(measures.get("parameters", model.parameters)) / model.parameters
         fits = 1 / ABOUT <= size <= ABOUT and all(measures.get(name, value) == value for name, value in alike.items())
         if fits and measures.get("flops_per_s"):
