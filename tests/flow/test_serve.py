@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import json
 import re
 import signal
@@ -38,6 +39,13 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         )
         (folder / "recipe.yaml").write_text(text)
         yield folder
+
+
+@pytest.fixture(autouse=True)
+def _frozen() -> Iterator[None]:
+    """What the command thaws at its end, for here it has no process of its own, is frozen again."""
+    yield
+    gc.freeze()
 
 
 def test_it_says_where_it_listens_answers_and_stops_in_order(shop: Path) -> None:

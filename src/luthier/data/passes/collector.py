@@ -12,18 +12,21 @@ _OBJECTS = 50_000
 
 @contextmanager
 def quiet_collector() -> Iterator[None]:
-    """Look seldom, and never at what was there before; afterwards all is as it was."""
-    thresholds, was_frozen = gc.get_threshold(), gc.get_freeze_count() > 0
-    keep_quiet()
+    """Look seldom; afterwards all is as it was. What was there before is not frozen: it may become garbage meanwhile,
+    and thawing would take back what somebody else has frozen."""
+    thresholds = gc.get_threshold()
+    _look_seldom()
     try:
         yield
     finally:
         gc.set_threshold(*thresholds)
-        if not was_frozen:  # thawing would take back what somebody else has frozen
-            gc.unfreeze()
 
 
 def keep_quiet() -> None:
-    """The same for the rest of a process, as a worker has it."""
+    """Look seldom, and never at what was there before, for the rest of a process, as a worker has it."""
     gc.freeze()
+    _look_seldom()
+
+
+def _look_seldom() -> None:
     gc.set_threshold(_OBJECTS, *gc.get_threshold()[1:])
