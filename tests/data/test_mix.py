@@ -278,14 +278,17 @@ def test_classes_meet_classes_and_become_text_beside_text(tmp_path: Path) -> Non
     assert {(example.kind, example.label) for example in found} == {("chat", None)}
 
 
-def test_what_rows_are_expected_to_hold_is_the_mean_of_all() -> None:
+def test_what_rows_are_expected_to_hold_is_that_of_all_in_their_shares() -> None:
     told = [
-        Outline(rows={"train": 30}, characters=100.0, answered=10.0),
-        Outline(rows={"train": 10}, characters=500.0, answered=410.0),
+        Outline(rows={"train": 30}, examples=[{"of": "one"}] * 30),
+        Outline(rows={"train": 10}, examples=[{"of": "other"}] * 30),
+        Outline(rows={"train": 5}),
     ]
     outlines = {f"data.{at}": one for at, one in enumerate(told)}
-    found = Mix(data=["one", "other"]).outline(Outlook(inputs={}, upstream={}, base=Path(), outlines=outlines))
-    assert (found.characters, found.answered) == (200.0, 110.0)
+    found = Mix(data=["one", "other", "unseen"]).outline(
+        Outlook(inputs={}, upstream={}, base=Path(), outlines=outlines)
+    )
+    assert Counter(one["of"] for one in found.examples) == {"one": 30, "other": 10}
 
 
 def test_a_plan_tells_the_rows_before_anything_is_made(tmp_path: Path) -> None:

@@ -26,10 +26,11 @@ from luthier.eval.rows import Task, choose
 from luthier.eval.steps.evaluate import Evaluate
 from luthier.eval.steps.gate import Gate
 from luthier.metrics.paired import holm
+from luthier.models.counting import branches
 from luthier.models.describe import describe
-from luthier.models.foresight import CHARS_PER_TOKEN, rows_of
+from luthier.models.foresight import rows_of
 from luthier.models.load import base_folder
-from luthier.text.dataset import summary
+from luthier.text.dataset import as_outlined, read_examples, summary
 from luthier.text.messages import Example
 from luthier.tune.steps.tune import Tune
 from workshop import tickets
@@ -290,11 +291,31 @@ def test_forecast_needs_no_torch(store: Store, labels: Artifact, base: Artifact)
     assert rows is not None
     inner = model.parameters - model.embedding_parameters
     flops = 2 * inner * (30 * (rows.tokens - rows.shared) + rows.shared)
-    classes = {name[:at] for name in summary(labels).labels for at in range(1, len(name) + 1)}
-    others = len(classes) / CHARS_PER_TOKEN + len(summary(labels).labels) - rows.answers
+    others = branches(summary(labels).labels, base_folder(base)) - rows.answers
     flops += 2 * (inner + model.vocab * model.hidden_size) * 30 * others  # each row's other classes, and the head
     assert later.seconds == pytest.approx(5 + 4 + 0.3 + flops / 1e6)  # plain baselines, an opened model, tests, 30 rows
     assert step.foresee(Outlook(inputs={}, upstream={}, base=Path())).seconds is None
+
+
+def asked(answer: str) -> dict[str, Any]:
+    """A row as an outline keeps it."""
+    return as_outlined(example("Where is it?", answer, answer, 1))
+
+
+def test_an_evaluation_of_a_model_that_is_not_made_yet_counts_by_the_one_it_stands_on(
+    labels: Artifact, base: Artifact
+) -> None:
+    outlines = {"model": Tune(data="data").outline(Outlook(inputs={"model": base}, upstream={}, base=Path()))}
+    first = rows_of(None, Outlook(inputs={"data": labels}, upstream={}, base=Path(), outlines=outlines), "test")
+    assert first == rows_of(None, Outlook(inputs={"data": labels, "model": base}, upstream={}, base=Path()), "test")
+
+
+def test_pairs_that_are_not_made_yet_are_not_written(store: Store, base: Artifact) -> None:
+    some = [as_outlined(one) for one in read_examples(pairs_of(store), "test")]
+    outlines = {"data": Outline(rows={"test": 40}, examples=some)}
+    outlook = Outlook(inputs={"model": base}, upstream={}, base=Path(), outlines=outlines)
+    few, many = (Evaluate(data="data", max_new_tokens=most).foresee(outlook).seconds for most in (1, 900))
+    assert few == many
 
 
 def test_writing_is_foreseen_token_by_token(
@@ -321,11 +342,11 @@ def test_writing_is_foreseen_token_by_token(
     assert seconds(texts, max_new_tokens=64, tuned=True) == pytest.approx(12 * (rows.answers + 64), abs=0.01)
     assert seconds(texts, max_new_tokens=4, tuned=True) == pytest.approx(12 * (4 + 4), abs=0.01)
     assert seconds(labels) == pytest.approx(0, abs=0.01)
-    told = Outline(rows={"test": 40}, characters=400.0, answered=18.0)
-    assert seconds(told) == pytest.approx(0, abs=0.01)
-    assert seconds(replace(told, task="text"), max_new_tokens=7) == pytest.approx(12 * 7, abs=0.01)
-    assert seconds(replace(told, answered=180.0), max_new_tokens=7) == pytest.approx(12 * 7, abs=0.01)
-    assert seconds(replace(told, answered=180.0, task="label")) == pytest.approx(0, abs=0.01)
+    short, long = (Outline(rows={"test": 40}, examples=[asked(answer)]) for answer in ("yes", "yes " * 40))
+    assert seconds(short) == pytest.approx(0, abs=0.01)
+    assert seconds(replace(short, task="text"), max_new_tokens=7) == pytest.approx(12 * 7, abs=0.01)
+    assert seconds(long, max_new_tokens=7) == pytest.approx(12 * 7, abs=0.01)
+    assert seconds(replace(long, task="label")) == pytest.approx(0, abs=0.01)
     assert seconds(pairs_of(store)) == pytest.approx(0, abs=0.01)
     assert seconds(pairs_of(store), pairs=False, max_new_tokens=7) == pytest.approx(12 * 7, abs=0.01)
 
@@ -337,7 +358,7 @@ def test_many_classes_cost_more_than_two(base: Artifact, monkeypatch: pytest.Mon
     def seconds(classes: int, **more: Any) -> float:
         """Of what is computed for 12 rows whose data set is not made yet."""
         names = [f"{number:02d} of the classes" for number in range(classes)]
-        told = Outline(rows={"test": 40}, characters=200.0, answered=17.0, answers=names, task="label")
+        told = Outline(rows={"test": 40}, examples=[asked(names[-1] if names else "none")], answers=names, task="label")
         outlook = Outlook(inputs=more.pop("made", {"model": base}), upstream={}, base=Path(),
                           outlines={"data": told, **more})  # fmt: skip
         found = Evaluate(data="data", rows=12, compare_base=False).foresee(outlook).seconds

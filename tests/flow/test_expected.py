@@ -20,7 +20,7 @@ from luthier.flow.recipe import Recipe
 from luthier.flow.record import recorded_run
 from luthier.flow.report import report_facts, write_report
 from luthier.tune.steps.tune import Tune
-from workshop import RECIPE, small_recipe
+from workshop import RECIPE, small_recipe, write_csv
 
 TUNING = RECIPE[: RECIPE.index("  report:")]
 
@@ -63,6 +63,35 @@ def test_a_step_is_forecast_again_when_its_inputs_stand(tmp_path: Path, monkeypa
     assert told["how"] in said
     (cost,) = (cost for cost in report_facts(plan(recipe)).costs if cost.step == "tune")
     assert (cost.predicted_seconds, cost.seconds) == (told["seconds"], timing["seconds"])
+
+
+SAID = {
+    "digits": [(f"What is {n * 7919} + {n}?", f"{n * 7919} + {n} = {n * 7920}\n#### {n * 7920}") for n in range(60)],
+    "another language": [(f"Wie groß ist Größe {n}?", f"Möglicherweise fünf Füße und {n} Übermaß") for n in range(60)],
+}
+"""Texts of which characters tell nothing near their tokens."""
+
+
+@pytest.mark.parametrize("kind", SAID)
+def test_a_first_plan_counts_tokens_as_one_with_the_data_made(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the base is there: GSM8K was told a third too few tokens, German nearly half."""
+    monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
+    recipe = Recipe.load(small_recipe(tmp_path, rows=10))
+    rows = [{"message": asked, "category": answer, "customer": asked} for asked, answer in SAID[kind]]
+    write_csv(tmp_path / "tickets.csv", rows)
+    recipe.run(Events(), only=["model"])
+    plans = [plan(recipe)]
+    recipe.run(Events(), only=["data"])
+    plans.append(plan(recipe))
+    for step in ("tune", "report"):
+        first, second = (one[step].forecast for one in plans)
+        assert first is not None
+        assert second is not None
+        assert "tokens counted in" in first.how
+        assert first.tokens == pytest.approx(second.tokens, rel=0.04)
+        assert first.seconds == pytest.approx(second.seconds, rel=0.04)
 
 
 def test_the_report_names_an_earlier_forecast_that_was_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ import pytest
 from luthier.core.step import Forecast, Outline, Outlook
 from luthier.models import foresight, speed
 from luthier.models.describe import describe
+from luthier.text.dataset import as_outlined
 from luthier.text.ids import Text
+from luthier.text.messages import Example
 from luthier.tune.objective import Objective
 from luthier.tune.objectives.dpo import Dpo
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.steps.tune import Tune
-from tuning import Bench, bench, pairs
+from tuning import Bench, bench, chat, pairs
 
 SPEED = {"measures": {"flops_per_s": 1e6, "begin_s": 0.0}}
 
@@ -56,13 +59,36 @@ def test_rows_that_are_too_long_are_not_counted_or_as_what_is_left_of_them(shop:
     assert f"cut to {longest - 1}" in cut.how
 
 
+def ahead(shop: Bench, examples: Sequence[Example], **known: Any) -> Outlook:
+    """Nothing is made but the model; these are the rows that were looked at."""
+    outline = Outline(rows={"train": 24}, examples=[as_outlined(one) for one in examples], how="rows told", **known)
+    inputs = {"model": shop.base}
+    return Outlook(inputs=inputs, upstream={}, base=shop.base.folder, outlines={"data": outline}, history=SPEED)
+
+
+@pytest.mark.parametrize("objective", [Sft(), Dpo()])
+def test_rows_that_are_not_made_yet_are_told_as_those_that_are(shop: Bench, objective: Any) -> None:
+    """Their tokens, the other answers of pairs, and what all of them begin with, which is computed once."""
+    step = Tune(data="data", objective=objective)
+    first, second = step.foresee(ahead(shop, pairs(24))), told(shop, objective)
+    assert (first.tokens, first.seconds, first.peak_bytes) == (second.tokens, second.seconds, second.peak_bytes)
+    assert first.how.replace("rows told", "24 rows") == second.how
+
+
 def test_rows_of_data_that_are_not_made_yet_are_too_long_as_well(shop: Bench) -> None:
-    outline = Outline(rows={"train": 100}, characters=7200.0, lengths=(360, 360, 360, 27_720), how="the first 4")
-    step = Tune(data="data", objective=Sft(max_tokens=200))
-    look = Outlook(inputs={"model": shop.base}, upstream={}, base=shop.base.folder, outlines={"data": outline})
-    found = step.foresee(look)
-    assert found.tokens == 75 * 100
-    assert "the first 4, without those above 200" in found.how
+    rows = [chat("Where is it?", "here"), chat("Where is it? " * 100, "here")]
+    length = len(Text.load(shop.base.folder).encode(rows[0].messages).ids)
+    found = Tune(data="data", objective=Sft(max_tokens=length)).foresee(ahead(shop, [*rows[:1] * 3, rows[1]]))
+    assert found.tokens == 18 * length
+    assert f"rows told, tokens counted in 4 of them, without those above {length}" in found.how
+
+
+def test_all_answers_are_learnt_where_all_turns_are(shop: Bench) -> None:
+    row = chat("Where is it?", "account " * 50)
+    long = row.model_copy(update={"messages": (*row.messages, *chat("And now?", "here").messages[1:])})
+    last, every = (Tune(data="data", objective=Sft(learn=learn)) for learn in ("last", "all"))
+    look = ahead(shop, [long])
+    assert (last.foresee(look).seconds or 0) < (every.foresee(look).seconds or 0)
 
 
 def test_what_a_policy_writes_is_counted_when_it_is_written_and_when_it_is_learnt(shop: Bench) -> None:

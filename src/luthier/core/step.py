@@ -118,20 +118,17 @@ class Outline:
 
     rows: Mapping[str, int] | None = None
     """Of a data set: rows by split."""
-    characters: float | None = None
-    """Of a data set: characters of a row's messages, on average."""
-    lengths: Sequence[int] = ()
-    """The same of each row that was looked at."""
-    shared: float = 0.0
-    """Of a data set: characters with which all its rows begin."""
-    answered: float = 0.0
-    """Of a data set: characters of a row's answers, on average."""
+    examples: Sequence[Mapping[str, Any]] = ()
+    """Of a data set: some of the rows that were looked at, each with the `messages`, `tools` and `meta` that it will
+    have, as far as they are known before operators edit them."""
     task: str | None = None
     """Of a data set: whether answers are classes (`label`) or free text (`text`)."""
     answers: Sequence[str] = ()
     """Of a data set: the different answers of the rows that were looked at."""
     parameters: int | None = None
     """Of a model: numbers in its weights."""
+    tokenizer: Path | None = None
+    """Of a model: the folder with its tokenizer and chat template, where they are here."""
     remote: bool = False
     """Of a model: whether it is asked over HTTP and has no weights here."""
     merging: Merging = "plain"

@@ -11,9 +11,9 @@ from luthier.eval.forgetting.items import characters, items
 from luthier.eval.pairs import are_pairs
 from luthier.eval.question import Writing
 from luthier.eval.respondent import TOGETHER
+from luthier.models.counting import CHARS_PER_TOKEN, branches
 from luthier.models.foresight import (
     BASE_BYTES,
-    CHARS_PER_TOKEN,
     LOADED_BYTES,
     SAMPLE,
     Rows,
@@ -22,11 +22,12 @@ from luthier.models.foresight import (
     model_of,
     pace_of,
     rows_of,
+    tokenizer_of,
     undisturbed,
 )
 from luthier.models.load import cpu_has_bf16, is_remote
 from luthier.models.speed import flops_per_s, has_gpu, writing_pass_s
-from luthier.text.dataset import first_examples, summary
+from luthier.text.dataset import examples_ahead, summary
 
 if TYPE_CHECKING:
     from luthier.eval.kept import Kept
@@ -144,16 +145,15 @@ def _chosen_among(step: Evaluate, outlook: Outlook, rows: Rows) -> float:
     if has_head(outlook) or (step.pairs and _holds_pairs(step, outlook)):
         return 0.0
     classes = known.answers if made is None else summary(made).labels
-    characters = len({name[:at] for name in classes for at in range(1, len(name) + 1)})
-    return max(0.0, characters / CHARS_PER_TOKEN + len(classes) - rows.answers)
+    return max(0.0, branches(classes, tokenizer_of(outlook)) - rows.answers)
 
 
 def _holds_pairs(step: Evaluate, outlook: Outlook) -> bool:
-    """Whether rows hold two answers of which one is chosen, as far as the first of them tell, or a model with a head of
-    its own, which writes nothing."""
-    if (made := outlook.inputs.get("data")) is None:
-        return has_head(outlook)
-    return are_pairs(first_examples(made, step.split, SAMPLE))
+    """Whether rows hold two answers of which one is chosen, as far as some of them tell, or a model with a head of its
+    own, which writes nothing."""
+    return are_pairs(examples_ahead(outlook, step.split, SAMPLE)) or (
+        "data" not in outlook.inputs and has_head(outlook)
+    )
 
 
 def _token_s(step: Evaluate, model: Description, rows: Rows, speed: float) -> float:
@@ -180,7 +180,7 @@ def _asked_anyway(step: Evaluate, outlook: Outlook, rows: Rows) -> float:
     """Tokens of the questions about what was forgotten, for each model, where they will be asked."""
     named = any(task.kind == "forgetting" for task in step.tasks or ())
     by_default = step.tasks is None and step.compare_base and _is_tuned(outlook)
-    if not (named or (by_default and rows.number * rows.tokens * CHARS_PER_TOKEN >= characters())):
+    if not (named or (by_default and rows.number * rows.characters >= characters())):
         return 0.0
     return characters() / CHARS_PER_TOKEN + _FRAME_TOKENS * len(items())
 

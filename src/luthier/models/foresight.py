@@ -9,17 +9,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError
+from luthier.core.spread import spread
 from luthier.core.step import Outline, Outlook
-from luthier.models.describe import Description, describe, read_template
+from luthier.models.counting import counts_of
+from luthier.models.describe import Description, describe
 from luthier.models.kernels.compiled import compiler
 from luthier.models.load import base_folder, cpu_has_bf16, cpu_multiplies_pairs, is_remote, outputs_of
 from luthier.models.speed import cores
 
-CHARS_PER_TOKEN = 3.6
-"""English prose and markup under a tokenizer of 30 to 150 thousand tokens; other languages take more."""
-SAMPLE = 64
+SAMPLE = 256
+"""Rows whose tokens are counted: their mean is that of all to a few per cent."""
+_GROUPS = 4
+"""Groups of rows of a file that are read for them."""
 BASE_BYTES = 760 << 20
 """What Python with torch, transformers, PEFT and the reading of rows holds beside the model; and, after some steps,
 kernels of the matrix library for each size of pack, and what the allocator cannot give back between such sizes."""
@@ -53,7 +55,11 @@ class Rows(NamedTuple):
     spread: float = 0.0
     """Standard deviation of a row's tokens."""
     answers: float = 0.0
-    """Tokens of its answers."""
+    """Tokens of its last turn where it is an answer."""
+    spoken: float = 0.0
+    """Tokens of all its answers."""
+    characters: float = 0.0
+    """Of its turns."""
 
 
 def model_of(outlook: Outlook, field: str = "model") -> Description | None:
@@ -129,99 +135,52 @@ class Longest(NamedTuple):
         return fitting, f", without those above {self.tokens}"
 
 
+def tokenizer_of(outlook: Outlook, field: str = "model") -> Path | None:
+    """The folder with the tokenizer of the model that a field names, made or not; None where it is not here."""
+    if is_remote(outlook, field):
+        return None
+    if (made := outlook.inputs.get(field)) is not None:
+        return base_folder(made)
+    return outlook.outlines.get(field, Outline()).tokenizer
+
+
 def rows_of(wanted: int | None, outlook: Outlook, split: str = "train", longest: Longest | None = None) -> Rows | None:
     """The rows of a split that will be read, at most `wanted`; None when nothing says how many."""
-    made = outlook.inputs.get("data")
-    if made is not None:
-        counts = made.read_json("summary.json")["rows"]
-        if not counts.get(split):
-            has = ", ".join(f"{count:,} in {name}" for name, count in counts.items()) or "none at all"
-            remedy = "give more rows, loosen what drops them, or see `split` in the step that prepares the data"
-            raise DataError(f"the data set has no row in {split}; it has {has}", remedy=remedy)
-        return _rows(
-            _wanted(wanted, int(counts[split])),
-            made,
-            split,
-            None if is_remote(outlook) else outlook.inputs.get("model"),
-            longest,
-        )
-    expected = outlook.outlines.get("data")
-    planned = (expected.rows or {}).get(split) if expected else None
-    if planned is None and wanted is None:
+    made, expected = outlook.inputs.get("data"), outlook.outlines.get("data", Outline())
+    counts = made.read_json("summary.json")["rows"] if made is not None else expected.rows or {}
+    if made is not None and not counts.get(split):
+        has = ", ".join(f"{count:,} in {name}" for name, count in counts.items()) or "none at all"
+        remedy = "give more rows, loosen what drops them, or see `split` in the step that prepares the data"
+        raise DataError(f"the data set has no row in {split}; it has {has}", remedy=remedy)
+    if (known := counts.get(split, wanted)) is None:
         return None
-    number = _wanted(wanted, planned if planned is not None else wanted or 0)
-    if expected is None or expected.characters is None:
+    number = int(known) if wanted is None else min(wanted, int(known))
+    sample = _sample(made.path(f"examples/{split}.parquet")) if made is not None else spread(expected.examples, SAMPLE)
+    if not sample:
         return Rows(number, 100.0, 0.0, "100 tokens a row assumed")
-    tokens, rest = expected.characters / CHARS_PER_TOKEN, ""
-    answered = expected.answered / max(1.0, expected.characters)
-    if longest is not None and expected.lengths:
-        kept, rest = longest.kept([length / CHARS_PER_TOKEN for length in expected.lengths])
-        number, tokens = _of(number, kept, expected.lengths), statistics.fmean(kept)
-    shared = min(tokens, expected.shared / CHARS_PER_TOKEN)
-    return Rows(number, tokens, shared, f"{expected.how}{rest}", answers=answered * tokens)
-
-
-def _of(number: int, kept: Sequence[float], looked: Sequence[Any]) -> int:
-    """So many of all rows as of those that were looked at."""
-    return max(1, round(number * len(kept) / len(looked)))
-
-
-def _wanted(wanted: int | None, count: int) -> int:
-    return count if wanted is None else min(wanted, count)
-
-
-def _rows(number: int, data: Artifact, split: str, model: Artifact | None, longest: Longest | None) -> Rows:
-    """Rows of a made data set, told from the first of them: their tokens, or characters where no tokenizer is here."""
-    sample = _sample(str(data.path(f"examples/{split}.parquet")))
-    found = _tokens(sample, base_folder(model)) if model is not None and sample else None
-    texts: Sequence[Sequence[Any]] = found or [
-        "".join(f"<{turn['role']}>{turn['content']}" for turn in row) for row in sample
-    ]
-    per, how = (1.0, "counted in") if found else (CHARS_PER_TOKEN, "guessed from")
-    lengths = [len(text) / per for text in texts]
-    shared = _alike(texts) / per if len(texts) > 1 else 0.0
-    rest = ""
-    if longest is not None and lengths:
+    found, rest = counts_of(sample, tokenizer_of(outlook)), ""
+    lengths = found.lengths
+    if longest is not None:
         lengths, rest = longest.kept(lengths)
-        number = _of(number, lengths, texts)
-    mean, spread = (statistics.fmean(lengths), statistics.pstdev(lengths)) if lengths else (0.0, 0.0)
-    answers = mean * _answered(sample)
-    return Rows(number, mean, shared, f"{number} rows, tokens {how} {len(texts)} of them{rest}", spread, answers)
+        number = max(1, round(number * len(lengths) / len(found.lengths)))  # so many of all as of those looked at
+    return Rows(
+        number=number,
+        tokens=statistics.fmean(lengths),
+        shared=min(found.shared, statistics.fmean(lengths)),
+        how=f"{f'{number} rows' if made is not None else expected.how}, {found.how}{rest}",
+        spread=statistics.pstdev(lengths),
+        answers=found.answers,
+        spoken=found.spoken,
+        characters=found.characters,
+    )
 
 
-def _answered(rows: Sequence[Sequence[Mapping[str, Any]]]) -> float:
-    """The answers' share of all characters."""
-    whole = sum(len(turn["content"]) for row in rows for turn in row)
-    return sum(len(turn["content"]) for row in rows for turn in row if turn["role"] == "assistant") / max(1, whole)
+def _sample(path: Path) -> list[dict[str, Any]]:
+    """Messages and tools of rows from all over a split's file, of which only some groups of rows are read."""
+    from pyarrow.parquet import ParquetFile
 
-
-def _alike(texts: Sequence[Any]) -> int:
-    """How much all texts share at their beginning."""
-    first, last = min(texts), max(texts)
-    return next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
-
-
-def _sample(path: str) -> list[list[dict[str, Any]]]:
-    """The messages of the first rows."""
-    import polars
-
-    rows = polars.read_parquet(path, columns=["messages"], n_rows=SAMPLE)["messages"].to_list()
-    return [[{"content": "", **turn} for turn in json.loads(row)] for row in rows]
-
-
-def _tokens(rows: Sequence[Sequence[Mapping[str, Any]]], folder: Path) -> list[list[int]] | None:
-    """Ids of some rows by the model's own template and tokenizer, read without transformers; None where they differ."""
-    from jinja2.exceptions import TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-    from tokenizers import Tokenizer
-
-    source = read_template(folder)
-    if source is None or not (folder / "tokenizer.json").is_file():
-        return None
-    try:
-        template = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(source)
-        texts = [template.render(messages=row, add_generation_prompt=False, bos_token="", eos_token="") for row in rows]
-    except TemplateError:
-        return None  # it asks for what only transformers gives
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    return [one.ids for one in tokenizer.encode_batch(texts, add_special_tokens=False)]
+    with ParquetFile(path) as file:
+        groups = spread(range(file.num_row_groups), _GROUPS)
+        table = file.read_row_groups(groups, columns=["messages", "tools"])
+    rows = table.take(spread(range(table.num_rows), SAMPLE)).to_pylist()
+    return [{name: json.loads(text) for name, text in row.items()} for row in rows]

@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, model_validator
 from luthier.core.artifact import Artifact
 from luthier.core.described import described
 from luthier.core.errors import UnknownName, did_you_mean
+from luthier.core.spread import spread
+from luthier.core.step import Outline, Outlook
 from luthier.text import parquet
 from luthier.text.messages import Example, Message, Origin
 
@@ -25,6 +27,8 @@ MADE = "augmented"
 """The key of `meta` under which a made row says who made it, out of which rows, and what was done."""
 BATCH = 256
 """Examples that are read at once."""
+OUTLINED = 256
+"""Examples by which steps that are not made yet know a data set."""
 _MESSAGES: TypeAdapter[tuple[Message, ...]] = TypeAdapter(tuple[Message, ...])
 
 
@@ -145,6 +149,39 @@ def batches(
 def first_examples(artifact: Artifact, split: str, number: int) -> list[Example]:
     """So many of a split's examples at most, from its beginning."""
     return list(islice(chain.from_iterable(batches(artifact, split)), number))
+
+
+def spread_examples(artifact: Artifact, split: str, number: int) -> list[Example]:
+    """So many of a split's examples at most, evenly from its first to its last."""
+    return examples_at(artifact, split, spread(range(summary(artifact).rows[split]), number))
+
+
+def examples_ahead(outlook: Outlook, split: str, number: int) -> list[Example]:
+    """Some examples that a step will read in `data`, whose artifact is made or expected."""
+    if (made := outlook.inputs.get("data")) is not None:
+        return first_examples(made, split, number)
+    told = outlook.outlines.get("data", Outline()).examples
+    return [Example.model_validate(one) for one in spread(told, number)]
+
+
+def outlined(outlook: Outlook, field: str = "data") -> Outline:
+    """What the data set that a field names holds, or is expected to hold."""
+    if (made := outlook.inputs.get(field)) is None:
+        return outlook.outlines.get(field, Outline())
+    told, split = summary(made), splits(made)[0]
+    examples = spread_examples(made, split, OUTLINED)
+    return Outline(
+        rows=told.rows,
+        examples=tuple(map(as_outlined, examples)),
+        task=told.task,
+        answers=told.labels,
+        how="rows as they are made",
+    )
+
+
+def as_outlined(example: Example) -> dict[str, Any]:
+    """An example as an outline keeps it."""
+    return example.model_dump(exclude_defaults=True)
 
 
 def examples_at(artifact: Artifact, split: str, places: Sequence[int]) -> list[Example]:

@@ -17,6 +17,7 @@ from luthier.models.foresight import (
     model_of,
     pace_of,
     rows_of,
+    tokenizer_of,
     undisturbed,
 )
 from luthier.models.load import cpu_has_bf16, is_remote
@@ -80,12 +81,11 @@ def _learnt(step: Tune) -> int:
 
 def _second(step: Tune, outlook: Outlook, rows: Rows) -> float:
     """Tokens of the other answer of a pair, which stands beside the conversation that ends with the preferred one."""
-    data = outlook.inputs.get("data")
-    if data is None or not isinstance(step.objective, PairObjective):
+    if not isinstance(step.objective, PairObjective):
         return 0.0
-    from luthier.text.dataset import first_examples
+    from luthier.text.dataset import examples_ahead
 
-    some = first_examples(data, "train", SAMPLE)
+    some = examples_ahead(outlook, "train", SAMPLE)
     pairs = [(one, pair) for one in some if isinstance(pair := pair_of(one), Pair)]
     whole = sum(len(turn.content) for one, _ in pairs for turn in one.messages)
     return rows.tokens * sum(len(pair.rejected.content) for _, pair in pairs) / max(1, whole)
@@ -129,7 +129,8 @@ def _computed(step: Tune, rows: Rows) -> Computed:
     steps = _steps(step, rows)
     packs, _ = _packs(step, steps.tokens, rows)
     tokens = steps.tokens + (packs - 1) * rows.shared
-    learnt = steps.rows * (_learnt(step) or rows.answers)
+    answers = rows.answers if getattr(step.objective, "learn", "last") == "last" else rows.spoken
+    learnt = steps.rows * (_learnt(step) or answers)
     times = 2 if isinstance(step.objective, ActorCritic) else 1  # the critic learns the same rows
     return Computed(times * packs, times * tokens, times * learnt, times * tokens * steps.keys)
 
@@ -188,4 +189,5 @@ def outline(outlook: Outlook) -> Outline:
     if is_remote(outlook):
         return Outline(remote=True, how="an endpoint")
     model = model_of(outlook)
-    return Outline(parameters=model.parameters, how="of the model it stands on") if model else Outline()
+    parameters, tokenizer = model.parameters if model else None, tokenizer_of(outlook)
+    return Outline(parameters=parameters, tokenizer=tokenizer, how="of the model it stands on")

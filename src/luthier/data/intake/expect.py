@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from luthier.core.spread import spread
 from luthier.core.step import Outline
 from luthier.data.intake.mapping import Parts
 from luthier.data.passes.pipeline import grouped
 from luthier.data.row import Record
 from luthier.data.source import Source
 from luthier.data.split import TEST, TRAIN, VALIDATION, Split
+from luthier.text.dataset import OUTLINED, as_outlined
+from luthier.text.messages import Example, Origin
 
 _MARKS_CHARS = 2
 """Separators and quotes around a value in a file."""
@@ -19,24 +22,25 @@ _NAME_CHARS = 5
 
 
 def expected(source: Source, split: Split, base: Path) -> Outline:
-    """Rows by split, and the characters of one; what cannot be known is None."""
+    """Rows by split, and some of them; what cannot be known is None."""
     seen = grouped(source, split).glance(base)
     number = _rows(seen, source.size(base), source)
     rows = _split(split, number)
     if not seen:
         return Outline(rows=rows or None, how="as the split says" if rows else "")
-    texts = ["".join(f"<{turn.role}>{turn.content}" for turn in parts.messages) for _, parts in seen]
-    turns = [turn for _, parts in seen for turn in parts.messages]
-    answers = [turn.content for turn in turns if turn.role == "assistant"]
+    answers = {parts.messages[-1].content for _, parts in seen if parts.messages[-1].role == "assistant"}
     return Outline(
         rows=rows or None,
-        characters=sum(map(len, texts)) / len(texts),
-        lengths=tuple(map(len, texts)),
-        shared=float(_alike(texts)),
-        answered=sum(map(len, answers)) / len(texts),
-        answers=sorted(set(answers)),
-        how=f"rows and their length told from the first {len(seen)}",
+        examples=[as_outlined(_example(source, *one)) for one in spread(seen, OUTLINED)],
+        answers=sorted(answers),
+        how=f"rows told from the first {len(seen)}",
     )
+
+
+def _example(source: Source, record: Record, parts: Parts) -> Example:
+    """A row as an example, before it has a name."""
+    origin = Origin(source=source.kind, file=record.file, line=record.line)
+    return Example(id="", origin=origin, kind=parts.kind, messages=parts.messages, tools=parts.tools, meta=parts.meta)
 
 
 def _rows(seen: Sequence[tuple[Record, Parts]], size: int | None, source: Source) -> int | None:
@@ -68,11 +72,3 @@ def _split(split: Split, number: int | None) -> dict[str, int]:
     elif split.train is not None:
         found[TRAIN] = split.train
     return found
-
-
-def _alike(texts: Sequence[str]) -> int:
-    """How many leading characters all texts share; 0 for a single one."""
-    if len(texts) < 2:
-        return 0
-    first, last = min(texts), max(texts)
-    return next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))

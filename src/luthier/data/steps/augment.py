@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
@@ -27,7 +28,7 @@ from luthier.data.split import TRAIN
 from luthier.data.twins.near import Index
 from luthier.data.twins.text_keys import compared
 from luthier.models.embedder import Space
-from luthier.text.dataset import MADE, Summary, splits, summary
+from luthier.text.dataset import MADE, Summary, outlined, splits, summary
 
 ROWS_PER_S = 400.0
 """Made rows, checks included, on one core of a common server; models take their own time."""
@@ -86,21 +87,13 @@ class Augment(Step):
 
     def outline(self, outlook: Outlook) -> Outline:
         """The rows of the data set, and as many made ones as the share allows."""
-        before = outlook.outlines.get("data", Outline())
+        before = outlined(outlook)
         rows = _train_rows(outlook)
         if rows is None:
             return before
-        known = dict(before.rows or {}) or dict(summary(outlook.inputs["data"]).rows)
         wanted = min(rows * sum(one.copies for one in self.augmenters), self._most(rows))
-        return Outline(
-            rows={**known, TRAIN: rows + wanted},
-            characters=before.characters,
-            shared=before.shared,
-            answered=before.answered,
-            task=before.task,
-            answers=before.answers,
-            how="as many made rows as the share allows",
-        )
+        how = "rows with as many made ones as the share allows"
+        return replace(before, rows={**(before.rows or {}), TRAIN: rows + wanted}, how=how)
 
     def _most(self, rows: int) -> int:
         return round(rows * self.share / (1 - self.share))

@@ -16,7 +16,7 @@ from luthier.data.pair_row import pair_row
 from luthier.data.passes.remake import Remade, read_rows
 from luthier.data.row import Row
 from luthier.data.steps.label import rows_ahead
-from luthier.text.dataset import has_split, splits
+from luthier.text.dataset import has_split, outlined, splits
 from luthier.text.messages import Message
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ class Constitution(Step):
 
     def outline(self, outlook: Outlook) -> Outline:
         """At most the rows of the data set."""
-        return outlook.outlines.get("data", Outline())
+        return outlined(outlook)
 
 
 def _talk(draft: _Draft, name: str) -> tuple[Message, ...]:

@@ -20,7 +20,7 @@ from luthier.data.label_function import LabelFunction, named
 from luthier.data.passes.remake import Remade, asked_text, read_rows
 from luthier.data.passes.tables import dump
 from luthier.data.row import Row
-from luthier.text.dataset import splits, summary
+from luthier.text.dataset import outlined, splits, summary
 from luthier.text.messages import Message
 
 ROWS_PER_S = 20_000
@@ -158,7 +158,7 @@ class Label(Step):
 
     def outline(self, outlook: Outlook) -> Outline:
         """At most the rows of the data set."""
-        return outlook.outlines.get("data", Outline())
+        return outlined(outlook)
 
 
 def rows_ahead(outlook: Outlook) -> int | None:

@@ -14,6 +14,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.counted import by_name, counted
 from luthier.core.digest import digest_of
 from luthier.core.files import write_aside
+from luthier.core.spread import spread
 from luthier.core.step import Forecast, Makes, Outline, Outlook, Reads, Step, Work
 from luthier.data.augment.rows import tables
 from luthier.data.passes.shares import Ask, amounts
@@ -21,7 +22,7 @@ from luthier.data.passes.tables import Event, EventWriter, TableWriter, dump, ex
 from luthier.data.row import MESSAGES, Row
 from luthier.data.split import TEST, TRAIN, VALIDATION
 from luthier.data.twins.text_keys import digest8, prompt_key
-from luthier.text.dataset import MADE, Summary, has_split, summary
+from luthier.text.dataset import MADE, Summary, has_split, outlined, summary
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -100,21 +101,14 @@ class Mix(Step):
             return Outline()
         rows = {split: sum(one.get(split, 0) for one in known) for split in (TEST, VALIDATION)}
         counts = amounts([one.get(TRAIN, 0) for one in known], self.ask)
-        outlines = [outlook.outlines.get(f"data.{at}", Outline()) for at in range(len(self.data))]
-        told = [
-            (count, one.characters, one.answered)
-            for count, one in zip(counts, outlines, strict=True)
-            if one.characters is not None
-        ]
-        whole = sum(count for count, _, _ in told)
+        outlines = [outlined(outlook, f"data.{at}") for at in range(len(self.data))]
         tasks = {one.task for one in outlines}
         return Outline(
             rows={**{split: count for split, count in rows.items() if count}, TRAIN: sum(counts)},
-            characters=sum(count * length for count, length, _ in told) / whole if whole else None,
-            answered=sum(count * answered for count, _, answered in told) / whole if whole else 0.0,
+            examples=_in_shares([one.examples for one in outlines], counts),
             task=tasks.pop() if len(tasks) == 1 else None,
             answers=sorted({answer for one in outlines for answer in one.answers}),
-            how="by the sizes of the data sets, before rows that another holds out are taken out",
+            how="rows by the sizes of the data sets, before those that another holds out are taken out",
         )
 
     def _rows(self, outlook: Outlook) -> list[Mapping[str, int] | None]:
@@ -124,6 +118,13 @@ class Mix(Step):
             made = outlook.inputs.get(f"data.{at}")
             found.append(summary(made).rows if made else outlook.outlines.get(f"data.{at}", Outline()).rows)
         return found
+
+
+def _in_shares(examples: Sequence[Sequence[Mapping[str, Any]]], counts: Sequence[int]) -> list[Mapping[str, Any]]:
+    """Examples of several data sets, as many of each as its part of the rows asks for."""
+    known = [(some, count) for some, count in zip(examples, counts, strict=True) if some and count]
+    scale = min((len(some) / count for some, count in known), default=0.0)
+    return [one for some, count in known for one in spread(some, max(1, round(count * scale)))]
 
 
 @dataclass

@@ -18,7 +18,7 @@ from luthier.data.label.judgment import PROPOSAL
 from luthier.data.passes.remake import Remade, asked_text, read_rows
 from luthier.data.row import Row
 from luthier.data.steps.label import rows_ahead
-from luthier.text.dataset import splits, summary
+from luthier.text.dataset import outlined, splits, summary
 from luthier.text.messages import Message
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class Propose(Step):
 
     def outline(self, outlook: Outlook) -> Outline:
         """The rows of the data set."""
-        return outlook.outlines.get("data", Outline())
+        return outlined(outlook)
 
 
 def _all(data: Artifact) -> Iterator[list[Row]]:

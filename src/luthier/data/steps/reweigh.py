@@ -18,7 +18,7 @@ from luthier.data.passes.remake import Remade, asked_text, read_rows
 from luthier.data.row import Row
 from luthier.data.split import TRAIN
 from luthier.data.steps.label import rows_ahead
-from luthier.text.dataset import has_split, splits, summary
+from luthier.text.dataset import has_split, outlined, splits, summary
 
 ROWS_PER_S = 5_000
 Axis = Literal["gender", "orientation", "religion", "origin", "age", "ability"]
@@ -128,7 +128,7 @@ class Reweigh(Step):
 
     def outline(self, outlook: Outlook) -> Outline:
         """The rows of the data set, at most."""
-        return outlook.outlines.get("data", Outline())
+        return outlined(outlook)
 
 
 def weights_of(counts: Mapping[Cell, int], *, most: float) -> dict[Cell, float]:

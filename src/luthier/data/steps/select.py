@@ -19,7 +19,7 @@ from luthier.data.selector import Candidate, Pool, Selector
 from luthier.data.selectors.mmr import Mmr
 from luthier.data.selectors.uncertainty import Uncertainty
 from luthier.data.steps.label import rows_ahead
-from luthier.text.dataset import has_split, splits, summary
+from luthier.text.dataset import has_split, outlined, splits, summary
 
 SELECTED = "selected"
 """The column of `meta` with a chosen row's rank and score."""
@@ -106,7 +106,7 @@ class Select(Step):
 
     def outline(self, outlook: Outlook) -> Outline:
         """As many rows as are chosen."""
-        before = outlook.outlines.get("data", Outline())
+        before = outlined(outlook)
         rows = (before.rows or {}).get(self.split)
         return replace(before, rows={self.split: self.count if rows is None else min(rows, self.count)})
 

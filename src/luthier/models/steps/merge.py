@@ -14,7 +14,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, ModelError, Where
 from luthier.core.step import Forecast, Makes, Merging, ModelRef, Outline, Outlook, Reads, Step, Work
 from luthier.models.describe import describe, weight_files
-from luthier.models.foresight import has_head
+from luthier.models.foresight import has_head, tokenizer_of
 from luthier.models.load import base_folder, is_remote, name_of, no_weights, weights_of
 from luthier.models.merger import Merger
 from luthier.models.mergers.linear import Linear
@@ -181,7 +181,8 @@ class Merge(Step):
         """The merged model has the size and the head of its base."""
         made, expected = outlook.inputs.get("model"), outlook.outlines.get("model", Outline())
         size = describe(base_folder(made)).parameters if made is not None else expected.parameters
-        return Outline(parameters=size, headed=has_head(outlook), how="of the model it stands on")
+        told = "of the model it stands on"
+        return Outline(parameters=size, tokenizer=tokenizer_of(outlook), headed=has_head(outlook), how=told)
 
 
 def _write_learnt(path: Path, models: Sequence[Artifact]) -> None:

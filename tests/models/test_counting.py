@@ -1,0 +1,94 @@
+"""What a forecast counts without transformers is what the id-maker makes of the same rows."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthier.core.errors import LuthierError
+from luthier.models.counting import branches, counts_of
+from luthier.text.ids import Text
+from luthier.text.messages import Message
+from tests.text.conversations import CONVERSATIONS, TOOLS
+from tests.text.families import byte_level, dressed, family, names
+from workshop import tiny_tokenizer
+
+TALKS = {
+    "digits": [("What is 1234567 + 7654321?", "#### 8888888"), ("What is 31 * 17?", "31 * 17 = 527\n#### 527")],
+    "another language": [("Wie heißt die größte Stadt?", "Köln am Rhein"), ("Что это такое?", "Это книга.")],
+    "code": [("Add them.", "def add(a, b):\n    return a + b\n"), ("Loop.", "for (;;) { i++; }")],
+}
+"""Texts of which 3.6 characters a token are far off."""
+
+
+def spoken(talks: Sequence[tuple[str, str]]) -> list[tuple[Message, ...]]:
+    return [(Message(role="user", content=asked), Message(role="assistant", content=said)) for asked, said in talks]
+
+
+def plain(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """A row as data sets and outlines hold it."""
+    return {"messages": [one.model_dump(exclude_defaults=True) for one in messages], "tools": list(tools)}
+
+
+@pytest.mark.parametrize("kind", TALKS)
+def test_tokens_are_counted_by_the_tokenizer(kind: str, tmp_path: Path) -> None:
+    tiny_tokenizer(tmp_path)
+    rows = spoken(TALKS[kind])
+    encoded = Text.load(tmp_path).encode_many(rows)
+    found = counts_of([plain(row) for row in rows], tmp_path)
+    assert found.lengths == [len(row.ids) for row in encoded]
+    assert found.answers == found.spoken == statistics.fmean(sum(row.learnt) for row in encoded)
+    assert found.how == "tokens counted in 2 of them"
+    alike = next(at for at, (a, b) in enumerate(zip(*(row.ids for row in encoded), strict=False)) if a != b)
+    assert found.shared == alike
+
+
+def test_only_the_last_answer_is_what_a_model_will_write(tmp_path: Path) -> None:
+    tiny_tokenizer(tmp_path)
+    row = [turn for talk in spoken(TALKS["code"]) for turn in talk]
+    text = Text.load(tmp_path)
+    found = counts_of([plain(row)], tmp_path)
+    assert found.answers == sum(text.encode(row).learnt)
+    assert found.spoken == pytest.approx(sum(text.encode(row, learn="all").learnt), rel=0.15)
+
+
+@pytest.mark.parametrize("name", [*names(), None])
+def test_real_templates_are_counted_as_they_are_read(name: str | None, tmp_path: Path) -> None:
+    """Whatever they ask for: special tokens, marks, the date, tools, calls, reasoning, contents in parts."""
+    tokenizer = dressed(byte_level(), None) if name is None else family(name)
+    tokenizer.save_pretrained(tmp_path)
+    text = Text.load(tmp_path)
+    for case, (messages, tools) in CONVERSATIONS.items():
+        try:
+            told = text.encode(messages, tools)
+        except LuthierError:
+            continue  # a row that is refused when it is trained on
+        (found,) = counts_of([plain(messages, tools)], tmp_path).lengths
+        assert found == pytest.approx(len(told.ids), rel=0.03, abs=2), case
+
+
+def test_without_a_tokenizer_characters_tell_and_that_is_said(tmp_path: Path) -> None:
+    rows = [plain(row, TOOLS) for row in spoken(TALKS["digits"])]
+    for folder in (None, tmp_path):
+        found = counts_of(rows, folder)
+        assert found.lengths[0] == pytest.approx(len("<user>What is 1234567 + 7654321?<assistant>#### 8888888") / 3.6)
+        assert found.how == "tokens guessed from the characters of 2: no tokenizer is here"
+
+
+def test_long_rows_are_counted_in_fewer(tmp_path: Path) -> None:
+    tiny_tokenizer(tmp_path)
+    rows = [plain(row) for row in spoken([("go " * 100_000, "on")] * 12)]
+    assert counts_of(rows, tmp_path).how == "tokens counted in 3 of them"
+
+
+def test_classes_are_read_once_where_they_begin_alike(tmp_path: Path) -> None:
+    tiny_tokenizer(tmp_path)
+    ids = Text.load(tmp_path).tokenizer
+    classes = ["card 12", "card 13", "9"]
+    alone = [len(ids.encode(name, add_special_tokens=False)) for name in classes]
+    assert branches(classes, tmp_path) == sum(alone) - (alone[0] - 1) + 3
+    assert branches(classes, None) == pytest.approx(9 / 3.6 + 3)
