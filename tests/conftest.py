@@ -37,19 +37,30 @@ os.environ.pop("HF_HUB_OFFLINE", None)  # tests of the hub speak with a fake one
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Ten thousand tests are made and none is thrown away: look for no garbage until they are all there, nor among them
-    and what they import afterwards, a million objects that stay and take nearly a second at each look."""
+    """Ten thousand tests are made and none is thrown away: look for no garbage until they are all there."""
     gc.disable()
     try:
         return (yield)
     finally:
-        gc.freeze()
         gc.enable()
 
 
 def pytest_runtest_setup() -> None:
     """Block sockets, this machine's loopback aside."""
     socket_allow_hosts(["127.0.0.1", "::1", "localhost"], allow_unix_socket=True)
+    _freeze_modules()
+
+
+_modules = 0
+
+
+def _freeze_modules() -> None:
+    """Have the collector of garbage pass over the tests and what they imported: a million objects, which stay and take
+    it a second at each look, and trainings and evaluations have it look on purpose."""
+    global _modules  # noqa: PLW0603  # of this process
+    if len(sys.modules) > _modules + 200:
+        gc.freeze()
+        _modules = len(sys.modules)
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ import gc
 import json
 import re
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -39,13 +40,6 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         )
         (folder / "recipe.yaml").write_text(text)
         yield folder
-
-
-@pytest.fixture(autouse=True)
-def _frozen() -> Iterator[None]:
-    """What the command thaws at its end, for here it has no process of its own, is frozen again."""
-    yield
-    gc.freeze()
 
 
 def test_it_says_where_it_listens_answers_and_stops_in_order(shop: Path) -> None:
@@ -183,6 +177,14 @@ def test_a_port_that_is_taken(shop: Path, capsys: pytest.CaptureFixture[str]) ->
     with command(shop, "./tiny-model", "--no-traces") as running:
         assert run_command(["serve", "./tiny-model", "--port", str(running.told["port"]), "--no-traces"]) == 2
         assert "cannot listen" in capsys.readouterr().err
+
+
+def test_what_somebody_else_froze_stays_frozen(shop: Path) -> None:
+    gc.freeze()
+    frozen = gc.get_freeze_count()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert run_command(["serve", "./tiny-model", "--port", str(taken.getsockname()[1]), "--no-traces"]) == 2
+    assert gc.get_freeze_count() > frozen / 2  # what nobody names is gone all the same
 
 
 def test_keys_on_the_command_line(

@@ -7,6 +7,7 @@ import gc
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,11 +74,13 @@ def serve(  # noqa: PLR0913  # what a command asks for
         desk = _desk(jobs, models, ledger, store)
         beside = _beside(kept.routes(), jobs, desk)
 
+        ours = gc.get_freeze_count() == 0  # to thaw would take back what somebody else has frozen
+
         async def running() -> bool:
             fleet = Fleet(
                 lambda word: _piped(word, fleet, ways) or open_model(word, chosen, as_learnt=as_learnt),
                 lambda word: _known(word, ways),
-                changed=_keep_what_is_there,
+                changed=partial(_keep_what_is_there, ours),
             )
             names = Follower(lambda: Ledger(url), fleet, owners=owners)
             gateway = Gateway(fleet, resolver=names, recorder=kept.recorder, deadline_s=deadline_s)
@@ -91,13 +94,15 @@ def serve(  # noqa: PLR0913  # what a command asks for
         try:
             return 0 if asyncio.run(running()) else 130
         finally:
-            gc.unfreeze()
+            if ours:
+                gc.unfreeze()
 
 
-def _keep_what_is_there() -> None:
+def _keep_what_is_there(ours: bool) -> None:
     """Look for garbage now, and no more among what is left: it stays as long as the models do, and a look at all of it
     holds every request up (with torch for a quarter of a second, and Python looks whenever it likes)."""
-    gc.unfreeze()
+    if ours:
+        gc.unfreeze()
     gc.collect()
     gc.freeze()
 
