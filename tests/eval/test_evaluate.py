@@ -310,7 +310,10 @@ def test_an_evaluation_of_a_model_that_is_not_made_yet_counts_by_the_one_it_stan
     assert first == rows_of(None, Outlook(inputs={"data": labels, "model": base}, upstream={}, base=Path()), "test")
 
 
-def test_pairs_that_are_not_made_yet_are_not_written(store: Store, base: Artifact) -> None:
+def test_pairs_that_are_not_made_yet_are_not_written(
+    store: Store, base: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("luthier.eval.forecast.flops_per_s", lambda *, bf16: 1e9)
     some = [as_outlined(one) for one in read_examples(pairs_of(store), "test")]
     outlines = {"data": Outline(rows={"test": 40}, examples=some)}
     outlook = Outlook(inputs={"model": base}, upstream={}, base=Path(), outlines=outlines)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Mapping as Columns
+from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -32,6 +34,20 @@ LOOKED_AT = 200
 """So many first rows decide which layout a source has, fewer where rows are long."""
 
 Say = Callable[[str], None]
+
+
+Mapped = tuple[Record, Parts] | Broken
+"""A row with what it became, or why it is broken."""
+
+
+class Seen(NamedTuple):
+    """Rows that were looked at before all are read."""
+
+    rows: list[tuple[Record, Parts]]
+    left_out: int
+    """How many others were broken, or cannot be used."""
+    whole: bool
+    """Whether there are no more."""
 
 
 class Asked(NamedTuple):
@@ -104,15 +120,31 @@ class Source(Component):
     def size(self, base: Path) -> int | None:
         """Bytes to read, for forecasts; None when that cannot be known yet."""
 
+    def here(self, base: Path) -> Source | None:
+        """What reads the same rows without the network, where they are on this machine already: a plan fetches nothing.
+
+        By default the source itself.
+        """
+        return self
+
     def glance(self, base: Path) -> list[tuple[Record, Parts]]:
         """The first rows, and what becomes of them; `DataError` for what is wrong with them."""
-        seen = []
-        for found in first(self.mapped(base, lambda text: None), LOOKED_AT, _size):
-            if not isinstance(found, Broken):
-                seen.append(found)
-            elif self.on_error == "stop" and not found.left_out:
-                raise found.error()
-        return seen
+        return self.look(base, 0.0).rows
+
+    def look(self, base: Path, seconds: float) -> Seen:
+        """The first rows, and those that can be read in so many seconds more.
+
+        `DataError` for what is wrong with the first rows; what is wrong further on is told when all are read.
+        """
+        here = self.here(base)
+        found = here.mapped(base, lambda text: None) if here is not None else iter(())
+        looked = first(found, LOOKED_AT, _size)
+        for one in looked:
+            if isinstance(one, Broken) and self.on_error == "stop" and not one.left_out:
+                raise one.error()
+        more, whole = _further(found, seconds)
+        rows = [one for one in (*looked, *more) if not isinstance(one, Broken)]
+        return Seen(rows, len(looked) + len(more) - len(rows), whole)
 
     def records(self, base: Path, say: Say) -> Iterator[Record | Broken]:
         """What `read` yields, or the conversations that it makes, as far as `first` allows."""
@@ -121,7 +153,7 @@ class Source(Component):
             found = self.turns.gathered(found, say)
         return islice(found, self.first) if self.first is not None else found
 
-    def mapped(self, base: Path, say: Say) -> Iterator[tuple[Record, Parts] | Broken]:
+    def mapped(self, base: Path, say: Say) -> Iterator[Mapped]:
         """Every row with what it became, or why it is broken."""
         found = self.records(base, say)
         looked = first(found, LOOKED_AT, size_of_record)
@@ -148,7 +180,7 @@ class Source(Component):
         """Which columns mean what, for a recipe that is proposed."""
         return choose_turns(self.turns, columns) if self.turns else choose(columns, rows, name, task, self.written)
 
-    def _without_media(self, found: tuple[Record, Parts] | Broken) -> tuple[Record, Parts] | Broken:
+    def _without_media(self, found: Mapped) -> Mapped:
         """A row, or why it is left out although it can be read."""
         if self.media == "keep" or isinstance(found, Broken):
             return found
@@ -165,7 +197,18 @@ class Source(Component):
         return found.without(self.missing)
 
 
-def _size(found: tuple[Record, Parts] | Broken) -> int:
+def _further(found: Iterator[Mapped], seconds: float) -> tuple[list[Mapped], bool]:
+    """What can be read of rows in so many seconds, and whether that is all of them."""
+    more, until = list[Mapped](), time.perf_counter() + seconds
+    with suppress(DataError):
+        while time.perf_counter() < until:
+            if (one := next(found, None)) is None:
+                return more, True
+            more.append(one)
+    return more, False
+
+
+def _size(found: Mapped) -> int:
     return size_of_record(found if isinstance(found, Broken) else found[0])
 
 
@@ -195,7 +238,7 @@ def broken_row(record: Record, error: UnusableRowError, holders: Holders) -> Bro
     return Broken(record.file, record.line, error.problem, error.field, remedy, record.key)
 
 
-def _map(record: Record | Broken, mapping: Mapping, holders: Holders) -> tuple[Record, Parts] | Broken:
+def _map(record: Record | Broken, mapping: Mapping, holders: Holders) -> Mapped:
     if isinstance(record, Broken):
         return record
     try:

@@ -175,7 +175,7 @@ def outlined(outlook: Outlook, field: str = "data") -> Outline:
         examples=tuple(map(as_outlined, examples)),
         task=told.task,
         answers=told.labels,
-        how="rows as they are made",
+        how="of a data set that is made",
     )
 
 

@@ -1,8 +1,7 @@
-"""What a data set will hold, told from its first rows, the file's size and the split, before all of it is read."""
+"""What a data set will hold, told before it is made: from rows read in a moment, the file's size, and the split."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from luthier.core.spread import spread
@@ -10,30 +9,36 @@ from luthier.core.step import Outline
 from luthier.data.intake.mapping import Parts
 from luthier.data.passes.pipeline import grouped
 from luthier.data.row import Record
-from luthier.data.source import Source
+from luthier.data.source import Seen, Source
 from luthier.data.split import TEST, TRAIN, VALIDATION, Split
+from luthier.data.task import Answers
 from luthier.text.dataset import OUTLINED, as_outlined
 from luthier.text.messages import Example, Origin
 
 _MARKS_CHARS = 2
 """Separators and quotes around a value in a file."""
+_LOOKING_S = 0.3
+"""How long rows are looked at after the first of them; a file of some megabytes is read whole by then."""
 _NAME_CHARS = 5
 """The same around a column's name where every row says it."""
 
 
 def expected(source: Source, split: Split, base: Path) -> Outline:
-    """Rows by split, and some of them; what cannot be known is None."""
-    seen = grouped(source, split).glance(base)
-    number = _rows(seen, source.size(base), source)
-    rows = _split(split, number)
-    if not seen:
+    """Rows by split, some of them, and what their answers are; what cannot be known is None."""
+    seen = grouped(source, split).look(base, _LOOKING_S)
+    rows = _split(split, len(seen.rows) if seen.whole else _rows(seen, source.size(base), source))
+    if not seen.rows:
         return Outline(rows=rows or None, how="as the split says" if rows else "")
-    answers = {parts.messages[-1].content for _, parts in seen if parts.messages[-1].role == "assistant"}
+    answers = Answers()
+    for _, parts in seen.rows:
+        if parts.messages[-1].role == "assistant":
+            answers.add(parts.messages[-1].content, parts.kind)
     return Outline(
         rows=rows or None,
-        examples=[as_outlined(_example(source, *one)) for one in spread(seen, OUTLINED)],
-        answers=sorted(answers),
-        how=f"rows told from the first {len(seen)}",
+        examples=[as_outlined(_example(source, *one)) for one in spread(seen.rows, OUTLINED)],
+        task=answers.decide().task if answers.rows else None,
+        answers=sorted(answers.labels),
+        how="before any is dropped" if seen.whole else f"told from the first {len(seen.rows):,}",
     )
 
 
@@ -43,13 +48,14 @@ def _example(source: Source, record: Record, parts: Parts) -> Example:
     return Example(id="", origin=origin, kind=parts.kind, messages=parts.messages, tools=parts.tools, meta=parts.meta)
 
 
-def _rows(seen: Sequence[tuple[Record, Parts]], size: int | None, source: Source) -> int | None:
-    """The file's rows: its bytes over those of a row seen."""
-    if not seen or size is None:
+def _rows(seen: Seen, size: int | None, source: Source) -> int | None:
+    """The file's rows that can be used: its bytes over those of a row seen."""
+    if not seen.rows or size is None:
         return source.first
-    written = sum(_written(record, names_columns=source.names_columns) for record, _ in seen)
-    number = max(len(seen), round(size / max(1.0, written / len(seen))))
-    return number if source.first is None else min(number, source.first)
+    written = sum(_written(record, names_columns=source.names_columns) for record, _ in seen.rows)
+    number = max(len(seen.rows), round(size / max(1.0, written / len(seen.rows))))
+    number = number if source.first is None else min(number, source.first)
+    return round(number * len(seen.rows) / (len(seen.rows) + seen.left_out))
 
 
 def _written(record: Record, *, names_columns: bool) -> int:

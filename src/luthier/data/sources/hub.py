@@ -14,7 +14,6 @@ from luthier.core.digest import digest_of
 from luthier.core.errors import DataError, Where
 from luthier.core.hub import Published
 from luthier.data.formats.file import File
-from luthier.data.intake.mapping import Parts
 from luthier.data.intake.recognise import endings, source_of
 from luthier.data.row import Broken, Record
 from luthier.data.source import Say, Source
@@ -55,14 +54,14 @@ class Hub(Source):
         """The name, the revision and what is read of it: a commit never changes."""
         return digest_of([self.name, self.revision, self.subset, self.split])
 
-    def glance(self, base: Path) -> list[tuple[Record, Parts]]:
-        """The first rows when the files are here already; a plan fetches nothing."""
+    def here(self, base: Path) -> Source | None:
+        """The same without asking the hub, when the files are here already."""
         offline = self.model_copy(update={"online": False})
         try:
             offline._files()
         except DataError:
-            return []
-        return super(Hub, offline).glance(base)
+            return None
+        return offline
 
     def size(self, base: Path) -> int | None:
         """The bytes of the files, when they are here already."""

@@ -13,7 +13,6 @@ from luthier.core.addresses import secret_in_clear
 from luthier.core.digest import digest_of
 from luthier.core.errors import MissingExtra, Where
 from luthier.core.paths import Environment
-from luthier.data.intake.mapping import Parts
 from luthier.data.row import Broken, Record
 from luthier.data.source import Say, Source
 
@@ -119,11 +118,11 @@ class Web(Source):
         found = finished(self.wanted)
         return None if found is None else digest_of(found["pages"])
 
-    def glance(self, base: Path) -> list[tuple[Record, Parts]]:
-        """The first rows when the pages are here already; a plan fetches nothing."""
+    def here(self, base: Path) -> Source | None:
+        """The source itself, when the pages are here already."""
         from luthier.data.web.crawl import finished
 
-        return super().glance(base) if finished(self.wanted) is not None else []
+        return self if finished(self.wanted) is not None else None
 
     def size(self, base: Path) -> int | None:
         """The pages' bytes, when they are here."""

@@ -10,7 +10,6 @@ from pydantic import Field
 
 from luthier.core.wheel import cached_wheel, fetch_wheel, member
 from luthier.data.formats.file import File
-from luthier.data.intake.mapping import Parts
 from luthier.data.intake.recognise import source_of
 from luthier.data.row import Broken, Record
 from luthier.data.source import Say, Source
@@ -39,10 +38,9 @@ class Wheel(Source):
         """The wheel's sum when it is stated, else the package's name and version: a published version never changes."""
         return f"{self.sha256 or f'{self.package}=={self.version}'}/{self.path}"
 
-    def glance(self, base: Path) -> list[tuple[Record, Parts]]:
-        """The first rows when the wheel is here already; a plan fetches nothing."""
-        here = cached_wheel(self.package, self.version, self.sha256) is not None
-        return super().glance(base) if here else []
+    def here(self, base: Path) -> Source | None:
+        """The source itself, when the wheel is here already."""
+        return self if cached_wheel(self.package, self.version, self.sha256) is not None else None
 
     def size(self, base: Path) -> int | None:
         """The file's bytes, when the wheel is here already."""

@@ -92,7 +92,7 @@ class Augment(Step):
         if rows is None:
             return before
         wanted = min(rows * sum(one.copies for one in self.augmenters), self._most(rows))
-        how = "rows with as many made ones as the share allows"
+        how = "with as many made ones as the share allows"
         return replace(before, rows={**(before.rows or {}), TRAIN: rows + wanted}, how=how)
 
     def _most(self, rows: int) -> int:

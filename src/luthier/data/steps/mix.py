@@ -108,7 +108,7 @@ class Mix(Step):
             examples=_in_shares([one.examples for one in outlines], counts),
             task=tasks.pop() if len(tasks) == 1 else None,
             answers=sorted({answer for one in outlines for answer in one.answers}),
-            how="rows by the sizes of the data sets, before those that another holds out are taken out",
+            how="by the sizes of the data sets, before those that another holds out are taken out",
         )
 
     def _rows(self, outlook: Outlook) -> list[Mapping[str, int] | None]:

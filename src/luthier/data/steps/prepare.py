@@ -70,7 +70,7 @@ class Prepare(Step):
         }
 
     def foresee(self, outlook: Outlook) -> Forecast:
-        """From the file's size and the speed of the last time, or a common one; its first rows are looked at."""
+        """From the file's size and the speed of the last time, or a common one; some of its rows are looked at."""
         outline = outlook.outline or self.outline(outlook)
         size = self.source.size(outlook.base)
         if size is None:
@@ -94,7 +94,7 @@ class Prepare(Step):
         return {kind: seconds for kind, seconds in found if seconds >= 1}
 
     def outline(self, outlook: Outlook) -> Outline:
-        """Rows by split and their length, from the first rows, the file's size and the split."""
+        """Rows by split and some of them, from those that are read in a moment, the file's size and the split."""
         found = expected(self.source, self.split, outlook.base)
         return found if self.task == "auto" else replace(found, task=self.task)
 
