@@ -58,6 +58,108 @@ def other_model(folder: Path, kind: str = "qwen2", *, tied: bool = True, dtype: 
     return folder
 
 
+ROPE = {"rope_theta": 10000.0}
+LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+HEADS = {"head_dim": 16}
+GEMMA = {**HEADS, "query_pre_attn_scalar": 16, "sliding_window": 8, "num_hidden_layers": 7}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+GGUF_FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {}),
+    "llama-untied": ("llama", {"tied": False}),
+    "llama-wide-heads": ("llama", HEADS),
+    "llama-linear": ("llama", {"rope_parameters": {**ROPE, "rope_type": "linear", "factor": 4.0}}),
+    "llama3": (
+        "llama",
+        {"rope_parameters": {**ROPE, **LLAMA3, "rope_type": "llama3", "factor": 32.0}}
+        | {**HEADS, "max_position_embeddings": 16384},
+    ),
+    "mistral": ("mistral", {"sliding_window": None}),
+    "qwen2": ("qwen2", {}),
+    "qwen3": ("qwen3", HEADS),
+    "phi3": ("phi3", {}),
+    "phi3-partial": ("phi3", {"rope_parameters": {**ROPE, "rope_type": "default", "partial_rotary_factor": 0.5}}),
+    "gemma2": ("gemma2", {**GEMMA, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 1.5}),
+    "gemma3": ("gemma3_text", GEMMA),
+    "gemma3-linear": (
+        "gemma3_text",
+        {
+            **GEMMA,
+            "rope_parameters": {
+                "full_attention": {"rope_theta": 1e6, "rope_type": "linear", "factor": 8.0},
+                "sliding_attention": {**ROPE, "rope_type": "default"},
+            },
+        },
+    ),
+    "gpt2": ("gpt2", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512, "n_inner": 64}),
+    "qwen2-moe": ("qwen2_moe", {**EXPERTS, "tied": False, "shared_expert_intermediate_size": 64}),
+    "qwen3-moe": ("qwen3_moe", {**EXPERTS, **HEADS, "norm_topk_prob": True}),
+}
+"""Tiny models of every architecture that is written as GGUF, and with what else a file can say of one."""
+
+
+def strong_model(folder: Path, name: str) -> Path:
+    """A tiny model of such a family whose attention is sharp, so that a fault in it shows in the logits."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    kind, more = GGUF_FAMILIES[name]
+    other_model(folder, kind, **more)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        for title, weight in model.named_parameters():
+            if weight.ndim > 1:
+                weight.mul_(5 if "embed" in title or "wte" in title else 8)
+    model.to(torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
+def cut_as(folder: Path, cut: str) -> None:
+    """Give a folder's byte-level tokenizer the way of cutting text that llama.cpp calls so."""
+    from luthier.models.gguf_words import SPLITS
+
+    told = json.loads((folder / "tokenizer.json").read_text())
+    whole = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    if cut == "smollm":
+        steps = [{"type": "Digits", "individual_digits": True}, whole]
+        told["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": steps}
+    elif cut != "gpt-2":
+        pattern, told["model"]["ignore_merges"] = next(key for key, name in SPLITS.items() if name == cut)
+        split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+        told["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, whole | {"use_regex": False}]}
+    (folder / "tokenizer.json").write_text(json.dumps(told))
+
+
+def sentence_pieces(folder: Path, *, prefix: bool, stripped: bool = False) -> Path:
+    """Put a tokenizer as SentencePiece's in a model's folder: 400 tokens, spaces written out, bytes for the rest."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors, trainers
+
+    space = "\N{LOWER ONE EIGHTH BLOCK}"
+    special = ["<unk>", "<s>", "</s>", "<|user|>", "<|end|>", "<|endoftext|>"]
+    whole = [*special, *(f"<0x{byte:02X}>" for byte in range(256))]
+    learner = Tokenizer(models.BPE())
+    learner.normalizer = normalizers.Sequence([normalizers.Prepend(space), normalizers.Replace(" ", space)])
+    words = "the cat sat on the mat and that other cat ate the rest of it  at   one o'clock, 12 times."
+    learner.train_from_iterator([words] * 3, trainers.BpeTrainer(vocab_size=380 - len(whole), show_progress=False))
+    learnt = learner.get_vocab()
+    vocab = {token: at for at, token in enumerate([*whole, *sorted(learnt, key=learnt.__getitem__)])}
+    merges = [(token[:at], token[at:]) for token in vocab if token not in whole for at in range(1, len(token))]
+    merges = [pair for pair in merges if pair[0] in vocab and pair[1] in vocab]
+    tokenizer = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    steps = [normalizers.Prepend(space)] if prefix else []
+    tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", space)])
+    tokenizer.decoder = decoders.Sequence([decoders.Replace(space, " "), decoders.ByteFallback(), decoders.Fuse()])
+    plain = ("<unk>", "<s>", "<|endoftext|>")
+    for token in special:
+        strip = stripped and token not in plain
+        tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False, rstrip=strip)])
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "</s>"}
+    told = {"tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": True, **names}
+    (folder / "tokenizer_config.json").write_text(json.dumps(told))
+    return folder
+
+
 def tiny_adapter(store: Store, base: Artifact, config: Any = None, *, seed: int = 0, size: float = 0.3) -> Artifact:
     """An adapter artifact with random weights, written by plain PEFT."""
     import torch

@@ -15,13 +15,44 @@ from luthier.core.wheel import cached_wheel, member
 from luthier.models.answer import agreement, answer, prompt_ids
 from luthier.models.catalog import CATALOG
 from luthier.models.from_gguf import convert, open_gguf, read_head, tokenizer_of
+from luthier.models.gguf_shapes import SHAPES
+from luthier.models.gguf_words import SPLITS
 from luthier.models.load import open_folder
 from luthier.models.sources.gguf import Gguf
-from luthier.models.to_gguf import SPLITS, write_gguf
-from models.making import make_base, other_model
+from luthier.models.to_gguf import write_gguf
+from models.making import (
+    GEMMA,
+    GGUF_FAMILIES,
+    LLAMA3,
+    ROPE,
+    cut_as,
+    make_base,
+    other_model,
+    sentence_pieces,
+    strong_model,
+)
 from workshop import tiny_model
 
 TEXTS = ["It costs 1,250 today.\n\n1. café  2\tnaïve — 你好", "   x = 'y'   ", "<|im_start|>user\nhi<|im_end|>"]
+
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("llama", {"rope_parameters": {**ROPE, "rope_type": "yarn", "factor": 2.0}}, "'yarn' rotary"),
+    ("llama", {"rope_parameters": {**ROPE, **LLAMA3, "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 2.0}}
+     | {"max_position_embeddings": 16384}, "otherwise than Llama 3's"),
+    ("llama", {"attention_bias": True}, "attention biases"),
+    ("llama", {"mlp_bias": True}, "biases"),
+    ("llama", {"hidden_act": "gelu"}, "activation 'gelu'"),
+    ("qwen2", {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 8,
+               "use_sliding_window": True}, "sliding attention"),
+    ("gemma2", {**GEMMA, "query_pre_attn_scalar": 32}, "another scale of attention"),
+    ("gemma2", {**GEMMA, "final_logit_softcapping": None}, "no bound on its logits"),
+    ("gemma3_text", {**GEMMA, "layer_types": ["full_attention"] * 7}, "all but each 6th"),
+    ("gemma3_text", {**GEMMA, "use_bidirectional_attention": True}, "both directions"),
+    ("gpt2", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512, "scale_attn_weights": False}, "scale of"),
+    ("qwen2_moe", {"num_experts": 4}, "tied to the embeddings"),
+    ("qwen3_moe", {"num_experts": 4, "norm_topk_prob": False}, "do not add up to one"),
+    ("qwen3_moe", {"num_experts": 4, "norm_topk_prob": True, "mlp_only_layers": [0]}, "layers without experts"),
+]  # fmt: skip
 
 
 def same_weights(one: Any, other: Any, *, rounded: bool = False) -> bool:
@@ -34,40 +65,113 @@ def same_weights(one: Any, other: Any, *, rounded: bool = False) -> bool:
     )
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen2", "mistral"])
-@pytest.mark.parametrize("tied", [True, False])
-def test_what_is_written_reads_back_as_the_same_model(tmp_path: Path, kind: str, tied: bool) -> None:
+@pytest.mark.parametrize("name", GGUF_FAMILIES)
+def test_what_is_written_reads_back_as_the_same_model(tmp_path: Path, name: str) -> None:
     import torch
 
-    more = {"sliding_window": None} if kind == "mistral" else {}
-    place = other_model(tmp_path / "model", kind, tied=tied, dtype="bfloat16", **more)
+    place = strong_model(tmp_path / "model", name)
     path = tmp_path / "model.gguf"
     write_gguf(place, path, "tiny", "mit")
     before, after = open_folder(place, torch.float32), open_gguf(path)
-    assert after.config.tie_word_embeddings is tied
+    assert after.config.tie_word_embeddings is before.config.tie_word_embeddings
     assert same_weights(before, after)
-    ids = prompt_ids(place)
-    assert answer(before, ids).differs(answer(after, ids)) is None
+    ids = torch.randint(3, 390, (1, 60), generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        torch.testing.assert_close(after(input_ids=ids).logits, before(input_ids=ids).logits, atol=1e-5, rtol=0)
     head = read_head(path)
-    assert (head.name, head.licence, head.architecture) == ("tiny", "mit", "qwen2" if kind == "qwen2" else "llama")
+    assert (head.name, head.licence, head.architecture) == ("tiny", "mit", SHAPES[before.config.model_type].name)
+
+
+def test_every_architecture_that_is_written_is_tried() -> None:
+    assert {kind for kind, _ in GGUF_FAMILIES.values()} == set(SHAPES)
+
+
+@pytest.mark.parametrize(("kind", "more", "why"), REFUSED)
+def test_what_llama_cpp_has_no_place_for_is_refused(tmp_path: Path, kind: str, more: dict[str, Any], why: str) -> None:
+    place = other_model(tmp_path / "model", kind, **more)
+    with pytest.raises(ModelError, match=why) as caught:
+        write_gguf(place, tmp_path / "x.gguf", "x", None)
+    assert "llama.cpp's own script" in (caught.value.remedy or "")
+    assert not (tmp_path / "x.gguf").exists()
+
+
+@pytest.mark.parametrize("prefix", [True, False])
+@pytest.mark.parametrize("stripped", [True, False])
+def test_sentence_pieces_travel(tmp_path: Path, prefix: bool, stripped: bool) -> None:
+    from transformers import AutoTokenizer
+
+    place = sentence_pieces(tiny_model(tmp_path / "model"), prefix=prefix, stripped=stripped)
+    write_gguf(place, tmp_path / "m.gguf", "a phi-3 of mine", None)
+    head = read_head(tmp_path / "m.gguf")
+    assert (head.tokenizer, head.prefix) == ("llama", prefix)
+    assert head.name == ("a phi-3 of mine" if stripped else "a phi_3 of mine")
+    before, after = AutoTokenizer.from_pretrained(place), tokenizer_of(tmp_path / "m.gguf")
+    for text in [*TEXTS, "<|user|> the  cat<|end|>\n\n sat</s>", "", "   ", "the cat that sat"]:
+        assert before.encode(text) == after.encode(text)
+    assert before.tokenize("the cat that") != list("the cat that")
+
+
+def changed(place: Path, name: str, **more: Any) -> None:
+    """Change a part of a tokenizer's file."""
+    told = json.loads((place / "tokenizer.json").read_text())
+    told[name] = (told[name] or {}) | more
+    (place / "tokenizer.json").write_text(json.dumps(told))
+
+
+def test_tokenizers_that_llama_cpp_reads_otherwise_are_refused(tmp_path: Path) -> None:
+    def refused(why: str) -> None:
+        with pytest.raises(ModelError, match=why):
+            write_gguf(place, tmp_path / "x.gguf", "x", None)
+
+    place = sentence_pieces(tiny_model(tmp_path / "pieces"), prefix=True)
+    told = json.loads((place / "tokenizer.json").read_text())
+    merges = told["model"]["merges"]
+    changed(place, "model", merges=merges[:-1])
+    refused("leave out a way to make")
+    changed(place, "model", merges=sorted(merges))
+    refused("more than the token that they make")
+    changed(place, "model", merges=merges)
+    changed(place, "normalizer", type="NFKC")
+    refused("its normaliser")
+    place = tiny_model(tmp_path / "bytes")
+    changed(place, "normalizer", type="Lowercase")
+    refused("its Lowercase does")
+    place = tiny_model(tmp_path / "prefixed")
+    changed(place, "pre_tokenizer", add_prefix_space=True)
+    refused("how it cuts text")
+
+
+def test_all_tokens_that_end_an_answer_travel(tmp_path: Path) -> None:
+    from gguf import GGUFReader
+
+    place = tiny_model(tmp_path / "model")
+    (place / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 5, 6]}))
+    write_gguf(place, tmp_path / "m.gguf", "tiny", None)
+    fields = GGUFReader(tmp_path / "m.gguf").fields
+    ends = [fields[f"tokenizer.ggml.{name}_token_id"].contents() for name in ("eos", "eot", "eom")]
+    assert ends == [2, 5, 6]
+    (place / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 5, 6, 7]}))
+    with pytest.raises(ModelError, match="answers end at more tokens"):
+        write_gguf(place, tmp_path / "m.gguf", "tiny", None)
+
+
+def test_rotary_positions_of_other_files_are_never_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    place = strong_model(tmp_path / "model", "llama3")
+    monkeypatch.setattr("luthier.models.gguf_shapes._llama3_factors", lambda config: torch.linspace(1, 3, 8))
+    write_gguf(place, tmp_path / "m.gguf", "tiny", None)
+    monkeypatch.undo()
+    with pytest.raises(ModelError, match=r"m\.gguf: its factors of rotary positions are not Llama 3's"):
+        open_gguf(tmp_path / "m.gguf")
 
 
 @pytest.mark.parametrize("cut", ["gpt-2", "smollm", *SPLITS.values()])
 def test_the_tokenizer_travels(tmp_path: Path, cut: str) -> None:
-    from tokenizers import Regex, Tokenizer, pre_tokenizers
     from transformers import AutoTokenizer
 
     place = tiny_model(tmp_path / "model")
-    tokenizer = Tokenizer.from_file(str(place / "tokenizer.json"))
-    plain = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    if cut == "smollm":
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), plain])
-    elif cut != "gpt-2":
-        pattern = next(pattern for pattern, name in SPLITS.items() if name == cut)
-        split = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
-        bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, bytes_only])
-    tokenizer.save(str(place / "tokenizer.json"))
+    cut_as(place, cut)
     write_gguf(place, tmp_path / "m.gguf", "tiny", None)
     assert read_head(tmp_path / "m.gguf").pre_tokenizer == cut
     before, after = AutoTokenizer.from_pretrained(place), tokenizer_of(tmp_path / "m.gguf")
@@ -88,9 +192,9 @@ def test_a_gguf_source_gives_the_same_folder_every_time(tmp_path: Path) -> None:
 
 
 def test_an_unknown_pre_tokenizer_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from luthier.models.to_gguf import _Tokenizer
+    from luthier.models.gguf_words import ByteLevel
 
-    monkeypatch.setattr(_Tokenizer, "_pre", lambda self: "viking")
+    monkeypatch.setattr(ByteLevel, "_pre", lambda self: "viking")
     write_gguf(tiny_model(tmp_path / "model"), tmp_path / "m.gguf", "tiny", None)
     heard: list[str] = []
     (tmp_path / "out").mkdir()
@@ -115,13 +219,6 @@ def test_files_that_are_not_gguf(tmp_path: Path) -> None:
 def test_models_that_gguf_cannot_hold_are_refused(tmp_path: Path) -> None:
     place = other_model(tmp_path / "gpt", "gpt_neox")
     with pytest.raises(ModelError, match="not for gpt_neox"):
-        write_gguf(place, tmp_path / "x.gguf", "x", None)
-    rope = {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}
-    place = other_model(tmp_path / "scaled", "llama", rope_parameters=rope)
-    with pytest.raises(ModelError, match="'linear' rotary"):
-        write_gguf(place, tmp_path / "x.gguf", "x", None)
-    place = other_model(tmp_path / "biased", "llama", attention_bias=True)
-    with pytest.raises(ModelError, match="attention biases"):
         write_gguf(place, tmp_path / "x.gguf", "x", None)
     place = tiny_model(tmp_path / "words")
     told = json.loads((place / "tokenizer.json").read_text())

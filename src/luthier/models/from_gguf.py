@@ -7,12 +7,15 @@ block's range).
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from luthier.core.errors import ModelError, Where
 from luthier.core.files import writing
 from luthier.models.describe import read_object
+from luthier.models.gguf_shapes import ROPE_FACTORS, shape_named
+from luthier.models.gguf_words import PHI3_PLAIN, is_phi3
 from luthier.models.quiet import no_gguf_bar
 from luthier.models.source import Say, complete, write_json
 
@@ -37,6 +40,8 @@ class GgufHead(NamedTuple):
     architecture: str
     pre_tokenizer: str | None
     tokenizer: str | None
+    prefix: bool
+    """Whether a vocabulary of SentencePiece puts a space before a text."""
 
 
 def read_head(path: Path) -> GgufHead:
@@ -63,6 +68,7 @@ def read_head(path: Path) -> GgufHead:
         architecture=text("general.architecture") or "unknown",
         pre_tokenizer=text("tokenizer.ggml.pre"),
         tokenizer=text("tokenizer.ggml.model"),
+        prefix=text("tokenizer.ggml.add_space_prefix") != "False",
     )
 
 
@@ -93,9 +99,11 @@ def open_gguf(path: Path) -> Any:
 
     where = Where(file=str(path))
     try:
+        config = _config(path)
         with no_gguf_bar():
             model, info = AutoModelForCausalLM.from_pretrained(
                 path.parent,
+                config=config,
                 gguf_file=path.name,
                 quantization_config=GgufConfig(dequantize=True),
                 dtype=torch.float32,
@@ -109,6 +117,33 @@ def open_gguf(path: Path) -> Any:
     if missing := sorted(info["missing_keys"]):
         raise ModelError(f"lacks weights: {', '.join(missing[:3])} ({len(missing)} in all)", where=where)
     return model.eval()
+
+
+def _config(path: Path) -> Any:
+    """The configuration that transformers reads, completed where its reader takes another checkpoint's numbers."""
+    import torch
+    from gguf import GGUFReader
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(
+        path.parent, gguf_file=path.name, local_files_only=True, trust_remote_code=False
+    )
+    reader = GGUFReader(path)
+    name = str(reader.fields["general.architecture"].contents())
+    if (shape := shape_named(name)) is None:
+        return config
+    said = {key: one.contents() for key, one in reader.fields.items() if key.startswith(f"{name}.")}
+    factors = [one.data for one in reader.tensors if one.name == ROPE_FACTORS]
+    try:
+        shape.read(
+            config,
+            {key.removeprefix(f"{name}."): value for key, value in said.items()},
+            torch.tensor(factors[0]) if factors else None,
+        )
+    except ModelError as error:
+        remedy = "give the model as a Hugging Face folder or hub id instead"
+        raise ModelError(error.message, where=Where(file=str(path)), remedy=remedy) from error
+    return config
 
 
 def tokenizer_of(path: Path) -> PreTrainedTokenizerBase:
@@ -125,9 +160,33 @@ def _tokenizer(path: Path, head: GgufHead, say: Say) -> PreTrainedTokenizerBase:
         )
     except (ValueError, NotImplementedError, OSError, KeyError) as error:
         raise ModelError(f"transformers cannot read its tokenizer: {error}", where=Where(file=str(path))) from error
-    if head.tokenizer == "gpt2":
+    if head.tokenizer == "llama":
+        _mend_spaces(tokenizer, prefix=head.prefix)
+        if is_phi3(head.name):
+            _mend_special(tokenizer)
+    elif head.tokenizer == "gpt2":
         _mend_pre_tokenizer(tokenizer, head.pre_tokenizer, say)
     return tokenizer
+
+
+def _mend_spaces(tokenizer: Any, *, prefix: bool) -> None:
+    """Put a space before a text, and write spaces, as llama.cpp does for every vocabulary of SentencePiece."""
+    from tokenizers import normalizers
+
+    space = "\N{LOWER ONE EIGHTH BLOCK}"
+    steps = [normalizers.Prepend(space)] if prefix else []
+    tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", space)])
+    tokenizer.backend_tokenizer.pre_tokenizer = None
+
+
+def _mend_special(tokenizer: Any) -> None:
+    """Take the space after special tokens with them, as Phi-3's do."""
+    from tokenizers import Tokenizer
+
+    told = json.loads(tokenizer.backend_tokenizer.to_str())
+    for one in told["added_tokens"]:
+        one["rstrip"] = one["content"] not in PHI3_PLAIN
+    tokenizer._tokenizer = Tokenizer.from_str(json.dumps(told))
 
 
 def _mend_pre_tokenizer(tokenizer: Any, kind: str | None, say: Say) -> None:

@@ -1,0 +1,346 @@
+"""How llama.cpp holds each architecture of transformers: its name, its numbers and its weights, one entry each.
+
+An entry writes a model and completes what transformers reads of one, since transformers' reader leaves numbers out
+(the size of a head, scaled rotary positions) and then takes another checkpoint's. What an entry does not know how to
+say in llama.cpp's terms is refused with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from luthier.core.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+    from gguf import GGUFWriter
+
+Config = Any
+"""transformers' configuration of a model."""
+Rule = tuple[str, Callable[[Config], bool]]
+"""What llama.cpp has no place for, and whether a model has it."""
+
+_DECODER = {
+    "block_count": "num_hidden_layers",
+    "context_length": "max_position_embeddings",
+    "embedding_length": "hidden_size",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+    "vocab_size": "vocab_size",
+}
+_HEAD = {"attention.key_length": "head_dim", "attention.value_length": "head_dim"}
+_EXPERTS = {
+    "expert_count": "num_experts",
+    "expert_used_count": "num_experts_per_tok",
+    "expert_feed_forward_length": "moe_intermediate_size",
+}
+_FRACTIONS = ("epsilon", "softcapping")
+"""Ends of the keys that are no counts."""
+LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+"""Llama 3's scaling of rotary positions. A file holds only the factors that follow from it."""
+ROPE_FACTORS = "rope_freqs.weight"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How llama.cpp holds one architecture."""
+
+    name: str
+    """llama.cpp's name of the architecture."""
+    numbers: Mapping[str, str] = field(default_factory=lambda: _DECODER)
+    """llama.cpp's keys, below its name, to the attributes of transformers' configuration."""
+    activation: str = "silu"
+    alter: Callable[[str, torch.Tensor, Config], torch.Tensor] = lambda key, values, config: values
+    """A weight, by transformers' name, as llama.cpp wants it."""
+    scalings: tuple[str, ...] = ("linear",)
+    """Kinds of scaled rotary positions that can be said; empty where positions are not rotary."""
+    bounded: bool = False
+    """Whether llama.cpp lacks the model's window of attention, so that it bounds the text that is read."""
+    rules: tuple[Rule, ...] = ()
+    complete: Callable[[Config], None] = lambda config: None
+    """Set what llama.cpp takes for granted of such a model."""
+
+    def why_not(self, config: Config) -> str | None:
+        """What keeps the model from being written; None when nothing does."""
+        kind = _rope(config).get("rope_type", "default") if self.scalings else "default"
+        if kind not in ("default", *self.scalings):
+            return f"{kind!r} rotary positions"
+        if (act := _activation(config)) != self.activation:
+            return f"the activation {act!r}"
+        return next((what for what, has in self.rules if has(config)), None)
+
+    def say(self, writer: GGUFWriter, config: Config) -> None:
+        """Write the model's numbers."""
+        for key, attribute in self.numbers.items():
+            value = self._context(config) if key == "context_length" else getattr(config, attribute, None)
+            add = writer.add_float32 if key.endswith(_FRACTIONS) else writer.add_uint32
+            add(f"{self.name}.{key}", _IMPLIED[attribute](config) if value is None else value)
+        if self.scalings:
+            rope = _rope(config)
+            writer.add_rope_freq_base(rope["rope_theta"])
+            writer.add_rope_dimension_count(int(head_size(config) * rope.get("partial_rotary_factor", 1.0)))
+            if rope.get("rope_type") == "linear":
+                writer.add_string(f"{self.name}.rope.scaling.type", "linear")
+                writer.add_rope_scaling_factor(rope["factor"])
+
+    def more(self, config: Config) -> Iterator[tuple[str, torch.Tensor]]:
+        """Tensors that stand for numbers of the configuration."""
+        if self.scalings and _rope(config).get("rope_type") == "llama3":
+            yield ROPE_FACTORS, _llama3_factors(config)
+
+    def read(self, config: Config, said: Mapping[str, Any], factors: torch.Tensor | None) -> None:
+        """Complete a configuration from what a file says; `ModelError` where it cannot be said in transformers' terms.
+
+        `said` are the file's values below the architecture's name, `factors` its tensor of rotary factors.
+        """
+        for key, attribute in self.numbers.items():
+            if key in said:
+                setattr(config, attribute, said[key])
+        if self.scalings:
+            self._read_rope(config, said, factors)
+        self.complete(config)
+
+    def _read_rope(self, config: Config, said: Mapping[str, Any], factors: torch.Tensor | None) -> None:
+        rope = _rope(config)
+        rope["rope_theta"] = said.get("rope.freq_base", 10000.0)
+        if said.get("rope.dimension_count", head_size(config)) != head_size(config):
+            rope["partial_rotary_factor"] = said["rope.dimension_count"] / head_size(config)
+        kind = said.get("rope.scaling.type", "linear")
+        if kind not in ("none", "linear"):
+            raise ModelError(f"its {kind!r} rotary positions are not read")
+        if kind == "linear" and said.get("rope.scaling.factor", 1.0) not in (0.0, 1.0):
+            rope |= {"rope_type": "linear", "factor": said["rope.scaling.factor"]}
+        if factors is not None:
+            rope |= {"rope_type": "llama3", **LLAMA3}
+            share, slowest = float(_share_kept(config)[-1]), float(factors[-1])
+            rope["factor"] = (1 - share) / max(1 / slowest - share, 1e-9)
+            if not _llama3_factors(config).allclose(factors, rtol=1e-3):
+                raise ModelError("its factors of rotary positions are not Llama 3's, and are not read")
+
+    def _context(self, config: Config) -> int:
+        most: int = config.max_position_embeddings  # GPT-2 has it by this name, too
+        return min(most, getattr(config, "sliding_window", None) or most) if self.bounded else most
+
+
+def head_size(config: Config) -> int:
+    """Values of one attention head."""
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+_IMPLIED: dict[str, Callable[[Config], int]] = {
+    "head_dim": head_size,
+    "n_inner": lambda config: 4 * int(config.n_embd),
+}
+"""What follows from other settings where a configuration leaves it out."""
+
+
+def _rope(config: Config) -> dict[str, Any]:
+    """The rotary positions of layers that see the whole text."""
+    told: dict[str, Any] = config.rope_parameters
+    found: dict[str, Any] = told.get("full_attention", told)
+    return found
+
+
+def _activation(config: Config) -> str | None:
+    names = ("hidden_activation", "hidden_act", "activation_function")
+    return next((str(told) for name in names if (told := getattr(config, name, None))), None)
+
+
+def _llama3_factors(config: Config) -> torch.Tensor:
+    """How often each rotary frequency is divided: by 1 where it is quick, by `factor` where it is slow."""
+    share = _share_kept(config)
+    kept: torch.Tensor = share + (1 - share) / _rope(config)["factor"]
+    return (1 / kept).float()
+
+
+def _share_kept(config: Config) -> torch.Tensor:
+    """Share of each rotary frequency that Llama 3's scaling leaves as it is, the quickest first."""
+    import math
+
+    import torch
+
+    rope, size = _rope(config), head_size(config)
+    slow, quick = rope["low_freq_factor"], rope["high_freq_factor"]
+    turns: torch.Tensor = rope["rope_theta"] ** (-torch.arange(0, size, 2, dtype=torch.float64) / size) / (2 * math.pi)
+    share: torch.Tensor = (turns * rope["original_max_position_embeddings"] - slow) / (quick - slow)
+    return share.clamp(0, 1)
+
+
+def _interleaved(key: str, values: torch.Tensor, config: Config) -> torch.Tensor:
+    """From transformers' rotary order (halves, one after the other) to llama.cpp's (pairs side by side), by head."""
+    heads = {"q_proj.weight": config.num_attention_heads, "k_proj.weight": config.num_key_value_heads}
+    for end, number in heads.items():
+        if key.endswith(end):
+            rows, columns = values.shape
+            return values.view(number, 2, rows // number // 2, columns).transpose(1, 2).reshape(rows, columns)
+    return values
+
+
+def _plus_one(key: str, values: torch.Tensor, config: Config) -> torch.Tensor:
+    """Gemma's norms scale by one more than their weight; llama.cpp's by the weight."""
+    return values + 1 if key.endswith("norm.weight") else values
+
+
+def _transposed(key: str, values: torch.Tensor, config: Config) -> torch.Tensor:
+    """GPT-2 keeps its matrices the other way round."""
+    return values.T if key.endswith((".c_attn.weight", ".c_proj.weight", ".c_fc.weight")) else values
+
+
+def _flat_gate(key: str, values: torch.Tensor, config: Config) -> torch.Tensor:
+    return values.squeeze(0) if key.endswith("shared_expert_gate.weight") else values
+
+
+def _odd_heads(config: Config) -> bool:
+    return head_size(config) * int(config.num_attention_heads) != int(config.hidden_size)
+
+
+def _windows(config: Config) -> bool:
+    return "sliding_attention" in (getattr(config, "layer_types", None) or ())
+
+
+def _other_windows(every: int) -> Callable[[Config], bool]:
+    """Whether anything but each `every`th layer sees the whole text."""
+
+    def other(config: Config) -> bool:
+        whole = [(layer + 1) % every == 0 for layer in range(config.num_hidden_layers)]
+        return [kind == "full_attention" for kind in config.layer_types] != whole
+
+    return other
+
+
+def _scale(largest: int) -> Callable[[Config], int]:
+    """What llama.cpp divides Gemma's attention by the root of: the largest model, known by its layers, is another."""
+
+    def scale(config: Config) -> int:
+        if config.num_hidden_layers == largest:
+            return int(config.hidden_size // config.num_attention_heads)
+        return head_size(config)
+
+    return scale
+
+
+def _gemma(largest: int, every: int) -> tuple[tuple[Rule, ...], Callable[[Config], None]]:
+    scale = _scale(largest)
+    rules: tuple[Rule, ...] = (
+        ("attention biases", lambda config: config.attention_bias),
+        ("attention in both directions", lambda config: bool(getattr(config, "use_bidirectional_attention", None))),
+        (f"other sliding attention than all but each {every}th layer's", _other_windows(every)),
+        ("another scale of attention than llama.cpp's", lambda config: config.query_pre_attn_scalar != scale(config)),
+    )
+
+    def complete(config: Config) -> None:
+        config.query_pre_attn_scalar = scale(config)
+
+    return rules, complete
+
+
+_BIASED: Rule = ("attention biases", lambda config: config.attention_bias)
+_SLIDING: Rule = ("sliding attention", _windows)
+_ODD: Rule = ("heads that do not make up the hidden size", _odd_heads)
+_DENSE: Rule = (
+    "layers without experts among others",
+    lambda config: config.decoder_sparse_step != 1 or bool(config.mlp_only_layers),
+)
+_OTHER_LLAMA3: Rule = (
+    "rotary positions scaled otherwise than Llama 3's",
+    lambda config: (
+        _rope(config).get("rope_type") == "llama3"
+        and any(_rope(config).get(name) != value for name, value in LLAMA3.items())
+    ),
+)
+_GEMMA2, _COMPLETE_GEMMA2 = _gemma(46, 2)
+_GEMMA3, _COMPLETE_GEMMA3 = _gemma(62, 6)
+_WINDOW = {"attention.sliding_window": "sliding_window"}
+_CAPS = ("attn_logit_softcapping", "final_logit_softcapping")
+
+SHAPES = {
+    "llama": Shape(
+        "llama",
+        numbers=_DECODER | _HEAD,
+        alter=_interleaved,
+        scalings=("linear", "llama3"),
+        rules=(_BIASED, ("biases", lambda config: config.mlp_bias), _OTHER_LLAMA3),
+    ),
+    "mistral": Shape("llama", numbers=_DECODER | _HEAD, alter=_interleaved, bounded=True),
+    "qwen2": Shape("qwen2", rules=(_SLIDING, _ODD)),
+    "qwen3": Shape("qwen3", numbers=_DECODER | _HEAD, rules=(_BIASED, _SLIDING)),
+    "phi3": Shape("phi3", bounded=True, rules=(_ODD,)),
+    "gemma2": Shape(
+        "gemma2",
+        numbers=_DECODER | _HEAD | _WINDOW | {name: name for name in _CAPS},
+        activation="gelu_pytorch_tanh",
+        alter=_plus_one,
+        rules=(*_GEMMA2, ("no bound on its logits", lambda config: any(not getattr(config, name) for name in _CAPS))),
+        complete=_COMPLETE_GEMMA2,
+    ),
+    "gemma3_text": Shape(
+        "gemma3",
+        numbers=_DECODER | _HEAD | _WINDOW,
+        activation="gelu_pytorch_tanh",
+        alter=_plus_one,
+        rules=(
+            *_GEMMA3,
+            ("a bound on its logits", lambda config: any(getattr(config, name) for name in _CAPS)),
+            (
+                "other rotary positions in its windows than Gemma's",
+                lambda config: (
+                    config.rope_parameters["sliding_attention"] != {"rope_type": "default", "rope_theta": 10000.0}
+                ),
+            ),
+        ),
+        complete=_COMPLETE_GEMMA3,
+    ),
+    "gpt2": Shape(
+        "gpt2",
+        numbers={
+            "block_count": "n_layer",
+            "context_length": "n_positions",
+            "embedding_length": "n_embd",
+            "feed_forward_length": "n_inner",
+            "attention.head_count": "n_head",
+            "attention.layer_norm_epsilon": "layer_norm_epsilon",
+            "vocab_size": "vocab_size",
+        },
+        activation="gelu_new",
+        alter=_transposed,
+        scalings=(),
+        rules=(
+            (
+                "another scale of attention than llama.cpp's",
+                lambda config: not config.scale_attn_weights or config.scale_attn_by_inverse_layer_idx,
+            ),
+        ),
+    ),
+    "qwen2_moe": Shape(
+        "qwen2moe",
+        numbers=_DECODER | _EXPERTS | {"expert_shared_feed_forward_length": "shared_expert_intermediate_size"},
+        alter=_flat_gate,
+        rules=(
+            _SLIDING,
+            _ODD,
+            _DENSE,
+            ("a head that is tied to the embeddings", lambda config: config.tie_word_embeddings),
+            ("shares of experts that add up to one", lambda config: config.norm_topk_prob),
+        ),
+    ),
+    "qwen3_moe": Shape(
+        "qwen3moe",
+        numbers=_DECODER | _HEAD | _EXPERTS,
+        rules=(
+            _BIASED,
+            _SLIDING,
+            _DENSE,
+            ("shares of experts that do not add up to one", lambda config: not config.norm_topk_prob),
+        ),
+    ),
+}
+"""transformers' model type to how llama.cpp holds it, for those that are written."""
+
+
+def shape_named(name: str) -> Shape | None:
+    """How llama.cpp holds the architecture that it calls `name`; None when it is not known here."""
+    return next((shape for shape in SHAPES.values() if shape.name == name), None)
