@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from luthier.core.errors import DataError
+from luthier.core.step import Outline, Outlook
 from luthier.data.steps.constitution import Constitution
 from luthier.flow.recipe import Recipe
-from luthier.text.dataset import read_examples, summary
+from luthier.text.dataset import examples_ahead, read_examples, summary
 from luthier.text.messages import prompt_of
+from luthier.text.preference import Pair, pair_of
 from tests.endpoint import Body, Server, serving
 
 RULES = ["Be kind.", "Harm nobody."]
@@ -114,3 +117,18 @@ def test_a_critique_that_is_said_again_is_no_revision(tmp_path: Path) -> None:
 def test_rules_that_say_nothing_are_refused(rules: list[str]) -> None:
     with pytest.raises(ValueError, match=r"rule|at least 1"):
         Constitution(data="data", rules=rules)
+
+
+def test_what_will_be_made_is_told_of_the_rows_that_are_asked(tmp_path: Path) -> None:
+    """Of 900 rows 50 were asked, and 900 were told; and pairs were told as rows with one answer."""
+    messages = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}]
+    row = {"id": "", "origin": {"source": "csv", "file": "f.csv", "line": 2}, "kind": "chat", "messages": messages}
+    outlines = {"data": Outline(rows={"train": 800, "test": 100}, examples=[row], task="label", answers=["Because."])}
+    history = {"measures": {"rows_per_s": 2.0}}
+    outlook = Outlook(inputs={}, upstream={}, base=tmp_path, outlines=outlines, history=history)
+    step = Constitution(data="data", rules=["Be kind."], rows=50)
+    assert step.foresee(outlook).seconds == 50.0
+    found = step.outline(outlook)
+    assert (found.rows, found.task, found.answers) == ({"train": 50, "test": 50}, "text", ())
+    (example,) = examples_ahead(replace(outlook, outlines={"data": found}), "train", 9)
+    assert isinstance(pair_of(example), Pair)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, field_validator
@@ -15,7 +16,6 @@ from luthier.core.step import DataRef, Forecast, Makes, ModelRef, Outline, Outlo
 from luthier.data.pair_row import pair_row
 from luthier.data.passes.remake import Remade, read_rows
 from luthier.data.row import Row
-from luthier.data.steps.label import rows_ahead
 from luthier.text.dataset import has_split, outlined, splits
 from luthier.text.messages import Message
 
@@ -177,14 +177,28 @@ class Constitution(Step):
 
     def foresee(self, outlook: Outlook) -> Forecast:
         """From the rows and the speed of the last time."""
-        rows, speed = rows_ahead(outlook), outlook.history.get("measures", {}).get("rows_per_s")
-        if rows is None or not speed:
-            return Forecast(how="the data set is not made yet" if rows is None else "no model was asked here yet")
+        told = (outlook.outline or self.outline(outlook)).rows
+        if told is None:
+            return Forecast(how="the data set is not made yet")
+        if (speed := outlook.history.get("measures", {}).get("rows_per_s")) is None:
+            return Forecast(how="no model was asked here yet")
+        rows = sum(told.values())
         return Forecast(seconds=rows / speed, how=f"{rows:,} rows at the {speed:.2f} rows/s of the last time")
 
     def outline(self, outlook: Outlook) -> Outline:
-        """At most the rows of the data set."""
-        return outlined(outlook)
+        """At most so many pairs as rows are asked; the other answer is told to be as long."""
+        before = outlined(outlook)
+        rows = {split: min(count, self.rows or count) for split, count in (before.rows or {}).items()}
+        pairs, how = [_with_another(one) for one in before.examples], "before any makes no pair"
+        return replace(before, rows=rows or None, examples=pairs, task="text", answers=(), how=how)
+
+
+def _with_another(example: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What an outline knows of a row, with a second answer."""
+    last = example["messages"][-1]
+    if last["role"] != "assistant":
+        return example
+    return {**example, "meta": {**example.get("meta", {}), "rejected": f"{last.get('content', '')} …"}}
 
 
 def _talk(draft: _Draft, name: str) -> tuple[Message, ...]:
