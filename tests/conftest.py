@@ -15,6 +15,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+import pytest_randomly
 from hypothesis import HealthCheck, settings
 from pytest_socket import socket_allow_hosts
 
@@ -43,6 +44,17 @@ def pytest_collection() -> Generator[None, object, object]:
         return (yield)
     finally:
         gc.enable()
+
+
+def _seed_torch(seed: int) -> None:
+    """The seed that a test begins with, for torch: where no other device is in use only its own generator is asked,
+    for `torch.manual_seed` keeps a trace of the stack for each device that is not there."""
+    if torch := sys.modules.get("torch"):
+        generator = torch if torch.cuda.is_initialized() else torch.default_generator
+        generator.manual_seed(seed % (1 << 63))
+
+
+pytest_randomly.entrypoint_reseeds = [_seed_torch]  # it seeds Python and NumPy itself, three times for each test
 
 
 def pytest_runtest_setup() -> None:

@@ -30,6 +30,8 @@ from luthier.traffic.seams import Resolver
 from tuning import made
 from workshop import tiny_model
 
+_PLAIN: dict[str, Any] = {"timeout": 60, "trust_env": False, "verify": False}  # no certificates are read for each
+
 
 @dataclass
 class Heard:
@@ -82,11 +84,11 @@ class Served:
         """A plain request."""
         told = {"content": body} if isinstance(body, bytes) else {"json": body}
         headers = {"content-type": "application/json", **more.pop("headers", {})}
-        return httpx.post(f"{self.root}{path}", headers=headers, timeout=60, trust_env=False, **told, **more)
+        return httpx.post(f"{self.root}{path}", headers=headers, **_PLAIN, **told, **more)
 
     def get(self, path: str, **more: Any) -> httpx.Response:
         """A plain request."""
-        return httpx.get(f"{self.root}{path}", timeout=60, trust_env=False, **more)
+        return httpx.get(f"{self.root}{path}", **_PLAIN, **more)
 
 
 @contextmanager

@@ -107,7 +107,7 @@ def test_the_details_of_a_fault_are_for_its_owners_eyes(
         raise RuntimeError("row of anna@example.com")
 
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr("luthier.cli.app.app", failing)
+    monkeypatch.setattr("luthier.cli.app._command", lambda: failing)
     assert run_command(["parts"]) == 4
     (kept,) = tmp_path.glob("luthier-fault-*.txt")
     assert str(kept) in capsys.readouterr().err

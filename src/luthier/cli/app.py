@@ -8,7 +8,9 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -57,6 +59,12 @@ def _luthier(
     """From raw data to a tuned, measured and served language model, from one written recipe."""
 
 
+@cache
+def _command() -> Callable[..., object]:
+    """All commands with their options, made once for however many are run in one process."""
+    return typer.main.get_command(app)
+
+
 def run_command(arguments: list[str]) -> int:
     """Run a command; returns the exit code, having printed whatever went wrong."""
     as_json = "--json" in arguments
@@ -66,7 +74,7 @@ def run_command(arguments: list[str]) -> int:
     share_processors()
     try:
         with printing() if {"--help", "-h"} & {*arguments} else nullcontext():
-            outcome = app(arguments, prog_name="luthier", standalone_mode=False)
+            outcome = _command()(arguments, prog_name="luthier", standalone_mode=False)
         done()
         return outcome if isinstance(outcome, int) else 0
     except LuthierError as error:

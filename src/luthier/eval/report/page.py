@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,9 @@ def as_json(facts: ReportFacts) -> str:
     return json.dumps(facts.as_json(), ensure_ascii=False, indent=1, sort_keys=True) + "\n"
 
 
+@cache
 def _environment() -> Environment:
+    """The templates, compiled once for all pages of a process."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
