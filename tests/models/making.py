@@ -78,6 +78,19 @@ GGUF_FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3": ("qwen3", HEADS),
     "phi3": ("phi3", {}),
     "phi3-partial": ("phi3", {"rope_parameters": {**ROPE, "rope_type": "default", "partial_rotary_factor": 0.5}}),
+    "phi3-long": (
+        "phi3",
+        {
+            "original_max_position_embeddings": 256,
+            "rope_parameters": {
+                **ROPE,
+                "rope_type": "longrope",
+                "short_factor": [1.0, 1.1, 1.5, 2.0],
+                "long_factor": [1.0, 2.0, 8.0, 30.0],
+                "original_max_position_embeddings": 256,
+            },
+        },
+    ),
     "gemma2": ("gemma2", {**GEMMA, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 1.5}),
     "gemma3": ("gemma3_text", GEMMA),
     "gemma3-linear": (

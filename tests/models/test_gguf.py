@@ -159,7 +159,7 @@ def test_rotary_positions_of_other_files_are_never_ignored(tmp_path: Path, monke
     import torch
 
     place = strong_model(tmp_path / "model", "llama3")
-    monkeypatch.setattr("luthier.models.gguf_shapes._llama3_factors", lambda config: torch.linspace(1, 3, 8))
+    monkeypatch.setattr("luthier.models.gguf_rope._llama3_factors", lambda config: torch.linspace(1, 3, 8))
     write_gguf(place, tmp_path / "m.gguf", "tiny", None)
     monkeypatch.undo()
     with pytest.raises(ModelError, match=r"m\.gguf: its factors of rotary positions are not Llama 3's"):

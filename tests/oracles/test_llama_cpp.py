@@ -35,10 +35,10 @@ TEXTS = [
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Any]:
+def opened(path: Path, context: int = 256) -> Iterator[Any]:
     """The file in llama.cpp, one thread, its cache in float32."""
     model = llama_cpp.Llama(
-        str(path), n_ctx=256, n_batch=256, n_threads=1, logits_all=True, verbose=False, type_k=0, type_v=0
+        str(path), n_ctx=context, n_batch=context, n_threads=1, logits_all=True, verbose=False, type_k=0, type_v=0
     )
     try:
         yield model
@@ -67,6 +67,18 @@ def test_logits_are_equal(tmp_path: Path, name: str) -> None:
     with opened(tmp_path / "m.gguf") as model:
         came = logits(model, ids[0].tolist())
     torch.testing.assert_close(came, wanted, atol=0.02, rtol=0)
+
+
+def test_a_context_that_is_asked_for_takes_the_factors_of_long_texts(tmp_path: Path) -> None:
+    import torch
+
+    place = strong_model(tmp_path / "model", "phi3-long")
+    write_gguf(place, tmp_path / "m.gguf", "tiny", None)
+    ids = torch.randint(3, 390, (1, 300), generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        wanted = open_folder(place, torch.float32)(input_ids=ids).logits[0]
+    with opened(tmp_path / "m.gguf", 512) as model:
+        torch.testing.assert_close(logits(model, ids[0].tolist()), wanted, atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3-moe", "gpt2", "gemma3"])

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from luthier.core.errors import ModelError, Where
 from luthier.core.files import writing
 from luthier.models.describe import read_object
-from luthier.models.gguf_shapes import ROPE_FACTORS, shape_named
+from luthier.models.gguf_rope import FACTORS, LONG, SHORT
+from luthier.models.gguf_shapes import shape_named
 from luthier.models.gguf_words import PHI3_PLAIN, is_phi3
 from luthier.models.quiet import no_gguf_bar
 from luthier.models.source import Say, complete, write_json
@@ -133,13 +134,9 @@ def _config(path: Path) -> Any:
     if (shape := shape_named(name)) is None:
         return config
     said = {key: one.contents() for key, one in reader.fields.items() if key.startswith(f"{name}.")}
-    factors = [one.data for one in reader.tensors if one.name == ROPE_FACTORS]
+    tensors = {one.name: torch.tensor(one.data) for one in reader.tensors if one.name in (FACTORS, LONG, SHORT)}
     try:
-        shape.read(
-            config,
-            {key.removeprefix(f"{name}."): value for key, value in said.items()},
-            torch.tensor(factors[0]) if factors else None,
-        )
+        shape.read(config, {key.removeprefix(f"{name}."): value for key, value in said.items()}, tensors)
     except ModelError as error:
         remedy = "give the model as a Hugging Face folder or hub id instead"
         raise ModelError(error.message, where=Where(file=str(path)), remedy=remedy) from error

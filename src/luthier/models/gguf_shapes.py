@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from luthier.core.errors import ModelError
+from luthier.models.gguf_rope import LLAMA3, head_size, kind_of, read_rope, rope_of, rope_tensors, say_rope
 
 if TYPE_CHECKING:
     import torch
@@ -40,9 +40,6 @@ _EXPERTS = {
 }
 _FRACTIONS = ("epsilon", "softcapping")
 """Ends of the keys that are no counts."""
-LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
-"""Llama 3's scaling of rotary positions. A file holds only the factors that follow from it."""
-ROPE_FACTORS = "rope_freqs.weight"
 
 
 @dataclass(frozen=True)
@@ -66,9 +63,8 @@ class Shape:
 
     def why_not(self, config: Config) -> str | None:
         """What keeps the model from being written; None when nothing does."""
-        kind = _rope(config).get("rope_type", "default") if self.scalings else "default"
-        if kind not in ("default", *self.scalings):
-            return f"{kind!r} rotary positions"
+        if self.scalings and kind_of(config) not in ("default", *self.scalings):
+            return f"{kind_of(config)!r} rotary positions"
         if (act := _activation(config)) != self.activation:
             return f"the activation {act!r}"
         return next((what for what, has in self.rules if has(config)), None)
@@ -80,55 +76,30 @@ class Shape:
             add = writer.add_float32 if key.endswith(_FRACTIONS) else writer.add_uint32
             add(f"{self.name}.{key}", _IMPLIED[attribute](config) if value is None else value)
         if self.scalings:
-            rope = _rope(config)
-            writer.add_rope_freq_base(rope["rope_theta"])
-            writer.add_rope_dimension_count(int(head_size(config) * rope.get("partial_rotary_factor", 1.0)))
-            if rope.get("rope_type") == "linear":
-                writer.add_string(f"{self.name}.rope.scaling.type", "linear")
-                writer.add_rope_scaling_factor(rope["factor"])
+            say_rope(writer, config)
 
     def more(self, config: Config) -> Iterator[tuple[str, torch.Tensor]]:
         """Tensors that stand for numbers of the configuration."""
-        if self.scalings and _rope(config).get("rope_type") == "llama3":
-            yield ROPE_FACTORS, _llama3_factors(config)
+        if self.scalings:
+            yield from rope_tensors(config)
 
-    def read(self, config: Config, said: Mapping[str, Any], factors: torch.Tensor | None) -> None:
+    def read(self, config: Config, said: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
         """Complete a configuration from what a file says; `ModelError` where it cannot be said in transformers' terms.
 
-        `said` are the file's values below the architecture's name, `factors` its tensor of rotary factors.
+        `said` are the file's values below the architecture's name, `tensors` those that stand for numbers.
         """
         for key, attribute in self.numbers.items():
             if key in said:
                 setattr(config, attribute, said[key])
         if self.scalings:
-            self._read_rope(config, said, factors)
+            read_rope(config, said, tensors)
         self.complete(config)
-
-    def _read_rope(self, config: Config, said: Mapping[str, Any], factors: torch.Tensor | None) -> None:
-        rope = _rope(config)
-        rope["rope_theta"] = said.get("rope.freq_base", 10000.0)
-        if said.get("rope.dimension_count", head_size(config)) != head_size(config):
-            rope["partial_rotary_factor"] = said["rope.dimension_count"] / head_size(config)
-        kind = said.get("rope.scaling.type", "linear")
-        if kind not in ("none", "linear"):
-            raise ModelError(f"its {kind!r} rotary positions are not read")
-        if kind == "linear" and said.get("rope.scaling.factor", 1.0) not in (0.0, 1.0):
-            rope |= {"rope_type": "linear", "factor": said["rope.scaling.factor"]}
-        if factors is not None:
-            rope |= {"rope_type": "llama3", **LLAMA3}
-            share, slowest = float(_share_kept(config)[-1]), float(factors[-1])
-            rope["factor"] = (1 - share) / max(1 / slowest - share, 1e-9)
-            if not _llama3_factors(config).allclose(factors, rtol=1e-3):
-                raise ModelError("its factors of rotary positions are not Llama 3's, and are not read")
 
     def _context(self, config: Config) -> int:
         most: int = config.max_position_embeddings  # GPT-2 has it by this name, too
+        if self.scalings and kind_of(config) == "longrope":
+            most = min(most, config.original_max_position_embeddings)
         return min(most, getattr(config, "sliding_window", None) or most) if self.bounded else most
-
-
-def head_size(config: Config) -> int:
-    """Values of one attention head."""
-    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
 _IMPLIED: dict[str, Callable[[Config], int]] = {
@@ -138,36 +109,9 @@ _IMPLIED: dict[str, Callable[[Config], int]] = {
 """What follows from other settings where a configuration leaves it out."""
 
 
-def _rope(config: Config) -> dict[str, Any]:
-    """The rotary positions of layers that see the whole text."""
-    told: dict[str, Any] = config.rope_parameters
-    found: dict[str, Any] = told.get("full_attention", told)
-    return found
-
-
 def _activation(config: Config) -> str | None:
     names = ("hidden_activation", "hidden_act", "activation_function")
     return next((str(told) for name in names if (told := getattr(config, name, None))), None)
-
-
-def _llama3_factors(config: Config) -> torch.Tensor:
-    """How often each rotary frequency is divided: by 1 where it is quick, by `factor` where it is slow."""
-    share = _share_kept(config)
-    kept: torch.Tensor = share + (1 - share) / _rope(config)["factor"]
-    return (1 / kept).float()
-
-
-def _share_kept(config: Config) -> torch.Tensor:
-    """Share of each rotary frequency that Llama 3's scaling leaves as it is, the quickest first."""
-    import math
-
-    import torch
-
-    rope, size = _rope(config), head_size(config)
-    slow, quick = rope["low_freq_factor"], rope["high_freq_factor"]
-    turns: torch.Tensor = rope["rope_theta"] ** (-torch.arange(0, size, 2, dtype=torch.float64) / size) / (2 * math.pi)
-    share: torch.Tensor = (turns * rope["original_max_position_embeddings"] - slow) / (quick - slow)
-    return share.clamp(0, 1)
 
 
 def _interleaved(key: str, values: torch.Tensor, config: Config) -> torch.Tensor:
@@ -248,8 +192,7 @@ _DENSE: Rule = (
 _OTHER_LLAMA3: Rule = (
     "rotary positions scaled otherwise than Llama 3's",
     lambda config: (
-        _rope(config).get("rope_type") == "llama3"
-        and any(_rope(config).get(name) != value for name, value in LLAMA3.items())
+        kind_of(config) == "llama3" and any(rope_of(config).get(name) != value for name, value in LLAMA3.items())
     ),
 )
 _GEMMA2, _COMPLETE_GEMMA2 = _gemma(46, 2)
@@ -268,7 +211,13 @@ SHAPES = {
     "mistral": Shape("llama", numbers=_DECODER | _HEAD, alter=_interleaved, bounded=True),
     "qwen2": Shape("qwen2", rules=(_SLIDING, _ODD)),
     "qwen3": Shape("qwen3", numbers=_DECODER | _HEAD, rules=(_BIASED, _SLIDING)),
-    "phi3": Shape("phi3", bounded=True, rules=(_ODD,)),
+    "phi3": Shape(
+        "phi3",
+        numbers=_DECODER | {"rope.scaling.original_context_length": "original_max_position_embeddings"},
+        scalings=("longrope",),
+        bounded=True,
+        rules=(_ODD,),
+    ),
     "gemma2": Shape(
         "gemma2",
         numbers=_DECODER | _HEAD | _WINDOW | {name: name for name in _CAPS},
