@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from luthier.data.label.estimate import Ballot, one_accuracy
 from luthier.data.label_function import LabelFunction, named
 from luthier.data.row import Row
 from luthier.data.steps.label import Label
+from luthier.models.counting import counts_of
+from luthier.text.dataset import as_outlined, read_examples
 from luthier.text.messages import Message
 
 Make = Callable[..., Any]
@@ -232,6 +235,18 @@ def test_foresee_and_outline(texts: Any, tmp_path: Any) -> None:
     assert step.foresee(expected).how.startswith("9 rows at")
     assert step.outline(expected).rows == {"train": 9}
     assert step.foresee(Outlook(inputs={}, upstream={}, base=tmp_path)).seconds is None
+
+
+def test_rows_are_told_with_a_class_for_their_answer(texts: Any, take: Callable[..., Any], tmp_path: Any) -> None:
+    """They were told with the answers that the classes replace, and an evaluation as one that writes."""
+    step = Label(data="data", functions=FUNCTIONS, system="Which queue?")
+    outlook = Outlook(inputs={"data": texts.artifact}, upstream={}, base=tmp_path)
+    told = step.outline(outlook)
+    assert (told.task, told.answers) == ("label", ())
+    made = [as_outlined(one) for one in read_examples(take(step, data=texts.artifact).artifact, "train")]
+    assert counts_of(told.examples, None).lengths[0] == pytest.approx(counts_of(made, None).lengths[0], abs=2)
+    labels = Outline(task="label", answers=["a", "b"], examples=made)
+    assert step.outline(replace(outlook, inputs={}, outlines={"data": labels})) == labels
 
 
 def test_a_labelled_set_reads_like_any_other(texts: Any, take: Callable[..., Any]) -> None:

@@ -20,10 +20,12 @@ from luthier.data.label_function import LabelFunction, named
 from luthier.data.passes.remake import Remade, asked_text, read_rows
 from luthier.data.passes.tables import dump
 from luthier.data.row import Row
-from luthier.text.dataset import outlined, splits, summary
-from luthier.text.messages import Message
+from luthier.text.dataset import as_outlined, outlined, splits, summary
+from luthier.text.messages import Example, Message
 
 ROWS_PER_S = 20_000
+_SOME_LABEL = "label"
+"""Stands for the classes of rows that have none yet: a word or two."""
 WEAK, GIVEN = "weak", "given"
 """Columns of `meta`: the functions' votes with the confidence, and the label that a row had before."""
 
@@ -157,8 +159,18 @@ class Label(Step):
         return Forecast(seconds=1 + rows / speed, how=f"{rows:,} rows at {speed:,.0f} rows/s")
 
     def outline(self, outlook: Outlook) -> Outline:
-        """At most the rows of the data set."""
-        return outlined(outlook)
+        """At most the rows of the data set, which all have a class; which ones there are is not known yet."""
+        before = outlined(outlook)
+        if before.task == "label":
+            return before
+        rows = [self._labelled(Example.model_validate(one)) for one in before.examples]
+        examples, how = [as_outlined(one) for one in rows], "before any is left without a label"
+        return replace(before, examples=examples, task="label", answers=(), how=how)
+
+    def _labelled(self, example: Example) -> Example:
+        """An example with some class for its answer."""
+        row = Row(0, "", "", "", 0, example.kind, example.messages)
+        return example.model_copy(update={"kind": "label", "messages": self._turns(row, _SOME_LABEL)})
 
 
 def rows_ahead(outlook: Outlook) -> int | None:
