@@ -71,12 +71,25 @@ def test_real_templates_are_counted_as_they_are_read(name: str | None, tmp_path:
         assert found == pytest.approx(len(told.ids), rel=0.03, abs=2), case
 
 
-def test_without_a_tokenizer_characters_tell_and_that_is_said(tmp_path: Path) -> None:
-    rows = [plain(row, TOOLS) for row in spoken(TALKS["digits"])]
+@pytest.mark.parametrize(
+    ("text", "smollm2"),
+    [
+        ("Natalia sold 48/2 = <<48/2=24>>24 clips in May, 348192 in all.", 35),
+        ("I understand how unnerving it can be to cancel an order with us.", 16),
+        ("Le chat est assis sur le canapé et regarde par la fenêtre pendant que les enfants jouent.", 29),
+        ("Россия является самой большой по площади страной в мире.", 42),
+        ("中国是世界上人口最多的国家之一，首都是北京。", 36),
+        ("def add(a, b):\n    return a + b\n", 13),
+    ],
+)
+def test_without_a_tokenizer_words_tell_and_that_is_said(text: str, smollm2: int, tmp_path: Path) -> None:
+    """To a half at worst, where so many characters a token would be three to six times off."""
+    rows = [plain(row, TOOLS) for row in spoken([(text, text)])]
     for folder in (None, tmp_path):
         found = counts_of(rows, folder)
-        assert found.lengths[0] == pytest.approx(len("<user>What is 1234567 + 7654321?<assistant>#### 8888888") / 3.6)
-        assert found.how == "tokens guessed from the characters of 2: no tokenizer is here"
+        assert found.answers == pytest.approx(smollm2 + 1, rel=0.45 if text[0] > "z" else 0.2)
+        assert found.lengths[0] > 2 * found.answers
+        assert found.how == "tokens guessed from the words of 1, as no tokenizer is here"
 
 
 def test_long_rows_are_counted_in_fewer(tmp_path: Path) -> None:
@@ -91,4 +104,4 @@ def test_classes_are_read_once_where_they_begin_alike(tmp_path: Path) -> None:
     classes = ["card 12", "card 13", "9"]
     alone = [len(ids.encode(name, add_special_tokens=False)) for name in classes]
     assert branches(classes, tmp_path) == sum(alone) - (alone[0] - 1) + 3
-    assert branches(classes, None) == pytest.approx(9 / 3.6 + 3)
+    assert branches(classes, None) == pytest.approx(9 * (3 + 3 + 1) / 15 + 3)

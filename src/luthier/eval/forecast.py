@@ -11,7 +11,7 @@ from luthier.eval.forgetting.items import characters, items
 from luthier.eval.pairs import are_pairs
 from luthier.eval.question import Writing
 from luthier.eval.respondent import TOGETHER
-from luthier.models.counting import CHARS_PER_TOKEN, branches
+from luthier.models.counting import branches
 from luthier.models.foresight import (
     BASE_BYTES,
     LOADED_BYTES,
@@ -52,6 +52,8 @@ _TELLING = 24
 """Answers from which their time tells how quick the next will come: that of fewer is mostly the opening of models."""
 _CLASS_TOKENS = 8
 """Answers that are longer on average are texts, until the data says what they are."""
+_CHARS_PER_TOKEN = 3.6
+"""Of the questions about what was forgotten, which are English."""
 _FRAME_TOKENS = 12
 """What a chat template puts around a question, beyond what all questions share."""
 
@@ -182,7 +184,7 @@ def _asked_anyway(step: Evaluate, outlook: Outlook, rows: Rows) -> float:
     by_default = step.tasks is None and step.compare_base and _is_tuned(outlook)
     if not (named or (by_default and rows.number * rows.characters >= characters())):
         return 0.0
-    return characters() / CHARS_PER_TOKEN + _FRAME_TOKENS * len(items())
+    return characters() / _CHARS_PER_TOKEN + _FRAME_TOKENS * len(items())
 
 
 def _computed(rows: Rows) -> float:

@@ -6,6 +6,7 @@ What is told is an estimate: the ids that a training reads come from `luthier.te
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -18,11 +19,14 @@ from luthier.models.describe import read_object, read_template
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-CHARS_PER_TOKEN = 3.6
-"""English prose and markup under a tokenizer of 30 to 150 thousand tokens; other languages, code and numbers take more
-tokens. Used only where the model's own tokenizer is not here."""
 _MOST_CHARACTERS = 1_000_000
 """Text that is counted, in about half a second; of longer rows fewer are."""
+_PIECES = re.compile(r"[A-Za-z]+|[^\W\d_]+|\d|\n+|[^\w\s]+|_")
+"""What a tokenizer parts a text into first: words, single digits, line breaks, runs of other marks."""
+_LETTERS, _LETTERS_ELSEWHERE, _MARKS, _BYTES = 8, 4, 2, 3
+"""What a token holds where no tokenizer tells: letters of a word of English, or of a text that has other letters, too;
+marks of a run; bytes of a word in other letters. Fitted to SmolLM2: texts of eight sets are told to 10 %, German
+to 20 %, where so many characters a token are 30 % off, and Chinese six times."""
 _GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 """Marks that only transformers knows; they write nothing."""
 _PROBE = "qzvkanswered"
@@ -36,9 +40,9 @@ Row = Mapping[str, Any]
 class Counts(NamedTuple):
     """What some rows come to."""
 
-    lengths: list[float]
+    lengths: list[int]
     """Tokens of each."""
-    shared: float
+    shared: int
     """Tokens with which all of them begin."""
     answers: float
     """Tokens of the last turn where it is the assistant's, its end included, on average."""
@@ -51,21 +55,25 @@ class Counts(NamedTuple):
 
 
 def counts_of(rows: Sequence[Row], folder: Path | None) -> Counts:
-    """What rows come to by the tokenizer in a folder; by characters where it is not here."""
+    """What rows come to by the tokenizer in a folder; by their words where it is not here."""
     rows = _bounded(rows)
     turns = [[_turn(turn) for turn in row["messages"]] for row in rows]
     if folder is None or _tokenizer(folder) is None:
-        texts: Sequence[Sequence[Any]] = ["".join(f"<{turn['role']}>{_said(turn)}" for turn in some) for some in turns]
-        per, how = CHARS_PER_TOKEN, f"tokens guessed from the characters of {len(rows)}: no tokenizer is here"
+        texts = ["\n".join(f"<|{turn['role']}|>{_said(turn)}" for turn in some) for some in turns]
+        lengths = [_guessed(text) for text in texts]
+        shared, how = (
+            _guessed(texts[0][: _alike(texts)]),
+            f"tokens guessed from the words of {len(rows)}, as no tokenizer is here",
+        )
     else:
-        texts = _ids(folder, tuple(_rendered(folder, turns, rows)))
-        per, how = 1.0, f"tokens counted in {len(rows)} of them"
+        ids = _ids(folder, tuple(_rendered(folder, turns, rows)))
+        lengths, shared, how = [len(one) for one in ids], _alike(ids), f"tokens counted in {len(rows)} of them"
     last = [_said(some[-1]) for some in turns if some and some[-1]["role"] == "assistant"]
     spoken = sum(len(_said(turn)) for some in turns for turn in some if turn["role"] == "assistant")
     number, answers = max(1, len(rows)), sum(_sizes(last, folder)) + len(last)
     return Counts(
-        lengths=[len(text) / per for text in texts],
-        shared=_alike(texts) / per if len(texts) > 1 else 0.0,
+        lengths=lengths,
+        shared=shared,
         answers=answers / number,
         spoken=answers / number * spoken / max(1, sum(map(len, last))),
         characters=sum(len(turn["content"]) for some in turns for turn in some) / number,
@@ -77,16 +85,28 @@ def branches(texts: Sequence[str], folder: Path | None) -> float:
     """Tokens of texts to their ends, the ends included, where what several begin with is read once."""
     if folder is None or _tokenizer(folder) is None:
         characters = len({text[:at] for text in texts for at in range(1, len(text) + 1)})
-        return characters / CHARS_PER_TOKEN + len(texts)
+        return characters * sum(map(_guessed, texts)) / max(1, sum(map(len, texts))) + len(texts)
     ids = list(map(tuple, _ids(folder, tuple(texts))))
     return float(len({one[:at] for one in ids for at in range(1, len(one) + 1)}) + len(texts))
 
 
-def _sizes(texts: Sequence[str], folder: Path | None) -> list[float]:
+def _sizes(texts: Sequence[str], folder: Path | None) -> list[int]:
     """Tokens of texts by themselves."""
     if folder is None or _tokenizer(folder) is None:
-        return [len(text) / CHARS_PER_TOKEN for text in texts]
-    return [float(len(ids)) for ids in _ids(folder, tuple(texts))]
+        return [_guessed(text) for text in texts]
+    return [len(ids) for ids in _ids(folder, tuple(texts))]
+
+
+def _guessed(text: str) -> int:
+    """About how many tokens a text has for most models."""
+    letters = _LETTERS if text.isascii() else _LETTERS_ELSEWHERE
+    found = 0
+    for piece in _PIECES.findall(text):
+        if not piece.isascii():
+            found += math.ceil(len(piece.encode()) / _BYTES)
+        else:
+            found += math.ceil(len(piece) / (letters if piece.isalpha() else _MARKS))
+    return found
 
 
 @lru_cache(maxsize=1)
@@ -214,5 +234,7 @@ def _said(turn: Row) -> str:
 
 def _alike(texts: Sequence[Any]) -> int:
     """How much all texts share at their beginning."""
+    if len(texts) < 2:
+        return 0
     first, last = min(texts), max(texts)
     return next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))

@@ -159,7 +159,7 @@ def rows_of(wanted: int | None, outlook: Outlook, split: str = "train", longest:
     if not sample:
         return Rows(number, 100.0, 0.0, "100 tokens a row assumed")
     found, rest = counts_of(sample, tokenizer_of(outlook)), ""
-    lengths = found.lengths
+    lengths: Sequence[float] = found.lengths
     if longest is not None:
         lengths, rest = longest.kept(lengths)
         number = max(1, round(number * len(lengths) / len(found.lengths)))  # so many of all as of those looked at
