@@ -78,14 +78,21 @@ def make(tmp_path: Path) -> Maker:
     count = 0
 
     def run(
-        *, seed: int = 7, batch_rows: int = 1024, workers: int = 1, base: Path | None = None, **settings: Any
+        *,
+        seed: int = 7,
+        batch_rows: int = 1024,
+        workers: int = 1,
+        base: Path | None = None,
+        scratch: Path | None = None,
+        kept: Path | None = None,
+        **settings: Any,
     ) -> Made:
         nonlocal count
         count += 1
         said: list[Event] = []
-        folder, scratch = tmp_path / f"out{count}", tmp_path / f"scratch{count}"
+        folder, scratch = tmp_path / f"out{count}", scratch or tmp_path / f"scratch{count}"
         folder.mkdir()
-        scratch.mkdir()
+        scratch.mkdir(exist_ok=True)
         work = Work(
             name="data",
             inputs={},
@@ -94,6 +101,7 @@ def make(tmp_path: Path) -> Maker:
             base=base or tmp_path,
             seed=seed,
             events=Events(said.append).of("data"),
+            kept=kept,
         )
         step = Prepare(**settings)
         prepare(step.source, step.ops, step.split, work, Options(batch_rows, workers, step.task))

@@ -7,11 +7,16 @@ texts or pairs of answers.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +25,7 @@ from luthier.core.errors import DataError
 from luthier.data.operator import Operator
 
 Make = Callable[..., Any]
+_NUMBERS = count()
 Write = Callable[..., str]
 
 KINDS = sorted(kind for kind, part in members(Operator).items() if part.__module__.startswith("luthier."))
@@ -106,3 +112,40 @@ def test_every_row_is_trained_held_out_or_dropped_with_a_reason(
     assert all(reason.strip() for reason in drops["reason"])
     assert Counter(reason.partition(": ")[0] for reason in drops["reason"]) == summary.dropped
     assert set(drops["operator"].unique()) - {None} or drops.height == 0
+
+
+OPS = st.one_of(st.sampled_from(KINDS), st.sampled_from(SETTINGS))
+CHANGES = st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["put", "leave out", "change"]), OPS), max_size=2)
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@given(lines=LINES, recipe=RECIPES, changes=CHANGES, split=st.none() | RECIPES, batch=st.integers(1, 9))
+def test_what_is_taken_over_from_a_making_before_changes_nothing(
+    make: Make,
+    write: Write,
+    tmp_path: Path,
+    lines: list[str],
+    recipe: dict[str, Any],
+    changes: list[tuple[int, str, Any]],
+    split: dict[str, Any] | None,
+    batch: int,
+) -> None:
+    lines = [json.dumps({"text": "Is it here?", "label": "a", "who": "x"}), *lines]
+    path = write("rows.jsonl", "\n".join(lines).encode())
+    kept = tmp_path / f"kept{next(_NUMBERS)}"
+    source = {"kind": "jsonl", "path": path, "prompt": "text", "answer": "label", "on_error": "drop"}
+    with suppress(DataError):
+        make(source=source, **recipe, batch_rows=batch, kept=kept)
+    ops = list(recipe["ops"])
+    for place, what, other in changes:
+        ops[place : place + (what != "put")] = [] if what == "leave out" else [other]
+    second = {"source": source, **(split or recipe), "ops": ops}
+    try:
+        fresh = make(**second)
+    except DataError as error:
+        with pytest.raises(DataError, match=re.escape(error.message)):
+            make(**second, kept=kept)
+        return
+    again = make(**second, kept=kept)
+    assert again.files() == fresh.files()
+    assert [note for note in again.notes.split("\n") if not note.startswith("taken over")] == fresh.notes.split("\n")

@@ -66,7 +66,7 @@ class Work:
     seed: int
     events: StepEvents
     kept: Path | None = None
-    """Kept from one run to the next, for answers by their content: whatever is missing here is made anew."""
+    """Kept from one run to the next, for what is found by all that decides it: whatever is missing is made anew."""
 
     @property
     def digest(self) -> str:

@@ -3,6 +3,7 @@
     ROOT/artifacts/DIGEST/     finished artifacts: what is here is whole
     ROOT/work/DIGEST/          one being made: `folder` becomes the artifact, `scratch` stays after a kill
     ROOT/locks/DIGEST.lock     held by the process that makes it
+    ROOT/kept/                 answers and passes that steps find again, until rubbish is collected
     ROOT/ledger.db             the ledger, when it is SQLite (see `luthier.core.ledger`)
 
 `luthier.core.remote` keeps the same `artifacts/` behind a URL, and opens a store by its place.
@@ -74,7 +75,7 @@ class Store:
 
     @property
     def kept(self) -> Path:
-        """The folder of answers by content, which are kept from run to run until rubbish is collected."""
+        """The folder of what steps find again from run to run, until rubbish is collected."""
         return self.root / "kept"
 
     def has(self, digest: str) -> bool:

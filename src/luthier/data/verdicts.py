@@ -49,6 +49,22 @@ class Drops(Mapping[int, Drop]):
         why = Reasons(*([getattr(drop, name) for drop in told] for name in ("reason", "twin", "similarity")))
         return cls(np.fromiter(drops, np.int64, len(told)), why)
 
+    def arrays(self) -> tuple[pa.Array, pa.Array, pa.Array, pa.Array]:
+        """Places, reasons, twins and similarities, row by row."""
+        import pyarrow as pa
+
+        reasons = (
+            _column(self._reasons, "text").take(rows_at(self._codes.astype(np.int64)))
+            if len(self)
+            else _column([], "text")
+        )
+        return pa.array(self.places), reasons, self._twins, self._similarities
+
+    @classmethod
+    def again(cls, places: pa.Array, reasons: pa.Array, twins: pa.Array, similarities: pa.Array) -> Drops:
+        """Those of such arrays."""
+        return cls(places.to_numpy(), Reasons(reasons.to_pylist(), twins, similarities))
+
     def at(self, places: Rest) -> Drops:
         """The same, of rows that are found at other places, in the same order."""
         found = object.__new__(Drops)
@@ -102,6 +118,19 @@ class Sparse(Sequence[Any]):
         self._rows = rows
         self._places = places
         self._values = pa.concat_arrays([_column(values, kind), column([rest], arrow_type(kind))])
+
+    def arrays(self) -> tuple[pa.Array, pa.Array]:
+        """The places of rows that are not like the rest; their values, and last that of the rest."""
+        import pyarrow as pa
+
+        return pa.array(self._places), self._values
+
+    @classmethod
+    def again(cls, rows: int, places: NDArray[np.int64], values: pa.Array) -> Sparse:
+        """The column of such arrays."""
+        found = object.__new__(cls)
+        found.__dict__.update(_rows=rows, _places=places, _values=values)
+        return found
 
     def at(self, places: Rest) -> Sparse:
         """The same, of rows that are found at other places, in the same order."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -13,7 +14,7 @@ from luthier.data.passes.apply import Named, Numbered, take
 from luthier.data.passes.columns import column, mask
 from luthier.data.passes.columns import places as rows_at
 from luthier.data.passes.spill import Spill
-from luthier.data.passes.tables import Event, arrow_type, from_arrow
+from luthier.data.passes.tables import Event, arrow_type, from_arrow, read_cells, write_cells
 from luthier.data.passes.workers import Workers
 from luthier.data.row import Row
 from luthier.data.twins.places import Places, Rest
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 Asked = TypeVar("Asked")
 Made = TypeVar("Made")
+_DROPS = ("dropped", "reasons", "twins", "similarities")
 
 
 class View:
@@ -107,6 +109,8 @@ class Settled(NamedTuple):
     drops: Drops
     columns: dict[str, pa.Array | Sparse]
     """Its attributes: one value for each row that it saw, or only those that are not like the rest."""
+    notes: list[str]
+    counts: dict[str, dict[str, int]]
 
     @classmethod
     def of(cls, one: Named, places: Rest, outcome: Said) -> Settled:
@@ -116,8 +120,36 @@ class Settled(NamedTuple):
         for name, kind in one.operator.writes.items():
             values = outcome.attributes[name]
             columns[name] = values.at(places) if isinstance(values, Sparse) else column(values, arrow_type(kind))
-        is_sparse = all(isinstance(values, Sparse) for values in columns.values())
-        return cls(one, None if is_sparse else places, edits, Drops.of(outcome.drops).at(places), columns)
+        drops = Drops.of(outcome.drops).at(places)
+        return cls(one, _needed(places, columns), edits, drops, columns, outcome.notes, outcome.counts)
+
+    def write(self, path: Path) -> None:
+        """Put it down in a file: an Arrow table of one row, whose cells are lists."""
+        cells: dict[str, pa.Array] = dict(zip(_DROPS, self.drops.arrays(), strict=True))
+        rows: dict[str, int] = {}
+        for name, values in self.columns.items():
+            if isinstance(values, Sparse):
+                rows[name] = len(values)
+                cells[f"places.{name}"], cells[f"values.{name}"] = values.arrays()
+            else:
+                cells[f"values.{name}"] = values
+        told = {"edits": list(self.edits.items()), "rows": rows, "notes": self.notes, "counts": self.counts}
+        write_cells(path, cells, json.dumps(told))
+
+    @classmethod
+    def read(cls, path: Path, one: Named, places: Rest) -> Settled:
+        """What was put down; `places` are those of the rows that it saw."""
+        cells, written = read_cells(path)
+        told = json.loads(written)
+        columns: dict[str, pa.Array | Sparse] = {
+            name: Sparse.again(told["rows"][name], cells[f"places.{name}"].to_numpy(), cells[f"values.{name}"])
+            if name in told["rows"]
+            else cells[f"values.{name}"]
+            for name in one.operator.writes
+        }
+        edits = {place: [Edit(*edit) for edit in edits] for place, edits in told["edits"]}
+        drops = Drops.again(*(cells[name] for name in _DROPS))
+        return cls(one, _needed(places, columns), edits, drops, columns, told["notes"], told["counts"])
 
     def outcome(self, places: NDArray[np.int64]) -> Outcome:
         """The part that concerns the rows at these places of the spill."""
@@ -147,6 +179,11 @@ class Settled(NamedTuple):
             name: values.of(places) if isinstance(values, Sparse) else values.take(at)
             for name, values in self.columns.items()
         }
+
+
+def _needed(places: Rest, columns: Mapping[str, pa.Array | Sparse]) -> Rest | None:
+    """The places of rows, where a column has a value for each of them."""
+    return None if all(isinstance(values, Sparse) for values in columns.values()) else places
 
 
 def _drop_events(table: pa.RecordBatch, operator: str, drops: Mapping[int, Drop]) -> list[Numbered]:

@@ -1,41 +1,44 @@
 """Rows through operators: as few streaming passes as the recipe allows, in memory bounded by the batch.
 
 Row operators that stand side by side share a pass. A set operator ends a pass: its sketches are gathered on the way,
-it settles what becomes of each row, and the next pass carries that out while it reads. Passes meet on the disk. The
-result depends neither on the batch size nor on the number of processes.
+it settles what becomes of each row, and the next pass carries that out while it reads. Passes meet on the disk, where
+they stay for the next time (`kept`). The result depends neither on the batch size nor on the number of processes.
 """
 
 from __future__ import annotations
 
-import contextlib
-import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, NamedTuple
+from uuid import uuid4
 
-import numpy as np
-
-from luthier.core.files import writing
+from luthier.core.component import nested
+from luthier.core.digest import code_digest, digest_of
 from luthier.core.process import release_memory
-from luthier.data.operator import SetOperator
+from luthier.core.step import BENCHES
+from luthier.data.operator import Operator, SetOperator
 from luthier.data.passes.apply import Named, Numbered, Tables, category
 from luthier.data.passes.corpus import Settled, View, carried_out
-from luthier.data.passes.spill import Spill, SpillWriter
+from luthier.data.passes.kept import Kept
+from luthier.data.passes.reader import Reader
+from luthier.data.passes.sketches import SketchWriter, sketches_of
+from luthier.data.passes.spill import Spill, SpillWriter, opened
 from luthier.data.passes.stage import Fed, Passed, Stage, stages, through
-from luthier.data.passes.tables import EventWriter, give_back, spill_schema
+from luthier.data.passes.tables import EventWriter, event_schema, event_table, give_back, spill_schema
 from luthier.data.passes.workers import Workers
-from luthier.data.twins.mapped import let_go
 from luthier.data.twins.places import Rest
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 BATCH_ROWS = 1024
-_ROWS_AT_ONCE = 1 << 16
-"""Of sketches."""
+
+
+class _Keys(NamedTuple):
+    """Digests of all that decides the rows and events of a pass, and then what each set operator says of them."""
+
+    rows: str
+    sets: list[str]
 
 
 @dataclass
@@ -57,6 +60,15 @@ class Books:
                 edited.add((number, event.operator))
         self.edited.update(operator for _, operator in edited)
 
+    @classmethod
+    def again(cls, told: Mapping[str, Any]) -> Books:
+        """Those that were put down as plain values."""
+        return cls(Counter(told["dropped"]), Counter(told["edited"]), dict.fromkeys(told["notes"]), told["counts"])
+
+    def told(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        return {"dropped": self.dropped, "edited": self.edited, "notes": list(self.notes), "counts": self.counts}
+
     def count(self, tables: Tables) -> None:
         """Add what operators counted."""
         for operator, table in tables.items():
@@ -71,7 +83,8 @@ class Engine:
     """Takes rows through operators and leaves them on the disk."""
 
     operators: list[Named]
-    scratch: Path
+    kept: Kept
+    """Where passes meet, and stay for the next time."""
     events: EventWriter
     workers: Workers = field(default_factory=Workers)
     base: Path = Path()
@@ -81,73 +94,118 @@ class Engine:
     settling: Callable[[str, int, int], None] = lambda operator, done, total: None
     """Told of how many rows an operator that sees all of them has judged, and of how many there are."""
     books: Books = field(default_factory=Books)
+    begun: int = 0
+    """How many passes were kept, so that they were not made again."""
+    taken_over: list[str] = field(default_factory=list)
+    """Operators that did not run for that reason."""
 
-    def run(self, fed: Iterator[Fed]) -> Spill:
-        """All passes; the last spill holds the rows that are left, with all attributes."""
-        with writing(self.scratch):
-            shutil.rmtree(self.scratch, ignore_errors=True)
-            self.scratch.mkdir(parents=True)
-        spill: Spill | None = None
-        for index, stage in enumerate(stages(self.operators, self.base)):
-            before, (spill, settled) = spill, self._pass(index, stage, fed)
-            if before is not None:
-                before.path.unlink()
-            fed = (Fed(rows, events) for rows, events in carried_out(spill, settled, stage.guards))
+    def run(self, reader: Reader) -> Spill:
+        """All passes but those that are kept; the last spill holds the rows that are left, with all attributes."""
+        cut = stages(self.operators, self.base)
+        keys = self._keys(cut, reader.identity or uuid4().hex)
+        told = self.kept.begin([key.rows for key in keys])
+        self.begun = begun = len(self.kept)
+        if told is not None:
+            reader.again(told["reader"])
+            self.books = Books.again(told["books"])
+            over = [(*stage.rows, *stage.sets) for stage in cut[: begun - 1]] + [tuple(cut[begun - 1].rows)]
+            self.taken_over = [one.name for stage in over for one in stage]
+        spill = opened(self.kept.rows(begun - 1)) if begun else None
+        for number in range(begun, len(cut)):
+            fed = reader.batches() if spill is None else self._carried_out(number - 1, cut, keys, spill)
+            spill = self._pass(number, cut[number], fed)
+            self.kept.add(keys[number].rows, {"reader": reader.told(), "books": self.books.told()})
+            if number and not (self.kept.stays and _may_stay(cut[number:])):
+                self.kept.drop_rows(number - 1)
         assert spill is not None
+        for number in range(len(cut)):
+            self.events.add(opened(self.kept.events(number)).batches())
         return spill
 
-    def _pass(self, index: int, stage: Stage, fed: Iterator[Fed]) -> tuple[Spill, list[Settled]]:
-        writer = SpillWriter(self.scratch / f"pass{index}.arrow", spill_schema(stage.columns))
-        places = [self.scratch / f"pass{index}.{one.name}.sketch" for one in stage.sets]
-        with contextlib.ExitStack() as stack:
-            files = [stack.enter_context(place.open("wb")) for place in places]
+    def _keys(self, cut: Sequence[Stage], source: str) -> list[_Keys]:
+        guards = [self._identity(guard) for guard in cut[0].guards]
+        known = digest_of([source, code_digest("luthier.data", *BENCHES), guards])
+        keys: list[_Keys] = []
+        for stage in cut:
+            known = digest_of([known, *([one.name, self._identity(one.operator)] for one in stage.rows)])
+            keys.append(_Keys(known, []))
+            for one in stage.sets:
+                known = digest_of([known, one.name, self._identity(one.operator)])
+                keys[-1].sets.append(known)
+        return keys
+
+    def _identity(self, operator: Operator) -> list[Any]:
+        """What it is set to, and what it reads from outside."""
+        return [operator.settings(), [part.fingerprint(self.base) for part in nested(operator)]]
+
+    def _pass(self, number: int, stage: Stage, fed: Iterator[Fed]) -> Spill:
+        writer = SpillWriter(self.kept.rows(number), spill_schema(stage.columns))
+        events = SpillWriter(self.kept.events(number), event_schema())
+        with SketchWriter([self._sketches(number, one) for one in stage.sets]) as sketches:
             for passed in through(stage, fed, self.workers):
                 writer.write(passed.table)
-                self._enter(passed)
-                for file, sketches in zip(files, passed.sketches, strict=True):
-                    with writing(self.scratch):
-                        file.write(sketches)
-                self.tick(writer.rows, index)
+                self._enter(passed, events)
+                sketches.write(passed.sketches)
+                self.tick(writer.rows, number)
+        events.close()
         spill = writer.close()
         release_memory()
         give_back()
-        return spill, self._settle(stage, spill, places)
+        return spill
 
-    def _enter(self, passed: Passed) -> None:
+    def _enter(self, passed: Passed, events: SpillWriter) -> None:
         self.books.enter(passed.events)
         self.books.notes.update(dict.fromkeys(passed.notes))
         self.books.count(passed.counts)
-        self.events.write([event for _, event in passed.events])
+        if passed.events:
+            events.write(event_table([event for _, event in passed.events]))
 
-    def _settle(self, stage: Stage, spill: Spill, sketch_files: Sequence[Path]) -> list[Settled]:
-        """Ask each set operator in turn; it sees only what those before it have left."""
+    def _carried_out(self, number: int, cut: Sequence[Stage], keys: Sequence[_Keys], spill: Spill) -> Iterator[Fed]:
+        """The rows of a pass, with what the set operators that end it say of them carried out."""
+        stage, sets = cut[number], list(zip(cut[number].sets, keys[number].sets, strict=True))
+        known = {one.name for one, key in sets if self.kept.has_settled(number, one.name, key)}
+        self._sketch(number, stage, [one for one in stage.sets if one.name not in known], spill)
         left = Rest(spill.rows)
-        found: list[Settled] = []
-        for one, path in zip(stage.sets, sketch_files, strict=True):
-            assert isinstance(one.operator, SetOperator)
-            tick = partial(self.settling, one.name)
-            outcome = one.operator.settle(View(spill, left, _sketches(path, spill.rows, left), tick, self.workers))
-            found.append(Settled.of(one, left, outcome))
-            self.books.notes.update(dict.fromkeys(outcome.notes))
-            self.books.count({one.name: outcome.counts})
-            del outcome  # the next operator has the room
-            release_memory()
-            left = left.without(found[-1].drops.places)
-            path.unlink()
+        settled: list[Settled] = []
+        for one, key in sets:
+            place = self.kept.settled(number, one.name)
+            if one.name in known:
+                found = Settled.read(place, one, left)
+                self.taken_over.append(one.name)
+            else:
+                found = self._settled(one, spill, left, self._sketches(number, one))
+                found.write(place)
+                self.kept.add_settled(number, one.name, key)
+            self.books.notes.update(dict.fromkeys(found.notes))
+            self.books.count({one.name: found.counts})
+            left = left.without(found.drops.places)
+            settled.append(found)
+        return (Fed(rows, events) for rows, events in carried_out(spill, settled, stage.guards))
+
+    def _sketches(self, number: int, one: Named) -> Path:
+        return self.kept.folder / f"pass{number}.{one.name}.sketch"
+
+    def _sketch(self, number: int, stage: Stage, sets: Sequence[Named], spill: Spill) -> None:
+        """Sketch rows that another making has left, where a set operator asks for it."""
+        wanted = [one for one in sets if not self._sketches(number, one).is_file()]
+        if not wanted:
+            return
+        asked = Stage([], wanted, stage.guards, stage.columns, stage.base)
+        with SketchWriter([self._sketches(number, one) for one in wanted]) as sketches:
+            for passed in through(asked, (Fed(table, []) for table in spill.batches()), self.workers):
+                sketches.write(passed.sketches)
+
+    def _settled(self, one: Named, spill: Spill, left: Rest, sketches: Path) -> Settled:
+        """Ask a set operator; it sees only what those before it have left."""
+        assert isinstance(one.operator, SetOperator)
+        tick = partial(self.settling, one.name)
+        view = View(spill, left, sketches_of(sketches, spill.rows, left), tick, self.workers)
+        found = Settled.of(one, left, one.operator.settle(view))
+        release_memory()
+        sketches.unlink()
         return found
 
 
-def _sketches(path: Path, rows: int, left: Rest) -> NDArray[np.uint8]:
-    """The sketches of the rows that are left, mapped from the disk; those of other rows are taken out of the file."""
-    width = path.stat().st_size // max(rows, 1)
-    if width == 0 or len(left) == 0:
-        return np.zeros((len(left), width), dtype=np.uint8)
-    if len(left) < rows:
-        whole = np.memmap(path, dtype=np.uint8, mode="r", shape=(rows, width))
-        picked = path.with_suffix(".left")
-        with writing(picked), picked.open("wb") as file:
-            for start in range(0, len(left), _ROWS_AT_ONCE):
-                file.write(whole[left[start : start + _ROWS_AT_ONCE]].tobytes())
-                let_go(whole)
-        picked.replace(path)
-    return np.memmap(path, dtype=np.uint8, mode="r", shape=(len(left), width))
+def _may_stay(ahead: Sequence[Stage]) -> bool:
+    """Whether rows before these stages may stand on the disk: what is private has been taken out of them."""
+    return not any(one.operator.is_private for stage in ahead for one in stage.rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from luthier.data.passes.collector import quiet_collector
 from luthier.data.passes.columns import places
 from luthier.data.passes.crossing import leave_out
 from luthier.data.passes.engine import BATCH_ROWS, Books, Engine
+from luthier.data.passes.kept import Kept
 from luthier.data.passes.last_look import last_look
 from luthier.data.passes.left import Left
 from luthier.data.passes.reader import Reader
@@ -49,41 +50,55 @@ class Options:
     task: Literal["auto", "label", "text"] = "auto"
 
 
-def prepare(source: Source, operators: Sequence[Operator], split: Split, work: Work, options: Options) -> int:
-    """Write a data set into `work.folder`; returns the rows that went in."""
+class Prepared(NamedTuple):
+    """What became of a source."""
+
+    rows: int
+    """That went in."""
+    is_anew: bool
+    """Whether all passes were made, rather than some of them taken over from before."""
+
+
+def prepare(source: Source, operators: Sequence[Operator], split: Split, work: Work, options: Options) -> Prepared:
+    """Write a data set into `work.folder`; the passes on the way are kept in `work.kept` for the next time."""
     reuse_memory()
-    with quiet_collector(), Workers(options.workers, work.scratch / "passes") as workers:
-        return _prepare(source, operators, split, work, options, workers)
+    rows_of = grouped(source, split)
+    reader = Reader(rows_of, work.base, work.events.note, batch_rows=options.batch_rows, scratch=work.scratch)
+    home = work.kept / "passes" if work.kept is not None and reader.identity is not None else None
+    kept = Kept(work.scratch / "passes", home)
+    chosen = named([operator.at(work.base) for operator in operators])
+    ticker = _Ticker(work, reader)
+    try:
+        with quiet_collector(), Workers(options.workers, kept.folder) as workers:
+            events = EventWriter(work.folder / "events.parquet")
+            engine = Engine(chosen, kept, events, workers, work.base, ticker, ticker.settling)
+            return _prepare(engine, reader, split, work, options.task)
+    finally:
+        kept.put_back()
 
 
 def _prepare(
-    source: Source, operators: Sequence[Operator], split: Split, work: Work, options: Options, workers: Workers
-) -> int:
-    rows_of = grouped(source, split)
-    reader = Reader(rows_of, work.base, work.events.note, batch_rows=options.batch_rows, scratch=work.scratch)
-    events = EventWriter(work.folder / "events.parquet")
-    chosen = named([operator.at(work.base) for operator in operators])
-    ticker = _Ticker(work, reader)
-    engine = Engine(chosen, work.scratch / "passes", events, workers, work.base, ticker, ticker.settling)
-    spill = engine.run(reader.batches())
-    left = Left.scan(spill, split, engine.books, events, workers)
-    last_look(spill, chosen, engine.books, workers)
-    task = _decide_task(left, options.task, work)
-    if task == "label" and source.system:
-        _warn_of_classes(source.system, left.answers.labels, work)
+    engine: Engine, reader: Reader, split: Split, work: Work, asked: Literal["auto", "label", "text"]
+) -> Prepared:
+    spill, books = engine.run(reader), engine.books
+    left = Left.scan(spill, split, books, engine.events, engine.workers)
+    last_look(spill, engine.operators, books, engine.workers)
+    task = _decide_task(left, asked, work)
+    if task == "label" and reader.source.system:
+        _warn_of_classes(reader.source.system, left.answers.labels, work)
     assigned = assign(split, left.keys(task), work.seed)
     if split.train != 0:
         _check_train(assigned.splits, assigned.notes)
-    _drop_not_taken(spill, left, assigned, engine.books, events)
-    splits = leave_out(spill, left.splits(assigned), chosen, engine.books, events)
+    _drop_not_taken(spill, left, assigned, books, engine.events)
+    splits = leave_out(spill, left.splits(assigned), engine.operators, books, engine.events)
     if split.train != 0:
         _check_train(splits, ["every training row repeats a row that is held out"])
-    events.close()
+    engine.events.close()
     release_memory()
-    result = Result(spill, splits, task, chosen)
-    result.write(work.folder, workers)
-    measured = {one.name: proof for one in chosen if (proof := one.operator.prove(work.base))}
-    summary = _summary(reader, result, engine.books, left.answers if task == "label" else None, measured)
+    result = Result(spill, splits, task, engine.operators)
+    result.write(work.folder, engine.workers)
+    measured = {one.name: proof for one in engine.operators if (proof := one.operator.prove(work.base))}
+    summary = _summary(reader, result, books, left.answers if task == "label" else None, measured)
     write_aside(work.folder / "summary.json", (summary.model_dump_json(indent=1) + "\n").encode())
     if (broken := reader.first_broken) is not None:
         work.events.warning(f"left out, and listed in events.parquet: {broken.file}:{broken.line}: {broken.problem}")
@@ -96,8 +111,10 @@ def _prepare(
         work.events.warning(
             f"{what}: the text has marks in their place; set `media: drop` in the source to leave such rows out"
         )
-    _speak(work, summary, engine.books, assigned)
-    return reader.rows
+    if engine.begun:
+        work.events.note(f"taken over from before: {', '.join(('reading', *engine.taken_over))}")
+    _speak(work, summary, books, assigned)
+    return Prepared(reader.rows, not engine.begun)
 
 
 def grouped(source: Source, split: Split) -> Source:

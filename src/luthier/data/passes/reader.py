@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+from luthier.core.component import nested
+from luthier.core.digest import digest_of
 from luthier.core.errors import DataError, Where
 from luthier.data.bounds import bounded, size_of_row
 from luthier.data.intake.mapping import Own, Parts
@@ -33,9 +37,10 @@ class Reader:
         scratch: Path | None = None,
     ) -> None:
         """`scratch` is where files may lie while rows are read; None: where the system keeps such files."""
-        self._source = source
+        self.source = source
         self._base = base
-        self._say = say
+        self._tell = say
+        self._said: list[str] = []
         self._batch_rows = batch_rows
         self._scratch = scratch
         self._seen = Seen(scratch)
@@ -58,9 +63,39 @@ class Reader:
         if self.rows == 0:
             raise DataError("the source has no rows", where=Where(field="source"), remedy="check where it reads from")
 
+    @cached_property
+    def identity(self) -> str | None:
+        """A digest of what is read and how; None where that may change on the way, or cannot be known."""
+        parts = list(nested(self.source))
+        found = None if any(part.living for part in parts) else [part.fingerprint(self._base) for part in parts]
+        return digest_of([self.source.settings(), found]) if found and any(found) else None
+
+    def told(self) -> dict[str, Any]:
+        """What it knows behind the last row, as plain values."""
+        return {
+            "rows": self.rows,
+            "files": self.files,
+            "first_broken": self.first_broken,
+            "unwanted": self.unwanted,
+            "media": self.media,
+            "said": self._said,
+        }
+
+    def again(self, told: dict[str, Any]) -> None:
+        """Know what another one knew that has read the same, and say what it said."""
+        self.rows, self.unwanted = told["rows"], told["unwanted"]
+        self.files, self.media = Counter(told["files"]), Counter(told["media"])
+        self.first_broken = Broken(*told["first_broken"]) if told["first_broken"] else None
+        for text in told["said"]:
+            self._say(text)
+
+    def _say(self, text: str) -> None:
+        self._said.append(text)
+        self._tell(text)
+
     def _numbered(self) -> Iterator[tuple[int, Row | Event]]:
         """Every row, or the event of its being left out, with its number."""
-        for found in self._source.mapped(self._base, self._say):
+        for found in self.source.mapped(self._base, self._say):
             made = self._row(found)
             self.rows += 1
             yield self.rows - 1, made
@@ -81,7 +116,7 @@ class Reader:
         if media := held(parts.messages, parts.meta):
             self.media.update(media.keys())
         self.unwanted += parts.meta.get("label") is False
-        own = parts.own or Own(self._id(parts), self._source.kind, record.file, record.line)
+        own = parts.own or Own(self._id(parts), self.source.kind, record.file, record.line)
         row = Row(
             n=self.rows,
             id=own.id,
@@ -113,17 +148,17 @@ class Reader:
         if (first := self._keys.value(key, record.line)) is None:
             return None
         problem = f"the id {key!r} stands in line {first}, too; ids must differ"
-        return Broken(record.file, record.line, problem, self._source.id, key=record.key)
+        return Broken(record.file, record.line, problem, self.source.id, key=record.key)
 
     def _broken(self, broken: Broken) -> Event:
         if broken.left_out:
-            name = place_id(self._source.kind, broken.file, broken.line)
+            name = place_id(self.source.kind, broken.file, broken.line)
             return Event(name, broken.file, broken.line, "source", "drop", broken.problem)
-        if self._source.on_error == "stop":
+        if self.source.on_error == "stop":
             raise broken.error()
         self.first_broken = self.first_broken or broken
         at = f" ({broken.field})" if broken.field else ""
-        name = place_id(self._source.kind, broken.file, broken.line)
+        name = place_id(self.source.kind, broken.file, broken.line)
         reason = f"broken row: {broken.told}{at}"
         return Event(name, broken.file, broken.line, "source", "drop", reason)
 

@@ -57,11 +57,19 @@ class SpillWriter:
 
 @lru_cache(maxsize=1)
 def _opened(path: str, rows: int) -> Spill:
+    """`rows` keeps a file apart that was written anew."""
+    found = opened(Path(path))
+    assert found.rows == rows
+    return found
+
+
+def opened(path: Path) -> Spill:
+    """The rows of a pass that another process, or another run, has finished."""
     import pyarrow as pa
 
     with pa.ipc.open_file(path) as file:
-        sizes = [file.get_batch(index).num_rows for index in range(file.num_record_batches)]
-        return Spill(Path(path), [0, *accumulate(sizes)][:-1], rows, file.schema)
+        starts = [0, *accumulate(file.get_batch(index).num_rows for index in range(file.num_record_batches))]
+        return Spill(path, starts[:-1], starts[-1], file.schema)
 
 
 class Spill:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -69,6 +69,15 @@ def spill_schema(attributes: dict[str, Column]) -> pa.Schema:
     return pa.schema([*fixed, *((name, arrow_type(kind)) for name, kind in attributes.items())])
 
 
+def event_table(events: Sequence[Event]) -> pa.RecordBatch:
+    """Some events, at least one, as one Arrow batch."""
+    import pyarrow as pa
+
+    schema = event_schema()
+    arrays = [column(values, kind.type) for values, kind in zip(zip(*events, strict=True), schema, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
 def arrow_type(kind: Column) -> pa.DataType:
     """What an attribute column of a kind is in Arrow."""
     import pyarrow as pa
@@ -126,6 +135,25 @@ def from_bytes(written: bytes) -> pa.RecordBatch:
     import pyarrow as pa
 
     return pa.ipc.open_stream(pa.py_buffer(written)).read_next_batch()
+
+
+def write_cells(path: Path, cells: dict[str, pa.Array], told: str) -> None:
+    """Arrays of any lengths by name, and a text, in one file."""
+    import pyarrow as pa
+
+    lists = [pa.LargeListArray.from_arrays(pa.array([0, len(values)], pa.int64()), values) for values in cells.values()]
+    table = pa.RecordBatch.from_arrays([*lists, pa.array([told])], names=[*cells, ""])
+    with writing(path), pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_batch(table)
+
+
+def read_cells(path: Path) -> tuple[dict[str, pa.Array], str]:
+    """What `write_cells` wrote, mapped from the disk."""
+    import pyarrow as pa
+
+    table = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+    cells = {name: table.column(name)[0].values for name in table.schema.names if name}
+    return cells, str(table.column("")[0].as_py())
 
 
 def give_back() -> None:
@@ -230,12 +258,13 @@ class EventWriter:
 
     def write(self, events: Sequence[Event]) -> None:
         """Add some events in their order."""
-        import pyarrow as pa
-
         if events:
-            schema = self._table.schema
-            arrays = [column(values, kind.type) for values, kind in zip(zip(*events, strict=True), schema, strict=True)]
-            self._table.write(pa.RecordBatch.from_arrays(arrays, schema=schema))
+            self._table.write(event_table(events))
+
+    def add(self, tables: Iterable[pa.RecordBatch]) -> None:
+        """Add events that stand in tables already."""
+        for table in tables:
+            self._table.write(table)
 
     def close(self) -> None:
         """Finish the file."""

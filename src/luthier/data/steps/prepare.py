@@ -56,18 +56,16 @@ class Prepare(Step):
         return self
 
     def make(self, work: Work) -> Mapping[str, Any]:
-        """Run the pipeline; returns speed and memory."""
+        """Run the pipeline; returns memory, and speed where nothing was taken over from before."""
         start = time.perf_counter()
         size = self.source.size(work.base) or 0
         options = Options(workers=_workers(size), task=self.task)
-        rows = prepare(self.source, self.ops, self.split, work, options)
+        prepared = prepare(self.source, self.ops, self.split, work, options)
         seconds = time.perf_counter() - start
         unit = 1 if sys.platform == "darwin" else 1024
-        return {
-            "rows_per_s": rows / seconds,
-            "bytes_per_s": size / seconds,
-            "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
-        }
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        speed = {"rows_per_s": prepared.rows / seconds, "bytes_per_s": size / seconds}
+        return {**(speed if prepared.is_anew else {}), "peak_bytes": peak}
 
     def foresee(self, outlook: Outlook) -> Forecast:
         """From the file's size and the speed of the last time, or a common one; some of its rows are looked at."""

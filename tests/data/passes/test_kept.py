@@ -1,0 +1,196 @@
+"""Passes are made once: what another making has done of them is taken over, and nothing else is."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthier.core.errors import DataError
+from luthier.data.ops.exact_dedup import ExactDedup
+from luthier.data.ops.normalise import Normalise
+from luthier.data.ops.pii import Pii
+
+Make = Callable[..., Any]
+Write = Callable[..., str]
+TEXTS = ["Where is  my order?", "Where is my order?", "Mail jo@example.com,  please", "It has  come."]
+ROWS = [
+    {"prompt": f"{text} {number}", "answer": "soon" if number % 2 else "late"} for number, text in enumerate(TEXTS * 5)
+]
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    return tmp_path / "kept"
+
+
+@pytest.fixture
+def source(write: Write) -> dict[str, Any]:
+    return {"kind": "jsonl", "path": write("rows.jsonl", ROWS), "prompt": "prompt", "answer": "answer"}
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Who was asked about rows, in order."""
+    found: list[str] = []
+    for kind in (Normalise, Pii):
+        _spy(monkeypatch, kind, "apply", found)
+    _spy(monkeypatch, ExactDedup, "settle", found)
+    return found
+
+
+def _spy(monkeypatch: pytest.MonkeyPatch, kind: Any, verb: str, found: list[str]) -> None:
+    real = getattr(kind, verb)
+
+    def spied(self: Any, asked: Any) -> Any:
+        found.append(self.kind)
+        return real(self, asked)
+
+    monkeypatch.setattr(kind, verb, spied)
+
+
+def _taken_over(made: Any) -> str:
+    return "".join(line for line in made.notes.split("\n") if line.startswith("taken over"))
+
+
+def test_a_changed_operator_over_all_rows_leaves_those_before_it_alone(
+    make: Make, source: dict[str, Any], kept: Path, seen: list[str]
+) -> None:
+    ops = ["normalise", "pii", "exact_dedup", {"kind": "near_dedup", "threshold": 0.9}]
+    first = make(source=source, ops=ops, kept=kept)
+    assert seen == ["normalise", "pii", "exact_dedup"]
+    assert _taken_over(first) == ""
+    seen.clear()
+    ops[3] = {"kind": "near_dedup", "threshold": 0.5}
+    second = make(source=source, ops=ops, kept=kept)
+    assert seen == []
+    assert _taken_over(second) == "taken over from before: reading, normalise, pii, exact_dedup"
+    assert second.files() == make(source=source, ops=ops).files() != first.files()
+
+
+def test_another_split_asks_no_operator(make: Make, source: dict[str, Any], kept: Path, seen: list[str]) -> None:
+    ops = ["normalise", "exact_dedup", "pii"]
+    make(source=source, ops=ops, kept=kept)
+    seen.clear()
+    again = make(source=source, ops=ops, split={"test": 7}, seed=8, kept=kept)
+    assert seen == []
+    assert _taken_over(again) == "taken over from before: reading, normalise, exact_dedup, pii"
+    assert again.files() == make(source=source, ops=ops, split={"test": 7}, seed=8).files()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (["pii", "exact_dedup"], [{"kind": "pii", "action": "drop"}, "exact_dedup"]),
+        (["exact_dedup", "pii"], ["exact_dedup", {"kind": "pii", "action": "drop"}]),
+        (["normalise", "exact_dedup"], ["normalise", "exact_dedup", "pii"]),
+        (["normalise", "exact_dedup", "near_dedup"], ["normalise", "near_dedup", "exact_dedup"]),
+        (["exact_dedup", "near_dedup"], ["exact_dedup", {"kind": "near_dedup", "action": "flag"}]),
+    ],
+)
+def test_what_is_set_otherwise_is_made_anew(
+    make: Make, source: dict[str, Any], kept: Path, before: list[Any], after: list[Any]
+) -> None:
+    """The third: what normalising has told in clear may not stand in events once personal data goes."""
+    make(source=source, ops=before, kept=kept)
+    again = make(source=source, ops=after, kept=kept)
+    fresh = make(source=source, ops=after)
+    assert again.files() == fresh.files()
+
+
+def test_other_rows_are_read_anew(make: Make, write: Write, source: dict[str, Any], kept: Path) -> None:
+    make(source=source, ops=["normalise"], kept=kept)
+    write("rows.jsonl", [*ROWS, {"prompt": "One more?", "answer": "soon"}])
+    again = make(source=source, ops=["normalise"], kept=kept)
+    assert again.summary.rows_in == len(ROWS) + 1
+    assert _taken_over(again) == ""
+
+
+def test_other_keys_and_other_code_find_nothing(
+    make: Make, source: dict[str, Any], kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ops = [{"kind": "pii", "action": "hash"}]
+    make(source=source, ops=ops, kept=kept)
+    monkeypatch.setenv("LUTHIER_PII_KEY", "another key")
+    assert _taken_over(make(source=source, ops=ops, kept=kept)) == ""
+    assert _taken_over(make(source=source, ops=ops, kept=kept)) != ""
+    monkeypatch.setattr("luthier.data.passes.engine.code_digest", lambda *packages: "changed")
+    assert _taken_over(make(source=source, ops=ops, kept=kept)) == ""
+
+
+def test_rows_that_still_hold_what_goes_later_do_not_stay(make: Make, source: dict[str, Any], kept: Path) -> None:
+    make(source=source, ops=["normalise", "exact_dedup", "pii", "near_dedup"], kept=kept)
+    held = [file for file in kept.rglob("*") if file.is_file()]
+    assert any(file.name == "pass2.arrow" for file in held)
+    assert [file.name for file in held if b"jo@example.com" in file.read_bytes()] == []
+
+
+@pytest.mark.parametrize("name", ["pass0.arrow", "pass0.events.arrow", "pass0.exact_dedup.settled.arrow", "told.json"])
+@pytest.mark.parametrize("harm", ["cut", "gone", "changed"])
+def test_what_is_damaged_is_made_anew(make: Make, source: dict[str, Any], kept: Path, name: str, harm: str) -> None:
+    ops = ["normalise", "exact_dedup", "near_dedup"]
+    make(source=source, ops=ops, kept=kept)
+    ops[2:] = []
+    (file,) = kept.rglob(name)
+    data = file.read_bytes()
+    if harm == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(data[: len(data) // 2] if harm == "cut" else data[:-9] + bytes([data[-9] ^ 255]) + data[-8:])
+    assert make(source=source, ops=ops, kept=kept).files() == make(source=source, ops=ops).files()
+
+
+def test_a_try_that_failed_is_gone_on_from(
+    make: Make, source: dict[str, Any], tmp_path: Path, seen: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With nothing kept from one making to the next, either: what was done lies in the step's scratch."""
+    ops, scratch = ["normalise", "exact_dedup", "pii"], tmp_path / "scratch"
+    real = ExactDedup.settle
+
+    def killed(self: ExactDedup, corpus: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ExactDedup, "settle", killed)
+    with pytest.raises(KeyboardInterrupt):
+        make(source=source, ops=ops, scratch=scratch)
+    assert seen == ["normalise"]
+    monkeypatch.setattr(ExactDedup, "settle", real)
+    again = make(source=source, ops=ops, scratch=scratch)
+    assert seen == ["normalise", "exact_dedup", "pii"]
+    assert again.files() == make(source=source, ops=ops).files()
+
+
+def test_a_making_that_was_refused_leaves_its_passes(make: Make, source: dict[str, Any], kept: Path) -> None:
+    with pytest.raises(DataError, match="no row is left to train on"):
+        make(source=source, ops=["normalise"], split={"test": len(ROWS)}, kept=kept)
+    again = make(source=source, ops=["normalise"], split={"test": 3}, kept=kept)
+    assert _taken_over(again) == "taken over from before: reading, normalise"
+
+
+def test_four_makings_are_kept(make: Make, source: dict[str, Any], kept: Path) -> None:
+    for number in range(6):
+        make(source=source, ops=[{"kind": "length", "at_least": number}], kept=kept)
+    assert len(list((kept / "passes").iterdir())) == 4
+    assert _taken_over(make(source=source, ops=[{"kind": "length", "at_least": 5}], kept=kept)) != ""
+    assert _taken_over(make(source=source, ops=[{"kind": "length", "at_least": 0}], kept=kept)) == ""
+
+
+def test_a_making_that_is_too_large_does_not_stay(
+    make: Make, source: dict[str, Any], kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("luthier.data.passes.kept._MOST_BYTES", 1000)
+    make(source=source, ops=["normalise"], kept=kept)
+    assert list((kept / "passes").iterdir()) == []
+
+
+def test_what_a_database_holds_is_read_each_time(make: Make, tmp_path: Path, kept: Path) -> None:
+    with sqlite3.connect(tmp_path / "desk.db") as desk:
+        desk.execute("CREATE TABLE mail (id INTEGER PRIMARY KEY, prompt TEXT, answer TEXT)")
+        desk.executemany("INSERT INTO mail (prompt, answer) VALUES (:prompt, :answer)", ROWS)
+    source = {"kind": "sql", "url": "sqlite:///desk.db", "table": "mail", "prompt": "prompt", "answer": "answer"}
+    for _ in range(2):
+        assert _taken_over(make(source=source, ops=["normalise"], kept=kept)) == ""
+    assert not (kept / "passes").exists()
