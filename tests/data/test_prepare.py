@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import string
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from luthier.core.step import Outlook
 from luthier.data.steps.prepare import Prepare
 from luthier.text.dataset import read_examples
 from luthier.text.messages import example_id
+from luthier.text.recognisers.rampart import Rampart
 
 Make = Callable[..., Any]
 Write = Callable[..., str]
@@ -318,3 +320,15 @@ def test_a_class_that_the_system_turn_does_not_name_is_told(make: Make, write: W
         made = make(source={**source, "system": system}, ops=[], split={"test": 0})
         assert (told in made.notes) == is_told
     assert "`system` names" not in make(source={**source, "system": "Name it."}, ops=[], split={"test": 0}).notes
+
+
+def test_a_model_that_reads_every_row_is_foreseen_and_worth_processes(write: Write, tmp_path: Path) -> None:
+    """A recogniser of names takes ten times as long as all the rest: 1 MB of texts is a minute, not a second."""
+    rows = [{"prompt": f"Where is parcel {number} of mine, please? " * 20, "answer": "soon"} for number in range(1300)]
+    source = {"kind": "jsonl", "path": write("rows.jsonl", rows), "prompt": "prompt", "answer": "answer"}
+    outlook = Outlook(inputs={}, upstream={}, base=tmp_path)
+    plain, named = (Prepare(source=source, ops=[one]) for one in ("pii", {"kind": "pii", "names": "rampart"}))
+    cores = min(8, len(os.sched_getaffinity(0)))
+    more = (named.foresee(outlook).seconds or 0) - (plain.foresee(outlook).seconds or 0)
+    assert more == pytest.approx((tmp_path / "rows.jsonl").stat().st_size * Rampart.seconds_a_byte / cores)
+    assert "s for the model of pii" in named.foresee(outlook).how

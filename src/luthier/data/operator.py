@@ -200,8 +200,11 @@ class Operator(Component):
         """Propose itself for data with this profile, with settings and a reason; None when it is not needed."""
         return None
 
-    def at(self, base: Path) -> Operator:
-        """The operator as it works for a recipe in this folder: where it reads files, their paths start there."""
+    def at(self, base: Path, kept: Path | None = None) -> Operator:
+        """The operator as it works for a recipe in this folder: where it reads files, their paths start there.
+
+        `kept` is a folder in which it finds again what a model answered; None: nothing is kept.
+        """
         return self
 
     def after_split(self, held_out: Corpus) -> Judge | None:
@@ -222,6 +225,10 @@ class Operator(Component):
     def leftover(self, rows: Sequence[Row]) -> tuple[Row, Leftover] | None:
         """The first row that holds at the very end, after all operators, what this one should have taken out."""
         return None
+
+    def model_s(self, size: int) -> float:
+        """Seconds that a model of its own is expected to take of one core over so many bytes."""
+        return 0.0
 
     def extra_s(self, rows: int) -> float:
         """Seconds that it is expected to take of one core, where they grow faster than the rows do."""

@@ -46,7 +46,7 @@ class Decontaminate(RowOperator):
 
     _base: Path = PrivateAttr(default=Path())
 
-    def at(self, base: Path) -> Decontaminate:
+    def at(self, base: Path, kept: Path | None = None) -> Decontaminate:
         """The operator with benchmarks read below this folder; what is wrong with one is said at once."""
         for source in self.against:
             source.glance(base)

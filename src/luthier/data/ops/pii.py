@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
+from luthier.core.digest import code_digest, digest_of
 from luthier.data.operator import Column, Drop, Edit, Leftover, Outcome, Reads, RowOperator, Secret, Suggestion
 from luthier.data.passes.apply import spliced
 from luthier.data.pii.proof import measure, read_labelled
 from luthier.data.pii.pseudonyms import LOCALES, Pseudonyms
+from luthier.data.pii.remembered import Recognise, Remembered
 from luthier.data.pii.shown import canonical, masked
 from luthier.data.row import Row
 from luthier.text.pii.found import ANY, HIGH_RISK, KINDS, NAME_KINDS, PATTERN_KINDS, Found, Marks, PiiKind, context_of
@@ -95,6 +97,22 @@ class Pii(RowOperator):
             )
         return self
 
+    _recognise: Recognise | None = PrivateAttr(default=None)
+    """Reads names; None: as the recogniser does it."""
+
+    def at(self, base: Path, kept: Path | None = None) -> Pii:
+        """The operator as it remembers what a recogniser found, if it has one."""
+        if self.names is None or kept is None:
+            return self
+        placed = self.model_copy()
+        by = digest_of([self.names.settings(), self.names.fingerprint(base), code_digest("luthier.text")])
+        placed._recognise = Remembered(kept / "names" / f"{by}.db", self._keeper, self.names.recognise)
+        return placed
+
+    def model_s(self, size: int) -> float:
+        """What a recogniser takes."""
+        return size * self.names.seconds_a_byte if self.names else 0.0
+
     def fingerprint(self, base: Path) -> str | None:
         """A digest of the key, since it decides the tags, and of the labelled sample."""
         sample = (base / self.labelled).read_bytes() if self.labelled and (base / self.labelled).is_file() else b""
@@ -163,7 +181,9 @@ class Pii(RowOperator):
             self._known[text] = finds
 
     def _named(self, texts: Sequence[str]) -> list[list[Found]]:
-        return self.names.recognise(texts) if self.names else [[]] * len(texts)
+        if self.names is None:
+            return [[]] * len(texts)
+        return (self._recognise or self.names.recognise)(texts)
 
     def _action(self, kind: PiiKind) -> Action:
         return self.actions.get(kind, self.action)

@@ -66,7 +66,7 @@ class SemanticDedup(SetOperator):
         check(self.keep, self.by)
         return self
 
-    def at(self, base: Path) -> SemanticDedup:
+    def at(self, base: Path, kept: Path | None = None) -> SemanticDedup:
         """The operator with an embedder's folder looked for below this one."""
         placed = self.model_copy()
         placed._base = base

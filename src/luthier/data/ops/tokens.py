@@ -45,7 +45,7 @@ class Tokens(RowOperator):
             raise ValueError(f"at_most ({self.at_most}) lies below at_least ({self.at_least})")
         return self
 
-    def at(self, base: Path) -> Tokens:
+    def at(self, base: Path, kept: Path | None = None) -> Tokens:
         """The operator with its tokenizer's place written out."""
         if self.tokenizer is None:
             return self

@@ -58,7 +58,7 @@ class Toxicity(RowOperator):
                 raise ValueError(f"there is no list for language {code!r}; {did_you_mean(code, LANGUAGES)}")
         return value
 
-    def at(self, base: Path) -> Toxicity:
+    def at(self, base: Path, kept: Path | None = None) -> Toxicity:
         """The operator with its model's place written out."""
         return self if self.model is None else self.model_copy(update={"model": str(locate(self.model, base))})
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,6 +89,8 @@ class Engine:
     workers: Workers = field(default_factory=Workers)
     base: Path = Path()
     """The recipe's folder, for operators that read files."""
+    answers: Path | None = None
+    """Where operators find again what models answered."""
     tick: Callable[[int, int], None] = lambda done, stage: None
     """Told how many rows of which pass are through."""
     settling: Callable[[str, int, int], None] = lambda operator, done, total: None
@@ -101,7 +103,7 @@ class Engine:
 
     def run(self, reader: Reader) -> Spill:
         """All passes but those that are kept; the last spill holds the rows that are left, with all attributes."""
-        cut = stages(self.operators, self.base)
+        cut = stages(self.operators, self.base, self.answers)
         keys = self._keys(cut, reader.identity or uuid4().hex)
         told = self.kept.begin([key.rows for key in keys])
         self.begun = begun = len(self.kept)
@@ -190,7 +192,7 @@ class Engine:
         wanted = [one for one in sets if not self._sketches(number, one).is_file()]
         if not wanted:
             return
-        asked = Stage([], wanted, stage.guards, stage.columns, stage.base)
+        asked = replace(stage, rows=[], sets=wanted)
         with SketchWriter([self._sketches(number, one) for one in wanted]) as sketches:
             for passed in through(asked, (Fed(table, []) for table in spill.batches()), self.workers):
                 sketches.write(passed.sketches)

@@ -66,12 +66,12 @@ def prepare(source: Source, operators: Sequence[Operator], split: Split, work: W
     reader = Reader(rows_of, work.base, work.events.note, batch_rows=options.batch_rows, scratch=work.scratch)
     home = work.kept / "passes" if work.kept is not None and reader.identity is not None else None
     kept = Kept(work.scratch / "passes", home)
-    chosen = named([operator.at(work.base) for operator in operators])
+    chosen = named([operator.at(work.base, work.kept) for operator in operators])
     ticker = _Ticker(work, reader)
     try:
         with quiet_collector(), Workers(options.workers, kept.folder) as workers:
             events = EventWriter(work.folder / "events.parquet")
-            engine = Engine(chosen, kept, events, workers, work.base, ticker, ticker.settling)
+            engine = Engine(chosen, kept, events, workers, work.base, work.kept, ticker, ticker.settling)
             return _prepare(engine, reader, split, work, options.task)
     finally:
         kept.put_back()

@@ -67,6 +67,8 @@ class Stage:
     """Attributes of rows that leave it."""
     base: Path = Path()
     """The recipe's folder, for operators that read files."""
+    kept: Path | None = None
+    """Where operators find again what models answered."""
 
     def run(self, fed: Fed) -> Passed:
         """Take one batch through."""
@@ -84,13 +86,13 @@ class Stage:
         return Passed(table, events, sketches, notes, counts)
 
 
-def stages(operators: Sequence[Named], base: Path = Path()) -> list[Stage]:
+def stages(operators: Sequence[Named], base: Path = Path(), kept: Path | None = None) -> list[Stage]:
     """Cut a list of operators into stages; the last has no set operators, so that all is carried out.
 
     Set operators that stand side by side share a stage, unless one edits what the next would see.
     """
     guards = [one.operator for one in operators if type(one.operator).secrets is not Operator.secrets]
-    found = [Stage([], [], guards, {}, base)]
+    found = [Stage([], [], guards, {}, base, kept)]
     for one, after in zip(operators, (*operators, None)[1:], strict=True):
         if isinstance(one.operator, RowOperator):
             found[-1].rows.append(one)
@@ -101,7 +103,7 @@ def stages(operators: Sequence[Named], base: Path = Path()) -> list[Stage]:
         if done or (isinstance(one.operator, SetOperator) and one.operator.rewrites):
             last = found[-1]
             settled = {name: kind for each in last.sets for name, kind in columns_of(each).items()}
-            found.append(Stage([], [], guards, {**last.columns, **settled}, base))
+            found.append(Stage([], [], guards, {**last.columns, **settled}, base, kept))
     return found
 
 
@@ -115,16 +117,20 @@ def through(stage: Stage, fed: Iterator[Fed], workers: Workers) -> Iterator[Pass
     if workers.count <= 1 or not (stage.rows or stage.sets):
         return map(stage.run, fed)
     parts = [[(one.name, one.operator.settings()) for one in part] for part in (stage.rows, stage.sets)]
-    setup = json.dumps([*parts, [guard.settings() for guard in stage.guards], stage.columns, str(stage.base)])
+    places = [str(stage.base), None if stage.kept is None else str(stage.kept)]
+    setup = json.dumps([*parts, [guard.settings() for guard in stage.guards], stage.columns, *places])
     return workers.map(_run, ((setup, one) for one in fed))
 
 
 @lru_cache(maxsize=1)
 def _stage(setup: str) -> Stage:
     """The stage that a worker process is asked for."""
-    rows, sets, guards, columns, base = json.loads(setup)
-    parts = [[Named(name, Operator.parse(settings).at(Path(base))) for name, settings in part] for part in (rows, sets)]
-    return Stage(parts[0], parts[1], [Operator.parse(settings) for settings in guards], columns)
+    rows, sets, guards, columns, base, kept = json.loads(setup)
+    places = Path(base), None if kept is None else Path(kept)
+    parts = [[Named(name, Operator.parse(settings).at(*places)) for name, settings in part] for part in (rows, sets)]
+    made = {json.dumps(one.operator.settings()): one.operator for part in parts for one in part}
+    looking = [made.get(json.dumps(settings)) or Operator.parse(settings).at(*places) for settings in guards]
+    return Stage(parts[0], parts[1], looking, columns)
 
 
 def _run(setup: str, fed: Fed) -> Passed:

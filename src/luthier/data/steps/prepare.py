@@ -26,6 +26,8 @@ BASE_BYTES = 250 << 20
 BYTES_PER_TOKEN = 4
 MANY_BYTES = 32 << 20
 """From here on, worker processes are worth their start."""
+LONG_S = 30.0
+"""And where models take so long."""
 
 
 class Prepare(Step):
@@ -59,7 +61,7 @@ class Prepare(Step):
         """Run the pipeline; returns memory, and speed where nothing was taken over from before."""
         start = time.perf_counter()
         size = self.source.size(work.base) or 0
-        options = Options(workers=_workers(size), task=self.task)
+        options = Options(workers=self._workers(size), task=self.task)
         prepared = prepare(self.source, self.ops, self.split, work, options)
         seconds = time.perf_counter() - start
         unit = 1 if sys.platform == "darwin" else 1024
@@ -76,7 +78,7 @@ class Prepare(Step):
         measured = _measured(outlook.history, "bytes_per_s")
         speed = measured or BYTES_PER_S
         how = f"{size / 1e6:.1f} MB at {speed / 1e6:.1f} MB/s ({'as last time' if measured else 'typical'})"
-        extra = {} if measured else self._extra_s(outline)
+        extra = {} if measured else self._extra_s(outline, size)
         how += "".join(f", and {seconds:.0f} s for {kind} over all pairs of rows" for kind, seconds in extra.items())
         return Forecast(
             seconds=1 + size / speed + sum(extra.values()),
@@ -85,11 +87,19 @@ class Prepare(Step):
             how=how,
         )
 
-    def _extra_s(self, outline: Outline) -> dict[str, float]:
-        """Seconds of operators whose time grows faster than the rows, where it is a second or more."""
-        rows = sum((outline.rows or {}).values())
-        found = ((operator.kind, operator.extra_s(rows)) for operator in self.ops)
-        return {kind: seconds for kind, seconds in found if seconds >= 1}
+    def _extra_s(self, outline: Outline, size: int) -> dict[str, float]:
+        """Seconds of operators that ask a model, or whose time grows faster than the rows, where it is one or more."""
+        rows, workers = sum((outline.rows or {}).values()), self._workers(size)
+        found = [(f"{operator.kind} over all pairs of rows", operator.extra_s(rows)) for operator in self.ops]
+        found += [(f"the model of {operator.kind}", operator.model_s(size) / workers) for operator in self.ops]
+        return {what: seconds for what, seconds in found if seconds >= 1}
+
+    def _workers(self, size: int) -> int:
+        """How many processes are worth their start."""
+        if size < MANY_BYTES and sum(operator.model_s(size) for operator in self.ops) < LONG_S:
+            return 1
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return min(cores, 8)
 
     def outline(self, outlook: Outlook) -> Outline:
         """Rows by split and some of them, from those that are read in a moment, the file's size and the split."""
@@ -103,10 +113,3 @@ def _measured(history: Mapping[str, Any], name: str) -> float | None:
         if isinstance(place, Mapping) and isinstance(place.get(name), (int, float)) and place[name] > 0:
             return float(place[name])
     return None
-
-
-def _workers(size: int) -> int:
-    if size < MANY_BYTES:
-        return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, 8)

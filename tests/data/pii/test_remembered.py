@@ -1,0 +1,108 @@
+"""A recogniser of names reads a text once, whatever becomes of the recipe afterwards."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luthier.data.pii.remembered import Remembered
+from luthier.text.pii.found import Found
+from luthier.text.pii.keeper import Keeper
+from luthier.text.recognisers.rampart import Rampart
+
+Make = Callable[..., Any]
+Write = Callable[..., str]
+KEEPER = Keeper(b"a key")
+TEXTS = ["Ask Jane Doe.", "Nobody.", "Jane Doe and Max Muster met.", "Ask Jane Doe."]
+
+
+class Reader:
+    """Takes two words with capitals for a name, and remembers what it was shown."""
+
+    def __init__(self) -> None:
+        self.read: list[str] = []
+
+    def __call__(self, texts: Sequence[str]) -> list[list[Found]]:
+        self.read += texts
+        return [[Found(*m.span(), "person", m[0]) for m in re.finditer(r"Jane Doe|Max Muster", one)] for one in texts]
+
+
+def test_a_text_is_read_once_by_whoever_asks_for_it(tmp_path: Path) -> None:
+    reader, other = Reader(), Reader()
+    found = Remembered(tmp_path / "a" / "names.db", KEEPER, reader)(TEXTS)
+    assert found == Reader()(TEXTS)
+    assert reader.read == TEXTS[:3]
+    assert Remembered(tmp_path / "a" / "names.db", KEEPER, other)([*TEXTS, "Max Muster, too"]) == Reader()(
+        [*TEXTS, "Max Muster, too"]
+    )
+    assert other.read == ["Max Muster, too"]
+
+
+def test_nothing_of_a_text_stands_in_the_file_and_another_key_finds_nothing(tmp_path: Path) -> None:
+    Remembered(tmp_path / "names.db", KEEPER, Reader())(TEXTS)
+    held = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    assert not any(word.encode() in held for text in TEXTS for word in re.findall(r"\w{3,}", text))
+    reader = Reader()
+    Remembered(tmp_path / "names.db", Keeper(b"another key"), reader)(TEXTS)
+    assert reader.read == TEXTS[:3]
+
+
+@pytest.mark.parametrize("harm", [b"not a database at all", None])
+def test_a_damaged_file_is_made_anew(tmp_path: Path, harm: bytes | None) -> None:
+    path = tmp_path / "names.db"
+    Remembered(path, KEEPER, Reader())(TEXTS)
+    if harm is None:
+        with sqlite3.connect(path) as file:
+            file.execute("UPDATE found SET names = '[[1, '")
+        file.close()
+    else:
+        for file in tmp_path.iterdir():
+            file.write_bytes(harm)
+    reader = Reader()
+    assert Remembered(path, KEEPER, reader)(TEXTS) == Reader()(TEXTS)
+    assert reader.read == TEXTS[:3]
+    again = Reader()
+    Remembered(path, KEEPER, again)(TEXTS)
+    assert again.read == []
+
+
+def test_an_interrupted_reading_loses_little(tmp_path: Path) -> None:
+    texts = [f"Jane Doe {number}" for number in range(40)]
+
+    def killed(some: Sequence[str]) -> list[list[Found]]:
+        if texts[32] in some:
+            raise KeyboardInterrupt
+        return Reader()(some)
+
+    with pytest.raises(KeyboardInterrupt):
+        Remembered(tmp_path / "names.db", KEEPER, killed)(texts)
+    reader = Reader()
+    Remembered(tmp_path / "names.db", KEEPER, reader)(texts)
+    assert reader.read == texts[32:]
+
+
+def test_other_operators_and_other_actions_do_not_ask_again(
+    make: Make, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = Reader()
+    monkeypatch.setattr(Rampart, "recognise", lambda self, texts: reader(texts))
+    rows = [{"prompt": f"I am Jane Doe,  call {number}", "answer": "Max Muster will"} for number in range(9)]
+    source = {"kind": "jsonl", "path": write("rows.jsonl", rows), "prompt": "prompt", "answer": "answer"}
+    first = ["normalise", {"kind": "pii", "names": "rampart"}]
+    make(source=source, ops=first, kept=tmp_path / "kept", task="text")
+    assert len(reader.read) == len(set(reader.read)) > 9
+    reader.read.clear()
+    second = ["normalise", {"kind": "length", "at_least": 5}, {"kind": "pii", "names": "rampart", "action": "mask"}]
+    made = make(source=source, ops=second, kept=tmp_path / "kept", task="text")
+    assert reader.read == []
+    assert made.files() == make(source=source, ops=second, task="text").files()
+    assert "Jane" not in "".join(made.texts())
+    reader.read.clear()
+    third = [{"kind": "pii", "names": {"kind": "rampart", "at_least": 0.9}}]
+    make(source=source, ops=third, kept=tmp_path / "kept", task="text")
+    assert len(reader.read) > 9
