@@ -32,6 +32,8 @@ from luthier.data.row import Broken, Record
 
 LOOKED_AT = 200
 """So many first rows decide which layout a source has, fewer where rows are long."""
+_BUSY = 4
+"""How much longer than alone a look at rows may take beside other programs."""
 
 Say = Callable[[str], None]
 
@@ -198,10 +200,11 @@ class Source(Component):
 
 
 def _further(found: Iterator[Mapped], seconds: float) -> tuple[list[Mapped], bool]:
-    """What can be read of rows in so many seconds, and whether that is all of them."""
-    more, until = list[Mapped](), time.perf_counter() + seconds
+    """What can be read of rows in so many seconds, and whether that is all of them; on a busy machine the clock may go
+    on for some times as long."""
+    more, worked, began = list[Mapped](), time.thread_time(), time.perf_counter()
     with suppress(DataError):
-        while time.perf_counter() < until:
+        while time.thread_time() - worked < seconds and time.perf_counter() - began < _BUSY * seconds:
             if (one := next(found, None)) is None:
                 return more, True
             more.append(one)
