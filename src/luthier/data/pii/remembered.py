@@ -1,4 +1,4 @@
-"""What a recogniser of names found in texts, kept from run to run: it takes a hundred times as long as all patterns.
+"""What a recogniser of names found in texts, kept from run to run: it takes far longer than all the rest.
 
 A text is known by its keyed digest; of what was found, only places and kinds are written down, so that nothing of a
 text stands in the file.
