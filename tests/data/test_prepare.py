@@ -323,7 +323,7 @@ def test_a_class_that_the_system_turn_does_not_name_is_told(make: Make, write: W
 
 
 def test_a_model_that_reads_every_row_is_foreseen_and_worth_processes(write: Write, tmp_path: Path) -> None:
-    """A recogniser of names takes two hundred times as long as all the rest: 1 MB of texts is a minute, not a second."""
+    """A recogniser of names takes two hundred times as long as all the rest: a minute for 1 MB, not a second."""
     rows = [{"prompt": f"Where is parcel {number} of mine, please? " * 20, "answer": "soon"} for number in range(1300)]
     source = {"kind": "jsonl", "path": write("rows.jsonl", rows), "prompt": "prompt", "answer": "answer"}
     outlook = Outlook(inputs={}, upstream={}, base=tmp_path)
