@@ -6,6 +6,8 @@ texts or pairs of answers.
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 from collections import Counter
@@ -86,6 +88,14 @@ RECIPES = st.fixed_dictionaries(
 _NOTHING_LEFT = ("no row is left", "no row can be used")
 
 
+NAMES = ["text", "label", "who"]
+
+
+def _as_cell(text: str) -> str:
+    """A text that a cell of any table can hold."""
+    return text.encode("utf-8", "ignore").decode().replace("\x00", "")
+
+
 def _nothing_was_left(error: DataError) -> None:
     assert any(part in error.message for part in _NOTHING_LEFT), error
 
@@ -97,7 +107,35 @@ def test_every_row_is_trained_held_out_or_dropped_with_a_reason(
 ) -> None:
     lines = [json.dumps({"text": "Is it here?", "label": "a", "who": "x"}), *lines]
     path = write("rows.jsonl", "\n".join(lines).encode())
-    source = {"kind": "jsonl", "path": path, "prompt": "text", "answer": "label", "on_error": "drop"}
+    _balanced(make, {"kind": "jsonl", "path": path}, len(lines), recipe, batch)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    cells=st.lists(st.lists(TEXTS.map(_as_cell), min_size=1, max_size=5), max_size=16),
+    form=st.sampled_from(["csv", "json", "parquet"]),
+    recipe=RECIPES,
+)
+def test_the_same_is_true_of_tables(
+    make: Make, write: Write, tmp_path: Path, cells: list[list[str]], form: str, recipe: dict[str, Any]
+) -> None:
+    """In CSV, rows may have too few cells or too many."""
+    table = [["Is it here?", "a", "x"], *cells]
+    fitting = [dict(zip(NAMES, [*row, "", "", ""][:3], strict=True)) for row in table]
+    if form == "csv":
+        text = io.StringIO()
+        csv.writer(text).writerows([NAMES, *table])
+        path = write("rows.csv", text.getvalue().encode())
+    elif form == "json":
+        path = write("rows.json", json.dumps(fitting).encode())
+    else:
+        path = "rows.parquet"
+        pl.DataFrame(fitting).write_parquet(tmp_path / path)
+    _balanced(make, {"kind": form, "path": path}, len(table), recipe, 5)
+
+
+def _balanced(make: Make, source: dict[str, Any], rows: int, recipe: dict[str, Any], batch: int) -> None:
+    source = {**source, "prompt": "text", "answer": "label", "on_error": "drop"}
     try:
         made = make(source=source, **recipe, batch_rows=batch)
     except DataError as error:
@@ -105,7 +143,7 @@ def test_every_row_is_trained_held_out_or_dropped_with_a_reason(
         return
     summary, kept = made.summary, made.all()["id"].to_list()
     drops = made.events.filter(pl.col("action") == "drop")
-    assert summary.rows_in == len(lines) == len(kept) + drops.height
+    assert summary.rows_in == rows == len(kept) + drops.height
     assert sum(summary.rows.values()) == len(kept) == len(set(kept))
     assert drops["id"].n_unique() == drops.height
     assert not set(drops["id"]) & set(kept)
