@@ -20,7 +20,7 @@ from luthier.models.export import MARKER, export
 from luthier.models.from_gguf import open_gguf, tokenizer_of
 from luthier.models.load import load, open_merged
 from luthier.models.quiet import no_peft_warning
-from models.making import full_tune, merged, other_model, tiny_adapter, tiny_base
+from models.making import full_tune, merged, other_model, sentence_pieces, strong_model, tiny_adapter, tiny_base
 
 IDS = torch.tensor([[1, 50, 60, 70, 80]])
 
@@ -282,6 +282,20 @@ def test_gguf_of_an_architecture_that_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(LuthierError, match="not for gpt_neox") as caught:
         export(base, tmp_path / "out", "gguf")
     assert "llama.cpp's own script" in caught.value.remedy
+
+
+@pytest.mark.parametrize(("name", "prefix"), [("gemma3", False), ("phi3", True), ("llama3", True)])
+def test_gguf_of_a_model_whose_tokenizer_is_sentence_piece(tmp_path: Path, name: str, prefix: bool) -> None:
+    from luthier.core.store import Store
+    from luthier.models.sources.folder import Folder
+    from models.making import make_base
+
+    sentence_pieces(strong_model(tmp_path / "model", name), prefix=prefix, stripped=name == "phi3")
+    base = make_base(Store(tmp_path / "store"), Folder(path="model"), tmp_path)
+    heard: list[str] = []
+    to = export(base, tmp_path / "out", "gguf", say=heard.append)
+    assert "16 of 16 greedy tokens" in heard[-1]
+    assert tokenizer_of(next(to.glob("*.gguf"))).chat_template is not None
 
 
 @pytest.mark.model

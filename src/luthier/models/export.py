@@ -204,8 +204,9 @@ def _verify_tokenizer(artifact: Artifact, path: Path) -> None:
 
     before = AutoTokenizer.from_pretrained(base_folder(artifact), local_files_only=True, trust_remote_code=False)
     after = tokenizer_of(path)
-    read = after.get_added_vocab()  # transformers reads some special tokens that are not ASCII as plain ones
-    special = "".join(f"{token} a\n{token}" for token in before.get_added_vocab() if token in read)
+    added = [one["content"] for one in read_object(base_folder(artifact) / "tokenizer.json")["added_tokens"]]
+    read = after.get_added_vocab()  # transformers reads special tokens that are not ASCII, and runs of spaces, as plain
+    special = "".join(f"{token} a\n{token}" for token in added if token in read)
     for text in (*_TOKENIZER_PROBES, special):
         if before.encode(text) != after.encode(text):
             raise ModelError(

@@ -148,7 +148,8 @@ class Words(ABC):
             raise self._refusal("some of its special tokens take the space before them, or are whole words only")
         stripped = {one["content"] for one in self.added if one.get("rstrip")}
         added = {one["content"] for one in self.added}
-        if stripped and (stripped != added - PHI3_PLAIN or not added >= {*PHI3_PLAIN, "</s>"}):
+        as_phi3 = stripped == added - PHI3_PLAIN and added >= {*PHI3_PLAIN, "</s>"} and all(map(str.strip, added))
+        if stripped and not as_phi3:
             raise self._refusal("some of its special tokens take the space after them, and not those of Phi-3")
 
     def _refusal(self, why: str) -> ModelError:
