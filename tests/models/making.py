@@ -148,8 +148,8 @@ def sentence_pieces(folder: Path, *, prefix: bool, stripped: bool = False) -> Pa
 
     space = "\N{LOWER ONE EIGHTH BLOCK}"
     special = ["<unk>", "<s>", "</s>", "<|user|>", "<|end|>", "<|endoftext|>"]
-    runs = ["\n\n", space * 2]
-    whole = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), runs[0]]
+    runs = [] if stripped else ["\n\n", space * 2]  # as Gemma's
+    whole = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), *runs[:1]]
     learner = Tokenizer(models.BPE())
     learner.normalizer = normalizers.Sequence([normalizers.Prepend(space), normalizers.Replace(" ", space)])
     words = "the cat sat on the mat and that other cat ate the rest of it  at   one o'clock, 12 times."
@@ -166,9 +166,8 @@ def sentence_pieces(folder: Path, *, prefix: bool, stripped: bool = False) -> Pa
     for token in special:
         strip = stripped and token not in plain
         tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False, rstrip=strip)])
-    assert runs[1] in vocab
-    if not stripped:
-        tokenizer.add_tokens([AddedToken(run, normalized=False) for run in runs])  # as Gemma's
+    assert space * 2 in vocab
+    tokenizer.add_tokens([AddedToken(run, normalized=False) for run in runs])
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     tokenizer.save(str(folder / "tokenizer.json"))
     names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "</s>"}
