@@ -70,7 +70,7 @@ def _freeze_modules() -> None:
     """Have the collector of garbage pass over the tests and what they imported: a million objects, which stay and take
     it a second at each look, and trainings and evaluations have it look on purpose."""
     global _modules  # noqa: PLW0603  # of this process
-    if len(sys.modules) > _modules + 200:
+    if len(sys.modules) > _modules + 50:
         gc.freeze()
         _modules = len(sys.modules)
 

@@ -197,7 +197,7 @@ def test_the_loss_is_pure_and_any_split_adds_up(kind: str, extra: dict[str, Any]
 @pytest.mark.parametrize(("kind", "extra"), CASES)
 def test_it_learns(kind: str, extra: dict[str, Any], shop: Bench) -> None:
     step = Tune(
-        data="data", objective=made(kind, **extra), technique=Lora(r=4), rows_per_step=16, learning_rate=1e-2, epochs=8,
+        data="data", objective=made(kind, **extra), technique=Lora(r=4), rows_per_step=16, learning_rate=1e-2, epochs=4,
         precision="float32", teacher="teacher" if OBJECTIVES[kind].needs_teacher else None,
     )  # fmt: skip
     artifact = shop.tune(step)

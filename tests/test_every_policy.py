@@ -247,7 +247,7 @@ def test_every_field_changes_the_loss(kind: str, name: str, model: Any) -> None:
 def test_it_learns_and_resumes_to_the_same_bytes(kind: str, extra: dict[str, Any], tmp_path: Path) -> None:
     extra = {"keep": 3, **extra} if kind == "raft" else extra
     objective = {"kind": kind, "rewards": [REGEX], "rollout": {"samples": 6, "max_new_tokens": 4}, **extra}
-    step = Tune(data="data", objective=objective, technique=Lora(r=4), rows_per_step=4, rows=32, epochs=3.0,
+    step = Tune(data="data", objective=objective, technique=Lora(r=4), rows_per_step=4, rows=32, epochs=2.0,
                 learning_rate=1e-2, precision="float32", checkpoint_steps=4)  # fmt: skip
     whole, parted = bench(tmp_path / "whole"), bench(tmp_path / "parted")
     interrupted(parted, step, before=7)
