@@ -20,12 +20,14 @@ from hypothesis import HealthCheck, settings
 from pytest_socket import socket_allow_hosts
 
 from luthier.core.artifact import Artifact
+from luthier.core.process import share_processors
 from luthier.core.wheel import cached_wheel
 from luthier.models.catalog import CATALOG, ENCODERS
 
 SMOLLM2 = "smollm2-135m-instruct"
 MINILM = "all-minilm-l6-v2"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+share_processors()  # as each command begins: where a test has two threads, one that waits leaves its core to others
 settings.register_profile(
     "busy machine",
     settings.get_profile(settings.get_current_profile_name()),
