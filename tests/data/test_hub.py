@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 from luthier.core.errors import DataError
 from luthier.data.row import Record
 from luthier.data.source import Source
-from tests.hub import FakeHub, publishing
+from tests.hub import COMMIT, FakeHub, publishing
 
 
 @pytest.fixture
@@ -72,3 +72,12 @@ def test_offline_is_the_default_and_asks_nobody(hub: type[FakeHub], tmp_path: Pa
 def test_what_the_hub_does_not_have_is_said(hub: type[FakeHub], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the hub has no data set 'acme/none'"):
         _texts(tmp_path, name="acme/none")
+
+
+def test_passes_over_a_branch_are_made_each_time(hub: type[FakeHub], make: Callable[..., Any], tmp_path: Path) -> None:
+    """It may have moved on; a commit never does."""
+    source = {"kind": "hub", "name": "acme/rows", "online": True, "answer": "text"}
+    for revision, is_taken_over in (("main", False), (COMMIT, True)):
+        for is_again in (False, True):
+            made = make(source={**source, "revision": revision}, ops=["normalise"], task="text", kept=tmp_path / "kept")
+            assert ("taken over from before" in made.notes) is (is_again and is_taken_over)

@@ -56,8 +56,6 @@ class Component(BaseModel):
     """The role's name in the singular, set by the role's abstract base."""
     home: ClassVar[str]
     """The package whose modules hold the members; `*` stands for any one name."""
-    living: ClassVar[bool] = False
-    """Whether what it reads may change on the way, so that a run looks at its fingerprint once more afterwards."""
 
     kind: str
 
@@ -123,6 +121,14 @@ class Component(BaseModel):
     def fingerprint(self, base: Path) -> str | None:
         """A digest of what this part reads from outside the recipe (`base` is the recipe's folder), if it does."""
         return None
+
+    @property
+    def living(self) -> bool:
+        """Whether what it reads may change on the way, or under one fingerprint.
+
+        A run looks at the fingerprint once more afterwards, and takes nothing over that came from there before.
+        """
+        return False
 
     def gather(self, base: Path, say: Callable[[str], None]) -> None:
         """Bring here what is far away and not here yet; a run does this before it names anything, a plan never."""

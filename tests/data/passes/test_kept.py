@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,7 @@ from luthier.core.errors import DataError
 from luthier.data.ops.exact_dedup import ExactDedup
 from luthier.data.ops.normalise import Normalise
 from luthier.data.ops.pii import Pii
+from luthier.data.passes.kept import Kept
 
 Make = Callable[..., Any]
 Write = Callable[..., str]
@@ -126,6 +129,120 @@ def test_rows_that_still_hold_what_goes_later_do_not_stay(make: Make, source: di
     held = [file for file in kept.rglob("*") if file.is_file()]
     assert any(file.name == "pass2.arrow" for file in held)
     assert [file.name for file in held if b"jo@example.com" in file.read_bytes()] == []
+
+
+def _in_clear(kept: Path) -> list[str]:
+    return sorted(file.name for file in kept.rglob("*") if file.is_file() and b"@example.com" in file.read_bytes())
+
+
+def test_nor_does_what_operators_before_it_said_of_them(make: Make, write: Write, kept: Path) -> None:
+    footer = "\nWrite to us at help@example.com any day"
+    rows = [{"prompt": f"Where is parcel {'x' * n}?{footer}", "answer": "soon" if n % 2 else "late"} for n in range(20)]
+    source = {"kind": "jsonl", "path": write("rows.jsonl", rows), "prompt": "prompt", "answer": "answer"}
+    made = make(source=source, ops=["normalise", "boilerplate", "pii"], kept=kept)
+    assert made.summary.edited == {"boilerplate": 20}
+    assert _in_clear(kept) == []
+
+
+def test_nor_where_the_recipe_is_stopped_before_they_are_taken_out(
+    make: Make, source: dict[str, Any], kept: Path, seen: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In the step's scratch, the next try finds them."""
+    real, ops = Pii.apply, ["normalise", "exact_dedup", "pii"]
+    monkeypatch.setattr(Pii, "apply", lambda self, rows: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        make(source=source, ops=ops, kept=kept, scratch=tmp_path / "scratch")
+    assert _in_clear(kept) == []
+    monkeypatch.setattr(Pii, "apply", real)
+    seen.clear()
+    assert _taken_over(make(source=source, ops=ops, kept=kept, scratch=tmp_path / "scratch")) != ""
+    assert seen == ["pii"]
+
+
+def test_nor_those_of_a_making_that_took_nothing_out(make: Make, source: dict[str, Any], kept: Path) -> None:
+    ops = ["normalise", "exact_dedup", "length", "near_dedup", "tokens"]
+    make(source=source, ops=ops, kept=kept)
+    assert _in_clear(kept) == ["pass0.arrow", "pass1.arrow", "pass2.arrow"]
+    make(source=source, ops=[*ops, "exact_dedup", "signatures"], kept=kept)
+    assert _in_clear(kept) == ["pass3.arrow"]
+
+
+def test_rows_for_which_there_is_no_room_go_on_the_way(
+    make: Make, source: dict[str, Any], kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(source=source, ops=["normalise", "exact_dedup", "length", "near_dedup"], kept=kept / "a")
+    held = sum(file.stat().st_size for file in kept.rglob("*.arrow"))
+    monkeypatch.setattr("luthier.data.passes.kept._MOST_BYTES", held + 10_000)
+    make(source=source, ops=["normalise", "exact_dedup", "length", "near_dedup"], kept=kept / "b")
+    assert sorted(file.name for file in kept.glob("b/**/pass?.arrow")) == ["pass0.arrow", "pass1.arrow", "pass2.arrow"]
+    monkeypatch.setattr("luthier.data.passes.kept._MOST_BYTES", next(kept.glob("a/**/pass2.arrow")).stat().st_size)
+    seen: list[int] = []
+    monkeypatch.setattr(Kept, "put_back", lambda self: seen.append(len([*self.folder.glob("pass?.arrow")])))
+    make(source=source, ops=["normalise", "exact_dedup", "length", "near_dedup"], kept=kept / "c")
+    assert seen == [1]
+
+
+@pytest.mark.parametrize("what", ["a file beside", "no folder", "taken", "not ours"])
+def test_nothing_that_is_kept_fails_a_run(
+    make: Make, source: dict[str, Any], kept: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a file of the Finder's among the makings, a file in their place, or one that another run takes away."""
+    ops: list[Any] = ["normalise", "exact_dedup"]
+    fresh = make(source=source, ops=ops).files()
+    if what == "a file beside":
+        make(source=source, ops=["normalise"], kept=kept)
+        (kept / "passes" / ".DS_Store").write_text("x")
+    elif what == "no folder":
+        kept.mkdir()
+        (kept / "passes").write_text("x")
+    elif what == "taken":
+        make(source=source, ops=["exact_dedup"], kept=kept)
+        monkeypatch.setattr("luthier.data.passes.kept._age", _takes_away)
+    else:
+        make(source=source, ops=ops, kept=kept)
+        monkeypatch.setattr(Path, "replace", _refuses)
+    assert make(source=source, ops=ops, kept=kept).files() == fresh
+    assert make(source=source, ops=ops, kept=kept).files() == fresh
+
+
+def _takes_away(place: Path) -> float:
+    shutil.rmtree(place)
+    return 0.0
+
+
+def _refuses(self: Path, target: Path) -> Path:
+    if self.is_dir():
+        raise PermissionError(13, "not permitted", str(self))
+    return self.rename(target)
+
+
+def test_a_digit_that_the_disk_has_changed_is_no_other_count(make: Make, source: dict[str, Any], kept: Path) -> None:
+    ops = ["normalise", "exact_dedup"]
+    fresh = make(source=source, ops=ops, kept=kept).files()
+    (file,) = kept.rglob("told.json")
+    told = file.read_text()
+    changed = re.sub(r'(normalise\\*": )\d', r"\g<1>7", told)
+    assert changed != told
+    file.write_text(changed)
+    assert make(source=source, ops=ops, kept=kept).files() == fresh
+
+
+def test_what_a_benchmark_in_a_database_holds_is_read_each_time(
+    make: Make, source: dict[str, Any], tmp_path: Path, kept: Path
+) -> None:
+    """Its fingerprint may be the cursor's reach alone."""
+    desk = sqlite3.connect(tmp_path / "desk.db")
+    desk.execute("CREATE TABLE mail (id INTEGER PRIMARY KEY, prompt TEXT, answer TEXT)")
+    desk.execute("INSERT INTO mail (prompt, answer) VALUES ('Something else', 'y')")
+    desk.commit()
+    seen = {"kind": "sql", "url": "sqlite:///desk.db", "table": "mail", "cursor": "id", "changed_by": "cursor"}
+    against = [{**seen, "prompt": "prompt", "answer": "answer"}]
+    ops = [{"kind": "decontaminate", "against": against}, "exact_dedup"]
+    make(source=source, ops=ops, kept=kept)
+    desk.execute("UPDATE mail SET prompt = ?", (ROWS[0]["prompt"],))
+    desk.commit()
+    desk.close()
+    assert make(source=source, ops=ops, kept=kept).files() == make(source=source, ops=ops).files()
 
 
 @pytest.mark.parametrize("name", ["pass0.arrow", "pass0.events.arrow", "pass0.exact_dedup.settled.arrow", "told.json"])

@@ -71,6 +71,40 @@ def test_a_damaged_file_is_made_anew(tmp_path: Path, harm: bytes | None) -> None
     assert again.read == []
 
 
+def test_a_place_that_the_disk_has_changed_is_no_other_name(tmp_path: Path) -> None:
+    path = tmp_path / "names.db"
+    Remembered(path, KEEPER, Reader())(TEXTS)
+    with sqlite3.connect(path) as file:
+        file.execute("UPDATE found SET names = replace(names, '12', '11')")
+    file.close()
+    assert Remembered(path, KEEPER, Reader())(TEXTS) == Reader()(TEXTS)
+
+
+@pytest.mark.parametrize("what", ["no folder", "no file", "locked"])
+def test_where_nothing_can_be_kept_it_is_found_all_the_same(
+    tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("luthier.data.pii.remembered._BUSY_S", 0.0)
+    path = tmp_path / "names" / "names.db"
+    if what == "no folder":
+        path.parent.write_text("a file")
+    elif what == "no file":
+        path.mkdir(parents=True)
+    else:
+        Remembered(path, KEEPER, Reader())(TEXTS)
+    other = sqlite3.connect(path if what == "locked" else ":memory:", isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    other.execute("CREATE TABLE other (text)")
+    reader = Reader()
+    assert Remembered(path, KEEPER, reader)([*TEXTS, "another"]) == Reader()([*TEXTS, "another"])
+    other.execute("ROLLBACK")
+    other.close()
+    if what == "locked":
+        again = Reader()
+        Remembered(path, KEEPER, again)(TEXTS)
+        assert again.read == [], "the file of the others stays"
+
+
 def test_an_interrupted_reading_loses_little(tmp_path: Path) -> None:
     texts = [f"Jane Doe {number}" for number in range(40)]
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from luthier.core.component import nested
 from luthier.core.digest import code_digest, digest_of
 from luthier.core.process import release_memory
 from luthier.core.step import BENCHES
@@ -23,7 +22,7 @@ from luthier.data.operator import Operator, SetOperator
 from luthier.data.passes.apply import Named, Numbered, Tables, category
 from luthier.data.passes.corpus import Settled, View, carried_out
 from luthier.data.passes.kept import Kept
-from luthier.data.passes.reader import Reader
+from luthier.data.passes.reader import Reader, outside
 from luthier.data.passes.sketches import SketchWriter, sketches_of
 from luthier.data.passes.spill import Spill, SpillWriter, opened
 from luthier.data.passes.stage import Fed, Passed, Stage, stages, through
@@ -105,7 +104,7 @@ class Engine:
         """All passes but those that are kept; the last spill holds the rows that are left, with all attributes."""
         cut = stages(self.operators, self.base, self.answers)
         keys = self._keys(cut, reader.identity or uuid4().hex)
-        told = self.kept.begin([key.rows for key in keys])
+        told = self.kept.begin([key.rows for key in keys], [_may_stay(cut[n + 1 :]) for n in range(len(cut))])
         self.begun = begun = len(self.kept)
         if told is not None:
             reader.again(told["reader"])
@@ -117,8 +116,6 @@ class Engine:
             fed = reader.batches() if spill is None else self._carried_out(number - 1, cut, keys, spill)
             spill = self._pass(number, cut[number], fed)
             self.kept.add(keys[number].rows, {"reader": reader.told(), "books": self.books.told()})
-            if number and not (self.kept.stays and _may_stay(cut[number:])):
-                self.kept.drop_rows(number - 1)
         assert spill is not None
         for number in range(len(cut)):
             self.events.add(opened(self.kept.events(number)).batches())
@@ -138,7 +135,7 @@ class Engine:
 
     def _identity(self, operator: Operator) -> list[Any]:
         """What it is set to, and what it reads from outside."""
-        return [operator.settings(), [part.fingerprint(self.base) for part in nested(operator)]]
+        return [operator.settings(), outside(operator, self.base) or uuid4().hex]
 
     def _pass(self, number: int, stage: Stage, fed: Iterator[Fed]) -> Spill:
         writer = SpillWriter(self.kept.rows(number), spill_schema(stage.columns))
@@ -209,5 +206,5 @@ class Engine:
 
 
 def _may_stay(ahead: Sequence[Stage]) -> bool:
-    """Whether rows before these stages may stand on the disk: what is private has been taken out of them."""
+    """Whether rows before these stages may stay on the disk: what is private has been taken out of them."""
     return not any(one.operator.is_private for stage in ahead for one in stage.rows)

@@ -3,12 +3,14 @@
 A folder holds the passes of one making: their rows, the events on the way, and what was told until then. While a data
 set is made it lies in the step's scratch, where the next try finds it after a kill; afterwards among a few others, of
 which the next making takes the one that has done the most of what it has to do. What is missing or damaged is made
-anew.
+anew. Rows in front of an operator that takes personal data out, and what was said of them, go as soon as the next pass
+is done; a making that ends before that is left in the scratch.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.digest import file_digest
-from luthier.core.files import write_aside, writing
+from luthier.core.errors import CorruptArtifact
+from luthier.core.files import seal, unseal, write_aside, writing
 
 _TOLD = "told.json"
 _MOST = 4
@@ -51,14 +54,10 @@ class Kept:
         self.folder = folder
         self._home = home
         self._done: list[Done] = []
+        self._may_stay: Sequence[bool] = []
 
     def __len__(self) -> int:
         return len(self._done)
-
-    @property
-    def stays(self) -> bool:
-        """Whether anything is kept behind the making."""
-        return self._home is not None
 
     def rows(self, number: int) -> Path:
         """The file of a pass's rows."""
@@ -72,22 +71,26 @@ class Kept:
         """The file of what a set operator says of a pass's rows."""
         return self.folder / f"pass{number}.{name}.settled.arrow"
 
-    def begin(self, keys: Sequence[str]) -> dict[str, Any] | None:
-        """Make the folder ready for passes with these keys.
+    def begin(self, keys: Sequence[str], may_stay: Sequence[bool]) -> dict[str, Any] | None:
+        """Make the folder ready for passes with these keys; `may_stay` says whose rows may be there behind the making.
 
         Returns what was told behind the last one that is there with its rows, after which so many are done; else None.
         """
+        self._may_stay = may_stay
         place = max([self.folder, *self._others()], key=lambda one: len(_begun(one, keys)))
         self._done = _begun(place, keys)
         with writing(self.folder):
             if place != self.folder and self._done:
                 shutil.rmtree(self.folder, ignore_errors=True)
-                with suppress(OSError):  # another making was quicker, and has it now
+                with suppress(OSError):  # another making was quicker, and has it now, or it may not be moved
                     place.replace(self.folder)
             if not (self._done and self._is_whole()):
                 self._done = []
             self.folder.mkdir(parents=True, exist_ok=True)
             self._clear()
+        if self._done:
+            self._write()
+        self._let_go()
         return self._done[-1].told if self._done else None
 
     def add(self, key: str, told: dict[str, Any]) -> None:
@@ -96,12 +99,7 @@ class Kept:
         now = json.loads(json.dumps(told))
         self._done.append(Done(key, file_digest(self.rows(number)), file_digest(self.events(number)), now))
         self._write()
-
-    def drop_rows(self, number: int) -> None:
-        """Let the rows of a pass go, behind which another one is done."""
-        self._done[number] = replace(self._done[number], rows=None)
-        self._write()
-        self.rows(number).unlink(missing_ok=True)
+        self._let_go()
 
     def has_settled(self, number: int, name: str, key: str) -> bool:
         """Whether it stands there what a set operator says of a pass's rows."""
@@ -115,26 +113,52 @@ class Kept:
         self._write()
 
     def put_back(self) -> None:
-        """Keep the folder for the next making, and the latest others, as far as there is room."""
-        if self._home is None or not self._done:
+        """Keep the folder for the next making, and the latest others, as far as there is room; never fails."""
+        if self._home is None or not self._done or not self._may_stay[len(self) - 1]:
             return
-        place = self._home / self._done[-1].key
-        with writing(self._home):
+        with suppress(OSError):  # it cannot be kept, or another making took one of the others: only time is lost
             self._clear()
             self._home.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(place, ignore_errors=True)
+            place = self._home / self._done[-1].key
+            self._remove(place)
             self.folder.replace(place)
-        room = _MOST_BYTES
-        for number, other in enumerate(sorted(self._others(), key=_age, reverse=True)):
-            room -= sum(file.stat().st_size for file in other.iterdir())
-            if number >= _MOST or room < 0:
-                shutil.rmtree(other, ignore_errors=True)
+            os.utime(place / _TOLD)
+            room = _MOST_BYTES
+            for number, other in enumerate(sorted(self._others(), key=_age, reverse=True)):
+                room -= sum(file.stat().st_size for file in other.iterdir())
+                if number >= _MOST or room < 0:
+                    self._remove(other)
+
+    def _remove(self, other: Path) -> None:
+        """Take a making away and then apart, so that no other one takes it over half."""
+        gone = self.folder.with_name(f"{self.folder.name}.{other.name}")
+        shutil.rmtree(gone, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            other.replace(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
     def _others(self) -> list[Path]:
-        return sorted(self._home.iterdir()) if self._home is not None and self._home.is_dir() else []
+        with suppress(OSError):
+            return sorted(place for place in self._home.iterdir() if place.is_dir()) if self._home is not None else []
+        return []
+
+    def _let_go(self) -> None:
+        """Let rows go behind which another pass is done, where they may not stay or nobody has room for them."""
+        room = 0 if self._home is None else _MOST_BYTES
+        for number, one in reversed([*enumerate(self._done)]):
+            file = self.rows(number)
+            room -= file.stat().st_size if file.is_file() else 0
+            if one.rows is None or number == len(self) - 1 or (self._may_stay[number] and room >= 0):
+                continue
+            self._done[number] = replace(one, rows=None, settled={})
+            self._write()
+            file.unlink(missing_ok=True)
+            for name in one.settled:
+                self.settled(number, name).unlink(missing_ok=True)
 
     def _write(self) -> None:
-        write_aside(self.folder / _TOLD, json.dumps([asdict(one) for one in self._done]).encode())
+        told = json.dumps([asdict(one) for one in self._done])
+        write_aside(self.folder / _TOLD, seal({"passes": told}))
 
     def _is_whole(self) -> bool:
         """Whether what is needed of the passes is what was written."""
@@ -146,7 +170,8 @@ class Kept:
         """Leave nothing but the files of passes that are done."""
         stay = {self.folder / _TOLD} if self._done else set()
         for number, one in enumerate(self._done):
-            stay |= {self.rows(number), self.events(number), *(self.settled(number, name) for name in one.settled)}
+            stay |= {self.events(number), *(self.settled(number, name) for name in one.settled)}
+            stay |= {self.rows(number)} if one.rows is not None else set()
         for file in set(self.folder.iterdir()) - stay:
             shutil.rmtree(file) if file.is_dir() else file.unlink()
 
@@ -154,8 +179,8 @@ class Kept:
 def _begun(place: Path, keys: Sequence[str]) -> list[Done]:
     """The passes in a folder with these keys, up to the last one whose rows are there."""
     try:
-        told = [Done(**one) for one in json.loads((place / _TOLD).read_text(encoding="utf-8"))]
-    except (OSError, ValueError, TypeError):
+        told = [Done(**one) for one in json.loads(unseal((place / _TOLD).read_bytes(), place)["passes"])]
+    except (OSError, CorruptArtifact, KeyError, TypeError):  # the last two: as another version tells it
         return []
     same = [one for one, _ in takewhile(lambda pair: pair[0].key == pair[1], zip(told, keys, strict=False))]
     while same and same[-1].rows is None:

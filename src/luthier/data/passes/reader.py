@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from luthier.core.component import nested
 from luthier.core.digest import digest_of
 from luthier.core.errors import DataError, Where
@@ -66,8 +68,7 @@ class Reader:
     @cached_property
     def identity(self) -> str | None:
         """A digest of what is read and how; None where that may change on the way, or cannot be known."""
-        parts = list(nested(self.source))
-        found = None if any(part.living for part in parts) else [part.fingerprint(self._base) for part in parts]
+        found = outside(self.source, self._base)
         return digest_of([self.source.settings(), found]) if found and any(found) else None
 
     def told(self) -> dict[str, Any]:
@@ -161,6 +162,12 @@ class Reader:
         name = place_id(self.source.kind, broken.file, broken.line)
         reason = f"broken row: {broken.told}{at}"
         return Event(name, broken.file, broken.line, "source", "drop", reason)
+
+
+def outside(part: BaseModel, base: Path) -> list[str | None] | None:
+    """Digests of what a part and those inside of it read from outside; None where that may change on the way."""
+    parts = list(nested(part))
+    return None if any(one.living for one in parts) else [one.fingerprint(base) for one in parts]
 
 
 def _size(numbered: tuple[int, Row | Event]) -> int:

@@ -13,7 +13,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from luthier.core.files import writing
 from luthier.text.pii.found import Found
 from luthier.text.pii.keeper import Keeper
 
@@ -46,25 +45,40 @@ class Remembered:
             known |= told
         return [[Found(start, end, kind, text[start:end]) for start, end, kind in known[keys[text]]] for text in texts]
 
-    def _opened(self) -> sqlite3.Connection:
-        with writing(self._path):
+    def _opened(self) -> sqlite3.Connection | None:
+        """The file; None where there can be none."""
+        with suppress(OSError, sqlite3.DatabaseError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            return _connected(self._path)
-        except sqlite3.DatabaseError:  # damaged: nothing is lost but time
-            for end in ("", "-wal", "-shm"):
-                self._path.with_name(self._path.name + end).unlink(missing_ok=True)
-            return _connected(self._path)
+            try:
+                return _connected(self._path)
+            except sqlite3.OperationalError:  # read-only, full, or locked by another process, whose file it stays
+                return None
+            except sqlite3.DatabaseError:  # damaged: nothing is lost but time
+                for end in ("", "-wal", "-shm"):
+                    self._path.with_name(self._path.name + end).unlink(missing_ok=True)
+                return _connected(self._path)
+        return None
 
     def _known(self, keys: Sequence[bytes]) -> Iterator[tuple[bytes, list[list[Any]]]]:
-        with suppress(sqlite3.DatabaseError, ValueError):  # what cannot be read is found anew
+        if self._file is None:
+            return
+        with suppress(sqlite3.DatabaseError):  # what cannot be read is found anew
             for key in keys:
-                for (names,) in self._file.execute("SELECT names FROM found WHERE text = ?", (key,)):
-                    yield key, json.loads(names)
+                for (held,) in self._file.execute("SELECT names FROM found WHERE text = ?", (key,)):
+                    tag, _, names = str(held).partition(" ")
+                    if tag == self._tag(key, names):
+                        yield key, json.loads(names)
 
     def _keep(self, told: Mapping[bytes, str]) -> None:
+        if self._file is None:
+            return
+        held = [(key, f"{self._tag(key, names)} {names}") for key, names in told.items()]
         with suppress(sqlite3.DatabaseError):  # a full disk, or damage: it will be found anew
-            self._file.executemany("INSERT OR REPLACE INTO found VALUES (?, ?)", list(told.items()))
+            self._file.executemany("INSERT OR REPLACE INTO found VALUES (?, ?)", held)
+
+    def _tag(self, key: bytes, names: str) -> str:
+        """Tells what was written from what a damaged disk has made of it."""
+        return self._keeper.tag(f"{key.hex()} {names}")
 
 
 def _connected(path: Path) -> sqlite3.Connection:

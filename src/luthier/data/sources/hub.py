@@ -19,6 +19,7 @@ from luthier.data.row import Broken, Record
 from luthier.data.source import Say, Source
 
 _CARD = "README.md"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _SPLITS = ("train", "test", "validation", "valid", "dev", "eval")
 
 
@@ -49,6 +50,11 @@ class Hub(Source):
             say(f"{told}; write that to get the same bytes forever")
         for file in files:
             yield from source_of(file).read_file(file, say)
+
+    @property
+    def living(self) -> bool:
+        """Only a commit names the same bytes forever."""
+        return _COMMIT.fullmatch(self.revision) is None
 
     def fingerprint(self, base: Path) -> str | None:
         """The name, the revision and what is read of it: a commit never changes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -29,7 +29,6 @@ class Sql(Source):
     """
 
     kind: Literal["sql"] = "sql"
-    living: ClassVar[bool] = True
 
     url: Annotated[str, Field(min_length=1), Environment()]
     """SQLAlchemy's URL of the database: `postgresql://user:$PASSWORD@host/name`, `sqlite:///file.db` (from the recipe's
@@ -88,6 +87,11 @@ class Sql(Source):
         from luthier.data.database.reading import Reading
 
         return Reading(address(self.url, base), self.wanted, self.retries, say).records()
+
+    @property
+    def living(self) -> bool:
+        """Rows come and change while others are read."""
+        return True
 
     def fingerprint(self, base: Path) -> str | None:
         """A digest of the rows, or of the cursor's reach; None when they cannot be read (`read` says why)."""

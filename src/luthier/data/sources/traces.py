@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AwareDatetime, Field, field_validator, model_validator
 
@@ -43,7 +43,6 @@ class Traces(Source):
     """
 
     kind: Literal["traces"] = "traces"
-    living: ClassVar[bool] = True
 
     path: Annotated[str, Field(min_length=1), Environment()] | None = None
     """The folder of the traffic; left out, the one beside the recipe, or `LUTHIER_TRAFFIC`."""
@@ -175,6 +174,11 @@ class Traces(Source):
         better = {"role": "assistant", "content": correction} if correction and self.makes == "chat" else given
         verdict = {"label": (_rating(told) or 0) > 0} if self.makes == "verdicts" else {}
         return {"messages": [*asked, better], **verdict, **about}
+
+    @property
+    def living(self) -> bool:
+        """Requests come while rows are read."""
+        return True
 
     def fingerprint(self, base: Path) -> str | None:
         """A digest of the rows; None when no traffic is kept (`read` says so)."""
