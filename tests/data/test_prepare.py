@@ -6,6 +6,7 @@ import json
 import os
 import string
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from luthier.core.errors import DataError
-from luthier.core.step import Outlook
+from luthier.core.events import Events
+from luthier.core.step import Outlook, Work
 from luthier.data.steps.prepare import Prepare
 from luthier.text.dataset import read_examples
 from luthier.text.messages import example_id
@@ -331,4 +333,43 @@ def test_a_model_that_reads_every_row_is_foreseen_and_worth_processes(write: Wri
     cores = min(8, len(os.sched_getaffinity(0)))
     more = (named.foresee(outlook).seconds or 0) - (plain.foresee(outlook).seconds or 0)
     assert more == pytest.approx((tmp_path / "rows.jsonl").stat().st_size * Rampart.seconds_a_byte / cores)
-    assert "s for the model of pii" in named.foresee(outlook).how
+    assert named.foresee(outlook).how.endswith("s for the model of pii")
+    before = replace(outlook, history={"bytes_per_s": 1e6})
+    later = (named.foresee(before).seconds or 0) - (plain.foresee(before).seconds or 0)
+    assert later == pytest.approx(more), "the speed of a recipe without a model is not one of a model"
+    twice = Prepare(source=source, ops=[{"kind": "pii", "names": "rampart"}] * 2).foresee(before)
+    assert (twice.seconds or 0) - (plain.foresee(before).seconds or 0) == pytest.approx(2 * more)
+
+
+def test_the_speed_of_a_model_is_not_told_as_that_of_the_rest(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"prompt": f"Where is parcel {number} of mine, please?", "answer": "soon"} for number in range(300)]
+    source = {"kind": "jsonl", "path": write("rows.jsonl", rows), "prompt": "prompt", "answer": "answer"}
+    monkeypatch.setattr(Rampart, "recognise", lambda self, texts: [[] for _ in texts])
+    for number, (ops, is_told) in enumerate((("pii", True), ({"kind": "pii", "names": "rampart"}, False))):
+        folder, scratch = (tmp_path / f"{name}{number}" for name in ("out", "scratch"))
+        folder.mkdir()
+        scratch.mkdir()
+        work = Work(
+            name="data",
+            inputs={},
+            folder=folder,
+            scratch=scratch,
+            base=tmp_path,
+            seed=7,
+            events=Events(lambda event: None).of("data"),
+        )
+        assert ("bytes_per_s" in Prepare(source=source, ops=[ops], task="text").make(work)) is is_told
+
+
+def test_of_a_source_that_ends_early_only_that_is_foreseen(write: Write, tmp_path: Path) -> None:
+    """Twenty rows of a large file: neither its minutes nor, as the speed of last time, all of its bytes."""
+    rows = [{"prompt": f"Where is parcel {number} of mine, please? " * 20, "answer": "soon"} for number in range(1300)]
+    source = {"kind": "jsonl", "path": write("rows.jsonl", rows), "prompt": "prompt", "answer": "answer", "first": 20}
+    told = Prepare(source=source, ops=[{"kind": "pii", "names": "rampart"}]).foresee(
+        Outlook(inputs={}, upstream={}, base=tmp_path)
+    )
+    assert told.seconds is not None
+    assert told.seconds < 3
+    assert told.tokens == pytest.approx(20 * 37 * 20 / 4, rel=0.1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from luthier.core.spread import spread
@@ -42,6 +43,14 @@ def expected(source: Source, split: Split, base: Path) -> Outline:
     )
 
 
+def bytes_read(source: Source, base: Path) -> int | None:
+    """About how many bytes of a source are read, which may end with one of its first rows; None: it is not here."""
+    size = source.size(base)
+    if size is None or source.first is None or not (rows := source.look(base, 0).rows):
+        return size
+    return min(size, round(source.first * _mean(rows, source)))
+
+
 def _example(source: Source, record: Record, parts: Parts) -> Example:
     """A row as an example, before it has a name."""
     origin = Origin(source=source.kind, file=record.file, line=record.line)
@@ -52,10 +61,15 @@ def _rows(seen: Seen, size: int | None, source: Source) -> int | None:
     """The file's rows that can be used: its bytes over those of a row seen."""
     if not seen.rows or size is None:
         return source.first
-    written = sum(_written(record, names_columns=source.names_columns) for record, _ in seen.rows)
-    number = max(len(seen.rows), round(size / max(1.0, written / len(seen.rows))))
+    number = max(len(seen.rows), round(size / _mean(seen.rows, source)))
     number = number if source.first is None else min(number, source.first)
     return round(number * len(seen.rows) / (len(seen.rows) + seen.left_out))
+
+
+def _mean(rows: Sequence[tuple[Record, Parts]], source: Source) -> float:
+    """Bytes of a row in its file, one at least."""
+    written = sum(_written(record, names_columns=source.names_columns) for record, _ in rows)
+    return max(1.0, written / len(rows))
 
 
 def _written(record: Record, *, names_columns: bool) -> int:

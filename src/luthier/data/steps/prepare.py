@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from luthier.core.step import Forecast, Makes, Outline, Outlook, Step, Work
-from luthier.data.intake.expect import expected
+from luthier.data.intake.expect import bytes_read, expected
 from luthier.data.operator import Operator
 from luthier.data.passes.pipeline import Options, prepare
 from luthier.data.source import Source
@@ -58,41 +58,42 @@ class Prepare(Step):
         return self
 
     def make(self, work: Work) -> Mapping[str, Any]:
-        """Run the pipeline; returns memory, and speed where nothing was taken over from before."""
+        """Run the pipeline; returns memory, and the speed of all but models and pairs of rows, where it is that."""
         start = time.perf_counter()
-        size = self.source.size(work.base) or 0
+        size = bytes_read(self.source, work.base) or 0
         options = Options(workers=self._workers(size), task=self.task)
         prepared = prepare(self.source, self.ops, self.split, work, options)
         seconds = time.perf_counter() - start
         unit = 1 if sys.platform == "darwin" else 1024
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         speed = {"rows_per_s": prepared.rows / seconds, "bytes_per_s": size / seconds}
-        return {**(speed if prepared.is_anew else {}), "peak_bytes": peak}
+        is_usual = prepared.is_anew and not self._extra_s(prepared.rows, size)
+        return {**(speed if is_usual else {}), "peak_bytes": peak}
 
     def foresee(self, outlook: Outlook) -> Forecast:
         """From the file's size and the speed of the last time, or a common one; some of its rows are looked at."""
         outline = outlook.outline or self.outline(outlook)
-        size = self.source.size(outlook.base)
+        size = bytes_read(self.source, outlook.base)
         if size is None:
             return Forecast(peak_bytes=BASE_BYTES, how="the data is not here yet")
         measured = _measured(outlook.history, "bytes_per_s")
         speed = measured or BYTES_PER_S
         how = f"{size / 1e6:.1f} MB at {speed / 1e6:.1f} MB/s ({'as last time' if measured else 'typical'})"
-        extra = {} if measured else self._extra_s(outline, size)
-        how += "".join(f", and {seconds:.0f} s for {kind} over all pairs of rows" for kind, seconds in extra.items())
+        extra = self._extra_s(sum((outline.rows or {}).values()), size)
+        how += "".join(f", and {seconds:.0f} s for {what}" for what, seconds in extra)
         return Forecast(
-            seconds=1 + size / speed + sum(extra.values()),
+            seconds=1 + size / speed + sum(seconds for _, seconds in extra),
             peak_bytes=BASE_BYTES + min(size, MANY_BYTES) * 4,
             tokens=size // BYTES_PER_TOKEN,
             how=how,
         )
 
-    def _extra_s(self, outline: Outline, size: int) -> dict[str, float]:
+    def _extra_s(self, rows: int, size: int) -> list[tuple[str, float]]:
         """Seconds of operators that ask a model, or whose time grows faster than the rows, where it is one or more."""
-        rows, workers = sum((outline.rows or {}).values()), self._workers(size)
+        workers = self._workers(size)
         found = [(f"{operator.kind} over all pairs of rows", operator.extra_s(rows)) for operator in self.ops]
         found += [(f"the model of {operator.kind}", operator.model_s(size) / workers) for operator in self.ops]
-        return {what: seconds for what, seconds in found if seconds >= 1}
+        return [(what, seconds) for what, seconds in found if seconds >= 1]
 
     def _workers(self, size: int) -> int:
         """How many processes are worth their start."""
