@@ -21,7 +21,7 @@ from luthier.core.events import Event
 from luthier.core.step import Outline, Outlook
 from luthier.core.store import Store
 from luthier.eval import ask
-from luthier.eval.forecast import _READING_BYTES, _WIDE_READING_BYTES
+from luthier.eval.forecast import _READING_BYTES, _WIDE_READING_BYTES, beside_s
 from luthier.eval.rows import Task, choose
 from luthier.eval.steps.evaluate import Evaluate
 from luthier.eval.steps.gate import Gate
@@ -293,7 +293,7 @@ def test_forecast_needs_no_torch(store: Store, labels: Artifact, base: Artifact)
     flops = 2 * inner * (30 * (rows.tokens - rows.shared) + rows.shared)
     others = branches(summary(labels).labels, base_folder(base)) - rows.answers
     flops += 2 * (inner + model.vocab * model.hidden_size) * 30 * others  # each row's other classes, and the head
-    assert later.seconds == pytest.approx(5 + 4 + 0.3 + flops / 1e6)  # plain baselines, an opened model, tests, 30 rows
+    assert later.seconds == pytest.approx(beside_s(1, 30) + flops / 1e6)
     assert step.foresee(Outlook(inputs={}, upstream={}, base=Path())).seconds is None
 
 
@@ -336,7 +336,7 @@ def test_writing_is_foreseen_token_by_token(
         outlook = Outlook(inputs={**made, "model": base}, upstream=upstream, base=Path(), outlines=told)
         found = Evaluate(data="data", rows=12, **settings).foresee(outlook).seconds
         assert found is not None
-        return found - 5 - 4 * (1 + tuned) - 0.12
+        return found - beside_s(1 + tuned, 12)
 
     rows = rows_of(12, Outlook(inputs={"data": texts, "model": base}, upstream={}, base=Path()), "test")
     assert rows is not None
@@ -366,7 +366,7 @@ def test_many_classes_cost_more_than_two(base: Artifact, monkeypatch: pytest.Mon
                           outlines={"data": told, **more})  # fmt: skip
         found = Evaluate(data="data", rows=12, compare_base=False).foresee(outlook).seconds
         assert found is not None
-        return found - 5 - 4 - 0.12
+        return found - beside_s(1, 12)
 
     assert 15 < (seconds(60) - seconds(0)) / (seconds(3) - seconds(0)) < 40
     size = describe(base_folder(base)).parameters
@@ -385,7 +385,8 @@ def test_what_models_compute_in_is_foreseen(labels: Artifact, base: Artifact, mo
     assert "at 0 GFLOP/s" in wide.how
     assert wide.seconds is not None
     assert narrow.seconds is not None
-    assert wide.seconds - 9.3 == pytest.approx(4 * (narrow.seconds - 9.3))
+    beside = beside_s(1, 30)
+    assert wide.seconds - beside == pytest.approx(4 * (narrow.seconds - beside))
     reading = _WIDE_READING_BYTES - _READING_BYTES
     assert wide.peak_bytes - narrow.peak_bytes == 3 * describe(base_folder(base)).parameters + reading
     size = describe(base_folder(base)).parameters

@@ -296,7 +296,8 @@ def test_a_forecast_knows_that_the_last_training_computed_in_other_numbers(
 
     quicker = cost.gain(bf16=True) / cost.gain(bf16=False)
     assert quicker >= 2
-    monkeypatch.setattr(cost, "PACK_TOKENS", 0)
+    for beside in ("PACK_TOKENS", "NARROW_PACK_TOKENS"):
+        monkeypatch.setattr(cost, beside, 0)
     assert seconds("bfloat16", 16) == seconds("float32", 32)
     assert seconds("float32", 16) == pytest.approx(quicker * seconds("float32", 32), rel=0.01)
     assert seconds("bfloat16", 32) == pytest.approx(seconds("bfloat16", 16) / quicker, rel=0.01)

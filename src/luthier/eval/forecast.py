@@ -87,16 +87,20 @@ def forecast(step: Evaluate, outlook: Outlook) -> Forecast:
     else:
         writing_s = written * _token_s(step, model, rows, speed)
     kernels = kernel_bytes(computed / _PACK_TOKENS, model, bf16=_narrow(step), learns=False)
-    beside = _PLAIN_S + models * _OPENING_S + rows.number * _MEASURED_S
     told = ", as the last evaluation" if before else ""
     return Forecast(
-        seconds=beside + flops / speed + writing_s,
+        seconds=beside_s(models, rows.number) + flops / speed + writing_s,
         peak_bytes=_peak(model, narrow=_narrow(step)) + kernels,
         tokens=tokens,
         how=f"{rows.how}; {counted(models, 'model')} at {speed / 1e9:.0f} GFLOP/s{told}",
         common_bytes=LOADED_BYTES,  # what models need comes on top of it
         left_bytes=LOADED_BYTES + kernels,
     )
+
+
+def beside_s(models: int, rows: int) -> float:
+    """Seconds of an evaluation beside the answers of its models."""
+    return _PLAIN_S + models * _OPENING_S + rows * _MEASURED_S
 
 
 def pace(step: Evaluate, work: Work, task: str, known: Kept) -> dict[str, Any]:

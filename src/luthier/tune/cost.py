@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from luthier.models.load import cpu_has_tiles
 from luthier.models.speed import cores, flops_per_s, has_gpu, over_fp32
 
 if TYPE_CHECKING:
@@ -14,15 +15,19 @@ if TYPE_CHECKING:
 TILES_LEARNING = 3.85
 """How much quicker trainings are in bf16 where the processor multiplies tiles (AMX) than numpy's fp32 products: fitted
 to packs of 190 to 4,200 tokens, of rows of 50 to 1,040, of which few or nearly all were learnt."""
-NARROW_LEARNING = 3.1
-"""The same where it multiplies bf16 without tiles (AVX512-BF16), on an AMD EPYC: 3.4 for packs of 450 tokens in two
-lanes, 2.8 for those of 1,000 to 1,700."""
+NARROW_LEARNING = 2.42
+"""The same where it multiplies bf16 without tiles (AVX512-BF16): on an AMD EPYC, packs of 70 to 1,700 tokens."""
 PACK_TOKENS = 120
 """A pack takes as long, beside its tokens, as numpy's product takes for so many of them: weights that are laid out
-anew, the calls of every layer, and lanes that wait for one another. Fitted to the same packs in two lanes."""
-ALONE = 1.45
-"""How much longer a step takes that is too small for two lanes: two cores share each small product of it. Seen: 1.6
-with tiles, 1.3 in fp32."""
+anew, the calls of every layer, and lanes that wait for one another. Fitted to the same packs in two lanes; 105 in fp32
+on the EPYC."""
+NARROW_PACK_TOKENS = 60
+"""The same of bf16 without tiles."""
+ALONE = 1.2
+"""How much longer a step takes that is too small for two lanes: two cores share each small product of it. Seen: 1.15 in
+bf16 without tiles, 1.2 and 1.3 in fp32."""
+TILES_ALONE = 1.45
+"""The same on a processor with tiles, whose products are over sooner: up to 1.6 seen."""
 
 
 class Computed(NamedTuple):
@@ -58,13 +63,15 @@ def operations_of(model: Description, trainable: int, *, bits: int, headed: bool
     layers = moving * (model.parameters - model.embedding_parameters)
     head = 0 if headed else moving * model.vocab * model.hidden_size
     attention = 12 * model.layers * model.heads * model.head_dim
-    beside = PACK_TOKENS * gain(bf16=bits == 16)
+    narrow = bits == 16 and not cpu_has_tiles()
+    beside = (NARROW_PACK_TOKENS if narrow else PACK_TOKENS) * gain(bf16=bits == 16)
+    alone = TILES_ALONE if cpu_has_tiles() else ALONE
     lanes = 1 if has_gpu() else cores()
 
     def operations(computed: Computed) -> float:
         read = layers * (computed.tokens + beside * computed.packs)
         whole = read + head * computed.learnt + attention * computed.keys
-        return whole * ALONE if computed.packs <= 1 < lanes else whole
+        return whole * alone if computed.packs <= 1 < lanes else whole
 
     return operations
 
