@@ -6,6 +6,7 @@ import re
 import shutil
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -304,7 +305,7 @@ def test_a_making_that_is_too_large_does_not_stay(
 
 
 def test_what_a_database_holds_is_read_each_time(make: Make, tmp_path: Path, kept: Path) -> None:
-    with sqlite3.connect(tmp_path / "desk.db") as desk:
+    with closing(sqlite3.connect(tmp_path / "desk.db")) as desk, desk:
         desk.execute("CREATE TABLE mail (id INTEGER PRIMARY KEY, prompt TEXT, answer TEXT)")
         desk.executemany("INSERT INTO mail (prompt, answer) VALUES (:prompt, :answer)", ROWS)
     source = {"kind": "sql", "url": "sqlite:///desk.db", "table": "mail", "prompt": "prompt", "answer": "answer"}

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from weakref import finalize
 
 from luthier.text.pii.found import Found
 from luthier.text.pii.keeper import Keeper
@@ -31,6 +32,8 @@ class Remembered:
         self._keeper = keeper
         self._recognise = recognise
         self._file = self._opened()
+        if self._file is not None:
+            finalize(self, self._file.close)
 
     def __call__(self, texts: Sequence[str]) -> list[list[Found]]:
         """What the recogniser finds in each text; texts that it has read before are not read again."""
@@ -82,7 +85,11 @@ class Remembered:
 
 
 def _connected(path: Path) -> sqlite3.Connection:
-    file = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None)
-    for said in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=NORMAL", _TABLE):
-        file.execute(said).close()
+    file = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+    try:
+        for said in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=NORMAL", _TABLE):
+            file.execute(said).close()
+    except sqlite3.DatabaseError:
+        file.close()
+        raise
     return file
