@@ -341,13 +341,15 @@ def test_a_model_that_reads_every_row_is_foreseen_and_worth_processes(write: Wri
     assert (twice.seconds or 0) - (plain.foresee(before).seconds or 0) == pytest.approx(2 * more)
 
 
-def test_the_speed_of_a_model_is_not_told_as_that_of_the_rest(
+def test_the_speed_of_a_model_and_that_of_a_start_are_not_told_as_that_of_the_rest(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [{"prompt": f"Where is parcel {number} of mine, please?", "answer": "soon"} for number in range(300)]
     source = {"kind": "jsonl", "path": write("rows.jsonl", rows), "prompt": "prompt", "answer": "answer"}
     monkeypatch.setattr(Rampart, "recognise", lambda self, texts: [[] for _ in texts])
-    for number, (ops, is_told) in enumerate((("pii", True), ({"kind": "pii", "names": "rampart"}, False))):
+    named = {"kind": "pii", "names": "rampart"}
+    for number, (ops, least_s, is_told) in enumerate((("pii", 0, True), (named, 0, False), ("pii", 60, False))):
+        monkeypatch.setattr("luthier.data.steps.prepare.TELLS_S", least_s)
         folder, scratch = (tmp_path / f"{name}{number}" for name in ("out", "scratch"))
         folder.mkdir()
         scratch.mkdir()

@@ -26,6 +26,8 @@ BASE_BYTES = 250 << 20
 BYTES_PER_TOKEN = 4
 MANY_BYTES = 32 << 20
 """From here on, worker processes are worth their start."""
+TELLS_S = 3.0
+"""A making that took less tells of its start, not of its speed."""
 LONG_S = 30.0
 """And where models take so long."""
 
@@ -67,7 +69,7 @@ class Prepare(Step):
         unit = 1 if sys.platform == "darwin" else 1024
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         speed = {"rows_per_s": prepared.rows / seconds, "bytes_per_s": size / seconds}
-        is_usual = prepared.is_anew and not self._extra_s(prepared.rows, size)
+        is_usual = prepared.is_anew and seconds >= TELLS_S and not self._extra_s(prepared.rows, size)
         return {**(speed if is_usual else {}), "peak_bytes": peak}
 
     def foresee(self, outlook: Outlook) -> Forecast:
