@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -166,7 +167,7 @@ def test_each_way_of_multiplying_passes_its_trial(
     kernels: HeadKernels, one_cache: Path, monkeypatch: pytest.MonkeyPatch, flag: str
 ) -> None:
     """Against torch in fp32; whether it is quicker is for the trial where it is made."""
-    times = iter([0.0, 1.0])
+    times = cycle([0.0, 1.0])
     monkeypatch.setattr("luthier.models.kernels.trial._seconds", lambda _: next(times))
     made = compiled("head.c", lambda found: predicts(HeadKernels(found)), *IN_ANY_ORDER, flag)
     assert made is not None

@@ -17,15 +17,13 @@ if TYPE_CHECKING:
 
 AGREES = 8e-3
 """Relative distance of two bf16 results up to which they are the same: torch rounds between its operations."""
-_TRIES = 7
+_TRIES = 15
 
 
 def passes(kernels: Kernels) -> bool:
     """Whether every kernel agrees with torch, and all together take less time."""
     cases = _cases(kernels)
-    if not all(_agree(ours(), plain()) for ours, plain in cases):
-        return False
-    return sum(_seconds(ours) for ours, _ in cases) < sum(_seconds(plain) for _, plain in cases)
+    return all(_agree(ours(), plain()) for ours, plain in cases) and _are_quicker(cases)
 
 
 def attends(kernels: Attention) -> bool:
@@ -55,9 +53,8 @@ def attends(kernels: Attention) -> bool:
         out = torch.softmax(scores, -1) @ value
         return out, *torch.autograd.grad(out, inputs, grad.to(out.dtype))
 
-    if not _agree(ours(), plain(query.float(), key.float(), value.float())):
-        return False
-    return _seconds(ours) < _seconds(lambda: plain(query, key, value))
+    agrees = _agree(ours(), plain(query.float(), key.float(), value.float()))
+    return agrees and _are_quicker([(ours, lambda: plain(query, key, value))])
 
 
 def predicts(kernels: HeadKernels) -> bool:
@@ -74,7 +71,7 @@ def predicts(kernels: HeadKernels) -> bool:
     def plain() -> Sequence[Tensor]:
         return _plain_chosen(states.float() @ wide.t(), targets)
 
-    return _agree(ours(), plain()) and _seconds(ours) < _seconds(plain)
+    return _agree(ours(), plain()) and _are_quicker([(ours, plain)])
 
 
 Case = tuple[Callable[[], Sequence[Tensor]], Callable[[], Sequence[Tensor]]]
@@ -140,10 +137,21 @@ def _agree(ours: Sequence[Tensor], plain: Sequence[Tensor]) -> bool:
     return all(bool((one - other).norm() <= AGREES * other.norm()) for one, other in pairs)
 
 
-def _seconds(run: Callable[[], object]) -> float:
-    best = float("inf")
+def _are_quicker(cases: Sequence[Case]) -> bool:
+    """Whether ours take less time, all together, at their best.
+
+    They take turns: what else the process does meanwhile, such as another lane, slows both alike. One after the other,
+    kernels that need half of torch's time lost now and then, and the same training had other bits on one machine.
+    """
+    best = [[float("inf")] * 2 for _ in cases]
     for _ in range(_TRIES):
-        begun = time.perf_counter()
-        run()
-        best = min(best, time.perf_counter() - begun)
-    return best
+        for case, seconds in zip(cases, best, strict=True):
+            for place, run in enumerate(case):
+                seconds[place] = min(seconds[place], _seconds(run))
+    return sum(ours for ours, _ in best) < sum(plain for _, plain in best)
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    run()
+    return time.perf_counter() - begun
