@@ -167,7 +167,7 @@ def test_an_evaluation_is_planned_in_the_process_that_the_training_before_leaves
     recipe.run(Events(), only=["model", "data"])
 
     def peaks(kernels: int) -> dict[str, int | None]:
-        monkeypatch.setattr("luthier.tune.outlook.kernel_bytes", lambda packs, model, *, bf16: kernels)
+        monkeypatch.setattr("luthier.tune.outlook.kernel_bytes", lambda packs, model, *, bf16, tokens: kernels)
         return {step.name: step.forecast and step.forecast.peak_bytes for step in plan(recipe)}
 
     few, many = peaks(0), peaks(5 << 30)

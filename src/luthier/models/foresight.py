@@ -33,7 +33,12 @@ KERNEL_BYTES = 750_000_000
 """What kernels for products in bf16 hold in the end, forward and backward, with the pieces of memory between them that
 no pack finds: fitted to trainings of SmolLM2-135M in 24, 27 and 157 steps."""
 TILED_KERNEL_BYTES = 300_000_000
-"""The same where attention has no products of its own (`has_tile_attention`): fitted to the demo's 157 steps."""
+"""The same where attention has no products of its own (`has_tile_attention`), for packs of `USUAL_TOKENS`: larger ones
+leave larger pieces. Fitted to 157 steps of the demo and 5 to 100 of GSM8K, whose packs have 1,700 to 2,100 tokens."""
+USUAL_TOKENS = 900
+"""Read at once."""
+_MOST_KERNELS = 4
+"""So many times as much at most: more was never seen."""
 
 
 ABOUT = 3.0
@@ -94,11 +99,15 @@ def undisturbed(measures: Mapping[str, Any]) -> float:
     return max(float(measures.get("flops_per_s", 0.0)), by_processor)
 
 
-def kernel_bytes(packs: float, model: Description, *, bf16: bool, learns: bool = True) -> int:
-    """Bytes of what is made for each new shape of a product, after so many packs of many sizes were read."""
+def kernel_bytes(
+    packs: float, model: Description, *, bf16: bool, learns: bool = True, tokens: float = USUAL_TOKENS
+) -> int:
+    """Bytes of what is made for each new shape of a product, after so many packs of many sizes were read, and so many
+    tokens at once."""
     if not (bf16 and cpu_has_bf16()):
         return 0
-    most = TILED_KERNEL_BYTES if has_tile_attention(model) else KERNEL_BYTES
+    tiled = TILED_KERNEL_BYTES * min(_MOST_KERNELS, tokens / USUAL_TOKENS)
+    most = tiled if has_tile_attention(model) else KERNEL_BYTES
     return round(most * (1 - math.exp(-packs / SHAPES)) * (1 if learns else 0.5))
 
 

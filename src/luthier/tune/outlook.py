@@ -151,7 +151,7 @@ def _peak(step: Tune, model: Description, rows: Rows) -> tuple[int, int]:
     chunk = min(64.0, rows.tokens / 2)  # causal squares are computed whole
     held = computing_in(model, step.precision)
     fixed, whole = (footprint(step.technique, step.optimizer, held, at, steps.keys + chunk) for at in (0, int(tokens)))
-    kernels = kernel_bytes(packs * steps.number, model, bf16=_narrow(step))
+    kernels = kernel_bytes(packs * steps.number, model, bf16=_narrow(step), tokens=tokens)
     return fixed + round((whole - fixed) * (LEFT if packs > 1 and tokens > _LARGE else 1)), kernels
 
 
