@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -32,7 +33,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "src")]
 
 from benchmarks import support_corpus  # noqa: E402  # the repository must be on the path first
-from benchmarks.data_work import prepare  # noqa: E402
+from benchmarks.data_work import CHANGES, prepare  # noqa: E402
 
 ROWS = 20_000
 PEERS = {"datatrove": "peer_datatrove.py", "juicer": "peer_juicer.py"}
@@ -40,7 +41,7 @@ INSTALL = {
     "datatrove": "pip install 'datatrove[processing]' spacy orjson",
     "juicer": "pip install py-data-juicer aiohttp",
 }
-FIGURES = ("cost", "peers", "growth", "processes", "duplicates")
+FIGURES = ("cost", "peers", "growth", "processes", "duplicates", "again")
 
 
 class Cost(NamedTuple):
@@ -104,6 +105,8 @@ class Bench:
             yield self._processes(max(min(sizes), ROWS))
         if "duplicates" in wanted:
             yield from self._duplicates()
+        if "again" in wanted:
+            yield from self._again()
 
     def _side_by_side(self, peers: bool) -> tuple[list[Cost], dict[str, list[Cost]]]:
         corpus = self.corpus(ROWS)
@@ -152,6 +155,28 @@ class Bench:
             print(f"  round {turn + 1}: {_told(one)}, and {_told(two)}: {told}", flush=True)
         told = f"two runs of one process at once do {statistics.median(allowed):.2f}x the work of one alone"
         return _figure("data_two_processes", statistics.median(ratios), 1.7, "x the speed of one", told=told)
+
+    def _again(self) -> Iterator[dict[str, Any]]:
+        """The same corpus prepared once more with something set otherwise, and what the first time left taken over."""
+        corpus = self.corpus(ROWS)
+        print(f"\nprepared again, {ROWS} documents", flush=True)
+        costs: dict[str, list[float]] = {change: [] for change in CHANGES}
+        for turn in range(self.rounds):
+            kept = self._new()
+            costs["nothing"].append(self._kept(corpus, kept, "nothing"))
+            for change in [*CHANGES][1:]:
+                costs[change].append(self._kept(corpus, shutil.copytree(kept, self._new() / "kept"), change))
+            told = ", ".join(f"{change} {found[-1]:.1f}" for change, found in costs.items())
+            print(f"  round {turn + 1}: CPU-s by what is changed: {told}", flush=True)
+        whole_s = statistics.median(costs.pop("nothing"))
+        for change, found in costs.items():
+            share = statistics.median(found) / whole_s
+            yield _figure(f"data_again_{change.replace(' ', '_')}", share, 0.5, f"of {whole_s:.1f} CPU-s")
+
+    def _kept(self, corpus: Path, kept: Path, change: str) -> float:
+        """CPU-seconds of a making that takes over what is kept, and keeps what it does."""
+        work = [str(HERE / "data_work.py"), str(corpus), str(self._new()), "1", str(kept), change]
+        return measured([sys.executable, *work]).cpu_s
 
     def _duplicates(self) -> Iterator[dict[str, Any]]:
         """Planted pairs at and above the threshold that both stay, and rows that go without such a twin."""

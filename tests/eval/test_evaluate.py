@@ -21,7 +21,7 @@ from luthier.core.events import Event
 from luthier.core.step import Outline, Outlook
 from luthier.core.store import Store
 from luthier.eval import ask
-from luthier.eval.forecast import _READING_BYTES, _WIDE_READING_BYTES, beside_s
+from luthier.eval.forecast import _ALONE_READING_BYTES, _READING_BYTES, beside_s
 from luthier.eval.rows import Task, choose
 from luthier.eval.steps.evaluate import Evaluate
 from luthier.eval.steps.gate import Gate
@@ -387,8 +387,8 @@ def test_what_models_compute_in_is_foreseen(labels: Artifact, base: Artifact, mo
     assert narrow.seconds is not None
     beside = beside_s(1, 30)
     assert wide.seconds - beside == pytest.approx(4 * (narrow.seconds - beside))
-    reading = _WIDE_READING_BYTES - _READING_BYTES
-    assert wide.peak_bytes - narrow.peak_bytes == 3 * describe(base_folder(base)).parameters + reading
+    reading = _ALONE_READING_BYTES - _READING_BYTES
+    assert wide.peak_bytes - narrow.peak_bytes == describe(base_folder(base)).parameters + reading
     size = describe(base_folder(base)).parameters
     paces = [{"flops_per_s": 1e9, "parameters": size, "task": "label", "bf16": True}]
     later = Outlook(inputs={"data": labels, "model": base}, upstream={}, base=Path(), paces=paces)

@@ -46,6 +46,8 @@ _READING_BYTES = 100_000_000
 """Two packs at once, and what is left between their pieces."""
 _WIDE_READING_BYTES = 550_000_000
 """The same in fp32, whose logits are whole pieces: fitted to the demo's evaluation in a process of its own, 2.25 GB."""
+_ALONE_READING_BYTES = 360_000_000
+"""The same of one model that was not tuned: 1.68 GB in all."""
 _PACK_TOKENS = 1024
 """Of those that are read at once, as most are."""
 _TELLING = 24
@@ -90,7 +92,7 @@ def forecast(step: Evaluate, outlook: Outlook) -> Forecast:
     told = ", as the last evaluation" if before else ""
     return Forecast(
         seconds=beside_s(models, rows.number) + flops / speed + writing_s,
-        peak_bytes=_peak(model, narrow=_narrow(step)) + kernels,
+        peak_bytes=_peak(model, narrow=_narrow(step), alone=models == 1 and not _is_tuned(outlook)) + kernels,
         tokens=tokens,
         how=f"{rows.how}; {counted(models, 'model')} at {speed / 1e9:.0f} GFLOP/s{told}",
         common_bytes=LOADED_BYTES,  # what models need comes on top of it
@@ -173,11 +175,13 @@ def _narrow(step: Evaluate) -> bool:
     return step.dtype != "float32" and cpu_has_bf16()
 
 
-def _peak(model: Description, *, narrow: bool) -> int:
+def _peak(model: Description, *, narrow: bool, alone: bool) -> int:
     """Bytes of one model at a time and of what reading it makes; a pack needs little where nothing is learnt.
 
-    In fp32 the file's weights, in 16 bits, stand beside those that are made of them.
+    In fp32 the file's weights, in 16 bits, stand beside those that are made of them, but where a base is `alone`.
     """
+    if alone and not narrow:
+        return BASE_BYTES + _ALONE_READING_BYTES + model.parameters * 4
     reading = _READING_BYTES if narrow else _WIDE_READING_BYTES
     return BASE_BYTES + reading + model.parameters * (3 if narrow else 6)
 
