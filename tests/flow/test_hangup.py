@@ -1,4 +1,4 @@
-"""The terminal closes while a run works: the run stops as if interrupted, and what it has learnt is kept."""
+"""A run is told to stop, or its terminal closes: it stops, and what it has learnt is kept."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors import safe_open
+from transformers import AutoModelForCausalLM
 
 from luthier.cli.app import run_command
 from tests.workshop import RECIPE, own_cache, small_recipe
@@ -55,3 +58,28 @@ def test_a_run_under_nohup_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_ctrl_c_that_a_library_swallows_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_recipe(tmp_path)
+    opened = AutoModelForCausalLM.from_pretrained
+
+    def swallowing(*how: Any, **more: Any) -> Any:
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        return opened(*how, **more)
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", swallowing)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LUTHIER_CACHE", own_cache(tmp_path))
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert run_command(["run", "recipe.yaml"]) == 130
+        monkeypatch.undo()
+        monkeypatch.chdir(tmp_path)
+        assert run_command(["run", "recipe.yaml"]) == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
+    ledger = sqlite3.connect(tmp_path / ".luthier" / "ledger.db")
+    assert ledger.execute("select state from runs order by started_at").fetchall() == [("interrupted",), ("done",)]
+    ledger.close()

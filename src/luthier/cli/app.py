@@ -22,6 +22,7 @@ from luthier.cli import bench, jobs, look, monitor, recipes, release, serving, t
 from luthier.cli.output import complain, done, let_go, printing, ready, say
 from luthier.core.errors import InputError, Interrupted, LuthierError, Where
 from luthier.core.process import share_processors
+from luthier.core.stopping import wish, wishes_end
 
 _ClickError: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 """Typer carries its own click or uses the installed one, by version; this is the root of its usage errors."""
@@ -73,7 +74,7 @@ def run_command(arguments: list[str]) -> int:
     _end_in_order()
     share_processors()
     try:
-        with printing() if {"--help", "-h"} & {*arguments} else nullcontext():
+        with wishes_end(), printing() if {"--help", "-h"} & {*arguments} else nullcontext():
             outcome = _command()(arguments, prog_name="luthier", standalone_mode=False)
         done()
         return outcome if isinstance(outcome, int) else 0
@@ -109,15 +110,13 @@ def _usage(error: Any) -> InputError:
 
 
 def _end_in_order() -> None:
-    """Be ended by a kill or a closed terminal as by Ctrl-C; where hang-ups are ignored (`nohup`), they stay ignored."""
-    signal.signal(signal.SIGTERM, _terminated)
-    hang_up = getattr(signal, "SIGHUP", None)
-    if hang_up is not None and signal.getsignal(hang_up) is not signal.SIG_IGN:
-        signal.signal(hang_up, _hung_up)
-
-
-def _terminated(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    """Be ended by a kill or a closed terminal as by Ctrl-C; where hang-ups (`nohup`) or Ctrl-C (a script's `&`) are
+    ignored, they stay ignored."""
+    signal.signal(signal.SIGTERM, wish)
+    for name, heard in (("SIGINT", wish), ("SIGHUP", _hung_up)):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, heard)
 
 
 def _hung_up(signum: int, frame: FrameType | None) -> None:
@@ -125,7 +124,7 @@ def _hung_up(signum: int, frame: FrameType | None) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(nowhere, stream.fileno())
-    raise KeyboardInterrupt
+    wish(signum)
 
 
 def _fault(error: Exception) -> LuthierError:

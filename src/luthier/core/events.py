@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from luthier.core.stopping import heed
+
 Kind = Literal["run", "start", "cached", "wait", "progress", "note", "warning", "done", "failed", "end"]
 
 
@@ -58,7 +60,7 @@ class Events:
 
 
 class StepEvents:
-    """What a step may say while it works."""
+    """What a step may say while it works; a wish to stop that was lost on the way is raised once it has been said."""
 
     def __init__(self, stream: Events, step: str) -> None:
         self._stream = stream
@@ -66,12 +68,16 @@ class StepEvents:
 
     def progress(self, done: float, total: float, unit: str, **measures: float | str) -> None:
         """How far the work is: `done` of `total` in `unit`, with numbers worth seeing (loss, rows/s)."""
-        self._stream.emit(Event(kind="progress", step=self.step, done=done, total=total, unit=unit, measures=measures))
+        self._say(Event(kind="progress", step=self.step, done=done, total=total, unit=unit, measures=measures))
 
     def note(self, text: str) -> None:
         """Something that was decided for the user, and why."""
-        self._stream.emit(Event(kind="note", step=self.step, text=text))
+        self._say(Event(kind="note", step=self.step, text=text))
 
     def warning(self, text: str) -> None:
         """Something the user should look at, though the work goes on."""
-        self._stream.emit(Event(kind="warning", step=self.step, text=text))
+        self._say(Event(kind="warning", step=self.step, text=text))
+
+    def _say(self, event: Event) -> None:
+        self._stream.emit(event)
+        heed()
