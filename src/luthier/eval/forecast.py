@@ -14,7 +14,6 @@ from luthier.eval.respondent import TOGETHER
 from luthier.models.counting import branches
 from luthier.models.foresight import (
     BASE_BYTES,
-    LOADED_BYTES,
     SAMPLE,
     Rows,
     has_head,
@@ -95,8 +94,8 @@ def forecast(step: Evaluate, outlook: Outlook) -> Forecast:
         peak_bytes=_peak(model, narrow=_narrow(step), alone=models == 1 and not _is_tuned(outlook)) + kernels,
         tokens=tokens,
         how=f"{rows.how}; {counted(models, 'model')} at {speed / 1e9:.0f} GFLOP/s{told}",
-        common_bytes=LOADED_BYTES,  # what models need comes on top of it
-        left_bytes=LOADED_BYTES + kernels,
+        common_bytes=BASE_BYTES,
+        left_bytes=BASE_BYTES + kernels,
     )
 
 

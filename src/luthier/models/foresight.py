@@ -25,16 +25,16 @@ _GROUPS = 4
 BASE_BYTES = 760 << 20
 """What Python with torch, transformers, PEFT and the reading of rows holds beside the model; and, after some steps,
 kernels of the matrix library for each size of pack, and what the allocator cannot give back between such sizes."""
-LOADED_BYTES = 390_000_000
-"""What a process holds that has loaded torch and transformers and no model."""
-SHAPES = 20
+_SHAPES = 20
 """After so many packs of many sizes two thirds of the kernels that will be needed are there."""
 KERNEL_BYTES = 750_000_000
 """What kernels for products in bf16 hold in the end, forward and backward, with the pieces of memory between them that
 no pack finds: fitted to trainings of SmolLM2-135M in 24, 27 and 157 steps."""
+_TILED_SHAPES = 50
 TILED_KERNEL_BYTES = 300_000_000
 """The same where attention has no products of its own (`has_tile_attention`), for packs of `USUAL_TOKENS`: larger ones
-leave larger pieces. Fitted to 157 steps of the demo and 5 to 100 of GSM8K, whose packs have 1,700 to 2,100 tokens."""
+leave larger pieces. Fitted to 5, 25 and 157 steps of the demo, and to 5, 12, 20 and 50 of GSM8K, whose packs have 1,700
+to 2,100 tokens."""
 USUAL_TOKENS = 900
 """Read at once."""
 _MOST_KERNELS = 4
@@ -108,7 +108,12 @@ def kernel_bytes(
         return 0
     tiled = TILED_KERNEL_BYTES * min(_MOST_KERNELS, tokens / USUAL_TOKENS)
     most = tiled if has_tile_attention(model) else KERNEL_BYTES
-    return round(most * (1 - math.exp(-packs / SHAPES)) * (1 if learns else 0.5))
+    return round(most * grown(packs, model) * (1 if learns else 0.5))
+
+
+def grown(packs: float, model: Description) -> float:
+    """Share of what packs of many sizes leave in the end that so many have left."""
+    return 1 - math.exp(-packs / (_TILED_SHAPES if has_tile_attention(model) else _SHAPES))
 
 
 def has_tile_attention(model: Description) -> bool:
