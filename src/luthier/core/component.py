@@ -19,6 +19,7 @@ import importlib.util
 import inspect
 import pkgutil
 import re
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -28,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaH
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from luthier.core.described import described
+from luthier.core.digest import code_digest, file_digest
 from luthier.core.errors import UnknownName, did_you_mean
 from luthier.core.paths import Environment, is_variable
 
@@ -247,6 +249,22 @@ def nested(part: BaseModel) -> Iterator[Component]:
         yield part
     for name in type(part).model_fields:
         yield from _nested_value(getattr(part, name))
+
+
+def foreign_code(part: BaseModel) -> dict[str, str]:
+    """Digests of the packages (or single files) that parts come from which are not ours, by name: changed code of a
+    plug-in finds no stale cache."""
+    roots = {type(one).__module__.partition(".")[0] for one in nested(part)} - {__name__.partition(".")[0]}
+    return {root: digest for root in sorted(roots) if (digest := _code_of(root)) is not None}
+
+
+def _code_of(root: str) -> str | None:
+    """None where the code stands in no file, as what is typed in."""
+    module = sys.modules[root]
+    if hasattr(module, "__path__"):
+        return code_digest(root)
+    file = getattr(module, "__file__", None)
+    return None if file is None else file_digest(Path(file))
 
 
 def _nested_value(value: Any) -> Iterator[Component]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from luthier.core.artifact import Artifact
-from luthier.core.component import Component, nested
+from luthier.core.component import Component, foreign_code, nested
 from luthier.core.digest import code_digest, digest_of
 from luthier.core.events import StepEvents
 
@@ -221,8 +221,9 @@ class Step(Component):
         return code_digest(room, *(bench for bench in BENCHES if bench != room))
 
     def contents(self, base: Path) -> dict[str, str]:
-        """Digests of everything that the step's parts read from outside, by role, kind and place."""
-        found: dict[str, str] = {}
+        """Digests of everything that the step's parts read from outside, by role, kind and place; and of the code of
+        those that other packages bring."""
+        found = {f"code.{name}": digest for name, digest in foreign_code(self).items()}
         for part in nested(self):
             if (digest := part.fingerprint(base)) is not None:
                 found[f"{part.role}.{part.kind}.{len(found)}"] = digest

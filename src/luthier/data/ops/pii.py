@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from pydantic import Field, PrivateAttr, model_validator
 
+from luthier.core.component import foreign_code
 from luthier.core.digest import code_digest, digest_of
 from luthier.data.operator import Column, Drop, Edit, Leftover, Outcome, Reads, RowOperator, Secret, Suggestion
 from luthier.data.passes.apply import spliced
@@ -107,7 +108,8 @@ class Pii(RowOperator):
         placed = self.model_copy()
         placed._recognise = self.names.at(base).recognise
         if kept is not None:
-            by = digest_of([self.names.settings(), self.names.fingerprint(base), code_digest("luthier.text")])
+            told = [self.names.settings(), self.names.fingerprint(base), foreign_code(self.names)]
+            by = digest_of([*told, code_digest("luthier.text")])
             placed._recognise = Remembered(kept / "names" / f"{by}.db", self._keeper, placed._recognise)
         return placed
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
 
+from luthier.core.component import foreign_code
 from luthier.core.digest import code_digest, digest_of
 from luthier.core.process import release_memory
 from luthier.core.step import BENCHES
@@ -134,8 +135,8 @@ class Engine:
         return keys
 
     def _identity(self, operator: Operator) -> list[Any]:
-        """What it is set to, and what it reads from outside."""
-        return [operator.settings(), outside(operator, self.base) or uuid4().hex]
+        """What it is set to, and what it reads from outside; its code, too, where it is not ours."""
+        return [operator.settings(), outside(operator, self.base) or uuid4().hex, foreign_code(operator)]
 
     def _pass(self, number: int, stage: Stage, fed: Iterator[Fed]) -> Spill:
         writer = SpillWriter(self.kept.rows(number), spill_schema(stage.columns))

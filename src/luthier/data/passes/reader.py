@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from luthier.core.component import nested
+from luthier.core.component import foreign_code, nested
 from luthier.core.digest import digest_of
 from luthier.core.errors import DataError, Where
 from luthier.data.bounds import bounded, size_of_row
@@ -69,7 +69,8 @@ class Reader:
     def identity(self) -> str | None:
         """A digest of what is read and how; None where that may change on the way, or cannot be known."""
         found = outside(self.source, self._base)
-        return digest_of([self.source.settings(), found]) if found and any(found) else None
+        code = foreign_code(self.source)
+        return digest_of([self.source.settings(), found, code]) if found and any(found) else None
 
     def told(self) -> dict[str, Any]:
         """What it knows behind the last row, as plain values."""
