@@ -13,6 +13,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -163,6 +164,7 @@ def _begun(told: dict[str, Any], ends: list[int]) -> list[str]:
         subprocess.Popen = _Relative  # type: ignore[misc]  # also for subprocess.run
     else:
         os.close(keeper)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a script's `&` started the tests
     for place, end in enumerate(theirs):
         os.dup2(end, place)
     for end in theirs:

@@ -72,7 +72,7 @@ def test_a_ctrl_c_that_a_library_swallows_stops_the_run(tmp_path: Path, monkeypa
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", swallowing)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LUTHIER_CACHE", own_cache(tmp_path))
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a script's `&` started the tests
     try:
         assert run_command(["run", "recipe.yaml"]) == 130
         monkeypatch.undo()
