@@ -14,11 +14,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor
+
+from luthier.models.kernels.linear import Adapted, LinearKernels, linear_kernels, serves
 
 
 def one_product(model: torch.nn.Module) -> int:
@@ -166,7 +168,7 @@ class _Product:
         self.width = members[0].down.shape[1]
         self.outs = _spans([member.up.shape[0] for member in members])
         self._joint: Tensor | None = None
-        self._laid_out: tuple[_Part, ...] = ()
+        self._laid_out: tuple[Adapted, ...] = ()
         self._now = _Now()
 
     def read(self, member: _Forward, x: Tensor) -> Tensor:
@@ -184,16 +186,21 @@ class _Product:
         """(…, out) of some members that stand beside one another."""
         ranks = _spans([member.up.shape[1] for member in asked])
         outs = [self.outs[self.members.index(member)] for member in asked]
-        parts = tuple(_Part(out, rank, one.scale) for out, rank, one in zip(outs, ranks, asked, strict=True))
+        parts = tuple(Adapted(out, rank, one.scale) for out, rank, one in zip(outs, ranks, asked, strict=True))
         joint = self._joined(asked, parts)
         flat = x.reshape(-1, self.width).to(joint.dtype)
         weights = [weight for member in asked for weight in (member.down, member.up)]
-        found: tuple[Tensor, ...] = _Apply.apply(flat, joint, parts, *weights)  # type: ignore[no-untyped-call]
+        kernels = linear_kernels() if serves(flat, parts) else None
+        found: tuple[Tensor, ...] = (
+            _Apply.apply(flat, joint, parts, *weights)  # type: ignore[no-untyped-call]
+            if kernels is None
+            else _Compiled.apply(flat, joint, parts, kernels, *weights)  # type: ignore[no-untyped-call]
+        )
         biases = [member.layer.base_layer.bias for member in asked]
         shaped = [part.view(*x.shape[:-1], -1) for part in found]
         return [part if bias is None else part + bias for part, bias in zip(shaped, biases, strict=True)]
 
-    def _joined(self, asked: Sequence[_Forward], parts: tuple[_Part, ...]) -> Tensor:
+    def _joined(self, asked: Sequence[_Forward], parts: tuple[Adapted, ...]) -> Tensor:
         """The rows of some members with their adapters as they are now; base weights are views of the left part."""
         columns = self.width + parts[-1].rank.stop
         joint = self._roomy(columns)
@@ -222,14 +229,6 @@ class _Product:
         return joint
 
 
-class _Part(NamedTuple):
-    """Where one member stands in what is computed, and what its adapter's output is multiplied by."""
-
-    out: slice
-    rank: slice
-    scale: float
-
-
 class _Now(threading.local):
     """What one thread has computed for the layers of a run that are yet to be asked, and from which input."""
 
@@ -247,16 +246,12 @@ class _Apply(torch.autograd.Function):
     """(tokens, in) to (tokens, out) of each member; parts of one tensor can take no `add_`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, joint: Tensor, parts: tuple[_Part, ...], *weights: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, x: Tensor, joint: Tensor, parts: tuple[Adapted, ...], *weights: Tensor) -> tuple[Tensor, ...]:
         down = torch.cat([weight.to(x.dtype) for weight in weights[::2]])  # (rank, in)
         both = torch.cat([x, x @ down.t()], 1)  # (tokens, in + rank)
         ctx.save_for_backward(both, down)
         ctx.parts, ctx.joint, ctx.dtype = parts, joint, weights[0].dtype
-        whole = both @ joint.t()
-        first = parts[0].out.start
-        if len(parts) == 1:
-            return (whole,)
-        return tuple(whole[:, out.start - first : out.stop - first] for out, _, _ in parts)
+        return _apart(both @ joint.t(), parts)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -278,6 +273,39 @@ class _Apply(torch.autograd.Function):
             own_grad = grad[:, out.start - first : out.stop - first]
             found += [d_down[rank], (own_grad.t() @ own).to(ctx.dtype).mul_(scale)]
         return d_x, None, None, *found
+
+
+class _Compiled(torch.autograd.Function):
+    """The same by a kernel, which needs no joint input and multiplies with no zeros."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, joint: Tensor, parts: tuple[Adapted, ...], kernels: LinearKernels, *weights: Tensor
+    ) -> tuple[Tensor, ...]:
+        down = torch.cat([weight.to(x.dtype) for weight in weights[::2]])  # (rank, in)
+        whole, inside = kernels.forward(x, down, joint, parts)
+        ctx.save_for_backward(x, down, inside)
+        ctx.parts, ctx.joint, ctx.kernels, ctx.dtype = parts, joint, kernels, weights[0].dtype
+        return _apart(whole, parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, down, inside = ctx.saved_tensors
+        d_x, d_down, d_ups = ctx.kernels.back(
+            grads, x, down, ctx.joint, ctx.parts, inside, through=ctx.needs_input_grad[0]
+        )
+        found = [
+            one.to(ctx.dtype) for part, d_up in zip(ctx.parts, d_ups, strict=True) for one in (d_down[part.rank], d_up)
+        ]
+        return d_x, None, None, None, *found
+
+
+def _apart(whole: Tensor, parts: tuple[Adapted, ...]) -> tuple[Tensor, ...]:
+    """(tokens, out) of all members as each one's."""
+    first = parts[0].out.start
+    if len(parts) == 1:
+        return (whole,)
+    return tuple(whole[:, part.out.start - first : part.out.stop - first] for part in parts)
 
 
 def _side_by_side(parts: Sequence[Tensor]) -> Tensor:

@@ -132,11 +132,13 @@ def kernels_of(model: torch.nn.Module) -> str:
     """Names the kernels that take part in computing a model; empty where torch does all."""
     from luthier.models.kernels.attention import attention_kernels
     from luthier.models.kernels.head import head_kernels
+    from luthier.models.kernels.linear import linear_kernels
 
     like = next((one for one in model.parameters() if one.dtype == torch.bfloat16 and one.device.type == "cpu"), None)
     if like is None:
         return ""
-    return "+".join(kernels.name for kernels in (at(like), attention_kernels(), head_kernels()) if kernels is not None)
+    several = at(like), attention_kernels(), head_kernels(), linear_kernels()
+    return "+".join(kernels.name for kernels in several if kernels is not None)
 
 
 def how_computed(model: torch.nn.Module) -> str:

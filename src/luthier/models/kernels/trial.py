@@ -11,6 +11,7 @@ from torch import Tensor
 
 from luthier.models.kernels.attention import Attention, Seen
 from luthier.models.kernels.head import HeadKernels
+from luthier.models.kernels.linear import Adapted, LinearKernels
 
 if TYPE_CHECKING:
     from luthier.models.kernels.calls import Kernels
@@ -72,6 +73,38 @@ def predicts(kernels: HeadKernels) -> bool:
         return _plain_chosen(states.float() @ wide.t(), targets)
 
     return _agree(ours(), plain()) and _are_quicker([(ours, plain)])
+
+
+def adapts(kernels: LinearKernels) -> bool:
+    """Whether two layers with adapters agree with torch's, forward and back, and take less time."""
+    if not kernels.is_able:
+        return False
+    draws = torch.Generator().manual_seed(0)
+    x, down, weight, first, second, grad = (
+        torch.randn(size, generator=draws).bfloat16()
+        for size in [(300, 192), (32, 192), (320, 192), (192, 16), (128, 16), (300, 320)]
+    )
+    joint = torch.zeros(320, 192 + 32, dtype=torch.bfloat16)
+    joint[:, :192], joint[:192, 192:208], joint[192:, 208:] = weight, first, second
+    parts = [Adapted(slice(0, 192), slice(0, 16), 1.0), Adapted(slice(192, 320), slice(16, 32), 1.0)]
+
+    def ours() -> Sequence[Tensor]:
+        out, inside = kernels.forward(x, down, joint, parts)
+        d_x, d_down, d_ups = kernels.back((grad[:, :192], grad[:, 192:]), x, down, joint, parts, inside, through=True)
+        assert d_x is not None
+        return out, d_x, d_down, *d_ups
+
+    @torch.enable_grad()
+    def plain(*given: Tensor) -> Sequence[Tensor]:
+        inputs = [one.detach().requires_grad_() for one in given]
+        x, down, first, second = inputs
+        inside, base = x @ down.t(), x @ weight.to(x.dtype).t()
+        out = base + torch.cat([inside[:, :16] @ first.t(), inside[:, 16:] @ second.t()], 1)
+        return out, *torch.autograd.grad(out, inputs, grad.to(x.dtype))
+
+    given = (x, down, first, second)
+    agrees = _agree(ours(), plain(*(one.float() for one in given)))
+    return agrees and _are_quicker([(ours, lambda: plain(*given))])
 
 
 Case = tuple[Callable[[], Sequence[Tensor]], Callable[[], Sequence[Tensor]]]
