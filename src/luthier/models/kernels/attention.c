@@ -3,7 +3,7 @@
  * All stands the other way round: a key is a line, a query a column, so that what belongs to a query (its largest score,
  * its sum, its gradient's product with its output) lies side by side for all queries of a tile, and shares are what the
  * next product reads, as they were written. Queries come in steps of some tokens, all heads that share a key head
- * together. Everything is a multiple of 32 long; what is added for that has no share in anything.
+ * together. Everything is as long as products need it; what is added for that has no share in anything.
  *
  * Sums are in fp32 and in an order that neither the number of threads nor other rows change. Shares are rounded before
  * they are products' factors, scores never are.
@@ -85,7 +85,7 @@ typedef struct {
 } Step;
 
 static count step_of(const Attention *all, const Block *block) {
-    count wanted = 128 / (32 * all->groups), most = WHOLE(block->rows);
+    count wanted = 128 / (32 * all->groups), most = UP_TO(block->rows, BROAD);
     wanted = 32 * (wanted < 1 ? 1 : wanted);
     return wanted < most ? wanted : most;
 }
@@ -177,14 +177,14 @@ static void shares_of(const Step *now, count span, count from, count length, cou
     for (count c = 0; c < columns; c += LINE) {
         const line before = _mm512_loadu_ps(in->most + c);
         line most = before, sum = _mm512_setzero_ps();
-        for (count key = 0; key < WHOLE(length); key++) {
+        for (count key = 0; key < UP_TO(length, TALL); key++) {
             const __mmask16 visible = key < length ? sees(now, span, from + key, of_all + from + key, c) : 0;
             float *score = in->scores + key * columns + c;
             const line x = _mm512_mask_mul_ps(none, visible, _mm512_loadu_ps(score), by);
             _mm512_storeu_ps(score, x);
             most = _mm512_max_ps(most, x);
         }
-        for (count key = 0; key < WHOLE(length); key += 2) {
+        for (count key = 0; key < UP_TO(length, TALL); key += 2) {
             const float *score = in->scores + key * columns + c;
             const line first = power(_mm512_sub_ps(_mm512_loadu_ps(score), most));
             const line second = power(_mm512_sub_ps(_mm512_loadu_ps(score + columns), most));
@@ -209,12 +209,12 @@ static void read_step(const Step *now, const bf16 *keys, const bf16 *value_lines
         const count length = seen(now, s);
         for (count from = 0; from < length; from += STRETCH, is_first = 0) {
             const count some = length - from < STRETCH ? length - from : STRETCH, key = spans[s].begin + from;
-            product(WHOLE(some), columns, width, keys + key * width, width, in->query, columns, in->scores, columns, 0);
+            product(UP_TO(some, TALL), columns, width, keys + key * width, width, in->query, columns, in->scores, columns, 0);
             shares_of(now, s, from, some, of_all, in);
             if (!is_first)
                 for (count i = 0; i < width; i++)
                     for (count c = 0; c < columns; c++) in->out[i * columns + c] *= in->fade[c];
-            product(width, columns, WHOLE(some), value_lines + key, whole, in->shares, columns, in->out, columns,
+            product(width, columns, UP_TO(some, TALL), value_lines + key, whole, in->shares, columns, in->out, columns,
                     !is_first);
         }
         of_all += spans[s].end - spans[s].begin;
@@ -280,8 +280,10 @@ static void parts_of(const Attention *all, count begins[PARTS + 1]) {
         for (count step = step_of(all, block), first = 0; first < block->rows; first += step)                         \
             if (block->row + (block->rows < first + step ? block->rows : first + step) > all->first)
 
-#define STEP_OF(h)                                                                                                    \
-    {all, block, h, first, block->rows - first < step ? block->rows - first : step, step, step *all->groups}
+static Step step_at(const Attention *all, const Block *block, count head, count first, count step) {
+    const count left = block->rows - first, tokens = left < step ? left : step, whole = UP_TO(tokens, BROAD);
+    return (Step){all, block, head, first, tokens, whole, whole * all->groups};
+}
 
 static Forward rooms_forward(const Attention *all, char **room) {
     const count columns = columns_of(all), line_of = columns * 4;
@@ -311,7 +313,7 @@ void attend(const Attention *all) {
         begin_products();
         _Pragma("omp for schedule(dynamic)") for (count task = 0; task < all->key_heads * PARTS; task++)
             EACH_STEP(begins, task % PARTS) {
-                const Step now = STEP_OF(task / PARTS);
+                const Step now = step_at(all, block, task / PARTS, first, step);
                 read_step(&now, heads[now.head].keys, heads[now.head].lines, whole_of(all), &in);
             }
         end_products();
@@ -347,7 +349,7 @@ static void sums_of(const Step *now, const Back *in) {
 static void slopes_of(const Step *now, count span, count from, count length, count of_all, const Back *in) {
     const line by = _mm512_set1_ps((float)(now->all->scaling * 1.4426950408889634)), none = _mm512_set1_ps(-LARGE);
     const count columns = now->columns;
-    for (count key = 0; key < WHOLE(length); key += 2)
+    for (count key = 0; key < UP_TO(length, TALL); key += 2)
         for (count c = 0; c < columns; c += LINE) {
             const line norm = _mm512_loadu_ps(in->norms + c), along = _mm512_loadu_ps(in->along + c);
             __m256i slope[2];
@@ -379,7 +381,7 @@ static void back_step(const Step *now, const Head *head, count whole, count begi
     for (count s = 0; s < now->block->spans; s++) {
         const count length = seen(now, s);
         for (count from = 0; from < length; from += STRETCH, is_first = 0) {
-            const count keys = length - from < STRETCH ? length - from : STRETCH, padded = WHOLE(keys);
+            const count keys = length - from < STRETCH ? length - from : STRETCH, padded = UP_TO(keys, TALL);
             const count key = spans[s].begin + from;
             product(padded, columns, width, head->keys + key * width, width, in->query, columns, in->scores, columns, 0);
             product(padded, columns, width, head->values + key * width, width, in->d_out, columns, in->d_shares, columns,
@@ -469,7 +471,7 @@ void attend_back(const Attention *all) {
             in.d_keys = memset(d_keys[task], 0, (size_t)sums_bytes(all, range));
             in.d_values = memset(d_values[task], 0, (size_t)sums_bytes(all, range));
             EACH_STEP(begins, task % PARTS) {
-                const Step now = STEP_OF(task / PARTS);
+                const Step now = step_at(all, block, task / PARTS, first, step);
                 back_step(&now, &heads[now.head], whole_of(all), range.begin, &in);
             }
         }

@@ -246,10 +246,11 @@ static void come_up(const Linear *all, count p, count rank, count r, const Back 
         }
     for (count t = 0; t < whole; t += TALL) {
         float c[TALL * TILE];
-        Term term = grads_at(all, p, back->last, t);
-        term.b = back->laid;
-        if (t < all->tokens) tile(&term, 1, c);
-        else memset(c, 0, sizeof c);
+        memset(c, 0, sizeof c);
+        if (t < all->tokens) {
+            const Term grads = grads_at(all, p, back->last, t);
+            product(TALL, UP_TO(some, LINE), grads.k, grads.a, grads.a_row, back->laid, TILE, c, TILE, 0);
+        }
         for (count l = 0; l < TALL; l++) {
             bf16 row[TILE];
             put_line(row, _mm512_loadu_ps(c + l * TILE));

@@ -15,15 +15,20 @@ typedef int64_t count;
 
 #define LARGE 1e30f
 #define LINE 16
-#define WHOLE(x) (((x) + 31) / 32 * 32)
+#define UP_TO(x, whole) (((x) + (whole) - 1) / (whole) * (whole))
+#define WHOLE(x) UP_TO(x, 32)
 
 typedef __m512 line;
 
-/* ---- products: C (m, n) = or += A (m, k) B (k, n), where B holds two lines of k side by side, pair by pair ---- */
+/* ---- products: C (m, n) = or += A (m, k) B (k, n), where B holds two lines of k side by side, pair by pair; m is a
+ * multiple of TALL, n of BROAD, k of 32 in tiles and else of 2 ---- */
 
 #ifdef __AMX_BF16__
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#define TALL 32
+#define BROAD 32
 
 static inline int granted(void) { /* Linux gives a process the room for tiles when it asks */
     return !syscall(SYS_arch_prctl, 0x1023, 18);
@@ -81,29 +86,35 @@ static inline void begin_products(void) {}
 static inline void end_products(void) {}
 
 #define TALL 8
+#define BROAD LINE
+
+__attribute__((always_inline)) static inline void strip(count m, int lines, count k, const bf16 *a, count a_row,
+                                                        const uint32_t *b, count b_row, float *c, count c_row, int add) {
+    for (count i = 0; i < m; i += TALL) {
+        line sum[TALL][2];
+        for (int r = 0; r < TALL; r++)
+            for (int s = 0; s < lines; s++)
+                sum[r][s] = add ? _mm512_loadu_ps(c + (i + r) * c_row + s * LINE) : _mm512_setzero_ps();
+        for (count l = 0; l < k / 2; l++) {
+            __m512bh pairs[2];
+            for (int s = 0; s < lines; s++) pairs[s] = (__m512bh)_mm512_loadu_si512(b + l * b_row + s * LINE);
+            for (int r = 0; r < TALL; r++) {
+                uint32_t pair;
+                memcpy(&pair, a + (i + r) * a_row + 2 * l, 4);
+                const __m512bh twice = (__m512bh)_mm512_set1_epi32((int)pair);
+                for (int s = 0; s < lines; s++) sum[r][s] = _mm512_dpbf16_ps(sum[r][s], twice, pairs[s]);
+            }
+        }
+        for (int r = 0; r < TALL; r++)
+            for (int s = 0; s < lines; s++) _mm512_storeu_ps(c + (i + r) * c_row + s * LINE, sum[r][s]);
+    }
+}
 
 static inline void product(count m, count n, count k, const bf16 *a, count a_row, const uint32_t *b, count b_row, float *c,
                     count c_row, int add) {
-    for (count j = 0; j < n; j += 32)
-        for (count i = 0; i < m; i += TALL) {
-            line sum[TALL][2];
-            for (int r = 0; r < TALL; r++)
-                for (int s = 0; s < 2; s++)
-                    sum[r][s] = add ? _mm512_loadu_ps(c + (i + r) * c_row + j + s * LINE) : _mm512_setzero_ps();
-            for (count l = 0; l < k / 2; l++) {
-                const __m512bh left = (__m512bh)_mm512_loadu_si512(b + l * b_row + j);
-                const __m512bh right = (__m512bh)_mm512_loadu_si512(b + l * b_row + j + LINE);
-                for (int r = 0; r < TALL; r++) {
-                    uint32_t pair;
-                    memcpy(&pair, a + (i + r) * a_row + 2 * l, 4);
-                    const __m512bh twice = (__m512bh)_mm512_set1_epi32((int)pair);
-                    sum[r][0] = _mm512_dpbf16_ps(sum[r][0], twice, left);
-                    sum[r][1] = _mm512_dpbf16_ps(sum[r][1], twice, right);
-                }
-            }
-            for (int r = 0; r < TALL; r++)
-                for (int s = 0; s < 2; s++) _mm512_storeu_ps(c + (i + r) * c_row + j + s * LINE, sum[r][s]);
-        }
+    count j = 0;
+    for (; j + 2 * LINE <= n; j += 2 * LINE) strip(m, 2, k, a, a_row, b + j, b_row, c + j, c_row, add);
+    if (j < n) strip(m, 1, k, a, a_row, b + j, b_row, c + j, c_row, add);
 }
 #endif
 
