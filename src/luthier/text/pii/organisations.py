@@ -1,4 +1,5 @@
-"""Names of organisations: by legal forms, by what they do, by words around them, and by their line in a letter's head.
+"""Names of organisations: by a list of known ones, by legal forms, by what they do, by words around them, and by their
+line in a letter's head.
 
 No model is needed, and none that the package index carries finds them well: `benchmarks/results` keeps what was tried.
 """
@@ -9,6 +10,7 @@ import re
 from collections.abc import Iterator
 
 from luthier.text.pii.found import Found
+from luthier.text.pii.known import known
 
 
 def _words(text: str) -> frozenset[str]:
@@ -88,6 +90,7 @@ def organisations(text: str) -> list[Found]:
 
 
 def _spans(text: str) -> Iterator[tuple[int, int]]:
+    yield from ((one.start, one.end) for one in known(text) if one.is_sure)
     for pattern in (_FORMS, _OF, _BEHIND, _DEALT, _CALLED, _BEFORE, _OFFICE):
         group = "name" if "name" in pattern.groupindex else 0
         for one in pattern.finditer(text):

@@ -38,8 +38,8 @@ class Rampart(Recogniser):
     at_least: float = Field(default=0.3, gt=0, lt=1)
     """The least probability of a word's being part of a name; 0.3 was the best on 100 rows kept for choosing it."""
     organisations: bool = True
-    """Find organisations, too, by rules: legal forms, what they do, words around them. What they find is mostly right;
-    many names that bear no mark are missed."""
+    """Find organisations, too, by rules: a list of known ones, legal forms, what they do, words around them. What they
+    find is mostly right; unknown names that bear no mark are missed."""
     folder: PathText | None = None
     """A folder with another token classifier: `config.json`, `tokenizer.json` and `onnx/model_q4.onnx`."""
 
@@ -66,8 +66,13 @@ class Rampart(Recogniser):
         return [self._found(text) for text in texts]
 
     def _found(self, text: str) -> list[Found]:
-        """What the model finds, but for names inside of an organisation's: nobody is called *Smith Ltd*."""
-        ruled = organisations(text) if self.organisations else []
+        """What the model finds, but for names inside of an organisation's: nobody is called *Smith Ltd*. What stands
+        behind a given name is a surname: *Peter Melitta* is no company."""
         named = [found for found in self._model.find(text, self.at_least) if found.kind in self.finds]
+        ruled = [
+            one
+            for one in (organisations(text) if self.organisations else [])
+            if not any(each.start < one.start and one.end <= each.end for each in named if each.kind == "person")
+        ]
         apart = [one for one in named if not any(one.start < each.end and each.start < one.end for each in ruled)]
         return sorted((*apart, *ruled))
