@@ -14,6 +14,7 @@ from luthier.models.describe import describe
 from luthier.text.dataset import as_outlined
 from luthier.text.ids import Text
 from luthier.text.messages import Example
+from luthier.tune import outlook
 from luthier.tune.objective import Objective
 from luthier.tune.objectives.dpo import Dpo
 from luthier.tune.objectives.sft import Sft
@@ -156,6 +157,7 @@ def test_a_critic_costs_an_adapter_and_a_second_learning(shop: Bench) -> None:
 
 def test_kernels_in_bf16_are_counted_as_they_come(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A processor with bf16 keeps a kernel for each shape: few at first, and no more than so many in the end."""
+    monkeypatch.setattr(outlook, "multiplies_at_once", lambda model: False)
 
     def peak(epochs: float, *, narrow: bool, precision: Any = "bfloat16") -> int:
         monkeypatch.setattr(foresight, "cpu_has_bf16", lambda: narrow)
@@ -172,6 +174,7 @@ def test_kernels_in_bf16_are_counted_as_they_come(shop: Bench, monkeypatch: pyte
 def test_attention_in_tiles_needs_less_memory(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """No products of its own, whose kernels would be kept, and no shares for the way back."""
     monkeypatch.setattr(foresight, "cpu_has_bf16", lambda: True)
+    monkeypatch.setattr(outlook, "multiplies_at_once", lambda model: False)
 
     def peak(*, tiles: bool, precision: Any = "bfloat16") -> int:
         for room in ("luthier.models.foresight", "luthier.tune.memory"):
@@ -198,6 +201,52 @@ def test_the_tiles_of_attention_want_a_compiler_a_processor_and_wide_heads(
         monkeypatch.setattr(foresight, "cpu_multiplies_pairs", lambda known=multiplies: known)
         monkeypatch.setattr(foresight, "compiler", lambda known=command: known)
         assert foresight.has_tile_attention(model.model_copy(update={"head_dim": width})) is has
+
+
+@pytest.mark.parametrize(
+    ("technique", "precision", "less"),
+    [
+        ({"kind": "lora"}, "bfloat16", True),
+        ({"kind": "lora"}, "float32", False),
+        ({"kind": "lora", "r": 12}, "bfloat16", False),
+        ({"kind": "lora", "dora": True}, "bfloat16", False),
+        ({"kind": "lora", "targets": ["q_proj"]}, "bfloat16", False),
+        ({"kind": "full"}, "bfloat16", False),
+    ],
+)
+def test_layers_with_adapters_in_one_call_need_less_memory(
+    shop: Bench, monkeypatch: pytest.MonkeyPatch, technique: dict[str, Any], precision: Any, less: bool
+) -> None:
+    """No kernels for shapes of their products, and no copy of their input."""
+    monkeypatch.setattr(foresight, "cpu_has_bf16", lambda: True)
+    inputs = {"data": shop.data, "model": shop.base}
+    step = Tune.model_validate({"data": "data", "technique": technique, "rows_per_step": 8, "precision": precision})
+
+    def peak(*, at_once: bool) -> int:
+        monkeypatch.setattr(outlook, "multiplies_at_once", lambda model: at_once)
+        return step.foresee(Outlook(inputs=inputs, upstream={}, base=shop.base.folder)).peak_bytes or 0
+
+    assert peak(at_once=True) < peak(at_once=False) if less else peak(at_once=True) == peak(at_once=False)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "tiles", "command", "width", "has"),
+    [
+        (True, False, "cc", 64, True),
+        (False, False, "cc", 64, False),
+        (True, True, "cc", 64, False),
+        (True, False, None, 64, False),
+        (True, False, "cc", 80, False),
+    ],
+)
+def test_one_call_wants_a_compiler_a_processor_without_tiles_and_even_widths(
+    shop: Bench, monkeypatch: pytest.MonkeyPatch, pairs: bool, tiles: bool, command: str | None, width: int, has: bool
+) -> None:
+    model = describe(shop.base.folder).model_copy(update={"hidden_size": width, "intermediate_size": 160})
+    monkeypatch.setattr(foresight, "cpu_multiplies_pairs", lambda: pairs)
+    monkeypatch.setattr(foresight, "cpu_has_tiles", lambda: tiles)
+    monkeypatch.setattr(foresight, "compiler", lambda: command)
+    assert foresight.multiplies_at_once(model) is has
 
 
 def test_few_steps_meet_no_step_far_above_the_mean(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

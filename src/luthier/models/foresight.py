@@ -15,7 +15,14 @@ from luthier.core.step import Outline, Outlook
 from luthier.models.counting import counts_of
 from luthier.models.describe import Description, describe
 from luthier.models.kernels.compiled import compiler
-from luthier.models.load import base_folder, cpu_has_bf16, cpu_multiplies_pairs, is_remote, outputs_of
+from luthier.models.load import (
+    base_folder,
+    cpu_has_bf16,
+    cpu_has_tiles,
+    cpu_multiplies_pairs,
+    is_remote,
+    outputs_of,
+)
 from luthier.models.speed import cores
 
 SAMPLE = 256
@@ -119,6 +126,13 @@ def grown(packs: float, model: Description) -> float:
 def has_tile_attention(model: Description) -> bool:
     """Whether a model that computes in bf16 has its attention from compiled kernels, if they pass their trial."""
     return model.head_dim % 32 == 0 and cpu_multiplies_pairs() and compiler() is not None
+
+
+def multiplies_at_once(model: Description) -> bool:
+    """Whether layers with adapters of a model that computes in bf16 are read in one call of compiled kernels, if they
+    pass their trial."""
+    is_whole = model.hidden_size % 32 == 0 and model.intermediate_size % 32 == 0
+    return is_whole and cpu_multiplies_pairs() and not cpu_has_tiles() and compiler() is not None
 
 
 def _typical(parameters: int) -> Description:
