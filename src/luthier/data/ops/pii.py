@@ -72,7 +72,7 @@ class Pii(RowOperator):
     kinds: tuple[PiiKind, ...] = PATTERN_KINDS
     """What is looked for by patterns; what a recogniser of names knows comes to it."""
     names: Recogniser | None = None
-    """A model that finds persons and more: `rampart` or `spacy` (`pip install 'luthier[names]'`)."""
+    """A model that finds persons and more: `rampart`, `minilm` or `spacy` (`pip install 'luthier[names]'`)."""
     consistent: Literal["conversation", "corpus"] = "conversation"
     """How far a pseudonym reaches: within a row the same person is always the same; with `corpus`, in all rows."""
     locale: str = "auto"

@@ -80,17 +80,17 @@ _LONGEST_HEAD = 4
 _HEAD_REACH = 60
 
 
-def organisations(text: str) -> list[Found]:
-    """Organisations, in order and apart."""
+def organisations(text: str, *, listed: bool = True) -> list[Found]:
+    """Organisations, in order and apart, those of the list among them unless they are not asked for."""
+    by_list = ((one.start, one.end) for one in (known(text) if listed else ()) if one.is_sure)
     found: list[Found] = []
-    for start, end in sorted(_spans(text), key=lambda one: (one[0], -one[1])):
+    for start, end in sorted((*by_list, *_spans(text)), key=lambda one: (one[0], -one[1])):
         if not found or start >= found[-1].end:
             found.append(Found(start, end, "organisation", text[start:end]))
     return found
 
 
 def _spans(text: str) -> Iterator[tuple[int, int]]:
-    yield from ((one.start, one.end) for one in known(text) if one.is_sure)
     for pattern in (_FORMS, _OF, _BEHIND, _DEALT, _CALLED, _BEFORE, _OFFICE):
         group = "name" if "name" in pattern.groupindex else 0
         for one in pattern.finditer(text):

