@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from luthier.core.wheel import fetch_wheel
-from luthier.text.pii.organisation_reader import PACKAGE, SHA256, VERSION
+from luthier.text.pii.tuned import PACKAGE, SHA256, VERSION
 
 HERE = Path(__file__).parent
 WHEELS = {

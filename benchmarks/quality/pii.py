@@ -77,26 +77,30 @@ def _addresses(each: int) -> Iterator[dict[str, Any]]:
 
 def _postal(each: int) -> Iterator[dict[str, Any]]:
     """Whole addresses of fifty countries as people write them, beside sentences that only look so; by patterns, and
-    with a model of names that knows addresses beside them and alone."""
+    with models that know addresses beside them and alone."""
     others = list(none_postal(each // 5))
     sets = [("postal" if group == WEST else "", group, list(postal(group, each))) for group in (WEST, LATIN, SCRIPTS)]
     yield from _postal_by("patterns", [find(row.text) for row in others], sets, find)
-    recogniser = Recogniser.parse("rampart")
-    kinds = (*PATTERN_KINDS, *recogniser.finds)
-    try:
-        recogniser.recognise(["12 Elm Street, Springfield"])
-    except MissingExtra as error:
-        print(f"addresses by rampart: {error.message}, not measured")
-        return
+    for kind in ("rampart", "minilm"):
+        recogniser = Recogniser.parse(kind)
+        try:
+            recogniser.recognise(["12 Elm Street, Springfield"])
+        except MissingExtra as error:
+            print(f"addresses by {kind}: {error.message}, not measured")
+            continue
+        kinds = (*PATTERN_KINDS, *recogniser.finds)
 
-    def alone(text: str) -> list[Found]:
-        return list(recogniser.recognise([text])[0])
+        def alone(text: str, recogniser: Recogniser = recogniser) -> list[Found]:
+            return list(recogniser.recognise([text])[0])
 
-    def both(text: str) -> list[Found]:
-        return find(text, kinds, alone(text))
+        def both(
+            text: str, alone: Callable[[str], list[Found]] = alone, kinds: Sequence[PiiKind] = kinds
+        ) -> list[Found]:
+            return find(text, kinds, alone(text))
 
-    for how, finder in (("patterns and rampart", both), ("rampart alone", alone)):
-        list(_postal_by(how, [finder(row.text) for row in others], [("", *one[1:]) for one in sets], finder))
+        for how, finder in ((f"patterns and {kind}", both), (f"{kind} alone", alone)):
+            named = [(f"{name}_{kind}" if name and finder is both else "", *rest) for name, *rest in sets]
+            yield from _postal_by(how, [finder(row.text) for row in others], named, finder)
 
 
 def _postal_by(

@@ -49,7 +49,8 @@ def find(
 ) -> list[Found]:
     """Everything of these kinds in a text, in order, without overlaps.
 
-    `more` is what a recogniser of names has found in it: it stands behind what patterns find.
+    `more` is what a recogniser of names has found in it: it stands behind what patterns find, but that an address and
+    what patterns see of it are one.
     """
     taken: list[Found] = []
     if (plainer := apart(text)) is not None:
@@ -59,8 +60,22 @@ def find(
         _take(taken, found)
     for found in more:
         if found.kind in kinds:
-            _take(taken, found)
+            _take(taken, _whole(text, taken, found) if found.kind == "address" else found)
     return taken
+
+
+def _whole(text: str, taken: list[Found], found: Found) -> Found:
+    """An address with the parts of it that were found before, which are taken back; it ends where something else is."""
+    start, end = found.start, found.end
+    for one in taken:
+        if one.kind != "address" and one.start < end and start < one.end:
+            start, end = (start, one.start) if one.start - start >= end - one.end else (one.end, end)
+    if not any(map(str.isdigit, text[start:end])):
+        return found
+    parts = [one for one in taken if one.kind == "address" and one.start < end and start < one.end]
+    taken[:] = [one for one in taken if one not in parts]
+    start, end = min([start, *(one.start for one in parts)]), max([end, *(one.end for one in parts)])
+    return Found(start, end, "address", text[start:end])
 
 
 def _found(text: str, kinds: frozenset[PiiKind], marks: Marks) -> Iterator[Found]:
