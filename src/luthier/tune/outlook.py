@@ -26,7 +26,7 @@ from luthier.models.load import cpu_has_bf16, is_remote
 from luthier.models.speed import cores, has_gpu
 from luthier.text.preference import Pair, pair_of
 from luthier.tune.actor_critic import ActorCritic
-from luthier.tune.cost import Computed, gain, operations_of, speed_here
+from luthier.tune.cost import AT_ONCE, Computed, gain, operations_of, speed_here
 from luthier.tune.memory import MOST_TOKENS, computing_in, footprint
 from luthier.tune.pairs import PairObjective
 from luthier.tune.policy import Policy
@@ -36,6 +36,8 @@ from luthier.tune.techniques.lora import Lora
 if TYPE_CHECKING:
     from luthier.tune.steps.tune import Tune
 
+_BEGIN_S = 6.0
+"""Seconds until a training's first step: libraries, rows and the model are read."""
 _LEFT = 0.45
 """What packs leave in the end, in terms of what the largest need, where a step is read in several: freed memory lies in
 pieces that a pack of another size does not find."""
@@ -199,10 +201,11 @@ def _seconds(step: Tune, outlook: Outlook, model: Description, rows: Rows) -> tu
     if rate := undisturbed(before):
         was_bf16 = before.get("bits_a_number", 16 if bf16 else 32) == 16
         rate *= gain(bf16=bf16) / gain(bf16=was_bf16)
-        begin_s, how = before.get("begin_s", 10.0), "speed of the last training on this machine"
+        begin_s, how = before.get("begin_s", _BEGIN_S), "speed of the last training on this machine"
         begin_s = min(begin_s, before.get("begin_cpu_s", begin_s))  # most of it is one processor's work
     else:
-        rate, begin_s, how = speed_here(bf16=bf16), 10.0, "speed from matrix products on this machine"
+        rate, begin_s, how = speed_here(bf16=bf16), _BEGIN_S, "speed from matrix products on this machine"
+        rate *= AT_ONCE if _at_once(step, model) else 1.0
         if step.objective.needs_reference:  # once a row; an earlier training tells it as a part of its beginning
             flops *= 1 + min(1.0, 1 / step.epochs) / 2
     seconds = flops / rate + begin_s
