@@ -136,6 +136,10 @@ HERE = [
     ("card", "7 4111111111111111 737", "4111111111111111"),
 ]
 WHOLE = [
+    ("send the SIM to ", "14 Larkspur Mews, Bristol BS1 4QT", ""),
+    ("The TV from ", "Flat 3, 14 Larkspur Mews, Bristol BS1 4QT", " is dead"),
+    ("Service required at ", "41 The Crescent\nGalway\nH91 A9F9", ": boiler makes a noise."),
+    ("Send it to ", "Units 3 to 5 Long Lane, Bristol BS1 4QT", "."),
     ("mieszkam przy ", "ul. Piękna 12/4 00-526 Warszawa", "."),
     ("Sie erreichen uns hier: ", "Kärntner Straße 12/4 1010 Wien", "."),
     ("dopis na ", "Dlouhá 123/4 110 00 Praha", ""),

@@ -43,6 +43,8 @@ _MONTHS = streets.CALENDAR | streets.MONTHS
 _SAYERS = told.LIVES | told.SAID | {"adresim", "címem", "lakcímem", "adrese", "asun"}
 """After them an address may follow at once."""
 _MOST_SMALL = 5
+_GOES = re.compile(rf"[^\W\d_] (?:{'|'.join(sorted(told.AT_ENGLISH))}) (?=[A-Z\d])")
+"""Behind a number `to` says how far it goes: *Units 3 to 5*."""
 
 
 def told_by_code(text: str, marks: Marks) -> Spans:
@@ -104,7 +106,8 @@ def _is_told(text: str, start: int, code: re.Match[str]) -> bool:
 
 def begin_of(text: str, end: int, line: str) -> int:
     """Where an address begins that ends in this line: not with the sentence it is in, and with what its street is."""
-    start = end - len(line) + _of_sentence(line)
+    start = end - len(line)
+    start += _of_sentence(line) or _of_what_goes_there(line)
     before = text[max(0, start - 15) : start].split(" ")
     if len(before) > 1 and not before[-1] and before[-2].lower() in streets.FIRST_WORDS:
         return start - len(before[-2]) - 1
@@ -126,3 +129,8 @@ def _of_sentence(line: str) -> int:
         if is_small and is_street and said[at + 1] not in small:
             return len(" ".join(words[: at + 1])) + 1
     return 0
+
+
+def _of_what_goes_there(line: str) -> int:
+    """How many characters say what goes to an address or comes from there: *SIM to 14 Larkspur Mews*."""
+    return max((found.end() for found in _GOES.finditer(line)), default=0)
