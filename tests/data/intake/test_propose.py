@@ -165,6 +165,15 @@ def test_slips_of_another_case_are_brought_together_too(write: Write, tmp_path: 
     assert spelling == {"kind": "label_spelling", "also": {"Biling": "billing", "Shiping": "shipping"}}
 
 
+def test_a_slip_is_not_counted_as_a_class(write: Write, tmp_path: Path) -> None:
+    classes = [*["billing", "shipping"] * 40, "biling"]
+    write("rows.jsonl", [{"text": f"question number {n}", "class": one} for n, one in enumerate(classes)])
+    reasons = propose(tmp_path / "rows.jsonl").reasons
+    found = "3 different short values in 81 rows: 2 classes, for 'biling' looks like another spelling of 'billing'"
+    assert reasons["source.answer"] == found
+    assert reasons["task"] == "2 different short answers come again and again"
+
+
 def test_a_heading_is_no_class_beside_a_column_that_may_be(write: Write, tmp_path: Path) -> None:
     said = [f"{('Hello', 'A question')[n % 2]},how do I do thing {n}" for n in range(60)]
     both = [f"{row},{('red', 'blue')[n % 2]}" for n, row in enumerate(said)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -16,6 +17,7 @@ from luthier.data.intake.headers import words_of
 from luthier.data.intake.layouts import Layout, recognise
 from luthier.data.intake.turns import ROLES
 from luthier.data.label.several import between, joined
+from luthier.data.ops.label_spelling import other_spellings
 from luthier.data.profile import ColumnProfile
 
 _PROMPTS = (
@@ -356,9 +358,22 @@ def _is_heading(column: str) -> bool:
 
 def _why_answer(column: ColumnProfile, *, is_label: bool) -> str:
     if is_label:
-        return f"{column.distinct} different short values in {column.filled} rows: classes{_several(column)}"
+        found = f"{column.distinct} different short values in {column.filled} rows"
+        return f"{found}: {_classes(column)}{_several(column)}"
     words = counted(round(column.mean_words), "word")
     return f"free text; {words} on average, {column.distinct} different in {counted(column.filled, 'row')}"
+
+
+def _classes(column: ColumnProfile) -> str:
+    """What the values are: classes, of which some may be spelt in several ways."""
+    other = other_spellings(Counter(column.common))
+    if not other:
+        return "classes"
+    (first, meant), *more = sorted(other.items())
+    classes = counted(column.distinct - len(other), "class", "classes")
+    return f"{classes}, for {first!r} looks like another spelling of {meant!r}" + (
+        f", and {len(more)} more like it" if more else ""
+    )
 
 
 def _several(column: ColumnProfile) -> str:

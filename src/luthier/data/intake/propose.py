@@ -195,7 +195,7 @@ def _split(rows: int, measure: str, profile: Profile) -> tuple[dict[str, Any], s
 def _why_task(profile: Profile, choice: Choice, task: Task) -> str:
     other = f"; to learn {choice.other!r} instead, map `answer` to it and leave `task` out" if choice.other else ""
     if task == "label":
-        count = len(profile.answers)
+        count = len(set(profile.answers) - set(profile.spellings))
         if count == 1:
             return f"all rows have the same answer, so that there is nothing to tell apart yet{other}"
         return f"{count or 'few'} different short answers come again and again{other}"

@@ -18,7 +18,7 @@ from luthier.data.intake.cells import UnusableRowError
 from luthier.data.intake.choose import Choice, Task
 from luthier.data.intake.recognise import source_at
 from luthier.data.intake.trial import trials
-from luthier.data.ops.label_spelling import slips, spellings
+from luthier.data.ops.label_spelling import other_spellings
 from luthier.data.ops.language import Language
 from luthier.data.ops.normalise import holds_html, is_about_html
 from luthier.data.ops.pii import Pii
@@ -247,7 +247,7 @@ def _with_rows(base: Profile, rows: list[Row], answers: Counter[str]) -> Profile
         "about_html": sum(map(is_about_html, with_html)),
         "with_tools": sum(bool(row.tools) for row in rows),
         "calling": sum(bool(row.messages[-1].tool_calls) for row in rows),
-        "spellings": {**slips(answers), **spellings(answers)},
+        "spellings": other_spellings(answers),
         "held_out": _held_out(rows),
         "answers": dict(answers.most_common()),
         "answer_words": round(sum(len(row.says.split()) for row in rows) / len(rows), 1),

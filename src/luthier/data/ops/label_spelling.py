@@ -110,6 +110,11 @@ def spellings(counts: Counter[str]) -> dict[str, str]:
     return found
 
 
+def other_spellings(counts: Counter[str]) -> dict[str, str]:
+    """Each class that is another spelling or a slip of the pen, with the one that is meant."""
+    return {**slips(counts), **spellings(counts)}
+
+
 def slips(counts: Counter[str]) -> dict[str, str]:
     """Each class that is a slip of the pen away from a far more frequent one, once spellings are brought together."""
     usual, together = spellings(counts), Counter[str]()
