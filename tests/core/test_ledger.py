@@ -266,3 +266,15 @@ def test_without_the_driver_the_extra_is_named() -> None:
     )
     told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert told.stdout == "pip install 'luthier[postgres]'\n"
+
+
+def test_a_ledger_on_a_read_only_disk_is_read_and_refuses_to_be_written(small_disk: Path) -> None:
+    with Ledger(ledger_url(small_disk)) as ledger:
+        run = ledger.start_run("recipe", "d" * 32, str(small_disk))
+        ledger.record_step(run, step())
+        ledger.finish_run(run, "done", 0)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with Ledger(ledger_url(small_disk)) as ledger:
+        assert [one.id for one in ledger.runs_that_used("a" * 32)] == [run]
+        with pytest.raises(Unwritable, match="read-only"):
+            ledger.start_run("recipe", "d" * 32, str(small_disk))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sqlite3
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -46,8 +48,28 @@ def _sqlite(url: URL) -> Engine:
         folder = Path(url.database).parent
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
+        if Path(url.database).is_file() and not (os.access(url.database, os.W_OK) and os.access(folder, os.W_OK)):
+            return _read_only(url, Path(url.database).absolute())
     engine = create_engine(url, connect_args={"timeout": _BUSY_MS / 1000})
     event.listen(engine, "connect", _prepare)
+    event.listen(engine, "begin", _begin)
+    return engine
+
+
+def _read_only(url: URL, file: Path) -> Engine:
+    """What may be read and not written: commands that only look work, and those that write are refused."""
+
+    def opened() -> sqlite3.Connection:
+        is_open = file.with_name(f"{file.name}-wal").is_file()  # else SQLite would make one, to read
+        how = "mode=ro" if is_open else "mode=ro&immutable=1"
+        connection = sqlite3.connect(
+            f"{file.as_uri()}?{how}", uri=True, timeout=_BUSY_MS / 1000, check_same_thread=False
+        )
+        connection.isolation_level = None
+        connection.execute("PRAGMA query_only=ON").close()
+        return connection
+
+    engine = create_engine(url, creator=opened)
     event.listen(engine, "begin", _begin)
     return engine
 
