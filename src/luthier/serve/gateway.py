@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -33,6 +33,8 @@ from luthier.traffic.seams import Recorder, Resolver, Route
 _LOG = logging.getLogger("luthier.serve")
 _GRACE_S = 5.0
 """How much longer than the deadline a client may take to read a stream to its end."""
+_LIMITS = ("max_tokens", "max_completion_tokens")
+"""The two names of the longest answer."""
 _SHADOWS = 32
 """Questions that are put to shadows at once; what comes beyond is not put to them."""
 
@@ -138,7 +140,7 @@ class Gateway:
             case.gone()
             return Response(status_code=204)  # nobody hears it
         except (TimeoutError, LuthierError) as error:
-            return self._refused(case, self._why(error))
+            return self._refused(case, self._why(error, case))
         except asyncio.CancelledError:
             case.gone()
             raise
@@ -148,12 +150,12 @@ class Gateway:
         finally:
             work.close()
 
-    def _why(self, error: Exception) -> Refusal:
+    def _why(self, error: Exception, case: Case) -> Refusal:
         """What whoever asked is told of it; what is none of our own errors is told to the log."""
         if isinstance(error, TimeoutError):
             return Late(f"the answer was not whole within {self._deadline_s:g} s")
         if isinstance(error, LuthierError):
-            return as_refusal(error)
+            return _in_its_words(as_refusal(error), case.parameters)
         _LOG.error("a request failed", exc_info=error)
         return _fault()
 
@@ -284,7 +286,7 @@ class Gateway:
             case.gone(wholes.answers[0])
             raise
         except Exception as error:  # noqa: BLE001  # the answer has begun: its end is the last place to say it
-            yield self._ended(case, self._why(error), wholes)
+            yield self._ended(case, self._why(error, case), wholes)
 
     def _ended(self, case: Case, refusal: Refusal, wholes: _Wholes) -> bytes:
         """A refusal in the middle of a stream."""
@@ -319,7 +321,7 @@ class Gateway:
             case.gone(whole)
             raise
         except Exception as error:  # noqa: BLE001  # nobody hears a shadow: its trace and the log do
-            case.refused(self._why(error), whole)
+            case.refused(self._why(error, case), whole)
 
     async def close(self) -> None:
         """Let shadows go, and the models."""
@@ -404,6 +406,13 @@ def _named(case: Case) -> dict[str, str]:
 def _said(body: Chat | Completion, *but: str) -> dict[str, Any]:
     """What was asked for beside the question itself, as it stands in a trace."""
     return body.model_dump(mode="json", exclude_defaults=True, by_alias=True, exclude={"model", *but})
+
+
+def _in_its_words(refusal: Refusal, said: Mapping[str, Any]) -> Refusal:
+    """A refusal that names the field that was sent, where that has two names."""
+    if refusal.param in _LIMITS and refusal.param not in said:
+        refusal.param = next((name for name in _LIMITS if name in said), refusal.param)
+    return refusal
 
 
 def _model(name: str) -> dict[str, Any]:
