@@ -20,6 +20,7 @@ from luthier.text.messages import Message, ToolCall
 from luthier.text.pii.found import Found, PiiKind
 from luthier.text.pii.scan import find
 from luthier.text.recogniser import Recogniser
+from tests.text.pii.test_finders import HERE
 
 Make = Callable[..., Any]
 Write = Callable[..., str]
@@ -122,6 +123,22 @@ def test_thoughts_and_calls_are_read() -> None:
     assert done.thinking == "mail [EMAIL]"
     masked = {"to": "[EMAIL]", "copies": ["[EMAIL]"], "phone_number": "[PHONE]"}
     assert done.tool_calls[0].arguments == told | masked, "what the tool calls them says what they are"
+
+
+@pytest.mark.parametrize("action", ["redact", "mask", "hash", "pseudonymise"])
+def test_what_stands_in_for_a_find_is_no_find_of_the_last_look(action: str) -> None:
+    operator = Operator.parse({"kind": "pii", "action": action})
+    for kind, text, _ in HERE:
+        done = _done(_row(f"see {text}, {text}; or {text}"), action=action)
+        assert operator.leftover([done]) is None, (kind, done.prompt)
+
+
+def test_a_token_in_an_address_goes_whole_and_alone() -> None:
+    token = "a1b2" * 200
+    done = _done(_row(f"open https://x.example/a?token={token}, or (https://x.example/b?key={token[:9]}). Thanks"))
+    assert (
+        done.prompt == "open https://x.example/a?token=[URL_SECRET], or (https://x.example/b?key=[URL_SECRET]). Thanks"
+    )
 
 
 def test_each_kind_has_its_action() -> None:

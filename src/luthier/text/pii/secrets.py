@@ -53,9 +53,12 @@ _URL_LOGIN = re.compile(r"[^\s/:@<>\"']{0,100}:[^\s/@<>\"']{1,200}@[^\s<>\"']{1,
 _URL_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{1,15}$")
 _URL_TOKEN = re.compile(
     r"[?&#](?:[a-z]{0,20}[_-]?token|api[_-]?key|apikey|subscription[_-]key|key|(?:client[_-]?)?secret|password|passwd|pwd"
-    r"|pass|sig|signature|x-amz-signature|x-amz-security-token|sas|sid|session(?:[_-]?id)?|auth)=([^\s&#<>\"')]{6,500})",
+    r"|pass|sig|signature|x-amz-signature|x-amz-security-token|sas|sid|session(?:[_-]?id)?|auth)=([^\s&#<>\"')]{6,})",
     re.IGNORECASE,
 )
+_STANDS_FOR = re.compile(r"\[[A-Z_a-z]{2,20}(?::[a-z]{10})?\]")
+"""A tag that stands where a token stood: `[URL_SECRET]`."""
+_ENDS_A_CLAUSE = ".,;:!?"
 KEY_BEGIN = "-----BEGIN "
 """What a private key begins with."""
 _ENOUGH_BITS = 2.0
@@ -164,4 +167,7 @@ def logins(text: str, _marks: Marks) -> Spans:
 def queries(text: str, _marks: Marks) -> Spans:
     """Tokens in what is asked of an address."""
     if "?" in text or "&" in text or "#" in text:
-        yield from (Span(*found.span(1), "query") for found in _URL_TOKEN.finditer(text))
+        for found in _URL_TOKEN.finditer(text):
+            token = found[1].rstrip(_ENDS_A_CLAUSE)
+            if any(map(str.isalnum, token)) and not _STANDS_FOR.fullmatch(token):
+                yield Span(found.start(1), found.start(1) + len(token), "query")
