@@ -323,6 +323,7 @@ def test_what_trl_does_where_a_file_is_silent_or_empty(
     assert _at({"clip": None} | yaml.safe_load(made.text)["steps"]["tune"], path) == value
     told = [option for option in made.account.left if option.startswith("assistant_only_loss")]
     assert bool(told) is ("completion_only_loss" not in change), "prompts of messages are learnt there"
+    assert ("max_length: null (nothing is cut)" in made.account.taken) is ("max_length" in change)
     Recipe.model_validate(yaml.safe_load(made.text))
 
 

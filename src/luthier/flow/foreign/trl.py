@@ -12,7 +12,15 @@ from luthier.flow.foreign import reasons, trainers
 from luthier.flow.foreign.account import EMPTY, Account
 from luthier.flow.foreign.tool import Dataset, Tool
 
-NO_LIMIT = 1 << 20
+
+class _Boundless(int):
+    """So many tokens as no row has; an account tells it as it stood in the file."""
+
+    def __str__(self) -> str:
+        return "null (nothing is cut)"
+
+
+NO_LIMIT = _Boundless(1 << 20)
 """Tokens of a row that nothing bounds."""
 ARGUMENTS = {
     "learning_rate": "learning_rate", "num_train_epochs": "epochs", "max_steps": "max_steps",
