@@ -17,7 +17,7 @@ from luthier.models.pack import Pack, Row, pack
 from luthier.models.quiet import no_peft_warning
 from luthier.text.ids import Text
 from luthier.text.messages import prompt_of
-from luthier.tune.eva import begin_with_eva
+from luthier.tune.eva import _directions, begin_with_eva
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
 from policies import Script, policy_of
@@ -87,3 +87,16 @@ def test_too_few_tokens_are_refused(tmp_path: Path) -> None:
     model = technique.adapt(open_folder(tiny_model(tmp_path / "model"), torch.float32), 1)
     with pytest.raises(ModelError, match="too few for rank 16"):
         technique.begin(model, iter([pack([Row([1, 2, 3], [0.0, 0.0, 1.0])])]))
+
+
+@pytest.mark.parametrize(("rows", "inputs", "inner"), [(60, 24, 24), (24, 60, 24), (24, 60, 3)])
+def test_directions_are_those_of_the_whole_decomposition(rows: int, inputs: int, inner: int) -> None:
+    """Of tall and wide inputs, and where the rows have fewer directions than are wanted."""
+    draw = torch.Generator().manual_seed(1)
+    left, right = (torch.randn(*size, generator=draw, dtype=torch.float64) for size in ((rows, inner), (inner, inputs)))
+    seen = left @ right
+    found = _directions(seen, 6, "here")
+    torch.testing.assert_close(found @ found.t(), torch.eye(6, dtype=torch.float64))
+    centred = seen - seen.mean(0)
+    wanted = torch.linalg.svdvals(centred)[:6].square().sum()
+    torch.testing.assert_close((centred @ found.t()).square().sum(), wanted)
