@@ -440,6 +440,25 @@ def test_what_was_given_out_comes_back_with_its_ids(form: str, make: Make, write
     assert not old
 
 
+@pytest.mark.parametrize(
+    ("form", "name", "named"),
+    [
+        ("label_studio", "its topic", "its topic"),
+        ("label_studio", "text", "label"),
+        ("argilla", "topic", "topic"),
+        ("argilla", "its topic", "label"),
+    ],
+)
+def test_a_question_keeps_its_name(form: str, name: str, named: str, make: Make, write: Write, tmp_path: Path) -> None:
+    """A recipe that names the question reads the second round as it read the first, where the tool allows the name."""
+    judgments = [{"annotator": "u-1", "label": "b", "question": name}]
+    rows = [{"text": f"text {n}", "label": "b", "judgments": judgments} for n in range(4)]
+    before = make(source={"kind": "jsonl", "path": write("t.jsonl", rows)}, split={"test": 0}, task="text")
+    export(before.artifact, tmp_path / "out", form)
+    records, _, _ = read(tmp_path / "out", path="train.json", question=named)
+    assert [one["label"] for one in records[0].values["meta"]["judgments"]] == ["b"]
+
+
 def _examples(made: Any) -> list[dict[str, Any]]:
     """Rows by id, without what was judged of them."""
     rows = made.all().sort("id").iter_rows(named=True)
@@ -454,7 +473,7 @@ def _chosen(form: str, folder: Path) -> list[list[str]]:
         return [json.loads(line)["label"] for line in (folder / "train" / "1.jsonl").read_text().splitlines()]
     rows = json.loads((folder / "train.json").read_text())
     if form == "argilla":
-        return [row["responses"]["label"][0]["value"] for row in rows]
+        return [answers[0]["value"] for row in rows for answers in row["responses"].values()]
     return [row["annotations"][0]["result"][0]["value"]["choices"] for row in rows]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,9 @@ from luthier.data.label.asking import Choices, choices
 from luthier.data.label.judgment import judgments_of
 from luthier.data.passes.tables import dump
 
-_FIELD, _QUESTION = "text", "label"
+_FIELD = "text"
+_ALLOWED = re.compile(r"[a-z0-9][a-z0-9_-]*")
+"""What Argilla lets a question be called."""
 
 
 class ArgillaOut(Exporter):
@@ -57,11 +60,15 @@ def record(line: dict[str, Any], asked: Choices) -> dict[str, Any]:
     if found := question.proposal:
         value, score = _value(asked, found), found["confidence"]
         scores = [score] * len(value) if isinstance(value, list) and score is not None else score
-        made["suggestions"][_QUESTION] = {"value": value, "score": scores, "agent": found["model"]}
+        made["suggestions"][_name(asked)] = {"value": value, "score": scores, "agent": found["model"]}
     if given := [one for one in question.judgments if one.get("label") is not None]:
         told = [{"value": _value(asked, one), "user_id": one["annotator"]} for one in given]
-        made["responses"][_QUESTION] = told
+        made["responses"][_name(asked)] = told
     return made
+
+
+def _name(asked: Choices) -> str:
+    return asked.name if _ALLOWED.fullmatch(asked.name) else "label"
 
 
 def _value(asked: Choices, one: dict[str, Any]) -> Any:
@@ -74,8 +81,8 @@ def _settings(choose: Choices) -> dict[str, Any]:
     field = {"name": _FIELD, "title": _FIELD, "required": True, "settings": {"type": "text", "use_markdown": False}}
     kind = "multi_label_selection" if choose.between else "label_selection"
     asked = {
-        "name": _QUESTION,
-        "title": _QUESTION,
+        "name": _name(choose),
+        "title": choose.name,
         "description": None,
         "required": True,
         "settings": {"type": kind, "options": options, "visible_options": max(3, len(options))},

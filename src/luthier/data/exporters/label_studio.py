@@ -9,8 +9,8 @@ from xml.sax.saxutils import quoteattr
 from luthier.data.exporter import Exporter, Outgoing, Say, write_array
 from luthier.data.label.asking import Choices, choices
 
-_NAME, _TEXT = "label", "text"
-"""What the control and the text are called in the configuration."""
+_TEXT = "text"
+"""What the text is called in the configuration."""
 
 
 class LabelStudioOut(Exporter):
@@ -35,18 +35,19 @@ def task(line: dict[str, Any], asked: Choices) -> dict[str, Any]:
     question = asked.question(line)
     made: dict[str, Any] = {"data": {_TEXT: question.text, **question.kept}}
     if question.judgments:
-        made["annotations"] = [_annotation(one, asked.of(one)) for one in question.judgments]
+        made["annotations"] = [_annotation(one, asked) for one in question.judgments]
     if question.proposal:
         score = question.proposal["confidence"]
-        found = {"model_version": question.proposal["model"], "result": [_choice(asked.of(question.proposal))]}
+        found = {"model_version": question.proposal["model"], "result": [_choice(asked, question.proposal)]}
         made["predictions"] = [found if score is None else {**found, "score": score}]
     return made
 
 
-def _annotation(one: dict[str, Any], classes: list[str]) -> dict[str, Any]:
+def _annotation(one: dict[str, Any], asked: Choices) -> dict[str, Any]:
+    is_decided = bool(asked.of(one))
     made = {
-        "result": [_choice(classes)] if classes else [],
-        "was_cancelled": not classes,
+        "result": [_choice(asked, one)] if is_decided else [],
+        "was_cancelled": not is_decided,
         **_by(one["annotator"]),
     }
     named = {"time": "created_at", "seconds": "lead_time"}
@@ -61,14 +62,19 @@ def _by(annotator: str) -> dict[str, Any]:
     return {"completed_by": int(annotator)} if is_number else {"annotator": annotator}
 
 
-def _choice(classes: list[str]) -> dict[str, Any]:
-    return {"from_name": _NAME, "to_name": _TEXT, "type": "choices", "value": {"choices": classes}}
+def _choice(asked: Choices, one: dict[str, Any]) -> dict[str, Any]:
+    return {"from_name": _name(asked), "to_name": _TEXT, "type": "choices", "value": {"choices": asked.of(one)}}
+
+
+def _name(asked: Choices) -> str:
+    """What the control is called: not as the text is."""
+    return asked.name if asked.name != _TEXT else "label"
 
 
 def _config(asked: Choices) -> str:
     lines = "".join(f"    <Choice value={quoteattr(label)}/>\n" for label in asked.labels)
-    how = "multiple" if asked.between else "single"
+    how, name = "multiple" if asked.between else "single", quoteattr(_name(asked))
     return (
         f'<View>\n  <Text name="{_TEXT}" value="${_TEXT}"/>\n'
-        f'  <Choices name="{_NAME}" toName="{_TEXT}" choice="{how}" showInline="true">\n{lines}  </Choices>\n</View>\n'
+        f'  <Choices name={name} toName="{_TEXT}" choice="{how}" showInline="true">\n{lines}  </Choices>\n</View>\n'
     )

@@ -35,6 +35,8 @@ class Choices:
     labels: list[str]
     between: Between | None = None
     """What stands between the classes of rows that have several; None where every row has one."""
+    name: str = "label"
+    """What the question is called: as it was when the rows were judged, where that was by one question."""
 
     def of(self, one: Mapping[str, Any]) -> list[str]:
         """The classes that a judgment or a proposal names; none of one that was not decided."""
@@ -85,7 +87,7 @@ def _proposal(line: Line, judgments: list[dict[str, Any]]) -> dict[str, Any] | N
 
 def choices(data: Outgoing, say: Say) -> Choices:
     """The labels that annotators choose from: the data's classes, those proposed and those judged."""
-    found, unseen, lists = set(data.labels), 0, False
+    found, names, unseen, lists = set(data.labels), set[Any](), 0, False
     for split in data.splits:
         for line in data.lines(split):
             unseen += line["label"] is None and bool(_before(line))
@@ -94,13 +96,15 @@ def choices(data: Outgoing, say: Say) -> Choices:
                 found |= {*proposal.get("scores", {}), *([str(proposal["label"])] if "label" in proposal else [])}
             judged = judgments_of(line["meta"])
             found |= {str(one["label"]) for one in judged if one.get("label") is not None}
+            names |= {one.get("question") for one in judged if one.get("label") is not None}
             lists = lists or any(one.get("classes") for one in judged)
     if not found:
         say("the data names no labels: write them into the tool's configuration")
     if unseen:
         say(f"{counted(unseen, 'answer')} of free text left out: annotators are shown what was asked before")
     marked = Between(TOGETHER) if lists else between(found)
+    name = str(*names) if len(names) == 1 and None not in names else "label"
     if marked is None:
-        return Choices(sorted(found))
+        return Choices(sorted(found), name=name)
     say(f"rows hold several classes, with {marked.text.strip()!r} between: annotators may choose several")
-    return Choices(sorted({one for label in found for one in marked.apart(label)}), marked)
+    return Choices(sorted({one for label in found for one in marked.apart(label)}), marked, name)
