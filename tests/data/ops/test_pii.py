@@ -141,6 +141,27 @@ def test_a_token_in_an_address_goes_whole_and_alone() -> None:
     )
 
 
+_NAMING = (" ", ", ", "&token=", "?key=", " password: ", " secret=", "@", "|", "=", "://", "(", "\n")
+
+
+@pytest.mark.parametrize("action", ["redact", "mask", "hash", "pseudonymise"])
+def test_what_stands_in_for_finds_that_name_each_other_is_none_either(action: str) -> None:
+    operator = Operator.parse({"kind": "pii", "action": action})
+    texts = [text for _, text, _ in HERE]
+    chance = random.Random(1)
+    for _ in range(400):
+        prompt = "".join(part for _ in range(4) for part in (chance.choice(texts), chance.choice(_NAMING)))
+        done = _done(_row(prompt, api_key=prompt[-30:]), action=action)
+        assert operator.leftover([done]) is None, (prompt, done)
+
+
+def test_an_address_with_a_token_that_a_word_names_goes_whole() -> None:
+    link = "https://app2.shop.example/reset?token=abc123def"
+    done = _done(_row(f"token: {link}", reset_token=link))
+    assert done.prompt == "token: [SECRET][URL_SECRET]"
+    assert done.meta == {"reset_token": "[SECRET][URL_SECRET]"}
+
+
 def test_each_kind_has_its_action() -> None:
     text = f"a@b.example {CARD} 8.8.8.8"
     done = _done(_row(text), actions={"email": "hash", "card": "mask", "ip": "keep"}).prompt

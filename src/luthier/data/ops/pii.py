@@ -204,21 +204,30 @@ class Pii(RowOperator):
             made = [edit for found in finds if (edit := self._edit(field, found, stand_ins)) is not None]
             if not made:
                 break
-            edits = sorted([*edits, *made], key=lambda edit: edit.start)
+            anew = {edit.start for edit in made}
+            edits = sorted([*(edit for edit in edits if edit.start not in anew), *made], key=lambda edit: edit.start)
             finds = list(self._left(field, text, edits))
         return whole, edits
 
     def _left(self, field: str, text: str, edits: Sequence[Edit]) -> Iterator[Found]:
-        """What the last look would find in an edited text outside of the edits, by its place in the text before."""
+        """What the last look would find in an edited text, by its place in the text before: around edits, or in what
+        one put there that now looks like a key."""
         kinds = tuple(kind for kind in self._risky if kind in self._wanted)
         moved = list(accumulate((len(edit.after) - len(edit.before) for edit in edits), initial=0))
         starts = [edit.start + by for edit, by in zip(edits, moved, strict=False)]
+        spans = [(start, start + len(edit.after)) for start, edit in zip(starts, edits, strict=True)]
         for found in _in_field(field, _without_tags(spliced(text, edits)), kinds):
-            behind = bisect_right(starts, found.start)
-            free = not behind or starts[behind - 1] + len(edits[behind - 1].after) <= found.start
-            if free and (behind == len(starts) or found.end <= starts[behind]):
-                start, end = found.start - moved[behind], found.end - moved[behind]
-                yield found._replace(start=start, end=end, text=text[start:end])
+            around = list(_outside(found, spans))
+            for start, end in around:
+                by = moved[bisect_right(starts, start)]
+                yield found._replace(start=start - by, end=end - by, text=text[start - by : end - by])
+            if not around and found.kind in ("secret", "url_secret"):
+                within = (
+                    edit
+                    for edit, (start, end) in zip(edits, spans, strict=True)
+                    if found.start < end and start < found.end
+                )
+                yield from (found._replace(start=edit.start, end=edit.end, text=edit.before) for edit in within)
 
     def _edit(self, field: str, found: Found, stand_ins: Pseudonyms | None) -> Edit | None:
         """What takes the place of one find; a group keeps rows together, so there it is always a tag."""
@@ -314,6 +323,17 @@ _HANDED = re.compile(r"\Amessages\[\d+\]\.tool_calls/\d+/(?=.)")
 def _is_small_number(text: str) -> bool:
     """Whether a text is nothing but a few digits: no kind is so short a number, whatever its column is called."""
     return len(text) <= _SMALL_DIGITS and text.isdecimal()
+
+
+def _outside(found: Found, spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """The parts of a find that lie in none of these spans, which are in order and apart; marks alone are no part."""
+    at = found.start
+    for start, end in [*spans, (found.end, found.end)]:
+        if at < end and start <= found.end:
+            part = found.text[at - found.start : start - found.start]
+            if any(map(str.isalnum, part)):
+                yield at, start
+            at = max(at, end)
 
 
 def _without_tags(text: str) -> str:

@@ -169,5 +169,5 @@ def queries(text: str, _marks: Marks) -> Spans:
     if "?" in text or "&" in text or "#" in text:
         for found in _URL_TOKEN.finditer(text):
             token = found[1].rstrip(_ENDS_A_CLAUSE)
-            if any(map(str.isalnum, token)) and not _STANDS_FOR.fullmatch(token):
+            if any(map(str.isalnum, _STANDS_FOR.sub("", token))):
                 yield Span(found.start(1), found.start(1) + len(token), "query")
