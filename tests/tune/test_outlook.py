@@ -58,6 +58,7 @@ def test_rows_that_are_too_long_are_not_counted_or_as_what_is_left_of_them(shop:
     assert (left.tokens or 0) < (cut.tokens or 0) < (whole.tokens or 0)
     assert f"without those above {longest - 1}" in left.how
     assert f"cut to {longest - 1}" in cut.how
+    assert "all longer than 2 and to be left out" in told(shop, Sft(max_tokens=2)).how
 
 
 def ahead(shop: Bench, examples: Sequence[Example], **known: Any) -> Outlook:

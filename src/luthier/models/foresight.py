@@ -159,7 +159,8 @@ class Longest(NamedTuple):
         if len(fitting) == len(lengths):
             return fitting, ""
         if self.cut or not fitting:
-            return [min(length, self.tokens) for length in lengths], f", cut to {self.tokens}"
+            becomes = f"cut to {self.tokens}" if self.cut else f"all longer than {self.tokens} and to be left out"
+            return [min(length, self.tokens) for length in lengths], f", {becomes}"
         return fitting, f", without those above {self.tokens}"
 
 
