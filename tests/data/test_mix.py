@@ -354,3 +354,24 @@ def test_the_card_of_a_mixture_tells_of_all_that_was_done_before(
     counts = re.findall(r"\| (read|train|test|dropped|made by).*? \| (\d+) \|", cards["both"])
     came = sum(int(count) for what, count in counts if what in ("read", "made by"))
     assert came == sum(int(count) for what, count in counts if what in ("train", "test", "dropped"))
+
+
+def test_a_test_split_that_was_given_is_what_is_measured_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the page on mixing says of a saved folder, and where `new` points at it."""
+    import datasets
+
+    def rows(first: int, more: int) -> datasets.Dataset:
+        told = [
+            {"text": f"how do I pay bill {n} {n * 7919}", "label": ["no", "yes"][n % 2]} for n in range(first, more)
+        ]
+        return datasets.Dataset.from_list(told)
+
+    datasets.DatasetDict({"train": rows(0, 60), "test": rows(59, 80)}).save_to_disk(tmp_path / "saved")
+    assert run_command(["new", str(tmp_path / "mine"), "--from", str(tmp_path / "saved")]) == 0
+    assert "there are train, test (docs/howto/mix.md: a test split that is given)" in capsys.readouterr().out
+    page = (Path(__file__).parents[2] / "docs" / "howto" / "mix.md").read_text(encoding="utf-8")
+    told = page.partition("## A test split that is given")[2].partition("```yaml\n")[2].partition("```")[0]
+    steps = {name: step for name, step in yaml.safe_load(told)["steps"].items() if name != "tune"}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"luthier": 1, "name": "given", "seed": 7, "steps": steps}))
+    made = Recipe.load(tmp_path / "recipe.yaml").run()
+    assert summary(made["data"].artifact).rows == {"train": 59, "test": 21}
