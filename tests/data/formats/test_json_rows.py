@@ -96,6 +96,11 @@ def test_depth_and_length_have_limits(tmp_path: Path, monkeypatch: pytest.Monkey
     _, broken = _read(tmp_path / "t.json", '[{"a": ' + "[" * 100_000 + "]" * 100_000 + "}]")
     assert "nested too deeply" in broken[0].problem
     monkeypatch.setattr(json_rows, "LONGEST_BYTES", 1 << 16)
-    good, broken = _read(tmp_path / "t.json", '[{"a": 1}, {"a": "' + "x" * 300_000 + '"}]')
+    for long in ("x" * 300_000, '\\"}]{[' * 30_000, "\\\\" * 200_001, "ä" * 200_000):
+        good, broken = _read(tmp_path / "t.json", '[{"a": 1},\n{"a": [{"b": "' + long + '"}]},\n{"a": 2}]')
+        assert [(row.values, row.line) for row in good] == [({"a": 1}, 1), ({"a": 2}, 3)]
+        assert [row.line for row in broken] == [2]
+        assert "longer than" in broken[0].problem
+    good, broken = _read(tmp_path / "t.json", '[{"a": 1},\n{"a": "' + "x" * 300_000)
     assert len(good) == 1
-    assert "longer than" in broken[0].problem
+    assert "the file ends within an element" in broken[0].problem

@@ -1,7 +1,7 @@
 """JSON files: an array of objects, an object that holds such an array, or objects one after the other.
 
-Memory is bounded by the longest element. A broken element is left out with the line on which it starts, and reading
-goes on behind its closing brace.
+Memory is bounded by the longest element that is read. A broken element, or one that is too long, is left out with the
+line on which it starts, and reading goes on behind its closing brace.
 """
 
 from __future__ import annotations
@@ -44,6 +44,10 @@ def read(
 
 class _LostError(Exception):
     """Where a value ends cannot be told any more."""
+
+
+class _LongError(_LostError):
+    """A value does not fit the memory that a row may take."""
 
 
 def _rows(text: _Text, name: str, rows: str | None, say: Callable[[str], None]) -> Iterator[Record | Broken]:
@@ -100,7 +104,16 @@ class _Text:
 
     def value(self) -> tuple[Any, str]:
         """The next value, and why it cannot be used (nothing when it can)."""
-        self.peek()
+        begin = self.peek()
+        try:
+            return self._next()
+        except _LongError as error:
+            if begin not in ("{", "["):
+                raise
+            self._pass_over()
+            return None, str(error)
+
+    def _next(self) -> tuple[Any, str]:
         while True:
             try:
                 value, end = DECODER.raw_decode(self._window, self._at)
@@ -136,6 +149,27 @@ class _Text:
                     return at
         return None
 
+    def _pass_over(self) -> None:
+        """Go behind the closing brace of the value at hand without keeping it."""
+        depth, quoted, at = 0, False, self._at
+        while True:
+            while found := _TOKENS.search(self._window, at):
+                at = found.end()
+                mark = found[0]
+                if mark == "\\":
+                    at += 1
+                elif mark == '"':
+                    quoted = not quoted
+                elif not quoted:
+                    depth += 1 if mark in "{[" else -1
+                    if depth == 0:
+                        self._take(at)
+                        return
+            at = max(0, at - len(self._window))
+            self._take(len(self._window))
+            if not self._more():
+                raise _LostError("is not JSON: the file ends within an element")
+
     def _skip_broken(self) -> None:
         end = self._open_end()
         while end is None and self._more():
@@ -152,7 +186,7 @@ class _Text:
             return False
         kept = len(self._window) - self._at
         if kept > LONGEST_BYTES:
-            raise _LostError(f"an element is longer than {LONGEST_BYTES >> 20} MiB")
+            raise _LongError(f"an element is longer than {LONGEST_BYTES >> 20} MiB")
         data = self._opened.read(max(_CHUNK_BYTES, kept))
         self._ended = not data
         try:
