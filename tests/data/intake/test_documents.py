@@ -56,6 +56,14 @@ def test_a_page_of_nothing_is_a_broken_row(tmp_path: Path) -> None:
     assert "no text" in broken[0].problem
 
 
+@pytest.mark.parametrize("kind", ["html", "text"])
+def test_a_document_of_one_broken_line_is_one_broken_row(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "a").write_bytes(b"<html><body>a\0b</body></html>")
+    good, broken = _read({"kind": kind, "path": "a"}, tmp_path)
+    assert good == []
+    assert ["NUL" in row.problem for row in broken] == [True]
+
+
 @pytest.mark.parametrize("piece", ["<", "<!--", "<p", "&", "<script>", "</", "<a b='"])
 def test_markup_that_never_ends_is_read_in_little_time(piece: str) -> None:
     plain_text(piece * 5_000)

@@ -23,9 +23,10 @@ class Paragraph(NamedTuple):
 
 def rows(paragraphs: Iterable[Paragraph | Broken], by: By, length: int, name: str) -> Iterator[Record | Broken]:
     """One row a document or a piece: `text`, `document`, `piece` (from 1), and `heading` where there is one."""
-    piece = 0
+    piece, is_told = 0, False
     for found in _pieces(paragraphs, by, length):
         if isinstance(found, Broken):
+            is_told = True
             yield found
             continue
         piece += 1
@@ -38,7 +39,7 @@ def rows(paragraphs: Iterable[Paragraph | Broken], by: By, length: int, name: st
         if by == "heading":
             values["heading"] = found[0].heading
         yield Record(values, name, found[0].line)
-    if piece == 0:
+    if piece == 0 and not is_told:
         yield Broken(name, 1, "holds no text", remedy="a scan needs text recognition first; or leave the file out")
 
 
