@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.step import Outlook
 from luthier.models.catalog import resolve
 from luthier.models.describe import describe
+from luthier.models.foresight import model_of
 from luthier.models.sources.folder import Folder
 from luthier.models.steps.base import Base
 from workshop import tiny_model
@@ -60,3 +62,12 @@ def test_the_real_model_is_what_its_publisher_says(smollm2: Artifact) -> None:
         False,
         True,
     )
+
+
+def test_a_folder_is_known_before_it_is_taken_over(tmp_path: Path) -> None:
+    """A first plan tells what a training costs by the folder's own files, as it does once the model is made."""
+    tiny_model(tmp_path / "a")
+    outlook = Outlook(inputs={}, upstream={}, base=tmp_path)
+    outline = Base(source=Folder(path="a")).outline(outlook)
+    assert outline.parameters == describe(tmp_path / "a").parameters
+    assert model_of(replace(outlook, outlines={"model": outline})) == describe(tmp_path / "a")

@@ -204,7 +204,7 @@ def test_a_recipe_merges_what_it_tuned_and_evaluates_it(tmp_path: Path, monkeypa
     path = small_recipe(tmp_path, TWICE)
     planned = Recipe.load(path).plan()["both"]
     assert planned.forecast
-    assert planned.forecast.seconds is None  # nothing is known of a folder's model before it is here
+    assert planned.forecast.seconds  # a folder's model is known before it is taken over
     result = Recipe.load(path).run()
     made = result["both"].artifact
     assert set(made.manifest.inputs) == {"model", "models.0", "models.1"}

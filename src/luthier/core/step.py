@@ -128,7 +128,7 @@ class Outline:
     parameters: int | None = None
     """Of a model: numbers in its weights."""
     tokenizer: Path | None = None
-    """Of a model: the folder with its tokenizer and chat template, where they are here."""
+    """Of a model: the folder of what it stands on, with its tokenizer and chat template, where that is here."""
     remote: bool = False
     """Of a model: whether it is asked over HTTP and has no weights here."""
     merging: Merging = "plain"

@@ -79,6 +79,8 @@ def model_of(outlook: Outlook, field: str = "model") -> Description | None:
     if (made := outlook.inputs.get(field)) is not None:
         return describe(base_folder(made))
     expected = outlook.outlines.get(field)
+    if expected is not None and expected.tokenizer is not None:
+        return describe(expected.tokenizer)  # what it stands on has its size
     return _typical(expected.parameters) if expected and expected.parameters else None
 
 

@@ -73,6 +73,10 @@ class ModelSource(Component):
         """Bytes that will be read, when that is known without the network."""
         return None
 
+    def here(self, base: Path) -> Path | None:
+        """A folder with the model's files as it was published, where they lie on this machine already."""
+        return None
+
     def headed(self, base: Path) -> bool:
         """Whether the model is known, without the network, to name classes or give a number by a head of its own."""
         return False

@@ -39,6 +39,11 @@ class Folder(ModelSource):
         place = self._place(base)
         return sum(path.stat().st_size for path in model_files(place)) if place.is_dir() else None
 
+    def here(self, base: Path) -> Path | None:
+        """The folder itself."""
+        place = self._place(base)
+        return place if place.is_dir() else None
+
     def headed(self, base: Path) -> bool:
         """As its settings say."""
         from luthier.models.sequence import outputs_in

@@ -72,11 +72,14 @@ class Base(Step):
         return Forecast(seconds=5 + 4 * size / BYTES_PER_SECOND, peak_bytes=peak, how=how)
 
     def outline(self, outlook: Outlook) -> Outline:
-        """The parameters that the catalogue knows of, and a head that is there already."""
+        """What the model's files say where they are here, else the parameters that the catalogue knows of."""
         if not self.source.weights:
             return Outline(remote=True, how="an endpoint")
+        headed = self.source.headed(outlook.base)
+        if (here := self.source.here(outlook.base)) is not None:
+            return Outline(parameters=describe(here).parameters, tokenizer=here, headed=headed, how="of its files")
         known = entry_of(self.source)
-        parameters, headed = known[1].parameters if known else None, self.source.headed(outlook.base)
+        parameters = known[1].parameters if known else None
         return Outline(parameters=parameters, headed=headed, how="as the catalogue says")
 
     def recipe_digest(self, inputs: Mapping[str, str], contents: Mapping[str, str], seed: int) -> str:
