@@ -10,9 +10,12 @@ from pydantic import ValidationError
 
 from luthier.core.errors import DataError, ModelError
 from luthier.core.events import Event
+from luthier.core.step import Outlook
 from luthier.core.store import Store
+from luthier.models.describe import describe
 from luthier.models.sources.hub import Hub
 from luthier.models.sources.wheel import Wheel
+from luthier.models.steps.base import Base
 from luthier.models.to_gguf import write_gguf
 from models.making import make_base
 from tests.hub import COMMIT, FakeHub, publishing
@@ -39,6 +42,21 @@ def test_online_fetches_and_offline_then_finds(hub: type[FakeHub], tmp_path: Pat
     second = make_base(Store(tmp_path / "two"), Hub(id="acme/tiny", revision=COMMIT), tmp_path)
     assert hub.asked == []
     assert first.manifest.files == second.manifest.files
+
+
+def test_a_plan_knows_what_is_in_the_cache_and_asks_nobody(hub: type[FakeHub], tmp_path: Path) -> None:
+    source = Hub(id="acme/tiny", online=True)
+    assert source.here(tmp_path) is None
+    assert source.size(tmp_path) is None
+    (tmp_path / "made").mkdir()
+    source.fetch(tmp_path / "made", tmp_path, lambda said: None)
+    hub.asked.clear()
+    place = source.here(tmp_path)
+    assert place is not None
+    assert (source.size(tmp_path) or 0) > (place / "model.safetensors").stat().st_size
+    outline = Base(source=source).outline(Outlook(inputs={}, upstream={}, base=tmp_path))
+    assert outline.parameters == describe(tmp_path / "made").parameters
+    assert hub.asked == []
 
 
 def test_offline_is_the_default_and_asks_nobody(hub: type[FakeHub], tmp_path: Path) -> None:

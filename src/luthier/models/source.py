@@ -79,7 +79,10 @@ class ModelSource(Component):
 
     def headed(self, base: Path) -> bool:
         """Whether the model is known, without the network, to name classes or give a number by a head of its own."""
-        return False
+        from luthier.models.sequence import outputs_in
+
+        here = self.here(base)
+        return here is not None and bool(outputs_in(here))
 
     def fingerprint(self, base: Path) -> str | None:
         """The identity: what makes a base model's artifact another one."""

@@ -44,11 +44,5 @@ class Folder(ModelSource):
         place = self._place(base)
         return place if place.is_dir() else None
 
-    def headed(self, base: Path) -> bool:
-        """As its settings say."""
-        from luthier.models.sequence import outputs_in
-
-        return self._place(base).is_dir() and bool(outputs_in(self._place(base)))
-
     def _place(self, base: Path) -> Path:
         return locate(self.path, base)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +12,17 @@ from luthier.core.digest import digest_of
 from luthier.core.errors import ModelError, Where
 from luthier.core.hub import Published
 from luthier.models.describe import read_licence
-from luthier.models.source import KEPT, SENTENCE, ModelSource, Provenance, Say, adopt, check_folder, is_hub_id
+from luthier.models.source import (
+    KEPT,
+    SENTENCE,
+    ModelSource,
+    Provenance,
+    Say,
+    adopt,
+    check_folder,
+    is_hub_id,
+    model_files,
+)
 
 _PATTERNS = [*KEPT, "*.safetensors", "*.safetensors.index.json", "additional_chat_templates/*.jinja"]
 _WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
@@ -50,6 +61,20 @@ class Hub(ModelSource):
         place = self._published().snapshot([*KEPT, *SENTENCE, *_WEIGHTS])
         check_folder(place)
         return place
+
+    def here(self, base: Path) -> Path | None:
+        """The folder of the hub's cache, where the whole model is in it; the hub is not asked."""
+        try:
+            place = replace(self._published(), online=False).snapshot(_PATTERNS)
+            check_folder(place)
+        except ModelError:
+            return None
+        return place
+
+    def size(self, base: Path) -> int | None:
+        """Bytes of the model's files, when they are in the hub's cache."""
+        place = self.here(base)
+        return sum(path.stat().st_size for path in model_files(place)) if place is not None else None
 
     def identity(self, base: Path) -> str:
         """A digest of the id and the revision."""
