@@ -24,6 +24,7 @@ from luthier.data.formats.file import File
 from luthier.data.intake.recognise import kind_of
 from luthier.data.row import Broken, Record
 from luthier.data.source import Source
+from luthier.text import parquet
 
 TEXT = "text,label\n" + "".join(f"question {n},yes\n" for n in range(2000))
 ROWS = [{"text": f"question {n}", "label": "yes"} for n in range(2000)]
@@ -94,6 +95,36 @@ def test_a_bomb_is_refused_before_it_is_big(tmp_path: Path, ending: str, monkeyp
         seen.extend(Source.parse({"kind": "csv", "path": "rows.csv"}).read(tmp_path, lambda text: None))
     assert "unpack it yourself" in caught.value.remedy
     assert not seen or seen[0].line < 4_000_000 // len(line)
+
+
+def test_a_text_that_stands_once_for_many_rows_is_a_bomb_in_parquet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyarrow.parquet as pq
+
+    monkeypatch.setattr(packed, "RATIO_FREE_BYTES", 1 << 20)
+    long, path = "a b " * 5_000, tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"text": [long] * 5_000, "label": ["yes", "no"] * 2_500}), path, compression="zstd")
+    seen: deque[Record | Broken] = deque(maxlen=1)
+    with pytest.raises(DataError, match="refused as a zip bomb") as caught:
+        seen.extend(Source.parse({"kind": "parquet", "path": "rows.parquet"}).read(tmp_path, lambda text: None))
+    assert "as JSON lines" in caught.value.remedy
+    assert not seen or seen[0].line < 2_500
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_rows_with_one_long_text_are_read_few_at_a_time(tmp_path: Path, deep: bool) -> None:
+    import pyarrow.parquet as pq
+
+    long, path = "a b " * 200_000, tmp_path / "rows.parquet"
+    value = [{"by": "me", "said": long}, {"by": "you", "said": "no"}] if deep else long
+    pq.write_table(pa.table({"text": [value] * 120}), path, dictionary_pagesize_limit=1 << 30)
+    with path.open("rb") as opened, pq.ParquetFile(opened) as file:
+        careless = max(batch.nbytes for batch in parquet.batches(file, 1024))
+        found = list(parquet.batches(file, 1024, kept=parquet.with_dictionaries(opened, file)))
+    assert careless > 2 * parquet.BATCH_BYTES
+    assert max(batch.nbytes for batch in found) < 1.1 * parquet.BATCH_BYTES
+    assert sum(batch.num_rows for batch in found) == 120
 
 
 def _archive(path: Path, *members: tuple[str, str, int]) -> None:

@@ -154,10 +154,10 @@ def _damaged(error: Exception, where: Where) -> DataError:
     return DataError(problem, where=where, remedy=_WHOLE)
 
 
-def refuse_bomb(out: int, packed: int, where: Where) -> None:
+def refuse_bomb(out: int, packed: int, where: Where, remedy: str = _TRUST) -> None:
     """Refuse what unpacks to many times its size."""
     if out > MEMBER_LIMIT_BYTES or out > max(RATIO_FREE_BYTES, RATIO_LIMIT * packed):
-        raise DataError(f"is refused as a zip bomb: {packed} bytes become {out} or more", where=where, remedy=_TRUST)
+        raise DataError(f"is refused as a zip bomb: {packed} bytes become {out} or more", where=where, remedy=remedy)
 
 
 def refuse_large(file: BinaryIO, most_bytes: int, name: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import datetime
 import decimal
+import io
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -12,10 +13,12 @@ from typing import Any, BinaryIO
 
 from luthier.core.errors import DataError, Where
 from luthier.data.formats.file import File
+from luthier.data.formats.packed import refuse_bomb
 from luthier.data.row import Broken, Record
 from luthier.text import parquet
 
 _BATCH_ROWS = 1024
+_TRUST = "if you trust it, write its rows as JSON lines, and name that file"
 
 
 def read(file: File) -> Iterator[Record | Broken]:
@@ -117,7 +120,17 @@ def _parquet(file: File) -> Iterator[tuple[list[str], Iterator[Any]]]:
     import pyarrow.parquet as pq
 
     with _seekable(file) as opened, pq.ParquetFile(opened) as table:
-        yield table.schema_arrow.names, parquet.batches(table, _BATCH_ROWS)
+        found = parquet.batches(table, _BATCH_ROWS, kept=parquet.with_dictionaries(opened, table))
+        yield table.schema_arrow.names, _guarded(found, opened.seek(0, io.SEEK_END), file.where)
+
+
+def _guarded(batches: Iterator[Any], packed: int, where: Where) -> Iterator[Any]:
+    """The batches of a file of so many bytes, until they are too many to come out of it."""
+    out = 0
+    for batch in batches:
+        out += batch.nbytes
+        refuse_bomb(out, packed, where, _TRUST)
+        yield batch
 
 
 @contextmanager
