@@ -16,7 +16,7 @@ UNREADABLE = "/proc/self/mem"
 
 @dataclass(frozen=True)
 class Case:
-    """A mistake and its answer. `{folder}`, `{artifact}` and `{work}` in `at` stand for places of the test."""
+    """A mistake and its answer. `{folder}` and `{artifact}` in `at` stand for places of the test."""
 
     name: str
     at: str

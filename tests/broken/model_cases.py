@@ -126,7 +126,7 @@ CASES = (
     ),
     _folder(
         "text for a size",
-        "{work}/config.json (hidden_size)",
+        "tiny-model/config.json (hidden_size)",
         "came 'big'",
         "mend its config.json",
         _config(hidden_size="big"),
@@ -134,7 +134,7 @@ CASES = (
     ),
     _folder(
         "no heads",
-        "{work}/config.json (num_attention_heads)",
+        "tiny-model/config.json (num_attention_heads)",
         "came 0",
         "mend its config.json",
         _config(num_attention_heads=0),

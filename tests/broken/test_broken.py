@@ -45,7 +45,7 @@ BY_KIND = {
 CASES = [pytest.param(case, id=f"{kind}-{case.name}") for kind, cases in BY_KIND.items() for case in cases]
 BUDGET_S = 5.0
 DIGEST = "[0-9a-f]{32}"
-SPOTS = {"artifact": f".*/artifacts/{DIGEST}", "work": f".*/work/{DIGEST}/folder"}
+SPOTS = {"artifact": f".*/artifacts/{DIGEST}"}
 """Places whose names hold a digest."""
 
 
