@@ -12,6 +12,8 @@ from peft import EvaConfig, LoraConfig, get_peft_model
 from peft.tuners.lora.eva import get_eva_state_dict
 
 from luthier.core.errors import ModelError
+from luthier.core.step import Outlook
+from luthier.models.describe import describe
 from luthier.models.load import open_folder
 from luthier.models.pack import Pack, Row, pack
 from luthier.models.quiet import no_peft_warning
@@ -100,3 +102,18 @@ def test_directions_are_those_of_the_whole_decomposition(rows: int, inputs: int,
     centred = seen - seen.mean(0)
     wanted = torch.linalg.svdvals(centred)[:6].square().sum()
     torch.testing.assert_close((centred @ found.t()).square().sum(), wanted)
+
+
+def test_a_plan_tells_what_looking_for_directions_takes(tmp_path: Path) -> None:
+    """Beside it all is told as without it."""
+    shop = bench(tmp_path, examples(16))
+
+    def told(**settings: Any) -> float:
+        step = Tune(data="data", technique=Lora(r=4, **settings))
+        inputs = {"data": shop.data, "model": shop.base}
+        history = {"measures": {"flops_per_s": 1e9, "begin_s": 2.0}}
+        return step.foresee(Outlook(inputs=inputs, upstream={}, base=shop.base.folder, history=history)).seconds or 0.0
+
+    model = describe(shop.base.folder)
+    assert told(start="eva") == pytest.approx(told() + Lora(r=4, start="eva").before_s(model), abs=0.2)
+    assert Lora(r=4, start="eva").before_s(model) > 0 == Lora(r=4).before_s(model)

@@ -13,9 +13,8 @@ from torch import Tensor
 from luthier.core.errors import ModelError, Where
 from luthier.models.logprobs import forget, logprobs, reading
 from luthier.models.pack import Pack
+from luthier.tune.techniques.lora import WATCHED
 
-SAMPLE = 1024
-"""Tokens at which each layer is watched: enough for the directions of ranks up to 64 to settle."""
 PACKS = 4
 """Packs over which they are spread."""
 _NOTHING = 1e-12
@@ -44,7 +43,7 @@ def _inputs(model: Any, packs: list[Pack]) -> dict[str, list[Tensor]]:
     def watch(name: str, given: Tensor) -> None:
         if not last or last[0][0] is not given:
             rows = given.detach().reshape(-1, given.shape[-1])[:tokens]
-            chosen = torch.linspace(0, rows.shape[0] - 1, min(rows.shape[0], SAMPLE // PACKS)).long()
+            chosen = torch.linspace(0, rows.shape[0] - 1, min(rows.shape[0], WATCHED // PACKS)).long()
             last[:] = [(given, rows[chosen])]
         seen.setdefault(name, []).append(last[0][1])
 

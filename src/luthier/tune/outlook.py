@@ -208,7 +208,7 @@ def _seconds(step: Tune, outlook: Outlook, model: Description, rows: Rows) -> tu
         rate *= AT_ONCE if _at_once(step, model) else 1.0
         if step.objective.needs_reference:  # once a row; an earlier training tells it as a part of its beginning
             flops *= 1 + min(1.0, 1 / step.epochs) / 2
-    seconds = flops / rate + begin_s
+    seconds = flops / rate + begin_s + step.technique.before_s(model)
     if isinstance(step.objective, Policy):
         drawing, prompts = step.objective.rollout, rows.number * step.epochs
         seconds += drawing_s(drawing, model, rows, prompts, step.rows_per_step, rate, before, bf16=bf16)

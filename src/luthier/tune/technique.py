@@ -62,6 +62,10 @@ class AnyTechnique(Component):
         """What people should know before this model is tuned so; empty when there is nothing to say."""
         return ""
 
+    def before_s(self, model: Description) -> float:
+        """Seconds that are foreseen for what it does before the first step, besides what every technique does."""
+        return 0.0
+
     @abstractmethod
     def trainable(self, model: Description) -> int:
         """How many numbers will move."""

@@ -33,6 +33,11 @@ if TYPE_CHECKING:
     from luthier.tune.steps.tune import Tune
 
 
+def _clocks() -> tuple[float, float]:
+    """Seconds by the clock and of the processors."""
+    return time.perf_counter(), time.process_time()
+
+
 class Tuning:
     """One making of a tuned model."""
 
@@ -46,10 +51,12 @@ class Tuning:
         self._description = describe(self._base)
         step.agree(self._description)
         self._rate = step.rate_for(technique, self._description)
+        self._before = [0.0, 0.0]
+        """What the technique took before the first step."""
 
     def run(self) -> dict[str, Any]:
         """Rows, model, loop, files; returns measures."""
-        begun, begun_cpu = time.perf_counter(), time.process_time()  # the first imports here load torch
+        begun = _clocks()  # the first imports here load torch
         from luthier.models.load import pick_dtype
         from luthier.models.lora_product import own_forward
         from luthier.text.ids import Text
@@ -60,7 +67,8 @@ class Tuning:
         material, step = Material(self._step, self._work, text), self._step
         course = material.course
         training, keeper = self._prepare(material, course)
-        begin = {"begin_s": time.perf_counter() - begun, "begin_cpu_s": time.process_time() - begun_cpu}
+        wall, cpu = (now - then for now, then in zip(_clocks(), begun, strict=True))
+        begin = {"begin_s": wall - self._before[0], "begin_cpu_s": cpu - self._before[1]}
         bits, headed = 8 * pick_dtype(step.precision).itemsize, step.objective.wants_head()
         operations = operations_of(self._description, training.trainable, bits=bits, headed=headed)
         speed = Speed(self._work, course, operations)
@@ -106,7 +114,9 @@ class Tuning:
         model = self._technique.adapt(plain, self._work.seed)
         critic = self._critic(model)
         tokens = self._tokens(material.lessons)
+        begun = _clocks()
         self._technique.begin(model, packs_of(material.lessons, course, tokens))
+        self._before = [now - then for now, then in zip(_clocks(), begun, strict=True)]
         one_product(model)
         release_memory()
         how = reading(model)

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 Start = Literal["default", "gaussian", "olora", "pissa", "eva"]
 _BEGUN = "luthier_begun"
 """Attribute of an adapted model: the first values of factors that were taken out of the base's weights."""
+WATCHED = 1024
+"""Tokens at which EVA watches a layer: enough for the directions of ranks up to 64 to settle."""
+_APART = 4 / 7
+"""Share of layers whose input no layer before them reads: q, k and v read one, gate and up another."""
+_DIRECTIONS_S = 5e-7
+"""Seconds in which the directions of one input are found, for the square of its size or of the tokens."""
 _OF_PEFT: dict[Start, str | bool] = {
     "default": True, "gaussian": "gaussian", "olora": "olora", "pissa": "pissa_niter_16", "eva": True,
 }  # fmt: skip
@@ -54,6 +60,11 @@ class Lora(LowRank):
             from luthier.tune.eva import begin_with_eva
 
             begin_with_eva(model, packs, self.r)
+
+    def before_s(self, model: Description) -> float:
+        """EVA looks for directions of what each layer reads."""
+        sizes = [min(one.inputs, WATCHED) for one in self.adapted(model)] if self.start == "eva" else []
+        return _APART * sum(_DIRECTIONS_S * size**2 for size in sizes)
 
     def refuses(self, objective: str, model: Description) -> str:
         """PEFT adapts fused experts in the plain way only, and no weight has more directions than its smaller side."""
