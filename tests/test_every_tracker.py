@@ -189,6 +189,7 @@ def test_steps_of_an_offline_run_outlive_a_kill(tmp_path: Path) -> None:
     assert [one.history.step.num for one in records if one.HasField("history")] == [1, 2, 3]
 
 
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("kind", "name"), FIELDS)
 def test_every_field_changes_where_the_run_stands(kind: str, name: str, tmp_path: Path) -> None:
     installed(kind)
