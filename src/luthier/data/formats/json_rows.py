@@ -66,6 +66,30 @@ def _rows(text: _Text, name: str, rows: str | None, say: Callable[[str], None]) 
         raise DataError("holds no rows", where=Where(file=name), remedy="give a file with at least one row")
 
 
+class _Brackets:
+    """How deep in a value a text is, told from its brackets and strings alone."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+        """Where to look on."""
+        self._depth, self._quoted = 0, False
+
+    def end(self, text: str) -> int | None:
+        """Where the value closes; None when it doesn't yet, and more text may be given."""
+        while found := _TOKENS.search(text, self.at):
+            self.at = found.end()
+            mark = found[0]
+            if mark == "\\":
+                self.at += 1
+            elif mark == '"':
+                self._quoted = not self._quoted
+            elif not self._quoted:
+                self._depth += 1 if mark in "{[" else -1
+                if self._depth <= 0:
+                    return self.at
+        return None
+
+
 class _Text:
     """A window on a text that is read forward; knows its line."""
 
@@ -134,41 +158,18 @@ class _Text:
         return not self._ended and (not isinstance(error, json.JSONDecodeError) or self._open_end() is None)
 
     def _open_end(self) -> int | None:
-        """Where the value at hand closes, told from its brackets and strings alone; None when it doesn't yet."""
-        depth, quoted, at = 0, False, self._at
-        while found := _TOKENS.search(self._window, at):
-            at = found.end()
-            mark = found[0]
-            if mark == "\\":
-                at += 1
-            elif mark == '"':
-                quoted = not quoted
-            elif not quoted:
-                depth += 1 if mark in "{[" else -1
-                if depth <= 0:
-                    return at
-        return None
+        """Where the value at hand closes; None when it doesn't yet."""
+        return _Brackets(self._at).end(self._window)
 
     def _pass_over(self) -> None:
         """Go behind the closing brace of the value at hand without keeping it."""
-        depth, quoted, at = 0, False, self._at
-        while True:
-            while found := _TOKENS.search(self._window, at):
-                at = found.end()
-                mark = found[0]
-                if mark == "\\":
-                    at += 1
-                elif mark == '"':
-                    quoted = not quoted
-                elif not quoted:
-                    depth += 1 if mark in "{[" else -1
-                    if depth == 0:
-                        self._take(at)
-                        return
-            at = max(0, at - len(self._window))
+        brackets = _Brackets(self._at)
+        while (end := brackets.end(self._window)) is None:
+            brackets.at = max(0, brackets.at - len(self._window))
             self._take(len(self._window))
             if not self._more():
                 raise _LostError("is not JSON: the file ends within an element")
+        self._take(end)
 
     def _skip_broken(self) -> None:
         end = self._open_end()
