@@ -66,8 +66,10 @@ ROW = st.fixed_dictionaries(
     {"text": TEXTS, "label": st.sampled_from(["a", "b", "A ", ""]), "who": st.sampled_from("xyz")},
     optional={"rejected": TEXTS},
 )
+HOLDS_NUL = '{"text": "Is it\x00here?", "label": "a"}'
+"""Of few NULs alone in a short file, it would be said that it is not text."""
 LINES = st.lists(
-    st.one_of(ROW.map(json.dumps), st.sampled_from(["{", '{"text": 1', "[]", '{"label": "a"}', "\x00"])),
+    st.one_of(ROW.map(json.dumps), st.sampled_from(["{", '{"text": 1', "[]", '{"label": "a"}', HOLDS_NUL])),
     min_size=1,
     max_size=24,
 )

@@ -51,14 +51,12 @@ class Drops(Mapping[int, Drop]):
 
     def arrays(self) -> tuple[pa.Array, pa.Array, pa.Array, pa.Array]:
         """Places, reasons, twins and similarities, row by row."""
-        import pyarrow as pa
-
         reasons = (
             _column(self._reasons, "text").take(rows_at(self._codes.astype(np.int64)))
             if len(self)
             else _column([], "text")
         )
-        return pa.array(self.places), reasons, self._twins, self._similarities
+        return rows_at(self.places), reasons, self._twins, self._similarities
 
     @classmethod
     def again(cls, places: pa.Array, reasons: pa.Array, twins: pa.Array, similarities: pa.Array) -> Drops:
@@ -121,9 +119,7 @@ class Sparse(Sequence[Any]):
 
     def arrays(self) -> tuple[pa.Array, pa.Array]:
         """The places of rows that are not like the rest; their values, and last that of the rest."""
-        import pyarrow as pa
-
-        return pa.array(self._places), self._values
+        return rows_at(self._places), self._values
 
     @classmethod
     def again(cls, rows: int, places: NDArray[np.int64], values: pa.Array) -> Sparse:

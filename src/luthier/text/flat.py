@@ -172,9 +172,10 @@ def mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 def in_company(numbers: NDArray[np.uint64], bits: int) -> NDArray[np.bool_]:
     """Which numbers share a bin, of 2^bits, with another: all that come more than once, and few others to be sorted."""
-    bins = (numbers * np.uint64(_MULTIPLIER)) >> np.uint64(64 - bits)
+    bins = numbers * np.uint64(_MULTIPLIER)
+    bins >>= np.uint64(64 - bits)
     places = bins.view(np.int64)
-    found: NDArray[np.bool_] = np.bincount(places, minlength=1 << bits)[places] > 1
+    found: NDArray[np.bool_] = np.bincount(places, minlength=1 << bits).take(places) > 1
     return found
 
 

@@ -52,7 +52,7 @@ class _Model(NamedTuple):
     """What follows a state (by its row in the table) and a byte."""
     row_of: NDArray[np.int64]
     """Where a state's row begins."""
-    feature_of: NDArray[np.integer[Any]]
+    feature_of: NDArray[np.int32]
     """The n-gram that ends in a state, or -1."""
     weights: NDArray[np.float16]  # (features, columns)
     prior: NDArray[np.float32]  # (columns,)
@@ -100,44 +100,42 @@ def _scores(texts: Sequence[bytes], lengths: NDArray[np.int64], model: _Model) -
     """(texts, classes): log-posteriors; each n-gram counts by log(1 + how often)."""
     from scipy.sparse import csr_matrix
 
-    places, states = _walk(texts, lengths, model)
-    features = model.feature_of[states]
-    seen = np.flatnonzero(features >= 0)
-    bits = len(model.weights).bit_length()
-    fits = np.dtype(np.int32 if len(texts) << bits < 1 << 31 else np.int64)  # half as wide, sorted twice as quickly
-    pairs: NDArray[np.integer[Any]] = places[seen].astype(fits) << bits
-    pairs |= features[seen].astype(fits)
-    pairs.sort()
-    first = np.flatnonzero(np.concatenate([[True], pairs[1:] != pairs[:-1]])[: len(pairs)])
-    rows, columns = pairs[first] >> bits, pairs[first] & ((1 << bits) - 1)
+    features = _walk(texts, lengths, model)
+    features.sort(axis=1)  # short rows are sorted many times as quickly as all of them in one array
+    is_new = np.ones(features.shape, dtype=bool)
+    np.not_equal(features[:, 1:], features[:, :-1], out=is_new[:, 1:])
+    runs = np.flatnonzero(is_new)
+    found = features.ravel()[runs]
+    seen = found >= 0
+    columns = found[seen]
     is_used = np.zeros(len(model.weights), dtype=bool)
     is_used[columns] = True
     ranks = np.cumsum(is_used, dtype=np.int32) - 1
-    often = np.log1p(np.diff(first, append=len(pairs)).astype(np.float32))
-    starts = np.searchsorted(rows, np.arange(len(texts) + 1)).astype(np.int32)
+    often = np.log1p(np.diff(runs, append=features.size)[seen].astype(np.float32))
+    starts = np.searchsorted(runs[seen], np.arange(len(texts) + 1) * features.shape[1]).astype(np.int32)
     counts = csr_matrix((often, ranks[columns], starts), (len(texts), int(is_used.sum())))
     scores = np.asarray(counts @ model.weights[is_used].astype(np.float32), dtype=np.float32) + model.prior
     scores[np.diff(starts) == 0] = 0  # nothing was recognised: all languages are alike
     return np.asarray(scores, dtype=np.float32)
 
 
-def _walk(
-    texts: Sequence[bytes], lengths: NDArray[np.int64], model: _Model
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Which text each step belongs to, and the state after it: one step for all texts that are long enough."""
+def _walk(texts: Sequence[bytes], lengths: NDArray[np.int64], model: _Model) -> NDArray[np.int32]:
+    """(texts, bytes of the longest): the n-gram that ends in each byte, or -1; one step for all texts that are long
+    enough."""
     order = np.argsort(-lengths, kind="stable")
-    grid = np.zeros((len(texts), int(lengths.max())), dtype=np.uint8)
-    for row, place in enumerate(order.tolist()):
-        grid[row, : lengths[place]] = np.frombuffer(texts[place], dtype=np.uint8)
-    columns = np.ascontiguousarray(grid.T)
-    alive = np.searchsorted(-lengths[order], -np.arange(columns.shape[0]), side="left").tolist()
+    longest = int(lengths.max())
+    grid = np.frombuffer(b"".join([texts[place].ljust(longest, b"\0") for place in order.tolist()]), dtype=np.uint8)
+    columns = np.ascontiguousarray(grid.reshape(-1, longest).T)
+    alive = np.searchsorted(-lengths[order], -np.arange(longest), side="left").tolist()
     rows = np.full(len(texts), model.row_of[0])
-    visited: list[NDArray[np.int64]] = []
-    for letters, count in zip(columns, alive, strict=True):
-        states = model.next_state[rows[:count] + letters[:count]]
-        rows = model.row_of[states]
-        visited.append(states)
-    return np.concatenate([order[:count] for count in alive]), np.concatenate(visited)
+    features = np.full(columns.shape, -1, dtype=np.int32)
+    for letters, count, ending in zip(columns, alive, features, strict=True):
+        states = model.next_state.take(rows[:count] + letters[:count])
+        rows = model.row_of.take(states)
+        ending[:count] = model.feature_of.take(states)
+    found = np.empty((len(texts), longest), dtype=np.int32)
+    found[order] = features.T
+    return found
 
 
 @cache
@@ -201,7 +199,7 @@ def _model(among: tuple[str, ...] | None) -> _Model:
     return _Model(
         np.asarray(whole.next_state),  # maps of the disk still, but indexed as quickly as other arrays
         np.asarray(whole.row, dtype=np.int64) << 8,
-        np.asarray(whole.feature),
+        np.asarray(whole.feature, dtype=np.int32),
         np.asarray(whole.weights) if among is None else np.ascontiguousarray(whole.weights[:, kept]),
         np.asarray(whole.prior[kept], dtype=np.float32),
         classes,

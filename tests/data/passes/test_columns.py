@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -85,6 +87,35 @@ def test_half_a_character_is_refused_as_pyarrow_refuses_it() -> None:
 def test_more_text_than_a_column_holds_is_told_by_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("luthier.data.passes.columns._MOST_BYTES", 4)
     assert column(["abc", "de"], pa.string()).to_pylist() == ["abc", "de"]
+
+
+def test_preparing_imports_no_pandas(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"How do I mend the {thing}?", "answer": f"Glue the {thing} by hand."}
+        for thing in ("chair", "table", "chair")
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    code = """
+import sys
+from pathlib import Path
+from luthier.core.events import Events
+from luthier.core.step import Work
+from luthier.data.passes.pipeline import Options, prepare
+from luthier.data.steps.prepare import Prepare
+
+here = Path(sys.argv[1])
+ops = ["normalise", "language", "pii", "exact_dedup", "near_dedup"]
+step = Prepare.model_validate({"source": {"kind": "jsonl", "path": "rows.jsonl"}, "ops": ops, "split": {"test": 1}})
+events = Events(lambda event: None).of("data")
+made, scratch = here / "made", here / "scratch"
+work = Work(name="data", inputs={}, folder=made, scratch=scratch, base=here, seed=0, events=events)
+made.mkdir()
+scratch.mkdir()
+prepare(step.source, step.ops, step.split, work, Options(task="text"))
+print(sorted(path.name for path in (here / "made" / "examples").iterdir()), "pandas" in sys.modules)
+"""
+    told = subprocess.run([sys.executable, "-c", code, tmp_path], check=False, capture_output=True, text=True)
+    assert told.stdout.strip() == "['test.parquet', 'train.parquet'] False", told.stderr
 
 
 def test_no_column_imports_pandas() -> None:

@@ -7,9 +7,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from luthier.core.artifact import Artifact
+from luthier.data.passes.columns import column, places
 from luthier.data.passes.spill import Spill, SpillWriter
 from luthier.data.passes.tables import dump, example_schema, from_arrow, spill_schema
 from luthier.data.row import MESSAGES, Row
@@ -82,7 +85,7 @@ def tables(artifact: Artifact, split: str) -> Iterator[pa.RecordBatch]:
 def _numbered(table: pa.RecordBatch, start: int, schema: pa.Schema) -> pa.RecordBatch:
     import pyarrow as pa
 
-    columns = [pa.array(range(start, start + table.num_rows), pa.int64())]
+    columns = [places(np.arange(start, start + table.num_rows))]
     columns += [table.column(name) for name in schema.names[1:]]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
@@ -91,7 +94,7 @@ def as_examples(rows: Sequence[Row], labels: Sequence[str | None]) -> pa.RecordB
     """Rows as they lie in a split's file."""
     import pyarrow as pa
 
-    columns = {
+    columns: dict[str, Sequence[Any]] = {
         "id": [row.id for row in rows],
         "source": [row.source for row in rows],
         "file": [row.file for row in rows],
@@ -104,4 +107,4 @@ def as_examples(rows: Sequence[Row], labels: Sequence[str | None]) -> pa.RecordB
         "group": [row.group for row in rows],
     }
     schema = example_schema()
-    return pa.RecordBatch.from_arrays([pa.array(columns[one.name], one.type) for one in schema], schema=schema)
+    return pa.RecordBatch.from_arrays([column(columns[one.name], one.type) for one in schema], schema=schema)

@@ -57,18 +57,25 @@ def _meet(old: str, i: int, new: str, j: int) -> tuple[int, int]:
             there = j + both - skip
             if old[i + skip : i + skip + _ALIKE_CHARS] == new[there : there + _ALIKE_CHARS]:
                 return skip, both - skip
-    soonest: dict[str, int] = {}
-    for skip in range(min(_REACH_CHARS, len(new) - j) + 1):
-        soonest.setdefault(new[j + skip : j + skip + _ALIKE_CHARS], skip)
     least = 2 * _REACH_CHARS
     found: tuple[int, int] | None = None
-    for skip in range(min(_REACH_CHARS, len(old) - i) + 1):
-        if skip >= least:
-            break  # what follows skips no fewer
-        skip_new = soonest.get(old[i + skip : i + skip + _ALIKE_CHARS])
-        if skip_new is not None and skip + skip_new < least:
-            found, least = (skip, skip_new), skip + skip_new
+    for skip_new in range(min(_REACH_CHARS, len(new) - j) + 1):
+        if skip_new > least:
+            break  # what follows skips more
+        piece = new[j + skip_new : j + skip_new + _ALIKE_CHARS]
+        skip_old = _first(old, i, piece, min(_REACH_CHARS, least - skip_new))
+        if skip_old is not None and skip_old + skip_new < 2 * _REACH_CHARS:
+            found, least = (skip_old, skip_new), skip_old + skip_new
     return found or _tail(old, i, new, j)
+
+
+def _first(old: str, i: int, piece: str, most: int) -> int | None:
+    """The fewest characters to skip, at most so many, until the text goes on with a piece; a shorter one is its end."""
+    if len(piece) == _ALIKE_CHARS:
+        at = old.find(piece, i, i + most + _ALIKE_CHARS)
+        return at - i if at >= 0 else None
+    skip = len(old) - len(piece) - i
+    return skip if 0 <= skip <= most and old.endswith(piece) else None
 
 
 def _tail(old: str, i: int, new: str, j: int) -> tuple[int, int]:

@@ -212,7 +212,7 @@ def _runs(texts: Flat, size: int, among: NDArray[np.bool_]) -> _Repeats:
 
 
 def _repeats(keys: NDArray[np.uint64], size: int, texts: Flat) -> _Repeats:
-    keys = keys[in_company(keys, _BIN_BITS)]
+    keys = keys.compress(in_company(keys, _BIN_BITS))
     keys.sort()
     begins = np.flatnonzero(_is_new(keys))
     counts = np.diff(begins, append=len(keys))

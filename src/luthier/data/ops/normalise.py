@@ -49,6 +49,7 @@ _UNTIDY = re.compile(
     "[\t\r\x0b\x0c\x1c-\x1f\x85\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]| [ \n]|\n\n\n|\n "
 )
 """Where white space needs a closer look."""
+_PRINTABLE = bytes([ord("\n"), *range(ord(" "), 0x7F)])
 _ROUNDS = 12
 """Repair is repeated until nothing changes (`&amp;lt;` hides in layers), at most so often."""
 
@@ -151,6 +152,8 @@ def _is_plain(text: str) -> bool:
 
 def _is_printable(text: str) -> bool:
     """Whether all is printable but line feeds, which nothing invisible and no odd white space is."""
+    if text.isascii():
+        return not text.encode().translate(None, _PRINTABLE)
     return text.replace("\n", "").isprintable()
 
 

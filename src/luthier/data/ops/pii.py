@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -42,7 +44,7 @@ _KNOWN_TEXTS, _KNOWN_CHARS = 1024, 4096
 _SMALL_DIGITS = 5
 _MOST_LOOKS = 8
 """So often at most is looked at what edits have made of a text."""
-_TAG_NAME = re.compile(rf"(?<=\[)(?:{'|'.join(kind.upper() for kind in KINDS)})(?=[\]:])")
+_TAG_NAME = re.compile(rf"\[(?:{'|'.join(kind.upper() for kind in KINDS)})(?=[\]:])")
 """What `redact` and `hash` call what they have taken out."""
 Fields = list[tuple[str, str, list[Found]]]
 """The texts of a row: field name, text, and what was found in it."""
@@ -135,17 +137,15 @@ class Pii(RowOperator):
         counts: dict[str, list[int]] = {kind: [0] * len(rows) for kind in KINDS}
         outcome = Outcome(attributes=dict(counts))
         by_field: dict[PiiKind, Counter[str]] = {}
-        for place, (row, fields) in enumerate(zip(rows, self._searched(rows), strict=True)):
-            if not any(finds for _, _, finds in fields):
-                continue
-            stand_ins = self._stand_ins(row)
-            for field, text, finds in fields:
-                whole, edits = self._edits(field, text, finds, stand_ins)
-                for found in whole:
-                    counts[found.kind][place] += 1
-                    by_field.setdefault(found.kind, Counter())[_told(row, field)] += 1
-                if edits:
-                    outcome.edits.setdefault(place, []).extend(edits)
+        looks = list(self._looks(rows))
+        self._look_again(looks)
+        for look in looks:
+            for found in look.whole:
+                counts[found.kind][look.place] += 1
+                by_field.setdefault(found.kind, Counter())[_told(rows[look.place], look.field)] += 1
+            if look.edits:
+                outcome.edits.setdefault(look.place, []).extend(look.edits)
+        for place in dict.fromkeys(look.place for look in looks):
             if unwanted := [kind for kind in KINDS if counts[kind][place] and self._action(kind) == "drop"]:
                 outcome.drops[place] = Drop(f"holds {unwanted[0]}")
         outcome.counts.update({kind: dict(sorted(by_field[kind].items())) for kind in KINDS if kind in by_field})
@@ -192,31 +192,40 @@ class Pii(RowOperator):
     def _action(self, kind: PiiKind) -> Action:
         return self.actions.get(kind, self.action)
 
-    def _edits(
-        self, field: str, text: str, finds: list[Found], stand_ins: Pseudonyms | None
-    ) -> tuple[list[Found], list[Edit]]:
-        """What is found in a text, and what becomes of it: what edits bring near to a word that names it is found, too,
-        as the last look would."""
-        whole: list[Found] = []
-        edits: list[Edit] = []
-        for _ in range(_MOST_LOOKS):
-            whole += finds
-            made = [edit for found in finds if (edit := self._edit(field, found, stand_ins)) is not None]
-            if not made:
-                break
-            anew = {edit.start for edit in made}
-            edits = sorted([*(edit for edit in edits if edit.start not in anew), *made], key=lambda edit: edit.start)
-            finds = list(self._left(field, text, edits))
-        return whole, edits
+    def _looks(self, rows: Sequence[Row]) -> Iterator[_Look]:
+        """Texts in which something was found."""
+        for place, (row, fields) in enumerate(zip(rows, self._searched(rows), strict=True)):
+            if any(finds for _, _, finds in fields):
+                stand_ins = self._stand_ins(row)
+                yield from (_Look(place, field, text, finds, stand_ins) for field, text, finds in fields if finds)
 
-    def _left(self, field: str, text: str, edits: Sequence[Edit]) -> Iterator[Found]:
+    def _look_again(self, looks: Sequence[_Look]) -> None:
+        """Say what becomes of what was found: what edits bring near to a word that names it is found, too, as the last
+        look would."""
+        for _ in range(_MOST_LOOKS):
+            looks = [look for look in looks if self._edited(look)]
+            texts = [_context(look.field) + _without_tags(spliced(look.text, look.edits)) for look in looks]
+            for look, text, marked in zip(looks, texts, marks(texts), strict=True):
+                look.finds = list(self._left(look, text.removeprefix(_context(look.field)), marked))
+
+    def _edited(self, look: _Look) -> bool:
+        """Whether anything becomes of what was found at last, which is added to all that was."""
+        look.whole += look.finds
+        made = [edit for one in look.finds if (edit := self._edit(look.field, one, look.stand_ins)) is not None]
+        anew = {edit.start for edit in made}
+        kept = (edit for edit in look.edits if edit.start not in anew)
+        look.edits = sorted([*kept, *made], key=lambda edit: edit.start)
+        return bool(made)
+
+    def _left(self, look: _Look, edited: str, marked: Marks) -> Iterator[Found]:
         """What the last look would find in an edited text, by its place in the text before: around edits, or in what
         one put there that now looks like a key."""
         kinds = tuple(kind for kind in self._risky if kind in self._wanted)
+        text, edits = look.text, look.edits
         moved = list(accumulate((len(edit.after) - len(edit.before) for edit in edits), initial=0))
         starts = [edit.start + by for edit, by in zip(edits, moved, strict=False)]
         spans = [(start, start + len(edit.after)) for start, edit in zip(starts, edits, strict=True)]
-        for found in _in_field(field, _without_tags(spliced(text, edits)), kinds):
+        for found in _in_field(look.field, edited, kinds, marked=marked):
             around = list(_outside(found, spans))
             for start, end in around:
                 by = moved[bisect_right(starts, start)]
@@ -316,6 +325,22 @@ class Pii(RowOperator):
         return Suggestion({"action": "redact"}, f"personal data in the {profile.looked_at} rows seen: {shown}")
 
 
+@dataclass
+class _Look:
+    """A text in which something was found, and what becomes of it."""
+
+    place: int
+    """The row's, in its batch."""
+    field: str
+    text: str
+    finds: list[Found]
+    """What was found at last."""
+    stand_ins: Pseudonyms | None
+    whole: list[Found] = dataclasses.field(default_factory=list)
+    """All that was found."""
+    edits: list[Edit] = dataclasses.field(default_factory=list)
+
+
 _HANDED = re.compile(r"\Amessages\[\d+\]\.tool_calls/\d+/(?=.)")
 """What stands before the name of something that is handed to a tool."""
 
@@ -338,7 +363,7 @@ def _outside(found: Found, spans: Sequence[tuple[int, int]]) -> Iterator[tuple[i
 
 def _without_tags(text: str) -> str:
     """A text of the same length in which nothing that stands for personal data (`[SSN]`) names what follows."""
-    return _TAG_NAME.sub(lambda tag: "x" * len(tag[0]), text) if "[" in text else text
+    return _TAG_NAME.sub(lambda tag: "[" + "x" * (len(tag[0]) - 1), text) if "[" in text else text
 
 
 def _is_column(field: str) -> bool:

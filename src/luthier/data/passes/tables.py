@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from luthier.core.files import writing
 from luthier.data.operator import Column
 from luthier.data.passes.columns import bytes_in, column, places
@@ -141,8 +143,9 @@ def write_cells(path: Path, cells: dict[str, pa.Array], told: str) -> None:
     """Arrays of any lengths by name, and a text, in one file."""
     import pyarrow as pa
 
-    lists = [pa.LargeListArray.from_arrays(pa.array([0, len(values)], pa.int64()), values) for values in cells.values()]
-    table = pa.RecordBatch.from_arrays([*lists, pa.array([told])], names=[*cells, ""])
+    ends = [places(np.array([0, len(values)])) for values in cells.values()]
+    lists = [pa.LargeListArray.from_arrays(*of) for of in zip(ends, cells.values(), strict=True)]
+    table = pa.RecordBatch.from_arrays([*lists, column([told], pa.string())], names=[*cells, ""])
     with writing(path), pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_batch(table)
 
@@ -200,7 +203,6 @@ class TableWriter:
             self._flush(whole_groups=True)
 
     def _flush(self, *, whole_groups: bool) -> None:
-        import numpy as np
         import pyarrow as pa
 
         held = pa.Table.from_batches(self._held, self.schema)
@@ -230,7 +232,6 @@ class TableWriter:
 
 def _group_ends(table: pa.Table) -> list[int]:
     """Where row groups end: behind so many rows, or the row with which their texts reach so many bytes."""
-    import numpy as np
     import pyarrow as pa
 
     sizes = np.zeros(table.num_rows, dtype=np.int64)

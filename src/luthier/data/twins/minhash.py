@@ -287,7 +287,7 @@ def _keys(by_column: NDArray[np.uint8], count: int, band: NDArray[np.int64]) -> 
         if number % _BLOCKS_BETWEEN == 0:
             let_go(by_column)
     if count <= _FEW_ROWS:
-        found = found[in_company(found >> _HALF, count.bit_length() + 2)]
+        found = found.compress(in_company(found >> _HALF, count.bit_length() + 2))
     found.sort()
     return found
 

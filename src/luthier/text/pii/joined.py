@@ -16,6 +16,8 @@ SIGNS = (
 _BESIDE = re.compile(rf"[{SIGNS}](?=[0-9A-Za-z+(])|(?<=[0-9A-Za-z)])[{SIGNS}]")
 _OTHER_DIGIT = re.compile(r"[^\W0-9A-Za-z](?<=\d)|[\uff01-\uff5e]")
 """Digits of other scripts, and forms as wide as signs."""
+_IS_OTHER = re.compile("[\u0660-\u1fff\u2e80-\ud7ff\uf900-\U0001efff\U0001fbf0-\U0003ffff]")
+"""What either of them may hold: nothing of Latin, Greek, Cyrillic and Hebrew, of punctuation and emoji."""
 _BORDER = "、"
 """No pattern takes it for a part of anything."""
 
@@ -23,7 +25,7 @@ _BORDER = "、"
 def apart(text: str) -> str | None:
     """A text of the same length with plain digits and with borders where signs touch letters and digits; None where
     nothing changes."""
-    if text.isascii():
+    if text.isascii() or not _IS_OTHER.search(text):
         return None
     found = text.translate(_plain()) if _OTHER_DIGIT.search(text) else text
     found = _BESIDE.sub(_BORDER, found)
