@@ -154,9 +154,11 @@ class Corpus(Protocol):
         """
         ...
 
-    @property
-    def hands(self) -> int:
-        """How many processors the run may keep busy."""
+    def made(self, job: Callable[..., Made], asked: Iterable[tuple[Any, ...]]) -> Iterator[Made]:
+        """What a job, a function of a module, makes of each of some values, in order.
+
+        The run's processes do it, a few at a time, since each may hold a few dozen bytes for every row.
+        """
         ...
 
     @property

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from luthier.data.passes.workers import Workers
 from luthier.data.twins import copies as module
 from luthier.data.twins import mapped
 from luthier.data.twins.copies import Copies, contested, copies
@@ -107,17 +108,20 @@ def test_on_the_disk_the_same_pairs_are_proposed_as_in_memory(
     for name, few in (("_BLOCK", 16), ("FEW", 3), ("_NEARBY", 5), ("_WAITING", 2), ("_MERGED_BANDS", 7)):
         monkeypatch.setattr(f"luthier.data.twins.minhash.{name}", few)
     for hands in (1, 3):
-        again, crowded = proposed(on_disk, bands(0.8), means=Means(hands, tmp_path))
+        with Workers(hands, tmp_path) as workers:
+            again, crowded = proposed(on_disk, bands(0.8), means=Means(workers.map, tmp_path))
         assert np.array_equal(pairs, again)
         assert np.array_equal(crowds.places, crowded.places)
+    assert [path.name for path in tmp_path.iterdir()] == ["lines"]
 
 
-def test_large_buckets_are_the_same_whoever_looks_at_the_bands() -> None:
+def test_large_buckets_are_the_same_whoever_looks_at_the_bands(tmp_path: Path) -> None:
     chance = np.random.default_rng(3)
     lines = np.repeat(chance.integers(0, 256, (4, PERMUTATIONS), dtype=np.uint8), 40, axis=0)
     lines[::7, :30] = chance.integers(0, 256, (len(lines[::7]), 30), dtype=np.uint8)
     pairs, crowds = proposed(lines, bands(0.8))
-    again, crowded = proposed(lines, bands(0.8), means=Means(hands=3))
+    with Workers(3, tmp_path) as workers:
+        again, crowded = proposed(lines, bands(0.8), means=Means(workers.map))
     assert len(crowds.places) > 160
     assert np.array_equal(pairs, again)
     assert np.array_equal(crowds.places, crowded.places)

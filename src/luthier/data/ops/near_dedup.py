@@ -101,7 +101,7 @@ class NearDedup(SetOperator):
         reader = _Reader(self, corpus)
         order = ranks(sketches["preferred"])
         chosen = bands(self.proposing, most_bands(len(corpus)))
-        means = Means(corpus.hands, corpus.scratch)
+        means = Means(corpus.made, corpus.scratch)
         twins = Twins(
             sketches["text"], sketches["signature"], order, chosen, reader.verified, reader.all_verified, means
         )

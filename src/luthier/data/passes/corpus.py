@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 Asked = TypeVar("Asked")
 Made = TypeVar("Made")
+_MOST_HANDS = 4
+"""Each may need a few dozen bytes for every row."""
 _DROPS = ("dropped", "reasons", "twins", "similarities")
 
 
@@ -75,10 +77,9 @@ class View:
         whole = ((job, self._spill, self._places[list(places)].tolist(), value) for places, value in asked)
         return self._workers.map(_judged, whole)
 
-    @property
-    def hands(self) -> int:
-        """How many processors the run may keep busy."""
-        return self._workers.count
+    def made(self, job: Callable[..., Made], asked: Iterable[tuple[Any, ...]]) -> Iterator[Made]:
+        """What a job makes of each, in order, here or in a few of the processes."""
+        return self._workers.map(job, asked, _MOST_HANDS)
 
     @property
     def scratch(self) -> Path | None:

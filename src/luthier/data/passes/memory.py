@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import starmap
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -54,10 +55,9 @@ class InMemory:
         """What a job makes of rows at some places, here."""
         return (job([self._rows[place] for place in places], value) for places, value in asked)
 
-    @property
-    def hands(self) -> int:
-        """A few rows need no more than one."""
-        return 1
+    def made(self, job: Callable[..., Made], asked: Iterable[tuple[Any, ...]]) -> Iterator[Made]:
+        """What a job makes of each, here."""
+        return starmap(job, asked)
 
     @property
     def scratch(self) -> Path | None:

@@ -50,16 +50,19 @@ class Workers:
             self._pool.shutdown(cancel_futures=True)
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def map(self, job: Callable[..., Made], asked: Iterable[tuple[Any, ...]]) -> Iterator[Made]:
-        """What the job makes of each, in order."""
+    def map(
+        self, job: Callable[..., Made], asked: Iterable[tuple[Any, ...]], most: int | None = None
+    ) -> Iterator[Made]:
+        """What the job makes of each, in order; at most so many are done at the same time."""
         if self.count <= 1:
             for values in asked:
                 yield job(*values)
             return
         waiting: deque[_Task[Made]] = deque()
+        ahead = _AT_HAND * (self.count - 1) if most is None else min(_AT_HAND * (self.count - 1), most - 1)
         for values in asked:
             waiting.append(_Task(job, values))
-            if sum(not task.is_done() for task in waiting) <= _AT_HAND * (self.count - 1):
+            if sum(not task.is_done() for task in waiting) <= ahead:
                 waiting[-1].hand(self._started(), self._folder / str(next(self._numbers)))
             else:
                 waiting[-1].do()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,33 @@ sixteen at a time."""
 
 FEW = 1 << 8
 """So many rows are read one by one sooner than the pages around them are mapped."""
+
+
+class Lying(NamedTuple):
+    """Where an array that is mapped from a file lies there."""
+
+    path: str
+    start: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+def lying(values: NDArray[Any]) -> Lying | NDArray[Any]:
+    """Where an array lies, for another process to open it; the array itself where that is in memory."""
+    whole = _whole(values)
+    if (name := getattr(whole, "filename", None)) is None:
+        return values
+    start = values.ctypes.data - whole.ctypes.data + whole.offset
+    return Lying(str(name), start, values.shape, values.strides, values.dtype)
+
+
+def opened(found: Lying | NDArray[Any]) -> NDArray[Any]:
+    """The array that lies there."""
+    if not isinstance(found, Lying):
+        return found
+    whole = np.memmap(found.path, dtype=np.uint8, mode="r").view(np.ndarray)
+    return np.ndarray(found.shape, found.dtype, whole, found.start, found.strides)
 
 
 def let_go(values: NDArray[Any]) -> None:

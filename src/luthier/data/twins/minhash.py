@@ -11,16 +11,17 @@ from __future__ import annotations
 import random
 import tempfile
 from array import array
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache, partial
+from collections.abc import Callable, Iterator
+from functools import cache
+from itertools import starmap
 from math import comb
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from luthier.core.files import writing
-from luthier.data.twins.mapped import FEW, let_go, read_rows
+from luthier.data.twins.mapped import FEW, Lying, let_go, lying, opened, read_rows
 from luthier.data.twins.pieces import Flat, distinct
 from luthier.data.twins.places import Places, Rest
 from luthier.text.flat import in_company
@@ -38,8 +39,8 @@ _CROWD, _LARGEST = 12, 1024
 """A bucket with more rows than the first is settled row by row instead of pair by pair where most of them are alike;
 with more than the second, always. Strangers all stay: row by row, each would be compared with all before it."""
 _FEW_ROWS, _MANY_ROWS = 1 << 18, 1 << 22
-_MERGED_BANDS = 32
-"""Pairs of at most so many bands are gathered before they are told to the next ones."""
+_MERGED_BANDS = 16
+"""Bands that are looked at together; their pairs are told to those that are not asked for yet."""
 _WAITING = 1 << 18
 """Pairs that are gathered before they are looked at, since most come from several bands; and those that are told from
 strangers at once."""
@@ -51,8 +52,6 @@ _BANDS_BETWEEN = 8
 """After so many bands, pages of the quarters are let go."""
 _STRETCH = 1 << 15
 """Pairs that are made of a bucket's members at a time."""
-_MOST_HANDS = 4
-"""Each needs a few dozen bytes a row."""
 _BLOCK = 1 << 14
 _BLOCKS_BETWEEN = 4
 """After so many blocks, pages of a file are let go."""
@@ -66,15 +65,13 @@ _HALF, _LOWER = np.uint64(32), np.uint64(0xFFFFFFFF)
 class Means(NamedTuple):
     """What pairs are looked for with."""
 
-    hands: int = 1
-    """Threads: arrays are compared outside Python."""
+    made: Callable[..., Iterator[Any]] = starmap
+    """What a job makes of each of some values, in order, as `Corpus.made`."""
     scratch: Path | None = None
-    """Where a file may lie meanwhile; None: where the system keeps such files."""
+    """Where files may lie meanwhile; None: where the system keeps such files."""
 
 
 ALONE = Means()
-Given = TypeVar("Given")
-Made = TypeVar("Made")
 _Crowd = tuple["NDArray[np.int64]", "NDArray[np.int64]"]
 """Members of large buckets, and the number of each one's bucket."""
 _Pairs = tuple["NDArray[np.int64]", "NDArray[np.int64]"]
@@ -170,19 +167,15 @@ def proposed(
     rows = Rest(len(signatures)) if among is None else among
     if len(rows) < 2:
         return np.zeros((0, 2), dtype=np.int64), _joined([])
-    hands = min(means.hands, _MOST_HANDS)
-    parts = np.array_split(chosen.columns, hands * -(-len(chosen.columns) // (hands * _MERGED_BANDS)))
     pairs = np.zeros(0, dtype=np.int64)
     crowds: list[_Crowd] = []
     buckets = 0
-    with _file(means) as columns, _file(means) as quarters:
-        with writing(means.scratch or tempfile.gettempdir()):
-            _write_columns(signatures, rows, columns, quarters)
-        looked = _Looked(signatures, rows, *_mapped(columns, quarters), chosen)
-        known = [pairs]
-        look = partial(_of_bands, looked, known)
-        for found, crowded in _by_hands(look, parts, hands):
-            pairs = known[0] = distinct(np.concatenate([pairs, found]))
+    with _folder(means) as folder:
+        with writing(folder):
+            looked = _Looked(signatures, rows, *_columns(signatures, rows, Path(folder)), chosen)
+        parts = np.array_split(chosen.columns, -(-len(chosen.columns) // _MERGED_BANDS))
+        for found, crowded in means.made(_of_bands, ((looked, pairs, part) for part in parts)):
+            pairs = distinct(np.concatenate([pairs, found]))
             for crowd, run in crowded:
                 crowds.append((crowd, run + buckets))
                 buckets += int(run[-1]) + 1
@@ -200,6 +193,11 @@ class _Looked(NamedTuple):
     """(rows, 4): the upper two bits of each column, on the disk, too: so few pages tell nearly all strangers."""
     chosen: Bands
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process opens the files for itself."""
+        signatures, by_column = lying(self.signatures), lying(self.by_column)
+        return _looked_again, (signatures, self.rows, by_column, lying(self.quarters), self.chosen)
+
     def near(self, one: NDArray[np.int64], two: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which pairs share enough quarters to be looked at."""
         most = np.uint64(PERMUTATIONS - self.chosen.at_least_quarters)
@@ -213,47 +211,35 @@ class _Looked(NamedTuple):
         return near
 
 
-def _file(means: Means) -> IO[bytes]:
-    return tempfile.TemporaryFile(dir=means.scratch, prefix="luthier.columns.")
+def _looked_again(signatures: Lying, rows: Places, by_column: Lying, quarters: Lying, chosen: Bands) -> _Looked:
+    return _Looked(opened(signatures), rows, opened(by_column), opened(quarters), chosen)
 
 
-def _write_columns(signatures: NDArray[np.uint8], rows: Places, columns: IO[bytes], quarters: IO[bytes]) -> None:
-    """Write the signatures column by column, and their quarters."""
+def _folder(means: Means) -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(dir=means.scratch, prefix="luthier.columns.", ignore_cleanup_errors=True)
+
+
+def _columns(signatures: NDArray[np.uint8], rows: Places, folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint64]]:
+    """Write the signatures column by column, and their quarters, and map them."""
     block = np.zeros((PERMUTATIONS, _BLOCK), dtype=np.uint8)
-    for start in range(0, len(rows), _BLOCK):
-        some = signatures[rows[start : start + _BLOCK]]
-        block[:, : len(some)] = some.T
-        columns.write(block.data)
-        four = [(some[:, part::4] >> 6) << 2 * part for part in range(4)]
-        quarters.write((four[0] | four[1] | four[2] | four[3]).data)
-        let_go(signatures)
-    columns.flush()
-    quarters.flush()
-
-
-def _mapped(columns: IO[bytes], quarters: IO[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.uint64]]:
-    """What `_write_columns` wrote."""
-    by_column = np.memmap(columns, dtype=np.uint8, mode="r").view(np.ndarray)
-    by_row = np.memmap(quarters, dtype=np.uint64, mode="r").view(np.ndarray)
+    with (folder / "columns").open("wb") as columns, (folder / "quarters").open("wb") as quarters:
+        for start in range(0, len(rows), _BLOCK):
+            some = signatures[rows[start : start + _BLOCK]]
+            block[:, : len(some)] = some.T
+            columns.write(block.data)
+            four = [(some[:, part::4] >> 6) << 2 * part for part in range(4)]
+            quarters.write((four[0] | four[1] | four[2] | four[3]).data)
+            let_go(signatures)
+    by_column = np.memmap(folder / "columns", dtype=np.uint8, mode="r").view(np.ndarray)
+    by_row = np.memmap(folder / "quarters", dtype=np.uint64, mode="r").view(np.ndarray)
     return by_column.reshape(-1, PERMUTATIONS, _BLOCK), by_row.reshape(-1, PERMUTATIONS // 32)
 
 
-def _by_hands(job: Callable[[Given], Made], parts: Sequence[Given], hands: int) -> Iterator[Made]:
-    """What a job makes of each part, in order."""
-    if hands <= 1:
-        yield from map(job, parts)
-        return
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(hands) as pool:
-        yield from pool.map(job, parts)
-
-
 def _of_bands(
-    looked: _Looked, known: Sequence[NDArray[np.int64]], columns: NDArray[np.int64]
+    looked: _Looked, known: NDArray[np.int64], columns: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], list[_Crowd]]:
-    """Pairs of places, as one number each, and large buckets of some bands, with the pairs that are known already."""
-    pairs = known[0]
+    """Pairs of places, as one number each, that some bands find and are not known already, and large buckets."""
+    pairs = known
     crowds: list[_Crowd] = []
     waiting: list[NDArray[np.int64]] = []
     count = len(looked.rows)
@@ -272,7 +258,7 @@ def _of_bands(
             new = np.setdiff1d(distinct(np.concatenate([pairs[:0], *waiting])), pairs, assume_unique=True)
             pairs = distinct(np.concatenate([pairs, new[_are_alike(looked, new)]]))
             waiting.clear()
-    return pairs, crowds
+    return np.setdiff1d(pairs, known, assume_unique=True), crowds
 
 
 def _keys(by_column: NDArray[np.uint8], count: int, band: NDArray[np.int64]) -> NDArray[np.uint64]:
@@ -280,8 +266,8 @@ def _keys(by_column: NDArray[np.uint8], count: int, band: NDArray[np.int64]) -> 
     are left out."""
     found = np.empty(count, dtype=np.uint64)
     for number, block in enumerate(by_column):
-        start = number * _BLOCK
-        end = min(start + _BLOCK, count)
+        start = number * block.shape[1]
+        end = min(start + block.shape[1], count)
         found[start:end] = band_keys(block[band, : end - start])
         found[start:end] |= np.arange(start, end, dtype=np.uint64)
         if number % _BLOCKS_BETWEEN == 0:
