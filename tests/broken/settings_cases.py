@@ -87,8 +87,15 @@ CASES = (
     Case(
         "unknown source",
         "recipe.yaml:8 (steps.data.source.kind)",
-        "source 'xlsx' is unknown",
+        "source 'gopher' is unknown",
         "known: arrow, csv",
+        recipe=edited("kind: csv", "kind: gopher"),
+    ),
+    Case(
+        "an ending for a source's kind",
+        "recipe.yaml:8 (steps.data.source.kind)",
+        "source 'xlsx' is unknown",
+        "did you mean 'excel'?",
         recipe=edited("kind: csv", "kind: xlsx"),
     ),
     Case(
@@ -137,7 +144,7 @@ CASES = (
         "a path for a source",
         "recipe.yaml:8 (steps.data.source)",
         "source 'tickets.csv' is unknown",
-        "known: arrow, csv",
+        "write `{kind: csv, path: tickets.csv}`",
         recipe=edited(SOURCE, "tickets.csv"),
     ),
     Case(

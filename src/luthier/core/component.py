@@ -109,12 +109,17 @@ class Component(BaseModel):
             raise PydanticCustomError("part", "wanted {role}: its kind, or a mapping with `kind`; {hint}", context)
         member = _of_its_module(cls, value["kind"]) if isinstance(value["kind"], str) else None
         if member is None:
-            kind, found = str(value["kind"]), members(cls)
-            member = found.get(kind) if isinstance(value["kind"], str) else None
+            kind = str(value["kind"])
+            member = members(cls).get(kind) if isinstance(value["kind"], str) else None
         if member is None:
-            context = {"role": cls.role, "name": kind, "hint": did_you_mean(kind, found)}
+            context = {"role": cls.role, "name": kind, "hint": cls.instead_of(kind)}
             raise PydanticCustomError("kind", "{role} '{name}' is unknown; {hint}", context)
         return member.model_validate(value)  # a member of this role by construction
+
+    @classmethod
+    def instead_of(cls, name: str) -> str:
+        """What to write instead of a name that is no kind of this role."""
+        return did_you_mean(name, members(cls))
 
     def settings(self) -> dict[str, Any]:
         """All settings as plain JSON values, defaults included: what the digest is made of."""

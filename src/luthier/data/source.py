@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from luthier.core.component import Component
+from luthier.core.component import Component, members
 from luthier.core.digest import digest_of
 from luthier.core.errors import DataError
 from luthier.core.paths import PathText
@@ -102,6 +102,19 @@ class Source(Component):
     text and the addresses in `meta.images`, or left out and counted."""
     first: int | None = Field(default=None, ge=1)
     """Read only so many rows, for a quick trial."""
+
+    @classmethod
+    def instead_of(cls, name: str) -> str:
+        """Of a path, how it is written with its kind; of an ending, whose it is."""
+        ending = File(Path(name), name).ending
+        known = members(cls).items()
+        kinds = sorted(kind for kind, one in known if (ending or f".{name}") in getattr(one, "endings", ()))
+        if not ending and kinds:
+            return f"did you mean {kinds[0]!r}?"
+        if kinds or ("/" in name and "://" not in name):
+            kind = ending[1:] if ending[1:] in kinds else next(iter(kinds), "folder")
+            return f"write `{{kind: {kind}, path: {name}}}`"
+        return super().instead_of(name)
 
     @model_validator(mode="after")
     def _mapping_is_whole(self) -> Source:
