@@ -27,6 +27,16 @@ def met(folder: Path, number: int) -> int:
     return number
 
 
+def beside(folder: Path, number: int) -> int:
+    """How many jobs are being done while this one is."""
+    mine = folder / str(number)
+    mine.touch()
+    time.sleep(0.05)
+    found = len(list(folder.iterdir()))
+    mine.unlink()
+    return found
+
+
 def after(folder: Path, number: int, other: int) -> int:
     """The number, when the job with the other one was begun."""
     (folder / str(number)).touch()
@@ -63,6 +73,11 @@ def test_what_is_made_comes_in_order(count: int) -> None:
     assert again[0][0] == 25
     own = {process == os.getpid() for _, process in [*made, *again]}
     assert own == {True} or count == 2
+
+
+def test_no_more_jobs_than_asked_for_are_done_at_once(tmp_path: Path) -> None:
+    with Workers(4) as workers:
+        assert max(workers.map(beside, ((tmp_path, number) for number in range(24)), 2)) <= 2
 
 
 def test_this_process_works_beside_the_others(tmp_path: Path) -> None:
