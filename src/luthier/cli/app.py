@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -103,10 +104,31 @@ def _usage(error: Any) -> InputError:
         return InputError("a command is wanted", where=Where(field=command), remedy=f"`{command} --help` lists them")
     said = str(error.format_message()).strip().rstrip(".").replace("Value error, ", "")
     said = said[:1].lower() + said[1:]
-    remedy = f"`{command} --help` shows how it is called"
+    remedy = _ours(said) or f"`{command} --help` shows how it is called"
     if command.endswith(" new") and "extra argument" in said:
         remedy = f"put a pattern into quotes, so that your shell leaves it whole: --from '2024/*.csv'; {remedy}"
     return InputError(said, where=Where(field=command), remedy=remedy)
+
+
+_OTHER_NAMES = {
+    **dict.fromkeys(("train", "tune", "fit", "finetune", "fine-tune", "sft", "evaluate", "eval"), "run RECIPE"),
+    **dict.fromkeys(("init", "create", "start"), "new NAME --from FILE"),
+    **dict.fromkeys(("generate", "talk"), "chat RECIPE:STEP"),
+    **dict.fromkeys(("infer", "inference", "apply", "classify"), "predict RECIPE:STEP FILE"),
+    **dict.fromkeys(("deploy", "api"), "serve RECIPE:STEP"),
+    **dict.fromkeys(("pull", "download", "fetch"), "models get NAME"),
+    **dict.fromkeys(("validate", "check", "dry-run"), "plan RECIPE"),
+    **dict.fromkeys(("lineage", "explain"), "trace ID"),
+    **dict.fromkeys(("merge", "save", "convert"), "export RECIPE:STEP --to FOLDER"),
+}
+"""Commands that users of other tools try, and what does the same here."""
+
+
+def _ours(said: str) -> str:
+    """What to type for a command that other tools have; empty for any other mistake."""
+    found = re.search(r"no such command '([^']+)'", said)
+    ours = _OTHER_NAMES.get(found[1].casefold()) if found else None
+    return f"here it is `luthier {ours}`" if ours else ""
 
 
 def _end_in_order() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -15,10 +17,57 @@ models_app = typer.Typer(help="Base models: list, get, describe.", no_args_is_he
 
 def add_to(app: typer.Typer) -> None:
     """Add this module's commands."""
+    app.command()(predict)
     app.command()(score)
     app.add_typer(models_app, name="models")
     app.command()(parts)
     app.command()(doctor)
+
+
+def predict(
+    model: Annotated[
+        str, typer.Argument(metavar="RECIPE:STEP|MODEL", help="A tuned step, a recipe's last model, or a base model.")
+    ],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="New rows: a table, JSON lines or any other source.")],
+    to: Annotated[
+        Path | None,
+        typer.Option(help="Where to write: .jsonl for `luthier score`, .csv for a spreadsheet; else printed."),
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="The column to ask, or a template: '{subject} {body}'; else the recipe's.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest written answer, in tokens.")] = 128,
+    as_json: Json = False,
+) -> None:
+    """Predict the class, or the answer, of each row of a file."""
+    from luthier.core.events import Events
+    from luthier.core.render import choose
+    from luthier.flow.find_model import find_model
+    from luthier.flow.predict import check_form, predict_file
+
+    if to is not None:
+        check_form(to)
+    name, artifact = find_model(model)
+    with choose(sys.stderr) as listener:
+        found = predict_file(
+            artifact,
+            file,
+            prompt=prompt,
+            max_new_tokens=max_new_tokens,
+            events=Events(listener),
+            kept=artifact.folder.parent.parent / "kept" / "predictions",
+        )
+    if to is not None:
+        found.write(to)
+    facts = {"model": name, "rows": len(found.predictions), "broken": found.broken, "path": str(to) if to else None}
+    if as_json:
+        say_json(facts if to else {**facts, "predictions": [*found.lines()]})
+    elif to is not None:
+        left = f", {counted(found.broken, 'row')} left out" if found.broken else ""
+        say(f"wrote {to}: {counted(len(found.predictions), 'prediction')}{left}")
+    else:
+        for line in found.lines():
+            say(json.dumps(line, ensure_ascii=False))
 
 
 def score(

@@ -20,7 +20,7 @@ import inspect
 import pkgutil
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
@@ -37,6 +37,9 @@ Role = TypeVar("Role", bound="Component")
 
 ROLE_MARK = "x-role"
 """Stands in a part's own JSON schema where a member of a role goes; `luthier.core.schema` resolves it."""
+
+CALLED_HERE = "here it is called"
+"""How the remedy for another tool's name of a setting begins."""
 
 _MEMBERS: dict[str, dict[str, type[Component]]] = {}
 _ROLES: dict[str, type[Component]] = {}
@@ -58,6 +61,8 @@ class Component(BaseModel):
     """The role's name in the singular, set by the role's abstract base."""
     home: ClassVar[str]
     """The package whose modules hold the members; `*` stands for any one name."""
+    other_names: ClassVar[Mapping[str, str]] = {}
+    """Names that other tools give to settings of this part, each with the name here."""
 
     kind: str
 
@@ -155,7 +160,7 @@ def refuse_unknown_settings(cls: type[BaseModel], data: Any) -> Any:
     for name, value in data.items():
         field = cls.model_fields.get(name)
         if field is None:
-            hint = did_you_mean(str(name), cls.model_fields)
+            hint = own_name_of(cls, str(name)) or did_you_mean(str(name), cls.model_fields)
             context = {"name": str(name), "hint": hint}
             raise PydanticCustomError("unknown_setting", "there is no setting '{name}' here; {hint}", context)
         if (
@@ -169,6 +174,20 @@ def refuse_unknown_settings(cls: type[BaseModel], data: Any) -> Any:
             context = {"name": name, "value": str(value).lower()}
             raise PydanticCustomError("number", "'{name}' wants a number, came {value}", context)
     return data
+
+
+def own_name_of(cls: type[BaseModel], name: str) -> str:
+    """What a setting is called here that another tool calls `name`; empty where it has no such setting."""
+    own = all_other_names(cls).get(name)
+    return f"{CALLED_HERE} `{own}`" if own else ""
+
+
+def all_other_names(cls: type[BaseModel]) -> dict[str, str]:
+    """Other tools' names of a class's settings, those of its parents included."""
+    found: dict[str, str] = {}
+    for one in reversed(cls.__mro__):
+        found |= one.__dict__.get("other_names", {})
+    return found
 
 
 def _wants_number(annotation: Any) -> bool:

@@ -70,6 +70,12 @@ class Source(Component):
     home: ClassVar[str] = "luthier.data.sources"
     names_columns: ClassVar[bool] = False
     """Whether its files say in every row what the columns are called, as JSON does."""
+    other_names: ClassVar[Columns[str, str]] = {
+        "prompt_column": "prompt", "text_column": "prompt", "input_column": "prompt",
+        "answer_column": "answer", "label_column": "answer", "label": "answer",
+        "completion": "answer", "response": "answer", "conversations": "messages", "system_prompt": "system",
+        "null_values": "missing", "na_values": "missing", "limit": "first", "nrows": "first", "n_rows": "first",
+    }  # fmt: skip
     written: ClassVar[Layout | None] = None
     """The layout of its rows where it writes the columns itself, such as a mailbox's threads; else it is recognised."""
 
@@ -266,6 +272,12 @@ def _map(record: Record | Broken, mapping: Mapping, holders: Holders) -> Mapped:
 class FileSource(Source):
     """A source of files: one, the fitting files of a folder, those that a pattern names, or what lies behind a URL."""
 
+    other_names: ClassVar[Columns[str, str]] = {
+        "file": "path",
+        "data_files": "path",
+        "data_path": "path",
+        "url": "path",
+    }
     endings: ClassVar[tuple[str, ...]] = ()
     """What names of such files end in, without the ending of a packing (`.gz`, `.bz2`, `.xz`, `.zst`, `.zip`)."""
     gathers: ClassVar[bool] = False

@@ -225,11 +225,19 @@ class Recipe(BaseModel):
 
         return plan(self)
 
-    def run(self, events: Events | None = None, only: Sequence[str] = ()) -> Result:
-        """Make what is not cached, or `only` some steps and what they read; returns the artifacts by step."""
+    def run(self, events: Events | None = None, only: Sequence[str] = (), *, progress: bool = True) -> Result:
+        """Make what is not cached, or `only` some steps and what they read; returns the artifacts by step.
+
+        Progress goes to standard error, as of `luthier run`, unless `progress` is false or `events` hears it.
+        """
+        from luthier.core.events import Events
+        from luthier.core.render import choose
         from luthier.flow.run import run
 
-        return run(self, events, only)
+        if events is not None or not progress:
+            return run(self, events, only)
+        with choose() as listener:
+            return run(self, Events(listener), only)
 
 
 def _path_to(step: Step, setting: str) -> Iterator[str]:

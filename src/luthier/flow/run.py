@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,8 @@ from luthier.flow.recipe import Recipe
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from luthier.flow.predict import Prediction, Row
 
 EXIT_OF_VERDICT = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}
 
@@ -49,6 +51,23 @@ class StepResult:
             raise ModelError(f"this step makes a {makes}, not a model", remedy="take the step that tunes")
         return load(self.artifact).model
 
+    @property
+    def metrics(self) -> dict[str, dict[str, Any]]:
+        """Of an evaluation: `value`, `low`, `high` and `signature` of each metric, for the model that it is about."""
+        if (makes := self.artifact.manifest.makes) != "evaluation":
+            raise ModelError(f"this step makes a {makes}, not an evaluation", remedy="take the step that evaluates")
+        subject = self.artifact.read_json("summary.json")["subject"]
+        found: dict[str, dict[str, Any]] = self.artifact.read_json("metrics.json")["models"][subject]
+        return found
+
+    def predict(self, rows: Iterable[Row], **settings: Any) -> list[Prediction]:
+        """What the step's model says of new rows; see `luthier.flow.predict.predict` for rows and settings."""
+        from luthier.flow.predict import predict
+
+        if (makes := self.artifact.manifest.makes) != "model":
+            raise ModelError(f"this step makes a {makes}, not a model", remedy="take the step that tunes")
+        return predict(self.artifact, rows, **settings)
+
     def as_json(self) -> dict[str, Any]:
         """The step as `run --json` prints it."""
         path = str(self.artifact.folder)
@@ -74,6 +93,20 @@ class Result:
         if name not in self.steps:
             raise UnknownName(f"there is no step {name!r}", remedy=did_you_mean(name, self.steps))
         return self.steps[name]
+
+    def __str__(self) -> str:
+        """A table of the steps, and what came of evaluations and gates."""
+        from luthier.flow.report import headline
+
+        rows = [("step", "kind", "state", "time", "artifact")]
+        for name, step in self.steps.items():
+            state, took = ("cached", "") if step.cached else ("made", duration(step.seconds))
+            rows.append((name, step.artifact.manifest.kind, state, took, step.artifact.digest[:12]))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        return "\n".join([*lines, *headline({name: step.artifact for name, step in self.steps.items()})])
+
+    __repr__ = __str__
 
     @property
     def unmade(self) -> list[str]:

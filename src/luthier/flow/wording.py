@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticUndefined
 
-from luthier.core.component import Component, members
+from luthier.core.component import CALLED_HERE, Component, all_other_names, members
 from luthier.core.errors import RecipeError, did_you_mean
 from luthier.core.step import Step
 from luthier.flow.source_text import Key, SourceText, dotted
@@ -52,8 +52,13 @@ def explain(error: ValidationError, source: SourceText, model: type[BaseModel]) 
         told = [f"{source.where(key)}: {_words(groups[key], key, source.data, model)[0]}" for key in others[:5]]
         message += f" (and {len(others)} more: " + "; ".join(told) + ")"
     if groups[first][0]["type"] == "unknown_setting":
-        typed = remedy.startswith("did you mean")
-        remedy = _to_replace(first, source) or _to_move(first, source.data, model, typed=typed) or remedy
+        typed = remedy.startswith(("did you mean", CALLED_HERE))
+        remedy = (
+            _to_replace(first, source)
+            or _to_step(first, source.data)
+            or _to_move(first, source.data, model, typed=typed)
+            or remedy
+        )
     return RecipeError(message, where=source.where(_given_below(first, groups[first][0], source)), remedy=remedy)
 
 
@@ -63,6 +68,22 @@ def _to_replace(key: Key, source: SourceText) -> str:
     if (*part, "kind") not in source.given:
         return ""
     return f"`{dotted(part)}={_at(part, source.data)['kind']}` replaces the part as a whole, with its settings"
+
+
+def _to_step(key: Key, data: Any) -> str:
+    """Which step has a setting that stands beside the steps: `learning_rate` is one of `tune`."""
+    steps = data.get("steps") if len(key) == 1 and isinstance(data, dict) else None
+    if not isinstance(steps, dict):
+        return ""
+    kinds, setting = members(Step), str(key[0])
+    found = []
+    for name, step in steps.items():
+        kind = step.get("kind") if isinstance(step, dict) else None
+        part = kinds.get(kind) if isinstance(kind, str) else None
+        own = all_other_names(part).get(setting, setting) if part is not None else ""
+        if part is not None and own.partition(".")[0] in part.model_fields:
+            found.append(f"steps.{name}.{own}")
+    return f"did you mean {' or '.join(map(repr, found[:3]))}?" if found else ""
 
 
 def _to_move(key: Key, data: Any, model: type[BaseModel], *, typed: bool) -> str:
@@ -76,9 +97,12 @@ def _to_move(key: Key, data: Any, model: type[BaseModel], *, typed: bool) -> str
         if written is None and isinstance(field.default, Component):
             written = field.default.kind
         inner = _class_of(field, written)
-        if inner is not None and issubclass(inner, Component) and key[-1] in inner.model_fields:
+        if inner is None or not issubclass(inner, Component):
+            continue
+        setting = all_other_names(inner).get(str(key[-1]), str(key[-1]))
+        if setting in inner.model_fields:
             kind = inner.model_fields["kind"].default
-            return f"it is a setting of `{name}`: write `{name}: {{kind: {kind}, {key[-1]}: …}}`"
+            return f"it is a setting of `{name}`: write `{name}: {{kind: {kind}, {setting}: …}}`"
     return "" if typed or owner is None else _to_choose(str(key[-1]), owner)
 
 

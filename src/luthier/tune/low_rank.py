@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
 
@@ -25,6 +25,11 @@ _WITH_B = (".lora_B.", ".lora_magnitude_vector.")
 class LowRank(Technique):
     """Settings of a low-rank adapter, and what follows from them."""
 
+    other_names: ClassVar[Mapping[str, str]] = {
+        "rank": "r", "lora_r": "r", "lora_rank": "r", "lora_alpha": "alpha", "target_modules": "targets",
+        "lora_target_modules": "targets", "lora_target": "targets", "use_rslora": "rslora", "lora_dropout": "dropout",
+        "loraplus_lr_ratio": "b_rate", "use_dora": "dora", "init_lora_weights": "start",
+    }  # fmt: skip
     r: int = Field(default=16, ge=1, le=1024)
     """Rank: how much an adapter can hold. 16 suffices for classification and style (Hu et al. saw little beyond 8;
     "LoRA Without Regret" sees none on small sets); 64 to 256 for much new knowledge."""

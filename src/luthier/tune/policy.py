@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -32,6 +32,11 @@ class Policy(Objective):
     """Draws answers, has them judged, and makes those likelier that are better than expected."""
 
     draws: ClassVar[bool] = True
+    other_names: ClassVar[Mapping[str, str]] = {
+        "num_generations": "rollout.samples", "max_completion_length": "rollout.max_new_tokens",
+        "max_prompt_length": "rollout.max_prompt_tokens", "steps_per_generation": "rollout.steps",
+        "mask_truncated_completions": "rollout.truncated", "reward_funcs": "rewards",
+    }  # fmt: skip
 
     rewards: tuple[Reward, ...] = Field(min_length=1)
     """What makes an answer good; their weighted sum is learnt."""
@@ -132,6 +137,8 @@ class Policy(Objective):
 
 class Surrogate(Policy):
     """A policy whose every token is learnt by its advantage, and may be held near to where the model began."""
+
+    other_names: ClassVar[Mapping[str, str]] = {"beta": "kl.coefficient"}
 
     kl: Kl | None = None
     """How the model is held near to where it began; not at all when not given."""

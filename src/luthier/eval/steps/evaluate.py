@@ -55,6 +55,10 @@ class Evaluate(Step):
     kind: Literal["evaluate"] = "evaluate"
     makes: ClassVar[Makes] = "evaluation"
     tells_of_machine: ClassVar[bool] = True
+    other_names: ClassVar[Mapping[str, str]] = {
+        "limit": "rows", "max_samples": "rows", "compare_with": "against", "max_tokens": "max_new_tokens",
+        "torch_dtype": "dtype", "precision": "dtype", "dataset": "data",
+    }  # fmt: skip
 
     data: DataRef
     """The step that made the data set."""

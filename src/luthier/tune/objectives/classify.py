@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -26,6 +26,9 @@ class Classify(Objective):
     """Cross-entropy over the classes of the data, averaged over the rows of a step."""
 
     kind: Literal["classify"] = "classify"
+    other_names: ClassVar[Mapping[str, str]] = {
+        "max_length": "max_tokens", "max_seq_length": "max_tokens",
+    }  # fmt: skip
 
     head: Literal["label", "sequence"] = "label"
     """What tells the classes apart. `label`: the model's own words; the log-probability of each class's answer is

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -45,6 +45,9 @@ class Dpo(PairObjective):
     kind: Literal["dpo"] = "dpo"
     needs_reference: ClassVar[bool] = True
     rate_share: ClassVar[float] = RATE_SHARE
+    other_names: ClassVar[Mapping[str, str]] = {
+        "loss_type": "form", "rpo_alpha": "sft", "max_length": "max_tokens",
+    }  # fmt: skip
 
     form: Literal["sigmoid", "ipo", "hinge", "robust", "apo_zero", "apo_down"] = "sigmoid"
     """Which loss. `sigmoid` is DPO itself."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -31,6 +31,10 @@ class Grpo(Surrogate):
     """
 
     kind: Literal["grpo"] = "grpo"
+    other_names: ClassVar[Mapping[str, str]] = {
+        "scale_rewards": "scale", "epsilon": "clip_low", "epsilon_high": "clip_high",
+        "importance_sampling_level": "ratio", "loss_type": "average",
+    }  # fmt: skip
 
     scale: Literal["group", "batch", "none", "rewards"] = "group"
     """What differences of reward are divided by: the deviation within the group, that of the whole step, or nothing,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -41,6 +41,9 @@ class Kto(Objective):
     rate_share: ClassVar[float] = RATE_SHARE
     measured: ClassVar[tuple[str, ...]] = ("margin",)
     builtin_dropout: ClassVar[bool] = False
+    other_names: ClassVar[Mapping[str, str]] = {
+        "loss_type": "form", "desirable_weight": "good", "undesirable_weight": "bad", "max_length": "max_tokens",
+    }  # fmt: skip
 
     form: Literal["kto", "apo_zero"] = "kto"
     """`apo_zero` leaves the drift out: 1 - σ(β r) of a good answer and σ(β r) of a bad one (D'Oosterlinck et al.,

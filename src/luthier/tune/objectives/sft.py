@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -53,6 +53,11 @@ class Sft(Objective):
     kind: Literal["sft"] = "sft"
     measured: ClassVar[tuple[str, ...]] = ("token_accuracy",)
     wants_first: ClassVar[bool] = True
+    other_names: ClassVar[Mapping[str, str]] = {
+        "max_length": "max_tokens", "max_seq_length": "max_tokens", "cutoff_len": "max_tokens",
+        "sequence_len": "max_tokens", "truncation": "too_long", "truncation_mode": "too_long",
+        "assistant_only_loss": "learn", "completion_only_loss": "learn",
+    }  # fmt: skip
 
     learn: Literal["last", "all"] | Turns = "last"
     """Which assistant turns are learnt: the last one, all of a conversation, or those with a tag or a name, such as

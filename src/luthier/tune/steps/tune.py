@@ -49,6 +49,19 @@ class Tune(Step):
     kind: Literal["tune"] = "tune"
     makes: ClassVar[Makes] = "model"
     tells_of_machine: ClassVar[bool] = True
+    other_names: ClassVar[Mapping[str, str]] = {
+        "lr": "learning_rate", "num_train_epochs": "epochs", "num_epochs": "epochs", "n_epochs": "epochs",
+        "max_train_samples": "rows", "batch_size": "rows_per_step", "train_batch_size": "rows_per_step",
+        "per_device_train_batch_size": "rows_per_step", "effective_batch_size": "rows_per_step",
+        "micro_batch_size": "tokens_per_pack", "max_grad_norm": "clip", "gradient_clipping": "clip",
+        "gradient_clip_val": "clip", "warmup_ratio": "warmup", "lr_scheduler": "schedule",
+        "lr_scheduler_type": "schedule", "optim": "optimizer", "dtype": "precision", "torch_dtype": "precision",
+        "bf16": "precision", "save_steps": "checkpoint_steps", "resume_from_checkpoint": "continues",
+        "report_to": "trackers", "validation": "held_out", "eval_dataset": "held_out", "on_loss_spike": "on_spike",
+        "method": "technique", "peft": "technique", "peft_config": "technique", "adapter": "technique",
+        "loss": "objective", "loss_type": "objective", "base_model": "model", "model_name_or_path": "model",
+        "dataset": "data", "train_dataset": "data",
+    }  # fmt: skip
 
     data: DataRef
     """The step whose rows are learnt."""

@@ -37,6 +37,9 @@ class Adapter(Technique):
 
     kind: Literal["adapter"] = "adapter"
     merging: ClassVar[Merging] = "never"
+    other_names: ClassVar[Mapping[str, str]] = {
+        "reduction_factor": "reduction", "non_linearity": "bend", "adapter_type": "place",
+    }  # fmt: skip
 
     place: Literal["houlsby", "pfeiffer", "parallel"] = "pfeiffer"
     """`pfeiffer`: after each MLP, nearly as good as twice as many (Pfeiffer et al., 2021). `houlsby`: after attention

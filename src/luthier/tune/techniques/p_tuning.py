@@ -28,6 +28,10 @@ class PTuning(Technique):
 
     kind: Literal["p_tuning"] = "p_tuning"
     merging: ClassVar[Merging] = "never"
+    other_names: ClassVar[Mapping[str, str]] = {
+        "num_virtual_tokens": "tokens", "encoder_hidden_size": "encoder_size",
+        "encoder_reparameterization_type": "encoder", "encoder_num_layers": "layers",
+    }  # fmt: skip
 
     tokens: int = Field(default=20, ge=1, le=1024)
     """How many virtual tokens."""

@@ -30,6 +30,9 @@ class Prefix(Technique):
 
     kind: Literal["prefix"] = "prefix"
     merging: ClassVar[Merging] = "never"
+    other_names: ClassVar[Mapping[str, str]] = {
+        "num_virtual_tokens": "tokens", "encoder_hidden_size": "encoder_size",
+    }  # fmt: skip
 
     tokens: int = Field(default=10, ge=1, le=1024)
     """How many virtual tokens. Li and Liang take 10 for tables to text and 200 for summaries."""

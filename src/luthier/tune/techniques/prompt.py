@@ -26,6 +26,9 @@ class Prompt(Technique):
 
     kind: Literal["prompt"] = "prompt"
     merging: ClassVar[Merging] = "never"
+    other_names: ClassVar[Mapping[str, str]] = {
+        "num_virtual_tokens": "tokens", "prompt_tuning_init": "init", "prompt_tuning_init_text": "text",
+    }  # fmt: skip
 
     tokens: int = Field(default=20, ge=1, le=1024)
     """How many virtual tokens. 20 to 100 (Lester et al. saw most of the gain by 20)."""

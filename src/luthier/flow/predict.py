@@ -1,0 +1,332 @@
+"""Predictions of a model for new rows: a class with its probability, or a written answer.
+
+A row is a text, a conversation, or a mapping with the columns that the model was trained on. It is put to the model as
+the training rows were: through the prompt template and the system message of the recipe that made the model.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.core.artifact import Artifact
+from luthier.core.errors import DataError, InputError, ModelError, Where, did_you_mean
+from luthier.core.events import Events
+from luthier.flow.learnt import learnt_system
+from luthier.models.load import data_of
+from luthier.text.messages import Example, Message, Origin, said_for
+
+if TYPE_CHECKING:
+    from luthier.data.row import Record
+    from luthier.data.source import Source
+    from luthier.eval.rows import Reply
+
+Row = str | Mapping[str, Any] | Sequence[Mapping[str, Any] | Message]
+"""What a model is asked: a text, the columns of a row, or the messages of a conversation."""
+MAX_NEW_TOKENS = 128
+"""Length of a written answer, as `evaluate` has it."""
+FORMS = (".jsonl", ".csv")
+"""Endings of files of predictions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What a model says of one row."""
+
+    prediction: str
+    """The class, or the text."""
+    probabilities: Mapping[str, float] | None = None
+    """Of a model that chooses among classes: the share of each, which sum to one."""
+    finished: bool | None = None
+    """Of a written answer: whether the model ended by itself, rather than at the limit."""
+
+    @property
+    def probability(self) -> float | None:
+        """The share of the predicted class; None for a written answer."""
+        return None if self.probabilities is None else self.probabilities[self.prediction]
+
+
+def predict(
+    model: Artifact,
+    rows: Iterable[Row],
+    *,
+    prompt: str | None = None,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    events: Events | None = None,
+    kept: Path | None = None,
+) -> list[Prediction]:
+    """Ask a model about rows, in order.
+
+    `prompt` names a column, or is a template such as `"{subject}\\n\\n{body}"`; left out, it is the template of the
+    recipe that made the model. Answers are kept in the folder `kept`, when one is given, so that a stopped call goes
+    on where it was. `DataError` names the row that cannot be asked.
+    """
+    asking = Asking.of(model, prompt)
+    examples = [asking.example(row, number) for number, row in enumerate(rows, start=1)]
+    return _answers(model, examples, max_new_tokens, events or Events(), kept)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asking:
+    """How a row becomes what the model is asked."""
+
+    prompt: str | None
+    system: str | None
+    system_column: str | None
+    source: Source | None
+    """The source of the training rows, where one recipe step read them."""
+
+    @classmethod
+    def of(cls, model: Artifact, prompt: str | None) -> Asking:
+        """By the data set that a model was trained on; a base model is asked plainly."""
+        source = _source_of(model)
+        return cls(
+            prompt=prompt or (source.prompt if source else None),
+            system=learnt_system(model),
+            system_column=source.system_column if source else None,
+            source=source,
+        )
+
+    def example(self, row: Row, number: int, where: Where | None = None) -> Example:
+        """The example to ask; its last turn is the user's."""
+        place = where or Where(field=f"row {number}")
+        messages = self._with_system(self._turns(row, place), row)
+        if messages[-1].role == "assistant":
+            messages = messages[:-1]
+        if not messages or messages[-1].role == "system" or not messages[-1].content.strip():
+            raise DataError("the row asks nothing", where=place, remedy="give it a prompt, or leave it out")
+        origin = Origin(source="predict", file=place.file or "", line=place.line or number)
+        return Example(id=f"{number:016x}", origin=origin, kind="chat", messages=messages)
+
+    def _turns(self, row: Row, place: Where) -> tuple[Message, ...]:
+        from luthier.data.intake.cells import UnusableRowError
+        from luthier.data.intake.mapping import Template
+        from luthier.data.intake.turns import as_turns, conversation
+
+        try:
+            if isinstance(row, str):
+                return (Message(role="user", content=row),)
+            if not isinstance(row, Mapping):
+                return conversation([_plain(turn) for turn in row], "messages")
+            if self.prompt is not None:
+                template = Template.parse(self.prompt, "prompt")
+                if lacking := [name for name in template.columns if name not in row]:
+                    raise DataError(f"the row has no {lacking[0]!r}", where=place, remedy=did_you_mean(lacking[0], row))
+                if (column := template.column) is not None:
+                    return as_turns(row[column], "user", column)
+                return (Message(role="user", content=template.fill(dict(row))),)
+            return self._recognized(row, place)
+        except UnusableRowError as error:
+            raise DataError(error.problem, where=place, remedy=error.remedy) from error
+
+    def _recognized(self, row: Mapping[str, Any], place: Where) -> tuple[Message, ...]:
+        """The turns of a row in a layout that is known, or of its only column."""
+        from luthier.data.intake.layouts import TEXT_NAMES, recognise
+        from luthier.data.intake.mapping import Mapping as ColumnMapping
+        from luthier.data.intake.turns import as_turns
+
+        layout = recognise(list(row), [dict(row)])
+        if layout is not None and (layout.prompt or layout.messages):
+            return ColumnMapping(layout, system=None, group=None, key=None).parts(dict(row)).messages
+        column = next((name for name in TEXT_NAMES if name in row), next(iter(row)) if len(row) == 1 else None)
+        if column is None:
+            columns = ", ".join(list(row)[:12])
+            remedy = f"name it by `prompt`; the columns are {columns}"
+            raise DataError("cannot tell which column is the prompt", where=place, remedy=remedy)
+        return as_turns(row[column], "user", column)
+
+    def _with_system(self, turns: tuple[Message, ...], row: Row) -> tuple[Message, ...]:
+        if any(turn.role == "system" for turn in turns):
+            return turns
+        own = row.get(self.system_column) if isinstance(row, Mapping) and self.system_column else None
+        text = str(own) if own else self.system
+        return (Message(role="system", content=text), *turns) if text else turns
+
+
+def _plain(turn: Mapping[str, Any] | Message) -> dict[str, Any]:
+    return turn.model_dump(exclude_defaults=True) | {"role": turn.role} if isinstance(turn, Message) else dict(turn)
+
+
+def _source_of(model: Artifact) -> Source | None:
+    """The source of the rows that a model was trained on, where a step of its data's lineage read them."""
+    from luthier.data.source import Source as AnySource
+    from luthier.text.dataset import lineage
+
+    data = data_of(model)
+    for one in lineage(data) if data is not None else ():
+        if isinstance(settings := one.manifest.settings.get("source"), dict):
+            return AnySource.parse(settings)
+    return None
+
+
+def _answers(
+    model: Artifact, examples: Sequence[Example], max_new_tokens: int, events: Events, kept: Path | None
+) -> list[Prediction]:
+    from luthier.core.step import Work
+    from luthier.eval.ask import Question, ask
+    from luthier.eval.contestant import TUNED, voices
+    from luthier.eval.kept import Kept
+    from luthier.eval.rows import Task
+    from luthier.models.load import outputs_of
+    from luthier.models.sequence import REWARD
+
+    if not examples:
+        return []
+    if outputs_of(model) == (REWARD,):
+        remedy = "rank answers with a step `evaluate` over rows of `prompt`, `chosen` and `rejected`"
+        raise ModelError("a reward model scores answers and predicts none", remedy=remedy)
+    options = _classes(model)
+    with tempfile.TemporaryDirectory(prefix="luthier.predict.") as scratch:
+        folder = Path(scratch)
+        work = Work(
+            name="predict", inputs={}, folder=folder, scratch=folder, base=Path(), seed=0, events=events.of("predict")
+        )
+        question = Question(normalise="sum", max_new_tokens=max_new_tokens, dtype="float32", likelihood=False)
+        voice = voices({TUNED: model}, question, work)[0]
+        task = Task(
+            kind="label" if options else "text",
+            split="test",
+            examples=tuple(examples),
+            available=len(examples),
+            options=options,
+        )
+        replies = ask(voice, task, Kept(kept or folder / "answers"), work.events)
+    return [_prediction(reply) for reply in replies]
+
+
+def _classes(model: Artifact) -> dict[str, str]:
+    """The classes that a model chooses among, each with what the assistant says for it; empty for one that writes."""
+    from luthier.text.dataset import has_split, read_examples, summary
+
+    data = data_of(model)
+    about = summary(data) if data is not None else None
+    if data is None or about is None or about.task != "label":
+        return {}
+    return said_for(about.labels, read_examples(data, "train") if has_split(data, "train") else ())
+
+
+def _prediction(reply: Reply) -> Prediction:
+    shares = None
+    if reply.scores is not None:
+        highest = max(reply.scores.values())
+        weights = {label: math.exp(score - highest) for label, score in reply.scores.items()}
+        total = sum(weights.values())
+        shares = {label: weight / total for label, weight in weights.items()}
+    return Prediction(prediction=reply.prediction, probabilities=shares, finished=reply.finished)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictedFile:
+    """A file's rows with their predictions."""
+
+    records: Sequence[Record]
+    predictions: Sequence[Prediction]
+    references: Sequence[str | None]
+    """The right answer of each row, where the file has the recipe's column of answers."""
+    broken: int
+    """Rows that could not be read or asked, which the caller was told of."""
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """One object a row, as `luthier score` reads them."""
+        scored = all(reference is not None for reference in self.references)
+        for record, told, reference in zip(self.records, self.predictions, self.references, strict=True):
+            line: dict[str, Any] = {"id": f"{record.file}:{record.line}", "prediction": told.prediction}
+            if scored:
+                line["reference"] = reference
+            if told.probabilities is not None:
+                line["label_scores"] = {label: round(share, 6) for label, share in told.probabilities.items()}
+            yield line
+
+    def write(self, path: Path) -> None:
+        """Write `.jsonl` for `luthier score`, or `.csv`: the columns of the file, then prediction and probability."""
+        from luthier.core.files import write_aside, writing
+
+        check_form(path)
+        with writing(path):
+            if path.suffix == ".jsonl":
+                text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in self.lines())
+                write_aside(path, text.encode())
+            else:
+                write_aside(path, self._table().encode("utf-8-sig"))
+
+    def _table(self) -> str:
+        import io
+
+        from luthier.data.exporters.csv import harmless
+
+        columns = list(dict.fromkeys(name for record in self.records for name in record.values))
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\r\n")
+        writer.writerow([*columns, "prediction", "probability"])
+        for record, told in zip(self.records, self.predictions, strict=True):
+            cells = [record.values.get(name, "") for name in columns]
+            share = "" if told.probability is None else round(told.probability, 4)
+            writer.writerow([harmless(cell) for cell in (*cells, told.prediction, share)])
+        return file.getvalue()
+
+
+def check_form(path: Path) -> None:
+    """`InputError` for a file whose ending names no form of predictions."""
+    if path.suffix not in FORMS:
+        what = f"cannot write predictions as {path.suffix or 'a file without an ending'}"
+        raise InputError(what, where=Where(file=str(path)), remedy=f"end its name in {' or '.join(FORMS)}")
+
+
+def predict_file(
+    model: Artifact,
+    path: Path,
+    *,
+    prompt: str | None = None,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    events: Events | None = None,
+    kept: Path | None = None,
+) -> PredictedFile:
+    """Read a file of any kind that a source reads, and predict each row; rows that cannot be asked are named by a
+    warning and left out."""
+    from luthier.data.intake.recognise import source_at
+    from luthier.data.row import Broken, Record
+
+    if not path.exists():
+        raise DataError("there is no such file", where=Where(file=str(path)), remedy="name a file of rows to predict")
+    stream = (events or Events()).of("predict")
+    asking = Asking.of(model, prompt)
+    records, examples, broken = list[Record](), list[Example](), 0
+    reader, base = source_at(path)
+    for one in reader.read(base, stream.note):
+        try:
+            if isinstance(one, Broken):
+                raise one.error()
+            where = Where(file=one.file, line=one.line)
+            examples.append(asking.example(one.values, len(examples) + 1, where))
+            records.append(one)
+        except DataError as error:
+            broken += 1
+            stream.warning(f"left out: {error.where}: {error.message}")
+    if not records:
+        remedy = "`--prompt` names the column, or a template such as '{subject} {body}'"
+        raise DataError(f"none of {broken} rows can be asked", where=Where(file=str(path)), remedy=remedy)
+    told = _answers(model, examples, max_new_tokens, events or Events(), kept)
+    return PredictedFile(
+        records=records, predictions=told, references=_references(records, asking.source), broken=broken
+    )
+
+
+def _references(records: Sequence[Record], source: Source | None) -> list[str | None]:
+    """The right answer of each row, where the rows bring it along in the column that the recipe names."""
+    from luthier.data.source import LOOKED_AT
+
+    nothing: list[str | None] = [None] * len(records)
+    if source is None:
+        return nothing
+    try:
+        mapping = source.mapping(list(records[:LOOKED_AT]))
+    except DataError:
+        return nothing
+    parts = [mapping.try_parts(record.values) for record in records]
+    return [one.messages[-1].content if one and one.messages[-1].role == "assistant" else None for one in parts]
