@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -77,3 +78,51 @@ def test_changed_code_of_a_plug_in_makes_its_data_anew(tmp_path: Path, site: Pat
     changed = _data(tmp_path, site)
     assert not changed["cached"]
     assert not _loud(changed)
+
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "plugin"
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which pip has installed the template for plug-ins."""
+    target = tmp_path_factory.mktemp("installed")
+    copy = shutil.copytree(EXAMPLE, target / "source")
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", *options, "--target", target / "site", copy], check=True, timeout=120
+    )
+    return target / "site"
+
+
+def _example(installed: Path, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """A program of this Python's in which the template is installed."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(installed), *sys.path))}
+    return subprocess.run(
+        [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_template_brings_its_parts(installed: Path, tmp_path: Path) -> None:
+    for role, kind, setting in (
+        ("operator", "ticket_number", "required"),
+        ("reward", "polite", "phrases"),
+        ("metric", "signed_off", "signature_line"),
+    ):
+        told = _example(installed, tmp_path, "-m", "luthier", "parts", role, kind, "--json")
+        assert told.returncode == 0, told.stderr
+        assert setting in [one["name"] for one in json.loads(told.stdout)["settings"]]
+
+
+def test_the_templates_own_tests_pass(installed: Path) -> None:
+    done = _example(installed, EXAMPLE, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "tests")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 passed" in done.stdout
+
+
+def test_a_recipe_runs_the_templates_operator(installed: Path, tmp_path: Path) -> None:
+    small_recipe(tmp_path, RECIPE.replace("ops: [", "ops: [{kind: ticket_number, required: false}, "))
+    done = _example(installed, tmp_path, "-m", "luthier", "run", "recipe.yaml", "--only", "data", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = Path(json.loads(done.stdout)["steps"]["data"]["path"])
+    assert any("ticket_number" in path.name for path in folder.rglob("*.parquet"))

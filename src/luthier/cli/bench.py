@@ -22,6 +22,7 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(models_app, name="models")
     app.command()(parts)
     app.command()(doctor)
+    app.command()(docs)
 
 
 def predict(
@@ -222,3 +223,36 @@ def doctor(as_json: Json = False) -> int:
         marks = {"good": "ok", "note": "note", "missing": "MISSING"}
         table(("", "what", "found", "what to type"), [(marks[f.state], f.what, f.came, f.remedy) for f in findings])
     return 2 if any(finding.state == "missing" for finding in findings) else 0
+
+
+def docs(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[PAGE]", help="The page to print; else all are listed.")
+    ] = None,
+    search: Annotated[str | None, typer.Option(metavar="WORDS", help="List the pages that hold all words.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Print a page of the documentation, list its pages, or search them."""
+    from luthier.flow.manual import page, pages, search_pages
+
+    if search is not None:
+        found = [{"page": one.name, "title": one.title, "line": line} for one, line in search_pages(search)]
+        say_json({"pages": found}) if as_json else table(
+            ("page", "title", "line"), [(one["page"], one["title"], one["line"]) for one in found]
+        )
+    elif name is None:
+        listed = [{"page": one.name, "title": one.title} for one in pages().values()]
+        say_json({"pages": listed}) if as_json else table(
+            ("page", "title"), [(one["page"], one["title"]) for one in listed]
+        )
+    else:
+        text = page(name).text
+        if as_json:
+            say_json({"page": name, "text": text})
+        elif sys.stdout.isatty():
+            from rich.console import Console
+            from rich.markdown import Markdown
+
+            Console().print(Markdown(text))
+        else:
+            say(text.rstrip("\n"))

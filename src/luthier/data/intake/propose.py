@@ -284,7 +284,7 @@ def _rest(proposal: Proposal) -> Iterator[str]:
     yield from _balancing(proposal.profile)
     yield "  # A small adapter: the base model's weights stay as they are."
     if wished.why:
-        yield f"  # {wished.why} (docs/howto/choose-technique.md)."
+        yield f"  # {wished.why} (`luthier docs choose-technique`)."
     yield f"  tune: {{kind: tune, data: data, technique: {{kind: lora, r: 16}}, objective: {proposal.objective}{more}}}"
     yield "  # On rows that were not trained on, beside the base model and plain baselines."
     yield f"  report: {{kind: evaluate, data: data, model: tune, metrics: [{', '.join(proposal.metrics)}]}}"
@@ -306,7 +306,7 @@ def _balancing(profile: Profile) -> Iterator[str]:
         yield f"  # Is the class {_one_line(rarest)} a slip? Then write among `ops`:"
         yield f"  # - {{kind: label_spelling, also: {{{_scalar(rarest)}: {_scalar(meant[0])}}}}}"
     yield f"  # The class {_one_line(rarest)} has {share}. Made rows may help it:"
-    yield "  # take the sign away from the next line, and let tune and report say `data: more` (docs/howto/augment.md)."
+    yield "  # uncomment the next line, and let tune and report say `data: more` (`luthier docs augment`)."
     yield f"  # more: {{kind: augment, data: data, augmenters: [{{kind: balance, ratio: {_RARE}}}]}}"
 
 

@@ -80,7 +80,7 @@ class Datasets(FileSource):
             raise DataError(f"there is no split {wanted!r}", where=where, remedy=did_you_mean(wanted, splits))
         if self.split is None and len(splits) > 1:
             told = f"{self.path}: the split {wanted!r} is read; there are {', '.join(splits)}"
-            say(told + (" (docs/howto/mix.md: a test split that is given)" if "test" in splits else ""))
+            say(told + (" (`luthier docs mix`: a test split that is given)" if "test" in splits else ""))
         return folder / wanted
 
 

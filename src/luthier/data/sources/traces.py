@@ -52,7 +52,7 @@ class Traces(Source):
     given as the other. `verdicts`: the answer, and whether people liked it (for KTO). `labels`: what was asked, and its
     true class, or the correction of an answer that was chosen among classes."""
     where: str | None = None
-    """Which requests, such as `rating < 0 and model = "support@prod"` (docs/howto/traffic.md); all by default."""
+    """Which requests, such as `rating < 0 and model = "support@prod"` (`luthier docs traffic`); all by default."""
     since: AwareDatetime | None = None
     """From this moment on, with its time zone: `2026-11-01T00:00:00Z`."""
     until: AwareDatetime | None = None
