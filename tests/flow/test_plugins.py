@@ -126,3 +126,10 @@ def test_a_recipe_runs_the_templates_operator(installed: Path, tmp_path: Path) -
     assert done.returncode == 0, done.stdout + done.stderr
     folder = Path(json.loads(done.stdout)["steps"]["data"]["path"])
     assert any("ticket_number" in path.name for path in folder.rglob("*.parquet"))
+
+
+def test_the_how_to_page_shows_the_templates_code() -> None:
+    page = (EXAMPLE.parents[1] / "docs" / "howto" / "plugins.md").read_text()
+    block = page.partition("```{code-block} python\n")[2].partition("```")[0]
+    assert block
+    assert block in (EXAMPLE / "src" / "luthier_contoso" / "rewards.py").read_text()
