@@ -101,16 +101,3 @@ def test_contents_follow_the_files_that_parts_read(tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_text("two")
     assert step.contents(tmp_path) != first
     assert step.contents(tmp_path).keys() == first.keys()
-
-
-def test_the_code_revision_covers_the_room_and_the_shared_benches(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[str, ...]] = []
-    monkeypatch.setattr("luthier.core.step.code_digest", lambda *packages: seen.append(packages) or "x")
-    monkeypatch.setattr(Brew, "__module__", "luthier.tune.steps.brew")
-    Brew.code()
-    monkeypatch.setattr(Brew, "__module__", "luthier.models.steps.brew")
-    Brew.code()
-    assert seen == [
-        ("luthier.tune", "luthier.text", "luthier.models", "luthier.metrics"),
-        ("luthier.models", "luthier.text", "luthier.metrics"),
-    ]

@@ -16,14 +16,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from luthier.core.artifact import Artifact
 from luthier.core.component import Component, foreign_code, nested
-from luthier.core.digest import code_digest, digest_of
+from luthier.core.digest import digest_of
 from luthier.core.events import StepEvents
+from luthier.core.revision import revision
 
 Makes = Literal[
     "dataset", "model", "evaluation", "findings", "thresholds", "verdict", "assignment", "judgments", "monitor"
 ]
-BENCHES = ("luthier.text", "luthier.models", "luthier.metrics")
-"""Shared benches: every room may build on them, so their sources are part of every room's code revision."""
 
 
 @dataclass(frozen=True)
@@ -214,11 +213,9 @@ class Step(Component):
             {"settings": settings, "code": self.code(), "inputs": dict(inputs), "reads": dict(contents), "seed": seed}
         )
 
-    @classmethod
-    def code(cls) -> str:
-        """The revision of the code that decides this step's bytes: its own room and the shared benches."""
-        room = ".".join(cls.__module__.split(".")[:2])
-        return code_digest(room, *(bench for bench in BENCHES if bench != room))
+    def code(self) -> str:
+        """The revision of the code that decides this step's bytes: that of the step and its parts, and all it uses."""
+        return revision(*sorted({type(part).__module__ for part in nested(self)}))
 
     def contents(self, base: Path) -> dict[str, str]:
         """Digests of everything that the step's parts read from outside, by role, kind and place; and of the code of

@@ -12,10 +12,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from luthier.core.digest import canonical, code_digest, digest_of, file_digest
+from luthier.core.digest import canonical, digest_of
 from luthier.core.files import write_aside
+from luthier.core.revision import revision
 
-_CODE = ("ask.py", "question.py", "remote.py", "respondent.py", "tell.py", "voice.py")
+_CODE = tuple(f"luthier.eval.{name}" for name in ("ask", "question", "remote", "respondent", "tell", "voice"))
 
 
 class Kept:
@@ -30,9 +31,7 @@ class Kept:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        here = Path(__file__)
-        code = [code_digest("luthier.text", "luthier.models"), *(file_digest(here.with_name(name)) for name in _CODE)]
-        self._by = digest_of([code, version("torch"), version("transformers")])
+        self._by = digest_of([revision(*_CODE), version("torch"), version("transformers")])
 
     def or_made(self, asked: Any, make: Callable[[], list[Any]]) -> list[Any]:
         """The answers to what is asked of whom (a JSON value): those that are kept, else made, and kept."""

@@ -18,7 +18,8 @@ import numpy as np
 from pydantic import Field, PrivateAttr, model_validator
 
 from luthier.core.component import foreign_code
-from luthier.core.digest import code_digest, digest_of
+from luthier.core.digest import digest_of
+from luthier.core.revision import revision
 from luthier.data.operator import Column, Drop, Edit, Leftover, Outcome, Reads, RowOperator, Secret, Suggestion
 from luthier.data.passes.apply import spliced
 from luthier.data.pii.proof import measure, read_labelled
@@ -111,7 +112,7 @@ class Pii(RowOperator):
         placed._recognise = self.names.at(base).recognise
         if kept is not None:
             told = [self.names.settings(), self.names.fingerprint(base), foreign_code(self.names)]
-            by = digest_of([*told, code_digest("luthier.text")])
+            by = digest_of([*told, revision(type(self.names).__module__)])
             placed._recognise = Remembered(kept / "names" / f"{by}.db", self._keeper, placed._recognise)
         return placed
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from luthier.core.component import foreign_code
-from luthier.core.digest import code_digest, digest_of
+from luthier.core.component import foreign_code, nested
+from luthier.core.digest import digest_of
 from luthier.core.process import release_memory
-from luthier.core.step import BENCHES
+from luthier.core.revision import revision, sources
 from luthier.data.operator import Operator, SetOperator
 from luthier.data.passes.apply import Named, Numbered, Tables, category
 from luthier.data.passes.corpus import Settled, View, carried_out
@@ -124,7 +124,7 @@ class Engine:
 
     def _keys(self, cut: Sequence[Stage], source: str) -> list[_Keys]:
         guards = [self._identity(guard) for guard in cut[0].guards]
-        known = digest_of([source, code_digest("luthier.data", *BENCHES), guards])
+        known = digest_of([source, revision(__name__, *sources().homes["Source"]), guards])
         keys: list[_Keys] = []
         for stage in cut:
             known = digest_of([known, *([one.name, self._identity(one.operator)] for one in stage.rows)])
@@ -135,8 +135,9 @@ class Engine:
         return keys
 
     def _identity(self, operator: Operator) -> list[Any]:
-        """What it is set to, and what it reads from outside; its code, too, where it is not ours."""
-        return [operator.settings(), outside(operator, self.base) or uuid4().hex, foreign_code(operator)]
+        """What it is set to, what it reads from outside, and its code."""
+        own = revision(*sorted({type(part).__module__ for part in nested(operator)}))
+        return [operator.settings(), outside(operator, self.base) or uuid4().hex, own, foreign_code(operator)]
 
     def _pass(self, number: int, stage: Stage, fed: Iterator[Fed]) -> Spill:
         writer = SpillWriter(self.kept.rows(number), spill_schema(stage.columns))

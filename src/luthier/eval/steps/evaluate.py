@@ -6,20 +6,16 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-import luthier.eval
 from luthier.core.artifact import Artifact
 from luthier.core.component import members
-from luthier.core.digest import code_digest, digest_of, files_digest
 from luthier.core.errors import RecipeError, Where, did_you_mean
 from luthier.core.files import write_aside
 from luthier.core.scorer import Scorer
 from luthier.core.step import (
-    BENCHES,
     DataRef,
     Forecast,
     Makes,
@@ -44,8 +40,6 @@ if TYPE_CHECKING:
     from luthier.eval.rows import Task
     from luthier.eval.voice import Voice
 
-_REPORT_DECIDES = ("facts/fact.py", "facts/models.py", "numbers.py", "sentence.py")
-"""The report's code that also decides this step's bytes; how a page looks does not."""
 _DECIDED = "The labels of the model that this is about are decided by a threshold for each group."
 
 
@@ -127,15 +121,6 @@ class Evaluate(Step):
         from luthier.eval.judged import JUDGED
 
         return JUDGED if self.reward_model is not None else ()
-
-    @classmethod
-    def code(cls) -> str:
-        """The revision of the code that decides this step's bytes: how the report looks is not part of it."""
-        room = Path(luthier.eval.__path__[0])
-        sources = sorted(path for ending in ("*.py", "*.txt", "*.jsonl") for path in room.rglob(ending))
-        mine = [path for path in sources if "report" not in path.relative_to(room).parts]
-        report = [room / "report" / name for name in _REPORT_DECIDES]
-        return digest_of([files_digest([*mine, *report], room), code_digest(*BENCHES)])
 
     def make(self, work: Work) -> Mapping[str, Any]:
         """Answer, measure, compare, and write predictions, metrics, comparisons and summary."""

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import luthier.core
-import luthier.models
-from luthier.core.digest import files_digest
 from luthier.core.step import Forecast, Makes, Outline, Outlook, Step, Work
 from luthier.models.catalog import entry_of
 from luthier.models.describe import describe
@@ -17,8 +13,6 @@ from luthier.models.source import ModelSource, write_json
 
 BYTES_PER_SECOND = 60e6
 """Read, converted and written: what a slow laptop disk and one core manage."""
-_DECIDES = ("source.py", "describe.py", "catalog.py", "from_gguf.py", "quiet.py", "sources/*.py", "steps/base.py")
-"""The code that decides this step's bytes: no change elsewhere makes a converted model stale."""
 
 
 class Base(Step):
@@ -85,10 +79,3 @@ class Base(Step):
     def recipe_digest(self, inputs: Mapping[str, str], contents: Mapping[str, str], seed: int) -> str:
         """Name the artifact; nothing here is random, so that recipes with different seeds share the model."""
         return super().recipe_digest(inputs, contents, 0)
-
-    @classmethod
-    def code(cls) -> str:
-        """The revision of the code that decides this step's bytes."""
-        models = Path(luthier.models.__path__[0])
-        wheel = Path(luthier.core.__path__[0]) / "wheel.py"
-        return files_digest([wheel, *(path for names in _DECIDES for path in models.glob(names))], models.parent)

@@ -1,0 +1,127 @@
+"""Which code decides which step: for a file of each package, the steps that a changed line makes again."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import luthier
+from luthier.core.component import nested
+from luthier.core.revision import UNDECIDING, Sources, sources
+from luthier.core.step import Step
+
+SOURCE = {"kind": "csv", "path": "tickets.csv", "prompt": "message", "answer": "category"}
+STEPS = {
+    "prepare": {"kind": "prepare", "source": SOURCE, "ops": ["normalise"]},
+    "redact": {"kind": "prepare", "source": SOURCE, "ops": [{"kind": "pii", "names": "minilm"}]},
+    "synonyms": {"kind": "augment", "data": "data", "augmenters": ["synonyms"]},
+    "tune": {"kind": "tune", "data": "data"},
+    "code": {"kind": "tune", "data": "data", "objective": {"kind": "grpo", "rewards": ["unit_tests"]}},
+    "evaluate": {"kind": "evaluate", "data": "data", "model": "tune", "metrics": ["accuracy"]},
+    "gate": {"kind": "gate", "report": "report", "rules": ["accuracy > base"]},
+    "base": {"kind": "base", "source": {"kind": "folder", "path": "model"}},
+}
+LEARNING = {"tune", "code"}
+ASKING = {*LEARNING, "evaluate", "gate"}
+
+
+def _roots(name: str) -> set[str]:
+    return {type(part).__module__ for part in nested(Step.parse(STEPS[name]))}
+
+
+@pytest.fixture(scope="module")
+def deciding() -> dict[str, set[str]]:
+    """The files that decide each step, below the program's folder."""
+    found, program = {}, sources()
+    for name in STEPS:
+        modules = program.closure(_roots(name))
+        paths = {program.files[module] for module in modules} | program.resources(modules)
+        found[name] = {path.relative_to(program.root).as_posix() for path in paths}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("file", "made_again"),
+    [
+        ("cli/app.py", set()),
+        ("flow/run.py", set()),
+        ("serve/app.py", set()),
+        ("monitor/alert.py", set()),
+        ("traffic/record.py", set()),
+        ("core/errors.py", set()),
+        ("core/store.py", set()),
+        ("core/events.py", set()),
+        ("core/ledger/engine.py", set()),
+        ("tune/outlook.py", set()),
+        ("models/foresight.py", set()),
+        ("eval/forecast.py", set()),
+        ("eval/report/templates/evaluation.html.jinja", set()),
+        ("eval/report/collect.py", set()),
+        ("core/digest.py", {*STEPS}),
+        ("core/sandbox.py", {"code", "evaluate", "gate"}),
+        ("core/wordnet/__init__.py", {"synonyms", "evaluate", "gate"}),
+        ("text/pii/streets.py", {"redact", "gate"}),
+        ("text/pii/known_organisations.txt", {"redact"}),
+        ("data/ops/normalise.py", {"prepare"}),
+        ("data/row.py", {"prepare", "redact", "synonyms"}),
+        ("tune/loop.py", LEARNING),
+        ("tune/techniques/lora.py", LEARNING),
+        ("tune/techniques/prefix.py", set()),
+        ("tune/rewards/unit_tests.py", {"code"}),
+        ("models/pack.py", {*ASKING, "synonyms"}),
+        ("models/kernels/linear.c", {*ASKING, "synonyms"}),
+        ("models/from_gguf.py", set()),
+        ("models/sources/folder.py", {"base"}),
+        ("text/ids.py", {*ASKING, "synonyms"}),
+        ("eval/ask.py", {"evaluate", "gate"}),
+        ("eval/rule.py", {"gate"}),
+    ],
+)
+def test_a_changed_line_makes_exactly_these_steps_again(
+    deciding: dict[str, set[str]], file: str, made_again: set[str]
+) -> None:
+    assert (sources().root / file).is_file()
+    assert {name for name, files in deciding.items() if file in files} == made_again
+
+
+def test_a_revision_follows_these_files_and_no_others(tmp_path: Path, deciding: dict[str, set[str]]) -> None:
+    root = Path(
+        shutil.copytree(luthier.__path__[0], tmp_path / "luthier", ignore=shutil.ignore_patterns("__pycache__"))
+    )
+    before = Sources(root).revision(_roots("code"))
+    assert before == sources().revision(_roots("code"))
+    for file in ("core/sandbox.py", "models/kernels/linear.c", "text/pii/streets.py", "core/events.py"):
+        text = (root / file).read_bytes()
+        (root / file).write_bytes(text + b"\n")
+        assert (Sources(root).revision(_roots("code")) != before) == (file in deciding["code"]), file
+        (root / file).write_bytes(text)
+
+
+def test_every_file_beside_the_code_is_read_by_a_module_that_names_it() -> None:
+    program = sources()
+    named = program.resources(program.files)
+    files = {path for path in program.root.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    left = {path.name for path in files - named if "__pycache__" not in path.parts}
+    assert left <= {"py.typed", "script.py.mako", "addresses.md", "organisations.md"}
+
+
+def test_modules_that_decide_nothing_exist() -> None:
+    assert [name for name in UNDECIDING if name not in sources().files] == []
+
+
+def test_imports_are_those_that_python_makes() -> None:
+    """What Python has loaded after importing a step's module is in its closure, or decides nothing."""
+    for module in ("luthier.data.steps.prepare", "luthier.tune.steps.tune", "luthier.eval.steps.evaluate"):
+        code = f"import sys, {module}; print(*(name for name in sys.modules if name.startswith('luthier.')))"
+        told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+        closure = sources().closure([module])
+        lacking = {name for name in told if name not in closure and "import " in sources().text(name)}
+        undeciding = {name for name in lacking if any(name == one or name.startswith(f"{one}.") for one in UNDECIDING)}
+        behind = sources().closure(
+            {inner for name in undeciding for inner in sources().imports(name)}
+        )  # what only those import
+        assert lacking - undeciding <= behind, lacking - undeciding - behind
