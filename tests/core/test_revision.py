@@ -109,6 +109,16 @@ def test_every_file_beside_the_code_is_read_by_a_module_that_names_it() -> None:
     assert left <= {"py.typed", "script.py.mako", "addresses.md", "organisations.md"}
 
 
+def test_every_role_has_its_members() -> None:
+    from luthier.core.component import members
+    from luthier.flow.parts import all_roles
+
+    homes = sources().homes
+    for role in all_roles().values():
+        modules = {part.__module__ for part in members(role).values() if part.__module__.startswith("luthier.")}
+        assert modules <= set(homes[role.__name__]), role
+
+
 def test_modules_that_decide_nothing_exist() -> None:
     assert [name for name in UNDECIDING if name not in sources().files] == []
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 
-import luthier
 from luthier.core.digest import digest_of, file_digest
 
 UNDECIDING = (
@@ -55,7 +54,7 @@ _IMPORT = re.compile(
 )
 _TYPING = re.compile(r"^if TYPE_CHECKING:\n(?:[ \t]+[^\n]*\n|\n)+", re.MULTILINE)
 _MEMBERS = re.compile(r"\b(?:members|member|part_of)\(\s*(?P<role>[A-Z]\w*)\b")
-_ROLE = re.compile(r'^class (?P<name>\w+)\([^)]*\):.*?^    home: ClassVar\[str\] = "(?P<home>[\w.*]+)"', re.M | re.S)
+_CLASS = re.compile(r'^class (?P<name>\w+)|^    home: ClassVar\[str\] = "(?P<home>[\w.*]+)"', re.MULTILINE)
 _NAME = re.compile(r"^\w+")
 
 
@@ -81,9 +80,12 @@ class Sources:
         """The modules that hold the members of each role, by the name of the role's class."""
         found = {}
         for name in self.files:
-            for role in _ROLE.finditer(self.text(name)) if "home: ClassVar" in self.text(name) else ():
-                pattern = re.compile(role["home"].replace(".", r"\.").replace("*", r"\w+") + r"\.\w+")
-                found[role["name"]] = tuple(module for module in self.files if pattern.fullmatch(module))
+            role = ""
+            for line in _CLASS.finditer(self.text(name)):
+                role = line["name"] or role
+                if line["home"]:
+                    pattern = re.compile(line["home"].replace(".", r"\.").replace("*", r"\w+") + r"\.\w+")
+                    found[role] = tuple(module for module in self.files if pattern.fullmatch(module))
         return found
 
     def text(self, module: str) -> str:
@@ -174,7 +176,7 @@ def _points_to(path: Path, texts: Iterable[str]) -> bool:
 @cache
 def sources() -> Sources:
     """The installed program's own."""
-    return Sources(Path(luthier.__path__[0]))
+    return Sources(Path(__file__).parents[1])
 
 
 @cache
