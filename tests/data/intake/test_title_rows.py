@@ -102,3 +102,13 @@ def test_a_line_without_a_header_is_refused(tmp_path: Path, kind: str, line: obj
     _csv(tmp_path / "t.csv", [])
     with pytest.raises((DataError, ValueError), match=why):
         _records(tmp_path / f"t.{kind}", {"kind": kind, "header": line})
+
+
+def test_no_header_is_written_where_figures_stand_in_its_place(tmp_path: Path) -> None:
+    rows = [
+        [str(2024 + n), f"Wo bleibt mein Paket mit der Nummer {n * 37}?", ("Versand", "Storno")[n % 2]]
+        for n in range(60)
+    ]
+    proposal = propose(_csv(tmp_path / "t.csv", ["Auswertung;;"], ["2023", "Frage", "Kategorie"], rows))
+    assert "header" not in proposal.source
+    assert [one.line for one in _records(tmp_path / "t.csv", proposal.source)] == list(range(2, 63))

@@ -48,10 +48,11 @@ def read(
 
 
 def header_row(file: File, sheet: str | int | None) -> tuple[int, str] | None:
-    """The row in which the columns are named, and what is said of those above; None where it is the first."""
+    """The row in which the columns are named, and what is said of those above; None where it is the first, or none."""
     rows, groups = _filled(file, sheet, lambda text: None)
     found = _titles(rows, groups)
-    return (rows[found.lines][0], found.told) if found.lines else None
+    shown = [[str(cell) for cell in row] for _, row in rows[found.lines : found.lines + _LOOKED_AT]]
+    return (rows[found.lines][0], found.told) if found.lines and dialect.has_header(shown) else None
 
 
 def fullest(file: File) -> tuple[str, list[str]] | None:

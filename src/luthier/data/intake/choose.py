@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -14,7 +15,8 @@ from luthier.data.intake import request_logs
 from luthier.data.intake.cells import UnusableRowError
 from luthier.data.intake.gather import Turns, moment
 from luthier.data.intake.headers import words_of
-from luthier.data.intake.layouts import Layout, recognise
+from luthier.data.intake.layouts import Layout, direction, recognise
+from luthier.data.intake.mapping import Template, no_column, repeated
 from luthier.data.intake.turns import ROLES
 from luthier.data.label.several import between, joined
 from luthier.data.ops.label_spelling import other_spellings
@@ -41,6 +43,8 @@ _SPEAKERS = "role speaker sender author from direction"
 _SAID = f"{_PROMPTS} value"
 _ORDERS = "timestamp datetime time sent created date order sequence seq position index turn step at"
 _TIMES = "timestamp datetime time sent created date at"
+_GIVEN = "context passage premise hypothesis background facts transcript code snippet option options choice choices"
+"""What is given with a question."""
 _GRADES = "stars rating score grade"
 """Numbers that may be classes where nothing else is."""
 _DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}\b")
@@ -56,6 +60,7 @@ _FEWEST_WORDS = 3
 _LARGEST_GROUP = 0.2
 """The same where one of them has a larger share of the rows."""
 Task = Literal["label", "text"]
+_NOTHING = Layout()
 
 
 class Choice(NamedTuple):
@@ -76,11 +81,17 @@ def choose(
     file: str,
     task: Task | None,
     written: Layout | None = None,
+    wanted: Layout = _NOTHING,
 ) -> Choice:
     """The mapping for a file with these columns; `DataError` when no column can be the prompt or the answer.
 
-    `written` is the layout of a source that writes the columns itself.
+    `written` is the layout of a source that writes the columns itself, `wanted` what somebody asks for, who knows the
+    file: its prompt, its answer, or both.
     """
+    if wanted != _NOTHING:
+        check_wanted(wanted, list(columns), file)
+        settings, reasons, other = _spoken(columns, rows, file, task, wanted)
+        return _with_belonging(columns, settings, reasons, other)
     layout = written or recognise(list(columns), rows)
     structured = layout is not None and (
         layout.judged or layout.messages or layout.prompt is None or _holds_turns(layout.prompt, columns)
@@ -93,11 +104,33 @@ def choose(
         settings, reasons, other = layout.settings, _recognised(layout), ""
     else:
         try:
-            settings, reasons, other = _spoken(columns, file, task)
+            settings, reasons, other = _spoken(columns, rows, file, task)
         except DataError as error:
             raise request_logs.refused(rows, file) or error from error
+    return _with_belonging(columns, settings, reasons, other)
+
+
+def check_wanted(wanted: Layout, columns: Sequence[str], file: str) -> None:
+    """Raise what is wrong with a prompt or an answer that somebody asks for."""
+    for field in ("prompt", "answer"):
+        for column in Template.parse(text, field).columns if (text := getattr(wanted, field)) else ():
+            if column not in columns:
+                raise no_column(column, columns, Where(file=file, field=field))
+    if column := repeated(wanted.prompt, wanted.answer):
+        what = f"{column!r} is named as both prompt and answer, so that a model would learn to repeat it"
+        others = ", ".join(one for one in columns if one != column)
+        remedy = f"name another column for one of them: {others}"
+        raise DataError(what, where=Where(file=file, field="answer"), remedy=remedy)
+
+
+def _with_belonging(
+    columns: Mapping[str, ColumnProfile], settings: dict[str, str], reasons: dict[str, str], other: str
+) -> Choice:
+    """The mapping with what names and groups the rows, and with the values that stand for no class."""
     more: dict[str, Any] = {**_belonging(columns, settings, reasons)}
-    answer = columns[settings["answer"]]
+    answer = columns.get(settings["answer"])
+    if answer is None:  # a template: what it makes of the rows tells whether that is classes
+        return Choice({**settings, **more}, reasons)
     if answer.is_class and (empty := _placeholders(answer)):
         told = by_name({repr(name): rows for name, rows in empty.items()})
         more["missing"], reasons["missing"] = list(empty), f"what stands for no value: {told}"
@@ -241,35 +274,79 @@ def _holds_turns(column: str | None, columns: Mapping[str, ColumnProfile]) -> bo
 
 
 def _spoken(
-    columns: Mapping[str, ColumnProfile], file: str, task: Task | None
+    columns: Mapping[str, ColumnProfile],
+    rows: Sequence[dict[str, Any]],
+    file: str,
+    task: Task | None,
+    wanted: Layout = _NOTHING,
 ) -> tuple[dict[str, str], dict[str, str], str]:
     """Prompt and answer."""
-    reply, label = _reply(columns), _label(columns)
-    is_guess = label not in _ranked(columns, _CLASSES)
+    asked = Template.parse(wanted.prompt, "prompt").columns if wanted.prompt else []
+    free = {name: column for name, column in columns.items() if name not in asked}
+    reply, label = _reply(free), _label(free)
+    is_guess = label not in _ranked(free, _CLASSES)
     first = reply or label if is_guess else label  # what is called a reply is one; a few values may be anything
-    answer = {"label": label, "text": reply}[task] if task else first
-    if answer is None:
-        raise _no_answer(columns, file, task)
-    prompt = _prompt(columns, {reply, label} - {None})
-    if prompt is None:
-        remedy = f"write the recipe by hand and set `prompt:` and `answer:` to columns of {', '.join(columns)}"
+    answer = wanted.answer or ({"label": label, "text": reply}[task] if task else first)
+    why_answer = "as asked for; " if wanted.answer else ""
+    if answer is None and task != "label" and (guess := _guess(free, rows, wanted.prompt)):
+        prompt, answer = guess.prompt, guess.answer
+        why_prompt, why_answer = guess.note, f"{guess.note}; "
+    elif answer is None:
+        raise _no_answer(free, file, task)
+    elif wanted.prompt:
+        prompt, why_prompt = wanted.prompt, "as asked for"
+    elif (found := _prompt(columns, {reply, label, *Template.parse(answer, "answer").columns})) is None:
+        remedy = _name_them(columns)
         raise DataError("no column looks like a question or a text", where=Where(file=file), remedy=remedy)
-    settings = {"prompt": prompt[0], "answer": answer}
-    reasons = {"prompt": prompt[1], "answer": _why_answer(columns[answer], is_label=answer == label)}
-    return settings, reasons, (reply if answer == label else label) or ""
+    else:
+        prompt, why_prompt = found
+    if (column := columns.get(answer)) is not None:
+        why_answer += _why_answer(column, is_label=column.is_class)
+    settings, reasons = (
+        {"prompt": prompt, "answer": answer},
+        {"prompt": why_prompt, "answer": why_answer.removesuffix("; ")},
+    )
+    return settings, reasons, (reply if answer == label else label if answer == reply else None) or ""
+
+
+def _guess(columns: Mapping[str, ColumnProfile], rows: Sequence[dict[str, Any]], prompt: str | None) -> Layout | None:
+    """Prompt and answer where names do not tell them: two texts, or one beside what asks; with the reason."""
+    other = f"{_PROMPTS} {_GIVEN} {_REPLIES} {_CLASSES} {_GROUPS} {_HANDLERS} {_TIMES}"
+    known = _ranked(columns, other)
+    texts = [name for name, column in columns.items() if name not in known and _may_ask(column) and not column.is_class]
+    texts = [name for name in texts if not all(map(_DATE.match, columns[name].common or ("",)))]
+    asking = [name for name in _ranked(columns, _PROMPTS) if _may_ask(columns[name]) and not columns[name].is_class]
+    told = "; give --prompt and --answer to choose other columns"
+    if len(texts) == 1 and (prompt or len(asking) == 1):
+        note = f"{texts[0]!r} is the only other text{told}"
+        return Layout(prompt=prompt or asking[0], answer=texts[0], note=note)
+    is_text = len(columns) == 2 or any(columns[name].mean_words >= _FEWEST_WORDS for name in texts)
+    if prompt or asking or len(texts) != 2 or not is_text:
+        return None
+    first, second, why = direction(*texts, rows)
+    note = f"a guess, for their names do not tell: {first!r} asks and {second!r} answers ({why}){told}"
+    return Layout(prompt=first, answer=second, note=note)
+
+
+def _name_them(columns: Iterable[str]) -> str:
+    """How to say which columns ask and answer."""
+    return (
+        f"name them by `--prompt` and `--answer` (or in a recipe by `prompt:` and `answer:`), of {', '.join(columns)}"
+    )
 
 
 def _no_answer(columns: Mapping[str, ColumnProfile], file: str, task: Task | None) -> DataError:
     """Nothing is clearly the answer; what could be is named."""
     wanted = {"label": "classes", "text": "replies", None: "answers"}[task]
     what = f"no column looks like {wanted}{_why_no_class(columns) if task != 'text' else ''}"
-    remedy = f"write the recipe by hand and set `prompt:` and `answer:` to columns of {', '.join(columns)}"
+    remedy = _name_them(columns)
     if task != "text" and (several := _repeated(columns)):
         what = f"{len(several)} columns could be the answer: {', '.join(several)}"
-        remedy = f"call one of them `label`, or {remedy}"
+        remedy = f"choose one, such as `--answer {shlex.quote(several[0])}`; in a recipe, name it by `answer:`"
     elif lists := [name for name, column in columns.items() if _is_plain_list(column)] if task != "text" else []:
         what = f"{what.partition(':')[0]}: {lists[0]!r} holds lists, and one class a row is wanted"
-        remedy += f'; `answer: "{{{lists[0]}}}"` learns all of a row together, with commas between'
+        whole = f'answer "{{{lists[0]}}}"'
+        remedy += f"; `--{whole}` (`{whole.replace(' ', ': ', 1)}`) learns all of a row together, with commas between"
     return DataError(what, where=Where(file=file), remedy=remedy)
 
 

@@ -52,7 +52,9 @@ class Csv(FileSource):
         if self.header != "auto" or len(files) != 1:
             return Asked({}, {})
         written = delimited.look(files[0], delimiter=self.delimiter, quote=self.quote, encoding=self.encoding)
-        return Asked({"header": written.above + 1}, {"header": written.titles}) if written.titles else Asked({}, {})
+        if not written.titles or written.header is not True:
+            return Asked({}, {})
+        return Asked({"header": written.above + 1}, {"header": written.titles})
 
     def read_file(self, file: File, say: Say) -> Iterator[Record | Broken]:
         """Yield every row with the line on which it starts."""
