@@ -27,6 +27,8 @@ _PROMPTS = (
     "review ticket sentence document article post title subject headline"
 )
 _REPLIES = "reply response answer completion output resolution solution summary target_text translation"
+_VERDICTS = "decision verdict conclusion diagnosis recommendation outcome"
+"""What a text answers that is called so, where nothing is called a reply; a few values are classes."""
 _CLASSES = (
     "category label intent class topic sentiment target tag type queue department team product priority reason issue "
     "area outcome decision status"
@@ -45,6 +47,8 @@ _ORDERS = "timestamp datetime time sent created date order sequence seq position
 _TIMES = "timestamp datetime time sent created date at"
 _GIVEN = "context passage premise hypothesis background facts transcript code snippet option options choice choices"
 """What is given with a question."""
+_NOTES = "note notes remark remarks internal action log history handling result code"
+"""What is written by who handles a row."""
 _GRADES = "stars rating score grade"
 """Numbers that may be classes where nothing else is."""
 _DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}\b")
@@ -73,6 +77,12 @@ class Choice(NamedTuple):
     """The other column that could be learnt, when there is one."""
     turns: Turns | None = None
     """What gathers the rows, where they are single messages: choose again when that is done."""
+    more: tuple[str, ...] = ()
+    """Other columns of text, which belong to the prompt unless their rows show that they do not."""
+    suspects: tuple[str, ...] = ()
+    """Columns that may give the answer away."""
+    notes: tuple[str, ...] = ()
+    """Those of them which, by name, are written by who handles a row."""
 
 
 def choose(
@@ -91,7 +101,8 @@ def choose(
     if wanted != _NOTHING:
         check_wanted(wanted, list(columns), file)
         settings, reasons, other = _spoken(columns, rows, file, task, wanted)
-        return _with_belonging(columns, settings, reasons, other)
+        found = _with_belonging(columns, settings, reasons, other)
+        return found if wanted.prompt else _with_other_texts(found, columns)
     layout = written or recognise(list(columns), rows)
     structured = layout is not None and (
         layout.judged or layout.messages or layout.prompt is None or _holds_turns(layout.prompt, columns)
@@ -101,13 +112,42 @@ def choose(
     if turns := _single_messages(columns, rows):
         return Choice({}, {}, turns=turns)
     if layout is not None and "{" in (layout.prompt or ""):  # of several columns: none of them may be lost
-        settings, reasons, other = layout.settings, _recognised(layout), ""
-    else:
-        try:
-            settings, reasons, other = _spoken(columns, rows, file, task)
-        except DataError as error:
-            raise request_logs.refused(rows, file) or error from error
-    return _with_belonging(columns, settings, reasons, other)
+        return _with_belonging(columns, layout.settings, _recognised(layout), "")
+    try:
+        settings, reasons, other = _spoken(columns, rows, file, task)
+    except DataError as error:
+        raise request_logs.refused(rows, file) or error from error
+    return _with_other_texts(_with_belonging(columns, settings, reasons, other), columns)
+
+
+def _with_other_texts(choice: Choice, columns: Mapping[str, ColumnProfile]) -> Choice:
+    """The choice with the columns that may belong to the prompt, too, and those that may give the answer away."""
+    taken = {choice.settings.get("id"), choice.settings.get("group")}
+    for field in ("prompt", "answer"):
+        taken.update(Template.parse(choice.settings[field], field).columns)
+    free = {name: column for name, column in columns.items() if name not in taken and not _ID.search(name)}
+    later = [name for name in _ranked(free, _REPLIES) if free[name].kind == "text" and not free[name].is_class]
+    if later:
+        told = (
+            f"{', '.join(map(repr, later))} {'is' if len(later) == 1 else 'are'} left out: by name written afterwards"
+        )
+        choice.reasons["prompt"] += f"; {told}"
+    given = _ranked(free, f"{_PROMPTS} {_GIVEN}")
+    told_of = [
+        *later,
+        *_ranked(free, f"{_GROUPS} {_HANDLERS} {_TIMES}"),
+        *([] if choice.is_label else _ranked(free, _CLASSES)),
+    ]
+    more = [
+        name
+        for name, column in free.items()
+        if (name in given or name not in told_of) and _may_ask(column) and not column.is_class
+        if column.mean_words >= _FEWEST_WORDS or name in _ranked(free, _GIVEN)
+        if not all(map(_DATE.match, column.common or ("",)))
+    ]
+    few = [name for name, column in free.items() if column.is_class] if choice.is_label else []
+    suspects = (*few, *(name for name in more if name not in given))
+    return choice._replace(more=tuple(more), suspects=suspects, notes=tuple(_ranked(free, _NOTES)))
 
 
 def check_wanted(wanted: Layout, columns: Sequence[str], file: str) -> None:
@@ -311,15 +351,16 @@ def _spoken(
 
 def _guess(columns: Mapping[str, ColumnProfile], rows: Sequence[dict[str, Any]], prompt: str | None) -> Layout | None:
     """Prompt and answer where names do not tell them: two texts, or one beside what asks; with the reason."""
-    other = f"{_PROMPTS} {_GIVEN} {_REPLIES} {_CLASSES} {_GROUPS} {_HANDLERS} {_TIMES}"
-    known = _ranked(columns, other)
+    known = _ranked(columns, f"{_PROMPTS} {_GIVEN} {_REPLIES} {_CLASSES} {_GROUPS} {_HANDLERS} {_TIMES}")
     texts = [name for name, column in columns.items() if name not in known and _may_ask(column) and not column.is_class]
     texts = [name for name in texts if not all(map(_DATE.match, columns[name].common or ("",)))]
     asking = [name for name in _ranked(columns, _PROMPTS) if _may_ask(columns[name]) and not columns[name].is_class]
     told = "; give --prompt and --answer to choose other columns"
-    if len(texts) == 1 and (prompt or len(asking) == 1):
-        note = f"{texts[0]!r} is the only other text{told}"
-        return Layout(prompt=prompt or asking[0], answer=texts[0], note=note)
+    figures = [name for name, column in columns.items() if name not in known and column.kind == "number"]
+    other = texts or (figures if len(columns) == 2 else [])
+    if len(other) == 1 and (prompt or len(asking) == 1):
+        note = f"{other[0]!r} is the only other {'text' if texts else 'column'}{told}"
+        return Layout(prompt=prompt or asking[0], answer=other[0], note=note)
     is_text = len(columns) == 2 or any(columns[name].mean_words >= _FEWEST_WORDS for name in texts)
     if prompt or asking or len(texts) != 2 or not is_text:
         return None
@@ -391,14 +432,14 @@ def _repeated(columns: Mapping[str, ColumnProfile]) -> list[str]:
     groups = _ranked(columns, f"{_GROUPS} {_HANDLERS}")
     few = [name for name, column in columns.items() if column.is_class and column.kind == "text"]
     found = [name for name in few if name not in groups and not all(map(_DATE.match, columns[name].common))]
-    return [name for name in found if not _is_heading(name)] or found
+    return [name for name in found if not is_heading(name)] or found
 
 
 def _reply(columns: Mapping[str, ColumnProfile]) -> str | None:
-    fitting = [
-        name
-        for name in _ranked(columns, _REPLIES)
-        if columns[name].kind in ("text", "number") and not columns[name].is_class and not _ID.search(name)
+    free = {name: column for name, column in columns.items() if not column.is_class and not _ID.search(name)}
+    fitting = [name for name in _ranked(free, _REPLIES) if free[name].kind in ("text", "number")]
+    fitting += [
+        name for name in _ranked(free, _VERDICTS) if _may_ask(free[name]) and free[name].mean_words >= _FEWEST_WORDS
     ]
     return fitting[0] if fitting else None
 
@@ -407,7 +448,7 @@ def _prompt(columns: Mapping[str, ColumnProfile], taken: Iterable[str | None]) -
     """The column, or heading and body together, that is asked."""
     texts = {name: one for name, one in columns.items() if _may_ask(one) and name not in taken}
     named = [name for name in _ranked(texts, _PROMPTS) if not texts[name].is_class]
-    headings = [name for name in named if _is_heading(name)]
+    headings = [name for name in named if is_heading(name)]
     bodies = [name for name in named if name not in headings]
     if headings and bodies:
         return (
@@ -428,7 +469,7 @@ def _may_ask(column: ColumnProfile) -> bool:
     return column.kind == "text" and not _ID.search(column.name) and (column.distinct > 1 or column.filled == 1)
 
 
-def _is_heading(column: str) -> bool:
+def is_heading(column: str) -> bool:
     """Whether its name is nothing but that of a heading."""
     return [*words_of(column)] in [[name] for name in _HEADINGS]
 
