@@ -431,26 +431,26 @@ NEW = (
     ),
     _typed(
         "new with a column that is not there",
-        "desk.csv (prompt)",
+        "quarter2.csv (prompt)",
         "there is no column 'subjct'; the columns are subject, body, category",
         "did you mean 'subject'",
         "new",
         "shop",
         "--from",
-        "desk.csv",
+        "quarter2.csv",
         "--prompt",
         r"{subjct}\n\n{body}",
         kind="DataError",
     ),
     _typed(
         "new with one column for both",
-        "desk.csv (answer)",
+        "quarter2.csv (answer)",
         "'body' is named as both prompt and answer",
         "name another column for one of them: subject, category",
         "new",
         "shop",
         "--from",
-        "desk.csv",
+        "quarter2.csv",
         "--prompt",
         "body",
         "--answer",
@@ -481,7 +481,7 @@ NEW = (
     ),
 )
 ROWS = "subject,body,category\n" + "".join(f"help {n},where is it {n},{'ab'[n % 2]}\n" for n in range(20))
-NEW_FILES = {"mine/recipe.yaml": RECIPE, "tickets": "x", "letter.docx": "x", "empty.csv": "", "desk.csv": ROWS}
+NEW_FILES = {"mine/recipe.yaml": RECIPE, "tickets": "x", "letter.docx": "x", "empty.csv": "", "quarter2.csv": ROWS}
 STORES = (
     Case(
         "store on Mars",

@@ -165,7 +165,7 @@ def test_a_column_that_some_rows_lack_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text("".join(f"{pl.Series([row]).struct.json_encode()[0]}\n" for row in rows))
     proposal = propose(tmp_path / "t.jsonl")
     assert proposal.source["prompt"] == "Nachricht"
-    assert "'Schilderung' is left out: 1 row lack it" in _why(proposal)
+    assert "'Schilderung' is left out: 1 row has no such column" in _why(proposal)
     assert proposal.profile.broken == 0
 
 

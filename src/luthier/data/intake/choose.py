@@ -61,6 +61,7 @@ _FEWEST_GROUPS = 20
 """Of fewer groups, the share that is held out is far from the one that was asked for."""
 _FEWEST_WORDS = 3
 """Columns of fewer on average are no texts."""
+_MOST_NAMED = 12
 _LARGEST_GROUP = 0.2
 """The same where one of them has a larger share of the rows."""
 Task = Literal["label", "text"]
@@ -330,7 +331,7 @@ def _spoken(
     why_answer = "as asked for; " if wanted.answer else ""
     if answer is None and task != "label" and (guess := _guess(free, rows, wanted.prompt)):
         prompt, answer = guess.prompt, guess.answer
-        why_prompt, why_answer = guess.note, f"{guess.note}; "
+        why_prompt = guess.note
     elif answer is None:
         raise _no_answer(free, file, task)
     elif wanted.prompt:
@@ -369,7 +370,7 @@ def _guess(columns: Mapping[str, ColumnProfile], rows: Sequence[dict[str, Any]],
     return Layout(prompt=first, answer=second, note=note)
 
 
-def _name_them(columns: Iterable[str]) -> str:
+def _name_them(columns: Mapping[str, ColumnProfile]) -> str:
     """How to say which columns ask and answer."""
     return (
         f"name them by `--prompt` and `--answer` (or in a recipe by `prompt:` and `answer:`), of {', '.join(columns)}"

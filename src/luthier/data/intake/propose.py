@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -208,7 +209,9 @@ def _split(rows: int, measure: str, profile: Profile) -> tuple[dict[str, Any], s
 
 
 def _why_task(profile: Profile, choice: Choice, task: Task) -> str:
-    other = f"; to learn {choice.other!r} instead, map `answer` to it and leave `task` out" if choice.other else ""
+    other = ""
+    if choice.other:
+        other = f"; to learn {choice.other!r} instead, begin anew with `--answer {shlex.quote(choice.other)}`"
     if task == "label":
         count = len(set(profile.answers) - set(profile.spellings))
         if count == 1:

@@ -39,7 +39,9 @@ _MOST_CLASSES = 10
 _NO_HELP = 0.02
 """A column does not help where it adds less than this share of right answers, or of an answer's words, for sure."""
 _ALONE = 0.95
-"""A column that alone foretells so many answers was written by who knew them."""
+"""A column of few values that alone foretells so many answers was filled in by who knew them."""
+_ALONE_TEXT = 0.9
+"""The same of texts, which a classifier that learnt from half of the rows never foretells better than nearly."""
 _CLEARLY = 0.1
 """A column that foretells answers hardly better than the question itself does is a part of it."""
 _ROWS_A_WORD = 4
@@ -75,7 +77,10 @@ def with_whole_question(choice: Choice, columns: Sequence[str], records: Sequenc
     lacking = Counter(name for name in more for record in records if name not in record.values)
     present = [name for name in more if not lacking[name]]
     sample = _sample(choice, records, [*present, *(name for name in choice.suspects if name not in choice.more)])
-    found = [Tried(name, belongs=False, why=f"{counted(rows, 'row')} lack it") for name, rows in lacking.items()]
+    found = [
+        Tried(name, belongs=False, why=f"{counted(rows, 'row has', 'rows have')} no such column")
+        for name, rows in lacking.items()
+    ]
     found += _try(sample, present, choice)
     found += [Tried(name, belongs=False, why="too many columns of text to try") for name in over]
     asked = Template.parse(choice.settings["prompt"], "prompt").columns
@@ -209,11 +214,11 @@ def _by_classifier(sample: _Sample, columns: Mapping[str, Sequence[str]], choice
         alone = 0.0
         if name in choice.suspects and after.mean() - before.mean() >= _CLEARLY:
             alone = float(_right(own, codes).mean())
-        if alone >= _ALONE and (name in choice.notes or _is_formula(texts)):
+        if alone >= _ALONE_TEXT and (name in choice.notes or _is_formula(texts)):
             found.append(Tried(name, belongs=False, why=_leak(alone, len(codes))))
             continue
         one = _compared(name, before, after, usual)
-        if alone >= _ALONE:
+        if alone >= _ALONE_TEXT:
             one = one._replace(why=f"{one.why}; leave it out by `--prompt` if it is written when the answer is known")
         found.append(one)
         if one.belongs:

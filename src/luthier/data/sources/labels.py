@@ -128,7 +128,7 @@ class Labels(FileSource):
         self, columns: Columns[str, ColumnProfile], rows: Sequence[dict[str, Any]], name: str, task: Task | None
     ) -> Choice:
         """The judged text asks, and the decided label answers; rows that Luthier gave out say so themselves."""
-        if self.prompt or self.answer:
+        if self.prompt or self.answer != DECIDED:
             return self._chosen(columns, rows, name, task)
         if "messages" in columns:
             return Choice({}, {}, is_label=True)
