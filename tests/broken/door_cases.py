@@ -430,6 +430,45 @@ NEW = (
         kind="UnknownName",
     ),
     _typed(
+        "new with a column that is not there",
+        "quarter2.csv (prompt)",
+        "there is no column 'subjct'; the columns are subject, body, category",
+        "did you mean 'subject'",
+        "new",
+        "shop",
+        "--from",
+        "quarter2.csv",
+        "--prompt",
+        r"{subjct}\n\n{body}",
+        kind="DataError",
+    ),
+    _typed(
+        "new with one column for both",
+        "quarter2.csv (answer)",
+        "'body' is named as both prompt and answer",
+        "name another column for one of them: subject, category",
+        "new",
+        "shop",
+        "--from",
+        "quarter2.csv",
+        "--prompt",
+        "body",
+        "--answer",
+        "body",
+        kind="DataError",
+    ),
+    _typed(
+        "new with a column of no data",
+        "--answer",
+        "--answer names a column of your data",
+        "give the data by --from",
+        "new",
+        "shop",
+        "--answer",
+        "body",
+        kind="InputError",
+    ),
+    _typed(
         "new with an unknown model",
         "shop/recipe.yaml:5 (model)",
         "model 'smolm2' is unknown",
@@ -441,7 +480,8 @@ NEW = (
         kind="ModelError",
     ),
 )
-NEW_FILES = {"mine/recipe.yaml": RECIPE, "tickets": "x", "letter.docx": "x", "empty.csv": ""}
+ROWS = "subject,body,category\n" + "".join(f"help {n},where is it {n},{'ab'[n % 2]}\n" for n in range(20))
+NEW_FILES = {"mine/recipe.yaml": RECIPE, "tickets": "x", "letter.docx": "x", "empty.csv": "", "quarter2.csv": ROWS}
 STORES = (
     Case(
         "store on Mars",

@@ -355,6 +355,13 @@ CASES = (
         recipe=edited(", answer: category", ""),
     ),
     Case(
+        "one column for prompt and answer",
+        "recipe.yaml:8 (steps.data.source)",
+        "`prompt` and `answer` name the same column 'message'",
+        "name the column that the model shall say",
+        recipe=edited("answer: category", "answer: message"),
+    ),
+    Case(
         "messages and prompt",
         "recipe.yaml:8 (steps.data.source)",
         "`messages` is set beside",

@@ -355,6 +355,19 @@ def test_new_takes_data_or_a_template(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not (tmp_path / "two").exists()
 
 
+def test_new_takes_the_columns_that_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = "".join(f"Order {n},Where is parcel {n}?,It comes in {n} days.,{'ab'[n % 2]}\n" for n in range(40))
+    (tmp_path / "t.csv").write_text(f"head,said,told,team\n{rows}", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    named = ["--prompt", r"{head}\n\n{said}", "--answer", "told"]
+    assert run_command(["new", "mine", "--from", "t.csv", *named]) == 0
+    source = yaml.safe_load((tmp_path / "mine" / "recipe.yaml").read_text(encoding="utf-8"))["steps"]["data"]["source"]
+    assert (source["prompt"], source["answer"]) == ("{head}\n\n{said}", "told")
+    assert run_command(["new", "wrong", "--from", "t.csv", "--answer", "tolt"]) == 2
+    assert run_command(["new", "wrong", "--template", "labels", "--answer", "told"]) == 2
+    assert not (tmp_path / "wrong").exists()
+
+
 def test_a_base_model_is_named_from_where_new_is_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny_model(tmp_path / "base")
     (tmp_path / "far").mkdir()

@@ -69,18 +69,18 @@ def made(place: Path, options: dict[str, Any], name: str = "file") -> tuple[dict
 @pytest.mark.parametrize(
     ("name", "wanted"),
     [
-        ("asked", {"prompt": "prompt", "answer": "prompt"}),  # what TRL calls a prompt-only data set
+        ("asked", {"prompt": "prompt", "prompt_only": True}),  # what TRL calls a prompt-only data set
         ("talks", {"messages": "prompt"}),
         ("sums", {}),
     ],
 )
 def test_prompts_alone_are_read_where_the_model_answers_them_itself(
-    name: str, wanted: dict[str, str], place: Path
+    name: str, wanted: dict[str, object], place: Path
 ) -> None:
     options = TRL | {"dataset_name": f"data/{name}.jsonl", "loss_type": "grpo", "num_generations": 4}
     _, text = made(place, options)
     source = yaml.safe_load(text)["steps"]["data"]["source"]
-    assert {key: source[key] for key in ("prompt", "answer", "messages") if key in source} == wanted
+    assert {key: source[key] for key in ("prompt", "answer", "prompt_only", "messages") if key in source} == wanted
     with pytest.raises(InputError, match="cannot tell which columns"):
         made(place, TRL | {"dataset_name": "data/asked.jsonl"})  # a supervised tuning has nothing to learn from it
 

@@ -43,7 +43,7 @@ def _arguments(recipe: Path | None, overrides: list[str] | None) -> tuple[Path, 
     return find_recipe(recipe), assignments
 
 
-def new(
+def new(  # noqa: PLR0913, PLR0917  # the options of a command
     name: Annotated[str, typer.Argument(help="Name of the recipe; a folder of this name is made.")],
     sources: Annotated[
         list[str] | None,
@@ -55,6 +55,18 @@ def new(
         ),
     ] = None,
     table: Annotated[str | None, typer.Option(help="The table or view, when --from is a database.")] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN|TEMPLATE",
+            help="With --from: the column that the model is given, or a template of columns: "
+            r'"{subject}\n\n{body}". Chosen when not given.',
+        ),
+    ] = None,
+    answer: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="With --from: the column that the model learns to say."),
+    ] = None,
     where: Annotated[
         str | None, typer.Option(help="Which requests, when --from is traces, such as: rating < 0.")
     ] = None,
@@ -73,9 +85,18 @@ def new(
 
     source = only_source(sources or ())
     if after is not None:
-        written = write_after(name, source, after, others=(template, model, table, where))
+        written = write_after(name, source, after, others=(template, model, table, where, prompt, answer))
     else:
-        written = write_recipe(name, source, template=template, model=model, table=table, where=where)
+        written = write_recipe(
+            name,
+            source,
+            template=template,
+            model=model,
+            table=table,
+            where=where,
+            prompt=prompt,
+            answer=answer,
+        )
     if as_json:
         say_json({"recipe": str(written.path), "decisions": written.decisions, "notes": written.notes})
         return

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from luthier.core.component import Component, members
 from luthier.core.digest import digest_of
-from luthier.core.errors import DataError
+from luthier.core.errors import DataError, RecipeError
 from luthier.core.paths import PathText
 from luthier.data.bounds import first, size_of_record
 from luthier.data.formats.file import File
@@ -25,7 +25,7 @@ from luthier.data.intake.cells import UnusableRowError
 from luthier.data.intake.choose import Choice, Task, choose, choose_turns
 from luthier.data.intake.gather import Turns
 from luthier.data.intake.layouts import Layout
-from luthier.data.intake.mapping import Mapping, Parts, decide
+from luthier.data.intake.mapping import Mapping, Parts, decide, repeated
 from luthier.data.intake.media import held
 from luthier.data.profile import ColumnProfile
 from luthier.data.row import Broken, Record
@@ -83,6 +83,8 @@ class Source(Component):
     """The column that the model is given, or a template with columns in braces: `"{subject}\\n\\n{message}"`."""
     answer: str | None = None
     """The column that the model shall say, or a template with columns in braces. Without a prompt: text to continue."""
+    prompt_only: bool = False
+    """Rows hold no answers (for rewards, or `constitution`): the prompt stands in the place of the answer."""
     messages: str | None = None
     """The column with a whole conversation: a list of messages, or JSON text of one."""
     turns: Turns | None = None
@@ -128,9 +130,17 @@ class Source(Component):
             raise ValueError("`messages` is set beside `prompt` or `answer`; keep the one that your columns hold")
         if self.turns and (self.messages or self.prompt or self.answer):
             raise ValueError("`turns` is set beside `messages`, `prompt` or `answer`; it says what they say")
-        if self.prompt and not self.answer:
+        if self.prompt_only and (self.answer or not self.prompt):
+            raise ValueError(
+                "`prompt_only` goes with `prompt` alone; name the column in `prompt`, and leave `answer` out"
+            )
+        if self.prompt and not self.answer and not self.prompt_only:
             what = "`prompt` is set and `answer` is not; name the column that the model shall say"
-            raise ValueError(f"{what}, or the prompt's again where rows are only asked (rewards, `constitution`)")
+            raise ValueError(f"{what}, or set `prompt_only: true` where rows hold no answers")
+        if column := _in_both(self.prompt, self.answer):
+            what = f"`prompt` and `answer` name the same column {column!r}, so that a model would learn to repeat it"
+            remedy = "name the column that the model shall say"
+            raise ValueError(f"{what}; {remedy}, or leave `answer` out and set `prompt_only: true`")
         return self
 
     @abstractmethod
@@ -199,7 +209,13 @@ class Source(Component):
         self, columns: Columns[str, ColumnProfile], rows: Sequence[dict[str, Any]], name: str, task: Task | None
     ) -> Choice:
         """Which columns mean what, for a recipe that is proposed."""
-        return choose_turns(self.turns, columns) if self.turns else choose(columns, rows, name, task, self.written)
+        return choose_turns(self.turns, columns) if self.turns else self._chosen(columns, rows, name, task)
+
+    def _chosen(
+        self, columns: Columns[str, ColumnProfile], rows: Sequence[dict[str, Any]], name: str, task: Task | None
+    ) -> Choice:
+        wanted = Layout(prompt=self.prompt, answer=self.answer)
+        return choose(columns, rows, name, task, self.written, wanted)
 
     def _without_media(self, found: Mapped) -> Mapped:
         """A row, or why it is left out although it can be read."""
@@ -211,11 +227,19 @@ class Source(Component):
 
     def mapping(self, good: list[Record]) -> Mapping:
         """The mapping for rows like these."""
-        asked = Layout(self.prompt, self.answer, self.messages, self.system_column, self.tools)
+        answer = self.prompt if self.prompt_only else self.answer
+        asked = Layout(self.prompt, answer, self.messages, self.system_column, self.tools)
         rows = [record.values for record in good]
         name, written = good[0].file, self.turns.layout if self.turns else self.written
         found = decide(asked, rows, name, system=self.system, group=self.group, key=self.id, written=written)
         return found.without(self.missing)
+
+
+def _in_both(prompt: str | None, answer: str | None) -> str | None:
+    """The column that both name; None where one of them is no template, which is told when rows are read."""
+    with suppress(RecipeError):
+        return repeated(prompt, answer)
+    return None
 
 
 def _further(found: Iterator[Mapped], seconds: float) -> tuple[list[Mapped], bool]:

@@ -54,6 +54,13 @@ class _Text(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
+class _Columns(NamedTuple):
+    """The columns that are asked for, each by its name or in a template."""
+
+    prompt: str | None
+    answer: str | None
+
+
 def only_source(sources: Sequence[str]) -> str | None:
     """The one thing that a recipe is made from, if any; `InputError` for several."""
     if len(sources) > 1:
@@ -73,11 +80,15 @@ def write_recipe(
     model: str | None,
     table: str | None = None,
     where: str | None = None,
+    prompt: str | None = None,
+    answer: str | None = None,
 ) -> Written:
     """Write `NAME/recipe.yaml` and its schema; an existing recipe is never touched.
 
     `source` is a file, folder, pattern or URL of files, or the URL of a database, of which `table` is read; or
-    `traces`, the traffic of the recipe here (or a folder of traffic), of which `where` chooses.
+    `traces`, the traffic of the recipe here (or a folder of traffic), of which `where` chooses. `prompt` and `answer`
+    are columns of it, or templates of columns in braces, in which a backslash and an n are a new line; else they are
+    chosen.
     """
     if source is not None and template is not None:
         remedy = "leave one of them out: a recipe made from your data needs no template"
@@ -94,16 +105,18 @@ def write_recipe(
     if where is not None and traffic is None:
         remedy = "leave it out, or give --from traces"
         raise InputError("--where chooses among traces", where=Where(field="--where"), remedy=remedy)
+    is_tool = traffic is None and str(source).lower().endswith((".yaml", ".yml"))
+    columns = _columns(prompt, answer, source, is_tool=is_tool)
     if traffic is not None:
-        made = _from_traces(traffic, where, folder, model or MODEL)
+        made = _from_traces(traffic, where, folder, model or MODEL, columns)
     elif source is None:
         made = _Text(_from_template(template or "labels", folder.name, model or MODEL))
     elif is_url and (table is not None or is_database(str(source))):
-        made = _from_database(str(source), table, folder, model or MODEL)
-    elif str(source).lower().endswith((".yaml", ".yml")):
+        made = _from_database(str(source), table, folder, model or MODEL, columns)
+    elif is_tool:
         made = _from_tool(Path(source), folder, model)
     else:
-        made = _from_file(str(source), folder, model or MODEL)
+        made = _from_file(str(source), folder, model or MODEL, columns)
     with _standing(folder):
         Recipe.of(parse_yaml(made.recipe, str(path)), folder)
     schema = json.dumps(recipe_schema(), indent=1, ensure_ascii=False) + "\n"
@@ -130,6 +143,18 @@ def write_after(name: str, source: str | None, after: Path, *, others: tuple[str
     if strange:
         decisions["classes"] = f"{NEW_CLASSES}: {', '.join(strange)}"
     return Written(path=path, decisions=decisions)
+
+
+def _columns(prompt: str | None, answer: str | None, source: Path | str | None, *, is_tool: bool) -> _Columns:
+    """The columns that are asked for; `InputError` where there is no data that has columns."""
+    for option, text in (("--prompt", prompt), ("--answer", answer)):
+        if text is not None and (source is None or is_tool):
+            what = f"{option} names a column of your data"
+            remedy = "leave it out: the file names its own columns" if is_tool else "give the data by --from"
+            raise InputError(what, where=Where(field=option), remedy=remedy)
+        if text is not None and not text.strip():
+            raise InputError("wanted a column, got nothing", where=Where(field=option), remedy="name a column")
+    return _Columns(*(text and text.replace("\\n", "\n") for text in (prompt, answer)))
 
 
 def _as_url(source: Path | str | None) -> Path | str | None:
@@ -183,11 +208,12 @@ def _from_template(template: str, name: str, model: str) -> str:
     return text.replace("{name}", name).replace("{model}", model)
 
 
-def _from_file(source: str, folder: Path, model: str) -> _Text:
+def _from_file(source: str, folder: Path, model: str, columns: _Columns) -> _Text:
     """From a file, a folder, a pattern, or a URL."""
     from luthier.data.intake.propose import propose
 
-    return _proposed(propose(source, shown=_shown(source, folder)), folder, model)
+    found = propose(source, shown=_shown(source, folder), prompt=columns.prompt, answer=columns.answer)
+    return _proposed(found, folder, model)
 
 
 def _proposed(proposal: Proposal, folder: Path, model: str) -> _Text:
@@ -198,10 +224,12 @@ def _proposed(proposal: Proposal, folder: Path, model: str) -> _Text:
     return _Text(text, proposal.reasons, (proposal.profile.size_told, *dict.fromkeys(proposal.profile.notes)))
 
 
-def _from_database(url: str, table: str | None, folder: Path, model: str) -> _Text:
+def _from_database(url: str, table: str | None, folder: Path, model: str, columns: _Columns) -> _Text:
     from luthier.data.database.propose import propose_table
+    from luthier.data.intake.layouts import Layout
 
-    return _proposed(propose_table(url, table, Path.cwd(), folder.absolute()), folder, model)
+    wanted = Layout(prompt=columns.prompt, answer=columns.answer)
+    return _proposed(propose_table(url, table, Path.cwd(), folder.absolute(), wanted), folder, model)
 
 
 def _traffic(source: Path | str | None) -> Path | None:
@@ -216,13 +244,15 @@ def _traffic(source: Path | str | None) -> Path | None:
     return Path(source) if is_traffic(Path(source)) else None
 
 
-def _from_traces(traffic: Path, where: str | None, folder: Path, model: str) -> _Text:
+def _from_traces(traffic: Path, where: str | None, folder: Path, model: str, columns: _Columns) -> _Text:
     from luthier.data.intake.from_traces import propose_traces
+    from luthier.data.intake.layouts import Layout
     from luthier.traffic.where import Where as Condition
 
     if where is not None:
         Condition(where)
-    return _proposed(propose_traces(traffic, _shown(str(traffic), folder), where), folder, model)
+    wanted = Layout(prompt=columns.prompt, answer=columns.answer)
+    return _proposed(propose_traces(traffic, _shown(str(traffic), folder), where, wanted=wanted), folder, model)
 
 
 def _from_there(model: str | None, folder: Path) -> str | None:

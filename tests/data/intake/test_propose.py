@@ -199,7 +199,7 @@ def test_where_several_columns_could_be_classes_they_are_named(tmp_path: Path, w
     )
     with pytest.raises(DataError, match="2 columns could be the answer: colour, way") as caught:
         propose(tmp_path / write("t.csv", f"question,colour,way\n{rows}"))
-    assert "call one of them `label`" in caught.value.remedy
+    assert "choose one, such as `--answer colour`" in caught.value.remedy
 
 
 def test_what_cannot_be_proposed_says_why(tmp_path: Path, write: Write) -> None:
@@ -552,7 +552,10 @@ def test_names_of_rows_and_what_is_always_the_same_are_no_texts(tmp_path: Path, 
     pl.DataFrame(rows).write_csv(tmp_path / "t.csv")
     with pytest.raises(DataError, match="no column looks like") as caught:
         propose(tmp_path / "t.csv")
-    assert "set `prompt:` and `answer:` to columns of id, messageType" in caught.value.remedy
+    assert (
+        "by `--prompt` and `--answer` (or in a recipe by `prompt:` and `answer:`), of id, messageType"
+        in caught.value.remedy
+    )
 
 
 def test_stars_are_classes_where_nothing_else_is(tmp_path: Path) -> None:

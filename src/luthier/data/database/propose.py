@@ -15,13 +15,20 @@ from luthier.core.errors import InputError, Where, did_you_mean
 from luthier.data.database.address import Address, address
 from luthier.data.database.selection import tables, unique_column
 from luthier.data.database.session import connect, snapshot, told
+from luthier.data.intake.layouts import Layout
 from luthier.data.intake.propose import Proposal, propose_from
 from luthier.data.sources.sql import Sql
 
 Answer = TypeVar("Answer")
 
 
-def propose_table(url: str, table: str | None, base: Path, folder: Path) -> Proposal:
+def propose_table(
+    url: str,
+    table: str | None,
+    base: Path,
+    folder: Path,
+    wanted: Layout = Layout(),  # noqa: B008 - a tuple
+) -> Proposal:
     """Propose a recipe in `folder` for a table; `InputError` asks which when there are several."""
     if (name := secret_in_clear(url)) is not None:
         remedy = "export it, and write its name: 'postgresql://user:$NAME@host/database', in single quotes"
@@ -33,7 +40,7 @@ def propose_table(url: str, table: str | None, base: Path, folder: Path) -> Prop
     written = _from_folder(url, place, folder)
     read = Sql.model_validate({"url": url, "table": chosen, "on_error": "drop", **by})
     named = {"kind": "sql", "url": written, "table": chosen, **by}
-    found = propose_from(read, base, f"{written} ({chosen})", named)
+    found = propose_from(read, base, f"{written} ({chosen})", named, wanted=wanted)
     why = "it has no key; these values all differ, so they order the rows"
     return found.model_copy(update={"reasons": {"source.cursor": why, **found.reasons}}) if cursor else found
 

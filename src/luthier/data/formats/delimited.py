@@ -21,7 +21,6 @@ from luthier.data.formats.lines import LONGEST_BYTES, BadLine, Head, head, lines
 from luthier.data.row import Broken, Record
 
 _MOST_COLUMNS = 10_000
-_TITLE_SHOWN = 64
 
 
 class Written(NamedTuple):
@@ -34,6 +33,8 @@ class Written(NamedTuple):
     notes: list[str]
     above: int = 0
     """Lines that stand above the header."""
+    titles: str = ""
+    """What is said of those that were found there."""
 
 
 def look(
@@ -45,22 +46,23 @@ def look(
     above = 0
     if named := dialects.names_delimiter(lines[0] if lines else ""):
         above, delimiter = 1, named if delimiter == "auto" else delimiter
+    if isinstance(header, int):
+        above = header - 1
     found = dialects.find("".join(lines[above:]), delimiter, quote, whole=first.whole)
     said = Dialect(found.delimiter if delimiter == "auto" else ",", found.quote if quote == "auto" else '"')
     notes = [first.note, dialects.note(said, file.name)]
     if isinstance(header, tuple):
         return Written(found, header, first, notes, above)
-    is_named = header == "yes"
+    is_named, titles = header != "no", dialects.Titles(0)
     if header == "auto":
-        if titles := dialects.titles(found, lines[above:]):
-            told = "the first line is a title" if titles == 1 else f"the first {titles} lines are titles"
-            notes.append(f"{file.name}: {told} above the header, not data: {lines[above].strip()[:_TITLE_SHOWN]!r}")
-            above += titles
+        titles = dialects.titles(found, lines[above:])
+        above += titles.lines
+        notes.append(f"{file.name}: {titles.told}" if titles.told else "")
         rows = found.reader(lines[above : above + 50], strict=False)
         is_named = dialects.has_header([row for row in rows if row][:40])
         if not is_named:
             notes.append(f"{file.name}: its first row is data, not a header; columns are column_1, column_2, …")
-    return Written(found, is_named, first, notes, above)
+    return Written(found, is_named, first, notes, above, titles.told)
 
 
 def read(
@@ -78,8 +80,11 @@ def read(
         say(note)
     csv.field_size_limit(LONGEST_BYTES)
     source = _Lines(lines(file, written.first))
-    for _ in range(written.above):
-        next(source)
+    for passed in range(written.above):
+        if next(source, None) is None:
+            what = f"has {counted(passed, 'line')}, and the header is to stand in line {header}"
+            remedy = "set `header` to the line with the names of the columns"
+            raise DataError(what, where=Where(file=file.name, field="header"), remedy=remedy)
     source.begin()
     columns = dialects.numbered(_columns(written, source, file.name), file.name, say)
     empty = True

@@ -5,24 +5,31 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+
+from pydantic import Field
 
 if TYPE_CHECKING:
     from _csv import Reader
 
 DELIMITERS = (",", ";", "\t", "|")
-Header = Literal["auto", "yes", "no"] | tuple[str, ...]
+HeaderLine = Annotated[int, Field(strict=True, ge=1)]
+"""The line of a file, or the row of a sheet, in which the names of the columns stand."""
+Header = Literal["auto", "yes", "no"] | HeaderLine | tuple[str, ...]
 _NAMES = {"\t": "tab", ";": "semicolon", "|": "bar", ",": "comma"}
 _SAMPLE_ROWS = 200
 _NUMBER = re.compile(r"\A[+-]?[.,:/ -]*\d[\d.,:/ %-]*")
 _NOT_A_NAME_CHARS = 100
 _FEW_ROWS = 3
-_MOST_TITLES = 5
+_MOST_TITLES = 8
+"""So many rows with text may stand above the header."""
+_TITLE_CHARS = 64
+_MOSTLY = 0.9
 _SEPARATED = re.compile(r'"?sep=([,;\t|])"?')
 
 
@@ -111,19 +118,75 @@ def numbered(columns: Sequence[str], file: str, say: Callable[[str], None]) -> l
     return found
 
 
-def titles(dialect: Dialect, lines: Sequence[str]) -> int:
-    """How many lines stand above the header: notes of one field each, where nearly all rows behind them have more."""
+class Titles(NamedTuple):
+    """What stands above the header of a table."""
+
+    lines: int
+    """Lines of the file, or rows with a value of a sheet, that are no data; 0 where the first one is the header."""
+    told: str = ""
+    """How they are told: how many they are, and the text of the first."""
+
+
+def titles(dialect: Dialect, lines: Sequence[str]) -> Titles:
+    """What stands above the header: lines of one field, or of as many as the table has, nearly all of them empty."""
     reader = dialect.reader(lines, strict=False)
     rows: list[tuple[list[str], int]] = []
     with suppress(csv.Error):  # what was read before a broken row decides
-        rows.extend((row, reader.line_num) for row in islice(reader, _SAMPLE_ROWS) if any(row))
-    widths = [len(row) for row, _ in rows]
+        rows.extend((row, reader.line_num) for row in islice(reader, _SAMPLE_ROWS))
+    widths = [len(row) for row, _ in rows if any(row)]
     width = max(set(widths), key=widths.count, default=0)
-    at = widths.index(width) if rows else 0
-    many = widths[at:].count(width)
-    if not 0 < at <= _MOST_TITLES or many <= at or many * 10 < 9 * len(widths[at:]):
+    at = rows_above([row for row, _ in rows])
+    below = [len(row) for row, _ in rows[at:] if row]
+    many = below.count(width)
+    if at == 0 or not below or below[0] != width or many <= at or many < _MOSTLY * len(below):
+        return Titles(0)
+    return Titles(rows[at - 1][1], told([row for row, _ in rows[:at]], "line"))
+
+
+def rows_above(rows: Sequence[Sequence[str]], groups: Collection[int] = ()) -> int:
+    """How many first rows stand above the header: titles, notes and empty rows, with far fewer values than those below.
+
+    None do where the row that would be the header does not look like one: Excel gives a title as many fields as the
+    table has, and a first row of data may have empty fields, too. `groups` are places of rows that are known to stand
+    above a header.
+    """
+    filled = [sum(1 for cell in row if cell.strip()) for row in rows]
+    usual = sorted(count for count in filled if count > 1)
+    enough = max(2, usual[len(usual) // 2] // 2 + 1) if usual else 2
+    at = next((place for place, count in enumerate(filled) if count >= enough and place not in groups), 0)
+    above, below = [count for count in filled[:at] if count], [count for count in filled[at + 1 :] if count]
+    is_table = below and 2 * sum(count > 1 for count in below) >= len(below)
+    if not is_table or len(above) > _MOST_TITLES:
         return 0
-    return 0 if any(sum(map(bool, row)) > 1 for row, _ in rows[:at]) else rows[at - 1][1]
+    return at if any(place < at for place in groups) or _names_columns(rows[at], rows[at + 1 :]) else 0
+
+
+def told(above: Sequence[Sequence[str]], what: str) -> str:
+    """How rows above a header are told, with the first text in them."""
+    texts = [next(filter(None, map(str.strip, row)), "") for row in above]
+    if not any(texts):
+        return f"the first {what} is empty" if len(above) == 1 else f"the first {len(above)} {what}s are empty"
+    many = len(texts) - next(at for at, text in enumerate(reversed(texts)) if text)
+    are = f"the first {what} is a title" if many == 1 else f"the first {many} {what}s are titles"
+    return f"{are} above the header, not data: {next(filter(None, texts))[:_TITLE_CHARS]!r}"
+
+
+def _names_columns(first: Sequence[str], rest: Sequence[Sequence[str]]) -> bool:
+    """Whether a row that stands below others names columns: something in it is unlike what stands below it.
+
+    A name comes again nowhere below; and it is shorter than nearly all texts below it, or stands above figures.
+    """
+    unlike = False
+    for place, cell in enumerate(first):
+        below = [row[place].strip() for row in rest if place < len(row) and row[place].strip()]
+        if not cell.strip() or not below:
+            continue
+        if cell.strip() in below:
+            return False
+        longer = sum(len(value) > len(cell.strip()) for value in below)
+        figures = sum(value[:1].isdigit() for value in below)
+        unlike |= longer >= _MOSTLY * len(below) or (figures >= _MOSTLY * len(below) and cell.strip()[:1].isalpha())
+    return unlike
 
 
 def has_header(rows: Sequence[list[str]]) -> bool:

@@ -17,9 +17,6 @@ from luthier.data.row import Broken, Record
 MOST_BYTES = 512 << 20
 """A workbook whose parts take more than this unpacked is refused: it is read as a whole."""
 _LOOKED_AT = 40
-_MOST_TITLES = 5
-"""So many rows may stand above the header."""
-_TITLE_SHOWN = 64
 
 
 def read(
@@ -30,17 +27,14 @@ def read(
     say: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Record | Broken]:
     """Rows of one sheet; a row's line is its number in the sheet."""
-    with file.local() as path:
-        _refuse_bombs(file)
-        table, first, blocks = _table(str(path), file, sheet, say)
-    if merging.fill_down(table, blocks):
-        say(f"{file.name}: cells are merged over several rows; each of these rows has what stands in them")
-    groups = {first + 1 + place: group for place, group in merging.groups(table, blocks).items()}
-    rows = [(number, row) for number, row in enumerate(table, start=first + 1) if any(cell != "" for cell in row)]
-    if not rows:
-        raise DataError("the sheet is empty", where=file.where, remedy="set `sheet` to one with rows")
+    rows, groups = _filled(file, sheet, say)
     if header == "auto":
-        rows = _below_titles(rows, groups, file, say)
+        found = _titles(rows, groups)
+        if found.told:
+            say(f"{file.name}: {found.told}")
+        rows = _from_header(rows, groups, found.lines)
+    elif isinstance(header, int):
+        rows = _from_header(rows, groups, _place(rows, header, file))
     columns, rows = _columns(rows, header, file, say)
     columns = dialect.numbered(columns, file.name, say)
     _with_times(rows)
@@ -51,6 +45,14 @@ def read(
             yield Record(dict(zip(columns, map(_value, row), strict=False)), file.name, number)
     if not rows:
         raise DataError("has a header and no rows", where=file.where, remedy="give a sheet with at least one row")
+
+
+def header_row(file: File, sheet: str | int | None) -> tuple[int, str] | None:
+    """The row in which the columns are named, and what is said of those above; None where it is the first, or none."""
+    rows, groups = _filled(file, sheet, lambda text: None)
+    found = _titles(rows, groups)
+    shown = [[str(cell) for cell in row] for _, row in rows[found.lines : found.lines + _LOOKED_AT]]
+    return (rows[found.lines][0], found.told) if found.lines and dialect.has_header(shown) else None
 
 
 def fullest(file: File) -> tuple[str, list[str]] | None:
@@ -125,21 +127,43 @@ def _sheet(names: list[str], wanted: str | int | None, file: File, say: Callable
 Rows = list[tuple[int, list[Any]]]
 
 
-def _below_titles(rows: Rows, groups: dict[int, list[Any]], file: File, say: Callable[[str], None]) -> Rows:
-    """The rows without those that stand above a table: of one cell, and those that group the columns named below."""
-    filled = [sum(cell != "" for cell in row) for _, row in rows[:_LOOKED_AT]]
-    first_rows = list(zip(rows, filled, strict=False))[: _MOST_TITLES + 1]
-    titles = next((at for at, ((line, _), count) in enumerate(first_rows) if count > 1 and line not in groups), 0)
-    below = filled[titles + 1 :]
-    if not below or filled[titles] < max(filled) or 2 * sum(count > 1 for count in below) < len(below):
-        return rows  # a table of one column in which somebody wrote beside a cell
-    if titles:
-        first = next(str(cell) for cell in rows[0][1] if cell != "")
-        told = "the first row is a title" if titles == 1 else f"the first {titles} rows are titles"
-        say(f"{file.name}: {told} above the header, not data: {first[:_TITLE_SHOWN]!r}")
-    line, header = rows[titles]
-    group = groups.get(rows[titles - 1][0]) if titles else None
-    return [(line, merging.told_apart(header, group) if group else header), *rows[titles + 1 :]]
+def _filled(file: File, sheet: str | int | None, say: Callable[[str], None]) -> tuple[Rows, dict[int, list[Any]]]:
+    """The rows with a value, by number, and which of them group columns."""
+    with file.local() as path:
+        _refuse_bombs(file)
+        table, first, blocks = _table(str(path), file, sheet, say)
+    if merging.fill_down(table, blocks):
+        say(f"{file.name}: cells are merged over several rows; each of these rows has what stands in them")
+    groups = {first + 1 + place: group for place, group in merging.groups(table, blocks).items()}
+    rows = [(number, row) for number, row in enumerate(table, start=first + 1) if any(cell != "" for cell in row)]
+    if not rows:
+        raise DataError("the sheet is empty", where=file.where, remedy="set `sheet` to one with rows")
+    return rows, groups
+
+
+def _titles(rows: Rows, groups: dict[int, list[Any]]) -> dialect.Titles:
+    """How many rows stand above the header."""
+    shown = [[str(cell) for cell in row] for _, row in rows[:_LOOKED_AT]]
+    passed = {at for at, (number, _) in enumerate(rows[:_LOOKED_AT]) if number in groups}
+    above = dialect.rows_above(shown, passed)
+    return dialect.Titles(above, dialect.told(shown[:above], "row")) if above else dialect.Titles(0)
+
+
+def _place(rows: Rows, header: int, file: File) -> int:
+    """Where the row with some number stands among those with a value."""
+    place = next((at for at, (number, _) in enumerate(rows) if number == header), None)
+    if place is None:
+        where = Where(file=file.name, field="header")
+        remedy = f"set `header` to the row with the names of the columns; the first with a value is {rows[0][0]}"
+        raise DataError(f"row {header} is empty", where=where, remedy=remedy)
+    return place
+
+
+def _from_header(rows: Rows, groups: dict[int, list[Any]], above: int) -> Rows:
+    """The rows without those above the header; columns of one name have their group in front."""
+    line, header = rows[above]
+    group = groups.get(rows[above - 1][0]) if above else None
+    return [(line, merging.told_apart(header, group) if group else header), *rows[above + 1 :]]
 
 
 def _columns(rows: Rows, header: dialect.Header, file: File, say: Callable[[str], None]) -> tuple[list[str], Rows]:

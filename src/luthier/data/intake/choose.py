@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -14,7 +15,8 @@ from luthier.data.intake import request_logs
 from luthier.data.intake.cells import UnusableRowError
 from luthier.data.intake.gather import Turns, moment
 from luthier.data.intake.headers import words_of
-from luthier.data.intake.layouts import Layout, recognise
+from luthier.data.intake.layouts import Layout, direction, recognise
+from luthier.data.intake.mapping import Template, no_column, repeated
 from luthier.data.intake.turns import ROLES
 from luthier.data.label.several import between, joined
 from luthier.data.ops.label_spelling import other_spellings
@@ -25,6 +27,8 @@ _PROMPTS = (
     "review ticket sentence document article post title subject headline"
 )
 _REPLIES = "reply response answer completion output resolution solution summary target_text translation"
+_VERDICTS = "decision verdict conclusion diagnosis recommendation outcome"
+"""What a text answers that is called so, where nothing is called a reply; a few values are classes."""
 _CLASSES = (
     "category label intent class topic sentiment target tag type queue department team product priority reason issue "
     "area outcome decision status"
@@ -41,6 +45,10 @@ _SPEAKERS = "role speaker sender author from direction"
 _SAID = f"{_PROMPTS} value"
 _ORDERS = "timestamp datetime time sent created date order sequence seq position index turn step at"
 _TIMES = "timestamp datetime time sent created date at"
+_GIVEN = "context passage premise hypothesis background facts transcript code snippet option options choice choices"
+"""What is given with a question."""
+_NOTES = "note notes remark remarks internal action log history handling result code"
+"""What is written by who handles a row."""
 _GRADES = "stars rating score grade"
 """Numbers that may be classes where nothing else is."""
 _DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}\b")
@@ -53,9 +61,11 @@ _FEWEST_GROUPS = 20
 """Of fewer groups, the share that is held out is far from the one that was asked for."""
 _FEWEST_WORDS = 3
 """Columns of fewer on average are no texts."""
+_MOST_NAMED = 12
 _LARGEST_GROUP = 0.2
 """The same where one of them has a larger share of the rows."""
 Task = Literal["label", "text"]
+_NOTHING = Layout()
 
 
 class Choice(NamedTuple):
@@ -68,6 +78,12 @@ class Choice(NamedTuple):
     """The other column that could be learnt, when there is one."""
     turns: Turns | None = None
     """What gathers the rows, where they are single messages: choose again when that is done."""
+    more: tuple[str, ...] = ()
+    """Other columns of text, which belong to the prompt unless their rows show that they do not."""
+    suspects: tuple[str, ...] = ()
+    """Columns that may give the answer away."""
+    notes: tuple[str, ...] = ()
+    """Those of them which, by name, are written by who handles a row."""
 
 
 def choose(
@@ -76,11 +92,18 @@ def choose(
     file: str,
     task: Task | None,
     written: Layout | None = None,
+    wanted: Layout = _NOTHING,
 ) -> Choice:
     """The mapping for a file with these columns; `DataError` when no column can be the prompt or the answer.
 
-    `written` is the layout of a source that writes the columns itself.
+    `written` is the layout of a source that writes the columns itself, `wanted` what somebody asks for, who knows the
+    file: its prompt, its answer, or both.
     """
+    if wanted != _NOTHING:
+        check_wanted(wanted, list(columns), file)
+        settings, reasons, other = _spoken(columns, rows, file, task, wanted)
+        found = _with_belonging(columns, settings, reasons, other)
+        return found if wanted.prompt else _with_other_texts(found, columns)
     layout = written or recognise(list(columns), rows)
     structured = layout is not None and (
         layout.judged or layout.messages or layout.prompt is None or _holds_turns(layout.prompt, columns)
@@ -90,14 +113,65 @@ def choose(
     if turns := _single_messages(columns, rows):
         return Choice({}, {}, turns=turns)
     if layout is not None and "{" in (layout.prompt or ""):  # of several columns: none of them may be lost
-        settings, reasons, other = layout.settings, _recognised(layout), ""
-    else:
-        try:
-            settings, reasons, other = _spoken(columns, file, task)
-        except DataError as error:
-            raise request_logs.refused(rows, file) or error from error
+        return _with_belonging(columns, layout.settings, _recognised(layout), "")
+    try:
+        settings, reasons, other = _spoken(columns, rows, file, task)
+    except DataError as error:
+        raise request_logs.refused(rows, file) or error from error
+    return _with_other_texts(_with_belonging(columns, settings, reasons, other), columns)
+
+
+def _with_other_texts(choice: Choice, columns: Mapping[str, ColumnProfile]) -> Choice:
+    """The choice with the columns that may belong to the prompt, too, and those that may give the answer away."""
+    taken = {choice.settings.get("id"), choice.settings.get("group")}
+    for field in ("prompt", "answer"):
+        taken.update(Template.parse(choice.settings[field], field).columns)
+    free = {name: column for name, column in columns.items() if name not in taken and not _ID.search(name)}
+    later = [name for name in _ranked(free, _REPLIES) if free[name].kind == "text" and not free[name].is_class]
+    if later:
+        told = (
+            f"{', '.join(map(repr, later))} {'is' if len(later) == 1 else 'are'} left out: by name written afterwards"
+        )
+        choice.reasons["prompt"] += f"; {told}"
+    given = _ranked(free, f"{_PROMPTS} {_GIVEN}")
+    told_of = [
+        *later,
+        *_ranked(free, f"{_GROUPS} {_HANDLERS} {_TIMES}"),
+        *([] if choice.is_label else _ranked(free, _CLASSES)),
+    ]
+    more = [
+        name
+        for name, column in free.items()
+        if (name in given or name not in told_of) and _may_ask(column) and not column.is_class
+        if column.mean_words >= _FEWEST_WORDS or name in _ranked(free, _GIVEN)
+        if not all(map(_DATE.match, column.common or ("",)))
+    ]
+    few = [name for name, column in free.items() if column.is_class] if choice.is_label else []
+    suspects = (*few, *(name for name in more if name not in given))
+    return choice._replace(more=tuple(more), suspects=suspects, notes=tuple(_ranked(free, _NOTES)))
+
+
+def check_wanted(wanted: Layout, columns: Sequence[str], file: str) -> None:
+    """Raise what is wrong with a prompt or an answer that somebody asks for."""
+    for field in ("prompt", "answer"):
+        for column in Template.parse(text, field).columns if (text := getattr(wanted, field)) else ():
+            if column not in columns:
+                raise no_column(column, columns, Where(file=file, field=field))
+    if column := repeated(wanted.prompt, wanted.answer):
+        what = f"{column!r} is named as both prompt and answer, so that a model would learn to repeat it"
+        others = ", ".join(one for one in columns if one != column)
+        remedy = f"name another column for one of them: {others}"
+        raise DataError(what, where=Where(file=file, field="answer"), remedy=remedy)
+
+
+def _with_belonging(
+    columns: Mapping[str, ColumnProfile], settings: dict[str, str], reasons: dict[str, str], other: str
+) -> Choice:
+    """The mapping with what names and groups the rows, and with the values that stand for no class."""
     more: dict[str, Any] = {**_belonging(columns, settings, reasons)}
-    answer = columns[settings["answer"]]
+    answer = columns.get(settings["answer"])
+    if answer is None:  # a template: what it makes of the rows tells whether that is classes
+        return Choice({**settings, **more}, reasons)
     if answer.is_class and (empty := _placeholders(answer)):
         told = by_name({repr(name): rows for name, rows in empty.items()})
         more["missing"], reasons["missing"] = list(empty), f"what stands for no value: {told}"
@@ -241,35 +315,80 @@ def _holds_turns(column: str | None, columns: Mapping[str, ColumnProfile]) -> bo
 
 
 def _spoken(
-    columns: Mapping[str, ColumnProfile], file: str, task: Task | None
+    columns: Mapping[str, ColumnProfile],
+    rows: Sequence[dict[str, Any]],
+    file: str,
+    task: Task | None,
+    wanted: Layout = _NOTHING,
 ) -> tuple[dict[str, str], dict[str, str], str]:
     """Prompt and answer."""
-    reply, label = _reply(columns), _label(columns)
-    is_guess = label not in _ranked(columns, _CLASSES)
+    asked = Template.parse(wanted.prompt, "prompt").columns if wanted.prompt else []
+    free = {name: column for name, column in columns.items() if name not in asked}
+    reply, label = _reply(free), _label(free)
+    is_guess = label not in _ranked(free, _CLASSES)
     first = reply or label if is_guess else label  # what is called a reply is one; a few values may be anything
-    answer = {"label": label, "text": reply}[task] if task else first
-    if answer is None:
-        raise _no_answer(columns, file, task)
-    prompt = _prompt(columns, {reply, label} - {None})
-    if prompt is None:
-        remedy = f"write the recipe by hand and set `prompt:` and `answer:` to columns of {', '.join(columns)}"
+    answer = wanted.answer or ({"label": label, "text": reply}[task] if task else first)
+    why_answer = "as asked for; " if wanted.answer else ""
+    if answer is None and task != "label" and (guess := _guess(free, rows, wanted.prompt)):
+        prompt, answer = guess.prompt, guess.answer
+        why_prompt = guess.note
+    elif answer is None:
+        raise _no_answer(free, file, task)
+    elif wanted.prompt:
+        prompt, why_prompt = wanted.prompt, "as asked for"
+    elif (found := _prompt(columns, {reply, label, *Template.parse(answer, "answer").columns})) is None:
+        remedy = _name_them(columns)
         raise DataError("no column looks like a question or a text", where=Where(file=file), remedy=remedy)
-    settings = {"prompt": prompt[0], "answer": answer}
-    reasons = {"prompt": prompt[1], "answer": _why_answer(columns[answer], is_label=answer == label)}
-    return settings, reasons, (reply if answer == label else label) or ""
+    else:
+        prompt, why_prompt = found
+    if (column := columns.get(answer)) is not None:
+        why_answer += _why_answer(column, is_label=column.is_class)
+    settings, reasons = (
+        {"prompt": prompt, "answer": answer},
+        {"prompt": why_prompt, "answer": why_answer.removesuffix("; ")},
+    )
+    return settings, reasons, (reply if answer == label else label if answer == reply else None) or ""
+
+
+def _guess(columns: Mapping[str, ColumnProfile], rows: Sequence[dict[str, Any]], prompt: str | None) -> Layout | None:
+    """Prompt and answer where names do not tell them: two texts, or one beside what asks; with the reason."""
+    known = _ranked(columns, f"{_PROMPTS} {_GIVEN} {_REPLIES} {_CLASSES} {_GROUPS} {_HANDLERS} {_TIMES}")
+    texts = [name for name, column in columns.items() if name not in known and _may_ask(column) and not column.is_class]
+    texts = [name for name in texts if not all(map(_DATE.match, columns[name].common or ("",)))]
+    asking = [name for name in _ranked(columns, _PROMPTS) if _may_ask(columns[name]) and not columns[name].is_class]
+    told = "; give --prompt and --answer to choose other columns"
+    figures = [name for name, column in columns.items() if name not in known and column.kind == "number"]
+    other = texts or (figures if len(columns) == 2 else [])
+    if len(other) == 1 and (prompt or len(asking) == 1):
+        note = f"{other[0]!r} is the only other {'text' if texts else 'column'}{told}"
+        return Layout(prompt=prompt or asking[0], answer=other[0], note=note)
+    is_text = len(columns) == 2 or any(columns[name].mean_words >= _FEWEST_WORDS for name in texts)
+    if prompt or asking or len(texts) != 2 or not is_text:
+        return None
+    first, second, why = direction(*texts, rows)
+    note = f"a guess, for their names do not tell: {first!r} asks and {second!r} answers ({why}){told}"
+    return Layout(prompt=first, answer=second, note=note)
+
+
+def _name_them(columns: Mapping[str, ColumnProfile]) -> str:
+    """How to say which columns ask and answer."""
+    return (
+        f"name them by `--prompt` and `--answer` (or in a recipe by `prompt:` and `answer:`), of {', '.join(columns)}"
+    )
 
 
 def _no_answer(columns: Mapping[str, ColumnProfile], file: str, task: Task | None) -> DataError:
     """Nothing is clearly the answer; what could be is named."""
     wanted = {"label": "classes", "text": "replies", None: "answers"}[task]
     what = f"no column looks like {wanted}{_why_no_class(columns) if task != 'text' else ''}"
-    remedy = f"write the recipe by hand and set `prompt:` and `answer:` to columns of {', '.join(columns)}"
+    remedy = _name_them(columns)
     if task != "text" and (several := _repeated(columns)):
         what = f"{len(several)} columns could be the answer: {', '.join(several)}"
-        remedy = f"call one of them `label`, or {remedy}"
+        remedy = f"choose one, such as `--answer {shlex.quote(several[0])}`; in a recipe, name it by `answer:`"
     elif lists := [name for name, column in columns.items() if _is_plain_list(column)] if task != "text" else []:
         what = f"{what.partition(':')[0]}: {lists[0]!r} holds lists, and one class a row is wanted"
-        remedy += f'; `answer: "{{{lists[0]}}}"` learns all of a row together, with commas between'
+        whole = f'answer "{{{lists[0]}}}"'
+        remedy += f"; `--{whole}` (`{whole.replace(' ', ': ', 1)}`) learns all of a row together, with commas between"
     return DataError(what, where=Where(file=file), remedy=remedy)
 
 
@@ -314,14 +433,14 @@ def _repeated(columns: Mapping[str, ColumnProfile]) -> list[str]:
     groups = _ranked(columns, f"{_GROUPS} {_HANDLERS}")
     few = [name for name, column in columns.items() if column.is_class and column.kind == "text"]
     found = [name for name in few if name not in groups and not all(map(_DATE.match, columns[name].common))]
-    return [name for name in found if not _is_heading(name)] or found
+    return [name for name in found if not is_heading(name)] or found
 
 
 def _reply(columns: Mapping[str, ColumnProfile]) -> str | None:
-    fitting = [
-        name
-        for name in _ranked(columns, _REPLIES)
-        if columns[name].kind in ("text", "number") and not columns[name].is_class and not _ID.search(name)
+    free = {name: column for name, column in columns.items() if not column.is_class and not _ID.search(name)}
+    fitting = [name for name in _ranked(free, _REPLIES) if free[name].kind in ("text", "number")]
+    fitting += [
+        name for name in _ranked(free, _VERDICTS) if _may_ask(free[name]) and free[name].mean_words >= _FEWEST_WORDS
     ]
     return fitting[0] if fitting else None
 
@@ -330,7 +449,7 @@ def _prompt(columns: Mapping[str, ColumnProfile], taken: Iterable[str | None]) -
     """The column, or heading and body together, that is asked."""
     texts = {name: one for name, one in columns.items() if _may_ask(one) and name not in taken}
     named = [name for name in _ranked(texts, _PROMPTS) if not texts[name].is_class]
-    headings = [name for name in named if _is_heading(name)]
+    headings = [name for name in named if is_heading(name)]
     bodies = [name for name in named if name not in headings]
     if headings and bodies:
         return (
@@ -351,7 +470,7 @@ def _may_ask(column: ColumnProfile) -> bool:
     return column.kind == "text" and not _ID.search(column.name) and (column.distinct > 1 or column.filled == 1)
 
 
-def _is_heading(column: str) -> bool:
+def is_heading(column: str) -> bool:
     """Whether its name is nothing but that of a heading."""
     return [*words_of(column)] in [[name] for name in _HEADINGS]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.data.intake.choose import Task
+from luthier.data.intake.layouts import Layout
 from luthier.data.intake.propose import Proposal, propose_from
 from luthier.data.sources.traces import Makes, Traces, choose
 
@@ -18,7 +19,13 @@ _WHY: dict[Makes, str] = {
 }
 
 
-def propose_traces(folder: Path, shown: str, where: str | None, makes: Makes | None = None) -> Proposal:
+def propose_traces(
+    folder: Path,
+    shown: str,
+    where: str | None,
+    makes: Makes | None = None,
+    wanted: Layout = Layout(),  # noqa: B008 - a tuple
+) -> Proposal:
     """Propose a recipe for a folder of traffic, as it stands now; `shown` is how the recipe names the folder."""
     now = datetime.now(UTC).replace(microsecond=0)
     settings: dict[str, Any] = {"where": where, "until": now.isoformat().replace("+00:00", "Z")}
@@ -28,7 +35,7 @@ def propose_traces(folder: Path, shown: str, where: str | None, makes: Makes | N
     written = {"kind": "traces", "path": shown, "makes": found, **settings}
     objective = {"pairs": "dpo", "verdicts": "kto"}.get(found, "sft")
     task: Task | None = "label" if found == "labels" else None
-    proposal = propose_from(read, Path(), shown, written, task=task, objective=objective)
+    proposal = propose_from(read, Path(), shown, written, task=task, objective=objective, wanted=wanted)
     reasons = {
         "source.makes": _WHY[found],
         "source.until": "traffic goes on: below this moment it stands still, so that the same rows come again",

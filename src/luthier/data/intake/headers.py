@@ -14,6 +14,9 @@ text: texte texto testo tekst
 content: inhalt contenu contenido contenuto inhoud conteúdo
 description: beschreibung descripción descripcion descrizione omschrijving descrição descricao
 comment: kommentar commentaire comentario commento comentário
+note: notiz vermerk bemerkung anmerkung remarque nota opmerking
+context: kontext contexte contexto contesto zusammenhang
+background: hintergrund
 review: bewertung rezension avis reseña recensione
 subject: betreff objet sujet asunto oggetto onderwerp assunto
 title: titel titre título titulo titolo

@@ -189,16 +189,31 @@ _LAYOUTS: tuple[Callable[[set[str], Rows], Layout | None], ...] = (
 )
 
 
+_ASKING = 0.2
+"""By so much larger a share of texts with a question mark, a column is taken to ask."""
+
+
+def direction(first: str, second: str, rows: Rows) -> tuple[str, str, str]:
+    """Of two columns of text, the one that asks, the one that answers, and why: the one with more questions asks, else
+    the one with more distinct values; where they are alike, the first asks."""
+    texts = {name: [str(row.get(name)) for row in rows] for name in (first, second)}
+    asking = {name: sum("?" in text or "？" in text for text in texts[name]) for name in texts}
+    distinct = {name: len(set(texts[name])) for name in texts}
+    prompt, answer = (first, second) if distinct[first] >= distinct[second] else (second, first)
+    why = "the second"
+    if abs(asking[first] - asking[second]) >= _ASKING * len(rows):
+        prompt, answer = (first, second) if asking[first] > asking[second] else (second, first)
+        told = f"{asking[prompt]} of the first {len(rows)} rows have a question in {prompt!r}"
+        why = f"{told}, {asking[answer]} in {answer!r}"
+    elif distinct[first] != distinct[second]:
+        why = f"{distinct[answer]} distinct values against {distinct[prompt]}"
+    return prompt, answer, why
+
+
 def _two_columns(columns: Sequence[str], rows: Rows) -> Layout | None:
-    """Two columns of text: the one with fewer distinct values answers the other; when equal, the second."""
+    """Two columns, of which one is taken to answer the other."""
     if len(columns) != 2 or not rows:
         return None
-    distinct = [len({str(row.get(column)) for row in rows}) for column in columns]
-    answer = 0 if distinct[0] < distinct[1] else 1
-    why = (
-        f"{distinct[answer]} distinct values against {distinct[1 - answer]}"
-        if distinct[0] != distinct[1]
-        else "the second"
-    )
-    note = f"a guess from two columns: {columns[answer]!r} answers {columns[1 - answer]!r} ({why})"
-    return Layout(prompt=columns[1 - answer], answer=columns[answer], note=note)
+    prompt, answer, why = direction(*columns, rows)
+    note = f"a guess from two columns: {answer!r} answers {prompt!r} ({why})"
+    return Layout(prompt=prompt, answer=answer, note=note)

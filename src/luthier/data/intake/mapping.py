@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from string import Formatter
 from typing import Any, NamedTuple
 
 from luthier.core.counted import counted
@@ -44,6 +43,9 @@ class Parts(NamedTuple):
     own: Own | None = None
 
 
+_BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
+
+
 @dataclass(frozen=True)
 class Template:
     """A column, or text with columns in braces."""
@@ -58,14 +60,22 @@ class Template:
         """Read a template; a text without braces is the name of a column."""
         if "{" not in text:
             return cls((("", text),))
-        try:
-            pieces = tuple((literal, name) for literal, name, _, _ in Formatter().parse(text))
-        except ValueError as error:
-            remedy = "write columns in braces, such as {subject}, and a brace itself as {{"
-            raise RecipeError(
-                f"{text!r} is not a template: {error}", where=Where(field=field), remedy=remedy
-            ) from error
-        return cls(pieces, braced=True)
+        pieces: list[tuple[str, str | None]] = []
+        literal, end = "", 0
+        for found in _BRACES.finditer(text):
+            literal += text[end : found.start()]
+            end = found.end()
+            if found[0] in ("{{", "}}"):
+                literal += found[0][0]
+            elif found[1]:
+                pieces.append((literal, found[1]))
+                literal = ""
+            else:
+                why = "it names no column" if found[1] == "" else "a brace stands alone"
+                remedy = "write columns in braces, such as {subject}, and a brace itself as {{"
+                raise RecipeError(f"{text!r} is not a template: {why}", where=Where(field=field), remedy=remedy)
+        literal += text[end:]
+        return cls((*pieces, (literal, None)) if literal else tuple(pieces), braced=True)
 
     @property
     def columns(self) -> list[str]:
@@ -82,6 +92,19 @@ class Template:
         with commas between."""
         parts = [literal + (_written_out(cell(values, name), name) if name else "") for literal, name in self.pieces]
         return "".join(parts).strip()
+
+
+def together(columns: Sequence[str]) -> str:
+    """A prompt of some columns, one after the other: the column itself, or a template."""
+    return columns[0] if len(columns) == 1 else "\n\n".join(f"{{{column}}}" for column in columns)
+
+
+def repeated(prompt: str | None, answer: str | None) -> str | None:
+    """The column that a prompt and an answer both name, where the answer holds nothing else; else None."""
+    if not prompt or not answer:
+        return None
+    asked, said = Template.parse(prompt, "prompt").columns, Template.parse(answer, "answer").columns
+    return said[0] if said and set(said) <= set(asked) else None
 
 
 def _written_out(value: Any, column: str) -> str:
@@ -337,13 +360,14 @@ def decide(
         columns += columns_of(parts.meta for row in rows if (parts := mapping.try_parts(row)))
     for column, field in mapping.columns.items():
         if column not in columns:
-            inside = column.partition(".")[0] in columns
-            remedy = (
-                "`flatten: true` makes columns of objects inside (JSON and JSON lines)"
-                if inside
-                else did_you_mean(column, columns)
-            )
-            shown = ", ".join(columns[:12]) + (", …" if len(columns) > 12 else "")
-            message = f"there is no column {column!r}; the columns are {shown}"
-            raise DataError(message, where=Where(file=file, line=1, field=field), remedy=remedy)
+            raise no_column(column, columns, Where(file=file, line=1, field=field))
     return mapping
+
+
+def no_column(column: str, columns: Sequence[str], where: Where) -> DataError:
+    """That a column is named which no row has, with those that are like it."""
+    remedy = did_you_mean(column, columns)
+    if column.partition(".")[0] in columns:
+        remedy = "`flatten: true` makes columns of objects inside (JSON and JSON lines)"
+    shown = ", ".join(columns[:12]) + (", …" if len(columns) > 12 else "")
+    return DataError(f"there is no column {column!r}; the columns are {shown}", where=where, remedy=remedy)

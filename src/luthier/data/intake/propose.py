@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,6 +17,7 @@ from luthier.core.counted import counted
 from luthier.core.described import described
 from luthier.data.intake.choose import Choice, Task
 from luthier.data.intake.course import course_for
+from luthier.data.intake.layouts import Layout
 from luthier.data.intake.recognise import source_at
 from luthier.data.intake.survey import SEED, SHARES, survey
 from luthier.data.operator import Operator
@@ -62,10 +64,21 @@ class Proposal(BaseModel):
         return {"kind": "prepare", "source": self.source, "ops": ops, "split": self.split, "task": self.task}
 
 
-def propose(path: Path | str, *, task: Task | None = None, shown: str | None = None) -> Proposal:
-    """Propose a recipe for a file, a folder, a pattern or a URL; `shown` is what to write into it as the path."""
+def propose(
+    path: Path | str,
+    *,
+    task: Task | None = None,
+    shown: str | None = None,
+    prompt: str | None = None,
+    answer: str | None = None,
+) -> Proposal:
+    """Propose a recipe for a file, a folder, a pattern or a URL; `shown` is what to write into it as the path.
+
+    `prompt` and `answer` are columns, or templates of them, for who knows the file; else they are chosen.
+    """
     read, base = source_at(path)
-    return propose_from(read, base, read.path, {"kind": read.kind, "path": shown or read.path}, task=task)
+    written = {"kind": read.kind, "path": shown or read.path}
+    return propose_from(read, base, read.path, written, task=task, wanted=Layout(prompt=prompt, answer=answer))
 
 
 def propose_from(
@@ -76,10 +89,13 @@ def propose_from(
     *,
     task: Task | None = None,
     objective: str | None = None,
+    wanted: Layout = Layout(),  # noqa: B008 - a tuple
 ) -> Proposal:
-    """Propose a recipe for a source that can be read from `base`; `written` is how the recipe names it."""
+    """Propose a recipe for a source that can be read from `base`; `written` is how the recipe names it, and `wanted`
+    has the prompt and the answer that are asked for."""
     asked = read.asked(base)
-    profile, choice = survey(read.model_copy(update=asked.settings), base, name, task)
+    read = read.model_copy(update={**asked.settings, **wanted.settings})
+    profile, choice = survey(read, base, name, task)
     reasons = {f"source.{name}": why for name, why in {**asked.reasons, **choice.reasons}.items()}
     chosen: Task = task or ("label" if profile.answers or choice.is_label else "text")
     source: dict[str, Any] = {**written, **asked.settings, **choice.settings}
@@ -193,7 +209,9 @@ def _split(rows: int, measure: str, profile: Profile) -> tuple[dict[str, Any], s
 
 
 def _why_task(profile: Profile, choice: Choice, task: Task) -> str:
-    other = f"; to learn {choice.other!r} instead, map `answer` to it and leave `task` out" if choice.other else ""
+    other = ""
+    if choice.other:
+        other = f"; to learn {choice.other!r} instead, begin anew with `--answer {shlex.quote(choice.other)}`"
     if task == "label":
         count = len(set(profile.answers) - set(profile.spellings))
         if count == 1:

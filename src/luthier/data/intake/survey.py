@@ -16,6 +16,7 @@ from luthier.core.errors import DataError, Where
 from luthier.data.bounds import first, size_of_record
 from luthier.data.intake.cells import UnusableRowError
 from luthier.data.intake.choose import Choice, Task
+from luthier.data.intake.question import with_whole_question
 from luthier.data.intake.recognise import source_at
 from luthier.data.intake.trial import trials
 from luthier.data.ops.label_spelling import other_spellings
@@ -63,6 +64,7 @@ def survey(source: Source, base: Path, name: str, task: Task | None = None) -> t
     choice = source.choice(columns, [record.values for record in records[:200]], name, task)
     if choice.turns:
         return survey(source.model_copy(update={"turns": choice.turns}), base, name, task)
+    choice = with_whole_question(choice, list(columns), records)
     looked = records[:: -(-len(records) // LOOKED_AT)]
     found = Profile(
         path=name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -11,7 +12,7 @@ from luthier.data.formats import delimited, dialect
 from luthier.data.formats.file import File
 from luthier.data.formats.look import Fit, Look
 from luthier.data.row import Broken, Record
-from luthier.data.source import FileSource, Say
+from luthier.data.source import Asked, FileSource, Say
 
 _MANY_ROWS = 10
 
@@ -25,8 +26,9 @@ class Csv(FileSource):
     """What stands between fields; `auto` looks at the first lines and says what it found."""
     quote: Literal["auto", '"', "'", ""] = "auto"
     """What encloses fields that hold delimiters or newlines; empty when the file does not quote."""
-    header: Literal["auto", "yes", "no"] | tuple[str, ...] = Field(default="auto")
-    """Whether the first row names the columns; or the columns' names, for a file whose first row is data."""
+    header: dialect.Header = Field(default="auto")
+    """Whether the first row names the columns (`auto`: below titles, if any stand there); or the line in which their
+    names stand, such as 3; or the names, for a file whose first row is data."""
     encoding: str = "auto"
     """`auto` reads UTF-8, UTF-16 and what the first lines show; otherwise a name such as cp1252 or latin-1."""
 
@@ -43,6 +45,16 @@ class Csv(FileSource):
             is_table = found.delimiter == "\t" and len(rows) >= _MANY_ROWS
             return Fit.CERTAIN if is_table else Fit.LIKELY
         return Fit.POSSIBLE if look.ending in cls.endings else Fit.NO
+
+    def asked(self, base: Path) -> Asked:
+        """The line of the header, where titles stand above it."""
+        files = self.files(base)
+        if self.header != "auto" or len(files) != 1:
+            return Asked({}, {})
+        written = delimited.look(files[0], delimiter=self.delimiter, quote=self.quote, encoding=self.encoding)
+        if not written.titles or written.header is not True:
+            return Asked({}, {})
+        return Asked({"header": written.above + 1}, {"header": written.titles})
 
     def read_file(self, file: File, say: Say) -> Iterator[Record | Broken]:
         """Yield every row with the line on which it starts."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.data.formats import sheets
+from luthier.data.formats import dialect, sheets
 from luthier.data.formats.file import File
 from luthier.data.formats.look import Fit, Look
 from luthier.data.row import Broken, Record
@@ -22,9 +22,9 @@ class Excel(FileSource):
     endings: ClassVar[tuple[str, ...]] = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
     sheet: str | int | None = Field(default=None)
     """The sheet's name, or its number from 1; the first when not set."""
-    header: Literal["auto", "yes", "no"] | tuple[str, ...] = Field(default="auto")
-    """Whether the first row names the columns (`auto`: below titles of one cell, if any stand there); or the columns'
-    names, for a sheet whose first row is data."""
+    header: dialect.Header = Field(default="auto")
+    """Whether the first row names the columns (`auto`: below titles, if any stand there); or the number of the row in
+    which their names stand; or the names, for a sheet whose first row is data."""
 
     @classmethod
     def recognises(cls, look: Look) -> Fit:
@@ -36,14 +36,19 @@ class Excel(FileSource):
         return Fit.LIKELY if look.data.startswith(b"\xd0\xcf\x11\xe0") and look.ending == ".xls" else Fit.NO
 
     def asked(self, base: Path) -> Asked:
-        """The fullest sheet of a workbook, where another one stands before it (notes, a cover)."""
+        """The fullest sheet of a workbook, where another one stands before it (notes, a cover); and the row of the
+        header, where titles stand above it."""
+        settings: dict[str, Any] = {}
+        reasons: dict[str, str] = {}
         files = self.files(base)
-        found = sheets.fullest(files[0]) if self.sheet is None and len(files) == 1 else None
-        if found is None:
-            return Asked({}, {})
-        best, names = found
-        others = ", ".join(name for name in names if name != best)
-        return Asked({"sheet": best}, {"sheet": f"the fullest of {len(names)} sheets; not read: {others}"})
+        if len(files) == 1 and self.sheet is None and (found := sheets.fullest(files[0])):
+            settings["sheet"], names = found
+            others = ", ".join(name for name in names if name != settings["sheet"])
+            reasons["sheet"] = f"the fullest of {len(names)} sheets; not read: {others}"
+        sheet = settings.get("sheet", self.sheet)
+        if len(files) == 1 and self.header == "auto" and (row := sheets.header_row(files[0], sheet)):
+            settings["header"], reasons["header"] = row
+        return Asked(settings, reasons)
 
     def read_file(self, file: File, say: Say) -> Iterator[Record | Broken]:
         """Yield every row with its number in the sheet."""

@@ -128,6 +128,8 @@ class Labels(FileSource):
         self, columns: Columns[str, ColumnProfile], rows: Sequence[dict[str, Any]], name: str, task: Task | None
     ) -> Choice:
         """The judged text asks, and the decided label answers; rows that Luthier gave out say so themselves."""
+        if self.prompt or self.answer != DECIDED:
+            return self._chosen(columns, rows, name, task)
         if "messages" in columns:
             return Choice({}, {}, is_label=True)
         prompt, decided = _text_column(rows, name), columns[DECIDED]
@@ -153,7 +155,8 @@ class Labels(FileSource):
         if prompt is None and self.messages is None and "messages" not in rows[0]:
             prompt = _text_column(rows, good[0].file)
         note = f"judged texts (column {prompt!r}), answered by the decided label" if prompt and not self.prompt else ""
-        layout = Layout(prompt, self.answer if prompt else None, self.messages, self.system_column, self.tools, note)
+        answer = self.prompt if self.prompt_only else self.answer
+        layout = Layout(prompt, answer if prompt else None, self.messages, self.system_column, self.tools, note)
         found = decide(layout, rows, good[0].file, system=self.system, group=self.group, key=self.id)
         return found.without(self.missing)
 

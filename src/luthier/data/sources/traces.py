@@ -107,7 +107,7 @@ class Traces(Source):
         self, columns: Mapping[str, ColumnProfile], rows: Sequence[dict[str, Any]], name: str, task: Task | None
     ) -> Choice:
         """True classes stand where it writes them, be they all the same."""
-        if self.makes != "labels":
+        if self.makes != "labels" or self.prompt or self.answer:
             return super().choice(columns, rows, name, task)
         reasons = {"prompt": "what was asked", "answer": "the true class, as people said it"}
         return Choice({"prompt": "text", "answer": "label"}, reasons, is_label=True)

@@ -115,9 +115,10 @@ def _source(data: Dataset, local: Path, folder: Path) -> dict[str, Any]:
     return {"kind": "jsonl", "path": f"data/{data.path.replace('/', '--')}.jsonl", **data.settings}
 
 
-def _asked_alone(source: dict[str, Any], data: Dataset, place: Path) -> dict[str, str]:
+def _asked_alone(source: dict[str, Any], data: Dataset, place: Path) -> dict[str, Any]:
     """How TRL's rows of prompts alone are read, to be answered by the model itself; nothing where others are seen."""
-    for more in ({}, {"messages": "prompt"}, {"prompt": "prompt", "answer": "prompt"}):
+    tried: tuple[dict[str, Any], ...] = ({}, {"messages": "prompt"}, {"prompt": "prompt", "prompt_only": True})
+    for more in tried:
         try:
             Source.parse({**source, **more, "path": data.path}).glance(place)
         except (DataError, ValueError):

@@ -1,0 +1,272 @@
+"""Which more columns of text belong to the question, and which give the answer away: tried on some of the rows.
+
+Where answers are classes, a plain classifier answers with a column and without it, on rows that it did not see. Where
+they are free text, the words are counted that an answer shares with the column of its own row, and of another one.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from luthier.core.counted import counted
+from luthier.core.spread import spread
+from luthier.data.intake.cells import UnusableRowError
+from luthier.data.intake.choose import Choice, is_heading
+from luthier.data.intake.mapping import Template, together
+from luthier.data.intake.turns import as_text
+from luthier.data.row import Record
+from luthier.models import plain
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+SEED = 7
+_FEWEST_ROWS = 50
+"""Of fewer rows, nothing is shown."""
+_MOST_ROWS = 1000
+_FEWEST_TRIED = 300
+_CHARACTERS = 300_000
+"""Of each column, so much is read, where that leaves rows enough: the whole trial takes a second or two."""
+_TEXT_CHARACTERS = 2000
+_MOST_COLUMNS = 6
+_MOST_CLASSES = 10
+"""Rows of more classes than these, the most frequent, are not tried: each takes time."""
+_NO_HELP = 0.02
+"""A column does not help where it adds less than this share of right answers, or of an answer's words, for sure."""
+_ALONE = 0.95
+"""A column of few values that alone foretells so many answers was filled in by who knew them."""
+_ALONE_TEXT = 0.9
+"""The same of texts, which a classifier that learnt from half of the rows never foretells better than nearly."""
+_CLEARLY = 0.1
+"""A column that foretells answers hardly better than the question itself does is a part of it."""
+_ROWS_A_WORD = 4
+"""Texts that people write bring a new word in more than one of so many rows."""
+_SAME = 0.8
+"""Two texts that share so many of their words say the same."""
+_REPEATS = 0.95
+_ONE_SIDED, _TWO_SIDED = 1.645, 1.96
+_WORD = re.compile(r"\w{3,}")
+
+
+class Tried(NamedTuple):
+    """What is known of a column after a look at its rows."""
+
+    column: str
+    belongs: bool
+    why: str
+
+
+class _Sample(NamedTuple):
+    """Texts of some rows."""
+
+    asked: list[str]
+    answers: list[str]
+    columns: dict[str, list[str]]
+
+
+def with_whole_question(choice: Choice, columns: Sequence[str], records: Sequence[Record]) -> Choice:
+    """The choice with all columns in its prompt that belong there, and with what is said of those that do not."""
+    if not choice.more and not choice.suspects:
+        return choice
+    more, over = choice.more[:_MOST_COLUMNS], choice.more[_MOST_COLUMNS:]
+    lacking = Counter(name for name in more for record in records if name not in record.values)
+    present = [name for name in more if not lacking[name]]
+    sample = _sample(choice, records, [*present, *(name for name in choice.suspects if name not in choice.more)])
+    found = [
+        Tried(name, belongs=False, why=f"{counted(rows, 'row has', 'rows have')} no such column")
+        for name, rows in lacking.items()
+    ]
+    found += _try(sample, present, choice)
+    found += [Tried(name, belongs=False, why="too many columns of text to try") for name in over]
+    asked = Template.parse(choice.settings["prompt"], "prompt").columns
+    whole = {*asked, *(one.column for one in found if one.belongs)}
+    ordered = sorted(whole, key=lambda name: (not is_heading(name), columns.index(name)))
+    why = [choice.reasons["prompt"], *(f"{one.column!r} {_verdict(one)}: {one.why}" for one in found)]
+    settings, reasons = dict(choice.settings), dict(choice.reasons)
+    settings["prompt"] = together(ordered) if len(whole) > len(asked) else choice.settings["prompt"]
+    reasons["prompt"] = "; ".join(why)
+    return choice._replace(settings=settings, reasons=reasons)
+
+
+def _verdict(one: Tried) -> str:
+    return "belongs to it" if one.belongs else "is left out"
+
+
+def _sample(choice: Choice, records: Sequence[Record], columns: Sequence[str]) -> _Sample:
+    """Texts of rows that have an answer, spread over all."""
+    prompt = Template.parse(choice.settings["prompt"], "prompt")
+    answer = Template.parse(choice.settings["answer"], "answer")
+    missing = {"", *choice.settings.get("missing", ())}
+    found = _Sample([], [], {name: [] for name in columns})
+    looked = spread(records, _MOST_ROWS)
+    longest = max(sum(len(_text(record.values, name)) for record in looked) for name in (*columns, *prompt.columns))
+    rows = round(_CHARACTERS * len(looked) / max(1, longest))
+    for record in spread(looked, max(_FEWEST_TRIED, min(rows, _MOST_ROWS))):
+        try:
+            asked, said = prompt.fill(record.values), answer.fill(record.values).strip()
+        except UnusableRowError:
+            continue
+        if said not in missing:
+            found.asked.append(asked[:_TEXT_CHARACTERS])
+            found.answers.append(said)
+            for name in columns:
+                found.columns[name].append(_text(record.values, name))
+    return found
+
+
+def _text(values: Mapping[str, Any], column: str) -> str:
+    try:
+        return as_text(values.get(column), column)[:_TEXT_CHARACTERS]
+    except UnusableRowError:
+        return ""
+
+
+def _try(sample: _Sample, columns: Sequence[str], choice: Choice) -> list[Tried]:
+    """What is known of columns that may be part of the question, and of those that give the answer away."""
+    rows = len(sample.answers)
+    if rows < _FEWEST_ROWS:
+        told = f"{counted(rows, 'row')} are too few to try it"
+        return [Tried(name, belongs=True, why=f"a text like the others, and {told}") for name in columns]
+    repeated = [name for name in columns if _repeats(sample.columns[name], sample.asked)]
+    found = [Tried(name, belongs=False, why="it repeats what is asked") for name in repeated]
+    tried = {name: sample.columns[name] for name in columns if name not in repeated}
+    if not choice.is_label:
+        return found + _by_words(sample, tried, choice.suspects)
+    few = {name: texts for name, texts in sample.columns.items() if name not in columns}
+    return found + _given_away(sample, few) + (_by_classifier(sample, tried, choice) if tried else [])
+
+
+def _repeats(texts: Sequence[str], asked: Sequence[str]) -> bool:
+    """Whether nearly all words of a column stand in the question already."""
+    shares = [
+        len(words & _words(question)) / len(words)
+        for text, question in zip(texts, asked, strict=True)
+        if (words := _words(text))
+    ]
+    return bool(shares) and sum(shares) >= _REPEATS * len(shares)
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(_WORD.findall(text.lower()))
+
+
+def _given_away(sample: _Sample, columns: Mapping[str, Sequence[str]]) -> list[Tried]:
+    """Columns of few values of which each goes with one answer."""
+    usual = max(Counter(sample.answers).values()) / len(sample.answers)
+    found = []
+    for name, values in columns.items():
+        share = _foretold(values, sample.answers)
+        if share >= _ALONE and share - usual >= _CLEARLY:
+            found.append(Tried(name, belongs=False, why=_leak(share, len(values))))
+    return found
+
+
+def _leak(share: float, rows: int) -> str:
+    """What is said of a column that foretells the answers."""
+    told = f"it gives the answer away, for it alone foretells {100 * share:.0f} % of them ({counted(rows, 'row')})"
+    return f"{told}; name it in `--prompt` if it is known before the answer is"
+
+
+def _foretold(values: Sequence[str], answers: Sequence[str]) -> float:
+    """The share of answers that the values of a column foretell, each half of the rows by the other one."""
+    pairs = list(zip(values, answers, strict=True))
+    random.Random(SEED).shuffle(pairs)
+    halves = pairs[::2], pairs[1::2]
+    right = 0
+    for learn, ask in (halves, halves[::-1]):
+        seen: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        for value, answer in learn:
+            seen[value][answer] += 1
+        right += sum(answer == seen[value].most_common(1)[0][0] for value, answer in ask if value in seen)
+    return right / len(answers)
+
+
+def _is_formula(texts: Sequence[str]) -> bool:
+    """Whether a column says hardly more than a word of its own in each row, as what programs and desks note does."""
+    words = Counter(word for text in texts for word in _words(text) if not word.isdigit())
+    return len(words) < len(texts) / _ROWS_A_WORD
+
+
+def _by_classifier(sample: _Sample, columns: Mapping[str, Sequence[str]], choice: Choice) -> list[Tried]:
+    """What a plain classifier, that gets one column more, makes of rows that it did not see."""
+    import numpy as np
+    from scipy.sparse import hstack
+
+    classes = [name for name, rows in Counter(sample.answers).most_common(_MOST_CLASSES) if rows > 1]
+    places = [place for place, answer in enumerate(sample.answers) if answer in classes]
+    codes = np.array([classes.index(sample.answers[place]) for place in places], dtype=np.int64)
+    if len(places) < _FEWEST_ROWS or len(classes) < 2:
+        why = f"a text like the others, and {counted(len(places), 'row')} are too few to try it"
+        return [Tried(name, belongs=True, why=why) for name in columns]
+    usual = float(np.bincount(codes).max()) / len(codes)
+    matrix = plain.features([sample.asked[place] for place in places])
+    before = _right(matrix, codes)
+    found = []
+    for name, texts in columns.items():
+        own = plain.features([texts[place] for place in places])
+        both = hstack([matrix, own]).tocsr()
+        after = _right(both, codes)
+        alone = 0.0
+        if name in choice.suspects and after.mean() - before.mean() >= _CLEARLY:
+            alone = float(_right(own, codes).mean())
+        if alone >= _ALONE_TEXT and (name in choice.notes or _is_formula(texts)):
+            found.append(Tried(name, belongs=False, why=_leak(alone, len(codes))))
+            continue
+        one = _compared(name, before, after, usual)
+        if alone >= _ALONE_TEXT:
+            one = one._replace(why=f"{one.why}; leave it out by `--prompt` if it is written when the answer is known")
+        found.append(one)
+        if one.belongs:
+            matrix, before = both, after
+    return found
+
+
+def _right(matrix: Any, codes: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(rows,): 1 where the class of a row is found by a classifier that learnt from the other half."""
+    held = plain.held_on(matrix, codes, seed=SEED, count=2)
+    right: NDArray[np.float64] = (held.chances.argmax(axis=1) == codes) * 1.0
+    return right
+
+
+def _compared(name: str, before: NDArray[np.float64], after: NDArray[np.float64], usual: float) -> Tried:
+    """Whether a column helps the classifier, or at least is not shown to be of no help."""
+    rows = len(before)
+    gain, best = float((after - before).mean()), max(float(before.mean()), float(after.mean()))
+    error = float((after - before).std()) / rows**0.5
+    told = f"a plain classifier finds {100 * after.mean():.0f} % of the classes with it, {100 * before.mean():.0f} %"
+    told = f"{told} without ({counted(rows, 'row')}, held out)"
+    if best - _TWO_SIDED * (best * (1 - best) / rows) ** 0.5 <= usual:
+        return Tried(name, belongs=True, why=f"{told}: no better than the most frequent class, which shows nothing")
+    return Tried(name, belongs=gain + _ONE_SIDED * error >= _NO_HELP, why=told)
+
+
+def _by_words(sample: _Sample, columns: Mapping[str, Sequence[str]], suspects: Sequence[str]) -> list[Tried]:
+    """What of the answers' words that the question has not stands in a column of the same row, and of another one."""
+    import numpy as np
+
+    said = [_words(answer) for answer in sample.answers]
+    new = [words - _words(asked) for words, asked in zip(said, sample.asked, strict=True)]
+    found = []
+    for name, texts in columns.items():
+        own = [_words(text) for text in texts]
+        same = np.mean([len(a & b) / max(1, len(a | b)) for a, b in zip(own, said, strict=True)])
+        if name in suspects and same >= _SAME:
+            found.append(Tried(name, belongs=False, why="it says what the answer says"))
+            continue
+        half = len(own) // 2
+        rows = [place for place, words in enumerate(new) if words]
+        with_own = np.array([len(new[at] & own[at]) / len(new[at]) for at in rows])
+        by_chance = np.array([len(new[at] & own[(at + half) % len(own)]) / len(new[at]) for at in rows])
+        if len(rows) < _FEWEST_ROWS:
+            found.append(Tried(name, belongs=True, why="a text like the others, and too few rows to try it"))
+            continue
+        shared = with_own - by_chance
+        told = f"{100 * with_own.mean():.0f} % of the answers' other words stand in it, {100 * by_chance.mean():.0f} %"
+        helps = float(shared.mean()) + _ONE_SIDED * float(shared.std()) / len(rows) ** 0.5 >= _NO_HELP
+        found.append(Tried(name, belongs=helps, why=f"{told} in that of another row (answers are no classes)"))
+    return found
