@@ -15,6 +15,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -102,8 +103,7 @@ def defaults(rows: str, folder: str, allowed_cpu_s: float, seed: int) -> dict[st
         def on_step_end(self, _: Any, __: Any, control: Any, **___: Any) -> None:
             control.should_training_stop |= cpu_s() - begun >= allowed_cpu_s
 
-    with open(rows, encoding="utf-8") as file:
-        data = Dataset.from_list(list(map(json.loads, file)))
+    data = Dataset.from_list([json.loads(line) for line in Path(rows).read_text(encoding="utf-8").splitlines()])
     with tempfile.TemporaryDirectory() as spare:
         settings = SFTConfig(
             output_dir=spare, report_to="none", save_strategy="no", use_cpu=True, disable_tqdm=True, seed=seed
