@@ -1,8 +1,9 @@
-"""The peer of `tune.py`: TRL's SFTTrainer with PEFT at its best settings on a CPU, on the same rows in each step.
+"""The peer of `tune.py` and `outcome.py`: TRL's SFTTrainer with PEFT.
 
-bf16 weights, no gradient checkpointing, no packing and no padding-free batches (on a CPU these do not pay), rows in the
-order of ours, answers learnt alone. (TRL also learns the line break that the template writes after the answer's end,
-an easy token: its printed losses are lower for that.)
+For `tune.py` at its best settings on a CPU, on the same rows in each step: bf16 weights, no gradient checkpointing, no
+packing and no padding-free batches (on a CPU these do not pay), rows in the order of ours, answers learnt alone. (TRL
+also learns the line break that the template writes after the answer's end, an easy token: its printed losses are lower
+for that.) For `outcome.py` with the defaults of both.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -21,9 +24,9 @@ from tune import Work, conversations, cpu_s, model_folder, order, peak_bytes
 
 
 def main() -> None:
-    """Train for some steps and tell of those after the first."""
-    _, _, arguments = sys.argv[2].partition(" ")
-    print(json.dumps(theirs(*json.loads(arguments))))
+    """Do the work that was asked for, and print what is told of it."""
+    name, _, arguments = sys.argv[2].partition(" ")
+    print(json.dumps(WORKERS[name](*json.loads(arguments))))
 
 
 def theirs(work: list[Any], steps: int, threads: int) -> dict[str, Any]:
@@ -80,6 +83,42 @@ def theirs(work: list[Any], steps: int, threads: int) -> dict[str, Any]:
     seen = job.rows_per_step * (len(times) - 1)
     return {"rows_per_cpu_s": seen / cpu, "rows_per_s": seen / wall, "peak_bytes": peak_bytes(), "loss": losses}
 
+
+def defaults(rows: str, folder: str, allowed_cpu_s: float, seed: int) -> dict[str, Any]:
+    """Train on a file of rows as TRL and PEFT do when nothing is said, until the CPU-seconds are used up, and save the
+    adapter."""
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    warnings.filterwarnings("ignore")
+    begun = 0.0
+
+    class Stop(TrainerCallback):  # type: ignore[misc]
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            nonlocal begun
+            begun = cpu_s()
+
+        def on_step_end(self, _: Any, __: Any, control: Any, **___: Any) -> None:
+            control.should_training_stop |= cpu_s() - begun >= allowed_cpu_s
+
+    data = Dataset.from_list([json.loads(line) for line in Path(rows).read_text(encoding="utf-8").splitlines()])
+    with tempfile.TemporaryDirectory() as spare:
+        settings = SFTConfig(
+            output_dir=spare, report_to="none", save_strategy="no", use_cpu=True, disable_tqdm=True, seed=seed
+        )
+        lora = LoraConfig(task_type="CAUSAL_LM")
+        trainer = SFTTrainer(
+            model=str(model_folder()), args=settings, train_dataset=data, peft_config=lora, callbacks=[Stop()]
+        )
+        trainer.train()
+        used = cpu_s() - begun
+        trainer.model.save_pretrained(folder)
+    return {"steps": trainer.state.global_step, "planned": trainer.state.max_steps, "cpu_s": used}
+
+
+WORKERS: dict[str, Callable[..., dict[str, Any]]] = {"trl": theirs, "defaults": defaults}
 
 if __name__ == "__main__":
     main()

@@ -45,7 +45,7 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def about_labels(store: Store, labels: Artifact, tuned: Artifact) -> Artifact:
-    return made(store, Evaluate(data="data", model="tune"), {"data": labels, "model": tuned})
+    return made(store, Evaluate(data="data", model="tune", dtype="float32"), {"data": labels, "model": tuned})
 
 
 def test_layout(about_labels: Artifact, labels: Artifact) -> None:
@@ -131,7 +131,7 @@ def test_neighbours_and_chunks_change_nothing(
     whole = pl.read_parquet(about_labels.path("predictions.parquet"))
     monkeypatch.setattr(ask, "CHOOSING", 5)
     monkeypatch.setattr(ask, "PACK_TOKENS", 200)
-    few = made(store, Evaluate(data="data", model="tune", rows=11), {"data": labels, "model": tuned})
+    few = made(store, Evaluate(data="data", model="tune", rows=11, dtype="float32"), {"data": labels, "model": tuned})
     part = pl.read_parquet(few.path("predictions.parquet"))
     both = part.filter(pl.col("model").is_in(["tuned", "base"])).join(whole, on=["id", "model"])
     assert both.height == 22
@@ -149,7 +149,7 @@ def test_a_killed_evaluation_ends_in_the_same_bytes(
     store: Store, labels: Artifact, tuned: Artifact, about_labels: Artifact, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
     monkeypatch.setattr(ask, "CHOOSING", 8)
-    step, inputs = Evaluate(data="data", model="tune"), {"data": labels, "model": tuned}
+    step, inputs = Evaluate(data="data", model="tune", dtype="float32"), {"data": labels, "model": tuned}
     undisturbed = work_of(store, step, inputs, seed=8)[1]
     step.make(undisturbed)
     expected = bytes_of(undisturbed.folder)
@@ -188,7 +188,7 @@ def test_a_further_model_is_compared_in_pairs_and_gated(
     store: Store, labels: Artifact, base: Artifact, tuned: Artifact, about_labels: Artifact
 ) -> None:
     """Held against its own base, a model comes out as it does beside its base."""
-    step = Evaluate(data="data", model="tune", against="released", compare_base=False, baselines=())
+    step = Evaluate(data="data", model="tune", dtype="float32", against="released", compare_base=False, baselines=())
     found = made(store, step, {"data": labels, "model": tuned, "against": base})
     summary = found.read_json("summary.json")
     assert summary["order"] == ["tuned", "against"]
@@ -208,7 +208,7 @@ def test_a_further_model_is_compared_in_pairs_and_gated(
 
 @pytest.mark.parametrize("normalise", ["mean", "prior"])
 def test_normalisations(store: Store, labels: Artifact, base: Artifact, normalise: Any) -> None:
-    step = Evaluate(data="data", normalise=normalise, baselines=(), rows=6, metrics=("accuracy",))
+    step = Evaluate(data="data", normalise=normalise, baselines=(), rows=6, dtype="float32", metrics=("accuracy",))
     found = made(store, step, {"data": labels, "model": base})
     frame = pl.read_parquet(found.path("predictions.parquet"))
     assert frame["model"].unique().to_list() == ["base"]
@@ -218,7 +218,7 @@ def test_normalisations(store: Store, labels: Artifact, base: Artifact, normalis
 
 def test_texts(store: Store, texts: Artifact, tuned: Artifact) -> None:
     heard: list[Event] = []
-    step = Evaluate(data="data", model="tune", max_new_tokens=8)
+    step = Evaluate(data="data", model="tune", max_new_tokens=8, dtype="float32")
     found = made(store, step, {"data": texts, "model": tuned}, heard)
     frame = pl.read_parquet(found.path("predictions.parquet"))
     assert frame.filter(pl.col("model") == "tuned").height == 12
@@ -231,7 +231,7 @@ def test_texts(store: Store, texts: Artifact, tuned: Artifact) -> None:
 
 
 def test_perplexity_of_references(store: Store, texts: Artifact, base: Artifact) -> None:
-    step = Evaluate(data="data", metrics=("perplexity",), max_new_tokens=1)
+    step = Evaluate(data="data", metrics=("perplexity",), max_new_tokens=1, dtype="float32")
     found = made(store, step, {"data": texts, "model": base})
     perplexity = found.read_json("metrics.json")["models"]["base"]["perplexity"]["value"]
     assert 100 < perplexity < 2000  # random weights over 400 tokens
@@ -242,7 +242,7 @@ def test_slices_leave_out_who_has_no_likelihoods(store: Store, base: Artifact) -
         example(row["message"], f"You wrote: {row['message']}", None, number, channel=("mail", "web")[number % 2])
         for number, row in enumerate(tickets(40))
     ]
-    step = Evaluate(data="data", metrics=("perplexity", "rougeL"), max_new_tokens=1)
+    step = Evaluate(data="data", metrics=("perplexity", "rougeL"), max_new_tokens=1, dtype="float32")
     found = made(store, step, {"data": dataset(store, rows[:16], rows[16:]), "model": base})
     assert set(found.read_json("metrics.json")["models"]) == {"base", "nearest"}
     assert {(one["model"], one["value"]) for one in found.read_json("summary.json")["slices"]} == {
@@ -376,7 +376,7 @@ def test_many_classes_cost_more_than_two(base: Artifact, monkeypatch: pytest.Mon
 
 
 def test_what_models_compute_in_is_foreseen(labels: Artifact, base: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
-    """fp32 unless it is set, whatever the processor knows: another speed, more memory, and a pace of its own."""
+    """bf16 where the processor multiplies it: another speed than that of fp32, less memory, and a pace of its own."""
     monkeypatch.setattr("luthier.eval.forecast.cpu_has_bf16", lambda: True)
     monkeypatch.setattr("luthier.eval.forecast.flops_per_s", lambda *, bf16: 4e6 if bf16 else 1e6)
     monkeypatch.setattr("luthier.eval.forecast.kernel_bytes", lambda packs, model, *, bf16, learns: 0)
@@ -392,8 +392,8 @@ def test_what_models_compute_in_is_foreseen(labels: Artifact, base: Artifact, mo
     size = describe(base_folder(base)).parameters
     paces = [{"flops_per_s": 1e9, "parameters": size, "task": "label", "bf16": True}]
     later = Outlook(inputs={"data": labels, "model": base}, upstream={}, base=Path(), paces=paces)
-    assert Evaluate(data="data").foresee(later).seconds == wide.seconds
-    assert "as the last" in Evaluate(data="data", dtype="auto").foresee(later).how
+    assert Evaluate(data="data", dtype="float32").foresee(later).seconds == wide.seconds
+    assert "as the last" in Evaluate(data="data").foresee(later).how
 
 
 def test_a_pace_is_of_answers_that_were_made(store: Store, labels: Artifact, base: Artifact) -> None:

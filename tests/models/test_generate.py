@@ -106,6 +106,41 @@ def test_options_are_scored_as_separate_rows(make: Any) -> None:
             assert score == pytest.approx(wanted, abs=2e-4)
 
 
+def labelled(dtype: torch.dtype, tokens: int) -> tuple[list[list[float]], list[list[float]]]:
+    """Scores of thirty labels after each prompt in a model of a dtype: in packs, and each row read alone."""
+    model = opened(llama).model.to(dtype)
+    labels = [[one, other, *more, 6] for one in (7, 8) for other in range(20, 25) for more in ([], [9], [9, 4])]
+    found = score_options(model, PROMPTS, [labels] * len(PROMPTS), tokens=tokens)
+    with torch.no_grad():
+        logits = {
+            (at, number): model(torch.tensor([[*prompt, *label]])).logits[0, len(prompt) - 1 : -1].double()
+            for at, prompt in enumerate(PROMPTS)
+            for number, label in enumerate(labels)
+        }
+    alone = [
+        [
+            float(logits[at, number].log_softmax(-1)[range(len(label)), label].sum())
+            for number, label in enumerate(labels)
+        ]
+        for at in range(len(PROMPTS))
+    ]
+    return found, alone
+
+
+@pytest.mark.parametrize("tokens", [60, 4096])
+def test_labels_that_begin_alike_are_scored_exactly(tokens: int) -> None:
+    found, alone = labelled(torch.float64, tokens)
+    assert found == [pytest.approx(row, abs=1e-9) for row in alone]
+
+
+def test_labels_in_bfloat16_are_those_of_float32_within_its_noise() -> None:
+    narrow, _ = labelled(torch.bfloat16, 4096)
+    _, wide = labelled(torch.float32, 4096)
+    for mine, its in zip(narrow, wide, strict=True):
+        assert mine == pytest.approx(its, rel=0.02, abs=0.1)
+        assert its[mine.index(max(mine))] > max(its) - 0.2
+
+
 @pytest.mark.parametrize("prompt", [[], [1] * 64])
 def test_a_prompt_the_model_cannot_read_is_refused(prompt: list[int]) -> None:
     with pytest.raises(DataError, match=f"has {len(prompt)} tokens; the model reads 1 to 63"):

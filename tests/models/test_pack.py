@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import luthier.models.pack
 from luthier.models.pack import Pack, Row, common, pack, packs, rounded
 
 TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=12)
@@ -205,3 +206,20 @@ def test_what_rows_tell_of_their_tokens_stands_in_the_order_of_the_rows() -> Non
     assert made.on(torch.device("meta")).told["old"].device.type == "meta"
     with pytest.raises(ValueError, match="row 'b' does not tell old of each"):
         pack([rows[0], replace(rows[1], told={})])
+
+
+def test_rows_that_share_every_token_are_parted_by_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fifty labels for each of sixty questions: no forest is grown only to find out how large it would be."""
+    draw = Random(0)
+    labels = [[draw.randrange(9) for _ in range(6)] for _ in range(50)]
+    questions = [[draw.randrange(9) for _ in range(12)] for _ in range(60)]
+    rows = [learnt_at_end([*question, *label]) for question in questions for label in labels]
+    wanted = packs(rows, 2000, share_from=1)
+    grown: list[int] = []
+    grow = luthier.models.pack._grow
+    monkeypatch.setattr(luthier.models.pack, "_grow", lambda ids, share: grown.append(len(ids)) or grow(ids, share))
+    found = packs(rows, 2000, share_from=1)
+    assert [one.ids.tolist() for one in found] == [one.ids.tolist() for one in wanted]
+    assert len(grown) == len(found)
+    assert max(one.tokens for one in found) <= 2000
+    assert len(found) == -(-pack(rows, 1).tokens // 2000), "as few as there can be"

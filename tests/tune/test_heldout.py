@@ -119,7 +119,7 @@ def test_twins_stay_together_and_the_seed_draws(tmp_path: Path) -> None:
 def evaluated(shop: Bench, made: Artifact, metric: str, **fields: Any) -> dict[str, Any]:
     """What evaluation measures of a tuned model on the validation rows."""
     asked = {"data": "data", "model": "tune", "split": "validation", "metrics": (metric,), **fields}
-    step = Evaluate(baselines=(), compare_base=False, **asked)
+    step = Evaluate(dtype="float32", baselines=(), compare_base=False, **asked)
     folder, scratch = shop.store.begin(digest_of([made.digest, asked]))
     inputs = {"data": shop.data, "model": made}
     step.make(

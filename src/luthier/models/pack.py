@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import torch
@@ -163,9 +163,15 @@ def packs(rows: Sequence[Row], tokens: int, share_from: int = SHARE_FROM, beside
         together = sorted(read[at] for number in numbers for at in lessons[number])
         return sum(segment.end - segment.begin for segment in _grow(together, share_from)[0])
 
-    parts: list[list[int]] = [
-        list(run) for run in parted(len(lessons), lambda first, last: size(range(first, last)), links, tokens, beside)
-    ]
+    new = [len(read[mates[0]]) - link for mates, link in zip(lessons, links, strict=True)]
+    sums = [0, *accumulate(new)]
+
+    def size_of_run(first: int, last: int) -> int:
+        if share_from > 1 or len(lessons) < len(rows):
+            return size(range(first, last))
+        return sums[last] - sums[first] + links[first]  # each row adds what it does not share with the one before
+
+    parts: list[list[int]] = [list(run) for run in parted(len(lessons), size_of_run, links, tokens, beside)]
     if beside > 1:
         learnt = [LEARNT * sum(len(rows[at].targets) for at in mates) for mates in lessons]
         parts = _even(parts, size, learnt)

@@ -12,7 +12,7 @@ six (snips), 300 of twelve (banking77): accuracy on 100 other rows beside TF-IDF
 In 94 steps of 8 rows four passes reached 0.98 and 0.97 on the first two: no more than in 24 of 32.
 
 Classes that are near each other need the steps; the same passes, accuracy on 200 to 300 other rows
-(benchmarks/course.py; the last column is TF-IDF's):
+(benchmarks/outcome.py; the last column is TF-IDF's):
 
     rows, classes         passes   steps of 32      steps of 8       TF-IDF
     200, 5 about cards      4      0.755 in  25     0.895 in 100      0.900

@@ -96,8 +96,9 @@ class Evaluate(Step):
     """Whether rows that all hold two answers (`chosen` and `rejected`) are asked which one people preferred: models
     choose by reward, or by how likely each answer is. Otherwise the preferred one is the reference of a written
     answer."""
-    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
-    """What models compute in; float32 makes answers independent of what is asked beside them."""
+    dtype: Literal["float32", "bfloat16", "auto"] = "auto"
+    """What models compute in. `auto`: bfloat16 where the machine multiplies it, as it tunes and serves, in a third of
+    the time of float32; float32 makes answers independent of what is asked beside them."""
 
     @field_validator("metrics")
     @classmethod
