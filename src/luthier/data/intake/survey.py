@@ -14,6 +14,7 @@ import numpy as np
 from luthier.core.counted import by_name, counted, of_rows
 from luthier.core.errors import DataError, Where
 from luthier.data.bounds import first, size_of_record
+from luthier.data.intake.alike import ClassTexts
 from luthier.data.intake.cells import UnusableRowError
 from luthier.data.intake.choose import Choice, Task
 from luthier.data.intake.recognise import source_at
@@ -247,7 +248,7 @@ def _with_rows(base: Profile, rows: list[Row], answers: Counter[str]) -> Profile
         "about_html": sum(map(is_about_html, with_html)),
         "with_tools": sum(bool(row.tools) for row in rows),
         "calling": sum(bool(row.messages[-1].tool_calls) for row in rows),
-        "spellings": other_spellings(answers),
+        "spellings": other_spellings(answers, ClassTexts(rows, SEED).alike),
         "held_out": _held_out(rows),
         "answers": dict(answers.most_common()),
         "answer_words": round(sum(len(row.says.split()) for row in rows) / len(rows), 1),
