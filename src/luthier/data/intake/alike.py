@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _MOST_ROWS = 200
 """Rows of a class that are compared."""
-_FEW_ROWS = 8
+_FEW_ROWS = 4
 """Of fewer rows of a class, nothing is known of how well two are told apart."""
 _NEAREST = 0.5
 """So many of a class's rows go to the other class where their own is not among the choices."""
@@ -53,12 +53,15 @@ class ClassTexts:
     def _are_told_apart(self, rare: str, usual: str) -> bool:
         from sklearn.metrics import roc_auc_score
 
-        from luthier.models.plain import held_on
+        from luthier.models.plain import FOLDS, held_on
 
-        if len(self._texts[rare]) < _FEW_ROWS:
+        if (rows := len(self._texts[rare])) < _FEW_ROWS:
             return False
         matrix, codes = self._features([usual, rare])
-        return bool(roc_auc_score(codes, held_on(matrix, codes, seed=self._seed).chances[:, 1]) >= _TOLD_APART)
+        return bool(
+            roc_auc_score(codes, held_on(matrix, codes, seed=self._seed, count=min(FOLDS, rows)).chances[:, 1])
+            >= _TOLD_APART
+        )
 
     def _features(self, labels: Sequence[str]) -> tuple[Any, NDArray[np.int64]]:
         """(rows, terms) of the texts of some classes, and (rows,) the place of each row's class among them."""

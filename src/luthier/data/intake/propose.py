@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from luthier.core.component import members
 from luthier.core.counted import counted
 from luthier.core.described import described
-from luthier.data.intake.choose import Choice, Task
+from luthier.data.intake.choose import Choice, Task, told_classes
 from luthier.data.intake.course import course_for
 from luthier.data.intake.recognise import source_at
 from luthier.data.intake.survey import SEED, SHARES, survey
@@ -31,6 +31,7 @@ _RARE = 0.5
 """A class with less than this share of the most frequent one's rows is rare."""
 
 
+_SHORT_VALUES = re.compile(r"(\d+ different short values in \d+ rows): (?:(?!each combination).)*", re.DOTALL)
 _ONE_SIDED = frozenset({"quality"})
 """Operators that leave a pair out for what its preferred answer is, whatever the other one is."""
 
@@ -81,6 +82,8 @@ def propose_from(
     asked = read.asked(base)
     profile, choice = survey(read.model_copy(update=asked.settings), base, name, task)
     reasons = {f"source.{name}": why for name, why in {**asked.reasons, **choice.reasons}.items()}
+    if profile.spellings and (found := _SHORT_VALUES.fullmatch(reasons.get("source.answer", ""))):
+        reasons["source.answer"] = f"{found[1]}: {_classes(profile)}"  # with what the texts of the classes show
     chosen: Task = task or ("label" if profile.answers or choice.is_label else "text")
     source: dict[str, Any] = {**written, **asked.settings, **choice.settings}
     if profile.broken:
@@ -118,6 +121,11 @@ def _objective(choice: Choice) -> str:
     """What fits the layout that was recognised."""
     said = " ".join(choice.reasons.values())
     return "dpo" if "preference rows" in said else "kto" if "KTO rows" in said else "sft"
+
+
+def _classes(profile: Profile) -> str:
+    """How many classes are left of the answers, once spellings are brought together."""
+    return told_classes(len(set(profile.answers) - set(profile.spellings)), profile.spellings)
 
 
 def _unread(profile: Profile) -> str:

@@ -226,8 +226,8 @@ def _plurals(counts: Counter[str], alike: Callable[[str, str], bool] | None) -> 
     for one, other in chain.from_iterable(permutations(labels, 2) for labels in by_initial.values()):
         if not {one, other}.isdisjoint((*found, *found.values())):
             continue
-        is_likely = alike is not None and may_be_plural(bare[one], bare[other])
-        if is_plural(bare[one], bare[other]) or (is_likely and alike is not None and alike(one, other)):
+        pair = bare[one], bare[other]
+        if is_plural(*pair) or (alike is not None and may_be_plural(*pair) and alike(one, other)):
             best = _best([one, other], counts)
             found[other if best == one else one] = best
     return found

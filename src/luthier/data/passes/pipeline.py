@@ -85,7 +85,7 @@ def _prepare(
     last_look(spill, engine.operators, books, engine.workers)
     task = _decide_task(left, asked, work)
     if task == "label" and reader.source.system:
-        _warn_of_classes(reader.source.system, left.answers.labels, work)
+        _warn_of_classes(_system_of(spill) or reader.source.system, left.answers.labels, work)
     assigned = assign(split, left.keys(task), work.seed)
     if split.train != 0:
         _check_train(assigned.splits, assigned.notes)
@@ -178,6 +178,12 @@ def _warn_of_classes(system: str, labels: Sequence[str], work: Work) -> None:
         shown = ", ".join(map(repr, left_out[:_SHOWN])) + (", …" if len(left_out) > _SHOWN else "")
         what = f"`system` names {len(labels) - len(left_out)} of {len(labels)} classes, not {shown}"
         work.events.warning(f"{what}: add what is new to it, or bring spellings together with `label_spelling`")
+
+
+def _system_of(spill: Spill) -> str:
+    """The system turn of the first row, as operators left it."""
+    turn = spill.said(0).messages[0]
+    return turn.content if turn.role == "system" else ""
 
 
 def _check_train(splits: NDArray[np.int8], notes: Sequence[str]) -> None:
