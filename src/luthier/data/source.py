@@ -201,7 +201,8 @@ class Source(Component):
             return found
         record, parts = found
         holds = ", ".join(held(parts.messages, parts.meta))
-        return Broken(record.file, record.line, f"holds {holds}", key=record.key, left_out=True) if holds else found
+        what = f"holds {holds}"
+        return Broken(record.file, record.line, what, key=record.key, left_out=True, row=record.row) if holds else found
 
     def mapping(self, good: list[Record]) -> Mapping:
         """The mapping for rows like these."""
@@ -251,7 +252,7 @@ def broken_row(record: Record, error: UnusableRowError, holders: Holders) -> Bro
             "with a `path` or `glob` that names only these, and put them together by a step `mix`"
         )
         remedy = f"{remedy}; {more}" if remedy else more
-    return Broken(record.file, record.line, error.problem, error.field, remedy, record.key)
+    return Broken(record.file, record.line, error.problem, error.field, remedy, record.key, row=record.row)
 
 
 def _map(record: Record | Broken, mapping: Mapping, holders: Holders) -> Mapped:

@@ -161,7 +161,7 @@ class _Gathering:
         self._messages, self._talks, self._left = self._messages + len(rows), self._talks + 1, self._left + left
         values = self._columns([one.row.values for one in said])
         values[self._turns.content] = [{"role": turn.role, "content": turn.content} for turn in kept]
-        return Record(values, first.file, first.line, first.key)
+        return Record(values, first.file, first.line, first.key, first.row)
 
     def _said(self, row: Record) -> _Said:
         """One message; `UnusableRowError` for what is none."""
@@ -242,4 +242,4 @@ def moment(value: Any, field: str) -> float:
 
 
 def _broken(row: Record, error: UnusableRowError, more: str = "") -> Broken:
-    return Broken(row.file, row.line, error.problem + more, error.field, error.remedy, row.key)
+    return Broken(row.file, row.line, error.problem + more, error.field, error.remedy, row.key, row=row.row)
