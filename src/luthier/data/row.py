@@ -16,7 +16,7 @@ from luthier.text.preference import REJECTED, rejected_texts
 MESSAGES: TypeAdapter[tuple[Message, ...]] = TypeAdapter(tuple[Message, ...])
 
 
-def place(line: int, row: int | None) -> str:
+def place_of(line: int, row: int | None) -> str:
     """Where a row stands, as an editor and as a spreadsheet count where the two differ: `line 17 (row 12)`."""
     return f"line {line}" if row is None else f"line {line} (row {row})"
 
@@ -57,7 +57,7 @@ class Broken(NamedTuple):
     @property
     def place(self) -> str:
         """The line, and the row where a spreadsheet counts another one."""
-        return place(self.line, self.row)
+        return place_of(self.line, self.row)
 
     def error(self) -> DataError:
         """The same as an error."""

@@ -332,7 +332,10 @@ def _scalar(value: Any) -> str:
     """A value as YAML; text that could be read as something else is quoted as JSON, which YAML reads, too."""
     if isinstance(value, str) and _PLAIN.fullmatch(value) and value.isascii() and value.lower() not in _RESERVED:
         return value
-    return json.dumps(value, ensure_ascii=not (isinstance(value, str) and value.isprintable()))
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=not value.isprintable())
+    text = json.dumps(value, ensure_ascii=False)
+    return text if text.isprintable() else json.dumps(value)
 
 
 def _one_line(text: str) -> str:

@@ -94,8 +94,7 @@ def survey(source: Source, base: Path, name: str, task: Task | None = None) -> t
 
 def _place(broken: Broken, name: str) -> str:
     """The line of a broken row, and its file where there are several."""
-    line = f"line {broken.line}"
-    return line if broken.file == name else f"{line} of {broken.file}"
+    return broken.place if broken.file == name else f"{broken.place} of {broken.file}"
 
 
 def _read(

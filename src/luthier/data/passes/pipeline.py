@@ -32,6 +32,7 @@ from luthier.data.source import Source
 from luthier.data.split import NAMES, NOT_TAKEN, TRAIN, Assigned, Split, assign
 from luthier.data.task import Answers, Task
 from luthier.text.dataset import Rightness, SourceCount, Summary
+from luthier.text.dropped import place_in_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -101,7 +102,8 @@ def _prepare(
     summary = _summary(reader, result, books, left.answers if task == "label" else None, measured)
     write_aside(work.folder / "summary.json", (summary.model_dump_json(indent=1) + "\n").encode())
     if (broken := reader.first_broken) is not None:
-        work.events.warning(f"left out, and listed in events.parquet: {broken.file}:{broken.line}: {broken.problem}")
+        where = place_in_file(broken.file, broken.line, broken.row)
+        work.events.warning(f"left out, and listed by `luthier show --dropped`: {where}: {broken.problem}")
     if reader.unwanted:
         what = f"{of_rows(reader.unwanted, reader.rows, 'has', 'have')} `label: false`: answers that nobody wants"
         how = "ops: [{kind: schema, columns: {label: {allowed: [true]}}}]"
