@@ -44,19 +44,20 @@ def place_in_file(file: str | None, line: int | None, row: int | None = None) ->
     return where if row is None else f"{where} (row {row})"
 
 
-def read_dropped(artifact: Artifact) -> list[DroppedRow]:
-    """All rows that were left out, those of the most frequent reason first, then in the order of their places."""
+def read_dropped(artifact: Artifact, first: int | None = None) -> list[DroppedRow]:
+    """All rows that were left out, or the first of each reason: the most frequent reason first, then by place."""
     import polars as pl
 
     if not any(entry.path == EVENTS for entry in artifact.manifest.files):
         return []
+    category = pl.col("reason").str.split(": ").list.first()
     events = pl.scan_parquet(artifact.path(EVENTS)).filter(pl.col("action") == "drop").collect()
+    events = events.with_columns(category=category).with_columns(count=pl.len().over("category"))
+    events = events.sort("count", "category", "file", "line", descending=[True, False, False, False])
+    if first is not None:
+        events = events.filter(pl.int_range(pl.len()).over("category") < first)
     twins = _places(artifact, events["twin"].drop_nulls().unique().to_list())
-    found = [_dropped(event, twins) for event in events.iter_rows(named=True)]
-    counts: dict[str, int] = {}
-    for one in found:
-        counts[one.category] = counts.get(one.category, 0) + 1
-    return sorted(found, key=lambda one: (-counts[one.category], one.category, one.file, one.line or 0))
+    return [_dropped(event, twins) for event in events.iter_rows(named=True)]
 
 
 def _dropped(event: dict[str, Any], twins: dict[str, str]) -> DroppedRow:
