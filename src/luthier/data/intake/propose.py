@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -12,8 +13,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from luthier.core.component import members
-from luthier.core.counted import counted
+from luthier.core.counted import counted, of_rows
 from luthier.core.described import described
+from luthier.data.checks.few_rows import FEW_ROWS, few
+from luthier.data.checks.imbalance import FEW_REMEDY, FEWEST_OF_CLASS, told_few
 from luthier.data.intake.choose import Choice, Task, told_classes
 from luthier.data.intake.course import course_for
 from luthier.data.intake.recognise import source_at
@@ -21,6 +24,7 @@ from luthier.data.intake.survey import SEED, SHARES, survey
 from luthier.data.operator import Operator
 from luthier.data.profile import SHORT_ANSWER_WORDS, Change, Profile
 from luthier.data.source import Source
+from luthier.text.findings import FEWEST_ROWS
 
 _MOST_NAMED_CLASSES = 30
 _ENOUGH_HELD_OUT = 100
@@ -101,6 +105,7 @@ def propose_from(
     split, reasons["split.test"] = _split(
         left, "an accuracy" if "accuracy" in metrics else "a score from 0 to 100", profile
     )
+    reasons |= _shortages(profile, left, chosen)
     reasons["task"] = _why_task(profile, choice, chosen)
     return Proposal(
         task=chosen,
@@ -200,6 +205,29 @@ def _split(rows: int, measure: str, profile: Profile) -> tuple[dict[str, Any], s
     )
 
 
+def _shortages(profile: Profile, left: int, task: Task) -> dict[str, str]:
+    """What there is too little of: rows, rows of some classes, labels; each with what to do about it."""
+    found: dict[str, str] = {}
+    if (severity := few(left)) != "info":
+        what = "too few to train on" if severity == "serious" else "few to train on"
+        found["rows"] = f"{counted(left, 'row')}: {what}; at least {FEWEST_ROWS} are needed and {FEW_ROWS} recommended"
+    if task != "label":
+        return found
+    classes = Counter[str]()
+    for label, rows in profile.answers.items():
+        classes[profile.spellings.get(label, label)] += rows
+    small = {label: rows for label, rows in reversed(classes.most_common()) if rows < FEWEST_OF_CLASS}
+    if small and len(classes) > 1:
+        found["classes"] = f"{told_few(small, len(classes), FEWEST_OF_CLASS, 'rows')}. {FEW_REMEDY}"
+    if profile.unlabeled:
+        rows = of_rows(profile.unlabeled, profile.looked_at, "has", "have")
+        found["unlabeled"] = (
+            f"{rows} no label. To give them to annotators, uncomment the step `unlabeled` in the recipe, run it, and "
+            "`luthier export RECIPE:unlabeled --to DIR --format label-studio` (docs/howto/label.md)"
+        )
+    return found
+
+
 def _why_task(profile: Profile, choice: Choice, task: Task) -> str:
     other = f"; to learn {choice.other!r} instead, map `answer` to it and leave `task` out" if choice.other else ""
     if task == "label":
@@ -288,7 +316,13 @@ def _rest(proposal: Proposal) -> Iterator[str]:
     more = "".join(f", {name}: {value}" for name, value in wished.settings.items())
     rules = ", ".join(json.dumps(rule) for rule in proposal.rules)
     yield "  # What might be wrong with the rows, looked at before they are trained on; the report tells."
+    for name in ("rows", "classes"):
+        if why := proposal.reasons.get(name):
+            yield f"  # {_one_line(why)}"
     yield "  validate: {kind: validate, data: data}"
+    if why := proposal.reasons.get("unlabeled"):
+        yield f"  # {_one_line(why)}:"
+        yield "  # unlabeled: {kind: unlabeled, data: data}"
     yield from _balancing(proposal.profile)
     yield "  # A small adapter: the base model's weights stay as they are."
     if wished.why:

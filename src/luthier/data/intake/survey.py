@@ -23,7 +23,7 @@ from luthier.data.ops.label_spelling import other_spellings
 from luthier.data.ops.language import Language
 from luthier.data.ops.normalise import holds_html, is_about_html
 from luthier.data.ops.pii import Pii
-from luthier.data.passes.reader import unusable
+from luthier.data.passes.reader import EMPTY_ANSWER, unusable
 from luthier.data.profile import ColumnProfile, Profile
 from luthier.data.row import Broken, Record, Row
 from luthier.data.source import Source, broken_row, holding
@@ -88,7 +88,7 @@ def survey(source: Source, base: Path, name: str, task: Task | None = None) -> t
         notes.append(
             f"{of_rows(left.total(), len(looked), 'has', 'have')} nothing to learn and will be dropped: {told}"
         )
-        found = found.model_copy(update={"notes": notes})
+        found = found.model_copy(update={"notes": notes, "unlabeled": left[EMPTY_ANSWER]})
     return _with_rows(found, rows, answers if whole else Counter()), choice
 
 

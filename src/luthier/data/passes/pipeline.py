@@ -28,7 +28,7 @@ from luthier.data.passes.result import Result
 from luthier.data.passes.spill import Spill
 from luthier.data.passes.tables import EventWriter, from_arrow
 from luthier.data.passes.workers import Workers
-from luthier.data.source import Source
+from luthier.data.source import HAS_ANSWER, Source
 from luthier.data.split import NAMES, NOT_TAKEN, TRAIN, Assigned, Split, assign
 from luthier.data.task import Answers, Task
 from luthier.text.dataset import Rightness, SourceCount, Summary
@@ -237,5 +237,5 @@ def _speak(work: Work, summary: Summary, books: Books, assigned: Assigned) -> No
     dropped = sum(summary.dropped.values())
     why = f" ({by_name(summary.dropped)})" if dropped else ""
     work.events.note(f"{counted(summary.rows_in, 'row')} in: {rows}, {dropped} dropped{why}")
-    if dropped * 2 > summary.rows_in and "not sampled" not in summary.dropped:
+    if dropped * 2 > summary.rows_in and {"not sampled", HAS_ANSWER}.isdisjoint(summary.dropped):
         work.events.warning(f"more than half of the rows were dropped{why}")

@@ -25,6 +25,9 @@ from luthier.data.row import Batch, Broken, Record, Row
 from luthier.data.source import Source
 from luthier.text.messages import example_id
 
+EMPTY_ANSWER = "empty answer"
+"""Why a row without a label is left out."""
+
 
 class Reader:
     """Reads a source once; afterwards it knows how many rows each file had."""
@@ -183,7 +186,7 @@ def unusable(row: Row) -> str | None:
     if last.role != "assistant":
         return f"no answer: the last turn is by {last.role}"
     if not last.content.strip() and not last.tool_calls:
-        return "empty answer"
+        return EMPTY_ANSWER
     if len(row.messages) > 1 and row.kind == "chat" and not row.prompt.strip():
         return "empty prompt"
     return None

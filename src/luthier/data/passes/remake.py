@@ -87,6 +87,7 @@ class Remade:
             edited={self.work.name: self._edited} if self._edited else {},
             task=task,
             labels=sorted(labels),
+            choices=told.choices,
             sources=told.sources,
         )
         write_aside(self.work.folder / "summary.json", (found.model_dump_json(indent=1) + "\n").encode())
