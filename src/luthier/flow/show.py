@@ -107,7 +107,8 @@ def _dropped_lines(dropped: Sequence[DroppedRow]) -> Iterator[str]:
             details = one.reason.partition(": ")[2]
             alike = f" ({one.similarity:.0%} alike)" if one.similarity not in (None, 1) else ""
             repeats = f"repeats {one.twin}{alike}" if one.twin else ""
-            yield f"  {one.place:<{width}}  " + " · ".join(filter(None, (details, one.text, repeats)))
+            words = " · ".join(filter(None, (details, one.text, repeats)))
+            yield f"  {one.place:<{width}}  {words}".rstrip()
 
 
 def _find_dataset(word: str | None) -> Found:
@@ -127,7 +128,9 @@ def _find_dataset(word: str | None) -> Found:
         found = find_artifact(text)
     if (makes := found.artifact.manifest.makes) != "dataset":
         remedy = "name the step that made the data set, such as recipe.yaml:data"
-        raise InputError(f"{a(makes)} has no dropped rows", where=Where(field=text), remedy=remedy)
+        raise InputError(
+            f"wanted a data set, which has dropped rows, came {a(makes)}", where=Where(field=text), remedy=remedy
+        )
     return found
 
 
