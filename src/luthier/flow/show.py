@@ -87,13 +87,14 @@ def describe_dropped(word: str | None) -> Shown:
 
     found = _find_dataset(word)
     told, dropped = summary(found.artifact), read_dropped(found.artifact)
+    rows_in = told.rows_in + sum(told.made.values())
     facts = {
         "artifact": found.artifact.digest,
-        "rows_in": told.rows_in + sum(told.made.values()),
+        "rows_in": rows_in,
         "dropped": told.dropped,
         "rows": [{**one._asdict(), "place": one.place} for one in dropped],
     }
-    head = f"{found.name}: {len(dropped):,} of {counted(facts['rows_in'], 'row')} left out"
+    head = f"{found.name}: {len(dropped):,} of {counted(rows_in, 'row')} left out"
     return Shown(facts=facts, place=str(found.artifact.folder), text=(head, *_dropped_lines(dropped)))
 
 

@@ -220,9 +220,9 @@ def _shortages(profile: Profile, left: int, task: Task) -> dict[str, str]:
     if small and len(classes) > 1:
         found["classes"] = f"{told_few(small, len(classes), FEWEST_OF_CLASS, 'rows')}. {FEW_REMEDY}"
     if profile.unlabeled:
-        rows = of_rows(profile.unlabeled, profile.looked_at, "has", "have")
+        some = of_rows(profile.unlabeled, profile.looked_at, "has", "have")
         found["unlabeled"] = (
-            f"{rows} no label. To give them to annotators, uncomment the step `unlabeled` in the recipe, run it, and "
+            f"{some} no label. To give them to annotators, uncomment the step `unlabeled` in the recipe, run it, and "
             "`luthier export RECIPE:unlabeled --to DIR --format label-studio` (docs/howto/label.md)"
         )
     return found

@@ -217,6 +217,7 @@ def _rows(source: Source, records: Sequence[Record]) -> tuple[list[Row], Counter
             tools=parts.tools,
             meta=parts.meta,
             group=parts.group,
+            row=record.row,
         )
         if why := unusable(row):
             left[why] += 1

@@ -93,8 +93,8 @@ def take(batch: Batch, one: Named, outcome: Said, guards: Sequence[Operator]) ->
 
 def drop_event(row: Row, operator: str, drop: Drop, text: str | None = None) -> Event:
     """The event of a row that is left out; `text` is what may be shown of it."""
-    told = {"twin": drop.twin, "similarity": drop.similarity, "row": row.row, "text": text or None}
-    return Event(row.id, row.file, row.line, operator, "drop", drop.reason, **told)
+    event = Event(row.id, row.file, row.line, operator, "drop", drop.reason, row=row.row, text=text or None)
+    return event._replace(twin=drop.twin, similarity=drop.similarity)
 
 
 def opening(row: Row) -> str:
