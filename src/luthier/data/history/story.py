@@ -20,9 +20,10 @@ def story(artifact: Artifact, example_id: str) -> dict[str, Any]:
     """Origin, every edit, and the split or the reason of its being dropped; an id may be abbreviated, or be FILE:LINE.
 
     `{"id", "origin": {"source", "file", "line", "row"}, "split", "dropped", "kind", "label", "messages", "meta",
-    "group", "made", "events", "attributes"}`; `row` is there where a spreadsheet counts another row than the line; of a dropped row, `split` and its content are None and `dropped` says why. Of a
-    row that was made out of others, `made` is `{"by", "parents", "did", "copy"}`. A row in a split is not dropped, even
-    where the events tell that it came a second time and was left out then (`mix`).
+    "group", "made", "events", "attributes"}`; `row` is there where a spreadsheet counts another row than the line. Of a
+    dropped row, `split` and its content are None and `dropped` says why. Of a row that was made out of others, `made`
+    is `{"by", "parents", "did", "copy"}`. A row in a split is not dropped, even where the events tell that it came a
+    second time and was left out then (`mix`).
     """
     found = _whole_id(artifact, example_id)
     events = _events(artifact, found)
