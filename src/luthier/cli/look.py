@@ -32,12 +32,17 @@ def add_to(app: typer.Typer) -> None:
 def show(
     what: Word = None,
     path: Annotated[bool, typer.Option("--path", help="Print only the artifact's folder.")] = False,
+    dropped: Annotated[
+        bool, typer.Option("--dropped", help="List the rows that a data set left out: reason, place, first words.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show a recipe's steps, or one artifact: what made it, from what, and what it holds."""
-    from luthier.flow.show import describe_artifact, describe_recipe
+    from luthier.flow.show import describe_artifact, describe_dropped, describe_recipe
 
-    if what is None or (":" not in what and Path(what).exists()):
+    if dropped:
+        shown = describe_dropped(what)
+    elif what is None or (":" not in what and Path(what).exists()):
         shown = describe_recipe(what)
     else:
         shown = describe_artifact(what)

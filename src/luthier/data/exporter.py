@@ -31,8 +31,9 @@ class Outgoing:
 
     @property
     def labels(self) -> list[str]:
-        """The classes, when answers are classes."""
-        return summary(self.artifact).labels
+        """The classes, when answers are classes; of rows without a label, those that they may have."""
+        told = summary(self.artifact)
+        return told.labels or told.choices
 
     def rows(self, split: str) -> int:
         """How many rows a split has."""

@@ -102,6 +102,8 @@ class Profile(BaseModel):
     """Rows that hold HTML tags outside of code."""
     about_html: int = 0
     """Of these, rows that speak of HTML in words, as who asks for a page does."""
+    unlabeled: int = 0
+    """Rows without an answer, of the rows looked at."""
     with_tools: int = 0
     """Rows with tools on offer."""
     calling: int = 0

@@ -16,6 +16,11 @@ from luthier.text.preference import REJECTED, rejected_texts
 MESSAGES: TypeAdapter[tuple[Message, ...]] = TypeAdapter(tuple[Message, ...])
 
 
+def place_of(line: int, row: int | None) -> str:
+    """Where a row stands, as an editor and as a spreadsheet count where the two differ: `line 17 (row 12)`."""
+    return f"line {line}" if row is None else f"line {line} (row {row})"
+
+
 class Record(NamedTuple):
     """One row of a file: its values by column, and where it starts."""
 
@@ -24,6 +29,8 @@ class Record(NamedTuple):
     line: int
     key: str | None = None
     """What names the row where it comes from, when its line does not: `id = a17`."""
+    row: int | None = None
+    """Its number as a spreadsheet counts, where cells that span lines make it another one than the line's."""
 
 
 class Broken(NamedTuple):
@@ -39,16 +46,23 @@ class Broken(NamedTuple):
     """What names the row where it comes from, when its line does not."""
     left_out: bool = False
     """Whether nothing is wrong with the row, and the source leaves it out by a rule of its own; that stops no run."""
+    row: int | None = None
+    """Its number as a spreadsheet counts, where that is not the line's."""
 
     @property
     def told(self) -> str:
         """The problem, with the row's key where it has one."""
         return f"{self.problem} (the row with {self.key})" if self.key else self.problem
 
+    @property
+    def place(self) -> str:
+        """The line, and the row where a spreadsheet counts another one."""
+        return place_of(self.line, self.row)
+
     def error(self) -> DataError:
         """The same as an error."""
         return DataError(
-            self.told,
+            self.told if self.row is None else f"{self.told} (row {self.row} in a spreadsheet)",
             where=Where(file=self.file, line=self.line, field=self.field),
             remedy=self.remedy or "mend the row, or set `on_error: drop` to leave such rows out and list them",
         )
@@ -69,6 +83,8 @@ class Row:
     tools: tuple[dict[str, Any], ...] = ()
     meta: dict[str, Any] = field(default_factory=dict)
     group: str | None = None
+    row: int | None = None
+    """Its number in its file as a spreadsheet counts, where that is not the line's."""
 
     @property
     def answer(self) -> str:

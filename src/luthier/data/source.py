@@ -29,9 +29,12 @@ from luthier.data.intake.mapping import Mapping, Parts, decide, repeated
 from luthier.data.intake.media import held
 from luthier.data.profile import ColumnProfile
 from luthier.data.row import Broken, Record
+from luthier.text.messages import Message
 
 LOOKED_AT = 200
 """So many first rows decide which layout a source has, fewer where rows are long."""
+HAS_ANSWER = "has an answer"
+"""Why a row is left out where only rows without a label are wanted."""
 _BUSY = 4
 """How much longer than alone a look at rows may take beside other programs."""
 
@@ -105,6 +108,9 @@ class Source(Component):
     """Values that say that a cell is empty, such as `N/A`; a row without its answer is left out and counted."""
     on_error: Literal["stop", "drop"] = "stop"
     """A broken row stops the run with its line, or is dropped, counted and listed."""
+    unlabeled: Literal["drop", "only"] = "drop"
+    """Rows without an answer: left out and counted, or the only ones that are read, as texts without a question. The
+    step `unlabeled` reads them so, for annotators."""
     media: Literal["keep", "drop"] = "keep"
     """Rows with images, sounds or films, which the models here do not see: kept, with marks such as `<image>` in the
     text and the addresses in `meta.images`, or left out and counted."""
@@ -199,7 +205,7 @@ class Source(Component):
             say(f"{good[0].file}: {choices}")
         holders = holding(good)
         for record in chain(looked, found):
-            yield self._without_media(_map(record, mapping, holders))
+            yield self._without_label(self._without_media(_map(record, mapping, holders)))
 
     def asked(self, base: Path) -> Asked:
         """What its content asks for beside a path, for a recipe that is proposed; nothing by default."""
@@ -223,7 +229,20 @@ class Source(Component):
             return found
         record, parts = found
         holds = ", ".join(held(parts.messages, parts.meta))
-        return Broken(record.file, record.line, f"holds {holds}", key=record.key, left_out=True) if holds else found
+        what = f"holds {holds}"
+        return Broken(record.file, record.line, what, key=record.key, left_out=True, row=record.row) if holds else found
+
+    def _without_label(self, found: Mapped) -> Mapped:
+        """A row whose answer is missing as a text, or that it has one, where only such rows are wanted."""
+        if self.unlabeled == "drop" or isinstance(found, Broken):
+            return found
+        record, parts = found
+        last = parts.messages[-1]
+        if last.role == "assistant" and (last.content.strip() or last.tool_calls):
+            return Broken(record.file, record.line, HAS_ANSWER, key=record.key, left_out=True, row=record.row)
+        asked = "\n\n".join(turn.content for turn in parts.messages if turn.role != "system" and turn.content)
+        text = Message(role="assistant", content=asked)
+        return record, parts._replace(messages=(text,), kind="completion", tools=())
 
     def mapping(self, good: list[Record]) -> Mapping:
         """The mapping for rows like these."""
@@ -281,7 +300,7 @@ def broken_row(record: Record, error: UnusableRowError, holders: Holders) -> Bro
             "with a `path` or `glob` that names only these, and put them together by a step `mix`"
         )
         remedy = f"{remedy}; {more}" if remedy else more
-    return Broken(record.file, record.line, error.problem, error.field, remedy, record.key)
+    return Broken(record.file, record.line, error.problem, error.field, remedy, record.key, row=record.row)
 
 
 def _map(record: Record | Broken, mapping: Mapping, holders: Holders) -> Mapped:

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from luthier.core.artifact import Artifact
-from luthier.flow.locate import find_artifact
+from luthier.core.counted import counted
+from luthier.core.errors import InputError, Where
+from luthier.flow.locate import Found, find_artifact
 from luthier.flow.nearby import find_recipe
 from luthier.flow.plan import plan
 from luthier.flow.recipe import Recipe
 from luthier.flow.wording import a
+from luthier.text.dropped import DroppedRow, read_dropped
+
+_WIDEST_PLACE = 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +79,60 @@ def describe_artifact(word: str) -> Shown:
         "summary": summary,
     }
     return Shown(facts=facts, place=str(artifact.folder), text=tuple(_artifact_lines(found.name, artifact, summary)))
+
+
+def describe_dropped(word: str | None) -> Shown:
+    """Every row that a data set left out: why, where it stands, its first words, and of a copy the row that stays."""
+    from luthier.text.dataset import summary
+
+    found = _find_dataset(word)
+    told, dropped = summary(found.artifact), read_dropped(found.artifact)
+    rows_in = told.rows_in + sum(told.made.values())
+    facts = {
+        "artifact": found.artifact.digest,
+        "rows_in": rows_in,
+        "dropped": told.dropped,
+        "rows": [{**one._asdict(), "place": one.place} for one in dropped],
+    }
+    head = f"{found.name}: {len(dropped):,} of {counted(rows_in, 'row')} left out"
+    return Shown(facts=facts, place=str(found.artifact.folder), text=(head, *_dropped_lines(dropped)))
+
+
+def _dropped_lines(dropped: Sequence[DroppedRow]) -> Iterator[str]:
+    """The rows under their reasons, in columns: place, more of the reason, first words, the row that it repeats."""
+    for reason, found in groupby(dropped, lambda one: one.category):
+        rows = list(found)
+        yield f"{len(rows):,} × {reason}"
+        width = min(_WIDEST_PLACE, max(len(one.place) for one in rows))
+        for one in rows:
+            details = one.reason.partition(": ")[2]
+            alike = f" ({one.similarity:.0%} alike)" if one.similarity not in (None, 1) else ""
+            repeats = f"repeats {one.twin}{alike}" if one.twin else ""
+            words = " · ".join(filter(None, (details, one.text, repeats)))
+            yield f"  {one.place:<{width}}  {words}".rstrip()
+
+
+def _find_dataset(word: str | None) -> Found:
+    """The data set that is meant: `RECIPE:STEP`, a digest, a step of the recipe here, or the data set of a recipe."""
+    text = word or ""
+    is_recipe = not text or Path(text).is_file() or (Path(text) / "recipe.yaml").is_file()
+    if is_recipe and ":" not in text:
+        recipe = Recipe.load(find_recipe(Path(text) if text else None))
+        made = [name for name, step in recipe.steps.items() if step.makes == "dataset"]
+        if not made:
+            remedy = "name a recipe with a step `prepare`"
+            raise InputError("the recipe makes no data set", where=Where(file=recipe.file), remedy=remedy)
+        found = find_artifact(f"{recipe.file}:{made[0]}")
+    elif ":" not in text and not re.fullmatch(r"[0-9a-f]{6,32}", text):
+        found = find_artifact(f":{text}")
+    else:
+        found = find_artifact(text)
+    if (makes := found.artifact.manifest.makes) != "dataset":
+        remedy = "name the step that made the data set, such as recipe.yaml:data"
+        raise InputError(
+            f"wanted a data set, which has dropped rows, came {a(makes)}", where=Where(field=text), remedy=remedy
+        )
+    return found
 
 
 def _artifact_lines(name: str, artifact: Artifact, summary: dict[str, Any]) -> list[str]:

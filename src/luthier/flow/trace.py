@@ -18,6 +18,7 @@ from luthier.eval.story import answers
 from luthier.flow.nearby import find_recipe, recipes_here
 from luthier.flow.plan import Plan, plan
 from luthier.flow.recipe import Recipe
+from luthier.text.dropped import place_in_file
 from luthier.text.findings import read_marks
 from luthier.text.pii.keeper import TAG
 
@@ -77,7 +78,8 @@ def _story_lines(told: dict[str, Any]) -> Iterator[str]:
     """Origin, messages, edits and split of an example, for a person."""
     origin = told["origin"]
     yield f"example {told['id']}, a {told['kind']} example" if told["kind"] else f"example {told['id']}"
-    yield f"from {origin['file']}:{origin['line']} ({origin['source']})"
+    place = place_in_file(origin["file"], origin["line"], origin.get("row"))
+    yield f"from {place} ({origin['source']})"
     if made := told["made"]:
         yield f"made by {made['by']} out of {', '.join(made['parents'])}: {'; '.join(made['did'])}"
     for event in told["events"]:

@@ -69,6 +69,8 @@ class Summary(BaseModel):
     """Whether an answer is one of a few classes, or free text."""
     labels: list[str]
     """The classes, sorted; empty for free text."""
+    choices: list[str] = []
+    """Of rows without a label: the classes that they may have."""
     sources: list[SourceCount]
     made: dict[str, int] = {}
     """Rows that were made here out of others, by augmenter, those that were refused included."""

@@ -22,6 +22,8 @@ SEVERITIES: tuple[Severity, ...] = ("info", "warning", "serious")
 COUNTS: Mapping[str, Severity] = {"findings.serious": "serious", "findings.warning": "warning"}
 """Numbers that every validation has: how many findings are of this severity or worse."""
 FILE, ROWS = "findings.json", "rows.parquet"
+FEWEST_ROWS = 10
+"""Of fewer rows it is never said that they are fit to train on; OpenAI's fine-tuning takes no file of fewer."""
 Cell = str | int | float | None
 
 
@@ -100,6 +102,10 @@ class Findings(_Plain):
         if serious:
             return (
                 f"The data are not fit to train on yet; {counted(len(serious), 'serious finding')}: {_titles(serious)}."
+            )
+        if self.rows < FEWEST_ROWS:
+            return (
+                f"The data are not fit to train on yet: {counted(self.rows, 'row')}, at least {FEWEST_ROWS} are needed."
             )
         if warnings:
             verb = "deserves" if len(warnings) == 1 else "deserve"

@@ -301,3 +301,23 @@ def test_a_quote_that_is_never_closed_is_read_in_bounded_memory_and_linear_time(
 def test_whether_a_line_stands_is_told_in_linear_time(piece: str) -> None:
     dialect = Dialect(",", '"', spaced=True)
     assert_quick(lambda: dialect.stands(piece * 400_000 + "\n"), 2)
+
+
+def test_a_row_is_told_as_an_editor_and_as_a_spreadsheet_count(tmp_path: Path) -> None:
+    """Where quoted cells span lines, line 6 is row 4."""
+    (tmp_path / "t.csv").write_text('text,label\n"a\nb",x\n"c\nd",y\ne,f,g\n', encoding="utf-8")
+    found = list(delimited.read(File(tmp_path / "t.csv", "t.csv")))
+    assert [(one.line, one.row) for one in found] == [(2, None), (4, 3), (6, 4)]
+    assert isinstance(found[2], Broken)
+    assert str(found[2].error()).startswith("t.csv:6: the row has 3 fields, the header has 2 (row 4 in a spreadsheet)")
+    assert found[2].place == "line 6 (row 4)"
+
+
+def test_a_line_that_no_spreadsheet_shows_does_not_count(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("sep=;\ntext;label\na;x\nb;y\n", encoding="utf-8")
+    assert [(one.line, one.row) for one in delimited.read(File(tmp_path / "t.csv", "t.csv"))] == [(3, 2), (4, 3)]
+
+
+def test_lines_and_rows_are_one_where_no_cell_spans_lines(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("text,label\na,x\n\nb,y\n", encoding="utf-8")
+    assert [(one.line, one.row) for one in delimited.read(File(tmp_path / "t.csv", "t.csv"))] == [(2, None), (4, None)]

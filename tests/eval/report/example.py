@@ -12,6 +12,7 @@ from luthier.eval.report.facts.data import (
     FindingFacts,
     FoundRow,
     LabelCount,
+    LeftOut,
     Rightness,
     Source,
     ValidationFacts,
@@ -251,6 +252,15 @@ def data() -> DataFacts:
         rows_in=5240,
         splits={"train": 4302, "test": 500},
         dropped={"near-duplicate of a kept row": 311, "text too short": 88, "label missing": 39},
+        left_out=(
+            LeftOut(
+                reason="near-duplicate of a kept row",
+                place="tickets.csv:31 (row 20)",
+                text="Where is my card?",
+                twin="tickets.csv:12 (row 9)",
+            ),
+            LeftOut(reason="text too short", place="tickets.csv:70", text=HOSTILE),
+        ),
         edited={"normalise": 812, "pii": 97},
         counted=(
             Counted(

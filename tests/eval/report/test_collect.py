@@ -12,6 +12,7 @@ import pytest
 from luthier.core.artifact import Artifact, Manifest
 from luthier.core.store import Store
 from luthier.eval.report.collect import collect, finite
+from luthier.eval.report.facts.data import LeftOut
 from luthier.eval.report.facts.report import ReportFacts
 from luthier.eval.report.page import render
 from tests.eval.report import example
@@ -93,6 +94,10 @@ def dataset(store: Store) -> Artifact:
         "reason": "near-duplicate",
         "before": None,
         "after": None,
+        "twin": "x",
+        "similarity": 0.9,
+        "row": 2,
+        "text": "Where is it?",
     }
     summary = {
         "rows_in": 27,
@@ -199,6 +204,10 @@ def test_data(facts: ReportFacts) -> None:
     assert sum(sum(each.rows.values()) for each in data.labels) == 24
     assert [edit.operator for edit in data.edits] == ["normalise"] * 4
     assert data.edits[0].place == "tickets.csv:3"
+    (dropped,) = data.left_out
+    assert dropped == LeftOut(
+        reason="near-duplicate", place="tickets.csv:3 (row 2)", text="Where is it?", twin="tickets.csv:3 (row 2)"
+    )
     assert (data.sources[0].files, data.sources[0].rows, data.sources[0].digest) == (("tickets.csv",), 27, "5eed")
 
 
@@ -270,7 +279,7 @@ def test_a_validation_is_read_with_the_text_of_its_rows(tmp_path: Path) -> None:
     finding = Finding(name="lengths", severity="warning", title="T", sentence="S.", rows=2, remedy="R.")
     folder, _ = store.begin("fe" * 16)
     marks = [Mark("lengths", name, "train", 1.0, "long"), Mark("lengths", "gone", "train")]
-    write_findings(folder, Findings(rows=9, looked_at=9, findings=(finding,)), marks)
+    write_findings(folder, Findings(rows=90, looked_at=90, findings=(finding,)), marks)
     inputs = {"data": data.digest}
     manifest = Manifest(
         digest="fe" * 16,

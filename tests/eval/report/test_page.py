@@ -261,3 +261,12 @@ def test_findings_say_whether_the_data_are_fit(html: str, page: Page) -> None:
         assert said in rest
     alone = render(example.facts(evaluations=()))
     assert alone.partition('class="lead">')[2].startswith("The data are not fit to train on yet")
+
+
+def test_rows_that_were_left_out_are_listed_with_their_place(page: Page) -> None:
+    said = " ".join(" ".join(page.texts).split())
+    _, _, listed = said.partition("Rows that were left out")
+    assert "311 × near-duplicate of a kept row" in listed
+    assert "tickets.csv:31 (row 20)" in listed
+    assert "tickets.csv:12 (row 9)" in listed
+    assert "luthier show RECIPE:data --dropped" in listed

@@ -105,6 +105,7 @@ def as_examples(rows: Sequence[Row], labels: Sequence[str | None]) -> pa.RecordB
         "tools": [dump(row.tools) for row in rows],
         "meta": [dump(row.meta) for row in rows],
         "group": [row.group for row in rows],
+        "row": [row.row for row in rows],
     }
     schema = example_schema()
     return pa.RecordBatch.from_arrays([column(columns[one.name], one.type) for one in schema], schema=schema)

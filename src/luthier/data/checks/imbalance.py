@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.data.check import Check, Found, Needs, Planted, graded
+from luthier.data.check import Check, Found, Needs, Planted, graded, leaving_out
 from luthier.data.checking.material import Material, Seen
 from luthier.text.findings import Finding, Number, Table
 
@@ -16,6 +16,25 @@ _REMEDY = (
     "Measure macro_f1 and each class, not accuracy alone; gather more rows of the small classes, make some by the step "
     "`augment` with the augmenter `balance`, or merge classes that mean the same."
 )
+FEWEST_OF_CLASS = 5
+"""Fewer rows of a class are too few to learn it and to measure it."""
+_SHOWN = 12
+"""Small classes that a sentence names; the table has all."""
+
+
+FEW_REMEDY = (
+    "Merge each with the class that it belongs to (`label_spelling` with `also: {small: large}`), collect rows of it, "
+    "or leave its rows out (`leave_out`)."
+)
+
+
+def told_few(few: Mapping[str, int], classes: int, least: int, rows: str) -> str:
+    """Which of some classes have fewer rows than are needed, and how many each has, the smallest first."""
+    shown = ", ".join(f"{label!r} ({count})" for label, count in list(few.items())[:_SHOWN])
+    more = f" and {len(few) - _SHOWN} more" if len(few) > _SHOWN else ""
+    return (
+        f"{len(few)} of {classes} classes {'has' if len(few) == 1 else 'have'} fewer than {least} {rows}: {shown}{more}"
+    )
 
 
 class Imbalance(Check):
@@ -29,7 +48,7 @@ class Imbalance(Check):
     }
     false_alarms: ClassVar[float] = 0.0
 
-    least: int = Field(default=5, ge=1)
+    least: int = Field(default=FEWEST_OF_CLASS, ge=1)
     """Training rows that a class needs."""
     warning: float = Field(default=10, ge=1)
     """Rows of the largest class for each row of the smallest from which it is a warning."""
@@ -43,32 +62,44 @@ class Imbalance(Check):
         ordered = sorted(counts.items(), key=lambda one: (-one[1], one[0]))
         most, fewest = ordered[0], ordered[-1]
         ratio = round(most[1] / max(1, fewest[1]), 2)
-        few = {label for label, count in counts.items() if count < self.least}
+        few = {label: count for label, count in reversed(ordered) if count < self.least}
+        scarce = Number(value=len(few), rows=len(rows), about=self.measures["classes.few"])
         severity = graded(ratio, self.warning, self.serious)
-        if few and severity == "info":
-            severity = "warning"
-        said = (
-            f"The largest class, {most[0]!r}, has {most[1]:,} training rows, the smallest, {fewest[0]!r}, {fewest[1]:,}"
-        )
-        have = "has" if len(few) == 1 else "have"
-        scarce = f"; {len(few)} of {len(counts)} classes {have} fewer than {self.least}" if few else ""
         yield Found(
             Finding(
                 name=self.kind,
                 severity=severity,
                 title="Class imbalance" if severity != "info" else "Classes",
-                sentence=f"{said}{scarce}.",
-                rows=sum(row.label in few for row in rows),
+                sentence=f"The largest class, {most[0]!r}, has {most[1]:,} training rows, the smallest, "
+                f"{fewest[0]!r}, {fewest[1]:,}.",
                 numbers={
                     "imbalance": Number(value=ratio, rows=len(rows), about=self.measures["imbalance"]),
-                    "classes.few": Number(value=len(few), rows=len(rows), about=self.measures["classes.few"]),
+                    **({} if few else {"classes.few": scarce}),
                 },
                 remedy=_REMEDY if severity != "info" else "",
-                mend="ops: [label_spelling]" if few else "",
                 tables=(Table(title="Training rows by class", columns=("class", "rows"), rows=tuple(ordered)),),
+            )
+        )
+        if few:
+            yield self._scarce(data, few, len(counts), scarce)
+
+    def _scarce(self, data: Material, few: Mapping[str, int], classes: int, scarce: Number) -> Found:
+        """The classes with too few training rows, with all their rows."""
+        rows = [row for row in data.rows if row.label in few]
+        return Found(
+            Finding(
+                name=f"{self.kind}.few",
+                severity="warning",
+                title="Classes with very few rows",
+                sentence=f"{told_few(few, classes, self.least, 'training rows')}.",
+                rows=len(rows),
+                numbers={"classes.few": scarce},
+                remedy=f"{FEW_REMEDY} The setting below leaves the rows out.",
+                mend=leaving_out(rows, "rare class"),
+                tables=(Table(title="Small classes", columns=("class", "rows"), rows=tuple(few.items())),),
             ),
-            [(row, None, f"class {row.label!r}") for row in rows if row.label in few],
-        )  # fmt: skip
+            [(row, None, f"class {row.label!r}") for row in rows],
+        )
 
     def plant(self, rows: Sequence[Seen]) -> Planted:
         """Of one class, all training rows but six are gone."""

@@ -88,7 +88,8 @@ def read(
     source.begin()
     columns = dialects.numbered(_columns(written, source, file.name), file.name, say)
     empty = True
-    for found in _rows(written.dialect, source, columns, file.name):
+    hidden = bool(dialects.names_delimiter(next(iter(written.first.text.splitlines()), "")))
+    for found in _rows(written.dialect, source, columns, file.name, hidden):
         empty = False
         yield found
     if empty:
@@ -162,11 +163,16 @@ def _first_row(dialect: Dialect, source: _Lines, name: str) -> list[str]:
     return cells
 
 
-def _rows(dialect: Dialect, source: _Lines, columns: list[str], name: str) -> Iterator[Record | Broken]:
+def _rows(
+    dialect: Dialect, source: _Lines, columns: list[str], name: str, hidden: int = 0
+) -> Iterator[Record | Broken]:
+    """`hidden` lines of those before the first row are shown by no spreadsheet."""
     reader = dialect.reader(source, strict=True)
-    width, doubt = len(columns), _Doubt(0, 0)
+    width, doubt, count = len(columns), _Doubt(0, 0), source.number - hidden
     while True:
         line, cells, problem = source.begin(), list[str](), ""
+        count += 1  # as a spreadsheet counts; where a quote is in doubt, nobody knows how it reads on
+        row = count if count != line and not doubt.line else None
         try:
             cells = next(reader)
         except StopIteration:
@@ -177,19 +183,20 @@ def _rows(dialect: Dialect, source: _Lines, columns: list[str], name: str) -> It
         if many and (problem or len(cells) != width) and _stand_alone(source, dialect, width):
             doubt = _Doubt(line, source.number) if source.number > doubt.last else doubt
             problem = problem or "a quote is opened in this row and closed in another"
-            yield Broken(name, line, f"{problem}; the lines behind it, to {source.number}, are read on their own")
+            what = f"{problem}; the lines behind it, to {source.number}, are read on their own"
+            yield Broken(name, line, what, row=row)
             source.take_back()
             reader = dialect.reader(source, strict=True)
         elif problem or source.bad:
             within = f"; lines {line} to {source.number} were read as this one row" if many else ""
             bad = source.bad or BadLine(problem, "")
-            yield Broken(name, line, bad.problem + within, remedy=bad.remedy)
+            yield Broken(name, line, bad.problem + within, remedy=bad.remedy, row=row)
         elif line <= doubt.last and not dialect.stands("".join(map(_text, source.taken))):
             yield Broken(name, line, f"may belong to the text of the quote that is opened in line {doubt.line}")
         elif len(cells) == width:
-            yield Record(dict(zip(columns, cells, strict=True)), name, line)
+            yield Record(dict(zip(columns, cells, strict=True)), name, line, row=row)
         elif cells:
-            yield Broken(name, line, f"the row has {counted(len(cells), 'field')}, the header has {width}")
+            yield Broken(name, line, f"the row has {counted(len(cells), 'field')}, the header has {width}", row=row)
 
 
 class _Doubt(NamedTuple):

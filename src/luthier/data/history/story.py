@@ -19,10 +19,11 @@ _EVENT_KEYS = ("operator", "action", "reason", "field", "start", "end", "before"
 def story(artifact: Artifact, example_id: str) -> dict[str, Any]:
     """Origin, every edit, and the split or the reason of its being dropped; an id may be abbreviated, or be FILE:LINE.
 
-    `{"id", "origin": {"source", "file", "line"}, "split", "dropped", "kind", "label", "messages", "meta", "group",
-    "made", "events", "attributes"}`; of a dropped row, `split` and its content are None and `dropped` says why. Of a
-    row that was made out of others, `made` is `{"by", "parents", "did", "copy"}`. A row in a split is not dropped, even
-    where the events tell that it came a second time and was left out then (`mix`).
+    `{"id", "origin": {"source", "file", "line", "row"}, "split", "dropped", "kind", "label", "messages", "meta",
+    "group", "made", "events", "attributes"}`; `row` is there where a spreadsheet counts another row than the line. Of a
+    dropped row, `split` and its content are None and `dropped` says why. Of a row that was made out of others, `made`
+    is `{"by", "parents", "did", "copy"}`. A row in a split is not dropped, even where the events tell that it came a
+    second time and was left out then (`mix`).
     """
     found = _whole_id(artifact, example_id)
     events = _events(artifact, found)
@@ -167,7 +168,7 @@ def _events(artifact: Artifact, example_id: str) -> list[dict[str, Any]]:
     import polars as pl
 
     frame = _scan(artifact, "events.parquet").filter(pl.col("id") == example_id).collect()
-    return [{**row, "origin": {"file": row["file"], "line": row["line"]}} for row in frame.iter_rows(named=True)]
+    return [{**row, "origin": _origin(row, "file", "line")} for row in frame.iter_rows(named=True)]
 
 
 def _example(artifact: Artifact, example_id: str) -> dict[str, Any]:
@@ -179,13 +180,19 @@ def _example(artifact: Artifact, example_id: str) -> dict[str, Any]:
         if frame.height:
             row = frame.row(0, named=True)
             return {
-                "origin": {key: row[key] for key in ("source", "file", "line")},
+                "origin": _origin(row, "source", "file", "line"),
                 "split": split,
                 **{key: row[key] for key in ("kind", "label", "group")},
                 "messages": json.loads(row["messages"]),
                 "meta": json.loads(row["meta"]),
             }
     return {}
+
+
+def _origin(row: dict[str, Any], *keys: str) -> dict[str, Any]:
+    """Where a row stands; with its row where a spreadsheet counts another one than the line's."""
+    found = {key: row[key] for key in keys}
+    return found if row.get("row") is None else {**found, "row": row["row"]}
 
 
 def _source(artifact: Artifact) -> str:

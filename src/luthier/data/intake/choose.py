@@ -486,10 +486,13 @@ def _why_answer(column: ColumnProfile, *, is_label: bool) -> str:
 def _classes(column: ColumnProfile) -> str:
     """What the values are: classes, of which some may be spelt in several ways."""
     other = other_spellings(Counter(column.common))
-    if not other:
-        return "classes"
+    return told_classes(column.distinct - len(other), other) if other else "classes"
+
+
+def told_classes(number: int, other: Mapping[str, str]) -> str:
+    """How many classes there are, and which values look like other spellings of them."""
     (first, meant), *more = sorted(other.items())
-    classes = counted(column.distinct - len(other), "class", "classes")
+    classes = counted(number, "class", "classes")
     return f"{classes}, for {first!r} looks like another spelling of {meant!r}" + (
         f", and {len(more)} more like it" if more else ""
     )

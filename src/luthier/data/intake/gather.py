@@ -26,7 +26,7 @@ from luthier.data.intake.cells import UnusableRowError
 from luthier.data.intake.layouts import Layout
 from luthier.data.intake.mapping import cell
 from luthier.data.intake.turns import ROLES, as_text
-from luthier.data.row import Broken, Record
+from luthier.data.row import Broken, Record, place_of
 
 SILENT = 10_000
 """A conversation is over when none of so many rows behind its last one is of it."""
@@ -155,13 +155,15 @@ class _Gathering:
             try:
                 said.append(self._said(row))
             except UnusableRowError as error:
-                return _broken(row, error, f", in conversation {name!r}, which begins on line {first.line}")
+                return _broken(
+                    row, error, f", in conversation {name!r}, which begins on {place_of(first.line, first.row)}"
+                )
         said.sort(key=lambda one: one.at)
         kept, left = _asked_and_answered(_merged(said))
         self._messages, self._talks, self._left = self._messages + len(rows), self._talks + 1, self._left + left
         values = self._columns([one.row.values for one in said])
         values[self._turns.content] = [{"role": turn.role, "content": turn.content} for turn in kept]
-        return Record(values, first.file, first.line, first.key)
+        return Record(values, first.file, first.line, first.key, first.row)
 
     def _said(self, row: Record) -> _Said:
         """One message; `UnusableRowError` for what is none."""
@@ -242,4 +244,4 @@ def moment(value: Any, field: str) -> float:
 
 
 def _broken(row: Record, error: UnusableRowError, more: str = "") -> Broken:
-    return Broken(row.file, row.line, error.problem + more, error.field, error.remedy, row.key)
+    return Broken(row.file, row.line, error.problem + more, error.field, error.remedy, row.key, row=row.row)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -13,9 +14,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from luthier.core.component import members
-from luthier.core.counted import counted
+from luthier.core.counted import counted, of_rows
 from luthier.core.described import described
-from luthier.data.intake.choose import Choice, Task
+from luthier.data.checks.few_rows import FEW_ROWS, few
+from luthier.data.checks.imbalance import FEW_REMEDY, FEWEST_OF_CLASS, told_few
+from luthier.data.intake.choose import Choice, Task, told_classes
 from luthier.data.intake.course import course_for
 from luthier.data.intake.layouts import Layout
 from luthier.data.intake.recognise import source_at
@@ -23,6 +26,7 @@ from luthier.data.intake.survey import SEED, SHARES, survey
 from luthier.data.operator import Operator
 from luthier.data.profile import SHORT_ANSWER_WORDS, Change, Profile
 from luthier.data.source import Source
+from luthier.text.findings import FEWEST_ROWS
 
 _MOST_NAMED_CLASSES = 30
 _ENOUGH_HELD_OUT = 100
@@ -33,6 +37,7 @@ _RARE = 0.5
 """A class with less than this share of the most frequent one's rows is rare."""
 
 
+_SHORT_VALUES = re.compile(r"(\d+ different short values in \d+ rows): (?:(?!each combination).)*", re.DOTALL)
 _ONE_SIDED = frozenset({"quality"})
 """Operators that leave a pair out for what its preferred answer is, whatever the other one is."""
 
@@ -97,6 +102,8 @@ def propose_from(
     read = read.model_copy(update={**asked.settings, **wanted.settings})
     profile, choice = survey(read, base, name, task)
     reasons = {f"source.{name}": why for name, why in {**asked.reasons, **choice.reasons}.items()}
+    if profile.spellings and (found := _SHORT_VALUES.fullmatch(reasons.get("source.answer", ""))):
+        reasons["source.answer"] = f"{found[1]}: {_classes(profile)}"  # with what the texts of the classes show
     chosen: Task = task or ("label" if profile.answers or choice.is_label else "text")
     source: dict[str, Any] = {**written, **asked.settings, **choice.settings}
     if profile.broken:
@@ -114,6 +121,7 @@ def propose_from(
     split, reasons["split.test"] = _split(
         left, "an accuracy" if "accuracy" in metrics else "a score from 0 to 100", profile
     )
+    reasons |= _shortages(profile, left, chosen)
     reasons["task"] = _why_task(profile, choice, chosen)
     return Proposal(
         task=chosen,
@@ -134,6 +142,11 @@ def _objective(choice: Choice) -> str:
     """What fits the layout that was recognised."""
     said = " ".join(choice.reasons.values())
     return "dpo" if "preference rows" in said else "kto" if "KTO rows" in said else "sft"
+
+
+def _classes(profile: Profile) -> str:
+    """How many classes are left of the answers, once spellings are brought together."""
+    return told_classes(len(set(profile.answers) - set(profile.spellings)), profile.spellings)
 
 
 def _unread(profile: Profile) -> str:
@@ -206,6 +219,29 @@ def _split(rows: int, measure: str, profile: Profile) -> tuple[dict[str, Any], s
     return {"test": share}, (
         f"about {counted(held, 'row')}: {measure} measured on them is known to ±{width:.0f} points or better"
     )
+
+
+def _shortages(profile: Profile, left: int, task: Task) -> dict[str, str]:
+    """What there is too little of: rows, rows of some classes, labels; each with what to do about it."""
+    found: dict[str, str] = {}
+    if (severity := few(left)) != "info":
+        what = "too few to train on" if severity == "serious" else "few to train on"
+        found["rows"] = f"{counted(left, 'row')}: {what}; at least {FEWEST_ROWS} are needed and {FEW_ROWS} recommended"
+    if task != "label":
+        return found
+    classes = Counter[str]()
+    for label, rows in profile.answers.items():
+        classes[profile.spellings.get(label, label)] += rows
+    small = {label: rows for label, rows in reversed(classes.most_common()) if rows < FEWEST_OF_CLASS}
+    if small and len(classes) > 1:
+        found["classes"] = f"{told_few(small, len(classes), FEWEST_OF_CLASS, 'rows')}. {FEW_REMEDY}"
+    if profile.unlabeled:
+        some = of_rows(profile.unlabeled, profile.looked_at, "has", "have")
+        found["unlabeled"] = (
+            f"{some} no label. To give them to annotators, uncomment the step `unlabeled` in the recipe, run it, and "
+            "`luthier export RECIPE:unlabeled --to DIR --format label-studio` (`luthier docs label`)"
+        )
+    return found
 
 
 def _why_task(profile: Profile, choice: Choice, task: Task) -> str:
@@ -298,7 +334,13 @@ def _rest(proposal: Proposal) -> Iterator[str]:
     more = "".join(f", {name}: {value}" for name, value in wished.settings.items())
     rules = ", ".join(json.dumps(rule) for rule in proposal.rules)
     yield "  # What might be wrong with the rows, looked at before they are trained on; the report tells."
+    for name in ("rows", "classes"):
+        if why := proposal.reasons.get(name):
+            yield f"  # {_one_line(why)}"
     yield "  validate: {kind: validate, data: data}"
+    if why := proposal.reasons.get("unlabeled"):
+        yield f"  # {_one_line(why)}:"
+        yield "  # unlabeled: {kind: unlabeled, data: data}"
     yield from _balancing(proposal.profile)
     yield "  # A small adapter: the base model's weights stay as they are."
     if wished.why:
@@ -342,7 +384,10 @@ def _scalar(value: Any) -> str:
     """A value as YAML; text that could be read as something else is quoted as JSON, which YAML reads, too."""
     if isinstance(value, str) and _PLAIN.fullmatch(value) and value.isascii() and value.lower() not in _RESERVED:
         return value
-    return json.dumps(value, ensure_ascii=not (isinstance(value, str) and value.isprintable()))
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=not value.isprintable())
+    text = json.dumps(value, ensure_ascii=False)
+    return text if text.isprintable() else json.dumps(value)
 
 
 def _one_line(text: str) -> str:

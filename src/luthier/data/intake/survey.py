@@ -14,6 +14,7 @@ import numpy as np
 from luthier.core.counted import by_name, counted, of_rows
 from luthier.core.errors import DataError, Where
 from luthier.data.bounds import first, size_of_record
+from luthier.data.intake.alike import ClassTexts
 from luthier.data.intake.cells import UnusableRowError
 from luthier.data.intake.choose import Choice, Task
 from luthier.data.intake.question import with_whole_question
@@ -23,7 +24,7 @@ from luthier.data.ops.label_spelling import other_spellings
 from luthier.data.ops.language import Language
 from luthier.data.ops.normalise import holds_html, is_about_html
 from luthier.data.ops.pii import Pii
-from luthier.data.passes.reader import unusable
+from luthier.data.passes.reader import EMPTY_ANSWER, unusable
 from luthier.data.profile import ColumnProfile, Profile
 from luthier.data.row import Broken, Record, Row
 from luthier.data.source import Source, broken_row, holding
@@ -89,14 +90,13 @@ def survey(source: Source, base: Path, name: str, task: Task | None = None) -> t
         notes.append(
             f"{of_rows(left.total(), len(looked), 'has', 'have')} nothing to learn and will be dropped: {told}"
         )
-        found = found.model_copy(update={"notes": notes})
+        found = found.model_copy(update={"notes": notes, "unlabeled": left[EMPTY_ANSWER]})
     return _with_rows(found, rows, answers if whole else Counter()), choice
 
 
 def _place(broken: Broken, name: str) -> str:
     """The line of a broken row, and its file where there are several."""
-    line = f"line {broken.line}"
-    return line if broken.file == name else f"{line} of {broken.file}"
+    return broken.place if broken.file == name else f"{broken.place} of {broken.file}"
 
 
 def _read(
@@ -219,6 +219,7 @@ def _rows(source: Source, records: Sequence[Record]) -> tuple[list[Row], Counter
             tools=parts.tools,
             meta=parts.meta,
             group=parts.group,
+            row=record.row,
         )
         if why := unusable(row):
             left[why] += 1
@@ -249,7 +250,7 @@ def _with_rows(base: Profile, rows: list[Row], answers: Counter[str]) -> Profile
         "about_html": sum(map(is_about_html, with_html)),
         "with_tools": sum(bool(row.tools) for row in rows),
         "calling": sum(bool(row.messages[-1].tool_calls) for row in rows),
-        "spellings": other_spellings(answers),
+        "spellings": other_spellings(answers, ClassTexts(rows, SEED).alike),
         "held_out": _held_out(rows),
         "answers": dict(answers.most_common()),
         "answer_words": round(sum(len(row.says.split()) for row in rows) / len(rows), 1),

@@ -11,7 +11,7 @@ from luthier.data.operator import Drop, Edit, Operator, RowOperator, Said, SetOp
 from luthier.data.passes.apply import Named, category, spliced, take
 from luthier.data.passes.memory import InMemory
 from luthier.data.profile import Change, Profile, Trial
-from luthier.data.row import Batch, Row
+from luthier.data.row import Batch, Row, place_of
 from luthier.text.pii.keeper import TAG
 from luthier.text.pii.scan import find
 
@@ -139,12 +139,12 @@ def _change(text: str, edit: Edit, *, is_private: bool) -> Change:
 def _dropped(rows: Sequence[Row], outcome: Said) -> Iterator[Change]:
     """The first row of each reason."""
     seen: set[str] = set()
-    lines = {row.id: row.line for row in rows}
+    places = {row.id: place_of(row.line, row.row) for row in rows}
     for place, drop in sorted(outcome.drops.items()):
         if (reason := category(drop.reason)) not in seen:
             seen.add(reason)
             text = rows[place].prompt or rows[place].answer
-            twin = f" of line {lines[drop.twin]}" if drop.twin in lines else ""
+            twin = f" of {places[drop.twin]}" if drop.twin in places else ""
             yield Change(before=_short(without_pii(text)), after=f"dropped: {drop.reason}{twin}")
 
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain, permutations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
+from luthier.core.counted import counted
+from luthier.data.cleaning.class_lists import ListEdit, list_edits, names_in
 from luthier.data.cleaning.misspelt import misspelt
+from luthier.data.cleaning.word_forms import OTHER_WITH_S, is_plural, joined_up, may_be_plural
 from luthier.data.operator import Corpus, Edit, Outcome, Reads, SetOperator, Suggestion
 from luthier.data.row import Row
 from luthier.data.twins.text_keys import normal
@@ -22,21 +27,21 @@ _LONGEST_CHARS = 64
 _SEPARATORS = re.compile(r"(?<=[^\W\d_])[\s_\-/.]+(?=[^\W_])|(?<=[^\W_])[\s_\-/.]+(?=[^\W\d_])")
 """Between words; `-1`, `1/2`, `1.0` and `A-` mean something by their signs."""
 _ENDS = re.compile(r"^[\s_]+|(?<=[^\W\d_]{2})[\s_.]+$|[\s_]+$")
-_OTHER_WITH_S = frozenset({"news", "goods", "customs", "arms", "means", "works"})
-"""Words that a plural s makes others of."""
 
 
 class LabelSpelling(SetOperator):
     """Write every class in its most frequent spelling: `refund ` and `Refunds` become `Refund`.
 
     Spellings are brought together when they differ in case, white space, separators between words (`card-lost`,
-    `card_lost`) or a plural s; signs of numbers and marks (`-1`, `A-`, `1/2`) count. A slip of the pen (`biling`) is
-    only proposed, in `also`, since a rare class may be meant. Answers that are not classes (long, or too many different
-    ones) are left alone.
+    `card_lost`) or a plural s; signs of numbers and marks (`-1`, `A-`, `1/2`) count. Other forms are only proposed, in
+    `also`, since another class may be meant: a slip of the pen (`biling`), an umlaut spelled out (`Rueckerstattung`), a
+    compound with a hyphen (`Kunden-Konto`), other plurals (`queries`, `Rechnungen`). A list of classes in the system
+    prompt keeps the classes that are left. Answers that are not classes (long, or too many different ones) are left
+    alone.
     """
 
     kind: Literal["label_spelling"] = "label_spelling"
-    reads: ClassVar[tuple[Reads, ...]] = ("answer",)
+    reads: ClassVar[tuple[Reads, ...]] = ("answer", "system")
     suggested_at: ClassVar[int] = 10
     rewrites: ClassVar[bool] = True
 
@@ -53,21 +58,35 @@ class LabelSpelling(SetOperator):
         wanted = self._wanted(counts)
         outcome = Outcome(notes=[f"label_spelling: {old!r} is written {new!r}" for old, new in sorted(wanted.items())])
         if wanted:
+            prompts = _Prompts(wanted, {wanted.get(label, label) for label in counts})
             for place, row in enumerate(corpus.rows()):
-                for name, text in _answers(row):
-                    if text in wanted:
-                        whole = Edit(name, 0, len(text), text, wanted[text], "one spelling for the class")
-                        outcome.edits.setdefault(place, []).append(whole)
+                edits = [
+                    Edit(name, 0, len(text), text, wanted[text], "one spelling for the class")
+                    for name, text in _answers(row)
+                    if text in wanted
+                ]
+                if edits := [*prompts.edits(row), *edits]:
+                    outcome.edits[place] = edits
+            outcome.notes.extend(prompts.notes())
         return outcome
 
     def _wanted(self, counts: Counter[str]) -> dict[str, str]:
         """Each spelling that is not the one to be written, with that one."""
+        usual = spellings(counts)
+        named = {label: self._also(label, usual) for label in counts}
         meant: Counter[str] = Counter()
         for label, rows in counts.items():
-            meant[self.also.get(label, label)] += rows
+            meant[named[label]] += rows
         usual = spellings(meant)
-        found = {label: self.also.get(label, label) for label in counts}
-        return {label: usual.get(one, one) for label, one in found.items() if usual.get(one, one) != label}
+        return {label: usual.get(one, one) for label, one in named.items() if usual.get(one, one) != label}
+
+    def _also(self, label: str, usual: Mapping[str, str]) -> str:
+        """What `also` makes of a class, or of the usual spelling of it; one that it names may be named again."""
+        seen: set[str] = set()
+        while label not in seen:
+            seen.add(label)
+            label = self.also.get(label, self.also.get(usual.get(label, label), label))
+        return label
 
     @classmethod
     def trial(cls) -> LabelSpelling:
@@ -82,9 +101,57 @@ class LabelSpelling(SetOperator):
         shown = ", ".join(f"{old!r} as {new!r}" for old, new in sorted(profile.spellings.items())[:3])
         many = len(profile.spellings)
         why = f"{many} spelling{'s' * (many > 1)} of classes can be brought together, such as {shown}"
-        if also := slips(Counter(profile.answers)):
+        certain = spellings(Counter(profile.answers))
+        if also := {old: new for old, new in sorted(profile.spellings.items()) if certain.get(old) != new}:
             return Suggestion({"also": also}, f"{why}; see whether `also` is right")
         return Suggestion({}, why)
+
+
+class _Prompts:
+    """System prompts whose lists of classes are kept to those that are left; each text is looked at once."""
+
+    def __init__(self, wanted: Mapping[str, str], left: Collection[str]) -> None:
+        self._wanted = wanted
+        self._left = left
+        self._found: dict[tuple[str, str], list[Edit]] = {}
+        self._changed = 0
+        self._names: set[str] = set()
+
+    def edits(self, row: Row) -> Iterator[Edit]:
+        """What becomes of the lists in the system turns of a row."""
+        for name, text in row.texts(("system",)):
+            if (name, text) not in self._found:
+                self._found[name, text] = self._looked_at(name, text)
+            yield from self._found[name, text]
+
+    def _looked_at(self, name: str, text: str) -> list[Edit]:
+        lists = list_edits(text, self._wanted, self._left)
+        rest = "\n\n".join(self._without(text, lists))
+        self._names.update(names_in(rest, [old for old in self._wanted if old.strip() not in self._left]))
+        self._changed += bool(lists)
+        return [Edit(name, one.start, one.end, one.before, one.after, "the classes that are left") for one in lists]
+
+    @staticmethod
+    def _without(text: str, lists: Sequence[ListEdit]) -> Iterator[str]:
+        start = 0
+        for one in lists:
+            yield text[start : one.start]
+            start = one.end
+        yield text[start:]
+
+    def notes(self) -> Iterator[str]:
+        """What the user is told of them."""
+        if self._changed:
+            many = counted(len(self._left), "class", "classes")
+            yield f"label_spelling: the system prompt lists the {many} that are left"
+        for name in sorted(self._names):
+            yield (
+                f"label_spelling: the system prompt still names {name!r}, which is written "
+                f"{self._wanted_of(name)!r}, outside of a list: write it so in the source's `system`"
+            )
+
+    def _wanted_of(self, name: str) -> str:
+        return next(new for old, new in self._wanted.items() if old.strip() == name)
 
 
 def _answers(row: Row) -> Iterator[tuple[str, str]]:
@@ -100,19 +167,29 @@ def spellings(counts: Counter[str]) -> dict[str, str]:
         classes.setdefault(_bare(label), []).append(label)
     for key in sorted(classes):
         single = key.removesuffix("s")
-        is_plural = single[-1:].isalpha() and single[-1] != "s" and key.split()[-1] not in _OTHER_WITH_S
+        is_plural = single[-1:].isalpha() and single[-1] != "s" and key.split()[-1] not in OTHER_WITH_S
         if single != key and is_plural and single in classes and len(single) > 2:
             classes[single] += classes.pop(key)
     found: dict[str, str] = {}
     for labels in classes.values():
-        best = min(labels, key=lambda label: (-counts[label], label != label.strip(), label))
+        best = _best(labels, counts)
         found.update({label: best for label in labels if label != best})
     return found
 
 
-def other_spellings(counts: Counter[str]) -> dict[str, str]:
-    """Each class that is another spelling or a slip of the pen, with the one that is meant."""
-    return {**slips(counts), **spellings(counts)}
+def other_spellings(counts: Counter[str], alike: Callable[[str, str], bool] | None = None) -> dict[str, str]:
+    """Each class that is another spelling or form of one, or a slip of the pen, with the one that is meant.
+
+    `alike` says whether the texts of two classes are alike; without it, forms that may be other words are left apart.
+    """
+    found = spellings(counts)
+    for step in (_forms, partial(_plurals, alike=alike), slips):
+        together = Counter[str]()
+        for label, rows in counts.items():
+            together[found.get(label, label)] += rows
+        more = step(together)
+        found = {label: more.get(meant, meant) for label, meant in {**more, **found}.items()}
+    return found
 
 
 def slips(counts: Counter[str]) -> dict[str, str]:
@@ -123,6 +200,42 @@ def slips(counts: Counter[str]) -> dict[str, str]:
     written = {_bare(label): label for label in together}
     found = misspelt({bare: together[label] for bare, label in written.items()})
     return {written[slip]: written[meant] for slip, meant in found.items()}
+
+
+def _forms(counts: Counter[str]) -> dict[str, str]:
+    """Classes that are the same when umlauts are spelled out and compounds written as one word."""
+    classes: dict[str, list[str]] = {}
+    for label in counts:
+        classes.setdefault(joined_up(_bare(label)), []).append(label)
+    return {
+        label: best
+        for labels in classes.values()
+        for best in [_best(labels, counts)]
+        for label in labels
+        if label != best
+    }
+
+
+def _plurals(counts: Counter[str], alike: Callable[[str, str], bool] | None) -> dict[str, str]:
+    """Singulars and plurals of one class, with the more frequent of the two."""
+    bare = {label: _bare(label) for label in sorted(counts)}
+    by_initial: dict[str, list[str]] = {}
+    for label in bare:
+        by_initial.setdefault(joined_up(bare[label])[:1], []).append(label)
+    found: dict[str, str] = {}
+    for one, other in chain.from_iterable(permutations(labels, 2) for labels in by_initial.values()):
+        if not {one, other}.isdisjoint((*found, *found.values())):
+            continue
+        pair = bare[one], bare[other]
+        if is_plural(*pair) or (alike is not None and may_be_plural(*pair) and alike(one, other)):
+            best = _best([one, other], counts)
+            found[other if best == one else one] = best
+    return found
+
+
+def _best(labels: Sequence[str], counts: Mapping[str, int]) -> str:
+    """The most frequent of some spellings (the first in order, when equally frequent)."""
+    return min(labels, key=lambda label: (-counts[label], label != label.strip(), label))
 
 
 def _bare(label: str) -> str:

@@ -9,11 +9,17 @@ from luthier.core.digest import digest_of
 from luthier.data.operator import Drop, Edit, Operator, RowOperator, Said, Secret
 from luthier.data.passes.tables import Event
 from luthier.data.row import Batch, Row
+from luthier.text.messages import Message
 
 Numbered = tuple[int, Event]
 """An event and the number of its row, by which events are put in order."""
 
 
+SOURCE = "source"
+"""What events call the reader of rows."""
+_SHOWN_CHARS = 80
+"""So much of a row that is left out is kept for whoever looks through them."""
+_READ_CHARS = 2000
 Tables = dict[str, dict[str, dict[str, int]]]
 """Counts by operator, by what was found, and where."""
 
@@ -77,16 +83,50 @@ def take(batch: Batch, one: Named, outcome: Said, guards: Sequence[Operator]) ->
         for change, spans in zip(changes, told, strict=True)
         for event in _edit_events(change, fields.get(change.field, change.field), spans, one.name)
     ]
-    for place, drop in outcome.drops.items():
-        events.append((rows[place].n, drop_event(rows[place], one.name, drop)))
+    begun = shown_openings([opening(rows[place]) for place in outcome.drops], guards)
+    for (place, drop), text in zip(outcome.drops.items(), begun, strict=True):
+        events.append((rows[place].n, drop_event(rows[place], one.name, drop, text)))
     columns = {f"{one.name}.{name}": list(values) for name, values in outcome.attributes.items()}
     whole = Batch(rows, {**batch.attributes, **columns})
     return whole.keep([place not in outcome.drops for place in range(len(rows))]), events
 
 
-def drop_event(row: Row, operator: str, drop: Drop) -> Event:
-    """The event of a row that is left out."""
-    return Event(row.id, row.file, row.line, operator, "drop", drop.reason, twin=drop.twin, similarity=drop.similarity)
+def drop_event(row: Row, operator: str, drop: Drop, text: str | None = None) -> Event:
+    """The event of a row that is left out; `text` is what may be shown of it."""
+    event = Event(row.id, row.file, row.line, operator, "drop", drop.reason, row=row.row, text=text or None)
+    return event._replace(twin=drop.twin, similarity=drop.similarity)
+
+
+def opening(row: Row) -> str:
+    """How a row begins, with so much behind it that what may not be shown is found whole: its prompt, or what it says
+    where nothing was asked."""
+    return (row.prompt or row.says)[:_READ_CHARS]
+
+
+def shown_openings(texts: Sequence[str], guards: Sequence[Operator]) -> list[str]:
+    """What events may show of how rows begin, as one line: what private operators cut off is not there, and secrets are
+    replaced by their keyed hashes."""
+    lines = [" ".join(text.split()) for text in _without_private(texts, guards)]
+    secrets = _secrets(lines, guards) if guards and lines else {}
+    return [_begun(line, secrets.get(line, ())) for line in lines]
+
+
+def _without_private(texts: Sequence[str], guards: Sequence[Operator]) -> Sequence[str]:
+    """Texts without what operators take out that know no secrets by themselves, such as signatures."""
+    for guard in guards:
+        if isinstance(guard, RowOperator) and type(guard).secrets is Operator.secrets:
+            rows = [Row(0, "", "", "", 0, "chat", _asked(text)) for text in texts]
+            edits = guard.apply(rows).edits
+            texts = [(_edit(row, edits[place])[0] if place in edits else row).prompt for place, row in enumerate(rows)]
+    return texts
+
+
+def _asked(text: str) -> tuple[Message, ...]:
+    return Message(role="user", content=text), Message(role="assistant", content="")
+
+
+def _begun(text: str, secrets: Sequence[Secret]) -> str:
+    return _veiled(text[:_SHOWN_CHARS], 0, secrets) + "…" * (len(text) > _SHOWN_CHARS)
 
 
 class _Change(NamedTuple):
@@ -122,7 +162,8 @@ def _edit_events(change: _Change, field: str, spans: Sequence[tuple[str, str]], 
     row = change.row
     for edit, (before, after) in zip(change.edits, spans, strict=True):
         place = (field, edit.start, edit.end)
-        yield row.n, Event(row.id, row.file, row.line, operator, "edit", edit.reason, *place, before, after)
+        told = (*place, before, after, None, None, row.row)
+        yield row.n, Event(row.id, row.file, row.line, operator, "edit", edit.reason, *told)
 
 
 def spliced(text: str, edits: Sequence[Edit]) -> str:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 
 from luthier.data.operator import Drop, Edit, Operator, Outcome, Said
-from luthier.data.passes.apply import Named, Numbered, take
+from luthier.data.passes.apply import Named, Numbered, drop_event, opening, shown_openings, take
 from luthier.data.passes.columns import column, mask
 from luthier.data.passes.columns import places as rows_at
 from luthier.data.passes.spill import Spill
-from luthier.data.passes.tables import Event, arrow_type, from_arrow, read_cells, write_cells
+from luthier.data.passes.tables import TALK_COLUMNS, arrow_type, from_arrow, read_cells, write_cells
 from luthier.data.passes.workers import Workers
 from luthier.data.row import Row
 from luthier.data.twins.places import Places, Rest
@@ -161,7 +161,9 @@ class Settled(NamedTuple):
             {name: values.to_pylist() for name, values in self._taken(places).items()},
         )
 
-    def carry_out(self, table: pa.RecordBatch, places: NDArray[np.int64]) -> tuple[pa.RecordBatch, list[Numbered]]:
+    def carry_out(
+        self, table: pa.RecordBatch, places: NDArray[np.int64], guards: Sequence[Operator]
+    ) -> tuple[pa.RecordBatch, list[Numbered]]:
         """Add the columns to rows at these places, and leave out the dropped ones; rows are not taken apart."""
         import pyarrow as pa
 
@@ -169,7 +171,7 @@ class Settled(NamedTuple):
         columns = {f"{self.one.name}.{name}": values for name, values in self._taken(places).items()}
         schema = pa.schema([*table.schema, *((name, values.type) for name, values in columns.items())])
         table = pa.RecordBatch.from_arrays([*table.columns, *columns.values()], schema=schema)
-        events = _drop_events(table, self.one.name, drops)
+        events = _drop_events(table, self.one.name, drops, guards)
         if drops:
             table = table.filter(mask(self.drops.stay(places)))
         return table, events
@@ -187,13 +189,17 @@ def _needed(places: Rest, columns: Mapping[str, pa.Array | Sparse]) -> Rest | No
     return None if all(isinstance(values, Sparse) for values in columns.values()) else places
 
 
-def _drop_events(table: pa.RecordBatch, operator: str, drops: Mapping[int, Drop]) -> list[Numbered]:
-    """That rows at some indices go; four columns of them are read."""
-    gone = table.select(["n", "id", "file", "line"]).take(rows_at(np.fromiter(drops, np.int64, len(drops))))
-    told = zip(*(values.to_pylist() for values in gone.columns), drops.values(), strict=True)
+def _drop_events(
+    table: pa.RecordBatch, operator: str, drops: Mapping[int, Drop], guards: Sequence[Operator]
+) -> list[Numbered]:
+    """That rows at some indices go."""
+    if not drops:
+        return []
+    gone = from_arrow(table.select(list(TALK_COLUMNS)).take(rows_at(np.fromiter(drops, np.int64, len(drops))))).rows
+    begun = shown_openings([opening(row) for row in gone], guards)
     return [
-        (number, Event(name, file, line, operator, "drop", drop.reason, twin=drop.twin, similarity=drop.similarity))
-        for number, name, file, line, drop in told
+        (row.n, drop_event(row, operator, drop, text))
+        for row, drop, text in zip(gone, drops.values(), begun, strict=True)
     ]
 
 
@@ -212,7 +218,7 @@ def carried_out(
         events: list[Numbered] = []
         left = table
         for one in settled:
-            left, made = one.carry_out(left, places)
+            left, made = one.carry_out(left, places, guards)
             places = places[one.drops.stay(places)] if made else places
             events += made
         yield left, sorted(events, key=lambda numbered: numbered[0])

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from luthier.data.operator import Judge
-from luthier.data.passes.apply import Named, Numbered, drop_event
+from luthier.data.operator import Judge, Operator
+from luthier.data.passes.apply import Named, Numbered, drop_event, opening, shown_openings
 from luthier.data.passes.corpus import View
 from luthier.data.passes.engine import Books
 from luthier.data.passes.spill import Spill
+from luthier.data.passes.stage import guards_of
 from luthier.data.passes.tables import EventWriter, from_arrow
 from luthier.data.split import NAMES, NOT_TAKEN, TEST, TRAIN, VALIDATION
 from luthier.data.twins.places import Listed
@@ -30,11 +31,19 @@ def leave_out(
     for one in operators:
         judge = one.operator.after_split(view)
         if judge is not None:
-            _judged(spill, splits, one.name, judge, books, events)
+            _judged(spill, splits, one.name, judge, guards_of(operators), books, events)
     return splits
 
 
-def _judged(spill: Spill, splits: NDArray[np.int8], name: str, judge: Judge, books: Books, events: EventWriter) -> None:
+def _judged(
+    spill: Spill,
+    splits: NDArray[np.int8],
+    name: str,
+    judge: Judge,
+    guards: Sequence[Operator],
+    books: Books,
+    events: EventWriter,
+) -> None:
     at = 0
     for table in spill.batches():
         part = splits[at : at + table.num_rows]
@@ -42,7 +51,11 @@ def _judged(spill: Spill, splits: NDArray[np.int8], name: str, judge: Judge, boo
         training = np.flatnonzero(part == NAMES.index(TRAIN))
         rows = from_arrow(table.take(training)).rows if len(training) else []
         drops = judge(rows)
-        made: list[Numbered] = [(rows[place].n, drop_event(rows[place], name, drop)) for place, drop in drops.items()]
+        begun = shown_openings([opening(rows[place]) for place in drops], guards)
+        made: list[Numbered] = [
+            (rows[place].n, drop_event(rows[place], name, drop, text))
+            for (place, drop), text in zip(drops.items(), begun, strict=True)
+        ]
         part[training[sorted(drops)]] = NAMES.index(NOT_TAKEN)
         books.enter(made)
         events.write([event for _, event in made])

@@ -105,7 +105,8 @@ class Engine:
         """All passes but those that are kept; the last spill holds the rows that are left, with all attributes."""
         cut = stages(self.operators, self.base, self.answers)
         keys = self._keys(cut, reader.identity or uuid4().hex)
-        told = self.kept.begin([key.rows for key in keys], [_may_stay(cut[n + 1 :]) for n in range(len(cut))])
+        may_stay = [_may_stay(cut[n + 1 :]) for n in range(len(cut))]
+        told = self.kept.begin([key.rows for key in keys], may_stay, is_private=not _may_stay(cut))
         self.begun = begun = len(self.kept)
         if told is not None:
             reader.again(told["reader"])

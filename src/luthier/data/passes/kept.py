@@ -55,6 +55,7 @@ class Kept:
         self._home = home
         self._done: list[Done] = []
         self._may_stay: Sequence[bool] = []
+        self._is_private = False
 
     def __len__(self) -> int:
         return len(self._done)
@@ -71,12 +72,15 @@ class Kept:
         """The file of what a set operator says of a pass's rows."""
         return self.folder / f"pass{number}.{name}.settled.arrow"
 
-    def begin(self, keys: Sequence[str], may_stay: Sequence[bool]) -> dict[str, Any] | None:
+    def begin(
+        self, keys: Sequence[str], may_stay: Sequence[bool], *, is_private: bool = False
+    ) -> dict[str, Any] | None:
         """Make the folder ready for passes with these keys; `may_stay` says whose rows may be there behind the making.
 
+        `is_private` says whether operators take out what tells of persons: then makings that took out nothing go.
         Returns what was told behind the last one that is there with its rows, after which so many are done; else None.
         """
-        self._may_stay = may_stay
+        self._may_stay, self._is_private = may_stay, is_private
         place = max([self.folder, *self._others()], key=lambda one: len(_begun(one, keys)))
         self._done = _begun(place, keys)
         with writing(self.folder):
@@ -126,7 +130,7 @@ class Kept:
             room = _MOST_BYTES
             for number, other in enumerate(sorted(self._others(), key=_age, reverse=True)):
                 room -= sum(file.stat().st_size for file in other.iterdir())
-                if number >= _MOST or room < 0:
+                if number >= _MOST or room < 0 or (self._is_private and not _is_private(other)):
                     self._remove(other)
 
     def _remove(self, other: Path) -> None:
@@ -158,7 +162,7 @@ class Kept:
 
     def _write(self) -> None:
         told = json.dumps([asdict(one) for one in self._done])
-        write_aside(self.folder / _TOLD, seal({"passes": told}))
+        write_aside(self.folder / _TOLD, seal({"passes": told, "private": self._is_private}))
 
     def _is_whole(self) -> bool:
         """Whether what is needed of the passes is what was written."""
@@ -186,6 +190,14 @@ def _begun(place: Path, keys: Sequence[str]) -> list[Done]:
     while same and same[-1].rows is None:
         same.pop()
     return same
+
+
+def _is_private(place: Path) -> bool:
+    """Whether a making took out what tells of persons."""
+    try:
+        return bool(unseal((place / _TOLD).read_bytes(), place).get("private"))
+    except (OSError, CorruptArtifact):
+        return False
 
 
 def _age(place: Path) -> float:

@@ -47,10 +47,10 @@ def unpack_events(packed: PackedEvents) -> list[Numbered]:
 
 def _row(row: Row) -> tuple[Any, ...]:
     turns = list(map(_said, row.messages))
-    return row.n, row.id, row.source, row.file, row.line, row.kind, turns, row.tools, row.meta, row.group
+    return row.n, row.id, row.source, row.file, row.line, row.kind, turns, row.tools, row.meta, row.group, row.row
 
 
 def _row_again(*values: Any) -> Row:
-    number, name, source, file, line, kind, turns, tools, meta, group = values
+    number, name, source, file, line, kind, turns, tools, meta, group, at = values
     messages = MESSAGES.validate_python([dict(zip(_FIELDS, turn, strict=True)) for turn in turns])
-    return Row(number, name, source, file, line, kind, messages, tools, meta, group)
+    return Row(number, name, source, file, line, kind, messages, tools, meta, group, at)

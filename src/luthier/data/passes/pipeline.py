@@ -28,10 +28,11 @@ from luthier.data.passes.result import Result
 from luthier.data.passes.spill import Spill
 from luthier.data.passes.tables import EventWriter, from_arrow
 from luthier.data.passes.workers import Workers
-from luthier.data.source import Source
+from luthier.data.source import HAS_ANSWER, Source
 from luthier.data.split import NAMES, NOT_TAKEN, TRAIN, Assigned, Split, assign
 from luthier.data.task import Answers, Task
 from luthier.text.dataset import Rightness, SourceCount, Summary
+from luthier.text.dropped import place_in_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -85,7 +86,7 @@ def _prepare(
     last_look(spill, engine.operators, books, engine.workers)
     task = _decide_task(left, asked, work)
     if task == "label" and reader.source.system:
-        _warn_of_classes(reader.source.system, left.answers.labels, work)
+        _warn_of_classes(_system_of(spill) or reader.source.system, left.answers.labels, work)
     assigned = assign(split, left.keys(task), work.seed)
     if split.train != 0:
         _check_train(assigned.splits, assigned.notes)
@@ -101,7 +102,8 @@ def _prepare(
     summary = _summary(reader, result, books, left.answers if task == "label" else None, measured)
     write_aside(work.folder / "summary.json", (summary.model_dump_json(indent=1) + "\n").encode())
     if (broken := reader.first_broken) is not None:
-        work.events.warning(f"left out, and listed in events.parquet: {broken.file}:{broken.line}: {broken.problem}")
+        where = place_in_file(broken.file, broken.line, broken.row)
+        work.events.warning(f"left out, and listed by `luthier show --dropped`: {where}: {broken.problem}")
     if reader.unwanted:
         what = f"{of_rows(reader.unwanted, reader.rows, 'has', 'have')} `label: false`: answers that nobody wants"
         how = "ops: [{kind: schema, columns: {label: {allowed: [true]}}}]"
@@ -180,6 +182,12 @@ def _warn_of_classes(system: str, labels: Sequence[str], work: Work) -> None:
         work.events.warning(f"{what}: add what is new to it, or bring spellings together with `label_spelling`")
 
 
+def _system_of(spill: Spill) -> str:
+    """The system turn of the first row, as operators left it."""
+    turn = spill.said(0).messages[0]
+    return turn.content if turn.role == "system" else ""
+
+
 def _check_train(splits: NDArray[np.int8], notes: Sequence[str]) -> None:
     if not (splits == NAMES.index(TRAIN)).any():
         why = f" ({'; '.join(notes)})" if notes else ""
@@ -229,5 +237,5 @@ def _speak(work: Work, summary: Summary, books: Books, assigned: Assigned) -> No
     dropped = sum(summary.dropped.values())
     why = f" ({by_name(summary.dropped)})" if dropped else ""
     work.events.note(f"{counted(summary.rows_in, 'row')} in: {rows}, {dropped} dropped{why}")
-    if dropped * 2 > summary.rows_in and "not sampled" not in summary.dropped:
+    if dropped * 2 > summary.rows_in and {"not sampled", HAS_ANSWER}.isdisjoint(summary.dropped):
         work.events.warning(f"more than half of the rows were dropped{why}")

@@ -17,13 +17,16 @@ from luthier.data.bounds import bounded, size_of_row
 from luthier.data.intake.mapping import Own, Parts
 from luthier.data.intake.media import held
 from luthier.data.operator import Drop
-from luthier.data.passes.apply import drop_event, place_id
+from luthier.data.passes.apply import SOURCE, drop_event, opening, place_id
 from luthier.data.passes.seen import First, Seen
 from luthier.data.passes.stage import Fed
 from luthier.data.passes.tables import Event
 from luthier.data.row import Batch, Broken, Record, Row
 from luthier.data.source import Source
 from luthier.text.messages import example_id
+
+EMPTY_ANSWER = "empty answer"
+"""Why a row without a label is left out."""
 
 
 class Reader:
@@ -130,9 +133,10 @@ class Reader:
             tools=parts.tools,
             meta=parts.meta,
             group=parts.group,
+            row=record.row if parts.own is None else None,
         )
         reason = unusable(row)
-        return drop_event(row, "source", Drop(reason)) if reason else row
+        return drop_event(row, SOURCE, Drop(reason), opening(row)) if reason else row
 
     def _id(self, parts: Parts) -> str:
         """The digest of the content; a later row with the same content, or the same digest, gets its own."""
@@ -150,19 +154,19 @@ class Reader:
         if (first := self._keys.value(key, record.line)) is None:
             return None
         problem = f"the id {key!r} stands in line {first}, too; ids must differ"
-        return Broken(record.file, record.line, problem, self.source.id, key=record.key)
+        return Broken(record.file, record.line, problem, self.source.id, key=record.key, row=record.row)
 
     def _broken(self, broken: Broken) -> Event:
         if broken.left_out:
             name = place_id(self.source.kind, broken.file, broken.line)
-            return Event(name, broken.file, broken.line, "source", "drop", broken.problem)
+            return Event(name, broken.file, broken.line, SOURCE, "drop", broken.problem, row=broken.row)
         if self.source.on_error == "stop":
             raise broken.error()
         self.first_broken = self.first_broken or broken
         at = f" ({broken.field})" if broken.field else ""
         name = place_id(self.source.kind, broken.file, broken.line)
         reason = f"broken row: {broken.told}{at}"
-        return Event(name, broken.file, broken.line, "source", "drop", reason)
+        return Event(name, broken.file, broken.line, SOURCE, "drop", reason, row=broken.row)
 
 
 def outside(part: BaseModel, base: Path) -> list[str | None] | None:
@@ -182,7 +186,7 @@ def unusable(row: Row) -> str | None:
     if last.role != "assistant":
         return f"no answer: the last turn is by {last.role}"
     if not last.content.strip() and not last.tool_calls:
-        return "empty answer"
+        return EMPTY_ANSWER
     if len(row.messages) > 1 and row.kind == "chat" and not row.prompt.strip():
         return "empty prompt"
     return None

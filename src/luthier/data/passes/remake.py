@@ -14,6 +14,8 @@ from luthier.core.artifact import Artifact
 from luthier.core.files import write_aside, writing
 from luthier.core.step import Work
 from luthier.data.augment.rows import as_examples, tables
+from luthier.data.operator import Drop
+from luthier.data.passes.apply import drop_event, opening, shown_openings
 from luthier.data.passes.columns import places
 from luthier.data.passes.tables import Event, EventWriter, TableWriter, example_schema, from_arrow, spill_schema
 from luthier.data.row import Batch, Row
@@ -66,7 +68,8 @@ class Remade:
 
     def drop(self, row: Row, reason: str) -> None:
         """Leave a row out; what stands before a colon in `reason` is what it is counted under."""
-        self._events.write([Event(row.id, row.file, row.line, self.work.name, "drop", reason)])
+        (text,) = shown_openings([opening(row)], [])  # what may not be shown was taken out when the rows were prepared
+        self._events.write([drop_event(row, self.work.name, Drop(reason), text)])
         self._dropped[reason.partition(": ")[0]] += 1
 
     def close(self, *, task: Literal["label", "text"], labels: Sequence[str]) -> Summary:
@@ -84,6 +87,7 @@ class Remade:
             edited={self.work.name: self._edited} if self._edited else {},
             task=task,
             labels=sorted(labels),
+            choices=told.choices,
             sources=told.sources,
         )
         write_aside(self.work.folder / "summary.json", (found.model_dump_json(indent=1) + "\n").encode())

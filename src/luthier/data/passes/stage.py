@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from luthier.data.operator import Column, Operator, RowOperator, SetOperator
-from luthier.data.passes.apply import Named, Numbered, Tables, run_row_operators
+from luthier.data.passes.apply import SOURCE, Named, Numbered, Tables, run_row_operators, shown_openings
 from luthier.data.passes.packing import PackedBatch, PackedEvents, pack, pack_events, unpack, unpack_events
 from luthier.data.passes.tables import from_arrow, from_bytes, spill_schema, to_arrow, to_bytes
 from luthier.data.passes.workers import Workers
@@ -76,7 +76,7 @@ class Stage:
             return Passed(fed.rows, fed.events, [], [], {})
         before = fed.rows if isinstance(fed.rows, Batch) else from_arrow(fed.rows)
         batch, made, notes, counts = run_row_operators(before, self.rows, self.guards)
-        events = sorted([*fed.events, *made], key=lambda numbered: numbered[0])
+        events = sorted([*self._guarded(fed.events), *made], key=lambda numbered: numbered[0])
         sketches: list[bytes] = []
         for one in self.sets:
             assert isinstance(one.operator, SetOperator)
@@ -85,13 +85,21 @@ class Stage:
         table = fed.rows if untouched else to_arrow(batch, spill_schema(self.columns))
         return Passed(table, events, sketches, notes, counts)
 
+    def _guarded(self, events: Sequence[Numbered]) -> list[Numbered]:
+        """Events of rows that the reader left out, with no more of their texts than may be shown."""
+        bare = [at for at, (_, event) in enumerate(events) if event.operator == SOURCE and event.text]
+        found = list(events)
+        for at, text in zip(bare, shown_openings([events[at][1].text or "" for at in bare], self.guards), strict=True):
+            found[at] = (events[at][0], events[at][1]._replace(text=text))
+        return found
+
 
 def stages(operators: Sequence[Named], base: Path = Path(), kept: Path | None = None) -> list[Stage]:
     """Cut a list of operators into stages; the last has no set operators, so that all is carried out.
 
     Set operators that stand side by side share a stage, unless one edits what the next would see.
     """
-    guards = [one.operator for one in operators if type(one.operator).secrets is not Operator.secrets]
+    guards = guards_of(operators)
     found = [Stage([], [], guards, {}, base, kept)]
     for one, after in zip(operators, (*operators, None)[1:], strict=True):
         if isinstance(one.operator, RowOperator):
@@ -105,6 +113,12 @@ def stages(operators: Sequence[Named], base: Path = Path(), kept: Path | None = 
             settled = {name: kind for each in last.sets for name, kind in columns_of(each).items()}
             found.append(Stage([], [], guards, {**last.columns, **settled}, base, kept))
     return found
+
+
+def guards_of(operators: Sequence[Named]) -> list[Operator]:
+    """Those of some operators that know what may not stand in clear, or take it out."""
+    found = (one.operator for one in operators)
+    return [one for one in found if one.is_private or type(one).secrets is not Operator.secrets]
 
 
 def columns_of(one: Named) -> Mapping[str, Column]:

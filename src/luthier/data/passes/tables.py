@@ -17,11 +17,11 @@ from luthier.data.row import MESSAGES, Batch, Row
 if TYPE_CHECKING:
     import pyarrow as pa
 
-ROW_COLUMNS = ("n", "id", "source", "file", "line", "kind", "messages", "tools", "meta", "group")
+ROW_COLUMNS = ("n", "id", "source", "file", "line", "kind", "messages", "tools", "meta", "group", "row")
 """Columns of rows between passes, before their attributes."""
 TALK_COLUMNS = tuple(name for name in ROW_COLUMNS if name not in ("tools", "meta"))
 """Those of them that tell what is said in a row and where it comes from: the others may hold much, and are JSON."""
-EXAMPLE_COLUMNS = ("id", "source", "file", "line", "kind", "messages", "label", "tools", "meta", "group")
+EXAMPLE_COLUMNS = ("id", "source", "file", "line", "kind", "messages", "label", "tools", "meta", "group", "row")
 """Columns of a split's file."""
 ROW_GROUP = 8192
 """Rows of a Parquet row group: fixed, so that the same rows make the same bytes."""
@@ -45,13 +45,17 @@ class Event(NamedTuple):
     after: str | None = None
     twin: str | None = None
     similarity: float | None = None
+    row: int | None = None
+    """The row's number as a spreadsheet counts, where that is not the line's."""
+    text: str | None = None
+    """How a row that is left out begins."""
 
 
 def example_schema() -> pa.Schema:
     """Columns of a split's file, with their types."""
     import pyarrow as pa
 
-    return pa.schema([(name, pa.int64() if name == "line" else pa.string()) for name in EXAMPLE_COLUMNS])
+    return pa.schema([(name, pa.int64() if name in ("line", "row") else pa.string()) for name in EXAMPLE_COLUMNS])
 
 
 def event_schema() -> pa.Schema:
@@ -59,7 +63,7 @@ def event_schema() -> pa.Schema:
     import pyarrow as pa
 
     whole, real = pa.int64(), pa.float64()
-    types = {"line": whole, "start": whole, "end": whole, "similarity": real}
+    types = {"line": whole, "start": whole, "end": whole, "similarity": real, "row": whole}
     return pa.schema([(name, types.get(name, pa.string())) for name in Event._fields])
 
 
@@ -67,7 +71,7 @@ def spill_schema(attributes: dict[str, Column]) -> pa.Schema:
     """Columns of rows between passes, with the attributes written so far."""
     import pyarrow as pa
 
-    fixed = [(name, pa.int64() if name in ("n", "line") else pa.string()) for name in ROW_COLUMNS]
+    fixed = [(name, pa.int64() if name in ("n", "line", "row") else pa.string()) for name in ROW_COLUMNS]
     return pa.schema([*fixed, *((name, arrow_type(kind)) for name, kind in attributes.items())])
 
 
@@ -103,6 +107,7 @@ def to_arrow(batch: Batch, schema: pa.Schema) -> pa.RecordBatch:
         "tools": [dump(row.tools) if row.tools else "[]" for row in rows],
         "meta": [dump(row.meta) if row.meta else "{}" for row in rows],
         "group": [row.group for row in rows],
+        "row": [row.row for row in rows],
         **batch.attributes,
     }
     arrays = [column(columns[one.name], one.type) for one in schema]
@@ -117,8 +122,8 @@ def from_arrow(table: pa.RecordBatch) -> Batch:
     no_tools, no_meta = ["[]"] * len(messages), ["{}"] * len(messages)
     tools = [tuple(json.loads(text)) if text != "[]" else () for text in columns.pop("tools", no_tools)]
     meta = [json.loads(text) if text != "{}" else {} for text in columns.pop("meta", no_meta)]
-    group = columns.pop("group")
-    rows = [Row(*values) for values in zip(*fixed, messages, tools, meta, group, strict=True)]
+    group, number = columns.pop("group"), columns.pop("row")
+    rows = [Row(*values) for values in zip(*fixed, messages, tools, meta, group, number, strict=True)]
     return Batch(rows, columns)
 
 

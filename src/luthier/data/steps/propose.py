@@ -60,7 +60,7 @@ class Propose(Step):
         started = time.perf_counter()
         data = work.inputs["data"]
         told = summary(data)
-        labels = self._labels(told.labels)
+        labels = self._labels(told.labels or told.choices)
         total = sum(told.rows.values())
         scorer = Scorer(work.inputs["model"], labels, self.normalise, work)
         asked = (self._asked(rows, labels) for rows in _all(data))

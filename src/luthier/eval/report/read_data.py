@@ -7,9 +7,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from luthier.core.artifact import Artifact
-from luthier.eval.report.facts.data import Counted, DataFacts, Edit, LabelCount, Rightness, Source
+from luthier.eval.report.facts.data import Counted, DataFacts, Edit, LabelCount, LeftOut, Rightness, Source
 from luthier.text.dataset import Summary, frame, splits, summary
+from luthier.text.dropped import place_in_file, read_dropped
 
+DROPS_OF_EACH = 3
 EDITS_OF_EACH = 4
 MOST_EDITS = 20
 
@@ -25,6 +27,10 @@ def data_facts(name: str, artifact: Artifact) -> DataFacts:
         made=told.made,
         splits={split: told.rows[split] for split in order},
         dropped=told.dropped,
+        left_out=tuple(
+            LeftOut(reason=one.reason, place=one.place, text=one.text, twin=one.twin)
+            for one in read_dropped(artifact, DROPS_OF_EACH)
+        ),
         edited=told.edited,
         labels=_labels(artifact, told, order),
         counted=tuple(_counted(told)),
@@ -77,7 +83,7 @@ def _edits(artifact: Artifact) -> Iterable[Edit]:
 
 
 def _place(told: dict[str, Any]) -> str:
-    return f"{told['file']}:{told['line']}" if told.get("line") is not None else str(told.get("file") or "")
+    return place_in_file(told.get("file"), told.get("line"), told.get("row"))
 
 
 def _sources(artifact: Artifact, told: Summary) -> tuple[Source, ...]:

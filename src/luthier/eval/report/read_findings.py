@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from luthier.core.artifact import Artifact
 from luthier.eval.report.facts.data import FindingFacts, FoundRow, ValidationFacts
 from luthier.text.dataset import columns, splits
+from luthier.text.dropped import place_in_file
 from luthier.text.findings import Mark, read_findings, read_marks
 from luthier.text.messages import Example, answer_of, question_of
 
@@ -45,10 +46,10 @@ def validation_facts(name: str, artifact: Artifact) -> ValidationFacts:
 def _rows(data: Artifact, wanted: set[str]) -> Iterable[FoundRow]:
     """The wanted rows of a data set, read a batch at a time."""
     for split in splits(data):
-        for told in columns(data, split, "id", "file", "line", "messages"):
+        for told in columns(data, split, "id", "file", "line", "row", "messages"):
             if told["id"] in wanted:
                 example = _example(told["id"], told["messages"])
-                place = f"{told['file']}:{told['line']}"
+                place = place_in_file(told["file"], told["line"], told.get("row"))
                 yield FoundRow(id=example.id, place=place, text=question_of(example), answer=answer_of(example))
 
 

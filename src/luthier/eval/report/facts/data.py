@@ -28,6 +28,15 @@ class Edit(Fact):
     after: str
 
 
+class LeftOut(Fact):
+    """One row that was left out: why, where it stands, how it begins, and where the row stands that it repeats."""
+
+    reason: str
+    place: str
+    text: str
+    twin: str = ""
+
+
 class LabelCount(Fact):
     """How many rows bear a label, by split."""
 
@@ -64,6 +73,8 @@ class DataFacts(Fact):
     made: dict[str, int] = Field(default_factory=dict)
     """Of them, rows that were made out of others, by augmenter."""
     dropped: dict[str, int] = Field(default_factory=dict)
+    left_out: tuple[LeftOut, ...] = ()
+    """The first dropped rows of each reason."""
     edited: dict[str, int] = Field(default_factory=dict)
     """Edits by operator."""
     labels: tuple[LabelCount, ...] = ()

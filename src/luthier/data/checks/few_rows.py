@@ -1,0 +1,64 @@
+"""Too few rows to train on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from luthier.core.counted import counted
+from luthier.data.check import Check, Found, Planted
+from luthier.data.checking.material import Material, Seen
+from luthier.text.findings import FEWEST_ROWS, Finding, Number, Severity
+
+FEW_ROWS = 50
+"""From 50 to 100 examples on, OpenAI's guide to supervised fine-tuning sees clear improvements."""
+REMEDY = (
+    "Collect more rows, label those that have no label yet (step `unlabeled`), or make some of the rows that there are "
+    "(step `augment`); until then, give the examples to the model in its prompt."
+)
+
+
+class FewRows(Check):
+    """Fewer training rows than a model needs to learn from."""
+
+    kind: Literal["few_rows"] = "few_rows"
+    measures: ClassVar[Mapping[str, str]] = {"rows.train": "rows to train on"}
+    false_alarms: ClassVar[float] = 0.0
+
+    warning: int = Field(default=FEW_ROWS, ge=1)
+    """With fewer training rows it is a warning."""
+    serious: int = Field(default=FEWEST_ROWS, ge=1)
+    """With fewer training rows it is serious."""
+
+    def look(self, data: Material) -> Iterable[Found]:
+        training = len(data.of_split("train"))
+        measured = len(data.of_split("test", "validation"))
+        is_part = len(data.rows) < data.available  # then the rows that are looked at are not all that there are
+        severity = few(data.available if is_part else training, self.warning, self.serious)
+        if not training and measured:  # rows that are only measured on
+            severity = "info"
+        held = f", {measured:,} held out" if measured else ""
+        wanted = f"at least {self.serious:,} are needed and {self.warning:,} recommended"
+        yield Found(
+            Finding(
+                name=self.kind,
+                severity=severity,
+                title="Too few rows" if severity != "info" else "Training rows",
+                sentence=f"{counted(training, 'training row')}{held}"
+                + (f": too few to train on; {wanted}." if severity != "info" else "."),
+                numbers={"rows.train": Number(value=training, rows=len(data.rows), about=self.measures["rows.train"])},
+                remedy=REMEDY if severity != "info" else "",
+            )
+        )
+
+    def plant(self, rows: Sequence[Seen]) -> Planted:
+        """All training rows but eight are gone."""
+        gone = {row.id for row in [row for row in rows if row.split == "train"][8:]}
+        return Planted([row for row in rows if row.id not in gone])
+
+
+def few(rows: int, warning: int = FEW_ROWS, serious: int = FEWEST_ROWS) -> Severity:
+    """How bad it is to have so few rows to train on."""
+    return "serious" if rows < serious else "warning" if rows < warning else "info"

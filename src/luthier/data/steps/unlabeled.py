@@ -1,0 +1,69 @@
+"""The step that makes a data set of the rows without a label, for annotators, rules or a model to label."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from luthier.core.artifact import Artifact
+from luthier.core.errors import DataError, RecipeError, Where
+from luthier.core.files import write_aside
+from luthier.core.step import DataRef, Forecast, Makes, Outline, Outlook, Step, Work
+from luthier.data.ops.label_spelling import LabelSpelling
+from luthier.data.passes.pipeline import Options, prepare
+from luthier.data.passes.reader import EMPTY_ANSWER
+from luthier.data.split import Split
+from luthier.data.steps.prepare import BASE_BYTES, Prepare
+from luthier.text.dataset import summary
+
+
+class Unlabeled(Step):
+    """Make a data set of the rows that a step `prepare` left out because they have no answer, as texts to label.
+
+    The same source is read and the same operators work on the texts, so that personal data is redacted as in the data
+    set. `luthier export` gives the rows to annotators, with the classes of the data set to choose from; the steps
+    `propose`, `select` and `label` take them too.
+    """
+
+    kind: Literal["unlabeled"] = "unlabeled"
+    makes: ClassVar[Makes] = "dataset"
+
+    data: DataRef
+    """The step `prepare` that left the rows out."""
+
+    def make(self, work: Work) -> Mapping[str, Any]:
+        """Read the source once more, keep the rows without an answer, and note the classes of the others."""
+        data = work.inputs["data"]
+        before, told = _prepared(data), summary(data)
+        if EMPTY_ANSWER not in told.dropped:
+            what, remedy = "no row of the data set was left out for an empty answer", "leave the step out"
+            raise DataError(what, where=Where(field="data"), remedy=remedy)
+        source = before.source.model_copy(update={"unlabeled": "only", "system": None})
+        operators = [one for one in before.ops if not isinstance(one, LabelSpelling)]
+        prepare(source, operators, Split(test=0), work, Options(task="text"))
+        found = summary(Artifact(work.folder, data.manifest, data.find)).model_copy(update={"choices": told.labels})
+        write_aside(work.folder / "summary.json", (found.model_dump_json(indent=1) + "\n").encode())
+        return {}
+
+    def foresee(self, outlook: Outlook) -> Forecast:
+        """As long as the data set took."""
+        if (data := outlook.inputs.get("data")) is None:
+            return Forecast(peak_bytes=BASE_BYTES, how="the data set is not made yet")
+        seconds = data.timing().get("seconds")
+        return Forecast(seconds=seconds, peak_bytes=BASE_BYTES, how="as long as the data set took")
+
+    def outline(self, outlook: Outlook) -> Outline:
+        """The rows that were left out for an empty answer, some of which operators may leave out."""
+        if (data := outlook.inputs.get("data")) is None:
+            return Outline(task="text")
+        rows = summary(data).dropped.get(EMPTY_ANSWER, 0)
+        return Outline(rows={"train": rows}, task="text", how="before any is dropped")
+
+
+def _prepared(data: Artifact) -> Prepare:
+    """The step that made the data set, with its settings."""
+    if data.manifest.kind != "prepare":
+        remedy = "name the step `prepare` that reads the file"
+        what = f"`data` names a step {data.manifest.kind!r}, which reads no source"
+        raise RecipeError(what, where=Where(field="data"), remedy=remedy)
+    return Prepare.model_validate(data.manifest.settings)
