@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from luthier.core.component import Component
 from luthier.text.pii.found import Found, PiiKind
+from luthier.text.pii.reply_prefixes import without_reply_prefixes
 
 
 class Recogniser(Component):
@@ -24,6 +25,14 @@ class Recogniser(Component):
     def at(self, base: Path) -> Recogniser:
         """The recogniser as it works for a recipe in this folder, where the path of its model starts."""
         return self
+
+    def find_names(self, texts: Sequence[str]) -> list[list[Found]]:
+        """What `recognise` finds in each text when it reads no prefixes of replies (`WG: `), which are no names."""
+        read = self.recognise([without_reply_prefixes(text) for text in texts])
+        return [
+            [one._replace(text=text[one.start : one.end]) for one in found]
+            for text, found in zip(texts, read, strict=True)
+        ]
 
     @abstractmethod
     def recognise(self, texts: Sequence[str]) -> list[list[Found]]:

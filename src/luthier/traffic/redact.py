@@ -73,7 +73,7 @@ class Redactor:
         """Where something stands; a context is read with the text, and nothing in it is a find."""
         shift = len(context)
         whole = context + text
-        named = self._names.recognise([whole])[0] if self._names is not None else ()
+        named = self._names.find_names([whole])[0] if self._names is not None else ()
         finds = find(whole, self._kinds, named, ANY if _DIGIT.search(whole) else _NO_DIGITS)
         return [(one.start - shift, one.end - shift, one.kind) for one in finds if one.start >= shift]
 

@@ -108,7 +108,7 @@ class Pii(RowOperator):
         if self.names is None:
             return self
         placed = self.model_copy()
-        placed._recognise = self.names.at(base).recognise
+        placed._recognise = self.names.at(base).find_names
         if kept is not None:
             told = [self.names.settings(), self.names.fingerprint(base), foreign_code(self.names)]
             by = digest_of([*told, code_digest("luthier.text")])
@@ -187,7 +187,7 @@ class Pii(RowOperator):
     def _named(self, texts: Sequence[str]) -> list[list[Found]]:
         if self.names is None:
             return [[]] * len(texts)
-        return (self._recognise or self.names.recognise)(texts)
+        return (self._recognise or self.names.find_names)(texts)
 
     def _action(self, kind: PiiKind) -> Action:
         return self.actions.get(kind, self.action)
