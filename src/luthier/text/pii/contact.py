@@ -60,7 +60,7 @@ _DATE = re.compile(
 )
 """A date, also with the day or the day and month before it from which on a time runs: `01.02.-03.02.2024`."""
 _DECIMALS = re.compile(rf"[+-]?[01]\.\d+(?:(?: ?[/{_DASHES}-] ?| )[+-]?[01]\.\d+)+")
-"""Scores and shares: `0.671/0.599/0.576`. A number to call has no single 0 or 1 before a point in each of its groups."""
+"""Scores and shares: `0.671/0.599/0.576`. No number to call has in each group a single digit before a point."""
 _SETS = re.compile(r"\d-\d(?: \d-\d)+")
 """Games won in each set of a match: `6-4 7-5 6-3`."""
 _THOUSANDS = re.compile(r"\d{1,2}(?: \d{3})+")
