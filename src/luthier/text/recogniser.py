@@ -5,11 +5,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 from luthier.core.component import Component
 from luthier.text.pii.found import Found, PiiKind
 from luthier.text.pii.reply_prefixes import without_reply_prefixes
+
+TextPart = Literal["system", "prompt", "answer", "meta", "group"]
+"""Parts of a conversation and its columns: its system turn, its last turn, the turns between, columns, the group."""
+TEXT_PARTS: tuple[TextPart, ...] = get_args(TextPart)
 
 
 class Recogniser(Component):
