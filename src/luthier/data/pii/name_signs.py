@@ -58,24 +58,11 @@ _SIGNS: tuple[tuple[Place, re.Pattern[str], bool], ...] = (
 )
 """Each place with its pattern, and whether the first word must be a given name that is known."""
 _WORDS = re.compile(_WORD)
-_NO_NAMES = frozenset(
-    [
-        *("kollege", "kollegin", "doktor", "doctor", "professor", "prof", "präsident", "präsidentin", "president"),
-        *(
-            "minister",
-            "ministerin",
-            "kanzler",
-            "kanzlerin",
-            "chairman",
-            "speaker",
-            "secretary",
-            "und",
-            "and",
-            "or",
-            "oder",
-        ),
-    ]
-)
+_OFFICES = """
+kollege kollegin doktor doctor professor prof präsident präsidentin president minister ministerin kanzler kanzlerin
+chairman speaker secretary und and oder or
+"""
+_NO_NAMES = frozenset(_OFFICES.split())
 """What follows a title and is no name."""
 _FIELDS = re.compile(
     r"(?<![a-z])(?:(?:full|first|last|given|sur|user|contact|customer|client|agent|author|sender)?[ _-]?names?|vorname"
@@ -127,8 +114,10 @@ def rows_with_names(rows: Sequence[Row]) -> dict[str, int]:
 
 
 def name_spans(text: str) -> list[tuple[int, int]]:
-    """What may be a name, to hide it in an example: what signs show, and known given names with the word behind each; in
-    order and apart."""
+    """What may be a name, to hide it in an example: what signs show, and known given names with the word behind each.
+
+    The spans are in order and apart.
+    """
     words = [(found.start(), found.end()) for found in _WORDS.finditer(text) if _may_be_one(found[0])]
     given = [(start, end) for start, end in words if text[start:end].casefold() in _given()]
     behind = dict(words)
