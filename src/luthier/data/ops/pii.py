@@ -338,13 +338,13 @@ class Pii(RowOperator):
         if not profile.pii and not profile.holds_names:
             return None
         shown = ", ".join(f"{kind} in {rows}" for kind, rows in sorted(profile.pii.items(), key=lambda one: -one[1]))
-        why = f"personal data in the {profile.looked_at} rows seen: {shown or 'names of persons'}"
+        why = [f"personal data in the {profile.looked_at} rows seen: {shown}"] if shown else []
         if not profile.holds_names:
-            return Suggestion({"action": "redact"}, why)
+            return Suggestion({"action": "redact"}, *why)
         settings: dict[str, Any] = {"action": "redact", "names": {"kind": _PROPOSED.kind, "organisations": False}}
         if profile.answers:  # they are classes, which the system turn lists
             settings["names_in"] = [part for part in TEXT_PARTS if part not in ("system", "answer")]
-        return Suggestion(settings, f"{why}; {_names_told(profile)}")
+        return Suggestion(settings, "; ".join([*why, _names_told(profile)]))
 
 
 _PROPOSED = Rampart(organisations=False)
@@ -359,11 +359,11 @@ def _names_told(profile: Profile) -> str:
     fetched = f", {size / 1e6:.0f} MB to fetch once" * bool(size)
     missing = [extra for module, extra in _PROPOSED.libraries.items() if not is_installed(module)]
     install = "".join(f", and `pip install 'luthier[{extra}]'`" for extra in missing)
-    spared = "; names of classes are left alone" * bool(profile.answers)
+    spared = "; it does not read classes (`names_in`)" * bool(profile.answers)
     return (
-        f"names of persons are seen ({places}): `names` finds them by the model {_PROPOSED.kind}, which takes {cost}"
-        f"{fetched}{install}{spared}. Without `names` they stay in clear in the data set, caches, report, exports and "
-        "traces"
+        f"names of persons in the {profile.looked_at} rows seen: {places}. The model {_PROPOSED.kind} finds them: it "
+        f"takes {cost}{fetched}{install}{spared}. Without `names` they stay in clear in the data set, caches, report, "
+        "exports and traces"
     )
 
 

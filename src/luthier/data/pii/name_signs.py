@@ -33,8 +33,8 @@ Mr Mrs Ms Dr Prof Herr Herrn Frau Mme Madame Monsieur Señor Señora Sr Sra Sign
 
 
 def _any_of(words: str) -> str:
-    """A pattern of one of some words; `_` is a space."""
-    return "(?:" + "|".join(word.replace("_", " ") for word in words.split()) + ")"
+    """A pattern of one of some words, to its end; `_` is a space."""
+    return "(?:" + "|".join(word.replace("_", " ") for word in words.split()) + r")(?!\w)"
 
 
 _WORD = r"[^\W\d_]+(?:['’-][^\W\d_]+)*"
