@@ -16,9 +16,8 @@ import pytest
 from pydantic import ValidationError
 
 from documented import undescribed
-from luthier.core.component import members
+from luthier.core.component import check_installed, members
 from luthier.core.errors import InputError, MissingExtra, Unwritable
-from luthier.core.step import Outlook
 from luthier.tune.steps.tune import Tune
 from luthier.tune.tracker import Tracked, Tracker
 from luthier.tune.trackers.tensorboard import TensorBoard
@@ -263,8 +262,7 @@ def test_trackers_decide_neither_name_nor_bytes(shop: Bench, tmp_path: Path) -> 
 
 def test_a_library_that_is_missing_is_said_before_anything_runs(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TensorBoard, "package", "no_such_library")
-    outlook = Outlook(inputs={"data": shop.data, "model": shop.base}, upstream={}, base=shop.base.folder)
-    for run in (lambda: step("tensorboard").foresee(outlook), lambda: shop.tune(step("tensorboard"))):
+    for run in (lambda: check_installed(step("tensorboard"), Path()), lambda: shop.tune(step("tensorboard"))):
         with pytest.raises(MissingExtra, match="no_such_library, which is not installed") as caught:
             run()
         assert "pip install 'luthier[tensorboard]'" in caught.value.remedy

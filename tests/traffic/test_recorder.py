@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from luthier.core.errors import Unwritable
+from luthier.core.errors import DataError, Unwritable
 from luthier.text.messages import Message
 from luthier.text.recogniser import Recogniser
 from luthier.traffic.place import Keeping
 from luthier.traffic.read import feedback, traces
 from luthier.traffic.recorder import Recorder, is_sampled
 from luthier.traffic.spool import segments
+from luthier.traffic.write import write
 from traffic.conftest import opinion, trace
 
 SERVER = """
@@ -252,3 +253,40 @@ def test_what_json_cannot_say_in_utf8_is_kept_all_the_same(tmp_path: Path) -> No
         recorder.record(trace(1, parameters={"stop": json.loads('"\\ud83d"')}))
         recorder.record(trace(2))
     assert [one.id for one in traces(tmp_path)] == ["chatcmpl-1", "chatcmpl-2"]
+
+
+def test_a_change_holds_for_all_that_is_recorded_afterwards(tmp_path: Path) -> None:
+    """Also where somebody records without a pause, and for what is written by hand; nothing is lost or doubled."""
+    asked = trace(1, messages=(Message(role="user", content="call 0171 2345678 or jo@x.example"),))
+    with Recorder(tmp_path, Keeping(pii=())) as recorder:
+        for number in range(300):
+            recorder.record(asked.model_copy(update={"id": f"before-{number}"}))
+        recorder.change(Keeping(pii=("email",)))
+        recorder.change(recorder.keeping)
+        for number in range(300):
+            recorder.record(asked.model_copy(update={"id": f"after-{number}"}))
+        assert recorder.flush()
+    kept = [*traces(tmp_path)]
+    assert sorted(one.id for one in kept) == sorted(f"{when}-{at}" for when in ("before", "after") for at in range(300))
+    for one in kept:
+        wanted = asked.messages[0].content
+        if one.id.startswith("after"):
+            wanted = "call 0171 2345678 or [EMAIL]"
+        assert one.messages[0].content == wanted
+    write(tmp_path, [opinion(1, comment="jo@x.example, 0171 2345678")])
+    assert [one.comment for one in feedback(tmp_path)] == ["[EMAIL], 0171 2345678"]
+
+
+def test_settings_that_cannot_be_read_stop_what_is_written_by_hand(tmp_path: Path) -> None:
+    with Recorder(tmp_path, Keeping()) as recorder:
+        recorder.record(trace(1))
+    (tmp_path / "keeping.json").write_text('{"names": "no such model"}')
+    with pytest.raises(DataError, match="cannot be read as settings of traffic"):
+        write(tmp_path, [opinion(1, rating=1)])
+
+
+def test_a_change_of_one_that_is_closed_changes_nothing(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, Keeping())
+    recorder.close()
+    recorder.change(Keeping(pii=()))
+    assert recorder.keeping == Keeping()

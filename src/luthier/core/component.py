@@ -21,6 +21,7 @@ import pkgutil
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
@@ -30,7 +31,8 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from luthier.core.described import described
 from luthier.core.digest import code_digest, file_digest
-from luthier.core.errors import UnknownName, did_you_mean
+from luthier.core.errors import MissingExtra, UnknownName, did_you_mean
+from luthier.core.extras import require
 from luthier.core.paths import Environment, is_variable
 
 Role = TypeVar("Role", bound="Component")
@@ -63,6 +65,8 @@ class Component(BaseModel):
     """The package whose modules hold the members; `*` stands for any one name."""
     other_names: ClassVar[Mapping[str, str]] = {}
     """Names that other tools give to settings of this part, each with the name here."""
+    libraries: ClassVar[Mapping[str, str]] = {}
+    """Optional libraries that it cannot work without, as Python imports them, and the extra that brings each."""
 
     kind: str
 
@@ -144,6 +148,25 @@ class Component(BaseModel):
 
     def gather(self, base: Path, say: Callable[[str], None]) -> None:
         """Bring here what is far away and not here yet; a run does this before it names anything, a plan never."""
+        return
+
+    def check_installed(self, base: Path) -> None:
+        """`MissingExtra` when a library that it needs is not installed; `base` is the recipe's folder.
+
+        A plan asks every part of the steps that must be made, so that no run ends for want of a library.
+        """
+        for module, extra in self.libraries.items():
+            require(module, extra, f"the {self.role} {self.kind}")
+
+    def download_bytes(self) -> int:
+        """How much `download` would fetch now; 0 when all is here."""
+        return 0
+
+    def download(self, say: Callable[[str], None]) -> None:
+        """Fetch the files that it works with and that are not here yet, such as a model's weights.
+
+        A run asks every part of the steps that must be made before it makes the first; a plan never.
+        """
         return
 
     @classmethod
@@ -269,10 +292,26 @@ def member(role: type[Role], kind: str) -> type[Role]:
 
 def nested(part: BaseModel) -> Iterator[Component]:
     """The part itself (when a component) and every component inside its fields, lists and mappings."""
+    yield from (one for _, one in located(part))
+
+
+def located(part: BaseModel, path: str = "") -> Iterator[tuple[str, Component]]:
+    """The same, each with its dotted path: `ops.1.names`; the part's own is empty."""
     if isinstance(part, Component):
-        yield part
+        yield path, part
     for name in type(part).model_fields:
-        yield from _nested_value(getattr(part, name))
+        yield from _located_value(getattr(part, name), f"{path}.{name}".lstrip("."))
+
+
+def check_installed(part: BaseModel, base: Path) -> None:
+    """`MissingExtra`, with the place in the part, when a library is not installed that the part or one inside needs."""
+    for path, one in located(part):
+        try:
+            one.check_installed(base)
+        except MissingExtra as error:
+            field = ".".join(filter(None, (path, error.where.field))) or None
+            where = replace(error.where, field=field)
+            raise MissingExtra(error.message, where=where, remedy=error.remedy) from error
 
 
 def foreign_code(part: BaseModel) -> dict[str, str]:
@@ -291,12 +330,12 @@ def _code_of(root: str) -> str | None:
     return None if file is None else file_digest(Path(file))
 
 
-def _nested_value(value: Any) -> Iterator[Component]:
+def _located_value(value: Any, path: str) -> Iterator[tuple[str, Component]]:
     if isinstance(value, BaseModel):
-        yield from nested(value)
+        yield from located(value, path)
     elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _nested_value(item)
+        for number, item in enumerate(value):
+            yield from _located_value(item, f"{path}.{number}")
     elif isinstance(value, dict):
-        for item in value.values():
-            yield from _nested_value(item)
+        for key, item in value.items():
+            yield from _located_value(item, f"{path}.{key}")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, 
 
 from luthier.core.component import Component
 from luthier.data.row import Row
+from luthier.text.recogniser import TextPart
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 Asked = TypeVar("Asked")
 Made = TypeVar("Made")
-Reads = Literal["system", "prompt", "answer", "meta", "group"]
+Reads = TextPart
 """Parts of a row; where there is an answer that was not preferred, it is cleaned as the answer is."""
 Column = Literal["text", "number", "count", "flag"]
 """Types of attribute columns: a string, a float, an integer, true or false."""

@@ -15,6 +15,11 @@ SHORT_ANSWER_WORDS = 6
 """Answers of so many words on average are the thing that is wanted, and not one way to say it."""
 
 
+_MET, _SPOKEN_OF = 0.01, 0.05
+"""Names of persons are taken out where so large a part of the rows greets or is signed; or, where none is, speaks of
+somebody by a title, which exercises, news and novels do as well."""
+
+
 class ColumnProfile(BaseModel):
     """One column, as the rows looked at show it."""
 
@@ -98,6 +103,10 @@ class Profile(BaseModel):
     """Rows by the language of their prompt."""
     pii: dict[str, int] = {}
     """Rows that hold personal data, by kind, in texts and other columns."""
+    names: dict[str, int] = {}
+    """Rows that show names of persons, by where they do: greetings, signatures, columns of names."""
+    row_bytes: float = 0
+    """Mean size of a row's texts and columns."""
     html_rows: int = 0
     """Rows that hold HTML tags outside of code."""
     about_html: int = 0
@@ -118,6 +127,13 @@ class Profile(BaseModel):
     """Of the rows looked at, those that the seed of a proposed recipe holds out, by the share that is asked for."""
     answer_words: float = 0
     """Mean length of an answer."""
+
+    @property
+    def holds_names(self) -> bool:
+        """Whether rows hold names of persons who write or are written to, and do not only speak of some."""
+        spoken_of = self.names.get("title", 0)
+        met = max((rows for place, rows in self.names.items() if place != "title"), default=0)
+        return met >= max(1.0, _MET * self.looked_at) or spoken_of >= max(1.0, _SPOKEN_OF * self.looked_at)
 
     @property
     def size_told(self) -> str:

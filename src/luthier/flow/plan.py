@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.artifact import Artifact
+from luthier.core.component import check_installed, nested
 from luthier.core.errors import LuthierError, UnknownName, Where, did_you_mean
 from luthier.core.paces import remembered
 from luthier.core.paths import cache_folder
@@ -151,6 +152,8 @@ class _Planner:
         digest = step.recipe_digest(inputs, contents, 0 if step.shared else self.recipe.seed)
         cached = self.store.has(digest)
         forecast, is_asked = None, name in self._costs_of
+        if is_asked and not cached:
+            check_installed(step, self.recipe.base)
         if is_asked and (
             not cached or step.makes == "model"
         ):  # a model's files do not tell all, such as how to merge it
@@ -159,6 +162,8 @@ class _Planner:
             self._outlines[name] = step.outline(outlook)
         if is_asked and not cached:
             forecast = step.foresee(replace(outlook, outline=self._outlines[name])).beside(self._left_bytes)
+            if size := sum(part.download_bytes() for part in nested(step)):
+                forecast = replace(forecast, how=f"{forecast.how}; the run fetches {size / 1e6:.0f} MB first")
             self._left_bytes = max(self._left_bytes, forecast.left_bytes)
         self.planned[name] = Planned(
             name=name, step=step, digest=digest, inputs=inputs, contents=contents, cached=cached, forecast=forecast

@@ -202,7 +202,7 @@ class Recipe(BaseModel):
         return [name for name in order if not only or name in wanted]
 
     def placed(self, error: LuthierError, step: str) -> LuthierError:
-        """The error of a step with its place in the recipe, when it names a setting and no file."""
+        """The error of a step with its place in the recipe, when it names no file."""
         field = error.where.field
         if self._source is None or error.where.file is not None or (field or "").startswith("steps."):
             return error

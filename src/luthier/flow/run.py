@@ -128,6 +128,7 @@ def run(recipe: Recipe, events: Events | None = None, only: Sequence[str] = ()) 
     _gather(recipe, needed, events)
     what = plan(recipe, costs_of=needed)
     wanted = [planned for planned in what if planned.name in needed]
+    _download(wanted, recipe, events)
     events.emit(Event(kind="run", text=recipe.name, total=len(wanted)))
     done: dict[str, StepResult] = {}
     while len(done) < len(wanted):
@@ -156,6 +157,17 @@ def _gather(recipe: Recipe, names: Collection[str], events: Events) -> None:
                 part.gather(recipe.base, events.of(name).note)
         except LuthierError as error:
             raise recipe.placed(error, name) from error
+
+
+def _download(wanted: Sequence[Planned], recipe: Recipe, events: Events) -> None:
+    """Fetch what the steps that must be made work with, so that none ends for want of it when others are made."""
+    for planned in wanted:
+        if not planned.cached:
+            try:
+                for part in nested(planned.step):
+                    part.download(events.of(planned.name).note)
+            except LuthierError as error:
+                raise recipe.placed(error, planned.name) from error
 
 
 def _is_ready(planned: Planned, what: Plan, done: Mapping[str, StepResult]) -> bool:

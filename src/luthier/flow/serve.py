@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ import yaml
 from pydantic import ValidationError
 
 from luthier.core.artifact import Artifact
-from luthier.core.errors import InputError, Where
+from luthier.core.errors import InputError, LuthierError, Where
 from luthier.core.ledger import Ledger, ledger_url
 from luthier.flow.find_model import chooses_classes, find_model
 from luthier.flow.here import folder_here
@@ -34,8 +35,11 @@ if TYPE_CHECKING:
     from luthier.serve.fleet import Fleet, Known, Opened
     from luthier.serve.pipeline import Ways
     from luthier.serve.running import Listening, Place
+    from luthier.text.recogniser import Recogniser
     from luthier.traffic.keys import Scope
     from luthier.traffic.place import Keeping
+
+_LOG = logging.getLogger("luthier.serve")
 
 
 def serve(  # noqa: PLR0913  # what a command asks for
@@ -69,8 +73,7 @@ def serve(  # noqa: PLR0913  # what a command asks for
     folder = folder_here(models)
     store = recipe_store(folder)
     url = ledger_url(store.root)
-    kept_as = keeping_of(keep) if traces else None
-    with Ledger(url) as ledger, closing(_Kept(traffic_folder(folder), kept_as)) as kept:
+    with Ledger(url) as ledger, closing(_Kept(folder, keep, wanted=traces)) as kept:
         desk = _desk(jobs, models, ledger, store)
         beside = _beside(kept.routes(), jobs, desk)
 
@@ -78,7 +81,7 @@ def serve(  # noqa: PLR0913  # what a command asks for
 
         async def running() -> bool:
             fleet = Fleet(
-                lambda word: _piped(word, fleet, ways) or open_model(word, chosen, as_learnt=as_learnt),
+                lambda word: _piped(word, fleet, ways) or open_model(word, chosen, as_learnt=as_learnt, met=kept.meet),
                 lambda word: _known(word, ways),
                 changed=partial(_keep_what_is_there, ours),
             )
@@ -152,10 +155,31 @@ async def _working(desk: Desk | None, released: Callable[[], Awaitable[None]]) -
 class _Kept:
     """What is kept of the traffic: everything that `luthier.traffic` keeps, or nothing."""
 
-    def __init__(self, folder: Path, keeping: Keeping | None) -> None:
+    def __init__(self, base: Path, said: str | None, *, wanted: bool) -> None:
         from luthier.traffic.recorder import Recorder
 
-        self.recorder = Recorder(folder, keeping) if keeping is not None else None
+        self._base = base
+        self._models: list[Artifact] = []
+        keeping, self._asked = keeping_of(said if wanted else None)
+        self.recorder = Recorder(traffic_folder(base), keeping) if wanted else None
+
+    def meet(self, model: Artifact) -> None:
+        """From now on, take names out as they were taken out of the rows that a model was tuned on, unless the command
+        says how; that stays so when the model is gone."""
+        from luthier.flow.names_finder import finder_of
+
+        if self.recorder is None or "names" in self._asked:
+            return
+        self._models.append(model)
+        found = finder_of(self._models, self._base).settings()
+        update = {name: value for name, value in found.items() if name not in self._asked}
+        keeping = self.recorder.keeping.model_copy(update=update)
+        if keeping != self.recorder.keeping:
+            for names in keeping.names:
+                _try(names, self._base)
+            self.recorder.change(keeping)
+            kinds = ", ".join(names.kind for names in keeping.names)
+            _LOG.warning("names in traces are taken out by %s, as in the rows that the model was tuned on", kinds)
 
     def routes(self) -> list[tuple[APIRouter, Scope]]:
         """The routes for feedback."""
@@ -169,18 +193,35 @@ class _Kept:
             self.recorder.close()
 
 
-def keeping_of(said: str | None) -> Keeping:
-    """How traffic is kept, from a mapping in YAML (`{sample: 0.1, days: 7}`); who finds names is tried at once."""
+def _try(names: Recogniser, base: Path) -> None:
+    """Have a recogniser read a name, so that what it lacks is said now."""
+    try:
+        names.check_installed(base)
+        names.download(_LOG.warning)
+        names.find_names(["Ada Lovelace"])
+    except LuthierError as error:
+        what = f"names were taken out of the model's rows by {names.kind}, and would be of its traffic: {error.message}"
+        otherwise = "or leave names in clear: --keep '{names: null}'"
+        remedy = ", ".join(filter(None, (error.remedy, otherwise)))
+        raise type(error)(what, where=error.where, remedy=remedy) from error
+
+
+def keeping_of(said: str | None) -> tuple[Keeping, frozenset[str]]:
+    """How traffic is kept, from a mapping in YAML (`{sample: 0.1, days: 7}`), and which settings that names.
+
+    Who finds names is tried at once.
+    """
     from luthier.traffic.place import Keeping
 
     try:
-        keeping = Keeping.model_validate(yaml.safe_load(said or "{}"))
+        asked = yaml.safe_load(said or "{}")
+        keeping = Keeping.model_validate(asked)
     except (yaml.YAMLError, ValidationError) as error:
         known = ", ".join(Keeping.model_fields)
         raise InputError(_wrong(error), where=Where(field="--keep"), remedy=f"known: {known}") from error
-    if keeping.names is not None:
-        keeping.names.recognise(["Ada Lovelace"])
-    return keeping
+    for names in keeping.names:
+        names.find_names(["Ada Lovelace"])
+    return keeping, frozenset(asked)
 
 
 def _wrong(error: yaml.YAMLError | ValidationError | ValueError) -> str:
@@ -236,14 +277,23 @@ def _known(word: str, ways: Mapping[str, Ways]) -> Known:
     return Known(name, artifact.digest)
 
 
-def open_model(word: str, engine: Engine | None = None, *, as_learnt: bool = True) -> Opened:
-    """Open a model by the engine that was asked for, else by the one that fits it; `as_learnt`, its conversations begin
-    with the system message of all its training rows where they have none."""
+def open_model(
+    word: str,
+    engine: Engine | None = None,
+    *,
+    as_learnt: bool = True,
+    met: Callable[[Artifact], None] = lambda artifact: None,
+) -> Opened:
+    """Open a model by the engine that was asked for, else by the one that fits it; `met` gets to know it before.
+
+    With `as_learnt`, its conversations begin with the system message of all its training rows where they have none.
+    """
     from luthier.serve.fleet import Opened
 
     if _is_encoder(word):
         return Opened(word, _encoder(word))
     name, artifact = find_model(word)
+    met(artifact)
     answering = (engine or fitting(artifact)).open(artifact)
     if as_learnt:
         answering.system = learnt_system(artifact) or ""

@@ -5,10 +5,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 from luthier.core.component import Component
 from luthier.text.pii.found import Found, PiiKind
+from luthier.text.pii.reply_prefixes import without_reply_prefixes
+
+TextPart = Literal["system", "prompt", "answer", "meta", "group"]
+"""Parts of a conversation and its columns: its system turn, its last turn, the turns between, columns, the group."""
+TEXT_PARTS: tuple[TextPart, ...] = get_args(TextPart)
 
 
 class Recogniser(Component):
@@ -24,6 +29,14 @@ class Recogniser(Component):
     def at(self, base: Path) -> Recogniser:
         """The recogniser as it works for a recipe in this folder, where the path of its model starts."""
         return self
+
+    def find_names(self, texts: Sequence[str]) -> list[list[Found]]:
+        """What `recognise` finds in each text when it reads no prefixes of replies (`WG: `), which are no names."""
+        read = self.recognise([without_reply_prefixes(text) for text in texts])
+        return [
+            [one._replace(text=text[one.start : one.end]) for one in found]
+            for text, found in zip(texts, read, strict=True)
+        ]
 
     @abstractmethod
     def recognise(self, texts: Sequence[str]) -> list[list[Found]]:

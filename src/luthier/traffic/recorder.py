@@ -51,6 +51,7 @@ class Recorder:
         self.recorded = self.left_out = self.lost = 0
         """How many records were taken, were not in the sample, and found no room."""
         make_folder(folder)
+        self.keeping.remember(folder)
         self._share = self.keeping.sample
         self._deaths: deque[float] = deque(maxlen=_DEATHS)
         self._begin()
@@ -62,6 +63,7 @@ class Recorder:
         self._stream, self._process = secrets.token_hex(6), os.getpid()
         self._ring = RingBuffer.new(self.keeping.waiting_bytes)
         self._lock, self._closed = threading.Lock(), False
+        self._changed: threading.Event | None = None
         self._start()
         self._watching = threading.Thread(target=self._watch, daemon=True)
         self._watching.start()
@@ -80,6 +82,23 @@ class Recorder:
             start_new_session=True,
         )
         os.close(source)
+
+    def change(self, keeping: Keeping) -> None:
+        """Keep what is recorded from now on in another way; returns when a writer that does so has begun.
+
+        What was recorded before is written as it would have been.
+        """
+        if keeping == self.keeping:
+            return
+        keeping.remember(self.folder)
+        begun = threading.Event()
+        with self._lock:
+            if self._closed:
+                return
+            self.keeping, self._share, self._changed = keeping, keeping.sample, begun
+            os.close(self._to)
+            self._to = os.open(os.devnull, os.O_WRONLY)  # until there is a writer to call again
+        begun.wait()
 
     def ready(self, told: Begun) -> Fragment | None:
         """The beginning of a gateway's request, made while the model is at work: `end` then has less to do while a
@@ -134,8 +153,15 @@ class Recorder:
             ended = self._writer.wait()
             with self._lock:
                 if self._closed:
+                    if self._changed is not None:
+                        self._changed.set()
                     return
                 os.close(self._to)
+                if self._changed is not None:
+                    self._start()
+                    self._changed.set()
+                    self._changed = None
+                    continue
                 self._deaths.append(time.monotonic())
                 if len(self._deaths) == _DEATHS and self._deaths[-1] - self._deaths[0] < 60:
                     self._give_up()

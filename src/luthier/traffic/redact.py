@@ -7,14 +7,15 @@ same wherever the person is the same (`[EMAIL:kbdjefhmao]`), so that people can 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
 from luthier.text.pii.found import ANY, Marks, PiiKind, context_of
 from luthier.text.pii.keeper import KEY_VARIABLE, Keeper
 from luthier.text.pii.scan import find
-from luthier.text.recogniser import Recogniser
+from luthier.text.recogniser import TextPart
+from luthier.traffic.place import Keeping
 
 _REMEMBERED = 512
 """Texts that are asked again and again: system turns, earlier turns of a conversation."""
@@ -27,15 +28,15 @@ _SPOKEN = ("content", "thinking", "name")
 _PEOPLE = ("user", "by")
 _DIGIT = re.compile(r"\d")
 _NO_DIGITS = Marks(frozenset(("digits",)), [])
-_PLAIN = ("error", "correction", "comment", "label")
+_PLAIN: dict[str, TextPart] = {"error": "prompt", "comment": "prompt", "correction": "answer", "label": "answer"}
 
 
 class Redactor:
-    """Takes personal data of some kinds out of records as JSON has them."""
+    """Takes personal data out of records as JSON has them."""
 
-    def __init__(self, kinds: Collection[PiiKind], names: Recogniser | None = None) -> None:
-        self._kinds = frozenset((*kinds, *(names.finds if names else ())))
-        self._names = names
+    def __init__(self, keeping: Keeping) -> None:
+        self._kinds, self._names = keeping.kinds, keeping.names
+        self._names_in = frozenset(keeping.names_in)
         self._remembered = lru_cache(maxsize=_REMEMBERED)(self._replaced)
         self._person = lru_cache(maxsize=_PEOPLE_REMEMBERED)(self._tagged)
 
@@ -44,9 +45,9 @@ class Redactor:
         if not self._kinds:
             return record
         made = dict(record)
-        for name in _PLAIN:
+        for name, part in _PLAIN.items():
             if made.get(name):
-                made[name] = self.text(made[name])
+                made[name] = self.text(made[name], part)
         for name in _PEOPLE:
             if made.get(name):
                 made[name] = self._person(made[name])
@@ -56,49 +57,52 @@ class Redactor:
         if made.get("messages"):
             made["messages"] = [self._message(message) for message in made["messages"]]
         if made.get("answer"):
-            made["answer"] = self._message(made["answer"])
+            made["answer"] = self._message(made["answer"], "answer")
         return made
 
-    def text(self, text: str) -> str:
-        """A text with every find replaced by its kind."""
-        return self._remembered(text) if len(text) <= _LONGEST_REMEMBERED else self._replaced(text)
+    def text(self, text: str, part: TextPart = "prompt") -> str:
+        """A text of some part with every find replaced by its kind."""
+        return (self._remembered if len(text) <= _LONGEST_REMEMBERED else self._replaced)(text, part)
 
-    def _replaced(self, text: str) -> str:
-        return _put(text, self._finds("", text), lambda kind, found: f"[{kind.upper()}]")
+    def _replaced(self, text: str, part: TextPart) -> str:
+        return _put(text, self._finds("", text, part), lambda kind, found: f"[{kind.upper()}]")
 
     def _tagged(self, text: str) -> str:
-        return _put(text, self._finds("", text), lambda kind, found: f"[{kind.upper()}:{_keeper().tag(found)}]")
+        finds = self._finds("", text, next(iter(self._names_in), "meta"))  # who asks is no class: names are looked for
+        return _put(text, finds, lambda kind, found: f"[{kind.upper()}:{_keeper().tag(found)}]")
 
-    def _finds(self, context: str, text: str) -> list[tuple[int, int, PiiKind]]:
+    def _finds(self, context: str, text: str, part: TextPart) -> list[tuple[int, int, PiiKind]]:
         """Where something stands; a context is read with the text, and nothing in it is a find."""
         shift = len(context)
         whole = context + text
-        named = self._names.recognise([whole])[0] if self._names is not None else ()
+        models = self._names if part in self._names_in else ()
+        named = [found for model in models for found in model.find_names([whole])[0]]
         finds = find(whole, self._kinds, named, ANY if _DIGIT.search(whole) else _NO_DIGITS)
         return [(one.start - shift, one.end - shift, one.kind) for one in finds if one.start >= shift]
 
-    def _message(self, message: Mapping[str, Any]) -> dict[str, Any]:
+    def _message(self, message: Mapping[str, Any], part: TextPart | None = None) -> dict[str, Any]:
         made = dict(message)
+        part = part or ("system" if made.get("role") == "system" else "prompt")
         for name in _SPOKEN:
             if made.get(name):
-                made[name] = self.text(made[name])
+                made[name] = self.text(made[name], part)
         if made.get("tool_calls"):
             made["tool_calls"] = [
-                {**call, "arguments": self._value(call.get("arguments", {}), "")} for call in made["tool_calls"]
+                {**call, "arguments": self._value(call.get("arguments", {}), "", part)} for call in made["tool_calls"]
             ]
         return made
 
-    def _value(self, value: Any, name: str) -> Any:
+    def _value(self, value: Any, name: str, part: TextPart = "meta") -> Any:
         """Whatever is nested in tool calls and columns; a column's name says what its value is."""
         if isinstance(value, Mapping):
-            return {key: self._value(inner, str(key)) for key, inner in value.items()}
+            return {key: self._value(inner, str(key), part) for key, inner in value.items()}
         if isinstance(value, list):
-            return [self._value(inner, name) for inner in value]
+            return [self._value(inner, name, part) for inner in value]
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not isinstance(value, str) and not (is_number and len(str(value)) >= _SHORTEST_NUMBER):
             return value
         text = str(value)
-        finds = self._finds(context_of(name) if name else "", text)
+        finds = self._finds(context_of(name) if name else "", text, part)
         return _put(text, finds, lambda kind, found: f"[{kind.upper()}]") if finds else value
 
 

@@ -20,7 +20,7 @@ _PART = 5000
 
 def write(folder: Path, records: Iterable[Trace | Feedback], keeping: Keeping | None = None) -> int:
     """Redact records and append them; returns how many."""
-    keeping = keeping or Keeping()
+    keeping = keeping or Keeping.of(folder)
     lines = list(_lines(records, keeping))
     segment = Segment.new(folder, "hand")
     try:
@@ -35,7 +35,7 @@ def take_in(folder: Path, digest: str, records: Iterator[Trace | Feedback], keep
 
     Returns how many records were new.
     """
-    keeping = keeping or Keeping()
+    keeping = keeping or Keeping.of(folder)
     taken, part = 0, 0
     while some := list(islice(records, _PART)):
         mark = folder / "taken" / f"{digest}-{part:06}"
@@ -63,7 +63,7 @@ def _gone(folder: Path, path: Path) -> Iterator[Path]:
 
 
 def _lines(records: Iterable[Trace | Feedback], keeping: Keeping) -> Iterator[Line]:
-    redactor = Redactor(keeping.pii, keeping.names)
+    redactor = Redactor(keeping)
     for record in records:
         value = redactor.record(record.model_dump(mode="json", exclude_defaults=True))
         yield Line("traces" if isinstance(record, Trace) else "feedback", value)

@@ -42,7 +42,7 @@ class Writer:
 
     def __init__(self, folder: Path, stream: str, keeping: Keeping) -> None:
         self._folder, self._stream, self._keeping = folder, stream, keeping
-        self._redactor = Redactor(keeping.pii, keeping.names)
+        self._redactor = Redactor(keeping)
         self._segment = Segment.latest(folder, stream)
         self._last = self._segment.last if self._segment else 0
         self._closed: list[Path] = []

@@ -5,7 +5,6 @@ It stands beside the artifact: it decides neither its name nor its bytes, and no
 
 from __future__ import annotations
 
-import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from luthier.core.component import Component
-from luthier.core.errors import MissingExtra, Where
+from luthier.core.extras import require
 from luthier.core.files import writing
 from luthier.core.paths import PathText, locate
 
@@ -55,16 +54,13 @@ class Tracker(Component):
     folder: PathText = "runs"
     """Where it writes: a path beside the recipe, or an absolute one."""
 
-    def check(self) -> None:
+    def check_installed(self, base: Path) -> None:
         """`MissingExtra` when its library is not installed."""
-        if importlib.util.find_spec(self.package) is None:
-            remedy = f"pip install 'luthier[{self.kind}]', or leave the tracker out"
-            what = f"the tracker {self.kind} needs the library {self.package}, which is not installed"
-            raise MissingExtra(what, where=Where(field="trackers"), remedy=remedy)
+        require(self.package, self.kind, f"the tracker {self.kind}", otherwise="leave the tracker out")
 
     def begin(self, tracked: Tracked, base: Path) -> Writer:
         """Start to write, or go on where an earlier writing of the same name ended; paths start at `base`."""
-        self.check()
+        self.check_installed(base)
         folder = locate(self.folder, base).absolute()
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)

@@ -293,3 +293,20 @@ def test_rows_of_many_scripts_hold_nothing_for_the_last_look() -> None:
     chance = random.Random(5)
     rows = [_row(_mixed(chance), ssn=_mixed(chance)) for _ in range(1500)]
     assert Pii().leftover([_done(row) for row in rows]) is None
+
+
+def test_names_are_looked_for_where_that_is_asked_and_patterns_everywhere() -> None:
+    messages = (
+        Message(role="system", content="One of Ann Lee, Bo Ek; jo@x.example"),
+        Message(role="user", content="Ann Lee jo@x.example"),
+        Message(role="assistant", content="Bo Ek jo@x.example"),
+    )
+    row = Row(n=0, id="0" * 16, source="csv", file="f", line=1, kind="chat", messages=messages, group="Ann Lee",
+              meta={"agent": "Ann Lee"})  # fmt: skip
+    pii = Pii(names=FakeNames())
+    every = {edit.field: edit for edit in pii.apply([row]).edits[0] if edit.reason == "person"}
+    assert {*every} == {*(f"messages[{at}].content" for at in range(3)), "group", "meta.agent"}
+    some = pii.model_copy(update={"names_in": ("prompt", "group")})
+    edits = some.apply([row]).edits[0]
+    assert {edit.field for edit in edits if edit.reason == "person"} == {"messages[1].content", "group"}
+    assert {edit.field for edit in edits if edit.reason == "email"} == {f"messages[{at}].content" for at in range(3)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
@@ -35,6 +35,7 @@ class ImageNoise(Augmenter):
     """
 
     kind: Literal["image_noise"] = "image_noise"
+    libraries: ClassVar[Mapping[str, str]] = {"PIL": "images"}
     changes: ClassVar[str] = "image"
 
     column: str = "image"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
-from luthier.core.errors import MissingExtra
 from luthier.data.delivery.nested import batches, schema
 from luthier.data.exporter import Exporter, Outgoing, Say
 
@@ -17,16 +17,14 @@ class DatasetsOut(Exporter):
     """
 
     kind: Literal["datasets"] = "datasets"
+    libraries: ClassVar[Mapping[str, str]] = {"datasets": "interop"}
 
     def write(self, data: Outgoing, folder: Path, say: Say) -> None:
         """Write what `DatasetDict.save_to_disk` writes; rows pass through the disk, not through memory."""
+        self.check_installed(folder)
+        import datasets
         import pyarrow as pa
 
-        try:
-            import datasets
-        except ImportError as error:
-            what = "the form `datasets` needs the library of that name, which is not installed"
-            raise MissingExtra(what, remedy="pip install 'luthier[interop]', or export `parquet`") from error
         scratch = folder / ".rows"
         scratch.mkdir()
         found = {}

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -312,7 +313,8 @@ def _operator_lines(proposal: Proposal) -> Iterator[str]:
     yield "    ops:" if proposal.ops else "    ops: []"
     for one in proposal.ops:
         kind = one["kind"]
-        yield f"      # {_one_line(proposal.reasons[f'ops.{kind}'])}"
+        why = _one_line(proposal.reasons[f"ops.{kind}"])
+        yield from (f"      # {line}" for line in wrap(why, 110, break_long_words=False, break_on_hyphens=False))
         for change in proposal.examples.get(kind, ()):
             yield f"      #   {_quoted(change.before)} → {_quoted(change.after)}"
         inner = ", ".join(f"{key}: {_scalar(value)}" for key, value in one.items())
@@ -382,6 +384,8 @@ _RESERVED = frozenset(["true", "false", "yes", "no", "on", "off", "null", "y", "
 
 def _scalar(value: Any) -> str:
     """A value as YAML; text that could be read as something else is quoted as JSON, which YAML reads, too."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_scalar(key)}: {_scalar(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, str) and _PLAIN.fullmatch(value) and value.isascii() and value.lower() not in _RESERVED:
         return value
     if isinstance(value, str):

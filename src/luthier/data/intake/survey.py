@@ -25,6 +25,7 @@ from luthier.data.ops.language import Language
 from luthier.data.ops.normalise import holds_html, is_about_html
 from luthier.data.ops.pii import Pii
 from luthier.data.passes.reader import EMPTY_ANSWER, unusable
+from luthier.data.pii.name_signs import rows_with_names
 from luthier.data.profile import ColumnProfile, Profile
 from luthier.data.row import Broken, Record, Row
 from luthier.data.source import Source, broken_row, holding
@@ -246,6 +247,8 @@ def _with_rows(base: Profile, rows: list[Row], answers: Counter[str]) -> Profile
     update = {
         "languages": dict(Counter(Language().apply(rows).attributes["language"]).most_common()),
         "pii": {kind: holding for kind in KINDS if (holding := sum(map(bool, pii[kind])))},
+        "names": rows_with_names(rows),
+        "row_bytes": sum(len(text.encode()) for row in rows for _, text in row.everything()) / len(rows),
         "html_rows": len(with_html),
         "about_html": sum(map(is_about_html, with_html)),
         "with_tools": sum(bool(row.tools) for row in rows),
@@ -256,4 +259,15 @@ def _with_rows(base: Profile, rows: list[Row], answers: Counter[str]) -> Profile
         "answer_words": round(sum(len(row.says.split()) for row in rows) / len(rows), 1),
     }
     seen = base.model_copy(update=update)
+    if seen.names and not seen.holds_names:
+        seen = seen.model_copy(update={"notes": [*seen.notes, _few_names(seen)]})
     return seen.model_copy(update={"trials": trials(rows, seen)})
+
+
+def _few_names(seen: Profile) -> str:
+    """What is said of names that few rows hold."""
+    places = ", ".join(f"{place} in {rows}" for place, rows in seen.names.items())
+    return (
+        f"names of persons are seen in few of {counted(seen.looked_at, 'row')} ({places}) and stay in clear; "
+        "`{kind: pii, names: rampart}` among `ops` takes them out (docs/howto/personal-data.md)"
+    )

@@ -10,6 +10,7 @@ from luthier.core.component import members
 from luthier.data.operator import Drop, Edit, Operator, RowOperator, Said, SetOperator, Suggestion
 from luthier.data.passes.apply import Named, category, spliced, take
 from luthier.data.passes.memory import InMemory
+from luthier.data.pii.name_signs import name_spans
 from luthier.data.profile import Change, Profile, Trial
 from luthier.data.row import Batch, Row, place_of
 from luthier.text.pii.keeper import TAG
@@ -35,12 +36,18 @@ def trials(rows: Sequence[Row], profile: Profile) -> dict[str, Trial]:
             continue
         outcome = _note(found, operator, rows)
         suggestion = member.suggest(profile.model_copy(update={"trials": found}))
-        if _acts(suggestion) and (asked := Operator.parse({**operator.settings(), **suggestion.settings})) != operator:
+        if _acts(suggestion) and (asked := _tried(operator, suggestion)) != operator:
             operator, outcome = asked, _note(found, asked, rows)
             suggestion = member.suggest(profile.model_copy(update={"trials": found}))
         if _acts(suggestion) and operator.kind in found:
             rows = take(Batch(list(rows)), Named(operator.kind, operator), outcome, [])[0].rows
     return found
+
+
+def _tried(operator: Operator, suggestion: Suggestion) -> Operator:
+    """An operator with the settings that it suggests; as it is, where these would ask a model, which takes long."""
+    asked = Operator.parse({**operator.settings(), **suggestion.settings})
+    return operator if asked.model_s(1) else asked
 
 
 def _acts(suggestion: Suggestion | None) -> TypeGuard[Suggestion]:
@@ -149,9 +156,11 @@ def _dropped(rows: Sequence[Row], outcome: Said) -> Iterator[Change]:
 
 
 def without_pii(text: str) -> str:
-    """A text of the same length in which every letter and digit of personal data is a star."""
-    edits = [Edit("", one.start, one.end, one.text, _starred(one.text), one.kind) for one in find(text)]
-    return spliced(text, edits)
+    """A text of the same length in which every letter and digit of personal data, and of names that show, is a star."""
+    starred = list(text)
+    for start, end in [*((one.start, one.end) for one in find(text)), *name_spans(text)]:
+        starred[start:end] = _starred(text[start:end])
+    return "".join(starred)
 
 
 def _starred(text: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -34,6 +34,7 @@ class Toxicity(RowOperator):
     """
 
     kind: Literal["toxicity"] = "toxicity"
+    libraries: ClassVar[Mapping[str, str]] = {"badwords": "toxicity"}
     reads: ClassVar[tuple[Reads, ...]] = ("prompt", "answer")
     writes: ClassVar[dict[str, Column]] = {"score": "number", "words": "count"}
 
@@ -57,6 +58,11 @@ class Toxicity(RowOperator):
             if code not in LANGUAGES:
                 raise ValueError(f"there is no list for language {code!r}; {did_you_mean(code, LANGUAGES)}")
         return value
+
+    def check_installed(self, base: Path) -> None:
+        """Only the lists are a library."""
+        if self.model is None:
+            super().check_installed(base)
 
     def at(self, base: Path, kept: Path | None = None) -> Toxicity:
         """The operator with its model's place written out."""

@@ -158,3 +158,11 @@ def _names(locale: str) -> _Names:
         tuple(sorted(set(getattr(provider, name)))) for name in ("first_names_male", "first_names_female", "last_names")
     )
     return _Names(male, female, last, *(frozenset(name.casefold() for name in names) for names in (male, female)))
+
+
+@cache
+def known_names() -> tuple[frozenset[str], frozenset[str]]:
+    """Given names and surnames of all locales, in small letters."""
+    lists = [_names(locale) for locale in LOCALES.values()]
+    given = frozenset[str]().union(*(names.men | names.women for names in lists))
+    return given, frozenset(name.casefold() for names in lists for name in names.last)

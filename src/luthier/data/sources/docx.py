@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 from luthier.core.errors import DataError
@@ -30,6 +30,7 @@ class Docx(DocumentSource):
     """
 
     kind: Literal["docx"] = "docx"
+    libraries: ClassVar[Mapping[str, str]] = {"docx": "documents"}
     endings: ClassVar[tuple[str, ...]] = (".docx", ".docm")
     piece: Literal["document", "heading", "length"] = "document"
     """What one row is: the whole document, what stands under one heading, or so many characters."""

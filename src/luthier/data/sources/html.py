@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from luthier.data.formats import markup
@@ -21,6 +22,7 @@ class Html(DocumentSource):
     """
 
     kind: Literal["html"] = "html"
+    libraries: ClassVar[Mapping[str, str]] = {"trafilatura": "documents"}
     endings: ClassVar[tuple[str, ...]] = (".html", ".htm", ".xhtml")
     piece: Literal["document", "heading", "length"] = "document"
     """What one row is: the whole page, what stands under one heading, or so many characters."""
@@ -28,6 +30,11 @@ class Html(DocumentSource):
     """Keep only the main text, as trafilatura finds it; `false` keeps all text of the page."""
     encoding: str = "auto"
     """`auto` reads UTF-8, UTF-16 and what the first bytes show; otherwise a name such as latin-1."""
+
+    def check_installed(self, base: Path) -> None:
+        """Only the main text is found by a library."""
+        if self.main:
+            super().check_installed(base)
 
     @classmethod
     def recognises(cls, look: Look) -> Fit:

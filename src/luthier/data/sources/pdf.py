@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import ClassVar, Literal
 
 from luthier.core.errors import DataError
@@ -26,6 +26,7 @@ class Pdf(DocumentSource):
     """PDF files, as text to continue: a row is a document, a page, or a length; a row's line is its page."""
 
     kind: Literal["pdf"] = "pdf"
+    libraries: ClassVar[Mapping[str, str]] = {"pypdf": "documents"}
     endings: ClassVar[tuple[str, ...]] = (".pdf",)
     piece: Literal["document", "page", "length"] = "document"
     """What one row is: the whole document, one page, or so many characters."""

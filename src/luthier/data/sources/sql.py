@@ -81,6 +81,19 @@ class Sql(Source):
         cursor = (self.cursor,) if isinstance(self.cursor, str) else self.cursor
         return Wanted(table=self.table, query=self.query, cursor=cursor, after=self.after, until=self.until)
 
+    def check_installed(self, base: Path) -> None:
+        """`MissingExtra` when SQLAlchemy has no driver for the database; an address that is none is said by `read`."""
+        from luthier.core.errors import InputError, MissingExtra
+        from luthier.data.database.address import address
+        from luthier.data.database.session import connect
+
+        try:
+            connect(address(self.url, base)).dispose()
+        except MissingExtra:
+            raise
+        except InputError:
+            return
+
     def read(self, base: Path, say: Say) -> Iterator[Record | Broken]:
         """Yield every row in order; a row's line is its key when that is one number, else its number from 1."""
         from luthier.data.database.address import address

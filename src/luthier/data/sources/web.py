@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from importlib.util import find_spec
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from luthier.core.addresses import secret_in_clear
 from luthier.core.digest import digest_of
-from luthier.core.errors import MissingExtra, Where
 from luthier.core.paths import Environment
 from luthier.data.row import Broken, Record
 from luthier.data.source import Say, Source
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
     from luthier.data.web.crawl import Wanted
 
 USER_AGENT = "Luthier (prepares text for language models; obeys robots.txt)"
-_NEEDED = ("lxml", "protego", "trafilatura")
 
 
 class Web(Source):
@@ -31,6 +28,7 @@ class Web(Source):
     """
 
     kind: Literal["web"] = "web"
+    libraries: ClassVar[Mapping[str, str]] = dict.fromkeys(("lxml", "protego", "trafilatura"), "web")
 
     sitemap: Annotated[str | None, Environment()] = None
     """Address of a sitemap: XML, an index of several, or a list of lines; gzip is understood."""
@@ -75,11 +73,7 @@ class Web(Source):
         """What is asked for."""
         from luthier.data.web.crawl import Wanted
 
-        for name in _NEEDED:
-            if find_spec(name) is None:
-                raise MissingExtra(
-                    f"{name} is not installed", where=Where(field="kind"), remedy="pip install 'luthier[web]'"
-                )
+        self.check_installed(Path())
         return Wanted(
             pages=self.pages,
             sitemap=self.sitemap,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from luthier.eval.regard import Regard
 
@@ -17,6 +17,7 @@ class Swearing(Regard):
     """
 
     kind: Literal["swearing"] = "swearing"
+    libraries: ClassVar[Mapping[str, str]] = {"badwords": "toxicity"}
     languages: tuple[str, ...] = ("en",)
     """Languages whose lists are used."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -19,6 +19,7 @@ class Toxicity(Signal):
     """
 
     kind: Literal["toxicity"] = "toxicity"
+    libraries: ClassVar[Mapping[str, str]] = {"badwords": "toxicity"}
     languages: tuple[str, ...] = Field(default=("en",), min_length=1)
     """Languages whose lists are used."""
 

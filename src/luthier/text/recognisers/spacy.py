@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from luthier.core.digest import files_digest
 from luthier.core.errors import MissingExtra, Where
+from luthier.core.extras import is_installed
 from luthier.core.paths import PathText, locate
 from luthier.text.pii.found import Found, PiiKind
 from luthier.text.recogniser import Recogniser
@@ -22,6 +23,7 @@ class Spacy(Recogniser):
     """Find persons and organisations with a pipeline of spaCy, in whatever language it reads."""
 
     kind: Literal["spacy"] = "spacy"
+    libraries: ClassVar[Mapping[str, str]] = {"spacy": "spacy"}
     finds: ClassVar[tuple[PiiKind, ...]] = ("person", "organisation")
     seconds_a_byte: ClassVar[float] = 20e-6
     """Its makers tell of 10,000 words in a second for the small pipelines."""
@@ -39,6 +41,12 @@ class Spacy(Recogniser):
         except PackageNotFoundError:
             return None
 
+    def check_installed(self, base: Path) -> None:
+        """`MissingExtra` when spaCy is not installed, or has no such pipeline here."""
+        super().check_installed(base)
+        if not locate(self.model, base).is_dir() and not is_installed(self.model):
+            raise self._no_pipeline(Where(field="model"))
+
     def at(self, base: Path) -> Spacy:
         """With the folder's place written out, where it is one."""
         folder = locate(self.model, base)
@@ -53,9 +61,11 @@ class Spacy(Recogniser):
         try:
             return spacy.load(self.model, exclude=list(_UNUSED))
         except OSError as error:
-            where = Where(field="names.model")
-            remedy = "install the pipeline, or give a folder with one"
-            raise MissingExtra(f"spaCy has no pipeline {self.model!r} here", where=where, remedy=remedy) from error
+            raise self._no_pipeline(Where(field="names.model")) from error
+
+    def _no_pipeline(self, where: Where) -> MissingExtra:
+        remedy = f"`pip install {self.model}` where your package index has it, or give a folder with a pipeline"
+        return MissingExtra(f"spaCy has no pipeline {self.model!r} here", where=where, remedy=remedy)
 
     def recognise(self, texts: Sequence[str]) -> list[list[Found]]:
         """Persons and organisations of each text."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -17,6 +17,7 @@ class Toxicity(Reward):
     """
 
     kind: Literal["toxicity"] = "toxicity"
+    libraries: ClassVar[Mapping[str, str]] = {"badwords": "toxicity"}
 
     languages: tuple[str, ...] = Field(default=("en",), min_length=1)
     """Languages whose lists are used."""

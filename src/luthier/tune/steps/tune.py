@@ -226,8 +226,6 @@ class Tune(Step):
             what = "the model names classes, or gives a number, by a head of its own"
             what = f"{what}, and {self.objective.kind} wants one that writes text"
             raise ModelError(what, where=Where(field="model"), remedy="begin with the model that it was tuned from")
-        for tracker in self.trackers:
-            tracker.check()
         if (model := model_of(outlook)) is not None:
             self.agree(model)
         return foresee(self, outlook)
