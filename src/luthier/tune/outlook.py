@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from statistics import NormalDist
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,6 +20,7 @@ from luthier.models.foresight import (
     multiplies_at_once,
     pace_of,
     rows_of,
+    told_of_template,
     tokenizer_of,
     undisturbed,
 )
@@ -222,4 +224,5 @@ def outline(outlook: Outlook) -> Outline:
         return Outline(remote=True, how="an endpoint")
     model = model_of(outlook)
     parameters, tokenizer = model.parameters if model else None, tokenizer_of(outlook)
-    return Outline(parameters=parameters, tokenizer=tokenizer, how="of the model it stands on")
+    known = told_of_template(outlook)
+    return replace(known, parameters=parameters, tokenizer=tokenizer, how="of the model it stands on")
