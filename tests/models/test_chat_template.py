@@ -37,7 +37,7 @@ def test_places_for_tools_are_those_that_the_ids_are_made_with(name: str) -> Non
     template = Template(source=source(name), constants=WORDS)
     forms = Forms(template)
     try:
-        shown = template.render(forms.turns(CALL_PROBE[:1]) + [{"role": "assistant", "content": "x"}], [TOOL_PROBE])
+        shown = template.render([*forms.turns(CALL_PROBE[:1]), {"role": "assistant", "content": "x"}], [TOOL_PROBE])
     except Refused:
         shown = ""
     expected = ToolPlaces(offers="qzvkcalled" in shown, calls=forms.arguments != "dropped")

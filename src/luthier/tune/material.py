@@ -15,7 +15,7 @@ from luthier.core.digest import digest_of
 from luthier.core.errors import DataError, Where
 from luthier.core.step import Work
 from luthier.text.dataset import BATCH, batches, examples_at, has_split, summary
-from luthier.text.messages import Example, prompt_of, said_for
+from luthier.text.messages import Example, Origin, prompt_of, said_for
 from luthier.text.prompt import Prompt
 from luthier.tune.curriculum import ordered
 from luthier.tune.heldout import HELD_OUT, Parted, asked, check_metric, own_measure, part
@@ -100,6 +100,14 @@ class Material:
         if isinstance(held_out.metric, str) or own_measure(held_out.metric, self._step.objective):
             return Watch(held_out, Exam(self._step.objective, lessons, self.teacher))
         return Watch(held_out, Exam(self._step.objective, lessons, self.teacher, held_out.metric, self._questions()))
+
+    def first(self, number: int) -> Iterator[Lesson]:
+        """So many lessons from the first, made as those of a training are, and kept nowhere."""
+        return islice(self._teach("train", self._places), number)
+
+    def origins(self, number: int) -> list[Origin]:
+        """Where the examples of so many lessons come from."""
+        return [one.origin for one in examples_at(self._data, "train", [int(at) for at in self._places[:number]])]
 
     def write_learnt(self, path: Path, seen: Mapping[int, int], taught: Mapping[int, int]) -> None:
         """For each example: how often its lesson was seen in the training, and by the weights that are saved (the best

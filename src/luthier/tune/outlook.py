@@ -20,8 +20,8 @@ from luthier.models.foresight import (
     multiplies_at_once,
     pace_of,
     rows_of,
-    told_of_template,
     tokenizer_of,
+    told_of_template,
     undisturbed,
 )
 from luthier.models.load import cpu_has_bf16, is_remote

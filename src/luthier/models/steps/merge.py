@@ -15,7 +15,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, ModelError, Where
 from luthier.core.step import Forecast, Makes, Merging, ModelRef, Outline, Outlook, Reads, Step, Work
 from luthier.models.describe import describe, weight_files
-from luthier.models.foresight import has_head, told_of_template, tokenizer_of
+from luthier.models.foresight import has_head, tokenizer_of, told_of_template
 from luthier.models.load import base_folder, is_remote, name_of, no_weights, weights_of
 from luthier.models.merger import Merger
 from luthier.models.mergers.linear import Linear
