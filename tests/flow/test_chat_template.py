@@ -14,6 +14,7 @@ from luthier.flow.new import write_recipe
 from luthier.flow.recipe import Recipe
 from luthier.models.chat_template import chat_template_text
 from luthier.models.load import base_folder
+from luthier.text.calls import CallForm
 from luthier.text.ids import Text
 from tests.text.conversations import TOOLS
 from tests.workshop import own_cache, tiny_model
@@ -142,6 +143,7 @@ def test_one_template_trains_evaluates_serves_and_is_exported(folder: Path, word
     assert base_folder(tuned) == base_folder(done["model"].artifact)
     text = Text.load(base_folder(tuned))
     assert text.template.source == source
+    assert CallForm.of(text) is not None  # what `serve` reads calls by
     assert done["report"].artifact.read_json("summary.json")["rows"] == 2
     learnt = done["tune"].frame("learnt.parquet")
     assert learnt["nothing"].is_null().all()
@@ -221,8 +223,9 @@ def test_new_writes_a_recipe_for_chats_with_tools_that_trains_on_every_call(fold
     done = Recipe.load(written.path, ["steps.tune.precision=float32"]).run(only=["tune"])
     rows = done["tune"].artifact.read_json("rendered.json")["rows"]
     assert all(
-        sum('<tool_call>\n{"name": "lookup"' in one["text"] for one in row["stretches"] if one["trained"]) == 1
+        sum('<tool_call>\n{"name": "lookup"' in one["text"] for one in sequence["stretches"] if one["trained"]) == 1
         for row in rows
+        for sequence in row["sequences"]
     )
 
 

@@ -68,7 +68,8 @@ def show_rendered(word: str | None, number: int, *, ids: bool = False, overrides
         "objective": step.objective.settings(),
         "rows": [row.as_json(ids=True) for row in rows],
     }
-    head = f"{counted(len(rows), 'row')} as {base} sees them in {chosen}; tokens between {OPEN} and {CLOSE} are trained on\n"
+    head = f"{counted(len(rows), 'row')} as {base} sees them in {chosen}"
+    head += f"; tokens between {OPEN} and {CLOSE} are trained on\n"
     return ShownRows(facts, [Piece(head), *(piece for row in rows for piece in _pieces(row, step, ids=ids))])
 
 

@@ -29,7 +29,8 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 """Files of a tokenizer and its chat template."""
 KEPT = (
-    "config.json", "generation_config.json", *TOKENIZER_FILES, "preprocessor_config.json", "processor_config.json", "README.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE",
+    "config.json", "generation_config.json", *TOKENIZER_FILES, "preprocessor_config.json", "processor_config.json",
+    "README.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE",
 )  # fmt: skip
 """Files of a model's folder that are taken along, beside its safetensors weights."""
 SENTENCE = (

@@ -344,7 +344,7 @@ def _rest(proposal: Proposal) -> Iterator[str]:
     yield "  # On rows that were not trained on, beside the base model and plain baselines."
     turns = ""
     if _asks_every_turn(proposal.profile, proposal.learn):
-        yield "  # Every turn of the assistant is asked, each after the true history before it: most calls are not last."
+        yield "  # Every turn of the assistant is asked, each after the true history before it: calls are not last."
         turns = ", turns: all"
     yield f"  report: {{kind: evaluate, data: data, model: tune, metrics: [{', '.join(proposal.metrics)}]{turns}}}"
     yield "  # PASS only when the improvement over the base model is clear of chance."
