@@ -75,9 +75,7 @@ def test_a_template_without_a_place_for_tools_is_refused_by_the_plan(folder: Pat
     error = refused.value
     assert error.exit_code == 2
     assert str(error.where) == "chats.jsonl:1"
-    assert (
-        "this row and 23 others (chats.jsonl:2, chats.jsonl:3, chats.jsonl:4 and 20 more) have tools" in error.message
-    )
+    assert "this row and 23 others of those looked at have tools (lines 2, 3, 4 and 20 more)" in error.message
     assert "has no place for tools on offer or calls of tools" in error.message
     assert error.remedy.startswith("set `chat_template: hermes` in the recipe")
     assert "another base model" in error.remedy
@@ -85,7 +83,9 @@ def test_a_template_without_a_place_for_tools_is_refused_by_the_plan(folder: Pat
 
 def test_it_is_refused_when_the_data_set_is_made_and_before_a_training(folder: Path) -> None:
     made = Recipe.load(folder).run(only=["data"])
-    with pytest.raises(ModelError, match=r"this row and 19 others .* the base model has no place"):
+    with pytest.raises(
+        ModelError, match=r"this row and 19 others have tools \(lines .*\), and the .* the base model has no place"
+    ):
         Recipe.load(folder).plan()
     assert made["data"].artifact.manifest.makes == "dataset"
     with pytest.raises(ModelError, match="of tiny-model has no place"):

@@ -14,7 +14,7 @@ from luthier.flow.recipe import Recipe
 from luthier.models.load import base_folder
 from luthier.text.dataset import read_examples
 from luthier.text.ids import Text
-from tests.flow.test_chat_template import RECIPE, write_chats
+from tests.flow.test_chat_template import RECIPE, chat, write_chats
 from tests.workshop import own_cache, tiny_model
 
 
@@ -77,6 +77,18 @@ def test_rows_are_told_as_they_are_trained_on(made: Path, capsys: pytest.Capture
         trained = [one["text"] for one in sequence["stretches"] if one["trained"]]
         assert [one.startswith("<tool_call>") for one in trained] == [True, False]
         assert (row["file"], row["line"]) == ("chats.jsonl", example.origin.line)
+
+
+def test_a_row_that_calls_is_among_those_that_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny_model(tmp_path / "tiny-model")
+    rows = [json.dumps(chat(number, calls=number in (7, 9))) + "\n" for number in range(12)]
+    (tmp_path / "chats.jsonl").write_text("".join(rows), encoding="utf-8")
+    text = RECIPE.replace("model: tiny-model", "model: tiny-model\nchat_template: hermes").replace("test: 4", "test: 0")
+    (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
+    assert run_command(["run", str(tmp_path), "--only", "data", "--only", "model"]) == 0
+    for number, lines in ((1, [8]), (3, [1, 2, 8]), (9, [*range(1, 10)])):
+        told = json.loads(_shown(capsys, f"{tmp_path}/recipe.yaml:tune", "--rendered", str(number), "--json"))
+        assert [row["line"] for row in told["rows"]] == lines
 
 
 def test_marks_survive_without_colour(capsys: pytest.CaptureFixture[str]) -> None:

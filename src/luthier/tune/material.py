@@ -15,7 +15,7 @@ from luthier.core.digest import digest_of
 from luthier.core.errors import DataError, Where
 from luthier.core.step import Work
 from luthier.text.dataset import BATCH, batches, examples_at, has_split, summary
-from luthier.text.messages import Example, Origin, prompt_of, said_for
+from luthier.text.messages import Example, prompt_of, said_for
 from luthier.text.prompt import Prompt
 from luthier.tune.curriculum import ordered
 from luthier.tune.heldout import HELD_OUT, Parted, asked, check_metric, own_measure, part
@@ -105,9 +105,9 @@ class Material:
         """So many lessons from the first, made as those of a training are, and kept nowhere."""
         return islice(self._teach("train", self._places), number)
 
-    def origins(self, number: int) -> list[Origin]:
-        """Where the examples of so many lessons come from."""
-        return [one.origin for one in examples_at(self._data, "train", [int(at) for at in self._places[:number]])]
+    def examples(self, number: int) -> list[Example]:
+        """The examples of so many lessons from the first."""
+        return examples_at(self._data, "train", [int(at) for at in self._places[:number]])
 
     def write_learnt(self, path: Path, seen: Mapping[int, int], taught: Mapping[int, int]) -> None:
         """For each example: how often its lesson was seen in the training, and by the weights that are saved (the best

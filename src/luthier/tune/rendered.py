@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from luthier.core.step import Work
-from luthier.text.messages import Origin
+from luthier.text.dataset import BATCH
+from luthier.text.messages import Example, Origin
 from luthier.tune.objective import Lesson
 from luthier.tune.pairs import PairObjective
 
@@ -91,7 +92,8 @@ class RenderedRow(NamedTuple):
 
 
 def rendered_rows(step: Tune, work: Work, number: int) -> list[RenderedRow]:
-    """The first training rows that a step reads, read as its training reads them; `work` needs its data and model."""
+    """The first training rows that a step reads, read as its training reads them, one that calls tools among them where
+    one of the first 256 does; `work` needs its data and model."""
     from luthier.models.load import base_folder
     from luthier.text.ids import Text
     from luthier.text.prompt import Prompt
@@ -100,23 +102,35 @@ def rendered_rows(step: Tune, work: Work, number: int) -> list[RenderedRow]:
     model = work.inputs["model"]
     text = Text.load(base_folder(model), before=Prompt.of(model))
     material = Material(step, work, text)
-    return [*_rendered(material, material.first(number), step, text)]
+    return [*_rendered(material, material.first, step, text, number)]
 
 
 def write_rendered(folder: Path, material: Material, step: Tune, text: Text) -> None:
     """Write the first rows that a training read."""
-    rows = [row.as_json() for row in _rendered(material, material.lessons.first(KEPT), step, text)]
+    rows = [row.as_json() for row in _rendered(material, material.lessons.first, step, text, KEPT)]
     told = json.dumps({"rows": rows}, ensure_ascii=False, indent=1)
     (folder / RENDERED).write_text(told + "\n", encoding="utf-8")
 
 
-def _rendered(material: Material, lessons: Iterator[Lesson], step: Tune, text: Text) -> Iterator[RenderedRow]:
-    found = list(lessons)
+def _rendered(
+    material: Material, first: Callable[[int], Iterator[Lesson]], step: Tune, text: Text, number: int
+) -> Iterator[RenderedRow]:
+    examples = material.examples(max(number, BATCH))
+    places = _chosen(examples, number)
+    lessons = list(first(places[-1] + 1))
     outputs = step.objective.outputs(material.about)
-    for lesson, origin in zip(found, material.origins(len(found)), strict=True):
+    for place in places:
+        lesson = lessons[place]
         names = _names(step, len(lesson.rows))
         sequences = [_sequenced(*one, text, outputs) for one in zip(names, lesson.rows, strict=True)]
-        yield RenderedRow(lesson.id, origin, sequences, lesson.cut, lesson.nothing)
+        yield RenderedRow(lesson.id, examples[place].origin, sequences, lesson.cut, lesson.nothing)
+
+
+def _chosen(examples: Sequence[Example], number: int) -> list[int]:
+    """The places of so many examples from the first; where none of them calls a tool, the last is one that does."""
+    calling = [place for place, one in enumerate(examples) if any(message.tool_calls for message in one.messages)]
+    places = list(range(min(number, len(examples))))
+    return [*places[:-1], calling[0]] if calling and calling[0] >= len(places) else places
 
 
 def _names(step: Tune, count: int) -> list[str]:

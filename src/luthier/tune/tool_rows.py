@@ -45,7 +45,8 @@ def refuse_tool_rows_ahead(outlook: Outlook) -> None:
     made, model = outlook.inputs.get("data"), outlook.inputs.get("model")
     rows = _rows(made) if made is not None else _rows_ahead(outlook)
     name = name_of(model) if model is not None else "the base model"
-    _refuse(rows, places, name, fitting_templates(tokenizer_of(outlook)))
+    looked = "" if made is not None else " of those looked at"
+    _refuse(rows, places, name, fitting_templates(tokenizer_of(outlook)), looked)
 
 
 def _rows(data: Artifact) -> Iterator[ToolRow]:
@@ -69,7 +70,7 @@ def _rows_ahead(outlook: Outlook) -> Iterator[ToolRow]:
             yield ToolRow(Where(file=example.origin.file, line=example.origin.line), offers, calls)
 
 
-def _refuse(rows: Iterable[ToolRow], places: ToolPlaces, name: str, fitting: list[str]) -> None:
+def _refuse(rows: Iterable[ToolRow], places: ToolPlaces, name: str, fitting: list[str], looked: str = "") -> None:
     found = [row for row in rows if (row.offers and not places.offers) or (row.calls and not places.calls)]
     if not found:
         return
@@ -78,12 +79,20 @@ def _refuse(rows: Iterable[ToolRow], places: ToolPlaces, name: str, fitting: lis
         *(["tools on offer"] if offers and not places.offers else []),
         *(["calls of tools"] if calls and not places.calls else []),
     ]
-    others = ", ".join(str(row.place) for row in found[1:_NAMED])
-    more = len(found) - _NAMED
-    listed = f" ({others}{f' and {more:,} more' if more > 0 else ''})" if others else ""
-    who = f"this row and {counted(len(found) - 1, 'other')}{listed} have" if len(found) > 1 else "this row has"
-    what = f"{who} tools, and the chat template of {name} has no place for {' or '.join(lacking)}"
+    who = f"this row and {counted(len(found) - 1, 'other')}{looked} have" if len(found) > 1 else "this row has"
+    what = f"{who} tools{_listed(found)}, and the chat template of {name} has no place for {' or '.join(lacking)}"
     raise ModelError(f"{what}: they would not be trained on", where=found[0].place, remedy=_remedy(fitting, calls))
+
+
+def _listed(found: list[ToolRow]) -> str:
+    """Where the first of the others are, in brackets: lines where all are in one file."""
+    others = found[1:_NAMED]
+    if not others:
+        return ""
+    one_file = len({row.place.file for row in found}) == 1
+    places = ", ".join(str(row.place.line) if one_file else str(row.place) for row in others)
+    more = f" and {len(found) - _NAMED:,} more" if len(found) > _NAMED else ""
+    return f" ({'lines ' if one_file and len(others) > 1 else 'line ' if one_file else ''}{places}{more})"
 
 
 def _remedy(fitting: list[str], calls: bool) -> str:
