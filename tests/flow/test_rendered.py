@@ -17,6 +17,8 @@ from luthier.text.ids import Text
 from tests.flow.test_chat_template import RECIPE, chat, write_chats
 from tests.workshop import own_cache, tiny_model
 
+GLAIVE = Path(__file__).resolve().parents[3] / "shared/data/llamafactory_demo/glaive_toolcall_en_demo.json"
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -174,3 +176,38 @@ def test_rows_that_would_be_refused_are_refused_here_too(made: Path, capsys: pyt
     path.write_text((made / "recipe.yaml").read_text().replace("chat_template: hermes\n", ""))
     assert run_command(["run", str(path), "--only", "model"]) == 0
     assert "the chat template of tiny-model has no place for" in _refused(capsys, f"{path}:tune", "--rendered", "1")
+
+
+@pytest.mark.data
+def test_real_chats_with_tools(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """GLAIVE's conversations in ShareGPT's form, of LLaMA-Factory's demo: `new` writes a recipe that trains on every
+    call, and the text is transformers' own."""
+    if not GLAIVE.is_file():
+        pytest.skip("the real data set llamafactory_demo is not beside the repository (shared/data/llamafactory_demo)")
+    tiny_model(tmp_path / "tiny-model")
+    folder = tmp_path / "calls"
+    assert run_command(["new", str(folder), "--from", str(GLAIVE), "--model", str(tmp_path / "tiny-model")]) == 0
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+    assert recipe["chat_template"] == "hermes"
+    assert recipe["steps"]["tune"]["objective"] == {"kind": "sft", "learn": "all"}
+    assert recipe["steps"]["report"]["turns"] == "all"
+    recipe["steps"]["data"]["ops"] = []
+    recipe["steps"]["tune"]["objective"]["max_tokens"] = 100_000
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert run_command(["run", str(folder), "--only", "data", "--only", "model"]) == 0
+    told = json.loads(_shown(capsys, f"{folder}/recipe.yaml:data", "--rendered", "60", "--json"))
+    plan = Recipe.load(folder).plan()
+    text = Text.load(base_folder(plan.artifact("model")))
+    examples = read_examples(plan.artifact("data"), "train")[:60]
+    calling = 0
+    for row, example in zip(told["rows"], examples, strict=True):
+        (sequence,) = row["sequences"]
+        turns = text.turns(example.messages)
+        reference = text.tokenizer.apply_chat_template(turns, tools=list(example.tools) or None, tokenize=False)
+        assert "".join(one["text"] for one in sequence["stretches"]) == reference
+        trained = "".join(one["text"] for one in sequence["stretches"] if one["trained"])
+        calls = [call for message in example.messages for call in message.tool_calls]
+        assert trained.count("<tool_call>\n") == len(calls)
+        assert trained.count("<|im_end|>") == sum(message.role == "assistant" for message in example.messages)
+        calling += bool(calls)
+    assert calling > 15

@@ -13,7 +13,7 @@ from luthier.core.step import Outlook
 from luthier.models.chat_template import ToolPlaces, fitting_templates, tool_places
 from luthier.models.foresight import tokenizer_of, tool_places_ahead
 from luthier.models.load import base_folder, is_endpoint, name_of
-from luthier.text.dataset import OUTLINED, columns, examples_ahead, has_split
+from luthier.text.dataset import OUTLINED, examples_ahead, has_split, rows_with_tools
 
 WITH_TOOLS = "qwen2.5-0.5b-instruct"
 """A model of the catalogue whose own chat template writes tools."""
@@ -53,11 +53,9 @@ def _rows(data: Artifact) -> Iterator[ToolRow]:
     """The training rows of a data set that have tools, in source order."""
     if not has_split(data, "train"):
         return
-    for row in columns(data, "train", "file", "line", "messages", "tools"):
+    for row in rows_with_tools(data, "train"):
         offers = bool(json.loads(row["tools"]))
-        calls = '"tool_calls"' in row["messages"] and any(
-            turn.get("tool_calls") for turn in json.loads(row["messages"])
-        )
+        calls = any(turn.get("tool_calls") for turn in json.loads(row["messages"]))
         if offers or calls:
             yield ToolRow(Where(file=row["file"], line=row["line"]), offers, calls)
 
