@@ -25,6 +25,7 @@ from luthier.flow import serve
 from luthier.flow.recipe import Recipe
 from luthier.models.describe import describe
 from luthier.tune.technique import AnyTechnique
+from tests.flow.test_chat_template import write_chats
 from tests.watching import desk_traffic, write_log
 from tests.workshop import RECIPE, own_cache, small_recipe, tickets, write_csv
 
@@ -158,7 +159,7 @@ def test_the_commands_of_a_page_work_one_after_another(
 
 def _typed(line: str) -> list[str]:
     """The words of a page's line, said of the recipe and the rows that are here."""
-    line = line.replace("moved/recipe.yaml", "recipe.yaml")
+    line = line.replace("moved/recipe.yaml", "recipe.yaml").replace("calls/recipe.yaml", "recipe.yaml")
     line = line.replace("support/recipe.yaml", "recipe.yaml").replace("support:", "recipe.yaml:")
     line = re.sub(r"(?<![\w-])support(?![\w-])", "recipe.yaml", line) if " new " not in line else line
     line = line.replace("recipes/headlines/recipe.yaml", "recipe.yaml").replace("recipes/headlines", "recipe.yaml")
@@ -172,6 +173,7 @@ def _new_place(folder: Path) -> Path:
     write_csv(folder / "tickets.csv", tickets(60))
     _write_database(folder / "tickets.db")
     (folder / "axolotl.yaml").write_text(AXOLOTL, encoding="utf-8")
+    write_chats(folder)
     return folder
 
 

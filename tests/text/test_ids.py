@@ -73,7 +73,6 @@ def test_a_remark_is_made_only_of_what_stands_in_the_conversation() -> None:
     text = Text(dressed(byte_level(), CHATML))
     assert text.remarks((ASK, SAY)) == ()
     assert text.remarks((ASK, THINK)) == ("the chat template has no field for reasoning: it stands in <think> tags",)
-    assert text.remarks((ASK, CALL)) == ("the chat template has no place for tool calls",)
     assert not any("reasoning" in note or "tool calls" in note for note in text.notes)
     assert Text(family("qwen2_5")).remarks((ASK, CALL)) == ()
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from luthier.cli.output import Json, say, say_json, size, table
+from luthier.cli.output import Json, printing, say, say_json, size, table
 from luthier.core.counted import counted
 
 Word = Annotated[
@@ -35,11 +35,24 @@ def show(
     dropped: Annotated[
         bool, typer.Option("--dropped", help="List the rows that a data set left out: reason, place, first words.")
     ] = False,
+    rendered: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Print so many training rows as the model sees them, trained tokens marked: of a step that tunes, or "
+            "of the data that one reads.",
+        ),
+    ] = None,
+    ids: Annotated[bool, typer.Option("--ids", help="With --rendered: a line a token, with its id.")] = False,
     as_json: Json = False,
 ) -> None:
     """Show a recipe's steps, or one artifact: what made it, from what, and what it holds."""
     from luthier.flow.show import describe_artifact, describe_dropped, describe_recipe
 
+    if rendered is not None or ids:
+        _show_rendered(what, rendered, ids=ids, as_json=as_json)
+        return
     if dropped:
         shown = describe_dropped(what)
     elif what is None or (":" not in what and Path(what).exists()):
@@ -53,6 +66,27 @@ def show(
     else:
         for line in shown.lines():
             say(line)
+
+
+def _show_rendered(what: str | None, number: int | None, *, ids: bool, as_json: bool) -> None:
+    """Print training rows as the model sees them; what is trained on is green on a terminal."""
+    from luthier.core.errors import InputError, Where
+    from luthier.flow.rendered import show_rendered
+
+    if number is None:
+        remedy = "add --rendered 3"
+        raise InputError("--ids shows the tokens of rendered rows", where=Where(field="--ids"), remedy=remedy)
+    shown = show_rendered(what, number, ids=ids)
+    if as_json:
+        say_json(shown.facts)
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=True)
+    with printing():
+        for piece in shown.pieces:
+            console.print(Text(piece.text, style="bold green" if piece.trained else ""), end="")
 
 
 def trace(

@@ -128,6 +128,10 @@ class Outline:
     """Of a model: numbers in its weights."""
     tokenizer: Path | None = None
     """Of a model: the folder of what it stands on, with its tokenizer and chat template, where that is here."""
+    chat_template: str | None = None
+    """Of a model: the chat template that takes the place of its own, where the recipe sets one."""
+    tools: bool | None = None
+    """Of a model whose files are not here: whether its chat template has a place for tools; None: that is not known."""
     remote: bool = False
     """Of a model: whether it is asked over HTTP and has no weights here."""
     merging: Merging = "plain"

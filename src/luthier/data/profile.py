@@ -117,6 +117,17 @@ class Profile(BaseModel):
     """Rows with tools on offer."""
     calling: int = 0
     """Rows whose answer calls one."""
+    called: int = 0
+    """Rows in which any turn of the assistant's calls one."""
+    several: int = 0
+    """Rows in which several turns of the assistant's can be learnt."""
+    going_on: int = 0
+    """Of these, rows that go on from another row, as each request of a log does: their earlier answers have rows of
+    their own."""
+    answers_in_all: int = 0
+    """Turns of the assistant's in the rows looked at."""
+    calls_in_all: int = 0
+    """Of these, turns that call tools."""
     trials: dict[str, Trial] = {}
     """What operators would do, by kind, each to what those before it leave; left out where that is nothing."""
     spellings: dict[str, str] = {}

@@ -7,7 +7,8 @@ from typing import Any
 
 from luthier.core.artifact import Artifact
 from luthier.core.events import Events
-from luthier.flow.plan import plan
+from luthier.core.step import Outline, Outlook
+from luthier.flow.plan import plan, shared_store
 from luthier.flow.recipe import MODEL_STEP, Recipe
 from luthier.flow.run import run
 from luthier.models.catalog import CATALOG, ENCODERS, resolve
@@ -35,6 +36,14 @@ def list_models() -> list[dict[str, Any]]:
 def base_model(name: str, events: Events | None = None) -> Artifact:
     """The artifact of a base model; taken from its source when it is not here."""
     return run(_recipe(name), events)[MODEL_STEP].artifact
+
+
+def known_base(name: str) -> Outline:
+    """What is known of a base model without bringing it here: by its files where they are, else by the catalogue."""
+    what = plan(_recipe(name), costs_of=())[MODEL_STEP]
+    if what.cached:
+        return Outline(tokenizer=shared_store().open(what.digest).folder)
+    return what.step.outline(Outlook(inputs={}, upstream={}, base=Path()))
 
 
 def get_model(name: str, events: Events | None = None) -> Path:

@@ -26,7 +26,8 @@ from luthier.flow.wording import NAME_PATTERN
 from luthier.models.catalog import CATALOG
 
 if TYPE_CHECKING:
-    from luthier.data.intake.propose import Proposal
+    from luthier.data.intake.propose import Base, Proposal
+    from luthier.data.profile import Profile
 
 MODEL = "smollm2-135m-instruct"
 """The base model when none is named."""
@@ -95,6 +96,7 @@ def write_recipe(
         raise InputError("--from and --template were both given", where=Where(field="--template"), remedy=remedy)
     folder = _folder(name)
     path = folder / "recipe.yaml"
+    base = _Base(model or MODEL, folder)
     model = _from_there(model, folder)
     source = _as_url(source)
     is_url = isinstance(source, str) and ("://" in source or is_variable(source))
@@ -108,15 +110,15 @@ def write_recipe(
     is_tool = traffic is None and str(source).lower().endswith((".yaml", ".yml"))
     columns = _columns(prompt, answer, source, is_tool=is_tool)
     if traffic is not None:
-        made = _from_traces(traffic, where, folder, model or MODEL, columns)
+        made = _from_traces(traffic, where, folder, base, columns)
     elif source is None:
         made = _Text(_from_template(template or "labels", folder.name, model or MODEL))
     elif is_url and (table is not None or is_database(str(source))):
-        made = _from_database(str(source), table, folder, model or MODEL, columns)
+        made = _from_database(str(source), table, folder, base, columns)
     elif is_tool:
         made = _from_tool(Path(source), folder, model)
     else:
-        made = _from_file(str(source), folder, model or MODEL, columns)
+        made = _from_file(str(source), folder, base, columns)
     with _standing(folder):
         Recipe.of(parse_yaml(made.recipe, str(path)), folder)
     schema = json.dumps(recipe_schema(), indent=1, ensure_ascii=False) + "\n"
@@ -208,28 +210,64 @@ def _from_template(template: str, name: str, model: str) -> str:
     return text.replace("{name}", name).replace("{model}", model)
 
 
-def _from_file(source: str, folder: Path, model: str, columns: _Columns) -> _Text:
+class _Base(NamedTuple):
+    """The base model that is asked for, by the word that was given, and the folder of the recipe."""
+
+    word: str
+    folder: Path
+
+    def fitting(self, profile: Profile) -> Base:
+        """How a recipe for rows of a profile names it: with a chat template that has a place for tools where the rows
+        have some and its own is known to have none."""
+        from luthier.data.intake.propose import Base
+
+        named = _from_there(self.word, self.folder) or self.word
+        if not (profile.with_tools or profile.called) or not (fitting := self._lacking(profile)):
+            return Base(named)
+        template = fitting[0]
+        lacks = f"the chat template of {self.word} has no place for tools"
+        if template is None:
+            why = f"{lacks}, and none that ships goes with its tokenizer: give a Jinja file, or take another base model"
+            return Base(named, why=why)
+        return Base(named, template, f"{lacks}; this one has, and takes its place wherever the model is read")
+
+    def _lacking(self, profile: Profile) -> list[str | None]:
+        """The templates that ship and fit, or None for none, where its own lacks a place; nothing where it has one or
+        is not known yet."""
+        from luthier.flow.base_models import known_base
+        from luthier.models.chat_template import fitting_templates
+        from luthier.models.foresight import outlined_places
+
+        expected = known_base(self.word)
+        places = outlined_places(expected)
+        if places is None or ((places.offers or not profile.with_tools) and (places.calls or not profile.called)):
+            return []
+        return [*fitting_templates(expected.tokenizer)] or [None]
+
+
+def _from_file(source: str, folder: Path, base: _Base, columns: _Columns) -> _Text:
     """From a file, a folder, a pattern, or a URL."""
     from luthier.data.intake.propose import propose
 
-    found = propose(source, shown=_shown(source, folder), prompt=columns.prompt, answer=columns.answer)
-    return _proposed(found, folder, model)
+    return _proposed(propose(source, shown=_shown(source, folder), prompt=columns.prompt, answer=columns.answer), base)
 
 
-def _proposed(proposal: Proposal, folder: Path, model: str) -> _Text:
+def _proposed(proposal: Proposal, base: _Base) -> _Text:
     """The recipe that is proposed for some data."""
     from luthier.data.intake.propose import render_recipe
 
-    text = render_recipe(proposal, folder.name, model)
-    return _Text(text, proposal.reasons, (proposal.profile.size_told, *dict.fromkeys(proposal.profile.notes)))
+    found = base.fitting(proposal.profile)
+    text = render_recipe(proposal, base.folder.name, found)
+    reasons = {**proposal.reasons, **({"chat_template": found.why} if found.why else {})}
+    return _Text(text, reasons, (proposal.profile.size_told, *dict.fromkeys(proposal.profile.notes)))
 
 
-def _from_database(url: str, table: str | None, folder: Path, model: str, columns: _Columns) -> _Text:
+def _from_database(url: str, table: str | None, folder: Path, base: _Base, columns: _Columns) -> _Text:
     from luthier.data.database.propose import propose_table
     from luthier.data.intake.layouts import Layout
 
     wanted = Layout(prompt=columns.prompt, answer=columns.answer)
-    return _proposed(propose_table(url, table, Path.cwd(), folder.absolute(), wanted), folder, model)
+    return _proposed(propose_table(url, table, Path.cwd(), folder.absolute(), wanted), base)
 
 
 def _traffic(source: Path | str | None) -> Path | None:
@@ -244,7 +282,7 @@ def _traffic(source: Path | str | None) -> Path | None:
     return Path(source) if is_traffic(Path(source)) else None
 
 
-def _from_traces(traffic: Path, where: str | None, folder: Path, model: str, columns: _Columns) -> _Text:
+def _from_traces(traffic: Path, where: str | None, folder: Path, base: _Base, columns: _Columns) -> _Text:
     from luthier.data.intake.from_traces import propose_traces
     from luthier.data.intake.layouts import Layout
     from luthier.traffic.where import Where as Condition
@@ -252,7 +290,7 @@ def _from_traces(traffic: Path, where: str | None, folder: Path, model: str, col
     if where is not None:
         Condition(where)
     wanted = Layout(prompt=columns.prompt, answer=columns.answer)
-    return _proposed(propose_traces(traffic, _shown(str(traffic), folder), where, wanted=wanted), folder, model)
+    return _proposed(propose_traces(traffic, _shown(str(traffic), folder), where, wanted=wanted), base)
 
 
 def _from_there(model: str | None, folder: Path) -> str | None:

@@ -24,6 +24,7 @@ from pydantic import (
 from luthier.core.component import refuse_unknown_settings
 from luthier.core.described import described
 from luthier.core.errors import LuthierError, RecipeError, UnknownName, Where, did_you_mean
+from luthier.core.paths import PathText
 from luthier.core.step import Step
 from luthier.flow.source_text import Key, SourceText, dotted, override, read_yaml
 from luthier.flow.wording import NAME_PATTERN, a, explain
@@ -59,6 +60,10 @@ class Recipe(BaseModel):
     """Every random choice follows from this number."""
     model: Annotated[ModelSource | None, BeforeValidator(_resolve_model)] = None
     """The base model: a name of the catalogue, a folder, a .gguf file, or a model source with its settings."""
+    chat_template: PathText | None = None
+    """The chat template that takes the place of the base model's own, in training, evaluation, serving and export
+    alike: the name of one that ships with Luthier (`hermes`: ChatML with tools), or a Jinja file; a relative path
+    starts at the recipe's folder. The model's own when not given."""
     steps: Annotated[dict[Name, Step], Field(min_length=1)]
     """The steps by name; a step names those whose artifacts it reads."""
 
@@ -92,6 +97,7 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _references(self) -> Self:
+        self._check_chat_template()
         for name, step in self.all_steps().items():
             for field, other in self.references(step).items():
                 self._check_reference(name, field, other)
@@ -131,7 +137,22 @@ class Recipe(BaseModel):
         if self.model is None:
             remedy = "add `model: smollm2-135m-instruct` (`luthier models list` shows others)"
             raise RecipeError("names no model, though steps need one", where=Where(field="model"), remedy=remedy)
-        return {**self.steps, MODEL_STEP: Base(source=self.model)}
+        return {**self.steps, MODEL_STEP: Base(source=self.model, chat_template=self.chat_template)}
+
+    def _check_chat_template(self) -> None:
+        """Refuse a chat template that would change nothing."""
+        if self.chat_template is None:
+            return
+        where = Where(field="chat_template")
+        if MODEL_STEP in self.steps:
+            remedy = f"write `chat_template` into steps.{MODEL_STEP}"
+            raise RecipeError(f"the base model is the step {MODEL_STEP!r} here", where=where, remedy=remedy)
+        if not any(MODEL_STEP in self.references(step).values() for step in self.steps.values()):
+            remedy = "leave it out, or write it into the step of kind `base` that it is meant for"
+            raise RecipeError("changes nothing: no step reads the recipe's model", where=where, remedy=remedy)
+        if self.model is not None and not self.model.weights:
+            what = "changes nothing: an endpoint renders its conversations itself"
+            raise RecipeError(what, where=where, remedy="leave it out")
 
     @staticmethod
     def references(step: Step) -> dict[str, str]:
@@ -209,6 +230,8 @@ class Recipe(BaseModel):
         implicit = step == MODEL_STEP and step not in self.steps
         path = [] if implicit else [*_path_to(self.steps[step], (field or "").partition(".")[0])]
         inner = (field or "").removeprefix(MODEL_STEP).strip(".") if implicit else field
+        if implicit and field == "chat_template":
+            return _placed(error, self._source)
         whole = ".".join([MODEL_STEP] if implicit else ["steps", step, *path]) + (f".{inner}" if inner else "")
         where = Where(field=whole)
         return _placed(type(error)(error.message, where=where, remedy=error.remedy), self._source)

@@ -66,6 +66,8 @@ class Origin(NamedTuple):
     name: str
     licence: str | None
     origin: str
+    chat_template: str | None = None
+    """The one that took the place of its own; None where that is its own."""
 
     @property
     def address(self) -> str:
@@ -77,7 +79,7 @@ class Origin(NamedTuple):
 def origin_of(artifact: Artifact) -> Origin:
     """Read the base model's card, up the lineage."""
     told = origin_artifact(artifact).read_json("model.json")
-    return Origin(told["name"], told.get("licence"), told.get("origin", ""))
+    return Origin(told["name"], told.get("licence"), told.get("origin", ""), told.get("chat_template"))
 
 
 def lineage(artifact: Artifact) -> list[Artifact]:
@@ -135,7 +137,11 @@ def _opening(artifact: Artifact, form: Form) -> str:
     told = weights_of(artifact).folder / ADAPTER / "adapter_config.json"
     own = form.format == "adapter" and read_object(told)["peft_type"] == "BOTTLENECK"
     taught = "import luthier.models.bottleneck  # teaches PEFT this type\n"
-    return (taught if own else "") + _OPENING[form.format]
+    opening = (taught if own else "") + _OPENING[form.format]
+    if form.format == "adapter" and origin_of(artifact).chat_template is not None:
+        opening = opening.replace("import AutoModelForCausalLM", "import AutoModelForCausalLM, AutoTokenizer")
+        opening += "\ntokenizer = AutoTokenizer.from_pretrained(FOLDER)  # with the chat template that was trained with"
+    return opening
 
 
 def _front(artifact: Artifact, form: Form, base: Origin) -> dict[str, Any]:
@@ -196,7 +202,8 @@ def _told(artifact: Artifact) -> str:
         return _data(artifact)
     if "tuned.json" not in files:
         told = artifact.read_json("model.json")
-        return f"base model {told['name']} ({told.get('origin') or 'origin not stated'})"
+        template = f", with the chat template {_short(told['chat_template'])}" if "chat_template" in told else ""
+        return f"base model {told['name']} ({told.get('origin') or 'origin not stated'}){template}"
     told = artifact.read_json("tuned.json")
     return _merged(artifact, told) if "merge" in told else "; ".join(_tuning(artifact, told))
 

@@ -20,6 +20,8 @@ class Entry(NamedTuple):
     licence: str
     parameters: int
     """As its publisher rounds it: for a first guess of cost, before the files are here."""
+    tool_template: str | None = None
+    """Of a model whose own chat template is known to have no place for tools: the one that ships and goes with it."""
 
 
 def _hub(repository: str, licence: str, parameters: float) -> Entry:
@@ -37,6 +39,7 @@ CATALOG: Mapping[str, Entry] = {
         },
         "apache-2.0",
         134_515_008,
+        tool_template="hermes",
     ),
     "smollm2-360m-instruct": _hub("HuggingFaceTB/SmolLM2-360M-Instruct", "apache-2.0", 362e6),
     "smollm2-1.7b-instruct": _hub("HuggingFaceTB/SmolLM2-1.7B-Instruct", "apache-2.0", 1.71e9),

@@ -39,7 +39,7 @@ from luthier.models.load import (
     weights_of,
 )
 from luthier.models.sequence import with_outputs
-from luthier.models.source import Say, model_files, tell_dtype, write_json
+from luthier.models.source import TOKENIZER_FILES, Say, model_files, tell_dtype, write_json
 from luthier.models.to_gguf import Quant, write_gguf
 
 Format = Literal["hf", "adapter", "merged", "gguf"]
@@ -161,6 +161,11 @@ def _write_adapter(artifact: Artifact, folder: Path) -> None:
     for path in sorted((artifact.folder / ADAPTER).iterdir()):
         if path.name != "README.md":
             shutil.copyfile(path, folder / path.name)
+    if origin_of(artifact).chat_template is not None:
+        base = base_folder(artifact)
+        for name in TOKENIZER_FILES:
+            if (base / name).is_file():
+                shutil.copyfile(base / name, folder / name)
     config = read_object(folder / "adapter_config.json")
     write_json(folder / "adapter_config.json", {**config, "base_model_name_or_path": origin_of(artifact).address})
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from luthier.core.errors import DataError
 from luthier.core.spread import spread
 from luthier.core.step import Outline, Outlook
+from luthier.models.chat_template import ToolPlaces, template_words, tool_places, tool_places_of
 from luthier.models.counting import counts_of
 from luthier.models.describe import Description, describe
 from luthier.models.kernels.compiled import compiler
@@ -175,6 +176,39 @@ def tokenizer_of(outlook: Outlook, field: str = "model") -> Path | None:
     return outlook.outlines.get(field, Outline()).tokenizer
 
 
+def template_ahead(outlook: Outlook, field: str = "model") -> str | None:
+    """The chat template that takes the place of the model's own, for a model that is not made yet; a made one has it
+    in its folder."""
+    return None if outlook.inputs.get(field) is not None else outlook.outlines.get(field, Outline()).chat_template
+
+
+def told_of_template(outlook: Outlook, field: str = "model") -> Outline:
+    """What is known of the chat template of the model that a field names, for a model that is made from it."""
+    if outlook.inputs.get(field) is not None:
+        return Outline()
+    expected = outlook.outlines.get(field, Outline())
+    return Outline(chat_template=expected.chat_template, tools=expected.tools)
+
+
+def tool_places_ahead(outlook: Outlook, field: str = "model") -> ToolPlaces | None:
+    """What of tools the chat template of the model that a field names has a place for; None where that is not known
+    yet."""
+    if is_remote(outlook, field):
+        return None
+    if (made := outlook.inputs.get(field)) is not None:
+        return tool_places(base_folder(made))
+    return outlined_places(outlook.outlines.get(field, Outline()))
+
+
+def outlined_places(expected: Outline) -> ToolPlaces | None:
+    """The same of a model that is not made yet."""
+    if expected.chat_template is not None:
+        return tool_places_of(expected.chat_template, template_words(expected.tokenizer) if expected.tokenizer else {})
+    if expected.tokenizer is not None:
+        return tool_places(expected.tokenizer)
+    return None if expected.tools is None else ToolPlaces(offers=expected.tools, calls=expected.tools)
+
+
 def rows_of(wanted: int | None, outlook: Outlook, split: str = "train", longest: Longest | None = None) -> Rows | None:
     """The rows of a split that will be read, at most `wanted`; None when nothing says how many."""
     made, expected = outlook.inputs.get("data"), outlook.outlines.get("data", Outline())
@@ -189,7 +223,7 @@ def rows_of(wanted: int | None, outlook: Outlook, split: str = "train", longest:
     sample = _sample(made.path(f"examples/{split}.parquet")) if made is not None else spread(expected.examples, SAMPLE)
     if not sample:
         return Rows(number, 100.0, 0.0, "100 tokens a row assumed")
-    found, rest = counts_of(sample, tokenizer_of(outlook)), ""
+    found, rest = counts_of(sample, tokenizer_of(outlook), template_ahead(outlook)), ""
     lengths: Sequence[float] = found.lengths
     if longest is not None:
         lengths, rest = longest.kept(lengths)

@@ -23,10 +23,14 @@ from luthier.models.describe import DTYPE_NAMES, main_dtype, read_headers, read_
 Say = Callable[[str], None]
 """Takes a sentence about something that was decided for the user."""
 
+TOKENIZER_FILES = (
+    "chat_template.jinja", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt",
+)  # fmt: skip
+"""Files of a tokenizer and its chat template."""
 KEPT = (
-    "config.json", "generation_config.json", "chat_template.jinja", "tokenizer.json", "tokenizer_config.json",
-    "special_tokens_map.json", "added_tokens.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt",
-    "preprocessor_config.json", "processor_config.json", "README.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE",
+    "config.json", "generation_config.json", *TOKENIZER_FILES, "preprocessor_config.json", "processor_config.json",
+    "README.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE",
 )  # fmt: skip
 """Files of a model's folder that are taken along, beside its safetensors weights."""
 SENTENCE = (

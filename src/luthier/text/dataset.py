@@ -214,6 +214,17 @@ def columns(artifact: Artifact, split: str, *names: str, size: int = BATCH) -> I
         yield from batch.to_pylist()
 
 
+def rows_with_tools(artifact: Artifact, split: str) -> Iterator[dict[str, Any]]:
+    """File, line, messages and tools (as JSON) of a split's rows that have tools on offer, or may have a turn that
+    calls one; the others are passed over unread."""
+    import pyarrow.compute as pc
+
+    for batch in _stream(artifact, split, 16 * BATCH, ("file", "line", "messages", "tools")):
+        offers = pc.not_equal(batch.column("tools"), "[]")
+        calls = pc.match_substring(batch.column("messages"), '"tool_calls"')
+        yield from batch.filter(pc.or_(offers, calls)).to_pylist()
+
+
 def _stream(artifact: Artifact, split: str, size: int, names: Sequence[str] | None = None) -> Iterator[Any]:
     from pyarrow.parquet import ParquetFile
 

@@ -294,12 +294,10 @@ class Text:
         return tuple(sentence for holds, sentence in said if holds)
 
     def remarks(self, messages: Sequence[Message]) -> tuple[str, ...]:
-        """What becomes of reasoning and tool calls that stand in a conversation, where that is not what one expects."""
+        """What becomes of reasoning that stands in a conversation, where that is not what one expects."""
         found: list[str] = []
         if any(message.thinking for message in messages) and (said := _THINKING.get(self._renderer.forms.thinking)):
             found.append(said)
-        if any(message.tool_calls for message in messages) and self._renderer.forms.arguments == "dropped":
-            found.append("the chat template has no place for tool calls")
         return tuple(found)
 
     def _walls(self, rendered: Sequence[Rendered], joined: Sequence[Tokens]) -> list[list[int]]:

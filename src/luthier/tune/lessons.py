@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -129,6 +130,14 @@ class Lessons:
         with (self._folder / "examples.jsonl").open(encoding="utf-8") as file:
             for line in file:
                 yield json.loads(line)
+
+    def first(self, number: int) -> Iterator[Lesson]:
+        """So many lessons from the first, those included from which nothing is learnt."""
+        place = 0
+        for told in islice(self.told(), number):
+            rows = () if told["nothing"] else tuple(self.rows(place))
+            place += not told["nothing"]
+            yield Lesson(id=told["id"], rows=rows, cut=told["cut"], nothing=told["nothing"])
 
     @cached_property
     def longest(self) -> int:

@@ -101,6 +101,14 @@ class Material:
             return Watch(held_out, Exam(self._step.objective, lessons, self.teacher))
         return Watch(held_out, Exam(self._step.objective, lessons, self.teacher, held_out.metric, self._questions()))
 
+    def first(self, number: int) -> Iterator[Lesson]:
+        """So many lessons from the first, made as those of a training are, and kept nowhere."""
+        return islice(self._teach("train", self._places), number)
+
+    def examples(self, number: int) -> list[Example]:
+        """The examples of so many lessons from the first."""
+        return examples_at(self._data, "train", [int(at) for at in self._places[:number]])
+
     def write_learnt(self, path: Path, seen: Mapping[int, int], taught: Mapping[int, int]) -> None:
         """For each example: how often its lesson was seen in the training, and by the weights that are saved (the best
         ones come before the end); its tokens, how many were learnt, whether it was cut, and why nothing was learnt from

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from statistics import NormalDist
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,6 +21,7 @@ from luthier.models.foresight import (
     pace_of,
     rows_of,
     tokenizer_of,
+    told_of_template,
     undisturbed,
 )
 from luthier.models.load import cpu_has_bf16, is_remote
@@ -222,4 +224,5 @@ def outline(outlook: Outlook) -> Outline:
         return Outline(remote=True, how="an endpoint")
     model = model_of(outlook)
     parameters, tokenizer = model.parameters if model else None, tokenizer_of(outlook)
-    return Outline(parameters=parameters, tokenizer=tokenizer, how="of the model it stands on")
+    known = told_of_template(outlook)
+    return replace(known, parameters=parameters, tokenizer=tokenizer, how="of the model it stands on")

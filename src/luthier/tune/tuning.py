@@ -19,6 +19,7 @@ from luthier.tune.cost import operations_of
 from luthier.tune.material import Material
 from luthier.tune.memory import tokens_that_fit
 from luthier.tune.objective import About
+from luthier.tune.rendered import write_rendered
 from luthier.tune.saved import EPOCHS, refuse_idle
 from luthier.tune.schedule import DECAY, Course
 from luthier.tune.speed import Speed
@@ -77,6 +78,7 @@ class Tuning:
             self._warn_unmoved(training.run(keeper, told, self._work.events.note), course)
         own_forward(self.trained)
         self._save(training, material, course)
+        write_rendered(self._work.folder, material, step, text)
         self._save_epochs(keeper, training, material, course)
         aside = {"held_out_s": training.held_out_s, "checkpoint_s": keeper.spent_s}
         desk = material.desk

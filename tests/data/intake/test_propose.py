@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -867,3 +867,68 @@ def test_calls_that_differ_by_a_number_are_tried_as_they_would_be_run(tmp_path: 
     found = propose(tmp_path / "calls.jsonl")
     assert {"kind": "near_dedup", "action": "flag", "of": "both"} in found.ops
     assert "they look templated" in found.reasons["ops.near_dedup"]
+
+
+def _talk(place: int, answers: int) -> list[dict[str, Any]]:
+    """A conversation in which the assistant speaks so many times, unlike any other."""
+    words = [f"word{place * step % 97}" for step in range(1, 9)]
+    return [
+        {"role": role, "content": f"{' '.join(words)} {role} {turn} {place}."}
+        for turn in range(answers)
+        for role in ("user", "assistant")
+    ]
+
+
+def _jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_every_answer_of_conversations_is_learnt_as_other_tuners_do(tmp_path: Path) -> None:
+    proposal = propose(_jsonl(tmp_path / "t.jsonl", [{"messages": _talk(place, 2)} for place in range(40)]))
+    assert _recipe(proposal)["steps"]["tune"]["objective"] == {"kind": "sft", "learn": "all"}
+    assert "40 of 40 rows hold several answers of the assistant" in proposal.reasons["objective.learn"]
+    assert "axolotl" in proposal.reasons["objective.learn"]
+    assert "turns" not in _recipe(proposal)["steps"]["report"]
+
+
+def test_one_answer_a_row_needs_no_setting(tmp_path: Path) -> None:
+    proposal = propose(_jsonl(tmp_path / "t.jsonl", [{"messages": _talk(place, 1)} for place in range(40)]))
+    assert _recipe(proposal)["steps"]["tune"]["objective"] == "sft"
+    assert "objective.learn" not in proposal.reasons
+
+
+def test_rows_that_go_on_from_one_another_are_learnt_by_their_last_answers(tmp_path: Path) -> None:
+    """As in a log of requests: each answer is the last one of a row of its own."""
+    rows = [{"messages": _talk(place, 3)[: 2 * turn]} for place in range(20) for turn in (1, 2, 3)]
+    proposal = propose(_jsonl(tmp_path / "t.jsonl", rows))
+    assert proposal.profile.going_on == 40
+    assert _recipe(proposal)["steps"]["tune"]["objective"] == "sft"
+    assert "go on from another row" in proposal.reasons["objective.learn"]
+
+
+def test_calls_in_mid_conversation_are_learnt_and_measured(tmp_path: Path) -> None:
+    rows = []
+    for place in range(30):
+        asked, called = _called(place, "weather")["messages"]
+        answer = {"role": "assistant", "content": f"It will be {place} degrees, and it will rain in the morning."}
+        result = {"role": "tool", "content": f'{{"degrees": {place}}}'}
+        rows.append({**_called(place, "weather"), "messages": [asked, called, result, answer]})
+    proposal = propose(_jsonl(tmp_path / "t.jsonl", rows))
+    assert (proposal.profile.calling, proposal.profile.called) == (0, 30)
+    assert (proposal.profile.calls_in_all, proposal.profile.answers_in_all) == (30, 60)
+    recipe = _recipe(proposal)
+    assert recipe["steps"]["tune"]["objective"] == {"kind": "sft", "learn": "all"}
+    assert recipe["steps"]["report"] == {
+        "kind": "evaluate", "data": "data", "model": "tune", "metrics": ["tool_calls", "rougeL", "chrf"], "turns": "all"
+    }  # fmt: skip
+    text = render_recipe(proposal, "mine")
+    assert "`last` would leave out each call" in text
+    assert "30 of 30 rows call tools or have them on offer" in proposal.reasons["objective.learn"]
+
+
+def test_answers_that_are_not_to_be_learnt_do_not_count(tmp_path: Path) -> None:
+    rows = [{"messages": _talk(place, 2)} for place in range(40)]
+    for row in rows:
+        row["messages"][1]["weight"] = 0
+    assert propose(_jsonl(tmp_path / "t.jsonl", rows)).learn == "last"

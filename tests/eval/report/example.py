@@ -31,7 +31,7 @@ from luthier.eval.report.facts.models import (
     Slice,
 )
 from luthier.eval.report.facts.report import Cost, GateFacts, Made, Provenance, ReportFacts, RuleFacts
-from luthier.eval.report.facts.tuning import LogPoint, TuningFacts
+from luthier.eval.report.facts.tuning import LogPoint, RenderedFact, SequenceFact, StretchFact, TuningFacts
 from luthier.text.findings import Finding, Number, Table
 
 HOSTILE = '<script>alert("owned")</script><img src=x onerror=alert(1)> </title> ${7*7} {{ 7*7 }} &amp; "quoted" \' ]]>'
@@ -395,6 +395,26 @@ def facts(**changes: object) -> ReportFacts:
                 parameters=134_515_008,
                 cut_rows=3,
                 log=log(),
+                rendered=(
+                    RenderedFact(
+                        id="0a1b2c3d4e5f6071",
+                        file="tickets.csv",
+                        line=2,
+                        cut_tokens=7,
+                        sequences=(
+                            SequenceFact(
+                                tokens=21,
+                                trained_tokens=3,
+                                stretches=(
+                                    StretchFact(text="<|im_start|>user\nWhere is it?<|im_end|>\n", trained=False),
+                                    StretchFact(text="delivery<|im_end|>", trained=True),
+                                    StretchFact(text="\n", trained=False),
+                                ),
+                            ),
+                        ),
+                    ),
+                    RenderedFact(id="1a1b2c3d4e5f6071", file="tickets.csv", line=3, left_out="longer than 9 tokens"),
+                ),
                 settings={"technique.r": "16", "technique.alpha": "32", "batch": "36", "learning_rate": "0.0002"},
             ),
         ),

@@ -139,6 +139,7 @@ def tuned(store: Store) -> Artifact:
         },
         "log.jsonl": "".join(json.dumps(line) + "\n" for line in log) + '{"step": 6, "loss": NaN}\n',
         "learnt.parquet": pl.DataFrame({"id": ["a", "b"], "cut": [True, False]}),
+        "rendered.json": {"rows": [example.facts().tunings[0].rendered[0].model_dump()]},
     }
     timing = {
         "seconds": 9.0,
@@ -220,6 +221,7 @@ def test_tuning(facts: ReportFacts) -> None:
     assert tuning.settings["learning_rate_why"] == "twice the usual"
     assert [point.loss for point in tuning.log] == [2.0, 1.0, 2.0 / 3, 0.5, 0.4, None]
     assert tuning.optimizer == "muon"
+    assert tuning.rendered == example.facts().tunings[0].rendered[:1]
     assert [point.grad_norm for point in tuning.log] == [1.0] * 5 + [None]
     assert (tuning.log[4].held_out_loss, tuning.log[4].held_out) == (0.5, {"accuracy": 0.75})
 

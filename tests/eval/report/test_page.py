@@ -13,7 +13,9 @@ from itertools import pairwise
 import pytest
 
 from luthier.eval.report.facts.report import ReportFacts
+from luthier.eval.report.facts.tuning import SequenceFact, StretchFact
 from luthier.eval.report.page import as_json, render
+from luthier.eval.report.views import LONG_READ, LONG_TRAINED, stretches
 from tests.eval.report import example
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -270,3 +272,21 @@ def test_rows_that_were_left_out_are_listed_with_their_place(page: Page) -> None
     assert "tickets.csv:31 (row 20)" in listed
     assert "tickets.csv:12 (row 9)" in listed
     assert "luthier show RECIPE:data --dropped" in listed
+
+
+def test_rows_stand_as_the_model_sees_them(html: str) -> None:
+    assert "Rows as the model sees them" in html
+    assert (
+        "&lt;|im_start|&gt;user\nWhere is it?&lt;|im_end|&gt;\n<mark>⟦delivery&lt;|im_end|&gt;⟧</mark>\n</div>" in html
+    )
+    assert "21 tokens, 3 trained on, 7 cut off" in html
+    assert "Left out: longer than 9 tokens." in html
+    assert re.search(r"\.rendered mark\{[^}]*text-decoration:underline", html), "told apart without colour"
+
+
+def test_long_stretches_lose_their_middle() -> None:
+    read, trained = (StretchFact(text=f"a{'x' * 7000}z", trained=trained) for trained in (False, True))
+    found = stretches(SequenceFact(tokens=9, trained_tokens=4, stretches=(read, trained)))
+    assert [len(one.text) for one in found] == [LONG_READ + 22, LONG_TRAINED + 22]
+    assert found[0].text[0] + found[0].text[-1] == "az"
+    assert "[…5,402 characters…]" in found[0].text

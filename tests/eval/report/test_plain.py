@@ -48,3 +48,10 @@ def test_probes_stand_row_against_row() -> None:
     assert "| better |" in line
     assert "−0.062" in line or "-0.062" in line
     assert "TF-IDF" not in "".join(line for line in table.splitlines() if "bias.gap" in line)
+
+
+def test_rows_stand_as_the_model_sees_them() -> None:
+    said = markdown(example.facts())
+    assert "### Rows as the model sees them" in said
+    assert "    Where is it?<|im_end|>\n    ⟦delivery<|im_end|>⟧\n" in said
+    assert "left out, longer than 9 tokens" in said

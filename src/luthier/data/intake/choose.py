@@ -238,7 +238,7 @@ def _recognised(layout: Layout) -> dict[str, str]:
     """Why the columns of a known layout mean what they do."""
     own = {
         "system_column": "each row's system turn",
-        "tools": "the tools on offer; calls are learnt where the base model's chat template writes them",
+        "tools": "the tools on offer; the base model's chat template must have a place for them",
     }
     return {name: own.get(name, f"recognised as {layout.note}") for name in layout.settings}
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from textwrap import wrap
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
@@ -60,6 +60,8 @@ class Proposal(BaseModel):
     """For the gate."""
     objective: str = "sft"
     """What is learnt from the rows."""
+    learn: Literal["last", "all"] = "last"
+    """Which turns of the assistant's are learnt; `objective.learn` in `reasons` says why where it is not the last."""
     left: int
     """About how many rows the operators leave."""
     profile: Profile
@@ -118,7 +120,10 @@ def propose_from(
     if objective == "dpo":
         ops = [one for one in ops if one["kind"] not in _ONE_SIDED]
     left = _left(profile, ops)
-    metrics, rules = (["accuracy"], ["accuracy > base"]) if objective == "dpo" else _measures(profile, chosen)
+    learn, why = _learn(profile) if (objective, chosen) == ("sft", "text") else ("last", "")
+    if why:
+        reasons["objective.learn"] = why
+    metrics, rules = (["accuracy"], ["accuracy > base"]) if objective == "dpo" else _measures(profile, chosen, learn)
     split, reasons["split.test"] = _split(
         left, "an accuracy" if "accuracy" in metrics else "a score from 0 to 100", profile
     )
@@ -134,6 +139,7 @@ def propose_from(
         metrics=metrics,
         rules=rules,
         objective=objective,
+        learn=learn,
         left=left,
         profile=profile,
     )
@@ -148,6 +154,26 @@ def _objective(choice: Choice) -> str:
 def _classes(profile: Profile) -> str:
     """How many classes are left of the answers, once spellings are brought together."""
     return told_classes(len(set(profile.answers) - set(profile.spellings)), profile.spellings)
+
+
+def _learn(profile: Profile) -> tuple[Literal["last", "all"], str]:
+    """Which turns of the assistant's are learnt, and why where that is not the last alone."""
+    rows = profile.looked_at
+    if profile.going_on * 2 > profile.several:
+        told = of_rows(profile.going_on, rows, "goes on", "go on")
+        return "last", f"{told} from another row: each answer is the last one of a row of its own"
+    if profile.with_tools or profile.called:
+        told = of_rows(max(profile.with_tools, profile.called), rows, "calls tools or has", "call tools or have")
+        return "all", (
+            f"{told} them on offer: every turn of the assistant is trained on, so that calls are; `last` would leave "
+            "out each call that its result and an answer follow"
+        )
+    if profile.several:
+        return "all", (
+            f"{of_rows(profile.several, rows, 'holds', 'hold')} several answers of the assistant: every one is trained "
+            "on, as TRL (`assistant_only_loss`), axolotl and LLaMA-Factory do; `last` takes one of each row"
+        )
+    return "last", ""
 
 
 def _unread(profile: Profile) -> str:
@@ -257,22 +283,44 @@ def _why_task(profile: Profile, choice: Choice, task: Task) -> str:
     return f"answers are free text ({counted(round(profile.answer_words), 'word')} on average){other}"
 
 
-def _measures(profile: Profile, task: Task) -> tuple[list[str], list[str]]:
+def _asks_every_turn(profile: Profile, learn: str) -> bool:
+    """Whether calls are learnt that only an evaluation of every turn measures."""
+    return learn == "all" and profile.called > profile.calling
+
+
+def _measures(profile: Profile, task: Task, learn: str) -> tuple[list[str], list[str]]:
     if task == "label":
         return ["accuracy", "macro_f1"], ["macro_f1 > base"]
-    if profile.calling * 2 > profile.looked_at:
+    every = _asks_every_turn(profile, learn)
+    calls, asked = (profile.calls_in_all, profile.answers_in_all) if every else (profile.calling, profile.looked_at)
+    if calls * 2 >= asked and calls:
         return ["tool_calls", "rougeL", "chrf"], ["tool_calls > base"]
+    if every:
+        return ["rougeL", "chrf", "tool_calls"], ["rougeL > base"]
     if profile.answer_words <= SHORT_ANSWER_WORDS:
         return ["exact_match", "token_f1"], ["token_f1 > base"]
     return ["rougeL", "chrf"], ["rougeL > base"]
 
 
-def render_recipe(proposal: Proposal, name: str, model: str = "smollm2-135m-instruct") -> str:
+class Base(NamedTuple):
+    """The base model of a recipe."""
+
+    model: str = "smollm2-135m-instruct"
+    chat_template: str | None = None
+    """What takes the place of the model's own."""
+    why: str = ""
+    """Why it does, or why it should."""
+
+
+DEFAULT_BASE = Base()
+
+
+def render_recipe(proposal: Proposal, name: str, base: Base = DEFAULT_BASE) -> str:
     """The whole recipe as YAML, with a comment wherever something was chosen from the data."""
-    return "\n".join(_lines(proposal, name, model)) + "\n"
+    return "\n".join(_lines(proposal, name, base)) + "\n"
 
 
-def _lines(proposal: Proposal, name: str, model: str) -> Iterator[str]:
+def _lines(proposal: Proposal, name: str, base: Base) -> Iterator[str]:
     profile = proposal.profile
     yield f"# Made from {_one_line(profile.size_told)}."
     yield f"# What is said below about them was seen in {profile.looked_at}."
@@ -281,7 +329,11 @@ def _lines(proposal: Proposal, name: str, model: str) -> Iterator[str]:
     yield "luthier: 1"
     yield f"name: {_scalar(name)}"
     yield f"seed: {SEED}"
-    yield f"model: {_scalar(model)}"
+    yield f"model: {_scalar(base.model)}"
+    if base.why:
+        yield f"# {_one_line(base.why)}"
+    if base.chat_template:
+        yield f"chat_template: {_scalar(base.chat_template)}"
     yield "steps:"
     yield "  data:"
     yield "    kind: prepare"
@@ -347,9 +399,16 @@ def _rest(proposal: Proposal) -> Iterator[str]:
     yield "  # A small adapter: the base model's weights stay as they are."
     if wished.why:
         yield f"  # {wished.why} (`luthier docs choose-technique`)."
-    yield f"  tune: {{kind: tune, data: data, technique: {{kind: lora, r: 16}}, objective: {proposal.objective}{more}}}"
+    if why := proposal.reasons.get("objective.learn"):
+        yield f"  # {_one_line(why)}."
+    objective = proposal.objective if proposal.learn == "last" else f"{{kind: {proposal.objective}, learn: all}}"
+    yield f"  tune: {{kind: tune, data: data, technique: {{kind: lora, r: 16}}, objective: {objective}{more}}}"
     yield "  # On rows that were not trained on, beside the base model and plain baselines."
-    yield f"  report: {{kind: evaluate, data: data, model: tune, metrics: [{', '.join(proposal.metrics)}]}}"
+    turns = ""
+    if _asks_every_turn(proposal.profile, proposal.learn):
+        yield "  # Every turn of the assistant is asked, each after the true history before it: calls are not last."
+        turns = ", turns: all"
+    yield f"  report: {{kind: evaluate, data: data, model: tune, metrics: [{', '.join(proposal.metrics)}]{turns}}}"
     yield "  # PASS only when the improvement over the base model is clear of chance."
     yield f"  gate: {{kind: gate, report: report, rules: [{rules}]}}"
 

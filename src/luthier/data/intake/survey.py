@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -238,6 +239,36 @@ def _held_out(rows: Sequence[Row]) -> dict[str, int]:
     return dict(zip(map(str, SHARES), held_out(keys, SHARES, SEED), strict=True))
 
 
+def _turns(rows: Sequence[Row]) -> dict[str, int]:
+    """How often the assistant speaks and calls, and how many rows go on from others."""
+    spoken = [[message for message in row.messages if message.role == "assistant"] for row in rows]
+    several = [row for row, turns in zip(rows, spoken, strict=True) if sum(turn.learn for turn in turns) > 1]
+    return {
+        "called": sum(any(turn.tool_calls for turn in turns) for turns in spoken),
+        "several": len(several),
+        "going_on": _going_on(several, rows),
+        "answers_in_all": sum(map(len, spoken)),
+        "calls_in_all": sum(bool(turn.tool_calls) for turns in spoken for turn in turns),
+    }
+
+
+def _going_on(several: Sequence[Row], rows: Sequence[Row]) -> int:
+    """How many of some rows begin with all turns of another row."""
+    if not several:
+        return 0
+    whole = {_said(row)[-1] for row in rows}
+    return sum(any(begun in whole for begun in _said(row)[:-1]) for row in several)
+
+
+def _said(row: Row) -> list[str]:
+    """A digest of the turns of a row up to each of them."""
+    so_far, found = sha256(), []
+    for message in row.messages:
+        so_far.update(message.model_dump_json(exclude_defaults=True).encode())
+        found.append(so_far.hexdigest())
+    return found
+
+
 def _with_rows(base: Profile, rows: list[Row], answers: Counter[str]) -> Profile:
     """Add what the operators find in the rows."""
     if not rows:
@@ -253,6 +284,7 @@ def _with_rows(base: Profile, rows: list[Row], answers: Counter[str]) -> Profile
         "about_html": sum(map(is_about_html, with_html)),
         "with_tools": sum(bool(row.tools) for row in rows),
         "calling": sum(bool(row.messages[-1].tool_calls) for row in rows),
+        **_turns(rows),
         "spellings": other_spellings(answers, ClassTexts(rows, SEED).alike),
         "held_out": _held_out(rows),
         "answers": dict(answers.most_common()),

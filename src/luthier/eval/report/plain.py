@@ -10,10 +10,10 @@ from luthier.eval.report.facts.data import DataFacts, ValidationFacts
 from luthier.eval.report.facts.fact import Score
 from luthier.eval.report.facts.models import Comparison, EvaluationFacts
 from luthier.eval.report.facts.report import Cost, GateFacts, PeopleFacts, ReportFacts
-from luthier.eval.report.facts.tuning import Tried, TuningFacts
+from luthier.eval.report.facts.tuning import RenderedFact, Tried, TuningFacts
 from luthier.eval.report.pictures import data_branches, metric_order, shown_comparisons, shown_probed
 from luthier.eval.report.sentence import verdict_sentence
-from luthier.eval.report.views import run_metrics, standing_words
+from luthier.eval.report.views import CLOSE, OPEN, run_metrics, standing_words, stretches
 
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|&~])")
 
@@ -153,7 +153,26 @@ def _tuning(facts: TuningFacts) -> list[str]:
         *(_chosen(facts.tried[0], facts.why) if facts.tried else ()),
     )
     rows = [row for row in known if row[1] not in ("", numbers.MISSING)]
-    return [f"## Tuning: {_plain(facts.name)}", _table(("What", "Value"), rows)]
+    return [f"## Tuning: {_plain(facts.name)}", _table(("What", "Value"), rows), *_rendered(facts.rendered)]
+
+
+def _rendered(rows: Sequence[RenderedFact]) -> list[str]:
+    """Training rows as the model saw them."""
+    if not rows:
+        return []
+    parts = [f"### Rows as the model sees them\n\nTokens between {OPEN} and {CLOSE} are trained on."]
+    for row in rows:
+        place = f"{_plain(row.file)}:{row.line}"
+        parts += [f"{place}: left out, {_plain(row.left_out)}"] if row.left_out else []
+        for sequence in row.sequences:
+            name = f", {_plain(sequence.name)}" if sequence.name else ""
+            cut = f", {numbers.count(row.cut_tokens)} cut off" if row.cut_tokens else ""
+            counts = (
+                f"{numbers.count(sequence.tokens)} tokens, {numbers.count(sequence.trained_tokens)} trained on{cut}"
+            )
+            text = "".join(f"{OPEN}{one.text}{CLOSE}" if one.trained else one.text for one in stretches(sequence))
+            parts.append(f"{place}{name}: {counts}\n\n" + "\n".join(f"    {line}" for line in text.split("\n")))
+    return parts
 
 
 def _chosen(prompt: Tried, why: str) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from luthier.core.artifact import Artifact
-from luthier.eval.report.facts.tuning import LogPoint, SampleFact, Tried, TuningFacts
+from luthier.eval.report.facts.tuning import LogPoint, RenderedFact, SampleFact, Tried, TuningFacts
 
 MOST_POINTS = 2000
 """A longer log is taken at even distances; steps with a held-out measurement are always taken."""
@@ -42,6 +42,7 @@ def tuning_facts(name: str, artifact: Artifact) -> TuningFacts:
         trainable_parameters=told.get("trainable_parameters"),
         parameters=parameters,
         cut_rows=_cut_rows(artifact, told),
+        rendered=tuple(RenderedFact.model_validate(row) for row in _json(artifact, "rendered.json").get("rows", ())),
         log=_log(lines),
         samples=_samples(lines),
         tried=_tried(artifact),

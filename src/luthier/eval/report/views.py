@@ -13,6 +13,7 @@ from luthier.eval.report.charts.squares import heat_class
 from luthier.eval.report.facts.fact import Fact
 from luthier.eval.report.facts.models import Comparison, Confusion, EvaluationFacts, ModelFacts, Row
 from luthier.eval.report.facts.report import ReportFacts
+from luthier.eval.report.facts.tuning import SequenceFact, StretchFact
 from luthier.eval.report.sentence import best_plain, points, rows_per_hundred, standing
 from luthier.text.findings import Number
 
@@ -28,6 +29,12 @@ LONG = 600
 LONG_ANSWER = 300
 BROWSER_BYTES = 900_000
 """What the browser of rows may add to the page."""
+
+
+LONG_READ, LONG_TRAINED = 1_600, 6_000
+"""Characters of a stretch of a row, only read or trained on, that the page shows."""
+OPEN, CLOSE = "⟦", "⟧"
+"""What stands around trained tokens, so that they are told apart without colour."""
 
 
 class Figure(NamedTuple):
@@ -53,6 +60,19 @@ class Pair(NamedTuple):
     answer: str
     times: int
     of: int
+
+
+def stretches(sequence: SequenceFact) -> list[StretchFact]:
+    """The stretches of a sequence, each long one without its middle."""
+    return [one.model_copy(update={"text": _without_middle(one)}) for one in sequence.stretches]
+
+
+def _without_middle(stretch: StretchFact) -> str:
+    most = LONG_TRAINED if stretch.trained else LONG_READ
+    text = stretch.text
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2]} […{len(text) - most:,} characters…] {text[len(text) - most // 2 :]}"
 
 
 def key_figures(facts: EvaluationFacts) -> list[Figure]:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 
+from pydantic import model_validator
+
+from luthier.core.digest import digest_of
+from luthier.core.errors import ModelError, Where
+from luthier.core.paths import PathText
 from luthier.core.step import Forecast, Makes, Outline, Outlook, Step, Work
 from luthier.models.catalog import entry_of
+from luthier.models.chat_template import chat_template_text, fitting_templates, missing_tokens, replace_template
 from luthier.models.describe import describe
 from luthier.models.source import ModelSource, write_json
 
@@ -24,6 +31,16 @@ class Base(Step):
 
     source: ModelSource
     """Where the model is taken from."""
+    chat_template: PathText | None = None
+    """The chat template that takes the place of the model's own in training, evaluation, serving and export: the name
+    of one that ships with Luthier (`hermes`: ChatML with tools), or a Jinja file; a relative path starts at the
+    recipe's folder. The model's own when not given."""
+
+    @model_validator(mode="after")
+    def _has_a_template_of_its_own(self) -> Self:
+        if self.chat_template is not None and not self.source.weights:
+            raise ValueError("an endpoint renders its conversations itself; leave chat_template out")
+        return self
 
     def make(self, work: Work) -> Mapping[str, Any]:
         """Write the Hugging Face folder and `model.json`."""
@@ -32,6 +49,10 @@ class Base(Step):
         if not self.source.weights:
             write_json(work.folder / "model.json", {**found._asdict(), "parameters": None})
             return {"seconds": time.perf_counter() - started}
+        if self.chat_template is not None:
+            self._check_tokens(work.folder)
+            replace_template(work.folder, chat_template_text(self.chat_template, work.base))
+            work.events.note(f"the chat template {self.chat_template} takes the place of the model's own")
         told = describe(work.folder)
         known = entry_of(self.source)
         card = {
@@ -45,6 +66,7 @@ class Base(Step):
             "layers": told.layers,
             "vocab": told.vocab,
             "context": told.context,
+            **({"chat_template": self.chat_template} if self.chat_template is not None else {}),
         }
         write_json(work.folder / "model.json", card)
         if card["licence"] is None:
@@ -55,6 +77,8 @@ class Base(Step):
         """Predict from an earlier making, else from the bytes to read."""
         if not self.source.weights:
             return Forecast(seconds=0.0, how="an endpoint: nothing is fetched")
+        if self.chat_template is not None and (here := self.source.here(outlook.base)) is not None:
+            self._check_tokens(here)
         size = self.source.size(outlook.base)
         known = entry_of(self.source)
         peak = 10 * known[1].parameters if known else None
@@ -70,11 +94,30 @@ class Base(Step):
         if not self.source.weights:
             return Outline(remote=True, how="an endpoint")
         headed = self.source.headed(outlook.base)
+        template = self.chat_template and chat_template_text(self.chat_template, outlook.base)
         if (here := self.source.here(outlook.base)) is not None:
-            return Outline(parameters=describe(here).parameters, tokenizer=here, headed=headed, how="of its files")
+            size = describe(here).parameters
+            return Outline(parameters=size, tokenizer=here, chat_template=template, headed=headed, how="of its files")
         known = entry_of(self.source)
         parameters = known[1].parameters if known else None
-        return Outline(parameters=parameters, headed=headed, how="as the catalogue says")
+        tools = False if known and known[1].tool_template else None
+        return Outline(
+            parameters=parameters, chat_template=template, tools=tools, headed=headed, how="as the catalogue says"
+        )
+
+    def fingerprint(self, base: Path) -> str | None:
+        """The chat template that is set, by its contents."""
+        return None if self.chat_template is None else digest_of(chat_template_text(self.chat_template, base))
+
+    def _check_tokens(self, folder: Path) -> None:
+        """Refuse a template that ships where the model's tokenizer lacks the special tokens that it writes."""
+        if not (missing := missing_tokens(self.chat_template or "", folder)):
+            return
+        fitting = fitting_templates(folder)
+        others = f"take {' or '.join(fitting)}, or " if fitting else ""
+        what = f"the chat template {self.chat_template} writes {', '.join(missing)}, which this model's tokenizer lacks"
+        remedy = f"{others}give a Jinja file that writes the model's own special tokens, or take another base model"
+        raise ModelError(what, where=Where(field="chat_template"), remedy=remedy)
 
     def recipe_digest(self, inputs: Mapping[str, str], contents: Mapping[str, str], seed: int) -> str:
         """Name the artifact; nothing here is random, so that recipes with different seeds share the model."""

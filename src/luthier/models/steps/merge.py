@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -14,7 +15,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, ModelError, Where
 from luthier.core.step import Forecast, Makes, Merging, ModelRef, Outline, Outlook, Reads, Step, Work
 from luthier.models.describe import describe, weight_files
-from luthier.models.foresight import has_head, tokenizer_of
+from luthier.models.foresight import has_head, tokenizer_of, told_of_template
 from luthier.models.load import base_folder, is_remote, name_of, no_weights, weights_of
 from luthier.models.merger import Merger
 from luthier.models.mergers.linear import Linear
@@ -182,7 +183,8 @@ class Merge(Step):
         made, expected = outlook.inputs.get("model"), outlook.outlines.get("model", Outline())
         size = describe(base_folder(made)).parameters if made is not None else expected.parameters
         told = "of the model it stands on"
-        return Outline(parameters=size, tokenizer=tokenizer_of(outlook), headed=has_head(outlook), how=told)
+        known = told_of_template(outlook)
+        return replace(known, parameters=size, tokenizer=tokenizer_of(outlook), headed=has_head(outlook), how=told)
 
 
 def _write_learnt(path: Path, models: Sequence[Artifact]) -> None:

@@ -32,6 +32,7 @@ from luthier.tune.policy import Policy
 from luthier.tune.schedule import DECAY, Shape, chosen
 from luthier.tune.technique import AnyTechnique, Rate, Search, Technique
 from luthier.tune.techniques.lora import Lora
+from luthier.tune.tool_rows import refuse_tool_rows, refuse_tool_rows_ahead
 from luthier.tune.tracker import Tracker
 from luthier.tune.trouble import Answer
 
@@ -205,6 +206,7 @@ class Tune(Step):
 
     def make(self, work: Work) -> Mapping[str, Any]:
         """Write adapter, whole model or prompt, `tuned.json`, `learnt.parquet`, and the log of steps or candidates."""
+        refuse_tool_rows(work.inputs["data"], work.inputs["model"])
         if isinstance(self.technique, Technique):
             from luthier.tune.tuning import Tuning
 
@@ -217,6 +219,7 @@ class Tune(Step):
 
     def foresee(self, outlook: Outlook) -> Forecast:
         """Predict from the data's size, the model's, and the speed of this machine; refuse what cannot be done."""
+        refuse_tool_rows_ahead(outlook)
         if isinstance(self.technique, Search):
             return self.technique.foresee(outlook, self.rows)
         for field in ("model", "teacher"):

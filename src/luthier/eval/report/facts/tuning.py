@@ -44,6 +44,35 @@ class Tried(Fact):
     high: float
 
 
+class StretchFact(Fact):
+    """Neighbouring tokens of a row that are all trained on, or all only read."""
+
+    text: str
+    trained: bool
+
+
+class SequenceFact(Fact):
+    """One sequence of tokens that is read for a row."""
+
+    name: str = ""
+    """Which of the row's sequences it is, where there are several: `chosen`, `rejected`."""
+    tokens: int
+    trained_tokens: int
+    stretches: tuple[StretchFact, ...]
+
+
+class RenderedFact(Fact):
+    """A training row as the model saw it."""
+
+    id: str
+    file: str
+    line: int
+    cut_tokens: int = 0
+    left_out: str | None = None
+    """Why nothing of it was trained on."""
+    sequences: tuple[SequenceFact, ...] = ()
+
+
 class TuningFacts(Fact):
     """How a model was tuned."""
 
@@ -64,6 +93,8 @@ class TuningFacts(Fact):
     parameters: int | None = None
     cut_rows: int | None = None
     """Rows that were longer than the limit and were cut."""
+    rendered: tuple[RenderedFact, ...] = ()
+    """The first training rows, as the model saw them."""
     log: tuple[LogPoint, ...] = ()
     samples: tuple[SampleFact, ...] = ()
     """Of a policy: answers to the same prompts over time, by prompt."""

@@ -1,0 +1,231 @@
+"""A chat template by itself, read without transformers: which ones ship, what one renders, what it has a place for.
+
+Estimates and plans render here; the ids that a training reads come from `luthier.text`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from luthier.core.errors import ModelError, UnknownName, Where, did_you_mean
+from luthier.core.files import writing
+from luthier.core.paths import locate
+from luthier.models.describe import read_object, read_template
+
+SHIPPED: Mapping[str, tuple[str, ...]] = {"hermes": ("<|im_start|>", "<|im_end|>")}
+"""Chat templates that come with Luthier, by name, and the special tokens that a tokenizer must have for each."""
+FILE = "chat_template.jinja"
+"""Where a Hugging Face folder has its chat template."""
+_MORE = "additional_chat_templates"
+_FOR_TOOLS = "tool_use"
+"""The name of a second template that is taken where tools are on offer."""
+_SHIPPED = files("luthier.models") / "chat_templates"
+_GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
+"""Marks that only transformers knows; they write nothing."""
+_PROBE = "qzvkanswered"
+REFUSALS = (TypeError, ValueError, LookupError, AttributeError)
+"""What a template raises at a conversation that it does not take, or at what only transformers gives."""
+_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
+Row = Mapping[str, Any]
+"""A turn, or one example: its `messages` and `tools`."""
+
+
+class ToolPlaces(NamedTuple):
+    """What of tools a chat template has a place for."""
+
+    offers: bool
+    """Schemas of the tools on offer."""
+    calls: bool
+    """Calls of them by the assistant."""
+
+
+_CALLED = "qzvkcalled"
+_TOOL: Row = {
+    "type": "function",
+    "function": {
+        "name": _CALLED,
+        "description": "Looks something up.",
+        "parameters": {"type": "object", "properties": {"key": {"type": "string", "description": "What to look up."}}},
+    },
+}
+
+
+def chat_template_text(word: str, base: Path) -> str:
+    """The text of a chat template: one that ships, by its name, or a Jinja file; relative paths start at `base`."""
+    if word in SHIPPED:
+        return (_SHIPPED / f"{word}.jinja").read_text(encoding="utf-8")
+    path = locate(word, base)
+    if not path.is_file():
+        if "/" not in word and not word.endswith((".jinja", ".jinja2", ".j2")):
+            remedy = f"{did_you_mean(word, SHIPPED)}, or give a Jinja file"
+            raise UnknownName(
+                f"no chat template ships under {word!r}", where=Where(field="chat_template"), remedy=remedy
+            )
+        what, remedy = f"there is no file {path}", f"give a Jinja file, or a template that ships: {', '.join(SHIPPED)}"
+        raise ModelError(what, where=Where(field="chat_template"), remedy=remedy)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ModelError("is not UTF-8 text", where=Where(file=str(path)), remedy="give a Jinja file") from error
+    _check_syntax(text, path)
+    return text
+
+
+def _check_syntax(text: str, path: Path) -> None:
+    from jinja2.exceptions import TemplateSyntaxError
+
+    try:
+        ChatTemplate(text, {})
+    except TemplateSyntaxError as error:
+        where = Where(file=str(path), line=error.lineno)
+        raise ModelError(f"is no Jinja template: {error.message}", where=where, remedy="mend the template") from error
+
+
+def missing_tokens(word: str, folder: Path) -> list[str]:
+    """Special tokens that a template that ships writes and the tokenizer in a folder does not have."""
+    return sorted(set(SHIPPED.get(word, ())) - special_tokens(folder)) if has_tokenizer(folder) else []
+
+
+def fitting_templates(folder: Path | None) -> list[str]:
+    """The templates that ship and go with the tokenizer in a folder; all of them where it is not here."""
+    return [name for name in SHIPPED if folder is None or not missing_tokens(name, folder)]
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether the special tokens of a folder's tokenizer can be told."""
+    return (folder / "tokenizer.json").is_file()
+
+
+def special_tokens(folder: Path) -> set[str]:
+    """The added special tokens of the tokenizer in a folder."""
+    added = read_object(folder / "tokenizer.json").get("added_tokens") or ()
+    return {str(one.get("content")) for one in added if isinstance(one, Mapping) and one.get("special")}
+
+
+def replace_template(folder: Path, text: str) -> None:
+    """Make `text` the one chat template of a Hugging Face folder."""
+    with writing(folder):
+        for other in sorted((folder / _MORE).glob("*.jinja")):
+            other.unlink()
+        if (folder / _MORE).is_dir():
+            (folder / _MORE).rmdir()
+        (folder / FILE).write_text(text, encoding="utf-8")
+
+
+def tool_places(folder: Path) -> ToolPlaces:
+    """What of tools the chat template in a folder has a place for."""
+    return tool_places_of(_tool_template(folder), template_words(folder))
+
+
+def tool_places_of(source: str | None, words: Mapping[str, str]) -> ToolPlaces:
+    """What of tools a chat template has a place for; nothing where there is none. `words` are the special tokens that
+    it writes, by name."""
+    from jinja2.exceptions import TemplateError
+
+    if source is None:
+        return ToolPlaces(offers=False, calls=False)
+    try:
+        return ChatTemplate(source, words).tool_places()
+    except TemplateError:
+        return ToolPlaces(offers=False, calls=False)
+
+
+def _tool_template(folder: Path) -> str | None:
+    """The template that is taken where tools are on offer."""
+    path = folder / _MORE / f"{_FOR_TOOLS}.jinja"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    config = folder / "tokenizer_config.json"
+    named = read_object(config).get("chat_template") if config.is_file() else None
+    if isinstance(named, list) and not (folder / FILE).is_file():
+        found = next((one.get("template") for one in named if one.get("name") == _FOR_TOOLS), None)
+        if isinstance(found, str):
+            return found
+    return read_template(folder)
+
+
+def template_words(folder: Path) -> dict[str, str]:
+    """The special tokens that templates write, by name."""
+    file = folder / "tokenizer_config.json"
+    told = read_object(file) if file.is_file() else {}
+    found = {name: told.get(name) for name in _TOKENS}
+    texts = {name: one.get("content") if isinstance(one, Mapping) else one for name, one in found.items()}
+    return {name: text if isinstance(text, str) else "" for name, text in texts.items()}
+
+
+class ChatTemplate:
+    """A chat template with what transformers gives it, and the forms in which it shows what turns hold."""
+
+    def __init__(self, source: str, words: Mapping[str, str]) -> None:
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        more = ["jinja2.ext.loopcontrols"]
+        here = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=more)
+        here.filters["tojson"] = _json
+        here.globals.update(raise_exception=_refuse, strftime_now=lambda form: "26 Jul 2024")
+        self._template, self._words = here.from_string(_GENERATION.sub("", source)), words
+        self._parts = self._thinks = self._texts = False
+        self._parts = not self._shows({"content": _PROBE})
+        self._thinks = True
+        self._thinks = self._shows({"content": "", "reasoning_content": _PROBE, "thinking": _PROBE})
+        self._texts = not self._shows(_CALL, [_TOOL])
+
+    def render(self, turns: Sequence[Row], tools: Sequence[Row] | None) -> str:
+        """A whole conversation."""
+        told = [self._form(turn) for turn in turns]
+        return self._template.render(messages=told, tools=tools, add_generation_prompt=False, **self._words)
+
+    def tool_places(self) -> ToolPlaces:
+        """What of tools it has a place for."""
+        offers = self._shows({"content": "Yes."}, [_TOOL], of=_CALLED)
+        return ToolPlaces(offers=offers, calls=self._shows(_CALL, [_TOOL]))
+
+    def _form(self, turn: Row) -> Row:
+        content, found = turn["content"] if self._thinks else inlined(turn), dict(turn)
+        if "tool_calls" in turn and self._texts:
+            told = [{**call, "function": _as_text(call["function"])} for call in turn["tool_calls"]]
+            found["tool_calls"] = told
+        return {**found, "content": [{"type": "text", "text": content}] if self._parts else content}
+
+    def _shows(self, answer: Row, tools: Sequence[Row] | None = None, of: str = _PROBE) -> bool:
+        """Whether a probe stands in what is written of an answer, and of the tools on offer."""
+        from jinja2.exceptions import TemplateError
+
+        turns = [{"role": "user", "content": "ask"}, {"role": "assistant", **answer}]
+        try:
+            return of in self.render(turns, tools)
+        except (TemplateError, *REFUSALS):
+            return False
+
+
+_CALL: Row = {
+    "content": "",
+    "tool_calls": [
+        {"id": "c1a2l3l4x", "type": "function", "function": {"name": _CALLED, "arguments": {"key": _PROBE}}}
+    ],
+}
+
+
+def inlined(turn: Row) -> str:
+    """A turn's content with its reasoning in front, as most models write it."""
+    thought = turn.get("reasoning_content")
+    return f"<think>\n{thought}\n</think>\n\n{turn['content']}" if thought else str(turn["content"])
+
+
+def _as_text(function: Row) -> Row:
+    """A call whose arguments are text."""
+    return {**function, "arguments": _json(function["arguments"])}
+
+
+def _json(value: Any, ensure_ascii: bool = False, **more: Any) -> str:
+    """JSON as transformers writes it in templates."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, **more)
+
+
+def _refuse(message: str) -> None:
+    raise ValueError(message)
