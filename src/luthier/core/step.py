@@ -131,6 +131,8 @@ class Outline:
     """Of a model: the folder of what it stands on, with its tokenizer and chat template, where that is here."""
     remote: bool = False
     """Of a model: whether it is asked over HTTP and has no weights here."""
+    network: bool = True
+    """Of a model: whether it is a neural network; a plain classifier of words is none."""
     merging: Merging = "plain"
     """Of a model: how what it has learnt can be merged."""
     headed: bool = False
@@ -199,6 +201,10 @@ class Step(Component):
                 if isinstance(mark, Reads):
                     found[name] = mark
         return found
+
+    def inputs(self) -> dict[str, Reads]:
+        """The same of this very step: a field that its other settings make useless reads nothing."""
+        return self.reads()
 
     def deciding(self) -> dict[str, Any]:
         """The settings that decide the artifact's bytes: all but those marked `Beside`."""

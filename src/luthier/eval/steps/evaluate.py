@@ -228,9 +228,10 @@ class Evaluate(Step):
     def _models(self, model: Artifact, against: Artifact | None) -> dict[str, Artifact]:
         """The models to ask: the tuned one, what it is held against and what it began with, or an untuned one alone."""
         from luthier.eval.contestant import AGAINST, BASE, TUNED, base_of
+        from luthier.models.load import is_tuned
 
         base = base_of(model)
-        found = {BASE: model} if base is None else {TUNED: model}
+        found = {TUNED if is_tuned(model) else BASE: model}
         found |= {} if against is None else {AGAINST: against}
         return found | ({BASE: base} if base is not None and self.compare_base else {})
 
