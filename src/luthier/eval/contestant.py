@@ -11,6 +11,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.step import Work
 from luthier.eval.baseline import Baseline
 from luthier.eval.kept import Kept
+from luthier.eval.report.facts.models import PLAIN
 from luthier.eval.rows import Reply, Task
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ TUNED, BASE, AGAINST = "tuned", "base", "against"
 """The names of the model that is asked about, when it was tuned, of the model that it began with, and of a further one,
 such as the one that is released."""
 _TITLES: Mapping[str, str] = {TUNED: "the tuned model", AGAINST: "the model it is held against"}
-_PLAIN_TITLES: Mapping[str, str] = {TUNED: "the plain classifier"}
 _ROLES: Mapping[str, Role] = {TUNED: "tuned", AGAINST: "other"}
 
 
@@ -54,7 +54,7 @@ def voices(models: Mapping[str, Artifact], question: Question, work: Work) -> li
         if is_endpoint(artifact):
             found.append(Remote(artifact, question, work.scratch / "calls", name=name, title=title))
         elif is_plain(artifact):
-            found.append(Classifier(artifact, name=name, title=_PLAIN_TITLES.get(name, title)))
+            found.append(Classifier(artifact, name=name, title=PLAIN if name == TUNED else title))
         else:
             found.append(Model(artifact, question, desk, name=name, title=title))
     return found

@@ -75,7 +75,9 @@ def forecast(step: Evaluate, outlook: Outlook) -> Forecast:
         models = 2 if step.against is not None else 1
         how = f"{rows.how}; {counted(models, 'model')}, of which a plain classifier takes no time to speak of"
         seconds = beside_s(models, rows.number)
-        return Forecast(seconds=seconds, peak_bytes=_WORDS_BYTES, tokens=0, how=how) if models == 1 else Forecast(how=how)
+        return (
+            Forecast(seconds=seconds, peak_bytes=_WORDS_BYTES, tokens=0, how=how) if models == 1 else Forecast(how=how)
+        )
     if is_remote(outlook):
         return Forecast(tokens=tokens, how=f"{rows.number * models:,} calls to an endpoint; {rows.how}")
     model = model_of(outlook)

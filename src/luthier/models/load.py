@@ -19,9 +19,9 @@ from luthier.core.errors import ModelError, Where
 from luthier.core.quiet import no_bars
 from luthier.core.step import Outline, Outlook
 from luthier.models.describe import describe, read_object
+from luthier.models.open_classifier import SETTINGS_FILE
 from luthier.models.quiet import no_peft_warning
 from luthier.models.scheme import Scheme
-from luthier.models.open_classifier import SETTINGS_FILE
 
 if TYPE_CHECKING:
     import torch

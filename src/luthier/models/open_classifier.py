@@ -23,7 +23,7 @@ FORMAT = 1
 
 
 def open_pipeline(folder: str | Path) -> Any:
-    """scikit-learn's fitted `Pipeline`: `predict`, `predict_proba` and `transform` give what they gave after fitting."""
+    """scikit-learn's fitted `Pipeline`: `predict` and `predict_proba` give what they gave after fitting."""
     import numpy as np
     from safetensors.numpy import load_file
     from sklearn.feature_extraction.text import TfidfVectorizer

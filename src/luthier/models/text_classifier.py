@@ -39,6 +39,9 @@ class Settings(NamedTuple):
     min_df: int = MIN_DF
 
 
+USUAL = Settings()
+
+
 class TextClassifier:
     """A fitted pipeline of scikit-learn's `TfidfVectorizer` and `LogisticRegression`."""
 
@@ -46,7 +49,7 @@ class TextClassifier:
         self._pipeline, self.settings = pipeline, settings
 
     @classmethod
-    def fit(cls, texts: Sequence[str], labels: Sequence[str], settings: Settings = Settings()) -> TextClassifier:
+    def fit(cls, texts: Sequence[str], labels: Sequence[str], settings: Settings = USUAL) -> TextClassifier:
         """Learn from texts and their classes; `DataError` where there is nothing to tell apart."""
         from sklearn.pipeline import make_pipeline
 
@@ -102,6 +105,7 @@ class TextClassifier:
 
     def save(self, folder: Path) -> None:
         """Write both files; the same classifier makes the same bytes."""
+        import numpy as np
         from safetensors.numpy import save_file
 
         vectorizer, regression = self._pipeline[0], self._pipeline[-1]
@@ -117,7 +121,8 @@ class TextClassifier:
         text = json.dumps(told, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
         (folder / SETTINGS_FILE).write_text(text + "\n", encoding="utf-8")
         arrays = {"idf": vectorizer.idf_, "coef": regression.coef_, "intercept": regression.intercept_}
-        save_file(arrays, folder / WEIGHTS_FILE)
+        # scikit-learn's coef_ may lie column by column, which safetensors would write as if it were row by row
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / WEIGHTS_FILE)
 
     @classmethod
     def open(cls, folder: Path) -> TextClassifier:

@@ -11,6 +11,8 @@ from luthier.eval.report.facts.fact import Fact, Score
 ModelRole = Literal["tuned", "base", "plain", "other"]
 
 
+PLAIN = "the plain classifier"
+"""The title of a model of `technique: plain`, which an evaluation is about."""
 LOWER_IS_BETTER = frozenset(
     {"perplexity", "bits_per_byte", "fluency", "ece", "brier", "aurc", "ter", "wer", "cer", "self_bleu"}
 )
@@ -39,6 +41,11 @@ class ModelFacts(Fact):
     metrics: dict[str, Score]
     measures: dict[str, Measured] = Field(default_factory=dict)
     """What probes found, by family and measure (`bias.gap`)."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it was made by `technique: plain`."""
+        return self.role == "tuned" and self.title == PLAIN
 
 
 class Comparison(Fact):
