@@ -145,19 +145,21 @@ class Technique(AnyTechnique):
         """Write what was trained, in a format that others read; the same weights make the same bytes.
 
         By default PEFT's `adapter/` of PEFT's model, else a Hugging Face folder with all weights. `base` is the folder
-        of the model that was tuned, `name` what people call it. `ModelError` for parameters of which neither knows.
+        of the model that was tuned, `name` what people call it.
         """
         from luthier.tune.peft_files import write_adapter
         from luthier.tune.whole import write_whole
 
         if hasattr(model, "peft_config"):
             write_adapter(model, folder, name)
-            return
-        self._refuse_added(model)
-        write_whole(model, folder, base)
+        else:
+            write_whole(model, folder, base)
 
-    def _refuse_added(self, model: Any) -> None:
-        """Parameters that the architecture does not have would be lost: no Hugging Face folder can hold them."""
+    def check_saved(self, model: Any) -> None:
+        """`ModelError`, before the first step, when the default `save` would lose parameters of an adapted model: those
+        that its architecture does not have."""
+        if type(self).save is not Technique.save or hasattr(model, "peft_config"):
+            return
         known = {name for name, _ in _skeleton(model.config, type(model)).named_parameters()}
         added = [name for name, _ in model.named_parameters() if name not in known]
         if added:
