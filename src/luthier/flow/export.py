@@ -51,16 +51,16 @@ def export_artifact(
         raise UnknownName(f"there is no format {form!r}", where=where, remedy=did_you_mean(form, known))
     found = find_artifact(word)
     makes = found.artifact.manifest.makes
-    able = _forms(makes)
-    if makes == "model":
-        able = able[-1:] if is_plain(found.artifact) else able[:-1]
+    able, thing = _forms(makes), a(makes)
+    if makes == "model" and is_plain(found.artifact):
+        able, thing = able[-1:], "a plain classifier"
+    elif makes == "model":
+        able = able[:-1]
     chosen = (form or (able[0] if able else "")).replace("-", "_")
     if chosen not in able:
-        what = f"{a(makes)} cannot be exported" + (f" as {form}" if form else "")
+        what = f"{thing} cannot be exported" + (f" as {form}" if form else "")
         remedy = (
-            f"formats of {a(makes)}: {', '.join(able)}"
-            if able
-            else "`luthier show` prints it; `luthier report` draws it"
+            f"formats of {thing}: {', '.join(able)}" if able else "`luthier show` prints it; `luthier report` draws it"
         )
         raise InputError(what, where=Where(field=word), remedy=remedy)
     notes: list[str] = []
