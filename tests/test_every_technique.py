@@ -162,7 +162,7 @@ def test_each_trains_weights_or_stands_alone() -> None:
 def test_one_without_the_loop_refuses_the_settings_of_the_loop(kind: str) -> None:
     technique = STANDALONE[kind].model_validate({"kind": kind})
     assert technique.used <= {*Tune.model_fields}
-    for name, value in {"epochs": 2, "learning_rate": 0.1, "optimizer": "muon", "held_out": {"share": 0.1}}.items():
+    for name, value in {"epochs": 2, "learning_rate": 0.1, "optimizer": "muon", "held_out": {"rows": 9}}.items():
         with pytest.raises(ValueError, match=f"{name} changes nothing under {kind}"):
             Tune.model_validate({"kind": "tune", "data": "data", "technique": {"kind": kind}, name: value})
     Tune(data="data", technique=technique, rows=5)

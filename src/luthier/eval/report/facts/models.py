@@ -136,6 +136,14 @@ class Row(Fact):
     correct: dict[str, bool | None] = Field(default_factory=dict)
 
 
+class Advice(Fact):
+    """One thing that may change an outcome, and the command that does it."""
+
+    what: str
+    why: str
+    command: str
+
+
 class EvaluationFacts(Fact):
     """One evaluation: models on the same held-out rows, compared in pairs."""
 
@@ -159,6 +167,8 @@ class EvaluationFacts(Fact):
     """Every held-out row, for the browser of rows; embedded compressed."""
     notes: tuple[str, ...] = ()
     """Warnings of the evaluation, as sentences."""
+    advice: tuple[Advice, ...] = ()
+    """What may change it where a plain baseline does as well."""
 
     def model(self, name: str) -> ModelFacts | None:
         """One of the models by name."""
