@@ -76,15 +76,16 @@ def advice(facts: EvaluationFacts, made: Made) -> tuple[Advice, ...]:
     return tuple(one for one in found if one is not None)
 
 
-def _plain(facts: EvaluationFacts, made: Made, step: str) -> Advice:
+def _plain(facts: EvaluationFacts, made: Made, step: str) -> Advice | None:
     settings = made.artifacts[step].manifest.settings
+    data = made.step_of(made.artifacts[step].manifest.inputs.get("data", ""))
+    if not data:
+        return None
     rows = "" if settings.get("rows") is None else f", rows: {settings['rows']}"
     return Advice(
         what="Take the plain classifier as the model.",
         why="It is trained in seconds, and evaluated, exported, served and watched as any other model.",
-        command=made.command(
-            f"steps.{step}={{kind: tune, data: {settings['data']}, technique: plain{rows}}}", only=facts.name
-        ),
+        command=made.command(f"steps.{step}={{kind: tune, data: {data}, technique: plain{rows}}}", only=facts.name),
     )
 
 
