@@ -42,7 +42,7 @@ class StepResult:
         return pl.read_parquet(self.artifact.path(name))
 
     def model(self) -> Any:
-        """The artifact's model as a plain transformers or PEFT object; a plain classifier as scikit-learn's pipeline."""
+        """The model as a plain transformers or PEFT object; a plain classifier as scikit-learn's pipeline."""
         from luthier.models.load import is_plain, load
         from luthier.models.open_classifier import open_pipeline
 
