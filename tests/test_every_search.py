@@ -1,4 +1,4 @@
-"""What every technique without weights promises: no weight moves, it chooses by score, resumes, and tells its cost."""
+"""What every search of prompts promises: no weight moves, it chooses by score, resumes, and tells its cost."""
 
 from __future__ import annotations
 
@@ -19,10 +19,14 @@ from luthier.text.dataset import read_examples
 from luthier.text.prompt import Prompt
 from luthier.tune.search.asking import Local
 from luthier.tune.steps.tune import Tune
-from luthier.tune.technique import AnyTechnique, Search
+from luthier.tune.technique import AnyTechnique, StandaloneTechnique
 from tuning import Bench, bench
 
-SEARCHES = {kind: found for kind, found in members(AnyTechnique).items() if issubclass(found, Search)}
+SEARCHES = {
+    kind: found
+    for kind, found in members(AnyTechnique).items()
+    if issubclass(found, StandaloneTechnique) and found.reads_model
+}
 KINDS = sorted(SEARCHES)
 SMALL: dict[str, Any] = {"shots": (0, 2), "draws": 1, "held_back": 12, "budget": 100}
 OTHERWISE: dict[tuple[str, str], Any] = {

@@ -1,4 +1,8 @@
-"""What every technique promises: it learns, moves only what it says, saves, loads, merges, resumes, tells its cost."""
+"""What every technique promises: it learns, moves only what it says, saves, loads, merges, resumes, tells its cost.
+
+One that trains no network promises the same as far as it has weights to move, and that no setting of the loop is
+ignored.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ from luthier.models.quiet import no_peft_warning
 from luthier.models.scheme import Scheme
 from luthier.tune.loop import Training
 from luthier.tune.steps.tune import Tune
-from luthier.tune.technique import AnyTechnique, Search, Technique
+from luthier.tune.technique import AnyTechnique, StandaloneTechnique, Technique
 from tuning import Bench, bench, interrupted
 
 EVERY = members(AnyTechnique)
@@ -105,7 +109,12 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return bench(tmp_path_factory.mktemp("shop"))
 
 
-SEARCHES = {"prompt_search"}
+STANDALONE = {kind: found for kind, found in EVERY.items() if issubclass(found, StandaloneTechnique)}
+PROVEN = {
+    "plain": "tests/tune/test_plain.py",
+    "prompt_search": "tests/test_every_search.py",
+}
+"""Where the promises of a standalone technique that are about its own files are proven."""
 
 
 def named(way: dict[str, Any]) -> str:
@@ -142,11 +151,32 @@ def logits(model: Any) -> torch.Tensor:
     return found
 
 
-def test_each_moves_weights_or_searches_words() -> None:
-    searches = {kind for kind, found in EVERY.items() if issubclass(found, Search)}
-    assert searches.isdisjoint(KINDS)
-    assert {*KINDS, *searches} == set(EVERY)
-    assert searches == SEARCHES, "tests/test_every_search.py holds these to their promises"
+def test_each_trains_weights_or_stands_alone() -> None:
+    assert {*STANDALONE}.isdisjoint(KINDS)
+    assert {*KINDS, *STANDALONE} == set(EVERY)
+    assert {*STANDALONE} == {*PROVEN}, "say where its own promises are proven"
+    assert all((Path(__file__).parents[1] / path).is_file() for path in PROVEN.values())
+
+
+@pytest.mark.parametrize("kind", sorted(STANDALONE))
+def test_one_without_the_loop_refuses_the_settings_of_the_loop(kind: str) -> None:
+    technique = STANDALONE[kind].model_validate({"kind": kind})
+    assert technique.used <= {*Tune.model_fields}
+    for name, value in {"epochs": 2, "learning_rate": 0.1, "optimizer": "muon", "held_out": {"rows": 9}}.items():
+        with pytest.raises(ValueError, match=f"{name} changes nothing under {kind}"):
+            Tune.model_validate({"kind": "tune", "data": "data", "technique": {"kind": kind}, name: value})
+    Tune(data="data", technique=technique, rows=5)
+
+
+@pytest.mark.parametrize("kind", sorted(STANDALONE))
+def test_one_without_the_loop_moves_no_weight_and_cannot_be_merged(kind: str, shop: Bench) -> None:
+    technique = STANDALONE[kind].model_validate({"kind": kind})
+    described = describe(shop.base.folder)
+    assert technique.trainable(described) == 0
+    assert technique.footprint(described, 1000) > 0
+    assert technique.merges(described) == "never"
+    reads = Tune(data="data", technique=technique).inputs()
+    assert ("model" in reads) is technique.reads_model
 
 
 @pytest.mark.parametrize("kind", sorted(EVERY))

@@ -101,6 +101,11 @@ class Bench:
         inputs = {"data": self.data.digest, "model": (model or self.base).digest}
         return finish(self.store, self.tune_digest(step, seed), "tune", "model", inputs)
 
+    def classify(self, step: Tune) -> Artifact:
+        """Make a model without a base model."""
+        step.make(self.work(step))
+        return finish(self.store, self.tune_digest(step), "tune", "model", {"data": self.data.digest})
+
     def tune_digest(self, step: Tune, seed: int = 3) -> str:
         """The name of what a step makes here."""
         return digest_of([step.settings(), seed])

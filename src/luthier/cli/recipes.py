@@ -129,6 +129,8 @@ def plan(recipe: RecipePath = None, overrides: Overrides = None, as_json: Json =
             rows.append((step.name, step.step.kind, "to make", *numbers, cost.how))
     table(("step", "kind", "state", "time", "peak memory", "tokens", "how we know"), rows)
     say(f"{what.recipe.name}: {_together(what)}")
+    for note in what.notes:
+        say(note)
 
 
 def _together(what: Plan) -> str:

@@ -134,6 +134,8 @@ class Outline:
     """Of a model whose files are not here: whether its chat template has a place for tools; None: that is not known."""
     remote: bool = False
     """Of a model: whether it is asked over HTTP and has no weights here."""
+    network: bool = True
+    """Of a model: whether it is a neural network; a plain classifier of words is none."""
     merging: Merging = "plain"
     """Of a model: how what it has learnt can be merged."""
     headed: bool = False
@@ -202,6 +204,10 @@ class Step(Component):
                 if isinstance(mark, Reads):
                     found[name] = mark
         return found
+
+    def inputs(self) -> dict[str, Reads]:
+        """The same of this very step: a field that its other settings make useless reads nothing."""
+        return self.reads()
 
     def deciding(self) -> dict[str, Any]:
         """The settings that decide the artifact's bytes: all but those marked `Beside`."""

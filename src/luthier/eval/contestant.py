@@ -11,6 +11,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.step import Work
 from luthier.eval.baseline import Baseline
 from luthier.eval.kept import Kept
+from luthier.eval.report.facts.models import PLAIN
 from luthier.eval.rows import Reply, Task
 
 if TYPE_CHECKING:
@@ -40,10 +41,11 @@ class Contestant:
 
 
 def voices(models: Mapping[str, Artifact], question: Question, work: Work) -> list[Voice]:
-    """Language models as they can be asked, by name."""
+    """Models as they can be asked, by name."""
     from luthier.eval.ask import Desk, Model
+    from luthier.eval.classifier import Classifier
     from luthier.eval.remote import Remote
-    from luthier.models.load import is_endpoint
+    from luthier.models.load import is_endpoint, is_plain
 
     desk = Desk()
     found: list[Voice] = []
@@ -51,6 +53,8 @@ def voices(models: Mapping[str, Artifact], question: Question, work: Work) -> li
         title = _TITLES.get(name, "the base model")
         if is_endpoint(artifact):
             found.append(Remote(artifact, question, work.scratch / "calls", name=name, title=title))
+        elif is_plain(artifact):
+            found.append(Classifier(artifact, name=name, title=PLAIN if name == TUNED else title))
         else:
             found.append(Model(artifact, question, desk, name=name, title=title))
     return found
@@ -113,7 +117,8 @@ def plain(voices: Sequence[Voice], task: Task, seconds: dict[str, float]) -> lis
 
 
 def base_of(model: Artifact) -> Artifact | None:
-    """The model that a tuned one began with, up through its whole lineage; None for a base model itself."""
+    """The model that a tuned one began with, up through its whole lineage; None for a base model itself, and for one
+    that began with none."""
     if "model" not in model.manifest.inputs:
         return None
     while "model" in model.manifest.inputs:

@@ -24,7 +24,7 @@ from luthier.models.foresight import (
     tokenizer_of,
     undisturbed,
 )
-from luthier.models.load import cpu_has_bf16, is_remote
+from luthier.models.load import cpu_has_bf16, has_network, is_remote
 from luthier.models.speed import flops_per_s, has_gpu, writing_pass_s
 from luthier.text.dataset import examples_ahead, summary
 
@@ -47,6 +47,8 @@ _WIDE_READING_BYTES = 550_000_000
 """The same in fp32, whose logits are whole pieces: fitted to the demo's evaluation in a process of its own, 2.25 GB."""
 _ALONE_READING_BYTES = 360_000_000
 """The same of one model that was not tuned: 1.68 GB in all."""
+_WORDS_BYTES = 400 << 20
+"""What an evaluation of a plain classifier holds: Python with polars and scikit-learn."""
 _PACK_TOKENS = 1024
 """Of those that are read at once, as most are."""
 _TELLING = 24
@@ -69,6 +71,13 @@ def forecast(step: Evaluate, outlook: Outlook) -> Forecast:
     writes = _written(step, outlook, rows)
     models = len(writes)
     tokens = round(rows.number * models * rows.tokens)
+    if not has_network(outlook):
+        models = 2 if step.against is not None else 1
+        how = f"{rows.how}; {counted(models, 'model')}, of which a plain classifier takes no time to speak of"
+        seconds = beside_s(models, rows.number)
+        return (
+            Forecast(seconds=seconds, peak_bytes=_WORDS_BYTES, tokens=0, how=how) if models == 1 else Forecast(how=how)
+        )
     if is_remote(outlook):
         return Forecast(tokens=tokens, how=f"{rows.number * models:,} calls to an endpoint; {rows.how}")
     model = model_of(outlook)
@@ -107,7 +116,7 @@ def beside_s(models: int, rows: int) -> float:
 def pace(step: Evaluate, work: Work, task: str, known: Kept) -> dict[str, Any]:
     """How quickly the answers of an evaluation were made, in the terms in which the next is foretold."""
     outlook = Outlook(inputs=work.inputs, upstream={}, base=work.base)
-    if known.made < _TELLING or step.turns == "all" or is_remote(outlook):
+    if known.made < _TELLING or step.turns == "all" or is_remote(outlook) or not has_network(outlook):
         return {}
     model, rows = model_of(outlook), rows_of(known.made, outlook, step.split)
     if model is None or rows is None:

@@ -88,7 +88,7 @@ def _summary(
     against = [name for name in ("base", "against", best.name if best else "") if name and name != subject]
     headline = [told.compared(subject, other, told.main_metric) for other in dict.fromkeys(against)]
     return {
-        **told.model_dump(mode="json", exclude={"everything", "probed"}),
+        **told.model_dump(mode="json", exclude={"everything", "probed", "advice"}),
         "verdict_sentence": verdict_sentence(told),
         "subject": subject,
         "headline": [row.model_dump(mode="json") for row in headline if row is not None],

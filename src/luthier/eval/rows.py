@@ -40,6 +40,11 @@ class Reply:
     columns: Mapping[str, float | None] | None = None
     """Numbers that scorers gave the answer."""
 
+    @classmethod
+    def of_scores(cls, scores: Mapping[str, float]) -> Reply:
+        """The likeliest label; of equal ones, the first by name."""
+        return cls(prediction=max(sorted(scores), key=lambda label: scores[label]), scores=scores)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Task:

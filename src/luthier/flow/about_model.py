@@ -7,7 +7,7 @@ from typing import Any
 from luthier.core.component import members
 from luthier.flow.find_model import find_model
 from luthier.models.describe import describe
-from luthier.models.load import TUNED_CARD, base_folder, refuse_endpoint
+from luthier.models.load import TUNED_CARD, base_folder, is_plain, refuse_endpoint
 
 _TOKENS_A_PASS = 4096
 """The forward pass for which the memory is told."""
@@ -18,6 +18,11 @@ def describe_model(word: str) -> dict[str, Any]:
     from luthier.tune.technique import AnyTechnique
 
     name, artifact = find_model(word)
+    if is_plain(artifact):
+        tuned = artifact.read_json(TUNED_CARD)
+        sizes = {key: tuned[key] for key in ("features", "trainable_parameters", "rows", "classes")}
+        size = sum(entry.size for entry in artifact.manifest.files)
+        return {"name": name, "folder": str(artifact.folder), "technique": "plain", **sizes, "disk_bytes": size}
     refuse_endpoint(artifact)
     told = describe(base_folder(artifact))
     facts = {"name": name, "folder": str(artifact.folder)}
@@ -27,5 +32,6 @@ def describe_model(word: str) -> dict[str, Any]:
         facts["technique"] = tuned["technique"]["kind"]
     memory = {}
     for kind, technique in sorted(members(AnyTechnique).items()):
-        memory[kind] = f"{technique.model_validate({}).footprint(told, _TOKENS_A_PASS) / 1e9:.2f} GB"
+        if technique.reads_model:
+            memory[kind] = f"{technique.model_validate({}).footprint(told, _TOKENS_A_PASS) / 1e9:.2f} GB"
     return {**facts, **told.as_json(), f"memory_to_train_with_{_TOKENS_A_PASS}_tokens_a_pass": memory}

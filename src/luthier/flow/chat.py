@@ -12,12 +12,16 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError
 from luthier.flow.find_model import chooses_classes, find_model
 from luthier.flow.learnt import learnt_system
-from luthier.text.messages import Message, as_openai
+from luthier.text.messages import Message, as_openai, user_text
 from luthier.text.prompt import Prompt
 
 if TYPE_CHECKING:
     from luthier.models.load import Loaded
+    from luthier.models.text_classifier import TextClassifier
     from luthier.text.ids import Text
+
+SHOWN = 3
+"""Classes with which a plain classifier answers."""
 
 
 class Speaker(Protocol):
@@ -72,6 +76,26 @@ class Distant:
             yield client.write([wrapped], self.max_tokens, temperature=self.temperature)[0].text
 
 
+@dataclass(frozen=True)
+class Classifier:
+    """A plain classifier: it answers with the likeliest classes."""
+
+    model: TextClassifier
+
+    @classmethod
+    def open(cls, artifact: Artifact) -> Classifier:
+        """The classifier of an artifact."""
+        from luthier.models.text_classifier import TextClassifier
+
+        return cls(TextClassifier.open(artifact.folder))
+
+    def say(self, turns: Sequence[Message]) -> Iterator[str]:
+        """The likeliest class, and the next ones with their probabilities."""
+        (shares,) = self.model.probabilities([user_text(turns)])
+        ranked = sorted(zip(self.model.classes, shares.tolist(), strict=True), key=lambda pair: (-pair[1], pair[0]))
+        yield ", ".join(f"{name} ({share:.0%})" for name, share in ranked[:SHOWN])
+
+
 @dataclass(kw_only=True)
 class Session:
     """Whoever answers, and what was said so far."""
@@ -103,9 +127,12 @@ class Session:
 
 def open_chat(word: str | None, *, system: str | None, max_tokens: int, temperature: float) -> Session:
     """Open a tuned step (`RECIPE:STEP`, or the recipe here), or a base model by name."""
-    from luthier.models.load import outputs_of
+    from luthier.models.load import is_plain, outputs_of
 
     name, artifact = find_model(word)
+    if is_plain(artifact):
+        notes = [f"{name}: end with Ctrl-D", "each line is answered by itself, with the likeliest classes"]
+        return Session(name=name, speaker=Classifier.open(artifact), notes=notes, alone=True)
     if outputs := outputs_of(artifact):
         what = f"{name} names one of {len(outputs)} classes by a sequence head and writes no text"
         raise ModelError(what, remedy="`evaluate` scores it; tune with `head: label` for a model to talk with")

@@ -13,6 +13,7 @@ from luthier.core.files import STORE_ELSEWHERE, write_aside
 from luthier.flow.learnt import learnt_system
 from luthier.flow.locate import Found, find_artifact
 from luthier.flow.wording import a
+from luthier.models.load import is_plain
 from luthier.text.findings import Findings, read_findings
 from luthier.text.prompt import Prompt
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from luthier.models.card import Measured
 
 Quant = Literal["f16", "q8_0", "q4_0"]
-ModelForm = Literal["hf", "adapter", "merged", "gguf"]
+ModelForm = Literal["hf", "adapter", "merged", "gguf", "sklearn"]
 
 
 class Exported(NamedTuple):
@@ -50,14 +51,16 @@ def export_artifact(
         raise UnknownName(f"there is no format {form!r}", where=where, remedy=did_you_mean(form, known))
     found = find_artifact(word)
     makes = found.artifact.manifest.makes
-    able = _forms(makes)
+    able, thing = _forms(makes), a(makes)
+    if makes == "model" and is_plain(found.artifact):
+        able, thing = able[-1:], "a plain classifier"
+    elif makes == "model":
+        able = able[:-1]
     chosen = (form or (able[0] if able else "")).replace("-", "_")
     if chosen not in able:
-        what = f"{a(makes)} cannot be exported" + (f" as {form}" if form else "")
+        what = f"{thing} cannot be exported" + (f" as {form}" if form else "")
         remedy = (
-            f"formats of {a(makes)}: {', '.join(able)}"
-            if able
-            else "`luthier show` prints it; `luthier report` draws it"
+            f"formats of {thing}: {', '.join(able)}" if able else "`luthier show` prints it; `luthier report` draws it"
         )
         raise InputError(what, where=Where(field=word), remedy=remedy)
     notes: list[str] = []
@@ -76,7 +79,8 @@ def export_artifact(
     else:
         from luthier.models.export import export as export_model
 
-        before, measures = Prompt.of(found.artifact).told() or _usual(found.artifact), _measures(found)
+        measures = _measures(found)
+        before = None if is_plain(found.artifact) else Prompt.of(found.artifact).told() or _usual(found.artifact)
         with _named(found, word):
             export_model(
                 found.artifact, to, chosen, quant=quant, dequantise=dequantise,  # type: ignore[arg-type]

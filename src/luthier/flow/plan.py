@@ -16,7 +16,7 @@ from luthier.core.paces import remembered
 from luthier.core.paths import cache_folder
 from luthier.core.step import Forecast, Outline, Outlook, Step
 from luthier.core.store import Store
-from luthier.flow.recipe import Recipe
+from luthier.flow.recipe import MODEL_STEP, Recipe
 
 STORE = ".luthier"
 """The folder of a store beside its recipes."""
@@ -89,6 +89,13 @@ class Plan:
         known = {each.name: each for each in self.steps}
         history = newest_timings(self.store).get(planned.step.kind, {})
         return planned.step.foresee(_outlook(self.recipe, self.store, planned.step, known, history))
+
+    @property
+    def notes(self) -> list[str]:
+        """What the recipe says and no step uses."""
+        if self.recipe.model is None or any(planned.name == MODEL_STEP for planned in self.steps):
+            return []
+        return ["no step reads the recipe's `model`; `against: model` in an evaluation compares with it"]
 
     def as_json(self) -> dict[str, Any]:
         """The plan as `plan --json` prints it."""

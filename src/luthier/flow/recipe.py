@@ -158,7 +158,7 @@ class Recipe(BaseModel):
     def references(step: Step) -> dict[str, str]:
         """The steps that a step reads, by field (`models.0` for one of several); a model left out is the recipe's."""
         found: dict[str, str] = {}
-        for field, mark in step.reads().items():
+        for field, mark in step.inputs().items():
             value = getattr(step, field)
             if isinstance(value, tuple):
                 found |= {f"{field}.{at}": one for at, one in enumerate(value)}

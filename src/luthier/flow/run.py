@@ -44,12 +44,13 @@ class StepResult:
         return pl.read_parquet(self.artifact.path(name))
 
     def model(self) -> Any:
-        """The artifact's model as a plain transformers or PEFT object."""
-        from luthier.models.load import load
+        """The model as a plain transformers or PEFT object; a plain classifier as scikit-learn's pipeline."""
+        from luthier.models.load import is_plain, load
+        from luthier.models.open_classifier import open_pipeline
 
         if (makes := self.artifact.manifest.makes) != "model":
             raise ModelError(f"this step makes a {makes}, not a model", remedy="take the step that tunes")
-        return load(self.artifact).model
+        return open_pipeline(self.artifact.folder) if is_plain(self.artifact) else load(self.artifact).model
 
     @property
     def metrics(self) -> dict[str, dict[str, Any]]:

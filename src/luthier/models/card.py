@@ -112,12 +112,16 @@ def card(artifact: Artifact, form: Form, measures: Measured | None) -> str:
         f"```\n{opening}\n```\n",
         _before(form.before) if form.before else "",
         _written(form),
-        _measures(measures) if measures else "",
-        _provenance(artifact, steps),
-        _settings(steps),
+        *history(artifact, measures),
         _licences(base, steps),
     ]
     return "\n".join(part for part in parts if part)
+
+
+def history(artifact: Artifact, measures: Measured | None) -> list[str]:
+    """The sections that every model's card has: measures where there are any, provenance, settings."""
+    steps = lineage(artifact)
+    return [_measures(measures) if measures else "", _provenance(artifact, steps), _settings(steps)]
 
 
 def _named(opening: str, artifact: Artifact, form: Form) -> str:
@@ -302,9 +306,13 @@ def _number(value: float | None) -> str:
 def _licences(base: Origin, steps: list[Artifact]) -> str:
     """Whose licences stand behind the model: the base's, and that of each data set."""
     rows = [f"- base model {base.name}: {base.licence or 'not stated'}; it binds this model too"]
-    rows += [
+    return "## Licence\n\n" + "\n".join([*rows, *data_licences(steps)]) + "\n"
+
+
+def data_licences(steps: list[Artifact]) -> list[str]:
+    """Whose licences stand behind the data sets of a lineage, as lines of a list."""
+    return [
         f"- data set `{one.digest[:12]}`: {data_licence(one) or 'not stated by its source'}"
         for one in steps
         if one.manifest.makes == "dataset"
     ]
-    return "## Licence\n\n" + "\n".join(rows) + "\n"

@@ -83,6 +83,8 @@ class Description(BaseModel):
     template: Template | None
     tensors: dict[str, tuple[int, ...]] = Field(default={}, exclude=True, repr=False)
     """Shapes on the disk by name; empty for a model that is not here yet. Not part of what is printed."""
+    folder: Path | None = Field(default=None, exclude=True, repr=False)
+    """Where its files are; None for a model that is not here yet. Not part of what is printed."""
 
     def as_json(self) -> dict[str, Any]:
         """All of it as plain JSON values."""
@@ -147,6 +149,7 @@ def describe(folder: Path) -> Description:
         licence=read_licence(folder),
         template=describe_template(read_template(folder)),
         tensors={name: one.shape for name, one in tensors.items()},
+        folder=folder,
     )
 
 

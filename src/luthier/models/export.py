@@ -3,6 +3,7 @@
     hf, merged   a Hugging Face folder; an adapter is merged in float32 and rounded once to the base's dtype
     adapter      PEFT's folder, which loads over the base model in plain peft
     gguf         one file for llama.cpp: float16, or quantised to 8 or 4 bits
+    sklearn      a plain classifier: safetensors, JSON, and a script that makes the scikit-learn pipeline of them
 
 An export appears whole or not at all, and never replaces anything but an earlier export.
 """
@@ -11,7 +12,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +29,7 @@ from luthier.models.load import (
     ADAPTER,
     base_folder,
     is_adapter,
+    is_plain,
     load,
     name_of,
     open_adapter,
@@ -42,7 +45,7 @@ from luthier.models.sequence import with_outputs
 from luthier.models.source import TOKENIZER_FILES, Say, model_files, tell_dtype, write_json
 from luthier.models.to_gguf import Quant, write_gguf
 
-Format = Literal["hf", "adapter", "merged", "gguf"]
+Format = Literal["hf", "adapter", "merged", "gguf", "sklearn"]
 MARKER = "luthier.json"
 """The file by which an export of ours is known."""
 MOST_NATS = {"q8_0": 0.25, "q4_0": 1.5}
@@ -76,6 +79,11 @@ def export(
     if quant != "f16" and format != "gguf":
         remedy = "leave it out, or export as `gguf`"
         raise InputError(f"{quant} is a precision of GGUF files", where=Where(field="--quant"), remedy=remedy)
+    if is_plain(artifact):
+        return _export_classifier(artifact, to, format, measures, say)
+    if format == "sklearn":
+        what, where = "is a network, which scikit-learn does not open", Where(file=str(artifact.folder))
+        raise ModelError(what, where=where, remedy="export it as `hf`; `technique: plain` makes a classifier for it")
     if format == "gguf" and (outputs := outputs_of(artifact)):
         what = f"has a sequence head for {len(outputs)} classes, for which GGUF files of language models have no place"
         raise ModelError(what, where=Where(file=str(artifact.folder)), remedy="export it as `hf`")
@@ -84,6 +92,34 @@ def export(
     if dequantise and (format == "adapter" or scheme_of(own) is None):
         what = "nothing is merged into a quantised base here"
         raise InputError(what, where=Where(field="--dequantise"), remedy="leave it out")
+    with _aside(to) as aside:
+        _write(own, aside, format, quant, dequantise=dequantise)
+        agreed, over_whole = _verify(own, aside, format, quant)
+        say(f"checked: {agreed}")
+        if over_whole is not None:
+            say(f"learnt over a quantised base; over the whole one {over_whole}")
+        _finish(artifact, aside, Form(format, quant, agreed, before, over_whole), measures)
+    return to
+
+
+def _export_classifier(artifact: Artifact, to: Path, format: Format, measures: Measured | None, say: Say) -> Path:
+    """A plain classifier has one form, without a network's files."""
+    from luthier.models.export_classifier import write_classifier
+
+    if format != "sklearn":
+        what, where = f"is a plain classifier, which no {format} file holds", Where(file=str(artifact.folder))
+        raise ModelError(what, where=where, remedy="export it with `--format sklearn`")
+    to = to.expanduser().absolute()
+    with _aside(to) as aside:
+        checked = write_classifier(artifact, aside, measures)
+        say(f"checked: {checked}")
+        _mark(artifact, aside, {"format": format, "checked": checked})
+    return to
+
+
+@contextmanager
+def _aside(to: Path) -> Iterator[Path]:
+    """A folder that is filled, and then takes the place of an earlier export."""
     _check_target(to)
     aside = to.with_name(f".{to.name}.{os.getpid()}.export")
     with writing(to):
@@ -91,16 +127,10 @@ def export(
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir()
     try:
-        _write(own, aside, format, quant, dequantise=dequantise)
-        agreed, over_whole = _verify(own, aside, format, quant)
-        say(f"checked: {agreed}")
-        if over_whole is not None:
-            say(f"learnt over a quantised base; over the whole one {over_whole}")
-        _finish(artifact, aside, Form(format, quant, agreed, before, over_whole), measures)
+        yield aside
         _swap(aside, to)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return to
 
 
 def _check_target(to: Path) -> None:
@@ -238,9 +268,14 @@ def _finish(artifact: Artifact, folder: Path, form: Form, measures: Measured | N
     (folder / "README.md").write_text(card(artifact, form, measures), encoding="utf-8")
     if form.before:
         write_json(folder / "prompt.json", dict(form.before))
+    told = {"format": form.format, "checked": form.agreed.as_json()}
+    _mark(artifact, folder, told | ({"quant": form.quant} if form.format == "gguf" else {}))
+
+
+def _mark(artifact: Artifact, folder: Path, told: Mapping[str, Any]) -> None:
+    """The file by which an export is known, with what is in it."""
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    told = {"artifact": artifact.digest, "format": form.format, "files": files, "checked": form.agreed.as_json()}
-    write_json(folder / MARKER, told | ({"quant": form.quant} if form.format == "gguf" else {}))
+    write_json(folder / MARKER, {"artifact": artifact.digest, "files": files, **told})
     for path in folder.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
 

@@ -21,7 +21,9 @@ from luthier.models.load import (
     cpu_has_bf16,
     cpu_has_tiles,
     cpu_multiplies_pairs,
+    has_network,
     is_remote,
+    no_network,
     outputs_of,
 )
 from luthier.models.speed import cores
@@ -76,7 +78,10 @@ class Rows(NamedTuple):
 
 
 def model_of(outlook: Outlook, field: str = "model") -> Description | None:
-    """The model that a field names (the one to be tuned by default): from its files, else from what is known of it."""
+    """The model that a field names (the one to be tuned by default): from its files, else from what is known of it;
+    `ModelError` for one that is no network."""
+    if not has_network(outlook, field):
+        raise no_network(f"the {field}")
     if (made := outlook.inputs.get(field)) is not None:
         return describe(base_folder(made))
     expected = outlook.outlines.get(field)
@@ -169,7 +174,7 @@ class Longest(NamedTuple):
 
 def tokenizer_of(outlook: Outlook, field: str = "model") -> Path | None:
     """The folder with the tokenizer of the model that a field names, made or not; None where it is not here."""
-    if is_remote(outlook, field):
+    if is_remote(outlook, field) or not has_network(outlook, field):
         return None
     if (made := outlook.inputs.get(field)) is not None:
         return base_folder(made)

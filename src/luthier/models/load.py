@@ -17,8 +17,9 @@ from luthier.core.artifact import Artifact
 from luthier.core.digest import digest_of
 from luthier.core.errors import ModelError, Where
 from luthier.core.quiet import no_bars
-from luthier.core.step import Outlook
+from luthier.core.step import Outline, Outlook
 from luthier.models.describe import describe, read_object
+from luthier.models.open_classifier import SETTINGS_FILE
 from luthier.models.quiet import no_peft_warning
 from luthier.models.scheme import Scheme
 
@@ -108,6 +109,16 @@ def is_endpoint(artifact: Artifact) -> bool:
     return any(entry.path == ENDPOINT for entry in origin_artifact(artifact).manifest.files)
 
 
+def is_plain(artifact: Artifact) -> bool:
+    """Whether the model is a plain classifier of words, without a network (`technique: plain`)."""
+    return any(entry.path == SETTINGS_FILE for entry in artifact.manifest.files)
+
+
+def is_tuned(artifact: Artifact) -> bool:
+    """Whether the model was made from training rows here, rather than brought as it is."""
+    return "model" in artifact.manifest.inputs or is_plain(artifact)
+
+
 def is_remote(outlook: Outlook, field: str = "model") -> bool:
     """The same of a step's input, made or not."""
     if (made := outlook.inputs.get(field)) is not None:
@@ -116,10 +127,33 @@ def is_remote(outlook: Outlook, field: str = "model") -> bool:
     return expected is not None and expected.remote
 
 
+def has_network(outlook: Outlook, field: str = "model") -> bool:
+    """Whether a step's model, made or not, is a neural network; one behind an endpoint is."""
+    if (made := outlook.inputs.get(field)) is not None:
+        return not is_plain(made)
+    return outlook.outlines.get(field, Outline()).network
+
+
+def refuse_without_weights(outlook: Outlook, field: str = "model") -> None:
+    """`ModelError` when a network's weights are wanted of a step's model, made or not, that has none here."""
+    if is_remote(outlook, field):
+        raise no_weights(f"the {field}")
+    if not has_network(outlook, field):
+        raise no_network(f"the {field}")
+
+
 def refuse_endpoint(artifact: Artifact) -> None:
     """`ModelError` when weights are wanted of a model that has none here."""
+    if is_plain(artifact):
+        raise no_network(name_of(artifact))
     if is_endpoint(artifact):
         raise no_weights(name_of(artifact))
+
+
+def no_network(name: str) -> ModelError:
+    """What is said when a network is wanted of a plain classifier."""
+    remedy = "take a base model (`luthier models list`), or a step that tunes one"
+    return ModelError(f"{name} is a plain classifier: it has no network", where=Where(field="model"), remedy=remedy)
 
 
 def no_weights(name: str) -> ModelError:
@@ -386,12 +420,14 @@ def open_parent(artifact: Artifact, dtype: torch.dtype) -> Any:
 
 
 def outputs_of(artifact: Artifact) -> tuple[str, ...]:
-    """The classes that a model names by a sequence head, whether it was tuned here or came with it; none for a language
-    model."""
+    """The classes that a model names by a sequence head, whether it was tuned here or came with it, or as a plain
+    classifier; none for a language model."""
     from luthier.models.sequence import outputs_in
 
     if is_endpoint(artifact):
         return ()
+    if is_plain(artifact):
+        return tuple(artifact.read_json(TUNED_CARD)["classes"])
     own = weights_of(artifact)
     told = own.read_json(TUNED_CARD).get("classes", ()) if "model" in own.manifest.inputs else ()
     return tuple(told) or (() if is_adapter(own) else outputs_in(own.folder))

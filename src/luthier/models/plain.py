@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from luthier.models.text_classifier import WORDS, C
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 FOLDS = 5
-C = 10.0
-"""Inverse strength of regularisation, as of the baseline `tfidf`."""
 _TERMS = 20_000
 """Most frequent terms that are features: more change little and cost time."""
 
@@ -30,7 +30,7 @@ def features(texts: Sequence[str]) -> Any:
     from scipy.sparse import csr_matrix
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, max_features=_TERMS, dtype=np.float64)
+    vectorizer = TfidfVectorizer(ngram_range=(1, WORDS), sublinear_tf=True, max_features=_TERMS, dtype=np.float64)
     try:
         return vectorizer.fit_transform(texts)
     except ValueError:  # no text has a word

@@ -105,7 +105,12 @@ def answer_of(example: Example) -> str:
 
 def question_of(example: Example) -> str:
     """What the user wrote, for a classifier or a reader: all turns but the system's, in order."""
-    return "\n".join(message.content for message in prompt_of(example) if message.role != "system")
+    return user_text(prompt_of(example))
+
+
+def user_text(messages: Iterable[Message]) -> str:
+    """The same of a conversation that waits for its answer."""
+    return "\n".join(message.content for message in messages if message.role != "system")
 
 
 def spelled_out(message: Message) -> str:

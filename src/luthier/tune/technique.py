@@ -1,17 +1,23 @@
-"""A technique says what of a model changes, what that costs before anything runs, and how the result is written."""
+"""A technique says what of a model changes, what that costs before anything runs, and how the result is written.
+
+A technique that trains a network's weights is a `Technique` and needs only `adapt`; one that makes its artifact without
+the training loop is a `StandaloneTechnique`.
+"""
 
 from __future__ import annotations
 
 import json
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from luthier.core.artifact import Artifact
 from luthier.core.component import Component
-from luthier.core.step import Forecast, Merging, Outlook, Work
-from luthier.models.describe import Description
+from luthier.core.errors import ModelError, Where
+from luthier.core.step import Forecast, Merging, Outline, Outlook, Work
+from luthier.models.describe import Description, training_memory
 from luthier.models.load import Dtype
 
 if TYPE_CHECKING:
@@ -20,6 +26,10 @@ if TYPE_CHECKING:
     from luthier.models.pack import Pack
     from luthier.text.messages import Example
 
+HEAD_ROWS = 256
+"""Positions at which the output head runs at once."""
+FULL_RATE = 5e-5
+"""Full fine-tuning's, at the width of the evidence (Schulman et al., "LoRA Without Regret", 2025)."""
 HIDDEN_OF_EVIDENCE = 2000
 """Width at which the learning rates below were found; see `rate_for_width`."""
 WIDTH_POWER = 0.781
@@ -43,12 +53,14 @@ class Choice(NamedTuple):
 
 
 class AnyTechnique(Component):
-    """What every technique tells: a technique of weights (`Technique`), or of words (`Search`)."""
+    """What every technique tells: one that trains weights (`Technique`), or one without the loop."""
 
     role: ClassVar[str] = "technique"
     home: ClassVar[str] = "luthier.tune.techniques"
     merging: ClassVar[Merging] = "plain"
     """How what is learnt can be merged into the model's weights."""
+    reads_model: ClassVar[bool] = True
+    """Whether a base model is needed."""
 
     def merges(self, model: Description | None) -> Merging:
         """How what is learnt on a model can be merged into its weights; None: a model that is not here yet."""
@@ -80,7 +92,8 @@ class AnyTechnique(Component):
 
 
 class Technique(AnyTechnique):
-    """Which weights of a model move, and what is kept of them."""
+    """Which weights of a network move, and what is kept of them. Only `adapt` must be written: all else has a default,
+    which a technique that knows better replaces."""
 
     def open(self, artifact: Artifact, dtype: torch.dtype) -> Any:
         """The model to make trainable: whole and plain, earlier adapters merged into it."""
@@ -90,7 +103,10 @@ class Technique(AnyTechnique):
 
     @abstractmethod
     def adapt(self, model: Any, seed: int) -> Any:
-        """Make a model trainable: what moves requires gradients, and new weights come from the seed alone."""
+        """Make a model trainable: what moves requires gradients, and new weights come from the seed alone.
+
+        Returns the same model, or PEFT's over it.
+        """
 
     def begin(self, model: Any, packs: Iterator[Pack]) -> None:
         """Set new weights from the first packs of the course; called once after `adapt`, before the first update.
@@ -102,34 +118,112 @@ class Technique(AnyTechnique):
         """Factor on the learning rate for the parameter of this name."""
         return 1.0
 
-    @abstractmethod
-    def rate(self, hidden_size: int) -> Rate:
-        """The learning rate to use when none is given."""
+    def trainable(self, model: Description) -> int:
+        """The numbers that require gradients after `adapt`, counted on a model of the same shapes without weights
+        (which loads torch); all numbers of a model that is not here yet, or that cannot be adapted without weights."""
+        if model.folder is None:
+            return model.parameters
+        moving = _moving_without_weights(self, model.folder)
+        return model.parameters if moving is None else moving
 
-    @abstractmethod
+    def footprint(self, model: Description, tokens: int) -> int:
+        """Weights; masters, gradients and AdamW's moments of what moves, in fp32; what autograd keeps of one pack of
+        the model itself. What a technique adds to the forward pass is not counted."""
+        return training_memory(model, self.kind, self.trainable(model), tokens, head_rows=HEAD_ROWS).total
+
+    def rate(self, hidden_size: int) -> Rate:
+        """The learning rate to use when none is given; by default full fine-tuning's, the lowest of all techniques'."""
+        value = rate_for_width(FULL_RATE, hidden_size)
+        why = f"full fine-tuning's for a model {hidden_size} wide, since {self.kind} names none; where few numbers move"
+        return Rate(value, f"{why}, ten times as much may be better")
+
+    def space(self) -> Mapping[str, Choice]:
+        """By default the learning rate alone, from full fine-tuning's to that of the smallest adapters."""
+        return {"learning_rate": Choice(1e-5, 5e-3, log=True)}
+
     def save(self, model: Any, folder: Path, base: Path, name: str) -> None:
         """Write what was trained, in a format that others read; the same weights make the same bytes.
 
-        `base` is the folder of the model that was tuned, `name` what people call it.
+        By default PEFT's `adapter/` of PEFT's model, else a Hugging Face folder with all weights. `base` is the folder
+        of the model that was tuned, `name` what people call it.
         """
+        from luthier.tune.peft_files import write_adapter
+        from luthier.tune.whole import write_whole
+
+        if hasattr(model, "peft_config"):
+            write_adapter(model, folder, name)
+        else:
+            write_whole(model, folder, base)
+
+    def check_saved(self, model: Any) -> None:
+        """`ModelError`, before the first step, when the default `save` would lose parameters of an adapted model: those
+        that its architecture does not have."""
+        if type(self).save is not Technique.save or hasattr(model, "peft_config"):
+            return
+        known = {name for name, _ in _skeleton(model.config, type(model)).named_parameters()}
+        added = [name for name, _ in model.named_parameters() if name not in known]
+        if added:
+            what = f"{self.kind} adds parameters ({added[0]}; {len(added)} in all) that no Hugging Face folder holds"
+            remedy = "return PEFT's model from adapt, or write `save` and what opens it"
+            raise ModelError(what, where=Where(field="technique"), remedy=remedy)
 
 
-class Search(AnyTechnique):
-    """What stands in front of a model's conversations, chosen by measured score; no weight moves."""
+class StandaloneTechnique(AnyTechnique):
+    """What makes a model without training a network: no optimizer, no steps, none of the loop's settings."""
 
-    used: ClassVar[frozenset[str]] = frozenset({"data", "model", "technique", "rows", "precision"})
+    merging: ClassVar[Merging] = "never"
+    used: ClassVar[frozenset[str]] = frozenset({"data", "technique", "rows"})
     """The step's settings that matter here; any other one would change nothing, and is refused."""
 
+    def trainable(self, model: Description) -> int:
+        """No weight of the base model moves."""
+        return 0
+
+    def space(self) -> Mapping[str, Choice]:
+        """By default nothing."""
+        return {}
+
     @abstractmethod
-    def search(self, work: Work, examples: Sequence[Example], dtype: Dtype) -> dict[str, Any]:
-        """Choose from the training rows, and write `prompt.json`, `tuned.json`, `search.jsonl` and `learnt.parquet`.
+    def fit(self, work: Work, examples: Sequence[Example], dtype: Dtype) -> dict[str, Any]:
+        """Make the model from the training rows: write its files, `tuned.json` and `learnt.parquet`.
 
         Returns what differs by nature from one making to the next.
         """
 
     @abstractmethod
     def foresee(self, outlook: Outlook, rows: int | None) -> Forecast:
-        """Predict the cost; `rows` is how many training rows may be used at most."""
+        """Predict the cost; `rows` is how many training rows may be used at most. Refuses what cannot be done."""
+
+    @abstractmethod
+    def outline(self, outlook: Outlook) -> Outline:
+        """What is known of the model before it is made."""
+
+
+def _skeleton(config: Any, kind: Any) -> Any:
+    """A model of a transformers class with its shapes and no weights."""
+    import torch
+
+    with torch.device("meta"):
+        return kind._from_config(config)
+
+
+@lru_cache(maxsize=64)
+def _moving_without_weights(technique: Technique, folder: Path) -> int | None:
+    """How many numbers require gradients in an adapted model without weights; None where that needs them."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from luthier.models.quiet import no_peft_warning
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    with torch.device("meta"):
+        plain = AutoModelForCausalLM.from_config(config)
+    try:
+        with no_peft_warning():
+            model = technique.adapt(plain, 0)
+    except (NotImplementedError, RuntimeError):  # torch: there are no values to compute with
+        return None
+    return sum(one.numel() for one in model.parameters() if one.requires_grad)
 
 
 def rate_for_width(best: float, hidden_size: int) -> float:

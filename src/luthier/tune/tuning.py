@@ -103,6 +103,7 @@ class Tuning:
         from luthier.models.load import pick_dtype
         from luthier.models.logprobs import forget, reading
         from luthier.models.lora_product import one_product
+        from luthier.models.quiet import no_peft_warning
         from luthier.tune.loop import Manner, Training
         from luthier.tune.rehearsal import packs_of
 
@@ -113,7 +114,9 @@ class Tuning:
         if step.objective.needs_reference:
             material.refer(plain, course)
             forget(plain)
-        model = self._technique.adapt(plain, self._work.seed)
+        with no_peft_warning():
+            model = self._technique.adapt(plain, self._work.seed)
+        self._technique.check_saved(model)
         critic = self._critic(model)
         tokens = self._tokens(material.lessons)
         begun = _clocks()

@@ -22,6 +22,7 @@ from luthier.data.checks.imbalance import FEW_REMEDY, FEWEST_OF_CLASS, told_few
 from luthier.data.intake.choose import Choice, Task, told_classes
 from luthier.data.intake.course import course_for
 from luthier.data.intake.layouts import Layout
+from luthier.data.intake.plain_first import why_plain_first
 from luthier.data.intake.recognise import source_at
 from luthier.data.intake.survey import SEED, SHARES, survey
 from luthier.data.operator import Operator
@@ -39,6 +40,8 @@ _RARE = 0.5
 
 
 _SHORT_VALUES = re.compile(r"(\d+ different short values in \d+ rows): (?:(?!each combination).)*", re.DOTALL)
+PLAIN_FIRST = "luthier run recipe.yaml 'steps.tune={kind: tune, data: data, technique: plain}' --only report"
+"""The proposed recipe with a plain classifier in place of the network."""
 _ONE_SIDED = frozenset({"quality"})
 """Operators that leave a pair out for what its preferred answer is, whatever the other one is."""
 
@@ -129,6 +132,8 @@ def propose_from(
     )
     reasons |= _shortages(profile, left, chosen)
     reasons["task"] = _why_task(profile, choice, chosen)
+    if chosen == "label" and (why := why_plain_first(profile, source, round(left * (1 - split["test"])))):
+        reasons["technique"] = f"lora; try `plain` first: {why}"
     return Proposal(
         task=chosen,
         source=source,
@@ -396,6 +401,7 @@ def _rest(proposal: Proposal) -> Iterator[str]:
         yield f"  # {_one_line(why)}:"
         yield "  # unlabeled: {kind: unlabeled, data: data}"
     yield from _balancing(proposal.profile)
+    yield from _plain_first(proposal)
     yield "  # A small adapter: the base model's weights stay as they are."
     if wished.why:
         yield f"  # {wished.why} (`luthier docs choose-technique`)."
@@ -411,6 +417,14 @@ def _rest(proposal: Proposal) -> Iterator[str]:
     yield f"  report: {{kind: evaluate, data: data, model: tune, metrics: [{', '.join(proposal.metrics)}]{turns}}}"
     yield "  # PASS only when the improvement over the base model is clear of chance."
     yield f"  gate: {{kind: gate, report: report, rules: [{rules}]}}"
+
+
+def _plain_first(proposal: Proposal) -> Iterator[str]:
+    """How to try a plain classifier before a network is tuned, where that is worth it."""
+    why = proposal.reasons.get("technique", "").partition("first: ")[2]
+    if why:
+        yield f"  # {_one_line(why[0].upper() + why[1:])}. Try it first:"
+        yield f"  # {PLAIN_FIRST}"
 
 
 def _balancing(profile: Profile) -> Iterator[str]:

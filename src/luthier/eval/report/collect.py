@@ -10,6 +10,7 @@ from typing import Any
 
 from luthier.core.artifact import Artifact
 from luthier.eval.human.opinion import read_opinion
+from luthier.eval.report import advice as advising
 from luthier.eval.report.facts.fact import Score
 from luthier.eval.report.facts.models import Comparison, EvaluationFacts, ModelFacts, Row
 from luthier.eval.report.facts.models import Measured as MeasuredFacts
@@ -47,6 +48,11 @@ def collect(
     tunings = [tuning_facts(name, each) for name, each in found["model"].items() if _has(each, "tuned.json")]
     tokens = {tuning.name: tuning.tokens for tuning in tunings}
     evaluations = [evaluation_facts(name, artifact) for name, artifact in found["evaluation"].items()]
+    validations = tuple(validation_facts(name, artifact) for name, artifact in found["findings"].items())
+    made = advising.Made(
+        artifacts=artifacts, text=recipe_text, file=recipe_file, tunings=tunings, validations=validations
+    )
+    evaluations = [facts.model_copy(update={"advice": advising.advice(facts, made)}) for facts in evaluations]
     evaluations.sort(key=lambda facts: not facts.of_role("tuned"))
     shown = {facts.name: found["evaluation"][facts.name] for facts in evaluations} | dict(beside or {})
     return ReportFacts(
@@ -55,7 +61,7 @@ def collect(
         evaluations=tuple(evaluations),
         runs=run_facts(shown) if len(shown) > 1 else (),
         gates=tuple(gate_facts(name, artifact) for name, artifact in found["verdict"].items()),
-        validations=tuple(validation_facts(name, artifact) for name, artifact in found["findings"].items()),
+        validations=validations,
         people=tuple(
             PeopleFacts(name=name, opinion=read_opinion(artifact)) for name, artifact in found["judgments"].items()
         ),

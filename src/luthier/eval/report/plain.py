@@ -54,6 +54,9 @@ def _evaluation(facts: EvaluationFacts, *, opening: bool) -> list[str]:
     parts = [f"## Results: {_plain(facts.name)}"]
     parts += [] if opening else [_plain(verdict_sentence(facts))]
     parts += [f"> {_plain(note)}" for note in facts.notes]
+    if facts.advice:
+        parts.append("### What may change it")
+        parts += [f"{_plain(f'{one.what} {one.why}')}\n\n```sh\n{one.command}\n```" for one in facts.advice]
     titles = [numbers.headed(model.title) for model in facts.models]
     rows = [
         (

@@ -111,36 +111,34 @@ def _plain_first(facts: EvaluationFacts, tuned: ModelFacts, base: ModelFacts | N
     then = _against_base(facts, tuned, base)
     if comparison is not None and standing(comparison) == "worse":
         gap = points(comparison.difference, facts.main_metric)
-        return (
-            f"A plain {_noun(facts)} wins: {plain.title} beats the tuned model by {gap}{sureness(comparison)}. {then}."
-        )
+        return f"A plain {_noun(facts)} wins: {plain.title} beats {tuned.title} by {gap}{sureness(comparison)}. {then}."
     its, own = _said(plain, facts.main_metric), _said(tuned, facts.main_metric)
     if its == own:
-        return f"A plain {_noun(facts)} does as well: {plain.title} and the tuned model both score {its}. {then}."
-    scores = f"{plain.title} scores {its}, the tuned model {own}, and chance alone could explain the difference"
+        return f"A plain {_noun(facts)} does as well: {plain.title} and {tuned.title} both score {its}. {then}."
+    scores = f"{plain.title} scores {its}, {tuned.title} {own}, and chance alone could explain the difference"
     return f"A plain {_noun(facts)} does as well: {scores}. {then}."
 
 
 def _against_base(facts: EvaluationFacts, tuned: ModelFacts, base: ModelFacts | None) -> str:
-    on = f"on {count(facts.rows)} held-out rows"
+    on, it = f"on {count(facts.rows)} held-out rows", f"{tuned.title[0].upper()}{tuned.title[1:]}"
     if base is None:
-        return f"The tuned model scores {_said(tuned, facts.main_metric)} in {_lower(facts.main_metric)} {on}"
+        return f"{it} scores {_said(tuned, facts.main_metric)} in {_lower(facts.main_metric)} {on}"
     comparison = facts.compared(tuned.name, base.name, facts.main_metric)
     if comparison is None:
         values = f"{_said(tuned, facts.main_metric)} against {_said(base, facts.main_metric)}"
-        return f"The tuned model was not compared with the base model row by row ({values} {on})"
+        return f"{it} was not compared with the base model row by row ({values} {on})"
     gap, sure = points(comparison.difference, facts.main_metric), sureness(comparison)
     if comparison.difference == 0:
         value = f"{_said(tuned, facts.main_metric)} in {_lower(facts.main_metric)}"
         apart = f": they differ by {_short(gap)}{sure}" if comparison.low or comparison.high else ","
-        return f"The tuned model scores the same as the base model, {value}{apart} {on}"
+        return f"{it} scores the same as the base model, {value}{apart} {on}"
     match standing(comparison):
         case "better":
-            return f"The tuned model is better than the base model by {gap}{sure} {on}"
+            return f"{it} is better than the base model by {gap}{sure} {on}"
         case "worse":
-            return f"The tuned model is worse than the base model by {gap}{sure} {on}"
+            return f"{it} is worse than the base model by {gap}{sure} {on}"
         case _:
-            return f"The tuned model cannot be told from the base model: they differ by {gap}{sure} {on}"
+            return f"{it} cannot be told from the base model: they differ by {gap}{sure} {on}"
 
 
 def _ahead(model: ModelFacts, other: ModelFacts, metric: str) -> bool:
@@ -180,7 +178,8 @@ def _short(gap: str) -> str:
 
 
 def _noun(facts: EvaluationFacts) -> str:
-    return "classifier" if facts.task == "label" else "baseline"
+    is_plain = any(model.is_plain for model in facts.models)
+    return "classifier" if facts.task == "label" and not is_plain else "baseline"
 
 
 def _scale(metric: str) -> float:

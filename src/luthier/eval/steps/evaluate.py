@@ -64,7 +64,8 @@ class Evaluate(Step):
     split: Literal["test", "validation", "train"] = "test"
     """Which rows are asked."""
     baselines: tuple[Baseline, ...] | None = None
-    """Plain baselines beside the models; left out, all that can do the task."""
+    """Plain baselines beside the models; left out, all that can do the task, `tfidf` not beside `technique: plain`,
+    which is the same."""
     compare_base: bool = True
     """Whether the model that the tuned one began with answers the same rows."""
     against: Annotated[str | None, Reads("model", optional=True)] = None
@@ -132,7 +133,7 @@ class Evaluate(Step):
         from luthier.models.reward_model import verdict_of
 
         task = self._turned(choose(work.inputs["data"], self.split, self.rows, pairs=self.pairs), work)
-        metrics, baselines = self._metrics(task, work), self._baselines(task)
+        metrics, baselines = self._metrics(task, work), self._baselines(task, work.inputs["model"])
         seconds: dict[str, float] = {}
         data, model = work.inputs["data"], work.inputs["model"]
         artifacts = self._models(model, work.inputs.get("against"))
@@ -203,11 +204,12 @@ class Evaluate(Step):
                 raise RecipeError(why, where=Where(field=f"steps.{work.name}.metrics"))
         return self.metrics
 
-    def _baselines(self, task: Task) -> tuple[Baseline, ...]:
+    def _baselines(self, task: Task, model: Artifact) -> tuple[Baseline, ...]:
         from luthier.eval.defaults import baselines_for
+        from luthier.models.load import is_plain
 
         if self.baselines is None:
-            return baselines_for(task)
+            return tuple(one for one in baselines_for(task) if one.kind != "tfidf" or not is_plain(model))
         for baseline in self.baselines:
             if not baseline.can(task):
                 able = [kind for kind, other in members(Baseline).items() if other.can(task)]
@@ -218,9 +220,10 @@ class Evaluate(Step):
     def _models(self, model: Artifact, against: Artifact | None) -> dict[str, Artifact]:
         """The models to ask: the tuned one, what it is held against and what it began with, or an untuned one alone."""
         from luthier.eval.contestant import AGAINST, BASE, TUNED, base_of
+        from luthier.models.load import is_tuned
 
         base = base_of(model)
-        found = {BASE: model} if base is None else {TUNED: model}
+        found = {TUNED if is_tuned(model) else BASE: model}
         found |= {} if against is None else {AGAINST: against}
         return found | ({BASE: base} if base is not None and self.compare_base else {})
 

@@ -16,7 +16,7 @@ from luthier.core.errors import InputError, ModelError, Where
 from luthier.core.step import Forecast, Makes, Merging, ModelRef, Outline, Outlook, Reads, Step, Work
 from luthier.models.describe import describe, weight_files
 from luthier.models.foresight import has_head, tokenizer_of, told_of_template
-from luthier.models.load import base_folder, is_remote, name_of, no_weights, weights_of
+from luthier.models.load import base_folder, name_of, refuse_without_weights, weights_of
 from luthier.models.merger import Merger
 from luthier.models.mergers.linear import Linear
 from luthier.models.source import model_files, tell_dtype, write_json
@@ -159,8 +159,8 @@ class Merge(Step):
 
     def foresee(self, outlook: Outlook) -> Forecast:
         """From the size of the models; refuses those that stand on another base or cannot be merged."""
-        if is_remote(outlook):
-            raise no_weights("the model")
+        for field in ("model", *(f"models.{at}" for at in range(len(self.models)))):
+            refuse_without_weights(outlook, field)
         base, headed = outlook.stands_on.get("model", ())[:1], has_head(outlook)
         for at in range(len(self.models)):
             if not {*base} <= {*outlook.stands_on.get(f"models.{at}", base)}:

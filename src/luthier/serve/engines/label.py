@@ -6,13 +6,13 @@ import asyncio
 import math
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from pydantic import Field
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import LuthierError, ModelError
-from luthier.models.load import data_of
+from luthier.models.load import data_of, is_plain
 from luthier.models.options import Normalise, normalise
 from luthier.serve.calibration import fit_temperature, probabilities
 from luthier.serve.engine import Answering, Engine
@@ -20,9 +20,10 @@ from luthier.serve.gathering import Gathering
 from luthier.serve.query import Candidate, Piece, Query, Token, Usage, Verb
 from luthier.serve.reading import Reader, open_reader
 from luthier.serve.refusal import Refusal, as_refusal
-from luthier.text.messages import Message, emptied, prompt_of, said_for
+from luthier.text.messages import Message, emptied, prompt_of, said_for, user_text
 
 if TYPE_CHECKING:
+    from luthier.models.text_classifier import TextClassifier
     from luthier.text.ids import Text
 
 PACK_TOKENS = 4096
@@ -35,14 +36,15 @@ class Label(Engine):
     The answer's text is what the model was taught to say for the class. Each choice carries `scores`, the probability
     of every class, and `logprobs` of the classes as if each were one token. Prompts of requests that come together are
     read together, what all classes share is read once, and so is an instruction that one request after the other begins
-    with.
+    with. A plain classifier (`technique: plain`) is opened without torch; it reads what the user wrote, not the system
+    message, and its usage counts words.
     """
 
     kind: Literal["label"] = "label"
 
     normalise: Normalise = "sum"
     """How the scores of long and short classes are made alike, as `evaluate` has it; it does not concern a model with
-    a head of classes."""
+    a head of classes, nor a plain classifier."""
     calibrate: int = Field(default=256, ge=0)
     """Rows of the validation split from which the temperature of the probabilities is fitted when the model is opened;
     with 0, or where there are fewer than 20, they are the model's own."""
@@ -51,11 +53,26 @@ class Label(Engine):
     waiting: int = Field(default=256, ge=1)
     """Requests that wait for their turn, at most; whoever comes then is told to come back (429)."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """What is computed in; `auto` is bfloat16 where the machine computes in it, else float32."""
+    """What is computed in; `auto` is bfloat16 where the machine computes in it, else float32. A plain classifier
+    computes in float64."""
 
     def open(self, model: Artifact) -> Answering:
         """Read the weights (of plain LoRA only the adapter's where another classifier stands on the same base already),
         and fit the temperature."""
+        if is_plain(model):
+            from luthier.models.text_classifier import TextClassifier
+
+            return self._opened(model, _WordJudge(TextClassifier.open(model.folder)))
+        return self._opened(model, self._judge(model))
+
+    def _opened(self, model: Artifact, judge: _Judge) -> Answering:
+        with ExitStack() as undo:
+            undo.callback(judge.leave)
+            temperature = _fitted(model, judge, self.calibrate) or 1.0
+            undo.pop_all()
+        return _Open(judge, temperature, self, model.digest)
+
+    def _judge(self, model: Artifact) -> _NetworkJudge:
         from luthier.models.load import base_folder, is_endpoint, outputs_of
         from luthier.text.ids import Text
         from luthier.text.prompt import Prompt
@@ -65,13 +82,7 @@ class Label(Engine):
         classes = outputs_of(model)
         said = {name: name for name in classes} if classes else _taught(model)
         text = Text.load(base_folder(model), before=Prompt.of(model))
-        reader = open_reader(model, self.dtype)
-        with ExitStack() as undo:
-            undo.callback(reader.leave)
-            judge = _Judge(reader, text, said, classes, self.normalise)
-            temperature = _fitted(model, judge, self.calibrate) or 1.0
-            undo.pop_all()
-        return _Open(judge, temperature, self, model.digest)
+        return _NetworkJudge(open_reader(model, self.dtype), text, said, classes, self.normalise)
 
 
 def _taught(model: Artifact) -> dict[str, str]:
@@ -101,8 +112,43 @@ class _Asked(NamedTuple):
     tools: Sequence[Any] = ()
 
 
-class _Judge:
+class _Judge(Protocol):
     """Scores classes, as evaluation does."""
+
+    said: dict[str, str]
+    """What is answered for each class."""
+
+    def check(self, asked: _Asked) -> int:
+        """How many tokens are read; `Refusal` for what cannot be read."""
+
+    def scores(self, asked: Sequence[_Asked]) -> list[dict[str, float]]:
+        """The log-score of each class for each conversation."""
+
+    def leave(self) -> None:
+        """Let the weights go."""
+
+
+class _WordJudge:
+    """A plain classifier: by the words that the user wrote."""
+
+    def __init__(self, model: TextClassifier) -> None:
+        self._model = model
+        self.said = {name: name for name in model.classes}
+
+    def check(self, asked: _Asked) -> int:
+        """How many words are read: a text of any length can be."""
+        return self._model.words(user_text(asked.messages))
+
+    def scores(self, asked: Sequence[_Asked]) -> list[dict[str, float]]:
+        """The log-probability of each class for each conversation."""
+        return self._model.scores([user_text(one.messages) for one in asked])
+
+    def leave(self) -> None:
+        """Nothing is held for others."""
+
+
+class _NetworkJudge:
+    """A network: by a head of classes, or by how likely what is said for each class is."""
 
     def __init__(
         self, reader: Reader, text: Text, said: dict[str, str], classes: tuple[str, ...], how: Normalise

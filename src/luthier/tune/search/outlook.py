@@ -8,7 +8,7 @@ from luthier.core.errors import InputError, ModelError, Where
 from luthier.core.step import Forecast, Outlook
 from luthier.models.describe import Description
 from luthier.models.foresight import ABOUT, BASE_BYTES, Rows, has_head, kernel_bytes, model_of, rows_of
-from luthier.models.load import cpu_has_bf16, is_remote
+from luthier.models.load import cpu_has_bf16, has_network, is_remote, no_network
 from luthier.models.speed import flops_per_s
 from luthier.tune.search.candidates import FRAMES
 
@@ -51,6 +51,8 @@ def foresee(technique: PromptSearch, outlook: Outlook, wanted: int | None) -> Fo
 
 def _check(technique: PromptSearch, outlook: Outlook) -> None:
     """Refuse a model that writes nothing, and what changes nothing for an endpoint."""
+    if not has_network(outlook):
+        raise no_network("the model")
     if has_head(outlook):
         raise writes_nothing("this model")
     if is_remote(outlook) and technique.normalise != "sum":

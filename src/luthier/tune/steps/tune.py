@@ -14,10 +14,22 @@ from pydantic import Field, model_validator
 from luthier.core.digest import file_digest
 from luthier.core.errors import DataError, ModelError, Where
 from luthier.core.paths import PathText, locate
-from luthier.core.step import Beside, DataRef, Forecast, Makes, ModelRef, Outline, Outlook, Step, TeacherRef, Work
+from luthier.core.step import (
+    Beside,
+    DataRef,
+    Forecast,
+    Makes,
+    ModelRef,
+    Outline,
+    Outlook,
+    Reads,
+    Step,
+    TeacherRef,
+    Work,
+)
 from luthier.models.describe import Description, describe
 from luthier.models.foresight import has_head, model_of
-from luthier.models.load import base_folder, is_remote, no_weights
+from luthier.models.load import base_folder, is_remote, refuse_without_weights
 from luthier.text.dataset import batches, has_split, summary
 from luthier.tune.actor_critic import ActorCritic
 from luthier.tune.curriculum import Curriculum
@@ -30,7 +42,7 @@ from luthier.tune.optimizers.adamw import AdamW
 from luthier.tune.outlook import foresee, outline
 from luthier.tune.policy import Policy
 from luthier.tune.schedule import DECAY, Shape, chosen
-from luthier.tune.technique import AnyTechnique, Rate, Search, Technique
+from luthier.tune.technique import AnyTechnique, Rate, StandaloneTechnique, Technique
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.tool_rows import refuse_tool_rows, refuse_tool_rows_ahead
 from luthier.tune.tracker import Tracker
@@ -67,7 +79,7 @@ class Tune(Step):
     data: DataRef
     """The step whose rows are learnt."""
     model: ModelRef = None
-    """The step whose model is tuned; the recipe's own model when not given."""
+    """The step whose model is tuned; the recipe's own model when not given. `technique: plain` needs none."""
     teacher: TeacherRef = None
     """The step whose model is learnt from, under an objective that has a teacher (`distil`); none otherwise."""
     reward_model: TeacherRef = None
@@ -76,7 +88,8 @@ class Tune(Step):
     """The step whose reward model the reward `model` asks within `gold`, of held-out answers: one that the policy never
     learns to please. The `reward_model` when not given."""
     technique: AnyTechnique = Lora()
-    """What changes: which weights move, or (`prompt_search`) which words stand in front."""
+    """What changes: which weights move, or (`prompt_search`) which words stand in front; or (`plain`) that a classifier
+    without a network is made."""
     objective: Objective = Sft()
     """What is wanted of the model."""
     epochs: float = Field(default=1.0, gt=0, le=1000)
@@ -205,8 +218,10 @@ class Tune(Step):
         return self.schedule
 
     def make(self, work: Work) -> Mapping[str, Any]:
-        """Write adapter, whole model or prompt, `tuned.json`, `learnt.parquet`, and the log of steps or candidates."""
-        refuse_tool_rows(work.inputs["data"], work.inputs["model"])
+        """Write adapter, whole model, prompt or classifier, `tuned.json`, `learnt.parquet`, and the log of steps or
+        candidates."""
+        if "model" in work.inputs:
+            refuse_tool_rows(work.inputs["data"], work.inputs["model"])
         if isinstance(self.technique, Technique):
             from luthier.tune.tuning import Tuning
 
@@ -214,17 +229,16 @@ class Tune(Step):
             if describe(base_folder(work.inputs["model"])).weight_bytes > LARGE:
                 gc.collect()  # layers and what was hung on them hold one another: the next step has the room
             return measures
-        assert isinstance(self.technique, Search), "a technique moves weights or searches words"
-        return self.technique.search(work, self.examples(work), self.precision)
+        assert isinstance(self.technique, StandaloneTechnique), "a technique trains weights or stands alone"
+        return self.technique.fit(work, self.examples(work), self.precision)
 
     def foresee(self, outlook: Outlook) -> Forecast:
         """Predict from the data's size, the model's, and the speed of this machine; refuse what cannot be done."""
         refuse_tool_rows_ahead(outlook)
-        if isinstance(self.technique, Search):
+        if isinstance(self.technique, StandaloneTechnique):
             return self.technique.foresee(outlook, self.rows)
         for field in ("model", "teacher"):
-            if is_remote(outlook, field):
-                raise no_weights(f"the {field}")
+            refuse_without_weights(outlook, field)
         if has_head(outlook) and not self.objective.wants_head():
             what = "the model names classes, or gives a number, by a head of its own"
             what = f"{what}, and {self.objective.kind} wants one that writes text"
@@ -235,6 +249,8 @@ class Tune(Step):
 
     def outline(self, outlook: Outlook) -> Outline:
         """The tuned model has the size of the one it stands on."""
+        if isinstance(self.technique, StandaloneTechnique):
+            return self.technique.outline(outlook)
         made = outlook.inputs.get("model")
         base = describe(base_folder(made)) if made is not None and not is_remote(outlook) else None
         merging, headed = self.technique.merges(base), self.objective.wants_head()
@@ -243,13 +259,17 @@ class Tune(Step):
     @model_validator(mode="after")
     def _each_setting_matters(self) -> Self:
         """Refuse settings of the loop under a technique that has none."""
-        if not isinstance(self.technique, Search):
+        if not isinstance(self.technique, StandaloneTechnique):
             return self
         for name, field in type(self).model_fields.items():
             if name not in self.technique.used and getattr(self, name) != field.get_default(call_default_factory=True):
                 kind = self.technique.kind
-                raise ValueError(f"{name} changes nothing under {kind}, which moves no weights; leave it out")
+                raise ValueError(f"{name} changes nothing under {kind}, which trains no network; leave it out")
         return self
+
+    def inputs(self) -> dict[str, Reads]:
+        """A technique that reads no base model leaves the recipe's own unread."""
+        return {name: mark for name, mark in self.reads().items() if name != "model" or self.technique.reads_model}
 
     def fingerprint(self, base: Path) -> str | None:
         """The state that is gone on from, by its contents."""

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from luthier.core.errors import InputError, Where
-from luthier.core.step import Forecast, Merging, Outlook, Work
+from luthier.core.step import Forecast, Outline, Outlook, Work
 from luthier.metrics.metric import Metric
 from luthier.models.describe import Description
 from luthier.models.load import Dtype
 from luthier.models.options import Normalise
-from luthier.tune.technique import Choice, Search
+from luthier.tune.technique import Choice, StandaloneTechnique
 
 if TYPE_CHECKING:
     from luthier.text.messages import Example
@@ -22,11 +22,11 @@ HEAD_ROWS = 256
 """Places at which the output head runs at once."""
 
 
-class PromptSearch(Search):
+class PromptSearch(StandaloneTechnique):
     """The instruction and examples with which a model answers best: nothing is trained, and any endpoint will do."""
 
     kind: Literal["prompt_search"] = "prompt_search"
-    merging: ClassVar[Merging] = "never"
+    used: ClassVar[frozenset[str]] = frozenset({*StandaloneTechnique.used, "model", "precision"})
 
     instructions: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """System messages of your own to try, beside the one that the rows have."""
@@ -123,10 +123,6 @@ class PromptSearch(Search):
             raise InputError(what, where=where, remedy="show fewer, hold back fewer (`held_back`), or give more rows")
         return tuple(count for count in self.shots if count <= able)
 
-    def trainable(self, model: Description) -> int:
-        """Nothing moves."""
-        return 0
-
     def footprint(self, model: Description, tokens: int) -> int:
         """Weights in fp32, the states of one layer, and the logits of a few places."""
         states = tokens * (8 * model.hidden_size + 3 * model.intermediate_size)
@@ -136,7 +132,7 @@ class PromptSearch(Search):
         """How many examples are shown, and how many sets are drawn."""
         return {"shots": Choice(values=((0, 4), (0, 4, 8), (0, 8, 16))), "draws": Choice(1, 8)}
 
-    def search(self, work: Work, examples: Sequence[Example], dtype: Dtype) -> dict[str, Any]:
+    def fit(self, work: Work, examples: Sequence[Example], dtype: Dtype) -> dict[str, Any]:
         """Score prompts on held-back rows, round by round, and write the best one."""
         from luthier.tune.search.making import Making
 
@@ -147,3 +143,9 @@ class PromptSearch(Search):
         from luthier.tune.search.outlook import foresee
 
         return foresee(self, outlook, rows)
+
+    def outline(self, outlook: Outlook) -> Outline:
+        """The model that the prompt stands in front of."""
+        from luthier.tune.outlook import outline
+
+        return outline(outlook)

@@ -11,6 +11,8 @@ from luthier.eval.report.facts.fact import Fact, Score
 ModelRole = Literal["tuned", "base", "plain", "other"]
 
 
+PLAIN = "the plain classifier"
+"""The title of a model of `technique: plain`, which an evaluation is about."""
 LOWER_IS_BETTER = frozenset(
     {"perplexity", "bits_per_byte", "fluency", "ece", "brier", "aurc", "ter", "wer", "cer", "self_bleu"}
 )
@@ -39,6 +41,11 @@ class ModelFacts(Fact):
     metrics: dict[str, Score]
     measures: dict[str, Measured] = Field(default_factory=dict)
     """What probes found, by family and measure (`bias.gap`)."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it was made by `technique: plain`."""
+        return self.role == "tuned" and self.title == PLAIN
 
 
 class Comparison(Fact):
@@ -129,6 +136,14 @@ class Row(Fact):
     correct: dict[str, bool | None] = Field(default_factory=dict)
 
 
+class Advice(Fact):
+    """One thing that may change an outcome, and the command that does it."""
+
+    what: str
+    why: str
+    command: str
+
+
 class EvaluationFacts(Fact):
     """One evaluation: models on the same held-out rows, compared in pairs."""
 
@@ -152,6 +167,8 @@ class EvaluationFacts(Fact):
     """Every held-out row, for the browser of rows; embedded compressed."""
     notes: tuple[str, ...] = ()
     """Warnings of the evaluation, as sentences."""
+    advice: tuple[Advice, ...] = ()
+    """What may change it where a plain baseline does as well."""
 
     def model(self, name: str) -> ModelFacts | None:
         """One of the models by name."""

@@ -1,0 +1,211 @@
+"""What may change it where a plain baseline does as well as the tuned model: one command each, in the order of cost."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import PurePath
+from typing import Any
+
+import yaml
+
+from luthier.core.artifact import Artifact
+from luthier.core.counted import counted
+from luthier.eval.report.facts.data import ValidationFacts
+from luthier.eval.report.facts.models import Advice, Confusion, EvaluationFacts
+from luthier.eval.report.facts.tuning import TuningFacts
+from luthier.eval.report.numbers import count
+from luthier.eval.report.sentence import best_plain, standing
+from luthier.models.catalog import CATALOG
+
+MOST_EPOCHS = 8.0
+"""From so many passes on, more of them are not proposed: rows are known by heart."""
+RISEN = 1.02
+"""Times the lowest held-out loss from which a curve is said to rise."""
+LARGER, MUCH_LARGER = 2.0, 12.0
+"""How many times the base's size a proposed one has, at least and at most."""
+_GIVEN = "# given on the command line: "
+"""Before each override in the text of a recipe that was run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """What a recipe made, by step, and the recipe as it was written."""
+
+    artifacts: Mapping[str, Artifact]
+    text: str
+    file: str
+    tunings: Sequence[TuningFacts] = ()
+    validations: Sequence[ValidationFacts] = ()
+
+    def command(self, *assignments: str, only: str = "") -> str:
+        """`luthier run` with the overrides that the recipe was run with, and further ones."""
+        given = [line.removeprefix(_GIVEN) for line in self.text.splitlines() if line.startswith(_GIVEN)]
+        ends = ["--only", only] if only else []
+        return shlex.join(["luthier", "run", PurePath(self.file).name, *given, *assignments, *ends])
+
+    @cached_property
+    def written(self) -> Mapping[str, Any]:
+        """The steps as they are written, without overrides; nothing where the text is no recipe."""
+        told = yaml.safe_load(self.text) if self.text else None
+        steps = told.get("steps") if isinstance(told, dict) else None
+        return steps if isinstance(steps, dict) else {}
+
+    def step_of(self, digest: str) -> str:
+        """The step that made an artifact; empty when it is another recipe's."""
+        return next((name for name, one in self.artifacts.items() if one.digest == digest), "")
+
+
+def advice(facts: EvaluationFacts, made: Made) -> tuple[Advice, ...]:
+    """What may change the outcome; nothing where the tuned model is ahead of all plain baselines, or is one itself."""
+    tuned, plain = next(iter(facts.of_role("tuned")), None), best_plain(facts)
+    evaluation = made.artifacts.get(facts.name)
+    if tuned is None or plain is None or tuned.is_plain or evaluation is None:
+        return ()
+    compared = facts.compared(tuned.name, plain.name, facts.main_metric)
+    if compared is not None and standing(compared) == "better":
+        return ()
+    step = made.step_of(evaluation.manifest.inputs.get("model", ""))
+    if not step or made.artifacts[step].manifest.kind != "tune":
+        return ()
+    tuning = next((one for one in made.tunings if one.name == step), None)
+    found = [_plain(facts, made, step) if plain.name == "tfidf" else None]
+    found += [_passes(tuning, made, step), _rows(made, step), _merged(facts, made, tuned.name), _larger(made, step)]
+    return tuple(one for one in found if one is not None)
+
+
+def _plain(facts: EvaluationFacts, made: Made, step: str) -> Advice | None:
+    settings = made.artifacts[step].manifest.settings
+    data = made.step_of(made.artifacts[step].manifest.inputs.get("data", ""))
+    if not data:
+        return None
+    rows = "" if settings.get("rows") is None else f", rows: {settings['rows']}"
+    return Advice(
+        what="Take the plain classifier as the model.",
+        why="It is trained in seconds, and evaluated, exported, served and watched as any other model.",
+        command=made.command(f"steps.{step}={{kind: tune, data: {data}, technique: plain{rows}}}", only=facts.name),
+    )
+
+
+def _passes(tuning: TuningFacts | None, made: Made, step: str) -> Advice | None:
+    """Twice as many, unless the rows were seen often or held-out rows said that it is enough."""
+    epochs = made.artifacts[step].manifest.settings.get("epochs")
+    if tuning is None or not isinstance(epochs, int | float) or epochs >= MOST_EPOCHS or _rises(tuning):
+        return None
+    saw, steps = "once" if epochs == 1 else f"{epochs:g} times", counted(tuning.steps or 0, "step")
+    return Advice(
+        what=f"Train for {2 * epochs:g} passes.",
+        why=f"The model saw each row {saw}, in {steps}. Twice the passes take twice as long.",
+        command=made.command(f"steps.{step}.epochs={2 * epochs:g}"),
+    )
+
+
+def _rises(tuning: TuningFacts) -> bool:
+    """Whether the loss of held-out rows was lowest before the end."""
+    losses = [point.held_out_loss for point in tuning.log if point.held_out_loss is not None]
+    return len(losses) > 1 and losses[-1] > RISEN * min(losses)
+
+
+def _rows(made: Made, step: str) -> Advice | None:
+    """All rows where only some are used; else more of them, as far as a learning curve says that they help."""
+    limit = made.artifacts[step].manifest.settings.get("rows")
+    data = made.artifacts.get(made.step_of(made.artifacts[step].manifest.inputs.get("data", "")))
+    if data is None:
+        return None
+    has = int(data.read_json("summary.json")["rows"].get("train", 0))
+    if isinstance(limit, int) and limit < has:
+        why = f"It was trained on {count(limit)} of {count(has)} training rows."
+        return Advice(what="Train on all rows.", why=why, command=made.command(f"steps.{step}.rows=null"))
+    gain = next((number for number in _numbers(made, "enough.gain")), None)
+    if gain is not None:
+        if gain.high <= 0:
+            return None
+        why = (
+            f"By the learning curve, twice the {count(has)} rows take {100 * gain.value:.1f} points off the errors of "
+            f"the plain classifier (95 % interval {100 * gain.low:.1f} to {100 * gain.high:.1f})."
+        )
+        return Advice(what="Add rows to the source, and run it again.", why=why, command=made.command())
+    check = f"steps.enough={{kind: validate, data: {made.step_of(data.digest)}, checks: [enough]}}"
+    return Advice(
+        what="Draw the learning curve, which says whether more rows help.",
+        why=f"The model was trained on {count(has)} rows; the check `enough` was not made.",
+        command=made.command(check, only="enough"),
+    )
+
+
+def _numbers(made: Made, name: str) -> Iterator[Any]:
+    """What validations measured under a name."""
+    for validation in made.validations:
+        for one in validation.findings:
+            if (number := one.finding.numbers.get(name)) is not None:
+                yield number
+
+
+def _merged(facts: EvaluationFacts, made: Made, model: str) -> Advice | None:
+    """The two classes that are most often taken for each other, as one."""
+    confusion = next((one for one in facts.confusions if one.model == model), None)
+    step = next((name for name, one in made.artifacts.items() if one.manifest.kind == "prepare"), "")
+    written = made.written.get(step)
+    if confusion is None or len(confusion.labels) < 3 or not isinstance(written, dict):
+        return None
+    rarer, usual, mistaken, wrong = _most_confused(confusion)
+    if not mistaken:
+        return None
+    ops = _with_merged(written.get("ops") or [], rarer, usual)
+    value = yaml.safe_dump(ops, default_flow_style=True, width=10**6, allow_unicode=True, sort_keys=False).strip()
+    return Advice(
+        what=f"Merge the classes {rarer} and {usual}, if they mean the same to you.",
+        why=f"{count(mistaken)} of {counted(wrong, 'wrong answer')} take one of them for the other.",
+        command=made.command(f"steps.{step}.ops={value}"),
+    )
+
+
+def _most_confused(confusion: Confusion) -> tuple[str, str, int, int]:
+    """The rarer and the more frequent class of the pair with most mistakes, how many those are, and all mistakes."""
+    counts, labels = confusion.counts, confusion.labels
+    places = range(len(labels))
+    pairs = [(counts[a][b] + counts[b][a], a, b) for a in places for b in places if a < b]
+    mistaken, one, other = max(pairs, key=lambda pair: (pair[0], -pair[1], -pair[2]))
+    rarer, usual = sorted((one, other), key=lambda at: (sum(counts[at]), at))
+    wrong = sum(sum(row) - row[at] for at, row in enumerate(counts))
+    return labels[rarer], labels[usual], mistaken, wrong
+
+
+def _with_merged(ops: Sequence[Any], old: str, new: str) -> list[Any]:
+    """Operators as they are written, with `label_spelling` told of one more spelling."""
+    found: list[Any] = []
+    for one in ops:
+        kind, settings = (one, {}) if isinstance(one, str) else (one.get("kind"), one)
+        if kind == "label_spelling":
+            found.append({**settings, "kind": kind, "also": {**settings.get("also", {}), old: new}})
+        else:
+            found.append(one)
+    if found == list(ops):
+        found.append({"kind": "label_spelling", "also": {old: new}})
+    return found
+
+
+def _larger(made: Made, step: str) -> Advice | None:
+    """The next larger model of the catalog, of the same family where there is one."""
+    model = made.artifacts[step]
+    if model.manifest.settings.get("model") is not None or "model" not in model.manifest.inputs:
+        return None
+    told = model.parent("model").read_json("model.json")
+    name, size = str(told["name"]), told.get("parameters") or 0
+    able = {
+        other: entry.parameters / size
+        for other, entry in CATALOG.items()
+        if size and entry.licence == "apache-2.0" and LARGER <= entry.parameters / size <= MUCH_LARGER
+    }
+    if not able:
+        return None
+    family = name.partition("-")[0]
+    best = min(able, key=lambda other: (not other.startswith(family), able[other]))
+    why = f"{name} has {size / 1e6:,.0f} million parameters; one {able[best]:.1f} times as large knows more, and takes "
+    return Advice(
+        what=f"Begin with a larger base model, {best}.",
+        why=f"{why}about {able[best]:.1f} times as long.",
+        command=made.command(f"model={best}"),
+    )
