@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from luthier.core.artifact import Artifact
-from luthier.flow.locate import find_artifact
-from luthier.flow.nearby import find_recipe
-from luthier.flow.plan import plan
-from luthier.flow.recipe import Recipe
+from luthier.core.ledger import Run
+from luthier.flow.here import find_run
+from luthier.flow.locate import Target, find_artifact, find_plan
+from luthier.flow.plan import Plan
+from luthier.flow.record import run_log
+from luthier.flow.runs import run_facts
 from luthier.flow.wording import a
 
 
@@ -31,12 +33,52 @@ class Shown:
         return self.text
 
 
-def describe_recipe(word: str | None) -> Shown:
+def describe(target: Target) -> Shown:
+    """A recipe's steps, a run, or one artifact."""
+    run = find_run(target.word) if target.word else None
+    if run is not None:
+        return describe_run(run, find_plan(target))
+    return describe_recipe(target) if target.is_recipe else describe_artifact(target)
+
+
+def describe_recipe(target: Target) -> Shown:
     """The steps of a recipe and what is made of them."""
-    recipe = Recipe.load(find_recipe(Path(word) if word else None))
-    what = plan(recipe, costs_of=())
-    steps = {}
-    lines = [f"{recipe.name}: {recipe.file}"]
+    what = find_plan(target)
+    recipe = what.recipe
+    steps, lines = _steps(what)
+    lines.insert(0, " ".join([f"{recipe.name}: {recipe.file}", *recipe.overrides]))
+    if any(planned.cached for planned in what):
+        lines.append(f"next: luthier show {' '.join([f'{recipe.file}:STEP', *map(shlex.quote, recipe.overrides)])}")
+    else:
+        lines.append(f"next: {what.command_to_run}")
+    return Shown(facts={"recipe": recipe.name, "steps": steps}, place=str(recipe.base), text=tuple(lines))
+
+
+def describe_run(run: Run, what: Plan) -> Shown:
+    """A run: when and with which overrides it was made, how it ended, what it made and where its log is."""
+    log = run_log(what.store, run.id)
+    steps, made = _steps(what)
+    ended = f"{run.state}, exit {run.exit_code}" if run.exit_code is not None else run.state
+    why = (run.error or {}).get("error", {}).get("message")
+    lines = [
+        f"run {run.id} of {run.recipe}: {what.recipe.file}",
+        f"  began      {run.started_at:%Y-%m-%d %H:%M:%S} UTC",
+        f"  overrides  {shlex.join(what.recipe.overrides) or 'none'}",
+        f"  ended      {ended}",
+        *([f"  error      {why}"] if why else []),
+        f"  log        {log}",
+        *made,
+    ]
+    if made:
+        lines.append(f"next: luthier show {run.id}:STEP")
+    facts = {**run_facts(run), "log": str(log), "steps": steps}
+    return Shown(facts=facts, place=str(log.parent), text=tuple(lines))
+
+
+def _steps(what: Plan) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """The steps of a plan and what is made of them, for programs and for people."""
+    steps: dict[str, dict[str, Any]] = {}
+    lines = []
     for planned in what:
         place = str(what.store.open(planned.digest).folder) if planned.cached else None
         steps[planned.name] = {
@@ -47,16 +89,12 @@ def describe_recipe(word: str | None) -> Shown:
         }
         state = f"made  {planned.digest[:12]}" if planned.cached else "not made"
         lines.append(f"  {planned.name:<12} {planned.step.kind:<10} {state}")
-    if any(planned.cached for planned in what):
-        lines.append(f"next: luthier show {recipe.file}:STEP")
-    else:
-        lines.append(f"next: luthier run {recipe.file}")
-    return Shown(facts={"recipe": recipe.name, "steps": steps}, place=str(recipe.base), text=tuple(lines))
+    return steps, lines
 
 
-def describe_artifact(word: str) -> Shown:
+def describe_artifact(target: Target) -> Shown:
     """One artifact: what made it, from what, when, and what it holds."""
-    found = find_artifact(word)
+    found = find_artifact(target)
     artifact = found.artifact
     manifest = artifact.manifest
     summary = _SUMMARIES[manifest.makes](artifact)
@@ -145,6 +183,19 @@ def _judgments(artifact: Artifact) -> dict[str, Any]:
     return {"told": told["sentence"], "stop": told["stop"], "judgments": told["judgments"]}
 
 
+def _thresholds(artifact: Artifact) -> dict[str, Any]:
+    told = artifact.read_json("thresholds.json")
+    return {"positive": told["positive"], "by": told["column"], **told["by_group"]}
+
+
+def _monitor(artifact: Artifact) -> dict[str, Any]:
+    told = artifact.read_json("monitor.json")
+    signals = [signal.get("name") or signal["kind"] for signal in told["signals"]]
+    alerts = {alert.get("name") or alert["when"]: alert["when"] for alert in told["alerts"]}
+    models = {"models": ", ".join(told["models"])} if told.get("models") else {}
+    return {"every": told["every"], **models, "signals": ", ".join(signals), "alerts": alerts, "report": told["report"]}
+
+
 _SUMMARIES: dict[str, Callable[[Artifact], dict[str, Any]]] = {
     "dataset": _dataset,
     "model": _model,
@@ -153,4 +204,6 @@ _SUMMARIES: dict[str, Callable[[Artifact], dict[str, Any]]] = {
     "verdict": _verdict,
     "assignment": _assignment,
     "judgments": _judgments,
+    "thresholds": _thresholds,
+    "monitor": _monitor,
 }
