@@ -1,4 +1,4 @@
-"""What a person names on the command line: a recipe or one of its steps, with overrides; a run, or an artifact's digest.
+"""What a person names on the command line: a recipe or one of its steps, with overrides; a run; an artifact's digest.
 
 Every command reads its words here, so that they mean the same everywhere:
 

@@ -29,6 +29,11 @@ KEPT = (
     "preprocessor_config.json", "processor_config.json", "README.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE",
 )  # fmt: skip
 """Files of a model's folder that are taken along, beside its safetensors weights."""
+TOKENIZER = (
+    "chat_template.jinja", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt",
+)  # fmt: skip
+"""Those among them that a tokenizer is read from."""
 SENTENCE = (
     "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "*_Pooling/config.json",
     "*_Dense/config.json", "*_Dense/model.safetensors",
@@ -100,6 +105,12 @@ def model_files(folder: Path) -> list[Path]:
     kept = [path for name in KEPT if (path := folder / name).is_file()]
     beside = [path for pattern in ("additional_chat_templates/*.jinja", *SENTENCE) for path in folder.glob(pattern)]
     return sorted([*kept, *weight_files(folder), *beside])
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    """The files of a Hugging Face folder that its tokenizer and chat templates are read from, sorted."""
+    kept = [path for name in TOKENIZER if (path := folder / name).is_file()]
+    return sorted([*kept, *folder.glob("additional_chat_templates/*.jinja")])
 
 
 def check_folder(folder: Path) -> None:
