@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import polars
 import pytest
 
 from commanded import command
@@ -19,7 +19,6 @@ from luthier.flow.locate import Target, find_artifact
 from luthier.flow.plan import recipe_store
 from luthier.flow.recipe import Recipe
 from luthier.flow.runs import plan_of_run
-from luthier.text.dataset import read_examples
 from workshop import own_cache, small_recipe
 
 RECIPE = """\
@@ -142,7 +141,8 @@ def test_every_command_means_the_same_by_overrides_and_by_a_run(
     assert said["model"] == f"chain:sft {OVERRIDE}"
     again = printed(capsys, "chat", f"{made.with_override}:sft", "-p", "Where is the parcel", "--max-tokens", "2")
     assert again == {**said, "model": f"{made.with_override}:sft"}
-    row = read_examples(find_artifact(":data").artifact, "train")[0].id
+    seen = polars.read_parquet(find_artifact(Target(":sft", (OVERRIDE,))).artifact.path("learnt.parquet"))
+    row = seen.filter(polars.col("seen") > 0)["id"][0]
     for words in ((OVERRIDE,), ("--recipe", made.with_override)):
         learnt = {one["step"]: one["artifact"] for one in printed(capsys, "trace", row, *words)["learnt"]}
         assert learnt["sft"] == digest
@@ -247,10 +247,10 @@ def log_of(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     recipe = small_recipe(tmp_path, RECIPE)
     monkeypatch.chdir(tmp_path)
-    yield recipe.parent
+    return recipe.parent
 
 
 def test_the_log_of_a_failed_run_holds_the_error(broken: Path) -> None:

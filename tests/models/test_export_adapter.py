@@ -123,6 +123,8 @@ def test_a_base_of_the_hub_is_named_with_its_commit(tmp_path: Path, monkeypatch:
     with publishing(tiny_model(tmp_path / "tiny"), "models", "acme/tiny", monkeypatch, tmp_path / "hub-cache"):
         store = Store(tmp_path / "store")
         adapter = tiny_adapter(store, make_base(store, Hub(id="acme/tiny", online=True), tmp_path))
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", os.environ["HF_ENDPOINT"])  # was read when imported
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", os.environ["HF_HUB_CACHE"])
         to = export(adapter, tmp_path / "out", "adapter")
         assert not (to / "base").exists()
         told = named_base(to)
