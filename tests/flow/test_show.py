@@ -64,7 +64,7 @@ steps:
     kind: monitor
     data: data
     report: report
-    signals: [latency, {kind: drift, rows: 20}]
+    signals: [latency, {kind: drift, rows: 80}]
     alerts: [{when: "drift.evidence > 2", name: drifted}]
 """
 
@@ -83,7 +83,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder in which a recipe with a step of every kind was run, with what people judged."""
     folder = tmp_path_factory.mktemp("every")
     tiny_model(folder / "tiny-model")
-    rows = [{**row, "region": ("north", "south")[n % 2]} for n, row in enumerate(tickets(80))]
+    rows = [{**row, "region": ("north", "south")[n % 2]} for n, row in enumerate(tickets(130))]
     with (folder / "tickets.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()

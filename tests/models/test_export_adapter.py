@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from luthier.cli.app import run_command
 from luthier.core.artifact import Artifact
 from luthier.core.store import Store
 from luthier.models.export import export
@@ -169,3 +170,12 @@ def test_the_real_models_adapter_opens_from_anywhere(
     opened = opened_by_peft(to, dtype="float32")
     torch.testing.assert_close(logits(opened), logits(load(adapter, "float32").model))
     assert run(to).strip(), "it answers"
+
+
+@pytest.mark.model
+def test_a_model_of_the_catalog_goes_out_by_its_name(
+    smollm2: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_command(["export", "smollm2-135m-instruct", "--to", "out"]) == 0
+    assert run(tmp_path / "out").strip(), "it answers"

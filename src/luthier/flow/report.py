@@ -45,18 +45,23 @@ def report_facts(plan: Plan, beside: Sequence[str] = ()) -> ReportFacts:
 
 def _nothing_made(plan: Plan) -> UnknownName:
     """That there is nothing to report; runs with other settings are named."""
-    own = [planned.name for planned in plan if not planned.step.shared]
-    made_by_runs = next((name for name in reversed(own) if plan.runs_that_made(name)), None)
-    error = plan.not_made(made_by_runs or own[-1], "report {}", whole=True)
-    what = "nothing of this recipe is made yet" if made_by_runs is None else error.message
+    error = _unmade(plan)
+    yet = not any(plan.runs_that_made(name) for name in plan.unmade)
+    what = "nothing of this recipe is made yet" if yet else error.message
     return UnknownName(what, where=Where(file=plan.recipe.file), remedy=error.remedy)
+
+
+def _unmade(plan: Plan) -> UnknownName:
+    """The error that a step is not made, of the last that an earlier run made with other settings where there is one."""
+    last = next((name for name in reversed(plan.unmade) if plan.runs_that_made(name)), plan.unmade[-1])
+    return plan.not_made(last, "report {}", whole=True)
 
 
 def tell_unmade(plan: Plan) -> str:
     """Which steps a report lacks, and the command that reports the run that made them; empty where it lacks none."""
     if not plan.unmade:
         return ""
-    error = plan.not_made(plan.unmade[-1], "report {}", whole=True)
+    error = _unmade(plan)
     return f"without {', '.join(plan.unmade)}: {error.message}\n  → {error.remedy}"
 
 

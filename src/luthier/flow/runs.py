@@ -9,6 +9,7 @@ from typing import Any
 from luthier.core.errors import UnknownName, Where
 from luthier.core.ledger import Ledger, Run, ledger_url
 from luthier.flow.here import folder_here
+from luthier.flow.nearby import find_recipe
 from luthier.flow.plan import Plan, Planned, has_ledger, recipe_store
 from luthier.flow.recipe import Recipe
 from luthier.flow.source_text import override, parse_yaml
@@ -16,14 +17,13 @@ from luthier.flow.source_text import override, parse_yaml
 
 def list_runs(recipe: Path | None, *, limit: int) -> list[Run]:
     """The latest runs in the folder that is meant, or those of one recipe in it; the latest first."""
-    folder = folder_here([str(recipe)] if recipe is not None else [])
-    store = recipe_store(folder)
+    loaded = Recipe.load(find_recipe(recipe)) if recipe is not None else None
+    store = recipe_store(loaded.base if loaded is not None else folder_here())
     if not has_ledger(store):
         return []
     with Ledger(ledger_url(store.root)) as ledger:
-        if recipe is None:
+        if loaded is None:
             return ledger.runs(limit=limit)
-        loaded = Recipe.load(recipe)
         return ledger.runs_of(loaded.name, str(loaded.base.absolute()), limit=limit)
 
 
