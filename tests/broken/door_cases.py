@@ -195,7 +195,7 @@ BEFORE = (
     _typed(
         "traced too early",
         "recipe.yaml",
-        "no data set of this recipe is made yet",
+        "the step 'data' is not made yet",
         "`luthier run recipe.yaml",
         "trace",
         "0123456789abcdef",

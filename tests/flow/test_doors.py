@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -381,9 +382,11 @@ def test_what_was_made_before_the_recipe_changed_is_named(
 ) -> None:
     changed = (made / "recipe.yaml").read_text(encoding="utf-8").replace("r: 4", "r: 2")
     (made / "changed.yaml").write_text(changed, encoding="utf-8")
-    before = Recipe.load(made / "recipe.yaml").plan()["tune"].digest
     assert run_command(["export", "changed.yaml:tune", "--to", str(tmp_path / "out")]) == 2
-    said = capsys.readouterr().err
-    assert "not made as the recipe stands" in said
-    assert f"the last of its kind here is named {before[:12]}" in " ".join(said.split())
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the step 'tune' is not made with these settings; runs that made it with others: " in said
+    assert "`luthier run changed.yaml` makes it" in said
+    run = re.findall(r"`luthier export ([0-9a-f]{12}):tune --to ", said)[0]
+    before = Recipe.load(made / "recipe.yaml").plan()["tune"].digest
+    assert find_artifact(f"{run}:tune").artifact.digest == before
     (made / "changed.yaml").unlink()

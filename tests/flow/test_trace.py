@@ -51,7 +51,7 @@ def test_where_none_holds_it_each_recipe_says_why(capsys: pytest.CaptureFixture[
     assert run_command(["trace", "nobody"]) == 2
     said = capsys.readouterr().err
     assert "a/recipe.yaml: no example has the id 'nobody'" in said
-    assert "c/recipe.yaml: no data set of this recipe is made yet" in said
+    assert "c/recipe.yaml: the step 'data' is not made yet" in said
     assert "--recipe a/recipe.yaml" in said
 
 

@@ -21,7 +21,7 @@ import typer
 from luthier import __version__
 from luthier.cli import bench, jobs, look, monitor, recipes, release, serving, traffic
 from luthier.cli.output import complain, done, let_go, printing, ready, say
-from luthier.core.errors import InputError, Interrupted, LuthierError, Where
+from luthier.core.errors import FAULT_EXIT_CODE, InputError, Interrupted, LuthierError, Where
 from luthier.core.process import share_processors
 from luthier.core.stopping import wish, wishes_end
 
@@ -93,7 +93,7 @@ def run_command(arguments: list[str]) -> int:
         return 0
     except Exception as error:  # noqa: BLE001  # the last door: whatever else escapes is our fault, and is kept
         complain(_fault(error), as_json=as_json)
-        return 4
+        return FAULT_EXIT_CODE
 
 
 def _usage(error: Any) -> InputError:

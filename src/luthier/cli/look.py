@@ -1,19 +1,28 @@
-"""Commands that look at what was made: show, trace, compare, chat, export, store."""
+"""Commands that look at what was made: show, runs, trace, compare, chat, export, store."""
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from luthier.cli.output import Json, printing, say, say_json, size, table
 from luthier.core.counted import counted
 
+if TYPE_CHECKING:
+    from luthier.flow.locate import Target
+
 Word = Annotated[
-    str | None, typer.Argument(metavar="[RECIPE:STEP|ID]", help="A step of a recipe, or a digest's beginning.")
+    str | None,
+    typer.Argument(metavar="[RECIPE[:STEP]|RUN[:STEP]|ID]", help="A recipe, a run, a step, or a digest's beginning."),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[PATH=VALUE …]", help="The recipe's overrides, as they were given to `luthier run`."),
 ]
 store_app = typer.Typer(help="The artifact store: list, verify, gc.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -21,6 +30,7 @@ store_app = typer.Typer(help="The artifact store: list, verify, gc.", no_args_is
 def add_to(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.command()(show)
+    app.command()(runs)
     app.command()(trace)
     app.command()(compare)
     app.command()(chat)
@@ -31,6 +41,7 @@ def add_to(app: typer.Typer) -> None:
 
 def show(
     what: Word = None,
+    overrides: Overrides = None,
     path: Annotated[bool, typer.Option("--path", help="Print only the artifact's folder.")] = False,
     dropped: Annotated[
         bool, typer.Option("--dropped", help="List the rows that a data set left out: reason, place, first words.")
@@ -47,18 +58,15 @@ def show(
     ids: Annotated[bool, typer.Option("--ids", help="With --rendered: a line a token, with its id.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show a recipe's steps, or one artifact: what made it, from what, and what it holds."""
-    from luthier.flow.show import describe_artifact, describe_dropped, describe_recipe
+    """Show a recipe's steps, a run, or one artifact: what made it, from what, and what it holds."""
+    from luthier.flow.locate import Target
+    from luthier.flow.show import describe, describe_dropped
 
+    target = Target.read(what, overrides)
     if rendered is not None or ids:
-        _show_rendered(what, rendered, ids=ids, as_json=as_json)
+        _show_rendered(target, rendered, ids=ids, as_json=as_json)
         return
-    if dropped:
-        shown = describe_dropped(what)
-    elif what is None or (":" not in what and Path(what).exists()):
-        shown = describe_recipe(what)
-    else:
-        shown = describe_artifact(what)
+    shown = describe_dropped(target) if dropped else describe(target)
     if path:
         say(shown.place)
     elif as_json:
@@ -68,7 +76,7 @@ def show(
             say(line)
 
 
-def _show_rendered(what: str | None, number: int | None, *, ids: bool, as_json: bool) -> None:
+def _show_rendered(target: Target, number: int | None, *, ids: bool, as_json: bool) -> None:
     """Print training rows as the model sees them; what is trained on is green on a terminal."""
     from luthier.core.errors import InputError, Where
     from luthier.flow.rendered import show_rendered
@@ -76,7 +84,7 @@ def _show_rendered(what: str | None, number: int | None, *, ids: bool, as_json: 
     if number is None:
         remedy = "add --rendered 3"
         raise InputError("--ids shows the tokens of rendered rows", where=Where(field="--ids"), remedy=remedy)
-    shown = show_rendered(what, number, ids=ids)
+    shown = show_rendered(target, number, ids=ids)
     if as_json:
         say_json(shown.facts)
         return
@@ -89,15 +97,42 @@ def _show_rendered(what: str | None, number: int | None, *, ids: bool, as_json: 
             console.print(Text(piece.text, style="bold green" if piece.trained else ""), end="")
 
 
+def runs(
+    recipe: Annotated[
+        Path | None, typer.Argument(metavar="[RECIPE]", help="Only runs of this recipe; else all of the folder here.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many, the latest first.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """List the runs of recipes with their overrides; a run's id stands for its recipe in every command."""
+    from luthier.flow.runs import list_runs, run_facts
+
+    found = list_runs(recipe, limit=limit)
+    if as_json:
+        say_json({"runs": [run_facts(run) for run in found]})
+        return
+    rows = [
+        (run.id, run.recipe, f"{run.started_at:%Y-%m-%d %H:%M}", run.state, shlex.join(run.overrides or []))
+        for run in found
+    ]
+    table(("run", "recipe", "began (UTC)", "state", "overrides"), rows)
+    say("next: luthier show RUN, or luthier report RUN" if found else "no run is recorded here")
+
+
 def trace(
     example: Annotated[str, typer.Argument(metavar="EXAMPLE", help="An example's id, its beginning, or FILE:LINE.")],
-    recipe: Annotated[Path | None, typer.Option(help="The recipe; else the one here that has the row.")] = None,
+    overrides: Overrides = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(metavar="RECIPE|RUN", help="The recipe, or a run of one; else the one here that has the row."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Tell an example's story: file and line, every edit, its split, who learnt it, how models answered it."""
+    from luthier.flow.locate import Target
     from luthier.flow.trace import trace_example
 
-    story = trace_example(example, recipe)
+    story = trace_example(example, Target.read(recipe, overrides, f"trace {example} --recipe {{}}"))
     if as_json:
         say_json(story.facts)
         return
@@ -106,17 +141,23 @@ def trace(
 
 
 def compare(
-    first: Annotated[str, typer.Argument(metavar="A", help="A recipe, RECIPE:STEP, digest, or predictions JSONL.")],
+    first: Annotated[
+        str,
+        typer.Argument(
+            metavar="A",
+            help="A recipe, RECIPE:STEP, run, digest, or predictions JSONL. PATH=VALUE overrides the recipe before it.",
+        ),
+    ],
     second: Annotated[str, typer.Argument(metavar="B", help="The same kind of thing.")],
     more: Annotated[list[str] | None, typer.Argument(metavar="[C …]", help="Further ones, each against A.")] = None,
     metric: Annotated[list[str] | None, typer.Option("--metric", "-m", help="For two files; several times.")] = None,
     as_json: Json = False,
 ) -> None:
     """Compare evaluations or files of predictions (paired, on the same rows; the first with each), or two data sets."""
-    from luthier.flow.compare import compare_many, compare_two
+    from luthier.flow.compare import compare_all
+    from luthier.flow.locate import Target
 
-    compared = compare_two(first, second, metric or ()) if not more else None
-    found = compared or compare_many(first, [second, *(more or ())], metric or ())
+    found = compare_all(Target.read_all([first, second, *(more or ())], "compare"), metric or ())
     if as_json:
         say_json(found.facts)
         return
@@ -126,8 +167,10 @@ def compare(
 
 def chat(
     model: Annotated[
-        str | None, typer.Argument(metavar="[RECIPE:STEP|MODEL]", help="A tuned step, or a base model.")
+        str | None,
+        typer.Argument(metavar="[RECIPE:STEP|RUN:STEP|MODEL]", help="A tuned step, or a base model."),
     ] = None,
+    overrides: Overrides = None,
     prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="Ask one thing and leave.")] = None,
     system: Annotated[str | None, typer.Option(help="System message; else the one the model was tuned with.")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
@@ -136,8 +179,10 @@ def chat(
 ) -> None:
     """Talk with a model: one prompt, or line by line."""
     from luthier.flow.chat import open_chat
+    from luthier.flow.locate import Target
 
-    session = open_chat(model, system=system, max_tokens=max_tokens, temperature=temperature)
+    target = Target.read(model, overrides, "chat {}")
+    session = open_chat(target, system=system, max_tokens=max_tokens, temperature=temperature)
     if prompt is not None or as_json:
         asked = prompt if prompt is not None else sys.stdin.read().strip()
         answer = session.ask(asked)
@@ -217,7 +262,11 @@ def _asked(prompt: str) -> str | None:
 
 
 def export(
-    what: Annotated[str, typer.Argument(metavar="RECIPE:STEP", help="A data set or a model.")],
+    what: Annotated[
+        str, typer.Argument(metavar="RECIPE:STEP|RUN:STEP|MODEL", help="A data set, a model, or a base model's name.")
+    ],
+    overrides: Overrides = None,
+    *,
     to: Annotated[Path, typer.Option("--to", help="The folder to write.")],
     form: Annotated[
         str | None,
@@ -231,12 +280,23 @@ def export(
     dequantise: Annotated[
         bool, typer.Option("--dequantise", help="Merge what was learnt over a quantised base into what it stands for.")
     ] = False,
+    base: Annotated[
+        bool | None,
+        typer.Option(
+            "--base/--no-base",
+            help="Write the base model's weights into an adapter's folder, as base/; by default where the base has no "
+            "id on the Hugging Face hub.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a data set or a model in a form that other tools read."""
     from luthier.flow.export import export_artifact
+    from luthier.flow.locate import Target
 
-    done = export_artifact(what, to, form, quant=quant, dequantise=dequantise)
+    options = ["--to", str(to), *(["--format", form] if form else [])]
+    target = Target.read(what, overrides, f"export {{}} {shlex.join(options)}")
+    done = export_artifact(target, to, form, quant=quant, dequantise=dequantise, with_base=base)
     if as_json:
         say_json({"to": str(to), "files": done.files, "notes": done.notes})
         return

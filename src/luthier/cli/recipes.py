@@ -169,7 +169,10 @@ def run(
 
 
 def report(
-    recipe: RecipePath = None,
+    recipe: Annotated[
+        str | None,
+        typer.Argument(metavar="[RECIPE|RUN]", help="A recipe file, its folder, or a run's id; else the recipe here."),
+    ] = None,
     overrides: Overrides = None,
     to: Annotated[
         Path | None, typer.Option(help="Where to write it: .md is Markdown, .json JSON, .xml JUnit; else HTML.")
@@ -185,17 +188,18 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write the one-page report of what a recipe made, or its gates' rules for a CI system."""
-    from luthier.flow.plan import plan
-    from luthier.flow.recipe import Recipe
-    from luthier.flow.report import facts_as_json, report_text, write_report
+    from luthier.flow.locate import Target, find_plan
+    from luthier.flow.report import facts_as_json, report_text, tell_unmade, write_report
 
-    what = plan(Recipe.load(*_arguments(recipe, overrides)), costs_of=())
+    what = find_plan(Target.read(recipe, overrides, "report {}"))
     if as_json:
         say_json(facts_as_json(what, beside or ()))
     elif to is None and form not in (None, "html"):
         say(report_text(what, form, beside or ()).rstrip("\n"))
     else:
         say(str(write_report(what, to, form, beside or ())))
+        if lacks := tell_unmade(what):
+            sys.stderr.write(f"{lacks}\n")
 
 
 def schema() -> None:

@@ -39,15 +39,23 @@ def add_to(app: typer.Typer) -> None:
 @release_app.command("put")
 def release_put(
     alias: Alias,
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="RECIPE:STEP, a recipe, a digest, or a base model.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="RECIPE:STEP, RUN:STEP, a recipe, a digest, or a base model.")
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[PATH=VALUE …]", help="The recipe's overrides, as they were given to `luthier run`."),
+    ] = None,
     canary: Annotated[str | None, typer.Option(help="Try it on this share of users only, such as 10%.")] = None,
     shadow: Annotated[bool, typer.Option("--shadow", help="Ask it the same, unheard.")] = False,
     as_json: Json = False,
 ) -> None:
     """Let a model answer to a name; `put` may be left out."""
     from luthier.flow import release
+    from luthier.flow.locate import Target
 
-    _say(release.release(alias, model, canary, shadow=shadow), as_json=as_json)
+    target = Target.read(model, overrides, f"release {alias} {{}}")
+    _say(release.release(alias, target, canary, shadow=shadow), as_json=as_json)
 
 
 @release_app.command("list")

@@ -20,7 +20,8 @@ _Models = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[MODEL …]",
-        help="RECIPE:STEP, a recipe's last model, or a base model's name; what is released is served anyhow.",
+        help="RECIPE:STEP, a recipe's last model, RUN:STEP, or a base model's name; PATH=VALUE overrides the recipe "
+        "before it. What is released is served anyhow.",
     ),
 ]
 _Pipelines = Annotated[

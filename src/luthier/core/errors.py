@@ -21,6 +21,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+FAULT_EXIT_CODE = 4
+"""The exit code of a fault of Luthier's own."""
 _BEGINNING, _MOST_BEGUN = 3, 4
 """So many letters are the beginning of a name, and so many names that begin with them are told."""
 _TEXT = frozenset(" ,;\t|")

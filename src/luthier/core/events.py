@@ -28,12 +28,14 @@ class Event:
     unit: str = ""
     measures: Mapping[str, float | str] = field(default_factory=dict)
     """Numbers worth seeing now, such as loss or rows per second, by their name with its unit."""
+    details: str = ""
+    """What belongs in a log and not in a line for a person: the traceback of a fault."""
     at: float = field(default_factory=time.time)
     """Seconds since 1970."""
 
     def as_json(self) -> dict[str, Any]:
         """The event as one flat mapping, without what is empty."""
-        names = ("kind", "step", "text", "done", "total", "unit", "at")
+        names = ("kind", "step", "text", "details", "done", "total", "unit", "at")
         values = {name: value for name in names if (value := getattr(self, name))}
         return {**values, "measures": dict(self.measures)} if self.measures else values
 

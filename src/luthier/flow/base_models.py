@@ -12,6 +12,7 @@ from luthier.flow.plan import plan, shared_store
 from luthier.flow.recipe import MODEL_STEP, Recipe
 from luthier.flow.run import run
 from luthier.models.catalog import CATALOG, ENCODERS, resolve
+from luthier.models.source import is_hub_id
 from luthier.models.steps.base import Base
 
 
@@ -31,6 +32,14 @@ def list_models() -> list[dict[str, Any]]:
         row = {"name": name, "source": source, "licence": entry.licence, "parameters": entry.parameters, "here": here}
         rows.append(row)
     return rows
+
+
+def is_base_model(word: str) -> bool:
+    """Whether a word names a base model: by the catalog, by its folder or GGUF file, or by its id on the hub."""
+    path = Path(word)
+    if word in CATALOG or (path / "config.json").is_file() or (word.endswith(".gguf") and path.is_file()):
+        return True
+    return is_hub_id(word) and not path.exists()
 
 
 def base_model(name: str, events: Events | None = None) -> Artifact:

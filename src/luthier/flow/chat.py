@@ -16,6 +16,7 @@ from luthier.text.messages import Message, as_openai, user_text
 from luthier.text.prompt import Prompt
 
 if TYPE_CHECKING:
+    from luthier.flow.locate import Target
     from luthier.models.load import Loaded
     from luthier.models.text_classifier import TextClassifier
     from luthier.text.ids import Text
@@ -125,7 +126,7 @@ class Session:
             self.turns.append(Message(role="assistant", content=said))
 
 
-def open_chat(word: str | None, *, system: str | None, max_tokens: int, temperature: float) -> Session:
+def open_chat(word: Target | str | None, *, system: str | None, max_tokens: int, temperature: float) -> Session:
     """Open a tuned step (`RECIPE:STEP`, or the recipe here), or a base model by name."""
     from luthier.models.load import is_plain, outputs_of
 

@@ -9,9 +9,7 @@ from typing import Any
 
 from luthier.core.counted import counted
 from luthier.core.errors import InputError, Where
-from luthier.flow.locate import Found, find_artifact
-from luthier.flow.plan import plan
-from luthier.flow.recipe import Recipe
+from luthier.flow.locate import Found, Target, find_artifact, find_plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,24 +61,36 @@ def _difference(row: dict[str, Any]) -> str:
     return f"{row['metric']:<14} {row['difference']:+.4f} {interval}; p {p:.2g} by {row['test']}{power})"
 
 
-def compare_many(first: str, others: Sequence[str], metrics: Sequence[str] = ()) -> Compared:
+def compare_all(targets: Sequence[Target], metrics: Sequence[str] = ()) -> Compared:
+    """Two things, or the first against each of the others."""
+    if len(targets) < 2:
+        remedy = "name two; PATH=VALUE belongs to the recipe before it"
+        raise InputError("wanted two things to compare, came one", where=Where(field=str(targets[0])), remedy=remedy)
+    first, *others = targets
+    return compare_two(first, others[0], metrics) if len(others) == 1 else compare_many(first, others, metrics)
+
+
+def compare_many(first: Target | str, others: Sequence[Target | str], metrics: Sequence[str] = ()) -> Compared:
     """The first against each of the others, on the rows that both have; Holm's correction goes over all of them."""
     from luthier.metrics.paired import holm
 
-    if twice := next((word for word in others if word == first or others.count(word) > 1), None):
+    words = [str(other) for other in others]
+    if twice := next((word for word in words if word == str(first) or words.count(word) > 1), None):
         raise InputError("is named twice", where=Where(field=twice), remedy="name each once")
-    found = {word: compare_two(first, word, metrics).facts for word in others}
+    found = {str(other): compare_two(first, other, metrics).facts for other in others}
     if unlike := next((word for word, facts in found.items() if "comparisons" not in facts), None):
         remedy = "compare them two by two"
         raise InputError("is a data set: only two of them are compared", where=Where(field=unlike), remedy=remedy)
     rows = [row for facts in found.values() for row in facts["comparisons"]]
     for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = p
-    return ComparedMany(facts={"first": first, "others": found})
+    return ComparedMany(facts={"first": str(first), "others": found})
 
 
-def compare_two(first: str, second: str, metrics: Sequence[str] = ()) -> Compared:
-    """Compare files of predictions (in the named metrics), or artifacts named by recipe, RECIPE:STEP or digest."""
+def compare_two(one: Target | str, other: Target | str, metrics: Sequence[str] = ()) -> Compared:
+    """Compare files of predictions (in the named metrics), or artifacts named by recipe, RECIPE:STEP, run or digest."""
+    targets = Target.of(one), Target.of(other)
+    first, second = (target.word or "" for target in targets)
     if all(word.endswith((".jsonl", ".json")) for word in (first, second)):
         from luthier.metrics.scorefile import compare
 
@@ -91,10 +101,9 @@ def compare_two(first: str, second: str, metrics: Sequence[str] = ()) -> Compare
         raise InputError("is for two files of predictions", where=Where(field="--metric"), remedy=remedy)
     for word in (first, second):
         if word.endswith((".jsonl", ".json")):
-            other = second if word == first else first
-            what = f"is a file of predictions, and {other} is not"
+            what = f"is a file of predictions, and {second if word == first else first} is not"
             raise InputError(what, where=Where(file=word), remedy="compare two files, or two steps as RECIPE:STEP")
-    a, b = named(first), named(second)
+    a, b = map(find_compared, targets)
     kinds = a.artifact.manifest.makes, b.artifact.manifest.makes
     same = {"identical": "artifact"} if a.artifact.digest == b.artifact.digest else {}
     if kinds == ("evaluation", "evaluation"):
@@ -112,16 +121,17 @@ def compare_two(first: str, second: str, metrics: Sequence[str] = ()) -> Compare
     )
 
 
-def named(word: str) -> Found:
-    """An artifact by its word; a whole recipe stands for its evaluation."""
-    path = Path(word)
-    if ":" in word or not path.exists():
-        return find_artifact(word)
-    if path.is_file() and path.suffix not in (".yaml", ".yml"):
-        remedy = "name a recipe, RECIPE:STEP, a digest, or two files of predictions that end in .jsonl"
+def find_compared(named: Target | str) -> Found:
+    """An artifact by its word; a whole recipe, or a run, stands for its evaluation."""
+    target = Target.of(named)
+    word = target.word or ""
+    if not target.is_recipe:
+        return find_artifact(target)
+    if Path(word).is_file() and not word.endswith((".yaml", ".yml")):
+        remedy = "name a recipe, RECIPE:STEP, a run, a digest, or two files of predictions that end in .jsonl"
         raise InputError("cannot be compared", where=Where(file=word), remedy=remedy)
-    what = plan(Recipe.load(path), costs_of=())
+    what = find_plan(target)
     names = [planned.name for planned in what if planned.step.makes == "evaluation"]
     if not names:
         raise InputError("this recipe measures nothing", where=Where(file=word), remedy="name a step: RECIPE:STEP")
-    return Found(what.artifact(names[0]), what, names[0])
+    return Found(what.artifact(names[0], target.command), what, names[0])

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, ModelError, UnknownName, Unwritable, Where, did_you_mean
 from luthier.core.files import STORE_ELSEWHERE, write_aside
+from luthier.flow.base_models import base_model, is_base_model
 from luthier.flow.learnt import learnt_system
-from luthier.flow.locate import Found, find_artifact
+from luthier.flow.locate import Found, Target, find_artifact
 from luthier.flow.wording import a
 from luthier.models.load import is_plain
 from luthier.text.findings import Findings, read_findings
@@ -43,13 +44,23 @@ def _elsewhere() -> Iterator[None]:
 
 @_elsewhere()
 def export_artifact(
-    word: str, to: Path, form: str | None, *, quant: Quant = "f16", dequantise: bool = False
+    named: Target | str,
+    to: Path,
+    form: str | None,
+    *,
+    quant: Quant = "f16",
+    dequantise: bool = False,
+    with_base: bool | None = None,
 ) -> Exported:
-    """Write a data set, a model or what was found in data to the folder `to`."""
+    """Write a data set, a model or what was found in data to the folder `to`.
+
+    `with_base` says whether an adapter's folder holds its base model; None: where the base has no id on the hub.
+    """
     if form is not None and form.replace("-", "_") not in (known := {*_forms("dataset"), *_forms("model")}):
         where = Where(field="--format")
         raise UnknownName(f"there is no format {form!r}", where=where, remedy=did_you_mean(form, known))
-    found = find_artifact(word)
+    target = Target.of(named)
+    word, found = str(target), _find(target)
     makes = found.artifact.manifest.makes
     able, thing = _forms(makes), a(makes)
     if makes == "model" and is_plain(found.artifact):
@@ -63,6 +74,10 @@ def export_artifact(
             f"formats of {thing}: {', '.join(able)}" if able else "`luthier show` prints it; `luthier report` draws it"
         )
         raise InputError(what, where=Where(field=word), remedy=remedy)
+    if with_base is not None and chosen != "adapter":
+        flag = "--base" if with_base else "--no-base"
+        what, remedy = "is for adapters: every other form holds the whole model", "leave it out"
+        raise InputError(what, where=Where(field=flag), remedy=remedy)
     notes: list[str] = []
     if makes == "dataset":
         from luthier.data.delivery.export import export as export_data
@@ -84,11 +99,21 @@ def export_artifact(
         with _named(found, word):
             export_model(
                 found.artifact, to, chosen, quant=quant, dequantise=dequantise,  # type: ignore[arg-type]
-                measures=measures, before=before, say=notes.append,
+                with_base=with_base, measures=measures, before=before, say=notes.append,
             )  # fmt: skip  # `chosen` is one of `able`
         if before:
             notes.append("prompt.json belongs in front of every conversation; README.md says how")
     return Exported(sorted(path.relative_to(to).as_posix() for path in to.rglob("*") if path.is_file()), notes)
+
+
+def _find(target: Target) -> Found:
+    """An artifact, or a base model by its name."""
+    try:
+        return find_artifact(target)
+    except UnknownName:
+        if not is_base_model(target.word or ""):
+            raise
+        return Found(base_model(target.plain()))
 
 
 @contextmanager

@@ -7,41 +7,41 @@ from pathlib import Path
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError, RecipeError, UnknownName, Where
 from luthier.flow.base_models import base_model
-from luthier.flow.locate import find_artifact
-from luthier.flow.nearby import find_recipe, recipes_here
-from luthier.flow.plan import plan
-from luthier.flow.recipe import Recipe
+from luthier.flow.here import find_run
+from luthier.flow.locate import Target, find_artifact, find_plan, step_name
+from luthier.flow.nearby import recipes_here
 from luthier.models.load import data_of
 
 
-def find_model(word: str | None) -> tuple[str, Artifact]:
+def find_model(named: Target | str | None) -> tuple[str, Artifact]:
     """What to call it, and the model."""
-    if word is None or (":" not in word and Path(word).suffix in (".yaml", ".yml")):
-        return _last_model(Path(word) if word else None)
+    target = Target.of(named)
+    word = target.word or ""
+    if not word or Path(word).suffix in (".yaml", ".yml") or find_run(word) is not None:
+        return _last_model(target)
     try:
-        found = find_artifact(word)
+        found = find_artifact(target)
     except UnknownName:
         if ":" in word:
             raise
-        return word, base_model(word)
+        return target.plain(), base_model(word)
     if found.artifact.manifest.makes != "model":
         message = f"{found.name} is a {found.artifact.manifest.makes}, not a model"
         raise ModelError(message, where=Where(field=word), remedy="name the step that tunes, as RECIPE:STEP")
     return found.name, found.artifact
 
 
-def _last_model(path: Path | None) -> tuple[str, Artifact]:
+def _last_model(target: Target) -> tuple[str, Artifact]:
     """The last model that a recipe tunes."""
-    if path is None and not recipes_here():
+    if target.word is None and not recipes_here():
         remedy = "name a model, such as smollm2-135m-instruct; `luthier models list` shows those known by name"
         raise RecipeError("no recipe here whose model could be meant", where=Where(file=str(Path.cwd())), remedy=remedy)
-    recipe = Recipe.load(find_recipe(path, step=":STEP"))
-    what = plan(recipe, costs_of=())
+    what = find_plan(target, step=":STEP")
     models = [planned for planned in what if planned.step.makes == "model"]
     names = [planned.name for planned in models if planned.step.kind != "epoch"]  # what a training was on its way
     if not names:
-        raise RecipeError("this recipe makes no model", where=Where(file=recipe.file), remedy="name a model")
-    return f"{recipe.name}:{names[-1]}", what.artifact(names[-1])
+        raise RecipeError("this recipe makes no model", where=Where(file=what.recipe.file), remedy="name a model")
+    return step_name(what, names[-1]), what.artifact(names[-1], target.command)
 
 
 def chooses_classes(artifact: Artifact) -> bool:

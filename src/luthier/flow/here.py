@@ -6,15 +6,16 @@ models were served goes on being meant when another recipe comes to stand beside
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import RecipeError, UnknownName, Where
-from luthier.core.ledger import Ledger, ledger_url
+from luthier.core.ledger import Ledger, Run, ledger_url
 from luthier.core.store import Store
 from luthier.flow.nearby import find_recipe, recipes_here
-from luthier.flow.plan import STORE, recipe_store
+from luthier.flow.plan import SQLITE, STORE, has_ledger, recipe_store
 
 
 def folder_here(words: Iterable[str] = ()) -> Path:
@@ -37,13 +38,39 @@ def folder_here(words: Iterable[str] = ()) -> Path:
 
 
 def _folder_of(word: str) -> Path | None:
-    """The folder of the recipe that a word names; None where it names none."""
+    """The folder of the recipe that a word names, or of the run; None where it names neither."""
     file, colon, _ = word.rpartition(":")
     path = Path(file if colon else word)
+    if (run := find_run(str(path))) is not None:
+        return Path(run.folder)
     if not (colon and file) and path.suffix not in {".yaml", ".yml"}:
         return None
     recipe = find_recipe(path)
     return recipe.parent if recipe.is_file() else None
+
+
+def find_run(beginning: str) -> Run | None:
+    """The run of a recipe nearby whose id begins so (at least six digits); None where there is none.
+
+    `UnknownName` where several ids begin so.
+    """
+    if not re.fullmatch(r"[0-9a-f]{6,12}", beginning) or Path(beginning).exists():
+        return None
+    found: dict[str, Run] = {}
+    for ledger in _ledgers_near():
+        found |= {run.id: run for run in ledger.find_runs(beginning)}
+    if len(found) > 1:
+        remedy = "give more digits; `luthier runs` lists them"
+        raise UnknownName(f"{len(found)} runs have an id that begins with {beginning!r}", remedy=remedy)
+    return next(iter(found.values()), None)
+
+
+def _ledgers_near() -> Iterator[Ledger]:
+    """The ledgers of the folders nearby that have one."""
+    stores = [store for folder in [*folders_near(), Path()] if has_ledger(store := recipe_store(folder))]
+    for url in sorted({ledger_url(store.root) for store in stores}):
+        with Ledger(url) as ledger:
+            yield ledger
 
 
 def _serves(folder: Path) -> bool:
@@ -55,7 +82,7 @@ def _serves(folder: Path) -> bool:
     if (kept / "traffic").is_dir() or (kept / "jobs").is_dir():
         return True
     file = recipe_store(folder).root.absolute() / "ledger.db"
-    if not file.is_file() or ledger_url(file.parent) != f"sqlite:///{file}":
+    if not file.is_file() or ledger_url(file.parent) != f"{SQLITE}{file}":
         return False  # there is none, or one for all folders
     with ledger_of(folder) as ledger:
         return bool(current(ledger) or list_keys(ledger))

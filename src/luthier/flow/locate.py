@@ -1,17 +1,98 @@
-"""What a person means by a word on the command line: a step of a recipe, or an artifact's digest."""
+"""What a person names on the command line: a recipe or one of its steps, with overrides; a run; an artifact's digest.
+
+Every command reads its words here, so that they mean the same everywhere:
+
+    recipe.yaml:tune                          a step of a recipe, as the recipe stands
+    recipe.yaml:tune steps.tune.epochs=3      the same with the overrides that were given to `luthier run`
+    :tune                                     a step of the recipe here
+    3f2a9c11aa00:tune                         a step as a run made it (`luthier runs` lists the runs)
+    8b1d5e                                    an artifact, by the beginning of its digest
+"""
 
 from __future__ import annotations
 
 import re
+import shlex
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from luthier.core.artifact import Artifact
-from luthier.core.errors import RecipeError, UnknownName, Where
-from luthier.flow.here import find_digest
+from luthier.core.errors import InputError, RecipeError, UnknownName, Where
+from luthier.flow.here import find_digest, find_run
 from luthier.flow.nearby import find_recipe
 from luthier.flow.plan import Plan, plan
 from luthier.flow.recipe import Recipe
+from luthier.flow.runs import plan_of_run
+
+
+@dataclass(frozen=True)
+class Target:
+    """A word of the command line, and the overrides behind it."""
+
+    word: str | None = None
+    overrides: tuple[str, ...] = ()
+    command: str = "show {}"
+    """The command that it was given to, with `{}` in its place: for the words to type in an error."""
+
+    @classmethod
+    def of(cls, named: Target | Path | str | None) -> Target:
+        """A target, or a word without overrides."""
+        if isinstance(named, Target):
+            return named
+        return cls(str(named) if named is not None else None)
+
+    @classmethod
+    def read(cls, word: str | None, overrides: Sequence[str] | None = None, command: str = "show {}") -> Self:
+        """A word and what stands behind it; `luthier chat steps.tune.epochs=3` names the recipe here."""
+        given = list(overrides or [])
+        if word is not None and is_override(word):
+            return cls(None, (word, *given), command)
+        return cls(word, tuple(given), command)
+
+    @classmethod
+    def read_all(cls, words: Iterable[str], command: str) -> list[Self]:
+        """Several words of one command, each with the overrides that stand behind it."""
+        read: list[tuple[str | None, tuple[str, ...]]] = []
+        for word in words:
+            if not is_override(word):
+                read.append((word, ()))
+            else:
+                last, overrides = read.pop() if read else (None, ())
+                read.append((last, (*overrides, word)))
+        typed = [shlex.join(cls(word, overrides)._words()) for word, overrides in read]
+        return [
+            cls(word, overrides, " ".join([command, *typed[:at], "{}", *typed[at + 1 :]]))
+            for at, (word, overrides) in enumerate(read)
+        ]
+
+    def __str__(self) -> str:
+        return " ".join(self._words())
+
+    def _words(self) -> list[str]:
+        return [*([self.word] if self.word is not None else []), *self.overrides]
+
+    @property
+    def is_recipe(self) -> bool:
+        """Whether a recipe or a run is named, and none of its steps."""
+        text = self.word or ""
+        if ":" in text:
+            return False
+        return not text or text.endswith((".yaml", ".yml")) or Path(text).exists() or find_run(text) is not None
+
+    def plain(self) -> str:
+        """The word alone; `InputError` where overrides stand behind what is no recipe."""
+        if self.overrides:
+            what = f"overrides change a recipe, and {self.word!r} is none"
+            remedy = f"name a recipe before {self.overrides[0]}, or leave the overrides out"
+            raise InputError(what, where=Where(field=str(self)), remedy=remedy)
+        return self.word or ""
+
+
+def is_override(word: str) -> bool:
+    """Whether a word of the command line is PATH=VALUE."""
+    return "=" in word and not Path(word).exists()
 
 
 @dataclass(frozen=True)
@@ -24,22 +105,51 @@ class Found:
 
     @property
     def name(self) -> str:
-        """What to call it: `recipe:step`, or the beginning of its digest."""
-        return f"{self.plan.recipe.name}:{self.step}" if self.plan else self.artifact.digest[:12]
+        """What to call it: `recipe:step` with its overrides, `run:step`, or the beginning of its digest."""
+        if self.plan is None:
+            return self.artifact.digest[:12]
+        return step_name(self.plan, str(self.step))
 
 
-def find_artifact(word: str | None) -> Found:
-    """`RECIPE:STEP`, `:STEP` (of the recipe here), or the beginning of an artifact's digest."""
-    text = word or ""
-    if re.fullmatch(r"[0-9a-f]{6,32}", text):
-        return Found(find_digest(text))
+def step_name(what: Plan, step: str) -> str:
+    """What to call a step of a plan."""
+    return " ".join([f"{what.run or what.recipe.name}:{step}", *(() if what.run else what.recipe.overrides)])
+
+
+def find_plan(named: Target | str | None, *, step: str = "") -> Plan:
+    """The plan of a recipe with its overrides, or of a run: what each step's artifact is, and whether it is made.
+
+    `step` is what is asked of the recipe (`:tune`), for the error that says how one is named.
+    """
+    target = Target.of(named)
+    run = find_run(target.word) if target.word else None
+    if run is not None:
+        if target.overrides:
+            what = "a run has its overrides already"
+            remedy = f"leave {' '.join(target.overrides)} out, or name the recipe"
+            raise InputError(what, where=Where(field=str(target)), remedy=remedy)
+        return plan_of_run(run)
+    file = find_recipe(Path(target.word) if target.word else None, step=step)
+    return plan(Recipe.load(file, target.overrides), costs_of=())
+
+
+def find_artifact(named: Target | str | None) -> Found:
+    """`RECIPE:STEP` with its overrides, `:STEP` (of the recipe here), `RUN:STEP`, or the beginning of an artifact's
+    digest."""
+    target = Target.of(named)
+    text = target.word or ""
     file, colon, step = text.rpartition(":")
-    if not colon:
-        if text.endswith((".yaml", ".yml")) and not Path(text).exists():
-            raise RecipeError("there is no such recipe", where=Where(file=text), remedy="`luthier new NAME` writes one")
-        message = f"wanted RECIPE:STEP or the beginning of an artifact's digest, came {text!r}"
-        remedy = "for example recipe.yaml:tune; `luthier show recipe.yaml` lists its steps"
-        raise UnknownName(message, where=Where(field="RECIPE:STEP"), remedy=remedy)
-    recipe = Recipe.load(find_recipe(Path(file) if file else None, step=f":{step}"))
-    what = plan(recipe, costs_of=())
-    return Found(what.artifact(step), what, step)
+    if colon:
+        what = find_plan(Target(file or None, target.overrides), step=f":{step}")
+        return Found(what.artifact(step, target.command), what, step)
+    if re.fullmatch(r"[0-9a-f]{6,32}", text):
+        if (run := find_run(text)) is not None:
+            steps = ", ".join(made.name for made in run.steps) or "none that was made"
+            remedy = f"name one of its steps, as {text}:STEP ({steps})"
+            raise UnknownName("is a run", where=Where(field=text), remedy=remedy)
+        return Found(find_digest(target.plain()))
+    if text.endswith((".yaml", ".yml")) and not Path(text).exists():
+        raise RecipeError("there is no such recipe", where=Where(file=text), remedy="`luthier new NAME` writes one")
+    message = f"wanted RECIPE:STEP, RUN:STEP or the beginning of an artifact's digest, came {text!r}"
+    remedy = "for example recipe.yaml:tune; `luthier show recipe.yaml` lists its steps"
+    raise UnknownName(message, where=Where(field="RECIPE:STEP"), remedy=remedy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,6 +13,7 @@ from typing import Any
 from luthier.core.artifact import Artifact
 from luthier.core.component import check_installed, nested
 from luthier.core.errors import LuthierError, UnknownName, Where, did_you_mean
+from luthier.core.ledger import Ledger, Run, ledger_url
 from luthier.core.paces import remembered
 from luthier.core.paths import cache_folder
 from luthier.core.step import Forecast, Outline, Outlook, Step
@@ -20,6 +22,10 @@ from luthier.flow.recipe import MODEL_STEP, Recipe
 
 STORE = ".luthier"
 """The folder of a store beside its recipes."""
+SQLITE = "sqlite:///"
+"""How the URL of a ledger in a file begins."""
+MOST_RUNS = 3
+"""Runs that an error names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +58,8 @@ class Plan:
     store: Store
     shared: Store
     steps: tuple[Planned, ...]
+    run: str | None = None
+    """The id of the run whose artifacts these are; None for what the recipe means now."""
 
     def __iter__(self) -> Iterator[Planned]:
         return iter(self.steps)
@@ -62,27 +70,73 @@ class Plan:
                 return planned
         remedy = did_you_mean(name, (planned.name for planned in self.steps))
         where = Where(file=self.recipe.file, field="steps")
+        if self.run is not None and name in self.recipe.all_steps():
+            raise UnknownName(f"run {self.run} did not make the step {name!r}", where=where, remedy=remedy)
         raise UnknownName(f"there is no step {name!r}", where=where, remedy=remedy)
 
     def store_of(self, planned: Planned) -> Store:
         """Where a step's artifact is kept: the recipe's store, or the user's shared one."""
         return self.shared if planned.step.shared else self.store
 
-    def artifact(self, name: str) -> Artifact:
-        """The finished artifact of a step; `UnknownName` when it is not made yet."""
+    @property
+    def unmade(self) -> list[str]:
+        """The names of the steps that are not made."""
+        return [planned.name for planned in self.steps if not planned.cached]
+
+    def artifact(self, name: str, command: str = "show {}") -> Artifact:
+        """The finished artifact of a step; `UnknownName` when it is not made, with the runs that made it with other
+        settings. `command` is the command that asks, with `{}` for the step, for the words to type."""
         planned = self[name]
         if not self.store.has(planned.digest):
-            raise self._not_made(planned)
+            raise self.not_made(name, command)
         return self.store.open(planned.digest)
 
-    def _not_made(self, planned: Planned) -> UnknownName:
-        """That a step is not made, and what was made of its kind before the recipe, its data or Luthier changed."""
-        what, remedy = "this step is not made yet", f"`luthier run {self.recipe.file}` makes it"
-        last = next((one for one in self.store.usage() if one.kind == planned.step.kind), None)
-        if last is not None:
-            what = "this step is not made as the recipe stands; overrides and the version of Luthier count, too"
-            remedy += f"; the last of its kind here is named {last.digest[:12]}"
-        return UnknownName(what, where=Where(file=self.recipe.file, field=f"steps.{planned.name}"), remedy=remedy)
+    def not_made(self, name: str, command: str, *, whole: bool = False) -> UnknownName:
+        """The error that a step is not made. It names what earlier runs made of it: with other overrides, or before the
+        recipe, its data or Luthier changed. With `whole`, `{}` in the command stands for the recipe."""
+        again = f"`{self.command_to_run}` makes it"
+        where = Where(file=self.recipe.file, field=f"steps.{name}")
+        if self.run is not None:
+            return UnknownName(f"what run {self.run} made is no longer in the store", where=where, remedy=again)
+        runs = self.runs_that_made(name)
+        if not runs:
+            return UnknownName(f"the step {name!r} is not made yet", where=where, remedy=again)
+        told = ", ".join(f"{run.id} ({_settings_of(run)})" for run, _ in runs[:MOST_RUNS])
+        what = f"the step {name!r} is not made with these settings; runs that made it with others: {told}"
+        words = self._words_for(name, *runs[0], whole=whole)
+        typed = f"luthier {command}".replace("{}", words)
+        return UnknownName(what, where=where, remedy=f"`{typed}` takes the latest; {again}")
+
+    @property
+    def command_to_run(self) -> str:
+        """The command that makes what is not made."""
+        return shlex.join(["luthier", "run", self.recipe.file, *self.recipe.overrides])
+
+    def runs_that_made(self, step: str) -> list[tuple[Run, str]]:
+        """The recorded runs of the recipe that have a step's artifact, each artifact once, the latest first, with its
+        digest."""
+        if not has_ledger(self.store):
+            return []
+        with Ledger(ledger_url(self.store.root)) as ledger:
+            runs = ledger.runs_of(self.recipe.name, str(self.recipe.base.absolute()))
+        found: dict[str, Run] = {}
+        for run in runs:
+            for made in run.steps:
+                if made.name == step and self.store.has(made.artifact):
+                    found.setdefault(made.artifact, run)
+        return [(run, digest) for digest, run in found.items()]
+
+    def _words_for(self, step: str, run: Run, digest: str, *, whole: bool) -> str:
+        """What names a step of an earlier run: the recipe with that run's overrides where it still means the same, else
+        the run."""
+        overrides = run.overrides or []
+        try:
+            again = plan(Recipe.load(self.recipe.file, overrides), self.store, costs_of=())
+            same = again[step].digest == digest
+        except LuthierError:
+            same = False  # the recipe changed so much that the run's overrides do not fit it
+        named = "" if whole else f":{step}"
+        return shlex.join([f"{self.recipe.file}{named}", *overrides] if same else [f"{run.id}{named}"])
 
     def foresee(self, planned: Planned) -> Forecast:
         """What making a step is expected to cost, told anew: its inputs may stand by now."""
@@ -113,6 +167,19 @@ def store_place(base: Path) -> str:
 def shared_store() -> Store:
     """The store of this user in which converted base models are kept."""
     return Store(cache_folder() / "store")
+
+
+def has_ledger(store: Store) -> bool:
+    """Whether a store has a ledger already; to open one that it has not would make it."""
+    url = ledger_url(store.root)
+    return not url.startswith(SQLITE) or Path(url.removeprefix(SQLITE)).is_file()
+
+
+def _settings_of(run: Run) -> str:
+    """When a run was made, and with which overrides."""
+    if run.overrides is None:
+        return f"{run.started_at:%Y-%m-%d %H:%M} UTC"
+    return f"{run.started_at:%Y-%m-%d %H:%M} UTC, {shlex.join(run.overrides) or 'without overrides'}"
 
 
 def recipe_store(base: Path) -> Store:

@@ -119,9 +119,22 @@ class Recipe(BaseModel):
         return self._source.where(key) if self._source else Where(field=dotted(key))
 
     @property
-    def text(self) -> str:
-        """The recipe as it was written; written out when it was made in memory."""
+    def written(self) -> str:
+        """What stands in its file, without overrides; written out when it was made in memory."""
         return self._source.text if self._source else self.as_yaml()
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """The overrides of the command line, as PATH=VALUE."""
+        return self._source.overrides if self._source else ()
+
+    @property
+    def text(self) -> str:
+        """The recipe as it was written, and the overrides that were given to it as comments."""
+        if not self.overrides:
+            return self.written
+        comments = "".join(f"# given on the command line: {text}\n" for text in self.overrides)
+        return f"{self.written.rstrip()}\n{comments}"
 
     def all_steps(self) -> dict[str, Step]:
         """The steps, with the implicit one that brings the recipe's model when some step reads it."""

@@ -10,19 +10,21 @@ from typing import Any
 from luthier.core.errors import InputError, Where
 from luthier.flow.find_model import find_model
 from luthier.flow.here import folder_here, folder_of_alias, folders_above, folders_near, ledger_of
+from luthier.flow.locate import Target
 from luthier.models.catalog import ENCODERS
 from luthier.traffic import releases
 from luthier.traffic.releases import Model, Release
 
 
-def release(alias: str, word: str, canary: str | None, *, shadow: bool) -> Release:
+def release(alias: str, named: Target | str, canary: str | None, *, shadow: bool) -> Release:
     """Let a model answer to a name, or try it there: on a share of users, or unheard."""
     if canary is not None and shadow:
         remedy = "leave one of them out; one after the other, both can be tried under one name"
         raise InputError("--canary and --shadow were both given", where=Where(field="--canary"), remedy=remedy)
     share = None if canary is None else _share(canary)
-    model = _model(word)
-    with ledger_of(folder_of_alias(alias, [word])) as ledger:
+    target = Target.of(named)
+    model = _model(target)
+    with ledger_of(folder_of_alias(alias, [target.word or ""])) as ledger:
         if canary is None and not shadow:
             return releases.release(ledger, alias, model)
         return releases.try_out(ledger, alias, model, share=share)
@@ -36,11 +38,11 @@ def _share(text: str) -> float:
     return float(found[1]) / (100 if found[2] else 1)
 
 
-def _model(word: str) -> Model:
+def _model(target: Target) -> Model:
     """A model held fast by its digest: the recipe may go on meanwhile."""
-    if word in ENCODERS:
+    if (word := str(target)) in ENCODERS:
         return Model(word=word, model=word)
-    _, artifact = find_model(word)
+    _, artifact = find_model(target)
     return Model(word=word, model=artifact.digest, digest=artifact.digest)
 
 

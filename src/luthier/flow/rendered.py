@@ -11,11 +11,11 @@ from luthier.core.counted import counted
 from luthier.core.errors import InputError, UnknownName, Where, did_you_mean
 from luthier.core.events import Events
 from luthier.core.step import Work
-from luthier.flow.nearby import find_recipe
-from luthier.flow.plan import Plan, plan
-from luthier.flow.recipe import Recipe
+from luthier.flow.locate import Target, find_plan
+from luthier.flow.plan import Plan
 
 if TYPE_CHECKING:
+    from luthier.flow.recipe import Recipe
     from luthier.tune.rendered import RenderedRow, Sequenced
     from luthier.tune.steps.tune import Tune
 
@@ -37,18 +37,19 @@ class ShownRows(NamedTuple):
     pieces: list[Piece]
 
 
-def show_rendered(word: str | None, number: int, *, ids: bool = False, overrides: Sequence[str] = ()) -> ShownRows:
+def show_rendered(named: Target | str | None, number: int, *, ids: bool = False) -> ShownRows:
     """The first training rows of a step that tunes, or of the one that trains on a data set.
 
-    `word` is RECIPE:STEP, a step of the recipe here, or a recipe that tunes once.
+    `named` is RECIPE:STEP or RUN:STEP, a step of the recipe here, or a recipe that tunes once.
     """
     from luthier.models.load import base_folder, name_of, refuse_endpoint
     from luthier.tune.rendered import rendered_rows
     from luthier.tune.tool_rows import refuse_tool_rows
 
-    file, name = _split(word)
-    recipe = Recipe.load(find_recipe(file, step=f":{name or 'STEP'}"), overrides)
-    what = plan(recipe, costs_of=())
+    target = Target.of(named)
+    file, name = _split(target.word)
+    what = find_plan(Target(file, target.overrides), step=f":{name or 'STEP'}")
+    recipe = what.recipe
     chosen, step = _tuning(recipe, name)
     inputs = {field: _made(what, chosen, field) for field in ("data", "model")}
     refuse_endpoint(inputs["model"])
@@ -73,21 +74,20 @@ def show_rendered(word: str | None, number: int, *, ids: bool = False, overrides
     return ShownRows(facts, [Piece(head), *(piece for row in rows for piece in _pieces(row, step, ids=ids))])
 
 
-def _split(word: str | None) -> tuple[Path | None, str | None]:
-    """The recipe and the step that a word names."""
+def _split(word: str | None) -> tuple[str | None, str | None]:
+    """The recipe, or the run, and the step that a word names."""
     if word is None:
         return None, None
     file, colon, name = word.rpartition(":")
     if colon:
-        return (Path(file) if file else None), name
-    is_recipe = Path(word).exists() or word.endswith((".yaml", ".yml"))
-    return (Path(word), None) if is_recipe else (None, word)
+        return file or None, name
+    return (word, None) if Target(word).is_recipe else (None, word)
 
 
 def _tuning(recipe: Recipe, name: str | None) -> tuple[str, Tune]:
     """The step that trains: the one that is named, or the only one that reads the named data."""
     from luthier.tune.steps.tune import Tune
-    from luthier.tune.technique import Search
+    from luthier.tune.technique import StandaloneTechnique
 
     tunes = {key: step for key, step in recipe.steps.items() if isinstance(step, Tune)}
     if name is not None and name not in recipe.all_steps():
@@ -100,7 +100,7 @@ def _tuning(recipe: Recipe, name: str | None) -> tuple[str, Tune]:
     if len(found) != 1:
         raise _unclear(recipe, name, found, list(tunes))
     chosen = found[0]
-    if isinstance(tunes[chosen].technique, Search):
+    if isinstance(tunes[chosen].technique, StandaloneTechnique):
         what = f"{tunes[chosen].technique.kind} moves no weights: no token is trained on"
         raise InputError(what, where=Where(file=recipe.file, field=f"steps.{chosen}"), remedy="name another step")
     return chosen, tunes[chosen]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -29,8 +30,7 @@ def report_facts(plan: Plan, beside: Sequence[str] = ()) -> ReportFacts:
 
     artifacts = {planned.name: plan.store.open(planned.digest) for planned in plan if planned.cached}
     if not any(planned.cached and not planned.step.shared for planned in plan):
-        where, remedy = Where(file=plan.recipe.file), f"`luthier run {plan.recipe.file}` makes it"
-        raise UnknownName("nothing of this recipe is made yet", where=where, remedy=remedy)
+        raise _nothing_made(plan)
     return collect(
         plan.recipe.name,
         plan.recipe.text,
@@ -38,15 +38,38 @@ def report_facts(plan: Plan, beside: Sequence[str] = ()) -> ReportFacts:
         _forecasts(plan),
         created=time.strftime("%Y-%m-%d %H:%M"),
         recipe_file=plan.recipe.file,
+        overrides=plan.recipe.overrides,
         beside=dict(_evaluation(word) for word in beside),
     )
 
 
+def _nothing_made(plan: Plan) -> UnknownName:
+    """That there is nothing to report; runs with other settings are named."""
+    error = _unmade(plan)
+    yet = not any(plan.runs_that_made(name) for name in plan.unmade)
+    what = "nothing of this recipe is made yet" if yet else error.message
+    return UnknownName(what, where=Where(file=plan.recipe.file), remedy=error.remedy)
+
+
+def _unmade(plan: Plan) -> UnknownName:
+    """The error that a step is not made, of the last that an earlier run made with other settings where there is one."""
+    last = next((name for name in reversed(plan.unmade) if plan.runs_that_made(name)), plan.unmade[-1])
+    return plan.not_made(last, "report {}", whole=True)
+
+
+def tell_unmade(plan: Plan) -> str:
+    """Which steps a report lacks, and the command that reports the run that made them; empty where it lacks none."""
+    if not plan.unmade:
+        return ""
+    error = _unmade(plan)
+    return f"without {', '.join(plan.unmade)}: {error.message}\n  → {error.remedy}"
+
+
 def _evaluation(word: str) -> tuple[str, Artifact]:
     """An evaluation by its word, and what to call it."""
-    from luthier.flow.compare import named
+    from luthier.flow.compare import find_compared
 
-    found = named(word)
+    found = find_compared(word)
     makes = found.artifact.manifest.makes
     if makes != "evaluation":
         what = f"wanted an evaluation to stand beside, came a {makes}"
@@ -69,12 +92,23 @@ _FORMS: Mapping[str, Form] = {".md": "markdown", ".json": "json", ".xml": "junit
 
 
 def write_report(plan: Plan, to: Path | None = None, form: Form | None = None, beside: Sequence[str] = ()) -> Path:
-    """Write the report, in the form that the end of the file's name says unless one is given; returns the file."""
+    """Write the report, in the form that the end of the file's name says unless one is given; returns the file.
+
+    Without a file's name, a report that lacks steps, and that of a past run, is a page of its own: it never takes the
+    place of a whole report.
+    """
     if to is None:
-        return _write_page(plan, ".html", report_text(plan, form or "html", beside))
+        return _write_page(plan, _ending(plan), report_text(plan, form or "html", beside))
     text = report_text(plan, form or _FORMS.get(to.suffix.lower(), "html"), beside)
     write_aside(to, text.encode(), _elsewhere(plan))
     return to
+
+
+def _ending(plan: Plan) -> str:
+    """How the name of a report's page ends."""
+    if plan.run is not None:
+        return f"-{plan.run}.html"
+    return ".part.html" if plan.unmade else ".html"
 
 
 def _write_page(plan: Plan, ending: str, text: str) -> Path:
@@ -94,7 +128,7 @@ def _write_page(plan: Plan, ending: str, text: str) -> Path:
 
 
 def _elsewhere(plan: Plan) -> str:
-    return f"name another file: `luthier report {plan.recipe.file} --to FILE`"
+    return f"name another file: `luthier report {shlex.join([plan.recipe.file, *plan.recipe.overrides])} --to FILE`"
 
 
 def report_text(plan: Plan, form: Form, beside: Sequence[str] = ()) -> str:

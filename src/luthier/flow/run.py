@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -112,7 +112,7 @@ class Result:
     @property
     def unmade(self) -> list[str]:
         """Steps that were not asked for, and are not made as the recipe stands: no report tells of them."""
-        return [planned.name for planned in self.plan if not planned.cached and planned.name not in self.steps]
+        return [name for name in self.plan.unmade if name not in self.steps]
 
     def as_json(self) -> dict[str, Any]:
         """The documented shape of `run --json`."""
@@ -120,9 +120,15 @@ class Result:
         return {"recipe": self.recipe.name, "exit": self.exit_code, "steps": steps}
 
 
-def run(recipe: Recipe, events: Events | None = None, only: Sequence[str] = ()) -> Result:
+def run(
+    recipe: Recipe,
+    events: Events | None = None,
+    only: Sequence[str] = (),
+    *,
+    on_step: Callable[[Planned, StepResult], None] = lambda planned, result: None,
+) -> Result:
     """Make every step that is not cached, or `only` some and what they read; steps being made by another process are
-    waited for, not made twice."""
+    waited for, not made twice. `on_step` is called with each step as soon as its artifact is there."""
     share_processors()
     events = events or Events()
     needed = recipe.needed(only)
@@ -139,9 +145,11 @@ def run(recipe: Recipe, events: Events | None = None, only: Sequence[str] = ()) 
             result = _take(planned, what, events, wait=False)
             if result is not None:
                 done[planned.name] = result
+                on_step(planned, result)
         if len(done) == before:
             events.emit(Event(kind="wait", step=ready[0].name, text="another process is making it; waiting"))
             done[ready[0].name] = _wait(ready[0], what, events)
+            on_step(ready[0], done[ready[0].name])
     exit_code = _exit_code(done)
     events.emit(Event(kind="end", text=recipe.name, measures={"exit": exit_code}))
     return Result(

@@ -21,6 +21,7 @@ from luthier.core.ledger import Ledger, ledger_url
 from luthier.flow.find_model import chooses_classes, find_model
 from luthier.flow.here import folder_here
 from luthier.flow.learnt import learnt_system
+from luthier.flow.locate import Target
 from luthier.flow.plan import recipe_store
 from luthier.models.catalog import ENCODERS
 from luthier.serve.engine import Engine
@@ -55,7 +56,8 @@ def serve(  # noqa: PLR0913  # what a command asks for
     as_learnt: bool = True,
     tell: Callable[[Listening], None],
 ) -> int:
-    """Serve models, and those that are released under names, until told to stop; 0 when nothing was cut off.
+    """Serve models, and those that are released under names, until told to stop; 0 when nothing was cut off. A recipe
+    among the `models` may be followed by its overrides.
 
     With `traces`, every request is kept in the traffic of the recipe here, as `keep` says; with `jobs`, models are
     tuned as well; `as_learnt`, conversations without a system message begin with the one that the model learnt with.
@@ -69,20 +71,27 @@ def serve(  # noqa: PLR0913  # what a command asks for
 
     chosen = engine_of(engine) if engine is not None else None
     ways = dict(map(ways_of, pipelines))
-    models = list(dict.fromkeys([*models, *(one for way in ways.values() for one in way.models), *ways]))
-    folder = folder_here(models)
+    served = Target.read_all(models, "serve")
+    meant = {str(target): target for target in served}
+    models = list(dict.fromkeys([*meant, *(one for way in ways.values() for one in way.models), *ways]))
+    folder = folder_here([meant[model].word or "" if model in meant else model for model in models])
     store = recipe_store(folder)
     url = ledger_url(store.root)
     with Ledger(url) as ledger, closing(_Kept(folder, keep, wanted=traces)) as kept:
-        desk = _desk(jobs, models, ledger, store)
+        desk = _desk(
+            jobs, [model for model in models if model not in meant or not meant[model].overrides], ledger, store
+        )
         beside = _beside(kept.routes(), jobs, desk)
 
         ours = gc.get_freeze_count() == 0  # to thaw would take back what somebody else has frozen
 
         async def running() -> bool:
             fleet = Fleet(
-                lambda word: _piped(word, fleet, ways) or open_model(word, chosen, as_learnt=as_learnt, met=kept.meet),
-                lambda word: _known(word, ways),
+                lambda word: (
+                    _piped(word, fleet, ways)
+                    or open_model(meant.get(word, word), chosen, as_learnt=as_learnt, met=kept.meet)
+                ),
+                lambda word: _known(meant.get(word, word), ways),
                 changed=partial(_keep_what_is_there, ours),
             )
             names = Follower(lambda: Ledger(url), fleet, owners=owners)
@@ -267,18 +276,19 @@ def _piped(word: str, fleet: Fleet, ways: Mapping[str, Ways]) -> Opened | None:
     return Opened(word, Pipeline(fleet, ways[word])) if word in ways else None
 
 
-def _known(word: str, ways: Mapping[str, Ways]) -> Known:
+def _known(named: Target | str, ways: Mapping[str, Ways]) -> Known:
     """What a word means: a step and the digest of what it made are one model."""
     from luthier.serve.fleet import Known
 
+    word = str(named)
     if word in ways or _is_encoder(word):
         return Known(word, word)
-    name, artifact = find_model(word)
+    name, artifact = find_model(named)
     return Known(name, artifact.digest)
 
 
 def open_model(
-    word: str,
+    named: Target | str,
     engine: Engine | None = None,
     *,
     as_learnt: bool = True,
@@ -290,9 +300,9 @@ def open_model(
     """
     from luthier.serve.fleet import Opened
 
-    if _is_encoder(word):
+    if _is_encoder(word := str(named)):
         return Opened(word, _encoder(word))
-    name, artifact = find_model(word)
+    name, artifact = find_model(named)
     met(artifact)
     answering = (engine or fitting(artifact)).open(artifact)
     if as_learnt:

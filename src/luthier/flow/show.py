@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -15,10 +15,12 @@ import yaml
 from luthier.core.artifact import Artifact
 from luthier.core.counted import counted
 from luthier.core.errors import InputError, Where
-from luthier.flow.locate import Found, find_artifact
-from luthier.flow.nearby import find_recipe
-from luthier.flow.plan import plan
-from luthier.flow.recipe import Recipe
+from luthier.core.ledger import Run
+from luthier.flow.here import find_run
+from luthier.flow.locate import Found, Target, find_artifact, find_plan
+from luthier.flow.plan import Plan
+from luthier.flow.record import run_log
+from luthier.flow.runs import run_facts
 from luthier.flow.wording import a
 from luthier.text.dropped import DroppedRow, read_dropped
 
@@ -38,12 +40,52 @@ class Shown:
         return self.text
 
 
-def describe_recipe(word: str | None) -> Shown:
+def describe(target: Target) -> Shown:
+    """A recipe's steps, a run, or one artifact."""
+    run = find_run(target.word) if target.word else None
+    if run is not None:
+        return describe_run(run, find_plan(target))
+    return describe_recipe(target) if target.is_recipe else describe_artifact(target)
+
+
+def describe_recipe(target: Target) -> Shown:
     """The steps of a recipe and what is made of them."""
-    recipe = Recipe.load(find_recipe(Path(word) if word else None))
-    what = plan(recipe, costs_of=())
-    steps = {}
-    lines = [f"{recipe.name}: {recipe.file}"]
+    what = find_plan(target)
+    recipe = what.recipe
+    steps, lines = _steps(what)
+    lines.insert(0, " ".join([f"{recipe.name}: {recipe.file}", *recipe.overrides]))
+    if any(planned.cached for planned in what):
+        lines.append(f"next: luthier show {' '.join([f'{recipe.file}:STEP', *map(shlex.quote, recipe.overrides)])}")
+    else:
+        lines.append(f"next: {what.command_to_run}")
+    return Shown(facts={"recipe": recipe.name, "steps": steps}, place=str(recipe.base), text=tuple(lines))
+
+
+def describe_run(run: Run, what: Plan) -> Shown:
+    """A run: when and with which overrides it was made, how it ended, what it made and where its log is."""
+    log = run_log(what.store, run.id)
+    steps, made = _steps(what)
+    ended = f"{run.state}, exit {run.exit_code}" if run.exit_code is not None else run.state
+    why = (run.error or {}).get("error", {}).get("message")
+    lines = [
+        f"run {run.id} of {run.recipe}: {what.recipe.file}",
+        f"  began      {run.started_at:%Y-%m-%d %H:%M:%S} UTC",
+        f"  overrides  {shlex.join(what.recipe.overrides) or 'none'}",
+        f"  ended      {ended}",
+        *([f"  error      {why}"] if why else []),
+        f"  log        {log}",
+        *made,
+    ]
+    if made:
+        lines.append(f"next: luthier show {run.id}:STEP")
+    facts = {**run_facts(run), "log": str(log), "steps": steps}
+    return Shown(facts=facts, place=str(log.parent), text=tuple(lines))
+
+
+def _steps(what: Plan) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """The steps of a plan and what is made of them, for programs and for people."""
+    steps: dict[str, dict[str, Any]] = {}
+    lines = []
     for planned in what:
         place = str(what.store.open(planned.digest).folder) if planned.cached else None
         steps[planned.name] = {
@@ -54,16 +96,12 @@ def describe_recipe(word: str | None) -> Shown:
         }
         state = f"made  {planned.digest[:12]}" if planned.cached else "not made"
         lines.append(f"  {planned.name:<12} {planned.step.kind:<10} {state}")
-    if any(planned.cached for planned in what):
-        lines.append(f"next: luthier show {recipe.file}:STEP")
-    else:
-        lines.append(f"next: luthier run {recipe.file}")
-    return Shown(facts={"recipe": recipe.name, "steps": steps}, place=str(recipe.base), text=tuple(lines))
+    return steps, lines
 
 
-def describe_artifact(word: str) -> Shown:
+def describe_artifact(target: Target) -> Shown:
     """One artifact: what made it, from what, when, and what it holds."""
-    found = find_artifact(word)
+    found = find_artifact(target)
     artifact = found.artifact
     manifest = artifact.manifest
     summary = _SUMMARIES[manifest.makes](artifact)
@@ -81,11 +119,11 @@ def describe_artifact(word: str) -> Shown:
     return Shown(facts=facts, place=str(artifact.folder), text=tuple(_artifact_lines(found.name, artifact, summary)))
 
 
-def describe_dropped(word: str | None) -> Shown:
+def describe_dropped(target: Target) -> Shown:
     """Every row that a data set left out: why, where it stands, its first words, and of a copy the row that stays."""
     from luthier.text.dataset import summary
 
-    found = _find_dataset(word)
+    found = _find_dataset(target)
     told, dropped = summary(found.artifact), read_dropped(found.artifact)
     rows_in = told.rows_in + sum(told.made.values())
     facts = {
@@ -112,21 +150,20 @@ def _dropped_lines(dropped: Sequence[DroppedRow]) -> Iterator[str]:
             yield f"  {one.place:<{width}}  {words}".rstrip()
 
 
-def _find_dataset(word: str | None) -> Found:
+def _find_dataset(target: Target) -> Found:
     """The data set that is meant: `RECIPE:STEP`, a digest, a step of the recipe here, or the data set of a recipe."""
-    text = word or ""
-    is_recipe = not text or Path(text).is_file() or (Path(text) / "recipe.yaml").is_file()
-    if is_recipe and ":" not in text:
-        recipe = Recipe.load(find_recipe(Path(text) if text else None))
-        made = [name for name, step in recipe.steps.items() if step.makes == "dataset"]
+    text = target.word or ""
+    if target.is_recipe:
+        what = find_plan(target)
+        made = [name for name, step in what.recipe.steps.items() if step.makes == "dataset"]
         if not made:
             remedy = "name a recipe with a step `prepare`"
-            raise InputError("the recipe makes no data set", where=Where(file=recipe.file), remedy=remedy)
-        found = find_artifact(f"{recipe.file}:{made[0]}")
+            raise InputError("the recipe makes no data set", where=Where(file=what.recipe.file), remedy=remedy)
+        found = Found(what.artifact(made[0]), what, made[0])
     elif ":" not in text and not re.fullmatch(r"[0-9a-f]{6,32}", text):
-        found = find_artifact(f":{text}")
+        found = find_artifact(Target(f":{text}", target.overrides))
     else:
-        found = find_artifact(text)
+        found = find_artifact(target)
     if (makes := found.artifact.manifest.makes) != "dataset":
         remedy = "name the step that made the data set, such as recipe.yaml:data"
         raise InputError(
@@ -206,6 +243,19 @@ def _judgments(artifact: Artifact) -> dict[str, Any]:
     return {"told": told["sentence"], "stop": told["stop"], "judgments": told["judgments"]}
 
 
+def _thresholds(artifact: Artifact) -> dict[str, Any]:
+    told = artifact.read_json("thresholds.json")
+    return {"positive": told["positive"], "by": told["column"], **told["by_group"]}
+
+
+def _monitor(artifact: Artifact) -> dict[str, Any]:
+    told = artifact.read_json("monitor.json")
+    signals = [signal.get("name") or signal["kind"] for signal in told["signals"]]
+    alerts = {alert.get("name") or alert["when"]: alert["when"] for alert in told["alerts"]}
+    models = {"models": ", ".join(told["models"])} if told.get("models") else {}
+    return {"every": told["every"], **models, "signals": ", ".join(signals), "alerts": alerts, "report": told["report"]}
+
+
 _SUMMARIES: dict[str, Callable[[Artifact], dict[str, Any]]] = {
     "dataset": _dataset,
     "model": _model,
@@ -214,4 +264,6 @@ _SUMMARIES: dict[str, Callable[[Artifact], dict[str, Any]]] = {
     "verdict": _verdict,
     "assignment": _assignment,
     "judgments": _judgments,
+    "thresholds": _thresholds,
+    "monitor": _monitor,
 }

@@ -30,9 +30,11 @@ class SourceText:
     data: dict[str, Any]
     lines: Mapping[Key, int]
     text: str = ""
-    """What was written, with the overrides that were given on the command line."""
+    """What was written in the file."""
     given: tuple[Key, ...] = ()
     """Paths whose values were given on the command line."""
+    overrides: tuple[str, ...] = ()
+    """The overrides of the command line, as PATH=VALUE."""
 
     def where(self, key: Key) -> Where:
         """The place of a path, or of its nearest parent that was written down."""
@@ -214,8 +216,7 @@ def override(source: SourceText, assignments: tuple[str, ...]) -> SourceText:
         data = _assign(data, path.split("."), _value(value, where), where)
         given.append(tuple(int(part) if part.isdigit() else part for part in path.split(".")))
     _refuse_unknown_steps(data, given, given_as=assignments)
-    told = "".join(f"# given on the command line: {text}\n" for text in assignments)
-    return SourceText(source.file, data, source.lines, source.text + told, tuple(given))
+    return SourceText(source.file, data, source.lines, source.text, tuple(given), assignments)
 
 
 def _refuse_unknown_steps(data: dict[str, Any], given: Sequence[Key], given_as: Sequence[str]) -> None:

@@ -15,9 +15,9 @@ from luthier.core.ledger import Ledger, ledger_url
 from luthier.core.store import Store
 from luthier.data.history.story import children, story
 from luthier.eval.story import answers
-from luthier.flow.nearby import find_recipe, recipes_here
-from luthier.flow.plan import Plan, plan
-from luthier.flow.recipe import Recipe
+from luthier.flow.locate import Target, find_plan
+from luthier.flow.nearby import recipes_here
+from luthier.flow.plan import Plan
 from luthier.text.dropped import place_in_file
 from luthier.text.findings import read_marks
 from luthier.text.pii.keeper import TAG
@@ -134,9 +134,11 @@ def _dropped(drop: dict[str, Any]) -> str:
     return f"dropped by {drop['operator']}: {drop['reason']}{twin}{alike}"
 
 
-def trace_example(example: str, recipe_path: Path | None) -> Trace:
-    """Find an example by its id (or the beginning of it) in the data sets of a recipe."""
-    what, found = _holding(example) if recipe_path is None else _in_recipe(example, find_recipe(recipe_path))
+def trace_example(example: str, named: Target | Path | None) -> Trace:
+    """Find an example by its id (or the beginning of it) in the data sets of a recipe with its overrides, or of a
+    run."""
+    target = Target.of(named)
+    what, found = _holding(example) if target.word is None and not target.overrides else _in_recipe(example, target)
     made = [(planned.name, what.store.open(planned.digest)) for planned in what if planned.cached]
     learnt = [row for name, artifact in made for row in _learnt(name, artifact, found["id"], what.store)]
     answered = [
@@ -152,8 +154,8 @@ def trace_example(example: str, recipe_path: Path | None) -> Trace:
     return Trace(story=found, doubts=doubts, learnt=learnt, answers=answered, children=born, later=later)
 
 
-def _in_recipe(example: str, file: Path) -> tuple[Plan, dict[str, Any]]:
-    what = plan(Recipe.load(file), costs_of=())
+def _in_recipe(example: str, target: Target) -> tuple[Plan, dict[str, Any]]:
+    what = find_plan(target)
     return what, _story(example, what)
 
 
@@ -161,11 +163,11 @@ def _holding(example: str) -> tuple[Plan, dict[str, Any]]:
     """The one recipe here whose data sets hold the row, and the row's story in the first of them."""
     nearby = recipes_here()
     if Path("recipe.yaml").is_file() or len(nearby) < 2:
-        return _in_recipe(example, find_recipe(None))
+        return _in_recipe(example, Target(command=f"trace {example} --recipe {{}}"))
     found, errors = {}, {}
     for file in nearby:
         try:
-            found[file] = _in_recipe(example, file)
+            found[file] = _in_recipe(example, Target(str(file)))
         except LuthierError as error:
             errors[file] = error
     if len(found) == 1:
@@ -212,8 +214,10 @@ def _story(example: str, what: Plan) -> dict[str, Any]:
     where = Where(file=what.recipe.file)
     if missing is not None:
         raise UnknownName(missing.message, where=where, remedy=missing.remedy) from missing
-    remedy = f"`luthier run {what.recipe.file}` makes it"
-    raise UnknownName("no data set of this recipe is made yet", where=where, remedy=remedy)
+    data = [planned.name for planned in what if planned.step.makes == "dataset"]
+    if data:
+        raise what.not_made(data[0], f"trace {example} --recipe {{}}", whole=True)
+    raise UnknownName("no step of this recipe makes a data set", where=where, remedy="name another recipe")
 
 
 def _learnt(name: str, artifact: Artifact, example: str, store: Store) -> Iterator[dict[str, Any]]:

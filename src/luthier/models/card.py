@@ -16,7 +16,8 @@ import yaml
 from luthier.core.artifact import Artifact
 from luthier.core.errors import UnknownName
 from luthier.core.wheel import cached_wheel, wheel_licence
-from luthier.models.describe import read_object
+from luthier.models.answer import PROMPT
+from luthier.models.describe import read_object, read_template
 from luthier.models.load import ADAPTER, base_folder, name_of, origin_artifact, outputs_of, weights_of
 from luthier.models.sequence import padding_in
 
@@ -24,15 +25,25 @@ if TYPE_CHECKING:
     from luthier.models.answer import Agreement
 
 LIBRARIES = {"hf": "transformers", "merged": "transformers", "adapter": "peft", "gguf": "gguf"}
+BASE = "base"
+"""The folder of the base model inside an adapter's export."""
+_IMPORTS = "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+_FOLDER = '\nfolder = "."  # where this file lies\n'
+_TOKENIZER = "tokenizer = AutoTokenizer.from_pretrained(folder)"
 _OPENING = {
-    "hf": "from transformers import AutoModelForCausalLM\n\nmodel = AutoModelForCausalLM.from_pretrained(FOLDER)",
+    "hf": f"{_IMPORTS}{_FOLDER}model = AutoModelForCausalLM.from_pretrained(folder)\n{_TOKENIZER}",
     "adapter": (
-        "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
-        'model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("BASE"), FOLDER)'
+        f"from peft import PeftModel\n{_IMPORTS}{_FOLDER}"
+        f"base = AutoModelForCausalLM.from_pretrained(BASE)\nmodel = PeftModel.from_pretrained(base, folder)\n"
+        f"{_TOKENIZER}"
     ),
-    "gguf": "llama-cli -m FILE.gguf -cnv",
 }
 _OPENING["merged"] = _OPENING["hf"]
+_GGUF = "llama-cli -m FILE.gguf -cnv"
+_ASKING = """\
+ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+answer = model.generate(**ids, max_new_tokens=64)
+print(tokenizer.decode(answer[0, ids["input_ids"].shape[1] :], skip_special_tokens=True))"""
 
 
 class Form(NamedTuple):
@@ -45,6 +56,8 @@ class Form(NamedTuple):
     """What belongs in front of every conversation, as `prompt.json` holds it."""
     over_whole: Agreement | None = None
     """How an adapter that was learnt over a quantised base agrees over the whole one."""
+    with_base: bool = False
+    """Whether an adapter's folder holds its base model."""
 
 
 class Measured(NamedTuple):
@@ -60,6 +73,13 @@ class Measured(NamedTuple):
     """What follows from it, in sentences."""
 
 
+class Published(NamedTuple):
+    """A model on the Hugging Face hub."""
+
+    id: str
+    commit: str
+
+
 class Origin(NamedTuple):
     """The base model behind an artifact."""
 
@@ -70,16 +90,30 @@ class Origin(NamedTuple):
     """The one that took the place of its own; None where that is its own."""
 
     @property
+    def published(self) -> Published | None:
+        """Where on the Hugging Face hub it came from; None for a model from elsewhere."""
+        match self.origin.split():
+            case ["hub", name, "at", commit]:
+                return Published(name, commit)
+            case _:
+                return None
+
+    @property
     def address(self) -> str:
-        """What PEFT and the hub call the base model: its hub id when it came from there, else its name."""
-        words = self.origin.split()
-        return words[1] if words[:1] == ["hub"] and len(words) > 1 else self.name
+        """What the hub calls the base model: its hub id when it came from there, else its name."""
+        return self.published.id if self.published is not None else self.name
 
 
 def origin_of(artifact: Artifact) -> Origin:
     """Read the base model's card, up the lineage."""
     told = origin_artifact(artifact).read_json("model.json")
     return Origin(told["name"], told.get("licence"), told.get("origin", ""), told.get("chat_template"))
+
+
+def published_base(artifact: Artifact) -> Published | None:
+    """What an adapter stands on, where that is a model of the Hugging Face hub as it was published."""
+    under = weights_of(artifact.parent("model"))
+    return None if "model" in under.manifest.inputs else origin_of(artifact).published
 
 
 def lineage(artifact: Artifact) -> list[Artifact]:
@@ -104,12 +138,12 @@ def card(artifact: Artifact, form: Form, measures: Measured | None) -> str:
     base = origin_of(artifact)
     tuned = "model" in artifact.manifest.inputs
     steps = lineage(artifact)
-    opening = _named(_opening(artifact, form), artifact, form).replace("BASE", base.address)
     parts = [
         f"---\n{yaml.safe_dump(_front(artifact, form, base), sort_keys=True, allow_unicode=True)}---\n",
         f"# {name_of(artifact)}\n",
         f"{'Tuned' if tuned else 'Exported'} with Luthier from {base.name} ({base.origin}).\n",
-        f"```\n{opening}\n```\n",
+        _opened(artifact, form),
+        _auto(artifact, form) if form.format == "adapter" else "",
         _before(form.before) if form.before else "",
         _written(form),
         *history(artifact, measures),
@@ -124,28 +158,68 @@ def history(artifact: Artifact, measures: Measured | None) -> list[str]:
     return [_measures(measures) if measures else "", _provenance(artifact, steps), _settings(steps)]
 
 
-def _named(opening: str, artifact: Artifact, form: Form) -> str:
-    """How a model with a sequence head is opened, and what an adapter's base is to take for padding, which no adapter
-    can tell it; as it is for a model without one."""
-    if not (outputs := outputs_of(artifact)):
-        return opening
-    opening = opening.replace("AutoModelForCausalLM", "AutoModelForSequenceClassification")
-    opening = opening.replace('"BASE"', f'"BASE", num_labels={len(outputs)}')
-    if form.format == "adapter":
-        opening += f"\nmodel.config.pad_token_id = {padding_in(base_folder(artifact))}"
-    return f"{opening}\nclasses = {json.dumps(list(outputs), ensure_ascii=False)}"
+def _opened(artifact: Artifact, form: Form) -> str:
+    """A program that opens the export, run in its folder, and asks it something; PEFT must be taught the types that it
+    does not know, and no adapter can tell a sequence head what its base takes for padding."""
+    if form.format == "gguf":
+        return f"```\n{_GGUF}\n```\n"
+    opening, outputs = _OPENING[form.format].replace("BASE", _base_words(artifact, form)), outputs_of(artifact)
+    if form.format == "adapter" and _peft_type(artifact) == "BOTTLENECK":
+        opening = f"import luthier.models.bottleneck  # teaches PEFT this type\n{opening}"
+    if outputs:
+        opening = opening.replace("AutoModelForCausalLM", "AutoModelForSequenceClassification")
+        if form.format == "adapter":
+            opening += f"\nmodel.config.pad_token_id = {padding_in(base_folder(artifact))}"
+        opening += f"\nclasses = {json.dumps(list(outputs), ensure_ascii=False)}"
+    elif read_template(base_folder(artifact)) is not None:
+        opening += f"\n\n{_messages(form)}\n{_ASKING}"
+    if "json.loads" in opening:
+        opening = f"import json\nfrom pathlib import Path\n\n{opening}"
+    return f"```python\n{opening}\n```\n"
 
 
-def _opening(artifact: Artifact, form: Form) -> str:
-    """How to open the export; PEFT must be taught the types that it does not know."""
-    told = weights_of(artifact).folder / ADAPTER / "adapter_config.json"
-    own = form.format == "adapter" and read_object(told)["peft_type"] == "BOTTLENECK"
-    taught = "import luthier.models.bottleneck  # teaches PEFT this type\n"
-    opening = (taught if own else "") + _OPENING[form.format]
-    if form.format == "adapter" and origin_of(artifact).chat_template is not None:
-        opening = opening.replace("import AutoModelForCausalLM", "import AutoModelForCausalLM, AutoTokenizer")
-        opening += "\ntokenizer = AutoTokenizer.from_pretrained(FOLDER)  # with the chat template that was trained with"
-    return opening
+def _messages(form: Form) -> str:
+    asked = f'messages = [{{"role": "user", "content": {json.dumps(PROMPT)}}}]'
+    if not form.before:
+        return asked
+    return f'{asked}\nmessages = json.loads(Path(folder, "prompt.json").read_text())["messages"] + messages'
+
+
+def _base_words(artifact: Artifact, form: Form) -> str:
+    """How a program names an adapter's base."""
+    if form.format != "adapter":
+        return ""
+    labels = f", num_labels={len(outputs)}" if (outputs := outputs_of(artifact)) else ""
+    if form.with_base:
+        return f'f"{{folder}}/{BASE}"{labels}'
+    if (published := published_base(artifact)) is not None:
+        return f'"{published.id}", revision="{published.commit}"{labels}'
+    return f'json.loads(Path(folder, "adapter_config.json").read_text())["base_model_name_or_path"]{labels}'
+
+
+def _auto(artifact: Artifact, form: Form) -> str:
+    """What PEFT's own classes open, and what to do once the folder is moved."""
+    outputs = outputs_of(artifact)
+    kind = "SequenceClassification" if outputs else "CausalLM"
+    labels = f", num_labels={len(outputs)}" if outputs else ""
+    said = f"`peft.AutoPeftModelFor{kind}.from_pretrained(folder{labels})` opens it, too"
+    if not form.with_base and published_base(artifact) is not None:
+        return f"{said}.\n"
+    what = (
+        f"`{BASE}/` holds the base model. `adapter_config.json` names it by its absolute path, since PEFT reads a "
+        f"relative one from the working directory"
+        if form.with_base
+        else "`adapter_config.json` names the base model by its folder in the store of the machine that wrote this"
+    )
+    where = f"`{BASE}/`" if form.with_base else "the base model"
+    return (
+        f"{said}, from any working directory. {what}. After this folder is moved to another place, write the path of "
+        f"{where} there into `base_model_name_or_path`.\n"
+    )
+
+
+def _peft_type(artifact: Artifact) -> str:
+    return str(read_object(weights_of(artifact).folder / ADAPTER / "adapter_config.json")["peft_type"])
 
 
 def _front(artifact: Artifact, form: Form, base: Origin) -> dict[str, Any]:

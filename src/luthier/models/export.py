@@ -1,7 +1,7 @@
 """Give a model artifact out as files that other programs open, after checking that they answer as the model does.
 
     hf, merged   a Hugging Face folder; an adapter is merged in float32 and rounded once to the base's dtype
-    adapter      PEFT's folder, which loads over the base model in plain peft
+    adapter      PEFT's folder with the tokenizer; the base model is named by its id on the hub, or lies in base/
     gguf         one file for llama.cpp: float16, or quantised to 8 or 4 bits
     sklearn      a plain classifier: safetensors, JSON, and a script that makes the scikit-learn pipeline of them
 
@@ -22,7 +22,7 @@ from luthier.core.errors import InputError, ModelError, Where
 from luthier.core.files import writing
 from luthier.core.quiet import no_bars
 from luthier.models.answer import NEAR_TIE, Agreement, agreement, answer, prompt_ids
-from luthier.models.card import Form, Measured, card, origin_of
+from luthier.models.card import BASE, Form, Measured, card, origin_of, published_base
 from luthier.models.describe import describe, read_object, read_template
 from luthier.models.from_gguf import open_gguf, tokenizer_of
 from luthier.models.load import (
@@ -42,7 +42,7 @@ from luthier.models.load import (
     weights_of,
 )
 from luthier.models.sequence import with_outputs
-from luthier.models.source import TOKENIZER_FILES, Say, model_files, tell_dtype, write_json
+from luthier.models.source import Say, model_files, tell_dtype, tokenizer_files, write_json
 from luthier.models.to_gguf import Quant, write_gguf
 
 Format = Literal["hf", "adapter", "merged", "gguf", "sklearn"]
@@ -57,13 +57,14 @@ heads in the wrong order q8_0 lies 2.7 off. A random model says nothing with con
 _TOKENIZER_PROBES = ("It costs 1,250.75 today.\n\n1. café  2\tnaïve — 你好", "  def f(x):\n    return x['key']\n")
 
 
-def export(
+def export(  # noqa: PLR0913  # what an export may be asked for
     artifact: Artifact,
     to: Path,
     format: Format,  # the word that the command line uses too
     *,
     quant: Quant = "f16",
     dequantise: bool = False,
+    with_base: bool | None = None,
     measures: Measured | None = None,
     before: Mapping[str, Any] | None = None,
     say: Say = lambda text: None,
@@ -71,10 +72,11 @@ def export(
     """Write a model artifact to the folder `to`, check it, and return the folder.
 
     `quant` is the precision of a GGUF file's matrices; `dequantise` merges an adapter that was learnt over a quantised
-    base into what the base's codes stand for. `measures` go into the model card; `before`, what belongs in front of
-    every conversation, into the card and `prompt.json`. A model that is only a prompt goes out as the weights that
-    it stands in front of. Raises `ModelError` when the format cannot hold this model, or when what was written does not
-    answer as the model does.
+    base into what the base's codes stand for. `with_base` writes what an adapter stands on into `base/` beside it; by
+    default where that has no id on the Hugging Face hub. `measures` go into the model card; `before`, what belongs in
+    front of every conversation, into the card and `prompt.json`. A model that is only a prompt goes out as the weights
+    that it stands in front of. Raises `ModelError` when the format cannot hold this model, or when what was written
+    does not answer as the model does.
     """
     if quant != "f16" and format != "gguf":
         remedy = "leave it out, or export as `gguf`"
@@ -93,7 +95,10 @@ def export(
         what = "nothing is merged into a quantised base here"
         raise InputError(what, where=Where(field="--dequantise"), remedy="leave it out")
     with _aside(to) as aside:
-        _write(own, aside, format, quant, dequantise=dequantise)
+        if format == "adapter":
+            _write_adapter(own, aside, to, with_base=with_base)
+        else:
+            _write(own, aside, format, quant, dequantise=dequantise)
         agreed, over_whole = _verify(own, aside, format, quant)
         say(f"checked: {agreed}")
         if over_whole is not None:
@@ -145,9 +150,7 @@ def _check_target(to: Path) -> None:
 
 
 def _write(artifact: Artifact, folder: Path, format: Format, quant: Quant, *, dequantise: bool) -> None:
-    if format == "adapter":
-        _write_adapter(artifact, folder)
-    elif format == "gguf":
+    if format == "gguf":
         whole = folder / ".whole"
         whole.mkdir()
         _write_whole(artifact, whole, dequantise=dequantise)
@@ -180,24 +183,37 @@ def _write_whole(artifact: Artifact, folder: Path, *, dequantise: bool) -> None:
     tell_dtype(folder)
 
 
-def _write_adapter(artifact: Artifact, folder: Path) -> None:
+def _write_adapter(artifact: Artifact, folder: Path, to: Path, *, with_base: bool | None) -> None:
+    """An adapter in `folder`, which will lie at `to`: with the tokenizer, and with the base where that is wanted.
+
+    PEFT opens the base by what the adapter's settings name, and takes a relative path from the working directory: a
+    base that is not on the hub is named by its absolute path.
+    """
     where = Where(file=str(artifact.folder))
     if not is_adapter(artifact):
         raise ModelError("is a whole model, not an adapter", where=where, remedy="export it as `hf`")
-    if "model" in (under := weights_of(artifact.parent("model"))).manifest.inputs:
-        over = "another adapter" if is_adapter(under) else f"{name_of(under)}, which was made here"
-        what = f"was tuned over {over}, so no published model is its base"
-        raise ModelError(what, where=where, remedy="export it as `merged`, or tune it over an export of that model")
+    under = weights_of(artifact.parent("model"))
+    published = published_base(artifact)
+    if with_base is False and published is None and is_adapter(under):
+        what = "was tuned over another adapter, so no folder holds its base"
+        raise ModelError(what, where=where, remedy="leave `--no-base` out, or export it as `merged`")
     for path in sorted((artifact.folder / ADAPTER).iterdir()):
         if path.name != "README.md":
             shutil.copyfile(path, folder / path.name)
-    if origin_of(artifact).chat_template is not None:
-        base = base_folder(artifact)
-        for name in TOKENIZER_FILES:
-            if (base / name).is_file():
-                shutil.copyfile(base / name, folder / name)
+    for path in tokenizer_files(base_folder(artifact)):
+        target = folder / path.relative_to(base_folder(artifact))
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, target)
+    if with_base or (with_base is None and published is None):
+        (folder / BASE).mkdir()
+        _write_whole(under, folder / BASE, dequantise=False)
+        named = {"base_model_name_or_path": str(to / BASE)}
+    elif published is not None:
+        named = {"base_model_name_or_path": published.id, "revision": published.commit}
+    else:
+        named = {"base_model_name_or_path": str(under.folder.absolute())}
     config = read_object(folder / "adapter_config.json")
-    write_json(folder / "adapter_config.json", {**config, "base_model_name_or_path": origin_of(artifact).address})
+    write_json(folder / "adapter_config.json", {**config, **named})
 
 
 def _verify(artifact: Artifact, folder: Path, format: Format, quant: Quant) -> tuple[Agreement, Agreement | None]:
@@ -209,7 +225,7 @@ def _verify(artifact: Artifact, folder: Path, format: Format, quant: Quant) -> t
     ids = prompt_ids(base_folder(artifact))
     wanted = answer(load(artifact, "float32").model, ids)
     agreed = agreement(wanted, _reopen(artifact, folder, format, quant), ids)
-    rounded = quant == "f16" and format != "adapter"
+    rounded = quant == "f16" and (format != "adapter" or is_adapter(weights_of(artifact.parent("model"))))
     parts = agreed.gap > NEAR_TIE if rounded else agreed.same < agreed.tokens
     if agreed.difference > MOST_NATS[quant] if quant in MOST_NATS else parts:
         remedy = "nothing was written; this is a fault worth reporting, unless the files changed meanwhile"
@@ -220,15 +236,23 @@ def _verify(artifact: Artifact, folder: Path, format: Format, quant: Quant) -> t
         _verify_travellers(artifact, folder)
     if format != "adapter" or scheme_of(artifact) is None:
         return agreed, None
-    whole = open_merged(artifact.parent("model"), pick_dtype("float32"))
-    outputs = outputs_of(artifact)
-    return agreed, agreement(wanted, open_adapter(with_outputs(whole, outputs) if outputs else whole, folder), ids)
+    return agreed, agreement(wanted, open_adapter(_whole_base(artifact, folder), folder), ids)
+
+
+def _whole_base(artifact: Artifact, folder: Path) -> Any:
+    """What an adapter stands on, in float32 and not quantised: as it was written into `base/`, else the model itself;
+    under a sequence head when the adapter was tuned with one."""
+    float32, outputs = pick_dtype("float32"), outputs_of(artifact)
+    written = (folder / BASE).is_dir()
+    whole = open_folder(folder / BASE, float32) if written else open_merged(artifact.parent("model"), float32)
+    return with_outputs(whole, outputs) if outputs else whole
 
 
 def _reopen(artifact: Artifact, folder: Path, format: Format, quant: Quant) -> Any:
     float32 = pick_dtype("float32")
     if format == "adapter":
-        return open_adapter(open_parent(artifact, float32), folder)
+        quantised = scheme_of(artifact) is not None
+        return open_adapter(open_parent(artifact, float32) if quantised else _whole_base(artifact, folder), folder)
     if format == "gguf":
         return open_gguf(_gguf_path(artifact, folder, quant))
     return open_folder(folder, float32)
@@ -265,7 +289,8 @@ def _verify_travellers(artifact: Artifact, folder: Path) -> None:
 
 
 def _finish(artifact: Artifact, folder: Path, form: Form, measures: Measured | None) -> None:
-    (folder / "README.md").write_text(card(artifact, form, measures), encoding="utf-8")
+    held = form._replace(with_base=(folder / BASE).is_dir())
+    (folder / "README.md").write_text(card(artifact, held, measures), encoding="utf-8")
     if form.before:
         write_json(folder / "prompt.json", dict(form.before))
     told = {"format": form.format, "checked": form.agreed.as_json()}

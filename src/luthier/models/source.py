@@ -106,6 +106,12 @@ def model_files(folder: Path) -> list[Path]:
     return sorted([*kept, *weight_files(folder), *beside])
 
 
+def tokenizer_files(folder: Path) -> list[Path]:
+    """The files of a Hugging Face folder that its tokenizer and chat templates are read from, sorted."""
+    kept = [path for name in TOKENIZER_FILES if (path := folder / name).is_file()]
+    return sorted([*kept, *folder.glob("additional_chat_templates/*.jinja")])
+
+
 def check_folder(folder: Path) -> None:
     """Refuse a folder that is not a whole, safe model: no config, pickle weights, remote code, missing shards."""
     where = Where(file=str(folder))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -81,8 +81,21 @@ class Ledger:
         with guarded(engine.url), Session(engine) as session, session.begin():
             yield session
 
-    def start_run(self, recipe: str, recipe_digest: str, folder: str) -> str:
-        """Write down that a run begins, and that runs whose process died were interrupted; returns the run's id."""
+    def start_run(
+        self,
+        recipe: str,
+        recipe_digest: str,
+        folder: str,
+        *,
+        file: str | None = None,
+        text: str | None = None,
+        overrides: Sequence[str] = (),
+    ) -> str:
+        """Write down that a run begins, and that runs whose process died were interrupted; returns the run's id.
+
+        `file` is the name of the recipe's file in its folder, `text` what stands in it; with the `overrides` the same
+        recipe can be read again, whatever becomes of the file.
+        """
         from luthier.core.ledger.tables.runs import RunRow
 
         run = RunRow(
@@ -90,6 +103,9 @@ class Ledger:
             recipe=recipe,
             recipe_digest=recipe_digest,
             folder=folder,
+            recipe_file=file,
+            recipe_text=text,
+            overrides=list(overrides),
             started_at=datetime.now(UTC),
             state="running",
             process=me(),
@@ -123,6 +139,14 @@ class Ledger:
         """One run by its id."""
         with self.reading() as session:
             return Run.model_validate(_row(session, run))
+
+    def find_runs(self, beginning: str) -> list[Run]:
+        """The runs whose ids begin so, the latest first."""
+        from sqlalchemy import select
+
+        from luthier.core.ledger.tables.runs import RunRow
+
+        return self._found(select(RunRow).where(RunRow.id.startswith(beginning, autoescape=True)))
 
     def runs(self, *, limit: int = 100) -> list[Run]:
         """The latest runs, the latest first."""

@@ -38,6 +38,12 @@ class Run(BaseModel):
     recipe_digest: str
     folder: str
     """The recipe's folder."""
+    recipe_file: str | None = None
+    """The name of the recipe's file in that folder; None for a run of an earlier version, which did not record it."""
+    recipe_text: str | None = None
+    """The recipe as it was written, without the overrides."""
+    overrides: list[str] | None = None
+    """The overrides that were given on the command line, as PATH=VALUE."""
     started_at: datetime
     finished_at: datetime | None
     state: State

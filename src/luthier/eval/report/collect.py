@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -33,6 +33,7 @@ def collect(
     *,
     created: str = "",
     recipe_file: str = "recipe.yaml",
+    overrides: Sequence[str] = (),
     beside: Mapping[str, Artifact] | None = None,
 ) -> ReportFacts:
     """Read the artifacts of a recipe's steps, by step name; parts that were not made are left out.
@@ -71,7 +72,7 @@ def collect(
             cost(name, artifact, (forecasts or {}).get(name, {}), tokens.get(name))
             for name, artifact in artifacts.items()
         ),
-        provenance=_provenance(recipe_text, artifacts, recipe_file),
+        provenance=_provenance(recipe_text, artifacts, _commands(recipe_file, overrides)),
     )
 
 
@@ -195,7 +196,7 @@ def _rows(evaluation: Artifact, split: str) -> Iterator[Row]:
             )
 
 
-def _provenance(recipe: str, artifacts: Mapping[str, Artifact], recipe_file: str) -> Provenance:
+def _provenance(recipe: str, artifacts: Mapping[str, Artifact], commands: tuple[str, ...]) -> Provenance:
     manifests = [artifact.manifest for artifact in artifacts.values()]
     return Provenance(
         recipe=recipe,
@@ -215,14 +216,14 @@ def _provenance(recipe: str, artifacts: Mapping[str, Artifact], recipe_file: str
         versions=_versions(),
         machine=_machine(artifacts),
         licences=_licences(artifacts),
-        commands=_commands(recipe_file),
+        commands=commands,
     )
 
 
-def _commands(recipe_file: str) -> tuple[str, ...]:
+def _commands(recipe_file: str, overrides: Sequence[str]) -> tuple[str, ...]:
     """How to check and make everything again; the recipe is named without its folder, which is nobody's business."""
-    name = shlex.quote(PurePath(recipe_file).name)
-    return f"luthier plan {name}", f"luthier run {name}", "luthier store verify"
+    words = shlex.join([PurePath(recipe_file).name, *overrides])
+    return f"luthier plan {words}", f"luthier run {words}", "luthier store verify"
 
 
 def _versions() -> dict[str, str]:

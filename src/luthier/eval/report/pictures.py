@@ -165,7 +165,7 @@ def shown_probed(facts: EvaluationFacts) -> list[Comparison]:
 
 def data_branches(facts: DataFacts) -> list[Branch]:
     """What became of the rows: splits first, then drops, largest first."""
-    names = {"train": "trained on", "test": "held out", "validation": "held out for tuning"}
+    names = {"train": "for training", "test": "held out", "validation": "held out for tuning"}
     kept = [
         Branch(names.get(split, split), rows, "tuned" if split == "train" else "held")
         for split, rows in facts.splits.items()

@@ -13,7 +13,7 @@ from luthier.eval.report.facts.report import Cost, GateFacts, PeopleFacts, Repor
 from luthier.eval.report.facts.tuning import RenderedFact, Tried, TuningFacts
 from luthier.eval.report.pictures import data_branches, metric_order, shown_comparisons, shown_probed
 from luthier.eval.report.sentence import verdict_sentence
-from luthier.eval.report.views import CLOSE, OPEN, run_metrics, standing_words, stretches
+from luthier.eval.report.views import CLOSE, OPEN, run_metrics, standing_words, stretches, trained_words
 
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|&~])")
 
@@ -149,6 +149,7 @@ def _tuning(facts: TuningFacts) -> list[str]:
         ("merged", facts.merged),
         ("optimizer steps", numbers.count(facts.steps)),
         ("rows seen", numbers.count(facts.rows)),
+        ("rows trained on", trained_words(facts)),
         ("tokens learnt", numbers.large(facts.learnt_tokens)),
         ("weights moved", numbers.large(facts.trainable_parameters)),
         ("rows cut for length", numbers.count(facts.cut_rows)),

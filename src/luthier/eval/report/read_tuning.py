@@ -8,7 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from luthier.core.artifact import Artifact
+from luthier.core.errors import UnknownName
 from luthier.eval.report.facts.tuning import LogPoint, RenderedFact, SampleFact, Tried, TuningFacts
+from luthier.models.load import data_of
+from luthier.text.dataset import summary
 
 MOST_POINTS = 2000
 """A longer log is taken at even distances; steps with a held-out measurement are always taken."""
@@ -17,6 +20,8 @@ MOST_TRIED = 12
 DRAWN = ("reward", "kl", "entropy", "length", "clipped", "written_apart", "equal_prompts", "truncated")
 """What the log tells of a policy's own answers; `reward_…` are its parts."""
 UNSHOWN = ("reward_spread", "reward_faults")
+LATE = "training ended before its turn"
+UNDRAWN = "not drawn: `rows` asks for fewer"
 HELD_OUT = "held_out_"
 """Before the names of measures on held-out rows in the log."""
 
@@ -28,6 +33,7 @@ def tuning_facts(name: str, artifact: Artifact) -> TuningFacts:
     base = base_of(artifact)
     parameters = _json(base, "model.json").get("parameters")
     lines = _lines(artifact, "log.jsonl")
+    trained = _trained(artifact) if told.get("trainable_parameters") else {}
     return TuningFacts(
         name=name,
         technique=_kind(told.get("technique") or settings.get("technique")),
@@ -37,6 +43,7 @@ def tuning_facts(name: str, artifact: Artifact) -> TuningFacts:
         steps=told.get("steps"),
         stopped=told.get("stopped", ""),
         rows=told.get("rows_seen", told.get("rows")),
+        **trained,
         tokens=tokens_read(told, lines),
         learnt_tokens=told.get("learnt_tokens") or None,  # a policy learns no token that was written before
         trainable_parameters=told.get("trainable_parameters"),
@@ -50,6 +57,34 @@ def tuning_facts(name: str, artifact: Artifact) -> TuningFacts:
         why=told.get("prompt_why", ""),
         merged=_merged(told, settings),
     )
+
+
+def _trained(artifact: Artifact) -> dict[str, Any]:
+    """Which rows of the training split were trained on, and why the others were not."""
+    if not any(entry.path == "learnt.parquet" for entry in artifact.manifest.files):
+        return {}
+    import polars as pl
+
+    rows = pl.read_parquet(artifact.path("learnt.parquet")).unique("id", maintain_order=True)
+    why = pl.col("nothing") if "nothing" in rows.columns else pl.lit(None, pl.String)
+    rows = rows.select(pl.col("seen"), why.alias("why"))
+    trained = rows.filter(pl.col("seen") > 0).height
+    counts = rows.filter(pl.col("seen") == 0)["why"].fill_null(LATE).value_counts(sort=True)
+    left_out = {str(reason): int(count) for reason, count in counts.iter_rows()}
+    if (whole := _training_rows(artifact)) is None:
+        return {"trained_rows": trained, "left_out": left_out}
+    if whole > rows.height:
+        left_out[UNDRAWN] = whole - rows.height
+    return {"trained_rows": trained, "training_rows": whole, "left_out": left_out}
+
+
+def _training_rows(artifact: Artifact) -> int | None:
+    """Rows of the training split that a model was tuned on; None where the data set is no longer in the store."""
+    try:
+        data = data_of(artifact)
+    except UnknownName:
+        return None
+    return summary(data).rows.get("train") if data is not None else None
 
 
 def base_of(artifact: Artifact) -> Artifact:

@@ -13,7 +13,7 @@ from luthier.eval.report.charts.squares import heat_class
 from luthier.eval.report.facts.fact import Fact
 from luthier.eval.report.facts.models import Comparison, Confusion, EvaluationFacts, ModelFacts, Row
 from luthier.eval.report.facts.report import ReportFacts
-from luthier.eval.report.facts.tuning import SequenceFact, StretchFact
+from luthier.eval.report.facts.tuning import SequenceFact, StretchFact, TuningFacts
 from luthier.eval.report.sentence import best_plain, points, rows_per_hundred, standing
 from luthier.text.findings import Number
 
@@ -169,6 +169,15 @@ def packed_rows(facts: EvaluationFacts, sharing: int = 1) -> str:
             return packed
     fitting = int(len(facts.everything) * most / len(packed) * 0.9)
     return _packed(facts, facts.everything[:fitting], 20)
+
+
+def trained_words(facts: TuningFacts) -> str:
+    """How many different rows were trained on, of how many, and why the others were not."""
+    if facts.trained_rows is None:
+        return ""
+    of = f" of {numbers.count(facts.training_rows)}" if facts.training_rows not in (None, facts.trained_rows) else ""
+    reasons = "; ".join(f"{numbers.count(rows)} {reason}" for reason, rows in facts.left_out.items())
+    return f"{numbers.count(facts.trained_rows)}{of}" + (f" ({reasons})" if reasons else "")
 
 
 def thin_log(log: Sequence[Fact], most: int = 20) -> list[Fact]:

@@ -89,6 +89,8 @@ class Journal:
                     told = json.loads(line)
                 except ValueError:
                     continue  # the end of a journal that is being written
+                if name != "job" and told["kind"] == "failed" and not told.get("step"):
+                    continue  # the job's own journal says why it failed, without the places of files
                 if (said := self._said(f"ftevent-{name}-{number}", told)) is not None:
                     yield said
 

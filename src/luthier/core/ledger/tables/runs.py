@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, Double, ForeignKey, Index, String
+from sqlalchemy import CheckConstraint, Double, ForeignKey, Index, String, Text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from luthier.core.ledger.tables.base import Base
@@ -25,6 +25,9 @@ class RunRow(Base):
     recipe: Mapped[str]
     recipe_digest: Mapped[str] = mapped_column(String(64))
     folder: Mapped[str]
+    recipe_file: Mapped[str | None]
+    recipe_text: Mapped[str | None] = mapped_column(Text)
+    overrides: Mapped[list[str] | None]
     started_at: Mapped[datetime]
     finished_at: Mapped[datetime | None]
     state: Mapped[str] = mapped_column(String(16))

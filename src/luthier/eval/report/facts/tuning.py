@@ -87,6 +87,12 @@ class TuningFacts(Fact):
     """After which step and why it ended before its last one; empty when it did not."""
     rows: int | None = None
     """Rows seen; a row seen in three epochs counts three times."""
+    trained_rows: int | None = None
+    """Different rows that were trained on; None where no weight moved, or where that was not recorded."""
+    training_rows: int | None = None
+    """Rows of the training split."""
+    left_out: dict[str, int] = Field(default_factory=dict)
+    """Rows of the training split that were not trained on, by the reason."""
     tokens: int | None = None
     learnt_tokens: int | None = None
     trainable_parameters: int | None = None

@@ -1,0 +1,181 @@
+"""An adapter's export opens in PEFT's own classes from any directory, and its README is a program that runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from luthier.cli.app import run_command
+from luthier.core.artifact import Artifact
+from luthier.core.store import Store
+from luthier.models.export import export
+from luthier.models.load import load
+from luthier.models.quiet import no_peft_warning
+from luthier.models.sources.hub import Hub
+from luthier.tune.objectives.classify import Classify
+from luthier.tune.steps.tune import Tune
+from luthier.tune.techniques.adapter import Adapter
+from models.making import full_tune, make_base, tiny_adapter, tiny_base
+from tests.hub import COMMIT, publishing
+from tuning import bench
+from workshop import tiny_model
+
+IDS = torch.tensor([[1, 50, 60, 70, 80]])
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad(), no_peft_warning():
+        found: torch.Tensor = model(input_ids=IDS).logits
+    return found
+
+
+def opened_by_peft(folder: Path, name: str = "AutoPeftModelForCausalLM", **more: Any) -> Any:
+    import peft
+
+    with no_peft_warning():
+        return getattr(peft, name).from_pretrained(folder, **more).eval()
+
+
+def program(folder: Path) -> str:
+    """The program in the README of an export."""
+    found = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert found, "the README has a program"
+    text: str = found[0]
+    return text
+
+
+def run(folder: Path, more: str = "") -> str:
+    """What the README's program prints in the folder of an export, in a process of its own."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", program(folder) + more]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def named_base(folder: Path) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text())
+    return told
+
+
+def test_a_base_that_is_nowhere_published_goes_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import AutoTokenizer
+
+    store, base = tiny_base(tmp_path)
+    adapter = tiny_adapter(store, base)
+    monkeypatch.chdir(tmp_path)
+    to = export(adapter, Path("out"), "adapter")
+    assert named_base(to)["base_model_name_or_path"] == str(tmp_path / "out" / "base")
+    monkeypatch.chdir("/")
+    wanted = logits(load(adapter, "float32").model)
+    torch.testing.assert_close(logits(opened_by_peft(to)), wanted)
+    tokenizer = AutoTokenizer.from_pretrained(to)
+    assert tokenizer.chat_template == AutoTokenizer.from_pretrained(base.folder).chat_template
+    assert str(tmp_path) not in (to / "README.md").read_text()
+
+
+def test_the_program_of_the_readme_runs_and_its_folder_may_be_moved(tmp_path: Path) -> None:
+    store, base = tiny_base(tmp_path)
+    adapter = tiny_adapter(store, base)
+    to = export(adapter, tmp_path / "out", "adapter")
+    moved = to.rename(tmp_path / "elsewhere")
+    said = run(moved, "\nprint('and', float(model(ids['input_ids']).logits[0, -1, 7]))")
+    assert "and " in said
+    assert "base_model_name_or_path" in (moved / "README.md").read_text()
+
+
+def test_the_program_of_a_whole_model_puts_the_prompt_in_front(tmp_path: Path) -> None:
+    _, base = tiny_base(tmp_path)
+    before = {"messages": [{"role": "system", "content": "Answer in one word."}], "system": "usual"}
+    to = export(base, tmp_path / "out", "hf", before=before)
+    assert "'system', 'user'" in run(to, "\nprint([turn['role'] for turn in messages])")
+
+
+def test_without_its_base_the_adapter_names_the_stores(tmp_path: Path) -> None:
+    store, base = tiny_base(tmp_path)
+    adapter = tiny_adapter(store, base)
+    to = export(adapter, tmp_path / "out", "adapter", with_base=False)
+    assert not (to / "base").exists()
+    assert named_base(to)["base_model_name_or_path"] == str(base.folder)
+    torch.testing.assert_close(logits(opened_by_peft(to)), logits(load(adapter, "float32").model))
+    with no_peft_warning():
+        exec(compile(program(to).replace('"."', repr(str(to))), "README.md", "exec"), found := {})
+    torch.testing.assert_close(logits(found["model"]), logits(load(adapter, "float32").model))
+
+
+@pytest.mark.parametrize("under", ["adapter", "full"])
+def test_what_was_tuned_over_a_model_made_here_goes_along_with_it(tmp_path: Path, under: str) -> None:
+    store, base = tiny_base(tmp_path)
+    lower = tiny_adapter(store, base, seed=1) if under == "adapter" else full_tune(store, base)
+    upper = tiny_adapter(store, lower, seed=2)
+    to = export(upper, tmp_path / "out", "adapter")
+    torch.testing.assert_close(logits(opened_by_peft(to)), logits(load(upper, "float32").model), atol=1e-5, rtol=1e-4)
+
+
+def test_a_base_of_the_hub_is_named_with_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with publishing(tiny_model(tmp_path / "tiny"), "models", "acme/tiny", monkeypatch, tmp_path / "hub-cache"):
+        store = Store(tmp_path / "store")
+        adapter = tiny_adapter(store, make_base(store, Hub(id="acme/tiny", online=True), tmp_path))
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", os.environ["HF_ENDPOINT"])  # was read when imported
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", os.environ["HF_HUB_CACHE"])
+        to = export(adapter, tmp_path / "out", "adapter")
+        assert not (to / "base").exists()
+        told = named_base(to)
+        assert (told["base_model_name_or_path"], told["revision"]) == ("acme/tiny", COMMIT)
+        torch.testing.assert_close(logits(opened_by_peft(to)), logits(load(adapter, "float32").model))
+        assert f'from_pretrained("acme/tiny", revision="{COMMIT}")' in program(to)
+        beside = export(adapter, tmp_path / "beside", "adapter", with_base=True)
+    assert named_base(beside)["base_model_name_or_path"] == str(beside / "base")
+    torch.testing.assert_close(logits(opened_by_peft(beside)), logits(load(adapter, "float32").model))
+
+
+def test_a_sequence_head_and_a_type_of_our_own_open_as_the_readme_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = bench(tmp_path)
+    quick = {"rows_per_step": 16, "learning_rate": 5e-3, "precision": "float32"}
+    for step in (
+        Tune(data="data", objective=Classify(head="sequence"), **quick),
+        Tune(data="data", technique=Adapter(), **quick),
+    ):
+        tuned = shop.tune(step)
+        to = export(tuned, tmp_path / tuned.digest, "adapter")
+        monkeypatch.chdir(to)
+        with no_peft_warning():
+            exec(compile(program(to), "README.md", "exec"), found := {})
+        torch.testing.assert_close(logits(found["model"]), logits(load(tuned, "float32").model))
+        if "classes" in found:
+            name = "AutoPeftModelForSequenceClassification"
+            auto = opened_by_peft(to, name, num_labels=len(found["classes"]))
+            auto.config.pad_token_id = found["model"].config.pad_token_id
+            torch.testing.assert_close(logits(auto), logits(load(tuned, "float32").model))
+
+
+@pytest.mark.model
+def test_the_real_models_adapter_opens_from_anywhere(
+    smollm2: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "store", shared=Store(smollm2.folder.parent.parent))
+    adapter = tiny_adapter(store, smollm2)
+    to = export(adapter, tmp_path / "out", "adapter")
+    monkeypatch.chdir("/")
+    opened = opened_by_peft(to, dtype="float32")
+    torch.testing.assert_close(logits(opened), logits(load(adapter, "float32").model))
+    assert run(to).strip(), "it answers"
+
+
+@pytest.mark.model
+def test_a_model_of_the_catalog_goes_out_by_its_name(
+    smollm2: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_command(["export", "smollm2-135m-instruct", "--to", "out"]) == 0
+    assert run(tmp_path / "out").strip(), "it answers"
