@@ -130,19 +130,20 @@ def write_after(
     """
     from luthier.flow.released import find_released, only_alias
     from luthier.flow.served import served_models
-    from luthier.flow.traffic import kept_folder
+    from luthier.flow.traffic import kept_folder, traffic_of
+    from luthier.traffic.place import is_traffic
 
     if source != "traces" or any(others):
         remedy = "give --from traces, and leave --template, --model and --table out: all else is as in that recipe"
         raise InputError("--after goes on from a recipe by its traffic", where=Where(field="--after"), remedy=remedy)
     file, step = _recipe_and_step(after)
-    traffic = kept_folder(file)
-    served = [one for one in served_models(traffic) if one.made and _is_meant(one.made, file, step)]
+    every = served_models(traffic_of(file)) if is_traffic(traffic_of(file)) else []
+    served = [one for one in every if one.made and _is_meant(one.made, file, step)]
     if served:
-        return _write_next(name, traffic, served[:1], where)
+        return _write_next(name, traffic_of(file), served[:1], where)
     released = find_released(only_alias(file), file)
     told = f"{released.alias} is {released.recipe.name}:{released.step}, which this one is compared with"
-    return _write_beside(name, released, traffic, where, {"against": told})
+    return _write_beside(name, released, kept_folder(file), where, {"against": told})
 
 
 def _recipe_and_step(word: str) -> tuple[Path, str | None]:

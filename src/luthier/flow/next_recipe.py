@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 HELD_OUT = 0.2
 """The share of what was said that is held out, where the recipe counts rows instead."""
+FEWEST_APART = 20
+"""Rows (those of one user count once) from which some are held out: of fewer, the share that is drawn may be all."""
 _SAID: dict[Makes, str | None] = {
     "labels": None,
     "pairs": None,
@@ -109,7 +111,7 @@ def write_next(
     rows = _write_said(said, traffic, learnt.makes, released, until, where)
     strange = _strange((row["label"] for row in rows), learnt.classes) if learnt.makes == "labels" else []
     goes_on = from_model and _can_be_tuned_on(released)
-    following = _next(released, learnt, name, from_model=goes_on)
+    following = _next(released, learnt, name, rows, from_model=goes_on)
     told = json.loads(json.dumps(following, default=str))  # YAML marks what is the same object
     text = yaml.safe_dump(told, sort_keys=False, allow_unicode=True, width=110)
     head = (
@@ -209,7 +211,9 @@ def _needed(told: dict[str, Any], ends: list[str], base: Path) -> dict[str, Any]
     return {**told, "steps": {name: step for name, step in told["steps"].items() if name in needed}}
 
 
-def _next(released: Released, learnt: _Learnt, name: str, *, from_model: bool) -> dict[str, Any]:
+def _next(
+    released: Released, learnt: _Learnt, name: str, rows: list[dict[str, Any]], *, from_model: bool
+) -> dict[str, Any]:
     """The next recipe as plain data."""
     recipe = released.recipe
     written: dict[str, Any] = parse_yaml(recipe.text, recipe.file).data
@@ -232,7 +236,7 @@ def _next(released: Released, learnt: _Learnt, name: str, *, from_model: bool) -
         return _held_against(step, recipe.steps[one], released.step, was[released.step])
 
     steps = {was.get(one, one): kept(one) for one in recipe.order() if one in {*old, *further}}
-    steps[said] = _said(recipe, learnt, written, f"{name}.jsonl")
+    steps[said] = _said(recipe, learnt, written, f"{name}.jsonl", rows)
     steps[learnt.data] = {"kind": "mix", "data": [was[learnt.data], said]}
     whole = {**written, "name": name, "steps": steps | {one: renewed(one) for one in fresh}}
     below = _before(recipe, [released.step]) if from_model else []  # trainings that the served model has behind it
@@ -269,16 +273,26 @@ def _held_against(written: dict[str, Any], step: Any, model: str, released: str)
     return written
 
 
-def _said(recipe: Recipe, learnt: _Learnt, written: Mapping[str, Any], file: str) -> dict[str, Any]:
-    """What people said, prepared as the first data were."""
+def _said(
+    recipe: Recipe, learnt: _Learnt, written: Mapping[str, Any], file: str, rows: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """What people said, prepared as the first data were. Few rows may be of one class, and none of them is held out."""
     chain = [learnt.data, *_before(recipe, [learnt.data])]
     first = next((one for one in recipe.order() if one in chain and isinstance(recipe.steps[one], Prepare)), None)
     like: dict[str, Any] = {"kind": "prepare"} if first is None else dict(written["steps"][first])
     columns = {"prompt": "text", "answer": "label"} if learnt.makes == "labels" else {}
     system = {name: value for name, value in like.get("source", {}).items() if name == "system"}
     held_out = like.get("split", {}).get("test")
+    share = held_out if isinstance(held_out, float) and held_out else HELD_OUT
     return {
         **like,
         "source": {"kind": "jsonl", "path": file, **columns, **system, "id": "trace", "group": "user"},
-        "split": {"test": held_out if isinstance(held_out, float) and held_out else HELD_OUT},
+        "split": {"test": share if _apart(rows) >= FEWEST_APART else 0},
+        **({"task": "label", "min_classes": 1} if learnt.makes == "labels" else {}),
     }
+
+
+def _apart(rows: list[dict[str, Any]]) -> int:
+    """How many parts the split may tear rows into: those of one user stay together."""
+    users = [row.get("user") or "" for row in rows]
+    return len({*users} - {""}) + users.count("")

@@ -74,11 +74,11 @@ def _plans(traffic: Path) -> Iterator[Plan]:
     """What the recipes beside the traffic and here would make; those with the fewest steps first, since a next recipe
     holds the steps of the one before it."""
     base = traffic.parent.parent if traffic.parent.name == STORE else folder_here()
-    found = {path.resolve(): path for path in (*recipes_near(recipe_store(base)), *recipes_here())}
-    recipes = list[Recipe]()
-    for path in found.values():
+    found = dict.fromkeys(path.resolve() for path in (*recipes_near(recipe_store(base)), *recipes_here()))
+    recipes, here = list[Recipe](), Path.cwd()
+    for path in found:
         try:
-            recipes.append(Recipe.load(path))
+            recipes.append(Recipe.load(path.relative_to(here) if path.is_relative_to(here) else path))
         except LuthierError:
             continue  # a recipe that cannot be read made nothing that is known
     for recipe in sorted(recipes, key=lambda one: len(one.steps)):
