@@ -16,6 +16,7 @@ from luthier.text.messages import as_openai, prompt_of
 from luthier.text.prompt import Prompt
 
 if TYPE_CHECKING:
+    from luthier.core.step import Outlook
     from luthier.eval.ask import Question
     from luthier.text.messages import Example, Message
 
@@ -50,6 +51,15 @@ class Remote(Voice):
         """The greedy answer to each conversation."""
         said = self._client.write([as_openai(self._before.wrap(messages)) for messages in asked], max_new_tokens)
         return [Written(one.text, one.tokens, one.finished) for one in said]
+
+
+def lacking_ahead(outlook: Outlook, normalise: str) -> frozenset[Need]:
+    """The same of a model that may not be made yet."""
+    from luthier.models.load import is_remote
+
+    if (made := outlook.inputs.get("model")) is not None:
+        return lacking(made, normalise)
+    return frozenset({"logprobs"}) if is_remote(outlook) else frozenset()
 
 
 def lacking(model: Artifact, normalise: str) -> frozenset[Need]:

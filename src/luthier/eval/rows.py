@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 from luthier.core.artifact import Artifact
 from luthier.core.counted import counted
@@ -39,6 +39,14 @@ class Reply:
     """Over how many tokens `logprob` is a sum."""
     columns: Mapping[str, float | None] | None = None
     """Numbers that scorers gave the answer."""
+
+
+class TaskType(NamedTuple):
+    """What kind of answer rows ask for, which is known before they are read."""
+
+    kind: TaskKind
+    pairs: bool = False
+    """Whether each row holds two answers, of which one is chosen."""
 
 
 @dataclass(frozen=True, kw_only=True)
