@@ -251,6 +251,38 @@ def test_slices_leave_out_who_has_no_likelihoods(store: Store, base: Artifact) -
     }
 
 
+@pytest.mark.parametrize(
+    ("task", "settings", "field", "says"),
+    [
+        ("text", {"metrics": ["rougeL", "accuracy"]}, "metrics.1", "accuracy is about classes, and the data set holds"),
+        ("text", {"metrics": ["brier"]}, "metrics.0", "brier needs scores of labels"),
+        ("label", {"metrics": ["accuracy", "rougeL"]}, "metrics.1", "rougeL is about texts, and the data set holds"),
+        ("label", {"metrics": ["perplexity"]}, "metrics.0", "perplexity is about texts"),
+        ("label", {"baselines": ["nearest", "lead"]}, "baselines.1", "baseline 'lead' cannot do tasks of labels"),
+        ("label", {"reward_model": "judge"}, "reward_model", "judges written answers"),
+    ],
+)
+def test_what_rows_rule_out_is_refused_before_anything_is_made(
+    task: str, settings: dict[str, Any], field: str, says: str
+) -> None:
+    step = Evaluate.model_validate({"data": "data", "model": "tune", **settings})
+    outlook = Outlook(inputs={}, upstream={}, base=Path(), outlines={"data": Outline(task=task, rows={"test": 4})})
+    with pytest.raises(RecipeError, match=says) as caught:
+        step.foresee(outlook)
+    assert caught.value.where.field == field
+    if "metrics" in settings:
+        usual = "rougeL, chrf, token_f1, exact_match" if task == "text" else "accuracy, macro_f1, mcc, ece, brier"
+        assert caught.value.remedy.startswith(f"metrics that apply: {usual}, ")
+
+
+def test_what_an_endpoint_does_not_tell_is_refused_before_it_is_asked() -> None:
+    outlines = {"data": Outline(task="text", rows={"test": 4}), "model": Outline(remote=True)}
+    outlook = Outlook(inputs={}, upstream={}, base=Path(), outlines=outlines)
+    with pytest.raises(RecipeError, match="perplexity needs logprobs, which this endpoint's answers do not have"):
+        Evaluate(data="data", metrics=("perplexity",)).foresee(outlook)
+    Evaluate(data="data", metrics=("chrf",)).foresee(outlook)
+
+
 def test_what_cannot_be_is_refused(store: Store, texts: Artifact, labels: Artifact, base: Artifact) -> None:
     with pytest.raises(RecipeError, match="needs scores of labels"):
         made(store, Evaluate(data="data", metrics=("ece",)), {"data": texts, "model": base})

@@ -72,7 +72,7 @@ def forecast(step: Evaluate, outlook: Outlook) -> Forecast:
         return Forecast(how=f"{rows.number:,} conversations, each turn of which is asked: how many is not known yet")
     writes = _written(step, outlook, rows)
     models = len(writes)
-    aside = _aside(step, outlook, rows)
+    aside = aside_of(step, outlook, rows)
     tokens = round(rows.number * models * (rows.tokens + (aside.tokens if aside.pairs else 0.0)))
     if is_remote(outlook):
         return Forecast(tokens=tokens, how=f"{rows.number * models:,} calls to an endpoint; {rows.how}")
@@ -117,7 +117,7 @@ def pace(step: Evaluate, work: Work, task: str, known: Kept) -> dict[str, Any]:
     model, rows = model_of(outlook), rows_of(known.made, outlook, step.split)
     if model is None or rows is None:
         return {}
-    answers, aside = rows._replace(number=known.made), _aside(step, outlook, rows)
+    answers, aside = rows._replace(number=known.made), aside_of(step, outlook, rows)
     written = known.made * statistics.fmean(_written(step, outlook, rows, task))
     flops = _flops(model, _computed(answers)) + _flops(model, written, headed=written)
     flops += known.made * _flops(model, aside.tokens, headed=aside.headed)
@@ -158,7 +158,7 @@ def _written(step: Evaluate, outlook: Outlook, rows: Rows, task: str | None = No
     return [like_rows if tuned else most, *base, *([like_rows] if step.against is not None else [])]
 
 
-class _Aside(NamedTuple):
+class Aside(NamedTuple):
     """What a model reads for each row beside the row's own conversation."""
 
     tokens: float = 0.0
@@ -168,21 +168,21 @@ class _Aside(NamedTuple):
     """Whether one of two answers is chosen."""
 
 
-def _aside(step: Evaluate, outlook: Outlook, rows: Rows) -> _Aside:
+def aside_of(step: Evaluate, outlook: Outlook, rows: Rows) -> Aside:
     """Of pairs, the other answer; of classes, the others to their ends, what they begin with in common once; of texts,
     the reference again where its likelihood is a metric."""
     made, known = outlook.inputs.get("data"), outlook.outlines.get("data", Outline())
     if step.pairs and _holds_pairs(step, outlook):
         rejected = rows.tokens * rejected_share(examples_ahead(outlook, step.split, SAMPLE))
-        return _Aside(rejected, 0.0 if has_head(outlook) else rows.answers + rejected, pairs=True)
+        return Aside(rejected, 0.0 if has_head(outlook) else rows.answers + rejected, pairs=True)
     if has_head(outlook):
-        return _Aside()
+        return Aside()
     if any(_written(step, outlook, rows)):
         likely = any("logprobs" in metric.needs for metric in step.metrics or ())
-        return _Aside(max(rows.tokens - rows.shared, 0.0), rows.answers) if likely else _Aside()
+        return Aside(max(rows.tokens - rows.shared, 0.0), rows.answers) if likely else Aside()
     classes = known.answers if made is None else summary(made).labels
     among = max(0.0, branches(classes, tokenizer_of(outlook)) - rows.answers)
-    return _Aside(among, among)
+    return Aside(among, among)
 
 
 def _holds_pairs(step: Evaluate, outlook: Outlook) -> bool:
