@@ -30,6 +30,8 @@ from luthier.models.counting import branches
 from luthier.models.describe import describe
 from luthier.models.foresight import rows_of
 from luthier.models.load import base_folder
+from luthier.models.sources.endpoint import Endpoint
+from luthier.models.steps.base import Base
 from luthier.text.dataset import as_outlined, read_examples, summary
 from luthier.text.messages import Example
 from luthier.tune.steps.tune import Tune
@@ -281,6 +283,11 @@ def test_what_an_endpoint_does_not_tell_is_refused_before_it_is_asked() -> None:
     with pytest.raises(RecipeError, match="perplexity needs logprobs, which this endpoint's answers do not have"):
         Evaluate(data="data", metrics=("perplexity",)).foresee(outlook)
     Evaluate(data="data", metrics=("chrf",)).foresee(outlook)
+    by_text = Base(source=Endpoint(url="http://127.0.0.1:1/v1", model="theirs", labels="text"))
+    outlines = {"data": Outline(task="label", rows={"test": 4}), "model": Outline(remote=True)}
+    outlook = Outlook(inputs={}, upstream={"model": by_text}, base=Path(), outlines=outlines)
+    with pytest.raises(RecipeError, match="brier needs label_scores, which this endpoint's answers do not have"):
+        Evaluate(data="data", metrics=("accuracy", "brier")).foresee(outlook)
 
 
 def test_what_cannot_be_is_refused(store: Store, texts: Artifact, labels: Artifact, base: Artifact) -> None:

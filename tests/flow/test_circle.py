@@ -203,6 +203,19 @@ def test_classes_of_a_model_that_wrote_text_are_those_of_its_data(
     assert run_command(["feedback", "support:tune-1-0", "--correction", "Say hello first."]) == 0
 
 
+def test_chat_says_that_a_temperature_changes_nothing_for_a_classifier(
+    desk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["chat", "support/recipe.yaml:tune", "-p", "My invoice is wrong", "--max-tokens", "2"]
+    assert run_command(asked) == 0
+    plain = capsys.readouterr()
+    assert "temperature" not in plain.err
+    assert run_command([*asked, "--temperature", "2"]) == 0
+    said = capsys.readouterr()
+    assert said.out == plain.out
+    assert "warning: --temperature changes nothing: this model answers with the likeliest of its classes" in said.err
+
+
 @pytest.mark.slow  # a server of its own
 def test_the_circle_over_http(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with command(desk, "support/recipe.yaml:tune") as running:
