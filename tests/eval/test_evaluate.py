@@ -260,7 +260,7 @@ def test_slices_leave_out_who_has_no_likelihoods(store: Store, base: Artifact) -
         ("text", {"metrics": ["brier"]}, "metrics.0", "brier needs scores of labels"),
         ("label", {"metrics": ["accuracy", "rougeL"]}, "metrics.1", "rougeL is about texts, and the data set holds"),
         ("label", {"metrics": ["perplexity"]}, "metrics.0", "perplexity is about texts"),
-        ("label", {"baselines": ["nearest", "lead"]}, "baselines.1", "baseline 'lead' cannot do tasks of labels"),
+        ("label", {"baselines": ["majority", "lead"]}, "baselines.1", "baseline 'lead' cannot do tasks of labels"),
         ("label", {"reward_model": "judge"}, "reward_model", "judges written answers"),
     ],
 )

@@ -35,13 +35,14 @@ def _no_bars() -> Iterator[None]:
 
 def _bar(progress: Progress) -> type[Any]:
     """What the hub's library counts its bytes with, which draws nothing and tells `progress`."""
-    from huggingface_hub.utils import tqdm
+    from huggingface_hub.utils.tqdm import tqdm
 
-    class Bar(tqdm):  # type: ignore[misc, unused-ignore]  # the library's class has no types
+    class Bar(tqdm):
         """One count of bytes or of files."""
 
         def __init__(self, *given: Any, **settings: Any) -> None:
-            super().__init__(*given, **{**settings, "disable": False, "file": io.StringIO()})
+            settings |= {"disable": False, "file": io.StringIO()}
+            super().__init__(*given, **settings)  # type: ignore[no-untyped-call]  # the library's class has no types
 
         def update(self, n: float | None = 1) -> bool | None:
             done: bool | None = super().update(n)
@@ -89,7 +90,7 @@ class Published:
                     local_files_only=not self.online,
                     cache_dir=os.environ.get("HF_HUB_CACHE"),
                     endpoint=os.environ.get("HF_ENDPOINT"),
-                    **({"tqdm_class": _bar(progress)} if progress is not None else {}),
+                    tqdm_class=_bar(progress) if progress is not None else None,
                 )
         except GatedRepoError as error:
             remedy = "accept its terms on the hub and set HF_TOKEN"

@@ -71,6 +71,7 @@ def refuse_metrics(metrics: Sequence[Metric], task: Task | TaskType, missing: fr
     for at, metric in enumerate(metrics):
         if why := unfit(metric, task, missing):
             remedy = f"metrics that apply: {', '.join(_applicable(task, missing))}"
+            remedy += "; `task` in the step that prepares the data says whether answers are classes or texts"
             raise RecipeError(why, where=Where(field=f"metrics.{at}"), remedy=remedy)
 
 
